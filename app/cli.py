@@ -1,0 +1,97 @@
+"""The command line. Heavy imports stand inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from workers.runtime import Runtime
+
+WRONG_USE = 2  # exit status
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="llama-smart-proxy")
+def main() -> None:
+    """One OpenAI-compatible address in front of every GGUF model on this machine."""
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8080]")
+@click.option(
+    "--models-dir",
+    "models_dirs",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    multiple=True,
+    help="Folder whose *.gguf files are served, each under its file's name. May be given several times. "
+    "Without any a tiny demo model is served, whose answers are noise.",
+)
+def serve(config: Path | None, host: str | None, port: int | None, models_dirs: tuple[Path, ...]) -> None:
+    """Serve models until Ctrl-C.
+
+    The first request for a model starts a llama-server for it: the configured one, the one on PATH, or the
+    embedded engine. Every setting can also come from the configuration file or from LLAMA_SMART_PROXY_* in the
+    environment; what is typed here is the strongest.
+    """
+    typed = {
+        "CONFIG": str(config.absolute()) if config else None,
+        "SERVER__HOST": host,
+        "SERVER__PORT": None if port is None else str(port),
+        "CATALOG__MODELS_DIRS": json.dumps([str(folder.absolute()) for folder in models_dirs]) if models_dirs else None,
+    }
+    from app.settings import PREFIX, ConfigurationError, load_settings
+
+    os.environ.update({PREFIX + name: value for name, value in typed.items() if value is not None})
+    try:
+        load_settings()
+    except ConfigurationError as error:
+        click.echo(f"configuration error:\n{error}", err=True)
+        sys.exit(WRONG_USE)
+    _log_to_stderr()
+    from workers.serve import Application
+
+    Application(_announce).run()
+
+
+def _announce(runtime: Runtime, address: str) -> None:
+    """Say where the service is and what to try, once it is there."""
+    models = runtime.services.catalog.models()
+    lines = ["", f"Llama Smart Proxy {runtime.services.version} is ready.", f"  OpenAI base URL  {address}/v1"]
+    lines += [f"  status page      {address}/", f"  models           {_names([model.name for model in models])}"]
+    if runtime.services.engine is None:
+        lines += ["", f"  No engine: {runtime.services.engine_problem}"]
+    if [model.name for model in models] == ["demo"] and not runtime.has_folders:
+        lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
+        lines += ["    llama-smart-proxy serve --models-dir DIR"]
+    if models:
+        body = json.dumps({"model": models[0].name, "messages": [{"role": "user", "content": "Hello!"}]})
+        lines += ["", "  Try it:", f"    curl {address}/v1/chat/completions -d '{body}'"]
+    click.echo("\n".join([*lines, ""]))
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) or "none"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def _log_to_stderr() -> None:
+    """Our log lines beside gunicorn's own: time, level, thread, module, message."""
+    import logging
+
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s [%(threadName)s] %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    main()

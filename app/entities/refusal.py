@@ -1,0 +1,33 @@
+"""Refusal: why a request gets no server, as a value. app/errors.py makes the HTTP error from it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Reason(enum.StrEnum):
+    """Names follow the error codes of the HTTP API where there is one."""
+
+    DRAINING = "draining"
+    OVERLOADED = "overloaded"
+    QUEUE_FULL = "queue_full"
+    WAIT_TIMEOUT = "wait_timeout"
+    INSUFFICIENT_MEMORY = "insufficient_vram"
+    DOES_NOT_FIT = "model_does_not_fit"
+    LOAD_FAILED = "model_load_failed"
+    LOAD_TIMEOUT = "load_timeout"
+    UNLOADED = "model_unloaded"
+    SPAWN_FAILED = "spawn_failed"
+    CLIENT_LEFT = "client_left"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One request's no, with the numbers that decided it."""
+
+    reason: Reason
+    model: str
+    detail: str = ""  # a sentence, or the engine's last lines
+    needed_bytes: int = 0
+    usable_bytes: int = 0

@@ -1,0 +1,75 @@
+"""Server: one llama-server process and the states it may be in.
+
+    starting --> ready --> draining --> stopping --> stopped
+       |           |          |            ^
+       |           +----------|------------+
+       |           |          |            |
+       +-----------|----------|------------+
+       |           |          |
+       +-----------+----------+--> failed
+
+`failed` is an end nobody ordered; `stopped` is one we did. A new arrow goes into the drawing and
+TRANSITIONS first, then into code.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from app.entities.model import Model
+
+
+class ServerState(enum.StrEnum):
+    STARTING = "starting"  # spawned, loading its model
+    READY = "ready"  # answers requests
+    DRAINING = "draining"  # finishes what it has, takes nothing new
+    STOPPING = "stopping"  # told to end; its memory is on its way back
+    STOPPED = "stopped"  # reaped after a stop we ordered
+    FAILED = "failed"  # ended by itself
+
+
+TRANSITIONS: Mapping[ServerState, frozenset[ServerState]] = {
+    ServerState.STARTING: frozenset({ServerState.READY, ServerState.STOPPING, ServerState.FAILED}),
+    ServerState.READY: frozenset({ServerState.DRAINING, ServerState.STOPPING, ServerState.FAILED}),
+    ServerState.DRAINING: frozenset({ServerState.STOPPING, ServerState.FAILED}),
+    ServerState.STOPPING: frozenset({ServerState.STOPPED}),
+    ServerState.STOPPED: frozenset(),
+    ServerState.FAILED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A llama-server as the scheduler knows it. Replaced, never changed."""
+
+    id: int
+    model: Model
+    expected_bytes: int  # booked for it until it is gone
+    since: float  # monotonic seconds at which it entered its state
+    last_used: float  # start, then every release: an idle server's age counts from here
+    progress_at: float  # last sign of life while loading
+    ready_at: float | None = None
+    state: ServerState = ServerState.STARTING
+    leases: frozenset[int] = frozenset()  # tickets of the requests it is answering
+    pid: int | None = None
+    port: int | None = None
+
+    @property
+    def slots(self) -> int:
+        """How many requests it answers at the same time."""
+        return self.model.launch.parallel
+
+    @property
+    def is_idle(self) -> bool:
+        return self.state is ServerState.READY and not self.leases
+
+    @property
+    def has_free_slot(self) -> bool:
+        return self.state is ServerState.READY and len(self.leases) < self.slots
+
+    def moved(self, to: ServerState, at: float) -> Server:
+        """The server in its next state. An arrow that is not in TRANSITIONS is a bug."""
+        assert to in TRANSITIONS[self.state], f"server {self.id} ({self.model.name}): {self.state} -> {to}"
+        return replace(self, state=to, since=at)

@@ -1,0 +1,238 @@
+"""The errors a client can get from us: one tree, each leaf with the HTTP status and code it deserves.
+
+app/web.py alone turns them into JSON (OpenAI's error object). Messages say what happened, the numbers, and what
+to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from app.entities.refusal import Reason, Refusal
+
+MIB = 1024 * 1024
+
+
+class ProxyError(Exception):
+    """Any error of ours that a client sees. `retry_after`: seconds after which trying again makes sense."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    retry_after: int | None = None
+    param: str | None = None
+
+    def __init__(self, message: str, *, fields: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.fields = dict(fields or {})
+
+    @property
+    def body(self) -> dict[str, dict[str, object]]:
+        error: dict[str, object] = {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error | self.fields}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {"x-llama-smart-proxy-error": "1"}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        elif self.status >= 500 or self.status in (408, 422):
+            headers["x-should-retry"] = "false"  # SDKs repeat these by themselves otherwise
+        return headers
+
+
+# --- the client's doing ---------------------------------------------------------------------------
+
+
+class InvalidRequest(ProxyError):
+    """The request cannot be read: no JSON object, a bad field, ambiguous framing."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_request"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class MissingModel(ProxyError):
+    """The request does not say which model it is for."""
+
+    status, type, code = 400, "invalid_request_error", "missing_model"
+    param = "model"
+
+    def __init__(self) -> None:
+        super().__init__('the request names no model: add "model" to the JSON body (GET /v1/models lists the names)')
+
+
+class ModelNotFound(ProxyError):
+    """The catalogue has no such name."""
+
+    status, type, code = 404, "invalid_request_error", "model_not_found"
+    param = "model"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no model {name[:200]!r} here; GET /v1/models lists the names")
+
+
+class NotFound(ProxyError):
+    """No such path."""
+
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class MethodNotAllowed(ProxyError):
+    """The path exists, the method does not."""
+
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class RequestTimeout(ProxyError):
+    """The client did not send its whole request in time."""
+
+    status, type, code = 408, "invalid_request_error", "request_timeout"
+
+
+class RequestTooLarge(ProxyError):
+    """The body is larger than `server.max_body`."""
+
+    status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class ClientLeft(ProxyError):
+    """The client closed its connection; nobody reads this answer, the log shows its status."""
+
+    status, type, code = 499, "invalid_request_error", "client_left"
+
+
+# --- room, time and order ----------------------------------------------------------------------------
+
+
+class ModelDoesNotFit(ProxyError):
+    """The model cannot fit on this machine under its settings, however empty the machine."""
+
+    status, code = 422, "model_does_not_fit"
+
+
+class QueueFull(ProxyError):
+    """Too many requests wait for this model already."""
+
+    status, type, code = 429, "rate_limit_error", "queue_full"
+    retry_after = 2
+
+
+class Overloaded(ProxyError):
+    """The whole service has as much as it can hold."""
+
+    status, code = 503, "overloaded"
+    retry_after = 2
+
+
+class Draining(ProxyError):
+    """The service is ending and takes nothing new."""
+
+    status, code = 503, "draining"
+    retry_after = 5
+
+
+class InsufficientVram(ProxyError):
+    """There is no room now, and what holds it is not ours to stop."""
+
+    status, code = 503, "insufficient_vram"
+    retry_after = 10
+
+
+class WaitTimeout(ProxyError):
+    """The request waited for a server as long as it may."""
+
+    status, code = 503, "wait_timeout"
+    retry_after = 5
+
+
+class NoEngine(ProxyError):
+    """There is no llama-server to run: none configured, on PATH or installed."""
+
+    status, code = 503, "no_engine"
+
+
+# --- the engine's doing --------------------------------------------------------------------------------
+
+
+class ModelUnloaded(ProxyError):
+    """The model was stopped while the request waited for its load."""
+
+    status, code = 503, "model_unloaded"
+    retry_after = 1
+
+
+class SpawnFailed(ProxyError):
+    """The engine's process could not be made: no file descriptor or process left, or the file is gone."""
+
+    status, code = 503, "spawn_failed"
+    retry_after = 5
+
+
+class ModelLoadFailed(ProxyError):
+    """The engine refused the model or crashed while loading it; its last lines are in the message."""
+
+    status, code = 503, "model_load_failed"
+
+
+class LoadTimeout(ProxyError):
+    """The load showed no progress for too long."""
+
+    status, code = 504, "load_timeout"
+
+
+class UpstreamCrashed(ProxyError):
+    """The engine died before the first byte of its answer."""
+
+    status, code = 502, "upstream_crashed"
+
+
+class BadUpstream(ProxyError):
+    """The engine answered something that is not HTTP."""
+
+    status, code = 502, "bad_upstream"
+
+
+class UpstreamTimeout(ProxyError):
+    """The engine's first byte, or the next one, did not come in time."""
+
+    status, code = 504, "upstream_timeout"
+
+
+# --- from the scheduler's values to errors -------------------------------------------------------------
+
+_LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
+    Reason.DRAINING: (Draining, "the service is shutting down"),
+    Reason.OVERLOADED: (Overloaded, "too many requests are waiting here"),
+    Reason.QUEUE_FULL: (QueueFull, "too many requests are waiting for {model}"),
+    Reason.WAIT_TIMEOUT: (WaitTimeout, "{model}: no slot became free within the time a request may wait"),
+    Reason.INSUFFICIENT_MEMORY: (
+        InsufficientVram,
+        "{model} needs {needed} MiB and {usable} MiB of memory are free, with every model of ours stopped; "
+        "free some memory or configure a smaller context",
+    ),
+    Reason.DOES_NOT_FIT: (
+        ModelDoesNotFit,
+        "{model} needs {needed} MiB and this machine has {usable} MiB of memory in all; "
+        "use a smaller quantization or context",
+    ),
+    Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
+    Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
+    Reason.UNLOADED: (ModelUnloaded, "{model} was unloaded while it was loading"),
+    Reason.SPAWN_FAILED: (SpawnFailed, "{model}: the engine could not be started: {detail}"),
+    Reason.CLIENT_LEFT: (ClientLeft, "the client closed its connection"),
+}
+
+
+def error_for(refusal: Refusal) -> ProxyError:
+    """The error a refused request is answered with."""
+    leaf, text = _LEAVES[refusal.reason]
+    needed, usable = refusal.needed_bytes, refusal.usable_bytes
+    message = text.format(model=refusal.model, detail=refusal.detail, needed=-(-needed // MIB), usable=usable // MIB)
+    if not needed:
+        return leaf(message)
+    devices = [{"uuid": "cpu", "free_bytes": usable, "needed_bytes": needed}]
+    return leaf(message, fields={"needed_bytes": needed, "devices": devices})

@@ -1,0 +1,15 @@
+"""Metrics for Prometheus. A scrape wakes nothing and counts as no activity."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from app.services import services
+
+bp = Blueprint("metrics", __name__)
+
+
+@bp.get("/metrics")
+def show_metrics() -> Response:
+    page, content_type = services().gauges.render(request.headers.get("Accept", ""))
+    return Response(page, content_type=content_type)

@@ -1,0 +1,25 @@
+"""The status page: the same account as /health, for people."""
+
+from __future__ import annotations
+
+import time
+
+from flask import Blueprint, Response, make_response, render_template
+
+from app.services import services
+from app.use_cases.report import health, model_list
+
+bp = Blueprint("status", __name__)
+
+# Nothing on the page comes from elsewhere, and model names cannot become scripts.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+@bp.get("/")
+def show_status() -> Response:
+    s = services()
+    account = health(s.store.pool, s.engine, s.engine_problem, s.version, time.monotonic())
+    models = model_list(s.catalog.models(), s.store.pool)
+    page = make_response(render_template("status.html", account=account, models=models["data"]))
+    page.headers["Content-Security-Policy"] = POLICY
+    return page

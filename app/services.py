@@ -1,0 +1,37 @@
+"""Services: what the HTTP routes may ask of the machine, so that no route imports from workers/.
+
+Built once, by workers/runtime.py. Fields of type Any name the class they hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import current_app
+
+from app.entities.launch import EngineFacts
+
+EXTENSION = "llama-smart-proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    catalog: Any  # workers.catalog.Catalog: find(name), models()
+    store: Any  # workers.state.StateStore: the published snapshots
+    pool: Any  # workers.pool.Pool: acquire(), release()
+    relay: Any  # workers.relay.Relay: send()
+    clients: Any  # workers.client_watch.ClientWatcher: watch(socket)
+    places: Any  # workers.places.Places: taken by inference requests, so that others always find a thread
+    gauges: Any  # workers.gauges.Gauges: what /metrics shows
+    engine: EngineFacts | None  # None: there is none, and `engine_problem` says what to do about it
+    engine_problem: str
+    max_body: int  # bytes
+    max_wait_seconds: float
+    version: str
+
+
+def services() -> Services:
+    """Those of the application that answers the present request."""
+    found: Services = current_app.extensions[EXTENSION]
+    return found

@@ -1,0 +1,147 @@
+"""What the scheduler is told and what it orders: events are facts with their time, effects are orders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.entities.memory import MemoryReading
+from app.entities.model import Model
+from app.entities.refusal import Refusal
+from app.entities.server import Server
+
+# --- events -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """A request wants a slot of its model's server and waits for it, until `give_up_at` at most."""
+
+    ticket: int  # names the request from here on: in the queue, in its lease, in its release
+    model: Model
+    at: float
+    give_up_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The client of a waiting request has gone."""
+
+    ticket: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A request is done with its slot."""
+
+    ticket: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The server's process exists."""
+
+    server: int
+    pid: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A loading server showed a sign of life."""
+
+    server: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The server answers requests on its port."""
+
+    server: int
+    port: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The server's process is gone and reaped, or never came to be."""
+
+    server: int
+    detail: str  # exit status and the last lines of its log that mean something
+    at: float
+    could_not_spawn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRead:
+    """A new reading of the machine's memory."""
+
+    memory: MemoryReading
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing but time has passed: something may be due."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The service is ending: nothing new, let what runs run out."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The drain is over: stop every server now."""
+
+    at: float
+
+
+Event = Acquire | Cancel | Release | Spawned | Progress | Ready | Exited | MemoryRead | Tick | Drain | Close
+
+# --- effects ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start this server; answer with Spawned, Progress, Ready and at last Exited."""
+
+    server: Server
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End this server; answer with Exited when it is reaped."""
+
+    server: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The request may use a slot of this server until it releases it."""
+
+    ticket: int
+    server: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The request gets no server."""
+
+    ticket: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMemory:
+    """Read the machine's memory now; answer with MemoryRead."""
+
+
+Effect = Spawn | Stop | Grant | Refuse | ReadMemory

@@ -1,0 +1,59 @@
+"""The command line and environment of one llama-server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.entities.launch import EngineFacts
+from app.entities.model import Model
+
+ANY_PORT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What to execute. The key is in `env`, never in `argv`, where every user of the machine could read it."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+
+
+def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_key: str, port: int) -> LaunchPlan:
+    """How to start `engine` with `model` on a loopback `port` (ANY_PORT: let the kernel choose).
+
+    Every argument that decides about memory is given, so that no default of a newer build changes what was
+    booked; options the engine does not name in its --help are left out. `env` is the scrubbed environment every
+    child gets.
+    """
+    settings = model.launch
+    argv = [
+        *engine.command,
+        *("--model", model.path),
+        *("--alias", model.name),
+        *("--host", "127.0.0.1"),
+        *("--port", str(port)),
+        *("--ctx-size", str(settings.ctx_size)),
+        *("--parallel", str(settings.parallel)),
+        *("--ubatch-size", str(settings.ubatch_size)),
+        *("--cache-type-k", settings.cache_type_k),
+        *("--cache-type-v", settings.cache_type_v),
+        *("--flash-attn", settings.flash_attn),
+        *("--n-gpu-layers", str(settings.n_gpu_layers)),
+    ]
+    for option in _optional(settings.kv_unified):
+        if option[0] in engine.flags:
+            argv += option
+    return LaunchPlan(tuple(argv), {**env, "LLAMA_API_KEY": api_key, "LLAMA_SERVER_ROUTER_PORT": "1"})
+
+
+def _optional(kv_unified: bool) -> tuple[tuple[str, ...], ...]:
+    """Options that not every build has, with the reason for each."""
+    return (
+        ("--kv-unified",) if kv_unified else ("--no-kv-unified",),  # before it, slots always had their own cells
+        ("-fit", "off"),  # what we booked is what is used: nothing is shrunk behind our back
+        ("--log-jsonl",),  # the level of each log line, so that a failed load can be explained
+        ("--no-webui",),  # one page is enough: ours
+        ("--slots",),
+        ("--metrics",),
+    )

@@ -1,0 +1,90 @@
+"""One account of the system for /health, the model lists and the status page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from app.entities.launch import EngineFacts
+from app.entities.model import Model
+from app.entities.server import Server, ServerState
+from app.use_cases.schedule import PoolState
+
+# The original service's three words for what a server is, and llama.cpp's for what a model is.
+OLD_STATUS = {ServerState.STOPPED: "stopped", ServerState.FAILED: "error"}
+MODEL_STATUS = {
+    ServerState.STARTING: "loading",
+    ServerState.READY: "loaded",
+    ServerState.DRAINING: "loaded",
+}
+GB = 1024**3
+
+
+def health(
+    pool: PoolState, engine: EngineFacts | None, engine_problem: str, version: str, now: float
+) -> dict[str, object]:
+    """The body of /health: always an answer while the process serves, with what is wrong in `reasons`."""
+    reasons = [] if engine else [engine_problem]
+    return {
+        "status": "draining" if pool.draining else "ok",
+        "degraded": bool(reasons),
+        "reasons": reasons,
+        "version": version,
+        "engine": {"kind": engine.kind, "version": engine.version} if engine else None,
+        "servers": [_server(s, now) for s in pool.servers],
+        "waiting": len(pool.waiting),
+        "gpu_pool_status": _no_gpus(),
+    }
+
+
+def _server(server: Server, now: float) -> dict[str, object]:
+    return {
+        "id": str(server.id),
+        "host": "127.0.0.1",
+        "port": server.port,
+        "model_id": server.model.name,
+        "status": OLD_STATUS.get(server.state, "running"),
+        "state": server.state,
+        "process": server.pid,
+        "gpu_assignment": None,
+        "requests": len(server.leases),
+        "slots": server.slots,
+        "expected_bytes": server.expected_bytes,
+        "idle_seconds": round(max(0.0, now - server.last_used), 1) if server.is_idle else 0.0,
+    }
+
+
+def _no_gpus() -> dict[str, object]:
+    """The original service's GPU block on a machine without any: present, and all zeros."""
+    return {
+        **dict.fromkeys(("total_gpus", "available_gpus"), 0),
+        **dict.fromkeys(("total_vram", "available_vram", "total_memory", "used_memory", "free_memory"), 0.0),
+        "gpu_list": [],
+        "gpus": [],
+        "utilization_average": 0.0,
+        "allocation_strategy": "single-gpu-preferred",
+        "gpu_available": False,
+        "gpu_monitoring_enabled": False,
+    }
+
+
+def model_list(models: Iterable[Model], pool: PoolState) -> dict[str, object]:
+    """The body of /v1/models. Unloaded models are listed too: asking for one loads it."""
+    return {"object": "list", "data": [model_entry(model, pool) for model in models]}
+
+
+def model_entry(model: Model, pool: PoolState) -> dict[str, object]:
+    """One model as OpenAI's clients read it, with llama.cpp's `status` beside."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "llama-smart-proxy",
+        "status": _status(model, pool),
+    }
+
+
+def _status(model: Model, pool: PoolState) -> dict[str, object]:
+    server = pool.server_of(model.name)
+    value = MODEL_STATUS.get(server.state, "unloaded") if server else "unloaded"
+    failure = pool.failures.get(model.name)
+    return {"value": value} | ({"failed": True, "message": failure.detail} if failure else {})

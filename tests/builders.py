@@ -1,0 +1,79 @@
+"""Values for tests, with defaults for everything a test does not speak of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
+from app.entities.memory import MemoryReading
+from app.entities.model import Model
+from app.use_cases import events as ev
+from app.use_cases.estimate import estimate_memory
+from app.use_cases.schedule import Limits, PoolState, step
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
+    return Model(name, f"/models/{name}.gguf", int(gib * GIB), 1_700_000_000, LaunchSettings(parallel=slots))
+
+
+def an_engine(*flags: str) -> EngineFacts:
+    return EngineFacts(EngineKind.BINARY, ("/bin/llama-server",), "1 (abc)", "id", frozenset(flags))
+
+
+def memory(at: float, available_gib: float = 16.0, total_gib: float = 16.0) -> MemoryReading:
+    return MemoryReading(int(total_gib * GIB), int(available_gib * GIB), at)
+
+
+class Play:
+    """A story told to the scheduler: events in, effects noted. Memory is read as soon as it is asked for."""
+
+    def __init__(self, limits: Limits | None = None, total_gib: float = 16.0, answers_readings: bool = True) -> None:
+        self.state = PoolState(limits or Limits())
+        self.effects: list[ev.Effect] = []
+        self._total_gib = total_gib
+        self._answers_readings = answers_readings
+        self._ticket = 0
+
+    def tell(self, *events: ev.Event) -> list[ev.Effect]:
+        """The effects of these events, readings aside."""
+        told: list[ev.Effect] = []
+        for event in events:
+            queue = [event]
+            while queue:
+                happened = queue.pop(0)
+                self.state, effects = step(self.state, happened)
+                for effect in effects:
+                    if isinstance(effect, ev.ReadMemory) and self._answers_readings:
+                        reading = memory(happened.at, self.available_gib, self._total_gib)
+                        queue.append(ev.MemoryRead(reading, happened.at))
+                    else:
+                        told.append(effect)
+        self.effects += told
+        return told
+
+    @property
+    def available_gib(self) -> float:
+        """What the machine would show: everything but the bookings of servers that are up."""
+        return self._total_gib - sum(s.expected_bytes for s in self.state.servers if s.port) / GIB
+
+    def ask(self, model: Model, at: float = 0.0, patience: float = 300.0) -> list[ev.Effect]:
+        """A new request. Its ticket is the number of requests so far."""
+        self._ticket += 1
+        return self.tell(ev.Acquire(self._ticket, model, at, at + patience))
+
+    def up(self, model: Model, at: float = 0.0) -> int:
+        """The id of a ready server of this model with nothing to do."""
+        effects = self.ask(model, at)
+        server = next(e.server for e in effects if isinstance(e, ev.Spawn))
+        self.tell(ev.Ready(server.id, 9000 + server.id, at), ev.Release(self._ticket, at))
+        return server.id
+
+
+def booked(model: Model) -> int:
+    return estimate_memory(model)
+
+
+__all__ = ["GIB", "MIB", "Play", "a_model", "an_engine", "booked", "memory", "replace"]

@@ -1,0 +1,164 @@
+"""What must hold in every history of the scheduler, asserted over thousands of random ones.
+
+A small world answers the scheduler's orders: loads take time, fail or stall, processes crash, clients leave, strangers
+take memory. A failure prints the seed; `World(seed).play()` tells that story again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+
+import pytest
+
+from app.entities.memory import MemoryReading
+from app.entities.server import ServerState
+from app.use_cases import events as ev
+from app.use_cases.allocate import usable_bytes
+from app.use_cases.schedule import Limits, PoolState, due_at, step
+from tests.builders import GIB, a_model
+
+HISTORIES = 3000
+ARRIVALS = 40
+
+
+class World:
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.total = self.random.choice([8, 16, 32]) * GIB
+        self.stranger = 0
+        self.models = [
+            a_model(f"m{i}", gib=self.random.choice([0.5, 2, 5, 9, 40]), slots=self.random.choice([1, 2, 4]))
+            for i in range(self.random.randint(1, 5))
+        ]
+        self.state = PoolState(
+            Limits(
+                max_waiting=self.random.choice([3, 10, 100]),
+                max_waiting_per_model=self.random.choice([2, 100]),
+                ttl_seconds=self.random.choice([1, 20]),
+                stall_timeout_seconds=15,
+            )
+        )
+        self.agenda: list[tuple[float, int, ev.Event]] = []
+        self.order = 0
+        self.answers: Counter[int] = Counter()
+        self.granted: dict[int, int] = {}
+        self.alive: set[int] = set()
+
+    # --- the story -------------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        at = 0.0
+        for ticket in range(1, ARRIVALS + 1):
+            at += self.random.expovariate(1.0)
+            patience = self.random.choice([5, 50, 500])
+            self.later(at, ev.Acquire(ticket, self.random.choice(self.models), at, at + patience))
+            if self.random.random() < 0.2:
+                self.later(at + self.random.expovariate(0.3), ev.Cancel(ticket, 0.0))
+        if self.random.random() < 0.2:
+            self.later(self.random.uniform(0, at), ev.Drain(0.0))
+        self.run()
+        assert set(self.answers) == set(range(1, ARRIVALS + 1)), "everyone is answered"
+        assert not self.state.waiting, "nobody is left waiting"
+        assert not any(s.leases for s in self.state.servers), "every lease came back"
+
+    def run(self) -> None:
+        for _ in range(20_000):
+            due = due_at(self.state)
+            if not self.agenda and due is None:
+                return
+            if not self.agenda or (due is not None and due <= self.agenda[0][0]):
+                assert due is not None
+                event: ev.Event = ev.Tick(max(due, self.now))
+            else:
+                at, _, event = heapq.heappop(self.agenda)
+                event = self.at(event, max(at, self.now))
+            self.now = event.at
+            self.happen(event)
+        raise AssertionError("the history does not end")
+
+    def happen(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Exited):
+            if event.server not in self.alive:
+                return
+            self.alive.discard(event.server)
+        if isinstance(event, ev.Ready | ev.Progress) and event.server not in self.alive:
+            return
+        self.state, effects = step(self.state, event)
+        for effect in effects:
+            self.obey(effect)
+        self.check()
+
+    def obey(self, effect: ev.Effect) -> None:
+        match effect:
+            case ev.ReadMemory():
+                if self.random.random() < 0.1:
+                    self.stranger = int(self.random.choice([0, 0.3, 0.8]) * self.total)
+                self.later(self.now, ev.MemoryRead(self.reading(), 0.0))
+            case ev.Spawn(server):
+                memory = self.state.memory
+                assert memory is not None
+                others = [s for s in self.state.servers if s.id < server.id]
+                assert server.expected_bytes <= usable_bytes(memory, others), "booked within what was free"
+                self.alive.add(server.id)
+                self.load(server.id)
+            case ev.Stop(server):
+                assert server in self.alive
+                self.later(self.now + self.random.uniform(0, 2), ev.Exited(server, "stopped", 0.0))
+            case ev.Grant(ticket, server):
+                self.answers[ticket] += 1
+                self.granted[ticket] = server
+                self.later(self.now + self.random.expovariate(0.5), ev.Release(ticket, 0.0))
+            case ev.Refuse(ticket):
+                self.answers[ticket] += 1
+
+    def load(self, server: int) -> None:
+        fate = self.random.random()
+        seconds = self.random.uniform(0, 12)
+        if fate < 0.7:
+            self.later(self.now + seconds, ev.Ready(server, 9000 + server, 0.0))
+            if self.random.random() < 0.2:
+                self.later(self.now + seconds + self.random.uniform(0, 20), ev.Exited(server, "crash", 0.0))
+        elif fate < 0.9:
+            self.later(self.now + seconds, ev.Exited(server, "bad file", 0.0))
+        # else it hangs, and must be stopped for it
+
+    # --- what must always hold ----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        servers = self.state.servers
+        assert sum(s.expected_bytes for s in servers) <= self.total, "never over-committed"
+        assert max(Counter(s.model.name for s in servers).values(), default=0) <= 1, "no model is up twice"
+        assert max(self.answers.values(), default=0) <= 1, "no request is answered twice"
+        assert {s.id for s in servers} == self.alive, "the books show what is there"
+        assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
+        assert len(self.state.waiting) <= self.state.limits.max_waiting
+        for server in servers:
+            if server.leases:
+                assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"
+
+    # --- means -------------------------------------------------------------------------------------------
+
+    def reading(self) -> MemoryReading:
+        ours = sum(s.expected_bytes for s in self.state.servers if s.state is not ServerState.STARTING)
+        return MemoryReading(self.total, max(0, self.total - self.stranger - ours), self.now)
+
+    def later(self, at: float, event: ev.Event) -> None:
+        self.order += 1
+        heapq.heappush(self.agenda, (at, self.order, event))
+
+    @staticmethod
+    def at(event: ev.Event, at: float) -> ev.Event:
+        return type(event)(**{**{f: getattr(event, f) for f in event.__dataclass_fields__}, "at": at})
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_random_histories(block: int):
+    first = int(random.SystemRandom().random() * 2**31)
+    for seed in range(first, first + HISTORIES // 10):
+        try:
+            World(seed).play()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
