@@ -1,0 +1,332 @@
+#!/usr/bin/env python3
+"""A scripted llama-server, for faults that a real one cannot be brought to show on demand.
+
+It takes llama-server's command line and says to --help and --version what a build of mid 2024 says. What it does is
+set by FAKE_* variables, or by the same names in a JSON file beside it (`<argv[0]>.json`), because the environment of
+an engine is built from an allow-list. `install_fake(folder, FAKE_LOAD="hang")` makes such a pair.
+
+FAKE_LOAD_SECONDS=1.5     how long the load takes        FAKE_LOAD=hang|exit1|oom|segv   how it ends instead
+FAKE_STREAM_TOKENS=20     tokens in an answer            FAKE_TOKEN_DELAY_SECONDS=0.01   between two of them
+FAKE_DIE_AFTER_TOKENS=5   exits in the middle            FAKE_TRUNCATE=1                 closes in the middle
+FAKE_FIRST_BYTE_SECONDS=5 silence before the answer      FAKE_STATUS=500                 an error instead of it
+FAKE_GARBAGE=1            answers what is not HTTP       FAKE_NO_BIND=1                  never listens
+FAKE_IGNORE_TERM=1        only SIGKILL ends it           FAKE_FORK_GRANDCHILD=1          a child holds its pipes
+FAKE_STDERR_MB=50         logs that much before it loads
+FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
+FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, request PATH, closed PATH
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+HELP = """\
+usage: {name} [options]
+
+general:
+
+  -h,    --help, --usage          print usage and exit
+         --version                show version and build info
+  -m,    --model FNAME            model path (default: models/$filename with filename from --hf-file)
+  -c,    --ctx-size N             size of the prompt context (default: 0, 0 = loaded from model)
+  -b,    --batch-size N           logical maximum batch size (default: 2048)
+  -ub,   --ubatch-size N          physical maximum batch size (default: 512)
+  -np,   --parallel N             number of parallel sequences to decode (default: 1)
+  -fa,   --flash-attn             enable Flash Attention (default: disabled)
+  -ctk,  --cache-type-k TYPE      KV cache data type for K (default: f16)
+  -ctv,  --cache-type-v TYPE      KV cache data type for V (default: f16)
+  -ngl,  --gpu-layers N           number of layers to store in VRAM
+  -sm,   --split-mode SPLIT_MODE  how to split the model across multiple GPUs, one of:
+                                    - none: use one GPU only
+  -ts,   --tensor-split SPLIT     fraction of the model to offload to each GPU, e.g. 3,1
+  -mg,   --main-gpu i             the GPU to use for the model (with split-mode = none)
+         --no-mmap                do not memory-map model
+         --host HOST              ip address to listen (default: 127.0.0.1)
+         --port PORT              port to listen (default: 8080)
+         --embedding(s)           restrict to only support embedding use case
+         --pooling {{none,mean,cls,last}}
+                                  pooling type for embeddings, use model default if unspecified
+  -a,    --alias STRING           set alias for model name (to be used by REST API)
+         --metrics                enable prometheus compatible metrics endpoint
+         --slots                  enable slots monitoring endpoint
+         --log-disable            disables logging to a file
+"""
+VERSION = "version: 3091 (fake)\nbuilt with nothing for x86_64-linux-gnu\n"
+SWITCHES = {"--no-mmap", "--embedding", "--embeddings", "--metrics", "--slots", "--log-disable", "-fa", "--flash-attn"}
+VALUES = {"-m", "--model", "-c", "--ctx-size", "-b", "--batch-size", "-ub", "--ubatch-size", "-np", "--parallel",
+          "-ctk", "--cache-type-k", "-ctv", "--cache-type-v", "-ngl", "--gpu-layers", "--n-gpu-layers",
+          "-sm", "--split-mode", "-ts", "--tensor-split", "-mg", "--main-gpu", "--host", "--port", "--pooling",
+          "-a", "--alias"}  # fmt: skip
+
+
+def install_fake(folder: Path, **settings: object) -> Path:
+    """An executable `llama-server` in `folder` that behaves as told: install_fake(tmp_path, FAKE_STATUS=500)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "llama-server"
+    source = Path(__file__).read_text()
+    # The tests' own interpreter: "python3" on PATH may be another.
+    path.write_text(f"#!{sys.executable}\n" + source.split("\n", 1)[1])
+    path.chmod(0o755)
+    Path(f"{path}.json").write_text(json.dumps(settings))
+    return path
+
+
+def _settings() -> dict[str, str]:
+    beside = Path(f"{shutil.which(sys.argv[0]) or sys.argv[0]}.json")
+    told = json.loads(beside.read_text()) if beside.exists() else {}
+    given = {name: value for name, value in os.environ.items() if name.startswith("FAKE_")}
+    return {**{name: str(value) for name, value in told.items()}, **given}
+
+
+SETTINGS = _settings() if __name__ == "__main__" else {}
+loaded = threading.Event()
+journal_lock = threading.Lock()
+
+
+def number(name: str, default: float = 0.0) -> float:
+    return float(SETTINGS.get(name, default))
+
+
+def is_on(name: str) -> bool:
+    return SETTINGS.get(name, "0") not in ("", "0", "False")
+
+
+def log(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def journal(event: str) -> None:
+    if "FAKE_JOURNAL" in SETTINGS:
+        with journal_lock, open(SETTINGS["FAKE_JOURNAL"], "a") as file:
+            file.write(f"{time.monotonic():.6f} {event}\n")
+
+
+def parse(arguments: list[str]) -> dict[str, str]:
+    chosen = {}
+    rest = iter(arguments)
+    for name in rest:
+        if name not in SWITCHES | VALUES:
+            log(f"error: unknown argument: {name}")
+            sys.exit(1)
+        chosen[name.lstrip("-")] = next(rest) if name in VALUES else "on"
+    return chosen
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.path in ("/health", "/v1/health"):
+            return self.answer(200, {"status": "ok"}) if loaded.is_set() else self.loading()
+        if self.refused():
+            return None
+        if self.path == "/v1/models":
+            return self.answer(200, {"object": "list", "data": [{"id": self.server.alias, "object": "model"}]})
+        return self.answer(404, error(404, "File Not Found", "not_found_error"))
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        journal(f"request {self.path}")
+        if self.refused():
+            return
+        if is_on("FAKE_GARBAGE"):
+            self.close_connection = True
+            self.wfile.write(b"\x00\x01 this is not HTTP\r\n\r\n")
+        elif not self.silence(number("FAKE_FIRST_BYTE_SECONDS")):
+            journal(f"closed {self.path}")
+            self.close_connection = True
+        elif "FAKE_STATUS" in SETTINGS:
+            status = int(SETTINGS["FAKE_STATUS"])
+            self.answer(status, error(status, "told to fail", "server_error"))
+        else:
+            self.generate(json.loads(body or b"{}"))
+
+    def refused(self) -> bool:
+        key = os.environ.get("LLAMA_API_KEY", "")
+        given = self.headers.get("Authorization", "")
+        if key and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+            self.answer(401, error(401, "Invalid API Key", "authentication_error"))
+            return True
+        if not loaded.is_set():
+            self.loading()
+            return True
+        return False
+
+    def loading(self) -> None:
+        self.answer(503, error(503, "Loading model", "unavailable_error"))
+
+    def silence(self, seconds: float) -> bool:
+        """Waits; False as soon as the client has gone."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if select.select([self.connection], [], [], left)[0] and not self.connection.recv(1, socket.MSG_PEEK):
+                return False
+        return True
+
+    def answer(self, status: int, content: object) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if is_on("FAKE_TRUNCATE") and self.command == "POST" else body)
+        self.close_connection |= is_on("FAKE_TRUNCATE")
+
+    def generate(self, request: dict[str, object]) -> None:
+        if "input" in request:
+            vector = {"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}
+            return self.answer(200, {"object": "list", "data": [vector], "usage": {"prompt_tokens": 1}})
+        try:
+            return self.stream() if request.get("stream") else self.whole()
+        except OSError:
+            journal(f"closed {self.path}")
+            self.close_connection = True
+            return None
+
+    def tokens(self) -> range:
+        return range(int(number("FAKE_STREAM_TOKENS", 20)))
+
+    def step(self, index: int) -> None:
+        """The time of one token, and perhaps the last one. Raises OSError when the client has gone."""
+        if "FAKE_DIE_AFTER_TOKENS" in SETTINGS and index >= number("FAKE_DIE_AFTER_TOKENS"):
+            log("CUDA error: out of memory")
+            os._exit(1)
+        if not self.silence(number("FAKE_TOKEN_DELAY_SECONDS", 0.01)):
+            raise ConnectionResetError
+
+    def whole(self) -> None:
+        for index in self.tokens():
+            self.step(index)
+        text = " word" * len(self.tokens())
+        choice = {"index": 0, "text": text, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": len(self.tokens()), "total_tokens": len(self.tokens()) + 1}
+        self.answer(200, {**self.envelope(), "choices": [choice], "usage": usage})
+
+    def stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for index in self.tokens():
+            self.step(index)
+            choice = {"index": 0, "text": " word", "delta": {"content": " word"}, "finish_reason": None}
+            self.chunk(f"data: {json.dumps({**self.envelope(), 'choices': [choice]})}\n\n")
+            if is_on("FAKE_TRUNCATE") and index >= len(self.tokens()) // 2:
+                self.close_connection = True
+                return
+        last = {"index": 0, "text": "", "delta": {}, "finish_reason": "stop"}
+        self.chunk(f"data: {json.dumps({**self.envelope(), 'choices': [last]})}\n\n")
+        self.chunk("data: [DONE]\n\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def envelope(self) -> dict[str, object]:
+        kind = "chat.completion" if "chat" in self.path else "text_completion"
+        return {"id": "fake", "object": kind, "created": int(time.time()), "model": self.server.alias}
+
+    def chunk(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    alias = ""
+
+    def handle_error(self, *_: object) -> None:
+        pass  # clients that leave are what it is for
+
+
+def error(code: int, message: str, kind: str) -> dict[str, object]:
+    return {"error": {"code": code, "message": message, "type": kind}}
+
+
+def listen(chosen: dict[str, str]) -> None:
+    port = int(chosen.get("port", "8080"))
+    if port == 0 and not is_on("FAKE_PORT_ZERO"):
+        log("couldn't bind to server socket: hostname=127.0.0.1 port=0")  # builds before `--port 0`
+        sys.exit(1)
+    try:
+        server = Server((chosen.get("host", "127.0.0.1"), port), Handler)
+    except OSError:
+        log(f"couldn't bind HTTP server socket, hostname: {chosen.get('host')}, port: {port}")
+        sys.exit(1)
+    server.alias = chosen.get("alias") or chosen.get("a") or chosen.get("model") or chosen.get("m") or ""
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    journal(f"bind {server.server_port}")
+    log(f"main: HTTP server is listening, hostname: 127.0.0.1, port: {server.server_port}, http threads: 8")
+
+
+def load(chosen: dict[str, str]) -> None:
+    """Takes the time it was told to, then ends as told or leaves the model loaded."""
+    log("main: loading model")
+    log(f"llama_model_loader: loaded meta data from {chosen.get('model') or chosen.get('m')}")
+    flood(number("FAKE_STDERR_MB"))
+    until = time.monotonic() + number("FAKE_LOAD_SECONDS")
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.5))
+        log(".")  # moving, if slowly
+    match SETTINGS.get("FAKE_LOAD", ""):
+        case "hang":
+            threading.Event().wait()
+        case "exit1":
+            log("llama_model_load: error loading model: unknown model architecture: 'fake'")
+            os._exit(1)
+        case "oom":
+            log("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 852.89 MiB on device 0: cudaMalloc failed:"
+                " out of memory")
+            log("llama_model_load: error loading model: unable to allocate CUDA0 buffer")
+            os._exit(1)
+        case "segv":
+            signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGSEGV)
+    log("load_tensors:        CUDA0 model buffer size =   852.89 MiB")
+    log("main: model loaded")
+    loaded.set()
+
+
+def flood(megabytes: float) -> None:
+    line = ("x" * 1023 + "\n") * 64
+    for _ in range(int(megabytes * 16)):
+        sys.stderr.write(line)
+
+
+def main() -> None:
+    if {"-h", "--help", "--usage"} & set(sys.argv[1:]):
+        print(HELP.format(name=sys.argv[0]), end="")
+        sys.exit(1)  # as some builds did
+    if "--version" in sys.argv[1:]:
+        sys.stderr.write(VERSION)
+        sys.exit(0)
+    chosen = parse(sys.argv[1:])
+    journal(f"start {os.getpid()}")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if is_on("FAKE_IGNORE_TERM") else signal.SIG_DFL)
+    if is_on("FAKE_FORK_GRANDCHILD"):
+        # Ends by itself, so that a failing test leaves nothing for ever.
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        journal(f"grandchild {child.pid}")
+    if not is_on("FAKE_NO_BIND"):
+        listen(chosen)
+    load(chosen)
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""A tiny GGUF model written on the spot, so that the service has something to serve where no model is configured.
+
+Its sentences are grammatical noise: a fixed word list walked at random. Nothing in it was trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import gguf
+    import numpy as np
+
+# Changes with the content below: a file that does not name it near its beginning is written anew.
+_VERSION = "demo-1"
+_HEAD_BYTES = 1024
+
+_CONTEXT_TOKENS = 32768
+_LAYERS = 40  # makes a token take about a millisecond, so that a stream lasts long enough to be watched
+_WIDTH = 64
+_HEADS = 2  # 32 values each: the quantised cache types need multiples of 32
+_HEADS_KV = 1
+_FEED_FORWARD = 32
+
+_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+# What may follow what. Every word of a kind is as likely as the others of all the kinds that may follow, so an
+# answer ends after one sentence in four: </s> stands beside three determiners.
+_NEXT: dict[str, tuple[str, ...]] = {
+    "other": ("opening",),  # the prompt's bytes, <s>
+    "opening": ("subject",),
+    "subject": ("verb",),
+    "verb": ("determiner",),
+    "determiner": ("adjective", "object"),
+    "adjective": ("object",),
+    "object": ("stop", "and"),
+    "and": ("verb",),
+    "stop": ("opening", "end"),
+    "end": ("opening",),
+}
+_WORDS: dict[str, str] = {
+    "opening": "The A Every",
+    "subject": "proxy model client server scheduler card slot stream",
+    "verb": "loads streams answers forgets counts asks drains finds places draws",
+    "determiner": "the a this every",
+    "adjective": "quiet small warm random idle gentle late",
+    "object": "token cache request queue port layer lease signal answer ledger",
+    "and": "and",
+}
+
+
+class _Token(NamedTuple):
+    text: str
+    kind: str
+    type: int  # gguf.TokenType
+
+
+def write_demo_model(folder: Path) -> Path:
+    """The path of `demo.gguf` in `folder`, written there if this version of it is not there yet.
+
+    Safe beside another process that does the same: the name changes over in one step.
+    """
+    path = folder / "demo.gguf"
+    if _is_current(path):
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".demo-", dir=folder)
+    os.fchmod(descriptor, 0o644)  # mkstemp makes it private, a model is not
+    os.close(descriptor)
+    try:
+        _write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return path
+
+
+def _is_current(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _VERSION.encode() in file.read(_HEAD_BYTES)
+    except FileNotFoundError:
+        return False
+
+
+def _write(path: str) -> None:
+    import gguf  # 170 ms with numpy: only the one time the file is missing
+
+    writer = gguf.GGUFWriter(path, "llama")
+    tokens = _vocabulary()
+    _add_header(writer)
+    _add_tokenizer(writer, tokens)
+    _add_weights(writer, tokens)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_header(writer: gguf.GGUFWriter) -> None:
+    import gguf
+
+    writer.add_version(_VERSION)
+    writer.add_name("demo")
+    writer.add_description("Random words; nothing here was trained.")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_context_length(_CONTEXT_TOKENS)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(_LAYERS)
+    writer.add_feed_forward_length(_FEED_FORWARD)
+    writer.add_head_count(_HEADS)
+    writer.add_head_count_kv(_HEADS_KV)
+    writer.add_rope_dimension_count(_WIDTH // _HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)  # or /v1/embeddings would refuse the model
+
+
+def _vocabulary() -> list[_Token]:
+    """Control tokens, one token for each byte (so that any text has tokens), then the words."""
+    from gguf import TokenType
+
+    control = [
+        _Token("<unk>", "other", TokenType.UNKNOWN),
+        _Token("<s>", "other", TokenType.CONTROL),
+        _Token("</s>", "end", TokenType.CONTROL),
+    ]
+    # The tokenizer merges neighbours, so each word would need its prefixes too. It gets along without: a word
+    # that is typed in becomes bytes, only the model itself says whole words.
+    raw = [_Token(f"<0x{byte:02X}>", "other", TokenType.BYTE) for byte in range(256)]
+    words = [_Token("▁" + word, kind, TokenType.NORMAL) for kind in _WORDS for word in _WORDS[kind].split()]
+    return [*control, *raw, *words, _Token(".", "stop", TokenType.NORMAL)]
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[_Token]) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([token.text for token in tokens])
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([token.type for token in tokens])
+    writer.add_vocab_size(len(tokens))
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+    writer.add_chat_template(_TEMPLATE)
+
+
+def _add_weights(writer: gguf.GGUFWriter, tokens: list[_Token]) -> None:
+    import numpy as np
+
+    random = np.random.RandomState(20)
+    embedding, output = _grammar(random, tokens)
+    writer.add_tensor("token_embd.weight", embedding)
+    writer.add_tensor("output.weight", output)
+    writer.add_tensor("output_norm.weight", np.ones(_WIDTH, np.float32))
+    for layer in range(_LAYERS):
+        _add_layer(writer, random, f"blk.{layer}.")
+
+
+def _grammar(random: np.random.RandomState, tokens: list[_Token]) -> tuple[np.ndarray, np.ndarray]:
+    """Embedding and output rows: a token's kind is one coordinate, and lifts the tokens that may come next.
+
+    RMS norm makes that coordinate about sqrt(width) = 8, so a weight of 2.5 is some 20 in the logits. The rest of
+    the row is small noise, there so that embeddings of different texts differ and answers depend on the prompt.
+    """
+    import numpy as np
+
+    kinds = list(_NEXT)
+    embedding = random.normal(0, 0.05, (len(tokens), _WIDTH)).astype(np.float32)
+    output = random.normal(0, 0.05, (len(tokens), _WIDTH)).astype(np.float32)
+    for row, token in enumerate(tokens):
+        embedding[row, kinds.index(token.kind)] += 1
+        before = [kind for kind in kinds if token.kind in _NEXT[kind]]
+        output[row, : len(kinds)] = [2.5 * (kind in before) for kind in kinds]
+    return embedding, output
+
+
+def _add_layer(writer: gguf.GGUFWriter, random: np.random.RandomState, prefix: str) -> None:
+    import numpy as np
+
+    key_width = _WIDTH // _HEADS * _HEADS_KV
+    shapes = {
+        "attn_q": (_WIDTH, _WIDTH),
+        "attn_k": (key_width, _WIDTH),
+        "attn_v": (key_width, _WIDTH),
+        "attn_output": (_WIDTH, _WIDTH),
+        "ffn_gate": (_FEED_FORWARD, _WIDTH),
+        "ffn_up": (_FEED_FORWARD, _WIDTH),
+        "ffn_down": (_WIDTH, _FEED_FORWARD),
+    }
+    for name, shape in shapes.items():
+        # Small enough that the layers only stir the noise and leave the grammar standing.
+        writer.add_tensor(f"{prefix}{name}.weight", random.normal(0, 0.02, shape).astype(np.float16))
+    for name in ("attn_norm", "ffn_norm"):
+        writer.add_tensor(f"{prefix}{name}.weight", np.ones(_WIDTH, np.float32))

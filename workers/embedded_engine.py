@@ -1,0 +1,271 @@
+"""llama.cpp's own HTTP server from the xllamacpp wheel, behind llama-server's command line. Run as a script.
+
+Nothing of ours is imported here, and nothing may rely on a Python thread or signal handler before the server is
+ready: the constructor holds the interpreter's lock while it loads. llama.cpp's own threads already answer then
+(/health: 503 "Loading model"), and it watches stdin itself when LLAMA_SERVER_ROUTER_PORT is set.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_MISSING = "the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'"
+_INFO = 3  # the verbosity at which llama.cpp itself logs the address it listens on
+_DESCRIPTION_COLUMN = 40  # where llama-server's help has its descriptions
+
+Apply = Callable[[Any, str], None]  # (xllamacpp.CommonParams, the option's value)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One line of the help: its names, the word for its value ("" if it takes none), and what it does."""
+
+    names: tuple[str, ...]
+    value: str
+    help: str
+    apply: Apply
+    off: tuple[str, ...] = ()  # names that turn it off
+
+
+class BadArgument(Exception):
+    """The command line is not one we take; the message is what llama-server would say."""
+
+
+def _set(field: str, kind: Callable[[str], object]) -> Apply:
+    return lambda params, value: setattr(params, field, kind(value))
+
+
+def _switch(field: str) -> Apply:
+    return lambda params, value: setattr(params, field, value == "on")
+
+
+def _choice(field: str, enum: str, **members: str) -> Apply:
+    """Sets `field` to a member of one of xllamacpp's enums, chosen by the option's word for it."""
+
+    def apply(params: Any, value: str) -> None:
+        import xllamacpp
+
+        setattr(params, field, getattr(xllamacpp, enum)[members[value]])
+
+    return apply
+
+
+def _nothing(params: Any, value: str) -> None:
+    """For what is always so here."""
+
+
+def _set_model(params: Any, value: str) -> None:
+    params.model.path = value
+
+
+def _set_threads(params: Any, value: str) -> None:
+    params.cpuparams.n_threads = int(value)
+
+
+def _set_rerank(params: Any, value: str) -> None:
+    import xllamacpp
+
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+
+
+def _set_mmap(params: Any, value: str) -> None:
+    import xllamacpp
+
+    mode = "LLAMA_LOAD_MODE_AUTO" if value == "on" else "LLAMA_LOAD_MODE_NONE"
+    params.load_mode = xllamacpp.llama_load_mode[mode]
+
+
+def _names(value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _gpu_layers(value: str) -> int:
+    return {"auto": -1, "all": -2}[value] if value in ("auto", "all") else int(value)
+
+
+def _tensor_split(value: str) -> list[float]:
+    shares = [float(share) for share in value.replace("/", ",").split(",")]
+    return shares + [0.0] * (128 - len(shares))
+
+
+_CACHES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+_CACHE_TYPES = {name: f"GGML_TYPE_{name.upper()}" for name in _CACHES}
+_FLASH = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
+_FLASH_TYPES = {word: f"LLAMA_FLASH_ATTN_TYPE_{name}" for word, name in _FLASH.items()}
+_SPLITS = {word: f"LLAMA_SPLIT_MODE_{word.upper()}" for word in ("none", "layer", "row", "tensor")}
+_POOLINGS = {word: f"LLAMA_POOLING_TYPE_{word.upper()}" for word in ("none", "mean", "cls", "last", "rank")}
+
+OPTIONS = (
+    Option(("-h", "--help", "--usage"), "", "print usage and exit", _nothing),
+    Option(("--version",), "", "show version and exit", _nothing),
+    Option(("-m", "--model"), "FNAME", "model path to load", _set_model),
+    Option(
+        ("-a", "--alias"), "STRING", "model name aliases, comma-separated", _set("model_alias", lambda v: {*_names(v)})
+    ),
+    Option(("--host",), "HOST", "address to listen on (default: 127.0.0.1)", _set("hostnames", lambda v: [v])),
+    Option(("--port",), "PORT", "port to listen on, 0 = any free one (default: 8080)", _set("port", int)),
+    Option(("-c", "--ctx-size"), "N", "size of the prompt context, 0 = the model's (default: 0)", _set("n_ctx", int)),
+    Option(("-np", "--parallel"), "N", "number of server slots (default: 4)", _set("n_parallel", int)),
+    Option(
+        ("-kvu", "--kv-unified"),
+        "",
+        "one KV buffer shared by all slots (default: enabled)",
+        _switch("kv_unified"),
+        ("-no-kvu", "--no-kv-unified"),
+    ),
+    Option(("-b", "--batch-size"), "N", "logical maximum batch size (default: 2048)", _set("n_batch", int)),
+    Option(("-ub", "--ubatch-size"), "N", "physical maximum batch size (default: 512)", _set("n_ubatch", int)),
+    Option(("-t", "--threads"), "N", "CPU threads used in generation (default: -1)", _set_threads),
+    Option(
+        ("-ctk", "--cache-type-k"),
+        "TYPE",
+        "KV cache data type for K",
+        _choice("cache_type_k", "ggml_type", **_CACHE_TYPES),
+    ),
+    Option(
+        ("-ctv", "--cache-type-v"),
+        "TYPE",
+        "KV cache data type for V",
+        _choice("cache_type_v", "ggml_type", **_CACHE_TYPES),
+    ),
+    Option(
+        ("-fa", "--flash-attn"),
+        "[on|off|auto]",
+        "Flash Attention use (default: auto)",
+        _choice("flash_attn_type", "llama_flash_attn_type", **_FLASH_TYPES),
+    ),
+    Option(
+        ("-ngl", "--gpu-layers", "--n-gpu-layers"),
+        "N",
+        "layers kept in VRAM: a number, auto or all (default: auto)",
+        _set("n_gpu_layers", _gpu_layers),
+    ),
+    Option(
+        ("-sm", "--split-mode"),
+        "{none,layer,row,tensor}",
+        "how to split the model across GPUs (default: layer)",
+        _choice("split_mode", "llama_split_mode", **_SPLITS),
+    ),
+    Option(
+        ("-ts", "--tensor-split"), "N0,N1,N2,...", "share of the model on each GPU", _set("tensor_split", _tensor_split)
+    ),
+    Option(("-mg", "--main-gpu"), "INDEX", "the GPU to use without a split (default: 0)", _set("main_gpu", int)),
+    Option(("-cram", "--cache-ram"), "N", "prompt cache in RAM, MiB (default: 8192)", _set("cache_ram_mib", int)),
+    Option(("--mmap",), "", "memory-map the model (default: enabled)", _set_mmap, ("--no-mmap",)),
+    Option(("--embedding", "--embeddings"), "", "serve embeddings only", _switch("embedding")),
+    Option(("--rerank", "--reranking"), "", "serve reranking only", _set_rerank),
+    Option(
+        ("--pooling",),
+        "{none,mean,cls,last,rank}",
+        "pooling of embeddings (default: the model's)",
+        _choice("pooling_type", "llama_pooling_type", **_POOLINGS),
+    ),
+    Option(("--warmup",), "", "warm up with an empty run (default: enabled)", _switch("warmup"), ("--no-warmup",)),
+    Option(("--metrics",), "", "serve /metrics (default: disabled)", _switch("endpoint_metrics")),
+    Option(("--slots",), "", "serve /slots (default: enabled)", _switch("endpoint_slots"), ("--no-slots",)),
+    Option(("--jinja",), "", "use the model's chat template (default: enabled)", _switch("use_jinja"), ("--no-jinja",)),
+    Option(("--no-ui", "--no-webui"), "", "there is no web UI here", _nothing),
+    Option(("-lv", "--verbosity", "--log-verbosity"), "N", "what to log, 0 to 5 (default: 3)", _set("verbosity", int)),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    # A process that serves nothing but this ends by the signal itself, at any time, load included.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        chosen = _parse(arguments)
+        if any(option.names[0] == "-h" for option, _ in chosen):
+            print(_help())
+            return 0
+        version = importlib.metadata.version("xllamacpp")
+        if any(option.names[0] == "--version" for option, _ in chosen):
+            print(f"version: xllamacpp {version}", file=sys.stderr)
+            return 0
+        params = _params(chosen)
+    except importlib.metadata.PackageNotFoundError:
+        return _fail(_MISSING)
+    except BadArgument as error:
+        return _fail(str(error))
+    return _serve(params)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+def _parse(arguments: Sequence[str]) -> list[tuple[Option, str]]:
+    """Each option given with its value ("on" or "off" where it takes none). Raises BadArgument."""
+    by_name = {name: option for option in OPTIONS for name in (*option.names, *option.off)}
+    rest = iter(arguments)
+    chosen = []
+    for name in rest:
+        option = by_name.get(name)
+        if option is None:
+            raise BadArgument(f"invalid argument: {name}")
+        value = next(rest, None) if option.value else ("off" if name in option.off else "on")
+        if value is None:
+            raise BadArgument(f"expected value for argument: {name}")
+        chosen.append((option, value))
+    return chosen
+
+
+def _help() -> str:
+    """One option a line, as llama-server prints it: what reads the one's help reads the other's."""
+    return "\n".join(_help_line(option) for option in OPTIONS)
+
+
+def _help_line(option: Option) -> str:
+    first, *others = (*option.names, *option.off)
+    left = f"{first + ',':<7}{', '.join(others)}" if others else first
+    left = f"{left} {option.value}".rstrip()
+    if len(left) > _DESCRIPTION_COLUMN - 3:
+        left += "\n"
+    return left + " " * (_DESCRIPTION_COLUMN - len(left.rpartition("\n")[2])) + option.help
+
+
+def _params(chosen: Sequence[tuple[Option, str]]) -> Any:
+    """The xllamacpp.CommonParams for these options, with llama-server's defaults where its own differ."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.port = 8080
+    params.n_parallel, params.kv_unified = 4, True  # its own: 1, not unified
+    params.fit_params = False  # the arguments are somebody's decision: never changed to make the model fit
+    params.ui, params.ui_mcp_proxy = False, False
+    params.api_keys = _names(os.environ.get("LLAMA_API_KEY", ""))
+    for option, value in chosen:
+        try:
+            option.apply(params, value)
+        except (ValueError, KeyError, OverflowError):
+            raise BadArgument(f'while handling argument "{option.names[-1]}": bad value: {value}') from None
+    if not params.model.path:
+        raise BadArgument("--model is required")
+    return params
+
+
+def _serve(params: Any) -> int:
+    """Loads, serves until killed. 1 if the load failed; llama.cpp has said why on stderr by then."""
+    import xllamacpp
+
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError:
+        return 1  # its text says nothing that llama.cpp's log has not said better
+    if params.verbosity < _INFO:
+        sys.stderr.write(f"listening on {server.listening_address}\n")
+        sys.stderr.flush()
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
