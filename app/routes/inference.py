@@ -69,7 +69,7 @@ class Exchange:
     def response(self) -> Response:
         """The engine's answer with our headers. The body is passed on piece by piece."""
         assert self.model is not None
-        response = Response(self.answer.chunks, status=self.answer.status, direct_passthrough=True)
+        response = Response(self.answer.chunks, status=self.answer.status)
         response.headers.clear()
         response.headers.extend(self.answer.headers)
         response.headers["x-llama-smart-proxy-model"] = self.model.name

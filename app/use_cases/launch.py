@@ -44,7 +44,15 @@ def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_k
     for option in _optional(settings.kv_unified):
         if option[0] in engine.flags:
             argv += option
-    return LaunchPlan(tuple(argv), {**env, "LLAMA_API_KEY": api_key, "LLAMA_SERVER_ROUTER_PORT": "1"})
+    return LaunchPlan(tuple(argv), {**env, **_own_environment(api_key)})
+
+
+def _own_environment(api_key: str) -> dict[str, str]:
+    return {
+        "LLAMA_API_KEY": api_key,
+        "LLAMA_SERVER_ROUTER_PORT": "1",  # builds that know it end by themselves when their stdin closes
+        "CUDA_VISIBLE_DEVICES": "",  # a CUDA build without layers on a GPU would still compute there
+    }
 
 
 def _optional(kv_unified: bool) -> tuple[tuple[str, ...], ...]:

@@ -1,0 +1,52 @@
+"""The command line of a llama-server."""
+
+from __future__ import annotations
+
+from app.entities.launch import LaunchSettings
+from app.use_cases.launch import launch_plan
+from tests.builders import a_model, an_engine, replace
+
+
+def plan(*flags: str, **settings: object):
+    model = replace(a_model("qwen"), launch=LaunchSettings(**settings))
+    return launch_plan(model, an_engine(*flags), {"PATH": "/bin"}, api_key="secret", port=0)
+
+
+def option(argv: tuple[str, ...], name: str) -> str:
+    return argv[argv.index(name) + 1]
+
+
+def test_every_argument_that_decides_about_memory_is_given():
+    argv = plan(ctx_size=8192, parallel=3, ubatch_size=256, cache_type_k="q8_0", cache_type_v="q4_0").argv
+    assert argv[0] == "/bin/llama-server"
+    assert {name: option(argv, name) for name in argv if name.startswith("--")} == {
+        "--model": "/models/qwen.gguf",
+        "--alias": "qwen",
+        "--host": "127.0.0.1",
+        "--port": "0",
+        "--ctx-size": "8192",
+        "--parallel": "3",
+        "--ubatch-size": "256",
+        "--cache-type-k": "q8_0",
+        "--cache-type-v": "q4_0",
+        "--flash-attn": "auto",
+        "--n-gpu-layers": "0",
+    }
+
+
+def test_newer_options_are_used_where_the_engine_names_them_and_only_there():
+    assert "--kv-unified" not in plan().argv
+    assert "--kv-unified" in plan("--kv-unified").argv
+    assert "--no-kv-unified" in plan("--kv-unified", "--no-kv-unified", kv_unified=False).argv
+    assert option(plan("-fit").argv, "-fit") == "off"
+
+
+def test_the_key_is_in_the_environment_and_nowhere_else():
+    made = plan()
+    assert made.env["LLAMA_API_KEY"] == "secret"
+    assert "secret" not in " ".join(made.argv)
+    assert "secret" not in repr(made)
+
+
+def test_a_model_on_the_cpu_sees_no_gpu():
+    assert plan().env["CUDA_VISIBLE_DEVICES"] == ""

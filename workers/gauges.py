@@ -1,0 +1,95 @@
+"""What /metrics shows: request counters kept here, everything about servers read from the snapshot at scrape time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from app.entities.server import ServerState
+from workers.state import StateStore
+
+SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Gauges:
+    """The service's own registry. Label values come from the catalogue or our routes, never from a client."""
+
+    def __init__(self, store: StateStore, version: str) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        registry.register(_Servers(store))
+        Gauge("llama_smart_proxy_build_info", "Version.", ["version"], registry=registry).labels(version).set(1)
+        self._requests = Counter(
+            "llama_smart_proxy_requests",
+            "Inference requests answered; code 499: the client left first.",
+            ["endpoint", "model", "code"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "llama_smart_proxy_request_duration_seconds",
+            "From a request's arrival to the last byte of its answer.",
+            ["endpoint", "model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._first_byte = Histogram(
+            "llama_smart_proxy_time_to_first_byte_seconds",
+            "From a request's arrival to the head of the engine's answer.",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._wait = Histogram(
+            "llama_smart_proxy_queue_wait_seconds",
+            "From a request's arrival to its slot, the load included.",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+    def answered(self, endpoint: str, model: str, code: int, seconds: float) -> None:
+        self._requests.labels(endpoint, model, str(code)).inc()
+        self._duration.labels(endpoint, model).observe(seconds)
+
+    def first_byte(self, model: str, seconds: float, waited_seconds: float) -> None:
+        self._first_byte.labels(model).observe(seconds)
+        self._wait.labels(model).observe(waited_seconds)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The page in the format a scraper asked for, and its content type."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
+
+
+class _Servers(Collector):
+    """A view of the pool's snapshot: a server that is gone leaves no series behind."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        pool = self._store.pool
+        state = GaugeMetricFamily(
+            "llama_smart_proxy_server_state", "1 for the state a server is in.", labels=["model", "server", "state"]
+        )
+        booked = GaugeMetricFamily(
+            "llama_smart_proxy_server_memory_estimate_bytes", "Memory booked for a server.", labels=["model", "gpu"]
+        )
+        for server in pool.servers:
+            for each in ServerState:
+                state.add_metric([server.model.name, str(server.id), each], float(server.state is each))
+            booked.add_metric([server.model.name, "cpu"], server.expected_bytes)
+        running = sum(len(server.leases) for server in pool.servers)
+        yield state
+        yield booked
+        yield GaugeMetricFamily("llama_smart_proxy_requests_in_flight", "Requests that hold a slot.", running)
+        waiting = GaugeMetricFamily("llama_smart_proxy_requests_waiting", "Requests without a slot.", labels=["model"])
+        names = [w.model.name for w in pool.waiting]
+        for name in dict.fromkeys(names):
+            waiting.add_metric([name], names.count(name))
+        yield waiting

@@ -1,0 +1,278 @@
+"""One llama-server on one thread: spawn, watch, wait until ready, stop, reap.
+
+The thread lives exactly as long as the process: the kernel's parent-death signal is tied to the thread that
+spawned it. Everything it waits for (log, exit, orders, the next probe) is in one selector, so no fault of the child
+can hold more than its own thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import logging
+import os
+import re
+import secrets
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from app.entities.launch import EngineFacts
+from app.entities.server import Server
+from app.use_cases import events as ev
+from app.use_cases.launch import ANY_PORT, LaunchPlan, launch_plan
+from workers.orphans import PidRecords
+from workers.proc_net import listening_ports
+from workers.server_log import ServerLog, last_words
+
+log = logging.getLogger(__name__)
+
+FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.01, 0.25
+PROBE_TIMEOUT_SECONDS = 0.5
+PROGRESS_EVERY_SECONDS = 0.5
+BIND_ATTEMPTS = 3
+READ_BYTES = 64 * 1024
+LAST_READS = 64  # 64 x 64 KiB is more than a pipe holds
+
+_BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use|invalid port", re.IGNORECASE)
+
+
+class Launcher:
+    """Starts llama-servers with one engine. `fixed_ports`: it has shown that it cannot choose a port itself."""
+
+    def __init__(self, engine: EngineFacts, env: Mapping[str, str], records: PidRecords, stop_seconds: float) -> None:
+        self.engine = engine
+        self.env = env
+        self.records = records
+        self.stop_seconds = stop_seconds
+        self.fixed_ports = False  # written by any server's thread; False -> True once
+
+    def spawn(self, server: Server, tell: Callable[[ev.Event], None]) -> LlamaServer:
+        """Start a server on a thread of its own. Whatever happens is told: Spawned, Progress, Ready, at last Exited."""
+        process = LlamaServer(self, server, tell)
+        process.thread.start()
+        return process
+
+
+class LlamaServer:
+    """The process of one server. `stop` and `kill` may be called from any thread; all else is its own thread's."""
+
+    def __init__(self, launcher: Launcher, server: Server, tell: Callable[[ev.Event], None]) -> None:
+        self.api_key = secrets.token_urlsafe(32)
+        self.log = ServerLog()
+        self._launcher = launcher
+        self._server = server
+        self._tell = tell
+        self._orders = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._closing = threading.Lock()  # an order must not be written to a number that is another file by now
+        self._closed = False
+        self._stop_wanted = False
+        self._kill_at = float("inf")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port: int | None = None  # known once it is proved to be ours
+        self._is_ready = False
+        self.thread = threading.Thread(target=self._run, name=f"server-{server.id}", daemon=True)
+
+    # --- for any thread ---------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask it to end: SIGTERM to its group, SIGKILL `stop_seconds` later."""
+        self._stop_wanted = True
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._orders, 1)
+
+    def kill(self) -> None:
+        """SIGKILL to its group, now."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            _signal_group(process.pid, signal.SIGKILL)
+
+    # --- its own thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            detail, could_not_spawn = self._live()
+        except Exception as error:
+            log.exception("server=%d", self._server.id)
+            self._reap()
+            detail, could_not_spawn = f"internal error: {error}", True
+        with self._closing:
+            self._closed = True
+            os.close(self._orders)
+        self._tell(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn))
+
+    def _live(self) -> tuple[str, bool]:
+        """From spawn to reap; how it ended. A port lost to somebody else costs a new attempt, not the load."""
+        for attempt in range(1, BIND_ATTEMPTS + 1):
+            try:
+                self._spawn()
+            except (OSError, ValueError) as error:
+                return str(error), True
+            self._watch()
+            code = self._reap()
+            words = last_words(self.log.lines())
+            lost_its_port = not self._is_ready and not self._stop_wanted and _BIND_FAILED.search(words)
+            if not lost_its_port or attempt == BIND_ATTEMPTS:
+                break
+            log.warning("server=%d could not listen on its port; trying another", self._server.id)
+            self._launcher.fixed_ports = True
+        log.info("exited server=%d model=%s status=%s", self._server.id, self._server.model.name, code)
+        return f"{_exit_words(code)}\n{words}", False
+
+    def _spawn(self) -> None:
+        port = _free_port() if self._launcher.fixed_ports else ANY_PORT
+        plan = launch_plan(self._server.model, self._launcher.engine, self._launcher.env, self.api_key, port)
+        self.log = ServerLog()
+        self._process = _popen(plan)
+        self._launcher.records.write(self._process.pid)
+        self._tell(ev.Spawned(self._server.id, self._process.pid, time.monotonic()))
+
+    def _watch(self) -> None:
+        """Until the process has ended."""
+        process = self._process
+        assert process is not None and process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(pidfd, selectors.EVENT_READ)
+                selector.register(process.stdout, selectors.EVENT_READ)
+                selector.register(self._orders, selectors.EVENT_READ)
+                self._loop(selector, pidfd, process)
+        finally:
+            os.close(pidfd)
+
+    def _loop(self, selector: selectors.BaseSelector, pidfd: int, process: subprocess.Popen[bytes]) -> None:
+        probe_at, probe_seconds, progress_at = time.monotonic(), FIRST_PROBE_SECONDS, 0.0
+        while True:
+            wake_at = min(self._kill_at, float("inf") if self._is_ready or self._stop_wanted else probe_at)
+            nap = None if wake_at == float("inf") else max(0.0, wake_at - time.monotonic())
+            ready = {key.fd for key, _ in selector.select(nap)}
+            now = time.monotonic()
+            if process.stdout.fileno() in ready and not self._drain_log():
+                selector.unregister(process.stdout)  # it closed its log and lives on
+            if pidfd in ready:
+                return
+            if self._orders in ready:
+                os.eventfd_read(self._orders)
+                self._begin_stop(process.pid, now)
+            if now >= self._kill_at:
+                _signal_group(process.pid, signal.SIGKILL)
+                self._kill_at = float("inf")
+            if process.stdout.fileno() in ready and not self._is_ready and now - progress_at >= PROGRESS_EVERY_SECONDS:
+                progress_at = now
+                self._tell(ev.Progress(self._server.id, now))
+            if not self._is_ready and not self._stop_wanted and now >= probe_at:
+                self._probe(process.pid)
+                probe_at, probe_seconds = now + probe_seconds, min(2 * probe_seconds, LONGEST_PROBE_SECONDS)
+
+    def _drain_log(self) -> bool:
+        """Take what is there. False at the end of the pipe."""
+        assert self._process is not None and self._process.stdout is not None
+        try:
+            data = os.read(self._process.stdout.fileno(), READ_BYTES)
+        except BlockingIOError:
+            return True
+        self.log.feed(data)
+        return bool(data)
+
+    def _begin_stop(self, pid: int, now: float) -> None:
+        if self._kill_at == float("inf"):
+            self._kill_at = now + self._launcher.stop_seconds
+            _signal_group(pid, signal.SIGTERM)
+
+    def _probe(self, pid: int) -> None:
+        """Ready is: a loopback port held by this very process, a /health of 200, and no answer without our key."""
+        for port in [self._port] if self._port else sorted(listening_ports(pid)):
+            if _get(port, "/health", self.api_key) != 200:
+                continue
+            if _get(port, "/v1/models", None) != 401:
+                log.error("server=%d port=%d answers without a key; not used", self._server.id, port)
+                continue
+            self._port, self._is_ready = port, True
+            self._tell(ev.Ready(self._server.id, port, time.monotonic()))
+            return
+
+    def _reap(self) -> int | None:
+        """Take the group down with its leader, then collect that. A grandchild may hold the pipe: no EOF is awaited."""
+        process = self._process
+        if process is None:
+            return None
+        _signal_group(process.pid, signal.SIGKILL)  # the leader, dead or not, still holds the group's number
+        for _ in range(LAST_READS):
+            before = self.log.bytes_seen
+            self._drain_log()
+            if self.log.bytes_seen == before:
+                break
+        code = process.wait()
+        for pipe in (process.stdout, process.stdin):
+            if pipe is not None:
+                pipe.close()
+        self._launcher.records.remove(process.pid)
+        return code
+
+
+def _popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
+    """The child: own session, environment of the plan and nothing else, killed by the kernel when this thread ends.
+
+    Its stdin is a pipe only we hold: an engine that watches it ends by itself when we are gone.
+    """
+    return subprocess.Popen(
+        [*death_guard(), *plan.argv],
+        env=dict(plan.env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+        start_new_session=True,
+    )
+
+
+@functools.cache
+def death_guard() -> tuple[str, ...]:
+    """The argv prefix that ties a child's life to its spawning thread: setpriv, or two lines of Python in its place."""
+    setpriv = shutil.which("setpriv")
+    if setpriv and subprocess.run([setpriv, "--pdeathsig", "KILL", "true"], capture_output=True).returncode == 0:
+        return (setpriv, "--pdeathsig", "KILL", "--")
+    script = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9)\nos.execvp(sys.argv[1], sys.argv[1:])"
+    return (sys.executable, "-I", "-S", "-c", script)
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, number)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _get(port: int, path: str, api_key: str | None) -> int | None:
+    """The status of a GET, None when there is no answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _exit_words(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return f"ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"ended by signal {-code}"
+    return f"exit status {code}"

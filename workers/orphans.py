@@ -1,0 +1,91 @@
+"""Last line against leftovers: pids of our llama-servers on disk, and a sweep at start of those nobody owns any more.
+
+A process is known by pid, start time and boot: never by a guess. Only one whose recorded owner is gone is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+
+import psutil
+
+log = logging.getLogger(__name__)
+
+
+class PidRecords:
+    """One small file for each running llama-server, in the state directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, pid: int) -> None:
+        """Remember a child of this process. A full disk costs only this safety net, never a request."""
+        record = {"child": _identity(pid), "owner": _identity(os.getpid())}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            partial = self._folder / f".{pid}.partial"
+            partial.write_text(json.dumps(record))
+            partial.replace(self._folder / f"{pid}.json")
+        except OSError as error:
+            log.warning("pid %d not recorded: %s", pid, error)
+
+    def remove(self, pid: int) -> None:
+        (self._folder / f"{pid}.json").unlink(missing_ok=True)
+
+    def sweep(self) -> list[int]:
+        """Kill the recorded processes that outlived their owner; the pids that were killed."""
+        killed = []
+        for file in sorted(self._folder.glob("*.json")):
+            try:
+                record = json.loads(file.read_text())
+                child, owner = record["child"], record["owner"]
+                if _is_alive(owner):
+                    continue
+                if _is_alive(child):
+                    _kill(int(child["pid"]))
+                    killed.append(int(child["pid"]))
+                file.unlink(missing_ok=True)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("pid record %s is unreadable and is removed: %s", file.name, error)
+                file.unlink(missing_ok=True)
+        return killed
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _identity(pid: int) -> dict[str, object]:
+    return {"pid": pid, "started": _start_time(pid), "boot": _boot_id()}
+
+
+def _start_time(pid: int) -> str | None:
+    """Clock ticks between boot and the process's start (field 22 of /proc/PID/stat), None when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _is_alive(identity: dict[str, object]) -> bool:
+    pid = identity["pid"]
+    assert isinstance(pid, int)
+    if identity["boot"] != _boot_id() or _start_time(pid) != identity["started"]:
+        return False
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _kill(pid: int) -> None:
+    log.warning("killing llama-server pid=%d: its owner is gone", pid)
+    try:
+        os.killpg(pid, signal.SIGKILL)  # every child leads a session of its own, so its pid is its group
+    except OSError:
+        os.kill(pid, signal.SIGKILL)

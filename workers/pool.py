@@ -1,0 +1,161 @@
+"""Pool: the thread that owns the scheduler's state, and the requests' door to it.
+
+Any thread may tell it a fact; it alone calls `step`, publishes the new state and carries out the effects.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.entities.memory import MemoryReading
+from app.entities.model import Model
+from app.entities.refusal import Refusal
+from app.entities.server import Server
+from app.errors import error_for
+from app.use_cases import events as ev
+from app.use_cases.schedule import PoolState, due_at, step
+from workers.client_watch import ClientWatch
+from workers.state import StateStore
+
+log = logging.getLogger(__name__)
+
+LONGEST_NAP_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One request's right to one slot of a server, until it is released."""
+
+    ticket: int
+    server: int
+    model: str
+    port: int
+    api_key: str
+    waited_seconds: float
+
+
+class Process(Protocol):
+    """What the pool wants of a running llama-server (workers/llama_server.py; a scripted one in tests)."""
+
+    @property
+    def api_key(self) -> str: ...
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Pool:
+    """Owner of the llama-servers. `spawn` starts one and reports through `tell`; `read_memory` reads the machine."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        spawn: Callable[[Server, Callable[[ev.Event], None]], Process],
+        read_memory: Callable[[], MemoryReading],
+    ) -> None:
+        self._store = store
+        self._spawn = spawn
+        self._read_memory = read_memory
+        self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
+        self._tickets = itertools.count(1)
+        self._answers: dict[int, Future[int | Refusal]] = {}  # put by a request's thread, taken by the pool's
+        self._processes: dict[int, Process] = {}  # by server id; written by the pool thread alone
+        self._changed = threading.Condition()  # notified after every step, for those who wait for an end
+        self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
+
+    # --- for any thread ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def tell(self, event: ev.Event) -> None:
+        """Let the scheduler know a fact."""
+        self._inbox.put(event)
+
+    def acquire(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> Lease:
+        """Wait for a slot of the model's server, loading it if need be. Release what you get.
+
+        Raises the ProxyError that says why there is none; ClientLeft as soon as the client goes.
+        """
+        ticket, asked_at = next(self._tickets), time.monotonic()
+        answer: Future[int | Refusal] = Future()
+        self._answers[ticket] = answer
+        self.tell(ev.Acquire(ticket, model, asked_at, asked_at + max_wait_seconds))
+        client.on_leave(lambda: self.tell(ev.Cancel(ticket, time.monotonic())))
+        outcome = answer.result()
+        client.on_leave(None)
+        if isinstance(outcome, Refusal):
+            raise error_for(outcome)
+        server = self._store.pool.server(outcome)
+        process = self._processes.get(outcome)
+        if server is None or process is None or server.port is None:  # it died in this very moment
+            return Lease(ticket, outcome, model.name, 0, "", time.monotonic() - asked_at)
+        return Lease(ticket, outcome, model.name, server.port, process.api_key, time.monotonic() - asked_at)
+
+    def release(self, lease: Lease) -> None:
+        self.tell(ev.Release(lease.ticket, time.monotonic()))
+
+    def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
+        """Wait until the published state meets `condition`. False when it did not in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: condition(self._store.pool), timeout)
+
+    def kill(self) -> None:
+        """End every llama-server this instant. For the end of the process only: the state is not told."""
+        for process in list(self._processes.values()):
+            process.kill()
+
+    # --- the pool thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        state = self._store.pool
+        while True:
+            event = self._next_event(state)
+            try:
+                state, effects = step(state, event)
+            except Exception:
+                log.exception("event dropped: %r", event)  # a bug; the state before it is still sound
+                continue
+            self._publish(state)
+            for effect in effects:
+                self._carry_out(effect)
+            if isinstance(event, ev.Exited):
+                self._processes.pop(event.server, None)
+
+    def _next_event(self, state: PoolState) -> ev.Event:
+        due = due_at(state)
+        nap = LONGEST_NAP_SECONDS if due is None else min(max(0.0, due - time.monotonic()), LONGEST_NAP_SECONDS)
+        try:
+            return self._inbox.get(timeout=nap)
+        except queue.Empty:
+            return ev.Tick(time.monotonic())
+
+    def _publish(self, state: PoolState) -> None:
+        self._store.pool = state
+        with self._changed:
+            self._changed.notify_all()
+
+    def _carry_out(self, effect: ev.Effect) -> None:
+        match effect:
+            case ev.Grant(ticket, server):
+                self._answers.pop(ticket).set_result(server)
+            case ev.Refuse(ticket, refusal):
+                log.info("refuse ticket=%d model=%s reason=%s", ticket, refusal.model, refusal.reason)
+                self._answers.pop(ticket).set_result(refusal)
+            case ev.Spawn(server):
+                log.info(
+                    "spawn server=%d model=%s book_mib=%d", server.id, server.model.name, server.expected_bytes >> 20
+                )
+                self._processes[server.id] = self._spawn(server, self.tell)
+            case ev.Stop(server_id, why):
+                log.info("stop server=%d why=%r", server_id, why)
+                self._processes[server_id].stop()
+            case ev.ReadMemory():
+                self.tell(ev.MemoryRead(self._read_memory(), time.monotonic()))

@@ -1,0 +1,144 @@
+"""The data path: one request to the server that was leased for it, its answer back to the client, byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import json
+import logging
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from app.errors import BadUpstream, ClientLeft, Draining, ProxyError, UpstreamCrashed, UpstreamTimeout
+from workers.client_watch import ClientWatch
+from workers.pool import Lease
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 64 * 1024
+
+# What a client may say to the engine. Its Authorization, cookies and hop-by-hop headers are none of these.
+REQUEST_HEADERS = ("Content-Type", "Accept", "X-Request-Id", "X-Conversation-Id", "Traceparent", "Tracestate")
+
+# RFC 9110 7.6.1, and what we say ourselves.
+NOT_FORWARDED = {
+    *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
+    *("upgrade", "server", "date", "set-cookie"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An engine's answer whose headers are here and whose body is on its way."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    chunks: Iterator[bytes]  # ends early with an error event (event streams) or ConnectionResetError (all others)
+    close: Callable[[], None]  # must be called whether or not `chunks` was ever begun
+
+
+class Relay:
+    """Sends requests to llama-servers. Holds no state but its time limits; `is_closing` tells a cut from a crash."""
+
+    def __init__(self, first_byte_seconds: float, stall_seconds: float, is_closing: Callable[[], bool]) -> None:
+        self._first_byte_seconds = first_byte_seconds
+        self._stall_seconds = stall_seconds
+        self._is_closing = is_closing
+
+    def send(
+        self, lease: Lease, method: str, target: str, headers: Mapping[str, str], body: bytes, client: ClientWatch
+    ) -> Answer:
+        """Forward a request and wait for the head of its answer.
+
+        Raises UpstreamCrashed, BadUpstream or UpstreamTimeout when none comes, ClientLeft when nobody is there to
+        read it: the connection to the engine is shut within milliseconds then, so that it stops generating.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", lease.port, timeout=self._first_byte_seconds)
+        try:
+            connection.connect()
+            upstream = connection.sock  # kept here: http.client lets go of it once it has read "Connection: close"
+            client.on_leave(lambda: _shut(upstream))
+            connection.request(method, target, body=body or None, headers=_request_headers(headers, lease.api_key))
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._translated(error, lease, client) from error
+        upstream.settimeout(self._stall_seconds)
+
+        def close() -> None:
+            client.on_leave(None)
+            response.close()
+            upstream.close()
+
+        return Answer(response.status, _response_headers(response), self._chunks(response, lease, client), close)
+
+    def _chunks(self, response: http.client.HTTPResponse, lease: Lease, client: ClientWatch) -> Iterator[bytes]:
+        """The body as it comes. First nothing at all: that lets the server send the headers before the first token."""
+        try:
+            yield b""
+            yield from _body(response)
+        except (OSError, http.client.HTTPException) as error:
+            problem = self._translated(error, lease, client)
+            log.log(
+                logging.INFO if client.gone else logging.WARNING,
+                *("answer cut model=%s server=%d: %s", lease.model, lease.server, problem),
+            )
+            if client.gone or not (response.getheader("Content-Type") or "").startswith("text/event-stream"):
+                # Nothing can be said inside a body of its own format: the connection ends short of it.
+                raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
+            yield _error_event(problem)
+
+    def _translated(self, error: Exception, lease: Lease, client: ClientWatch) -> ProxyError:
+        if client.gone:
+            return ClientLeft("the client closed its connection")
+        if self._is_closing():
+            return Draining("the service is shutting down and the answer was cut")
+        if isinstance(error, TimeoutError):
+            return UpstreamTimeout(f"{lease.model}: llama-server did not answer in time")
+        garbage = isinstance(error, http.client.BadStatusLine | http.client.LineTooLong | http.client.UnknownProtocol)
+        if garbage and not isinstance(error, http.client.RemoteDisconnected):
+            return BadUpstream(f"{lease.model}: llama-server answered something that is not HTTP")
+        return UpstreamCrashed(
+            f"{lease.model}: llama-server ended while it was answering; the next request starts it again"
+        )
+
+
+def _request_headers(headers: Mapping[str, str], api_key: str) -> dict[str, str]:
+    kept = {name: headers[name] for name in REQUEST_HEADERS if headers.get(name)}
+    return kept | {"Authorization": f"Bearer {api_key}"}
+
+
+def _response_headers(response: http.client.HTTPResponse) -> list[tuple[str, str]]:
+    named = {name.strip().lower() for name in (response.getheader("Connection") or "").split(",")}
+    dropped = NOT_FORWARDED | named
+    return [
+        (name, value)
+        for name, value in response.getheaders()
+        if name.lower() not in dropped and not name.lower().startswith("access-control-")
+    ]
+
+
+def _body(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Pieces as soon as they are there. Raises IncompleteRead when the engine ends before its answer does."""
+    if response.chunked or response.length is None:
+        yield from iter(lambda: response.read1(CHUNK_BYTES), b"")
+        return
+    left = response.length  # kept here: before Python 3.12 read1 does not count, and would wait for more
+    while left:
+        piece = response.read1(min(left, CHUNK_BYTES))
+        if not piece:
+            raise http.client.IncompleteRead(b"", left)
+        left -= len(piece)
+        yield piece
+
+
+def _error_event(problem: ProxyError) -> bytes:
+    """The only way to report a failure after a 200: SDKs raise on it. No [DONE] follows."""
+    return b"data: " + json.dumps(problem.body).encode() + b"\n\n"
+
+
+def _shut(upstream: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        upstream.shutdown(socket.SHUT_RDWR)

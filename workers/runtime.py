@@ -1,0 +1,157 @@
+"""The composition root: settings in, a running service out. The one place that knows every class."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from importlib import metadata
+from pathlib import Path
+
+import platformdirs
+
+from app.entities.launch import EngineFacts, LaunchSettings
+from app.services import Services
+from app.settings import Settings
+from app.use_cases import events as ev
+from app.use_cases.schedule import Limits, PoolState
+from workers.catalog import Catalog
+from workers.client_watch import ClientWatcher
+from workers.demo_model import write_demo_model
+from workers.engine import NoEngine, engine_environment, find_engine
+from workers.gauges import Gauges
+from workers.llama_server import Launcher, death_guard
+from workers.memory import read_memory
+from workers.orphans import PidRecords
+from workers.places import Places
+from workers.pool import Pool
+from workers.relay import Relay
+from workers.state import StateStore
+
+log = logging.getLogger(__name__)
+
+NAME = "llama-smart-proxy"
+AUTO_CTX_TOKENS = 4096
+STOP_GRACE_SECONDS = 2.0  # beyond stop_seconds: for the kernel to take back a killed process's memory
+
+
+class Runtime:
+    """The service behind the HTTP application: what starts with it and ends with it."""
+
+    def __init__(self, settings: Settings) -> None:
+        engine, problem = _engine(settings)
+        self.has_folders = bool(settings.catalog.models_dirs)
+        limits = Limits(
+            max_waiting=settings.scheduling.max_waiting,
+            max_waiting_per_model=settings.scheduling.max_waiting_per_model,
+            ttl_seconds=settings.scheduling.ttl_seconds,
+            stall_timeout_seconds=settings.scheduling.stall_timeout_seconds,
+        )
+        self._records = PidRecords(state_folder() / "servers")
+        self._store = StateStore(PoolState(limits))
+        self._clients = ClientWatcher()
+        self._catalog = Catalog(models_folders(settings), _launch_settings(settings))
+        self._pool = Pool(self._store, _launcher(settings, engine, self._records), read_memory)
+        self.services = Services(
+            catalog=self._catalog,
+            store=self._store,
+            pool=self._pool,
+            relay=Relay(
+                settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, lambda: self._store.pool.closing
+            ),
+            clients=self._clients,
+            places=Places(settings.server.threads - settings.server.reserve_threads),
+            gauges=Gauges(self._store, version()),
+            engine=engine,
+            engine_problem=problem,
+            max_body=settings.server.max_body,
+            max_wait_seconds=settings.scheduling.max_wait_seconds,
+            version=version(),
+        )
+
+    def start(self) -> None:
+        """Sweep what an earlier life left behind, then let the threads run. After the fork: threads survive none."""
+        if killed := self._records.sweep():
+            log.warning("killed orphans pids=%s", killed)
+        self._clients.start()
+        self._pool.start()
+
+    def begin_drain(self) -> None:
+        """Nothing new from here on: waiting requests are refused, running streams run on."""
+        self._pool.tell(ev.Drain(time.monotonic()))
+
+    def wait_drained(self, timeout: float) -> bool:
+        """Wait until the last running request has ended. False when `timeout` seconds were not enough."""
+        return self._pool.wait_until(lambda s: s.draining and not any(each.leases for each in s.servers), timeout)
+
+    def close(self, timeout: float) -> None:
+        """Stop every llama-server; those that do not end in `timeout` seconds are killed."""
+        self._pool.tell(ev.Close(time.monotonic()))
+        if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + STOP_GRACE_SECONDS):
+            log.error("llama-servers did not end; killing them")
+            self._pool.kill()
+
+    def kill(self) -> None:
+        """End every llama-server this instant; the process is about to exit."""
+        self._pool.kill()
+
+    def reload(self) -> None:
+        """Look for models again. Running servers and streams are not touched."""
+        self._catalog.reload()
+
+
+def version() -> str:
+    """The installed version, or "unknown" when running from a tree that was never installed."""
+    try:
+        return metadata.version(NAME)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def state_folder() -> Path:
+    """Where what must outlive the process is kept; under systemd, its StateDirectory."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(given) if given else platformdirs.user_state_path(NAME)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept; under systemd, its CacheDirectory."""
+    given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    return Path(given) if given else platformdirs.user_cache_path(NAME)
+
+
+def models_folders(settings: Settings) -> list[Path]:
+    """The configured folders, or one with the demo model when there are none."""
+    return list(settings.catalog.models_dirs) or [write_demo_model(cache_folder() / "demo").parent]
+
+
+def _engine(settings: Settings) -> tuple[EngineFacts | None, str]:
+    try:
+        engine = find_engine(settings.engine.binary)
+    except NoEngine as error:
+        log.error("no engine: %s", error)
+        return None, str(error)
+    log.info("engine kind=%s version=%s command=%s", engine.kind, engine.version, engine.command[-1])
+    return engine, ""
+
+
+def _launcher(settings: Settings, engine: EngineFacts | None, records: PidRecords):  # type: ignore[no-untyped-def]
+    if engine is None:
+        return None  # the routes refuse before the pool is asked
+    death_guard()  # found out once, before the first load
+    env = engine_environment(settings.engine.env)
+    return Launcher(engine, env, records, settings.server.stop_seconds).spawn
+
+
+def _launch_settings(settings: Settings) -> LaunchSettings:
+    chosen = settings.defaults
+    return LaunchSettings(
+        ctx_size=AUTO_CTX_TOKENS if chosen.ctx_size == "auto" else chosen.ctx_size,
+        parallel=chosen.parallel,
+        kv_unified=chosen.kv_unified,
+        ubatch_size=chosen.ubatch_size,
+        cache_type_k=chosen.cache_type_k,
+        cache_type_v=chosen.cache_type_v,
+        flash_attn=chosen.flash_attn,
+        n_gpu_layers=0,
+    )

@@ -1,0 +1,50 @@
+"""Runs the service under gunicorn, in this very process.
+
+In process, because `gunicorn module:app` puts the current directory first on the import path, where a folder named
+app/ would be taken for ours.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from app.settings import load_settings
+from app.web import create_app
+from workers.runtime import Runtime
+
+GUNICORN_CONF = Path(__file__).resolve().parent.parent / "gunicorn.conf.py"
+
+
+class Application(BaseApplication):  # type: ignore[misc]
+    """What gunicorn runs: its settings from gunicorn.conf.py, everything else built in the worker."""
+
+    def __init__(self, announce: Callable[[Runtime, str], None]) -> None:
+        self._announce = announce
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in runpy.run_path(str(GUNICORN_CONF)).items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+        self.cfg.set("post_worker_init", self._announce_worker)
+
+    def load_service(self) -> tuple[Runtime, Any]:
+        """The service and its WSGI application, started. Called by ProxyWorker after the fork."""
+        runtime = Runtime(load_settings())
+        runtime.start()
+        return runtime, create_app(runtime.services)
+
+    def _announce_worker(self, worker: Any) -> None:
+        self._announce(worker.services, _address(worker.sockets[0].getsockname()))
+
+
+def _address(name: Any) -> str:
+    """The URL of a listening socket; a wildcard address is shown as one that can be typed."""
+    host, port = name[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,76 @@
+"""A llama-server's log: always drained, bounded, and asked for its last words when a load fails."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Iterable
+
+RING_BYTES = 256 * 1024
+LINE_BYTES = 4096
+LAST_WORDS_BYTES = 8 * 1024
+LAST_WORDS_LINES = 12
+
+# "0.00.123.456 E llama_model_load: error loading model: ..." or the bare text of older builds. Lines that tell
+# how the program ended matter too: an assertion, a signal, the loader's complaint about a missing library.
+_TELLING = re.compile(
+    r"(^|\s)E\s|error|fail|unable|cannot|could not|couldn't|invalid|unsupported|out of memory|abort|assert|"
+    r"terminate|exception|no such file|denied|illegal|fault",
+    re.IGNORECASE,
+)
+_PREFIX = re.compile(r"^([\d.]+ [A-Z]|E) ")  # "seconds.millis.micros LEVEL ", or our mark
+
+
+class ServerLog:
+    """The last RING_BYTES of what a process wrote, line by line."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque()
+        self._size = 0
+        self._rest = b""
+        self.bytes_seen = 0
+
+    def feed(self, data: bytes) -> None:
+        self.bytes_seen += len(data)
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-LINE_BYTES:]
+        for line in lines:
+            self._add(_text(line[:LINE_BYTES]))
+
+    def lines(self) -> list[str]:
+        rest = [_text(self._rest)] if self._rest else []
+        return [*self._lines, *rest]
+
+    def _add(self, line: str) -> None:
+        if not line:
+            return
+        self._lines.append(line)
+        self._size += len(line)
+        while self._size > RING_BYTES:
+            self._size -= len(self._lines.popleft())
+
+
+def _text(line: bytes) -> str:
+    """A log line as text: one of `--log-jsonl` is unpacked, and marked E when its level says so."""
+    text = line.decode(errors="replace").rstrip()
+    if not text.startswith("{"):
+        return text
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return text
+    message = record.get("msg") if isinstance(record, dict) else None
+    if not isinstance(message, str):
+        return text
+    is_error = str(record.get("level", "")).upper().startswith("E")
+    return f"E {message.rstrip()}" if is_error else message.rstrip()
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """The lines that say why a process ended: the last telling ones, else simply the last. 8 KiB at most."""
+    lines = [line for line in lines if line.strip()]
+    telling = [line for line in lines if _TELLING.search(line)]
+    chosen = (telling or lines)[-LAST_WORDS_LINES:]
+    text = "\n".join(dict.fromkeys(_PREFIX.sub("", line) for line in chosen))
+    return text.encode()[-LAST_WORDS_BYTES:].decode(errors="ignore")

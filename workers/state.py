@@ -1,0 +1,12 @@
+"""StateStore: what the service knows, published as frozen snapshots that anyone may read without a lock."""
+
+from __future__ import annotations
+
+from app.use_cases.schedule import PoolState
+
+
+class StateStore:
+    """One writer for each snapshot; readers take the reference once and keep it for the length of their answer."""
+
+    def __init__(self, pool: PoolState) -> None:
+        self.pool = pool  # written by the pool thread alone
