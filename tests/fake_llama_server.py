@@ -289,8 +289,10 @@ def load(chosen: dict[str, str]) -> None:
             log("llama_model_load: error loading model: unknown model architecture: 'fake'")
             os._exit(1)
         case "oom":
-            log("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 852.89 MiB on device 0: cudaMalloc failed:"
-                " out of memory")
+            log(
+                "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 852.89 MiB on device 0: cudaMalloc failed:"
+                " out of memory"
+            )
             log("llama_model_load: error loading model: unable to allocate CUDA0 buffer")
             os._exit(1)
         case "segv":

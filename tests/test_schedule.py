@@ -284,3 +284,30 @@ def test_an_arrow_that_is_not_in_the_table_is_a_bug():
     play.up(a_model())
     with pytest.raises(AssertionError, match="ready -> starting"):
         play.state.servers[0].moved(ServerState.STARTING, at=1.0)
+
+
+def test_a_server_left_in_mid_answer_is_asked_whether_it_stopped_once_nobody_else_uses_it():
+    play = Play(Limits(abandon_grace_seconds=5))
+    play.ask(a_model())
+    play.ask(a_model())
+    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, abandoned=True))
+    assert play.tell(ev.Tick(at=6.0)) == [], "somebody else is using it"
+    assert play.tell(ev.Release(2, at=7.0)) == [ev.CountSlots(1)]
+    assert play.tell(ev.Tick(at=8.0)) == [], "asked once"
+
+
+def test_a_server_that_generates_for_nobody_is_ended():
+    play = Play(Limits(abandon_grace_seconds=5))
+    play.ask(a_model())
+    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, abandoned=True))
+    assert due_at(play.state) == 6.0
+    assert play.tell(ev.Tick(at=6.0)) == [ev.CountSlots(1)]
+    assert stopped(play.tell(ev.SlotsCounted(1, busy=1, at=6.1))) == [1]
+
+
+def test_a_server_that_did_stop_or_has_new_work_stays():
+    play = Play()
+    play.up(a_model())
+    assert play.tell(ev.SlotsCounted(1, busy=0, at=1.0)) == []
+    play.ask(a_model(), at=2.0)
+    assert play.tell(ev.SlotsCounted(1, busy=1, at=3.0)) == []

@@ -110,7 +110,9 @@ class World:
             case ev.Grant(ticket, server):
                 self.answers[ticket] += 1
                 self.granted[ticket] = server
-                self.later(self.now + self.random.expovariate(0.5), ev.Release(ticket, 0.0))
+                self.later(self.now + self.random.expovariate(0.5), ev.Release(ticket, 0.0, self.random.random() < 0.3))
+            case ev.CountSlots(server):
+                self.later(self.now + 0.1, ev.SlotsCounted(server, self.random.choice([0, 1]), 0.0))
             case ev.Refuse(ticket):
                 self.answers[ticket] += 1
 

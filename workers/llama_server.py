@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import json
 import logging
 import os
 import re
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.01, 0.25
 PROBE_TIMEOUT_SECONDS = 0.5
+PROBE_BYTES = 4 * 1024 * 1024  # /slots shows the prompts
 PROGRESS_EVERY_SECONDS = 0.5
 BIND_ATTEMPTS = 3
 READ_BYTES = 64 * 1024
@@ -74,6 +76,7 @@ class LlamaServer:
         self._closing = threading.Lock()  # an order must not be written to a number that is another file by now
         self._closed = False
         self._stop_wanted = False
+        self._count_wanted = False
         self._kill_at = float("inf")
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None  # known once it is proved to be ours
@@ -85,15 +88,23 @@ class LlamaServer:
     def stop(self) -> None:
         """Ask it to end: SIGTERM to its group, SIGKILL `stop_seconds` later."""
         self._stop_wanted = True
-        with self._closing:
-            if not self._closed:
-                os.eventfd_write(self._orders, 1)
+        self._wake()
+
+    def count_slots(self) -> None:
+        """Ask it how many of its slots are busy; SlotsCounted tells, unless it does not answer."""
+        self._count_wanted = True
+        self._wake()
 
     def kill(self) -> None:
         """SIGKILL to its group, now."""
         process = self._process
         if process is not None and process.returncode is None:
             _signal_group(process.pid, signal.SIGKILL)
+
+    def _wake(self) -> None:
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._orders, 1)
 
     # --- its own thread -----------------------------------------------------------------------------
 
@@ -163,7 +174,7 @@ class LlamaServer:
                 return
             if self._orders in ready:
                 os.eventfd_read(self._orders)
-                self._begin_stop(process.pid, now)
+                self._obey(process.pid, now)
             if now >= self._kill_at:
                 _signal_group(process.pid, signal.SIGKILL)
                 self._kill_at = float("inf")
@@ -184,17 +195,23 @@ class LlamaServer:
         self.log.feed(data)
         return bool(data)
 
-    def _begin_stop(self, pid: int, now: float) -> None:
-        if self._kill_at == float("inf"):
+    def _obey(self, pid: int, now: float) -> None:
+        if self._stop_wanted and self._kill_at == float("inf"):
             self._kill_at = now + self._launcher.stop_seconds
             _signal_group(pid, signal.SIGTERM)
+        elif self._count_wanted and self._port is not None:
+            self._count_wanted = False
+            slots = _get(self._port, "/slots", self.api_key)[1]
+            if isinstance(slots, list):
+                busy = sum(bool(slot.get("is_processing")) for slot in slots)
+                self._tell(ev.SlotsCounted(self._server.id, busy, time.monotonic()))
 
     def _probe(self, pid: int) -> None:
         """Ready is: a loopback port held by this very process, a /health of 200, and no answer without our key."""
         for port in [self._port] if self._port else sorted(listening_ports(pid)):
-            if _get(port, "/health", self.api_key) != 200:
+            if _get(port, "/health", self.api_key)[0] != 200:
                 continue
-            if _get(port, "/v1/models", None) != 401:
+            if _get(port, "/v1/models", None)[0] != 401:
                 log.error("server=%d port=%d answers without a key; not used", self._server.id, port)
                 continue
             self._port, self._is_ready = port, True
@@ -257,14 +274,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _get(port: int, path: str, api_key: str | None) -> int | None:
-    """The status of a GET, None when there is no answer."""
+def _get(port: int, path: str, api_key: str | None) -> tuple[int | None, object]:
+    """Status and JSON of a GET; (None, None) when there is no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_SECONDS)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
+        response = connection.getresponse()
+        return response.status, json.loads(response.read(PROBE_BYTES))
+    except (OSError, http.client.HTTPException, ValueError):
+        return None, None
     finally:
         connection.close()
 

@@ -48,6 +48,7 @@ class Process(Protocol):
     @property
     def api_key(self) -> str: ...
     def stop(self) -> None: ...
+    def count_slots(self) -> None: ...
     def kill(self) -> None: ...
 
 
@@ -99,8 +100,9 @@ class Pool:
             return Lease(ticket, outcome, model.name, 0, "", time.monotonic() - asked_at)
         return Lease(ticket, outcome, model.name, server.port, process.api_key, time.monotonic() - asked_at)
 
-    def release(self, lease: Lease) -> None:
-        self.tell(ev.Release(lease.ticket, time.monotonic()))
+    def release(self, lease: Lease, abandoned: bool = False) -> None:
+        """Give the slot back. `abandoned`: the client left before its answer was complete."""
+        self.tell(ev.Release(lease.ticket, time.monotonic(), abandoned))
 
     def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
         """Wait until the published state meets `condition`. False when it did not in time."""
@@ -157,5 +159,7 @@ class Pool:
             case ev.Stop(server_id, why):
                 log.info("stop server=%d why=%r", server_id, why)
                 self._processes[server_id].stop()
+            case ev.CountSlots(server_id):
+                self._processes[server_id].count_slots()
             case ev.ReadMemory():
                 self.tell(ev.MemoryRead(self._read_memory(), time.monotonic()))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
-from app.entities.launch import EngineFacts, LaunchSettings
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
 from app.services import Services
 from app.settings import Settings
 from app.use_cases import events as ev
@@ -46,6 +46,7 @@ class Runtime:
             max_waiting_per_model=settings.scheduling.max_waiting_per_model,
             ttl_seconds=settings.scheduling.ttl_seconds,
             stall_timeout_seconds=settings.scheduling.stall_timeout_seconds,
+            abandon_grace_seconds=_abandon_grace_seconds(engine),
         )
         self._records = PidRecords(state_folder() / "servers")
         self._store = StateStore(PoolState(limits))
@@ -133,6 +134,11 @@ def _engine(settings: Settings) -> tuple[EngineFacts | None, str]:
         return None, str(error)
     log.info("engine kind=%s version=%s command=%s", engine.kind, engine.version, engine.command[-1])
     return engine, ""
+
+
+def _abandon_grace_seconds(engine: EngineFacts | None) -> float:
+    """llama-server looks for a closed connection once a second; the embedded one (11549) only when it streams."""
+    return 0.05 if engine is not None and engine.kind is EngineKind.EMBEDDED else 5.0
 
 
 def _launcher(settings: Settings, engine: EngineFacts | None, records: PidRecords):  # type: ignore[no-untyped-def]

@@ -52,6 +52,7 @@ class Server:
     progress_at: float  # last sign of life while loading
     ready_at: float | None = None
     state: ServerState = ServerState.STARTING
+    check_at: float | None = None  # a client left it in mid-answer: ask it then whether it stopped generating
     leases: frozenset[int] = frozenset()  # tickets of the requests it is answering
     pid: int | None = None
     port: int | None = None

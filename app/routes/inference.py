@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from flask import Blueprint, Response, g, request
@@ -46,6 +47,7 @@ class Exchange:
         self.client: Any = None
         self.lease: Any = None
         self.answer: Any = None
+        self.is_complete = False  # the whole answer went out, so a client that leaves now leaves nothing behind
         self.is_over = False
         self.endpoint = request.path
 
@@ -69,7 +71,7 @@ class Exchange:
     def response(self) -> Response:
         """The engine's answer with our headers. The body is passed on piece by piece."""
         assert self.model is not None
-        response = Response(self.answer.chunks, status=self.answer.status)
+        response = Response(self.pieces(), status=self.answer.status)
         response.headers.clear()
         response.headers.extend(self.answer.headers)
         response.headers["x-llama-smart-proxy-model"] = self.model.name
@@ -78,8 +80,16 @@ class Exchange:
         if response.mimetype == "text/event-stream":
             response.headers["X-Accel-Buffering"] = "no"
         # Not in the generator's finally: a client that leaves before the first byte never starts the generator.
-        response.call_on_close(lambda: self.end(499 if self.client.gone else self.answer.status))
+        response.call_on_close(lambda: self.end(499 if self.was_abandoned else self.answer.status))
         return response
+
+    def pieces(self) -> Iterator[bytes]:
+        yield from self.answer.chunks
+        self.is_complete = True
+
+    @property
+    def was_abandoned(self) -> bool:
+        return self.client.gone and not self.is_complete
 
     def end(self, status: int) -> None:
         if self.is_over:
@@ -87,10 +97,10 @@ class Exchange:
         self.is_over = True
         if self.answer is not None:
             self.answer.close()
+        if self.lease is not None:
+            self.services.pool.release(self.lease, abandoned=self.was_abandoned)
         if self.client is not None:
             self.client.close()
-        if self.lease is not None:
-            self.services.pool.release(self.lease)
         if self.has_place:
             self.services.places.leave()
         label = self.model.name if self.model else UNKNOWN_MODEL

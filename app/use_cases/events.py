@@ -32,10 +32,11 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A request is done with its slot."""
+    """A request is done with its slot; `abandoned`: its client left before the answer was complete."""
 
     ticket: int
     at: float
+    abandoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,15 @@ class Ready:
 
     server: int
     port: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsCounted:
+    """How many slots a server itself calls busy."""
+
+    server: int
+    busy: int
     at: float
 
 
@@ -103,7 +113,9 @@ class Close:
     at: float
 
 
-Event = Acquire | Cancel | Release | Spawned | Progress | Ready | Exited | MemoryRead | Tick | Drain | Close
+Event = (
+    Acquire | Cancel | Release | Spawned | Progress | Ready | SlotsCounted | Exited | MemoryRead | Tick | Drain | Close
+)
 
 # --- effects ------------------------------------------------------------------------------------
 
@@ -144,4 +156,11 @@ class ReadMemory:
     """Read the machine's memory now; answer with MemoryRead."""
 
 
-Effect = Spawn | Stop | Grant | Refuse | ReadMemory
+@dataclass(frozen=True, slots=True)
+class CountSlots:
+    """Ask this server how many of its slots are busy; answer with SlotsCounted."""
+
+    server: int
+
+
+Effect = Spawn | Stop | Grant | Refuse | ReadMemory | CountSlots

@@ -19,7 +19,7 @@ from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.allocate import NoFit, place
 from app.use_cases.estimate import estimate_memory
-from app.use_cases.events import Effect, Event, Grant, ReadMemory, Refuse, Spawn, Stop
+from app.use_cases.events import CountSlots, Effect, Event, Grant, ReadMemory, Refuse, Spawn, Stop
 
 STARTING, READY, DRAINING, STOPPING = (
     ServerState.STARTING,
@@ -37,6 +37,7 @@ class Limits:
     max_waiting_per_model: int = 128
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
+    abandon_grace_seconds: float = 5.0  # what an engine may take to notice that a client has gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ def due_at(state: PoolState) -> float | None:
     times = [w.give_up_at for w in state.waiting]
     times += [s.progress_at + state.limits.stall_timeout_seconds for s in state.servers if s.state is STARTING]
     times += [s.last_used + state.limits.ttl_seconds for s in state.servers if s.is_idle]
+    times += [s.check_at for s in state.servers if s.is_idle and s.check_at is not None]
     return min(times, default=None)
 
 
@@ -112,14 +114,16 @@ def _record(state: PoolState, event: Event) -> Step:
             return replace(state, waiting=(*state.waiting, Waiting(ticket, model, at, give_up_at))), []
         case ev.Cancel(ticket):
             return _turn_away(state, {ticket: Reason.CLIENT_LEFT})
-        case ev.Release(ticket, at):
-            return _released(state, ticket, at), []
+        case ev.Release():
+            return _released(state, event), []
         case ev.Spawned(server_id, pid):
             return _changed(state, server_id, lambda s: replace(s, pid=pid)), []
         case ev.Progress(server_id, at):
             return _changed(state, server_id, lambda s: replace(s, progress_at=at)), []
         case ev.Ready(server_id, port, at):
             return _became_ready(state, server_id, port, at), []
+        case ev.SlotsCounted(server_id, busy, at):
+            return _slots_counted(state, server_id, busy, at)
         case ev.Exited():
             return _exited(state, event)
         case ev.MemoryRead(memory):
@@ -136,11 +140,21 @@ def _changed(state: PoolState, server_id: int, change: Callable[[Server], Server
     return replace(state, servers=tuple(change(s) if s.id == server_id else s for s in state.servers))
 
 
-def _released(state: PoolState, ticket: int, at: float) -> PoolState:
-    holder = next((s for s in state.servers if ticket in s.leases), None)
+def _released(state: PoolState, event: ev.Release) -> PoolState:
+    holder = next((s for s in state.servers if event.ticket in s.leases), None)
     if holder is None:  # its server died first
         return state
-    return _changed(state, holder.id, lambda s: replace(s, leases=s.leases - {ticket}, last_used=at))
+    check_at = event.at + state.limits.abandon_grace_seconds if event.abandoned else holder.check_at
+    leases = holder.leases - {event.ticket}
+    return _changed(state, holder.id, lambda s: replace(s, leases=leases, last_used=event.at, check_at=check_at))
+
+
+def _slots_counted(state: PoolState, server_id: int, busy: int, at: float) -> Step:
+    """A server that nobody uses and that still generates is ended: that is the only way to stop some engines."""
+    server = state.server(server_id)
+    if server is None or not server.is_idle or busy == 0:
+        return state, []
+    return _stop(state, server, at, "still generating for a client that left")
 
 
 def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> PoolState:
@@ -274,7 +288,26 @@ def _make_room(state: PoolState, now: float) -> Step:
     return state, effects
 
 
-_PASSES = (_give_up, _grant, _bound_the_queue, _stop_the_stalled, _stop_the_idle, _stop_the_drained, _make_room)
+def _check_the_abandoned(state: PoolState, now: float) -> Step:
+    """Once a server that a client left in mid-answer is idle by our books, it is asked whether it agrees."""
+    effects: list[Effect] = []
+    for server in state.servers:
+        if server.is_idle and server.check_at is not None and now >= server.check_at:
+            state = _changed(state, server.id, lambda s: replace(s, check_at=None))
+            effects.append(CountSlots(server.id))
+    return state, effects
+
+
+_PASSES = (
+    _give_up,
+    _grant,
+    _bound_the_queue,
+    _stop_the_stalled,
+    _stop_the_idle,
+    _stop_the_drained,
+    _check_the_abandoned,
+    _make_room,
+)
 
 
 # --- making room ------------------------------------------------------------------------------------
