@@ -28,7 +28,7 @@ class Service:
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.folder = folder
         self.started_at = time.monotonic()
-        env = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_SMART_PROXY_")}
         env |= {
             "XDG_CACHE_HOME": str(folder / "cache"),
             "XDG_STATE_HOME": str(folder / "state"),
