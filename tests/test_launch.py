@@ -41,6 +41,15 @@ def test_newer_options_are_used_where_the_engine_names_them_and_only_there():
     assert option(plan("-fit").argv, "-fit") == "off"
 
 
+def test_flash_attention_is_a_switch_in_older_builds():
+    old = replace(an_engine("--flash-attn"), switches=frozenset({"--flash-attn"}))
+    for wanted, given in (("on", 1), ("auto", 0), ("off", 0)):
+        model = replace(a_model(), launch=LaunchSettings(flash_attn=wanted))
+        argv = launch_plan(model, old, {}, api_key="", port=0).argv
+        assert argv.count("--flash-attn") == given
+        assert wanted not in argv
+
+
 def test_the_key_is_in_the_environment_and_nowhere_else():
     made = plan()
     assert made.env["LLAMA_API_KEY"] == "secret"

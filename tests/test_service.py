@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -281,32 +280,3 @@ def write_unknown_architecture(path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def test_two_models_that_do_not_fit_together_take_turns(tmp_path: Path, service: Service):
-    """Memory for one only, by the booked size; nobody is refused and never are two up at once."""
-    demo = next((service.folder / "cache").rglob("demo.gguf"))
-    models = tmp_path / "models"
-    models.mkdir()
-    total = int(next(x for x in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in x).split()[1]) * 1024
-    for name in ("left", "right"):
-        (models / f"{name}.gguf").write_bytes(demo.read_bytes())
-        with open(models / f"{name}.gguf", "r+b") as file:
-            file.truncate(int(total * 0.5))  # sparse: the booking is by size, the content stays small
-    with serving(tmp_path, "--models-dir", str(models)) as alternating:
-        seen = set()
-        stop = threading.Event()
-
-        def look() -> None:
-            while not stop.is_set():
-                seen.add(tuple(s["model_id"] for s in alternating.servers()))
-                time.sleep(0.01)
-
-        watcher = threading.Thread(target=look)
-        watcher.start()
-        with ThreadPoolExecutor(2) as pool:
-            answers = list(pool.map(lambda n: alternating.chat(n, max_tokens=1).status_code, ["left", "right"] * 3))
-        stop.set()
-        watcher.join()
-    assert answers == [200] * 6
-    assert not any(len(names) > 1 for names in seen), seen

@@ -31,6 +31,7 @@ _ASK_TIMEOUT_SECONDS = 20.0
 _OUTPUT_LIMIT_BYTES = 1 << 20  # llama-server's help is 60 KB
 _HASHED_BYTES = 1 << 20
 _LAST_LINES = 5
+_OPTION = r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)"
 
 _INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 _INHERITED_PREFIXES = ("CUDA_", "NVIDIA_")
@@ -69,15 +70,21 @@ def engine_environment(extra: Mapping[str, str] = MappingProxyType({})) -> dict[
     return {**ours, **extra}
 
 
-def flags_in_help(text: str) -> frozenset[str]:
-    """Every option that llama-server's --help names: the tokens before each description that begin with "-"."""
+def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Every option that llama-server's --help names, and those of them that take no value.
+
+    They are the tokens before each description that begin with "-"; a token that does not is the value's name.
+    """
     flags: set[str] = set()
+    switches: set[str] = set()
     for line in text.splitlines():
-        # Descriptions are indented by 40, in old builds by 34; an option stands at 0, in old builds at 2 or 9.
-        if re.match(r" {0,12}-", line):
-            options = re.split(r"(?<!,)(?<!\s)\s{2,}", line.strip(), maxsplit=1)[0]
-            flags.update(re.findall(r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)", options))
-    return frozenset(flags)
+        # Descriptions and what continues them are indented by 30 or 40; older builds indent a lone option by 9.
+        if re.match(r" {0,9}-", line):
+            column = re.split(r"(?<![,\s])\s{2,}", line.strip(), maxsplit=1)[0]
+            named = re.findall(_OPTION, column)
+            flags.update(named)
+            switches.update(named if not re.sub(_OPTION, "", column).strip() else ())
+    return frozenset(flags), frozenset(switches)
 
 
 def _first_that_works(path: str | None) -> EngineFacts:
@@ -108,8 +115,10 @@ def _binary(found: str) -> EngineFacts:
     file = os.path.realpath(found)
     status = os.stat(file)
     # Called by the name it was found under: a wrapper may look at it.
-    version, flags = _asked((os.path.abspath(found),), (file, status.st_size, status.st_mtime_ns))
-    return EngineFacts(EngineKind.BINARY, (os.path.abspath(found),), version, _file_identity(file, version), flags)
+    version, flags, switches = _asked((os.path.abspath(found),), (file, status.st_size, status.st_mtime_ns))
+    return EngineFacts(
+        EngineKind.BINARY, (os.path.abspath(found),), version, _file_identity(file, version), flags, switches
+    )
 
 
 def _embedded() -> EngineFacts:
@@ -118,8 +127,8 @@ def _embedded() -> EngineFacts:
     except importlib.metadata.PackageNotFoundError:
         raise NoEngine("the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'") from None
     command = (sys.executable, "-P", str(_EMBEDDED))
-    version, flags = _asked(command, (package, _EMBEDDED.stat().st_mtime_ns))
-    return EngineFacts(EngineKind.EMBEDDED, command, version, package, flags)
+    version, flags, switches = _asked(command, (package, _EMBEDDED.stat().st_mtime_ns))
+    return EngineFacts(EngineKind.EMBEDDED, command, version, package, flags, switches)
 
 
 def _file_identity(file: str, version: str) -> str:
@@ -135,16 +144,16 @@ def _file_identity(file: str, version: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _asked(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, frozenset[str]]:
+def _asked(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, frozenset[str], frozenset[str]]:
     """Version and flags, as the engine tells them; `key` changes when its file does. Raises NoEngine, uncached."""
     lines = _output((*command, "--version")).splitlines()
     # Device lines may come first ("ggml_cuda_init: found 1 CUDA devices").
     version = next((line.removeprefix("version:").strip() for line in lines if line.startswith("version")), "unknown")
     text = _output((*command, "--help"))
-    flags = flags_in_help(text)
+    flags, switches = flags_in_help(text)
     if not {"--model", "--port"} <= flags:
         raise NoEngine(f"{command[-1]} is not a llama-server: its --help names no --model and --port{_tail(text)}")
-    return version, flags
+    return version, flags, switches
 
 
 def _output(command: tuple[str, ...]) -> str:

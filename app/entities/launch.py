@@ -20,6 +20,7 @@ class EngineFacts:
     version: str  # what the engine calls itself; for people
     identity: str  # changes whenever the engine does: hash of the file, or package version
     flags: frozenset[str]  # every option its --help names, as "--port" and "-m"
+    switches: frozenset[str] = frozenset()  # those of them that take no value: --flash-attn once was one
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,20 @@ def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_k
         *("--ubatch-size", str(settings.ubatch_size)),
         *("--cache-type-k", settings.cache_type_k),
         *("--cache-type-v", settings.cache_type_v),
-        *("--flash-attn", settings.flash_attn),
         *("--n-gpu-layers", str(settings.n_gpu_layers)),
+        *_flash_attention(settings.flash_attn, engine),
     ]
     for option in _optional(settings.kv_unified):
         if option[0] in engine.flags:
             argv += option
     return LaunchPlan(tuple(argv), {**env, **_own_environment(api_key)})
+
+
+def _flash_attention(wanted: str, engine: EngineFacts) -> tuple[str, ...]:
+    """Older builds have a switch that turns it on, and no "auto"."""
+    if "--flash-attn" in engine.switches:
+        return ("--flash-attn",) if wanted == "on" else ()
+    return ("--flash-attn", wanted)
 
 
 def _own_environment(api_key: str) -> dict[str, str]:
