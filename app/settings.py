@@ -8,16 +8,32 @@ strongest is what was typed.
 from __future__ import annotations
 
 import difflib
+import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 PREFIX = "LLAMA_SMART_PROXY_"
 OUTSIDE_THE_SCHEMA = {"CONFIG", "URL"}  # names with our prefix that are not settings
+
+# llama-server takes its options from LLAMA_ARG_* too: those that run commands, read files or replace our own key.
+DENIED_ENVIRONMENT = re.compile(
+    r"^LLAMA_(ARG_.*(TOOLS|MCP|AGENT|MEDIA_PATH|CORS_PROXY|HOST|PORT|API_KEY)|API_KEY|SERVER_)"
+)
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
@@ -57,6 +73,14 @@ class EngineSettings(_Section):
     )
     env: dict[str, str] = Field({}, description="Environment variables every llama-server gets.")
 
+    @field_validator("env")
+    @classmethod
+    def _opens_no_door(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if DENIED_ENVIRONMENT.search(name.upper()):
+                raise ValueError(f"{name} may not be set: it would open what the proxy keeps shut")
+        return env
+
 
 class CatalogSettings(_Section):
     models_dirs: list[Path] = Field(
@@ -80,7 +104,7 @@ class SchedulingSettings(_Section):
 
 
 class ModelDefaults(_Section):
-    ctx_size: Literal["auto"] | int = Field(
+    ctx_size: Literal["auto"] | PositiveInt = Field(
         "auto", description="Context in tokens, all slots together; auto means 4096."
     )
     parallel: int = Field(4, ge=1, description="Slots: requests a model answers at the same time.")
@@ -183,3 +207,31 @@ def _unknown_names() -> Iterator[str]:
 def _nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def configuration_page() -> str:
+    """docs/configuration.md: every key with its default and meaning."""
+    lines = [
+        "# Configuration",
+        "",
+        "A value comes from, strongest first: the command line, `LLAMA_SMART_PROXY_*` in the environment (nesting by",
+        "`__`: `LLAMA_SMART_PROXY_SERVER__PORT=9000`), the YAML or JSON file named by `--config` or",
+        "`LLAMA_SMART_PROXY_CONFIG`, the default. Every key has a default; an unknown one is an error that names the",
+        "nearest known key. Lists and maps in the environment are JSON.",
+        "",
+    ]
+    for section, info in Settings.model_fields.items():
+        assert isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+        lines += [f"## {section}", "", "| key | default | meaning |", "|---|---|---|"]
+        lines += [_row(key, field.default, field.description) for key, field in info.annotation.model_fields.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(key: str, default: object, description: str | None) -> str:
+    shown = default.human_readable() if isinstance(default, ByteSize) else json.dumps(default)
+    return f"| `{key}` | `{shown}` | {description} |"
+
+
+if __name__ == "__main__":
+    print(configuration_page(), end="")

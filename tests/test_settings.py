@@ -46,6 +46,9 @@ def test_json_is_read_too(tmp_path, monkeypatch):
         ("server: {threads: 8, reserve_threads: 8}", "reserve_threads (8) must be below threads (8)"),
         ("scheduling: {max_waiting: 500}", "scheduling.max_waiting (500) must be below"),
         ("server: [", "config.yaml"),
+        ("defaults: {ctx_size: -1}", "defaults.ctx_size"),
+        ("engine: {env: {LLAMA_ARG_TOOLS: all}}", "LLAMA_ARG_TOOLS may not be set"),
+        ("engine: {env: {LLAMA_API_KEY: mine}}", "LLAMA_API_KEY may not be set"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_place(tmp_path, monkeypatch, text, said):

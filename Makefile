@@ -1,0 +1,48 @@
+# Every target works on a fresh machine with Python 3.11+; `make test` wants gcc as well.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8080
+
+.PHONY: install run test test-all test-extra lint constraints clean
+
+install: $(VENV)/installed
+
+# Remade when what is installed changes. The pinned versions are those the tests passed with.
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[embedded,test]'
+	@touch $@
+
+run: install
+	@exec $(BIN)/llama-smart-proxy serve --host $(HOST) --port $(PORT)
+
+test: install lint
+	$(BIN)/python -m pytest
+
+test-all: test test-extra
+
+# What needs more than Python and gcc; a tool that is not there is one line of output.
+test-extra: install
+	$(BIN)/python -m pytest tests/extra/test_wheel.py
+	@if command -v systemd-analyze >/dev/null; then \
+	  $(BIN)/python -m pytest tests/extra/test_systemd_unit.py; else echo "skipped: systemd-analyze is not installed"; fi
+	@if command -v promtool >/dev/null; then \
+	  $(BIN)/python -m pytest tests/extra/test_promtool.py; else echo "skipped: promtool is not installed"; fi
+
+lint: install
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy
+
+# Pins everything anew, in an environment of its own.
+constraints:
+	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[embedded,test]'
+	( echo "# The versions the tests passed with. Made by \`make constraints\` in a clean environment."; \
+	  build/constraints/bin/python -m pip freeze --exclude llama-smart-proxy ) > constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

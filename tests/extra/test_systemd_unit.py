@@ -1,0 +1,58 @@
+"""The unit file, checked without a running systemd: its words, its strictness, and what the service does under it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.settings import ServerSettings
+from tests.service import serving
+
+UNIT = Path(__file__).resolve().parents[2] / "systemd" / "llama-smart-proxy.service"
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with a program that exists here: a missing one is all that would be complained of."""
+    text = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text(), flags=re.MULTILINE)
+    path = tmp_path / UNIT.name
+    path.write_text(text)
+    return path
+
+
+def test_every_word_is_known(unit: Path):
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""  # an unknown key is only a line there, the exit status stays 0
+
+
+def test_it_gives_away_few_rights(unit: Path):
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", unit]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert float(re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)[1]) < 3.0
+
+
+def test_it_waits_for_the_whole_drain():
+    server = ServerSettings()
+    patience = int(re.search(r"^TimeoutStopSec=(\d+)", UNIT.read_text(), flags=re.MULTILINE)[1])
+    assert patience > server.drain_seconds + server.stop_seconds + 10
+
+
+def test_it_reports_ready_and_keeps_its_files_where_systemd_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    address = str(tmp_path / "notify")
+    for name in ("state", "cache"):
+        monkeypatch.setenv(f"{name.upper()}_DIRECTORY", str(tmp_path / name))
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(address)
+        notified.settimeout(20)
+        with serving(tmp_path / "home") as service:
+            assert b"READY=1" in notified.recv(4096)
+            assert service.chat().status_code == 200
+            assert os.listdir(tmp_path / "state" / "servers")
+            assert (tmp_path / "cache" / "demo" / "demo.gguf").exists()

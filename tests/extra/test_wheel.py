@@ -1,0 +1,41 @@
+"""The wheel: everything `serve` needs is in it, and it runs far from any checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.service import serving
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    # A copy: setuptools leaves its build folder beside what it builds.
+    subprocess.run(["git", "-C", ROOT, "checkout-index", "--all", f"--prefix={folder}/source/"], check=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, folder / "source"]
+    subprocess.run(command, check=True, timeout=300)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+def test_it_holds_the_data_files(wheel: Path):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"templates/status.html", "gunicorn.conf.py", "systemd/llama-smart-proxy.service"} <= names
+    assert not [name for name in names if name.startswith("tests/")]
+
+
+def test_it_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))  # before the checkout's own entry
+    monkeypatch.chdir(tmp_path)
+    with serving(tmp_path) as service:
+        assert service.chat().status_code == 200
+        assert "<table>" in service.get("/").text
+        assert str(tmp_path / "installed" / "workers" / "embedded_engine.py") in service.output
