@@ -40,6 +40,7 @@ general:
   -h,    --help, --usage          print usage and exit
          --version                show version and build info
   -m,    --model FNAME            model path (default: models/$filename with filename from --hf-file)
+  -t,    --threads N              number of threads to use during generation (default: 2)
   -c,    --ctx-size N             size of the prompt context (default: 0, 0 = loaded from model)
   -b,    --batch-size N           logical maximum batch size (default: 2048)
   -ub,   --ubatch-size N          physical maximum batch size (default: 512)
@@ -65,10 +66,10 @@ general:
 """
 VERSION = "version: 3091 (fake)\nbuilt with nothing for x86_64-linux-gnu\n"
 SWITCHES = {"--no-mmap", "--embedding", "--embeddings", "--metrics", "--slots", "--log-disable", "-fa", "--flash-attn"}
-VALUES = {"-m", "--model", "-c", "--ctx-size", "-b", "--batch-size", "-ub", "--ubatch-size", "-np", "--parallel",
-          "-ctk", "--cache-type-k", "-ctv", "--cache-type-v", "-ngl", "--gpu-layers", "--n-gpu-layers",
-          "-sm", "--split-mode", "-ts", "--tensor-split", "-mg", "--main-gpu", "--host", "--port", "--pooling",
-          "-a", "--alias"}  # fmt: skip
+VALUES = {"-m", "--model", "-t", "--threads", "-c", "--ctx-size", "-b", "--batch-size", "-ub", "--ubatch-size",
+          "-np", "--parallel", "-ctk", "--cache-type-k", "-ctv", "--cache-type-v", "-ngl", "--gpu-layers",
+          "--n-gpu-layers", "-sm", "--split-mode", "-ts", "--tensor-split", "-mg", "--main-gpu", "--host", "--port",
+          "--pooling", "-a", "--alias"}  # fmt: skip
 
 
 def install_fake(folder: Path, **settings: object) -> Path:

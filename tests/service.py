@@ -34,6 +34,8 @@ class Service:
             "XDG_STATE_HOME": str(folder / "state"),
             "PYTHONUNBUFFERED": "1",
         }
+        # The demo makes some 3,000 tokens a second: a stream that a test wants to cut must not end by itself.
+        env["LLAMA_SMART_PROXY_DEFAULTS__CTX_SIZE"] = "32768"
         env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve", "--port", "0", *arguments],

@@ -26,6 +26,7 @@ def test_every_argument_that_decides_about_memory_is_given():
         "--port": "0",
         "--ctx-size": "8192",
         "--parallel": "3",
+        "--batch-size": "2048",
         "--ubatch-size": "256",
         "--cache-type-k": "q8_0",
         "--cache-type-v": "q4_0",
@@ -39,6 +40,14 @@ def test_newer_options_are_used_where_the_engine_names_them_and_only_there():
     assert "--kv-unified" in plan("--kv-unified").argv
     assert "--no-kv-unified" in plan("--kv-unified", "--no-kv-unified", kv_unified=False).argv
     assert option(plan("-fit").argv, "-fit") == "off"
+    assert option(plan("--cache-ram").argv, "--cache-ram") == "0"
+    assert "--cache-ram" not in plan().argv
+
+
+def test_a_tiny_model_gets_one_thread():
+    assert "--threads" not in plan().argv
+    tiny = replace(a_model(), size_bytes=2_000_000)
+    assert option(launch_plan(tiny, an_engine(), {}, api_key="", port=0).argv, "--threads") == "1"
 
 
 def test_flash_attention_is_a_switch_in_older_builds():

@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 64 * 1024
 
-# What a client may say to the engine. Its Authorization, cookies and hop-by-hop headers are none of these.
-REQUEST_HEADERS = ("Content-Type", "Accept", "X-Request-Id", "X-Conversation-Id", "Traceparent", "Tracestate")
+# What a client may say to the engine. Its Authorization, cookies and hop-by-hop headers are none of these; nor is
+# X-Conversation-Id, which makes llama-server (11434) go on generating for a client that has left.
+REQUEST_HEADERS = ("Content-Type", "Accept", "X-Request-Id", "Traceparent", "Tracestate")
 
 # RFC 9110 7.6.1, and what we say ourselves.
 NOT_FORWARDED = {
