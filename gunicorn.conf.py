@@ -6,7 +6,7 @@ Values people choose live in the service's own configuration; this file only han
 import os
 
 from app.settings import load_settings
-from workers import gunicorn_worker
+from workers import gunicorn_arbiter, gunicorn_worker
 
 settings = load_settings()
 server = settings.server
@@ -70,12 +70,12 @@ _limits = gunicorn_worker.Limits(
 
 def when_ready(arbiter):
     """REQUIRED: HUP reloads inside the worker; USR2, TTIN and TTOU are refused; TERM, INT and QUIT are one."""
-    gunicorn_worker.own_signals(arbiter)
+    gunicorn_arbiter.own_signals(arbiter)
 
 
 def post_fork(arbiter, worker):
     """REQUIRED: the worker, and by it every llama-server, dies with a killed arbiter."""
-    gunicorn_worker.die_with_arbiter(worker)
+    gunicorn_arbiter.die_with_arbiter(worker)
     worker.limits = _limits
 
 

@@ -99,6 +99,24 @@ class RequestTooLarge(ProxyError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
+class UriTooLong(ProxyError):
+    """The request line is longer than the server reads."""
+
+    status, type, code = 414, "invalid_request_error", "invalid_request"
+
+
+class ExpectationFailed(ProxyError):
+    """An `Expect` header asks for something other than 100-continue."""
+
+    status, type, code = 417, "invalid_request_error", "invalid_request"
+
+
+class HeadTooLarge(ProxyError):
+    """The headers are larger than the server reads."""
+
+    status, type, code = 431, "invalid_request_error", "invalid_request"
+
+
 class ClientLeft(ProxyError):
     """The client closed its connection; nobody reads this answer, the log shows its status."""
 
@@ -125,7 +143,7 @@ class Overloaded(ProxyError):
     """The whole service has as much as it can hold."""
 
     status, code = 503, "overloaded"
-    retry_after = 2
+    retry_after = 1
 
 
 class Draining(ProxyError):

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.gunicorn_worker import PacedUnreader
+from workers.gunicorn_receiving import PacedUnreader
 
 THREADS = 24
 RECEIVE_TIMEOUT_SECONDS = 1.0

@@ -226,7 +226,7 @@ def test_inference_leaves_a_reserve_of_threads(tmp_path: Path):
         wait_for(lambda: slots_in_use(service) == 3, 5)
         refused = service.chat()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
-        assert refused.headers["Retry-After"] == "2"
+        assert refused.headers["Retry-After"] == "1"
         assert service.get("/readyz").status_code == 200
         for stream in streams:
             stream.close()

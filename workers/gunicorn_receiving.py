@@ -1,0 +1,169 @@
+"""How a request's bytes come in: the head without a thread, the body at a bounded pace.
+
+Leans on gunicorn's insides (checked against 27.0.1), as gunicorn_worker.py does.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gunicorn.http import errors as http_errors
+from gunicorn.http.body import LengthReader
+from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers.gthread import TConn
+
+from app.errors import RequestTimeout
+
+RECEIVE_BYTES = 64 * 1024
+MIN_BODY_BYTES_PER_SECOND = 64 * 1024
+
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+
+
+class BodyFailed(BaseException):
+    """The body cannot be read to its end; the cause says why.
+
+    Not an Exception: the application reads the body, and Flask would turn an Exception into a 500 and an OSError
+    into a 400. This passes through every `except Exception`, and `handle` answers with what really happened.
+    """
+
+    answerable = False  # True while no byte of a response can have been sent
+
+
+class PacedUnreader(SocketUnreader):
+    """Collects a head without blocking (main loop), then reads the body at a bounded pace (pool thread)."""
+
+    def __init__(self, sock: socket.socket, receive_timeout_seconds: float) -> None:
+        super().__init__(sock, max_chunk=RECEIVE_BYTES)
+        self._patience = receive_timeout_seconds
+        self.head = bytearray()  # written by the main loop alone
+        self._searched = 0
+        self._received = 0
+        self._waited = 0.0
+
+    def receive(self) -> bool:
+        """Add what has arrived to the head; False once the client has closed its side."""
+        data = take(self.sock)
+        self.head += data or b""
+        return data != b""
+
+    def head_is_decided(self) -> bool:
+        """Whether the parser can now accept or refuse the head without reading more."""
+        start = max(0, self._searched - 3)
+        self._searched = len(self.head)
+        # The parser refuses a bare LF on sight; without this a typist with netcat would wait for the time-out.
+        return self.head.find(b"\r\n\r\n", start) >= 0 or _BARE_LF.search(self.head, start) is not None
+
+    def begin_request(self) -> None:
+        """Hand the collected bytes to the parser and start the body's clock."""
+        self._searched, self._received, self._waited = 0, len(self.head), 0.0
+        self.unread(bytes(self.head))
+        self.head.clear()
+
+    def reclaim(self) -> bool:
+        """Take back what the client sent beyond its last request; False if there is nothing."""
+        self.head += self.take_buffered()
+        return bool(self.head)
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """The next bytes from the client, waited for at most as long as its pace allows. Raises RequestTimeout."""
+        size = min(max(size_hint or 0, self.mxchunk), self.max_body_chunk)
+        try:
+            data = self.sock.recv(size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._wait()
+            data = self.sock.recv(size)
+        self._received += len(data)
+        return data
+
+    def _wait(self) -> None:
+        # Only time spent waiting for the client counts, so an application that reads late blames nobody.
+        earned = max(self._patience, self._received / MIN_BODY_BYTES_PER_SECOND)
+        allowed_seconds = min(self._patience, earned - self._waited)
+        began = time.monotonic()
+        if allowed_seconds <= 0 or not _readable(self.sock, allowed_seconds):
+            raise RequestTimeout("the request body was not received in time")
+        self._waited += time.monotonic() - began
+
+
+def take(sock: socket.socket) -> bytes | None:
+    """What has arrived: None if nothing yet, b"" once the client has closed or reset the connection."""
+    try:
+        return sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def _readable(sock: socket.socket, timeout_seconds: float) -> bool:
+    # poll, not settimeout: the socket stays in blocking mode, which the response needs.
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(timeout_seconds * 1000))
+
+
+class BodyReader:
+    """gunicorn's reader of one body, with every failure made a BodyFailed and a short body a failure."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+        self.failure: BodyFailed | None = None
+
+    def read(self, size: int) -> bytes:
+        if self.failure is not None:
+            raise self.failure
+        try:
+            return self._read(size)
+        except Exception as error:
+            self.failure = BodyFailed()
+            raise self.failure from error
+
+    def _read(self, size: int) -> bytes:
+        due = min(self._reader.length, size) if isinstance(self._reader, LengthReader) else 0
+        data = self._reader.read(size)
+        # gunicorn hands a cut-off body to the application as if it were whole.
+        if len(data) < due:
+            raise http_errors.NoMoreData(data)
+        return data
+
+
+class Connection(TConn):
+    """A client's connection; its socket stays blocking, the main loop asks with MSG_DONTWAIT.
+
+    `timeout` is the monotonic time at which the phase it is in ends: head, idle or lingering.
+    """
+
+    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any, receive_timeout_seconds: float) -> None:
+        super().__init__(cfg, sock, client, server)
+        sock.setblocking(True)
+        self.unreader = PacedUnreader(sock, receive_timeout_seconds)
+        self.parser = RequestParser(cfg, sock, client)
+        self.parser.unreader = self.unreader
+        self.initialized = self.data_ready = True
+        self.lingered_bytes = 0
+
+
+def with_body_failures(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """The application, except that a failed body ends its call whatever it made of the failure."""
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        reader = environ["wsgi.input"].reader
+        try:
+            chunks = application(environ, start_response)
+        except BodyFailed as failure:
+            failure.answerable = True
+            raise
+        if reader.failure is None:
+            return chunks
+        getattr(chunks, "close", bool)()
+        reader.failure.answerable = True
+        raise reader.failure
+
+    return guarded
