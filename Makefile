@@ -1,4 +1,4 @@
-# Every target works on a fresh machine with Python 3.11+; `make test` wants gcc as well.
+# Every target works on a fresh machine with Python 3.11+.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ test: install lint
 
 test-all: test test-extra
 
-# What needs more than Python and gcc; a tool that is not there is one line of output.
+# What needs more than Python; a tool that is not there is one line of output.
 test-extra: install
 	$(BIN)/python -m pytest tests/extra/test_wheel.py
 	@if command -v systemd-analyze >/dev/null; then \

@@ -51,14 +51,29 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
 
     os.environ.update({PREFIX + name: value for name, value in typed.items() if value is not None})
     try:
-        load_settings()
+        server = load_settings().server
     except ConfigurationError as error:
         click.echo(f"configuration error:\n{error}", err=True)
         sys.exit(WRONG_USE)
+    _refuse_an_address_in_use(server.host, server.port)
     _log_to_stderr()
     from workers.serve import Application
 
     Application(_announce).run()
+
+
+def _refuse_an_address_in_use(host: str, port: int) -> None:
+    """Say so at once, and what to do: gunicorn would try for five seconds first."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            click.echo(f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port", err=True)
+            sys.exit(1)
 
 
 def _announce(runtime: Runtime, address: str) -> None:
@@ -91,6 +106,7 @@ def _log_to_stderr() -> None:
         format="%(asctime)s %(levelname)s [%(threadName)s] %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # three lines about the demo model otherwise
 
 
 if __name__ == "__main__":

@@ -210,3 +210,15 @@ def test_wrong_settings_are_said_at_once(tmp_path: Path):
         assert service.process.wait(20) == 2
         service.stop()
         assert "SERVER__PROT: unknown name; did you mean LLAMA_SMART_PROXY_SERVER__PORT?" in service.output
+
+
+def test_a_port_in_use_is_said_at_once(tmp_path: Path):
+    with serving(tmp_path / "first") as first:
+        port = first.url.rpartition(":")[2]
+        with serving(tmp_path / "second", "--port", port) as second:
+            assert second.process.wait(20) == 1
+            second.stop()
+            assert (
+                second.output
+                == f"cannot listen on 127.0.0.1 port {port}: Address already in use; choose another with --port"
+            )
