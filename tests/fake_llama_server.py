@@ -11,7 +11,7 @@ FAKE_DIE_AFTER_TOKENS=5   exits in the middle            FAKE_TRUNCATE=1        
 FAKE_FIRST_BYTE_SECONDS=5 silence before the answer      FAKE_STATUS=500                 an error instead of it
 FAKE_GARBAGE=1            answers what is not HTTP       FAKE_NO_BIND=1                  never listens
 FAKE_IGNORE_TERM=1        only SIGKILL ends it           FAKE_FORK_GRANDCHILD=1          a child holds its pipes
-FAKE_STDERR_MB=50         logs that much before it loads
+FAKE_STDERR_MB=50         logs that much before it loads FAKE_IGNORE_KEY=1              answers without the key
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, request PATH, closed PATH
 """
@@ -159,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
             self.generate(json.loads(body or b"{}"))
 
     def refused(self) -> bool:
-        key = os.environ.get("LLAMA_API_KEY", "")
+        key = "" if is_on("FAKE_IGNORE_KEY") else os.environ.get("LLAMA_API_KEY", "")
         given = self.headers.get("Authorization", "")
         if key and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
             self.answer(401, error(401, "Invalid API Key", "authentication_error"))

@@ -102,6 +102,14 @@ def test_a_port_taken_by_a_foreign_server_without_keys_is_never_used(tmp_path: P
             assert "used" not in foreign.communicate()[0]
 
 
+def test_an_engine_that_answers_without_the_key_is_not_used(tmp_path: Path):
+    with faulty(tmp_path, FAKE_IGNORE_KEY=1) as service:
+        refused = service.chat("m")
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "model_load_failed")
+        assert "answers without the key" in str(error_of(refused)["message"])
+        assert not journal(service, "request")
+
+
 def test_a_load_that_hangs_is_ended_and_said(tmp_path: Path):
     with faulty(tmp_path, {"SCHEDULING__STALL_TIMEOUT_SECONDS": "1"}, FAKE_LOAD="hang") as service:
         with ThreadPoolExecutor(3) as pool:

@@ -81,6 +81,7 @@ class LlamaServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None  # known once it is proved to be ours
         self._is_ready = False
+        self._verdict = ""  # why it cannot be used although it runs
         self.thread = threading.Thread(target=self._run, name=f"server-{server.id}", daemon=True)
 
     # --- for any thread ---------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class LlamaServer:
             log.warning("server=%d could not listen on its port; trying another", self._server.id)
             self._launcher.fixed_ports = True
         log.info("exited server=%d model=%s status=%s", self._server.id, self._server.model.name, code)
-        return f"{_exit_words(code)}\n{words}", False
+        return f"{self._verdict or _exit_words(code)}\n{words}", False
 
     def _spawn(self) -> None:
         port = _free_port() if self._launcher.fixed_ports else ANY_PORT
@@ -212,8 +213,9 @@ class LlamaServer:
             if _get(port, "/health", self.api_key)[0] != 200:
                 continue
             if _get(port, "/v1/models", None)[0] != 401:
-                log.error("server=%d port=%d answers without a key; not used", self._server.id, port)
-                continue
+                self._verdict = "it answers without the key it was given (LLAMA_API_KEY): not a llama-server to use"
+                _signal_group(pid, signal.SIGKILL)
+                return
             self._port, self._is_ready = port, True
             self._tell(ev.Ready(self._server.id, port, time.monotonic()))
             return
