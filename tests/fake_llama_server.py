@@ -12,6 +12,7 @@ FAKE_FIRST_BYTE_SECONDS=5 silence before the answer      FAKE_STATUS=500        
 FAKE_GARBAGE=1            answers what is not HTTP       FAKE_NO_BIND=1                  never listens
 FAKE_IGNORE_TERM=1        only SIGKILL ends it           FAKE_FORK_GRANDCHILD=1          a child holds its pipes
 FAKE_STDERR_MB=50         logs that much before it loads FAKE_IGNORE_KEY=1              answers without the key
+FAKE_DEAF=1               never looks whether its client is still there
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, request PATH, closed PATH
 """
@@ -137,6 +138,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, {"status": "ok"}) if loaded.is_set() else self.loading()
         if self.refused():
             return None
+        if self.path == "/slots":
+            return self.answer(200, [{"is_processing": True} for _ in range(self.server.generating)])
         if self.path == "/v1/models":
             return self.answer(200, {"object": "list", "data": [{"id": self.server.alias, "object": "model"}]})
         return self.answer(404, error(404, "File Not Found", "not_found_error"))
@@ -175,6 +178,8 @@ class Handler(BaseHTTPRequestHandler):
     def silence(self, seconds: float) -> bool:
         """Waits; False as soon as the client has gone."""
         until = time.monotonic() + seconds
+        if is_on("FAKE_DEAF"):
+            time.sleep(seconds)
         while (left := until - time.monotonic()) > 0:
             if select.select([self.connection], [], [], left)[0] and not self.connection.recv(1, socket.MSG_PEEK):
                 return False
@@ -193,12 +198,15 @@ class Handler(BaseHTTPRequestHandler):
         if "input" in request:
             vector = {"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}
             return self.answer(200, {"object": "list", "data": [vector], "usage": {"prompt_tokens": 1}})
+        self.server.generating += 1
         try:
             return self.stream() if request.get("stream") else self.whole()
         except OSError:
             journal(f"closed {self.path}")
             self.close_connection = True
             return None
+        finally:
+            self.server.generating -= 1
 
     def tokens(self) -> range:
         return range(int(number("FAKE_STREAM_TOKENS", 20)))
@@ -249,6 +257,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     alias = ""
+    generating = 0
 
     def handle_error(self, *_: object) -> None:
         pass  # clients that leave are what it is for

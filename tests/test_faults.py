@@ -156,6 +156,32 @@ def test_a_client_that_leaves_in_silence_is_noticed_at_once(tmp_path: Path, stre
         assert 'requests_total{code="499",endpoint="/v1/chat/completions",model="m"} 1.0' in page
 
 
+def test_an_engine_that_goes_on_for_a_client_that_left_is_ended(tmp_path: Path):
+    """It is given five seconds to notice by itself, as llama-server does within one."""
+    with faulty(tmp_path, FAKE_DEAF=1, FAKE_TOKEN_DELAY_SECONDS=30) as service:
+        with service.send_raw({"model": "m"}):
+            wait_for(lambda: journal(service, "request"), 10)
+        (engine,) = service.engines()
+        wait_for(lambda: is_gone(engine), 15)
+        assert "still generating for a client that left" in service.output
+
+
+def test_an_engine_that_watches_nothing_dies_with_a_killed_master(tmp_path: Path):
+    """Nor does any engine watch its stdin while it loads: only the kernel can end it then."""
+    with faulty(tmp_path, FAKE_LOAD="hang") as service, service.send_raw({"model": "m"}):
+        wait_for(lambda: [s for s in service.servers() if s["process"]], 10)
+        family = service.family()
+        assert len(family) == 3, "master, worker, engine"
+        service.master.kill()
+        wait_for(lambda: all(is_gone(process) for process in family), 2)
+
+
+def test_the_head_of_a_stream_does_not_wait_for_the_first_token(tmp_path: Path):
+    with faulty(tmp_path, FAKE_TOKEN_DELAY_SECONDS=30) as service:
+        with service.send_raw({"model": "m", "stream": True}) as connection:
+            assert connection.recv(12) == b"HTTP/1.1 200"  # within the socket's 10 s
+
+
 def test_clients_that_leave_a_queue_are_forgotten(tmp_path: Path):
     with faulty(tmp_path, FAKE_LOAD_SECONDS=3) as service:
         waiting = [service.send_raw({"model": "m"}) for _ in range(20)]

@@ -141,10 +141,17 @@ def test_metrics_count_requests_and_show_the_server(service: Service):
     assert "made-up-by-a-client" not in service.get("/metrics").text
 
 
-def test_the_first_bytes_of_a_stream_do_not_wait_for_the_first_token(service: Service):
-    """The head of the answer is there as soon as the engine's is, whatever the body does."""
-    with service.send_raw({"stream": True, "max_tokens": 1}) as connection:
-        assert connection.recv(12) == b"HTTP/1.1 200"
+def test_a_connection_carries_one_request_after_another(service: Service):
+    with service.connect() as connection:
+        for _ in range(3):
+            body = b'{"model": "demo", "messages": [], "prompt": "Once", "max_tokens": 1}'
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            connection.sendall(head + body)
+            with connection.makefile("rb") as answer:
+                assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+                headers = dict(line.split(b": ", 1) for line in iter(answer.readline, b"\r\n"))
+                assert headers[b"Connection"] == b"keep-alive\r\n"
+                answer.read(int(headers[b"Content-Length"]))
 
 
 def slots_in_use(service: Service) -> int:
