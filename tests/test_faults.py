@@ -168,8 +168,8 @@ def test_an_engine_that_goes_on_for_a_client_that_left_is_ended(tmp_path: Path):
 
 def test_an_engine_that_watches_nothing_dies_with_a_killed_master(tmp_path: Path):
     """Nor does any engine watch its stdin while it loads: only the kernel can end it then."""
-    with faulty(tmp_path, FAKE_LOAD="hang") as service, service.send_raw({"model": "m"}):
-        wait_for(lambda: [s for s in service.servers() if s["process"]], 10)
+    with faulty(tmp_path, FAKE_LOAD="hang", FAKE_PORT_ZERO=1) as service, service.send_raw({"model": "m"}):
+        wait_for(lambda: journal(service, "bind"), 10)
         family = service.family()
         assert len(family) == 3, "master, worker, engine"
         service.master.kill()
@@ -177,9 +177,11 @@ def test_an_engine_that_watches_nothing_dies_with_a_killed_master(tmp_path: Path
 
 
 def test_the_head_of_a_stream_does_not_wait_for_the_first_token(tmp_path: Path):
-    with faulty(tmp_path, FAKE_TOKEN_DELAY_SECONDS=30) as service:
-        with service.send_raw({"model": "m", "stream": True}) as connection:
-            assert connection.recv(12) == b"HTTP/1.1 200"  # within the socket's 10 s
+    with (
+        faulty(tmp_path, FAKE_TOKEN_DELAY_SECONDS=30) as service,
+        service.send_raw({"model": "m", "stream": True}) as connection,
+    ):
+        assert connection.recv(12) == b"HTTP/1.1 200"  # within the socket's 10 s
 
 
 def test_clients_that_leave_a_queue_are_forgotten(tmp_path: Path):
