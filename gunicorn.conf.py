@@ -1,6 +1,7 @@
-"""How gunicorn runs the proxy. Lines marked REQUIRED are part of the design: the worker refuses to start without them.
+"""How gunicorn runs the proxy.
 
-Values people choose live in the service's own configuration; this file only hands them on.
+Values people choose live in the service's own configuration; this file only hands them on. What is marked REQUIRED is
+part of the design.
 """
 
 import os
@@ -63,6 +64,7 @@ accesslog = None
 # What gunicorn has no names for.
 _limits = gunicorn_worker.Limits(
     receive_timeout_seconds=server.receive_timeout_seconds,
+    send_timeout_seconds=settings.upstream.stall_seconds,
     drain_seconds=server.drain_seconds,
     stop_seconds=server.stop_seconds,
 )

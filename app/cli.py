@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,11 +87,22 @@ def _announce(runtime: Runtime, address: str) -> None:
         lines += ["", f"  No engine: {runtime.services.engine_problem}"]
     if [model.name for model in models] == ["demo"] and not runtime.has_folders:
         lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
-        lines += ["    llama-smart-proxy serve --models-dir DIR"]
+        lines += [f"    {_own_command()} serve --models-dir DIR"]
+    if not address.startswith(("http://127.", "http://[::1]")):
+        lines += ["", "  There are no keys yet: whoever reaches this address may use it."]
     if models:
         body = json.dumps({"model": models[0].name, "messages": [{"role": "user", "content": "Hello!"}]})
-        lines += ["", "  Try it:", f"    curl {address}/v1/chat/completions -d '{body}'"]
-    click.echo("\n".join([*lines, ""]))
+        lines += ["", "  Try it:", f"    curl {address}/v1/chat/completions -d {shlex.quote(body)}"]
+    with contextlib.suppress(OSError):  # nobody has to read it
+        click.echo("\n".join([*lines, ""]))
+
+
+def _own_command() -> str:
+    """What to type to get here again."""
+    import shutil
+
+    name = "llama-smart-proxy"
+    return name if shutil.which(name) else str(Path(sys.argv[0]).with_name(name))
 
 
 def _names(names: list[str]) -> str:

@@ -176,13 +176,6 @@ class NoEngine(ProxyError):
 # --- the engine's doing --------------------------------------------------------------------------------
 
 
-class ModelUnloaded(ProxyError):
-    """The model was stopped while the request waited for its load."""
-
-    status, code = 503, "model_unloaded"
-    retry_after = 1
-
-
 class SpawnFailed(ProxyError):
     """The engine's process could not be made: no file descriptor or process left, or the file is gone."""
 
@@ -239,7 +232,6 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
     ),
     Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
     Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
-    Reason.UNLOADED: (ModelUnloaded, "{model} was unloaded while it was loading"),
     Reason.SPAWN_FAILED: (SpawnFailed, "{model}: the engine could not be started: {detail}"),
     Reason.CLIENT_LEFT: (ClientLeft, "the client closed its connection"),
 }

@@ -13,6 +13,7 @@ from flask import current_app
 from app.entities.launch import EngineFacts
 
 EXTENSION = "llama-smart-proxy"
+END = "llama_smart_proxy.end"  # in a request's environ: end(status), for the worker to call if the application cannot
 
 
 @dataclass(frozen=True, slots=True)

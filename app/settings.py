@@ -62,8 +62,8 @@ class ServerSettings(_Section):
 
     @model_validator(mode="after")
     def _threads_exceed_the_reserve(self) -> ServerSettings:
-        if self.reserve_threads >= self.threads:
-            raise ValueError(f"reserve_threads ({self.reserve_threads}) must be below threads ({self.threads})")
+        if self.reserve_threads > self.threads - 2:
+            raise ValueError(f"reserve_threads ({self.reserve_threads}) must be below threads ({self.threads}) - 1")
         return self
 
 
@@ -84,8 +84,17 @@ class EngineSettings(_Section):
 
 class CatalogSettings(_Section):
     models_dirs: list[Path] = Field(
-        [], description="Folders whose *.gguf files are served, each under its file's name."
+        [],
+        description="Folders whose *.gguf files are served, each under its file's name. `~` is home; a relative path "
+        "starts at the configuration file's folder.",
     )
+
+    @field_validator("models_dirs")
+    @classmethod
+    def _absolute(cls, folders: list[Path]) -> list[Path]:
+        file = _config_file()
+        start = file.absolute().parent if file else Path.cwd()
+        return [start / folder.expanduser() for folder in folders]
 
 
 class UpstreamSettings(_Section):
@@ -137,9 +146,7 @@ class Settings(BaseSettings):
         room = self.server.threads - self.server.reserve_threads
         if "max_waiting" not in self.scheduling.model_fields_set:
             # The default adapts; a number that was asked for is kept or refused.
-            fitting = self.scheduling.model_copy(
-                update={"max_waiting": min(self.scheduling.max_waiting, max(1, room - 1))}
-            )
+            fitting = self.scheduling.model_copy(update={"max_waiting": min(self.scheduling.max_waiting, room - 1)})
             object.__setattr__(self, "scheduling", fitting)
         elif self.scheduling.max_waiting >= room:
             raise ValueError(
@@ -168,7 +175,8 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_readable(error))) from error
+        source = f"{file}: " if file else ""
+        raise ConfigurationError("\n".join(source + line for line in _readable(error))) from error
     except Exception as error:  # a file that is not YAML, a JSON value in the environment that does not parse
         raise ConfigurationError(f"{file or 'environment'}: {error}") from error
 

@@ -23,8 +23,11 @@ def an_engine(*flags: str) -> EngineFacts:
     return EngineFacts(EngineKind.BINARY, ("/bin/llama-server",), "1 (abc)", "id", frozenset(flags))
 
 
-def memory(at: float, available_gib: float = 16.0, total_gib: float = 16.0) -> MemoryReading:
-    return MemoryReading(int(total_gib * GIB), int(available_gib * GIB), at)
+def memory(
+    at: float, available_gib: float = 16.0, total_gib: float = 16.0, held: dict[int, float] | None = None
+) -> MemoryReading:
+    held_bytes = {server: int(gib * GIB) for server, gib in (held or {}).items()}
+    return MemoryReading(int(total_gib * GIB), int(available_gib * GIB), at, held_bytes)
 
 
 class Play:
@@ -47,7 +50,7 @@ class Play:
                 self.state, effects = step(self.state, happened)
                 for effect in effects:
                     if isinstance(effect, ev.ReadMemory) and self._answers_readings:
-                        reading = memory(happened.at, self.available_gib, self._total_gib)
+                        reading = memory(happened.at, self.available_gib, self._total_gib, self.held_gib)
                         queue.append(ev.MemoryRead(reading, happened.at))
                     else:
                         told.append(effect)
@@ -55,9 +58,14 @@ class Play:
         return told
 
     @property
+    def held_gib(self) -> dict[int, float]:
+        """Servers that are up hold what was booked, those that load nothing yet."""
+        return {s.id: s.expected_bytes / GIB for s in self.state.servers if s.port}
+
+    @property
     def available_gib(self) -> float:
-        """What the machine would show: everything but the bookings of servers that are up."""
-        return self._total_gib - sum(s.expected_bytes for s in self.state.servers if s.port) / GIB
+        """What the machine would show."""
+        return self._total_gib - sum(self.held_gib.values())
 
     def ask(self, model: Model, at: float = 0.0, patience: float = 300.0) -> list[ev.Effect]:
         """A new request. Its ticket is the number of requests so far."""
@@ -70,6 +78,11 @@ class Play:
         server = next(e.server for e in effects if isinstance(e, ev.Spawn))
         self.tell(ev.Ready(server.id, 9000 + server.id, at), ev.Release(self._ticket, at))
         return server.id
+
+    def up_by_hand(self, model: Model) -> None:
+        """As `up`, in a play that answers its readings itself."""
+        self.ask(model)
+        self.tell(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=0.0), ev.Release(self._ticket, at=0.0))
 
 
 def booked(model: Model) -> int:

@@ -13,6 +13,9 @@ FAKE_GARBAGE=1            answers what is not HTTP       FAKE_NO_BIND=1         
 FAKE_IGNORE_TERM=1        only SIGKILL ends it           FAKE_FORK_GRANDCHILD=1          a child holds its pipes
 FAKE_STDERR_MB=50         logs that much before it loads FAKE_IGNORE_KEY=1              answers without the key
 FAKE_DEAF=1               never looks whether its client is still there
+FAKE_CUT_EVENT=1          closes in the middle of an event
+FAKE_BAD_HEADER=1         sends a header that may not be passed on
+FAKE_SLOTS_SECONDS=0.8    how long /slots takes
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, request PATH, closed PATH
 """
@@ -136,12 +139,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path in ("/health", "/v1/health"):
             return self.answer(200, {"status": "ok"}) if loaded.is_set() else self.loading()
+        if self.path == "/v1/models":  # public in builds up to mid 2026
+            return self.answer(200, {"object": "list", "data": [{"id": self.server.alias, "object": "model"}]})
         if self.refused():
             return None
+        if self.path == "/props":
+            return self.answer(200, {"total_slots": 1})
         if self.path == "/slots":
+            time.sleep(number("FAKE_SLOTS_SECONDS"))
             return self.answer(200, [{"is_processing": True} for _ in range(self.server.generating)])
-        if self.path == "/v1/models":
-            return self.answer(200, {"object": "list", "data": [{"id": self.server.alias, "object": "model"}]})
         return self.answer(404, error(404, "File Not Found", "not_found_error"))
 
     def do_POST(self) -> None:
@@ -186,10 +192,15 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def answer(self, status: int, content: object) -> None:
+        log(f"request: {self.command} {self.path} 127.0.0.1 {status}")  # as builds do
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
+        if is_on("FAKE_BAD_HEADER"):
+            self.send_header("X-Control", "a\x01b")
+            self.send_header("Set-Cookie", "a=b")
+            self.send_header("X-Llama-Smart-Proxy-Error", "1")
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if is_on("FAKE_TRUNCATE") and self.command == "POST" else body)
         self.close_connection |= is_on("FAKE_TRUNCATE")
@@ -236,6 +247,10 @@ class Handler(BaseHTTPRequestHandler):
             self.step(index)
             choice = {"index": 0, "text": " word", "delta": {"content": " word"}, "finish_reason": None}
             self.chunk(f"data: {json.dumps({**self.envelope(), 'choices': [choice]})}\n\n")
+            if is_on("FAKE_CUT_EVENT"):
+                self.chunk('data: {"choices": [{"delt')
+                self.close_connection = True
+                return
             if is_on("FAKE_TRUNCATE") and index >= len(self.tokens()) // 2:
                 self.close_connection = True
                 return

@@ -20,7 +20,7 @@ ALLOWED = {
     "app/use_cases": {"app.entities", "app.use_cases", "app.errors"},
     "app/errors.py": {"app.entities"},
     "app/services.py": {"app.entities", "flask"},
-    "app/routes": {"app.entities", "app.use_cases", "app.errors", "app.services", "app.routes", "flask"},
+    "app/routes": {"app.entities", "app.use_cases", "app.errors", "app.services", "app.routes", "flask", "werkzeug"},
     "app/web.py": {"app.routes", "app.errors", "app.services", "flask", "werkzeug"},
     "app/settings.py": {"pydantic", "pydantic_settings"},
 }

@@ -286,28 +286,99 @@ def test_an_arrow_that_is_not_in_the_table_is_a_bug():
         play.state.servers[0].moved(ServerState.STARTING, at=1.0)
 
 
-def test_a_server_left_in_mid_answer_is_asked_whether_it_stopped_once_nobody_else_uses_it():
-    play = Play(Limits(abandon_grace_seconds=5))
+def test_a_slot_left_in_mid_answer_is_not_given_away_until_the_engine_says_it_is_free():
+    play = Play(Limits(notice_seconds=5))
+    play.ask(a_model(slots=1))
+    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_STREAM))
+    assert grants(play.ask(a_model(slots=1), at=2.0)) == {}
+    assert play.tell(ev.Tick(at=6.0)) == [ev.CountSlots(1)]
+    assert grants(play.tell(ev.SlotsCounted(1, busy=0, asked_at=6.0, at=6.1))) == {2: 1}
+
+
+def test_an_engine_gets_less_time_to_notice_when_it_has_nothing_to_write():
+    play = Play(Limits(notice_seconds=5, notice_in_silence_seconds=0.5))
     play.ask(a_model())
+    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE))
+    assert due_at(play.state) == 1.5
+
+
+def left_behind(busy: int | None, asked_at: float, **limits: float) -> tuple[Play, list[ev.Effect]]:
+    """A server whose only client left at 1.0 and that was then counted."""
+    play = Play(Limits(notice_seconds=5, **limits))
     play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, abandoned=True))
-    assert play.tell(ev.Tick(at=6.0)) == [], "somebody else is using it"
-    assert play.tell(ev.Release(2, at=7.0)) == [ev.CountSlots(1)]
-    assert play.tell(ev.Tick(at=8.0)) == [], "asked once"
+    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
+    return play, play.tell(ev.SlotsCounted(1, busy=busy, asked_at=asked_at, at=6.1))
 
 
 def test_a_server_that_generates_for_nobody_is_ended():
-    play = Play(Limits(abandon_grace_seconds=5))
-    play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, abandoned=True))
-    assert due_at(play.state) == 6.0
-    assert play.tell(ev.Tick(at=6.0)) == [ev.CountSlots(1)]
-    assert stopped(play.tell(ev.SlotsCounted(1, busy=1, at=6.1))) == [1]
+    assert stopped(left_behind(busy=1, asked_at=6.0)[1]) == [1]
 
 
-def test_a_server_that_did_stop_or_has_new_work_stays():
-    play = Play()
-    play.up(a_model())
-    assert play.tell(ev.SlotsCounted(1, busy=0, at=1.0)) == []
-    play.ask(a_model(), at=2.0)
-    assert play.tell(ev.SlotsCounted(1, busy=1, at=3.0)) == []
+def test_a_server_that_did_stop_stays_and_is_not_asked_again():
+    play, effects = left_behind(busy=0, asked_at=6.0)
+    assert effects == []
+    assert play.tell(ev.Tick(at=100.0)) == []
+
+
+def test_a_server_that_does_not_say_is_asked_again():
+    play, effects = left_behind(busy=None, asked_at=6.0)
+    assert effects == []
+    assert play.tell(ev.Tick(at=11.1)) == [ev.CountSlots(1)]
+
+
+def test_a_count_from_before_the_last_request_ended_stops_nothing():
+    play = Play(Limits(notice_seconds=5))
+    for _ in range(2):
+        play.ask(a_model())
+    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
+    play.tell(ev.Release(2, at=6.05))
+    assert play.tell(ev.SlotsCounted(1, busy=1, asked_at=6.0, at=6.1)) == []
+
+
+def test_a_neighbour_keeps_a_server_that_also_generates_for_nobody():
+    play = Play(Limits(notice_seconds=5))
+    for _ in range(2):
+        play.ask(a_model())
+    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
+    assert play.tell(ev.SlotsCounted(1, busy=2, asked_at=6.0, at=6.1)) == []
+    assert play.tell(ev.Tick(at=11.1)) == [ev.CountSlots(1)]
+
+
+def test_a_server_drained_for_somebody_who_left_takes_requests_again():
+    play = Play(total_gib=16)
+    play.ask(a_model("busy", gib=10))
+    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.ask(a_model("new", gib=10), at=1.0)
+    assert play.state.server(1).state is ServerState.DRAINING
+    play.tell(ev.Cancel(2, at=2.0))
+    assert grants(play.ask(a_model("busy", gib=10), at=3.0)) == {3: 1}
+
+
+def test_a_request_waits_for_a_load_of_ours_that_is_in_its_way():
+    """Half loaded: the reading lacks 8 GiB already, and only a ready server can be stopped."""
+    play = Play(answers_readings=False)
+    play.ask(a_model("a", gib=9))
+    play.tell(ev.MemoryRead(memory(at=0.0), at=0.0))
+    play.ask(a_model("b", gib=9), at=1.0)
+    assert play.tell(ev.MemoryRead(memory(at=1.0, available_gib=8, held={1: 8}), at=1.0)) == []
+    assert [w.ticket for w in play.state.waiting] == [1, 2]
+
+
+def test_no_model_is_stopped_in_vain():
+    """Strangers hold what is missing: what stopping `a` would bring back is what it holds, not what it booked."""
+    play = Play(answers_readings=False)
+    play.ask(a_model("a", gib=8))
+    play.tell(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=1.0), ev.Release(1, at=1.0))
+    play.ask(a_model("big", gib=12), at=2.0)
+    effects = play.tell(ev.MemoryRead(memory(at=2.0, available_gib=3, held={1: 5}), at=2.0))
+    assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
+    assert stopped(effects) == []
+
+
+def test_without_a_reading_nobody_waits_for_ever():
+    play = Play(answers_readings=False)
+    play.up_by_hand(a_model("up"))
+    play.ask(a_model("cold"), at=2.0)
+    effects = play.tell(ev.ReadingFailed("too many open files", at=2.1))
+    assert refusals(effects) == {2: Reason.SPAWN_FAILED}
+    assert play.ask(a_model("other"), at=3.0) == [ev.ReadMemory()], "the next one tries again"

@@ -13,9 +13,8 @@ from collections import Counter
 import pytest
 
 from app.entities.memory import MemoryReading
-from app.entities.server import ServerState
+from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
-from app.use_cases.allocate import usable_bytes
 from app.use_cases.schedule import Limits, PoolState, due_at, step
 from tests.builders import GIB, a_model
 
@@ -28,7 +27,8 @@ class World:
         self.random = random.Random(seed)
         self.now = 0.0
         self.total = self.random.choice([8, 16, 32]) * GIB
-        self.stranger = 0
+        self.stranger = self.stranger_when_read = 0
+        self.held_when_read: dict[int, int] = {}
         self.models = [
             a_model(f"m{i}", gib=self.random.choice([0.5, 2, 5, 9, 40]), slots=self.random.choice([1, 2, 4]))
             for i in range(self.random.randint(1, 5))
@@ -96,12 +96,16 @@ class World:
             case ev.ReadMemory():
                 if self.random.random() < 0.1:
                     self.stranger = int(self.random.choice([0, 0.3, 0.8]) * self.total)
-                self.later(self.now, ev.MemoryRead(self.reading(), 0.0))
+                if self.random.random() < 0.02:
+                    self.later(self.now, ev.ReadingFailed("no", 0.0))
+                else:
+                    self.later(self.now, ev.MemoryRead(self.reading(), 0.0))
             case ev.Spawn(server):
-                memory = self.state.memory
-                assert memory is not None
                 others = [s for s in self.state.servers if s.id < server.id]
-                assert server.expected_bytes <= usable_bytes(memory, others), "booked within what was free"
+                will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.expected_bytes
+                assert will_be <= self.total, (
+                    "all of ours and the strangers last seen fit into the machine, fully loaded"
+                )
                 self.alive.add(server.id)
                 self.load(server.id)
             case ev.Stop(server):
@@ -110,9 +114,13 @@ class World:
             case ev.Grant(ticket, server):
                 self.answers[ticket] += 1
                 self.granted[ticket] = server
-                self.later(self.now + self.random.expovariate(0.5), ev.Release(ticket, 0.0, self.random.random() < 0.3))
+                self.later(
+                    self.now + self.random.expovariate(0.5),
+                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending))),
+                )
             case ev.CountSlots(server):
-                self.later(self.now + 0.1, ev.SlotsCounted(server, self.random.choice([0, 1]), 0.0))
+                busy = self.random.choice([None, 0, 1, 2])
+                self.later(self.now + 0.1, ev.SlotsCounted(server, busy, self.now, 0.0))
             case ev.Refuse(ticket):
                 self.answers[ticket] += 1
 
@@ -144,8 +152,19 @@ class World:
     # --- means -------------------------------------------------------------------------------------------
 
     def reading(self) -> MemoryReading:
-        ours = sum(s.expected_bytes for s in self.state.servers if s.state is not ServerState.STARTING)
-        return MemoryReading(self.total, max(0, self.total - self.stranger - ours), self.now)
+        """What the machine shows: a server that loads holds any part of its bytes, one that is up all of them."""
+        held = {
+            s.id: int(s.expected_bytes * (1.0 if s.ready_at is not None else self.random.random()))
+            for s in self.state.servers
+        }
+        self.stranger = min(self.stranger, self.total - sum(s.expected_bytes for s in self.state.servers))
+        self.stranger_when_read, self.held_when_read = self.stranger, held
+        return MemoryReading(self.total, self.total - self.stranger - sum(held.values()), self.now, held)
+
+    def will_hold(self, server: Server) -> int:
+        """All of its bytes, except that a load which was ended goes no further."""
+        ended = server.state is ServerState.STOPPING and server.ready_at is None
+        return self.held_when_read.get(server.id, server.expected_bytes) if ended else server.expected_bytes
 
     def later(self, at: float, event: ev.Event) -> None:
         self.order += 1

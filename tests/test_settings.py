@@ -43,7 +43,7 @@ def test_json_is_read_too(tmp_path, monkeypatch):
         ("server: {prot: 1}", "server.prot: unknown key; did you mean server.port?"),
         ("schedulling: {}", "schedulling: unknown key"),
         ("server: {port: many}", "server.port: "),
-        ("server: {threads: 8, reserve_threads: 8}", "reserve_threads (8) must be below threads (8)"),
+        ("server: {threads: 8, reserve_threads: 8}", "reserve_threads (8) must be below threads (8) - 1"),
         ("scheduling: {max_waiting: 500}", "scheduling.max_waiting (500) must be below"),
         ("server: [", "config.yaml"),
         ("defaults: {ctx_size: -1}", "defaults.ctx_size"),
@@ -72,3 +72,8 @@ def test_a_missing_file_is_named(monkeypatch):
 def test_the_default_queue_shrinks_with_the_threads(monkeypatch):
     monkeypatch.setenv(PREFIX + "SERVER__THREADS", "24")
     assert load_settings().scheduling.max_waiting == 7  # 24 threads - 16 in reserve, one of them running
+
+
+def test_folders_may_start_at_home_or_at_the_configuration_file(tmp_path, monkeypatch):
+    settings = configured(tmp_path, monkeypatch, "catalog: {models_dirs: [~/models, here, /there]}")
+    assert settings.catalog.models_dirs == [Path.home() / "models", tmp_path / "here", Path("/there")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from app.entities.model import Model
 from app.errors import ModelNotFound
 
 log = logging.getLogger(__name__)
+
+
+_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")  # the first one of a split model names it
 
 
 class Catalog:
@@ -24,8 +28,14 @@ class Catalog:
 
     def reload(self) -> None:
         """Look at the folders again."""
-        self._models = {model.name: model for model in self._scan()}
-        log.info("catalogue models=%d folders=%d", len(self._models), len(self._folders))
+        models: dict[str, Model] = {}
+        for model in self._scan():
+            if first := models.get(model.name):
+                log.warning("%s is not served: %s has the same name", model.path, first.path)
+            else:
+                models[model.name] = model
+        self._models = models
+        log.info("catalogue models=%d folders=%s", len(models), [str(folder) for folder in self._folders])
 
     def find(self, name: str) -> Model:
         """The model of that name, exactly. Raises ModelNotFound."""
@@ -39,10 +49,29 @@ class Catalog:
 
     def _scan(self) -> Iterator[Model]:
         for folder in self._folders:
-            if not folder.is_dir():
-                log.warning("models_dirs: %s is not a folder", folder)
+            try:
+                files = sorted(folder.iterdir())
+            except OSError as error:
+                log.warning("models_dirs: %s cannot be read: %s", folder, error.strerror)
                 continue
-            for file in sorted(folder.glob("*.gguf")):
-                if not file.name.startswith("mmproj"):  # a projector serves beside its model, never alone
-                    stat = file.stat()
-                    yield Model(file.stem, str(file.resolve()), stat.st_size, int(stat.st_mtime), self._launch)
+            for file in files:
+                if file.suffix.lower() == ".gguf" and (model := self._model(file)):
+                    yield model
+
+    def _model(self, file: Path) -> Model | None:
+        """The model in a file; None, with the reason in the log, for what is none."""
+        if file.name.startswith((".", "mmproj")) or _LATER_SHARD.search(file.stem):
+            return None  # hidden; a projector, which serves beside its model; a part of another
+        if not file.stem.isprintable():  # nor is what is not UTF-8
+            log.warning("not served, its name cannot be shown: %r", str(file))
+            return None
+        try:
+            path = file.resolve(strict=True)
+            stat = path.stat()
+        except OSError as error:
+            log.warning("%s is not served: %s", file, error.strerror)
+            return None
+        if not path.is_file():
+            log.warning("%s is not served: it is no file", file)
+            return None
+        return Model(file.stem, str(path), stat.st_size, int(stat.st_mtime), self._launch)

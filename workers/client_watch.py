@@ -6,8 +6,8 @@ with one epoll set watches the sockets of the requests in flight instead; it cos
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import select
 import socket
 import threading
@@ -57,40 +57,47 @@ class ClientWatcher:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-        self._watches: dict[int, ClientWatch] = {}  # by fd; one request owns its socket's entry
-        self._epoll.register(self._stop, select.EPOLLIN)
+        self._watches: dict[int, ClientWatch] = {}  # by fd; under the lock
+        # An event may be of a socket that is closed by now, its number another client's: see `_notice`.
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="client-watch", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
-
-    def close(self) -> None:
-        os.eventfd_write(self._stop, 1)
-        self._thread.join(timeout=1)
 
     def watch(self, client: socket.socket | None) -> ClientWatch:
         """Watch a request's client. None (no real socket, as in unit tests) gives a watch that never fires."""
         if client is None:
             return ClientWatch(None, -1)
         watch = ClientWatch(self, client.fileno())
-        self._watches[client.fileno()] = watch
-        self._epoll.register(client.fileno(), GONE)
+        with self._lock:
+            self._epoll.register(client.fileno(), GONE)
+            self._watches[client.fileno()] = watch
         return watch
 
     def forget(self, fd: int) -> None:
-        self._epoll.unregister(fd)
-        self._watches.pop(fd, None)
+        with self._lock:
+            self._watches.pop(fd, None)
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
 
     def _run(self) -> None:
         while True:
             for fd, _ in self._epoll.poll():
-                if fd == self._stop:
-                    return
-                watch = self._watches.get(fd)
-                if watch is None:
-                    continue
                 try:
-                    watch.left()
+                    self._notice(fd)
                 except Exception:
                     log.exception("undoing a request whose client left failed")
+
+    def _notice(self, fd: int) -> None:
+        """Tell the watch of this number, unless its client is still there: the event was its predecessor's then."""
+        with self._lock:
+            watch = self._watches.get(fd)
+            if watch is not None and _has_left(fd):
+                watch.left()
+
+
+def _has_left(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return bool(poll.poll(0))

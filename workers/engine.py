@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import IO
 
 from app.entities.launch import EngineFacts, EngineKind
+from workers.death_guard import death_guard
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ def _output(command: tuple[str, ...]) -> str:
     """What `command` prints, both streams. Its exit code is not trusted: builds differ. Raises NoEngine."""
     try:
         process = subprocess.Popen(
-            command,
+            [*death_guard(), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -19,6 +19,7 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
 from app.errors import RequestTimeout
+from app.services import END
 
 RECEIVE_BYTES = 64 * 1024
 MIN_BODY_BYTES_PER_SECOND = 64 * 1024
@@ -113,7 +114,7 @@ class BodyReader:
     """gunicorn's reader of one body, with every failure made a BodyFailed and a short body a failure."""
 
     def __init__(self, reader: Any) -> None:
-        self._reader = reader
+        self.inner = reader
         self.failure: BodyFailed | None = None
 
     def read(self, size: int) -> bytes:
@@ -126,8 +127,8 @@ class BodyReader:
             raise self.failure from error
 
     def _read(self, size: int) -> bytes:
-        due = min(self._reader.length, size) if isinstance(self._reader, LengthReader) else 0
-        data = self._reader.read(size)
+        due = min(self.inner.length, size) if isinstance(self.inner, LengthReader) else 0
+        data = self.inner.read(size)
         # gunicorn hands a cut-off body to the application as if it were whole.
         if len(data) < due:
             raise http_errors.NoMoreData(data)
@@ -150,15 +151,18 @@ class Connection(TConn):
         self.lingered_bytes = 0
 
 
-def with_body_failures(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-    """The application, except that a failed body ends its call whatever it made of the failure."""
+def guarded(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """The application, except that a failed body ends its call whatever it made of the failure, and that a request
+    whose answer could not even begin (a header gunicorn refuses, say) still gives back what it holds."""
 
-    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         reader = environ["wsgi.input"].reader
         try:
             chunks = application(environ, start_response)
-        except BodyFailed as failure:
-            failure.answerable = True
+        except BaseException as error:
+            environ.get(END, _nothing)(500)
+            if isinstance(error, BodyFailed):
+                error.answerable = True
             raise
         if reader.failure is None:
             return chunks
@@ -166,4 +170,17 @@ def with_body_failures(application: Callable[..., Iterable[bytes]]) -> Callable[
         reader.failure.answerable = True
         raise reader.failure
 
-    return guarded
+    return call
+
+
+def _nothing(status: int) -> None:
+    pass
+
+
+def is_taken(body: Any, unreader: PacedUnreader) -> bool:
+    """Whether a request's body is here to its end, so that discarding the rest of it waits for nobody."""
+    reader = body.reader
+    inner = reader.inner if isinstance(reader, BodyReader) else reader
+    if isinstance(inner, LengthReader):
+        return bool(inner.length <= unreader.buf.getbuffer().nbytes)
+    return getattr(inner, "parser", True) is None  # chunked: gone once the last chunk is read

@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import queue
 import selectors
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -31,7 +33,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from app.errors import HeadTooLarge, Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_answers import problem_of, response_bytes
 from workers.gunicorn_arbiter import STOP_SIGNALS, StopSignals
-from workers.gunicorn_receiving import BodyFailed, BodyReader, Connection, take, with_body_failures
+from workers.gunicorn_receiving import BodyFailed, BodyReader, Connection, guarded, is_taken, take
 
 MAX_HEAD_BYTES = 64 * 1024  # beside gunicorn's limits on the request line and on each field
 LINGER_SECONDS = 2.0
@@ -61,6 +63,7 @@ class Limits:
     """The settings gunicorn has no names for."""
 
     receive_timeout_seconds: float = 10.0
+    send_timeout_seconds: float = 300.0
     drain_seconds: float = 30.0
     stop_seconds: float = 10.0
 
@@ -94,12 +97,14 @@ class ProxyWorker(ThreadWorker):
             raise RuntimeError("; ".join(wrong))
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(max_workers=self.cfg.threads, thread_name_prefix="request")
+        pool = ThreadPoolExecutor(max_workers=self.cfg.threads, thread_name_prefix="request")
+        pool.submit(bool)  # one thread at least is there, whatever can be had later
+        return pool
 
     def load_wsgi(self) -> None:
         """Start the services and the Flask application: after the fork, with our signal handlers in place."""
         self.services, application = self.app.load_service()
-        self.wsgi = with_body_failures(application)
+        self.wsgi = guarded(application)
 
     # The way of a connection: accept, head, thread, then idle or lingering
 
@@ -114,6 +119,9 @@ class ProxyWorker(ThreadWorker):
             self._accept_failed(error)
             return
         self.nr_conns += 1
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", math.ceil(self.limits.send_timeout_seconds), 0)
+        )
         server = listener.getsockname()
         self._await_request(Connection(self.cfg, sock, client, server, self.limits.receive_timeout_seconds))
 
@@ -163,16 +171,26 @@ class ProxyWorker(ThreadWorker):
             self._refuse(Overloaded("every request thread is busy"), conn)
             return
         conn.unreader.begin_request()
-        self.tpool.submit(self.handle, conn).add_done_callback(partial(self._handled, conn))
+        try:
+            self.tpool.submit(self._serve, conn)
+        except RuntimeError as error:
+            # No new thread can be had. The request is in the pool's queue all the same: the next free thread takes it.
+            self._log_seldom("request waits for a thread: %s", error)
 
-    def _handled(self, conn: Connection, answered: Future[Any]) -> None:
-        # On the pool thread, so that the count is exact even while the main loop is behind.
-        self._free_threads.release()
-        self.method_queue.defer(self.finish_request, conn, answered)
+    def _serve(self, conn: Connection) -> None:
+        keeps = False
+        try:
+            keeps = self.handle(conn)
+        except Exception:
+            self.log.exception("request failed")
+        finally:
+            # On the pool thread, so that the count is exact even while the main loop is behind.
+            self._free_threads.release()
+            self.method_queue.defer(self.finish_request, conn, keeps)
 
-    def finish_request(self, conn: Connection, answered: Future[Any]) -> None:
+    def finish_request(self, conn: Connection, keeps: bool) -> None:
         """Keep the connection for its next request, or see it off."""
-        if answered.cancelled() or answered.exception() is not None or not answered.result():
+        if not keeps:
             self._linger(conn)
         elif conn.unreader.reclaim():
             self._await_request(conn)
@@ -266,12 +284,19 @@ class ProxyWorker(ThreadWorker):
 
     def handle_request(self, req: Any, conn: Connection) -> bool:
         req.body.reader = BodyReader(req.body.reader)
-        return super().handle_request(req, conn)
+        try:
+            return super().handle_request(req, conn)
+        except BlockingIOError as error:  # SO_SNDTIMEO
+            self.log.info("client=%s took nothing for %g s", conn.client, self.limits.send_timeout_seconds)
+            raise BrokenPipeError(errno.EPIPE, "the client does not read") from error
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
+        """Never waits, as gunicorn does, for a body that nobody wants: the connection closes, in the main loop."""
+        if not keepalive or not is_taken(conn.parser.mesg.body, conn.unreader):
+            return False
         try:
             return super()._keepalive_after(conn, keepalive)
-        except BodyFailed:  # while discarding a body that the application left unread
+        except BodyFailed:
             return False
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException | None) -> None:
@@ -289,12 +314,14 @@ class ProxyWorker(ThreadWorker):
             sock.send(response_bytes(problem), socket.MSG_DONTWAIT)
 
     def _log_refusal(self, problem: ProxyError, client: Any) -> None:
-        if isinstance(problem, Overloaded):
-            # At most one line a second: overload is when the main loop has no time to write more.
-            if time.monotonic() - self._overload_logged_at < 1.0:
-                return
+        write = self._log_seldom if isinstance(problem, Overloaded) else self.log.info
+        write("refused status=%d client=%s reason=%r", problem.status, client, str(problem))
+
+    def _log_seldom(self, text: str, *values: object) -> None:
+        # At most one line a second: overload is when the main loop has no time to write more.
+        if time.monotonic() - self._overload_logged_at >= 1.0:
             self._overload_logged_at = time.monotonic()
-        self.log.info("refused status=%d client=%s reason=%r", problem.status, client, str(problem))
+            self.log.info(text, *values)
 
     # Signals: the handlers only assign and put; the thread "signals" acts
 
@@ -324,7 +351,11 @@ class ProxyWorker(ThreadWorker):
 
     def _obey(self) -> None:
         while True:
-            self._orders.get()()
+            order = self._orders.get()
+            try:
+                order()
+            except Exception:  # no thread to be had, say: the next signal must still be heard
+                self.log.exception("signal not obeyed")
 
     def _reload(self) -> None:
         if self.services is None:

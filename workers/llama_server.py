@@ -8,7 +8,6 @@ can hold more than its own thread.
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import json
 import logging
@@ -16,11 +15,9 @@ import os
 import re
 import secrets
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +26,7 @@ from app.entities.launch import EngineFacts
 from app.entities.server import Server
 from app.use_cases import events as ev
 from app.use_cases.launch import ANY_PORT, LaunchPlan, launch_plan
+from workers.death_guard import death_guard
 from workers.orphans import PidRecords
 from workers.proc_net import listening_ports
 from workers.server_log import ServerLog, last_words
@@ -110,16 +108,23 @@ class LlamaServer:
     # --- its own thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        detail, could_not_spawn = "internal error", True
         try:
             detail, could_not_spawn = self._live()
-        except Exception as error:
+        except Exception:
             log.exception("server=%d", self._server.id)
+        finally:  # whatever happened: without Exited its model would be stuck for ever
+            self._end()
+            self._tell(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn))
+
+    def _end(self) -> None:
+        try:
             self._reap()
-            detail, could_not_spawn = f"internal error: {error}", True
+        except Exception:
+            log.exception("server=%d", self._server.id)
         with self._closing:
             self._closed = True
             os.close(self._orders)
-        self._tell(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn))
 
     def _live(self) -> tuple[str, bool]:
         """From spawn to reap; how it ended. A port lost to somebody else costs a new attempt, not the load."""
@@ -136,7 +141,8 @@ class LlamaServer:
                 break
             log.warning("server=%d could not listen on its port; trying another", self._server.id)
             self._launcher.fixed_ports = True
-        log.info("exited server=%d model=%s status=%s", self._server.id, self._server.model.name, code)
+        level = logging.INFO if self._stop_wanted else logging.WARNING
+        log.log(level, "exited server=%d model=%s %s", self._server.id, self._server.model.name, _exit_words(code))
         return f"{self._verdict or _exit_words(code)}\n{words}", False
 
     def _spawn(self) -> None:
@@ -179,7 +185,7 @@ class LlamaServer:
             if now >= self._kill_at:
                 _signal_group(process.pid, signal.SIGKILL)
                 self._kill_at = float("inf")
-            if process.stdout.fileno() in ready and not self._is_ready and now - progress_at >= PROGRESS_EVERY_SECONDS:
+            if self.log.takes_progress() and not self._is_ready and now - progress_at >= PROGRESS_EVERY_SECONDS:
                 progress_at = now
                 self._tell(ev.Progress(self._server.id, now))
             if not self._is_ready and not self._stop_wanted and now >= probe_at:
@@ -202,28 +208,33 @@ class LlamaServer:
             _signal_group(pid, signal.SIGTERM)
         elif self._count_wanted and self._port is not None:
             self._count_wanted = False
-            slots = _get(self._port, "/slots", self.api_key)[1]
-            if isinstance(slots, list):
-                busy = sum(bool(slot.get("is_processing")) for slot in slots)
-                self._tell(ev.SlotsCounted(self._server.id, busy, time.monotonic()))
+            self._tell(ev.SlotsCounted(self._server.id, self._busy_slots(self._port), now, time.monotonic()))
+
+    def _busy_slots(self, port: int) -> int | None:
+        slots = _get(port, "/slots", self.api_key)[1]
+        if not isinstance(slots, list) or not all(isinstance(slot, dict) for slot in slots):
+            return None
+        return sum(bool(slot.get("is_processing")) for slot in slots)
 
     def _probe(self, pid: int) -> None:
         """Ready is: a loopback port held by this very process, a /health of 200, and no answer without our key."""
         for port in [self._port] if self._port else sorted(listening_ports(pid)):
             if _get(port, "/health", self.api_key)[0] != 200:
                 continue
-            if _get(port, "/v1/models", None)[0] != 401:
+            # Not /v1/models: builds up to mid 2026 show that without a key.
+            if _get(port, "/props", None)[0] != 401:
                 self._verdict = "it answers without the key it was given (LLAMA_API_KEY): not a llama-server to use"
                 _signal_group(pid, signal.SIGKILL)
                 return
             self._port, self._is_ready = port, True
+            log.info("ready server=%d model=%s port=%d", self._server.id, self._server.model.name, port)
             self._tell(ev.Ready(self._server.id, port, time.monotonic()))
             return
 
     def _reap(self) -> int | None:
         """Take the group down with its leader, then collect that. A grandchild may hold the pipe: no EOF is awaited."""
         process = self._process
-        if process is None:
+        if process is None or process.returncode is not None:
             return None
         _signal_group(process.pid, signal.SIGKILL)  # the leader, dead or not, still holds the group's number
         for _ in range(LAST_READS):
@@ -255,16 +266,6 @@ def _popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
     )
 
 
-@functools.cache
-def death_guard() -> tuple[str, ...]:
-    """The argv prefix that ties a child's life to its spawning thread: setpriv, or two lines of Python in its place."""
-    setpriv = shutil.which("setpriv")
-    if setpriv and subprocess.run([setpriv, "--pdeathsig", "KILL", "true"], capture_output=True).returncode == 0:
-        return (setpriv, "--pdeathsig", "KILL", "--")
-    script = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9)\nos.execvp(sys.argv[1], sys.argv[1:])"
-    return (sys.executable, "-I", "-S", "-c", script)
-
-
 def _signal_group(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
@@ -283,7 +284,7 @@ def _get(port: int, path: str, api_key: str | None) -> tuple[int | None, object]
         connection.request("GET", path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
         response = connection.getresponse()
         return response.status, json.loads(response.read(PROBE_BYTES))
-    except (OSError, http.client.HTTPException, ValueError):
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
         return None, None
     finally:
         connection.close()

@@ -24,8 +24,8 @@ class PidRecords:
 
     def write(self, pid: int) -> None:
         """Remember a child of this process. A full disk costs only this safety net, never a request."""
-        record = {"child": _identity(pid), "owner": _identity(os.getpid())}
         try:
+            record = {"child": _identity(pid), "owner": _identity(os.getpid())}
             self._folder.mkdir(parents=True, exist_ok=True)
             partial = self._folder / f".{pid}.partial"
             partial.write_text(json.dumps(record))
@@ -34,7 +34,7 @@ class PidRecords:
             log.warning("pid %d not recorded: %s", pid, error)
 
     def remove(self, pid: int) -> None:
-        (self._folder / f"{pid}.json").unlink(missing_ok=True)
+        _unlink(self._folder / f"{pid}.json")
 
     def sweep(self) -> list[int]:
         """Kill the recorded processes that outlived their owner; the pids that were killed."""
@@ -46,13 +46,19 @@ class PidRecords:
                 if _is_alive(owner):
                     continue
                 if _is_alive(child):
-                    _kill(int(child["pid"]))
-                    killed.append(int(child["pid"]))
-                file.unlink(missing_ok=True)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("pid record %s is unreadable and is removed: %s", file.name, error)
-                file.unlink(missing_ok=True)
+                    _kill(child["pid"])
+                    killed.append(child["pid"])
+            except Exception as error:  # whatever is in the file, the service starts
+                log.warning("pid record %s is unreadable and is removed: %r", file.name, error)
+            _unlink(file)
         return killed
+
+
+def _unlink(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("pid record %s stays: %s", file.name, error)
 
 
 def _boot_id() -> str:
@@ -60,7 +66,7 @@ def _boot_id() -> str:
 
 
 def _identity(pid: int) -> dict[str, object]:
-    return {"pid": pid, "started": _start_time(pid), "boot": _boot_id()}
+    return {"pid": pid, "started": _start_time(pid), "boot": _boot_id()}  # raises OSError
 
 
 def _start_time(pid: int) -> str | None:
@@ -74,7 +80,8 @@ def _start_time(pid: int) -> str | None:
 
 def _is_alive(identity: dict[str, object]) -> bool:
     pid = identity["pid"]
-    assert isinstance(pid, int)
+    if not isinstance(pid, int) or pid <= 1:
+        raise ValueError(f"no pid: {pid!r}")
     if identity["boot"] != _boot_id() or _start_time(pid) != identity["started"]:
         return False
     try:

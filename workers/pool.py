@@ -10,14 +10,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
-from app.entities.refusal import Refusal
+from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.errors import error_for
 from app.use_cases import events as ev
@@ -28,6 +28,7 @@ from workers.state import StateStore
 log = logging.getLogger(__name__)
 
 LONGEST_NAP_SECONDS = 60.0
+PAUSE_AFTER_A_BUG_SECONDS = 0.1  # what is overdue would come again at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,14 @@ class Process(Protocol):
 
 
 class Pool:
-    """Owner of the llama-servers. `spawn` starts one and reports through `tell`; `read_memory` reads the machine."""
+    """Owner of the llama-servers. `spawn` starts one and reports through `tell`; `read_memory` reads the machine,
+    given the pids by server."""
 
     def __init__(
         self,
         store: StateStore,
         spawn: Callable[[Server, Callable[[ev.Event], None]], Process],
-        read_memory: Callable[[], MemoryReading],
+        read_memory: Callable[[Mapping[int, int]], MemoryReading],
     ) -> None:
         self._store = store
         self._spawn = spawn
@@ -100,9 +102,9 @@ class Pool:
             return Lease(ticket, outcome, model.name, 0, "", time.monotonic() - asked_at)
         return Lease(ticket, outcome, model.name, server.port, process.api_key, time.monotonic() - asked_at)
 
-    def release(self, lease: Lease, abandoned: bool = False) -> None:
-        """Give the slot back. `abandoned`: the client left before its answer was complete."""
-        self.tell(ev.Release(lease.ticket, time.monotonic(), abandoned))
+    def release(self, lease: Lease, ending: ev.Ending) -> None:
+        """Give the slot back, and say how much of its answer the request got."""
+        self.tell(ev.Release(lease.ticket, time.monotonic(), ending))
 
     def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
         """Wait until the published state meets `condition`. False when it did not in time."""
@@ -117,19 +119,24 @@ class Pool:
     # --- the pool thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        state = self._store.pool
         while True:
-            event = self._next_event(state)
+            event = self._next_event(self._store.pool)
             try:
-                state, effects = step(state, event)
+                self._happen(event)
             except Exception:
-                log.exception("event dropped: %r", event)  # a bug; the state before it is still sound
-                continue
-            self._publish(state)
-            for effect in effects:
-                self._carry_out(effect)
-            if isinstance(event, ev.Exited):
-                self._processes.pop(event.server, None)
+                # A bug. The state before it is sound; the one request it was about must not wait for ever.
+                log.exception("event dropped: %r", event)
+                if isinstance(event, ev.Acquire) and (answer := self._answers.pop(event.ticket, None)):
+                    answer.set_result(Refusal(Reason.SPAWN_FAILED, event.model.name, "internal error"))
+                time.sleep(PAUSE_AFTER_A_BUG_SECONDS)
+
+    def _happen(self, event: ev.Event) -> None:
+        state, effects = step(self._store.pool, event)
+        self._publish(state)
+        for effect in effects:
+            self._carry_out(effect)
+        if isinstance(event, ev.Exited):
+            self._processes.pop(event.server, None)
 
     def _next_event(self, state: PoolState) -> ev.Event:
         due = due_at(state)
@@ -155,11 +162,28 @@ class Pool:
                 log.info(
                     "spawn server=%d model=%s book_mib=%d", server.id, server.model.name, server.expected_bytes >> 20
                 )
-                self._processes[server.id] = self._spawn(server, self.tell)
+                self._start(server)
             case ev.Stop(server_id, why):
                 log.info("stop server=%d why=%r", server_id, why)
-                self._processes[server_id].stop()
+                if process := self._processes.get(server_id):
+                    process.stop()
             case ev.CountSlots(server_id):
-                self._processes[server_id].count_slots()
+                if process := self._processes.get(server_id):
+                    process.count_slots()
             case ev.ReadMemory():
-                self.tell(ev.MemoryRead(self._read_memory(), time.monotonic()))
+                self._read()
+
+    def _start(self, server: Server) -> None:
+        try:
+            self._processes[server.id] = self._spawn(server, self.tell)
+        except (OSError, RuntimeError) as error:  # no file descriptor, no thread left
+            self.tell(ev.Exited(server.id, str(error), time.monotonic(), could_not_spawn=True))
+
+    def _read(self) -> None:
+        pids = {server.id: server.pid for server in self._store.pool.servers if server.pid is not None}
+        try:
+            memory = self._read_memory(pids)
+        except OSError as error:
+            self.tell(ev.ReadingFailed(f"the machine's memory could not be read: {error}", time.monotonic()))
+        else:
+            self.tell(ev.MemoryRead(memory, time.monotonic()))

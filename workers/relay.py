@@ -7,8 +7,9 @@ import errno
 import http.client
 import json
 import logging
+import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 from app.errors import BadUpstream, ClientLeft, Draining, ProxyError, UpstreamCrashed, UpstreamTimeout
@@ -21,13 +22,18 @@ CHUNK_BYTES = 64 * 1024
 
 # What a client may say to the engine. Its Authorization, cookies and hop-by-hop headers are none of these; nor is
 # X-Conversation-Id, which makes llama-server (11434) go on generating for a client that has left.
-REQUEST_HEADERS = ("Content-Type", "Accept", "X-Request-Id", "Traceparent", "Tracestate")
+REQUEST_HEADERS = ("Accept", "X-Request-Id", "Traceparent", "Tracestate")
+
+# Whatever the client calls its JSON: llama-server takes a form, which is what curl -d says, only up to 1 MiB.
+CONTENT_TYPE = "application/json"
 
 # RFC 9110 7.6.1, and what we say ourselves.
 NOT_FORWARDED = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
-    *("upgrade", "server", "date", "set-cookie"),
+    *("upgrade", "server", "date", "set-cookie", "set-cookie2", "location", "x-request-id"),
 }
+NOT_FORWARDED_PREFIXES = ("access-control-", "x-llama-smart-proxy-")  # the latter would make it look like ours
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5; gunicorn refuses any other
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,10 @@ class Answer:
 
     status: int
     headers: list[tuple[str, str]]
-    chunks: Iterator[bytes]  # ends early with an error event (event streams) or ConnectionResetError (all others)
+    # Ends early with an error event (event streams) or ConnectionResetError (all others). Its return value says
+    # whether it was whole.
+    chunks: Generator[bytes, None, bool]
+    is_stream: bool
     close: Callable[[], None]  # must be called whether or not `chunks` was ever begun
 
 
@@ -73,23 +82,32 @@ class Relay:
             response.close()
             upstream.close()
 
-        return Answer(response.status, _response_headers(response), self._chunks(response, lease, client), close)
+        kind = response.getheader("Content-Type") or ""
+        is_stream = kind.startswith("text/event-stream")
+        chunks = self._chunks(response, lease, client, is_stream)
+        return Answer(response.status, _response_headers(response), chunks, is_stream, close)
 
-    def _chunks(self, response: http.client.HTTPResponse, lease: Lease, client: ClientWatch) -> Iterator[bytes]:
+    def _chunks(
+        self, response: http.client.HTTPResponse, lease: Lease, client: ClientWatch, is_stream: bool
+    ) -> Generator[bytes, None, bool]:
         """The body as it comes. First nothing at all: that lets the server send the headers before the first token."""
+        piece = b""
         try:
-            yield b""
-            yield from _body(response)
+            yield piece
+            for piece in _body(response):
+                yield piece
+            return True
         except (OSError, http.client.HTTPException) as error:
             problem = self._translated(error, lease, client)
             log.log(
                 logging.INFO if client.gone else logging.WARNING,
                 *("answer cut model=%s server=%d: %s", lease.model, lease.server, problem),
             )
-            if client.gone or not (response.getheader("Content-Type") or "").startswith("text/event-stream"):
+            if client.gone or not is_stream:
                 # Nothing can be said inside a body of its own format: the connection ends short of it.
                 raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
-            yield _error_event(problem)
+            yield _error_event(problem, piece)
+            return False
 
     def _translated(self, error: Exception, lease: Lease, client: ClientWatch) -> ProxyError:
         if client.gone:
@@ -108,7 +126,7 @@ class Relay:
 
 def _request_headers(headers: Mapping[str, str], api_key: str) -> dict[str, str]:
     kept = {name: headers[name] for name in REQUEST_HEADERS if headers.get(name)}
-    return kept | {"Authorization": f"Bearer {api_key}"}
+    return kept | {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {api_key}"}
 
 
 def _response_headers(response: http.client.HTTPResponse) -> list[tuple[str, str]]:
@@ -117,7 +135,9 @@ def _response_headers(response: http.client.HTTPResponse) -> list[tuple[str, str
     return [
         (name, value)
         for name, value in response.getheaders()
-        if name.lower() not in dropped and not name.lower().startswith("access-control-")
+        if name.lower() not in dropped
+        and not name.lower().startswith(NOT_FORWARDED_PREFIXES)
+        and _HEADER_VALUE.fullmatch(value)
     ]
 
 
@@ -135,9 +155,13 @@ def _body(response: http.client.HTTPResponse) -> Iterator[bytes]:
         yield piece
 
 
-def _error_event(problem: ProxyError) -> bytes:
-    """The only way to report a failure after a 200: SDKs raise on it. No [DONE] follows."""
-    return b"data: " + json.dumps(problem.body).encode() + b"\n\n"
+def _error_event(problem: ProxyError, sent_before: bytes) -> bytes:
+    """The only way to report a failure after a 200: SDKs raise on it. No [DONE] follows.
+
+    A half-sent event is ended first, or the error would be a part of it.
+    """
+    is_whole = not sent_before or sent_before.endswith((b"\n\n", b"\r\n\r\n"))
+    return (b"" if is_whole else b"\n\n") + b"data: " + json.dumps(problem.body).encode() + b"\n\n"
 
 
 def _shut(upstream: socket.socket) -> None:

@@ -5,26 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import platformdirs
 
 from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
+from app.entities.server import Server
 from app.services import Services
 from app.settings import Settings
 from app.use_cases import events as ev
 from app.use_cases.schedule import Limits, PoolState
 from workers.catalog import Catalog
 from workers.client_watch import ClientWatcher
+from workers.death_guard import death_guard
 from workers.demo_model import write_demo_model
 from workers.engine import NoEngine, engine_environment, find_engine
 from workers.gauges import Gauges
-from workers.llama_server import Launcher, death_guard
+from workers.llama_server import Launcher
 from workers.memory import read_memory
 from workers.orphans import PidRecords
 from workers.places import Places
-from workers.pool import Pool
+from workers.pool import Pool, Process
 from workers.relay import Relay
 from workers.state import StateStore
 
@@ -46,7 +49,7 @@ class Runtime:
             max_waiting_per_model=settings.scheduling.max_waiting_per_model,
             ttl_seconds=settings.scheduling.ttl_seconds,
             stall_timeout_seconds=settings.scheduling.stall_timeout_seconds,
-            abandon_grace_seconds=_abandon_grace_seconds(engine),
+            notice_in_silence_seconds=_notice_in_silence_seconds(engine),
         )
         self._records = PidRecords(state_folder() / "servers")
         self._store = StateStore(PoolState(limits))
@@ -123,7 +126,15 @@ def cache_folder() -> Path:
 
 def models_folders(settings: Settings) -> list[Path]:
     """The configured folders, or one with the demo model when there are none."""
-    return list(settings.catalog.models_dirs) or [write_demo_model(cache_folder() / "demo").parent]
+    if settings.catalog.models_dirs:
+        return list(settings.catalog.models_dirs)
+    folder = cache_folder() / "demo"
+    try:
+        return [write_demo_model(folder).parent]
+    except OSError as error:
+        raise OSError(
+            f"the demo model cannot be written to {folder} ({error.strerror}); give --models-dir DIR"
+        ) from error
 
 
 def _engine(settings: Settings) -> tuple[EngineFacts | None, str]:
@@ -136,17 +147,24 @@ def _engine(settings: Settings) -> tuple[EngineFacts | None, str]:
     return engine, ""
 
 
-def _abandon_grace_seconds(engine: EngineFacts | None) -> float:
-    """llama-server looks for a closed connection once a second; the embedded one (11549) only when it streams."""
+def _notice_in_silence_seconds(engine: EngineFacts | None) -> float:
+    """llama-server looks for a closed connection once a second; the embedded one (11549) not at all beside other
+    requests, and it is quick to start again."""
     return 0.05 if engine is not None and engine.kind is EngineKind.EMBEDDED else 5.0
 
 
-def _launcher(settings: Settings, engine: EngineFacts | None, records: PidRecords):  # type: ignore[no-untyped-def]
+def _launcher(
+    settings: Settings, engine: EngineFacts | None, records: PidRecords
+) -> Callable[[Server, Callable[[ev.Event], None]], Process]:
     if engine is None:
-        return None  # the routes refuse before the pool is asked
+        return _no_engine
     death_guard()  # found out once, before the first load
     env = engine_environment(settings.engine.env)
     return Launcher(engine, env, records, settings.server.stop_seconds).spawn
+
+
+def _no_engine(server: Server, tell: Callable[[ev.Event], None]) -> Process:
+    raise OSError("there is no engine")  # the routes refuse before it comes to this
 
 
 def _launch_settings(settings: Settings) -> LaunchSettings:

@@ -13,8 +13,9 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from app.settings import load_settings
+from app.settings import ConfigurationError, load_settings
 from app.web import create_app
+from workers.gunicorn_worker import CannotStart
 from workers.runtime import Runtime
 
 GUNICORN_CONF = Path(__file__).resolve().parent.parent / "gunicorn.conf.py"
@@ -35,7 +36,10 @@ class Application(BaseApplication):  # type: ignore[misc]
 
     def load_service(self) -> tuple[Runtime, Any]:
         """The service and its WSGI application, started. Called by ProxyWorker after the fork."""
-        runtime = Runtime(load_settings())
+        try:
+            runtime = Runtime(load_settings())
+        except (ConfigurationError, OSError) as error:
+            raise CannotStart(f"cannot start: {error}") from error
         runtime.start()
         return runtime, create_app(runtime.services)
 
@@ -44,7 +48,6 @@ class Application(BaseApplication):  # type: ignore[misc]
 
 
 def _address(name: Any) -> str:
-    """The URL of a listening socket; a wildcard address is shown as one that can be typed."""
+    """The URL of a listening socket."""
     host, port = name[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

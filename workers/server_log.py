@@ -19,6 +19,7 @@ _TELLING = re.compile(
     r"terminate|exception|no such file|denied|illegal|fault",
     re.IGNORECASE,
 )
+_OUR_PROBES = re.compile(rb"/health|/props")  # many builds log each request
 _PREFIX = re.compile(r"^([\d.]+ [A-Z]|E) ")  # "seconds.millis.micros LEVEL ", or our mark
 
 
@@ -29,14 +30,22 @@ class ServerLog:
         self._lines: deque[str] = deque()
         self._size = 0
         self._rest = b""
+        self._has_moved = False
         self.bytes_seen = 0
 
     def feed(self, data: bytes) -> None:
         self.bytes_seen += len(data)
         *lines, rest = (self._rest + data).split(b"\n")
+        # Dots without a line's end are progress too.
+        self._has_moved |= any(line.strip() and not _OUR_PROBES.search(line) for line in (*lines, rest))
         self._rest = rest[-LINE_BYTES:]
         for line in lines:
             self._add(_text(line[:LINE_BYTES]))
+
+    def takes_progress(self) -> bool:
+        """Whether it has said anything since the last time, echoes of our own probes aside."""
+        moved, self._has_moved = self._has_moved, False
+        return moved
 
     def lines(self) -> list[str]:
         rest = [_text(self._rest)] if self._rest else []

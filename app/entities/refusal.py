@@ -17,7 +17,6 @@ class Reason(enum.StrEnum):
     DOES_NOT_FIT = "model_does_not_fit"
     LOAD_FAILED = "model_load_failed"
     LOAD_TIMEOUT = "load_timeout"
-    UNLOADED = "model_unloaded"
     SPAWN_FAILED = "spawn_failed"
     CLIENT_LEFT = "client_left"
 

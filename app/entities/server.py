@@ -1,6 +1,6 @@
 """Server: one llama-server process and the states it may be in.
 
-    starting --> ready --> draining --> stopping --> stopped
+    starting --> ready <-> draining --> stopping --> stopped
        |           |          |            ^
        |           +----------|------------+
        |           |          |            |
@@ -33,7 +33,7 @@ class ServerState(enum.StrEnum):
 TRANSITIONS: Mapping[ServerState, frozenset[ServerState]] = {
     ServerState.STARTING: frozenset({ServerState.READY, ServerState.STOPPING, ServerState.FAILED}),
     ServerState.READY: frozenset({ServerState.DRAINING, ServerState.STOPPING, ServerState.FAILED}),
-    ServerState.DRAINING: frozenset({ServerState.STOPPING, ServerState.FAILED}),
+    ServerState.DRAINING: frozenset({ServerState.READY, ServerState.STOPPING, ServerState.FAILED}),
     ServerState.STOPPING: frozenset({ServerState.STOPPED}),
     ServerState.STOPPED: frozenset(),
     ServerState.FAILED: frozenset(),
@@ -52,7 +52,8 @@ class Server:
     progress_at: float  # last sign of life while loading
     ready_at: float | None = None
     state: ServerState = ServerState.STARTING
-    check_at: float | None = None  # a client left it in mid-answer: ask it then whether it stopped generating
+    left_behind: int = 0  # slots whose client left in mid-answer, until the engine says that they are free
+    check_at: float | None = None  # when to ask it
     leases: frozenset[int] = frozenset()  # tickets of the requests it is answering
     pid: int | None = None
     port: int | None = None
@@ -68,7 +69,7 @@ class Server:
 
     @property
     def has_free_slot(self) -> bool:
-        return self.state is ServerState.READY and len(self.leases) < self.slots
+        return self.state is ServerState.READY and len(self.leases) + self.left_behind < self.slots
 
     def moved(self, to: ServerState, at: float) -> Server:
         """The server in its next state. An arrow that is not in TRANSITIONS is a bug."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.entities.memory import MemoryReading
-from app.entities.server import Server, ServerState
+from app.entities.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +22,33 @@ class NoFit:
         return self.needed_bytes <= self.total_bytes
 
 
-def usable_bytes(memory: MemoryReading, servers: Iterable[Server]) -> int:
-    """RAM a new model may take, with every one of `servers` where it is.
+def usable_bytes(memory: MemoryReading, servers: Iterable[Server], back_bytes: int = 0) -> int:
+    """RAM a new model may take beside `servers`, once `back_bytes` of those that are not named have come back.
 
-    The reading lacks what a server that is still loading will take, so its whole booking is set aside
-    until the first reading after it became ready. A mapped file's pages count as available to the kernel
-    although the model needs them, so the sum of all bookings, leaving ones included, stays below the total too.
+    What a server that is still loading has yet to take is set aside, until the first reading after it became ready.
+    A mapped file's pages count as available to the kernel although the model needs them, so the sum of all
+    bookings, leaving ones included, stays below the total too.
     """
     servers = tuple(servers)
-    claimed = sum(s.expected_bytes for s in servers if _is_claim(s, memory))
+    claimed = sum(_claim_bytes(s, memory) for s in servers)
     booked = sum(s.expected_bytes for s in servers)
-    return max(0, min(memory.available_bytes - claimed, memory.total_bytes - booked))
+    return max(0, min(memory.available_bytes + back_bytes - claimed, memory.total_bytes - booked))
 
 
-def _is_claim(server: Server, memory: MemoryReading) -> bool:
-    return server.state is not ServerState.STOPPING and (server.ready_at is None or memory.at <= server.ready_at)
+def held_bytes(server: Server, memory: MemoryReading) -> int:
+    """What the reading lacks because of this server: it comes back when the server goes."""
+    return memory.held_bytes.get(server.id, 0)
 
 
-def place(needed_bytes: int, memory: MemoryReading, servers: Iterable[Server]) -> NoFit | None:
+def _claim_bytes(server: Server, memory: MemoryReading) -> int:
+    """What it has, or will take, that the reading still shows as available. Leaving changes nothing about it."""
+    is_all_shown = server.ready_at is not None and memory.at > server.ready_at
+    return 0 if is_all_shown else max(0, server.expected_bytes - held_bytes(server, memory))
+
+
+def place(needed_bytes: int, memory: MemoryReading, servers: Iterable[Server], back_bytes: int = 0) -> NoFit | None:
     """None when a model of `needed_bytes` fits into RAM beside `servers`, else why not."""
-    usable = usable_bytes(memory, servers)
+    usable = usable_bytes(memory, servers, back_bytes)
     if needed_bytes <= usable:
         return None
     return NoFit(needed_bytes, usable, memory.total_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from app.entities.memory import MemoryReading
@@ -30,13 +31,21 @@ class Cancel:
     at: float
 
 
+class Ending(enum.Enum):
+    """How much of its answer a request got. An engine notices a closed connection when it next writes to it."""
+
+    COMPLETE = enum.auto()
+    CUT_IN_STREAM = enum.auto()  # it writes every token, so it notices soon
+    CUT_IN_SILENCE = enum.auto()  # in the prompt, or an answer in one piece: it may go on for minutes
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A request is done with its slot; `abandoned`: its client left before the answer was complete."""
+    """A request is done with its slot, whatever the engine is still doing with it."""
 
     ticket: int
     at: float
-    abandoned: bool = False
+    ending: Ending = Ending.COMPLETE
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +76,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class SlotsCounted:
-    """How many slots a server itself calls busy."""
+    """How many slots a server itself calls busy; None: it did not answer."""
 
     server: int
-    busy: int
+    busy: int | None
+    asked_at: float
     at: float
 
 
@@ -89,6 +99,14 @@ class MemoryRead:
     """A new reading of the machine's memory."""
 
     memory: MemoryReading
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingFailed:
+    """The machine's memory could not be read: no file descriptor is left, say."""
+
+    detail: str
     at: float
 
 
@@ -114,7 +132,19 @@ class Close:
 
 
 Event = (
-    Acquire | Cancel | Release | Spawned | Progress | Ready | SlotsCounted | Exited | MemoryRead | Tick | Drain | Close
+    Acquire
+    | Cancel
+    | Release
+    | Spawned
+    | Progress
+    | Ready
+    | SlotsCounted
+    | Exited
+    | MemoryRead
+    | ReadingFailed
+    | Tick
+    | Drain
+    | Close
 )
 
 # --- effects ------------------------------------------------------------------------------------
@@ -153,7 +183,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class ReadMemory:
-    """Read the machine's memory now; answer with MemoryRead."""
+    """Read the machine's memory now; answer with MemoryRead or ReadingFailed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
-from app.use_cases.allocate import NoFit, place
+from app.use_cases.allocate import NoFit, held_bytes, place
 from app.use_cases.estimate import estimate_memory
 from app.use_cases.events import CountSlots, Effect, Event, Grant, ReadMemory, Refuse, Spawn, Stop
 
@@ -28,6 +28,8 @@ STARTING, READY, DRAINING, STOPPING = (
     ServerState.STOPPING,
 )
 
+MAX_READING_AGE_SECONDS = 1.0  # strangers come and go
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -37,7 +39,8 @@ class Limits:
     max_waiting_per_model: int = 128
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
-    abandon_grace_seconds: float = 5.0  # what an engine may take to notice that a client has gone
+    notice_seconds: float = 5.0  # what the engine may take to see that a client of a stream has gone
+    notice_in_silence_seconds: float = 5.0  # the same while it has nothing to write
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ def due_at(state: PoolState) -> float | None:
     times = [w.give_up_at for w in state.waiting]
     times += [s.progress_at + state.limits.stall_timeout_seconds for s in state.servers if s.state is STARTING]
     times += [s.last_used + state.limits.ttl_seconds for s in state.servers if s.is_idle]
-    times += [s.check_at for s in state.servers if s.is_idle and s.check_at is not None]
+    times += [s.check_at for s in state.servers if s.check_at is not None]
     return min(times, default=None)
 
 
@@ -122,12 +125,14 @@ def _record(state: PoolState, event: Event) -> Step:
             return _changed(state, server_id, lambda s: replace(s, progress_at=at)), []
         case ev.Ready(server_id, port, at):
             return _became_ready(state, server_id, port, at), []
-        case ev.SlotsCounted(server_id, busy, at):
-            return _slots_counted(state, server_id, busy, at)
+        case ev.SlotsCounted():
+            return _slots_counted(state, event)
         case ev.Exited():
             return _exited(state, event)
         case ev.MemoryRead(memory):
             return replace(state, memory=memory, memory_asked_at=None), []
+        case ev.ReadingFailed(detail):
+            return _without_a_reading(state, detail)
         case ev.Drain():
             return replace(state, draining=True), []
         case ev.Close():
@@ -144,17 +149,29 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
     holder = next((s for s in state.servers if event.ticket in s.leases), None)
     if holder is None:  # its server died first
         return state
-    check_at = event.at + state.limits.abandon_grace_seconds if event.abandoned else holder.check_at
-    leases = holder.leases - {event.ticket}
-    return _changed(state, holder.id, lambda s: replace(s, leases=leases, last_used=event.at, check_at=check_at))
+    freed = replace(holder, leases=holder.leases - {event.ticket}, last_used=event.at)
+    if event.ending is not ev.Ending.COMPLETE:
+        check_at = event.at + _notice_seconds(state.limits, event.ending)
+        freed = replace(freed, left_behind=holder.left_behind + 1, check_at=min(check_at, holder.check_at or check_at))
+    return _changed(state, holder.id, lambda _: freed)
 
 
-def _slots_counted(state: PoolState, server_id: int, busy: int, at: float) -> Step:
-    """A server that nobody uses and that still generates is ended: that is the only way to stop some engines."""
-    server = state.server(server_id)
-    if server is None or not server.is_idle or busy == 0:
+def _notice_seconds(limits: Limits, ending: ev.Ending) -> float:
+    return limits.notice_in_silence_seconds if ending is ev.Ending.CUT_IN_SILENCE else limits.notice_seconds
+
+
+def _slots_counted(state: PoolState, event: ev.SlotsCounted) -> Step:
+    """Slots are free when the engine says so. One that nobody uses and that still generates is ended: the only way
+    to stop some engines. The count must not be older than the last request's end."""
+    server = state.server(event.server)
+    if server is None or not server.left_behind:
         return state, []
-    return _stop(state, server, at, "still generating for a client that left")
+    if event.busy is not None and event.busy <= len(server.leases):
+        return _changed(state, server.id, lambda s: replace(s, left_behind=0, check_at=None)), []
+    if event.busy is not None and server.is_idle and event.asked_at > server.last_used:
+        return _stop(state, server, event.at, "still generating for a client that left")
+    again_at = event.at + state.limits.notice_seconds
+    return _changed(state, server.id, lambda s: replace(s, check_at=again_at)), []
 
 
 def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> PoolState:
@@ -186,6 +203,17 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
     return _turn_away_model(state, server.model.name, reason, event.detail)
 
 
+def _without_a_reading(state: PoolState, detail: str) -> Step:
+    """Nothing can be placed: those who would need a new server are told, the others wait on."""
+    effects: list[Effect] = []
+    state = replace(state, memory_asked_at=None)
+    for name in dict.fromkeys(w.model.name for w in state.waiting):
+        if state.server_of(name) is None:
+            state, refusals = _turn_away_model(state, name, Reason.SPAWN_FAILED, detail)
+            effects += refusals
+    return state, effects
+
+
 # --- settle: one look at the whole state -------------------------------------------------------------
 
 
@@ -194,6 +222,16 @@ def _give_up(state: PoolState, now: float) -> Step:
     if state.draining:
         return _turn_away(state, {w.ticket: Reason.DRAINING for w in state.waiting})
     return _turn_away(state, {w.ticket: Reason.WAIT_TIMEOUT for w in state.waiting if w.give_up_at <= now})
+
+
+def _resume(state: PoolState, now: float) -> Step:
+    """Servers drained for somebody who has left since take requests again."""
+    if state.draining or any(state.server_of(w.model.name) is None for w in state.waiting):
+        return state, []
+    for server in state.servers:
+        if server.state is DRAINING:
+            state = _changed(state, server.id, lambda s: s.moved(READY, now))
+    return state, []
 
 
 def _grant(state: PoolState, now: float) -> Step:
@@ -270,10 +308,12 @@ def _stop_the_drained(state: PoolState, now: float) -> Step:
 def _make_room(state: PoolState, now: float) -> Step:
     """Loads start in the order of the queue; one that has no room yet holds back the loads behind it."""
     effects: list[Effect] = []
+    spoken_for: set[str] = set()  # models that older requests wait for
     for waiting in state.waiting:
         if state.server_of(waiting.model.name) is not None:
+            spoken_for.add(waiting.model.name)
             continue  # loading for it already, busy, or on its way out: not up twice
-        if not _reading_is_fresh(state, waiting):
+        if not _reading_is_fresh(state, waiting, now):
             return _ask_for_a_reading(state, now, effects)
         assert state.memory is not None
         no_fit = place(estimate_memory(waiting.model), state.memory, state.servers)
@@ -281,7 +321,7 @@ def _make_room(state: PoolState, now: float) -> Step:
             state, spawn = _spawn(state, waiting.model, now)
             effects += spawn
             continue
-        state, more, decided = _free_some(state, waiting, no_fit, now)
+        state, more, decided = _free_some(state, waiting, no_fit, spoken_for, now)
         effects += more
         if not decided:
             break
@@ -289,10 +329,10 @@ def _make_room(state: PoolState, now: float) -> Step:
 
 
 def _check_the_abandoned(state: PoolState, now: float) -> Step:
-    """Once a server that a client left in mid-answer is idle by our books, it is asked whether it agrees."""
+    """A server that a client left in mid-answer is asked, after a while, how many of its slots are busy."""
     effects: list[Effect] = []
     for server in state.servers:
-        if server.is_idle and server.check_at is not None and now >= server.check_at:
+        if server.check_at is not None and now >= server.check_at:
             state = _changed(state, server.id, lambda s: replace(s, check_at=None))
             effects.append(CountSlots(server.id))
     return state, effects
@@ -300,6 +340,7 @@ def _check_the_abandoned(state: PoolState, now: float) -> Step:
 
 _PASSES = (
     _give_up,
+    _resume,
     _grant,
     _bound_the_queue,
     _stop_the_stalled,
@@ -313,9 +354,10 @@ _PASSES = (
 # --- making room ------------------------------------------------------------------------------------
 
 
-def _reading_is_fresh(state: PoolState, waiting: Waiting) -> bool:
-    """Taken since the request came and since bytes last came back: no start on stale numbers."""
-    return state.memory is not None and state.memory.at >= max(waiting.since, state.last_exit_at)
+def _reading_is_fresh(state: PoolState, waiting: Waiting, now: float) -> bool:
+    """Taken since the request came, since bytes last came back, and just now: no start on stale numbers."""
+    youngest_fact = max(waiting.since, state.last_exit_at, now - MAX_READING_AGE_SECONDS)
+    return state.memory is not None and state.memory.at >= youngest_fact
 
 
 def _ask_for_a_reading(state: PoolState, now: float, effects: list[Effect]) -> Step:
@@ -337,7 +379,9 @@ def _spawn(state: PoolState, model: Model, now: float) -> Step:
     return replace(state, servers=(*state.servers, server), next_server=server.id + 1), [Spawn(server)]
 
 
-def _free_some(state: PoolState, waiting: Waiting, no_fit: NoFit, now: float) -> tuple[PoolState, list[Effect], bool]:
+def _free_some(
+    state: PoolState, waiting: Waiting, no_fit: NoFit, spoken_for: set[str], now: float
+) -> tuple[PoolState, list[Effect], bool]:
     """Stop or drain the servers that have to go for `waiting`. True when its request was refused instead.
 
     Bytes that are leaving are neither free nor a reason to stop another server: they are waited for first. Idle
@@ -345,25 +389,29 @@ def _free_some(state: PoolState, waiting: Waiting, no_fit: NoFit, now: float) ->
     and goes with its last lease, so the oldest request in the queue cannot starve behind a busy model. One that
     older requests wait for, or that is still loading, serves those first.
     """
-    assert state.memory is not None
-    spoken_for = {w.model.name for w in state.waiting if w.since < waiting.since or w.ticket < waiting.ticket}
     going = {s.id for s in state.servers if s.state in (STOPPING, DRAINING)}
-    effects: list[Effect] = []
     order = sorted((s for s in state.servers if s.id not in going), key=_value)
     while not _fits_without(state, going, no_fit.needed_bytes):
         if not order:
+            if any(s.state is STARTING for s in state.servers):
+                return state, [], False  # what is ours is in the way for now: once it is ready it can be stopped
             refused, refusals = _refuse_for_room(state, waiting, no_fit)
             return refused, refusals, True
         going.add(order.pop(0).id)
+    return *_send_away(state, going, spoken_for, waiting.model.name, now), False
+
+
+def _send_away(state: PoolState, going: set[int], spoken_for: set[str], wanted: str, now: float) -> Step:
+    effects: list[Effect] = []
     for server in state.servers:
-        if server.id not in going or server.state in (STOPPING, DRAINING):
+        if server.id not in going or server.state is not READY:
             continue
         if server.is_idle:
-            state, stop = _stop(state, server, now, f"room for {waiting.model.name}")
+            state, stop = _stop(state, server, now, f"room for {wanted}")
             effects += stop
-        elif server.state is READY and server.model.name not in spoken_for:
+        elif server.model.name not in spoken_for:
             state = _changed(state, server.id, lambda s: s.moved(DRAINING, now))
-    return state, effects, False
+    return state, effects
 
 
 def _value(server: Server) -> tuple[bool, bool, float]:
@@ -374,10 +422,9 @@ def _value(server: Server) -> tuple[bool, bool, float]:
 def _fits_without(state: PoolState, going: set[int], needed_bytes: int) -> bool:
     """Whether the bytes would fit once the servers `going` were gone and their bytes back."""
     assert state.memory is not None
-    staying = tuple(s for s in state.servers if s.id not in going)
-    back = sum(s.expected_bytes for s in state.servers if s.id in going and s.state is not STARTING)
-    available = min(state.memory.total_bytes, state.memory.available_bytes + back)
-    return place(needed_bytes, replace(state.memory, available_bytes=available), staying) is None
+    staying = [s for s in state.servers if s.id not in going]
+    back = sum(held_bytes(s, state.memory) for s in state.servers if s.id in going)
+    return place(needed_bytes, state.memory, staying, back) is None
 
 
 def _refuse_for_room(state: PoolState, waiting: Waiting, no_fit: NoFit) -> Step:
