@@ -15,6 +15,7 @@ from pathlib import Path
 import openai
 import psutil
 import pytest
+import requests
 
 from tests.fake_llama_server import install_fake
 from tests.service import Service, is_gone, serving, wait_for
@@ -351,3 +352,85 @@ def test_a_model_larger_than_the_machine_is_refused_with_the_numbers(tmp_path: P
         assert refused.headers["x-should-retry"] == "false"
         assert json.dumps(error_of(refused)["devices"])
         assert not journal(service, "start")
+
+
+def test_headers_that_cannot_be_passed_on_are_dropped_and_nothing_is_lost(tmp_path: Path):
+    """gunicorn refuses control characters in a header: the answer failed and its slot was gone for ever."""
+    with faulty(tmp_path, {"DEFAULTS__PARALLEL": "2"}, FAKE_BAD_HEADER=1) as service:
+        for _ in range(4):
+            answer = service.chat("m")
+            assert answer.status_code == 200
+            assert not {"X-Control", "Set-Cookie", "X-Llama-Smart-Proxy-Error"} & set(answer.headers)
+        assert service.servers()[0]["requests"] == 0
+
+
+def test_a_half_sent_event_is_ended_before_the_error(tmp_path: Path):
+    with faulty(tmp_path, FAKE_CUT_EVENT=1) as service:
+        lines = [line.decode() for line in service.chat("m", stream=True).iter_lines() if line]
+        assert lines[-2] == 'data: {"choices": [{"delt'
+        assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "upstream_crashed"
+
+
+def test_an_engine_that_generates_on_after_our_own_time_out_is_ended(tmp_path: Path):
+    settings = {"UPSTREAM__FIRST_BYTE_SECONDS": "0.5"}
+    with faulty(tmp_path, settings, FAKE_DEAF=1, FAKE_TOKEN_DELAY_SECONDS=30) as service:
+        assert service.chat("m").status_code == 504
+        (engine,) = service.engines()
+        wait_for(lambda: is_gone(engine), 15)
+
+
+def test_an_engine_that_is_slow_to_count_its_slots_is_asked_again(tmp_path: Path):
+    """The slot is not given away meanwhile: the engine may still be busy with it."""
+    with faulty(tmp_path, {"DEFAULTS__PARALLEL": "1"}, FAKE_TOKEN_DELAY_SECONDS=30, FAKE_SLOTS_SECONDS=0.7) as service:
+        with service.send_raw({"model": "m"}):
+            wait_for(lambda: journal(service, "request"), 10)
+        wait_for(lambda: service.servers()[0]["requests"] == 0, 2)
+        assert len(service.output) and service.servers()[0]["state"] == "ready"
+        with service.send_raw({"model": "m"}):
+            wait_for(lambda: service.get("/health").json()["waiting"] == 1, 5)
+
+
+def test_a_client_that_does_not_read_loses_its_slot(tmp_path: Path):
+    settings = {"UPSTREAM__STALL_SECONDS": "1", "DEFAULTS__PARALLEL": "1"}
+    tokens = {"FAKE_STREAM_TOKENS": 10**6, "FAKE_TOKEN_DELAY_SECONDS": 0}
+    with faulty(tmp_path, settings, **tokens) as service, service.send_raw({"model": "m", "stream": True}):
+        wait_for(lambda: service.servers() and service.servers()[0]["requests"] == 1, 10)
+        wait_for(lambda: service.servers()[0]["requests"] == 0, 20)
+        assert "took nothing for 1 s" in service.output
+
+
+def test_no_file_descriptor_left_is_said_and_got_over(tmp_path: Path):
+    """The thread that owns the scheduler died of it, and every request after that waited for ever."""
+    with faulty(tmp_path) as service:
+        connection = requests.Session()
+        assert connection.get(service.url + "/livez", timeout=5).status_code == 200
+        worker = service.worker
+        limits = worker.rlimit(psutil.RLIMIT_NOFILE)
+        worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds(), limits[1]))
+        body = {"model": "m", "messages": []}
+        refused = connection.post(service.url + "/v1/chat/completions", json=body, timeout=10)
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "spawn_failed")
+        assert refused.headers["Retry-After"]
+        worker.rlimit(psutil.RLIMIT_NOFILE, limits)
+        assert connection.post(service.url + "/v1/chat/completions", json=body, timeout=20).status_code == 200
+
+
+def test_a_useless_state_directory_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not even a record could be removed, the end of a server was never told, its model was stuck."""
+    monkeypatch.setenv("STATE_DIRECTORY", "/dev/null/nowhere")
+    with faulty(tmp_path, {"SCHEDULING__TTL_SECONDS": "0.3"}) as service:
+        assert service.chat("m").status_code == 200
+        wait_for(lambda: not service.servers(), 10)
+        assert service.chat("m").status_code == 200
+        assert "not recorded" in service.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_engine_being_asked_what_it_can_do_does_not_outlive_us(tmp_path: Path, number: signal.Signals):
+    binary = tmp_path / "llama-server"
+    binary.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    binary.chmod(0o755)
+    with serving(tmp_path, ENGINE__BINARY=str(binary)) as service:
+        family = wait_for(lambda: len(service.family()) == 3 and service.family(), 10)
+        service.process.send_signal(number)
+        wait_for(lambda: all(is_gone(process) for process in family), 5)

@@ -82,6 +82,12 @@ def test_headers_name_the_model_the_device_and_the_request(service: Service):
         (b'{"model": 5}', 400, "invalid_request"),
         (b'{"model": "demo", "model": "other"}', 400, "invalid_request"),
         (b'{"a":' * 100_000, 400, "invalid_request"),
+        (b'{"model": "demo", "a": [' + b"[]," * 1_000_000 + b"[]]}", 400, "invalid_request"),
+        (b'{"model": "nope", "n": ' + b"9" * 5000 + b"}", 404, "model_not_found"),
+        (b'{"model": 7777}', 400, "invalid_request"),
+        (b'{"model": "demo", "n": NaN}', 400, "invalid_request"),
+        ('{"model": "demo"}'.encode("utf-16"), 400, "invalid_request"),
+        (b'\xef\xbb\xbf{"model": "demo"}', 400, "invalid_request"),
         (b'{"model": "nope"}', 404, "model_not_found"),
         (b'{"model": "../../etc/passwd"}', 404, "model_not_found"),
         (b'{"model": "--port"}', 404, "model_not_found"),
@@ -152,6 +158,52 @@ def test_a_connection_carries_one_request_after_another(service: Service):
                 headers = dict(line.split(b": ", 1) for line in iter(answer.readline, b"\r\n"))
                 assert headers[b"Connection"] == b"keep-alive\r\n"
                 answer.read(int(headers[b"Content-Length"]))
+
+
+def test_a_large_body_is_json_whatever_curl_calls_it(service: Service):
+    """llama-server refuses forms above 1 MiB with an empty 413, and a form is what `curl -d` says it sends."""
+    body = json.dumps({"model": "demo", "prompt": "Once", "max_tokens": 1, "user": "x" * 2**21})
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = requests.post(f"{service.url}/v1/completions", data=body, headers=headers, timeout=30)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_that_is_too_large_is_refused_however_it_comes(tmp_path: Path, chunked: bool):
+    with serving(tmp_path, SERVER__MAX_BODY="1KiB") as service:
+        body = b'{"model": "demo"}' + b" " * 5000
+        sent = iter([body[:100], body[100:]]) if chunked else body
+        answer = requests.post(f"{service.url}/v1/chat/completions", data=sent, timeout=10)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+        assert 'code="413"' in service.get("/metrics").text
+
+
+def test_a_name_in_any_script_is_served_and_named_in_the_header(tmp_path: Path, service: Service):
+    """It cannot stand in a header as it is: the answer failed, and its slot was lost for ever."""
+    models = tmp_path / "models"
+    models.mkdir()
+    demo = next((service.folder / "cache").rglob("demo.gguf"))
+    (models / "模型 100%.gguf").write_bytes(demo.read_bytes())
+    with serving(tmp_path, "--models-dir", str(models)) as other:
+        for _ in range(6):  # more than it has slots
+            answer = other.chat("模型 100%", max_tokens=1)
+            assert answer.status_code == 200
+        assert answer.json()["model"] == "模型 100%"
+        assert answer.headers["x-llama-smart-proxy-model"] == "%E6%A8%A1%E5%9E%8B 100%25"
+        assert other.get("/").status_code == other.get("/metrics").status_code == 200
+
+
+def test_health_answers_while_bodies_that_nobody_wants_are_half_sent(tmp_path: Path):
+    """Their answers were there at once, but each held a thread until its body had timed out."""
+    with serving(tmp_path, SERVER__THREADS="24") as service:
+        service.get("/health")
+        halves = [service.connect() for _ in range(60)]
+        for half in halves:
+            half.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(20):
+            assert service.get("/readyz").status_code == 200
+        for half in halves:
+            half.close()
 
 
 def slots_in_use(service: Service) -> int:

@@ -190,7 +190,11 @@ class LlamaServer:
                 self._tell(ev.Progress(self._server.id, now))
             if not self._is_ready and not self._stop_wanted and now >= probe_at:
                 self._probe(process.pid)
-                probe_at, probe_seconds = now + probe_seconds, min(2 * probe_seconds, LONGEST_PROBE_SECONDS)
+                # From the end of a probe: one that waits must not keep the log from being drained.
+                probe_at, probe_seconds = (
+                    time.monotonic() + probe_seconds,
+                    min(2 * probe_seconds, LONGEST_PROBE_SECONDS),
+                )
 
     def _drain_log(self) -> bool:
         """Take what is there. False at the end of the pipe."""
