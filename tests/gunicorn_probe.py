@@ -154,6 +154,7 @@ class Probe(BaseApplication):
 
 if __name__ == "__main__":
     stub = types.ModuleType("app.settings")
-    stub.load_settings = lambda: types.SimpleNamespace(server=types.SimpleNamespace(**SERVER))
+    upstream = types.SimpleNamespace(stall_seconds=300.0)
+    stub.load_settings = lambda: types.SimpleNamespace(server=types.SimpleNamespace(**SERVER), upstream=upstream)
     sys.modules["app.settings"] = stub
     Probe().run()
