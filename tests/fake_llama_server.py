@@ -14,7 +14,7 @@ FAKE_IGNORE_TERM=1        only SIGKILL ends it           FAKE_FORK_GRANDCHILD=1 
 FAKE_STDERR_MB=50         logs that much before it loads FAKE_IGNORE_KEY=1              answers without the key
 FAKE_DEAF=1               never looks whether its client is still there
 FAKE_CUT_EVENT=1          closes in the middle of an event
-FAKE_BAD_HEADER=1         sends a header that may not be passed on
+FAKE_BAD_HEADER=1         sends a header that may not be passed on  FAKE_BAD_HEADER_NAME=1: one that is none
 FAKE_SLOTS_SECONDS=0.8    how long /slots takes
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, request PATH, closed PATH
@@ -197,6 +197,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
+        if is_on("FAKE_BAD_HEADER_NAME"):
+            self.send_header("not a name", "1")
         if is_on("FAKE_BAD_HEADER"):
             self.send_header("X-Control", "a\x01b")
             self.send_header("Set-Cookie", "a=b")

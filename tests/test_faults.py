@@ -230,8 +230,9 @@ def test_a_stream_that_ends_too_early_ends_with_an_error(tmp_path: Path):
         assert "data: [DONE]" not in lines
 
 
-def test_an_engine_that_speaks_no_http(tmp_path: Path):
-    with faulty(tmp_path, FAKE_GARBAGE=1) as service:
+@pytest.mark.parametrize("fault", ["FAKE_GARBAGE", "FAKE_BAD_HEADER_NAME"])
+def test_an_engine_that_speaks_no_http(tmp_path: Path, fault: str):
+    with faulty(tmp_path, **{fault: 1}) as service:
         answer = service.chat("m")
         assert (answer.status_code, error_of(answer)["code"]) == (502, "bad_upstream")
 

@@ -72,6 +72,8 @@ class Relay:
             client.on_leave(lambda: _shut(upstream))
             connection.request(method, target, body=body or None, headers=_request_headers(headers, lease.api_key))
             response = connection.getresponse()
+            if response.msg.defects:  # what follows a header that cannot be read is not known to be the body
+                raise http.client.UnknownProtocol(str(response.msg.defects[0]))
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._translated(error, lease, client) from error
@@ -126,7 +128,8 @@ class Relay:
 
 def _request_headers(headers: Mapping[str, str], api_key: str) -> dict[str, str]:
     kept = {name: headers[name] for name in REQUEST_HEADERS if headers.get(name)}
-    return kept | {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {api_key}"}
+    # One connection for each request, so far: the engine need not keep it.
+    return kept | {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {api_key}", "Connection": "close"}
 
 
 def _response_headers(response: http.client.HTTPResponse) -> list[tuple[str, str]]:
