@@ -57,7 +57,9 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # The longest request line, in bytes (a model's name may stand in the query); beyond it 414.
 limit_request_line = 8190
 
-# gunicorn's own messages go to standard error; it writes no line per request, the service does that itself.
+# gunicorn's own messages go to standard error in the form of ours. It writes no line per request: the service does that
+# itself.
+logger_class = "workers.gunicorn_logger.ServiceLogger"
 errorlog = "-"
 accesslog = None
 

@@ -114,11 +114,9 @@ def _log_to_stderr() -> None:
     """Our log lines beside gunicorn's own: time, level, thread, module, message."""
     import logging
 
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s [%(threadName)s] %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    from workers.gunicorn_logger import LOG_FORMAT
+
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("gguf").setLevel(logging.WARNING)  # three lines about the demo model otherwise
 
 
