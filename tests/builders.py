@@ -9,7 +9,8 @@ from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.use_cases import events as ev
 from app.use_cases.estimate import estimate_memory
-from app.use_cases.schedule import Limits, PoolState, step
+from app.use_cases.pool_state import Limits, PoolState
+from app.use_cases.schedule import step
 
 MIB = 1024**2
 GIB = 1024**3

@@ -7,7 +7,8 @@ import pytest
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases import events as ev
-from app.use_cases.schedule import Limits, PoolState, due_at, step
+from app.use_cases.pool_state import Limits, PoolState
+from app.use_cases.schedule import due_at, step
 from tests.builders import Play, a_model, memory
 
 

@@ -15,7 +15,8 @@ import pytest
 from app.entities.memory import MemoryReading
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
-from app.use_cases.schedule import Limits, PoolState, due_at, step
+from app.use_cases.pool_state import Limits, PoolState
+from app.use_cases.schedule import due_at, step
 from tests.builders import GIB, a_model
 
 HISTORIES = 3000

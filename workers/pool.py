@@ -21,7 +21,8 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.errors import error_for
 from app.use_cases import events as ev
-from app.use_cases.schedule import PoolState, due_at, step
+from app.use_cases.pool_state import PoolState
+from app.use_cases.schedule import due_at, step
 from workers.client_watch import ClientWatch
 from workers.state import StateStore
 

@@ -16,7 +16,7 @@ from app.entities.server import Server
 from app.services import Services
 from app.settings import Settings
 from app.use_cases import events as ev
-from app.use_cases.schedule import Limits, PoolState
+from app.use_cases.pool_state import Limits, PoolState
 from workers.catalog import Catalog
 from workers.client_watch import ClientWatcher
 from workers.death_guard import death_guard

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.use_cases.schedule import PoolState
+from app.use_cases.pool_state import PoolState
 
 
 class StateStore:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.server import Server, ServerState
-from app.use_cases.schedule import PoolState
+from app.use_cases.pool_state import PoolState
 
 # The original service's three words for what a server is, and llama.cpp's for what a model is.
 OLD_STATUS = {ServerState.STOPPED: "stopped", ServerState.FAILED: "error"}

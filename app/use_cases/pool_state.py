@@ -1,0 +1,94 @@
+"""PoolState: all the scheduler knows, and the small moves that every part of it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from app.entities.memory import MemoryReading
+from app.entities.model import Model
+from app.entities.refusal import Reason, Refusal
+from app.entities.server import Server, ServerState
+from app.use_cases.events import Effect, Refuse, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that decide; see app/settings.py for what each means."""
+
+    max_waiting: int = 256
+    max_waiting_per_model: int = 128
+    ttl_seconds: float = 900.0
+    stall_timeout_seconds: float = 300.0
+    notice_seconds: float = 5.0  # what the engine may take to see that a client of a stream has gone
+    notice_in_silence_seconds: float = 5.0  # the same while it has nothing to write
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request in the queue."""
+
+    ticket: int
+    model: Model
+    since: float
+    give_up_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a model's last start ended; forgotten when the next one succeeds."""
+
+    detail: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """All the scheduler knows. Replaced whole by `step`; anyone may keep and read an old one."""
+
+    limits: Limits = Limits()
+    servers: tuple[Server, ...] = ()  # those with a process or about to have one, oldest first
+    waiting: tuple[Waiting, ...] = ()  # oldest first
+    memory: MemoryReading | None = None
+    memory_asked_at: float | None = None  # a reading is on its way
+    last_exit_at: float = float("-inf")  # a reading taken before this still counts bytes that are back
+    failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
+    draining: bool = False
+    closing: bool = False
+    next_server: int = 1
+
+    def server(self, server_id: int) -> Server | None:
+        return next((s for s in self.servers if s.id == server_id), None)
+
+    def server_of(self, model: str) -> Server | None:
+        """The one server of a model, in whatever state."""
+        return next((s for s in self.servers if s.model.name == model), None)
+
+
+Step = tuple[PoolState, list[Effect]]
+
+
+def changed(state: PoolState, server_id: int, change: Callable[[Server], Server]) -> PoolState:
+    """The state with one server replaced."""
+    return replace(state, servers=tuple(change(s) if s.id == server_id else s for s in state.servers))
+
+
+def stop(state: PoolState, server: Server, now: float, why: str) -> Step:
+    """Order a server's end."""
+    return changed(state, server.id, lambda s: s.moved(ServerState.STOPPING, now)), [Stop(server.id, why)]
+
+
+def turn_away(state: PoolState, reasons: Mapping[int, Reason]) -> Step:
+    """Refuse the waiting requests named by ticket."""
+    if not reasons:
+        return state, []
+    leaving = [w for w in state.waiting if w.ticket in reasons]
+    effects: list[Effect] = [Refuse(w.ticket, Refusal(reasons[w.ticket], w.model.name)) for w in leaving]
+    return replace(state, waiting=tuple(w for w in state.waiting if w.ticket not in reasons)), effects
+
+
+def turn_away_model(state: PoolState, model: str, reason: Reason, detail: str) -> Step:
+    """Refuse everyone who waits for a model."""
+    leaving = [w for w in state.waiting if w.model.name == model]
+    effects: list[Effect] = [Refuse(w.ticket, Refusal(reason, model, detail)) for w in leaving]
+    return replace(state, waiting=tuple(w for w in state.waiting if w.model.name != model)), effects

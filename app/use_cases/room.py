@@ -1,0 +1,126 @@
+"""Making room: which loads may start, and which servers have to go for those that may not yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.entities.model import Model
+from app.entities.refusal import Reason, Refusal
+from app.entities.server import Server, ServerState
+from app.use_cases.allocate import NoFit, held_bytes, place
+from app.use_cases.estimate import estimate_memory
+from app.use_cases.events import Effect, ReadMemory, Refuse, Spawn
+from app.use_cases.pool_state import PoolState, Step, Waiting, changed, stop
+
+MAX_READING_AGE_SECONDS = 1.0  # strangers come and go
+
+
+def make_room(state: PoolState, now: float) -> Step:
+    """Loads start in the order of the queue; one that has no room yet holds back the loads behind it."""
+    effects: list[Effect] = []
+    spoken_for: set[str] = set()  # models that older requests wait for
+    for waiting in state.waiting:
+        if state.server_of(waiting.model.name) is not None:
+            spoken_for.add(waiting.model.name)
+            continue  # loading for it already, busy, or on its way out: not up twice
+        if not _reading_is_fresh(state, waiting, now):
+            return _ask_for_a_reading(state, now, effects)
+        assert state.memory is not None
+        no_fit = place(estimate_memory(waiting.model), state.memory, state.servers)
+        if no_fit is None:
+            state, spawn = _spawn(state, waiting.model, now)
+            effects += spawn
+            continue
+        state, more, decided = _free_some(state, waiting, no_fit, spoken_for, now)
+        effects += more
+        if not decided:
+            break
+    return state, effects
+
+
+def _reading_is_fresh(state: PoolState, waiting: Waiting, now: float) -> bool:
+    """Taken since the request came, since bytes last came back, and just now: no start on stale numbers."""
+    youngest_fact = max(waiting.since, state.last_exit_at, now - MAX_READING_AGE_SECONDS)
+    return state.memory is not None and state.memory.at >= youngest_fact
+
+
+def _ask_for_a_reading(state: PoolState, now: float, effects: list[Effect]) -> Step:
+    if state.memory_asked_at is None:
+        state = replace(state, memory_asked_at=now)
+        effects.append(ReadMemory())
+    return state, effects
+
+
+def _spawn(state: PoolState, model: Model, now: float) -> Step:
+    server = Server(
+        id=state.next_server,
+        model=model,
+        expected_bytes=estimate_memory(model),
+        since=now,
+        last_used=now,
+        progress_at=now,
+    )
+    return replace(state, servers=(*state.servers, server), next_server=server.id + 1), [Spawn(server)]
+
+
+def _free_some(
+    state: PoolState, waiting: Waiting, no_fit: NoFit, spoken_for: set[str], now: float
+) -> tuple[PoolState, list[Effect], bool]:
+    """Stop or drain the servers that have to go for `waiting`. True when its request was refused instead.
+
+    Bytes that are leaving are neither free nor a reason to stop another server: they are waited for first. Idle
+    servers go before busy ones, the longest unused first. A busy server is never cut: it takes nothing new
+    and goes with its last lease, so the oldest request in the queue cannot starve behind a busy model. One that
+    older requests wait for, or that is still loading, serves those first.
+    """
+    going = {s.id for s in state.servers if s.state in (ServerState.STOPPING, ServerState.DRAINING)}
+    order = sorted((s for s in state.servers if s.id not in going), key=_value)
+    while not _fits_without(state, going, no_fit.needed_bytes):
+        if not order:
+            if any(s.state is ServerState.STARTING for s in state.servers):
+                return state, [], False  # what is ours is in the way for now: once it is ready it can be stopped
+            refused, refusals = _refuse_for_room(state, waiting, no_fit)
+            return refused, refusals, True
+        going.add(order.pop(0).id)
+    return *_send_away(state, going, spoken_for, waiting.model.name, now), False
+
+
+def _send_away(state: PoolState, going: set[int], spoken_for: set[str], wanted: str, now: float) -> Step:
+    effects: list[Effect] = []
+    for server in state.servers:
+        if server.id not in going or server.state is not ServerState.READY:
+            continue
+        if server.is_idle:
+            state, orders = stop(state, server, now, f"room for {wanted}")
+            effects += orders
+        elif server.model.name not in spoken_for:
+            state = changed(state, server.id, lambda s: s.moved(ServerState.DRAINING, now))
+    return state, effects
+
+
+def _value(server: Server) -> tuple[bool, bool, float]:
+    """Sort key: what is lost by stopping a server. Idle before busy before loading, longest unused first."""
+    return (server.state is ServerState.STARTING, not server.is_idle, server.last_used)
+
+
+def _fits_without(state: PoolState, going: set[int], needed_bytes: int) -> bool:
+    """Whether the bytes would fit once the servers `going` were gone and their bytes back."""
+    assert state.memory is not None
+    staying = [s for s in state.servers if s.id not in going]
+    back = sum(held_bytes(s, state.memory) for s in state.servers if s.id in going)
+    return place(needed_bytes, state.memory, staying, back) is None
+
+
+def _refuse_for_room(state: PoolState, waiting: Waiting, no_fit: NoFit) -> Step:
+    """Even with all of ours gone there is no room: for now if others hold it, for ever if the machine is too small."""
+    reason = Reason.INSUFFICIENT_MEMORY if no_fit.ever else Reason.DOES_NOT_FIT
+    assert state.memory is not None
+    refusal = Refusal(
+        reason,
+        waiting.model.name,
+        needed_bytes=no_fit.needed_bytes,
+        usable_bytes=state.memory.available_bytes if no_fit.ever else no_fit.total_bytes,
+    )
+    same = [w for w in state.waiting if w.model.name == waiting.model.name]
+    state = replace(state, waiting=tuple(w for w in state.waiting if w not in same))
+    return state, [Refuse(w.ticket, refusal) for w in same]
