@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError, RequestTooLarge
+from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError
 from app.routes import health, inference, metrics, models, status
 from app.services import EXTENSION, Services
 
@@ -21,7 +21,6 @@ def create_app(services: Services) -> Flask:
     """The WSGI application over `services`."""
     app = Flask("app", template_folder=str(TEMPLATES), static_folder=None)
     app.extensions[EXTENSION] = services
-    app.config["MAX_CONTENT_LENGTH"] = services.max_body
     app.json.sort_keys = False  # type: ignore[attr-defined]
     for routes in (inference, models, health, metrics, status):
         app.register_blueprint(routes.bp)
@@ -50,8 +49,6 @@ def _translated(error: Exception) -> ProxyError:
             return NotFound(f"no such path: {request.method} {request.path[:200]}")
         case 405:
             return MethodNotAllowed(f"{request.method} is not possible on {request.path[:200]}")
-        case 413:
-            return RequestTooLarge(f"the body is larger than {request.max_content_length} bytes (server.max_body)")
         case _:
             return InvalidRequest(error.description or error.name)
 

@@ -90,7 +90,7 @@ class LlamaServer:
         self._wake()
 
     def count_slots(self) -> None:
-        """Ask it how many of its slots are busy; SlotsCounted tells, unless it does not answer."""
+        """Ask it how many of its slots are busy; SlotsCounted tells, also that it did not answer."""
         self._count_wanted = True
         self._wake()
 

@@ -19,7 +19,6 @@ from app.use_cases import events as ev
 from app.use_cases.pool_state import Limits, PoolState
 from workers.catalog import Catalog
 from workers.client_watch import ClientWatcher
-from workers.death_guard import death_guard
 from workers.demo_model import write_demo_model
 from workers.engine import NoEngine, engine_environment, find_engine
 from workers.gauges import Gauges
@@ -158,7 +157,6 @@ def _launcher(
 ) -> Callable[[Server, Callable[[ev.Event], None]], Process]:
     if engine is None:
         return _no_engine
-    death_guard()  # found out once, before the first load
     env = engine_environment(settings.engine.env)
     return Launcher(engine, env, records, settings.server.stop_seconds).spawn
 

@@ -87,8 +87,8 @@ def turn_away(state: PoolState, reasons: Mapping[int, Reason]) -> Step:
     return replace(state, waiting=tuple(w for w in state.waiting if w.ticket not in reasons)), effects
 
 
-def turn_away_model(state: PoolState, model: str, reason: Reason, detail: str) -> Step:
-    """Refuse everyone who waits for a model."""
-    leaving = [w for w in state.waiting if w.model.name == model]
-    effects: list[Effect] = [Refuse(w.ticket, Refusal(reason, model, detail)) for w in leaving]
-    return replace(state, waiting=tuple(w for w in state.waiting if w.model.name != model)), effects
+def turn_away_model(state: PoolState, refusal: Refusal) -> Step:
+    """Refuse everyone who waits for the refusal's model."""
+    leaving = [w for w in state.waiting if w.model.name == refusal.model]
+    effects: list[Effect] = [Refuse(w.ticket, refusal) for w in leaving]
+    return replace(state, waiting=tuple(w for w in state.waiting if w.model.name != refusal.model)), effects

@@ -9,8 +9,8 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.allocate import NoFit, held_bytes, place
 from app.use_cases.estimate import estimate_memory
-from app.use_cases.events import Effect, ReadMemory, Refuse, Spawn
-from app.use_cases.pool_state import PoolState, Step, Waiting, changed, stop
+from app.use_cases.events import Effect, ReadMemory, Spawn
+from app.use_cases.pool_state import PoolState, Step, Waiting, changed, stop, turn_away_model
 
 MAX_READING_AGE_SECONDS = 1.0  # strangers come and go
 
@@ -121,6 +121,4 @@ def _refuse_for_room(state: PoolState, waiting: Waiting, no_fit: NoFit) -> Step:
         needed_bytes=no_fit.needed_bytes,
         usable_bytes=state.memory.available_bytes if no_fit.ever else no_fit.total_bytes,
     )
-    same = [w for w in state.waiting if w.model.name == waiting.model.name]
-    state = replace(state, waiting=tuple(w for w in state.waiting if w not in same))
-    return state, [Refuse(w.ticket, refusal) for w in same]
+    return turn_away_model(state, refusal)

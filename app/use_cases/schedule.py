@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from app.entities.refusal import Reason
+from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.events import CountSlots, Effect, Event, Grant
@@ -145,7 +145,7 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
         return state, []
     # Whoever waits for this load learns what became of it; a later request may try again.
     reason = Reason.SPAWN_FAILED if event.could_not_spawn else Reason.LOAD_FAILED
-    return turn_away_model(state, server.model.name, reason, event.detail)
+    return turn_away_model(state, Refusal(reason, server.model.name, event.detail))
 
 
 def _without_a_reading(state: PoolState, detail: str) -> Step:
@@ -154,7 +154,7 @@ def _without_a_reading(state: PoolState, detail: str) -> Step:
     state = replace(state, memory_asked_at=None)
     for name in dict.fromkeys(w.model.name for w in state.waiting):
         if state.server_of(name) is None:
-            state, refusals = turn_away_model(state, name, Reason.SPAWN_FAILED, detail)
+            state, refusals = turn_away_model(state, Refusal(Reason.SPAWN_FAILED, name, detail))
             effects += refusals
     return state, effects
 
@@ -219,35 +219,33 @@ def _stop_the_stalled(state: PoolState, now: float) -> Step:
     for server in state.servers:
         if server.state is STARTING and now >= server.progress_at + limit:
             detail = f"{server.model.name}: no progress for {limit:g} s while loading"
-            state, refusals = turn_away_model(state, server.model.name, Reason.LOAD_TIMEOUT, detail)
+            state, refusals = turn_away_model(state, Refusal(Reason.LOAD_TIMEOUT, server.model.name, detail))
             state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
             state, orders = stop(state, server, now, "load stalled")
             effects += [*refusals, *orders]
     return state, effects
 
 
-def _stop_the_idle(state: PoolState, now: float) -> Step:
-    """What nobody has asked for in `ttl_seconds` goes; in a drain, what nobody is using."""
+def _stop_the_unwanted(state: PoolState, now: float) -> Step:
+    """What nobody uses and nobody is to use again goes; closing takes everything, leases or not."""
     effects: list[Effect] = []
     for server in state.servers:
-        expired = server.is_idle and now >= server.last_used + state.limits.ttl_seconds
-        if expired or (state.draining and server.is_idle):
-            state, orders = stop(state, server, now, "idle" if expired else "service draining")
+        if why := _why_to_stop(state, server, now):
+            state, orders = stop(state, server, now, why)
             effects += orders
     return state, effects
 
 
-def _stop_the_drained(state: PoolState, now: float) -> Step:
-    """A draining server goes with its last lease; closing takes everything, leases or not."""
-    effects: list[Effect] = []
-    for server in state.servers:
-        drained = server.state is DRAINING and not server.leases
-        unwanted = state.draining and server.state is STARTING
-        closed = state.closing and server.state is not STOPPING
-        if drained or unwanted or closed:
-            state, orders = stop(state, server, now, "drained" if drained else "service draining")
-            effects += orders
-    return state, effects
+def _why_to_stop(state: PoolState, server: Server, now: float) -> str:
+    """The reason, for the log; empty when there is none."""
+    if server.is_idle and now >= server.last_used + state.limits.ttl_seconds:
+        return "idle"
+    if server.state is DRAINING and not server.leases:
+        return "drained"
+    unused = server.is_idle or server.state is STARTING
+    if (state.draining and unused) or (state.closing and server.state is not STOPPING):
+        return "service draining"
+    return ""
 
 
 def _check_the_abandoned(state: PoolState, now: float) -> Step:
@@ -266,8 +264,7 @@ _PASSES = (
     _grant,
     _bound_the_queue,
     _stop_the_stalled,
-    _stop_the_idle,
-    _stop_the_drained,
+    _stop_the_unwanted,
     _check_the_abandoned,
     make_room,
 )
