@@ -8,7 +8,7 @@ from tests.builders import GIB, a_model, memory, replace
 
 
 def a_server(gib: float, state: ServerState = ServerState.READY, ready_at: float | None = 1.0) -> Server:
-    server = Server(1, a_model(), int(gib * GIB), since=0.0, last_used=0.0, progress_at=0.0)
+    server = Server(1, a_model(), int(gib * GIB), last_used=0.0, progress_at=0.0)
     return replace(server, state=state, ready_at=ready_at)
 
 

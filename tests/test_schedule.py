@@ -284,7 +284,7 @@ def test_an_arrow_that_is_not_in_the_table_is_a_bug():
     play = Play()
     play.up(a_model())
     with pytest.raises(AssertionError, match="ready -> starting"):
-        play.state.servers[0].moved(ServerState.STARTING, at=1.0)
+        play.state.servers[0].moved(ServerState.STARTING)
 
 
 def test_a_slot_left_in_mid_answer_is_not_given_away_until_the_engine_says_it_is_free():

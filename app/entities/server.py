@@ -47,8 +47,9 @@ class Server:
     id: int
     model: Model
     expected_bytes: int  # booked for it until it is gone
-    since: float  # monotonic seconds at which it entered its state
-    last_used: float  # start, then every release: an idle server's age counts from here
+    last_used: (
+        float  # monotonic seconds, as all times here: start, then every release: an idle server's age counts from here
+    )
     progress_at: float  # last sign of life while loading
     ready_at: float | None = None
     state: ServerState = ServerState.STARTING
@@ -71,7 +72,7 @@ class Server:
     def has_free_slot(self) -> bool:
         return self.state is ServerState.READY and len(self.leases) + self.left_behind < self.slots
 
-    def moved(self, to: ServerState, at: float) -> Server:
+    def moved(self, to: ServerState) -> Server:
         """The server in its next state. An arrow that is not in TRANSITIONS is a bug."""
         assert to in TRANSITIONS[self.state], f"server {self.id} ({self.model.name}): {self.state} -> {to}"
-        return replace(self, state=to, since=at)
+        return replace(self, state=to)

@@ -73,9 +73,9 @@ def changed(state: PoolState, server_id: int, change: Callable[[Server], Server]
     return replace(state, servers=tuple(change(s) if s.id == server_id else s for s in state.servers))
 
 
-def stop(state: PoolState, server: Server, now: float, why: str) -> Step:
+def stop(state: PoolState, server: Server, why: str) -> Step:
     """Order a server's end."""
-    return changed(state, server.id, lambda s: s.moved(ServerState.STOPPING, now)), [Stop(server.id, why)]
+    return changed(state, server.id, lambda s: s.moved(ServerState.STOPPING)), [Stop(server.id, why)]
 
 
 def turn_away(state: PoolState, reasons: Mapping[int, Reason]) -> Step:

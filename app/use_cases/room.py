@@ -31,7 +31,7 @@ def make_room(state: PoolState, now: float) -> Step:
             state, spawn = _spawn(state, waiting.model, now)
             effects += spawn
             continue
-        state, more, decided = _free_some(state, waiting, no_fit, spoken_for, now)
+        state, more, decided = _free_some(state, waiting, no_fit, spoken_for)
         effects += more
         if not decided:
             break
@@ -56,7 +56,6 @@ def _spawn(state: PoolState, model: Model, now: float) -> Step:
         id=state.next_server,
         model=model,
         expected_bytes=estimate_memory(model),
-        since=now,
         last_used=now,
         progress_at=now,
     )
@@ -64,7 +63,7 @@ def _spawn(state: PoolState, model: Model, now: float) -> Step:
 
 
 def _free_some(
-    state: PoolState, waiting: Waiting, no_fit: NoFit, spoken_for: set[str], now: float
+    state: PoolState, waiting: Waiting, no_fit: NoFit, spoken_for: set[str]
 ) -> tuple[PoolState, list[Effect], bool]:
     """Stop or drain the servers that have to go for `waiting`. True when its request was refused instead.
 
@@ -82,19 +81,19 @@ def _free_some(
             refused, refusals = _refuse_for_room(state, waiting, no_fit)
             return refused, refusals, True
         going.add(order.pop(0).id)
-    return *_send_away(state, going, spoken_for, waiting.model.name, now), False
+    return *_send_away(state, going, spoken_for, waiting.model.name), False
 
 
-def _send_away(state: PoolState, going: set[int], spoken_for: set[str], wanted: str, now: float) -> Step:
+def _send_away(state: PoolState, going: set[int], spoken_for: set[str], wanted: str) -> Step:
     effects: list[Effect] = []
     for server in state.servers:
         if server.id not in going or server.state is not ServerState.READY:
             continue
         if server.is_idle:
-            state, orders = stop(state, server, now, f"room for {wanted}")
+            state, orders = stop(state, server, f"room for {wanted}")
             effects += orders
         elif server.model.name not in spoken_for:
-            state = changed(state, server.id, lambda s: s.moved(ServerState.DRAINING, now))
+            state = changed(state, server.id, lambda s: s.moved(ServerState.DRAINING))
     return state, effects
 
 

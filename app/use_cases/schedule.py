@@ -114,7 +114,7 @@ def _slots_counted(state: PoolState, event: ev.SlotsCounted) -> Step:
     if event.busy is not None and event.busy <= len(server.leases):
         return changed(state, server.id, lambda s: replace(s, left_behind=0, check_at=None)), []
     if event.busy is not None and server.is_idle and event.asked_at > server.last_used:
-        return stop(state, server, event.at, "still generating for a client that left")
+        return stop(state, server, "still generating for a client that left")
     again_at = event.at + state.limits.notice_seconds
     return changed(state, server.id, lambda s: replace(s, check_at=again_at)), []
 
@@ -124,14 +124,14 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
     if server is None or server.state is not STARTING:  # told to stop while the news was on its way
         return state
     failures = {name: failure for name, failure in state.failures.items() if name != server.model.name}
-    state = changed(state, server_id, lambda s: replace(s.moved(READY, at), port=port, ready_at=at, last_used=at))
+    state = changed(state, server_id, lambda s: replace(s.moved(READY), port=port, ready_at=at, last_used=at))
     return replace(state, failures=failures)
 
 
 def _exited(state: PoolState, event: ev.Exited) -> Step:
     server = state.server(event.server)
     assert server is not None, f"server {event.server} exited twice"
-    ended = server.moved(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED, event.at)
+    ended = server.moved(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
     state = replace(
         state,
         servers=tuple(s for s in state.servers if s.id != server.id),
@@ -175,7 +175,7 @@ def _resume(state: PoolState, now: float) -> Step:
         return state, []
     for server in state.servers:
         if server.state is DRAINING:
-            state = changed(state, server.id, lambda s: s.moved(READY, now))
+            state = changed(state, server.id, lambda s: s.moved(READY))
     return state, []
 
 
@@ -221,7 +221,7 @@ def _stop_the_stalled(state: PoolState, now: float) -> Step:
             detail = f"{server.model.name}: no progress for {limit:g} s while loading"
             state, refusals = turn_away_model(state, Refusal(Reason.LOAD_TIMEOUT, server.model.name, detail))
             state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
-            state, orders = stop(state, server, now, "load stalled")
+            state, orders = stop(state, server, "load stalled")
             effects += [*refusals, *orders]
     return state, effects
 
@@ -231,7 +231,7 @@ def _stop_the_unwanted(state: PoolState, now: float) -> Step:
     effects: list[Effect] = []
     for server in state.servers:
         if why := _why_to_stop(state, server, now):
-            state, orders = stop(state, server, now, why)
+            state, orders = stop(state, server, why)
             effects += orders
     return state, effects
 
