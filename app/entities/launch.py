@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 class EngineKind(enum.StrEnum):
@@ -25,7 +26,7 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """The memory-relevant arguments of one start, named as llama-server's own options."""
+    """What shapes one start beside the model's file, named as llama-server's own options."""
 
     ctx_size: int = 4096  # tokens, all slots together (-c)
     parallel: int = 4  # slots (-np)
@@ -35,3 +36,6 @@ class LaunchSettings:
     cache_type_v: str = "f16"
     flash_attn: str = "auto"  # on | off | auto
     n_gpu_layers: int = 0  # 0 on a machine without GPUs
+    mmproj: str | None = None  # path of the projector that lets the model see or hear
+    args: tuple[str, ...] = ()  # more options, as they are
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # more variables; may hold secrets

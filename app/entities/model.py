@@ -9,10 +9,13 @@ from app.entities.launch import LaunchSettings
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One entry of the catalogue. A client's `model` is only ever compared with `name`."""
+    """One entry of the catalogue. A client's `model` is only ever compared with names."""
 
     name: str
-    path: str  # the GGUF file llama-server opens; from the catalogue, never from a client
-    size_bytes: int
+    path: str  # the GGUF file llama-server opens (the first part of a split one); never from a client
+    size_bytes: int  # of all its parts, its projector included
     created: int  # the file's modification time, Unix seconds: /v1/models shows it
     launch: LaunchSettings
+    aliases: tuple[str, ...] = ()  # other names it is listed under
+    problem: str = ""  # why it cannot be served, as far as its files show; empty for a good one
+    ttl_seconds: float | None = None  # its own idle time; None: the service's
