@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
@@ -68,10 +69,12 @@ class Play:
         """What the machine would show."""
         return self._total_gib - sum(self.held_gib.values())
 
-    def ask(self, model: Model, at: float = 0.0, patience: float = 300.0) -> list[ev.Effect]:
-        """A new request. Its ticket is the number of requests so far."""
+    def ask(
+        self, model: Model, at: float = 0.0, patience: float = 300.0, want: Callable[..., ev.Event] = ev.Acquire
+    ) -> list[ev.Effect]:
+        """A new request: for a slot, or with `want` a Load or an Unload. Its ticket is how many there were."""
         self._ticket += 1
-        return self.tell(ev.Acquire(self._ticket, model, at, at + patience))
+        return self.tell(want(self._ticket, model, at, at + patience))
 
     def up(self, model: Model, at: float = 0.0) -> int:
         """The id of a ready server of this model with nothing to do."""

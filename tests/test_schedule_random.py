@@ -38,6 +38,7 @@ class World:
             Limits(
                 max_waiting=self.random.choice([3, 10, 100]),
                 max_waiting_per_model=self.random.choice([2, 100]),
+                max_loaded=self.random.choice([None, 1, 2]),
                 ttl_seconds=self.random.choice([1, 20]),
                 stall_timeout_seconds=15,
             )
@@ -55,7 +56,8 @@ class World:
         for ticket in range(1, ARRIVALS + 1):
             at += self.random.expovariate(1.0)
             patience = self.random.choice([5, 50, 500])
-            self.later(at, ev.Acquire(ticket, self.random.choice(self.models), at, at + patience))
+            (want,) = self.random.choices([ev.Acquire, ev.Load, ev.Unload], [10, 1, 1])
+            self.later(at, want(ticket, self.random.choice(self.models), at, at + patience))
             if self.random.random() < 0.2:
                 self.later(at + self.random.expovariate(0.3), ev.Cancel(ticket, 0.0))
         if self.random.random() < 0.2:
@@ -122,7 +124,7 @@ class World:
             case ev.CountSlots(server):
                 busy = self.random.choice([None, 0, 1, 2])
                 self.later(self.now + 0.1, ev.SlotsCounted(server, busy, self.now, 0.0))
-            case ev.Refuse(ticket):
+            case ev.Done(ticket) | ev.Refuse(ticket):
                 self.answers[ticket] += 1
 
     def load(self, server: int) -> None:
@@ -145,7 +147,8 @@ class World:
         assert max(self.answers.values(), default=0) <= 1, "no request is answered twice"
         assert {s.id for s in servers} == self.alive, "the books show what is there"
         assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
-        assert len(self.state.waiting) <= self.state.limits.max_waiting
+        assert len(self.state.wanting) <= self.state.limits.max_waiting
+        assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
         for server in servers:
             if server.leases:
                 assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"

@@ -33,14 +33,24 @@ PAUSE_AFTER_A_BUG_SECONDS = 0.1  # what is overdue would come again at once
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """One request's right to one slot of a server, until it is released."""
+class Address:
+    """Where a llama-server answers, and the key it wants."""
 
-    ticket: int
     server: int
     model: str
     port: int
     api_key: str
+
+
+NOWHERE = 0  # the port of a server that is gone: nothing listens there
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One request's right to one slot of a server, until it is released."""
+
+    ticket: int
+    address: Address
     waited_seconds: float
 
 
@@ -69,7 +79,7 @@ class Pool:
         self._read_memory = read_memory
         self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
         self._tickets = itertools.count(1)
-        self._answers: dict[int, Future[int | Refusal]] = {}  # put by a request's thread, taken by the pool's
+        self._answers: dict[int, Future[int | Refusal | None]] = {}  # put by a request's thread, taken by the pool's
         self._processes: dict[int, Process] = {}  # by server id; written by the pool thread alone
         self._changed = threading.Condition()  # notified after every step, for those who wait for an end
         self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
@@ -89,19 +99,47 @@ class Pool:
         Raises the ProxyError that says why there is none; ClientLeft as soon as the client goes.
         """
         ticket, asked_at = next(self._tickets), time.monotonic()
-        answer: Future[int | Refusal] = Future()
-        self._answers[ticket] = answer
-        self.tell(ev.Acquire(ticket, model, asked_at, asked_at + max_wait_seconds))
-        client.on_leave(lambda: self.tell(ev.Cancel(ticket, time.monotonic())))
+        server_id = self._wait(ev.Acquire(ticket, model, asked_at, asked_at + max_wait_seconds), client)
+        assert server_id is not None
+        address = self._address(self._store.pool.server(server_id))
+        # None: it died in this very moment. The relay will find nobody there, and say so.
+        return Lease(ticket, address or Address(server_id, model.name, NOWHERE, ""), time.monotonic() - asked_at)
+
+    def load(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
+        """Have the model loaded; returns as soon as its llama-server is starting. Raises as `acquire` does."""
+        now = time.monotonic()
+        self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds), client)
+
+    def unload(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
+        """Have the model unloaded once it has answered what it is answering; returns when its process is gone.
+
+        Raises as `acquire` does; it goes all the same when the caller does not wait for it.
+        """
+        now = time.monotonic()
+        self._wait(ev.Unload(next(self._tickets), model, now, now + max_wait_seconds), client)
+
+    def address(self, model: Model) -> Address | None:
+        """Where the model's llama-server answers right now; None when it is not loaded. Loads and holds nothing."""
+        server = self._store.pool.server_of(model.name)
+        return self._address(server) if server and server.is_up else None
+
+    def _wait(self, wish: ev.Wish, client: ClientWatch) -> int | None:
+        """The scheduler's answer to a wish: a server's id for a slot of it."""
+        answer: Future[int | Refusal | None] = Future()
+        self._answers[wish.ticket] = answer
+        self.tell(wish)
+        client.on_leave(lambda: self.tell(ev.Cancel(wish.ticket, time.monotonic())))
         outcome = answer.result()
         client.on_leave(None)
         if isinstance(outcome, Refusal):
             raise error_for(outcome)
-        server = self._store.pool.server(outcome)
-        process = self._processes.get(outcome)
-        if server is None or process is None or server.port is None:  # it died in this very moment
-            return Lease(ticket, outcome, model.name, 0, "", time.monotonic() - asked_at)
-        return Lease(ticket, outcome, model.name, server.port, process.api_key, time.monotonic() - asked_at)
+        return outcome
+
+    def _address(self, server: Server | None) -> Address | None:
+        process = self._processes.get(server.id) if server else None
+        if server is None or process is None or server.port is None:
+            return None
+        return Address(server.id, server.model.name, server.port, process.api_key)
 
     def release(self, lease: Lease, ending: ev.Ending) -> None:
         """Give the slot back, and say how much of its answer the request got."""
@@ -127,7 +165,7 @@ class Pool:
             except Exception:
                 # A bug. The state before it is sound; the one request it was about must not wait for ever.
                 log.exception("event dropped: %r", event)
-                if isinstance(event, ev.Acquire) and (answer := self._answers.pop(event.ticket, None)):
+                if isinstance(event, ev.Wish) and (answer := self._answers.pop(event.ticket, None)):
                     answer.set_result(Refusal(Reason.SPAWN_FAILED, event.model.name, "internal error"))
                 time.sleep(PAUSE_AFTER_A_BUG_SECONDS)
 
@@ -156,6 +194,8 @@ class Pool:
         match effect:
             case ev.Grant(ticket, server):
                 self._answers.pop(ticket).set_result(server)
+            case ev.Done(ticket):
+                self._answers.pop(ticket).set_result(None)
             case ev.Refuse(ticket, refusal):
                 log.info("refuse ticket=%d model=%s reason=%s", ticket, refusal.model, refusal.reason)
                 self._answers.pop(ticket).set_result(refusal)

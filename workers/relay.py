@@ -1,4 +1,4 @@
-"""The data path: one request to the server that was leased for it, its answer back to the client, byte for byte."""
+"""The data path: one request to its server, the answer back to the client, byte for byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from app.errors import BadUpstream, ClientLeft, Draining, ProxyError, UpstreamCrashed, UpstreamTimeout
 from workers.client_watch import ClientWatch
-from workers.pool import Lease
+from workers.pool import Address
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ REQUEST_HEADERS = ("Accept", "X-Request-Id", "Traceparent", "Tracestate")
 
 # Whatever the client calls its JSON: llama-server takes a form, which is what curl -d says, only up to 1 MiB.
 CONTENT_TYPE = "application/json"
+MULTIPART = "multipart/form-data"  # this one is told as it is: its boundary is in it
 
 # RFC 9110 7.6.1, and what we say ourselves.
 NOT_FORWARDED = {
@@ -58,25 +59,25 @@ class Relay:
         self._is_closing = is_closing
 
     def send(
-        self, lease: Lease, method: str, target: str, headers: Mapping[str, str], body: bytes, client: ClientWatch
+        self, to: Address, method: str, target: str, headers: Mapping[str, str], body: bytes, client: ClientWatch
     ) -> Answer:
         """Forward a request and wait for the head of its answer.
 
         Raises UpstreamCrashed, BadUpstream or UpstreamTimeout when none comes, ClientLeft when nobody is there to
         read it: the connection to the engine is shut within milliseconds then, so that it stops generating.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", lease.port, timeout=self._first_byte_seconds)
+        connection = http.client.HTTPConnection("127.0.0.1", to.port, timeout=self._first_byte_seconds)
         try:
             connection.connect()
             upstream = connection.sock  # kept here: http.client lets go of it once it has read "Connection: close"
             client.on_leave(lambda: _shut(upstream))
-            connection.request(method, target, body=body or None, headers=_request_headers(headers, lease.api_key))
+            connection.request(method, target, body=body or None, headers=_request_headers(headers, to.api_key))
             response = connection.getresponse()
             if response.msg.defects:  # what follows a header that cannot be read is not known to be the body
                 raise http.client.UnknownProtocol(str(response.msg.defects[0]))
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise self._translated(error, lease, client) from error
+            raise self._translated(error, to, client) from error
         upstream.settimeout(self._stall_seconds)
 
         def close() -> None:
@@ -86,11 +87,11 @@ class Relay:
 
         kind = response.getheader("Content-Type") or ""
         is_stream = kind.startswith("text/event-stream")
-        chunks = self._chunks(response, lease, client, is_stream)
+        chunks = self._chunks(response, to, client, is_stream)
         return Answer(response.status, _response_headers(response), chunks, is_stream, close)
 
     def _chunks(
-        self, response: http.client.HTTPResponse, lease: Lease, client: ClientWatch, is_stream: bool
+        self, response: http.client.HTTPResponse, to: Address, client: ClientWatch, is_stream: bool
     ) -> Generator[bytes, None, bool]:
         """The body as it comes. First nothing at all: that lets the server send the headers before the first token."""
         piece = b""
@@ -100,10 +101,10 @@ class Relay:
                 yield piece
             return True
         except (OSError, http.client.HTTPException) as error:
-            problem = self._translated(error, lease, client)
+            problem = self._translated(error, to, client)
             log.log(
                 logging.INFO if client.gone else logging.WARNING,
-                *("answer cut model=%s server=%d: %s", lease.model, lease.server, problem),
+                *("answer cut model=%s server=%d: %s", to.model, to.server, problem),
             )
             if client.gone or not is_stream:
                 # Nothing can be said inside a body of its own format: the connection ends short of it.
@@ -111,25 +112,27 @@ class Relay:
             yield _error_event(problem, piece)
             return False
 
-    def _translated(self, error: Exception, lease: Lease, client: ClientWatch) -> ProxyError:
+    def _translated(self, error: Exception, to: Address, client: ClientWatch) -> ProxyError:
         if client.gone:
             return ClientLeft("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
         if isinstance(error, TimeoutError):
-            return UpstreamTimeout(f"{lease.model}: llama-server did not answer in time")
+            return UpstreamTimeout(f"{to.model}: llama-server did not answer in time")
         garbage = isinstance(error, http.client.BadStatusLine | http.client.LineTooLong | http.client.UnknownProtocol)
         if garbage and not isinstance(error, http.client.RemoteDisconnected):
-            return BadUpstream(f"{lease.model}: llama-server answered something that is not HTTP")
+            return BadUpstream(f"{to.model}: llama-server answered something that is not HTTP")
         return UpstreamCrashed(
-            f"{lease.model}: llama-server ended while it was answering; the next request starts it again"
+            f"{to.model}: llama-server ended while it was answering; the next request starts it again"
         )
 
 
 def _request_headers(headers: Mapping[str, str], api_key: str) -> dict[str, str]:
     kept = {name: headers[name] for name in REQUEST_HEADERS if headers.get(name)}
+    told = headers.get("Content-Type", "")
+    kind = told if told.lower().startswith(MULTIPART) else CONTENT_TYPE
     # One connection for each request, so far: the engine need not keep it.
-    return kept | {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {api_key}", "Connection": "close"}
+    return kept | {"Content-Type": kind, "Authorization": f"Bearer {api_key}", "Connection": "close"}
 
 
 def _response_headers(response: http.client.HTTPResponse) -> list[tuple[str, str]]:

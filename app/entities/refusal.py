@@ -16,6 +16,7 @@ class Reason(enum.StrEnum):
     INSUFFICIENT_MEMORY = "insufficient_vram"
     DOES_NOT_FIT = "model_does_not_fit"
     LOAD_FAILED = "model_load_failed"
+    UNLOADED = "model_unloaded"
     LOAD_TIMEOUT = "load_timeout"
     SPAWN_FAILED = "spawn_failed"
     CLIENT_LEFT = "client_left"

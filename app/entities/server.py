@@ -53,6 +53,7 @@ class Server:
     progress_at: float  # last sign of life while loading
     ready_at: float | None = None
     state: ServerState = ServerState.STARTING
+    is_condemned: bool = False  # told to go for good: once drained it is not ready again
     left_behind: int = 0  # slots whose client left in mid-answer, until the engine says that they are free
     check_at: float | None = None  # when to ask it
     leases: frozenset[int] = frozenset()  # tickets of the requests it is answering
@@ -63,6 +64,11 @@ class Server:
     def slots(self) -> int:
         """How many requests it answers at the same time."""
         return self.model.launch.parallel
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answers, be it only what it has begun."""
+        return self.state in (ServerState.READY, ServerState.DRAINING)
 
     @property
     def is_idle(self) -> bool:

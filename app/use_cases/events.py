@@ -24,6 +24,29 @@ class Acquire:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Somebody wants the model's server to be there, loading or loaded, and waits until there is room for it."""
+
+    ticket: int
+    model: Model
+    at: float
+    give_up_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Somebody wants the model's server to go, as soon as it has answered what it is answering, and waits for that."""
+
+    ticket: int
+    model: Model
+    at: float
+    give_up_at: float
+
+
+Wish = Acquire | Load | Unload  # what requests wait for; each is answered once: Grant, Done or Refuse
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """The client of a waiting request has gone."""
 
@@ -132,7 +155,7 @@ class Close:
 
 
 Event = (
-    Acquire
+    Wish
     | Cancel
     | Release
     | Spawned
@@ -174,8 +197,15 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """What a Load or an Unload asked for is so."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
-    """The request gets no server."""
+    """The request does not get what it waits for."""
 
     ticket: int
     refusal: Refusal
@@ -193,4 +223,4 @@ class CountSlots:
     server: int
 
 
-Effect = Spawn | Stop | Grant | Refuse | ReadMemory | CountSlots
+Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | CountSlots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,10 +19,19 @@ class Limits:
 
     max_waiting: int = 256
     max_waiting_per_model: int = 128
+    max_loaded: int | None = None
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
     notice_seconds: float = 5.0  # what the engine may take to see that a client of a stream has gone
     notice_in_silence_seconds: float = 5.0  # the same while it has nothing to write
+
+
+class Want(enum.Enum):
+    """What a request waits for."""
+
+    SLOT = enum.auto()  # one of its model's server
+    LOADED = enum.auto()  # the server to be there, loading or loaded
+    UNLOADED = enum.auto()  # the server to be gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,7 @@ class Waiting:
     model: Model
     since: float
     give_up_at: float
+    want: Want = Want.SLOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,11 @@ class PoolState:
         """The one server of a model, in whatever state."""
         return next((s for s in self.servers if s.model.name == model), None)
 
+    @property
+    def wanting(self) -> tuple[Waiting, ...]:
+        """Those who wait for a server, not for its end."""
+        return tuple(w for w in self.waiting if w.want is not Want.UNLOADED)
+
 
 Step = tuple[PoolState, list[Effect]]
 
@@ -88,7 +104,7 @@ def turn_away(state: PoolState, reasons: Mapping[int, Reason]) -> Step:
 
 
 def turn_away_model(state: PoolState, refusal: Refusal) -> Step:
-    """Refuse everyone who waits for the refusal's model."""
-    leaving = [w for w in state.waiting if w.model.name == refusal.model]
+    """Refuse everyone who waits for a server of the refusal's model."""
+    leaving = [w for w in state.wanting if w.model.name == refusal.model]
     effects: list[Effect] = [Refuse(w.ticket, refusal) for w in leaving]
-    return replace(state, waiting=tuple(w for w in state.waiting if w.model.name != refusal.model)), effects
+    return replace(state, waiting=tuple(w for w in state.waiting if w not in leaving)), effects

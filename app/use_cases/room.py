@@ -7,7 +7,7 @@ from dataclasses import replace
 from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.allocate import NoFit, held_bytes, place
+from app.use_cases.allocate import held_bytes, place
 from app.use_cases.estimate import estimate_memory
 from app.use_cases.events import Effect, ReadMemory, Spawn
 from app.use_cases.pool_state import PoolState, Step, Waiting, changed, stop, turn_away_model
@@ -19,19 +19,17 @@ def make_room(state: PoolState, now: float) -> Step:
     """Loads start in the order of the queue; one that has no room yet holds back the loads behind it."""
     effects: list[Effect] = []
     spoken_for: set[str] = set()  # models that older requests wait for
-    for waiting in state.waiting:
+    for waiting in state.wanting:
         if state.server_of(waiting.model.name) is not None:
             spoken_for.add(waiting.model.name)
             continue  # loading for it already, busy, or on its way out: not up twice
         if not _reading_is_fresh(state, waiting, now):
             return _ask_for_a_reading(state, now, effects)
-        assert state.memory is not None
-        no_fit = place(estimate_memory(waiting.model), state.memory, state.servers)
-        if no_fit is None:
+        if _fits_without(state, set(), estimate_memory(waiting.model)):
             state, spawn = _spawn(state, waiting.model, now)
             effects += spawn
             continue
-        state, more, decided = _free_some(state, waiting, no_fit, spoken_for)
+        state, more, decided = _free_some(state, waiting, spoken_for)
         effects += more
         if not decided:
             break
@@ -62,9 +60,7 @@ def _spawn(state: PoolState, model: Model, now: float) -> Step:
     return replace(state, servers=(*state.servers, server), next_server=server.id + 1), [Spawn(server)]
 
 
-def _free_some(
-    state: PoolState, waiting: Waiting, no_fit: NoFit, spoken_for: set[str]
-) -> tuple[PoolState, list[Effect], bool]:
+def _free_some(state: PoolState, waiting: Waiting, spoken_for: set[str]) -> tuple[PoolState, list[Effect], bool]:
     """Stop or drain the servers that have to go for `waiting`. True when its request was refused instead.
 
     Bytes that are leaving are neither free nor a reason to stop another server: they are waited for first. Idle
@@ -72,13 +68,14 @@ def _free_some(
     and goes with its last lease, so the oldest request in the queue cannot starve behind a busy model. One that
     older requests wait for, or that is still loading, serves those first.
     """
+    needed_bytes = estimate_memory(waiting.model)
     going = {s.id for s in state.servers if s.state in (ServerState.STOPPING, ServerState.DRAINING)}
     order = sorted((s for s in state.servers if s.id not in going), key=_value)
-    while not _fits_without(state, going, no_fit.needed_bytes):
+    while not _fits_without(state, going, needed_bytes):
         if not order:
             if any(s.state is ServerState.STARTING for s in state.servers):
                 return state, [], False  # what is ours is in the way for now: once it is ready it can be stopped
-            refused, refusals = _refuse_for_room(state, waiting, no_fit)
+            refused, refusals = _refuse_for_room(state, waiting.model.name, needed_bytes)
             return refused, refusals, True
         going.add(order.pop(0).id)
     return *_send_away(state, going, spoken_for, waiting.model.name), False
@@ -103,21 +100,24 @@ def _value(server: Server) -> tuple[bool, bool, float]:
 
 
 def _fits_without(state: PoolState, going: set[int], needed_bytes: int) -> bool:
-    """Whether the bytes would fit once the servers `going` were gone and their bytes back."""
+    """Whether one more server may be there, and has room, once the servers `going` were gone and their bytes back."""
     assert state.memory is not None
     staying = [s for s in state.servers if s.id not in going]
+    if state.limits.max_loaded is not None and len(staying) >= state.limits.max_loaded:
+        return False
     back = sum(held_bytes(s, state.memory) for s in state.servers if s.id in going)
     return place(needed_bytes, state.memory, staying, back) is None
 
 
-def _refuse_for_room(state: PoolState, waiting: Waiting, no_fit: NoFit) -> Step:
+def _refuse_for_room(state: PoolState, model: str, needed_bytes: int) -> Step:
     """Even with all of ours gone there is no room: for now if others hold it, for ever if the machine is too small."""
-    reason = Reason.INSUFFICIENT_MEMORY if no_fit.ever else Reason.DOES_NOT_FIT
     assert state.memory is not None
+    no_fit = place(needed_bytes, state.memory, state.servers)
+    assert no_fit is not None, "what does not fit into an emptier machine does not fit into this one"
     refusal = Refusal(
-        reason,
-        waiting.model.name,
-        needed_bytes=no_fit.needed_bytes,
+        Reason.INSUFFICIENT_MEMORY if no_fit.ever else Reason.DOES_NOT_FIT,
+        model,
+        needed_bytes=needed_bytes,
         usable_bytes=state.memory.available_bytes if no_fit.ever else no_fit.total_bytes,
     )
     return turn_away_model(state, refusal)

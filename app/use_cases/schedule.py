@@ -14,13 +14,14 @@ from dataclasses import replace
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
-from app.use_cases.events import CountSlots, Effect, Event, Grant
+from app.use_cases.events import CountSlots, Done, Effect, Event, Grant
 from app.use_cases.pool_state import (
     Failure,
     Limits,
     PoolState,
     Step,
     Waiting,
+    Want,
     changed,
     stop,
     turn_away,
@@ -52,7 +53,7 @@ def due_at(state: PoolState) -> float | None:
     """
     times = [w.give_up_at for w in state.waiting]
     times += [s.progress_at + state.limits.stall_timeout_seconds for s in state.servers if s.state is STARTING]
-    times += [s.last_used + state.limits.ttl_seconds for s in state.servers if s.is_idle]
+    times += [_idle_until(state, s) for s in state.servers if s.is_idle]
     times += [s.check_at for s in state.servers if s.check_at is not None]
     return min(times, default=None)
 
@@ -63,7 +64,11 @@ def due_at(state: PoolState) -> float | None:
 def _record(state: PoolState, event: Event) -> Step:
     match event:
         case ev.Acquire(ticket, model, at, give_up_at):
-            return replace(state, waiting=(*state.waiting, Waiting(ticket, model, at, give_up_at))), []
+            return _queued(state, Waiting(ticket, model, at, give_up_at, Want.SLOT)), []
+        case ev.Load(ticket, model, at, give_up_at):
+            return _queued(state, Waiting(ticket, model, at, give_up_at, Want.LOADED)), []
+        case ev.Unload(ticket, model, at, give_up_at):
+            return _condemned(_queued(state, Waiting(ticket, model, at, give_up_at, Want.UNLOADED)), model.name)
         case ev.Cancel(ticket):
             return turn_away(state, {ticket: Reason.CLIENT_LEFT})
         case ev.Release():
@@ -88,6 +93,24 @@ def _record(state: PoolState, event: Event) -> Step:
             return replace(state, draining=True, closing=True), []
         case ev.Tick():
             return state, []
+
+
+def _queued(state: PoolState, waiting: Waiting) -> PoolState:
+    return replace(state, waiting=(*state.waiting, waiting))
+
+
+def _condemned(state: PoolState, model: str) -> Step:
+    """Its server takes nothing new from here on. One that still loads is stopped, and those who wait for it are told;
+    who comes later waits for its end and has it loaded again."""
+    server = state.server_of(model)
+    if server is None or server.state is STOPPING:
+        return state, []
+    if server.state is STARTING:
+        state, refusals = turn_away_model(state, Refusal(Reason.UNLOADED, model))
+        state, orders = stop(state, server, "unload")
+        return state, [*refusals, *orders]
+    leaving = server if server.state is DRAINING else server.moved(DRAINING)
+    return changed(state, server.id, lambda _: replace(leaving, is_condemned=True)), []
 
 
 def _released(state: PoolState, event: ev.Release) -> PoolState:
@@ -152,7 +175,7 @@ def _without_a_reading(state: PoolState, detail: str) -> Step:
     """Nothing can be placed: those who would need a new server are told, the others wait on."""
     effects: list[Effect] = []
     state = replace(state, memory_asked_at=None)
-    for name in dict.fromkeys(w.model.name for w in state.waiting):
+    for name in dict.fromkeys(w.model.name for w in state.wanting):
         if state.server_of(name) is None:
             state, refusals = turn_away_model(state, Refusal(Reason.SPAWN_FAILED, name, detail))
             effects += refusals
@@ -171,10 +194,10 @@ def _give_up(state: PoolState, now: float) -> Step:
 
 def _resume(state: PoolState, now: float) -> Step:
     """Servers drained for somebody who has left since take requests again."""
-    if state.draining or any(state.server_of(w.model.name) is None for w in state.waiting):
+    if state.draining or any(state.server_of(w.model.name) is None for w in state.wanting):
         return state, []
     for server in state.servers:
-        if server.state is DRAINING:
+        if server.state is DRAINING and not server.is_condemned:
             state = changed(state, server.id, lambda s: s.moved(READY))
     return state, []
 
@@ -185,7 +208,7 @@ def _grant(state: PoolState, now: float) -> Step:
     granted: dict[int, Server] = {}
     for waiting in state.waiting:
         server = free.get(waiting.model.name)
-        if server is not None and server.has_free_slot:
+        if waiting.want is Want.SLOT and server is not None and server.has_free_slot:
             server = replace(server, leases=server.leases | {waiting.ticket})
             free[waiting.model.name] = granted[waiting.ticket] = server
     if not granted:
@@ -198,11 +221,29 @@ def _grant(state: PoolState, now: float) -> Step:
     return state, [Grant(ticket, server.id) for ticket, server in granted.items()]
 
 
+def _tell_the_done(state: PoolState, now: float) -> Step:
+    """Loads and unloads that have come about."""
+    done = [w.ticket for w in state.waiting if _has_come_about(state, w)]
+    left = tuple(w for w in state.waiting if w.ticket not in done)
+    return replace(state, waiting=left) if done else state, [Done(ticket) for ticket in done]
+
+
+def _has_come_about(state: PoolState, waiting: Waiting) -> bool:
+    server = state.server_of(waiting.model.name)
+    match waiting.want:
+        case Want.LOADED:
+            return server is not None and server.state in (STARTING, READY)
+        case Want.UNLOADED:
+            return server is None
+        case Want.SLOT:
+            return False
+
+
 def _bound_the_queue(state: PoolState, now: float) -> Step:
     """The newest beyond the limits are turned away; who got a slot at once was never in the queue."""
     too_many: dict[int, Reason] = {}
     places: Counter[str] = Counter()
-    for waiting in state.waiting:
+    for waiting in state.wanting:
         if places.total() >= state.limits.max_waiting:
             too_many[waiting.ticket] = Reason.OVERLOADED
         elif places[waiting.model.name] >= state.limits.max_waiting_per_model:
@@ -238,7 +279,7 @@ def _stop_the_unwanted(state: PoolState, now: float) -> Step:
 
 def _why_to_stop(state: PoolState, server: Server, now: float) -> str:
     """The reason, for the log; empty when there is none."""
-    if server.is_idle and now >= server.last_used + state.limits.ttl_seconds:
+    if server.is_idle and now >= _idle_until(state, server):
         return "idle"
     if server.state is DRAINING and not server.leases:
         return "drained"
@@ -246,6 +287,12 @@ def _why_to_stop(state: PoolState, server: Server, now: float) -> str:
     if (state.draining and unused) or (state.closing and server.state is not STOPPING):
         return "service draining"
     return ""
+
+
+def _idle_until(state: PoolState, server: Server) -> float:
+    """The time at which an idle server goes if nobody has used it."""
+    own = server.model.ttl_seconds
+    return server.last_used + (state.limits.ttl_seconds if own is None else own)
 
 
 def _check_the_abandoned(state: PoolState, now: float) -> Step:
@@ -262,6 +309,7 @@ _PASSES = (
     _give_up,
     _resume,
     _grant,
+    _tell_the_done,
     _bound_the_queue,
     _stop_the_stalled,
     _stop_the_unwanted,
