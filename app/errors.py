@@ -6,6 +6,7 @@ to do next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -34,6 +35,7 @@ class ProxyError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
+        """The response headers that go with it."""
         headers = {"x-llama-smart-proxy-error": "1"}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
@@ -65,6 +67,29 @@ class MissingModel(ProxyError):
         super().__init__('the request names no model: add "model" to the JSON body (GET /v1/models lists the names)')
 
 
+class InvalidApiKey(ProxyError):
+    """Keys are configured, and the request has none or one that is not among them."""
+
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+    def __init__(self, has_offer: bool, by_browser: bool = False) -> None:
+        what = "the key is not one of this service's" if has_offer else "this service wants a key"
+        super().__init__(f"{what}: send Authorization: Bearer KEY, or x-api-key: KEY")
+        self._by_browser = by_browser
+
+    @property
+    def headers(self) -> dict[str, str]:
+        # A browser asks its user for a password only where Basic is offered.
+        challenge = 'Bearer, Basic realm="Llama Smart Proxy"' if self._by_browser else "Bearer"
+        return super().headers | {"WWW-Authenticate": challenge}
+
+
+class NotAllowed(ProxyError):
+    """The key, or the address that was asked under, may not do this."""
+
+    status, type, code = 403, "permission_error", "not_allowed"
+
+
 class ModelNotFound(ProxyError):
     """The catalogue has no such name."""
 
@@ -73,6 +98,16 @@ class ModelNotFound(ProxyError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no model {name[:200]!r} here; GET /v1/models lists the names")
+
+
+class InvalidModelFile(ProxyError):
+    """The model's files cannot be served, as far as their headers show: nothing was started."""
+
+    status, type, code = 422, "invalid_request_error", "invalid_model_file"
+    param = "model"
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name} cannot be served: {problem}")
 
 
 class NotFound(ProxyError):
@@ -139,6 +174,16 @@ class QueueFull(ProxyError):
     retry_after = 2
 
 
+class RateLimited(ProxyError):
+    """The key has asked more often than its `requests_per_minute`."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limited"
+
+    def __init__(self, name: str, wait_seconds: float) -> None:
+        super().__init__(f"the key {name!r} has used up its requests_per_minute")
+        self.retry_after = min(60, max(1, math.ceil(wait_seconds)))
+
+
 class Overloaded(ProxyError):
     """The whole service has as much as it can hold."""
 
@@ -189,6 +234,13 @@ class ModelLoadFailed(ProxyError):
     status, code = 503, "model_load_failed"
 
 
+class ModelUnloaded(ProxyError):
+    """The model is not loaded: it was told to go while it was loading, or the request is one that loads nothing."""
+
+    status, code = 503, "model_unloaded"
+    retry_after = 2
+
+
 class LoadTimeout(ProxyError):
     """The load showed no progress for too long."""
 
@@ -230,6 +282,7 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
         "{model} needs {needed} MiB and this machine has {usable} MiB of memory in all; "
         "use a smaller quantization or context",
     ),
+    Reason.UNLOADED: (ModelUnloaded, "{model} was told to unload while it was loading; ask again to load it"),
     Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
     Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
     Reason.SPAWN_FAILED: (SpawnFailed, "{model}: the engine could not be started: {detail}"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import current_app
 
+from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 
 EXTENSION = "llama-smart-proxy"
@@ -17,17 +18,29 @@ END = "llama_smart_proxy.end"  # in a request's environ: end(status), for the wo
 
 
 @dataclass(frozen=True, slots=True)
+class Doors:
+    """What decides who may come in."""
+
+    keys: tuple[ApiKey, ...] = ()
+    host: str = "127.0.0.1"  # the address the service was told to listen on
+    loopback_only: bool = True  # it listens there for this machine alone, and means it
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     catalog: Any  # workers.catalog.Catalog: find(name), models()
     store: Any  # workers.state.StateStore: the published snapshots
-    pool: Any  # workers.pool.Pool: acquire(), release()
+    pool: Any  # workers.pool.Pool: acquire(), release(), load(), unload(), address()
     relay: Any  # workers.relay.Relay: send()
     clients: Any  # workers.client_watch.ClientWatcher: watch(socket)
     places: Any  # workers.places.Places: taken by inference requests, so that others always find a thread
+    rates: Any  # workers.rates.Rates: take(key)
     gauges: Any  # workers.gauges.Gauges: what /metrics shows
     engine: EngineFacts | None  # None: there is none, and `engine_problem` says what to do about it
     engine_problem: str
+    doors: Doors
     max_body: int  # bytes
+    max_loaded: int | None
     max_wait_seconds: float
     version: str
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError
-from app.routes import health, inference, metrics, models, status
+from app.errors import InvalidRequest, MethodNotAllowed, ProxyError
+from app.routes import doors, health, inference, metrics, models, status
 from app.services import EXTENSION, Services
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ def create_app(services: Services) -> Flask:
     app = Flask("app", template_folder=str(TEMPLATES), static_folder=None)
     app.extensions[EXTENSION] = services
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    for routes in (inference, models, health, metrics, status):
+    app.url_map.merge_slashes = False  # one path, one meaning
+    for routes in (doors, inference, models, health, metrics, status):
         app.register_blueprint(routes.bp)
     app.register_error_handler(Exception, answer_error)
     app.after_request(_name_the_request)
@@ -46,7 +47,7 @@ def _translated(error: Exception) -> ProxyError:
         return ProxyError("internal error; the service's log has the details")
     match error.code:
         case 404:
-            return NotFound(f"no such path: {request.method} {request.path[:200]}")
+            return doors.no_such_path()
         case 405:
             return MethodNotAllowed(f"{request.method} is not possible on {request.path[:200]}")
         case _:

@@ -86,7 +86,7 @@ class Service:
         data = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], **body}).encode()
         connection = self.connect()
         connection.sendall(
-            b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data
+            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data
         )
         return connection
 

@@ -14,13 +14,19 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("app", "workers")
 PURE_STDLIB = {
     "__future__",
+    "base64",
+    "binascii",
     "collections",
     "dataclasses",
     "enum",
     "fnmatch",
     "functools",
+    "hashlib",
+    "hmac",
+    "ipaddress",
     "itertools",
     "math",
+    "re",
     "typing",
 }
 

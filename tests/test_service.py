@@ -151,7 +151,7 @@ def test_a_connection_carries_one_request_after_another(service: Service):
     with service.connect() as connection:
         for _ in range(3):
             body = b'{"model": "demo", "messages": [], "prompt": "Once", "max_tokens": 1}'
-            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
             connection.sendall(head + body)
             with connection.makefile("rb") as answer:
                 assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
@@ -199,7 +199,7 @@ def test_health_answers_while_bodies_that_nobody_wants_are_half_sent(tmp_path: P
         service.get("/health")
         halves = [service.connect() for _ in range(60)]
         for half in halves:
-            half.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+            half.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         for _ in range(20):
             assert service.get("/readyz").status_code == 200
         for half in halves:
@@ -258,7 +258,7 @@ def test_health_answers_while_as_many_heads_are_half_sent_as_there_are_threads(t
         service.get("/health")
         halves = [service.connect() for _ in range(24)]
         for half in halves:
-            half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
+            half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n")
         began = time.monotonic()
         assert service.get("/readyz").status_code == 200
         assert service.chat().status_code == 200

@@ -13,9 +13,10 @@ import platformdirs
 
 from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
 from app.entities.server import Server
-from app.services import Services
+from app.services import Doors, Services
 from app.settings import Settings
 from app.use_cases import events as ev
+from app.use_cases.access import is_loopback
 from app.use_cases.pool_state import Limits, PoolState
 from workers.catalog import Catalog
 from workers.client_watch import ClientWatcher
@@ -27,6 +28,7 @@ from workers.memory import read_memory
 from workers.orphans import PidRecords
 from workers.places import Places
 from workers.pool import Pool, Process
+from workers.rates import Rates
 from workers.relay import Relay
 from workers.state import StateStore
 
@@ -64,10 +66,13 @@ class Runtime:
             ),
             clients=self._clients,
             places=Places(settings.server.threads - settings.server.reserve_threads),
+            rates=Rates(),
             gauges=Gauges(self._store, version()),
             engine=engine,
             engine_problem=problem,
+            doors=Doors(host=settings.server.host, loopback_only=is_loopback(settings.server.host)),
             max_body=settings.server.max_body,
+            max_loaded=None,
             max_wait_seconds=settings.scheduling.max_wait_seconds,
             version=version(),
         )

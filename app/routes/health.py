@@ -7,6 +7,7 @@ import time
 from flask import Blueprint, Response, jsonify
 
 from app.errors import Draining, NoEngine
+from app.routes.doors import key_of_request
 from app.services import services
 from app.use_cases.report import health
 
@@ -15,8 +16,12 @@ bp = Blueprint("health", __name__)
 
 @bp.get("/health")
 def show_health() -> Response:
+    """Everything; where keys are configured, only whether it serves for who has none."""
     s = services()
-    return jsonify(health(s.store.pool, s.engine, s.engine_problem, s.version, time.monotonic()))
+    account = health(s.store.pool, s.engine, s.engine_problem, s.version, time.monotonic())
+    if s.doors.keys and key_of_request() is None:
+        account = {name: account[name] for name in ("status", "degraded")}
+    return jsonify(account)
 
 
 @bp.get("/livez")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
+import string
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,18 +13,23 @@ from urllib.parse import quote
 
 from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import NotFound as NoSuchRule
 
 from app.entities.model import Model
 from app.errors import (
     ClientLeft,
     InvalidRequest,
     MissingModel,
+    ModelUnloaded,
     NoEngine,
     Overloaded,
     ProxyError,
+    RateLimited,
     RequestTooLarge,
     UpstreamCrashed,
 )
+from app.routes.doors import key_of_request, no_such_path, servable_model
+from app.routes.model_name import model_name
 from app.services import END, services
 from app.use_cases.events import Ending
 
@@ -33,25 +38,60 @@ log = logging.getLogger(__name__)
 bp = Blueprint("inference", __name__)
 
 UNKNOWN_MODEL = "_unknown"  # the label of requests that name none of ours: clients do not make up series
+OTHER_PATH = "_other"  # the label of paths that are not ours
 REQUEST_ID_BYTES = 128
-MAX_VALUES = 1_000_000  # reading them holds Python's lock: some 0.3 s; a picture or a long text is one value
 HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"  # printable ASCII but "%": what else a name has is percent-encoded
+QUERY_SAFE = string.punctuation  # what is encoded stays so
+PATH_SAFE = "/:@!$&'()*+,;=~"
+LOADS_NOTHING = ("GET", "HEAD")
+
+# llama-server's routes that name a model (b11434, server.cpp), and what OpenAI's clients put before some of them.
+POST_ROUTES = (
+    *("/v1/chat/completions", "/chat/completions", "/v1/completions", "/completions", "/completion"),
+    *("/v1/responses", "/responses", "/v1/responses/input_tokens", "/v1/chat/completions/input_tokens"),
+    *("/v1/chat/completions/control", "/v1/messages", "/v1/messages/count_tokens", "/v1/systemone"),
+    *("/v1/embeddings", "/embeddings", "/embedding", "/v1/rerank", "/v1/reranking", "/rerank", "/reranking"),
+    *("/infill", "/tokenize", "/detokenize", "/apply-template", "/v1/audio/transcriptions", "/audio/transcriptions"),
+    *("/lora-adapters", "/slots/<int:slot>", "/props"),
+)
+GET_ROUTES = ("/slots", "/lora-adapters")  # and /props and /metrics, which are ours without ?model=
+
+# Never passed on, to whatever model: they fetch addresses, run commands or reach other programs.
+DENIED = ("cors-proxy", "tools", "mcp", "agent")
 
 
-@bp.post("/v1/chat/completions")
-@bp.post("/chat/completions")
-@bp.post("/v1/completions")
-@bp.post("/completions")
-@bp.post("/v1/embeddings")
-@bp.post("/embeddings")
-def infer() -> Response:
-    """Route by the body's `model`; wait for its server; stream the answer."""
+def infer(slot: int = 0) -> Response:
+    """Route by the request's `model`; wait for its server, or take it as it is for a GET; stream the answer."""
     exchange = Exchange()
     try:
         return exchange.run()
     except BaseException as error:
         exchange.end(_status_of(error))
         raise
+
+
+for path in POST_ROUTES:
+    bp.post(path)(infer)
+for path in GET_ROUTES:
+    bp.get(path)(infer)
+
+
+@bp.before_app_request
+def pass_on() -> Response | None:
+    """A path that is none of ours goes to the model that its JSON body names, as in the original service."""
+    if not isinstance(request.routing_exception, NoSuchRule):
+        return None
+    has_body = bool(request.content_length) or "chunked" in request.headers.get("Transfer-Encoding", "").lower()
+    if not has_body or not _may_be_passed_on(request.path):
+        return None
+    return infer()
+
+
+def _may_be_passed_on(path: str) -> bool:
+    """No denied name anywhere in it, and nothing that another reader could take for another path."""
+    segments = path.lower().split("/")[1:]
+    is_plain = path.isprintable() and not {"", ".", ".."} & set(segments)
+    return is_plain and not any(segment.startswith(DENIED) for segment in segments)
 
 
 class Exchange:
@@ -63,9 +103,10 @@ class Exchange:
         self.model: Model | None = None
         self.client: Any = None
         self.answer: Any = None
+        self.waited_seconds = 0.0
         self.is_complete = False  # the whole answer went out
         self.is_over = False
-        self.endpoint = request.path
+        self.endpoint = request.url_rule.rule if request.url_rule else OTHER_PATH
         self.request_id = request_id()
         self.held = contextlib.ExitStack()  # what must be given back, whatever else fails
         request.environ[END] = self.end
@@ -74,23 +115,46 @@ class Exchange:
         if not self.services.places.enter():
             raise Overloaded("every place for inference requests is taken")
         self.held.callback(self.services.places.leave)
-        body = read_body(self.services.max_body)
-        self.model = self.services.catalog.find(model_name(body))
+        self.count_for_its_key()
+        body = b"" if request.method in LOADS_NOTHING else read_body(self.services.max_body)
+        self.model = servable_model(self.name_in(body))
         if self.services.engine is None:
             raise NoEngine(self.services.engine_problem)
         self.client = self.services.clients.watch(request.environ.get("gunicorn.socket"))
         self.held.callback(self.client.close)
-        lease = self.services.pool.acquire(self.model, self.services.max_wait_seconds, self.client)
-        self.held.callback(lambda: self.services.pool.release(lease, self.ending))
+        address = self.address_of(self.model)
         headers = {**request.headers, "X-Request-Id": self.request_id}
-        query = request.environ.get("QUERY_STRING", "")
-        target = f"{request.path}?{query}" if query else request.path
-        self.answer = self.services.relay.send(lease, "POST", target, headers, body, self.client)
+        self.answer = self.services.relay.send(address, request.method, target(), headers, body, self.client)
         self.held.callback(self.answer.close)
-        self.services.gauges.first_byte(self.model.name, time.monotonic() - self.arrived_at, lease.waited_seconds)
-        return self.response(lease.waited_seconds)
+        self.services.gauges.first_byte(self.model.name, time.monotonic() - self.arrived_at, self.waited_seconds)
+        return self.response()
 
-    def response(self, waited_seconds: float) -> Response:
+    def count_for_its_key(self) -> None:
+        key = key_of_request()
+        if key and (wait_seconds := self.services.rates.take(key)):
+            raise RateLimited(key.name, wait_seconds)
+
+    def name_in(self, body: bytes) -> str:
+        """The model's name. A path that is not ours is there only for bodies that have one."""
+        try:
+            return model_name(body)
+        except (InvalidRequest, MissingModel) as error:
+            if request.url_rule is None:
+                raise no_such_path(str(error)) from error
+            raise
+
+    def address_of(self, model: Model) -> Any:
+        """Where to send it: a slot that is waited for and held, or for what loads nothing the server that is there."""
+        if request.method in LOADS_NOTHING:
+            if address := self.services.pool.address(model):
+                return address
+            raise ModelUnloaded(f"{model.name} is not loaded, and a GET loads nothing: POST /models/load does")
+        lease = self.services.pool.acquire(model, self.services.max_wait_seconds, self.client)
+        self.held.callback(lambda: self.services.pool.release(lease, self.ending))
+        self.waited_seconds = lease.waited_seconds
+        return lease.address
+
+    def response(self) -> Response:
         """The engine's answer with our headers. The body is passed on piece by piece."""
         assert self.model is not None
         response = Response(self.pieces(), status=self.answer.status)
@@ -98,7 +162,7 @@ class Exchange:
         response.headers.extend(self.answer.headers)
         response.headers["x-llama-smart-proxy-model"] = quote(self.model.name, safe=HEADER_SAFE)
         response.headers["x-llama-smart-proxy-device"] = "cpu"
-        response.headers["x-llama-smart-proxy-wait-ms"] = str(round(waited_seconds * 1000))
+        response.headers["x-llama-smart-proxy-wait-ms"] = str(round(self.waited_seconds * 1000))
         if self.answer.is_stream:
             response.headers["X-Accel-Buffering"] = "no"
         # Not in the generator's finally: a client that leaves before the first byte never starts the generator.
@@ -139,6 +203,13 @@ class Exchange:
             )
 
 
+def target() -> str:
+    """The path and query to ask the engine for. What was checked is what is sent: the path is encoded anew."""
+    query = quote(request.query_string, safe=QUERY_SAFE)
+    path = quote(request.path, safe=PATH_SAFE)
+    return f"{path}?{query}" if query else path
+
+
 def _status_of(error: BaseException) -> int:
     """The status that the client of a request which ended so will see."""
     cause = error.__cause__
@@ -158,43 +229,6 @@ def read_body(max_bytes: int) -> bytes:
         if len(body) <= max_bytes:
             return body
     raise RequestTooLarge(f"the body is larger than {max_bytes} bytes (server.max_body)")
-
-
-def model_name(body: bytes) -> str:
-    """The `model` of a JSON body, white space around it aside.
-
-    Raises InvalidRequest for anything that is not one JSON object with one string of that name, MissingModel for none.
-    """
-    if sum(body.count(mark) for mark in (b"[", b"{", b",")) > MAX_VALUES:
-        raise InvalidRequest(f"the body has more than {MAX_VALUES:,} JSON values")
-    try:
-        # An object becomes a tuple, so that no key is lost; a number is not worked out, so that none is too long.
-        pairs = json.loads(body.decode(), object_pairs_hook=tuple, parse_int=_Number, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(pairs, tuple):
-        raise InvalidRequest("the body is not a JSON object")
-    names = [value for key, value in pairs if key == "model"]
-    if not names:
-        raise MissingModel
-    if len(names) > 1:
-        raise InvalidRequest('the body has more than one "model"', param="model")
-    if not isinstance(names[0], str):
-        raise InvalidRequest('"model" is not a string', param="model")
-    if not names[0].strip():
-        raise MissingModel
-    return names[0].strip()
-
-
-class _Number:
-    """A JSON number, whatever its length."""
-
-    def __init__(self, text: str) -> None:
-        pass
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def request_id() -> str:

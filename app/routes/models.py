@@ -1,13 +1,23 @@
-"""Model lists: what one may ask for, and what is loaded."""
+"""Models: what one may ask for, what is loaded, and the orders to load and unload."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 from flask import Blueprint, Response, jsonify, request
 
+from app.entities.model import Model
+from app.errors import NoEngine, Overloaded
+from app.routes.doors import find_model, servable_model, visible_models
+from app.routes.inference import infer, read_body
+from app.routes.model_name import model_name
 from app.services import services
-from app.use_cases.report import model_entry, model_list
+from app.use_cases.report import model_entry, model_list, router_props
 
 bp = Blueprint("models", __name__)
+
+MAX_ORDER_BYTES = 64 * 1024
 
 
 @bp.get("/v1/models")
@@ -15,10 +25,53 @@ bp = Blueprint("models", __name__)
 def list_models() -> Response:
     if request.args.get("reload") == "1":
         services().catalog.reload()
-    return jsonify(model_list(services().catalog.models(), services().store.pool))
+    return jsonify(model_list(visible_models(), services().store.pool))
 
 
 @bp.get("/v1/models/<path:name>")
 @bp.get("/models/<path:name>")
 def show_model(name: str) -> Response:
-    return jsonify(model_entry(services().catalog.find(name), services().store.pool))
+    return jsonify(model_entry(find_model(name), services().store.pool))
+
+
+@bp.post("/models/load")
+def load() -> Response:
+    """Done once the model's llama-server is starting; it is so already, if it is."""
+    s = services()
+    if s.engine is None:
+        raise NoEngine(s.engine_problem)
+    with _order(servable_model) as (model, client):
+        s.pool.load(model, s.max_wait_seconds, client)
+    return jsonify(success=True)
+
+
+@bp.post("/models/unload")
+def unload() -> Response:
+    """Done once its process is gone. What it is answering is answered first."""
+    s = services()
+    with _order(find_model) as (model, client):
+        s.pool.unload(model, s.max_wait_seconds, client)
+    return jsonify(success=True)
+
+
+@bp.get("/props")
+def props() -> Response:
+    """A loaded model's properties; without `?model=` our own, by which llama.cpp's clients know a router."""
+    if "model" in request.args:
+        return infer()
+    s = services()
+    return jsonify(router_props(s.engine, s.max_loaded))
+
+
+@contextlib.contextmanager
+def _order(find: Callable[[str], Model]) -> Iterator[tuple[Model, object]]:
+    """The model that an order is about and the watch over its client; it holds a place while it waits."""
+    s = services()
+    with contextlib.ExitStack() as held:
+        if not s.places.enter():
+            raise Overloaded("every place for requests that wait is taken")
+        held.callback(s.places.leave)
+        model = find(model_name(read_body(MAX_ORDER_BYTES)))
+        client = s.clients.watch(request.environ.get("gunicorn.socket"))
+        held.callback(client.close)
+        yield model, client

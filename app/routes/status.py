@@ -6,6 +6,7 @@ import time
 
 from flask import Blueprint, Response, make_response, render_template
 
+from app.routes.doors import visible_models
 from app.services import services
 from app.use_cases.report import health, model_list
 
@@ -19,7 +20,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 def show_status() -> Response:
     s = services()
     account = health(s.store.pool, s.engine, s.engine_problem, s.version, time.monotonic())
-    models = model_list(s.catalog.models(), s.store.pool)
+    models = model_list(visible_models(), s.store.pool)
     page = make_response(render_template("status.html", account=account, models=models["data"]))
     page.headers["Content-Security-Policy"] = POLICY
     return page

@@ -69,22 +69,42 @@ def _no_gpus() -> dict[str, object]:
 
 def model_list(models: Iterable[Model], pool: PoolState) -> dict[str, object]:
     """The body of /v1/models. Unloaded models are listed too: asking for one loads it."""
-    return {"object": "list", "data": [model_entry(model, pool) for model in models]}
+    servers = {server.model.name: server for server in pool.servers}
+    return {"object": "list", "data": [_entry(model, servers.get(model.name), pool) for model in models]}
 
 
 def model_entry(model: Model, pool: PoolState) -> dict[str, object]:
     """One model as OpenAI's clients read it, with llama.cpp's `status` beside."""
+    return _entry(model, pool.server_of(model.name), pool)
+
+
+def _entry(model: Model, server: Server | None, pool: PoolState) -> dict[str, object]:
     return {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "llama-smart-proxy",
-        "status": _status(model, pool),
+        "aliases": list(model.aliases),
+        "status": _status(model, server, pool),
     }
 
 
-def _status(model: Model, pool: PoolState) -> dict[str, object]:
-    server = pool.server_of(model.name)
+def _status(model: Model, server: Server | None, pool: PoolState) -> dict[str, object]:
+    """`failed` with its message: the last load did, or the file cannot be served at all."""
     value = MODEL_STATUS.get(server.state, "unloaded") if server else "unloaded"
     failure = pool.failures.get(model.name)
-    return {"value": value} | ({"failed": True, "message": failure.detail} if failure else {})
+    message = model.problem or (failure.detail if failure else "")
+    return {"value": value} | ({"failed": True, "message": message} if message else {})
+
+
+def router_props(engine: EngineFacts | None, max_loaded: int | None) -> dict[str, object]:
+    """The body of /props, in the words of llama.cpp's router (b11434): its clients look at `role`. 0 is no limit."""
+    return {
+        "role": "router",
+        "max_instances": max_loaded or 0,
+        "models_autoload": True,
+        "model_alias": "llama-smart-proxy",
+        "model_path": "none",
+        "default_generation_settings": {"params": {}, "n_ctx": 0},
+        "build_info": engine.version if engine else "none",
+    }

@@ -1,0 +1,105 @@
+"""Doors: who may ask what. Passed before a route runs, so before a body is read.
+
+With keys every route wants one, except those that PUBLIC names; ADMIN names those that want an admin's. Without keys
+whoever reaches the address may do all: the service listens on loopback only then, and a web page that a browser on this
+machine has open must not get through to it. Its requests are known by their Host header, or by a content type that
+pages may send anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Blueprint, g, request
+
+from app.entities.key import ApiKey
+from app.entities.model import Model
+from app.errors import InvalidApiKey, InvalidModelFile, InvalidRequest, NotAllowed, NotFound
+from app.services import services
+from app.use_cases.access import Offer, is_loopback, matching_key, offers
+
+log = logging.getLogger(__name__)
+
+bp = Blueprint("doors", __name__)
+
+PUBLIC = {"health.show_health", "health.alive", "health.ready"}
+OPEN_ON_THIS_MACHINE = {"metrics.show_metrics"}  # Prometheus here needs no key
+ADMIN = {"models.load", "models.unload"}
+STATE_CHANGING = {"models.load", "models.unload"}
+
+
+@bp.before_app_request
+def pass_doors() -> None:
+    """Let the request in, with its key in `g.key`. Raises InvalidApiKey, NotAllowed or InvalidRequest."""
+    doors = services().doors
+    g.key = None
+    if not doors.keys and doors.loopback_only and not _host_is_this_machine():
+        raise NotAllowed(
+            f"the Host {request.host[:200]!r} is not this machine: configure keys to be reached by that name"
+        )
+    came_by_hand = _find_key(doors.keys)
+    endpoint = request.endpoint or ""
+    if doors.keys and g.key is None and endpoint not in PUBLIC and not _is_open_here(endpoint):
+        raise InvalidApiKey(has_offer=bool(_offers()), by_browser=endpoint == "status.show_status")
+    if doors.keys and endpoint in ADMIN and not g.key.admin:
+        raise NotAllowed(f"the key {g.key.name!r} may not do that: it needs `admin: true`")
+    if endpoint in STATE_CHANGING and not came_by_hand and request.mimetype != "application/json":
+        raise InvalidRequest("this route wants Content-Type: application/json, or a key")
+
+
+def key_of_request() -> ApiKey | None:
+    """The key the present request came with; None where none are configured."""
+    found: ApiKey | None = g.get("key")
+    return found
+
+
+def find_model(name: str) -> Model:
+    """The model of that name, if the request's key may use it. Raises ModelNotFound or NotAllowed."""
+    model: Model = services().catalog.find(name)
+    key = key_of_request()
+    if key and not key.allows(name, model.name):
+        raise NotAllowed(f"the key {key.name!r} may not use {model.name}")
+    return model
+
+
+def servable_model(name: str) -> Model:
+    """As find_model. Raises InvalidModelFile too, for one whose files cannot be served."""
+    model = find_model(name)
+    if model.problem:
+        raise InvalidModelFile(model.name, model.problem)
+    return model
+
+
+def visible_models() -> list[Model]:
+    """The models that the request's key may use."""
+    key = key_of_request()
+    return [m for m in services().catalog.models() if key is None or key.allows(m.name, *m.aliases)]
+
+
+def no_such_path(why: str = "") -> NotFound:
+    return NotFound(f"no such path: {request.method} {request.path[:200]}{f' ({why})' if why else ''}")
+
+
+def _find_key(keys: tuple[ApiKey, ...]) -> bool:
+    """Put the request's key into `g`. True when its client must have known it: a browser keeps passwords."""
+    for offer in _offers():
+        if key := matching_key(keys, offer.key):
+            g.key = key
+            return offer.by_hand
+    return False
+
+
+def _offers() -> list[Offer]:
+    return offers(request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", ""))
+
+
+def _host_is_this_machine() -> bool:
+    host = request.headers.get("Host", "")
+    return not host or is_loopback(host) or host == services().doors.host
+
+
+def _is_open_here(endpoint: str) -> bool:
+    """A request from this very machine, not one that a proxy here passes on for somebody else."""
+    passed_on = any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"))
+    here = is_loopback(request.remote_addr or "") and is_loopback(request.headers.get("Host", ""))
+    return endpoint in OPEN_ON_THIS_MACHINE and here and not passed_on
