@@ -15,6 +15,7 @@ FAKE_STDERR_MB=50         logs that much before it loads FAKE_IGNORE_KEY=1      
 FAKE_DEAF=1               never looks whether its client is still there
 FAKE_CUT_EVENT=1          closes in the middle of an event
 FAKE_BAD_HEADER=1         sends a header that may not be passed on  FAKE_BAD_HEADER_NAME=1: one that is none
+FAKE_ECHO=1               answers with what it was sent
 FAKE_SLOTS_SECONDS=0.8    how long /slots takes
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, request PATH, closed PATH
@@ -143,6 +144,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, {"object": "list", "data": [{"id": self.server.alias, "object": "model"}]})
         if self.refused():
             return None
+        if is_on("FAKE_ECHO"):
+            return self.echo(b"")
         if self.path == "/props":
             return self.answer(200, {"total_slots": 1})
         if self.path == "/slots":
@@ -155,7 +158,9 @@ class Handler(BaseHTTPRequestHandler):
         journal(f"request {self.path}")
         if self.refused():
             return
-        if is_on("FAKE_GARBAGE"):
+        if is_on("FAKE_ECHO"):
+            self.echo(body)
+        elif is_on("FAKE_GARBAGE"):
             self.close_connection = True
             self.wfile.write(b"\x00\x01 this is not HTTP\r\n\r\n")
         elif not self.silence(number("FAKE_FIRST_BYTE_SECONDS")):
@@ -166,6 +171,13 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(status, error(status, "told to fail", "server_error"))
         else:
             self.generate(json.loads(body or b"{}"))
+
+    do_PUT = do_PATCH = do_DELETE = do_POST
+
+    def echo(self, body: bytes) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        sent = {"method": self.command, "path": self.path, "headers": headers, "body": body.decode("latin-1")}
+        self.answer(200, sent)
 
     def refused(self) -> bool:
         key = "" if is_on("FAKE_IGNORE_KEY") else os.environ.get("LLAMA_API_KEY", "")

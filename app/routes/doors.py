@@ -90,7 +90,12 @@ def _find_key(keys: tuple[ApiKey, ...]) -> bool:
 
 
 def _offers() -> list[Offer]:
-    return offers(request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", ""))
+    return offers(_header("Authorization"), _header("X-Api-Key"))
+
+
+def _header(name: str) -> str:
+    """A header's text. WSGI reads its bytes as Latin-1; a key that is not ASCII was typed as UTF-8."""
+    return request.headers.get(name, "").encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def _host_is_this_machine() -> bool:

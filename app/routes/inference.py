@@ -116,7 +116,8 @@ class Exchange:
             raise Overloaded("every place for inference requests is taken")
         self.held.callback(self.services.places.leave)
         self.count_for_its_key()
-        body = b"" if request.method in LOADS_NOTHING else read_body(self.services.max_body)
+        is_by_address = request.url_rule is not None and request.method in LOADS_NOTHING
+        body = b"" if is_by_address else read_body(self.services.max_body)
         self.model = servable_model(self.name_in(body))
         if self.services.engine is None:
             raise NoEngine(self.services.engine_problem)
