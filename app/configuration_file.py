@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 raise BrokenFile(f"line {line}: a key here is not text; put it in quotes")
             if key.value in lines:
-                raise BrokenFile(f"line {line}: {key.value} stands here again; first in line {lines[key.value]}")
+                raise BrokenFile(f"line {line}: {key.value!r} stands here again; first in line {lines[key.value]}")
             lines[key.value] = line
         return node
 
@@ -67,7 +67,7 @@ def parse_json(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise BrokenFile(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except _Twice as twice:
-        raise BrokenFile(_line_of(text) or f"{twice} stands twice in one mapping") from None
+        raise BrokenFile(_line_of(text) or f"{twice.args[0]!r} stands twice in one mapping") from None
     except RecursionError:
         raise BrokenFile("too many levels") from None
 
