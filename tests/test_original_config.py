@@ -10,6 +10,7 @@ import pytest
 
 from app.configuration import PREFIX, Configuration, ConfigurationError, read_configuration
 from app.model_settings import ModelSettings
+from tests.service import serving
 
 # Every key that the original knows, and `health_timeout`, which stood in its file although it did not know it.
 SHIPPED: dict[str, Any] = {
@@ -167,3 +168,12 @@ def test_a_wrong_value_is_named_as_it_is_written_there(tmp_path, content, said):
 def test_our_own_file_is_not_taken_for_it(tmp_path):
     with pytest.raises(ConfigurationError, match=r"agents: unknown key"):
         read(tmp_path, {"agents": []})
+
+
+def test_its_shipped_file_starts_the_service_and_each_warning_is_logged_once(tmp_path):
+    warned = read(tmp_path, SHIPPED).warnings
+    with serving(tmp_path, "--config", str(tmp_path / "config.json")) as service:  # on a port of the system's choice
+        assert service.get("/livez").status_code == 200
+        service.stop()
+        lines = [line for line in service.lines if "configuration: " in line]
+    assert [line.partition("configuration: ")[2] for line in lines] == list(warned)
