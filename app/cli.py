@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from app.settings import Settings
     from workers.runtime import Runtime
 
-WRONG_USE = 2  # exit status
+# Exit statuses.
+ANSWER_IS_NO = 1
+WRONG_USE = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,7 +30,10 @@ def main() -> None:
 
 @main.command()
 @click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
-@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option(
+    "--host",
+    help="Address to listen on. One that other machines reach needs keys, or server.allow_open.  [default: 127.0.0.1]",
+)
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8080]")
 @click.option(
     "--models-dir",
@@ -49,19 +56,43 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         "SERVER__PORT": None if port is None else str(port),
         "CATALOG__MODELS_DIRS": json.dumps([str(folder.absolute()) for folder in models_dirs]) if models_dirs else None,
     }
-    from app.settings import PREFIX, ConfigurationError, load_settings
+    from app.configuration import PREFIX, ConfigurationError, read_configuration
 
     os.environ.update({PREFIX + name: value for name, value in typed.items() if value is not None})
     try:
-        server = load_settings().server
+        configuration = read_configuration()
     except ConfigurationError as error:
         click.echo(f"configuration error:\n{error}", err=True)
         sys.exit(WRONG_USE)
-    _refuse_an_address_in_use(server.host, server.port)
+    settings = configuration.settings
+    _refuse_an_address_in_use(settings.server.host, settings.server.port)
     _log_to_stderr()
+    _log_warnings(configuration.warnings)
     from workers.serve import Application
 
-    Application(_announce).run()
+    Application(functools.partial(_announce, settings)).run()
+
+
+@main.command("check-config")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def check_config(config: Path | None, as_json: bool) -> None:
+    """Say what the configuration means, or what is wrong with it. Nothing is started.
+
+    Reads what `serve` would read: the file and LLAMA_SMART_PROXY_* in the environment. Exit status: 0 it is good,
+    1 it is wrong, 2 there is no such file. Secrets are not printed.
+    """
+    from app.check_config import checked
+    from app.configuration import PREFIX
+
+    environ = os.environ | ({PREFIX + "CONFIG": str(config.absolute())} if config else {})
+    verdict = checked(environ)
+    if as_json:
+        click.echo(json.dumps(verdict.as_json(), indent=2))
+    else:
+        click.echo("\n".join(verdict.lines()), err=not verdict.is_good)
+    if not verdict.is_good:
+        sys.exit(ANSWER_IS_NO if verdict.file_exists else WRONG_USE)
 
 
 def _refuse_an_address_in_use(host: str, port: int) -> None:
@@ -78,7 +109,7 @@ def _refuse_an_address_in_use(host: str, port: int) -> None:
             sys.exit(1)
 
 
-def _announce(runtime: Runtime, address: str) -> None:
+def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
     """Say where the service is and what to try, once it is there."""
     models = runtime.services.catalog.models()
     lines = ["", f"Llama Smart Proxy {runtime.services.version} is ready.", f"  OpenAI base URL  {address}/v1"]
@@ -88,11 +119,12 @@ def _announce(runtime: Runtime, address: str) -> None:
     if [model.name for model in models] == ["demo"] and not runtime.has_folders:
         lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
         lines += [f"    {_own_command()} serve --models-dir DIR"]
-    if not address.startswith(("http://127.", "http://[::1]")):
-        lines += ["", "  There are no keys yet: whoever reaches this address may use it."]
+    if settings.is_unguarded:
+        lines += ["", "  There are no keys: whoever reaches this address may use it."]
     if models:
         body = json.dumps({"model": models[0].name, "messages": [{"role": "user", "content": "Hello!"}]})
-        lines += ["", "  Try it:", f"    curl {address}/v1/chat/completions -d {shlex.quote(body)}"]
+        key = ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
+        lines += ["", "  Try it:", f"    curl {address}/v1/chat/completions{key} -d {shlex.quote(body)}"]
     with contextlib.suppress(OSError):  # nobody has to read it
         click.echo("\n".join([*lines, ""]))
 
@@ -118,6 +150,14 @@ def _log_to_stderr() -> None:
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("gguf").setLevel(logging.WARNING)  # three lines about the demo model otherwise
+
+
+def _log_warnings(warnings: tuple[str, ...]) -> None:
+    """Here alone: the settings are read again by gunicorn's file and by its worker."""
+    import logging
+
+    for warning in warnings:
+        logging.getLogger(__name__).warning("configuration: %s", warning)
 
 
 if __name__ == "__main__":

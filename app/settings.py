@@ -1,52 +1,29 @@
 """Settings: declared once, here. Help, defaults and validation all come from these classes.
 
-A value comes from, strongest first: `LLAMA_SMART_PROXY_*` in the environment (nesting by `__`), the YAML or JSON
-file named by LLAMA_SMART_PROXY_CONFIG, the default. Command line options are written to the environment, so the
-strongest is what was typed.
+Where values come from is `app/configuration.py`; docs/configuration.md is made by `app/settings_page.py`. Whatever
+could be a secret never stands in a message of ours.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import os
+import hashlib
+import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ByteSize,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
 
-PREFIX = "LLAMA_SMART_PROXY_"
-OUTSIDE_THE_SCHEMA = {"CONFIG", "URL"}  # names with our prefix that are not settings
-
-# llama-server takes its options from LLAMA_ARG_* too: those that run commands, read files or replace our own key.
-DENIED_ENVIRONMENT = re.compile(
-    r"^LLAMA_(ARG_.*(TOOLS|MCP|AGENT|MEDIA_PATH|CORS_PROXY|HOST|PORT|API_KEY)|API_KEY|SERVER_)"
-)
-
-CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+from app.entities.key import ApiKey
+from app.entities.launch import LaunchSettings
+from app.model_settings import AUTO_CTX_TOKENS, ModelDefaults, ModelSettings
+from app.settings_values import Arguments, AutoOffOrPath, Folder, ModelName, Name, Section, Text, Variables, absolute
 
 
-class ConfigurationError(Exception):
-    """The settings cannot be used; the text says where and what to write instead."""
+class ServerSettings(Section):
+    """Where the service listens, and how it treats connections."""
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ServerSettings(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 lets the system choose one.")
     threads: int = Field(512, ge=4, description="Threads that answer requests; each waiting or running one holds one.")
@@ -59,6 +36,15 @@ class ServerSettings(_Section):
     )
     drain_seconds: float = Field(30.0, ge=0, description="How long running streams may go on after the order to stop.")
     stop_seconds: float = Field(10.0, gt=0, description="How long a llama-server may take to end before it is killed.")
+    allow_open: bool = Field(
+        False, description="Whoever reaches the address may use it: no keys, no check of the Host header."
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _one_spelling(cls, host: str) -> str:
+        bare = host.strip().removeprefix("[").removesuffix("]")
+        return "0.0.0.0" if bare in ("", "*") else bare
 
     @model_validator(mode="after")
     def _threads_exceed_the_reserve(self) -> ServerSettings:
@@ -66,43 +52,90 @@ class ServerSettings(_Section):
             raise ValueError(f"reserve_threads ({self.reserve_threads}) must be below threads ({self.threads}) - 1")
         return self
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the address. A name other than localhost may lead anywhere."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
 
-class EngineSettings(_Section):
+
+class ApiKeySettings(Section):
+    """One key: whose it is, and what it opens."""
+
+    name: Name = Field(description="What the log and the metrics call it.")
+    sha256: str = Field(
+        description='The hash of the key, never the key itself: `printf %s "$KEY" | sha256sum` prints it.'
+    )
+    models: list[Text] = Field(["*"], description="Models it may use; `*` and `?` stand for any characters.")
+    admin: bool = Field(False, description="May load and unload models, and read logs.")
+    requests_per_minute: int = Field(600, ge=1, description="Requests for inference it may send in a minute.")
+
+    @field_validator("sha256")
+    @classmethod
+    def _a_hash(cls, digits: str) -> str:
+        found = re.fullmatch(r"[0-9a-f]{64}", digits.strip().lower())
+        if not found:
+            raise ValueError('is not the hash of a key (64 hexadecimal digits); make it: printf %s "$KEY" | sha256sum')
+        if found[0] == hashlib.sha256(b"").hexdigest():
+            raise ValueError("is the hash of nothing: the key was empty when it was made")
+        return found[0]
+
+    def api_key(self) -> ApiKey:
+        return ApiKey(self.name, self.sha256, tuple(self.models), self.admin, self.requests_per_minute)
+
+
+class EngineSettings(Section):
+    """Which llama-server runs, and what every one of them gets."""
+
     binary: str = Field(
         "auto", description="auto (llama-server on PATH, else the embedded engine), embedded, or a path."
     )
-    env: dict[str, str] = Field({}, description="Environment variables every llama-server gets.")
+    args: Arguments = Field(
+        [], description="More options for every llama-server, one word each; a model's own come after them."
+    )
+    env: Variables = Field({}, description="Environment variables every llama-server gets.")
 
-    @field_validator("env")
+
+class HuggingFaceSettings(Section):
+    """Models that the Hugging Face libraries, or llama.cpp, have already fetched."""
+
+    cache: AutoOffOrPath = Field(
+        "auto",
+        description="Folder they lie in. auto: where the Hugging Face libraries keep theirs; off: do not look.",
+    )
+
+    @field_validator("cache")
     @classmethod
-    def _opens_no_door(cls, env: dict[str, str]) -> dict[str, str]:
-        for name in env:
-            if DENIED_ENVIRONMENT.search(name.upper()):
-                raise ValueError(f"{name} may not be set: it would open what the proxy keeps shut")
-        return env
+    def _absolute(cls, cache: str, info: ValidationInfo) -> str:
+        return cache if cache in ("auto", "off") else str(absolute(Path(cache), info))
 
 
-class CatalogSettings(_Section):
-    models_dirs: list[Path] = Field(
+class CatalogSettings(Section):
+    """Where model files are looked for."""
+
+    models_dirs: list[Folder] = Field(
         [],
         description="Folders whose *.gguf files are served, each under its file's name. `~` is home; a relative path "
         "starts at the configuration file's folder.",
     )
-
-    @field_validator("models_dirs")
-    @classmethod
-    def _absolute(cls, folders: list[Path]) -> list[Path]:
-        file = _config_file()
-        start = file.absolute().parent if file else Path.cwd()
-        return [start / folder.expanduser() for folder in folders]
+    hugging_face: HuggingFaceSettings = HuggingFaceSettings()
 
 
-class UpstreamSettings(_Section):
+class UpstreamSettings(Section):
+    """How long a llama-server's answer may take."""
+
     first_byte_seconds: float = Field(600.0, gt=0, description="How long a llama-server may take to begin its answer.")
     stall_seconds: float = Field(300.0, gt=0, description="How long an answer that has begun may pause.")
 
 
-class SchedulingSettings(_Section):
+class SchedulingSettings(Section):
+    """Who waits, how long, and what stays loaded."""
+
+    max_loaded: int | None = Field(
+        None, ge=1, description="Models loaded at the same time; null: as many as memory holds."
+    )
     max_waiting: int = Field(256, ge=1, description="Requests that may wait, all models together.")
     max_waiting_per_model: int = Field(128, ge=1, description="Requests that may wait for one model.")
     max_wait_seconds: float = Field(300.0, gt=0, description="How long a request waits for a slot.")
@@ -112,34 +145,48 @@ class SchedulingSettings(_Section):
     )
 
 
-class ModelDefaults(_Section):
-    ctx_size: Literal["auto"] | PositiveInt = Field(
-        "auto", description="Context in tokens, all slots together; auto means 4096."
-    )
-    parallel: int = Field(4, ge=1, description="Slots: requests a model answers at the same time.")
-    kv_unified: bool = Field(True, description="Slots share one KV cache, so that each may use all of the context.")
-    ubatch_size: int = Field(512, ge=1, description="Tokens computed at a time; the compute buffer grows with it.")
-    cache_type_k: CacheType = Field("f16", description="Type of the K cache.")
-    cache_type_v: CacheType = Field("f16", description="Type of the V cache.")
-    flash_attn: Literal["on", "off", "auto"] = Field("auto", description="Flash attention.")
-
-
-def _config_file() -> Path | None:
-    name = os.environ.get(PREFIX + "CONFIG")
-    return Path(name) if name else None
-
-
-class Settings(BaseSettings):
+class Settings(Section):
     """Every setting of the service. Frozen: a reload makes a new value."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
-
     server: ServerSettings = ServerSettings()
+    keys: list[ApiKeySettings] = Field(
+        [], description="Who may ask. Without any, this machine only, or everybody (`server.allow_open`)."
+    )
     engine: EngineSettings = EngineSettings()
     catalog: CatalogSettings = CatalogSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     defaults: ModelDefaults = ModelDefaults()
+    models: dict[ModelName, ModelSettings] = Field(
+        {}, description="Models by name: more of them, or other settings for those that are found."
+    )
+
+    _folder: Path = Path()  # where relative paths start
+
+    def model_post_init(self, context: Any) -> None:
+        self._folder = Path((context or {}).get("folder", Path.cwd()))
+
+    @field_validator("keys", "models", mode="before")
+    @classmethod
+    def _none_yet(cls, value: Any, info: ValidationInfo) -> Any:
+        return {"keys": [], "models": {}}[info.field_name or ""] if value is None else value
+
+    @field_validator("keys")
+    @classmethod
+    def _keys_differ(cls, keys: list[ApiKeySettings]) -> list[ApiKeySettings]:
+        if twice := _twice(key.name for key in keys):
+            raise ValueError(f"two keys are called {twice!r}")
+        if twice := _twice(key.sha256 for key in keys):
+            names = [key.name for key in keys if key.sha256 == twice]
+            raise ValueError(f"{' and '.join(names)} are the same key")
+        return keys
+
+    @field_validator("models")
+    @classmethod
+    def _names_differ(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        if twice := _twice(name for own, model in models.items() for name in (own, *model.aliases)):
+            raise ValueError(f"{twice!r} stands for two models; names and aliases must differ")
+        return models
 
     @model_validator(mode="after")
     def _the_queue_fits_the_threads(self) -> Settings:
@@ -155,91 +202,31 @@ class Settings(BaseSettings):
             )
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], *, env_settings: PydanticBaseSettingsSource, **_: object
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = _config_file()
-        if file is None:
-            return (env_settings,)
-        return env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)  # JSON is YAML too
+    @property
+    def is_unguarded(self) -> bool:
+        """Whether other machines reach the service and need no key."""
+        return not self.keys and not self.server.is_loopback
+
+    def api_keys(self) -> tuple[ApiKey, ...]:
+        return tuple(key.api_key() for key in self.keys)
+
+    def launch_of(self, name: str | None = None) -> LaunchSettings:
+        """How the model of that name is started; None, or a name without an entry: as `defaults` has it.
+
+        Its projector is not looked for here (None), and `engine.env` is no part of `env`.
+        """
+        model = self.models.get(name, ModelSettings()) if name is not None else ModelSettings()
+        chosen = {key: getattr(self.defaults, key) for key in ModelDefaults.model_fields} | model.own()
+        if chosen["ctx_size"] == "auto":
+            chosen["ctx_size"] = AUTO_CTX_TOKENS
+        return LaunchSettings(**chosen, args=(*self.engine.args, *model.args), env=dict(model.env))
+
+    def places_of(self, path: Path) -> tuple[Path, ...]:
+        """Where a path of `models` may lie, the strongest first: a relative one starts in more than one folder."""
+        folders = (self._folder, *self.catalog.models_dirs)
+        return tuple(dict.fromkeys(folder / path for folder in folders))
 
 
-def load_settings() -> Settings:
-    """The settings of this process. Raises ConfigurationError with one line for each thing that is wrong."""
-    file = _config_file()
-    if file is not None and not file.is_file():
-        raise ConfigurationError(f"{PREFIX}CONFIG={file}: no such file")
-    if unknown := sorted(_unknown_names()):
-        raise ConfigurationError("\n".join(unknown))
-    try:
-        return Settings()
-    except ValidationError as error:
-        source = f"{file}: " if file else ""
-        raise ConfigurationError("\n".join(source + line for line in _readable(error))) from error
-    except Exception as error:  # a file that is not YAML, a JSON value in the environment that does not parse
-        raise ConfigurationError(f"{file or 'environment'}: {error}") from error
-
-
-def _readable(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors():
-        place = [str(part) for part in problem["loc"]]
-        if problem["type"] == "extra_forbidden":
-            yield f"{'.'.join(place)}: unknown key{_nearest('.'.join(place), list(_names()))}"
-        else:
-            yield f"{'.'.join(place)}: {problem['msg']}" if place else problem["msg"].removeprefix("Value error, ")
-
-
-def _names() -> Iterator[str]:
-    """Every key, as "server.port"."""
-    for section, info in Settings.model_fields.items():
-        assert isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
-        yield from (f"{section}.{key}" for key in info.annotation.model_fields)
-
-
-def _unknown_names() -> Iterator[str]:
-    """Complaints about environment names with our prefix that mean nothing: pydantic-settings passes over them."""
-    sections = {name.split(".")[0].upper() for name in _names()}
-    known = {name.replace(".", "__").upper() for name in _names()} | sections | OUTSIDE_THE_SCHEMA
-    for variable in os.environ:
-        name = variable.removeprefix(PREFIX)
-        if (
-            name == variable
-            or name.upper() in known
-            or any(name.upper().startswith(f"{k}__") for k in known - sections)
-        ):
-            continue
-        yield f"{variable}: unknown name{_nearest(variable, [PREFIX + k for k in known])}"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def configuration_page() -> str:
-    """docs/configuration.md: every key with its default and meaning."""
-    lines = [
-        "# Configuration",
-        "",
-        "A value comes from, strongest first: the command line, `LLAMA_SMART_PROXY_*` in the environment (nesting by",
-        "`__`: `LLAMA_SMART_PROXY_SERVER__PORT=9000`), the YAML or JSON file named by `--config` or",
-        "`LLAMA_SMART_PROXY_CONFIG`, the default. Every key has a default; an unknown one is an error that names the",
-        "nearest known key. Lists and maps in the environment are JSON.",
-        "",
-    ]
-    for section, info in Settings.model_fields.items():
-        assert isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
-        lines += [f"## {section}", "", "| key | default | meaning |", "|---|---|---|"]
-        lines += [_row(key, field.default, field.description) for key, field in info.annotation.model_fields.items()]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _row(key: str, default: object, description: str | None) -> str:
-    shown = default.human_readable() if isinstance(default, ByteSize) else json.dumps(default)
-    return f"| `{key}` | `{shown}` | {description} |"
-
-
-if __name__ == "__main__":
-    print(configuration_page(), end="")
+def _twice(names: Iterator[str]) -> str | None:
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]

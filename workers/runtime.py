@@ -11,7 +11,7 @@ from pathlib import Path
 
 import platformdirs
 
-from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
+from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
 from app.services import Doors, Services
 from app.settings import Settings
@@ -35,7 +35,6 @@ from workers.state import StateStore
 log = logging.getLogger(__name__)
 
 NAME = "llama-smart-proxy"
-AUTO_CTX_TOKENS = 4096
 STOP_GRACE_SECONDS = 2.0  # beyond stop_seconds: for the kernel to take back a killed process's memory
 
 
@@ -55,7 +54,7 @@ class Runtime:
         self._records = PidRecords(state_folder() / "servers")
         self._store = StateStore(PoolState(limits))
         self._clients = ClientWatcher()
-        self._catalog = Catalog(models_folders(settings), _launch_settings(settings))
+        self._catalog = Catalog(models_folders(settings), settings.launch_of())
         self._pool = Pool(self._store, _launcher(settings, engine, self._records), read_memory)
         self.services = Services(
             catalog=self._catalog,
@@ -168,17 +167,3 @@ def _launcher(
 
 def _no_engine(server: Server, tell: Callable[[ev.Event], None]) -> Process:
     raise OSError("there is no engine")  # the routes refuse before it comes to this
-
-
-def _launch_settings(settings: Settings) -> LaunchSettings:
-    chosen = settings.defaults
-    return LaunchSettings(
-        ctx_size=AUTO_CTX_TOKENS if chosen.ctx_size == "auto" else chosen.ctx_size,
-        parallel=chosen.parallel,
-        kv_unified=chosen.kv_unified,
-        ubatch_size=chosen.ubatch_size,
-        cache_type_k=chosen.cache_type_k,
-        cache_type_v=chosen.cache_type_v,
-        flash_attn=chosen.flash_attn,
-        n_gpu_layers=0,
-    )

@@ -27,7 +27,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_the_data_files(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"templates/status.html", "gunicorn.conf.py", "systemd/llama-smart-proxy.service"} <= names
+    assert {
+        "templates/status.html",
+        "gunicorn.conf.py",
+        "config.example.yaml",
+        "systemd/llama-smart-proxy.service",
+    } <= names
     assert not [name for name in names if name.startswith("tests/")]
 
 

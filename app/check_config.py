@@ -1,0 +1,106 @@
+"""What `check-config` answers: what the configuration means, or what is wrong with it. Secrets are left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.configuration import Configuration, ConfigurationError, configured_file, read_configuration
+from app.settings import Settings
+
+NOT_SHOWN = "(not shown)"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The configuration, or the lines that say what is wrong with it."""
+
+    file: Path | None
+    configuration: Configuration | None
+    errors: tuple[str, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        return self.configuration is not None
+
+    @property
+    def file_exists(self) -> bool:
+        return self.file is None or self.file.exists()
+
+    def as_json(self) -> dict[str, Any]:
+        found = self.configuration
+        return {
+            "ok": self.is_good,
+            "file": str(self.file) if self.file else None,
+            "errors": list(self.errors),
+            "warnings": list(found.warnings) if found else [],
+            "settings": _without_secrets(found.settings.model_dump(mode="json")) if found else {},
+        }
+
+    def lines(self) -> list[str]:
+        """For people. Each complaint, warning and difference is one line."""
+        if self.configuration is None:
+            return list(self.errors)
+        differences = list(_differences(self.configuration.settings)) or ["nothing"]
+        return [
+            "The configuration is good.",
+            f"Read from: {', '.join(_sources(self.configuration)) or 'nothing; these are the defaults'}",
+            f"Reachable: {_reach(self.configuration.settings)}",
+            "Differs from the defaults:",
+            *(f"  {line}" for line in differences),
+            *(f"warning: {line}" for line in self.configuration.warnings),
+        ]
+
+
+def checked(environ: Mapping[str, str]) -> Verdict:
+    file = configured_file(environ)
+    try:
+        return Verdict(file, read_configuration(environ))
+    except ConfigurationError as error:
+        return Verdict(file, None, error.lines)
+
+
+def _sources(configuration: Configuration) -> list[str]:
+    return [*([str(configuration.file)] if configuration.file else []), *configuration.variables]
+
+
+def _reach(settings: Settings) -> str:
+    """Who may use it, in one line."""
+    address = f"{settings.server.host} port {settings.server.port}"
+    if settings.keys:
+        where = "this machine" if settings.server.is_loopback else "whoever reaches it"
+        return f"{address}, by {where}, with a key ({len(settings.keys)} configured)"
+    if settings.is_unguarded or settings.server.allow_open:
+        return f"{address}, open to everybody who reaches it: there are no keys"
+    return f"{address}, by this machine only, without a key"
+
+
+def _differences(settings: Settings) -> Iterator[str]:
+    written = settings.model_dump(mode="json", include={"keys", "models"}, exclude_unset=True)
+    found = dict(_leaves(_without_secrets(settings.model_dump(mode="json") | written)))
+    defaults = dict(_leaves(Settings().model_dump(mode="json")))
+    for key, value in found.items():
+        if key not in defaults or defaults[key] != value:
+            yield f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, each in value.items():
+            yield from _leaves(each, f"{place}.{key}" if place else key)
+    else:
+        yield place, value
+
+
+def _without_secrets(dumped: dict[str, Any]) -> dict[str, Any]:
+    """The settings as they were, but for the keys' hashes and what the variables hold."""
+    keys = [{name: each for name, each in key.items() if name != "sha256"} for key in dumped.get("keys", [])]
+    models = {name: _without_values(model) for name, model in dumped.get("models", {}).items()}
+    return dumped | {"keys": keys, "models": models, "engine": _without_values(dumped["engine"])}
+
+
+def _without_values(section: dict[str, Any]) -> dict[str, Any]:
+    return section | ({"env": dict.fromkeys(section["env"], NOT_SHOWN)} if "env" in section else {})

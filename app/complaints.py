@@ -1,0 +1,91 @@
+"""What is wrong with a configuration, in words for people: each complaint one line with its place.
+
+Values stand in a complaint only where they cannot be secrets.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from app.settings_keys import Place, known_part, may_be_secret, nearest_key, shown
+
+LONGEST_VALUE = 60
+
+# pydantic's kind of error -> what the value should have been.
+_WANTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), lambda _: "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), lambda _: "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), lambda _: "true or false"),
+    **dict.fromkeys(("byte_size", "byte_size_unit"), lambda _: "a size like 256MiB"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), lambda _: "a mapping of keys to values"),
+    **dict.fromkeys(("string_type", "path_type"), lambda _: "text"),
+    "list_type": lambda _: "a list",
+    "greater_than": lambda bound: f"a number above {bound['gt']:g}",
+    "greater_than_equal": lambda bound: f"a number from {bound['ge']:g} up",
+    "less_than_equal": lambda bound: f"a number up to {bound['le']:g}",
+}
+
+
+def complaints(error: ValidationError) -> Iterator[tuple[Place, str]]:
+    """Each thing that is wrong: where, and what. The errors of a union's members are one complaint."""
+    groups: defaultdict[Place, list[ErrorDetails]] = defaultdict(list)
+    for problem in error.errors(include_url=False):
+        groups[known_part(problem["loc"])[0]].append(problem)
+    for place, problems in groups.items():
+        yield _without_side(place), _said(place, problems)
+
+
+def _said(place: Place, problems: Sequence[ErrorDetails]) -> str:
+    first = problems[0]
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key{nearest_key(place)}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return first["msg"].removeprefix("Value error, ")
+    value = _value(place, first["input"])
+    if kind == "literal_error" and len(problems) == 1:
+        return f"{value} is none of {_choices(first)}"
+    wanted = [_choices(each) if each["type"] == "literal_error" else _wanted(each) for each in problems]
+    return f"{value} is not {' or '.join(dict.fromkeys(wanted))}"
+
+
+def _wanted(problem: ErrorDetails) -> str:
+    words = _WANTED.get(problem["type"])
+    return words(problem.get("ctx", {})) if words else f"accepted: {problem['msg'].lower()}"
+
+
+def _choices(problem: ErrorDetails) -> str:
+    """pydantic has them as "'a', 'b' or 'c'"."""
+    return problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+
+
+def _value(place: Place, value: object) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+        case _ if may_be_secret(place) or not isinstance(value, str | int | float):
+            return "this"
+        case bool():
+            return str(value).lower()
+        case str() if len(value) > LONGEST_VALUE:
+            return repr(f"{value[:LONGEST_VALUE]}...")
+    return repr(value)
+
+
+def _without_side(place: Place) -> Place:
+    return tuple(part for part in place if part != "[key]")
+
+
+def line(place: Place, said: str) -> str:
+    return f"{shown(place)}: {said}" if place else said

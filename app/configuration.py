@@ -1,0 +1,217 @@
+"""The configuration of this process: the environment over the file over the defaults, and what is wrong with it.
+
+A value comes from, strongest first: `LLAMA_SMART_PROXY_*` in the environment (nesting by `__`), the YAML or JSON
+file named by LLAMA_SMART_PROXY_CONFIG, the default. Command line options are written to the environment, so the
+strongest is what was typed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from app import original_config
+from app.complaints import complaints, line
+from app.configuration_file import BrokenFile, parse_json, read_file
+from app.settings import Settings
+from app.settings_keys import NEAR, Place, holds_many, keys, section_in
+
+PREFIX = "LLAMA_SMART_PROXY_"
+OUTSIDE_THE_SCHEMA = {"CONFIG", "URL"}  # names with our prefix that are not settings
+
+OPEN_WITHOUT_KEYS = (
+    "server.host is {host}, which other machines may reach, and there are no keys: anybody could use the models. "
+    "Set keys, or server.host: 127.0.0.1, or say that this is meant: server.allow_open: true "
+    "(LLAMA_SMART_PROXY_SERVER__ALLOW_OPEN=true)"
+)
+
+
+class ConfigurationError(Exception):
+    """The settings cannot be used. One line for each thing that is wrong: where, and what to write instead."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The settings, where they came from, and what an operator should know about them."""
+
+    settings: Settings
+    file: Path | None
+    variables: tuple[str, ...]  # names in the environment that set something
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Variable:
+    """What one name in the environment says."""
+
+    name: str
+    place: Place
+    value: Any = field(repr=False)  # may be a secret
+
+    def below(self, place: Place) -> bool:
+        return len(self.place) > len(place) and self.place[: len(place)] == place
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    file: Path | None
+    written: original_config.Written
+    variables: tuple[_Variable, ...]
+
+    def of(self, place: Place) -> list[str]:
+        """Who set what stands at that place: a variable, or the file; all of them where several have a part in it."""
+        below = [each.name for each in self.variables if place and each.below(place)]
+        typed = [each.name for each in self.variables if _holds(each.value, each.place, place)][-1:]
+        file = [str(self.file)] if self.file and _holds(self.written.data, (), place) else []
+        if found := below + typed + file if below else typed or file:
+            return found
+        return self.of(place[:-1]) if place else []  # what is missing, is missing where its section stands
+
+    def line(self, place: Place, said: str) -> str:
+        """The complaint, with the name under which the place is known where it was written."""
+        sources = self.of(place)
+        alone = [each.place for each in self.variables if [each.name] == sources]
+        if alone == [place]:  # the variable's name says it all
+            return f"{sources[0]}: {said}"
+        place = place if alone else self.written.original_place(place)
+        return ": ".join([*([", ".join(sources)] if sources else []), line(place, said)])
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises ConfigurationError."""
+    return read_configuration().settings
+
+
+def read_configuration(environ: Mapping[str, str] = os.environ) -> Configuration:
+    """The settings and all that is to be said about them. Raises ConfigurationError with every complaint at once."""
+    file = configured_file(environ)
+    try:
+        written = original_config.translated(read_file(file) if file else {}, environ)
+    except BrokenFile as broken:
+        raise ConfigurationError(f"{file}: {broken}") from None
+    variables, wrong = _variables(environ)
+    sources = _Sources(file, written, variables)
+    settings, more = _validated(sources)
+    if settings is None or wrong:
+        raise ConfigurationError(*wrong, *more)
+    settings, open_warning = _guarded(settings, written.is_original, sources)
+    return Configuration(settings, file, tuple(each.name for each in variables), (*written.warnings, *open_warning))
+
+
+def configured_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that LLAMA_SMART_PROXY_CONFIG names."""
+    name = environ.get(PREFIX + "CONFIG")
+    return Path(name) if name else None
+
+
+def variable_names() -> dict[str, tuple[Place, FieldInfo]]:
+    """Every name in the environment that sets something, and what it sets."""
+    return {PREFIX + "__".join(map(str, place)).upper(): (place, info) for place, info in keys()}
+
+
+def _validated(sources: _Sources) -> tuple[Settings | None, list[str]]:
+    data = sources.written.data
+    for each in sources.variables:
+        data = _merged(data, _nested(each.place, each.value))
+    folder = sources.file.absolute().parent if sources.file else Path.cwd()
+    try:
+        return Settings.model_validate(data, context={"folder": folder}), []
+    except ValidationError as error:
+        return None, [sources.line(*complaint) for complaint in complaints(error)]
+
+
+def _guarded(settings: Settings, is_original: bool, sources: _Sources) -> tuple[Settings, tuple[str, ...]]:
+    """Nobody opens their machine to a network by accident. The original service was always open: a warning there."""
+    if not settings.is_unguarded or settings.server.allow_open:
+        return settings, ()
+    said = OPEN_WITHOUT_KEYS.format(host=settings.server.host)
+    if not is_original:
+        raise ConfigurationError(": ".join([*sources.of(("server", "host")), said]))
+    server = settings.server.model_copy(update={"allow_open": True})
+    return settings.model_copy(update={"server": server}), (said,)
+
+
+# --- environment ------------------------------------------------------------------------------------------------
+
+
+def _variables(environ: Mapping[str, str]) -> tuple[tuple[_Variable, ...], list[str]]:
+    """What the environment says, a section before its keys; and what is wrong with it."""
+    known = variable_names()
+    found: list[_Variable] = []
+    wrong: list[str] = []
+    for variable in sorted(name for name in environ if name.upper().startswith(PREFIX)):
+        name = variable.upper()
+        if name.removeprefix(PREFIX) in OUTSIDE_THE_SCHEMA:
+            continue
+        if name not in known:
+            wrong.append(f"{variable}: unknown name{_nearest_variable(name, list(known))}")
+            continue
+        place, info = known[name]
+        try:
+            found.append(_Variable(variable, place, _value(environ[variable], info)))
+        except BrokenFile as broken:
+            wrong.append(f"{variable}: this is not JSON ({broken})")
+    return tuple(sorted(found, key=lambda each: len(each.place))), wrong
+
+
+def _value(text: str, info: FieldInfo) -> Any:
+    """Sections, lists and maps are JSON. Everything else is taken as it is, but for `null`."""
+    if section_in(info) or holds_many(info):
+        return parse_json(text)
+    return None if text == "null" else text
+
+
+def _nearest_variable(name: str, known: list[str]) -> str:
+    above, _, last = name.rpartition("__")
+    if above in known and not any(each.startswith(f"{above}__") for each in known):
+        return f"; lists and maps are JSON: {above}"
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.9):  # SERVER_PORT: one underscore
+        return f"; did you mean {near[0]}?"
+    # Compared by the last part: what they have in common would make every name look near.
+    ends = {each.rpartition("__")[2].removeprefix(PREFIX): each for each in known if each.startswith(f"{above}__")}
+    end = last.removeprefix(PREFIX)
+    near = [ends[each] for each in difflib.get_close_matches(end, list(ends), n=1, cutoff=NEAR)]
+    near = near or [each for each in known if each.endswith(f"__{end}")]
+    return f"; did you mean {near[0]}?" if len(near) == 1 else ""
+
+
+# --- mappings ---------------------------------------------------------------------------------------------------
+
+
+def _nested(place: Place, value: Any) -> dict[str, Any]:
+    for part in reversed(place):
+        value = {part: value}
+    return dict(value)
+
+
+def _merged(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings are merged key by key; anything else replaces what was there."""
+    both = {
+        key: _merged(weak[key], strong[key])
+        for key in weak.keys() & strong.keys()
+        if isinstance(weak[key], Mapping) and isinstance(strong[key], Mapping)
+    }
+    return {**weak, **strong, **both}
+
+
+def _holds(value: Any, start: Place, place: Place) -> bool:
+    """Whether `value`, which stands at `start`, says something at `place`."""
+    if place[: len(start)] != start:
+        return False
+    for part in place[len(start) :]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True

@@ -1,0 +1,75 @@
+"""Settings of one model, and those it has when it says nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from app.settings_values import Arguments, AutoOffOrPath, CacheType, ModelName, OnOffAuto, Section, Variables
+
+AUTO_CTX_TOKENS = 4096
+
+
+class ModelDefaults(Section):
+    """How a model is started, as far as it does not say so itself."""
+
+    ctx_size: Literal["auto"] | PositiveInt = Field(
+        "auto", description=f"Context in tokens, all slots together; auto means {AUTO_CTX_TOKENS}."
+    )
+    parallel: int = Field(4, ge=1, description="Slots: requests a model answers at the same time.")
+    kv_unified: bool = Field(True, description="Slots share one KV cache, so that each may use all of the context.")
+    ubatch_size: int = Field(512, ge=1, description="Tokens computed at a time; the compute buffer grows with it.")
+    cache_type_k: CacheType = Field("f16", description="Type of the K cache.")
+    cache_type_v: CacheType = Field("f16", description="Type of the V cache.")
+    flash_attn: OnOffAuto = Field("auto", description="Flash attention.")
+
+
+class ModelSettings(ModelDefaults):
+    """One model by its name, with whatever it does otherwise than `defaults`."""
+
+    path: Path | None = Field(
+        None,
+        description="Its file. A relative path starts at the configuration file's folder, then at each of "
+        "`catalog.models_dirs`. Without `path` and `repo`: the model that is found under this name.",
+    )
+    repo: str | None = Field(
+        None, description="Or where it was fetched from: `user/repo`, `user/repo:QUANT` or `user/repo:FILE`."
+    )
+    aliases: list[ModelName] = Field([], description="More names it answers to.")
+    ttl_seconds: float | None = Field(
+        None, gt=0, description="Unloaded after this long without a request; null: `scheduling.ttl_seconds`."
+    )
+    mmproj: AutoOffOrPath = Field(
+        "auto",
+        description="The projector that lets it see or hear: a path as in `path`; auto: the one beside its file; off.",
+    )
+    args: Arguments = Field([], description="More options for its llama-server, one word each.")
+    env: Variables = Field({}, description="Environment variables its llama-server gets, over those of `engine.env`.")
+
+    @field_validator("path")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        return None if path is None else Path(os.path.expanduser(path))
+
+    @field_validator("repo")
+    @classmethod
+    def _a_repo(cls, repo: str | None) -> str | None:
+        # It becomes part of a path.
+        name = r"(?!\.{1,2}(?:[/:]|$))[\w.-]+"
+        if repo is not None and not re.fullmatch(f"{name}/{name}(?::{name}(?:/{name})*)?", repo, re.ASCII):
+            raise ValueError(f"{repo!r} is not like user/repo, user/repo:QUANT or user/repo:FILE")
+        return repo
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ModelSettings:
+        if self.path is not None and self.repo is not None:
+            raise ValueError("path and repo are two places for one model; keep one")
+        return self
+
+    def own(self) -> dict[str, Any]:
+        """The keys of `defaults` that it sets itself."""
+        return {key: getattr(self, key) for key in ModelDefaults.model_fields if key in self.model_fields_set}

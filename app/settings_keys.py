@@ -1,0 +1,98 @@
+"""Which keys there are: the settings' schema as places, for hints, environment names and the reference page."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from app.settings import Settings
+from app.settings_values import Section
+
+Place = tuple[str | int, ...]  # ("keys", 0, "name")
+
+NEAR = 0.65  # of difflib's ratio: `prot` is near `port`, `gpus` is not near `args`
+
+
+def shown(place: Place) -> str:
+    """As people write it: keys[0].name."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_plain(part)}" for part in place).removeprefix(".")
+
+
+def _plain(part: str) -> str:
+    """Names of models and variables are free; what would break the line, or not be seen, is quoted."""
+    return part if part.isprintable() and part == part.strip() else repr(part)
+
+
+def section_in(field: FieldInfo) -> type[Section] | None:
+    """The section a key holds: itself, or as each entry of its list or map."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def is_section(field: FieldInfo) -> bool:
+    return section_in(field) is field.annotation
+
+
+def holds_many(field: FieldInfo) -> bool:
+    """Whether the key holds a list or a map."""
+    return get_origin(field.annotation) in (list, dict)
+
+
+def keys(section: type[Section] = Settings, below: Place = ()) -> Iterator[tuple[Place, FieldInfo]]:
+    """Every key that has one place; what lists and maps hold has none of its own."""
+    for name, field in section.model_fields.items():
+        place = (*below, name)
+        yield place, field
+        inner = section_in(field)
+        if inner is not None and is_section(field):
+            yield from keys(inner, place)
+
+
+def known_part(place: Place) -> tuple[Place, type[Section] | None]:
+    """The part of an error's place that people know, and the section it ends in, if it does.
+
+    pydantic appends which member of a union, or which side of a map's entry, it was about.
+    """
+    section: type[Section] | None = Settings
+    kept: list[str | int] = []
+    parts = iter(place)
+    for part in parts:
+        kept.append(part)
+        field = section.model_fields.get(str(part)) if section is not None else None
+        if field is None:
+            break
+        section = section_in(field)
+        if holds_many(field):
+            kept += [entry for _, entry in zip(range(1), parts, strict=False)]
+        if section is None:
+            break
+    return tuple(kept), section
+
+
+def section_at(place: Place) -> type[Section] | None:
+    """The section whose keys stand at that place."""
+    return known_part(place)[1]
+
+
+def nearest_key(place: Place) -> str:
+    """A hint at what an unknown key may have meant; empty when nothing is near."""
+    section = section_at(place[:-1]) or Settings
+    near = difflib.get_close_matches(str(place[-1]), list(section.model_fields), n=1, cutoff=NEAR)
+    elsewhere = [other for other, _ in keys() if other[-1] == place[-1]]
+    if near:
+        return f"; did you mean {shown((*place[:-1], near[0]))}?"
+    return f"; did you mean {shown(elsewhere[0])}?" if len(elsewhere) == 1 else ""
+
+
+def may_be_secret(place: Place) -> bool:
+    """Whether what stands there may not be shown: somebody may have put a key there, even by mistake."""
+    return place[:1] == ("keys",) or bool({"env", "args"} & set(place))
+
+
+def default_of(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True)

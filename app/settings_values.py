@@ -1,0 +1,83 @@
+"""What a setting may be: the types that the settings are declared with, and what each of them refuses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+
+from app.denied_options import refused_argument, refused_variable
+
+LONGEST_NAME = 512
+
+
+class Section(BaseModel):
+    """A group of keys. What is written with nothing below it means its defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_the_defaults(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+
+def _on_or_off(value: object) -> object:
+    """Some write on and off as true and false: JSON has no other words for them."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _harmless_arguments(arguments: list[str]) -> list[str]:
+    if any("\0" in argument for argument in arguments):
+        raise ValueError("a NUL character cannot be handed on")
+    if refused := [why for argument in arguments if (why := refused_argument(argument))]:
+        raise ValueError("; ".join(refused))
+    return arguments
+
+
+def _harmless_variables(variables: dict[str, str]) -> dict[str, str]:
+    if any(not name or "=" in name or "\0" in name + value for name, value in variables.items()):
+        raise ValueError("a variable has a name without `=`, and no NUL character")
+    if refused := [why for name in variables if (why := refused_variable(name))]:
+        raise ValueError("; ".join(refused))
+    return variables
+
+
+def _a_name(name: str) -> str:
+    if not 0 < len(name) <= LONGEST_NAME or name != name.strip() or not name.isprintable():
+        raise ValueError(f"a name has 1 to {LONGEST_NAME} printable characters and no blank at its ends")
+    return name
+
+
+def _a_model_name(name: str) -> str:
+    if "," in name:  # llama-server takes --alias for a list
+        raise ValueError("a model's name has no comma")
+    return _a_name(name)
+
+
+def absolute(folder: Path, info: ValidationInfo) -> Path:
+    return start_folder(info) / os.path.expanduser(folder)
+
+
+def start_folder(info: ValidationInfo) -> Path:
+    """Where relative paths of the configuration start."""
+    return Path((info.context or {}).get("folder", Path.cwd()))
+
+
+def _auto_off_or_path(value: str) -> str:
+    if value in ("", "on"):
+        raise ValueError("must be auto, off or a path")
+    return os.path.expanduser(value)
+
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+OnOffAuto = Annotated[Literal["on", "off", "auto"], BeforeValidator(_on_or_off)]
+AutoOffOrPath = Annotated[str, BeforeValidator(_on_or_off), AfterValidator(_auto_off_or_path)]
+Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+Name = Annotated[Text, AfterValidator(_a_name)]
+ModelName = Annotated[Text, AfterValidator(_a_model_name)]
+Folder = Annotated[Path, AfterValidator(absolute)]
+Arguments = Annotated[list[Text], AfterValidator(_harmless_arguments)]
+Variables = Annotated[dict[str, Text], AfterValidator(_harmless_variables)]
