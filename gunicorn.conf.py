@@ -6,7 +6,7 @@ part of the design.
 
 import os
 
-from app.configuration import load_settings
+from app.settings.configuration import load_settings
 from workers import gunicorn_arbiter, gunicorn_worker
 
 settings = load_settings()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from app.settings import Settings
+    from app.settings.schema import Settings
     from workers.runtime import Runtime
 
 # Exit statuses.
@@ -56,7 +56,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         "SERVER__PORT": None if port is None else str(port),
         "CATALOG__MODELS_DIRS": json.dumps([str(folder.absolute()) for folder in models_dirs]) if models_dirs else None,
     }
-    from app.configuration import PREFIX, ConfigurationError, read_configuration
+    from app.settings.configuration import PREFIX, ConfigurationError, read_configuration
 
     os.environ.update({PREFIX + name: value for name, value in typed.items() if value is not None})
     try:
@@ -82,11 +82,12 @@ def check_config(config: Path | None, as_json: bool) -> None:
     Reads what `serve` would read: the file and LLAMA_SMART_PROXY_* in the environment. Exit status: 0 it is good,
     1 it is wrong, 2 there is no such file. Secrets are not printed.
     """
-    from app.check_config import checked
-    from app.configuration import PREFIX
+    from app.settings.check import checked
+    from app.settings.values import PREFIX
 
-    environ = os.environ | ({PREFIX + "CONFIG": str(config.absolute())} if config else {})
-    verdict = checked(environ)
+    if config:
+        os.environ[PREFIX + "CONFIG"] = str(config.absolute())
+    verdict = checked()
     if as_json:
         click.echo(json.dumps(verdict.as_json(), indent=2))
     else:

@@ -153,8 +153,8 @@ class Probe(BaseApplication):
 
 
 if __name__ == "__main__":
-    stub = types.ModuleType("app.configuration")
+    stub = types.ModuleType("app.settings.configuration")
     upstream = types.SimpleNamespace(stall_seconds=300.0)
     stub.load_settings = lambda: types.SimpleNamespace(server=types.SimpleNamespace(**SERVER), upstream=upstream)
-    sys.modules["app.configuration"] = stub
+    sys.modules["app.settings.configuration"] = stub
     Probe().run()

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from app.configuration import PREFIX
+from app.settings.configuration import PREFIX
 
 HASH = "0f" * 32
 SECRET = "sesame"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from app import errors
-from app.settings_page import configuration_page
+from app.settings.page import configuration_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +23,7 @@ def test_every_error_has_its_row():
 
 
 def test_every_setting_is_described_as_it_is():
-    """Made by `python -m app.settings_page > docs/configuration.md`."""
+    """Made by `python -m app.settings.page > docs/configuration.md`."""
     assert (ROOT / "docs" / "configuration.md").read_text() == configuration_page()
 
 

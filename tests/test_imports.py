@@ -38,30 +38,15 @@ ALLOWED = {
     "app/services.py": {"app.entities", "flask"},
     "app/routes": {"app.entities", "app.use_cases", "app.errors", "app.services", "app.routes", "flask", "werkzeug"},
     "app/web.py": {"app.routes", "app.errors", "app.services", "flask", "werkzeug"},
-    "app/denied_options.py": set(),
-    "app/settings_values.py": {"app.denied_options", "pydantic"},
-    "app/model_settings.py": {"app.settings_values", "pydantic"},
-    "app/settings.py": {"app.entities", "app.model_settings", "app.settings_values", "pydantic"},
-    "app/settings_keys.py": {"app.settings", "app.settings_values", "pydantic"},
-    "app/settings_page.py": {
-        "app.model_settings",
+    "app/settings": {
+        "app.entities",
         "app.settings",
-        "app.settings_keys",
-        "app.settings_values",
+        "app.use_cases.access",
         "pydantic",
+        "pydantic_core",
+        "pydantic_settings",
+        "yaml",
     },
-    "app/complaints.py": {"app.settings_keys", "pydantic", "pydantic_core"},
-    "app/configuration_file.py": {"yaml"},
-    "app/original_config.py": set(),
-    "app/configuration.py": {
-        "app.complaints",
-        "app.configuration_file",
-        "app.original_config",
-        "app.settings",
-        "app.settings_keys",
-        "pydantic",
-    },
-    "app/check_config.py": {"app.configuration", "app.settings"},
 }
 PURE = ("app/entities", "app/use_cases")
 WORKERS_NEVER = ("flask", "app.routes", "app.cli")

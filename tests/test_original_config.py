@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from app.configuration import PREFIX, Configuration, ConfigurationError, read_configuration
-from app.model_settings import ModelSettings
+from app.settings.configuration import PREFIX, Configuration, ConfigurationError, read_configuration
+from app.settings.model import ModelSettings
 from tests.service import serving
 
 # Every key that the original knows, and `health_timeout`, which stood in its file although it did not know it.
@@ -54,7 +56,8 @@ SETTINGS_OF_OURS = {"backend", "server", "models", "size", "request_timeout", "c
 def read(folder: Path, content: dict[str, Any], **environ: str) -> Configuration:
     file = folder / "config.json"
     file.write_text(json.dumps(content))
-    return read_configuration({**environ, PREFIX + "CONFIG": str(file)})
+    with mock.patch.dict(os.environ, {**environ, PREFIX + "CONFIG": str(file)}):
+        return read_configuration()
 
 
 def least(**more: Any) -> dict[str, Any]:
@@ -123,7 +126,8 @@ def test_what_it_would_have_passed_over_is_a_warning(tmp_path, content, said):
 def test_its_variable_is_a_warning_beside_its_file_only(tmp_path):
     said = warnings(tmp_path, least(), LLM_PROXY_BACKEND="ollama")
     assert said == ["LLM_PROXY_BACKEND: not used; models run by llama-server, there is no other backend"]
-    assert read_configuration({"LLM_PROXY_BACKEND": "ollama"}).warnings == ()
+    with mock.patch.dict(os.environ, {"LLM_PROXY_BACKEND": "ollama"}):
+        assert read_configuration().warnings == ()
 
 
 def test_what_it_leaves_out_has_the_originals_defaults(tmp_path):

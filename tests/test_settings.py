@@ -6,23 +6,25 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 
-from app.configuration import (
+from app.entities.key import ApiKey
+from app.entities.launch import LaunchSettings
+from app.settings.configuration import (
     OPEN_WITHOUT_KEYS,
     PREFIX,
+    Configuration,
     ConfigurationError,
     load_settings,
     read_configuration,
     variable_names,
 )
-from app.denied_options import refused_argument, refused_variable
-from app.entities.key import ApiKey
-from app.entities.launch import LaunchSettings
-from app.settings import Settings
-from app.settings_keys import is_section, section_in
+from app.settings.denied_options import refused_argument, refused_variable
+from app.settings.keys import is_section, section_in
+from app.settings.schema import Settings
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "config.example.yaml"
 SECRET = "sk-sesame-open"
@@ -39,8 +41,12 @@ def configured(folder: Path, text: str | bytes = "", name: str = "config.yaml", 
     """The settings of a file with this text, under these variables."""
     file = folder / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    environ = {PREFIX + each: value for each, value in variables.items()} | {PREFIX + "CONFIG": str(file)}
-    return read_configuration(environ).settings
+    return read({PREFIX + each: value for each, value in variables.items()} | {PREFIX + "CONFIG": str(file)}).settings
+
+
+def read(environ: dict[str, str]) -> Configuration:
+    with mock.patch.dict(os.environ, environ):
+        return read_configuration()
 
 
 def complaints(folder: Path, text: str | bytes = "", name: str = "config.yaml", **variables: str) -> list[str]:
@@ -122,7 +128,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     }
     for name, why in said.items():
         with pytest.raises(ConfigurationError) as refused:
-            read_configuration({PREFIX + "CONFIG": f"{tmp_path}/{name}"})
+            read({PREFIX + "CONFIG": f"{tmp_path}/{name}"})
         assert str(refused.value) == f"{Path(f'{tmp_path}/{name}')}: {why}"
 
 
@@ -214,11 +220,17 @@ def test_a_misspelt_name_in_the_environment_is_refused(tmp_path, variable, said)
     assert complaints(tmp_path, **{variable: "1"}) == [PREFIX + said.format(PREFIX)]
 
 
+def test_a_variable_that_is_not_json_is_named(tmp_path):
+    assert complaints(tmp_path, UPSTREAM="{", SERVER__PROT="1") == [
+        f"{PREFIX}SERVER__PROT: unknown name; did you mean {PREFIX}SERVER__PORT?",
+        f"{PREFIX}UPSTREAM: this is not JSON (line 1, column 2: Expecting property name enclosed in double quotes)",
+    ]
+
+
 def test_a_complaint_names_its_source(tmp_path):
     text = "server: {drain_seconds: x}\nmodels: {m: {parallel: 0}}\nscheduling: {max_waiting: x}"
-    variables = {"SERVER__PORT": "y", "MODELS": '{"m": {"ctx_size": "z"}}', "UPSTREAM": "{", "SERVER__THREADS": "9"}
+    variables = {"SERVER__PORT": "y", "MODELS": '{"m": {"ctx_size": "z"}}', "SERVER__THREADS": "9"}
     assert complaints(tmp_path, text, **variables) == [
-        f"{PREFIX}UPSTREAM: this is not JSON (line 1, column 2: Expecting property name enclosed in double quotes)",
         f"{PREFIX}SERVER__PORT: 'y' is not a whole number",
         "config.yaml: server.drain_seconds: 'x' is not a number",
         "config.yaml: scheduling.max_waiting: 'x' is not a whole number",
@@ -428,7 +440,7 @@ def uncommented() -> str:
 
 
 def test_the_example_changes_nothing():
-    settings = read_configuration({PREFIX + "CONFIG": str(EXAMPLE)}).settings
+    settings = read({PREFIX + "CONFIG": str(EXAMPLE)}).settings
     assert settings.model_dump() == Settings().model_dump()
 
 

@@ -14,9 +14,8 @@ import platformdirs
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
 from app.services import Doors, Services
-from app.settings import Settings
+from app.settings.schema import Settings
 from app.use_cases import events as ev
-from app.use_cases.access import is_loopback
 from app.use_cases.pool_state import Limits, PoolState
 from workers.catalog import Catalog
 from workers.client_watch import ClientWatcher
@@ -47,6 +46,7 @@ class Runtime:
         limits = Limits(
             max_waiting=settings.scheduling.max_waiting,
             max_waiting_per_model=settings.scheduling.max_waiting_per_model,
+            max_loaded=settings.scheduling.max_loaded,
             ttl_seconds=settings.scheduling.ttl_seconds,
             stall_timeout_seconds=settings.scheduling.stall_timeout_seconds,
             notice_in_silence_seconds=_notice_in_silence_seconds(engine),
@@ -69,9 +69,13 @@ class Runtime:
             gauges=Gauges(self._store, version()),
             engine=engine,
             engine_problem=problem,
-            doors=Doors(host=settings.server.host, loopback_only=is_loopback(settings.server.host)),
+            doors=Doors(
+                keys=settings.api_keys(),
+                host=settings.server.host,
+                loopback_only=settings.server.is_loopback and not settings.server.allow_open,
+            ),
             max_body=settings.server.max_body,
-            max_loaded=None,
+            max_loaded=settings.scheduling.max_loaded,
             max_wait_seconds=settings.scheduling.max_wait_seconds,
             version=version(),
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from app.configuration import ConfigurationError, load_settings
+from app.settings.configuration import ConfigurationError, load_settings
 from app.web import create_app
 from workers.gunicorn_worker import CannotStart
 from workers.runtime import Runtime

@@ -15,7 +15,7 @@ from app.use_cases.events import Effect, Refuse, Stop
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings that decide; see app/settings.py for what each means."""
+    """The settings that decide; see app/settings/schema.py for what each means."""
 
     max_waiting: int = 256
     max_waiting_per_model: int = 128

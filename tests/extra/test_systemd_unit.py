@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import ServerSettings
+from app.settings.schema import ServerSettings
 from tests.service import serving
 
 UNIT = Path(__file__).resolve().parents[2] / "systemd" / "llama-smart-proxy.service"

@@ -6,17 +6,21 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from app.denied_options import refused_argument, refused_variable
+from app.settings.denied_options import refused_argument, refused_variable
 
+PREFIX = "LLAMA_SMART_PROXY_"  # of names in the environment
 LONGEST_NAME = 512
+
+
+SECTION = {"extra": "forbid", "frozen": True, "allow_inf_nan": False, "hide_input_in_errors": True}
 
 
 class Section(BaseModel):
     """A group of keys. What is written with nothing below it means its defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+    model_config = ConfigDict(**SECTION)
 
     @model_validator(mode="before")
     @classmethod
@@ -57,13 +61,20 @@ def _a_model_name(name: str) -> str:
     return _a_name(name)
 
 
-def absolute(folder: Path, info: ValidationInfo) -> Path:
-    return start_folder(info) / os.path.expanduser(folder)
+def configured_file() -> Path | None:
+    """The file that LLAMA_SMART_PROXY_CONFIG names."""
+    name = os.environ.get(PREFIX + "CONFIG")
+    return Path(name) if name else None
 
 
-def start_folder(info: ValidationInfo) -> Path:
-    """Where relative paths of the configuration start."""
-    return Path((info.context or {}).get("folder", Path.cwd()))
+def start_folder() -> Path:
+    """Where relative paths of the configuration start: the file's folder."""
+    file = configured_file()
+    return file.absolute().parent if file else Path.cwd()
+
+
+def absolute(folder: Path) -> Path:
+    return start_folder() / os.path.expanduser(folder)
 
 
 def _auto_off_or_path(value: str) -> str:

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_settings import SettingsError
 
-from app import original_config
-from app.complaints import complaints, line
-from app.configuration_file import BrokenFile, parse_json, read_file
-from app.settings import Settings
-from app.settings_keys import NEAR, Place, holds_many, keys, section_in
+from app.settings import original
+from app.settings.complaints import complaints, line
+from app.settings.file import BrokenFile, parse_json, read_file
+from app.settings.keys import NEAR, Place, holds_many, keys, section_in
+from app.settings.schema import Settings
+from app.settings.values import PREFIX, configured_file
 
-PREFIX = "LLAMA_SMART_PROXY_"
 OUTSIDE_THE_SCHEMA = {"CONFIG", "URL"}  # names with our prefix that are not settings
 
 OPEN_WITHOUT_KEYS = (
@@ -66,7 +66,7 @@ class _Variable:
 @dataclass(frozen=True, slots=True)
 class _Sources:
     file: Path | None
-    written: original_config.Written
+    written: original.Written
     variables: tuple[_Variable, ...]
 
     def of(self, place: Place) -> list[str]:
@@ -93,14 +93,14 @@ def load_settings() -> Settings:
     return read_configuration().settings
 
 
-def read_configuration(environ: Mapping[str, str] = os.environ) -> Configuration:
-    """The settings and all that is to be said about them. Raises ConfigurationError with every complaint at once."""
-    file = configured_file(environ)
+def read_configuration() -> Configuration:
+    """The settings and all that is to be said about them. Raises ConfigurationError, one line for each complaint."""
+    file = configured_file()
     try:
-        written = original_config.translated(read_file(file) if file else {}, environ)
+        written = original.translated(read_file(file) if file else {}, os.environ)
     except BrokenFile as broken:
         raise ConfigurationError(f"{file}: {broken}") from None
-    variables, wrong = _variables(environ)
+    variables, wrong = _variables()
     sources = _Sources(file, written, variables)
     settings, more = _validated(sources)
     if settings is None or wrong:
@@ -109,26 +109,31 @@ def read_configuration(environ: Mapping[str, str] = os.environ) -> Configuration
     return Configuration(settings, file, tuple(each.name for each in variables), (*written.warnings, *open_warning))
 
 
-def configured_file(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The file that LLAMA_SMART_PROXY_CONFIG names."""
-    name = environ.get(PREFIX + "CONFIG")
-    return Path(name) if name else None
-
-
 def variable_names() -> dict[str, tuple[Place, FieldInfo]]:
     """Every name in the environment that sets something, and what it sets."""
-    return {PREFIX + "__".join(map(str, place)).upper(): (place, info) for place, info in keys()}
+    return {variable_name(place): (place, info) for place, info in keys()}
+
+
+def variable_name(place: Place) -> str:
+    return PREFIX + "__".join(map(str, place)).upper()
 
 
 def _validated(sources: _Sources) -> tuple[Settings | None, list[str]]:
     data = sources.written.data
-    for each in sources.variables:
-        data = _merged(data, _nested(each.place, each.value))
-    folder = sources.file.absolute().parent if sources.file else Path.cwd()
+    if private := [key for key in data if key.startswith("_")]:  # pydantic-settings has options of such names
+        return None, [sources.line((key,), "unknown key") for key in private]
     try:
-        return Settings.model_validate(data, context={"folder": folder}), []
+        return Settings(**data), []
     except ValidationError as error:
-        return None, [sources.line(*complaint) for complaint in complaints(error)]
+        return None, [sources.line(place, said) for place, said in complaints(error) if not _is_said(place)]
+    except SettingsError:  # a variable that is not JSON
+        return None, []  # `_variables` has said which
+
+
+def _is_said(place: Place) -> bool:
+    """Whether it is an unknown name in the environment, which pydantic-settings takes for a key of a section."""
+    name = variable_name(place)
+    return name not in variable_names() and name in {each.upper() for each in os.environ}
 
 
 def _guarded(settings: Settings, is_original: bool, sources: _Sources) -> tuple[Settings, tuple[str, ...]]:
@@ -145,12 +150,16 @@ def _guarded(settings: Settings, is_original: bool, sources: _Sources) -> tuple[
 # --- environment ------------------------------------------------------------------------------------------------
 
 
-def _variables(environ: Mapping[str, str]) -> tuple[tuple[_Variable, ...], list[str]]:
-    """What the environment says, a section before its keys; and what is wrong with it."""
+def _variables() -> tuple[tuple[_Variable, ...], list[str]]:
+    """What the environment says, a section before its keys; and what is wrong with it.
+
+    pydantic-settings reads it once more for the values. It passes over names that mean nothing, and does not say which
+    value came from where.
+    """
     known = variable_names()
     found: list[_Variable] = []
     wrong: list[str] = []
-    for variable in sorted(name for name in environ if name.upper().startswith(PREFIX)):
+    for variable in sorted(name for name in os.environ if name.upper().startswith(PREFIX)):
         name = variable.upper()
         if name.removeprefix(PREFIX) in OUTSIDE_THE_SCHEMA:
             continue
@@ -159,7 +168,7 @@ def _variables(environ: Mapping[str, str]) -> tuple[tuple[_Variable, ...], list[
             continue
         place, info = known[name]
         try:
-            found.append(_Variable(variable, place, _value(environ[variable], info)))
+            found.append(_Variable(variable, place, _value(os.environ[variable], info)))
         except BrokenFile as broken:
             wrong.append(f"{variable}: this is not JSON ({broken})")
     return tuple(sorted(found, key=lambda each: len(each.place))), wrong
@@ -184,25 +193,6 @@ def _nearest_variable(name: str, known: list[str]) -> str:
     near = [ends[each] for each in difflib.get_close_matches(end, list(ends), n=1, cutoff=NEAR)]
     near = near or [each for each in known if each.endswith(f"__{end}")]
     return f"; did you mean {near[0]}?" if len(near) == 1 else ""
-
-
-# --- mappings ---------------------------------------------------------------------------------------------------
-
-
-def _nested(place: Place, value: Any) -> dict[str, Any]:
-    for part in reversed(place):
-        value = {part: value}
-    return dict(value)
-
-
-def _merged(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings are merged key by key; anything else replaces what was there."""
-    both = {
-        key: _merged(weak[key], strong[key])
-        for key in weak.keys() & strong.keys()
-        if isinstance(weak[key], Mapping) and isinstance(strong[key], Mapping)
-    }
-    return {**weak, **strong, **both}
 
 
 def _holds(value: Any, start: Place, place: Place) -> bool:

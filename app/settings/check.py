@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.configuration import Configuration, ConfigurationError, configured_file, read_configuration
-from app.settings import Settings
+from app.settings.configuration import Configuration, ConfigurationError, read_configuration
+from app.settings.schema import Settings
+from app.settings.values import configured_file
 
 NOT_SHOWN = "(not shown)"
 
@@ -55,10 +56,10 @@ class Verdict:
         ]
 
 
-def checked(environ: Mapping[str, str]) -> Verdict:
-    file = configured_file(environ)
+def checked() -> Verdict:
+    file = configured_file()
     try:
-        return Verdict(file, read_configuration(environ))
+        return Verdict(file, read_configuration())
     except ConfigurationError as error:
         return Verdict(file, None, error.lines)
 
@@ -81,7 +82,7 @@ def _reach(settings: Settings) -> str:
 def _differences(settings: Settings) -> Iterator[str]:
     written = settings.model_dump(mode="json", include={"keys", "models"}, exclude_unset=True)
     found = dict(_leaves(_without_secrets(settings.model_dump(mode="json") | written)))
-    defaults = dict(_leaves(Settings().model_dump(mode="json")))
+    defaults = dict(_leaves(Settings.model_construct().model_dump(mode="json")))
     for key, value in found.items():
         if key not in defaults or defaults[key] != value:
             yield f"{key}: {value if isinstance(value, str) else json.dumps(value)}"

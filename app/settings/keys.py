@@ -6,10 +6,11 @@ import difflib
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from app.settings import Settings
-from app.settings_values import Section
+from app.settings.schema import Settings
+from app.settings.values import Section
 
 Place = tuple[str | int, ...]  # ("keys", 0, "name")
 
@@ -43,7 +44,7 @@ def holds_many(field: FieldInfo) -> bool:
     return get_origin(field.annotation) in (list, dict)
 
 
-def keys(section: type[Section] = Settings, below: Place = ()) -> Iterator[tuple[Place, FieldInfo]]:
+def keys(section: type[BaseModel] = Settings, below: Place = ()) -> Iterator[tuple[Place, FieldInfo]]:
     """Every key that has one place; what lists and maps hold has none of its own."""
     for name, field in section.model_fields.items():
         place = (*below, name)
@@ -53,12 +54,12 @@ def keys(section: type[Section] = Settings, below: Place = ()) -> Iterator[tuple
             yield from keys(inner, place)
 
 
-def known_part(place: Place) -> tuple[Place, type[Section] | None]:
+def known_part(place: Place) -> tuple[Place, type[BaseModel] | None]:
     """The part of an error's place that people know, and the section it ends in, if it does.
 
     pydantic appends which member of a union, or which side of a map's entry, it was about.
     """
-    section: type[Section] | None = Settings
+    section: type[BaseModel] | None = Settings
     kept: list[str | int] = []
     parts = iter(place)
     for part in parts:
@@ -74,7 +75,7 @@ def known_part(place: Place) -> tuple[Place, type[Section] | None]:
     return tuple(kept), section
 
 
-def section_at(place: Place) -> type[Section] | None:
+def section_at(place: Place) -> type[BaseModel] | None:
     """The section whose keys stand at that place."""
     return known_part(place)[1]
 

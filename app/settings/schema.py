@@ -1,24 +1,38 @@
 """Settings: declared once, here. Help, defaults and validation all come from these classes.
 
-Where values come from is `app/configuration.py`; docs/configuration.md is made by `app/settings_page.py`. Whatever
-could be a secret never stands in a message of ours.
+How they are read is in configuration.py; docs/configuration.md is made by page.py. Whatever could be a secret never
+stands in a message of ours.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.entities.key import ApiKey
 from app.entities.launch import LaunchSettings
-from app.model_settings import AUTO_CTX_TOKENS, ModelDefaults, ModelSettings
-from app.settings_values import Arguments, AutoOffOrPath, Folder, ModelName, Name, Section, Text, Variables, absolute
+from app.settings.model import AUTO_CTX_TOKENS, ModelDefaults, ModelSettings
+from app.settings.values import (
+    PREFIX,
+    SECTION,
+    Arguments,
+    AutoOffOrPath,
+    Folder,
+    ModelName,
+    Name,
+    Section,
+    Text,
+    Variables,
+    absolute,
+    start_folder,
+)
+from app.use_cases.access import is_loopback
 
 
 class ServerSettings(Section):
@@ -37,7 +51,7 @@ class ServerSettings(Section):
     drain_seconds: float = Field(30.0, ge=0, description="How long running streams may go on after the order to stop.")
     stop_seconds: float = Field(10.0, gt=0, description="How long a llama-server may take to end before it is killed.")
     allow_open: bool = Field(
-        False, description="Whoever reaches the address may use it: no keys, no check of the Host header."
+        False, description="Without keys, whoever reaches the address may use it, under any Host name."
     )
 
     @field_validator("host")
@@ -55,10 +69,7 @@ class ServerSettings(Section):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches the address. A name other than localhost may lead anywhere."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host.lower() == "localhost"
+        return is_loopback(self.host)
 
 
 class ApiKeySettings(Section):
@@ -108,8 +119,8 @@ class HuggingFaceSettings(Section):
 
     @field_validator("cache")
     @classmethod
-    def _absolute(cls, cache: str, info: ValidationInfo) -> str:
-        return cache if cache in ("auto", "off") else str(absolute(Path(cache), info))
+    def _absolute(cls, cache: str) -> str:
+        return cache if cache in ("auto", "off") else str(absolute(Path(cache)))
 
 
 class CatalogSettings(Section):
@@ -145,8 +156,12 @@ class SchedulingSettings(Section):
     )
 
 
-class Settings(Section):
-    """Every setting of the service. Frozen: a reload makes a new value."""
+class Settings(BaseSettings):
+    """Every setting of the service, the environment's over those given. Frozen: a reload makes a new value."""
+
+    model_config = SettingsConfigDict(
+        **SECTION, env_prefix=PREFIX, env_nested_delimiter="__", env_parse_none_str="null"
+    )
 
     server: ServerSettings = ServerSettings()
     keys: list[ApiKeySettings] = Field(
@@ -164,7 +179,18 @@ class Settings(Section):
     _folder: Path = Path()  # where relative paths start
 
     def model_post_init(self, context: Any) -> None:
-        self._folder = Path((context or {}).get("folder", Path.cwd()))
+        self._folder = start_folder()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        *,
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: object,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings  # strongest first; the file's values are those given
 
     @field_validator("keys", "models", mode="before")
     @classmethod

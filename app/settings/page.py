@@ -1,4 +1,4 @@
-"""docs/configuration.md, made from the settings: `python -m app.settings_page > docs/configuration.md`."""
+"""docs/configuration.md, made from the settings: `python -m app.settings.page > docs/configuration.md`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
-from app.model_settings import ModelDefaults, ModelSettings
-from app.settings import Settings
-from app.settings_keys import default_of, is_section, section_in
-from app.settings_values import Section
+from app.settings.keys import default_of, is_section, section_in
+from app.settings.model import ModelDefaults, ModelSettings
+from app.settings.schema import Settings
+from app.settings.values import Section
 
 _HEAD = """\
 # Configuration

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from app.settings_values import Arguments, AutoOffOrPath, CacheType, ModelName, OnOffAuto, Section, Variables
+from app.settings.values import Arguments, AutoOffOrPath, CacheType, ModelName, OnOffAuto, Section, Variables
 
 AUTO_CTX_TOKENS = 4096
 
