@@ -75,6 +75,16 @@ class ModelNotFound(ProxyError):
         super().__init__(f"no model {name[:200]!r} here; GET /v1/models lists the names")
 
 
+class InvalidModelFile(ProxyError):
+    """The model's files are missing, cut off or no GGUF; the message says what is wrong with them."""
+
+    status, type, code = 422, "invalid_request_error", "invalid_model_file"
+    param = "model"
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"model {name!r} cannot be served: {problem}")
+
+
 class NotFound(ProxyError):
     """No such path."""
 
