@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
+from pathlib import Path
 
 from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
 from app.entities.memory import MemoryReading
@@ -18,6 +20,15 @@ GIB = 1024**3
 
 def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
     return Model(name, f"/models/{name}.gguf", int(gib * GIB), 1_700_000_000, LaunchSettings(parallel=slots))
+
+
+def a_gguf(path: Path, size_bytes: int = 128, version: int = 3, tensors: int = 1, pairs: int = 1) -> Path:
+    """A file with the header of a good one and nothing behind it (sparse); its folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<4sIQQ", b"GGUF", version, tensors, pairs))
+        file.truncate(size_bytes)
+    return path
 
 
 def an_engine(*flags: str) -> EngineFacts:
@@ -90,4 +101,4 @@ def booked(model: Model) -> int:
     return estimate_memory(model)
 
 
-__all__ = ["GIB", "MIB", "Play", "a_model", "an_engine", "booked", "memory", "replace"]
+__all__ = ["GIB", "MIB", "Play", "a_gguf", "a_model", "an_engine", "booked", "memory", "replace"]
