@@ -77,7 +77,9 @@ def _optional(settings: LaunchSettings) -> list[tuple[str, ...]]:
     projector = [("--mmproj", settings.mmproj)] if settings.mmproj else []
     return [
         *projector,
-        ("--kv-unified",) if settings.kv_unified else ("--no-kv-unified",),  # before it, slots always had their own cells
+        ("--kv-unified",)
+        if settings.kv_unified
+        else ("--no-kv-unified",),  # before it, slots always had their own cells
         ("--cache-ram", "0"),  # 8 GiB of RAM for old prompts by default, and nobody booked them
         ("-fit", "off"),  # what we booked is what is used: nothing is shrunk behind our back
         ("--log-jsonl",),  # the level of each log line, so that a failed load can be explained
