@@ -101,13 +101,13 @@ class ModelNotFound(ProxyError):
 
 
 class InvalidModelFile(ProxyError):
-    """The model's files cannot be served, as far as their headers show: nothing was started."""
+    """The model's files are missing, cut off or no GGUF; the message says what is wrong with them."""
 
     status, type, code = 422, "invalid_request_error", "invalid_model_file"
     param = "model"
 
     def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f"{name} cannot be served: {problem}")
+        super().__init__(f"model {name!r} cannot be served: {problem}")
 
 
 class NotFound(ProxyError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
 from app.entities.memory import MemoryReading
@@ -19,6 +21,15 @@ GIB = 1024**3
 
 def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
     return Model(name, f"/models/{name}.gguf", int(gib * GIB), 1_700_000_000, LaunchSettings(parallel=slots))
+
+
+def a_gguf(path: Path, size_bytes: int = 128, version: int = 3, tensors: int = 1, pairs: int = 1) -> Path:
+    """A file with the header of a good one and nothing behind it (sparse); its folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<4sIQQ", b"GGUF", version, tensors, pairs))
+        file.truncate(size_bytes)
+    return path
 
 
 def an_engine(*flags: str) -> EngineFacts:
@@ -93,4 +104,4 @@ def booked(model: Model) -> int:
     return estimate_memory(model)
 
 
-__all__ = ["GIB", "MIB", "Play", "a_model", "an_engine", "booked", "memory", "replace"]
+__all__ = ["GIB", "MIB", "Play", "a_gguf", "a_model", "an_engine", "booked", "memory", "replace"]

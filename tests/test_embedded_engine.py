@@ -203,6 +203,65 @@ def test_every_option_our_launches_use_is_taken(demo):
         assert [slot["n_ctx"] for slot in get(started.port, "/slots")[1]] == [1024, 1024]
 
 
+def post(port: int, path: str, **body):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
+    try:
+        connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {KEY}"})
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+def test_a_projector_is_loaded_and_a_bad_one_refused(demo):
+    ended = run("-m", str(demo), "--port", "0", "--no-warmup", "--mmproj", str(demo))
+    assert (ended.returncode, f"failed to load multimodal model, '{demo}'" in ended.stderr) == (1, True), ended.stderr
+
+
+def test_what_a_user_may_add_for_chats_has_its_effect(demo):
+    arguments = "-np 1 -c 256 -n 7 --keep 3 --context-shift --chat-template chatml --reasoning-format none"
+    with serving(demo, "--no-warmup", *arguments.split()) as started:
+        props = get(started.port, "/props")[1]
+        assert "<|im_start|>" in props["chat_template"]
+        assert props["default_generation_settings"]["params"]["reasoning_format"] == "none"
+        answer = post(started.port, "/completion", prompt="Hello", ignore_eos=True)
+        assert (answer["tokens_predicted"], answer["generation_settings"]["n_keep"]) == (7, 3)
+        beyond_the_context = post(started.port, "/completion", prompt="Hello", ignore_eos=True, n_predict=300)
+        assert beyond_the_context["tokens_predicted"] == 300
+
+
+def test_what_a_user_may_add_for_prompts_has_its_effect(demo):
+    """The second prompt is the first without its beginning: what follows is moved in the cache, not computed anew."""
+    with serving(demo, "--no-warmup", "-np", "1", "--cache-reuse", "8") as started:
+        tail = " ".join(f"word{n}" for n in range(60))
+        for prompt in (f"start one two three {tail}", f"start {tail}"):
+            answer = post(started.port, "/completion", prompt=prompt, n_predict=1)
+        assert answer["timings"]["prompt_n"] < 10 < 400 < answer["timings"]["cache_n"]
+
+
+def test_what_a_user_may_add_for_embeddings_has_its_effect(demo):
+    with serving(demo, "--no-warmup", "--embeddings", "--pooling", "mean", "--embd-normalize", "0") as started:
+        (vector,) = post(started.port, "/embedding", content="hello")[0]["embedding"]
+    assert round(max(map(abs, vector))) == 32760  # 0: the largest value, in 16 bits
+
+
+def test_what_a_user_may_add_for_the_computation_is_taken(demo):
+    arguments = "-t 1 -tb 2 --rope-freq-base 12345 --rope-freq-scale 0.5 --swa-full --no-warmup -lv 5"
+    with spawn("-m", str(demo), "--port", "0", *arguments.split()) as process:
+        watchdog = _kill_after(process, DEADLINE_SECONDS)
+        said = ""
+        while "listening on" not in said and (line := process.stderr.readline()):
+            said += line
+        process.kill()
+        watchdog.cancel()
+    for told in (
+        "n_threads_batch = 2",
+        r"freq_base +=.12345",
+        r"freq_scale +=.0\.5",
+        "swa_full is not supported by this",
+    ):
+        assert re.search(told, said), told
+
+
 def test_help_and_version():
     assert re.search(r"^-c,    --ctx-size N {20}", run("--help").stdout, re.MULTILINE)
     assert run("--version").stderr.startswith("version: xllamacpp 20")

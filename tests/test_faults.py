@@ -17,6 +17,7 @@ import psutil
 import pytest
 import requests
 
+from tests.builders import a_gguf
 from tests.fake_llama_server import install_fake
 from tests.service import Service, is_gone, serving, wait_for
 
@@ -25,7 +26,7 @@ from tests.service import Service, is_gone, serving, wait_for
 def faulty(folder: Path, settings: dict[str, str] | None = None, **fake: object) -> Iterator[Service]:
     """The service with one model `m` and an engine that behaves as told."""
     (folder / "models").mkdir(exist_ok=True)
-    (folder / "models" / "m.gguf").write_bytes(b"GGUF")
+    a_gguf(folder / "models" / "m.gguf")
     journal = folder / "journal"
     journal.touch()
     binary = install_fake(folder / "bin", FAKE_JOURNAL=str(journal), **fake)
@@ -327,8 +328,7 @@ def test_two_models_that_do_not_fit_together_take_turns(tmp_path: Path):
     total = psutil.virtual_memory().total
     with faulty(tmp_path) as service:
         for name in ("left", "right"):
-            with open(tmp_path / "models" / f"{name}.gguf", "wb") as file:
-                file.truncate(total // 2)  # sparse; this engine does not read it
+            a_gguf(tmp_path / "models" / f"{name}.gguf", total // 2)  # this engine does not read it
         service.process.send_signal(signal.SIGHUP)
         wait_for(lambda: len(service.get("/v1/models").json()["data"]) == 3, 5)
         with ThreadPoolExecutor(2) as pool:
@@ -343,8 +343,7 @@ def test_two_models_that_do_not_fit_together_take_turns(tmp_path: Path):
 
 def test_a_model_larger_than_the_machine_is_refused_with_the_numbers(tmp_path: Path):
     with faulty(tmp_path) as service:
-        with open(tmp_path / "models" / "huge.gguf", "wb") as file:
-            file.truncate(psutil.virtual_memory().total)
+        a_gguf(tmp_path / "models" / "huge.gguf", psutil.virtual_memory().total)
         service.process.send_signal(signal.SIGHUP)
         wait_for(lambda: len(service.get("/v1/models").json()["data"]) == 2, 5)
         refused = service.chat("huge")

@@ -44,6 +44,30 @@ def test_newer_options_are_used_where_the_engine_names_them_and_only_there():
     assert "--cache-ram" not in plan().argv
 
 
+def test_a_projector_is_given_to_an_engine_that_takes_one():
+    assert option(plan("--mmproj", mmproj="/models/mmproj.gguf").argv, "--mmproj") == "/models/mmproj.gguf"
+    assert "--mmproj" not in plan("--mmproj").argv
+    assert "--mmproj" not in plan(mmproj="/models/mmproj.gguf").argv
+
+
+def test_a_models_own_arguments_stand_before_ours_which_therefore_win():
+    argv = plan(args=("--swa-full", "--ctx-size", "1")).argv
+    assert argv[:4] == ("/bin/llama-server", "--swa-full", "--ctx-size", "1")
+    assert argv[4] == "--model"
+    assert option(argv[4:], "--ctx-size") == "4096"
+
+
+def test_a_models_own_variables_win_over_the_shared_ones_and_ours_over_both():
+    env = plan(env={"PATH": "/own", "MINE": "1", "LLAMA_API_KEY": "theirs", "CUDA_VISIBLE_DEVICES": "0"}).env
+    assert env == {
+        "PATH": "/own",
+        "MINE": "1",
+        "LLAMA_API_KEY": "secret",
+        "LLAMA_SERVER_ROUTER_PORT": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
 def test_a_tiny_model_gets_one_thread():
     assert "--threads" not in plan().argv
     tiny = replace(a_model(), size_bytes=2_000_000)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import requests
 
+from tests.builders import a_gguf
 from tests.service import ENDLESS, Service, is_gone, serving, wait_for
 
 
@@ -165,7 +166,7 @@ def test_hup_looks_for_models_again_in_the_same_worker(tmp_path: Path):
     with serving(tmp_path, "--models-dir", str(models)) as service:
         assert service.get("/v1/models").json()["data"] == []
         worker = service.worker.pid
-        (models / "new.gguf").write_bytes(b"GGUF")
+        a_gguf(models / "new.gguf")
         service.process.send_signal(signal.SIGHUP)
         wait_for(lambda: [m["id"] for m in service.get("/v1/models").json()["data"]] == ["new"], 5)
         assert service.worker.pid == worker

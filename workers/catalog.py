@@ -1,77 +1,127 @@
-"""Catalogue: the names clients may ask for, and the files behind them. The only way from a name to a path."""
+"""Catalogue: the names clients may ask for, and the files behind them. The only way from a name to a path.
+
+What a client sends is a key, looked up in mappings that a scan has made; a look-up touches no file.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
-from app.errors import ModelNotFound
+from app.errors import InvalidModelFile, ModelNotFound
+from workers.entries import Entry, Resolver, entry_model
+from workers.file_names import part_of, stem_of
+from workers.gguf_files import walk
+from workers.gguf_header import Headers, Verdicts
+from workers.hub_cache import find_cached
+from workers.listing import LONGEST_NAME, Listing, meaning
+from workers.model_files import Found, ModelFiles, join
+
+__all__ = ["Catalog", "Entry"]
 
 log = logging.getLogger(__name__)
 
 
-_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")  # the first one of a split model names it
-
-
 class Catalog:
-    """Models by name. Replaced whole by `reload`; a look-up touches no file."""
+    """Models by name. `reload` looks again and replaces all it knows at once."""
 
-    def __init__(self, folders: Sequence[Path], launch: LaunchSettings) -> None:
-        self._folders = folders
-        self._launch = launch
-        self._models: Mapping[str, Model] = {}
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        defaults: LaunchSettings,
+        hub_cache: Path | None = None,
+        entries: Sequence[Entry] = (),
+        base: Path | None = None,
+    ) -> None:
+        self._folders = [os.path.abspath(folder) for folder in folders]
+        self._bases = [*([os.path.abspath(base)] if base else []), *self._folders]
+        self._defaults = defaults
+        self._cache = os.path.abspath(hub_cache) if hub_cache else None
+        self._entries = tuple(entries)
+        self._lock = threading.Lock()  # held for the two below alone, never during a scan
+        self._is_scanning = False
+        self._scan_again = False
+        self._listing = Listing(defaults)  # these two are written by the thread that scans alone
+        self._verdicts: Verdicts = {}
         self.reload()
 
-    def reload(self) -> None:
-        """Look at the folders again."""
-        models: dict[str, Model] = {}
-        for model in self._scan():
-            if first := models.get(model.name):
-                log.warning("%s is not served: %s has the same name", model.path, first.path)
-            else:
-                models[model.name] = model
-        self._models = models
-        log.info("catalogue models=%d folders=%s", len(models), [str(folder) for folder in self._folders])
-
     def find(self, name: str) -> Model:
-        """The model of that name, exactly. Raises ModelNotFound."""
-        model = self._models.get(name)
+        """The model of that name. Raises ModelNotFound, and InvalidModelFile for one that cannot be served."""
+        listing, model = self._listing, None
+        if len(name) <= LONGEST_NAME:
+            model = listing.keys.get(name) or listing.loose_keys.get(name.lower())
         if model is None:
             raise ModelNotFound(name)
+        if model.problem:
+            raise InvalidModelFile(model.name, model.problem)
         return model
 
     def models(self) -> list[Model]:
-        return sorted(self._models.values(), key=lambda model: model.name)
+        """All of them by name, also those that cannot be served."""
+        return sorted(self._listing.listed.values(), key=lambda model: model.name)
 
-    def _scan(self) -> Iterator[Model]:
-        for folder in self._folders:
-            try:
-                files = sorted(folder.iterdir())
-            except OSError as error:
-                log.warning("models_dirs: %s cannot be read: %s", folder, error.strerror)
-                continue
-            for file in files:
-                if file.suffix.lower() == ".gguf" and (model := self._model(file)):
-                    yield model
-
-    def _model(self, file: Path) -> Model | None:
-        """The model in a file; None, with the reason in the log, for what is none."""
-        if file.name.startswith((".", "mmproj")) or _LATER_SHARD.search(file.stem):
-            return None  # hidden; a projector, which serves beside its model; a part of another
-        if not file.stem.isprintable():  # nor is what is not UTF-8
-            log.warning("not served, its name cannot be shown: %r", str(file))
-            return None
+    def reload(self) -> None:
+        """Look at the files again. While a scan runs, ask for another one and return: it may be past what changed."""
+        with self._lock:
+            self._scan_again = True
+            if self._is_scanning:
+                return
+            self._is_scanning = True
         try:
-            path = file.resolve(strict=True)
-            stat = path.stat()
-        except OSError as error:
-            log.warning("%s is not served: %s", file, error.strerror)
-            return None
-        if not path.is_file():
-            log.warning("%s is not served: it is no file", file)
-            return None
-        return Model(file.stem, str(path), stat.st_size, int(stat.st_mtime), self._launch)
+            while self._wants_scan():
+                self._scan()
+        except BaseException:  # the worker is told to exit: nobody may wait for a scan that has ended
+            self._is_scanning = False
+            raise
+
+    def _wants_scan(self) -> bool:
+        """Whether to go on. A no is final: the next reload finds nobody scanning and does it itself."""
+        with self._lock:
+            wanted, self._scan_again = self._scan_again, False
+            self._is_scanning = wanted
+        return wanted
+
+    def _scan(self) -> None:
+        began = time.monotonic()
+        try:
+            listing, verdicts = self._read()
+        except Exception:  # whatever it is: the models that are served go on being served
+            log.exception("the scan failed; the catalogue stays as it was")
+            return
+        for note in dict.fromkeys(listing.notes):
+            if note not in self._listing.notes:  # said once, not at every reload
+                log.warning("%s", note)
+        self._listing, self._verdicts = listing, verdicts
+        broken = sum(bool(model.problem) for model in listing.listed.values())
+        seconds = time.monotonic() - began
+        log.info("catalogue models=%d broken=%d seconds=%.3f", len(listing.listed), broken, seconds)
+
+    def _read(self) -> tuple[Listing, Verdicts]:
+        listing = Listing(self._defaults)
+        headers = Headers(self._verdicts)
+        found = list(self._found(headers, listing.notes))
+        resolver = Resolver(self._bases, self._cache, found, meaning(found), headers)
+        listing.add_entries([(entry, *entry_model(entry, resolver)) for entry in self._entries])
+        listing.add_found(found)
+        return listing, headers.verdicts
+
+    def _found(self, headers: Headers, notes: list[str]) -> Iterator[Found]:
+        visited: set[tuple[int, int]] = set()
+        files = [file for folder in self._folders for file in walk(folder, headers, notes, visited)]
+        yield from map(_found_in_folder, join(files, notes))
+        if self._cache is not None:
+            yield from find_cached(self._cache, headers, notes)
+
+
+def _found_in_folder(files: ModelFiles) -> Found:
+    """Its name is its file's; where another has that, its path below the models_dir."""
+    file, below = os.path.basename(files.path), files.below
+    part = part_of(below)
+    path_name = part[0] if part else stem_of(below)
+    return Found(files, (files.name, path_name), (file, below, stem_of(file), stem_of(below), path_name))

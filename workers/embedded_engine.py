@@ -68,6 +68,14 @@ def _set_threads(params: Any, value: str) -> None:
     params.cpuparams.n_threads = int(value)
 
 
+def _set_projector(params: Any, value: str) -> None:
+    params.mmproj.path = value
+
+
+def _set_batch_threads(params: Any, value: str) -> None:
+    params.cpuparams_batch.n_threads = int(value)
+
+
 def _set_rerank(params: Any, value: str) -> None:
     import xllamacpp
 
@@ -100,6 +108,10 @@ _CACHE_TYPES = {name: f"GGML_TYPE_{name.upper()}" for name in _CACHES}
 _FLASH = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
 _FLASH_TYPES = {word: f"LLAMA_FLASH_ATTN_TYPE_{name}" for word, name in _FLASH.items()}
 _SPLITS = {word: f"LLAMA_SPLIT_MODE_{word.upper()}" for word in ("none", "layer", "row", "tensor")}
+_REASONINGS = {
+    word: f"COMMON_REASONING_FORMAT_{word.upper().replace('-', '_')}"
+    for word in ("none", "auto", "deepseek", "deepseek-legacy")
+}
 _POOLINGS = {word: f"LLAMA_POOLING_TYPE_{word.upper()}" for word in ("none", "mean", "cls", "last", "rank")}
 
 OPTIONS = (
@@ -157,6 +169,29 @@ OPTIONS = (
         ("-ts", "--tensor-split"), "N0,N1,N2,...", "share of the model on each GPU", _set("tensor_split", _tensor_split)
     ),
     Option(("-mg", "--main-gpu"), "INDEX", "the GPU to use without a split (default: 0)", _set("main_gpu", int)),
+    Option(("-mm", "--mmproj"), "FILE", "path of a multimodal projector", _set_projector),
+    Option(("-tb", "--threads-batch"), "N", "CPU threads used for prompts (default: as --threads)", _set_batch_threads),
+    Option(("-n", "--predict", "--n-predict"), "N", "tokens to predict, -1 = no limit", _set("n_predict", int)),
+    Option(("--keep",), "N", "tokens of the prompt kept by a context shift (default: 0)", _set("n_keep", int)),
+    Option(
+        ("--context-shift",),
+        "",
+        "shift the context when it is full (default: disabled)",
+        _switch("ctx_shift"),
+        ("--no-context-shift",),
+    ),
+    Option(("--cache-reuse",), "N", "shortest chunk reused from the cache (default: 0)", _set("n_cache_reuse", int)),
+    Option(("--swa-full",), "", "full-size SWA cache (default: disabled)", _switch("swa_full")),
+    Option(("--rope-freq-base",), "N", "RoPE base frequency (default: the model's)", _set("rope_freq_base", float)),
+    Option(("--rope-freq-scale",), "N", "RoPE frequency scaling factor", _set("rope_freq_scale", float)),
+    Option(("--chat-template",), "TEMPLATE", "chat template, or the name of one", _set("chat_template", str)),
+    Option(
+        ("--reasoning-format",),
+        "FORMAT",
+        "how thoughts are given: none, auto, deepseek, deepseek-legacy (default: deepseek)",
+        _choice("reasoning_format", "common_reasoning_format", **_REASONINGS),
+    ),
+    Option(("--embd-normalize",), "N", "normalization of embeddings (default: 2)", _set("embd_normalize", int)),
     Option(("-cram", "--cache-ram"), "N", "prompt cache in RAM, MiB (default: 8192)", _set("cache_ram_mib", int)),
     Option(("--mmap",), "", "memory-map the model (default: enabled)", _set_mmap, ("--no-mmap",)),
     Option(("--embedding", "--embeddings"), "", "serve embeddings only", _switch("embedding")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.entities.launch import EngineFacts
+from app.entities.launch import EngineFacts, LaunchSettings
 from app.entities.model import Model
 
 ANY_PORT = 0
@@ -29,11 +29,13 @@ def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_k
 
     Every argument that decides about memory is given, so that no default of a newer build changes what was
     booked; options the engine does not name in its --help are left out. `env` is the scrubbed environment every
-    child gets.
+    child gets. The model's own arguments and variables stand before ours: llama-server takes the last of repeated
+    options, and ours are what was booked.
     """
     settings = model.launch
     argv = [
         *engine.command,
+        *settings.args,
         *("--model", model.path),
         *("--alias", model.name),
         *("--host", "127.0.0.1"),
@@ -49,10 +51,10 @@ def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_k
     ]
     if model.size_bytes < TINY_BYTES:
         argv += ["--threads", "1"]
-    for option in _optional(settings.kv_unified):
+    for option in _optional(settings):
         if option[0] in engine.flags:
             argv += option
-    return LaunchPlan(tuple(argv), {**env, **_own_environment(api_key)})
+    return LaunchPlan(tuple(argv), {**env, **settings.env, **_own_environment(api_key)})
 
 
 def _flash_attention(wanted: str, engine: EngineFacts) -> tuple[str, ...]:
@@ -70,14 +72,18 @@ def _own_environment(api_key: str) -> dict[str, str]:
     }
 
 
-def _optional(kv_unified: bool) -> tuple[tuple[str, ...], ...]:
+def _optional(settings: LaunchSettings) -> list[tuple[str, ...]]:
     """Options that not every build has, with the reason for each."""
-    return (
-        ("--kv-unified",) if kv_unified else ("--no-kv-unified",),  # before it, slots always had their own cells
+    projector = [("--mmproj", settings.mmproj)] if settings.mmproj else []
+    return [
+        *projector,
+        ("--kv-unified",)
+        if settings.kv_unified
+        else ("--no-kv-unified",),  # before it, slots always had their own cells
         ("--cache-ram", "0"),  # 8 GiB of RAM for old prompts by default, and nobody booked them
         ("-fit", "off"),  # what we booked is what is used: nothing is shrunk behind our back
         ("--log-jsonl",),  # the level of each log line, so that a failed load can be explained
         ("--no-webui",),  # one page is enough: ours
         ("--slots",),
         ("--metrics",),
-    )
+    ]

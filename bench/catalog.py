@@ -1,0 +1,83 @@
+"""Times a scan of many model files, and a look-up in what it made.
+
+    python -m bench.catalog [--files N] [--runs N] [--json FILE]
+
+The files are sparse and stand in a hundred folders on the disk of the temporary directory; a first scan reads every
+header, a later one only looks whether a file changed. Each figure is minimum, median, maximum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from app.entities.launch import LaunchSettings
+from tests.builders import a_gguf
+from workers.catalog import Catalog
+
+LOOK_UPS = 100_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=10_000, help="model files (default: 10000)")
+    parser.add_argument("--runs", type=int, default=10, help="runs of each case (default: 10)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    logging.disable()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = _measure(Path(folder), options.files, options.runs)
+    for name, figure in figures.items():
+        print(f"{name:20} min {figure['min']:.3g}  median {figure['median']:.3g}  max {figure['max']:.3g}")
+    if options.json:
+        about = {
+            "python": platform.python_version(),
+            "cores": psutil.cpu_count(),
+            "files": options.files,
+            "runs": options.runs,
+        }
+        options.json.write_text(json.dumps({"machine": about, "figures": figures}, indent=2) + "\n")
+
+
+def _measure(folder: Path, files: int, runs: int) -> dict[str, dict[str, float]]:
+    for number in range(files):
+        a_gguf(folder / f"publisher-{number % 100}" / f"some-model-{number}-7B-Instruct-Q4_K_M.gguf")
+    catalog = Catalog([folder], LaunchSettings())
+    assert len(catalog.models()) == files
+    cases: dict[str, Callable[[], object]] = {
+        "first_scan_seconds": lambda: Catalog([folder], LaunchSettings()),
+        "later_scan_seconds": catalog.reload,
+        "look_up_seconds": lambda: _look_up(catalog, f"some-model-{files - 1}-7B-Instruct-Q4_K_M.gguf"),
+    }
+    seen = {name: [_timed(case) for _ in range(runs)] for name, case in cases.items()}
+    seen["look_up_seconds"] = [each / LOOK_UPS for each in seen["look_up_seconds"]]
+    return {name: _figures(values) for name, values in seen.items()}
+
+
+def _look_up(catalog: Catalog, name: str) -> None:
+    for _ in range(LOOK_UPS):
+        catalog.find(name)
+
+
+def _timed(case: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    case()
+    return time.perf_counter() - began
+
+
+def _figures(values: list[float]) -> dict[str, float]:
+    made = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return {name: float(f"{value:.4g}") for name, value in made.items()}
+
+
+if __name__ == "__main__":
+    main()

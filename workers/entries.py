@@ -1,0 +1,131 @@
+"""Entries: the models the configuration names, and the files they mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from app.entities.launch import LaunchSettings
+from app.entities.model import Model
+from workers.file_names import part_of, stem_of
+from workers.gguf_files import File, beside, look_at
+from workers.gguf_header import Headers
+from workers.hub_cache import DEFAULT_QUANTIZATION
+from workers.model_files import Found, ModelFiles, join
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model as configured. `path` or `repo` says which file; neither: the one found under this name anyway."""
+
+    name: str
+    launch: LaunchSettings
+    path: os.PathLike[str] | None = None  # absolute, or below the configuration's folder or a models_dir
+    repo: str | None = None  # user/repo, user/repo:QUANT or user/repo:FILE of the Hugging Face cache
+    aliases: tuple[str, ...] = ()
+    mmproj: str = "auto"  # auto | off | a path
+    ttl_seconds: float | None = None
+
+
+class NoFile(Exception):
+    """What an entry names is not there; the text says where it was looked for."""
+
+
+class Resolver:
+    """From entries to files, for one scan. `find`: what is found anyway under a name, by the rules of a look-up."""
+
+    def __init__(
+        self,
+        bases: Sequence[str],
+        cache: str | None,
+        found: Sequence[Found],
+        find: Callable[[str], Found | None],
+        headers: Headers,
+    ) -> None:
+        self._bases = bases
+        self._cache = cache
+        self._by_path = {part.path: each.files for each in found for part in each.files.parts}
+        self._cached: Mapping[str, Found] = {key: each for each in found for key in each.loose_keys}
+        self._find = find
+        self._headers = headers
+
+    def files(self, entry: Entry) -> ModelFiles:
+        """The files an entry means, the projector it wants among them. Raises NoFile."""
+        files = self._model_files(entry)
+        if entry.mmproj == "auto":
+            return files
+        if entry.mmproj == "off":
+            return replace(files, projector=None)
+        try:
+            projector = look_at(self._existing(entry.mmproj), self._headers, "")
+        except NoFile as error:
+            raise NoFile(f"mmproj: {error}") from error
+        problem = files.problem or (projector.problem and f"mmproj: {projector.problem}")
+        return replace(files, projector=projector, problem=problem)
+
+    def _model_files(self, entry: Entry) -> ModelFiles:
+        if entry.path is not None:
+            return self._at(self._existing(os.fspath(entry.path)))
+        found = self._cached.get(entry.repo.lower()) if entry.repo else self._find(entry.name)
+        if found is None:
+            raise NoFile(self._nowhere(entry))
+        return found.files
+
+    def _existing(self, path: str) -> str:
+        path = os.path.expanduser(path)
+        places = [os.path.normpath(os.path.join(base, path)) for base in self._bases] or [os.path.abspath(path)]
+        for place in dict.fromkeys(places):  # of an absolute path all are the same
+            if os.path.lexists(place):
+                return place
+        if os.path.isabs(path):
+            raise NoFile(f"no such file: {path}")
+        raise NoFile(f"no such file: looked for {path} in {', '.join(dict.fromkeys(self._bases))}")
+
+    def _at(self, path: str) -> ModelFiles:
+        """The model a file belongs to, found anyway or not."""
+        if path in self._by_path:
+            return self._by_path[path]
+        for files in join(beside(path, self._headers), []):
+            if any(part.path == path for part in files.parts):
+                return files
+        return _alone(look_at(path, self._headers, ""))  # its name says that it is none
+
+    def _nowhere(self, entry: Entry) -> str:
+        if entry.repo:
+            here = "not in the Hugging Face cache" if self._cache else "no Hugging Face cache is looked at"
+            return f"{here}: {entry.repo}; download it with: {download_command(entry.repo)}"
+        places = [*self._bases, *(("the Hugging Face cache",) if self._cache else ())]
+        return f"no such model: looked for {entry.name} in {', '.join(places) or 'no folder'}"
+
+
+def _alone(file: File) -> ModelFiles:
+    return ModelFiles(stem_of(file.name), file.path, file.below, (file,), file.problem)
+
+
+def download_command(repo: str) -> str:
+    """What fetches "user/repo[:QUANT or file]" (huggingface_hub 2's command line)."""
+    name, _, file = repo.partition(":")
+    if part := part_of(file):
+        return f'hf download {name} --include "{part[0]}-*.gguf"'
+    if file.lower().endswith(".gguf"):
+        return f"hf download {name} {file}"
+    return f'hf download {name} --include "*{file or DEFAULT_QUANTIZATION}*.gguf"'
+
+
+def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | None]:
+    """The model of an entry; one that cannot be served, with the reason, when its files are not there."""
+    try:
+        files = resolver.files(entry)
+    except NoFile as error:
+        return Model(entry.name, "", 0, 0, entry.launch, problem=str(error), ttl_seconds=entry.ttl_seconds), None
+    launch = replace(entry.launch, mmproj=None)
+    return replace(model_of(entry.name, files, launch), ttl_seconds=entry.ttl_seconds), files
+
+
+def model_of(name: str, files: ModelFiles, launch: LaunchSettings) -> Model:
+    size_bytes, projector = files.size_bytes, files.projector
+    if projector is not None:
+        size_bytes += projector.size_bytes
+        launch = replace(launch, mmproj=projector.path)
+    return Model(name, files.path, size_bytes, files.parts[0].mtime_ns // 10**9, launch, problem=files.problem)
