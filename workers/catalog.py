@@ -9,15 +9,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.errors import InvalidModelFile, ModelNotFound
 from workers.entries import Entry, Resolver, entry_model
-from workers.file_names import part_of, stem_of
-from workers.gguf_files import walk
+from workers.file_names import is_projector, part_of, stem_of
+from workers.gguf_files import File, walk
 from workers.gguf_header import Headers, Verdicts
 from workers.hub_cache import find_cached
 from workers.listing import LONGEST_NAME, Listing, meaning
@@ -105,18 +105,19 @@ class Catalog:
     def _read(self) -> tuple[Listing, Verdicts]:
         listing = Listing(self._defaults)
         headers = Headers(self._verdicts)
-        found = list(self._found(headers, listing.notes))
-        resolver = Resolver(self._bases, self._cache, found, meaning(found), headers)
+        files = self._files(headers, listing.notes)
+        found = [_found_in_folder(each) for each in join(files, listing.notes)]
+        if self._cache is not None:
+            found += find_cached(self._cache, headers, listing.notes)
+        projectors = [file for file in files if is_projector(file.name)]
+        resolver = Resolver(self._bases, self._cache, found, projectors, meaning(found), headers)
         listing.add_entries([(entry, *entry_model(entry, resolver)) for entry in self._entries])
         listing.add_found(found)
         return listing, headers.verdicts
 
-    def _found(self, headers: Headers, notes: list[str]) -> Iterator[Found]:
+    def _files(self, headers: Headers, notes: list[str]) -> list[File]:
         visited: set[tuple[int, int]] = set()
-        files = [file for folder in self._folders for file in walk(folder, headers, notes, visited)]
-        yield from map(_found_in_folder, join(files, notes))
-        if self._cache is not None:
-            yield from find_cached(self._cache, headers, notes)
+        return [file for folder in self._folders for file in walk(folder, headers, notes, visited)]
 
 
 def _found_in_folder(files: ModelFiles) -> Found:
