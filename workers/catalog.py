@@ -44,11 +44,12 @@ class Catalog:
         self._defaults = defaults
         self._cache = os.path.abspath(hub_cache) if hub_cache else None
         self._entries = tuple(entries)
-        self._lock = threading.Lock()  # held for the two below alone, never during a scan
+        self._lock = threading.Lock()  # held for the two below alone, and never while files are read
         self._is_scanning = False
         self._scan_again = False
-        self._listing = Listing(defaults)  # these two are written by the thread that scans alone
+        self._listing = Listing(defaults)  # these three are written by the thread that scans alone
         self._verdicts: Verdicts = {}
+        self._warned: frozenset[str] = frozenset()
         self.reload()
 
     def find(self, name: str) -> Model:
@@ -94,13 +95,18 @@ class Catalog:
         except Exception:  # whatever it is: the models that are served go on being served
             log.exception("the scan failed; the catalogue stays as it was")
             return
-        for note in dict.fromkeys(listing.notes):
-            if note not in self._listing.notes:  # said once, not at every reload
-                log.warning("%s", note)
         self._listing, self._verdicts = listing, verdicts
-        broken = sum(bool(model.problem) for model in listing.listed.values())
+        broken = [f"model {each.name} cannot be served: {each.problem}" for each in self.models() if each.problem]
+        self._warn([*listing.notes, *broken])
         seconds = time.monotonic() - began
-        log.info("catalogue models=%d broken=%d seconds=%.3f", len(listing.listed), broken, seconds)
+        log.info("catalogue models=%d broken=%d seconds=%.3f", len(listing.listed), len(broken), seconds)
+
+    def _warn(self, notes: Sequence[str]) -> None:
+        """Say what the scan before did not say already: reloads are frequent, and the files stay as they are."""
+        for note in dict.fromkeys(notes):
+            if note not in self._warned:
+                log.warning("%s", note)
+        self._warned = frozenset(notes)
 
     def _read(self) -> tuple[Listing, Verdicts]:
         listing = Listing(self._defaults)
