@@ -197,6 +197,22 @@ def test_an_entry_may_choose_its_projector(home: Path, mmproj: str, expected: st
     assert mine.size_bytes == (1128 if expected else 128)
 
 
+@pytest.mark.parametrize("model", ["models/vl-Q4_0.gguf", "far/vl-Q4_0.gguf"])
+def test_an_entry_has_the_projector_its_model_would_have_anyway(home: Path, model: str):
+    a_gguf(home / model)
+    projector = a_gguf(home / "models" / "elsewhere" / "mmproj-vl-F16.gguf")
+    assert a_catalog(home, an_entry("mine", path=home / model)).find("mine").launch.mmproj == str(projector)
+
+
+def test_a_repository_is_told_from_one_that_differs_in_case_alone(home: Path):
+    cached(home / "hub", "U/foo", "foo-Q4_K_M.gguf")
+    catalog = a_catalog(home, an_entry("upper", repo="U/foo:Q4_K_M"), an_entry("lower", repo="u/Foo:Q4_K_M"))
+    assert {name: file for name, (file, own) in listed(catalog).items() if own} == {
+        "upper": "foo-Q4_K_M.gguf",
+        "lower": "Foo-Q4_K_M.gguf",
+    }
+
+
 def test_an_entry_may_name_any_part_of_a_split_model_outside_the_folders(home: Path):
     for part in (1, 2):
         a_gguf(home / "far" / f"big-0000{part}-of-00002.gguf")

@@ -9,15 +9,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.errors import InvalidModelFile, ModelNotFound
 from workers.entries import Entry, Resolver, entry_model
-from workers.file_names import part_of, stem_of
-from workers.gguf_files import walk
+from workers.file_names import is_projector, part_of, stem_of
+from workers.gguf_files import File, walk
 from workers.gguf_header import Headers, Verdicts
 from workers.hub_cache import find_cached
 from workers.listing import LONGEST_NAME, Listing, meaning
@@ -44,11 +44,12 @@ class Catalog:
         self._defaults = defaults
         self._cache = os.path.abspath(hub_cache) if hub_cache else None
         self._entries = tuple(entries)
-        self._lock = threading.Lock()  # held for the two below alone, never during a scan
+        self._lock = threading.Lock()  # held for the two below alone, and never while files are read
         self._is_scanning = False
         self._scan_again = False
-        self._listing = Listing(defaults)  # these two are written by the thread that scans alone
+        self._listing = Listing(defaults)  # these three are written by the thread that scans alone
         self._verdicts: Verdicts = {}
+        self._warned: frozenset[str] = frozenset()
         self.reload()
 
     def find(self, name: str) -> Model:
@@ -94,29 +95,35 @@ class Catalog:
         except Exception:  # whatever it is: the models that are served go on being served
             log.exception("the scan failed; the catalogue stays as it was")
             return
-        for note in dict.fromkeys(listing.notes):
-            if note not in self._listing.notes:  # said once, not at every reload
-                log.warning("%s", note)
         self._listing, self._verdicts = listing, verdicts
-        broken = sum(bool(model.problem) for model in listing.listed.values())
+        broken = [f"model {each.name} cannot be served: {each.problem}" for each in self.models() if each.problem]
+        self._warn([*listing.notes, *broken])
         seconds = time.monotonic() - began
-        log.info("catalogue models=%d broken=%d seconds=%.3f", len(listing.listed), broken, seconds)
+        log.info("catalogue models=%d broken=%d seconds=%.3f", len(listing.listed), len(broken), seconds)
+
+    def _warn(self, notes: Sequence[str]) -> None:
+        """Say what the scan before did not say already: reloads are frequent, and the files stay as they are."""
+        for note in dict.fromkeys(notes):
+            if note not in self._warned:
+                log.warning("%s", note)
+        self._warned = frozenset(notes)
 
     def _read(self) -> tuple[Listing, Verdicts]:
         listing = Listing(self._defaults)
         headers = Headers(self._verdicts)
-        found = list(self._found(headers, listing.notes))
-        resolver = Resolver(self._bases, self._cache, found, meaning(found), headers)
+        files = self._files(headers, listing.notes)
+        found = [_found_in_folder(each) for each in join(files, listing.notes)]
+        if self._cache is not None:
+            found += find_cached(self._cache, headers, listing.notes)
+        projectors = [file for file in files if is_projector(file.name)]
+        resolver = Resolver(self._bases, self._cache, found, projectors, meaning(found), headers)
         listing.add_entries([(entry, *entry_model(entry, resolver)) for entry in self._entries])
         listing.add_found(found)
         return listing, headers.verdicts
 
-    def _found(self, headers: Headers, notes: list[str]) -> Iterator[Found]:
+    def _files(self, headers: Headers, notes: list[str]) -> list[File]:
         visited: set[tuple[int, int]] = set()
-        files = [file for folder in self._folders for file in walk(folder, headers, notes, visited)]
-        yield from map(_found_in_folder, join(files, notes))
-        if self._cache is not None:
-            yield from find_cached(self._cache, headers, notes)
+        return [file for folder in self._folders for file in walk(folder, headers, notes, visited)]
 
 
 def _found_in_folder(files: ModelFiles) -> Found:

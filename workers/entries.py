@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from app.entities.launch import LaunchSettings
@@ -33,20 +33,25 @@ class NoFile(Exception):
 
 
 class Resolver:
-    """From entries to files, for one scan. `find`: what is found anyway under a name, by the rules of a look-up."""
+    """From entries to files, for one scan. `find`: what is found anyway under a name, by the rules of a look-up;
+    `projectors`: those found anyway, which a model outside the folders may have its own among."""
 
     def __init__(
         self,
         bases: Sequence[str],
         cache: str | None,
         found: Sequence[Found],
+        projectors: Sequence[File],
         find: Callable[[str], Found | None],
         headers: Headers,
     ) -> None:
         self._bases = bases
         self._cache = cache
         self._by_path = {part.path: each.files for each in found for part in each.files.parts}
-        self._cached: Mapping[str, Found] = {key: each for each in found for key in each.loose_keys}
+        self._projectors = projectors
+        in_cache = [each for each in reversed(found) if each.loose_keys]  # the first one keeps a key
+        self._cached = {key: each for each in in_cache for key in each.loose_keys}
+        self._cached |= {name: each for each in in_cache for name in each.names}
         self._find = find
         self._headers = headers
 
@@ -67,10 +72,13 @@ class Resolver:
     def _model_files(self, entry: Entry) -> ModelFiles:
         if entry.path is not None:
             return self._at(self._existing(os.fspath(entry.path)))
-        found = self._cached.get(entry.repo.lower()) if entry.repo else self._find(entry.name)
+        found = self._in_cache(entry.repo) if entry.repo else self._find(entry.name)
         if found is None:
             raise NoFile(self._nowhere(entry))
         return found.files
+
+    def _in_cache(self, repo: str) -> Found | None:
+        return self._cached.get(repo) or self._cached.get(repo.lower())
 
     def _existing(self, path: str) -> str:
         path = os.path.expanduser(path)
@@ -86,7 +94,7 @@ class Resolver:
         """The model a file belongs to, found anyway or not."""
         if path in self._by_path:
             return self._by_path[path]
-        for files in join(beside(path, self._headers), []):
+        for files in join([*beside(path, self._headers), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files
         return _alone(look_at(path, self._headers, ""))  # its name says that it is none

@@ -26,7 +26,9 @@ def find_cached(cache: str, headers: Headers, notes: list[str]) -> list[Found]:
         if folder.startswith(_FOLDER):
             repo = folder.removeprefix(_FOLDER).replace("--", "/")
             files = _files(os.path.join(cache, folder), headers, notes)
-            found += _repository(repo, join(sorted(files, key=lambda f: f.name), notes, one_family=True))
+            found += _repository(
+                repo, join(sorted(files, key=lambda file: (file.name, file.below)), notes, one_family=True)
+            )
     return found
 
 
