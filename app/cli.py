@@ -112,18 +112,22 @@ def _refuse_an_address_in_use(host: str, port: int) -> None:
 
 def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
     """Say where the service is and what to try, once it is there."""
-    models = runtime.services.catalog.models()
+    models = [model for model in runtime.services.catalog.models() if not model.problem]
+    broken = len(runtime.services.catalog.models()) - len(models)
     lines = ["", f"Llama Smart Proxy {runtime.services.version} is ready.", f"  OpenAI base URL  {address}/v1"]
     lines += [f"  status page      {address}/", f"  models           {_names([model.name for model in models])}"]
     if runtime.services.engine is None:
         lines += ["", f"  No engine: {runtime.services.engine_problem}"]
-    if [model.name for model in models] == ["demo"] and not runtime.has_folders:
+    if broken:
+        lines += [f"  not served       {broken}; {address}/ says why"]
+    if not runtime.has_models:
         lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
         lines += [f"    {_own_command()} serve --models-dir DIR"]
     if settings.is_unguarded:
         lines += ["", "  There are no keys: whoever reaches this address may use it."]
     if models:
-        body = json.dumps({"model": models[0].name, "messages": [{"role": "user", "content": "Hello!"}]})
+        smallest = min(models, key=lambda model: model.size_bytes)
+        body = json.dumps({"model": smallest.name, "messages": [{"role": "user", "content": "Hello!"}]})
         key = ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
         lines += ["", "  Try it:", f"    curl {address}/v1/chat/completions{key} -d {shlex.quote(body)}"]
     with contextlib.suppress(OSError):  # nobody has to read it

@@ -31,6 +31,7 @@ class Service:
         env = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_SMART_PROXY_")}
         env |= {
             "XDG_CACHE_HOME": str(folder / "cache"),
+            "HF_HOME": str(folder / "huggingface"),
             "XDG_STATE_HOME": str(folder / "state"),
             "PYTHONUNBUFFERED": "1",
         }

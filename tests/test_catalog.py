@@ -12,7 +12,7 @@ import pytest
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
-from app.errors import InvalidModelFile, ModelNotFound
+from app.errors import ModelNotFound
 from tests.builders import a_gguf
 from workers import catalog as catalog_module
 from workers.catalog import Catalog
@@ -158,20 +158,11 @@ def test_a_file_without_the_right_to_read_it_is_broken(tmp_path: Path, monkeypat
     assert problems(tmp_path) == {"a": "a.gguf cannot be read: Permission denied"}
 
 
-def test_to_ask_for_a_broken_model_says_what_is_wrong(tmp_path: Path):
+def test_a_broken_model_is_found_under_all_its_names(tmp_path: Path):
     (tmp_path / "text.gguf").write_text("not a model at all, whatever it says")
-    with pytest.raises(InvalidModelFile) as raised:
-        a_catalog(tmp_path).find("text.gguf")
-    error = raised.value
-    assert (error.status, error.headers["x-should-retry"]) == (422, "false")
-    assert error.body == {
-        "error": {
-            "message": "model 'text' cannot be served: text.gguf is not a GGUF file",
-            "type": "invalid_request_error",
-            "param": "model",
-            "code": "invalid_model_file",
-        }
-    }
+    catalog = a_catalog(tmp_path)
+    assert catalog.find("text.gguf") == catalog.find("text")
+    assert catalog.find("text").problem == "text.gguf is not a GGUF file"
 
 
 # --- look-ups ------------------------------------------------------------------------------------------

@@ -424,10 +424,9 @@ def test_folders_may_start_at_home_or_at_the_configuration_file(tmp_path):
     assert settings.models["m"].path == Path.home() / "m.gguf"
 
 
-def test_a_models_path_starts_at_the_file_then_at_each_folder(tmp_path):
-    settings = configured(tmp_path, "catalog: {models_dirs: [/models]}")
-    assert settings.places_of(Path("a.gguf")) == (tmp_path / "a.gguf", Path("/models/a.gguf"))
-    assert settings.places_of(Path("/a.gguf")) == (Path("/a.gguf"),)
+def test_relative_paths_start_at_the_files_folder(tmp_path):
+    assert configured(tmp_path).folder == tmp_path
+    assert load_settings().folder == Path.cwd()
 
 
 # --- the example ------------------------------------------------------------------------------------------------

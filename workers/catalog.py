@@ -14,7 +14,7 @@ from pathlib import Path
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
-from app.errors import InvalidModelFile, ModelNotFound
+from app.errors import ModelNotFound
 from workers.entries import Entry, Resolver, entry_model
 from workers.file_names import is_projector, part_of, stem_of
 from workers.gguf_files import File, walk
@@ -53,14 +53,15 @@ class Catalog:
         self.reload()
 
     def find(self, name: str) -> Model:
-        """The model of that name. Raises ModelNotFound, and InvalidModelFile for one that cannot be served."""
+        """The model of that name, or one of its other names; its `problem` says if it can be served.
+
+        Raises ModelNotFound.
+        """
         listing, model = self._listing, None
         if len(name) <= LONGEST_NAME:
             model = listing.keys.get(name) or listing.loose_keys.get(name.lower())
         if model is None:
             raise ModelNotFound(name)
-        if model.problem:
-            raise InvalidModelFile(model.name, model.problem)
         return model
 
     def models(self) -> list[Model]:

@@ -17,7 +17,7 @@ from app.services import Doors, Services
 from app.settings.schema import Settings
 from app.use_cases import events as ev
 from app.use_cases.pool_state import Limits, PoolState
-from workers.catalog import Catalog
+from workers.catalog import Catalog, Entry
 from workers.client_watch import ClientWatcher
 from workers.demo_model import write_demo_model
 from workers.engine import NoEngine, engine_environment, find_engine
@@ -42,7 +42,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         engine, problem = _engine(settings)
-        self.has_folders = bool(settings.catalog.models_dirs)
+        self.has_models = has_models(settings)
         limits = Limits(
             max_waiting=settings.scheduling.max_waiting,
             max_waiting_per_model=settings.scheduling.max_waiting_per_model,
@@ -54,7 +54,9 @@ class Runtime:
         self._records = PidRecords(state_folder() / "servers")
         self._store = StateStore(PoolState(limits))
         self._clients = ClientWatcher()
-        self._catalog = Catalog(models_folders(settings), settings.launch_of())
+        self._catalog = Catalog(
+            models_folders(settings), settings.launch_of(), hub_cache(settings), entries(settings), settings.folder
+        )
         self._pool = Pool(self._store, _launcher(settings, engine, self._records), read_memory)
         self.services = Services(
             catalog=self._catalog,
@@ -131,9 +133,40 @@ def cache_folder() -> Path:
     return Path(given) if given else platformdirs.user_cache_path(NAME)
 
 
+def has_models(settings: Settings) -> bool:
+    """Whether the configuration names models, or folders of them."""
+    return bool(settings.catalog.models_dirs or settings.models)
+
+
+def entries(settings: Settings) -> list[Entry]:
+    """The models that the configuration names, for the catalogue."""
+    return [
+        Entry(
+            name=name,
+            launch=settings.launch_of(name),
+            path=model.path,
+            repo=model.repo,
+            aliases=tuple(model.aliases),
+            mmproj=model.mmproj,
+            ttl_seconds=model.ttl_seconds,
+        )
+        for name, model in settings.models.items()
+    ]
+
+
+def hub_cache(settings: Settings) -> Path | None:
+    """Where the Hugging Face libraries keep what they fetched, by their own rules; None: it is not looked at."""
+    chosen = settings.catalog.hugging_face.cache
+    if chosen == "off":
+        return None
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE if chosen == "auto" else chosen)
+
+
 def models_folders(settings: Settings) -> list[Path]:
-    """The configured folders, or one with the demo model when there are none."""
-    if settings.catalog.models_dirs:
+    """The configured folders, or one with the demo model when nothing is configured."""
+    if has_models(settings):
         return list(settings.catalog.models_dirs)
     folder = cache_folder() / "demo"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
@@ -17,11 +18,18 @@ bp = Blueprint("health", __name__)
 @bp.get("/health")
 def show_health() -> Response:
     """Everything; where keys are configured, only whether it serves for who has none."""
-    s = services()
-    account = health(s.store.pool, s.engine, s.engine_problem, s.version, time.monotonic())
-    if s.doors.keys and key_of_request() is None:
-        account = {name: account[name] for name in ("status", "degraded")}
-    return jsonify(account)
+    told = account()
+    if services().doors.keys and key_of_request() is None:
+        told = {name: told[name] for name in ("status", "degraded")}
+    return jsonify(told)
+
+
+def account() -> dict[str, Any]:
+    """How the system is, with the servers of the models that the request's key may use."""
+    s, key = services(), key_of_request()
+    told: dict[str, Any] = health(s.store.pool, s.engine, s.engine_problem, s.version, time.monotonic())
+    servers = [server for server in told["servers"] if key is None or key.allows(server["model_id"])]
+    return told | {"servers": servers}
 
 
 @bp.get("/livez")

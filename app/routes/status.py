@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 from flask import Blueprint, Response, make_response, render_template
 
 from app.routes.doors import visible_models
+from app.routes.health import account
 from app.services import services
-from app.use_cases.report import health, model_list
+from app.use_cases.report import model_list
 
 bp = Blueprint("status", __name__)
 
@@ -19,8 +18,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 @bp.get("/")
 def show_status() -> Response:
     s = services()
-    account = health(s.store.pool, s.engine, s.engine_problem, s.version, time.monotonic())
     models = model_list(visible_models(), s.store.pool)
-    page = make_response(render_template("status.html", account=account, models=models["data"]))
+    page = make_response(render_template("status.html", account=account(), models=models["data"]))
     page.headers["Content-Security-Policy"] = POLICY
     return page

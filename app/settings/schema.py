@@ -176,10 +176,15 @@ class Settings(BaseSettings):
         {}, description="Models by name: more of them, or other settings for those that are found."
     )
 
-    _folder: Path = Path()  # where relative paths start
+    _folder: Path = Path()
 
     def model_post_init(self, context: Any) -> None:
         self._folder = start_folder()
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start."""
+        return self._folder
 
     @classmethod
     def settings_customise_sources(
@@ -246,11 +251,6 @@ class Settings(BaseSettings):
         if chosen["ctx_size"] == "auto":
             chosen["ctx_size"] = AUTO_CTX_TOKENS
         return LaunchSettings(**chosen, args=(*self.engine.args, *model.args), env=dict(model.env))
-
-    def places_of(self, path: Path) -> tuple[Path, ...]:
-        """Where a path of `models` may lie, the strongest first: a relative one starts in more than one folder."""
-        folders = (self._folder, *self.catalog.models_dirs)
-        return tuple(dict.fromkeys(folder / path for folder in folders))
 
 
 def _twice(names: Iterator[str]) -> str | None:

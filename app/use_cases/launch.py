@@ -35,6 +35,7 @@ def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_k
     settings = model.launch
     argv = [
         *engine.command,
+        *(("--threads", "1") if model.size_bytes < TINY_BYTES else ()),
         *settings.args,
         *("--model", model.path),
         *("--alias", model.name),
@@ -49,8 +50,6 @@ def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_k
         *("--n-gpu-layers", str(settings.n_gpu_layers)),
         *_flash_attention(settings.flash_attn, engine),
     ]
-    if model.size_bytes < TINY_BYTES:
-        argv += ["--threads", "1"]
     for option in _optional(settings):
         if option[0] in engine.flags:
             argv += option

@@ -1,0 +1,141 @@
+"""Several models at once, and models taking turns where there is memory for one: the real engine, the real ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.service import Service, serving, wait_for
+from workers.demo_model import write_demo_model
+
+
+def two_models(folder: Path, share_of_memory: float) -> Path:
+    """Two demo models whose files are, on paper, so large a part of this machine's memory.
+
+    The tail is a hole: the file system keeps nothing for it and the engine never reads it, but it is booked.
+    """
+    models = folder / "models"
+    demo = write_demo_model(folder / "written")
+    models.mkdir()
+    for name in ("one", "two"):
+        (models / f"{name}.gguf").write_bytes(demo.read_bytes())
+        # 15 % are booked on top of the file's size.
+        os.truncate(models / f"{name}.gguf", int(psutil.virtual_memory().total * share_of_memory / 1.15))
+    return models
+
+
+def loads(service: Service) -> int:
+    return service.output.count("spawn server=")
+
+
+def test_models_that_fit_together_stay_together(tmp_path: Path):
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.1))) as service:
+        for name in ("one", "two", "one", "two"):
+            assert service.chat(name).status_code == 200
+        assert [(s["model_id"], s["state"]) for s in service.servers()] == [("one", "ready"), ("two", "ready")]
+        assert loads(service) == 2
+
+
+@pytest.mark.parametrize("limit", ["memory", "max_loaded"])
+def test_two_models_alternate_under_load_where_there_is_room_for_one(tmp_path: Path, limit: str):
+    """Everybody is answered, by the model that was asked for, and never are two loaded at once."""
+    share, settings = (0.55, {}) if limit == "memory" else (0.01, {"SCHEDULING__MAX_LOADED": "1"})
+    answered: Counter[tuple[str, int, str]] = Counter()
+    most_loaded = 0
+
+    def ask(service: Service, turns: list[str]) -> None:
+        for name in turns:
+            answer = service.chat(name, max_tokens=2)
+            answered[name, answer.status_code, answer.json().get("model", answer.text)] += 1
+
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, share)), **settings) as service:
+        if limit == "memory" and psutil.virtual_memory().available < 0.56 * psutil.virtual_memory().total:
+            pytest.fail("this machine has too little memory free to tell room for one from room for none")
+        service.get("/health")
+        clients = [threading.Thread(target=ask, args=(service, ["one", "two"] * 5)) for _ in range(6)]
+        for client in clients:
+            client.start()
+        while any(client.is_alive() for client in clients):
+            most_loaded = max(most_loaded, len(service.servers()))
+        assert answered == {("one", 200, "one"): 30, ("two", 200, "two"): 30}
+        assert most_loaded == 1
+        assert loads(service) >= 2
+
+
+def test_a_busy_model_answers_to_its_end_before_it_leaves_for_another(tmp_path: Path):
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.55))) as service:
+        stream = service.chat("one", stream=True, max_tokens=2000, ignore_eos=True)
+        lines = stream.iter_lines()
+        next(lines)
+        with ThreadPoolExecutor() as pool:
+            other = pool.submit(service.chat, "two")
+            events = [line for line in lines if line.startswith(b"data: ")]
+            assert other.result(30).status_code == 200
+        assert events[-1] == b"data: [DONE]"
+        assert sum(b'"content"' in event for event in events) >= 1990
+
+
+def test_an_order_to_load_makes_room_too(tmp_path: Path):
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.01)), SCHEDULING__MAX_LOADED="1") as service:
+        for name in ("one", "two"):
+            assert service.post("/models/load", {"model": name}).json() == {"success": True}
+            wait_for(lambda: service.get("/v1/models").text.count('"loaded"') == 1, 10)
+            assert [server["model_id"] for server in service.servers()] == [name]
+
+
+def test_what_is_configured_is_what_runs(tmp_path: Path):
+    """From the file to the engine's command line and environment, read back from /proc."""
+    models = two_models(tmp_path, 0.01)
+    (tmp_path / "config.yaml").write_text(
+        json.dumps(
+            {
+                "catalog": {"models_dirs": ["models"]},
+                "engine": {"args": ["--reasoning-format", "none"], "env": {"COLOUR": "red", "SHAPE": "round"}},
+                "defaults": {"ctx_size": 2048, "parallel": 2},
+                "models": {
+                    "mine": {
+                        "path": "one.gguf",
+                        "aliases": ["gpt-4o-mini"],
+                        "ctx_size": 1024,
+                        "args": ["--keep", "7"],
+                        "env": {"COLOUR": "blue"},
+                    }
+                },
+            }
+        )
+    )
+    os.environ["LLAMA_ARG_TOOLS"] = "all"  # a child must not inherit what opens doors
+    try:
+        with serving(tmp_path, "--config", str(tmp_path / "config.yaml"), DEFAULTS__CTX_SIZE="4096") as service:
+            for name in ("mine", "gpt-4o-mini", "one", "one.gguf"):
+                answer = service.chat(name)
+                assert (answer.status_code, answer.json()["model"]) == (200, "mine")
+            (engine,) = service.engines()
+            line, environ = engine.cmdline(), engine.environ()
+            listed = {model["id"]: model["aliases"] for model in service.get("/v1/models").json()["data"]}
+            assert service.chat("two").status_code == 200
+            other = next(e for e in service.engines() if e.pid != engine.pid).cmdline()
+    finally:
+        del os.environ["LLAMA_ARG_TOOLS"]
+    assert listed == {"mine": ["gpt-4o-mini"], "two": []}
+    assert value(line, "--ctx-size") == "1024" and value(other, "--ctx-size") == "4096", "the environment's is stronger"
+    assert value(line, "--parallel") == value(other, "--parallel") == "2"
+    assert value(line, "--model") == str(models / "one.gguf")
+    assert value(line, "--alias") == "mine"
+    assert value(line, "--keep") == "7" and "--keep" not in other
+    assert value(line, "--reasoning-format") == value(other, "--reasoning-format") == "none"
+    assert (environ["COLOUR"], environ["SHAPE"]) == ("blue", "round")
+    inherited = {"PATH", "HOME", "LANG", "LD_LIBRARY_PATH"}
+    given = {"COLOUR", "SHAPE", "LLAMA_API_KEY", "LLAMA_SERVER_ROUTER_PORT"}
+    assert {name for name in environ if not name.startswith(("CUDA_", "NVIDIA_"))} <= inherited | given
+
+
+def value(line: list[str], option: str) -> str:
+    return line[line.index(option) + 1]
