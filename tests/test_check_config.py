@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner, Result
@@ -24,7 +25,8 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch):
 
 def check(*arguments: str, **variables: str) -> Result:
     environ = {PREFIX + name: value for name, value in variables.items()}
-    return CliRunner(env=environ).invoke(main, ["check-config", *arguments])
+    with mock.patch.dict(os.environ, environ):  # the command writes what was typed into it
+        return CliRunner().invoke(main, ["check-config", *arguments])
 
 
 def written(folder: Path, text: str, name: str = "config.yaml") -> str:
