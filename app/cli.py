@@ -79,8 +79,8 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
 def check_config(config: Path | None, as_json: bool) -> None:
     """Say what the configuration means, or what is wrong with it. Nothing is started.
 
-    Reads what `serve` would read: the file and LLAMA_SMART_PROXY_* in the environment. Exit status: 0 it is good,
-    1 it is wrong, 2 there is no such file. Secrets are not printed.
+    Reads what `serve` would read: the file, LLAMA_SMART_PROXY_* in the environment, and the models' files, where a
+    broken one is a warning. Exit status: 0 it is good, 1 it is wrong, 2 there is no such file. Secrets are not printed.
     """
     from app.settings.check import checked
     from app.settings.values import PREFIX
@@ -88,12 +88,28 @@ def check_config(config: Path | None, as_json: bool) -> None:
     if config:
         os.environ[PREFIX + "CONFIG"] = str(config.absolute())
     verdict = checked()
+    if verdict.configuration:
+        verdict = verdict.with_warnings(_warnings_about_models(verdict.configuration.settings))
     if as_json:
         click.echo(json.dumps(verdict.as_json(), indent=2))
     else:
         click.echo("\n".join(verdict.lines()), err=not verdict.is_good)
     if not verdict.is_good:
         sys.exit(ANSWER_IS_NO if verdict.file_exists else WRONG_USE)
+
+
+def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
+    """A line for each model that could not be served, and for whatever else is odd about their files."""
+    import logging
+
+    from workers.runtime import catalog_of, has_models
+
+    scan_log = logging.getLogger("workers.catalog")
+    scan_log.disabled = True  # it says the same
+    try:
+        return catalog_of(settings).warnings if has_models(settings) else ()
+    finally:
+        scan_log.disabled = False
 
 
 def _refuse_an_address_in_use(host: str, port: int) -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.settings.configuration import PREFIX
+from tests.builders import a_gguf
 
 HASH = "0f" * 32
 SECRET = "sesame"
@@ -58,7 +59,7 @@ def test_it_says_where_settings_come_from_and_what_differs(tmp_path):
     file = written(tmp_path, text)
     done = check("--config", file, SERVER__PORT="9000")
     assert done.exit_code == 0
-    assert done.output.splitlines()[1:] == [
+    assert [line for line in done.output.splitlines()[1:] if not line.startswith("warning: model ")] == [
         f"Read from: {file}, LLAMA_SMART_PROXY_SERVER__PORT",
         "Reachable: 0.0.0.0 port 9000, by whoever reaches it, with a key (1 configured)",
         "Differs from the defaults:",
@@ -122,8 +123,9 @@ def test_json_has_everything_but_secrets(tmp_path):
     text = f"""
         keys: [{{name: alice, sha256: {HASH}}}]
         engine: {{env: {{TOKEN: {SECRET}}}}}
-        models: {{m: {{env: {{T: {SECRET}}}}}}}
+        models: {{m: {{path: m.gguf, env: {{T: {SECRET}}}}}}}
     """
+    a_gguf(tmp_path / "m.gguf")
     file = written(tmp_path, text)
     done = check("--config", file, "--json")
     answer = json.loads(done.stdout)
@@ -153,3 +155,15 @@ def test_json_of_a_wrong_one_has_the_complaints():
             "settings": {},
         },
     )
+
+
+def test_models_that_cannot_be_served_are_warnings(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "broken.gguf").write_bytes(b"GGUF")
+    text = "catalog: {models_dirs: [models], hugging_face: {cache: off}}\nmodels: {mine: {path: gone.gguf}}"
+    done = check("--config", written(tmp_path, text))
+    assert done.exit_code == 0
+    assert [line for line in done.stdout.splitlines() if line.startswith("warning: ")] == [
+        "warning: model broken cannot be served: broken.gguf is 4 bytes long, shorter than a GGUF header",
+        f"warning: model mine cannot be served: no such file: looked for gone.gguf in {tmp_path}, {tmp_path}/models",
+    ]

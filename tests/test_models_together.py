@@ -19,7 +19,8 @@ from workers.demo_model import write_demo_model
 def two_models(folder: Path, share_of_memory: float) -> Path:
     """Two demo models whose files are, on paper, so large a part of this machine's memory.
 
-    The tail is a hole: the file system keeps nothing for it and the engine never reads it, but it is booked.
+    The tail is a hole: the file system keeps nothing for it, and an engine that does not map the file never reads it,
+    but it is booked.
     """
     models = folder / "models"
     demo = write_demo_model(folder / "written")
@@ -31,12 +32,15 @@ def two_models(folder: Path, share_of_memory: float) -> Path:
     return models
 
 
+UNMAPPED = {"ENGINE__ARGS": '["--no-mmap"]'}
+
+
 def loads(service: Service) -> int:
     return service.output.count("spawn server=")
 
 
 def test_models_that_fit_together_stay_together(tmp_path: Path):
-    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.1))) as service:
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.1)), **UNMAPPED) as service:
         for name in ("one", "two", "one", "two"):
             assert service.chat(name).status_code == 200
         assert [(s["model_id"], s["state"]) for s in service.servers()] == [("one", "ready"), ("two", "ready")]
@@ -55,7 +59,7 @@ def test_two_models_alternate_under_load_where_there_is_room_for_one(tmp_path: P
             answer = service.chat(name, max_tokens=2)
             answered[name, answer.status_code, answer.json().get("model", answer.text)] += 1
 
-    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, share)), **settings) as service:
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, share)), **UNMAPPED, **settings) as service:
         if limit == "memory" and psutil.virtual_memory().available < 0.56 * psutil.virtual_memory().total:
             pytest.fail("this machine has too little memory free to tell room for one from room for none")
         service.get("/health")
@@ -70,7 +74,7 @@ def test_two_models_alternate_under_load_where_there_is_room_for_one(tmp_path: P
 
 
 def test_a_busy_model_answers_to_its_end_before_it_leaves_for_another(tmp_path: Path):
-    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.55))) as service:
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.55)), **UNMAPPED) as service:
         stream = service.chat("one", stream=True, max_tokens=2000, ignore_eos=True)
         lines = stream.iter_lines()
         next(lines)
@@ -83,7 +87,9 @@ def test_a_busy_model_answers_to_its_end_before_it_leaves_for_another(tmp_path: 
 
 
 def test_an_order_to_load_makes_room_too(tmp_path: Path):
-    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.01)), SCHEDULING__MAX_LOADED="1") as service:
+    with serving(
+        tmp_path, "--models-dir", str(two_models(tmp_path, 0.01)), **UNMAPPED, SCHEDULING__MAX_LOADED="1"
+    ) as service:
         for name in ("one", "two"):
             assert service.post("/models/load", {"model": name}).json() == {"success": True}
             wait_for(lambda: service.get("/v1/models").text.count('"loaded"') == 1, 10)

@@ -49,7 +49,7 @@ class Catalog:
         self._scan_again = False
         self._listing = Listing(defaults)  # these three are written by the thread that scans alone
         self._verdicts: Verdicts = {}
-        self._warned: frozenset[str] = frozenset()
+        self.warnings: tuple[str, ...] = ()  # what the last scan found wrong, for people
         self.reload()
 
     def find(self, name: str) -> Model:
@@ -104,10 +104,11 @@ class Catalog:
 
     def _warn(self, notes: Sequence[str]) -> None:
         """Say what the scan before did not say already: reloads are frequent, and the files stay as they are."""
-        for note in dict.fromkeys(notes):
-            if note not in self._warned:
+        notes = tuple(dict.fromkeys(notes))
+        for note in notes:
+            if note not in self.warnings:
                 log.warning("%s", note)
-        self._warned = frozenset(notes)
+        self.warnings = notes
 
     def _read(self) -> tuple[Listing, Verdicts]:
         listing = Listing(self._defaults)

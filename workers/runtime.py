@@ -54,9 +54,7 @@ class Runtime:
         self._records = PidRecords(state_folder() / "servers")
         self._store = StateStore(PoolState(limits))
         self._clients = ClientWatcher()
-        self._catalog = Catalog(
-            models_folders(settings), settings.launch_of(), hub_cache(settings), entries(settings), settings.folder
-        )
+        self._catalog = catalog_of(settings)
         self._pool = Pool(self._store, _launcher(settings, engine, self._records), read_memory)
         self.services = Services(
             catalog=self._catalog,
@@ -131,6 +129,12 @@ def cache_folder() -> Path:
     """Where what can be made again is kept; under systemd, its CacheDirectory."""
     given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
     return Path(given) if given else platformdirs.user_cache_path(NAME)
+
+
+def catalog_of(settings: Settings) -> Catalog:
+    """What may be asked for under these settings, scanned."""
+    folders = models_folders(settings)
+    return Catalog(folders, settings.launch_of(), hub_cache(settings), entries(settings), settings.folder)
 
 
 def has_models(settings: Settings) -> bool:

@@ -14,8 +14,8 @@ from flask import Blueprint, g, request
 
 from app.entities.key import ApiKey
 from app.entities.model import Model
-from app.errors import InvalidApiKey, InvalidModelFile, InvalidRequest, NotAllowed, NotFound
-from app.services import services
+from app.errors import InvalidApiKey, InvalidModelFile, InvalidRequest, NotAllowed, NotFound, ProxyError
+from app.services import Doors, services
 from app.use_cases.access import Offer, is_loopback, matching_key, offers
 
 log = logging.getLogger(__name__)
@@ -31,12 +31,22 @@ STATE_CHANGING = {"models.load", "models.unload"}
 @bp.before_app_request
 def pass_doors() -> None:
     """Let the request in, with its key in `g.key`. Raises InvalidApiKey, NotAllowed or InvalidRequest."""
-    doors = services().doors
     g.key = None
-    if not doors.keys and doors.loopback_only and not _host_is_this_machine():
-        raise NotAllowed(
-            f"the Host {request.host[:200]!r} is not this machine: configure keys to be reached by that name"
+    try:
+        _check(services().doors)
+    except ProxyError as refused:
+        name = g.key.name if g.key else None
+        log.info(
+            "refused status=%d endpoint=%s client=%s key=%s",
+            *(refused.status, request.endpoint, request.remote_addr, name),
         )
+        raise
+
+
+def _check(doors: Doors) -> None:
+    if not doors.keys and doors.loopback_only and not _host_is_this_machine():
+        name = request.headers["Host"][:200]
+        raise NotAllowed(f"the Host {name!r} is not this machine: configure keys to be reached by that name")
     came_by_hand = _find_key(doors.keys)
     endpoint = request.endpoint or ""
     if doors.keys and g.key is None and endpoint not in PUBLIC and not _is_open_here(endpoint):

@@ -117,7 +117,7 @@ class Exchange:
         self.held.callback(self.services.places.leave)
         self.count_for_its_key()
         is_by_address = request.url_rule is not None and request.method in LOADS_NOTHING
-        body = b"" if is_by_address else read_body(self.services.max_body)
+        body = b"" if is_by_address else read_body()
         self.model = servable_model(self.name_in(body))
         if self.services.engine is None:
             raise NoEngine(self.services.engine_problem)
@@ -222,9 +222,9 @@ def _status_of(error: BaseException) -> int:
     return 500 if isinstance(error, Exception) else 400  # what is no Exception is a body that could not be read
 
 
-def read_body(max_bytes: int) -> bytes:
+def read_body() -> bytes:
     """The request's body. Raises RequestTooLarge, by its announced length or as soon as it has grown too large."""
-    body: bytes = b""
+    max_bytes, body = services().max_body, b""
     if (request.content_length or 0) <= max_bytes:
         body = request.environ["wsgi.input"].read(max_bytes + 1)
         if len(body) <= max_bytes:

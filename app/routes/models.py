@@ -17,8 +17,6 @@ from app.use_cases.report import model_entry, model_list, router_props
 
 bp = Blueprint("models", __name__)
 
-MAX_ORDER_BYTES = 64 * 1024
-
 
 @bp.get("/v1/models")
 @bp.get("/models")
@@ -71,7 +69,7 @@ def _order(find: Callable[[str], Model]) -> Iterator[tuple[Model, object]]:
         if not s.places.enter():
             raise Overloaded("every place for requests that wait is taken")
         held.callback(s.places.leave)
-        model = find(model_name(read_body(MAX_ORDER_BYTES)))
+        model = find(model_name(read_body()))
         client = s.clients.watch(request.environ.get("gunicorn.socket"))
         held.callback(client.close)
         yield model, client

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ class Verdict:
     @property
     def is_good(self) -> bool:
         return self.configuration is not None
+
+    def with_warnings(self, warnings: Iterable[str]) -> Verdict:
+        """The same with more that an operator should know."""
+        assert self.configuration is not None
+        more = replace(self.configuration, warnings=(*self.configuration.warnings, *warnings))
+        return replace(self, configuration=more)
 
     @property
     def file_exists(self) -> bool:
