@@ -23,8 +23,8 @@ from app.settings.configuration import (
     variable_names,
 )
 from app.settings.denied_options import refused_argument, refused_variable
-from app.settings.keys import is_section, section_in
 from app.settings.schema import Settings
+from app.settings.schema_keys import is_section, section_in
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "config.example.yaml"
 SECRET = "sk-sesame-open"

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from app.settings.keys import Place, known_part, may_be_secret, nearest_key, shown
+from app.settings.schema_keys import Place, known_part, may_be_secret, nearest_key, shown
 
 LONGEST_VALUE = 60
 

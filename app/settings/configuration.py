@@ -20,8 +20,8 @@ from pydantic_settings import SettingsError
 from app.settings import original
 from app.settings.complaints import complaints, line
 from app.settings.file import BrokenFile, parse_json, read_file
-from app.settings.keys import NEAR, Place, holds_many, keys, section_in
 from app.settings.schema import Settings
+from app.settings.schema_keys import NEAR, Place, holds_many, keys, section_in
 from app.settings.values import PREFIX, configured_file
 
 OUTSIDE_THE_SCHEMA = {"CONFIG", "URL"}  # names with our prefix that are not settings
