@@ -8,18 +8,15 @@ Everything is real: the command line, gunicorn, the embedded engine, sockets. Ea
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import socket
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import psutil
 
+from bench.record import record, summary
 from tests.service import ENDLESS, Service, is_gone, serving, wait_for
 
 Case = Callable[[Path], float]
@@ -108,22 +105,11 @@ def main() -> None:
         for _ in range(options.runs):
             for name, case in CASES.items():
                 seen[name].append(case(Path(folder)))
-    figures = {name: _figures(values) for name, values in seen.items()}
+    figures = {name: summary(values) for name, values in seen.items()}
     for name, figure in figures.items():
         print(f"{name:52} min {figure['min']:.3f}  median {figure['median']:.3f}  max {figure['max']:.3f}")
     if options.json:
-        about = {
-            "python": platform.python_version(),
-            "cores": psutil.cpu_count(),
-            "engine": f"xllamacpp {metadata.version('xllamacpp')}",
-            "runs": options.runs,
-        }
-        options.json.write_text(json.dumps({"machine": about, "figures": figures}, indent=2) + "\n")
-
-
-def _figures(values: list[float]) -> dict[str, float]:
-    made = {"min": min(values), "median": statistics.median(values), "max": max(values)}
-    return {name: round(value, 4) for name, value in made.items()}
+        record(options.json, figures, runs=options.runs)
 
 
 if __name__ == "__main__":

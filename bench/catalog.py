@@ -9,18 +9,14 @@ header, a later one only looks whether a file changed. Each figure is minimum, m
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 from app.entities.launch import LaunchSettings
+from bench.record import record, summary
 from tests.builders import a_gguf
 from workers.catalog import Catalog
 
@@ -39,13 +35,7 @@ def main() -> None:
     for name, figure in figures.items():
         print(f"{name:20} min {figure['min']:.3g}  median {figure['median']:.3g}  max {figure['max']:.3g}")
     if options.json:
-        about = {
-            "python": platform.python_version(),
-            "cores": psutil.cpu_count(),
-            "files": options.files,
-            "runs": options.runs,
-        }
-        options.json.write_text(json.dumps({"machine": about, "figures": figures}, indent=2) + "\n")
+        record(options.json, figures, files=options.files, runs=options.runs)
 
 
 def _measure(folder: Path, files: int, runs: int) -> dict[str, dict[str, float]]:
@@ -60,7 +50,7 @@ def _measure(folder: Path, files: int, runs: int) -> dict[str, dict[str, float]]
     }
     seen = {name: [_timed(case) for _ in range(runs)] for name, case in cases.items()}
     seen["look_up_seconds"] = [each / LOOK_UPS for each in seen["look_up_seconds"]]
-    return {name: _figures(values) for name, values in seen.items()}
+    return {name: summary(values) for name, values in seen.items()}
 
 
 def _look_up(catalog: Catalog, name: str) -> None:
@@ -72,11 +62,6 @@ def _timed(case: Callable[[], object]) -> float:
     began = time.perf_counter()
     case()
     return time.perf_counter() - began
-
-
-def _figures(values: list[float]) -> dict[str, float]:
-    made = {"min": min(values), "median": statistics.median(values), "max": max(values)}
-    return {name: float(f"{value:.4g}") for name, value in made.items()}
 
 
 if __name__ == "__main__":

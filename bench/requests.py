@@ -13,18 +13,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
 import statistics
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
-import psutil
-
+from bench.record import record
 from tests.service import ENDLESS, Service, serving
 from tests.test_bad_requests import CASES, MIB, answer_to, chunked, plain
 
@@ -114,14 +111,7 @@ def main() -> None:
         made = measured(Path(folder), options.rounds)
     print(json.dumps(made, indent=2))
     if options.json:
-        about = {
-            "python": platform.python_version(),
-            "cores": psutil.cpu_count(),
-            "engine": f"xllamacpp {metadata.version('xllamacpp')}",
-            "cases": len(CASES),
-            "rounds": options.rounds,
-        }
-        options.json.write_text(json.dumps({"machine": about, "figures": made}, indent=2) + "\n")
+        record(options.json, made, cases=len(CASES), rounds=options.rounds)
 
 
 if __name__ == "__main__":

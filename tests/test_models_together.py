@@ -145,3 +145,11 @@ def test_what_is_configured_is_what_runs(tmp_path: Path):
 
 def value(line: list[str], option: str) -> str:
     return line[line.index(option) + 1]
+
+
+def test_an_embedding_model_takes_an_argument(tmp_path: Path):
+    demo = write_demo_model(tmp_path / "written")
+    models = json.dumps({"embed": {"path": str(demo), "args": ["--embeddings"]}})
+    with serving(tmp_path, MODELS=models) as service:
+        answer = service.post("/v1/embeddings", {"model": "embed", "input": ["Hello!", "again"]})
+        assert [len(row["embedding"]) for row in answer.json()["data"]] == [64, 64]
