@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
+from app.entities.key import ApiKey
 from app.entities.refusal import Reason, Refusal
 
 MIB = 1024 * 1024
@@ -23,6 +24,7 @@ class ProxyError(Exception):
     code: ClassVar[str] = "internal_error"
     retry_after: int | None = None
     param: str | None = None
+    challenges: tuple[str, ...] = ()  # WWW-Authenticate, a header line each: browsers read no list
 
     def __init__(self, message: str, *, fields: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
@@ -64,7 +66,9 @@ class MissingModel(ProxyError):
     param = "model"
 
     def __init__(self) -> None:
-        super().__init__('the request names no model: add "model" to the JSON body (GET /v1/models lists the names)')
+        super().__init__(
+            'the request names no model: add "model" to the JSON body, or ?model= to a GET (/v1/models lists the names)'
+        )
 
 
 class InvalidApiKey(ProxyError):
@@ -75,13 +79,10 @@ class InvalidApiKey(ProxyError):
     def __init__(self, has_offer: bool, by_browser: bool = False) -> None:
         what = "the key is not one of this service's" if has_offer else "this service wants a key"
         super().__init__(f"{what}: send Authorization: Bearer KEY, or x-api-key: KEY")
-        self._by_browser = by_browser
-
-    @property
-    def headers(self) -> dict[str, str]:
         # A browser asks its user for a password only where Basic is offered.
-        challenge = 'Bearer, Basic realm="Llama Smart Proxy"' if self._by_browser else "Bearer"
-        return super().headers | {"WWW-Authenticate": challenge}
+        self.challenges = (
+            ("Bearer", 'Basic realm="Llama Smart Proxy: any name, your key"') if by_browser else ("Bearer",)
+        )
 
 
 class NotAllowed(ProxyError):
@@ -179,9 +180,10 @@ class RateLimited(ProxyError):
 
     status, type, code = 429, "rate_limit_error", "rate_limited"
 
-    def __init__(self, name: str, wait_seconds: float) -> None:
-        super().__init__(f"the key {name!r} has used up its requests_per_minute")
+    def __init__(self, key: ApiKey, wait_seconds: float) -> None:
         self.retry_after = min(60, max(1, math.ceil(wait_seconds)))
+        allowed = f"{key.requests_per_minute} requests a minute"
+        super().__init__(f"the key {key.name!r} has used up its {allowed}; again in {self.retry_after} s")
 
 
 class Overloaded(ProxyError):

@@ -36,6 +36,8 @@ def answer_error(error: Exception) -> Response:
     response = jsonify(problem.body)
     response.status_code = problem.status
     response.headers.update(problem.headers)
+    for challenge in problem.challenges:
+        response.headers.add("WWW-Authenticate", challenge)
     if isinstance(error, HTTPException) and (allow := dict(error.get_headers()).get("Allow")):
         response.headers["Allow"] = allow
     return response

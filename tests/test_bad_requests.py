@@ -17,7 +17,7 @@ from tests.service import Service, serving
 
 CHAT = "/v1/chat/completions"
 MIB = 1024**2
-NEEDED = 'the request names no model: add "model" to the JSON body (GET /v1/models lists the names)'
+NEEDED = 'the request names no model: add "model" to the JSON body, or ?model= to a GET (/v1/models lists the names)'
 
 
 @dataclass(frozen=True)
@@ -197,14 +197,15 @@ CASES = [
     framing("a header of 9 kB", plain("GET", "/health", "X-A: " + "a" * 9000), 431),
     framing("an address of 9 kB", plain("GET", "/health?" + "a" * 9000), 414),
     Case("an order to load without JSON's name", post(asks("demo"), "/models/load"), 400, "invalid_request",
-         "this route wants Content-Type: application/json, or a key"),
+         'this route wants a key, or -H "Content-Type: application/json"'),
     Case("an order to load what is not there", post(asks("nope"), "/models/load", "Content-Type: application/json"),
          404, "model_not_found", "no model 'nope' here; GET /v1/models lists the names", "model"),
     Case("slots of what is not there", plain("GET", "/slots?model=nope"), 404, "model_not_found",
          "no model 'nope' here; GET /v1/models lists the names", "model"),
     Case("slots of nobody", plain("GET", "/slots"), 400, "missing_model", re.escape(NEEDED), "model"),
     Case("another host's name", plain("GET", "/v1/models").replace(b"localhost", b"evil.example"), 403, "not_allowed",
-         "the Host 'evil.example' is not this machine: configure keys to be reached by that name"),
+         "the Host 'evil.example' is not this machine's: to be reached by that name, "
+         "configure keys or server.allow_open"),
 ]  # fmt: skip
 
 TYPES = {"not_allowed": "permission_error"}

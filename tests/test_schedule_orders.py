@@ -92,11 +92,28 @@ def test_an_unload_holds_although_the_one_who_ordered_it_left():
 def test_a_server_that_is_drained_already_may_be_told_to_go_for_good():
     play = Play()
     a = play.up(a_model("a", gib=9))
-    play.ask(a_model("a"), at=1.0)
+    play.ask(a_model("a", gib=9), at=1.0)
     play.ask(a_model("b", gib=9), at=2.0)
-    play.ask(a_model("a"), at=2.5, want=ev.Unload)
+    play.ask(a_model("a", gib=9), at=2.5, want=ev.Unload)
     play.tell(ev.Cancel(3, at=3.0))
     assert play.state.server(a).state is ServerState.DRAINING, "not ready again, although nobody needs its room"
+
+
+def test_a_name_that_means_another_file_now_gets_another_server():
+    play = Play()
+    old, new = a_model(), replace(a_model(), path="/models/other.gguf")
+    server = play.up(old)
+    play.ask(old, at=1.0)
+    assert grants(play.ask(new, at=2.0)) == {}, "not answered by the old file"
+    assert stopped(play.tell(ev.Release(2, at=3.0))) == [server]
+    effects = play.tell(ev.Exited(server, "stopped", at=3.5))
+    assert [e.server.model.path for e in effects if isinstance(e, ev.Spawn)] == ["/models/other.gguf"]
+
+
+def test_a_model_that_is_only_called_otherwise_too_keeps_its_server():
+    play = Play()
+    play.up(a_model())
+    assert grants(play.ask(replace(a_model(), aliases=("gpt",), ttl_seconds=3.0), at=1.0)) == {2: 1}
 
 
 def test_a_failed_load_is_no_reason_to_refuse_an_unload():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -57,7 +58,8 @@ class World:
             at += self.random.expovariate(1.0)
             patience = self.random.choice([5, 50, 500])
             (want,) = self.random.choices([ev.Acquire, ev.Load, ev.Unload], [10, 1, 1])
-            self.later(at, want(ticket, self.random.choice(self.models), at, at + patience))
+            model = replace(self.random.choice(self.models), created=self.random.choice([1] * 20 + [2]))
+            self.later(at, want(ticket, model, at, at + patience))
             if self.random.random() < 0.2:
                 self.later(at + self.random.expovariate(0.3), ev.Cancel(ticket, 0.0))
         if self.random.random() < 0.2:

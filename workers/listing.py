@@ -62,7 +62,7 @@ class Listing:
                 self.keys.setdefault(own_name, served_by[0])
             return served_by[0]
         name = next((name for name in _usable(each.names) if name not in self.keys), None)
-        if name != own_name or name is None:
+        if name is None or name != next(iter(_usable(each.names)), None):
             self._note_lost_name(each, own_name, name, served_by)
         if name is None:
             return None
@@ -74,8 +74,14 @@ class Listing:
             return  # an entry serves the file under the name it has anyway
         became = f"listed as {name}" if name else "not served"
         holder = self.keys.get(own_name or next(iter(_usable(each.names)), ""))
-        why = f"{holder.path or holder.name} has the same name" if holder else "its name is too long"
+        why = _why_taken(own_name or "", holder) if holder else "its name is too long"
         self.notes.append(f"{each.files.path} is {became}: {why}")
+
+
+def _why_taken(name: str, holder: Model) -> str:
+    if name in holder.aliases:
+        return f"{name} is an alias of {holder.name}"
+    return f"{holder.path or holder.name} has the same name"
 
 
 def names_of(found: Sequence[Found]) -> dict[str, Found]:

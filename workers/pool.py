@@ -29,6 +29,7 @@ from workers.state import StateStore
 log = logging.getLogger(__name__)
 
 LONGEST_NAP_SECONDS = 60.0
+LOGGED_CHARACTERS = 300  # of a reason: the last ones say most
 PAUSE_AFTER_A_BUG_SECONDS = 0.1  # what is overdue would come again at once
 
 
@@ -197,7 +198,10 @@ class Pool:
             case ev.Done(ticket):
                 self._answers.pop(ticket).set_result(None)
             case ev.Refuse(ticket, refusal):
-                log.info("refuse ticket=%d model=%s reason=%s", ticket, refusal.model, refusal.reason)
+                log.info(
+                    "refuse ticket=%d model=%s reason=%s detail=%r",
+                    *(ticket, refusal.model, refusal.reason, refusal.detail[-LOGGED_CHARACTERS:]),
+                )
                 self._answers.pop(ticket).set_result(refusal)
             case ev.Spawn(server):
                 log.info(

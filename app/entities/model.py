@@ -19,3 +19,12 @@ class Model:
     aliases: tuple[str, ...] = ()  # other names it is listed under
     problem: str = ""  # why it cannot be served, as far as its files show; empty for a good one
     ttl_seconds: float | None = None  # its own idle time; None: the service's
+
+    def is_served_as(self, other: Model) -> bool:
+        """Whether a llama-server started for the one serves the other: the same file, unchanged, started alike."""
+        return (self.path, self.size_bytes, self.created, self.launch) == (
+            other.path,
+            other.size_bytes,
+            other.created,
+            other.launch,
+        )

@@ -43,18 +43,26 @@ def pass_doors() -> None:
         raise
 
 
+def is_stranger() -> bool:
+    """Whether the present request came through a PUBLIC door alone, and is told no more than it must be."""
+    doors = services().doors
+    return g.key is None if doors.keys else not _host_is_welcome(doors)
+
+
 def _check(doors: Doors) -> None:
-    if not doors.keys and doors.loopback_only and not _host_is_this_machine():
-        name = request.headers["Host"][:200]
-        raise NotAllowed(f"the Host {name!r} is not this machine: configure keys to be reached by that name")
-    came_by_hand = _find_key(doors.keys)
     endpoint = request.endpoint or ""
+    if endpoint not in PUBLIC and not doors.keys and not _host_is_welcome(doors):
+        name = request.headers["Host"][:200]
+        raise NotAllowed(
+            f"the Host {name!r} is not this machine's: to be reached by that name, configure keys or server.allow_open"
+        )
+    came_by_hand = _find_key(doors.keys)
     if doors.keys and g.key is None and endpoint not in PUBLIC and not _is_open_here(endpoint):
         raise InvalidApiKey(has_offer=bool(_offers()), by_browser=endpoint == "status.show_status")
     if doors.keys and endpoint in ADMIN and not g.key.admin:
         raise NotAllowed(f"the key {g.key.name!r} may not do that: it needs `admin: true`")
     if endpoint in STATE_CHANGING and not came_by_hand and request.mimetype != "application/json":
-        raise InvalidRequest("this route wants Content-Type: application/json, or a key")
+        raise InvalidRequest('this route wants a key, or -H "Content-Type: application/json"')
 
 
 def key_of_request() -> ApiKey | None:
@@ -65,9 +73,13 @@ def key_of_request() -> ApiKey | None:
 
 def find_model(name: str) -> Model:
     """The model of that name, if the request's key may use it. Raises ModelNotFound or NotAllowed."""
-    model: Model = services().catalog.find(name)
+    return checked(services().catalog.find(name))
+
+
+def checked(model: Model) -> Model:
+    """The model, if the request's key may use it. Raises NotAllowed."""
     key = key_of_request()
-    if key and not key.allows(name, model.name):
+    if key and not may_use(key, model):
         raise NotAllowed(f"the key {key.name!r} may not use {model.name}")
     return model
 
@@ -83,7 +95,12 @@ def servable_model(name: str) -> Model:
 def visible_models() -> list[Model]:
     """The models that the request's key may use."""
     key = key_of_request()
-    return [m for m in services().catalog.models() if key is None or key.allows(m.name, *m.aliases)]
+    return [model for model in services().catalog.models() if key is None or may_use(key, model)]
+
+
+def may_use(key: ApiKey, model: Model) -> bool:
+    """By the names that the model is listed under, however it was asked for: what a key sees it may use."""
+    return key.allows(model.name, *model.aliases)
 
 
 def no_such_path(why: str = "") -> NotFound:
@@ -108,9 +125,9 @@ def _header(name: str) -> str:
     return request.headers.get(name, "").encode("latin-1").decode("utf-8", "surrogateescape")
 
 
-def _host_is_this_machine() -> bool:
+def _host_is_welcome(doors: Doors) -> bool:
     host = request.headers.get("Host", "")
-    return not host or is_loopback(host) or host == services().doors.host
+    return not doors.loopback_only or not host or is_loopback(host) or host == doors.host
 
 
 def _is_open_here(endpoint: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import replace
 
 from flask import Blueprint, Response, jsonify
 
 from app.errors import Draining, NoEngine
-from app.routes.doors import key_of_request
+from app.routes.doors import is_stranger, key_of_request, may_use
 from app.services import services
 from app.use_cases.report import health
 
@@ -17,19 +17,17 @@ bp = Blueprint("health", __name__)
 
 @bp.get("/health")
 def show_health() -> Response:
-    """Everything; where keys are configured, only whether it serves for who has none."""
+    """Everything; to strangers, only whether it serves."""
     told = account()
-    if services().doors.keys and key_of_request() is None:
-        told = {name: told[name] for name in ("status", "degraded")}
-    return jsonify(told)
+    return jsonify({name: told[name] for name in ("status", "degraded")} if is_stranger() else told)
 
 
-def account() -> dict[str, Any]:
+def account() -> dict[str, object]:
     """How the system is, with the servers of the models that the request's key may use."""
     s, key = services(), key_of_request()
-    told: dict[str, Any] = health(s.store.pool, s.engine, s.engine_problem, s.version, time.monotonic())
-    servers = [server for server in told["servers"] if key is None or key.allows(server["model_id"])]
-    return told | {"servers": servers}
+    seen = tuple(server for server in s.store.pool.servers if key is None or may_use(key, server.model))
+    pool = replace(s.store.pool, servers=seen)
+    return health(pool, s.engine, s.engine_problem, s.version, time.monotonic())
 
 
 @bp.get("/livez")

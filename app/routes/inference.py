@@ -40,6 +40,7 @@ bp = Blueprint("inference", __name__)
 UNKNOWN_MODEL = "_unknown"  # the label of requests that name none of ours: clients do not make up series
 OTHER_PATH = "_other"  # the label of paths that are not ours
 REQUEST_ID_BYTES = 128
+LOGGED_CHARACTERS = 100  # of the name a client asked for
 HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"  # printable ASCII but "%": what else a name has is percent-encoded
 QUERY_SAFE = string.punctuation  # what is encoded stays so
 PATH_SAFE = "/:@!$&'()*+,;=~"
@@ -101,6 +102,7 @@ class Exchange:
         self.services = services()
         self.arrived_at = time.monotonic()
         self.model: Model | None = None
+        self.asked = ""  # the name in the request
         self.client: Any = None
         self.answer: Any = None
         self.waited_seconds = 0.0
@@ -118,7 +120,8 @@ class Exchange:
         self.count_for_its_key()
         is_by_address = request.url_rule is not None and request.method in LOADS_NOTHING
         body = b"" if is_by_address else read_body()
-        self.model = servable_model(self.name_in(body))
+        self.asked = self.name_in(body)
+        self.model = servable_model(self.asked)
         if self.services.engine is None:
             raise NoEngine(self.services.engine_problem)
         self.client = self.services.clients.watch(request.environ.get("gunicorn.socket"))
@@ -132,8 +135,8 @@ class Exchange:
 
     def count_for_its_key(self) -> None:
         key = key_of_request()
-        if key and (wait_seconds := self.services.rates.take(key)):
-            raise RateLimited(key.name, wait_seconds)
+        if key and request.method not in LOADS_NOTHING and (wait_seconds := self.services.rates.take(key)):
+            raise RateLimited(key, wait_seconds)
 
     def name_in(self, body: bytes) -> str:
         """The model's name. A path that is not ours is there only for bodies that have one."""
@@ -199,8 +202,8 @@ class Exchange:
             name = self.model.name if self.model else UNKNOWN_MODEL
             self.services.gauges.answered(self.endpoint, name, status, seconds)
             log.info(
-                "request status=%d path=%s model=%s seconds=%.3f id=%s",
-                *(status, self.endpoint, name, seconds, self.request_id),
+                "request status=%d path=%s model=%s asked=%r seconds=%.3f id=%s",
+                *(status, self.endpoint, name, self.asked[:LOGGED_CHARACTERS], seconds, self.request_id),
             )
 
 

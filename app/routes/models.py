@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from flask import Blueprint, Response, jsonify, request
 
 from app.entities.model import Model
-from app.errors import NoEngine, Overloaded
-from app.routes.doors import find_model, servable_model, visible_models
+from app.errors import ModelNotFound, NoEngine, Overloaded
+from app.routes.doors import checked, find_model, servable_model, visible_models
 from app.routes.inference import infer, read_body
 from app.routes.model_name import model_name
 from app.services import services
@@ -21,15 +21,20 @@ bp = Blueprint("models", __name__)
 @bp.get("/v1/models")
 @bp.get("/models")
 def list_models() -> Response:
-    if request.args.get("reload") == "1":
-        services().catalog.reload()
+    _reload_if_asked()
     return jsonify(model_list(visible_models(), services().store.pool))
 
 
 @bp.get("/v1/models/<path:name>")
 @bp.get("/models/<path:name>")
 def show_model(name: str) -> Response:
+    _reload_if_asked()
     return jsonify(model_entry(find_model(name), services().store.pool))
+
+
+def _reload_if_asked() -> None:
+    if request.args.get("reload") == "1":
+        services().catalog.reload()
 
 
 @bp.post("/models/load")
@@ -47,9 +52,20 @@ def load() -> Response:
 def unload() -> Response:
     """Done once its process is gone. What it is answering is answered first."""
     s = services()
-    with _order(find_model) as (model, client):
+    with _order(_known_or_loaded) as (model, client):
         s.pool.unload(model, s.max_wait_seconds, client)
     return jsonify(success=True)
+
+
+def _known_or_loaded(name: str) -> Model:
+    """The model of that name, also one that is loaded although its file is gone from the catalogue."""
+    try:
+        return find_model(name)
+    except ModelNotFound:
+        server = services().store.pool.server_of(name)
+        if server is None:
+            raise
+        return checked(server.model)
 
 
 @bp.get("/props")

@@ -1,5 +1,7 @@
 """The original service's config.json, read as it is: each of its keys becomes a setting of ours, or a warning.
 
+Sections of ours that it never had may stand in it too, so that keys can be added to a file that is there already.
+
 Its keys and defaults are those of its `config.py`; it ignored keys that it did not know.
 """
 
@@ -51,6 +53,7 @@ _SETTINGS: Mapping[str, Place] = {
     "gpu.cache_type_k": ("defaults", "cache_type_k"),
     "gpu.cache_type_v": ("defaults", "cache_type_v"),
 }
+_OURS = ("keys", "engine", "catalog", "upstream", "scheduling", "defaults")  # sections that it never had
 _MODELS = ("simulation.llama_cpp_models", "llama_cpp.models", "models")  # the last one has the last word
 _DEFAULTS: Mapping[str, Any] = {"server.host": "0.0.0.0", "server.port": 8000}
 
@@ -77,16 +80,23 @@ def translated(data: dict[str, Any], environ: Mapping[str, str]) -> Written:
     """The file in our own keys: itself, or the original service's."""
     if not is_original(data):
         return Written(data)
+    ours = {section: value for section, value in data.items() if section in _OURS}
     settings: dict[str, Any] = {}
     names: dict[Place, Place] = {}
-    leaves = {**_DEFAULTS, **dict(_leaves(data))}
+    leaves = {**_DEFAULTS, **dict(_leaves({key: value for key, value in data.items() if key not in ours}))}
     for key, place in _SETTINGS.items():
         if leaves.get(key) is not None:
             settings.setdefault(str(place[0]), {})[place[1]] = leaves[key]
             names[place] = tuple(key.split("."))
     models, model_names, model_warnings = _models(leaves)
     warnings = (*_backend(leaves, environ), *_warnings(leaves), *model_warnings)
-    return Written(settings | {"models": models}, warnings, True, names | model_names)
+    return Written(_with_ours(settings, ours) | {"models": models}, warnings, True, names | model_names)
+
+
+def _with_ours(settings: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """What somebody added to the file in our own words is stronger: keys, above all."""
+    merged = {key: settings[key] | value for key, value in ours.items() if key in settings and isinstance(value, dict)}
+    return settings | ours | merged
 
 
 def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

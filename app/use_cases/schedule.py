@@ -64,11 +64,11 @@ def due_at(state: PoolState) -> float | None:
 def _record(state: PoolState, event: Event) -> Step:
     match event:
         case ev.Acquire(ticket, model, at, give_up_at):
-            return _queued(state, Waiting(ticket, model, at, give_up_at, Want.SLOT)), []
+            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT)), []
         case ev.Load(ticket, model, at, give_up_at):
-            return _queued(state, Waiting(ticket, model, at, give_up_at, Want.LOADED)), []
+            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED)), []
         case ev.Unload(ticket, model, at, give_up_at):
-            return _condemned(_queued(state, Waiting(ticket, model, at, give_up_at, Want.UNLOADED)), model.name)
+            return _unwanted(state, Waiting(ticket, model, at, give_up_at, Want.UNLOADED))
         case ev.Cancel(ticket):
             return turn_away(state, {ticket: Reason.CLIENT_LEFT})
         case ev.Release():
@@ -95,22 +95,31 @@ def _record(state: PoolState, event: Event) -> Step:
             return state, []
 
 
-def _queued(state: PoolState, waiting: Waiting) -> PoolState:
+def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
+    """In the queue. A server that was started for what the name meant before makes way for what it means now."""
+    server = state.server_of(waiting.model.name)
+    if server is not None and server.is_up and not server.model.is_served_as(waiting.model):
+        state = _condemned(state, server)
     return replace(state, waiting=(*state.waiting, waiting))
 
 
-def _condemned(state: PoolState, model: str) -> Step:
-    """Its server takes nothing new from here on. One that still loads is stopped, and those who wait for it are told;
-    who comes later waits for its end and has it loaded again."""
-    server = state.server_of(model)
+def _unwanted(state: PoolState, waiting: Waiting) -> Step:
+    """In the queue, and the server takes nothing new from here on. One that still loads is stopped, and those who wait
+    for it are told; who comes later waits for its end and has it loaded again."""
+    state = replace(state, waiting=(*state.waiting, waiting))
+    server = state.server_of(waiting.model.name)
     if server is None or server.state is STOPPING:
         return state, []
     if server.state is STARTING:
-        state, refusals = turn_away_model(state, Refusal(Reason.UNLOADED, model))
+        state, refusals = turn_away_model(state, Refusal(Reason.UNLOADED, waiting.model.name))
         state, orders = stop(state, server, "unload")
         return state, [*refusals, *orders]
+    return _condemned(state, server), []
+
+
+def _condemned(state: PoolState, server: Server) -> PoolState:
     leaving = server if server.state is DRAINING else server.moved(DRAINING)
-    return changed(state, server.id, lambda _: replace(leaving, is_condemned=True)), []
+    return changed(state, server.id, lambda _: replace(leaving, is_condemned=True))
 
 
 def _released(state: PoolState, event: ev.Release) -> PoolState:
