@@ -128,14 +128,18 @@ def _refuse_an_address_in_use(host: str, port: int) -> None:
 
 def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
     """Say where the service is and what to try, once it is there."""
+    address = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # one that can be typed
     models = [model for model in runtime.services.catalog.models() if not model.problem]
     broken = len(runtime.services.catalog.models()) - len(models)
     lines = ["", f"Llama Smart Proxy {runtime.services.version} is ready.", f"  OpenAI base URL  {address}/v1"]
     lines += [f"  status page      {address}/", f"  models           {_names([model.name for model in models])}"]
-    if runtime.services.engine is None:
-        lines += ["", f"  No engine: {runtime.services.engine_problem}"]
     if broken:
         lines += [f"  not served       {broken}; {address}/ says why"]
+    if not models and settings.catalog.models_dirs:
+        folders = ", ".join(map(str, settings.catalog.models_dirs))
+        lines += ["", f"  There is no *.gguf file that can be served in or below {folders}."]
+    if runtime.services.engine is None:
+        lines += ["", f"  No engine: {runtime.services.engine_problem}"]
     if not runtime.has_models:
         lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
         lines += [f"    {_own_command()} serve --models-dir DIR"]

@@ -17,6 +17,7 @@ import requests
 
 from tests.service import Service, serving
 from tests.test_bad_requests import MIB, answer_to, plain
+from workers.demo_model import write_demo_model
 
 USER, ADMIN, NARROW = "key-of-a-user", "key-of-the-admin", "ключ"
 SECRETS = (USER, ADMIN, NARROW)
@@ -173,6 +174,20 @@ def test_a_key_reaches_its_models_and_sees_no_others(service: Service):
     assert outcome(chat(service, NARROW, "other-one")) == (404, "model_not_found")
 
 
+def test_what_a_key_sees_it_may_use(tmp_path: Path):
+    """By any of the names a model is listed under, not by the one it happens to be asked for by."""
+    demo = str(write_demo_model(tmp_path / "written"))
+    models = {"mini": {"path": demo, "aliases": ["gpt-4o-mini"]}, "secret": {"path": "gpt-5.gguf"}}
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "gpt-5.gguf").write_bytes(Path(demo).read_bytes())
+    keys = [{"name": "a", "sha256": hashed(USER), "models": ["gpt-*"]}]
+    folder = str(tmp_path / "models")
+    with serving(tmp_path, "--models-dir", folder, KEYS=json.dumps(keys), MODELS=json.dumps(models)) as service:
+        assert [model["id"] for model in ask(service, "/v1/models", USER).json()["data"]] == ["mini"]
+        assert outcome(chat(service, USER, "mini")) == outcome(chat(service, USER, "gpt-4o-mini")) == OK
+        assert outcome(chat(service, USER, "secret")) == outcome(chat(service, USER, "gpt-5")) == FORBIDDEN
+
+
 def test_health_says_little_to_strangers(service: Service):
     assert ask(service, "/health").json() == {"status": "ok", "degraded": False}
     assert ask(service, "/health", "wrong").json() == {"status": "ok", "degraded": False}
@@ -233,6 +248,5 @@ def test_an_address_that_others_reach_wants_keys_or_a_word(tmp_path: Path):
         assert service.process.wait(20) == 2
         assert "there are no keys" in service.output
     with serving(tmp_path, "--host", "0.0.0.0", SERVER__ALLOW_OPEN="true") as service:
-        url = service.url.replace("0.0.0.0", "127.0.0.1")
-        assert requests.get(url + "/v1/models", headers={"Host": "llm.example"}, timeout=10).status_code == 200
+        assert requests.get(service.url + "/v1/models", headers={"Host": "llm.example"}, timeout=10).status_code == 200
         assert "There are no keys" in service.output

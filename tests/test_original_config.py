@@ -147,6 +147,14 @@ def test_its_open_address_is_a_warning_not_a_refusal(tmp_path):
     assert [line[:26] for line in found.warnings] == ["server.host is 0.0.0.0, wh"]
 
 
+def test_keys_may_be_added_to_it(tmp_path):
+    """They were thrown away as unknown, and the service stood open with its keys in the file."""
+    found = read(tmp_path, least(keys=[{"name": "a", "sha256": "0f" * 32}], scheduling={"max_waiting": 9}))
+    assert [key.name for key in found.settings.keys] == ["a"]
+    assert (found.settings.scheduling.max_loaded, found.settings.scheduling.max_waiting) == (1, 9)
+    assert (found.settings.server.host, found.settings.is_unguarded, found.warnings) == ("0.0.0.0", False, ())
+
+
 def test_the_environment_is_stronger_than_it(tmp_path):
     found = read(tmp_path, SHIPPED, **{PREFIX + "SERVER__HOST": "127.0.0.1", PREFIX + "SCHEDULING__MAX_LOADED": "5"})
     assert (found.settings.server.host, found.settings.server.allow_open) == ("127.0.0.1", False)

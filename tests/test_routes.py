@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from app.routes.inference import GET_ROUTES, POST_ROUTES
+from tests.builders import a_gguf
 from tests.service import Service, wait_for
 from tests.test_faults import faulty
 
@@ -144,6 +145,27 @@ def test_a_model_is_loaded_and_unloaded_on_order(tmp_path: Path):
             assert not engine.is_running(), "unloaded is: the process is gone"
             assert status_of(service, "m") == {"value": "unloaded"}
         assert service.output.count("spawn server=") == 1
+
+
+def test_a_model_whose_file_has_gone_can_still_be_unloaded(tmp_path: Path):
+    with faulty(tmp_path, FAKE_PORT_ZERO=1) as service:
+        service.chat("m")
+        (tmp_path / "models" / "m.gguf").unlink()
+        assert service.get("/v1/models?reload=1").json()["data"] == []
+        assert service.post("/models/unload", {"model": "m"}).json() == {"success": True}
+        assert service.servers() == []
+        assert service.post("/models/unload", {"model": "m"}).status_code == 404
+
+
+def test_a_file_that_has_changed_is_loaded_anew(tmp_path: Path):
+    with faulty(tmp_path, FAKE_PORT_ZERO=1) as service:
+        service.chat("m")
+        a_gguf(tmp_path / "models" / "m.gguf", size_bytes=5000)
+        service.chat("m")
+        assert service.output.count("spawn server=") == 1, "nobody has looked again yet"
+        service.get("/v1/models/m?reload=1")
+        assert service.chat("m").status_code == 200
+        assert service.output.count("spawn server=") == 2
 
 
 def status_of(service: Service, model: str) -> dict[str, object]:

@@ -163,10 +163,17 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
         ("catalog: {models_dirs: /models}", "catalog.models_dirs: '/models' is not a list"),
         ("catalog: {hugging_face: {cache: on}}", "catalog.hugging_face.cache: must be auto, off or a path"),
         ("models: {m: {path: a, repo: b/c}}", "models.m: path and repo are two places for one model; keep one"),
-        ("models: {a: {aliases: [b]}, b: {}}", "models: 'b' stands for two models; names and aliases must differ"),
+        ("models: {a: {aliases: [b]}, b: {}}", "models: 'b' is a name or alias of a and of b; one of them may have it"),
         ("models: {'a,b': {}}", "models.a,b: a model's name has no comma"),
         ("models: {' a': {}}", "models.' a': a name has 1 to 512 printable characters and no blank at its ends"),
         ("keys: [{name: a}]", "keys[0].sha256: is missing"),
+        ("scheduling: {ttl: 5}", "scheduling.ttl: unknown key; did you mean scheduling.ttl_seconds?"),
+        ("models: {m: {n_ctx: 5}}", "models.m.n_ctx: unknown key; did you mean models.m.ctx_size?"),
+        ("server:\n\tport: 1", "line 2, column 1: a tab; indent with blanks"),
+        (
+            "models: {m: {flash_attn: off, cache_type_v: q8_0}}",
+            "models.m: cache_type_v q8_0 needs flash_attn on or auto",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_place(tmp_path, text, said):
@@ -221,9 +228,10 @@ def test_a_misspelt_name_in_the_environment_is_refused(tmp_path, variable, said)
 
 
 def test_a_variable_that_is_not_json_is_named(tmp_path):
-    assert complaints(tmp_path, UPSTREAM="{", SERVER__PROT="1") == [
-        f"{PREFIX}SERVER__PROT: unknown name; did you mean {PREFIX}SERVER__PORT?",
-        f"{PREFIX}UPSTREAM: this is not JSON (line 1, column 2: Expecting property name enclosed in double quotes)",
+    assert complaints(tmp_path, CATALOG__MODELS_DIRS="/models", MODELS__M__CTX_SIZE="1") == [
+        f"{PREFIX}CATALOG__MODELS_DIRS: this is not JSON (line 1, column 1: Expecting value); "
+        'a list is written ["one", "two"]',
+        f"{PREFIX}MODELS__M__CTX_SIZE: unknown name; lists and maps are JSON: {PREFIX}MODELS",
     ]
 
 

@@ -45,6 +45,8 @@ def header_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = False)
         return "is empty"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer and not the file itself: git lfs pull fetches it"
+    if head.lstrip().startswith((b"<", b"{")):
+        return "is a page or a message of some web site, not a model: fetch it again, logged in where that is needed"
     if not head.startswith(b"GGUF"):
         return "is not a GGUF file"
     if len(head) < HEADER.size:

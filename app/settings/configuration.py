@@ -11,7 +11,7 @@ import difflib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -170,7 +170,7 @@ def _variables() -> tuple[tuple[_Variable, ...], list[str]]:
         try:
             found.append(_Variable(variable, place, _value(os.environ[variable], info)))
         except BrokenFile as broken:
-            wrong.append(f"{variable}: this is not JSON ({broken})")
+            wrong.append(f"{variable}: this is not JSON ({broken}); {_as_json(info)}")
     return tuple(sorted(found, key=lambda each: len(each.place))), wrong
 
 
@@ -181,10 +181,17 @@ def _value(text: str, info: FieldInfo) -> Any:
     return None if text == "null" else text
 
 
+def _as_json(info: FieldInfo) -> str:
+    """How what belongs there is written."""
+    return 'a list is written ["one", "two"]' if get_origin(info.annotation) is list else 'write {"key": "value"}'
+
+
 def _nearest_variable(name: str, known: list[str]) -> str:
     above, _, last = name.rpartition("__")
-    if above in known and not any(each.startswith(f"{above}__") for each in known):
-        return f"; lists and maps are JSON: {above}"
+    has_names_below = {each.rpartition("__")[0] for each in known}
+    for whole in known:  # models.NAME.ctx_size has no name of its own
+        if name.startswith(f"{whole}__") and whole not in has_names_below:
+            return f"; lists and maps are JSON: {whole}"
     if near := difflib.get_close_matches(name, known, n=1, cutoff=0.9):  # SERVER_PORT: one underscore
         return f"; did you mean {near[0]}?"
     # Compared by the last part: what they have in common would make every name look near.

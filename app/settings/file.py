@@ -104,7 +104,8 @@ def _parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise BrokenFile(f"{place}{error.problem or error.context}") from None
+        said = error.problem or error.context or ""
+        raise BrokenFile(place + ("a tab; indent with blanks" if "'\\t'" in said else said)) from None
     except yaml.reader.ReaderError as error:
         raise BrokenFile(f"character {error.position} may not stand in YAML") from None
     except RecursionError:

@@ -216,7 +216,8 @@ class Settings(BaseSettings):
     @classmethod
     def _names_differ(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
         if twice := _twice(name for own, model in models.items() for name in (own, *model.aliases)):
-            raise ValueError(f"{twice!r} stands for two models; names and aliases must differ")
+            holders = [own for own, model in models.items() if twice in (own, *model.aliases)]
+            raise ValueError(f"{twice!r} is a name or alias of {' and of '.join(holders)}; one of them may have it")
         return models
 
     @model_validator(mode="after")
@@ -231,6 +232,15 @@ class Settings(BaseSettings):
                 f"scheduling.max_waiting ({self.scheduling.max_waiting}) must be below server.threads - "
                 f"server.reserve_threads ({room}): every waiting request holds a thread"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _caches_can_be_had(self) -> Settings:
+        for name in (None, *self.models):
+            launch = self.launch_of(name)
+            if launch.flash_attn == "off" and launch.cache_type_v not in ("f32", "f16", "bf16"):
+                where = "defaults" if name is None else f"models.{name}"
+                raise ValueError(f"{where}: cache_type_v {launch.cache_type_v} needs flash_attn on or auto")
         return self
 
     @property

@@ -83,9 +83,11 @@ def section_at(place: Place) -> type[BaseModel] | None:
 def nearest_key(place: Place) -> str:
     """A hint at what an unknown key may have meant; empty when nothing is near."""
     section = section_at(place[:-1]) or Settings
-    near = difflib.get_close_matches(str(place[-1]), list(section.model_fields), n=1, cutoff=NEAR)
+    known, unknown = list(section.model_fields), str(place[-1])
+    near = difflib.get_close_matches(unknown, known, n=1, cutoff=NEAR)
+    near = near or [each for each in known if set(each.split("_")) & set(unknown.lower().split("_"))]
     elsewhere = [other for other, _ in keys() if other[-1] == place[-1]]
-    if near:
+    if len(near) == 1:
         return f"; did you mean {shown((*place[:-1], near[0]))}?"
     return f"; did you mean {shown(elsewhere[0])}?" if len(elsewhere) == 1 else ""
 
