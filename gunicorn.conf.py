@@ -54,6 +54,10 @@ graceful_timeout = int(server.drain_seconds + server.stop_seconds) + 10
 # The sign of life is a file's time stamp: in memory, so that a slow disk cannot look like a hung worker.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
+# No header of a request says where it came from or which path it has: there is no trusted proxy.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+
 # The longest request line, in bytes (a model's name may stand in the query); beyond it 414.
 limit_request_line = 8190
 

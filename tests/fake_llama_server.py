@@ -15,6 +15,7 @@ FAKE_STDERR_MB=50         logs that much before it loads FAKE_IGNORE_KEY=1      
 FAKE_DEAF=1               never looks whether its client is still there
 FAKE_CUT_EVENT=1          closes in the middle of an event
 FAKE_BAD_HEADER=1         sends a header that may not be passed on  FAKE_BAD_HEADER_NAME=1: one that is none
+FAKE_REFUSE_UNREAD=1      answers 413 to a POST and closes, without having read its body
 FAKE_ECHO=1               answers with what it was sent
 FAKE_SLOTS_SECONDS=0.8    how long /slots takes
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
@@ -154,6 +155,12 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(404, error(404, "File Not Found", "not_found_error"))
 
     def do_POST(self) -> None:
+        if is_on("FAKE_REFUSE_UNREAD"):
+            self.answer(413, error(413, "too large for me", "invalid_request_error"))
+            self.wfile.flush()
+            time.sleep(0.5)
+            self.close_connection = True
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         journal(f"request {self.path}")
         if self.refused():

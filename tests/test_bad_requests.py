@@ -6,7 +6,10 @@ import http.client
 import json
 import re
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +164,11 @@ CASES = [
          'the form cannot be read: "model" is a file'),
     Case("a form that is JSON", post(asks("demo"), "/v1/audio/transcriptions",
          "Content-Type: multipart/form-data; boundary=b"), 400, "invalid_request", "the form cannot be read: .+"),
+    Case("a form with an endless head", post(b"--b\r\n" + b"a\n" * 100_000 + b"\r\n\r\n", "/v1/audio/transcriptions",
+         "Content-Type: multipart/form-data; boundary=b"), 400, "invalid_request",
+         "the form cannot be read: a part's head is longer than 65536 bytes"),
+    Case("a form with an endless name", form(b'name="model"\r\n\r\n' + b"x" * MIB), 400, "invalid_request",
+         'the form cannot be read: "model" is longer than 512 characters'),
     Case("300 MB announced", plain("POST", CHAT, f"Content-Length: {300 * MIB}"), 413, "request_too_large",
          r"the body is larger than 268435456 bytes \(server.max_body\)"),
     no_path(plain("GET", "/nowhere")),
@@ -176,6 +184,9 @@ CASES = [
     no_path(post(asks("demo"), "/agents")),
     no_path(post(asks("demo"), "/x/../tools")),
     Case("//tools", post(asks("demo"), "//tools"), 404, "not_found", "no such path: POST /tools"),
+    no_path(post(asks("demo"), "/elsewhere", method="TRACE")),
+    no_path(form(b'name="model"\r\n\r\ndemo').replace(b"/v1/audio/transcriptions", b"/a/form")),
+    no_path(plain("GET", "/x/health", "SCRIPT_NAME: /x")),
     Case("/%74ools", post(asks("demo"), "/%74ools"), 404, "not_found", "no such path: POST /tools"),
     Case("/a%0d%0ab", post(asks("demo"), "/a%0d%0ab"), 404, "not_found", "no such path: POST /a\r\nb"),
     wrong_method("GET", CHAT),
@@ -203,6 +214,8 @@ CASES = [
     Case("slots of what is not there", plain("GET", "/slots?model=nope"), 404, "model_not_found",
          "no model 'nope' here; GET /v1/models lists the names", "model"),
     Case("slots of nobody", plain("GET", "/slots"), 400, "missing_model", re.escape(NEEDED), "model"),
+    Case("a page from elsewhere", post(asks("demo"), CHAT, "Origin: https://evil.example"), 403, "not_allowed",
+         "a page of 'https://evil.example' may not use this service without a key: configure keys"),
     Case("another host's name", plain("GET", "/v1/models").replace(b"localhost", b"evil.example"), 403, "not_allowed",
          "the Host 'evil.example' is not this machine's: to be reached by that name, "
          "configure keys or server.allow_open"),
@@ -287,6 +300,38 @@ def test_a_body_that_comes_too_slowly_is_a_time_out(tmp_path: Path):
 def test_a_wrong_method_says_which_are_right(service: Service):
     allowed = answer_to(service, plain("DELETE", "/v1/models")).getheader("Allow")
     assert set(allowed.split(", ")) == {"GET", "HEAD", "OPTIONS"}
+
+
+def test_a_client_cannot_move_the_paths(service: Service):
+    """gunicorn trusts SCRIPT_NAME from this machine; it made a 500 of every path that does not begin with it."""
+    assert answer_to(service, plain("GET", "/livez", "SCRIPT_NAME: /x", "X-Forwarded-Proto: https")).status == 200
+
+
+def test_a_client_that_asks_faster_than_it_is_answered_is_not_remembered(service: Service):
+    """Before each request as much again was read as had come: 64 KiB a request stayed, copied for each of them."""
+    before = service.worker.memory_info().rss
+    with service.connect() as connection:
+        sender = threading.Thread(target=lambda: [connection.sendall(plain("GET", "/livez") * 1000) for _ in range(5)])
+        sender.start()
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 5000:
+            answers += connection.recv(1 << 20)
+        sender.join()
+    assert service.worker.memory_info().rss - before < 50 * MIB
+
+
+def test_health_answers_while_many_large_bodies_are_read(service: Service):
+    """Each holds Python's lock while it is read; together they kept it for minutes."""
+    heavy = post(b'{"model": "nope", "a": [' + b"[]," * 490_000 + b"[]]}")
+    with ThreadPoolExecutor(30) as pool:
+        answers = [pool.submit(answer_to, service, heavy) for _ in range(30)]
+        slowest = 0.0
+        while not all(answer.done() for answer in answers):
+            began = time.monotonic()
+            assert answer_to(service, plain("GET", "/livez")).status == 200
+            slowest = max(slowest, time.monotonic() - began)
+    assert {answer.result().status for answer in answers} == {404}
+    assert slowest < 4.0  # expected: 0.2
 
 
 def test_a_client_that_hangs_up_in_its_body_is_no_matter(service: Service):

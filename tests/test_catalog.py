@@ -14,6 +14,7 @@ from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.errors import ModelNotFound
 from tests.builders import a_gguf
+from tests.service import wait_for
 from workers import catalog as catalog_module
 from workers.catalog import Catalog
 
@@ -298,20 +299,27 @@ class HeldScans:
         return files
 
 
-def test_a_reload_during_a_scan_returns_at_once_and_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_who_reloads_during_a_scan_waits_for_the_next_one_all_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     catalog = a_catalog(tmp_path)
     scans = HeldScans(monkeypatch)
-    scanner = threading.Thread(target=catalog.reload)
-    scanner.start()
+    seen: list[list[str]] = []
+
+    def reload() -> None:
+        catalog.reload()
+        seen.append([model.name for model in catalog.models()])
+
+    callers = [threading.Thread(target=reload) for _ in range(4)]
+    callers[0].start()
     assert scans.began.acquire(timeout=DEADLINE_SECONDS)
     a_gguf(tmp_path / "late.gguf")  # the running scan has read the folder: it cannot have seen it
-    for _ in range(3):
-        catalog.reload()  # would wait for ever if it scanned here, or waited for the scan
+    for caller in callers[1:]:
+        caller.start()
+    wait_for(lambda: len(catalog._scans._waiters) == 3, DEADLINE_SECONDS)
     assert catalog.models() == []  # look-ups go on
     scans.go_on.release(2)
-    scanner.join(DEADLINE_SECONDS)
-    assert not scanner.is_alive()
-    assert ([model.name for model in catalog.models()], scans.count) == (["late"], 2)
+    for caller in callers:
+        caller.join(DEADLINE_SECONDS)
+    assert seen.count(["late"]) >= 3 and scans.count == 2
 
 
 def test_a_scan_that_is_cut_off_leaves_the_next_one_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

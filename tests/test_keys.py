@@ -202,6 +202,11 @@ def test_metrics_want_a_key_when_somebody_else_asks_through_a_proxy(service: Ser
     assert ask(service, "/metrics", USER, headers=headers).status_code == 200
 
 
+def test_a_models_own_metrics_want_a_key_from_anybody(service: Service):
+    assert outcome(ask(service, "/metrics?model=demo")) == NO_KEY
+    assert outcome(ask(service, "/metrics?model=demo", NARROW)) == FORBIDDEN
+
+
 def test_with_keys_any_host_name_will_do(service: Service):
     assert outcome(chat(service, USER, headers={"Host": "llm.example"})) == OK
 

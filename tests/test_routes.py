@@ -128,6 +128,14 @@ def test_a_get_loads_nothing_and_is_no_use_of_the_model(tmp_path: Path):
         )  # asked all the time, it goes all the same
 
 
+def test_an_engine_that_refuses_a_body_it_has_not_read_is_heard(tmp_path: Path):
+    with faulty(tmp_path, FAKE_PORT_ZERO=1, FAKE_REFUSE_UNREAD=1) as service:
+        body = b'{"model": "m", "x": "' + b"x" * (30 * 1024**2) + b'"}'
+        answer = requests.post(f"{service.url}/v1/completions", data=body, timeout=30)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (413, "too large for me")
+        assert "x-llama-smart-proxy-error" not in answer.headers
+
+
 def test_props_without_a_model_tell_a_router(service: Service):
     props = service.get("/props").json()
     assert (props["role"], props["max_instances"], props["models_autoload"]) == ("router", 0, True)

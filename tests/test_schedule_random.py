@@ -149,7 +149,7 @@ class World:
         assert max(self.answers.values(), default=0) <= 1, "no request is answered twice"
         assert {s.id for s in servers} == self.alive, "the books show what is there"
         assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
-        assert len(self.state.wanting) <= self.state.limits.max_waiting
+        assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
         for server in servers:
             if server.leases:

@@ -44,9 +44,9 @@ class Catalog:
         self._defaults = defaults
         self._cache = os.path.abspath(hub_cache) if hub_cache else None
         self._entries = tuple(entries)
-        self._lock = threading.Lock()  # held for the two below alone, and never while files are read
+        self._scans = threading.Condition()  # guards the three below, and is never held while files are read
+        self._begun = self._ended = 0  # scans, in turn: one at a time
         self._is_scanning = False
-        self._scan_again = False
         self._listing = Listing(defaults)  # these three are written by the thread that scans alone
         self._verdicts: Verdicts = {}
         self.warnings: tuple[str, ...] = ()  # what the last scan found wrong, for people
@@ -69,25 +69,23 @@ class Catalog:
         return sorted(self._listing.listed.values(), key=lambda model: model.name)
 
     def reload(self) -> None:
-        """Look at the files again. While a scan runs, ask for another one and return: it may be past what changed."""
-        with self._lock:
-            self._scan_again = True
-            if self._is_scanning:
-                return
-            self._is_scanning = True
-        try:
-            while self._wants_scan():
-                self._scan()
-        except BaseException:  # the worker is told to exit: nobody may wait for a scan that has ended
-            self._is_scanning = False
-            raise
+        """Look at the files again; on return what was there at the call is known.
 
-    def _wants_scan(self) -> bool:
-        """Whether to go on. A no is final: the next reload finds nobody scanning and does it itself."""
-        with self._lock:
-            wanted, self._scan_again = self._scan_again, False
-            self._is_scanning = wanted
-        return wanted
+        A scan that was running may be past what changed, so everybody waits for one that began after their call: those
+        who come meanwhile for the same one. Look-ups never wait.
+        """
+        with self._scans:
+            wanted = self._begun + 1
+            self._scans.wait_for(lambda: self._ended >= wanted or not self._is_scanning)
+            if self._ended >= wanted:
+                return
+            self._is_scanning, self._begun = True, wanted
+        try:
+            self._scan()
+        finally:  # also when the worker is told to exit: nobody may wait for a scan that has ended
+            with self._scans:
+                self._is_scanning, self._ended = False, wanted
+                self._scans.notify_all()
 
     def _scan(self) -> None:
         began = time.monotonic()

@@ -144,6 +144,9 @@ class ProxyWorker(ThreadWorker):
 
     def _next_step(self, conn: Connection) -> Callable[[Connection], None] | None:
         """What to do with a connection after one look at its socket; None if its head needs more."""
+        # What came with the last request may be enough: to read on before each would keep all that a client can send.
+        if conn.unreader.head_is_decided():
+            return self._submit
         is_open = conn.unreader.receive()
         if conn.unreader.head_is_decided():
             return self._submit

@@ -57,7 +57,11 @@ class Launcher:
     def spawn(self, server: Server, tell: Callable[[ev.Event], None]) -> LlamaServer:
         """Start a server on a thread of its own. Whatever happens is told: Spawned, Progress, Ready, at last Exited."""
         process = LlamaServer(self, server, tell)
-        process.thread.start()
+        try:
+            process.thread.start()
+        except RuntimeError:  # no thread left
+            process.discard()
+            raise
         return process
 
 
@@ -93,6 +97,10 @@ class LlamaServer:
         """Ask it how many of its slots are busy; SlotsCounted tells, also that it did not answer."""
         self._count_wanted = True
         self._wake()
+
+    def discard(self) -> None:
+        """Give back what it holds, when its thread never began."""
+        os.close(self._orders)
 
     def kill(self) -> None:
         """SIGKILL to its group, now."""

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
-from app.errors import BadUpstream, ClientLeft, Draining, ProxyError, UpstreamCrashed, UpstreamTimeout
+from app.errors import BadUpstream, ClientLeft, Draining, ProxyError, SpawnFailed, UpstreamCrashed, UpstreamTimeout
 from workers.client_watch import ClientWatch
 from workers.pool import Address
 
@@ -34,6 +34,8 @@ NOT_FORWARDED = {
     *("upgrade", "server", "date", "set-cookie", "set-cookie2", "location", "x-request-id"),
 }
 NOT_FORWARDED_PREFIXES = ("access-control-", "x-llama-smart-proxy-")  # the latter would make it look like ours
+OUT_OF_SOMETHING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+NO_HTTP = (http.client.BadStatusLine, http.client.LineTooLong, http.client.UnknownProtocol)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5; gunicorn refuses any other
 
 
@@ -71,7 +73,9 @@ class Relay:
             connection.connect()
             upstream = connection.sock  # kept here: http.client lets go of it once it has read "Connection: close"
             client.on_leave(lambda: _shut(upstream))
-            connection.request(method, target, body=body or None, headers=_request_headers(headers, to.api_key))
+            # An engine that refuses before it has read all of the body may have said so.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, target, body=body or None, headers=_request_headers(headers, to.api_key))
             response = connection.getresponse()
             if response.msg.defects:  # what follows a header that cannot be read is not known to be the body
                 raise http.client.UnknownProtocol(str(response.msg.defects[0]))
@@ -119,7 +123,9 @@ class Relay:
             return Draining("the service is shutting down and the answer was cut")
         if isinstance(error, TimeoutError):
             return UpstreamTimeout(f"{to.model}: llama-server did not answer in time")
-        garbage = isinstance(error, http.client.BadStatusLine | http.client.LineTooLong | http.client.UnknownProtocol)
+        if isinstance(error, OSError) and error.errno in OUT_OF_SOMETHING:
+            return SpawnFailed(f"{to.model}: no connection to llama-server can be made: {error.strerror}")
+        garbage = type(error) is http.client.HTTPException or isinstance(error, NO_HTTP)
         if garbage and not isinstance(error, http.client.RemoteDisconnected):
             return BadUpstream(f"{to.model}: llama-server answered something that is not HTTP")
         return UpstreamCrashed(

@@ -56,6 +56,8 @@ def _check(doors: Doors) -> None:
         raise NotAllowed(
             f"the Host {name!r} is not this machine's: to be reached by that name, configure keys or server.allow_open"
         )
+    if not doors.keys and doors.loopback_only and request.method not in ("GET", "HEAD", "OPTIONS"):
+        _refuse_pages_from_elsewhere()
     came_by_hand = _find_key(doors.keys)
     if doors.keys and g.key is None and endpoint not in PUBLIC and not _is_open_here(endpoint):
         raise InvalidApiKey(has_offer=bool(_offers()), by_browser=endpoint == "status.show_status")
@@ -79,6 +81,7 @@ def find_model(name: str) -> Model:
 def checked(model: Model) -> Model:
     """The model, if the request's key may use it. Raises NotAllowed."""
     key = key_of_request()
+    assert key or not services().doors.keys, "no route about a model is open without a key"
     if key and not may_use(key, model):
         raise NotAllowed(f"the key {key.name!r} may not use {model.name}")
     return model
@@ -130,8 +133,16 @@ def _host_is_welcome(doors: Doors) -> bool:
     return not doors.loopback_only or not host or is_loopback(host) or host == doors.host
 
 
+def _refuse_pages_from_elsewhere() -> None:
+    """A web page may post to any address; its browser says whose page it is."""
+    origin = request.headers.get("Origin", "")
+    scheme, _, host = origin.partition("://")
+    if scheme in ("http", "https") and not is_loopback(host):
+        raise NotAllowed(f"a page of {origin[:200]!r} may not use this service without a key: configure keys")
+
+
 def _is_open_here(endpoint: str) -> bool:
     """A request from this very machine, not one that a proxy here passes on for somebody else."""
     passed_on = any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"))
     here = is_loopback(request.remote_addr or "") and is_loopback(request.headers.get("Host", ""))
-    return endpoint in OPEN_ON_THIS_MACHINE and here and not passed_on
+    return endpoint in OPEN_ON_THIS_MACHINE and "model" not in request.args and here and not passed_on

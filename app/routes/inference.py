@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import string
 import time
 import uuid
@@ -39,12 +40,13 @@ bp = Blueprint("inference", __name__)
 
 UNKNOWN_MODEL = "_unknown"  # the label of requests that name none of ours: clients do not make up series
 OTHER_PATH = "_other"  # the label of paths that are not ours
-REQUEST_ID_BYTES = 128
+_REQUEST_ID = re.compile(r"[!#-<>-~]{1,128}")  # printable, and nothing that would look like another field of a log line
 LOGGED_CHARACTERS = 100  # of the name a client asked for
 HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"  # printable ASCII but "%": what else a name has is percent-encoded
 QUERY_SAFE = string.punctuation  # what is encoded stays so
 PATH_SAFE = "/:@!$&'()*+,;=~"
 LOADS_NOTHING = ("GET", "HEAD")
+PASSED_ON = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 # llama-server's routes that name a model (b11434, server.cpp), and what OpenAI's clients put before some of them.
 POST_ROUTES = (
@@ -83,7 +85,8 @@ def pass_on() -> Response | None:
     if not isinstance(request.routing_exception, NoSuchRule):
         return None
     has_body = bool(request.content_length) or "chunked" in request.headers.get("Transfer-Encoding", "").lower()
-    if not has_body or not _may_be_passed_on(request.path):
+    is_form = request.mimetype == "multipart/form-data"
+    if not has_body or is_form or request.method not in PASSED_ON or not _may_be_passed_on(request.path):
         return None
     return infer()
 
@@ -239,7 +242,6 @@ def request_id() -> str:
     """The client's x-request-id if it is one that can be passed on, else a new one. Also put on our answers."""
     if "request_id" not in g:
         given = request.headers.get("x-request-id", "")
-        usable = given.isascii() and given.isprintable() and 0 < len(given) <= REQUEST_ID_BYTES
-        g.request_id = given if usable else uuid.uuid4().hex
+        g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
     kept: str = g.request_id
     return kept

@@ -33,8 +33,10 @@ def show_model(name: str) -> Response:
 
 
 def _reload_if_asked() -> None:
+    """A scan may take a second, and others wait for theirs: with a place, so that they never take the last thread."""
     if request.args.get("reload") == "1":
-        services().catalog.reload()
+        with _place():
+            services().catalog.reload()
 
 
 @bp.post("/models/load")
@@ -80,12 +82,19 @@ def props() -> Response:
 @contextlib.contextmanager
 def _order(find: Callable[[str], Model]) -> Iterator[tuple[Model, object]]:
     """The model that an order is about and the watch over its client; it holds a place while it waits."""
-    s = services()
-    with contextlib.ExitStack() as held:
-        if not s.places.enter():
-            raise Overloaded("every place for requests that wait is taken")
-        held.callback(s.places.leave)
+    with _place():
         model = find(model_name(read_body()))
-        client = s.clients.watch(request.environ.get("gunicorn.socket"))
-        held.callback(client.close)
-        yield model, client
+        with contextlib.closing(services().clients.watch(request.environ.get("gunicorn.socket"))) as client:
+            yield model, client
+
+
+@contextlib.contextmanager
+def _place() -> Iterator[None]:
+    """A place for the length of something that waits. Raises Overloaded when all are taken."""
+    places = services().places
+    if not places.enter():
+        raise Overloaded("every place for requests that wait is taken")
+    try:
+        yield
+    finally:
+        places.leave()

@@ -252,7 +252,7 @@ def _bound_the_queue(state: PoolState, now: float) -> Step:
     """The newest beyond the limits are turned away; who got a slot at once was never in the queue."""
     too_many: dict[int, Reason] = {}
     places: Counter[str] = Counter()
-    for waiting in state.wanting:
+    for waiting in state.waiting:
         if places.total() >= state.limits.max_waiting:
             too_many[waiting.ticket] = Reason.OVERLOADED
         elif places[waiting.model.name] >= state.limits.max_waiting_per_model:
