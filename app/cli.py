@@ -89,13 +89,23 @@ def check_config(config: Path | None, as_json: bool) -> None:
         os.environ[PREFIX + "CONFIG"] = str(config.absolute())
     verdict = checked()
     if verdict.configuration:
-        verdict = verdict.with_warnings(_warnings_about_models(verdict.configuration.settings))
+        settings = verdict.configuration.settings
+        verdict = verdict.with_warnings((*_warnings_about_engine(settings), *_warnings_about_models(settings)))
     if as_json:
         click.echo(json.dumps(verdict.as_json(), indent=2))
     else:
         click.echo("\n".join(verdict.lines()), err=not verdict.is_good)
     if not verdict.is_good:
         sys.exit(ANSWER_IS_NO if verdict.file_exists else WRONG_USE)
+
+
+def _warnings_about_engine(settings: Settings) -> list[str]:
+    import shutil
+
+    binary = settings.engine.binary
+    if binary in ("auto", "embedded") or shutil.which(os.path.expanduser(binary)):
+        return []
+    return [f"engine.binary: there is no program {binary}; without it no model can be served"]
 
 
 def _warnings_about_models(settings: Settings) -> tuple[str, ...]:

@@ -167,3 +167,9 @@ def test_models_that_cannot_be_served_are_warnings(tmp_path):
         "warning: model broken cannot be served: broken.gguf is 4 bytes long, shorter than a GGUF header",
         f"warning: model mine cannot be served: no such file: looked for gone.gguf in {tmp_path}, {tmp_path}/models",
     ]
+
+
+def test_an_engine_that_is_not_there_is_a_warning(tmp_path):
+    done = check("--config", written(tmp_path, "engine: {binary: /no/such/llama-server}"))
+    said = "warning: engine.binary: there is no program /no/such/llama-server; without it no model can be served"
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, said)
