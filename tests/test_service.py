@@ -130,6 +130,26 @@ def test_health_and_probes(service: Service):
     assert service.get("/livez").status_code == service.get("/readyz").status_code == 200
 
 
+def test_health_has_every_key_that_the_original_service_and_its_contract_name(service: Service):
+    service.chat()
+    health = service.get("/health").json()
+    (server,) = health["servers"]
+    assert {"id", "host", "port", "model_id", "status", "process", "gpu_assignment", "state"} <= set(server)
+    assert server["gpu_assignment"] is None
+    assert server["process"] == service.engines()[0].pid
+    gpus = health["gpu_pool_status"]
+    zeros = {"total_gpus", "available_gpus", "total_vram", "available_vram", "total_memory", "used_memory",
+             "free_memory", "utilization_average"}  # fmt: skip
+    assert {name: gpus.pop(name) for name in zeros} == dict.fromkeys(zeros, 0)
+    assert gpus == {
+        "gpu_list": [],
+        "gpus": [],
+        "allocation_strategy": "single-gpu-preferred",
+        "gpu_available": False,
+        "gpu_monitoring_enabled": False,
+    }
+
+
 def test_the_page_is_readable_and_fetches_nothing(service: Service):
     page = service.get("/")
     assert page.headers["Content-Type"].startswith("text/html")

@@ -2,7 +2,7 @@
 
 With keys every route wants one, except those that PUBLIC names; ADMIN names those that want an admin's. Without keys
 whoever reaches the address may do all: the service listens on loopback only then, and a web page that a browser on this
-machine has open must not get through to it. Its requests are known by their Host header, or by a content type that
+machine has open must not get through to it. Its requests are known by their Host or Origin, and by content types that
 pages may send anywhere.
 """
 
@@ -51,18 +51,11 @@ def is_stranger() -> bool:
 
 def _check(doors: Doors) -> None:
     endpoint = request.endpoint or ""
-    if endpoint not in PUBLIC and not doors.keys and not _host_is_welcome(doors):
-        name = request.headers["Host"][:200]
-        raise NotAllowed(
-            f"the Host {name!r} is not this machine's: to be reached by that name, configure keys or server.allow_open"
-        )
-    if not doors.keys and doors.loopback_only and request.method not in ("GET", "HEAD", "OPTIONS"):
-        _refuse_pages_from_elsewhere()
     came_by_hand = _find_key(doors.keys)
-    if doors.keys and g.key is None and endpoint not in PUBLIC and not _is_open_here(endpoint):
-        raise InvalidApiKey(has_offer=bool(_offers()), by_browser=endpoint == "status.show_status")
-    if doors.keys and endpoint in ADMIN and not g.key.admin:
-        raise NotAllowed(f"the key {g.key.name!r} may not do that: it needs `admin: true`")
+    if doors.keys:
+        _check_key(endpoint)
+    elif doors.loopback_only:
+        _check_that_it_is_from_here(doors, endpoint)
     if endpoint in STATE_CHANGING and not came_by_hand and request.mimetype != "application/json":
         raise InvalidRequest('this route wants a key, or -H "Content-Type: application/json"')
 
@@ -133,9 +126,21 @@ def _host_is_welcome(doors: Doors) -> bool:
     return not doors.loopback_only or not host or is_loopback(host) or host == doors.host
 
 
-def _refuse_pages_from_elsewhere() -> None:
-    """A web page may post to any address; its browser says whose page it is."""
-    origin = request.headers.get("Origin", "")
+def _check_key(endpoint: str) -> None:
+    if g.key is None and endpoint not in PUBLIC and not _is_open_here(endpoint):
+        raise InvalidApiKey(has_offer=bool(_offers()), by_browser=endpoint == "status.show_status")
+    if endpoint in ADMIN and not g.key.admin:
+        raise NotAllowed(f"the key {g.key.name!r} may not do that: it needs `admin: true`")
+
+
+def _check_that_it_is_from_here(doors: Doors, endpoint: str) -> None:
+    """A web page may ask under a name of its own that leads here, or post anywhere: its browser says whose it is."""
+    if endpoint not in PUBLIC and not _host_is_welcome(doors):
+        name = request.headers["Host"][:200]
+        raise NotAllowed(
+            f"the Host {name!r} is not this machine's: to be reached by that name, configure keys or server.allow_open"
+        )
+    origin = "" if request.method in ("GET", "HEAD", "OPTIONS") else request.headers.get("Origin", "")
     scheme, _, host = origin.partition("://")
     if scheme in ("http", "https") and not is_loopback(host):
         raise NotAllowed(f"a page of {origin[:200]!r} may not use this service without a key: configure keys")

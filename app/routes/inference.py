@@ -117,6 +117,7 @@ class Exchange:
         request.environ[END] = self.end
 
     def run(self) -> Response:
+        """The answer, its body still to come. Raises the ProxyError that says why there is none."""
         if not self.services.places.enter():
             raise Overloaded("every place for inference requests is taken")
         self.held.callback(self.services.places.leave)

@@ -12,6 +12,13 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.events import Effect, Refuse, Stop
 
+STARTING, READY, DRAINING, STOPPING = (
+    ServerState.STARTING,
+    ServerState.READY,
+    ServerState.DRAINING,
+    ServerState.STOPPING,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

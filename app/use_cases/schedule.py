@@ -12,12 +12,14 @@ from collections import Counter
 from dataclasses import replace
 
 from app.entities.refusal import Reason, Refusal
-from app.entities.server import Server, ServerState
-from app.use_cases import events as ev
+from app.entities.server import Server
 from app.use_cases.events import CountSlots, Done, Effect, Event, Grant
 from app.use_cases.pool_state import (
+    DRAINING,
+    READY,
+    STARTING,
+    STOPPING,
     Failure,
-    Limits,
     PoolState,
     Step,
     Waiting,
@@ -27,19 +29,13 @@ from app.use_cases.pool_state import (
     turn_away,
     turn_away_model,
 )
+from app.use_cases.record import record
 from app.use_cases.room import make_room
-
-STARTING, READY, DRAINING, STOPPING = (
-    ServerState.STARTING,
-    ServerState.READY,
-    ServerState.DRAINING,
-    ServerState.STOPPING,
-)
 
 
 def step(state: PoolState, event: Event) -> Step:
     """The state after `event`, and what to do about it, in order."""
-    state, effects = _record(state, event)
+    state, effects = record(state, event)
     for settle in _PASSES:
         state, more = settle(state, event.at)
         effects += more
@@ -56,139 +52,6 @@ def due_at(state: PoolState) -> float | None:
     times += [_idle_until(state, s) for s in state.servers if s.is_idle]
     times += [s.check_at for s in state.servers if s.check_at is not None]
     return min(times, default=None)
-
-
-# --- record: write the fact down, decide nothing --------------------------------------------------
-
-
-def _record(state: PoolState, event: Event) -> Step:
-    match event:
-        case ev.Acquire(ticket, model, at, give_up_at):
-            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT)), []
-        case ev.Load(ticket, model, at, give_up_at):
-            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED)), []
-        case ev.Unload(ticket, model, at, give_up_at):
-            return _unwanted(state, Waiting(ticket, model, at, give_up_at, Want.UNLOADED))
-        case ev.Cancel(ticket):
-            return turn_away(state, {ticket: Reason.CLIENT_LEFT})
-        case ev.Release():
-            return _released(state, event), []
-        case ev.Spawned(server_id, pid):
-            return changed(state, server_id, lambda s: replace(s, pid=pid)), []
-        case ev.Progress(server_id, at):
-            return changed(state, server_id, lambda s: replace(s, progress_at=at)), []
-        case ev.Ready(server_id, port, at):
-            return _became_ready(state, server_id, port, at), []
-        case ev.SlotsCounted():
-            return _slots_counted(state, event)
-        case ev.Exited():
-            return _exited(state, event)
-        case ev.MemoryRead(memory):
-            return replace(state, memory=memory, memory_asked_at=None), []
-        case ev.ReadingFailed(detail):
-            return _without_a_reading(state, detail)
-        case ev.Drain():
-            return replace(state, draining=True), []
-        case ev.Close():
-            return replace(state, draining=True, closing=True), []
-        case ev.Tick():
-            return state, []
-
-
-def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
-    """In the queue. A server that was started for what the name meant before makes way for what it means now."""
-    server = state.server_of(waiting.model.name)
-    if server is not None and server.is_up and not server.model.is_served_as(waiting.model):
-        state = _condemned(state, server)
-    return replace(state, waiting=(*state.waiting, waiting))
-
-
-def _unwanted(state: PoolState, waiting: Waiting) -> Step:
-    """In the queue, and the server takes nothing new from here on. One that still loads is stopped, and those who wait
-    for it are told; who comes later waits for its end and has it loaded again."""
-    state = replace(state, waiting=(*state.waiting, waiting))
-    server = state.server_of(waiting.model.name)
-    if server is None or server.state is STOPPING:
-        return state, []
-    if server.state is STARTING:
-        state, refusals = turn_away_model(state, Refusal(Reason.UNLOADED, waiting.model.name))
-        state, orders = stop(state, server, "unload")
-        return state, [*refusals, *orders]
-    return _condemned(state, server), []
-
-
-def _condemned(state: PoolState, server: Server) -> PoolState:
-    leaving = server if server.state is DRAINING else server.moved(DRAINING)
-    return changed(state, server.id, lambda _: replace(leaving, is_condemned=True))
-
-
-def _released(state: PoolState, event: ev.Release) -> PoolState:
-    holder = next((s for s in state.servers if event.ticket in s.leases), None)
-    if holder is None:  # its server died first
-        return state
-    freed = replace(holder, leases=holder.leases - {event.ticket}, last_used=event.at)
-    if event.ending is not ev.Ending.COMPLETE:
-        check_at = event.at + _notice_seconds(state.limits, event.ending)
-        freed = replace(freed, left_behind=holder.left_behind + 1, check_at=min(check_at, holder.check_at or check_at))
-    return changed(state, holder.id, lambda _: freed)
-
-
-def _notice_seconds(limits: Limits, ending: ev.Ending) -> float:
-    return limits.notice_in_silence_seconds if ending is ev.Ending.CUT_IN_SILENCE else limits.notice_seconds
-
-
-def _slots_counted(state: PoolState, event: ev.SlotsCounted) -> Step:
-    """Slots are free when the engine says so. One that nobody uses and that still generates is ended: the only way
-    to stop some engines. The count must not be older than the last request's end."""
-    server = state.server(event.server)
-    if server is None or not server.left_behind:
-        return state, []
-    if event.busy is not None and event.busy <= len(server.leases):
-        return changed(state, server.id, lambda s: replace(s, left_behind=0, check_at=None)), []
-    if event.busy is not None and server.is_idle and event.asked_at > server.last_used:
-        return stop(state, server, "still generating for a client that left")
-    again_at = event.at + state.limits.notice_seconds
-    return changed(state, server.id, lambda s: replace(s, check_at=again_at)), []
-
-
-def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> PoolState:
-    server = state.server(server_id)
-    if server is None or server.state is not STARTING:  # told to stop while the news was on its way
-        return state
-    failures = {name: failure for name, failure in state.failures.items() if name != server.model.name}
-    state = changed(state, server_id, lambda s: replace(s.moved(READY), port=port, ready_at=at, last_used=at))
-    return replace(state, failures=failures)
-
-
-def _exited(state: PoolState, event: ev.Exited) -> Step:
-    server = state.server(event.server)
-    assert server is not None, f"server {event.server} exited twice"
-    ended = server.moved(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
-    state = replace(
-        state,
-        servers=tuple(s for s in state.servers if s.id != server.id),
-        last_exit_at=event.at,
-    )
-    if ended.state is ServerState.STOPPED:
-        return state, []
-    failures = {**state.failures, server.model.name: Failure(event.detail, event.at)}
-    state = replace(state, failures=failures)
-    if server.state is not STARTING:
-        return state, []
-    # Whoever waits for this load learns what became of it; a later request may try again.
-    reason = Reason.SPAWN_FAILED if event.could_not_spawn else Reason.LOAD_FAILED
-    return turn_away_model(state, Refusal(reason, server.model.name, event.detail))
-
-
-def _without_a_reading(state: PoolState, detail: str) -> Step:
-    """Nothing can be placed: those who would need a new server are told, the others wait on."""
-    effects: list[Effect] = []
-    state = replace(state, memory_asked_at=None)
-    for name in dict.fromkeys(w.model.name for w in state.wanting):
-        if state.server_of(name) is None:
-            state, refusals = turn_away_model(state, Refusal(Reason.SPAWN_FAILED, name, detail))
-            effects += refusals
-    return state, effects
 
 
 # --- settle: one look at the whole state -------------------------------------------------------------
