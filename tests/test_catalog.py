@@ -322,6 +322,20 @@ def test_who_reloads_during_a_scan_waits_for_the_next_one_all_together(tmp_path:
     assert seen.count(["late"]) >= 3 and scans.count == 2
 
 
+def test_a_disk_that_does_not_answer_holds_one_caller_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(catalog_module, "PATIENCE_SECONDS", 0.05)
+    catalog = a_catalog(tmp_path)
+    scans = HeldScans(monkeypatch)
+    stuck = threading.Thread(target=catalog.reload)
+    stuck.start()
+    assert scans.began.acquire(timeout=DEADLINE_SECONDS)
+    catalog.reload()
+    assert scans.count == 1
+    scans.go_on.release()
+    stuck.join(DEADLINE_SECONDS)
+    assert not stuck.is_alive()
+
+
 def test_a_scan_that_is_cut_off_leaves_the_next_one_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     catalog = a_catalog(tmp_path)
     with monkeypatch.context() as dying:

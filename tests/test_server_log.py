@@ -50,6 +50,7 @@ def test_last_words_are_the_lines_that_tell_something():
 
 def test_without_telling_lines_the_last_ones_are_the_last_words():
     assert last_words(["one", "two"]) == "one\ntwo"
+    assert last_words(["one", 'cmd_child_to_router:state:{"state":"loading"}', "two"]) == "one\ntwo"
 
 
 def test_last_words_are_bounded():

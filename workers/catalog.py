@@ -27,6 +27,8 @@ __all__ = ["Catalog", "Entry"]
 
 log = logging.getLogger(__name__)
 
+PATIENCE_SECONDS = 10.0  # with a scan that somebody else has begun
+
 
 class Catalog:
     """Models by name. `reload` looks again and replaces all it knows at once."""
@@ -72,12 +74,15 @@ class Catalog:
         """Look at the files again; on return what was there at the call is known.
 
         A scan that was running may be past what changed, so everybody waits for one that began after their call: those
-        who come meanwhile for the same one. Look-ups never wait.
+        who come meanwhile for the same one, and not for ever if a disk does not answer. Look-ups never wait.
         """
         with self._scans:
             wanted = self._begun + 1
-            self._scans.wait_for(lambda: self._ended >= wanted or not self._is_scanning)
+            self._scans.wait_for(lambda: self._ended >= wanted or not self._is_scanning, PATIENCE_SECONDS)
             if self._ended >= wanted:
+                return
+            if self._is_scanning:
+                log.warning("a scan takes longer than %g s; the catalogue stays as it is meanwhile", PATIENCE_SECONDS)
                 return
             self._is_scanning, self._begun = True, wanted
         try:

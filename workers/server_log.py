@@ -19,6 +19,7 @@ _TELLING = re.compile(
     r"terminate|exception|no such file|denied|illegal|fault",
     re.IGNORECASE,
 )
+_TOLD_TO_ROUTERS = "cmd_child_to_router:"  # llama.cpp's own protocol
 _OUR_PROBES = re.compile(rb"/health|/props")  # many builds log each request
 _PREFIX = re.compile(r"^([\d.]+ [A-Z]|E) ")  # "seconds.millis.micros LEVEL ", or our mark
 
@@ -78,7 +79,7 @@ def _text(line: bytes) -> str:
 
 def last_words(lines: Iterable[str]) -> str:
     """The lines that say why a process ended: the last telling ones, else simply the last. 8 KiB at most."""
-    lines = [line for line in lines if line.strip()]
+    lines = [line for line in lines if line.strip() and not line.startswith(_TOLD_TO_ROUTERS)]
     telling = [line for line in lines if _TELLING.search(line)]
     chosen = (telling or lines)[-LAST_WORDS_LINES:]
     text = "\n".join(dict.fromkeys(_PREFIX.sub("", line) for line in chosen))
