@@ -80,7 +80,7 @@ class ApiKeySettings(Section):
         description='The hash of the key, never the key itself: `printf %s "$KEY" | sha256sum` prints it.'
     )
     models: list[Text] = Field(["*"], description="Models it may use; `*` and `?` stand for any characters.")
-    admin: bool = Field(False, description="May load and unload models, and read logs.")
+    admin: bool = Field(False, description="May load and unload models.")
     requests_per_minute: int = Field(600, ge=1, description="Requests for inference it may send in a minute.")
 
     @field_validator("sha256")
@@ -128,8 +128,8 @@ class CatalogSettings(Section):
 
     models_dirs: list[Folder] = Field(
         [],
-        description="Folders whose *.gguf files are served, each under its file's name. `~` is home; a relative path "
-        "starts at the configuration file's folder.",
+        description="Folders whose *.gguf files, and those below, are served by their names. `~` is home; a relative "
+        "path starts at the configuration file's folder.",
     )
     hugging_face: HuggingFaceSettings = HuggingFaceSettings()
 
