@@ -71,6 +71,14 @@ def test_headers_name_the_model_the_device_and_the_request(service: Service):
     assert int(answer.headers["x-llama-smart-proxy-wait-ms"]) >= 0
 
 
+@pytest.mark.parametrize("given", ["1 status=200", "a=b", 'a"b', "é", "x" * 129])
+def test_a_request_id_that_could_pass_for_something_else_is_replaced(service: Service, given: str):
+    """It stands in a line of the log."""
+    answer = requests.get(service.url + "/livez", headers={"x-request-id": given.encode()}, timeout=10)
+    assert len(answer.headers["x-request-id"]) == 32
+    assert answer.headers["x-request-id"] != given
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
