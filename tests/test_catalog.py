@@ -159,6 +159,15 @@ def test_a_file_without_the_right_to_read_it_is_broken(tmp_path: Path, monkeypat
     assert problems(tmp_path) == {"a": "a.gguf cannot be read: Permission denied"}
 
 
+def test_who_has_the_name_is_said_to_whom_it_is_lost(tmp_path: Path):
+    """It was told that its name was too long."""
+    for folder in ("a", "b"):
+        a_gguf(tmp_path / folder / "same.gguf")
+    assert a_catalog(tmp_path).warnings == (
+        f"{tmp_path}/b/same.gguf is listed as b/same: {tmp_path}/a/same.gguf has the same name",
+    )
+
+
 def test_a_broken_model_is_found_under_all_its_names(tmp_path: Path):
     (tmp_path / "text.gguf").write_text("not a model at all, whatever it says")
     catalog = a_catalog(tmp_path)

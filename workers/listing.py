@@ -73,8 +73,8 @@ class Listing:
         if self.keys.get(own_name or "") in served_by:
             return  # an entry serves the file under the name it has anyway
         became = f"listed as {name}" if name else "not served"
-        holder = self.keys.get(own_name or next(iter(_usable(each.names)), ""))
-        why = _why_taken(own_name or "", holder) if holder else "its name is too long"
+        lost = next((taken for taken in (own_name, *_usable(each.names)) if taken in self.keys), None)
+        why = _why_taken(lost, self.keys[lost]) if lost is not None else "its name is too long"
         self.notes.append(f"{each.files.path} is {became}: {why}")
 
 

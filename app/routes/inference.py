@@ -118,9 +118,7 @@ class Exchange:
 
     def run(self) -> Response:
         """The answer, its body still to come. Raises the ProxyError that says why there is none."""
-        if not self.services.places.enter():
-            raise Overloaded("every place for inference requests is taken")
-        self.held.callback(self.services.places.leave)
+        self.held.enter_context(place())
         self.count_for_its_key()
         is_by_address = request.url_rule is not None and request.method in LOADS_NOTHING
         body = b"" if is_by_address else read_body()
@@ -209,6 +207,18 @@ class Exchange:
                 "request status=%d path=%s model=%s asked=%r seconds=%.3f id=%s",
                 *(status, self.endpoint, name, self.asked[:LOGGED_CHARACTERS], seconds, self.request_id),
             )
+
+
+@contextlib.contextmanager
+def place() -> Iterator[None]:
+    """A place for the length of something that waits. Raises Overloaded when all are taken."""
+    places = services().places
+    if not places.enter():
+        raise Overloaded("every place for inference requests is taken")
+    try:
+        yield
+    finally:
+        places.leave()
 
 
 def target() -> str:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from flask import Blueprint, Response, jsonify, request
 
 from app.entities.model import Model
-from app.errors import ModelNotFound, NoEngine, Overloaded
+from app.errors import ModelNotFound, NoEngine
 from app.routes.doors import checked, find_model, servable_model, visible_models
-from app.routes.inference import infer, read_body
+from app.routes.inference import infer, place, read_body
 from app.routes.model_name import model_name
 from app.services import services
 from app.use_cases.report import model_entry, model_list, router_props
@@ -35,7 +35,7 @@ def show_model(name: str) -> Response:
 def _reload_if_asked() -> None:
     """A scan may take a second, and others wait for theirs: with a place, so that they never take the last thread."""
     if request.args.get("reload") == "1":
-        with _place():
+        with place():
             services().catalog.reload()
 
 
@@ -82,19 +82,7 @@ def props() -> Response:
 @contextlib.contextmanager
 def _order(find: Callable[[str], Model]) -> Iterator[tuple[Model, object]]:
     """The model that an order is about and the watch over its client; it holds a place while it waits."""
-    with _place():
+    with place():
         model = find(model_name(read_body()))
         with contextlib.closing(services().clients.watch(request.environ.get("gunicorn.socket"))) as client:
             yield model, client
-
-
-@contextlib.contextmanager
-def _place() -> Iterator[None]:
-    """A place for the length of something that waits. Raises Overloaded when all are taken."""
-    places = services().places
-    if not places.enter():
-        raise Overloaded("every place for requests that wait is taken")
-    try:
-        yield
-    finally:
-        places.leave()
