@@ -24,6 +24,47 @@ class EngineFacts:
     switches: frozenset[str] = frozenset()  # those of them that take no value: --flash-attn once was one
 
 
+ALL_LAYERS = 999  # as people write it; llama-server itself takes any number above the layers there are
+
+
+class Task(enum.StrEnum):
+    """What a llama-server is started to answer."""
+
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"  # --embeddings
+    RERANK = "rerank"  # --reranking
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOptions:
+    """Every option of llama-server that decides how much memory it takes and where, with its own defaults."""
+
+    ctx_size: int = 0  # tokens of all slots together (-c); 0: what the model was trained with
+    parallel: int = 4  # slots (-np)
+    kv_unified: bool = True
+    batch_size: int = 2048
+    ubatch_size: int = 512
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    flash_attn: str = "auto"  # on | off | auto
+    swa_full: bool = False  # sliding-window layers keep the whole context
+    task: Task = Task.COMPLETION
+    kv_offload: bool = True  # False: the KV cache stays in RAM (-nkvo)
+    n_cpu_moe: int = 0  # the experts of so many first layers stay in RAM; ALL_LAYERS: --cpu-moe
+    overrides: tuple[tuple[str, str], ...] = ()  # -ot: pattern of tensor names, and the buffer type they go to
+    n_gpu_layers: int = ALL_LAYERS
+    devices: int = 1  # GPUs the server sees; 0: none
+    tensor_split: tuple[float, ...] = ()  # shares of the layers; empty: by the devices' free memory
+    split_mode: str = "layer"  # layer | none
+    main_gpu: int = 0  # where everything is with split_mode "none"
+    mmproj_offload: bool = True  # False: the projector stays in RAM
+    draft_max: int = 3  # tokens a draft proposes at a time (--spec-draft-n-max)
+    draft_cache_type_k: str = "f16"
+    draft_cache_type_v: str = "f16"
+    draft_gpu_layers: int = ALL_LAYERS
+    speculation: str = "none"  # --spec-type: none | draft-mtp | ngram-mod ...
+
+
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
     """What shapes one start beside the model's file, named as llama-server's own options."""
