@@ -1,0 +1,87 @@
+"""What llama.cpp's source says about families of models and their files do not: which layers keep what.
+
+Checked against build b11434: src/models/*.cpp (load_arch_hparams), src/llama-model.cpp (create_memory),
+src/llama-arch.cpp (llm_arch_is_recurrent, llm_arch_is_hybrid). Names are those of `general.architecture`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which layers attend to a sliding window, where the file does not list them itself.
+
+    Of every `period` layers one keeps the whole context: the first of them, or else the last.
+    """
+
+    period: int
+    is_first_full: bool = False
+    default_tokens: int = 0  # the window where the file names none
+    fixed_tokens: int = 0  # the window whatever the file says
+
+
+WINDOWS: Mapping[str, Window] = {
+    "afmoe": Window(4),
+    "cohere2": Window(4),
+    "cohere2moe": Window(4, is_first_full=True),
+    "exaone-moe": Window(4, default_tokens=128),
+    "exaone4": Window(4, default_tokens=4096),  # only with 64 layers, see `has_window`
+    "gemma-embedding": Window(6),
+    "gemma2": Window(2, default_tokens=4096),
+    "gemma3": Window(6),
+    "gemma3n": Window(5),
+    "gpt-oss": Window(2),
+    "laguna": Window(4, is_first_full=True),
+    "llama4": Window(4, fixed_tokens=8192),
+    "mellum": Window(4),
+    "modern-bert": Window(3, is_first_full=True),
+    "muse-glimmer": Window(4),
+    "olmo2": Window(4),
+    "plamo3": Window(8),
+    "smallthinker": Window(4, is_first_full=True, fixed_tokens=4096),
+}
+
+# These list their windowed layers in the file, as an array of truth values.
+LISTED_WINDOWS = frozenset({"gemma4", "granite-swa", "maple", "mimo2", "spark2-5", "step35"})
+
+# Every attention layer of these has the window, if there is one.
+ALL_WINDOWED = frozenset({"lfm2", "lfm2moe"})
+
+# No memory between requests at all: encoders and diffusion models.
+WITHOUT_CACHE = frozenset(
+    {
+        *("bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert"),
+        *("modern-bert", "gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1", "clef"),
+    }
+)
+
+# A state of fixed size instead of a KV cache in every layer.
+RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
+
+# Attention in some layers, a state in the others: those without KV heads ...
+STATE_WITHOUT_KV_HEADS = frozenset(
+    {
+        *("bailingmoe3", "glm5-next", "granitehybrid", "jamba", "kimi-k3", "kimi-linear"),
+        *("lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "plamo2"),
+    }
+)
+# ... or all but every fourth, or whichever interval the file names ...
+STATE_BY_INTERVAL = frozenset({"minimax-01", "qwen35", "qwen35moe", "qwen3next", "qwen4exp"})
+# ... or both in every layer.
+STATE_AND_KV = frozenset({"falcon-h1"})
+
+TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # where the file names none
+
+# DeepSeek's sparse attention: a cache of index keys beside the KV cache.
+WITH_INDEXER = frozenset({"deepseek32", "glm-dsa"})
+
+# The first layers own a KV cache and the others read theirs: gemma3n.cpp has the number in the code.
+GEMMA3N_KV_LAYERS = 20
+
+# The output matrix is the embedding's copy where the file has none, except in encoders.
+WITHOUT_OUTPUT = frozenset(
+    {"bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "modern-bert", "neo-bert"}
+)

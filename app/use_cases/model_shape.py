@@ -1,0 +1,170 @@
+"""The shape of a model: what its header says, arranged as the estimate needs it.
+
+Worked out once per file (some milliseconds), so that an estimate only has to add. Sums over layers are kept as running
+totals, because the layers of a device are always a range.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+
+from app.entities.gguf import GgufHeader, Tensor
+from app.use_cases import architectures as arch
+from app.use_cases.hparams import Hparams
+
+Totals = tuple[int, ...]  # [i] is the sum over the layers before i
+
+PADDED_ROW = 512  # values: CUDA pads the last row of quantized tensors (ggml-cuda.cu, MATRIX_ROW_PADDING)
+ALIGNMENT_BYTES = 128  # of the tensors in a CUDA buffer
+UNQUANTIZED = frozenset({"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"})
+
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+_EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")  # common/arg.cpp, --cpu-moe
+_INPUTS = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
+_PER_DEVICE = ("rope_freqs.", "rope_factors_")  # created with every layer, once per device (TENSOR_DUPLICATED)
+_FIRST_LAYER = ("per_layer_model_proj.", "per_layer_proj_norm.", "token_embd_norm.")  # on the device of layer 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One kind of KV cache: values per token that the layers keep in it."""
+
+    k_width: Totals
+    v_width: Totals
+    layers: Totals  # how many layers have it
+    k_padding: Totals  # values that CUDA adds to each layer's tensor where its type is quantized
+    v_padding: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What an estimate adds up. `..._bytes` of weights are as allocated on a GPU, `host_..._bytes` as in RAM."""
+
+    hparams: Hparams
+    layers: Totals
+    host_layers: Totals
+    experts: Totals  # of these layers, the tensors that --cpu-moe keeps in RAM
+    host_experts: Totals
+    mtp: Totals  # of the MTP blocks, loaded only to draft with them
+    input_bytes: int  # always in RAM
+    output_bytes: int  # with the device of the output
+    host_output_bytes: int
+    first_layer_bytes: int  # with the device of layer 0
+    per_device_bytes: int  # once on every device that has layers
+    base: Cache
+    window: Cache
+    mtp_cache: Cache
+    indexer_width: Totals
+    v_width_max: int  # without flash attention all V are padded to the widest
+    state_bytes: Totals  # recurrent state of one sequence
+    widest_kv: int  # K and V of one layer together, the most of any
+
+
+def model_shape(header: GgufHeader) -> ModelShape:
+    """The shape of the model that `header` is of. Never raises: what a strange file does not say counts as 0."""
+    hp = Hparams(header)
+    kv = [_kv_width(hp, il) for il in hp.layers]
+    owns = [hp.has_kv[il] and not hp.is_windowed[il] for il in hp.layers]
+    owns_window = [hp.has_kv[il] and hp.is_windowed[il] for il in hp.layers]
+    indexer = hp.integer("attention.indexer.key_length") if hp.architecture in arch.WITH_INDEXER else 0
+    return ModelShape(
+        hparams=hp,
+        **_weights(header, hp),
+        base=_cache(kv, owns),
+        window=_cache(kv, owns_window),
+        mtp_cache=_cache(kv, [il >= hp.n_layer for il in hp.layers]),
+        indexer_width=_totals(indexer if own else 0 for own in owns),
+        v_width_max=max((v for _, v in kv), default=0),
+        state_bytes=_totals(hp.state_bytes if state else 0 for state in hp.has_state),
+        widest_kv=max((sum(kv[il]) for il in hp.layers if hp.has_kv[il]), default=0),
+    )
+
+
+def gpu_bytes(tensor: Tensor) -> int:
+    """What CUDA allocates for a tensor (ggml_backend_cuda_buffer_type_get_alloc_size)."""
+    size = tensor.size_bytes
+    missing = -tensor.shape[0] % PADDED_ROW if tensor.shape else 0
+    if missing and tensor.type not in UNQUANTIZED:
+        rows = max(1, _count(tensor.shape) // max(1, tensor.shape[0]))
+        size += size // rows * missing // max(1, tensor.shape[0])
+    return size + -size % ALIGNMENT_BYTES
+
+
+def is_expert(name: str) -> bool:
+    """Whether --cpu-moe keeps the tensor in RAM."""
+    return _EXPERTS.search(name) is not None
+
+
+def _count(shape: Iterable[int]) -> int:
+    count = 1
+    for each in shape:
+        count *= each
+    return count
+
+
+def _weights(header: GgufHeader, hp: Hparams) -> dict[str, object]:
+    n = hp.n_layer_all
+    layers, host_layers, experts, host_experts, mtp = ([0] * n for _ in range(5))
+    inputs = output = host_output = first = per_device = 0
+    names = set()
+    embedding: Tensor | None = None
+    for tensor in header.tensors:
+        name, on_gpu, on_host = tensor.name, gpu_bytes(tensor), tensor.size_bytes
+        names.add(name)
+        block = _BLOCK.match(name)
+        if block and (il := int(block[1])) < n:
+            if il >= hp.n_layer:
+                mtp[il] += on_gpu
+                continue
+            layers[il] += on_gpu
+            host_layers[il] += on_host
+            if is_expert(name):
+                experts[il] += on_gpu
+                host_experts[il] += on_host
+        elif name in _INPUTS:
+            inputs += on_host
+            embedding = tensor if name == "token_embd.weight" else embedding
+        elif name.startswith(_PER_DEVICE):
+            per_device += on_gpu
+        elif name.startswith(_FIRST_LAYER):
+            first += on_gpu
+        else:
+            output += on_gpu
+            host_output += on_host
+    if "output.weight" not in names and embedding and hp.architecture not in arch.WITHOUT_OUTPUT:
+        output += gpu_bytes(embedding)  # the embedding again, as the output matrix
+        host_output += 0
+    return {
+        "layers": _totals(layers),
+        "host_layers": _totals(host_layers),
+        "experts": _totals(experts),
+        "host_experts": _totals(host_experts),
+        "mtp": _totals(mtp),
+        "input_bytes": inputs,
+        "output_bytes": output,
+        "host_output_bytes": host_output,
+        "first_layer_bytes": first,
+        "per_device_bytes": per_device,
+    }
+
+
+def _kv_width(hp: Hparams, il: int) -> tuple[int, int]:
+    heads, windowed = hp.n_head_kv[il], hp.is_windowed[il]
+    return heads * hp.k_head(windowed), 0 if hp.is_mla else heads * hp.v_head(windowed)
+
+
+def _cache(kv: list[tuple[int, int]], owns: list[bool]) -> Cache:
+    return Cache(
+        k_width=_totals(k if own else 0 for (k, _), own in zip(kv, owns, strict=True)),
+        v_width=_totals(v if own else 0 for (_, v), own in zip(kv, owns, strict=True)),
+        layers=_totals(int(own) for own in owns),
+        k_padding=_totals(-k % PADDED_ROW if own else 0 for (k, _), own in zip(kv, owns, strict=True)),
+        v_padding=_totals(-v % PADDED_ROW if own else 0 for (_, v), own in zip(kv, owns, strict=True)),
+    )
+
+
+def _totals(values: Iterable[int]) -> Totals:
+    return tuple(accumulate(values, initial=0))

@@ -1,0 +1,39 @@
+"""Bytes of weights, per device and in RAM."""
+
+from __future__ import annotations
+
+from app.entities.launch import MemoryOptions
+from app.use_cases.model_shape import ModelShape, Totals
+
+
+def weights(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> tuple[list[int], int]:
+    """The weights of each device, and those in RAM. An embedding that is the output matrix too is in both."""
+    n = shape.hparams.n_layer_all
+    per_device = [_on_device(shape, options, layers) for layers in ranges]
+    first_gpu_layer = ranges[0].start if ranges else n + 1
+    host = shape.input_bytes + between(shape.host_layers, 0, min(first_gpu_layer, n))
+    moved = min(options.n_cpu_moe, n)
+    host += between(shape.host_experts, first_gpu_layer, moved)
+    if first_gpu_layer > 0:
+        host += shape.first_layer_bytes
+    if first_gpu_layer > n:
+        host += shape.host_output_bytes
+    return per_device, host
+
+
+def _on_device(shape: ModelShape, options: MemoryOptions, layers: range) -> int:
+    n = shape.hparams.n_layer_all
+    last = min(layers.stop, n)
+    total = between(shape.layers, layers.start, last)
+    total -= between(shape.experts, layers.start, min(last, options.n_cpu_moe))
+    if layers.start < last:
+        total += shape.per_device_bytes
+    if 0 in layers:
+        total += shape.first_layer_bytes
+    if n in layers:
+        total += shape.output_bytes
+    return total
+
+
+def between(totals: Totals, start: int, stop: int) -> int:
+    return totals[stop] - totals[start] if stop > start else 0
