@@ -155,7 +155,7 @@ def test_a_file_without_the_right_to_read_it_is_broken(tmp_path: Path, monkeypat
     def refuse(path: str) -> bytes:  # root, who may run this, is refused nothing
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("workers.gguf_header._read_head", refuse)
+    monkeypatch.setattr("workers.first_bytes._read_head", refuse)
     assert problems(tmp_path) == {"a": "a.gguf cannot be read: Permission denied"}
 
 

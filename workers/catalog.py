@@ -17,8 +17,8 @@ from app.entities.model import Model
 from app.errors import ModelNotFound
 from workers.entries import Entry, Resolver, entry_model
 from workers.file_names import is_projector, part_of, stem_of
+from workers.first_bytes import FirstBytes, Verdicts
 from workers.gguf_files import File, walk
-from workers.gguf_header import Headers, Verdicts
 from workers.hub_cache import find_cached
 from workers.listing import LONGEST_NAME, Listing, meaning
 from workers.model_files import Found, ModelFiles, join
@@ -115,20 +115,20 @@ class Catalog:
 
     def _read(self) -> tuple[Listing, Verdicts]:
         listing = Listing(self._defaults)
-        headers = Headers(self._verdicts)
-        files = self._files(headers, listing.notes)
+        first_bytes = FirstBytes(self._verdicts)
+        files = self._files(first_bytes, listing.notes)
         found = [_found_in_folder(each) for each in join(files, listing.notes)]
         if self._cache is not None:
-            found += find_cached(self._cache, headers, listing.notes)
+            found += find_cached(self._cache, first_bytes, listing.notes)
         projectors = [file for file in files if is_projector(file.name)]
-        resolver = Resolver(self._bases, self._cache, found, projectors, meaning(found), headers)
+        resolver = Resolver(self._bases, self._cache, found, projectors, meaning(found), first_bytes)
         listing.add_entries([(entry, *entry_model(entry, resolver)) for entry in self._entries])
         listing.add_found(found)
-        return listing, headers.verdicts
+        return listing, first_bytes.verdicts
 
-    def _files(self, headers: Headers, notes: list[str]) -> list[File]:
+    def _files(self, first_bytes: FirstBytes, notes: list[str]) -> list[File]:
         visited: set[tuple[int, int]] = set()
-        return [file for folder in self._folders for file in walk(folder, headers, notes, visited)]
+        return [file for folder in self._folders for file in walk(folder, first_bytes, notes, visited)]
 
 
 def _found_in_folder(files: ModelFiles) -> Found:

@@ -18,7 +18,7 @@ KEY_VALUE_BYTES = 14  # the least one takes: length of the key, a letter, type, 
 Verdicts = Mapping[tuple[str, int, int], str]  # (path, size, mtime_ns): what is wrong, empty for nothing
 
 
-class Headers:
+class FirstBytes:
     """What is wrong with files, of one scan. A file that has not changed since the last one is not read again."""
 
     def __init__(self, last: Verdicts | None = None) -> None:
@@ -31,14 +31,14 @@ class Headers:
         verdict = self._last.get(key)
         if verdict is None:
             try:
-                verdict = header_problem(_read_head(path), stat.st_size, may_lack_tensors)
+                verdict = first_bytes_problem(_read_head(path), stat.st_size, may_lack_tensors)
             except OSError as error:  # not kept: a right to read comes without a new mtime
                 return f"cannot be read: {error.strerror}"
         self.verdicts[key] = verdict
         return verdict
 
 
-def header_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = False) -> str:
+def first_bytes_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = False) -> str:
     """What is wrong with a file that begins with `head`; empty for nothing. A split model's first part may hold
     metadata alone (llama-gguf-split --no-tensor-first-split)."""
     if not size_bytes:
