@@ -109,6 +109,7 @@ class InvalidModelFile(ProxyError):
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"model {name!r} cannot be served: {problem}")
+        self.problem = problem  # for who knows the model by another name
 
 
 class NotFound(ProxyError):

@@ -38,13 +38,13 @@ def projectors(folder: Path, files: str, one_family: bool = False) -> dict[str, 
 )
 def test_a_split_model_is_one_and_says_which_part_is_missing(tmp_path: Path, parts: tuple[int, ...], problem: str):
     for part in parts:
-        a_gguf(tmp_path / f"big-0000{part}-of-00003.gguf", size_bytes=100 * part)
+        a_gguf(tmp_path / f"big-0000{part}-of-00003.gguf", size_bytes=1000 * part)
     found = models(tmp_path)
     assert list(found) == ["big"]
     big = found["big"]
     assert (big.path, big.size_bytes, big.problem) == (
         str(tmp_path / "big-00001-of-00003.gguf"),
-        sum(100 * part for part in parts),
+        sum(1000 * part for part in parts),
         problem,
     )
 
