@@ -102,7 +102,7 @@ class ModelNotFound(ProxyError):
 
 
 class InvalidModelFile(ProxyError):
-    """The model's files are missing, cut off or no GGUF; the message says what is wrong with them."""
+    """The model's files are missing, cut off, damaged or no model's; the message says what is wrong with them."""
 
     status, type, code = 422, "invalid_request_error", "invalid_model_file"
     param = "model"
