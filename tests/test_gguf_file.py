@@ -120,7 +120,7 @@ def test_the_constants_are_the_packages():
         from gguf import constants as theirs
         from workers import gguf_constants as ours
         types = {int(t): (t.name, *theirs.GGML_QUANT_SIZES[t]) for t in theirs.GGMLQuantizationType}
-        assert ours.TENSOR_TYPES == {42: ("Q2_0", 64, 18)} | types and ours.MAGIC == b"GGUF"
+        assert ours.TENSOR_TYPES == types | {9: ("Q8_1", 32, 36), 42: ("Q2_0", 64, 18)} and ours.MAGIC == b"GGUF"
         assert {t.name: t.value for t in ours.ValueType} == {t.name: t.value for t in theirs.GGUFValueType}
     """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -32,6 +32,7 @@ DEFAULT_ALIGNMENT = constants.GGUF_DEFAULT_ALIGNMENT
 Keys = constants.Keys
 ValueType = constants.GGUFValueType
 
-# By the number in the file: name, values in a block, bytes of a block. The last one is llama.cpp's since b11434.
+# By the number in the file: name, values in a block, bytes of a block.
 TENSOR_TYPES = {int(each): (each.name, *constants.GGML_QUANT_SIZES[each]) for each in constants.GGMLQuantizationType}
-TENSOR_TYPES.setdefault(42, ("Q2_0", 64, 18))
+# As ggml has them (b11434, ggml-common.h): gguf 0.19.0 has 40 bytes for the one and does not know the other.
+TENSOR_TYPES |= {9: ("Q8_1", 32, 36), 42: ("Q2_0", 64, 18)}
