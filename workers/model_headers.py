@@ -25,7 +25,7 @@ Stamp = tuple[tuple[int, int], ...]  # size and mtime_ns of every part
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was wrong with a model when its files were as they are stamped; None: they changed, or nobody could look."""
+    """What was wrong with a model when its files were as they are stamped; None: they could not be looked at."""
 
     problem: str
     stamp: Stamp | None
@@ -116,9 +116,8 @@ class ModelHeaders(Generic[T]):
         return derived
 
     def _remember(self, path: str, problem: str, stamp: Stamp | None) -> None:
-        was_still = stamp == stamp_of(path)  # else it was written to meanwhile, and counts until the next look
         with self._changed:
-            self._verdicts[path] = Verdict(problem, stamp if was_still else None)
+            self._verdicts[path] = Verdict(problem, stamp)  # from before the read: a change since then shows
             self._derived.pop(path, None)
 
 
