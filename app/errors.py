@@ -102,13 +102,14 @@ class ModelNotFound(ProxyError):
 
 
 class InvalidModelFile(ProxyError):
-    """The model's files are missing, cut off or no GGUF; the message says what is wrong with them."""
+    """The model's files are missing, cut off, damaged or no model's; the message says what is wrong with them."""
 
     status, type, code = 422, "invalid_request_error", "invalid_model_file"
     param = "model"
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"model {name!r} cannot be served: {problem}")
+        self.problem = problem  # for who knows the model by another name
 
 
 class NotFound(ProxyError):

@@ -28,7 +28,7 @@ class Doors:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    catalog: Any  # workers.catalog.Catalog: find(name), models()
+    catalog: Any  # workers.catalog.Catalog: find(name), models(), servable(model)
     store: Any  # workers.state.StateStore: the published snapshots
     pool: Any  # workers.pool.Pool: acquire(), release(), load(), unload(), address()
     relay: Any  # workers.relay.Relay: send()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
 from app.entities.memory import MemoryReading
@@ -14,6 +14,9 @@ from app.use_cases import events as ev
 from app.use_cases.estimate import estimate_memory
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import step
+from tests.gguf_bytes import TINY, Info, Typed, a_file
+from workers.file_names import part_of
+from workers.gguf_constants import ValueType
 
 MIB = 1024**2
 GIB = 1024**3
@@ -23,11 +26,21 @@ def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
     return Model(name, f"/models/{name}.gguf", int(gib * GIB), 1_700_000_000, LaunchSettings(parallel=slots))
 
 
-def a_gguf(path: Path, size_bytes: int = 128, version: int = 3, tensors: int = 1, pairs: int = 1) -> Path:
-    """A file with the header of a good one and nothing behind it (sparse); its folders are made."""
+GGUF_BYTES = 320  # of `a_gguf`, if nothing else is said
+
+
+def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: int = 1) -> Path:
+    """A whole model file of one layer and a few values, sparse beyond them; its folders are made. The name of a part
+    makes it one."""
+    metadata: dict[str, Any] = dict(TINY)
+    number, parts = 1, 1
+    if part := part_of(path.name):
+        _, number, parts = part
+        metadata |= {"split.no": number - 1, "split.count": parts}  # llama.cpp wants 16 bits, names have five digits
+        metadata |= {"split.tensors.count": Typed(ValueType.INT32, parts * tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        file.write(struct.pack("<4sIQQ", b"GGUF", version, tensors, pairs))
+        file.write(a_file(metadata, [Info(f"t{number}.{each}") for each in range(tensors)], version=version))
         file.truncate(size_bytes)
     return path
 
@@ -104,4 +117,4 @@ def booked(model: Model) -> int:
     return estimate_memory(model)
 
 
-__all__ = ["GIB", "MIB", "Play", "a_gguf", "a_model", "an_engine", "booked", "memory", "replace"]
+__all__ = ["GGUF_BYTES", "GIB", "MIB", "Play", "a_gguf", "a_model", "an_engine", "booked", "memory", "replace"]

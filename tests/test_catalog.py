@@ -13,7 +13,7 @@ import pytest
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.errors import ModelNotFound
-from tests.builders import a_gguf
+from tests.builders import GGUF_BYTES, a_gguf
 from tests.service import wait_for
 from workers import catalog as catalog_module
 from workers.catalog import Catalog
@@ -64,7 +64,7 @@ def test_a_split_model_has_the_name_its_parts_share(tmp_path: Path):
     for part in (1, 2, 3):
         a_gguf(tmp_path / "sub" / f"big-0000{part}-of-00003.gguf")
     catalog = a_catalog(tmp_path)
-    assert [(model.name, model.size_bytes) for model in catalog.models()] == [("big", 3 * 128)]
+    assert [(model.name, model.size_bytes) for model in catalog.models()] == [("big", 3 * GGUF_BYTES)]
     for key in ("big-00001-of-00003", "big-00001-of-00003.gguf", "sub/big-00001-of-00003", "sub/big"):
         assert catalog.find(key).name == "big"
     with pytest.raises(ModelNotFound):
@@ -155,7 +155,7 @@ def test_a_file_without_the_right_to_read_it_is_broken(tmp_path: Path, monkeypat
     def refuse(path: str) -> bytes:  # root, who may run this, is refused nothing
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("workers.gguf_header._read_head", refuse)
+    monkeypatch.setattr("workers.first_bytes._read_head", refuse)
     assert problems(tmp_path) == {"a": "a.gguf cannot be read: Permission denied"}
 
 

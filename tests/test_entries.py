@@ -8,7 +8,7 @@ import pytest
 
 from app.entities.launch import LaunchSettings
 from app.errors import ModelNotFound
-from tests.builders import a_gguf
+from tests.builders import GGUF_BYTES, a_gguf
 from tests.test_hub_cache import cached
 from workers.catalog import Catalog, Entry
 from workers.entries import download_command
@@ -191,7 +191,7 @@ def test_an_entry_may_choose_its_projector(home: Path, mmproj: str, expected: st
     catalog = a_catalog(home, an_entry("mine", path=home / "far" / "d.gguf", mmproj=mmproj))
     mine = catalog.find("mine")
     assert mine.launch.mmproj == (str(home / expected) if expected else None)
-    assert mine.size_bytes == (1128 if expected else 128)
+    assert mine.size_bytes == GGUF_BYTES + (1000 if expected else 0)
 
 
 @pytest.mark.parametrize("model", ["models/vl-Q4_0.gguf", "far/vl-Q4_0.gguf"])
@@ -215,7 +215,7 @@ def test_an_entry_may_name_any_part_of_a_split_model_outside_the_folders(home: P
         a_gguf(home / "far" / f"big-0000{part}-of-00002.gguf")
     catalog = a_catalog(home, an_entry("mine", path=home / "far" / "big-00002-of-00002.gguf"))
     mine = catalog.find("mine")
-    assert (mine.path, mine.size_bytes) == (str(home / "far" / "big-00001-of-00002.gguf"), 256)
+    assert (mine.path, mine.size_bytes) == (str(home / "far" / "big-00001-of-00002.gguf"), 2 * GGUF_BYTES)
 
 
 @pytest.mark.parametrize("name", ["no-ending", ".hidden.gguf", "mmproj-alone.gguf"])

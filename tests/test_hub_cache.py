@@ -10,7 +10,7 @@ from huggingface_hub import scan_cache_dir
 
 from app.entities.launch import LaunchSettings
 from app.errors import ModelNotFound
-from tests.builders import a_gguf
+from tests.builders import GGUF_BYTES, a_gguf
 from workers.catalog import Catalog
 
 
@@ -110,7 +110,7 @@ def test_the_path_is_that_of_the_snapshot_where_the_parts_have_their_names(tmp_p
     model = catalog(tmp_path).find("u/Foo")
     assert model.path == str(snapshot / "F-Q4_0-00001-of-00002.gguf")
     assert model.launch.mmproj == str(snapshot / "mmproj-F16.gguf")
-    assert model.size_bytes == 3 * 128
+    assert model.size_bytes == 3 * GGUF_BYTES
 
 
 @pytest.mark.parametrize(("main", "expected"), [("old", "Q4_0"), ("new", "Q8_0"), (None, "Q8_0"), ("gone", "Q8_0")])

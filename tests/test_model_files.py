@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.builders import a_gguf
+from workers.first_bytes import FirstBytes
 from workers.gguf_files import walk
-from workers.gguf_header import Headers
 from workers.model_files import ModelFiles, join
 
 
 def models(folder: Path, one_family: bool = False) -> dict[str, ModelFiles]:
     notes: list[str] = []
-    return {each.name: each for each in join(walk(str(folder), Headers(), notes, set()), notes, one_family)}
+    return {each.name: each for each in join(walk(str(folder), FirstBytes(), notes, set()), notes, one_family)}
 
 
 def projectors(folder: Path, files: str, one_family: bool = False) -> dict[str, str]:
@@ -38,13 +38,13 @@ def projectors(folder: Path, files: str, one_family: bool = False) -> dict[str, 
 )
 def test_a_split_model_is_one_and_says_which_part_is_missing(tmp_path: Path, parts: tuple[int, ...], problem: str):
     for part in parts:
-        a_gguf(tmp_path / f"big-0000{part}-of-00003.gguf", size_bytes=100 * part)
+        a_gguf(tmp_path / f"big-0000{part}-of-00003.gguf", size_bytes=1000 * part)
     found = models(tmp_path)
     assert list(found) == ["big"]
     big = found["big"]
     assert (big.path, big.size_bytes, big.problem) == (
         str(tmp_path / "big-00001-of-00003.gguf"),
-        sum(100 * part for part in parts),
+        sum(1000 * part for part in parts),
         problem,
     )
 
@@ -58,7 +58,7 @@ def test_a_bad_part_breaks_the_whole(tmp_path: Path):
 def test_parts_of_different_folders_or_numbers_are_different_models(tmp_path: Path):
     for file in ("a/big-00001-of-00002", "b/big-00002-of-00002", "c/big-00001-of-00001"):
         a_gguf(tmp_path / f"{file}.gguf")
-    found = join(walk(str(tmp_path), Headers(), [], set()), [])
+    found = join(walk(str(tmp_path), FirstBytes(), [], set()), [])
     assert [(each.name, bool(each.problem)) for each in found] == [("big", True), ("big", True), ("big", False)]
 
 
@@ -121,12 +121,12 @@ def test_links_to_folders_are_followed_and_no_folder_is_read_twice(tmp_path: Pat
     (tmp_path / "models" / "self").symlink_to("self")
     (tmp_path / "models" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path)
-    found = walk(str(tmp_path / "models"), Headers(), [], set())
+    found = walk(str(tmp_path / "models"), FirstBytes(), [], set())
     assert [file.below for file in found] == ["a.gguf", "more/b.gguf"]
 
 
 def test_shallow_files_come_first_then_names(tmp_path: Path):
     for file in ("z.gguf", "b/a.gguf", "a/z.gguf", "a/a/a.gguf", "m.gguf"):
         a_gguf(tmp_path / file)
-    found = [file.below for file in walk(str(tmp_path), Headers(), [], set())]
+    found = [file.below for file in walk(str(tmp_path), FirstBytes(), [], set())]
     assert found == ["m.gguf", "z.gguf", "a/z.gguf", "b/a.gguf", "a/a/a.gguf"]

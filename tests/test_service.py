@@ -362,6 +362,7 @@ def write_unknown_architecture(path: Path) -> None:
     import numpy
 
     writer = gguf.GGUFWriter(path, "strange")
+    writer.add_block_count(1)
     writer.add_tensor("token_embd.weight", numpy.zeros((8, 8), dtype=numpy.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from workers.file_names import part_of, stem_of
+from workers.first_bytes import FirstBytes
 from workers.gguf_files import File, beside, look_at
-from workers.gguf_header import Headers
 from workers.hub_cache import DEFAULT_QUANTIZATION
 from workers.model_files import Found, ModelFiles, join
 
@@ -43,7 +43,7 @@ class Resolver:
         found: Sequence[Found],
         projectors: Sequence[File],
         find: Callable[[str], Found | None],
-        headers: Headers,
+        first_bytes: FirstBytes,
     ) -> None:
         self._bases = bases
         self._cache = cache
@@ -53,7 +53,7 @@ class Resolver:
         self._cached = {key: each for each in in_cache for key in each.loose_keys}
         self._cached |= {name: each for each in in_cache for name in each.names}
         self._find = find
-        self._headers = headers
+        self._first_bytes = first_bytes
 
     def files(self, entry: Entry) -> ModelFiles:
         """The files an entry means, the projector it wants among them. Raises NoFile."""
@@ -63,7 +63,7 @@ class Resolver:
         if entry.mmproj == "off":
             return replace(files, projector=None)
         try:
-            projector = look_at(self._existing(entry.mmproj), self._headers, "")
+            projector = look_at(self._existing(entry.mmproj), self._first_bytes, "")
         except NoFile as error:
             raise NoFile(f"mmproj: {error}") from error
         problem = files.problem or (projector.problem and f"mmproj: {projector.problem}")
@@ -94,10 +94,10 @@ class Resolver:
         """The model a file belongs to, found anyway or not."""
         if path in self._by_path:
             return self._by_path[path]
-        for files in join([*beside(path, self._headers), *self._projectors], []):
+        for files in join([*beside(path, self._first_bytes), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files
-        return _alone(look_at(path, self._headers, ""))  # its name says that it is none
+        return _alone(look_at(path, self._first_bytes, ""))  # its name says that it is none
 
     def _nowhere(self, entry: Entry) -> str:
         if entry.repo:

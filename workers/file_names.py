@@ -37,6 +37,17 @@ def part_of(path: str) -> tuple[str, int, int] | None:
     return (match[1], part, parts) if 1 <= part <= parts else None
 
 
+def part_path(path: str, number: int) -> str:
+    """The path of another part of the same model."""
+    return f"{path[: -len('00001-of-00001.gguf')]}{number:05}{path[-len('-of-00001.gguf') :]}"
+
+
+def all_parts(path: str) -> list[str]:
+    """The paths of all parts of the model that the file of this path is of, there or not."""
+    part = part_of(path)
+    return [part_path(path, number) for number in range(1, part[2] + 1)] if part else [path]
+
+
 def is_projector(name: str) -> bool:
     return "mmproj" in name.lower()
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from workers.file_names import part_of
-from workers.gguf_header import Headers
+from workers.first_bytes import FirstBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class File:
         return os.path.basename(self.path)
 
 
-def walk(folder: str, headers: Headers, notes: list[str], visited: set[tuple[int, int]]) -> Iterator[File]:
+def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tuple[int, int]]) -> Iterator[File]:
     """The GGUF files in a folder and below it, shallow ones first, then by name. No folder is read twice, however many
     links lead to it."""
     queue = deque([(folder, "")])
@@ -42,17 +42,17 @@ def walk(folder: str, headers: Headers, notes: list[str], visited: set[tuple[int
             if _is_folder(entry):
                 queue.append((entry.path, f"{below}{entry.name}/"))
             elif entry.name.lower().endswith(".gguf"):
-                yield look_at(entry.path, headers, below + entry.name)
+                yield look_at(entry.path, first_bytes, below + entry.name)
 
 
-def beside(path: str, headers: Headers) -> list[File]:
+def beside(path: str, first_bytes: FirstBytes) -> list[File]:
     """The GGUF files in the folder of a file, that one included whatever its name."""
     others = (entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry))
     paths = {path, *(other for other in others if other.lower().endswith(".gguf"))}
-    return [look_at(each, headers, os.path.basename(each)) for each in sorted(paths)]
+    return [look_at(each, first_bytes, os.path.basename(each)) for each in sorted(paths)]
 
 
-def look_at(path: str, headers: Headers, below: str) -> File:
+def look_at(path: str, first_bytes: FirstBytes, below: str) -> File:
     name = os.path.basename(path)
     try:
         stat = os.stat(path)
@@ -61,7 +61,7 @@ def look_at(path: str, headers: Headers, below: str) -> File:
         return File(path, below, problem=f"{name} cannot be read: {error.strerror}", is_missing=is_missing)
     if st.S_ISREG(stat.st_mode):
         part = part_of(name)
-        problem = headers.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
+        problem = first_bytes.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
     else:
         problem = "is not a regular file"  # and never opened: a pipe would wait for its writer
     said = f"{name} {problem}" if problem else ""

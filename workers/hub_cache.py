@@ -11,21 +11,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from workers.file_names import endings, quantization, stem_of
+from workers.first_bytes import FirstBytes
 from workers.gguf_files import File, walk
-from workers.gguf_header import Headers
 from workers.model_files import Found, ModelFiles, join
 
 DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
 
 
-def find_cached(cache: str, headers: Headers, notes: list[str]) -> list[Found]:
+def find_cached(cache: str, first_bytes: FirstBytes, notes: list[str]) -> list[Found]:
     """Every whole download, by repository and file. A cache that is not there has none."""
     found = []
     for folder in _names_in(cache, notes) if os.path.lexists(cache) else ():
         if folder.startswith(_FOLDER):
             repo = folder.removeprefix(_FOLDER).replace("--", "/")
-            files = _files(os.path.join(cache, folder), headers, notes)
+            files = _files(os.path.join(cache, folder), first_bytes, notes)
             found += _repository(
                 repo, join(sorted(files, key=lambda file: (file.name, file.below)), notes, one_family=True)
             )
@@ -64,19 +64,19 @@ def _loose_keys(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -
     return keys
 
 
-def _files(folder: str, headers: Headers, notes: list[str]) -> list[File]:
+def _files(folder: str, first_bytes: FirstBytes, notes: list[str]) -> list[File]:
     """The files of the revision in use: what refs/main says, else the one that changed last."""
     snapshots = os.path.join(folder, "snapshots")
     revisions = _names_in(snapshots, notes)
     main = _main_revision(folder)
     chosen = [main] if main in revisions else revisions
-    seen = [list(_whole(os.path.join(snapshots, revision), headers, notes)) for revision in chosen]
+    seen = [list(_whole(os.path.join(snapshots, revision), first_bytes, notes)) for revision in chosen]
     return max(seen, key=lambda files: max((file.mtime_ns for file in files), default=0), default=[])
 
 
-def _whole(snapshot: str, headers: Headers, notes: list[str]) -> Iterator[File]:
+def _whole(snapshot: str, first_bytes: FirstBytes, notes: list[str]) -> Iterator[File]:
     """A link to nowhere is a download that is not complete: not there."""
-    return (file for file in walk(snapshot, headers, notes, set()) if not file.is_missing)
+    return (file for file in walk(snapshot, first_bytes, notes, set()) if not file.is_missing)
 
 
 def _main_revision(folder: str) -> str:

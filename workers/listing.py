@@ -14,6 +14,7 @@ from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from workers.entries import Entry, model_of
 from workers.model_files import Found, ModelFiles
+from workers.model_headers import Stamp
 
 LONGEST_NAME = 512
 
@@ -27,6 +28,7 @@ class Listing:
         self.listed: dict[str, Model] = {}
         self.keys: dict[str, Model] = {}  # exact: the listed names and all others
         self.loose_keys: dict[str, Model] = {}  # in lower case: names of the Hugging Face cache
+        self.stamps: dict[str, Stamp] = {}  # of the files that were seen, by the path in their models
         self.notes: list[str] = []
         self._defaults = defaults
         self._served_by: dict[object, list[Model]] = defaultdict(list)  # identity of a file -> entries that serve it
@@ -41,6 +43,7 @@ class Listing:
             model = self.listed[entry.name] = replace(model, aliases=aliases)
             self.keys |= dict.fromkeys((entry.name, *aliases), model)
             if files is not None:
+                self.stamps[files.path] = files.stamp
                 self._served_by[files.identity].append(model)
 
     def add_found(self, found: Sequence[Found]) -> None:
@@ -67,6 +70,7 @@ class Listing:
         if name is None:
             return None
         model = self.listed[name] = self.keys[name] = model_of(name, each.files, self._defaults)
+        self.stamps[each.files.path] = each.files.stamp
         return model
 
     def _note_lost_name(self, each: Found, own_name: str | None, name: str | None, served_by: Sequence[Model]) -> None:

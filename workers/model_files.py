@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from workers.file_names import family, is_projector, part_of, quantization, stem_of
+from workers.file_names import family, is_projector, part_of, part_path, quantization, stem_of
 from workers.gguf_files import File
 
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # the original weights first, in the type every backend computes in
@@ -31,6 +31,11 @@ class ModelFiles:
     def identity(self) -> object:
         """Equal for what is the same file, whatever leads to it."""
         return self.parts[0].identity or self.path
+
+    @property
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """What changes when its files do: size and mtime_ns of every part."""
+        return tuple((part.size_bytes, part.mtime_ns) for part in self.parts)
 
     @property
     def size_bytes(self) -> int:
@@ -76,7 +81,7 @@ def _model_files(parts: Sequence[File], count: int) -> ModelFiles:
     if not count:
         return ModelFiles(stem_of(first.name), first.path, first.below, tuple(parts), first.problem)
     problem = _missing_part(parts, count) or next((part.problem for part in parts if part.problem), "")
-    path, below = (_part_path(each, 1) for each in (first.path, first.below))
+    path, below = (part_path(each, 1) for each in (first.path, first.below))
     name = os.path.basename(first.path)[: -len("-00001-of-00001.gguf")]
     return ModelFiles(name, path, below, tuple(parts), problem)
 
@@ -86,16 +91,11 @@ def _missing_part(parts: Sequence[File], count: int) -> str:
     if not missing:
         return ""
     names = [part.name for part in parts]
-    first = next(n for n in range(1, count + 1) if n > len(parts) or names[n - 1] != _part_path(names[n - 1], n))
-    name = _part_path(names[0], first)
+    first = next(n for n in range(1, count + 1) if n > len(parts) or names[n - 1] != part_path(names[n - 1], n))
+    name = part_path(names[0], first)
     if missing == 1:
         return f"part {first} of {count} is missing: {name}"
     return f"{missing} of {count} parts are missing, the first of them: {name}"
-
-
-def _part_path(path: str, number: int) -> str:
-    """The path of another part of the same model."""
-    return f"{path[: -len('00001-of-00001.gguf')]}{number:05}{path[-len('-of-00001.gguf') :]}"
 
 
 def _with_projectors(models: Sequence[ModelFiles], projectors: Sequence[File], one_family: bool) -> list[ModelFiles]:

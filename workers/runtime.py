@@ -86,6 +86,7 @@ class Runtime:
             log.warning("killed orphans pids=%s", killed)
         self._clients.start()
         self._pool.start()
+        self._catalog.start()
 
     def begin_drain(self) -> None:
         """Nothing new from here on: waiting requests are refused, running streams run on."""

@@ -14,7 +14,8 @@ from flask import Blueprint, g, request
 
 from app.entities.key import ApiKey
 from app.entities.model import Model
-from app.errors import InvalidApiKey, InvalidModelFile, InvalidRequest, NotAllowed, NotFound, ProxyError
+from app.entities.server import ServerState
+from app.errors import InvalidApiKey, InvalidRequest, NotAllowed, NotFound, ProxyError
 from app.services import Doors, services
 from app.use_cases.access import Offer, is_loopback, matching_key, offers
 
@@ -81,11 +82,21 @@ def checked(model: Model) -> Model:
 
 
 def servable_model(name: str) -> Model:
-    """As find_model. Raises InvalidModelFile too, for one whose files cannot be served."""
+    """As find_model, and its header is looked at. Raises InvalidModelFile too, for one that cannot be served.
+
+    One that is loaded answers at once: its files are not touched.
+    """
     model = find_model(name)
-    if model.problem:
-        raise InvalidModelFile(model.name, model.problem)
-    return model
+    if _is_loaded(model) and not model.problem:
+        return model
+    found: Model = services().catalog.servable(model)
+    return found
+
+
+def _is_loaded(model: Model) -> bool:
+    """Whether its server is there, loading or loaded."""
+    server = services().store.pool.server_of(model.name)
+    return server is not None and server.state is not ServerState.STOPPING and server.model.is_served_as(model)
 
 
 def visible_models() -> list[Model]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.builders import a_gguf
+from workers.first_bytes import FirstBytes, first_bytes_problem
 from workers.gguf_files import look_at
-from workers.gguf_header import Headers, header_problem
 
 
 def header(version: int = 3, tensors: int = 1, pairs: int = 1) -> bytes:
@@ -42,13 +42,13 @@ def header(version: int = 3, tensors: int = 1, pairs: int = 1) -> bytes:
     ],
 )
 def test_what_a_header_says_against_its_file(head: bytes, size_bytes: int, problem: str):
-    assert header_problem(head, size_bytes) == problem
+    assert first_bytes_problem(head, size_bytes) == problem
 
 
 @pytest.mark.parametrize("field", ["tensors", "pairs"])
 @pytest.mark.parametrize("count", [2**63, 2**64 - 1, 2**60])
 def test_an_absurd_count_is_refused_whatever_it_overflows(field: str, count: int):
-    assert "can hold" in header_problem(header(**{field: count}), 2**50)
+    assert "can hold" in first_bytes_problem(header(**{field: count}), 2**50)
 
 
 @pytest.mark.parametrize(
@@ -61,32 +61,32 @@ def test_an_absurd_count_is_refused_whatever_it_overflows(field: str, count: int
     ],
 )
 def test_metadata_alone_may_only_be_the_first_of_several_parts(tmp_path: Path, name: str, problem: str):
-    assert look_at(str(a_gguf(tmp_path / name, tensors=0)), Headers(), name).problem == problem
+    assert look_at(str(a_gguf(tmp_path / name, tensors=0)), FirstBytes(), name).problem == problem
 
 
 def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path):
     path = a_gguf(tmp_path / "a.gguf")
     stat = path.stat()
-    first = Headers()
+    first = FirstBytes()
     assert first.problem(str(path), stat) == ""
     path.unlink()
-    assert Headers(first.verdicts).problem(str(path), stat) == ""
-    assert Headers().problem(str(path), stat) == "cannot be read: No such file or directory"
+    assert FirstBytes(first.verdicts).problem(str(path), stat) == ""
+    assert FirstBytes().problem(str(path), stat) == "cannot be read: No such file or directory"
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path):
     path = a_gguf(tmp_path / "a.gguf")
     os.utime(path, ns=(1, 1))
-    first = Headers()
+    first = FirstBytes()
     first.problem(str(path), path.stat())
     path.write_bytes(b"x" * 128)
     os.utime(path, ns=(2, 2))
-    assert Headers(first.verdicts).problem(str(path), path.stat()) == "is not a GGUF file"
+    assert FirstBytes(first.verdicts).problem(str(path), path.stat()) == "is not a GGUF file"
 
 
 def test_that_a_file_could_not_be_read_is_not_remembered(tmp_path: Path):
     """A right to read comes by chmod, which leaves size and mtime as they are."""
     path = a_gguf(tmp_path / "a.gguf")
-    headers = Headers()
-    assert headers.problem(str(tmp_path / "gone"), path.stat()) == "cannot be read: No such file or directory"
-    assert headers.verdicts == {}
+    first_bytes = FirstBytes()
+    assert first_bytes.problem(str(tmp_path / "gone"), path.stat()) == "cannot be read: No such file or directory"
+    assert first_bytes.verdicts == {}

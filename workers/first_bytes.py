@@ -1,7 +1,7 @@
 """The first 24 bytes of a GGUF file: enough to say that llama.cpp would not read on.
 
 Meant to catch what is wrong with a file as a whole (not GGUF, cut off, another byte order), at the price of one read.
-What stands behind the header (keys, tensors, whether the data is all there) is not looked at here.
+What stands behind them (keys, tensors, whether the data is all there) is for gguf_file.py.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import os
 import struct
 from collections.abc import Mapping
 
+from workers.gguf_constants import MAGIC, NEWEST_VERSION
+
 HEADER = struct.Struct("<4sIQQ")  # magic, version, tensors, key-value pairs (ggml/src/gguf.cpp; 2 and 3 are alike)
-NEWEST_VERSION = 3
 TENSOR_INFO_BYTES = 24  # the least one takes: length of the name, dimensions, type, offset
 KEY_VALUE_BYTES = 14  # the least one takes: length of the key, a letter, type, one byte
 
 Verdicts = Mapping[tuple[str, int, int], str]  # (path, size, mtime_ns): what is wrong, empty for nothing
 
 
-class Headers:
+class FirstBytes:
     """What is wrong with files, of one scan. A file that has not changed since the last one is not read again."""
 
     def __init__(self, last: Verdicts | None = None) -> None:
@@ -31,14 +32,14 @@ class Headers:
         verdict = self._last.get(key)
         if verdict is None:
             try:
-                verdict = header_problem(_read_head(path), stat.st_size, may_lack_tensors)
+                verdict = first_bytes_problem(_read_head(path), stat.st_size, may_lack_tensors)
             except OSError as error:  # not kept: a right to read comes without a new mtime
                 return f"cannot be read: {error.strerror}"
         self.verdicts[key] = verdict
         return verdict
 
 
-def header_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = False) -> str:
+def first_bytes_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = False) -> str:
     """What is wrong with a file that begins with `head`; empty for nothing. A split model's first part may hold
     metadata alone (llama-gguf-split --no-tensor-first-split)."""
     if not size_bytes:
@@ -47,7 +48,7 @@ def header_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = False)
         return "is a Git LFS pointer and not the file itself: git lfs pull fetches it"
     if head.lstrip().startswith((b"<", b"{")):
         return "is a page or a message of some web site, not a model: fetch it again, logged in where that is needed"
-    if not head.startswith(b"GGUF"):
+    if not head.startswith(MAGIC):
         return "is not a GGUF file"
     if len(head) < HEADER.size:
         return f"is {size_bytes} bytes long, shorter than a GGUF header"

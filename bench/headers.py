@@ -1,0 +1,100 @@
+"""Times how long the header of a model takes to read, for a vocabulary and merges as large as Gemma 3's.
+
+    python -m bench.headers [--tokens N] [--merges N] [--runs N] [--json FILE]
+
+The file is written to the temporary directory. `cold`: the kernel has forgotten it, and so have we; `warm`: the kernel
+has it in memory; `known`: it was read before and did not change; `memory`: what Python takes meanwhile. Each figure is
+minimum, median, maximum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.record import record, summary
+from tests.gguf_bytes import F16, Info, Typed, a_header
+from workers.gguf_constants import ValueType
+from workers.gguf_file import read_header
+from workers.model_headers import ModelHeaders
+
+LAYERS = 62
+TENSORS = 13  # of a layer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=262_208, help="tokens of the vocabulary (default: 262208)")
+    parser.add_argument("--merges", type=int, default=515_000, help="merges (default: 515000)")
+    parser.add_argument("--runs", type=int, default=20, help="runs of each case (default: 20)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        header_bytes = _write(path, options.tokens, options.merges)
+        figures = _measure(str(path), options.runs)
+    for name, figure in figures.items():
+        print(f"{name:20} min {figure['min']:.3g}  median {figure['median']:.3g}  max {figure['max']:.3g}")
+    if options.json:
+        about = {"tokens": options.tokens, "merges": options.merges, "runs": options.runs, "header_bytes": header_bytes}
+        record(options.json, figures, **about)
+
+
+def _write(path: Path, tokens: int, merges: int) -> int:
+    """A model with nothing but holes for its data. Returns how long its header is."""
+    metadata = {
+        "general.architecture": "gemma3",
+        "gemma3.block_count": LAYERS,
+        "tokenizer.ggml.tokens": Typed(ValueType.STRING, [b"%8d" % number for number in range(tokens)]),
+        "tokenizer.ggml.scores": Typed(ValueType.FLOAT32, [0.0] * tokens),
+        "tokenizer.ggml.token_type": Typed(ValueType.INT32, [1] * tokens),
+        "tokenizer.ggml.merges": Typed(ValueType.STRING, [b"%5d %5d" % (n % 99_999, n // 9) for n in range(merges)]),
+    }
+    infos = [Info(f"blk.{layer}.{each}", (5376, 64), F16) for layer in range(LAYERS) for each in range(TENSORS)]
+    header = a_header(metadata, infos)
+    with open(path, "wb") as file:
+        file.write(header)
+        file.truncate(len(header) + sum(each.size_bytes for each in infos))
+        file.flush()
+        os.fsync(file.fileno())
+    return len(header)
+
+
+def _measure(path: str, runs: int) -> dict[str, dict[str, float]]:
+    known = ModelHeaders(lambda header: None)
+    known.get(path)
+    cases: dict[str, tuple[Callable[[], object], bool]] = {
+        "cold_seconds": (lambda: read_header(path), True),
+        "warm_seconds": (lambda: read_header(path), False),
+        "known_seconds": (lambda: known.get(path), False),
+    }
+    figures = {name: summary([_timed(case, path, cold) for _ in range(runs)]) for name, (case, cold) in cases.items()}
+    tracemalloc.start()
+    read_header(path)
+    return figures | {"memory_mib": summary([tracemalloc.get_traced_memory()[1] / 1024**2])}
+
+
+def _timed(case: Callable[[], object], path: str, cold: bool) -> float:
+    if cold:
+        _forget(path)
+    began = time.perf_counter()
+    case()
+    return time.perf_counter() - began
+
+
+def _forget(path: str) -> None:
+    """Have the kernel drop the file from its page cache: what is on the disk already can go."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Reads the headers of the models that nobody has asked for, so that the broken ones are known before they are.
+
+One thread, which takes 5 % of a core: what it finds is in no hurry, and Python's lock is needed by others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from app.entities.model import Model
+from app.errors import InvalidModelFile
+
+log = logging.getLogger(__name__)
+
+REST = 19  # times as long as a header took
+
+
+class BackgroundCheck:
+    """`unread`: the models to check after a scan; `check` reads one, and raises InvalidModelFile."""
+
+    def __init__(self, unread: Callable[[], Iterable[Model]], check: Callable[[Model], object]) -> None:
+        self._unread = unread
+        self._check = check
+        self._scanned = threading.Event()  # set by any thread, cleared by this one
+        self._thread = threading.Thread(target=self._run, name="headers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def begin_anew(self) -> None:
+        """There was a scan: what is left of the one before is left."""
+        self._scanned.set()
+
+    def _run(self) -> None:
+        while True:
+            self._scanned.wait()
+            self._scanned.clear()
+            for model in self._unread():
+                if self._scanned.wait(REST * self._cpu_seconds_of(model)):
+                    break
+
+    def _cpu_seconds_of(self, model: Model) -> float:
+        began = time.thread_time()
+        try:
+            self._check(model)
+        except InvalidModelFile:
+            pass  # who checks remembers it
+        except Exception:  # a bug, and about one model
+            log.exception("the header of %s could not be checked", model.path)
+        return time.thread_time() - began
