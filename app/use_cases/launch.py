@@ -61,9 +61,10 @@ def tells_its_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
     """Whether this engine, started like this, says how much memory it will take before it loads its weights.
 
     `-fit on` makes it work that out with nothing allocated (common_fit_params, llama.cpp b11434): some 0.2 s, mostly
-    for the vocabulary. Then it would shrink what nobody gave: the context (given, and not 0), the layers on GPUs
-    and what depends on them (given, and not -1). So it changes nothing, whether the model fits or not: it warns and
-    loads. (A context of 0 would even grow, with slots that have their own.) Builds that have it and no --log-jsonl cannot be asked for the buffers alone: level 4 of their log is debug.
+    for the vocabulary. Then it would shrink what nobody gave: the context (given, and not 0), the layers on GPUs and
+    what depends on them (given, and not -1). So it changes nothing: without room it warns, and loads as it was told.
+    A context of 0 is not left alone: with slots that have their own cells it would grow. Builds that have `-fit` and
+    no --log-jsonl are not asked: level 4 of their log is the debug level.
     """
     is_pinned = settings.ctx_size > 0 and settings.n_gpu_layers >= 0
     can_tell = "--log-jsonl" in engine.flags or engine.kind is EngineKind.EMBEDDED
