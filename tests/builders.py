@@ -98,7 +98,7 @@ class Play:
     ) -> list[ev.Effect]:
         """A new request: for a slot, or with `want` a Load or an Unload. Its ticket is how many there were."""
         self._ticket += 1
-        return self.tell(want(self._ticket, model, at, at + patience))
+        return self.tell(a_wish(want, self._ticket, model, at, at + patience))
 
     def up(self, model: Model, at: float = 0.0) -> int:
         """The id of a ready server of this model with nothing to do."""
@@ -113,8 +113,26 @@ class Play:
         self.tell(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=0.0), ev.Release(self._ticket, at=0.0))
 
 
+def a_wish(want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
+    """An Acquire or a Load with what the model's file suggests to book, or an Unload."""
+    needed = () if want is ev.Unload else (booked(model),)
+    return want(ticket, model, at, give_up_at, *needed)
+
+
 def booked(model: Model) -> int:
     return estimate_memory(model)
 
 
-__all__ = ["GGUF_BYTES", "GIB", "MIB", "Play", "a_gguf", "a_model", "an_engine", "booked", "memory", "replace"]
+__all__ = [
+    "GGUF_BYTES",
+    "GIB",
+    "MIB",
+    "Play",
+    "a_gguf",
+    "a_model",
+    "a_wish",
+    "an_engine",
+    "booked",
+    "memory",
+    "replace",
+]

@@ -18,8 +18,11 @@ FAKE_BAD_HEADER=1         sends a header that may not be passed on  FAKE_BAD_HEA
 FAKE_REFUSE_UNREAD=1      answers 413 to a POST and closes, without having read its body
 FAKE_ECHO=1               answers with what it was sent
 FAKE_SLOTS_SECONDS=0.8    how long /slots takes
+FAKE_BREAKDOWN=900,90,9   takes -fit and --log-jsonl, and says before it loads that it needs so many MiB of RAM for
+                          the weights, the context and the graph
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
-FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, request PATH, closed PATH
+FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, weights, request PATH,
+                          closed PATH
 """
 
 from __future__ import annotations
@@ -70,12 +73,18 @@ general:
          --slots                  enable slots monitoring endpoint
          --log-disable            disables logging to a file
 """
+HELP_ASKED = """\
+  -fit,  --fit [on|off]           whether to adjust unset arguments to fit in device memory
+  -lv,   --verbosity N            set the verbosity threshold
+         --log-jsonl              log as JSONL
+"""
 VERSION = "version: 3091 (fake)\nbuilt with nothing for x86_64-linux-gnu\n"
-SWITCHES = {"--no-mmap", "--embedding", "--embeddings", "--metrics", "--slots", "--log-disable", "-fa", "--flash-attn"}
+SWITCHES = {"--no-mmap", "--embedding", "--embeddings", "--metrics", "--slots", "--log-disable", "-fa", "--flash-attn",
+            "--log-jsonl"}  # fmt: skip
 VALUES = {"-m", "--model", "-t", "--threads", "-c", "--ctx-size", "-b", "--batch-size", "-ub", "--ubatch-size",
           "-np", "--parallel", "-ctk", "--cache-type-k", "-ctv", "--cache-type-v", "-ngl", "--gpu-layers",
           "--n-gpu-layers", "-sm", "--split-mode", "-ts", "--tensor-split", "-mg", "--main-gpu", "--host", "--port",
-          "--pooling", "-a", "--alias"}  # fmt: skip
+          "--pooling", "-a", "--alias", "-fit", "-lv"}  # fmt: skip
 
 
 def install_fake(folder: Path, **settings: object) -> Path:
@@ -324,6 +333,7 @@ def load(chosen: dict[str, str]) -> None:
     log("main: loading model")
     log(f"llama_model_loader: loaded meta data from {chosen.get('model') or chosen.get('m')}")
     flood(number("FAKE_STDERR_MB"))
+    tell_need()
     until = time.monotonic() + number("FAKE_LOAD_SECONDS")
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.5))
@@ -344,9 +354,34 @@ def load(chosen: dict[str, str]) -> None:
         case "segv":
             signal.signal(signal.SIGSEGV, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGSEGV)
-    log("load_tensors:        CUDA0 model buffer size =   852.89 MiB")
+    journal("weights")
+    tell_buffers()
     log("main: model loaded")
     loaded.set()
+
+
+def breakdown() -> tuple[int, ...]:
+    return tuple(map(int, SETTINGS.get("FAKE_BREAKDOWN", "").split(","))) if "FAKE_BREAKDOWN" in SETTINGS else ()
+
+
+def tell_need() -> None:
+    """As b11434 does with -fit on and --log-jsonl, before it loads."""
+    if not breakdown():
+        return
+    model, context, compute = breakdown()
+    row = {"kind": "host", "name": "Host", "self": sum(breakdown())}
+    row |= {"model": model, "context": context, "compute": compute}
+    log(json.dumps({"type": "fit_memory_breakdown", "data": {"unit": "MiB", "rows": [row]}}))
+
+
+def tell_buffers() -> None:
+    if not breakdown():
+        return log("load_tensors:        CUDA0 model buffer size =   852.89 MiB")
+    lines = ("load_tensors: CPU_Mapped model", "llama_kv_cache: CPU KV", "sched_reserve: CPU compute")
+    for line, mib in zip(lines, breakdown(), strict=True):
+        message = f"{line} buffer size = {mib:.2f} MiB\n"
+        log(json.dumps({"type": "log", "level": "INFO", "msg": message}))
+    return None
 
 
 def flood(megabytes: float) -> None:
@@ -357,7 +392,7 @@ def flood(megabytes: float) -> None:
 
 def main() -> None:
     if {"-h", "--help", "--usage"} & set(sys.argv[1:]):
-        print(HELP.format(name=sys.argv[0]), end="")
+        print(HELP.format(name=sys.argv[0]), end=HELP_ASKED if breakdown() else "")
         sys.exit(1)  # as some builds did
     if "--version" in sys.argv[1:]:
         sys.stderr.write(VERSION)

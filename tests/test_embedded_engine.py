@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from workers.demo_model import write_demo_model
+from workers.engine_report import EngineReport
 
 SCRIPT = Path(__file__).parents[1] / "workers" / "embedded_engine.py"
 DEADLINE_SECONDS = 30.0  # it is ready in some 0.15 s
@@ -27,7 +28,7 @@ KEY = "secret"
 def spawn(*arguments: str, **options) -> subprocess.Popen:
     environment = {"PATH": os.environ["PATH"], "LLAMA_API_KEY": KEY, **options.pop("env", {})}
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    command = [sys.executable, "-P", str(SCRIPT), *arguments]
+    command = [sys.executable, "-P", str(options.pop("script", SCRIPT)), *arguments]
     return subprocess.Popen(command, text=True, env=environment, **{**streams, **options})
 
 
@@ -179,6 +180,7 @@ def test_the_end_of_its_stdin_ends_it(demo):
         (["-m"], "error: expected value for argument: -m"),
         (["-m", "x", "-c", "many"], '"--ctx-size": bad value: many'),
         (["-m", "x", "-fa", "maybe"], '"--flash-attn": bad value: maybe'),
+        (["-m", "x", "-fit", "maybe"], '"--fit": bad value: maybe'),
         (["--port", "0"], "--model is required"),
         (["-m", "/nonexistent.gguf", "--port", "0"], "failed to open GGUF file '/nonexistent.gguf'"),
     ],
@@ -260,6 +262,50 @@ def test_what_a_user_may_add_for_the_computation_is_taken(demo):
         "swa_full is not supported by this",
     ):
         assert re.search(told, said), told
+
+
+def log_of(*arguments: str, **options) -> list[str]:
+    """What it logs until it is ready."""
+    with spawn("--port", "0", "-t", "1", "--no-warmup", *arguments, **options) as process:
+        watchdog = _kill_after(process, DEADLINE_SECONDS)
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "listening on" in line:
+                break
+        process.kill()
+        watchdog.cancel()
+    return lines
+
+
+def test_it_says_what_it_needs_before_it_loads_and_what_it_took(demo):
+    """40 layers x 4096 cells x 32 wide x 2 (K and V) x 2 bytes are 20 MiB; 1.57 MiB of weights are the file's."""
+    lines = log_of("-m", str(demo), "-c", "4096", "-ngl", "0", "-fit", "on", "-lv", "4")
+    report = EngineReport()
+    told = [number for number, line in enumerate(lines) if report.read(line)]
+    loading = [number for number, line in enumerate(lines) if "load_tensors" in line]
+    assert len(told) == 1
+    assert told[0] < loading[0]
+    assert report.projected.host.context_bytes == report.loaded().need.host.context_bytes == 20 * 2**20
+    assert report.projected.total_bytes <= report.loaded().need.total_bytes <= report.projected.booked_bytes
+    assert abs(report.loaded().need.host.weights_bytes - demo.stat().st_size) < 100_000
+
+
+def test_asking_it_shrinks_nothing_even_where_there_is_no_room(demo, tmp_path):
+    """It is told to leave a pebibyte free: it says that it cannot, and loads as it was told to."""
+    script = tmp_path / "engine.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import embedded_engine as engine\n"
+        "params = engine._params(engine._parse(sys.argv[1:]))\n"
+        "params.fit_params_target = [2**50] * len(params.fit_params_target)\n"
+        "engine._serve(params)\n"
+    )
+    lines = log_of("-m", str(demo), "-c", "4096", "-ngl", "0", "-fit", "on", "-lv", "4", script=script)
+    log = "".join(lines)
+    assert "context size set by user to 4096 -> no change" in log
+    assert "was unable to fit model into system memory by reducing context, abort" in log
+    assert re.search(r"llama_context: n_ctx += 4096", log)
+    assert "listening on" in lines[-1]
 
 
 def test_help_and_version():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.entities.launch import LaunchSettings
+from app.entities.launch import EngineKind, LaunchSettings
 from app.use_cases.launch import launch_plan
 from tests.builders import a_model, an_engine, replace
 
@@ -39,9 +39,27 @@ def test_newer_options_are_used_where_the_engine_names_them_and_only_there():
     assert "--kv-unified" not in plan().argv
     assert "--kv-unified" in plan("--kv-unified").argv
     assert "--no-kv-unified" in plan("--kv-unified", "--no-kv-unified", kv_unified=False).argv
-    assert option(plan("-fit").argv, "-fit") == "off"
     assert option(plan("--cache-ram").argv, "--cache-ram") == "0"
     assert "--cache-ram" not in plan().argv
+
+
+def test_an_engine_that_can_say_what_it_needs_is_asked_and_no_other():
+    asked = plan("-fit", "--log-jsonl", "-lv").argv
+    assert (option(asked, "-fit"), option(asked, "-lv")) == ("on", "4")
+    for silent in (plan("-fit", "-lv"), plan("--log-jsonl", "-lv"), plan("-fit", "--log-jsonl", ctx_size=0)):
+        assert "-lv" not in silent.argv
+    assert option(plan("-fit", "-lv").argv, "-fit") == "off"
+
+
+def test_what_is_not_given_would_be_shrunk_by_asking():
+    for open_ended in ({"ctx_size": 0}, {"n_gpu_layers": -1}):
+        assert option(plan("-fit", "--log-jsonl", **open_ended).argv, "-fit") == "off"
+
+
+def test_the_embedded_engine_needs_no_json_to_be_asked():
+    embedded = replace(an_engine("-fit", "-lv"), kind=EngineKind.EMBEDDED)
+    argv = launch_plan(a_model(), embedded, {}, api_key="", port=0).argv
+    assert (option(argv, "-fit"), option(argv, "-lv")) == ("on", "4")
 
 
 def test_a_projector_is_given_to_an_engine_that_takes_one():

@@ -1,7 +1,8 @@
 """What must hold in every history of the scheduler, asserted over thousands of random ones.
 
-A small world answers the scheduler's orders: loads take time, fail or stall, processes crash, clients leave, strangers
-take memory. A failure prints the seed; `World(seed).play()` tells that story again.
+A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked,
+processes crash, clients leave, strangers take memory. A failure prints the seed; `World(seed).play()` tells that story
+again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import due_at, step
-from tests.builders import GIB, a_model
+from tests.builders import GIB, a_model, a_wish, booked
 
 HISTORIES = 3000
 ARRIVALS = 40
@@ -35,6 +36,9 @@ class World:
             a_model(f"m{i}", gib=self.random.choice([0.5, 2, 5, 9, 40]), slots=self.random.choice([1, 2, 4]))
             for i in range(self.random.randint(1, 5))
         ]
+        # What its llama-server says before it loads, and what it is seen to need then: never more, a ready one stays.
+        self.projected = {m.name: int(booked(m) * self.random.choice([0.5, 1, 1, 1.2, 3])) for m in self.models}
+        self.measured = {m.name: int(min(booked(m), self.projected[m.name]) * 0.9) for m in self.models}
         self.state = PoolState(
             Limits(
                 max_waiting=self.random.choice([3, 10, 100]),
@@ -59,7 +63,7 @@ class World:
             patience = self.random.choice([5, 50, 500])
             (want,) = self.random.choices([ev.Acquire, ev.Load, ev.Unload], [10, 1, 1])
             model = replace(self.random.choice(self.models), created=self.random.choice([1] * 20 + [2]))
-            self.later(at, want(ticket, model, at, at + patience))
+            self.later(at, a_wish(want, ticket, model, at, at + patience))
             if self.random.random() < 0.2:
                 self.later(at + self.random.expovariate(0.3), ev.Cancel(ticket, 0.0))
         if self.random.random() < 0.2:
@@ -92,6 +96,8 @@ class World:
         if isinstance(event, ev.Ready | ev.Progress) and event.server not in self.alive:
             return
         self.state, effects = step(self.state, event)
+        if isinstance(event, ev.Projected):
+            self.check_booking(event)
         for effect in effects:
             self.obey(effect)
         self.check()
@@ -112,7 +118,7 @@ class World:
                     "all of ours and the strangers last seen fit into the machine, fully loaded"
                 )
                 self.alive.add(server.id)
-                self.load(server.id)
+                self.load(server)
             case ev.Stop(server):
                 assert server in self.alive
                 self.later(self.now + self.random.uniform(0, 2), ev.Exited(server, "stopped", 0.0))
@@ -129,11 +135,17 @@ class World:
             case ev.Done(ticket) | ev.Refuse(ticket):
                 self.answers[ticket] += 1
 
-    def load(self, server: int) -> None:
+    def load(self, started: Server) -> None:
+        server, name = started.id, started.model.name
         fate = self.random.random()
         seconds = self.random.uniform(0, 12)
+        if self.random.random() < 0.7:
+            at = self.now + seconds * self.random.random()
+            self.later(at, ev.Projected(server, self.projected[name], 0.0))
         if fate < 0.7:
             self.later(self.now + seconds, ev.Ready(server, 9000 + server, 0.0))
+            if self.random.random() < 0.5:
+                self.later(self.now + seconds + 0.5, ev.Measured(server, self.measured[name], 0.0))
             if self.random.random() < 0.2:
                 self.later(self.now + seconds + self.random.uniform(0, 20), ev.Exited(server, "crash", 0.0))
         elif fate < 0.9:
@@ -154,6 +166,14 @@ class World:
         for server in servers:
             if server.leases:
                 assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"
+
+    def check_booking(self, event: ev.Projected) -> None:
+        server = self.state.server(event.server)
+        if server is None or server.state is not ServerState.STARTING:
+            return
+        assert server.expected_bytes == event.needed_bytes, "a start that goes on is booked as it said"
+        will_be = self.stranger_when_read + sum(map(self.will_hold, self.state.servers))
+        assert will_be <= self.total, "one that needs more than there is room for does not go on"
 
     # --- means -------------------------------------------------------------------------------------------
 

@@ -45,6 +45,10 @@ def _switch(field: str) -> Apply:
     return lambda params, value: setattr(params, field, value == "on")
 
 
+def _on_or_off(field: str) -> Apply:
+    return lambda params, value: setattr(params, field, {"on": True, "off": False}[value])
+
+
 def _choice(field: str, enum: str, **members: str) -> Apply:
     """Sets `field` to a member of one of xllamacpp's enums, chosen by the option's word for it."""
 
@@ -90,6 +94,12 @@ def _set_mmap(params: Any, value: str) -> None:
     params.load_mode = xllamacpp.llama_load_mode[mode]
 
 
+def _set_context(params: Any, value: str) -> None:
+    params.n_ctx = int(value)
+    if params.n_ctx == 0:
+        params.fit_params_min_ctx = -1  # as llama-server: the model's whole context was asked for, -fit keeps it
+
+
 def _names(value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
@@ -123,7 +133,7 @@ OPTIONS = (
     ),
     Option(("--host",), "HOST", "address to listen on (default: 127.0.0.1)", _set("hostnames", lambda v: [v])),
     Option(("--port",), "PORT", "port to listen on, 0 = any free one (default: 8080)", _set("port", int)),
-    Option(("-c", "--ctx-size"), "N", "size of the prompt context, 0 = the model's (default: 0)", _set("n_ctx", int)),
+    Option(("-c", "--ctx-size"), "N", "size of the prompt context, 0 = the model's (default: 0)", _set_context),
     Option(("-np", "--parallel"), "N", "number of server slots (default: 4)", _set("n_parallel", int)),
     Option(
         ("-kvu", "--kv-unified"),
@@ -164,6 +174,12 @@ OPTIONS = (
         "{none,layer,row,tensor}",
         "how to split the model across GPUs (default: layer)",
         _choice("split_mode", "llama_split_mode", **_SPLITS),
+    ),
+    Option(
+        ("-fit", "--fit"),
+        "[on|off]",
+        "say what memory is needed before loading, and shrink what was not given (default: off)",
+        _on_or_off("fit_params"),
     ),
     Option(
         ("-ts", "--tensor-split"), "N0,N1,N2,...", "share of the model on each GPU", _set("tensor_split", _tensor_split)

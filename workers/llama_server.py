@@ -27,6 +27,8 @@ from app.entities.server import Server
 from app.use_cases import events as ev
 from app.use_cases.launch import ANY_PORT, LaunchPlan, launch_plan
 from workers.death_guard import death_guard
+from workers.history import History, start_of
+from workers.measurement import Measurement
 from workers.orphans import PidRecords
 from workers.proc_net import listening_ports
 from workers.server_log import ServerLog, last_words
@@ -38,6 +40,7 @@ PROBE_TIMEOUT_SECONDS = 0.5
 PROBE_BYTES = 4 * 1024 * 1024  # /slots shows the prompts
 PROGRESS_EVERY_SECONDS = 0.5
 BIND_ATTEMPTS = 3
+MEASURE_AFTER_SECONDS = 0.5  # after ready: the last lines of a load's log are written by a thread of llama.cpp's
 READ_BYTES = 64 * 1024
 LAST_READS = 64  # 64 x 64 KiB is more than a pipe holds
 
@@ -47,15 +50,24 @@ _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use|
 class Launcher:
     """Starts llama-servers with one engine. `fixed_ports`: it has shown that it cannot choose a port itself."""
 
-    def __init__(self, engine: EngineFacts, env: Mapping[str, str], records: PidRecords, stop_seconds: float) -> None:
+    def __init__(
+        self,
+        engine: EngineFacts,
+        env: Mapping[str, str],
+        records: PidRecords,
+        history: History,
+        stop_seconds: float,
+    ) -> None:
         self.engine = engine
         self.env = env
         self.records = records
+        self.history = history
         self.stop_seconds = stop_seconds
         self.fixed_ports = False  # written by any server's thread; False -> True once
 
     def spawn(self, server: Server, tell: Callable[[ev.Event], None]) -> LlamaServer:
-        """Start a server on a thread of its own. Whatever happens is told: Spawned, Progress, Ready, at last Exited."""
+        """Start a server on a thread of its own. Whatever happens is told: Spawned, Projected, Progress, Ready,
+        Measured, at last Exited."""
         process = LlamaServer(self, server, tell)
         try:
             process.thread.start()
@@ -63,6 +75,11 @@ class Launcher:
             process.discard()
             raise
         return process
+
+    def measurement(self, server: Server, tell: Callable[[ev.Event], None]) -> Measurement:
+        """For one attempt to start it."""
+        start = start_of(server.model, self.engine)
+        return Measurement(server, start, self.history, tell, logs_json="--log-jsonl" in self.engine.flags)
 
 
 class LlamaServer:
@@ -79,7 +96,8 @@ class LlamaServer:
         self._closed = False
         self._stop_wanted = False
         self._count_wanted = False
-        self._kill_at = float("inf")
+        self._kill_at = self._measure_at = float("inf")
+        self._measurement: Measurement | None = None  # of this attempt, until it is finished
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None  # known once it is proved to be ours
         self._is_ready = False
@@ -157,6 +175,7 @@ class LlamaServer:
         port = _free_port() if self._launcher.fixed_ports else ANY_PORT
         plan = launch_plan(self._server.model, self._launcher.engine, self._launcher.env, self.api_key, port)
         self.log = ServerLog()
+        self._measurement = self._launcher.measurement(self._server, self._tell)
         self._process = _popen(plan)
         self._launcher.records.write(self._process.pid)
         self._tell(ev.Spawned(self._server.id, self._process.pid, time.monotonic()))
@@ -179,7 +198,9 @@ class LlamaServer:
     def _loop(self, selector: selectors.BaseSelector, pidfd: int, process: subprocess.Popen[bytes]) -> None:
         probe_at, probe_seconds, progress_at = time.monotonic(), FIRST_PROBE_SECONDS, 0.0
         while True:
-            wake_at = min(self._kill_at, float("inf") if self._is_ready or self._stop_wanted else probe_at)
+            wake_at = min(
+                self._kill_at, self._measure_at, float("inf") if self._is_ready or self._stop_wanted else probe_at
+            )
             nap = None if wake_at == float("inf") else max(0.0, wake_at - time.monotonic())
             ready = {key.fd for key, _ in selector.select(nap)}
             now = time.monotonic()
@@ -193,6 +214,8 @@ class LlamaServer:
             if now >= self._kill_at:
                 _signal_group(process.pid, signal.SIGKILL)
                 self._kill_at = float("inf")
+            if now >= self._measure_at:
+                self._measure(process.pid)
             if self.log.takes_progress() and not self._is_ready and now - progress_at >= PROGRESS_EVERY_SECONDS:
                 progress_at = now
                 self._tell(ev.Progress(self._server.id, now))
@@ -211,8 +234,15 @@ class LlamaServer:
             data = os.read(self._process.stdout.fileno(), READ_BYTES)
         except BlockingIOError:
             return True
-        self.log.feed(data)
+        lines = self.log.feed(data)
+        if self._measurement is not None:
+            self._measurement.read(lines, self._process.pid)
         return bool(data)
+
+    def _measure(self, pid: int) -> None:
+        measurement, self._measurement, self._measure_at = self._measurement, None, float("inf")
+        if measurement is not None and not self._stop_wanted:
+            measurement.finish(pid)
 
     def _obey(self, pid: int, now: float) -> None:
         if self._stop_wanted and self._kill_at == float("inf"):
@@ -239,6 +269,7 @@ class LlamaServer:
                 _signal_group(pid, signal.SIGKILL)
                 return
             self._port, self._is_ready = port, True
+            self._measure_at = time.monotonic() + MEASURE_AFTER_SECONDS
             log.info("ready server=%d model=%s port=%d", self._server.id, self._server.model.name, port)
             self._tell(ev.Ready(self._server.id, port, time.monotonic()))
             return

@@ -24,10 +24,10 @@ def read_memory(pids: Mapping[int, int]) -> MemoryReading:
     total, available = machine.total, machine.available
     for limit, used in _limits():
         total, available = min(total, limit), min(available, max(0, limit - used))
-    return MemoryReading(total, available, at, {server: _held_bytes(pid) for server, pid in pids.items()})
+    return MemoryReading(total, available, at, {server: held_bytes(pid) for server, pid in pids.items()})
 
 
-def _held_bytes(pid: int) -> int:
+def held_bytes(pid: int) -> int:
     """Memory that comes back when the process ends. Mapped files are not in it: their pages are available anyway."""
     try:
         memory = psutil.Process(pid).memory_info()

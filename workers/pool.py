@@ -18,7 +18,7 @@ from typing import Protocol
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
-from app.entities.server import Server
+from app.entities.server import Server, ServerState
 from app.errors import error_for
 from app.use_cases import events as ev
 from app.use_cases.pool_state import PoolState
@@ -67,17 +67,19 @@ class Process(Protocol):
 
 class Pool:
     """Owner of the llama-servers. `spawn` starts one and reports through `tell`; `read_memory` reads the machine,
-    given the pids by server."""
+    given the pids by server; `needs` says what to book for a model, or raises the ProxyError that forbids it."""
 
     def __init__(
         self,
         store: StateStore,
         spawn: Callable[[Server, Callable[[ev.Event], None]], Process],
         read_memory: Callable[[Mapping[int, int]], MemoryReading],
+        needs: Callable[[Model], int],
     ) -> None:
         self._store = store
         self._spawn = spawn
         self._read_memory = read_memory
+        self._needs = needs
         self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
         self._tickets = itertools.count(1)
         self._answers: dict[int, Future[int | Refusal | None]] = {}  # put by a request's thread, taken by the pool's
@@ -100,7 +102,8 @@ class Pool:
         Raises the ProxyError that says why there is none; ClientLeft as soon as the client goes.
         """
         ticket, asked_at = next(self._tickets), time.monotonic()
-        server_id = self._wait(ev.Acquire(ticket, model, asked_at, asked_at + max_wait_seconds), client)
+        give_up_at, needed_bytes = asked_at + max_wait_seconds, self._needed_bytes(model)
+        server_id = self._wait(ev.Acquire(ticket, model, asked_at, give_up_at, needed_bytes), client)
         assert server_id is not None
         address = self._address(self._store.pool.server(server_id))
         # None: it died in this very moment. The relay will find nobody there, and say so.
@@ -108,8 +111,8 @@ class Pool:
 
     def load(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
         """Have the model loaded; returns as soon as its llama-server is starting. Raises as `acquire` does."""
-        now = time.monotonic()
-        self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds), client)
+        now, needed_bytes = time.monotonic(), self._needed_bytes(model)
+        self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds, needed_bytes), client)
 
     def unload(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
         """Have the model unloaded once it has answered what it is answering; returns when its process is gone.
@@ -123,6 +126,14 @@ class Pool:
         """Where the model's llama-server answers right now; None when it is not loaded. Loads and holds nothing."""
         server = self._store.pool.server_of(model.name)
         return self._address(server) if server and server.is_up else None
+
+    def _needed_bytes(self, model: Model) -> int:
+        """What to book for the model. One that is there or on its way has been booked: nothing is read for it again."""
+        server = self._store.pool.server_of(model.name)
+        is_booked = server is not None and server.state in (ServerState.STARTING, ServerState.READY)
+        if server is not None and is_booked and server.model.is_served_as(model):
+            return server.expected_bytes
+        return self._needs(model)
 
     def _wait(self, wish: ev.Wish, client: ClientWatch) -> int | None:
         """The scheduler's answer to a wish: a server's id for a slot of it."""

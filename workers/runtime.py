@@ -22,8 +22,10 @@ from workers.client_watch import ClientWatcher
 from workers.demo_model import write_demo_model
 from workers.engine import NoEngine, engine_environment, find_engine
 from workers.gauges import Gauges
+from workers.history import History
 from workers.llama_server import Launcher
 from workers.memory import read_memory
+from workers.needs import Needs
 from workers.orphans import PidRecords
 from workers.places import Places
 from workers.pool import Pool, Process
@@ -52,10 +54,12 @@ class Runtime:
             notice_in_silence_seconds=_notice_in_silence_seconds(engine),
         )
         self._records = PidRecords(state_folder() / "servers")
+        self._history = History(state_folder() / "history.sqlite3")
         self._store = StateStore(PoolState(limits))
         self._clients = ClientWatcher()
         self._catalog = catalog_of(settings)
-        self._pool = Pool(self._store, _launcher(settings, engine, self._records), read_memory)
+        spawn = _launcher(settings, engine, self._records, self._history)
+        self._pool = Pool(self._store, spawn, read_memory, Needs(self._history, engine).bytes)
         self.services = Services(
             catalog=self._catalog,
             store=self._store,
@@ -84,6 +88,7 @@ class Runtime:
         """Sweep what an earlier life left behind, then let the threads run. After the fork: threads survive none."""
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
+        self._history.start()
         self._clients.start()
         self._pool.start()
         self._catalog.start()
@@ -102,6 +107,7 @@ class Runtime:
         if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + STOP_GRACE_SECONDS):
             log.error("llama-servers did not end; killing them")
             self._pool.kill()
+        self._history.close()
 
     def kill(self) -> None:
         """End every llama-server this instant; the process is about to exit."""
@@ -199,12 +205,12 @@ def _notice_in_silence_seconds(engine: EngineFacts | None) -> float:
 
 
 def _launcher(
-    settings: Settings, engine: EngineFacts | None, records: PidRecords
+    settings: Settings, engine: EngineFacts | None, records: PidRecords, history: History
 ) -> Callable[[Server, Callable[[ev.Event], None]], Process]:
     if engine is None:
         return _no_engine
     env = engine_environment(settings.engine.env)
-    return Launcher(engine, env, records, settings.server.stop_seconds).spawn
+    return Launcher(engine, env, records, history, settings.server.stop_seconds).spawn
 
 
 def _no_engine(server: Server, tell: Callable[[ev.Event], None]) -> Process:

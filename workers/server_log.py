@@ -16,10 +16,11 @@ LAST_WORDS_LINES = 12
 # how the program ended matter too: an assertion, a signal, the loader's complaint about a missing library.
 _TELLING = re.compile(
     r"(^|\s)E\s|error|fail|unable|cannot|could not|couldn't|invalid|unsupported|out of memory|abort|assert|"
-    r"terminate|exception|no such file|denied|illegal|fault",
+    r"terminate|exception|no such file|denied|illegal|(?<!de)fault",
     re.IGNORECASE,
 )
-_TOLD_TO_ROUTERS = "cmd_child_to_router:"  # llama.cpp's own protocol
+# llama.cpp's own protocol; and what it says of a model it was asked to fit, which fails only as far as that goes.
+_ASIDE = re.compile(r"^cmd_child_to_router:|\bcommon_(fit_params|params_fit_impl):")
 _OUR_PROBES = re.compile(rb"/health|/props")  # many builds log each request
 _PREFIX = re.compile(r"^([\d.]+ [A-Z]|E) ")  # "seconds.millis.micros LEVEL ", or our mark
 
@@ -34,14 +35,17 @@ class ServerLog:
         self._has_moved = False
         self.bytes_seen = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> list[str]:
+        """Take in what was read; the lines that are whole with it."""
         self.bytes_seen += len(data)
         *lines, rest = (self._rest + data).split(b"\n")
         # Dots without a line's end are progress too.
         self._has_moved |= any(line.strip() and not _OUR_PROBES.search(line) for line in (*lines, rest))
         self._rest = rest[-LINE_BYTES:]
-        for line in lines:
-            self._add(_text(line[:LINE_BYTES]))
+        texts = [_text(line[:LINE_BYTES]) for line in lines]
+        for text in texts:
+            self._add(text)
+        return texts
 
     def takes_progress(self) -> bool:
         """Whether it has said anything since the last time, echoes of our own probes aside."""
@@ -79,7 +83,7 @@ def _text(line: bytes) -> str:
 
 def last_words(lines: Iterable[str]) -> str:
     """The lines that say why a process ended: the last telling ones, else simply the last. 8 KiB at most."""
-    lines = [line for line in lines if line.strip() and not line.startswith(_TOLD_TO_ROUTERS)]
+    lines = [line for line in lines if line.strip() and not _ASIDE.search(line)]
     telling = [line for line in lines if _TELLING.search(line)]
     chosen = (telling or lines)[-LAST_WORDS_LINES:]
     text = "\n".join(dict.fromkeys(_PREFIX.sub("", line) for line in chosen))

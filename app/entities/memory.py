@@ -40,6 +40,10 @@ class DeviceMemory:
     def total_bytes(self) -> int:
         return self.weights_bytes + self.context_bytes + self.compute_bytes + self.overhead_bytes
 
+    @property
+    def booked_bytes(self) -> int:
+        return self.total_bytes + self.margin_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -49,3 +53,11 @@ class Estimate:
     host: DeviceMemory
     confidence: Confidence
     notes: tuple[str, ...] = ()  # what a reader of the numbers should know
+
+    @property
+    def total_bytes(self) -> int:
+        return self.host.total_bytes + sum(each.total_bytes for each in self.devices)
+
+    @property
+    def booked_bytes(self) -> int:
+        return self.host.booked_bytes + sum(each.booked_bytes for each in self.devices)

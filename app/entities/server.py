@@ -52,6 +52,8 @@ class Server:
     )
     progress_at: float  # last sign of life while loading
     ready_at: float | None = None
+    reported_bytes: int | None = None  # what its llama-server says it needs: before it loads, then as measured
+    is_planned_anew: bool = False  # the one before it was stopped: it needed more than was booked
     state: ServerState = ServerState.STARTING
     is_condemned: bool = False  # told to go for good: once drained it is not ready again
     left_behind: int = 0  # slots whose client left in mid-answer, until the engine says that they are free

@@ -21,6 +21,7 @@ class Acquire:
     model: Model
     at: float
     give_up_at: float
+    needed_bytes: int  # what a server for it is to be booked with, should one have to be started
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Load:
     model: Model
     at: float
     give_up_at: float
+    needed_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,24 @@ class Spawned:
 
     server: int
     pid: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """A starting server has said what it will need, before its weights move."""
+
+    server: int
+    needed_bytes: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A server that has loaded its model was looked at: so much it needs."""
+
+    server: int
+    needed_bytes: int
     at: float
 
 
@@ -159,6 +179,8 @@ Event = (
     | Cancel
     | Release
     | Spawned
+    | Projected
+    | Measured
     | Progress
     | Ready
     | SlotsCounted
@@ -175,7 +197,7 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start this server; answer with Spawned, Progress, Ready and at last Exited."""
+    """Start this server; answer with Spawned, Projected, Progress, Ready, Measured and at last Exited."""
 
     server: Server
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.entities.launch import EngineFacts, LaunchSettings
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
 from app.entities.model import Model
 
 ANY_PORT = 0
+BUFFERS_LOGGED = "4"  # the verbosity at which llama.cpp logs every buffer it takes; its default is 3
 BATCH_TOKENS = 2048  # llama-server's default; its buffers follow the ubatch
 
 # Below this, more threads only wait for each other: the 1.7 MB demo model makes 1,900 tokens/s with two threads on two
@@ -50,10 +51,30 @@ def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_k
         *("--n-gpu-layers", str(settings.n_gpu_layers)),
         *_flash_attention(settings.flash_attn, engine),
     ]
-    for option in _optional(settings):
+    for option in (*_optional(settings), *_asking(settings, engine)):
         if option[0] in engine.flags:
             argv += option
     return LaunchPlan(tuple(argv), {**env, **settings.env, **_own_environment(api_key)})
+
+
+def tells_its_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
+    """Whether this engine, started like this, says how much memory it will take before it loads its weights.
+
+    `-fit on` makes it work that out with nothing allocated (common_fit_params, llama.cpp b11434): some 0.2 s, mostly
+    for the vocabulary. Then it would shrink what nobody gave: the context (given, and not 0), the layers on GPUs and
+    what depends on them (given, and not -1). So it changes nothing: without room it warns, and loads as it was told.
+    A context of 0 is not left alone: with slots that have their own cells it would grow. Builds that have `-fit` and
+    no --log-jsonl are not asked: level 4 of their log is the debug level.
+    """
+    is_pinned = settings.ctx_size > 0 and settings.n_gpu_layers >= 0
+    can_tell = "--log-jsonl" in engine.flags or engine.kind is EngineKind.EMBEDDED
+    return is_pinned and can_tell and "-fit" in engine.flags
+
+
+def _asking(settings: LaunchSettings, engine: EngineFacts) -> list[tuple[str, ...]]:
+    if not tells_its_need(settings, engine):
+        return [("-fit", "off")]  # what we booked is what is used: nothing is shrunk behind our back
+    return [("-fit", "on"), ("-lv", BUFFERS_LOGGED)]
 
 
 def _flash_attention(wanted: str, engine: EngineFacts) -> tuple[str, ...]:
@@ -80,8 +101,7 @@ def _optional(settings: LaunchSettings) -> list[tuple[str, ...]]:
         if settings.kv_unified
         else ("--no-kv-unified",),  # before it, slots always had their own cells
         ("--cache-ram", "0"),  # 8 GiB of RAM for old prompts by default, and nobody booked them
-        ("-fit", "off"),  # what we booked is what is used: nothing is shrunk behind our back
-        ("--log-jsonl",),  # the level of each log line, so that a failed load can be explained
+        ("--log-jsonl",),  # the level of each log line, so that a failed load can be explained; what it needs, as data
         ("--no-webui",),  # one page is enough: ours
         ("--slots",),
         ("--metrics",),

@@ -50,6 +50,8 @@ class Waiting:
     since: float
     give_up_at: float
     want: Want = Want.SLOT
+    needed_bytes: int = 0  # what a server for it is to be booked with; nothing, for who waits for one's end
+    is_planned_anew: bool = False  # a server that was to serve it was stopped, because more was needed than booked
 
 
 @dataclass(frozen=True, slots=True)

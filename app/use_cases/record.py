@@ -29,10 +29,10 @@ from app.use_cases.pool_state import (
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the answers that it is in itself."""
     match event:
-        case ev.Acquire(ticket, model, at, give_up_at):
-            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT)), []
-        case ev.Load(ticket, model, at, give_up_at):
-            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED)), []
+        case ev.Acquire(ticket, model, at, give_up_at, needed_bytes):
+            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT, needed_bytes)), []
+        case ev.Load(ticket, model, at, give_up_at, needed_bytes):
+            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED, needed_bytes)), []
         case ev.Unload(ticket, model, at, give_up_at):
             return _unwanted(state, Waiting(ticket, model, at, give_up_at, Want.UNLOADED))
         case ev.Cancel(ticket):
@@ -41,6 +41,10 @@ def record(state: PoolState, event: Event) -> Step:
             return _released(state, event), []
         case ev.Spawned(server_id, pid):
             return changed(state, server_id, lambda s: replace(s, pid=pid)), []
+        case ev.Projected(server_id, needed_bytes, at):
+            return _projected(state, server_id, needed_bytes, at), []
+        case ev.Measured(server_id, needed_bytes):
+            return _measured(state, server_id, needed_bytes), []
         case ev.Progress(server_id, at):
             return changed(state, server_id, lambda s: replace(s, progress_at=at)), []
         case ev.Ready(server_id, port, at):
@@ -66,7 +70,25 @@ def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
     server = state.server_of(waiting.model.name)
     if server is not None and server.is_up and not server.model.is_served_as(waiting.model):
         state = _condemned(state, server)
+    if server is not None and server.reported_bytes is not None and server.model.is_served_as(waiting.model):
+        waiting = replace(waiting, needed_bytes=server.reported_bytes)  # it was worked out before that was known
     return replace(state, waiting=(*state.waiting, waiting))
+
+
+def _projected(state: PoolState, server_id: int, needed_bytes: int, at: float) -> PoolState:
+    """Noted only; whether there is room for it is decided by looking at the whole."""
+    server = state.server(server_id)
+    if server is None or server.state is not STARTING:
+        return state
+    return changed(state, server_id, lambda s: replace(s, reported_bytes=needed_bytes, progress_at=at))
+
+
+def _measured(state: PoolState, server_id: int, needed_bytes: int) -> PoolState:
+    """It has it all by now: booked as it is, even where that is more than fits."""
+    server = state.server(server_id)
+    if server is None or not server.is_up:
+        return state
+    return changed(state, server_id, lambda s: replace(s, expected_bytes=needed_bytes, reported_bytes=needed_bytes))
 
 
 def _unwanted(state: PoolState, waiting: Waiting) -> Step:

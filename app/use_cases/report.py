@@ -49,6 +49,7 @@ def _server(server: Server, now: float) -> dict[str, object]:
         "requests": len(server.leases),
         "slots": server.slots,
         "expected_bytes": server.expected_bytes,
+        "reported_bytes": server.reported_bytes,
         "idle_seconds": round(max(0.0, now - server.last_used), 1) if server.is_idle else 0.0,
     }
 

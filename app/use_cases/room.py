@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.allocate import held_bytes, place
-from app.use_cases.estimate import estimate_memory
 from app.use_cases.events import Effect, ReadMemory, Spawn
 from app.use_cases.pool_state import PoolState, Step, Waiting, changed, stop, turn_away_model
 
@@ -25,8 +23,8 @@ def make_room(state: PoolState, now: float) -> Step:
             continue  # loading for it already, busy, or on its way out: not up twice
         if not _reading_is_fresh(state, waiting, now):
             return _ask_for_a_reading(state, now, effects)
-        if _fits_without(state, set(), estimate_memory(waiting.model)):
-            state, spawn = _spawn(state, waiting.model, now)
+        if _fits_without(state, set(), waiting.needed_bytes):
+            state, spawn = _spawn(state, waiting, now)
             effects += spawn
             continue
         state, more, decided = _free_some(state, waiting, spoken_for)
@@ -49,11 +47,12 @@ def _ask_for_a_reading(state: PoolState, now: float, effects: list[Effect]) -> S
     return state, effects
 
 
-def _spawn(state: PoolState, model: Model, now: float) -> Step:
+def _spawn(state: PoolState, waiting: Waiting, now: float) -> Step:
     server = Server(
         id=state.next_server,
-        model=model,
-        expected_bytes=estimate_memory(model),
+        model=waiting.model,
+        expected_bytes=waiting.needed_bytes,
+        is_planned_anew=waiting.is_planned_anew,
         last_used=now,
         progress_at=now,
     )
@@ -68,14 +67,13 @@ def _free_some(state: PoolState, waiting: Waiting, spoken_for: set[str]) -> tupl
     and goes with its last lease, so the oldest request in the queue cannot starve behind a busy model. One that
     older requests wait for, or that is still loading, serves those first.
     """
-    needed_bytes = estimate_memory(waiting.model)
     going = {s.id for s in state.servers if s.state in (ServerState.STOPPING, ServerState.DRAINING)}
     order = sorted((s for s in state.servers if s.id not in going), key=_value)
-    while not _fits_without(state, going, needed_bytes):
+    while not _fits_without(state, going, waiting.needed_bytes):
         if not order:
             if any(s.state is ServerState.STARTING for s in state.servers):
                 return state, [], False  # what is ours is in the way for now: once it is ready it can be stopped
-            refused, refusals = _refuse_for_room(state, waiting.model.name, needed_bytes)
+            refused, refusals = _refuse_for_room(state, waiting.model.name, waiting.needed_bytes)
             return refused, refusals, True
         going.add(order.pop(0).id)
     return *_send_away(state, going, spoken_for, waiting.model.name), False

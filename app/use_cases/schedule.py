@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
+from app.use_cases.correct import correct_bookings
 from app.use_cases.events import CountSlots, Done, Effect, Event, Grant
 from app.use_cases.pool_state import (
     DRAINING,
@@ -185,6 +186,7 @@ _PASSES = (
     _bound_the_queue,
     _stop_the_stalled,
     _stop_the_unwanted,
+    correct_bookings,
     _check_the_abandoned,
     make_room,
 )
