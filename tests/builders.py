@@ -11,7 +11,7 @@ from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.use_cases import events as ev
-from app.use_cases.estimate import estimate_memory
+from app.use_cases.estimate import guess_bytes
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import step
 from tests.gguf_bytes import TINY, Info, Typed, a_file
@@ -120,7 +120,7 @@ def a_wish(want: Callable[..., ev.Event], ticket: int, model: Model, at: float, 
 
 
 def booked(model: Model) -> int:
-    return estimate_memory(model)
+    return guess_bytes(model)
 
 
 __all__ = [

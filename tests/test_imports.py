@@ -16,6 +16,7 @@ PURE_STDLIB = {
     "__future__",
     "base64",
     "binascii",
+    "bisect",
     "collections",
     "dataclasses",
     "enum",
@@ -27,6 +28,7 @@ PURE_STDLIB = {
     "itertools",
     "math",
     "re",
+    "struct",
     "typing",
 }
 

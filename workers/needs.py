@@ -10,7 +10,7 @@ import logging
 from app.entities.launch import EngineFacts
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.model import Model
-from app.use_cases.estimate import estimate_memory
+from app.use_cases.estimate import guess_bytes
 from workers.history import History, start_of
 
 log = logging.getLogger(__name__)
@@ -32,4 +32,4 @@ class Needs:
     def estimate(self, model: Model) -> Estimate:
         """The same by item, and how much of it is known."""
         known = self._history.estimate(start_of(model, self._engine)) if self._engine else None
-        return known or Estimate((), DeviceMemory(weights_bytes=estimate_memory(model)), Confidence.LOW)
+        return known or Estimate((), DeviceMemory(weights_bytes=guess_bytes(model)), Confidence.LOW)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from app.entities.launch import MemoryOptions
 from app.use_cases.model_shape import Cache, ModelShape
-from app.use_cases.weights_memory import between
+from app.use_cases.totals import between
 
 # Bytes and values of one block (ggml-common.h), of the types --cache-type-k and -v take.
 CACHE_TYPES: Mapping[str, tuple[int, int]] = {
@@ -53,6 +53,12 @@ def context_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]
     n = shape.hparams.n_layer_all
     room = cells(shape, options)
     return [_context(shape, options, room, layers.start, min(layers.stop, n)) for layers in ranges]
+
+
+def host_context_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> int:
+    """What RAM keeps of the context: the layers that no device has."""
+    first = ranges[0].start if options.kv_offload and options.devices else shape.hparams.n_layer_all
+    return _context(shape, options, cells(shape, options), 0, min(first, shape.hparams.n_layer_all))
 
 
 def _context(shape: ModelShape, options: MemoryOptions, room: Cells, start: int, stop: int) -> int:

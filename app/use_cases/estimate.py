@@ -1,13 +1,79 @@
-"""How much memory a model will need, worked out before it is loaded."""
+"""How much memory a llama-server will need, worked out from the model's header before it is loaded.
+
+Weights and context are arithmetic; the compute buffer follows rules that were fitted to llama.cpp's own accounting
+(bench/estimate.py compares). Nothing here raises for a model that nobody knows: its confidence is low.
+"""
 
 from __future__ import annotations
 
+from app.entities.launch import MemoryOptions
+from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.model import Model
+from app.use_cases.compute_memory import compute_bytes, host_compute_bytes
+from app.use_cases.context_memory import context_bytes, host_context_bytes
+from app.use_cases.families import MARGINS, is_known
+from app.use_cases.model_shape import ModelShape
+from app.use_cases.tensor_split import device_layers
+from app.use_cases.weights_memory import weights
+
+GPU_OVERHEAD_BYTES = (
+    500 * 1024**2
+)  # CUDA context and libraries, until history knows this GPU (between peers' 250 and 750)
+UNKNOWN_MARGIN = 0.10  # of a family nobody has measured
 
 
-def estimate_memory(model: Model) -> int:
-    """Bytes to book for a model: its file plus 15 % for context and compute buffers.
+def estimate_memory(
+    shape: ModelShape, options: MemoryOptions, gpu_overhead_bytes: int = GPU_OVERHEAD_BYTES
+) -> Estimate:
+    """What a llama-server for the model needs with these options, per device and in RAM."""
+    ranges = device_layers(shape.hparams, options)
+    on_devices, on_host = weights(shape, options, ranges)
+    compute = compute_bytes(shape, options, ranges)
+    context = context_bytes(shape, options, ranges)
+    host = DeviceMemory(
+        weights_bytes=on_host,
+        context_bytes=host_context_bytes(shape, options, ranges),
+        compute_bytes=host_compute_bytes(shape, options, ranges) if options.devices else compute[0],
+    )
+    if not options.devices:
+        return _told(shape, options, (), host)
+    computing = iter(compute)
+    devices = tuple(
+        DeviceMemory(
+            w,
+            c if options.kv_offload else 0,
+            next(computing, 0) if layers or len(ranges) == 1 else 0,
+            gpu_overhead_bytes,
+        )
+        for layers, w, c in zip(ranges, on_devices, context, strict=True)
+    )
+    return _told(shape, options, devices, host)
 
-    A placeholder for arithmetic on the GGUF header: right in kind, rough in size.
-    """
+
+def _told(shape: ModelShape, options: MemoryOptions, devices: tuple[DeviceMemory, ...], host: DeviceMemory) -> Estimate:
+    """With how sure it is of that, and what is booked on top."""
+    known = is_known(shape.hparams.architecture)
+    share = MARGINS.get(shape.hparams.architecture, 0.0) if known else UNKNOWN_MARGIN
+    notes = () if known else (f"architecture {shape.hparams.architecture!r} has not been measured",)
+    return Estimate(
+        tuple(_with_margin(each, share) for each in devices),
+        _with_margin(host, share) if not devices else host,
+        Confidence.MODELLED if known else Confidence.LOW,
+        notes,
+    )
+
+
+def _with_margin(memory: DeviceMemory, share: float) -> DeviceMemory:
+    measured = memory.weights_bytes + memory.context_bytes + memory.compute_bytes
+    return DeviceMemory(
+        memory.weights_bytes,
+        memory.context_bytes,
+        memory.compute_bytes,
+        memory.overhead_bytes,
+        round(share * measured),
+    )
+
+
+def guess_bytes(model: Model) -> int:
+    """What to book where no header says more: the file plus 15 % for context and compute buffers."""
     return model.size_bytes * 115 // 100

@@ -165,7 +165,7 @@ class Hparams:
     @cached_property
     def state_bytes(self) -> int:
         """Recurrent state of one layer and sequence, f32 (llama_hparams::n_embd_r and n_embd_s)."""
-        return 4 * (self._conv_state + self._ssm_state)
+        return 4 * (self._conv_state + self.ssm_state)
 
     @property
     def _conv_state(self) -> int:
@@ -181,7 +181,7 @@ class Hparams:
         return max(0, kernel - 1) * width
 
     @property
-    def _ssm_state(self) -> int:
+    def ssm_state(self) -> int:
         if head := self.integer("wkv.head_size"):
             return self.n_embd * head
         if self.integer("shortconv.l_cache"):

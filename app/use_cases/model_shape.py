@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate
+from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
 from app.use_cases import architectures as arch
+from app.use_cases.graph_shape import GraphShape, graph_shape
 from app.use_cases.hparams import Hparams
-
-Totals = tuple[int, ...]  # [i] is the sum over the layers before i
+from app.use_cases.totals import Totals, totals
 
 PADDED_ROW = 512  # values: CUDA pads the last row of quantized tensors (ggml-cuda.cu, MATRIX_ROW_PADDING)
 ALIGNMENT_BYTES = 128  # of the tensors in a CUDA buffer
@@ -60,7 +60,11 @@ class ModelShape:
     indexer_width: Totals
     v_width_max: int  # without flash attention all V are padded to the widest
     state_bytes: Totals  # recurrent state of one sequence
-    widest_kv: int  # K and V of one layer together, the most of any
+    widest_base: int  # K and V of one layer together, the most of any
+    widest_window: int
+    largest_bytes: tuple[int, ...]  # the largest weight of each layer
+    largest_expert_bytes: int
+    graph: GraphShape
 
 
 def model_shape(header: GgufHeader) -> ModelShape:
@@ -76,10 +80,12 @@ def model_shape(header: GgufHeader) -> ModelShape:
         base=_cache(kv, owns),
         window=_cache(kv, owns_window),
         mtp_cache=_cache(kv, [il >= hp.n_layer for il in hp.layers]),
-        indexer_width=_totals(indexer if own else 0 for own in owns),
+        indexer_width=totals(indexer if own else 0 for own in owns),
         v_width_max=max((v for _, v in kv), default=0),
-        state_bytes=_totals(hp.state_bytes if state else 0 for state in hp.has_state),
-        widest_kv=max((sum(kv[il]) for il in hp.layers if hp.has_kv[il]), default=0),
+        state_bytes=totals(hp.state_bytes if state else 0 for state in hp.has_state),
+        widest_base=max((sum(kv[il]) for il in hp.layers if owns[il]), default=0),
+        widest_window=max((sum(kv[il]) for il in hp.layers if owns_window[il]), default=0),
+        graph=graph_shape(hp),
     )
 
 
@@ -105,10 +111,10 @@ def _count(shape: Iterable[int]) -> int:
     return count
 
 
-def _weights(header: GgufHeader, hp: Hparams) -> dict[str, object]:
+def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
     n = hp.n_layer_all
-    layers, host_layers, experts, host_experts, mtp = ([0] * n for _ in range(5))
-    inputs = output = host_output = first = per_device = 0
+    layers, host_layers, experts, host_experts, mtp, largest = ([0] * n for _ in range(6))
+    inputs = output = host_output = first = per_device = largest_expert = 0
     names = set()
     embedding: Tensor | None = None
     for tensor in header.tensors:
@@ -121,9 +127,11 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, object]:
                 continue
             layers[il] += on_gpu
             host_layers[il] += on_host
+            largest[il] = max(largest[il], on_host)
             if is_expert(name):
                 experts[il] += on_gpu
                 host_experts[il] += on_host
+                largest_expert = max(largest_expert, on_host)
         elif name in _INPUTS:
             inputs += on_host
             embedding = tensor if name == "token_embd.weight" else embedding
@@ -135,19 +143,20 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, object]:
             output += on_gpu
             host_output += on_host
     if "output.weight" not in names and embedding and hp.architecture not in arch.WITHOUT_OUTPUT:
-        output += gpu_bytes(embedding)  # the embedding again, as the output matrix
-        host_output += 0
+        output += gpu_bytes(embedding)  # the embedding again, as the output matrix; in RAM it is one
     return {
-        "layers": _totals(layers),
-        "host_layers": _totals(host_layers),
-        "experts": _totals(experts),
-        "host_experts": _totals(host_experts),
-        "mtp": _totals(mtp),
+        "layers": totals(layers),
+        "host_layers": totals(host_layers),
+        "experts": totals(experts),
+        "host_experts": totals(host_experts),
+        "mtp": totals(mtp),
         "input_bytes": inputs,
         "output_bytes": output,
         "host_output_bytes": host_output,
         "first_layer_bytes": first,
         "per_device_bytes": per_device,
+        "largest_bytes": tuple(largest),
+        "largest_expert_bytes": largest_expert,
     }
 
 
@@ -158,13 +167,9 @@ def _kv_width(hp: Hparams, il: int) -> tuple[int, int]:
 
 def _cache(kv: list[tuple[int, int]], owns: list[bool]) -> Cache:
     return Cache(
-        k_width=_totals(k if own else 0 for (k, _), own in zip(kv, owns, strict=True)),
-        v_width=_totals(v if own else 0 for (_, v), own in zip(kv, owns, strict=True)),
-        layers=_totals(int(own) for own in owns),
-        k_padding=_totals(-k % PADDED_ROW if own else 0 for (k, _), own in zip(kv, owns, strict=True)),
-        v_padding=_totals(-v % PADDED_ROW if own else 0 for (_, v), own in zip(kv, owns, strict=True)),
+        k_width=totals(k if own else 0 for (k, _), own in zip(kv, owns, strict=True)),
+        v_width=totals(v if own else 0 for (_, v), own in zip(kv, owns, strict=True)),
+        layers=totals(int(own) for own in owns),
+        k_padding=totals(-k % PADDED_ROW if own else 0 for (k, _), own in zip(kv, owns, strict=True)),
+        v_padding=totals(-v % PADDED_ROW if own else 0 for (_, v), own in zip(kv, owns, strict=True)),
     )
-
-
-def _totals(values: Iterable[int]) -> Totals:
-    return tuple(accumulate(values, initial=0))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.entities.launch import MemoryOptions
-from app.use_cases.model_shape import ModelShape, Totals
+from app.use_cases.model_shape import ModelShape
+from app.use_cases.totals import between
 
 
 def weights(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> tuple[list[int], int]:
@@ -33,7 +34,3 @@ def _on_device(shape: ModelShape, options: MemoryOptions, layers: range) -> int:
     if n in layers:
         total += shape.output_bytes
     return total
-
-
-def between(totals: Totals, start: int, stop: int) -> int:
-    return totals[stop] - totals[start] if stop > start else 0
