@@ -6,12 +6,17 @@ Here and nowhere else it is chosen where the number comes from.
 from __future__ import annotations
 
 import logging
+import os
+from dataclasses import replace
 
 from app.entities.launch import EngineFacts
-from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.entities.memory import Estimate
 from app.entities.model import Model
-from app.use_cases.estimate import guess_bytes
+from app.use_cases.estimate import estimate_memory
+from app.use_cases.memory_options import memory_options
+from app.use_cases.model_shape import ModelShape
 from workers.history import History, start_of
+from workers.model_headers import ModelHeaders
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +24,10 @@ log = logging.getLogger(__name__)
 class Needs:
     """Asked on the thread of the request that may have to load a model."""
 
-    def __init__(self, history: History, engine: EngineFacts | None) -> None:
+    def __init__(self, history: History, engine: EngineFacts | None, shapes: ModelHeaders[ModelShape]) -> None:
         self._history = history
         self._engine = engine
+        self._shapes = shapes
 
     def bytes(self, model: Model) -> int:
         """What a server for `model` is booked with. Raises the ProxyError of a model that cannot be served."""
@@ -31,5 +37,22 @@ class Needs:
 
     def estimate(self, model: Model) -> Estimate:
         """The same by item, and how much of it is known."""
-        known = self._history.estimate(start_of(model, self._engine)) if self._engine else None
-        return known or Estimate((), DeviceMemory(weights_bytes=guess_bytes(model)), Confidence.LOW)
+        if self._engine is None:
+            return self._worked_out(model)
+        start = start_of(model, self._engine)
+        return self._history.estimate(start) or self._history.with_overheads(start, self._worked_out(model))
+
+    def _worked_out(self, model: Model) -> Estimate:
+        """From the header, for the CPU. A projector counts with its whole file."""
+        shape = self._shapes.get(model.path)
+        estimate = estimate_memory(shape, memory_options(model.launch))
+        beside = _projector_bytes(model)
+        host = replace(estimate.host, weights_bytes=estimate.host.weights_bytes + beside)
+        return replace(estimate, host=host)
+
+
+def _projector_bytes(model: Model) -> int:
+    try:
+        return os.path.getsize(model.launch.mmproj) if model.launch.mmproj else 0
+    except OSError:  # the engine will say so
+        return 0

@@ -16,6 +16,7 @@ from app.entities.server import Server
 from app.services import Doors, Services
 from app.settings.schema import Settings
 from app.use_cases import events as ev
+from app.use_cases.model_shape import ModelShape, model_shape
 from app.use_cases.pool_state import Limits, PoolState
 from workers.catalog import Catalog, Entry
 from workers.client_watch import ClientWatcher
@@ -25,6 +26,7 @@ from workers.gauges import Gauges
 from workers.history import History
 from workers.llama_server import Launcher
 from workers.memory import read_memory
+from workers.model_headers import ModelHeaders
 from workers.needs import Needs
 from workers.orphans import PidRecords
 from workers.places import Places
@@ -57,9 +59,10 @@ class Runtime:
         self._history = History(state_folder() / "history.sqlite3")
         self._store = StateStore(PoolState(limits))
         self._clients = ClientWatcher()
-        self._catalog = catalog_of(settings)
+        shapes = ModelHeaders(model_shape)
+        self._catalog = catalog_of(settings, shapes)
         spawn = _launcher(settings, engine, self._records, self._history)
-        self._pool = Pool(self._store, spawn, read_memory, Needs(self._history, engine).bytes)
+        self._pool = Pool(self._store, spawn, read_memory, Needs(self._history, engine, shapes).bytes)
         self.services = Services(
             catalog=self._catalog,
             store=self._store,
@@ -138,10 +141,10 @@ def cache_folder() -> Path:
     return Path(given) if given else platformdirs.user_cache_path(NAME)
 
 
-def catalog_of(settings: Settings) -> Catalog:
-    """What may be asked for under these settings, scanned."""
+def catalog_of(settings: Settings, shapes: ModelHeaders[ModelShape] | None = None) -> Catalog:
+    """What may be asked for under these settings, scanned. `shapes` keeps what is read of the headers."""
     folders = models_folders(settings)
-    return Catalog(folders, settings.launch_of(), hub_cache(settings), entries(settings), settings.folder)
+    return Catalog(folders, settings.launch_of(), hub_cache(settings), entries(settings), settings.folder, shapes)
 
 
 def has_models(settings: Settings) -> bool:
