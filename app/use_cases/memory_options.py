@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
@@ -52,7 +53,7 @@ def memory_options(launch: LaunchSettings, devices: int = 0) -> MemoryOptions:
         n_gpu_layers=launch.n_gpu_layers if devices else 0,
         devices=devices,
     )
-    for option, value in zip(launch.args, (*launch.args[1:], ""), strict=True):
+    for option, value in zip_longest(launch.args, launch.args[1:], fillvalue=""):
         options = replace(options, **_said(option, value))
     return options
 
