@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from app.estimate_command import estimate
+
 if TYPE_CHECKING:
     from app.settings.schema import Settings
     from workers.runtime import Runtime
@@ -71,6 +73,9 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
     from workers.serve import Application
 
     Application(functools.partial(_announce, settings)).run()
+
+
+main.add_command(estimate)
 
 
 @main.command("check-config")

@@ -1,0 +1,109 @@
+"""`estimate` on the command line: the file's header in, a table or JSON out; one line and exit 2 for what is no model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import main
+from tests.builders import a_gguf
+from workers.demo_model import write_demo_model
+
+ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo_model(folder)
+    return str(next(folder.glob("*.gguf")))
+
+
+def said(*args: str) -> Result:
+    return CliRunner().invoke(main, ["estimate", *args])
+
+
+def answer(*args: str) -> dict:
+    result = said(*args, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.output)
+
+
+def test_items_add_up_and_a_table_shows_them(demo: str):
+    told = answer(demo, "--ctx-size", "4096")
+    (device,) = told["devices"]
+    assert device["total_bytes"] == sum(device[item] for item in ITEMS)
+    assert set(told) == {"model", "settings", "devices", "host", "confidence", "notes"}
+    table = said(demo, "--ctx-size", "4096").output
+    assert "GPU 0" in table and f"{device['total_bytes'] / 1024**2:,.1f}" in table
+
+
+def test_slots_of_their_own_and_a_quantized_cache_are_counted(demo: str):
+    def context(*args: str) -> int:
+        return answer(demo, *args)["devices"][0]["context_bytes"]
+
+    shared = context("--ctx-size", "4096")
+    assert context("--ctx-size", "4096", "--parallel", "3") == shared * 3 * 1536 // 4096  # 1365 cells, padded to 256
+    quantized = context("--ctx-size", "4096", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0")
+    assert quantized >= shared * 34 // 64
+
+
+def test_a_split_deals_the_weights_out(demo: str):
+    whole = answer(demo)["devices"][0]["weights_bytes"]
+    parts = answer(demo, "--devices", "2", "--tensor-split", "1,1")["devices"]
+    assert len(parts) == 2 and all(part["weights_bytes"] for part in parts)
+    assert sum(part["weights_bytes"] for part in parts) == pytest.approx(whole, rel=0.01)
+
+
+def test_without_devices_everything_is_in_ram(demo: str):
+    told = answer(demo, "--devices", "0")
+    assert told["devices"] == [] and told["host"]["context_bytes"] > 0
+
+
+def test_what_fits_is_the_largest_context_that_does(demo: str):
+    (fit, *_) = answer(demo, "--fit-in", "700MiB")["fit"]
+
+    def need(tokens: int) -> int:
+        return answer(demo, "--ctx-size", str(tokens))["devices"][0]["total_bytes"]
+
+    assert fit["total_bytes"] == need(fit["ctx_size"]) <= 700 * 1024**2 < need(fit["ctx_size"] + 256)
+
+
+def test_nothing_fits_into_nothing(demo: str):
+    result = said(demo, "--fit-in", "1MiB")
+    assert result.exit_code == 1 and "does not fit" in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("--fit-in", "much"), "size"),
+        (("--tensor-split", "a,b"), "share"),
+        (("--tensor-split", "nan,1"), "share"),
+        (("--tensor-split", "1,1", "--devices", "1"), "2 shares"),
+        (("--main-gpu", "3"), "--main-gpu"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_2(demo: str, args: tuple[str, ...], word: str):
+    result = said(demo, *args)
+    assert result.exit_code == 2 and word in result.output and len(result.output.splitlines()) == 1
+
+
+def test_what_is_no_model_is_one_line_and_exit_2(tmp_path: Path):
+    (tmp_path / "text.gguf").write_text("hello, this is no model at all")
+    cut = a_gguf(tmp_path / "cut.gguf")
+    os.truncate(cut, 60)
+    for path in (tmp_path / "text.gguf", tmp_path, tmp_path / "missing.gguf", cut):
+        result = said(str(path))
+        assert result.exit_code == 2 and len(result.output.splitlines()) == 1, result.output
+
+
+def test_a_name_nobody_knows_is_one_line_and_exit_2(tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"catalog: {{models_dirs: ['{tmp_path}']}}\n")
+    result = said("nobody", "--config", str(config))
+    assert result.exit_code == 2 and "nobody" in result.output
