@@ -1,4 +1,4 @@
-"""`estimate` on the command line: the file's header in, a table or JSON out; one line and exit 2 for what is no model."""
+"""`estimate` on the command line: a table or JSON from the header; one line and exit 2 for what is no model."""
 
 from __future__ import annotations
 
