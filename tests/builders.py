@@ -14,7 +14,7 @@ from app.use_cases import events as ev
 from app.use_cases.estimate import guess_bytes
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import step
-from tests.gguf_bytes import TINY, Info, Typed, a_file
+from tests.gguf_bytes import TINY, Info, Typed, a_file, a_header
 from workers.file_names import part_of
 from workers.gguf_constants import ValueType
 
@@ -30,8 +30,8 @@ GGUF_BYTES = 320  # of `a_gguf`, if nothing else is said
 
 
 def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: int = 1) -> Path:
-    """A whole model file of one layer and a few values, sparse beyond them; its folders are made. The name of a part
-    makes it one."""
+    """A whole model file of one layer and few values, the last tensor sparse and as large as the size wants. Its folders
+    are made; the name of a part makes it one."""
     metadata: dict[str, Any] = dict(TINY)
     number, parts = 1, 1
     if part := part_of(path.name):
@@ -40,7 +40,11 @@ def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: 
         metadata |= {"split.tensors.count": Typed(ValueType.INT32, parts * tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        file.write(a_file(metadata, [Info(f"t{number}.{each}") for each in range(tensors)], version=version))
+        infos = [Info(f"t{number}.{each}") for each in range(tensors)]
+        spare = (size_bytes - len(a_file(metadata, infos, version=version))) // 32 * 32
+        if tensors and spare > 0:
+            infos[-1] = Info(infos[-1].name, (8 + spare // 4,))
+        file.write(a_header(metadata, infos, version=version))
         file.truncate(size_bytes)
     return path
 

@@ -348,7 +348,7 @@ def test_a_model_larger_than_the_machine_is_refused_with_the_numbers(tmp_path: P
         wait_for(lambda: len(service.get("/v1/models").json()["data"]) == 2, 5)
         refused = service.chat("huge")
         assert (refused.status_code, error_of(refused)["code"]) == (422, "model_does_not_fit")
-        assert error_of(refused)["needed_bytes"] == psutil.virtual_memory().total * 115 // 100
+        assert 0 < error_of(refused)["needed_bytes"] - psutil.virtual_memory().total < 512 * 1024**2
         assert refused.headers["x-should-retry"] == "false"
         assert json.dumps(error_of(refused)["devices"])
         assert not journal(service, "start")
@@ -361,7 +361,7 @@ def test_headers_that_cannot_be_passed_on_are_dropped_and_nothing_is_lost(tmp_pa
             answer = service.chat("m")
             assert answer.status_code == 200
             assert not {"X-Control", "Set-Cookie", "X-Llama-Smart-Proxy-Error"} & set(answer.headers)
-        assert service.servers()[0]["requests"] == 0
+        wait_for(lambda: service.servers()[0]["requests"] == 0, 5)  # released once the body is gone
 
 
 def test_a_half_sent_event_is_ended_before_the_error(tmp_path: Path):

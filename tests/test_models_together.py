@@ -17,34 +17,31 @@ from tests.service import Service, serving, wait_for
 from workers.demo_model import write_demo_model
 
 
-def two_models(folder: Path, share_of_memory: float) -> Path:
-    """Two demo models whose files are, on paper, so large a part of this machine's memory.
-
-    The tail is a hole: the file system keeps nothing for it, and an engine that does not map the file never reads it,
-    but it is booked.
-    """
+def two_models(folder: Path) -> Path:
     models = folder / "models"
     demo = write_demo_model(folder / "written")
     models.mkdir()
     for name in ("one", "two"):
         (models / f"{name}.gguf").write_bytes(demo.read_bytes())
-        # 15 % are booked on top of the file's size.
-        os.truncate(models / f"{name}.gguf", int(psutil.virtual_memory().total * share_of_memory / 1.15))
     return models
 
 
-def a_silent_engine(folder: Path) -> dict[str, str]:
-    """The settings for the embedded engine without `-fit`, as older builds: it does not say that the tail is a hole."""
+def a_modest_engine(folder: Path, share_of_memory: float) -> dict[str, str]:
+    """Settings under which each model is booked with that part of this machine's memory, for a context that the
+    engine, the embedded one without `-fit` as in older builds, does not really take."""
     binary = folder / "llama-server"
     engine = f"{sys.executable} -P {EMBEDDED}"
-    binary.write_text(f'#!/bin/sh\n[ "$1" != --help ] || exec {engine} --help | grep -v -e -fit,\nexec {engine} "$@"\n')
+    binary.write_text(
+        f'#!/bin/sh\n[ "$1" != --help ] || exec {engine} --help | grep -v -e -fit,\nexec {engine} "$@" -c 4096\n'
+    )
     binary.chmod(0o755)
-    return {"ENGINE__BINARY": str(binary), **UNMAPPED}
+    tokens = int(psutil.virtual_memory().total * share_of_memory) // DEMO_TOKEN_BYTES
+    return {"ENGINE__BINARY": str(binary), "DEFAULTS__CTX_SIZE": str(tokens)}
 
 
-# One thread, as for any tiny model: two wait for each other when the cores are busy, and the size hides that it is one.
-UNMAPPED = {"ENGINE__ARGS": '["--no-mmap", "--threads", "1"]'}
-ONE_AT_A_TIME = {"SCHEDULING__MAX_LOADED": "1", **UNMAPPED}
+# 5120 in the demo model's KV cache (160 MiB for 32,768 tokens) and 2 in the mask for each of 512 tokens of a ubatch.
+DEMO_TOKEN_BYTES = 5120 + 2 * 512
+ONE_AT_A_TIME = {"SCHEDULING__MAX_LOADED": "1"}
 EMBEDDED = Path(__file__).parents[1] / "workers" / "embedded_engine.py"
 
 
@@ -53,7 +50,7 @@ def loads(service: Service) -> int:
 
 
 def test_models_that_fit_together_stay_together(tmp_path: Path):
-    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.1)), **UNMAPPED) as service:
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path))) as service:
         for name in ("one", "two", "one", "two"):
             assert service.chat(name).status_code == 200
         assert [(s["model_id"], s["state"]) for s in service.servers()] == [("one", "ready"), ("two", "ready")]
@@ -63,7 +60,7 @@ def test_models_that_fit_together_stay_together(tmp_path: Path):
 @pytest.mark.parametrize("limit", ["memory", "max_loaded"])
 def test_two_models_alternate_under_load_where_there_is_room_for_one(tmp_path: Path, limit: str):
     """Everybody is answered, by the model that was asked for, and never are two loaded at once."""
-    share, settings = (0.55, a_silent_engine(tmp_path)) if limit == "memory" else (0.01, ONE_AT_A_TIME)
+    settings = a_modest_engine(tmp_path, 0.55) if limit == "memory" else ONE_AT_A_TIME
     answered: Counter[tuple[str, int, str]] = Counter()
     most_loaded = 0
 
@@ -72,7 +69,7 @@ def test_two_models_alternate_under_load_where_there_is_room_for_one(tmp_path: P
             answer = service.chat(name, max_tokens=2)
             answered[name, answer.status_code, answer.json().get("model", answer.text)] += 1
 
-    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, share)), **settings) as service:
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path)), **settings) as service:
         if limit == "memory" and psutil.virtual_memory().available < 0.56 * psutil.virtual_memory().total:
             pytest.fail("this machine has too little memory free to tell room for one from room for none")
         service.get("/health")
@@ -87,8 +84,8 @@ def test_two_models_alternate_under_load_where_there_is_room_for_one(tmp_path: P
 
 
 def test_a_busy_model_answers_to_its_end_before_it_leaves_for_another(tmp_path: Path):
-    models = two_models(tmp_path, 0.55)
-    with serving(tmp_path, "--models-dir", str(models), **a_silent_engine(tmp_path)) as service:
+    models = two_models(tmp_path)
+    with serving(tmp_path, "--models-dir", str(models), **a_modest_engine(tmp_path, 0.55)) as service:
         stream = service.chat("one", stream=True, max_tokens=2000, ignore_eos=True)
         lines = stream.iter_lines()
         next(lines)
@@ -102,7 +99,7 @@ def test_a_busy_model_answers_to_its_end_before_it_leaves_for_another(tmp_path: 
 
 
 def test_an_order_to_load_makes_room_too(tmp_path: Path):
-    with serving(tmp_path, "--models-dir", str(two_models(tmp_path, 0.01)), **ONE_AT_A_TIME) as service:
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path)), **ONE_AT_A_TIME) as service:
         for name in ("one", "two"):
             assert service.post("/models/load", {"model": name}).json() == {"success": True}
             wait_for(lambda: service.get("/v1/models").text.count('"loaded"') == 1, 10)
@@ -111,7 +108,7 @@ def test_an_order_to_load_makes_room_too(tmp_path: Path):
 
 def test_what_is_configured_is_what_runs(tmp_path: Path):
     """From the file to the engine's command line and environment, read back from /proc."""
-    models = two_models(tmp_path, 0.01)
+    models = two_models(tmp_path)
     (tmp_path / "config.yaml").write_text(
         json.dumps(
             {
