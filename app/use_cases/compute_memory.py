@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from app.entities.launch import MemoryOptions, Task
 from app.use_cases import architectures as arch
 from app.use_cases.context_memory import CACHE_TYPES, Cells, cells
+from app.use_cases.crossings import COPIES, crossing_bytes
 from app.use_cases.graph_shape import GraphShape
 from app.use_cases.model_shape import ModelShape
 from app.use_cases.totals import between
-
-PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +161,9 @@ def compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]
     used = [layers for layers in ranges if layers] or [range(shape.hparams.n_layer_all + 1)]
     if len(used) > 1 and is_pipelined(shape, options):
         return [
-            _peak(shape, options, w, room, flash, layers)
-            + PIPELINE_COPIES * _masks(shape, w, room, flash, layers)
-            + (12 if index == 0 else 7) * w.e
+            _peak(shape, options, w, room, flash, layers, is_whole=False)
+            + COPIES * _masks(shape, w, room, flash, layers)
+            + crossing_bytes(shape, options, room, w.tokens, used, index)
             for index, layers in enumerate(used)
         ]
     peaks = [_peak(shape, options, w, room, flash, layers) for layers in used]
@@ -189,7 +188,7 @@ def host_compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[r
     mask = _masks(shape, w, room, uses_flash_attention(shape, options), everywhere)
     used = [layers for layers in ranges if layers]
     if len(used) > 1 and is_pipelined(shape, options):
-        return PIPELINE_COPIES * mask + 10 * w.e
+        return COPIES * mask + 10 * w.e
     return mask + 4 * w.e
 
 
@@ -222,8 +221,10 @@ def _work(graph: GraphShape, options: MemoryOptions, room: Cells) -> Work:
     return Work(graph, -(-tokens // slots) * slots, slots)
 
 
-def _peak(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, flash: bool, layers: range) -> int:
-    """The most that is alive at a time on a device with these layers, masks aside."""
+def _peak(
+    shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, flash: bool, layers: range, is_whole: bool = True
+) -> int:
+    """The most that is alive at a time on a device with these layers, masks aside; `is_whole`: with its inputs."""
     graph = shape.graph
     if graph.architecture in arch.WITHOUT_CACHE:
         return _encoder(w, flash)
@@ -231,7 +232,8 @@ def _peak(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, flash
     if graph.expert_ff:
         usual: Rule = _grouped if graph.shared_ff else _experts
         candidates.append(EXPERTS.get(graph.architecture, usual)(w))
-    if other := OTHERS.get(graph.architecture):
+    other = OTHERS.get(graph.architecture)
+    if other and (is_whole or not graph.deepstack):
         candidates.append(other(w))
     candidates.append(_attention(shape, options, w, room, flash, layers))
     if shape.hparams.n_layer_all in layers:
