@@ -159,6 +159,8 @@ def compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]
     w = _work(shape.graph, options, room)
     flash = uses_flash_attention(shape, options)
     used = [layers for layers in ranges if layers] or [range(shape.hparams.n_layer_all + 1)]
+    if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT:
+        used = [layers for layers in used if layers.start < shape.hparams.n_layer]  # no output, nothing to compute
     if len(used) > 1 and is_pipelined(shape, options):
         return [
             _peak(shape, options, w, room, flash, layers, is_whole=False)
@@ -228,8 +230,10 @@ def _peak(
     graph = shape.graph
     if graph.architecture in arch.WITHOUT_CACHE:
         return _encoder(w, flash)
-    candidates = [_dense(w) if graph.ff else 4 * w.e]
-    if graph.expert_ff:
+    # The last layer computes its network only for the tokens that are asked for: one per slot.
+    is_tail = layers.start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
+    candidates = [4 * w.e if is_tail or not graph.ff else _dense(w)]
+    if graph.expert_ff and not is_tail:
         usual: Rule = _grouped if graph.shared_ff else _experts
         candidates.append(EXPERTS.get(graph.architecture, usual)(w))
     other = OTHERS.get(graph.architecture)

@@ -8,6 +8,7 @@ layer is and takes 4 E less on the devices behind the first.
 from __future__ import annotations
 
 from app.entities.launch import MemoryOptions
+from app.use_cases import architectures as arch
 from app.use_cases.context_memory import Cells, row_bytes
 from app.use_cases.model_shape import ModelShape
 
@@ -17,12 +18,18 @@ _MAMBA = ("mamba", "jamba")
 _RWKV = ("rwkv6", "rwkv7")
 _DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
 
+# Encoders enter through sums and norms of their own: E on the first device, and on each other one.
+_ENCODERS = {"bert": (8, 4), "nomic-bert": (11, 1), "jina-bert-v3": (11.5, 2.5), "gemma-embedding": (11, 6.3)}
+
 
 def crossing_bytes(
     shape: ModelShape, options: MemoryOptions, room: Cells, tokens: int, used: list[range], index: int
 ) -> int:
     """Bytes of all copies on the device `index` of `used`, masks aside."""
     e = 4 * tokens * shape.graph.embd
+    if shape.graph.architecture in arch.WITHOUT_CACHE:
+        first, other = _ENCODERS.get(shape.graph.architecture, (11.5, 6))
+        return round((other if index else first) * e)
     usual = 12 * e if index == 0 else 7 * e
     return usual + _more(shape, tokens, used, index) + COPIES * _shared_caches(shape, options, room, used[index])
 
