@@ -30,8 +30,10 @@ GGUF_BYTES = 320  # of `a_gguf`, if nothing else is said
 
 
 def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: int = 1) -> Path:
-    """A whole model file of one layer and few values, the last tensor sparse and as large as the size wants. Its folders
-    are made; the name of a part makes it one."""
+    """A whole model file of one layer and few values, the last tensor sparse and as large as the size wants.
+
+    Its folders are made; the name of a part makes it one.
+    """
     metadata: dict[str, Any] = dict(TINY)
     number, parts = 1, 1
     if part := part_of(path.name):

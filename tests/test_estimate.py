@@ -36,6 +36,14 @@ def test_totals_are_within_what_the_bench_has_recorded(off: list[dict[str, float
     assert totals[int(0.9 * len(totals))] <= 0.01
 
 
+def test_nothing_is_booked_too_small_by_more_than_two_percent(off: list[dict[str, float]]):
+    assert min(each["booked"] for each in off) >= -0.0205
+
+
+def test_nearly_all_rows_are_within_two_percent(off: list[dict[str, float]]):
+    assert sum(abs(each["total"]) <= 0.02 for each in off) >= 0.97 * len(off)
+
+
 def test_one_gpu_with_f16_is_within_two_and_a_half_percent():
     plain = [row for row in rows() if row.options.task is Task.COMPLETION and row.options.flash_attn == "auto"]
     for row in plain:

@@ -174,6 +174,9 @@ def compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]
     totals = [
         peak + mask - (2 * w.e if index else 0) for index, (peak, mask) in enumerate(zip(peaks, masks, strict=True))
     ]
+    if options.devices and not any(ranges) and options.task is not Task.COMPLETION:
+        logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in to compute them
+        totals[0] = max(totals[0], shape.output_bytes + logits + masks[0])
     if options.devices and used[0].start > 0:
         totals[0] = max(totals[0], _offloaded(shape, options, w, room, used[0].start) + masks[0])
     elif options.devices and options.n_cpu_moe and shape.largest_expert_bytes:

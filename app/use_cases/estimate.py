@@ -11,7 +11,7 @@ from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.model import Model
 from app.use_cases.compute_memory import compute_bytes, host_compute_bytes
 from app.use_cases.context_memory import context_bytes, host_context_bytes
-from app.use_cases.families import MARGINS, is_known
+from app.use_cases.families import Situation, is_known, margin
 from app.use_cases.model_shape import ModelShape
 from app.use_cases.tensor_split import device_layers
 from app.use_cases.weights_memory import weights
@@ -19,7 +19,6 @@ from app.use_cases.weights_memory import weights
 GPU_OVERHEAD_BYTES = (
     500 * 1024**2
 )  # CUDA context and libraries, until history knows this GPU (between peers' 250 and 750)
-UNKNOWN_MARGIN = 0.10  # of a family nobody has measured
 
 
 def estimate_memory(
@@ -53,7 +52,7 @@ def estimate_memory(
 def _told(shape: ModelShape, options: MemoryOptions, devices: tuple[DeviceMemory, ...], host: DeviceMemory) -> Estimate:
     """With how sure it is of that, and what is booked on top."""
     known = is_known(shape.hparams.architecture)
-    share = MARGINS.get(shape.hparams.architecture, 0.0) if known else UNKNOWN_MARGIN
+    share = margin(shape.hparams.architecture, _situation(shape, options))
     notes = () if known else (f"architecture {shape.hparams.architecture!r} has not been measured",)
     return Estimate(
         tuple(_with_margin(each, share) for each in devices),
@@ -61,6 +60,15 @@ def _told(shape: ModelShape, options: MemoryOptions, devices: tuple[DeviceMemory
         Confidence.MODELLED if known else Confidence.LOW,
         notes,
     )
+
+
+def _situation(shape: ModelShape, options: MemoryOptions) -> Situation:
+    if not options.devices:
+        return Situation.CPU
+    if options.n_gpu_layers <= shape.hparams.n_layer_all:
+        return Situation.PARTIAL
+    is_split = options.devices > 1 and options.split_mode != "none"
+    return Situation.SEVERAL_GPUS if is_split else Situation.ONE_GPU
 
 
 def _with_margin(memory: DeviceMemory, share: float) -> DeviceMemory:
