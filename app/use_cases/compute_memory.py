@@ -174,7 +174,8 @@ def compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]
     totals = [
         peak + mask - (2 * w.e if index else 0) for index, (peak, mask) in enumerate(zip(peaks, masks, strict=True))
     ]
-    if options.devices and not any(ranges) and options.task is not Task.COMPLETION:
+    has_output = shape.graph.architecture not in arch.WITHOUT_CACHE
+    if options.devices and not any(ranges) and options.task is not Task.COMPLETION and has_output:
         logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in to compute them
         totals[0] = max(totals[0], shape.output_bytes + logits + masks[0])
     if options.devices and used[0].start > 0:
