@@ -1,4 +1,4 @@
-"""llama.cpp's own memory figures (b11434, no_alloc) and the headers of the models they are of, from bench/data/vram.
+"""llama.cpp's own memory figures (b11434, no_alloc) and the headers of its models, from bench/data/vram.
 
 `headers.json` holds, for every shape and quantization, the metadata and the tensors as [name, dimensions, type, blocks].
 """
