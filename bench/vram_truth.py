@@ -1,6 +1,6 @@
 """llama.cpp's own memory figures (b11434, no_alloc) and the headers of its models, from bench/data/vram.
 
-`headers.json` holds, for every shape and quantization, the metadata and the tensors as [name, dimensions, type, blocks].
+`headers.json` holds, for every shape and quantization, the metadata and the tensors: name, dimensions, type, blocks.
 """
 
 from __future__ import annotations

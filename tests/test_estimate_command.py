@@ -24,7 +24,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def said(*args: str) -> Result:
-    return CliRunner().invoke(main, ["estimate", *args])
+    # --config goes into the environment, and the next test's service must not find it there.
+    return CliRunner().invoke(main, ["estimate", *args], env={"LLAMA_SMART_PROXY_CONFIG": None})
 
 
 def answer(*args: str) -> dict:
