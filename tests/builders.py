@@ -44,7 +44,7 @@ def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: 
     with open(path, "wb") as file:
         infos = [Info(f"t{number}.{each}") for each in range(tensors)]
         spare = (size_bytes - len(a_file(metadata, infos, version=version))) // 32 * 32
-        if tensors and spare > 0:
+        if tensors and size_bytes > GGUF_BYTES:
             infos[-1] = Info(infos[-1].name, (8 + spare // 4,))
         file.write(a_header(metadata, infos, version=version))
         file.truncate(size_bytes)
