@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 from app.estimate_command import estimate
+from app.exit_status import ANSWER_IS_NO, WRONG_USE
 
 if TYPE_CHECKING:
     from app.settings.schema import Settings
     from workers.runtime import Runtime
-
-# Exit statuses.
-ANSWER_IS_NO = 1
-WRONG_USE = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,21 +7,22 @@ import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from app.exit_status import ANSWER_IS_NO, WRONG_USE
+from app.use_cases.context_memory import CACHE_TYPES
 
 if TYPE_CHECKING:
     from app.entities.gguf import GgufHeader
     from app.entities.launch import MemoryOptions
     from app.entities.memory import DeviceMemory, Estimate
 
-ANSWER_IS_NO, WRONG_USE = 1, 2
 MIB = 1024**2
-CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 FIT_TYPES = (("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0"))
 
-_COUNT, _TYPE = click.IntRange(min=0), click.Choice(CACHE_TYPES)
+_COUNT, _TYPE = click.IntRange(min=0), click.Choice(list(CACHE_TYPES))
 
 
 @click.command()
@@ -75,7 +76,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
         sys.exit(ANSWER_IS_NO)
 
 
-def _stop(why: str) -> Any:
+def _stop(why: str) -> NoReturn:
     click.echo(why, err=True)
     sys.exit(WRONG_USE)
 
@@ -87,7 +88,6 @@ def _bytes(text: str) -> int:
         return int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
         _stop(f"--fit-in {text}: not a size; write it like 24GiB")
-        raise
 
 
 def _asked(model: str, config: Path | None) -> tuple[str, MemoryOptions]:
@@ -108,10 +108,8 @@ def _asked(model: str, config: Path | None) -> tuple[str, MemoryOptions]:
         found = catalog_of(read_configuration().settings).find(model)
     except ConfigurationError as error:
         _stop(f"configuration error:\n{error}")
-        raise
     except ModelNotFound:
         _stop(f"{model}: there is no such file, and no model of that name in the catalogue")
-        raise
     # Until the service places on GPUs itself, a name means the same question as a file: one GPU, all layers.
     return found.path, replace(memory_options(found.launch, devices=1), n_gpu_layers=MemoryOptions().n_gpu_layers)
 
@@ -199,7 +197,7 @@ def _told(
     }
     told = {
         "model": about,
-        "settings": {key: value for key, value in asdict(options).items() if not key.startswith("draft")},
+        "settings": asdict(options),
         "devices": [_items(device) for device in result.devices],
         "host": host,
         "confidence": str(result.confidence),
@@ -237,6 +235,3 @@ def _lines(told: dict[str, Any]) -> list[str]:
     if told.get("fit") == []:
         lines.append("it does not fit with any context and cache type; a smaller quantization or more GPUs would help")
     return lines
-
-
-__all__ = ["estimate"]
