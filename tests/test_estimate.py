@@ -59,6 +59,13 @@ def test_shares_fall_where_float32_rounds_them():
     assert layer_ranges(16, 0, (1,)) == [range(17, 17)]
 
 
+def test_without_layers_on_gpus_the_first_of_them_computes():
+    """llama.cpp's own figures: 88.004 MiB on the first, nothing on the second; it was 0 on both."""
+    options = MemoryOptions(ctx_size=8192, parallel=1, n_gpu_layers=0, devices=2)
+    first, second = estimate_memory(shape_of("llama-3.2-1b", "Q4_K_M"), options).devices
+    assert first.compute_bytes > 0 and second.compute_bytes == 0
+
+
 def test_an_unknown_architecture_has_low_confidence_and_a_margin():
     known = header("llama-3.1-8b", "Q4_K_M")
     metadata = {key.replace("llama.", "brand-new.", 1): value for key, value in known.metadata.items()}

@@ -11,8 +11,9 @@ import pytest
 import workers.history
 from app.entities.launch import LaunchSettings
 from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.use_cases.estimate import GPU_OVERHEAD_BYTES
 from tests.builders import MIB, a_model, an_engine, replace
-from workers.history import BASE_BYTES, GPU_BYTES, HOST, History, start_of
+from workers.history import BASE_BYTES, HOST, History, start_of
 
 GPU = "NVIDIA GeForce RTX 4090"
 
@@ -97,7 +98,7 @@ def test_what_nobody_has_measured_has_the_overhead_of_others(file: Path):
     """NVML shows no process in some containers, and a projection has looked at nothing yet."""
     history = a_life(file)
     history.remember(a_start("b", GPU), on_gpu(50), is_measured=False)
-    assert history.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=GPU_BYTES),)
+    assert history.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=GPU_OVERHEAD_BYTES),)
     history.remember(a_start("a", GPU), on_gpu(100), {0: 400 * MIB})
     assert history.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=300 * MIB),)
     history.close()

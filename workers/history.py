@@ -22,6 +22,7 @@ from pathlib import Path
 from app.entities.launch import EngineFacts
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.model import Model
+from app.use_cases.estimate import GPU_OVERHEAD_BYTES
 from app.use_cases.launch import ANY_PORT, launch_plan
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ SCHEMA_VERSION = 1
 MAX_ROWS = 1000
 OVERHEADS = 5  # so many of the last loads decide about an overhead
 BASE_BYTES = 64 * 1024**2  # of a process without its model, until one was measured: some 20 MiB, and its vocabulary
-GPU_BYTES = 500 * 1024**2  # of a process on a GPU, the same way: 264 to 753 MiB were seen, by model of GPU
 BUSY_SECONDS = 0.5  # another process has the database locked
 _MEMORY_VARIABLES = ("LLAMA_ARG_", "GGML_")
 _SCHEMA = f"""
@@ -105,7 +105,7 @@ class History:
             row = self._rows.get(start.key)
         own = dict(_overheads(row)) if row else {}
         devices = tuple(
-            self._with_overhead(device, own, name, GPU_BYTES)
+            self._with_overhead(device, own, name, GPU_OVERHEAD_BYTES)
             for name, device in zip(_names(start, need), need.devices, strict=False)
         )
         return replace(need, devices=devices, host=self._with_overhead(need.host, own, HOST, BASE_BYTES))

@@ -58,10 +58,6 @@ class MemoryOptions:
     split_mode: str = "layer"  # layer | none
     main_gpu: int = 0  # where everything is with split_mode "none"
     mmproj_offload: bool = True  # False: the projector stays in RAM
-    draft_max: int = 3  # tokens a draft proposes at a time (--spec-draft-n-max)
-    draft_cache_type_k: str = "f16"
-    draft_cache_type_v: str = "f16"
-    draft_gpu_layers: int = ALL_LAYERS
     speculation: str = "none"  # --spec-type: none | draft-mtp | ngram-mod ...
 
 

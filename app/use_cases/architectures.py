@@ -28,7 +28,7 @@ WINDOWS: Mapping[str, Window] = {
     "cohere2": Window(4),
     "cohere2moe": Window(4, is_first_full=True),
     "exaone-moe": Window(4, default_tokens=128),
-    "exaone4": Window(4, default_tokens=4096),  # only with 64 layers, see `has_window`
+    "exaone4": Window(4, default_tokens=4096),  # only with 64 layers: Hparams.window_tokens
     "gemma-embedding": Window(6),
     "gemma2": Window(2, default_tokens=4096),
     "gemma3": Window(6),

@@ -6,9 +6,10 @@ Weights and context are arithmetic; the compute buffer follows rules that were f
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from app.entities.launch import MemoryOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate
-from app.entities.model import Model
 from app.use_cases.compute_memory import compute_bytes, host_compute_bytes
 from app.use_cases.context_memory import context_bytes, host_context_bytes
 from app.use_cases.families import Situation, is_known, margin
@@ -16,9 +17,8 @@ from app.use_cases.model_shape import ModelShape
 from app.use_cases.tensor_split import device_layers
 from app.use_cases.weights_memory import weights
 
-GPU_OVERHEAD_BYTES = (
-    500 * 1024**2
-)  # CUDA context and libraries, until history knows this GPU (between peers' 250 and 750)
+# Of a process: CUDA's context and libraries, until one was measured. 264 to 753 MiB were seen, by model of GPU.
+GPU_OVERHEAD_BYTES = 500 * 1024**2
 
 
 def estimate_memory(
@@ -36,15 +36,9 @@ def estimate_memory(
     )
     if not options.devices:
         return _told(shape, options, (), host)
-    computing = iter(compute)
     devices = tuple(
-        DeviceMemory(
-            w,
-            c if options.kv_offload else 0,
-            next(computing, 0) if layers or len(ranges) == 1 else 0,
-            gpu_overhead_bytes,
-        )
-        for layers, w, c in zip(ranges, on_devices, context, strict=True)
+        DeviceMemory(w, c if options.kv_offload else 0, g, gpu_overhead_bytes)
+        for w, c, g in zip(on_devices, context, compute, strict=True)
     )
     return _told(shape, options, devices, host)
 
@@ -73,15 +67,4 @@ def _situation(shape: ModelShape, options: MemoryOptions) -> Situation:
 
 def _with_margin(memory: DeviceMemory, share: float) -> DeviceMemory:
     measured = memory.weights_bytes + memory.context_bytes + memory.compute_bytes
-    return DeviceMemory(
-        memory.weights_bytes,
-        memory.context_bytes,
-        memory.compute_bytes,
-        memory.overhead_bytes,
-        round(share * measured),
-    )
-
-
-def guess_bytes(model: Model) -> int:
-    """What to book where no header says more: the file plus 15 % for context and compute buffers."""
-    return model.size_bytes * 115 // 100
+    return replace(memory, margin_bytes=round(share * measured))

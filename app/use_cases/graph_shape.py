@@ -21,7 +21,6 @@ class GraphShape:
     ff: int
     is_gated: bool
     expert_ff: int
-    experts: int
     experts_used: int
     shared_ff: int
     q: int  # all query heads of a layer together
@@ -54,7 +53,6 @@ def graph_shape(hp: Hparams) -> GraphShape:
         ff=ff if up else 0,
         is_gated="ffn_gate.weight" in shapes or up >= 2 * ff > 0,
         expert_ff=_width(shapes, "ffn_down_exps.weight", 0),
-        experts=hp.integer("expert_count"),
         experts_used=hp.integer("expert_used_count"),
         shared_ff=_width(shapes, "ffn_down_shexp.weight", 0),
         q=max(hp.n_head, default=0) * hp.k_head(),

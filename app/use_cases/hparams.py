@@ -182,6 +182,7 @@ class Hparams:
 
     @property
     def ssm_state(self) -> int:
+        """Values of one layer's recurrent state, its convolution's aside (llama_hparams::n_embd_s)."""
         if head := self.integer("wkv.head_size"):
             return self.n_embd * head
         if self.integer("shortconv.l_cache"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
@@ -48,7 +49,6 @@ class ModelShape:
     host_layers: Totals
     experts: Totals  # of these layers, the tensors that --cpu-moe keeps in RAM
     host_experts: Totals
-    mtp: Totals  # of the MTP blocks, loaded only to draft with them
     input_bytes: int  # always in RAM
     output_bytes: int  # with the device of the output
     host_output_bytes: int
@@ -56,7 +56,6 @@ class ModelShape:
     per_device_bytes: int  # once on every device that has layers
     base: Cache
     window: Cache
-    mtp_cache: Cache
     indexer_width: Totals
     v_width_max: int  # without flash attention all V are padded to the widest
     state_bytes: Totals  # recurrent state of one sequence
@@ -79,7 +78,6 @@ def model_shape(header: GgufHeader) -> ModelShape:
         **_weights(header, hp),
         base=_cache(kv, owns),
         window=_cache(kv, owns_window),
-        mtp_cache=_cache(kv, [il >= hp.n_layer for il in hp.layers]),
         indexer_width=totals(indexer if own else 0 for own in owns),
         v_width_max=max((v for _, v in kv), default=0),
         state_bytes=totals(hp.state_bytes if state else 0 for state in hp.has_state),
@@ -94,7 +92,7 @@ def gpu_bytes(tensor: Tensor) -> int:
     size = tensor.size_bytes
     missing = -tensor.shape[0] % PADDED_ROW if tensor.shape else 0
     if missing and tensor.type not in UNQUANTIZED:
-        rows = max(1, _count(tensor.shape) // max(1, tensor.shape[0]))
+        rows = max(1, prod(tensor.shape) // max(1, tensor.shape[0]))
         size += size // rows * missing // max(1, tensor.shape[0])
     return size + -size % ALIGNMENT_BYTES
 
@@ -104,60 +102,51 @@ def is_expert(name: str) -> bool:
     return _EXPERTS.search(name) is not None
 
 
-def _count(shape: Iterable[int]) -> int:
-    count = 1
-    for each in shape:
-        count *= each
-    return count
-
-
 def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
-    n = hp.n_layer_all
-    layers, host_layers, experts, host_experts, mtp, largest = ([0] * n for _ in range(6))
-    inputs = output = host_output = first = per_device = largest_expert = 0
-    names = set()
-    embedding: Tensor | None = None
+    blocks: list[list[Tensor]] = [[] for _ in hp.layers]
+    others: list[Tensor] = []
     for tensor in header.tensors:
-        name, on_gpu, on_host = tensor.name, gpu_bytes(tensor), tensor.size_bytes
-        names.add(name)
-        block = _BLOCK.match(name)
-        if block and (il := int(block[1])) < n:
-            if il >= hp.n_layer:
-                mtp[il] += on_gpu
-                continue
-            layers[il] += on_gpu
-            host_layers[il] += on_host
-            largest[il] = max(largest[il], on_host)
-            if is_expert(name):
-                experts[il] += on_gpu
-                host_experts[il] += on_host
-                largest_expert = max(largest_expert, on_host)
-        elif name in _INPUTS:
-            inputs += on_host
-            embedding = tensor if name == "token_embd.weight" else embedding
-        elif name.startswith(_PER_DEVICE):
-            per_device += on_gpu
-        elif name.startswith(_FIRST_LAYER):
-            first += on_gpu
-        else:
-            output += on_gpu
-            host_output += on_host
-    if "output.weight" not in names and embedding and hp.architecture not in arch.WITHOUT_OUTPUT:
-        output += gpu_bytes(embedding)  # the embedding again, as the output matrix; in RAM it is one
+        block = _BLOCK.match(tensor.name)
+        (blocks[int(block[1])] if block and int(block[1]) < len(blocks) else others).append(tensor)
+    blocks[hp.n_layer :] = [[] for _ in hp.layers[hp.n_layer :]]  # MTP blocks are loaded only to draft with them
+    experts = [[tensor for tensor in block if is_expert(tensor.name)] for block in blocks]
     return {
-        "layers": totals(layers),
-        "host_layers": totals(host_layers),
-        "experts": totals(experts),
-        "host_experts": totals(host_experts),
-        "mtp": totals(mtp),
-        "input_bytes": inputs,
-        "output_bytes": output,
-        "host_output_bytes": host_output,
-        "first_layer_bytes": first,
-        "per_device_bytes": per_device,
-        "largest_bytes": tuple(largest),
-        "largest_expert_bytes": largest_expert,
+        "layers": totals(map(_on_gpu, blocks)),
+        "host_layers": totals(map(_in_ram, blocks)),
+        "experts": totals(map(_on_gpu, experts)),
+        "host_experts": totals(map(_in_ram, experts)),
+        "largest_bytes": tuple(map(_largest, blocks)),
+        "largest_expert_bytes": max(map(_largest, experts), default=0),
+    } | _outside_of_blocks(others, hp)
+
+
+def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, int]:
+    inputs = [tensor for tensor in tensors if tensor.name in _INPUTS]
+    per_device = [tensor for tensor in tensors if tensor.name.startswith(_PER_DEVICE)]
+    first = [tensor for tensor in tensors if tensor.name.startswith(_FIRST_LAYER)]
+    output = [tensor for tensor in tensors if not tensor.name.startswith((*_INPUTS, *_PER_DEVICE, *_FIRST_LAYER))]
+    is_tied = all(tensor.name != "output.weight" for tensor in tensors) and hp.architecture not in arch.WITHOUT_OUTPUT
+    # The embedding again, as the output matrix; in RAM it is one.
+    again = [tensor for tensor in inputs if is_tied and tensor.name == "token_embd.weight"]
+    return {
+        "input_bytes": _in_ram(inputs),
+        "output_bytes": _on_gpu(output + again),
+        "host_output_bytes": _in_ram(output),
+        "first_layer_bytes": _on_gpu(first),
+        "per_device_bytes": _on_gpu(per_device),
     }
+
+
+def _on_gpu(tensors: Iterable[Tensor]) -> int:
+    return sum(map(gpu_bytes, tensors))
+
+
+def _in_ram(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.size_bytes for tensor in tensors)
+
+
+def _largest(tensors: Iterable[Tensor]) -> int:
+    return max((tensor.size_bytes for tensor in tensors), default=0)
 
 
 def _kv_width(hp: Hparams, il: int) -> tuple[int, int]:
