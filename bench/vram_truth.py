@@ -8,14 +8,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
-from app.entities.launch import MemoryOptions, Task
+from app.entities.launch import MemoryOptions
+from app.use_cases.memory_options import options_of
 from workers.gguf_constants import TENSOR_TYPES
 
 DATA = Path(__file__).with_name("data") / "vram"
@@ -82,25 +83,9 @@ def _row(name: str, row: dict[str, str]) -> Row:
 
 
 def _options(args: list[str], devices: str) -> MemoryOptions:
+    """`devices` is "COUNT:FREE,FREE": llama-server splits by the free memory unless it is told otherwise."""
     count, free = devices.split(":")
     shares = tuple(float(each) for each in free.split(","))
-    values = dict(zip(args, [*args[1:], ""], strict=True))
-    slots = int(values["-np"])
-    split = values.get("-ts")
-    task = Task.EMBEDDING if "--embeddings" in args else Task.RERANK if "--reranking" in args else Task.COMPLETION
-    return MemoryOptions(
-        ctx_size=int(values["-c"]),
-        parallel=4 if slots < 0 else slots,
-        kv_unified=slots < 0 or "-kvu" in args,
-        ubatch_size=int(values["-ub"]),
-        cache_type_k=values["-ctk"],
-        cache_type_v=values["-ctv"],
-        flash_attn=values["-fa"],
-        swa_full="--swa-full" in args,
-        task=task,
-        n_gpu_layers=int(values["-ngl"]),
-        devices=int(count),
-        tensor_split=tuple(map(float, split.split(","))) if split else shares * (int(count) // len(shares)),
-        split_mode=values.get("-sm", "layer"),
-        main_gpu=int(values.get("-mg", 0)),
-    )
+    options = options_of(args)
+    split = options.tensor_split or shares * (int(count) // len(shares))
+    return replace(options, devices=int(count), tensor_split=split)

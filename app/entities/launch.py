@@ -27,6 +27,9 @@ class EngineFacts:
 ALL_LAYERS = 999  # as people write it; llama-server itself takes any number above the layers there are
 
 
+DRAFTS_ITSELF = "draft-mtp"  # the --spec-type of a model that has layers of its own to predict several tokens
+
+
 class Task(enum.StrEnum):
     """What a llama-server is started to answer."""
 
@@ -58,7 +61,13 @@ class MemoryOptions:
     split_mode: str = "layer"  # layer | none
     main_gpu: int = 0  # where everything is with split_mode "none"
     mmproj_offload: bool = True  # False: the projector stays in RAM
-    speculation: str = "none"  # --spec-type: none | draft-mtp | ngram-mod ...
+    image_max_tokens: int = 0  # what the projector is made ready for; 0: what it was trained with
+    speculation: str = "none"  # --spec-type: none | draft-simple | draft-mtp | ngram-mod ...
+    draft_max: int = 3  # tokens guessed at a time (--spec-draft-n-max)
+    draft_cache_type_k: str = "f16"  # of a draft model, which does not follow the main one's
+    draft_cache_type_v: str = "f16"
+    draft_n_gpu_layers: int = ALL_LAYERS
+    draft_device: int | None = None  # the one GPU of the draft model (-devd); None: split as the main one
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from app.entities.launch import MemoryOptions, Task
 from app.use_cases import architectures as arch
 from app.use_cases.context_memory import CACHE_TYPES, Cells, cells
+from app.use_cases.copied_in import all_in_ram, copied_in, with_cache_in_ram
 from app.use_cases.crossings import COPIES, crossing_bytes
 from app.use_cases.graph_rules import OTHERS, Work, dense, experts
 from app.use_cases.graph_shape import GraphShape
 from app.use_cases.model_shape import ModelShape
+from app.use_cases.tensor_overrides import moves
 from app.use_cases.totals import between
 
 # Residuals of encoders without flash attention, and with it; the rest has rotary positions.
@@ -47,22 +49,29 @@ def _of_used(shape: ModelShape, options: MemoryOptions, ranges: list[range], use
             + crossing_bytes(shape, options, room, w.tokens, used, index)
             for index, layers in enumerate(used)
         ]
-    peaks = [_peak(shape, options, w, room, flash, layers) for layers in used]
-    masks = [_masks(shape, w, room, flash, layers) for layers in used]
-    # The embeddings' two inputs are on the first device only.
-    totals = [
-        peak + mask - (2 * w.e if index else 0) for index, (peak, mask) in enumerate(zip(peaks, masks, strict=True))
-    ]
+    moved = moves(shape, options, ranges)
+    totals = []
+    for index, layers in enumerate(used):
+        is_lean = index > 0 and all_in_ram(shape, options, moved, layers)  # those are computed on the first device
+        peak = _lean(shape, w) if is_lean else _peak(shape, options, w, room, flash, layers)
+        if not options.kv_offload and options.devices:
+            peak = with_cache_in_ram(shape, options, w, room, peak)
+        mask = _masks(shape, w, room, flash, layers)
+        totals.append(peak + mask - (2 * w.e if index else 0))  # the embeddings' two inputs are on the first only
+    first_mask = _masks(shape, w, room, flash, used[0])
     has_output = shape.graph.architecture not in arch.WITHOUT_CACHE
     if options.devices and not any(ranges) and options.task is not Task.COMPLETION and has_output:
         logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in to compute them
-        totals[0] = max(totals[0], shape.output_bytes + logits + masks[0])
-    if options.devices and used[0].start > 0:
-        totals[0] = max(totals[0], _offloaded(shape, options, w, room, used[0].start) + masks[0])
-    elif options.devices and options.n_cpu_moe and shape.largest_expert_bytes:
-        moved = shape.largest_expert_bytes + w.expert_ff + w.expert_e + 4 * w.e
-        totals[0] = max(totals[0], moved + masks[0])
+        totals[0] = max(totals[0], shape.output_bytes + logits + first_mask)
+    if options.devices:
+        totals[0] = max(totals[0], copied_in(shape, options, w, room, used[0].start, moved) + first_mask)
     return totals
+
+
+def _lean(shape: ModelShape, w: Work) -> int:
+    """Layers whose experts are elsewhere."""
+    other = OTHERS.get(shape.graph.architecture)
+    return max(2 * w.q + (3 if shape.graph.shared_ff else 2) * w.e + 2 * w.e, other(w) if other else 0)
 
 
 def host_compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> int:
@@ -175,12 +184,3 @@ def _encoder(w: Work, flash: bool) -> int:
     else:
         network = (3 if w.shape.is_gated else 1) * w.ff + with_flash * w.e
     return network if flash else max(network, w.width(w.shape.heads * w.tokens) + without * w.e)
-
-
-def _offloaded(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, first_gpu_layer: int) -> int:
-    """Layers in RAM are computed on the first GPU all the same (op_offload): their weights and caches are copied in."""
-    copied = 2 * room.base * room.streams * shape.widest_base
-    largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
-    if w.shape.expert_ff:
-        return largest + w.expert_ff + w.expert_e + 5 * w.e
-    return max(largest + w.ff + 8 * w.e, dense(w) + copied)

@@ -2,50 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Any
 
 from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
+from app.use_cases.context_memory import CACHE_TYPES
 
-_Change = Callable[[str], dict[str, Any]]
+_Reading = Callable[[str], dict[str, Any]]
 
-
-def _first(names: str, change: _Change) -> dict[str, _Change]:
-    return dict.fromkeys(names.split(), change)
-
-
-# Options without a value, by any of their names; what is settled by our own keys comes after `args` and wins.
+# Options without a value, by any of their names.
 _SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "--swa-full": {"swa_full": True},
     "--embeddings": {"task": Task.EMBEDDING},
     "--embedding": {"task": Task.EMBEDDING},
     "--reranking": {"task": Task.RERANK},
     "--rerank": {"task": Task.RERANK},
+    "--kv-unified": {"kv_unified": True},
+    "-kvu": {"kv_unified": True},
+    "--no-kv-unified": {"kv_unified": False},
+    "-no-kvu": {"kv_unified": False},
     "--no-kv-offload": {"kv_offload": False},
     "-nkvo": {"kv_offload": False},
     "--cpu-moe": {"n_cpu_moe": ALL_LAYERS},
     "-cmoe": {"n_cpu_moe": ALL_LAYERS},
     "--no-mmproj-offload": {"mmproj_offload": False},
 }
-_VALUES: Mapping[str, _Change] = {
-    **_first("--n-cpu-moe -ncmoe", lambda value: {"n_cpu_moe": int(value)}),
-    **_first("--split-mode -sm", lambda value: {"split_mode": value}),
-    **_first("--main-gpu -mg", lambda value: {"main_gpu": int(value)}),
-    **_first("--tensor-split -ts", lambda value: {"tensor_split": tuple(map(float, value.split(",")))}),
+
+
+def _text(names: str, field: str) -> dict[str, _Reading]:
+    return dict.fromkeys(names.split(), lambda value: {field: value})
+
+
+def _count(names: str, field: str) -> dict[str, _Reading]:
+    return dict.fromkeys(names.split(), lambda value: {field: _natural(value)})
+
+
+def _natural(value: str) -> int:
+    """Negative numbers are llama-server's own choice, where it takes them at all."""
+    if (number := int(value)) < 0:
+        raise ValueError(value)
+    return number
+
+
+def _cache_type(names: str, field: str) -> dict[str, _Reading]:
+    def read(value: str) -> dict[str, Any]:
+        if value not in CACHE_TYPES:
+            raise ValueError(value)
+        return {field: value}
+
+    return dict.fromkeys(names.split(), read)
+
+
+def _shares(value: str) -> dict[str, Any]:
+    shares = tuple(float(each) for each in value.replace("/", ",").split(","))
+    if not all(0 <= share < 1e9 for share in shares):
+        raise ValueError(value)
+    return {"tensor_split": shares}
+
+
+def _slots(value: str) -> dict[str, Any]:
+    """Slots that are asked for have cells of their own."""
+    return {"parallel": _natural(value), "kv_unified": False}
+
+
+def _overrides(value: str) -> dict[str, Any]:
+    pairs = (each.rpartition("=") for each in value.split(","))
+    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in pairs)}
+
+
+def _dense_in_ram(value: str) -> dict[str, Any]:
+    """--n-cpu-ffn, as common/arg.cpp turns it into patterns."""
+    return {"overrides": tuple((rf"blk\.{il}\.ffn_(up|down|gate)\.", "CPU") for il in range(min(int(value), 512)))}
+
+
+_VALUES: Mapping[str, _Reading] = {
+    **_count("--ctx-size -c", "ctx_size"),
+    **_count("--batch-size -b", "batch_size"),
+    **_count("--ubatch-size -ub", "ubatch_size"),
+    **_cache_type("--cache-type-k -ctk", "cache_type_k"),
+    **_cache_type("--cache-type-v -ctv", "cache_type_v"),
+    **_text("--flash-attn -fa", "flash_attn"),
+    **_count("--gpu-layers --n-gpu-layers -ngl", "n_gpu_layers"),
+    **_count("--n-cpu-moe -ncmoe", "n_cpu_moe"),
+    **_text("--split-mode -sm", "split_mode"),
+    **_count("--main-gpu -mg", "main_gpu"),
+    **_count("--image-max-tokens", "image_max_tokens"),
+    **_text("--spec-type", "speculation"),
+    **_count("--spec-draft-n-max --draft-max --draft -n-max", "draft_max"),
+    **_cache_type("--spec-draft-type-k --cache-type-k-draft -ctkd", "draft_cache_type_k"),
+    **_cache_type("--spec-draft-type-v --cache-type-v-draft -ctvd", "draft_cache_type_v"),
+    **_count("--spec-draft-ngl --gpu-layers-draft --n-gpu-layers-draft -ngld", "draft_n_gpu_layers"),
+    **dict.fromkeys(("--parallel", "-np"), _slots),
+    **dict.fromkeys(("--override-tensor", "-ot"), _overrides),
+    **dict.fromkeys(("--n-cpu-ffn", "-ncffn"), _dense_in_ram),
+    **dict.fromkeys(("--tensor-split", "-ts"), _shares),
+    **dict.fromkeys(
+        ("--spec-draft-device", "--device-draft", "-devd"),
+        lambda value: {"draft_device": _natural(value.removeprefix("CUDA"))},
+    ),
 }
+_SEVERAL = frozenset({"overrides"})  # each time the option is given adds to these
 
 
 def memory_options(launch: LaunchSettings, devices: int = 0) -> MemoryOptions:
     """The options of a llama-server started with these settings on so many GPUs.
 
-    An option of `args` that cannot be read is left to llama-server, which says why it does not like it.
+    What has a key of its own stands behind the `args` on the command line, and wins.
     """
-    options = MemoryOptions(
+    return replace(
+        options_of(launch.args),
         ctx_size=launch.ctx_size,
         parallel=launch.parallel,
         kv_unified=launch.kv_unified,
+        batch_size=MemoryOptions().batch_size,
         ubatch_size=launch.ubatch_size,
         cache_type_k=launch.cache_type_k,
         cache_type_v=launch.cache_type_v,
@@ -53,18 +123,36 @@ def memory_options(launch: LaunchSettings, devices: int = 0) -> MemoryOptions:
         n_gpu_layers=launch.n_gpu_layers if devices else 0,
         devices=devices,
     )
-    for option, value in zip_longest(launch.args, launch.args[1:], fillvalue=""):
-        options = replace(options, **_said(option, value))
+
+
+def options_of(args: Sequence[str]) -> MemoryOptions:
+    """What these arguments of llama-server say about memory; where they say nothing, its own defaults.
+
+    An option that cannot be read is left to llama-server, which says why it does not like it.
+    """
+    options = MemoryOptions()
+    given = list(pairs(args))
+    for option, value in sorted(
+        given, key=lambda pair: "kv" in pair[0]
+    ):  # slots decide about the cache, unless it is said
+        said = _said(option, value)
+        for field in _SEVERAL & said.keys():
+            said = {**said, field: getattr(options, field) + said[field]}
+        options = replace(options, **said)
     return options
+
+
+def pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each argument that may be an option, with what follows it: its value, if it takes one."""
+    for option, value in zip(args, [*args[1:], ""], strict=True):
+        name, equals, inline = option.partition("=")
+        yield (name, inline) if equals and name.startswith("--") else (option, value)
 
 
 def _said(option: str, value: str) -> Mapping[str, Any]:
     if option in _SWITCHES:
         return _SWITCHES[option]
-    name, _, inline = option.partition("=")
-    if name not in _VALUES:
-        return {}
     try:
-        return _VALUES[name](inline or value)
+        return _VALUES[option](value) if option in _VALUES else {}
     except ValueError:
         return {}

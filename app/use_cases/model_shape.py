@@ -22,7 +22,7 @@ PADDED_ROW = 512  # values: CUDA pads the last row of quantized tensors (ggml-cu
 ALIGNMENT_BYTES = 128  # of the tensors in a CUDA buffer
 UNQUANTIZED = frozenset({"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"})
 
-_BLOCK = re.compile(r"blk\.(\d+)\.")
+BLOCK = re.compile(r"blk\.(\d+)\.")
 _EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")  # common/arg.cpp, --cpu-moe
 _INPUTS = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
 _PER_DEVICE = ("rope_freqs.", "rope_factors_")  # created with every layer, once per device (TENSOR_DUPLICATED)
@@ -45,7 +45,7 @@ class ModelShape:
     """What an estimate adds up. `..._bytes` of weights are as allocated on a GPU, `host_..._bytes` as in RAM."""
 
     hparams: Hparams
-    layers: Totals
+    layers: Totals  # those for multi-token prediction too, which are loaded only to draft with them
     host_layers: Totals
     experts: Totals  # of these layers, the tensors that --cpu-moe keeps in RAM
     host_experts: Totals
@@ -54,6 +54,7 @@ class ModelShape:
     host_output_bytes: int
     first_layer_bytes: int  # with the device of layer 0
     per_device_bytes: int  # once on every device that has layers
+    has_tied_output: bool  # the embedding is the output matrix too
     base: Cache
     window: Cache
     indexer_width: Totals
@@ -97,6 +98,11 @@ def gpu_bytes(tensor: Tensor) -> int:
     return size + -size % ALIGNMENT_BYTES
 
 
+def is_input(name: str) -> bool:
+    """Whether the tensor stays in RAM with every number of layers on GPUs."""
+    return name in _INPUTS
+
+
 def is_expert(name: str) -> bool:
     """Whether --cpu-moe keeps the tensor in RAM."""
     return _EXPERTS.search(name) is not None
@@ -106,9 +112,8 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
     blocks: list[list[Tensor]] = [[] for _ in hp.layers]
     others: list[Tensor] = []
     for tensor in header.tensors:
-        block = _BLOCK.match(tensor.name)
+        block = BLOCK.match(tensor.name)
         (blocks[int(block[1])] if block and int(block[1]) < len(blocks) else others).append(tensor)
-    blocks[hp.n_layer :] = [[] for _ in hp.layers[hp.n_layer :]]  # MTP blocks are loaded only to draft with them
     experts = [[tensor for tensor in block if is_expert(tensor.name)] for block in blocks]
     return {
         "layers": totals(map(_on_gpu, blocks)),
@@ -120,7 +125,7 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
     } | _outside_of_blocks(others, hp)
 
 
-def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, int]:
+def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, Any]:
     inputs = [tensor for tensor in tensors if tensor.name in _INPUTS]
     per_device = [tensor for tensor in tensors if tensor.name.startswith(_PER_DEVICE)]
     first = [tensor for tensor in tensors if tensor.name.startswith(_FIRST_LAYER)]
@@ -134,6 +139,7 @@ def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, int]:
         "host_output_bytes": _in_ram(output),
         "first_layer_bytes": _on_gpu(first),
         "per_device_bytes": _on_gpu(per_device),
+        "has_tied_output": is_tied,
     }
 
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import DRAFTS_ITSELF, MemoryOptions
 from app.use_cases.model_shape import ModelShape
+from app.use_cases.tensor_overrides import moves
 from app.use_cases.totals import between
 
 
 def weights(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> tuple[list[int], int]:
     """The weights of each device, and those in RAM. An embedding that is the output matrix too is in both."""
     n = shape.hparams.n_layer_all
-    per_device = [_on_device(shape, options, layers) for layers in ranges]
+    loaded = n if options.speculation == DRAFTS_ITSELF else shape.hparams.n_layer
     first_gpu_layer = ranges[0].start if ranges else n + 1
-    host = shape.input_bytes + between(shape.host_layers, 0, min(first_gpu_layer, n))
-    moved = min(options.n_cpu_moe, n)
-    host += between(shape.host_experts, first_gpu_layer, moved)
+    host = shape.input_bytes + between(shape.host_layers, 0, min(first_gpu_layer, loaded))
+    host += between(shape.host_experts, first_gpu_layer, min(options.n_cpu_moe, loaded))
     if first_gpu_layer > 0:
         host += shape.first_layer_bytes
     if first_gpu_layer > n:
         host += shape.host_output_bytes
-    return per_device, host
+    moved = moves(shape, options, ranges)
+    per_device = [_on_device(shape, options, layers, loaded) for layers in ranges]
+    return [a + b for a, b in zip(per_device, moved.device_bytes, strict=True)], host + moved.host_bytes
 
 
-def _on_device(shape: ModelShape, options: MemoryOptions, layers: range) -> int:
+def _on_device(shape: ModelShape, options: MemoryOptions, layers: range, loaded: int) -> int:
     n = shape.hparams.n_layer_all
-    last = min(layers.stop, n)
+    last = min(layers.stop, loaded)
     total = between(shape.layers, layers.start, last)
     total -= between(shape.experts, layers.start, min(last, options.n_cpu_moe))
-    if layers.start < last:
+    if layers.start < min(layers.stop, n):
         total += shape.per_device_bytes
     if 0 in layers:
         total += shape.first_layer_bytes

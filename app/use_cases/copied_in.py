@@ -1,0 +1,60 @@
+"""What is kept in RAM and computed on a GPU all the same: weights and caches are copied in as they are needed.
+
+llama.cpp does so for every batch of 32 tokens and more (op_offload; ggml-backend.cpp, ggml_backend_sched_split_graph).
+The rules are fitted to its own accounting (b11434, no_alloc: bench/data/vram).
+"""
+
+from __future__ import annotations
+
+from app.entities.launch import MemoryOptions
+from app.use_cases.context_memory import Cells, row_bytes
+from app.use_cases.graph_rules import Work, dense
+from app.use_cases.model_shape import ModelShape
+from app.use_cases.tensor_overrides import Moves
+
+# Families whose graphs have the experts' next tensor copied in while the one before is still in use.
+TWO_AT_ONCE = frozenset({"qwen3next", "qwen35moe", "granitehybrid", "gemma4", "nemotron_h_moe"})
+
+
+def all_in_ram(shape: ModelShape, options: MemoryOptions, moved: Moves, layers: range) -> bool:
+    """Whether none of these layers has experts on its device."""
+    own = [il for il in layers if il < shape.hparams.n_layer]
+    return bool(shape.graph.expert_ff) and all(il < options.n_cpu_moe or il in moved.emptied for il in own)
+
+
+def copied_in(
+    shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, first_gpu_layer: int, moved: Moves
+) -> int:
+    """What the first device needs at most while it computes with what is in RAM, masks aside; 0 for nothing there."""
+    candidates = [0]
+    if first_gpu_layer > 0:
+        candidates.append(_layers(shape, w, room, first_gpu_layer))
+    if moved.emptied or options.n_cpu_moe:
+        candidates.append(_experts(shape, options, w))
+    if moved.largest_dense_bytes:
+        candidates.append(moved.largest_dense_bytes + 2 * w.ff + (5 if moved.largest_other_bytes else 4) * w.e)
+    return max(candidates)
+
+
+def _layers(shape: ModelShape, w: Work, room: Cells, first_gpu_layer: int) -> int:
+    copied = 2 * room.base * room.streams * shape.widest_base
+    largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
+    if w.shape.expert_ff:
+        return largest + w.expert_ff + w.expert_e + 5 * w.e
+    return max(largest + w.ff + 8 * w.e, dense(w) + copied)
+
+
+def _experts(shape: ModelShape, options: MemoryOptions, w: Work) -> int:
+    family = shape.graph.architecture
+    if family in TWO_AT_ONCE or (family == "llama4" and options.devices > 1):
+        return 2 * shape.largest_expert_bytes + 6 * w.e
+    return shape.largest_expert_bytes + w.expert_ff + w.expert_e + 4 * w.e
+
+
+def with_cache_in_ram(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, peak: int) -> int:
+    """Attention's inputs cross over with the cache of one layer."""
+    cache = room.streams * room.base * row_bytes(shape.widest_base, options.cache_type_k)
+    shares_caches = not all(shape.hparams.has_kv) and not any(shape.hparams.has_state)
+    if shares_caches:  # which stay longer for it
+        return peak + 9 * cache // 2
+    return max(peak + min(cache, 3 * w.e), cache + 5 * max(w.q, w.e))
