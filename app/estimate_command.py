@@ -16,8 +16,9 @@ from app.use_cases.context_memory import CACHE_TYPES
 
 if TYPE_CHECKING:
     from app.entities.gguf import GgufHeader
-    from app.entities.launch import MemoryOptions
+    from app.entities.launch import LaunchSettings, MemoryOptions
     from app.entities.memory import DeviceMemory, Estimate
+    from app.use_cases.beside import Beside
 
 MIB = 1024**2
 FIT_TYPES = (("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0"))
@@ -54,22 +55,25 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     Exit status: 0 done, 1 nothing fits into --fit-in, 2 wrong use, or a file that is not a model.
     """
     from app.errors import InvalidModelFile
+    from app.use_cases.beside import NOTHING
     from app.use_cases.estimate import estimate_memory
     from app.use_cases.model_shape import model_shape
+    from workers.beside_files import BesideFiles
     from workers.gguf_file import read_header
 
     try:
         size = _bytes(fit_in) if fit_in else None
-        path, options = _asked(model, config)
+        path, options, launch = _asked(model, config)
         options = _with_typed(options, typed)
         header = read_header(path)
         _refuse_what_is_no_model(header, path)
         shape = model_shape(header)
         options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
-        result = estimate_memory(shape, options)
+        beside = BesideFiles().read(launch) if launch else NOTHING
+        result = estimate_memory(shape, options, beside=beside)
     except InvalidModelFile as error:
         _stop(error.problem)
-    fits = _fits(shape, options, size) if size is not None else None
+    fits = _fits(shape, options, beside, size) if size is not None else None
     told = _told(path, header, options, result, fits)
     click.echo(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told)))
     if fits == []:
@@ -90,12 +94,12 @@ def _bytes(text: str) -> int:
         _stop(f"--fit-in {text}: not a size; write it like 24GiB")
 
 
-def _asked(model: str, config: Path | None) -> tuple[str, MemoryOptions]:
-    """The file, and the options it has when nothing is typed."""
+def _asked(model: str, config: Path | None) -> tuple[str, MemoryOptions, LaunchSettings | None]:
+    """The file, the options it has when nothing is typed, and of a model of the catalogue all its settings."""
     from app.entities.launch import MemoryOptions
 
     if os.path.exists(model) or model.lower().endswith(".gguf"):
-        return model, MemoryOptions()
+        return model, MemoryOptions(), None
     from app.errors import ModelNotFound
     from app.settings.configuration import ConfigurationError, read_configuration
     from app.settings.values import PREFIX
@@ -111,7 +115,8 @@ def _asked(model: str, config: Path | None) -> tuple[str, MemoryOptions]:
     except ModelNotFound:
         _stop(f"{model}: there is no such file, and no model of that name in the catalogue")
     # Until the service places on GPUs itself, a name means the same question as a file: one GPU, all layers.
-    return found.path, replace(memory_options(found.launch, devices=1), n_gpu_layers=MemoryOptions().n_gpu_layers)
+    options = replace(memory_options(found.launch, devices=1), n_gpu_layers=MemoryOptions().n_gpu_layers)
+    return found.path, options, found.launch
 
 
 def _with_typed(options: MemoryOptions, typed: dict[str, Any]) -> MemoryOptions:
@@ -156,7 +161,7 @@ def _refuse_what_is_no_model(header: GgufHeader, path: str) -> None:
         _stop(f"{os.path.basename(path)} {why}")
 
 
-def _fits(shape: Any, options: MemoryOptions, size: int) -> list[dict[str, Any]]:
+def _fits(shape: Any, options: MemoryOptions, beside: Beside, size: int) -> list[dict[str, Any]]:
     """For each cache type the largest context that fits, in steps of 256 tokens, never above the model's own."""
     from app.use_cases.estimate import estimate_memory
 
@@ -167,7 +172,7 @@ def _fits(shape: Any, options: MemoryOptions, size: int) -> list[dict[str, Any]]
         while low <= high:  # what is needed grows with the context
             middle = (low + high) // 2
             tried = replace(options, ctx_size=256 * middle, cache_type_k=k, cache_type_v=v)
-            need = _fullest(estimate_memory(shape, tried))
+            need = _fullest(estimate_memory(shape, tried, beside=beside))
             if need <= size:
                 low, best = middle + 1, (256 * middle, need)
             else:

@@ -16,11 +16,17 @@ from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
 from app.entities.launch import MemoryOptions
-from app.use_cases.memory_options import options_of
+from app.use_cases.beside import NOTHING, Beside, adapter
+from app.use_cases.memory_options import options_of, pairs
+from app.use_cases.model_shape import model_shape
+from app.use_cases.projector import projector
 from workers.gguf_constants import TENSOR_TYPES
 
 DATA = Path(__file__).with_name("data") / "vram"
 MIB = 1024**2
+
+
+Items = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +38,30 @@ class Row:
     quant: str
     args: str
     options: MemoryOptions
-    devices: tuple[tuple[float, float, float], ...]
-    host: tuple[float, float, float]
+    devices: tuple[Items, ...]
+    host: Items
+    beside: Beside = NOTHING
 
 
 def rows(names: tuple[str, ...] = ("truth", "truth2")) -> Iterator[Row]:
-    for name in names:
-        with open(DATA / f"{name}.csv", newline="") as file:
-            for row in csv.DictReader(file):
-                if not row["error"]:
-                    yield _row(name, row)
+    return (_row(name, row) for name in names for row in _read(name))
+
+
+def rows_with_more() -> Iterator[Row]:
+    """Starts with a draft model, adapters, a projector, or options that keep parts of the model in RAM.
+
+    What the projector's own graph takes is part of a device's compute, and so on. Without its warm-up it is not taken
+    at the start but with the first image: those rows are left out, as nothing is saved.
+    """
+    for said in _read("extra_truth"):
+        if "--no-warmup" not in said["args"]:
+            row = _row(said["kind"], said)
+            yield _with_projector(_with_adapters(_with_draft(row, said), said), said)
+
+
+def _read(name: str) -> Iterator[dict[str, str]]:
+    with open(DATA / f"{name}.csv", newline="") as file:
+        yield from (row for row in csv.DictReader(file) if not row["error"])
 
 
 @cache
@@ -75,11 +95,65 @@ def _size(dimensions: list[int], type_: str) -> int:
 
 
 def _row(name: str, row: dict[str, str]) -> Row:
-    columns = [[float(x) * MIB for x in row[f"{item}_mib"].split(";")] for item in ("model", "context", "compute")]
-    host = tuple(float(row[f"host_{item}_mib"]) * MIB for item in ("model", "context", "compute"))
-    devices = tuple(zip(*columns, strict=True))
+    devices, host = _items(row, ""), _items(row, "host_")[0]
     options = _options(row["args"].split(), row["dev"])
     return Row(name, row["shape"], row["quant"], row["args"], options, devices, host)
+
+
+def _items(row: dict[str, str], prefix: str) -> tuple[Items, ...]:
+    """Of each device, what the columns with this prefix say."""
+    return tuple(zip(*(_bytes(row[f"{prefix}{item}_mib"]) for item in ("model", "context", "compute")), strict=True))
+
+
+def _bytes(cell: str) -> list[float]:
+    return [float(each or 0) * MIB for each in cell.split(";")]
+
+
+def _with_draft(row: Row, said: dict[str, str]) -> Row:
+    if not said["draft_devices"]:
+        return row
+    devices = list(row.devices)
+    for name, items in zip(said["draft_devices"].split(";"), _items(said, "draft_"), strict=True):
+        devices[int(name.removeprefix("CUDA"))] = _added(devices[int(name.removeprefix("CUDA"))], items)
+    host = _added(row.host, _items(said, "draft_host_")[0])
+    draft = [model_shape(each) for each in _named(row, "-md")]
+    return replace(
+        row, devices=tuple(devices), host=host, beside=replace(row.beside, draft=draft[0] if draft else None)
+    )
+
+
+def _with_adapters(row: Row, said: dict[str, str]) -> Row:
+    if not said["lora_mib"]:
+        return row
+    sizes = zip(row.devices, _bytes(said["lora_mib"]), strict=True)
+    adapters = tuple(map(adapter, _named(row, "--lora")))
+    return replace(
+        row,
+        devices=tuple(_added(items, (size, 0, 0)) for items, size in sizes),
+        beside=replace(row.beside, adapters=adapters),
+    )
+
+
+def _with_projector(row: Row, said: dict[str, str]) -> Row:
+    if not said["mmproj_weights_mib"]:
+        return row
+    weights, ram = float(said["mmproj_weights_mib"]) * MIB, float(said["mmproj_host_mib"]) * MIB
+    beside = replace(row.beside, projector=projector(_named(row, "--mmproj")[0]))
+    if not said["mmproj_device_mib"]:
+        return replace(row, host=_added(row.host, (weights, 0, ram - weights)), beside=beside)
+    graph = float(said["mmproj_device_mib"].partition("=")[2]) * MIB - weights
+    first = _added(row.devices[0], (weights, 0, graph))
+    return replace(row, devices=(first, *row.devices[1:]), host=_added(row.host, (0, 0, ram)), beside=beside)
+
+
+def _added(a: Items, b: Items) -> Items:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def _named(row: Row, option: str) -> list[GgufHeader]:
+    """The headers of the files that an option names, as SHAPE.QUANT.gguf."""
+    files = dict(pairs(row.args.split())).get(option, "")
+    return [header(*name.removesuffix(".gguf").rsplit(".", 1)) for name in files.split(",") if name]
 
 
 def _options(args: list[str], devices: str) -> MemoryOptions:

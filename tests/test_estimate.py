@@ -9,14 +9,15 @@ from dataclasses import replace
 import pytest
 
 from app.entities.gguf import GgufHeader
-from app.entities.launch import LaunchSettings, MemoryOptions, Task
+from app.entities.launch import MemoryOptions, Task
 from app.entities.memory import Confidence
+from app.use_cases.beside import Beside
 from app.use_cases.estimate import estimate_memory
-from app.use_cases.memory_options import memory_options
 from app.use_cases.model_shape import model_shape
+from app.use_cases.projector import projector
 from app.use_cases.tensor_split import layer_ranges
 from bench.estimate import errors, shape_of
-from bench.vram_truth import header, rows
+from bench.vram_truth import header, rows, rows_with_more
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,22 @@ def test_nothing_is_booked_too_small_by_more_than_two_percent(off: list[dict[str
 
 def test_nearly_all_rows_are_within_two_percent(off: list[dict[str, float]]):
     assert sum(abs(each["total"]) <= 0.02 for each in off) >= 0.97 * len(off)
+
+
+def test_what_is_beside_the_model_or_kept_in_ram_is_as_near():
+    totals = []
+    for row in rows_with_more():
+        estimate = estimate_memory(shape_of(row.shape, row.quant), row.options, beside=row.beside)
+        for device, (weights, context, compute) in zip(estimate.devices, row.devices, strict=True):
+            assert device.weights_bytes == pytest.approx(weights, rel=0.0005, abs=2048), row
+            assert device.context_bytes == pytest.approx(context, rel=0.0005, abs=2048), row
+            ours = device.weights_bytes + device.context_bytes + device.compute_bytes
+            totals.append(ours / (weights + context + compute) - 1)
+        in_ram = estimate.host.weights_bytes, estimate.host.context_bytes
+        assert in_ram == pytest.approx(row.host[:2], rel=0.0005, abs=8192), row
+    assert len(totals) == 362
+    assert sum(abs(each) <= 0.02 for each in totals) >= 0.97 * len(totals)
+    assert min(totals) > -0.02
 
 
 def test_one_gpu_with_f16_is_within_two_and_a_half_percent():
@@ -99,13 +116,6 @@ def test_nonsense_in_the_metadata_never_raises():
         assert estimate.booked_bytes >= 0
 
 
-def test_options_in_args_count():
-    launch = LaunchSettings(args=("--swa-full", "-ncmoe", "3", "--main-gpu=1", "--embeddings", "-ts", "x"))
-    options = memory_options(launch, devices=2)
-    assert (options.swa_full, options.n_cpu_moe, options.main_gpu, options.task) == (True, 3, 1, Task.EMBEDDING)
-    assert options.tensor_split == ()  # what cannot be read is for llama-server to refuse
-
-
 def test_experts_in_ram_leave_the_gpu():
     shape = shape_of("qwen3-30b-a3b", "Q4_K_M")
     whole = estimate_memory(shape, MemoryOptions(ctx_size=8192, parallel=1))
@@ -114,3 +124,26 @@ def test_experts_in_ram_leave_the_gpu():
     assert some.devices[0].weights_bytes / 1024**2 == pytest.approx(13240.429, abs=0.01)
     assert some.host.weights_bytes / 1024**2 == pytest.approx(4450.922, abs=0.01)
     assert whole.devices[0].weights_bytes > some.devices[0].weights_bytes
+
+
+def test_on_the_cpu_everything_is_in_ram():
+    """What a draft model and a projector need is added there too."""
+    options = MemoryOptions(ctx_size=8192, devices=0, n_gpu_layers=0)
+    alone = estimate_memory(shape_of("llama-3.1-8b", "Q4_K_M"), options)
+    draft = estimate_memory(shape_of("llama-3.2-1b", "Q4_K_M"), options)
+    eyes = projector(header("mmproj-gemma-3-4b", "F16"))
+    both = estimate_memory(
+        shape_of("llama-3.1-8b", "Q4_K_M"), options, beside=Beside(shape_of("llama-3.2-1b", "Q4_K_M"), eyes)
+    )
+    assert not both.devices
+    graph_bytes = 121.25 * 1024**2  # extra_truth.csv, without offload: 931.750 MiB, of which 810.500 are weights
+    rest = both.total_bytes - alone.total_bytes - draft.total_bytes
+    assert rest == pytest.approx(eyes.host_weights_bytes + graph_bytes, rel=0.001)
+
+
+def test_what_nobody_has_measured_is_said():
+    shape = shape_of("llama-3.1-8b", "Q4_K_M")
+    strange = replace(projector(header("mmproj-gemma-3-4b", "F16")), kind="new")
+    estimate = estimate_memory(shape, MemoryOptions(ctx_size=8192), beside=Beside(projector=strange))
+    assert estimate.confidence is Confidence.LOW
+    assert estimate.notes == ("projectors of type 'new' have not been measured",)

@@ -32,10 +32,19 @@ class Verdict:
 
 
 class ModelHeaders(Generic[T]):
-    """For any thread. `derive` makes of a header what is to be kept; it may raise InvalidModelFile."""
+    """For any thread. `derive` makes of a header what is to be kept; it may raise InvalidModelFile.
 
-    def __init__(self, derive: Callable[[GgufHeader], T], capacity: int = 300) -> None:
+    `problem_of` says what is wrong with a header, empty for nothing.
+    """
+
+    def __init__(
+        self,
+        derive: Callable[[GgufHeader], T],
+        capacity: int = 300,
+        problem_of: Callable[[GgufHeader], str] = why_not_servable,
+    ) -> None:
         self._derive = derive
+        self._problem_of = problem_of
         self._capacity = capacity
         self._changed = threading.Condition()  # guards the three below; not held while files are read
         self._verdicts: dict[str, Verdict] = {}  # by the path of the first part
@@ -103,7 +112,7 @@ class ModelHeaders(Generic[T]):
     def _read(self, path: str, stamp: Stamp | None) -> T:
         """What is derived from the header, which is remembered with the verdict. Raises InvalidModelFile."""
         try:
-            derived = self._derive(_servable_header(path))
+            derived = self._derive(self._header(path))
         except InvalidModelFile as error:
             # What could not be read is looked at again: a right to read comes without a new mtime.
             self._remember(path, error.problem, None if isinstance(error.__cause__, OSError) else stamp)
@@ -115,17 +124,16 @@ class ModelHeaders(Generic[T]):
                 self._derived.popitem(last=False)
         return derived
 
+    def _header(self, path: str) -> GgufHeader:
+        header, name = read_header(path), os.path.basename(path)
+        if problem := self._problem_of(header):
+            raise InvalidModelFile(name, f"{name} {problem}")
+        return header
+
     def _remember(self, path: str, problem: str, stamp: Stamp | None) -> None:
         with self._changed:
             self._verdicts[path] = Verdict(problem, stamp)  # from before the read: a change since then shows
             self._derived.pop(path, None)
-
-
-def _servable_header(path: str) -> GgufHeader:
-    header, name = read_header(path), os.path.basename(path)
-    if problem := why_not_servable(header):
-        raise InvalidModelFile(name, f"{name} {problem}")
-    return header
 
 
 def stamp_of(path: str) -> Stamp | None:

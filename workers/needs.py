@@ -6,8 +6,6 @@ Here and nowhere else it is chosen where the number comes from.
 from __future__ import annotations
 
 import logging
-import os
-from dataclasses import replace
 
 from app.entities.launch import EngineFacts
 from app.entities.memory import Estimate
@@ -15,6 +13,7 @@ from app.entities.model import Model
 from app.use_cases.estimate import estimate_memory
 from app.use_cases.memory_options import memory_options
 from app.use_cases.model_shape import ModelShape
+from workers.beside_files import BesideFiles
 from workers.history import History, start_of
 from workers.model_headers import ModelHeaders
 
@@ -28,6 +27,7 @@ class Needs:
         self._history = history
         self._engine = engine
         self._shapes = shapes
+        self._beside = BesideFiles()
 
     def bytes(self, model: Model) -> int:
         """What a server for `model` is booked with. Raises the ProxyError of a model that cannot be served."""
@@ -43,16 +43,6 @@ class Needs:
         return self._history.estimate(start) or self._history.with_overheads(start, self._worked_out(model))
 
     def _worked_out(self, model: Model) -> Estimate:
-        """From the header, for the CPU. A projector counts with its whole file."""
-        shape = self._shapes.get(model.path)
-        estimate = estimate_memory(shape, memory_options(model.launch))
-        beside = _projector_bytes(model)
-        host = replace(estimate.host, weights_bytes=estimate.host.weights_bytes + beside)
-        return replace(estimate, host=host)
-
-
-def _projector_bytes(model: Model) -> int:
-    try:
-        return os.path.getsize(model.launch.mmproj) if model.launch.mmproj else 0
-    except OSError:  # the engine will say so
-        return 0
+        """From the headers, for the CPU."""
+        shape, beside = self._shapes.get(model.path), self._beside.read(model.launch)
+        return estimate_memory(shape, memory_options(model.launch), beside=beside)

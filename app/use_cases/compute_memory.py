@@ -81,9 +81,21 @@ def host_compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[r
     everywhere = range(shape.hparams.n_layer_all + 1)
     mask = _masks(shape, w, room, uses_flash_attention(shape, options), everywhere)
     used = [layers for layers in ranges if layers]
+    deepstack = 3 * shape.graph.deepstack * w.e  # the image's part for the first layers
     if len(used) > 1 and is_pipelined(shape, options):
-        return COPIES * mask + 10 * w.e
-    return mask + 4 * w.e
+        return COPIES * mask + 10 * w.e + 3 * deepstack
+    return mask + 4 * w.e + deepstack
+
+
+def drafting_compute_bytes(shape: ModelShape, options: MemoryOptions) -> tuple[int, int]:
+    """Of the context in which a model drafts with its own layers: on its device, and in RAM."""
+    room = cells(shape, options)
+    w = _work(shape.graph, options, room)
+    layer = experts(w) if shape.graph.expert_ff else dense(w)
+    mask = 2 * room.base * w.tokens
+    if options.devices > 1 and is_pipelined(shape, options):
+        return layer + COPIES * mask + 7 * w.e, COPIES * mask + 5 * w.e
+    return layer + mask, mask + 2 * w.e
 
 
 def is_pipelined(shape: ModelShape, options: MemoryOptions) -> bool:
@@ -132,8 +144,8 @@ def _peak(
         candidates.append(other(w))
     candidates.append(_attention(shape, options, w, room, flash, layers))
     if shape.hparams.n_layer_all in layers:
-        outputs = w.slots if options.task is Task.COMPLETION else w.tokens
-        residuals = 2 if options.task is Task.COMPLETION else 4
+        outputs = w.slots * (1 + guesses(options)) if options.task is Task.COMPLETION else w.tokens
+        residuals = 2 if options.task is Task.COMPLETION and outputs == w.slots else 4
         candidates.append(4 * graph.vocab * min(w.tokens, outputs) + residuals * w.e)
     return max(candidates)
 
@@ -159,6 +171,11 @@ def _attention(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, 
     base = room.base * shape.widest_base if has_base else 0
     window = room.window * shape.widest_window if has_window else 0
     return 2 * room.streams * max(base, window) + 5 * max(w.q, w.e)
+
+
+def guesses(options: MemoryOptions) -> int:
+    """Tokens of a slot whose logits are wanted beside its next one's (server.cpp, server_output_limits)."""
+    return {"none": 0, "ngram-mod": 64}.get(options.speculation, options.draft_max)
 
 
 def _is_quantized(options: MemoryOptions) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import DRAFTS_ITSELF, MemoryOptions
 from app.use_cases.model_shape import Cache, ModelShape
 from app.use_cases.totals import between
 
@@ -26,6 +26,7 @@ CACHE_TYPES: Mapping[str, tuple[int, int]] = {
     "iq4_nl": (18, 32),
 }
 CELLS_PADDING = 256
+TAKES_BACK = frozenset({DRAFTS_ITSELF, "draft-eagle3", "draft-dflash", "draft-dspark"})  # common, need_n_rs_seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,15 @@ def host_context_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[r
     return _context(shape, options, cells(shape, options), 0, min(first, shape.hparams.n_layer_all))
 
 
+def drafting_context_bytes(shape: ModelShape, options: MemoryOptions) -> int:
+    """The cache of the context in which a model drafts with its own layers."""
+    room = cells(shape, options)
+    return sum(
+        room.base * room.streams * (row_bytes(k, options.draft_cache_type_k) + row_bytes(v, options.draft_cache_type_v))
+        for k, v in shape.drafting
+    )
+
+
 def _context(shape: ModelShape, options: MemoryOptions, room: Cells, start: int, stop: int) -> int:
     if stop <= start:
         return 0
@@ -74,7 +84,12 @@ def _context(shape: ModelShape, options: MemoryOptions, room: Cells, start: int,
         total += _padding(options.cache_type_v, between(cache.v_padding, start, stop))
     indexer = between(shape.indexer_width, start, stop)
     total += room.streams * room.base * row_bytes(indexer, options.cache_type_k)
-    return total + max(1, options.parallel) * between(shape.state_bytes, start, stop)
+    return total + max(1, options.parallel) * _states(options) * between(shape.state_bytes, start, stop)
+
+
+def _states(options: MemoryOptions) -> int:
+    """How often a slot's recurrent state is kept: once for every guess that may have to be taken back."""
+    return 1 + options.draft_max if options.speculation in TAKES_BACK else 1
 
 
 def _widths(shape: ModelShape, cache: Cache, start: int, stop: int, pads_v: bool) -> tuple[int, int]:

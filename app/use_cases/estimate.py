@@ -6,26 +6,57 @@ Weights and context are arithmetic; the compute buffer follows rules that were f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import DRAFTS_ITSELF, MemoryOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.use_cases.beside import (
+    NOTHING,
+    Beside,
+    Needs,
+    adapter_memory,
+    added,
+    draft_options,
+    drafting_memory,
+    projector_needs,
+)
 from app.use_cases.compute_memory import compute_bytes, host_compute_bytes
-from app.use_cases.context_memory import context_bytes, host_context_bytes
+from app.use_cases.context_memory import cells, context_bytes, host_context_bytes
 from app.use_cases.families import Situation, is_known, margin
 from app.use_cases.model_shape import ModelShape
+from app.use_cases.projector import MEASURED as MEASURED_PROJECTORS
 from app.use_cases.tensor_split import device_layers
 from app.use_cases.weights_memory import weights
 
 # Of a process: CUDA's context and libraries, until one was measured. 264 to 753 MiB were seen, by model of GPU.
 GPU_OVERHEAD_BYTES = 500 * 1024**2
+MEASURED_SPECULATION = frozenset({"none", DRAFTS_ITSELF, "draft-simple", "ngram-simple", "ngram-mod"})
 
 
 def estimate_memory(
-    shape: ModelShape, options: MemoryOptions, gpu_overhead_bytes: int = GPU_OVERHEAD_BYTES
+    shape: ModelShape,
+    options: MemoryOptions,
+    gpu_overhead_bytes: int = GPU_OVERHEAD_BYTES,
+    beside: Beside = NOTHING,
 ) -> Estimate:
     """What a llama-server for the model needs with these options, per device and in RAM."""
     ranges = device_layers(shape.hparams, options)
+    needs = [_alone(shape, options, ranges), drafting_memory(shape, options, ranges)]
+    needs += [adapter_memory(each, shape.hparams.n_layer_all, ranges) for each in beside.adapters]
+    if beside.projector:
+        needs.append(projector_needs(beside.projector, options, len(ranges)))
+    if beside.draft:
+        context = cells(shape, options).ctx
+        needs.append(_draft(beside.draft, replace(options, ctx_size=context), len(ranges)))
+    devices, host = added(needs)
+    if not options.devices:
+        return _told(shape, options, beside, (), host)
+    with_overhead = tuple(replace(each, overhead_bytes=gpu_overhead_bytes) for each in devices)
+    return _told(shape, options, beside, with_overhead, host)
+
+
+def _alone(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Needs:
     on_devices, on_host = weights(shape, options, ranges)
     compute = compute_bytes(shape, options, ranges)
     context = context_bytes(shape, options, ranges)
@@ -35,25 +66,47 @@ def estimate_memory(
         compute_bytes=host_compute_bytes(shape, options, ranges) if options.devices else compute[0],
     )
     if not options.devices:
-        return _told(shape, options, (), host)
-    devices = tuple(
-        DeviceMemory(w, c if options.kv_offload else 0, g, gpu_overhead_bytes)
-        for w, c, g in zip(on_devices, context, compute, strict=True)
-    )
-    return _told(shape, options, devices, host)
+        return [], host
+    devices = [
+        DeviceMemory(w, c if options.kv_offload else 0, g) for w, c, g in zip(on_devices, context, compute, strict=True)
+    ]
+    return devices, host
 
 
-def _told(shape: ModelShape, options: MemoryOptions, devices: tuple[DeviceMemory, ...], host: DeviceMemory) -> Estimate:
+def _draft(shape: ModelShape, options: MemoryOptions, count: int) -> Needs:
+    """A draft model is a second one in the same process, with a context as large."""
+    own = draft_options(options)
+    devices, host = _alone(shape, own, device_layers(shape.hparams, own))
+    if len(devices) == count:
+        return devices, host  # none, on the CPU
+    index = min(options.draft_device or 0, count - 1)
+    return [devices[0] if i == index else DeviceMemory() for i in range(count)], host
+
+
+def _told(
+    shape: ModelShape, options: MemoryOptions, beside: Beside, devices: tuple[DeviceMemory, ...], host: DeviceMemory
+) -> Estimate:
     """With how sure it is of that, and what is booked on top."""
-    known = is_known(shape.hparams.architecture)
     share = margin(shape.hparams.architecture, _situation(shape, options))
-    notes = () if known else (f"architecture {shape.hparams.architecture!r} has not been measured",)
+    notes = tuple(_unmeasured(shape, options, beside))
+    known = not notes
     return Estimate(
         tuple(_with_margin(each, share) for each in devices),
         _with_margin(host, share) if not devices else host,
         Confidence.MODELLED if known else Confidence.LOW,
         notes,
     )
+
+
+def _unmeasured(shape: ModelShape, options: MemoryOptions, beside: Beside) -> Iterator[str]:
+    """What of it nobody has held against llama.cpp's own figures."""
+    for each in (shape, beside.draft):
+        if each and not is_known(each.hparams.architecture):
+            yield f"architecture {each.hparams.architecture!r} has not been measured"
+    if beside.projector and beside.projector.kind not in MEASURED_PROJECTORS:
+        yield f"projectors of type {beside.projector.kind!r} have not been measured"
+    if options.speculation not in MEASURED_SPECULATION:
+        yield f"speculation of type {options.speculation!r} has not been measured"
 
 
 def _situation(shape: ModelShape, options: MemoryOptions) -> Situation:

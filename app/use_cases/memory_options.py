@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
@@ -144,7 +144,7 @@ def options_of(args: Sequence[str]) -> MemoryOptions:
 
 def pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each argument that may be an option, with what follows it: its value, if it takes one."""
-    for option, value in zip(args, [*args[1:], ""], strict=True):
+    for option, value in zip(args, [*args, ""][1:], strict=True):
         name, equals, inline = option.partition("=")
         yield (name, inline) if equals and name.startswith("--") else (option, value)
 
@@ -156,3 +156,29 @@ def _said(option: str, value: str) -> Mapping[str, Any]:
         return _VALUES[option](value) if option in _VALUES else {}
     except ValueError:
         return {}
+
+
+@dataclass(frozen=True, slots=True)
+class FilesBeside:
+    """The files that a llama-server reads beside its model's."""
+
+    projector: str | None = None
+    draft: str | None = None
+    adapters: tuple[str, ...] = ()
+
+
+def files_beside(launch: LaunchSettings) -> FilesBeside:
+    """As its settings name them; of a repeated option the last one, but for adapters."""
+    found = FilesBeside(launch.mmproj)
+    for option, value in pairs(launch.args):
+        if option in ("--mmproj", "-mm"):
+            found = replace(found, projector=launch.mmproj or value)
+        elif option in ("--spec-draft-model", "--model-draft", "-md"):
+            found = replace(found, draft=value)
+        elif option == "--lora":
+            found = replace(found, adapters=found.adapters + tuple(value.split(",")))
+        elif option == "--lora-scaled":
+            found = replace(
+                found, adapters=found.adapters + tuple(each.rpartition(":")[0] for each in value.split(","))
+            )
+    return found

@@ -58,6 +58,7 @@ class ModelShape:
     base: Cache
     window: Cache
     indexer_width: Totals
+    drafting: tuple[tuple[int, int], ...]  # values per token in K and V, of each layer for multi-token prediction
     v_width_max: int  # without flash attention all V are padded to the widest
     state_bytes: Totals  # recurrent state of one sequence
     widest_base: int  # K and V of one layer together, the most of any
@@ -80,6 +81,7 @@ def model_shape(header: GgufHeader) -> ModelShape:
         base=_cache(kv, owns),
         window=_cache(kv, owns_window),
         indexer_width=totals(indexer if own else 0 for own in owns),
+        drafting=tuple(kv[hp.n_layer :]),
         v_width_max=max((v for _, v in kv), default=0),
         state_bytes=totals(hp.state_bytes if state else 0 for state in hp.has_state),
         widest_base=max((sum(kv[il]) for il in hp.layers if owns[il]), default=0),

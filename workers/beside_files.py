@@ -1,0 +1,43 @@
+"""The other files of a llama-server: what is read of them before it starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from app.entities.gguf import GgufHeader
+from app.entities.launch import LaunchSettings
+from app.errors import InvalidModelFile
+from app.use_cases.beside import Beside, Part, beside, part
+from app.use_cases.memory_options import files_beside
+from workers.model_headers import ModelHeaders
+
+log = logging.getLogger(__name__)
+
+
+class BesideFiles:
+    """For any thread; a file is read again when it has changed."""
+
+    def __init__(self) -> None:
+        self._headers = ModelHeaders[Part](part, problem_of=_nothing)
+
+    def read(self, launch: LaunchSettings) -> Beside:
+        """What stands beside a model with these settings. Raises InvalidModelFile for its projector.
+
+        Draft models and adapters come from `args`, which are the engine's to judge: one that cannot be read counts
+        for nothing here, and the start fails with the engine's own words.
+        """
+        files = files_beside(launch)
+        projector = [self._headers.get(files.projector)] if files.projector else []
+        return beside([*projector, *self._readable(filter(None, [files.draft, *files.adapters]))])
+
+    def _readable(self, paths: Iterator[str]) -> Iterator[Part]:
+        for path in paths:
+            try:
+                yield self._headers.get(path)
+            except InvalidModelFile as error:
+                log.warning("left out of the estimate: %s", error.problem)
+
+
+def _nothing(header: GgufHeader) -> str:
+    return ""
