@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.entities.launch import EngineKind, LaunchSettings
+from app.use_cases.around_faults import around_faults
 from app.use_cases.launch import launch_plan
 from tests.builders import a_model, an_engine, replace
 
@@ -110,3 +111,12 @@ def test_the_key_is_in_the_environment_and_nowhere_else():
 
 def test_a_model_on_the_cpu_sees_no_gpu():
     assert plan().env["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_the_known_abort_is_avoided():
+    """phi3, quantized cache, slots with their own cells: llama.cpp b11434 ends with a fatal error."""
+    aborts = LaunchSettings(cache_type_k="q8_0", parallel=2, kv_unified=False)
+    assert around_faults(aborts, "phi3") == replace(aborts, kv_unified=True)
+    for harmless in (replace(aborts, parallel=1), replace(aborts, cache_type_k="f16")):
+        assert around_faults(harmless, "phi3") == harmless
+    assert around_faults(aborts, "llama") == aborts

@@ -21,8 +21,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from app.entities.launch import EngineFacts
+from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases import events as ev
 from app.use_cases.launch import ANY_PORT, LaunchPlan, launch_plan
@@ -56,12 +58,14 @@ class Launcher:
         env: Mapping[str, str],
         records: PidRecords,
         history: History,
+        as_started: Callable[[Model], Model],
         stop_seconds: float,
     ) -> None:
         self.engine = engine
         self.env = env
         self.records = records
         self.history = history
+        self.as_started = as_started
         self.stop_seconds = stop_seconds
         self.fixed_ports = False  # written by any server's thread; False -> True once
 
@@ -154,6 +158,7 @@ class LlamaServer:
 
     def _live(self) -> tuple[str, bool]:
         """From spawn to reap; how it ended. A port lost to somebody else costs a new attempt, not the load."""
+        self._server = replace(self._server, model=self._launcher.as_started(self._server.model))
         for attempt in range(1, BIND_ATTEMPTS + 1):
             try:
                 self._spawn()

@@ -61,8 +61,9 @@ class Runtime:
         self._clients = ClientWatcher()
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
-        spawn = _launcher(settings, engine, self._records, self._history)
-        self._pool = Pool(self._store, spawn, read_memory, Needs(self._history, engine, shapes).bytes)
+        needs = Needs(self._history, engine, shapes)
+        spawn = _launcher(settings, engine, self._records, self._history, needs)
+        self._pool = Pool(self._store, spawn, read_memory, needs.bytes)
         self.services = Services(
             catalog=self._catalog,
             store=self._store,
@@ -208,12 +209,12 @@ def _notice_in_silence_seconds(engine: EngineFacts | None) -> float:
 
 
 def _launcher(
-    settings: Settings, engine: EngineFacts | None, records: PidRecords, history: History
+    settings: Settings, engine: EngineFacts | None, records: PidRecords, history: History, needs: Needs
 ) -> Callable[[Server, Callable[[ev.Event], None]], Process]:
     if engine is None:
         return _no_engine
     env = engine_environment(settings.engine.env)
-    return Launcher(engine, env, records, history, settings.server.stop_seconds).spawn
+    return Launcher(engine, env, records, history, needs.as_started, settings.server.stop_seconds).spawn
 
 
 def _no_engine(server: Server, tell: Callable[[ev.Event], None]) -> Process:
