@@ -78,7 +78,9 @@ TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arw
 # DeepSeek's sparse attention: a cache of index keys beside the KV cache.
 WITH_INDEXER = frozenset({"deepseek32", "glm-dsa"})
 
-# The first layers own a KV cache and the others read theirs: gemma3n.cpp has the number in the code.
+# The first layers own a KV cache and the others read theirs ...
+WITH_SHARED_CACHES = frozenset({"gemma3n", "gemma4"})
+# ... and gemma3n.cpp has their number in the code.
 GEMMA3N_KV_LAYERS = 20
 
 # The output matrix is the embedding's copy where the file has none, except in encoders.

@@ -44,7 +44,7 @@ def _of_used(shape: ModelShape, options: MemoryOptions, ranges: list[range], use
     flash = uses_flash_attention(shape, options)
     if len(used) > 1 and is_pipelined(shape, options):
         return [
-            _peak(shape, options, w, room, flash, layers, is_whole=False)
+            _peak(shape, options, w, room, flash, layers, False)
             + COPIES * _masks(shape, w, room, flash, layers)
             + crossing_bytes(shape, options, room, w.tokens, used, index)
             for index, layers in enumerate(used)
@@ -53,7 +53,8 @@ def _of_used(shape: ModelShape, options: MemoryOptions, ranges: list[range], use
     totals = []
     for index, layers in enumerate(used):
         is_lean = index > 0 and all_in_ram(shape, options, moved, layers)  # those are computed on the first device
-        peak = _lean(shape, w) if is_lean else _peak(shape, options, w, room, flash, layers)
+        is_whole = layers.start == 0
+        peak = _lean(shape, w) if is_lean else _peak(shape, options, w, room, flash, layers, is_whole)
         if not options.kv_offload and options.devices:
             peak = with_cache_in_ram(shape, options, w, room, peak)
         mask = _masks(shape, w, room, flash, layers)
@@ -128,7 +129,7 @@ def _work(graph: GraphShape, options: MemoryOptions, room: Cells) -> Work:
 
 
 def _peak(
-    shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, flash: bool, layers: range, is_whole: bool = True
+    shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, flash: bool, layers: range, is_whole: bool
 ) -> int:
     """The most that is alive at a time on a device with these layers, masks aside; `is_whole`: with its inputs."""
     graph = shape.graph
@@ -142,7 +143,9 @@ def _peak(
     other = OTHERS.get(graph.architecture)
     if other and (is_whole or not graph.deepstack):
         candidates.append(other(w))
-    candidates.append(_attention(shape, options, w, room, flash, layers))
+    padded_inputs = 4 * (1 + graph.deepstack) * w.e + 6 * w.e if graph.deepstack and is_whole else 0
+    if attention := _attention(shape, options, w, room, flash, layers):
+        candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:
         outputs = w.slots * (1 + guesses(options)) if options.task is Task.COMPLETION else w.tokens
         residuals = 2 if options.task is Task.COMPLETION and outputs == w.slots else 4
@@ -188,8 +191,8 @@ def _masks(shape: ModelShape, w: Work, room: Cells, flash: bool, layers: range) 
         kinds = 1 + (0 < sum(shape.hparams.is_windowed) < shape.hparams.n_layer)
         return kinds * w.tokens * w.tokens * bytes_each
     start, stop = layers.start, min(layers.stop, shape.hparams.n_layer_all)
-    kept = room.base * bool(between(shape.base.layers, start, stop))
-    kept += room.window * bool(between(shape.window.layers, start, stop))
+    kept = room.base * bool(between(shape.reads_base, start, stop))
+    kept += room.window * bool(between(shape.reads_window, start, stop))
     kept += room.base * bool(between(shape.indexer_width, start, stop))
     return kept * w.tokens * bytes_each
 

@@ -28,7 +28,8 @@ def copied_in(
     """What the first device needs at most while it computes with what is in RAM, masks aside; 0 for nothing there."""
     candidates = [0]
     if first_gpu_layer > 0:
-        candidates.append(_layers(shape, w, room, first_gpu_layer))
+        deepstack = 3 * shape.graph.deepstack * w.e  # the image's part for the first layers comes in too
+        candidates.append(_layers(shape, w, room, first_gpu_layer) + deepstack)
     if moved.emptied or options.n_cpu_moe:
         candidates.append(_experts(shape, options, w))
     if moved.largest_dense_bytes:
@@ -41,7 +42,7 @@ def _layers(shape: ModelShape, w: Work, room: Cells, first_gpu_layer: int) -> in
     largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
     if w.shape.expert_ff:
         return largest + w.expert_ff + w.expert_e + 5 * w.e
-    return max(largest + w.ff + 8 * w.e, dense(w) + copied)
+    return max(largest + w.ff + 8 * w.e, dense(w) + 3 * w.e, copied * 5 // 4 + 5 * max(w.q, w.e))
 
 
 def _experts(shape: ModelShape, options: MemoryOptions, w: Work) -> int:

@@ -16,6 +16,7 @@ COPIES = 4  # GGML_SCHED_MAX_COPIES
 _MAMBA2 = ("mamba2", "nemotron_h", "nemotron_h_moe")
 _MAMBA = ("mamba", "jamba")
 _RWKV = ("rwkv6", "rwkv7")
+_WITHOUT_FIRST_NORM = ("olmo2",)  # no norm comes before attention, so the residual crosses alone
 _DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
 
 # Encoders enter through sums and norms of their own: E on the first device, and on each other one.
@@ -30,7 +31,8 @@ def crossing_bytes(
     if shape.graph.architecture in arch.WITHOUT_CACHE:
         first, other = _ENCODERS.get(shape.graph.architecture, (11.5, 6))
         return round((other if index else first) * e)
-    usual = 12 * e if index == 0 else 7 * e
+    behind = 3 if shape.graph.architecture in _WITHOUT_FIRST_NORM else 7
+    usual = 12 * e if index == 0 else behind * e
     return usual + _more(shape, tokens, used, index) + COPIES * _shared_caches(shape, options, room, used[index])
 
 
@@ -39,7 +41,7 @@ def _more(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
     graph, e = shape.graph, 4 * tokens * shape.graph.embd
     family = graph.architecture
     if family in _DEEPSTACK:
-        return 4 * (1 + graph.deepstack * (4 + graph.deepstack)) * e - 4 * e if index == 0 else 0
+        return 4 * (1 + graph.deepstack * (4 + graph.deepstack)) * e - 12 * e if index == 0 else 0
     if family == "gemma3n":
         return _altup(shape, tokens, used, index)
     if family not in _MAMBA + _MAMBA2 + _RWKV:
@@ -72,7 +74,7 @@ def _altup(shape: ModelShape, tokens: int, used: list[range], index: int) -> int
 def _shared_caches(shape: ModelShape, options: MemoryOptions, room: Cells, layers: range) -> int:
     """Layers without a cache of their own read another's; where that is elsewhere, each gets its own copy."""
     hp = shape.hparams
-    if hp.architecture not in ("gemma3n", "gemma4"):
+    if hp.architecture not in arch.WITH_SHARED_CACHES:
         return 0
     owners = sum(hp.has_kv)
     total = 0

@@ -107,7 +107,7 @@ def _ernie(w: Work) -> int:
 
 
 def _deepstack(w: Work) -> int:
-    return dense(w) + 4 * (1 + w.shape.deepstack) * w.e
+    return max(dense(w), 13 * w.e) + 4 * (1 + w.shape.deepstack) * w.e
 
 
 def _deepstack_experts(w: Work) -> int:

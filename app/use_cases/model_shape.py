@@ -57,6 +57,8 @@ class ModelShape:
     has_tied_output: bool  # the embedding is the output matrix too
     base: Cache
     window: Cache
+    reads_base: Totals  # layers that attend to the whole context, those that read another layer's cache among them
+    reads_window: Totals
     indexer_width: Totals
     drafting: tuple[tuple[int, int], ...]  # values per token in K and V, of each layer for multi-token prediction
     v_width_max: int  # without flash attention all V are padded to the widest
@@ -80,6 +82,12 @@ def model_shape(header: GgufHeader) -> ModelShape:
         **_weights(header, hp),
         base=_cache(kv, owns),
         window=_cache(kv, owns_window),
+        reads_base=totals(
+            int(reads and not windowed) for reads, windowed in zip(_reads(hp), hp.is_windowed, strict=True)
+        ),
+        reads_window=totals(
+            int(reads and windowed) for reads, windowed in zip(_reads(hp), hp.is_windowed, strict=True)
+        ),
         indexer_width=totals(indexer if own else 0 for own in owns),
         drafting=tuple(kv[hp.n_layer :]),
         v_width_max=max((v for _, v in kv), default=0),
@@ -155,6 +163,11 @@ def _in_ram(tensors: Iterable[Tensor]) -> int:
 
 def _largest(tensors: Iterable[Tensor]) -> int:
     return max((tensor.size_bytes for tensor in tensors), default=0)
+
+
+def _reads(hp: Hparams) -> list[bool]:
+    shares = hp.architecture in arch.WITH_SHARED_CACHES
+    return [hp.has_kv[il] or (shares and il < hp.n_layer) for il in hp.layers]
 
 
 def _kv_width(hp: Hparams, il: int) -> tuple[int, int]:
