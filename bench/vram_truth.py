@@ -43,7 +43,8 @@ class Row:
     beside: Beside = NOTHING
 
 
-def rows(names: tuple[str, ...] = ("truth", "truth2")) -> Iterator[Row]:
+def rows(names: tuple[str, ...] = ("truth", "truth2", "held_out")) -> Iterator[Row]:
+    """Those the rules were fitted to, and `held_out`: more models of the same families, added when the rules stood."""
     return (_row(name, row) for name in names for row in _read(name))
 
 

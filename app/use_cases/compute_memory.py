@@ -7,21 +7,16 @@ server_output_limits).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from app.entities.launch import MemoryOptions, Task
 from app.use_cases import architectures as arch
 from app.use_cases.context_memory import CACHE_TYPES, Cells, cells
-from app.use_cases.copied_in import all_in_ram, copied_in, with_cache_in_ram
-from app.use_cases.crossings import COPIES, crossing_bytes
-from app.use_cases.graph_rules import OTHERS, Work, dense, experts
+from app.use_cases.copied_in import all_in_ram, copied_in, loses_flash_attention, with_cache_in_ram
+from app.use_cases.crossings import COPIES, crossing_bytes, shared_cache_bytes
+from app.use_cases.graph_rules import OTHERS, Work, dense, encoder, experts
 from app.use_cases.graph_shape import GraphShape
 from app.use_cases.model_shape import ModelShape
 from app.use_cases.tensor_overrides import moves
 from app.use_cases.totals import between
-
-# Residuals of encoders without flash attention, and with it; the rest has rotary positions.
-ENCODER_RESIDUALS: Mapping[str, tuple[int, int]] = {"bert": (5, 2), "jina-bert-v2": (6, 4)}
 
 
 def compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> list[int]:
@@ -49,6 +44,12 @@ def _of_used(shape: ModelShape, options: MemoryOptions, ranges: list[range], use
             + crossing_bytes(shape, options, room, w.tokens, used, index)
             for index, layers in enumerate(used)
         ]
+    is_encoder = shape.graph.architecture in arch.WITHOUT_CACHE
+    first_gpu_layer = used[0].start if any(ranges) or not is_encoder else shape.hparams.n_layer
+    flash = flash or (
+        is_encoder and options.devices > 0 and not any(ranges)
+    )  # else attention stays in RAM with the rest
+    flash = flash and not loses_flash_attention(shape, options, first_gpu_layer)
     moved = moves(shape, options, ranges)
     totals = []
     for index, layers in enumerate(used):
@@ -57,15 +58,16 @@ def _of_used(shape: ModelShape, options: MemoryOptions, ranges: list[range], use
         peak = _lean(shape, w) if is_lean else _peak(shape, options, w, room, flash, layers, is_whole)
         if not options.kv_offload and options.devices:
             peak = with_cache_in_ram(shape, options, w, room, peak)
+        elif layers.start > 0:
+            peak += shared_cache_bytes(shape, options, room, layers)
         mask = _masks(shape, w, room, flash, layers)
         totals.append(peak + mask - (2 * w.e if index else 0))  # the embeddings' two inputs are on the first only
     first_mask = _masks(shape, w, room, flash, used[0])
-    has_output = shape.graph.architecture not in arch.WITHOUT_CACHE
-    if options.devices and not any(ranges) and options.task is not Task.COMPLETION and has_output:
+    if options.devices and not any(ranges) and options.task is not Task.COMPLETION and not is_encoder:
         logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in to compute them
         totals[0] = max(totals[0], shape.output_bytes + logits + first_mask)
     if options.devices:
-        totals[0] = max(totals[0], copied_in(shape, options, w, room, used[0].start, moved) + first_mask)
+        totals[0] = max(totals[0], copied_in(shape, options, w, room, first_gpu_layer, moved) + first_mask)
     return totals
 
 
@@ -134,7 +136,7 @@ def _peak(
     """The most that is alive at a time on a device with these layers, masks aside; `is_whole`: with its inputs."""
     graph = shape.graph
     if graph.architecture in arch.WITHOUT_CACHE:
-        return _encoder(w, flash)
+        return encoder(w, flash)
     # The last layer computes its network only for the tokens that are asked for: one per slot.
     is_tail = layers.start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
     candidates = [4 * w.e if is_tail or not graph.ff else dense(w)]
@@ -195,12 +197,3 @@ def _masks(shape: ModelShape, w: Work, room: Cells, flash: bool, layers: range) 
     kept += room.window * bool(between(shape.reads_window, start, stop))
     kept += room.base * bool(between(shape.indexer_width, start, stop))
     return kept * w.tokens * bytes_each
-
-
-def _encoder(w: Work, flash: bool) -> int:
-    without, with_flash = ENCODER_RESIDUALS.get(w.shape.architecture, (8, 4))
-    if w.shape.expert_ff:
-        network = w.expert_ff + w.expert_e + 4 * w.e
-    else:
-        network = (3 if w.shape.is_gated else 1) * w.ff + with_flash * w.e
-    return network if flash else max(network, w.width(w.shape.heads * w.tokens) + without * w.e)

@@ -33,7 +33,7 @@ def crossing_bytes(
         return round((other if index else first) * e)
     behind = 3 if shape.graph.architecture in _WITHOUT_FIRST_NORM else 7
     usual = 12 * e if index == 0 else behind * e
-    return usual + _more(shape, tokens, used, index) + COPIES * _shared_caches(shape, options, room, used[index])
+    return usual + _more(shape, tokens, used, index) + COPIES * shared_cache_bytes(shape, options, room, used[index])
 
 
 def _more(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
@@ -71,7 +71,7 @@ def _altup(shape: ModelShape, tokens: int, used: list[range], index: int) -> int
     return COPIES * (7 * e + own) - peak_without + e + output
 
 
-def _shared_caches(shape: ModelShape, options: MemoryOptions, room: Cells, layers: range) -> int:
+def shared_cache_bytes(shape: ModelShape, options: MemoryOptions, room: Cells, layers: range) -> int:
     """Layers without a cache of their own read another's; where that is elsewhere, each gets its own copy."""
     hp = shape.hparams
     if hp.architecture not in arch.WITH_SHARED_CACHES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from app.entities.launch import DRAFTS_ITSELF, MemoryOptions
+from app.entities.launch import DRAFTS_ITSELF, MemoryOptions, Task
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.use_cases.beside import (
     NOTHING,
@@ -23,7 +23,7 @@ from app.use_cases.beside import (
 )
 from app.use_cases.compute_memory import compute_bytes, host_compute_bytes
 from app.use_cases.context_memory import cells, context_bytes, host_context_bytes
-from app.use_cases.families import Situation, is_known, margin
+from app.use_cases.families import EXACT, Situation, is_known, margin
 from app.use_cases.model_shape import ModelShape
 from app.use_cases.projector import MEASURED as MEASURED_PROJECTORS
 from app.use_cases.tensor_split import device_layers
@@ -89,11 +89,10 @@ def _told(
     """With how sure it is of that, and what is booked on top."""
     share = margin(shape.hparams.architecture, _situation(shape, options))
     notes = tuple(_unmeasured(shape, options, beside))
-    known = not notes
     return Estimate(
         tuple(_with_margin(each, share) for each in devices),
         _with_margin(host, share) if not devices else host,
-        Confidence.MODELLED if known else Confidence.LOW,
+        Confidence.LOW if notes else Confidence.EXACT if _is_exact(shape, options, beside) else Confidence.MODELLED,
         notes,
     )
 
@@ -107,6 +106,15 @@ def _unmeasured(shape: ModelShape, options: MemoryOptions, beside: Beside) -> It
         yield f"projectors of type {beside.projector.kind!r} have not been measured"
     if options.speculation not in MEASURED_SPECULATION:
         yield f"speculation of type {options.speculation!r} has not been measured"
+
+
+def _is_exact(shape: ModelShape, options: MemoryOptions, beside: Beside) -> bool:
+    """Whether every item is arithmetic that met all that was measured."""
+    if shape.hparams.architecture not in EXACT or _situation(shape, options) is not Situation.ONE_GPU:
+        return False
+    plain = (Task.COMPLETION, "none", (), 0, True, NOTHING)
+    told = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, beside)
+    return told == plain
 
 
 def _situation(shape: ModelShape, options: MemoryOptions) -> Situation:

@@ -23,31 +23,36 @@ MEASURED = frozenset(
         *("ernie4_5", "ernie4_5-moe", "granite", "nemotron_h", "lfm2", "lfm2moe", "jamba", "mamba", "rwkv7"),
         *("minimax-m2", "kimi-linear", "deepseek32", "glm4", "chatglm", "starcoder2", "dbrx", "command-r", "gemma4"),
         *("seed_oss", "apertus", "stablelm", "bailingmoe2", "arcee", "smallthinker", "falcon", "deepseek", "bert"),
-        *("nomic-bert", "jina-bert-v3", "modern-bert", "gemma-embedding"),
+        *("nomic-bert", "jina-bert-v3", "modern-bert", "gemma-embedding", "cohere2"),
     }
 )
 
-# Booked on top, as a share of the items, where the rules fall short of a measured row by more than 2 %: families whose
-# graphs grow in ways that nothing in the header tells (bench/estimate.py lists the rows).
+# Of these, one GPU's every row was met within 0.05 %, whatever its context, slots, types and ubatch.
+EXACT = frozenset(
+    {
+        *("apertus", "arcee", "dbrx", "glm4", "gpt-oss", "granite", "granitehybrid", "hunyuan-dense", "jamba", "llama"),
+        *("lfm2", "lfm2moe", "llama4", "mamba", "minimax-m2", "qwen2", "qwen2vl", "qwen3next", "rwkv7", "starcoder2"),
+    }
+)
+
+# Booked on top, as a share of the items: what lies between the copies of several GPUs, or in the gaps that ggml-alloc
+# finds for what is copied in from RAM, differs from model to model.
+USUAL_MARGINS: Mapping[Situation, float] = {Situation.SEVERAL_GPUS: 0.01, Situation.PARTIAL: 0.02}
+
+# More, where the rules fall short of a measured row by more than 2 % (bench/estimate.py lists the rows).
 MARGINS: Mapping[tuple[str, Situation], float] = {
-    ("bert", Situation.PARTIAL): 0.32,
     ("bert", Situation.SEVERAL_GPUS): 0.28,
-    ("deepseek", Situation.SEVERAL_GPUS): 0.01,
-    ("ernie4_5", Situation.SEVERAL_GPUS): 0.01,
+    ("cohere2", Situation.SEVERAL_GPUS): 0.03,
+    ("deepseek", Situation.PARTIAL): 0.04,
     ("falcon-h1", Situation.ONE_GPU): 0.01,
-    ("gemma3", Situation.SEVERAL_GPUS): 0.01,
-    ("gemma3n", Situation.PARTIAL): 0.01,
-    ("gemma3n", Situation.SEVERAL_GPUS): 0.05,
-    ("gemma4", Situation.SEVERAL_GPUS): 0.04,
-    ("jina-bert-v3", Situation.PARTIAL): 0.21,
-    ("lfm2", Situation.PARTIAL): 0.93,
+    ("gemma3", Situation.PARTIAL): 0.05,
+    ("gemma3n", Situation.SEVERAL_GPUS): 0.02,
+    ("gemma4", Situation.SEVERAL_GPUS): 0.05,
+    ("lfm2", Situation.PARTIAL): 0.06,
     ("lfm2", Situation.SEVERAL_GPUS): 0.03,
-    ("modern-bert", Situation.PARTIAL): 0.26,
-    ("nemotron_h", Situation.SEVERAL_GPUS): 0.09,
-    ("nomic-bert", Situation.PARTIAL): 0.15,
-    ("qwen2", Situation.PARTIAL): 0.01,
-    ("qwen2vl", Situation.PARTIAL): 0.01,
-    ("qwen3vl", Situation.ONE_GPU): 0.03,
+    ("nemotron_h", Situation.SEVERAL_GPUS): 0.10,
+    ("olmo2", Situation.SEVERAL_GPUS): 0.02,
+    ("stablelm", Situation.PARTIAL): 0.04,
     ("stablelm", Situation.SEVERAL_GPUS): 0.18,
 }
 UNKNOWN_MARGIN = 0.10  # of a family nobody has measured
@@ -59,4 +64,6 @@ def is_known(architecture: str) -> bool:
 
 def margin(architecture: str, situation: Situation) -> float:
     """The share to book on top of the items."""
-    return MARGINS.get((architecture, situation), 0.0) if is_known(architecture) else UNKNOWN_MARGIN
+    if not is_known(architecture):
+        return UNKNOWN_MARGIN
+    return MARGINS.get((architecture, situation), USUAL_MARGINS.get(situation, 0.0))

@@ -147,3 +147,17 @@ def experts(w: Work) -> int:
     """A layer with a mixture of experts."""
     usual: Rule = _grouped if w.shape.shared_ff else _experts
     return EXPERTS.get(w.shape.architecture, usual)(w)
+
+
+# Residuals of encoders without flash attention, and with it; the rest has rotary positions.
+ENCODER_RESIDUALS: Mapping[str, tuple[int, int]] = {"bert": (5, 2), "jina-bert-v2": (6, 4)}
+
+
+def encoder(w: Work, flash: bool) -> int:
+    """A layer of a model that keeps nothing between requests."""
+    without, with_flash = ENCODER_RESIDUALS.get(w.shape.architecture, (8, 4))
+    if w.shape.expert_ff:
+        network = w.expert_ff + w.expert_e + 4 * w.e
+    else:
+        network = (3 if w.shape.is_gated else 1) * w.ff + with_flash * w.e
+    return network if flash else max(network, w.width(w.shape.heads * w.tokens) + without * w.e)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import struct
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from app.entities.launch import MemoryOptions
@@ -21,7 +22,7 @@ def device_layers(hp: Hparams, options: MemoryOptions) -> list[range]:
     """The layers of each device that gets any weights: of `main_gpu` alone with split mode "none"."""
     alone = options.split_mode == "none" or options.devices == 1
     shares = (1.0,) if alone else options.tensor_split or (1.0,) * options.devices
-    return layer_ranges(hp.n_layer_all, options.n_gpu_layers if options.devices else 0, shares[: options.devices or 1])
+    return layer_ranges(hp.n_layer_all, options.n_gpu_layers, shares[: options.devices or 1]) if options.devices else []
 
 
 def layer_ranges(n_layer_all: int, n_gpu_layers: int, shares: Sequence[float]) -> list[range]:
@@ -30,12 +31,10 @@ def layer_ranges(n_layer_all: int, n_gpu_layers: int, shares: Sequence[float]) -
     layers = n_layer_all + 1
     start = max(layers - n_gpu_layers, 0)
     count = max(0, min(n_gpu_layers, layers))
-    splits = _split_points(shares)
-    borders = [start]
-    devices = [min(bisect_right(splits, _float32(i / count)), len(splits) - 1) for i in range(count)]
-    for device in range(len(splits)):
-        borders.append(borders[-1] + devices.count(device))
-    return [range(a, b) for a, b in itertools.pairwise(borders)]
+    positions = array("f", (i / count for i in range(count)))
+    # Layer i is on the first device whose share reaches beyond its position.
+    borders = [start + bisect_left(positions, point) for point in _split_points(shares)[:-1]]
+    return [range(a, b) for a, b in itertools.pairwise([start, *borders, start + count])]
 
 
 def _split_points(shares: Sequence[float]) -> list[float]:
