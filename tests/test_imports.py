@@ -17,6 +17,7 @@ PURE_STDLIB = {
     "base64",
     "binascii",
     "bisect",
+    "array",
     "collections",
     "dataclasses",
     "enum",
