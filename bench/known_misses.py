@@ -11,8 +11,8 @@ from collections.abc import Mapping
 UNKNOWN = "not understood"
 
 _GAPS = (
-    "what of the next layer's weights and cache is copied in beside the first one's depends on the gaps that ggml-alloc "
-    "finds; a middle is counted"
+    "what of the next layer's weights and cache is copied in beside the first one's depends on the gaps that "
+    "ggml-alloc finds; a middle is counted"
 )
 _LAST_LAYER = "a last GPU with nothing but the last layer and the output takes 2 E more than is counted, exactly"
 _CROSSING = "what crosses depends on the layers on both sides of the split; only the one behind it is looked at"
@@ -30,8 +30,8 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         "gemma3": f"{UNKNOWN}: 2 MiB are missing for a 270M model with a quantized KV cache",
         "cohere2": f"{UNKNOWN}: with a quantized KV cache 11 E are missing behind the first GPU",
         "gemma3n": f"{UNKNOWN}: the second of four GPUs lacks 8 E",
-        "gemma4": "on the first GPU 8 to 13 E are missing: likely the per-layer embeddings of the others' layers, which "
-        "are counted for gemma3n only",
+        "gemma4": "on the first GPU 8 to 13 E are missing: likely the per-layer embeddings of the others' layers, "
+        "which are counted for gemma3n only",
         "jamba": f"{_CROSSING}: behind an attention layer, Mamba's projection is counted and does not cross",
         "lfm2": f"{_LAST_LAYER}; with a quantized KV cache 3 E are missing ({UNKNOWN})",
         "nemotron_h": f"{_CROSSING}: from a Mamba-2 layer its projection crosses to a feed-forward layer too",
@@ -43,7 +43,8 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         "mamba2": f"{UNKNOWN}: 6 E are missing on the second GPU, likely what crosses to it",
     },
     "embedding, rerank": {
-        "bert": f"{UNKNOWN}: with heads of 32, which CUDA's flash attention lacks, the first of two GPUs takes 72 MiB more",
+        "bert": f"{UNKNOWN}: with heads of 32, which CUDA's flash attention lacks, the first of two GPUs takes 72 MiB "
+        "more",
         "gemma-embedding": f"{UNKNOWN}: without flash attention, 18 MiB are counted that are not there",
         **dict.fromkeys(("jina-bert-v3", "modern-bert"), f"of 20 MiB without layers on the GPU half a MiB: {UNKNOWN}"),
         "qwen3": "the last GPU is charged with 2 E too many: likely dead when the logits of all tokens are made",
