@@ -88,8 +88,8 @@ def test_a_port_taken_by_a_foreign_server_without_keys_is_never_used(tmp_path: P
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(
             "import workers.llama_server as module\n"
-            "real, given = module._free_port, []\n"
-            f"module._free_port = lambda: real() if given else given.append(1) or {port}\n"
+            "real, given = module.free_port, []\n"
+            f"module.free_port = lambda: real() if given else given.append(1) or {port}\n"
         )
         monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(__file__).resolve().parent.parent}")
         try:

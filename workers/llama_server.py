@@ -7,16 +7,12 @@ can hold more than its own thread.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import logging
 import os
 import re
 import secrets
 import selectors
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -27,19 +23,18 @@ from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases import events as ev
-from app.use_cases.launch import ANY_PORT, LaunchPlan, launch_plan
-from workers.death_guard import death_guard
+from app.use_cases.launch import ANY_PORT, launch_plan
+from workers.child_process import exit_words, free_port, popen, signal_group
 from workers.history import History, start_of
 from workers.measurement import Measurement
 from workers.orphans import PidRecords
 from workers.proc_net import listening_ports
 from workers.server_log import ServerLog, last_words
+from workers.server_questions import busy_slots, is_loaded, wants_its_key
 
 log = logging.getLogger(__name__)
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.01, 0.25
-PROBE_TIMEOUT_SECONDS = 0.5
-PROBE_BYTES = 4 * 1024 * 1024  # /slots shows the prompts
 PROGRESS_EVERY_SECONDS = 0.5
 BIND_ATTEMPTS = 3
 MEASURE_AFTER_SECONDS = 0.5  # after ready: the last lines of a load's log are written by a thread of llama.cpp's
@@ -128,7 +123,7 @@ class LlamaServer:
         """SIGKILL to its group, now."""
         process = self._process
         if process is not None and process.returncode is None:
-            _signal_group(process.pid, signal.SIGKILL)
+            signal_group(process.pid, signal.SIGKILL)
 
     def _wake(self) -> None:
         with self._closing:
@@ -173,15 +168,15 @@ class LlamaServer:
             log.warning("server=%d could not listen on its port; trying another", self._server.id)
             self._launcher.fixed_ports = True
         level = logging.INFO if self._stop_wanted else logging.WARNING
-        log.log(level, "exited server=%d model=%s %s", self._server.id, self._server.model.name, _exit_words(code))
-        return f"{self._verdict or _exit_words(code)}\n{words}", False
+        log.log(level, "exited server=%d model=%s %s", self._server.id, self._server.model.name, exit_words(code))
+        return f"{self._verdict or exit_words(code)}\n{words}", False
 
     def _spawn(self) -> None:
-        port = _free_port() if self._launcher.fixed_ports else ANY_PORT
+        port = free_port() if self._launcher.fixed_ports else ANY_PORT
         plan = launch_plan(self._server.model, self._launcher.engine, self._launcher.env, self.api_key, port)
         self.log = ServerLog()
         self._measurement = self._launcher.measurement(self._server, self._tell)
-        self._process = _popen(plan)
+        self._process = popen(plan)
         self._launcher.records.write(self._process.pid)
         self._tell(ev.Spawned(self._server.id, self._process.pid, time.monotonic()))
 
@@ -217,7 +212,7 @@ class LlamaServer:
                 os.eventfd_read(self._orders)
                 self._obey(process.pid, now)
             if now >= self._kill_at:
-                _signal_group(process.pid, signal.SIGKILL)
+                signal_group(process.pid, signal.SIGKILL)
                 self._kill_at = float("inf")
             if now >= self._measure_at:
                 self._measure(process.pid)
@@ -252,26 +247,19 @@ class LlamaServer:
     def _obey(self, pid: int, now: float) -> None:
         if self._stop_wanted and self._kill_at == float("inf"):
             self._kill_at = now + self._launcher.stop_seconds
-            _signal_group(pid, signal.SIGTERM)
+            signal_group(pid, signal.SIGTERM)
         elif self._count_wanted and self._port is not None:
             self._count_wanted = False
-            self._tell(ev.SlotsCounted(self._server.id, self._busy_slots(self._port), now, time.monotonic()))
-
-    def _busy_slots(self, port: int) -> int | None:
-        slots = _get(port, "/slots", self.api_key)[1]
-        if not isinstance(slots, list) or not all(isinstance(slot, dict) for slot in slots):
-            return None
-        return sum(bool(slot.get("is_processing")) for slot in slots)
+            self._tell(ev.SlotsCounted(self._server.id, busy_slots(self._port, self.api_key), now, time.monotonic()))
 
     def _probe(self, pid: int) -> None:
         """Ready is: a loopback port held by this very process, a /health of 200, and no answer without our key."""
         for port in [self._port] if self._port else sorted(listening_ports(pid)):
-            if _get(port, "/health", self.api_key)[0] != 200:
+            if not is_loaded(port, self.api_key):
                 continue
-            # Not /v1/models: builds up to mid 2026 show that without a key.
-            if _get(port, "/props", None)[0] != 401:
+            if not wants_its_key(port):
                 self._verdict = "it answers without the key it was given (LLAMA_API_KEY): not a llama-server to use"
-                _signal_group(pid, signal.SIGKILL)
+                signal_group(pid, signal.SIGKILL)
                 return
             self._port, self._is_ready = port, True
             self._measure_at = time.monotonic() + MEASURE_AFTER_SECONDS
@@ -284,7 +272,7 @@ class LlamaServer:
         process = self._process
         if process is None or process.returncode is not None:
             return None
-        _signal_group(process.pid, signal.SIGKILL)  # the leader, dead or not, still holds the group's number
+        signal_group(process.pid, signal.SIGKILL)  # the leader, dead or not, still holds the group's number
         for _ in range(LAST_READS):
             before = self.log.bytes_seen
             self._drain_log()
@@ -296,52 +284,3 @@ class LlamaServer:
                 pipe.close()
         self._launcher.records.remove(process.pid)
         return code
-
-
-def _popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
-    """The child: own session, environment of the plan and nothing else, killed by the kernel when this thread ends.
-
-    Its stdin is a pipe only we hold: an engine that watches it ends by itself when we are gone.
-    """
-    return subprocess.Popen(
-        [*death_guard(), *plan.argv],
-        env=dict(plan.env),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        bufsize=0,
-        start_new_session=True,
-    )
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, number)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _get(port: int, path: str, api_key: str | None) -> tuple[int | None, object]:
-    """Status and JSON of a GET; (None, None) when there is no answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_SECONDS)
-    try:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read(PROBE_BYTES))
-    except (OSError, http.client.HTTPException, ValueError, RecursionError):
-        return None, None
-    finally:
-        connection.close()
-
-
-def _exit_words(code: int | None) -> str:
-    if code is not None and code < 0:
-        try:
-            return f"ended by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"ended by signal {-code}"
-    return f"exit status {code}"

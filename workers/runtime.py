@@ -47,17 +47,9 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         engine, problem = _engine(settings)
         self.has_models = has_models(settings)
-        limits = Limits(
-            max_waiting=settings.scheduling.max_waiting,
-            max_waiting_per_model=settings.scheduling.max_waiting_per_model,
-            max_loaded=settings.scheduling.max_loaded,
-            ttl_seconds=settings.scheduling.ttl_seconds,
-            stall_timeout_seconds=settings.scheduling.stall_timeout_seconds,
-            notice_in_silence_seconds=_notice_in_silence_seconds(engine),
-        )
         self._records = PidRecords(state_folder() / "servers")
         self._history = History(state_folder() / "history.sqlite3")
-        self._store = StateStore(PoolState(limits))
+        self._store = StateStore(PoolState(_limits(settings, engine)))
         self._clients = ClientWatcher()
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
@@ -200,6 +192,18 @@ def _engine(settings: Settings) -> tuple[EngineFacts | None, str]:
         return None, str(error)
     log.info("engine kind=%s version=%s command=%s", engine.kind, engine.version, engine.command[-1])
     return engine, ""
+
+
+def _limits(settings: Settings, engine: EngineFacts | None) -> Limits:
+    scheduling = settings.scheduling
+    return Limits(
+        max_waiting=scheduling.max_waiting,
+        max_waiting_per_model=scheduling.max_waiting_per_model,
+        max_loaded=scheduling.max_loaded,
+        ttl_seconds=scheduling.ttl_seconds,
+        stall_timeout_seconds=scheduling.stall_timeout_seconds,
+        notice_in_silence_seconds=_notice_in_silence_seconds(engine),
+    )
 
 
 def _notice_in_silence_seconds(engine: EngineFacts | None) -> float:

@@ -58,6 +58,7 @@ def beside(parts: Iterable[Part]) -> Beside:
 
 
 def adapter(header: GgufHeader) -> Adapter:
+    """The adapter that `header` is of. Never raises."""
     layers: dict[int, int] = {}
     host_layers: dict[int, int] = {}
     host = 0
