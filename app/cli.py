@@ -17,7 +17,9 @@ from app.estimate_command import estimate
 from app.exit_status import ANSWER_IS_NO, WRONG_USE
 
 if TYPE_CHECKING:
+    from app.entities.model import Model
     from app.settings.schema import Settings
+    from workers.catalog import Catalog
     from workers.runtime import Runtime
 
 
@@ -138,6 +140,16 @@ def _refuse_an_address_in_use(host: str, port: int) -> None:
             sys.exit(1)
 
 
+def _smallest_good(catalog: Catalog, models: list[Model]) -> Model | None:
+    """One whose header says nothing against it; few headers are read for that."""
+    from app.errors import InvalidModelFile
+
+    for model in sorted(models, key=lambda model: model.size_bytes)[:10]:
+        with contextlib.suppress(InvalidModelFile):
+            return catalog.servable(model)
+    return None
+
+
 def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
     """Say where the service is and what to try, once it is there."""
     address = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # one that can be typed
@@ -157,8 +169,7 @@ def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
         lines += [f"    {_own_command()} serve --models-dir DIR"]
     if settings.is_unguarded:
         lines += ["", "  There are no keys: whoever reaches this address may use it."]
-    if models:
-        smallest = min(models, key=lambda model: model.size_bytes)
+    if smallest := _smallest_good(runtime.services.catalog, models):
         body = json.dumps({"model": smallest.name, "messages": [{"role": "user", "content": "Hello!"}]})
         key = ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
         lines += ["", "  Try it:", f"    curl {address}/v1/chat/completions{key} -d {shlex.quote(body)}"]

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from tests.builders import a_gguf
+from tests.gguf_bytes import Info, a_file
 from workers.demo_model import write_demo_model
 
 ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
@@ -82,7 +83,10 @@ def test_nothing_fits_into_nothing(demo: str):
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        (("--fit-in", "much"), "size"),
+        *((("--fit-in", each), "size") for each in ("much", "8", "", "0GiB", "24GiB extra", "24,5GiB", "24GiB,x")),
+        (("--fit-in", "24GiB,8GiB"), "2 sizes for 1 device"),
+        (("--embeddings", "--reranking"), "one or the other"),
+        (("--cache-type-v", "q4_0", "--flash-attn", "off"), "needs --flash-attn"),
         (("--tensor-split", "a,b"), "share"),
         (("--tensor-split", "nan,1"), "share"),
         (("--tensor-split", "1,1", "--devices", "1"), "2 shares"),
@@ -92,6 +96,56 @@ def test_nothing_fits_into_nothing(demo: str):
 def test_wrong_options_are_one_line_and_exit_2(demo: str, args: tuple[str, ...], word: str):
     result = said(demo, *args)
     assert result.exit_code == 2 and word in result.output and len(result.output.splitlines()) == 1
+
+
+def test_what_fits_has_to_fit_on_each_gpu(demo: str):
+    """Each with a size of its own: the second has less of the context in this split, and little room."""
+    split = (demo, "--tensor-split", "3,1", "--ctx-size", "4096")
+    (fit, *_) = answer(*split, "--fit-in", "900MiB,600MiB")["fit"]
+
+    def needs(tokens: int) -> list[int]:
+        devices = answer(*split[:3], "--ctx-size", str(tokens))["devices"]
+        return [each["total_bytes"] + each["margin_bytes"] for each in devices]
+
+    sizes = (900 * 1024**2, 600 * 1024**2)
+    assert all(need <= size for need, size in zip(needs(fit["ctx_size"]), sizes, strict=True))
+    assert any(need > size for need, size in zip(needs(fit["ctx_size"] + 256), sizes, strict=True))
+
+
+def test_a_quantized_v_cache_is_not_offered_without_flash_attention(demo: str):
+    found = answer(demo, "--flash-attn", "off", "--fit-in", "2GiB")["fit"]
+    assert [fit["cache_type_v"] for fit in found] == ["f16"]
+
+
+def test_what_the_question_may_not_mean_is_noted(demo: str):
+    notes = answer(demo, "--ctx-size", "65536", "--ubatch-size", "4096", "--n-cpu-moe", "3")["notes"]
+    assert [word for note, word in zip(notes, ("trained", "batch", "experts"), strict=True) if word in note] == [
+        "trained",
+        "batch",
+        "experts",
+    ]
+
+
+def test_llama_servers_own_short_options_are_taken(demo: str):
+    long = answer(demo, "--ctx-size", "4096", "--n-gpu-layers", "999", "--cache-type-k", "q8_0", "--parallel", "2")
+    assert answer(demo, "-c", "4096", "-ngl", "-1", "-ctk", "q8_0", "-np", "2") == long
+
+
+def test_a_file_that_says_more_layers_than_it_has_is_not_exact(tmp_path: Path):
+    path = tmp_path / "m.gguf"
+    metadata = {"general.architecture": "llama", "llama.block_count": 7, "llama.embedding_length": 64}
+    path.write_bytes(a_file(metadata, [Info("blk.0.attn_q.weight")]))
+    told = answer(str(path))
+    assert told["confidence"] == "low"
+    assert "there are no tensors for 6 of the 7 layers" in told["notes"]
+
+
+def test_a_name_that_cannot_be_served_is_one_line_with_the_reason(tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"models: {{gone: {{path: '{tmp_path}/none.gguf'}}, other: {{path: '{tmp_path}/none2.gguf'}}}}\n")
+    result = said("gone", "--config", str(config))
+    assert result.exit_code == 2 and len(result.output.splitlines()) == 1
+    assert "'gone' cannot be served" in result.output and "none.gguf" in result.output
 
 
 def test_what_is_no_model_is_one_line_and_exit_2(tmp_path: Path):

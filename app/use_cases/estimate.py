@@ -88,7 +88,7 @@ def _told(
 ) -> Estimate:
     """With how sure it is of that, and what is booked on top."""
     share = margin(shape.hparams.architecture, _situation(shape, options))
-    notes = tuple(_unmeasured(shape, options, beside))
+    notes = tuple(_doubts(shape, options, beside))
     return Estimate(
         tuple(_with_margin(each, share) for each in devices),
         _with_margin(host, share) if not devices else host,
@@ -97,8 +97,13 @@ def _told(
     )
 
 
-def _unmeasured(shape: ModelShape, options: MemoryOptions, beside: Beside) -> Iterator[str]:
-    """What of it nobody has held against llama.cpp's own figures."""
+def _doubts(shape: ModelShape, options: MemoryOptions, beside: Beside) -> Iterator[str]:
+    """What of it nobody has held against llama.cpp's own figures, and what in the file is not as it should be."""
+    if shape.empty_layers:
+        yield f"there are no tensors for {shape.empty_layers} of the {shape.hparams.n_layer_all} layers"
+    for key in ("embedding_length", "context_length"):
+        if not shape.hparams.integer(key):
+            yield f"the file does not say its {key}"
     for each in (shape, beside.draft):
         if each and not is_known(each.hparams.architecture):
             yield f"architecture {each.hparams.architecture!r} has not been measured"

@@ -67,6 +67,7 @@ class ModelShape:
     widest_window: int
     largest_bytes: tuple[int, ...]  # the largest weight of each layer
     largest_expert_bytes: int
+    empty_layers: int  # layers of the metadata that have no tensors
     graph: GraphShape
 
 
@@ -131,6 +132,7 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
         "experts": totals(map(_on_gpu, experts)),
         "host_experts": totals(map(_in_ram, experts)),
         "largest_bytes": tuple(map(_largest, blocks)),
+        "empty_layers": sum(not block for block in blocks),
         "largest_expert_bytes": max(map(_largest, experts), default=0),
     } | _outside_of_blocks(others, hp)
 
