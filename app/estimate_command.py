@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -127,9 +129,10 @@ def _asked(model: str, config: Path | None) -> tuple[str, MemoryOptions, LaunchS
 
     if config:
         os.environ[PREFIX + "CONFIG"] = str(config.absolute())
-    logging.getLogger("workers.catalog").disabled = True  # what is wrong with other models is not asked
     try:
-        found = catalog_of(read_configuration().settings).find(model)
+        settings = read_configuration().settings
+        with _without_log("workers.catalog"):  # what is wrong with other models is not asked
+            found = catalog_of(settings).find(model)
     except ConfigurationError as error:
         _stop(f"configuration error:\n{error}")
     except ModelNotFound:
@@ -139,6 +142,16 @@ def _asked(model: str, config: Path | None) -> tuple[str, MemoryOptions, LaunchS
     # Until the service places on GPUs itself, a name means the same question as a file: one GPU, all layers.
     options = replace(memory_options(found.launch, devices=1), n_gpu_layers=MemoryOptions().n_gpu_layers)
     return found.path, options, found.launch
+
+
+@contextlib.contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def _with_typed(options: MemoryOptions, typed: dict[str, Any]) -> MemoryOptions:
