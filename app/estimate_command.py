@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", re.IGNORECASE)
 _UNITS = {f"{letter}{i}b": (1024 if i else 1000) ** power for power, letter in enumerate("kmgt", 1) for i in ("", "i")}
 
-_COUNT, _TYPE = click.IntRange(min=0), click.Choice(list(CACHE_TYPES))
+MOST = 2**31 - 1  # of llama-server's own numbers
+_COUNT, _TYPE = click.IntRange(0, MOST), click.Choice(list(CACHE_TYPES))
 
 
 @click.command()
@@ -39,11 +40,11 @@ _COUNT, _TYPE = click.IntRange(min=0), click.Choice(list(CACHE_TYPES))
     "-np", "--parallel", type=click.IntRange(1, 256), help="Slots. Given, each has its own part of the cache."
 )
 @click.option("-kvu", "--kv-unified", is_flag=True, default=None, help="All slots share one cache.")
-@click.option("-ub", "--ubatch-size", type=click.IntRange(min=1), help="Tokens computed at a time.")
+@click.option("-ub", "--ubatch-size", type=click.IntRange(1, MOST), help="Tokens computed at a time.")
 @click.option("-ctk", "--cache-type-k", type=_TYPE, help="Type of the K cache.")
 @click.option("-ctv", "--cache-type-v", type=_TYPE, help="Type of the V cache.")
 @click.option("-fa", "--flash-attn", type=click.Choice(["on", "off", "auto"]), help="Flash attention.")
-@click.option("-ngl", "--n-gpu-layers", type=click.IntRange(min=-1), help="Layers on GPUs; 999 or -1: all.")
+@click.option("-ngl", "--n-gpu-layers", type=click.IntRange(-1, MOST), help="Layers on GPUs; 999 or -1: all.")
 @click.option("-ts", "--tensor-split", metavar="A,B,..", help="Each GPU's share of the layers; as many GPUs as shares.")
 @click.option("--devices", type=click.IntRange(0, 16), help="GPUs; 0: the CPU alone.  [default: 1]")
 @click.option("-sm", "--split-mode", type=click.Choice(["layer", "none"]), help="By layers, or all on one GPU.")
@@ -184,13 +185,11 @@ def _with_typed(options: MemoryOptions, typed: dict[str, Any]) -> MemoryOptions:
 
 
 def _split(text: str, devices: int | None) -> dict[str, Any]:
-    import math
-
     try:
         shares = tuple(float(each) for each in text.split(","))
     except ValueError:
         shares = ()
-    if not shares or not all(math.isfinite(each) and each >= 0 for each in shares) or not sum(shares):
+    if not shares or not all(0 <= each < 1e9 for each in shares) or not sum(shares):
         _stop(f"--tensor-split {text}: write each GPU's share, like 3,1")
     if devices is not None and devices < len(shares):
         _stop(f"--tensor-split {text}: {len(shares)} shares for {_counted(devices, 'device')}")

@@ -50,7 +50,7 @@ def lines(told: dict[str, Any], result: Estimate, why_nothing_fits: str) -> list
     model, settings = told["model"], told["settings"]
     slots = settings["parallel"]
     sharing = " sharing it" if settings["kv_unified"] and slots > 1 else ""
-    about = f"{model['architecture']}, {model['tensor_bytes'] / MIB:,.0f} MiB of tensors"
+    about = f"{_printable(model['architecture'])}, {model['tensor_bytes'] / MIB:,.0f} MiB of tensors"
     return [
         f"{os.path.basename(model['path'])}  ({about})",
         f"context {settings['ctx_size']:,}, {slots} slot{'s' * (slots > 1)}{sharing},"
@@ -63,6 +63,11 @@ def lines(told: dict[str, Any], result: Estimate, why_nothing_fits: str) -> list
         *(_fit_line(fit) for fit in _distinct(told.get("fit", []))),
         *([f"it does not fit: {why_nothing_fits}"] if told.get("fit") == [] else []),
     ]
+
+
+def _printable(text: str) -> str:
+    """What a file says of itself, without what would move a terminal's cursor."""
+    return text if text.isprintable() else repr(text)
 
 
 def _table(result: Estimate) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from tests.builders import MIB
 from workers.engine_report import EngineReport, Loaded
@@ -64,7 +66,7 @@ def test_a_projection_is_known_with_the_line_that_completes_it():
 
 
 def test_a_projection_as_json_is_known_at_once():
-    report = EngineReport()
+    report = EngineReport(in_json=True)
     line = breakdown(row("CUDA0", 1091, 762, 256, 72), row("Host", 216, 205, 0, 10))
     assert report.read(line)
     # 1091 - 762 - 256 - 72 = 1 MiB of fractions, and the sum's own fraction
@@ -91,13 +93,17 @@ def test_devices_keep_their_numbers():
 def test_a_draft_models_breakdown_is_added():
     main = breakdown(row("CUDA0", 1090, 762, 256, 72), row("Host", 215, 205, 0, 10))
     draft = breakdown(row("CUDA0", 130, 100, 20, 10), row("Host", 40, 40, 0, 0))
-    assert read(main, draft).projected == need(memory(245, 0, 10, margin=2), memory(862, 276, 82, margin=2))
+    assert read(main, draft, in_json=True).projected == need(
+        memory(245, 0, 10, margin=2), memory(862, 276, 82, margin=2)
+    )
 
 
 def test_a_head_of_the_model_itself_has_no_weights_of_its_own():
     main = breakdown(row("CUDA0", 1090, 762, 256, 72), row("Host", 215, 205, 0, 10))
     head = breakdown(row("CUDA0", 792, 762, 20, 10), row("Host", 205, 205, 0, 0))
-    assert read(main, head).projected == need(memory(205, 0, 10, margin=2), memory(762, 276, 82, margin=2))
+    assert read(main, head, in_json=True).projected == need(
+        memory(205, 0, 10, margin=2), memory(762, 276, 82, margin=2)
+    )
 
 
 def test_what_it_prints_when_it_exits_projects_nothing():
@@ -109,7 +115,7 @@ def test_what_it_prints_when_it_exits_projects_nothing():
 def test_a_projector_is_added_where_the_model_is():
     line = "srv    load_model: [mtmd] estimated worst-case memory usage of mmproj is 1103.50 MiB (took 45.25 ms)"
     assert read(line, CPU_TABLE).projected.host == memory(373 + 1103.5, 48, 41, margin=2)
-    on_gpu = read(line, breakdown(row("CUDA0", 1090, 762, 256, 72), row("Host", 215, 205, 0, 10)))
+    on_gpu = read(line, breakdown(row("CUDA0", 1090, 762, 256, 72), row("Host", 215, 205, 0, 10)), in_json=True)
     assert on_gpu.projected.devices == (memory(762 + 1103.5, 256, 72, margin=1),)
     assert (on_gpu.knows_projector, read(CPU_TABLE).knows_projector) == (True, False)
 
@@ -178,3 +184,35 @@ def test_lines_that_only_look_like_a_report_are_passed_over():
     ):
         assert not read(line, "end").read("end"), line
         assert read(line).projected is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "llama_model_loader: - kv  26: a: CPU KV buffer size=99999999MiB u32 = 1",
+        "llama_model_loader: - kv  26: worst-case memory usage of mmproj is 99999999 MiB u32 = 1",
+        "llama_model_loader: - kv  26: memory_breakdown_print: | - Host | 9 = 1 + 1 + 1 | u32 = 1",
+        'print_info: general.name = {"type":"fit_memory_breakdown"}',
+        breakdown(row("Host", 9, 9, 0, 0)),  # it does not log in JSON: somebody else's words
+        "load_tensors: CUDA0 model buffer size = 1.2.3 MiB",
+        "load_tensors: CUDA0 model buffer size = ... MiB",
+        f"load_tensors: CUDA0 model buffer size = {'9' * 400} MiB",
+        f"common_memory_breakdown_print: | - Host | {'9' * 4301} = 1 + 1 + 1 |",
+    ],
+)
+def test_what_a_models_file_says_and_figures_of_no_machine_are_not_the_engines(line: str):
+    report = read(line, "end of a table")
+    assert (report.projected, report.loaded(), report.knows_projector) == (None, None, False)
+
+
+@pytest.mark.parametrize("figure", [-1, 10**9, 1e999, "9", None, True])
+def test_a_projection_with_figures_of_no_machine_is_none(figure: object):
+    rows = breakdown({"kind": "host", "name": "Host", "self": 1, "model": figure, "context": 1, "compute": 1})
+    assert read(rows, "[" * 5000, in_json=True).projected is None
+
+
+def test_there_are_no_millions_of_devices():
+    report = read(
+        "load_tensors: B3000000 model buffer size = 1.00 MiB", "sched_reserve: B1 compute buffer size = 1 MiB"
+    )
+    assert len(report.loaded().need.devices) == 2

@@ -135,8 +135,8 @@ def test_what_belongs_to_the_tokenizer_or_is_long_is_only_counted(tmp_path: Path
         "numbers": [7] * (most + 1),
         "texts": ["x" * 100] * (most + 1),
         "longest": "x" * gguf_metadata.LONGEST_TEXT,
-        "too long": "x" * (gguf_metadata.LONGEST_TEXT + 1),
-        "one too long": ["a", "x" * (gguf_metadata.LONGEST_TEXT + 1), "b"],
+        "too_long": "x" * (gguf_metadata.LONGEST_TEXT + 1),
+        "one_too_long": ["a", "x" * (gguf_metadata.LONGEST_TEXT + 1), "b"],
         "last": 1,
     }
     header = read(tmp_path, a_file(TINY | long))
@@ -291,7 +291,11 @@ TWO_TS = [Info("a"), Info("t"), Info("t")]
         (a_header({"k": Typed(2**32 - 1, b"")}), damaged("the metadata key 'k' has values of type 4294967295")),
         (a_header({"k": NESTED}), damaged("the metadata key 'k' has values of type 9")),
         (a_header({"k" * 99: NESTED}), damaged(f"the metadata key '{'k' * 80}...' has values of type 9")),
-        (a_header({"\x1b[31m": NESTED}), damaged("the metadata key '\\x1b[31m' has values of type 9")),
+        (a_header({"nested": NESTED}), damaged("the metadata key 'nested' has values of type 9")),
+        # llama.cpp writes keys into its log, where they could pass for lines of its own
+        (a_header({"\x1b[31m": 1}), damaged("'\\x1b[31m' is no name for metadata")),
+        (a_header({"a\nb": 1}), damaged("'a\\nb' is no name for metadata")),
+        (a_header({"a: CPU KV buffer size=1MiB": 1}), damaged("'a: CPU KV buffer size=1MiB' is no name for metadata")),
         (a_header({"general.alignment": 48}), damaged("its alignment is 48, and not a power of two")),
         (a_header({"general.alignment": 0}), damaged("its alignment is 0, and not a power of two")),
         (a_header({"general.alignment": "32"}), damaged("its alignment is of type 8")),

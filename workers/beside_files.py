@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 from app.entities.gguf import GgufHeader
@@ -10,6 +11,7 @@ from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile
 from app.use_cases.beside import Beside, Part, beside, part
 from app.use_cases.memory_options import files_beside
+from app.use_cases.projector import Projector
 from workers.model_headers import ModelHeaders
 
 log = logging.getLogger(__name__)
@@ -28,8 +30,14 @@ class BesideFiles:
         for nothing here, and the start fails with the engine's own words.
         """
         files = files_beside(launch)
-        projector = [self._headers.get(files.projector)] if files.projector else []
+        projector = [self._projector(files.projector)] if files.projector else []
         return beside([*projector, *self._readable(filter(None, [files.draft, *files.adapters]))])
+
+    def _projector(self, path: str) -> Projector:
+        found = self._headers.get(path)
+        if not isinstance(found, Projector):
+            raise InvalidModelFile(path, f"{os.path.basename(path)} is named as its mmproj and is no projector")
+        return found
 
     def _readable(self, paths: Iterator[str]) -> Iterator[Part]:
         for path in paths:

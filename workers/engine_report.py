@@ -15,21 +15,29 @@ from dataclasses import dataclass, field, replace
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 
 MIB = 1024**2
+MOST_MIB = 10**9  # beyond any machine: not a figure of llama.cpp's
 Row = tuple[str, DeviceMemory]  # what one device or kind of buffer holds
 _COLUMNS = ("self", "model", "context", "compute")
 
 # |   - CUDA0 (RTX 4090)   | 24576 = 23485 + (1090 =   762 +     256 +      72) +  0 |
 # |   - Host               |                    26 =     1 +      20 +       4       |
-_TABLE = "memory_breakdown_print: |"
-_ROW = re.compile(r"\|\s+- (\S+).*?(\d+) =\s*(\d+) \+\s*(\d+) \+\s*(\d+)")
+# What stands before a line's own words. Patterns are held against beginnings only: further on, lines may repeat what a
+# model's file says.
+_PREFIX = r"(?:[\d.]+ \w )?(?:srv\s+)?"
+_MIB = r"(\d{1,9}(?:\.\d{1,6})?)"
+_TABLE = re.compile(_PREFIX + r"\w*memory_breakdown_print: \|")
+_ROW = re.compile(r"\|\s+- (\S+).*?(?<!\d)(\d{1,9}) =\s*(\d{1,9}) \+\s*(\d{1,9}) \+\s*(\d{1,9})(?!\d)")
 _JSON_TYPE = "fit_memory_breakdown"
 # load_tensors:        CUDA0 model buffer size =   762.81 MiB
 _BUFFER = re.compile(
-    r"(\w+):\s+(\S+)\s+(model|KV|RS|LoRA|output|compute|DSV4 .*state)\s+buffer size\s*=\s*([\d.]+)\s*MiB"
+    rf"{_PREFIX}(\w+):\s+(\S+)\s+(model|KV|RS|LoRA|output|compute|DSV4 .*state)\s+buffer size\s*=\s*{_MIB}\s*MiB"
 )
-_PROJECTOR = re.compile(r"worst-case memory usage of mmproj is ([\d.]+) MiB")  # its weights and its graph
+# its weights and its graph
+_PROJECTOR = re.compile(rf"{_PREFIX}(?:\w+:\s+)?\[mtmd\] estimated worst-case memory usage of mmproj is {_MIB} MiB")
 _PROJECTORS_OWN = "compute_meta"  # the function that reserves a projector's graph, which _PROJECTOR has counted
-_DEVICE = re.compile(r"(?!CPU)[A-Za-z]+(\d+)")  # CUDA0; not CPU, CPU_Mapped, CPU_REPACK, CUDA_Host: these are RAM
+_DEVICE = re.compile(
+    r"(?!CPU)[A-Za-z]+(\d{1,2})(?!\d)"
+)  # CUDA0; not CPU, CPU_Mapped, CPU_REPACK, CUDA_Host: these are RAM
 _MAPPED = "_Mapped"  # pages of the file: they come and go with the kernel's cache
 
 
@@ -72,13 +80,13 @@ class EngineReport:
 
     def read(self, line: str) -> bool:
         """Take in a line. True when with it a projection is complete; a draft model's comes after its model's."""
-        if _TABLE in line and not self._in_json:
+        if not self._in_json and _TABLE.match(line):
             if found := _row(line):
                 self._rows.append(found)
             return False
         # A line of another thread may cut a table in two: the rest of it is then added like a breakdown of its own.
-        rows, self._rows = (_rows_of_json(line) if _JSON_TYPE in line else self._rows), []
-        if found_projector := _PROJECTOR.search(line):
+        rows, self._rows = (_rows_of_json(line) if self._in_json and _JSON_TYPE in line else self._rows), []
+        if found_projector := _PROJECTOR.match(line):
             self._projector_bytes = _bytes(found_projector[1])
         elif "buffer size" in line:
             self._read_buffer(line)
@@ -88,7 +96,7 @@ class EngineReport:
         return False
 
     def _read_buffer(self, line: str) -> None:
-        found = _BUFFER.search(line)
+        found = _BUFFER.match(line)
         if found is None or _PROJECTORS_OWN in found[1]:
             return
         _, name, kind, size = found.groups()
@@ -164,10 +172,17 @@ def _row(line: str) -> Row | None:
 
 def _rows_of_json(line: str) -> list[Row]:
     try:
-        rows = json.loads(line)["data"]["rows"]
-        return [(str(row["name"]), _truncated(*(int(row[column]) for column in _COLUMNS))) for row in rows]
+        said = json.loads(line)
+        rows = said["data"]["rows"] if said["type"] == _JSON_TYPE else []
+        return [(str(row["name"]), _truncated(*(_whole(row[column]) for column in _COLUMNS))) for row in rows]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
+
+
+def _whole(mib: object) -> int:
+    if type(mib) is not int or not 0 <= mib < MOST_MIB:
+        raise ValueError(mib)
+    return mib
 
 
 def _truncated(self_mib: int, model_mib: int, context_mib: int, compute_mib: int) -> DeviceMemory:

@@ -84,6 +84,8 @@ class _Reader:
         if not self._can_keep(length + KEY_BYTES):
             raise Unreadable("is damaged: its metadata keys alone are longer than any model's metadata")
         key = _decoded(self._window.take(length))
+        if not key.isprintable() or " " in key:  # llama.cpp writes it into its log as it is
+            raise Unreadable(f"is damaged: {shown(key)} is no name for metadata")
         if key in self._keys:
             raise Unreadable(f"is damaged: it has the metadata key {shown(key)} twice")
         self._keys.add(key)

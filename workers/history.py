@@ -33,6 +33,8 @@ MAX_ROWS = 1000
 OVERHEADS = 5  # so many of the last loads decide about an overhead
 BASE_BYTES = 64 * 1024**2  # of a process without its model, until one was measured: some 20 MiB, and its vocabulary
 BUSY_SECONDS = 0.5  # another process has the database locked
+_COLUMN_NAMES = "key, at, model, engine, gpus, is_measured, need"
+_MOST_BYTES = 2**60  # beyond any machine
 _MEMORY_VARIABLES = ("LLAMA_ARG_", "GGML_")
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS loads (
@@ -143,7 +145,7 @@ class History:
     def _read(self) -> list[_Row]:
         try:
             with self._database() as database:
-                found = database.execute("SELECT * FROM loads ORDER BY at, rowid").fetchall()
+                found = database.execute(f"SELECT {_COLUMN_NAMES} FROM loads ORDER BY at, rowid").fetchall()
         except (sqlite3.Error, OSError) as error:
             self._warn(error)
             if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
@@ -214,11 +216,17 @@ def _row_of(columns: tuple[str, int, str, str, str, int, str]) -> _Row | None:
     try:
         need = json.loads(text)
         host, *devices = (
-            DeviceMemory(**{name: int(size) for name, size in memory.items()})
+            DeviceMemory(**{name: _size(size) for name, size in memory.items()})
             for memory in (need["host"], *need["devices"])
         )
         estimate = Estimate(tuple(devices), host, Confidence(need["confidence"]), tuple(need["notes"]))
         return _Row(Start(key, model, engine, tuple(json.loads(gpus))), at, bool(is_measured), estimate)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         log.warning("history: the row of %s is unreadable and passed over", model)
         return None
+
+
+def _size(size: object) -> int:
+    if type(size) is not int or not 0 <= size < _MOST_BYTES:
+        raise ValueError(size)
+    return size

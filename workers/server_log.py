@@ -72,7 +72,7 @@ def _text(line: bytes) -> str:
         return text
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     message = record.get("msg") if isinstance(record, dict) else None
     if not isinstance(message, str):

@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.settings.values import Arguments, AutoOffOrPath, CacheType, ModelName, OnOffAuto, Section, Variables
 
 AUTO_CTX_TOKENS = 4096
+MOST = 2**31 - 1  # of llama-server's own numbers
+MOST_SLOTS = 256  # LLAMA_MAX_SEQ
 
 
 class ModelDefaults(Section):
     """How a model is started, as far as it does not say so itself."""
 
-    ctx_size: Literal["auto"] | PositiveInt = Field(
+    ctx_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
         "auto", description=f"Context in tokens, all slots together; auto means {AUTO_CTX_TOKENS}."
     )
-    parallel: int = Field(4, ge=1, description="Slots: requests a model answers at the same time.")
+    parallel: int = Field(4, ge=1, le=MOST_SLOTS, description="Slots: requests a model answers at the same time.")
     kv_unified: bool = Field(True, description="Slots share one KV cache, so that each may use all of the context.")
-    ubatch_size: int = Field(512, ge=1, description="Tokens computed at a time; the compute buffer grows with it.")
+    ubatch_size: int = Field(
+        512, ge=1, le=MOST, description="Tokens computed at a time; the compute buffer grows with it."
+    )
     cache_type_k: CacheType = Field("f16", description="Type of the K cache.")
     cache_type_v: CacheType = Field("f16", description="Type of the V cache.")
     flash_attn: OnOffAuto = Field("auto", description="Flash attention.")

@@ -44,7 +44,9 @@ def cells(shape: ModelShape, options: MemoryOptions) -> Cells:
     slots = max(1, options.parallel)
     base = ctx if options.kv_unified else padded(max(1, ctx // slots))
     streams = 1 if options.kv_unified else slots
-    wanted = shape.hparams.window_tokens * (slots if options.kv_unified else 1) + options.ubatch_size
+    wanted = shape.hparams.window_tokens * (slots if options.kv_unified else 1) + min(
+        options.batch_size, options.ubatch_size
+    )
     window = base if options.swa_full else padded(min(base, wanted))
     return Cells(base * streams, base, window, streams)
 

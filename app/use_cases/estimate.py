@@ -23,7 +23,8 @@ from app.use_cases.beside import (
 )
 from app.use_cases.compute_memory import compute_bytes, host_compute_bytes
 from app.use_cases.context_memory import cells, context_bytes, host_context_bytes
-from app.use_cases.families import EXACT, Situation, is_known, margin
+from app.use_cases.families import EXACT, MEASURED_CACHES, UNKNOWN_MARGIN, Situation, is_known, margin
+from app.use_cases.hparams import MAX_LAYERS
 from app.use_cases.model_shape import ModelShape
 from app.use_cases.projector import MEASURED as MEASURED_PROJECTORS
 from app.use_cases.tensor_split import device_layers
@@ -89,6 +90,8 @@ def _told(
     """With how sure it is of that, and what is booked on top."""
     share = margin(shape.hparams.architecture, _situation(shape, options))
     notes = tuple(_doubts(shape, options, beside))
+    if notes:
+        share = max(share, UNKNOWN_MARGIN)
     return Estimate(
         tuple(_with_margin(each, share) for each in devices),
         _with_margin(host, share) if not devices else host,
@@ -109,6 +112,11 @@ def _doubts(shape: ModelShape, options: MemoryOptions, beside: Beside) -> Iterat
             yield f"architecture {each.hparams.architecture!r} has not been measured"
     if beside.projector and beside.projector.kind not in MEASURED_PROJECTORS:
         yield f"projectors of type {beside.projector.kind!r} have not been measured"
+    if (options.cache_type_k, options.cache_type_v) not in MEASURED_CACHES:
+        # CUDA's flash attention has no kernel for some of them, and then the scores are made after all.
+        yield f"a cache of types {options.cache_type_k} and {options.cache_type_v} has not been measured"
+    if shape.hparams.integer("block_count") > MAX_LAYERS:
+        yield f"llama.cpp takes models of {MAX_LAYERS} layers at most"
     if options.speculation not in MEASURED_SPECULATION:
         yield f"speculation of type {options.speculation!r} has not been measured"
 
@@ -119,7 +127,7 @@ def _is_exact(shape: ModelShape, options: MemoryOptions, beside: Beside) -> bool
         return False
     plain = (Task.COMPLETION, "none", (), 0, True, NOTHING)
     told = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, beside)
-    return told == plain
+    return told == plain and options.flash_attn != "off" and options.ubatch_size <= options.batch_size
 
 
 def _situation(shape: ModelShape, options: MemoryOptions) -> Situation:

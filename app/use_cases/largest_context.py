@@ -11,6 +11,7 @@ from app.use_cases.estimate import estimate_memory
 from app.use_cases.model_shape import ModelShape
 
 MIB = 1024**2
+STEP = 256  # tokens: llama-server rounds up to it
 FIT_TYPES = (("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0"))
 
 
@@ -25,8 +26,9 @@ class Fit:
 
 
 def fits(shape: ModelShape, options: MemoryOptions, beside: Beside, sizes: tuple[int, ...]) -> list[Fit]:
-    """For each type of cache the largest context that fits, in steps of 256 tokens, never above the model's own."""
-    most = max(1, shape.hparams.integer("context_length") // 256)
+    """For each type of cache the largest context that fits, in steps of STEP tokens, never above the model's own."""
+    trained = max(1, shape.hparams.integer("context_length"))
+    most = -(-trained // STEP)
     types = [(options.cache_type_k, options.cache_type_v)]
     types += [each for each in FIT_TYPES if each not in types and not is_refused(each[1], options.flash_attn)]
     found = []
@@ -34,9 +36,10 @@ def fits(shape: ModelShape, options: MemoryOptions, beside: Beside, sizes: tuple
         low, high, best = 1, most, None
         while low <= high:  # what is needed grows with the context
             middle = (low + high) // 2
-            booked = _booked(shape, replace(options, ctx_size=256 * middle, cache_type_k=k, cache_type_v=v), beside)
+            ctx_size = min(STEP * middle, trained)
+            booked = _booked(shape, replace(options, ctx_size=ctx_size, cache_type_k=k, cache_type_v=v), beside)
             if all(each <= size for each, size in zip(booked, _per_device(sizes, len(booked)), strict=True)):
-                low, best = middle + 1, Fit(k, v, 256 * middle, max(booked))
+                low, best = middle + 1, Fit(k, v, ctx_size, max(booked))
             else:
                 high = middle - 1
         if best:
@@ -57,7 +60,7 @@ def _booked(shape: ModelShape, options: MemoryOptions, beside: Beside) -> list[i
 def why_nothing_fits(shape: ModelShape, options: MemoryOptions, beside: Beside, sizes: tuple[int, ...]) -> str:
     """What the least would need, and what else there is to try."""
     v = "f16" if options.flash_attn == "off" else "q4_0"
-    least = _booked(shape, replace(options, ctx_size=256, cache_type_k="q4_0", cache_type_v=v), beside)
+    least = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), beside)
     lacking = [each - size for each, size in zip(least, _per_device(sizes, len(least)), strict=True)]
     worst = max(range(len(least)), key=lambda index: lacking[index])
     where = f"GPU {worst}" if options.devices else "RAM"
@@ -66,7 +69,7 @@ def why_nothing_fits(shape: ModelShape, options: MemoryOptions, beside: Beside, 
         has_experts = shape.largest_expert_bytes and not options.n_cpu_moe
         help_ += ["--cpu-moe"] if has_experts else ["fewer --n-gpu-layers"]
         help_ += ["more GPUs" if options.devices == 1 else "another --tensor-split"]
-    need = f"even with a context of 256 tokens {where} needs {least[worst] / MIB:,.0f} MiB"
+    need = f"even with a context of {STEP} tokens {where} needs {least[worst] / MIB:,.0f} MiB"
     return f"{need}, {lacking[worst] / MIB:,.0f} more than there are; try {', '.join(help_[:-1])} or {help_[-1]}"
 
 

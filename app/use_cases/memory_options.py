@@ -9,6 +9,7 @@ from typing import Any
 from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
 from app.use_cases.context_memory import CACHE_TYPES
 
+MOST_DIGITS = 10
 _Reading = Callable[[str], dict[str, Any]]
 
 # Options without a value, by any of their names.
@@ -40,9 +41,9 @@ def _count(names: str, field: str) -> dict[str, _Reading]:
 
 def _natural(value: str) -> int:
     """Negative numbers are llama-server's own choice, where it takes them at all."""
-    if (number := int(value)) < 0:
+    if not value.isascii() or not value.isdecimal() or len(value) > MOST_DIGITS:
         raise ValueError(value)
-    return number
+    return int(value)
 
 
 def _cache_type(names: str, field: str) -> dict[str, _Reading]:
@@ -58,7 +59,7 @@ def _shares(value: str) -> dict[str, Any]:
     shares = tuple(float(each) for each in value.replace("/", ",").split(","))
     if not all(0 <= share < 1e9 for share in shares):
         raise ValueError(value)
-    return {"tensor_split": shares}
+    return {"tensor_split": shares if any(shares) else ()}  # zeros: by the devices' free memory
 
 
 def _slots(value: str) -> dict[str, Any]:
@@ -102,6 +103,8 @@ _VALUES: Mapping[str, _Reading] = {
         lambda value: {"draft_device": _natural(value.removeprefix("CUDA"))},
     ),
 }
+_SLOTS = frozenset({"--parallel", "-np"})
+_NOT_UNIFIED = frozenset({"--no-kv-unified", "-no-kvu"})
 _SEVERAL = frozenset({"overrides"})  # each time the option is given adds to these
 
 
@@ -132,9 +135,9 @@ def options_of(args: Sequence[str]) -> MemoryOptions:
     """
     options = MemoryOptions()
     given = list(pairs(args))
-    for option, value in sorted(
-        given, key=lambda pair: "kv" in pair[0]
-    ):  # slots decide about the cache, unless it is said
+    if not any(option in _SLOTS for option, _ in given):  # its own choice of slots shares the cache in any case
+        given = [(option, value) for option, value in given if option not in _NOT_UNIFIED]
+    for option, value in sorted(given, key=lambda pair: "kv" in pair[0]):  # slots decide, unless it is said
         said = _said(option, value)
         for field in _SEVERAL & said.keys():
             said = {**said, field: getattr(options, field) + said[field]}
@@ -146,7 +149,10 @@ def pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each argument that may be an option, with what follows it: its value, if it takes one."""
     for option, value in zip(args, [*args, ""][1:], strict=True):
         name, equals, inline = option.partition("=")
-        yield (name, inline) if equals and name.startswith("--") else (option, value)
+        if name.startswith("--"):
+            yield name.replace("_", "-"), inline if equals else value
+        else:
+            yield option, value
 
 
 def _said(option: str, value: str) -> Mapping[str, Any]:

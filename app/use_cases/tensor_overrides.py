@@ -14,6 +14,7 @@ from app.entities.launch import MemoryOptions
 from app.use_cases.model_shape import BLOCK, ModelShape, gpu_bytes, is_expert, is_input
 
 RAM = -1
+_GPU = re.compile(r"[A-Za-z]+([0-9]{1,3})")
 
 
 @dataclass(slots=True)
@@ -31,12 +32,12 @@ def moves(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Mov
     """Of a server that has its layers in `ranges`, one for each device."""
     found = Moves([0] * len(ranges))
     patterns = _patterns(options)
-    if not patterns:
+    if not patterns or not ranges:
         return found
     for tensor in shape.hparams.header.tensors:
         target = next((buffer for pattern, buffer in patterns if pattern.search(tensor.name)), None)
         if target is not None:
-            _move(found, shape, tensor, ranges, _device(target, len(ranges)))
+            _move(found, shape, options, tensor, ranges, _device(target, len(ranges)))
     return found
 
 
@@ -45,21 +46,25 @@ def _patterns(options: MemoryOptions) -> list[tuple[re.Pattern[str], str]]:
     for pattern, buffer in options.overrides:
         try:
             found.append((re.compile(pattern), buffer))
-        except re.error:  # it is for llama-server to refuse
+        except (re.error, OverflowError, RecursionError):  # it is for llama-server to refuse
             continue
     return found
 
 
 def _device(buffer: str, count: int) -> int:
-    number = buffer.removeprefix("CUDA")
-    return int(number) if buffer != number and number.isdecimal() and int(number) < count else RAM
+    found = _GPU.fullmatch(buffer)
+    return int(found[1]) if found and int(found[1]) < count else RAM
 
 
-def _move(found: Moves, shape: ModelShape, tensor: Tensor, ranges: list[range], target: int) -> None:
+def _move(
+    found: Moves, shape: ModelShape, options: MemoryOptions, tensor: Tensor, ranges: list[range], target: int
+) -> None:
     block = BLOCK.match(tensor.name)
     layer = int(block[1]) if block else shape.hparams.n_layer_all
     if shape.hparams.n_layer <= layer < shape.hparams.n_layer_all:
         return
+    if is_expert(tensor.name) and layer < options.n_cpu_moe:
+        return  # it is in RAM already
     home = RAM if is_input(tensor.name) else next((i for i, layers in enumerate(ranges) if layer in layers), RAM)
     if home == target:
         return

@@ -21,7 +21,8 @@ def weights(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> t
         host += shape.host_output_bytes
     moved = moves(shape, options, ranges)
     per_device = [_on_device(shape, options, layers, loaded) for layers in ranges]
-    return [a + b for a, b in zip(per_device, moved.device_bytes, strict=True)], host + moved.host_bytes
+    totals = [max(0, a + b) for a, b in zip(per_device, moved.device_bytes, strict=True)]
+    return totals, max(0, host + moved.host_bytes)
 
 
 def _on_device(shape: ModelShape, options: MemoryOptions, layers: range, loaded: int) -> int:
