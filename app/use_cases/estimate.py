@@ -89,9 +89,10 @@ def _told(
 ) -> Estimate:
     """With how sure it is of that, and what is booked on top."""
     share = margin(shape.hparams.architecture, _situation(shape, options))
-    notes = tuple(_doubts(shape, options, beside))
-    if notes:
+    unmeasured = tuple(_unmeasured(shape, options, beside))
+    if unmeasured:
         share = max(share, UNKNOWN_MARGIN)
+    notes = (*unmeasured, *_oddities(shape))
     return Estimate(
         tuple(_with_margin(each, share) for each in devices),
         _with_margin(host, share) if not devices else host,
@@ -100,13 +101,19 @@ def _told(
     )
 
 
-def _doubts(shape: ModelShape, options: MemoryOptions, beside: Beside) -> Iterator[str]:
-    """What of it nobody has held against llama.cpp's own figures, and what in the file is not as it should be."""
+def _oddities(shape: ModelShape) -> Iterator[str]:
+    """What in the file is not as it should be."""
     if shape.empty_layers:
         yield f"there are no tensors for {shape.empty_layers} of the {shape.hparams.n_layer_all} layers"
     for key in ("embedding_length", "context_length"):
         if not shape.hparams.integer(key):
             yield f"the file does not say its {key}"
+    if shape.hparams.integer("block_count") > MAX_LAYERS:
+        yield f"llama.cpp takes models of {MAX_LAYERS} layers at most"
+
+
+def _unmeasured(shape: ModelShape, options: MemoryOptions, beside: Beside) -> Iterator[str]:
+    """What of it nobody has held against llama.cpp's own figures."""
     for each in (shape, beside.draft):
         if each and not is_known(each.hparams.architecture):
             yield f"architecture {each.hparams.architecture!r} has not been measured"
@@ -115,8 +122,6 @@ def _doubts(shape: ModelShape, options: MemoryOptions, beside: Beside) -> Iterat
     if (options.cache_type_k, options.cache_type_v) not in MEASURED_CACHES:
         # CUDA's flash attention has no kernel for some of them, and then the scores are made after all.
         yield f"a cache of types {options.cache_type_k} and {options.cache_type_v} has not been measured"
-    if shape.hparams.integer("block_count") > MAX_LAYERS:
-        yield f"llama.cpp takes models of {MAX_LAYERS} layers at most"
     if options.speculation not in MEASURED_SPECULATION:
         yield f"speculation of type {options.speculation!r} has not been measured"
 
