@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from app.entities.gguf import GgufHeader
-from app.entities.launch import ALL_LAYERS, DRAFTS_ITSELF, MemoryOptions
+from app.entities.launch import ALL_LAYERS, MemoryOptions
 from app.entities.memory import DeviceMemory
 from app.use_cases.compute_memory import drafting_compute_bytes
 from app.use_cases.context_memory import drafting_context_bytes
@@ -104,7 +104,7 @@ def draft_options(options: MemoryOptions) -> MemoryOptions:
 def drafting_memory(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Needs:
     """The context in which a model drafts with its own last layers (MTP)."""
     devices = [DeviceMemory() for _ in ranges]
-    if options.speculation != DRAFTS_ITSELF or shape.hparams.n_layer == shape.hparams.n_layer_all:
+    if shape.hparams.n_layer == shape.hparams.n_layer_all:
         return devices, DeviceMemory()
     context = drafting_context_bytes(shape, options)
     compute, host_compute = drafting_compute_bytes(shape, options)

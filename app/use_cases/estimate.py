@@ -43,18 +43,17 @@ def estimate_memory(
 ) -> Estimate:
     """What a llama-server for the model needs with these options, per device and in RAM."""
     ranges = device_layers(shape.hparams, options)
-    needs = [_alone(shape, options, ranges), drafting_memory(shape, options, ranges)]
+    needs = [_alone(shape, options, ranges)]
+    if options.speculation == DRAFTS_ITSELF:
+        needs.append(drafting_memory(shape, options, ranges))
     needs += [adapter_memory(each, shape.hparams.n_layer_all, ranges) for each in beside.adapters]
     if beside.projector:
         needs.append(projector_needs(beside.projector, options, len(ranges)))
     if beside.draft:
         context = cells(shape, options).ctx
         needs.append(_draft(beside.draft, replace(options, ctx_size=context), len(ranges)))
-    devices, host = added(needs)
-    if not options.devices:
-        return _told(shape, options, beside, (), host)
-    with_overhead = tuple(replace(each, overhead_bytes=gpu_overhead_bytes) for each in devices)
-    return _told(shape, options, beside, with_overhead, host)
+    devices, host = added(needs) if len(needs) > 1 else needs[0]
+    return _told(shape, options, beside, gpu_overhead_bytes, devices, host)
 
 
 def _alone(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Needs:
@@ -85,7 +84,12 @@ def _draft(shape: ModelShape, options: MemoryOptions, count: int) -> Needs:
 
 
 def _told(
-    shape: ModelShape, options: MemoryOptions, beside: Beside, devices: tuple[DeviceMemory, ...], host: DeviceMemory
+    shape: ModelShape,
+    options: MemoryOptions,
+    beside: Beside,
+    overhead_bytes: int,
+    devices: list[DeviceMemory],
+    host: DeviceMemory,
 ) -> Estimate:
     """With how sure it is of that, and what is booked on top."""
     share = margin(shape.hparams.architecture, _situation(shape, options))
@@ -94,8 +98,8 @@ def _told(
         share = max(share, UNKNOWN_MARGIN)
     notes = (*unmeasured, *_oddities(shape))
     return Estimate(
-        tuple(_with_margin(each, share) for each in devices),
-        _with_margin(host, share) if not devices else host,
+        tuple(_booked(each, overhead_bytes, share) for each in devices),
+        _booked(host, 0, share) if not devices else host,
         Confidence.LOW if notes else Confidence.EXACT if _is_exact(shape, options, beside) else Confidence.MODELLED,
         notes,
     )
@@ -144,6 +148,7 @@ def _situation(shape: ModelShape, options: MemoryOptions) -> Situation:
     return Situation.SEVERAL_GPUS if is_split else Situation.ONE_GPU
 
 
-def _with_margin(memory: DeviceMemory, share: float) -> DeviceMemory:
-    measured = memory.weights_bytes + memory.context_bytes + memory.compute_bytes
-    return replace(memory, margin_bytes=round(share * measured))
+def _booked(memory: DeviceMemory, overhead_bytes: int, share: float) -> DeviceMemory:
+    weights_bytes, context_bytes, compute_bytes_ = memory.weights_bytes, memory.context_bytes, memory.compute_bytes
+    margin_bytes = round(share * (weights_bytes + context_bytes + compute_bytes_))
+    return DeviceMemory(weights_bytes, context_bytes, compute_bytes_, overhead_bytes, margin_bytes)
