@@ -1,0 +1,230 @@
+"""Placement: the right GPU, or the fewest, over made-up and random worlds of cards and servers."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+
+import pytest
+
+from app.entities.launch import MemoryOptions
+from app.entities.placement import CPU, Card, Decision, Outcome, Policy, Resident, Strategy, Wishes
+from app.use_cases.estimate import estimate_memory
+from app.use_cases.placement import Asked, World, decide
+from app.use_cases.tensor_split import layer_ranges
+from bench.estimate import shape_of
+
+GIB = 1024**3
+SMALL, LARGE = ("llama-3.1-8b", "Q4_K_M"), ("llama-3.1-70b", "Q4_K_M")  # some 5.5 and 41 GiB with 4k
+
+
+def asked(model: tuple[str, str] = SMALL, ctx_size: int = 4096, **wishes: object) -> Asked:
+    shape = shape_of(*model)
+    options = MemoryOptions(ctx_size=ctx_size)
+    return Asked(shape, options, lambda changed: estimate_memory(shape, changed), Wishes(**wishes))
+
+
+def card(index: int, free: float, total: float = 24, **more: object) -> Card:
+    return Card(f"GPU-{index}", "RTX 4090", index, int(total * GIB), int(free * GIB), **more)
+
+
+def resident(number: int, idle: float = 600, busy: bool = False, pinned: bool = False, **gib: float) -> Resident:
+    held = {uuid.replace("_", "-"): int(size * GIB) for uuid, size in gib.items()}
+    return Resident(number, f"m{number}", held, busy, idle, pinned)
+
+
+def where(decision: Decision) -> tuple[str, ...]:
+    assert decision.placement is not None, decision
+    return decision.placement.uuids
+
+
+def test_of_the_cards_with_room_the_fullest_is_taken_and_with_spread_the_emptiest():
+    cards = (card(0, 20), card(1, 8), card(2, 4))
+    assert where(decide(asked(), World(cards))) == ("GPU-1",)
+    assert where(decide(asked(), World(cards, policy=Policy(Strategy.SPREAD)))) == ("GPU-0",)
+    assert where(decide(asked(), World(cards, policy=Policy(order=("GPU-0",))))) == ("GPU-0",)
+
+
+def test_an_idle_card_comes_before_one_that_computes():
+    cards = (card(0, 8, is_busy=True), card(1, 20))
+    assert where(decide(asked(), World(cards))) == ("GPU-1",)
+
+
+def test_only_the_cards_that_the_model_may_use_are_taken():
+    cards = (card(0, 8), card(1, 20))
+    assert where(decide(asked(gpus=("1",)), World(cards))) == ("GPU-1",)
+    assert where(decide(asked(exclude=("GPU-0",)), World(cards))) == ("GPU-1",)
+    assert decide(asked(gpus=("7",)), World(cards)).outcome is Outcome.REFUSE
+
+
+def test_a_server_that_nobody_uses_goes_before_a_model_is_split():
+    """19 GiB, cards with 15 and 14 GiB free, an idle 6 GiB server on one: long untouched it goes, else it splits."""
+    model = asked(("qwen2.5-32b", "Q4_K_M"), ctx_size=512)
+    cards = (card(0, 15, 16), card(1, 14, 20))
+    untouched = decide(model, World(cards, (resident(7, idle=600, GPU_1=6),)))
+    assert (untouched.outcome, untouched.evict, where(untouched)) == (Outcome.EVICT, (7,), ("GPU-1",))
+    just_used = decide(model, World(cards, (resident(7, idle=5, GPU_1=6),)))
+    assert (just_used.outcome, len(where(just_used))) == (Outcome.PLACE, 2)
+
+
+def test_the_cheapest_servers_go_and_none_in_vain():
+    servers = (
+        resident(1, idle=100, GPU_0=2),
+        resident(2, idle=5000, GPU_0=6),
+        resident(3, idle=9000, GPU_1=0.5),
+        resident(4, busy=True, GPU_1=20),
+    )
+    found = decide(asked(), World((card(0, 1), card(1, 1)), servers))
+    assert (found.outcome, found.evict) == (Outcome.EVICT, (2,))
+
+
+def test_a_split_takes_the_fewest_cards_and_books_what_llama_cpp_will_take():
+    cards = tuple(card(index, 22) for index in range(4))
+    found = decide(asked(LARGE), World(cards))
+    assert found.outcome is Outcome.PLACE and len(where(found)) == 2
+    placement = found.placement
+    assert placement is not None
+    hp = shape_of(*LARGE).hparams
+    assert [len(each) for each in layer_ranges(hp.n_layer_all, 999, placement.tensor_split)] == list(placement.layers)
+    assert all(size <= 22 * GIB for size in placement.booked_bytes.values())
+
+
+def test_unequal_cards_get_layers_by_their_room():
+    found = decide(asked(LARGE), World((card(0, 12), card(1, 38, 40))))
+    assert where(found) == ("GPU-1", "GPU-0")
+    large, small = found.placement.layers
+    assert large > 2 * small
+
+
+def test_min_and_max_gpus():
+    cards = tuple(card(index, 22) for index in range(4))
+    assert len(where(decide(asked(min_gpus=3), World(cards)))) == 3
+    assert decide(asked(LARGE, max_gpus=1), World(cards)).outcome is Outcome.REFUSE
+
+
+def test_an_automatic_context_is_the_longest_that_fits_one_free_card():
+    model = asked(has_auto_context=True)
+    sizes = [decide(model, World((card(0, free),))).placement.ctx_size for free in (20, 8, 7, 6)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 32768 and len(set(sizes)) > 2
+    # a longer one is never worth a stop: without room for any, 4k is what is made room for
+    found = decide(model, World((card(0, 2),), (resident(1, GPU_0=20),)))
+    assert (found.outcome, found.placement.ctx_size) == (Outcome.EVICT, 4096)
+
+
+def test_what_is_busy_is_waited_for_and_what_is_a_strangers_is_not():
+    busy = decide(asked(), World((card(0, 1),), (resident(1, busy=True, GPU_0=20),)))
+    assert busy.outcome is Outcome.WAIT and "m1" in busy.reason
+    leaving = decide(asked(), World((card(0, 1, leaving_bytes=20 * GIB),)))
+    assert leaving.outcome is Outcome.WAIT and "coming back" in leaving.reason
+    pinned = decide(asked(), World((card(0, 1),), (resident(1, pinned=True, GPU_0=20),)))
+    stranger = decide(asked(), World((card(0, 1),)))
+    for refused in (pinned, stranger):
+        assert (refused.outcome, refused.for_ever) == (Outcome.REFUSE, False)
+        assert refused.free_bytes == {"GPU-0": GIB}
+
+
+def test_what_can_never_fit_is_told_what_would():
+    found = decide(asked(ctx_size=131072), World((card(0, 11, 12),)))
+    assert (found.outcome, found.for_ever) == (Outcome.REFUSE, True)
+    assert found.needed_bytes > 12 * GIB
+    assert found.nearest == "cache_type_k and cache_type_v q4_0"
+    hopeless = decide(asked(LARGE), World((card(0, 11, 12),)))
+    assert (hopeless.for_ever, hopeless.nearest) == (True, "")
+
+
+def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():
+    assert where(decide(asked(), World((), ram_bytes=64 * GIB))) == (CPU,)
+    assert decide(asked(), World((), ram_bytes=GIB)).outcome is Outcome.REFUSE
+    full = World((card(0, 1),), ram_bytes=64 * GIB)
+    assert decide(asked(), full).outcome is Outcome.REFUSE
+    assert where(decide(asked(cpu_when_full=True), full)) == (CPU,)
+
+
+def test_experts_or_layers_stay_in_ram_by_policy():
+    world = World((card(0, 10),), ram_bytes=64 * GIB)
+    experts = decide(asked(("qwen3-30b-a3b", "Q4_K_M"), cpu_moe=True), world)
+    assert experts.placement.n_cpu_moe == 999 and experts.placement.booked_bytes["GPU-0"] <= 10 * GIB
+    layers = decide(asked(LARGE, partial_offload=True), world)
+    assert 0 < layers.placement.n_gpu_layers < 80 and layers.placement.booked_bytes["GPU-0"] <= 10 * GIB
+
+
+def test_every_step_leaves_its_numbers():
+    found = decide(asked(LARGE), World((card(0, 20), card(1, 21))))
+    assert found.considered[0].startswith("one card, context 4096: needs 4") and "0 of 2" in found.considered[0]
+
+
+# --- random worlds -----------------------------------------------------------------------------------------
+
+MODELS = (SMALL, LARGE, ("qwen3-30b-a3b", "Q4_K_M"), ("gemma-3-12b", "Q4_K_M"), ("deepseek-v2-lite", "Q4_K_M"))
+
+
+def a_world(chance: random.Random) -> World:
+    cards, servers = [], []
+    for index in range(chance.randint(1, 6)):
+        total = chance.choice((8, 12, 16, 24, 48, 80))
+        cards.append(card(index, chance.uniform(0, total), total, is_busy=chance.random() < 0.3))
+    for number in range(chance.randint(0, 4)):
+        on = chance.choice(cards)
+        held = {on.uuid: int(chance.uniform(0, (on.total_bytes - on.usable_bytes) / 4))}
+        state = chance.random() < 0.3, chance.uniform(0, 1000), chance.random() < 0.1
+        servers.append(Resident(number, f"m{number}", held, *state))
+    return World(tuple(cards), tuple(servers), 64 * GIB)
+
+
+@pytest.fixture(scope="module")
+def decided() -> list[tuple[Asked, World, Decision]]:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    found = []
+    for _ in range(400):
+        model = asked(chance.choice(MODELS), chance.choice((4096, 32768)), min_gpus=chance.choice((1, 1, 1, 2)))
+        world = a_world(chance)
+        found.append((model, world, decide(model, world)))
+    return found
+
+
+def room(world: World, gone: tuple[int, ...]) -> dict[str, int]:
+    free = {each.uuid: each.usable_bytes for each in world.cards}
+    for server in world.residents:
+        if server.id in gone:
+            for uuid, held in server.held_bytes.items():
+                free[uuid] += held
+    return free
+
+
+def test_a_placement_always_fits_and_only_idle_servers_go(decided: list[tuple[Asked, World, Decision]]):
+    assert {decision.outcome for _, _, decision in decided} >= {Outcome.PLACE, Outcome.EVICT, Outcome.REFUSE}
+    for _, world, decision in decided:
+        if decision.placement:
+            free = room(world, decision.evict)
+            assert all(size <= free[uuid] for uuid, size in decision.placement.booked_bytes.items())
+            stopped = [server for server in world.residents if server.id in decision.evict]
+            assert not any(server.is_busy or server.is_pinned for server in stopped)
+
+
+def test_what_is_booked_is_the_estimate_for_just_that_split(decided: list[tuple[Asked, World, Decision]]):
+    for model, _, decision in decided:
+        if placement := decision.placement:
+            options = replace(
+                model.options,
+                devices=len(placement.uuids),
+                tensor_split=tuple(map(float, placement.tensor_split)),
+                ctx_size=placement.ctx_size,
+            )
+            assert placement.estimate == estimate_memory(model.shape, options)
+
+
+def test_one_card_is_used_if_one_has_room_and_never_more_than_needed(decided: list[tuple[Asked, World, Decision]]):
+    for model, world, decision in decided:
+        if decision.outcome is not Outcome.PLACE or decision.placement is None:
+            continue
+        used = len(decision.placement.uuids)
+        for count in range(model.wishes.min_gpus, used):
+            for cards in itertools.combinations(world.cards, count):
+                alone = decide(
+                    replace(model, wishes=replace(model.wishes, max_gpus=count)),
+                    replace(world, cards=cards, residents=()),
+                )
+                assert alone.outcome is not Outcome.PLACE, (decision, alone)
