@@ -10,8 +10,9 @@ import pytest
 
 from app.entities.launch import MemoryOptions
 from app.entities.placement import CPU, Card, Decision, Outcome, Policy, Resident, Strategy, Wishes
+from app.use_cases.asked import Asked
 from app.use_cases.estimate import estimate_memory
-from app.use_cases.placement import Asked, World, decide
+from app.use_cases.placement import World, decide
 from app.use_cases.tensor_split import layer_ranges
 from bench.estimate import shape_of
 

@@ -16,37 +16,31 @@ from app.use_cases.context_memory import context_bytes
 from app.use_cases.model_shape import ModelShape
 from app.use_cases.weights_memory import weights
 
-REPAIRS = 16  # layers moved from the fullest card to the emptiest before it is given up
+ATTEMPTS = 4  # what a card takes beside its layers depends on which they are
 
 Estimator = Callable[[MemoryOptions], Estimate]
 
 
 def deal(
-    shape: ModelShape, options: MemoryOptions, usable: Sequence[int], estimate: Estimator
+    each: Sequence[int], options: MemoryOptions, usable: Sequence[int], beside_bytes: int, estimate: Estimator
 ) -> tuple[MemoryOptions, Estimate] | None:
     """The options and the estimate of a split over cards with these usable bytes; None if there is none.
 
-    `options` are those of all layers on GPUs.
+    `each` is what `layer_bytes` says for `options`, which are those of all layers on GPUs; `beside_bytes` the least
+    that a card takes beside its layers.
     """
-    each = layer_bytes(shape, options)
-    if len(each) < len(usable):
-        return None
-    layers = _shared(each, usable)
-    for _ in range(REPAIRS):
+    capacity = [free - beside_bytes for free in usable]
+    for _ in range(ATTEMPTS):
+        layers = _dealt_out(each, capacity)
+        if layers is None:
+            return None
         split = replace(options, devices=len(usable), tensor_split=tuple(map(float, layers)), split_mode="layer")
         found = estimate(split)
-        spare = [free - device.booked_bytes for free, device in zip(usable, found.devices, strict=True)]
-        if min(spare) >= 0:
+        if all(device.booked_bytes <= free for free, device in zip(usable, found.devices, strict=True)):
             return split, found
-        # What a card takes beside its layers is known now: deal them out anew, then move single ones.
-        dealt = _dealt(each, layers)
-        beside = [device.booked_bytes - own for device, own in zip(found.devices, dealt, strict=True)]
-        better: list[int] | None = _shared(each, [free - extra for free, extra in zip(usable, beside, strict=True)])
-        if better == layers or sum(spare) < 0:
-            better = _moved(layers, spare)
-        if better is None:
-            return None
-        layers = better
+        own = _sums(each, layers)
+        beside = [device.booked_bytes - size for device, size in zip(found.devices, own, strict=True)]
+        capacity = [free - extra for free, extra in zip(usable, beside, strict=True)]
     return None
 
 
@@ -59,35 +53,44 @@ def layer_bytes(shape: ModelShape, options: MemoryOptions) -> list[int]:
     return [a + b for a, b in zip(on_devices, context, strict=True)]
 
 
-def _shared(each: Sequence[int], capacity: Sequence[int]) -> list[int]:
-    """Numbers of layers in proportion to the capacities, at least one on every card."""
-    room = [max(1, free) for free in capacity]
-    total, whole = sum(each), sum(room)
-    sums = list(accumulate(each))
-    borders, start = [], 0
-    for index, reach in enumerate(accumulate(room[:-1])):
-        least, most = start + 1, len(each) - (len(room) - 1 - index)
+def _dealt_out(each: Sequence[int], capacity: Sequence[int]) -> list[int] | None:
+    """Numbers of layers: in proportion to the capacities where that keeps within them, else as many as go."""
+    layers = _in_proportion(each, capacity)
+    if layers and all(size <= room for size, room in zip(_sums(each, layers), capacity, strict=True)):
+        return layers
+    return _filled(each, capacity)
+
+
+def _in_proportion(each: Sequence[int], capacity: Sequence[int]) -> list[int] | None:
+    """At least one on every card; None where there are too few."""
+    if len(each) < len(capacity) or min(capacity) <= 0:
+        return None
+    total, whole, sums = sum(each), sum(capacity), list(accumulate(each))
+    edges = [0]
+    for index, reach in enumerate(accumulate(capacity[:-1])):
+        least, most = edges[-1] + 1, len(each) - (len(capacity) - 1 - index)
         target = total * reach / whole
         # The border nearest to the target: half a layer more or less.
-        border = next((il for il in range(start, len(each)) if sums[il] - each[il] / 2 >= target), len(each))
-        start = min(max(border, least), most)
-        borders.append(start)
-    edges = [0, *borders, len(each)]
-    return [b - a for a, b in pairwise(edges)]
+        nearest = next((il for il in range(edges[-1], len(each)) if sums[il] - each[il] / 2 >= target), len(each))
+        edges.append(min(max(nearest, least), most))
+    return [b - a for a, b in pairwise([*edges, len(each)])]
 
 
-def _dealt(each: Sequence[int], layers: Sequence[int]) -> list[int]:
+def _filled(each: Sequence[int], capacity: Sequence[int]) -> list[int] | None:
+    """One card after the other filled up. If that leaves layers over, no other way in this order holds them."""
+    layers, next_ = [], 0
+    for index, room in enumerate(capacity):
+        start, left, behind = next_, room, len(capacity) - 1 - index
+        while next_ < len(each) - behind and each[next_] <= left:
+            left -= each[next_]
+            next_ += 1
+        if next_ == start:
+            return None
+        layers.append(next_ - start)
+    return layers if next_ == len(each) else None
+
+
+def _sums(each: Sequence[int], layers: Sequence[int]) -> list[int]:
+    """Bytes of the layers on each card."""
     edges = [0, *accumulate(layers)]
     return [sum(each[a:b]) for a, b in pairwise(edges)]
-
-
-def _moved(layers: Sequence[int], spare: Sequence[int]) -> list[int] | None:
-    """One layer from the card that lacks most to the one with most to spare."""
-    giver = min(range(len(layers)), key=lambda i: spare[i])
-    taker = max(range(len(layers)), key=lambda i: spare[i])
-    if giver == taker or layers[giver] <= 1 or spare[taker] <= 0:
-        return None
-    moved = list(layers)
-    moved[giver] -= 1
-    moved[taker] += 1
-    return moved

@@ -5,13 +5,15 @@ Greedy, and each step leaves its numbers behind. Pure: the same cards and server
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 
 from app.entities.launch import ALL_LAYERS, MemoryOptions
 from app.entities.memory import Estimate
 from app.entities.placement import (
-    CPU,
     Card,
     Decision,
     Outcome,
@@ -19,8 +21,8 @@ from app.entities.placement import (
     Policy,
     Resident,
     Strategy,
-    Wishes,
 )
+from app.use_cases.asked import Asked
 from app.use_cases.cards import (
     allowed,
     cost_of_stopping,
@@ -33,20 +35,10 @@ from app.use_cases.cards import (
     names_of,
     place_in,
 )
-from app.use_cases.deal_layers import deal
-from app.use_cases.model_shape import ModelShape
+from app.use_cases.deal_layers import deal, layer_bytes
+from app.use_cases.partial_placement import on_the_cpu, with_experts_in_ram, with_layers_in_ram
 
 AUTO_CONTEXTS = (32768, 16384, 8192, 4096)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is to be placed: a model with its options, all layers on GPUs, and how to estimate it with others."""
-
-    shape: ModelShape
-    options: MemoryOptions
-    estimate: Callable[[MemoryOptions], Estimate]
-    wishes: Wishes = field(default_factory=Wishes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +65,21 @@ class _Deciding:
         self.cards = allowed(world.cards, asked.wishes)
         self.said: list[str] = []  # the steps so far
         self.contexts = _contexts(asked)
+
+    @cached_property
+    def whole_bytes(self) -> int:
+        return sum(self.layer_bytes)
+
+    @cached_property
+    def card_bytes(self) -> int:
+        """The least that each card of a split takes beside its layers."""
+        return self._estimate_on_one(self.contexts[-1]).devices[0].overhead_bytes
+
+    @cached_property
+    def layer_bytes(self) -> list[int]:
+        """With the context a split gets."""
+        options = replace(self.asked.options, ctx_size=self.contexts[-1], n_gpu_layers=ALL_LAYERS)
+        return layer_bytes(self.asked.shape, options)
 
     def decide(self) -> Decision:
         if not self.world.cards:
@@ -143,12 +150,14 @@ class _Deciding:
 
     def _on_several(self, leaving: Sequence[Resident]) -> Decision | None:
         """The fewest cards: those with most room, since no others hold more."""
-        wishes, ctx_size = self.asked.wishes, self.contexts[-1]
-        for gone in more_and_more(leaving):
+        ctx_size = self.contexts[-1]
+        ways = more_and_more(leaving)
+        # Room grows with every server that goes: only from where the bytes are enough at all is it looked at closely.
+        first = bisect_left(ways, True, key=lambda gone: bool(self._counts(self._rooms(held_bytes(gone)))))
+        for gone in ways[first:]:
             back = held_bytes(gone)
             roomy = sorted(self.cards, key=lambda card: (-(card.usable_bytes + back.get(card.uuid, 0)), card.index))
-            most = min(len(roomy), wishes.max_gpus or len(roomy))
-            for count in range(max(2, wishes.min_gpus), most + 1):
+            for count in self._counts(self._rooms(back)):
                 if placement := self._split(roomy[:count], back, ctx_size):
                     self._say(f"{count} cards hold it{f' once {names_of(gone)} left' if gone else ''}")
                     why = f"no single card has room; {count} hold it together"
@@ -156,10 +165,21 @@ class _Deciding:
         self._say(f"several cards{' after stopping idle servers' if leaving else ''}: not enough")
         return None
 
+    def _rooms(self, back: Mapping[str, int]) -> list[int]:
+        return sorted((card.usable_bytes + back.get(card.uuid, 0) for card in self.cards), reverse=True)
+
+    def _counts(self, room: Sequence[int]) -> list[int]:
+        """How many of the cards to try, the roomiest first: those numbers that have enough bytes between them."""
+        wishes = self.asked.wishes
+        most = min(len(room), wishes.max_gpus or len(room))
+        sums = [0, *accumulate(room)]
+        counts = range(max(2, wishes.min_gpus), most + 1)
+        return [count for count in counts if sums[count] >= self.whole_bytes + count * self.card_bytes]
+
     def _split(self, cards: Sequence[Card], back: Mapping[str, int], ctx_size: int) -> Placement | None:
         usable = [card.usable_bytes + back.get(card.uuid, 0) for card in cards]
         options = replace(self.asked.options, ctx_size=ctx_size, n_gpu_layers=ALL_LAYERS)
-        found = deal(self.asked.shape, options, usable, self.asked.estimate)
+        found = deal(self.layer_bytes, options, usable, self.card_bytes, self.asked.estimate)
         if found is None:
             return None
         split, estimate = found
@@ -169,47 +189,18 @@ class _Deciding:
     # --- when GPUs are not enough --------------------------------------------------------------------------
 
     def _with_less_on_gpus(self) -> Decision | None:
-        wishes = self.asked.wishes
-        roomiest = max(self.cards, key=lambda card: card.usable_bytes, default=None)
-        if roomiest and wishes.cpu_moe and (found := self._with_experts_in_ram(roomiest)):
-            return found
-        if roomiest and wishes.partial_offload and (found := self._with_layers_in_ram(roomiest)):
-            return found
+        wishes, ctx_size, ram_bytes = self.asked.wishes, self.contexts[-1], self.world.ram_bytes
+        card = max(self.cards, key=lambda card: card.usable_bytes, default=None)
+        if card and wishes.cpu_moe and (found := with_experts_in_ram(self.asked, card, ctx_size, ram_bytes)):
+            return self._placed(found, (), f"{name_of(card)} has room for all but the experts, which stay in RAM")
+        if card and wishes.partial_offload and (found := with_layers_in_ram(self.asked, card, ctx_size, ram_bytes)):
+            what = f"{found.n_gpu_layers} layers, the others stay in RAM"
+            return self._placed(found, (), f"{name_of(card)} has room for {what}")
         return self._on_the_cpu("no GPU has room") if wishes.cpu_when_full else None
 
-    def _with_experts_in_ram(self, card: Card) -> Decision | None:
-        options = replace(self._alone(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
-        estimate = self.asked.estimate(options)
-        if estimate.devices[0].booked_bytes > card.usable_bytes or estimate.host.booked_bytes > self.world.ram_bytes:
-            return None
-        layers = self.asked.shape.hparams.n_layer_all + 1
-        placement = Placement((card.uuid,), (layers,), ALL_LAYERS, options.ctx_size, ALL_LAYERS, estimate)
-        return self._placed(placement, (), f"{name_of(card)} has room for all but the experts, which stay in RAM")
-
-    def _with_layers_in_ram(self, card: Card) -> Decision | None:
-        """As many layers as the card holds."""
-        low, high, best = 1, self.asked.shape.hparams.n_layer_all, None
-        while low <= high:  # more layers need more
-            middle = (low + high) // 2
-            options = replace(self._alone(self.contexts[-1]), n_gpu_layers=middle)
-            estimate = self.asked.estimate(options)
-            if estimate.devices[0].booked_bytes <= card.usable_bytes:
-                low, best = middle + 1, Placement((card.uuid,), (middle,), middle, options.ctx_size, 0, estimate)
-            else:
-                high = middle - 1
-        if best is None or best.estimate.host.booked_bytes > self.world.ram_bytes:
-            return None
-        return self._placed(
-            best, (), f"{name_of(card)} has room for {best.n_gpu_layers} layers, the others stay in RAM"
-        )
-
     def _on_the_cpu(self, why: str) -> Decision | None:
-        options = replace(self.asked.options, devices=0, n_gpu_layers=0, tensor_split=(), ctx_size=self.contexts[-1])
-        estimate = self.asked.estimate(options)
-        if estimate.host.booked_bytes > self.world.ram_bytes:
-            self._say(f"the CPU: needs {mib(estimate.host.booked_bytes)} of {mib(self.world.ram_bytes)}")
-            return None
-        return self._placed(Placement((CPU,), (), 0, options.ctx_size, 0, estimate), (), f"{why}; the CPU has room")
+        placement = on_the_cpu(self.asked, self.contexts[-1], self.world.ram_bytes)
+        return self._placed(placement, (), f"{why}; the CPU has room") if placement else None
 
     def _waiting(self) -> Decision | None:
         """What is in the way is ours: busy, or on its way out."""
@@ -246,17 +237,23 @@ class _Deciding:
 
     def _nearest(self, cards: tuple[Card, ...]) -> str:
         """The setting next to what was asked that would fit: first a smaller cache, then a shorter context."""
-        asked = self.asked.options
-        for ctx_size in (self.contexts[-1], *(each for each in AUTO_CONTEXTS if each < self.contexts[-1])):
-            for kind in dict.fromkeys((asked.cache_type_k, "q8_0", "q4_0")):
-                if kind != asked.cache_type_k and asked.flash_attn == "off":
-                    continue
-                tried = replace(asked, ctx_size=ctx_size, cache_type_k=kind, cache_type_v=kind)
-                if self._fits_on(cards, tried):
-                    cache = "" if kind == asked.cache_type_k else f"cache_type_k and cache_type_v {kind}"
-                    context = "" if ctx_size == self.contexts[-1] else f"ctx_size {ctx_size}"
-                    return " with ".join(filter(None, (context, cache)))
-        return ""
+        asked, longest = self.asked.options, self.contexts[-1]
+        kinds = [asked.cache_type_k]
+        if asked.flash_attn != "off":
+            kinds += [kind for kind in ("q8_0", "q4_0") if kind != asked.cache_type_k]
+        contexts = (longest, *(each for each in AUTO_CONTEXTS if each < longest))
+        tries = [(ctx_size, kind) for ctx_size in contexts for kind in kinds]
+        if not self._fits_with(cards, *tries[-1]):  # the least of them
+            return ""
+        ctx_size, kind = next(each for each in tries if self._fits_with(cards, *each))
+        cache = "" if kind == asked.cache_type_k else f"cache_type_k and cache_type_v {kind}"
+        return " with ".join(filter(None, ("" if ctx_size == longest else f"ctx_size {ctx_size}", cache)))
+
+    def _fits_with(self, cards: tuple[Card, ...], ctx_size: int, kind: str) -> bool:
+        options = replace(self.asked.options, ctx_size=ctx_size)
+        if kind != options.cache_type_k:
+            options = replace(options, cache_type_k=kind, cache_type_v=kind)
+        return self._fits_on(cards, options) is not None
 
     def _fits_on(self, cards: tuple[Card, ...], options: MemoryOptions) -> Decision | None:
         wishes = replace(self.asked.wishes, has_auto_context=False)

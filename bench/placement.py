@@ -1,0 +1,72 @@
+"""How long a decision about a model's GPUs takes: python -m bench.placement [--json FILE]
+
+16 GPUs with 64 servers on them and a header that is known: the models of bench/data/vram by turns, in worlds that are
+roomy, crowded and full. Milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from app.entities.launch import MemoryOptions
+from app.entities.placement import Card, Resident, Wishes
+from app.use_cases.asked import Asked
+from app.use_cases.estimate import estimate_memory
+from app.use_cases.model_shape import ModelShape
+from app.use_cases.placement import World, decide
+from bench.estimate import shape_of
+from bench.record import record
+
+GIB = 1024**3
+CARDS, SERVERS = 16, 64
+MODELS = ("llama-3.1-8b", "qwen2.5-32b", "llama-3.1-70b", "qwen3-30b-a3b", "gemma-3-27b", "deepseek-v3")
+ROOM = {"roomy": (10, 80), "crowded": (2, 20), "full": (0, 3)}  # GiB free on each of 80
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=300, help="decisions in each kind of world (default: 300)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    chance, figures = random.Random(7), {}
+    for kind, room in ROOM.items():
+        times, outcomes = [], defaultdict(int)
+        for run in range(options.runs):
+            asked, world = _asked(shape_of(MODELS[run % len(MODELS)], "Q4_K_M")), _world(chance, *room)
+            begin = time.perf_counter()
+            decision = decide(asked, world)
+            times.append(1000 * (time.perf_counter() - begin))
+            outcomes[str(decision.outcome)] += 1
+        times.sort()
+        figures[kind] = {
+            "median_ms": round(statistics.median(times), 3),
+            "p99_ms": round(times[int(0.99 * len(times))], 3),
+            "max_ms": round(times[-1], 3),
+            "outcomes": dict(outcomes),
+        }
+        print(kind, figures[kind])
+    if options.json:
+        record(options.json, figures, cards=CARDS, servers=SERVERS)
+
+
+def _asked(shape: ModelShape) -> Asked:
+    options = MemoryOptions(ctx_size=8192)
+    return Asked(shape, options, lambda changed: estimate_memory(shape, changed), Wishes(has_auto_context=True))
+
+
+def _world(chance: random.Random, least: float, most: float) -> World:
+    cards = [Card(f"GPU-{n}", "card", n, 80 * GIB, int(chance.uniform(least, most) * GIB)) for n in range(CARDS)]
+    servers = [
+        Resident(n, f"m{n}", {chance.choice(cards).uuid: 4 * GIB}, chance.random() < 0.3, chance.uniform(0, 900))
+        for n in range(SERVERS)
+    ]
+    return World(tuple(cards), tuple(servers), 256 * GIB)
+
+
+if __name__ == "__main__":
+    main()
