@@ -262,6 +262,11 @@ class Settings(BaseSettings):
             chosen["ctx_size"] = AUTO_CTX_TOKENS
         return LaunchSettings(**chosen, args=(*self.engine.args, *model.args), env=dict(model.env))
 
+    def has_auto_context(self, name: str | None = None) -> bool:
+        """Whether the context of the model of that name is for the service to choose."""
+        own = self.models[name].own() if name in self.models else {}
+        return own.get("ctx_size", self.defaults.ctx_size) == "auto"
+
 
 def _twice(names: Iterator[str]) -> str | None:
     seen: set[str] = set()
