@@ -15,6 +15,7 @@ import click
 
 from app.estimate_command import estimate
 from app.exit_status import ANSWER_IS_NO, WRONG_USE
+from app.plan_command import plan
 
 if TYPE_CHECKING:
     from app.entities.model import Model
@@ -75,6 +76,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
 
 
 main.add_command(estimate)
+main.add_command(plan)
 
 
 @main.command("check-config")

@@ -1,0 +1,72 @@
+"""The file that `plan --gpus` reads: GPUs and the servers on them, as somebody wrote them down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
+
+from app.entities.placement import Card, Resident
+from app.use_cases.placement import World
+
+RESERVE_BYTES = 512 * 1024**2  # of each GPU: gpu.reserve's default
+BUSY_PERCENT = 90.0  # gpu.busy_utilization's
+
+
+class BrokenFile(Exception):
+    """It cannot be read, or says something else than it should; the message is one line."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Gpu(_Strict):
+    uuid: str
+    name: str = "GPU"
+    total_bytes: NonNegativeInt
+    free_bytes: NonNegativeInt
+    utilization_percent: float = Field(0.0, ge=0, le=100)
+
+
+class _Server(_Strict):
+    model: str
+    state: str = "ready"
+    busy: bool = False
+    idle_seconds: NonNegativeFloat = 0.0
+    bytes: dict[str, NonNegativeInt] = {}
+
+
+class _File(_Strict):
+    gpus: list[_Gpu]
+    servers: list[_Server] = []
+
+
+def read_world(file: Path, ram_bytes: int) -> World:
+    """What the file says, its reserve taken off each GPU. Raises BrokenFile."""
+    try:
+        said = _File.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise BrokenFile(error.strerror or str(error)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BrokenFile(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from error
+    known = {gpu.uuid for gpu in said.gpus}
+    if len(known) != len(said.gpus):
+        raise BrokenFile("two GPUs have the same uuid")
+    if strange := sorted({uuid for server in said.servers for uuid in server.bytes} - known):
+        raise BrokenFile(f"a server has memory on {strange[0]}, which is none of the GPUs")
+    leaving = [server for server in said.servers if server.state in ("draining", "stopping")]
+    cards = tuple(_card(index, gpu, leaving) for index, gpu in enumerate(said.gpus))
+    staying = [server for server in said.servers if server not in leaving]
+    residents = tuple(
+        Resident(number, each.model, each.bytes, each.busy or each.state == "starting", each.idle_seconds)
+        for number, each in enumerate(staying)
+    )
+    return World(cards, residents, ram_bytes)
+
+
+def _card(index: int, gpu: _Gpu, leaving: list[_Server]) -> Card:
+    back = sum(server.bytes.get(gpu.uuid, 0) for server in leaving)
+    usable, most = max(0, gpu.free_bytes - RESERVE_BYTES), max(0, gpu.total_bytes - RESERVE_BYTES)
+    return Card(gpu.uuid, gpu.name, index, most, usable, back, gpu.utilization_percent >= BUSY_PERCENT)

@@ -1,0 +1,113 @@
+"""`plan` on the command line: the contract's file in, the contract's answer out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import main
+from tests.gguf_bytes import Info, a_file
+
+GIB = 1024**3
+METADATA = {
+    "general.architecture": "llama",
+    "llama.block_count": 8,
+    "llama.context_length": 65536,
+    "llama.embedding_length": 4096,
+    "llama.feed_forward_length": 14336,
+    "llama.attention.head_count": 32,
+    "llama.attention.head_count_kv": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Eight layers of 416 MiB."""
+    path = tmp_path_factory.mktemp("plan") / "m.gguf"
+    infos = [Info("token_embd.weight", (4096, 32000), 1), Info("output.weight", (4096, 32000), 1)]
+    for il in range(8):
+        infos += [Info(f"blk.{il}.{name}.weight", (4096, 14336), 1) for name in ("ffn_gate", "ffn_up", "ffn_down")]
+        infos += [Info(f"blk.{il}.{name}.weight", (4096, 4096), 1) for name in ("attn_q", "attn_output")]
+    head = a_file(METADATA, infos)
+    with open(path, "wb") as file:
+        file.write(head)
+        file.truncate(len(head) + sum(2 * info.shape[0] * info.shape[1] for info in infos) + 4096)
+    return str(path)
+
+
+def gpu(uuid: str, free: float, total: float = 24, **more: object) -> dict[str, object]:
+    return {"uuid": uuid, "name": "card", "total_bytes": int(total * GIB), "free_bytes": int(free * GIB)} | more
+
+
+def said(*args: str) -> Result:
+    return CliRunner().invoke(main, ["plan", *args], env={"LLAMA_SMART_PROXY_CONFIG": None})
+
+
+def answer(model: str, folder: Path, world: object, *args: str, status: int = 0) -> dict:
+    file = folder / "gpus.json"
+    file.write_text(json.dumps(world))
+    result = said(model, "--gpus", str(file), *args, "--json")
+    assert result.exit_code == status, result.output
+    return json.loads(result.output)
+
+
+def test_a_place_is_said_with_what_it_takes(model: str, tmp_path: Path):
+    told = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 12)]})
+    assert set(told) == {"outcome", "placement", "evict", "reason", "needed_bytes", "elapsed_ms"}
+    (device,) = told["placement"]["devices"]
+    assert (told["outcome"], device["uuid"], device["layers"]) == ("place", "GPU-b", 9)
+    items = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
+    assert device["total_bytes"] == sum(device[item] for item in items) <= told["needed_bytes"]
+    assert told["placement"]["ctx_size"] == 32768, "the longest automatic context that fits"
+
+
+def test_a_split_says_its_shares(model: str, tmp_path: Path):
+    told = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 4), gpu("GPU-b", 3.5)]}, "-c", "4096")
+    assert told["outcome"] == "place"
+    assert [device["uuid"] for device in told["placement"]["devices"]] == ["GPU-a", "GPU-b"]
+    assert told["placement"]["tensor_split"] == [device["layers"] for device in told["placement"]["devices"]]
+    assert sum(told["placement"]["tensor_split"]) == 9
+
+
+def test_who_has_to_leave_is_named_and_who_is_busy_is_waited_for(model: str, tmp_path: Path):
+    server = {"model": "old", "state": "ready", "busy": False, "idle_seconds": 900, "bytes": {"GPU-a": 10 * GIB}}
+    world = {"gpus": [gpu("GPU-a", 1)], "servers": [server]}
+    told = answer(model, tmp_path, world)
+    assert (told["outcome"], told["evict"]) == ("evict", ["old"])
+    server["busy"] = True
+    assert answer(model, tmp_path, world)["outcome"] == "wait"
+
+
+def test_no_place_is_status_1_with_the_numbers_and_what_would_fit(model: str, tmp_path: Path):
+    told = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 5.5, 6)]}, "-c", "32768", status=1)
+    assert (told["outcome"], told["placement"]) == ("refuse", None)
+    assert told["needed_bytes"] > 5 * GIB and told["nearest"]
+
+
+def test_without_a_file_it_is_about_the_cpu(model: str):
+    result = said(model, "-c", "512")
+    assert result.exit_code in (0, 1) and "CPU" in result.output.upper()
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{", "JSON"),
+        ('{"gpus": [{"uuid": "a"}]}', "gpus.0.total_bytes"),
+        ('{"gpus": [], "cards": []}', "cards"),
+        ('{"gpus": [], "servers": [{"model": "m", "bytes": {"x": 1}}]}', "none of the GPUs"),
+    ],
+)
+def test_a_file_that_is_wrong_is_one_line_and_exit_2(model: str, tmp_path: Path, content: str, word: str):
+    file = tmp_path / "gpus.json"
+    file.write_text(content)
+    result = said(model, "--gpus", str(file))
+    assert result.exit_code == 2 and len(result.output.splitlines()) == 1 and word in result.output
+
+
+def test_a_missing_file_is_one_line_and_exit_2(model: str, tmp_path: Path):
+    result = said(model, "--gpus", str(tmp_path / "none.json"))
+    assert result.exit_code == 2 and "No such file" in result.output
