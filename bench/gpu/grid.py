@@ -1,0 +1,96 @@
+"""How each model is started: which contexts, slots, ubatches and cache types. A pure choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from app.entities.launch import ALL_LAYERS, LaunchSettings, Task
+from bench.gpu.kind import Kind
+
+WARMUP_BYTES = 10 * 1024**3  # models up to here are also started without their warm-up
+LONGEST_EMBEDDED_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One way to start a model."""
+
+    ctx_size: int  # tokens of all slots together
+    slots: int = 1
+    is_unified: bool = True
+    ubatch: int = 512
+    cache_type: str = "f16"
+    flash: str = "auto"
+    warmup: bool = True
+    task: Task = Task.COMPLETION
+
+    @property
+    def label(self) -> str:
+        """For people, and what a row is known by."""
+        slots = f"np {self.slots}" + ("" if self.slots == 1 else " shared" if self.is_unified else " own")
+        parts = [f"c {self.ctx_size}", slots, f"ub {self.ubatch}", self.cache_type]
+        parts += [] if self.flash == "auto" else [f"fa {self.flash}"]
+        parts += [] if self.warmup else ["no warm-up"]
+        parts += [] if self.task is Task.COMPLETION else [self.task.value]
+        return ", ".join(parts)
+
+    def launch(self, on_gpu: bool) -> LaunchSettings:
+        args = [] if self.warmup else ["--no-warmup"]
+        args += {Task.EMBEDDING: ["--embeddings"], Task.RERANK: ["--reranking"]}.get(self.task, [])
+        return LaunchSettings(
+            ctx_size=self.ctx_size,
+            parallel=self.slots,
+            kv_unified=self.is_unified,
+            ubatch_size=self.ubatch,
+            cache_type_k=self.cache_type,
+            cache_type_v=self.cache_type,
+            flash_attn=self.flash,
+            n_gpu_layers=ALL_LAYERS if on_gpu else 0,
+            args=tuple(args),
+        )
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Most of what a slot holds. An encoder takes its prompt in one ubatch."""
+        own = self.ctx_size if self.is_unified else self.ctx_size // self.slots
+        return min(own, self.ubatch) - 8 if self.task is not Task.COMPLETION else own * 9 // 10
+
+
+_GPU = (
+    Start(4096),
+    Start(4096, warmup=False),
+    Start(4096, flash="off"),
+    Start(32768, 4),
+    Start(32768, 4, is_unified=False, ubatch=2048, cache_type="q8_0"),
+    Start(131072, cache_type="q8_0"),
+    Start(131072, ubatch=2048),
+)
+_CPU = (
+    Start(1024),
+    Start(2048, 4, is_unified=False, ubatch=256, cache_type="q8_0"),
+    Start(4096, 4, ubatch=128, flash="off"),
+)
+_QUICK = (Start(256), Start(512, 2, is_unified=False, ubatch=64))
+_STARTS: dict[Kind, Sequence[Start]] = {Kind.GPU: _GPU, Kind.REHEARSAL: _CPU}
+
+
+def starts(
+    kind: Kind, context_length: int, size_bytes: int, task: Task, fits: Callable[[Start], bool], is_quick: bool = False
+) -> list[Start]:
+    """Those that make sense for a model of that many bytes, trained with that context, and fit into the memory."""
+    chosen = _QUICK if is_quick else _STARTS[kind]
+    if task is not Task.COMPLETION:
+        chosen = _embedding(chosen, context_length, task)
+    return [
+        each
+        for each in chosen
+        if each.ctx_size <= context_length and (each.warmup or size_bytes <= WARMUP_BYTES) and fits(each)
+    ]
+
+
+def _embedding(some: Sequence[Start], context_length: int, task: Task) -> list[Start]:
+    """A short one of them, and one with as much as a prompt may have."""
+    longest = min(context_length, LONGEST_EMBEDDED_TOKENS, max(each.ctx_size for each in some))
+    one = replace(some[0], ctx_size=min(some[0].ctx_size, longest), task=task)
+    return [one, replace(one, ctx_size=longest, ubatch=min(2048, longest))]
