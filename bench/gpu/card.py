@@ -5,6 +5,7 @@ Nothing is imported before a GPU is looked for, so that the rehearsal needs no N
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -78,7 +79,7 @@ class Card:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"CUDA_VISIBLE_DEVICES": self.uuid},
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": self.uuid},
             text=True,
         ) as process:
             assert process.stdin and process.stdout

@@ -93,4 +93,4 @@ def _embedding(some: Sequence[Start], context_length: int, task: Task) -> list[S
     """A short one of them, and one with as much as a prompt may have."""
     longest = min(context_length, LONGEST_EMBEDDED_TOKENS, max(each.ctx_size for each in some))
     one = replace(some[0], ctx_size=min(some[0].ctx_size, longest), task=task)
-    return [one, replace(one, ctx_size=longest, ubatch=min(2048, longest))]
+    return list(dict.fromkeys((one, replace(one, ctx_size=longest, ubatch=min(2048, longest)))))

@@ -18,7 +18,7 @@ from typing import Any
 
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
-from app.use_cases.launch import launch_plan
+from app.use_cases.launch import BUFFERS_LOGGED, launch_plan
 from bench.gpu.stopping import Deadline, OutOfTime
 from workers.death_guard import death_guard
 from workers.engine import engine_environment
@@ -45,8 +45,11 @@ class MeasuredServer:
         self._key = secrets.token_urlsafe(32)
         self._port = _free_port()
         plan = launch_plan(model, engine, engine_environment(), self._key, self._port)
+        # Builds without --log-jsonl are not asked for their buffers by the plan: level 4 of their log is a long one.
+        logged = () if "-lv" in plan.argv or "-lv" not in engine.flags else ("-lv", BUFFERS_LOGGED)
         # The plan is for the CPU. One GPU alone: llama-server makes a CUDA context on every one it sees.
-        self._plan = replace(plan, env={**plan.env, "CUDA_VISIBLE_DEVICES": gpu_uuid or ""})
+        env = {**plan.env, "CUDA_VISIBLE_DEVICES": gpu_uuid or ""}
+        self._plan = replace(plan, argv=(*plan.argv, *logged), env=env)
         self._log = ServerLog()
         self._log_file = log_file
         self._deadline = deadline

@@ -79,8 +79,12 @@ def measured(bench: Bench, shape: Shape, path: Path, start: Start, deadline: Dea
 def _seen(bench: Bench, server: MeasuredServer, shape: Shape, start: Start, before: int) -> Row:
     row: Row = {"load_seconds": round(server.load_seconds, 2)}
     loaded, projected = server.report.loaded(), server.report.projected
+    if loaded is None:
+        raise Failed("its log says nothing of its buffers")
+    if bench.card and not loaded.need.devices:
+        raise Failed("it loaded nothing on the GPU")
     row["projected"] = _where(bench, projected) if projected else None
-    row["loaded"] = _where(bench, loaded.need) if loaded else None
+    row["loaded"] = _where(bench, loaded.need)
     show = _shows(bench, server.pid, before)
     row["shown_loaded"] = show()
     began = time.monotonic()

@@ -115,3 +115,6 @@ def _add_vocabulary(writer: gguf.GGUFWriter, header: GgufHeader) -> None:
     writer.add_token_merges([f"tok{n % words:06d} tok{n * 7 % words:06d}" for n in range(_MERGES)])
     writer.add_bos_token_id(count - 2)
     writer.add_eos_token_id(count - 1)
+    for tensor in header.tensors:
+        if tensor.name == "token_types.weight":
+            writer.add_token_type_count(tensor.shape[1])

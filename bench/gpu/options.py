@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.gpu_overheads import TABLE
+
 STEPS = ("build", "models", "measure", "report")
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -48,6 +50,7 @@ class Options:
     quick: bool
     jobs: int | None
     cmake: tuple[str, ...]
+    overheads: Path
 
 
 def parsed(arguments: Sequence[str]) -> Options:
@@ -81,6 +84,7 @@ def parsed(arguments: Sequence[str]) -> Options:
         metavar="NAME=VALUE",
         help="one more option of the build; may be repeated",
     )
+    add("--overheads", type=Path, metavar="FILE", default=TABLE, help="table to write (workers/gpu_overheads.json)")
     said = vars(parser.parse_args(arguments))
     if not all("=" in each for each in said["cmake"]):
         parser.error("--cmake takes NAME=VALUE")

@@ -10,7 +10,6 @@ from typing import Any
 
 from bench.gpu.results import Row
 from bench.gpu.table import good, overhead_bytes
-from workers.gpu_overheads import TABLE
 
 MIB = 1024**2
 
@@ -24,9 +23,10 @@ def entry(machine: dict[str, Any], rows: Sequence[Row], date: str) -> dict[str, 
     return {"overhead_bytes": whole, "driver": machine["driver"], "build": machine["llama_cpp"], "measured": date}
 
 
-def keep(name: str, said: dict[str, Any], file: Path = TABLE) -> None:
+def keep(name: str, said: dict[str, Any], file: Path) -> None:
     """Put the entry of this GPU model into the table."""
-    table = {**json.loads(file.read_text()), name: said}
+    before = json.loads(file.read_text()) if file.exists() else {}
+    table = {**before, name: said}
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
     os.replace(partial, file)

@@ -12,7 +12,7 @@ from app.entities.launch import Task
 from app.use_cases.model_shape import BLOCK
 from bench.vram_truth import header
 
-VERSION = "kit-1"  # changes with what the writer writes: a file of another version is written anew
+VERSION = "kit-2"  # changes with what the writer writes: a file of another version is written anew
 VOCABULARY = "tokenizer.ggml.tokens"
 MAX_ALIGNED = 32
 

@@ -233,8 +233,8 @@ class Kit:
         (results.folder / "table.md").write_text(text)
         say(text.partition("\n## Every start")[0])
         if self._card and (said := overheads.entry(machine, results.rows, self._options.date)):
-            overheads.keep(self._card.name, said)
-            say(f"workers/gpu_overheads.json: {self._card.name}: {said}")
+            overheads.keep(self._card.name, said, self._options.overheads)
+            say(f"{self._options.overheads}: {self._card.name}: {said}")
         say(f"{len(results.rows)} rows in {results.folder}")
 
     @property
@@ -261,7 +261,7 @@ class Kit:
 def _in_short(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"failed: {row['error'].splitlines()[0]}"
-    buffers = f"{items(row['loaded']) / MIB:.1f}" if row["loaded"] else "no"
+    buffers = f"{items(row['loaded']) / MIB:.1f}"
     shown = " -> ".join(f"{row[moment]['bytes'] / MIB:.1f}" for moment in ("shown_loaded", "shown_prompted"))
     return f"estimated {items(row['estimated']) / MIB:.1f} MiB, {buffers} in buffers, {shown} shown"
 

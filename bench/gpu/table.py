@@ -17,8 +17,8 @@ ITEMS = ("weights", "context", "compute")
 
 
 def good(rows: Sequence[Row]) -> list[Row]:
-    """Those that were measured whole."""
-    return [row for row in rows if "error" not in row and row.get("loaded")]
+    """Those that did not fail."""
+    return [row for row in rows if "error" not in row]
 
 
 def error(ours: float, truth: float) -> float:
@@ -135,18 +135,18 @@ def _title(kind: Kind, machine: dict[str, Any]) -> str:
 
 
 def _about(kind: Kind) -> str:
-    if kind is Kind.GPU:
-        return (
-            "Sizes in MiB. The items' errors are those of our estimate against the buffers that llama-server reports; "
-            "what the GPU shows is NVML's figure for the process, and what of it is no buffer is overhead. `first "
-            "sight`: estimate and assumed overhead against what is shown after the prompt. `learned`: what was shown "
-            "after the load against the same."
-        )
-    return (
-        "Sizes in MiB. This run shows that the kit works, and how the items of the estimate compare with llama-server's "
-        "buffers in RAM. It says nothing about a GPU: no overhead, no total. `resident`: pages of the process, those "
-        "of the model's file among them as far as they were touched."
-    )
+    return _ABOUT_GPU if kind is Kind.GPU else _ABOUT_REHEARSAL
+
+
+_ABOUT_GPU = """\
+Sizes in MiB. The items' errors are those of our estimate against the buffers that llama-server reports. What NVML shows
+for the process and is no buffer is overhead. `first sight`: the estimate and the overhead that is assumed, against what
+is shown after the prompt. `learned`: what was shown after the load, which the service remembers, against the same.
+`by`: `process` is NVML's figure for it; `card` is what the whole card grew by, where NVML does not name the process."""
+_ABOUT_REHEARSAL = """\
+Sizes in MiB. This run shows that the kit works, and how the items of the estimate compare with the buffers that
+llama-server takes in RAM, that of its outputs counted as compute. It says nothing about a GPU: no overhead, no total.
+`resident`: pages of the process, those of the model's file among them as far as they were touched."""
 
 
 def _short(figures: dict[str, Any]) -> list[str]:
