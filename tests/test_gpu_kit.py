@@ -379,7 +379,11 @@ def test_the_overhead_that_is_kept_is_the_largest_seen_in_whole_mib(tmp_path: Pa
     file = tmp_path / "table.json"
     for name in ("A", "B"):
         keep(name, said, file)
-    assert json.loads(file.read_text()) == {"A": said, "B": said}
+    keep("A", {**said, "overhead_bytes": 400 * MIB, "measured": "2026-01-03"}, file)
+    assert json.loads(file.read_text()) == {"A": said, "B": said}, "fewer rows may have been measured"
+    newer = {**said, "overhead_bytes": 400 * MIB, "driver": "590"}
+    keep("A", newer, file)
+    assert json.loads(file.read_text()) == {"A": newer, "B": said}
 
 
 # --- the build ---------------------------------------------------------------------------------------------------
@@ -428,7 +432,7 @@ def test_the_rehearsal_runs_and_a_second_run_measures_nothing(tmp_path: Path):
     first = run_kit(*arguments, "--date", "2026-01-02", "--overheads", overheads)
     assert first.returncode == 0, first.stderr
     assert "this says nothing about a GPU" in first.stdout
-    folder = tmp_path / "r" / "cpu-rehearsal-2026-01-02"
+    folder = tmp_path / "r" / "cpu-rehearsal-quick-2026-01-02"
     said = json.loads((folder / "results.json").read_text())
     assert len(said["rows"]) == 4 and not said["summary"]["failed"]
     assert said["machine"]["kind"] == "cpu-rehearsal"
@@ -453,7 +457,7 @@ def test_the_way_of_a_gpu_is_gone_with_a_card_and_a_server_in_disguise(tmp_path:
     arguments = ("--server", server, "--work", tmp_path / "w", "--results", tmp_path / "r", "--overheads", overheads)
     done = run_kit(*arguments, "--date", "2026-01-02", PYTHONPATH=str(tmp_path / "site"))
     assert done.returncode == 0, done.stderr + done.stdout
-    folder = tmp_path / "r" / "fake-gpu-16gb-2026-01-02"
+    folder = tmp_path / "r" / "fake-gpu-16gb-quick-2026-01-02"
     said = json.loads((folder / "results.json").read_text())
     assert not said["summary"]["failed"], said["rows"]
     assert (said["machine"]["gpu"], said["machine"]["compute_capability"]) == ("Fake GPU 16GB", "9.0")

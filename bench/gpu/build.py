@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from bench.gpu.stopping import CannotGoOn, Deadline, OutOfTime
 
 STOP_SECONDS = 10.0
 LAST_LINES = 12
+PROGRESS_BYTES = 64 * 1024
 _PROGRESS = re.compile(rb"^\[\s*(\d+)[/%]\s*(\d*)\]")
 
 # Only what llama-server needs; nothing that looks for a network.
@@ -29,6 +31,8 @@ OPTIONS = {
     "LLAMA_BUILD_UI": "OFF",
     "LLAMA_USE_PREBUILT_UI": "OFF",
     "LLAMA_OPENSSL": "OFF",
+    "LLAMA_ALL_WARNINGS": "OFF",
+    "GGML_ALL_WARNINGS": "OFF",
     "LLAMA_CURL": "OFF",  # of older builds; newer ones say that they do not know it
 }
 CUDA_OPTIONS = {
@@ -67,23 +71,40 @@ def build(
     jobs: int | None = None,
 ) -> Path:
     """The llama-server that was built in `folder`, or is there already. Raises CannotGoOn, OutOfTime."""
-    binary, done = folder / "bin" / "llama-server", folder / "built"
-    if binary.is_file() and done.is_file():
-        return binary
+    if is_built(folder, options):
+        return binary_in(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "CPATH": os.pathsep.join([*include, *filter(None, [os.environ.get("CPATH")])])}
-    if not include:
-        environment.pop("CPATH", None) if not os.environ.get("CPATH") else None
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    chosen = [f"-D{name}={value}" for name, value in options.items()]
+    environment = _environment(include)
     log = folder / "build.log"
-    if not any((folder / name).is_file() for name in ("build.ninja", "Makefile")):
+    if not _is(folder / "configured", options):
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        chosen = [f"-D{name}={value}" for name, value in options.items()]
         configure = ["cmake", "-S", str(source.folder), "-B", str(folder), *generator, *chosen]
         _run(configure, environment, log, deadline, "cmake could not configure the build")
+        (folder / "configured").write_text(json.dumps(options))
     compile_ = ["cmake", "--build", str(folder), "--target", "llama-server", "--parallel", str(jobs or _cores())]
     _run(compile_, environment, log, deadline, "llama-server could not be built")
-    done.touch()
-    return binary
+    (folder / "built").write_text(json.dumps(options))
+    return binary_in(folder)
+
+
+def binary_in(folder: Path) -> Path:
+    return folder / "bin" / "llama-server"
+
+
+def is_built(folder: Path, options: Mapping[str, str]) -> bool:
+    """Whether it is there, whole, and as these options want it."""
+    return _is(folder / "built", options) and binary_in(folder).is_file()
+
+
+def _is(stamp: Path, options: Mapping[str, str]) -> bool:
+    return stamp.is_file() and stamp.read_text() == json.dumps(options)
+
+
+def _environment(include: Sequence[str]) -> dict[str, str]:
+    """With folders of headers that every compiler looks into."""
+    folders = [*include, *filter(None, [os.environ.get("CPATH")])]
+    return {**os.environ, **({"CPATH": os.pathsep.join(folders)} if folders else {})}
 
 
 def _cores() -> int:
@@ -118,7 +139,7 @@ def _wait(process: subprocess.Popen[bytes], log: Path, deadline: Deadline) -> No
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(min(20.0, deadline.seconds_left))
             return
-        if (step := _progress(log)) != said:
+        if (step := _progress(log)) not in (said, b""):
             said = step
             print(f"  {step.decode()}", flush=True)
     raise OutOfTime
@@ -126,7 +147,7 @@ def _wait(process: subprocess.Popen[bytes], log: Path, deadline: Deadline) -> No
 
 def _progress(log: Path) -> bytes:
     with open(log, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - PROGRESS_BYTES))
         lines = file.read().splitlines()
     return next((found[0] for line in reversed(lines) if (found := _PROGRESS.match(line))), b"")
 

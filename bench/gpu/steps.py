@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -13,7 +14,7 @@ from app.entities.launch import EngineFacts, EngineKind
 from app.use_cases.estimate import GPU_OVERHEAD_BYTES
 from app.use_cases.model_shape import model_shape
 from bench.gpu import overheads, ram
-from bench.gpu.build import build, can_build, cmake_options
+from bench.gpu.build import binary_in, build, can_build, cmake_options, is_built
 from bench.gpu.card import Card, find_card
 from bench.gpu.cuda_libraries import CudaLibraries, find_cuda_libraries
 from bench.gpu.grid import Start, starts
@@ -24,7 +25,7 @@ from bench.gpu.options import Options
 from bench.gpu.plan import planned, to_remove
 from bench.gpu.results import Results, folder_name
 from bench.gpu.shapes import Shape
-from bench.gpu.source import find_source
+from bench.gpu.source import Source, find_source
 from bench.gpu.stopping import CannotGoOn, Deadline, OutOfTime
 from bench.gpu.table import MIB, items, summary, table
 from workers.engine import NoEngine, find_engine
@@ -75,24 +76,24 @@ class Kit:
         if self._builds_none:
             say(f"  no build: {options.server or 'the embedded engine'} is measured")
             return
-        assert options.sdist is not None
-        source = find_source(options.sdist, self._work)
         libraries = self._cuda_libraries()
-        chosen = cmake_options(source, self._card.architecture if self._card else None, libraries)
-        chosen |= dict(each.split("=", 1) for each in options.cmake)
+        if libraries:
+            say(f"  CUDA libraries: {', '.join(f'{name} {path}' for name, path in libraries.files.items())}")
+            say(f"  left to CMake to find: {', '.join(libraries.missing) or 'none'}")
         include = libraries.include if libraries else ()
-        say(f"  {build(source, self._build_folder, chosen, deadline, include, options.jobs)}")
+        chosen = self._cmake_options(libraries)
+        say(f"  {build(self._source, self._build_folder, chosen, deadline, include, options.jobs)}")
+
+    def _cmake_options(self, libraries: CudaLibraries | None) -> dict[str, str]:
+        chosen = cmake_options(self._source, self._card.architecture if self._card else None, libraries)
+        return chosen | dict(each.split("=", 1) for each in self._options.cmake)
 
     def _cuda_libraries(self) -> CudaLibraries | None:
         if not self._card:
             return None
         if not shutil.which("nvcc"):
             raise CannotGoOn("nvcc is not on PATH: install the CUDA toolkit, or name a llama-server with --server")
-        found = find_cuda_libraries()
-        say(f"  CUDA libraries: {', '.join(f'{name} {path}' for name, path in found.files.items())}")
-        if found.missing:
-            say(f"  left to CMake to find: {', '.join(found.missing)}")
-        return found
+        return find_cuda_libraries()
 
     @property
     def _builds_none(self) -> bool:
@@ -105,11 +106,15 @@ class Kit:
             raise CannotGoOn(f"llama-server cannot be built: there is no {lacking}")
         return not self._options.sdist or bool(lacking)
 
+    @functools.cached_property
+    def _source(self) -> Source:
+        assert self._options.sdist is not None
+        return find_source(self._options.sdist, self._work)
+
     @property
     def _build_folder(self) -> Path:
-        assert self._options.sdist is not None
-        number = find_source(self._options.sdist, self._work).build
-        return self._work / f"llama-server-{number}-{'cuda' + self._card.architecture if self._card else 'cpu'}"
+        what = f"cuda{self._card.architecture}" if self._card else "cpu"
+        return self._work / f"llama-server-{self._source.build}-{what}"
 
     # --- models ----------------------------------------------------------------------------------------------
 
@@ -207,7 +212,7 @@ class Kit:
         """What the estimator books: what was measured on such a GPU before this run, if anything was."""
         return measured_overheads().get(self._card.name, GPU_OVERHEAD_BYTES) if self._card else 0
 
-    @property
+    @functools.cached_property
     def _engine(self) -> EngineFacts:
         binary = self._options.server or ("embedded" if self._builds_none else str(self._built()))
         try:
@@ -216,10 +221,9 @@ class Kit:
             raise CannotGoOn(str(error)) from error
 
     def _built(self) -> Path:
-        binary = self._build_folder / "bin" / "llama-server"
-        if not (self._build_folder / "built").is_file():
-            raise CannotGoOn(f"{binary} is not built yet: run the step build first")
-        return binary
+        if not is_built(self._build_folder, self._cmake_options(self._cuda_libraries())):
+            raise CannotGoOn(f"{self._build_folder} has no such llama-server yet: run the step build first")
+        return binary_in(self._build_folder)
 
     # --- report ----------------------------------------------------------------------------------------------
 
@@ -240,8 +244,8 @@ class Kit:
     @property
     def _results(self) -> Results:
         if self._opened is None:
-            name = folder_name(self._card.name if self._card else str(self._kind), self._options.date)
-            self._opened = Results(self._options.results / name, self._facts)
+            name = (self._card.name if self._card else str(self._kind)) + (" quick" if self._options.quick else "")
+            self._opened = Results(self._options.results / folder_name(name, self._options.date), self._facts)
         return self._opened
 
     @property
