@@ -22,7 +22,7 @@ from app.entities.launch import Task
 from bench.gpu.build import OPTIONS, cmake_options
 from bench.gpu.card import Card, Shown
 from bench.gpu.cuda_libraries import CudaLibraries
-from bench.gpu.grid import WARMUP_BYTES, Start, starts
+from bench.gpu.grid import WARMUP_BYTES, Start, prompt_tokens, starts
 from bench.gpu.kind import Kind
 from bench.gpu.llama_server import MeasuredServer
 from bench.gpu.measure import Bench, key, measured
@@ -72,7 +72,15 @@ def test_the_grid_has_every_setting_of_interest():
     assert {each.flash for each in chosen} == {"auto", "off"}
     assert not all(each.warmup for each in chosen)
     assert len({each.label for each in chosen}) == len(chosen), "rows are known by these"
-    assert all(each.prompt_tokens >= 3 * each.ubatch for each in chosen), "several ubatches"
+    for size_bytes in (GIB, 40 * GIB):
+        assert all(prompt_tokens(each, size_bytes) >= 3 * each.ubatch for each in chosen), "several ubatches"
+
+
+def test_a_prompt_fills_most_of_a_slot_unless_that_takes_too_long():
+    start = Start(131_072, 4, is_unified=False)
+    assert prompt_tokens(start, GIB) == 131_072 // 4 * 9 // 10
+    assert prompt_tokens(Start(131_072), GIB) == 131_072 * 9 // 10
+    assert prompt_tokens(Start(131_072), 40 * GIB) == 32_768
 
 
 def test_large_models_are_not_loaded_once_more_without_their_warm_up():
@@ -83,7 +91,7 @@ def test_large_models_are_not_loaded_once_more_without_their_warm_up():
 @pytest.mark.parametrize("kind", Kind)
 def test_an_encoder_gets_its_prompt_in_one_ubatch(kind: Kind):
     chosen = starts(kind, 512, MIB, Task.EMBEDDING, everything_fits)
-    assert chosen and all(0 < each.prompt_tokens < min(each.ubatch, each.ctx_size) for each in chosen)
+    assert chosen and all(0 < prompt_tokens(each, MIB) < min(each.ubatch, each.ctx_size) for each in chosen)
     assert len({each.label for each in chosen}) == len(chosen)
 
 

@@ -10,6 +10,8 @@ from bench.gpu.kind import Kind
 
 WARMUP_BYTES = 10 * 1024**3  # models up to here are also started without their warm-up
 LONGEST_EMBEDDED_TOKENS = 8192
+SMALL_BYTES = 2 * 1024**3
+LONG_PROMPT_TOKENS = 32768  # of a model that is not small
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,16 @@ class Start:
             args=tuple(args),
         )
 
-    @property
-    def prompt_tokens(self) -> int:
-        """Most of what a slot holds. An encoder takes its prompt in one ubatch."""
-        own = self.ctx_size if self.is_unified else self.ctx_size // self.slots
-        return min(own, self.ubatch) - 8 if self.task is not Task.COMPLETION else own * 9 // 10
+
+def prompt_tokens(start: Start, size_bytes: int) -> int:
+    """Most of what a slot holds; of a long context less if the model is large, as a minute is all there is for it.
+
+    What the server's memory grows by goes by the ubatch. An encoder takes its prompt in one.
+    """
+    own = start.ctx_size if start.is_unified else start.ctx_size // start.slots
+    if start.task is not Task.COMPLETION:
+        return min(own, start.ubatch) - 8
+    return min(own * 9 // 10, LONG_PROMPT_TOKENS if size_bytes > SMALL_BYTES else own)
 
 
 _GPU = (
@@ -69,7 +76,7 @@ _GPU = (
 _CPU = (
     Start(1024),
     Start(2048, 4, is_unified=False, ubatch=256, cache_type="q8_0"),
-    Start(4096, 4, ubatch=128, flash="off"),
+    Start(1024, 4, ubatch=128, flash="off"),
 )
 _QUICK = (Start(256), Start(512, 2, is_unified=False, ubatch=64))
 _STARTS: dict[Kind, Sequence[Start]] = {Kind.GPU: _GPU, Kind.REHEARSAL: _CPU}

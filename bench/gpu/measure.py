@@ -15,7 +15,7 @@ from app.use_cases.estimate import GPU_OVERHEAD_BYTES, estimate_memory
 from app.use_cases.memory_options import memory_options
 from app.use_cases.model_shape import ModelShape, model_shape
 from bench.gpu.card import Card
-from bench.gpu.grid import Start
+from bench.gpu.grid import Start, prompt_tokens
 from bench.gpu.llama_server import Failed, MeasuredServer
 from bench.gpu.ram import resident_bytes
 from bench.gpu.results import Row
@@ -38,12 +38,10 @@ class Bench:
     logs: Path
     overhead_bytes: int = GPU_OVERHEAD_BYTES  # what the estimator books for a GPU of this model
 
-    @property
-    def devices(self) -> int:
-        return 1 if self.card else 0
 
-    def estimate(self, shape: ModelShape, start: Start) -> Estimate:
-        return estimate_memory(shape, memory_options(start.launch(self.devices > 0), self.devices), self.overhead_bytes)
+def estimated(shape: ModelShape, start: Start, on_gpu: bool, overhead_bytes: int) -> Estimate:
+    """As the service would."""
+    return estimate_memory(shape, memory_options(start.launch(on_gpu), int(on_gpu)), overhead_bytes)
 
 
 def key(shape: Shape, start: Start) -> str:
@@ -54,7 +52,7 @@ def key(shape: Shape, start: Start) -> str:
 def measured(bench: Bench, shape: Shape, path: Path, start: Start, deadline: Deadline) -> Row:
     """The row of this start; with `error` in it if it failed. Raises OutOfTime."""
     said = model_shape(read_header(str(path)))
-    estimate = bench.estimate(said, start)
+    estimate = estimated(said, start, bench.card is not None, bench.overhead_bytes)
     row: Row = {
         "key": key(shape, start),
         "model": shape.label,
@@ -62,6 +60,7 @@ def measured(bench: Bench, shape: Shape, path: Path, start: Start, deadline: Dea
         "start": start.label,
         "confidence": str(estimate.confidence),
         "estimated": _where(bench, estimate),
+        "estimated_in_ram": _items(estimate.host),
     }
     before = bench.card.shown(0).card if bench.card else 0
     model = _model(path, start, bench)
@@ -85,12 +84,14 @@ def _seen(bench: Bench, server: MeasuredServer, shape: Shape, start: Start, befo
         raise Failed("it loaded nothing on the GPU")
     row["projected"] = _where(bench, projected) if projected else None
     row["loaded"] = _where(bench, loaded.need)
+    row["loaded_in_ram"] = _items(loaded.need.host)
     show = _shows(bench, server.pid, before)
     row["shown_loaded"] = show()
     began = time.monotonic()
     row["prompt_tokens"] = _prompt(server, shape, start)
     row["prompt_seconds"] = round(time.monotonic() - began, 2)
     row["shown_prompted"] = show()
+    row["resident"] = resident_bytes(server.pid)
     return row
 
 
@@ -114,7 +115,7 @@ def _shows(bench: Bench, pid: int, before: int) -> Callable[[], dict[str, Any]]:
 def _prompt(server: MeasuredServer, shape: Shape, start: Start) -> int:
     """Send a prompt that fills most of a slot; its tokens. It is numbers, so no tokenizer has a say in it."""
     words = shape.vocabulary - 2 * FIRST_TOKEN
-    tokens = [FIRST_TOKEN + n * 7919 % words for n in range(start.prompt_tokens)]
+    tokens = [FIRST_TOKEN + n * 7919 % words for n in range(prompt_tokens(start, shape.data_bytes))]
     if start.task is Task.COMPLETION:
         body = {"prompt": tokens, "n_predict": ANSWER_TOKENS, "ignore_eos": True, "cache_prompt": False}
         said = server.ask("/completion", body)
@@ -129,7 +130,7 @@ def _prompt(server: MeasuredServer, shape: Shape, start: Start) -> int:
 
 def _model(path: Path, start: Start, bench: Bench) -> Model:
     status = path.stat()
-    return Model("measured", str(path), status.st_size, int(status.st_mtime), start.launch(bench.devices > 0))
+    return Model("measured", str(path), status.st_size, int(status.st_mtime), start.launch(bench.card is not None))
 
 
 def _seconds_until_back(card: Card, before: int) -> float | None:

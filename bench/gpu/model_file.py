@@ -117,4 +117,4 @@ def _add_vocabulary(writer: gguf.GGUFWriter, header: GgufHeader) -> None:
     writer.add_eos_token_id(count - 1)
     for tensor in header.tensors:
         if tensor.name == "token_types.weight":
-            writer.add_token_type_count(tensor.shape[1])
+            writer.add_token_type_count(dict(enumerate(tensor.shape)).get(1, 1))

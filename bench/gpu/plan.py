@@ -43,6 +43,7 @@ _LARGE = (
     Shape("minimax-m2", "Q4_K_M"),
     Shape("qwen3-235b", "Q4_K_M"),
 )
+# Cut models keep a layer of each sort: without one, llama.cpp finds an unused mask and aborts.
 _CPU = (
     Shape("smollm2-135m", "Q4_K_M"),
     Shape("all-minilm-l6", "F16", task=Task.EMBEDDING),
@@ -55,7 +56,7 @@ _CPU = (
     Shape("mamba2-1.3b", "Q4_K_M", layers=6),
     Shape("falcon-h1-7b", "Q4_K_M", layers=2),
     Shape("qwen3-30b-a3b", "Q4_K_M", layers=2),
-    Shape("deepseek-v2-lite", "Q4_K_M", layers=2),
+    Shape("deepseek-v2", "Q4_K_M", layers=1),  # the lite one is known by its 27 layers
     Shape("gpt-oss-20b", "MXFP4_MOE", layers=2),
 )
 _QUICK = (Shape("smollm2-135m", "Q4_K_M", layers=2), Shape("all-minilm-l6", "F16", layers=2, task=Task.EMBEDDING))

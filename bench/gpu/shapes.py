@@ -28,7 +28,8 @@ class Shape:
 
     @property
     def label(self) -> str:
-        return f"{self.name} {self.quant}" + (f", {self.layers} layers" if self.layers else "")
+        cut = {None: "", 1: ", 1 layer"}.get(self.layers, f", {self.layers} layers")
+        return f"{self.name} {self.quant}{cut}"
 
     @property
     def file_name(self) -> str:
