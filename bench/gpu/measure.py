@@ -69,7 +69,7 @@ def measured(bench: Bench, shape: Shape, path: Path, start: Start, deadline: Dea
         with MeasuredServer(model, bench.engine, bench.card.uuid if bench.card else None, log_file, deadline) as server:
             row |= _seen(bench, server, shape, start, before)
     except Failed as error:
-        return row | {"error": str(error)[:1000]}
+        return row | {"error": str(error).replace(str(path), path.name)[:1000]}  # results tell of no machine's folders
     if bench.card:
         row["back_seconds"] = _seconds_until_back(bench.card, before)
     return row
