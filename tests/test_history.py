@@ -104,6 +104,18 @@ def test_what_nobody_has_measured_has_the_overhead_of_others(file: Path):
     history.close()
 
 
+def test_a_gpu_nobody_has_used_here_has_the_overhead_that_was_measured_elsewhere(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(workers.history, "measured_overheads", lambda: {GPU: 480 * MIB})
+    history = a_life(file)
+    need = history.with_overheads(a_start("a", GPU, "another"), replace(on_gpu(50), devices=(DeviceMemory(1),) * 2))
+    assert [each.overhead_bytes for each in need.devices] == [480 * MIB, GPU_OVERHEAD_BYTES]
+    history.remember(a_start("b", GPU), on_gpu(50), {0: (50 + 300) * MIB})
+    assert history.with_overheads(a_start("a", GPU), on_gpu(50)).devices[0].overhead_bytes == 300 * MIB
+    history.close()
+
+
 def test_ram_has_an_overhead_before_any_was_measured(file: Path):
     history = a_life(file)
     history.remember(a_start(), a_need(100), is_measured=False)

@@ -24,6 +24,7 @@ from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.model import Model
 from app.use_cases.estimate import GPU_OVERHEAD_BYTES
 from app.use_cases.launch import ANY_PORT, launch_plan
+from workers.gpu_overheads import measured_overheads
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +103,13 @@ class History:
         return self.with_overheads(start, row.need) if row else None
 
     def with_overheads(self, start: Start, need: Estimate) -> Estimate:
-        """`need` with the overheads that are not in it: those this start had before, else those others have."""
+        """`need` with the overheads that are not in it: those this start had before, else those others have, here or
+        (of a GPU) where the table of `gpu_overheads` was measured."""
         with self._lock:
             row = self._rows.get(start.key)
         own = dict(_overheads(row)) if row else {}
         devices = tuple(
-            self._with_overhead(device, own, name, GPU_OVERHEAD_BYTES)
+            self._with_overhead(device, own, name, measured_overheads().get(name, GPU_OVERHEAD_BYTES))
             for name, device in zip(_names(start, need), need.devices, strict=False)
         )
         return replace(need, devices=devices, host=self._with_overhead(need.host, own, HOST, BASE_BYTES))

@@ -31,6 +31,7 @@ def test_it_holds_the_data_files(wheel: Path):
         "templates/status.html",
         "gunicorn.conf.py",
         "config.example.yaml",
+        "workers/gpu_overheads.json",
         "systemd/llama-smart-proxy.service",
     } <= names
     assert not [name for name in names if name.startswith("tests/")]

@@ -1,0 +1,158 @@
+"""Measures one start of one model: what was estimated, what llama-server says, what the machine shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.entities.launch import EngineFacts, Task
+from app.entities.memory import DeviceMemory, Estimate
+from app.entities.model import Model
+from app.use_cases.estimate import GPU_OVERHEAD_BYTES, estimate_memory
+from app.use_cases.memory_options import memory_options
+from app.use_cases.model_shape import ModelShape, model_shape
+from bench.gpu.card import Card
+from bench.gpu.grid import Start, prompt_tokens
+from bench.gpu.llama_server import Failed, MeasuredServer
+from bench.gpu.ram import resident_bytes
+from bench.gpu.results import Row
+from bench.gpu.shapes import Shape
+from bench.gpu.stopping import Deadline
+from workers.gguf_file import read_header
+
+BACK_SECONDS = 10.0  # how long memory may take to come back
+BACK_BYTES = 64 * 1024**2  # so much less may come back: others use the card too
+ANSWER_TOKENS = 8
+FIRST_TOKEN = 100  # of a prompt: the first ones may be control tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every row is measured with. `card` is None in the rehearsal."""
+
+    engine: EngineFacts
+    card: Card | None
+    logs: Path
+    overhead_bytes: int = GPU_OVERHEAD_BYTES  # what the estimator books for a GPU of this model
+
+
+def estimated(shape: ModelShape, start: Start, on_gpu: bool, overhead_bytes: int) -> Estimate:
+    """As the service would."""
+    return estimate_memory(shape, memory_options(start.launch(on_gpu), int(on_gpu)), overhead_bytes)
+
+
+def key(shape: Shape, start: Start) -> str:
+    """What a row is known by."""
+    return f"{shape.label}: {start.label}"
+
+
+def measured(bench: Bench, shape: Shape, path: Path, start: Start, deadline: Deadline) -> Row:
+    """The row of this start; with `error` in it if it failed. Raises OutOfTime."""
+    said = model_shape(read_header(str(path)))
+    estimate = estimated(said, start, bench.card is not None, bench.overhead_bytes)
+    row: Row = {
+        "key": key(shape, start),
+        "model": shape.label,
+        "architecture": shape.header.architecture,
+        "start": start.label,
+        "confidence": str(estimate.confidence),
+        "estimated": _where(bench, estimate),
+        "estimated_in_ram": _items(estimate.host),
+    }
+    before = bench.card.shown(0).card if bench.card else 0
+    model = _model(path, start, bench)
+    log_file = bench.logs / f"{path.stem} {start.label}.log"
+    try:
+        with MeasuredServer(model, bench.engine, bench.card.uuid if bench.card else None, log_file, deadline) as server:
+            row |= _seen(bench, server, shape, start, before)
+    except Failed as error:
+        return row | {"error": str(error).replace(str(path), path.name)[:1000]}  # results tell of no machine's folders
+    if bench.card:
+        row["back_seconds"] = _seconds_until_back(bench.card, before)
+    return row
+
+
+def _seen(bench: Bench, server: MeasuredServer, shape: Shape, start: Start, before: int) -> Row:
+    row: Row = {"load_seconds": round(server.load_seconds, 2)}
+    loaded, projected = server.report.loaded(), server.report.projected
+    if loaded is None:
+        raise Failed("its log says nothing of its buffers")
+    if bench.card and not loaded.need.devices:
+        raise Failed("it loaded nothing on the GPU")
+    row["projected"] = _where(bench, projected) if projected else None
+    row["loaded"] = _where(bench, loaded.need)
+    row["loaded_in_ram"] = _items(loaded.need.host)
+    show = _shows(bench, server.pid, before)
+    row["shown_loaded"] = show()
+    began = time.monotonic()
+    row["prompt_tokens"] = _prompt(server, shape, start)
+    row["prompt_seconds"] = round(time.monotonic() - began, 2)
+    row["shown_prompted"] = show()
+    row["resident"] = resident_bytes(server.pid)
+    return row
+
+
+def _shows(bench: Bench, pid: int, before: int) -> Callable[[], dict[str, Any]]:
+    """What the machine shows of the process: of RAM, or of the card. A card's total that grew says the same of a
+    process that NVML does not name, as long as nobody else comes or goes."""
+
+    def of_card(card: Card) -> dict[str, Any]:
+        shown = card.shown(pid)
+        by = "process" if shown.process is not None else "card"
+        return {"by": by, "bytes": shown.process or shown.card - before, "card_grew_bytes": shown.card - before}
+
+    def of_ram() -> dict[str, Any]:
+        resident = resident_bytes(pid)
+        return {"by": "resident", "bytes": sum(resident.values()), **resident}
+
+    card = bench.card
+    return of_ram if card is None else lambda: of_card(card)
+
+
+def _prompt(server: MeasuredServer, shape: Shape, start: Start) -> int:
+    """Send a prompt that fills most of a slot; its tokens. It is numbers, so no tokenizer has a say in it."""
+    words = shape.vocabulary - 2 * FIRST_TOKEN
+    tokens = [FIRST_TOKEN + n * 7919 % words for n in range(prompt_tokens(start, shape.data_bytes))]
+    if start.task is Task.COMPLETION:
+        body = {"prompt": tokens, "n_predict": ANSWER_TOKENS, "ignore_eos": True, "cache_prompt": False}
+        said = server.ask("/completion", body)
+        if not said.get("tokens_predicted"):
+            raise Failed(f"it answered without a token: {str(said)[:300]}")
+        return int(said.get("tokens_evaluated", 0))
+    said = server.ask("/embedding", {"content": tokens})
+    if not said or not said[0].get("embedding"):
+        raise Failed(f"it answered without an embedding: {str(said)[:300]}")
+    return len(tokens)
+
+
+def _model(path: Path, start: Start, bench: Bench) -> Model:
+    status = path.stat()
+    return Model("measured", str(path), status.st_size, int(status.st_mtime), start.launch(bench.card is not None))
+
+
+def _seconds_until_back(card: Card, before: int) -> float | None:
+    """How long the card's memory took to come back; None if it did not."""
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < BACK_SECONDS:
+        if card.shown(0).card <= before + BACK_BYTES:
+            return round(passed, 2)
+        time.sleep(0.05)
+    return None
+
+
+def _where(bench: Bench, estimate: Estimate) -> dict[str, int]:
+    """The part of it that is measured: the GPU's, or RAM's in the rehearsal."""
+    return _items(estimate.devices[0] if bench.card and estimate.devices else estimate.host)
+
+
+def _items(memory: DeviceMemory) -> dict[str, int]:
+    return {
+        "weights": memory.weights_bytes,
+        "context": memory.context_bytes,
+        "compute": memory.compute_bytes,
+        "overhead": memory.overhead_bytes,
+        "margin": memory.margin_bytes,
+    }
