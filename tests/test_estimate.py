@@ -157,3 +157,19 @@ def test_what_nobody_has_measured_is_said():
     estimate = estimate_memory(shape, MemoryOptions(ctx_size=8192), beside=Beside(projector=strange))
     assert estimate.confidence is Confidence.LOW
     assert estimate.notes == ("projectors of type 'new' have not been measured",)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "mib"),
+    [
+        ("qwen2.5-0.5b", MemoryOptions(1024, 1, False), 38.86),
+        ("llama-3.2-1b", MemoryOptions(1024, 1, False), 69.50),
+        ("llama-3.2-1b", MemoryOptions(2048, 4, False, 2048, 256, "q8_0", "q8_0"), 36.22),
+        ("smollm2-135m", MemoryOptions(1024, 4, True, 2048, 128, flash_attn="off"), 7.56),
+    ],
+)
+def test_graphs_on_the_cpu_are_as_they_were_when_loaded(model: str, options: MemoryOptions, mib: float):
+    """Buffers of a llama-server b11434, its outputs among them: bench/results/cpu-rehearsal-*."""
+    on_cpu = replace(options, devices=0, n_gpu_layers=0)
+    host = estimate_memory(shape_of(model, "Q4_K_M"), on_cpu).host
+    assert host.compute_bytes / 1024**2 == pytest.approx(mib, abs=0.1)

@@ -28,6 +28,8 @@ def compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]
     if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT:
         used = [layers for layers in used if layers.start < shape.hparams.n_layer]  # no output, nothing to compute
     sizes = iter(_of_used(shape, options, ranges, used))
+    if not options.devices:
+        return [next(sizes) + _more_on_the_cpu(shape, options)]
     if not any(ranges):
         return [next(sizes), *[0] * (len(ranges) - 1)]
     return [next(sizes) if layers in used else 0 for layers in ranges]
@@ -69,6 +71,14 @@ def _of_used(shape: ModelShape, options: MemoryOptions, ranges: list[range], use
     if options.devices:
         totals[0] = max(totals[0], copied_in(shape, options, w, room, first_gpu_layer, moved) + first_mask)
     return totals
+
+
+def _more_on_the_cpu(shape: ModelShape, options: MemoryOptions) -> int:
+    """One embedding of all tokens, and the logits of those that are asked for (beside GPUs they are pinned RAM)."""
+    w = _work(shape.graph, options, cells(shape, options))
+    outputs = w.slots * (1 + guesses(options)) if options.task is Task.COMPLETION else w.tokens
+    has_logits = shape.graph.architecture not in arch.WITHOUT_CACHE
+    return w.e + 4 * (shape.graph.vocab if has_logits else shape.graph.embd) * min(w.tokens, outputs)
 
 
 def _lean(shape: ModelShape, w: Work) -> int:

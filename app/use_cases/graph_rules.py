@@ -85,12 +85,17 @@ def _delta_net(w: Work) -> int:
 
 def _mamba(w: Work) -> int:
     state = w.shape.state_bytes // 4 // max(1, w.shape.inner)
-    return 6 * w.width(w.shape.inner) + 2 * w.width(w.shape.dt + 2 * state) + w.slots * w.shape.state_bytes
+    return 6 * w.width(w.shape.inner) + 2 * w.width(w.shape.dt + 2 * state) + _states(w, 3)
 
 
 def _mamba2(w: Work, residuals: int = 3) -> int:
     widths = w.shape.ssm_in + 2 * w.shape.conv + w.shape.inner
-    return w.width(widths) + w.slots * w.shape.state_bytes + residuals * w.e
+    return w.width(widths) + _states(w, 2) + residuals * w.e
+
+
+def _states(w: Work, of_several: int) -> int:
+    """The states of all slots; of more than one they are gathered and written back in as many copies."""
+    return w.slots * w.shape.state_bytes * (of_several if w.slots > 1 else 1)
 
 
 def _rwkv(w: Work, tensors: int) -> int:
