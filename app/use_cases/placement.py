@@ -207,9 +207,8 @@ class _Deciding:
         ours = [resident for resident in self.world.residents if not resident.is_pinned]
         if not ours and not any(card.leaving_bytes for card in self.world.cards):
             return None
-        later = replace(self.world, cards=emptied(self.world.cards, ours), residents=())
-        found = decide(replace(self.asked, wishes=replace(self.asked.wishes, cpu_when_full=False)), later)
-        if found.outcome is not Outcome.PLACE:
+        found = self._fits_on(emptied(self.cards, ours), replace(self.asked.options, ctx_size=self.contexts[-1]))
+        if found is None:
             return None
         busy = [resident for resident in ours if resident.is_busy]
         why = (
