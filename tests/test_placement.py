@@ -80,6 +80,12 @@ def test_the_cheapest_servers_go_and_none_in_vain():
     assert (found.outcome, found.evict) == (Outcome.EVICT, (2,))
 
 
+def test_for_a_split_too_nobody_goes_in_vain():
+    servers = (resident(1, idle=9000, GPU_2=1), resident(2, idle=500, GPU_0=15), resident(3, idle=400, GPU_1=15))
+    found = decide(asked(LARGE), World((card(0, 8), card(1, 8), card(2, 1)), servers))
+    assert (found.outcome, set(found.evict), set(where(found))) == (Outcome.EVICT, {2, 3}, {"GPU-0", "GPU-1"})
+
+
 def test_a_split_takes_the_fewest_cards_and_books_what_llama_cpp_will_take():
     cards = tuple(card(index, 22) for index in range(4))
     found = decide(asked(LARGE), World(cards))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from app.entities.placement import Card, Resident, Wishes
@@ -47,6 +47,18 @@ def enough(leaving: Sequence[Resident], uuid: str, lacking: int) -> tuple[Reside
             gone.remove(resident)
             lacking += held(resident)
     return tuple(gone)
+
+
+def without_those_in_vain(
+    gone: Sequence[Resident], cards: Sequence[Card], booked: Mapping[str, int]
+) -> tuple[Resident, ...]:
+    """Of the servers that were to go, those without whose bytes the cards would not hold what is booked on them."""
+    needed = list(gone)
+    for resident in gone:
+        back = held_bytes(each for each in needed if each is not resident)
+        if all(card.usable_bytes + back.get(card.uuid, 0) >= booked[card.uuid] for card in cards):
+            needed.remove(resident)
+    return tuple(needed)
 
 
 def more_and_more(leaving: Sequence[Resident]) -> list[tuple[Resident, ...]]:

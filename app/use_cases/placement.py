@@ -34,6 +34,7 @@ from app.use_cases.cards import (
     name_of,
     names_of,
     place_in,
+    without_those_in_vain,
 )
 from app.use_cases.deal_layers import deal, layer_bytes
 from app.use_cases.partial_placement import on_the_cpu, with_experts_in_ram, with_layers_in_ram
@@ -84,13 +85,12 @@ class _Deciding:
     def decide(self) -> Decision:
         if not self.world.cards:
             return self._on_the_cpu("there is no GPU") or self._refused()
-        wants_several = self.asked.wishes.min_gpus > 1
         found = (
-            (None if wants_several else self._on_one_that_is_free())
-            or (None if wants_several else self._on_one_after(self._cheap(), "idle for long"))
+            self._on_one_that_is_free()
+            or self._on_one_after(self._cheap(), "idle for long")
             or self._on_several(())
             or self._on_several(self._cheap())
-            or (None if wants_several else self._on_one_after(self._idle(), "idle"))
+            or self._on_one_after(self._idle(), "idle")
             or self._on_several(self._idle())
             or self._with_less_on_gpus()
         )
@@ -99,6 +99,8 @@ class _Deciding:
     # --- one card ------------------------------------------------------------------------------------------
 
     def _on_one_that_is_free(self) -> Decision | None:
+        if self.asked.wishes.min_gpus > 1:
+            return None
         for ctx_size in self.contexts:
             need = self._on_one(ctx_size)
             fitting = [card for card in self.cards if need <= card.usable_bytes]
@@ -110,6 +112,8 @@ class _Deciding:
 
     def _on_one_after(self, leaving: Sequence[Resident], what: str) -> Decision | None:
         """A longer context is never worth a stop: the shortest is asked for."""
+        if self.asked.wishes.min_gpus > 1 or not leaving:
+            return None
         ctx_size = self.contexts[-1]
         need = self._on_one(ctx_size)
         ways = []
@@ -159,6 +163,7 @@ class _Deciding:
             roomy = sorted(self.cards, key=lambda card: (-(card.usable_bytes + back.get(card.uuid, 0)), card.index))
             for count in self._counts(self._rooms(back)):
                 if placement := self._split(roomy[:count], back, ctx_size):
+                    gone = without_those_in_vain(gone, roomy[:count], placement.booked_bytes)
                     self._say(f"{count} cards hold it{f' once {names_of(gone)} left' if gone else ''}")
                     why = f"no single card has room; {count} hold it together"
                     return self._placed(placement, gone, why + (f" once {names_of(gone)} left" if gone else ""))
@@ -210,20 +215,15 @@ class _Deciding:
         found = self._fits_on(emptied(self.cards, ours), replace(self.asked.options, ctx_size=self.contexts[-1]))
         if found is None:
             return None
-        busy = [resident for resident in ours if resident.is_busy]
-        why = (
-            f"{names_of(busy)} is busy"
-            if len(busy) == 1
-            else f"{names_of(busy)} are busy"
-            if busy
-            else "memory is coming back"
-        )
+        own = {card.uuid for card in self.cards}
+        busy = [resident for resident in ours if resident.is_busy and own & resident.held_bytes.keys()]
+        why = f"{names_of(busy)} {'is' if len(busy) == 1 else 'are'} busy" if busy else "memory is coming back"
         return self._decision(Outcome.WAIT, f"it has room once what is ours has left: {why}", found.needed_bytes)
 
     def _refused(self) -> Decision:
         empty = tuple(replace(card, usable_bytes=card.total_bytes, leaving_bytes=0) for card in self.cards)
         need = self._least()
-        for_ever = self._fits_on(empty, self.asked.options) is None
+        for_ever = self._fits_on(empty, replace(self.asked.options, ctx_size=self.contexts[-1])) is None
         what = "can never fit here" if for_ever else "has no room: others hold the memory"
         reason = f"it needs {mib(need)} and {what}"
         found = self._decision(Outcome.REFUSE, reason, need)
