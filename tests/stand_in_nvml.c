@@ -1,0 +1,120 @@
+/* A libnvidia-ml.so.1 for tests. Every call reads the file $STAND_IN_NVML again: see tests/stand_in_nvml.py for its lines.
+   The number behind a handle is 100 * card + 1 + part, with part 0 for the card itself and 1, 2, .. for MIG devices. */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NOT_SUPPORTED 3
+#define NOT_FOUND 6
+#define INSUFFICIENT_SIZE 7
+#define LOST 15
+#define GPUS 32
+#define PROCESSES 64
+#define MIB (1024ull * 1024)
+
+typedef struct { unsigned pid; unsigned long long bytes; unsigned instance, compute; } process_t;
+typedef struct { char uuid[96], bus[32], flags[128], name[96]; int total, used, busy, celsius, milliwatts, major, minor;
+                 int processes, parts; process_t process[PROCESSES]; int part[8]; } gpu_t;
+static struct { int cards, gpus, code, inits; char driver[80]; int cuda, card[GPUS]; gpu_t gpu[GPUS]; } now;
+static int inits; /* how often this process has initialised it */
+
+static int is_alive(int pid) {
+    char path[40], state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *f = fopen(path, "r");
+    if (!f) return 0;
+    if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1) state = 0;
+    fclose(f);
+    return state != 'Z' && state != 'X';
+}
+
+/* The state of the moment, after what it says of this call: a delay, then perhaps an error. */
+static int look(const char *call) {
+    char line[512], word[64];
+    int a, b;
+    memset(&now, 0, sizeof now);
+    const char *path = getenv("STAND_IN_NVML");
+    FILE *f = path ? fopen(path, "r") : NULL;
+    if (!f) return 9; /* the driver is not loaded */
+    while (fgets(line, sizeof line, f)) {
+        gpu_t *g = &now.gpu[now.gpus];
+        if (sscanf(line, "driver %79s %d", now.driver, &now.cuda) == 2) continue;
+        if (sscanf(line, "delay %63s %d", word, &a) == 2) { if (!strcmp(word, call)) usleep(a * 1000); continue; }
+        if (sscanf(line, "error %63s %d", word, &a) == 2) { if (!strcmp(word, call) || !strcmp(word, "all")) now.code = a; continue; }
+        if (sscanf(line, "stale_until_init %d", &a) == 1) { now.inits = a; continue; }
+        if (sscanf(line, "process %d %d", &a, &b) == 2) {
+            gpu_t *on = &now.gpu[now.gpus - 1];
+            if (now.gpus && is_alive(a)) {
+                if (!strstr(on->flags, "hidden_pids"))
+                    on->process[on->processes++] = (process_t){a, strstr(on->flags, "no_process_bytes") ? ~0ull : b * MIB, ~0u, ~0u};
+                on->used += b;
+            }
+            continue;
+        }
+        if (sscanf(line, "%15s %95s %31s %d %d %d %d %d %d.%d %127s %95[^\n]", word, g->uuid, g->bus, &g->total, &g->used, &g->busy,
+                   &g->celsius, &g->milliwatts, &g->major, &g->minor, g->flags, g->name) != 12) continue;
+        if (!strcmp(word, "gpu")) now.card[now.cards++] = now.gpus;
+        else { gpu_t *card = &now.gpu[now.card[now.cards - 1]]; card->part[card->parts++] = now.gpus; }
+        now.gpus++;
+    }
+    fclose(f);
+    return now.code;
+}
+
+static gpu_t *behind(void *handle) {
+    long number = (long)handle - 1, card = number / 100, part = number % 100;
+    if (card >= now.cards) return NULL;
+    gpu_t *g = &now.gpu[now.card[card]];
+    return part == 0 ? g : part <= g->parts ? &now.gpu[g->part[part - 1]] : NULL;
+}
+
+/* Why this field of this device is not told; 0: it is. A device that was lost needs `stale_until_init` many inits. */
+static int refused(const char *call, void *handle, const char *unless, gpu_t **g) {
+    int code = look(call);
+    if (code) return code;
+    if (!(*g = behind(handle))) return LOST;
+    if (strstr((*g)->flags, "lost") || inits < now.inits) return LOST;
+    return unless && (strstr((*g)->flags, unless) || strstr((*g)->flags, "no_fields")) ? NOT_SUPPORTED : 0;
+}
+#define TELL(unless) gpu_t *g; int code = refused(__func__, d, unless, &g); if (code) return code
+
+int nvmlInitWithFlags(unsigned flags) { (void)flags; int code = look(__func__); if (!code) inits++; return code; }
+int nvmlShutdown(void) { return 0; }
+const char *nvmlErrorString(int code) { (void)code; return "stand-in"; }
+int nvmlSystemGetDriverVersion(char *v, unsigned n) { int code = look(__func__); if (!code) snprintf(v, n, "%s", now.driver); return code; }
+int nvmlSystemGetCudaDriverVersion(int *v) { int code = look(__func__); *v = now.cuda; return code; }
+int nvmlDeviceGetCount_v2(unsigned *n) { int code = look(__func__); *n = now.cards; return code; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) {
+    int code = look(__func__);
+    *d = (void *)(100l * i + 1);
+    return code ? code : i >= (unsigned)now.cards ? 2 : strstr(behind(*d)->flags, "lost") || inits < now.inits ? LOST
+         : strstr(behind(*d)->flags, "forbidden") ? 4 : 0;
+}
+int nvmlDeviceGetName(void *d, char *v, unsigned n) { TELL(NULL); snprintf(v, n, "%s", g->name); return 0; }
+int nvmlDeviceGetUUID(void *d, char *v, unsigned n) { TELL(NULL); snprintf(v, n, "%s", g->uuid); return 0; }
+int nvmlDeviceGetPciInfo_v3(void *d, char *v) { /* busId is the last of its fields, at byte 36 */
+    TELL("no_pci"); snprintf(v + 36, 32, "%s", g->bus); return 0; }
+int nvmlDeviceGetMemoryInfo(void *d, unsigned long long *v) {
+    TELL("no_memory"); v[0] = g->total * MIB; v[2] = g->used * MIB; v[1] = v[0] - v[2]; return 0; }
+int nvmlDeviceGetUtilizationRates(void *d, unsigned *v) { TELL("no_utilization"); v[0] = g->busy; v[1] = 0; return 0; }
+int nvmlDeviceGetTemperatureV(void *d, int *v) {
+    TELL("no_temperature"); if (strstr(g->flags, "old_temperature")) return 13; v[2] = g->celsius; return 0; }
+int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *v) { (void)sensor; TELL("no_temperature"); *v = g->celsius; return 0; }
+int nvmlDeviceGetPowerUsage(void *d, unsigned *v) { TELL("no_power"); *v = g->milliwatts; return 0; }
+int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) { TELL("no_capability"); *a = g->major; *b = g->minor; return 0; }
+int nvmlDeviceGetMigMode(void *d, unsigned *a, unsigned *b) { TELL("no_mig"); *a = *b = !!strstr(g->flags, "mig_mode"); return 0; }
+int nvmlDeviceGetMaxMigDeviceCount(void *d, unsigned *n) { TELL(NULL); *n = 7; return 0; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void *d, unsigned i, void **part) {
+    TELL(NULL); *part = (char *)d + i + 1; return i < (unsigned)g->parts ? 0 : NOT_FOUND; }
+int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *n, process_t *v) {
+    TELL("no_processes");
+    unsigned room = *n;
+    *n = g->processes;
+    if (!g->processes) return 0;
+    if (!v || room < *n) return INSUFFICIENT_SIZE;
+    memcpy(v, g->process, *n * sizeof *v);
+    return 0;
+}
