@@ -19,7 +19,7 @@ typedef struct { unsigned pid; unsigned long long bytes; unsigned instance, comp
 typedef struct { char uuid[96], bus[32], flags[128], name[96]; int total, used, busy, celsius, milliwatts, major, minor;
                  int processes, parts; process_t process[PROCESSES]; int part[8]; } gpu_t;
 static struct { int cards, gpus, code, inits; char driver[80]; int cuda, card[GPUS]; gpu_t gpu[GPUS]; } now;
-static int inits; /* how often this process has initialised it */
+int stand_in_inits; /* how often this process has initialised it */
 
 static int is_alive(int pid) {
     char path[40], state = 0;
@@ -76,12 +76,12 @@ static int refused(const char *call, void *handle, const char *unless, gpu_t **g
     int code = look(call);
     if (code) return code;
     if (!(*g = behind(handle))) return LOST;
-    if (strstr((*g)->flags, "lost") || inits < now.inits) return LOST;
+    if (strstr((*g)->flags, "lost") || stand_in_inits < now.inits) return LOST;
     return unless && (strstr((*g)->flags, unless) || strstr((*g)->flags, "no_fields")) ? NOT_SUPPORTED : 0;
 }
 #define TELL(unless) gpu_t *g; int code = refused(__func__, d, unless, &g); if (code) return code
 
-int nvmlInitWithFlags(unsigned flags) { (void)flags; int code = look(__func__); if (!code) inits++; return code; }
+int nvmlInitWithFlags(unsigned flags) { (void)flags; int code = look(__func__); if (!code) stand_in_inits++; return code; }
 int nvmlShutdown(void) { return 0; }
 const char *nvmlErrorString(int code) { (void)code; return "stand-in"; }
 int nvmlSystemGetDriverVersion(char *v, unsigned n) { int code = look(__func__); if (!code) snprintf(v, n, "%s", now.driver); return code; }
@@ -90,7 +90,7 @@ int nvmlDeviceGetCount_v2(unsigned *n) { int code = look(__func__); *n = now.car
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) {
     int code = look(__func__);
     *d = (void *)(100l * i + 1);
-    return code ? code : i >= (unsigned)now.cards ? 2 : strstr(behind(*d)->flags, "lost") || inits < now.inits ? LOST
+    return code ? code : i >= (unsigned)now.cards ? 2 : strstr(behind(*d)->flags, "lost") || stand_in_inits < now.inits ? LOST
          : strstr(behind(*d)->flags, "forbidden") ? 4 : 0;
 }
 int nvmlDeviceGetName(void *d, char *v, unsigned n) { TELL(NULL); snprintf(v, n, "%s", g->name); return 0; }

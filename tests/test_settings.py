@@ -220,7 +220,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, text, said):
         ("PORT", "PORT: unknown name; did you mean {}SERVER__PORT?"),
         ("MODEL", "MODEL: unknown name; did you mean {}MODELS?"),
         ("ENGINE__ENV__A", "ENGINE__ENV__A: unknown name; lists and maps are JSON: {}ENGINE__ENV"),
-        ("SCREEN__ENABLED", "SCREEN__ENABLED: unknown name"),
+        ("OLLAMA__TIMEOUT", "OLLAMA__TIMEOUT: unknown name"),
     ],
 )
 def test_a_misspelt_name_in_the_environment_is_refused(tmp_path, variable, said):

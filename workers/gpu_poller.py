@@ -14,10 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
 from workers.gpu_evidence import SeenGpus, why_expected
 from workers.state import StateStore
+
+if TYPE_CHECKING:
+    from apscheduler.schedulers.background import BackgroundScheduler
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +46,8 @@ class GpuPoller:
         self._poll_seconds = poll_seconds
         self._expected = expected
         self._wanted = threading.Event()  # set by any thread, cleared by `gpus`
-        self._is_scheduled = False  # written by `gpus` alone
+        self._scheduler: BackgroundScheduler | None = None  # written by `gpus` alone
+        self._is_closed = False  # written once, by any thread
         self._is_late = False  # written by APScheduler's thread alone
         self._thread = threading.Thread(target=self._run, name="gpus", daemon=True)
 
@@ -55,15 +60,22 @@ class GpuPoller:
         """Ask for a reading; it comes when it comes."""
         self._wanted.set()
 
+    def close(self) -> None:
+        """No more readings. One that hangs is not waited for."""
+        self._is_closed = True
+        self._wanted.set()
+
     # --- the thread `gpus` ------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
+        while not self._is_closed:
             self._wanted.clear()  # before the reading: who rings while it goes on wants a newer one
             self._publish(self._reading())
-            if not self._is_scheduled and self._is_worth_polling():
+            if self._scheduler is None and self._is_worth_polling():
                 self._schedule()
-            self._wanted.wait(PATIENCE * self._poll_seconds if self._is_scheduled else IDLE_SECONDS)
+            self._wanted.wait(PATIENCE * self._poll_seconds if self._scheduler else IDLE_SECONDS)
+        if self._scheduler is not None:
+            self._scheduler.shutdown(wait=False)
 
     def _reading(self) -> GpuSnapshot:
         began = time.monotonic()
@@ -80,7 +92,7 @@ class GpuPoller:
         return bool(self._store.gpus.gpus or self._store.gpus.complaints)
 
     def _publish(self, snapshot: GpuSnapshot) -> None:
-        is_polled = bool(self._is_scheduled or snapshot.gpus or snapshot.complaints)
+        is_polled = bool(self._scheduler or snapshot.gpus or snapshot.complaints)
         before = self._store.gpus
         self._store.gpus = replace(snapshot, poll_seconds=self._poll_seconds if is_polled else None)
         if _said(before) != _said(self._store.gpus):
@@ -93,16 +105,15 @@ class GpuPoller:
 
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it tells of every run
         # The job rings and is done, so the scheduler's own thread runs it: a pool's threads would outlive the service.
-        scheduler = BackgroundScheduler(executors={"default": DebugExecutor()}, timezone=datetime.UTC)
-        scheduler.add_job(
+        self._scheduler = BackgroundScheduler(executors={"default": DebugExecutor()}, timezone=datetime.UTC)
+        self._scheduler.add_job(
             *(self._ring, "interval"),
             seconds=self._poll_seconds,
             max_instances=1,
             coalesce=True,
             misfire_grace_time=None,
         )
-        scheduler.start()
-        self._is_scheduled = True
+        self._scheduler.start()
 
     # --- APScheduler's thread --------------------------------------------------------------------
 
@@ -126,4 +137,5 @@ def _log(snapshot: GpuSnapshot) -> None:
         names = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in snapshot.gpus)
         log.info("gpus state=%s driver=%s gpus=[%s]", snapshot.state, snapshot.driver_version, names)
     elif not snapshot.complaints:
-        log.info("no NVIDIA GPU: %s", snapshot.problem)
+        level = logging.WARNING if snapshot.state is GpuState.NO_PACKAGE else logging.INFO
+        log.log(level, "no NVIDIA GPU: %s", snapshot.problem)

@@ -64,7 +64,7 @@ class Nvml:
         try:
             import pynvml as nv
         except ImportError as error:
-            return GpuSnapshot(GpuState.NO_LIBRARY, at, problem=f"the package nvidia-ml-py is missing ({error})")
+            return GpuSnapshot(GpuState.NO_PACKAGE, at, problem=f"the package nvidia-ml-py is missing ({error})")
         try:
             self._initialize(nv, at)
             listing = self._list(nv)

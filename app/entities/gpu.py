@@ -19,7 +19,8 @@ class GpuState(StrEnum):
     UNREAD = "unread"  # the service has just started
     DISABLED = "disabled"  # by gpu.enabled, or by a CUDA_VISIBLE_DEVICES that names nothing
     OK = "ok"
-    NO_LIBRARY = "no_library"  # neither driver nor nvidia-ml-py, or not here
+    NO_PACKAGE = "no_package"  # nvidia-ml-py is not installed, although it belongs to us
+    NO_LIBRARY = "no_library"  # the driver is not installed, or not here
     NO_DRIVER = "no_driver"  # the library is there, the kernel module is not
     NO_GPU = "no_gpu"  # both are there, and say that there is none
     VERSION_MISMATCH = "version_mismatch"  # library and kernel module are of different drivers
