@@ -1,6 +1,6 @@
 """NVIDIA hardware that is not there: the real nvidia-ml-py on a libnvidia-ml.so.1 of our own, compiled from C.
 
-What it shows is a text file that it reads again on every call, so a test changes the hardware by writing it anew.
+What it shows stands in a text file, which it looks at on every call: a test changes the hardware by writing it anew.
 """
 
 from __future__ import annotations

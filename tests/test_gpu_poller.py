@@ -125,6 +125,7 @@ def test_a_reading_that_hangs_is_the_only_one_and_the_next_one_heals(tmp_path: P
 
 
 def test_a_hang_is_logged_once_by_who_is_not_in_it(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
     card = Card(A)
     store, _ = polling(tmp_path, card)
     wait_for(lambda: card.readings > 3, 10)

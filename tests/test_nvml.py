@@ -186,7 +186,7 @@ def test_a_driver_that_goes_while_it_is_used_heals_with_a_new_start(hardware: St
     assert nvml.read_gpus().state is GpuState.FAILED
     hardware.unload()
     assert nvml.read_gpus().state is GpuState.NO_DRIVER
-    hardware.show(Card())
+    hardware.show(Card(), faults=(f"stale_until_init {_inits() + 1}",))
     assert nvml.read_gpus().state is GpuState.OK
     assert nvml.read_gpus().errors == {"Uninitialized": 1, "DriverNotLoaded": 1}
 

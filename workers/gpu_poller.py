@@ -104,7 +104,7 @@ class GpuPoller:
         from apscheduler.schedulers.background import BackgroundScheduler
 
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it tells of every run
-        # The job rings and is done, so the scheduler's own thread runs it: a pool's threads would outlive the service.
+        # The job rings and is done, so the scheduler's own thread runs it, in place of a pool of threads.
         self._scheduler = BackgroundScheduler(executors={"default": DebugExecutor()}, timezone=datetime.UTC)
         self._scheduler.add_job(
             *(self._ring, "interval"),
