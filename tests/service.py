@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ ENDLESS = {"max_tokens": 30_000, "ignore_eos": True}
 class Service:
     """A running `llama-smart-proxy serve`, with folders of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, plain: Mapping[str, str] | None = None, **environment: str):
+        """`environment` gets the prefix of our settings; `plain` are variables as they are."""
         self.folder = folder
         self.started_at = time.monotonic()
-        env = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_SMART_PROXY_")}
+        env = {
+            name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_SMART_PROXY_", "CUDA_"))
+        }
         env |= {
             "XDG_CACHE_HOME": str(folder / "cache"),
             "HF_HOME": str(folder / "huggingface"),
@@ -37,7 +40,9 @@ class Service:
         }
         # The demo makes some 3,000 tokens a second: a stream that a test wants to cut must not end by itself.
         env["LLAMA_SMART_PROXY_DEFAULTS__CTX_SIZE"] = "32768"
-        env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()}
+        if plain is None:  # whatever GPUs the machine has, a test without its own stand-in has none
+            env["LLAMA_SMART_PROXY_GPU__ENABLED"] = "false"
+        env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()} | dict(plain or {})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve", "--port", "0", *arguments],
             env=env,
@@ -132,8 +137,10 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[Service]:
-    service = Service(folder, *arguments, **environment)
+def serving(
+    folder: Path, *arguments: str, plain: Mapping[str, str] | None = None, **environment: str
+) -> Iterator[Service]:
+    service = Service(folder, *arguments, plain=plain, **environment)
     try:
         yield service
     finally:

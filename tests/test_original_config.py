@@ -51,6 +51,7 @@ SHIPPED: dict[str, Any] = {
     "ollama": {"host": "localhost", "port": 11434, "timeout": 30.0},
 }
 SETTINGS_OF_OURS = {"backend", "server", "models", "size", "request_timeout", "cache_type_k", "cache_type_v"}
+SETTINGS_OF_OURS |= {"enabled", "monitoring_interval"}
 
 
 def read(folder: Path, content: dict[str, Any], **environ: str) -> Configuration:
@@ -77,6 +78,7 @@ def test_its_shipped_file_means_what_it_meant(tmp_path):
         "server": {"host": "0.0.0.0", "port": 11555, "allow_open": True},
         "upstream": {"first_byte_seconds": 601.0},
         "scheduling": {"max_loaded": 2},
+        "gpu": {"poll_seconds": 5.0},
         "defaults": {"cache_type_k": "q8_0"},
         "models": {
             "tiny": {"repo": "a/b:Q8_0"},

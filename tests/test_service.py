@@ -155,6 +155,11 @@ def test_health_has_every_key_that_the_original_service_and_its_contract_name(se
         "allocation_strategy": "single-gpu-preferred",
         "gpu_available": False,
         "gpu_monitoring_enabled": False,
+        "state": "disabled",
+        "problem": "gpu.enabled is false",
+        "driver_version": "",
+        "cuda_version": "",
+        "missing_gpus": [],
     }
 
 

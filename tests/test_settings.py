@@ -205,7 +205,7 @@ def test_a_repo_may_name_a_quant_or_a_file(tmp_path):
         ("scheduling: {parallel: 4}", "scheduling.parallel: unknown key; did you mean defaults.parallel?"),
         ("scheduling: {min_residency_seconds: 4}", "scheduling.min_residency_seconds: unknown key"),
         ("models: {m: {pin: true}}", "models.m.pin: unknown key"),
-        ("gpu: {enabled: true}", "gpu: unknown key"),
+        ("screen: {enabled: true}", "screen: unknown key"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path, text, said):
@@ -220,7 +220,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, text, said):
         ("PORT", "PORT: unknown name; did you mean {}SERVER__PORT?"),
         ("MODEL", "MODEL: unknown name; did you mean {}MODELS?"),
         ("ENGINE__ENV__A", "ENGINE__ENV__A: unknown name; lists and maps are JSON: {}ENGINE__ENV"),
-        ("GPU__ENABLED", "GPU__ENABLED: unknown name"),
+        ("OLLAMA__TIMEOUT", "OLLAMA__TIMEOUT: unknown name"),
     ],
 )
 def test_a_misspelt_name_in_the_environment_is_refused(tmp_path, variable, said):

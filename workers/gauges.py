@@ -10,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from app.entities.server import ServerState
+from workers.gpu_gauges import GpuGauges
 from workers.state import StateStore
 
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -23,6 +24,7 @@ class Gauges:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         registry.register(_Servers(store))
+        registry.register(GpuGauges(store))
         Gauge("llama_smart_proxy_build_info", "Version.", ["version"], registry=registry).labels(version).set(1)
         self._requests = Counter(
             "llama_smart_proxy_requests",

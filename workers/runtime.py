@@ -11,6 +11,7 @@ from pathlib import Path
 
 import platformdirs
 
+from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
 from app.services import Doors, Services
@@ -18,16 +19,20 @@ from app.settings.schema import Settings
 from app.use_cases import events as ev
 from app.use_cases.model_shape import ModelShape, model_shape
 from app.use_cases.pool_state import Limits, PoolState
+from app.use_cases.visible_gpus import names_nothing
 from workers.catalog import Catalog, Entry
 from workers.client_watch import ClientWatcher
 from workers.demo_model import write_demo_model
 from workers.engine import NoEngine, engine_environment, find_engine
 from workers.gauges import Gauges
+from workers.gpu_evidence import SeenGpus
+from workers.gpu_poller import GpuPoller
 from workers.history import History
 from workers.llama_server import Launcher
 from workers.memory import read_memory
 from workers.model_headers import ModelHeaders
 from workers.needs import Needs
+from workers.nvml import Nvml
 from workers.orphans import PidRecords
 from workers.places import Places
 from workers.pool import Pool, Process
@@ -50,6 +55,7 @@ class Runtime:
         self._records = PidRecords(state_folder() / "servers")
         self._history = History(state_folder() / "history.sqlite3")
         self._store = StateStore(PoolState(_limits(settings, engine)))
+        self._gpus = _gpu_poller(settings, self._store)
         self._clients = ClientWatcher()
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
@@ -86,6 +92,8 @@ class Runtime:
             log.warning("killed orphans pids=%s", killed)
         self._history.start()
         self._clients.start()
+        if self._gpus is not None:
+            self._gpus.start()
         self._pool.start()
         self._catalog.start()
 
@@ -103,6 +111,8 @@ class Runtime:
         if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + STOP_GRACE_SECONDS):
             log.error("llama-servers did not end; killing them")
             self._pool.kill()
+        if self._gpus is not None:
+            self._gpus.close()
         self._history.close()
 
     def kill(self) -> None:
@@ -219,6 +229,18 @@ def _launcher(
         return _no_engine
     env = engine_environment(settings.engine.env)
     return Launcher(engine, env, records, history, needs.as_started, settings.server.stop_seconds).spawn
+
+
+def _gpu_poller(settings: Settings, store: StateStore) -> GpuPoller | None:
+    """None: GPUs are not to be used, and the snapshot says so."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not settings.gpu.enabled or names_nothing(visible):
+        problem = f"CUDA_VISIBLE_DEVICES={visible} hides all" if settings.gpu.enabled else "gpu.enabled is false"
+        store.gpus = GpuSnapshot(GpuState.DISABLED, time.monotonic(), problem=problem)
+        log.info("GPUs are not used: %s", problem)
+        return None
+    seen = SeenGpus(state_folder() / "gpus.json")
+    return GpuPoller(store, Nvml(visible).read_gpus, seen, settings.gpu.poll_seconds)
 
 
 def _no_engine(server: Server, tell: Callable[[ev.Event], None]) -> Process:

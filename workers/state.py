@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from app.entities.gpu import NOT_READ, GpuSnapshot
 from app.use_cases.pool_state import PoolState
 
 
 class StateStore:
     """One writer for each snapshot; readers take the reference once and keep it for the length of their answer."""
 
-    def __init__(self, pool: PoolState) -> None:
+    def __init__(self, pool: PoolState, gpus: GpuSnapshot = NOT_READ) -> None:
         self.pool = pool  # written by the pool thread alone
+        self.gpus = gpus  # written by the thread `gpus` alone; how old it is, its reader asks: as_of(now)

@@ -134,6 +134,15 @@ class CatalogSettings(Section):
     hugging_face: HuggingFaceSettings = HuggingFaceSettings()
 
 
+class GpuSettings(Section):
+    """What is done with NVIDIA GPUs."""
+
+    enabled: bool = Field(True, description="Look for GPUs. False: this machine is one without.")
+    poll_seconds: float = Field(
+        1.0, ge=0.1, le=3600, description="How often the GPUs are read. Without any, once a minute is enough."
+    )
+
+
 class UpstreamSettings(Section):
     """How long a llama-server's answer may take."""
 
@@ -169,6 +178,7 @@ class Settings(BaseSettings):
     )
     engine: EngineSettings = EngineSettings()
     catalog: CatalogSettings = CatalogSettings()
+    gpu: GpuSettings = GpuSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     defaults: ModelDefaults = ModelDefaults()

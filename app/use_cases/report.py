@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.server import Server, ServerState
+from app.use_cases.gpu_report import gpu_pool_status
 from app.use_cases.pool_state import PoolState
 
 # The original service's three words for what a server is, and llama.cpp's for what a model is.
@@ -16,14 +18,14 @@ MODEL_STATUS = {
     ServerState.READY: "loaded",
     ServerState.DRAINING: "loaded",
 }
-GB = 1024**3
 
 
 def health(
-    pool: PoolState, engine: EngineFacts | None, engine_problem: str, version: str, now: float
+    pool: PoolState, gpus: GpuSnapshot, engine: EngineFacts | None, engine_problem: str, version: str, now: float
 ) -> dict[str, object]:
     """The body of /health: always an answer while the process serves, with what is wrong in `reasons`."""
-    reasons = [] if engine else [engine_problem]
+    gpus = gpus.as_of(now)
+    reasons = [*([] if engine else [engine_problem]), *gpus.complaints]
     return {
         "status": "draining" if pool.draining else "ok",
         "degraded": bool(reasons),
@@ -32,7 +34,7 @@ def health(
         "engine": {"kind": engine.kind, "version": engine.version} if engine else None,
         "servers": [_server(s, now) for s in pool.servers],
         "waiting": len(pool.waiting),
-        "gpu_pool_status": _no_gpus(),
+        "gpu_pool_status": gpu_pool_status(gpus),
     }
 
 
@@ -51,20 +53,6 @@ def _server(server: Server, now: float) -> dict[str, object]:
         "expected_bytes": server.expected_bytes,
         "reported_bytes": server.reported_bytes,
         "idle_seconds": round(max(0.0, now - server.last_used), 1) if server.is_idle else 0.0,
-    }
-
-
-def _no_gpus() -> dict[str, object]:
-    """The original service's GPU block on a machine without any: present, and all zeros."""
-    return {
-        **dict.fromkeys(("total_gpus", "available_gpus"), 0),
-        **dict.fromkeys(("total_vram", "available_vram", "total_memory", "used_memory", "free_memory"), 0.0),
-        "gpu_list": [],
-        "gpus": [],
-        "utilization_average": 0.0,
-        "allocation_strategy": "single-gpu-preferred",
-        "gpu_available": False,
-        "gpu_monitoring_enabled": False,
     }
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.service import serving
+from tests.service import serving, wait_for
+from tests.stand_in_nvml import Card, StandIn, an_a100, needs_compiler
+
+
+def said_of(page: str) -> tuple[int, str]:
+    done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_promtool_finds_nothing_to_say(tmp_path: Path):
@@ -13,5 +19,14 @@ def test_promtool_finds_nothing_to_say(tmp_path: Path):
         assert service.chat().status_code == 200
         page = service.get("/metrics").text
     assert "llama_smart_proxy_requests_total{" in page  # promtool is content with an empty page
-    done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert said_of(page) == (0, "")
+
+
+@needs_compiler
+def test_promtool_finds_nothing_to_say_of_gpus(tmp_path: Path):
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card(), an_a100(), faults=("error nvmlDeviceGetPowerUsage 999",))
+    with serving(tmp_path, plain=hardware.environment) as service:
+        wait_for(lambda: "GPU-cccc" in service.get("/metrics").text, 20)
+        page = service.get("/metrics").text
+    assert said_of(page) == (0, "")

@@ -1,0 +1,66 @@
+"""The GPUs in /health: the original service's block and names, and beside them ours, with units and without guesses."""
+
+from __future__ import annotations
+
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+
+GB = 1024**3  # the original's
+
+
+def gpu_pool_status(snapshot: GpuSnapshot) -> dict[str, object]:
+    """Always present; all zeros where there are no GPUs. `snapshot` as of now."""
+    gpus = [_gpu(gpu) for gpu in snapshot.gpus]
+    total, used, free = (
+        sum(getattr(gpu, name) or 0 for gpu in snapshot.gpus) / GB
+        for name in ("total_bytes", "used_bytes", "free_bytes")
+    )
+    return {
+        "total_gpus": len(gpus),
+        "available_gpus": sum(bool(gpu.free_bytes) for gpu in snapshot.gpus),
+        "total_vram": total,
+        "available_vram": free,
+        "total_memory": total,
+        "used_memory": used,
+        "free_memory": free,
+        "gpu_list": gpus,
+        "gpus": gpus,
+        "utilization_average": _average([gpu.utilization_percent or 0 for gpu in snapshot.gpus]),
+        "allocation_strategy": "single-gpu-preferred",
+        "gpu_available": bool(gpus) and snapshot.state is GpuState.OK,
+        "gpu_monitoring_enabled": snapshot.state is GpuState.OK,
+        "state": snapshot.state,
+        "problem": snapshot.problem,
+        "driver_version": snapshot.driver_version,
+        "cuda_version": snapshot.cuda_version,
+        "missing_gpus": [
+            {"id": each.index, "name": each.name, "uuid": each.uuid, "problem": each.problem}
+            for each in snapshot.missing
+        ],
+    }
+
+
+def _gpu(gpu: Gpu) -> dict[str, object]:
+    capability = gpu.compute_capability
+    return {
+        "id": gpu.index,
+        "name": gpu.name,
+        "total_memory": (gpu.total_bytes or 0) / GB,
+        "free_memory": (gpu.free_bytes or 0) / GB,
+        "used_memory": (gpu.used_bytes or 0) / GB,
+        "utilization": float(gpu.utilization_percent or 0),
+        "temperature": gpu.temperature_celsius,
+        "power_usage": gpu.power_watts,
+        "assigned_models": [],
+        "compute_capability": f"{capability[0]}.{capability[1]}" if capability else None,
+        "uuid": gpu.uuid,
+        "pci_bus": gpu.pci_bus,
+        "is_mig": gpu.is_mig,
+        "total_bytes": gpu.total_bytes,
+        "free_bytes": gpu.free_bytes,
+        "used_bytes": gpu.used_bytes,
+        "utilization_percent": gpu.utilization_percent,
+    }
+
+
+def _average(values: list[int]) -> float:
+    return round(sum(values) / len(values), 1) if values else 0.0

@@ -1,0 +1,95 @@
+"""NVIDIA hardware that is not there: the real nvidia-ml-py on a libnvidia-ml.so.1 of our own, compiled from C.
+
+What it shows stands in a text file, which it looks at on every call: a test changes the hardware by writing it anew.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_suffix(".c")
+LIBRARY = "libnvidia-ml.so.1"
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc) for the stand-in NVML")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU. `flags` say what it lacks or suffers: no_memory, no_utilization, no_temperature, no_power, no_pci,
+    no_capability, no_processes, no_mig, no_fields (all of them), old_temperature (only the old call knows it), lost,
+    forbidden, hidden_pids, no_process_bytes. With `parts` it is in MIG mode. A process that is dead holds nothing."""
+
+    uuid: str = "GPU-aaaa"
+    name: str = "NVIDIA GeForce RTX 4090"
+    total_mib: int = 24564
+    used_mib: int = 300
+    utilization: int = 7
+    celsius: int = 41
+    milliwatts: int = 22500
+    capability: str = "8.9"
+    bus: str = "00000000:01:00.0"
+    flags: tuple[str, ...] = ()
+    processes: dict[int, int] = field(default_factory=dict)  # pid -> MiB
+    parts: tuple[Card, ...] = ()
+
+    def lines(self, kind: str = "gpu") -> list[str]:
+        flags = ",".join((*self.flags, "mig_mode") if self.parts else self.flags) or "-"
+        numbers = f"{self.total_mib} {self.used_mib} {self.utilization} {self.celsius} {self.milliwatts}"
+        return [
+            f"{kind} {self.uuid} {self.bus} {numbers} {self.capability} {flags} {self.name}",
+            *(f"process {pid} {mib}" for pid, mib in self.processes.items()),
+            *(line for part in self.parts for line in part.lines("mig")),
+        ]
+
+
+class StandIn:
+    """The hardware of one test."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "nvml.txt"
+
+    def show(self, *cards: Card, faults: tuple[str, ...] = ()) -> None:
+        """From now on. A fault is `error CALL CODE`, with CALL one of NVML's or `all`, `delay CALL MILLISECONDS`, or
+        `stale_until_init N`: every card is lost until the process initialises NVML for the Nth time."""
+        text = "\n".join(["driver 580.10 13000", *faults, *(line for card in cards for line in card.lines())]) + "\n"
+        beside = self.path.with_suffix(".new")
+        beside.write_text(text)
+        os.replace(beside, self.path)
+
+    def unload(self) -> None:
+        """The driver is not loaded."""
+        self.path.unlink()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a process that is to see it."""
+        return {"LD_LIBRARY_PATH": str(library().parent), "STAND_IN_NVML": str(self.path)}
+
+
+@functools.cache
+def library() -> Path:
+    """The compiled library, of one length of life with this process."""
+    assert COMPILER is not None
+    folder = Path(tempfile.mkdtemp(prefix="stand-in-nvml-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    made = folder / LIBRARY
+    subprocess.run(
+        [COMPILER, "-O1", "-Wall", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}", "-o", made, SOURCE],
+        check=True,
+        timeout=60,
+    )
+    return made
+
+
+def an_a100(uuid: str = "GPU-cccc", bus: str = "00000000:41:00.0", parts: tuple[Card, ...] = ()) -> Card:
+    return Card(uuid, "NVIDIA A100-SXM4-80GB", 81920, 450, 0, 33, 61000, "8.0", bus, parts=parts)
