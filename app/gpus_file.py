@@ -7,10 +7,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from app.entities.placement import Card, Resident
+from app.use_cases.gpu_ledger import Rules
 from app.use_cases.placement import World
 
-RESERVE_BYTES = 512 * 1024**2  # of each GPU: gpu.reserve's default
-BUSY_PERCENT = 90.0  # gpu.busy_utilization's
+RULES = Rules()
 
 
 class BrokenFile(Exception):
@@ -68,5 +68,5 @@ def read_world(file: Path, ram_bytes: int) -> World:
 
 def _card(index: int, gpu: _Gpu, leaving: list[_Server]) -> Card:
     back = sum(server.bytes.get(gpu.uuid, 0) for server in leaving)
-    usable, most = max(0, gpu.free_bytes - RESERVE_BYTES), max(0, gpu.total_bytes - RESERVE_BYTES)
-    return Card(gpu.uuid, gpu.name, index, most, usable, back, gpu.utilization_percent >= BUSY_PERCENT)
+    most, usable = (max(0, size - RULES.reserve_bytes) for size in (gpu.total_bytes, gpu.free_bytes))
+    return Card(gpu.uuid, gpu.name, index, most, usable, back, gpu.utilization_percent >= 100 * RULES.busy_utilization)

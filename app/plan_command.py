@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **typed: Any) -> None:
     """Say where FILE_OR_NAME would go, what would have to leave for it, or why there is no place. Nothing is started.
 
-    What is not given is as the settings have it. Without --gpus the question is about this machine without GPUs.
-    docs/estimates.md has the form of the file. Exit status: 0 there is a place, now or after others left; 1 there is
-    none; 2 wrong use, or a file that is not a model.
+    What is not given is as the settings have it. Without --gpus the question is about the GPUs of this machine, with no
+    server on them; without any, about its CPU. docs/estimates.md has the form of the file. Exit status: 0 there is a
+    place, now or after others left; 1 there is none; 2 wrong use, or a file that is not a model.
     """
     from app.errors import InvalidModelFile
     from app.use_cases.placement import decide
@@ -66,16 +67,31 @@ def _asked(question: Question, typed: dict[str, Any]) -> Asked:
 
 def _world(file: Path | None) -> World:
     from app.gpus_file import BrokenFile, read_world
-    from app.use_cases.placement import World
     from workers.memory import read_memory
 
     available = read_memory({}).available_bytes
     if file is None:
-        return World((), ram_bytes=available)
+        return _this_machine(available)
     try:
         return read_world(file, available)
     except BrokenFile as error:
         stop(f"--gpus {file}: {error}")
+
+
+def _this_machine(ram_bytes: int) -> World:
+    from workers.visible_gpus import names_nothing
+
+    from app.use_cases.gpu_ledger import Rules, cards
+    from app.use_cases.placement import World
+    from workers.nvml import Nvml
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names_nothing(visible):
+        return World((), ram_bytes=ram_bytes)
+    snapshot = Nvml(visible).read_gpus()
+    for complaint in snapshot.complaints:
+        click.echo(f"note: {complaint}", err=True)
+    return World(cards(snapshot, (), Rules()), ram_bytes=ram_bytes)
 
 
 def _told(decision: Decision, world: World) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from tests.gguf_bytes import Info, a_file
+from tests.stand_in_nvml import Card, StandIn, needs_compiler
 
 GIB = 1024**3
 METADATA = {
@@ -43,7 +47,8 @@ def gpu(uuid: str, free: float, total: float = 24, **more: object) -> dict[str, 
 
 
 def said(*args: str) -> Result:
-    return CliRunner().invoke(main, ["plan", *args], env={"LLAMA_SMART_PROXY_CONFIG": None})
+    """On a machine that shows no GPU."""
+    return CliRunner().invoke(main, ["plan", *args], env={"LLAMA_SMART_PROXY_CONFIG": None, "CUDA_VISIBLE_DEVICES": ""})
 
 
 def answer(model: str, folder: Path, world: object, *args: str, status: int = 0) -> dict:
@@ -87,9 +92,24 @@ def test_no_place_is_status_1_with_the_numbers_and_what_would_fit(model: str, tm
     assert told["needed_bytes"] > 5 * GIB and told["nearest"]
 
 
-def test_without_a_file_it_is_about_the_cpu(model: str):
-    result = said(model, "-c", "512")
-    assert result.exit_code in (0, 1) and "CPU" in result.output.upper()
+def on_hardware(environment: dict[str, str], *args: str) -> dict:
+    """In a process of its own: a library once loaded stays."""
+    command = [sys.executable, "-m", "app.cli", "plan", *args, "--json"]
+    result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@needs_compiler
+def test_without_a_file_it_is_about_the_gpus_of_this_machine(model: str, tmp_path: Path):
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-small", total_mib=4096), Card("GPU-large", total_mib=24564, bus="00000000:02:00.0"))
+    told = on_hardware(hardware.environment, model, "-c", "4096")
+    assert [device["uuid"] for device in told["placement"]["devices"]] == ["GPU-large"]
+
+
+def test_without_a_gpu_it_is_about_the_cpu(model: str):
+    assert "CPU" in said(model, "-c", "512").output.upper()
 
 
 @pytest.mark.parametrize(
