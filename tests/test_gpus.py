@@ -103,6 +103,7 @@ def test_the_metrics_have_each_figure_in_its_base_unit(hardware: StandIn, tmp_pa
     with serving_on(hardware, tmp_path) as service:
         sees(service, "GPU-a", "GPU-m")
         series, page = gpu_series(service), service.get("/metrics").text
+        assert "not told" in service.get("/").text
     of_a = 'gpu="0",uuid="GPU-a"'
     prefix = "llama_smart_proxy_gpu_"
     figures = dict(line.rsplit(" ", 1) for line in series if "info" not in line)
