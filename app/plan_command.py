@@ -79,10 +79,9 @@ def _world(file: Path | None) -> World:
 
 
 def _this_machine(ram_bytes: int) -> World:
-    from workers.visible_gpus import names_nothing
-
     from app.use_cases.gpu_ledger import Rules, cards
     from app.use_cases.placement import World
+    from app.use_cases.visible_gpus import names_nothing
     from workers.nvml import Nvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
