@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 _DOOR = "it would run commands, reach files or open what the proxy keeps shut"
 _OURS = "the proxy sets it itself"
 _MEMORY = "the proxy decides where a model's memory lies, and how much it is"
-_DRAFT = "draft models have no memory booked"
+_DRAFT = "draft models cannot be configured yet"
 _LOG = "the proxy reads the log to explain a failed load"
 _EXIT = "it prints something and ends"
 
