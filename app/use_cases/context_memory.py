@@ -40,6 +40,7 @@ class Cells:
 
 
 def cells(shape: ModelShape, options: MemoryOptions) -> Cells:
+    """The rooms of the caches, rounded up as llama.cpp does (llama-context.cpp, llama-kv-cache-iswa.cpp)."""
     ctx = padded(options.ctx_size or shape.hparams.integer("context_length"))
     slots = max(1, options.parallel)
     base = ctx if options.kv_unified else padded(max(1, ctx // slots))

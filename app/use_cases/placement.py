@@ -83,15 +83,17 @@ class _Deciding:
         return layer_bytes(self.asked.shape, options)
 
     def decide(self) -> Decision:
+        """The first step that finds a place decides."""
         if not self.world.cards:
             return self._on_the_cpu("there is no GPU") or self._refused()
+        cheap, idle = self._cheap(), self._idle()
         found = (
             self._on_one_that_is_free()
-            or self._on_one_after(self._cheap(), "idle for long")
+            or self._on_one_after(cheap, "idle for long")
             or self._on_several(())
-            or self._on_several(self._cheap())
-            or self._on_one_after(self._idle(), "idle")
-            or self._on_several(self._idle())
+            or (self._on_several(cheap) if cheap else None)
+            or self._on_one_after(idle, "idle")
+            or (self._on_several(idle) if idle else None)
             or self._with_less_on_gpus()
         )
         return found or self._waiting() or self._refused()
@@ -224,10 +226,12 @@ class _Deciding:
         empty = tuple(replace(card, usable_bytes=card.total_bytes, leaving_bytes=0) for card in self.cards)
         need = self._least()
         for_ever = self._fits_on(empty, replace(self.asked.options, ctx_size=self.contexts[-1])) is None
-        what = "can never fit here" if for_ever else "has no room: others hold the memory"
-        reason = f"it needs {mib(need)} and {what}"
+        what = "which it can never have here" if for_ever else "and others hold the memory"
+        reason = f"it needs {mib(need)}, {what}"
         found = self._decision(Outcome.REFUSE, reason, need)
-        return replace(found, for_ever=for_ever, nearest=self._nearest(empty if for_ever else self.cards))
+        return replace(
+            found, for_ever=for_ever, nearest=self._nearest(empty if for_ever else emptied(self.cards, self._idle()))
+        )
 
     def _least(self) -> int:
         if not self.cards:
