@@ -130,6 +130,16 @@ def test_buffers_are_added_up_and_the_mapped_file_counts_as_projected():
     )
 
 
+def test_what_stands_before_a_line_may_be_cut_off():
+    """xllamacpp's engine prints its state from another thread, between a log line's time and its words."""
+    whole = read(CPU_BUFFERS).loaded()
+    for cut in ("I load_tensors:   CPU_Mapped", "load_tensors:   CPU_Mapped", "0.01.1 load_tensors:   CPU_Mapped"):
+        lines = [
+            cut + line.split("CPU_Mapped")[1] if "CPU_Mapped" in line else line for line in CPU_BUFFERS.splitlines()
+        ]
+        assert read(*lines).loaded() == whole
+
+
 def test_without_a_projection_the_mapping_is_all_there_is_to_go_by():
     assert read(CPU_BUFFERS).loaded().need.host == memory(373.5 + 28.25, 48, 43.5)
 

@@ -21,9 +21,9 @@ _COLUMNS = ("self", "model", "context", "compute")
 
 # |   - CUDA0 (RTX 4090)   | 24576 = 23485 + (1090 =   762 +     256 +      72) +  0 |
 # |   - Host               |                    26 =     1 +      20 +       4       |
-# What stands before a line's own words. Patterns are held against beginnings only: further on, lines may repeat what a
-# model's file says.
-_PREFIX = r"(?:[\d.]+ \w )?(?:srv\s+)?"
+# What stands before a line's own words: time and level, which a line of another thread may have cut off between them.
+# Patterns are held against beginnings only: further on, lines may repeat what a model's file says.
+_PREFIX = r"(?:[\d.]+ )?(?:[A-Z] )?(?:srv\s+)?"
 _MIB = r"(\d{1,9}(?:\.\d{1,6})?)"
 _TABLE = re.compile(_PREFIX + r"\w*memory_breakdown_print: \|")
 _ROW = re.compile(r"\|\s+- (\S+).*?(?<!\d)(\d{1,9}) =\s*(\d{1,9}) \+\s*(\d{1,9}) \+\s*(\d{1,9})(?!\d)")
