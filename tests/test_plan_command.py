@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from tests.gguf_bytes import Info, a_file
+from tests.gguf_bytes import Info, a_header
 from tests.stand_in_nvml import Card, StandIn, needs_compiler
 
 GIB = 1024**3
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     for il in range(8):
         infos += [Info(f"blk.{il}.{name}.weight", (4096, 14336), 1) for name in ("ffn_gate", "ffn_up", "ffn_down")]
         infos += [Info(f"blk.{il}.{name}.weight", (4096, 4096), 1) for name in ("attn_q", "attn_output")]
-    head = a_file(METADATA, infos)
+    head = a_header(METADATA, infos)
     with open(path, "wb") as file:
         file.write(head)
         file.truncate(len(head) + sum(2 * info.shape[0] * info.shape[1] for info in infos) + 4096)
