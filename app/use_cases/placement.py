@@ -60,8 +60,9 @@ def decide(asked: Asked, world: World) -> Decision:
 class _Deciding:
     """One decision; its steps in their order."""
 
-    def __init__(self, asked: Asked, world: World) -> None:
+    def __init__(self, asked: Asked, world: World, known: dict[MemoryOptions, list[int]] | None = None) -> None:
         self.asked = asked
+        self.known = {} if known is None else known  # layer_bytes, of this and the decisions within it
         self.world = world
         self.cards = allowed(world.cards, asked.wishes)
         self.said: list[str] = []  # the steps so far
@@ -80,7 +81,9 @@ class _Deciding:
     def layer_bytes(self) -> list[int]:
         """With the context a split gets."""
         options = replace(self.asked.options, ctx_size=self.contexts[-1], n_gpu_layers=ALL_LAYERS)
-        return layer_bytes(self.asked.shape, options)
+        if options not in self.known:
+            self.known[options] = layer_bytes(self.asked.shape, options)
+        return self.known[options]
 
     def decide(self) -> Decision:
         """The first step that finds a place decides."""
@@ -261,7 +264,7 @@ class _Deciding:
     def _fits_on(self, cards: tuple[Card, ...], options: MemoryOptions) -> Decision | None:
         wishes = replace(self.asked.wishes, has_auto_context=False)
         asked = replace(self.asked, options=options, wishes=wishes)
-        deciding = _Deciding(asked, replace(self.world, cards=cards, residents=()))
+        deciding = _Deciding(asked, replace(self.world, cards=cards, residents=()), self.known)
         return deciding._on_one_that_is_free() or deciding._on_several(())
 
     # --- what is said --------------------------------------------------------------------------------------
