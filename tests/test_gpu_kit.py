@@ -491,7 +491,7 @@ def test_nvml_that_names_no_process_leaves_what_the_card_grew_by(monkeypatch: py
 
 def test_a_run_without_time_says_run_again(tmp_path: Path):
     arguments = ("--rehearse", "--server", "embedded", "--work", tmp_path / "w", "--results", tmp_path / "r")
-    done = run_kit(*arguments, "--minutes", "0")
+    done = run_kit(*arguments, "--minutes", "0.00001")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (75, "out of time: run again to go on")
 
 
@@ -552,3 +552,55 @@ def wait_for_children(pid: int) -> list[int]:
             return found
         time.sleep(0.01)
     raise AssertionError("it started nothing")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("--minutes", each) for each in ("nan", "-1", "0", "inf")),
+        ("--minutes-in-all", "0"),
+        ("--jobs", "-3"),
+        ("--cmake", "=x"),
+        ("--date", "/../../x"),
+        ("--date", ""),
+    ],
+)
+def test_wrong_arguments_are_status_2(tmp_path: Path, arguments: tuple[str, str]):
+    done = run_kit("--work", tmp_path / "w", "--results", tmp_path / "r", *arguments)
+    assert done.returncode == 2 and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{}", '{"rows": 3}', '{"machine": {}, "rows": [1]}'])
+def test_results_of_somebody_else_are_not_overwritten(tmp_path: Path, content: str):
+    file = tmp_path / "results.json"
+    file.write_text(content)
+    with pytest.raises(CannotGoOn, match="move it away"):
+        Results(tmp_path, {})
+    assert file.read_text() == content
+
+
+def test_a_server_that_fails_every_start_is_no_success(tmp_path: Path):
+    dead = tmp_path / "llama-server"
+    known = "--help) echo '--model FNAME  x'; echo '--port N  x'"
+    dead.write_text(f"#!/bin/sh\ncase $1 in --version) echo version: 1;; {known};; *) exit 3;; esac\n")
+    dead.chmod(0o755)
+    done = run_kit(
+        "--rehearse", "--server", dead, "--work", tmp_path / "w", "--results", tmp_path / "r", "--date", "2026-01-02"
+    )
+    assert done.returncode == 1 and "4 of 4 starts failed" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
+    (tmp_path / "r").write_text("a file")
+    done = run_kit(
+        "--rehearse",
+        "--server",
+        "embedded",
+        "--work",
+        tmp_path / "w",
+        "--results",
+        tmp_path / "r",
+        "--date",
+        "2026-01-02",
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1

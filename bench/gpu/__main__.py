@@ -32,6 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     except CannotGoOn as error:
         print(f"bench/gpu/run: {error}", file=sys.stderr)
         return CANNOT
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"bench/gpu/run: {place}{error.strerror or error}", file=sys.stderr)
+        return CANNOT
     except OutOfTime:
         print("out of time: run again to go on", flush=True)
         return AGAIN

@@ -70,13 +70,20 @@ def parsed(arguments: Sequence[str]) -> Options:
     add(
         "--results", type=Path, metavar="DIR", default=RESULTS, help="a folder is made in here (default: bench/results)"
     )
-    add("--date", default=datetime.date.today().isoformat(), help="of the results, to go on with those of another day")
-    add("--minutes", type=float, default=9.5, metavar="N", help="longest time of each step (default: 9.5)")
-    add("--minutes-in-all", type=float, metavar="N", help="longest time of all steps together (default: no limit)")
+    add(
+        "--date",
+        type=_date,
+        default=datetime.date.today().isoformat(),
+        help="of the results, to go on with those of another day",
+    )
+    add("--minutes", type=_above_zero, default=9.5, metavar="N", help="longest time of each step (default: 9.5)")
+    add(
+        "--minutes-in-all", type=_above_zero, metavar="N", help="longest time of all steps together (default: no limit)"
+    )
     add("--only", choices=STEPS, metavar="STEP", help=f"only this step: {', '.join(STEPS)}")
     add("--rehearse", action="store_true", help="use the CPU even if a GPU is there")
     add("--quick", action="store_true", help="two tiny models started in two ways: to try the kit itself")
-    add("--jobs", type=int, metavar="N", help="compilers at a time (default: one for each core)")
+    add("--jobs", type=_count, metavar="N", help="compilers at a time (default: one for each core)")
     add(
         "--cmake",
         action="append",
@@ -86,6 +93,23 @@ def parsed(arguments: Sequence[str]) -> Options:
     )
     add("--overheads", type=Path, metavar="FILE", default=TABLE, help="table to write (workers/gpu_overheads.json)")
     said = vars(parser.parse_args(arguments))
-    if not all("=" in each for each in said["cmake"]):
+    if not all(each.partition("=")[0] and "=" in each for each in said["cmake"]):
         parser.error("--cmake takes NAME=VALUE")
     return Options(**{**said, "cmake": tuple(said["cmake"])})
+
+
+def _date(text: str) -> str:
+    """It names a folder."""
+    return datetime.date.fromisoformat(text).isoformat()
+
+
+def _above_zero(text: str) -> float:
+    if not 0 < float(text) < float("inf"):
+        raise ValueError(text)
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)

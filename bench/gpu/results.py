@@ -47,11 +47,21 @@ class Results:
 
     def _read(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(self._file.read_text()))
+            said = json.loads(self._file.read_text())
         except FileNotFoundError:
             return {}
         except ValueError as error:
             raise CannotGoOn(f"{self._file} is not JSON: {error}; move it away") from error
+        if not _is_ours(said):
+            raise CannotGoOn(f"{self._file} is none of this kit's: move it away")
+        return dict(said)
+
+
+def _is_ours(said: object) -> bool:
+    if not isinstance(said, dict) or not isinstance(said.get("machine"), dict):
+        return False
+    rows = said.get("rows")
+    return isinstance(rows, list) and all(isinstance(row, dict) and "key" in row for row in rows)
 
 
 def folder_name(name: str, date: str) -> str:

@@ -42,6 +42,8 @@ def run(options: Options) -> None:
         if options.only in (None, name):
             say(f"{name}:")
             step(Deadline(60 * options.minutes).sooner(whole))
+    if options.only in (None, "measure", "report"):
+        kit.complain()
 
 
 class Kit:
@@ -54,6 +56,7 @@ class Kit:
         self._work = options.work or _cache()
         self._engine = Engine(options, self._work, card.architecture if card else None)
         self._stock = Stock(options.models or self._work / "models")
+        self._passed_over: list[str] = []  # models that the disk had no room for
         self._memory_bytes = card.free_bytes if card else ram.free_bytes()
 
     @property
@@ -91,6 +94,7 @@ class Kit:
         """What there is, as a table; the overhead of this GPU, for the estimates."""
         results, machine = self._results, self._results.machine
         if not results.rows:
+            self.complain()
             raise CannotGoOn(f"nothing was measured yet: {results.folder} has no rows")
         figures = summary(self._kind, results.rows, machine.get("bare_context_bytes"))
         results.write(figures)
@@ -102,11 +106,22 @@ class Kit:
             say(f"{self._options.overheads}: {self._card.name}: {said}")
         say(f"{len(results.rows)} rows in {results.folder}")
 
+    def complain(self) -> None:
+        """Raises CannotGoOn unless all that was planned was measured."""
+        if self._passed_over:
+            models = ", ".join(self._passed_over)
+            raise CannotGoOn(f"no room on the disk for {models}; --models names another one, the next run tries again")
+        if failed := [row for row in self._results.rows if "error" in row]:
+            raise CannotGoOn(
+                f"{len(failed)} of {len(self._results.rows)} starts failed; table.md says why, the next run tries again"
+            )
+
     def _measure_model(self, bench: Bench, shape: Shape, deadline: Deadline) -> None:
         if not self._stock.has(shape):
             plan = self._plan()
             if not self._stock.make_room(shape, plan, [each for each in plan if not self._starts_left(each)]):
                 say(f"  no room on the disk for {shape.label}: passed over")
+                self._passed_over.append(f"{shape.label} ({shape.data_bytes / 1024**3:.1f} GiB)")
                 return
             self._stock.write(shape, deadline)
         for start in self._starts_left(shape):
