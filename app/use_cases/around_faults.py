@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app.entities.launch import LaunchSettings
-from app.use_cases.context_memory import CACHE_TYPES
+from app.use_cases.context_memory import is_quantized
 
 
 def around_faults(launch: LaunchSettings, architecture: str) -> LaunchSettings:
@@ -14,7 +14,7 @@ def around_faults(launch: LaunchSettings, architecture: str) -> LaunchSettings:
     phi3 with a quantized cache and slots that have their own cells: its graph has more nodes than there is room for
     ("fatal error" in ggml-impl.h while the context is made; b11434). The same slots may share the cells.
     """
-    is_quantized = any(CACHE_TYPES[each][1] > 1 for each in (launch.cache_type_k, launch.cache_type_v))
-    if architecture == "phi3" and is_quantized and launch.parallel > 1:
+    has_blocks = is_quantized(launch.cache_type_k) or is_quantized(launch.cache_type_v)
+    if architecture == "phi3" and has_blocks and launch.parallel > 1:
         return replace(launch, kv_unified=True)
     return launch

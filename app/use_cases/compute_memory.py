@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from app.entities.launch import MemoryOptions, Task
 from app.use_cases import architectures as arch
-from app.use_cases.context_memory import CACHE_TYPES, Cells, cells
+from app.use_cases.context_memory import Cells, cells, is_quantized
 from app.use_cases.copied_in import all_in_ram, copied_in, loses_flash_attention, with_cache_in_ram
 from app.use_cases.crossings import COPIES, crossing_bytes, shared_cache_bytes
 from app.use_cases.graph_rules import OTHERS, Work, dense, encoder, experts
@@ -76,9 +76,8 @@ def _of_used(shape: ModelShape, options: MemoryOptions, ranges: list[range], use
 def _more_on_the_cpu(shape: ModelShape, options: MemoryOptions) -> int:
     """One embedding of all tokens, and the logits of those that are asked for (beside GPUs they are pinned RAM)."""
     w = _work(shape.graph, options, cells(shape, options))
-    outputs = w.slots * (1 + guesses(options)) if options.task is Task.COMPLETION else w.tokens
     has_logits = shape.graph.architecture not in arch.WITHOUT_CACHE
-    return w.e + 4 * (shape.graph.vocab if has_logits else shape.graph.embd) * min(w.tokens, outputs)
+    return w.e + 4 * (shape.graph.vocab if has_logits else shape.graph.embd) * min(w.tokens, _outputs(options, w))
 
 
 def _lean(shape: ModelShape, w: Work) -> int:
@@ -128,7 +127,7 @@ def uses_flash_attention(shape: ModelShape, options: MemoryOptions) -> bool:
     if options.flash_attn == "off" or shape.hparams.architecture == "grok":
         return False
     has_kernel = shape.graph.has_flash_attention or not options.devices
-    forced = CACHE_TYPES[options.cache_type_v][1] > 1  # a quantized V cache cannot do without
+    forced = is_quantized(options.cache_type_v)  # a quantized V cache cannot do without
     return has_kernel or forced
 
 
@@ -159,7 +158,7 @@ def _peak(
     if attention := _attention(shape, options, w, room, flash, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:
-        outputs = w.slots * (1 + guesses(options)) if options.task is Task.COMPLETION else w.tokens
+        outputs = _outputs(options, w)
         residuals = 2 if options.task is Task.COMPLETION and outputs == w.slots else 4
         candidates.append(4 * graph.vocab * min(w.tokens, outputs) + residuals * w.e)
     return max(candidates)
@@ -188,9 +187,11 @@ def _attention(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, 
     return 2 * room.streams * max(base, window) + 5 * max(w.q, w.e)
 
 
-def guesses(options: MemoryOptions) -> int:
-    """Tokens of a slot whose logits are wanted beside its next one's (server.cpp, server_output_limits)."""
-    return {"none": 0, "ngram-mod": 64}.get(options.speculation, options.draft_max)
+def _outputs(options: MemoryOptions, w: Work) -> int:
+    """Tokens whose logits are wanted: of each slot the next one, and its guesses (server.cpp, server_output_limits)."""
+    if options.task is not Task.COMPLETION:
+        return w.tokens
+    return w.slots * (1 + {"none": 0, "ngram-mod": 64}.get(options.speculation, options.draft_max))
 
 
 def _is_quantized(options: MemoryOptions) -> bool:

@@ -101,7 +101,12 @@ def _widths(shape: ModelShape, cache: Cache, start: int, stop: int, pads_v: bool
 
 
 def _padding(cache_type: str, values: int) -> int:
-    return row_bytes(values, cache_type) if CACHE_TYPES[cache_type][1] > 1 else 0
+    return row_bytes(values, cache_type) if is_quantized(cache_type) else 0
+
+
+def is_quantized(cache_type: str) -> bool:
+    """Whether its values come in blocks."""
+    return CACHE_TYPES[cache_type][1] > 1
 
 
 def row_bytes(values: int, cache_type: str) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from app.entities.launch import MemoryOptions
 from app.use_cases.beside import Beside
-from app.use_cases.context_memory import CACHE_TYPES
+from app.use_cases.context_memory import is_quantized
 from app.use_cases.estimate import estimate_memory
 from app.use_cases.model_shape import ModelShape
 
@@ -75,4 +75,4 @@ def why_nothing_fits(shape: ModelShape, options: MemoryOptions, beside: Beside, 
 
 def is_refused(cache_type_v: str, flash_attn: str) -> bool:
     """llama-server needs flash attention to read a quantized V cache."""
-    return flash_attn == "off" and CACHE_TYPES[cache_type_v][1] > 1
+    return flash_attn == "off" and is_quantized(cache_type_v)

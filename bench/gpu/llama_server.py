@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import secrets
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -20,7 +18,7 @@ from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.use_cases.launch import BUFFERS_LOGGED, launch_plan
 from bench.gpu.stopping import Deadline, OutOfTime
-from workers.death_guard import death_guard
+from workers.child_process import free_port, popen, signal_group
 from workers.engine import engine_environment
 from workers.engine_report import EngineReport
 from workers.server_log import ServerLog, last_words
@@ -43,7 +41,7 @@ class MeasuredServer:
         self.report = EngineReport("--log-jsonl" in engine.flags)
         self.load_seconds = 0.0
         self._key = secrets.token_urlsafe(32)
-        self._port = _free_port()
+        self._port = free_port()
         plan = launch_plan(model, engine, engine_environment(), self._key, self._port)
         # Builds without --log-jsonl are not asked for their buffers by the plan: level 4 of their log is a long one.
         logged = () if "-lv" in plan.argv or "-lv" not in engine.flags else ("-lv", BUFFERS_LOGGED)
@@ -58,15 +56,7 @@ class MeasuredServer:
         began = time.monotonic()
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         self._log_file.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            [*death_guard(), *self._plan.argv],
-            env=dict(self._plan.env),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
-            start_new_session=True,
-        )
+        self._process = popen(self._plan)
         self._reader = threading.Thread(target=self._read, name="server-log", daemon=True)
         self._reader.start()
         try:
@@ -106,8 +96,7 @@ class MeasuredServer:
     def stop(self) -> None:
         """SIGTERM to its group, SIGKILL if it does not end by that. Nothing is left of it."""
         for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, None)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+            signal_group(self._process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
                 break
@@ -150,9 +139,3 @@ class MeasuredServer:
 
     def _last_words(self) -> str:
         return last_words(self._log.lines()) or "it said nothing"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
