@@ -6,8 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from app.entities.placement import Card, Resident
-from app.use_cases.gpu_ledger import Rules
+from app.entities.placement import Card, Resident, Rules
 from app.use_cases.placement import World
 
 RULES = Rules()

@@ -79,7 +79,8 @@ def _world(file: Path | None) -> World:
 
 
 def _this_machine(ram_bytes: int) -> World:
-    from app.use_cases.gpu_ledger import Rules, cards
+    from app.entities.placement import Rules
+    from app.use_cases.gpu_ledger import cards
     from app.use_cases.placement import World
     from app.use_cases.visible_gpus import names_nothing
     from workers.nvml import Nvml

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
-from app.use_cases.gpu_ledger import Booking, Rules, cards, residents
+from app.entities.placement import Rules
+from app.use_cases.gpu_ledger import Booking, cards, residents
 
 GIB = 1024**3
 NOTHING_HELD_BACK = Rules(reserve_bytes=0)

@@ -81,7 +81,10 @@ class LaunchSettings:
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     flash_attn: str = "auto"  # on | off | auto
-    n_gpu_layers: int = 0  # 0 on a machine without GPUs
+    n_gpu_layers: int = ALL_LAYERS
+    n_cpu_moe: int = 0  # the experts of so many first layers stay in RAM
+    gpus: tuple[str, ...] = ()  # UUIDs of those it may see, in its order
+    tensor_split: tuple[int, ...] = ()  # shares of the layers on each of them; empty for one
     mmproj: str | None = None  # path of the projector that lets the model see or hear
     args: tuple[str, ...] = ()  # more options, as they are
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # more variables; may hold secrets

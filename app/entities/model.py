@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.entities.launch import LaunchSettings
+from app.entities.placement import Wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,14 @@ class Model:
     aliases: tuple[str, ...] = ()  # other names it is listed under
     problem: str = ""  # why it cannot be served, as far as its files show; empty for a good one
     ttl_seconds: float | None = None  # its own idle time; None: the service's
+    wishes: Wishes = field(default_factory=Wishes)  # about the GPUs it goes to
 
     def is_served_as(self, other: Model) -> bool:
         """Whether a llama-server started for the one serves the other: the same file, unchanged, started alike."""
-        return (self.path, self.size_bytes, self.created, self.launch) == (
+        return (self.path, self.size_bytes, self.created, self.launch, self.wishes) == (
             other.path,
             other.size_bytes,
             other.created,
             other.launch,
+            other.wishes,
         )

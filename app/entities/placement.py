@@ -67,6 +67,23 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """What settings hold back, of each GPU."""
+
+    reserve_bytes: int = 512 * 1024**2
+    max_vram_bytes: int | None = None
+    busy_utilization: float = 0.9
+
+
+class CpuFallback(enum.StrEnum):
+    """When a model may go to the CPU of a machine that has GPUs, or should have."""
+
+    AUTO = "auto"  # where no GPU should be there, or the engine cannot use one
+    NEVER = "never"
+    WHEN_FULL = "when_full"  # also instead of waiting for room, and when GPUs are lost
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """A place: the cards in the order the server sees them, and the options that make it take just what was booked."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.entities.gpu import Gpu, GpuSnapshot
-from app.entities.placement import Card, Resident
+from app.entities.placement import Card, Resident, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,6 @@ class Booking:
     is_busy: bool = False
     is_pinned: bool = False
     idle_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What settings hold back, of each GPU."""
-
-    reserve_bytes: int = 512 * 1024**2
-    max_vram_bytes: int | None = None
-    busy_utilization: float = 0.9
 
 
 def cards(snapshot: GpuSnapshot, bookings: Iterable[Booking], rules: Rules) -> tuple[Card, ...]:
