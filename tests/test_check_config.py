@@ -54,7 +54,8 @@ def test_it_says_where_settings_come_from_and_what_differs(tmp_path):
         server: {{host: 0.0.0.0}}
         keys: [{{name: alice, sha256: {HASH}}}]
         engine: {{env: {{TOKEN: {SECRET}}}}}
-        models: {{qwen: {{ctx_size: 8192, env: {{TOKEN: {SECRET}}}}}, other: }}
+        gpu: {{reserve: 1GiB, order: [1], strategy: spread}}
+        models: {{qwen: {{ctx_size: 8192, gpus: [0], cpu_moe: on, env: {{TOKEN: {SECRET}}}}}, other: }}
     """
     file = written(tmp_path, text)
     done = check("--config", file, SERVER__PORT="9000")
@@ -67,7 +68,12 @@ def test_it_says_where_settings_come_from_and_what_differs(tmp_path):
         "  server.port: 9000",
         '  keys: [{"name": "alice"}]',
         "  engine.env.TOKEN: (not shown)",
+        "  gpu.reserve: 1073741824",
+        '  gpu.order: ["1"]',
+        "  gpu.strategy: spread",
         "  models.qwen.ctx_size: 8192",
+        "  models.qwen.cpu_moe: on",
+        '  models.qwen.gpus: ["0"]',
         "  models.qwen.env.TOKEN: (not shown)",
         "  models.other: {}",
     ]

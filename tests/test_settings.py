@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +13,8 @@ import pytest
 import yaml
 
 from app.entities.key import ApiKey
-from app.entities.launch import LaunchSettings
+from app.entities.launch import ALL_LAYERS, LaunchSettings
+from app.entities.placement import Policy, Rules, Strategy, Wishes
 from app.settings.configuration import (
     OPEN_WITHOUT_KEYS,
     PREFIX,
@@ -23,8 +25,10 @@ from app.settings.configuration import (
     variable_names,
 )
 from app.settings.denied_options import refused_argument, refused_variable
+from app.settings.model import ModelDefaults
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
+from app.use_cases.placement import AUTO_CONTEXTS
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "config.example.yaml"
 SECRET = "sk-sesame-open"
@@ -156,6 +160,25 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
         ("defaults: {ctx_size: -1}", "defaults.ctx_size: -1 is not auto or a number above 0"),
         ("defaults: {ctx_size: big}", "defaults.ctx_size: 'big' is not auto or a whole number"),
         ("defaults: {flash_attn: maybe}", "defaults.flash_attn: 'maybe' is none of on, off, auto"),
+        ("defaults: {n_gpu_layers: -1}", "defaults.n_gpu_layers: -1 is not all or a number from 0 up"),
+        ("defaults: {n_gpu_layers: auto}", "defaults.n_gpu_layers: 'auto' is not all or a whole number"),
+        ("defaults: {cpu_moe: 0}", "defaults.cpu_moe: 0 is not off, on or a number from 1 up"),
+        ("models: {m: {cpu_moe: all}}", "models.m.cpu_moe: 'all' is not off, on or a whole number"),
+        ("defaults: {partial_offload: auto}", "defaults.partial_offload: 'auto' is none of off, on"),
+        ("gpu: {reserve: some}", "gpu.reserve: 'some' is not a size like 256MiB"),
+        ("gpu: {max_vram: -1}", "gpu.max_vram: -1 is not a size like 256MiB"),
+        ("gpu: {order: 0}", "gpu.order: 0 is not a list"),
+        ("gpu: {order: ['']}", "gpu.order[0]: a name has 1 to 512 printable characters and no blank at its ends"),
+        ("gpu: {strategy: fill}", "gpu.strategy: 'fill' is none of pack, spread"),
+        ("gpu: {busy_utilization: 0}", "gpu.busy_utilization: 0 is not a number above 0"),
+        ("gpu: {busy_utilization: 90}", "gpu.busy_utilization: 90 is not a number up to 1"),
+        ("gpu: {cpu_fallback: true}", "gpu.cpu_fallback: true is none of auto, never, when_full"),
+        ("engine: {assume_gpu: cuda}", "engine.assume_gpu: 'cuda' is not true or false"),
+        ("models: {m: {gpus: GPU-a}}", "models.m.gpus: 'GPU-a' is not a list"),
+        ("models: {m: {exclude: [[]]}}", "models.m.exclude[0]: a list is not text"),
+        ("models: {m: {min_gpus: 0}}", "models.m.min_gpus: 0 is not a number from 1 up"),
+        ("models: {m: {max_gpus: 0}}", "models.m.max_gpus: 0 is not a number from 1 up"),
+        ("models: {m: {min_gpus: 3, max_gpus: 2}}", "models.m: min_gpus (3) must not be above max_gpus (2)"),
         (
             "models: {m: {cache_type_k: q9}}",
             "models.m.cache_type_k: 'q9' is none of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1",
@@ -205,6 +228,8 @@ def test_a_repo_may_name_a_quant_or_a_file(tmp_path):
         ("scheduling: {parallel: 4}", "scheduling.parallel: unknown key; did you mean defaults.parallel?"),
         ("scheduling: {min_residency_seconds: 4}", "scheduling.min_residency_seconds: unknown key"),
         ("models: {m: {pin: true}}", "models.m.pin: unknown key"),
+        ("gpu: {headroom: 1}", "gpu.headroom: unknown key"),
+        ("defaults: {gpu_layers: 9}", "defaults.gpu_layers: unknown key; did you mean defaults.n_gpu_layers?"),
         ("screen: {enabled: true}", "screen: unknown key"),
     ],
 )  # fmt: skip
@@ -362,6 +387,13 @@ def test_everything_else_is_handed_on(argument):
         ("-np", "-np may not be set: use parallel"),
         ("-hf", "-hf may not be set: use models.NAME.repo"),
         ("--mmproj", "--mmproj may not be set: use models.NAME.mmproj"),
+        ("-ngl", "-ngl may not be set: use n_gpu_layers"),
+        ("--n-cpu-moe", "--n-cpu-moe may not be set: use cpu_moe"),
+        (
+            "--tensor-split",
+            "--tensor-split may not be set: the proxy chooses the GPUs; use models.NAME.gpus, exclude, min_gpus and "
+            "max_gpus to say among which",
+        ),
         ("--threads 4", "--threads: write an option and its value as two entries"),
     ],
 )
@@ -415,6 +447,81 @@ def test_an_automatic_context_has_4096_tokens(tmp_path):
     text = "defaults: {ctx_size: 5}\nmodels: {m: {ctx_size: auto}}"
     settings = configured(tmp_path, text)
     assert (Settings().launch_of().ctx_size, settings.launch_of("m").ctx_size) == (4096, 4096)
+
+
+def test_the_contexts_that_auto_chooses_from_are_those_of_the_description():
+    said = ModelDefaults.model_fields["ctx_size"].description or ""
+    assert list(AUTO_CONTEXTS) == [int(number) for number in re.findall(r"\d+", said)][:-1]  # the last is the CPU's
+
+
+def test_what_is_left_out_says_nothing_about_gpus():
+    settings = Settings()
+    assert (settings.policy(), settings.rules(), settings.engine.assume_gpu) == (Policy(), Rules(), False)
+    assert settings.wishes_of() == settings.wishes_of("no entry") == Wishes(has_auto_context=True)
+    assert settings.gpu.cpu_fallback == "auto"
+    assert settings.launch_of() == LaunchSettings(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0)
+
+
+def test_the_gpu_section_becomes_a_policy_and_rules(tmp_path):
+    text = """
+        engine: {assume_gpu: true}
+        gpu: {reserve: 1GiB, max_vram: 20GiB, order: [1, NVIDIA L4], strategy: spread, busy_utilization: 0.5}
+    """
+    settings = configured(tmp_path, text)
+    assert settings.engine.assume_gpu
+    assert settings.policy() == Policy(Strategy.SPREAD, ("1", "NVIDIA L4"))
+    assert settings.rules() == Rules(reserve_bytes=2**30, max_vram_bytes=20 * 2**30, busy_utilization=0.5)
+
+
+def test_the_environment_knows_them_too(tmp_path):
+    text = "gpu: {max_vram: 1GiB}\ndefaults: {n_gpu_layers: 7, cpu_moe: on}"
+    settings = configured(
+        tmp_path,
+        text,
+        GPU__ORDER="[0]",
+        GPU__MAX_VRAM="null",
+        GPU__CPU_FALLBACK="never",
+        DEFAULTS__N_GPU_LAYERS="all",
+        DEFAULTS__CPU_MOE="3",
+    )
+    assert (settings.policy().order, settings.rules().max_vram_bytes, settings.gpu.cpu_fallback) == (
+        ("0",),
+        None,
+        "never",
+    )
+    assert (settings.launch_of().n_gpu_layers, settings.launch_of().n_cpu_moe) == (ALL_LAYERS, 3)
+
+
+def test_a_model_wishes_what_it_says_and_else_what_the_defaults_say(tmp_path):
+    text = """
+        gpu: {cpu_fallback: when_full}
+        defaults: {cpu_moe: on, partial_offload: on}
+        models:
+          m: {gpus: [0, GPU-a], exclude: [1], min_gpus: 2, max_gpus: 2, ctx_size: 4096, partial_offload: off}
+          n: {cpu_moe: off}
+    """
+    settings = configured(tmp_path, text)
+    defaults = Wishes(has_auto_context=True, cpu_moe=True, partial_offload=True, cpu_when_full=True)
+    assert settings.wishes_of() == defaults
+    assert settings.wishes_of("n") == replace(defaults, cpu_moe=False)
+    assert settings.wishes_of("m") == Wishes(("0", "GPU-a"), ("1",), 2, 2, cpu_moe=True, cpu_when_full=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_gpu_layers", "n_cpu_moe", "wishes_cpu_moe"),
+    [
+        ("n_gpu_layers: 0", 0, 0, False),
+        ("n_gpu_layers: 12, cpu_moe: 5", 12, 5, False),
+        ("n_gpu_layers: all, cpu_moe: on", ALL_LAYERS, 0, True),
+        ("cpu_moe: true", ALL_LAYERS, 0, True),
+        ("cpu_moe: 1", ALL_LAYERS, 1, False),
+    ],
+)
+def test_layers_and_experts_by_number_are_part_of_the_start(tmp_path, text, n_gpu_layers, n_cpu_moe, wishes_cpu_moe):
+    settings = configured(tmp_path, f"models: {{m: {{{text}}}}}")
+    launch = settings.launch_of("m")
+    assert (launch.n_gpu_layers, launch.n_cpu_moe) == (n_gpu_layers, n_cpu_moe)
+    assert settings.wishes_of("m").cpu_moe == wishes_cpu_moe
 
 
 def test_the_default_queue_shrinks_with_the_threads(tmp_path):

@@ -16,6 +16,8 @@ from app.settings.schema_keys import Place, known_part, may_be_secret, nearest_k
 
 LONGEST_VALUE = 60
 
+_OF_A_FEW = ("literal_error", "enum")  # a value that is none of those there are
+
 # pydantic's kind of error -> what the value should have been.
 _WANTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), lambda _: "a whole number"),
@@ -50,9 +52,9 @@ def _said(place: Place, problems: Sequence[ErrorDetails]) -> str:
     if kind == "value_error":
         return first["msg"].removeprefix("Value error, ")
     value = _value(place, first["input"])
-    if kind == "literal_error" and len(problems) == 1:
+    if kind in _OF_A_FEW and len(problems) == 1:
         return f"{value} is none of {_choices(first)}"
-    wanted = [_choices(each) if each["type"] == "literal_error" else _wanted(each) for each in problems]
+    wanted = [_choices(each) if each["type"] in _OF_A_FEW else _wanted(each) for each in problems]
     return f"{value} is not {' or '.join(dict.fromkeys(wanted))}"
 
 

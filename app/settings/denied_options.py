@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 _DOOR = "it would run commands, reach files or open what the proxy keeps shut"
 _OURS = "the proxy sets it itself"
 _MEMORY = "the proxy decides where a model's memory lies, and how much it is"
+_GPUS = "the proxy chooses the GPUs; use models.NAME.gpus, exclude, min_gpus and max_gpus to say among which"
 _DRAFT = "draft models cannot be configured yet"
 _LOG = "the proxy reads the log to explain a failed load"
 _EXIT = "it prints something and ends"
@@ -37,8 +38,10 @@ _RULES = (
     ("flash-attn fa", "use flash_attn"),
     ("mmproj mmproj-* mm mmu", "use models.NAME.mmproj"),
     ("batch-size b cache-ram cram fit fit-* fitt fitc", _MEMORY),
-    ("gpu-layers n-gpu-layers ngl tensor-split ts split-mode sm main-gpu mg device dev", _MEMORY),
-    ("cpu-moe cmoe n-cpu-moe ncmoe override-tensor ot kv-offload kvo nkvo", _MEMORY),
+    ("gpu-layers n-gpu-layers ngl", "use n_gpu_layers"),
+    ("cpu-moe cmoe n-cpu-moe ncmoe", "use cpu_moe"),
+    ("device dev tensor-split ts split-mode sm main-gpu mg", _GPUS),
+    ("override-tensor ot kv-offload kvo nkvo", _MEMORY),
     ("*-draft draft draft-* spec-* md td tbd cd ctkd ctvd devd ngld otd cmoed ncmoed", _DRAFT),
     ("Cd Crd Cbd Crbd lookup-cache-* lcs lcd", _DRAFT),
 )

@@ -5,14 +5,25 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from app.settings.values import Arguments, AutoOffOrPath, CacheType, ModelName, OnOffAuto, Section, Variables
+from app.settings.values import (
+    MOST,
+    Arguments,
+    AutoOffOrPath,
+    CacheType,
+    GpuNames,
+    ModelName,
+    OffOnOrCount,
+    OnOff,
+    OnOffAuto,
+    Section,
+    Variables,
+)
 
 AUTO_CTX_TOKENS = 4096
-MOST = 2**31 - 1  # of llama-server's own numbers
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ
 
 
@@ -20,7 +31,9 @@ class ModelDefaults(Section):
     """How a model is started, as far as it does not say so itself."""
 
     ctx_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
-        "auto", description=f"Context in tokens, all slots together; auto means {AUTO_CTX_TOKENS}."
+        "auto",
+        description="Context in tokens, all slots together. auto: the largest of 32768, 16384, 8192 and 4096, never "
+        f"above the model's own, that fits one free GPU; on the CPU {AUTO_CTX_TOKENS}.",
     )
     parallel: int = Field(4, ge=1, le=MOST_SLOTS, description="Slots: requests a model answers at the same time.")
     kv_unified: bool = Field(True, description="Slots share one KV cache, so that each may use all of the context.")
@@ -30,6 +43,15 @@ class ModelDefaults(Section):
     cache_type_k: CacheType = Field("f16", description="Type of the K cache.")
     cache_type_v: CacheType = Field("f16", description="Type of the V cache.")
     flash_attn: OnOffAuto = Field("auto", description="Flash attention.")
+    n_gpu_layers: Literal["all"] | Annotated[int, Field(ge=0, le=MOST)] = Field(
+        "all", description="Layers on GPUs; 0: the model runs on the CPU."
+    )
+    cpu_moe: OffOnOrCount = Field(
+        "off",
+        description="Experts in RAM. on: those of all layers, where no GPU has room for the whole model; a number: "
+        "those of so many first layers, always.",
+    )
+    partial_offload: OnOff = Field("off", description="Layers may stay in RAM where no GPU has room for all of them.")
 
 
 class ModelSettings(ModelDefaults):
@@ -51,6 +73,12 @@ class ModelSettings(ModelDefaults):
         "auto",
         description="The projector that lets it see or hear: a path as in `path`; auto: the one beside its file; off.",
     )
+    gpus: GpuNames = Field(
+        [], description="GPUs it may use, by UUID, NVML index or name; a name means all that are called so. None: any."
+    )
+    exclude: GpuNames = Field([], description="GPUs it may not use, named in the same way.")
+    min_gpus: int = Field(1, ge=1, description="The fewest GPUs it is split over, even if one had room.")
+    max_gpus: int | None = Field(None, ge=1, description="The most GPUs it is split over; null: as many as it takes.")
     args: Arguments = Field([], description="More options for its llama-server, one word each.")
     env: Variables = Field({}, description="Environment variables its llama-server gets, over those of `engine.env`.")
 
@@ -74,6 +102,13 @@ class ModelSettings(ModelDefaults):
             raise ValueError("path and repo are two places for one model; keep one")
         return self
 
-    def own(self) -> dict[str, Any]:
-        """The keys of `defaults` that it sets itself."""
-        return {key: getattr(self, key) for key in ModelDefaults.model_fields if key in self.model_fields_set}
+    @model_validator(mode="after")
+    def _some_number_of_gpus(self) -> ModelSettings:
+        if self.max_gpus is not None and self.min_gpus > self.max_gpus:
+            raise ValueError(f"min_gpus ({self.min_gpus}) must not be above max_gpus ({self.max_gpus})")
+        return self
+
+    def over(self, defaults: ModelDefaults) -> ModelSettings:
+        """The same, with those of `defaults` where it says nothing itself."""
+        silent = ModelDefaults.model_fields.keys() - self.model_fields_set
+        return self.model_copy(update={key: getattr(defaults, key) for key in silent})

@@ -16,7 +16,8 @@ from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_val
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.entities.key import ApiKey
-from app.entities.launch import LaunchSettings
+from app.entities.launch import ALL_LAYERS, LaunchSettings
+from app.entities.placement import CpuFallback, Policy, Rules, Strategy, Wishes
 from app.settings.model import AUTO_CTX_TOKENS, ModelDefaults, ModelSettings
 from app.settings.values import (
     PREFIX,
@@ -24,6 +25,7 @@ from app.settings.values import (
     Arguments,
     AutoOffOrPath,
     Folder,
+    GpuNames,
     ModelName,
     Name,
     Section,
@@ -107,6 +109,9 @@ class EngineSettings(Section):
         [], description="More options for every llama-server, one word each; a model's own come after them."
     )
     env: Variables = Field({}, description="Environment variables every llama-server gets.")
+    assume_gpu: bool = Field(
+        False, description="Take it for one that computes on NVIDIA GPUs, without asking it; for wrappers."
+    )
 
 
 class HuggingFaceSettings(Section):
@@ -135,11 +140,35 @@ class CatalogSettings(Section):
 
 
 class GpuSettings(Section):
-    """What is done with NVIDIA GPUs."""
+    """What is done with NVIDIA GPUs. Sizes are per GPU."""
 
     enabled: bool = Field(True, description="Look for GPUs. False: this machine is one without.")
     poll_seconds: float = Field(
         1.0, ge=0.1, le=3600, description="How often the GPUs are read. Without any, once a minute is enough."
+    )
+    reserve: ByteSize = Field(ByteSize(Rules().reserve_bytes), description="Left free; 0 gives all of it away.")
+    max_vram: ByteSize | None = Field(
+        None, description="What the models of this service may take of it; null: all but `reserve`."
+    )
+    order: GpuNames = Field(
+        [], description="GPUs to take first, in this order, by UUID, NVML index or name. The others come after them."
+    )
+    strategy: Strategy = Field(
+        Strategy.PACK,
+        description="Which of several GPUs with room a model gets. pack: the one with the least room left, so that "
+        "another stays whole for a large model; spread: the one with the most.",
+    )
+    busy_utilization: float = Field(
+        Rules().busy_utilization,
+        gt=0,
+        le=1,
+        description="From this share of utilization on a GPU counts as busy, and is taken last.",
+    )
+    cpu_fallback: CpuFallback = Field(
+        CpuFallback.AUTO,
+        description="When a model runs on the CPU. auto: where no GPU should be there, or the engine cannot use one; "
+        "GPUs that are lost: 503 no_gpu. never: without a GPU it is always 503 no_gpu. when_full: also instead of "
+        "waiting for room, and when GPUs are lost.",
     )
 
 
@@ -266,16 +295,49 @@ class Settings(BaseSettings):
 
         Its projector is not looked for here (None), and `engine.env` is no part of `env`.
         """
-        model = self.models.get(name, ModelSettings()) if name is not None else ModelSettings()
-        chosen = {key: getattr(self.defaults, key) for key in ModelDefaults.model_fields} | model.own()
-        if chosen["ctx_size"] == "auto":
-            chosen["ctx_size"] = AUTO_CTX_TOKENS
-        return LaunchSettings(**chosen, args=(*self.engine.args, *model.args), env=dict(model.env))
+        model = self._model(name)
+        return LaunchSettings(
+            ctx_size=AUTO_CTX_TOKENS if model.ctx_size == "auto" else model.ctx_size,
+            parallel=model.parallel,
+            kv_unified=model.kv_unified,
+            ubatch_size=model.ubatch_size,
+            cache_type_k=model.cache_type_k,
+            cache_type_v=model.cache_type_v,
+            flash_attn=model.flash_attn,
+            n_gpu_layers=ALL_LAYERS if model.n_gpu_layers == "all" else model.n_gpu_layers,
+            n_cpu_moe=model.cpu_moe if isinstance(model.cpu_moe, int) else 0,
+            args=(*self.engine.args, *model.args),
+            env=dict(model.env),
+        )
+
+    def wishes_of(self, name: str | None = None) -> Wishes:
+        """What the model of that name wishes of the GPUs; None, or a name without an entry: as `defaults` has it."""
+        model = self._model(name)
+        return Wishes(
+            gpus=tuple(model.gpus),
+            exclude=tuple(model.exclude),
+            min_gpus=model.min_gpus,
+            max_gpus=model.max_gpus,
+            has_auto_context=model.ctx_size == "auto",
+            cpu_moe=model.cpu_moe == "on",
+            partial_offload=model.partial_offload == "on",
+            cpu_when_full=self.gpu.cpu_fallback is CpuFallback.WHEN_FULL,
+        )
 
     def has_auto_context(self, name: str | None = None) -> bool:
         """Whether the context of the model of that name is for the service to choose."""
-        own = self.models[name].own() if name in self.models else {}
-        return own.get("ctx_size", self.defaults.ctx_size) == "auto"
+        return self.wishes_of(name).has_auto_context
+
+    def policy(self) -> Policy:
+        """Which GPUs are taken first."""
+        return Policy(self.gpu.strategy, tuple(self.gpu.order))
+
+    def rules(self) -> Rules:
+        """What is held back of each GPU, and from when on one is busy."""
+        return Rules(self.gpu.reserve, self.gpu.max_vram, self.gpu.busy_utilization)
+
+    def _model(self, name: str | None) -> ModelSettings:
+        return self.models.get(name or "", ModelSettings()).over(self.defaults)
 
 
 def _twice(names: Iterator[str]) -> str | None:

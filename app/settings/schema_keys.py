@@ -85,11 +85,16 @@ def nearest_key(place: Place) -> str:
     section = section_at(place[:-1]) or Settings
     known, unknown = list(section.model_fields), str(place[-1])
     near = difflib.get_close_matches(unknown, known, n=1, cutoff=NEAR)
-    near = near or [each for each in known if set(each.split("_")) & set(unknown.lower().split("_"))]
+    near = near or [each for each in known if _words(each) & _words(unknown)]
     elsewhere = [other for other, _ in keys() if other[-1] == place[-1]]
     if len(near) == 1:
         return f"; did you mean {shown((*place[:-1], near[0]))}?"
     return f"; did you mean {shown(elsewhere[0])}?" if len(elsewhere) == 1 else ""
+
+
+def _words(key: str) -> set[str]:
+    """Those that say something: the n of n_ctx and n_gpu_layers does not."""
+    return {word for word in key.lower().split("_") if len(word) > 1}
 
 
 def may_be_secret(place: Place) -> bool:

@@ -12,6 +12,7 @@ from app.settings.denied_options import refused_argument, refused_variable
 
 PREFIX = "LLAMA_SMART_PROXY_"  # of names in the environment
 LONGEST_NAME = 512
+MOST = 2**31 - 1  # of llama-server's own numbers
 
 
 SECTION = {"extra": "forbid", "frozen": True, "allow_inf_nan": False, "hide_input_in_errors": True}
@@ -84,10 +85,16 @@ def _auto_off_or_path(value: str) -> str:
 
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+OnOff = Annotated[Literal["off", "on"], BeforeValidator(_on_or_off)]
 OnOffAuto = Annotated[Literal["on", "off", "auto"], BeforeValidator(_on_or_off)]
+OffOnOrCount = Annotated[
+    Literal["off", "on"] | Annotated[int, Field(ge=1, le=MOST)],
+    BeforeValidator(_on_or_off),  # before all of them: true is a number too
+]
 AutoOffOrPath = Annotated[str, BeforeValidator(_on_or_off), AfterValidator(_auto_off_or_path)]
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Name = Annotated[Text, AfterValidator(_a_name)]
+GpuNames = list[Name]  # UUIDs, NVML indices or names
 ModelName = Annotated[Text, AfterValidator(_a_model_name)]
 Folder = Annotated[Path, AfterValidator(absolute)]
 Arguments = Annotated[list[Text], AfterValidator(_harmless_arguments)]
