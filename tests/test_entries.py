@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.entities.launch import LaunchSettings
+from app.entities.placement import Wishes
 from app.errors import ModelNotFound
+from app.settings.schema import Settings
 from tests.builders import GGUF_BYTES, a_gguf
 from tests.test_hub_cache import cached
 from workers.catalog import Catalog, Entry
 from workers.entries import download_command
+from workers.runtime import catalog_of
 
 DEFAULTS, OWN = LaunchSettings(), LaunchSettings(ctx_size=99)
 
@@ -236,6 +240,20 @@ def test_an_entry_opens_no_way_to_other_paths(home: Path):
     for name in ("d", "d.gguf", "far/d.gguf", "../far/d.gguf", str(home / "far" / "d.gguf")):
         with pytest.raises(ModelNotFound):
             catalog.find(name)
+
+
+def test_every_model_carries_what_the_settings_wish_for_it(home: Path):
+    settings = Settings(
+        catalog={"models_dirs": [home / "models"], "hugging_face": {"cache": str(home / "hub")}},
+        defaults={"cpu_moe": "on"},
+        models={"mine": {"path": home / "far" / "d.gguf", "gpus": [1]}, "gone": {"path": "x.gguf", "max_gpus": 2}},
+    )
+    found = Wishes(has_auto_context=True, cpu_moe=True)
+    assert {model.name: model.wishes for model in catalog_of(settings).models()} == {
+        **dict.fromkeys(FOUND, found),
+        "mine": replace(found, gpus=("1",)),
+        "gone": replace(found, max_gpus=2),
+    }
 
 
 def test_an_entry_comes_alive_when_its_file_does(home: Path):

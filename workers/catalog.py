@@ -17,6 +17,7 @@ from typing import Any
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
+from app.entities.placement import Wishes
 from app.errors import InvalidModelFile, ModelNotFound
 from workers.background_check import BackgroundCheck
 from workers.entries import Entry, Resolver, entry_model
@@ -46,10 +47,11 @@ class Catalog:
         entries: Sequence[Entry] = (),
         base: Path | None = None,
         headers: ModelHeaders[Any] | None = None,
+        wishes: Wishes | None = None,
     ) -> None:
         self._folders = [os.path.abspath(folder) for folder in folders]
         self._bases = [*([os.path.abspath(base)] if base else []), *self._folders]
-        self._defaults = defaults
+        self._defaults, self._wishes = defaults, wishes or Wishes()  # of models that are merely found
         self._cache = os.path.abspath(hub_cache) if hub_cache else None
         self._entries = tuple(entries)
         self._headers = headers or ModelHeaders(lambda header: None)
@@ -57,7 +59,7 @@ class Catalog:
         self._scans = threading.Condition()  # guards the three below, and is never held while files are read
         self._begun = self._ended = 0  # scans, in turn: one at a time
         self._is_scanning = False
-        self._listing = Listing(defaults)  # these two are written by the thread that scans alone
+        self._listing = Listing(defaults, self._wishes)  # these two are written by the thread that scans alone
         self._verdicts: Verdicts = {}
         self._warnings_lock = threading.Lock()
         self.warnings: tuple[str, ...] = ()  # what is wrong since the last scan, for people
@@ -161,7 +163,7 @@ class Catalog:
             log.warning("%s", note)
 
     def _read(self) -> tuple[Listing, Verdicts]:
-        listing = Listing(self._defaults)
+        listing = Listing(self._defaults, self._wishes)
         first_bytes = FirstBytes(self._verdicts)
         files = self._files(first_bytes, listing.notes)
         found = [_found_in_folder(each) for each in join(files, listing.notes)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
+from app.entities.placement import Wishes
 from workers.file_names import part_of, stem_of
 from workers.first_bytes import FirstBytes
 from workers.gguf_files import File, beside, look_at
@@ -26,6 +27,7 @@ class Entry:
     aliases: tuple[str, ...] = ()
     mmproj: str = "auto"  # auto | off | a path
     ttl_seconds: float | None = None
+    wishes: Wishes = field(default_factory=Wishes)
 
 
 class NoFile(Exception):
@@ -126,14 +128,17 @@ def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | N
     try:
         files = resolver.files(entry)
     except NoFile as error:
-        return Model(entry.name, "", 0, 0, entry.launch, problem=str(error), ttl_seconds=entry.ttl_seconds), None
-    launch = replace(entry.launch, mmproj=None)
-    return replace(model_of(entry.name, files, launch), ttl_seconds=entry.ttl_seconds), files
+        return Model(
+            entry.name, "", 0, 0, entry.launch, problem=str(error), ttl_seconds=entry.ttl_seconds, wishes=entry.wishes
+        ), None
+    model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.wishes)
+    return replace(model, ttl_seconds=entry.ttl_seconds), files
 
 
-def model_of(name: str, files: ModelFiles, launch: LaunchSettings) -> Model:
+def model_of(name: str, files: ModelFiles, launch: LaunchSettings, wishes: Wishes) -> Model:
     size_bytes, projector = files.size_bytes, files.projector
     if projector is not None:
         size_bytes += projector.size_bytes
         launch = replace(launch, mmproj=projector.path)
-    return Model(name, files.path, size_bytes, files.parts[0].mtime_ns // 10**9, launch, problem=files.problem)
+    created = files.parts[0].mtime_ns // 10**9
+    return Model(name, files.path, size_bytes, created, launch, problem=files.problem, wishes=wishes)

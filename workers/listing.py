@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
+from app.entities.placement import Wishes
 from workers.entries import Entry, model_of
 from workers.model_files import Found, ModelFiles
 from workers.model_headers import Stamp
@@ -24,13 +25,13 @@ Configured = tuple[Entry, Model, ModelFiles | None]  # the files: None when they
 class Listing:
     """Filled by one scan, entries first; read-only from then on."""
 
-    def __init__(self, defaults: LaunchSettings) -> None:
+    def __init__(self, defaults: LaunchSettings, wishes: Wishes) -> None:
         self.listed: dict[str, Model] = {}
         self.keys: dict[str, Model] = {}  # exact: the listed names and all others
         self.loose_keys: dict[str, Model] = {}  # in lower case: names of the Hugging Face cache
         self.stamps: dict[str, Stamp] = {}  # of the files that were seen, by the path in their models
         self.notes: list[str] = []
-        self._defaults = defaults
+        self._defaults, self._wishes = defaults, wishes  # of what is merely found
         self._served_by: dict[object, list[Model]] = defaultdict(list)  # identity of a file -> entries that serve it
 
     def add_entries(self, configured: Sequence[Configured]) -> None:
@@ -69,7 +70,7 @@ class Listing:
             self._note_lost_name(each, own_name, name, served_by)
         if name is None:
             return None
-        model = self.listed[name] = self.keys[name] = model_of(name, each.files, self._defaults)
+        model = self.listed[name] = self.keys[name] = model_of(name, each.files, self._defaults, self._wishes)
         self.stamps[each.files.path] = each.files.stamp
         return model
 

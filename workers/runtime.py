@@ -147,7 +147,15 @@ def cache_folder() -> Path:
 def catalog_of(settings: Settings, shapes: ModelHeaders[ModelShape] | None = None) -> Catalog:
     """What may be asked for under these settings, scanned. `shapes` keeps what is read of the headers."""
     folders = models_folders(settings)
-    return Catalog(folders, settings.launch_of(), hub_cache(settings), entries(settings), settings.folder, shapes)
+    return Catalog(
+        folders,
+        settings.launch_of(),
+        hub_cache(settings),
+        entries(settings),
+        settings.folder,
+        shapes,
+        settings.wishes_of(),
+    )
 
 
 def has_models(settings: Settings) -> bool:
@@ -166,6 +174,7 @@ def entries(settings: Settings) -> list[Entry]:
             aliases=tuple(model.aliases),
             mmproj=model.mmproj,
             ttl_seconds=model.ttl_seconds,
+            wishes=settings.wishes_of(name),
         )
         for name, model in settings.models.items()
     ]
