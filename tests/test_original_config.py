@@ -51,7 +51,9 @@ SHIPPED: dict[str, Any] = {
     "ollama": {"host": "localhost", "port": 11434, "timeout": 30.0},
 }
 SETTINGS_OF_OURS = {"backend", "server", "models", "size", "request_timeout", "cache_type_k", "cache_type_v"}
-SETTINGS_OF_OURS |= {"enabled", "monitoring_interval"}
+SETTINGS_OF_OURS |= {"enabled", "monitoring_interval", "gpu_layers", "cpu_fallback"}
+DONE_ANYWAY = {"enable_gpu_monitoring", "allocation_strategy", "gpu_allocation_strategy", "kv_offload", "force_spread"}
+DONE_ANYWAY |= {"spread_only_if_necessary"}
 
 
 def read(folder: Path, content: dict[str, Any], **environ: str) -> Configuration:
@@ -94,17 +96,62 @@ def test_every_key_is_a_setting_or_a_warning(tmp_path):
         for section, value in SHIPPED.items()
         for key in (value if isinstance(value, dict) else [""])
     ]
-    expected = {leaf for leaf in leaves if leaf.split(".")[-1] not in SETTINGS_OF_OURS | {"llama_cpp_models"}}
+    expected = {
+        leaf for leaf in leaves if leaf.split(".")[-1] not in SETTINGS_OF_OURS | DONE_ANYWAY | {"llama_cpp_models"}
+    }
     assert sorted(line.split(":")[0] for line in said) == sorted(expected)
     assert all(": not used; " in line for line in said)
 
 
 def test_a_warning_says_what_happens_instead(tmp_path):
-    assert warnings(tmp_path, least(server_pool={"size": 1, "port_start": 8001, "gpu_layers": 0}, agents=[])) == [
+    assert warnings(tmp_path, least(server_pool={"size": 1, "port_start": 8001}, agents=[])) == [
         "server_pool.port_start: not used; each llama-server chooses a free port of its own",
-        "server_pool.gpu_layers: not used; models run on the CPU so far",
         "agents: not used; there are no agents here; clients call /v1/chat/completions",
     ]
+
+
+@pytest.mark.parametrize(("gpu_layers", "ours"), [(999, "all"), (-1, "all"), (1000, "all"), (998, 998), (0, 0)])
+def test_its_number_of_layers_is_ours(tmp_path, gpu_layers, ours):
+    found = read(tmp_path, least(server_pool={"size": 1, "gpu_layers": gpu_layers}))
+    assert found.settings.defaults.n_gpu_layers == ours
+
+
+@pytest.mark.parametrize(("cpu_fallback", "ours"), [(True, "auto"), (False, "never"), (None, "auto")])
+def test_its_fallback_is_one_of_ours(tmp_path, cpu_fallback, ours):
+    assert read(tmp_path, least(gpu={"cpu_fallback": cpu_fallback})).settings.gpu.cpu_fallback == ours
+
+
+ONE_GPU_FIRST = "not used; a model gets one GPU where one has room, else as few as hold it"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("enable_gpu_monitoring", False, "not used; GPUs are read in any case; gpu.enabled: false turns them off"),
+        ("allocation_strategy", "distribute", ONE_GPU_FIRST),
+        ("gpu_allocation_strategy", "distribute", ONE_GPU_FIRST),
+        ("kv_offload", False, "not used; the KV cache lies where its layers do"),
+        ("force_spread", True, f"{ONE_GPU_FIRST}; for more, models.NAME.min_gpus"),
+        ("spread_only_if_necessary", False, f"{ONE_GPU_FIRST}; for more, models.NAME.min_gpus"),
+        ("max_gpus", 4, "not used; each model has its own: models.NAME.min_gpus and models.NAME.max_gpus"),
+        (
+            "vram_headroom_factor",
+            1.1,
+            "not used; memory is estimated from the header of the model's file; gpu.reserve holds back room",
+        ),
+    ],
+)
+def test_what_it_did_otherwise_with_gpus_is_a_warning(tmp_path, key, value, said):
+    assert warnings(tmp_path, least(gpu={key: value})) == [f"gpu.{key}: {said}"]
+
+
+def test_what_its_warnings_name_may_be_added_to_it(tmp_path):
+    """They named keys that were passed over as unknown once they stood there."""
+    models = {"m": {"repo": "a/b", "variant": "Q8_0", "min_gpus": 2, "args": ["--no-repack"]}}
+    found = read(tmp_path, least(gpu={"reserve": "1GiB", "monitoring_interval": 5}, llama_cpp={"models": models}))
+    assert found.settings.gpu.model_dump(exclude_defaults=True) == {"reserve": 2**30, "poll_seconds": 5.0}
+    assert found.settings.models["m"] == ModelSettings(repo="a/b:Q8_0", min_gpus=2, args=["--no-repack"])
+    assert len(found.warnings) == 1  # its open address
 
 
 @pytest.mark.parametrize(
@@ -170,6 +217,10 @@ def test_the_environment_is_stronger_than_it(tmp_path):
         (least(server={"port": "x"}), "server.port: 'x' is not a whole number"),
         (least(gpu={"cache_type_k": 3}), "gpu.cache_type_k: 3 is none of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, "
          "q5_0, q5_1"),
+        (least(server_pool={"gpu_layers": "x"}), "server_pool.gpu_layers: 'x' is not all or a whole number"),
+        (least(gpu={"cpu_fallback": "x"}), "gpu.cpu_fallback: 'x' is none of auto, never, when_full"),
+        (least(llama_cpp={"models": {"m": {"repo": "a/b", "min_gpus": 0}}}),
+         "llama_cpp.models.m.min_gpus: 0 is not a number from 1 up"),
         (least(llama_cpp={"models": {"m": 3}}), "llama_cpp.models.m: 3 is not a mapping of keys to values"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """The original service's config.json, read as it is: each of its keys becomes a setting of ours, or a warning.
 
-Sections of ours that it never had may stand in it too, so that keys can be added to a file that is there already.
+Our sections that it never had, and our keys of `gpu` and of a model, may stand in it too: a file that is there already
+can be added to, as its warnings advise.
 
 Its keys and defaults are those of its `config.py`; it ignored keys that it did not know.
 """
@@ -11,28 +12,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.entities.launch import ALL_LAYERS
+from app.settings.model import ModelSettings
+from app.settings.schema import GpuSettings
+
 Place = tuple[str | int, ...]
 
 BACKEND_VARIABLE = "LLM_PROXY_BACKEND"
 
-_ON_CPU = "models run on the CPU so far"
-_ESTIMATE = "memory is booked by the size of the model's file"
+_ONE_GPU_FIRST = "a model gets one GPU where one has room, else as few as hold it"
+_NUMBER = "each model has its own: models.NAME.min_gpus and models.NAME.max_gpus"
+_ESTIMATE = "memory is estimated from the header of the model's file; gpu.reserve holds back room"
 
 # Keys that have no setting here -> what happens instead.
 _WITHOUT_SETTING = {
     "server_pool.host": "each llama-server listens on 127.0.0.1",
     "server_pool.port_start": "each llama-server chooses a free port of its own",
-    "server_pool.gpu_layers": _ON_CPU,
     "server_pool.health_timeout": "a load may take as long as it shows progress (scheduling.stall_timeout_seconds)",
-    "gpu.enable_gpu_monitoring": _ON_CPU,
-    "gpu.allocation_strategy": _ON_CPU,
-    "gpu.gpu_allocation_strategy": _ON_CPU,
-    "gpu.cpu_fallback": _ON_CPU,
-    "gpu.kv_offload": _ON_CPU,
-    "gpu.max_gpus": _ON_CPU,
-    "gpu.min_gpus": _ON_CPU,
-    "gpu.force_spread": _ON_CPU,
-    "gpu.spread_only_if_necessary": _ON_CPU,
+    "gpu.enable_gpu_monitoring": "GPUs are read in any case; gpu.enabled: false turns them off",
+    "gpu.allocation_strategy": _ONE_GPU_FIRST,
+    "gpu.gpu_allocation_strategy": _ONE_GPU_FIRST,
+    "gpu.kv_offload": "the KV cache lies where its layers do",
+    "gpu.max_gpus": _NUMBER,
+    "gpu.min_gpus": _NUMBER,
+    "gpu.force_spread": f"{_ONE_GPU_FIRST}; for more, models.NAME.min_gpus",
+    "gpu.spread_only_if_necessary": f"{_ONE_GPU_FIRST}; for more, models.NAME.min_gpus",
     "gpu.repack": "to turn it off, models.NAME.args: [--no-repack]",
     "gpu.no_host": "to turn it on, models.NAME.args: [--no-host]",
     "gpu.activation_overhead_factor": _ESTIMATE,
@@ -42,16 +46,27 @@ _WITHOUT_SETTING = {
     "simulation": "there is no simulation here; without models of its own the service has a small demo model",
 }
 
+# Of these keys, the values that ask for what is done anyway.
+_DONE_ANYWAY: Mapping[str, tuple[Any, ...]] = {
+    "gpu.enable_gpu_monitoring": (True,),
+    "gpu.allocation_strategy": ("single-gpu-preferred",),
+    "gpu.gpu_allocation_strategy": ("single-gpu-preferred", None),
+    "gpu.kv_offload": (True,),
+    "gpu.force_spread": (False,),
+    "gpu.spread_only_if_necessary": (True,),
+}
+
 # Keys that are a setting here.
 _SETTINGS: Mapping[str, Place] = {
     "server.host": ("server", "host"),
     "server.port": ("server", "port"),
     "server_pool.size": ("scheduling", "max_loaded"),
+    "server_pool.gpu_layers": ("defaults", "n_gpu_layers"),
     "server_pool.request_timeout": ("upstream", "first_byte_seconds"),
-    "gpu.enabled": ("gpu", "enabled"),
     "gpu.monitoring_interval": ("gpu", "poll_seconds"),
     "gpu.cache_type_k": ("defaults", "cache_type_k"),
     "gpu.cache_type_v": ("defaults", "cache_type_v"),
+    **{f"gpu.{key}": ("gpu", key) for key in GpuSettings.model_fields},
 }
 _OURS = ("keys", "engine", "catalog", "upstream", "scheduling", "defaults")  # sections that it never had
 _MODELS = ("simulation.llama_cpp_models", "llama_cpp.models", "models")  # the last one has the last word
@@ -69,7 +84,8 @@ class Written:
 
     def original_place(self, place: Place) -> Place:
         """Where the file has what stands at this place of ours."""
-        return self.names.get(place, place)
+        above = next((place[:count] for count in range(len(place), 0, -1) if place[:count] in self.names), ())
+        return self.names.get(above, ()) + place[len(above) :]
 
 
 def is_original(data: Mapping[str, Any]) -> bool:
@@ -86,11 +102,21 @@ def translated(data: dict[str, Any], environ: Mapping[str, str]) -> Written:
     leaves = {**_DEFAULTS, **dict(_leaves({key: value for key, value in data.items() if key not in ours}))}
     for key, place in _SETTINGS.items():
         if leaves.get(key) is not None:
-            settings.setdefault(str(place[0]), {})[place[1]] = leaves[key]
+            settings.setdefault(str(place[0]), {})[place[1]] = _in_our_words(key, leaves[key])
             names[place] = tuple(key.split("."))
     models, model_names, model_warnings = _models(leaves)
     warnings = (*_backend(leaves, environ), *_warnings(leaves), *model_warnings)
     return Written(_with_ours(settings, ours) | {"models": models}, warnings, True, names | model_names)
+
+
+def _in_our_words(key: str, value: Any) -> Any:
+    """What its value is called here; the settings say what is wrong with one that it never had."""
+    match key, value:
+        case "server_pool.gpu_layers", int() if not 0 <= value < ALL_LAYERS:
+            return "all"
+        case "gpu.cpu_fallback", bool():
+            return "auto" if value else "never"
+    return value
 
 
 def _with_ours(settings: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +145,7 @@ def _backend(leaves: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[
 def _warnings(leaves: Mapping[str, Any]) -> Iterator[str]:
     """One line for each key that has no setting here."""
     for key in leaves:
-        if key in _SETTINGS or key in _MODELS or key == "backend":
+        if key in _SETTINGS or key in _MODELS or key == "backend" or leaves[key] in _DONE_ANYWAY.get(key, ()):
             continue
         section = key.split(".")[0]
         if why := _WITHOUT_SETTING.get(key) or _WITHOUT_SETTING.get(section):
@@ -129,7 +155,7 @@ def _warnings(leaves: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _models(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Place, Place], list[str]]:
-    """Its {name: {repo, variant}} as our {name: {repo: "repo:variant"}}."""
+    """Its {name: {repo, variant}} as our {name: {repo: "repo:variant"}}, with what was added in our words."""
     models: dict[str, Any] = {}
     names: dict[Place, Place] = {}
     warnings: list[str] = []
@@ -150,5 +176,6 @@ def _model(entry: Any) -> tuple[Any, list[str]]:
     if not isinstance(entry, Mapping):
         return entry, []  # the settings say what is wrong with it
     repo, variant = entry.get("repo"), entry.get("variant")
+    ours = {key: value for key, value in entry.items() if key in ModelSettings.model_fields}
     source = f"{repo}:{variant}" if variant else repo
-    return {"repo": source}, [key for key in entry if key not in ("repo", "variant")]
+    return ours | {"repo": source}, [key for key in entry if key not in (*ours, "repo", "variant")]
