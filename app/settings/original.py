@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.entities.launch import ALL_LAYERS
+from app.settings.gpu import GpuSettings
 from app.settings.model import ModelSettings
-from app.settings.schema import GpuSettings
 
 Place = tuple[str | int, ...]
 
