@@ -107,6 +107,9 @@ class EngineSettings(Section):
         [], description="More options for every llama-server, one word each; a model's own come after them."
     )
     env: Variables = Field({}, description="Environment variables every llama-server gets.")
+    assume_gpu: bool = Field(
+        False, description="Take it that the engine can use the GPUs that are there, and do not ask it."
+    )
 
 
 class HuggingFaceSettings(Section):
