@@ -20,6 +20,7 @@ FAKE_ECHO=1               answers with what it was sent
 FAKE_SLOTS_SECONDS=0.8    how long /slots takes
 FAKE_BREAKDOWN=900,90,9   takes -fit and --log-jsonl, and says before it loads that it needs so many MiB of RAM for
                           the weights, the context and the graph
+FAKE_DEVICES=CUDA0,CUDA1  takes --list-devices, and names these; none if it is empty
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, weights, request PATH,
                           closed PATH
@@ -77,6 +78,9 @@ HELP_ASKED = """\
   -fit,  --fit [on|off]           whether to adjust unset arguments to fit in device memory
   -lv,   --verbosity N            set the verbosity threshold
          --log-jsonl              log as JSONL
+"""
+HELP_DEVICES = """\
+         --list-devices           print list of available devices and exit
 """
 VERSION = "version: 3091 (fake)\nbuilt with nothing for x86_64-linux-gnu\n"
 SWITCHES = {"--no-mmap", "--embedding", "--embeddings", "--metrics", "--slots", "--log-disable", "-fa", "--flash-attn",
@@ -349,7 +353,9 @@ def load(chosen: dict[str, str]) -> None:
                 "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 852.89 MiB on device 0: cudaMalloc failed:"
                 " out of memory"
             )
+            log("alloc_tensor_range: failed to allocate CUDA0 buffer of size 894320640")
             log("llama_model_load: error loading model: unable to allocate CUDA0 buffer")
+            log("llama_model_load_from_file_impl: failed to load model")
             os._exit(1)
         case "segv":
             signal.signal(signal.SIGSEGV, signal.SIG_DFL)
@@ -390,12 +396,26 @@ def flood(megabytes: float) -> None:
         sys.stderr.write(line)
 
 
+def list_devices() -> None:
+    """As b11434 does, with what the CUDA backend says of itself before."""
+    names = SETTINGS["FAKE_DEVICES"].split(",") if SETTINGS["FAKE_DEVICES"] else []
+    log(f"ggml_cuda_init: found {len(names)} CUDA devices:")
+    for name in names:
+        log(f"  Device {name[-1]}: NVIDIA GeForce RTX 4090, compute capability 8.9, VMM: yes")
+    lines = (f"  {name}: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)" for name in names)
+    print("Available devices:", *lines, sep="\n")
+
+
 def main() -> None:
     if {"-h", "--help", "--usage"} & set(sys.argv[1:]):
-        print(HELP.format(name=sys.argv[0]), end=HELP_ASKED if breakdown() else "")
+        more = HELP_DEVICES if "FAKE_DEVICES" in SETTINGS else ""
+        print(HELP.format(name=sys.argv[0]), end=more + (HELP_ASKED if breakdown() else ""))
         sys.exit(1)  # as some builds did
     if "--version" in sys.argv[1:]:
         sys.stderr.write(VERSION)
+        sys.exit(0)
+    if "--list-devices" in sys.argv[1:] and "FAKE_DEVICES" in SETTINGS:
+        list_devices()
         sys.exit(0)
     chosen = parse(sys.argv[1:])
     journal(f"start {os.getpid()}")

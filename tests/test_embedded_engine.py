@@ -311,3 +311,20 @@ def test_asking_it_shrinks_nothing_even_where_there_is_no_room(demo, tmp_path):
 def test_help_and_version():
     assert re.search(r"^-c,    --ctx-size N {20}", run("--help").stdout, re.MULTILINE)
     assert run("--version").stderr.startswith("version: xllamacpp 20")
+
+
+def test_its_devices_are_listed_as_llama_server_lists_them(tmp_path):
+    """This wheel has none but the CPU, which llama-server does not list either."""
+    assert run("--list-devices").stdout == "Available devices:\n"
+    assert re.search(r"^--list-devices {20,}print", run("--help").stdout, re.MULTILINE)
+    script = tmp_path / "engine.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import embedded_engine as engine, xllamacpp\n"
+        "kind = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_GPU\n"
+        "card = {'name': 'CUDA0', 'description': 'RTX 4090', 'memory_total': 24080 << 20, 'memory_free': 23 << 30}\n"
+        "xllamacpp.get_device_info = lambda: [{**card, 'type': kind}]\n"
+        "engine.main(['--list-devices'])\n"
+    )
+    with spawn(script=script, stdout=subprocess.PIPE) as process:
+        out, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    assert out == "Available devices:\n  CUDA0: RTX 4090 (24080 MiB, 23552 MiB free)\n"

@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 import workers.engine
-from app.entities.launch import EngineKind
+from app.entities.launch import EngineFacts, EngineKind
 from tests.fake_llama_server import install_fake
-from workers.engine import NoEngine, engine_environment, find_engine, flags_in_help
+from workers.engine import (
+    NoEngine,
+    devices_in_list,
+    devices_of,
+    engine_environment,
+    find_engine,
+    flags_in_help,
+    why_no_cuda,
+)
 
 NOWHERE = "/nonexistent"
 
@@ -160,3 +168,76 @@ def test_the_environment_is_built_not_inherited(monkeypatch):
     assert (environment["CUDA_HOME"], environment["NVIDIA_VISIBLE_DEVICES"]) == ("/c", "all")
     assert environment["LLAMA_API_KEY"] == "key"
     assert "LLAMA_ARG_TOOLS" not in environment
+
+
+# --- what it can compute on -----------------------------------------------------------------------------
+
+
+def a_scripted(folder: Path, text: str) -> EngineFacts:
+    """An engine that names --list-devices in its help, and does `text` when it is asked."""
+    path = program(folder, text)
+    return EngineFacts(EngineKind.BINARY, (str(path),), "1 (a)", "id", frozenset({"--list-devices"}))
+
+
+def test_the_devices_are_read_and_what_backends_say_before_them_is_not():
+    text = """\
+ggml_cuda_init: found 2 CUDA devices (Total VRAM: 48160 MiB):
+  Device 0: NVIDIA GeForce RTX 4090, compute capability 8.9, VMM: yes, VRAM: 24080 MiB
+Available devices:
+  CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)
+  CUDA1: NVIDIA H100 80GB HBM3 MIG 1g.10gb (9856 MiB, 9500 MiB free)
+  Vulkan0: NVIDIA GeForce RTX 4090 (NVK AD102) (24564 MiB, 24000 MiB free)
+  RPC0[10.0.0.1:50052]: 10.0.0.1:50052 (9856 MiB, 9500 MiB free)
+"""
+    assert devices_in_list(text) == ("CUDA0", "CUDA1", "Vulkan0", "RPC0[10.0.0.1:50052]")
+    assert devices_in_list("Available devices:\n  (none)\n") == ()
+    with pytest.raises(ValueError, match=r"printed no list: CUDA0: a \(1 MiB"):
+        devices_in_list("  CUDA0: a (1 MiB, 1 MiB free)")
+
+
+@pytest.mark.parametrize(
+    ("devices", "named"),
+    [("CUDA0,CUDA1", None), ("Vulkan0,CUDA0", None), ("", "names no GPU"), ("Vulkan0,ROCm0", "only Vulkan0, ROCm0")],
+)
+def test_an_engine_without_cuda_is_known_by_its_devices(tmp_path: Path, devices: str, named: str | None):
+    engine = find_engine(str(install_fake(tmp_path, FAKE_DEVICES=devices)))
+    assert devices_of(engine) == tuple(devices.split(",") if devices else ())
+    problem = why_no_cuda(engine)
+    assert bool(problem) == bool(named)
+    if named:
+        assert problem.startswith("the engine (3091 (fake)) has no CUDA: ") and named in problem
+
+
+def test_the_embedded_engine_of_the_cpu_wheel_has_no_cuda():
+    assert "has no CUDA: its --list-devices names no GPU; install a CUDA build" in why_no_cuda(find_engine("embedded"))
+
+
+def test_an_engine_that_has_no_such_option_is_not_asked_and_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    engine = find_engine(str(install_fake(tmp_path)))
+    assert (devices_of(engine), why_no_cuda(engine), caplog.text) == (None, "", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("echo 'error while loading shared libraries'; exit 127", "no list: error while loading shared libraries"),
+        ("echo started; kill -ABRT $$", "died of SIGABRT: started"),
+        ("exit 0", "printed nothing"),
+        ("echo 'Available devices:'; sleep 60", "did not end within 0.3 s: Available devices:"),
+        ("yes", "did not end within 0.3 s: y"),
+    ],
+)
+def test_an_answer_that_is_none_condemns_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str, said: str
+):
+    monkeypatch.setattr(workers.engine, "_ASK_TIMEOUT_SECONDS", 0.3)
+    engine = a_scripted(tmp_path, text)
+    assert (devices_of(engine), why_no_cuda(engine)) == (None, "")
+    assert caplog.records[0].levelname == "WARNING" and said in caplog.text
+
+
+def test_it_is_asked_anew_each_time_in_the_environment_of_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LLAMA_ARG_DEVICE", "none")
+    engine = a_scripted(tmp_path, 'echo "Available devices:"; echo "  $DEVICE$LLAMA_ARG_DEVICE: a (1 MiB, 1 MiB free)"')
+    assert devices_of(engine, {"DEVICE": "CUDA0"}) == ("CUDA0",)
+    assert devices_of(engine, {"DEVICE": "CUDA1"}) == ("CUDA1",)

@@ -8,11 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import workers.gpu_poller
 from app.entities.gpu import LATE_POLLS, LATE_SECONDS, Gpu, GpuSnapshot, GpuState, MissingGpu
+from app.use_cases.gpu_report import gpu_pool_status
 from app.use_cases.pool_state import PoolState
 from tests.service import wait_for
 from workers.gpu_evidence import SeenGpus
@@ -52,10 +55,15 @@ def no_poller_outlives_its_test() -> Iterator[None]:
 
 
 def polling(
-    folder: Path, card: Card, expected: Callable[[SeenGpus], str] = SeenGpus.names
+    folder: Path,
+    card: Card,
+    expected: Callable[[SeenGpus], str] = SeenGpus.names,
+    can_use: Callable[[], str] = lambda: "",
 ) -> tuple[StateStore, GpuPoller]:
     store = StateStore(PoolState())
-    poller = GpuPoller(store, card.read, SeenGpus(folder / "gpus.json"), poll_seconds=0.02, expected=expected)
+    poller = GpuPoller(
+        store, card.read, SeenGpus(folder / "gpus.json"), poll_seconds=0.02, expected=expected, can_use=can_use
+    )
     poller.start()
     POLLERS.append(poller)
     wait_for(lambda: store.gpus.state is not GpuState.UNREAD or not card.answers.is_set(), 10)
@@ -175,6 +183,105 @@ def test_closed_it_reads_no_more_and_leaves_no_thread(tmp_path: Path):
     wait_for(lambda: threading.active_count() <= before, 10)
 
 
+# --- whether the engine can use them ----------------------------------------------------------------------
+
+
+B = Gpu("GPU-b", 1, "RTX 3060")
+
+
+class Engine:
+    """What it answers, how often it was asked, and how long it takes."""
+
+    def __init__(self, problem: str = "") -> None:
+        self.problem = problem
+        self.times = 0
+        self.answers = threading.Event()
+        self.answers.set()
+        self.threads: set[str] = set()
+
+    def can_use(self) -> str:
+        self.times += 1
+        self.threads.add(threading.current_thread().name)
+        assert self.answers.wait(60)
+        return self.problem
+
+
+def readings_later(card: Card, count: int = 5) -> None:
+    seen = card.readings
+    wait_for(lambda: card.readings > seen + count, 10)
+
+
+def test_an_engine_that_cannot_use_the_gpus_is_a_complaint_from_the_first_sight_of_them(tmp_path: Path):
+    engine = Engine("the engine has no CUDA")
+    engine.answers.clear()
+    store, _ = polling(tmp_path, card := Card(), expected=lambda seen: "missed", can_use=engine.can_use)
+    card.gpus = (A,)
+    POLLERS[-1].read_now()
+    wait_for(lambda: engine.times == 1, 10)
+    assert store.gpus.gpus == ()
+    assert store.gpus.as_of(time.monotonic() + 60).state is not GpuState.HUNG  # it is not NVML that is waited for
+    engine.answers.set()
+    wait_for(lambda: store.gpus.gpus == (A,), 10)
+    assert (store.gpus.state, store.gpus.complaints) == (GpuState.OK, ("the engine has no CUDA",))
+    assert store.gpus.at > time.monotonic() - 5
+    readings_later(card)
+    assert (engine.times, engine.threads) == (1, {"gpus"})
+    assert store.gpus.complaints == ("the engine has no CUDA",)
+
+
+def test_without_gpus_no_engine_is_asked(tmp_path: Path):
+    polling(tmp_path, card := Card(), expected=lambda seen: "missed", can_use=(engine := Engine("none")).can_use)
+    readings_later(card)
+    assert engine.times == 0
+
+
+def test_it_is_asked_again_when_other_gpus_are_there_which_are_shown_meanwhile(tmp_path: Path):
+    """One that was asked while the driver was down knew no GPU: it must not be condemned for ever."""
+    store, _ = polling(tmp_path, card := Card(A, B), can_use=(engine := Engine("none")).can_use)
+    wait_for(lambda: store.gpus.engine_problem == "none", 10)
+    engine.problem = ""
+    engine.answers.clear()
+    card.gpus = (A,)
+    wait_for(lambda: engine.times == 2, 10)
+    assert (store.gpus.gpus, store.gpus.engine_problem) == ((A,), "none")
+    engine.answers.set()
+    wait_for(lambda: store.gpus.complaints == (), 10)
+    card.gpus = ()
+    wait_for(lambda: store.gpus.gpus == (), 10)
+    card.gpus = (A,)
+    wait_for(lambda: store.gpus.gpus == (A,), 10)
+    readings_later(card)
+    assert engine.times == 3
+
+
+def test_lost_gpus_are_not_the_engines_problem(tmp_path: Path):
+    store, _ = polling(tmp_path, card := Card(A), can_use=Engine("none").can_use)
+    wait_for(lambda: store.gpus.engine_problem == "none", 10)
+    card.gpus = ()
+    wait_for(lambda: store.gpus.gpus == (), 10)
+    assert store.gpus.complaints == ("no GPU: no library; RTX 4090",)
+
+
+def test_as_long_as_it_cannot_it_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers.gpu_poller, "ASK_AGAIN_SECONDS", 0.05)
+    store, _ = polling(tmp_path, card := Card(A), can_use=(engine := Engine("none")).can_use)
+    wait_for(lambda: engine.times > 3, 10)
+    engine.problem = ""
+    wait_for(lambda: store.gpus.engine_problem == "", 10)
+    times = engine.times
+    readings_later(card, 10)
+    assert engine.times == times
+
+
+def test_a_bug_in_asking_ends_no_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def can_use() -> str:
+        raise AssertionError("odd")
+
+    store, _ = polling(tmp_path, Card(A), can_use=can_use)
+    wait_for(lambda: store.gpus.state is GpuState.OK, 10)
+    assert "AssertionError: odd" in caplog.text
+
+
 # --- how old a snapshot may be --------------------------------------------------------------------------
 
 
@@ -191,6 +298,14 @@ def test_a_snapshot_is_good_until_some_polls_were_missed():
 def test_without_a_reason_to_expect_gpus_nothing_is_wrong(state: GpuState):
     assert GpuSnapshot(state, 0.0, problem="none").complaints == ()
     assert GpuSnapshot(state, 0.0, problem="none", expected="seen").complaints == ("no GPU: none; seen",)
+
+
+def test_an_engine_without_cuda_is_a_complaint_and_makes_no_gpu_available():
+    snapshot = GpuSnapshot(GpuState.OK, 0.0, (A,), engine_problem="the engine has no CUDA", poll_seconds=1.0)
+    assert snapshot.complaints == ("the engine has no CUDA",)
+    assert snapshot.as_of(60).complaints[1:] == ("the engine has no CUDA",)
+    assert gpu_pool_status(snapshot)["gpu_available"] is False
+    assert gpu_pool_status(replace(snapshot, engine_problem=""))["gpu_available"] is True
 
 
 def test_each_lost_gpu_is_a_complaint():

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.fake_llama_server import install_fake
 from tests.service import Service, serving, wait_for
 from tests.stand_in_nvml import Card, StandIn, an_a100, needs_compiler
 
@@ -42,7 +43,8 @@ def sees(service: Service, *uuids: str) -> None:
 
 
 def serving_on(hardware: StandIn, folder: Path, **variables: str):
-    return serving(folder, plain=hardware.environment | variables, GPU__POLL_SECONDS="0.1")
+    """With an engine for the CPU, which is not asked whether it can use what the stand-in shows."""
+    return serving(folder, plain=hardware.environment | variables, GPU__POLL_SECONDS="0.1", ENGINE__ASSUME_GPU="true")
 
 
 @pytest.fixture
@@ -183,6 +185,29 @@ def _break(hardware: StandIn, fault: str) -> None:
 
 
 @needs_compiler
+def test_gpus_that_the_engine_cannot_use_are_said_and_the_cpu_answers(hardware: StandIn, tmp_path: Path):
+    hardware.show(A)
+    with serving(tmp_path, plain=hardware.environment, ENGINE__BINARY="embedded") as service:
+        sees(service, "GPU-a")
+        (reason,) = reasons(service)
+        assert reason.startswith("the engine (xllamacpp ") and "has no CUDA: its --list-devices names no GPU" in reason
+        assert (block(service)["state"], block(service)["gpu_available"]) == ("ok", False)
+        assert reason in service.get("/").text
+        assert service.chat().status_code == 200
+        assert sum("has no CUDA" in line for line in service.lines) == 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("devices", ["CUDA0", "Vulkan0"])
+def test_a_llama_server_is_believed_about_its_devices(hardware: StandIn, tmp_path: Path, devices: str):
+    engine = install_fake(tmp_path / "bin", FAKE_DEVICES=devices)
+    hardware.show(A)
+    with serving(tmp_path, plain=hardware.environment, ENGINE__BINARY=str(engine)) as service:
+        sees(service, "GPU-a")
+        assert block(service)["gpu_available"] == (devices == "CUDA0") == (not reasons(service))
+
+
+@needs_compiler
 def test_cuda_visible_devices_of_the_service_limits_it(hardware: StandIn, tmp_path: Path):
     hardware.show(A, B, an_a100())
     with serving_on(hardware, tmp_path, CUDA_VISIBLE_DEVICES="GPU-c,GPU-a") as service:
@@ -216,7 +241,7 @@ def test_strangers_learn_nothing_of_the_hardware(hardware: StandIn, tmp_path: Pa
     key = "7e4f14d64f8c4fb31a5ef6e5bb4b0bd8dbde8d3b6cd3a15d"
     keys = json.dumps([{"name": "k", "sha256": hashlib.sha256(key.encode()).hexdigest()}])
     hardware.show(A)
-    with serving(tmp_path, plain=hardware.environment, KEYS=keys) as service:
+    with serving(tmp_path, plain=hardware.environment, KEYS=keys, ENGINE__ASSUME_GPU="true") as service:
         assert set(service.get("/health").json()) == {"status", "degraded"}
         known = requests.get(service.url + "/health", headers={"x-api-key": key}, timeout=20).json()
         assert "gpu_pool_status" in known

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from workers.server_log import LAST_WORDS_BYTES, RING_BYTES, ServerLog, last_words
+import pytest
+
+from workers.server_log import LAST_WORDS_BYTES, RING_BYTES, ServerLog, is_out_of_gpu_memory, last_words
 
 
 def a_log(text: str) -> ServerLog:
@@ -61,3 +63,72 @@ def test_json_lines_are_unpacked():
     record = {"type": "log", "level": "ERROR", "msg": "cannot open the file\n"}
     assert a_log(json.dumps(record) + "\n").lines() == ["E cannot open the file"]
     assert a_log('{"not": "a log line"}\n').lines() == ['{"not": "a log line"}']
+
+
+# --- whether GPU memory ran out --------------------------------------------------------------------------
+
+CUDA_MALLOC = "allocating 4685.30 MiB on device 0: cudaMalloc failed: out of memory"
+NO_KV = "llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache"
+NO_GRAPH = "llama_init_from_model: failed to initialize the context: failed to allocate compute pp buffers"
+OUT_OF_GPU_MEMORY = (
+    f"ggml_backend_cuda_buffer_type_alloc_buffer: {CUDA_MALLOC}",
+    "alloc_tensor_range: failed to allocate CUDA0 buffer of size 4912906240",
+    "ggml_gallocr_reserve_n_impl: failed to allocate CUDA1 buffer of size 317718528",
+    "llama_model_load: error loading model: unable to allocate CUDA0 buffer",
+    "CUDA error: out of memory",
+    "CUDA error: the resource allocation failed",  # cuBLAS found no room for its workspace
+    NO_KV,
+    NO_GRAPH,
+)
+
+
+@pytest.mark.parametrize("words", OUT_OF_GPU_MEMORY)
+@pytest.mark.parametrize("before", ["", "0.01.252.267 E ", "E ", "0.01.2 "])
+def test_each_way_to_run_out_of_gpu_memory_is_known_however_its_line_begins(words: str, before: str):
+    text = f"0.00.010.000 I build: 11549\n{before}{words}\n0.02.000.000 I srv  cleaning up\n"
+    assert is_out_of_gpu_memory(a_log(text).lines())
+
+
+def test_so_is_a_line_of_json():
+    record = {"type": "log", "level": "ERROR", "msg": f"{OUT_OF_GPU_MEMORY[0]}\n"}
+    assert is_out_of_gpu_memory(a_log(json.dumps(record) + "\n").lines())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "llama_model_load: error loading model: unknown model architecture: 'cudaMalloc failed: out of memory'",
+        "error: invalid argument: --out-of-memory",
+        "CUDA error: no kernel image is available for execution on the device",
+        "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 1.00 MiB on device 0: cudaMalloc failed: unknown error",
+        "ggml_cuda_host_malloc: failed to allocate 852.89 MiB of pinned memory: out of memory",  # others are taken
+        "llama_init_from_model: failed to initialize the context: quantized V cache was requested, but this requires",
+        *(f"llama_model_loader: - kv  26: general.description str = {words}" for words in OUT_OF_GPU_MEMORY),
+        *(f"0.00.1 I print_info: general.name = {words}" for words in OUT_OF_GPU_MEMORY),
+    ],
+)
+def test_other_ends_and_what_a_models_file_says_are_no_lack_of_gpu_memory(line: str):
+    assert not is_out_of_gpu_memory([line])
+
+
+def test_without_room_in_ram_for_the_context_it_is_not_the_gpus_fault():
+    lines = [
+        "ggml_aligned_malloc: insufficient memory (attempted to allocate 36000.00 MB)",
+        "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 37748736000",
+        "alloc_tensor_range: failed to allocate CPU buffer of size 37748736000",
+        NO_KV,
+    ]
+    assert not is_out_of_gpu_memory(lines)
+    assert not is_out_of_gpu_memory(lines[2:])
+    assert is_out_of_gpu_memory([*lines, "CUDA error: out of memory"])
+
+
+def test_a_graph_that_fits_at_the_second_try_was_no_lack():
+    """With several GPUs llama.cpp first tries to keep more than one batch in flight, which takes more."""
+    tried = [
+        OUT_OF_GPU_MEMORY[0],
+        OUT_OF_GPU_MEMORY[2],
+        "0.05.1 W sched_reserve: compute buffer allocation failed, retrying without pipeline parallelism",
+    ]
+    assert not is_out_of_gpu_memory([*tried, "couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 1"])
+    assert is_out_of_gpu_memory([*tried, OUT_OF_GPU_MEMORY[0]])

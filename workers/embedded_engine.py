@@ -127,6 +127,7 @@ _POOLINGS = {word: f"LLAMA_POOLING_TYPE_{word.upper()}" for word in ("none", "me
 OPTIONS = (
     Option(("-h", "--help", "--usage"), "", "print usage and exit", _nothing),
     Option(("--version",), "", "show version and exit", _nothing),
+    Option(("--list-devices",), "", "print list of available devices and exit", _nothing),
     Option(("-m", "--model"), "FNAME", "model path to load", _set_model),
     Option(
         ("-a", "--alias"), "STRING", "model name aliases, comma-separated", _set("model_alias", lambda v: {*_names(v)})
@@ -240,6 +241,9 @@ def main(arguments: Sequence[str]) -> int:
         if any(option.names[0] == "--version" for option, _ in chosen):
             print(f"version: xllamacpp {version}", file=sys.stderr)
             return 0
+        if any(option.names[0] == "--list-devices" for option, _ in chosen):
+            print(_devices())
+            return 0
         params = _params(chosen)
     except importlib.metadata.PackageNotFoundError:
         return _fail(_MISSING)
@@ -281,6 +285,21 @@ def _help_line(option: Option) -> str:
     if len(left) > _DESCRIPTION_COLUMN - 3:
         left += "\n"
     return left + " " * (_DESCRIPTION_COLUMN - len(left.rpartition("\n")[2])) + option.help
+
+
+def _devices() -> str:
+    """As llama-server's --list-devices (llama.cpp, common/arg.cpp): every device but the CPU."""
+    import xllamacpp
+
+    cpu = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
+    return "\n".join(
+        ["Available devices:", *(_device_line(each) for each in xllamacpp.get_device_info() if each["type"] != cpu)]
+    )
+
+
+def _device_line(device: dict[str, Any]) -> str:
+    total, free = device["memory_total"] >> 20, device["memory_free"] >> 20
+    return f"  {device['name']}: {device['description']} ({total} MiB, {free} MiB free)"
 
 
 def _params(chosen: Sequence[tuple[Option, str]]) -> Any:

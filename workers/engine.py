@@ -32,6 +32,7 @@ _ASK_TIMEOUT_SECONDS = 20.0
 _OUTPUT_LIMIT_BYTES = 1 << 20  # llama-server's help is 60 KB
 _HASHED_BYTES = 1 << 20
 _LAST_LINES = 5
+_LIST_DEVICES = "--list-devices"
 _OPTION = r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)"
 
 _INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
@@ -69,6 +70,47 @@ def engine_environment(extra: Mapping[str, str] = MappingProxyType({})) -> dict[
         name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
     return {**ours, **extra}
+
+
+def devices_of(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...] | None:
+    """What the engine can compute on beside the CPU, now: "CUDA0", "Vulkan0", ... None: it cannot be asked.
+
+    `extra` is what a start of it gets in its environment, too. Never cached: an engine whose driver is down names none.
+    It opens every GPU that it sees, which takes seconds, and some hundred MiB there meanwhile.
+    """
+    if _LIST_DEVICES not in engine.flags:
+        return None
+    try:
+        return devices_in_list(_output((*engine.command, _LIST_DEVICES), extra))
+    except (NoEngine, ValueError) as error:
+        log.warning("engine did not say what devices it has: %s", error)
+        return None
+
+
+def devices_in_list(text: str) -> tuple[str, ...]:
+    """The devices that --list-devices names (llama.cpp, common/arg.cpp). Raises ValueError if there is no list.
+
+        Available devices:
+          CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)
+
+    Backends tell of their devices before it, in lines that look alike ("  Device 0: NVIDIA GeForce RTX 4090, ...").
+    """
+    before, heading, listed = text.partition("Available devices:\n")
+    if not heading:
+        raise ValueError(f"{_LIST_DEVICES} printed no list{_tail(before)}")
+    return tuple(re.findall(r"^ +(\S+): .*MiB", listed, re.MULTILINE))
+
+
+def why_no_cuda(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Why the engine cannot use NVIDIA GPUs that are there; "" if it can, or cannot be asked (`devices_of`)."""
+    devices = devices_of(engine, extra)
+    if devices is None or any(re.fullmatch(r"CUDA\d+", device) for device in devices):
+        return ""
+    named = f"names only {', '.join(devices)}" if devices else "names no GPU"
+    return (
+        f"the engine ({engine.version}) has no CUDA: its {_LIST_DEVICES} {named}; "
+        "install a CUDA build of llama.cpp or set engine.binary to one"
+    )
 
 
 def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -157,7 +199,7 @@ def _asked(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, froz
     return version, flags, switches
 
 
-def _output(command: tuple[str, ...]) -> str:
+def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyType({})) -> str:
     """What `command` prints, both streams. Its exit code is not trusted: builds differ. Raises NoEngine."""
     try:
         process = subprocess.Popen(
@@ -165,7 +207,7 @@ def _output(command: tuple[str, ...]) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=engine_environment(),
+            env=engine_environment(extra),
             start_new_session=True,
         )
     except OSError as error:

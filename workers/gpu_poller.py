@@ -4,6 +4,10 @@ One thread, `gpus`, reads NVML and publishes. It may hang in the driver: nobody 
 and who reads the snapshot sees by its age that it is old. An APScheduler job rings for a reading once in
 `poll_seconds`; others may ring in between. Without a GPU in sight, or one that is missed, there is no job either: the
 thread looks again once a minute.
+
+That there are GPUs does not say that the engine can use them. It is asked on the same thread, before GPUs are shown for
+the first time, and after every change of which there are: one that came back may not work, and an engine that knew none
+while the driver was down knows them now.
 """
 
 from __future__ import annotations
@@ -26,11 +30,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 60.0
+ASK_AGAIN_SECONDS = 60.0  # while the engine cannot use the GPUs: it may have been replaced
 PATIENCE = 3  # polls without a ring: APScheduler goes by the wall clock, and somebody has set that back
 
 
 class GpuPoller:
-    """`read` reads the GPUs; `seen` remembers them."""
+    """`read` reads the GPUs; `seen` remembers them; `can_use` says why the engine cannot use them, "" if it can."""
 
     def __init__(
         self,
@@ -39,12 +44,17 @@ class GpuPoller:
         seen: SeenGpus,
         poll_seconds: float,
         expected: Callable[[SeenGpus], str] = why_expected,
+        can_use: Callable[[], str] = lambda: "",
     ) -> None:
         self._store = store
         self._read = read
         self._seen = seen
         self._poll_seconds = poll_seconds
         self._expected = expected
+        self._can_use = can_use
+        self._engine_problem = ""  # what it said last; this and the next two: written by `gpus` alone
+        self._asked_at = 0.0
+        self._uuids: set[str] = set()  # of the last reading
         self._wanted = threading.Event()  # set by any thread, cleared by `gpus`
         self._scheduler: BackgroundScheduler | None = None  # written by `gpus` alone
         self._is_closed = False  # written once, by any thread
@@ -82,11 +92,31 @@ class GpuPoller:
         try:
             snapshot = self._read()
             self._seen.add(snapshot.gpus)
+            if self._must_ask(snapshot):
+                self._bridge(snapshot)
+                self._engine_problem, self._asked_at = self._can_use(), time.monotonic()
+                snapshot = self._read()  # the other one is as old as that took
         except Exception as error:  # a bug, here or in nvidia-ml-py
             log.exception("the GPUs could not be read")
             snapshot = GpuSnapshot(GpuState.FAILED, began, problem=f"internal error: {error}")
-        expected = "" if snapshot.gpus else self._expected(self._seen)
-        return replace(snapshot, expected=expected)
+        return self._completed(snapshot)
+
+    def _must_ask(self, snapshot: GpuSnapshot) -> bool:
+        before, self._uuids = self._uuids, {gpu.uuid for gpu in snapshot.gpus}
+        is_again = self._engine_problem and time.monotonic() - self._asked_at >= ASK_AGAIN_SECONDS
+        return bool(self._uuids) and bool(self._uuids != before or is_again)
+
+    def _bridge(self, snapshot: GpuSnapshot) -> None:
+        """What is said while the engine is asked: what is known of it, or still nothing, which is not late then."""
+        if self._store.gpus.gpus:
+            self._publish(self._completed(snapshot))
+        else:
+            self._store.gpus = replace(self._store.gpus, poll_seconds=None)
+
+    def _completed(self, snapshot: GpuSnapshot) -> GpuSnapshot:
+        if snapshot.gpus:
+            return replace(snapshot, engine_problem=self._engine_problem)
+        return replace(snapshot, expected=self._expected(self._seen))
 
     def _is_worth_polling(self) -> bool:
         return bool(self._store.gpus.gpus or self._store.gpus.complaints)

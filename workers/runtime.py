@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from app.use_cases.visible_gpus import names_nothing
 from workers.catalog import Catalog, Entry
 from workers.client_watch import ClientWatcher
 from workers.demo_model import write_demo_model
-from workers.engine import NoEngine, engine_environment, find_engine
+from workers.engine import NoEngine, engine_environment, find_engine, why_no_cuda
 from workers.gauges import Gauges
 from workers.gpu_evidence import SeenGpus
 from workers.gpu_poller import GpuPoller
@@ -55,7 +56,7 @@ class Runtime:
         self._records = PidRecords(state_folder() / "servers")
         self._history = History(state_folder() / "history.sqlite3")
         self._store = StateStore(PoolState(_limits(settings, engine)))
-        self._gpus = _gpu_poller(settings, self._store)
+        self._gpus = _gpu_poller(settings, self._store, engine)
         self._clients = ClientWatcher()
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
@@ -240,7 +241,7 @@ def _launcher(
     return Launcher(engine, env, records, history, needs.as_started, settings.server.stop_seconds).spawn
 
 
-def _gpu_poller(settings: Settings, store: StateStore) -> GpuPoller | None:
+def _gpu_poller(settings: Settings, store: StateStore, engine: EngineFacts | None) -> GpuPoller | None:
     """None: GPUs are not to be used, and the snapshot says so."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not settings.gpu.enabled or names_nothing(visible):
@@ -249,7 +250,12 @@ def _gpu_poller(settings: Settings, store: StateStore) -> GpuPoller | None:
         log.info("GPUs are not used: %s", problem)
         return None
     seen = SeenGpus(state_folder() / "gpus.json")
-    return GpuPoller(store, Nvml(visible).read_gpus, seen, settings.gpu.poll_seconds)
+    can_use: Callable[[], str] = (
+        partial(why_no_cuda, engine, settings.engine.env)
+        if engine is not None and not settings.engine.assume_gpu
+        else lambda: ""
+    )
+    return GpuPoller(store, Nvml(visible).read_gpus, seen, settings.gpu.poll_seconds, can_use=can_use)
 
 
 def _no_engine(server: Server, tell: Callable[[ev.Event], None]) -> Process:

@@ -24,6 +24,31 @@ _ASIDE = re.compile(r"^cmd_child_to_router:|\bcommon_(fit_params|params_fit_impl
 _OUR_PROBES = re.compile(rb"/health|/props")  # many builds log each request
 _PREFIX = re.compile(r"^([\d.]+ [A-Z]|E) ")  # "seconds.millis.micros LEVEL ", or our mark
 
+# What a line may begin with, also when a line of another thread has cut it (engine_report.py); held against
+# beginnings only: further on, lines may repeat what a model's file says.
+_BEFORE = r"(?:[\d.]+ )?(?:[A-Z] )?"
+# ggml-cuda.cu: ggml_backend_cuda_buffer_type_alloc_buffer, ggml_cuda_error (cuMemCreate, cublasCreate); ggml-alloc.c:
+# alloc_tensor_range, ggml_gallocr_reserve_n_impl; llama-model.cpp: load_tensors
+_NO_GPU_MEMORY = re.compile(
+    rf"{_BEFORE}(?:"
+    r"\w+: allocating [\d.]+ MiB on device \d+: cudaMalloc failed: out of memory|"
+    r"CUDA error: (?:out of memory|the resource allocation failed|CUBLAS_STATUS_ALLOC_FAILED)|"
+    r"\w+: failed to allocate CUDA\d+ buffer of size \d+|"
+    r"llama_model_load: error loading model: unable to allocate CUDA\d+ buffer"
+    r")$"
+)
+# ggml.c: ggml_aligned_malloc; ggml-backend.cpp: ggml_backend_cpu_buffer_type_alloc_buffer
+_NO_RAM = re.compile(
+    rf"{_BEFORE}(?:ggml_aligned_malloc: insufficient memory|\w+: failed to allocate (?:CPU\w* )?buffer of size \d+)"
+)
+# llama-context.cpp, llama-kv-cache.cpp, llama-memory-recurrent.cpp: of either memory
+_NO_CONTEXT = re.compile(
+    rf"{_BEFORE}llama_init_from_model: failed to initialize the context: "
+    r"failed to allocate (?:buffer for \w+ cache|compute \w+ buffers)$"
+)
+# llama-context.cpp, sched_reserve: the failure before it was none
+_SECOND_TRY = re.compile(rf"{_BEFORE}\w+: compute buffer allocation failed, retrying without pipeline parallelism$")
+
 
 class ServerLog:
     """The last RING_BYTES of what a process wrote, line by line."""
@@ -88,3 +113,15 @@ def last_words(lines: Iterable[str]) -> str:
     chosen = (telling or lines)[-LAST_WORDS_LINES:]
     text = "\n".join(dict.fromkeys(_PREFIX.sub("", line) for line in chosen))
     return text.encode()[-LAST_WORDS_BYTES:].decode(errors="ignore")
+
+
+def is_out_of_gpu_memory(lines: Iterable[str]) -> bool:
+    """Whether a llama-server that ended while it loaded had too little GPU memory, by its `ServerLog.lines`."""
+    said: list[str] = []
+    for line in lines:
+        said.append(line)
+        if _SECOND_TRY.match(line):
+            said.clear()
+    if any(_NO_GPU_MEMORY.match(line) for line in said):
+        return True
+    return any(_NO_CONTEXT.match(line) for line in said) and not any(_NO_RAM.match(line) for line in said)

@@ -70,6 +70,7 @@ class GpuSnapshot:
     missing: tuple[MissingGpu, ...] = ()
     problem: str = ""  # why there are none, or what is wrong
     expected: str = ""  # why there should be GPUs although there are none; "": nothing speaks for it
+    engine_problem: str = ""  # why llama-server cannot use the GPUs that are there
     driver_version: str = ""
     cuda_version: str = ""  # the newest that the driver supports
     answered_at: float | None = None  # when NVML last listed its GPUs
@@ -86,12 +87,13 @@ class GpuSnapshot:
     @property
     def complaints(self) -> tuple[str, ...]:
         """What is wrong, as sentences. A machine without GPUs that never had any is in order."""
-        lost = tuple(f"GPU {each.index} ({each.name}, {each.uuid}): {each.problem}" for each in self.missing)
+        lost = (f"GPU {each.index} ({each.name}, {each.uuid}): {each.problem}" for each in self.missing)
+        others = (*([self.engine_problem] if self.engine_problem else []), *lost)
         if self.state is GpuState.HUNG or self.state is GpuState.NOT_FOUND:
-            return (self.problem, *lost)
+            return (self.problem, *others)
         if self.state in (GpuState.OK, GpuState.DISABLED, GpuState.UNREAD):
-            return lost
-        return (f"no GPU: {self.problem}; {self.expected}", *lost) if self.expected else lost
+            return others
+        return (f"no GPU: {self.problem}; {self.expected}", *others) if self.expected else others
 
 
 NOT_READ = GpuSnapshot(GpuState.UNREAD, at=0.0, problem="the GPUs have not been read yet")

@@ -26,7 +26,7 @@ def gpu_pool_status(snapshot: GpuSnapshot) -> dict[str, object]:
         "gpus": gpus,
         "utilization_average": _average([gpu.utilization_percent or 0 for gpu in snapshot.gpus]),
         "allocation_strategy": "single-gpu-preferred",
-        "gpu_available": bool(gpus) and snapshot.state is GpuState.OK,
+        "gpu_available": bool(gpus) and snapshot.state is GpuState.OK and not snapshot.engine_problem,
         "gpu_monitoring_enabled": snapshot.state is GpuState.OK,
         "state": snapshot.state,
         "problem": snapshot.problem,
