@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
+from app.entities.placement import Policy, Rules, Wishes
 from app.exit_status import WRONG_USE
 from app.use_cases.context_memory import CACHE_TYPES
 
@@ -59,7 +60,9 @@ class Question:
     path: str
     options: MemoryOptions
     launch: LaunchSettings | None  # of a model with settings
-    has_auto_context: bool = False
+    wishes: Wishes = field(default_factory=Wishes)
+    rules: Rules = field(default_factory=Rules)
+    policy: Policy = field(default_factory=Policy)
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -98,8 +101,8 @@ def of_settings(model: str, config: Path | None) -> Question:
         if found.problem:
             stop(f"model '{found.name}' cannot be served: {found.problem}")
         path, name, launch = found.path, found.name, found.launch
-    options = replace(memory_options(launch, devices=1), n_gpu_layers=MemoryOptions().n_gpu_layers)
-    return Question(path, options, launch, settings.has_auto_context(name))
+    wishes, rules, policy = settings.wishes_of(name), settings.rules(), settings.policy()
+    return Question(path, memory_options(launch, devices=1), launch, wishes, rules, policy)
 
 
 def settings_of(config: Path | None) -> Settings:

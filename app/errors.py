@@ -208,6 +208,13 @@ class InsufficientVram(ProxyError):
     retry_after = 10
 
 
+class NoGpu(ProxyError):
+    """A GPU should be there and is not, or cannot be used, and the settings do not let the model run on the CPU."""
+
+    status, code = 503, "no_gpu"
+    retry_after = 10
+
+
 class WaitTimeout(ProxyError):
     """The request waited for a server as long as it may."""
 
@@ -275,16 +282,9 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
     Reason.OVERLOADED: (Overloaded, "too many requests are waiting here"),
     Reason.QUEUE_FULL: (QueueFull, "too many requests are waiting for {model}"),
     Reason.WAIT_TIMEOUT: (WaitTimeout, "{model}: no slot became free within the time a request may wait"),
-    Reason.INSUFFICIENT_MEMORY: (
-        InsufficientVram,
-        "{model} needs {needed} MiB and {usable} MiB of memory are free, with every model of ours stopped; "
-        "free some memory or configure a smaller context",
-    ),
-    Reason.DOES_NOT_FIT: (
-        ModelDoesNotFit,
-        "{model} needs {needed} MiB and this machine has {usable} MiB of memory in all; "
-        "use a smaller quantization or context",
-    ),
+    Reason.INSUFFICIENT_MEMORY: (InsufficientVram, "{model}: {detail}; {advice}"),
+    Reason.DOES_NOT_FIT: (ModelDoesNotFit, "{model}: {detail}; {advice}"),
+    Reason.NO_GPU: (NoGpu, "{model} has no GPU to go to: {detail}"),
     Reason.UNLOADED: (ModelUnloaded, "{model} was told to unload while it was loading; ask again to load it"),
     Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
     Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
@@ -296,9 +296,14 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
 def error_for(refusal: Refusal) -> ProxyError:
     """The error a refused request is answered with."""
     leaf, text = _LEAVES[refusal.reason]
-    needed, usable = refusal.needed_bytes, refusal.usable_bytes
-    message = text.format(model=refusal.model, detail=refusal.detail, needed=-(-needed // MIB), usable=usable // MIB)
+    fitting = f"it would fit with {refusal.nearest}" if refusal.nearest else "use a smaller quantization"
+    advice = f"free some memory, or: {fitting}" if refusal.reason is Reason.INSUFFICIENT_MEMORY else fitting
+    message = text.format(model=refusal.model, detail=refusal.detail, advice=advice)
+    needed = refusal.needed_bytes
     if not needed:
         return leaf(message)
-    devices = [{"uuid": "cpu", "free_bytes": usable, "needed_bytes": needed}]
-    return leaf(message, fields={"needed_bytes": needed, "devices": devices})
+    devices = [
+        {"uuid": device, "free_bytes": free, "needed_bytes": needed} for device, free in refusal.free_bytes.items()
+    ]
+    fields = {"needed_bytes": needed, "devices": devices}
+    return leaf(message, fields=fields | ({"nearest": refusal.nearest} if refusal.nearest else {}))

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from app.entities.placement import Card, Resident, Rules
+from app.entities.placement import CPU, Card, Policy, Resident, Rules
 from app.use_cases.placement import World
-
-RULES = Rules()
 
 
 class BrokenFile(Exception):
@@ -41,8 +39,8 @@ class _File(_Strict):
     servers: list[_Server] = []
 
 
-def read_world(file: Path, ram_bytes: int) -> World:
-    """What the file says, its reserve taken off each GPU. Raises BrokenFile."""
+def read_world(file: Path, ram_bytes: int, rules: Rules, policy: Policy) -> World:
+    """What the file says, and what the settings hold back taken off each GPU. Raises BrokenFile."""
     try:
         said = _File.model_validate_json(file.read_bytes())
     except OSError as error:
@@ -56,16 +54,19 @@ def read_world(file: Path, ram_bytes: int) -> World:
     if strange := sorted({uuid for server in said.servers for uuid in server.bytes} - known):
         raise BrokenFile(f"a server has memory on {strange[0]}, which is none of the GPUs")
     leaving = [server for server in said.servers if server.state in ("draining", "stopping")]
-    cards = tuple(_card(index, gpu, leaving) for index, gpu in enumerate(said.gpus))
+    cards = tuple(_card(index, gpu, said.servers, leaving, rules) for index, gpu in enumerate(said.gpus))
     staying = [server for server in said.servers if server not in leaving]
     residents = tuple(
-        Resident(number, each.model, each.bytes, each.busy or each.state == "starting", each.idle_seconds)
+        Resident(number, each.model, each.bytes, each.busy, each.idle_seconds, is_loading=each.state == "starting")
         for number, each in enumerate(staying)
     )
-    return World(cards, residents, ram_bytes)
+    return World(cards, residents, {CPU: ram_bytes}, policy=policy)
 
 
-def _card(index: int, gpu: _Gpu, leaving: list[_Server]) -> Card:
-    back = sum(server.bytes.get(gpu.uuid, 0) for server in leaving)
-    most, usable = (max(0, size - RULES.reserve_bytes) for size in (gpu.total_bytes, gpu.free_bytes))
-    return Card(gpu.uuid, gpu.name, index, most, usable, back, gpu.utilization_percent >= 100 * RULES.busy_utilization)
+def _card(index: int, gpu: _Gpu, servers: list[_Server], leaving: list[_Server], rules: Rules) -> Card:
+    ours, back = (sum(each.bytes.get(gpu.uuid, 0) for each in some) for some in (servers, leaving))
+    most, usable = (size - rules.reserve_bytes for size in (gpu.total_bytes, gpu.free_bytes))
+    if rules.max_vram_bytes is not None:
+        most, usable = min(most, rules.max_vram_bytes), min(usable, rules.max_vram_bytes - ours)
+    is_busy = gpu.utilization_percent >= 100 * rules.busy_utilization
+    return Card(gpu.uuid, gpu.name, index, max(0, most), max(0, usable), back, is_busy)

@@ -6,13 +6,16 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.command_options import Question, model_options, of_settings, refuse_what_is_no_model, stop, with_typed
-from app.entities.placement import CPU, Decision, Outcome, Placement, Wishes
+from app.entities.launch import MemoryOptions
+from app.entities.memory import Estimate, MemoryReading
+from app.entities.placement import Decision, Outcome, Wishes
 from app.exit_status import ANSWER_IS_NO
 
 if TYPE_CHECKING:
@@ -33,19 +36,31 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     place, now or after others left; 1 there is none; 2 wrong use, or a file that is not a model.
     """
     from app.errors import InvalidModelFile
+    from app.use_cases.explain import told_decision
     from app.use_cases.placement import decide
 
+    _refuse_what_is_decided_here(typed)
+    question = of_settings(model, config)
     try:
-        asked = _asked(of_settings(model, config), typed)
+        asked = _asked(question, typed)
     except InvalidModelFile as error:
         stop(error.problem)
-    world = _world(gpus)
+    world = _world(gpus, question)
     begin = time.perf_counter()
     decision = decide(asked, world)
-    told = _told(decision, world) | {"elapsed_ms": round(1000 * (time.perf_counter() - begin), 3)}
+    elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
+    names = {resident.id: resident.model for resident in world.residents}
+    told = told_decision(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
     click.echo(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told, decision)))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
+
+
+def _refuse_what_is_decided_here(typed: dict[str, Any]) -> None:
+    """The GPUs that one may speak of are those that the settings allow."""
+    for option in ("tensor_split", "main_gpu"):
+        if typed[option] is not None:
+            stop(f"--{option.replace('_', '-')}: that is what plan works out; leave it out, or ask estimate")
 
 
 def _asked(question: Question, typed: dict[str, Any]) -> Asked:
@@ -59,70 +74,56 @@ def _asked(question: Question, typed: dict[str, Any]) -> Asked:
 
     header = read_header(question.path)
     refuse_what_is_no_model(header, question.path)
-    shape, options = model_shape(header), with_typed(question.options, typed)
+    shape = model_shape(header)
     beside = BesideFiles().read(question.launch) if question.launch else NOTHING
-    wishes = Wishes(has_auto_context=question.has_auto_context and typed["ctx_size"] is None)
-    return Asked(shape, options, lambda changed: estimate_memory(shape, changed, beside=beside), wishes)
+
+    def estimate(options: MemoryOptions, _: tuple[str, ...]) -> Estimate:
+        return estimate_memory(shape, options, beside=beside)
+
+    return Asked(shape, _options(question.options, typed), estimate, _wishes(question.wishes, typed))
 
 
-def _world(file: Path | None) -> World:
+def _options(options: MemoryOptions, typed: dict[str, Any]) -> MemoryOptions:
+    options = with_typed(options, {**typed, "devices": None})
+    return replace(options, n_gpu_layers=0) if typed["devices"] == 0 else options
+
+
+def _wishes(wishes: Wishes, typed: dict[str, Any]) -> Wishes:
+    """What was typed beats the settings: so many GPUs, this context."""
+    if typed["ctx_size"] is not None:
+        wishes = replace(wishes, has_auto_context=False)
+    if typed["split_mode"] == "none":
+        wishes = replace(wishes, min_gpus=1, max_gpus=1)
+    return replace(wishes, min_gpus=typed["devices"], max_gpus=typed["devices"]) if typed["devices"] else wishes
+
+
+def _world(file: Path | None, question: Question) -> World:
     from app.gpus_file import BrokenFile, read_world
     from workers.memory import read_memory
 
-    available = read_memory({}).available_bytes
+    memory = read_memory({})
     if file is None:
-        return _this_machine(available)
+        return _this_machine(memory, question)
     try:
-        return read_world(file, available)
+        return read_world(file, memory.available_bytes, question.rules, question.policy)
     except BrokenFile as error:
         stop(f"--gpus {file}: {error}")
 
 
-def _this_machine(ram_bytes: int) -> World:
-    from app.entities.placement import Rules
-    from app.use_cases.gpu_ledger import cards
+def _this_machine(memory: MemoryReading, question: Question) -> World:
+    from app.entities.gpu import GpuSnapshot, GpuState
+    from app.use_cases.ledger import Books
     from app.use_cases.placement import World
     from app.use_cases.visible_gpus import names_nothing
     from workers.nvml import Nvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if names_nothing(visible):
-        return World((), ram_bytes=ram_bytes)
-    snapshot = Nvml(visible).read_gpus()
+    hidden = GpuSnapshot(GpuState.DISABLED, at=0.0)
+    snapshot = hidden if names_nothing(visible) else Nvml(visible).read_gpus()
     for complaint in snapshot.complaints:
         click.echo(f"note: {complaint}", err=True)
-    return World(cards(snapshot, (), Rules()), ram_bytes=ram_bytes)
-
-
-def _told(decision: Decision, world: World) -> dict[str, Any]:
-    names = {resident.id: resident.model for resident in world.residents}
-    told: dict[str, Any] = {
-        "outcome": str(decision.outcome),
-        "placement": _placement(decision.placement) if decision.placement else None,
-        "evict": [names[number] for number in decision.evict],
-        "reason": decision.reason,
-        "needed_bytes": decision.needed_bytes,
-    }
-    if decision.nearest:
-        told["nearest"] = decision.nearest
-    return told
-
-
-def _placement(placement: Placement) -> dict[str, Any]:
-    is_on_cpu = placement.uuids == (CPU,)
-    memories = (placement.estimate.host,) if is_on_cpu else placement.estimate.devices
-    layers = placement.layers or (0,)
-    items = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes", "total_bytes")
-    devices = [
-        {"uuid": uuid, "layers": count} | {item: getattr(memory, item) for item in items}
-        for uuid, count, memory in zip(placement.uuids, layers, memories, strict=True)
-    ]
-    return {
-        "devices": devices,
-        "tensor_split": list(placement.tensor_split),
-        "n_gpu_layers": placement.n_gpu_layers,
-        "ctx_size": placement.ctx_size,
-    }
+    books = Books(snapshot, memory, (), question.rules)
+    return World(books.cards(), shared=books.shared(), totals=books.totals(), policy=question.policy)
 
 
 def _lines(told: dict[str, Any], decision: Decision) -> list[str]:

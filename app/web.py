@@ -9,7 +9,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from app.errors import InvalidRequest, MethodNotAllowed, ProxyError
-from app.routes import doors, health, inference, metrics, models, status
+from app.routes import decisions, doors, health, inference, metrics, models, status
 from app.services import EXTENSION, Services
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def create_app(services: Services) -> Flask:
     app.extensions[EXTENSION] = services
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # one path, one meaning
-    for routes in (doors, inference, models, health, metrics, status):
+    for routes in (doors, inference, models, decisions, health, metrics, status):
         app.register_blueprint(routes.bp)
     app.register_error_handler(Exception, answer_error)
     app.after_request(_name_the_request)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from app.entities.launch import MemoryOptions
-from app.entities.placement import Card, Resident, Wishes
+from app.entities.placement import CPU, Card, Resident, Wishes
 from app.use_cases.asked import Asked
 from app.use_cases.estimate import estimate_memory
 from app.use_cases.model_shape import ModelShape
@@ -56,7 +56,7 @@ def main() -> None:
 
 def _asked(shape: ModelShape) -> Asked:
     options = MemoryOptions(ctx_size=8192)
-    return Asked(shape, options, lambda changed: estimate_memory(shape, changed), Wishes(has_auto_context=True))
+    return Asked(shape, options, lambda changed, _: estimate_memory(shape, changed), Wishes(has_auto_context=True))
 
 
 def _world(chance: random.Random, least: float, most: float) -> World:
@@ -65,7 +65,7 @@ def _world(chance: random.Random, least: float, most: float) -> World:
         Resident(n, f"m{n}", {chance.choice(cards).uuid: 4 * GIB}, chance.random() < 0.3, chance.uniform(0, 900))
         for n in range(SERVERS)
     ]
-    return World(tuple(cards), tuple(servers), 256 * GIB)
+    return World(tuple(cards), tuple(servers), {CPU: 256 * GIB})
 
 
 if __name__ == "__main__":

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
-from app.entities.memory import MemoryReading
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, MemoryOptions
+from app.entities.memory import Confidence, DeviceMemory, Estimate, MemoryReading
 from app.entities.model import Model
+from app.entities.placement import CPU, Placement, Wishes
+from app.entities.server import Server
 from app.use_cases import events as ev
+from app.use_cases.asked import Asked
+from app.use_cases.model_shape import ModelShape, model_shape
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import step
 from tests.gguf_bytes import TINY, Info, Typed, a_file, a_header
 from workers.file_names import part_of
 from workers.gguf_constants import ValueType
+from workers.gguf_file import read_header
 
 MIB = 1024**2
 GIB = 1024**3
+NO_WISHES = Wishes()
 
 
 def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
@@ -67,12 +75,13 @@ class Play:
     def __init__(self, limits: Limits | None = None, total_gib: float = 16.0, answers_readings: bool = True) -> None:
         self.state = PoolState(limits or Limits())
         self.effects: list[ev.Effect] = []
+        self.decided: list[ev.Decided] = []
         self._total_gib = total_gib
         self._answers_readings = answers_readings
         self._ticket = 0
 
     def tell(self, *events: ev.Event) -> list[ev.Effect]:
-        """The effects of these events, readings aside."""
+        """The effects of these events, readings and the records of decisions aside."""
         told: list[ev.Effect] = []
         for event in events:
             queue = [event]
@@ -80,18 +89,25 @@ class Play:
                 happened = queue.pop(0)
                 self.state, effects = step(self.state, happened)
                 for effect in effects:
-                    if isinstance(effect, ev.ReadMemory) and self._answers_readings:
-                        reading = memory(happened.at, self.available_gib, self._total_gib, self.held_gib)
-                        queue.append(ev.MemoryRead(reading, happened.at))
+                    if answer := self.answer(effect, happened.at):
+                        queue.append(answer)
+                    elif isinstance(effect, ev.Decided):
+                        self.decided.append(effect)
                     else:
                         told.append(effect)
         self.effects += told
         return told
 
+    def answer(self, effect: ev.Effect, at: float) -> ev.Event | None:
+        """What the machine says to an order at once."""
+        if not isinstance(effect, ev.ReadMemory) or not self._answers_readings:
+            return None
+        return ev.MemoryRead(memory(at, self.available_gib, self._total_gib, self.held_gib), at)
+
     @property
     def held_gib(self) -> dict[int, float]:
         """Servers that are up hold what was booked, those that load nothing yet."""
-        return {s.id: s.expected_bytes / GIB for s in self.state.servers if s.port}
+        return {s.id: s.booked[CPU] / GIB for s in self.state.servers if s.port}
 
     @property
     def available_gib(self) -> float:
@@ -120,8 +136,37 @@ class Play:
 
 def a_wish(want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
     """An Acquire or a Load with what the model's file suggests to book, or an Unload."""
-    needed = () if want is ev.Unload else (booked(model),)
+    needed = () if want is ev.Unload else (asked_for(booked(model), model.wishes),)
     return want(ticket, model, at, give_up_at, *needed)
+
+
+@functools.cache
+def asked_for(size_bytes: int, wishes: Wishes = NO_WISHES) -> Asked:
+    """A model that needs so much: of RAM, or of one GPU."""
+
+    def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+        memory = DeviceMemory(weights_bytes=size_bytes)
+        on_gpu = Estimate((memory,), DeviceMemory(), Confidence.EXACT)
+        return on_gpu if options.devices else Estimate((), memory, Confidence.EXACT)
+
+    return Asked(tiny_shape(), MemoryOptions(ctx_size=4096), estimate, wishes)
+
+
+@functools.cache
+def tiny_shape() -> ModelShape:
+    with tempfile.TemporaryDirectory() as folder:
+        return model_shape(read_header(str(a_gguf(Path(folder) / "tiny.gguf"))))
+
+
+def a_server(model: Model, size_bytes: int, **more: Any) -> Server:
+    """On the CPU, loading."""
+    placement = on_the_cpu(size_bytes)
+    return replace(Server(1, model, placement, placement.booked_bytes, last_used=0.0, progress_at=0.0), **more)
+
+
+def on_the_cpu(size_bytes: int) -> Placement:
+    memory = DeviceMemory(weights_bytes=size_bytes)
+    return Placement((CPU,), (), 0, 4096, 0, Estimate((), memory, Confidence.EXACT))
 
 
 def booked(model: Model) -> int:
@@ -136,9 +181,13 @@ __all__ = [
     "Play",
     "a_gguf",
     "a_model",
+    "a_server",
     "a_wish",
     "an_engine",
+    "asked_for",
     "booked",
     "memory",
+    "on_the_cpu",
     "replace",
+    "tiny_shape",
 ]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from app.entities.placement import CPU
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases import events as ev
+from app.use_cases.asked import Asked
 from tests.builders import GIB, Play, a_model, booked, memory, replace
 from tests.test_schedule import grants, refusals, spawned, stopped
 
 
+def ram_of(asked: Asked) -> int:
+    return asked.need(replace(asked.options, devices=0)).host.booked_bytes
+
+
 def said(server: int, gib: float, at: float = 1.0) -> ev.Projected:
-    return ev.Projected(server, int(gib * GIB), at)
+    return ev.Projected(server, {CPU: int(gib * GIB)}, at)
 
 
 def test_less_than_was_booked_frees_the_difference():
@@ -62,7 +68,7 @@ def test_what_can_never_fit_by_its_own_word_is_refused_with_that():
     (refuse,) = play.tell(ev.Exited(1, "", at=1.1))
     assert isinstance(refuse, ev.Refuse)
     assert refuse.refusal.reason is Reason.DOES_NOT_FIT
-    assert (refuse.refusal.needed_bytes, refuse.refusal.usable_bytes) == (20 * GIB, 16 * GIB)
+    assert (refuse.refusal.needed_bytes, refuse.refusal.free_bytes) == (20 * GIB, {CPU: 16 * GIB})
     assert play.state.servers == ()
 
 
@@ -84,7 +90,7 @@ def test_a_second_start_that_needs_yet_more_is_given_up():
     assert play.state.server(2).is_planned_anew
     effects = play.tell(said(2, gib=17, at=1.4))
     assert (stopped(effects), refusals(effects)) == ([2], {1: Reason.DOES_NOT_FIT})
-    assert "needs 17408 MiB, 12288 MiB were booked" in play.state.failures["odd"].detail
+    assert "needs 17408 MiB of RAM, 12288 MiB were booked" in play.state.failures["odd"].detail
     assert play.tell(ev.Exited(2, "", at=1.5)) == []
 
 
@@ -101,7 +107,7 @@ def test_a_file_that_has_changed_is_not_planned_with_what_the_old_one_said():
     play.ask(a_model(gib=4))
     play.ask(replace(a_model(gib=4), created=2), at=0.5)
     play.tell(said(1, gib=20))
-    assert [w.needed_bytes for w in play.state.waiting] == [20 * GIB, booked(a_model(gib=4))]
+    assert [ram_of(w.asked) for w in play.state.waiting] == [20 * GIB, booked(a_model(gib=4))]
 
 
 def test_a_load_that_nobody_waits_for_any_more_leaves_word_of_its_end():
@@ -109,7 +115,7 @@ def test_a_load_that_nobody_waits_for_any_more_leaves_word_of_its_end():
     play.ask(a_model(gib=4), want=ev.Load)
     assert stopped(play.tell(said(1, gib=20))) == [1]
     assert play.state.failures["a"].detail == (
-        "a: its llama-server needs 20480 MiB, 4710 MiB were booked and 16384 MiB can be had"
+        "a: its llama-server needs 20480 MiB of RAM, 4710 MiB were booked and 16384 MiB can be had"
     )
 
 
@@ -133,7 +139,7 @@ def test_a_loaded_server_is_booked_as_measured_be_it_less_or_more():
     play = Play(total_gib=16)
     play.up(a_model(gib=4))
     for gib in (3, 5):
-        assert play.tell(ev.Measured(1, gib * GIB, at=1.0)) == []
+        assert play.tell(ev.Measured(1, {CPU: gib * GIB}, at=1.0)) == []
         server = play.state.server(1)
         assert (server.expected_bytes, server.reported_bytes) == (gib * GIB, gib * GIB)
 
@@ -145,4 +151,4 @@ def test_what_is_measured_to_be_free_lets_who_waits_start():
     play.ask(a_model("a", gib=10), at=1.0)
     # a is mapped: 15 GiB "available", of 16 in all 11.5 booked, then 5; b takes 8 GiB + 15 % = 9.2
     play.tell(ev.MemoryRead(memory(at=1.0, available_gib=15), at=1.0))
-    assert spawned(play.tell(ev.Measured(1, 5 * GIB, at=1.1))) == ["b"]
+    assert spawned(play.tell(ev.Measured(1, {CPU: 5 * GIB}, at=1.1))) == ["b"]

@@ -113,6 +113,7 @@ def test_the_metrics_have_each_figure_in_its_base_unit(hardware: StandIn, tmp_pa
         f"{prefix}memory_total_bytes{{{of_a}}}": 24564 * MIB,
         f"{prefix}memory_used_bytes{{{of_a}}}": 300 * MIB,
         f"{prefix}memory_free_bytes{{{of_a}}}": 24264 * MIB,
+        f"{prefix}memory_claimed_bytes{{{of_a}}}": 0,
         f"{prefix}utilization_ratio{{{of_a}}}": 0.07,
         f"{prefix}temperature_celsius{{{of_a}}}": 41,
         f"{prefix}power_watts{{{of_a}}}": 22.5,
@@ -231,7 +232,7 @@ def test_a_machine_without_gpus_says_so_in_one_line_and_serves(tmp_path: Path):
         assert service.chat().status_code == 200
         assert reasons(service) == []
         shown = block(service)
-        lines = [line for line in service.lines if "gpu" in line.lower()]
+        lines = [line for line in service.lines if "workers.gpu" in line]
     assert (shown["state"], shown["total_gpus"], shown["gpus"]) == ("no_library", 0, [])
     assert len(lines) == 1 and "INFO [gpus]" in lines[0] and "no NVIDIA GPU: " in lines[0]
 

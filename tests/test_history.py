@@ -50,7 +50,7 @@ def test_what_one_life_learned_the_next_one_knows(file: Path):
     second = a_life(file)
     assert second.estimate(a_start()) == a_need(100, overhead_mib=20)
     assert second.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=250 * MIB),)
-    assert (second.overhead_bytes(HOST), second.overhead_bytes(GPU)) == (20 * MIB, 250 * MIB)
+    assert second.learned("").overheads == {HOST: 20 * MIB, GPU: 250 * MIB}
     second.close()
 
 
@@ -86,11 +86,10 @@ def test_a_models_name_and_its_secrets_make_no_difference():
 
 def test_an_overhead_is_the_middle_of_the_last_few(file: Path):
     history = a_life(file)
-    assert history.overhead_bytes(GPU) is None
+    assert history.learned("").overheads == {}
     for number, mib in enumerate((900, 451, 456, 9000, 456, 449)):
         history.remember(a_start(f"m{number}", GPU), on_gpu(50), {0: (50 + mib) * MIB})
-    assert history.overhead_bytes(GPU) == 456 * MIB  # of 451, 456, 9000, 456, 449
-    assert history.overhead_bytes("another") is None
+    assert history.learned("").overheads[GPU] == 456 * MIB  # of 451, 456, 9000, 456, 449
     history.close()
 
 

@@ -94,16 +94,17 @@ def test_every_route_has_its_row():
     """A new route that is not thought of wants a key; whether that is right is decided here."""
     from flask import Flask
 
-    from app.routes import doors, health, inference, metrics, models, status
+    from app.routes import decisions, doors, health, inference, metrics, models, status
 
     app = Flask("app")
-    for routes in (doors, inference, models, health, metrics, status):
+    for routes in (doors, inference, models, decisions, health, metrics, status):
         app.register_blueprint(routes.bp)
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
         "inference.infer",
+        "decisions.show_decisions",
     }
     assert views > doors.PUBLIC | doors.ADMIN | doors.STATE_CHANGING | doors.OPEN_ON_THIS_MACHINE
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from app.entities.launch import EngineKind, LaunchSettings
+from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.entities.placement import Placement
 from app.use_cases.around_faults import around_faults
-from app.use_cases.launch import launch_plan
-from tests.builders import a_model, an_engine, replace
+from app.use_cases.launch import launch_on, launch_plan
+from tests.builders import a_model, an_engine, on_the_cpu, replace
 
 
 def plan(*flags: str, **settings: object):
@@ -32,7 +34,7 @@ def test_every_argument_that_decides_about_memory_is_given():
         "--cache-type-k": "q8_0",
         "--cache-type-v": "q4_0",
         "--flash-attn": "auto",
-        "--n-gpu-layers": "0",
+        "--n-gpu-layers": "999",
     }
 
 
@@ -85,6 +87,24 @@ def test_a_models_own_variables_win_over_the_shared_ones_and_ours_over_both():
         "LLAMA_SERVER_ROUTER_PORT": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+def test_a_start_on_gpus_sees_them_alone_and_is_dealt_out_as_it_was_booked():
+    estimate = Estimate((DeviceMemory(), DeviceMemory()), DeviceMemory(), Confidence.EXACT)
+    placement = Placement(("GPU-b", "GPU-a"), (20, 13), 999, 8192, 4, estimate)
+    model = replace(a_model(), launch=launch_on(LaunchSettings(ctx_size=1), placement))
+    found = launch_plan(model, an_engine(), {}, api_key="", port=0)
+    assert found.env["CUDA_VISIBLE_DEVICES"] == "GPU-b,GPU-a"
+    given = {name: option(found.argv, name) for name in ("--tensor-split", "--n-gpu-layers", "--ctx-size")}
+    assert given == {"--tensor-split": "20,13", "--n-gpu-layers": "999", "--ctx-size": "8192"}
+    assert option(found.argv, "--n-cpu-moe") == "4"
+
+
+def test_a_start_on_the_cpu_sees_no_gpu():
+    model = replace(a_model(), launch=launch_on(LaunchSettings(), on_the_cpu(1)))
+    found = launch_plan(model, an_engine(), {}, api_key="", port=0)
+    assert (found.env["CUDA_VISIBLE_DEVICES"], option(found.argv, "--n-gpu-layers")) == ("", "0")
+    assert not {"--tensor-split", "--n-cpu-moe"} & set(found.argv)
 
 
 def test_a_tiny_model_gets_one_thread():

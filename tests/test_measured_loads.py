@@ -21,10 +21,9 @@ def booked(service) -> list[int]:
 
 
 def needs(service, model: str) -> list[tuple[int, str]]:
-    """MiB and confidence, each time the service had to know what to book for the model."""
-    return [
-        (int(mib), how) for mib, how in re.findall(rf"need model={model} mib=(\d+) confidence=(\w+)", service.output)
-    ]
+    """MiB and confidence, of each start of the model."""
+    spawned = re.findall(rf"spawn server=\d+ model={model} device=cpu book_mib=(\d+) confidence=(\w+)", service.output)
+    return [(int(mib), how) for mib, how in spawned]
 
 
 def test_a_start_that_needs_more_than_the_machine_has_ends_before_its_weights_move(tmp_path: Path):

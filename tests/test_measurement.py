@@ -8,9 +8,9 @@ import pytest
 
 import workers.measurement
 from app.entities.launch import LaunchSettings
-from app.entities.server import Server
+from app.entities.placement import CPU
 from app.use_cases import events as ev
-from tests.builders import MIB, a_model, an_engine, replace
+from tests.builders import MIB, a_model, a_server, an_engine, replace
 from tests.test_engine_report import breakdown, row
 from workers.history import BASE_BYTES, HOST, History, start_of
 from workers.measurement import Measurement
@@ -25,16 +25,18 @@ PID = 7
 
 
 class Case:
-    def __init__(self, folder: Path, booked_mib: int, mmproj: str | None = None) -> None:
+    def __init__(self, folder: Path, booked_mib: int, mmproj: str | None = None, on_gpu: bool = False) -> None:
         model = replace(a_model(), launch=LaunchSettings(mmproj=mmproj))
         self.start, self.history = start_of(model, an_engine()), History(folder / "history.sqlite3")
         self.told: list[ev.Event] = []
-        server = Server(1, model, booked_mib * MIB, last_used=0.0, progress_at=0.0)
+        server = a_server(model, booked_mib * MIB)
+        if on_gpu:
+            server = a_server(model, booked_mib * MIB, placement=replace(server.placement, uuids=("GPU-a",)))
         self.measurement = Measurement(server, self.start, self.history, self.told.append, logs_json=True)
 
     @property
     def told_mib(self) -> list[tuple[type, float]]:
-        return [(type(event), event.needed_bytes / MIB) for event in self.told]  # type: ignore[union-attr]
+        return [(type(event), event.needs[CPU] / MIB) for event in self.told]  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_it_is_told_what_was_projected_and_then_what_was_measured(tmp_path: Path
     case.measurement.finish(PID)
     # 900 + 90 + 9 + 2 of buffers; of the 130 MiB it holds, 101 are buffers that are not the mapped file
     assert case.told_mib[1:] == [(ev.Measured, 1001 + 29)]
-    assert case.history.overhead_bytes(HOST) == 29 * MIB
+    assert case.history.learned("").overheads[HOST] == 29 * MIB
 
 
 def test_buffers_that_are_not_in_use_yet_hide_nothing_of_what_it_held_before(tmp_path: Path, held_mib: list[int]):
@@ -100,8 +102,17 @@ def test_half_of_what_a_start_needs_is_not_told(tmp_path: Path, held_mib: list[i
 
 
 def test_what_nvml_shows_beyond_the_buffers_is_the_gpus_overhead(tmp_path: Path, held_mib: list[int]):
-    case = Case(tmp_path, booked_mib=500)
+    case = Case(tmp_path, booked_mib=500, on_gpu=True)
     case.measurement.read([line.replace("CPU_Mapped", "CUDA0").replace(" CPU ", " CUDA0 ") for line in BUFFERS], PID)
     case.measurement.finish(PID, shown_bytes={0: 1450 * MIB})
     (device,) = case.history.estimate(case.start).devices
     assert device.overhead_bytes == (1450 - 1001) * MIB
+    (measured,) = case.told
+    assert isinstance(measured, ev.Measured) and measured.needs["GPU-a"] == 1450 * MIB
+
+
+def test_an_engine_that_speaks_of_ram_alone_teaches_nothing_about_gpus(tmp_path: Path, held_mib: list[int]):
+    case = Case(tmp_path, booked_mib=500, on_gpu=True)
+    case.measurement.read([PROJECTION, *BUFFERS], PID)
+    case.measurement.finish(PID)
+    assert (case.told, case.history.estimate(case.start)) == ([], None)

@@ -23,7 +23,7 @@ SMALL, LARGE = ("llama-3.1-8b", "Q4_K_M"), ("llama-3.1-70b", "Q4_K_M")  # some 5
 def asked(model: tuple[str, str] = SMALL, ctx_size: int = 4096, **wishes: object) -> Asked:
     shape = shape_of(*model)
     options = MemoryOptions(ctx_size=ctx_size)
-    return Asked(shape, options, lambda changed: estimate_memory(shape, changed), Wishes(**wishes))
+    return Asked(shape, options, lambda changed, _: estimate_memory(shape, changed), Wishes(**wishes))
 
 
 def card(index: int, free: float, total: float = 24, **more: object) -> Card:
@@ -94,7 +94,7 @@ def test_a_split_takes_the_fewest_cards_and_books_what_llama_cpp_will_take():
     assert placement is not None
     hp = shape_of(*LARGE).hparams
     assert [len(each) for each in layer_ranges(hp.n_layer_all, 999, placement.tensor_split)] == list(placement.layers)
-    assert all(size <= 22 * GIB for size in placement.booked_bytes.values())
+    assert all(placement.booked_bytes[uuid] <= 22 * GIB for uuid in placement.uuids)
 
 
 def test_unequal_cards_get_layers_by_their_room():
@@ -141,15 +141,15 @@ def test_what_can_never_fit_is_told_what_would():
 
 
 def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():
-    assert where(decide(asked(), World((), ram_bytes=64 * GIB))) == (CPU,)
-    assert decide(asked(), World((), ram_bytes=GIB)).outcome is Outcome.REFUSE
-    full = World((card(0, 1),), ram_bytes=64 * GIB)
+    assert where(decide(asked(), World((), shared={CPU: 64 * GIB}))) == (CPU,)
+    assert decide(asked(), World((), shared={CPU: GIB})).outcome is Outcome.REFUSE
+    full = World((card(0, 1),), shared={CPU: 64 * GIB})
     assert decide(asked(), full).outcome is Outcome.REFUSE
     assert where(decide(asked(cpu_when_full=True), full)) == (CPU,)
 
 
 def test_experts_or_layers_stay_in_ram_by_policy():
-    world = World((card(0, 10),), ram_bytes=64 * GIB)
+    world = World((card(0, 10),), shared={CPU: 64 * GIB})
     experts = decide(asked(("qwen3-30b-a3b", "Q4_K_M"), cpu_moe=True), world)
     assert experts.placement.n_cpu_moe == 999 and experts.placement.booked_bytes["GPU-0"] <= 10 * GIB
     layers = decide(asked(LARGE, partial_offload=True), world)
@@ -176,7 +176,7 @@ def a_world(chance: random.Random) -> World:
         held = {on.uuid: int(chance.uniform(0, (on.total_bytes - on.usable_bytes) / 4))}
         state = chance.random() < 0.3, chance.uniform(0, 1000), chance.random() < 0.1
         servers.append(Resident(number, f"m{number}", held, *state))
-    return World(tuple(cards), tuple(servers), 64 * GIB)
+    return World(tuple(cards), tuple(servers), {CPU: 64 * GIB})
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def decided() -> list[tuple[Asked, World, Decision]]:
 
 
 def room(world: World, gone: tuple[int, ...]) -> dict[str, int]:
-    free = {each.uuid: each.usable_bytes for each in world.cards}
+    free = {each.uuid: each.usable_bytes for each in world.cards} | dict(world.shared)
     for server in world.residents:
         if server.id in gone:
             for uuid, held in server.held_bytes.items():

@@ -12,8 +12,9 @@ from app.entities.model import Model
 from app.entities.server import Server
 from app.errors import InvalidModelFile
 from app.use_cases import events as ev
+from app.use_cases.asked import Asked
 from app.use_cases.pool_state import PoolState
-from tests.builders import GIB, a_model, replace
+from tests.builders import GIB, a_model, asked_for, replace
 from workers.pool import Pool
 from workers.state import StateStore
 
@@ -46,14 +47,14 @@ class Case:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.store = StateStore(PoolState())
-        self.pool = Pool(self.store, Process, read_memory, self.needs)
+        self.pool = Pool(self.store, Process, read_memory, lambda: None, self.needs)
         self.pool.start()
 
-    def needs(self, model: Model) -> int:
+    def needs(self, model: Model) -> Asked:
         self.asked.append(model.name)
         if model.name == "bad":
             raise InvalidModelFile(model.name, "its header ends too early")
-        return 3 * GIB
+        return asked_for(3 * GIB)
 
     def acquire(self, model: Model) -> None:
         lease = self.pool.acquire(model, 10, Client())  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from app.entities.placement import CPU
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases import events as ev
@@ -182,7 +183,7 @@ def test_what_can_never_fit_is_refused_with_the_numbers():
     assert isinstance(effect, ev.Refuse)
     assert effect.refusal.reason is Reason.DOES_NOT_FIT
     assert effect.refusal.needed_bytes == 23 * 1024**3  # 20 GiB + 15 %
-    assert effect.refusal.usable_bytes == 16 * 1024**3
+    assert effect.refusal.free_bytes == {CPU: 16 * 1024**3}
 
 
 def test_room_that_strangers_hold_is_refused_for_now_and_no_model_is_stopped_in_vain():

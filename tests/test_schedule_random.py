@@ -15,6 +15,7 @@ from dataclasses import replace
 import pytest
 
 from app.entities.memory import MemoryReading
+from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.pool_state import Limits, PoolState
@@ -141,11 +142,11 @@ class World:
         seconds = self.random.uniform(0, 12)
         if self.random.random() < 0.7:
             at = self.now + seconds * self.random.random()
-            self.later(at, ev.Projected(server, self.projected[name], 0.0))
+            self.later(at, ev.Projected(server, {CPU: self.projected[name]}, 0.0))
         if fate < 0.7:
             self.later(self.now + seconds, ev.Ready(server, 9000 + server, 0.0))
             if self.random.random() < 0.5:
-                self.later(self.now + seconds + 0.5, ev.Measured(server, self.measured[name], 0.0))
+                self.later(self.now + seconds + 0.5, ev.Measured(server, {CPU: self.measured[name]}, 0.0))
             if self.random.random() < 0.2:
                 self.later(self.now + seconds + self.random.uniform(0, 20), ev.Exited(server, "crash", 0.0))
         elif fate < 0.9:
@@ -171,7 +172,7 @@ class World:
         server = self.state.server(event.server)
         if server is None or server.state is not ServerState.STARTING:
             return
-        assert server.expected_bytes == event.needed_bytes, "a start that goes on is booked as it said"
+        assert server.booked == event.needs, "a start that goes on is booked as it said"
         will_be = self.stranger_when_read + sum(map(self.will_hold, self.state.servers))
         assert will_be <= self.total, "one that needs more than there is room for does not go on"
 

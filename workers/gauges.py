@@ -80,12 +80,15 @@ class _Servers(Collector):
             "llama_smart_proxy_server_state", "1 for the state a server is in.", labels=["model", "server", "state"]
         )
         booked = GaugeMetricFamily(
-            "llama_smart_proxy_server_memory_estimate_bytes", "Memory booked for a server.", labels=["model", "gpu"]
+            "llama_smart_proxy_server_memory_estimate_bytes",
+            "Memory booked for a server, by UUID or cpu.",
+            labels=["model", "gpu"],
         )
         for server in pool.servers:
             for each in ServerState:
                 state.add_metric([server.model.name, str(server.id), each], float(server.state is each))
-            booked.add_metric([server.model.name, "cpu"], server.expected_bytes)
+            for device, size in server.booked.items():
+                booked.add_metric([server.model.name, device], size)
         running = sum(len(server.leases) for server in pool.servers)
         yield state
         yield booked

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.entities.gpu import Gpu, GpuState
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from app.entities.memory import MemoryReading
+from app.use_cases.ledger import Books
 from workers.state import StateStore
 
 _PREFIX = "llama_smart_proxy_gpu_"
@@ -31,7 +34,9 @@ class GpuGauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._store.gpus.as_of(time.monotonic())
-        yield from _figures(() if snapshot.state is GpuState.HUNG else snapshot.gpus)
+        shown = replace(snapshot, gpus=()) if snapshot.state is GpuState.HUNG else snapshot
+        yield from _figures(shown.gpus)
+        yield self._claimed(shown)
         info = GaugeMetricFamily(f"{_PREFIX}info", "1; what a GPU is.", labels=[*_LABELS, "name", "pci_bus"])
         for gpu in snapshot.gpus:
             info.add_metric([*_named(gpu), gpu.name, gpu.pci_bus or ""], 1)
@@ -52,6 +57,16 @@ class GpuGauges(Collector):
             read_at = time.time() - (time.monotonic() - snapshot.answered_at)
             name = "llama_smart_proxy_nvml_last_read_timestamp_seconds"
             yield GaugeMetricFamily(name, "When NVML last listed the GPUs.", read_at)
+
+    def _claimed(self, snapshot: GpuSnapshot) -> Metric:
+        about = "Memory that loading servers have yet to take."
+        family = GaugeMetricFamily(f"{_PREFIX}memory_claimed_bytes", about, labels=_LABELS)
+        pool = self._store.pool
+        books = Books(snapshot, pool.memory or MemoryReading(0, 0, 0.0), pool.servers, pool.limits.rules)
+        for gpu in snapshot.gpus:
+            if gpu.free_bytes is not None:
+                family.add_metric(_named(gpu), books.claimed_bytes(gpu.uuid))
+        return family
 
 
 def _figures(gpus: tuple[Gpu, ...]) -> Iterator[Metric]:

@@ -35,7 +35,8 @@ PATIENCE = 3  # polls without a ring: APScheduler goes by the wall clock, and so
 
 
 class GpuPoller:
-    """`read` reads the GPUs; `seen` remembers them; `can_use` says why the engine cannot use them, "" if it can."""
+    """`read` reads the GPUs; `seen` remembers them; `can_use` says why the engine cannot use them, "" if it can; `tell`
+    is given each snapshot."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class GpuPoller:
         poll_seconds: float,
         expected: Callable[[SeenGpus], str] = why_expected,
         can_use: Callable[[], str] = lambda: "",
+        tell: Callable[[GpuSnapshot], None] = lambda snapshot: None,
     ) -> None:
         self._store = store
         self._read = read
@@ -52,6 +54,7 @@ class GpuPoller:
         self._poll_seconds = poll_seconds
         self._expected = expected
         self._can_use = can_use
+        self._tell = tell
         self._engine_problem = ""  # what it said last; this and the next two: written by `gpus` alone
         self._asked_at = 0.0
         self._uuids: set[str] = set()  # of the last reading
@@ -63,7 +66,7 @@ class GpuPoller:
 
     def start(self) -> None:
         """Does not wait for the first reading: initialising NVML takes seconds where no other program uses it."""
-        self._store.gpus = replace(NOT_READ, at=time.monotonic(), poll_seconds=self._poll_seconds)
+        self._put(replace(NOT_READ, at=time.monotonic(), poll_seconds=self._poll_seconds))
         self._thread.start()
 
     def read_now(self) -> None:
@@ -111,7 +114,7 @@ class GpuPoller:
         if self._store.gpus.gpus:
             self._publish(self._completed(snapshot))
         else:
-            self._store.gpus = replace(self._store.gpus, poll_seconds=None)
+            self._put(replace(self._store.gpus, poll_seconds=None))
 
     def _completed(self, snapshot: GpuSnapshot) -> GpuSnapshot:
         if snapshot.gpus:
@@ -124,9 +127,13 @@ class GpuPoller:
     def _publish(self, snapshot: GpuSnapshot) -> None:
         is_polled = bool(self._scheduler or snapshot.gpus or snapshot.complaints)
         before = self._store.gpus
-        self._store.gpus = replace(snapshot, poll_seconds=self._poll_seconds if is_polled else None)
+        self._put(replace(snapshot, poll_seconds=self._poll_seconds if is_polled else None))
         if _said(before) != _said(self._store.gpus):
             _log(self._store.gpus)
+
+    def _put(self, snapshot: GpuSnapshot) -> None:
+        self._store.gpus = snapshot
+        self._tell(snapshot)
 
     def _schedule(self) -> None:
         """Have APScheduler ring from now on. Imported here: a machine without GPUs need not spend those 80 ms."""

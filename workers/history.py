@@ -15,7 +15,8 @@ import sqlite3
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -63,6 +64,34 @@ class _Row:
     need: Estimate
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What was known of the starts of a model at one moment, and of overheads."""
+
+    rows: Mapping[str, _Row]  # by the start's key
+    overheads: Mapping[str, int]  # bytes beside the buffers: on a GPU of this model, or of RAM (HOST)
+
+    def estimate(self, start: Start) -> Estimate | None:
+        """What this start took, or said that it would; None if it is new."""
+        row = self.rows.get(start.key)
+        return self.with_overheads(row.need, start.gpus, start.key) if row else None
+
+    def with_overheads(self, need: Estimate, gpus: Sequence[str], key: str = "") -> Estimate:
+        """`need` with the overheads that are not in it: those the start of this key had before, else those others have,
+        here or (of a GPU) where the table of `gpu_overheads` was measured."""
+        row = self.rows.get(key)
+        own = dict(_overheads(row)) if row else {}
+        devices = tuple(
+            self._with_overhead(device, own, name, measured_overheads().get(name, GPU_OVERHEAD_BYTES))
+            for name, device in zip(_names(gpus, need), need.devices, strict=False)
+        )
+        return replace(need, devices=devices, host=self._with_overhead(need.host, own, HOST, BASE_BYTES))
+
+    def _with_overhead(self, memory: DeviceMemory, own: Mapping[str, int], name: str, assumed: int) -> DeviceMemory:
+        overhead_bytes = memory.overhead_bytes or own.get(name) or self.overheads.get(name) or assumed
+        return replace(memory, overhead_bytes=overhead_bytes)
+
+
 def start_of(model: Model, engine: EngineFacts, gpus: tuple[str, ...] = ()) -> Start:
     """The start that is remembered and looked up for `model`: the same file, unchanged, started alike.
 
@@ -81,6 +110,7 @@ class History:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._rows: dict[str, _Row] = {}  # by key, oldest first; under the lock
+        self._overheads: Mapping[str, int] | None = None  # of these rows, once somebody has asked; under the lock
         self._lock = threading.Lock()
         self._unwritten: queue.SimpleQueue[_Row | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_on, name="history", daemon=True)
@@ -88,7 +118,7 @@ class History:
     def start(self) -> None:
         """Read what earlier lives have learned, then keep what this one learns."""
         with self._lock:
-            self._rows = {row.start.key: row for row in self._read()}
+            self._rows, self._overheads = {row.start.key: row for row in self._read()}, None
         self._thread.start()
 
     def close(self, timeout: float = 1.0) -> None:
@@ -96,33 +126,20 @@ class History:
         self._unwritten.put(None)
         self._thread.join(timeout)
 
+    def learned(self, model: str) -> Learned:
+        """What is known of the starts of a model, by its path."""
+        with self._lock:
+            rows = {key: row for key, row in self._rows.items() if row.start.model == model}
+            if self._overheads is None:
+                self._overheads = _overheads_of(self._rows.values())
+            return Learned(rows, self._overheads)
+
     def estimate(self, start: Start) -> Estimate | None:
         """What this start took, or said that it would; None if it is new."""
-        with self._lock:
-            row = self._rows.get(start.key)
-        return self.with_overheads(start, row.need) if row else None
+        return self.learned(start.model).estimate(start)
 
     def with_overheads(self, start: Start, need: Estimate) -> Estimate:
-        """`need` with the overheads that are not in it: those this start had before, else those others have, here or
-        (of a GPU) where the table of `gpu_overheads` was measured."""
-        with self._lock:
-            row = self._rows.get(start.key)
-        own = dict(_overheads(row)) if row else {}
-        devices = tuple(
-            self._with_overhead(device, own, name, measured_overheads().get(name, GPU_OVERHEAD_BYTES))
-            for name, device in zip(_names(start, need), need.devices, strict=False)
-        )
-        return replace(need, devices=devices, host=self._with_overhead(need.host, own, HOST, BASE_BYTES))
-
-    def overhead_bytes(self, gpu_name: str) -> int | None:
-        """What a llama-server takes beside its buffers on a GPU of this model, or of RAM (HOST); None: not known.
-
-        The median of the last few loads, the upper one of two: a single odd reading decides nothing.
-        """
-        with self._lock:
-            rows = [row for row in self._rows.values() if row.is_measured]
-        seen = [overhead for row in rows for name, overhead in _overheads(row) if name == gpu_name]
-        return statistics.median_high(seen[-OVERHEADS:]) if seen else None
+        return self.learned(start.model).with_overheads(need, start.gpus, start.key)
 
     def remember(
         self, start: Start, need: Estimate, shown_bytes: Mapping[int, int] | None = None, is_measured: bool = True
@@ -132,15 +149,12 @@ class History:
         devices = tuple(_with_shown(device, (shown_bytes or {}).get(n)) for n, device in enumerate(need.devices))
         row = _Row(start, int(time.time()), is_measured, replace(need, devices=devices))
         with self._lock:
+            self._overheads = None
             self._rows.pop(start.key, None)
             self._rows[start.key] = row
             while len(self._rows) > MAX_ROWS:
                 del self._rows[next(iter(self._rows))]
         self._unwritten.put(row)
-
-    def _with_overhead(self, memory: DeviceMemory, own: Mapping[str, int], name: str, assumed: int) -> DeviceMemory:
-        overhead_bytes = memory.overhead_bytes or own.get(name) or self.overhead_bytes(name) or assumed
-        return replace(memory, overhead_bytes=overhead_bytes)
 
     # --- the file ------------------------------------------------------------------------------------------
 
@@ -187,14 +201,24 @@ class History:
         log.warning("history %s is not used: %s; what loads take is not kept for the next start", self._file, error)
 
 
-def _names(start: Start, need: Estimate) -> Iterator[str]:
+def _names(gpus: Sequence[str], need: Estimate) -> Iterator[str]:
     """The model of each GPU; a device nobody named stands for itself."""
-    yield from start.gpus
-    yield from (f"device {number}" for number in range(len(start.gpus), len(need.devices)))
+    yield from gpus
+    yield from (f"device {number}" for number in range(len(gpus), len(need.devices)))
+
+
+def _overheads_of(rows: Iterable[_Row]) -> dict[str, int]:
+    """The median of the last few measured loads, the upper one of two: a single odd reading decides nothing."""
+    seen = defaultdict(list)
+    for row in rows:
+        if row.is_measured:
+            for name, overhead in _overheads(row):
+                seen[name].append(overhead)
+    return {name: statistics.median_high(overheads[-OVERHEADS:]) for name, overheads in seen.items()}
 
 
 def _overheads(row: _Row) -> Iterator[tuple[str, int]]:
-    devices = zip(_names(row.start, row.need), row.need.devices, strict=False)
+    devices = zip(_names(row.start.gpus, row.need), row.need.devices, strict=False)
     for name, memory in ((HOST, row.need.host), *devices):
         if memory.overhead_bytes:
             yield name, memory.overhead_bytes

@@ -19,17 +19,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases import events as ev
-from app.use_cases.launch import ANY_PORT, launch_plan
+from app.use_cases.launch import ANY_PORT, launch_on, launch_plan
+from app.use_cases.ledger import shown_bytes
 from workers.child_process import exit_words, free_port, popen, signal_group
 from workers.history import History, start_of
 from workers.measurement import Measurement
 from workers.orphans import PidRecords
 from workers.proc_net import listening_ports
-from workers.server_log import ServerLog, last_words
+from workers.server_log import ServerLog, is_out_of_gpu_memory, last_words
 from workers.server_questions import busy_slots, is_loaded, wants_its_key
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.01, 0.25
 PROGRESS_EVERY_SECONDS = 0.5
 BIND_ATTEMPTS = 3
 MEASURE_AFTER_SECONDS = 0.5  # after ready: the last lines of a load's log are written by a thread of llama.cpp's
+SHOWN_SECONDS = 5.0  # after ready: so long NVML is waited for
 READ_BYTES = 64 * 1024
 LAST_READS = 64  # 64 x 64 KiB is more than a pipe holds
 
@@ -54,6 +57,7 @@ class Launcher:
         records: PidRecords,
         history: History,
         as_started: Callable[[Model], Model],
+        gpus: Callable[[], GpuSnapshot],
         stop_seconds: float,
     ) -> None:
         self.engine = engine
@@ -61,6 +65,7 @@ class Launcher:
         self.records = records
         self.history = history
         self.as_started = as_started
+        self.gpus = gpus
         self.stop_seconds = stop_seconds
         self.fixed_ports = False  # written by any server's thread; False -> True once
 
@@ -77,7 +82,7 @@ class Launcher:
 
     def measurement(self, server: Server, tell: Callable[[ev.Event], None]) -> Measurement:
         """For one attempt to start it."""
-        start = start_of(server.model, self.engine)
+        start = start_of(server.model, self.engine, server.placement.names)
         return Measurement(server, start, self.history, tell, logs_json="--log-jsonl" in self.engine.flags)
 
 
@@ -95,7 +100,7 @@ class LlamaServer:
         self._closed = False
         self._stop_wanted = False
         self._count_wanted = False
-        self._kill_at = self._measure_at = float("inf")
+        self._kill_at = self._measure_at = self._ready_at = float("inf")
         self._measurement: Measurement | None = None  # of this attempt, until it is finished
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None  # known once it is proved to be ours
@@ -133,14 +138,15 @@ class LlamaServer:
     # --- its own thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        detail, could_not_spawn = "internal error", True
+        could_not_spawn, detail = True, "internal error"
         try:
-            detail, could_not_spawn = self._live()
+            could_not_spawn, detail = self._live()
         except Exception:
             log.exception("server=%d", self._server.id)
         finally:  # whatever happened: without Exited its model would be stuck for ever
             self._end()
-            self._tell(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn))
+            ran_out = not self._is_ready and is_out_of_gpu_memory(self.log.lines())
+            self._tell(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn, ran_out))
 
     def _end(self) -> None:
         try:
@@ -151,14 +157,20 @@ class LlamaServer:
             self._closed = True
             os.close(self._orders)
 
-    def _live(self) -> tuple[str, bool]:
-        """From spawn to reap; how it ended. A port lost to somebody else costs a new attempt, not the load."""
-        self._server = replace(self._server, model=self._launcher.as_started(self._server.model))
+    def _live(self) -> tuple[bool, str]:
+        """From spawn to reap: whether that could not even begin, and how it ended.
+
+        A port lost to somebody else costs a new attempt, not the load.
+        """
+        model = self._launcher.as_started(self._server.model)
+        self._server = replace(
+            self._server, model=replace(model, launch=launch_on(model.launch, self._server.placement))
+        )
         for attempt in range(1, BIND_ATTEMPTS + 1):
             try:
                 self._spawn()
             except (OSError, ValueError) as error:
-                return str(error), True
+                return True, str(error)
             self._watch()
             code = self._reap()
             words = last_words(self.log.lines())
@@ -169,7 +181,7 @@ class LlamaServer:
             self._launcher.fixed_ports = True
         level = logging.INFO if self._stop_wanted else logging.WARNING
         log.log(level, "exited server=%d model=%s %s", self._server.id, self._server.model.name, exit_words(code))
-        return f"{self._verdict or exit_words(code)}\n{words}", False
+        return False, f"{self._verdict or exit_words(code)}\n{words}"
 
     def _spawn(self) -> None:
         port = free_port() if self._launcher.fixed_ports else ANY_PORT
@@ -240,9 +252,20 @@ class LlamaServer:
         return bool(data)
 
     def _measure(self, pid: int) -> None:
+        if self._measurement is None or self._stop_wanted:
+            self._measure_at = float("inf")
+            return
+        gpus, now = self._launcher.gpus(), time.monotonic()
+        if self._server.model.launch.gpus and gpus.at <= self._ready_at and now < self._ready_at + SHOWN_SECONDS:
+            self._measure_at = now + MEASURE_AFTER_SECONDS  # NVML was last read before it was there
+            return
         measurement, self._measurement, self._measure_at = self._measurement, None, float("inf")
-        if measurement is not None and not self._stop_wanted:
-            measurement.finish(pid)
+        measurement.finish(pid, self._shown_bytes(gpus, pid))
+
+    def _shown_bytes(self, gpus: GpuSnapshot, pid: int) -> dict[int, int]:
+        """What NVML shows for it, by GPU as it counts them; those that do not say left out."""
+        shown = ((n, shown_bytes(gpus, uuid, pid)) for n, uuid in enumerate(self._server.model.launch.gpus))
+        return {number: size for number, size in shown if size is not None}
 
     def _obey(self, pid: int, now: float) -> None:
         if self._stop_wanted and self._kill_at == float("inf"):
@@ -262,7 +285,8 @@ class LlamaServer:
                 signal_group(pid, signal.SIGKILL)
                 return
             self._port, self._is_ready = port, True
-            self._measure_at = time.monotonic() + MEASURE_AFTER_SECONDS
+            self._ready_at = time.monotonic()
+            self._measure_at = self._ready_at + MEASURE_AFTER_SECONDS
             log.info("ready server=%d model=%s port=%d", self._server.id, self._server.model.name, port)
             self._tell(ev.Ready(self._server.id, port, time.monotonic()))
             return

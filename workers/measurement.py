@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from app.entities.memory import Estimate
+from app.entities.placement import CPU
 from app.entities.server import Server
 from app.use_cases import events as ev
 from workers.engine_report import EngineReport
@@ -44,7 +45,7 @@ class Measurement:
     def finish(self, pid: int, shown_bytes: Mapping[int, int] | None = None) -> None:
         """Its model is loaded: remember what it took. `shown_bytes` is what NVML shows for it, by GPU as it counts."""
         loaded = self._report.loaded()
-        if loaded is None or not self._is_whole:
+        if loaded is None or not self._is_whole or not self._is_where_it_was_placed(loaded.need):
             return
         # Buffers may not be in use yet, so the rest may come out below what the process held without any.
         overhead_bytes = max(self._base_bytes, held_bytes(pid) - loaded.unmapped_bytes)
@@ -53,18 +54,34 @@ class Measurement:
         need = self._history.estimate(self._start)
         assert need is not None
         self._say("measured", need)
-        self._tell(ev.Measured(self._server.id, need.booked_bytes, time.monotonic()))
+        self._tell(ev.Measured(self._server.id, self._server.placement.by_device(need), time.monotonic()))
 
     def _projected(self) -> None:
         said = self._report.projected
         assert said is not None
-        need, booked_bytes = self._history.with_overheads(self._start, said), self._server.expected_bytes
-        is_confirmed = need.total_bytes <= booked_bytes <= need.booked_bytes + CONFIRMED_BYTES
+        if not self._is_where_it_was_placed(said):
+            return
+        need = self._history.with_overheads(self._start, said)
+        is_confirmed = self._confirms(need)
         if not is_confirmed or self._history.estimate(self._start) is None:
             self._history.remember(self._start, said, is_measured=False)
         self._say("projected", need)
-        needed_bytes = booked_bytes if is_confirmed else need.booked_bytes
-        self._tell(ev.Projected(self._server.id, needed_bytes, time.monotonic()))
+        needs = self._server.booked if is_confirmed else self._server.placement.by_device(need)
+        self._tell(ev.Projected(self._server.id, needs, time.monotonic()))
+
+    def _confirms(self, need: Estimate) -> bool:
+        """Whether what is booked on each device is what it says, or a little more."""
+        booked, on_cpu = self._server.booked, self._server.placement.is_on_cpu
+        devices = [] if on_cpu else list(zip(self._server.placement.uuids, need.devices, strict=True))
+        return all(
+            each.total_bytes <= booked[device] <= each.booked_bytes + CONFIRMED_BYTES
+            for device, each in (*devices, (CPU, need.host))
+        )
+
+    def _is_where_it_was_placed(self, need: Estimate) -> bool:
+        """An engine that merely claims to have CUDA speaks of RAM alone: nothing is learned from that about GPUs."""
+        placement = self._server.placement
+        return len(need.devices) == (0 if placement.is_on_cpu else len(placement.uuids))
 
     @property
     def _is_whole(self) -> bool:

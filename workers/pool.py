@@ -18,9 +18,11 @@ from typing import Protocol
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
-from app.entities.server import Server, ServerState
+from app.entities.server import Server
 from app.errors import error_for
 from app.use_cases import events as ev
+from app.use_cases.asked import Asked
+from app.use_cases.explain import KEPT, Explained
 from app.use_cases.pool_state import PoolState
 from app.use_cases.schedule import due_at, step
 from workers.client_watch import ClientWatch
@@ -41,6 +43,7 @@ class Address:
     model: str
     port: int
     api_key: str
+    device: str = "cpu"  # "cuda:0,1": the GPUs it is on, by NVML's count
 
 
 NOWHERE = 0  # the port of a server that is gone: nothing listens there
@@ -67,19 +70,22 @@ class Process(Protocol):
 
 class Pool:
     """Owner of the llama-servers. `spawn` starts one and reports through `tell`; `read_memory` reads the machine,
-    given the pids by server; `needs` says what to book for a model, or raises the ProxyError that forbids it."""
+    given the pids by server; `read_gpus` asks for a GpusPolled; `asked` says what a decision about a model's place has
+    to know, or raises the ProxyError that forbids it."""
 
     def __init__(
         self,
         store: StateStore,
         spawn: Callable[[Server, Callable[[ev.Event], None]], Process],
         read_memory: Callable[[Mapping[int, int]], MemoryReading],
-        needs: Callable[[Model], int],
+        read_gpus: Callable[[], None],
+        asked: Callable[[Model], Asked],
     ) -> None:
         self._store = store
         self._spawn = spawn
         self._read_memory = read_memory
-        self._needs = needs
+        self._read_gpus = read_gpus
+        self._asked = asked
         self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
         self._tickets = itertools.count(1)
         self._answers: dict[int, Future[int | Refusal | None]] = {}  # put by a request's thread, taken by the pool's
@@ -102,8 +108,8 @@ class Pool:
         Raises the ProxyError that says why there is none; ClientLeft as soon as the client goes.
         """
         ticket, asked_at = next(self._tickets), time.monotonic()
-        give_up_at, needed_bytes = asked_at + max_wait_seconds, self._needed_bytes(model)
-        server_id = self._wait(ev.Acquire(ticket, model, asked_at, give_up_at, needed_bytes), client)
+        give_up_at, asked = asked_at + max_wait_seconds, self._what_is_asked(model)
+        server_id = self._wait(ev.Acquire(ticket, model, asked_at, give_up_at, asked), client)
         assert server_id is not None
         address = self._address(self._store.pool.server(server_id))
         # None: it died in this very moment. The relay will find nobody there, and say so.
@@ -111,8 +117,8 @@ class Pool:
 
     def load(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
         """Have the model loaded; returns as soon as its llama-server is starting. Raises as `acquire` does."""
-        now, needed_bytes = time.monotonic(), self._needed_bytes(model)
-        self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds, needed_bytes), client)
+        now, asked = time.monotonic(), self._what_is_asked(model)
+        self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds, asked), client)
 
     def unload(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
         """Have the model unloaded once it has answered what it is answering; returns when its process is gone.
@@ -127,13 +133,9 @@ class Pool:
         server = self._store.pool.server_of(model.name)
         return self._address(server) if server and server.is_up else None
 
-    def _needed_bytes(self, model: Model) -> int:
-        """What to book for the model. One that is there or on its way has been booked: nothing is read for it again."""
-        server = self._store.pool.server_of(model.name)
-        is_booked = server is not None and server.state in (ServerState.STARTING, ServerState.READY)
-        if server is not None and is_booked and server.model.is_served_as(model):
-            return server.expected_bytes
-        return self._needs(model)
+    def _what_is_asked(self, model: Model) -> Asked:
+        """For a model that is there, or on its way, as it was: nothing is read for it again."""
+        return self._store.pool.plan_of(model) or self._asked(model)
 
     def _wait(self, wish: ev.Wish, client: ClientWatch) -> int | None:
         """The scheduler's answer to a wish: a server's id for a slot of it."""
@@ -151,7 +153,7 @@ class Pool:
         process = self._processes.get(server.id) if server else None
         if server is None or process is None or server.port is None:
             return None
-        return Address(server.id, server.model.name, server.port, process.api_key)
+        return Address(server.id, server.model.name, server.port, process.api_key, server.placement.device)
 
     def release(self, lease: Lease, ending: ev.Ending) -> None:
         """Give the slot back, and say how much of its answer the request got."""
@@ -182,12 +184,24 @@ class Pool:
                 time.sleep(PAUSE_AFTER_A_BUG_SECONDS)
 
     def _happen(self, event: ev.Event) -> None:
+        began = time.perf_counter()
         state, effects = step(self._store.pool, event)
+        step_ms = 1000 * (time.perf_counter() - began)
         self._publish(state)
         for effect in effects:
-            self._carry_out(effect)
+            if isinstance(effect, ev.Decided):
+                self._explain(effect, state, event.at, step_ms)
+            else:
+                self._carry_out(effect)
         if isinstance(event, ev.Exited):
             self._processes.pop(event.server, None)
+
+    def _explain(self, decided: ev.Decided, state: PoolState, now: float, step_ms: float) -> None:
+        decision = decided.decision
+        log.info("decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason)
+        age = max(0.0, now - state.gpus.at) if state.gpus.poll_seconds is not None else 0.0
+        explained = Explained(time.time(), decided.model, decision, decided.evict, step_ms, age)
+        self._store.decisions = (*self._store.decisions[1 - KEPT :], explained)
 
     def _next_event(self, state: PoolState) -> ev.Event:
         due = due_at(state)
@@ -216,7 +230,9 @@ class Pool:
                 self._answers.pop(ticket).set_result(refusal)
             case ev.Spawn(server):
                 log.info(
-                    "spawn server=%d model=%s book_mib=%d", server.id, server.model.name, server.expected_bytes >> 20
+                    "spawn server=%d model=%s device=%s book_mib=%d confidence=%s",
+                    *(server.id, server.model.name, server.placement.device, server.expected_bytes >> 20),
+                    server.placement.estimate.confidence,
                 )
                 self._start(server)
             case ev.Stop(server_id, why):
@@ -228,6 +244,8 @@ class Pool:
                     process.count_slots()
             case ev.ReadMemory():
                 self._read()
+            case ev.ReadGpus():
+                self._read_gpus()
 
     def _start(self, server: Server) -> None:
         try:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -56,13 +57,14 @@ class Runtime:
         self._records = PidRecords(state_folder() / "servers")
         self._history = History(state_folder() / "history.sqlite3")
         self._store = StateStore(PoolState(_limits(settings, engine)))
-        self._gpus = _gpu_poller(settings, self._store, engine)
+        self._gpus = _gpu_poller(settings, self._store, engine, self._gpus_polled)
+        self._store.pool = replace(self._store.pool, gpus=self._store.gpus)
         self._clients = ClientWatcher()
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
         needs = Needs(self._history, engine, shapes)
-        spawn = _launcher(settings, engine, self._records, self._history, needs)
-        self._pool = Pool(self._store, spawn, read_memory, needs.bytes)
+        spawn = _launcher(settings, engine, self._records, self._history, needs, self._store)
+        self._pool = Pool(self._store, spawn, read_memory, self._read_gpus, needs.asked)
         self.services = Services(
             catalog=self._catalog,
             store=self._store,
@@ -119,6 +121,13 @@ class Runtime:
     def kill(self) -> None:
         """End every llama-server this instant; the process is about to exit."""
         self._pool.kill()
+
+    def _read_gpus(self) -> None:
+        if self._gpus is not None:
+            self._gpus.read_now()
+
+    def _gpus_polled(self, gpus: GpuSnapshot) -> None:
+        self._pool.tell(ev.GpusPolled(gpus, time.monotonic()))
 
     def reload(self) -> None:
         """Look for models again. Running servers and streams are not touched."""
@@ -223,6 +232,9 @@ def _limits(settings: Settings, engine: EngineFacts | None) -> Limits:
         ttl_seconds=scheduling.ttl_seconds,
         stall_timeout_seconds=scheduling.stall_timeout_seconds,
         notice_in_silence_seconds=_notice_in_silence_seconds(engine),
+        rules=settings.rules(),
+        policy=settings.policy(),
+        cpu_fallback=settings.gpu.cpu_fallback,
     )
 
 
@@ -233,15 +245,23 @@ def _notice_in_silence_seconds(engine: EngineFacts | None) -> float:
 
 
 def _launcher(
-    settings: Settings, engine: EngineFacts | None, records: PidRecords, history: History, needs: Needs
+    settings: Settings,
+    engine: EngineFacts | None,
+    records: PidRecords,
+    history: History,
+    needs: Needs,
+    store: StateStore,
 ) -> Callable[[Server, Callable[[ev.Event], None]], Process]:
     if engine is None:
         return _no_engine
     env = engine_environment(settings.engine.env)
-    return Launcher(engine, env, records, history, needs.as_started, settings.server.stop_seconds).spawn
+    stop_seconds = settings.server.stop_seconds
+    return Launcher(engine, env, records, history, needs.as_started, lambda: store.gpus, stop_seconds).spawn
 
 
-def _gpu_poller(settings: Settings, store: StateStore, engine: EngineFacts | None) -> GpuPoller | None:
+def _gpu_poller(
+    settings: Settings, store: StateStore, engine: EngineFacts | None, tell: Callable[[GpuSnapshot], None]
+) -> GpuPoller | None:
     """None: GPUs are not to be used, and the snapshot says so."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not settings.gpu.enabled or names_nothing(visible):
@@ -255,7 +275,7 @@ def _gpu_poller(settings: Settings, store: StateStore, engine: EngineFacts | Non
         if engine is not None and not settings.engine.assume_gpu
         else lambda: ""
     )
-    return GpuPoller(store, Nvml(visible).read_gpus, seen, settings.gpu.poll_seconds, can_use=can_use)
+    return GpuPoller(store, Nvml(visible).read_gpus, seen, settings.gpu.poll_seconds, can_use=can_use, tell=tell)
 
 
 def _no_engine(server: Server, tell: Callable[[ev.Event], None]) -> Process:

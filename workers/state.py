@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.entities.gpu import NOT_READ, GpuSnapshot
+from app.use_cases.explain import Explained
 from app.use_cases.pool_state import PoolState
 
 
@@ -11,4 +12,5 @@ class StateStore:
 
     def __init__(self, pool: PoolState, gpus: GpuSnapshot = NOT_READ) -> None:
         self.pool = pool  # written by the pool thread alone
+        self.decisions: tuple[Explained, ...] = ()  # the last ones, newest last; written by the pool thread alone
         self.gpus = gpus  # written by the thread `gpus` alone; how old it is, its reader asks: as_of(now)

@@ -79,10 +79,15 @@ class GpuSnapshot:
 
     def as_of(self, now: float) -> GpuSnapshot:
         """What this snapshot is worth at `now`: HUNG once readings that were due did not come."""
-        if self.poll_seconds is None or now - self.at <= LATE_POLLS * self.poll_seconds + LATE_SECONDS:
+        if self.late_at is None or now < self.late_at:
             return self
         problem = f"NVML has not answered for {now - self.at:.0f} s; what is said of the GPUs is as old"
         return replace(self, state=GpuState.HUNG, problem=problem)
+
+    @property
+    def late_at(self) -> float | None:
+        """When the next reading is overdue; None: it is not waited for."""
+        return None if self.poll_seconds is None else self.at + LATE_POLLS * self.poll_seconds + LATE_SECONDS
 
     @property
     def complaints(self) -> tuple[str, ...]:

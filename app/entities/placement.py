@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from app.entities.memory import Estimate
 
-CPU = "cpu"  # stands where GPUs have their UUIDs
+CPU = "cpu"  # stands where GPUs have their UUIDs; of room: the RAM that is available
+BOOKS = "books"  # the RAM that is not promised to a server: pages of mapped files are available, and needed
+PLACES = "places"  # servers that may be loaded beside those that are
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Card:
     usable_bytes: int
     leaving_bytes: int = 0  # of servers that are on their way out: usable soon
     is_busy: bool = False  # it computes
+    is_mig: bool = False  # CUDA shows a process one of these at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,11 @@ class Resident:
 
     id: int
     model: str
-    held_bytes: Mapping[str, int]  # by UUID
-    is_busy: bool = False  # answers somebody, or is loading
+    held_bytes: Mapping[str, int]  # what comes back when it goes: by UUID, and of CPU, BOOKS and PLACES
+    is_busy: bool = False  # answers somebody
     idle_seconds: float = 0.0
     is_pinned: bool = False  # never stopped to make room
+    is_loading: bool = False  # is not stopped before it is ready
 
 
 class Strategy(enum.StrEnum):
@@ -93,6 +97,8 @@ class Placement:
     ctx_size: int
     n_cpu_moe: int
     estimate: Estimate
+    indices: tuple[int, ...] = ()  # NVML's, of the cards
+    names: tuple[str, ...] = ()  # their models
 
     @property
     def tensor_split(self) -> tuple[int, ...]:
@@ -100,17 +106,40 @@ class Placement:
         return self.layers if len(self.uuids) > 1 else ()
 
     @property
+    def is_on_cpu(self) -> bool:
+        return self.uuids == (CPU,)
+
+    @property
+    def device(self) -> str:
+        """As answers say it: `cpu`, or NVML's indices as `cuda:0,1`."""
+        return CPU if self.is_on_cpu else f"cuda:{','.join(map(str, self.indices))}"
+
+    @property
     def booked_bytes(self) -> Mapping[str, int]:
-        """By UUID."""
-        if self.uuids == (CPU,):
-            return {CPU: self.estimate.host.booked_bytes}
-        return {uuid: each.booked_bytes for uuid, each in zip(self.uuids, self.estimate.devices, strict=True)}
+        """By UUID, and of RAM."""
+        return self.by_device(self.estimate)
+
+    def by_device(self, estimate: Estimate) -> dict[str, int]:
+        """What is booked for a server in this place by an estimate."""
+        on_gpus = () if self.is_on_cpu else zip(self.uuids, estimate.devices, strict=True)
+        return {uuid: each.booked_bytes for uuid, each in on_gpus} | {CPU: estimate.host.booked_bytes}
+
+    @property
+    def needs(self) -> Mapping[str, int]:
+        """All that it takes some of."""
+        return {**self.booked_bytes, BOOKS: self.estimate.host.booked_bytes, PLACES: 1}
+
+    @property
+    def needed_bytes(self) -> int:
+        """Of the GPUs it is on, else of RAM."""
+        booked = self.booked_bytes
+        return sum(booked[uuid] for uuid in self.uuids)
 
 
 class Outcome(enum.StrEnum):
     PLACE = "place"
     EVICT = "evict"  # the servers named have to go first
-    WAIT = "wait"  # what is in the way is busy, or on its way out
+    WAIT = "wait"  # what is in the way is busy, loading, or on its way out
     REFUSE = "refuse"
 
 
@@ -122,8 +151,8 @@ class Decision:
     reason: str  # one sentence
     needed_bytes: int  # of the placement, or of the least that would have done
     placement: Placement | None = None
-    evict: tuple[int, ...] = ()  # ids of servers
+    evict: tuple[int, ...] = ()  # ids of servers; of WAIT: those that go as soon as they are idle
     for_ever: bool = False  # refused: not even an empty machine would do
-    free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each card that was asked for
+    free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each card that it may use, or of RAM
     nearest: str = ""  # the setting next to what was asked that would fit
     considered: tuple[str, ...] = ()  # each step with its numbers

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 class Reason(enum.StrEnum):
@@ -15,6 +16,7 @@ class Reason(enum.StrEnum):
     WAIT_TIMEOUT = "wait_timeout"
     INSUFFICIENT_MEMORY = "insufficient_vram"
     DOES_NOT_FIT = "model_does_not_fit"
+    NO_GPU = "no_gpu"
     LOAD_FAILED = "model_load_failed"
     UNLOADED = "model_unloaded"
     LOAD_TIMEOUT = "load_timeout"
@@ -30,4 +32,5 @@ class Refusal:
     model: str
     detail: str = ""  # a sentence, or the engine's last lines
     needed_bytes: int = 0
-    usable_bytes: int = 0
+    free_bytes: Mapping[str, int] = field(default_factory=dict)  # by device: GPU's UUID, or CPU
+    nearest: str = ""  # the setting next to what was asked that would fit

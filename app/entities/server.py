@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from app.entities.model import Model
+from app.entities.placement import Placement
 
 
 class ServerState(enum.StrEnum):
@@ -46,13 +47,12 @@ class Server:
 
     id: int
     model: Model
-    expected_bytes: int  # booked for it until it is gone
-    last_used: (
-        float  # monotonic seconds, as all times here: start, then every release: an idle server's age counts from here
-    )
+    placement: Placement
+    booked: Mapping[str, int]  # by device (GPU's UUID, or CPU), until it is gone
+    last_used: float  # monotonic seconds, as all times: at the start, then at every release; its idle time starts here
     progress_at: float  # last sign of life while loading
     ready_at: float | None = None
-    reported_bytes: int | None = None  # what its llama-server says it needs: before it loads, then as measured
+    reported: Mapping[str, int] | None = None  # what its llama-server says it needs: before it loads, then as measured
     is_planned_anew: bool = False  # the one before it was stopped: it needed more than was booked
     state: ServerState = ServerState.STARTING
     is_condemned: bool = False  # told to go for good: once drained it is not ready again
@@ -61,6 +61,15 @@ class Server:
     leases: frozenset[int] = frozenset()  # tickets of the requests it is answering
     pid: int | None = None
     port: int | None = None
+
+    @property
+    def expected_bytes(self) -> int:
+        """Booked for it, on all devices together."""
+        return sum(self.booked.values())
+
+    @property
+    def reported_bytes(self) -> int | None:
+        return None if self.reported is None else sum(self.reported.values())
 
     @property
     def slots(self) -> int:

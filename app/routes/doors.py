@@ -25,7 +25,7 @@ bp = Blueprint("doors", __name__)
 
 PUBLIC = {"health.show_health", "health.alive", "health.ready"}
 OPEN_ON_THIS_MACHINE = {"metrics.show_metrics"}  # Prometheus here needs no key
-ADMIN = {"models.load", "models.unload"}
+ADMIN = {"models.load", "models.unload", "decisions.show_decisions"}
 STATE_CHANGING = {"models.load", "models.unload"}
 
 

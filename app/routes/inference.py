@@ -108,6 +108,7 @@ class Exchange:
         self.asked = ""  # the name in the request
         self.client: Any = None
         self.answer: Any = None
+        self.device = ""  # where its model is
         self.waited_seconds = 0.0
         self.is_complete = False  # the whole answer went out
         self.is_over = False
@@ -129,6 +130,7 @@ class Exchange:
         self.client = self.services.clients.watch(request.environ.get("gunicorn.socket"))
         self.held.callback(self.client.close)
         address = self.address_of(self.model)
+        self.device = address.device
         headers = {**request.headers, "X-Request-Id": self.request_id}
         self.answer = self.services.relay.send(address, request.method, target(), headers, body, self.client)
         self.held.callback(self.answer.close)
@@ -167,7 +169,7 @@ class Exchange:
         response.headers.clear()
         response.headers.extend(self.answer.headers)
         response.headers["x-llama-smart-proxy-model"] = quote(self.model.name, safe=HEADER_SAFE)
-        response.headers["x-llama-smart-proxy-device"] = "cpu"
+        response.headers["x-llama-smart-proxy-device"] = self.device
         response.headers["x-llama-smart-proxy-wait-ms"] = str(round(self.waited_seconds * 1000))
         if self.answer.is_stream:
             response.headers["X-Accel-Buffering"] = "no"

@@ -13,7 +13,7 @@ from app.routes.doors import checked, find_model, servable_model, visible_models
 from app.routes.inference import infer, place, read_body
 from app.routes.model_name import model_name
 from app.services import services
-from app.use_cases.report import model_entry, model_list, router_props
+from app.use_cases.report import model_entry, model_list, model_place, router_props
 
 bp = Blueprint("models", __name__)
 
@@ -29,7 +29,8 @@ def list_models() -> Response:
 @bp.get("/models/<path:name>")
 def show_model(name: str) -> Response:
     _reload_if_asked()
-    return jsonify(model_entry(find_model(name), services().store.pool))
+    store, model = services().store, find_model(name)
+    return jsonify(model_entry(model, store.pool) | model_place(model, store.pool, store.decisions))
 
 
 def _reload_if_asked() -> None:

@@ -291,10 +291,6 @@ class Settings(BaseSettings):
             cpu_when_full=self.gpu.cpu_fallback is CpuFallback.WHEN_FULL,
         )
 
-    def has_auto_context(self, name: str | None = None) -> bool:
-        """Whether the context of the model of that name is for the service to choose."""
-        return self.wishes_of(name).has_auto_context
-
     def policy(self) -> Policy:
         """Which GPUs are taken first."""
         return Policy(self.gpu.strategy, tuple(self.gpu.order))

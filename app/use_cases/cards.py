@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
-from app.entities.placement import Card, Resident, Wishes
+from app.entities.launch import MemoryOptions
+from app.entities.memory import Estimate
+from app.entities.placement import Card, Placement, Resident, Wishes
 
 MIB = 1024**2
 
@@ -27,38 +28,29 @@ def place_in(order: Sequence[str], card: Card) -> int:
     return next((place for place, name in enumerate(order) if is_one_of(card, (name,))), len(order))
 
 
-def enough(leaving: Sequence[Resident], uuid: str, lacking: int) -> tuple[Resident, ...] | None:
-    """Of the servers in their order, those that give back to the card what it lacks, and none that is not needed."""
+def lacking(needs: Mapping[str, int], room: Mapping[str, int]) -> dict[str, int]:
+    """What is missing of each; what `room` does not speak of is there."""
+    return {what: need - room[what] for what, need in needs.items() if what in room and need > room[what]}
 
-    def held(resident: Resident) -> int:
-        return resident.held_bytes.get(uuid, 0)
 
+def enough(leaving: Sequence[Resident], missing: Mapping[str, int]) -> tuple[Resident, ...] | None:
+    """Of the servers in their order, those that give back what is missing, and none that is not needed for it."""
     gone: list[Resident] = []
+    left = dict(missing)
     for resident in leaving:
-        if lacking <= 0:
+        if all(size <= 0 for size in left.values()):
             break
-        if held(resident) > 0:
+        if any(size > 0 and resident.held_bytes.get(what, 0) > 0 for what, size in left.items()):
             gone.append(resident)
-            lacking -= held(resident)
-    if lacking > 0:
+            left = {what: size - resident.held_bytes.get(what, 0) for what, size in left.items()}
+    if any(size > 0 for size in left.values()):
         return None
     for resident in list(gone):
-        if lacking + held(resident) <= 0:
+        without = {what: size + resident.held_bytes.get(what, 0) for what, size in left.items()}
+        if all(size <= 0 for size in without.values()):
             gone.remove(resident)
-            lacking += held(resident)
+            left = without
     return tuple(gone)
-
-
-def without_those_in_vain(
-    gone: Sequence[Resident], cards: Sequence[Card], booked: Mapping[str, int]
-) -> tuple[Resident, ...]:
-    """Of the servers that were to go, those without whose bytes the cards would not hold what is booked on them."""
-    needed = list(gone)
-    for resident in gone:
-        back = held_bytes(each for each in needed if each is not resident)
-        if all(card.usable_bytes + back.get(card.uuid, 0) >= booked[card.uuid] for card in cards):
-            needed.remove(resident)
-    return tuple(needed)
 
 
 def more_and_more(leaving: Sequence[Resident]) -> list[tuple[Resident, ...]]:
@@ -67,7 +59,7 @@ def more_and_more(leaving: Sequence[Resident]) -> list[tuple[Resident, ...]]:
 
 
 def held_bytes(residents: Iterable[Resident]) -> dict[str, int]:
-    """By card, what comes back when they go."""
+    """What comes back when they go."""
     back: dict[str, int] = {}
     for resident in residents:
         for uuid, held in resident.held_bytes.items():
@@ -75,16 +67,19 @@ def held_bytes(residents: Iterable[Resident]) -> dict[str, int]:
     return back
 
 
-def emptied(cards: Iterable[Card], residents: Iterable[Resident]) -> tuple[Card, ...]:
-    """The cards once these servers, and those on their way out, are gone."""
-    back = held_bytes(residents)
-    return tuple(
-        replace(
-            card,
-            usable_bytes=min(card.total_bytes, card.usable_bytes + card.leaving_bytes + back.get(card.uuid, 0)),
-            leaving_bytes=0,
-        )
-        for card in cards
+def placement_on(
+    cards: Sequence[Card], layers: tuple[int, ...], options: MemoryOptions, estimate: Estimate
+) -> Placement:
+    """`layers` are the numbers of them on each card."""
+    return Placement(
+        uuids=tuple(card.uuid for card in cards),
+        layers=layers,
+        n_gpu_layers=options.n_gpu_layers,
+        ctx_size=options.ctx_size,
+        n_cpu_moe=options.n_cpu_moe,
+        estimate=estimate,
+        indices=tuple(card.index for card in cards),
+        names=tuple(card.name for card in cards),
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.entities.gpu import GpuSnapshot
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
+from app.entities.placement import Decision
 from app.entities.refusal import Refusal
 from app.entities.server import Server
+from app.use_cases.asked import Asked
 
 # --- events -------------------------------------------------------------------------------------
 
@@ -21,7 +25,7 @@ class Acquire:
     model: Model
     at: float
     give_up_at: float
-    needed_bytes: int  # what a server for it is to be booked with, should one have to be started
+    asked: Asked  # what it needs, should a server have to be started for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Load:
     model: Model
     at: float
     give_up_at: float
-    needed_bytes: int
+    asked: Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class Projected:
     """A starting server has said what it will need, before its weights move."""
 
     server: int
-    needed_bytes: int
+    needs: Mapping[str, int]  # by device, as it is booked
     at: float
 
 
@@ -96,7 +100,7 @@ class Measured:
     """A server that has loaded its model was looked at: so much it needs."""
 
     server: int
-    needed_bytes: int
+    needs: Mapping[str, int]
     at: float
 
 
@@ -135,6 +139,7 @@ class Exited:
     detail: str  # exit status and the last lines of its log that mean something
     at: float
     could_not_spawn: bool = False
+    ran_out_of_memory: bool = False  # of a GPU's, while it was loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,14 @@ class ReadingFailed:
     """The machine's memory could not be read: no file descriptor is left, say."""
 
     detail: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class GpusPolled:
+    """A new reading of the GPUs, or of why there are none."""
+
+    gpus: GpuSnapshot
     at: float
 
 
@@ -187,6 +200,7 @@ Event = (
     | Exited
     | MemoryRead
     | ReadingFailed
+    | GpusPolled
     | Tick
     | Drain
     | Close
@@ -239,10 +253,24 @@ class ReadMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadGpus:
+    """Read the GPUs now; GpusPolled comes when it comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Keep what was decided about a model's place, and why."""
+
+    model: str
+    decision: Decision
+    evict: tuple[str, ...]  # names of the servers that leave for it
+
+
+@dataclass(frozen=True, slots=True)
 class CountSlots:
     """Ask this server how many of its slots are busy; answer with SlotsCounted."""
 
     server: int
 
 
-Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | CountSlots
+Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CountSlots

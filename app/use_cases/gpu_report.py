@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from app.entities.server import Server
 
 GB = 1024**3  # the original's
 
 
-def gpu_pool_status(snapshot: GpuSnapshot) -> dict[str, object]:
+def gpu_pool_status(snapshot: GpuSnapshot, servers: Sequence[Server] = ()) -> dict[str, object]:
     """Always present; all zeros where there are no GPUs. `snapshot` as of now."""
-    gpus = [_gpu(gpu) for gpu in snapshot.gpus]
+    gpus = [_gpu(gpu, [each for each in servers if gpu.uuid in each.booked]) for gpu in snapshot.gpus]
     total, used, free = (
         sum(getattr(gpu, name) or 0 for gpu in snapshot.gpus) / GB
         for name in ("total_bytes", "used_bytes", "free_bytes")
@@ -39,7 +42,7 @@ def gpu_pool_status(snapshot: GpuSnapshot) -> dict[str, object]:
     }
 
 
-def _gpu(gpu: Gpu) -> dict[str, object]:
+def _gpu(gpu: Gpu, servers: Sequence[Server]) -> dict[str, object]:
     capability = gpu.compute_capability
     return {
         "id": gpu.index,
@@ -50,7 +53,7 @@ def _gpu(gpu: Gpu) -> dict[str, object]:
         "utilization": float(gpu.utilization_percent or 0),
         "temperature": gpu.temperature_celsius,
         "power_usage": gpu.power_watts,
-        "assigned_models": [],
+        "assigned_models": [server.model.name for server in servers],
         "compute_capability": f"{capability[0]}.{capability[1]}" if capability else None,
         "uuid": gpu.uuid,
         "pci_bus": gpu.pci_bus,
@@ -58,8 +61,18 @@ def _gpu(gpu: Gpu) -> dict[str, object]:
         "total_bytes": gpu.total_bytes,
         "free_bytes": gpu.free_bytes,
         "used_bytes": gpu.used_bytes,
+        "booked_bytes": sum(server.booked[gpu.uuid] for server in servers),
+        "others_bytes": _others_bytes(gpu, servers),
         "utilization_percent": gpu.utilization_percent,
     }
+
+
+def _others_bytes(gpu: Gpu, servers: Sequence[Server]) -> int | None:
+    """What strangers use, the driver among them; None where NVML does not say what is ours."""
+    shown = [(gpu.processes or {}).get(server.pid or 0) for server in servers]
+    if gpu.used_bytes is None or None in shown:
+        return None
+    return max(0, gpu.used_bytes - sum(size or 0 for size in shown))
 
 
 def _average(values: list[int]) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from app.entities.launch import EngineFacts, EngineKind, LaunchSettings
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, MemoryOptions
 from app.entities.model import Model
+from app.entities.placement import Placement
 
 ANY_PORT = 0
 BUFFERS_LOGGED = "4"  # the verbosity at which llama.cpp logs every buffer it takes; its default is 3
@@ -23,6 +24,29 @@ class LaunchPlan:
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
+
+
+def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
+    """The settings of a start on the GPUs, or the CPU, it was given a place on."""
+    return replace(
+        launch,
+        ctx_size=placement.ctx_size,
+        n_gpu_layers=placement.n_gpu_layers,
+        n_cpu_moe=placement.n_cpu_moe,
+        gpus=() if placement.is_on_cpu else placement.uuids,
+        tensor_split=placement.tensor_split,
+    )
+
+
+def launch_with(launch: LaunchSettings, options: MemoryOptions) -> LaunchSettings:
+    """The same of options under which a place is looked for; GPUs have no names yet."""
+    return replace(
+        launch,
+        ctx_size=options.ctx_size,
+        n_gpu_layers=options.n_gpu_layers,
+        n_cpu_moe=options.n_cpu_moe if options.devices else 0,
+        tensor_split=tuple(map(int, options.tensor_split)),
+    )
 
 
 def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_key: str, port: int) -> LaunchPlan:
@@ -49,12 +73,13 @@ def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_k
         *("--cache-type-k", settings.cache_type_k),
         *("--cache-type-v", settings.cache_type_v),
         *("--n-gpu-layers", str(settings.n_gpu_layers)),
+        *_on_gpus(settings),
         *_flash_attention(settings.flash_attn, engine),
     ]
     for option in (*_optional(settings), *_asking(settings, engine)):
         if option[0] in engine.flags:
             argv += option
-    return LaunchPlan(tuple(argv), {**env, **settings.env, **_own_environment(api_key)})
+    return LaunchPlan(tuple(argv), {**env, **settings.env, **_own_environment(api_key, settings.gpus)})
 
 
 def tells_its_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
@@ -84,11 +109,19 @@ def _flash_attention(wanted: str, engine: EngineFacts) -> tuple[str, ...]:
     return ("--flash-attn", wanted)
 
 
-def _own_environment(api_key: str) -> dict[str, str]:
+def _on_gpus(settings: LaunchSettings) -> list[str]:
+    """How it is dealt out. Shares are numbers of layers, so that llama.cpp's arithmetic cuts where they were booked."""
+    split = ("--tensor-split", ",".join(map(str, settings.tensor_split))) if settings.tensor_split else ()
+    experts = ("--n-cpu-moe", str(settings.n_cpu_moe)) if settings.n_cpu_moe else ()
+    return [*split, *experts]
+
+
+def _own_environment(api_key: str, gpus: tuple[str, ...]) -> dict[str, str]:
     return {
         "LLAMA_API_KEY": api_key,
         "LLAMA_SERVER_ROUTER_PORT": "1",  # builds that know it end by themselves when their stdin closes
-        "CUDA_VISIBLE_DEVICES": "",  # a CUDA build without layers on a GPU would still compute there
+        # UUIDs: CUDA counts GPUs otherwise than NVML. None: a CUDA build without layers on a GPU would compute there.
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
     }
 
 

@@ -113,8 +113,9 @@ def memory_options(launch: LaunchSettings, devices: int = 0) -> MemoryOptions:
 
     What has a key of its own stands behind the `args` on the command line, and wins.
     """
+    options = options_of(launch.args)
     return replace(
-        options_of(launch.args),
+        options,
         ctx_size=launch.ctx_size,
         parallel=launch.parallel,
         kv_unified=launch.kv_unified,
@@ -124,6 +125,7 @@ def memory_options(launch: LaunchSettings, devices: int = 0) -> MemoryOptions:
         cache_type_v=launch.cache_type_v,
         flash_attn=launch.flash_attn,
         n_gpu_layers=launch.n_gpu_layers if devices else 0,
+        n_cpu_moe=launch.n_cpu_moe or options.n_cpu_moe,
         devices=devices,
     )
 

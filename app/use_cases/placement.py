@@ -1,6 +1,7 @@
-"""Chooses the GPUs for a model: one that is free, one after stopping idle servers, else the fewest that hold it.
+"""Chooses the place of a model: one GPU that is free, one after stopping idle servers, else the fewest that hold it.
 
-Greedy, and each step leaves its numbers behind. Pure: the same cards and servers give the same decision.
+Greedy, and each step leaves its numbers behind. Pure: the same world gives the same decision. RAM is looked at with the
+GPUs: a model with all its layers on one still takes some.
 """
 
 from __future__ import annotations
@@ -13,84 +14,142 @@ from itertools import accumulate
 
 from app.entities.launch import ALL_LAYERS, MemoryOptions
 from app.entities.memory import Estimate
-from app.entities.placement import (
-    Card,
-    Decision,
-    Outcome,
-    Placement,
-    Policy,
-    Resident,
-    Strategy,
-)
+from app.entities.placement import BOOKS, CPU, Card, Decision, Outcome, Placement, Policy, Resident, Strategy
 from app.use_cases.asked import Asked
 from app.use_cases.cards import (
     allowed,
     cost_of_stopping,
-    emptied,
     enough,
     held_bytes,
+    lacking,
     mib,
     more_and_more,
     name_of,
     names_of,
     place_in,
-    without_those_in_vain,
+    placement_on,
 )
 from app.use_cases.deal_layers import deal, layer_bytes
-from app.use_cases.partial_placement import on_the_cpu, with_experts_in_ram, with_layers_in_ram
+from app.use_cases.partial_placement import OneCard, with_experts_in_ram, with_layers_in_ram
 
 AUTO_CONTEXTS = (32768, 16384, 8192, 4096)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The cards and the servers on them. `ram_bytes` is what the CPU has to give."""
+    """The cards, the servers on them, and what all places share: RAM (CPU, BOOKS) and PLACES. What is not named there
+    is not short."""
 
     cards: tuple[Card, ...]
     residents: tuple[Resident, ...] = ()
-    ram_bytes: int = 0
+    shared: Mapping[str, int] = field(default_factory=dict)
+    leaving: Mapping[str, int] = field(default_factory=dict)  # of `shared`: on its way back
+    totals: Mapping[str, int] = field(default_factory=dict)  # of `shared`: if no server were there, nor a stranger
     policy: Policy = field(default_factory=Policy)
+
+    @property
+    def is_coming_back(self) -> bool:
+        """Whether memory is on its way back."""
+        return any(self.leaving.values()) or any(card.leaving_bytes for card in self.cards)
+
+    def once_it_is_back(self) -> World:
+        cards = tuple(_with_more(card, card.leaving_bytes) for card in self.cards)
+        return replace(self, cards=cards, shared=_sum(self.shared, self.leaving), leaving={})
+
+    def without(self, gone: Sequence[Resident]) -> World:
+        """Once these servers have left."""
+        back = held_bytes(gone)
+        cards = tuple(_with_more(card, back.get(card.uuid, 0)) for card in self.cards)
+        staying = tuple(each for each in self.residents if each not in gone)
+        return replace(self, cards=cards, residents=staying, shared=_sum(self.shared, back))
+
+    def empty(self) -> World:
+        """Nobody else on the machine."""
+        cards = tuple(replace(card, usable_bytes=card.total_bytes, leaving_bytes=0) for card in self.cards)
+        return World(cards, shared={**self.shared, **self.totals}, totals=self.totals, policy=self.policy)
+
+
+def _with_more(card: Card, back: int) -> Card:
+    return replace(card, usable_bytes=min(card.total_bytes, card.usable_bytes + back), leaving_bytes=0)
+
+
+def _sum(shared: Mapping[str, int], back: Mapping[str, int]) -> dict[str, int]:
+    return {what: free + back.get(what, 0) for what, free in shared.items()}
 
 
 def decide(asked: Asked, world: World) -> Decision:
-    """Where the model goes, what has to leave for it first, or why there is no place."""
-    return _Deciding(asked, world).decide()
+    """Where the model goes, what has to leave for it first, or why there is no place.
+
+    What is on its way back is not free yet, and no reason to stop another server: a place that it makes is waited for,
+    if it is better than the one there is.
+    """
+    needs = _Needs(asked)
+    now = _Deciding(needs, world).decide()
+    if not world.is_coming_back or (now.outcome is Outcome.PLACE and _rank(now) == 1):
+        return now
+    soon = _Deciding(needs, world.once_it_is_back()).decide()
+    if soon.outcome is Outcome.PLACE and _rank(soon) < _rank(now):
+        reason = f"it has room once memory that is coming back is there: {soon.reason}"
+        return replace(now, outcome=Outcome.WAIT, reason=reason, placement=None, evict=(), nearest="", for_ever=False)
+    return now if now.outcome is Outcome.PLACE else replace(soon, free_bytes=now.free_bytes)
+
+
+def _rank(decision: Decision) -> int:
+    """How good a place is: the fewer GPUs the better, and all layers on one the best. None is the worst."""
+    placement = decision.placement
+    if placement is None or decision.outcome is not Outcome.PLACE:
+        return 1_000_000
+    if placement.is_on_cpu:
+        return 100_000
+    is_partial = placement.n_gpu_layers < ALL_LAYERS or placement.n_cpu_moe > 0
+    return len(placement.uuids) + (1_000 if is_partial else 0)
+
+
+class _Needs:
+    """What the model needs, worked out once for a decision and those within it."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self._estimates: dict[tuple[MemoryOptions, tuple[str, ...]], Estimate] = {}
+        self._layers: dict[MemoryOptions, list[int]] = {}
+
+    def of(self, options: MemoryOptions, gpus: tuple[str, ...] = ()) -> Estimate:
+        key = options, gpus
+        if key not in self._estimates:
+            self._estimates[key] = self.asked.need(options, gpus)
+        return self._estimates[key]
+
+    def of_layers(self, options: MemoryOptions) -> list[int]:
+        """Weights and context of each layer that goes to GPUs."""
+        if options not in self._layers:
+            each = layer_bytes(self.asked.shape, options)
+            self._layers[options] = each[max(0, len(each) - options.n_gpu_layers) :]
+        return self._layers[options]
 
 
 class _Deciding:
     """One decision; its steps in their order."""
 
-    def __init__(self, asked: Asked, world: World, known: dict[MemoryOptions, list[int]] | None = None) -> None:
-        self.asked = asked
-        self.known = {} if known is None else known  # layer_bytes, of this and the decisions within it
+    def __init__(self, needs: _Needs, world: World, options: MemoryOptions | None = None) -> None:
+        self.needs = needs
+        self.wishes = needs.asked.wishes
+        self.options = options or needs.asked.options
         self.world = world
-        self.cards = allowed(world.cards, asked.wishes)
+        self.cards = allowed(world.cards, self.wishes) if self.options.n_gpu_layers else ()
+        self.room = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
         self.said: list[str] = []  # the steps so far
-        self.contexts = _contexts(asked)
-
-    @cached_property
-    def whole_bytes(self) -> int:
-        return sum(self.layer_bytes)
-
-    @cached_property
-    def card_bytes(self) -> int:
-        """The least that each card of a split takes beside its layers."""
-        return self._estimate_on_one(self.contexts[-1]).devices[0].overhead_bytes
-
-    @cached_property
-    def layer_bytes(self) -> list[int]:
-        """With the context a split gets."""
-        options = replace(self.asked.options, ctx_size=self.contexts[-1], n_gpu_layers=ALL_LAYERS)
-        if options not in self.known:
-            self.known[options] = layer_bytes(self.asked.shape, options)
-        return self.known[options]
+        self.contexts = (options.ctx_size,) if options else _contexts(needs.asked)
 
     def decide(self) -> Decision:
         """The first step that finds a place decides."""
-        if not self.world.cards:
-            return self._on_the_cpu("there is no GPU") or self._refused()
+        return self._with_those_idle() or self._waiting() or self._refused()
+
+    def _with_those_idle(self) -> Decision | None:
         cheap, idle = self._cheap(), self._idle()
-        found = (
+        if self.is_for_the_cpu:
+            why = "there is no GPU" if not self.world.cards else "it is to have no layers on GPUs"
+            return self._on_the_cpu((), why) or self._on_the_cpu(idle, why)
+        return (
             self._on_one_that_is_free()
             or self._on_one_after(cheap, "idle for long")
             or self._on_several(())
@@ -99,51 +158,57 @@ class _Deciding:
             or (self._on_several(idle) if idle else None)
             or self._with_less_on_gpus()
         )
-        return found or self._waiting() or self._refused()
+
+    @property
+    def is_for_the_cpu(self) -> bool:
+        return not self.world.cards or not self.options.n_gpu_layers
 
     # --- one card ------------------------------------------------------------------------------------------
 
     def _on_one_that_is_free(self) -> Decision | None:
-        if self.asked.wishes.min_gpus > 1:
+        if self.wishes.min_gpus > 1:
             return None
         for ctx_size in self.contexts:
-            need = self._on_one(ctx_size)
-            fitting = [card for card in self.cards if need <= card.usable_bytes]
-            self._say(f"one card, context {ctx_size}: needs {mib(need)}, {len(fitting)} of {len(self.cards)} have it")
+            fitting = [card for card in self.cards if not lacking(self._one(card, ctx_size).needs, self.room)]
+            if self.cards:
+                need = self._one(self.cards[0], ctx_size).needed_bytes
+                have = f"{len(fitting)} of {len(self.cards)} have it"
+                self._say(f"one card, context {ctx_size}: needs {mib(need)}, {have}")
             if fitting:
-                card = min(fitting, key=lambda card: self._rank(card, need))
+                card = min(fitting, key=lambda card: self._rank(card, self._one(card, ctx_size).needed_bytes))
                 return self._placed(self._one(card, ctx_size), (), f"{name_of(card)} has room")
         return None
 
     def _on_one_after(self, leaving: Sequence[Resident], what: str) -> Decision | None:
         """A longer context is never worth a stop: the shortest is asked for."""
-        if self.asked.wishes.min_gpus > 1 or not leaving:
+        if self.wishes.min_gpus > 1 or not leaving:
             return None
-        ctx_size = self.contexts[-1]
-        need = self._on_one(ctx_size)
         ways = []
         for card in self.cards:
-            gone = enough(leaving, card.uuid, need - card.usable_bytes)
+            placement = self._one(card, self.contexts[-1])
+            gone = enough(leaving, lacking(placement.needs, self.room))
             if gone is not None:
-                ways.append((sum(map(cost_of_stopping, gone)), self._rank(card, need), card, gone))
+                cost = (any(each.is_busy for each in gone), sum(map(cost_of_stopping, gone)))
+                ways.append(((cost, self._rank(card, placement.needed_bytes)), card, placement, gone))
         self._say(f"one card after stopping servers that are {what}: {len(ways)} ways")
         if not ways:
             return None
-        _, _, card, gone = min(ways, key=lambda way: way[:2])
-        return self._placed(self._one(card, ctx_size), gone, f"{name_of(card)} has room once {names_of(gone)} left")
-
-    def _on_one(self, ctx_size: int) -> int:
-        return self._estimate_on_one(ctx_size).devices[0].booked_bytes
-
-    def _estimate_on_one(self, ctx_size: int) -> Estimate:
-        return self.asked.estimate(self._alone(ctx_size))
-
-    def _alone(self, ctx_size: int) -> MemoryOptions:
-        return replace(self.asked.options, ctx_size=ctx_size, devices=1, tensor_split=(), n_gpu_layers=ALL_LAYERS)
+        _, card, placement, gone = min(ways, key=lambda way: way[0])
+        return self._placed(placement, gone, f"{name_of(card)} has room once {names_of(gone)} left")
 
     def _one(self, card: Card, ctx_size: int) -> Placement:
-        layers = self.asked.shape.hparams.n_layer_all + 1
-        return Placement((card.uuid,), (layers,), ALL_LAYERS, ctx_size, 0, self._estimate_on_one(ctx_size))
+        options = self._alone(ctx_size)
+        estimate = self.needs.of(options, (card.name,))
+        layers = min(options.n_gpu_layers, self._layer_count)
+        return placement_on((card,), (layers,), options, estimate)
+
+    def _alone(self, ctx_size: int) -> MemoryOptions:
+        return replace(self.options, ctx_size=ctx_size, devices=1, tensor_split=())
+
+    @property
+    def _layer_count(self) -> int:
+        """The output counted as one."""
+        return self.needs.asked.shape.hparams.n_layer_all + 1
 
     def _rank(self, card: Card, need: int) -> tuple[object, ...]:
         """Cards named first, idle ones before busy ones, then by strategy."""
@@ -159,113 +224,181 @@ class _Deciding:
 
     def _on_several(self, leaving: Sequence[Resident]) -> Decision | None:
         """The fewest cards: those with most room, since no others hold more."""
-        ctx_size = self.contexts[-1]
         ways = more_and_more(leaving)
         # Room grows with every server that goes: only from where the bytes are enough at all is it looked at closely.
         first = bisect_left(ways, True, key=lambda gone: bool(self._counts(self._rooms(held_bytes(gone)))))
         for gone in ways[first:]:
             back = held_bytes(gone)
-            roomy = sorted(self.cards, key=lambda card: (-(card.usable_bytes + back.get(card.uuid, 0)), card.index))
+            roomy = sorted(self._joinable, key=lambda card: (-(card.usable_bytes + back.get(card.uuid, 0)), card.index))
             for count in self._counts(self._rooms(back)):
-                if placement := self._split(roomy[:count], back, ctx_size):
-                    gone = without_those_in_vain(gone, roomy[:count], placement.booked_bytes)
-                    self._say(f"{count} cards hold it{f' once {names_of(gone)} left' if gone else ''}")
-                    why = f"no single card has room; {count} hold it together"
-                    return self._placed(placement, gone, why + (f" once {names_of(gone)} left" if gone else ""))
-        self._say(f"several cards{' after stopping idle servers' if leaving else ''}: not enough")
+                placement = self._split(roomy[:count], back)
+                leave = enough(gone, lacking(placement.needs, self.room)) if placement else None
+                if placement and leave is not None:
+                    once = f" once {names_of(leave)} left" if leave else ""
+                    self._say(f"{count} cards hold it{once}")
+                    return self._placed(placement, leave, f"no single card has room; {count} hold it together{once}")
+        self._say(f"several cards{' after stopping servers' if leaving else ''}: not enough")
         return None
 
+    @cached_property
+    def _joinable(self) -> list[Card]:
+        return [card for card in self.cards if not card.is_mig]
+
     def _rooms(self, back: Mapping[str, int]) -> list[int]:
-        return sorted((card.usable_bytes + back.get(card.uuid, 0) for card in self.cards), reverse=True)
+        return sorted((card.usable_bytes + back.get(card.uuid, 0) for card in self._joinable), reverse=True)
 
     def _counts(self, room: Sequence[int]) -> list[int]:
         """How many of the cards to try, the roomiest first: those numbers that have enough bytes between them."""
-        wishes = self.asked.wishes
-        most = min(len(room), wishes.max_gpus or len(room))
+        most = min(len(room), self.wishes.max_gpus or len(room), len(self._layers))
         sums = [0, *accumulate(room)]
-        counts = range(max(2, wishes.min_gpus), most + 1)
-        return [count for count in counts if sums[count] >= self.whole_bytes + count * self.card_bytes]
+        counts = range(max(2, self.wishes.min_gpus), most + 1)
+        return [count for count in counts if sums[count] >= self._whole_bytes + count * self._card_bytes]
 
-    def _split(self, cards: Sequence[Card], back: Mapping[str, int], ctx_size: int) -> Placement | None:
+    @cached_property
+    def _layers(self) -> list[int]:
+        """With the context a split gets."""
+        return self.needs.of_layers(replace(self.options, ctx_size=self.contexts[-1]))
+
+    @cached_property
+    def _whole_bytes(self) -> int:
+        return sum(self._layers)
+
+    @cached_property
+    def _card_bytes(self) -> int:
+        """The least that each card of a split takes beside its layers."""
+        alone = self._alone(self.contexts[-1])
+        return min(self.needs.of(alone, (name,)).devices[0].overhead_bytes for name in {c.name for c in self._joinable})
+
+    def _split(self, cards: Sequence[Card], back: Mapping[str, int]) -> Placement | None:
         usable = [card.usable_bytes + back.get(card.uuid, 0) for card in cards]
-        options = replace(self.asked.options, ctx_size=ctx_size, n_gpu_layers=ALL_LAYERS)
-        found = deal(self.layer_bytes, options, usable, self.card_bytes, self.asked.estimate)
+        names = tuple(card.name for card in cards)
+        options = replace(self.options, ctx_size=self.contexts[-1])
+        found = deal(self._layers, options, usable, self._card_bytes, lambda split: self.needs.of(split, names))
         if found is None:
             return None
         split, estimate = found
-        uuids = tuple(card.uuid for card in cards)
-        return Placement(uuids, tuple(map(int, split.tensor_split)), ALL_LAYERS, ctx_size, 0, estimate)
+        return placement_on(cards, tuple(map(int, split.tensor_split)), options, estimate)
 
     # --- when GPUs are not enough --------------------------------------------------------------------------
 
     def _with_less_on_gpus(self) -> Decision | None:
-        wishes, ctx_size, ram_bytes = self.asked.wishes, self.contexts[-1], self.world.ram_bytes
+        """By policy only: on one card, in the context that a split would get."""
         card = max(self.cards, key=lambda card: card.usable_bytes, default=None)
-        if card and wishes.cpu_moe and (found := with_experts_in_ram(self.asked, card, ctx_size, ram_bytes)):
-            return self._placed(found, (), f"{name_of(card)} has room for all but the experts, which stay in RAM")
-        if card and wishes.partial_offload and (found := with_layers_in_ram(self.asked, card, ctx_size, ram_bytes)):
-            what = f"{found.n_gpu_layers} layers, the others stay in RAM"
-            return self._placed(found, (), f"{name_of(card)} has room for {what}")
-        return self._on_the_cpu("no GPU has room") if wishes.cpu_when_full else None
+        options = self._alone(self.contexts[-1])
+        if card is not None and self.wishes.cpu_moe:
+            found = with_experts_in_ram(self._on(card), options)
+            if found and not lacking(found.needs, self.room):
+                return self._placed(found, (), f"{name_of(card)} has room for all but the experts, which stay in RAM")
+        if card is not None and self.wishes.partial_offload:
+            found = with_layers_in_ram(self._on(card), options)
+            if found and not lacking(found.needs, self.room):
+                what = f"{found.n_gpu_layers} layers, the others stay in RAM"
+                return self._placed(found, (), f"{name_of(card)} has room for {what}")
+        return self._on_the_cpu((), "no GPU has room") if self.wishes.cpu_when_full else None
 
-    def _on_the_cpu(self, why: str) -> Decision | None:
-        placement = on_the_cpu(self.asked, self.contexts[-1], self.world.ram_bytes)
-        return self._placed(placement, (), f"{why}; the CPU has room") if placement else None
+    def _on_the_cpu(self, leaving: Sequence[Resident], why: str) -> Decision | None:
+        placement = self._all_in_ram()
+        gone = enough(leaving, lacking(placement.needs, self.room))
+        if gone is None:
+            return None
+        return self._placed(placement, gone, f"{why}; RAM has room" + (f" once {names_of(gone)} left" if gone else ""))
+
+    def _all_in_ram(self) -> Placement:
+        options = replace(self._alone(self.contexts[-1]), devices=0, n_gpu_layers=0)
+        return Placement((CPU,), (), 0, options.ctx_size, 0, self.needs.of(options))
+
+    # --- no place ------------------------------------------------------------------------------------------
 
     def _waiting(self) -> Decision | None:
-        """What is in the way is ours: busy, or on its way out."""
-        ours = [resident for resident in self.world.residents if not resident.is_pinned]
-        if not ours and not any(card.leaving_bytes for card in self.world.cards):
+        """What is in the way is ours: busy, or loading. The busy ones that have to go are named."""
+        ours = [each for each in self.world.residents if not each.is_pinned]
+        ready = [each for each in ours if not each.is_loading]
+        ready.sort(key=lambda each: (each.is_busy, cost_of_stopping(each)))
+        if found := self._after(ready):
+            busy = [each for each in ready if each.id in found.evict and each.is_busy]
+            reason = f"it has room once {names_of(busy)} {'is' if len(busy) == 1 else 'are'} no longer busy"
+            return replace(self._decision(Outcome.WAIT, reason, found.needed_bytes), evict=found.evict)
+        if len(ready) < len(ours) and (found := self._after(sorted(ours, key=cost_of_stopping))):
+            reason = "it has room once servers that are loading could be stopped"
+            return self._decision(Outcome.WAIT, reason, found.needed_bytes)
+        return None
+
+    def _after(self, leaving: Sequence[Resident]) -> Decision | None:
+        """The place there would be once some of these had left."""
+        if not leaving:
             return None
-        found = self._fits_on(emptied(self.cards, ours), replace(self.asked.options, ctx_size=self.contexts[-1]))
-        if found is None:
-            return None
-        own = {card.uuid for card in self.cards}
-        busy = [resident for resident in ours if resident.is_busy and own & resident.held_bytes.keys()]
-        why = f"{names_of(busy)} {'is' if len(busy) == 1 else 'are'} busy" if busy else "memory is coming back"
-        return self._decision(Outcome.WAIT, f"it has room once what is ours has left: {why}", found.needed_bytes)
+        if self.is_for_the_cpu:
+            return self._on_the_cpu(leaving, "")
+        return self._on_one_after(leaving, "ours") or self._on_several(leaving)
 
     def _refused(self) -> Decision:
-        empty = tuple(replace(card, usable_bytes=card.total_bytes, leaving_bytes=0) for card in self.cards)
-        need = self._least()
-        for_ever = self._fits_on(empty, replace(self.asked.options, ctx_size=self.contexts[-1])) is None
-        what = "which it can never have here" if for_ever else "and others hold the memory"
-        reason = f"it needs {mib(need)}, {what}"
-        found = self._decision(Outcome.REFUSE, reason, need)
-        return replace(
-            found, for_ever=for_ever, nearest=self._nearest(empty if for_ever else emptied(self.cards, self._idle()))
+        empty = self.world.empty()
+        for_ever = self._fits_in(empty, self._shortest) is None
+        least = self._all_in_ram() if self.is_for_the_cpu else self._least()
+        found = self._decision(Outcome.REFUSE, self._why_not(least, for_ever), least.needed_bytes if least else 0)
+        ours = [each for each in self.world.residents if not each.is_pinned]
+        world = empty if for_ever else self.world.once_it_is_back().without(ours)
+        return replace(found, for_ever=for_ever, nearest=self._nearest(world))
+
+    def _why_not(self, least: Placement | None, for_ever: bool) -> str:
+        if least is None:
+            return f"none of the GPUs that its settings name is here ({', '.join(self.wishes.gpus) or 'all excluded'})"
+        never = ", more than there ever is for it" if for_ever else ""
+        missing = lacking(least.needs, self.room)
+        if {CPU, BOOKS} & missing.keys():
+            return f"it needs {mib(least.booked_bytes[CPU])} of RAM{never}; {mib(self._free_ram)} are free"
+        usable = ", ".join(f"{name_of(card)} {mib(card.usable_bytes)}" for card in self.cards)
+        if self.wishes.min_gpus > 1:
+            return f"it is to be on at least {self.wishes.min_gpus} GPUs, and they do not hold it; usable: {usable}"
+        return f"it needs {mib(least.needed_bytes)} of one GPU{never}; usable: {usable}"
+
+    @property
+    def _free_ram(self) -> int:
+        return max(0, min(self.room[CPU], self.room.get(BOOKS, self.room[CPU])))
+
+    @property
+    def _free_bytes(self) -> dict[str, int]:
+        if self.is_for_the_cpu:
+            return {CPU: self._free_ram} if CPU in self.room else {}
+        return {card.uuid: card.usable_bytes for card in self.cards}
+
+    def _least(self) -> Placement | None:
+        return min(
+            (self._one(card, self.contexts[-1]) for card in self.cards),
+            key=lambda each: each.needed_bytes,
+            default=None,
         )
 
-    def _least(self) -> int:
-        if not self.cards:
-            return self.asked.estimate(replace(self.asked.options, devices=0, n_gpu_layers=0)).host.booked_bytes
-        return self._on_one(self.contexts[-1])
+    @property
+    def _shortest(self) -> MemoryOptions:
+        return replace(self.options, ctx_size=self.contexts[-1])
 
-    def _nearest(self, cards: tuple[Card, ...]) -> str:
+    def _nearest(self, world: World) -> str:
         """The setting next to what was asked that would fit: first a smaller cache, then a shorter context."""
-        asked, longest = self.asked.options, self.contexts[-1]
-        kinds = [asked.cache_type_k]
-        if asked.flash_attn != "off":
-            kinds += [kind for kind in ("q8_0", "q4_0") if kind != asked.cache_type_k]
+        longest = self.contexts[-1]
+        kinds = [self.options.cache_type_k]
+        if self.options.flash_attn != "off":
+            kinds += [kind for kind in ("q8_0", "q4_0") if kind != self.options.cache_type_k]
         contexts = (longest, *(each for each in AUTO_CONTEXTS if each < longest))
         tries = [(ctx_size, kind) for ctx_size in contexts for kind in kinds]
-        if not self._fits_with(cards, *tries[-1]):  # the least of them
+        if not self._fits_with(world, *tries[-1]):  # the least of them
             return ""
-        ctx_size, kind = next(each for each in tries if self._fits_with(cards, *each))
-        cache = "" if kind == asked.cache_type_k else f"cache_type_k and cache_type_v {kind}"
+        ctx_size, kind = next(each for each in tries if self._fits_with(world, *each))
+        cache = "" if kind == self.options.cache_type_k else f"cache_type_k and cache_type_v {kind}"
         return " with ".join(filter(None, ("" if ctx_size == longest else f"ctx_size {ctx_size}", cache)))
 
-    def _fits_with(self, cards: tuple[Card, ...], ctx_size: int, kind: str) -> bool:
-        options = replace(self.asked.options, ctx_size=ctx_size)
+    def _fits_with(self, world: World, ctx_size: int, kind: str) -> bool:
+        options = replace(self.options, ctx_size=ctx_size)
         if kind != options.cache_type_k:
             options = replace(options, cache_type_k=kind, cache_type_v=kind)
-        return self._fits_on(cards, options) is not None
+        return self._fits_in(world, options) is not None
 
-    def _fits_on(self, cards: tuple[Card, ...], options: MemoryOptions) -> Decision | None:
-        wishes = replace(self.asked.wishes, has_auto_context=False)
-        asked = replace(self.asked, options=options, wishes=wishes)
-        deciding = _Deciding(asked, replace(self.world, cards=cards, residents=()), self.known)
-        return deciding._on_one_that_is_free() or deciding._on_several(())
+    def _fits_in(self, world: World, options: MemoryOptions) -> Decision | None:
+        """As it is, with nobody stopped."""
+        deciding = _Deciding(self.needs, world, options)
+        if deciding.is_for_the_cpu:
+            return deciding._on_the_cpu((), "")
+        return deciding._on_one_that_is_free() or deciding._on_several(()) or deciding._with_less_on_gpus()
 
     # --- what is said --------------------------------------------------------------------------------------
 
@@ -274,18 +407,19 @@ class _Deciding:
         return [each for each in self._idle() if each.idle_seconds >= self.world.policy.residency_seconds]
 
     def _idle(self) -> list[Resident]:
-        idle = [each for each in self.world.residents if not each.is_busy and not each.is_pinned]
+        idle = (each for each in self.world.residents if not (each.is_busy or each.is_loading or each.is_pinned))
         return sorted(idle, key=cost_of_stopping)
 
     def _placed(self, placement: Placement, gone: Iterable[Resident], why: str) -> Decision:
         leaving = tuple(resident.id for resident in gone)
-        booked = sum(placement.booked_bytes.values())
-        decision = self._decision(Outcome.EVICT if leaving else Outcome.PLACE, why, booked)
+        decision = self._decision(Outcome.EVICT if leaving else Outcome.PLACE, why, placement.needed_bytes)
         return replace(decision, placement=placement, evict=leaving)
 
     def _decision(self, outcome: Outcome, reason: str, needed_bytes: int) -> Decision:
-        free = {card.uuid: card.usable_bytes for card in self.cards}
-        return Decision(outcome, reason, needed_bytes, free_bytes=free, considered=tuple(self.said))
+        return Decision(outcome, reason, needed_bytes, free_bytes=self._free_bytes, considered=tuple(self.said))
+
+    def _on(self, card: Card) -> OneCard:
+        return OneCard(card, self._layer_count, lambda options: self.needs.of(options, (card.name,)))
 
     def _say(self, step: str) -> None:
         self.said.append(step)

@@ -6,11 +6,17 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
+from app.entities.placement import CpuFallback, Policy, Rules
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
+from app.use_cases.asked import Asked, Extra
 from app.use_cases.events import Effect, Refuse, Stop
+from app.use_cases.ledger import Returning
+
+NO_GPUS = GpuSnapshot(GpuState.NO_GPU, at=float("-inf"))
 
 STARTING, READY, DRAINING, STOPPING = (
     ServerState.STARTING,
@@ -31,6 +37,9 @@ class Limits:
     stall_timeout_seconds: float = 300.0
     notice_seconds: float = 5.0  # what the engine may take to see that a client of a stream has gone
     notice_in_silence_seconds: float = 5.0  # the same while it has nothing to write
+    rules: Rules = field(default_factory=Rules)
+    policy: Policy = field(default_factory=Policy)
+    cpu_fallback: CpuFallback = CpuFallback.AUTO
 
 
 class Want(enum.Enum):
@@ -50,8 +59,21 @@ class Waiting:
     since: float
     give_up_at: float
     want: Want = Want.SLOT
-    needed_bytes: int = 0  # what a server for it is to be booked with; nothing, for who waits for one's end
+    asked: Asked | None = None  # what its model needs; None for who waits for a server's end
     is_planned_anew: bool = False  # a server that was to serve it was stopped, because more was needed than booked
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """All that decides about a load's place but for time. Nothing is decided twice on the same."""
+
+    ticket: int
+    asked: Asked
+    servers: tuple[tuple[int, ServerState, Mapping[str, int]], ...]
+    spoken_for: frozenset[str]
+    memory_at: float
+    gpus_at: float
+    returning: tuple[Returning, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +93,13 @@ class PoolState:
     waiting: tuple[Waiting, ...] = ()  # oldest first
     memory: MemoryReading | None = None
     memory_asked_at: float | None = None  # a reading is on its way
+    gpus: GpuSnapshot = NO_GPUS
+    gpus_asked_at: float | None = None  # a reading is on its way
+    gpus_are_late: bool = False  # it has not come for so long that it is not waited for
+    returning: tuple[Returning, ...] = ()  # memory of GPUs that servers which have ended held
+    plans: Mapping[int, Asked] = field(default_factory=dict)  # what was asked when a server was started, by its id
+    lessons: Mapping[str, Extra] = field(default_factory=dict)  # what models were seen to lack, by name
+    undecided: Basis | None = None  # what the first load that may not start yet was decided on, last time
     last_exit_at: float = float("-inf")  # a reading taken before this still counts bytes that are back
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     draining: bool = False
@@ -83,6 +112,13 @@ class PoolState:
     def server_of(self, model: str) -> Server | None:
         """The one server of a model, in whatever state."""
         return next((s for s in self.servers if s.model.name == model), None)
+
+    def plan_of(self, model: Model) -> Asked | None:
+        """What was asked when the server was started that serves this model, or will soon; None: there is none."""
+        server = self.server_of(model.name)
+        if server is None or server.state not in (STARTING, READY) or not server.model.is_served_as(model):
+            return None
+        return self.plans.get(server.id)
 
     @property
     def wanting(self) -> tuple[Waiting, ...]:

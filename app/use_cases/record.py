@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from app.entities.gpu import GpuSnapshot
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
+from app.use_cases.asked import Extra
+from app.use_cases.correct import lacked
 from app.use_cases.events import Effect, Event
+from app.use_cases.ledger import given_back
 from app.use_cases.pool_state import (
     DRAINING,
     READY,
@@ -25,14 +30,17 @@ from app.use_cases.pool_state import (
     turn_away_model,
 )
 
+LESSON_BYTES = 256 * 1024**2
+LESSON_SHARE = 0.05
+
 
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the answers that it is in itself."""
     match event:
-        case ev.Acquire(ticket, model, at, give_up_at, needed_bytes):
-            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT, needed_bytes)), []
-        case ev.Load(ticket, model, at, give_up_at, needed_bytes):
-            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED, needed_bytes)), []
+        case ev.Acquire(ticket, model, at, give_up_at, asked):
+            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT, asked)), []
+        case ev.Load(ticket, model, at, give_up_at, asked):
+            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED, asked)), []
         case ev.Unload(ticket, model, at, give_up_at):
             return _unwanted(state, Waiting(ticket, model, at, give_up_at, Want.UNLOADED))
         case ev.Cancel(ticket):
@@ -41,10 +49,10 @@ def record(state: PoolState, event: Event) -> Step:
             return _released(state, event), []
         case ev.Spawned(server_id, pid):
             return changed(state, server_id, lambda s: replace(s, pid=pid)), []
-        case ev.Projected(server_id, needed_bytes, at):
-            return _projected(state, server_id, needed_bytes, at), []
-        case ev.Measured(server_id, needed_bytes):
-            return _measured(state, server_id, needed_bytes), []
+        case ev.Projected(server_id, needs, at):
+            return _projected(state, server_id, needs, at), []
+        case ev.Measured(server_id, needs):
+            return _measured(state, server_id, needs), []
         case ev.Progress(server_id, at):
             return changed(state, server_id, lambda s: replace(s, progress_at=at)), []
         case ev.Ready(server_id, port, at):
@@ -57,6 +65,8 @@ def record(state: PoolState, event: Event) -> Step:
             return replace(state, memory=memory, memory_asked_at=None), []
         case ev.ReadingFailed(detail):
             return _without_a_reading(state, detail)
+        case ev.GpusPolled(gpus):
+            return _gpus_polled(state, gpus), []
         case ev.Drain():
             return replace(state, draining=True), []
         case ev.Close():
@@ -70,25 +80,32 @@ def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
     server = state.server_of(waiting.model.name)
     if server is not None and server.is_up and not server.model.is_served_as(waiting.model):
         state = _condemned(state, server)
-    if server is not None and server.reported_bytes is not None and server.model.is_served_as(waiting.model):
-        waiting = replace(waiting, needed_bytes=server.reported_bytes)  # it was worked out before that was known
+    if server is not None and waiting.asked is not None and waiting.asked is state.plans.get(server.id):
+        waiting = replace(waiting, asked=waiting.asked.but(lacked(server)))  # said since it was worked out
     return replace(state, waiting=(*state.waiting, waiting))
 
 
-def _projected(state: PoolState, server_id: int, needed_bytes: int, at: float) -> PoolState:
+def _projected(state: PoolState, server_id: int, needs: Mapping[str, int], at: float) -> PoolState:
     """Noted only; whether there is room for it is decided by looking at the whole."""
     server = state.server(server_id)
     if server is None or server.state is not STARTING:
         return state
-    return changed(state, server_id, lambda s: replace(s, reported_bytes=needed_bytes, progress_at=at))
+    return changed(state, server_id, lambda s: replace(s, reported=needs, progress_at=at))
 
 
-def _measured(state: PoolState, server_id: int, needed_bytes: int) -> PoolState:
-    """It has it all by now: booked as it is, even where that is more than fits."""
+def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> PoolState:
+    """It has it all by now: booked as it is, even where that is more than fits. What was learned is known better."""
     server = state.server(server_id)
     if server is None or not server.is_up:
         return state
-    return changed(state, server_id, lambda s: replace(s, expected_bytes=needed_bytes, reported_bytes=needed_bytes))
+    lessons = {name: lesson for name, lesson in state.lessons.items() if name != server.model.name}
+    return changed(replace(state, lessons=lessons), server_id, lambda s: replace(s, booked=needs, reported=needs))
+
+
+def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:
+    is_what_was_asked = state.gpus_asked_at is None or gpus.at >= state.gpus_asked_at
+    asked_at, are_late = (None, False) if is_what_was_asked else (state.gpus_asked_at, state.gpus_are_late)
+    return replace(state, gpus=gpus, gpus_asked_at=asked_at, gpus_are_late=are_late)
 
 
 def _unwanted(state: PoolState, waiting: Waiting) -> Step:
@@ -155,10 +172,16 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
     state = replace(
         state,
         servers=tuple(s for s in state.servers if s.id != server.id),
+        plans={number: asked for number, asked in state.plans.items() if number != server.id},
+        returning=(*state.returning, *given_back(server, state.gpus, event.at)),
         last_exit_at=event.at,
     )
     if ended.state is ServerState.STOPPED:
         return state, []
+    if server.state is STARTING and event.ran_out_of_memory:
+        state = replace(state, lessons={**state.lessons, server.model.name: _more_next_time(server)})
+        if not server.is_planned_anew and any(w.model.name == server.model.name for w in state.wanting):
+            return replace(state, waiting=tuple(_planned_anew(w, server) for w in state.waiting)), []
     failures = {**state.failures, server.model.name: Failure(event.detail, event.at)}
     state = replace(state, failures=failures)
     if server.state is not STARTING:
@@ -166,6 +189,18 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
     # Whoever waits for this load learns what became of it; a later request may try again.
     reason = Reason.SPAWN_FAILED if event.could_not_spawn else Reason.LOAD_FAILED
     return turn_away_model(state, Refusal(reason, server.model.name, event.detail))
+
+
+def _planned_anew(waiting: Waiting, server: Server) -> Waiting:
+    """Once: with fresh readings, and what was learned."""
+    is_for_it = waiting.want is not Want.UNLOADED and waiting.model.name == server.model.name
+    return replace(waiting, is_planned_anew=True) if is_for_it else waiting
+
+
+def _more_next_time(server: Server) -> Extra:
+    """A GPU ran out although all was booked: a stranger grew, or it takes more than was thought. Nobody knows which."""
+    most = max(size for size in server.booked.values())
+    return Extra(device_bytes=max(LESSON_BYTES, round(LESSON_SHARE * most)))
 
 
 def _without_a_reading(state: PoolState, detail: str) -> Step:

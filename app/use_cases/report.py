@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
+from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
-from app.use_cases.gpu_report import gpu_pool_status
+from app.use_cases.explain import Explained, last_decision, told_estimate, told_placement
+from app.use_cases.gpu_report import GB, gpu_pool_status
 from app.use_cases.pool_state import PoolState
 
 # The original service's three words for what a server is, and llama.cpp's for what a model is.
@@ -34,7 +36,7 @@ def health(
         "engine": {"kind": engine.kind, "version": engine.version} if engine else None,
         "servers": [_server(s, now) for s in pool.servers],
         "waiting": len(pool.waiting),
-        "gpu_pool_status": gpu_pool_status(gpus),
+        "gpu_pool_status": gpu_pool_status(gpus, pool.servers),
     }
 
 
@@ -47,12 +49,43 @@ def _server(server: Server, now: float) -> dict[str, object]:
         "status": OLD_STATUS.get(server.state, "running"),
         "state": server.state,
         "process": server.pid,
-        "gpu_assignment": None,
+        "gpu_assignment": _assignment(server),
+        "device": server.placement.device,
         "requests": len(server.leases),
         "slots": server.slots,
         "expected_bytes": server.expected_bytes,
+        "booked_bytes": dict(server.booked),
         "reported_bytes": server.reported_bytes,
         "idle_seconds": round(max(0.0, now - server.last_used), 1) if server.is_idle else 0.0,
+    }
+
+
+def _assignment(server: Server) -> dict[str, object] | None:
+    """As the original service told it, in GiB; None on the CPU."""
+    placement = server.placement
+    if placement.is_on_cpu:
+        return None
+    booked, measured = (
+        None if each is None else sum(size for device, size in each.items() if device != CPU) / GB
+        for each in (server.booked, server.reported if server.is_up else None)
+    )
+    split = placement.tensor_split
+    return {
+        "gpu_ids": list(placement.indices),
+        "tensor_splits": [each / sum(split) for each in split],
+        "estimated_vram_required": booked,
+        "actual_vram_used": measured,
+        "n_gpu_layers": placement.n_gpu_layers,
+    }
+
+
+def model_place(model: Model, pool: PoolState, decisions: Iterable[Explained]) -> dict[str, object]:
+    """Where the model is, what it was thought to need, and what was last decided about it."""
+    server = pool.server_of(model.name)
+    return {
+        "placement": told_placement(server.placement) if server else None,
+        "estimate": told_estimate(server.placement) if server else None,
+        "decision": last_decision(decisions, model.name),
     }
 
 

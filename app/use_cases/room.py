@@ -1,85 +1,137 @@
-"""Making room: which loads may start, and which servers have to go for those that may not yet."""
+"""Making room: which loads may start, where, and which servers have to go for those that may not yet."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
+from app.entities.placement import CPU, Decision, Outcome, Placement
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.allocate import held_bytes, place
-from app.use_cases.events import Effect, ReadMemory, Spawn
-from app.use_cases.pool_state import PoolState, Step, Waiting, changed, stop, turn_away_model
-
-MAX_READING_AGE_SECONDS = 1.0  # strangers come and go
+from app.use_cases import readings
+from app.use_cases.asked import NOTHING_EXTRA, Asked
+from app.use_cases.events import Decided, Effect, Spawn
+from app.use_cases.gpu_use import are_usable, why_no_place
+from app.use_cases.ledger import Books
+from app.use_cases.placement import World, decide
+from app.use_cases.pool_state import Basis, PoolState, Step, Waiting, changed, stop, turn_away_model
 
 
 def make_room(state: PoolState, now: float) -> Step:
     """Loads start in the order of the queue; one that has no room yet holds back the loads behind it."""
+    state = readings.take_stock(state, now)
     effects: list[Effect] = []
     spoken_for: set[str] = set()  # models that older requests wait for
     for waiting in state.wanting:
-        if state.server_of(waiting.model.name) is not None:
-            spoken_for.add(waiting.model.name)
+        name = waiting.model.name
+        if state.server_of(name) is not None:
+            spoken_for.add(name)
             continue  # loading for it already, busy, or on its way out: not up twice
-        if not _reading_is_fresh(state, waiting, now):
-            return _ask_for_a_reading(state, now, effects)
-        if _fits_without(state, set(), waiting.needed_bytes):
-            state, spawn = _spawn(state, waiting, now)
-            effects += spawn
+        is_decided = state.undecided == _basis(state, waiting, spoken_for)
+        if not readings.are_fresh(state, waiting, now) and (state.returning or not is_decided):
+            state, more = readings.ask(state, waiting, now)
+            return state, [*effects, *more]
+        if is_decided:
+            break
+        if why := why_no_place(state.gpus.as_of(now), state.limits.cpu_fallback):
+            state, more = turn_away_model(state, Refusal(Reason.NO_GPU, name, why))
+            effects += more
             continue
-        state, more, decided = _free_some(state, waiting, spoken_for)
+        decision = decide(_asked(state, waiting), world_of(state, now))
+        effects.append(Decided(name, decision, _names(state, decision.evict)))
+        state, more = _carry_out(state, waiting, decision, spoken_for, now)
         effects += more
-        if not decided:
+        if decision.outcome in (Outcome.EVICT, Outcome.WAIT):
+            state = replace(state, undecided=_basis(state, waiting, spoken_for))
             break
     return state, effects
 
 
-def _reading_is_fresh(state: PoolState, waiting: Waiting, now: float) -> bool:
-    """Taken since the request came, since bytes last came back, and just now: no start on stale numbers."""
-    youngest_fact = max(waiting.since, state.last_exit_at, now - MAX_READING_AGE_SECONDS)
-    return state.memory is not None and state.memory.at >= youngest_fact
+def world_of(state: PoolState, now: float) -> World:
+    """The machine as a decision sees it."""
+    assert state.memory is not None, "decisions are made on readings"
+    limits = state.limits
+    books = Books(state.gpus, state.memory, state.servers, limits.rules, state.returning, limits.max_loaded)
+    return World(
+        cards=books.cards() if are_usable(state.gpus.as_of(now)) else (),
+        residents=books.residents(now),
+        shared=books.shared(),
+        leaving=books.leaving(),
+        totals=books.totals(),
+        policy=limits.policy,
+    )
 
 
-def _ask_for_a_reading(state: PoolState, now: float, effects: list[Effect]) -> Step:
-    if state.memory_asked_at is None:
-        state = replace(state, memory_asked_at=now)
-        effects.append(ReadMemory())
-    return state, effects
+def _asked(state: PoolState, waiting: Waiting) -> Asked:
+    assert waiting.asked is not None, "who wants a server says what it needs"
+    return waiting.asked.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
 
 
-def _spawn(state: PoolState, waiting: Waiting, now: float) -> Step:
+def _basis(state: PoolState, waiting: Waiting, spoken_for: Iterable[str]) -> Basis:
+    assert waiting.asked is not None
+    return Basis(
+        ticket=waiting.ticket,
+        asked=waiting.asked,
+        servers=tuple((server.id, server.state, server.booked) for server in state.servers),
+        spoken_for=frozenset(spoken_for),
+        memory_at=state.memory.at if state.memory else 0.0,
+        gpus_at=state.gpus.at,
+        returning=state.returning,
+    )
+
+
+def _names(state: PoolState, servers: Iterable[int]) -> tuple[str, ...]:
+    return tuple(server.model.name for server in state.servers if server.id in set(servers))
+
+
+def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, spoken_for: set[str], now: float) -> Step:
+    match decision.outcome:
+        case Outcome.PLACE:
+            assert decision.placement is not None
+            return _spawn(state, waiting, decision.placement, now)
+        case Outcome.EVICT | Outcome.WAIT:
+            return _send_away(state, set(decision.evict), spoken_for, waiting.model.name)
+        case Outcome.REFUSE:
+            return turn_away_model(state, _refusal(state, waiting.model.name, decision))
+
+
+def _refusal(state: PoolState, model: str, decision: Decision) -> Refusal:
+    if decision.for_ever and state.gpus.missing:  # with them it might fit
+        why = "; ".join((decision.reason, *state.gpus.complaints))
+        return Refusal(Reason.NO_GPU, model, why, decision.needed_bytes, decision.free_bytes)
+    if decision.for_ever:
+        had, nearest = _had(state, decision), decision.nearest
+        return Refusal(Reason.DOES_NOT_FIT, model, decision.reason, decision.needed_bytes, had, nearest)
+    free, nearest = decision.free_bytes, decision.nearest
+    return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, nearest)
+
+
+def _had(state: PoolState, decision: Decision) -> dict[str, int]:
+    """What there is in all where the decision says what is free."""
+    assert state.memory is not None
+    totals = {gpu.uuid: gpu.total_bytes or 0 for gpu in state.gpus.gpus} | {CPU: state.memory.total_bytes}
+    return {device: totals[device] for device in decision.free_bytes}
+
+
+def _spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float) -> Step:
+    assert waiting.asked is not None
     server = Server(
         id=state.next_server,
         model=waiting.model,
-        expected_bytes=waiting.needed_bytes,
+        placement=placement,
+        booked=placement.booked_bytes,
         is_planned_anew=waiting.is_planned_anew,
         last_used=now,
         progress_at=now,
     )
-    return replace(state, servers=(*state.servers, server), next_server=server.id + 1), [Spawn(server)]
-
-
-def _free_some(state: PoolState, waiting: Waiting, spoken_for: set[str]) -> tuple[PoolState, list[Effect], bool]:
-    """Stop or drain the servers that have to go for `waiting`. True when its request was refused instead.
-
-    Bytes that are leaving are neither free nor a reason to stop another server: they are waited for first. Idle
-    servers go before busy ones, the longest unused first. A busy server is never cut: it takes nothing new
-    and goes with its last lease, so the oldest request in the queue cannot starve behind a busy model. One that
-    older requests wait for, or that is still loading, serves those first.
-    """
-    going = {s.id for s in state.servers if s.state in (ServerState.STOPPING, ServerState.DRAINING)}
-    order = sorted((s for s in state.servers if s.id not in going), key=_value)
-    while not _fits_without(state, going, waiting.needed_bytes):
-        if not order:
-            if any(s.state is ServerState.STARTING for s in state.servers):
-                return state, [], False  # what is ours is in the way for now: once it is ready it can be stopped
-            refused, refusals = _refuse_for_room(state, waiting.model.name, waiting.needed_bytes)
-            return refused, refusals, True
-        going.add(order.pop(0).id)
-    return *_send_away(state, going, spoken_for, waiting.model.name), False
+    plans = {**state.plans, server.id: waiting.asked}
+    state = replace(state, servers=(*state.servers, server), plans=plans, next_server=server.id + 1)
+    return state, [Spawn(server)]
 
 
 def _send_away(state: PoolState, going: set[int], spoken_for: set[str], wanted: str) -> Step:
+    """Stop the idle ones. A busy one is never cut: it takes nothing new and goes with its last lease, so the oldest
+    request in the queue cannot starve behind a busy model; one that older requests wait for serves those first."""
     effects: list[Effect] = []
     for server in state.servers:
         if server.id not in going or server.state is not ServerState.READY:
@@ -90,32 +142,3 @@ def _send_away(state: PoolState, going: set[int], spoken_for: set[str], wanted: 
         elif server.model.name not in spoken_for:
             state = changed(state, server.id, lambda s: s.moved(ServerState.DRAINING))
     return state, effects
-
-
-def _value(server: Server) -> tuple[bool, bool, float]:
-    """Sort key: what is lost by stopping a server. Idle before busy before loading, longest unused first."""
-    return (server.state is ServerState.STARTING, not server.is_idle, server.last_used)
-
-
-def _fits_without(state: PoolState, going: set[int], needed_bytes: int) -> bool:
-    """Whether one more server may be there, and has room, once the servers `going` were gone and their bytes back."""
-    assert state.memory is not None
-    staying = [s for s in state.servers if s.id not in going]
-    if state.limits.max_loaded is not None and len(staying) >= state.limits.max_loaded:
-        return False
-    back = sum(held_bytes(s, state.memory) for s in state.servers if s.id in going)
-    return place(needed_bytes, state.memory, staying, back) is None
-
-
-def _refuse_for_room(state: PoolState, model: str, needed_bytes: int) -> Step:
-    """Even with all of ours gone there is no room: for now if others hold it, for ever if the machine is too small."""
-    assert state.memory is not None
-    no_fit = place(needed_bytes, state.memory, state.servers)
-    assert no_fit is not None, "what does not fit into an emptier machine does not fit into this one"
-    refusal = Refusal(
-        Reason.INSUFFICIENT_MEMORY if no_fit.ever else Reason.DOES_NOT_FIT,
-        model,
-        needed_bytes=needed_bytes,
-        usable_bytes=state.memory.available_bytes if no_fit.ever else no_fit.total_bytes,
-    )
-    return turn_away_model(state, refusal)

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
+from app.use_cases import readings
 from app.use_cases.correct import correct_bookings
 from app.use_cases.events import CountSlots, Done, Effect, Event, Grant
 from app.use_cases.pool_state import (
@@ -52,6 +53,7 @@ def due_at(state: PoolState) -> float | None:
     times += [s.progress_at + state.limits.stall_timeout_seconds for s in state.servers if s.state is STARTING]
     times += [_idle_until(state, s) for s in state.servers if s.is_idle]
     times += [s.check_at for s in state.servers if s.check_at is not None]
+    times += readings.due_at(state)
     return min(times, default=None)
 
 

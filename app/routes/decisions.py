@@ -1,0 +1,18 @@
+"""Decisions: where models went and why, the newest first."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify, request
+
+from app.services import services
+from app.use_cases.explain import decision_list
+
+bp = Blueprint("decisions", __name__)
+
+
+@bp.get("/decisions")
+def show_decisions() -> Response:
+    """`?model=NAME` for those about one model."""
+    name = request.args.get("model")
+    decisions = services().store.decisions
+    return jsonify(decision_list(each for each in decisions if name in (None, each.model)))

@@ -1,0 +1,194 @@
+"""The ledger: what is free on a GPU and in RAM, and what comes back when a server goes.
+
+    claim(s, d) = 0 once a reading was taken after s became ready, else max(0, booked - what the reading shows for it)
+    usable(gpu) = min(free - claims - reserve, max_vram - all that is booked on it, leaving servers included)
+    usable(RAM) = min(available - claims, total - all that is booked)
+
+From its claim's end on what is free lacks a server's bytes, whoever they are attributed to. Strangers need no line of
+their own: what they hold is not free. RAM has the second term because pages of mapped files count as available to the
+kernel although a model needs them; the two are `CPU` and `BOOKS` of a decision's room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.entities.gpu import Gpu, GpuSnapshot
+from app.entities.memory import MemoryReading
+from app.entities.placement import BOOKS, CPU, PLACES, Card, Resident, Rules
+from app.entities.server import Server, ServerState
+
+LEAVING = (ServerState.DRAINING, ServerState.STOPPING)
+BACK_SECONDS = 5.0  # a driver gives memory back within 0.5 to 1.5 s of a process's end
+BACK_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Returning:
+    """Memory of a GPU that a process which has ended held, and that NVML does not show as free yet."""
+
+    uuid: str
+    size_bytes: int
+    free_before: int
+    at: float  # when the process had ended
+
+    @property
+    def until(self) -> float:
+        """Then it is not waited for any more: somebody else has it."""
+        return self.at + BACK_SECONDS
+
+    def is_awaited(self, snapshot: GpuSnapshot, now: float) -> bool:
+        return now < self.until and self.missing_bytes(snapshot) > (1 - BACK_SHARE) * self.size_bytes
+
+    def missing_bytes(self, snapshot: GpuSnapshot) -> int:
+        free = next((gpu.free_bytes for gpu in snapshot.gpus if gpu.uuid == self.uuid), None)
+        if free is None or snapshot.at <= self.at:
+            return self.size_bytes
+        return max(0, self.size_bytes - max(0, free - self.free_before))
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The readings, and the servers that have something booked."""
+
+    gpus: GpuSnapshot
+    memory: MemoryReading
+    servers: tuple[Server, ...]
+    rules: Rules
+    returning: tuple[Returning, ...] = ()
+    max_loaded: int | None = None
+
+    def cards(self) -> tuple[Card, ...]:
+        """The GPUs as a decision sees them. One whose memory NVML does not tell is none to book on."""
+        return tuple(
+            self._card(gpu) for gpu in self.gpus.gpus if gpu.total_bytes is not None and gpu.free_bytes is not None
+        )
+
+    def shared(self) -> dict[str, int]:
+        """What all places share, and how much of it is free. Below zero: it was promised, and somebody took it."""
+        claimed = sum(self._claim(server, CPU) for server in self.servers)
+        free = {
+            CPU: self.memory.available_bytes - claimed,
+            BOOKS: self.memory.total_bytes - sum(server.booked.get(CPU, 0) for server in self.servers),
+        }
+        return free if self.max_loaded is None else {**free, PLACES: self.max_loaded - len(self.servers)}
+
+    def leaving(self) -> dict[str, int]:
+        """Of `shared`, what servers on their way out give back."""
+        back = {CPU: 0, BOOKS: 0, PLACES: 0}
+        for server in self.servers:
+            if server.state in LEAVING:
+                for what in back:
+                    back[what] += self._comes_back(server, what)
+        return back
+
+    def totals(self) -> dict[str, int]:
+        """Of `shared`, what an empty machine has."""
+        total = {CPU: self.memory.total_bytes, BOOKS: self.memory.total_bytes}
+        return total if self.max_loaded is None else {**total, PLACES: self.max_loaded}
+
+    def residents(self, now: float) -> tuple[Resident, ...]:
+        """Our servers, those on their way out aside."""
+        here = {gpu.uuid for gpu in self.gpus.gpus}
+        return tuple(
+            Resident(
+                server.id,
+                server.model.name,
+                {
+                    what: self._comes_back(server, what)
+                    for what in (*server.booked, BOOKS, PLACES)
+                    if what in here or what in (CPU, BOOKS, PLACES)
+                },
+                is_busy=bool(server.leases) or server.left_behind > 0,
+                idle_seconds=max(0.0, now - server.last_used),
+                is_loading=server.state is ServerState.STARTING,
+            )
+            for server in self.servers
+            if server.state not in LEAVING
+        )
+
+    def room_beside(self, server: Server) -> dict[str, int]:
+        """What a server that is here may have of each device it is on, with all others as they are."""
+        others = Books(self.gpus, self.memory, tuple(each for each in self.servers if each != server), self.rules)
+        shared = others.shared()
+        room = {CPU: min(shared[CPU] + self._shown_or_nothing(server, CPU), shared[BOOKS])}
+        for card in others.cards():
+            if card.uuid in server.booked:
+                room[card.uuid] = card.usable_bytes + self._shown_or_nothing(server, card.uuid)
+        return room
+
+    def claimed_bytes(self, uuid: str) -> int:
+        """What loading servers have yet to take of a GPU."""
+        return sum(self._claim(server, uuid) for server in self.servers if uuid in server.booked)
+
+    def _card(self, gpu: Gpu) -> Card:
+        assert gpu.total_bytes is not None and gpu.free_bytes is not None
+        ours = [server for server in self.servers if gpu.uuid in server.booked]
+        claimed = self.claimed_bytes(gpu.uuid)
+        most, usable = gpu.total_bytes - self.rules.reserve_bytes, gpu.free_bytes - claimed - self.rules.reserve_bytes
+        if self.rules.max_vram_bytes is not None:
+            booked = sum(server.booked[gpu.uuid] for server in ours)
+            most, usable = min(most, self.rules.max_vram_bytes), min(usable, self.rules.max_vram_bytes - booked)
+        returning = sum(each.missing_bytes(self.gpus) for each in self.returning if each.uuid == gpu.uuid)
+        return Card(
+            uuid=gpu.uuid,
+            name=gpu.name,
+            index=gpu.index,
+            total_bytes=max(0, most),
+            usable_bytes=max(0, usable),
+            leaving_bytes=returning
+            + sum(self._comes_back(server, gpu.uuid) for server in ours if server.state in LEAVING),
+            is_busy=(gpu.utilization_percent or 0) >= 100 * self.rules.busy_utilization,
+            is_mig=gpu.is_mig,
+        )
+
+    def _claim(self, server: Server, device: str) -> int:
+        """What it has, or will take, that the reading still shows as free. Leaving changes nothing about it."""
+        if self._is_all_shown(server, device):
+            return 0
+        return max(0, server.booked.get(device, 0) - self._shown_or_nothing(server, device))
+
+    def _comes_back(self, server: Server, device: str) -> int:
+        """What may be taken by others when it has gone."""
+        if device == PLACES:
+            return 1
+        if device == BOOKS:
+            return server.booked.get(CPU, 0)
+        shown = self._shown(server, device)
+        if shown is None and self._is_all_shown(server, device):
+            return server.booked.get(device, 0)
+        back = self._claim(server, device) + (shown or 0)
+        # Where max_vram is the bound, no more comes back than was booked.
+        is_bounded = device != CPU and self.rules.max_vram_bytes is not None
+        return min(back, server.booked.get(device, 0)) if is_bounded else back
+
+    def _is_all_shown(self, server: Server, device: str) -> bool:
+        at = self.memory.at if device == CPU else self.gpus.at
+        return server.ready_at is not None and at > server.ready_at
+
+    def _shown_or_nothing(self, server: Server, device: str) -> int:
+        return self._shown(server, device) or 0
+
+    def _shown(self, server: Server, device: str) -> int | None:
+        """What the reading attributes to it."""
+        if device == CPU:
+            return self.memory.held_bytes.get(server.id, 0)
+        return shown_bytes(self.gpus, device, server.pid)
+
+
+def shown_bytes(snapshot: GpuSnapshot, uuid: str, pid: int | None) -> int | None:
+    """What NVML shows for a process on a GPU; None: it does not say. Pids are not the same in some containers."""
+    processes = next((gpu.processes for gpu in snapshot.gpus if gpu.uuid == uuid), None)
+    return None if pid is None or processes is None else processes.get(pid)
+
+
+def given_back(server: Server, snapshot: GpuSnapshot, at: float) -> tuple[Returning, ...]:
+    """What a server that has ended `at` held on GPUs."""
+    found = []
+    for gpu in snapshot.gpus:
+        if gpu.uuid in server.booked and gpu.free_bytes is not None:
+            shown = shown_bytes(snapshot, gpu.uuid, server.pid)
+            size = shown if shown is not None else server.booked[gpu.uuid] if server.ready_at is not None else 0
+            if size:
+                found.append(Returning(gpu.uuid, size, gpu.free_bytes, at))
+    return tuple(found)
