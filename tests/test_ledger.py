@@ -96,8 +96,12 @@ def test_what_a_process_that_has_ended_held_is_on_its_way_until_nvml_shows_it_or
 
 def test_one_that_had_not_loaded_gives_back_what_nvml_showed_for_it():
     (returning,) = given_back(on_gpu(10), seen(4, {7: 3 * GIB}), at=100.5)
-    assert returning.size_bytes == 3 * GIB
-    assert given_back(on_gpu(10), seen(4), at=100.5) == ()
+    assert (returning.size_bytes, returning.unseen_bytes) == (3 * GIB, 7 * GIB)
+    (unseen,) = given_back(on_gpu(10), seen(24), at=100.5)
+    (card,) = books(seen(24, at=100.2), returning=(unseen,)).cards()
+    assert (card.usable_bytes, card.leaving_bytes) == (14 * GIB, 10 * GIB), "it may have had all of it by its end"
+    (card,) = books(seen(21, at=100.6), returning=(unseen,)).cards()
+    assert card.usable_bytes == 21 * GIB
 
 
 def test_what_comes_back_is_what_nvml_shows_or_what_was_booked():

@@ -10,11 +10,13 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from app.entities.memory import MemoryReading
+from app.entities.model import Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
@@ -37,7 +39,6 @@ class World:
             a_model(f"m{i}", gib=self.random.choice([0.5, 2, 5, 9, 40]), slots=self.random.choice([1, 2, 4]))
             for i in range(self.random.randint(1, 5))
         ]
-        # What its llama-server says before it loads, and what it is seen to need then: never more, a ready one stays.
         self.projected = {m.name: int(booked(m) * self.random.choice([0.5, 1, 1, 1.2, 3])) for m in self.models}
         self.measured = {m.name: int(min(booked(m), self.projected[m.name]) * 0.9) for m in self.models}
         self.state = PoolState(
@@ -64,7 +65,7 @@ class World:
             patience = self.random.choice([5, 50, 500])
             (want,) = self.random.choices([ev.Acquire, ev.Load, ev.Unload], [10, 1, 1])
             model = replace(self.random.choice(self.models), created=self.random.choice([1] * 20 + [2]))
-            self.later(at, a_wish(want, ticket, model, at, at + patience))
+            self.later(at, self.wish(want, ticket, model, at, at + patience))
             if self.random.random() < 0.2:
                 self.later(at + self.random.expovariate(0.3), ev.Cancel(ticket, 0.0))
         if self.random.random() < 0.2:
@@ -113,11 +114,7 @@ class World:
                 else:
                     self.later(self.now, ev.MemoryRead(self.reading(), 0.0))
             case ev.Spawn(server):
-                others = [s for s in self.state.servers if s.id < server.id]
-                will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.expected_bytes
-                assert will_be <= self.total, (
-                    "all of ours and the strangers last seen fit into the machine, fully loaded"
-                )
+                self.check_spawn(server)
                 self.alive.add(server.id)
                 self.load(server)
             case ev.Stop(server):
@@ -137,27 +134,28 @@ class World:
                 self.answers[ticket] += 1
 
     def load(self, started: Server) -> None:
-        server, name = started.id, started.model.name
+        server = started.id
         fate = self.random.random()
         seconds = self.random.uniform(0, 12)
         if self.random.random() < 0.7:
             at = self.now + seconds * self.random.random()
-            self.later(at, ev.Projected(server, {CPU: self.projected[name]}, 0.0))
+            self.later(at, ev.Projected(server, self.projection(started), 0.0))
         if fate < 0.7:
             self.later(self.now + seconds, ev.Ready(server, 9000 + server, 0.0))
             if self.random.random() < 0.5:
-                self.later(self.now + seconds + 0.5, ev.Measured(server, {CPU: self.measured[name]}, 0.0))
+                self.later(self.now + seconds + 0.5, ev.Measured(server, self.measurement(started), 0.0))
             if self.random.random() < 0.2:
                 self.later(self.now + seconds + self.random.uniform(0, 20), ev.Exited(server, "crash", 0.0))
         elif fate < 0.9:
-            self.later(self.now + seconds, ev.Exited(server, "bad file", 0.0))
+            ran_out = self.random.random() < 0.5
+            self.later(self.now + seconds, ev.Exited(server, "bad file", 0.0, ran_out_of_memory=ran_out))
         # else it hangs, and must be stopped for it
 
     # --- what must always hold ----------------------------------------------------------------------------
 
     def check(self) -> None:
         servers = self.state.servers
-        assert sum(s.expected_bytes for s in servers) <= self.total, "never over-committed"
+        assert sum(s.booked[CPU] for s in servers) <= self.total, "never over-committed"
         assert max(Counter(s.model.name for s in servers).values(), default=0) <= 1, "no model is up twice"
         assert max(self.answers.values(), default=0) <= 1, "no request is answered twice"
         assert {s.id for s in servers} == self.alive, "the books show what is there"
@@ -167,6 +165,11 @@ class World:
         for server in servers:
             if server.leases:
                 assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"
+
+    def check_spawn(self, server: Server) -> None:
+        others = [s for s in self.state.servers if s.id < server.id]
+        will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.booked[CPU]
+        assert will_be <= self.total, "all of ours and the strangers last seen fit into the machine, fully loaded"
 
     def check_booking(self, event: ev.Projected) -> None:
         server = self.state.server(event.server)
@@ -178,20 +181,31 @@ class World:
 
     # --- means -------------------------------------------------------------------------------------------
 
+    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
+        return a_wish(want, ticket, model, at, give_up_at)
+
+    def projection(self, server: Server) -> dict[str, int]:
+        """What its llama-server says before it loads."""
+        return {CPU: self.projected[server.model.name]}
+
+    def measurement(self, server: Server) -> dict[str, int]:
+        """What it is seen to need then: never more than was booked, since a ready one stays."""
+        return {CPU: self.measured[server.model.name]}
+
     def reading(self) -> MemoryReading:
         """What the machine shows: a server that loads holds any part of its bytes, one that is up all of them."""
         held = {
-            s.id: int(s.expected_bytes * (1.0 if s.ready_at is not None else self.random.random()))
+            s.id: int(s.booked[CPU] * (1.0 if s.ready_at is not None else self.random.random()))
             for s in self.state.servers
         }
-        self.stranger = min(self.stranger, self.total - sum(s.expected_bytes for s in self.state.servers))
+        self.stranger = min(self.stranger, self.total - sum(s.booked[CPU] for s in self.state.servers))
         self.stranger_when_read, self.held_when_read = self.stranger, held
         return MemoryReading(self.total, self.total - self.stranger - sum(held.values()), self.now, held)
 
     def will_hold(self, server: Server) -> int:
         """All of its bytes, except that a load which was ended goes no further."""
         ended = server.state is ServerState.STOPPING and server.ready_at is None
-        return self.held_when_read.get(server.id, server.expected_bytes) if ended else server.expected_bytes
+        return self.held_when_read.get(server.id, server.booked[CPU]) if ended else server.booked[CPU]
 
     def later(self, at: float, event: ev.Event) -> None:
         self.order += 1

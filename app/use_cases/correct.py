@@ -22,6 +22,8 @@ def correct_bookings(state: PoolState, now: float) -> Step:
     for server in state.servers:
         if server.state is not STARTING or server.reported is None or server.reported == server.booked:
             continue
+        if not _is_seen(state, server):
+            continue  # a GPU of it is lost for now
         lack = _lack(state, server, server.reported)
         if lack is None:
             state = changed(state, server.id, lambda s: replace(s, booked=s.reported or s.booked))
@@ -49,6 +51,11 @@ def lacked(server: Server) -> Extra:
     return Extra(max(0, *on_gpus, 0), max(0, more.get(CPU, 0)))
 
 
+def _is_seen(state: PoolState, server: Server) -> bool:
+    """Whether there is a reading of each device it is on."""
+    return server.booked.keys() <= {CPU, *(gpu.uuid for gpu in state.gpus.gpus if gpu.free_bytes is not None)}
+
+
 def _lack(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Lack | None:
     """Where there is no room for it, beside all others and with what it holds already. Less than booked always fits."""
     more = {what: size for what, size in needs.items() if size > server.booked.get(what, 0)}
@@ -57,7 +64,7 @@ def _lack(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Lack |
     assert state.memory is not None, "it was started on a reading"
     books = Books(state.gpus, state.memory, state.servers, state.limits.rules)
     room = books.room_beside(server)
-    short = [what for what, size in more.items() if size > room.get(what, size)]
+    short = [what for what, size in more.items() if size > room[what]]
     if not short:
         return None
     worst = max(short, key=lambda what: more[what] - room[what])

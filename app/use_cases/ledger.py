@@ -31,6 +31,7 @@ class Returning:
     size_bytes: int
     free_before: int
     at: float  # when the process had ended
+    unseen_bytes: int = 0  # what it may have had that the last reading before its end still showed as free
 
     @property
     def until(self) -> float:
@@ -38,7 +39,12 @@ class Returning:
         return self.at + BACK_SECONDS
 
     def is_awaited(self, snapshot: GpuSnapshot, now: float) -> bool:
-        return now < self.until and self.missing_bytes(snapshot) > (1 - BACK_SHARE) * self.size_bytes
+        is_there = snapshot.at > self.at and self.missing_bytes(snapshot) <= (1 - BACK_SHARE) * self.size_bytes
+        return now < self.until and not is_there
+
+    def claimed_bytes(self, snapshot: GpuSnapshot) -> int:
+        """What this reading shows as free although it may not have been."""
+        return self.unseen_bytes if snapshot.at <= self.at else 0
 
     def missing_bytes(self, snapshot: GpuSnapshot) -> int:
         free = next((gpu.free_bytes for gpu in snapshot.gpus if gpu.uuid == self.uuid), None)
@@ -118,8 +124,9 @@ class Books:
         return room
 
     def claimed_bytes(self, uuid: str) -> int:
-        """What loading servers have yet to take of a GPU."""
-        return sum(self._claim(server, uuid) for server in self.servers if uuid in server.booked)
+        """What loading servers have yet to take of a GPU, or those that have ended had taken since the reading."""
+        ended = sum(each.claimed_bytes(self.gpus) for each in self.returning if each.uuid == uuid)
+        return ended + sum(self._claim(server, uuid) for server in self.servers if uuid in server.booked)
 
     def _card(self, gpu: Gpu) -> Card:
         assert gpu.total_bytes is not None and gpu.free_bytes is not None
@@ -129,7 +136,11 @@ class Books:
         if self.rules.max_vram_bytes is not None:
             booked = sum(server.booked[gpu.uuid] for server in ours)
             most, usable = min(most, self.rules.max_vram_bytes), min(usable, self.rules.max_vram_bytes - booked)
-        returning = sum(each.missing_bytes(self.gpus) for each in self.returning if each.uuid == gpu.uuid)
+        returning = sum(
+            each.missing_bytes(self.gpus) + each.claimed_bytes(self.gpus)
+            for each in self.returning
+            if each.uuid == gpu.uuid
+        )
         return Card(
             uuid=gpu.uuid,
             name=gpu.name,
@@ -187,8 +198,10 @@ def given_back(server: Server, snapshot: GpuSnapshot, at: float) -> tuple[Return
     found = []
     for gpu in snapshot.gpus:
         if gpu.uuid in server.booked and gpu.free_bytes is not None:
-            shown = shown_bytes(snapshot, gpu.uuid, server.pid)
-            size = shown if shown is not None else server.booked[gpu.uuid] if server.ready_at is not None else 0
-            if size:
-                found.append(Returning(gpu.uuid, size, gpu.free_bytes, at))
+            shown, booked = shown_bytes(snapshot, gpu.uuid, server.pid), server.booked[gpu.uuid]
+            is_all_shown = server.ready_at is not None and snapshot.at > server.ready_at
+            size = shown if shown is not None else booked if is_all_shown else 0
+            unseen = 0 if is_all_shown else max(0, booked - size)
+            if size or unseen:
+                found.append(Returning(gpu.uuid, size, gpu.free_bytes, at, unseen))
     return tuple(found)

@@ -283,7 +283,8 @@ class _Deciding:
 
     def _with_less_on_gpus(self) -> Decision | None:
         """By policy only: on one card, in the context that a split would get."""
-        card = max(self.cards, key=lambda card: card.usable_bytes, default=None)
+        cards = self.cards if self.wishes.min_gpus == 1 else ()
+        card = max(cards, key=lambda card: card.usable_bytes, default=None)
         options = self._alone(self.contexts[-1])
         if card is not None and self.wishes.cpu_moe:
             found = with_experts_in_ram(self._on(card), options)
