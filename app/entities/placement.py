@@ -87,6 +87,11 @@ class CpuFallback(enum.StrEnum):
     WHEN_FULL = "when_full"  # also instead of waiting for room, and when GPUs are lost
 
 
+def shared_needs(estimate: Estimate) -> dict[str, int]:
+    """What a server takes that all places share."""
+    return {CPU: estimate.host.booked_bytes, BOOKS: estimate.host.booked_bytes, PLACES: 1}
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """A place: the cards in the order the server sees them, and the options that make it take just what was booked."""
@@ -127,7 +132,7 @@ class Placement:
     @property
     def needs(self) -> Mapping[str, int]:
         """All that it takes some of."""
-        return {**self.booked_bytes, BOOKS: self.estimate.host.booked_bytes, PLACES: 1}
+        return {**self.booked_bytes, **shared_needs(self.estimate)}
 
     @property
     def needed_bytes(self) -> int:

@@ -36,14 +36,15 @@ def lacking(needs: Mapping[str, int], room: Mapping[str, int]) -> dict[str, int]
 def enough(leaving: Sequence[Resident], missing: Mapping[str, int]) -> tuple[Resident, ...] | None:
     """Of the servers in their order, those that give back what is missing, and none that is not needed for it."""
     gone: list[Resident] = []
-    left = dict(missing)
+    left, short = dict(missing), set(missing)
     for resident in leaving:
-        if all(size <= 0 for size in left.values()):
+        if not short:
             break
-        if any(size > 0 and resident.held_bytes.get(what, 0) > 0 for what, size in left.items()):
+        if any(map(resident.held_bytes.get, short)):
             gone.append(resident)
             left = {what: size - resident.held_bytes.get(what, 0) for what, size in left.items()}
-    if any(size > 0 for size in left.values()):
+            short = {what for what in short if left[what] > 0}
+    if short:
         return None
     for resident in list(gone):
         without = {what: size + resident.held_bytes.get(what, 0) for what, size in left.items()}
@@ -51,11 +52,6 @@ def enough(leaving: Sequence[Resident], missing: Mapping[str, int]) -> tuple[Res
             gone.remove(resident)
             left = without
     return tuple(gone)
-
-
-def more_and_more(leaving: Sequence[Resident]) -> list[tuple[Resident, ...]]:
-    """Nobody for the empty sequence; else the first, the first two, and so on."""
-    return [tuple(leaving[:count]) for count in range(1, len(leaving) + 1)] or [()]
 
 
 def held_bytes(residents: Iterable[Resident]) -> dict[str, int]:

@@ -39,16 +39,16 @@ class Returning:
         return self.at + BACK_SECONDS
 
     def is_awaited(self, snapshot: GpuSnapshot, now: float) -> bool:
-        is_there = snapshot.at > self.at and self.missing_bytes(snapshot) <= (1 - BACK_SHARE) * self.size_bytes
+        is_there = snapshot.at >= self.at and self.missing_bytes(snapshot) <= (1 - BACK_SHARE) * self.size_bytes
         return now < self.until and not is_there
 
     def claimed_bytes(self, snapshot: GpuSnapshot) -> int:
         """What this reading shows as free although it may not have been."""
-        return self.unseen_bytes if snapshot.at <= self.at else 0
+        return self.unseen_bytes if snapshot.at < self.at else 0
 
     def missing_bytes(self, snapshot: GpuSnapshot) -> int:
         free = next((gpu.free_bytes for gpu in snapshot.gpus if gpu.uuid == self.uuid), None)
-        if free is None or snapshot.at <= self.at:
+        if free is None or snapshot.at < self.at:
             return self.size_bytes
         return max(0, self.size_bytes - max(0, free - self.free_before))
 

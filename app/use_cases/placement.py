@@ -9,12 +9,23 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 
 from app.entities.launch import ALL_LAYERS, MemoryOptions
 from app.entities.memory import Estimate
-from app.entities.placement import BOOKS, CPU, Card, Decision, Outcome, Placement, Policy, Resident, Strategy
+from app.entities.placement import (
+    BOOKS,
+    CPU,
+    Card,
+    Decision,
+    Outcome,
+    Placement,
+    Policy,
+    Resident,
+    Strategy,
+    shared_needs,
+)
 from app.use_cases.asked import Asked
 from app.use_cases.cards import (
     allowed,
@@ -23,7 +34,6 @@ from app.use_cases.cards import (
     held_bytes,
     lacking,
     mib,
-    more_and_more,
     name_of,
     names_of,
     place_in,
@@ -138,6 +148,7 @@ class _Deciding:
         self.cards = allowed(world.cards, self.wishes) if self.options.n_gpu_layers else ()
         self.room = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
         self.said: list[str] = []  # the steps so far
+        self._on_one_card: dict[tuple[str, int], Estimate] = {}  # by the card's model, and the context
         self.contexts = (options.ctx_size,) if options else _contexts(needs.asked)
 
     def decide(self) -> Decision:
@@ -145,7 +156,7 @@ class _Deciding:
         return self._with_those_idle() or self._waiting() or self._refused()
 
     def _with_those_idle(self) -> Decision | None:
-        cheap, idle = self._cheap(), self._idle()
+        cheap, idle = self._cheap(), self._idle
         if self.is_for_the_cpu:
             why = "there is no GPU" if not self.world.cards else "it is to have no layers on GPUs"
             return self._on_the_cpu((), why) or self._on_the_cpu(idle, why)
@@ -169,13 +180,13 @@ class _Deciding:
         if self.wishes.min_gpus > 1:
             return None
         for ctx_size in self.contexts:
-            fitting = [card for card in self.cards if not lacking(self._one(card, ctx_size).needs, self.room)]
+            fitting = [card for card in self.cards if not self._missing_on(card, ctx_size)]
             if self.cards:
-                need = self._one(self.cards[0], ctx_size).needed_bytes
+                need = self._estimate_on(self.cards[0], ctx_size).devices[0].booked_bytes
                 have = f"{len(fitting)} of {len(self.cards)} have it"
                 self._say(f"one card, context {ctx_size}: needs {mib(need)}, {have}")
             if fitting:
-                card = min(fitting, key=lambda card: self._rank(card, self._one(card, ctx_size).needed_bytes))
+                card = min(fitting, key=lambda card: self._rank(card, ctx_size))
                 return self._placed(self._one(card, ctx_size), (), f"{name_of(card)} has room")
         return None
 
@@ -183,24 +194,35 @@ class _Deciding:
         """A longer context is never worth a stop: the shortest is asked for."""
         if self.wishes.min_gpus > 1 or not leaving:
             return None
-        ways = []
+        ways, ctx_size = [], self.contexts[-1]
         for card in self.cards:
-            placement = self._one(card, self.contexts[-1])
-            gone = enough(leaving, lacking(placement.needs, self.room))
+            gone = enough(leaving, self._missing_on(card, ctx_size))
             if gone is not None:
                 cost = (any(each.is_busy for each in gone), sum(map(cost_of_stopping, gone)))
-                ways.append(((cost, self._rank(card, placement.needed_bytes)), card, placement, gone))
+                ways.append(((cost, self._rank(card, ctx_size)), card, gone))
         self._say(f"one card after stopping servers that are {what}: {len(ways)} ways")
         if not ways:
             return None
-        _, card, placement, gone = min(ways, key=lambda way: way[0])
-        return self._placed(placement, gone, f"{name_of(card)} has room once {names_of(gone)} left")
+        _, card, gone = min(ways, key=lambda way: way[0])
+        return self._placed(self._one(card, ctx_size), gone, f"{name_of(card)} has room once {names_of(gone)} left")
 
     def _one(self, card: Card, ctx_size: int) -> Placement:
         options = self._alone(ctx_size)
-        estimate = self.needs.of(options, (card.name,))
         layers = min(options.n_gpu_layers, self._layer_count)
-        return placement_on((card,), (layers,), options, estimate)
+        return placement_on((card,), (layers,), options, self._estimate_on(card, ctx_size))
+
+    def _estimate_on(self, card: Card, ctx_size: int) -> Estimate:
+        """Cards of one model are alike."""
+        key = card.name, ctx_size
+        if key not in self._on_one_card:
+            self._on_one_card[key] = self.needs.of(self._alone(ctx_size), (card.name,))
+        return self._on_one_card[key]
+
+    def _missing_on(self, card: Card, ctx_size: int) -> dict[str, int]:
+        """What it lacks to be all on this card; empty if it fits."""
+        estimate = self._estimate_on(card, ctx_size)
+        needs = {card.uuid: estimate.devices[0].booked_bytes, **shared_needs(estimate)}
+        return lacking(needs, self.room)
 
     def _alone(self, ctx_size: int) -> MemoryOptions:
         return replace(self.options, ctx_size=ctx_size, devices=1, tensor_split=())
@@ -210,9 +232,9 @@ class _Deciding:
         """The output counted as one."""
         return self.needs.asked.shape.hparams.n_layer_all + 1
 
-    def _rank(self, card: Card, need: int) -> tuple[object, ...]:
+    def _rank(self, card: Card, ctx_size: int) -> tuple[object, ...]:
         """Cards named first, idle ones before busy ones, then by strategy."""
-        left = card.usable_bytes - need
+        left = card.usable_bytes - self._estimate_on(card, ctx_size).devices[0].booked_bytes
         return (
             place_in(self.world.policy.order, card),
             card.is_busy,
@@ -224,31 +246,42 @@ class _Deciding:
 
     def _on_several(self, leaving: Sequence[Resident]) -> Decision | None:
         """The fewest cards: those with most room, since no others hold more."""
-        ways = more_and_more(leaving)
+
+        @cache
+        def split(number: int) -> tuple[Placement, tuple[Resident, ...]] | None:
+            return self._split_after(leaving[:number])
+
         # Room grows with every server that goes: only from where the bytes are enough at all is it looked at closely.
-        first = bisect_left(ways, True, key=lambda gone: bool(self._counts(self._rooms(held_bytes(gone)))))
-        for gone in ways[first:]:
-            back = held_bytes(gone)
-            roomy = sorted(self._joinable, key=lambda card: (-(card.usable_bytes + back.get(card.uuid, 0)), card.index))
-            for count in self._counts(self._rooms(back)):
-                placement = self._split(roomy[:count], back)
-                leave = enough(gone, lacking(placement.needs, self.room)) if placement else None
-                if placement and leave is not None:
-                    once = f" once {names_of(leave)} left" if leave else ""
-                    self._say(f"{count} cards hold it{once}")
-                    return self._placed(placement, leave, f"no single card has room; {count} hold it together{once}")
+        numbers = range(1, len(leaving) + 1) if leaving else range(1)
+        numbers = numbers[bisect_left(numbers, True, key=lambda n: bool(self._counts(held_bytes(leaving[:n])))) :]
+        if numbers and split(numbers[-1]):
+            found = split(numbers[bisect_left(numbers, True, key=lambda number: split(number) is not None)])
+            assert found is not None, "with fewer gone there may be no split, with those there is"
+            placement, leave = found
+            count, once = len(placement.uuids), f" once {names_of(leave)} left" if leave else ""
+            self._say(f"{count} cards hold it{once}")
+            return self._placed(placement, leave, f"no single card has room; {count} hold it together{once}")
         self._say(f"several cards{' after stopping servers' if leaving else ''}: not enough")
+        return None
+
+    def _split_after(self, gone: Sequence[Resident]) -> tuple[Placement, tuple[Resident, ...]] | None:
+        """Over the fewest cards once these had left, and who of them has to."""
+        back = held_bytes(gone)
+        roomy = sorted(self._joinable, key=lambda card: (-(card.usable_bytes + back.get(card.uuid, 0)), card.index))
+        for count in self._counts(back):
+            placement = self._split(roomy[:count], back)
+            leave = enough(gone, lacking(placement.needs, self.room)) if placement else None
+            if placement and leave is not None:
+                return placement, leave
         return None
 
     @cached_property
     def _joinable(self) -> list[Card]:
         return [card for card in self.cards if not card.is_mig]
 
-    def _rooms(self, back: Mapping[str, int]) -> list[int]:
-        return sorted((card.usable_bytes + back.get(card.uuid, 0) for card in self._joinable), reverse=True)
-
-    def _counts(self, room: Sequence[int]) -> list[int]:
+    def _counts(self, back: Mapping[str, int]) -> list[int]:
         """How many of the cards to try, the roomiest first: those numbers that have enough bytes between them."""
+        room = sorted((card.usable_bytes + back.get(card.uuid, 0) for card in self._joinable), reverse=True)
         most = min(len(room), self.wishes.max_gpus or len(room), len(self._layers))
         sums = [0, *accumulate(room)]
         counts = range(max(2, self.wishes.min_gpus), most + 1)
@@ -405,8 +438,9 @@ class _Deciding:
 
     def _cheap(self) -> list[Resident]:
         """Servers that nobody has used for long: stopping one costs less than a split for all its life."""
-        return [each for each in self._idle() if each.idle_seconds >= self.world.policy.residency_seconds]
+        return [each for each in self._idle if each.idle_seconds >= self.world.policy.residency_seconds]
 
+    @cached_property
     def _idle(self) -> list[Resident]:
         idle = (each for each in self.world.residents if not (each.is_busy or each.is_loading or each.is_pinned))
         return sorted(idle, key=cost_of_stopping)
