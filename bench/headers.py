@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
-        header_bytes = _write(path, options.tokens, options.merges)
+        header_bytes = write_model(path, options.tokens, options.merges)
         figures = _measure(str(path), options.runs)
     for name, figure in figures.items():
         print(f"{name:20} min {figure['min']:.3g}  median {figure['median']:.3g}  max {figure['max']:.3g}")
@@ -45,7 +45,7 @@ def main() -> None:
         record(options.json, figures, **about)
 
 
-def _write(path: Path, tokens: int, merges: int) -> int:
+def write_model(path: Path, tokens: int = 262_208, merges: int = 515_000) -> int:
     """A model with nothing but holes for its data. Returns how long its header is."""
     metadata = {
         "general.architecture": "gemma3",
@@ -81,13 +81,13 @@ def _measure(path: str, runs: int) -> dict[str, dict[str, float]]:
 
 def _timed(case: Callable[[], object], path: str, cold: bool) -> float:
     if cold:
-        _forget(path)
+        forget(path)
     began = time.perf_counter()
     case()
     return time.perf_counter() - began
 
 
-def _forget(path: str) -> None:
+def forget(path: str) -> None:
     """Have the kernel drop the file from its page cache: what is on the disk already can go."""
     number = os.open(path, os.O_RDONLY)
     try:

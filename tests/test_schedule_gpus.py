@@ -13,8 +13,8 @@ from app.use_cases.ledger import BACK_SECONDS
 from app.use_cases.pool_state import Limits
 from app.use_cases.readings import PATIENCE_SECONDS
 from app.use_cases.schedule import due_at
-from tests.builders import GIB, replace
-from tests.gpu_play import GpuPlay, Hardware
+from tests.builders import GIB, a_model, replace
+from tests.gpu_play import GpuPlay, Hardware, asked
 from tests.test_schedule import grants, refusals, spawned, stopped
 
 # One of our models takes some 4.6 GiB, and a card keeps half a GiB back.
@@ -102,6 +102,12 @@ def test_an_engine_without_cuda_and_a_machine_without_gpus_use_the_cpu(
 ):
     effects = play_on(hardware, Limits(cpu_fallback=fallback)).wants("a")
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
+
+
+def test_a_model_without_layers_on_gpus_misses_none():
+    play = play_on(replace(ONE, state=GpuState.LOST, expected="one was here"), Limits(cpu_fallback=CpuFallback.NEVER))
+    on_cpu = replace(asked(), options=replace(asked().options, n_gpu_layers=0))
+    assert where(play.tell(ev.Acquire(1, a_model(), 0.0, 300.0, on_cpu))) == [(CPU,)]
 
 
 def test_an_idle_server_goes_and_its_memory_is_waited_for():

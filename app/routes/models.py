@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine
-from app.routes.doors import checked, find_model, servable_model, visible_models
+from app.routes.doors import checked, find_model, key_of_request, servable_model, visible_models
 from app.routes.inference import infer, place, read_body
 from app.routes.model_name import model_name
 from app.services import services
@@ -29,8 +29,9 @@ def list_models() -> Response:
 @bp.get("/models/<path:name>")
 def show_model(name: str) -> Response:
     _reload_if_asked()
-    store, model = services().store, find_model(name)
-    return jsonify(model_entry(model, store.pool) | model_place(model, store.pool, store.decisions))
+    store, model, key = services().store, find_model(name), key_of_request()
+    decisions = store.decisions if key is None or key.admin else ()  # they name other models
+    return jsonify(model_entry(model, store.pool) | model_place(model, store.pool, decisions))
 
 
 def _reload_if_asked() -> None:

@@ -33,7 +33,7 @@ def make_room(state: PoolState, now: float) -> Step:
             return state, [*effects, *more]
         if is_decided:
             break
-        if why := why_no_place(state.gpus.as_of(now), state.limits.cpu_fallback):
+        if why := _why_no_place(state, waiting, now):
             state, more = turn_away_model(state, Refusal(Reason.NO_GPU, name, why))
             effects += more
             continue
@@ -45,6 +45,13 @@ def make_room(state: PoolState, now: float) -> Step:
             state = replace(state, undecided=_basis(state, waiting, spoken_for))
             break
     return state, effects
+
+
+def _why_no_place(state: PoolState, waiting: Waiting, now: float) -> str:
+    """A model that is to have no layers on GPUs misses none."""
+    if waiting.asked is not None and not waiting.asked.options.n_gpu_layers:
+        return ""
+    return why_no_place(state.gpus.as_of(now), state.limits.cpu_fallback)
 
 
 def world_of(state: PoolState, now: float) -> World:

@@ -42,12 +42,12 @@ class MeasuredServer:
         self.load_seconds = 0.0
         self._key = secrets.token_urlsafe(32)
         self._port = free_port()
-        plan = launch_plan(model, engine, engine_environment(), self._key, self._port)
+        # One GPU alone: llama-server makes a CUDA context on every one it sees.
+        launch = replace(model.launch, gpus=(gpu_uuid,) if gpu_uuid else ())
+        plan = launch_plan(replace(model, launch=launch), engine, engine_environment(), self._key, self._port)
         # Builds without --log-jsonl are not asked for their buffers by the plan: level 4 of their log is a long one.
         logged = () if "-lv" in plan.argv or "-lv" not in engine.flags else ("-lv", BUFFERS_LOGGED)
-        # The plan is for the CPU. One GPU alone: llama-server makes a CUDA context on every one it sees.
-        env = {**plan.env, "CUDA_VISIBLE_DEVICES": gpu_uuid or ""}
-        self._plan = replace(plan, argv=(*plan.argv, *logged), env=env)
+        self._plan = replace(plan, argv=(*plan.argv, *logged))
         self._log = ServerLog()
         self._log_file = log_file
         self._deadline = deadline
