@@ -1,8 +1,9 @@
 """What seeing GPUs costs a request for a loaded model: python -m bench.latency [--rounds N] [--json FILE]
 
-Three services side by side, each with the demo model loaded on the embedded engine's CPU: GPUs not looked at
-(gpu.enabled false), looked for and not there, and eight of a stand-in for NVIDIA's library, read ten times a second. Each
-round asks each of them once, in turn. Milliseconds of a chat of one token, and the ratios to the first within the rounds.
+Three services side by side, each with the demo model loaded by the embedded engine, on the CPU: GPUs not looked at
+(gpu.enabled false), looked for and not there, and eight of a stand-in for NVIDIA's library, read ten times a second.
+Each round asks each of them once, in turn. Milliseconds of a chat of one token, and the ratios to the first within the
+rounds.
 """
 
 from __future__ import annotations
@@ -76,9 +77,7 @@ def _milliseconds(session: requests.Session, url: str) -> float:
 
 def _figures(rounds: list[dict[str, float]]) -> dict[str, object]:
     kinds = rounds[0].keys()
-    figures: dict[str, object] = {
-        kind: _spread([each[kind] for each in rounds], ("median_ms", "p99_ms")) for kind in sorted(kinds)
-    }
+    figures: dict[str, object] = {kind: _spread([each[kind] for each in rounds]) for kind in sorted(kinds)}
     for kind in sorted(kinds - {"off"}):
         ratios = sorted(each[kind] / each["off"] for each in rounds)
         quarter = len(ratios) // 4
@@ -89,11 +88,9 @@ def _figures(rounds: list[dict[str, float]]) -> dict[str, object]:
     return figures
 
 
-def _spread(values: list[float], names: tuple[str, str]) -> dict[str, float]:
+def _spread(values: list[float]) -> dict[str, float]:
     values.sort()
-    return dict(
-        zip(names, (round(statistics.median(values), 3), round(values[int(0.99 * len(values))], 3)), strict=True)
-    )
+    return {"median_ms": round(statistics.median(values), 3), "p99_ms": round(values[int(0.99 * len(values))], 3)}
 
 
 if __name__ == "__main__":
