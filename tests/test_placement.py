@@ -156,6 +156,18 @@ def test_experts_or_layers_stay_in_ram_by_policy():
     assert 0 < layers.placement.n_gpu_layers < 80 and layers.placement.booked_bytes["GPU-0"] <= 10 * GIB
 
 
+def test_layers_that_stay_in_ram_are_the_fewest_on_all_cards_it_may_have():
+    def layers(model: Asked) -> tuple[int, int]:
+        found = decide(model, World((card(0, 10), card(1, 16)), shared={CPU: 64 * GIB}))
+        assert all(found.placement.booked_bytes[uuid] <= found.free_bytes[uuid] for uuid in where(found))
+        assert sum(found.placement.layers) == found.placement.n_gpu_layers
+        return found.placement.n_gpu_layers, len(where(found))
+
+    both, cards = layers(asked(LARGE, partial_offload=True))
+    alone, card_ = layers(asked(LARGE, partial_offload=True, max_gpus=1))
+    assert (cards, card_) == (2, 1) and 30 < both < 50 and alone < both - 10
+
+
 def test_every_step_leaves_its_numbers():
     found = decide(asked(LARGE), World((card(0, 20), card(1, 21))))
     assert found.considered[0].startswith("one card, context 4096: needs 4") and "0 of 2" in found.considered[0]

@@ -7,7 +7,7 @@ GPUs: a model with all its layers on one still takes some.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import accumulate
@@ -40,7 +40,6 @@ from app.use_cases.cards import (
     placement_on,
 )
 from app.use_cases.deal_layers import deal, layer_bytes
-from app.use_cases.partial_placement import OneCard, with_experts_in_ram, with_layers_in_ram
 
 AUTO_CONTEXTS = (32768, 16384, 8192, 4096)
 
@@ -290,7 +289,7 @@ class _Deciding:
     @cached_property
     def _layers(self) -> list[int]:
         """With the context a split gets."""
-        return self.needs.of_layers(replace(self.options, ctx_size=self.contexts[-1]))
+        return self.needs.of_layers(self._shortest)
 
     @cached_property
     def _whole_bytes(self) -> int:
@@ -302,11 +301,13 @@ class _Deciding:
         alone = self._alone(self.contexts[-1])
         return min(self.needs.of(alone, (name,)).devices[0].overhead_bytes for name in {c.name for c in self._joinable})
 
-    def _split(self, cards: Sequence[Card], back: Mapping[str, int]) -> Placement | None:
+    def _split(self, cards: Sequence[Card], back: Mapping[str, int], n_gpu_layers: int = 0) -> Placement | None:
+        """All its layers on these cards, or so many."""
         usable = [card.usable_bytes + back.get(card.uuid, 0) for card in cards]
         names = tuple(card.name for card in cards)
-        options = replace(self.options, ctx_size=self.contexts[-1])
-        found = deal(self._layers, options, usable, self._card_bytes, lambda split: self.needs.of(split, names))
+        options = replace(self._shortest, n_gpu_layers=n_gpu_layers or self.options.n_gpu_layers)
+        layers = self.needs.of_layers(options)
+        found = deal(layers, options, usable, self._card_bytes, lambda split: self.needs.of(split, names))
         if found is None:
             return None
         split, estimate = found
@@ -315,20 +316,50 @@ class _Deciding:
     # --- when GPUs are not enough --------------------------------------------------------------------------
 
     def _with_less_on_gpus(self) -> Decision | None:
-        """By policy only: on one card, in the context that a split would get."""
-        cards = self.cards if self.wishes.min_gpus == 1 else ()
-        card = max(cards, key=lambda card: card.usable_bytes, default=None)
-        options = self._alone(self.contexts[-1])
-        if card is not None and self.wishes.cpu_moe:
-            found = with_experts_in_ram(self._on(card), options)
-            if found and not lacking(found.needs, self.room):
-                return self._placed(found, (), f"{name_of(card)} has room for all but the experts, which stay in RAM")
-        if card is not None and self.wishes.partial_offload:
-            found = with_layers_in_ram(self._on(card), options)
-            if found and not lacking(found.needs, self.room):
-                what = f"{found.n_gpu_layers} layers, the others stay in RAM"
-                return self._placed(found, (), f"{name_of(card)} has room for {what}")
+        """By policy only, and in the context that a split would get."""
+        cards = sorted(self.cards, key=lambda card: (-card.usable_bytes, card.index))
+        found = None
+        if self.wishes.cpu_moe and self.wishes.min_gpus == 1 and cards and (found := self._but_experts(cards[0])):
+            return self._placed(found, (), f"{name_of(cards[0])} has room for all but the experts, which stay in RAM")
+        if self.wishes.partial_offload and (found := self._most_layers(cards)):
+            on = " and ".join(name_of(card) for card in cards if card.uuid in found.uuids)
+            what = f"{found.n_gpu_layers} layers, the others stay in RAM"
+            return self._placed(found, (), f"of {self._layer_count} layers there is room for {what}: {on}")
         return self._on_the_cpu((), "no GPU has room") if self.wishes.cpu_when_full else None
+
+    def _but_experts(self, card: Card) -> Placement | None:
+        options = replace(self._alone(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
+        return self._if_it_fits(card, options)
+
+    def _most_layers(self, cards: Sequence[Card]) -> Placement | None:
+        """On the roomiest card, or on as many as it may have if together they hold more."""
+        joinable = [card for card in cards if not card.is_mig and card.usable_bytes > self._card_bytes]
+        joinable = joinable[: self.wishes.max_gpus]
+        best = None
+        if cards and self.wishes.min_gpus == 1:
+            alone = self._alone(self.contexts[-1])
+            best = self._largest(lambda count: self._if_it_fits(cards[0], replace(alone, n_gpu_layers=count)))
+        if len(joinable) >= max(2, self.wishes.min_gpus):
+            together = self._largest(lambda count: self._split(joinable, {}, count))
+            if together and not lacking(together.needs, self.room):
+                best = max(best or together, together, key=lambda each: each.n_gpu_layers)
+        return best
+
+    def _largest(self, place: Callable[[int], Placement | None]) -> Placement | None:
+        """With the most layers on GPUs: more need more."""
+        low, high, best = 1, min(self.options.n_gpu_layers, self._layer_count) - 1, None
+        while low <= high:
+            middle = (low + high) // 2
+            if found := place(middle):
+                low, best = middle + 1, found
+            else:
+                high = middle - 1
+        return best
+
+    def _if_it_fits(self, card: Card, options: MemoryOptions) -> Placement | None:
+        layers = min(options.n_gpu_layers, self._layer_count)
+        placement = placement_on((card,), (layers,), options, self.needs.of(options, (card.name,)))
+        return None if lacking(placement.needs, self.room) else placement
 
     def _on_the_cpu(self, leaving: Sequence[Resident], why: str) -> Decision | None:
         placement = self._all_in_ram()
@@ -452,9 +483,6 @@ class _Deciding:
 
     def _decision(self, outcome: Outcome, reason: str, needed_bytes: int) -> Decision:
         return Decision(outcome, reason, needed_bytes, free_bytes=self._free_bytes, considered=tuple(self.said))
-
-    def _on(self, card: Card) -> OneCard:
-        return OneCard(card, self._layer_count, lambda options: self.needs.of(options, (card.name,)))
 
     def _say(self, step: str) -> None:
         self.said.append(step)
