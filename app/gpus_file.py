@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from app.entities.placement import CPU, Card, Policy, Resident, Rules
-from app.use_cases.placement import World
+from app.use_cases.world import World
 
 
 class BrokenFile(Exception):

@@ -20,7 +20,7 @@ from app.exit_status import ANSWER_IS_NO
 
 if TYPE_CHECKING:
     from app.use_cases.asked import Asked
-    from app.use_cases.placement import World
+    from app.use_cases.world import World
 
 
 @click.command()
@@ -113,8 +113,8 @@ def _world(file: Path | None, question: Question) -> World:
 def _this_machine(memory: MemoryReading, question: Question) -> World:
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.ledger import Books
-    from app.use_cases.placement import World
     from app.use_cases.visible_gpus import names_nothing
+    from app.use_cases.world import World
     from workers.nvml import Nvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

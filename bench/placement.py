@@ -20,7 +20,8 @@ from app.entities.placement import CPU, Card, Resident, Wishes
 from app.use_cases.asked import Asked
 from app.use_cases.estimate import estimate_memory
 from app.use_cases.model_shape import ModelShape, model_shape
-from app.use_cases.placement import World, decide
+from app.use_cases.placement import decide
+from app.use_cases.world import World
 from bench.estimate import shape_of
 from bench.headers import forget, write_model
 from bench.record import record

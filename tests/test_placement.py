@@ -12,8 +12,9 @@ from app.entities.launch import MemoryOptions
 from app.entities.placement import CPU, Card, Decision, Outcome, Policy, Resident, Strategy, Wishes
 from app.use_cases.asked import Asked
 from app.use_cases.estimate import estimate_memory
-from app.use_cases.placement import World, decide
+from app.use_cases.placement import decide
 from app.use_cases.tensor_split import layer_ranges
+from app.use_cases.world import World
 from bench.estimate import shape_of
 
 GIB = 1024**3

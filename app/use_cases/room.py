@@ -13,8 +13,9 @@ from app.use_cases.asked import NOTHING_EXTRA, Asked
 from app.use_cases.events import Decided, Effect, Spawn
 from app.use_cases.gpu_use import are_usable, why_no_place
 from app.use_cases.ledger import Books
-from app.use_cases.placement import World, decide
+from app.use_cases.placement import decide
 from app.use_cases.pool_state import Basis, PoolState, Step, Waiting, changed, stop, turn_away_model
+from app.use_cases.world import World
 
 
 def make_room(state: PoolState, now: float) -> Step:

@@ -1,0 +1,51 @@
+"""The machine as a decision about a model's place sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from app.entities.placement import Card, Policy, Resident
+from app.use_cases.cards import held_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The cards, the servers on them, and what all places share: RAM (CPU, BOOKS) and PLACES. What is not named there
+    is not short."""
+
+    cards: tuple[Card, ...]
+    residents: tuple[Resident, ...] = ()
+    shared: Mapping[str, int] = field(default_factory=dict)
+    leaving: Mapping[str, int] = field(default_factory=dict)  # of `shared`: on its way back
+    totals: Mapping[str, int] = field(default_factory=dict)  # of `shared`: if no server were there, nor a stranger
+    policy: Policy = field(default_factory=Policy)
+
+    @property
+    def is_coming_back(self) -> bool:
+        """Whether memory is on its way back."""
+        return any(self.leaving.values()) or any(card.leaving_bytes for card in self.cards)
+
+    def once_it_is_back(self) -> World:
+        cards = tuple(_with_more(card, card.leaving_bytes) for card in self.cards)
+        return replace(self, cards=cards, shared=_sum(self.shared, self.leaving), leaving={})
+
+    def without(self, gone: Sequence[Resident]) -> World:
+        """Once these servers have left."""
+        back = held_bytes(gone)
+        cards = tuple(_with_more(card, back.get(card.uuid, 0)) for card in self.cards)
+        staying = tuple(each for each in self.residents if each not in gone)
+        return replace(self, cards=cards, residents=staying, shared=_sum(self.shared, back))
+
+    def empty(self) -> World:
+        """Nobody else on the machine."""
+        cards = tuple(replace(card, usable_bytes=card.total_bytes, leaving_bytes=0) for card in self.cards)
+        return World(cards, shared={**self.shared, **self.totals}, totals=self.totals, policy=self.policy)
+
+
+def _with_more(card: Card, back: int) -> Card:
+    return replace(card, usable_bytes=min(card.total_bytes, card.usable_bytes + back), leaving_bytes=0)
+
+
+def _sum(shared: Mapping[str, int], back: Mapping[str, int]) -> dict[str, int]:
+    return {what: free + back.get(what, 0) for what, free in shared.items()}
