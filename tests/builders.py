@@ -87,7 +87,7 @@ class Play:
             queue = [event]
             while queue:
                 happened = queue.pop(0)
-                self.state, effects = step(self.state, happened)
+                effects = self.stepped(self.state, happened)
                 for effect in effects:
                     if answer := self.answer(effect, happened.at):
                         queue.append(answer)
@@ -97,6 +97,10 @@ class Play:
                         told.append(effect)
         self.effects += told
         return told
+
+    def stepped(self, before: PoolState, event: ev.Event) -> list[ev.Effect]:
+        self.state, effects = step(before, event)
+        return effects
 
     def answer(self, effect: ev.Effect, at: float) -> ev.Event | None:
         """What the machine says to an order at once."""
@@ -161,7 +165,7 @@ def tiny_shape() -> ModelShape:
 def a_server(model: Model, size_bytes: int, **more: Any) -> Server:
     """On the CPU, loading."""
     placement = on_the_cpu(size_bytes)
-    return replace(Server(1, model, placement, placement.booked_bytes, last_used=0.0, progress_at=0.0), **more)
+    return replace(Server(1, model, placement, placement.booked_bytes, 0.0, last_used=0.0, progress_at=0.0), **more)
 
 
 def on_the_cpu(size_bytes: int) -> Placement:

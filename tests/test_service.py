@@ -176,6 +176,8 @@ def test_metrics_count_requests_and_show_the_server(service: Service):
     page = service.get("/metrics").text
     assert 'llama_smart_proxy_requests_total{code="200",endpoint="/v1/chat/completions",model="demo"}' in page
     assert 'llama_smart_proxy_server_state{model="demo",server="1",state="ready"} 1.0' in page
+    assert 'llama_smart_proxy_server_starts_total{model="demo",outcome="ready"} 1.0' in page
+    assert 'llama_smart_proxy_decisions_total{outcome="place"} 1.0' in page
     service.chat(model="made-up-by-a-client")
     assert "made-up-by-a-client" not in service.get("/metrics").text
 

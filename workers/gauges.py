@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from app.entities.server import ServerState
 from workers.gpu_gauges import GpuGauges
+from workers.pool_counts import PoolCounts
 from workers.state import StateStore
 
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -54,6 +55,8 @@ class Gauges:
             registry=registry,
         )
 
+        self.pool = PoolCounts(registry)
+
     def answered(self, endpoint: str, model: str, code: int, seconds: float) -> None:
         self._requests.labels(endpoint, model, str(code)).inc()
         self._duration.labels(endpoint, model).observe(seconds)
@@ -84,14 +87,29 @@ class _Servers(Collector):
             "Memory booked for a server, by UUID or cpu.",
             labels=["model", "gpu"],
         )
+        said = GaugeMetricFamily(
+            "llama_smart_proxy_server_memory_bytes",
+            "Memory a server says it needs, and once it is loaded was seen to.",
+            labels=["model", "gpu"],
+        )
+        error = GaugeMetricFamily(
+            "llama_smart_proxy_estimate_error_ratio", "What was booked at first, by that; 0 is right.", labels=["model"]
+        )
         for server in pool.servers:
             for each in ServerState:
                 state.add_metric([server.model.name, str(server.id), each], float(server.state is each))
             for device, size in server.booked.items():
                 booked.add_metric([server.model.name, device], size)
+            for device, size in (server.reported or {}).items():
+                said.add_metric([server.model.name, device], size)
+            if server.reported_bytes:
+                estimated = sum(server.placement.booked_bytes.values())
+                error.add_metric([server.model.name], estimated / server.reported_bytes - 1)
         running = sum(len(server.leases) for server in pool.servers)
         yield state
         yield booked
+        yield said
+        yield error
         yield GaugeMetricFamily("llama_smart_proxy_requests_in_flight", "Requests that hold a slot.", running)
         waiting = GaugeMetricFamily("llama_smart_proxy_requests_waiting", "Requests without a slot.", labels=["model"])
         names = [w.model.name for w in pool.waiting]

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,7 +71,7 @@ class Process(Protocol):
 class Pool:
     """Owner of the llama-servers. `spawn` starts one and reports through `tell`; `read_memory` reads the machine,
     given the pids by server; `read_gpus` asks for a GpusPolled; `asked` says what a decision about a model's place has
-    to know, or raises the ProxyError that forbids it."""
+    to know, or raises the ProxyError that forbids it; `count` is told of every step."""
 
     def __init__(
         self,
@@ -80,12 +80,14 @@ class Pool:
         read_memory: Callable[[Mapping[int, int]], MemoryReading],
         read_gpus: Callable[[], None],
         asked: Callable[[Model], Asked],
+        count: Callable[[PoolState, ev.Event, Sequence[ev.Effect]], None] = lambda before, event, effects: None,
     ) -> None:
         self._store = store
         self._spawn = spawn
         self._read_memory = read_memory
         self._read_gpus = read_gpus
         self._asked = asked
+        self._count = count
         self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
         self._tickets = itertools.count(1)
         self._answers: dict[int, Future[int | Refusal | None]] = {}  # put by a request's thread, taken by the pool's
@@ -185,7 +187,8 @@ class Pool:
 
     def _happen(self, event: ev.Event) -> None:
         began = time.perf_counter()
-        state, effects = step(self._store.pool, event)
+        before = self._store.pool
+        state, effects = step(before, event)
         step_ms = 1000 * (time.perf_counter() - began)
         self._publish(state)
         for effect in effects:
@@ -195,6 +198,7 @@ class Pool:
                 self._carry_out(effect)
         if isinstance(event, ev.Exited):
             self._processes.pop(event.server, None)
+        self._count(before, event, effects)
 
     def _explain(self, decided: ev.Decided, state: PoolState, now: float, step_ms: float) -> None:
         decision = decided.decision
@@ -235,8 +239,8 @@ class Pool:
                     server.placement.estimate.confidence,
                 )
                 self._start(server)
-            case ev.Stop(server_id, why):
-                log.info("stop server=%d why=%r", server_id, why)
+            case ev.Stop(server_id, why, detail):
+                log.info("stop server=%d why=%s %s", server_id, why, detail)
                 if process := self._processes.get(server_id):
                     process.stop()
             case ev.CountSlots(server_id):

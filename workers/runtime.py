@@ -64,7 +64,8 @@ class Runtime:
         self._catalog = catalog_of(settings, shapes)
         needs = Needs(self._history, engine, shapes)
         spawn = _launcher(settings, engine, self._records, self._history, needs, self._store)
-        self._pool = Pool(self._store, spawn, read_memory, self._read_gpus, needs.asked)
+        gauges = Gauges(self._store, version())
+        self._pool = Pool(self._store, spawn, read_memory, self._read_gpus, needs.asked, gauges.pool.stepped)
         self.services = Services(
             catalog=self._catalog,
             store=self._store,
@@ -75,7 +76,7 @@ class Runtime:
             clients=self._clients,
             places=Places(settings.server.threads - settings.server.reserve_threads),
             rates=Rates(),
-            gauges=Gauges(self._store, version()),
+            gauges=gauges,
             engine=engine,
             engine_problem=problem,
             doors=Doors(

@@ -49,7 +49,8 @@ class Server:
     model: Model
     placement: Placement
     booked: Mapping[str, int]  # by device (GPU's UUID, or CPU), until it is gone
-    last_used: float  # monotonic seconds, as all times: at the start, then at every release; its idle time starts here
+    started_at: float  # monotonic seconds, as all times
+    last_used: float  # at the start, then at every release: its idle time starts here
     progress_at: float  # last sign of life while loading
     ready_at: float | None = None
     reported: Mapping[str, int] | None = None  # what its llama-server says it needs: before it loads, then as measured

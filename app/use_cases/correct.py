@@ -9,7 +9,7 @@ from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.asked import Extra
-from app.use_cases.events import Effect
+from app.use_cases.events import Effect, StopReason
 from app.use_cases.ledger import Books
 from app.use_cases.pool_state import STARTING, Failure, PoolState, Step, Waiting, changed, stop, turn_away_model
 
@@ -87,7 +87,7 @@ def _end_the_start(state: PoolState, server: Server, lack: _Lack, now: float) ->
     if not any(w.model.name == server.model.name for w in state.wanting):
         # Nobody else would learn of it; the next request is planned with what it said.
         state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
-    state, orders = stop(state, server, detail)
+    state, orders = stop(state, server, StopReason.TOO_LARGE, detail)
     return state, [*effects, *orders]
 
 

@@ -216,12 +216,26 @@ class Spawn:
     server: Server
 
 
+class StopReason(enum.StrEnum):
+    """Why a server is ended; a label of the metrics."""
+
+    IDLE = "idle"  # nobody used it for its ttl
+    ROOM = "room"  # another model needs what it holds
+    DRAINED = "drained"  # it has answered what it had to before it goes
+    UNLOAD = "unload"  # ordered while it was loading
+    STALLED = "stalled"  # its load showed no progress
+    TOO_LARGE = "too_large"  # it said that it needs more than there is room for
+    ABANDONED = "abandoned"  # it generates for clients that have left
+    SHUTDOWN = "shutdown"
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """End this server; answer with Exited when it is reaped."""
 
     server: int
-    why: str
+    why: StopReason
+    detail: str = ""  # for the log
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from app.entities.placement import CpuFallback, Policy, Rules
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.asked import Asked, Extra
-from app.use_cases.events import Effect, Refuse, Stop
+from app.use_cases.events import Effect, Refuse, Stop, StopReason
 from app.use_cases.ledger import Returning
 
 NO_GPUS = GpuSnapshot(GpuState.NO_GPU, at=float("-inf"))
@@ -134,9 +134,9 @@ def changed(state: PoolState, server_id: int, change: Callable[[Server], Server]
     return replace(state, servers=tuple(change(s) if s.id == server_id else s for s in state.servers))
 
 
-def stop(state: PoolState, server: Server, why: str) -> Step:
+def stop(state: PoolState, server: Server, why: StopReason, detail: str = "") -> Step:
     """Order a server's end."""
-    return changed(state, server.id, lambda s: s.moved(ServerState.STOPPING)), [Stop(server.id, why)]
+    return changed(state, server.id, lambda s: s.moved(ServerState.STOPPING)), [Stop(server.id, why, detail)]
 
 
 def turn_away(state: PoolState, reasons: Mapping[int, Reason]) -> Step:

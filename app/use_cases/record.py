@@ -117,7 +117,7 @@ def _unwanted(state: PoolState, waiting: Waiting) -> Step:
         return state, []
     if server.state is STARTING:
         state, refusals = turn_away_model(state, Refusal(Reason.UNLOADED, waiting.model.name))
-        state, orders = stop(state, server, "unload")
+        state, orders = stop(state, server, ev.StopReason.UNLOAD)
         return state, [*refusals, *orders]
     return _condemned(state, server), []
 
@@ -151,7 +151,7 @@ def _slots_counted(state: PoolState, event: ev.SlotsCounted) -> Step:
     if event.busy is not None and event.busy <= len(server.leases):
         return changed(state, server.id, lambda s: replace(s, left_behind=0, check_at=None)), []
     if event.busy is not None and server.is_idle and event.asked_at > server.last_used:
-        return stop(state, server, "still generating for a client that left")
+        return stop(state, server, ev.StopReason.ABANDONED)
     again_at = event.at + state.limits.notice_seconds
     return changed(state, server.id, lambda s: replace(s, check_at=again_at)), []
 

@@ -10,7 +10,7 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import readings
 from app.use_cases.asked import NOTHING_EXTRA, Asked
-from app.use_cases.events import Decided, Effect, Spawn
+from app.use_cases.events import Decided, Effect, Spawn, StopReason
 from app.use_cases.gpu_use import are_usable, why_no_place
 from app.use_cases.ledger import Books
 from app.use_cases.placement import decide
@@ -129,6 +129,7 @@ def _spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float)
         placement=placement,
         booked=placement.booked_bytes,
         is_planned_anew=waiting.is_planned_anew,
+        started_at=now,
         last_used=now,
         progress_at=now,
     )
@@ -145,7 +146,7 @@ def _send_away(state: PoolState, going: set[int], spoken_for: set[str], wanted: 
         if server.id not in going or server.state is not ServerState.READY:
             continue
         if server.is_idle:
-            state, orders = stop(state, server, f"room for {wanted}")
+            state, orders = stop(state, server, StopReason.ROOM, f"for {wanted}")
             effects += orders
         elif server.model.name not in spoken_for:
             state = changed(state, server.id, lambda s: s.moved(ServerState.DRAINING))

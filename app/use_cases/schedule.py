@@ -15,7 +15,7 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases import readings
 from app.use_cases.correct import correct_bookings
-from app.use_cases.events import CountSlots, Done, Effect, Event, Grant
+from app.use_cases.events import CountSlots, Done, Effect, Event, Grant, StopReason
 from app.use_cases.pool_state import (
     DRAINING,
     READY,
@@ -137,7 +137,7 @@ def _stop_the_stalled(state: PoolState, now: float) -> Step:
             detail = f"{server.model.name}: no progress for {limit:g} s while loading"
             state, refusals = turn_away_model(state, Refusal(Reason.LOAD_TIMEOUT, server.model.name, detail))
             state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
-            state, orders = stop(state, server, "load stalled")
+            state, orders = stop(state, server, StopReason.STALLED)
             effects += [*refusals, *orders]
     return state, effects
 
@@ -152,16 +152,15 @@ def _stop_the_unwanted(state: PoolState, now: float) -> Step:
     return state, effects
 
 
-def _why_to_stop(state: PoolState, server: Server, now: float) -> str:
-    """The reason, for the log; empty when there is none."""
+def _why_to_stop(state: PoolState, server: Server, now: float) -> StopReason | None:
     if server.is_idle and now >= _idle_until(state, server):
-        return "idle"
+        return StopReason.IDLE
     if server.state is DRAINING and not server.leases:
-        return "drained"
+        return StopReason.DRAINED
     unused = server.is_idle or server.state is STARTING
     if (state.draining and unused) or (state.closing and server.state is not STOPPING):
-        return "service draining"
-    return ""
+        return StopReason.SHUTDOWN
+    return None
 
 
 def _idle_until(state: PoolState, server: Server) -> float:
