@@ -14,6 +14,7 @@ from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 
 EXTENSION = "llama-smart-proxy"
+DIRECT = "llama_smart_proxy.direct"  # in a request's environ: its client's socket to send an answer on, or None
 END = "llama_smart_proxy.end"  # in a request's environ: end(status), for the worker to call if the application cannot
 
 

@@ -19,7 +19,8 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
 from app.errors import RequestTimeout
-from app.services import END
+from app.services import DIRECT, END
+from workers.gunicorn_direct import direct_answer
 
 RECEIVE_BYTES = 64 * 1024
 MIN_BODY_BYTES_PER_SECOND = 64 * 1024
@@ -157,6 +158,7 @@ def guarded(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterab
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         reader = environ["wsgi.input"].reader
+        environ[DIRECT] = direct_answer(environ, start_response)
         try:
             chunks = application(environ, start_response)
         except BaseException as error:

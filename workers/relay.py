@@ -1,24 +1,31 @@
-"""The data path: one request to its server, the answer back to the client, byte for byte."""
+"""The data path: one request to its server, the answer back to the client, byte for byte.
+
+Where the client's socket can be had, and was told of the very framing the server uses, the bytes go from socket to
+socket: small answers here, others by the mover's thread. Else they are pieces for WSGI.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import http.client
 import json
 import logging
 import re
 import socket
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from app.errors import BadUpstream, ClientLeft, Draining, ProxyError, SpawnFailed, UpstreamCrashed, UpstreamTimeout
 from workers.client_watch import ClientWatch
+from workers.framing import BadFraming, Body, Chunked, Counted
 from workers.pool import Address
+from workers.stream_mover import LAST_CHUNK, ClientGone, Stream, StreamMover
+from workers.upstream import BadAnswer, Connection, Connections, NoAnswer, Reply, read_reply, request_bytes
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 64 * 1024
+SMALL_BYTES = 64 * 1024  # an answer of no more is read whole, and sent at once
+MOST_PADDING_BYTES = 64 * 1024
 
 # What a client may say to the engine. Its Authorization, cookies and hop-by-hop headers are none of these; nor is
 # X-Conversation-Id, which makes llama-server (11434) go on generating for a client that has left.
@@ -35,30 +42,45 @@ NOT_FORWARDED = {
 }
 NOT_FORWARDED_PREFIXES = ("access-control-", "x-llama-smart-proxy-")  # the latter would make it look like ours
 OUT_OF_SOMETHING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
-NO_HTTP = (http.client.BadStatusLine, http.client.LineTooLong, http.client.UnknownProtocol)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5; gunicorn refuses any other
+IDEMPOTENT = ("GET", "HEAD")
+
+
+class Direct(Protocol):
+    """The client's socket (workers/gunicorn_direct.py)."""
+
+    @property
+    def socket(self) -> socket.socket: ...
+    def head(self) -> bytes: ...
+    def is_sent(self, size_bytes: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An engine's answer whose headers are here and whose body is on its way."""
+    """An engine's answer whose headers are here and whose body is on its way, to be had in one of two ways."""
 
     status: int
     headers: list[tuple[str, str]]
+    body: Body  # how it is framed
     # Ends early with an error event (event streams) or ConnectionResetError (all others). Its return value says
     # whether it was whole.
     chunks: Generator[bytes, None, bool]
+    send_to: Callable[[Direct], bool]  # sends it, head and all; ends and returns as `chunks`
     is_stream: bool
-    close: Callable[[], None]  # must be called whether or not `chunks` was ever begun
+    close: Callable[[], None]  # must be called whether or not the body was ever begun
 
 
 class Relay:
-    """Sends requests to llama-servers. Holds no state but its time limits; `is_closing` tells a cut from a crash."""
+    """Sends requests to llama-servers. `is_closing` tells a cut from a crash."""
 
-    def __init__(self, first_byte_seconds: float, stall_seconds: float, is_closing: Callable[[], bool]) -> None:
+    def __init__(
+        self, first_byte_seconds: float, stall_seconds: float, mover: StreamMover, is_closing: Callable[[], bool]
+    ) -> None:
         self._first_byte_seconds = first_byte_seconds
         self._stall_seconds = stall_seconds
+        self._mover = mover
         self._is_closing = is_closing
+        self._connections = Connections()
 
     def send(
         self, to: Address, method: str, target: str, headers: Mapping[str, str], body: bytes, client: ClientWatch
@@ -68,56 +90,117 @@ class Relay:
         Raises UpstreamCrashed, BadUpstream or UpstreamTimeout when none comes, ClientLeft when nobody is there to
         read it: the connection to the engine is shut within milliseconds then, so that it stops generating.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", to.port, timeout=self._first_byte_seconds)
+        request = request_bytes(method, target, _request_headers(headers, to), body)
         try:
-            connection.connect()
-            upstream = connection.sock  # kept here: http.client lets go of it once it has read "Connection: close"
-            client.on_leave(lambda: _shut(upstream))
-            # An engine that refuses before it has read all of the body may have said so.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, target, body=body or None, headers=_request_headers(headers, to.api_key))
-            response = connection.getresponse()
-            if response.msg.defects:  # what follows a header that cannot be read is not known to be the body
-                raise http.client.UnknownProtocol(str(response.msg.defects[0]))
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
+            reply = self._ask(to.port, method, request, client)
+        except (OSError, BadAnswer) as error:
             raise self._translated(error, to, client) from error
-        upstream.settimeout(self._stall_seconds)
+        reply.connection.socket.settimeout(self._stall_seconds)
 
         def close() -> None:
             client.on_leave(None)
-            response.close()
-            upstream.close()
+            if reply.is_kept and reply.body.is_over and not client.gone:
+                self._connections.give_back(reply.connection)
+            else:
+                reply.connection.close()
 
-        kind = response.getheader("Content-Type") or ""
-        is_stream = kind.startswith("text/event-stream")
-        chunks = self._chunks(response, to, client, is_stream)
-        return Answer(response.status, _response_headers(response), chunks, is_stream, close)
+        is_stream = reply.header("content-type").startswith("text/event-stream")
+        chunks = self._chunks(reply, to, client, is_stream)
+        headers_ = _response_headers(reply)
 
-    def _chunks(
-        self, response: http.client.HTTPResponse, to: Address, client: ClientWatch, is_stream: bool
-    ) -> Generator[bytes, None, bool]:
+        def send_to(direct: Direct) -> bool:
+            return self._send_to(direct, reply, to, client, is_stream)
+
+        return Answer(reply.status, headers_, reply.body, chunks, send_to, is_stream, close)
+
+    def _ask(self, port: int, method: str, request: bytes, client: ClientWatch) -> Reply:
+        """Once more on a new connection if a kept one had been closed before the request was there, or gave no byte
+        of an answer to one that may be repeated. A POST that was sent may be running."""
+        connection = self._connections.take(port, self._first_byte_seconds)
+        if connection.is_reused:
+            try:
+                return self._ask_on(connection, method, request, client)
+            except _Unsent:
+                pass
+            except NoAnswer:
+                if method not in IDEMPOTENT or client.gone:
+                    raise
+            connection = self._connections.new(port, self._first_byte_seconds)
+        try:
+            return self._ask_on(connection, method, request, client)
+        except _Unsent as error:
+            raise NoAnswer(str(error)) from error
+
+    def _ask_on(self, connection: Connection, method: str, request: bytes, client: ClientWatch) -> Reply:
+        try:
+            client.on_leave(connection.shut)
+            try:
+                connection.socket.sendall(request)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                # An engine that refuses before it has read all of the body may have said so.
+                try:
+                    return read_reply(connection, method)
+                except (NoAnswer, ConnectionResetError):
+                    raise _Unsent(str(error)) from error
+            return read_reply(connection, method)
+        except ConnectionResetError as error:
+            connection.close()
+            raise NoAnswer(str(error)) from error
+        except BaseException:
+            connection.close()
+            raise
+
+    def _chunks(self, reply: Reply, to: Address, client: ClientWatch, is_stream: bool) -> Generator[bytes, None, bool]:
         """The body as it comes. First nothing at all: that lets the server send the headers before the first token."""
         piece = b""
         try:
             yield piece
-            for piece in _body(response):
+            for piece in reply.pieces():
                 yield piece
             return True
-        except (OSError, http.client.HTTPException) as error:
-            problem = self._translated(error, to, client)
-            log.log(
-                logging.INFO if client.gone else logging.WARNING,
-                *("answer cut model=%s server=%d: %s", to.model, to.server, problem),
-            )
-            if client.gone or not is_stream:
-                # Nothing can be said inside a body of its own format: the connection ends short of it.
-                raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
-            yield _error_event(problem, piece)
+        except (OSError, BadFraming) as error:
+            problem = self._cut(error, to, client, is_stream)
+            # A half-sent event is ended first, or the error would be a part of it.
+            is_whole = not piece or piece.endswith((b"\n\n", b"\r\n\r\n"))
+            yield (b"" if is_whole else b"\n\n") + _error_event(problem)
             return False
 
+    def _send_to(self, direct: Direct, reply: Reply, to: Address, client: ClientWatch, is_stream: bool) -> bool:
+        stream = Stream(reply.connection.socket, direct.socket, reply.body)
+        try:
+            rest = reply.rest
+            if isinstance(reply.body, Counted) and reply.body.left <= SMALL_BYTES:
+                rest = _whole(reply)
+            first = stream.take(rest) if rest else b""
+            _send(direct.socket, direct.head() + first)
+            stream.sent_bytes = len(first)
+            if not reply.body.is_over:
+                self._mover.move(stream)
+        except (OSError, BadFraming) as error:
+            problem = self._cut(error, to, client, is_stream)
+            ending = _chunked_error(reply.body, problem)
+            if ending is None:
+                raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
+            _send(direct.socket, ending)
+            direct.is_sent(stream.sent_bytes)
+            return False
+        direct.is_sent(stream.sent_bytes)
+        return True
+
+    def _cut(self, error: Exception, to: Address, client: ClientWatch, is_stream: bool) -> ProxyError:
+        """What to say of an answer that ended too early. Raises ConnectionResetError where nothing can be said: inside
+        a body of its own format the connection ends short of it."""
+        problem = self._translated(error, to, client)
+        log.log(
+            logging.INFO if client.gone or isinstance(error, ClientGone) else logging.WARNING,
+            *("answer cut model=%s server=%d: %s", to.model, to.server, problem),
+        )
+        if client.gone or isinstance(error, ClientGone) or not is_stream:
+            raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
+        return problem
+
     def _translated(self, error: Exception, to: Address, client: ClientWatch) -> ProxyError:
-        if client.gone:
+        if client.gone or isinstance(error, ClientGone):
             return ClientLeft("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
@@ -125,57 +208,65 @@ class Relay:
             return UpstreamTimeout(f"{to.model}: llama-server did not answer in time")
         if isinstance(error, OSError) and error.errno in OUT_OF_SOMETHING:
             return SpawnFailed(f"{to.model}: no connection to llama-server can be made: {error.strerror}")
-        garbage = type(error) is http.client.HTTPException or isinstance(error, NO_HTTP)
-        if garbage and not isinstance(error, http.client.RemoteDisconnected):
-            return BadUpstream(f"{to.model}: llama-server answered something that is not HTTP")
+        if isinstance(error, BadAnswer | BadFraming):
+            return BadUpstream(f"{to.model}: llama-server answered something that is not HTTP: {error}")
         return UpstreamCrashed(
             f"{to.model}: llama-server ended while it was answering; the next request starts it again"
         )
 
 
-def _request_headers(headers: Mapping[str, str], api_key: str) -> dict[str, str]:
+class _Unsent(ConnectionError):
+    """The connection was closed before all of the request was there."""
+
+
+def _request_headers(headers: Mapping[str, str], to: Address) -> dict[str, str]:
     kept = {name: headers[name] for name in REQUEST_HEADERS if headers.get(name)}
     told = headers.get("Content-Type", "")
     kind = told if told.lower().startswith(MULTIPART) else CONTENT_TYPE
-    # One connection for each request, so far: the engine need not keep it.
-    return kept | {"Content-Type": kind, "Authorization": f"Bearer {api_key}", "Connection": "close"}
+    return {"Host": f"127.0.0.1:{to.port}"} | kept | {"Content-Type": kind, "Authorization": f"Bearer {to.api_key}"}
 
 
-def _response_headers(response: http.client.HTTPResponse) -> list[tuple[str, str]]:
-    named = {name.strip().lower() for name in (response.getheader("Connection") or "").split(",")}
+def _response_headers(reply: Reply) -> list[tuple[str, str]]:
+    named = {name.strip().lower() for name in reply.header("connection").split(",")}
     dropped = NOT_FORWARDED | named
     return [
         (name, value)
-        for name, value in response.getheaders()
+        for name, value in reply.headers
         if name.lower() not in dropped
         and not name.lower().startswith(NOT_FORWARDED_PREFIXES)
         and _HEADER_VALUE.fullmatch(value)
     ]
 
 
-def _body(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Pieces as soon as they are there. Raises IncompleteRead when the engine ends before its answer does."""
-    if response.chunked or response.length is None:
-        yield from iter(lambda: response.read1(CHUNK_BYTES), b"")
-        return
-    left = response.length  # kept here: before Python 3.12 read1 does not count, and would wait for more
-    while left:
-        piece = response.read1(min(left, CHUNK_BYTES))
+def _whole(reply: Reply) -> bytes:
+    """All bytes of a small answer. Raises NoAnswer, TimeoutError."""
+    assert isinstance(reply.body, Counted)
+    data = reply.rest
+    while len(data) < reply.body.left:
+        piece = reply.connection.receive()
         if not piece:
-            raise http.client.IncompleteRead(b"", left)
-        left -= len(piece)
-        yield piece
+            raise NoAnswer("the connection was closed in mid-answer")
+        data += piece
+    return data
 
 
-def _error_event(problem: ProxyError, sent_before: bytes) -> bytes:
-    """The only way to report a failure after a 200: SDKs raise on it. No [DONE] follows.
-
-    A half-sent event is ended first, or the error would be a part of it.
-    """
-    is_whole = not sent_before or sent_before.endswith((b"\n\n", b"\r\n\r\n"))
-    return (b"" if is_whole else b"\n\n") + b"data: " + json.dumps(problem.body).encode() + b"\n\n"
+def _send(client: socket.socket, data: bytes) -> None:
+    try:
+        client.sendall(data)
+    except OSError as error:
+        raise ClientGone(error.errno, "the client closed its connection") from error
 
 
-def _shut(upstream: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        upstream.shutdown(socket.SHUT_RDWR)
+def _error_event(problem: ProxyError) -> bytes:
+    """The only way to report a failure after a 200: SDKs raise on it. No [DONE] follows."""
+    return b"data: " + json.dumps(problem.body).encode() + b"\n\n"
+
+
+def _chunked_error(body: Body, problem: ProxyError) -> bytes | None:
+    """An error event as the end of a body in chunks. A half-sent chunk is filled with line ends first, which mean
+    nothing between events. None where that cannot be done."""
+    if not isinstance(body, Chunked) or body.left > MOST_PADDING_BYTES:
+        return None
+    padding = b"\n" * max(0, body.left - 2) + b"\r\n"[max(0, 2 - body.left) :] if body.left else b""
+    event = b"\n\n" + _error_event(problem)
+    return padding + b"%x\r\n%s\r\n" % (len(event), event) + LAST_CHUNK

@@ -41,6 +41,7 @@ from workers.pool import Pool, Process
 from workers.rates import Rates
 from workers.relay import Relay
 from workers.state import StateStore
+from workers.stream_mover import StreamMover
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Runtime:
         self._gpus = _gpu_poller(settings, self._store, engine, self._gpus_polled)
         self._store.pool = replace(self._store.pool, gpus=self._store.gpus)
         self._clients = ClientWatcher()
+        self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
         needs = Needs(self._history, engine, shapes)
@@ -71,7 +73,8 @@ class Runtime:
             store=self._store,
             pool=self._pool,
             relay=Relay(
-                settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, lambda: self._store.pool.closing
+                *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
+                lambda: self._store.pool.closing,
             ),
             clients=self._clients,
             places=Places(settings.server.threads - settings.server.reserve_threads),
@@ -96,6 +99,7 @@ class Runtime:
             log.warning("killed orphans pids=%s", killed)
         self._history.start()
         self._clients.start()
+        self._mover.start()
         if self._gpus is not None:
             self._gpus.start()
         self._pool.start()

@@ -31,7 +31,7 @@ from app.errors import (
 )
 from app.routes.doors import key_of_request, no_such_path, servable_model
 from app.routes.model_name import model_name
-from app.services import END, services
+from app.services import DIRECT, END, services
 from app.use_cases.events import Ending
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ class Exchange:
         self.model: Model | None = None
         self.asked = ""  # the name in the request
         self.client: Any = None
+        self.direct = request.environ.get(DIRECT)
         self.answer: Any = None
         self.device = ""  # where its model is
         self.waited_seconds = 0.0
@@ -178,7 +179,11 @@ class Exchange:
         return response
 
     def pieces(self) -> Iterator[bytes]:
-        self.is_complete = yield from self.answer.chunks
+        """The body; none of it where it goes to the client's socket by itself, as soon as it is asked for."""
+        if self.direct is not None and self.direct.takes(self.answer.body):
+            self.is_complete = self.answer.send_to(self.direct)
+        else:
+            self.is_complete = yield from self.answer.chunks
 
     @property
     def final_status(self) -> int:

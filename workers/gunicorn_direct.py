@@ -1,0 +1,53 @@
+"""The client's socket for an application that sends an answer's bytes itself, past gunicorn's own framing of them.
+
+Leans on gunicorn's Response (checked against 27.0.1), as the other gunicorn_* files do. Where anything is not as it was
+there, `direct_answer` gives None, and the answer goes the way of any WSGI application's.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from gunicorn.http.wsgi import Response
+
+from workers.framing import Body, Chunked, Counted
+
+
+class DirectAnswer:
+    """One answer whose status and headers are known to gunicorn, and whose bytes are ours to send."""
+
+    def __init__(self, sock: socket.socket, response: Response) -> None:
+        self.socket = sock
+        self._response = response
+
+    def takes(self, body: Body) -> bool:
+        """Whether the client was told, or will be, of just the framing that this body has."""
+        r = self._response
+        if r.headers_sent or r.status is None or r._omits_body:
+            return False
+        if isinstance(body, Chunked):
+            return bool(r.chunked)
+        return isinstance(body, Counted) and r.response_length == body.left
+
+    def head(self) -> bytes:
+        """The head of the answer, which is to be sent now."""
+        r = self._response
+        r.headers_sent = True
+        lines = [*r.default_headers(), *(f"{name}: {value}\r\n" for name, value in r.headers), "\r\n"]
+        return "".join(lines).encode("latin-1")
+
+    def is_sent(self, size_bytes: int) -> None:
+        """The whole body went out: gunicorn has nothing to add, and the connection may carry another request."""
+        r = self._response
+        r.sent = size_bytes
+        if r.chunked:
+            r.chunked, r.response_length = False, size_bytes
+
+
+def direct_answer(environ: dict[str, Any], start_response: Any) -> DirectAnswer | None:
+    """None where gunicorn is not what answers, or encrypts what it sends."""
+    sock, response = environ.get("gunicorn.socket"), getattr(start_response, "__self__", None)
+    if type(response) is not Response or type(sock) is not socket.socket:
+        return None
+    return DirectAnswer(sock, response)

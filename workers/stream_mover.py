@@ -1,0 +1,178 @@
+"""One thread that moves the bodies of answers from llama-servers to clients: all of them, by one epoll set.
+
+A thread for each stream would have them fight for the interpreter's lock at every token. What a client does not take is
+kept, one read of it at most, and its server is read no further meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import select
+import socket
+import threading
+import time
+
+from workers.framing import BadFraming, Body, Chunked
+from workers.upstream import RECEIVE_BYTES, NoAnswer
+
+log = logging.getLogger(__name__)
+
+LAST_CHUNK = b"0\r\n\r\n"
+LOOK_SECONDS = 1.0  # how often time-outs are looked for
+NO_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+
+class ClientGone(ConnectionError):
+    """The client closed its connection, or took nothing for too long."""
+
+
+class Stream:
+    """One body on its way. The mover's alone from `move` until `error` is set and its thread goes on."""
+
+    __slots__ = ("body", "client", "done", "error", "last", "moved_at", "pending", "sent_bytes", "source")
+
+    def __init__(self, source: socket.socket, client: socket.socket, body: Body) -> None:
+        self.source = source
+        self.client = client
+        self.body = body
+        self.pending = b""  # taken from the server, and not yet by the client
+        self.last: tuple[bytes, bytes] = (b"", b"")  # the last two pieces that went on
+        self.sent_bytes = 0
+        self.moved_at = time.monotonic()
+        self.error: Exception | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def take(self, data: bytes) -> bytes:
+        """What of this data goes to the client, its framing's end included. Raises BadFraming."""
+        piece = self.body.raw(data)
+        if piece:
+            self.last = (self.last[1], piece)
+        return piece + LAST_CHUNK if self.body.is_over and isinstance(self.body, Chunked) else piece
+
+
+class StreamMover:
+    """The thread, and its epoll set. A fault in one stream ends that stream alone."""
+
+    def __init__(self, stall_seconds: float, send_seconds: float) -> None:
+        self._stall_seconds = stall_seconds
+        self._send_seconds = send_seconds
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._new: queue.SimpleQueue[Stream] = queue.SimpleQueue()
+        self._streams: dict[int, Stream] = {}  # by the descriptor that is waited for; the mover's thread alone
+        self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def move(self, stream: Stream) -> None:
+        """Move the body to its end, and wait for that. Raises what ended it before: ClientGone, NoAnswer, BadFraming,
+        TimeoutError, another OSError."""
+        self._new.put(stream)
+        os.eventfd_write(self._bell, 1)
+        stream.done.acquire()
+        if stream.error is not None:
+            raise stream.error
+
+    # --- its thread -----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        look_at = time.monotonic() + LOOK_SECONDS
+        while True:
+            events = self._epoll.poll(LOOK_SECONDS)
+            now = time.monotonic()
+            for number, _ in events:
+                if number == self._bell:
+                    self._adopt()
+                elif stream := self._streams.get(number):
+                    stream.moved_at = now
+                    self._step(stream, number)
+            if now >= look_at:
+                look_at = now + LOOK_SECONDS
+                self._end_the_stalled(now)
+
+    def _adopt(self) -> None:
+        os.eventfd_read(self._bell)
+        while not self._new.empty():
+            stream = self._new.get()
+            try:
+                self._wait_for(stream, stream.source, select.EPOLLIN)
+            except OSError as error:
+                self._end(stream, error)
+
+    def _step(self, stream: Stream, number: int) -> None:
+        try:
+            if stream.pending:
+                self._push(stream)
+            else:
+                self._pull(stream)
+        except BlockingIOError:
+            pass  # the event was of somebody who had the number before
+        except Exception as error:
+            if not isinstance(error, OSError | BadFraming):
+                log.exception("a stream ended by a fault")
+            self._forget(number)
+            self._end(stream, error)
+
+    def _pull(self, stream: Stream) -> None:
+        data = stream.source.recv(RECEIVE_BYTES, NO_WAIT)
+        if data:
+            stream.pending = stream.take(data)
+            if not stream.pending and not stream.body.is_over:
+                return
+        elif not stream.body.closed():
+            raise NoAnswer("the connection was closed in mid-answer")
+        self._send(stream)
+        if stream.pending:
+            self._forget(stream.source.fileno())
+            self._wait_for(stream, stream.client, select.EPOLLOUT)
+        elif stream.body.is_over:
+            self._forget(stream.source.fileno())
+            self._end(stream, None)
+
+    def _push(self, stream: Stream) -> None:
+        self._send(stream)
+        if stream.pending:
+            return
+        self._forget(stream.client.fileno())
+        if stream.body.is_over:
+            self._end(stream, None)
+        else:
+            self._wait_for(stream, stream.source, select.EPOLLIN)
+
+    def _send(self, stream: Stream) -> None:
+        if not stream.pending:
+            return
+        try:
+            sent = stream.client.send(stream.pending, NO_WAIT)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise ClientGone(error.errno, "the client closed its connection") from error
+        stream.sent_bytes += sent
+        stream.pending = stream.pending[sent:]
+
+    def _wait_for(self, stream: Stream, sock: socket.socket, what: int) -> None:
+        self._epoll.register(sock.fileno(), what)
+        self._streams[sock.fileno()] = stream
+
+    def _forget(self, number: int) -> None:
+        del self._streams[number]
+        self._epoll.unregister(number)
+
+    def _end_the_stalled(self, now: float) -> None:
+        for number, stream in list(self._streams.items()):
+            if stream.pending and now - stream.moved_at > self._send_seconds:
+                self._forget(number)
+                self._end(stream, ClientGone("the client took nothing for too long"))
+            elif not stream.pending and now - stream.moved_at > self._stall_seconds:
+                self._forget(number)
+                self._end(stream, TimeoutError("the answer paused for too long"))
+
+    def _end(self, stream: Stream, error: Exception | None) -> None:
+        stream.error = error
+        stream.done.release()

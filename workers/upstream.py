@@ -1,0 +1,205 @@
+"""HTTP/1.1 to a llama-server on this machine: connections that are kept, requests, and the heads of answers.
+
+Small and strict: one peer, which we have started ourselves. What it sends that is not HTTP/1.1 as RFC 9112 has it is
+BadAnswer, never a guess.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from workers.framing import Body, Chunked, Counted, UntilClosed
+
+RECEIVE_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024
+KEPT_SECONDS = 3.0  # llama-server closes a connection that was idle for 5 s
+MOST_KEPT = 64  # for each server
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+
+
+class BadAnswer(Exception):
+    """The server sent something that is not HTTP/1.1."""
+
+
+class NoAnswer(ConnectionError):
+    """The server closed the connection before it had sent the head of an answer."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer whose head is here. `rest` is what came of its body with it."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: Body
+    rest: bytes
+    connection: Connection
+    is_kept: bool  # the connection may carry another request once the body is over
+
+    def header(self, name: str) -> str:
+        return next((value for each, value in self.headers if each.lower() == name), "")
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it comes, without its framing. Raises NoAnswer when it ends too early, BadFraming, TimeoutError."""
+        data = self.rest
+        while True:
+            piece = self.body.payload(data) if data else b""
+            if piece:
+                yield piece
+            if self.body.is_over:
+                return
+            data = self.connection.receive()
+            if not data:
+                if not self.body.closed():
+                    raise NoAnswer("the connection was closed in mid-answer")
+                return
+
+
+@dataclass(slots=True)
+class Connection:
+    """One connection to a server."""
+
+    socket: socket.socket
+    port: int
+    is_reused: bool = False
+    idle_since: float = field(default=0.0)
+
+    def receive(self) -> bytes:
+        return self.socket.recv(RECEIVE_BYTES)
+
+    def shut(self) -> None:
+        """Have whoever waits on it wake up: from any thread."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Connections:
+    """Connections that wait for their next request, by port. Any thread."""
+
+    def __init__(self) -> None:
+        self._idle: dict[int, list[Connection]] = defaultdict(list)  # the last used at the end
+        self._lock = threading.Lock()
+
+    def take(self, port: int, timeout: float) -> Connection:
+        """One that is there and still good, else a new one. Raises OSError."""
+        while (kept := self._pop(port)) is not None:
+            if time.monotonic() - kept.idle_since < KEPT_SECONDS and not _has_something(kept.socket):
+                kept.is_reused = True
+                kept.socket.settimeout(timeout)
+                return kept
+            kept.close()
+        return self.new(port, timeout)
+
+    def new(self, port: int, timeout: float) -> Connection:
+        made = socket.create_connection(("127.0.0.1", port), timeout)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return Connection(made, port)
+
+    def give_back(self, connection: Connection) -> None:
+        """For the next request: its answer is over, and nothing came after it."""
+        connection.idle_since = time.monotonic()
+        with self._lock:
+            idle = self._idle[connection.port]
+            idle.append(connection)
+            old = idle[:-MOST_KEPT] or idle[: sum(each.idle_since < time.monotonic() - KEPT_SECONDS for each in idle)]
+            del idle[: len(old)]
+            ended = [port for port, each in self._idle.items() if not each]
+            for port in ended:
+                del self._idle[port]
+        for each in old:
+            each.close()
+
+    def _pop(self, port: int) -> Connection | None:
+        with self._lock:
+            idle = self._idle.get(port)
+            return idle.pop() if idle else None
+
+
+def request_bytes(method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """A whole request. Nothing in `headers` may hold a line end: they are checked, whoever made them."""
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    if body or method in ("POST", "PUT", "PATCH"):
+        lines.append(f"Content-Length: {len(body)}")
+    head = "\r\n".join(lines)
+    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
+        raise ValueError("a line end in the head of a request")
+    return head.encode("latin-1") + b"\r\n\r\n" + body
+
+
+def read_reply(connection: Connection, method: str) -> Reply:
+    """The head of the answer to a request of this method; answers that are merely informational are read over.
+
+    Raises NoAnswer, BadAnswer, OSError (TimeoutError among them).
+    """
+    data = b""
+    while True:
+        end = data.find(b"\r\n\r\n")
+        if end >= 0:
+            status, headers, is_kept = _parsed(data[:end])
+            data = data[end + 4 :]
+            if status >= 200:
+                break
+            if status == 101:
+                raise BadAnswer("it switches protocols, unasked")
+            continue
+        if len(data) > MAX_HEAD_BYTES:
+            raise BadAnswer("the head of its answer is too long")
+        piece = connection.receive()
+        if not piece:
+            raise BadAnswer("the head of its answer ends too early") if data else NoAnswer("it closed the connection")
+        data += piece
+    body, has_end = _body(method, status, headers)
+    return Reply(status, headers, body, data, connection, is_kept and has_end)
+
+
+def _parsed(head: bytes) -> tuple[int, list[tuple[str, str]], bool]:
+    first, *rest = head.split(b"\r\n")
+    found = _STATUS.fullmatch(first)
+    if not found:
+        raise BadAnswer("its answer begins with no status line")
+    headers = []
+    for line in rest:
+        field_ = _FIELD.fullmatch(line)
+        if not field_:
+            raise BadAnswer("a header of its answer cannot be read")
+        headers.append((field_[1].decode(), field_[2].decode("latin-1")))
+    tokens = {
+        token.strip().lower() for name, value in headers if name.lower() == "connection" for token in value.split(",")
+    }
+    is_kept = "close" not in tokens and (found[1] == b"1" or "keep-alive" in tokens)
+    return int(found[2]), headers, is_kept
+
+
+def _body(method: str, status: int, headers: list[tuple[str, str]]) -> tuple[Body, bool]:
+    """The framing of the body (RFC 9112, 6.3), and whether it ends before the connection does."""
+    codings = [value.strip().lower() for name, value in headers if name.lower() == "transfer-encoding"]
+    lengths = {value for name, value in headers if name.lower() == "content-length"}
+    if codings and (codings != ["chunked"] or lengths):
+        raise BadAnswer("the framing of its answer is ambiguous")
+    if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+        raise BadAnswer("the length of its answer cannot be read")
+    if method == "HEAD" or status in (204, 304):
+        return Counted(0), True
+    if codings:
+        return Chunked(), True
+    return (Counted(int(lengths.pop())), True) if lengths else (UntilClosed(), False)
+
+
+def _has_something(sock: socket.socket) -> bool:
+    """Bytes, or an end, that nobody asked for: not to be used again."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))
