@@ -11,7 +11,9 @@ from typing import Any
 
 from gunicorn.http.wsgi import Response
 
+from app.errors import ProxyError
 from workers.framing import Body, Chunked, Counted
+from workers.gunicorn_answers import response_bytes
 
 
 class DirectAnswer:
@@ -43,6 +45,13 @@ class DirectAnswer:
         r.sent = size_bytes
         if r.chunked:
             r.chunked, r.response_length = False, size_bytes
+
+    def refuse(self, problem: ProxyError) -> bytes:
+        """The whole answer in place of one that failed before any of it was sent; the connection closes after it."""
+        r = self._response
+        r.headers_sent, r.chunked = True, False
+        r.force_close()
+        return response_bytes(problem)
 
 
 def direct_answer(environ: dict[str, Any], start_response: Any) -> DirectAnswer | None:

@@ -53,6 +53,7 @@ class Direct(Protocol):
     def socket(self) -> socket.socket: ...
     def head(self) -> bytes: ...
     def is_sent(self, size_bytes: int) -> None: ...
+    def refuse(self, problem: ProxyError) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +169,11 @@ class Relay:
     def _send_to(self, direct: Direct, reply: Reply, to: Address, client: ClientWatch, is_stream: bool) -> bool:
         stream = Stream(reply.connection.socket, direct.socket, reply.body)
         try:
-            rest = reply.rest
-            if isinstance(reply.body, Counted) and reply.body.left <= SMALL_BYTES:
-                rest = _whole(reply)
-            first = stream.take(rest) if rest else b""
+            first = stream.take(_first(reply))
+        except (OSError, BadFraming) as error:  # none of it was sent
+            _send(direct.socket, direct.refuse(self._translated(error, to, client)))
+            return False
+        try:
             _send(direct.socket, direct.head() + first)
             stream.sent_bytes = len(first)
             if not reply.body.is_over:
@@ -200,6 +202,8 @@ class Relay:
         return problem
 
     def _translated(self, error: Exception, to: Address, client: ClientWatch) -> ProxyError:
+        if isinstance(error, ClientGone) and error.errno is None:
+            return ClientLeft(str(error))
         if client.gone or isinstance(error, ClientGone):
             return ClientLeft("the client closed its connection")
         if self._is_closing():
@@ -238,10 +242,11 @@ def _response_headers(reply: Reply) -> list[tuple[str, str]]:
     ]
 
 
-def _whole(reply: Reply) -> bytes:
-    """All bytes of a small answer. Raises NoAnswer, TimeoutError."""
-    assert isinstance(reply.body, Counted)
+def _first(reply: Reply) -> bytes:
+    """What came with the head; of a small answer, all. Raises NoAnswer, TimeoutError."""
     data = reply.rest
+    if not isinstance(reply.body, Counted) or reply.body.left > SMALL_BYTES:
+        return data
     while len(data) < reply.body.left:
         piece = reply.connection.receive()
         if not piece:

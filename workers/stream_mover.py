@@ -168,7 +168,7 @@ class StreamMover:
         for number, stream in list(self._streams.items()):
             if stream.pending and now - stream.moved_at > self._send_seconds:
                 self._forget(number)
-                self._end(stream, ClientGone("the client took nothing for too long"))
+                self._end(stream, ClientGone(f"the client took nothing for {self._send_seconds:g} s"))
             elif not stream.pending and now - stream.moved_at > self._stall_seconds:
                 self._forget(number)
                 self._end(stream, TimeoutError("the answer paused for too long"))

@@ -23,7 +23,7 @@ MAX_HEAD_BYTES = 64 * 1024
 KEPT_SECONDS = 3.0  # llama-server closes a connection that was idle for 5 s
 MOST_KEPT = 64  # for each server
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
@@ -50,7 +50,7 @@ class Reply:
         return next((value for each, value in self.headers if each.lower() == name), "")
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it comes, without its framing. Raises NoAnswer when it ends too early, BadFraming, TimeoutError."""
+        """The body as it comes, without its framing. Raises NoAnswer if it ends too early, BadFraming, TimeoutError."""
         data = self.rest
         while True:
             piece = self.body.payload(data) if data else b""
