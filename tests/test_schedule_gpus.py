@@ -130,6 +130,18 @@ def test_memory_that_does_not_come_back_is_somebody_elses():
     assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
 
 
+def test_memory_that_is_back_before_the_exit_is_told_is_not_waited_for():
+    """The driver is quick, and a reading came in between: the one after next waited five seconds for nothing."""
+    play = play_on(ONE)
+    old = play.loaded("old")
+    assert stopped(play.wants("new", at=10.0)) == [old.id]
+    assert where(play.tell(ev.GpusPolled(play.hardware.snapshot((), at=10.2), at=10.2))) == [("GPU-a",)]
+    play.tell(
+        ev.Exited(old.id, "", at=10.3), ev.Spawned(2, 1002, at=10.5), ev.Ready(2, 9002, at=10.6), ev.Release(2, at=10.7)
+    )
+    assert stopped(play.wants("third", at=11.0)) == [2]
+
+
 def test_memory_on_its_way_back_is_no_reason_to_stop_another():
     play = play_on(TWO)
     first, second = play.loaded("first"), play.loaded("second", at=1.0)

@@ -21,7 +21,7 @@ def take_stock(state: PoolState, now: float) -> PoolState:
     """Notice what time alone has changed: readings that do not come, memory that is back or never comes."""
     if state.gpus_asked_at is not None and not state.gpus_are_late and now >= state.gpus_asked_at + PATIENCE_SECONDS:
         state = replace(state, gpus_are_late=True)
-    awaited = tuple(each for each in state.returning if each.is_awaited(state.gpus, now))
+    awaited = tuple(each for each in state.returning if each.is_awaited(state.gpus, state.servers, now))
     return state if awaited == state.returning else replace(state, returning=awaited)
 
 

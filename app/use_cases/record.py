@@ -168,12 +168,15 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
 def _exited(state: PoolState, event: ev.Exited) -> Step:
     server = state.server(event.server)
     assert server is not None, f"server {event.server} exited twice"
+    others = state.others(server)
+    held = state.going.get(server.id) or given_back(server, others, state.gpus, event.at)
     ended = server.moved(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
     state = replace(
         state,
-        servers=tuple(s for s in state.servers if s.id != server.id),
+        servers=others,
+        going={number: each for number, each in state.going.items() if number != server.id},
         plans={number: asked for number, asked in state.plans.items() if number != server.id},
-        returning=(*state.returning, *given_back(server, state.gpus, event.at)),
+        returning=(*state.returning, *(replace(each, at=event.at) for each in held)),
         last_exit_at=event.at,
     )
     if ended.state is ServerState.STOPPED:
