@@ -104,6 +104,19 @@ def test_an_engine_without_cuda_and_a_machine_without_gpus_use_the_cpu(
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
 
 
+def test_a_model_that_has_just_loaded_is_not_in_the_way_of_one_that_fits_beside_it():
+    """In a container pids are hidden: its bytes were missing already, and claimed as well. It was stopped again."""
+    play = play_on(Hardware({"GPU-a": 12}, shows_pids=False))
+    play.wants("a")
+    play.hardware.stranger_gib = {"GPU-a": 4.6}  # that is its own
+    assert where(play.wants("b", at=1.0)) == []
+    play.hardware.stranger_gib, play.answers_polls = {}, False
+    play.tell(ev.Ready(1, 9001, at=2.0))
+    assert play.state.server(1).state is ServerState.READY
+    assert where(play.tell(play.polled(at=2.1))) == [("GPU-a",)]
+    assert play.state.server(1).state is ServerState.READY
+
+
 def test_an_idle_server_goes_and_its_memory_is_waited_for():
     """It is gone at 10.5; the driver shows its bytes as free at 11.2."""
     play = play_on(ONE)
