@@ -44,7 +44,7 @@ A, B = a_card("GPU-a", bus="00000000:01:00.0"), a_card("GPU-b", bus="00000000:02
 # Python reads it at its start, in a folder of PYTHONPATH. Beside it lies an empty file for each pid that may go on.
 GATE = """\
 import os, sys, time
-path, until = os.path.join(os.path.dirname(__file__), str(os.getpid())), time.monotonic() + 60
+path, until = os.path.join(os.path.dirname(__file__), str(os.getpid())), time.monotonic() + 20
 while "--model" in sys.orig_argv and not os.path.exists(path) and time.monotonic() < until:
     time.sleep(0.002)
 """

@@ -27,6 +27,7 @@ from tests.gpu_machine import (
     process_of,
     refusal,
     sees,
+    sees_used,
     visible,
 )
 from tests.service import Service, wait_for
@@ -92,10 +93,16 @@ def test_when_gpus_are_lost_models_run_on_the_cpu_if_they_may(machine: Machine):
 
 @pytest.mark.parametrize("flag", ["hidden_pids", "no_processes", "no_process_bytes"])
 def test_cards_that_tell_nothing_but_their_memory_are_shared_and_not_over_committed(machine: Machine, flag: str):
+    """Also when the second comes while the first one loads: nobody says that what is missing is claimed already."""
     machine.show(replace(A, flags=(*LITTLE, flag)))
-    with machine.serving(models=dict.fromkeys("mno", SMALL)) as service:
-        with ThreadPoolExecutor(2) as together:
-            assert list(together.map(lambda name: device_of(service, name), "mn")) == ["cuda:0"] * 2
+    machine.holds_back_at = 0.5
+    with machine.serving(models=dict.fromkeys("mno", SMALL)) as service, ThreadPoolExecutor(1) as beside:
+        assert service.post("/models/load", {"model": "m"}).status_code == 200
+        sees_used(service, GPU_a=272)
+        second = beside.submit(device_of, service, "n")
+        wait_for(lambda: decisions(service, "?model=n"), 20)
+        machine.holds_back_at = None
+        assert second.result(40) == "cuda:0"
         assert set(loaded(service)) == {"m", "n"}
         assert device_of(service, "o") == "cuda:0"
         assert (len(loaded(service)), machine.most_at_once) == (2, 2)
