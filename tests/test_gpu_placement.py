@@ -113,7 +113,8 @@ def test_a_card_is_known_by_its_uuid_whatever_its_index(machine: Machine):
         assert visible(process_of(service, "m")) == ["GPU-a"]
         machine.show(A, B)
         sees(service, "GPU-a", "GPU-b")
-        assert (device_of(service, "n"), device_of(service, "o")) == ("cuda:0", "cuda:1")
+        assert [device_of(service, model) for model in "mno"] == ["cuda:0", "cuda:0", "cuda:1"]
+        assert [loaded(service)[model]["gpu_assignment"]["gpu_ids"] for model in "mno"] == [[0], [0], [1]]
         assert visible(process_of(service, "n")) == ["GPU-a"]
         assert visible(process_of(service, "o")) == ["GPU-b"]
         shown = {uuid: (gpu["id"], gpu["assigned_models"]) for uuid, gpu in gpus(service).items()}

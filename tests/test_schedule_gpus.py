@@ -131,6 +131,18 @@ def test_an_idle_server_goes_and_its_memory_is_waited_for():
     assert where(play.tell(ev.Tick(at=11.2))) == [("GPU-a",)]
 
 
+def test_a_server_is_called_by_the_numbers_that_nvml_has_now():
+    play = play_on(TWO)
+    server = play.loaded("a", wishes=Wishes(gpus=("GPU-b",)))
+    assert server.placement.device == "cuda:1"
+    play.hardware.total_gib = {"GPU-b": 6}
+    play.tell(play.polled(at=1.0))
+    assert play.state.server(server.id).placement.device == "cuda:0"
+    play.hardware.total_gib = {}
+    play.tell(play.polled(at=2.0))
+    assert play.state.server(server.id).placement == replace(server.placement, indices=(0,)), "it is away"
+
+
 def test_memory_that_does_not_come_back_is_somebody_elses():
     play = play_on(ONE)
     old = play.loaded("old")
