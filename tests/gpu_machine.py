@@ -27,7 +27,7 @@ from tests.stand_in_nvml import Card, StandIn
 from workers.demo_model import write_demo_model
 
 MIB = 1024**2
-LOOK_SECONDS = 0.01
+LOOK_SECONDS = 0.02
 
 # A model of 4,096 tokens needs 547 MiB, most of it CUDA's own: two find room in 1,200. One of 32,768 needs 857 MiB of a
 # card, or 970 of each of two.
