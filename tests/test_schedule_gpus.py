@@ -110,6 +110,19 @@ def test_a_model_without_layers_on_gpus_misses_none():
     assert where(play.tell(ev.Acquire(1, a_model(), 0.0, 300.0, on_cpu))) == [(CPU,)]
 
 
+def test_a_model_that_has_just_loaded_is_not_in_the_way_of_one_that_fits_beside_it():
+    """In a container pids are hidden: its bytes were missing already, and claimed as well. It was stopped again."""
+    play = play_on(Hardware({"GPU-a": 12}, shows_pids=False))
+    play.wants("a")
+    play.hardware.stranger_gib = {"GPU-a": 4.6}  # that is its own
+    assert where(play.wants("b", at=1.0)) == []
+    play.hardware.stranger_gib, play.answers_polls = {}, False
+    play.tell(ev.Ready(1, 9001, at=2.0))
+    assert play.state.server(1).state is ServerState.READY
+    assert where(play.tell(play.polled(at=2.1))) == [("GPU-a",)]
+    assert play.state.server(1).state is ServerState.READY
+
+
 def test_an_idle_server_goes_and_its_memory_is_waited_for():
     """It is gone at 10.5; the driver shows its bytes as free at 11.2."""
     play = play_on(ONE)
@@ -124,6 +137,18 @@ def test_an_idle_server_goes_and_its_memory_is_waited_for():
     assert where(play.tell(ev.Tick(at=11.2))) == [("GPU-a",)]
 
 
+def test_a_server_is_called_by_the_numbers_that_nvml_has_now():
+    play = play_on(TWO)
+    server = play.loaded("a", wishes=Wishes(gpus=("GPU-b",)))
+    assert server.placement.device == "cuda:1"
+    play.hardware.total_gib = {"GPU-b": 6}
+    play.tell(play.polled(at=1.0))
+    assert play.state.server(server.id).placement.device == "cuda:0"
+    play.hardware.total_gib = {}
+    play.tell(play.polled(at=2.0))
+    assert play.state.server(server.id).placement == replace(server.placement, indices=(0,)), "it is away"
+
+
 def test_memory_that_does_not_come_back_is_somebody_elses():
     play = play_on(ONE)
     old = play.loaded("old")
@@ -134,6 +159,18 @@ def test_memory_that_does_not_come_back_is_somebody_elses():
         effects = play.tell(ev.Tick(at=due))
         assert due <= 10.5 + BACK_SECONDS
     assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
+
+
+def test_memory_that_is_back_before_the_exit_is_told_is_not_waited_for():
+    """The driver is quick, and a reading came in between: the one after next waited five seconds for nothing."""
+    play = play_on(ONE)
+    old = play.loaded("old")
+    assert stopped(play.wants("new", at=10.0)) == [old.id]
+    assert where(play.tell(ev.GpusPolled(play.hardware.snapshot((), at=10.2), at=10.2))) == [("GPU-a",)]
+    play.tell(
+        ev.Exited(old.id, "", at=10.3), ev.Spawned(2, 1002, at=10.5), ev.Ready(2, 9002, at=10.6), ev.Release(2, at=10.7)
+    )
+    assert stopped(play.wants("third", at=11.0)) == [2]
 
 
 def test_memory_on_its_way_back_is_no_reason_to_stop_another():
