@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from app.entities.gpu import GpuState, MissingGpu
+from app.entities.launch import MemoryOptions
 from app.entities.placement import CPU, CpuFallback, Outcome, Wishes
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases import events as ev
+from app.use_cases.asked import Asked
 from app.use_cases.ledger import BACK_SECONDS
 from app.use_cases.pool_state import Limits
 from app.use_cases.readings import PATIENCE_SECONDS
 from app.use_cases.schedule import due_at
-from tests.builders import GIB, a_model, replace
+from tests.builders import GIB, a_model, asked_for, replace
 from tests.gpu_play import GpuPlay, Hardware, asked
 from tests.test_schedule import grants, refusals, spawned, stopped
 
@@ -236,3 +238,52 @@ def test_loaded_models_ask_for_no_reading():
     polls = play.polls
     assert grants(play.wants("a", at=50.0)) == {2: 1}
     assert play.polls == polls
+
+
+def ticks_that_are_due_at_once(play: GpuPlay, now: float) -> int:
+    """How many in a row find the next one due already; ten are enough to call it a loop."""
+    for count in range(10):
+        due = due_at(play.state)
+        if due is None or due > now:
+            return count
+        play.tell(ev.Tick(at=now))
+    return 10
+
+
+def on_the_cpu_beside_gpus(gib: float) -> Asked:
+    return replace(asked_for(int(gib * GIB)), options=MemoryOptions(ctx_size=4096, n_gpu_layers=0))
+
+
+def test_a_first_reading_that_never_comes_makes_no_loop_while_a_load_waits_for_ram():
+    play = GpuPlay(Hardware({}, state=GpuState.UNREAD), Limits(cpu_fallback=CpuFallback.WHEN_FULL), False)
+    play.tell(play.polled(at=0.0))
+    play.tell(ev.Acquire(1, a_model("a"), 6.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(1, 9001, at=7.0))
+    play.tell(ev.Acquire(2, a_model("b"), 8.0, 300.0, on_the_cpu_beside_gpus(40)))
+    assert outcomes(play) == [Outcome.PLACE, Outcome.WAIT]
+    assert ticks_that_are_due_at_once(play, 8.0) < 3
+
+
+@pytest.mark.parametrize("is_polled", [True, False])
+def test_memory_that_nobody_will_see_coming_back_makes_no_loop(is_polled: bool):
+    play = play_on(ONE)
+    gone = play.loaded("a")
+    play.tell(ev.Acquire(7, a_model("b"), 1.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(2, 9002, at=1.5))
+    play.answers_polls = False
+    last = play.polled(at=1.6)
+    play.tell(last, ev.Exited(gone.id, "gone", at=5.0))
+    if not is_polled:
+        play.tell(replace(last, gpus=replace(last.gpus, poll_seconds=None)))  # the engine is asked whether it can
+    play.tell(ev.Acquire(8, a_model("c"), 7.0, 300.0, on_the_cpu_beside_gpus(40)))
+    assert ticks_that_are_due_at_once(play, 7.0) < 3 and ticks_that_are_due_at_once(play, 7.1) < 3
+    assert outcomes(play)[-1] is Outcome.WAIT
+
+
+def test_all_who_wait_for_a_model_are_refused_by_one_decision():
+    play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}), answers_polls=False)
+    for ticket in range(1, 6):
+        play.tell(ev.Acquire(ticket, a_model("a"), 0.0, 300.0, asked()))
+    other = asked(wishes=Wishes(cpu_when_full=True))  # its settings have changed meanwhile
+    play.tell(ev.Acquire(6, a_model("a"), 0.0, 300.0, other))
+    effects = play.tell(play.polled(at=0.01))
+    assert len(refusals(effects)) == 6 and outcomes(play) == [Outcome.REFUSE]
+    assert play.state.servers == (), "nobody is left to load it for"

@@ -23,8 +23,11 @@ def make_room(state: PoolState, now: float) -> Step:
     state = readings.take_stock(state, now)
     effects: list[Effect] = []
     spoken_for: set[str] = set()  # models that older requests wait for
+    refused: set[str] = set()  # and with the oldest, all who waited for them
     for waiting in state.wanting:
         name = waiting.model.name
+        if name in refused:
+            continue
         if state.server_of(name) is not None:
             spoken_for.add(name)
             continue  # loading for it already, busy, or on its way out: not up twice
@@ -37,11 +40,14 @@ def make_room(state: PoolState, now: float) -> Step:
         if why := _why_no_place(state, waiting, now):
             state, more = turn_away_model(state, Refusal(Reason.NO_GPU, name, why))
             effects += more
+            refused.add(name)
             continue
         decision = decide(_asked(state, waiting), world_of(state, now))
         effects.append(Decided(name, decision, _names(state, decision.evict)))
         state, more = _carry_out(state, waiting, decision, spoken_for, now)
         effects += more
+        if decision.outcome is Outcome.REFUSE:
+            refused.add(name)
         if decision.outcome in (Outcome.EVICT, Outcome.WAIT):
             state = replace(state, undecided=_basis(state, waiting, spoken_for))
             break
