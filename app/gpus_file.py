@@ -69,4 +69,4 @@ def _card(index: int, gpu: _Gpu, servers: list[_Server], leaving: list[_Server],
     if rules.max_vram_bytes is not None:
         most, usable = min(most, rules.max_vram_bytes), min(usable, rules.max_vram_bytes - ours)
     is_busy = gpu.utilization_percent >= 100 * rules.busy_utilization
-    return Card(gpu.uuid, gpu.name, index, max(0, most), max(0, usable), back, is_busy)
+    return Card(gpu.uuid, gpu.name, index, max(0, most), usable, back, is_busy)

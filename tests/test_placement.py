@@ -174,6 +174,42 @@ def test_every_step_leaves_its_numbers():
     assert found.considered[0].startswith("one card, context 4096: needs 4") and "0 of 2" in found.considered[0]
 
 
+def test_idle_servers_leave_also_for_a_place_with_less_on_gpus():
+    ram = {CPU: 64 * GIB}
+    full = World((card(0, 0.2),), (resident(1, idle=500, GPU_0=23),), ram)
+    layers = decide(asked(LARGE, partial_offload=True), full)
+    assert (layers.outcome, layers.evict, where(layers)) == (Outcome.EVICT, (1,), ("GPU-0",))
+    assert 30 < layers.placement.n_gpu_layers < 80
+    experts = decide(asked(("qwen3-30b-a3b", "Q4_K_M"), 131072, cpu_moe=True), full)
+    assert (experts.outcome, experts.evict, experts.placement.n_cpu_moe) == (Outcome.EVICT, (1,), 999)
+    busy = decide(asked(LARGE, partial_offload=True), replace(full, residents=(resident(1, busy=True, GPU_0=23),)))
+    assert (busy.outcome, busy.evict) == (Outcome.WAIT, (1,))
+    in_ram = Resident(2, "m2", {CPU: 30 * GIB}, idle_seconds=500)
+    when_full = decide(asked(cpu_when_full=True), World((card(0, 0.2),), (in_ram,), {CPU: 2 * GIB}))
+    assert (when_full.outcome, when_full.evict, where(when_full)) == (Outcome.EVICT, (2,), (CPU,))
+
+
+def test_more_layers_are_worth_waiting_for_what_is_coming_back():
+    """Some of it is free before the rest: a load must not start with the few layers for which that is enough."""
+    cards = (card(0, 5, leaving_bytes=17 * GIB),)
+    found = decide(asked(LARGE, partial_offload=True), World(cards, shared={CPU: 64 * GIB}))
+    assert found.outcome is Outcome.WAIT
+
+
+def test_nobody_leaves_for_room_that_is_claimed_or_held_back():
+    """2 GiB more are promised than are free: once the 6 GiB of a server are back, 4 may be had, and 5.4 are needed."""
+    assert decide(asked(), World((card(0, -2),), (resident(1, GPU_0=6),))).outcome is Outcome.REFUSE
+    found = decide(asked(), World((card(0, -2),), (resident(1, GPU_0=8),)))
+    assert (found.outcome, found.evict, found.free_bytes) == (Outcome.EVICT, (1,), {"GPU-0": 0})
+
+
+def test_what_would_fit_is_never_a_larger_cache():
+    model = asked(ctx_size=131072)
+    small = replace(model.options, cache_type_k="q4_0", cache_type_v="q4_0")
+    found = decide(replace(model, options=small), World((card(0, 5.05, 5.05),)))
+    assert found.nearest == "ctx_size 4096"
+
+
 # --- random worlds -----------------------------------------------------------------------------------------
 
 MODELS = (SMALL, LARGE, ("qwen3-30b-a3b", "Q4_K_M"), ("gemma-3-12b", "Q4_K_M"), ("deepseek-v2-lite", "Q4_K_M"))

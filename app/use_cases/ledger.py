@@ -146,7 +146,7 @@ class Books:
             name=gpu.name,
             index=gpu.index,
             total_bytes=max(0, most),
-            usable_bytes=max(0, usable),
+            usable_bytes=usable,
             leaving_bytes=returning
             + sum(self._comes_back(server, gpu.uuid) for server in ours if server.state in LEAVING),
             is_busy=(gpu.utilization_percent or 0) >= 100 * self.rules.busy_utilization,

@@ -13,6 +13,7 @@ from app.entities.launch import ALL_LAYERS
 from app.entities.placement import BOOKS, CPU, Decision, Outcome, Placement, Resident
 from app.use_cases.asked import Asked
 from app.use_cases.cards import cost_of_stopping, lacking, mib, name_of, names_of
+from app.use_cases.context_memory import row_bytes
 from app.use_cases.places import AUTO_CONTEXTS, Found, Needs, Places
 from app.use_cases.world import World
 
@@ -35,14 +36,18 @@ def decide(asked: Asked, world: World) -> Decision:
 
 
 def _rank(decision: Decision) -> int:
-    """How good a place is: the fewer GPUs the better, and all layers on one the best. None is the worst."""
+    """How good a place is: the fewer GPUs the better, and all layers on one the best. None is the worst.
+
+    With less than all on GPUs, the number of layers there comes first: some memory is back before the rest is.
+    """
     placement = decision.placement
     if placement is None or decision.outcome is not Outcome.PLACE:
         return 1_000_000
     if placement.is_on_cpu:
         return 100_000
     is_partial = placement.n_gpu_layers < ALL_LAYERS or placement.n_cpu_moe > 0
-    return len(placement.uuids) + (1_000 if is_partial else 0)
+    away = max(0, ALL_LAYERS - placement.n_gpu_layers)
+    return len(placement.uuids) + (1_000 + 50 * away if is_partial else 0)
 
 
 class _Deciding:
@@ -73,6 +78,7 @@ class _Deciding:
             or places.on_one_after(idle, "idle")
             or (places.on_several(idle) if idle else None)
             or places.with_less_on_gpus()
+            or places.with_less_after(idle)
         )
 
     @cached_property
@@ -118,7 +124,7 @@ class _Deciding:
         missing = lacking(least.needs, self.places.room)
         if {CPU, BOOKS} & missing.keys():
             return f"it needs {mib(least.booked_bytes[CPU])} of RAM{never}; {mib(self._free_ram)} are free"
-        usable = ", ".join(f"{name_of(card)} {mib(card.usable_bytes)}" for card in self.places.cards)
+        usable = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in self.places.cards)
         if self.wishes.min_gpus > 1:
             return f"it is to be on at least {self.wishes.min_gpus} GPUs, and they do not hold it; usable: {usable}"
         on = "on one GPU" if len(self.places.cards) == 1 or self.wishes.max_gpus == 1 else "on one GPU, more on several"
@@ -132,14 +138,14 @@ class _Deciding:
     def _free_bytes(self) -> dict[str, int]:
         if self.places.is_for_the_cpu:
             return {CPU: self._free_ram} if CPU in self.places.room else {}
-        return {card.uuid: card.usable_bytes for card in self.places.cards}
+        return {card.uuid: max(0, card.usable_bytes) for card in self.places.cards}
 
     def _nearest(self, world: World) -> str:
         """The setting next to what was asked that would fit: first a smaller cache, then a shorter context."""
         asked, longest = self.places.options, self.places.contexts[-1]
         kinds = [asked.cache_type_k]
         if asked.flash_attn != "off":
-            kinds += [kind for kind in ("q8_0", "q4_0") if kind != asked.cache_type_k]
+            kinds += [kind for kind in ("q8_0", "q4_0") if row_bytes(32, kind) < row_bytes(32, asked.cache_type_k)]
         contexts = (longest, *(each for each in AUTO_CONTEXTS if each < longest))
         tries = [(ctx_size, kind) for ctx_size in contexts for kind in kinds]
         if not self._fits_with(world, *tries[-1]):  # the least of them

@@ -96,7 +96,7 @@ class Places:
             return None
         if self.is_for_the_cpu:
             return self.on_the_cpu(leaving, "")
-        return self.on_one_after(leaving, "ours") or self.on_several(leaving)
+        return self.on_one_after(leaving, "ours") or self.on_several(leaving) or self.with_less_after(leaving)
 
     def least(self) -> Placement | None:
         """Where it needs the fewest bytes, whether they are there or not; None: there is no card it may use."""
@@ -256,6 +256,16 @@ class Places:
             what = f"{found.n_gpu_layers} layers, the others stay in RAM"
             return Found(found, (), f"of {self._layer_count} layers there is room for {what}: {on}")
         return self.on_the_cpu((), "no GPU has room") if self.wishes.cpu_when_full else None
+
+    def with_less_after(self, leaving: Sequence[Resident]) -> Found | None:
+        """The same once some of these have left."""
+        if not leaving:
+            return None
+        found = Places(self.needs, self.world.without(leaving), self.shortest).with_less_on_gpus()
+        gone = enough(leaving, lacking(found.placement.needs, self.room)) if found else None
+        if found is None or gone is None:
+            return None
+        return Found(found.placement, gone, f"{found.why} once {names_of(gone)} left")
 
     def _but_experts(self, card: Card) -> Placement | None:
         options = replace(self._alone(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
