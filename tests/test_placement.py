@@ -10,6 +10,8 @@ import pytest
 
 from app.entities.launch import MemoryOptions
 from app.entities.placement import CPU, Card, Decision, Outcome, Policy, Resident, Strategy, Wishes
+from app.entities.refusal import Reason, Refusal
+from app.errors import error_for
 from app.use_cases.asked import Asked
 from app.use_cases.estimate import estimate_memory
 from app.use_cases.placement import decide
@@ -139,6 +141,20 @@ def test_what_can_never_fit_is_told_what_would():
     assert found.nearest == "cache_type_k and cache_type_v q4_0"
     hopeless = decide(asked(LARGE), World((card(0, 11, 12),)))
     assert (hopeless.for_ever, hopeless.nearest) == (True, "")
+
+
+def test_the_reason_is_what_is_really_short():
+    """RAM is short for now, the card for ever."""
+    found = decide(asked(LARGE), World((card(0, 11, 12),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
+    assert found.for_ever and "on one GPU" in found.reason and "RAM" not in found.reason
+    alone = decide(asked(min_gpus=3), World((card(0, 20), card(1, 20))))
+    assert "there are 2 to split it over" in alone.reason
+
+
+def test_gpus_that_are_not_here_are_nothing_that_a_smaller_file_helps():
+    found = decide(asked(gpus=("GPU-z",)), World((card(0, 20),)))
+    error = error_for(Refusal(Reason.DOES_NOT_FIT, "m", found.reason, found.needed_bytes))
+    assert str(error) == "m: none of the GPUs that its settings name is here (GPU-z)"
 
 
 def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():

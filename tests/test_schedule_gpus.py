@@ -6,7 +6,7 @@ import pytest
 
 from app.entities.gpu import GpuState, MissingGpu
 from app.entities.launch import MemoryOptions
-from app.entities.placement import CPU, CpuFallback, Outcome, Wishes
+from app.entities.placement import CPU, CpuFallback, Outcome, Rules, Wishes
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases import events as ev
@@ -175,6 +175,37 @@ def test_a_card_that_is_away_is_the_reason_where_it_would_have_been_used():
     missing = (MissingGpu("GPU-z", 1, "card", "lost"),)
     away = replace(play.polled(at=1.1).gpus, missing=missing)
     assert refusals(play.tell(ev.GpusPolled(away, at=1.1))) == {2: Reason.NO_GPU}
+
+
+def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
+    """Not with the whole card: 6 GiB would hold it, 4 may be taken. Nor with what is free by chance."""
+    play = play_on(replace(ONE, stranger_gib={"GPU-a": 3}), Limits(rules=Rules(max_vram_bytes=4 * GIB)))
+    (refuse,) = play.wants("a")
+    assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
+    assert refuse.refusal.free_bytes == {"GPU-a": 4 * GIB}
+    assert "at most usable: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
+
+
+@pytest.mark.parametrize("layers, wishes", [(0, Wishes()), (999, Wishes(gpus=("GPU-a",)))])
+def test_a_card_that_is_away_is_no_reason_for_a_model_that_would_not_use_it(layers: int, wishes: Wishes):
+    play = play_on(ONE)
+    missing = (MissingGpu("GPU-z", 1, "other", "lost"),)
+    away = replace(play.polled(at=1.0).gpus, missing=missing)
+    huge = asked_for(200 * GIB, wishes)
+    model = replace(huge, options=MemoryOptions(ctx_size=4096, n_gpu_layers=layers))
+    play.answers_polls = False
+    effects = play.tell(ev.GpusPolled(away, 1.0), ev.Acquire(1, a_model("a"), 1.0, 300.0, model), ev.Tick(1.1))
+    assert refusals(effects) == {1: Reason.DOES_NOT_FIT}
+
+
+def test_a_lesson_about_a_gpu_is_no_share_of_what_is_in_ram():
+    play = play_on(ONE)
+    (spawn,) = play.wants("a")
+    booked = {"GPU-a": GIB, CPU: 60 * GIB}
+    servers = (replace(spawn.server, booked=booked),)
+    play.state = replace(play.state, servers=servers)
+    play.tell(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
+    assert play.state.lessons["a"].device_bytes == 256 * 1024**2
 
 
 def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_learned():

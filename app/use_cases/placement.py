@@ -50,6 +50,10 @@ def _rank(decision: Decision) -> int:
     return len(placement.uuids) + (1_000 + 50 * away if is_partial else 0)
 
 
+def _free_ram(places: Places) -> int:
+    return max(0, min(places.room[CPU], places.room.get(BOOKS, places.room[CPU])))
+
+
 class _Deciding:
     """One decision; its steps in their order."""
 
@@ -111,33 +115,32 @@ class _Deciding:
 
     def _refused(self) -> Decision:
         empty = self.world.empty()
-        for_ever = Places(self.needs, empty, self.places.shortest).as_it_is() is None
+        on_empty = Places(self.needs, empty, self.places.shortest)
+        for_ever = on_empty.as_it_is() is None
         least = self.places.least()
-        found = self._decision(Outcome.REFUSE, self._why_not(least, for_ever), least.needed_bytes if least else 0)
+        why = self._why_not(least, on_empty if for_ever else self.places, "at most usable" if for_ever else "usable")
+        found = self._decision(Outcome.REFUSE, why, least.needed_bytes if least else 0)
         world = empty if for_ever else self.world.once_it_is_back().without(self._ours)
         return replace(found, for_ever=for_ever, nearest=self._nearest(world))
 
-    def _why_not(self, least: Placement | None, for_ever: bool) -> str:
+    def _why_not(self, least: Placement | None, places: Places, usable: str) -> str:
+        """By the numbers of the machine as it is, or, where not even that would do, of an empty one."""
         if least is None:
             return f"none of the GPUs that its settings name is here ({', '.join(self.wishes.gpus) or 'all excluded'})"
-        never = ", more than there ever is for it" if for_ever else ""
-        missing = lacking(least.needs, self.places.room)
-        if {CPU, BOOKS} & missing.keys():
-            return f"it needs {mib(least.booked_bytes[CPU])} of RAM{never}; {mib(self._free_ram)} are free"
-        usable = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in self.places.cards)
+        if {CPU, BOOKS} & lacking(least.needs, places.room).keys():
+            return f"it needs {mib(least.booked_bytes[CPU])} of RAM; {usable}: {mib(_free_ram(places))}"
+        room = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in places.cards)
         if self.wishes.min_gpus > 1:
-            return f"it is to be on at least {self.wishes.min_gpus} GPUs, and they do not hold it; usable: {usable}"
-        on = "on one GPU" if len(self.places.cards) == 1 or self.wishes.max_gpus == 1 else "on one GPU, more on several"
-        return f"it needs {mib(least.needed_bytes)} {on}{never}; usable: {usable}"
-
-    @property
-    def _free_ram(self) -> int:
-        return max(0, min(self.places.room[CPU], self.places.room.get(BOOKS, self.places.room[CPU])))
+            there = sum(not card.is_mig for card in places.cards)
+            but = "they do not hold it" if there >= self.wishes.min_gpus else f"there are {there} to split it over"
+            return f"it is to be on at least {self.wishes.min_gpus} GPUs, and {but}; {usable}: {room}"
+        on = "on one GPU" if len(places.cards) == 1 or self.wishes.max_gpus == 1 else "on one GPU, more on several"
+        return f"it needs {mib(least.needed_bytes)} {on}; {usable}: {room}"
 
     @property
     def _free_bytes(self) -> dict[str, int]:
         if self.places.is_for_the_cpu:
-            return {CPU: self._free_ram} if CPU in self.places.room else {}
+            return {CPU: _free_ram(self.places)} if CPU in self.places.room else {}
         return {card.uuid: max(0, card.usable_bytes) for card in self.places.cards}
 
     def _nearest(self, world: World) -> str:

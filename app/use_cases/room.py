@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from app.entities.placement import CPU, Decision, Outcome, Placement
+from app.entities.placement import CPU, Card, Decision, Outcome, Placement
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import readings
 from app.use_cases.asked import NOTHING_EXTRA, Asked
+from app.use_cases.cards import allowed
 from app.use_cases.events import Decided, Effect, Spawn
 from app.use_cases.gpu_use import are_usable, why_no_place
 from app.use_cases.ledger import Books
@@ -106,11 +107,12 @@ def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, spoken_fo
         case Outcome.EVICT | Outcome.WAIT:
             return _send_away(state, set(decision.evict), spoken_for, waiting.model.name)
         case Outcome.REFUSE:
-            return turn_away_model(state, _refusal(state, waiting.model.name, decision))
+            return turn_away_model(state, _refusal(state, waiting, decision))
 
 
-def _refusal(state: PoolState, model: str, decision: Decision) -> Refusal:
-    if decision.for_ever and state.gpus.missing:  # with them it might fit
+def _refusal(state: PoolState, waiting: Waiting, decision: Decision) -> Refusal:
+    model = waiting.model.name
+    if decision.for_ever and _misses_gpus(state, waiting):  # with them it might fit
         why = "; ".join((decision.reason, *state.gpus.complaints))
         return Refusal(Reason.NO_GPU, model, why, decision.needed_bytes, decision.free_bytes)
     if decision.for_ever:
@@ -120,10 +122,19 @@ def _refusal(state: PoolState, model: str, decision: Decision) -> Refusal:
     return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, nearest)
 
 
+def _misses_gpus(state: PoolState, waiting: Waiting) -> bool:
+    """Whether GPUs are missing that it might use."""
+    if waiting.asked is None or not waiting.asked.options.n_gpu_layers:
+        return False
+    missing = (Card(gpu.uuid, gpu.name, gpu.index, 0, 0) for gpu in state.gpus.missing)
+    return bool(allowed(missing, waiting.asked.wishes))
+
+
 def _had(state: PoolState, decision: Decision) -> dict[str, int]:
-    """What there is in all where the decision says what is free."""
+    """What may be had of an empty machine, where the decision says what is free."""
     assert state.memory is not None
-    totals = {gpu.uuid: gpu.total_bytes or 0 for gpu in state.gpus.gpus} | {CPU: state.memory.total_bytes}
+    books = Books(state.gpus, state.memory, (), state.limits.rules)
+    totals = {card.uuid: card.total_bytes for card in books.cards()} | {CPU: state.memory.total_bytes}
     return {device: totals[device] for device in decision.free_bytes}
 
 
