@@ -54,7 +54,7 @@ def read_world(file: Path, ram_bytes: int, rules: Rules, policy: Policy) -> Worl
     if strange := sorted({uuid for server in said.servers for uuid in server.bytes} - known):
         raise BrokenFile(f"a server has memory on {strange[0]}, which is none of the GPUs")
     leaving = [server for server in said.servers if server.state in ("draining", "stopping")]
-    cards = tuple(_card(index, gpu, said.servers, leaving, rules) for index, gpu in enumerate(said.gpus))
+    cards = tuple(_card(index, gpu, said.servers, rules) for index, gpu in enumerate(said.gpus))
     staying = [server for server in said.servers if server not in leaving]
     residents = tuple(
         Resident(number, each.model, each.bytes, each.busy, each.idle_seconds, is_loading=each.state == "starting")
@@ -63,10 +63,12 @@ def read_world(file: Path, ram_bytes: int, rules: Rules, policy: Policy) -> Worl
     return World(cards, residents, {CPU: ram_bytes}, policy=policy)
 
 
-def _card(index: int, gpu: _Gpu, servers: list[_Server], leaving: list[_Server], rules: Rules) -> Card:
-    ours, back = (sum(each.bytes.get(gpu.uuid, 0) for each in some) for some in (servers, leaving))
+def _card(index: int, gpu: _Gpu, servers: list[_Server], rules: Rules) -> Card:
+    def held(*states: str) -> int:
+        return sum(each.bytes.get(gpu.uuid, 0) for each in servers if not states or each.state in states)
+
     most, usable = (size - rules.reserve_bytes for size in (gpu.total_bytes, gpu.free_bytes))
     if rules.max_vram_bytes is not None:
-        most, usable = min(most, rules.max_vram_bytes), min(usable, rules.max_vram_bytes - ours)
+        most, usable = min(most, rules.max_vram_bytes), min(usable, rules.max_vram_bytes - held())
     is_busy = gpu.utilization_percent >= 100 * rules.busy_utilization
-    return Card(gpu.uuid, gpu.name, index, max(0, most), usable, back, is_busy)
+    return Card(gpu.uuid, gpu.name, index, max(0, most), usable, held("stopping"), held("draining"), is_busy)

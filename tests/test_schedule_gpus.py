@@ -158,6 +158,28 @@ def test_a_busy_server_in_the_way_is_drained():
     assert spawned(play.tell(ev.Exited(1, "", at=4.0))) == ["new"]
 
 
+@pytest.mark.parametrize("wishes", [Wishes(cpu_when_full=True), Wishes()])
+def test_a_server_that_still_answers_is_not_waited_for_where_there_is_another_place(wishes: Wishes):
+    """It was told to unload in the middle of a long answer. The CPU will do, or another one that is idle."""
+    play = play_on(TWO)
+    busy, idle = play.loaded("a"), play.loaded("b")
+    play.tell(ev.Acquire(50, a_model("a"), 0.5, 300.0, asked()), ev.Unload(51, a_model("a"), 0.6, 300.0))
+    assert play.state.server(busy.id).state is ServerState.DRAINING
+    if wishes.cpu_when_full:
+        play.tell(ev.Acquire(52, a_model("b"), 0.7, 300.0, asked()))
+        assert where(play.wants("c", at=1.0, wishes=wishes)) == [(CPU,)]
+    else:
+        assert stopped(play.wants("c", at=1.0, wishes=wishes)) == [idle.id]
+
+
+def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place():
+    play = play_on(ONE)
+    play.loaded("a")
+    play.tell(ev.Acquire(50, a_model("a"), 0.5, 300.0, asked()), ev.Unload(51, a_model("a"), 0.6, 300.0))
+    assert play.wants("c", at=1.0) == []
+    assert "have answered" in play.decided[-1].decision.reason
+
+
 def test_what_a_stranger_holds_is_told_with_the_numbers():
     play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}))
     (refuse,) = play.wants("a")

@@ -22,15 +22,23 @@ def decide(asked: Asked, world: World) -> Decision:
     """Where the model goes, what has to leave for it first, or why there is no place.
 
     What is on its way back is not free yet, and no reason to stop another server: a place that it makes is waited for,
-    if it is better than the one there is.
+    if it is better than the one there is. What a server has that still answers may take minutes: that is waited for
+    only where there is no place else, with no idle server to stop for it either.
     """
     needs = Needs(asked)
-    now = _Deciding(needs, world).decide()
-    if not world.is_coming_back or (now.outcome is Outcome.PLACE and _rank(now) == 1):
-        return now
-    soon = _Deciding(needs, world.once_it_is_back()).decide()
+    found = _Deciding(needs, world).decide()
+    if world.is_coming_back and _rank(found) > 1:
+        soon = _Deciding(needs, world.once_it_is_back()).decide()
+        found = _now_or_soon(found, soon, "memory that is coming back is there")
+    if world.is_drained and found.outcome in (Outcome.WAIT, Outcome.REFUSE):
+        later = _Deciding(needs, world.once_they_have_left()).decide()
+        found = _now_or_soon(found, later, "servers that are on their way out have answered")
+    return found
+
+
+def _now_or_soon(now: Decision, soon: Decision, once: str) -> Decision:
     if soon.outcome is Outcome.PLACE and _rank(soon) < _rank(now):
-        reason = f"it has room once memory that is coming back is there: {soon.reason}"
+        reason = f"it has room once {once}: {soon.reason}"
         return replace(now, outcome=Outcome.WAIT, reason=reason, placement=None, evict=(), nearest="", for_ever=False)
     return now if now.outcome is Outcome.PLACE else replace(soon, free_bytes=now.free_bytes)
 
@@ -120,7 +128,7 @@ class _Deciding:
         least = self.places.least()
         why = self._why_not(least, on_empty if for_ever else self.places, "at most usable" if for_ever else "usable")
         found = self._decision(Outcome.REFUSE, why, least.needed_bytes if least else 0)
-        world = empty if for_ever else self.world.once_it_is_back().without(self._ours)
+        world = empty if for_ever else self.world.once_they_have_left().without(self._ours)
         return replace(found, for_ever=for_ever, nearest=self._nearest(world))
 
     def _why_not(self, least: Placement | None, places: Places, usable: str) -> str:

@@ -72,6 +72,7 @@ def world_of(state: PoolState, now: float) -> World:
         residents=books.residents(now),
         shared=books.shared(),
         leaving=books.leaving(),
+        draining=books.draining(),
         totals=books.totals(),
         policy=limits.policy,
     )
