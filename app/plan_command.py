@@ -61,6 +61,8 @@ def _refuse_what_is_decided_here(typed: dict[str, Any]) -> None:
     for option in ("tensor_split", "main_gpu"):
         if typed[option] is not None:
             stop(f"--{option.replace('_', '-')}: that is what plan works out; leave it out, or ask estimate")
+    if typed["split_mode"] == "none" and (typed["devices"] or 0) > 1:
+        stop(f"--split-mode none is one GPU, --devices {typed['devices']} are several; leave one of them out")
 
 
 def _asked(question: Question, typed: dict[str, Any]) -> Asked:

@@ -151,6 +151,12 @@ def test_the_reason_is_what_is_really_short():
     assert "there are 2 to split it over" in alone.reason
 
 
+def test_where_ram_is_short_the_numbers_are_those_of_ram():
+    found = decide(asked(), World((card(0, 20),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
+    assert "of RAM" in found.reason and found.needed_bytes < GIB
+    assert found.free_bytes == {CPU: 0}
+
+
 def test_gpus_that_are_not_here_are_nothing_that_a_smaller_file_helps():
     found = decide(asked(gpus=("GPU-z",)), World((card(0, 20),)))
     error = error_for(Refusal(Reason.DOES_NOT_FIT, "m", found.reason, found.needed_bytes))

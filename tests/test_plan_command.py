@@ -131,3 +131,21 @@ def test_a_file_that_is_wrong_is_one_line_and_exit_2(model: str, tmp_path: Path,
 def test_a_missing_file_is_one_line_and_exit_2(model: str, tmp_path: Path):
     result = said(model, "--gpus", str(tmp_path / "none.json"))
     assert result.exit_code == 2 and "No such file" in result.output
+
+
+def test_a_server_that_has_ended_holds_nothing_and_one_of_an_unknown_state_is_an_error(model: str, tmp_path: Path):
+    server = {"model": "x", "state": "stopped", "bytes": {"GPU-a": 10 * GIB}}
+    world = {"gpus": [gpu("GPU-a", 1)], "servers": [server]}
+    assert answer(model, tmp_path, world, status=1)["outcome"] == "refuse"
+    for wrong in (
+        {"gpus": [gpu("GPU-a", 1)], "servers": [server | {"state": "loaded"}]},
+        {"gpus": [gpu("cpu", 20)]},
+        {"gpus": [gpu("", 20)]},
+    ):
+        file = tmp_path / "wrong.json"
+        file.write_text(json.dumps(wrong))
+        assert said(model, "--gpus", str(file)).exit_code == 2
+
+
+def test_one_gpu_and_several_are_a_contradiction(model: str):
+    assert said(model, "--split-mode", "none", "--devices", "2").exit_code == 2

@@ -40,7 +40,7 @@ def _now_or_soon(now: Decision, soon: Decision, once: str) -> Decision:
     if soon.outcome is Outcome.PLACE and _rank(soon) < _rank(now):
         reason = f"it has room once {once}: {soon.reason}"
         return replace(now, outcome=Outcome.WAIT, reason=reason, placement=None, evict=(), nearest="", for_ever=False)
-    return now if now.outcome is Outcome.PLACE else replace(soon, free_bytes=now.free_bytes)
+    return now if now.outcome is Outcome.PLACE else soon
 
 
 def _rank(decision: Decision) -> int:
@@ -60,6 +60,10 @@ def _rank(decision: Decision) -> int:
 
 def _free_ram(places: Places) -> int:
     return max(0, min(places.room[CPU], places.room.get(BOOKS, places.room[CPU])))
+
+
+def _is_short_of_ram(least: Placement, places: Places) -> bool:
+    return bool({CPU, BOOKS} & lacking(least.needs, places.room).keys())
 
 
 class _Deciding:
@@ -126,8 +130,11 @@ class _Deciding:
         on_empty = Places(self.needs, empty, self.places.shortest)
         for_ever = on_empty.as_it_is() is None
         least = self.places.least()
-        why = self._why_not(least, on_empty if for_ever else self.places, "at most usable" if for_ever else "usable")
-        found = self._decision(Outcome.REFUSE, why, least.needed_bytes if least else 0)
+        places, usable = (on_empty, "at most usable") if for_ever else (self.places, "usable")
+        found = self._decision(Outcome.REFUSE, self._why_not(least, places, usable), least.needed_bytes if least else 0)
+        if least and _is_short_of_ram(least, places):
+            needed, free = least.booked_bytes[CPU], {CPU: _free_ram(self.places)}
+            found = replace(found, needed_bytes=needed, free_bytes=free)
         world = empty if for_ever else self.world.once_they_have_left().without(self._ours)
         return replace(found, for_ever=for_ever, nearest=self._nearest(world))
 
@@ -135,7 +142,7 @@ class _Deciding:
         """By the numbers of the machine as it is, or, where not even that would do, of an empty one."""
         if least is None:
             return f"none of the GPUs that its settings name is here ({', '.join(self.wishes.gpus) or 'all excluded'})"
-        if {CPU, BOOKS} & lacking(least.needs, places.room).keys():
+        if _is_short_of_ram(least, places):
             return f"it needs {mib(least.booked_bytes[CPU])} of RAM; {usable}: {mib(_free_ram(places))}"
         room = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in places.cards)
         if self.wishes.min_gpus > 1:
