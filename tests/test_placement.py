@@ -225,6 +225,14 @@ def test_nobody_leaves_for_room_that_is_claimed_or_held_back():
     assert (found.outcome, found.evict, found.free_bytes) == (Outcome.EVICT, (1,), {"GPU-0": 0})
 
 
+def test_nobody_leaves_a_card_that_is_too_small_in_any_case():
+    """What is said to come back may be free already, so that all together is more than the card has."""
+    found = decide(asked(), World((card(0, 5, 5.2),), (resident(1, GPU_0=2),)))
+    assert (found.outcome, found.for_ever) == (Outcome.REFUSE, True)
+    two = World((card(0, 20, 20), card(1, 20, 20)), (resident(1, GPU_0=9), resident(2, GPU_1=9)))
+    assert decide(asked(LARGE), two).outcome is Outcome.REFUSE
+
+
 def test_what_would_fit_is_never_a_larger_cache():
     model = asked(ctx_size=131072)
     small = replace(model.options, cache_type_k="q4_0", cache_type_v="q4_0")

@@ -149,3 +149,20 @@ def test_a_server_that_has_ended_holds_nothing_and_one_of_an_unknown_state_is_an
 
 def test_one_gpu_and_several_are_a_contradiction(model: str):
     assert said(model, "--split-mode", "none", "--devices", "2").exit_code == 2
+
+
+def test_without_a_gpu_the_settings_may_keep_it_from_the_cpu(model: str, tmp_path: Path):
+    config = tmp_path / "never.yaml"
+    config.write_text("gpu: {cpu_fallback: never}")
+    told = answer(model, tmp_path, {"gpus": []}, "--config", str(config), status=1)
+    assert (told["outcome"], told["reason"]) == ("refuse", "there is no GPU; gpu.cpu_fallback is never")
+    assert answer(model, tmp_path, {"gpus": []}, "--config", str(config), "-ngl", "0")["outcome"] == "place"
+
+
+@needs_compiler
+def test_gpus_that_are_not_to_be_used_are_not_looked_at(model: str, tmp_path: Path):
+    (tmp_path / "off.yaml").write_text("gpu: {enabled: false}")
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-large", total_mib=24564))
+    told = on_hardware(hardware.environment, model, "-c", "512", "--config", str(tmp_path / "off.yaml"))
+    assert told["placement"]["devices"][0]["uuid"] == "cpu"
