@@ -72,6 +72,14 @@ def test_reserve_and_max_vram_are_held_back():
     assert card.total_bytes == 8 * GIB
 
 
+def test_what_a_stranger_has_of_the_reserve_has_to_come_back_first():
+    assert usable(seen(0.5), rules=Rules(reserve_bytes=GIB)) == -0.5
+    other = on_gpu(4, pid=8, id=2, ready_at=1)
+    server = on_gpu(10)
+    account = books(seen(0.5, {7: 8 * GIB}), server, other, rules=Rules(reserve_bytes=GIB))
+    assert account.room_beside(server)["GPU-a"] == 7.5 * GIB
+
+
 def test_strangers_hold_what_is_not_free():
     assert usable(seen(3, {999: 21 * GIB})) == 3
 

@@ -85,10 +85,17 @@ class Books:
         return free if self.max_loaded is None else {**free, PLACES: self.max_loaded - len(self.servers)}
 
     def leaving(self) -> dict[str, int]:
-        """Of `shared`, what servers on their way out give back."""
+        """Of `shared`, what servers that end give back."""
+        return self._back_from(ServerState.STOPPING)
+
+    def draining(self) -> dict[str, int]:
+        """The same of those that first answer what they have."""
+        return self._back_from(ServerState.DRAINING)
+
+    def _back_from(self, state: ServerState) -> dict[str, int]:
         back = {CPU: 0, BOOKS: 0, PLACES: 0}
         for server in self.servers:
-            if server.state in LEAVING:
+            if server.state is state:
                 for what in back:
                     back[what] += self._comes_back(server, what)
         return back
@@ -151,12 +158,16 @@ class Books:
             name=gpu.name,
             index=gpu.index,
             total_bytes=max(0, most),
-            usable_bytes=max(0, usable),
-            leaving_bytes=returning
-            + sum(self._comes_back(server, gpu.uuid) for server in ours if server.state in LEAVING),
+            usable_bytes=usable,
+            leaving_bytes=returning + self._back_on(gpu.uuid, ServerState.STOPPING),
+            draining_bytes=self._back_on(gpu.uuid, ServerState.DRAINING),
             is_busy=(gpu.utilization_percent or 0) >= 100 * self.rules.busy_utilization,
             is_mig=gpu.is_mig,
         )
+
+    def _back_on(self, uuid: str, state: ServerState) -> int:
+        ours = (server for server in self.servers if uuid in server.booked and server.state is state)
+        return sum(self._comes_back(server, uuid) for server in ours)
 
     def _claim(self, server: Server, device: str) -> int:
         """What it has, or will take, that the reading still shows as free. Leaving changes nothing about it."""

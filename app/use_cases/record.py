@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from app.entities.gpu import GpuSnapshot
+from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
@@ -210,7 +211,7 @@ def _planned_anew(waiting: Waiting, server: Server) -> Waiting:
 
 def _more_next_time(server: Server) -> Extra:
     """A GPU ran out although all was booked: a stranger grew, or it takes more than was thought. Nobody knows which."""
-    most = max(size for size in server.booked.values())
+    most = max((size for what, size in server.booked.items() if what != CPU), default=0)
     return Extra(device_bytes=max(LESSON_BYTES, round(LESSON_SHARE * most)))
 
 
