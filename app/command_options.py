@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
-from app.entities.placement import Policy, Rules, Wishes
+from app.entities.placement import CpuFallback, Policy, Rules, Wishes
 from app.exit_status import WRONG_USE
 from app.use_cases.context_memory import CACHE_TYPES
 
@@ -63,6 +63,8 @@ class Question:
     wishes: Wishes = field(default_factory=Wishes)
     rules: Rules = field(default_factory=Rules)
     policy: Policy = field(default_factory=Policy)
+    uses_gpus: bool = True
+    cpu_fallback: CpuFallback = CpuFallback.AUTO
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -102,7 +104,9 @@ def of_settings(model: str, config: Path | None) -> Question:
             stop(f"model '{found.name}' cannot be served: {found.problem}")
         path, name, launch = found.path, found.name, found.launch
     wishes, rules, policy = settings.wishes_of(name), settings.rules(), settings.policy()
-    return Question(path, memory_options(launch, devices=1), launch, wishes, rules, policy)
+    gpu = settings.gpu
+    options = memory_options(launch, devices=1)
+    return Question(path, options, launch, wishes, rules, policy, gpu.enabled, gpu.cpu_fallback)
 
 
 def settings_of(config: Path | None) -> Settings:

@@ -298,10 +298,10 @@ def error_for(refusal: Refusal) -> ProxyError:
     leaf, text = _LEAVES[refusal.reason]
     fitting = f"it would fit with {refusal.nearest}" if refusal.nearest else "use a smaller quantization"
     advice = f"free some memory, or: {fitting}" if refusal.reason is Reason.INSUFFICIENT_MEMORY else fitting
-    message = text.format(model=refusal.model, detail=refusal.detail, advice=advice)
     needed = refusal.needed_bytes
-    if not needed:
-        return leaf(message)
+    if not needed:  # it is not about bytes
+        return leaf(text.removesuffix("; {advice}").format(model=refusal.model, detail=refusal.detail))
+    message = text.format(model=refusal.model, detail=refusal.detail, advice=advice)
     devices = [
         {"uuid": device, "free_bytes": free, "needed_bytes": needed} for device, free in refusal.free_bytes.items()
     ]

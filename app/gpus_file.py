@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from app.entities.placement import CPU, Card, Policy, Resident, Rules
+from app.entities.server import ServerState
+from app.use_cases.ledger import LEAVING
 from app.use_cases.world import World
 
 
@@ -19,7 +21,7 @@ class _Strict(BaseModel):
 
 
 class _Gpu(_Strict):
-    uuid: str
+    uuid: str = Field(min_length=1)
     name: str = "GPU"
     total_bytes: NonNegativeInt
     free_bytes: NonNegativeInt
@@ -28,7 +30,7 @@ class _Gpu(_Strict):
 
 class _Server(_Strict):
     model: str
-    state: str = "ready"
+    state: ServerState = ServerState.READY
     busy: bool = False
     idle_seconds: NonNegativeFloat = 0.0
     bytes: dict[str, NonNegativeInt] = {}
@@ -49,24 +51,32 @@ def read_world(file: Path, ram_bytes: int, rules: Rules, policy: Policy) -> Worl
         first = error.errors()[0]
         raise BrokenFile(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from error
     known = {gpu.uuid for gpu in said.gpus}
+    if CPU in known:
+        raise BrokenFile(f"no GPU has the uuid {CPU}")
     if len(known) != len(said.gpus):
         raise BrokenFile("two GPUs have the same uuid")
     if strange := sorted({uuid for server in said.servers for uuid in server.bytes} - known):
         raise BrokenFile(f"a server has memory on {strange[0]}, which is none of the GPUs")
-    leaving = [server for server in said.servers if server.state in ("draining", "stopping")]
-    cards = tuple(_card(index, gpu, said.servers, leaving, rules) for index, gpu in enumerate(said.gpus))
-    staying = [server for server in said.servers if server not in leaving]
+    here = [each for each in said.servers if each.state not in (ServerState.STOPPED, ServerState.FAILED)]
+    cards = tuple(_card(index, gpu, here, rules) for index, gpu in enumerate(said.gpus))
     residents = tuple(
-        Resident(number, each.model, each.bytes, each.busy, each.idle_seconds, is_loading=each.state == "starting")
-        for number, each in enumerate(staying)
+        Resident(
+            *(number, each.model, each.bytes, each.busy, each.idle_seconds),
+            is_loading=each.state is ServerState.STARTING,
+        )
+        for number, each in enumerate(here)
+        if each.state not in LEAVING
     )
     return World(cards, residents, {CPU: ram_bytes}, policy=policy)
 
 
-def _card(index: int, gpu: _Gpu, servers: list[_Server], leaving: list[_Server], rules: Rules) -> Card:
-    ours, back = (sum(each.bytes.get(gpu.uuid, 0) for each in some) for some in (servers, leaving))
+def _card(index: int, gpu: _Gpu, servers: list[_Server], rules: Rules) -> Card:
+    def held(*states: ServerState) -> int:
+        return sum(each.bytes.get(gpu.uuid, 0) for each in servers if not states or each.state in states)
+
     most, usable = (size - rules.reserve_bytes for size in (gpu.total_bytes, gpu.free_bytes))
     if rules.max_vram_bytes is not None:
-        most, usable = min(most, rules.max_vram_bytes), min(usable, rules.max_vram_bytes - ours)
+        most, usable = min(most, rules.max_vram_bytes), min(usable, rules.max_vram_bytes - held())
     is_busy = gpu.utilization_percent >= 100 * rules.busy_utilization
-    return Card(gpu.uuid, gpu.name, index, max(0, most), max(0, usable), back, is_busy)
+    back = held(ServerState.STOPPING), held(ServerState.DRAINING)
+    return Card(gpu.uuid, gpu.name, index, max(0, most), usable, *back, is_busy)

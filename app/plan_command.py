@@ -47,7 +47,7 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
         stop(error.problem)
     world = _world(gpus, question)
     begin = time.perf_counter()
-    decision = decide(asked, world)
+    decision = _no_gpu(question, asked, world) or decide(asked, world)
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
     told = told_decision(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
@@ -61,6 +61,8 @@ def _refuse_what_is_decided_here(typed: dict[str, Any]) -> None:
     for option in ("tensor_split", "main_gpu"):
         if typed[option] is not None:
             stop(f"--{option.replace('_', '-')}: that is what plan works out; leave it out, or ask estimate")
+    if typed["split_mode"] == "none" and (typed["devices"] or 0) > 1:
+        stop(f"--split-mode none is one GPU, --devices {typed['devices']} are several; leave one of them out")
 
 
 def _asked(question: Question, typed: dict[str, Any]) -> Asked:
@@ -97,6 +99,17 @@ def _wishes(wishes: Wishes, typed: dict[str, Any]) -> Wishes:
     return replace(wishes, min_gpus=typed["devices"], max_gpus=typed["devices"]) if typed["devices"] else wishes
 
 
+def _no_gpu(question: Question, asked: Asked, world: World) -> Decision | None:
+    """What the service answers with no_gpu: the model is for GPUs, and the settings keep it from the CPU."""
+    from app.entities.gpu import GpuSnapshot, GpuState
+    from app.use_cases.gpu_use import why_no_place
+
+    if world.cards or not asked.options.n_gpu_layers:
+        return None
+    why = why_no_place(GpuSnapshot(GpuState.NO_GPU, at=0.0), question.cpu_fallback)
+    return Decision(Outcome.REFUSE, why, 0) if why else None
+
+
 def _world(file: Path | None, question: Question) -> World:
     from app.gpus_file import BrokenFile, read_world
     from workers.memory import read_memory
@@ -119,7 +132,8 @@ def _this_machine(memory: MemoryReading, question: Question) -> World:
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = GpuSnapshot(GpuState.DISABLED, at=0.0)
-    snapshot = hidden if names_nothing(visible) else Nvml(visible).read_gpus()
+    is_hidden = not question.uses_gpus or names_nothing(visible)
+    snapshot = hidden if is_hidden else Nvml(visible).read_gpus()
     for complaint in snapshot.complaints:
         click.echo(f"note: {complaint}", err=True)
     books = Books(snapshot, memory, (), question.rules)

@@ -6,6 +6,7 @@ set by FAKE_* variables, or by the same names in a JSON file beside it (`<argv[0
 an engine is built from an allow-list. `install_fake(folder, FAKE_LOAD="hang")` makes such a pair.
 
 FAKE_LOAD_SECONDS=1.5     how long the load takes        FAKE_LOAD=hang|exit1|oom|segv   how it ends instead
+FAKE_OOM_ONCE=FILE        as FAKE_LOAD=oom, unless FILE is there; makes it
 FAKE_STREAM_TOKENS=20     tokens in an answer            FAKE_TOKEN_DELAY_SECONDS=0.01   between two of them
 FAKE_DIE_AFTER_TOKENS=5   exits in the middle            FAKE_TRUNCATE=1                 closes in the middle
 FAKE_FIRST_BYTE_SECONDS=5 silence before the answer      FAKE_STATUS=500                 an error instead of it
@@ -342,7 +343,7 @@ def load(chosen: dict[str, str]) -> None:
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.5))
         log(".")  # moving, if slowly
-    match SETTINGS.get("FAKE_LOAD", ""):
+    match "oom" if is_first() else SETTINGS.get("FAKE_LOAD", ""):
         case "hang":
             threading.Event().wait()
         case "exit1":
@@ -364,6 +365,15 @@ def load(chosen: dict[str, str]) -> None:
     tell_buffers()
     log("main: model loaded")
     loaded.set()
+
+
+def is_first() -> bool:
+    """Whether nobody has run out of memory for FAKE_OOM_ONCE yet."""
+    try:
+        open(SETTINGS["FAKE_OOM_ONCE"], "x").close()
+    except (KeyError, FileExistsError):
+        return False
+    return True
 
 
 def breakdown() -> tuple[int, ...]:

@@ -72,6 +72,14 @@ def test_reserve_and_max_vram_are_held_back():
     assert card.total_bytes == 8 * GIB
 
 
+def test_what_a_stranger_has_of_the_reserve_has_to_come_back_first():
+    assert usable(seen(0.5), rules=Rules(reserve_bytes=GIB)) == -0.5
+    other = on_gpu(4, pid=8, id=2, ready_at=1)
+    server = on_gpu(10)
+    account = books(seen(0.5, {7: 8 * GIB}), server, other, rules=Rules(reserve_bytes=GIB))
+    assert account.room_beside(server)["GPU-a"] == 7.5 * GIB
+
+
 def test_strangers_hold_what_is_not_free():
     assert usable(seen(3, {999: 21 * GIB})) == 3
 
@@ -84,24 +92,35 @@ def test_what_is_on_its_way_back_is_said_and_is_not_free():
 
 
 def test_what_a_process_that_has_ended_held_is_on_its_way_until_nvml_shows_it_or_too_long():
-    (returning,) = given_back(on_gpu(10, ready_at=1), seen(4, {7: 10 * GIB}), at=100.5)
+    (returning,) = given_back(on_gpu(10, ready_at=1), (), seen(4, {7: 10 * GIB}), at=100.5)
     assert returning == Returning("GPU-a", 10 * GIB, 4 * GIB, 100.5)
     (card,) = books(seen(4, at=100.7), returning=(returning,)).cards()
     assert (card.usable_bytes, card.leaving_bytes) == (4 * GIB, 10 * GIB)
-    assert returning.is_awaited(seen(11, at=100.7), now=101.0), "7 of 10 GiB are back"
-    assert not returning.is_awaited(seen(12, at=100.7), now=101.0), "three quarters are enough"
-    assert returning.is_awaited(seen(14, at=100.4), now=101.0), "the reading is older than its end"
-    assert not returning.is_awaited(seen(4, at=110.0), now=100.5 + BACK_SECONDS), "somebody else took it"
+    assert returning.is_awaited(seen(11, at=100.7), (), now=101.0), "7 of 10 GiB are back"
+    assert not returning.is_awaited(seen(12, at=100.7), (), now=101.0), "three quarters are enough"
+    assert returning.is_awaited(seen(14, at=100.4), (), now=101.0), "the reading is older than its end"
+    assert not returning.is_awaited(seen(4, at=110.0), (), now=100.5 + BACK_SECONDS), "somebody else took it"
 
 
 def test_one_that_had_not_loaded_gives_back_what_nvml_showed_for_it():
-    (returning,) = given_back(on_gpu(10), seen(4, {7: 3 * GIB}), at=100.5)
+    (returning,) = given_back(on_gpu(10), (), seen(4, {7: 3 * GIB}), at=100.5)
     assert (returning.size_bytes, returning.unseen_bytes) == (3 * GIB, 7 * GIB)
-    (unseen,) = given_back(on_gpu(10), seen(24), at=100.5)
+    (unseen,) = given_back(on_gpu(10), (), seen(24), at=100.5)
     (card,) = books(seen(24, at=100.2), returning=(unseen,)).cards()
     assert (card.usable_bytes, card.leaving_bytes) == (14 * GIB, 10 * GIB), "it may have had all of it by its end"
     (card,) = books(seen(21, at=100.6), returning=(unseen,)).cards()
     assert card.usable_bytes == 21 * GIB
+
+
+def test_what_another_server_of_ours_takes_has_come_back_all_the_same():
+    """Nine cold models were queued behind memory that the next one had long taken: five seconds, and again."""
+    (returning,) = given_back(on_gpu(10, ready_at=1), (), seen(4, {7: 10 * GIB}), at=100.5)
+    assert not returning.is_awaited(seen(5, {8: 9 * GIB}, at=100.7), (on_gpu(9, pid=8),), now=101.0)
+    assert returning.is_awaited(seen(5, {999: 9 * GIB}, at=100.7), (on_gpu(9, pid=8),), now=101.0), "a stranger's"
+    loaded, hidden = on_gpu(9, pid=8, ready_at=100.6), seen(5, at=100.7)
+    assert not returning.is_awaited(hidden, (loaded,), now=101.0), "it has all that was booked"
+    (beside,) = given_back(on_gpu(10, ready_at=1), (on_gpu(2, pid=8),), seen(4, {7: 10 * GIB, 8: GIB}), at=100.5)
+    assert beside.free_before == 5 * GIB
 
 
 def test_what_comes_back_is_what_nvml_shows_or_what_was_booked():

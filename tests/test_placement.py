@@ -10,6 +10,8 @@ import pytest
 
 from app.entities.launch import MemoryOptions
 from app.entities.placement import CPU, Card, Decision, Outcome, Policy, Resident, Strategy, Wishes
+from app.entities.refusal import Reason, Refusal
+from app.errors import error_for
 from app.use_cases.asked import Asked
 from app.use_cases.estimate import estimate_memory
 from app.use_cases.placement import decide
@@ -141,6 +143,26 @@ def test_what_can_never_fit_is_told_what_would():
     assert (hopeless.for_ever, hopeless.nearest) == (True, "")
 
 
+def test_the_reason_is_what_is_really_short():
+    """RAM is short for now, the card for ever."""
+    found = decide(asked(LARGE), World((card(0, 11, 12),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
+    assert found.for_ever and "on one GPU" in found.reason and "RAM" not in found.reason
+    alone = decide(asked(min_gpus=3), World((card(0, 20), card(1, 20))))
+    assert "there are 2 to split it over" in alone.reason
+
+
+def test_where_ram_is_short_the_numbers_are_those_of_ram():
+    found = decide(asked(), World((card(0, 20),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
+    assert "of RAM" in found.reason and found.needed_bytes < GIB
+    assert found.free_bytes == {CPU: 0}
+
+
+def test_gpus_that_are_not_here_are_nothing_that_a_smaller_file_helps():
+    found = decide(asked(gpus=("GPU-z",)), World((card(0, 20),)))
+    error = error_for(Refusal(Reason.DOES_NOT_FIT, "m", found.reason, found.needed_bytes))
+    assert str(error) == "m: none of the GPUs that its settings name is here (GPU-z)"
+
+
 def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():
     assert where(decide(asked(), World((), shared={CPU: 64 * GIB}))) == (CPU,)
     assert decide(asked(), World((), shared={CPU: GIB})).outcome is Outcome.REFUSE
@@ -172,6 +194,50 @@ def test_layers_that_stay_in_ram_are_the_fewest_on_all_cards_it_may_have():
 def test_every_step_leaves_its_numbers():
     found = decide(asked(LARGE), World((card(0, 20), card(1, 21))))
     assert found.considered[0].startswith("one card, context 4096: needs 4") and "0 of 2" in found.considered[0]
+
+
+def test_idle_servers_leave_also_for_a_place_with_less_on_gpus():
+    ram = {CPU: 64 * GIB}
+    full = World((card(0, 0.2),), (resident(1, idle=500, GPU_0=23),), ram)
+    layers = decide(asked(LARGE, partial_offload=True), full)
+    assert (layers.outcome, layers.evict, where(layers)) == (Outcome.EVICT, (1,), ("GPU-0",))
+    assert 30 < layers.placement.n_gpu_layers < 80
+    experts = decide(asked(("qwen3-30b-a3b", "Q4_K_M"), 131072, cpu_moe=True), full)
+    assert (experts.outcome, experts.evict, experts.placement.n_cpu_moe) == (Outcome.EVICT, (1,), 999)
+    busy = decide(asked(LARGE, partial_offload=True), replace(full, residents=(resident(1, busy=True, GPU_0=23),)))
+    assert (busy.outcome, busy.evict) == (Outcome.WAIT, (1,))
+    in_ram = Resident(2, "m2", {CPU: 30 * GIB}, idle_seconds=500)
+    when_full = decide(asked(cpu_when_full=True), World((card(0, 0.2),), (in_ram,), {CPU: 2 * GIB}))
+    assert (when_full.outcome, when_full.evict, where(when_full)) == (Outcome.EVICT, (2,), (CPU,))
+
+
+def test_more_layers_are_worth_waiting_for_what_is_coming_back():
+    """Some of it is free before the rest: a load must not start with the few layers for which that is enough."""
+    cards = (card(0, 5, leaving_bytes=17 * GIB),)
+    found = decide(asked(LARGE, partial_offload=True), World(cards, shared={CPU: 64 * GIB}))
+    assert found.outcome is Outcome.WAIT
+
+
+def test_nobody_leaves_for_room_that_is_claimed_or_held_back():
+    """2 GiB more are promised than are free: once the 6 GiB of a server are back, 4 may be had, and 5.4 are needed."""
+    assert decide(asked(), World((card(0, -2),), (resident(1, GPU_0=6),))).outcome is Outcome.REFUSE
+    found = decide(asked(), World((card(0, -2),), (resident(1, GPU_0=8),)))
+    assert (found.outcome, found.evict, found.free_bytes) == (Outcome.EVICT, (1,), {"GPU-0": 0})
+
+
+def test_nobody_leaves_a_card_that_is_too_small_in_any_case():
+    """What is said to come back may be free already, so that all together is more than the card has."""
+    found = decide(asked(), World((card(0, 5, 5.2),), (resident(1, GPU_0=2),)))
+    assert (found.outcome, found.for_ever) == (Outcome.REFUSE, True)
+    two = World((card(0, 20, 20), card(1, 20, 20)), (resident(1, GPU_0=9), resident(2, GPU_1=9)))
+    assert decide(asked(LARGE), two).outcome is Outcome.REFUSE
+
+
+def test_what_would_fit_is_never_a_larger_cache():
+    model = asked(ctx_size=131072)
+    small = replace(model.options, cache_type_k="q4_0", cache_type_v="q4_0")
+    found = decide(replace(model, options=small), World((card(0, 5.05, 5.05),)))
+    assert found.nearest == "ctx_size 4096"
 
 
 # --- random worlds -----------------------------------------------------------------------------------------

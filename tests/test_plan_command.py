@@ -131,3 +131,38 @@ def test_a_file_that_is_wrong_is_one_line_and_exit_2(model: str, tmp_path: Path,
 def test_a_missing_file_is_one_line_and_exit_2(model: str, tmp_path: Path):
     result = said(model, "--gpus", str(tmp_path / "none.json"))
     assert result.exit_code == 2 and "No such file" in result.output
+
+
+def test_a_server_that_has_ended_holds_nothing_and_one_of_an_unknown_state_is_an_error(model: str, tmp_path: Path):
+    server = {"model": "x", "state": "stopped", "bytes": {"GPU-a": 10 * GIB}}
+    world = {"gpus": [gpu("GPU-a", 1)], "servers": [server]}
+    assert answer(model, tmp_path, world, status=1)["outcome"] == "refuse"
+    for wrong in (
+        {"gpus": [gpu("GPU-a", 1)], "servers": [server | {"state": "loaded"}]},
+        {"gpus": [gpu("cpu", 20)]},
+        {"gpus": [gpu("", 20)]},
+    ):
+        file = tmp_path / "wrong.json"
+        file.write_text(json.dumps(wrong))
+        assert said(model, "--gpus", str(file)).exit_code == 2
+
+
+def test_one_gpu_and_several_are_a_contradiction(model: str):
+    assert said(model, "--split-mode", "none", "--devices", "2").exit_code == 2
+
+
+def test_without_a_gpu_the_settings_may_keep_it_from_the_cpu(model: str, tmp_path: Path):
+    config = tmp_path / "never.yaml"
+    config.write_text("gpu: {cpu_fallback: never}")
+    told = answer(model, tmp_path, {"gpus": []}, "--config", str(config), status=1)
+    assert (told["outcome"], told["reason"]) == ("refuse", "there is no GPU; gpu.cpu_fallback is never")
+    assert answer(model, tmp_path, {"gpus": []}, "--config", str(config), "-ngl", "0")["outcome"] == "place"
+
+
+@needs_compiler
+def test_gpus_that_are_not_to_be_used_are_not_looked_at(model: str, tmp_path: Path):
+    (tmp_path / "off.yaml").write_text("gpu: {enabled: false}")
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-large", total_mib=24564))
+    told = on_hardware(hardware.environment, model, "-c", "512", "--config", str(tmp_path / "off.yaml"))
+    assert told["placement"]["devices"][0]["uuid"] == "cpu"

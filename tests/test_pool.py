@@ -9,6 +9,7 @@ import pytest
 
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
+from app.entities.placement import Decision, Outcome
 from app.entities.server import Server
 from app.errors import InvalidModelFile
 from app.use_cases import events as ev
@@ -83,3 +84,17 @@ def test_a_model_that_cannot_be_served_is_refused_before_it_waits():
         with pytest.raises(InvalidModelFile):
             ask(a_model("bad"))
     assert case.store.pool == PoolState()
+
+
+def test_a_load_that_goes_on_waiting_is_one_record():
+    """It is decided anew with each reading; two hundred of those would push out all that was decided before."""
+    case = Case()
+    case.acquire(a_model("a"))
+    lease = case.pool.acquire(a_model("a"), 10, Client())  # type: ignore[arg-type]
+    waiting = Decision(Outcome.WAIT, "it has room once a is no longer busy", 3 * GIB)
+    for number in range(3):
+        case.pool._explain(ev.Decided("b", waiting, ("a",)), case.store.pool, float(number), 0.1)
+    assert [each.model for each in case.store.decisions] == ["a", "b"]
+    case.pool._explain(ev.Decided("b", replace(waiting, outcome=Outcome.PLACE), ()), case.store.pool, 9.0, 0.1)
+    assert len(case.store.decisions) == 3
+    case.pool.release(lease, ev.Ending.COMPLETE)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from app.entities.gpu import GpuState, MissingGpu
-from app.entities.placement import CPU, CpuFallback, Outcome, Wishes
+from app.entities.launch import MemoryOptions
+from app.entities.placement import CPU, CpuFallback, Outcome, Rules, Wishes
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases import events as ev
+from app.use_cases.asked import Asked
 from app.use_cases.ledger import BACK_SECONDS
 from app.use_cases.pool_state import Limits
 from app.use_cases.readings import PATIENCE_SECONDS
 from app.use_cases.schedule import due_at
-from tests.builders import GIB, a_model, replace
+from tests.builders import GIB, a_model, asked_for, replace
 from tests.gpu_play import GpuPlay, Hardware, asked
 from tests.test_schedule import grants, refusals, spawned, stopped
 
@@ -110,6 +112,19 @@ def test_a_model_without_layers_on_gpus_misses_none():
     assert where(play.tell(ev.Acquire(1, a_model(), 0.0, 300.0, on_cpu))) == [(CPU,)]
 
 
+def test_a_model_that_has_just_loaded_is_not_in_the_way_of_one_that_fits_beside_it():
+    """In a container pids are hidden: its bytes were missing already, and claimed as well. It was stopped again."""
+    play = play_on(Hardware({"GPU-a": 12}, shows_pids=False))
+    play.wants("a")
+    play.hardware.stranger_gib = {"GPU-a": 4.6}  # that is its own
+    assert where(play.wants("b", at=1.0)) == []
+    play.hardware.stranger_gib, play.answers_polls = {}, False
+    play.tell(ev.Ready(1, 9001, at=2.0))
+    assert play.state.server(1).state is ServerState.READY
+    assert where(play.tell(play.polled(at=2.1))) == [("GPU-a",)]
+    assert play.state.server(1).state is ServerState.READY
+
+
 def test_an_idle_server_goes_and_its_memory_is_waited_for():
     """It is gone at 10.5; the driver shows its bytes as free at 11.2."""
     play = play_on(ONE)
@@ -124,6 +139,18 @@ def test_an_idle_server_goes_and_its_memory_is_waited_for():
     assert where(play.tell(ev.Tick(at=11.2))) == [("GPU-a",)]
 
 
+def test_a_server_is_called_by_the_numbers_that_nvml_has_now():
+    play = play_on(TWO)
+    server = play.loaded("a", wishes=Wishes(gpus=("GPU-b",)))
+    assert server.placement.device == "cuda:1"
+    play.hardware.total_gib = {"GPU-b": 6}
+    play.tell(play.polled(at=1.0))
+    assert play.state.server(server.id).placement.device == "cuda:0"
+    play.hardware.total_gib = {}
+    play.tell(play.polled(at=2.0))
+    assert play.state.server(server.id).placement == replace(server.placement, indices=(0,)), "it is away"
+
+
 def test_memory_that_does_not_come_back_is_somebody_elses():
     play = play_on(ONE)
     old = play.loaded("old")
@@ -134,6 +161,18 @@ def test_memory_that_does_not_come_back_is_somebody_elses():
         effects = play.tell(ev.Tick(at=due))
         assert due <= 10.5 + BACK_SECONDS
     assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
+
+
+def test_memory_that_is_back_before_the_exit_is_told_is_not_waited_for():
+    """The driver is quick, and a reading came in between: the one after next waited five seconds for nothing."""
+    play = play_on(ONE)
+    old = play.loaded("old")
+    assert stopped(play.wants("new", at=10.0)) == [old.id]
+    assert where(play.tell(ev.GpusPolled(play.hardware.snapshot((), at=10.2), at=10.2))) == [("GPU-a",)]
+    play.tell(
+        ev.Exited(old.id, "", at=10.3), ev.Spawned(2, 1002, at=10.5), ev.Ready(2, 9002, at=10.6), ev.Release(2, at=10.7)
+    )
+    assert stopped(play.wants("third", at=11.0)) == [2]
 
 
 def test_memory_on_its_way_back_is_no_reason_to_stop_another():
@@ -156,6 +195,28 @@ def test_a_busy_server_in_the_way_is_drained():
     assert spawned(play.tell(ev.Exited(1, "", at=4.0))) == ["new"]
 
 
+@pytest.mark.parametrize("wishes", [Wishes(cpu_when_full=True), Wishes()])
+def test_a_server_that_still_answers_is_not_waited_for_where_there_is_another_place(wishes: Wishes):
+    """It was told to unload in the middle of a long answer. The CPU will do, or another one that is idle."""
+    play = play_on(TWO)
+    busy, idle = play.loaded("a"), play.loaded("b")
+    play.tell(ev.Acquire(50, a_model("a"), 0.5, 300.0, asked()), ev.Unload(51, a_model("a"), 0.6, 300.0))
+    assert play.state.server(busy.id).state is ServerState.DRAINING
+    if wishes.cpu_when_full:
+        play.tell(ev.Acquire(52, a_model("b"), 0.7, 300.0, asked()))
+        assert where(play.wants("c", at=1.0, wishes=wishes)) == [(CPU,)]
+    else:
+        assert stopped(play.wants("c", at=1.0, wishes=wishes)) == [idle.id]
+
+
+def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place():
+    play = play_on(ONE)
+    play.loaded("a")
+    play.tell(ev.Acquire(50, a_model("a"), 0.5, 300.0, asked()), ev.Unload(51, a_model("a"), 0.6, 300.0))
+    assert play.wants("c", at=1.0) == []
+    assert "have answered" in play.decided[-1].decision.reason
+
+
 def test_what_a_stranger_holds_is_told_with_the_numbers():
     play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}))
     (refuse,) = play.wants("a")
@@ -173,6 +234,37 @@ def test_a_card_that_is_away_is_the_reason_where_it_would_have_been_used():
     missing = (MissingGpu("GPU-z", 1, "card", "lost"),)
     away = replace(play.polled(at=1.1).gpus, missing=missing)
     assert refusals(play.tell(ev.GpusPolled(away, at=1.1))) == {2: Reason.NO_GPU}
+
+
+def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
+    """Not with the whole card: 6 GiB would hold it, 4 may be taken. Nor with what is free by chance."""
+    play = play_on(replace(ONE, stranger_gib={"GPU-a": 3}), Limits(rules=Rules(max_vram_bytes=4 * GIB)))
+    (refuse,) = play.wants("a")
+    assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
+    assert refuse.refusal.free_bytes == {"GPU-a": 4 * GIB}
+    assert "at most usable: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
+
+
+@pytest.mark.parametrize("layers, wishes", [(0, Wishes()), (999, Wishes(gpus=("GPU-a",)))])
+def test_a_card_that_is_away_is_no_reason_for_a_model_that_would_not_use_it(layers: int, wishes: Wishes):
+    play = play_on(ONE)
+    missing = (MissingGpu("GPU-z", 1, "other", "lost"),)
+    away = replace(play.polled(at=1.0).gpus, missing=missing)
+    huge = asked_for(200 * GIB, wishes)
+    model = replace(huge, options=MemoryOptions(ctx_size=4096, n_gpu_layers=layers))
+    play.answers_polls = False
+    effects = play.tell(ev.GpusPolled(away, 1.0), ev.Acquire(1, a_model("a"), 1.0, 300.0, model), ev.Tick(1.1))
+    assert refusals(effects) == {1: Reason.DOES_NOT_FIT}
+
+
+def test_a_lesson_about_a_gpu_is_no_share_of_what_is_in_ram():
+    play = play_on(ONE)
+    (spawn,) = play.wants("a")
+    booked = {"GPU-a": GIB, CPU: 60 * GIB}
+    servers = (replace(spawn.server, booked=booked),)
+    play.state = replace(play.state, servers=servers)
+    play.tell(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
+    assert play.state.lessons["a"].device_bytes == 256 * 1024**2
 
 
 def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_learned():
@@ -236,3 +328,52 @@ def test_loaded_models_ask_for_no_reading():
     polls = play.polls
     assert grants(play.wants("a", at=50.0)) == {2: 1}
     assert play.polls == polls
+
+
+def ticks_that_are_due_at_once(play: GpuPlay, now: float) -> int:
+    """How many in a row find the next one due already; ten are enough to call it a loop."""
+    for count in range(10):
+        due = due_at(play.state)
+        if due is None or due > now:
+            return count
+        play.tell(ev.Tick(at=now))
+    return 10
+
+
+def on_the_cpu_beside_gpus(gib: float) -> Asked:
+    return replace(asked_for(int(gib * GIB)), options=MemoryOptions(ctx_size=4096, n_gpu_layers=0))
+
+
+def test_a_first_reading_that_never_comes_makes_no_loop_while_a_load_waits_for_ram():
+    play = GpuPlay(Hardware({}, state=GpuState.UNREAD), Limits(cpu_fallback=CpuFallback.WHEN_FULL), False)
+    play.tell(play.polled(at=0.0))
+    play.tell(ev.Acquire(1, a_model("a"), 6.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(1, 9001, at=7.0))
+    play.tell(ev.Acquire(2, a_model("b"), 8.0, 300.0, on_the_cpu_beside_gpus(40)))
+    assert outcomes(play) == [Outcome.PLACE, Outcome.WAIT]
+    assert ticks_that_are_due_at_once(play, 8.0) < 3
+
+
+@pytest.mark.parametrize("is_polled", [True, False])
+def test_memory_that_nobody_will_see_coming_back_makes_no_loop(is_polled: bool):
+    play = play_on(ONE)
+    gone = play.loaded("a")
+    play.tell(ev.Acquire(7, a_model("b"), 1.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(2, 9002, at=1.5))
+    play.answers_polls = False
+    last = play.polled(at=1.6)
+    play.tell(last, ev.Exited(gone.id, "gone", at=5.0))
+    if not is_polled:
+        play.tell(replace(last, gpus=replace(last.gpus, poll_seconds=None)))  # the engine is asked whether it can
+    play.tell(ev.Acquire(8, a_model("c"), 7.0, 300.0, on_the_cpu_beside_gpus(40)))
+    assert ticks_that_are_due_at_once(play, 7.0) < 3 and ticks_that_are_due_at_once(play, 7.1) < 3
+    assert outcomes(play)[-1] is Outcome.WAIT
+
+
+def test_all_who_wait_for_a_model_are_refused_by_one_decision():
+    play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}), answers_polls=False)
+    for ticket in range(1, 6):
+        play.tell(ev.Acquire(ticket, a_model("a"), 0.0, 300.0, asked()))
+    other = asked(wishes=Wishes(cpu_when_full=True))  # its settings have changed meanwhile
+    play.tell(ev.Acquire(6, a_model("a"), 0.0, 300.0, other))
+    effects = play.tell(play.polled(at=0.01))
+    assert len(refusals(effects)) == 6 and outcomes(play) == [Outcome.REFUSE]
+    assert play.state.servers == (), "nobody is left to load it for"

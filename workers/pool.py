@@ -201,11 +201,16 @@ class Pool:
         self._count(before, event, effects)
 
     def _explain(self, decided: ev.Decided, state: PoolState, now: float, step_ms: float) -> None:
-        decision = decided.decision
-        log.info("decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason)
+        decision, kept = decided.decision, self._store.decisions[-KEPT:]
         age = max(0.0, now - state.gpus.at) if state.gpus.poll_seconds is not None else 0.0
         explained = Explained(time.time(), decided.model, decision, decided.evict, step_ms, age)
-        self._store.decisions = (*self._store.decisions[1 - KEPT :], explained)
+        if kept and explained.repeats(kept[-1]):  # once a second, or ten times: it would push out all others
+            kept = kept[:-1]
+        else:
+            log.info(
+                "decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason
+            )
+        self._store.decisions = (*kept[-KEPT + 1 :], explained)
 
     def _next_event(self, state: PoolState) -> ev.Event:
         due = due_at(state)

@@ -21,8 +21,9 @@ class Card:
     name: str
     index: int  # NVML's
     total_bytes: int
-    usable_bytes: int
-    leaving_bytes: int = 0  # of servers that are on their way out: usable soon
+    usable_bytes: int  # below zero: more is claimed or held back than is free
+    leaving_bytes: int = 0  # of servers that end: usable soon
+    draining_bytes: int = 0  # of servers that go once they have answered what they have
     is_busy: bool = False  # it computes
     is_mig: bool = False  # CUDA shows a process one of these at most
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.entities.placement import CPU, Decision, Placement
+from app.entities.placement import CPU, Decision, Outcome, Placement
 
 KEPT = 200
 ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes", "total_bytes")
@@ -21,6 +21,14 @@ class Explained:
     evict: tuple[str, ...]  # names of the servers that left for it
     elapsed_ms: float  # of the scheduler's whole step
     gpus_age_seconds: float  # of the reading it was made on
+
+    def repeats(self, before: Explained) -> bool:
+        """Whether a load merely goes on waiting, with nothing else decided in between."""
+        return self.decision.outcome is Outcome.WAIT and self._said == before._said
+
+    @property
+    def _said(self) -> tuple[object, ...]:
+        return self.model, self.decision.outcome, self.decision.reason, self.decision.evict
 
 
 def decision_list(decisions: Iterable[Explained]) -> dict[str, object]:

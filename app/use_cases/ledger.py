@@ -11,6 +11,7 @@ kernel although a model needs them; the two are `CPU` and `BOOKS` of a decision'
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.entities.gpu import Gpu, GpuSnapshot
@@ -25,11 +26,14 @@ BACK_SHARE = 0.75
 
 @dataclass(frozen=True, slots=True)
 class Returning:
-    """Memory of a GPU that a process which has ended held, and that NVML does not show as free yet."""
+    """Memory of a GPU that a process which has ended held, and that NVML does not show as free yet.
+
+    Measured by what would be free without our servers: others of ours may take what comes back before it is noticed.
+    """
 
     uuid: str
     size_bytes: int
-    free_before: int
+    free_before: int  # without our other servers, by a reading from when it was there
     at: float  # when the process had ended
     unseen_bytes: int = 0  # what it may have had that the last reading before its end still showed as free
 
@@ -38,16 +42,17 @@ class Returning:
         """Then it is not waited for any more: somebody else has it."""
         return self.at + BACK_SECONDS
 
-    def is_awaited(self, snapshot: GpuSnapshot, now: float) -> bool:
-        is_there = snapshot.at >= self.at and self.missing_bytes(snapshot) <= (1 - BACK_SHARE) * self.size_bytes
+    def is_awaited(self, snapshot: GpuSnapshot, servers: Iterable[Server], now: float) -> bool:
+        is_read = snapshot.at >= self.at
+        is_there = is_read and self.missing_bytes(snapshot, servers) <= (1 - BACK_SHARE) * self.size_bytes
         return now < self.until and not is_there
 
     def claimed_bytes(self, snapshot: GpuSnapshot) -> int:
         """What this reading shows as free although it may not have been."""
         return self.unseen_bytes if snapshot.at < self.at else 0
 
-    def missing_bytes(self, snapshot: GpuSnapshot) -> int:
-        free = next((gpu.free_bytes for gpu in snapshot.gpus if gpu.uuid == self.uuid), None)
+    def missing_bytes(self, snapshot: GpuSnapshot, servers: Iterable[Server]) -> int:
+        free = _free_without(servers, snapshot, self.uuid)
         if free is None or snapshot.at < self.at:
             return self.size_bytes
         return max(0, self.size_bytes - max(0, free - self.free_before))
@@ -80,10 +85,17 @@ class Books:
         return free if self.max_loaded is None else {**free, PLACES: self.max_loaded - len(self.servers)}
 
     def leaving(self) -> dict[str, int]:
-        """Of `shared`, what servers on their way out give back."""
+        """Of `shared`, what servers that end give back."""
+        return self._back_from(ServerState.STOPPING)
+
+    def draining(self) -> dict[str, int]:
+        """The same of those that first answer what they have."""
+        return self._back_from(ServerState.DRAINING)
+
+    def _back_from(self, state: ServerState) -> dict[str, int]:
         back = {CPU: 0, BOOKS: 0, PLACES: 0}
         for server in self.servers:
-            if server.state in LEAVING:
+            if server.state is state:
                 for what in back:
                     back[what] += self._comes_back(server, what)
         return back
@@ -137,7 +149,7 @@ class Books:
             booked = sum(server.booked[gpu.uuid] for server in ours)
             most, usable = min(most, self.rules.max_vram_bytes), min(usable, self.rules.max_vram_bytes - booked)
         returning = sum(
-            each.missing_bytes(self.gpus) + each.claimed_bytes(self.gpus)
+            each.missing_bytes(self.gpus, self.servers) + each.claimed_bytes(self.gpus)
             for each in self.returning
             if each.uuid == gpu.uuid
         )
@@ -146,12 +158,16 @@ class Books:
             name=gpu.name,
             index=gpu.index,
             total_bytes=max(0, most),
-            usable_bytes=max(0, usable),
-            leaving_bytes=returning
-            + sum(self._comes_back(server, gpu.uuid) for server in ours if server.state in LEAVING),
+            usable_bytes=usable,
+            leaving_bytes=returning + self._back_on(gpu.uuid, ServerState.STOPPING),
+            draining_bytes=self._back_on(gpu.uuid, ServerState.DRAINING),
             is_busy=(gpu.utilization_percent or 0) >= 100 * self.rules.busy_utilization,
             is_mig=gpu.is_mig,
         )
+
+    def _back_on(self, uuid: str, state: ServerState) -> int:
+        ours = (server for server in self.servers if uuid in server.booked and server.state is state)
+        return sum(self._comes_back(server, uuid) for server in ours)
 
     def _claim(self, server: Server, device: str) -> int:
         """What it has, or will take, that the reading still shows as free. Leaving changes nothing about it."""
@@ -193,15 +209,31 @@ def shown_bytes(snapshot: GpuSnapshot, uuid: str, pid: int | None) -> int | None
     return None if pid is None or processes is None else processes.get(pid)
 
 
-def given_back(server: Server, snapshot: GpuSnapshot, at: float) -> tuple[Returning, ...]:
-    """What a server that has ended `at` held on GPUs."""
+def given_back(server: Server, others: Iterable[Server], snapshot: GpuSnapshot, at: float) -> tuple[Returning, ...]:
+    """What a server that ends `at` holds on GPUs, by a reading from when it was there."""
     found = []
     for gpu in snapshot.gpus:
-        if gpu.uuid in server.booked and gpu.free_bytes is not None:
-            shown, booked = shown_bytes(snapshot, gpu.uuid, server.pid), server.booked[gpu.uuid]
-            is_all_shown = server.ready_at is not None and snapshot.at > server.ready_at
-            size = shown if shown is not None else booked if is_all_shown else 0
-            unseen = 0 if is_all_shown else max(0, booked - size)
+        free = _free_without(others, snapshot, gpu.uuid)
+        if gpu.uuid in server.booked and free is not None:
+            size, is_all_shown = _held(server, snapshot, gpu.uuid), _is_all_shown(server, snapshot)
+            unseen = 0 if is_all_shown else max(0, server.booked[gpu.uuid] - size)
             if size or unseen:
-                found.append(Returning(gpu.uuid, size, gpu.free_bytes, at, unseen))
+                found.append(Returning(gpu.uuid, size, free, at, unseen))
     return tuple(found)
+
+
+def _free_without(servers: Iterable[Server], snapshot: GpuSnapshot, uuid: str) -> int | None:
+    """What would be free of a GPU without these servers, as far as the reading shows them."""
+    free = next((gpu.free_bytes for gpu in snapshot.gpus if gpu.uuid == uuid), None)
+    return None if free is None else free + sum(_held(server, snapshot, uuid) for server in servers)
+
+
+def _held(server: Server, snapshot: GpuSnapshot, uuid: str) -> int:
+    shown = shown_bytes(snapshot, uuid, server.pid)
+    if shown is not None:
+        return shown
+    return server.booked.get(uuid, 0) if _is_all_shown(server, snapshot) else 0
+
+
+def _is_all_shown(server: Server, snapshot: GpuSnapshot) -> bool:
+    return server.ready_at is not None and snapshot.at > server.ready_at

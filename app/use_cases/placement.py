@@ -13,6 +13,7 @@ from app.entities.launch import ALL_LAYERS
 from app.entities.placement import BOOKS, CPU, Decision, Outcome, Placement, Resident
 from app.use_cases.asked import Asked
 from app.use_cases.cards import cost_of_stopping, lacking, mib, name_of, names_of
+from app.use_cases.context_memory import row_bytes
 from app.use_cases.places import AUTO_CONTEXTS, Found, Needs, Places
 from app.use_cases.world import World
 
@@ -21,28 +22,48 @@ def decide(asked: Asked, world: World) -> Decision:
     """Where the model goes, what has to leave for it first, or why there is no place.
 
     What is on its way back is not free yet, and no reason to stop another server: a place that it makes is waited for,
-    if it is better than the one there is.
+    if it is better than the one there is. What a server has that still answers may take minutes: that is waited for
+    only where there is no place else, with no idle server to stop for it either.
     """
     needs = Needs(asked)
-    now = _Deciding(needs, world).decide()
-    if not world.is_coming_back or (now.outcome is Outcome.PLACE and _rank(now) == 1):
-        return now
-    soon = _Deciding(needs, world.once_it_is_back()).decide()
+    found = _Deciding(needs, world).decide()
+    if world.is_coming_back and _rank(found) > 1:
+        soon = _Deciding(needs, world.once_it_is_back()).decide()
+        found = _now_or_soon(found, soon, "memory that is coming back is there")
+    if world.is_drained and found.outcome in (Outcome.WAIT, Outcome.REFUSE):
+        later = _Deciding(needs, world.once_they_have_left()).decide()
+        found = _now_or_soon(found, later, "servers that are on their way out have answered")
+    return found
+
+
+def _now_or_soon(now: Decision, soon: Decision, once: str) -> Decision:
     if soon.outcome is Outcome.PLACE and _rank(soon) < _rank(now):
-        reason = f"it has room once memory that is coming back is there: {soon.reason}"
+        reason = f"it has room once {once}: {soon.reason}"
         return replace(now, outcome=Outcome.WAIT, reason=reason, placement=None, evict=(), nearest="", for_ever=False)
-    return now if now.outcome is Outcome.PLACE else replace(soon, free_bytes=now.free_bytes)
+    return now if now.outcome is Outcome.PLACE else soon
 
 
 def _rank(decision: Decision) -> int:
-    """How good a place is: the fewer GPUs the better, and all layers on one the best. None is the worst."""
+    """How good a place is: the fewer GPUs the better, and all layers on one the best. None is the worst.
+
+    With less than all on GPUs, the number of layers there comes first: some memory is back before the rest is.
+    """
     placement = decision.placement
     if placement is None or decision.outcome is not Outcome.PLACE:
         return 1_000_000
     if placement.is_on_cpu:
         return 100_000
     is_partial = placement.n_gpu_layers < ALL_LAYERS or placement.n_cpu_moe > 0
-    return len(placement.uuids) + (1_000 if is_partial else 0)
+    away = max(0, ALL_LAYERS - placement.n_gpu_layers)
+    return len(placement.uuids) + (1_000 + 50 * away if is_partial else 0)
+
+
+def _free_ram(places: Places) -> int:
+    return max(0, min(places.room[CPU], places.room.get(BOOKS, places.room[CPU])))
+
+
+def _is_short_of_ram(least: Placement, places: Places) -> bool:
+    return bool({CPU, BOOKS} & lacking(least.needs, places.room).keys())
 
 
 class _Deciding:
@@ -73,6 +94,7 @@ class _Deciding:
             or places.on_one_after(idle, "idle")
             or (places.on_several(idle) if idle else None)
             or places.with_less_on_gpus()
+            or places.with_less_after(idle)
         )
 
     @cached_property
@@ -105,41 +127,43 @@ class _Deciding:
 
     def _refused(self) -> Decision:
         empty = self.world.empty()
-        for_ever = Places(self.needs, empty, self.places.shortest).as_it_is() is None
+        on_empty = Places(self.needs, empty, self.places.shortest)
+        for_ever = on_empty.as_it_is() is None
         least = self.places.least()
-        found = self._decision(Outcome.REFUSE, self._why_not(least, for_ever), least.needed_bytes if least else 0)
-        world = empty if for_ever else self.world.once_it_is_back().without(self._ours)
+        places, usable = (on_empty, "at most usable") if for_ever else (self.places, "usable")
+        found = self._decision(Outcome.REFUSE, self._why_not(least, places, usable), least.needed_bytes if least else 0)
+        if least and _is_short_of_ram(least, places):
+            needed, free = least.booked_bytes[CPU], {CPU: _free_ram(self.places)}
+            found = replace(found, needed_bytes=needed, free_bytes=free)
+        world = empty if for_ever else self.world.once_they_have_left().without(self._ours)
         return replace(found, for_ever=for_ever, nearest=self._nearest(world))
 
-    def _why_not(self, least: Placement | None, for_ever: bool) -> str:
+    def _why_not(self, least: Placement | None, places: Places, usable: str) -> str:
+        """By the numbers of the machine as it is, or, where not even that would do, of an empty one."""
         if least is None:
             return f"none of the GPUs that its settings name is here ({', '.join(self.wishes.gpus) or 'all excluded'})"
-        never = ", more than there ever is for it" if for_ever else ""
-        missing = lacking(least.needs, self.places.room)
-        if {CPU, BOOKS} & missing.keys():
-            return f"it needs {mib(least.booked_bytes[CPU])} of RAM{never}; {mib(self._free_ram)} are free"
-        usable = ", ".join(f"{name_of(card)} {mib(card.usable_bytes)}" for card in self.places.cards)
+        if _is_short_of_ram(least, places):
+            return f"it needs {mib(least.booked_bytes[CPU])} of RAM; {usable}: {mib(_free_ram(places))}"
+        room = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in places.cards)
         if self.wishes.min_gpus > 1:
-            return f"it is to be on at least {self.wishes.min_gpus} GPUs, and they do not hold it; usable: {usable}"
-        on = "on one GPU" if len(self.places.cards) == 1 or self.wishes.max_gpus == 1 else "on one GPU, more on several"
-        return f"it needs {mib(least.needed_bytes)} {on}{never}; usable: {usable}"
-
-    @property
-    def _free_ram(self) -> int:
-        return max(0, min(self.places.room[CPU], self.places.room.get(BOOKS, self.places.room[CPU])))
+            there = sum(not card.is_mig for card in places.cards)
+            but = "they do not hold it" if there >= self.wishes.min_gpus else f"there are {there} to split it over"
+            return f"it is to be on at least {self.wishes.min_gpus} GPUs, and {but}; {usable}: {room}"
+        on = "on one GPU" if len(places.cards) == 1 or self.wishes.max_gpus == 1 else "on one GPU, more on several"
+        return f"it needs {mib(least.needed_bytes)} {on}; {usable}: {room}"
 
     @property
     def _free_bytes(self) -> dict[str, int]:
         if self.places.is_for_the_cpu:
-            return {CPU: self._free_ram} if CPU in self.places.room else {}
-        return {card.uuid: card.usable_bytes for card in self.places.cards}
+            return {CPU: _free_ram(self.places)} if CPU in self.places.room else {}
+        return {card.uuid: max(0, card.usable_bytes) for card in self.places.cards}
 
     def _nearest(self, world: World) -> str:
         """The setting next to what was asked that would fit: first a smaller cache, then a shorter context."""
         asked, longest = self.places.options, self.places.contexts[-1]
         kinds = [asked.cache_type_k]
         if asked.flash_attn != "off":
-            kinds += [kind for kind in ("q8_0", "q4_0") if kind != asked.cache_type_k]
+            kinds += [kind for kind in ("q8_0", "q4_0") if row_bytes(32, kind) < row_bytes(32, asked.cache_type_k)]
         contexts = (longest, *(each for each in AUTO_CONTEXTS if each < longest))
         tries = [(ctx_size, kind) for ctx_size in contexts for kind in kinds]
         if not self._fits_with(world, *tries[-1]):  # the least of them

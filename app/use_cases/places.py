@@ -96,7 +96,7 @@ class Places:
             return None
         if self.is_for_the_cpu:
             return self.on_the_cpu(leaving, "")
-        return self.on_one_after(leaving, "ours") or self.on_several(leaving)
+        return self.on_one_after(leaving, "ours") or self.on_several(leaving) or self.with_less_after(leaving)
 
     def least(self) -> Placement | None:
         """Where it needs the fewest bytes, whether they are there or not; None: there is no card it may use."""
@@ -128,7 +128,7 @@ class Places:
         ways, ctx_size = [], self.contexts[-1]
         for card in self.cards:
             gone = enough(leaving, self._missing_on(card, ctx_size))
-            if gone is not None:
+            if gone is not None and self._estimate_on(card, ctx_size).devices[0].booked_bytes <= card.total_bytes:
                 cost = (any(each.is_busy for each in gone), sum(map(cost_of_stopping, gone)))
                 ways.append(((cost, self._rank(card, ctx_size)), card, gone))
         self.said.append(f"one card after stopping servers that are {what}: {len(ways)} ways")
@@ -198,7 +198,7 @@ class Places:
     def _split_after(self, gone: Sequence[Resident]) -> tuple[Placement, tuple[Resident, ...]] | None:
         """Over the fewest cards once these had left, and who of them has to."""
         back = held_bytes(gone)
-        roomy = sorted(self._joinable, key=lambda card: (-(card.usable_bytes + back.get(card.uuid, 0)), card.index))
+        roomy = sorted(self._joinable, key=lambda card: (-_usable_with(card, back), card.index))
         for count in self._counts(back):
             placement = self._split(roomy[:count], back)
             leave = enough(gone, lacking(placement.needs, self.room)) if placement else None
@@ -212,7 +212,7 @@ class Places:
 
     def _counts(self, back: Mapping[str, int]) -> list[int]:
         """How many of the cards to try, the roomiest first: those numbers that have enough bytes between them."""
-        room = sorted((card.usable_bytes + back.get(card.uuid, 0) for card in self._joinable), reverse=True)
+        room = sorted((_usable_with(card, back) for card in self._joinable), reverse=True)
         most = min(len(room), self.wishes.max_gpus or len(room), len(self._layers))
         sums = [0, *accumulate(room)]
         counts = range(max(2, self.wishes.min_gpus), most + 1)
@@ -235,7 +235,7 @@ class Places:
 
     def _split(self, cards: Sequence[Card], back: Mapping[str, int], n_gpu_layers: int = 0) -> Placement | None:
         """All its layers on these cards, or so many."""
-        usable = [card.usable_bytes + back.get(card.uuid, 0) for card in cards]
+        usable = [_usable_with(card, back) for card in cards]
         names = tuple(card.name for card in cards)
         options = replace(self.shortest, n_gpu_layers=n_gpu_layers or self.options.n_gpu_layers)
         layers = self.needs.of_layers(options)
@@ -256,6 +256,16 @@ class Places:
             what = f"{found.n_gpu_layers} layers, the others stay in RAM"
             return Found(found, (), f"of {self._layer_count} layers there is room for {what}: {on}")
         return self.on_the_cpu((), "no GPU has room") if self.wishes.cpu_when_full else None
+
+    def with_less_after(self, leaving: Sequence[Resident]) -> Found | None:
+        """The same once some of these have left."""
+        if not leaving:
+            return None
+        found = Places(self.needs, self.world.without(leaving), self.shortest).with_less_on_gpus()
+        gone = enough(leaving, lacking(found.placement.needs, self.room)) if found else None
+        if found is None or gone is None:
+            return None
+        return Found(found.placement, gone, f"{found.why} once {names_of(gone)} left")
 
     def _but_experts(self, card: Card) -> Placement | None:
         options = replace(self._alone(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
@@ -301,6 +311,11 @@ class Places:
     def all_in_ram(self) -> Placement:
         options = replace(self._alone(self.contexts[-1]), devices=0, n_gpu_layers=0)
         return Placement((CPU,), (), 0, options.ctx_size, 0, self.needs.of(options))
+
+
+def _usable_with(card: Card, back: Mapping[str, int]) -> int:
+    """Never more than there is: some of what comes back may be free already."""
+    return min(card.total_bytes, card.usable_bytes + back.get(card.uuid, 0))
 
 
 def _contexts(asked: Asked) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.asked import Asked, Extra
 from app.use_cases.events import Effect, Refuse, Stop, StopReason
-from app.use_cases.ledger import Returning
+from app.use_cases.ledger import Returning, given_back
 
 NO_GPUS = GpuSnapshot(GpuState.NO_GPU, at=float("-inf"))
 
@@ -97,6 +97,7 @@ class PoolState:
     gpus_asked_at: float | None = None  # a reading is on its way
     gpus_are_late: bool = False  # it has not come for so long that it is not waited for
     returning: tuple[Returning, ...] = ()  # memory of GPUs that servers which have ended held
+    going: Mapping[int, tuple[Returning, ...]] = field(default_factory=dict)  # what they held when told to end, by id
     plans: Mapping[int, Asked] = field(default_factory=dict)  # what was asked when a server was started, by its id
     lessons: Mapping[str, Extra] = field(default_factory=dict)  # what models were seen to lack, by name
     undecided: Basis | None = None  # what the first load that may not start yet was decided on, last time
@@ -108,6 +109,10 @@ class PoolState:
 
     def server(self, server_id: int) -> Server | None:
         return next((s for s in self.servers if s.id == server_id), None)
+
+    def others(self, server: Server) -> tuple[Server, ...]:
+        """All but this one."""
+        return tuple(s for s in self.servers if s.id != server.id)
 
     def server_of(self, model: str) -> Server | None:
         """The one server of a model, in whatever state."""
@@ -135,8 +140,10 @@ def changed(state: PoolState, server_id: int, change: Callable[[Server], Server]
 
 
 def stop(state: PoolState, server: Server, why: StopReason, detail: str = "") -> Step:
-    """Order a server's end."""
-    return changed(state, server.id, lambda s: s.moved(ServerState.STOPPING)), [Stop(server.id, why, detail)]
+    """Order a server's end. What it holds is noted now: a reading may show that as free before its exit is told."""
+    going = {**state.going, server.id: given_back(server, state.others(server), state.gpus, float("inf"))}
+    state = changed(replace(state, going=going), server.id, lambda s: s.moved(ServerState.STOPPING))
+    return state, [Stop(server.id, why, detail)]
 
 
 def turn_away(state: PoolState, reasons: Mapping[int, Reason]) -> Step:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from app.entities.gpu import GpuSnapshot
+from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
@@ -105,7 +106,15 @@ def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> Poo
 def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:
     is_what_was_asked = state.gpus_asked_at is None or gpus.at >= state.gpus_asked_at
     asked_at, are_late = (None, False) if is_what_was_asked else (state.gpus_asked_at, state.gpus_are_late)
-    return replace(state, gpus=gpus, gpus_asked_at=asked_at, gpus_are_late=are_late)
+    servers = tuple(_renumbered(server, gpus) for server in state.servers)
+    return replace(state, servers=servers, gpus=gpus, gpus_asked_at=asked_at, gpus_are_late=are_late)
+
+
+def _renumbered(server: Server, gpus: GpuSnapshot) -> Server:
+    """On the same cards, by the numbers that NVML has for them now."""
+    placement, numbers = server.placement, {gpu.uuid: gpu.index for gpu in gpus.gpus}
+    indices = tuple(numbers.get(uuid, index) for uuid, index in zip(placement.uuids, placement.indices, strict=False))
+    return server if indices == placement.indices else replace(server, placement=replace(placement, indices=indices))
 
 
 def _unwanted(state: PoolState, waiting: Waiting) -> Step:
@@ -168,12 +177,15 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
 def _exited(state: PoolState, event: ev.Exited) -> Step:
     server = state.server(event.server)
     assert server is not None, f"server {event.server} exited twice"
+    others = state.others(server)
+    held = state.going.get(server.id) or given_back(server, others, state.gpus, event.at)
     ended = server.moved(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
     state = replace(
         state,
-        servers=tuple(s for s in state.servers if s.id != server.id),
+        servers=others,
+        going={number: each for number, each in state.going.items() if number != server.id},
         plans={number: asked for number, asked in state.plans.items() if number != server.id},
-        returning=(*state.returning, *given_back(server, state.gpus, event.at)),
+        returning=(*state.returning, *(replace(each, at=event.at) for each in held)),
         last_exit_at=event.at,
     )
     if ended.state is ServerState.STOPPED:
@@ -199,7 +211,7 @@ def _planned_anew(waiting: Waiting, server: Server) -> Waiting:
 
 def _more_next_time(server: Server) -> Extra:
     """A GPU ran out although all was booked: a stranger grew, or it takes more than was thought. Nobody knows which."""
-    most = max(size for size in server.booked.values())
+    most = max((size for what, size in server.booked.items() if what != CPU), default=0)
     return Extra(device_bytes=max(LESSON_BYTES, round(LESSON_SHARE * most)))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from app.entities.placement import CPU, Decision, Outcome, Placement
+from app.entities.placement import CPU, Card, Decision, Outcome, Placement
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import readings
 from app.use_cases.asked import NOTHING_EXTRA, Asked
+from app.use_cases.cards import allowed
 from app.use_cases.events import Decided, Effect, Spawn, StopReason
 from app.use_cases.gpu_use import are_usable, why_no_place
 from app.use_cases.ledger import Books
@@ -23,8 +24,11 @@ def make_room(state: PoolState, now: float) -> Step:
     state = readings.take_stock(state, now)
     effects: list[Effect] = []
     spoken_for: set[str] = set()  # models that older requests wait for
+    refused: set[str] = set()  # and with the oldest, all who waited for them
     for waiting in state.wanting:
         name = waiting.model.name
+        if name in refused:
+            continue
         if state.server_of(name) is not None:
             spoken_for.add(name)
             continue  # loading for it already, busy, or on its way out: not up twice
@@ -37,11 +41,14 @@ def make_room(state: PoolState, now: float) -> Step:
         if why := _why_no_place(state, waiting, now):
             state, more = turn_away_model(state, Refusal(Reason.NO_GPU, name, why))
             effects += more
+            refused.add(name)
             continue
         decision = decide(_asked(state, waiting), world_of(state, now))
         effects.append(Decided(name, decision, _names(state, decision.evict)))
         state, more = _carry_out(state, waiting, decision, spoken_for, now)
         effects += more
+        if decision.outcome is Outcome.REFUSE:
+            refused.add(name)
         if decision.outcome in (Outcome.EVICT, Outcome.WAIT):
             state = replace(state, undecided=_basis(state, waiting, spoken_for))
             break
@@ -65,6 +72,7 @@ def world_of(state: PoolState, now: float) -> World:
         residents=books.residents(now),
         shared=books.shared(),
         leaving=books.leaving(),
+        draining=books.draining(),
         totals=books.totals(),
         policy=limits.policy,
     )
@@ -100,11 +108,12 @@ def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, spoken_fo
         case Outcome.EVICT | Outcome.WAIT:
             return _send_away(state, set(decision.evict), spoken_for, waiting.model.name)
         case Outcome.REFUSE:
-            return turn_away_model(state, _refusal(state, waiting.model.name, decision))
+            return turn_away_model(state, _refusal(state, waiting, decision))
 
 
-def _refusal(state: PoolState, model: str, decision: Decision) -> Refusal:
-    if decision.for_ever and state.gpus.missing:  # with them it might fit
+def _refusal(state: PoolState, waiting: Waiting, decision: Decision) -> Refusal:
+    model = waiting.model.name
+    if decision.for_ever and _misses_gpus(state, waiting):  # with them it might fit
         why = "; ".join((decision.reason, *state.gpus.complaints))
         return Refusal(Reason.NO_GPU, model, why, decision.needed_bytes, decision.free_bytes)
     if decision.for_ever:
@@ -114,10 +123,19 @@ def _refusal(state: PoolState, model: str, decision: Decision) -> Refusal:
     return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, nearest)
 
 
+def _misses_gpus(state: PoolState, waiting: Waiting) -> bool:
+    """Whether GPUs are missing that it might use."""
+    if waiting.asked is None or not waiting.asked.options.n_gpu_layers:
+        return False
+    missing = (Card(gpu.uuid, gpu.name, gpu.index, 0, 0) for gpu in state.gpus.missing)
+    return bool(allowed(missing, waiting.asked.wishes))
+
+
 def _had(state: PoolState, decision: Decision) -> dict[str, int]:
-    """What there is in all where the decision says what is free."""
+    """What may be had of an empty machine, where the decision says what is free."""
     assert state.memory is not None
-    totals = {gpu.uuid: gpu.total_bytes or 0 for gpu in state.gpus.gpus} | {CPU: state.memory.total_bytes}
+    books = Books(state.gpus, state.memory, (), state.limits.rules)
+    totals = {card.uuid: card.total_bytes for card in books.cards()} | {CPU: state.memory.total_bytes}
     return {device: totals[device] for device in decision.free_bytes}
 
 

@@ -18,6 +18,7 @@ class World:
     residents: tuple[Resident, ...] = ()
     shared: Mapping[str, int] = field(default_factory=dict)
     leaving: Mapping[str, int] = field(default_factory=dict)  # of `shared`: on its way back
+    draining: Mapping[str, int] = field(default_factory=dict)  # of `shared`: back once servers have answered
     totals: Mapping[str, int] = field(default_factory=dict)  # of `shared`: if no server were there, nor a stranger
     policy: Policy = field(default_factory=Policy)
 
@@ -26,9 +27,20 @@ class World:
         """Whether memory is on its way back."""
         return any(self.leaving.values()) or any(card.leaving_bytes for card in self.cards)
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether servers go once they have answered, which may take minutes."""
+        return any(self.draining.values()) or any(card.draining_bytes for card in self.cards)
+
     def once_it_is_back(self) -> World:
-        cards = tuple(_with_more(card, card.leaving_bytes) for card in self.cards)
+        cards = tuple(replace(_with_more(card, card.leaving_bytes), leaving_bytes=0) for card in self.cards)
         return replace(self, cards=cards, shared=_sum(self.shared, self.leaving), leaving={})
+
+    def once_they_have_left(self) -> World:
+        """With what is coming back, and what those have that still answer."""
+        back = self.once_it_is_back()
+        cards = tuple(replace(_with_more(card, card.draining_bytes), draining_bytes=0) for card in back.cards)
+        return replace(back, cards=cards, shared=_sum(back.shared, self.draining), draining={})
 
     def without(self, gone: Sequence[Resident]) -> World:
         """Once these servers have left."""
@@ -39,12 +51,14 @@ class World:
 
     def empty(self) -> World:
         """Nobody else on the machine."""
-        cards = tuple(replace(card, usable_bytes=card.total_bytes, leaving_bytes=0) for card in self.cards)
+        cards = tuple(
+            replace(card, usable_bytes=card.total_bytes, leaving_bytes=0, draining_bytes=0) for card in self.cards
+        )
         return World(cards, shared={**self.shared, **self.totals}, totals=self.totals, policy=self.policy)
 
 
 def _with_more(card: Card, back: int) -> Card:
-    return replace(card, usable_bytes=min(card.total_bytes, card.usable_bytes + back), leaving_bytes=0)
+    return replace(card, usable_bytes=min(card.total_bytes, card.usable_bytes + back))
 
 
 def _sum(shared: Mapping[str, int], back: Mapping[str, int]) -> dict[str, int]:
