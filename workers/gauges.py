@@ -55,11 +55,22 @@ class Gauges:
             registry=registry,
         )
 
+        self._tokens = Counter(
+            "llama_smart_proxy_tokens",
+            "Tokens of answers that went out whole, as the engine counted them.",
+            ["model", "kind"],
+            registry=registry,
+        )
         self.pool = PoolCounts(registry)
 
-    def answered(self, endpoint: str, model: str, code: int, seconds: float) -> None:
+    def answered(
+        self, endpoint: str, model: str, code: int, seconds: float, prompt_tokens: int, completion_tokens: int
+    ) -> None:
         self._requests.labels(endpoint, model, str(code)).inc()
         self._duration.labels(endpoint, model).observe(seconds)
+        for kind, tokens in (("prompt", prompt_tokens), ("completion", completion_tokens)):
+            if tokens:
+                self._tokens.labels(model, kind).inc(tokens)
 
     def first_byte(self, model: str, seconds: float, waited_seconds: float) -> None:
         self._first_byte.labels(model).observe(seconds)

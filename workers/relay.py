@@ -21,6 +21,7 @@ from workers.framing import BadFraming, Body, Chunked, Counted
 from workers.pool import Address
 from workers.stream_mover import LAST_CHUNK, ClientGone, Stream, StreamMover
 from workers.upstream import BadAnswer, Connection, Connections, NoAnswer, Reply, read_reply, request_bytes
+from workers.usage import Tail, Usage
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Answer:
     chunks: Generator[bytes, None, bool]
     send_to: Callable[[Direct], bool]  # sends it, head and all; ends and returns as `chunks`
     is_stream: bool
+    usage: Callable[[], Usage | None]  # tokens, once it is over
     close: Callable[[], None]  # must be called whether or not the body was ever begun
 
 
@@ -106,13 +108,21 @@ class Relay:
                 reply.connection.close()
 
         is_stream = reply.header("content-type").startswith("text/event-stream")
-        chunks = self._chunks(reply, to, client, is_stream)
+        tail = Tail()
+        chunks = self._chunks(reply, to, client, is_stream, tail)
         headers_ = _response_headers(reply)
 
         def send_to(direct: Direct) -> bool:
-            return self._send_to(direct, reply, to, client, is_stream)
+            return self._send_to(direct, reply, to, client, is_stream, tail)
 
-        return Answer(reply.status, headers_, reply.body, chunks, send_to, is_stream, close)
+        def usage() -> Usage | None:
+            return None if reply.header("content-encoding") else tail.usage(is_stream)
+
+        return Answer(reply.status, headers_, reply.body, chunks, send_to, is_stream, usage, close)
+
+    def close(self) -> None:
+        """Let go of the connections that are kept."""
+        self._connections.close()
 
     def _ask(self, port: int, method: str, request: bytes, client: ClientWatch) -> Reply:
         """Once more on a new connection if a kept one had been closed before the request was there, or gave no byte
@@ -151,12 +161,15 @@ class Relay:
             connection.close()
             raise
 
-    def _chunks(self, reply: Reply, to: Address, client: ClientWatch, is_stream: bool) -> Generator[bytes, None, bool]:
+    def _chunks(
+        self, reply: Reply, to: Address, client: ClientWatch, is_stream: bool, tail: Tail
+    ) -> Generator[bytes, None, bool]:
         """The body as it comes. First nothing at all: that lets the server send the headers before the first token."""
         piece = b""
         try:
             yield piece
             for piece in reply.pieces():
+                tail.add(piece)
                 yield piece
             return True
         except (OSError, BadFraming) as error:
@@ -166,8 +179,10 @@ class Relay:
             yield (b"" if is_whole else b"\n\n") + _error_event(problem)
             return False
 
-    def _send_to(self, direct: Direct, reply: Reply, to: Address, client: ClientWatch, is_stream: bool) -> bool:
-        stream = Stream(reply.connection.socket, direct.socket, reply.body)
+    def _send_to(
+        self, direct: Direct, reply: Reply, to: Address, client: ClientWatch, is_stream: bool, tail: Tail
+    ) -> bool:
+        stream = Stream(reply.connection.socket, direct.socket, reply.body, tail)
         try:
             first = stream.take(_first(reply))
         except (OSError, BadFraming) as error:  # none of it was sent

@@ -119,6 +119,7 @@ class Runtime:
         if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + STOP_GRACE_SECONDS):
             log.error("llama-servers did not end; killing them")
             self._pool.kill()
+        self.services.relay.close()
         if self._gpus is not None:
             self._gpus.close()
         self._history.close()

@@ -16,6 +16,7 @@ import time
 
 from workers.framing import BadFraming, Body, Chunked
 from workers.upstream import RECEIVE_BYTES, NoAnswer
+from workers.usage import Tail
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +32,14 @@ class ClientGone(ConnectionError):
 class Stream:
     """One body on its way. The mover's alone from `move` until `error` is set and its thread goes on."""
 
-    __slots__ = ("body", "client", "done", "error", "last", "moved_at", "pending", "sent_bytes", "source")
+    __slots__ = ("body", "client", "done", "error", "moved_at", "pending", "sent_bytes", "source", "tail")
 
-    def __init__(self, source: socket.socket, client: socket.socket, body: Body) -> None:
+    def __init__(self, source: socket.socket, client: socket.socket, body: Body, tail: Tail) -> None:
         self.source = source
         self.client = client
         self.body = body
         self.pending = b""  # taken from the server, and not yet by the client
-        self.last: tuple[bytes, bytes] = (b"", b"")  # the last two pieces that went on
+        self.tail = tail
         self.sent_bytes = 0
         self.moved_at = time.monotonic()
         self.error: Exception | None = None
@@ -49,7 +50,7 @@ class Stream:
         """What of this data goes to the client, its framing's end included. Raises BadFraming."""
         piece = self.body.raw(data)
         if piece:
-            self.last = (self.last[1], piece)
+            self.tail.add(piece)
         return piece + LAST_CHUNK if self.body.is_over and isinstance(self.body, Chunked) else piece
 
 

@@ -122,6 +122,14 @@ class Connections:
         for each in old:
             each.close()
 
+    def close(self) -> None:
+        """Those that wait."""
+        with self._lock:
+            idle = [each for kept in self._idle.values() for each in kept]
+            self._idle.clear()
+        for each in idle:
+            each.close()
+
     def _pop(self, port: int) -> Connection | None:
         with self._lock:
             idle = self._idle.get(port)

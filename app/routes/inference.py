@@ -209,10 +209,13 @@ class Exchange:
         finally:
             seconds = time.monotonic() - self.arrived_at
             name = self.model.name if self.model else UNKNOWN_MODEL
-            self.services.gauges.answered(self.endpoint, name, status, seconds)
+            usage = self.answer.usage() if self.is_complete else None
+            prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+            self.services.gauges.answered(self.endpoint, name, status, seconds, prompt, completion)
             log.info(
-                "request status=%d path=%s model=%s asked=%r seconds=%.3f id=%s",
-                *(status, self.endpoint, name, self.asked[:LOGGED_CHARACTERS], seconds, self.request_id),
+                "request status=%d path=%s model=%s asked=%r seconds=%.3f prompt=%d completion=%d id=%s",
+                *(status, self.endpoint, name, self.asked[:LOGGED_CHARACTERS], seconds, prompt, completion),
+                self.request_id,
             )
 
 
