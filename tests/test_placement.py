@@ -100,6 +100,14 @@ def test_a_split_takes_the_fewest_cards_and_books_what_llama_cpp_will_take():
     assert all(placement.booked_bytes[uuid] <= 22 * GIB for uuid in placement.uuids)
 
 
+def test_fewer_cards_are_worth_more_than_fewer_stops():
+    """70B on four cards after one stop, or on two after two."""
+    servers = tuple(resident(n, idle=9000 - n, **{f"GPU_{n}": 14}) for n in range(2))
+    world = World((card(0, 8), card(1, 8), card(2, 11), card(3, 11)), servers)
+    found = decide(asked(LARGE), world)
+    assert (found.outcome, set(found.evict), set(where(found))) == (Outcome.EVICT, {0, 1}, {"GPU-0", "GPU-1"})
+
+
 def test_unequal_cards_get_layers_by_their_room():
     found = decide(asked(LARGE), World((card(0, 12), card(1, 38, 40))))
     assert where(found) == ("GPU-1", "GPU-0")

@@ -217,6 +217,20 @@ def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place
     assert "have answered" in play.decided[-1].decision.reason
 
 
+def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
+    """Although another load still waits, for another card."""
+    play = play_on(TWO)
+    here, there = Wishes(gpus=("GPU-a",)), Wishes(gpus=("GPU-b",))
+    for name, wishes in (("a", here), ("b", there)):
+        play.wants(name, wishes=wishes)
+        play.tell(ev.Ready(play.state.servers[-1].id, 9001, at=0.0))
+    play.wants("x", at=1.0, wishes=here)
+    play.wants("y", at=2.0, wishes=there)
+    assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
+    play.tell(ev.Cancel(3, at=3.0))
+    assert [s.state for s in play.state.servers] == [ServerState.READY, ServerState.DRAINING]
+
+
 def test_what_a_stranger_holds_is_told_with_the_numbers():
     play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}))
     (refuse,) = play.wants("a")

@@ -60,6 +60,10 @@ class Measurement:
         said = self._report.projected
         assert said is not None
         if not self._is_where_it_was_placed(said):
+            log.warning(
+                "server=%d model=%s was placed on %s and says that it uses %d GPUs",
+                *(self._server.id, self._server.model.name, self._server.placement.device, len(said.devices)),
+            )
             return
         need = self._history.with_overheads(self._start, said)
         is_confirmed = self._confirms(need)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from app.entities.launch import MemoryOptions
 from app.entities.memory import Estimate
-from app.entities.placement import Card, Placement, Resident, Wishes
+from app.entities.placement import BOOKS, PLACES, Card, Placement, Resident, Wishes
 
 MIB = 1024**2
 
@@ -81,7 +81,8 @@ def placement_on(
 
 def cost_of_stopping(resident: Resident) -> float:
     """What is lost by stopping it: bytes to load again, the less likely the longer nobody asked."""
-    return sum(resident.held_bytes.values()) / max(1.0, resident.idle_seconds)
+    held = sum(size for what, size in resident.held_bytes.items() if what not in (BOOKS, PLACES))
+    return held / max(1.0, resident.idle_seconds)
 
 
 def mib(size: int) -> str:

@@ -62,7 +62,7 @@ def _lack(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Lack |
     if not more:
         return None
     assert state.memory is not None, "it was started on a reading"
-    books = Books(state.gpus, state.memory, state.servers, state.limits.rules)
+    books = Books(state.gpus, state.memory, state.servers, state.limits.rules, state.returning)
     room = books.room_beside(server)
     short = [what for what, size in more.items() if size > room[what]]
     if not short:

@@ -12,7 +12,7 @@ kernel although a model needs them; the two are `CPU` and `BOOKS` of a decision'
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.entities.gpu import Gpu, GpuSnapshot
 from app.entities.memory import MemoryReading
@@ -127,7 +127,7 @@ class Books:
 
     def room_beside(self, server: Server) -> dict[str, int]:
         """What a server that is here may have of each device it is on, with all others as they are."""
-        others = Books(self.gpus, self.memory, tuple(each for each in self.servers if each != server), self.rules)
+        others = replace(self, servers=tuple(each for each in self.servers if each != server))
         shared = others.shared()
         room = {CPU: min(shared[CPU] + self._shown_or_nothing(server, CPU), shared[BOOKS])}
         for card in others.cards():

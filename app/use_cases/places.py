@@ -176,31 +176,33 @@ class Places:
     # --- several cards -------------------------------------------------------------------------------------
 
     def on_several(self, leaving: Sequence[Resident]) -> Found | None:
-        """The fewest cards: those with most room, since no others hold more."""
+        """The fewest cards, those with most room since no others hold more; then the fewest servers that leave."""
+        largest = self._split_after(leaving, len(self._joinable))
+        if largest is None:
+            self.said.append(f"several cards{' after stopping servers' if leaving else ''}: not enough")
+            return None
+        count = len(largest[0].uuids)
 
         @cache
         def split(number: int) -> tuple[Placement, tuple[Resident, ...]] | None:
-            return self._split_after(leaving[:number])
+            return largest if number == len(leaving) else self._split_after(leaving[:number], count)
 
         # Room grows with every server that goes: only from where the bytes are enough at all is it looked at closely.
-        numbers = range(1, len(leaving) + 1) if leaving else range(1)
-        numbers = numbers[bisect_left(numbers, True, key=lambda n: bool(self._counts(held_bytes(leaving[:n])))) :]
-        if numbers and split(numbers[-1]):
-            found = split(numbers[bisect_left(numbers, True, key=lambda number: split(number) is not None)])
-            assert found is not None, "with fewer gone there may be no split, with those there is"
-            placement, leave = found
-            count, once = len(placement.uuids), f" once {names_of(leave)} left" if leave else ""
-            self.said.append(f"{count} cards hold it{once}")
-            return Found(placement, leave, f"no single card has room; {count} hold it together{once}")
-        self.said.append(f"several cards{' after stopping servers' if leaving else ''}: not enough")
-        return None
+        numbers = range(len(leaving) + 1)
+        numbers = numbers[bisect_left(numbers, True, key=lambda n: count in self._counts(held_bytes(leaving[:n]))) :]
+        placement, leave = (
+            split(numbers[bisect_left(numbers, True, key=lambda number: split(number) is not None)]) or largest
+        )
+        once = f" once {names_of(leave)} left" if leave else ""
+        self.said.append(f"{count} cards hold it{once}")
+        return Found(placement, leave, f"no single card has room; {count} hold it together{once}")
 
-    def _split_after(self, gone: Sequence[Resident]) -> tuple[Placement, tuple[Resident, ...]] | None:
-        """Over the fewest cards once these had left, and who of them has to."""
+    def _split_after(self, gone: Sequence[Resident], most: int) -> tuple[Placement, tuple[Resident, ...]] | None:
+        """Over the fewest cards, so many at most, once these had left; and who of them has to."""
         back = held_bytes(gone)
         roomy = sorted(self._joinable, key=lambda card: (-_usable_with(card, back), card.index))
         for count in self._counts(back):
-            placement = self._split(roomy[:count], back)
+            placement = self._split(roomy[:count], back) if count <= most else None
             leave = enough(gone, lacking(placement.needs, self.room)) if placement else None
             if placement and leave is not None:
                 return placement, leave

@@ -167,5 +167,5 @@ def _send_away(state: PoolState, going: set[int], spoken_for: set[str], wanted: 
             state, orders = stop(state, server, StopReason.ROOM, f"for {wanted}")
             effects += orders
         elif server.model.name not in spoken_for:
-            state = changed(state, server.id, lambda s: s.moved(ServerState.DRAINING))
+            state = changed(state, server.id, lambda s: replace(s.moved(ServerState.DRAINING), drained_for=wanted))
     return state, effects

@@ -69,10 +69,11 @@ def _give_up(state: PoolState, now: float) -> Step:
 
 def _resume(state: PoolState, now: float) -> Step:
     """Servers drained for somebody who has left since take requests again."""
-    if state.draining or any(state.server_of(w.model.name) is None for w in state.wanting):
+    if state.draining:
         return state, []
+    lacking = {w.model.name for w in state.wanting if state.server_of(w.model.name) is None}
     for server in state.servers:
-        if server.state is DRAINING and not server.is_condemned:
+        if server.state is DRAINING and not server.is_condemned and server.drained_for not in lacking:
             state = changed(state, server.id, lambda s: s.moved(READY))
     return state, []
 
