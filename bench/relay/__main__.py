@@ -15,6 +15,7 @@ answered once) are the proxy's alone. TTFT is of short streams that come on top 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -70,6 +71,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="also draw them into this SVG file")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 5)
+    if options.plot and not importlib.util.find_spec("matplotlib"):  # said now, not after the rounds
+        parser.error("--plot needs matplotlib: pip install '.[bench]'")
     if unknown := set(options.systems) - set(names):
         parser.error(f"no such system: {', '.join(sorted(unknown))}")
     return options

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.relay.cases import FAST, FEW, MANY, SLOW
-from bench.relay.rounds import Round, digits, health, own, p99, within
+from bench.relay.rounds import Round, digits, health, own, p99, ratio, within
 
 FULL = 0.99  # of the rate: what is full, where streams and clocks begin and end between two tokens
 
@@ -19,7 +19,7 @@ def bounds(rounds: list[Round]) -> list[dict[str, Any]]:
         late = within(rounds, "nginx", case, "p99_ms", lambda own, others: own - others)
         made.append(_at_most(f"{case}: p99 above nginx, ms", late, 10))
     for case, limit in ((SLOW, 1.6), (FAST, 1.1)):
-        cost = within(rounds, "nginx", case, "cpu_us_per_token", lambda own, others: own / others)
+        cost = within(rounds, "nginx", case, "cpu_us_per_token", ratio)
         made.append(_at_most(f"{case}: CPU per token, of nginx", cost, limit))
     for case in (SLOW, FAST, MANY):
         rates = [value / (case.streams * case.rate) for value in own(rounds, case, "tokens_per_s")]
@@ -27,7 +27,7 @@ def bounds(rounds: list[Round]) -> list[dict[str, Any]]:
         made.append(_at_most(f"{case}: streams that failed", own(rounds, case, "failed"), 0))
     made.append(_at_most("MB per 100 streams", own(rounds, SLOW, "mb_per_100_streams"), 8))
     for peer, limit in (("nginx", 0.13), ("naive", 3.5)):
-        many = within(rounds, peer, "small", "requests_per_s", lambda own, others: own / others)
+        many = within(rounds, peer, "small", "requests_per_s", ratio)
         made.append(_at_least(f"small answers, of {peer}", many, limit))
     for case, figure, limit in ((FEW, "ttft_p50_ms", 1.5), (SLOW, "ttft_p99_ms", 12), (FAST, "ttft_p99_ms", 12)):
         added = within(rounds, "direct", case, figure, lambda own, others: own - others)

@@ -39,5 +39,5 @@ class Times:
     pause: float = 1.0
 
 
-QUICK = Times(ramp=1.0, window=2.0, probing=1.5, hold=0.7, small=1.5, pause=0.4)
+QUICK = Times(ramp=0.6, window=1.2, probing=0.8, hold=0.6, small=1.0, pause=0.3)
 PROBES_PER_SECOND = 23

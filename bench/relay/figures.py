@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.relay.bounds import bounds
 from bench.relay.cases import FAST, MANY, SLOW, Case
-from bench.relay.rounds import Round, digits, health, median, p99, within
+from bench.relay.rounds import Round, digits, health, median, p99, ratio, within
 
 STREAM_FIGURES = (
     *("tokens_per_s", "p50_ms", "p99_ms", "cpu_us_per_token", "ttft_p50_ms", "ttft_p99_ms", "mb_per_100_streams"),
@@ -53,7 +53,7 @@ def ratios(rounds: list[Round]) -> list[dict[str, Any]]:
     made = []
     for case, figure in asked:
         for peer in ("nginx", "naive"):
-            values = within(rounds, peer, case, figure, lambda own, others: own / others if others else None)
+            values = within(rounds, peer, case, figure, ratio)
             if values:
                 spread = [digits(min(values)), digits(max(values))]
                 name = {"case": str(case), "figure": figure, "to": peer}

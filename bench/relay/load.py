@@ -60,14 +60,15 @@ def streams(program: Path, system: Running, case: Case, times: Times, idle_mib: 
     mib = memory_mib(system.processes()) - idle_mib
     health = health_ms(system, times.hold - 0.3) if system.service else []
     seen = run.result()
-    cost = {"cpu_us_per_token": used * 1e6 / seen["tokens"], "mb_per_100_streams": mib * 100 / case.streams}
+    measures = bool(system.processes())
     return {
         "tokens_per_s": seen["tokens"] / seen["seconds"],
         "p50_ms": seen["latency_ms"].get("p50"),
         "p99_ms": seen["latency_ms"].get("p99"),
         "ttft_p50_ms": seen["probe_first_token_ms"].get("p50"),
         "ttft_p99_ms": seen["probe_first_token_ms"].get("p99"),
-        **(cost if system.processes() else dict.fromkeys(cost)),
+        "cpu_us_per_token": _us_each(used, seen["tokens"]) if measures else None,
+        "mb_per_100_streams": mib * 100 / case.streams if measures else None,
         "failed": failures(seen),
         "health_ms": health,
     }
@@ -100,9 +101,13 @@ def small(system: Running, seconds: float) -> Figures:
         "requests_per_s": seen["requests"] / seen["seconds"],
         "p50_ms": seen["p50_ms"],
         "p99_ms": seen["p99_ms"],
-        "cpu_us": used * 1e6 / seen["requests"] if system.processes() else None,
+        "cpu_us": _us_each(used, seen["requests"]) if system.processes() else None,
         "failed": seen["failed"],
     }
+
+
+def _us_each(seconds: float, count: int) -> float | None:
+    return seconds * 1e6 / count if count else None
 
 
 def burst(program: Path, system: Running) -> Figures:

@@ -10,9 +10,9 @@ from typing import Any
 
 COLOURS = {"ours": "#0072b2", "nginx": "#009e73", "naive": "#d55e00", "direct": "0.6", "litellm": "#cc79a7"}
 PANELS = {
-    "p99_ms": "latency of a token, p99, ms",
-    "cpu_us_per_token": "CPU, µs per token",
-    "ttft_p99_ms": "first token beside them, p99, ms",
+    "p99_ms": ("latency of a token, p99, ms", "log"),
+    "cpu_us_per_token": ("CPU, µs per token", "linear"),
+    "ttft_p99_ms": ("first token beside them, p99, ms", "log"),
 }
 
 
@@ -25,11 +25,11 @@ def draw(file: Path, made: dict[str, Any]) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, len(PANELS), figsize=(12, 4.2), layout="constrained")
-    for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
+    for axes, (name, (title, scale)) in zip(panels, PANELS.items(), strict=True):
         _bars(axes, made["streams"], name)
-        axes.set(title=title, yscale="log")
+        axes.set(title=title, yscale=scale)
         axes.grid(alpha=0.25, axis="y")
-    panels[0].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COLOURS), frameon=False)
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
 
@@ -47,6 +47,8 @@ def _bars(axes: Any, rows: list[dict[str, Any]], name: str) -> None:
         above = [row["spread"][name][1] - row[name] for row in shown]
         bars = axes.bar(places, heights, width, color=COLOURS[system], label=system)
         axes.errorbar(places, heights, yerr=[below, above], fmt="none", ecolor="0.2", linewidth=1)
-        axes.bar_label(bars, [f"{height:.3g}" for height in heights], fontsize=7, padding=2)
+        axes.bar_label(
+            bars, [f"{height:.0f}" if height >= 100 else f"{height:.2g}" for height in heights], fontsize=7, padding=2
+        )
     axes.set_xticks(range(len(cases)), [f"{streams} x {rate}" for streams, rate in cases])
     axes.set_xlabel("streams x tokens/s each")

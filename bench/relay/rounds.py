@@ -28,6 +28,10 @@ def within(
     return [value for value in made if value is not None]
 
 
+def ratio(own: float, others: float) -> float | None:
+    return own / others if others else None
+
+
 def health(rounds: list[Round]) -> dict[object, list[float]]:
     """Of all rounds together: a percentile wants many."""
     made: dict[object, list[float]] = {}
