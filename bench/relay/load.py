@@ -1,0 +1,158 @@
+"""Puts load on a system and measures what comes back, and what it cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from bench.relay.cases import PROBES_PER_SECOND, Case, Times
+from bench.relay.systems import MODELS, Running
+from bench.relay.usage import cpu_seconds, memory_mib
+
+SCRIPT = Path(__file__).with_name("small.lua")
+BURST_CONNECTIONS, BURST_SECONDS, BURST_RATE, BURST_TOKENS = 2000, 20, 10, 20
+HEALTH_EVERY_SECONDS, HEALTH_SECONDS = 0.02, 20.0
+
+Figures = dict[str, Any]
+
+
+class Streams:
+    """A run of streams.c, told phase by phase."""
+
+    def __init__(self, program: Path, port: int, servers: int, *numbers: float) -> None:
+        command = [str(program), str(port), ",".join(MODELS[:servers]), *(f"{number:g}" for number in numbers)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def until(self, phase: str) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line == f"phase {phase}\n":
+                return
+        raise AssertionError(f"the streams ended before {phase}")
+
+    def result(self) -> Figures:
+        """What it says at its end."""
+        rest, _ = self._process.communicate(timeout=60)
+        assert self._process.returncode == 0, "the generator of streams failed"
+        made: Figures = json.loads(rest.splitlines()[-1])
+        return made
+
+
+def streams(program: Path, system: Running, case: Case, times: Times, idle_mib: float) -> Figures:
+    """One case of streams: figures of the window, of first tokens, of memory and, for ours, of /health."""
+    endless = case.rate * int(times.ramp + times.window + times.probing + times.hold + 60)
+    run = Streams(
+        *(program, system.port, case.servers, case.streams, case.rate, endless),
+        *(times.ramp, times.window, times.probing, times.hold, PROBES_PER_SECOND),
+    )
+    run.until("window")
+    before = cpu_seconds(system.processes())
+    run.until("probing")
+    used = cpu_seconds(system.processes()) - before
+    run.until("hold")
+    mib = memory_mib(system.processes()) - idle_mib
+    health = health_ms(system, times.hold - 0.3) if system.service else []
+    seen = run.result()
+    measures = bool(system.processes())
+    return {
+        "tokens_per_s": seen["tokens"] / seen["seconds"],
+        "p50_ms": seen["latency_ms"].get("p50"),
+        "p99_ms": seen["latency_ms"].get("p99"),
+        "ttft_p50_ms": seen["probe_first_token_ms"].get("p50"),
+        "ttft_p99_ms": seen["probe_first_token_ms"].get("p99"),
+        "cpu_us_per_token": _us_each(used, seen["tokens"]) if measures else None,
+        "mb_per_100_streams": mib * 100 / case.streams if measures else None,
+        "failed": failures(seen),
+        "health_ms": health,
+    }
+
+
+def failures(seen: Figures) -> int:
+    """Streams that were not answered, not with 200, or cut; and probes of which the same is known at the end."""
+    counts = (seen["streams"], seen["probes"])
+    unanswered = seen["streams"]["opened"] - sum(seen["streams"]["statuses"].values())
+    bad = sum(count for each in counts for status, count in each["statuses"].items() if status != "200")
+    return bad + unanswered + sum(each["cut"] for each in counts)
+
+
+def small(system: Running, seconds: float) -> Figures:
+    """Small answers, asked for by 32 clients at once, each on a connection that is kept."""
+    before = cpu_seconds(system.processes())
+    command = [
+        "wrk",
+        "-t1",
+        "-c32",
+        f"-d{max(1, round(seconds))}s",
+        "-s",
+        str(SCRIPT),
+        f"http://127.0.0.1:{system.port}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    used = cpu_seconds(system.processes()) - before
+    seen: Figures = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "requests_per_s": seen["requests"] / seen["seconds"],
+        "p50_ms": seen["p50_ms"],
+        "p99_ms": seen["p99_ms"],
+        "cpu_us": _us_each(used, seen["requests"]) if system.processes() else None,
+        "failed": seen["failed"],
+    }
+
+
+def _us_each(seconds: float, count: int) -> float | None:
+    return seconds * 1e6 / count if count else None
+
+
+def burst(program: Path, system: Running) -> Figures:
+    """2,000 requests for one server's 256 slots in the same moment: who is answered what, and who not at all."""
+    began = time.monotonic()
+    numbers = (BURST_CONNECTIONS, BURST_RATE, BURST_TOKENS, 0, BURST_SECONDS, 0, 0, 0)
+    run = Streams(program, system.port, 1, *numbers)
+    seen, health = beside(run.result, system) if system.service else (run.result(), [])
+    answered = sum(seen["streams"]["statuses"].values())
+    return {
+        "connections": BURST_CONNECTIONS,
+        "statuses": seen["streams"]["statuses"],
+        "unanswered": BURST_CONNECTIONS - answered,
+        "seconds": time.monotonic() - began,
+        "health_ms": health,
+    }
+
+
+def beside(work: Callable[[], Figures], system: Running) -> tuple[Figures, list[float]]:
+    """What the work gave, and how long /health took meanwhile."""
+    over, seen = threading.Event(), []
+
+    def ask() -> None:
+        while not over.is_set():
+            seen.extend(health_ms(system, 0.1))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        return work(), seen
+    finally:
+        over.set()
+        asking.join()
+
+
+def health_ms(system: Running, seconds: float) -> list[float]:
+    """Milliseconds of GET /health on a connection that is kept, for so long; 20 s for one that fails."""
+    made: list[float] = []
+    with requests.Session() as session:
+        until = time.monotonic() + seconds
+        while (began := time.monotonic()) < until:
+            try:
+                session.get(f"http://127.0.0.1:{system.port}/health", timeout=HEALTH_SECONDS).raise_for_status()
+                made.append(1000 * (time.monotonic() - began))
+            except requests.RequestException:
+                made.append(1000 * HEALTH_SECONDS)
+            time.sleep(HEALTH_EVERY_SECONDS)
+    return made

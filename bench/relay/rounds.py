@@ -1,0 +1,55 @@
+"""What the rounds saw, and how ours is held against a peer: within a round, then over them all."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+Seen = dict[Any, dict[str, Any]]  # of one system in one round: by Case, "small", "burst"
+Round = dict[str, Seen]  # by system
+
+
+def own(rounds: list[Round], case: object, figure: str) -> list[float]:
+    seen = [each["ours"][case][figure] for each in rounds if case in each.get("ours", {})]
+    return [value for value in seen if value is not None]
+
+
+def within(
+    rounds: list[Round], peer: str, case: object, figure: str, compare: Callable[[float, float], float | None]
+) -> list[float]:
+    """Ours held against the peer's, round by round, where both were seen."""
+    pairs = [
+        (each["ours"][case][figure], each[peer][case][figure])
+        for each in rounds
+        if case in each.get("ours", {}) and case in each.get(peer, {})
+    ]
+    made = [compare(own, others) for own, others in pairs if own is not None and others is not None]
+    return [value for value in made if value is not None]
+
+
+def ratio(own: float, others: float) -> float | None:
+    return own / others if others else None
+
+
+def health(rounds: list[Round]) -> dict[object, list[float]]:
+    """Of all rounds together: a percentile wants many."""
+    made: dict[object, list[float]] = {}
+    for each in rounds:
+        for case, seen in each.get("ours", {}).items():
+            if seen.get("health_ms"):
+                made.setdefault(case, []).extend(seen["health_ms"])
+    return made
+
+
+def median(values: list[float]) -> float | None:
+    return digits(statistics.median(values)) if values else None
+
+
+def digits(value: float | None) -> float | None:
+    """Four of them, as elsewhere in the results."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def p99(values: list[float]) -> float:
+    return statistics.quantiles(values * 2, n=100, method="inclusive")[98]  # twice: it wants two of them

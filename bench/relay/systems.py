@@ -1,0 +1,168 @@
+"""What is measured: our service and its peers, each in front of the same stand-in.
+
+A system that cannot be had here says why; the others are measured without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import requests
+
+from bench.relay import nginx
+from bench.relay.stand_in import OTHER_CORE, Programs, environment
+from tests.service import Service, serving, wait_for
+from workers.child_process import free_port
+from workers.demo_model import write_demo_model
+
+ROOT = Path(__file__).parents[2]
+SLOTS = 256  # the most that a llama-server has
+MODELS = tuple(f"stand-in-{number}" for number in range(4))  # so many servers take a thousand streams
+THREADS = 1100  # each stream holds one
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a system is started with: a folder of its own, the programs, and the port of a stand-in."""
+
+    folder: Path
+    programs: Programs
+    upstream_port: int
+
+
+@dataclass(frozen=True)
+class Running:
+    """A system that answers. `processes` are those of the proxy alone; `service` is ours."""
+
+    port: int
+    processes: Callable[[], list[int]]
+    service: Service | None = None
+
+
+@dataclass(frozen=True)
+class System:
+    name: str
+    start: Callable[[Surroundings], AbstractContextManager[Running]]
+    most_streams: int
+    missing: Callable[[], str] = str  # why it cannot be had; "" if it can
+
+
+@contextlib.contextmanager
+def ours(given: Surroundings) -> Iterator[Running]:
+    """`llama-smart-proxy serve`, which takes the stand-in for llama-server; every model loaded."""
+    path = given.folder / "config.json"
+    path.write_text(json.dumps(our_settings(given)))
+    with serving(given.folder, "--config", str(path)) as service:
+        for model in MODELS:
+            assert service.chat(model).status_code == 200, service.output
+        assert all(engine.cpu_affinity() == [OTHER_CORE] for engine in service.engines()), "a stand-in is elsewhere"
+        yield Running(int(service.url.rpartition(":")[2]), lambda: [service.master.pid, service.worker.pid], service)
+
+
+def our_settings(given: Surroundings) -> dict[str, object]:
+    """As few as there can be: the engine, and room for a thousand streams."""
+    model = write_demo_model(given.folder / "models")
+    return {
+        "engine": {"binary": str(given.programs.upstream), "env": environment()},
+        "server": {"threads": THREADS},
+        "defaults": {"parallel": SLOTS, "ctx_size": 32768},
+        "models": {name: {"path": str(model)} for name in MODELS},
+    }
+
+
+@contextlib.contextmanager
+def direct(given: Surroundings) -> Iterator[Running]:
+    yield Running(given.upstream_port, list)
+
+
+def nginx_peer(given: Surroundings) -> AbstractContextManager[Running]:
+    port = free_port()
+    file = given.folder / "nginx.conf"
+    file.write_text(nginx.configuration(given.folder, port, given.upstream_port))
+    return _command(port, [_nginx(), "-e", f"{given.folder}/error.log", "-c", str(file)])
+
+
+def naive(given: Surroundings) -> AbstractContextManager[Running]:
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "gunicorn", "bench.relay.naive:app", "--bind", f"127.0.0.1:{port}"),
+        *("--worker-class", "gthread", "--threads", "300", "--worker-connections", "2000", "--log-level", "warning"),
+    ]
+    return _command(port, command, UPSTREAM=f"http://127.0.0.1:{given.upstream_port}")
+
+
+def litellm(given: Surroundings) -> AbstractContextManager[Running]:
+    port = free_port()
+    engine = {"api_base": f"http://127.0.0.1:{given.upstream_port}/v1", "api_key": "none"}
+    models = [{"model_name": name, "litellm_params": {"model": f"openai/{name}", **engine}} for name in MODELS]
+    file = given.folder / "litellm.json"  # JSON is YAML
+    file.write_text(json.dumps({"model_list": models}))
+    return _command(port, ["litellm", "--config", str(file), "--host", "127.0.0.1", "--port", str(port)])
+
+
+def _nginx() -> str:
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin") or ""
+
+
+@contextlib.contextmanager
+def _command(port: int, command: list[str], **variables: str) -> Iterator[Running]:
+    """A peer that is one command; all its processes count."""
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL) as process:
+        root = psutil.Process(process.pid)
+        try:
+            wait_for(lambda: _answers(port), 60, lambda: f"{command[0]} does not answer")
+            yield Running(port, lambda: [root.pid, *(child.pid for child in root.children(recursive=True))])
+        finally:
+            for child in (*root.children(recursive=True), root):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return ask(port).ok
+    return False
+
+
+def ask(port: int) -> requests.Response:
+    """A small answer."""
+    body = {"model": MODELS[0], "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
+    return requests.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=20)
+
+
+def _no_command(name: str) -> Callable[[], str]:
+    return lambda: "" if shutil.which(name) else f"no {name} on PATH"
+
+
+@contextlib.contextmanager
+def router(given: Surroundings) -> Iterator[Running]:
+    """Not written: a router starts llama-servers from its own file, so that the stand-in cannot be behind it."""
+    raise NotImplementedError
+    yield
+
+
+def _no_router() -> str:
+    if not shutil.which("llama-server"):
+        return "no llama-server on PATH"
+    return "llama-server is there, but its router mode starts nothing but itself: no stand-in can be behind it"
+
+
+SYSTEMS = (
+    System("ours", ours, most_streams=1000),
+    System("direct", direct, most_streams=1000),
+    System("nginx", nginx_peer, most_streams=1000, missing=lambda: "" if _nginx() else "nginx is not installed"),
+    System("naive", naive, most_streams=256),
+    System("router", router, most_streams=0, missing=_no_router),
+    System("litellm", litellm, most_streams=16, missing=_no_command("litellm")),
+)
