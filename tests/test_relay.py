@@ -172,6 +172,8 @@ def received(case: Case, way: str, **request: Any) -> tuple[bytes, bool]:
             return b"".join(pieces), whole
         client = Client()
         whole = answer.send_to(client)
+        if client.refused:  # none of it had been sent: the error is the whole answer
+            return b"data: " + json.dumps(client.refused.body).encode(), whole
         return payload_of(client.all(), answer.body), whole
     finally:
         answer.close()

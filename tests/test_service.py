@@ -173,8 +173,10 @@ def test_the_page_is_readable_and_fetches_nothing(service: Service):
 
 def test_metrics_count_requests_and_show_the_server(service: Service):
     service.chat()
+    counted = 'llama_smart_proxy_requests_total{code="200",endpoint="/v1/chat/completions",model="demo"}'
+    wait_for(lambda: counted in service.get("/metrics").text, 5)  # once it is sent
     page = service.get("/metrics").text
-    assert 'llama_smart_proxy_requests_total{code="200",endpoint="/v1/chat/completions",model="demo"}' in page
+    assert 'llama_smart_proxy_tokens_total{kind="completion",model="demo"}' in page
     assert 'llama_smart_proxy_server_state{model="demo",server="1",state="ready"} 1.0' in page
     assert 'llama_smart_proxy_server_starts_total{model="demo",outcome="ready"} 1.0' in page
     assert 'llama_smart_proxy_decisions_total{outcome="place"} 1.0' in page
