@@ -338,6 +338,16 @@ def test_a_client_that_leaves_shuts_the_servers_connection_at_once(mover: Stream
     assert shut_at[0] - left_at[0] < 0.2
 
 
+def test_a_client_that_leaves_before_a_small_answer_is_whole_is_told_nothing(mover: StreamMover):
+    case = Case(mover, says(head("Content-Length: 5"), b"ab", pause=1.0))
+    answer, client = case.send(), Client()
+    threading.Timer(0.1, case.watch.left).start()
+    with pytest.raises(ConnectionResetError):
+        answer.send_to(client)
+    answer.close()
+    assert client.refused is None and client.all() == b""
+
+
 def test_a_client_that_left_while_it_waited_for_the_head_is_told_apart(mover: StreamMover):
     case = Case(mover, says(b"", pause=3.0))
     threading.Timer(0.1, case.watch.left).start()

@@ -186,7 +186,10 @@ class Relay:
         try:
             first = stream.take(_first(reply))
         except (OSError, BadFraming) as error:  # none of it was sent
-            _send(direct.socket, direct.refuse(self._translated(error, to, client)))
+            problem = self._translated(error, to, client)
+            if isinstance(problem, ClientLeft):
+                raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
+            _send(direct.socket, direct.refuse(problem))
             return False
         try:
             _send(direct.socket, direct.head() + first)

@@ -6,6 +6,7 @@ kept, one read of it at most, and its server is read no further meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -87,17 +88,18 @@ class StreamMover:
             events = self._epoll.poll(LOOK_SECONDS)
             now = time.monotonic()
             for number, _ in events:
-                if number == self._bell:
-                    self._adopt()
-                elif stream := self._streams.get(number):
+                if stream := self._streams.get(number):
                     stream.moved_at = now
                     self._step(stream, number)
+                else:
+                    self._adopt()
             if now >= look_at:
                 look_at = now + LOOK_SECONDS
                 self._end_the_stalled(now)
 
     def _adopt(self) -> None:
-        os.eventfd_read(self._bell)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
         while not self._new.empty():
             stream = self._new.get()
             try:
