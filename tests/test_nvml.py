@@ -322,7 +322,8 @@ def test_cards_that_were_here_before_should_be_there(tmp_path: Path):
     file = tmp_path / "state" / "gpus.json"
     SeenGpus(file).add([Gpu("GPU-a", 0, "RTX 4090"), Gpu("MIG-b", 1, "A100 MIG", is_mig=True)])
     assert json.loads(file.read_text()) == {"GPU-a": "RTX 4090"}
-    assert why_expected(SeenGpus(file), tmp_path) == f"here before: RTX 4090 (if taken out for good, delete {file})"
+    advice = f"if taken out for good, delete {file} and restart"
+    assert why_expected(SeenGpus(file), tmp_path) == f"here before: RTX 4090 ({advice})"
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{broken"])
