@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,22 @@ def test_a_card_that_fails_between_two_questions_leaves_no_half_of_it(hardware: 
     snapshot = nvml.read_gpus()
     assert (snapshot.state, snapshot.gpus) == (GpuState.LOST, ())
     assert snapshot.missing[0].problem == LOST
+
+
+@needs_compiler
+def test_a_gpu_that_was_lost_before_the_start_is_missed(hardware: StandIn):
+    a, b, c = (Card(f"GPU-{name}", bus=f"00000000:0{at}:00.0") for at, name in enumerate("abc"))
+    lost = replace(b, flags=("lost",))
+    hardware.show(a, lost, c)
+    nvml = Nvml()
+    snapshot = nvml.read_gpus()
+    assert (snapshot.state, uuids(snapshot)) == (GpuState.OK, ["GPU-a", "GPU-c"])
+    assert [complaint.partition(": ")[0] for complaint in snapshot.complaints] == ["GPU 1 (unknown)"]
+    assert Nvml("0").read_gpus().complaints == (), "it may be none of this service's"
+    hardware.show(a, lost)  # the one that fails may be the one that is absent
+    assert [each.uuid for each in nvml.read_gpus().missing] == ["GPU-c"]
+    hardware.show(a, b, c)
+    assert nvml.read_gpus().complaints == ()
 
 
 @needs_compiler
