@@ -180,7 +180,7 @@ def test_where_ram_is_short_the_numbers_are_those_of_ram():
 def test_gpus_that_are_not_here_are_nothing_that_a_smaller_file_helps():
     found = decide(asked(gpus=("GPU-z",)), World((card(0, 20),)))
     error = error_for(Refusal(Reason.DOES_NOT_FIT, "m", found.reason, found.needed_bytes))
-    assert str(error) == "m: none of the GPUs that its settings name is here (GPU-z); here: GPU 0 (RTX 4090)"
+    assert str(error) == "m: none of the GPUs that its settings allow is here (gpus: GPU-z); here: GPU 0 (RTX 4090)"
 
 
 def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():

@@ -141,8 +141,10 @@ class _Deciding:
     def _why_not(self, least: Placement | None, places: Places, usable: str) -> str:
         """By the numbers of the machine as it is, or, where not even that would do, of an empty one."""
         if least is None:
-            wanted, here = ", ".join(self.wishes.gpus) or "all excluded", ", ".join(map(name_of, self.world.cards))
-            return f"none of the GPUs that its settings name is here ({wanted}); here: {here}"
+            lists = {"gpus": self.wishes.gpus, "exclude": self.wishes.exclude}
+            allowed = "; ".join(f"{key}: {', '.join(names)}" for key, names in lists.items() if names)
+            here = ", ".join(map(name_of, self.world.cards))
+            return f"none of the GPUs that its settings allow is here ({allowed}); here: {here}"
         if _is_short_of_ram(least, places):
             return f"it needs {mib(least.booked_bytes[CPU])} of RAM; {usable}: {mib(_free_ram(places))}"
         room = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in places.cards)
