@@ -40,11 +40,13 @@ _OPTIONS = (
     click.option("-fa", "--flash-attn", type=click.Choice(["on", "off", "auto"]), help="Flash attention."),
     click.option("-ngl", "--n-gpu-layers", type=click.IntRange(-1, MOST), help="Layers on GPUs; 999 or -1: all."),
     click.option(
-        "-ts", "--tensor-split", metavar="A,B,..", help="Each GPU's share of the layers; as many GPUs as shares."
+        "-ts", "--tensor-split", metavar="A,B,..", help="Each GPU's share of the layers. Not for plan, which finds it."
     ),
-    click.option("--devices", type=click.IntRange(0, 16), help="GPUs; 0: the CPU alone.  [default: 1]"),
+    click.option(
+        "--devices", type=click.IntRange(0, 16), help="GPUs; 0: the CPU alone.  [default: 1; plan: what it takes]"
+    ),
     click.option("-sm", "--split-mode", type=click.Choice(["layer", "none"]), help="By layers, or all on one GPU."),
-    click.option("-mg", "--main-gpu", type=_COUNT, help="The one GPU of split mode none."),
+    click.option("-mg", "--main-gpu", type=_COUNT, help="The one GPU of split mode none. Not for plan."),
     click.option("--swa-full", is_flag=True, default=None, help="Sliding-window layers keep the whole context."),
     click.option("--embeddings", is_flag=True, help="A server for embeddings."),
     click.option("--reranking", is_flag=True, help="A server that ranks."),

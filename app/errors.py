@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from app.entities.key import ApiKey
+from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 
 MIB = 1024 * 1024
@@ -284,7 +285,7 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
     Reason.WAIT_TIMEOUT: (WaitTimeout, "{model}: no slot became free within the time a request may wait"),
     Reason.INSUFFICIENT_MEMORY: (InsufficientVram, "{model}: {detail}; {advice}"),
     Reason.DOES_NOT_FIT: (ModelDoesNotFit, "{model}: {detail}; {advice}"),
-    Reason.NO_GPU: (NoGpu, "{model} has no GPU to go to: {detail}"),
+    Reason.NO_GPU: (NoGpu, "{model}: {detail}"),
     Reason.UNLOADED: (ModelUnloaded, "{model} was told to unload while it was loading; ask again to load it"),
     Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
     Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
@@ -297,7 +298,8 @@ def error_for(refusal: Refusal) -> ProxyError:
     """The error a refused request is answered with."""
     leaf, text = _LEAVES[refusal.reason]
     fitting = f"it would fit with {refusal.nearest}" if refusal.nearest else "use a smaller quantization"
-    advice = f"free some memory, or: {fitting}" if refusal.reason is Reason.INSUFFICIENT_MEMORY else fitting
+    where = "" if CPU in refusal.free_bytes else " (nvidia-smi shows who holds it)"
+    advice = f"free some memory{where}, or: {fitting}" if refusal.reason is Reason.INSUFFICIENT_MEMORY else fitting
     needed = refusal.needed_bytes
     if not needed:  # it is not about bytes
         return leaf(text.removesuffix("; {advice}").format(model=refusal.model, detail=refusal.detail))

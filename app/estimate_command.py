@@ -86,7 +86,7 @@ def _sizes(text: str, devices: int) -> tuple[int, ...]:
             stop(f"--fit-in {text}: not a size; write it like 24GiB, or like 24GiB,8GiB for each GPU its own")
         sizes.append(int(float(found[1]) * _UNITS[found[2].lower()]))
     if len(sizes) not in (1, devices):
-        stop(f"--fit-in {text}: {len(sizes)} sizes for {counted(devices, 'device')}")
+        stop(f"--fit-in {text}: {len(sizes)} sizes for {counted(devices, 'device')}; add --devices {len(sizes)}")
     return tuple(sizes)
 
 

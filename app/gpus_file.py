@@ -49,7 +49,7 @@ def read_world(file: Path, ram_bytes: int, rules: Rules, policy: Policy) -> Worl
         raise BrokenFile(error.strerror or str(error)) from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise BrokenFile(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from error
+        raise BrokenFile(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))) from error
     known = {gpu.uuid for gpu in said.gpus}
     if CPU in known:
         raise BrokenFile(f"no GPU has the uuid {CPU}")

@@ -15,8 +15,9 @@ import click
 from app.command_options import Question, model_options, of_settings, refuse_what_is_no_model, stop, with_typed
 from app.entities.launch import MemoryOptions
 from app.entities.memory import Estimate, MemoryReading
-from app.entities.placement import Decision, Outcome, Wishes
+from app.entities.placement import CPU, Decision, Outcome, Wishes
 from app.exit_status import ANSWER_IS_NO
+from app.use_cases.cards import mib
 
 if TYPE_CHECKING:
     from app.use_cases.asked import Asked
@@ -32,7 +33,8 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     """Say where FILE_OR_NAME would go, what would have to leave for it, or why there is no place. Nothing is started.
 
     What is not given is as the settings have it. Without --gpus the question is about the GPUs of this machine, with no
-    server on them; without any, about its CPU. docs/estimates.md has the form of the file. Exit status: 0 there is a
+    server on them, and takes the engine for one that can use them; without any, about its CPU. RAM is always this
+    machine's. docs/estimates.md has the form of the file. Exit status: 0 there is a
     place, now or after others left; 1 there is none; 2 wrong use, or a file that is not a model.
     """
     from app.errors import InvalidModelFile
@@ -145,10 +147,12 @@ def _lines(told: dict[str, Any], decision: Decision) -> list[str]:
     lines = [f"{told['outcome']}: {told['reason']}"]
     if told["evict"]:
         lines.append(f"stopped first: {', '.join(told['evict'])}")
-    for device in (told["placement"] or {}).get("devices", []):
-        size = f"{device['total_bytes'] / 1024**2:,.0f} MiB"
-        lines.append(f"  {device['uuid']}  {device['layers']} layers, {size}")
-    if told["placement"]:
+    if placement := decision.placement:
+        on_gpus = zip(placement.indices, placement.names, placement.uuids, placement.layers, strict=False)
+        for index, name, uuid, layers in on_gpus:
+            lines.append(f"  GPU {index} ({name}, {uuid})  {layers} layers, {mib(placement.booked_bytes[uuid])}")
+        in_ram = mib(placement.booked_bytes.get(CPU, 0))
+        lines.append(f"  {'CPU' if placement.is_on_cpu else 'RAM'}  {in_ram}")
         split = ",".join(map(str, told["placement"]["tensor_split"]))
         lines.append(
             f"  context {told['placement']['ctx_size']:,}, n_gpu_layers {told['placement']['n_gpu_layers']}"

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,22 @@ def test_a_card_that_fails_between_two_questions_leaves_no_half_of_it(hardware: 
 
 
 @needs_compiler
+def test_a_gpu_that_was_lost_before_the_start_is_missed(hardware: StandIn):
+    a, b, c = (Card(f"GPU-{name}", bus=f"00000000:0{at}:00.0") for at, name in enumerate("abc"))
+    lost = replace(b, flags=("lost",))
+    hardware.show(a, lost, c)
+    nvml = Nvml()
+    snapshot = nvml.read_gpus()
+    assert (snapshot.state, uuids(snapshot)) == (GpuState.OK, ["GPU-a", "GPU-c"])
+    assert [complaint.partition(": ")[0] for complaint in snapshot.complaints] == ["GPU 1 (unknown)"]
+    assert Nvml("0").read_gpus().complaints == (), "it may be none of this service's"
+    hardware.show(a, lost)  # the one that fails may be the one that is absent
+    assert [each.uuid for each in nvml.read_gpus().missing] == ["GPU-c"]
+    hardware.show(a, b, c)
+    assert nvml.read_gpus().complaints == ()
+
+
+@needs_compiler
 def test_lost_cards_are_looked_for_by_initialising_anew(hardware: StandIn):
     """Some drivers list a card that came back only then."""
     hardware.show(Card())
@@ -322,7 +339,8 @@ def test_cards_that_were_here_before_should_be_there(tmp_path: Path):
     file = tmp_path / "state" / "gpus.json"
     SeenGpus(file).add([Gpu("GPU-a", 0, "RTX 4090"), Gpu("MIG-b", 1, "A100 MIG", is_mig=True)])
     assert json.loads(file.read_text()) == {"GPU-a": "RTX 4090"}
-    assert why_expected(SeenGpus(file), tmp_path) == f"here before: RTX 4090 (if taken out for good, delete {file})"
+    advice = f"if taken out for good, delete {file} and restart"
+    assert why_expected(SeenGpus(file), tmp_path) == f"here before: RTX 4090 ({advice})"
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{broken"])

@@ -147,8 +147,28 @@ def test_what_can_never_fit_is_told_what_would():
     assert (found.outcome, found.for_ever) == (Outcome.REFUSE, True)
     assert found.needed_bytes > 12 * GIB
     assert found.nearest == "cache_type_k and cache_type_v q4_0"
-    hopeless = decide(asked(LARGE), World((card(0, 11, 12),)))
+    hopeless = decide(asked(LARGE), World((card(0, 11, 12),), shared={CPU: GIB}, totals={CPU: 2 * GIB}))
     assert (hopeless.for_ever, hopeless.nearest) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("model", "wishes", "cards", "said"),
+    [
+        (LARGE, {}, 1, "partial_offload on"),
+        (LARGE, {"max_gpus": 1}, 3, "max_gpus null"),
+        (SMALL, {"min_gpus": 2}, 1, "min_gpus 1"),
+        (("qwen3-30b-a3b", "F16"), {}, 1, "cpu_moe on"),
+    ],
+    ids=str,
+)
+def test_where_no_smaller_cache_helps_it_is_a_wish_that_would(model, wishes, cards, said):
+    found = decide(asked(model, **wishes), World(tuple(card(index, 22) for index in range(cards))))
+    assert (found.for_ever, found.nearest) == (True, said)
+
+
+def test_a_split_that_was_asked_for_says_so():
+    found = decide(asked(min_gpus=2), World((card(0, 20), card(1, 20))))
+    assert found.reason.startswith("it is to be on at least 2 GPUs")
 
 
 def test_the_reason_is_what_is_really_short():
@@ -168,7 +188,7 @@ def test_where_ram_is_short_the_numbers_are_those_of_ram():
 def test_gpus_that_are_not_here_are_nothing_that_a_smaller_file_helps():
     found = decide(asked(gpus=("GPU-z",)), World((card(0, 20),)))
     error = error_for(Refusal(Reason.DOES_NOT_FIT, "m", found.reason, found.needed_bytes))
-    assert str(error) == "m: none of the GPUs that its settings name is here (GPU-z)"
+    assert str(error) == "m: none of the GPUs that its settings allow is here (gpus: GPU-z); here: GPU 0 (RTX 4090)"
 
 
 def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,14 @@ def test_without_a_file_it_is_about_the_gpus_of_this_machine(model: str, tmp_pat
     hardware.show(Card("GPU-small", total_mib=4096), Card("GPU-large", total_mib=24564, bus="00000000:02:00.0"))
     told = on_hardware(hardware.environment, model, "-c", "4096")
     assert [device["uuid"] for device in told["placement"]["devices"]] == ["GPU-large"]
+
+
+def test_people_read_which_gpu_it_is_and_what_it_takes_of_ram(model: str, tmp_path: Path):
+    file = tmp_path / "gpus.json"
+    file.write_text(json.dumps({"gpus": [gpu("GPU-a", 20)]}))
+    lines = said(model, "--gpus", str(file), "-c", "4096").output.splitlines()
+    assert re.fullmatch(r"  GPU 0 \(.+, GPU-a\)  9 layers, [\d,]+ MiB", lines[1]), lines
+    assert re.fullmatch(r"  RAM  \d+ MiB", lines[2]), lines
 
 
 def test_without_a_gpu_it_is_about_the_cpu(model: str):

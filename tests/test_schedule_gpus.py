@@ -95,6 +95,7 @@ def test_where_gpus_are_missing_nothing_goes_to_the_cpu_that_was_not_to(fallback
     play = play_on(lost, Limits(cpu_fallback=fallback))
     effects = play.wants("a", wishes=Wishes(cpu_when_full=fallback is CpuFallback.WHEN_FULL))
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
+    assert outcomes(play) == [Outcome.PLACE if answer == CPU else Outcome.REFUSE], "both are on record"
 
 
 @pytest.mark.parametrize(("fallback", "answer"), [(CpuFallback.AUTO, CPU), (CpuFallback.NEVER, Reason.NO_GPU)])

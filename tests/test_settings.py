@@ -166,6 +166,7 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
         ("models: {m: {cpu_moe: all}}", "models.m.cpu_moe: 'all' is not off, on or a whole number"),
         ("defaults: {partial_offload: auto}", "defaults.partial_offload: 'auto' is none of off, on"),
         ("gpu: {reserve: some}", "gpu.reserve: 'some' is not a size like 256MiB"),
+        ("gpu: {max_vram: 20}", "gpu.max_vram: 20 bytes are too few to be meant; write the unit, like 20GiB"),
         ("gpu: {max_vram: -1}", "gpu.max_vram: -1 is not a size like 256MiB"),
         ("gpu: {order: 0}", "gpu.order: 0 is not a list"),
         ("gpu: {order: ['']}", "gpu.order[0]: a name has 1 to 512 printable characters and no blank at its ends"),

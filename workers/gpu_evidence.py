@@ -49,7 +49,7 @@ def why_expected(seen: SeenGpus, root: Path = ROOT) -> str:
     if (root / "proc/driver/nvidia").exists():
         return "the NVIDIA kernel module is loaded (/proc/driver/nvidia); to do without: gpu.enabled: false"
     if names := seen.names():
-        return f"here before: {names} (if taken out for good, delete {seen.path})"
+        return f"here before: {names} (if taken out for good, delete {seen.path} and restart)"
     return ""
 
 

@@ -41,7 +41,11 @@ class GpuGauges(Collector):
         for gpu in snapshot.gpus:
             info.add_metric([*_named(gpu), gpu.name, gpu.pci_bus or ""], 1)
         yield info
-        missing = GaugeMetricFamily(f"{_PREFIX}missing", "1 for a GPU that was here and is gone.", labels=_LABELS)
+        missing = GaugeMetricFamily(
+            f"{_PREFIX}missing",
+            "1 for a GPU that was here and is gone, or does not answer since the start.",
+            labels=_LABELS,
+        )
         for each in snapshot.missing:
             missing.add_metric([str(each.index), each.uuid], 1)
         yield missing

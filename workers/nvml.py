@@ -88,6 +88,8 @@ class Nvml:
         visible = visible_gpus(self._visible, [device.gpu for device in self._known.values()])
         gpus = tuple(gpu for gpu in visible if gpu.uuid in there)
         missing = tuple(_missing([gpu for gpu in visible if gpu.uuid in absent], listing.failures))
+        if self._visible is None and (gpus or missing):  # else it may be one that the service was not given
+            missing += tuple(_never_seen(listing.failures, list(absent.values())))
         if gpus:
             return self._snapshot(at, GpuState.OK, "", gpus, missing)
         if missing:
@@ -225,6 +227,13 @@ def _missing(absent: list[Gpu], failures: dict[int, str]) -> Iterator[MissingGpu
     other = next(iter(failures.values()), GONE)
     for gpu in absent:
         yield MissingGpu(gpu.uuid, gpu.index, gpu.name, failures.get(gpu.index, other))
+
+
+def _never_seen(failures: dict[int, str], absent: list[_Device]) -> Iterator[MissingGpu]:
+    """Cards that have failed since before the service started: as many as cannot be those that are absent."""
+    indices = sorted(set(failures) - {device.gpu.index for device in absent})
+    for index in indices[: max(0, len(failures) - len({device.card for device in absent}))]:
+        yield MissingGpu("", index, "unknown", failures[index])
 
 
 def _meaning(nv: Any, error: Any) -> tuple[GpuState, str]:

@@ -52,12 +52,16 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class MissingGpu:
-    """A GPU that was there before, while the others still are."""
+    """A GPU that was there before, while the others still are; or one that has failed since before the start."""
 
-    uuid: str
+    uuid: str  # "" where it was never read
     index: int
     name: str
     problem: str
+
+    @property
+    def called(self) -> str:
+        return f"{self.name}, {self.uuid}" if self.uuid else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class GpuSnapshot:
     @property
     def complaints(self) -> tuple[str, ...]:
         """What is wrong, as sentences. A machine without GPUs that never had any is in order."""
-        lost = (f"GPU {each.index} ({each.name}, {each.uuid}): {each.problem}" for each in self.missing)
+        lost = (f"GPU {each.index} ({each.called}): {each.problem}" for each in self.missing)
         others = (*([self.engine_problem] if self.engine_problem else []), *lost)
         if self.state is GpuState.HUNG or self.state is GpuState.NOT_FOUND:
             return (self.problem, *others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ByteSize, Field
 
 from app.entities.placement import CpuFallback, Rules, Strategy
-from app.settings.values import GpuNames, Section
+from app.settings.values import GpuNames, Memory, Section
 
 
 class GpuSettings(Section):
@@ -15,8 +15,8 @@ class GpuSettings(Section):
     poll_seconds: float = Field(
         1.0, ge=0.1, le=3600, description="How often the GPUs are read. Without any, once a minute is enough."
     )
-    reserve: ByteSize = Field(ByteSize(Rules().reserve_bytes), description="Left free; 0 gives all of it away.")
-    max_vram: ByteSize | None = Field(
+    reserve: Memory = Field(ByteSize(Rules().reserve_bytes), description="Left free; 0 gives all of it away.")
+    max_vram: Memory | None = Field(
         None, description="What the models of this service may take of it; null: all but `reserve`."
     )
     order: GpuNames = Field(

@@ -33,7 +33,7 @@ class ModelDefaults(Section):
     ctx_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
         "auto",
         description="Context in tokens, all slots together. auto: the largest of 32768, 16384, 8192 and 4096, never "
-        f"above the model's own, that fits one free GPU; on the CPU {AUTO_CTX_TOKENS}.",
+        f"above the model's own, that fits one free GPU; in all other places {AUTO_CTX_TOKENS}.",
     )
     parallel: int = Field(4, ge=1, le=MOST_SLOTS, description="Slots: requests a model answers at the same time.")
     kv_unified: bool = Field(True, description="Slots share one KV cache, so that each may use all of the context.")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 
 from app.settings.denied_options import refused_argument, refused_variable
 
@@ -48,6 +48,13 @@ def _harmless_variables(variables: dict[str, str]) -> dict[str, str]:
     if refused := [why for name in variables if (why := refused_variable(name))]:
         raise ValueError("; ".join(refused))
     return variables
+
+
+def _with_a_unit(size: ByteSize) -> ByteSize:
+    """20 for 20GiB would be twenty bytes, and no model would ever fit."""
+    if 0 < size < 1024**2:
+        raise ValueError(f"{size:d} bytes are too few to be meant; write the unit, like 20GiB")
+    return size
 
 
 def _a_name(name: str) -> str:
@@ -94,6 +101,7 @@ OffOnOrCount = Annotated[
 AutoOffOrPath = Annotated[str, BeforeValidator(_on_or_off), AfterValidator(_auto_off_or_path)]
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Name = Annotated[Text, AfterValidator(_a_name)]
+Memory = Annotated[ByteSize, AfterValidator(_with_a_unit)]
 GpuNames = list[Name]  # UUIDs, NVML indices or names
 ModelName = Annotated[Text, AfterValidator(_a_model_name)]
 Folder = Annotated[Path, AfterValidator(absolute)]

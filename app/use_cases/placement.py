@@ -136,18 +136,22 @@ class _Deciding:
             needed, free = least.booked_bytes[CPU], {CPU: _free_ram(self.places)}
             found = replace(found, needed_bytes=needed, free_bytes=free)
         world = empty if for_ever else self.world.once_they_have_left().without(self._ours)
-        return replace(found, for_ever=for_ever, nearest=self._nearest(world))
+        return replace(found, for_ever=for_ever, nearest=self._nearest(world) or self._nearest_wish(world))
 
     def _why_not(self, least: Placement | None, places: Places, usable: str) -> str:
         """By the numbers of the machine as it is, or, where not even that would do, of an empty one."""
         if least is None:
-            return f"none of the GPUs that its settings name is here ({', '.join(self.wishes.gpus) or 'all excluded'})"
+            lists = {"gpus": self.wishes.gpus, "exclude": self.wishes.exclude}
+            allowed = "; ".join(f"{key}: {', '.join(names)}" for key, names in lists.items() if names)
+            here = ", ".join(map(name_of, self.world.cards))
+            return f"none of the GPUs that its settings allow is here ({allowed}); here: {here}"
         if _is_short_of_ram(least, places):
             return f"it needs {mib(least.booked_bytes[CPU])} of RAM; {usable}: {mib(_free_ram(places))}"
         room = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in places.cards)
         if self.wishes.min_gpus > 1:
             there = sum(not card.is_mig for card in places.cards)
-            but = "they do not hold it" if there >= self.wishes.min_gpus else f"there are {there} to split it over"
+            few = f"there {'is' if there == 1 else 'are'} {there} to split it over"
+            but = "they do not hold it" if there >= self.wishes.min_gpus else few
             return f"it is to be on at least {self.wishes.min_gpus} GPUs, and {but}; {usable}: {room}"
         on = "on one GPU" if len(places.cards) == 1 or self.wishes.max_gpus == 1 else "on one GPU, more on several"
         return f"it needs {mib(least.needed_bytes)} {on}; {usable}: {room}"
@@ -171,6 +175,22 @@ class _Deciding:
         ctx_size, kind = next(each for each in tries if self._fits_with(world, *each))
         cache = "" if kind == asked.cache_type_k else f"cache_type_k and cache_type_v {kind}"
         return " with ".join(filter(None, ("" if ctx_size == longest else f"ctx_size {ctx_size}", cache)))
+
+    def _nearest_wish(self, world: World) -> str:
+        """Where neither is enough: fewer GPUs at least, more at most, or less of it on them."""
+        asked = self.needs.asked
+        tries = {
+            "min_gpus 1": replace(self.wishes, min_gpus=1),
+            "max_gpus null": replace(self.wishes, max_gpus=None),
+            "cpu_moe on": replace(self.wishes, cpu_moe=bool(asked.shape.largest_expert_bytes)),
+            "partial_offload on": replace(self.wishes, partial_offload=True),
+        }
+        for said, wishes in tries.items():
+            if wishes != self.wishes:
+                needs = Needs(replace(asked, wishes=wishes))
+                if Places(needs, world, self.places.shortest).as_it_is() is not None:
+                    return said
+        return ""
 
     def _fits_with(self, world: World, ctx_size: int, kind: str) -> bool:
         options = replace(self.places.options, ctx_size=ctx_size)

@@ -131,7 +131,8 @@ class Places:
             if gone is not None and self._estimate_on(card, ctx_size).devices[0].booked_bytes <= card.total_bytes:
                 cost = (any(each.is_busy for each in gone), sum(map(cost_of_stopping, gone)))
                 ways.append(((cost, self._rank(card, ctx_size)), card, gone))
-        self.said.append(f"one card after stopping servers that are {what}: {len(ways)} ways")
+        would = f"{len(ways)} of {len(self.cards)} would do"
+        self.said.append(f"one card after stopping servers that are {what}: {would}")
         if not ways:
             return None
         _, card, gone = min(ways, key=lambda way: way[0])
@@ -195,7 +196,9 @@ class Places:
         )
         once = f" once {names_of(leave)} left" if leave else ""
         self.said.append(f"{count} cards hold it{once}")
-        return Found(placement, leave, f"no single card has room; {count} hold it together{once}")
+        at_least = f"it is to be on at least {self.wishes.min_gpus} GPUs"
+        why = at_least if self.wishes.min_gpus > 1 else "no single card has room"
+        return Found(placement, leave, f"{why}; {count} hold it together{once}")
 
     def _split_after(self, gone: Sequence[Resident], most: int) -> tuple[Placement, tuple[Resident, ...]] | None:
         """Over the fewest cards, so many at most, once these had left; and who of them has to."""

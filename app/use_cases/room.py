@@ -40,7 +40,7 @@ def make_room(state: PoolState, now: float) -> Step:
             break
         if why := _why_no_place(state, waiting, now):
             state, more = turn_away_model(state, Refusal(Reason.NO_GPU, name, why))
-            effects += more
+            effects += [Decided(name, Decision(Outcome.REFUSE, why, needed_bytes=0), ()), *more]
             refused.add(name)
             continue
         decision = decide(_asked(state, waiting), world_of(state, now))

@@ -37,6 +37,12 @@ def test_it_gives_away_few_rights(unit: Path):
     assert float(re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)[1]) < 3.0
 
 
+def test_the_device_files_of_gpus_stay_open():
+    """An allowed device closes all others, and up to systemd 252 ProtectClock= allows one."""
+    words = re.findall(r"^(?:Device\w+|Private\w+|ProtectClock)=.*", UNIT.read_text(), flags=re.MULTILINE)
+    assert words == ["PrivateTmp=yes", "PrivateDevices=no"]
+
+
 def test_it_waits_for_the_whole_drain():
     server = ServerSettings()
     patience = int(re.search(r"^TimeoutStopSec=(\d+)", UNIT.read_text(), flags=re.MULTILINE)[1])
