@@ -221,6 +221,17 @@ def test_an_answer_without_length_ends_with_its_connection(mover: StreamMover, w
     assert case.server.connections == 2
 
 
+@pytest.mark.parametrize(("method", "status"), [("GET", "200 OK"), ("DELETE", "200 OK"), ("POST", "400 Bad Request")])
+def test_a_connection_whose_server_may_not_have_read_the_request_is_not_kept(
+    mover: StreamMover, method: str, status: str
+):
+    """What is left of a GET's body would be the beginning of somebody else's request."""
+    case = Case(mover, says(head("Content-Length: 1", status=status) + b"1"), says(counted(b"2")))
+    assert received(case, "socket", method=method)[0] == b"1"
+    assert received(case, "socket")[0] == b"2"
+    assert case.server.connections == 2
+
+
 def test_a_kept_connection_that_was_closed_meanwhile_is_not_used(mover: StreamMover):
     case = Case(mover, says(counted(b"1"), then_close=True), says(counted(b"2")))
     assert received(case, "socket")[0] == b"1"

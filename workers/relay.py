@@ -45,6 +45,7 @@ NOT_FORWARDED_PREFIXES = ("access-control-", "x-llama-smart-proxy-")  # the latt
 OUT_OF_SOMETHING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5; gunicorn refuses any other
 IDEMPOTENT = ("GET", "HEAD")
+WITH_BODY = ("POST", "PUT", "PATCH")  # servers read the bodies of these
 
 
 class Direct(Protocol):
@@ -102,7 +103,9 @@ class Relay:
 
         def close() -> None:
             client.on_leave(None)
-            if reply.is_kept and reply.body.is_over and not client.gone:
+            # A server that did not read all of a request would take the rest for the next one.
+            is_read = reply.status < 300 and (not body or method in WITH_BODY)
+            if reply.is_kept and is_read and reply.body.is_over and not client.gone:
                 self._connections.give_back(reply.connection)
             else:
                 reply.connection.close()
