@@ -297,7 +297,8 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
 def error_for(refusal: Refusal) -> ProxyError:
     """The error a refused request is answered with."""
     leaf, text = _LEAVES[refusal.reason]
-    fitting = f"it would fit with {refusal.nearest}" if refusal.nearest else "use a smaller quantization"
+    nearest = refusal.nearest
+    fitting = f"it would fit with {nearest}" if nearest else "use a smaller quantization"
     where = "" if CPU in refusal.free_bytes else " (nvidia-smi shows who holds it)"
     advice = f"free some memory{where}, or: {fitting}" if refusal.reason is Reason.INSUFFICIENT_MEMORY else fitting
     needed = refusal.needed_bytes
@@ -308,4 +309,4 @@ def error_for(refusal: Refusal) -> ProxyError:
         {"uuid": device, "free_bytes": free, "needed_bytes": needed} for device, free in refusal.free_bytes.items()
     ]
     fields = {"needed_bytes": needed, "devices": devices}
-    return leaf(message, fields=fields | ({"nearest": refusal.nearest} if refusal.nearest else {}))
+    return leaf(message, fields=fields | ({"nearest": nearest} if nearest else {}))

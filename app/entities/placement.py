@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from app.entities.memory import Estimate
@@ -142,6 +142,11 @@ class Placement:
         return sum(booked[uuid] for uuid in self.uuids)
 
 
+def nothing() -> str:
+    """The advice there is where none is needed."""
+    return ""
+
+
 class Outcome(enum.StrEnum):
     PLACE = "place"
     EVICT = "evict"  # the servers named have to go first
@@ -160,5 +165,10 @@ class Decision:
     evict: tuple[int, ...] = ()  # ids of servers; of WAIT: those that go as soon as they are idle
     for_ever: bool = False  # refused: not even an empty machine would do
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each card that it may use, or of RAM
-    nearest: str = ""  # the setting next to what was asked that would fit
     considered: tuple[str, ...] = ()  # each step with its numbers
+    advise: Callable[[], str] = field(default=nothing, compare=False, repr=False)
+
+    @property
+    def nearest(self) -> str:
+        """The setting next to what was asked that would fit. Worked out when somebody wants to know."""
+        return self.advise()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from app.entities.placement import nothing
 
 
 class Reason(enum.StrEnum):
@@ -33,4 +35,9 @@ class Refusal:
     detail: str = ""  # a sentence, or the engine's last lines
     needed_bytes: int = 0
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # by device: GPU's UUID, or CPU
-    nearest: str = ""  # the setting next to what was asked that would fit
+    advise: Callable[[], str] = field(default=nothing, compare=False, repr=False)
+
+    @property
+    def nearest(self) -> str:
+        """The setting next to what was asked that would fit. Worked out when somebody wants to know."""
+        return self.advise()

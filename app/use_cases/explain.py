@@ -49,7 +49,7 @@ def told_decision(decision: Decision, evict: Iterable[str]) -> dict[str, object]
         "reason": decision.reason,
         "needed_bytes": decision.needed_bytes,
     }
-    return told | {"nearest": decision.nearest} if decision.nearest else told
+    return told | {"nearest": nearest} if (nearest := decision.nearest) else told
 
 
 def told_placement(placement: Placement) -> dict[str, object]:

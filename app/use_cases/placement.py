@@ -7,14 +7,14 @@ GPUs: a model with all its layers on one still takes some.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 
 from app.entities.launch import ALL_LAYERS
-from app.entities.placement import BOOKS, CPU, Decision, Outcome, Placement, Resident
+from app.entities.placement import BOOKS, CPU, Decision, Outcome, Placement, Resident, nothing
 from app.use_cases.asked import Asked
 from app.use_cases.cards import cost_of_stopping, lacking, mib, name_of, names_of
-from app.use_cases.context_memory import row_bytes
-from app.use_cases.places import AUTO_CONTEXTS, Found, Needs, Places
+from app.use_cases.nearest import nearest
+from app.use_cases.places import Found, Needs, Places
 from app.use_cases.world import World
 
 
@@ -39,7 +39,9 @@ def decide(asked: Asked, world: World) -> Decision:
 def _now_or_soon(now: Decision, soon: Decision, once: str) -> Decision:
     if soon.outcome is Outcome.PLACE and _rank(soon) < _rank(now):
         reason = f"it has room once {once}: {soon.reason}"
-        return replace(now, outcome=Outcome.WAIT, reason=reason, placement=None, evict=(), nearest="", for_ever=False)
+        return replace(
+            now, outcome=Outcome.WAIT, reason=reason, placement=None, evict=(), advise=nothing, for_ever=False
+        )
     return now if now.outcome is Outcome.PLACE else soon
 
 
@@ -90,12 +92,19 @@ class _Deciding:
             places.on_one_that_is_free()
             or places.on_one_after(cheap, "idle for long")
             or places.on_several(())
-            or (places.on_several(cheap) if cheap else None)
-            or places.on_one_after(idle, "idle")
-            or (places.on_several(idle) if idle else None)
+            or self._with_those_idle_stopped()
             or places.with_less_on_gpus()
             or places.with_less_after(idle)
         )
+
+    def _with_those_idle_stopped(self) -> Found | None:
+        """Several cards after those idle for long have left, one after others have, or several. If the last cannot be,
+        the first cannot either."""
+        if not self._idle:
+            return None
+        on_several = self.places.on_several(self._idle)
+        after_cheap = self.places.on_several(self._cheap) if on_several and self._cheap else None
+        return after_cheap or self.places.on_one_after(self._idle, "idle") or on_several
 
     @cached_property
     def _cheap(self) -> list[Resident]:
@@ -136,7 +145,7 @@ class _Deciding:
             needed, free = least.booked_bytes[CPU], {CPU: _free_ram(self.places)}
             found = replace(found, needed_bytes=needed, free_bytes=free)
         world = empty if for_ever else self.world.once_they_have_left().without(self._ours)
-        return replace(found, for_ever=for_ever, nearest=self._nearest(world) or self._nearest_wish(world))
+        return replace(found, for_ever=for_ever, advise=cache(lambda: nearest(self.needs, world)))
 
     def _why_not(self, least: Placement | None, places: Places, usable: str) -> str:
         """By the numbers of the machine as it is, or, where not even that would do, of an empty one."""
@@ -161,42 +170,6 @@ class _Deciding:
         if self.places.is_for_the_cpu:
             return {CPU: _free_ram(self.places)} if CPU in self.places.room else {}
         return {card.uuid: max(0, card.usable_bytes) for card in self.places.cards}
-
-    def _nearest(self, world: World) -> str:
-        """The setting next to what was asked that would fit: first a smaller cache, then a shorter context."""
-        asked, longest = self.places.options, self.places.contexts[-1]
-        kinds = [asked.cache_type_k]
-        if asked.flash_attn != "off":
-            kinds += [kind for kind in ("q8_0", "q4_0") if row_bytes(32, kind) < row_bytes(32, asked.cache_type_k)]
-        contexts = (longest, *(each for each in AUTO_CONTEXTS if each < longest))
-        tries = [(ctx_size, kind) for ctx_size in contexts for kind in kinds]
-        if not self._fits_with(world, *tries[-1]):  # the least of them
-            return ""
-        ctx_size, kind = next(each for each in tries if self._fits_with(world, *each))
-        cache = "" if kind == asked.cache_type_k else f"cache_type_k and cache_type_v {kind}"
-        return " with ".join(filter(None, ("" if ctx_size == longest else f"ctx_size {ctx_size}", cache)))
-
-    def _nearest_wish(self, world: World) -> str:
-        """Where neither is enough: fewer GPUs at least, more at most, or less of it on them."""
-        asked = self.needs.asked
-        tries = {
-            "min_gpus 1": replace(self.wishes, min_gpus=1),
-            "max_gpus null": replace(self.wishes, max_gpus=None),
-            "cpu_moe on": replace(self.wishes, cpu_moe=bool(asked.shape.largest_expert_bytes)),
-            "partial_offload on": replace(self.wishes, partial_offload=True),
-        }
-        for said, wishes in tries.items():
-            if wishes != self.wishes:
-                needs = Needs(replace(asked, wishes=wishes))
-                if Places(needs, world, self.places.shortest).as_it_is() is not None:
-                    return said
-        return ""
-
-    def _fits_with(self, world: World, ctx_size: int, kind: str) -> bool:
-        options = replace(self.places.options, ctx_size=ctx_size)
-        if kind != options.cache_type_k:
-            options = replace(options, cache_type_k=kind, cache_type_v=kind)
-        return Places(self.needs, world, options).as_it_is() is not None
 
     def _placed(self, found: Found) -> Decision:
         leaving = tuple(resident.id for resident in found.gone)

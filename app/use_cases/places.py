@@ -55,10 +55,11 @@ class Needs:
 
     def of_layers(self, options: MemoryOptions) -> list[int]:
         """Weights and context of each layer that goes to GPUs."""
-        if options not in self._layers:
-            each = layer_bytes(self.asked.shape, options)
-            self._layers[options] = each[max(0, len(each) - options.n_gpu_layers) :]
-        return self._layers[options]
+        whole = replace(options, n_gpu_layers=ALL_LAYERS)
+        if whole not in self._layers:
+            self._layers[whole] = layer_bytes(self.asked.shape, whole)
+        each = self._layers[whole]
+        return each[max(0, len(each) - options.n_gpu_layers) :]
 
 
 class Places:

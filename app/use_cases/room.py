@@ -117,10 +117,10 @@ def _refusal(state: PoolState, waiting: Waiting, decision: Decision) -> Refusal:
         why = "; ".join((decision.reason, *state.gpus.complaints))
         return Refusal(Reason.NO_GPU, model, why, decision.needed_bytes, decision.free_bytes)
     if decision.for_ever:
-        had, nearest = _had(state, decision), decision.nearest
-        return Refusal(Reason.DOES_NOT_FIT, model, decision.reason, decision.needed_bytes, had, nearest)
-    free, nearest = decision.free_bytes, decision.nearest
-    return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, nearest)
+        had = _had(state, decision)
+        return Refusal(Reason.DOES_NOT_FIT, model, decision.reason, decision.needed_bytes, had, decision.advise)
+    free = decision.free_bytes
+    return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, decision.advise)
 
 
 def _misses_gpus(state: PoolState, waiting: Waiting) -> bool:
