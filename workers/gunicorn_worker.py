@@ -42,7 +42,6 @@ STOPPING_LINGER_SECONDS = 0.2  # in place of the above, and for a request just b
 LAST_WAIT_SECONDS = 2  # for clients that still do not read, once the services are closed
 ACCEPT_PAUSE_SECONDS = 0.5
 KILL_SECONDS = 2.0
-SWITCH_SECONDS = 0.0005  # Python's own 0.005 gives a busy service ten times the delay (bench/relay)
 
 
 class Services(Protocol):
@@ -104,8 +103,6 @@ class ProxyWorker(ThreadWorker):
 
     def load_wsgi(self) -> None:
         """Start the services and the Flask application: after the fork, with our signal handlers in place."""
-        # Beside a busy thread a new request waits for the interpreter's lock this long each time it has to.
-        sys.setswitchinterval(SWITCH_SECONDS)
         self.services, application = self.app.load_service()
         self.wsgi = guarded(application)
 
