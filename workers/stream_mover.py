@@ -122,15 +122,14 @@ class StreamMover:
             self._end(stream, error)
 
     def _pull(self, stream: Stream) -> None:
+        """Once for each token of each stream."""
         data = stream.source.recv(RECEIVE_BYTES, NO_WAIT)
-        if data:
-            stream.pending = stream.take(data)
-            if not stream.pending and not stream.body.is_over:
-                return
-        elif not stream.body.closed():
+        if not data and not stream.body.closed():
             raise NoAnswer("the connection was closed in mid-answer")
-        self._send(stream)
-        if stream.pending:
+        piece = stream.take(data) if data else b""
+        sent = self._send(stream, piece)
+        if sent < len(piece):
+            stream.pending = piece[sent:]
             self._forget(stream.source.fileno())
             self._wait_for(stream, stream.client, select.EPOLLOUT)
         elif stream.body.is_over:
@@ -138,7 +137,8 @@ class StreamMover:
             self._end(stream, None)
 
     def _push(self, stream: Stream) -> None:
-        self._send(stream)
+        """The client takes bytes again."""
+        stream.pending = stream.pending[self._send(stream, stream.pending) :]
         if stream.pending:
             return
         self._forget(stream.client.fileno())
@@ -147,25 +147,26 @@ class StreamMover:
         else:
             self._wait_for(stream, stream.source, select.EPOLLIN)
 
-    def _send(self, stream: Stream) -> None:
-        if not stream.pending:
-            return
+    def _send(self, stream: Stream, data: bytes) -> int:
+        """How much of it went. Raises ClientGone."""
+        if not data:
+            return 0
         try:
-            sent = stream.client.send(stream.pending, NO_WAIT)
+            sent = stream.client.send(data, NO_WAIT)
         except BlockingIOError:
-            return
+            return 0
         except OSError as error:
             raise ClientGone(error.errno, "the client closed its connection") from error
         stream.sent_bytes += sent
-        stream.pending = stream.pending[sent:]
+        return sent
 
     def _wait_for(self, stream: Stream, sock: socket.socket, what: int) -> None:
         self._epoll.register(sock.fileno(), what)
         self._streams[sock.fileno()] = stream
 
     def _forget(self, number: int) -> None:
-        del self._streams[number]
-        self._epoll.unregister(number)
+        if self._streams.pop(number, None) is not None:
+            self._epoll.unregister(number)
 
     def _end_the_stalled(self, now: float) -> None:
         for number, stream in list(self._streams.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -54,6 +55,7 @@ def matching_key(keys: Iterable[ApiKey], offered: str) -> ApiKey | None:
     return found
 
 
+@functools.lru_cache(maxsize=1024)  # asked of every request's Host
 def is_loopback(host: str) -> bool:
     """Whether a host as it stands in a setting or a Host header (port and brackets included) is this machine alone."""
     name = _PORT.sub("", host.strip().lower()) if not _is_address(host.strip()) else host.strip()
