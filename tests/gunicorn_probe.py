@@ -120,6 +120,7 @@ def application(services: FakeServices):
             return pieces(services, int(count), float(pause_seconds), b"x" * int(piece_bytes))
         body = {
             "/ping": lambda: b"pong",
+            "/livez": lambda: b"alive",
             "/pids": lambda: json.dumps([os.getpid(), services.child.pid]).encode(),
             "/readyz": lambda: b"draining" if services.is_draining else b"ready",
             "/echo": lambda: environ["wsgi.input"].read(),

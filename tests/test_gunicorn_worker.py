@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from workers.gunicorn_receiving import PacedUnreader
+from workers.gunicorn_worker import MOST_QUESTIONS
 
 THREADS = 24
 RECEIVE_TIMEOUT_SECONDS = 1.0
@@ -396,6 +397,24 @@ def test_when_every_thread_is_busy_the_next_request_is_told_at_once(shared):
             assert time.monotonic() - began < 0.4
             assert headers["retry-after"] == "1" and "x-should-retry" not in headers
         assert [answer(client)[2] for client in busy] == [b"held"] * THREADS
+    assert shared.get("/ping") == (200, b"pong")
+
+
+def test_questions_about_health_wait_for_a_thread_and_only_so_many(shared):
+    """In a burst of requests every thread may be busy refusing: no reason to call the service sick."""
+    with contextlib.ExitStack() as stack:
+        busy = [stack.enter_context(shared.connect()) for _ in range(THREADS)]
+        for client in busy:
+            client.sendall(b"GET /hold?0.7 HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.2)
+        asking = [stack.enter_context(shared.connect()) for _ in range(MOST_QUESTIONS + 1)]
+        for client in asking:
+            client.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+            time.sleep(0.001)
+        *waiting, last = asking
+        assert_refused(last, 503, "overloaded")
+        statuses = {answer(client)[0] for client in waiting}
+        assert len(statuses) == 1 and 503 not in statuses
     assert shared.get("/ping") == (200, b"pong")
 
 

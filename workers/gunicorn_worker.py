@@ -42,6 +42,8 @@ STOPPING_LINGER_SECONDS = 0.2  # in place of the above, and for a request just b
 LAST_WAIT_SECONDS = 2  # for clients that still do not read, once the services are closed
 ACCEPT_PAUSE_SECONDS = 0.5
 KILL_SECONDS = 2.0
+HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
+MOST_QUESTIONS = 32
 
 
 class Services(Protocol):
@@ -80,6 +82,7 @@ class ProxyWorker(ThreadWorker):
         self._receiving: dict[Connection, None] = {}
         self._lingering: dict[Connection, None] = {}
         self._free_threads = threading.Semaphore(self.cfg.threads)
+        self._questions = 0  # about our health, that wait for a thread; the main loop's alone
         self._accept_again_at = 0.0
         self._overload_logged_at = 0.0
         self._stop_signals = StopSignals()
@@ -170,17 +173,26 @@ class ProxyWorker(ThreadWorker):
         self._await_request(conn)
 
     def _submit(self, conn: Connection) -> None:
-        if not self._free_threads.acquire(blocking=False):
+        has_thread = self._free_threads.acquire(blocking=False)
+        if not has_thread and not self._may_wait_for_a_thread(conn):
             self._refuse(Overloaded("every request thread is busy"), conn)
             return
         conn.unreader.begin_request()
         try:
-            self.tpool.submit(self._serve, conn)
+            self.tpool.submit(self._serve, conn, has_thread)
         except RuntimeError as error:
             # No new thread can be had. The request is in the pool's queue all the same: the next free thread takes it.
             self._log_seldom("request waits for a thread: %s", error)
 
-    def _serve(self, conn: Connection) -> None:
+    def _may_wait_for_a_thread(self, conn: Connection) -> bool:
+        """Whether this is a question about our health, of which a few may wait: threads that refuse the others are free
+        again at once, and those that wait for models leave a reserve."""
+        if not bytes(conn.unreader.head[:16]).startswith(HEALTH) or self._questions >= MOST_QUESTIONS:
+            return False
+        self._questions += 1
+        return True
+
+    def _serve(self, conn: Connection, has_thread: bool) -> None:
         keeps = False
         try:
             keeps = self.handle(conn)
@@ -188,8 +200,14 @@ class ProxyWorker(ThreadWorker):
             self.log.exception("request failed")
         finally:
             # On the pool thread, so that the count is exact even while the main loop is behind.
-            self._free_threads.release()
-            self.method_queue.defer(self.finish_request, conn, keeps)
+            if has_thread:
+                self._free_threads.release()
+            self.method_queue.defer(self._served, conn, keeps, has_thread)
+
+    def _served(self, conn: Connection, keeps: bool, had_thread: bool) -> None:
+        if not had_thread:
+            self._questions -= 1
+        self.finish_request(conn, keeps)
 
     def finish_request(self, conn: Connection, keeps: bool) -> None:
         """Keep the connection for its next request, or see it off."""
