@@ -13,34 +13,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from tests.gguf_bytes import Info, a_header
+from tests.gpu_play import eight_layers_file
 from tests.stand_in_nvml import Card, StandIn, needs_compiler
 
 GIB = 1024**3
-METADATA = {
-    "general.architecture": "llama",
-    "llama.block_count": 8,
-    "llama.context_length": 65536,
-    "llama.embedding_length": 4096,
-    "llama.feed_forward_length": 14336,
-    "llama.attention.head_count": 32,
-    "llama.attention.head_count_kv": 8,
-}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Eight layers of 416 MiB."""
-    path = tmp_path_factory.mktemp("plan") / "m.gguf"
-    infos = [Info("token_embd.weight", (4096, 32000), 1), Info("output.weight", (4096, 32000), 1)]
-    for il in range(8):
-        infos += [Info(f"blk.{il}.{name}.weight", (4096, 14336), 1) for name in ("ffn_gate", "ffn_up", "ffn_down")]
-        infos += [Info(f"blk.{il}.{name}.weight", (4096, 4096), 1) for name in ("attn_q", "attn_output")]
-    head = a_header(METADATA, infos)
-    with open(path, "wb") as file:
-        file.write(head)
-        file.truncate(len(head) + sum(2 * info.shape[0] * info.shape[1] for info in infos) + 4096)
-    return str(path)
+    return str(eight_layers_file(tmp_path_factory.mktemp("plan") / "m.gguf"))
 
 
 def gpu(uuid: str, free: float, total: float = 24, **more: object) -> dict[str, object]:
