@@ -217,7 +217,7 @@ def test_a_small_body_that_ends_too_early_is_an_error(tmp_path: Path):
     with faulty(tmp_path, FAKE_TRUNCATE=1) as service:
         answer = service.chat("m")
         assert (answer.status_code, error_of(answer)["code"]) == (502, "upstream_crashed")
-        assert service.servers()[0]["requests"] == 0
+        wait_for(lambda: service.servers()[0]["requests"] == 0, 5)
 
 
 def test_a_stream_that_ends_too_early_ends_with_an_error(tmp_path: Path):

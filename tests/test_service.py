@@ -277,7 +277,7 @@ def test_a_client_that_leaves_a_load_is_forgotten_and_the_load_goes_on(tmp_path:
         with service.send_raw({"max_tokens": 1}):
             wait_for(service.servers, 5)
         wait_for(lambda: [s["state"] for s in service.servers()] == ["ready"], 10)
-        assert slots_in_use(service) == 0
+        wait_for(lambda: slots_in_use(service) == 0, 5)
 
 
 def test_fifty_threads_ask_for_one_cold_model_and_one_server_starts(tmp_path: Path):
@@ -318,6 +318,7 @@ def test_inference_leaves_a_reserve_of_threads(tmp_path: Path):
     settings = {"SERVER__THREADS": "6", "SERVER__RESERVE_THREADS": "3", "SCHEDULING__MAX_WAITING": "2"}
     with serving(tmp_path, **settings) as service:
         service.chat()
+        wait_for(lambda: slots_in_use(service) == 0, 5)  # its place is given back a moment after its answer is here
         streams = [service.send_raw({"stream": True, **ENDLESS}) for _ in range(3)]
         wait_for(lambda: slots_in_use(service) == 3, 5)
         refused = service.chat()
