@@ -74,9 +74,6 @@ def _card(index: int, gpu: _Gpu, servers: list[_Server], rules: Rules) -> Card:
     def held(*states: ServerState) -> int:
         return sum(each.bytes.get(gpu.uuid, 0) for each in servers if not states or each.state in states)
 
-    most, usable = (size - rules.reserve_bytes for size in (gpu.total_bytes, gpu.free_bytes))
-    if rules.max_vram_bytes is not None:
-        most, usable = min(most, rules.max_vram_bytes), min(usable, rules.max_vram_bytes - held())
-    is_busy = gpu.utilization_percent >= 100 * rules.busy_utilization
+    most, usable = rules.room(gpu.total_bytes, gpu.free_bytes, held())
     back = held(ServerState.STOPPING), held(ServerState.DRAINING)
-    return Card(gpu.uuid, gpu.name, index, max(0, most), usable, *back, is_busy)
+    return Card(gpu.uuid, gpu.name, index, most, usable, *back, rules.is_busy(gpu.utilization_percent))

@@ -129,7 +129,7 @@ def _this_machine(memory: MemoryReading, question: Question) -> World:
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.ledger import Books
     from app.use_cases.visible_gpus import names_nothing
-    from app.use_cases.world import World
+    from app.use_cases.world import world_of
     from workers.nvml import Nvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -139,7 +139,7 @@ def _this_machine(memory: MemoryReading, question: Question) -> World:
     for complaint in snapshot.complaints:
         click.echo(f"note: {complaint}", err=True)
     books = Books(snapshot, memory, (), question.rules)
-    return World(books.cards(), shared=books.shared(), totals=books.totals(), policy=question.policy)
+    return world_of(books, question.policy, memory.at)
 
 
 def _lines(told: dict[str, Any], decision: Decision) -> list[str]:

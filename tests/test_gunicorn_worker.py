@@ -384,12 +384,18 @@ def test_the_end_of_a_head_is_found_wherever_packets_are_cut(step):
 # Threads
 
 
+def all_threads_held(shared: Service, stack: contextlib.ExitStack) -> list[socket.socket]:
+    """Clients whose requests take every thread for half a second more."""
+    busy = [stack.enter_context(shared.connect()) for _ in range(THREADS)]
+    for client in busy:
+        client.sendall(b"GET /hold?0.7 HTTP/1.1\r\nHost: a\r\n\r\n")
+    time.sleep(0.2)
+    return busy
+
+
 def test_when_every_thread_is_busy_the_next_request_is_told_at_once(shared):
     with contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(shared.connect()) for _ in range(THREADS)]
-        for client in busy:
-            client.sendall(b"GET /hold?0.7 HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(0.2)
+        busy = all_threads_held(shared, stack)
         with shared.connect() as client:
             began = time.monotonic()
             client.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n" + b"x" * 900_000)
@@ -403,10 +409,7 @@ def test_when_every_thread_is_busy_the_next_request_is_told_at_once(shared):
 def test_questions_about_health_wait_for_a_thread_and_only_so_many(shared):
     """In a burst of requests every thread may be busy refusing: no reason to call the service sick."""
     with contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(shared.connect()) for _ in range(THREADS)]
-        for client in busy:
-            client.sendall(b"GET /hold?0.7 HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(0.2)
+        all_threads_held(shared, stack)
         asking = [stack.enter_context(shared.connect()) for _ in range(MOST_QUESTIONS + 1)]
         for client in asking:
             client.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -79,6 +79,7 @@ class Chunked:
         self._trailer_bytes = 0
 
     def raw(self, data: bytes) -> bytes:
+        """Sizes written anew but where a read brings just one chunk; the last chunk is left out. Raises BadFraming."""
         # An engine writes each event as one chunk, and most reads bring one.
         if not self.left and not self._line and not self._is_in_trailers:
             end = data.find(b"\r\n", 0, 20)

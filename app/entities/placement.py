@@ -79,6 +79,17 @@ class Rules:
     max_vram_bytes: int | None = None
     busy_utilization: float = 0.9
 
+    def room(self, total_bytes: int, free_bytes: int, booked_bytes: int) -> tuple[int, int]:
+        """Of a GPU, what models may ever have, and what they may have beside all that is booked; that may be below
+        zero: more is held back than is free."""
+        most, usable = total_bytes - self.reserve_bytes, free_bytes - self.reserve_bytes
+        if self.max_vram_bytes is not None:
+            most, usable = min(most, self.max_vram_bytes), min(usable, self.max_vram_bytes - booked_bytes)
+        return max(0, most), usable
+
+    def is_busy(self, utilization_percent: float) -> bool:
+        return utilization_percent >= 100 * self.busy_utilization
+
 
 class CpuFallback(enum.StrEnum):
     """When a model may go to the CPU of a machine that has GPUs, or should have."""

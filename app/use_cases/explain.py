@@ -53,6 +53,7 @@ def told_decision(decision: Decision, evict: Iterable[str]) -> dict[str, object]
 
 
 def told_placement(placement: Placement) -> dict[str, object]:
+    """The devices in the order the server sees them, with what each takes; CPU for RAM alone."""
     on_gpus = zip(placement.uuids, placement.layers, placement.estimate.devices, strict=False)
     devices = [(CPU, 0, placement.estimate.host)] if placement.is_on_cpu else on_gpus
     return {

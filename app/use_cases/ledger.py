@@ -143,11 +143,8 @@ class Books:
     def _card(self, gpu: Gpu) -> Card:
         assert gpu.total_bytes is not None and gpu.free_bytes is not None
         ours = [server for server in self.servers if gpu.uuid in server.booked]
-        claimed = self.claimed_bytes(gpu.uuid)
-        most, usable = gpu.total_bytes - self.rules.reserve_bytes, gpu.free_bytes - claimed - self.rules.reserve_bytes
-        if self.rules.max_vram_bytes is not None:
-            booked = sum(server.booked[gpu.uuid] for server in ours)
-            most, usable = min(most, self.rules.max_vram_bytes), min(usable, self.rules.max_vram_bytes - booked)
+        booked = sum(server.booked[gpu.uuid] for server in ours)
+        most, usable = self.rules.room(gpu.total_bytes, gpu.free_bytes - self.claimed_bytes(gpu.uuid), booked)
         returning = sum(
             each.missing_bytes(self.gpus, self.servers) + each.claimed_bytes(self.gpus)
             for each in self.returning
@@ -157,11 +154,11 @@ class Books:
             uuid=gpu.uuid,
             name=gpu.name,
             index=gpu.index,
-            total_bytes=max(0, most),
+            total_bytes=most,
             usable_bytes=usable,
             leaving_bytes=returning + self._back_on(gpu.uuid, ServerState.STOPPING),
             draining_bytes=self._back_on(gpu.uuid, ServerState.DRAINING),
-            is_busy=(gpu.utilization_percent or 0) >= 100 * self.rules.busy_utilization,
+            is_busy=self.rules.is_busy(gpu.utilization_percent or 0),
             is_mig=gpu.is_mig,
         )
 
@@ -171,9 +168,7 @@ class Books:
 
     def _claim(self, server: Server, device: str) -> int:
         """What it has, or will take, that the reading still shows as free. Leaving changes nothing about it."""
-        if self._is_all_shown(server, device):
-            return 0
-        return max(0, server.booked.get(device, 0) - self._shown_or_nothing(server, device))
+        return _unseen(server, device, self._shown(server, device), self._read_at(device))
 
     def _comes_back(self, server: Server, device: str) -> int:
         """What may be taken by others when it has gone."""
@@ -182,16 +177,15 @@ class Books:
         if device == BOOKS:
             return server.booked.get(CPU, 0)
         shown = self._shown(server, device)
-        if shown is None and self._is_all_shown(server, device):
+        if shown is None and _is_all_shown(server, self._read_at(device)):
             return server.booked.get(device, 0)
         back = self._claim(server, device) + (shown or 0)
         # Where max_vram is the bound, no more comes back than was booked.
         is_bounded = device != CPU and self.rules.max_vram_bytes is not None
         return min(back, server.booked.get(device, 0)) if is_bounded else back
 
-    def _is_all_shown(self, server: Server, device: str) -> bool:
-        at = self.memory.at if device == CPU else self.gpus.at
-        return server.ready_at is not None and at > server.ready_at
+    def _read_at(self, device: str) -> float:
+        return self.memory.at if device == CPU else self.gpus.at
 
     def _shown_or_nothing(self, server: Server, device: str) -> int:
         return self._shown(server, device) or 0
@@ -215,8 +209,8 @@ def given_back(server: Server, others: Iterable[Server], snapshot: GpuSnapshot, 
     for gpu in snapshot.gpus:
         free = _free_without(others, snapshot, gpu.uuid)
         if gpu.uuid in server.booked and free is not None:
-            size, is_all_shown = _held(server, snapshot, gpu.uuid), _is_all_shown(server, snapshot)
-            unseen = 0 if is_all_shown else max(0, server.booked[gpu.uuid] - size)
+            size = _held(server, snapshot, gpu.uuid)
+            unseen = _unseen(server, gpu.uuid, size, snapshot.at)
             if size or unseen:
                 found.append(Returning(gpu.uuid, size, free, at, unseen))
     return tuple(found)
@@ -232,8 +226,13 @@ def _held(server: Server, snapshot: GpuSnapshot, uuid: str) -> int:
     shown = shown_bytes(snapshot, uuid, server.pid)
     if shown is not None:
         return shown
-    return server.booked.get(uuid, 0) if _is_all_shown(server, snapshot) else 0
+    return server.booked.get(uuid, 0) if _is_all_shown(server, snapshot.at) else 0
 
 
-def _is_all_shown(server: Server, snapshot: GpuSnapshot) -> bool:
-    return server.ready_at is not None and snapshot.at > server.ready_at
+def _unseen(server: Server, device: str, shown: int | None, read_at: float) -> int:
+    """What of its booking a reading of then still shows as free."""
+    return 0 if _is_all_shown(server, read_at) else max(0, server.booked.get(device, 0) - (shown or 0))
+
+
+def _is_all_shown(server: Server, read_at: float) -> bool:
+    return server.ready_at is not None and read_at > server.ready_at

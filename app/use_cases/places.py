@@ -109,6 +109,7 @@ class Places:
     # --- one card ------------------------------------------------------------------------------------------
 
     def on_one_that_is_free(self) -> Found | None:
+        """In the longest context that fits any: the card that ranks first."""
         if self.wishes.min_gpus > 1:
             return None
         for ctx_size in self.contexts:
@@ -140,9 +141,11 @@ class Places:
         return Found(self._one(card, ctx_size), gone, f"{name_of(card)} has room once {names_of(gone)} left")
 
     def _one(self, card: Card, ctx_size: int) -> Placement:
-        options = self._alone(ctx_size)
+        return self._on(card, self._alone(ctx_size))
+
+    def _on(self, card: Card, options: MemoryOptions) -> Placement:
         layers = min(options.n_gpu_layers, self._layer_count)
-        return placement_on((card,), (layers,), options, self._estimate_on(card, ctx_size))
+        return placement_on((card,), (layers,), options, self.needs.of(options, (card.name,)))
 
     def _estimate_on(self, card: Card, ctx_size: int) -> Estimate:
         """Cards of one model are alike."""
@@ -254,9 +257,10 @@ class Places:
     def with_less_on_gpus(self) -> Found | None:
         """By policy only, and in the context that a split would get."""
         cards = sorted(self.cards, key=lambda card: (-card.usable_bytes, card.index))
-        found = None
-        if self.wishes.cpu_moe and self.wishes.min_gpus == 1 and cards and (found := self._but_experts(cards[0])):
-            return Found(found, (), f"{name_of(cards[0])} has room for all but the experts, which stay in RAM")
+        if self.wishes.cpu_moe and self.wishes.min_gpus == 1 and cards:
+            but_experts = replace(self._alone(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
+            if found := self._if_it_fits(cards[0], but_experts):
+                return Found(found, (), f"{name_of(cards[0])} has room for all but the experts, which stay in RAM")
         if self.wishes.partial_offload and (found := self._most_layers(cards)):
             on = " and ".join(name_of(card) for card in cards if card.uuid in found.uuids)
             what = f"{found.n_gpu_layers} layers, the others stay in RAM"
@@ -272,10 +276,6 @@ class Places:
         if found is None or gone is None:
             return None
         return Found(found.placement, gone, f"{found.why} once {names_of(gone)} left")
-
-    def _but_experts(self, card: Card) -> Placement | None:
-        options = replace(self._alone(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
-        return self._if_it_fits(card, options)
 
     def _most_layers(self, cards: Sequence[Card]) -> Placement | None:
         """On the roomiest card, or on as many as it may have if together they hold more."""
@@ -303,8 +303,7 @@ class Places:
         return best
 
     def _if_it_fits(self, card: Card, options: MemoryOptions) -> Placement | None:
-        layers = min(options.n_gpu_layers, self._layer_count)
-        placement = placement_on((card,), (layers,), options, self.needs.of(options, (card.name,)))
+        placement = self._on(card, options)
         return None if lacking(placement.needs, self.room) else placement
 
     def on_the_cpu(self, leaving: Sequence[Resident], why: str) -> Found | None:

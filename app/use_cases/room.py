@@ -16,7 +16,7 @@ from app.use_cases.gpu_use import are_usable, why_no_place
 from app.use_cases.ledger import Books
 from app.use_cases.placement import decide
 from app.use_cases.pool_state import Basis, PoolState, Step, Waiting, changed, stop, turn_away_model
-from app.use_cases.world import World
+from app.use_cases.world import World, world_of
 
 
 def make_room(state: PoolState, now: float) -> Step:
@@ -43,7 +43,7 @@ def make_room(state: PoolState, now: float) -> Step:
             effects += [Decided(name, Decision(Outcome.REFUSE, why, needed_bytes=0), ()), *more]
             refused.add(name)
             continue
-        decision = decide(_asked(state, waiting), world_of(state, now))
+        decision = decide(_asked(state, waiting), _world(state, now))
         effects.append(Decided(name, decision, _names(state, decision.evict)))
         state, more = _carry_out(state, waiting, decision, spoken_for, now)
         effects += more
@@ -62,20 +62,11 @@ def _why_no_place(state: PoolState, waiting: Waiting, now: float) -> str:
     return why_no_place(state.gpus.as_of(now), state.limits.cpu_fallback)
 
 
-def world_of(state: PoolState, now: float) -> World:
-    """The machine as a decision sees it."""
+def _world(state: PoolState, now: float) -> World:
     assert state.memory is not None, "decisions are made on readings"
     limits = state.limits
     books = Books(state.gpus, state.memory, state.servers, limits.rules, state.returning, limits.max_loaded)
-    return World(
-        cards=books.cards() if are_usable(state.gpus.as_of(now)) else (),
-        residents=books.residents(now),
-        shared=books.shared(),
-        leaving=books.leaving(),
-        draining=books.draining(),
-        totals=books.totals(),
-        policy=limits.policy,
-    )
+    return world_of(books, limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
 
 
 def _asked(state: PoolState, waiting: Waiting) -> Asked:
@@ -97,7 +88,8 @@ def _basis(state: PoolState, waiting: Waiting, spoken_for: Iterable[str]) -> Bas
 
 
 def _names(state: PoolState, servers: Iterable[int]) -> tuple[str, ...]:
-    return tuple(server.model.name for server in state.servers if server.id in set(servers))
+    wanted = set(servers)
+    return tuple(server.model.name for server in state.servers if server.id in wanted)
 
 
 def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, spoken_for: set[str], now: float) -> Step:

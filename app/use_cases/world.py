@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from app.entities.placement import Card, Policy, Resident
 from app.use_cases.cards import held_bytes
+from app.use_cases.ledger import Books
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,19 @@ class World:
             replace(card, usable_bytes=card.total_bytes, leaving_bytes=0, draining_bytes=0) for card in self.cards
         )
         return World(cards, shared={**self.shared, **self.totals}, totals=self.totals, policy=self.policy)
+
+
+def world_of(books: Books, policy: Policy, now: float, uses_gpus: bool = True) -> World:
+    """What the books say."""
+    return World(
+        cards=books.cards() if uses_gpus else (),
+        residents=books.residents(now),
+        shared=books.shared(),
+        leaving=books.leaving(),
+        draining=books.draining(),
+        totals=books.totals(),
+        policy=policy,
+    )
 
 
 def _with_more(card: Card, back: int) -> Card:
