@@ -54,7 +54,6 @@ class Gauges:
             buckets=SECONDS,
             registry=registry,
         )
-
         self._tokens = Counter(
             "llama_smart_proxy_tokens",
             "Tokens of answers that went out whole, as the engine counted them.",
@@ -89,6 +88,7 @@ class _Servers(Collector):
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
+        """The families, each with a series for what is there now."""
         pool = self._store.pool
         state = GaugeMetricFamily(
             "llama_smart_proxy_server_state", "1 for the state a server is in.", labels=["model", "server", "state"]

@@ -53,7 +53,7 @@ class Running:
 @dataclass(frozen=True)
 class System:
     name: str
-    start: Callable[[Surroundings], AbstractContextManager[Running]]
+    start: Callable[[Surroundings], AbstractContextManager[Running]] | None  # None: `missing` always says why
     most_streams: int
     missing: Callable[[], str] = str  # why it cannot be had; "" if it can
 
@@ -145,13 +145,6 @@ def _no_command(name: str) -> Callable[[], str]:
     return lambda: "" if shutil.which(name) else f"no {name} on PATH"
 
 
-@contextlib.contextmanager
-def router(given: Surroundings) -> Iterator[Running]:
-    """Not written: a router starts llama-servers from its own file, so that the stand-in cannot be behind it."""
-    raise NotImplementedError
-    yield
-
-
 def _no_router() -> str:
     if not shutil.which("llama-server"):
         return "no llama-server on PATH"
@@ -163,6 +156,6 @@ SYSTEMS = (
     System("direct", direct, most_streams=1000),
     System("nginx", nginx_peer, most_streams=1000, missing=lambda: "" if _nginx() else "nginx is not installed"),
     System("naive", naive, most_streams=256),
-    System("router", router, most_streams=0, missing=_no_router),
+    System("router", None, most_streams=0, missing=_no_router),
     System("litellm", litellm, most_streams=16, missing=_no_command("litellm")),
 )
