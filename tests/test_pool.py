@@ -38,6 +38,7 @@ class Process:
 
 class Client:
     def on_leave(self, callback: Callable[[], None] | None) -> None: ...
+    def begin(self) -> None: ...
 
 
 def read_memory(pids: Mapping[int, int]) -> MemoryReading:

@@ -33,7 +33,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from app.errors import HeadTooLarge, Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_answers import problem_of, response_bytes
 from workers.gunicorn_arbiter import STOP_SIGNALS, StopSignals
-from workers.gunicorn_receiving import BodyFailed, BodyReader, Connection, guarded, is_taken, take
+from workers.gunicorn_receiving import RECEIVE_BYTES, BodyFailed, BodyReader, Connection, guarded, is_taken, take
 
 MAX_HEAD_BYTES = 64 * 1024  # beside gunicorn's limits on the request line and on each field
 LINGER_SECONDS = 2.0
@@ -196,13 +196,24 @@ class ProxyWorker(ThreadWorker):
         keeps = False
         try:
             keeps = self.handle(conn)
+            while keeps and self._stays_for_the_next(conn):
+                keeps = self.handle(conn)
         except Exception:
+            keeps = False
             self.log.exception("request failed")
         finally:
             # On the pool thread, so that the count is exact even while the main loop is behind.
             if has_thread:
                 self._free_threads.release()
             self.method_queue.defer(self._served, conn, keeps, has_thread)
+
+    def _stays_for_the_next(self, conn: Connection) -> bool:
+        """Whether the connection's next request is here already, or within a moment: its thread takes it then, without
+        the main loop. Most threads must be free for that."""
+        if not self.alive or self._free_threads._value * 2 < self.cfg.threads or not conn.unreader.arrives():
+            return False
+        conn.unreader.begin_request()
+        return True
 
     def _served(self, conn: Connection, keeps: bool, had_thread: bool) -> None:
         if not had_thread:
@@ -293,15 +304,24 @@ class ProxyWorker(ThreadWorker):
     # On the pool thread
 
     def handle(self, conn: Connection) -> bool:
-        """Answer one request; True if the connection may carry another."""
+        """Answer one request; True if the connection may carry another. Neither TLS nor HTTP/2 here."""
+        req = None
         try:
-            return super().handle(conn)
+            req = next(conn.parser)
+            return self._keepalive_after(conn, self.handle_request(req, conn))
         except BodyFailed as failure:
             cause = failure.__cause__
             # A client that reset the connection is not there to be told.
             if failure.answerable and (isinstance(cause, http_errors.NoMoreData) or not isinstance(cause, OSError)):
                 self.handle_error(None, conn.sock, conn.client, cause)
-            return False
+        except (http_errors.NoMoreData, StopIteration) as error:
+            self.log.debug("client=%s: %s", conn.client, error)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                self.log.exception("a client's socket failed")
+        except Exception as error:
+            self.handle_error(req, conn.sock, conn.client, error)
+        return False
 
     def handle_request(self, req: Any, conn: Connection) -> bool:
         req.body.reader = BodyReader(req.body.reader)
@@ -313,10 +333,13 @@ class ProxyWorker(ThreadWorker):
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         """Never waits, as gunicorn does, for a body that nobody wants: the connection closes, in the main loop."""
-        if not keepalive or not is_taken(conn.parser.mesg.body, conn.unreader):
+        body = conn.parser.mesg.body
+        if not keepalive or not is_taken(body, conn.unreader):
             return False
         try:
-            return super()._keepalive_after(conn, keepalive)
+            while body.read(RECEIVE_BYTES):
+                pass
+            return True
         except BodyFailed:
             return False
 

@@ -157,6 +157,7 @@ class Pool:
         self.tell(wish)
         if not answer.done():
             client.on_leave(lambda: self.tell(ev.Cancel(wish.ticket, time.monotonic())))
+            client.begin()
         outcome = answer.result()
         client.on_leave(None)
         if isinstance(outcome, Refusal):

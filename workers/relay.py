@@ -99,7 +99,7 @@ class Relay:
             reply = self._ask(to.port, method, request, client)
         except (OSError, BadAnswer) as error:
             raise self._translated(error, to, client) from error
-        reply.connection.socket.settimeout(self._stall_seconds)
+        reply.connection.patience_seconds = self._stall_seconds
 
         def close() -> None:
             client.on_leave(None)
@@ -130,7 +130,7 @@ class Relay:
     def _ask(self, port: int, method: str, request: bytes, client: ClientWatch) -> Reply:
         """Once more on a new connection if a kept one had been closed before the request was there, or gave no byte
         of an answer to one that may be repeated. A POST that was sent may be running."""
-        connection = self._connections.take(port, self._first_byte_seconds)
+        connection = self._connections.take(port)
         if connection.is_reused:
             try:
                 return self._ask_on(connection, method, request, client)
@@ -139,17 +139,20 @@ class Relay:
             except NoAnswer:
                 if method not in IDEMPOTENT or client.gone:
                     raise
-            connection = self._connections.new(port, self._first_byte_seconds)
+            connection = self._connections.new(port)
         try:
             return self._ask_on(connection, method, request, client)
         except _Unsent as error:
             raise NoAnswer(str(error)) from error
 
     def _ask_on(self, connection: Connection, method: str, request: bytes, client: ClientWatch) -> Reply:
+        connection.patience_seconds, connection.on_silence = self._first_byte_seconds, client.begin
         try:
             client.on_leave(connection.shut)
+            if len(request) > SMALL_BYTES:
+                client.begin()
             try:
-                connection.socket.sendall(request)
+                connection.send(request)
             except (BrokenPipeError, ConnectionResetError) as error:
                 # An engine that refuses before it has read all of the body may have said so.
                 try:
@@ -171,6 +174,7 @@ class Relay:
         piece = b""
         try:
             yield piece
+            client.begin()
             for piece in reply.pieces():
                 tail.add(piece)
                 yield piece
@@ -198,6 +202,7 @@ class Relay:
             _send(direct.socket, direct.head() + first)
             stream.sent_bytes = len(first)
             if not reply.body.is_over:
+                client.begin()
                 self._mover.move(stream)
         except (OSError, BadFraming) as error:
             problem = self._cut(error, to, client, is_stream)

@@ -10,10 +10,11 @@ import contextlib
 import re
 import select
 import socket
+import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from workers.framing import Body, Chunked, Counted, UntilClosed
@@ -22,6 +23,9 @@ RECEIVE_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 KEPT_SECONDS = 3.0  # llama-server closes a connection that was idle for 5 s
 MOST_KEPT = 64  # for each server
+CONNECT_SECONDS = 10.0  # to a listening socket of this machine
+MOMENT_SECONDS = 0.004  # small answers of small models take no longer
+SEND_SECONDS = 300  # a server that is there reads its requests
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -67,14 +71,33 @@ class Reply:
 
 @dataclass(slots=True)
 class Connection:
-    """One connection to a server."""
+    """One connection to a server. Its socket waits by itself for a moment only; what takes longer is said, then waited
+    for with poll: few calls where an answer is there at once, and each call is one more turn for the other threads."""
 
     socket: socket.socket
     port: int
     is_reused: bool = False
     idle_since: float = field(default=0.0)
+    patience_seconds: float = 0.0
+    on_silence: Callable[[], None] = bool  # called before a wait that is longer than a moment
+
+    def send(self, data: bytes) -> None:
+        """Raises TimeoutError, OSError."""
+        try:
+            self.socket.sendall(data)
+        except BlockingIOError as error:
+            raise TimeoutError("the server does not read its request") from error
 
     def receive(self) -> bytes:
+        """What has come; empty at its end. Raises TimeoutError, OSError."""
+        try:
+            return self.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            self.on_silence()
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        if not poll.poll(1000 * self.patience_seconds):
+            raise TimeoutError("the server sends nothing")
         return self.socket.recv(RECEIVE_BYTES)
 
     def shut(self) -> None:
@@ -93,24 +116,27 @@ class Connections:
         self._idle: dict[int, list[Connection]] = defaultdict(list)  # the last used at the end
         self._lock = threading.Lock()
 
-    def take(self, port: int, timeout: float) -> Connection:
+    def take(self, port: int) -> Connection:
         """One that is there and still good, else a new one. Raises OSError."""
         while (kept := self._pop(port)) is not None:
             if time.monotonic() - kept.idle_since < KEPT_SECONDS and not _has_something(kept.socket):
                 kept.is_reused = True
-                kept.socket.settimeout(timeout)
                 return kept
             kept.close()
-        return self.new(port, timeout)
+        return self.new(port)
 
-    def new(self, port: int, timeout: float) -> Connection:
-        made = socket.create_connection(("127.0.0.1", port), timeout)
+    def new(self, port: int) -> Connection:
+        made = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
+        made.setblocking(True)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(MOMENT_SECONDS * 1e6)))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
         return Connection(made, port)
 
     def give_back(self, connection: Connection) -> None:
         """For the next request: its answer is over, and nothing came after it."""
         connection.idle_since = time.monotonic()
+        connection.on_silence = bool
         with self._lock:
             idle = self._idle[connection.port]
             idle.append(connection)
@@ -208,6 +234,10 @@ def _body(method: str, status: int, headers: list[tuple[str, str]]) -> tuple[Bod
 
 def _has_something(sock: socket.socket) -> bool:
     """Bytes, or an end, that nobody asked for: not to be used again."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN | select.POLLRDHUP)
-    return bool(poll.poll(0))
+    try:
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
