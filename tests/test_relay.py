@@ -150,7 +150,7 @@ class Case:
 
     def send(self, method: str = "POST", body: bytes = b"{}") -> Any:
         to = Address(1, "m", self.server.port, "key")
-        return self.relay.send(to, method, "/v1/x", {}, body, self.watch)
+        return self.relay.send(to, method, "/v1/x", lambda name: "", body, self.watch)
 
 
 def payload_of(raw: bytes, body: Body) -> bytes:

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import socket
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,14 +87,14 @@ class Relay:
         self._connections = Connections()
 
     def send(
-        self, to: Address, method: str, target: str, headers: Mapping[str, str], body: bytes, client: ClientWatch
+        self, to: Address, method: str, target: str, said: Callable[[str], str], body: bytes, client: ClientWatch
     ) -> Answer:
-        """Forward a request and wait for the head of its answer.
+        """Forward a request and wait for the head of its answer. `said` is the text of a header, "" without it.
 
         Raises UpstreamCrashed, BadUpstream or UpstreamTimeout when none comes, ClientLeft when nobody is there to
         read it: the connection to the engine is shut within milliseconds then, so that it stops generating.
         """
-        request = request_bytes(method, target, _request_headers(headers, to), body)
+        request = request_bytes(method, target, _request_headers(said, to), body)
         try:
             reply = self._ask(to.port, method, request, client)
         except (OSError, BadAnswer) as error:
@@ -249,10 +249,10 @@ class _Unsent(ConnectionError):
     """The connection was closed before all of the request was there."""
 
 
-def _request_headers(headers: Mapping[str, str], to: Address) -> dict[str, str]:
-    kept = {name: headers[name] for name in REQUEST_HEADERS if headers.get(name)}
-    told = headers.get("Content-Type", "")
+def _request_headers(said: Callable[[str], str], to: Address) -> dict[str, str]:
+    told = said("Content-Type")
     kind = told if told.lower().startswith(MULTIPART) else CONTENT_TYPE
+    kept = {name: value for name in REQUEST_HEADERS if (value := said(name))}
     return {"Host": f"127.0.0.1:{to.port}"} | kept | {"Content-Type": kind, "Authorization": f"Bearer {to.api_key}"}
 
 

@@ -137,8 +137,8 @@ def _host_is_welcome(asked: Incoming, doors: Doors) -> bool:
 def _check_key(asked: Incoming) -> None:
     if asked.key is None and asked.endpoint not in PUBLIC and not _is_open_here(asked):
         raise InvalidApiKey(has_offer=bool(_offers(asked)), by_browser=asked.endpoint == "status.show_status")
-    if asked.endpoint in ADMIN and not (asked.key and asked.key.admin):
-        raise NotAllowed(f"the key {asked.key.name if asked.key else ''!r} may not do that: it needs `admin: true`")
+    if asked.endpoint in ADMIN and asked.key and not asked.key.admin:
+        raise NotAllowed(f"the key {asked.key.name!r} may not do that: it needs `admin: true`")
 
 
 def _check_that_it_is_from_here(asked: Incoming, doors: Doors) -> None:
@@ -156,6 +156,6 @@ def _check_that_it_is_from_here(asked: Incoming, doors: Doors) -> None:
 
 def _is_open_here(asked: Incoming) -> bool:
     """A request from this very machine, not one that a proxy here passes on for somebody else."""
-    passed_on = any(asked.header(name) for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"))
+    passed_on = any(asked.has(name) for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"))
     here = is_loopback(asked.client) and is_loopback(asked.header("Host"))
     return asked.endpoint in OPEN_ON_THIS_MACHINE and not asked.arguments("model") and here and not passed_on

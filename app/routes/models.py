@@ -11,7 +11,7 @@ from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine
 from app.routes.doors import checked, find_model, servable_model, visible_models
 from app.routes.incoming import Incoming, incoming
-from app.routes.inference import infer, place, read_body
+from app.routes.inference import infer_by_flask, place, read_body
 from app.routes.model_name import model_name
 from app.services import services
 from app.use_cases.report import model_entry, model_list, model_place, router_props
@@ -78,7 +78,7 @@ def _known_or_loaded(asked: Incoming, name: str) -> Model:
 def props() -> Response:
     """A loaded model's properties; without `?model=` our own, by which llama.cpp's clients know a router."""
     if "model" in request.args:
-        return infer()
+        return infer_by_flask()
     s = services()
     return jsonify(router_props(s.engine, s.max_loaded))
 
