@@ -6,7 +6,7 @@ import contextlib
 import logging
 import string
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -41,7 +41,6 @@ bp = Blueprint("inference", __name__)
 ENDPOINT = "inference.infer_by_flask"
 UNKNOWN_MODEL = "_unknown"  # the label of requests that name none of ours: clients do not make up series
 OTHER_PATH = "_other"  # the label of paths that are not ours
-LOGGED_CHARACTERS = 100  # of the name a client asked for
 HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"  # printable ASCII but "%": what else a name has is percent-encoded
 QUERY_SAFE = string.punctuation  # what is encoded stays so
 PATH_SAFE = "/:@!$&'()*+,;=~"
@@ -133,12 +132,12 @@ class Exchange:
         self.waited_seconds = 0.0
         self.is_complete = False  # the whole answer went out
         self.is_over = False
-        self.held = contextlib.ExitStack()  # what must be given back, whatever else fails
+        self.held: list[Callable[[], None]] = []  # what gives back what is held, the last thing first
         asked.environ[END] = self.end
 
     def run(self) -> Answer:
         """The answer, its body still to come. Raises the ProxyError that says why there is none."""
-        self.held.enter_context(place(self.services))
+        self.held.append(enter(self.services))
         self.count_for_its_key()
         is_by_address = self.route != OTHER_PATH and self.asked.method in LOADS_NOTHING
         body = b"" if is_by_address else read_body(self.asked)
@@ -147,13 +146,13 @@ class Exchange:
         if self.services.engine is None:
             raise NoEngine(self.services.engine_problem)
         self.client = self.services.clients.watch(self.asked.environ.get("gunicorn.socket"))
-        self.held.callback(self.client.close)
+        self.held.append(self.client.close)
         address = self.address_of(self.model)
         self.device = address.device
         self.answer = self.services.relay.send(
             address, self.asked.method, target(self.asked), self.said, body, self.client
         )
-        self.held.callback(self.answer.close)
+        self.held.append(self.answer.close)
         self.services.gauges.first_byte(self.model.name, time.monotonic() - self.arrived_at, self.waited_seconds)
         return Answer(self.answer.status, self.headers(self.model), Body(self))
 
@@ -183,7 +182,7 @@ class Exchange:
                 return address
             raise ModelUnloaded(f"{model.name} is not loaded, and a GET loads nothing: POST /models/load does")
         lease = self.services.pool.acquire(model, self.services.max_wait_seconds, self.client)
-        self.held.callback(lambda: self.services.pool.release(lease, self.ending))
+        self.held.append(lambda: self.services.pool.release(lease, self.ending))
         self.waited_seconds = lease.waited_seconds
         return lease.address
 
@@ -224,18 +223,24 @@ class Exchange:
             return
         self.is_over = True
         try:
-            self.held.close()
+            self.give_back()
         finally:
             seconds = time.monotonic() - self.arrived_at
             name = self.model.name if self.model else UNKNOWN_MODEL
             usage = self.answer.usage() if self.is_complete else None
             prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
             self.services.gauges.answered(self.route, name, status, seconds, prompt, completion)
-            log.info(
-                "request status=%d path=%s model=%s asked=%r seconds=%.3f prompt=%d completion=%d id=%s",
-                *(status, self.route, name, self.name[:LOGGED_CHARACTERS], seconds, prompt, completion),
-                self.asked.request_id,
+            self.services.access.note(
+                *(status, self.route, name, self.name, seconds, prompt, completion, self.asked.request_id)
             )
+
+    def give_back(self) -> None:
+        """All of it, whatever fails."""
+        while self.held:
+            try:
+                self.held.pop()()
+            except Exception:
+                log.exception("something of a request was not given back")
 
 
 class Body:
@@ -251,16 +256,22 @@ class Body:
         self._exchange.end(self._exchange.final_status)
 
 
+def enter(services: Services) -> Callable[[], None]:
+    """Take a place among those that may wait; how to leave it. Raises Overloaded when all are taken."""
+    if not services.places.enter():
+        raise Overloaded("every place for inference requests is taken")
+    leave: Callable[[], None] = services.places.leave
+    return leave
+
+
 @contextlib.contextmanager
 def place(services: Services) -> Iterator[None]:
-    """A place for the length of something that waits. Raises Overloaded when all are taken."""
-    places = services.places
-    if not places.enter():
-        raise Overloaded("every place for inference requests is taken")
+    """The same for the length of something that waits."""
+    leave = enter(services)
     try:
         yield
     finally:
-        places.leave()
+        leave()
 
 
 def target(asked: Incoming) -> str:
