@@ -16,6 +16,7 @@ from typing import Any
 
 from gunicorn.http import errors as http_errors
 from gunicorn.http.body import LengthReader
+from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
@@ -147,8 +148,17 @@ class BodyReader:
         return data
 
 
-class Parser(RequestParser):
+class RequestOfAnybody(Request):  # type: ignore[misc]
+    """No client is a proxy whose headers say who asks, or how: that is known without comparing addresses."""
+
+    def _peer_is_trusted_proxy(self) -> bool:
+        return False
+
+
+class Parser(RequestParser):  # type: ignore[misc]
     """gunicorn's, without its care for the rest of a body and for how the last request ended: `is_taken` knows."""
+
+    mesg_class = RequestOfAnybody
 
     def __init__(self, cfg: Any, unreader: PacedUnreader, client: Any) -> None:
         super().__init__(cfg, unreader.sock, client)

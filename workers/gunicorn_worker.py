@@ -34,6 +34,7 @@ from app.errors import HeadTooLarge, Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_answers import problem_of, response_bytes
 from workers.gunicorn_arbiter import STOP_SIGNALS, StopSignals
 from workers.gunicorn_receiving import RECEIVE_BYTES, BodyFailed, BodyReader, Connection, guarded, is_taken, take
+from workers.places import Places
 
 MAX_HEAD_BYTES = 64 * 1024  # beside gunicorn's limits on the request line and on each field
 LINGER_SECONDS = 2.0
@@ -81,7 +82,7 @@ class ProxyWorker(ThreadWorker):
         # Both in order of their deadlines, oldest first; the main loop alone touches them.
         self._receiving: dict[Connection, None] = {}
         self._lingering: dict[Connection, None] = {}
-        self._free_threads = threading.Semaphore(self.cfg.threads)
+        self._threads = Places(self.cfg.threads)
         self._questions = 0  # about our health, that wait for a thread; the main loop's alone
         self._accept_again_at = 0.0
         self._overload_logged_at = 0.0
@@ -173,7 +174,7 @@ class ProxyWorker(ThreadWorker):
         self._await_request(conn)
 
     def _submit(self, conn: Connection) -> None:
-        has_thread = self._free_threads.acquire(blocking=False)
+        has_thread = self._threads.enter()
         if not has_thread and not self._may_wait_for_a_thread(conn):
             self._refuse(Overloaded("every request thread is busy"), conn)
             return
@@ -204,13 +205,13 @@ class ProxyWorker(ThreadWorker):
         finally:
             # On the pool thread, so that the count is exact even while the main loop is behind.
             if has_thread:
-                self._free_threads.release()
+                self._threads.leave()
             self.method_queue.defer(self._served, conn, keeps, has_thread)
 
     def _stays_for_the_next(self, conn: Connection) -> bool:
         """Whether the connection's next request is here already, or within a moment: its thread takes it then, without
         the main loop. Most threads must be free for that."""
-        if not self.alive or self._free_threads._value * 2 < self.cfg.threads or not conn.unreader.arrives():
+        if not self.alive or not self._threads.are_plenty or not conn.unreader.arrives():
             return False
         conn.unreader.begin_request()
         return True

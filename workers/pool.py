@@ -95,7 +95,8 @@ class Pool:
         self._answers: dict[int, Future[int | Refusal | None]] = {}  # put by a request's thread, taken by the pool's
         self._processes: dict[int, Process] = {}  # by server id; written by who has the turn
         self._turn = threading.Lock()  # to work off the inbox; never waited for
-        self._changed = threading.Condition()  # notified after every step, for those who wait for an end
+        self._changed = threading.Condition()  # notified after a step, for those who wait for an end
+        self._watching = 0  # how many do; under the condition's lock
         self._clock = threading.Thread(target=self._watch_the_clock, name="pool-clock", daemon=True)
         self._awake_at = -math.inf  # when the clock's thread looks next, if it is not called
         self._call = threading.Event()  # something is due before that
@@ -177,7 +178,11 @@ class Pool:
     def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
         """Wait until the published state meets `condition`. False when it did not in time."""
         with self._changed:
-            return self._changed.wait_for(lambda: condition(self._store.pool), timeout)
+            self._watching += 1
+            try:
+                return self._changed.wait_for(lambda: condition(self._store.pool), timeout)
+            finally:
+                self._watching -= 1
 
     def kill(self) -> None:
         """End every llama-server this instant. For the end of the process only: the state is not told."""
@@ -243,8 +248,9 @@ class Pool:
 
     def _publish(self, state: PoolState) -> None:
         self._store.pool = state
-        with self._changed:
-            self._changed.notify_all()
+        if self._watching:  # who comes after this look sees the new state
+            with self._changed:
+                self._changed.notify_all()
 
     def _carry_out(self, effect: ev.Effect) -> None:
         match effect:
