@@ -5,11 +5,9 @@ Leans on gunicorn's insides (checked against 27.0.1), as gunicorn_worker.py does
 
 from __future__ import annotations
 
-import contextlib
 import re
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,7 +25,6 @@ from workers.gunicorn_direct import direct_answer
 
 RECEIVE_BYTES = 64 * 1024
 MIN_BODY_BYTES_PER_SECOND = 64 * 1024
-STAY_SECONDS = 0.05  # how long a connection's socket waits by itself for what is next
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -76,14 +73,6 @@ class PacedUnreader(SocketUnreader):
         """Take back what the client sent beyond its last request; False if there is nothing."""
         self.head += self.take_buffered()
         return bool(self.head)
-
-    def arrives(self) -> bool:
-        """Whether the next request's head is here, or comes in one piece within STAY_SECONDS."""
-        if self.reclaim() and self.head_is_decided():
-            return True
-        with contextlib.suppress(OSError):
-            self.head += self.sock.recv(RECEIVE_BYTES)
-        return self.head_is_decided()
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """The next bytes from the client, waited for at most as long as its pace allows. Raises RequestTimeout."""
@@ -179,7 +168,6 @@ class Connection(TConn):
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any, receive_timeout_seconds: float) -> None:
         super().__init__(cfg, sock, client, server)
         sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(STAY_SECONDS * 1e6)))
         self.unreader = PacedUnreader(sock, receive_timeout_seconds)
         self.parser = Parser(cfg, self.unreader, client)
         self.initialized = self.data_ready = True

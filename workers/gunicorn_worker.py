@@ -197,24 +197,13 @@ class ProxyWorker(ThreadWorker):
         keeps = False
         try:
             keeps = self.handle(conn)
-            while keeps and self._stays_for_the_next(conn):
-                keeps = self.handle(conn)
         except Exception:
-            keeps = False
             self.log.exception("request failed")
         finally:
             # On the pool thread, so that the count is exact even while the main loop is behind.
             if has_thread:
                 self._threads.leave()
             self.method_queue.defer(self._served, conn, keeps, has_thread)
-
-    def _stays_for_the_next(self, conn: Connection) -> bool:
-        """Whether the connection's next request is here already, or within a moment: its thread takes it then, without
-        the main loop. Most threads must be free for that."""
-        if not self.alive or not self._threads.are_plenty or not conn.unreader.arrives():
-            return False
-        conn.unreader.begin_request()
-        return True
 
     def _served(self, conn: Connection, keeps: bool, had_thread: bool) -> None:
         if not had_thread:

@@ -23,8 +23,3 @@ class Places:
     def leave(self) -> None:
         with self._lock:
             self._taken -= 1
-
-    @property
-    def are_plenty(self) -> bool:
-        """Whether most of them are free."""
-        return 2 * self._taken < self._count
