@@ -172,6 +172,7 @@ class Connection(TConn):
         self.parser = Parser(cfg, self.unreader, client)
         self.initialized = self.data_ready = True
         self.lingered_bytes = 0
+        self.was_kept = False  # KeptConnections knows it
 
 
 def guarded(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:

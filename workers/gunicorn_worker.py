@@ -8,6 +8,7 @@ never blocks.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import logging
 import math
@@ -33,6 +34,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from app.errors import HeadTooLarge, Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_answers import problem_of, response_bytes
 from workers.gunicorn_arbiter import STOP_SIGNALS, StopSignals
+from workers.gunicorn_kept import KeptConnections
 from workers.gunicorn_receiving import RECEIVE_BYTES, BodyFailed, BodyReader, Connection, guarded, is_taken, take
 from workers.places import Places
 
@@ -105,6 +107,11 @@ class ProxyWorker(ThreadWorker):
         pool.submit(bool)  # one thread at least is there, whatever can be had later
         return pool
 
+    def init_process(self) -> None:
+        self.keepalived_conns = KeptConnections()
+        self.cfg = looked_up(self.cfg)
+        super().init_process()
+
     def load_wsgi(self) -> None:
         """Start the services and the Flask application: after the fork, with our signal handlers in place."""
         self.services, application = self.app.load_service()
@@ -168,10 +175,9 @@ class ProxyWorker(ThreadWorker):
             self._forget(self._receiving, conn)
             step(conn)
 
-    def _on_idle(self, conn: Connection, sock: Any) -> None:
-        self.poller.unregister(sock)
-        self.keepalived_conns.remove(conn)
-        self._await_request(conn)
+    def _on_kept(self, kept: KeptConnections) -> None:
+        for conn in kept.take_readable():
+            self._await_request(conn)
 
     def _submit(self, conn: Connection) -> None:
         has_thread = self._threads.enter()
@@ -203,7 +209,14 @@ class ProxyWorker(ThreadWorker):
             # On the pool thread, so that the count is exact even while the main loop is behind.
             if has_thread:
                 self._threads.leave()
-            self.method_queue.defer(self._served, conn, keeps, has_thread)
+            if keeps and has_thread and self.alive and not conn.unreader.reclaim():
+                self._keep(conn)
+            else:
+                self.method_queue.defer(self._served, conn, keeps, has_thread)
+
+    def _keep(self, conn: Connection) -> None:
+        conn.set_timeout()
+        self.keepalived_conns.add(conn)
 
     def _served(self, conn: Connection, keeps: bool, had_thread: bool) -> None:
         if not had_thread:
@@ -217,9 +230,7 @@ class ProxyWorker(ThreadWorker):
         elif conn.unreader.reclaim():
             self._await_request(conn)
         else:
-            conn.set_timeout()
-            self.keepalived_conns.append(conn)
-            self._watch(conn, self._on_idle)
+            self._keep(conn)
             if not self.alive:
                 self._cap_keepalive(conn.timeout)
 
@@ -259,11 +270,19 @@ class ProxyWorker(ThreadWorker):
 
     # Deadlines
 
+    def run(self) -> None:
+        self.poller.register(self.keepalived_conns, selectors.EVENT_READ, self._on_kept)
+        super().run()
+
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """As gunicorn's, waking up for the next deadline instead of once a second."""
-        firsts = [next(iter(each), None) for each in (self._receiving, self._lingering, self.keepalived_conns)]
-        next_at = min((conn.timeout for conn in firsts if conn is not None), default=float("inf"))
-        super().wait_for_and_dispatch_events(min(timeout, max(0.0, next_at - time.monotonic())))
+        firsts = (next(iter(each), None) for each in (self._receiving, self._lingering))
+        deadlines = [self.keepalived_conns.first_deadline(), *(conn.timeout for conn in firsts if conn is not None)]
+        super().wait_for_and_dispatch_events(min(timeout, max(0.0, min(deadlines) - time.monotonic())))
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        for conn in self.keepalived_conns.take_overdue(float("inf") if force else time.monotonic()):
+            self._drop(conn)
 
     def murder_pending(self) -> None:
         """End the connections whose head or whose farewell took too long."""
@@ -415,7 +434,7 @@ class ProxyWorker(ThreadWorker):
         except Exception:
             self.log.exception("drain failed")
         # What is still open belongs to clients that do not read: not worth the arbiter's whole patience.
-        self.cfg.set("graceful_timeout", LAST_WAIT_SECONDS)
+        object.__setattr__(self.cfg, "graceful_timeout", LAST_WAIT_SECONDS)
         self.handle_exit(signal.SIGTERM, None)
 
     def _leave_now(self) -> None:
@@ -442,6 +461,15 @@ class ProxyWorker(ThreadWorker):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0 if self._closed.is_set() else 1)
+
+
+def looked_up(cfg: Any) -> Any:
+    """gunicorn's settings as plain attributes: each request asks for forty of them, and each is looked for anew."""
+    plain = copy.copy(cfg)
+    for name in cfg.settings:
+        if not hasattr(type(cfg), name):
+            object.__setattr__(plain, name, getattr(cfg, name))
+    return plain
 
 
 def leave(worker: ProxyWorker) -> None:

@@ -9,7 +9,8 @@ program have core 1. Rounds are interleaved: each has every system once, started
 medians of the rounds with their range; ratios are taken within a round.
 
 A token's latency is from the stand-in's send to the client's recv. CPU and memory (PSS, above the same proxy's just
-before the streams began) are the proxy's alone. TTFT is of short streams that come on top of the others, on new connections.
+before the streams began) are the proxy's alone. TTFT is of short streams that come on top of the others, on new
+connections.
 """
 
 from __future__ import annotations
