@@ -137,3 +137,20 @@ def test_a_fact_that_cannot_be_worked_off_is_dropped_alone(caplog: pytest.LogCap
     case.pool.tell(ev.Exited(99, "", 0.0))
     assert "event dropped" in caplog.text
     case.acquire(a_model())
+
+
+def test_what_is_told_just_before_a_turn_ends_is_not_left_lying(monkeypatch: pytest.MonkeyPatch):
+    """The turn was taken when it came, and who had it had looked into the inbox for the last time."""
+    case, late = Case(), [ev.Tick(0.0)]
+    work_off = case.pool._work_off
+
+    def work_off_then_somebody_tells() -> None:
+        work_off()
+        if late:
+            other = threading.Thread(target=case.pool.tell, args=(late.pop(),))
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(case.pool, "_work_off", work_off_then_somebody_tells)
+    case.pool.tell(ev.Tick(0.0))
+    assert len(case.stepped_on) == 2
