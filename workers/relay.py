@@ -174,6 +174,7 @@ class Relay:
                 yield piece
             return True
         except (OSError, BadFraming) as error:
+            reply.is_kept = False  # whatever comes on it now is nobody's answer
             problem = self._cut(error, to, client, is_stream and not isinstance(reply.body, Counted))
             # A half-sent event is ended first, or the error would be a part of it.
             is_whole = not piece or piece.endswith((b"\n\n", b"\r\n\r\n"))
@@ -187,6 +188,7 @@ class Relay:
         try:
             first = stream.take(reply.rest)
         except BadFraming as error:  # none of it was sent
+            reply.is_kept = False
             problem = self._translated(error, to, client)
             if isinstance(problem, ClientLeft):
                 raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
@@ -199,6 +201,7 @@ class Relay:
                 client.begin()
                 self._mover.move(stream)
         except (OSError, BadFraming) as error:
+            reply.is_kept = False
             problem = self._cut(error, to, client, is_stream)
             ending = _chunked_error(reply.body, problem)
             if ending is None:
