@@ -27,7 +27,7 @@ FAKE_BREAKDOWN=900,90,9   takes -fit and --log-jsonl, and says before it loads t
 FAKE_DEVICES=CUDA0,CUDA1  takes --list-devices, and names these; none if it is empty
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, weights, request PATH,
-                          closed PATH
+                          closed PATH, said NAME
 """
 
 from __future__ import annotations
@@ -180,6 +180,11 @@ class Handler(BaseHTTPRequestHandler):
             self.overheard = Overheard(self.connection)
             self.rfile = io.BufferedReader(self.overheard)
 
+    def handle_one_request(self) -> None:
+        super().handle_one_request()
+        if "FAKE_ANSWERS" in SETTINGS:
+            self.overheard.bytes.clear()
+
     def do_GET(self) -> None:
         if self.path in ("/health", "/v1/health"):
             return self.answer(200, {"status": "ok"}) if loaded.is_set() else self.loading()
@@ -236,7 +241,7 @@ class Handler(BaseHTTPRequestHandler):
     def say(self, name: str) -> None:
         folder = Path(SETTINGS["FAKE_ANSWERS"])
         (folder / f"{name}.seen").write_bytes(self.overheard.bytes)
-        self.overheard.bytes.clear()
+        journal(f"said {name}")
         data, at = (folder / name).read_bytes(), 0
         for end in map(int, filter(None, self.asked("parts").split(","))):
             self.wfile.write(data[at:end])

@@ -47,7 +47,7 @@ class Ways:
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self._folder = folder
-        self._settings = {"UPSTREAM__FIRST_BYTE_SECONDS": "2", "UPSTREAM__STALL_SECONDS": "2"} | settings
+        self._settings = {"UPSTREAM__FIRST_BYTE_SECONDS": "1", "UPSTREAM__STALL_SECONDS": "1"} | settings
         self._services: dict[str, Service] = {}
         self._open = contextlib.ExitStack()
         self._names = map(str, itertools.count())
@@ -67,7 +67,7 @@ class Ways:
         fake = {"FAKE_ANSWERS": folder / "answers", "FAKE_JOURNAL": folder / "journal", "FAKE_PORT_ZERO": 1}
         fake |= {"FAKE_STREAM_TOKENS": 1, "FAKE_TOKEN_DELAY_SECONDS": 0}
         binary = install_fake(folder / "bin", **{name: str(value) for name, value in fake.items()})
-        settings = {"ENGINE__BINARY": str(binary), "DEFAULTS__PARALLEL": "16"} | self._settings
+        settings = {"ENGINE__BINARY": str(binary), "DEFAULTS__PARALLEL": "256"} | self._settings
         models = ("--models-dir", str(folder / "models"))
         service = Service(folder, *models, program=PROGRAMS[program], **settings)
         self._open.callback(service.end)
