@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import h11
 import pytest
 
 from app.errors import BadUpstream, ClientLeft, ProxyError, UpstreamCrashed, UpstreamTimeout
 from tests.test_framing import chunked
 from workers.client_watch import ClientWatch
-from workers.framing import Body, Chunked
+from workers.framing import BadFraming, Body, Chunked
 from workers.gunicorn_answers import response_bytes
 from workers.pool import Address
-from workers.relay import Relay
-from workers.stream_mover import StreamMover
+from workers.relay import MOST_PADDING_BYTES, Relay, _chunked_error
+from workers.stream_mover import Stream, StreamMover
+from workers.usage import Tail
 
 SECONDS = 10.0
 Script = Callable[[socket.socket], None]  # what the server does with one connection, its request read
@@ -432,6 +434,45 @@ def test_a_fault_in_one_stream_ends_that_stream_alone(mover: StreamMover, monkey
     assert done.wait(SECONDS)
     assert Chunked().payload(client.all()) == b"x" * 20
     answer.close()
+
+
+def spoiled(chance: random.Random) -> bytes:
+    """A body in chunks, to which something has happened."""
+    data = bytearray(chunked(*[chance.randbytes(chance.randint(1, 30)) for _ in range(chance.randint(0, 6))]))
+    for _ in range(chance.choice([0, 1, 1, 3])):
+        at = chance.randrange(len(data) + 1)
+        until = at + chance.choice([0, 1, 3, 1000])
+        data[at:until] = chance.choice([b"", b"", b"\r\n", b"\n", b"5\r\n", b"0\r\n\r\n", b"f", chance.randbytes(2)])
+    return bytes(data)
+
+
+def test_whatever_comes_in_chunks_a_client_gets_a_body_in_chunks():
+    """As h11 reads it: to its end, which is an error event where the engine's is none."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    for _ in range(3000):
+        stream = Stream(None, None, Chunked(), Tail())  # type: ignore[arg-type]
+        data, sent, is_bad = spoiled(chance), b"", False
+        while data and not stream.body.is_over and not is_bad:
+            size = chance.choice([1, 2, 3, 7, 1000])
+            try:
+                sent += stream.take(data[:size])
+            except BadFraming:
+                is_bad = True
+            data = data[size:]
+        if is_bad or not stream.body.is_over:
+            ending = _chunked_error(stream.body, BadUpstream("spoiled"))
+            if ending is None and stream.body.left > MOST_PADDING_BYTES:
+                continue  # a chunk too large to be filled: the connection ends instead
+            sent += ending
+        reader = h11.Connection(h11.CLIENT)
+        reader.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
+        reader.send(h11.EndOfMessage())
+        reader.receive_data(head("Transfer-Encoding: chunked") + sent)
+        while not isinstance(event := reader.next_event(), h11.EndOfMessage):
+            assert event is not h11.NEED_DATA, (data, sent)
+        assert not reader.trailing_data[0]
 
 
 def test_many_streams_at_once_arrive_whole(mover: StreamMover):
