@@ -14,10 +14,10 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from workers.framing import Body, Chunked, Counted, UntilClosed
+from workers.framing import BadFraming, Body, Chunked, Counted, UntilClosed
 
 RECEIVE_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 64 * 1024
@@ -29,6 +29,7 @@ SEND_SECONDS = 300  # a server that is there reads its requests
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class BadAnswer(Exception):
@@ -52,6 +53,21 @@ class Reply:
 
     def header(self, name: str) -> str:
         return next((value for each, value in self.headers if each.lower() == name), "")
+
+    def is_small(self, most_bytes: int) -> bool:
+        """Whether its body has a length that was announced, and of no more."""
+        return isinstance(self.body, Counted) and self.body.left <= most_bytes
+
+    def complete(self) -> None:
+        """Wait for all of a body whose length was announced. Raises NoAnswer, BadFraming, TimeoutError."""
+        assert isinstance(self.body, Counted)
+        while len(self.rest) < self.body.left:
+            piece = self.connection.receive()
+            if not piece:
+                raise NoAnswer("the connection was closed in mid-answer")
+            self.rest += piece
+        if len(self.rest) > self.body.left:
+            raise BadFraming("more bytes than were announced")
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it comes, without its framing. Raises NoAnswer if it ends too early, BadFraming, TimeoutError."""
@@ -178,28 +194,52 @@ def read_reply(connection: Connection, method: str) -> Reply:
 
     Raises NoAnswer, BadAnswer, OSError (TimeoutError among them).
     """
-    data = b""
+    data, read_over_bytes = b"", 0
     while True:
         end = data.find(b"\r\n\r\n")
-        if end >= 0:
-            status, headers, is_kept = _parsed(data[:end])
-            data = data[end + 4 :]
-            if status >= 200:
-                break
-            if status == 101:
-                raise BadAnswer("it switches protocols, unasked")
+        if end < 0:
+            data += _more(connection, data)
             continue
-        if len(data) > MAX_HEAD_BYTES:
-            raise BadAnswer("the head of its answer is too long")
-        piece = connection.receive()
-        if not piece:
-            raise BadAnswer("the head of its answer ends too early") if data else NoAnswer("it closed the connection")
-        data += piece
-    body, has_end = _body(method, status, headers)
-    return Reply(status, headers, body, data, connection, is_kept and has_end)
+        version, status, headers = _parsed(data[:end])
+        data = data[end + 4 :]
+        if status >= 200:
+            break
+        if status == 101:
+            raise BadAnswer("it switches protocols, unasked")
+        read_over_bytes += end
+        if read_over_bytes > MAX_HEAD_BYTES:
+            raise BadAnswer("its answer never begins")
+    body, has_end = _body(method, version, status, headers)
+    said = connection_options(headers)
+    is_kept = has_end and "close" not in said and (version == 1 or "keep-alive" in said)
+    rest = b"" if body.is_over and not has_end else data
+    return Reply(status, headers, body, rest, connection, is_kept)
 
 
-def _parsed(head: bytes) -> tuple[int, list[tuple[str, str]], bool]:
+def connection_options(headers: Iterable[tuple[str, str]]) -> set[str]:
+    """What all Connection headers name, in lower case: options, and headers that end here (RFC 9110, 7.6.1)."""
+    return {
+        option.strip(" \t").lower()
+        for name, value in headers
+        if name.lower() == "connection"
+        for option in value.split(",")
+    }
+
+
+def _more(connection: Connection, data: bytes) -> bytes:
+    """More of a head of which this is here."""
+    if len(data) > MAX_HEAD_BYTES:
+        raise BadAnswer("the head of its answer is too long")
+    if _BARE_LF.search(data):  # it will never end
+        raise BadAnswer("a line of its answer's head ends without a carriage return")
+    piece = connection.receive()
+    if not piece:
+        raise BadAnswer("the head of its answer ends too early") if data else NoAnswer("it closed the connection")
+    return piece
+
+
+def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
+    """HTTP's minor version, the status, the headers."""
     first, *rest = head.split(b"\r\n")
     found = _STATUS.fullmatch(first)
     if not found:
@@ -210,23 +250,20 @@ def _parsed(head: bytes) -> tuple[int, list[tuple[str, str]], bool]:
         if not field_:
             raise BadAnswer("a header of its answer cannot be read")
         headers.append((field_[1].decode(), field_[2].decode("latin-1")))
-    tokens = {
-        token.strip().lower() for name, value in headers if name.lower() == "connection" for token in value.split(",")
-    }
-    is_kept = "close" not in tokens and (found[1] == b"1" or "keep-alive" in tokens)
-    return int(found[2]), headers, is_kept
+    return int(found[1]), int(found[2]), headers
 
 
-def _body(method: str, status: int, headers: list[tuple[str, str]]) -> tuple[Body, bool]:
+def _body(method: str, version: int, status: int, headers: list[tuple[str, str]]) -> tuple[Body, bool]:
     """The framing of the body (RFC 9112, 6.3), and whether it ends before the connection does."""
-    codings = [value.strip().lower() for name, value in headers if name.lower() == "transfer-encoding"]
-    lengths = {value for name, value in headers if name.lower() == "content-length"}
-    if codings and (codings != ["chunked"] or lengths):
+    codings = [value.lower() for name, value in headers if name.lower() == "transfer-encoding"]
+    lengths = [value for name, value in headers if name.lower() == "content-length"]
+    if codings and (codings != ["chunked"] or lengths or version == 0):
         raise BadAnswer("the framing of its answer is ambiguous")
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         raise BadAnswer("the length of its answer cannot be read")
     if method == "HEAD" or status in (204, 304):
-        return Counted(0), True
+        # Some servers send a body all the same: it is nobody's, and must not be the next request's answer.
+        return Counted(0), False
     if codings:
         return Chunked(), True
     return (Counted(int(lengths.pop())), True) if lengths else (UntilClosed(), False)
