@@ -9,6 +9,7 @@ import socket
 import subprocess
 
 from app.use_cases.launch import LaunchPlan
+from workers.affinity import where_children_may_run
 from workers.death_guard import death_guard
 
 
@@ -17,15 +18,16 @@ def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
 
     Its stdin is a pipe only we hold: an engine that watches it ends by itself when we are gone.
     """
-    return subprocess.Popen(
-        [*death_guard(), *plan.argv],
-        env=dict(plan.env),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        bufsize=0,
-        start_new_session=True,
-    )
+    with where_children_may_run():
+        return subprocess.Popen(
+            [*death_guard(), *plan.argv],
+            env=dict(plan.env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            start_new_session=True,
+        )
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import IO
 
 from app.entities.launch import EngineFacts, EngineKind
+from workers.affinity import where_children_may_run
 from workers.death_guard import death_guard
 
 log = logging.getLogger(__name__)
@@ -202,14 +203,15 @@ def _asked(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, froz
 def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyType({})) -> str:
     """What `command` prints, both streams. Its exit code is not trusted: builds differ. Raises NoEngine."""
     try:
-        process = subprocess.Popen(
-            [*death_guard(), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=engine_environment(extra),
-            start_new_session=True,
-        )
+        with where_children_may_run():
+            process = subprocess.Popen(
+                [*death_guard(), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=engine_environment(extra),
+                start_new_session=True,
+            )
     except OSError as error:
         raise NoEngine(f"{command[-2]} cannot be run: {error.strerror}") from error
     deadline = time.monotonic() + _ASK_TIMEOUT_SECONDS

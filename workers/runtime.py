@@ -22,6 +22,7 @@ from app.use_cases import events as ev
 from app.use_cases.model_shape import ModelShape, model_shape
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.visible_gpus import names_nothing
+from workers import affinity
 from workers.access_log import AccessLog
 from workers.catalog import Catalog, Entry
 from workers.client_watch import ClientWatcher
@@ -54,6 +55,9 @@ class Runtime:
     """The service behind the HTTP application: what starts with it and ends with it."""
 
     def __init__(self, settings: Settings) -> None:
+        if settings.server.cpu is not None:
+            affinity.check(settings.server.cpu)
+        self._cpu = settings.server.cpu
         engine, problem = _engine(settings)
         self.has_models = has_models(settings)
         self._records = PidRecords(state_folder() / "servers")
@@ -100,6 +104,8 @@ class Runtime:
         """Sweep what an earlier life left behind, then let the threads run. After the fork: threads survive none."""
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
+        if self._cpu is not None:
+            affinity.keep_to(self._cpu)
         self._history.start()
         self._access.start()
         self._clients.start()

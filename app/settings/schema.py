@@ -52,6 +52,12 @@ class ServerSettings(Section):
     )
     drain_seconds: float = Field(30.0, ge=0, description="How long running streams may go on after the order to stop.")
     stop_seconds: float = Field(10.0, gt=0, description="How long a llama-server may take to end before it is killed.")
+    cpu: int | None = Field(
+        None,
+        ge=0,
+        description="The one CPU the service keeps itself to; its llama-servers may use all. null: any. Under many "
+        "small requests one CPU does more than two, between which Python's lock would go to and fro.",
+    )
     allow_open: bool = Field(
         False, description="Without keys, whoever reaches the address may use it, under any Host name."
     )
