@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from app.entities.frozen import replace
 from app.entities.model import Model
 from app.entities.placement import Placement
 
@@ -41,7 +42,7 @@ TRANSITIONS: Mapping[ServerState, frozenset[ServerState]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Server:
     """A llama-server as the scheduler knows it. Replaced, never changed."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from app.entities.frozen import replace
 from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server

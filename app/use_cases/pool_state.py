@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
@@ -85,7 +86,7 @@ class Failure:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PoolState:
     """All the scheduler knows. Replaced whole by `step`; anyone may keep and read an old one."""
 

@@ -7,8 +7,7 @@ it is so old that it says nothing any more.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from app.entities.frozen import replace
 from app.entities.gpu import GpuState
 from app.use_cases.events import Effect, ReadGpus, ReadMemory
 from app.use_cases.pool_state import PoolState, Step, Waiting

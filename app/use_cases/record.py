@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
+from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot
 from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
+from app.entities.frozen import replace
 from app.entities.placement import CPU, Card, Decision, Outcome, Placement
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState

@@ -9,8 +9,8 @@ does I/O: time comes with the events, readings come as events, orders leave as e
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
+from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases import readings
@@ -69,7 +69,7 @@ def _give_up(state: PoolState, now: float) -> Step:
 
 def _resume(state: PoolState, now: float) -> Step:
     """Servers drained for somebody who has left since take requests again."""
-    if state.draining:
+    if state.draining or not any(server.state is DRAINING for server in state.servers):
         return state, []
     lacking = {w.model.name for w in state.wanting if state.server_of(w.model.name) is None}
     for server in state.servers:
@@ -80,6 +80,8 @@ def _resume(state: PoolState, now: float) -> Step:
 
 def _grant(state: PoolState, now: float) -> Step:
     """Free slots of ready servers go to those who wait for them, oldest first."""
+    if not state.waiting:
+        return state, []
     free = {s.model.name: s for s in state.servers if s.has_free_slot}
     granted: dict[int, Server] = {}
     for waiting in state.waiting:
@@ -117,6 +119,8 @@ def _has_come_about(state: PoolState, waiting: Waiting) -> bool:
 
 def _bound_the_queue(state: PoolState, now: float) -> Step:
     """The newest beyond the limits are turned away; who got a slot at once was never in the queue."""
+    if len(state.waiting) <= min(state.limits.max_waiting, state.limits.max_waiting_per_model):
+        return state, []
     too_many: dict[int, Reason] = {}
     places: Counter[str] = Counter()
     for waiting in state.waiting:
