@@ -21,7 +21,7 @@ def test_a_copy_is_what_dataclasses_would_make():
 
 
 def test_a_field_that_is_not_there_is_a_bug():
-    with pytest.raises(AssertionError, match="PoolState has no {'serverz'}"):
+    with pytest.raises(AssertionError, match=r"PoolState has no \{'serverz'\}"):
         replace(PoolState(), serverz=())
 
 

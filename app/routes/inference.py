@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import string
 import time
@@ -189,7 +190,7 @@ class Exchange:
     def headers(self, model: Model) -> list[tuple[str, str]]:
         """The engine's, with ours."""
         ours = [
-            ("x-llama-smart-proxy-model", quote(model.name, safe=HEADER_SAFE)),
+            ("x-llama-smart-proxy-model", _as_header(model.name)),
             ("x-llama-smart-proxy-device", self.device),
             ("x-llama-smart-proxy-wait-ms", str(round(self.waited_seconds * 1000))),
         ]
@@ -275,8 +276,15 @@ def place(services: Services) -> Iterator[None]:
         leave()
 
 
+@functools.lru_cache(maxsize=1024)
+def _as_header(name: str) -> str:
+    return quote(name, safe=HEADER_SAFE)
+
+
 def target(asked: Incoming) -> str:
     """The path and query to ask the engine for. What was checked is what is sent: the path is encoded anew."""
+    if not asked.query and asked.path in PLAIN_ROUTES:
+        return asked.path
     query = quote(asked.query, safe=QUERY_SAFE)
     path = quote(asked.path, safe=PATH_SAFE)
     return f"{path}?{query}" if query else path

@@ -94,8 +94,7 @@ def _in_json(body: bytes) -> list[str]:
     if openers + body.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"the body has more than {MAX_VALUES:,} JSON values")
     try:
-        # An object becomes a tuple, so that no key is lost; as float no number is too long.
-        pairs = json.loads(body.decode(), object_pairs_hook=tuple, parse_int=float, parse_constant=_refuse_constant)
+        pairs = _DECODER.decode(body.decode())
     except RecursionError:
         raise InvalidRequest(TOO_DEEP) from None
     except ValueError as error:
@@ -123,6 +122,10 @@ def _is_too_deep(body: bytes) -> bool:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+# An object becomes a tuple, so that no key is lost; as float no number is too long.
+_DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float, parse_constant=_refuse_constant)
 
 
 # --- forms ---------------------------------------------------------------------------------------------
