@@ -11,7 +11,6 @@ from typing import Any
 
 import gunicorn
 from werkzeug.serving import WSGIRequestHandler, make_server
-from werkzeug.wsgi import LimitedStream
 
 from app import cli
 from workers import serve
@@ -19,12 +18,6 @@ from workers import serve
 
 class Handler(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
-
-    def make_environ(self) -> dict[str, Any]:
-        environ = super().make_environ()
-        if not environ.get("wsgi.input_terminated"):  # else a read of more than there is would wait for it
-            environ["wsgi.input"] = LimitedStream(environ["wsgi.input"], int(environ.get("CONTENT_LENGTH") or 0))
-        return environ
 
     def log_request(self, *_: Any) -> None:
         pass
