@@ -333,12 +333,15 @@ class ProxyWorker(ThreadWorker):
         return False
 
     def handle_request(self, req: Any, conn: Connection) -> bool:
-        req.body.reader = BodyReader(req.body.reader)
+        reader = req.body.reader = BodyReader(req.body.reader, conn.sock if req._expected_100_continue else None)
+        req._expected_100_continue = False
         try:
             return super().handle_request(req, conn)
         except BlockingIOError as error:  # SO_SNDTIMEO
             self.log.info("client=%s took nothing for %g s", conn.client, self.limits.send_timeout_seconds)
             raise BrokenPipeError(errno.EPIPE, "the client does not read") from error
+        finally:
+            reader.asks_first = None  # it has its answer
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         """Never waits, as gunicorn does, for a body that nobody wants: the connection closes, in the main loop."""
