@@ -186,6 +186,7 @@ class Connection(TConn):
         self.parser = Parser(cfg, self.unreader, client)
         self.initialized = self.data_ready = True
         self.lingered_bytes = 0
+        self.is_cut = False  # in mid-answer: a client must not take the end of the connection for the answer's
         self.was_kept = False  # KeptConnections knows it
 
 
