@@ -24,6 +24,7 @@ from app.services import DIRECT, END
 from workers.gunicorn_direct import direct_answer
 
 RECEIVE_BYTES = 64 * 1024
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 MIN_BODY_BYTES_PER_SECOND = 64 * 1024
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
@@ -113,16 +114,24 @@ def _readable(sock: socket.socket, timeout_seconds: float) -> bool:
 
 
 class BodyReader:
-    """gunicorn's reader of one body, with every failure made a BodyFailed and a short body a failure."""
+    """gunicorn's reader of one body, with every failure made a BodyFailed and a short body a failure.
 
-    def __init__(self, reader: Any) -> None:
+    A client that asks first (`Expect: 100-continue`) is told to go on when its body is first wanted: gunicorn would
+    tell it so in any case, also where it is refused by what its head says.
+    """
+
+    def __init__(self, reader: Any, asks_first: socket.socket | None = None) -> None:
         self.inner = reader
+        self.asks_first = asks_first  # its socket; None where it does not, or once an answer was made
         self.failure: BodyFailed | None = None
 
     def read(self, size: int) -> bytes:
         if self.failure is not None:
             raise self.failure
         try:
+            if self.asks_first is not None:
+                self.asks_first.send(CONTINUE)
+                self.asks_first = None
             return self._read(size)
         except Exception as error:
             self.failure = BodyFailed()
@@ -156,6 +165,11 @@ class Parser(RequestParser):  # type: ignore[misc]
     def __next__(self) -> Any:
         self.req_count += 1
         self.mesg = self.mesg_class(self.cfg, self.unreader, self.source_addr, self.req_count)
+        if any(name == "TRANSFER-ENCODING" and value.lower() != "chunked" for name, value in self.mesg.headers):
+            raise http_errors.UnsupportedTransferCoding("it is `chunked` alone that is read here")
+        options = (value.lower() for name, value in self.mesg.headers if name == "CONNECTION")
+        if "close" in {each.strip(" \t") for value in options for each in value.split(",")}:
+            self.mesg.force_close()  # gunicorn sees it alone in the first such header
         return self.mesg
 
 
@@ -172,6 +186,7 @@ class Connection(TConn):
         self.parser = Parser(cfg, self.unreader, client)
         self.initialized = self.data_ready = True
         self.lingered_bytes = 0
+        self.is_cut = False  # in mid-answer: a client must not take the end of the connection for the answer's
         self.was_kept = False  # KeptConnections knows it
 
 

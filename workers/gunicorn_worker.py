@@ -225,7 +225,9 @@ class ProxyWorker(ThreadWorker):
 
     def finish_request(self, conn: Connection, keeps: bool) -> None:
         """Keep the connection for its next request, or see it off."""
-        if not keeps:
+        if conn.is_cut:
+            self._reset(conn)
+        elif not keeps:
             self._linger(conn)
         elif conn.unreader.reclaim():
             self._await_request(conn)
@@ -259,6 +261,12 @@ class ProxyWorker(ThreadWorker):
         if data == b"" or conn.lingered_bytes > LINGER_BYTES:
             self._forget(self._lingering, conn)
             self._drop(conn)
+
+    def _reset(self, conn: Connection) -> None:
+        """End it so that it looks like no end: that is all HTTP/1.0 has to tell a cut from one."""
+        with contextlib.suppress(OSError):
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._drop(conn)
 
     def _forget(self, waiting: dict[Connection, None], conn: Connection) -> None:
         self.poller.unregister(conn.sock)
@@ -326,6 +334,7 @@ class ProxyWorker(ThreadWorker):
         except (http_errors.NoMoreData, StopIteration) as error:
             self.log.debug("client=%s: %s", conn.client, error)
         except OSError as error:
+            conn.is_cut = True
             if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self.log.exception("a client's socket failed")
         except Exception as error:
@@ -333,12 +342,15 @@ class ProxyWorker(ThreadWorker):
         return False
 
     def handle_request(self, req: Any, conn: Connection) -> bool:
-        req.body.reader = BodyReader(req.body.reader)
+        reader = req.body.reader = BodyReader(req.body.reader, conn.sock if req._expected_100_continue else None)
+        req._expected_100_continue = False
         try:
             return super().handle_request(req, conn)
         except BlockingIOError as error:  # SO_SNDTIMEO
             self.log.info("client=%s took nothing for %g s", conn.client, self.limits.send_timeout_seconds)
             raise BrokenPipeError(errno.EPIPE, "the client does not read") from error
+        finally:
+            reader.asks_first = None  # it has its answer
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         """Never waits, as gunicorn does, for a body that nobody wants: the connection closes, in the main loop."""

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as NoSuchRule
+from werkzeug.wsgi import get_input_stream
 
 from app.entities.model import Model
 from app.errors import (
@@ -305,7 +306,8 @@ def read_body(asked: Incoming) -> bytes:
     """The request's body. Raises RequestTooLarge, by its announced length or as soon as it has grown too large."""
     max_bytes = asked.services.max_body
     if asked.announced_bytes <= max_bytes:
-        body: bytes = asked.environ["wsgi.input"].read(max_bytes + 1)
+        # Where the server does not say that its stream ends with the body, it is read no further than announced.
+        body: bytes = get_input_stream(asked.environ).read(max_bytes + 1)
         if len(body) <= max_bytes:
             return body
     raise RequestTooLarge(f"the body is larger than {max_bytes} bytes (server.max_body)")
