@@ -28,6 +28,7 @@ from app.use_cases.launch import ANY_PORT, launch_on, launch_plan
 from app.use_cases.ledger import shown_bytes
 from workers.child_process import exit_words, free_port, popen, signal_group
 from workers.history import History, start_of
+from workers.load_progress import loaded_share
 from workers.measurement import Measurement
 from workers.orphans import PidRecords
 from workers.proc_net import listening_ports
@@ -105,6 +106,7 @@ class LlamaServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None  # known once it is proved to be ours
         self._is_ready = False
+        self._loaded_share: float | None = None
         self._verdict = ""  # why it cannot be used although it runs
         self.thread = threading.Thread(target=self._run, name=f"server-{server.id}", daemon=True)
 
@@ -230,7 +232,7 @@ class LlamaServer:
                 self._measure(process.pid)
             if self.log.takes_progress() and not self._is_ready and now - progress_at >= PROGRESS_EVERY_SECONDS:
                 progress_at = now
-                self._tell(ev.Progress(self._server.id, now))
+                self._tell(ev.Progress(self._server.id, now, self._loaded_share))
             if not self._is_ready and not self._stop_wanted and now >= probe_at:
                 self._probe(process.pid)
                 # From the end of a probe: one that waits must not keep the log from being drained.
@@ -247,6 +249,8 @@ class LlamaServer:
         except BlockingIOError:
             return True
         lines = self.log.feed(data)
+        if not self._is_ready:
+            self._loaded_share = loaded_share(lines) or self._loaded_share
         if self._measurement is not None:
             self._measurement.read(lines, self._process.pid)
         return bool(data)

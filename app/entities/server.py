@@ -53,6 +53,7 @@ class Server:
     started_at: float  # monotonic seconds, as all times
     last_used: float  # at the start, then at every release: its idle time starts here
     progress_at: float  # last sign of life while loading
+    loaded_share: float | None = None  # of a load that is going on, 0 to 1, where the engine says it
     ready_at: float | None = None
     reported: Mapping[str, int] | None = None  # what its llama-server says it needs: before it loads, then as measured
     is_planned_anew: bool = False  # the one before it was stopped: it needed more than was booked

@@ -110,6 +110,7 @@ class Progress:
 
     server: int
     at: float
+    loaded_share: float | None = None  # 0 to 1, where it says how far it is
 
 
 @dataclass(frozen=True, slots=True)

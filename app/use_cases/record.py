@@ -54,8 +54,8 @@ def record(state: PoolState, event: Event) -> Step:
             return _projected(state, server_id, needs, at), []
         case ev.Measured(server_id, needs):
             return _measured(state, server_id, needs), []
-        case ev.Progress(server_id, at):
-            return changed(state, server_id, lambda s: replace(s, progress_at=at)), []
+        case ev.Progress(server_id, at, share):
+            return changed(state, server_id, lambda s: _moved_on(s, share, at)), []
         case ev.Ready(server_id, port, at):
             return _became_ready(state, server_id, port, at), []
         case ev.SlotsCounted():
@@ -92,6 +92,10 @@ def _projected(state: PoolState, server_id: int, needs: Mapping[str, int], at: f
     if server is None or server.state is not STARTING:
         return state
     return changed(state, server_id, lambda s: replace(s, reported=needs, progress_at=at))
+
+
+def _moved_on(server: Server, loaded_share: float | None, at: float) -> Server:
+    return replace(server, progress_at=at, loaded_share=server.loaded_share if loaded_share is None else loaded_share)
 
 
 def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> PoolState:

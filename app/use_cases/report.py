@@ -116,7 +116,14 @@ def _status(model: Model, server: Server | None, pool: PoolState) -> dict[str, o
     value = MODEL_STATUS.get(server.state, "unloaded") if server else "unloaded"
     failure = pool.failures.get(model.name)
     message = model.problem or (failure.detail if failure else "")
-    return {"value": value} | ({"failed": True, "message": message} if message else {})
+    failed = {"failed": True, "message": message} if message else {}
+    return {"value": value} | _progress(server) | failed
+
+
+def _progress(server: Server | None) -> dict[str, object]:
+    if server is None or server.state is not ServerState.STARTING or server.loaded_share is None:
+        return {}
+    return {"progress": round(server.loaded_share, 3)}
 
 
 def router_props(engine: EngineFacts | None, max_loaded: int | None) -> dict[str, object]:

@@ -1,0 +1,30 @@
+"""How far a llama-server is with its load, where it says so.
+
+llama.cpp's child protocol, which it speaks while LLAMA_SERVER_ROUTER_PORT is set (b11434: server-context.cpp,
+load_progress_callback; server-models.cpp): one line of JSON for each step, at most five a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+_STATE = "cmd_child_to_router:state:"
+
+
+def loaded_share(lines: Iterable[str]) -> float | None:
+    """What the last of these log lines that says so has loaded, 0 to 1: of all stages, each taken as long as another."""
+    for line in reversed(list(lines)):
+        if line.startswith(_STATE) and (share := _share(line.removeprefix(_STATE))) is not None:
+            return share
+    return None
+
+
+def _share(text: str) -> float | None:
+    try:
+        payload = json.loads(text)["payload"]
+        stages, current, value = payload["stages"], payload["current"], float(payload["value"])
+        share = (stages.index(current) + value) / len(stages)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # another state, or another build's words
+    return share if 0.0 <= share <= 1.0 else None
