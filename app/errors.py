@@ -6,6 +6,7 @@ to do next.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import ClassVar
@@ -35,6 +36,11 @@ class ProxyError(Exception):
     def body(self) -> dict[str, dict[str, object]]:
         error: dict[str, object] = {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
         return {"error": error | self.fields}
+
+    @property
+    def event(self) -> bytes:
+        """The same in a stream whose head went out as a success: SDKs raise on it. No [DONE] follows."""
+        return b"data: " + json.dumps(self.body).encode() + b"\n\n"
 
     @property
     def headers(self) -> dict[str, str]:

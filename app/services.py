@@ -31,7 +31,7 @@ class Doors:
 class Services:
     catalog: Any  # workers.catalog.Catalog: find(name), models(), servable(model)
     store: Any  # workers.state.StateStore: the published snapshots
-    pool: Any  # workers.pool.Pool: acquire(), release(), load(), unload(), address()
+    pool: Any  # workers.pool.Pool: ask(), load(), unload(), address()
     relay: Any  # workers.relay.Relay: send()
     clients: Any  # workers.client_watch.ClientWatcher: watch(socket)
     places: Any  # workers.places.Places: taken by inference requests, so that others always find a thread
@@ -44,6 +44,7 @@ class Services:
     max_body: int  # bytes
     max_loaded: int | None
     max_wait_seconds: float
+    loading_comments: bool | str  # "reasoning_content": as thoughts, which chat programs show
     version: str
 
 

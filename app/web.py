@@ -11,6 +11,7 @@ from flask import Flask, Response
 from app.routes import decisions, doors, health, inference, metrics, models, status
 from app.routes.answers import Answer, error_answer
 from app.routes.incoming import Incoming, incoming
+from app.routes.paths import PLAIN_ROUTES
 from app.services import EXTENSION, Services
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
@@ -36,7 +37,7 @@ def _inference_first(services: Services, others: Wsgi) -> Wsgi:
     """What is asked for most goes past Flask, whose way in and out takes longer than all of ours."""
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] != "POST" or environ["PATH_INFO"] not in inference.PLAIN_ROUTES:
+        if environ["REQUEST_METHOD"] != "POST" or environ["PATH_INFO"] not in PLAIN_ROUTES:
             return others(environ, start_response)
         asked = Incoming(environ, services, inference.ENDPOINT)
         answer = _answered(asked, environ["PATH_INFO"])

@@ -6,6 +6,7 @@ set by FAKE_* variables, or by the same names in a JSON file beside it (`<argv[0
 an engine is built from an allow-list. `install_fake(folder, FAKE_LOAD="hang")` makes such a pair.
 
 FAKE_LOAD_SECONDS=1.5     how long the load takes        FAKE_LOAD=hang|exit1|oom|segv   how it ends instead
+FAKE_PROGRESS=0.6         says so much is loaded, more than half, in llama.cpp's own protocol
 FAKE_OOM_ONCE=FILE        as FAKE_LOAD=oom, unless FILE is there; makes it
 FAKE_STREAM_TOKENS=20     tokens in an answer            FAKE_TOKEN_DELAY_SECONDS=0.01   between two of them
 FAKE_DIE_AFTER_TOKENS=5   exits in the middle            FAKE_TRUNCATE=1                 closes in the middle
@@ -407,6 +408,9 @@ def load(chosen: dict[str, str]) -> None:
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.5))
         log(".")  # moving, if slowly
+        if share := number("FAKE_PROGRESS"):
+            payload = {"stages": ["text_model", "mmproj_model"], "current": "mmproj_model", "value": 2 * share - 1}
+            log("cmd_child_to_router:state:" + json.dumps({"state": "loading", "payload": payload}))
     match "oom" if is_first() else SETTINGS.get("FAKE_LOAD", ""):
         case "hang":
             threading.Event().wait()

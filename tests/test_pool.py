@@ -64,8 +64,9 @@ class Case:
         return asked_for(3 * GIB)
 
     def acquire(self, model: Model) -> None:
-        lease = self.pool.acquire(model, 10, Client())  # type: ignore[arg-type]
-        self.pool.release(lease, ev.Ending.COMPLETE)
+        asking = self.pool.ask(model, 10, Client())  # type: ignore[arg-type]
+        asking.wait()
+        asking.end(ev.Ending.COMPLETE)
 
 
 def test_a_server_is_booked_with_what_its_model_needs():
@@ -96,14 +97,15 @@ def test_a_load_that_goes_on_waiting_is_one_record():
     """It is decided anew with each reading; two hundred of those would push out all that was decided before."""
     case = Case()
     case.acquire(a_model("a"))
-    lease = case.pool.acquire(a_model("a"), 10, Client())  # type: ignore[arg-type]
+    asking = case.pool.ask(a_model("a"), 10, Client())  # type: ignore[arg-type]
+    asking.wait()
     waiting = Decision(Outcome.WAIT, "it has room once a is no longer busy", 3 * GIB)
     for number in range(3):
         case.pool._explain(ev.Decided("b", waiting, ("a",)), case.store.pool, float(number), 0.1)
     assert [each.model for each in case.store.decisions] == ["a", "b"]
     case.pool._explain(ev.Decided("b", replace(waiting, outcome=Outcome.PLACE), ()), case.store.pool, 9.0, 0.1)
     assert len(case.store.decisions) == 3
-    case.pool.release(lease, ev.Ending.COMPLETE)
+    asking.end(ev.Ending.COMPLETE)
 
 
 def test_a_request_for_a_loaded_model_changes_no_thread():

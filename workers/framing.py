@@ -14,6 +14,14 @@ MAX_TRAILER_BYTES = 16 * 1024
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """The data as one chunk."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
 class BadFraming(Exception):
     """What came is not the framing that was announced."""
 

@@ -13,7 +13,7 @@ import gunicorn
 from gunicorn.http.wsgi import Response
 
 from app.errors import ProxyError
-from workers.framing import Body, Chunked, Counted
+from workers.framing import LAST_CHUNK, Body, Chunked, Counted, chunk
 from workers.gunicorn_answers import response_bytes
 
 LOOKED_INTO = (27, 0)
@@ -27,17 +27,20 @@ class DirectAnswer:
         self._response = response
 
     def takes(self, body: Body) -> bool:
-        """Whether the client was told, or will be, of just the framing that this body has."""
+        """Whether the client was told, or will be, of just the framing that this body has. One in chunks may have
+        begun: with what there was to say while its model was loaded."""
         r = self._response
-        if r.headers_sent or r.status is None or r._omits_body:
+        if r.status is None or r._omits_body or (r.headers_sent and not r.chunked):
             return False
         if isinstance(body, Chunked):
             return bool(r.chunked)
         return isinstance(body, Counted) and r.response_length == body.left
 
     def head(self) -> bytes:
-        """The head of the answer, which is to be sent now."""
+        """The head of the answer, which is to be sent now; nothing if it was."""
         r = self._response
+        if r.headers_sent:
+            return b""
         r.headers_sent = True
         lines = [*r.default_headers(), *(f"{name}: {value}\r\n" for name, value in r.headers), "\r\n"]
         return "".join(lines).encode("latin-1")
@@ -50,11 +53,12 @@ class DirectAnswer:
             r.chunked, r.response_length = False, size_bytes
 
     def refuse(self, problem: ProxyError) -> bytes:
-        """The whole answer in place of one that failed before any of it was sent; the connection closes after it."""
+        """The whole answer in place of one that failed before any of it was sent, or the end of one that had begun;
+        the connection closes after it."""
         r = self._response
-        r.headers_sent, r.chunked = True, False
+        had_begun, r.headers_sent, r.chunked = r.headers_sent, True, False
         r.force_close()
-        return response_bytes(problem)
+        return chunk(problem.event) + LAST_CHUNK if had_begun else response_bytes(problem)
 
 
 def direct_answer(environ: dict[str, Any], start_response: Any) -> DirectAnswer | None:

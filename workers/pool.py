@@ -53,9 +53,8 @@ NOWHERE = 0  # the port of a server that is gone: nothing listens there
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One request's right to one slot of a server, until it is released."""
+    """One request's right to one slot of a server, until its Asking ends."""
 
-    ticket: int
     address: Address
     waited_seconds: float
 
@@ -116,18 +115,14 @@ class Pool:
             finally:
                 self._turn.release()
 
-    def acquire(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> Lease:
-        """Wait for a slot of the model's server, loading it if need be. Release what you get.
+    def ask(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> Asking:
+        """Ask for a slot of the model's server, which is loaded if need be. End what you get.
 
-        Raises the ProxyError that says why there is none; ClientLeft as soon as the client goes.
+        Raises the ProxyError that forbids it before anybody waits.
         """
-        ticket, asked_at = next(self._tickets), time.monotonic()
-        give_up_at, asked = asked_at + max_wait_seconds, self._what_is_asked(model)
-        server_id = self._wait(ev.Acquire(ticket, model, asked_at, give_up_at, asked), client)
-        assert server_id is not None
-        address = self._address(self._store.pool.server(server_id))
-        # None: it died in this very moment. The relay will find nobody there, and say so.
-        return Lease(ticket, address or Address(server_id, model.name, NOWHERE, ""), time.monotonic() - asked_at)
+        now, asked = time.monotonic(), self._what_is_asked(model)
+        wish = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, asked)
+        return Asking(self, wish, self._told(wish, client), client)
 
     def load(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
         """Have the model loaded; returns as soon as its llama-server is starting. Raises as `acquire` does."""
@@ -151,29 +146,31 @@ class Pool:
         """For a model that is there, or on its way, as it was: nothing is read for it again."""
         return self._store.pool.plan_of(model) or self._asked(model)
 
-    def _wait(self, wish: ev.Wish, client: ClientWatch) -> int | None:
-        """The scheduler's answer to a wish: a server's id for a slot of it."""
+    def _wait(self, wish: ev.Wish, client: ClientWatch) -> None:
+        outcome = self._told(wish, client).result()
+        client.on_leave(None)
+        if isinstance(outcome, Refusal):
+            raise error_for(outcome)
+
+    def _told(self, wish: ev.Wish, client: ClientWatch) -> Future[int | Refusal | None]:
+        """The scheduler's answer to a wish, which may be there already: a server's id for a slot of it."""
         answer: Future[int | Refusal | None] = Future()
         self._answers[wish.ticket] = answer
         self.tell(wish)
         if not answer.done():
             client.on_leave(lambda: self.tell(ev.Cancel(wish.ticket, time.monotonic())))
             client.begin()
-        outcome = answer.result()
-        client.on_leave(None)
-        if isinstance(outcome, Refusal):
-            raise error_for(outcome)
-        return outcome
+        return answer
+
+    def address_of(self, server_id: int, model: str) -> Address:
+        """Of a server that a slot was granted of. It may have died in this very moment: nobody is found there then."""
+        return self._address(self._store.pool.server(server_id)) or Address(server_id, model, NOWHERE, "")
 
     def _address(self, server: Server | None) -> Address | None:
         process = self._processes.get(server.id) if server else None
         if server is None or process is None or server.port is None:
             return None
         return Address(server.id, server.model.name, server.port, process.api_key, server.placement.device)
-
-    def release(self, lease: Lease, ending: ev.Ending) -> None:
-        """Give the slot back, and say how much of its answer the request got."""
-        self.tell(ev.Release(lease.ticket, time.monotonic(), ending))
 
     def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
         """Wait until the published state meets `condition`. False when it did not in time."""
@@ -297,3 +294,34 @@ class Pool:
             self.tell(ev.ReadingFailed(f"the machine's memory could not be read: {error}", time.monotonic()))
         else:
             self.tell(ev.MemoryRead(memory, time.monotonic()))
+
+
+class Asking:
+    """One request's place in the queue, and then its slot."""
+
+    def __init__(self, pool: Pool, wish: ev.Acquire, answer: Future[int | Refusal | None], client: ClientWatch) -> None:
+        self._pool = pool
+        self._wish = wish
+        self._answer = answer
+        self._client = client
+
+    def wait(self, seconds: float | None = None) -> Lease | None:
+        """The slot; None if it is not there within so long. Raises the ProxyError that says why there is none;
+        ClientLeft as soon as the client goes."""
+        try:
+            outcome = self._answer.result(seconds)
+        except TimeoutError:
+            return None
+        self._client.on_leave(None)
+        if isinstance(outcome, Refusal):
+            raise error_for(outcome)
+        assert outcome is not None, "a slot was asked for"
+        address = self._pool.address_of(outcome, self._wish.model.name)
+        return Lease(address, time.monotonic() - self._wish.at)
+
+    def end(self, ending: ev.Ending) -> None:
+        """Give back what it has, and say how much of its answer the request got. Once."""
+        if not self._answer.done():
+            self._pool.tell(ev.Cancel(self._wish.ticket, time.monotonic()))
+        if isinstance(self._answer.result(), int):
+            self._pool.tell(ev.Release(self._wish.ticket, time.monotonic(), ending))

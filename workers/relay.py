@@ -7,7 +7,6 @@ socket: small answers here, others by the mover's thread. Else they are pieces f
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import socket
 from collections.abc import Callable, Generator
@@ -17,9 +16,9 @@ from typing import Protocol
 from app.errors import BadUpstream, ClientLeft, Draining, ProxyError, SpawnFailed, UpstreamCrashed, UpstreamTimeout
 from workers.client_watch import ClientWatch
 from workers.forwarded_headers import request_headers, response_headers
-from workers.framing import BadFraming, Body, Chunked, Counted
+from workers.framing import LAST_CHUNK, BadFraming, Body, Chunked, Counted, chunk
 from workers.pool import Address
-from workers.stream_mover import LAST_CHUNK, ClientGone, Stream, StreamMover
+from workers.stream_mover import ClientGone, Stream, StreamMover
 from workers.upstream import BadAnswer, Connection, Connections, NoAnswer, Reply, read_reply, request_bytes
 from workers.usage import Tail, Usage
 
@@ -178,7 +177,7 @@ class Relay:
             problem = self._cut(error, to, client, is_stream and not isinstance(reply.body, Counted))
             # A half-sent event is ended first, or the error would be a part of it.
             is_whole = not piece or piece.endswith((b"\n\n", b"\r\n\r\n"))
-            yield (b"" if is_whole else b"\n\n") + _error_event(problem)
+            yield (b"" if is_whole else b"\n\n") + problem.event
             return False
 
     def _send_to(
@@ -253,16 +252,10 @@ def _send(client: socket.socket, data: bytes) -> None:
         raise ClientGone(error.errno, "the client closed its connection") from error
 
 
-def _error_event(problem: ProxyError) -> bytes:
-    """The only way to report a failure after a 200: SDKs raise on it. No [DONE] follows."""
-    return b"data: " + json.dumps(problem.body).encode() + b"\n\n"
-
-
 def _chunked_error(body: Body, problem: ProxyError) -> bytes | None:
     """An error event as the end of a body in chunks. A half-sent chunk is filled with line ends first, which mean
     nothing between events. None where that cannot be done."""
     if not isinstance(body, Chunked) or body.left > MOST_PADDING_BYTES:
         return None
     padding = b"\n" * max(0, body.left - 2) + b"\r\n"[max(0, 2 - body.left) :] if body.left else b""
-    event = b"\n\n" + _error_event(problem)
-    return padding + b"%x\r\n%s\r\n" % (len(event), event) + LAST_CHUNK
+    return padding + chunk(b"\n\n" + problem.event) + LAST_CHUNK

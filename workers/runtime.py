@@ -97,6 +97,7 @@ class Runtime:
             max_body=settings.server.max_body,
             max_loaded=settings.scheduling.max_loaded,
             max_wait_seconds=settings.scheduling.max_wait_seconds,
+            loading_comments=settings.scheduling.loading_comments,
             version=version(),
         )
 

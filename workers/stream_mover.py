@@ -15,13 +15,12 @@ import socket
 import threading
 import time
 
-from workers.framing import BadFraming, Body, Chunked
+from workers.framing import LAST_CHUNK, BadFraming, Body, Chunked
 from workers.upstream import RECEIVE_BYTES, NoAnswer
 from workers.usage import Tail
 
 log = logging.getLogger(__name__)
 
-LAST_CHUNK = b"0\r\n\r\n"
 LOOK_SECONDS = 1.0  # how often time-outs are looked for
 NO_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 

@@ -10,9 +10,10 @@ from flask import Blueprint, Response, jsonify, request
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine
 from app.routes.doors import checked, find_model, servable_model, visible_models
+from app.routes.exchange import place, read_body
 from app.routes.incoming import Incoming, incoming
-from app.routes.inference import infer_by_flask, place, read_body
-from app.routes.model_name import model_name
+from app.routes.inference import infer_by_flask
+from app.routes.reading import read_request
 from app.services import services
 from app.use_cases.report import model_entry, model_list, model_place, router_props
 
@@ -88,6 +89,6 @@ def _order(find: Callable[[Incoming, str], Model]) -> Iterator[tuple[Model, obje
     """The model that an order is about and the watch over its client; it holds a place while it waits."""
     asked = incoming()
     with place(asked.services):
-        model = find(asked, model_name(asked, read_body(asked)))
+        model = find(asked, read_request(asked, read_body(asked)).model)
         with contextlib.closing(asked.services.clients.watch(request.environ.get("gunicorn.socket"))) as client:
             yield model, client

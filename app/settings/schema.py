@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -164,6 +164,11 @@ class SchedulingSettings(Section):
     ttl_seconds: float = Field(900.0, gt=0, description="An idle model is unloaded after this long.")
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a load may show no progress before it is ended."
+    )
+    loading_comments: bool | Literal["reasoning_content"] = Field(
+        True,
+        description="Streams that wait for a load begin after two seconds, and say how far it is: in comments, which "
+        "clients read over; reasoning_content: in chats as thoughts, which clients show; false: they wait in silence.",
     )
 
 

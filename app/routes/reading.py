@@ -12,6 +12,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
@@ -34,12 +35,21 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _large_bodies = threading.Lock()
 
 
-def model_name(asked: Incoming, body: bytes) -> str:
-    """The name of the model that the request, with this body, is for; white space around it aside.
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What of a request is read."""
+
+    model: str  # its name, white space around it aside
+    streams: bool  # it wants its answer as events
+
+
+def read_request(asked: Incoming, body: bytes) -> Said:
+    """Which model the request, with this body, is for, and how it wants its answer.
 
     Raises InvalidRequest for what cannot be read or says two things, MissingModel where nothing is said.
     """
-    said = [*_at_most_one(asked.arguments("model"), "the address"), *_in_body(asked, body)]
+    named, streams = _in_body(asked, body)
+    said = [*_at_most_one(asked.arguments("model"), "the address"), *named]
     names = {name.strip() for name in said} - {""}
     if not names:
         raise MissingModel
@@ -48,12 +58,12 @@ def model_name(asked: Incoming, body: bytes) -> str:
     (name,) = names
     if len(name) > MAX_NAME:
         raise InvalidRequest(f'"model" is longer than {MAX_NAME} characters', param="model")
-    return name
+    return Said(name, streams)
 
 
-def _in_body(asked: Incoming, body: bytes) -> list[str]:
+def _in_body(asked: Incoming, body: bytes) -> tuple[list[str], bool]:
     if not body and (asked.method in ("GET", "HEAD") or any(asked.arguments("model"))):
-        return []
+        return [], False
     if len(body) <= LARGE_BYTES:
         return _in_some_body(asked, body)
     with _in_turn():
@@ -74,9 +84,9 @@ def _in_turn() -> Iterator[None]:
             gc.enable()
 
 
-def _in_some_body(asked: Incoming, body: bytes) -> list[str]:
+def _in_some_body(asked: Incoming, body: bytes) -> tuple[list[str], bool]:
     if asked.mimetype == "multipart/form-data":
-        return _in_form(body, asked.boundary)
+        return _in_form(body, asked.boundary), False
     return _in_json(body)
 
 
@@ -89,7 +99,7 @@ def _at_most_one(names: list[str], place: str) -> list[str]:
 # --- JSON ----------------------------------------------------------------------------------------------
 
 
-def _in_json(body: bytes) -> list[str]:
+def _in_json(body: bytes) -> tuple[list[str], bool]:
     openers = body.count(b"[") + body.count(b"{")
     if openers + body.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"the body has more than {MAX_VALUES:,} JSON values")
@@ -107,7 +117,8 @@ def _in_json(body: bytes) -> list[str]:
     names = [value for key, value in pairs if key == "model"]
     if not all(isinstance(name, str) for name in names):
         raise InvalidRequest('"model" is not a string', param="model")
-    return _at_most_one(names, "the body")
+    streams = any(key == "stream" and value is True for key, value in pairs)
+    return _at_most_one(names, "the body"), streams
 
 
 def _is_too_deep(body: bytes) -> bool:

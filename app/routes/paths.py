@@ -1,0 +1,30 @@
+"""The paths that name a model, and those that nobody is led to."""
+
+from __future__ import annotations
+
+# llama-server's routes that name a model (b11434, server.cpp), and what OpenAI's clients put before some of them.
+STREAMING_ROUTES = (
+    *("/v1/chat/completions", "/chat/completions", "/v1/completions", "/completions", "/completion", "/infill"),
+    *("/v1/responses", "/responses", "/v1/messages"),
+)
+POST_ROUTES = (
+    *STREAMING_ROUTES,
+    *("/v1/responses/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
+    *("/v1/messages/count_tokens", "/v1/systemone", "/tokenize", "/detokenize", "/apply-template"),
+    *("/v1/embeddings", "/embeddings", "/embedding", "/v1/rerank", "/v1/reranking", "/rerank", "/reranking"),
+    *("/v1/audio/transcriptions", "/audio/transcriptions", "/lora-adapters", "/slots/<int:slot>", "/props"),
+)
+GET_ROUTES = ("/slots", "/lora-adapters")  # and /props and /metrics, which are ours without ?model=
+PLAIN_ROUTES = frozenset(route for route in POST_ROUTES if "<" not in route)  # a path is one of these, or is not
+
+OTHER_PATH = "_other"  # the label of paths that are not ours
+
+# Never passed on, to whatever model: they fetch addresses, run commands or reach other programs.
+DENIED = ("cors-proxy", "tools", "mcp", "agent")
+
+
+def may_be_passed_on(path: str) -> bool:
+    """No denied name anywhere in it, and nothing that another reader could take for another path."""
+    segments = path.lower().split("/")[1:]
+    is_plain = path.isprintable() and not {"", ".", ".."} & set(segments)
+    return is_plain and not any(segment.startswith(DENIED) for segment in segments)
