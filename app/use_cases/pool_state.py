@@ -141,7 +141,8 @@ def changed(state: PoolState, server_id: int, change: Callable[[Server], Server]
 
 def stop(state: PoolState, server: Server, why: StopReason, detail: str = "") -> Step:
     """Order a server's end. What it holds is noted now: a reading may show that as free before its exit is told."""
-    going = {**state.going, server.id: given_back(server, state.others(server), state.gpus, float("inf"))}
+    held = given_back(server, state.others(server), state.gpus, float("inf"), state.returning)
+    going = {**state.going, server.id: held}
     state = changed(replace(state, going=going), server.id, lambda s: s.moved(ServerState.STOPPING))
     return state, [Stop(server.id, why, detail)]
 

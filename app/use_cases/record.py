@@ -178,7 +178,7 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
     server = state.server(event.server)
     assert server is not None, f"server {event.server} exited twice"
     others = state.others(server)
-    held = state.going.get(server.id) or given_back(server, others, state.gpus, event.at)
+    held = state.going.get(server.id) or given_back(server, others, state.gpus, event.at, state.returning)
     ended = server.moved(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
     state = replace(
         state,
