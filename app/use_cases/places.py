@@ -221,6 +221,8 @@ class Places:
 
     def _counts(self, back: Mapping[str, int]) -> list[int]:
         """How many of the cards to try, the roomiest first: those numbers that have enough bytes between them."""
+        if len(self._joinable) < 2:
+            return []
         room = sorted((_usable_with(card, back) for card in self._joinable), reverse=True)
         most = min(len(room), self.wishes.max_gpus or len(room), len(self._layers))
         sums = [0, *accumulate(room)]
