@@ -125,6 +125,11 @@ class Books:
             if server.state not in LEAVING
         )
 
+    def at_a_glance(self) -> tuple[object, ...]:
+        """All that a decision takes from the books; the same glance, the same decision."""
+        held = tuple((each.id, each.held_bytes) for each in self.residents(0.0))
+        return self.cards(), self.shared(), self.leaving(), self.draining(), self.totals(), held
+
     def room_beside(self, server: Server) -> dict[str, int]:
         """What a server that is here may have of each device it is on, with all others as they are."""
         others = replace(self, servers=tuple(each for each in self.servers if each != server))
