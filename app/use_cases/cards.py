@@ -66,10 +66,11 @@ def cheapest(leaving: Sequence[Resident], missing: Mapping[str, int]) -> tuple[R
     holding = [each for each in leaving if any(map(each.held_bytes.get, missing))][:MOST_COMPARED]
     if not found or found == tuple(holding[:1]):
         return found
+    lowest = price(found)
     for count in range(1, len(holding) + 1):
         for some in combinations(holding, count):
-            if price(some) < price(found) and _gives_back(some, missing):
-                found = some
+            if (each := price(some)) < lowest and _gives_back(some, missing):
+                found, lowest = some, each
     return found
 
 

@@ -22,7 +22,7 @@ from app.use_cases.gpu_use import are_usable, why_no_place
 from app.use_cases.ledger import Books
 from app.use_cases.placement import decide
 from app.use_cases.pool_state import Basis, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
-from app.use_cases.turns import cold, has_its_turn, may_go_at, turn_at
+from app.use_cases.turns import cold, has_its_turn, may_drain_at, may_go_at, turn_at
 from app.use_cases.world import World, world_of
 
 MOST_LOOKED_AT = 8  # loads at a time: a decision takes milliseconds
@@ -46,7 +46,7 @@ def make_room(state: PoolState, now: float) -> Step:
             state, more = look.at(state, waiting)
             effects += more
     if decided and decided == len(loads):
-        return _soon_again(state, now), effects
+        return _soon_again(state), effects
     left = cold(state, now)[:MOST_LOOKED_AT]
     return replace(state, undecided=None if lacks_readings or not left else look.seen(state, left)), effects
 
@@ -60,21 +60,28 @@ def due_at(state: PoolState) -> list[float]:
 def _decided(state: PoolState, loads: list[Waiting], now: float) -> int:
     """How many of the loads were looked at already, with all as it is now."""
     last = state.undecided
-    if last is None or now >= last.again_at or last.loads != _named(loads[: len(last.loads)]):
+    if last is None or now >= last.again_at or (_is_idler(state) and now >= last.at + PAUSE_SECONDS):
+        return 0
+    if last.loads != _named(loads[: len(last.loads)]):
         return 0
     return len(last.loads) if last.basis == _basis(state, now) else 0
+
+
+def _is_idler(state: PoolState) -> bool:
+    """A server that was busy at the last look is idle."""
+    return state.undecided is not None and not state.undecided.busy <= _busy(state)
 
 
 def _named(loads: Iterable[Waiting]) -> tuple[tuple[int, Asked | None], ...]:
     return tuple((each.ticket, each.asked) for each in loads)
 
 
-def _soon_again(state: PoolState, now: float) -> PoolState:
-    """A server that was busy is idle: it is looked at again, but not at each pause of a busy one."""
+def _soon_again(state: PoolState) -> PoolState:
+    """For a server that became idle, but not at each pause of a busy one."""
     last = state.undecided
-    if last is None or last.busy <= _busy(state):
+    if last is None or not _is_idler(state):
         return state
-    return replace(state, undecided=replace(last, again_at=min(last.again_at, max(now, last.at + PAUSE_SECONDS))))
+    return replace(state, undecided=replace(last, again_at=min(last.again_at, last.at + PAUSE_SECONDS)))
 
 
 class _Look:
@@ -125,7 +132,7 @@ class _Look:
         if decision.outcome is Outcome.EVICT:
             go_at = may_go_at(state, waiting, going, self.now)
         elif going:
-            go_at = turn_at(state, waiting)
+            go_at = may_drain_at(state, waiting, going)
         if go_at > self.now:
             self.again_at = min(self.again_at, max(go_at, self.now + PAUSE_SECONDS))
             return _put_off(decision)

@@ -14,9 +14,10 @@ from app.entities.server import Server
 from app.use_cases.demand import RATE_SECONDS, load_seconds, rate
 from app.use_cases.pool_state import PoolState, Waiting
 
-WORTH = 10.0  # seconds that may be waited for a second that is spared; bench/scheduling: fewer loads, longer waits
+WORTH = 20.0  # seconds that may be waited for a second that is spared; bench/scheduling: fewer loads, longer waits
 BETWEEN_SECONDS = 2.0  # from a stop to the next start, memory on its way back included
 PATIENT_SHARE = 0.5  # of the longest wait
+BATCH_SHARE = 0.25  # of the longest wait: so long a busy server goes on with those who wait for it
 
 
 def cold(state: PoolState, now: float) -> list[Waiting]:
@@ -41,6 +42,17 @@ def turn_at(state: PoolState, waiting: Waiting) -> float:
 
 def has_its_turn(state: PoolState, waiting: Waiting, now: float) -> bool:
     return now >= turn_at(state, waiting)
+
+
+def may_drain_at(state: PoolState, waiting: Waiting, going: Sequence[Server]) -> float:
+    """When these servers, some of them busy, are to take nothing new for its sake: at its turn, but not before they
+    have had theirs. Where everybody has waited for long, each would be drained after its first answers."""
+    had_theirs_at = (_ready_at(server) + BATCH_SHARE * state.limits.max_wait_seconds for server in going)
+    return max(turn_at(state, waiting), *had_theirs_at)
+
+
+def _ready_at(server: Server) -> float:
+    return server.started_at if server.ready_at is None else server.ready_at
 
 
 def may_go_at(state: PoolState, waiting: Waiting, going: Sequence[Server], now: float) -> float:
