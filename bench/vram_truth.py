@@ -73,6 +73,11 @@ def header(shape: str, quant: str) -> GgufHeader:
     return GgufHeader(metadata, lengths, tuple(_tensors(said["tensors"])))
 
 
+def pairs_with_headers() -> list[tuple[str, str]]:
+    """Every shape and quantization there is a header of."""
+    return [(shape, quant) for shape, _, quant in (name.rpartition(" ") for name in _headers())]
+
+
 @cache
 def _headers() -> dict[str, Any]:
     return dict(json.loads((DATA / "headers.json").read_text()))

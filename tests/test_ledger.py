@@ -123,6 +123,15 @@ def test_what_another_server_of_ours_takes_has_come_back_all_the_same():
     assert beside.free_before == 5 * GIB
 
 
+def test_what_one_server_gives_back_is_not_taken_for_what_another_does():
+    """The second of two was told to end before the memory of the first was back. That came, was taken for its own, and
+    the model that waited for both was refused."""
+    (first,) = given_back(on_gpu(10, ready_at=1), (second := on_gpu(8, pid=8, ready_at=1),), seen(4, {8: 8 * GIB}), 100)
+    (also,) = given_back(second, (), seen(4, {8: 8 * GIB}, at=100.2), at=100.3, returning=(first,))
+    assert also.is_awaited(seen(14, at=100.6), (), now=100.6), "10 of 18 GiB are back: those of the first"
+    assert not any(each.is_awaited(seen(22, at=101.0), (), now=101.0) for each in (first, also))
+
+
 def test_what_comes_back_is_what_nvml_shows_or_what_was_booked():
     def back(snapshot: GpuSnapshot, server: Server, **rules: int) -> float:
         (resident,) = books(snapshot, server, rules=Rules(0, **rules)).residents(now=105.0)

@@ -12,6 +12,8 @@ from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import due_at, step
 from tests.builders import Play, a_model, memory
 
+IMPATIENT = Limits(max_wait_seconds=10)  # a request's turn comes after five
+
 
 def refusals(effects: list[ev.Effect]) -> dict[int, Reason]:
     return {e.ticket: e.refusal.reason for e in effects if isinstance(e, ev.Refuse)}
@@ -131,33 +133,27 @@ def test_models_that_fit_together_stay_together():
 
 
 def test_a_busy_server_is_drained_not_killed():
-    play = Play(total_gib=16)
+    play = Play(IMPATIENT, total_gib=16)
     play.ask(a_model("busy", gib=10))
     play.tell(ev.Ready(1, 9001, at=0.0))
     assert play.ask(a_model("new", gib=10), at=1.0) == []
+    play.tell(ev.Tick(at=6.0))
     assert play.state.server(1).state is ServerState.DRAINING
-    assert play.ask(a_model("busy", gib=10), at=2.0) == [], "a draining server takes nothing new"
-    assert stopped(play.tell(ev.Release(1, at=3.0))) == [1]
-    assert spawned(play.tell(ev.Exited(1, "", at=4.0))) == ["new"]
+    assert play.ask(a_model("busy", gib=10), at=7.0) == [], "a draining server takes nothing new"
+    assert stopped(play.tell(ev.Release(1, at=8.0))) == [1]
+    assert spawned(play.tell(ev.Exited(1, "", at=9.0))) == ["new"]
 
 
 def test_older_requests_of_a_full_server_are_served_before_it_is_drained_for_another():
-    play = Play(total_gib=16)
+    play = Play(IMPATIENT, total_gib=16)
     for _ in range(2):
         play.ask(a_model("busy", gib=10, slots=1))
     play.tell(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("new", gib=10), at=1.0)
+    play.tell(ev.Tick(at=6.0))
     assert play.state.server(1).state is ServerState.READY
-    assert grants(play.tell(ev.Release(1, at=2.0))) == {2: 1}
+    assert grants(play.tell(ev.Release(1, at=7.0))) == {2: 1}
     assert play.state.server(1).state is ServerState.DRAINING
-
-
-def test_a_load_without_room_holds_back_the_loads_behind_it():
-    play = Play(total_gib=16)
-    play.ask(a_model("busy", gib=10))
-    play.tell(ev.Ready(1, 9001, at=0.0))
-    play.ask(a_model("large", gib=10), at=1.0)
-    assert spawned(play.ask(a_model("small", gib=1), at=2.0)) == []
 
 
 def test_leaving_bytes_are_not_free_and_no_reason_to_stop_another():
@@ -361,13 +357,14 @@ def test_a_neighbour_keeps_a_server_that_also_generates_for_nobody():
 
 
 def test_a_server_drained_for_somebody_who_left_takes_requests_again():
-    play = Play(total_gib=16)
+    play = Play(IMPATIENT, total_gib=16)
     play.ask(a_model("busy", gib=10))
     play.tell(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("new", gib=10), at=1.0)
+    play.tell(ev.Tick(at=6.0))
     assert play.state.server(1).state is ServerState.DRAINING
-    play.tell(ev.Cancel(2, at=2.0))
-    assert grants(play.ask(a_model("busy", gib=10), at=3.0)) == {3: 1}
+    play.tell(ev.Cancel(2, at=7.0))
+    assert grants(play.ask(a_model("busy", gib=10), at=8.0)) == {3: 1}
 
 
 def test_a_request_waits_for_a_load_of_ours_that_is_in_its_way():

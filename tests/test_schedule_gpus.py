@@ -17,7 +17,7 @@ from app.use_cases.readings import PATIENCE_SECONDS
 from app.use_cases.schedule import due_at
 from tests.builders import GIB, a_model, asked_for, replace
 from tests.gpu_play import GpuPlay, Hardware, asked
-from tests.test_schedule import grants, refusals, spawned, stopped
+from tests.test_schedule import IMPATIENT, grants, refusals, spawned, stopped
 
 # One of our models takes some 4.6 GiB, and a card keeps half a GiB back.
 ONE, TWO = Hardware({"GPU-a": 6}), Hardware({"GPU-a": 6, "GPU-b": 6})
@@ -187,13 +187,14 @@ def test_memory_on_its_way_back_is_no_reason_to_stop_another():
 
 
 def test_a_busy_server_in_the_way_is_drained():
-    play = play_on(ONE)
+    play = play_on(ONE, IMPATIENT)
     play.wants("busy")
     play.tell(ev.Ready(1, 9001, at=0.0))
     assert play.wants("new", at=1.0) == []
+    play.tell(play.polled(at=6.0))
     assert play.state.server(1).state is ServerState.DRAINING
-    assert stopped(play.tell(ev.Release(1, at=3.0))) == [1]
-    assert spawned(play.tell(ev.Exited(1, "", at=4.0))) == ["new"]
+    assert stopped(play.tell(ev.Release(1, at=7.0))) == [1]
+    assert spawned(play.tell(ev.Exited(1, "", at=8.0))) == ["new"]
 
 
 @pytest.mark.parametrize("wishes", [Wishes(cpu_when_full=True), Wishes()])
@@ -220,15 +221,16 @@ def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place
 
 def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
     """Although another load still waits, for another card."""
-    play = play_on(TWO)
+    play = play_on(TWO, IMPATIENT)
     here, there = Wishes(gpus=("GPU-a",)), Wishes(gpus=("GPU-b",))
     for name, wishes in (("a", here), ("b", there)):
         play.wants(name, wishes=wishes)
         play.tell(ev.Ready(play.state.servers[-1].id, 9001, at=0.0))
     play.wants("x", at=1.0, wishes=here)
     play.wants("y", at=2.0, wishes=there)
+    play.tell(play.polled(at=6.0))
     assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
-    play.tell(ev.Cancel(3, at=3.0))
+    play.tell(ev.Cancel(3, at=6.5), play.polled(at=7.0))
     assert [s.state for s in play.state.servers] == [ServerState.READY, ServerState.DRAINING]
 
 
@@ -334,6 +336,9 @@ def test_nothing_is_decided_twice_on_the_same_facts():
         play.tell(ev.Tick(at=1.1 + number / 10))
     assert len(play.decided) == decided
     play.tell(play.polled(at=1.9))
+    assert len(play.decided) == decided, "a reading that shows the same is no news"
+    play.hardware.stranger_gib = {"GPU-a": 0.5}
+    play.tell(play.polled(at=2.9))
     assert len(play.decided) == decided + 1
 
 

@@ -28,6 +28,8 @@ class Entry:
     mmproj: str = "auto"  # auto | off | a path
     ttl_seconds: float | None = None
     wishes: Wishes = field(default_factory=Wishes)
+    pin: bool = False
+    priority: int = 0
 
 
 class NoFile(Exception):
@@ -132,7 +134,7 @@ def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | N
             entry.name, "", 0, 0, entry.launch, problem=str(error), ttl_seconds=entry.ttl_seconds, wishes=entry.wishes
         ), None
     model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.wishes)
-    return replace(model, ttl_seconds=entry.ttl_seconds), files
+    return replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority), files
 
 
 def model_of(name: str, files: ModelFiles, launch: LaunchSettings, wishes: Wishes) -> Model:

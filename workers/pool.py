@@ -235,8 +235,9 @@ class Pool:
         decision, kept = decided.decision, self._store.decisions[-KEPT:]
         age = max(0.0, now - state.gpus.at) if state.gpus.poll_seconds is not None else 0.0
         explained = Explained(time.time(), decided.model, decision, decided.evict, step_ms, age)
-        if kept and explained.repeats(kept[-1]):  # once a second, or ten times: it would push out all others
-            kept = kept[:-1]
+        others = tuple(each for each in kept if not explained.repeats(each))
+        if len(others) < len(kept):  # several loads may wait, each looked at again and again: they would push out all
+            kept = others
         else:
             log.info(
                 "decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason

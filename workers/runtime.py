@@ -203,6 +203,8 @@ def entries(settings: Settings) -> list[Entry]:
             mmproj=model.mmproj,
             ttl_seconds=model.ttl_seconds,
             wishes=settings.wishes_of(name),
+            pin=model.pin,
+            priority=model.priority,
         )
         for name, model in settings.models.items()
     ]
@@ -247,6 +249,8 @@ def _limits(settings: Settings, engine: EngineFacts | None) -> Limits:
         max_waiting=scheduling.max_waiting,
         max_waiting_per_model=scheduling.max_waiting_per_model,
         max_loaded=scheduling.max_loaded,
+        max_wait_seconds=scheduling.max_wait_seconds,
+        min_residency_seconds=scheduling.min_residency_seconds,
         ttl_seconds=scheduling.ttl_seconds,
         stall_timeout_seconds=scheduling.stall_timeout_seconds,
         notice_in_silence_seconds=_notice_in_silence_seconds(engine),

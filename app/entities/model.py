@@ -21,6 +21,8 @@ class Model:
     problem: str = ""  # why it cannot be served, as far as its files show; empty for a good one
     ttl_seconds: float | None = None  # its own idle time; None: the service's
     wishes: Wishes = field(default_factory=Wishes)  # about the GPUs it goes to
+    pin: bool = False  # once loaded it stays
+    priority: int = 0  # the higher, the sooner loaded and the later stopped
 
     def is_served_as(self, other: Model) -> bool:
         """Whether a llama-server started for the one serves the other: the same file, unchanged, started alike."""

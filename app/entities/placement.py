@@ -38,6 +38,10 @@ class Resident:
     is_busy: bool = False  # answers somebody
     idle_seconds: float = 0.0
     is_pinned: bool = False  # never stopped to make room
+    priority: int = 0  # the lower, the sooner it is stopped
+    is_young: bool = False  # its residency is not over: stopped last
+    rate: float | None = None  # requests a second, of late; None: nobody counted
+    load_seconds: float | None = None  # what loading it again would take
     is_loading: bool = False  # is not stopped before it is ready
 
 
@@ -173,6 +177,7 @@ class Decision:
     reason: str  # one sentence
     needed_bytes: int  # of the placement, or of the least that would have done
     placement: Placement | None = None
+    awaited: Placement | None = None  # of WAIT: the place that it gets then, if nothing else happens
     evict: tuple[int, ...] = ()  # ids of servers; of WAIT: those that go as soon as they are idle
     for_ever: bool = False  # refused: not even an empty machine would do
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each card that it may use, or of RAM

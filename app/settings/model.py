@@ -69,6 +69,16 @@ class ModelSettings(ModelDefaults):
     ttl_seconds: float | None = Field(
         None, gt=0, description="Unloaded after this long without a request; null: `scheduling.ttl_seconds`."
     )
+    pin: bool = Field(
+        False, description="Once loaded it stays: it is never stopped for another model, nor for being idle."
+    )
+    priority: int = Field(
+        0,
+        ge=-MOST,
+        le=MOST,
+        description="Where memory is short, models with a higher one are loaded first, and stopped last. Nobody waits "
+        "longer than half of `scheduling.max_wait_seconds` for it.",
+    )
     mmproj: AutoOffOrPath = Field(
         "auto",
         description="The projector that lets it see or hear: a path as in `path`; auto: the one beside its file; off.",

@@ -161,6 +161,12 @@ class SchedulingSettings(Section):
     max_waiting: int = Field(256, ge=1, description="Requests that may wait, all models together.")
     max_waiting_per_model: int = Field(128, ge=1, description="Requests that may wait for one model.")
     max_wait_seconds: float = Field(300.0, gt=0, description="How long a request waits for a slot.")
+    min_residency_seconds: float = Field(
+        20.0,
+        ge=0,
+        description="How long a model that is loaded, or was just used, is kept where another wants its memory, unless "
+        "those who wait have waited longer than that is worth. 0: it goes as soon as it is idle.",
+    )
     ttl_seconds: float = Field(900.0, gt=0, description="An idle model is unloaded after this long.")
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a load may show no progress before it is ended."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 
 from app.entities.launch import MemoryOptions
 from app.entities.memory import Estimate
 from app.entities.placement import BOOKS, PLACES, Card, Placement, Resident, Wishes
 
 MIB = 1024**2
+MOST_COMPARED = 8  # servers of which all sets are looked at: 255
+LOAD_BYTES_PER_SECOND = 1e9  # where no load was measured: a disk of today, roughly
 
 
 def allowed(cards: Iterable[Card], wishes: Wishes) -> tuple[Card, ...]:
@@ -54,6 +57,28 @@ def enough(leaving: Sequence[Resident], missing: Mapping[str, int]) -> tuple[Res
     return tuple(gone)
 
 
+def cheapest(leaving: Sequence[Resident], missing: Mapping[str, int]) -> tuple[Resident, ...] | None:
+    """The set of these servers, the cheapest first, that gives back what is missing for the least.
+
+    Of the first few that hold any of it, exactly; beyond them, those that are enough in their order.
+    """
+    found = enough(leaving, missing)
+    holding = [each for each in leaving if any(map(each.held_bytes.get, missing))][:MOST_COMPARED]
+    if not found or found == tuple(holding[:1]):
+        return found
+    lowest = price(found)
+    for count in range(1, len(holding) + 1):
+        for some in combinations(holding, count):
+            if (each := price(some)) < lowest and _gives_back(some, missing):
+                found, lowest = some, each
+    return found
+
+
+def _gives_back(some: Iterable[Resident], missing: Mapping[str, int]) -> bool:
+    back = held_bytes(some)
+    return all(back.get(what, 0) >= size for what, size in missing.items())
+
+
 def held_bytes(residents: Iterable[Resident]) -> dict[str, int]:
     """What comes back when they go."""
     back: dict[str, int] = {}
@@ -79,10 +104,30 @@ def placement_on(
     )
 
 
+def rank_of_stopping(resident: Resident) -> tuple[bool, int, float]:
+    """Whom to stop first: the old, of the lowest priority, that cost the least."""
+    return resident.is_young, resident.priority, cost_of_stopping(resident)
+
+
+def price(gone: Iterable[Resident]) -> tuple[bool, bool, int, float]:
+    """Of stopping all of these; what is looked at first comes first."""
+    gone = tuple(gone)
+    return (
+        any(each.is_busy for each in gone),
+        any(each.is_young for each in gone),
+        max((each.priority for each in gone), default=0),
+        sum(map(cost_of_stopping, gone)),
+    )
+
+
 def cost_of_stopping(resident: Resident) -> float:
-    """What is lost by stopping it: bytes to load again, the less likely the longer nobody asked."""
-    held = sum(size for what, size in resident.held_bytes.items() if what not in (BOOKS, PLACES))
-    return held / max(1.0, resident.idle_seconds)
+    """What is lost by stopping it: seconds to load it again, by how often it is asked for. Where nobody counted, the
+    less often the longer nobody asked."""
+    rate, seconds = resident.rate, resident.load_seconds
+    if seconds is None:
+        held = sum(size for what, size in resident.held_bytes.items() if what not in (BOOKS, PLACES))
+        seconds = held / LOAD_BYTES_PER_SECOND
+    return seconds * (1 / max(1.0, resident.idle_seconds) if rate is None else rate)
 
 
 def mib(size: int) -> str:

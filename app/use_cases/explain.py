@@ -23,7 +23,7 @@ class Explained:
     gpus_age_seconds: float  # of the reading it was made on
 
     def repeats(self, before: Explained) -> bool:
-        """Whether a load merely goes on waiting, with nothing else decided in between."""
+        """Whether a load merely goes on waiting."""
         return self.decision.outcome is Outcome.WAIT and self._said == before._said
 
     @property

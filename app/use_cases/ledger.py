@@ -11,7 +11,7 @@ kernel although a model needs them; the two are `CPU` and `BOOKS` of a decision'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from app.entities.gpu import Gpu, GpuSnapshot
@@ -125,6 +125,11 @@ class Books:
             if server.state not in LEAVING
         )
 
+    def at_a_glance(self) -> tuple[object, ...]:
+        """All that a decision takes from the books; the same glance, the same decision."""
+        held = tuple((each.id, each.held_bytes) for each in self.residents(0.0))
+        return self.cards(), self.shared(), self.leaving(), self.draining(), self.totals(), held
+
     def room_beside(self, server: Server) -> dict[str, int]:
         """What a server that is here may have of each device it is on, with all others as they are."""
         others = replace(self, servers=tuple(each for each in self.servers if each != server))
@@ -203,16 +208,21 @@ def shown_bytes(snapshot: GpuSnapshot, uuid: str, pid: int | None) -> int | None
     return None if pid is None or processes is None else processes.get(pid)
 
 
-def given_back(server: Server, others: Iterable[Server], snapshot: GpuSnapshot, at: float) -> tuple[Returning, ...]:
-    """What a server that ends `at` holds on GPUs, by a reading from when it was there."""
+def given_back(
+    server: Server, others: Collection[Server], snapshot: GpuSnapshot, at: float, returning: Iterable[Returning] = ()
+) -> tuple[Returning, ...]:
+    """What a server that ends `at` holds on GPUs, by a reading from when it was there. What others that have ended
+    still lack there comes back meanwhile, and is not this one's."""
     found = []
     for gpu in snapshot.gpus:
         free = _free_without(others, snapshot, gpu.uuid)
         if gpu.uuid in server.booked and free is not None:
             size = _held(server, snapshot, gpu.uuid)
             unseen = _unseen(server, gpu.uuid, size, snapshot.at)
+            before = (each for each in returning if each.uuid == gpu.uuid)
+            soon = sum(each.missing_bytes(snapshot, (*others, server)) for each in before)
             if size or unseen:
-                found.append(Returning(gpu.uuid, size, free, at, unseen))
+                found.append(Returning(gpu.uuid, size, free + soon, at, unseen))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from app.entities.launch import ALL_LAYERS
 from app.entities.placement import BOOKS, CPU, Decision, Outcome, Placement, Resident, nothing
 from app.use_cases.asked import Asked
-from app.use_cases.cards import cost_of_stopping, lacking, mib, name_of, names_of
+from app.use_cases.cards import lacking, mib, name_of, names_of, rank_of_stopping
 from app.use_cases.nearest import nearest
 from app.use_cases.places import Found, Needs, Places
 from app.use_cases.world import World
@@ -40,7 +40,14 @@ def _now_or_soon(now: Decision, soon: Decision, once: str) -> Decision:
     if soon.outcome is Outcome.PLACE and _rank(soon) < _rank(now):
         reason = f"it has room once {once}: {soon.reason}"
         return replace(
-            now, outcome=Outcome.WAIT, reason=reason, placement=None, evict=(), advise=nothing, for_ever=False
+            now,
+            outcome=Outcome.WAIT,
+            reason=reason,
+            placement=None,
+            awaited=soon.placement,
+            evict=(),
+            advise=nothing,
+            for_ever=False,
         )
     return now if now.outcome is Outcome.PLACE else soon
 
@@ -84,37 +91,43 @@ class _Deciding:
         return self._waiting() or self._refused()
 
     def _with_those_idle(self) -> Found | None:
-        places, cheap, idle = self.places, self._cheap, self._idle
+        places, cheap, old, idle = self.places, self._cheap, self._old, self._idle
         if places.is_for_the_cpu:
             why = "there is no GPU" if not self.world.cards else "it is to have no layers on GPUs"
-            return places.on_the_cpu((), why) or places.on_the_cpu(idle, why)
+            return places.on_the_cpu((), why) or places.on_the_cpu(old, why) or places.on_the_cpu(idle, why)
         return (
             places.on_one_that_is_free()
             or places.on_one_after(cheap, "idle for long")
             or places.on_several(())
-            or self._with_those_idle_stopped()
+            or self._with_those_stopped(old)
+            or self._with_those_stopped(idle)
             or places.with_less_on_gpus()
             or places.with_less_after(idle)
         )
 
-    def _with_those_idle_stopped(self) -> Found | None:
+    def _with_those_stopped(self, idle: list[Resident]) -> Found | None:
         """Several cards after those idle for long have left, one after others have, or several. If the last cannot be,
         the first cannot either."""
-        if not self._idle:
+        if not idle:
             return None
-        on_several = self.places.on_several(self._idle)
+        on_several = self.places.on_several(idle)
         after_cheap = self.places.on_several(self._cheap) if on_several and self._cheap else None
-        return after_cheap or self.places.on_one_after(self._idle, "idle") or on_several
+        return after_cheap or self.places.on_one_after(idle, "idle") or on_several
 
     @cached_property
     def _cheap(self) -> list[Resident]:
         """Servers that nobody has used for long: stopping one costs less than a split for all its life."""
-        return [each for each in self._idle if each.idle_seconds >= self.world.policy.residency_seconds]
+        return [each for each in self._old if each.idle_seconds >= self.world.policy.residency_seconds]
+
+    @cached_property
+    def _old(self) -> list[Resident]:
+        """Those whose residency is over: younger ones are stopped only where these do not make room."""
+        return [each for each in self._idle if not each.is_young]
 
     @cached_property
     def _idle(self) -> list[Resident]:
         idle = (each for each in self._ours if not (each.is_busy or each.is_loading))
-        return sorted(idle, key=cost_of_stopping)
+        return sorted(idle, key=rank_of_stopping)
 
     @cached_property
     def _ours(self) -> list[Resident]:
@@ -123,13 +136,14 @@ class _Deciding:
     def _waiting(self) -> Decision | None:
         """What is in the way is ours: busy, or loading. The busy ones that have to go are named."""
         ready = [each for each in self._ours if not each.is_loading]
-        ready.sort(key=lambda each: (each.is_busy, cost_of_stopping(each)))
+        ready.sort(key=lambda each: (each.is_busy, rank_of_stopping(each)))
         if found := self.places.after(ready):
             busy = [each for each in found.gone if each.is_busy]
             reason = f"it has room once {names_of(busy)} {'is' if len(busy) == 1 else 'are'} no longer busy"
             leaving = tuple(each.id for each in found.gone)
-            return replace(self._decision(Outcome.WAIT, reason, found.placement.needed_bytes), evict=leaving)
-        if len(ready) < len(self._ours) and (found := self.places.after(sorted(self._ours, key=cost_of_stopping))):
+            decision = self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
+            return replace(decision, awaited=found.placement, evict=leaving)
+        if len(ready) < len(self._ours) and (found := self.places.after(sorted(self._ours, key=rank_of_stopping))):
             reason = "it has room once servers that are loading could be stopped"
             return self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
         return None

@@ -14,7 +14,7 @@ from app.entities.placement import CPU, Card, Placement, Resident, Strategy, sha
 from app.use_cases.asked import Asked
 from app.use_cases.cards import (
     allowed,
-    cost_of_stopping,
+    cheapest,
     enough,
     held_bytes,
     lacking,
@@ -23,6 +23,7 @@ from app.use_cases.cards import (
     names_of,
     place_in,
     placement_on,
+    price,
 )
 from app.use_cases.deal_layers import deal, layer_bytes
 from app.use_cases.world import World
@@ -129,10 +130,9 @@ class Places:
             return None
         ways, ctx_size = [], self.contexts[-1]
         for card in self.cards:
-            gone = enough(leaving, self._missing_on(card, ctx_size))
+            gone = cheapest(leaving, self._missing_on(card, ctx_size))
             if gone is not None and self._estimate_on(card, ctx_size).devices[0].booked_bytes <= card.total_bytes:
-                cost = (any(each.is_busy for each in gone), sum(map(cost_of_stopping, gone)))
-                ways.append(((cost, self._rank(card, ctx_size)), card, gone))
+                ways.append(((price(gone), self._rank(card, ctx_size)), card, gone))
         would = f"{len(ways)} of {len(self.cards)} would do"
         self.said.append(f"one card after stopping servers that are {what}: {would}")
         if not ways:
@@ -221,6 +221,8 @@ class Places:
 
     def _counts(self, back: Mapping[str, int]) -> list[int]:
         """How many of the cards to try, the roomiest first: those numbers that have enough bytes between them."""
+        if len(self._joinable) < 2:
+            return []
         room = sorted((_usable_with(card, back) for card in self._joinable), reverse=True)
         most = min(len(room), self.wishes.max_gpus or len(room), len(self._layers))
         sums = [0, *accumulate(room)]
@@ -308,7 +310,7 @@ class Places:
 
     def on_the_cpu(self, leaving: Sequence[Resident], why: str) -> Found | None:
         placement = self.all_in_ram()
-        gone = enough(leaving, lacking(placement.needs, self.room))
+        gone = cheapest(leaving, lacking(placement.needs, self.room))
         if gone is None:
             return None
         return Found(placement, gone, f"{why}; RAM has room" + (f" once {names_of(gone)} left" if gone else ""))

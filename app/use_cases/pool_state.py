@@ -10,10 +10,11 @@ from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
-from app.entities.placement import CpuFallback, Policy, Rules
+from app.entities.placement import CpuFallback, Placement, Policy, Rules
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.asked import Asked, Extra
+from app.use_cases.demand import Demands
 from app.use_cases.events import Effect, Refuse, Stop, StopReason
 from app.use_cases.ledger import Returning, given_back
 
@@ -34,6 +35,8 @@ class Limits:
     max_waiting: int = 256
     max_waiting_per_model: int = 128
     max_loaded: int | None = None
+    max_wait_seconds: float = 300.0
+    min_residency_seconds: float = 20.0
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
     look_seconds: float = 0.2  # how often an engine is asked whether a slot that a client left is free
@@ -67,15 +70,24 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """All that decides about a load's place but for time. Nothing is decided twice on the same."""
+    """All that decides about the places of loads but for time. Nothing is decided twice on the same."""
 
-    ticket: int
-    asked: Asked
-    servers: tuple[tuple[int, ServerState, Mapping[str, int]], ...]
-    spoken_for: frozenset[str]
-    memory_at: float
-    gpus_at: float
-    returning: tuple[Returning, ...]
+    servers: tuple[tuple[int, ServerState], ...]
+    spoken_for: frozenset[str]  # models that are up and waited for
+    has_gpus: bool
+    room: tuple[object, ...]  # what is free, comes back and is held: a reading that shows the same is no news
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """The loads that may not start yet: what they were looked at with, and when that has to be done again."""
+
+    loads: tuple[tuple[int, Asked | None], ...]  # by the ticket of the oldest request, in the order of their turns
+    promises: tuple[tuple[Placement, tuple[int, ...]], ...]  # places they wait for, and servers that go for them
+    basis: Basis
+    busy: frozenset[int]  # servers; one that is idle now may be stopped
+    at: float
+    again_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +114,8 @@ class PoolState:
     going: Mapping[int, tuple[Returning, ...]] = field(default_factory=dict)  # what they held when told to end, by id
     plans: Mapping[int, Asked] = field(default_factory=dict)  # what was asked when a server was started, by its id
     lessons: Mapping[str, Extra] = field(default_factory=dict)  # what models were seen to lack, by name
-    undecided: Basis | None = None  # what the first load that may not start yet was decided on, last time
+    undecided: Undecided | None = None
+    demands: Demands = field(default_factory=dict)  # how often models are asked for, and how long they load
     last_exit_at: float = float("-inf")  # a reading taken before this still counts bytes that are back
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     draining: bool = False
@@ -143,7 +156,8 @@ def changed(state: PoolState, server_id: int, change: Callable[[Server], Server]
 
 def stop(state: PoolState, server: Server, why: StopReason, detail: str = "") -> Step:
     """Order a server's end. What it holds is noted now: a reading may show that as free before its exit is told."""
-    going = {**state.going, server.id: given_back(server, state.others(server), state.gpus, float("inf"))}
+    held = given_back(server, state.others(server), state.gpus, float("inf"), state.returning)
+    going = {**state.going, server.id: held}
     state = changed(replace(state, going=going), server.id, lambda s: s.moved(ServerState.STOPPING))
     return state, [Stop(server.id, why, detail)]
 

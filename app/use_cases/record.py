@@ -9,6 +9,7 @@ from app.entities.gpu import GpuSnapshot
 from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
+from app.use_cases import demand
 from app.use_cases import events as ev
 from app.use_cases.asked import Extra
 from app.use_cases.correct import lacked
@@ -39,6 +40,7 @@ def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the answers that it is in itself."""
     match event:
         case ev.Acquire(ticket, model, at, give_up_at, asked):
+            state = replace(state, demands=demand.asked_for(state.demands, model.name, at))
             return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT, asked)), []
         case ev.Load(ticket, model, at, give_up_at, asked):
             return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED, asked)), []
@@ -183,14 +185,15 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
         return state
     failures = {name: failure for name, failure in state.failures.items() if name != server.model.name}
     state = changed(state, server_id, lambda s: replace(s.moved(READY), port=port, ready_at=at, last_used=at))
-    return replace(state, failures=failures)
+    demands = demand.loaded(state.demands, server.model.name, at - server.started_at)
+    return replace(state, failures=failures, demands=demands)
 
 
 def _exited(state: PoolState, event: ev.Exited) -> Step:
     server = state.server(event.server)
     assert server is not None, f"server {event.server} exited twice"
     others = state.others(server)
-    held = state.going.get(server.id) or given_back(server, others, state.gpus, event.at)
+    held = state.going.get(server.id) or given_back(server, others, state.gpus, event.at, state.returning)
     ended = server.moved(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
     state = replace(
         state,

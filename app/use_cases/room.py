@@ -1,58 +1,153 @@
-"""Making room: which loads may start, where, and which servers have to go for those that may not yet."""
+"""Making room: which loads may start, where, and which servers have to go for those that may not yet.
+
+When somebody may be stopped or drained for a load says turns.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
+from math import inf
 
 from app.entities.frozen import replace
-from app.entities.placement import CPU, Card, Decision, Outcome, Placement
+from app.entities.placement import CPU, Card, Decision, Outcome, Placement, Resident
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import readings
 from app.use_cases.asked import NOTHING_EXTRA, Asked
 from app.use_cases.cards import allowed
+from app.use_cases.demand import load_seconds, rate
 from app.use_cases.events import Decided, Effect, Spawn, StopReason
 from app.use_cases.gpu_use import are_usable, why_no_place
 from app.use_cases.ledger import Books
 from app.use_cases.placement import decide
-from app.use_cases.pool_state import Basis, PoolState, Step, Waiting, changed, stop, turn_away_model
+from app.use_cases.pool_state import Basis, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
+from app.use_cases.turns import cold, has_its_turn, may_drain_at, may_go_at, turn_at
 from app.use_cases.world import World, world_of
+
+MOST_LOOKED_AT = 8  # loads at a time: a decision takes milliseconds
+PAUSE_SECONDS = 0.05  # between two looks for nothing but a server that became idle
 
 
 def make_room(state: PoolState, now: float) -> Step:
-    """Loads start in the order of the queue; one that has no room yet holds back the loads behind it."""
+    """Each load for itself, in the order of their turns: one that has no room yet holds back none behind it, and none
+    behind it takes what it waits for."""
+    loads = cold(state, now)[:MOST_LOOKED_AT]
     state = readings.take_stock(state, now)
-    effects: list[Effect] = []
-    spoken_for: set[str] = set()  # models that older requests wait for
-    refused: set[str] = set()  # and with the oldest, all who waited for them
-    for waiting in state.wanting:
-        name = waiting.model.name
-        if name in refused:
-            continue
-        if state.server_of(name) is not None:
-            spoken_for.add(name)
-            continue  # loading for it already, busy, or on its way out: not up twice
-        is_decided = state.undecided == _basis(state, waiting, spoken_for)
+    decided, last = _decided(state, loads, now), state.undecided
+    look = _Look(now, last) if decided and last else _Look(now)
+    effects, lacks_readings = list[Effect](), False
+    for number, waiting in enumerate(loads):
+        is_decided = number < decided
         if not readings.are_fresh(state, waiting, now) and (state.returning or not is_decided):
             state, more = readings.ask(state, waiting, now)
-            return state, [*effects, *more]
-        if is_decided:
-            break
-        if why := _why_no_place(state, waiting, now):
+            effects, lacks_readings = [*effects, *more], lacks_readings or not is_decided
+        elif not is_decided:
+            state, more = look.at(state, waiting)
+            effects += more
+    if decided and decided == len(loads):
+        return _soon_again(state), effects
+    left = cold(state, now)[:MOST_LOOKED_AT]
+    return replace(state, undecided=None if lacks_readings or not left else look.seen(state, left)), effects
+
+
+def due_at(state: PoolState) -> list[float]:
+    """When time alone may give a load its place."""
+    again_at = state.undecided.again_at if state.undecided else inf
+    return [again_at] if again_at < inf else []
+
+
+def _decided(state: PoolState, loads: list[Waiting], now: float) -> int:
+    """How many of the loads were looked at already, with all as it is now."""
+    last = state.undecided
+    if last is None or now >= last.again_at or (_is_idler(state) and now >= last.at + PAUSE_SECONDS):
+        return 0
+    if last.loads != _named(loads[: len(last.loads)]):
+        return 0
+    return len(last.loads) if last.basis == _basis(state, now) else 0
+
+
+def _is_idler(state: PoolState) -> bool:
+    """A server that was busy at the last look is idle."""
+    return state.undecided is not None and not state.undecided.busy <= _busy(state)
+
+
+def _named(loads: Iterable[Waiting]) -> tuple[tuple[int, Asked | None], ...]:
+    return tuple((each.ticket, each.asked) for each in loads)
+
+
+def _soon_again(state: PoolState) -> PoolState:
+    """For a server that became idle, but not at each pause of a busy one."""
+    last = state.undecided
+    if last is None or not _is_idler(state):
+        return state
+    return replace(state, undecided=replace(last, again_at=min(last.again_at, last.at + PAUSE_SECONDS)))
+
+
+class _Look:
+    """One look at all loads that wait, with what those before were promised."""
+
+    def __init__(self, now: float, last: Undecided | None = None) -> None:
+        self.now = now
+        self.again_at = last.again_at if last else inf
+        self._state: PoolState | None = None
+        self._seen: World | None = None  # in that state
+        self._promises = list(last.promises) if last else []
+
+    def seen(self, state: PoolState, loads: Iterable[Waiting]) -> Undecided:
+        """What is known now of the loads that are left."""
+        promises, basis = tuple(self._promises), _basis(state, self.now)
+        return Undecided(_named(loads), promises, basis, _busy(state), self.now, self.again_at)
+
+    def at(self, state: PoolState, waiting: Waiting) -> Step:
+        name = waiting.model.name
+        if why := _why_no_place(state, waiting, self.now):
             state, more = turn_away_model(state, Refusal(Reason.NO_GPU, name, why))
-            effects += [Decided(name, Decision(Outcome.REFUSE, why, needed_bytes=0), ()), *more]
-            refused.add(name)
-            continue
-        decision = decide(_asked(state, waiting), _world(state, now))
-        effects.append(Decided(name, decision, _names(state, decision.evict)))
-        state, more = _carry_out(state, waiting, decision, spoken_for, now)
-        effects += more
-        if decision.outcome is Outcome.REFUSE:
-            refused.add(name)
-        if decision.outcome in (Outcome.EVICT, Outcome.WAIT):
-            state = replace(state, undecided=_basis(state, waiting, spoken_for))
-            break
-    return state, effects
+            return state, [Decided(name, Decision(Outcome.REFUSE, why, needed_bytes=0), ()), *more]
+        decision = self._in_time(state, waiting, self._decide(state, waiting))
+        told: Effect = Decided(name, decision, _names(state, decision.evict))
+        state, more = _carry_out(state, waiting, decision, self.now)
+        return state, [told, *more]
+
+    def _decide(self, state: PoolState, waiting: Waiting) -> Decision:
+        """Beside those who come before it: where they may be what is in the way, it waits."""
+        world = self._world(state)
+        for place, going in self._promises:
+            world = world.promised(place, going)
+        decision = decide(_asked(state, waiting), world)
+        if decision.outcome is Outcome.REFUSE and not decision.for_ever and self._promises:
+            return Decision(Outcome.WAIT, "what room there is goes to those who came before", decision.needed_bytes)
+        return decision
+
+    def _world(self, state: PoolState) -> World:
+        if state is not self._state or self._seen is None:
+            self._state, self._seen = state, _world(state, self.now)
+        return self._seen
+
+    def _in_time(self, state: PoolState, waiting: Waiting, decision: Decision) -> Decision:
+        """Nobody is stopped for it before that is worth it, and nobody is drained before its turn has come."""
+        going = [server for server in state.servers if server.id in decision.evict]
+        place = decision.placement if decision.outcome is Outcome.EVICT else decision.awaited
+        go_at = self.now
+        if decision.outcome is Outcome.EVICT:
+            go_at = may_go_at(state, waiting, going, self.now)
+        elif going:
+            go_at = may_drain_at(state, waiting, going)
+        if go_at > self.now:
+            self.again_at = min(self.again_at, max(go_at, self.now + PAUSE_SECONDS))
+            return _put_off(decision)
+        if place is not None:
+            self._promises.append((place, decision.evict))
+        if decision.outcome is Outcome.WAIT and not has_its_turn(state, waiting, self.now):
+            self.again_at = min(self.again_at, turn_at(state, waiting))
+        return decision
+
+
+def _put_off(decision: Decision) -> Decision:
+    if decision.outcome is Outcome.WAIT:
+        return replace(decision, awaited=None, evict=())
+    reason = f"{decision.reason}; it was used a moment ago, and stays until others have waited longer"
+    return replace(decision, outcome=Outcome.WAIT, reason=reason, placement=None, evict=())
 
 
 def _why_no_place(state: PoolState, waiting: Waiting, now: float) -> str:
@@ -63,10 +158,28 @@ def _why_no_place(state: PoolState, waiting: Waiting, now: float) -> str:
 
 
 def _world(state: PoolState, now: float) -> World:
+    world = world_of(_books(state), state.limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
+    known = {server.id: server for server in state.servers}
+    return replace(world, residents=tuple(_valued(state, each, known[each.id], now) for each in world.residents))
+
+
+def _books(state: PoolState) -> Books:
     assert state.memory is not None, "decisions are made on readings"
     limits = state.limits
-    books = Books(state.gpus, state.memory, state.servers, limits.rules, state.returning, limits.max_loaded)
-    return world_of(books, limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
+    return Books(state.gpus, state.memory, state.servers, limits.rules, state.returning, limits.max_loaded)
+
+
+def _valued(state: PoolState, resident: Resident, server: Server, now: float) -> Resident:
+    """With what its settings and its requests say about stopping it."""
+    ready_at = now if server.ready_at is None else server.ready_at
+    return replace(
+        resident,
+        is_pinned=server.model.pin,
+        priority=server.model.priority,
+        is_young=now < ready_at + state.limits.min_residency_seconds,
+        rate=rate(state.demands, server.model, now),
+        load_seconds=load_seconds(state.demands, server.model),
+    )
 
 
 def _asked(state: PoolState, waiting: Waiting) -> Asked:
@@ -74,17 +187,18 @@ def _asked(state: PoolState, waiting: Waiting) -> Asked:
     return waiting.asked.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
 
 
-def _basis(state: PoolState, waiting: Waiting, spoken_for: Iterable[str]) -> Basis:
-    assert waiting.asked is not None
+def _basis(state: PoolState, now: float) -> Basis:
+    up = {server.model.name for server in state.servers}
     return Basis(
-        ticket=waiting.ticket,
-        asked=waiting.asked,
-        servers=tuple((server.id, server.state, server.booked) for server in state.servers),
-        spoken_for=frozenset(spoken_for),
-        memory_at=state.memory.at if state.memory else 0.0,
-        gpus_at=state.gpus.at,
-        returning=state.returning,
+        servers=tuple((server.id, server.state) for server in state.servers),
+        spoken_for=frozenset(each.model.name for each in state.wanting) & up,
+        has_gpus=are_usable(state.gpus.as_of(now)),
+        room=_books(state).at_a_glance() if state.memory else (),
     )
+
+
+def _busy(state: PoolState) -> frozenset[int]:
+    return frozenset(server.id for server in state.servers if server.leases or server.left_behind)
 
 
 def _names(state: PoolState, servers: Iterable[int]) -> tuple[str, ...]:
@@ -92,13 +206,13 @@ def _names(state: PoolState, servers: Iterable[int]) -> tuple[str, ...]:
     return tuple(server.model.name for server in state.servers if server.id in wanted)
 
 
-def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, spoken_for: set[str], now: float) -> Step:
+def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, now: float) -> Step:
     match decision.outcome:
         case Outcome.PLACE:
             assert decision.placement is not None
             return _spawn(state, waiting, decision.placement, now)
         case Outcome.EVICT | Outcome.WAIT:
-            return _send_away(state, set(decision.evict), spoken_for, waiting.model.name)
+            return _send_away(state, set(decision.evict), waiting)
         case Outcome.REFUSE:
             return turn_away_model(state, _refusal(state, waiting, decision))
 
@@ -148,10 +262,12 @@ def _spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float)
     return state, [Spawn(server)]
 
 
-def _send_away(state: PoolState, going: set[int], spoken_for: set[str], wanted: str) -> Step:
-    """Stop the idle ones. A busy one is never cut: it takes nothing new and goes with its last lease, so the oldest
-    request in the queue cannot starve behind a busy model; one that older requests wait for serves those first."""
+def _send_away(state: PoolState, going: set[int], waiting: Waiting) -> Step:
+    """Stop the idle ones. A busy one is never cut: it takes nothing new and goes with its last lease, so a request
+    whose turn has come cannot starve behind a busy model; one that older requests wait for serves those first."""
     effects: list[Effect] = []
+    wanted = waiting.model.name
+    spoken_for = {each.model.name for each in takewhile(lambda each: each.ticket != waiting.ticket, state.wanting)}
     for server in state.servers:
         if server.id not in going or server.state is not ServerState.READY:
             continue

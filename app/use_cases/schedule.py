@@ -32,6 +32,7 @@ from app.use_cases.pool_state import (
     turn_away_model,
 )
 from app.use_cases.record import record
+from app.use_cases.room import due_at as room_due_at
 from app.use_cases.room import make_room
 
 
@@ -51,9 +52,10 @@ def due_at(state: PoolState) -> float | None:
     """
     times = [w.give_up_at for w in state.waiting]
     times += [s.progress_at + state.limits.stall_timeout_seconds for s in state.servers if s.state is STARTING]
-    times += [_idle_until(state, s) for s in state.servers if s.is_idle]
+    times += [_idle_until(state, s) for s in state.servers if s.is_idle and not _is_kept(s)]
     times += [s.check_at for s in state.servers if s.check_at is not None]
     times += readings.due_at(state)
+    times += room_due_at(state)
     return min(times, default=None)
 
 
@@ -158,7 +160,7 @@ def _stop_the_unwanted(state: PoolState, now: float) -> Step:
 
 
 def _why_to_stop(state: PoolState, server: Server, now: float) -> StopReason | None:
-    if server.is_idle and now >= _idle_until(state, server):
+    if server.is_idle and not _is_kept(server) and now >= _idle_until(state, server):
         return StopReason.IDLE
     if server.state is DRAINING and not server.leases:
         return StopReason.DRAINED
@@ -166,6 +168,11 @@ def _why_to_stop(state: PoolState, server: Server, now: float) -> StopReason | N
     if (state.draining and unused) or (state.closing and server.state is not STOPPING):
         return StopReason.SHUTDOWN
     return None
+
+
+def _is_kept(server: Server) -> bool:
+    """Pinned, and without an idle time of its own."""
+    return server.model.pin and server.model.ttl_seconds is None
 
 
 def _idle_until(state: PoolState, server: Server) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from app.entities.placement import Card, Policy, Resident
+from app.entities.placement import Card, Placement, Policy, Resident
 from app.use_cases.cards import held_bytes
 from app.use_cases.ledger import Books
 
@@ -50,6 +50,38 @@ class World:
         staying = tuple(each for each in self.residents if each not in gone)
         return replace(self, cards=cards, residents=staying, shared=_sum(self.shared, back))
 
+    def promised(self, place: Placement, going: Collection[int]) -> World:
+        """As those see it who may not take what a place that is waited for needs, nor stop the servers that go for it.
+        What is free now may still be taken, as far as enough for that place comes back."""
+        gone = [each for each in self.residents if each.id in going]
+        needs, back = place.needs, held_bytes(gone)
+        cards = tuple(
+            replace(card, usable_bytes=usable, leaving_bytes=leaving, draining_bytes=draining)
+            for card in self.cards
+            for usable, leaving, draining in (
+                _beside(
+                    needs.get(card.uuid, 0) - back.get(card.uuid, 0),
+                    card.usable_bytes,
+                    card.leaving_bytes,
+                    card.draining_bytes,
+                ),
+            )
+        )
+        rest = {
+            what: _beside(
+                needs.get(what, 0) - back.get(what, 0), free, self.leaving.get(what, 0), self.draining.get(what, 0)
+            )
+            for what, free in self.shared.items()
+        }
+        return replace(
+            self,
+            cards=cards,
+            residents=tuple(each for each in self.residents if each not in gone),
+            shared={what: each[0] for what, each in rest.items()},
+            leaving={what: each[1] for what, each in rest.items()},
+            draining={what: each[2] for what, each in rest.items()},
+        )
+
     def empty(self) -> World:
         """Nobody else on the machine."""
         cards = tuple(
@@ -69,6 +101,13 @@ def world_of(books: Books, policy: Policy, now: float, uses_gpus: bool = True) -
         totals=books.totals(),
         policy=policy,
     )
+
+
+def _beside(need: int, free: int, leaving: int, draining: int) -> tuple[int, int, int]:
+    """What is left of each: what comes back later is taken first."""
+    left = free + leaving + draining - need
+    soon = min(free + leaving, left)
+    return min(free, left), max(0, soon - min(free, left)), max(0, left - soon)
 
 
 def _with_more(card: Card, back: int) -> Card:

@@ -1,0 +1,92 @@
+"""What the scheduler does where models outnumber the memory, and what its peers do.
+
+    python -m bench.scheduling [--json] [--quick] [--policies a,b] [--traces a,b] [--record FILE] [--plot FILE.svg]
+
+A discrete-event simulation. Ours is the scheduler that runs: every event goes through `schedule.step`, with a clock of
+the simulation's own. The peers are small simulators of what others do, on the same machine, models and requests.
+`lower-bound` is the fewest loads of any policy whose worst wait is no longer than ours in that run; it has no waits.
+All wait as long as it takes: nobody gives up, nobody is refused, nothing is unloaded for being idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.record import record
+from bench.scheduling.arrivals import KINDS, Request, trace
+from bench.scheduling.bound import least_loads
+from bench.scheduling.machines import MACHINES, Machine
+from bench.scheduling.ours import Ours
+from bench.scheduling.peers import PEERS
+from bench.scheduling.verdict import table, verdict
+
+LOADS = (0.3, 0.5, 0.7, 0.9)
+QUICK_LOADS = (0.5, 0.9)
+REQUESTS, QUICK_REQUESTS = 2000, 250
+POLICIES = {"ours": Ours, **PEERS}
+BOUND = "lower-bound"
+
+
+def main() -> None:
+    options = _options()
+    count, loads = (QUICK_REQUESTS, QUICK_LOADS) if options.quick else (REQUESTS, LOADS)
+    began, runs = time.perf_counter(), list[dict[str, Any]]()
+    for machine in MACHINES:
+        for name in options.traces:
+            for load in loads:
+                runs += _runs(machine, name, load, trace(name, machine, load, count), options.policies)
+                print(
+                    f"{time.perf_counter() - began:5.0f} s  {machine.name} {name} {load}", file=sys.stderr, flush=True
+                )
+    made = {"runs": runs, "verdict": verdict(runs)}
+    print(json.dumps(made) if options.json else table(made))
+    if options.record:
+        record(options.record, made, requests=count, quick=options.quick)
+    if options.plot:
+        from bench.scheduling.plot import draw
+
+        draw(options.plot, runs)
+
+
+def _runs(
+    machine: Machine, name: str, load: float, requests: tuple[Request, ...], policies: list[str]
+) -> list[dict[str, Any]]:
+    """Of one trace on one machine: a row for each policy, and the bound."""
+    about, rows = {"trace": name, "machine": machine.name, "load": load}, []
+    for policy in policies:
+        rows.append(about | {"policy": policy} | POLICIES[policy](machine, requests).run().figures())
+    if "ours" in policies:
+        ours = next(row for row in rows if row["policy"] == "ours")
+        least = least_loads(requests, machine, ours["max_wait_s"])
+        nothing = dict.fromkeys(key for key in ours if key.endswith(("_s", "_seconds")))
+        rows.append(about | {"policy": BOUND, "loads_per_1000": round(1000 * least / len(requests), 1)} | nothing)
+    return rows
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scheduling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="less than a minute, for a look")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else, on stdout")
+    for what, names in (("policies", POLICIES), ("traces", KINDS)):
+        parser.add_argument(f"--{what}", type=lambda text: text.split(","), default=list(names), help=", ".join(names))
+    parser.add_argument("--record", type=Path, help="also write the figures to this file")
+    parser.add_argument("--plot", type=Path, help="also draw them into this SVG file")
+    options = parser.parse_args()
+    if options.plot and not importlib.util.find_spec("matplotlib"):  # said now, not after the runs
+        parser.error("--plot needs matplotlib: pip install '.[bench]'")
+    for what, names in (("policies", POLICIES), ("traces", KINDS)):
+        if unknown := set(getattr(options, what)) - names.keys():
+            parser.error(f"no such {what}: {', '.join(sorted(unknown))}")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The machines that are simulated, the models asked for on them, and how fast both are.
+
+A model is a shape and a quantization of bench/data/vram with 8k of context and four slots; what it needs is what the
+service's own estimate says. Seconds come from bytes: a load reads the weights at LOAD_BYTES_PER_SECOND, an answer reads
+them once a token, a prompt is computed at a rate that falls with them. Rough, and the same for every policy.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import dataclass
+
+from app.entities.launch import MemoryOptions
+from app.entities.memory import Estimate
+from app.entities.placement import Card, Outcome
+from app.use_cases.asked import Asked
+from app.use_cases.estimate import estimate_memory
+from app.use_cases.placement import decide
+from app.use_cases.world import World
+from bench.estimate import shape_of
+from bench.vram_truth import pairs_with_headers
+
+GIB = 1024**3
+RESERVE_BYTES = 512 * 1024**2  # of each card, as gpu.reserve is by default
+OVERHEAD_BYTES = 400 * 1024**2  # of CUDA, for each card of a split
+SLOTS = 4
+MODELS = 30
+CONTEXT_TOKENS = 8192
+
+START_SECONDS = 1.0  # a process, CUDA, the vocabulary
+LOAD_BYTES_PER_SECOND = 3e9  # of a disk that is not asked by others, over PCIe
+STOP_SECONDS = 0.3  # from the order to the exit
+RETURN_SECONDS = 0.7  # from the exit until the driver shows the memory as free
+DECODE_BYTES_PER_SECOND = 500e9  # a token reads all weights
+PROMPT_RATE_BYTES = 1.4e13  # tokens a second of a prompt, by bytes of weights
+
+# Those of bench/data/vram that people run on such machines; the smallest are left out, they never contend.
+SHAPES = (
+    *(
+        "llama-3.2-1b",
+        "llama-3.1-8b",
+        "llama-3.1-70b",
+        "mistral-small-24b",
+        "mixtral-8x7b",
+        "qwen2.5-7b",
+        "qwen2.5-32b",
+    ),
+    *("qwen3-8b", "qwen3-30b-a3b", "gemma-2-9b", "gemma-3-12b", "gemma-3-27b", "gemma-3n-e4b", "gpt-oss-20b", "phi-4"),
+    *("deepseek-v2-lite", "phi-3-mini", "falcon-h1-7b", "granite-4-h-small", "qwen3-next-80b-a3b"),
+    *("codestral-mamba-7b", "llama-4-scout", "glm-4.5-air"),
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    name: str
+    cards: tuple[int, ...]  # bytes of each
+
+    @functools.cached_property
+    def usable(self) -> dict[str, int]:
+        return {f"GPU-{number}": size - RESERVE_BYTES for number, size in enumerate(self.cards)}
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.usable.values())
+
+    @functools.cached_property
+    def models(self) -> tuple[Subject, ...]:
+        """So many that fit it, drawn once for all runs."""
+        fitting = [each for each in subjects() if self._holds(each)]
+        return tuple(random.Random(8).sample(fitting, MODELS))
+
+    def _holds(self, subject: Subject) -> bool:
+        cards = [Card(uuid, "card", n, size, size) for n, (uuid, size) in enumerate(self.usable.items())]
+        return decide(subject.asked, World(tuple(cards))).outcome is Outcome.PLACE
+
+
+MACHINES = (
+    Machine("1x24", (24 * GIB,)),
+    Machine("2x24", (24 * GIB,) * 2),
+    Machine("4x24+1x80", (*(24 * GIB,) * 4, 80 * GIB)),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model that is asked for."""
+
+    name: str
+    asked: Asked
+    weights_bytes: int
+    gpu_bytes: int  # on one card
+    ram_bytes: int
+
+    @property
+    def load_seconds(self) -> float:
+        return START_SECONDS + self.weights_bytes / LOAD_BYTES_PER_SECOND
+
+    def service_seconds(self, context_tokens: int, generated_tokens: int) -> float:
+        prompt = context_tokens * self.weights_bytes / PROMPT_RATE_BYTES
+        return prompt + generated_tokens * self.weights_bytes / DECODE_BYTES_PER_SECOND
+
+    def split_bytes(self, cards: int) -> int:
+        """Over so many cards, in all."""
+        return self.gpu_bytes + (cards - 1) * OVERHEAD_BYTES
+
+
+@functools.cache
+def subjects() -> tuple[Subject, ...]:
+    return tuple(_subject(shape, quant) for shape, quant in pairs_with_headers() if shape in SHAPES)
+
+
+def _subject(shape: str, quant: str) -> Subject:
+    known = shape_of(shape, quant)
+
+    @functools.cache
+    def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+        return estimate_memory(known, options)
+
+    options = MemoryOptions(ctx_size=CONTEXT_TOKENS)
+    one = estimate(options, ("card",))
+    (device,) = one.devices
+    asked = Asked(known, options, estimate)
+    return Subject(f"{shape} {quant}", asked, device.weights_bytes, device.booked_bytes, one.host.booked_bytes)

@@ -1,0 +1,52 @@
+"""Draws the runs of a result: loads and the latest twentieth's wait over the offered load, by machine and trace.
+
+Needs matplotlib (`pip install '.[bench]'`), as bench/error_plot.py does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COLOURS = {
+    "ours": "#0072b2",
+    "lru-count": "#cc79a7",
+    "fifo-swap": "#d55e00",
+    "lru-memory": "#009e73",
+    "lower-bound": "0.5",
+}
+PANELS = {"loads_per_1000": "loads per 1,000 requests", "p95_wait_s": "wait, p95, s"}
+
+
+def draw(file: Path, runs: list[dict[str, Any]]) -> None:
+    """Write lines by policy as SVG: a row of panels for each machine and figure, a column for each trace."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "scheduling", "font.size": 8}
+    from matplotlib import pyplot
+
+    machines, traces = (list(dict.fromkeys(run[key] for run in runs)) for key in ("machine", "trace"))
+    rows = [(machine, name) for machine in machines for name in PANELS]
+    size = (2.6 * len(traces), 2.0 * len(rows))
+    figure, panels = pyplot.subplots(len(rows), len(traces), figsize=size, layout="constrained", squeeze=False)
+    for (machine, name), line in zip(rows, panels, strict=True):
+        for trace, axes in zip(traces, line, strict=True):
+            _lines(axes, [run for run in runs if run["machine"] == machine and run["trace"] == trace], name)
+            axes.set_title(f"{trace}, {machine}" if name == "loads_per_1000" else "")
+        line[0].set_ylabel(PANELS[name])
+    figure.legend(
+        *panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COLOURS), frameon=False
+    )
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _lines(axes: Any, runs: list[dict[str, Any]], name: str) -> None:
+    for policy, colour in COLOURS.items():
+        shown = [(run["load"], run[name]) for run in runs if run["policy"] == policy and run[name] is not None]
+        if shown:
+            style = "--" if policy == "lower-bound" else "-"
+            axes.plot(*zip(*shown, strict=True), style, color=colour, label=policy, marker=".", linewidth=1)
+    axes.set(yscale="log")
+    axes.grid(alpha=0.25)

@@ -1,0 +1,27 @@
+"""What a policy did with a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Result:
+    waits: list[float] = field(default_factory=list)
+    loads: int = 0
+    load_gpu_seconds: float = 0.0  # seconds of loading, for each card of it
+
+    def figures(self) -> dict[str, float]:
+        waits = sorted(self.waits)
+        return {
+            "loads_per_1000": round(1000 * self.loads / len(waits), 1),
+            "p50_wait_s": round(_share(waits, 0.5), 2),
+            "p95_wait_s": round(_share(waits, 0.95), 2),
+            "p99_wait_s": round(_share(waits, 0.99), 2),
+            "max_wait_s": round(waits[-1], 2),
+            "load_gpu_seconds": round(self.load_gpu_seconds, 1),
+        }
+
+
+def _share(values: list[float], share: float) -> float:
+    return values[min(len(values) - 1, int(share * len(values)))]
