@@ -302,6 +302,13 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
 
 def error_for(refusal: Refusal) -> ProxyError:
     """The error a refused request is answered with."""
+    made = _error_for(refusal)
+    if refusal.again_seconds is not None:
+        made.retry_after = min(60, max(1, math.ceil(refusal.again_seconds)))
+    return made
+
+
+def _error_for(refusal: Refusal) -> ProxyError:
     leaf, text = _LEAVES[refusal.reason]
     nearest = refusal.nearest
     fitting = f"it would fit with {nearest}" if nearest else "use a smaller quantization"

@@ -36,6 +36,7 @@ class Refusal:
     needed_bytes: int = 0
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # by device: GPU's UUID, or CPU
     advise: Callable[[], str] = field(default=nothing, compare=False, repr=False)
+    again_seconds: float | None = None  # when it makes sense to ask again, where that is known
 
     @property
     def nearest(self) -> str:

@@ -11,9 +11,10 @@ from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.placement import CpuFallback, Placement, Policy, Rules
-from app.entities.refusal import Reason, Refusal
+from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.asked import Asked, Extra
+from app.use_cases.brake import Brakes
 from app.use_cases.demand import Demands
 from app.use_cases.events import Effect, Refuse, Stop, StopReason
 from app.use_cases.ledger import Returning, given_back
@@ -118,6 +119,7 @@ class PoolState:
     demands: Demands = field(default_factory=dict)  # how often models are asked for, and how long they load
     last_exit_at: float = float("-inf")  # a reading taken before this still counts bytes that are back
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
+    brakes: Brakes = field(default_factory=dict)
     draining: bool = False
     closing: bool = False
     next_server: int = 1
@@ -162,13 +164,12 @@ def stop(state: PoolState, server: Server, why: StopReason, detail: str = "") ->
     return state, [Stop(server.id, why, detail)]
 
 
-def turn_away(state: PoolState, reasons: Mapping[int, Reason]) -> Step:
+def turn_away(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:
     """Refuse the waiting requests named by ticket."""
-    if not reasons:
+    if not refusals:
         return state, []
-    leaving = [w for w in state.waiting if w.ticket in reasons]
-    effects: list[Effect] = [Refuse(w.ticket, Refusal(reasons[w.ticket], w.model.name)) for w in leaving]
-    return replace(state, waiting=tuple(w for w in state.waiting if w.ticket not in reasons)), effects
+    effects: list[Effect] = [Refuse(w.ticket, refusals[w.ticket]) for w in state.waiting if w.ticket in refusals]
+    return replace(state, waiting=tuple(w for w in state.waiting if w.ticket not in refusals)), effects
 
 
 def turn_away_model(state: PoolState, refusal: Refusal) -> Step:

@@ -9,7 +9,7 @@ from app.entities.gpu import GpuSnapshot
 from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases import demand
+from app.use_cases import brake, demand
 from app.use_cases import events as ev
 from app.use_cases.asked import Extra
 from app.use_cases.correct import lacked
@@ -43,11 +43,13 @@ def record(state: PoolState, event: Event) -> Step:
             state = replace(state, demands=demand.asked_for(state.demands, model.name, at))
             return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT, asked)), []
         case ev.Load(ticket, model, at, give_up_at, asked):
+            state = replace(state, brakes=brake.lifted(state.brakes, model.name))  # somebody wants to know
             return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED, asked)), []
         case ev.Unload(ticket, model, at, give_up_at):
             return _unwanted(state, Waiting(ticket, model, at, give_up_at, Want.UNLOADED))
         case ev.Cancel(ticket):
-            return turn_away(state, {ticket: Reason.CLIENT_LEFT})
+            left = [w for w in state.waiting if w.ticket == ticket]
+            return turn_away(state, {w.ticket: Refusal(Reason.CLIENT_LEFT, w.model.name) for w in left})
         case ev.Release():
             return _released(state, event), []
         case ev.Spawned(server_id, pid):
@@ -146,8 +148,10 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
     holder = next((s for s in state.servers if event.ticket in s.leases), None)
     if holder is None:  # its server died first
         return state
-    freed = replace(holder, leases=holder.leases - {event.ticket}, last_used=event.at)
-    if event.ending is not ev.Ending.COMPLETE:
+    is_whole = event.ending is ev.Ending.COMPLETE
+    leases, answered = holder.leases - {event.ticket}, holder.has_answered or is_whole
+    freed = replace(holder, leases=leases, last_used=event.at, has_answered=answered)
+    if not is_whole:
         notice_seconds = _notice_seconds(state.limits, event.ending)
         check_at = event.at + min(notice_seconds, state.limits.look_seconds)
         freed = replace(
@@ -204,13 +208,15 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
         last_exit_at=event.at,
     )
     if ended.state is ServerState.STOPPED:
-        return state, []
+        was_up = server.ready_at is not None
+        return replace(state, brakes=brake.lifted(state.brakes, server.model.name)) if was_up else state, []
     if server.state is STARTING and event.ran_out_of_memory:
         state = replace(state, lessons={**state.lessons, server.model.name: _more_next_time(server)})
         if not server.is_planned_anew and any(w.model.name == server.model.name for w in state.wanting):
             return replace(state, waiting=tuple(_planned_anew(w, server) for w in state.waiting)), []
     failures = {**state.failures, server.model.name: Failure(event.detail, event.at)}
-    state = replace(state, failures=failures)
+    brakes = state.brakes if event.could_not_spawn else brake.ended(state.brakes, server, event.at)
+    state = replace(state, failures=failures, brakes=brakes)
     if server.state is not STARTING:
         return state, []
     # Whoever waits for this load learns what became of it; a later request may try again.

@@ -14,6 +14,8 @@ from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases import readings
+from app.use_cases.again import again_seconds
+from app.use_cases.brake import ended, holds
 from app.use_cases.correct import correct_bookings
 from app.use_cases.events import CountSlots, Done, Effect, Event, Grant, StopReason
 from app.use_cases.pool_state import (
@@ -65,8 +67,29 @@ def due_at(state: PoolState) -> float | None:
 def _give_up(state: PoolState, now: float) -> Step:
     """Waits end with the drain, or at their own time limit."""
     if state.draining:
-        return turn_away(state, {w.ticket: Reason.DRAINING for w in state.waiting})
-    return turn_away(state, {w.ticket: Reason.WAIT_TIMEOUT for w in state.waiting if w.give_up_at <= now})
+        return turn_away(state, {w.ticket: Refusal(Reason.DRAINING, w.model.name) for w in state.waiting})
+    over = [w for w in state.waiting if w.give_up_at <= now]
+    return turn_away(state, {w.ticket: _busy(state, w, Reason.WAIT_TIMEOUT, now) for w in over})
+
+
+def _busy(state: PoolState, waiting: Waiting, reason: Reason, now: float) -> Refusal:
+    return Refusal(reason, waiting.model.name, again_seconds=again_seconds(state, waiting.model, now))
+
+
+def _hold_back(state: PoolState, now: float) -> Step:
+    """Nobody waits for a server that would end as the last ones did, and nothing is started for it."""
+    if not state.brakes or not state.waiting:
+        return state, []
+    refusals = {}
+    for waiting in state.waiting:
+        brake = holds(state.brakes, waiting.model, now)
+        if brake and waiting.want is Want.SLOT and state.server_of(waiting.model.name) is None:
+            failure = state.failures.get(waiting.model.name)
+            detail = f"it failed {brake.ends} times in a row, the last time so: {failure.detail if failure else ''}"
+            refusals[waiting.ticket] = Refusal(
+                Reason.LOAD_FAILED, waiting.model.name, detail, again_seconds=brake.until - now
+            )
+    return turn_away(state, refusals)
 
 
 def _resume(state: PoolState, now: float) -> Step:
@@ -123,13 +146,13 @@ def _bound_the_queue(state: PoolState, now: float) -> Step:
     """The newest beyond the limits are turned away; who got a slot at once was never in the queue."""
     if len(state.waiting) <= min(state.limits.max_waiting, state.limits.max_waiting_per_model):
         return state, []
-    too_many: dict[int, Reason] = {}
+    too_many: dict[int, Refusal] = {}
     places: Counter[str] = Counter()
     for waiting in state.waiting:
         if places.total() >= state.limits.max_waiting:
-            too_many[waiting.ticket] = Reason.OVERLOADED
+            too_many[waiting.ticket] = _busy(state, waiting, Reason.OVERLOADED, now)
         elif places[waiting.model.name] >= state.limits.max_waiting_per_model:
-            too_many[waiting.ticket] = Reason.QUEUE_FULL
+            too_many[waiting.ticket] = _busy(state, waiting, Reason.QUEUE_FULL, now)
         else:
             places[waiting.model.name] += 1
     return turn_away(state, too_many)
@@ -143,7 +166,8 @@ def _stop_the_stalled(state: PoolState, now: float) -> Step:
         if server.state is STARTING and now >= server.progress_at + limit:
             detail = f"{server.model.name}: no progress for {limit:g} s while loading"
             state, refusals = turn_away_model(state, Refusal(Reason.LOAD_TIMEOUT, server.model.name, detail))
-            state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
+            failures = {**state.failures, server.model.name: Failure(detail, now)}
+            state = replace(state, failures=failures, brakes=ended(state.brakes, server, now))
             state, orders = stop(state, server, StopReason.STALLED)
             effects += [*refusals, *orders]
     return state, effects
@@ -193,6 +217,7 @@ def _check_the_abandoned(state: PoolState, now: float) -> Step:
 
 _PASSES = (
     _give_up,
+    _hold_back,
     _resume,
     _grant,
     _tell_the_done,
