@@ -31,6 +31,9 @@ SLOTS = 256  # the most that a llama-server has
 MODELS = tuple(f"stand-in-{number}" for number in range(4))  # so many servers take a thousand streams
 THREADS = 1100  # each stream holds one
 
+# Without a key of its own it does not start; the prices of models are those it brings along.
+LITELLM = {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -108,7 +111,8 @@ def litellm(given: Surroundings) -> AbstractContextManager[Running]:
     models = [{"model_name": name, "litellm_params": {"model": f"openai/{name}", **engine}} for name in MODELS]
     file = given.folder / "litellm.json"  # JSON is YAML
     file.write_text(json.dumps({"model_list": models}))
-    return _command(port, ["litellm", "--config", str(file), "--host", "127.0.0.1", "--port", str(port)])
+    command = ["litellm", "--config", str(file), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
+    return _command(port, command, **LITELLM)
 
 
 def _nginx() -> str:
@@ -121,7 +125,8 @@ def _command(port: int, command: list[str], **variables: str) -> Iterator[Runnin
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL) as process:
         root = psutil.Process(process.pid)
         try:
-            wait_for(lambda: _answers(port), 60, lambda: f"{command[0]} does not answer")
+            wait_for(lambda: _answers(port) or process.poll() is not None, 60, lambda: f"{command[0]} does not answer")
+            assert process.poll() is None, f"{command[0]} has ended"
             yield Running(port, lambda: [root.pid, *(child.pid for child in root.children(recursive=True))])
         finally:
             for child in (*root.children(recursive=True), root):
