@@ -1,4 +1,4 @@
-"""Tiny models in place of those that llama.cpp's tests fetch: the demo model without its template, and a BERT."""
+"""Tiny models in place of those that llama.cpp's tests fetch: the demo model, an adapter for it, and a BERT."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WIDTH, LAYERS, HEADS, CONTEXT_TOKENS = 64, 2, 2, 512
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = [chr(code) for code in range(33, 127)]
 # Tokens by number: bytes that no text has.
-END = {"eos": 3 + 0xFE}
-FIM = {"fim_pre": 3, "fim_suf": 4, "fim_mid": 5}
+END = {"eos": 3 + 4}
+FIM = {"fim_pre": 3 + 0, "fim_suf": 3 + 1, "fim_mid": 3 + 2}
 
 
 def write_models(folder: Path) -> None:
@@ -29,6 +29,7 @@ def write_models(folder: Path) -> None:
     demo = gguf.GGUFReader(write_demo_model(folder))
     _copy(demo, folder / "tiny.gguf", END)
     _copy(demo, folder / "infill.gguf", END | FIM)
+    _write_lora(folder / "lora.gguf")
     _write_bert(folder / "bert.gguf")
 
 
@@ -37,6 +38,11 @@ def model_for(repo: str, file: str, folder: Path) -> Path:
     if "bert" in file or "rerank" in file:
         return folder / "bert.gguf"
     return folder / ("infill.gguf" if "infill" in repo else "tiny.gguf")
+
+
+def fetched(url: str, folder: Path) -> Path:
+    """The same for a file by its address."""
+    return folder / ("lora.gguf" if "shakespeare" in url else "tiny.gguf")
 
 
 def _copy(model: gguf.GGUFReader, path: Path, tokens: dict[str, int]) -> None:
@@ -56,6 +62,26 @@ def _copy(model: gguf.GGUFReader, path: Path, tokens: dict[str, int]) -> None:
     copy_with_new_metadata(model, gguf.GGUFWriter(path, "llama"), new, ["tokenizer.chat_template"])
 
 
+def _write_lora(path: Path) -> None:
+    """An adapter of the demo model that stirs its first layer."""
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 1.0)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.full((1, WIDTH), 0.01, np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.lora_b", np.full((WIDTH, 1), 0.01, np.float32))
+    _write(writer)
+
+
+def _write(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def _write_bert(path: Path) -> None:
     """Embeddings and ranks of no meaning, by letters."""
     writer = gguf.GGUFWriter(path, "bert")
@@ -70,10 +96,7 @@ def _write_bert(path: Path) -> None:
     _add_letters(writer)
     for name, values in _weights():
         writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _write(writer)
 
 
 def _add_letters(writer: gguf.GGUFWriter) -> None:

@@ -21,6 +21,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
+from bench.server_tests.models import fetched
+
 TEST_SECONDS = 90
 BY_ADDRESS = ("/props", "/slots", "/metrics", "/lora-adapters", "/v1/stream")
 NAMELESS = ("/health", "/v1/health", "/models", "/v1/models")
@@ -35,16 +37,13 @@ def pytest_collection(session: pytest.Session) -> None:
     """After the tests' conftest, before their modules: those take all names of `utils` as they are by then."""
     import utils
 
+    models = Path(os.environ["SERVER_TESTS_MODELS"])
     utils.ServerPreset.load_all = staticmethod(lambda: None)
     utils.match_regex = lambda regex, text: isinstance(text, str)
-    utils.download_file = lambda url, output_file_path=None: str(_models() / "tiny.gguf")
+    utils.download_file = lambda url, output_file_path=None: str(fetched(url, models))
     if _left_out():
         _start_through(utils.ServerProcess)
         _name_models()
-
-
-def _models() -> Path:
-    return Path(os.environ["SERVER_TESTS_MODELS"])
 
 
 def _left_out() -> Path | None:

@@ -96,6 +96,8 @@ def configuration(start: Start, engine: Path) -> dict[str, Any]:
     model["aliases"] = others or list(ALIASES)
     # Where slots are counted, llama-server gives each its own cells unless it is told otherwise.
     model["kv_unified"] = "--kv-unified" in start.ours or "parallel" not in start.settings
+    if mode := os.environ.get("AIP_MODE"):
+        model["env"] = {"AIP_MODE": mode, "AIP_HTTP_PORT": "0"}  # it would be on port 8080 otherwise
     made: dict[str, Any] = {
         "server": {"drain_seconds": 1, "stop_seconds": 0.3},
         "engine": {"binary": str(engine)},
