@@ -36,6 +36,7 @@ class Services:
     clients: Any  # workers.client_watch.ClientWatcher: watch(socket)
     places: Any  # workers.places.Places: taken by inference requests, so that others always find a thread
     rates: Any  # workers.rates.Rates: take(key)
+    access: Any  # workers.access_log.AccessLog: note(...)
     gauges: Any  # workers.gauges.Gauges: what /metrics shows
     engine: EngineFacts | None  # None: there is none, and `engine_problem` says what to do about it
     engine_problem: str

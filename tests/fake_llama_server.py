@@ -18,30 +18,36 @@ FAKE_CUT_EVENT=1          closes in the middle of an event
 FAKE_BAD_HEADER=1         sends a header that may not be passed on  FAKE_BAD_HEADER_NAME=1: one that is none
 FAKE_REFUSE_UNREAD=1      answers 413 to a POST and closes, without having read its body
 FAKE_ECHO=1               answers with what it was sent
+FAKE_ANSWERS=FOLDER       answers ?say=NAME with the bytes in FOLDER/NAME as they are, and leaves the bytes it was asked
+                          with in FOLDER/NAME.seen; ?parts=A,B: those up to A and B apart from the rest; ?then=: closes
+                          or resets the connection afterwards, or holds it and says nothing more
 FAKE_SLOTS_SECONDS=0.8    how long /slots takes
 FAKE_BREAKDOWN=900,90,9   takes -fit and --log-jsonl, and says before it loads that it needs so many MiB of RAM for
                           the weights, the context and the graph
 FAKE_DEVICES=CUDA0,CUDA1  takes --list-devices, and names these; none if it is empty
 FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, weights, request PATH,
-                          closed PATH
+                          closed PATH, said NAME
 """
 
 from __future__ import annotations
 
 import hmac
+import io
 import json
 import os
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 HELP = """\
 usage: {name} [options]
@@ -146,11 +152,38 @@ def parse(arguments: list[str]) -> dict[str, str]:
     return chosen
 
 
+class Overheard(io.RawIOBase):
+    """What comes in by a connection, and a copy of it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.bytes = bytearray()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: memoryview) -> int:
+        size = self.connection.recv_into(into)
+        self.bytes += into[:size]
+        return size
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
         pass
+
+    def setup(self) -> None:
+        super().setup()
+        if "FAKE_ANSWERS" in SETTINGS:
+            self.overheard = Overheard(self.connection)
+            self.rfile = io.BufferedReader(self.overheard)
+
+    def handle_one_request(self) -> None:
+        super().handle_one_request()
+        if "FAKE_ANSWERS" in SETTINGS:
+            self.overheard.bytes.clear()
 
     def do_GET(self) -> None:
         if self.path in ("/health", "/v1/health"):
@@ -159,6 +192,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, {"object": "list", "data": [{"id": self.server.alias, "object": "model"}]})
         if self.refused():
             return None
+        if name := self.asked("say"):
+            return self.say(name)
         if is_on("FAKE_ECHO"):
             return self.echo(b"")
         if self.path == "/props":
@@ -179,7 +214,9 @@ class Handler(BaseHTTPRequestHandler):
         journal(f"request {self.path}")
         if self.refused():
             return
-        if is_on("FAKE_ECHO"):
+        if name := self.asked("say"):
+            self.say(name)
+        elif is_on("FAKE_ECHO"):
             self.echo(body)
         elif is_on("FAKE_GARBAGE"):
             self.close_connection = True
@@ -194,6 +231,33 @@ class Handler(BaseHTTPRequestHandler):
             self.generate(json.loads(body or b"{}"))
 
     do_PUT = do_PATCH = do_DELETE = do_POST
+    do_HEAD = do_GET
+
+    def asked(self, name: str) -> str:
+        """What the address says of `name`, where it may say anything."""
+        query = parse_qs(urlsplit(self.path).query) if "FAKE_ANSWERS" in SETTINGS else {}
+        return query.get(name, [""])[0]
+
+    def say(self, name: str) -> None:
+        folder = Path(SETTINGS["FAKE_ANSWERS"])
+        (folder / f"{name}.seen").write_bytes(self.overheard.bytes)
+        journal(f"said {name}")
+        data, at = (folder / name).read_bytes(), 0
+        for end in map(int, filter(None, self.asked("parts").split(","))):
+            self.wfile.write(data[at:end])
+            at = end
+            time.sleep(0.01)
+        self.wfile.write(data[at:])
+        match self.asked("then"):
+            case "close":
+                self.close_connection = True
+            case "reset":
+                self.close_connection = True
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                os.close(self.connection.detach())
+            case "hold":
+                self.silence(60)
+                self.close_connection = True
 
     def echo(self, body: bytes) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}

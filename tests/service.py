@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,14 @@ ENDLESS = {"max_tokens": 30_000, "ignore_eos": True}
 class Service:
     """A running `llama-smart-proxy serve`, with folders of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, plain: Mapping[str, str] | None = None, **environment: str):
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        plain: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "app.cli"),
+        **environment: str,
+    ):
         """`environment` gets the prefix of our settings; `plain` are variables as they are."""
         self.folder = folder
         self.started_at = time.monotonic()
@@ -44,7 +51,7 @@ class Service:
             env["LLAMA_SMART_PROXY_GPU__ENABLED"] = "false"
         env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()} | dict(plain or {})
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve", "--port", "0", *arguments],
+            [sys.executable, *program, "serve", "--port", "0", *arguments],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -71,9 +78,14 @@ class Service:
         found = wait_for(lambda: re.search(r"OpenAI base URL\s+(http://\S+)/v1", self.output), 20, lambda: self.output)
         return str(found[1])
 
-    def connect(self) -> socket.socket:
+    def connect(self, receive_buffer_bytes: int | None = None) -> socket.socket:
         host, port = self.url.removeprefix("http://").split(":")
-        return socket.create_connection((host, int(port)), timeout=10)
+        connection = socket.socket()
+        if receive_buffer_bytes:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        connection.settimeout(10)
+        connection.connect((host, int(port)))
+        return connection
 
     # --- requests -----------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ def test_a_client_that_closes_is_noticed(watcher: ClientWatcher):
     left = threading.Event()
     with ours:
         watch = watcher.watch(ours)
+        watch.begin()
         watch.on_leave(left.set)
         client.close()
         assert left.wait(2)
@@ -33,6 +34,7 @@ def test_what_is_named_too_late_is_undone_at_once(watcher: ClientWatcher):
     ours, client = socket.socketpair()
     with ours:
         watch = watcher.watch(ours)
+        watch.begin()
         left = threading.Event()
         watch.on_leave(left.set)
         client.close()
@@ -48,6 +50,7 @@ def test_an_event_of_a_closed_socket_does_not_touch_the_next_of_its_number(watch
     ours, client = socket.socketpair()
     with ours, client:
         watch = watcher.watch(ours)
+        watch.begin()
         watcher._notice(ours.fileno())  # as if the event had been of a predecessor
         assert not watch.gone
         watch.close()
@@ -57,6 +60,7 @@ def test_closing_twice_or_after_the_socket_is_harmless(watcher: ClientWatcher):
     ours, client = socket.socketpair()
     client.close()
     watch = watcher.watch(ours)
+    watch.begin()
     ours.close()
     watch.close()
     watch.close()

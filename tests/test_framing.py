@@ -55,6 +55,15 @@ def test_what_is_no_chunked_body_is_refused(data: bytes, whole: bool):
                 body(piece)
 
 
+def test_what_is_owed_of_a_chunk_is_what_went_on():
+    """After a read that failed it was what had been read, and a client was sent the rest of a chunk it never got."""
+    body = Chunked()
+    assert body.raw(b"5\r\nhel") == b"5\r\nhel"
+    with pytest.raises(BadFraming):
+        body.raw(b"lo\r\n3\r\nabcXX")
+    assert body.left == len(b"lo\r\n")
+
+
 def test_a_chunked_body_is_whole_only_with_its_last_chunk():
     body = Chunked()
     body.raw(b"5\r\nhello\r\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,7 +16,7 @@ from app.entities.server import Server
 from app.errors import InvalidModelFile
 from app.use_cases import events as ev
 from app.use_cases.asked import Asked
-from app.use_cases.pool_state import PoolState
+from app.use_cases.pool_state import Limits, PoolState
 from tests.builders import GIB, a_model, asked_for, replace
 from workers.pool import Pool
 from workers.state import StateStore
@@ -38,6 +40,7 @@ class Process:
 
 class Client:
     def on_leave(self, callback: Callable[[], None] | None) -> None: ...
+    def begin(self) -> None: ...
 
 
 def read_memory(pids: Mapping[int, int]) -> MemoryReading:
@@ -45,10 +48,13 @@ def read_memory(pids: Mapping[int, int]) -> MemoryReading:
 
 
 class Case:
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
         self.asked: list[str] = []
         self.store = StateStore(PoolState())
-        self.pool = Pool(self.store, Process, read_memory, lambda: None, self.needs)
+        self.stepped_on: list[int] = []
+        note = lambda before, event, effects: self.stepped_on.append(threading.get_ident())  # noqa: E731
+        self.store.pool = PoolState(limits or Limits())
+        self.pool = Pool(self.store, Process, read_memory, lambda: None, self.needs, note)
         self.pool.start()
 
     def needs(self, model: Model) -> Asked:
@@ -98,3 +104,53 @@ def test_a_load_that_goes_on_waiting_is_one_record():
     case.pool._explain(ev.Decided("b", replace(waiting, outcome=Outcome.PLACE), ()), case.store.pool, 9.0, 0.1)
     assert len(case.store.decisions) == 3
     case.pool.release(lease, ev.Ending.COMPLETE)
+
+
+def test_a_request_for_a_loaded_model_changes_no_thread():
+    case = Case()
+    case.acquire(a_model())
+    case.stepped_on.clear()
+    case.acquire(a_model())
+    assert case.stepped_on == [threading.get_ident()] * 2, "the slot, and its return"
+
+
+def test_what_many_threads_tell_at_once_is_all_worked_off_one_at_a_time():
+    case = Case()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: case.acquire(a_model("abc"[number % 3], slots=4)), range(600)))
+    assert len(case.store.pool.servers) == 3
+    assert not case.store.pool.waiting
+    assert not any(server.leases for server in case.store.pool.servers)
+    assert case.pool._inbox.empty()
+
+
+def test_the_clock_looks_earlier_when_something_is_due_earlier():
+    """It sleeps for as long as nothing is due; a server that goes idle meanwhile must not wait for it."""
+    case = Case(Limits(ttl_seconds=0.2))
+    time.sleep(0.1)  # it sleeps
+    case.acquire(a_model())
+    assert case.pool.wait_until(lambda state: not state.servers, 10)
+
+
+def test_a_fact_that_cannot_be_worked_off_is_dropped_alone(caplog: pytest.LogCaptureFixture):
+    case = Case()
+    case.pool.tell(ev.Exited(99, "", 0.0))
+    assert "event dropped" in caplog.text
+    case.acquire(a_model())
+
+
+def test_what_is_told_just_before_a_turn_ends_is_not_left_lying(monkeypatch: pytest.MonkeyPatch):
+    """The turn was taken when it came, and who had it had looked into the inbox for the last time."""
+    case, late = Case(), [ev.Tick(0.0)]
+    work_off = case.pool._work_off
+
+    def work_off_then_somebody_tells() -> None:
+        work_off()
+        if late:
+            other = threading.Thread(target=case.pool.tell, args=(late.pop(),))
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(case.pool, "_work_off", work_off_then_somebody_tells)
+    case.pool.tell(ev.Tick(0.0))
+    assert len(case.stepped_on) == 2

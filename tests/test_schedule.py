@@ -289,24 +289,38 @@ def test_an_arrow_that_is_not_in_the_table_is_a_bug():
 
 
 def test_a_slot_left_in_mid_answer_is_not_given_away_until_the_engine_says_it_is_free():
-    play = Play(Limits(notice_seconds=5))
+    play = Play(Limits(look_seconds=0.2))
     play.ask(a_model(slots=1))
     play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_STREAM))
-    assert grants(play.ask(a_model(slots=1), at=2.0)) == {}
-    assert play.tell(ev.Tick(at=6.0)) == [ev.CountSlots(1)]
-    assert grants(play.tell(ev.SlotsCounted(1, busy=0, asked_at=6.0, at=6.1))) == {2: 1}
+    assert grants(play.ask(a_model(slots=1), at=1.1)) == {}
+    assert play.tell(ev.Tick(at=1.2)) == [ev.CountSlots(1)]
+    assert play.tell(ev.SlotsCounted(1, busy=1, asked_at=1.2, at=1.25)) == [], "it has five seconds to notice"
+    assert play.tell(ev.Tick(at=1.45)) == [ev.CountSlots(1)]
+    assert grants(play.tell(ev.SlotsCounted(1, busy=0, asked_at=1.45, at=1.5))) == {2: 1}
+
+
+def test_of_many_slots_that_were_left_those_that_are_free_are_given_away():
+    """128 clients who leave a server of 256 slots at once must not halve it until the last was noticed."""
+    play = Play(Limits(look_seconds=0.2))
+    for _ in range(4):
+        play.ask(a_model(slots=4))
+    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.tell(*(ev.Release(ticket, at=1.0, ending=ev.Ending.CUT_IN_STREAM) for ticket in (1, 2, 3)), ev.Tick(at=1.2))
+    play.tell(ev.SlotsCounted(1, busy=2, asked_at=1.2, at=1.25))
+    assert play.state.server(1).left_behind == 1
+    assert grants(play.ask(a_model(slots=4), at=1.3)) == {5: 1}
 
 
 def test_an_engine_gets_less_time_to_notice_when_it_has_nothing_to_write():
-    play = Play(Limits(notice_seconds=5, notice_in_silence_seconds=0.5))
+    play = Play(Limits(notice_seconds=5, notice_in_silence_seconds=0.05))
     play.ask(a_model())
     play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE))
-    assert due_at(play.state) == 1.5
+    assert due_at(play.state) == 1.05
 
 
 def left_behind(busy: int | None, asked_at: float, **limits: float) -> tuple[Play, list[ev.Effect]]:
     """A server whose only client left at 1.0 and that was then counted."""
-    play = Play(Limits(notice_seconds=5, **limits))
+    play = Play(Limits(notice_seconds=5, look_seconds=5, **limits))
     play.ask(a_model())
     play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
     return play, play.tell(ev.SlotsCounted(1, busy=busy, asked_at=asked_at, at=6.1))
@@ -329,7 +343,7 @@ def test_a_server_that_does_not_say_is_asked_again():
 
 
 def test_a_count_from_before_the_last_request_ended_stops_nothing():
-    play = Play(Limits(notice_seconds=5))
+    play = Play(Limits(notice_seconds=5, look_seconds=5))
     for _ in range(2):
         play.ask(a_model())
     play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
@@ -338,7 +352,7 @@ def test_a_count_from_before_the_last_request_ended_stops_nothing():
 
 
 def test_a_neighbour_keeps_a_server_that_also_generates_for_nobody():
-    play = Play(Limits(notice_seconds=5))
+    play = Play(Limits(notice_seconds=5, look_seconds=5))
     for _ in range(2):
         play.ask(a_model())
     play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))

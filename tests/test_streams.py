@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.service import Service, wait_for
 from tests.test_faults import faulty
@@ -69,8 +70,9 @@ def test_a_slow_reader_gets_all_of_it(tmp_path: Path):
         assert Chunked().payload(slow) == Chunked().payload(quick)
 
 
-def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path):
-    """No descriptor, no slot, no lease, no place."""
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, version: str):
+    """No descriptor, no slot, no lease, no place; whether bytes go to their sockets or as pieces."""
     with faulty(tmp_path, {"DEFAULTS__PARALLEL": "64"}, **TOKENS) as service:
         answer(ask(service))
         worker = psutil.Process(service.worker.pid)
@@ -78,7 +80,7 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path):
         before = worker.num_fds()
 
         def leave() -> None:
-            connection = ask(service)
+            connection = ask(service, version)
             connection.settimeout(20)
             until = time.monotonic() + random.uniform(0, 0.3)
             with connection, contextlib.suppress(TimeoutError):

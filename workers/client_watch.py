@@ -1,7 +1,8 @@
 """Notices at once when a client goes away, whatever its request is waiting for.
 
 A generator learns of a gone client at its next write, which in prompt processing can be minutes away. One thread
-with one epoll set watches the sockets of the requests in flight instead; it costs nothing per chunk.
+with one epoll set watches the sockets of the requests in flight instead; it costs nothing per chunk. Nor is it asked
+about a request that is answered at once: a client is watched from its first wait on.
 """
 
 from __future__ import annotations
@@ -20,14 +21,22 @@ GONE = select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
 class ClientWatch:
-    """One client's socket for the length of one request. `on_leave` names what is to be undone at the moment."""
+    """One client's socket for the length of one request. `on_leave` names what is to be undone at the moment, `begin`
+    comes before a wait."""
 
     def __init__(self, watcher: ClientWatcher | None, fd: int) -> None:
         self._watcher = watcher
         self._fd = fd
+        self._is_watched = False  # the request's own thread alone
         self._lock = threading.Lock()  # between the watcher thread and the request's own
         self._action: Callable[[], None] | None = None
         self.gone = False  # written under the lock; once True it stays so
+
+    def begin(self) -> None:
+        """Watch from here on: something may take a while."""
+        if self._watcher is not None and not self._is_watched:
+            self._is_watched = True
+            self._watcher.add(self._fd, self)
 
     def on_leave(self, action: Callable[[], None] | None) -> None:
         """Call `action` when the client leaves: on the watcher's thread, or here and now if it has left already."""
@@ -47,9 +56,9 @@ class ClientWatch:
     def close(self) -> None:
         """The request is over. Must come before the socket's file descriptor is closed."""
         self.on_leave(None)
-        if self._watcher is not None:
+        if self._watcher is not None and self._is_watched:
             self._watcher.forget(self._fd)
-            self._watcher = None
+        self._watcher = None
 
 
 class ClientWatcher:
@@ -66,14 +75,13 @@ class ClientWatcher:
         self._thread.start()
 
     def watch(self, client: socket.socket | None) -> ClientWatch:
-        """Watch a request's client. None (no real socket, as in unit tests) gives a watch that never fires."""
-        if client is None:
-            return ClientWatch(None, -1)
-        watch = ClientWatch(self, client.fileno())
+        """For a request's client. None (no real socket, as in unit tests) gives a watch that never fires."""
+        return ClientWatch(None, -1) if client is None else ClientWatch(self, client.fileno())
+
+    def add(self, fd: int, watch: ClientWatch) -> None:
         with self._lock:
-            self._epoll.register(client.fileno(), GONE)
-            self._watches[client.fileno()] = watch
-        return watch
+            self._epoll.register(fd, GONE)
+            self._watches[fd] = watch
 
     def forget(self, fd: int) -> None:
         with self._lock:

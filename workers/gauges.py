@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -60,20 +61,29 @@ class Gauges:
             ["model", "kind"],
             registry=registry,
         )
+        self._known: dict[tuple[object, ...], Any] = {}
         self.pool = PoolCounts(registry)
 
     def answered(
         self, endpoint: str, model: str, code: int, seconds: float, prompt_tokens: int, completion_tokens: int
     ) -> None:
-        self._requests.labels(endpoint, model, str(code)).inc()
-        self._duration.labels(endpoint, model).observe(seconds)
+        self._series(self._requests, endpoint, model, str(code)).inc()
+        self._series(self._duration, endpoint, model).observe(seconds)
         for kind, tokens in (("prompt", prompt_tokens), ("completion", completion_tokens)):
             if tokens:
-                self._tokens.labels(model, kind).inc(tokens)
+                self._series(self._tokens, model, kind).inc(tokens)
 
     def first_byte(self, model: str, seconds: float, waited_seconds: float) -> None:
-        self._first_byte.labels(model).observe(seconds)
-        self._wait.labels(model).observe(waited_seconds)
+        self._series(self._first_byte, model).observe(seconds)
+        self._series(self._wait, model).observe(waited_seconds)
+
+    def _series(self, family: Counter | Histogram, *labels: str) -> Any:
+        """Of these values. The library looks for it under a lock, and checks the values: at every request again."""
+        key = (id(family), *labels)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = family.labels(*labels)
+        return found
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page in the format a scraper asked for, and its content type."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from gunicorn.http import errors as http_errors
 from gunicorn.http.body import LengthReader
+from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
@@ -136,6 +137,28 @@ class BodyReader:
         return data
 
 
+class RequestOfAnybody(Request):  # type: ignore[misc]
+    """No client is a proxy whose headers say who asks, or how: that is known without comparing addresses."""
+
+    def _peer_is_trusted_proxy(self) -> bool:
+        return False
+
+
+class Parser(RequestParser):  # type: ignore[misc]
+    """gunicorn's, without its care for the rest of a body and for how the last request ended: `is_taken` knows."""
+
+    mesg_class = RequestOfAnybody
+
+    def __init__(self, cfg: Any, unreader: PacedUnreader, client: Any) -> None:
+        super().__init__(cfg, unreader.sock, client)
+        self.unreader = unreader
+
+    def __next__(self) -> Any:
+        self.req_count += 1
+        self.mesg = self.mesg_class(self.cfg, self.unreader, self.source_addr, self.req_count)
+        return self.mesg
+
+
 class Connection(TConn):
     """A client's connection; its socket stays blocking, the main loop asks with MSG_DONTWAIT.
 
@@ -146,10 +169,10 @@ class Connection(TConn):
         super().__init__(cfg, sock, client, server)
         sock.setblocking(True)
         self.unreader = PacedUnreader(sock, receive_timeout_seconds)
-        self.parser = RequestParser(cfg, sock, client)
-        self.parser.unreader = self.unreader
+        self.parser = Parser(cfg, self.unreader, client)
         self.initialized = self.data_ready = True
         self.lingered_bytes = 0
+        self.was_kept = False  # KeptConnections knows it
 
 
 def guarded(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:

@@ -8,6 +8,7 @@ never blocks.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import logging
 import math
@@ -33,7 +34,9 @@ from gunicorn.workers.gthread import ThreadWorker
 from app.errors import HeadTooLarge, Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_answers import problem_of, response_bytes
 from workers.gunicorn_arbiter import STOP_SIGNALS, StopSignals
-from workers.gunicorn_receiving import BodyFailed, BodyReader, Connection, guarded, is_taken, take
+from workers.gunicorn_kept import KeptConnections
+from workers.gunicorn_receiving import RECEIVE_BYTES, BodyFailed, BodyReader, Connection, guarded, is_taken, take
+from workers.places import Places
 
 MAX_HEAD_BYTES = 64 * 1024  # beside gunicorn's limits on the request line and on each field
 LINGER_SECONDS = 2.0
@@ -81,7 +84,7 @@ class ProxyWorker(ThreadWorker):
         # Both in order of their deadlines, oldest first; the main loop alone touches them.
         self._receiving: dict[Connection, None] = {}
         self._lingering: dict[Connection, None] = {}
-        self._free_threads = threading.Semaphore(self.cfg.threads)
+        self._threads = Places(self.cfg.threads)
         self._questions = 0  # about our health, that wait for a thread; the main loop's alone
         self._accept_again_at = 0.0
         self._overload_logged_at = 0.0
@@ -103,6 +106,11 @@ class ProxyWorker(ThreadWorker):
         pool = ThreadPoolExecutor(max_workers=self.cfg.threads, thread_name_prefix="request")
         pool.submit(bool)  # one thread at least is there, whatever can be had later
         return pool
+
+    def init_process(self) -> None:
+        self.keepalived_conns = KeptConnections()
+        self.cfg = looked_up(self.cfg)
+        super().init_process()
 
     def load_wsgi(self) -> None:
         """Start the services and the Flask application: after the fork, with our signal handlers in place."""
@@ -167,13 +175,12 @@ class ProxyWorker(ThreadWorker):
             self._forget(self._receiving, conn)
             step(conn)
 
-    def _on_idle(self, conn: Connection, sock: Any) -> None:
-        self.poller.unregister(sock)
-        self.keepalived_conns.remove(conn)
-        self._await_request(conn)
+    def _on_kept(self, kept: KeptConnections) -> None:
+        for conn in kept.take_readable():
+            self._await_request(conn)
 
     def _submit(self, conn: Connection) -> None:
-        has_thread = self._free_threads.acquire(blocking=False)
+        has_thread = self._threads.enter()
         if not has_thread and not self._may_wait_for_a_thread(conn):
             self._refuse(Overloaded("every request thread is busy"), conn)
             return
@@ -201,8 +208,15 @@ class ProxyWorker(ThreadWorker):
         finally:
             # On the pool thread, so that the count is exact even while the main loop is behind.
             if has_thread:
-                self._free_threads.release()
-            self.method_queue.defer(self._served, conn, keeps, has_thread)
+                self._threads.leave()
+            if keeps and has_thread and self.alive and not conn.unreader.reclaim():
+                self._keep(conn)
+            else:
+                self.method_queue.defer(self._served, conn, keeps, has_thread)
+
+    def _keep(self, conn: Connection) -> None:
+        conn.set_timeout()
+        self.keepalived_conns.add(conn)
 
     def _served(self, conn: Connection, keeps: bool, had_thread: bool) -> None:
         if not had_thread:
@@ -216,9 +230,7 @@ class ProxyWorker(ThreadWorker):
         elif conn.unreader.reclaim():
             self._await_request(conn)
         else:
-            conn.set_timeout()
-            self.keepalived_conns.append(conn)
-            self._watch(conn, self._on_idle)
+            self._keep(conn)
             if not self.alive:
                 self._cap_keepalive(conn.timeout)
 
@@ -258,11 +270,19 @@ class ProxyWorker(ThreadWorker):
 
     # Deadlines
 
+    def run(self) -> None:
+        self.poller.register(self.keepalived_conns, selectors.EVENT_READ, self._on_kept)
+        super().run()
+
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """As gunicorn's, waking up for the next deadline instead of once a second."""
-        firsts = [next(iter(each), None) for each in (self._receiving, self._lingering, self.keepalived_conns)]
-        next_at = min((conn.timeout for conn in firsts if conn is not None), default=float("inf"))
-        super().wait_for_and_dispatch_events(min(timeout, max(0.0, next_at - time.monotonic())))
+        firsts = (next(iter(each), None) for each in (self._receiving, self._lingering))
+        deadlines = [self.keepalived_conns.first_deadline(), *(conn.timeout for conn in firsts if conn is not None)]
+        super().wait_for_and_dispatch_events(min(timeout, max(0.0, min(deadlines) - time.monotonic())))
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        for conn in self.keepalived_conns.take_overdue(float("inf") if force else time.monotonic()):
+            self._drop(conn)
 
     def murder_pending(self) -> None:
         """End the connections whose head or whose farewell took too long."""
@@ -293,15 +313,24 @@ class ProxyWorker(ThreadWorker):
     # On the pool thread
 
     def handle(self, conn: Connection) -> bool:
-        """Answer one request; True if the connection may carry another."""
+        """Answer one request; True if the connection may carry another. Neither TLS nor HTTP/2 here."""
+        req = None
         try:
-            return super().handle(conn)
+            req = next(conn.parser)
+            return self._keepalive_after(conn, self.handle_request(req, conn))
         except BodyFailed as failure:
             cause = failure.__cause__
             # A client that reset the connection is not there to be told.
             if failure.answerable and (isinstance(cause, http_errors.NoMoreData) or not isinstance(cause, OSError)):
                 self.handle_error(None, conn.sock, conn.client, cause)
-            return False
+        except (http_errors.NoMoreData, StopIteration) as error:
+            self.log.debug("client=%s: %s", conn.client, error)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                self.log.exception("a client's socket failed")
+        except Exception as error:
+            self.handle_error(req, conn.sock, conn.client, error)
+        return False
 
     def handle_request(self, req: Any, conn: Connection) -> bool:
         req.body.reader = BodyReader(req.body.reader)
@@ -313,10 +342,13 @@ class ProxyWorker(ThreadWorker):
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         """Never waits, as gunicorn does, for a body that nobody wants: the connection closes, in the main loop."""
-        if not keepalive or not is_taken(conn.parser.mesg.body, conn.unreader):
+        body = conn.parser.mesg.body
+        if not keepalive or not is_taken(body, conn.unreader):
             return False
         try:
-            return super()._keepalive_after(conn, keepalive)
+            while body.read(RECEIVE_BYTES):
+                pass
+            return True
         except BodyFailed:
             return False
 
@@ -402,7 +434,7 @@ class ProxyWorker(ThreadWorker):
         except Exception:
             self.log.exception("drain failed")
         # What is still open belongs to clients that do not read: not worth the arbiter's whole patience.
-        self.cfg.set("graceful_timeout", LAST_WAIT_SECONDS)
+        object.__setattr__(self.cfg, "graceful_timeout", LAST_WAIT_SECONDS)
         self.handle_exit(signal.SIGTERM, None)
 
     def _leave_now(self) -> None:
@@ -429,6 +461,15 @@ class ProxyWorker(ThreadWorker):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0 if self._closed.is_set() else 1)
+
+
+def looked_up(cfg: Any) -> Any:
+    """gunicorn's settings as plain attributes: each request asks for forty of them, and each is looked for anew."""
+    plain = copy.copy(cfg)
+    for name in cfg.settings:
+        if not hasattr(type(cfg), name):
+            object.__setattr__(plain, name, getattr(cfg, name))
+    return plain
 
 
 def leave(worker: ProxyWorker) -> None:

@@ -1,12 +1,14 @@
-"""Pool: the thread that owns the scheduler's state, and the requests' door to it.
+"""Pool: the scheduler's state at work, and the requests' door to it.
 
-Any thread may tell it a fact; it alone calls `step`, publishes the new state and carries out the effects.
+Any thread may tell it a fact. One at a time has the turn: it calls `step`, publishes the new state and carries out the
+effects, its own fact's and those of all who came meanwhile. So a request whose model is loaded changes no thread.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 import queue
 import threading
 import time
@@ -91,18 +93,28 @@ class Pool:
         self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
         self._tickets = itertools.count(1)
         self._answers: dict[int, Future[int | Refusal | None]] = {}  # put by a request's thread, taken by the pool's
-        self._processes: dict[int, Process] = {}  # by server id; written by the pool thread alone
-        self._changed = threading.Condition()  # notified after every step, for those who wait for an end
-        self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
+        self._processes: dict[int, Process] = {}  # by server id; written by who has the turn
+        self._turn = threading.Lock()  # to work off the inbox; never waited for
+        self._changed = threading.Condition()  # notified after a step, for those who wait for an end
+        self._watching = 0  # how many do; under the condition's lock
+        self._clock = threading.Thread(target=self._watch_the_clock, name="pool-clock", daemon=True)
+        self._awake_at = -math.inf  # when the clock's thread looks next, if it is not called
+        self._call = threading.Event()  # something is due before that
 
     # --- for any thread ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._thread.start()
+        self._clock.start()
 
     def tell(self, event: ev.Event) -> None:
-        """Let the scheduler know a fact."""
+        """Let the scheduler know a fact. When this returns it knows it, or another thread is about to tell it."""
         self._inbox.put(event)
+        # Looked at again after the turn: what came just before its end found it taken.
+        while not self._inbox.empty() and self._turn.acquire(blocking=False):
+            try:
+                self._work_off()
+            finally:
+                self._turn.release()
 
     def acquire(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> Lease:
         """Wait for a slot of the model's server, loading it if need be. Release what you get.
@@ -144,7 +156,9 @@ class Pool:
         answer: Future[int | Refusal | None] = Future()
         self._answers[wish.ticket] = answer
         self.tell(wish)
-        client.on_leave(lambda: self.tell(ev.Cancel(wish.ticket, time.monotonic())))
+        if not answer.done():
+            client.on_leave(lambda: self.tell(ev.Cancel(wish.ticket, time.monotonic())))
+            client.begin()
         outcome = answer.result()
         client.on_leave(None)
         if isinstance(outcome, Refusal):
@@ -164,18 +178,35 @@ class Pool:
     def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
         """Wait until the published state meets `condition`. False when it did not in time."""
         with self._changed:
-            return self._changed.wait_for(lambda: condition(self._store.pool), timeout)
+            self._watching += 1
+            try:
+                return self._changed.wait_for(lambda: condition(self._store.pool), timeout)
+            finally:
+                self._watching -= 1
 
     def kill(self) -> None:
         """End every llama-server this instant. For the end of the process only: the state is not told."""
         for process in list(self._processes.values()):
             process.kill()
 
-    # --- the pool thread ------------------------------------------------------------------------------
+    # --- the clock's thread ---------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _watch_the_clock(self) -> None:
+        """Tell when something is due by time alone."""
         while True:
-            event = self._next_event(self._store.pool)
+            self._call.clear()
+            self._awake_at = math.inf  # whoever makes something due from here on calls
+            due = due_at(self._store.pool)
+            self._awake_at = math.inf if due is None else due
+            if self._call.wait(min(self._awake_at - time.monotonic(), LONGEST_NAP_SECONDS)):
+                continue
+            self.tell(ev.Tick(time.monotonic()))
+
+    # --- who has the turn -----------------------------------------------------------------------------
+
+    def _work_off(self) -> None:
+        while not self._inbox.empty():
+            event = self._inbox.get()
             try:
                 self._happen(event)
             except Exception:
@@ -184,6 +215,9 @@ class Pool:
                 if isinstance(event, ev.Wish) and (answer := self._answers.pop(event.ticket, None)):
                     answer.set_result(Refusal(Reason.SPAWN_FAILED, event.model.name, "internal error"))
                 time.sleep(PAUSE_AFTER_A_BUG_SECONDS)
+        due = due_at(self._store.pool)
+        if due is not None and due < self._awake_at:
+            self._call.set()
 
     def _happen(self, event: ev.Event) -> None:
         began = time.perf_counter()
@@ -212,18 +246,11 @@ class Pool:
             )
         self._store.decisions = (*kept[-KEPT + 1 :], explained)
 
-    def _next_event(self, state: PoolState) -> ev.Event:
-        due = due_at(state)
-        nap = LONGEST_NAP_SECONDS if due is None else min(max(0.0, due - time.monotonic()), LONGEST_NAP_SECONDS)
-        try:
-            return self._inbox.get(timeout=nap)
-        except queue.Empty:
-            return ev.Tick(time.monotonic())
-
     def _publish(self, state: PoolState) -> None:
         self._store.pool = state
-        with self._changed:
-            self._changed.notify_all()
+        if self._watching:  # who comes after this look sees the new state
+            with self._changed:
+                self._changed.notify_all()
 
     def _carry_out(self, effect: ev.Effect) -> None:
         match effect:

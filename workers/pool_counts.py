@@ -14,7 +14,7 @@ START_SECONDS = (0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 
 
 class PoolCounts:
-    """Told of every step by the pool's thread."""
+    """Told of every step by who has the pool's turn."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, about: str, *labels: str) -> Counter:

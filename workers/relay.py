@@ -9,14 +9,14 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import re
 import socket
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
 from app.errors import BadUpstream, ClientLeft, Draining, ProxyError, SpawnFailed, UpstreamCrashed, UpstreamTimeout
 from workers.client_watch import ClientWatch
+from workers.forwarded_headers import request_headers, response_headers
 from workers.framing import BadFraming, Body, Chunked, Counted
 from workers.pool import Address
 from workers.stream_mover import LAST_CHUNK, ClientGone, Stream, StreamMover
@@ -27,23 +27,7 @@ log = logging.getLogger(__name__)
 
 SMALL_BYTES = 64 * 1024  # an answer of no more is read whole, and sent at once
 MOST_PADDING_BYTES = 64 * 1024
-
-# What a client may say to the engine. Its Authorization, cookies and hop-by-hop headers are none of these; nor is
-# X-Conversation-Id, which makes llama-server (11434) go on generating for a client that has left.
-REQUEST_HEADERS = ("Accept", "X-Request-Id", "Traceparent", "Tracestate")
-
-# Whatever the client calls its JSON: llama-server takes a form, which is what curl -d says, only up to 1 MiB.
-CONTENT_TYPE = "application/json"
-MULTIPART = "multipart/form-data"  # this one is told as it is: its boundary is in it
-
-# RFC 9110 7.6.1, and what we say ourselves.
-NOT_FORWARDED = {
-    *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
-    *("upgrade", "server", "date", "set-cookie", "set-cookie2", "location", "x-request-id"),
-}
-NOT_FORWARDED_PREFIXES = ("access-control-", "x-llama-smart-proxy-")  # the latter would make it look like ours
 OUT_OF_SOMETHING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5; gunicorn refuses any other
 IDEMPOTENT = ("GET", "HEAD")
 WITH_BODY = ("POST", "PUT", "PATCH")  # servers read the bodies of these
 
@@ -87,19 +71,18 @@ class Relay:
         self._connections = Connections()
 
     def send(
-        self, to: Address, method: str, target: str, headers: Mapping[str, str], body: bytes, client: ClientWatch
+        self, to: Address, method: str, target: str, said: Callable[[str], str], body: bytes, client: ClientWatch
     ) -> Answer:
-        """Forward a request and wait for the head of its answer.
+        """Forward a request and wait for the head of its answer. `said` is the text of a header, "" without it.
 
         Raises UpstreamCrashed, BadUpstream or UpstreamTimeout when none comes, ClientLeft when nobody is there to
         read it: the connection to the engine is shut within milliseconds then, so that it stops generating.
         """
-        request = request_bytes(method, target, _request_headers(headers, to), body)
+        request = request_bytes(method, target, request_headers(said, to), body)
         try:
-            reply = self._ask(to.port, method, request, client)
-        except (OSError, BadAnswer) as error:
+            reply = self._begun(self._ask(to.port, method, request, client))
+        except (OSError, BadAnswer, BadFraming) as error:
             raise self._translated(error, to, client) from error
-        reply.connection.socket.settimeout(self._stall_seconds)
 
         def close() -> None:
             client.on_leave(None)
@@ -110,10 +93,10 @@ class Relay:
             else:
                 reply.connection.close()
 
-        is_stream = reply.header("content-type").startswith("text/event-stream")
+        is_stream = reply.header("content-type").lower().startswith("text/event-stream")
         tail = Tail()
         chunks = self._chunks(reply, to, client, is_stream, tail)
-        headers_ = _response_headers(reply)
+        headers_ = response_headers(reply)
 
         def send_to(direct: Direct) -> bool:
             return self._send_to(direct, reply, to, client, is_stream, tail)
@@ -130,7 +113,7 @@ class Relay:
     def _ask(self, port: int, method: str, request: bytes, client: ClientWatch) -> Reply:
         """Once more on a new connection if a kept one had been closed before the request was there, or gave no byte
         of an answer to one that may be repeated. A POST that was sent may be running."""
-        connection = self._connections.take(port, self._first_byte_seconds)
+        connection = self._connections.take(port)
         if connection.is_reused:
             try:
                 return self._ask_on(connection, method, request, client)
@@ -139,17 +122,20 @@ class Relay:
             except NoAnswer:
                 if method not in IDEMPOTENT or client.gone:
                     raise
-            connection = self._connections.new(port, self._first_byte_seconds)
+            connection = self._connections.new(port)
         try:
             return self._ask_on(connection, method, request, client)
         except _Unsent as error:
             raise NoAnswer(str(error)) from error
 
     def _ask_on(self, connection: Connection, method: str, request: bytes, client: ClientWatch) -> Reply:
+        connection.patience_seconds, connection.on_silence = self._first_byte_seconds, client.begin
         try:
             client.on_leave(connection.shut)
+            if len(request) > SMALL_BYTES:
+                client.begin()
             try:
-                connection.socket.sendall(request)
+                connection.send(request)
             except (BrokenPipeError, ConnectionResetError) as error:
                 # An engine that refuses before it has read all of the body may have said so.
                 try:
@@ -164,6 +150,17 @@ class Relay:
             connection.close()
             raise
 
+    def _begun(self, reply: Reply) -> Reply:
+        """The reply, with all of a small body: one that is cut is an error of its own, before its head went out."""
+        reply.connection.patience_seconds = self._stall_seconds
+        try:
+            if reply.is_small(SMALL_BYTES):
+                reply.complete()
+        except BaseException:
+            reply.connection.close()
+            raise
+        return reply
+
     def _chunks(
         self, reply: Reply, to: Address, client: ClientWatch, is_stream: bool, tail: Tail
     ) -> Generator[bytes, None, bool]:
@@ -171,12 +168,14 @@ class Relay:
         piece = b""
         try:
             yield piece
+            client.begin()
             for piece in reply.pieces():
                 tail.add(piece)
                 yield piece
             return True
         except (OSError, BadFraming) as error:
-            problem = self._cut(error, to, client, is_stream)
+            reply.is_kept = False  # whatever comes on it now is nobody's answer
+            problem = self._cut(error, to, client, is_stream and not isinstance(reply.body, Counted))
             # A half-sent event is ended first, or the error would be a part of it.
             is_whole = not piece or piece.endswith((b"\n\n", b"\r\n\r\n"))
             yield (b"" if is_whole else b"\n\n") + _error_event(problem)
@@ -187,8 +186,9 @@ class Relay:
     ) -> bool:
         stream = Stream(reply.connection.socket, direct.socket, reply.body, tail)
         try:
-            first = stream.take(_first(reply))
-        except (OSError, BadFraming) as error:  # none of it was sent
+            first = stream.take(reply.rest)
+        except BadFraming as error:  # none of it was sent
+            reply.is_kept = False
             problem = self._translated(error, to, client)
             if isinstance(problem, ClientLeft):
                 raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
@@ -198,8 +198,10 @@ class Relay:
             _send(direct.socket, direct.head() + first)
             stream.sent_bytes = len(first)
             if not reply.body.is_over:
+                client.begin()
                 self._mover.move(stream)
         except (OSError, BadFraming) as error:
+            reply.is_kept = False
             problem = self._cut(error, to, client, is_stream)
             ending = _chunked_error(reply.body, problem)
             if ending is None:
@@ -210,7 +212,7 @@ class Relay:
         direct.is_sent(stream.sent_bytes)
         return True
 
-    def _cut(self, error: Exception, to: Address, client: ClientWatch, is_stream: bool) -> ProxyError:
+    def _cut(self, error: Exception, to: Address, client: ClientWatch, has_room: bool) -> ProxyError:
         """What to say of an answer that ended too early. Raises ConnectionResetError where nothing can be said: inside
         a body of its own format the connection ends short of it."""
         problem = self._translated(error, to, client)
@@ -218,7 +220,7 @@ class Relay:
             logging.INFO if client.gone or isinstance(error, ClientGone) else logging.WARNING,
             *("answer cut model=%s server=%d: %s", to.model, to.server, problem),
         )
-        if client.gone or isinstance(error, ClientGone) or not is_stream:
+        if client.gone or isinstance(error, ClientGone) or not has_room:
             raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
         return problem
 
@@ -242,38 +244,6 @@ class Relay:
 
 class _Unsent(ConnectionError):
     """The connection was closed before all of the request was there."""
-
-
-def _request_headers(headers: Mapping[str, str], to: Address) -> dict[str, str]:
-    kept = {name: headers[name] for name in REQUEST_HEADERS if headers.get(name)}
-    told = headers.get("Content-Type", "")
-    kind = told if told.lower().startswith(MULTIPART) else CONTENT_TYPE
-    return {"Host": f"127.0.0.1:{to.port}"} | kept | {"Content-Type": kind, "Authorization": f"Bearer {to.api_key}"}
-
-
-def _response_headers(reply: Reply) -> list[tuple[str, str]]:
-    named = {name.strip().lower() for name in reply.header("connection").split(",")}
-    dropped = NOT_FORWARDED | named
-    return [
-        (name, value)
-        for name, value in reply.headers
-        if name.lower() not in dropped
-        and not name.lower().startswith(NOT_FORWARDED_PREFIXES)
-        and _HEADER_VALUE.fullmatch(value)
-    ]
-
-
-def _first(reply: Reply) -> bytes:
-    """What came with the head; of a small answer, all. Raises NoAnswer, TimeoutError."""
-    data = reply.rest
-    if not isinstance(reply.body, Counted) or reply.body.left > SMALL_BYTES:
-        return data
-    while len(data) < reply.body.left:
-        piece = reply.connection.receive()
-        if not piece:
-            raise NoAnswer("the connection was closed in mid-answer")
-        data += piece
-    return data
 
 
 def _send(client: socket.socket, data: bytes) -> None:

@@ -22,6 +22,7 @@ from app.use_cases import events as ev
 from app.use_cases.model_shape import ModelShape, model_shape
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.visible_gpus import names_nothing
+from workers.access_log import AccessLog
 from workers.catalog import Catalog, Entry
 from workers.client_watch import ClientWatcher
 from workers.demo_model import write_demo_model
@@ -61,6 +62,7 @@ class Runtime:
         self._gpus = _gpu_poller(settings, self._store, engine, self._gpus_polled)
         self._store.pool = replace(self._store.pool, gpus=self._store.gpus)
         self._clients = ClientWatcher()
+        self._access = AccessLog()
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
@@ -79,6 +81,7 @@ class Runtime:
             clients=self._clients,
             places=Places(settings.server.threads - settings.server.reserve_threads),
             rates=Rates(),
+            access=self._access,
             gauges=gauges,
             engine=engine,
             engine_problem=problem,
@@ -98,6 +101,7 @@ class Runtime:
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
         self._history.start()
+        self._access.start()
         self._clients.start()
         self._mover.start()
         if self._gpus is not None:
@@ -120,6 +124,7 @@ class Runtime:
             log.error("llama-servers did not end; killing them")
             self._pool.kill()
         self.services.relay.close()
+        self._access.flush()
         if self._gpus is not None:
             self._gpus.close()
         self._history.close()

@@ -11,6 +11,6 @@ class StateStore:
     """One writer for each snapshot; readers take the reference once and keep it for the length of their answer."""
 
     def __init__(self, pool: PoolState, gpus: GpuSnapshot = NOT_READ) -> None:
-        self.pool = pool  # written by the pool thread alone
-        self.decisions: tuple[Explained, ...] = ()  # the last ones, newest last; written by the pool thread alone
+        self.pool = pool  # written by who has the pool's turn
+        self.decisions: tuple[Explained, ...] = ()  # the last ones, newest last; written by who has the pool's turn
         self.gpus = gpus  # written by the thread `gpus` alone; how old it is, its reader asks: as_of(now)

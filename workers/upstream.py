@@ -10,21 +10,26 @@ import contextlib
 import re
 import select
 import socket
+import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from workers.framing import Body, Chunked, Counted, UntilClosed
+from workers.framing import BadFraming, Body, Chunked, Counted, UntilClosed
 
 RECEIVE_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 KEPT_SECONDS = 3.0  # llama-server closes a connection that was idle for 5 s
 MOST_KEPT = 64  # for each server
+CONNECT_SECONDS = 10.0  # to a listening socket of this machine
+MOMENT_SECONDS = 0.004  # small answers of small models take no longer
+SEND_SECONDS = 300  # a server that is there reads its requests
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class BadAnswer(Exception):
@@ -49,6 +54,21 @@ class Reply:
     def header(self, name: str) -> str:
         return next((value for each, value in self.headers if each.lower() == name), "")
 
+    def is_small(self, most_bytes: int) -> bool:
+        """Whether its body has a length that was announced, and of no more."""
+        return isinstance(self.body, Counted) and self.body.left <= most_bytes
+
+    def complete(self) -> None:
+        """Wait for all of a body whose length was announced. Raises NoAnswer, BadFraming, TimeoutError."""
+        assert isinstance(self.body, Counted)
+        while len(self.rest) < self.body.left:
+            piece = self.connection.receive()
+            if not piece:
+                raise NoAnswer("the connection was closed in mid-answer")
+            self.rest += piece
+        if len(self.rest) > self.body.left:
+            raise BadFraming("more bytes than were announced")
+
     def pieces(self) -> Iterator[bytes]:
         """The body as it comes, without its framing. Raises NoAnswer if it ends too early, BadFraming, TimeoutError."""
         data = self.rest
@@ -67,14 +87,33 @@ class Reply:
 
 @dataclass(slots=True)
 class Connection:
-    """One connection to a server."""
+    """One connection to a server. Its socket waits by itself for a moment only; what takes longer is said, then waited
+    for with poll: few calls where an answer is there at once, and each call is one more turn for the other threads."""
 
     socket: socket.socket
     port: int
     is_reused: bool = False
     idle_since: float = field(default=0.0)
+    patience_seconds: float = 0.0
+    on_silence: Callable[[], None] = bool  # called before a wait that is longer than a moment
+
+    def send(self, data: bytes) -> None:
+        """Raises TimeoutError, OSError."""
+        try:
+            self.socket.sendall(data)
+        except BlockingIOError as error:
+            raise TimeoutError("the server does not read its request") from error
 
     def receive(self) -> bytes:
+        """What has come; empty at its end. Raises TimeoutError, OSError."""
+        try:
+            return self.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            self.on_silence()
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        if not poll.poll(1000 * self.patience_seconds):
+            raise TimeoutError("the server sends nothing")
         return self.socket.recv(RECEIVE_BYTES)
 
     def shut(self) -> None:
@@ -93,24 +132,27 @@ class Connections:
         self._idle: dict[int, list[Connection]] = defaultdict(list)  # the last used at the end
         self._lock = threading.Lock()
 
-    def take(self, port: int, timeout: float) -> Connection:
+    def take(self, port: int) -> Connection:
         """One that is there and still good, else a new one. Raises OSError."""
         while (kept := self._pop(port)) is not None:
             if time.monotonic() - kept.idle_since < KEPT_SECONDS and not _has_something(kept.socket):
                 kept.is_reused = True
-                kept.socket.settimeout(timeout)
                 return kept
             kept.close()
-        return self.new(port, timeout)
+        return self.new(port)
 
-    def new(self, port: int, timeout: float) -> Connection:
-        made = socket.create_connection(("127.0.0.1", port), timeout)
+    def new(self, port: int) -> Connection:
+        made = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
+        made.setblocking(True)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(MOMENT_SECONDS * 1e6)))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
         return Connection(made, port)
 
     def give_back(self, connection: Connection) -> None:
         """For the next request: its answer is over, and nothing came after it."""
         connection.idle_since = time.monotonic()
+        connection.on_silence = bool
         with self._lock:
             idle = self._idle[connection.port]
             idle.append(connection)
@@ -152,28 +194,52 @@ def read_reply(connection: Connection, method: str) -> Reply:
 
     Raises NoAnswer, BadAnswer, OSError (TimeoutError among them).
     """
-    data = b""
+    data, read_over_bytes = b"", 0
     while True:
         end = data.find(b"\r\n\r\n")
-        if end >= 0:
-            status, headers, is_kept = _parsed(data[:end])
-            data = data[end + 4 :]
-            if status >= 200:
-                break
-            if status == 101:
-                raise BadAnswer("it switches protocols, unasked")
+        if end < 0:
+            data += _more(connection, data)
             continue
-        if len(data) > MAX_HEAD_BYTES:
-            raise BadAnswer("the head of its answer is too long")
-        piece = connection.receive()
-        if not piece:
-            raise BadAnswer("the head of its answer ends too early") if data else NoAnswer("it closed the connection")
-        data += piece
-    body, has_end = _body(method, status, headers)
-    return Reply(status, headers, body, data, connection, is_kept and has_end)
+        version, status, headers = _parsed(data[:end])
+        data = data[end + 4 :]
+        if status >= 200:
+            break
+        if status == 101:
+            raise BadAnswer("it switches protocols, unasked")
+        read_over_bytes += end
+        if read_over_bytes > MAX_HEAD_BYTES:
+            raise BadAnswer("its answer never begins")
+    body, has_end = _body(method, version, status, headers)
+    said = connection_options(headers)
+    is_kept = has_end and "close" not in said and (version == 1 or "keep-alive" in said)
+    rest = b"" if body.is_over and not has_end else data
+    return Reply(status, headers, body, rest, connection, is_kept)
 
 
-def _parsed(head: bytes) -> tuple[int, list[tuple[str, str]], bool]:
+def connection_options(headers: Iterable[tuple[str, str]]) -> set[str]:
+    """What all Connection headers name, in lower case: options, and headers that end here (RFC 9110, 7.6.1)."""
+    return {
+        option.strip(" \t").lower()
+        for name, value in headers
+        if name.lower() == "connection"
+        for option in value.split(",")
+    }
+
+
+def _more(connection: Connection, data: bytes) -> bytes:
+    """More of a head of which this is here."""
+    if len(data) > MAX_HEAD_BYTES:
+        raise BadAnswer("the head of its answer is too long")
+    if _BARE_LF.search(data):  # it will never end
+        raise BadAnswer("a line of its answer's head ends without a carriage return")
+    piece = connection.receive()
+    if not piece:
+        raise BadAnswer("the head of its answer ends too early") if data else NoAnswer("it closed the connection")
+    return piece
+
+
+def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
+    """HTTP's minor version, the status, the headers."""
     first, *rest = head.split(b"\r\n")
     found = _STATUS.fullmatch(first)
     if not found:
@@ -184,23 +250,20 @@ def _parsed(head: bytes) -> tuple[int, list[tuple[str, str]], bool]:
         if not field_:
             raise BadAnswer("a header of its answer cannot be read")
         headers.append((field_[1].decode(), field_[2].decode("latin-1")))
-    tokens = {
-        token.strip().lower() for name, value in headers if name.lower() == "connection" for token in value.split(",")
-    }
-    is_kept = "close" not in tokens and (found[1] == b"1" or "keep-alive" in tokens)
-    return int(found[2]), headers, is_kept
+    return int(found[1]), int(found[2]), headers
 
 
-def _body(method: str, status: int, headers: list[tuple[str, str]]) -> tuple[Body, bool]:
+def _body(method: str, version: int, status: int, headers: list[tuple[str, str]]) -> tuple[Body, bool]:
     """The framing of the body (RFC 9112, 6.3), and whether it ends before the connection does."""
-    codings = [value.strip().lower() for name, value in headers if name.lower() == "transfer-encoding"]
-    lengths = {value for name, value in headers if name.lower() == "content-length"}
-    if codings and (codings != ["chunked"] or lengths):
+    codings = [value.lower() for name, value in headers if name.lower() == "transfer-encoding"]
+    lengths = [value for name, value in headers if name.lower() == "content-length"]
+    if codings and (codings != ["chunked"] or lengths or version == 0):
         raise BadAnswer("the framing of its answer is ambiguous")
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         raise BadAnswer("the length of its answer cannot be read")
     if method == "HEAD" or status in (204, 304):
-        return Counted(0), True
+        # Some servers send a body all the same: it is nobody's, and must not be the next request's answer.
+        return Counted(0), False
     if codings:
         return Chunked(), True
     return (Counted(int(lengths.pop())), True) if lengths else (UntilClosed(), False)
@@ -208,6 +271,10 @@ def _body(method: str, status: int, headers: list[tuple[str, str]]) -> tuple[Bod
 
 def _has_something(sock: socket.socket) -> bool:
     """Bytes, or an end, that nobody asked for: not to be used again."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN | select.POLLRDHUP)
-    return bool(poll.poll(0))
+    try:
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -60,6 +60,7 @@ class Server:
     is_condemned: bool = False  # told to go for good: once drained it is not ready again
     left_behind: int = 0  # slots whose client left in mid-answer, until the engine says that they are free
     check_at: float | None = None  # when to ask it
+    must_notice_by: float = 0.0  # that they have left
     leases: frozenset[int] = frozenset()  # tickets of the requests it is answering
     pid: int | None = None
     port: int | None = None

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 
-from flask import Blueprint, g, request
+from flask import Blueprint
 
 from app.entities.key import ApiKey
 from app.entities.model import Model
 from app.entities.server import ServerState
 from app.errors import InvalidApiKey, InvalidRequest, NotAllowed, NotFound, ProxyError
-from app.services import Doors, services
+from app.routes.incoming import Incoming, incoming
+from app.services import Doors
 from app.use_cases.access import Offer, is_loopback, matching_key, offers
 
 log = logging.getLogger(__name__)
@@ -30,79 +31,75 @@ STATE_CHANGING = {"models.load", "models.unload"}
 
 
 @bp.before_app_request
-def pass_doors() -> None:
-    """Let the request in, with its key in `g.key`. Raises InvalidApiKey, NotAllowed or InvalidRequest."""
-    g.key = None
+def before_flasks_routes() -> None:
+    pass_doors(incoming())
+
+
+def pass_doors(asked: Incoming) -> None:
+    """Let the request in, with its key. Raises InvalidApiKey, NotAllowed or InvalidRequest."""
     try:
-        _check(services().doors)
+        _check(asked, asked.services.doors)
     except ProxyError as refused:
-        name = g.key.name if g.key else None
+        name = asked.key.name if asked.key else None
         log.info(
             "refused status=%d endpoint=%s client=%s key=%s",
-            *(refused.status, request.endpoint, request.remote_addr, name),
+            *(refused.status, asked.endpoint or None, asked.client, name),
         )
         raise
 
 
-def is_stranger() -> bool:
-    """Whether the present request came through a PUBLIC door alone, and is told no more than it must be."""
-    doors = services().doors
-    return g.key is None if doors.keys else not _host_is_welcome(doors)
+def is_stranger(asked: Incoming) -> bool:
+    """Whether the request came through a PUBLIC door alone, and is told no more than it must be."""
+    doors = asked.services.doors
+    return asked.key is None if doors.keys else not _host_is_welcome(asked, doors)
 
 
-def _check(doors: Doors) -> None:
-    endpoint = request.endpoint or ""
-    came_by_hand = _find_key(doors.keys)
+def _check(asked: Incoming, doors: Doors) -> None:
+    came_by_hand = _find_key(asked, doors.keys) if doors.keys else False
     if doors.keys:
-        _check_key(endpoint)
+        _check_key(asked)
     elif doors.loopback_only:
-        _check_that_it_is_from_here(doors, endpoint)
-    if endpoint in STATE_CHANGING and not came_by_hand and request.mimetype != "application/json":
+        _check_that_it_is_from_here(asked, doors)
+    if asked.endpoint in STATE_CHANGING and not came_by_hand and asked.mimetype != "application/json":
         raise InvalidRequest('this route wants a key, or -H "Content-Type: application/json"')
 
 
-def key_of_request() -> ApiKey | None:
-    """The key the present request came with; None where none are configured."""
-    found: ApiKey | None = g.get("key")
-    return found
-
-
-def find_model(name: str) -> Model:
+def find_model(asked: Incoming, name: str) -> Model:
     """The model of that name, if the request's key may use it. Raises ModelNotFound or NotAllowed."""
-    return checked(services().catalog.find(name))
+    return checked(asked, asked.services.catalog.find(name))
 
 
-def checked(model: Model) -> Model:
+def checked(asked: Incoming, model: Model) -> Model:
     """The model, if the request's key may use it. Raises NotAllowed."""
-    key = key_of_request()
-    assert key or not services().doors.keys, "no route about a model is open without a key"
+    key = asked.key
+    assert key or not asked.services.doors.keys, "no route about a model is open without a key"
     if key and not may_use(key, model):
         raise NotAllowed(f"the key {key.name!r} may not use {model.name}")
     return model
 
 
-def servable_model(name: str) -> Model:
+def servable_model(asked: Incoming, name: str) -> Model:
     """As find_model, and its header is looked at. Raises InvalidModelFile too, for one that cannot be served.
 
     One that is loaded answers at once: its files are not touched.
     """
-    model = find_model(name)
-    if _is_loaded(model) and not model.problem:
+    model = find_model(asked, name)
+    if _is_loaded(asked, model) and not model.problem:
         return model
-    found: Model = services().catalog.servable(model)
+    found: Model = asked.services.catalog.servable(model)
     return found
 
 
-def _is_loaded(model: Model) -> bool:
+def _is_loaded(asked: Incoming, model: Model) -> bool:
     """Whether its server is there, loading or loaded."""
-    server = services().store.pool.server_of(model.name)
+    server = asked.services.store.pool.server_of(model.name)
     return server is not None and server.state is not ServerState.STOPPING and server.model.is_served_as(model)
 
 
-def visible_models() -> list[Model]:
+def visible_models(asked: Incoming) -> list[Model]:
     """The models that the request's key may use."""
-    key = key_of_request()
-    return [model for model in services().catalog.models() if key is None or may_use(key, model)]
+    models = asked.services.catalog.models()
+    return [model for model in models if asked.key is None or may_use(asked.key, model)]
 
 
 def may_use(key: ApiKey, model: Model) -> bool:
@@ -110,55 +107,55 @@ def may_use(key: ApiKey, model: Model) -> bool:
     return key.allows(model.name, *model.aliases)
 
 
-def no_such_path(why: str = "") -> NotFound:
-    return NotFound(f"no such path: {request.method} {request.path[:200]}{f' ({why})' if why else ''}")
+def no_such_path(asked: Incoming, why: str = "") -> NotFound:
+    return NotFound(f"no such path: {asked.method} {asked.path[:200]}{f' ({why})' if why else ''}")
 
 
-def _find_key(keys: tuple[ApiKey, ...]) -> bool:
-    """Put the request's key into `g`. True when its client must have known it: a browser keeps passwords."""
-    for offer in _offers():
+def _find_key(asked: Incoming, keys: tuple[ApiKey, ...]) -> bool:
+    """Note the request's key in it. True when its client must have known it: a browser keeps passwords."""
+    for offer in _offers(asked):
         if key := matching_key(keys, offer.key):
-            g.key = key
+            asked.key = key
             return offer.by_hand
     return False
 
 
-def _offers() -> list[Offer]:
-    return offers(_header("Authorization"), _header("X-Api-Key"))
+def _offers(asked: Incoming) -> list[Offer]:
+    return offers(_as_typed(asked.header("Authorization")), _as_typed(asked.header("X-Api-Key")))
 
 
-def _header(name: str) -> str:
-    """A header's text. WSGI reads its bytes as Latin-1; a key that is not ASCII was typed as UTF-8."""
-    return request.headers.get(name, "").encode("latin-1").decode("utf-8", "surrogateescape")
+def _as_typed(header: str) -> str:
+    """A key that is not ASCII was typed as UTF-8."""
+    return header.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
-def _host_is_welcome(doors: Doors) -> bool:
-    host = request.headers.get("Host", "")
+def _host_is_welcome(asked: Incoming, doors: Doors) -> bool:
+    host = asked.header("Host")
     return not doors.loopback_only or not host or is_loopback(host) or host == doors.host
 
 
-def _check_key(endpoint: str) -> None:
-    if g.key is None and endpoint not in PUBLIC and not _is_open_here(endpoint):
-        raise InvalidApiKey(has_offer=bool(_offers()), by_browser=endpoint == "status.show_status")
-    if endpoint in ADMIN and not g.key.admin:
-        raise NotAllowed(f"the key {g.key.name!r} may not do that: it needs `admin: true`")
+def _check_key(asked: Incoming) -> None:
+    if asked.key is None and asked.endpoint not in PUBLIC and not _is_open_here(asked):
+        raise InvalidApiKey(has_offer=bool(_offers(asked)), by_browser=asked.endpoint == "status.show_status")
+    if asked.endpoint in ADMIN and asked.key and not asked.key.admin:
+        raise NotAllowed(f"the key {asked.key.name!r} may not do that: it needs `admin: true`")
 
 
-def _check_that_it_is_from_here(doors: Doors, endpoint: str) -> None:
+def _check_that_it_is_from_here(asked: Incoming, doors: Doors) -> None:
     """A web page may ask under a name of its own that leads here, or post anywhere: its browser says whose it is."""
-    if endpoint not in PUBLIC and not _host_is_welcome(doors):
-        name = request.headers["Host"][:200]
+    if asked.endpoint not in PUBLIC and not _host_is_welcome(asked, doors):
+        name = asked.header("Host")[:200]
         raise NotAllowed(
             f"the Host {name!r} is not this machine's: to be reached by that name, configure keys or server.allow_open"
         )
-    origin = "" if request.method in ("GET", "HEAD", "OPTIONS") else request.headers.get("Origin", "")
+    origin = "" if asked.method in ("GET", "HEAD", "OPTIONS") else asked.header("Origin")
     scheme, _, host = origin.partition("://")
     if scheme in ("http", "https") and not is_loopback(host):
         raise NotAllowed(f"a page of {origin[:200]!r} may not use this service without a key: configure keys")
 
 
-def _is_open_here(endpoint: str) -> bool:
+def _is_open_here(asked: Incoming) -> bool:
     """A request from this very machine, not one that a proxy here passes on for somebody else."""
-    passed_on = any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"))
-    here = is_loopback(request.remote_addr or "") and is_loopback(request.headers.get("Host", ""))
-    return endpoint in OPEN_ON_THIS_MACHINE and "model" not in request.args and here and not passed_on
+    passed_on = any(asked.has(name) for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"))
+    here = is_loopback(asked.client) and is_loopback(asked.header("Host"))
+    return asked.endpoint in OPEN_ON_THIS_MACHINE and not asked.arguments("model") and here and not passed_on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from app.routes.inference import infer
+from app.routes.inference import infer_by_flask
 from app.services import services
 
 bp = Blueprint("metrics", __name__)
@@ -13,6 +13,6 @@ bp = Blueprint("metrics", __name__)
 @bp.get("/metrics")
 def show_metrics() -> Response:
     if "model" in request.args:
-        return infer()  # that model's own, if it is loaded
+        return infer_by_flask()  # that model's own, if it is loaded
     page, content_type = services().gauges.render(request.headers.get("Accept", ""))
     return Response(page, content_type=content_type)

@@ -13,11 +13,11 @@ import re
 import threading
 from collections.abc import Iterator
 
-from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from app.errors import InvalidRequest, MissingModel
+from app.routes.incoming import Incoming
 
 MAX_VALUES = 1_000_000  # reading them holds Python's lock: some 0.3 s; a picture or a long text is one value
 MAX_DEPTH = 200  # of brackets in brackets; a JSON schema for a tool has some twenty
@@ -34,12 +34,12 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _large_bodies = threading.Lock()
 
 
-def model_name(body: bytes) -> str:
-    """The name of the model that the present request, with this body, is for; white space around it aside.
+def model_name(asked: Incoming, body: bytes) -> str:
+    """The name of the model that the request, with this body, is for; white space around it aside.
 
     Raises InvalidRequest for what cannot be read or says two things, MissingModel where nothing is said.
     """
-    said = [*_in_query(), *_in_body(body)]
+    said = [*_at_most_one(asked.arguments("model"), "the address"), *_in_body(asked, body)]
     names = {name.strip() for name in said} - {""}
     if not names:
         raise MissingModel
@@ -51,15 +51,13 @@ def model_name(body: bytes) -> str:
     return name
 
 
-def _in_query() -> list[str]:
-    return _at_most_one(request.args.getlist("model"), "the address")
-
-
-def _in_body(body: bytes) -> list[str]:
-    if not body and (request.method in ("GET", "HEAD") or request.args.get("model")):
+def _in_body(asked: Incoming, body: bytes) -> list[str]:
+    if not body and (asked.method in ("GET", "HEAD") or any(asked.arguments("model"))):
         return []
-    with _in_turn() if len(body) > LARGE_BYTES else contextlib.nullcontext():
-        return _in_some_body(body)
+    if len(body) <= LARGE_BYTES:
+        return _in_some_body(asked, body)
+    with _in_turn():
+        return _in_some_body(asked, body)
 
 
 @contextlib.contextmanager
@@ -76,9 +74,9 @@ def _in_turn() -> Iterator[None]:
             gc.enable()
 
 
-def _in_some_body(body: bytes) -> list[str]:
-    if request.mimetype == "multipart/form-data":
-        return _in_form(body, request.mimetype_params.get("boundary", ""))
+def _in_some_body(asked: Incoming, body: bytes) -> list[str]:
+    if asked.mimetype == "multipart/form-data":
+        return _in_form(body, asked.boundary)
     return _in_json(body)
 
 

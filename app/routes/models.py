@@ -9,8 +9,9 @@ from flask import Blueprint, Response, jsonify, request
 
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine
-from app.routes.doors import checked, find_model, key_of_request, servable_model, visible_models
-from app.routes.inference import infer, place, read_body
+from app.routes.doors import checked, find_model, servable_model, visible_models
+from app.routes.incoming import Incoming, incoming
+from app.routes.inference import infer_by_flask, place, read_body
 from app.routes.model_name import model_name
 from app.services import services
 from app.use_cases.report import model_entry, model_list, model_place, router_props
@@ -22,14 +23,15 @@ bp = Blueprint("models", __name__)
 @bp.get("/models")
 def list_models() -> Response:
     _reload_if_asked()
-    return jsonify(model_list(visible_models(), services().store.pool))
+    return jsonify(model_list(visible_models(incoming()), services().store.pool))
 
 
 @bp.get("/v1/models/<path:name>")
 @bp.get("/models/<path:name>")
 def show_model(name: str) -> Response:
     _reload_if_asked()
-    store, model, key = services().store, find_model(name), key_of_request()
+    asked = incoming()
+    store, model, key = asked.services.store, find_model(asked, name), asked.key
     decisions = store.decisions if key is None or key.admin else ()  # they name other models
     return jsonify(model_entry(model, store.pool) | model_place(model, store.pool, decisions))
 
@@ -37,7 +39,7 @@ def show_model(name: str) -> Response:
 def _reload_if_asked() -> None:
     """A scan may take a second, and others wait for theirs: with a place, so that they never take the last thread."""
     if request.args.get("reload") == "1":
-        with place():
+        with place(services()):
             services().catalog.reload()
 
 
@@ -61,30 +63,31 @@ def unload() -> Response:
     return jsonify(success=True)
 
 
-def _known_or_loaded(name: str) -> Model:
+def _known_or_loaded(asked: Incoming, name: str) -> Model:
     """The model of that name, also one that is loaded although its file is gone from the catalogue."""
     try:
-        return find_model(name)
+        return find_model(asked, name)
     except ModelNotFound:
-        server = services().store.pool.server_of(name)
+        server = asked.services.store.pool.server_of(name)
         if server is None:
             raise
-        return checked(server.model)
+        return checked(asked, server.model)
 
 
 @bp.get("/props")
 def props() -> Response:
     """A loaded model's properties; without `?model=` our own, by which llama.cpp's clients know a router."""
     if "model" in request.args:
-        return infer()
+        return infer_by_flask()
     s = services()
     return jsonify(router_props(s.engine, s.max_loaded))
 
 
 @contextlib.contextmanager
-def _order(find: Callable[[str], Model]) -> Iterator[tuple[Model, object]]:
+def _order(find: Callable[[Incoming, str], Model]) -> Iterator[tuple[Model, object]]:
     """The model that an order is about and the watch over its client; it holds a place while it waits."""
-    with place():
-        model = find(model_name(read_body()))
-        with contextlib.closing(services().clients.watch(request.environ.get("gunicorn.socket"))) as client:
+    asked = incoming()
+    with place(asked.services):
+        model = find(asked, model_name(asked, read_body(asked)))
+        with contextlib.closing(asked.services.clients.watch(request.environ.get("gunicorn.socket"))) as client:
             yield model, client

@@ -35,6 +35,7 @@ class Limits:
     max_loaded: int | None = None
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
+    look_seconds: float = 0.2  # how often an engine is asked whether a slot that a client left is free
     notice_seconds: float = 5.0  # what the engine may take to see that a client of a stream has gone
     notice_in_silence_seconds: float = 5.0  # the same while it has nothing to write
     rules: Rules = field(default_factory=Rules)

@@ -142,8 +142,14 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
         return state
     freed = replace(holder, leases=holder.leases - {event.ticket}, last_used=event.at)
     if event.ending is not ev.Ending.COMPLETE:
-        check_at = event.at + _notice_seconds(state.limits, event.ending)
-        freed = replace(freed, left_behind=holder.left_behind + 1, check_at=min(check_at, holder.check_at or check_at))
+        notice_seconds = _notice_seconds(state.limits, event.ending)
+        check_at = event.at + min(notice_seconds, state.limits.look_seconds)
+        freed = replace(
+            freed,
+            left_behind=holder.left_behind + 1,
+            check_at=min(check_at, holder.check_at or check_at),
+            must_notice_by=event.at + notice_seconds,
+        )
     return changed(state, holder.id, lambda _: freed)
 
 
@@ -152,17 +158,19 @@ def _notice_seconds(limits: Limits, ending: ev.Ending) -> float:
 
 
 def _slots_counted(state: PoolState, event: ev.SlotsCounted) -> Step:
-    """Slots are free when the engine says so. One that nobody uses and that still generates is ended: the only way
-    to stop some engines. The count must not be older than the last request's end."""
+    """Slots are free when the engine says so. One that nobody uses and that still generates after all its time to
+    notice is ended: the only way to stop some engines. The count must not be older than the last request's end."""
     server = state.server(event.server)
     if server is None or not server.left_behind:
         return state, []
-    if event.busy is not None and event.busy <= len(server.leases):
-        return changed(state, server.id, lambda s: replace(s, left_behind=0, check_at=None)), []
-    if event.busy is not None and server.is_idle and event.asked_at > server.last_used:
-        return stop(state, server, ev.StopReason.ABANDONED)
-    again_at = event.at + state.limits.notice_seconds
-    return changed(state, server.id, lambda s: replace(s, check_at=again_at)), []
+    left_behind = server.left_behind
+    if event.busy is not None:
+        left_behind = min(left_behind, max(0, event.busy - len(server.leases)))
+        is_due = event.asked_at > server.last_used and event.asked_at >= server.must_notice_by
+        if left_behind and server.is_idle and is_due:
+            return stop(state, server, ev.StopReason.ABANDONED)
+    again_at = event.at + state.limits.look_seconds if left_behind else None
+    return changed(state, server.id, lambda s: replace(s, left_behind=left_behind, check_at=again_at)), []
 
 
 def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> PoolState:

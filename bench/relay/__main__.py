@@ -11,8 +11,9 @@ directly (direct-real), through ours (ours-real) and through its own router mode
 Rounds are interleaved: each has every system once, started anew, in another order. Figures are medians of the rounds
 with their range; ratios are taken within a round.
 
-A token's latency is from the stand-in's send to the client's recv. CPU and memory (PSS, above an idle proxy that has
-answered once) are the proxy's alone. TTFT is of short streams that come on top of the others, on new connections.
+A token's latency is from the stand-in's send to the client's recv. CPU and memory (PSS, above the same proxy's just
+before the streams began) are the proxy's alone. TTFT is of short streams that come on top of the others, on new
+connections.
 """
 
 from __future__ import annotations
@@ -108,11 +109,11 @@ def _measured(system: System, given: Surroundings, times: Times) -> Seen:
     seen: Seen = {}
     with system.start(given) as running:
         pin(running.processes(), MEASURED_CORE)
-        idle_mib = memory_mib(running.processes())
         if shutil.which("wrk"):
             seen["small"] = small(running, times.small, system.clients)
         for case in CASES:
             if case.streams <= system.most_streams:
+                idle_mib = memory_mib(running.processes())
                 seen[case] = streams(given.programs.streams, running, case, times, idle_mib)
                 _settle(running, times)
         if running.service:
