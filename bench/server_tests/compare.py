@@ -26,7 +26,7 @@ def compared(direct: Outcomes, through: Outcomes) -> dict[str, Any]:
         },
         "reasons_too_many": sorted(test for test in both if reason(test)),
         "not_compared": dict(Counter(seen["outcome"] for test, seen in direct.items() if test not in passed)),
-        "fail_direct": {test: seen["why"] for test, seen in direct.items() if seen["outcome"] == "failed"},
+        "fail_direct": sorted(test for test, seen in direct.items() if seen["outcome"] == "failed"),
     }
 
 
