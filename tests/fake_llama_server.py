@@ -13,6 +13,7 @@ FAKE_DIE_AFTER_TOKENS=5   exits in the middle            FAKE_TRUNCATE=1        
 FAKE_FIRST_BYTE_SECONDS=5 silence before the answer      FAKE_STATUS=500                 an error instead of it
 FAKE_GARBAGE=1            answers what is not HTTP       FAKE_NO_BIND=1                  never listens
 FAKE_IGNORE_TERM=1        only SIGKILL ends it           FAKE_FORK_GRANDCHILD=1          a child holds its pipes
+FAKE_WAITS_FOR_ORDER=1     does not end at SIGTERM before a router's order on stdin
 FAKE_STDERR_MB=50         logs that much before it loads FAKE_IGNORE_KEY=1              answers without the key
 FAKE_DEAF=1               never looks whether its client is still there
 FAKE_CUT_EVENT=1          closes in the middle of an event
@@ -498,6 +499,8 @@ def main() -> None:
     chosen = parse(sys.argv[1:])
     journal(f"start {os.getpid()}")
     signal.signal(signal.SIGTERM, signal.SIG_IGN if is_on("FAKE_IGNORE_TERM") else signal.SIG_DFL)
+    if is_on("FAKE_WAITS_FOR_ORDER"):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(sys.stdin.readline() != "cmd_router_to_child:exit\n"))
     if is_on("FAKE_FORK_GRANDCHILD"):
         # Ends by itself, so that a failing test leaves nothing for ever.
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -264,6 +264,15 @@ def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path):
         assert all(is_gone(process) for process in family)
 
 
+def test_an_engine_that_waits_for_its_routers_order_ends_at_once(tmp_path: Path):
+    """A llama-server with LLAMA_SERVER_ROUTER_PORT ends its HTTP at SIGTERM, then waits for a word on stdin: every stop
+    took `stop_seconds`, and a SIGKILL."""
+    with faulty(tmp_path, {"SERVER__STOP_SECONDS": "300"}, FAKE_WAITS_FOR_ORDER=1) as service:
+        service.chat("m")
+        assert service.stop() == 0
+        assert "exit status 0" in service.output
+
+
 @pytest.mark.parametrize("how", ["stop", "kill the engine"])
 def test_a_grandchild_that_holds_the_pipes_goes_with_its_parent(tmp_path: Path, how: str):
     with faulty(tmp_path, FAKE_FORK_GRANDCHILD=1, FAKE_PORT_ZERO=1) as service:
@@ -298,7 +307,7 @@ def test_a_queue_that_is_full_says_when_to_come_back(tmp_path: Path):
         wait_for(lambda: service.get("/health").json()["waiting"] == 2, 5)
         refused = service.chat("m")
         assert (refused.status_code, error_of(refused)["code"]) == (429, "queue_full")
-        assert refused.headers["Retry-After"] == "2"
+        assert refused.headers["Retry-After"] == "1", "by its size the load takes no longer"
         for connection in waiting:
             connection.close()
 

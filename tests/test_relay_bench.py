@@ -88,3 +88,11 @@ def test_ratios_are_taken_within_a_round():
     assert (ratio["median"], ratio["spread"]) == (1.5, [1.2, 2.0])
     [bound] = [each for each in bounds(rounds) if each["bound"] == "256 x 50: CPU per token, of nginx"]
     assert (bound["measured"], bound["at_most"], bound["holds"]) == (1.5, 1.6, True)
+
+
+def test_a_real_llama_server_is_held_against_its_own_router_mode():
+    """90 / 100 and 99 / 100; the small answers of the stand-in say nothing about it."""
+    seen = [{"ours-real": 90.0, "router": 100.0, "ours": 1.0}, {"ours-real": 99.0, "router": 100.0, "ours": 1.0}]
+    rounds = [{name: {"small": {"requests_per_s": rate}} for name, rate in each.items()} for each in seen]
+    [bound] = [each for each in bounds(rounds) if "router" in each["bound"]]
+    assert (bound["measured"], bound["at_least"], bound["holds"]) == (0.945, 0.95, False)

@@ -70,6 +70,13 @@ def test_a_model_may_be_named_in_the_address_where_the_body_names_none(service: 
     assert sent(service, "/tokenize?model=m", b'{"content": "x"}')["body"] == '{"content": "x"}'
 
 
+def test_the_list_that_lora_adapters_takes_has_its_model_in_the_address(service: Service):
+    """It was refused as no object: the scales of adapters could not be set at all."""
+    scales = b'[{"id": 0, "scale": 0.5, "model": "other"}]'
+    assert sent(service, "/lora-adapters?model=m", scales)["body"] == scales.decode()
+    assert service.post("/lora-adapters", [{"id": 0}]).status_code == 400
+
+
 def test_a_form_is_routed_by_its_field_and_stays_as_it_is(service: Service):
     recording = bytes(range(256)) * 40 + b'--not-it\r\nContent-Disposition: form-data; name="model"\r\n\r\nother\r\n'
     form = requests.Request(

@@ -285,19 +285,27 @@ def test_an_arrow_that_is_not_in_the_table_is_a_bug():
 
 
 def test_a_slot_left_in_mid_answer_is_not_given_away_until_the_engine_says_it_is_free():
-    play = Play(Limits(look_seconds=0.2))
+    play = Play(Limits(first_look_seconds=0.25, look_seconds=1.5))
     play.ask(a_model(slots=1))
     play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_STREAM))
     assert grants(play.ask(a_model(slots=1), at=1.1)) == {}
-    assert play.tell(ev.Tick(at=1.2)) == [ev.CountSlots(1)]
-    assert play.tell(ev.SlotsCounted(1, busy=1, asked_at=1.2, at=1.25)) == [], "it has five seconds to notice"
-    assert play.tell(ev.Tick(at=1.45)) == [ev.CountSlots(1)]
-    assert grants(play.tell(ev.SlotsCounted(1, busy=0, asked_at=1.45, at=1.5))) == {2: 1}
+    assert play.tell(ev.Tick(at=1.25)) == [ev.CountSlots(1)]
+    assert play.tell(ev.SlotsCounted(1, busy=1, asked_at=1.25, at=1.5)) == [], "it has five seconds to notice"
+    assert play.tell(ev.Tick(at=2.5)) == [], "what asks it all the time keeps llama-server from noticing"
+    assert play.tell(ev.Tick(at=3.0)) == [ev.CountSlots(1)]
+    assert grants(play.tell(ev.SlotsCounted(1, busy=0, asked_at=3.0, at=3.1))) == {2: 1}
+
+
+def test_an_engine_that_was_left_in_silence_is_not_asked_before_it_looks_itself():
+    play = Play(Limits(first_look_seconds=0.25, look_seconds=1.5))
+    play.ask(a_model(slots=1))
+    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE))
+    assert due_at(play.state) == 2.5
 
 
 def test_of_many_slots_that_were_left_those_that_are_free_are_given_away():
     """128 clients who leave a server of 256 slots at once must not halve it until the last was noticed."""
-    play = Play(Limits(look_seconds=0.2))
+    play = Play(Limits(first_look_seconds=0.2))
     for _ in range(4):
         play.ask(a_model(slots=4))
     play.tell(ev.Ready(1, 9001, at=0.0))

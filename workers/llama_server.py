@@ -7,6 +7,7 @@ can hold more than its own thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -43,6 +44,7 @@ BIND_ATTEMPTS = 3
 MEASURE_AFTER_SECONDS = 0.5  # after ready: the last lines of a load's log are written by a thread of llama.cpp's
 SHOWN_SECONDS = 5.0  # after ready: so long NVML is waited for
 READ_BYTES = 64 * 1024
+EXIT_ORDER = b"cmd_router_to_child:exit\n"
 LAST_READS = 64  # 64 x 64 KiB is more than a pipe holds
 
 _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use|invalid port", re.IGNORECASE)
@@ -275,9 +277,19 @@ class LlamaServer:
         if self._stop_wanted and self._kill_at == float("inf"):
             self._kill_at = now + self._launcher.stop_seconds
             signal_group(pid, signal.SIGTERM)
+            self._order_exit()
         elif self._count_wanted and self._port is not None:
             self._count_wanted = False
             self._tell(ev.SlotsCounted(self._server.id, busy_slots(self._port, self.api_key), now, time.monotonic()))
+
+    def _order_exit(self) -> None:
+        """What a router of llama.cpp says to its child. At SIGTERM a child ends its HTTP, and waits for this for good.
+
+        Source: server_child::setup in server-models.cpp, whose thread server.cpp joins at its end (llama.cpp b11434).
+        """
+        assert self._process is not None and self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(EXIT_ORDER)
 
     def _probe(self, pid: int) -> None:
         """Ready is: a loopback port held by this very process, a /health of 200, and no answer without our key."""

@@ -66,6 +66,7 @@ class Exchange:
         self.answer: Any = None
         self.device = ""  # where its model is
         self.waited_seconds = 0.0
+        self.is_sent = False  # the engine may be at work for it
         self.is_complete = False  # the whole answer went out
         self.failure: ProxyError | None = None  # of a stream that had begun with what it waits for
         self.is_over = False
@@ -143,7 +144,7 @@ class Exchange:
     def send(self, address: Any) -> None:
         """To its server; the head of the answer is here then."""
         assert self.model is not None
-        self.device = address.device
+        self.device, self.is_sent = address.device, True
         self.answer = self.services.relay.send(
             address, self.asked.method, target(self.asked), self.said, self.body, self.client
         )
@@ -199,9 +200,10 @@ class Exchange:
 
     @property
     def ending(self) -> Ending:
-        if self.is_complete or self.answer is None:
+        if self.is_complete or not self.is_sent:
             return Ending.COMPLETE
-        return Ending.CUT_IN_STREAM if self.answer.is_stream else Ending.CUT_IN_SILENCE
+        streams = self.answer is not None and self.answer.is_stream
+        return Ending.CUT_IN_STREAM if streams else Ending.CUT_IN_SILENCE
 
     def end(self, status: int) -> None:
         """Give everything back. The first call counts: the application's, or the worker's if that never got to it."""

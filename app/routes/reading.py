@@ -62,12 +62,16 @@ def read_request(asked: Incoming, body: bytes) -> Said:
 
 
 def _in_body(asked: Incoming, body: bytes) -> tuple[list[str], bool]:
-    if not body and (asked.method in ("GET", "HEAD") or any(asked.arguments("model"))):
+    if not body and (asked.method in ("GET", "HEAD") or _is_named_by_address(asked)):
         return [], False
     if len(body) <= LARGE_BYTES:
         return _in_some_body(asked, body)
     with _in_turn():
         return _in_some_body(asked, body)
+
+
+def _is_named_by_address(asked: Incoming) -> bool:
+    return any(asked.arguments("model"))
 
 
 @contextlib.contextmanager
@@ -87,7 +91,7 @@ def _in_turn() -> Iterator[None]:
 def _in_some_body(asked: Incoming, body: bytes) -> tuple[list[str], bool]:
     if asked.mimetype == "multipart/form-data":
         return _in_form(body, asked.boundary), False
-    return _in_json(body)
+    return _in_json(body, may_be_a_list=_is_named_by_address(asked))
 
 
 def _at_most_one(names: list[str], place: str) -> list[str]:
@@ -99,7 +103,7 @@ def _at_most_one(names: list[str], place: str) -> list[str]:
 # --- JSON ----------------------------------------------------------------------------------------------
 
 
-def _in_json(body: bytes) -> tuple[list[str], bool]:
+def _in_json(body: bytes, may_be_a_list: bool) -> tuple[list[str], bool]:
     openers = body.count(b"[") + body.count(b"{")
     if openers + body.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"the body has more than {MAX_VALUES:,} JSON values")
@@ -112,6 +116,8 @@ def _in_json(body: bytes) -> tuple[list[str], bool]:
     # It is no deeper than it has opening brackets, and most bodies have few.
     if openers > MAX_DEPTH and _is_too_deep(body):
         raise InvalidRequest(TOO_DEEP)
+    if isinstance(pairs, list) and may_be_a_list:
+        return [], False  # as POST /lora-adapters takes, which has no place for a name
     if not isinstance(pairs, tuple):
         raise InvalidRequest("the body is not a JSON object")
     names = [value for key, value in pairs if key == "model"]

@@ -40,7 +40,11 @@ class Limits:
     min_residency_seconds: float = 20.0
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
-    look_seconds: float = 0.2  # how often an engine is asked whether a slot that a client left is free
+    # How often an engine is asked whether a slot that a client left is free. llama-server looks for the client only
+    # after a second without any result, and what it is asked here is one: asked more often, it goes on for ever
+    # (b11434, server-queue.cpp, recv_with_timeout and HTTP_POLLING_SECONDS).
+    look_seconds: float = 1.5
+    first_look_seconds: float = 0.2  # at a stream: its client is missed at the next token
     notice_seconds: float = 5.0  # what the engine may take to see that a client of a stream has gone
     notice_in_silence_seconds: float = 5.0  # the same while it has nothing to write
     rules: Rules = field(default_factory=Rules)

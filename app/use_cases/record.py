@@ -153,7 +153,9 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
     freed = replace(holder, leases=leases, last_used=event.at, has_answered=answered)
     if not is_whole:
         notice_seconds = _notice_seconds(state.limits, event.ending)
-        check_at = event.at + min(notice_seconds, state.limits.look_seconds)
+        streams = event.ending is ev.Ending.CUT_IN_STREAM
+        look_seconds = state.limits.first_look_seconds if streams else state.limits.look_seconds
+        check_at = event.at + min(notice_seconds, look_seconds)
         freed = replace(
             freed,
             left_behind=holder.left_behind + 1,

@@ -5,8 +5,11 @@
 Ours is measured whole, as users start it: command line, gunicorn, catalogue, pool, metrics, log. Its llama-server is a
 stand-in in C (upstream.c) that keeps llama-server's command line and answers at once; the same one is behind nginx, a
 naive Flask + requests proxy and LiteLLM, and is asked directly. The proxy has core 0; the load, the stand-in and this
-program have core 1. Rounds are interleaved: each has every system once, started anew, in another order. Figures are
-medians of the rounds with their range; ratios are taken within a round.
+program have core 1. Where a llama-server is on PATH, eight clients also ask it for small answers, of a tiny model:
+directly (direct-real), through ours (ours-real) and through its own router mode (router).
+
+Rounds are interleaved: each has every system once, started anew, in another order. Figures are medians of the rounds
+with their range; ratios are taken within a round.
 
 A token's latency is from the stand-in's send to the client's recv. CPU and memory (PSS, above the same proxy's just
 before the streams began) are the proxy's alone. TTFT is of short streams that come on top of the others, on new
@@ -107,14 +110,14 @@ def _measured(system: System, given: Surroundings, times: Times) -> Seen:
     with system.start(given) as running:
         pin(running.processes(), MEASURED_CORE)
         if shutil.which("wrk"):
-            seen["small"] = small(running, times.small)
+            seen["small"] = small(running, times.small, system.clients)
         for case in CASES:
             if case.streams <= system.most_streams:
                 idle_mib = memory_mib(running.processes())
                 seen[case] = streams(given.programs.streams, running, case, times, idle_mib)
                 _settle(running, times)
         if running.service:
-            seen |= _of_ours(given.programs, running, times)
+            seen |= _of_ours(given.programs, running, times, system.clients)
     return seen
 
 
@@ -125,11 +128,11 @@ def _settle(running: Running, times: Times) -> None:
         wait_for(lambda: not any(server["requests"] for server in service.servers()), 30)
 
 
-def _of_ours(programs: Programs, running: Running, times: Times) -> Seen:
+def _of_ours(programs: Programs, running: Running, times: Times, clients: int) -> Seen:
     """What only our service is asked: whether /health answers beside everything, and a burst that it has to refuse."""
     seen: Seen = {}
     if shutil.which("wrk"):
-        _, health = beside(lambda: small(running, times.small / 2), running)
+        _, health = beside(lambda: small(running, times.small / 2, clients), running)
         seen["small answers"] = {"health_ms": health}
     seen["burst"] = burst(programs.streams, running)
     return seen

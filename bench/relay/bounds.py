@@ -29,6 +29,8 @@ def bounds(rounds: list[Round]) -> list[dict[str, Any]]:
     for peer, limit in (("nginx", 0.13), ("naive", 3.5)):
         many = within(rounds, peer, "small", "requests_per_s", ratio)
         made.append(_at_least(f"small answers, of {peer}", many, limit))
+    real = within(rounds, "router", "small", "requests_per_s", ratio, ours="ours-real")
+    made.append(_at_least("small answers of a real llama-server, of its router mode", real, 0.95))
     for case, figure, limit in ((FEW, "ttft_p50_ms", 1.5), (SLOW, "ttft_p99_ms", 12), (FAST, "ttft_p99_ms", 12)):
         added = within(rounds, "direct", case, figure, lambda own, others: own - others)
         made.append(_at_most(f"{case}: {figure} added", added, limit))

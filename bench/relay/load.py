@@ -82,13 +82,13 @@ def failures(seen: Figures) -> int:
     return bad + unanswered + sum(each["cut"] for each in counts)
 
 
-def small(system: Running, seconds: float) -> Figures:
-    """Small answers, asked for by 32 clients at once, each on a connection that is kept."""
+def small(system: Running, seconds: float, clients: int) -> Figures:
+    """Small answers, asked for by so many clients at once, each on a connection that is kept."""
     before = cpu_seconds(system.processes())
     command = [
         "wrk",
         "-t1",
-        "-c32",
+        f"-c{clients}",
         f"-d{max(1, round(seconds))}s",
         "-s",
         str(SCRIPT),

@@ -16,13 +16,18 @@ def own(rounds: list[Round], case: object, figure: str) -> list[float]:
 
 
 def within(
-    rounds: list[Round], peer: str, case: object, figure: str, compare: Callable[[float, float], float | None]
+    rounds: list[Round],
+    peer: str,
+    case: object,
+    figure: str,
+    compare: Callable[[float, float], float | None],
+    ours: str = "ours",
 ) -> list[float]:
     """Ours held against the peer's, round by round, where both were seen."""
     pairs = [
-        (each["ours"][case][figure], each[peer][case][figure])
+        (each[ours][case][figure], each[peer][case][figure])
         for each in rounds
-        if case in each.get("ours", {}) and case in each.get(peer, {})
+        if case in each.get(ours, {}) and case in each.get(peer, {})
     ]
     made = [compare(own, others) for own, others in pairs if own is not None and others is not None]
     return [value for value in made if value is not None]

@@ -31,6 +31,9 @@ SLOTS = 256  # the most that a llama-server has
 MODELS = tuple(f"stand-in-{number}" for number in range(4))  # so many servers take a thousand streams
 THREADS = 1100  # each stream holds one
 
+# Without a key of its own it does not start; the prices of models are those it brings along.
+LITELLM = {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -53,9 +56,10 @@ class Running:
 @dataclass(frozen=True)
 class System:
     name: str
-    start: Callable[[Surroundings], AbstractContextManager[Running]] | None  # None: `missing` always says why
+    start: Callable[[Surroundings], AbstractContextManager[Running]]
     most_streams: int
     missing: Callable[[], str] = str  # why it cannot be had; "" if it can
+    clients: int = 32  # that ask for small answers at once
 
 
 @contextlib.contextmanager
@@ -108,7 +112,8 @@ def litellm(given: Surroundings) -> AbstractContextManager[Running]:
     models = [{"model_name": name, "litellm_params": {"model": f"openai/{name}", **engine}} for name in MODELS]
     file = given.folder / "litellm.json"  # JSON is YAML
     file.write_text(json.dumps({"model_list": models}))
-    return _command(port, ["litellm", "--config", str(file), "--host", "127.0.0.1", "--port", str(port)])
+    command = ["litellm", "--config", str(file), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
+    return _command(port, command, **LITELLM)
 
 
 def _nginx() -> str:
@@ -121,7 +126,8 @@ def _command(port: int, command: list[str], **variables: str) -> Iterator[Runnin
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL) as process:
         root = psutil.Process(process.pid)
         try:
-            wait_for(lambda: _answers(port), 60, lambda: f"{command[0]} does not answer")
+            wait_for(lambda: _answers(port) or process.poll() is not None, 60, lambda: f"{command[0]} does not answer")
+            assert process.poll() is None, f"{command[0]} has ended"
             yield Running(port, lambda: [root.pid, *(child.pid for child in root.children(recursive=True))])
         finally:
             for child in (*root.children(recursive=True), root):
@@ -145,17 +151,58 @@ def _no_command(name: str) -> Callable[[], str]:
     return lambda: "" if shutil.which(name) else f"no {name} on PATH"
 
 
-def _no_router() -> str:
-    if not shutil.which("llama-server"):
-        return "no llama-server on PATH"
-    return "llama-server is there, but its router mode starts nothing but itself: no stand-in can be behind it"
+# --- a real llama-server, with a model of 1.7 MB: directly, behind ours, behind its own router mode ---------------
 
+REAL_CLIENTS = 8
+# What ours gives such a model, or is told to.
+REAL_OPTIONS = ("--threads", "1", "--parallel", str(REAL_CLIENTS), "--ctx-size", "4096", "--cache-ram", "0")
+
+
+@contextlib.contextmanager
+def ours_real(given: Surroundings) -> Iterator[Running]:
+    settings = {
+        "engine": {"binary": shutil.which("llama-server")},
+        "models": {MODELS[0]: {"path": str(_real_model(given)), "parallel": REAL_CLIENTS, "ctx_size": 4096}},
+    }
+    path = given.folder / "config.json"
+    path.write_text(json.dumps(settings))
+    with serving(given.folder, "--config", str(path)) as service:
+        assert service.chat(MODELS[0]).status_code == 200, service.output
+        yield Running(int(service.url.rpartition(":")[2]), lambda: [service.master.pid, service.worker.pid])
+
+
+@contextlib.contextmanager
+def router(given: Surroundings) -> Iterator[Running]:
+    """llama-server without a model: it starts itself once more for each, and passes requests on."""
+    port = free_port()
+    folder = str(_real_model(given).parent)
+    command = ["llama-server", "--models-dir", folder, "--host", "127.0.0.1", "--port", str(port), *REAL_OPTIONS]
+    with _command(port, command) as running:
+        yield Running(port, lambda: running.processes()[:1])
+
+
+@contextlib.contextmanager
+def direct_real(given: Surroundings) -> Iterator[Running]:
+    port = free_port()
+    model = str(_real_model(given))
+    with _command(port, ["llama-server", "--model", model, "--port", str(port), *REAL_OPTIONS]):
+        yield Running(port, list)
+
+
+def _real_model(given: Surroundings) -> Path:
+    """The demo model under a name that the router mode, which goes by names of files, finds."""
+    return write_demo_model(given.folder / "models").rename(given.folder / "models" / f"{MODELS[0]}.gguf")
+
+
+_NO_ENGINE = _no_command("llama-server")
 
 SYSTEMS = (
     System("ours", ours, most_streams=1000),
     System("direct", direct, most_streams=1000),
     System("nginx", nginx_peer, most_streams=1000, missing=lambda: "" if _nginx() else "nginx is not installed"),
     System("naive", naive, most_streams=256),
-    System("router", None, most_streams=0, missing=_no_router),
     System("litellm", litellm, most_streams=16, missing=_no_command("litellm")),
+    System("ours-real", ours_real, most_streams=0, missing=_NO_ENGINE, clients=REAL_CLIENTS),
+    System("direct-real", direct_real, most_streams=0, missing=_NO_ENGINE, clients=REAL_CLIENTS),
+    System("router", router, most_streams=0, missing=_NO_ENGINE, clients=REAL_CLIENTS),
 )
