@@ -15,6 +15,7 @@ from app.entities.model import Model
 from app.entities.placement import CPU, Placement, Wishes
 from app.entities.server import Server
 from app.use_cases import events as ev
+from app.use_cases import schedule
 from app.use_cases.asked import Asked
 from app.use_cases.model_shape import ModelShape, model_shape
 from app.use_cases.pool_state import Limits, PoolState
@@ -100,6 +101,7 @@ class Play:
 
     def stepped(self, before: PoolState, event: ev.Event) -> list[ev.Effect]:
         self.state, effects = step(before, event)
+        nothing_is_left_out(self.state, event.at)
         return effects
 
     def answer(self, effect: ev.Effect, at: float) -> ev.Event | None:
@@ -195,3 +197,10 @@ __all__ = [
     "replace",
     "tiny_shape",
 ]
+
+
+def nothing_is_left_out(state: PoolState, now: float) -> None:
+    """Where a step skips its last passes, they would have found nothing to do."""
+    if schedule._is_settled(state, now):
+        for settle in schedule._PASSES:
+            assert settle(state, now) == (state, []), settle.__name__

@@ -22,7 +22,7 @@ from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import due_at, step
-from tests.builders import GIB, a_model, a_wish, booked
+from tests.builders import GIB, a_model, a_wish, booked, nothing_is_left_out
 
 HISTORIES = 3000
 ARRIVALS = 40
@@ -98,6 +98,7 @@ class World:
         if isinstance(event, ev.Ready | ev.Progress) and event.server not in self.alive:
             return
         self.state, effects = step(self.state, event)
+        nothing_is_left_out(self.state, event.at)
         if isinstance(event, ev.Projected):
             self.check_booking(event)
         for effect in effects:

@@ -27,6 +27,11 @@ def take_stock(state: PoolState, now: float) -> PoolState:
     return state if awaited == state.returning else replace(state, returning=awaited)
 
 
+def are_settled(state: PoolState) -> bool:
+    """Whether time alone changes nothing about them."""
+    return not state.returning and state.gpus_asked_at is None and state.gpus.state is not GpuState.UNREAD
+
+
 def due_at(state: PoolState) -> list[float]:
     """When time alone changes something for those who wait for a load."""
     if not any(state.server_of(each.model.name) is None for each in state.wanting):

@@ -44,7 +44,19 @@ def step(state: PoolState, event: Event) -> Step:
     for settle in _PASSES:
         state, more = settle(state, event.at)
         effects += more
+        if settle is _grant and _is_settled(state, event.at):
+            break
     return state, effects
+
+
+def _is_settled(state: PoolState, now: float) -> bool:
+    """Whether all other passes would find nothing to do: what nearly every request for a loaded model leaves behind."""
+    if state.waiting or state.draining or state.undecided or not readings.are_settled(state):
+        return False
+    if any(server.state is not READY for server in state.servers):
+        return False
+    due = due_at(state)
+    return due is None or now < due
 
 
 def due_at(state: PoolState) -> float | None:
