@@ -439,3 +439,16 @@ def test_an_engine_being_asked_what_it_can_do_does_not_outlive_us(tmp_path: Path
         family = wait_for(lambda: len(service.family()) == 3 and service.family(), 10)
         service.process.send_signal(number)
         wait_for(lambda: all(is_gone(process) for process in family), 5)
+
+
+def test_a_load_that_fails_again_and_again_is_not_tried_at_every_request(tmp_path: Path):
+    with faulty(tmp_path, FAKE_LOAD="exit1", FAKE_PORT_ZERO=1) as service:
+        answers = [service.chat("m") for _ in range(4)]
+        assert {(each.status_code, error_of(each)["code"]) for each in answers} == {(503, "model_load_failed")}
+        assert [each.headers.get("x-should-retry") for each in answers] == ["false", "false", None, None]
+        assert {each.headers["Retry-After"] for each in answers[2:]} <= {"1", "2"}
+        assert "failed 2 times in a row" in answers[3].text and "unknown model architecture" in answers[3].text
+        assert len(journal(service, "start")) == 2
+        order = requests.post(f"{service.url}/models/load", json={"model": "m"}, timeout=20)
+        assert order.status_code == 200, "it is starting"
+        wait_for(lambda: len(journal(service, "start")) == 3, 10)
