@@ -14,7 +14,8 @@ from app.entities.server import Server
 from app.use_cases.demand import RATE_SECONDS, load_seconds, rate
 from app.use_cases.pool_state import PoolState, Waiting
 
-WORTH = 20.0  # seconds that may be waited for a second that is spared; bench/scheduling: fewer loads, longer waits
+WORTH = 4.0  # seconds waited for a second spared, for each model that waits; bench/scheduling: more, and there are
+# fewer loads and longer waits. The more models wait, the more are held up by a load that could have been spared.
 BETWEEN_SECONDS = 2.0  # from a stop to the next start, memory on its way back included
 PATIENT_SHARE = 0.5  # of the longest wait
 BATCH_SHARE = 0.25  # of the longest wait: so long a busy server goes on with those who wait for it
@@ -67,7 +68,7 @@ def may_go_at(state: PoolState, waiting: Waiting, going: Sequence[Server], now: 
 def _worth_it_at(state: PoolState, waiting: Waiting, going: Sequence[Server], now: float) -> float:
     """When the waits together reach what stopping would cost."""
     since = [each.since for each in state.wanting if each.model.name == waiting.model.name]
-    spared = WORTH * sum(_waits_caused(state, waiting, server, now) for server in going)
+    spared = WORTH * len(cold(state, now)) * sum(_waits_caused(state, waiting, server, now) for server in going)
     return (spared + sum(since)) / len(since)
 
 

@@ -28,7 +28,7 @@ from bench.scheduling.verdict import table, verdict
 
 LOADS = (0.3, 0.5, 0.7, 0.9)
 QUICK_LOADS = (0.5, 0.9)
-REQUESTS, QUICK_REQUESTS = 2000, 250
+REQUESTS, QUICK_REQUESTS = 1000, 200
 POLICIES = {"ours": Ours, **PEERS}
 BOUND = "lower-bound"
 
