@@ -5,6 +5,7 @@ When somebody may be stopped or drained for a load says turns.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import takewhile
@@ -21,7 +22,7 @@ from app.use_cases.events import Decided, Effect, Spawn, StopReason
 from app.use_cases.gpu_use import are_usable, why_no_place
 from app.use_cases.ledger import Books
 from app.use_cases.placement import decide
-from app.use_cases.pool_state import Basis, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
+from app.use_cases.pool_state import Basis, Load, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
 from app.use_cases.turns import cold, has_its_turn, may_drain_at, may_go_at, turn_at
 from app.use_cases.world import World, world_of
 
@@ -62,7 +63,7 @@ def _decided(state: PoolState, loads: list[Waiting], now: float) -> int:
     last = state.undecided
     if last is None or now >= last.again_at or (_is_idler(state) and now >= last.at + PAUSE_SECONDS):
         return 0
-    if last.loads != _named(loads[: len(last.loads)]):
+    if last.loads != _named(state, loads[: len(last.loads)]):
         return 0
     return len(last.loads) if last.basis == _basis(state, now) else 0
 
@@ -72,8 +73,10 @@ def _is_idler(state: PoolState) -> bool:
     return state.undecided is not None and not state.undecided.busy <= _busy(state)
 
 
-def _named(loads: Iterable[Waiting]) -> tuple[tuple[int, Asked | None], ...]:
-    return tuple((each.ticket, each.asked) for each in loads)
+def _named(state: PoolState, loads: Iterable[Waiting]) -> tuple[Load, ...]:
+    """How many wait is said in powers of two: each makes the load more urgent, but is no reason to look again."""
+    waiters = Counter(each.model.name for each in state.wanting)
+    return tuple((each.ticket, each.asked, waiters[each.model.name].bit_length()) for each in loads)
 
 
 def _soon_again(state: PoolState) -> PoolState:
@@ -97,7 +100,7 @@ class _Look:
     def seen(self, state: PoolState, loads: Iterable[Waiting]) -> Undecided:
         """What is known now of the loads that are left."""
         promises, basis = tuple(self._promises), _basis(state, self.now)
-        return Undecided(_named(loads), promises, basis, _busy(state), self.now, self.again_at)
+        return Undecided(_named(state, loads), promises, basis, _busy(state), self.now, self.again_at)
 
     def at(self, state: PoolState, waiting: Waiting) -> Step:
         name = waiting.model.name
