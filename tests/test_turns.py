@@ -82,7 +82,7 @@ def test_nobody_is_kept_waiting_for_a_popular_model_beyond_the_turn():
     used(play, "hot", times=100, until=200)
     play.state = replace(play.state, demands=loaded(play.state.demands, "hot", 60.0))
     play.ask(a_model("new", gib=10), at=201)
-    assert first_stop(play, 1000) == 201 + 150
+    assert first_stop(play, 1000) == 201 + 120
 
 
 def test_a_busy_server_is_not_drained_before_the_turn_and_serves_its_own_meanwhile():
@@ -90,9 +90,9 @@ def test_a_busy_server_is_not_drained_before_the_turn_and_serves_its_own_meanwhi
     play.ask(a_model("busy", gib=10))
     play.tell(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("new", gib=10), at=1.0, patience=1000)
-    assert grants(play.ask(a_model("busy", gib=10), at=140.0)) == {3: 1}, "a ready model is never held by a load"
-    assert due_at(play.state) == 151
-    play.tell(ev.Tick(at=151.0))
+    assert grants(play.ask(a_model("busy", gib=10), at=110.0)) == {3: 1}, "a ready model is never held by a load"
+    assert due_at(play.state) == 121
+    play.tell(ev.Tick(at=121.0))
     assert play.state.server(1).state is ServerState.DRAINING
 
 
@@ -103,8 +103,8 @@ def test_a_server_that_has_just_come_is_not_drained_by_those_who_waited_meanwhil
     play.ask(a_model("new", gib=10), at=1.0, patience=1000)
     play.tell(ev.Ready(1, 9001, at=160.0))
     assert play.state.server(1).state is ServerState.READY
-    assert due_at(play.state) == 160 + 75
-    play.tell(ev.Tick(at=235.0))
+    assert due_at(play.state) == 160 + 60
+    play.tell(ev.Tick(at=220.0))
     assert play.state.server(1).state is ServerState.DRAINING
 
 
