@@ -71,6 +71,15 @@ def test_a_load_that_could_be_spared_costs_more_the_more_models_wait():
     assert alone is not None and among_three is not None and alone < among_three
 
 
+def test_a_burst_that_is_over_keeps_its_server_for_less_long():
+    play = Play(Limits(min_residency_seconds=10_000), total_gib=16)
+    used(play, "hot", times=20, until=100)
+    play.state = replace(play.state, demands=loaded(play.state.demands, "hot", 20.0))
+    play.ask(a_model("new", gib=10), at=190)
+    goes_at = first_stop(play, 1000)
+    assert goes_at is not None and goes_at < 190 + 40, "as if it were asked for still: its turn, after 120 s"
+
+
 def test_without_a_residency_a_model_goes_as_soon_as_it_is_idle():
     play = Play(Limits(min_residency_seconds=0), total_gib=16)
     server = used(play, "hot", times=20, until=100)
@@ -244,7 +253,13 @@ def test_none_behind_stops_another_for_what_the_first_one_leaves_free():
 
 def test_what_never_fits_is_refused_at_once_although_others_wait():
     play = Play(total_gib=16)
-    play.ask(a_model("busy", gib=10))
-    play.tell(ev.Ready(1, 9001, at=0.0))
-    play.ask(a_model("large", gib=10), at=1.0)
-    assert refusals(play.ask(a_model("never", gib=40), at=2.0)) == {3: Reason.DOES_NOT_FIT}
+    old = play.up(a_model("old", gib=10))
+    assert stopped(play.ask(a_model("first", gib=12), at=50.0)) == [old]
+    assert refusals(play.ask(a_model("never", gib=40), at=50.5)) == {3: Reason.DOES_NOT_FIT}
+
+
+def test_what_fits_but_for_those_before_it_is_not_refused():
+    play = Play(total_gib=16)
+    old = play.up(a_model("old", gib=10))
+    assert stopped(play.ask(a_model("first", gib=12), at=50.0)) == [old]
+    assert play.ask(a_model("second", gib=12), at=50.5) == []
