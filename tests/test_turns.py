@@ -117,6 +117,24 @@ def test_a_server_that_has_just_come_is_not_drained_by_those_who_waited_meanwhil
     assert play.state.server(1).state is ServerState.DRAINING
 
 
+def test_of_two_that_have_to_go_the_first_goes_and_its_room_is_kept_until_the_other_has_served_its_own():
+    """Others took that room meanwhile, and then it was they who had just come: the two were never free at once."""
+    play = Play(total_gib=24)
+    for number, (name, at) in enumerate((("a", 0.0), ("b", 100.0)), 1):
+        play.ask(a_model(name, gib=10), at=at, patience=1000)
+        play.tell(ev.Ready(number, 9000, at=at))
+        if name == "a":
+            play.ask(a_model("large", gib=18), at=1.0, patience=1000)
+    play.tell(ev.Tick(at=121.0))
+    assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
+    play.tell(ev.Release(1, at=122.0))
+    assert spawned(play.tell(ev.Exited(1, "", at=123.0))) == []
+    assert spawned(play.ask(a_model("other", gib=9), at=124.0)) == [], "what is free is spoken for"
+    assert due_at(play.state) == 160.0
+    play.tell(ev.Tick(at=160.0))
+    assert play.state.server(2).state is ServerState.DRAINING
+
+
 def test_a_server_that_becomes_idle_is_seen_at_once():
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10))

@@ -23,7 +23,7 @@ from app.use_cases.gpu_use import are_usable, why_no_place
 from app.use_cases.ledger import Books
 from app.use_cases.placement import decide
 from app.use_cases.pool_state import Basis, Load, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
-from app.use_cases.turns import cold, has_its_turn, may_drain_at, may_go_at, turn_at
+from app.use_cases.turns import cold, had_its_own_at, has_its_turn, may_go_at, turn_at
 from app.use_cases.world import World, world_of
 
 MOST_LOOKED_AT = 8  # loads at a time: a decision takes milliseconds
@@ -130,20 +130,35 @@ class _Look:
     def _in_time(self, state: PoolState, waiting: Waiting, decision: Decision) -> Decision:
         """Nobody is stopped for it before that is worth it, and nobody is drained before its turn has come."""
         going = [server for server in state.servers if server.id in decision.evict]
-        place = decision.placement if decision.outcome is Outcome.EVICT else decision.awaited
-        go_at = self.now
         if decision.outcome is Outcome.EVICT:
-            go_at = may_go_at(state, waiting, going, self.now)
-        elif going:
-            go_at = may_drain_at(state, waiting, going)
-        if go_at > self.now:
-            self.again_at = min(self.again_at, max(go_at, self.now + PAUSE_SECONDS))
+            return self._once(may_go_at(state, waiting, going, self.now), decision, decision.placement)
+        if decision.outcome is not Outcome.WAIT:
+            return decision
+        if going:
+            decision = self._once(turn_at(state, waiting), decision, decision.awaited)
+            return self._those_that_had_their_own(state, going, decision)
+        if not has_its_turn(state, waiting, self.now):
+            self._look_again(turn_at(state, waiting))
+        return self._once(self.now, decision, decision.awaited)
+
+    def _once(self, at: float, decision: Decision, place: Placement | None) -> Decision:
+        """The decision, and the place is promised to it; before that time, that it waits."""
+        if at > self.now:
+            self._look_again(at)
             return _put_off(decision)
         if place is not None:
             self._promises.append((place, decision.evict))
-        if decision.outcome is Outcome.WAIT and not has_its_turn(state, waiting, self.now):
-            self.again_at = min(self.again_at, turn_at(state, waiting))
         return decision
+
+    def _those_that_had_their_own(self, state: PoolState, going: list[Server], decision: Decision) -> Decision:
+        """Of those that are to go, the others later: their room is kept for it, or two would never be there at once."""
+        later = {each.id: at for each in going if each.leases and (at := had_its_own_at(state, each)) > self.now}
+        if later and decision.evict:
+            self._look_again(min(later.values()))
+        return replace(decision, evict=tuple(each for each in decision.evict if each not in later))
+
+    def _look_again(self, at: float) -> None:
+        self.again_at = min(self.again_at, max(at, self.now + PAUSE_SECONDS))
 
 
 def _put_off(decision: Decision) -> Decision:

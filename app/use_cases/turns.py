@@ -45,11 +45,10 @@ def has_its_turn(state: PoolState, waiting: Waiting, now: float) -> bool:
     return now >= turn_at(state, waiting)
 
 
-def may_drain_at(state: PoolState, waiting: Waiting, going: Sequence[Server]) -> float:
-    """When these servers, some of them busy, are to take nothing new for its sake: at its turn, but not before they
-    have had theirs. Where everybody has waited for long, each would be drained after its first answers."""
-    had_theirs_at = (_ready_at(server) + BATCH_SHARE * state.limits.max_wait_seconds for server in going)
-    return max(turn_at(state, waiting), *had_theirs_at)
+def had_its_own_at(state: PoolState, server: Server) -> float:
+    """From then on a busy server may be drained for one whose turn has come: for a while it has served those who waited
+    for it. Where all have waited for long, each would be drained after its first answers otherwise."""
+    return _ready_at(server) + BATCH_SHARE * state.limits.max_wait_seconds
 
 
 def _ready_at(server: Server) -> float:
