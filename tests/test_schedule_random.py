@@ -15,9 +15,10 @@ from dataclasses import replace
 
 import pytest
 
+from app.entities.launch import ALL_LAYERS
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
-from app.entities.placement import CPU, Outcome
+from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.asked import NOTHING_EXTRA
@@ -199,7 +200,9 @@ class World:
             world = world_now(state, event.at)
             kept = tuple(replace(each, is_pinned=each.is_pinned or each.id in young) for each in world.residents)
             without = decide(asked, replace(world, residents=kept))
-            assert without.outcome not in (Outcome.PLACE, Outcome.EVICT), "a young one goes where an old one would do"
+            place = without.placement
+            is_less = place is None or (bool(world.cards) and (place.is_on_cpu or place.n_gpu_layers < ALL_LAYERS))
+            assert is_less, f"a young one goes where an old one would do: {without.reason}"
 
     def check_spawn(self, server: Server) -> None:
         others = [s for s in self.state.servers if s.id < server.id]
