@@ -11,16 +11,16 @@ from dataclasses import replace
 from itertools import takewhile
 from math import inf
 
-from app.entities.placement import CPU, Card, Decision, Outcome, Placement, Resident
+from app.entities.placement import Decision, Outcome, Placement, Resident
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import readings
 from app.use_cases.asked import NOTHING_EXTRA, Asked
-from app.use_cases.cards import allowed
 from app.use_cases.demand import load_seconds, rate
 from app.use_cases.events import Decided, Effect, Spawn, StopReason
-from app.use_cases.gpu_use import are_usable, why_no_place
+from app.use_cases.gpu_use import are_usable
 from app.use_cases.ledger import Books
+from app.use_cases.no_place import no_place, refusal
 from app.use_cases.placement import decide
 from app.use_cases.pool_state import Basis, Load, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
 from app.use_cases.turns import cold, had_its_own_at, has_its_turn, may_go_at, turn_at
@@ -104,7 +104,7 @@ class _Look:
 
     def at(self, state: PoolState, waiting: Waiting) -> Step:
         name = waiting.model.name
-        if why := _why_no_place(state, waiting, self.now):
+        if why := no_place(state, waiting, self.now):
             state, more = turn_away_model(state, Refusal(Reason.NO_GPU, name, why))
             return state, [Decided(name, Decision(Outcome.REFUSE, why, needed_bytes=0), ()), *more]
         decision = self._in_time(state, waiting, self._decide(state, waiting))
@@ -168,13 +168,6 @@ def _put_off(decision: Decision) -> Decision:
     return replace(decision, outcome=Outcome.WAIT, reason=reason, placement=None, evict=())
 
 
-def _why_no_place(state: PoolState, waiting: Waiting, now: float) -> str:
-    """A model that is to have no layers on GPUs misses none."""
-    if waiting.asked is not None and not waiting.asked.options.n_gpu_layers:
-        return ""
-    return why_no_place(state.gpus.as_of(now), state.limits.cpu_fallback)
-
-
 def _world(state: PoolState, now: float) -> World:
     world = world_of(_books(state), state.limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
     known = {server.id: server for server in state.servers}
@@ -232,35 +225,7 @@ def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, now: floa
         case Outcome.EVICT | Outcome.WAIT:
             return _send_away(state, set(decision.evict), waiting)
         case Outcome.REFUSE:
-            return turn_away_model(state, _refusal(state, waiting, decision))
-
-
-def _refusal(state: PoolState, waiting: Waiting, decision: Decision) -> Refusal:
-    model = waiting.model.name
-    if decision.for_ever and _misses_gpus(state, waiting):  # with them it might fit
-        why = "; ".join((decision.reason, *state.gpus.complaints))
-        return Refusal(Reason.NO_GPU, model, why, decision.needed_bytes, decision.free_bytes)
-    if decision.for_ever:
-        had = _had(state, decision)
-        return Refusal(Reason.DOES_NOT_FIT, model, decision.reason, decision.needed_bytes, had, decision.advise)
-    free = decision.free_bytes
-    return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, decision.advise)
-
-
-def _misses_gpus(state: PoolState, waiting: Waiting) -> bool:
-    """Whether GPUs are missing that it might use."""
-    if waiting.asked is None or not waiting.asked.options.n_gpu_layers:
-        return False
-    missing = (Card(gpu.uuid, gpu.name, gpu.index, 0, 0) for gpu in state.gpus.missing)
-    return bool(allowed(missing, waiting.asked.wishes))
-
-
-def _had(state: PoolState, decision: Decision) -> dict[str, int]:
-    """What may be had of an empty machine, where the decision says what is free."""
-    assert state.memory is not None
-    books = Books(state.gpus, state.memory, (), state.limits.rules)
-    totals = {card.uuid: card.total_bytes for card in books.cards()} | {CPU: state.memory.total_bytes}
-    return {device: totals[device] for device in decision.free_bytes}
+            return turn_away_model(state, refusal(state, waiting, decision))
 
 
 def _spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float) -> Step:
