@@ -83,6 +83,14 @@ def test_the_cheapest_servers_go_and_none_in_vain():
     assert (found.outcome, found.evict) == (Outcome.EVICT, (2,))
 
 
+def test_a_model_is_rather_split_than_a_young_one_stopped():
+    cards = (card(0, 0), card(1, 1), card(2, 1))
+    young = replace(resident(1, 30, GPU_0=8), is_young=True)
+    old = (resident(2, 30, GPU_1=3.5), resident(3, 30, GPU_2=3.5))
+    assert decide(asked(), World(cards, (young, *old))).evict == (2, 3)
+    assert decide(asked(), World(cards, (replace(young, is_young=False), *old))).evict == (1,)
+
+
 def test_for_a_split_too_nobody_goes_in_vain():
     servers = (resident(1, idle=9000, GPU_2=1), resident(2, idle=500, GPU_0=15), resident(3, idle=400, GPU_1=15))
     found = decide(asked(LARGE), World((card(0, 8), card(1, 8), card(2, 1)), servers))

@@ -101,10 +101,11 @@ def test_a_load_that_goes_on_waiting_is_one_record():
     asking.wait()
     waiting = Decision(Outcome.WAIT, "it has room once a is no longer busy", 3 * GIB)
     for number in range(3):
-        case.pool._explain(ev.Decided("b", waiting, ("a",)), case.store.pool, float(number), 0.1)
-    assert [each.model for each in case.store.decisions] == ["a", "b"]
+        for name in ("b", "c"):  # both wait, and are looked at by turns
+            case.pool._explain(ev.Decided(name, waiting, ("a",)), case.store.pool, float(number), 0.1)
+    assert [each.model for each in case.store.decisions] == ["a", "b", "c"]
     case.pool._explain(ev.Decided("b", replace(waiting, outcome=Outcome.PLACE), ()), case.store.pool, 9.0, 0.1)
-    assert len(case.store.decisions) == 3
+    assert len(case.store.decisions) == 4
     asking.end(ev.Ending.COMPLETE)
 
 

@@ -12,7 +12,7 @@ from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import due_at, step
 from tests.builders import Play, a_model, memory
 
-IMPATIENT = Limits(max_wait_seconds=10)  # a request's turn comes after five
+IMPATIENT = Limits(max_wait_seconds=10)  # a request's turn comes after four
 
 
 def refusals(effects: list[ev.Effect]) -> dict[int, Reason]:

@@ -228,9 +228,9 @@ def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
         play.tell(ev.Ready(play.state.servers[-1].id, 9001, at=0.0))
     play.wants("x", at=1.0, wishes=here)
     play.wants("y", at=2.0, wishes=there)
-    play.tell(play.polled(at=6.0))
+    play.tell(play.polled(at=5.5))
     assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
-    play.tell(ev.Cancel(3, at=6.5), play.polled(at=7.0))
+    play.tell(ev.Cancel(3, at=5.7), play.polled(at=7.0))
     assert [s.state for s in play.state.servers] == [ServerState.READY, ServerState.DRAINING]
 
 

@@ -145,7 +145,7 @@ def test_a_busy_model_is_not_cut_for_the_number_of_models_either():
     server = play.up(a_model("a"))
     play.ask(a_model("a"), at=1.0)
     assert play.ask(a_model("b"), at=2.0) == []
-    assert play.tell(ev.Tick(at=2.0 + 150)) == [], "its turn has come: drained"
+    assert play.tell(ev.Tick(at=2.0 + 120)) == [], "its turn has come: drained"
     assert stopped(play.tell(ev.Release(2, at=160.0))) == [server]
 
 

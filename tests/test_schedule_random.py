@@ -15,13 +15,20 @@ from dataclasses import replace
 
 import pytest
 
+from app.entities.launch import ALL_LAYERS
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
+from app.use_cases.asked import NOTHING_EXTRA
+from app.use_cases.placement import decide
 from app.use_cases.pool_state import Limits, PoolState
-from app.use_cases.schedule import due_at, step
+from app.use_cases.readings import take_stock
+from app.use_cases.record import record
+from app.use_cases.room import _world as world_now
+from app.use_cases.schedule import _PASSES, due_at, step
+from app.use_cases.turns import cold
 from tests.builders import GIB, a_model, a_wish, booked, nothing_is_left_out
 
 HISTORIES = 3000
@@ -35,10 +42,7 @@ class World:
         self.total = self.random.choice([8, 16, 32]) * GIB
         self.stranger = self.stranger_when_read = 0
         self.held_when_read: dict[int, int] = {}
-        self.models = [
-            a_model(f"m{i}", gib=self.random.choice([0.5, 2, 5, 9, 40]), slots=self.random.choice([1, 2, 4]))
-            for i in range(self.random.randint(1, 5))
-        ]
+        self.models = [self.some_model(number) for number in range(self.random.randint(1, 5))]
         self.projected = {m.name: int(booked(m) * self.random.choice([0.5, 1, 1, 1.2, 3])) for m in self.models}
         self.measured = {m.name: int(min(booked(m), self.projected[m.name]) * 0.9) for m in self.models}
         self.state = PoolState(
@@ -46,7 +50,9 @@ class World:
                 max_waiting=self.random.choice([3, 10, 100]),
                 max_waiting_per_model=self.random.choice([2, 100]),
                 max_loaded=self.random.choice([None, 1, 2]),
-                ttl_seconds=self.random.choice([1, 20]),
+                max_wait_seconds=self.random.choice([2, 20, 300]),
+                min_residency_seconds=self.random.choice([0, 3, 20]),
+                ttl_seconds=self.random.choice([1, 20, 900]),
                 stall_timeout_seconds=15,
             )
         )
@@ -55,6 +61,11 @@ class World:
         self.answers: Counter[int] = Counter()
         self.granted: dict[int, int] = {}
         self.alive: set[int] = set()
+
+    def some_model(self, number: int) -> Model:
+        chance = self.random
+        model = a_model(f"m{number}", gib=chance.choice([0.5, 2, 5, 9, 40]), slots=chance.choice([1, 2, 4]))
+        return replace(model, pin=chance.random() < 0.15, priority=chance.choice([0, 0, 0, 1]))
 
     # --- the story -------------------------------------------------------------------------------------
 
@@ -97,8 +108,10 @@ class World:
             self.alive.discard(event.server)
         if isinstance(event, ev.Ready | ev.Progress) and event.server not in self.alive:
             return
-        self.state, effects = step(self.state, event)
+        before = self.state
+        self.state, effects = step(before, event)
         nothing_is_left_out(self.state, event.at)
+        self.check_victims(before, event, effects)
         if isinstance(event, ev.Projected):
             self.check_booking(event)
         for effect in effects:
@@ -164,8 +177,33 @@ class World:
         assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
         for server in servers:
+            if server.model.pin and server.state is ServerState.DRAINING:
+                assert server.is_condemned, "a pinned one is drained only by order"
             if server.leases:
                 assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"
+
+    def check_victims(self, before: PoolState, event: ev.Event, effects: list[ev.Effect]) -> None:
+        """Who is stopped for room is idle, unpinned, and young only where no older one would do: the first load of the
+        step is decided again without the young ones, and has no place then."""
+        going = {each.server for each in effects if isinstance(each, ev.Stop) and each.why is ev.StopReason.ROOM}
+        victims = [server for server in before.servers if server.id in going]
+        assert not any(server.model.pin for server in victims), "pinned ones are never stopped for room"
+        decided = [each for each in effects if isinstance(each, ev.Decided)]
+        if not decided or not set(decided[0].evict) & {server.model.name for server in victims}:
+            return
+        residency = before.limits.min_residency_seconds
+        young = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency}
+        if young & {server.id for server in victims if server.model.name in decided[0].evict}:
+            state = settled_but_for_room(before, event)
+            (waiting,) = [each for each in cold(state, event.at) if each.model.name == decided[0].model][:1]
+            assert waiting.asked is not None
+            asked = waiting.asked.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
+            world = world_now(state, event.at)
+            kept = tuple(replace(each, is_pinned=each.is_pinned or each.id in young) for each in world.residents)
+            without = decide(asked, replace(world, residents=kept))
+            place = without.placement
+            is_less = place is None or (bool(world.cards) and (place.is_on_cpu or place.n_gpu_layers < ALL_LAYERS))
+            assert is_less, f"a young one goes where an old one would do: {without.reason}"
 
     def check_spawn(self, server: Server) -> None:
         others = [s for s in self.state.servers if s.id < server.id]
@@ -215,6 +253,14 @@ class World:
     @staticmethod
     def at(event: ev.Event, at: float) -> ev.Event:
         return type(event)(**{**{f: getattr(event, f) for f in event.__dataclass_fields__}, "at": at})
+
+
+def settled_but_for_room(state: PoolState, event: ev.Event) -> PoolState:
+    """What the last pass of the step sees."""
+    state, _ = record(state, event)
+    for settle in _PASSES[:-1]:
+        state, _ = settle(state, event.at)
+    return take_stock(state, event.at)
 
 
 @pytest.mark.parametrize("block", range(10))

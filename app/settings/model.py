@@ -76,8 +76,8 @@ class ModelSettings(ModelDefaults):
         0,
         ge=-MOST,
         le=MOST,
-        description="Where memory is short, models with a higher one are loaded first, and stopped last. Nobody waits "
-        "longer than half of `scheduling.max_wait_seconds` for it.",
+        description="Where memory is short, models with a higher one are loaded first, and stopped last. That ends "
+        "for requests that have waited for 40 % of `scheduling.max_wait_seconds`: their turn has come.",
     )
     mmproj: AutoOffOrPath = Field(
         "auto",

@@ -83,11 +83,14 @@ class Basis:
     room: tuple[object, ...]  # what is free, comes back and is held: a reading that shows the same is no news
 
 
+Load = tuple[int, Asked | None, int]  # the ticket of its oldest request, and roughly how many wait for it
+
+
 @dataclass(frozen=True, slots=True)
 class Undecided:
     """The loads that may not start yet: what they were looked at with, and when that has to be done again."""
 
-    loads: tuple[tuple[int, Asked | None], ...]  # by the ticket of the oldest request, in the order of their turns
+    loads: tuple[Load, ...]  # in the order of their turns
     promises: tuple[tuple[Placement, tuple[int, ...]], ...]  # places they wait for, and servers that go for them
     basis: Basis
     busy: frozenset[int]  # servers; one that is idle now may be stopped

@@ -5,24 +5,25 @@ When somebody may be stopped or drained for a load says turns.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
 from math import inf
 
 from app.entities.frozen import replace
-from app.entities.placement import CPU, Card, Decision, Outcome, Placement, Resident
+from app.entities.placement import Decision, Outcome, Placement, Resident
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases import readings
 from app.use_cases.asked import NOTHING_EXTRA, Asked
-from app.use_cases.cards import allowed
 from app.use_cases.demand import load_seconds, rate
 from app.use_cases.events import Decided, Effect, Spawn, StopReason
-from app.use_cases.gpu_use import are_usable, why_no_place
+from app.use_cases.gpu_use import are_usable
 from app.use_cases.ledger import Books
+from app.use_cases.no_place import no_place, refusal
 from app.use_cases.placement import decide
-from app.use_cases.pool_state import Basis, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
-from app.use_cases.turns import cold, has_its_turn, may_drain_at, may_go_at, turn_at
+from app.use_cases.pool_state import Basis, Load, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
+from app.use_cases.turns import cold, had_its_own_at, has_its_turn, may_go_at, turn_at
 from app.use_cases.world import World, world_of
 
 MOST_LOOKED_AT = 8  # loads at a time: a decision takes milliseconds
@@ -62,7 +63,7 @@ def _decided(state: PoolState, loads: list[Waiting], now: float) -> int:
     last = state.undecided
     if last is None or now >= last.again_at or (_is_idler(state) and now >= last.at + PAUSE_SECONDS):
         return 0
-    if last.loads != _named(loads[: len(last.loads)]):
+    if last.loads != _named(state, loads[: len(last.loads)]):
         return 0
     return len(last.loads) if last.basis == _basis(state, now) else 0
 
@@ -72,8 +73,10 @@ def _is_idler(state: PoolState) -> bool:
     return state.undecided is not None and not state.undecided.busy <= _busy(state)
 
 
-def _named(loads: Iterable[Waiting]) -> tuple[tuple[int, Asked | None], ...]:
-    return tuple((each.ticket, each.asked) for each in loads)
+def _named(state: PoolState, loads: Iterable[Waiting]) -> tuple[Load, ...]:
+    """How many wait is said in powers of two: each makes the load more urgent, but is no reason to look again."""
+    waiters = Counter(each.model.name for each in state.wanting)
+    return tuple((each.ticket, each.asked, waiters[each.model.name].bit_length()) for each in loads)
 
 
 def _soon_again(state: PoolState) -> PoolState:
@@ -97,11 +100,11 @@ class _Look:
     def seen(self, state: PoolState, loads: Iterable[Waiting]) -> Undecided:
         """What is known now of the loads that are left."""
         promises, basis = tuple(self._promises), _basis(state, self.now)
-        return Undecided(_named(loads), promises, basis, _busy(state), self.now, self.again_at)
+        return Undecided(_named(state, loads), promises, basis, _busy(state), self.now, self.again_at)
 
     def at(self, state: PoolState, waiting: Waiting) -> Step:
         name = waiting.model.name
-        if why := _why_no_place(state, waiting, self.now):
+        if why := no_place(state, waiting, self.now):
             state, more = turn_away_model(state, Refusal(Reason.NO_GPU, name, why))
             return state, [Decided(name, Decision(Outcome.REFUSE, why, needed_bytes=0), ()), *more]
         decision = self._in_time(state, waiting, self._decide(state, waiting))
@@ -127,20 +130,35 @@ class _Look:
     def _in_time(self, state: PoolState, waiting: Waiting, decision: Decision) -> Decision:
         """Nobody is stopped for it before that is worth it, and nobody is drained before its turn has come."""
         going = [server for server in state.servers if server.id in decision.evict]
-        place = decision.placement if decision.outcome is Outcome.EVICT else decision.awaited
-        go_at = self.now
         if decision.outcome is Outcome.EVICT:
-            go_at = may_go_at(state, waiting, going, self.now)
-        elif going:
-            go_at = may_drain_at(state, waiting, going)
-        if go_at > self.now:
-            self.again_at = min(self.again_at, max(go_at, self.now + PAUSE_SECONDS))
+            return self._once(may_go_at(state, waiting, going, self.now), decision, decision.placement)
+        if decision.outcome is not Outcome.WAIT:
+            return decision
+        if going:
+            decision = self._once(turn_at(state, waiting), decision, decision.awaited)
+            return self._those_that_had_their_own(state, going, decision)
+        if not has_its_turn(state, waiting, self.now):
+            self._look_again(turn_at(state, waiting))
+        return self._once(self.now, decision, decision.awaited)
+
+    def _once(self, at: float, decision: Decision, place: Placement | None) -> Decision:
+        """The decision, and the place is promised to it; before that time, that it waits."""
+        if at > self.now:
+            self._look_again(at)
             return _put_off(decision)
         if place is not None:
             self._promises.append((place, decision.evict))
-        if decision.outcome is Outcome.WAIT and not has_its_turn(state, waiting, self.now):
-            self.again_at = min(self.again_at, turn_at(state, waiting))
         return decision
+
+    def _those_that_had_their_own(self, state: PoolState, going: list[Server], decision: Decision) -> Decision:
+        """Of those that are to go, the others later: their room is kept for it, or two would never be there at once."""
+        later = {each.id: at for each in going if each.leases and (at := had_its_own_at(state, each)) > self.now}
+        if later and decision.evict:
+            self._look_again(min(later.values()))
+        return replace(decision, evict=tuple(each for each in decision.evict if each not in later))
+
+    def _look_again(self, at: float) -> None:
+        self.again_at = min(self.again_at, max(at, self.now + PAUSE_SECONDS))
 
 
 def _put_off(decision: Decision) -> Decision:
@@ -148,13 +166,6 @@ def _put_off(decision: Decision) -> Decision:
         return replace(decision, awaited=None, evict=())
     reason = f"{decision.reason}; it was used a moment ago, and stays until others have waited longer"
     return replace(decision, outcome=Outcome.WAIT, reason=reason, placement=None, evict=())
-
-
-def _why_no_place(state: PoolState, waiting: Waiting, now: float) -> str:
-    """A model that is to have no layers on GPUs misses none."""
-    if waiting.asked is not None and not waiting.asked.options.n_gpu_layers:
-        return ""
-    return why_no_place(state.gpus.as_of(now), state.limits.cpu_fallback)
 
 
 def _world(state: PoolState, now: float) -> World:
@@ -214,35 +225,7 @@ def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, now: floa
         case Outcome.EVICT | Outcome.WAIT:
             return _send_away(state, set(decision.evict), waiting)
         case Outcome.REFUSE:
-            return turn_away_model(state, _refusal(state, waiting, decision))
-
-
-def _refusal(state: PoolState, waiting: Waiting, decision: Decision) -> Refusal:
-    model = waiting.model.name
-    if decision.for_ever and _misses_gpus(state, waiting):  # with them it might fit
-        why = "; ".join((decision.reason, *state.gpus.complaints))
-        return Refusal(Reason.NO_GPU, model, why, decision.needed_bytes, decision.free_bytes)
-    if decision.for_ever:
-        had = _had(state, decision)
-        return Refusal(Reason.DOES_NOT_FIT, model, decision.reason, decision.needed_bytes, had, decision.advise)
-    free = decision.free_bytes
-    return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, decision.advise)
-
-
-def _misses_gpus(state: PoolState, waiting: Waiting) -> bool:
-    """Whether GPUs are missing that it might use."""
-    if waiting.asked is None or not waiting.asked.options.n_gpu_layers:
-        return False
-    missing = (Card(gpu.uuid, gpu.name, gpu.index, 0, 0) for gpu in state.gpus.missing)
-    return bool(allowed(missing, waiting.asked.wishes))
-
-
-def _had(state: PoolState, decision: Decision) -> dict[str, int]:
-    """What may be had of an empty machine, where the decision says what is free."""
-    assert state.memory is not None
-    books = Books(state.gpus, state.memory, (), state.limits.rules)
-    totals = {card.uuid: card.total_bytes for card in books.cards()} | {CPU: state.memory.total_bytes}
-    return {device: totals[device] for device in decision.free_bytes}
+            return turn_away_model(state, refusal(state, waiting, decision))
 
 
 def _spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float) -> Step:

@@ -2,8 +2,8 @@
 
 A load costs seconds of a GPU, and the requests that come for the stopped model meanwhile wait for two. So an idle
 server that is asked for often goes only when those who wait have waited longer, all together, than its own requests
-would have to; or when it was left alone for its residency; or when the oldest has waited for half of the longest wait:
-then its turn has come, whatever it costs.
+would have to; or when it was left alone for its residency; or when the oldest has waited for 40 % of the longest
+wait: then its turn has come, whatever it costs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from app.entities.server import Server
 from app.use_cases.demand import RATE_SECONDS, load_seconds, rate
 from app.use_cases.pool_state import PoolState, Waiting
 
-WORTH = 20.0  # seconds that may be waited for a second that is spared; bench/scheduling: fewer loads, longer waits
+WORTH = 4.0  # seconds waited for a second spared, for each model that waits; bench/scheduling: more, and there are
+# fewer loads and longer waits. The more models wait, the more are held up by a load that could have been spared.
 BETWEEN_SECONDS = 2.0  # from a stop to the next start, memory on its way back included
-PATIENT_SHARE = 0.5  # of the longest wait
-BATCH_SHARE = 0.25  # of the longest wait: so long a busy server goes on with those who wait for it
+PATIENT_SHARE = 0.4  # of the longest wait
+BATCH_SHARE = 0.2  # of the longest wait: so long a busy server goes on with those who wait for it
 
 
 def cold(state: PoolState, now: float) -> list[Waiting]:
@@ -44,11 +45,10 @@ def has_its_turn(state: PoolState, waiting: Waiting, now: float) -> bool:
     return now >= turn_at(state, waiting)
 
 
-def may_drain_at(state: PoolState, waiting: Waiting, going: Sequence[Server]) -> float:
-    """When these servers, some of them busy, are to take nothing new for its sake: at its turn, but not before they
-    have had theirs. Where everybody has waited for long, each would be drained after its first answers."""
-    had_theirs_at = (_ready_at(server) + BATCH_SHARE * state.limits.max_wait_seconds for server in going)
-    return max(turn_at(state, waiting), *had_theirs_at)
+def had_its_own_at(state: PoolState, server: Server) -> float:
+    """From then on a busy server may be drained for one whose turn has come: for a while it has served those who waited
+    for it. Where all have waited for long, each would be drained after its first answers otherwise."""
+    return _ready_at(server) + BATCH_SHARE * state.limits.max_wait_seconds
 
 
 def _ready_at(server: Server) -> float:
@@ -67,12 +67,13 @@ def may_go_at(state: PoolState, waiting: Waiting, going: Sequence[Server], now: 
 def _worth_it_at(state: PoolState, waiting: Waiting, going: Sequence[Server], now: float) -> float:
     """When the waits together reach what stopping would cost."""
     since = [each.since for each in state.wanting if each.model.name == waiting.model.name]
-    spared = WORTH * sum(_waits_caused(state, waiting, server, now) for server in going)
+    spared = WORTH * len(cold(state, now)) * sum(_waits_caused(state, waiting, server, now) for server in going)
     return (spared + sum(since)) / len(since)
 
 
 def _waits_caused(state: PoolState, waiting: Waiting, server: Server, now: float) -> float:
     """Seconds, of all requests that will come for it until it could be loaded again: half of that time each. One
-    request alone says nothing of a next one."""
+    request alone says nothing of a next one, and a burst that is over is not asked for as often as it was."""
     away = load_seconds(state.demands, waiting.model) + load_seconds(state.demands, server.model) + BETWEEN_SECONDS
-    return max(0.0, rate(state.demands, server.model, now) - 1 / RATE_SECONDS) * away * away / 2
+    often = min(rate(state.demands, server.model, now) - 1 / RATE_SECONDS, 1 / max(1e-3, now - server.last_used))
+    return max(0.0, often) * away * away / 2

@@ -1,6 +1,7 @@
 """What the scheduler does where models outnumber the memory, and what its peers do.
 
-    python -m bench.scheduling [--json] [--quick] [--policies a,b] [--traces a,b] [--record FILE] [--plot FILE.svg]
+    python -m bench.scheduling [--json] [--quick] [--policies A,B] [--traces A,B] [--machines A,B]
+                               [--record FILE] [--plot FILE.svg]
 
 A discrete-event simulation. Ours is the scheduler that runs: every event goes through `schedule.step`, with a clock of
 the simulation's own. The peers are small simulators of what others do, on the same machine, models and requests.
@@ -31,13 +32,14 @@ QUICK_LOADS = (0.5, 0.9)
 REQUESTS, QUICK_REQUESTS = 2000, 250
 POLICIES = {"ours": Ours, **PEERS}
 BOUND = "lower-bound"
+CHOICES = {"policies": list(POLICIES), "traces": list(KINDS), "machines": [each.name for each in MACHINES]}
 
 
 def main() -> None:
     options = _options()
     count, loads = (QUICK_REQUESTS, QUICK_LOADS) if options.quick else (REQUESTS, LOADS)
     began, runs = time.perf_counter(), list[dict[str, Any]]()
-    for machine in MACHINES:
+    for machine in (each for each in MACHINES if each.name in options.machines):
         for name in options.traces:
             for load in loads:
                 runs += _runs(machine, name, load, trace(name, machine, load, count), options.policies)
@@ -75,15 +77,15 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="less than a minute, for a look")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else, on stdout")
-    for what, names in (("policies", POLICIES), ("traces", KINDS)):
-        parser.add_argument(f"--{what}", type=lambda text: text.split(","), default=list(names), help=", ".join(names))
+    for what, names in CHOICES.items():
+        parser.add_argument(f"--{what}", type=lambda text: text.split(","), default=names, help=", ".join(names))
     parser.add_argument("--record", type=Path, help="also write the figures to this file")
     parser.add_argument("--plot", type=Path, help="also draw them into this SVG file")
     options = parser.parse_args()
     if options.plot and not importlib.util.find_spec("matplotlib"):  # said now, not after the runs
         parser.error("--plot needs matplotlib: pip install '.[bench]'")
-    for what, names in (("policies", POLICIES), ("traces", KINDS)):
-        if unknown := set(getattr(options, what)) - names.keys():
+    for what, names in CHOICES.items():
+        if unknown := set(getattr(options, what)) - set(names):
             parser.error(f"no such {what}: {', '.join(sorted(unknown))}")
     return options
 

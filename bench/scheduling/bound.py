@@ -28,7 +28,8 @@ def least_loads(requests: tuple[Request, ...], machine: Machine, worst_wait: flo
         best = values[-1]
         for seconds in WINDOWS:
             last = bisect_left(times, begin + seconds)
-            forced = _forced({each.subject for each in requests[first:last]}, machine.bytes)
+            held = machine.bytes if begin > times[0] else 0  # before the first request nothing is loaded
+            forced = _forced({each.subject for each in requests[first:last]}, held)
             after = _value_from(starts, values, begin + seconds + worst_wait)
             best = max(best, forced + after)
         starts.append(begin)
