@@ -45,6 +45,7 @@ class Address:
     model: str
     port: int
     api_key: str
+    context_tokens: int = 0  # that one request may have; 0: what the model was trained with
     device: str = "cpu"  # "cuda:0,1": the GPUs it is on, by NVML's count
 
 
@@ -170,7 +171,9 @@ class Pool:
         process = self._processes.get(server.id) if server else None
         if server is None or process is None or server.port is None:
             return None
-        return Address(server.id, server.model.name, server.port, process.api_key, server.placement.device)
+        launch, placement = server.model.launch, server.placement
+        tokens = placement.ctx_size // (1 if launch.kv_unified else launch.parallel)
+        return Address(server.id, server.model.name, server.port, process.api_key, tokens, placement.device)
 
     def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
         """Wait until the published state meets `condition`. False when it did not in time."""
@@ -320,9 +323,9 @@ class Asking:
         address = self._pool.address_of(outcome, self._wish.model.name)
         return Lease(address, time.monotonic() - self._wish.at)
 
-    def end(self, ending: ev.Ending) -> None:
-        """Give back what it has, and say how much of its answer the request got. Once."""
+    def end(self, ending: ev.Ending, keep_seconds: float | None = None) -> None:
+        """Give back what it has, once: how much of its answer the request got, and how long its model is to stay."""
         if not self._answer.done():
             self._pool.tell(ev.Cancel(self._wish.ticket, time.monotonic()))
         if isinstance(self._answer.result(), int):
-            self._pool.tell(ev.Release(self._wish.ticket, time.monotonic(), ending))
+            self._pool.tell(ev.Release(self._wish.ticket, time.monotonic(), ending, keep_seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ import platformdirs
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
+from app.errors import ProxyError
 from app.services import Doors, Services
 from app.settings.schema import Settings
 from app.use_cases import events as ev
@@ -58,6 +60,7 @@ class Runtime:
         if settings.server.cpu is not None:
             affinity.check(settings.server.cpu)
         self._cpu = settings.server.cpu
+        self._preloaded = [name for name, model in settings.models.items() if model.preload]
         engine, problem = _engine(settings)
         self.has_models = has_models(settings)
         self._records = PidRecords(state_folder() / "servers")
@@ -115,6 +118,17 @@ class Runtime:
             self._gpus.start()
         self._pool.start()
         self._catalog.start()
+        if self._preloaded:
+            threading.Thread(target=self._preload, name="preload", daemon=True).start()
+
+    def _preload(self) -> None:
+        """One after the other, each once the one before is on its way. What cannot be loaded is logged."""
+        for name in self._preloaded:
+            try:
+                model = self._catalog.servable(self._catalog.find(name))
+                self._pool.load(model, self.services.max_wait_seconds, self._clients.watch(None))
+            except ProxyError as error:
+                log.warning("not preloaded model=%s: %s", name, error)
 
     def begin_drain(self) -> None:
         """Nothing new from here on: waiting requests are refused, running streams run on."""

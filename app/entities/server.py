@@ -58,6 +58,7 @@ class Server:
     reported: Mapping[str, int] | None = None  # what its llama-server says it needs: before it loads, then as measured
     is_planned_anew: bool = False  # the one before it was stopped: it needed more than was booked
     state: ServerState = ServerState.STARTING
+    keep_seconds: float | None = None  # idle time that its last request wished for
     has_answered: bool = False  # a request got its whole answer
     drained_for: str = ""  # the model that was to have its room
     is_condemned: bool = False  # told to go for good: once drained it is not ready again

@@ -59,6 +59,7 @@ class Exchange:
         self.arrived_at = time.monotonic()
         self.body = b""
         self.name = ""  # of the model, in the request's words
+        self.wish = Said("")
         self.model: Model | None = None
         self.client: Any = None
         self.asking: Any = None  # for a slot
@@ -79,7 +80,7 @@ class Exchange:
         self.count_for_its_key()
         is_by_address = self.route != OTHER_PATH and self.asked.method in LOADS_NOTHING
         self.body = b"" if is_by_address else read_body(self.asked)
-        said = self.what_is_said()
+        self.wish = said = self.what_is_said()
         self.name = said.model
         self.model = model = servable_model(self.asked, self.name)
         if self.services.engine is None:
@@ -90,7 +91,7 @@ class Exchange:
             self.send(self.address_of_what_is_there(model))
         else:
             self.asking = self.services.pool.ask(model, self.services.max_wait_seconds, self.client)
-            self.held.append(lambda: self.asking.end(self.ending))
+            self.held.append(lambda: self.asking.end(self.ending, self.wish.keep_seconds))
             shows = said.streams and self.services.loading_comments and self.route in STREAMING_ROUTES
             lease = self.slot_soon(model) if shows else self.asking.wait()
             if lease is None:
@@ -139,6 +140,12 @@ class Exchange:
 
     def send_on(self, lease: Any) -> None:
         self.waited_seconds = lease.waited_seconds
+        has, wanted = lease.address.context_tokens, self.wish.num_ctx
+        if wanted is not None and has and wanted > has:
+            why = (
+                f"{lease.address.model} is loaded with {has} tokens of context: ask for no more, or raise its ctx_size"
+            )
+            raise InvalidRequest(f"num_ctx: {why}", param="num_ctx")
         self.send(lease.address)
 
     def send(self, address: Any) -> None:

@@ -19,6 +19,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, Multip
 
 from app.errors import InvalidRequest, MissingModel
 from app.routes.incoming import Incoming
+from app.routes.wishes import keep_seconds, wanted_context
 
 MAX_VALUES = 1_000_000  # reading them holds Python's lock: some 0.3 s; a picture or a long text is one value
 MAX_DEPTH = 200  # of brackets in brackets; a JSON schema for a tool has some twenty
@@ -28,6 +29,9 @@ MAX_NAME = 512  # characters
 
 PART_BYTES = 64 * 1024  # the head of a form's part
 LARGE_BYTES = 64 * 1024
+
+Pair = tuple[str, object]
+OURS = {"stream", "keep_alive", "ttl", "num_ctx", "options"}
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -40,7 +44,9 @@ class Said:
     """What of a request is read."""
 
     model: str  # its name, white space around it aside
-    streams: bool  # it wants its answer as events
+    streams: bool = False  # it wants its answer as events
+    keep_seconds: float | None = None  # so long its model is to stay afterwards; None: as the settings say
+    num_ctx: int | None = None  # tokens of context it wants
 
 
 def read_request(asked: Incoming, body: bytes) -> Said:
@@ -48,7 +54,7 @@ def read_request(asked: Incoming, body: bytes) -> Said:
 
     Raises InvalidRequest for what cannot be read or says two things, MissingModel where nothing is said.
     """
-    named, streams = _in_body(asked, body)
+    named, ours = _in_body(asked, body)
     said = [*_at_most_one(asked.arguments("model"), "the address"), *named]
     names = {name.strip() for name in said} - {""}
     if not names:
@@ -58,12 +64,16 @@ def read_request(asked: Incoming, body: bytes) -> Said:
     (name,) = names
     if len(name) > MAX_NAME:
         raise InvalidRequest(f'"model" is longer than {MAX_NAME} characters', param="model")
-    return Said(name, streams)
+    if not ours:
+        return Said(name)
+    streams = any(key == "stream" and value is True for key, value in ours)
+    return Said(name, streams, keep_seconds(ours), wanted_context(ours))
 
 
-def _in_body(asked: Incoming, body: bytes) -> tuple[list[str], bool]:
+def _in_body(asked: Incoming, body: bytes) -> tuple[list[str], list[Pair]]:
+    """The names in it, and of its JSON what else is read here."""
     if not body and (asked.method in ("GET", "HEAD") or _is_named_by_address(asked)):
-        return [], False
+        return [], []
     if len(body) <= LARGE_BYTES:
         return _in_some_body(asked, body)
     with _in_turn():
@@ -88,9 +98,9 @@ def _in_turn() -> Iterator[None]:
             gc.enable()
 
 
-def _in_some_body(asked: Incoming, body: bytes) -> tuple[list[str], bool]:
+def _in_some_body(asked: Incoming, body: bytes) -> tuple[list[str], list[Pair]]:
     if asked.mimetype == "multipart/form-data":
-        return _in_form(body, asked.boundary), False
+        return _in_form(body, asked.boundary), []
     return _in_json(body, may_be_a_list=_is_named_by_address(asked))
 
 
@@ -103,7 +113,7 @@ def _at_most_one(names: list[str], place: str) -> list[str]:
 # --- JSON ----------------------------------------------------------------------------------------------
 
 
-def _in_json(body: bytes, may_be_a_list: bool) -> tuple[list[str], bool]:
+def _in_json(body: bytes, may_be_a_list: bool) -> tuple[list[str], list[Pair]]:
     openers = body.count(b"[") + body.count(b"{")
     if openers + body.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"the body has more than {MAX_VALUES:,} JSON values")
@@ -117,14 +127,13 @@ def _in_json(body: bytes, may_be_a_list: bool) -> tuple[list[str], bool]:
     if openers > MAX_DEPTH and _is_too_deep(body):
         raise InvalidRequest(TOO_DEEP)
     if isinstance(pairs, list) and may_be_a_list:
-        return [], False  # as POST /lora-adapters takes, which has no place for a name
+        return [], []  # as POST /lora-adapters takes, which has no place for a name
     if not isinstance(pairs, tuple):
         raise InvalidRequest("the body is not a JSON object")
     names = [value for key, value in pairs if key == "model"]
     if not all(isinstance(name, str) for name in names):
         raise InvalidRequest('"model" is not a string', param="model")
-    streams = any(key == "stream" and value is True for key, value in pairs)
-    return _at_most_one(names, "the body"), streams
+    return _at_most_one(names, "the body"), [pair for pair in pairs if pair[0] in OURS]
 
 
 def _is_too_deep(body: bytes) -> bool:

@@ -72,6 +72,7 @@ class ModelSettings(ModelDefaults):
     pin: bool = Field(
         False, description="Once loaded it stays: it is never stopped for another model, nor for being idle."
     )
+    preload: bool = Field(False, description="Loaded when the service starts.")
     priority: int = Field(
         0,
         ge=-MOST,

@@ -75,6 +75,7 @@ class Release:
     ticket: int
     at: float
     ending: Ending = Ending.COMPLETE
+    keep_seconds: float | None = None  # so long the server is to stay idle for this request; None: as its settings say
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
         return state
     is_whole = event.ending is ev.Ending.COMPLETE
     leases, answered = holder.leases - {event.ticket}, holder.has_answered or is_whole
-    freed = replace(holder, leases=leases, last_used=event.at, has_answered=answered)
+    freed = replace(holder, leases=leases, last_used=event.at, has_answered=answered, keep_seconds=event.keep_seconds)
     if not is_whole:
         notice_seconds = _notice_seconds(state.limits, event.ending)
         streams = event.ending is ev.Ending.CUT_IN_STREAM

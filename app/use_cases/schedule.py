@@ -213,8 +213,9 @@ def _is_kept(server: Server) -> bool:
 
 def _idle_until(state: PoolState, server: Server) -> float:
     """The time at which an idle server goes if nobody has used it."""
-    own = server.model.ttl_seconds
-    return server.last_used + (state.limits.ttl_seconds if own is None else own)
+    wished, own = server.keep_seconds, server.model.ttl_seconds
+    keep = next((each for each in (wished, own) if each is not None), state.limits.ttl_seconds)
+    return server.last_used + keep
 
 
 def _check_the_abandoned(state: PoolState, now: float) -> Step:
