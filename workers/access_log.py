@@ -6,6 +6,7 @@ line, and everybody else who has one to write would wait for that.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
@@ -73,12 +74,12 @@ class AccessLog:
 
 def _text(at: float, said: tuple[object, ...]) -> str:
     """In the form of all other lines."""
-    seconds, part = divmod(at, 1)
-    form = {
-        "asctime": f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))},{int(1000 * part):03d}",
-        "levelname": "INFO",
-        "threadName": "access-log",
-        "name": __name__,
-        "message": MESSAGE % said,
-    }
+    return _form(int(at)) % (int(at % 1 * 1000), MESSAGE % said)
+
+
+@functools.lru_cache(maxsize=4)
+def _form(second: int) -> str:
+    """Of all lines of one second: milliseconds and message are left to say."""
+    asctime = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(second))},%03d"
+    form = {"asctime": asctime, "levelname": "INFO", "threadName": "access-log", "name": __name__, "message": "%s"}
     return LOG_FORMAT % form + "\n"

@@ -45,6 +45,7 @@ STOPPING_LINGER_SECONDS = 0.2  # in place of the above, and for a request just b
 LAST_WAIT_SECONDS = 2  # for clients that still do not read, once the services are closed
 ACCEPT_PAUSE_SECONDS = 0.5
 KILL_SECONDS = 2.0
+BUSY_SECONDS = 0.02  # of events that are there at once, without a look at the clock's
 HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
 MOST_QUESTIONS = 32
 
@@ -286,7 +287,12 @@ class ProxyWorker(ThreadWorker):
         """As gunicorn's, waking up for the next deadline instead of once a second."""
         firsts = (next(iter(each), None) for each in (self._receiving, self._lingering))
         deadlines = [self.keepalived_conns.first_deadline(), *(conn.timeout for conn in firsts if conn is not None)]
+        until = time.monotonic() + BUSY_SECONDS
         super().wait_for_and_dispatch_events(min(timeout, max(0.0, min(deadlines) - time.monotonic())))
+        # gunicorn's loop tells the arbiter, looks for its parent and for deadlines each time it goes round.
+        while self.alive and time.monotonic() < until and (events := self.poller.select(0)):
+            for key, _ in events:
+                key.data(key.fileobj)
 
     def murder_keepalived(self, force: bool = False) -> None:
         for conn in self.keepalived_conns.take_overdue(float("inf") if force else time.monotonic()):
