@@ -14,7 +14,7 @@ from app.entities.server import Server
 from app.use_cases.demand import RATE_SECONDS, load_seconds, rate
 from app.use_cases.pool_state import PoolState, Waiting
 
-WORTH = 4.0  # seconds waited for a second spared, for each model that waits; bench/scheduling: more, and there are
+WORTH = 6.0  # seconds waited for a second spared, for each model that waits; bench/scheduling: more, and there are
 # fewer loads and longer waits. The more models wait, the more are held up by a load that could have been spared.
 BETWEEN_SECONDS = 2.0  # from a stop to the next start, memory on its way back included
 PATIENT_SHARE = 0.4  # of the longest wait
