@@ -7,7 +7,7 @@ part of the design.
 import os
 
 from app.settings.configuration import load_settings
-from workers import gunicorn_arbiter, gunicorn_worker
+from workers import gunicorn_arbiter, gunicorn_stopping
 
 settings = load_settings()
 server = settings.server
@@ -68,7 +68,7 @@ errorlog = "-"
 accesslog = None
 
 # What gunicorn has no names for.
-_limits = gunicorn_worker.Limits(
+_limits = gunicorn_stopping.Limits(
     receive_timeout_seconds=server.receive_timeout_seconds,
     send_timeout_seconds=settings.upstream.stall_seconds,
     drain_seconds=server.drain_seconds,
@@ -89,4 +89,4 @@ def post_fork(arbiter, worker):
 
 def worker_exit(arbiter, worker):
     """REQUIRED: no thread that is stuck in a dead client's socket holds the process."""
-    gunicorn_worker.leave(worker)
+    gunicorn_stopping.leave(worker)

@@ -10,75 +10,42 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
-import logging
 import math
-import os
-import queue
 import selectors
-import signal
 import socket
 import struct
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from gunicorn.errors import AppImportError
 from gunicorn.http import errors as http_errors
-from gunicorn.workers.gthread import ThreadWorker
 
 from app.errors import HeadTooLarge, Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_answers import problem_of, response_bytes
-from workers.gunicorn_arbiter import STOP_SIGNALS, StopSignals
 from workers.gunicorn_kept import KeptConnections
 from workers.gunicorn_receiving import RECEIVE_BYTES, BodyFailed, BodyReader, Connection, guarded, is_taken, take
+from workers.gunicorn_stopping import StoppingWorker
 from workers.places import Places
 
 MAX_HEAD_BYTES = 64 * 1024  # beside gunicorn's limits on the request line and on each field
 LINGER_SECONDS = 2.0
+STOPPING_LINGER_SECONDS = 0.2  # in place of it, and for a request just being sent on an idle connection
 LINGER_BYTES = 16 * 1024 * 1024
-STOPPING_LINGER_SECONDS = 0.2  # in place of the above, and for a request just being sent on an idle connection
-LAST_WAIT_SECONDS = 2  # for clients that still do not read, once the services are closed
 ACCEPT_PAUSE_SECONDS = 0.5
-KILL_SECONDS = 2.0
 BUSY_SECONDS = 0.02  # of events that are there at once, without a look at the clock's
 HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
 MOST_QUESTIONS = 32
-
-
-class Services(Protocol):
-    """What the worker asks of whatever runs behind the Flask application."""
-
-    def begin_drain(self) -> None: ...
-    def wait_drained(self, timeout: float) -> bool: ...
-    def close(self, timeout: float) -> None: ...
-    def kill(self) -> None: ...
-    def reload(self) -> None: ...
 
 
 class CannotStart(AppImportError):
     """Raised by `load_service` when a new attempt would fail too: gunicorn prints the message and stops (exit 4)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The settings gunicorn has no names for."""
-
-    receive_timeout_seconds: float = 10.0
-    send_timeout_seconds: float = 300.0
-    drain_seconds: float = 30.0
-    stop_seconds: float = 10.0
-
-
-class ProxyWorker(ThreadWorker):
-    """The worker; `limits` is set after the fork, `services` come from the application's `load_service`."""
-
-    limits = Limits()
-    services: Services | None = None
+class ProxyWorker(StoppingWorker):
+    """The worker; its `services` come from the application's `load_service`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -89,10 +56,6 @@ class ProxyWorker(ThreadWorker):
         self._questions = 0  # about our health, that wait for a thread; the main loop's alone
         self._accept_again_at = 0.0
         self._overload_logged_at = 0.0
-        self._stop_signals = StopSignals()
-        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._reload_lock = threading.Lock()
-        self._closed = threading.Event()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -394,92 +357,6 @@ class ProxyWorker(ThreadWorker):
             self._overload_logged_at = time.monotonic()
             self.log.info(text, *values)
 
-    # Signals: the handlers only assign and put; the thread "signals" acts
-
-    def init_signals(self) -> None:
-        super().init_signals()
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._on_stop_signal)
-        signal.signal(signal.SIGHUP, self._on_reload_signal)
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        for number in (*STOP_SIGNALS, signal.SIGHUP):
-            signal.siginterrupt(number, False)
-        self._start_thread("signals", self._obey)
-
-    def _on_stop_signal(self, number: int, frame: Any) -> None:
-        match self._stop_signals.note(time.monotonic()):
-            case "first":
-                self.max_keepalived = 0  # every answer from now on says Connection: close
-                self._orders.put(partial(self._start_thread, "drain", self._drain))
-            case "again":
-                self._orders.put(self._leave_now)
-
-    def _on_reload_signal(self, number: int, frame: Any) -> None:
-        self._orders.put(partial(self._start_thread, "reload", self._reload))
-
-    def _start_thread(self, name: str, target: Callable[[], None]) -> None:
-        threading.Thread(target=target, name=name, daemon=True).start()
-
-    def _obey(self) -> None:
-        while True:
-            order = self._orders.get()
-            try:
-                order()
-            except Exception:  # no thread to be had, say: the next signal must still be heard
-                self.log.exception("signal not obeyed")
-
-    def _reload(self) -> None:
-        if self.services is None:
-            return
-        try:
-            with self._reload_lock:
-                self.services.reload()
-        except Exception:
-            self.log.exception("reload failed")
-
-    def _drain(self) -> None:
-        """Let the streams end and stop the children while requests are still answered; only then stop accepting."""
-        if self.services is None:
-            self.log.info("stopped while starting")
-            os._exit(0)
-        self.log.info("drain begins drain_seconds=%.1f", self.limits.drain_seconds)
-        try:
-            self.services.begin_drain()
-            is_drained = self.services.wait_drained(timeout=self.limits.drain_seconds)
-            self.log.info("drain ends drained=%s", is_drained)
-            self.services.close(timeout=self.limits.stop_seconds)
-            self._closed.set()
-        except Exception:
-            self.log.exception("drain failed")
-        # What is still open belongs to clients that do not read: not worth the arbiter's whole patience.
-        object.__setattr__(self.cfg, "graceful_timeout", LAST_WAIT_SECONDS)
-        self.handle_exit(signal.SIGTERM, None)
-
-    def _leave_now(self) -> None:
-        self._kill_services()
-        self.log.warning("second stop signal: leaving now")
-        os._exit(1)
-
-    def _kill_services(self) -> None:
-        # Whatever blocks below, even a log nobody reads, does not keep the process.
-        deadline = threading.Timer(KILL_SECONDS, os._exit, (1,))
-        deadline.daemon = True
-        deadline.start()
-        try:
-            if self.services is not None:
-                self.services.kill()
-        except Exception:
-            self.log.exception("kill failed")
-
-    def leave(self) -> None:
-        """End the process without joining the pool: a thread may be stuck in a dead client's socket for hours."""
-        if not self._closed.is_set():
-            self._kill_services()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0 if self._closed.is_set() else 1)
-
 
 def looked_up(cfg: Any) -> Any:
     """gunicorn's settings as plain attributes: each request asks for forty of them, and each is looked for anew."""
@@ -488,9 +365,3 @@ def looked_up(cfg: Any) -> Any:
         if not hasattr(type(cfg), name):
             object.__setattr__(plain, name, getattr(cfg, name))
     return plain
-
-
-def leave(worker: ProxyWorker) -> None:
-    """The worker's last act. A worker that never booted is left to gunicorn, whose exit codes stop the arbiter."""
-    if worker.booted and worker.pid == os.getpid():  # the arbiter calls this hook too, for a worker it cannot find
-        worker.leave()

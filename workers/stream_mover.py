@@ -21,6 +21,8 @@ from workers.usage import Tail
 
 log = logging.getLogger(__name__)
 
+MANY = 100  # streams: so many bring a token every few hundred microseconds
+GATHER_SECONDS = 0.0005  # in which tokens of many streams gather: each wake-up costs as much as a token
 LOOK_SECONDS = 1.0  # how often time-outs are looked for
 NO_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
@@ -95,6 +97,8 @@ class StreamMover:
             if now >= look_at:
                 look_at = now + LOOK_SECONDS
                 self._end_the_stalled(now)
+            if len(self._streams) >= MANY:
+                time.sleep(GATHER_SECONDS)
 
     def _adopt(self) -> None:
         with contextlib.suppress(BlockingIOError):

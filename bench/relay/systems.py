@@ -94,7 +94,7 @@ def nginx_peer(given: Surroundings) -> AbstractContextManager[Running]:
     port = free_port()
     file = given.folder / "nginx.conf"
     file.write_text(nginx.configuration(given.folder, port, given.upstream_port))
-    return _command(port, [_nginx(), "-e", f"{given.folder}/error.log", "-c", str(file)])
+    return peer(port, [_nginx(), "-e", f"{given.folder}/error.log", "-c", str(file)])
 
 
 def naive(given: Surroundings) -> AbstractContextManager[Running]:
@@ -103,7 +103,7 @@ def naive(given: Surroundings) -> AbstractContextManager[Running]:
         *(sys.executable, "-m", "gunicorn", "bench.relay.naive:app", "--bind", f"127.0.0.1:{port}"),
         *("--worker-class", "gthread", "--threads", "300", "--worker-connections", "2000", "--log-level", "warning"),
     ]
-    return _command(port, command, UPSTREAM=f"http://127.0.0.1:{given.upstream_port}")
+    return peer(port, command, UPSTREAM=f"http://127.0.0.1:{given.upstream_port}")
 
 
 def litellm(given: Surroundings) -> AbstractContextManager[Running]:
@@ -113,7 +113,7 @@ def litellm(given: Surroundings) -> AbstractContextManager[Running]:
     file = given.folder / "litellm.json"  # JSON is YAML
     file.write_text(json.dumps({"model_list": models}))
     command = ["litellm", "--config", str(file), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
-    return _command(port, command, **LITELLM)
+    return peer(port, command, **LITELLM)
 
 
 def _nginx() -> str:
@@ -121,13 +121,13 @@ def _nginx() -> str:
 
 
 @contextlib.contextmanager
-def _command(port: int, command: list[str], **variables: str) -> Iterator[Running]:
+def peer(port: int, words: list[str], **variables: str) -> Iterator[Running]:
     """A peer that is one command; all its processes count."""
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(words, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL) as process:
         root = psutil.Process(process.pid)
         try:
-            wait_for(lambda: _answers(port) or process.poll() is not None, 60, lambda: f"{command[0]} does not answer")
-            assert process.poll() is None, f"{command[0]} has ended"
+            wait_for(lambda: _answers(port) or process.poll() is not None, 60, lambda: f"{words[0]} does not answer")
+            assert process.poll() is None, f"{words[0]} has ended"
             yield Running(port, lambda: [root.pid, *(child.pid for child in root.children(recursive=True))])
         finally:
             for child in (*root.children(recursive=True), root):
@@ -177,7 +177,7 @@ def router(given: Surroundings) -> Iterator[Running]:
     port = free_port()
     folder = str(_real_model(given).parent)
     command = ["llama-server", "--models-dir", folder, "--host", "127.0.0.1", "--port", str(port), *REAL_OPTIONS]
-    with _command(port, command) as running:
+    with peer(port, command) as running:
         yield Running(port, lambda: running.processes()[:1])
 
 
@@ -185,7 +185,7 @@ def router(given: Surroundings) -> Iterator[Running]:
 def direct_real(given: Surroundings) -> Iterator[Running]:
     port = free_port()
     model = str(_real_model(given))
-    with _command(port, ["llama-server", "--model", model, "--port", str(port), *REAL_OPTIONS]):
+    with peer(port, ["llama-server", "--model", model, "--port", str(port), *REAL_OPTIONS]):
         yield Running(port, list)
 
 
