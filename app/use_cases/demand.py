@@ -25,18 +25,19 @@ class Demand:
         return self.rate * exp(min(0.0, self.at - now) / RATE_SECONDS)
 
 
+NONE = Demand()
 Demands = Mapping[str, Demand]  # by model name
 
 
 def asked_for(demands: Demands, name: str, now: float) -> Demands:
     """With one more request."""
-    before = demands.get(name, Demand())
-    return {**demands, name: replace(before, rate=before.rate_at(now) + 1 / RATE_SECONDS, at=now)}
+    before = demands.get(name, NONE)
+    return {**demands, name: Demand(before.rate_at(now) + 1 / RATE_SECONDS, now, before.load_seconds)}
 
 
 def loaded(demands: Demands, name: str, seconds: float) -> Demands:
     """With the time that a load took."""
-    return {**demands, name: replace(demands.get(name, Demand()), load_seconds=seconds)}
+    return {**demands, name: replace(demands.get(name, NONE), load_seconds=seconds)}
 
 
 def load_seconds(demands: Demands, model: Model) -> float:

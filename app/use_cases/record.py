@@ -86,7 +86,8 @@ def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
     if server is not None and server.is_up and not server.model.is_served_as(waiting.model):
         state = _condemned(state, server)
     if server is not None and waiting.asked is not None and waiting.asked is state.plans.get(server.id):
-        waiting = replace(waiting, asked=waiting.asked.but(lacked(server)))  # said since it was worked out
+        asked = waiting.asked.but(lacked(server))  # said since it was worked out
+        waiting = waiting if asked is waiting.asked else replace(waiting, asked=asked)
     return replace(state, waiting=(*state.waiting, waiting))
 
 

@@ -64,12 +64,17 @@ def due_at(state: PoolState) -> float | None:
 
     The passes compare with these very sums: a difference may round to the other side, and the Tick would come again.
     """
-    times = [w.give_up_at for w in state.waiting]
-    times += [s.progress_at + state.limits.stall_timeout_seconds for s in state.servers if s.state is STARTING]
-    times += [_idle_until(state, s) for s in state.servers if s.is_idle and not _is_kept(s)]
-    times += [s.check_at for s in state.servers if s.check_at is not None]
-    times += readings.due_at(state)
-    times += room_due_at(state)
+    times = []
+    for server in state.servers:
+        if server.state is STARTING:
+            times.append(server.progress_at + state.limits.stall_timeout_seconds)
+        elif server.is_idle and not _is_kept(server):
+            times.append(_idle_until(state, server))
+        if server.check_at is not None:
+            times.append(server.check_at)
+    if state.waiting:
+        times += [each.give_up_at for each in state.waiting]
+        times += [*readings.due_at(state), *room_due_at(state)]
     return min(times, default=None)
 
 
