@@ -70,3 +70,14 @@ def test_without_a_socket_nothing_is_watched(watcher: ClientWatcher):
     watch = watcher.watch(None)
     watch.on_leave(lambda: pytest.fail("nobody left"))
     watch.close()
+
+
+def test_a_client_that_cannot_be_watched_fails_no_request(watcher: ClientWatcher):
+    """Whoever waits for a slot then would be given one that nobody gives back."""
+    ours, client = socket.socketpair()
+    watch = watcher.watch(ours)
+    ours.close()  # no number that could be watched, as good as a system that has no watch left
+    client.close()
+    watch.begin()
+    assert not watch.gone
+    watch.close()

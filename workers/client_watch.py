@@ -79,8 +79,13 @@ class ClientWatcher:
         return ClientWatch(None, -1) if client is None else ClientWatch(self, client.fileno())
 
     def add(self, fd: int, watch: ClientWatch) -> None:
+        """A client that cannot be watched is missed at its next write only: its request goes on, and ends as any."""
         with self._lock:
-            self._epoll.register(fd, GONE)
+            try:
+                self._epoll.register(fd, GONE)
+            except OSError as error:  # the system's limit on watches, its memory
+                log.warning("a client is not watched: %s", error)
+                return
             self._watches[fd] = watch
 
     def forget(self, fd: int) -> None:
