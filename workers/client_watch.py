@@ -106,8 +106,10 @@ class ClientWatcher:
         """Tell the watch of this number, unless its client is still there: the event was its predecessor's then."""
         with self._lock:
             watch = self._watches.get(fd)
-            if watch is not None and _has_left(fd):
-                watch.left()
+            if watch is None or not _has_left(fd):
+                return
+        # Not under the lock, which all requests want: what is undone may be the scheduler's next turn.
+        watch.left()
 
 
 def _has_left(fd: int) -> bool:
