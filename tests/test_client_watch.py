@@ -70,3 +70,32 @@ def test_without_a_socket_nothing_is_watched(watcher: ClientWatcher):
     watch = watcher.watch(None)
     watch.on_leave(lambda: pytest.fail("nobody left"))
     watch.close()
+
+
+def test_a_client_that_cannot_be_watched_fails_no_request(watcher: ClientWatcher):
+    """Whoever waits for a slot then would be given one that nobody gives back."""
+    ours, client = socket.socketpair()
+    watch = watcher.watch(ours)
+    ours.close()  # no number that could be watched, as good as a system that has no watch left
+    client.close()
+    watch.begin()
+    assert not watch.gone
+    watch.close()
+
+
+def test_what_one_client_leaves_to_be_undone_holds_up_no_other(watcher: ClientWatcher):
+    ours, client = socket.socketpair()
+    mine, other = socket.socketpair()
+    with ours, mine, other:
+        begun, may_end = threading.Event(), threading.Event()
+        watch = watcher.watch(ours)
+        watch.on_leave(lambda: bool(begun.set() or may_end.wait(10)))
+        watch.begin()
+        client.close()
+        assert begun.wait(10)
+        next_one = threading.Thread(target=watcher.watch(mine).begin, daemon=True)
+        next_one.start()
+        next_one.join(5)
+        assert not next_one.is_alive()
+        may_end.set()
+        watch.close()

@@ -13,7 +13,7 @@ from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.placement import Decision, Outcome
 from app.entities.server import Server
-from app.errors import InvalidModelFile
+from app.errors import InvalidModelFile, WaitTimeout
 from app.use_cases import events as ev
 from app.use_cases.asked import Asked
 from app.use_cases.pool_state import Limits, PoolState
@@ -157,3 +157,20 @@ def test_what_is_told_just_before_a_turn_ends_is_not_left_lying(monkeypatch: pyt
     monkeypatch.setattr(case.pool, "_work_off", work_off_then_somebody_tells)
     case.pool.tell(ev.Tick(0.0))
     assert len(case.stepped_on) == 2
+
+
+def test_what_is_due_while_somebody_is_slow_comes_a_few_times_only(monkeypatch: pytest.MonkeyPatch):
+    """The clock has no other way than to tell again and again, and each time is a step for who has the turn."""
+    case = Case()
+    model = replace(a_model("a"), launch=replace(a_model("a").launch, parallel=1))
+    case.acquire(model)
+    held = case.pool.ask(model, 10, Client())  # type: ignore[arg-type]
+    held.wait()
+    monkeypatch.setattr(case.pool, "_spawn", lambda server, tell: time.sleep(0.5) or Process(server, tell))
+    waiting = case.pool.ask(model, 0.1, Client())  # type: ignore[arg-type]
+    case.stepped_on.clear()
+    case.acquire(a_model("b"))
+    with pytest.raises(WaitTimeout):
+        waiting.wait()
+    assert len(case.stepped_on) < 200
+    held.end(ev.Ending.COMPLETE)

@@ -81,3 +81,17 @@ def test_who_is_turned_away_while_a_model_loads_is_told_when_that_is_likely_to_b
     play.ask(a_model(gib=12), at=20.0)
     (refused,) = [e for e in play.ask(a_model(gib=12), at=21.0) if isinstance(e, ev.Refuse)]
     assert refused.refusal.again_seconds == 8.0, "it took nine seconds the last time"
+
+
+def test_a_request_that_was_never_sent_is_no_answer():
+    """One that asks for more context than there is, say: it says nothing of what the next one does to the engine."""
+    play = Play()
+    for number, at in ((1, 0.0), (2, 1.0)):
+        play.ask(a_model(), at=at)
+        play.tell(ev.Ready(number, 9000, at=at + 0.1))
+        (server,) = play.state.servers
+        play.tell(*(ev.Release(ticket, at=at + 0.2, ending=ev.Ending.UNSENT) for ticket in server.leases))
+        (server,) = play.state.servers
+        assert not server.leases and not server.left_behind
+        play.tell(ev.Exited(number, "it crashed", at=at + 0.3))
+    assert play.state.brakes["a"].ends == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_a_time_to_stay_may_be_said_in_many_ways(said: object, seconds: float | 
 def test_what_is_no_time_is_refused(said: object):
     with pytest.raises(InvalidRequest, match="keep_alive"):
         keep_seconds([("keep_alive", said)])
+
+
+def test_a_long_time_is_refused_without_being_read():
+    """It would hold Python's lock for a time that grows with the square of it: 5 s at these 20,000 characters."""
+    began = time.process_time()
+    with pytest.raises(InvalidRequest, match="keep_alive"):
+        keep_seconds([("keep_alive", "1" * 20_000 + "x")])
+    assert time.process_time() - began < 0.2
 
 
 def test_context_may_be_asked_for_in_two_places():

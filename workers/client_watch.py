@@ -79,8 +79,13 @@ class ClientWatcher:
         return ClientWatch(None, -1) if client is None else ClientWatch(self, client.fileno())
 
     def add(self, fd: int, watch: ClientWatch) -> None:
+        """A client that cannot be watched is missed at its next write only: its request goes on, and ends as any."""
         with self._lock:
-            self._epoll.register(fd, GONE)
+            try:
+                self._epoll.register(fd, GONE)
+            except OSError as error:  # the system's limit on watches, its memory
+                log.warning("a client is not watched: %s", error)
+                return
             self._watches[fd] = watch
 
     def forget(self, fd: int) -> None:
@@ -101,8 +106,10 @@ class ClientWatcher:
         """Tell the watch of this number, unless its client is still there: the event was its predecessor's then."""
         with self._lock:
             watch = self._watches.get(fd)
-            if watch is not None and _has_left(fd):
-                watch.left()
+            if watch is None or not _has_left(fd):
+                return
+        # Not under the lock, which all requests want: what is undone may be the scheduler's next turn.
+        watch.left()
 
 
 def _has_left(fd: int) -> bool:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 LONGEST_NAP_SECONDS = 60.0
 LOGGED_CHARACTERS = 300  # of a reason: the last ones say most
 PAUSE_AFTER_A_BUG_SECONDS = 0.1  # what is overdue would come again at once
+SLOW_TURN_SECONDS = 0.01  # between two ticks that nobody has worked off
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,8 @@ class Pool:
             if self._call.wait(min(self._awake_at - time.monotonic(), LONGEST_NAP_SECONDS)):
                 continue
             self.tell(ev.Tick(time.monotonic()))
+            if not self._inbox.empty():  # who has the turn is starting a server, say: it stays due all the while
+                time.sleep(SLOW_TURN_SECONDS)
 
     # --- who has the turn -----------------------------------------------------------------------------
 

@@ -207,7 +207,9 @@ class Exchange:
 
     @property
     def ending(self) -> Ending:
-        if self.is_complete or not self.is_sent:
+        if not self.is_sent:
+            return Ending.UNSENT
+        if self.is_complete:
             return Ending.COMPLETE
         streams = self.answer is not None and self.answer.is_stream
         return Ending.CUT_IN_STREAM if streams else Ending.CUT_IN_SILENCE

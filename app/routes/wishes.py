@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from app.errors import InvalidRequest
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+MOST_CHARACTERS = 40  # of a time; _PART takes the square of a long one, and holds Python's lock meanwhile
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -31,7 +32,7 @@ def keep_seconds(pairs: Iterable[tuple[str, object]]) -> float | None:
 def _seconds(value: object) -> float | None:
     if isinstance(value, float) and not math.isnan(value):
         return value
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > MOST_CHARACTERS:
         return None
     sign, text = (-1.0, value[1:]) if value.startswith("-") else (1.0, value)
     if re.fullmatch(r"\d+(?:\.\d+)?", text):

@@ -64,6 +64,7 @@ class Ending(enum.Enum):
     """How much of its answer a request got. An engine notices a closed connection when it next writes to it."""
 
     COMPLETE = enum.auto()
+    UNSENT = enum.auto()  # the engine was never asked
     CUT_IN_STREAM = enum.auto()  # it writes every token, so it notices soon
     CUT_IN_SILENCE = enum.auto()  # in the prompt, or an answer in one piece: it may go on for minutes
 

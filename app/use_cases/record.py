@@ -149,8 +149,8 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
     holder = next((s for s in state.servers if event.ticket in s.leases), None)
     if holder is None:  # its server died first
         return state
-    is_whole = event.ending is ev.Ending.COMPLETE
-    leases, answered = holder.leases - {event.ticket}, holder.has_answered or is_whole
+    is_whole = event.ending in (ev.Ending.COMPLETE, ev.Ending.UNSENT)
+    leases, answered = holder.leases - {event.ticket}, holder.has_answered or event.ending is ev.Ending.COMPLETE
     freed = replace(holder, leases=leases, last_used=event.at, has_answered=answered, keep_seconds=event.keep_seconds)
     if not is_whole:
         notice_seconds = _notice_seconds(state.limits, event.ending)
