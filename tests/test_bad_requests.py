@@ -216,6 +216,8 @@ CASES = [
     Case("slots of nobody", plain("GET", "/slots"), 400, "missing_model", re.escape(NEEDED), "model"),
     Case("a page from elsewhere", post(asks("demo"), CHAT, "Origin: https://evil.example"), 403, "not_allowed",
          "a page of 'https://evil.example' may not use this service without a key: configure keys"),
+    Case("a sandboxed frame of any page", post(asks("demo"), CHAT, "Origin: null", "Content-Type: text/plain"), 403,
+         "not_allowed", "a page of 'null' may not use this service without a key: configure keys"),
     Case("another host's name", plain("GET", "/v1/models").replace(b"localhost", b"evil.example"), 403, "not_allowed",
          "the Host 'evil.example' is not this machine's: to be reached by that name, "
          "configure keys or server.allow_open"),

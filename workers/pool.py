@@ -232,10 +232,17 @@ class Pool:
             if isinstance(effect, ev.Decided):
                 self._explain(effect, state, event.at, step_ms)
             else:
-                self._carry_out(effect)
+                self._carried_out(effect)
         if isinstance(event, ev.Exited):
             self._processes.pop(event.server, None)
         self._count(before, event, effects)
+
+    def _carried_out(self, effect: ev.Effect) -> None:
+        """One that fails takes none of the others with it: they are other requests' answers."""
+        try:
+            self._carry_out(effect)
+        except Exception:
+            log.exception("order not carried out: %r", effect)
 
     def _explain(self, decided: ev.Decided, state: PoolState, now: float, step_ms: float) -> None:
         decision, kept = decided.decision, self._store.decisions[-KEPT:]
@@ -290,7 +297,7 @@ class Pool:
     def _start(self, server: Server) -> None:
         try:
             self._processes[server.id] = self._spawn(server, self.tell)
-        except (OSError, RuntimeError) as error:  # no file descriptor, no thread left
+        except Exception as error:  # no file descriptor, no thread left; or a bug, and the server would start for ever
             self.tell(ev.Exited(server.id, str(error), time.monotonic(), could_not_spawn=True))
 
     def _read(self) -> None:

@@ -27,7 +27,7 @@ CONNECT_SECONDS = 10.0  # to a listening socket of this machine
 MOMENT_SECONDS = 0.004  # small answers of small models take no longer
 SEND_SECONDS = 300  # a server that is there reads its requests
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -249,7 +249,7 @@ def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
         field_ = _FIELD.fullmatch(line)
         if not field_:
             raise BadAnswer("a header of its answer cannot be read")
-        headers.append((field_[1].decode(), field_[2].decode("latin-1")))
+        headers.append((field_[1].decode(), field_[2].strip(b" \t").decode("latin-1")))
     return int(found[1]), int(found[2]), headers
 
 
