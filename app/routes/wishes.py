@@ -25,7 +25,8 @@ def keep_seconds(pairs: Iterable[tuple[str, object]]) -> float | None:
     key, value = said[-1]
     seconds = _seconds(value)
     if seconds is None:
-        raise InvalidRequest(f'"{key}" is no time: seconds, or like "10m"; below zero: until its room is needed', param=key)
+        how = 'seconds, or like "10m"; below zero: until its room is needed'
+        raise InvalidRequest(f'"{key}" is no time: {how}', param=key)
     return math.inf if seconds < 0 else seconds
 
 
