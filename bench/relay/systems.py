@@ -120,10 +120,13 @@ def _nginx() -> str:
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin") or ""
 
 
+_SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # llama-server says ten lines a request
+
+
 @contextlib.contextmanager
 def peer(port: int, words: list[str], **variables: str) -> Iterator[Running]:
     """A peer that is one command; all its processes count."""
-    with subprocess.Popen(words, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(words, cwd=ROOT, env={**os.environ, **variables}, **_SILENT) as process:
         root = psutil.Process(process.pid)
         try:
             wait_for(lambda: _answers(port) or process.poll() is not None, 60, lambda: f"{words[0]} does not answer")
