@@ -9,15 +9,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from app.settings.configuration import ConfigurationError
 
-
-def check(cpu: int) -> None:
-    """Raises ConfigurationError for a CPU this process may not use."""
+def why_not(cpu: int) -> str:
+    """What forbids this process that CPU; empty if nothing does."""
     ours = os.sched_getaffinity(0)
-    if cpu not in ours:
-        named = ", ".join(map(str, sorted(ours)))
-        raise ConfigurationError(f"server.cpu: {cpu} is none of the CPUs this service may use: {named}")
+    named = ", ".join(map(str, sorted(ours)))
+    return "" if cpu in ours else f"{cpu} is none of the CPUs this service may use: {named}"
 
 
 def keep_to(cpu: int) -> None:

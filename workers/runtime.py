@@ -19,6 +19,7 @@ from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
 from app.errors import ProxyError
 from app.services import Doors, Services
+from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
 from app.use_cases import events as ev
 from app.use_cases.model_shape import ModelShape, model_shape
@@ -57,8 +58,8 @@ class Runtime:
     """The service behind the HTTP application: what starts with it and ends with it."""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.server.cpu is not None:
-            affinity.check(settings.server.cpu)
+        if settings.server.cpu is not None and (why := affinity.why_not(settings.server.cpu)):
+            raise ConfigurationError(f"server.cpu: {why}")
         self._cpu = settings.server.cpu
         self._preloaded = [name for name, model in settings.models.items() if model.preload]
         engine, problem = _engine(settings)
