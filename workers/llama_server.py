@@ -257,6 +257,13 @@ class LlamaServer:
             self._measurement.read(lines, self._process.pid)
         return bool(data)
 
+    def _drain_whole_log(self) -> None:
+        for _ in range(LAST_READS):
+            before = self.log.bytes_seen
+            self._drain_log()
+            if self.log.bytes_seen == before:
+                return
+
     def _measure(self, pid: int) -> None:
         if self._measurement is None or self._stop_wanted:
             self._measure_at = float("inf")
@@ -300,6 +307,7 @@ class LlamaServer:
                 self._verdict = "it answers without the key it was given (LLAMA_API_KEY): not a llama-server to use"
                 signal_group(pid, signal.SIGKILL)
                 return
+            self._drain_whole_log()  # what it said before it answered is told before that it does
             self._port, self._is_ready = port, True
             self._ready_at = time.monotonic()
             self._measure_at = self._ready_at + MEASURE_AFTER_SECONDS
@@ -313,11 +321,7 @@ class LlamaServer:
         if process is None or process.returncode is not None:
             return None
         signal_group(process.pid, signal.SIGKILL)  # the leader, dead or not, still holds the group's number
-        for _ in range(LAST_READS):
-            before = self.log.bytes_seen
-            self._drain_log()
-            if self.log.bytes_seen == before:
-                break
+        self._drain_whole_log()
         code = process.wait()
         for pipe in (process.stdout, process.stdin):
             if pipe is not None:
