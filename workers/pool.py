@@ -93,7 +93,9 @@ class Pool:
         self._count = count
         self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
         self._tickets = itertools.count(1)
-        self._answers: dict[int, Future[int | Refusal | None]] = {}  # put by a request's thread, taken by the pool's
+        self._answers: dict[
+            int, Future[int | Refusal | None]
+        ] = {}  # put by a request's thread, taken by who has the turn
         self._processes: dict[int, Process] = {}  # by server id; written by who has the turn
         self._turn = threading.Lock()  # to work off the inbox; never waited for
         self._changed = threading.Condition()  # notified after a step, for those who wait for an end
@@ -127,14 +129,14 @@ class Pool:
         return Asking(self, wish, self._told(wish, client), client)
 
     def load(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
-        """Have the model loaded; returns as soon as its llama-server is starting. Raises as `acquire` does."""
+        """Have the model loaded; returns as soon as its llama-server is starting. Raises as `Asking.wait` does."""
         now, asked = time.monotonic(), self._what_is_asked(model)
         self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds, asked), client)
 
     def unload(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
         """Have the model unloaded once it has answered what it is answering; returns when its process is gone.
 
-        Raises as `acquire` does; it goes all the same when the caller does not wait for it.
+        Raises as `Asking.wait` does; it goes all the same when the caller does not wait for it.
         """
         now = time.monotonic()
         self._wait(ev.Unload(next(self._tickets), model, now, now + max_wait_seconds), client)
@@ -149,10 +151,7 @@ class Pool:
         return self._store.pool.plan_of(model) or self._asked(model)
 
     def _wait(self, wish: ev.Wish, client: ClientWatch) -> None:
-        outcome = self._told(wish, client).result()
-        client.on_leave(None)
-        if isinstance(outcome, Refusal):
-            raise error_for(outcome)
+        _outcome(self._told(wish, client), client)
 
     def _told(self, wish: ev.Wish, client: ClientWatch) -> Future[int | Refusal | None]:
         """The scheduler's answer to a wish, which may be there already: a server's id for a slot of it."""
@@ -310,6 +309,15 @@ class Pool:
             self.tell(ev.MemoryRead(memory, time.monotonic()))
 
 
+def _outcome(answer: Future[int | Refusal | None], client: ClientWatch, seconds: float | None = None) -> int | None:
+    """What the scheduler answers. Raises the ProxyError that a refusal is; TimeoutError after so many seconds."""
+    outcome = answer.result(seconds)
+    client.on_leave(None)
+    if isinstance(outcome, Refusal):
+        raise error_for(outcome)
+    return outcome
+
+
 class Asking:
     """One request's place in the queue, and then its slot."""
 
@@ -323,12 +331,9 @@ class Asking:
         """The slot; None if it is not there within so long. Raises the ProxyError that says why there is none;
         ClientLeft as soon as the client goes."""
         try:
-            outcome = self._answer.result(seconds)
+            outcome = _outcome(self._answer, self._client, seconds)
         except TimeoutError:
             return None
-        self._client.on_leave(None)
-        if isinstance(outcome, Refusal):
-            raise error_for(outcome)
         assert outcome is not None, "a slot was asked for"
         address = self._pool.address_of(outcome, self._wish.model.name)
         return Lease(address, time.monotonic() - self._wish.at)
