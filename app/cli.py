@@ -17,6 +17,8 @@ from app.estimate_command import estimate
 from app.exit_status import ANSWER_IS_NO, WRONG_USE
 from app.plan_command import plan
 
+GUNICORN_CANNOT_START = 4  # its APP_LOAD_ERROR: another attempt would end the same way
+
 if TYPE_CHECKING:
     from app.entities.model import Model
     from app.settings.schema import Settings
@@ -72,7 +74,11 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
     _log_warnings(configuration.warnings)
     from workers.serve import Application
 
-    Application(functools.partial(_announce, settings)).run()
+    own = os.getpid()
+    try:
+        Application(functools.partial(_announce, settings)).run()
+    except SystemExit as end:  # of the worker, too, which is a fork of this process
+        sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and os.getpid() == own else end.code)
 
 
 main.add_command(estimate)
@@ -85,8 +91,9 @@ main.add_command(plan)
 def check_config(config: Path | None, as_json: bool) -> None:
     """Say what the configuration means, or what is wrong with it. Nothing is started.
 
-    Reads what `serve` would read: the file, LLAMA_SMART_PROXY_* in the environment, and the models' files, where a
-    broken one is a warning. Exit status: 0 it is good, 1 it is wrong, 2 there is no such file. Secrets are not printed.
+    Reads what `serve` would read: the file, LLAMA_SMART_PROXY_* in the environment, the models' files, where a broken
+    one is a warning, and for pinned models this machine's GPUs and RAM. Exit status: 0 it is good, 1 it is wrong,
+    2 there is no such file. Secrets are not printed.
     """
     from app.settings.check import checked
     from app.settings.values import PREFIX
@@ -97,12 +104,23 @@ def check_config(config: Path | None, as_json: bool) -> None:
     if verdict.configuration:
         settings = verdict.configuration.settings
         verdict = verdict.with_warnings((*_warnings_about_engine(settings), *_warnings_about_models(settings)))
+        verdict = verdict.with_errors(_errors_on_this_machine(settings))
     if as_json:
         click.echo(json.dumps(verdict.as_json(), indent=2))
     else:
         click.echo("\n".join(verdict.lines()), err=not verdict.is_good)
     if not verdict.is_good:
         sys.exit(ANSWER_IS_NO if verdict.file_exists else WRONG_USE)
+
+
+def _errors_on_this_machine(settings: Settings) -> list[str]:
+    """What is right elsewhere, and keeps the service from starting here."""
+    from workers.affinity import why_not
+    from workers.runtime import why_pins_do_not_fit
+
+    cpu = settings.server.cpu
+    errors = [f"server.cpu: {why}"] if cpu is not None and (why := why_not(cpu)) else []
+    return [*errors, *(why_pins_do_not_fit(settings) if settings.pinned else ())]
 
 
 def _warnings_about_engine(settings: Settings) -> list[str]:
