@@ -103,8 +103,9 @@ def check_config(config: Path | None, as_json: bool) -> None:
     verdict = checked()
     if verdict.configuration:
         settings = verdict.configuration.settings
-        verdict = verdict.with_warnings((*_warnings_about_engine(settings), *_warnings_about_models(settings)))
-        verdict = verdict.with_errors(_errors_on_this_machine(settings))
+        errors, warnings = _about_pins(settings)
+        warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
+        verdict = verdict.with_warnings(warnings).with_errors((*_errors_about_the_cpu(settings), *errors))
     if as_json:
         click.echo(json.dumps(verdict.as_json(), indent=2))
     else:
@@ -113,14 +114,18 @@ def check_config(config: Path | None, as_json: bool) -> None:
         sys.exit(ANSWER_IS_NO if verdict.file_exists else WRONG_USE)
 
 
-def _errors_on_this_machine(settings: Settings) -> list[str]:
-    """What is right elsewhere, and keeps the service from starting here."""
+def _errors_about_the_cpu(settings: Settings) -> list[str]:
     from workers.affinity import why_not
-    from workers.runtime import why_pins_do_not_fit
 
     cpu = settings.server.cpu
-    errors = [f"server.cpu: {why}"] if cpu is not None and (why := why_not(cpu)) else []
-    return [*errors, *(why_pins_do_not_fit(settings) if settings.pinned else ())]
+    return [f"server.cpu: {why}"] if cpu is not None and (why := why_not(cpu)) else []
+
+
+def _about_pins(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Errors and warnings, by what this machine has."""
+    from workers.runtime import look_at_pins
+
+    return look_at_pins(settings) if settings.pinned else ((), ())
 
 
 def _warnings_about_engine(settings: Settings) -> list[str]:

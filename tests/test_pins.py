@@ -13,7 +13,7 @@ from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
 from app.entities.memory import Confidence
 from app.entities.placement import CPU, CpuFallback, Wishes
 from app.use_cases.asked import Asked
-from app.use_cases.pins import can_be_told, together, why_not_together
+from app.use_cases.pins import can_be_told, kept_out_by_contexts, together, why_not_together
 from app.use_cases.world import World
 from tests.builders import GIB, a_gguf, asked_for
 from tests.gpu_machine import LARGE, SMALL, A, Machine, a_card
@@ -56,8 +56,13 @@ def test_each_may_use_only_the_cards_that_its_settings_allow():
 
 
 def test_a_context_that_is_chosen_at_the_load_keeps_nobody_out():
+    """Together they take 8.2 GiB with the shortest; the first one alone 5 with the longest."""
     auto = asked(4096, Wishes(has_auto_context=True))
-    assert why_not_together({"a": auto, "b": auto}, World((card(0, free=10, total=10),))) == ()
+    pinned, world = {"a": auto, "b": auto}, World((card(0, free=8.5, total=8.5),))
+    assert why_not_together(pinned, world) == ()
+    (line,) = kept_out_by_contexts(pinned, world)
+    assert line.startswith("models.b.pin: there may be no room for it") and line.endswith("set ctx_size in each")
+    assert kept_out_by_contexts({"a": asked(), "b": asked()}, world) == ()
 
 
 def test_another_order_may_be_the_one_that_fits():

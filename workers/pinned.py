@@ -11,7 +11,7 @@ from app.entities.model import Model
 from app.errors import ProxyError
 from app.use_cases.gpu_use import are_usable
 from app.use_cases.ledger import Books
-from app.use_cases.pins import Pinned, can_be_told, why_not_together
+from app.use_cases.pins import Pinned, can_be_told, kept_out_by_contexts, why_not_together
 from app.use_cases.pool_state import Limits
 from app.use_cases.world import World, world_of
 from workers.catalog import Catalog
@@ -32,20 +32,23 @@ class Pins:
         self._pinned = pinned
         self._limits = limits
         self._seen: Machine | None = None  # the last one that was looked at
+        self.errors: tuple[str, ...] = ()  # of the configuration; written by who calls `look`
         self._read = threading.Event()  # the GPUs were, whatever that showed
 
     def look(self, gpus: GpuSnapshot) -> None:
         """Once for each set of cards. One that is missed says nothing new: with it they may fit."""
         if can_be_told(gpus, self._limits.cpu_fallback) and (machine := _machine(gpus)) != self._seen:
             self._seen = machine
-            self._store.pins = why_not_together(self._pinned, self._world(gpus))
+            world = self._world(gpus)
+            self.errors = why_not_together(self._pinned, world)
+            self._store.pins = self.errors or kept_out_by_contexts(self._pinned, world)
             for line in self._store.pins:
                 log.warning("%s", line)
         if gpus.state is not GpuState.UNREAD:
             self._read.set()
 
     def wait(self, seconds: float) -> bool:
-        """Until the GPUs were read and looked at, at most so long; whether there is a verdict."""
+        """Until the GPUs were read and looked at, at most so long; whether that was enough."""
         self._read.wait(seconds)
         return self._seen is not None
 

@@ -127,8 +127,10 @@ class Runtime:
             self._pins = Pins(self._store, needs_of_pinned(self._pinned, self._catalog, self._needs), self._limits)
         if self._gpus is not None:
             self._gpus.start()
-        if self._pins is not None and (why := _why_not_together(self._pins, self._store, self._gpus)):
-            raise ConfigurationError(*why)
+        if self._pins is not None:
+            _look_at(self._pins, self._store, self._gpus)
+            if self._pins.errors:
+                raise ConfigurationError(*self._pins.errors)
         self._pool.start()
         self._catalog.start()
         if self._preloaded:
@@ -215,8 +217,9 @@ def catalog_of(settings: Settings, shapes: ModelHeaders[ModelShape] | None = Non
     )
 
 
-def why_pins_do_not_fit(settings: Settings) -> tuple[str, ...]:
-    """What a start would find out about the pinned models, without one. The GPUs are read, and what loads took."""
+def look_at_pins(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a start would find out about the pinned models, without one: errors, and what may go wrong. The GPUs are
+    read, and what loads took."""
     engine, _ = _engine(settings)
     limits, file, shapes = _limits(settings, engine), state_folder() / "history.sqlite3", ModelHeaders(model_shape)
     store, history = StateStore(PoolState(limits)), History(file)
@@ -227,21 +230,19 @@ def why_pins_do_not_fit(settings: Settings) -> tuple[str, ...]:
     poller = _gpu_poller(settings, store, engine, pins.look)
     if poller is not None:
         poller.start()
-    try:
-        return _why_not_together(pins, store, poller)
-    finally:
-        if poller is not None:
-            poller.close()
+    _look_at(pins, store, poller)
+    if poller is not None:
+        poller.close()
+    return pins.errors, () if pins.errors else store.pins
 
 
-def _why_not_together(pins: Pins, store: StateStore, poller: GpuPoller | None) -> tuple[str, ...]:
+def _look_at(pins: Pins, store: StateStore, poller: GpuPoller | None) -> None:
     """Where it is certain by now. Otherwise /health says it, once the GPUs are known."""
     if poller is None:
         pins.look(store.gpus)
     if not pins.wait(PINS_SECONDS):
         said = "; ".join(store.gpus.complaints) or store.gpus.problem
         log.warning("whether the pinned models fit together is not known yet: %s", said)
-    return store.pins
 
 
 def has_models(settings: Settings) -> bool:

@@ -69,6 +69,15 @@ def why_not_together(pinned: Pinned, world: World) -> tuple[str, ...]:
     return tuple(_line(name, decision, found.places) for name, decision in found.without.items())
 
 
+def kept_out_by_contexts(pinned: Pinned, world: World) -> tuple[str, ...]:
+    """A line for each that fits beside the others' shortest contexts only: those loaded first choose longer ones."""
+    return tuple(
+        f"models.{name}.pin: there may be no room for it beside the other pinned models, as with ctx_size auto they "
+        "choose a long context where there is room for one; set ctx_size in each"
+        for name in together(pinned, world).without
+    )
+
+
 def _at_least(asked: Asked) -> Asked:
     options = replace(asked.options, ctx_size=contexts(asked)[-1])
 
