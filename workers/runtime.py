@@ -82,15 +82,17 @@ class Runtime:
         self._needs = needs = Needs(self._history, engine, shapes)
         spawn = _launcher(settings, engine, self._records, self._history, needs, self._store)
         gauges = Gauges(self._store, version())
-        self._pool = Pool(self._store, spawn, read_memory, self._read_gpus, needs.asked, gauges.pool.stepped)
+        relay = Relay(
+            *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
+            lambda: self._store.pool.closing,
+        )
+        count = gauges.pool.stepped
+        self._pool = Pool(self._store, spawn, read_memory, self._read_gpus, needs.asked, count, relay.forget)
         self.services = Services(
             catalog=self._catalog,
             store=self._store,
             pool=self._pool,
-            relay=Relay(
-                *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
-                lambda: self._store.pool.closing,
-            ),
+            relay=relay,
             clients=self._clients,
             places=Places(settings.server.threads - settings.server.reserve_threads),
             rates=Rates(),
