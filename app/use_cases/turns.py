@@ -1,9 +1,9 @@
 """Turns: whose load comes before whose, and how long what is loaded is kept from those who wait.
 
 A load costs seconds of a GPU, and the requests that come for the stopped model meanwhile wait for two. So an idle
-server that is asked for often goes only when those who wait have waited longer, all together, than its own requests
-would have to; or when it was left alone for its residency; or when the oldest has waited for 40 % of the longest
-wait: then its turn has come, whatever it costs.
+server that is asked for often goes only when those who wait have waited far longer, all together, than its own
+requests would have to; or when it was left alone for its residency; or when the oldest has waited for 40 % of the
+longest wait: then its turn has come, whatever it costs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from app.entities.server import Server
 from app.use_cases.demand import RATE_SECONDS, load_seconds, rate
 from app.use_cases.pool_state import PoolState, Waiting
 
-WORTH = 6.0  # seconds waited for a second spared, for each model that waits; bench/scheduling: more, and there are
-# fewer loads and longer waits. The more models wait, the more are held up by a load that could have been spared.
+WORTH = 20.0  # seconds waited for a second spared; bench/scheduling: more, and there are fewer loads and longer waits
 BETWEEN_SECONDS = 2.0  # from a stop to the next start, memory on its way back included
 PATIENT_SHARE = 0.4  # of the longest wait
 BATCH_SHARE = 0.2  # of the longest wait: so long a busy server goes on with those who wait for it
@@ -67,7 +66,7 @@ def may_go_at(state: PoolState, waiting: Waiting, going: Sequence[Server], now: 
 def _worth_it_at(state: PoolState, waiting: Waiting, going: Sequence[Server], now: float) -> float:
     """When the waits together reach what stopping would cost."""
     since = [each.since for each in state.wanting if each.model.name == waiting.model.name]
-    spared = WORTH * len(cold(state, now)) * sum(_waits_caused(state, waiting, server, now) for server in going)
+    spared = WORTH * sum(_waits_caused(state, waiting, server, now) for server in going)
     return (spared + sum(since)) / len(since)
 
 
