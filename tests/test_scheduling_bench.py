@@ -11,6 +11,7 @@ import pytest
 
 from bench.scheduling.arrivals import KINDS, Request, offered_load, trace
 from bench.scheduling.bound import least_loads
+from bench.scheduling.clairvoyant import Clairvoyant
 from bench.scheduling.machines import MACHINES, MODELS, SLOTS, Machine, Subject
 from bench.scheduling.ours import LIMITS, Ours
 from bench.scheduling.peers import PEERS
@@ -82,6 +83,13 @@ def test_two_models_asked_for_by_turns_settle():
     assert max(result.waits) < LIMITS.max_wait_seconds
     hasty = Ours(ONE, requests, replace(LIMITS, min_residency_seconds=0)).run()
     assert hasty.loads > 1.5 * result.loads, "it is the residency that does it"
+
+
+def test_who_sees_ahead_keeps_what_is_asked_for_next_however_seldom_it_was():
+    often, once, new = of_size(ONE, 10), of_size(ONE, 10, 1), of_size(ONE, 10, 2)
+    before = [(2.0 * number, often) for number in range(20)]
+    requests = asked(*before, (41.0, once), (200.0, new), (220.0, once))
+    assert (Clairvoyant(ONE, requests).run().loads, Ours(ONE, requests).run().loads) == (3, 4)
 
 
 def test_loads_on_different_cards_run_at_the_same_time():

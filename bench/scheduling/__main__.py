@@ -6,6 +6,7 @@
 A discrete-event simulation. Ours is the scheduler that runs: every event goes through `schedule.step`, with a clock of
 the simulation's own. The peers are small simulators of what others do, on the same machine, models and requests.
 `lower-bound` is the fewest loads of any policy whose worst wait is no longer than ours in that run; it has no waits.
+`clairvoyant`, if it is asked for, is ours with the next request of each model known to it.
 All wait as long as it takes: nobody gives up, nobody is refused, nothing is unloaded for being idle.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 from bench.record import record
 from bench.scheduling.arrivals import KINDS, Request, trace
 from bench.scheduling.bound import least_loads
+from bench.scheduling.clairvoyant import Clairvoyant
 from bench.scheduling.machines import MACHINES, Machine
 from bench.scheduling.ours import Ours
 from bench.scheduling.peers import PEERS
@@ -30,7 +32,8 @@ from bench.scheduling.verdict import table, verdict
 LOADS = (0.3, 0.5, 0.7, 0.9)
 QUICK_LOADS = (0.5, 0.9)
 REQUESTS, QUICK_REQUESTS = 2000, 250
-POLICIES = {"ours": Ours, **PEERS}
+COMPARED = {"ours": Ours, **PEERS}
+POLICIES = COMPARED | {"clairvoyant": Clairvoyant}
 BOUND = "lower-bound"
 CHOICES = {"policies": list(POLICIES), "traces": list(KINDS), "machines": [each.name for each in MACHINES]}
 
@@ -78,7 +81,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less than a minute, for a look")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else, on stdout")
     for what, names in CHOICES.items():
-        parser.add_argument(f"--{what}", type=lambda text: text.split(","), default=names, help=", ".join(names))
+        usual = list(COMPARED) if what == "policies" else names
+        parser.add_argument(f"--{what}", type=lambda text: text.split(","), default=usual, help=", ".join(names))
     parser.add_argument("--record", type=Path, help="also write the figures to this file")
     parser.add_argument("--plot", type=Path, help="also draw them into this SVG file")
     options = parser.parse_args()

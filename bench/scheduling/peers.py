@@ -1,7 +1,13 @@
 """What others do, each as a small simulator over the same machine, models and requests.
 
 All have the places of cards chosen for them as well as ours: the fullest card with room, else the fewest that hold it
-together. None takes more memory than there is.
+together. None takes more memory than there is, and each waits until it is back.
+
+Where a peer does worse than its idea, the idea is what is simulated. All know at once what is free and what has ended;
+they poll (ollama at fb307609 each 250 ms, llama-swap at 0bdb3720 each second). ollama fills a card to 80 % of what is
+free, else takes all cards, and stops idle models by keep-alive, then by name: here the longest unused one goes.
+llama.cpp's router (b11434) looks at no memory, and llama-swap refuses more than ten requests for a model. Against that,
+the router does not wait for memory, which is 0.7 s a swap and may end in a load that runs out.
 """
 
 from __future__ import annotations

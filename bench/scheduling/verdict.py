@@ -15,6 +15,7 @@ MAX_WAIT_SECONDS = 300.0  # scheduling.max_wait_seconds, as it is by default
 BUSY = 0.8  # below this offered load, nobody waits longer
 BEST_SHARE = 0.75
 GAP = 1.3
+NO_PEERS = ("ours", "clairvoyant", "lower-bound")
 
 Runs = list[dict[str, Any]]
 Case = tuple[str, ...]
@@ -72,7 +73,7 @@ def _mean(rows: Runs, key: str) -> float:
 
 
 def _peers(by: dict[str, tuple[float, float]]) -> list[tuple[float, float]]:
-    return [figures for policy, figures in by.items() if policy not in ("ours", "lower-bound")]
+    return [figures for policy, figures in by.items() if policy not in NO_PEERS]
 
 
 def _beaten_by(by: dict[str, tuple[float, float]]) -> bool:

@@ -1,0 +1,37 @@
+"""Ours, told when each model is asked for next: what more knowledge of the demand could gain, and no more than that.
+
+The bound on loads says what nobody can do; this is what the scheduler that runs would do if it could see ahead.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import replace
+
+from app.use_cases import events as ev
+from app.use_cases.demand import NONE, Demand
+from bench.scheduling.ours import Ours
+
+SOONEST_SECONDS = 0.01
+
+
+class Clairvoyant(Ours):
+    """Its rates are one by the time until the next request."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._times: dict[str, list[float]] = defaultdict(list)
+        for request in self.requests:
+            self._times[request.subject.name].append(request.at)
+
+    def _happen(self, event: ev.Event) -> None:
+        ahead = {name: self._ahead(name) for name in self._times}
+        self.state = replace(self.state, demands=ahead)
+        super()._happen(event)
+
+    def _ahead(self, name: str) -> Demand:
+        times, known = self._times[name], self.state.demands.get(name, NONE)
+        after = bisect_right(times, self.now)
+        seconds = max(SOONEST_SECONDS, times[after] - self.now) if after < len(times) else float("inf")
+        return Demand(1 / seconds, self.now, known.load_seconds)
