@@ -187,6 +187,8 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
         ("catalog: {models_dirs: /models}", "catalog.models_dirs: '/models' is not a list"),
         ("catalog: {hugging_face: {cache: on}}", "catalog.hugging_face.cache: must be auto, off or a path"),
         ("models: {m: {path: a, repo: b/c}}", "models.m: path and repo are two places for one model; keep one"),
+        ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases; leave it out"),
+        ("models: {a: {aliases: [b, b]}}", "models: 'a' has 'b' twice among its aliases; leave it out"),
         ("models: {a: {aliases: [b]}, b: {}}", "models: 'b' is a name or alias of a and of b; one of them may have it"),
         ("models: {'a,b': {}}", "models.a,b: a model's name has no comma"),
         ("models: {' a': {}}", "models.' a': a name has 1 to 512 printable characters and no blank at its ends"),
