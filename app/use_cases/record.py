@@ -137,7 +137,7 @@ def _unwanted(state: PoolState, waiting: Waiting) -> Step:
         state, refusals = turn_away_model(state, Refusal(Reason.UNLOADED, waiting.model.name))
         state, orders = stop(state, server, ev.StopReason.UNLOAD)
         return state, [*refusals, *orders]
-    return _condemned(state, server), []
+    return changed(_condemned(state, server), server.id, lambda s: replace(s, is_unloaded=True)), []
 
 
 def _condemned(state: PoolState, server: Server) -> PoolState:
