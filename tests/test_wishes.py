@@ -13,7 +13,7 @@ from app.errors import InvalidRequest
 from app.routes.wishes import keep_seconds, wanted_context
 from app.use_cases import events as ev
 from app.use_cases.places import longest_context
-from app.use_cases.pool_state import Limits
+from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import due_at
 from tests.builders import Play, a_model, asked_for, replace
 from tests.service import wait_for
@@ -67,8 +67,18 @@ def test_the_last_answers_wish_decides_how_long_a_server_stays():
     play.ask(a_model(), at=5.0)
     play.tell(ev.Release(4, at=6.0, keep_seconds=math.inf))
     assert stopped(play.tell(ev.Tick(at=1e6))) == []
+    assert due_at(own_time(keep_seconds=None)) == 1.0 + 5.0
+    assert due_at(own_time(keep_seconds=30.0)) == 1.0 + 30.0, "it comes before what the model's settings say"
     play.ask(a_model(), at=1e6 + 1)
     assert stopped(play.tell(ev.Release(5, at=1e6 + 2, keep_seconds=0.0))) == [1], "at once"
+
+
+def own_time(keep_seconds: float | None) -> PoolState:
+    """Of a model that stays for five seconds; its last answer ended at 1.0."""
+    play = Play()
+    play.ask(replace(a_model(), ttl_seconds=5.0))
+    play.tell(ev.Ready(1, 9001, at=0.5), ev.Release(1, at=1.0, keep_seconds=keep_seconds))
+    return play.state
 
 
 def test_a_request_says_how_long_its_model_stays(tmp_path: Path):
