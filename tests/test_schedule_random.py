@@ -1,8 +1,9 @@
 """What must hold in every history of the scheduler, asserted over thousands of random ones.
 
-A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked,
-processes crash, clients leave, strangers take memory. A failure prints the seed; `World(seed).play()` tells that story
-again.
+A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked
+and how far they are, processes crash, clients leave, wish that their model stays, order loads and unloads, strangers
+take memory; models are pinned, come first or last, have idle times of their own. A failure prints the seed;
+`World(seed).play()` tells that story again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -22,8 +24,9 @@ from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.asked import NOTHING_EXTRA
+from app.use_cases.brake import holds
 from app.use_cases.placement import decide
-from app.use_cases.pool_state import Limits, PoolState
+from app.use_cases.pool_state import Limits, PoolState, Want
 from app.use_cases.readings import take_stock
 from app.use_cases.record import record
 from app.use_cases.room import _world as world_now
@@ -65,7 +68,12 @@ class World:
     def some_model(self, number: int) -> Model:
         chance = self.random
         model = a_model(f"m{number}", gib=chance.choice([0.5, 2, 5, 9, 40]), slots=chance.choice([1, 2, 4]))
-        return replace(model, pin=chance.random() < 0.15, priority=chance.choice([0, 0, 0, 1]))
+        return replace(
+            model,
+            pin=chance.random() < 0.15,
+            priority=chance.choice([0, 0, 0, 1, -1]),
+            ttl_seconds=chance.choice([None, None, None, 2.0, 40.0]),
+        )
 
     # --- the story -------------------------------------------------------------------------------------
 
@@ -89,6 +97,8 @@ class World:
     def run(self) -> None:
         for _ in range(20_000):
             due = due_at(self.state)
+            if due == inf:  # an answer wished that its server stays
+                due = None
             if not self.agenda and due is None:
                 return
             if not self.agenda or (due is not None and due <= self.agenda[0][0]):
@@ -112,6 +122,7 @@ class World:
         self.state, effects = step(before, event)
         nothing_is_left_out(self.state, event.at)
         self.check_victims(before, event, effects)
+        self.check_ends(event.at, effects)
         if isinstance(event, ev.Projected):
             self.check_booking(event)
         for effect in effects:
@@ -139,7 +150,7 @@ class World:
                 self.granted[ticket] = server
                 self.later(
                     self.now + self.random.expovariate(0.5),
-                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending))),
+                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending)), self.some_wish()),
                 )
             case ev.CountSlots(server):
                 busy = self.random.choice([None, 0, 1, 2])
@@ -154,6 +165,9 @@ class World:
         if self.random.random() < 0.7:
             at = self.now + seconds * self.random.random()
             self.later(at, ev.Projected(server, self.projection(started), 0.0))
+        for _ in range(self.random.choice([0, 0, 1, 3])):
+            share = self.random.choice([None, self.random.random()])
+            self.later(self.now + seconds * self.random.random(), ev.Progress(server, 0.0, share))
         if fate < 0.7:
             self.later(self.now + seconds, ev.Ready(server, 9000 + server, 0.0))
             if self.random.random() < 0.5:
@@ -176,6 +190,9 @@ class World:
         assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
         assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
+        free = {server.model.name for server in servers if server.has_free_slot}
+        waits = [each for each in self.state.waiting if each.want is Want.SLOT]
+        assert not any(each.model.name in free for each in waits), "nothing holds up a request whose model is ready"
         for server in servers:
             if server.model.pin and server.state is ServerState.DRAINING:
                 assert server.is_condemned, "a pinned one is drained only by order"
@@ -205,7 +222,25 @@ class World:
             is_less = place is None or (bool(world.cards) and (place.is_on_cpu or place.n_gpu_layers < ALL_LAYERS))
             assert is_less, f"a young one goes where an old one would do: {without.reason}"
 
+    def check_ends(self, now: float, effects: list[ev.Effect]) -> None:
+        """Nobody is stopped for being idle, or stalled, before its time; a pinned one without an idle time never."""
+        for effect in effects:
+            server = self.state.server(effect.server) if isinstance(effect, ev.Stop) else None
+            if server is None or not isinstance(effect, ev.Stop):
+                continue
+            if effect.why is ev.StopReason.IDLE:
+                own = server.model.ttl_seconds
+                assert own is not None or not server.model.pin, "a pinned one stays, however idle"
+                said = (server.keep_seconds, own, self.state.limits.ttl_seconds)
+                keep = next(each for each in said if each is not None)
+                assert not server.leases and now >= server.last_used + keep, "it was to stay longer"
+            if effect.why is ev.StopReason.STALLED:
+                assert now >= server.progress_at + self.state.limits.stall_timeout_seconds, "it has moved"
+            if effect.why is ev.StopReason.UNLOAD:
+                assert server.is_unloaded or server.ready_at is None, "nobody ordered that"
+
     def check_spawn(self, server: Server) -> None:
+        assert not holds(self.state.brakes, server.model, self.now), "the brake is on"
         others = [s for s in self.state.servers if s.id < server.id]
         will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.booked[CPU]
         assert will_be <= self.total, "all of ours and the strangers last seen fit into the machine, fully loaded"
@@ -222,6 +257,9 @@ class World:
 
     def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
         return a_wish(want, ticket, model, at, give_up_at)
+
+    def some_wish(self) -> float | None:
+        return self.random.choice([None, None, None, None, 0.0, 5.0, inf])
 
     def projection(self, server: Server) -> dict[str, int]:
         """What its llama-server says before it loads."""
