@@ -35,6 +35,7 @@ from workers.gauges import Gauges
 from workers.gpu_evidence import SeenGpus
 from workers.gpu_poller import GpuPoller
 from workers.history import History
+from workers.kept_cache import KeptCaches
 from workers.llama_server import Launcher
 from workers.memory import read_memory
 from workers.model_headers import ModelHeaders
@@ -45,6 +46,7 @@ from workers.places import Places
 from workers.pool import Pool, Process
 from workers.rates import Rates
 from workers.relay import Relay
+from workers.slot_files import SlotFiles
 from workers.state import StateStore
 from workers.stream_mover import StreamMover
 
@@ -75,7 +77,8 @@ class Runtime:
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
         needs = Needs(self._history, engine, shapes)
-        spawn = _launcher(settings, engine, self._records, self._history, needs, self._store)
+        self._slots = SlotFiles(state_folder() / "slots", settings.scheduling.kv_cache_disk)
+        spawn = _launcher(settings, engine, self._records, self._history, needs, self._store, self._slots)
         gauges = Gauges(self._store, version())
         self._pool = Pool(self._store, spawn, read_memory, self._read_gpus, needs.asked, gauges.pool.stepped)
         self.services = Services(
@@ -109,6 +112,7 @@ class Runtime:
         """Sweep what an earlier life left behind, then let the threads run. After the fork: threads survive none."""
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
+        self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
         if self._cpu is not None:
             affinity.keep_to(self._cpu)
         self._history.start()
@@ -220,6 +224,7 @@ def entries(settings: Settings) -> list[Entry]:
             wishes=settings.wishes_of(name),
             pin=model.pin,
             priority=model.priority,
+            keep_kv_cache=model.keep_kv_cache,
         )
         for name, model in settings.models.items()
     ]
@@ -288,12 +293,14 @@ def _launcher(
     history: History,
     needs: Needs,
     store: StateStore,
+    slots: SlotFiles,
 ) -> Callable[[Server, Callable[[ev.Event], None]], Process]:
     if engine is None:
         return _no_engine
     env = engine_environment(settings.engine.env)
     stop_seconds = settings.server.stop_seconds
-    return Launcher(engine, env, records, history, needs.as_started, lambda: store.gpus, stop_seconds).spawn
+    caches = KeptCaches(slots, engine, env)
+    return Launcher(engine, env, records, history, needs.as_started, lambda: store.gpus, stop_seconds, caches).spawn
 
 
 def _gpu_poller(
