@@ -75,10 +75,10 @@ class SlotFiles:
         """A file to write a slot into, with room for it; None, and a line in the log, where there is none. Raises
         OSError."""
         with self._lock:
+            path = self.folder(model) / (slot.name + _WRITING)
             if not self._make_room(slot.server, expected_bytes):
                 log.info("kv cache not saved model=%s slot=%d mib=%d: no room", model, slot.slot, expected_bytes >> 20)
                 return None
-            path = self.folder(model) / (slot.name + _WRITING)
             # Made here: llama-server would let others read it.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_OF_OURS))
             self._booked[path] = expected_bytes
