@@ -125,7 +125,7 @@ def test_a_model_that_is_started_otherwise_does_not_get_it(tmp_path: Path, chang
     assert len(files(tmp_path)) == 1
     with keeping(tmp_path, change) as service:
         assert cached_tokens(service) == 0
-        assert "it was started otherwise" in service.output
+        assert "its model is started otherwise now" in service.output
         assert files(tmp_path) == []
 
 

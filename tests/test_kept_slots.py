@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from app.use_cases.kept_slots import SavedSlot, digest_of, folder_of, saved_slot, to_restore, who_goes
-from tests.builders import a_model, an_engine, replace
-from workers import slot_files
+from tests.builders import a_model, a_server, an_engine, replace
+from workers import kept_cache, slot_files
+from workers.kept_cache import KeptCaches
 from workers.slot_files import SlotFiles
 
 START, OTHER_START = "0123456789abcdef", "fedcba9876543210"
@@ -45,6 +48,7 @@ def test_a_folder_is_one_plain_name_whatever_its_model_is_called():
 
 MODEL = a_model("qwen")
 ENGINE = an_engine("--kv-unified")
+SAVING = an_engine("--slot-save-path")
 
 
 def with_launch(**settings: object):
@@ -105,7 +109,7 @@ def test_of_two_servers_one_gets_a_slot_that_nobody_had():
 
 
 def test_there_is_a_slot_for_each_whatever_they_had():
-    """Seeds aside: all pairs of slots of two servers, in a server of two."""
+    """All pairs of slots of two servers, in a server of two."""
     for mine in range(4):
         for its in range(4):
             placed = to_restore([saved(2, A, slot=mine), saved(1, B, slot=its)], slots=2)
@@ -190,3 +194,36 @@ def test_the_disk_is_never_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_quota_of_nothing_keeps_nothing(tmp_path: Path):
     assert not write(SlotFiles(tmp_path / "slots", 0), "m", saved())
+
+
+# --- one server's ----------------------------------------------------------------------------------------------------
+
+
+def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The file that was tried is gone, and the others are there for the next start."""
+    monkeypatch.setattr(kept_cache, "RESTORE_SECONDS", 0.3)
+    files = SlotFiles(tmp_path / "slots", 1000)
+    server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
+    start = digest_of(server.model, SAVING, {})
+    for slot in (0, 1):
+        write(files, "qwen", saved(slot=slot, start=start))
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        woken = threading.Event()
+        cache = KeptCaches(files, SAVING, {}).of(server, woken.set)
+        assert cache is not None
+        assert cache.restores(deaf.getsockname()[1], "key")
+        assert woken.wait(6)
+        assert not cache.restores(deaf.getsockname()[1], "key")
+    cache.give_back()
+    assert kept(tmp_path) == [saved(slot=1, start=start).name]
+
+
+def test_a_model_without_the_setting_has_nothing_on_disk(tmp_path: Path):
+    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).of(a_server(MODEL, 1000), bool) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_the_model_is_served_without(tmp_path: Path):
+    (tmp_path / "slots").write_text("a file")
+    server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
+    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).of(server, bool) is None

@@ -227,12 +227,7 @@ OPTIONS = (
     ),
     Option(("--warmup",), "", "warm up with an empty run (default: enabled)", _switch("warmup"), ("--no-warmup",)),
     Option(("--metrics",), "", "serve /metrics (default: disabled)", _switch("endpoint_metrics")),
-    Option(
-        ("--slot-save-path",),
-        "PATH",
-        "folder of saved slots (default: none)",
-        _set_slot_folder,
-    ),
+    Option(("--slot-save-path",), "PATH", "folder of saved slots (default: none)", _set_slot_folder),
     Option(("--slots",), "", "serve /slots (default: enabled)", _switch("endpoint_slots"), ("--no-slots",)),
     Option(("--jinja",), "", "use the model's chat template (default: enabled)", _switch("use_jinja"), ("--no-jinja",)),
     Option(("--no-ui", "--no-webui"), "", "there is no web UI here", _nothing),

@@ -135,8 +135,8 @@ def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | N
             entry.name, "", 0, 0, entry.launch, problem=str(error), ttl_seconds=entry.ttl_seconds, wishes=entry.wishes
         ), None
     model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.wishes)
-    own = {name: getattr(entry, name) for name in ("ttl_seconds", "pin", "priority", "keep_kv_cache")}
-    return replace(model, **own), files
+    model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
+    return replace(model, keep_kv_cache=entry.keep_kv_cache), files
 
 
 def model_of(name: str, files: ModelFiles, launch: LaunchSettings, wishes: Wishes) -> Model:

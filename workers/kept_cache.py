@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from app.entities.launch import EngineFacts
@@ -148,7 +148,10 @@ class KeptCache:
 
     def _save(self, port: int, api_key: str) -> None:
         began, tokens, written_bytes, at_ms, refused = time.monotonic(), [], 0, int(time.time() * 1000), ""
-        for slot, held in self._held(port, api_key):
+        slots = all_slots(port, api_key)
+        if slots is None:
+            refused = "it does not say what its slots hold"
+        for slot, held in self._held(slots or ()):
             saved = SavedSlot(self._start, at_ms, self._token, slot)
             file = self._files.begin(self._server.model.name, saved, held * self._bytes_per_token)
             if file is None:
@@ -169,10 +172,10 @@ class KeptCache:
         seconds = self._seconds_left()
         return slot_on_disk(port, api_key, slot, action, file.name, seconds) if seconds > 0 else (None, None)
 
-    def _held(self, port: int, api_key: str) -> Iterator[tuple[int, int]]:
+    def _held(self, slots: Iterable[Mapping[str, object]]) -> Iterator[tuple[int, int]]:
         """The idle slots that hold something and how many tokens, those used last first."""
-        slots = [(each, _number(each, "id")) for each in all_slots(port, api_key) or ()]
-        for each, slot in sorted(slots, key=lambda pair: -_number(pair[0], "id_task", -1)):
+        for each in sorted(slots, key=lambda each: -_number(each, "id_task", -1)):
+            slot = _number(each, "id")
             # Builds that do not say how many: one at least, and then the file shows.
             tokens = _number(each, "n_prompt_tokens", 1) if "id_task" in each else self._tokens.get(slot, 0)
             if tokens and not each.get("is_processing"):
@@ -186,6 +189,9 @@ class KeptCache:
         return -(-sum(each.context_bytes for each in memory) // max(1, placement.ctx_size))
 
     def _say(self, done: str, tokens: list[int], size_bytes: int, began: float) -> None:
+        """`tokens` by slot; nothing is said where there is none."""
+        if not tokens:
+            return
         log.info(
             "kv cache %s server=%d model=%s slots=%d tokens=%d mib=%.1f seconds=%.3f",
             *(done, self._server.id, self._server.model.name, len(tokens), sum(tokens)),
@@ -201,4 +207,4 @@ def _number(said: object, name: str, otherwise: int = 0) -> int:
 def _why(status: int | None, said: object) -> str:
     error = said.get("error") if isinstance(said, dict) else None
     words = error.get("message") if isinstance(error, dict) else None
-    return f"{status} {words}" if status else "no answer in time"
+    return f"{status} {words}" if status else "no answer"

@@ -297,8 +297,8 @@ class LlamaServer:
     def _obey(self, now: float) -> None:
         if self._stop_wanted and not self._is_stopping:
             self._begin_to_stop(now)
-        elif self._is_stopping:
-            self._end_at = float("inf") if self._is_told_to_end else now  # its cache is saved
+        elif self._is_stopping and not self._is_told_to_end and not (self._cache and self._cache.is_at_work):
+            self._end_at = now
         elif self._count_wanted and self._port is not None:
             self._count_wanted = False
             self._tell(ev.SlotsCounted(self._server.id, busy_slots(self._port, self.api_key), now, time.monotonic()))

@@ -63,7 +63,7 @@ class SlotFiles:
             saved = [each for each in self._saved() if each.folder == folder_of(model)]
             for each in saved:
                 if each.start != start:
-                    self._delete(each, "it was started otherwise")
+                    self._delete(each, "its model is started otherwise now")
             chosen = to_restore([each for each in saved if each.start == start], slots)
             return [(taken, slot) for each, slot in chosen if (taken := _renamed(self._path(each), _READING))]
 
