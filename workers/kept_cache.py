@@ -157,8 +157,7 @@ class KeptCache:
             if file is None:
                 continue
             status, said = self._ask(port, api_key, slot, "save", file)
-            is_whole = status == 200 and _number(said, "n_saved") > 0
-            if self._files.finish(file, saved, is_whole):
+            if self._files.finish(file, saved, is_whole=_number(said, "n_saved") > 0):
                 tokens.append(_number(said, "n_saved"))
                 written_bytes += _number(said, "n_written")
             refused = refused or ("" if status == 200 else _why(status, said))

@@ -95,7 +95,7 @@ class ModelSettings(ModelDefaults):
     keep_kv_cache: bool = Field(
         False,
         description="What it has computed of its conversations is written to disk before it is unloaded, and read when "
-        "it is loaded again; see `scheduling.kv_cache_disk`.",
+        "it is loaded again: docs/kept-cache.md.",
     )
 
     @field_validator("path")
