@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.use_cases.events import StopReason
 from app.use_cases.kept_slots import SavedSlot, digest_of, folder_of, saved_slot, to_restore, who_goes
 from tests.builders import a_model, a_server, an_engine, replace
 from workers import kept_cache, slot_files
@@ -216,6 +217,11 @@ def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: py
         assert not cache.restores(deaf.getsockname()[1], "key")
     cache.give_back()
     assert kept(tmp_path) == [saved(slot=1, start=start).name]
+
+
+def test_what_hangs_is_not_asked_to_save():
+    saves = {reason.value for reason in StopReason if reason.saves}
+    assert saves == {"idle", "room", "drained", "unload", "shutdown"}
 
 
 def test_a_model_without_the_setting_has_nothing_on_disk(tmp_path: Path):
