@@ -229,7 +229,7 @@ def test_a_repo_may_name_a_quant_or_a_file(tmp_path):
         (f"keys: [{{name: a, sha265: {HASH}}}]", "keys[0].sha265: unknown key; did you mean keys[0].sha256?"),
         ("port: 9", "port: unknown key; did you mean server.port?"),
         ("scheduling: {parallel: 4}", "scheduling.parallel: unknown key; did you mean defaults.parallel?"),
-        ("models: {m: {keep_kv_cache: true}}", "models.m.keep_kv_cache: unknown key"),
+        ("models: {m: {replica: 2}}", "models.m.replica: unknown key"),
         ("gpu: {headroom: 1}", "gpu.headroom: unknown key"),
         ("defaults: {gpu_layers: 9}", "defaults.gpu_layers: unknown key; did you mean defaults.n_gpu_layers?"),
         ("screen: {enabled: true}", "screen: unknown key"),

@@ -67,7 +67,7 @@ class Process(Protocol):
 
     @property
     def api_key(self) -> str: ...
-    def stop(self) -> None: ...
+    def stop(self, saves: bool = False) -> None: ...
     def count_slots(self) -> None: ...
     def kill(self) -> None: ...
 
@@ -297,7 +297,7 @@ class Pool:
             case ev.Stop(server_id, why, detail):
                 log.info("stop server=%d why=%s %s", server_id, why, detail)
                 if process := self._processes.get(server_id):
-                    process.stop()
+                    process.stop(why.saves)
             case ev.CountSlots(server_id):
                 if process := self._processes.get(server_id):
                     process.count_slots()

@@ -23,6 +23,7 @@ class Model:
     wishes: Wishes = field(default_factory=Wishes)  # about the GPUs it goes to
     pin: bool = False  # once loaded it stays
     priority: int = 0  # the higher, the sooner loaded and the later stopped
+    keep_kv_cache: bool = False  # what its server computed outlives it, on disk
 
     def is_served_as(self, other: Model) -> bool:
         """Whether a llama-server started for the one serves the other: the same file, unchanged, started alike."""

@@ -26,6 +26,7 @@ from app.settings.values import (
     Arguments,
     AutoOffOrPath,
     Folder,
+    Memory,
     ModelName,
     Name,
     Section,
@@ -170,6 +171,10 @@ class SchedulingSettings(Section):
     ttl_seconds: float = Field(900.0, gt=0, description="An idle model is unloaded after this long.")
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a load may show no progress before it is ended."
+    )
+    kv_cache_disk: Memory = Field(
+        ByteSize(16 * 1024**3),
+        description="What the KV caches of all models with `keep_kv_cache` may take on disk; the oldest go first.",
     )
     loading_comments: bool | Literal["reasoning_content"] = Field(
         True,

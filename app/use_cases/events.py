@@ -231,6 +231,11 @@ class StopReason(enum.StrEnum):
     ABANDONED = "abandoned"  # it generates for clients that have left
     SHUTDOWN = "shutdown"
 
+    @property
+    def saves(self) -> bool:
+        """Whether what it computed may be kept first. Not where it does not do what it is told: that ends now."""
+        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED)
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
