@@ -180,6 +180,10 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
         ("models: {m: {min_gpus: 0}}", "models.m.min_gpus: 0 is not a number from 1 up"),
         ("models: {m: {max_gpus: 0}}", "models.m.max_gpus: 0 is not a number from 1 up"),
         ("models: {m: {min_gpus: 3, max_gpus: 2}}", "models.m: min_gpus (3) must not be above max_gpus (2)"),
+        ("models: {m: {replicas: {min: 2}}}", "models.m.replicas: min (2) must not be above max (1)"),
+        ("models: {m: {replicas: {min: 0}}}", "models.m.replicas.min: 0 is not a number from 1 up"),
+        ("models: {m: {replicas: {max: 65}}}", "models.m.replicas.max: 65 is not a number up to 64"),
+        ("models: {m: {replicas: 2}}", "models.m.replicas: 2 is not a mapping of keys to values"),
         (
             "models: {m: {cache_type_k: q9}}",
             "models.m.cache_type_k: 'q9' is none of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1",

@@ -16,6 +16,7 @@ import platformdirs
 
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, EngineKind
+from app.entities.model import Replicas
 from app.entities.server import Server
 from app.errors import ProxyError
 from app.services import Doors, Services
@@ -220,6 +221,7 @@ def entries(settings: Settings) -> list[Entry]:
             wishes=settings.wishes_of(name),
             pin=model.pin,
             priority=model.priority,
+            replicas=Replicas(model.replicas.min, model.replicas.max),
         )
         for name, model in settings.models.items()
     ]

@@ -1,0 +1,42 @@
+"""Idle: when a server that nobody uses goes by itself.
+
+One alone goes after its ttl. The servers of one model go together, by who was used last: each for itself, one that is
+seldom used would go and be started again for `replicas.min`. Those beyond that number go sooner, one after the other.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from app.entities.server import Server
+from app.use_cases.demand import load_seconds
+from app.use_cases.pool_state import STOPPING, PoolState
+from app.use_cases.siblings import is_beyond_min, place_in_worth
+
+
+def goes_at(state: PoolState, server: Server) -> float:
+    """The time at which this idle server goes if nobody uses it; infinity: it stays."""
+    if server.model.replicas.max == 1:
+        return _alone(state, server)
+    ours = state.servers_of(server.model.name)
+    left = [each for each in ours if each.state is not STOPPING]  # those may have been told a moment ago, by this rule
+    last = max(ours, key=lambda each: each.last_used)
+    together = _alone(state, last) if all(each.is_idle for each in left) else inf
+    return min(together, _unneeded(state, server, len(left)))
+
+
+def _alone(state: PoolState, server: Server) -> float:
+    if server.model.pin and server.model.ttl_seconds is None:
+        return inf
+    wished, own = server.keep_seconds, server.model.ttl_seconds
+    keep = next((each for each in (wished, own) if each is not None), state.limits.ttl_seconds)
+    return server.last_used + keep
+
+
+def _unneeded(state: PoolState, server: Server, count: int) -> float:
+    """Beyond `min`, the one that is worth least. It stays for as long as its load took at least: where requests come
+    in bursts it would be loaded anew for each."""
+    if not is_beyond_min(state, server) or place_in_worth(state, server) < count - 1:
+        return inf
+    stays = max(state.limits.min_residency_seconds, load_seconds(state.demands, server.model))
+    return min(server.last_used + stays, _alone(state, server))
