@@ -12,12 +12,15 @@ from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases import events as ev
 from app.use_cases.pool_state import Limits
+from app.use_cases.report import model_entry, model_list
 from app.use_cases.schedule import due_at
 from app.use_cases.siblings import MOST_KNOWN
 from tests.builders import GIB, Play, a_model, asked_for, booked, memory, replace
 from tests.gpu_play import GpuPlay, Hardware
 from tests.gpu_play import asked as eight_layers
 from tests.test_schedule import grants, refusals, spawned, stopped
+from workers.gauges import Gauges
+from workers.state import StateStore
 
 
 def a_replicated(name: str = "a", gib: float = 4.0, slots: int = 1, low: int = 1, high: int = 2) -> Model:
@@ -399,3 +402,29 @@ def test_the_server_that_speaks_for_a_model_is_one_that_answers():
     play.tell(ev.Release(2, at=15.0))
     assert [each.state for each in play.state.servers] == [ServerState.STOPPING, ServerState.DRAINING]
     assert play.state.server_of("a").id == 2
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------
+
+
+def test_the_lists_say_how_many_there_are_and_how_the_best_is():
+    play = crowded(a_replicated(), Play())
+    play.tell(ev.Tick(at=12.0))
+    one, other = model_list([a_replicated(), a_model("b")], play.state)["data"]
+    assert (one["status"], other["status"]) == ({"value": "loaded", "instances": 2}, {"value": "unloaded"})
+    play.tell(ev.Exited(1, "it crashed", at=13.0))
+    assert model_entry(a_replicated(), play.state)["status"] == {"value": "loading", "instances": 1}
+
+
+def test_metrics_of_a_model_add_up_over_its_servers():
+    play, model = Play(), a_replicated(slots=2)
+    with_two(play, model)
+    play.tell(ev.Measured(1, {CPU: 2 * GIB}, at=21.0), ev.Measured(2, {CPU: 3 * GIB}, at=21.0))
+    text = Gauges(StateStore(play.state), "1").render("")[0].decode()
+    series = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert len(series) == sum(not line.startswith("#") for line in text.splitlines()), "no series comes twice"
+    booked_bytes = float(series['llama_smart_proxy_server_memory_bytes{gpu="cpu",model="a"}'])
+    assert booked_bytes == 5 * GIB
+    # Placed with 4.6 GiB each, 9.2 together; 5 were needed.
+    assert round(float(series['llama_smart_proxy_estimate_error_ratio{model="a"}']), 2) == 0.84
+    assert series['llama_smart_proxy_server_state{model="a",server="2",state="ready"}'] == "1.0"
