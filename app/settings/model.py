@@ -97,7 +97,9 @@ class ModelSettings(ModelDefaults):
         None, gt=0, description="Unloaded after this long without a request; null: `scheduling.ttl_seconds`."
     )
     pin: bool = Field(
-        False, description="Once loaded it stays: it is never stopped for another model, nor for being idle."
+        False,
+        description="Once loaded it stays: it is never stopped for another model, nor for being idle. Of several "
+        "`replicas`, `min` of them.",
     )
     preload: bool = Field(False, description="Loaded when the service starts.")
     priority: int = Field(

@@ -151,13 +151,14 @@ def _placed(state: PoolState, first: Server, now: float) -> Step:
     asked = _alike(asked_with_lessons(state, wish).but(lacked(first)), first.placement)
     found = _found(state, asked, first, now)
     which = f"server {len(state.servers_of(model.name)) + 1} of {model.replicas.max}"
-    if found.placement is None or not _is_as_good(found, first):
+    place = _place(found, first)
+    if place is None:
         reason = f"{which}: no room for it is free, and nothing is stopped for a replica"
         told = Decision(
             Outcome.WAIT, reason, found.needed_bytes, free_bytes=found.free_bytes, considered=found.considered
         )
         return state, [Decided(model.name, told, ())]
-    state, effects = spawn(state, wish, found.placement, now)
+    state, effects = spawn(state, wish, place, now)
     return state, [Decided(model.name, replace(found, reason=f"{which}: {found.reason}"), ()), *effects]
 
 
@@ -169,13 +170,15 @@ def _found(state: PoolState, asked: Asked, first: Server, now: float) -> Decisio
     taken = {uuid for each in state.servers_of(first.model.name) for uuid in each.placement.uuids}
     if others := tuple(card for card in world.cards if card.uuid not in taken):
         found = decide(asked, replace(world, cards=others))
-        if _is_as_good(found, first):
+        if _place(found, first):
             return found
     return decide(asked, world)
 
 
-def _is_as_good(found: Decision, first: Server) -> bool:
-    return found.placement is not None and found.placement.is_on_cpu == first.placement.is_on_cpu
+def _place(found: Decision, first: Server) -> Placement | None:
+    """The one that was found; none on the CPU for a replica of one on GPUs."""
+    place = found.placement
+    return place if place is not None and place.is_on_cpu == first.placement.is_on_cpu else None
 
 
 def _alike(asked: Asked, place: Placement) -> Asked:
