@@ -6,10 +6,11 @@ import itertools
 
 import pytest
 
+from app.entities.gpu import GpuState
 from app.entities.model import Model, Replicas
 from app.entities.placement import CPU, CpuFallback, Outcome, Wishes
 from app.entities.refusal import Reason
-from app.entities.server import ServerState
+from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.pool_state import Limits
 from app.use_cases.report import model_entry, model_list
@@ -104,8 +105,8 @@ def test_a_model_without_replicas_has_one_server_however_many_wait():
 def test_as_many_as_min_follow_the_first_one_after_the_other():
     play = Play()
     assert spawned(play.ask(a_replicated(low=3, high=3), want=ev.Load)) == ["a"]
-    assert spawned(play.tell(ev.Ready(1, 9001, at=1.0))) == ["a"]
-    assert spawned(play.tell(ev.Ready(2, 9002, at=2.0))) == ["a"]
+    assert spawned(play.tell(ev.Ready(1, 9001, at=1.0), ev.Tick(at=1.5))) == ["a"]
+    assert spawned(play.tell(ev.Ready(2, 9002, at=2.0), ev.Tick(at=2.5))) == ["a"]
     assert spawned(play.tell(ev.Ready(3, 9003, at=3.0), ev.Tick(at=4.0))) == []
 
 
@@ -199,6 +200,47 @@ def test_a_replica_of_one_on_a_gpu_is_not_put_on_the_cpu():
     assert (first.placement.uuids, second) == (("GPU-a",), None)
 
 
+def test_a_replica_of_one_on_a_gpu_waits_for_the_gpus_that_are_lost():
+    play = GpuPlay(
+        Hardware({"GPU-a": 6, "GPU-b": 6}, stranger_gib={"GPU-b": 5}), Limits(cpu_fallback=CpuFallback.WHEN_FULL)
+    )
+    gpu_pair(play)
+    play.hardware.state = GpuState.LOST
+    play.tell(play.polled(1.0))
+    for second in range(1, 40):
+        play.tell(play.polled(second), ev.Tick(at=float(second)))
+    assert len(play.state.servers) == 1
+    play.hardware.state, play.hardware.stranger_gib = GpuState.OK, {}
+    for second in range(40, 60):
+        play.tell(play.polled(second), ev.Tick(at=float(second)))
+    assert [each.placement.uuids for each in play.state.servers] == [("GPU-a",), ("GPU-b",)]
+
+
+def test_memory_on_its_way_back_is_nobodys_yet():
+    play = GpuPlay(Hardware({"GPU-a": 6, "GPU-b": 6}), Limits(ttl_seconds=50))
+    play.loaded("other")
+    play._ticket += 1
+    model = a_replicated(low=2)
+    play.tell(play.polled(9.5), ev.Acquire(play._ticket, model, 10.0, 300.0, eight_layers()))
+    play.tell(ev.Spawned(2, 1002, 10.0), ev.Ready(2, 9002, 10.0), play.polled(10.1), ev.Tick(at=10.2))
+    decided = len(play.decided)
+    assert stopped(play.tell(ev.Tick(at=50.0))) == [1]
+    play.tell(play.polled(51.0))
+    play.hardware.late_gib = {"GPU-a": 4}
+    play.tell(ev.Exited(1, "", at=51.5), play.polled(52.0))
+    assert len(play.decided) == decided, "nothing is decided meanwhile"
+    play.hardware.late_gib = {}
+    assert spawned(play.tell(play.polled(53.0))) == ["a"]
+
+
+def test_a_replica_is_placed_by_what_the_first_was_seen_to_need():
+    play, model = Play(total_gib=10), a_replicated(gib=4)  # 4.6 GiB were booked, and it takes 6
+    crowded(model, play)
+    play.tell(ev.Measured(1, {CPU: 6 * GIB}, at=11.0))
+    assert spawned(play.tell(ev.Tick(at=12.0))) == []
+    assert play.decided[-1].decision.needed_bytes == 6 * GIB
+
+
 # --- which one a request gets -----------------------------------------------------------------------------------
 
 
@@ -223,10 +265,10 @@ def test_a_conversation_stays_where_it_was_while_there_is_a_slot():
 def test_only_the_latest_conversations_are_known():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
-    for conversation in range(MOST_KNOWN + 10):
+    for conversation in (*range(MOST_KNOWN), 0, MOST_KNOWN, MOST_KNOWN + 1):
         ask(play, model, conversation, at=21.0)
         play.tell(ev.Release(play._ticket, at=21.0))
-    assert list(play.state.conversations["a"]) == list(range(10, MOST_KNOWN + 10))
+    assert list(play.state.conversations["a"]) == [*range(3, MOST_KNOWN), 0, MOST_KNOWN, MOST_KNOWN + 1]
 
 
 def test_a_conversation_whose_server_is_gone_goes_to_another():
@@ -251,6 +293,24 @@ def test_a_replica_that_was_idle_for_its_residency_goes_and_the_last_stays_for_i
     play.tell(ev.Exited(2, "", at=41.0))
     assert due_at(play.state) == 131.0
     assert stopped(play.tell(ev.Tick(at=131.0))) == [1]
+
+
+def test_of_two_that_are_idle_the_one_used_last_stays():
+    play, model = Play(), a_replicated(slots=2)
+    with_two(play, model)
+    ask(play, model, None, at=21.0)
+    assert ask(play, model, 7, at=21.0) == 2
+    play.tell(ev.Release(play._ticket - 1, at=22.0), ev.Release(play._ticket, at=30.0))
+    assert stopped(play.tell(ev.Tick(at=42.0))) == [1]
+
+
+def test_none_within_min_goes_while_another_is_in_use():
+    play, model = Play(Limits(ttl_seconds=100)), a_replicated(slots=4, low=2)
+    play.up(model)
+    play.tell(ev.Ready(2, 9002, at=1.0))
+    ask(play, model, None, at=2.0)
+    assert due_at(play.state) is None
+    assert stopped(play.tell(ev.Tick(at=1000.0))) == []
 
 
 def test_a_replica_stays_for_as_long_as_its_load_took():
@@ -307,6 +367,12 @@ def test_of_a_pinned_model_only_what_is_beyond_min_makes_room():
     effects = play.ask(a_model("new", gib=9), at=2.0)
     assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
     assert len(play.state.servers) == 2
+    play.state = replace(play.state, servers=tuple(with_min(each, 1) for each in play.state.servers))
+    assert stopped(play.ask(a_model("new", gib=9), at=3.0)) == [1], "the other was used last"
+
+
+def with_min(server: Server, low: int) -> Server:
+    return replace(server, model=replace(server.model, replicas=Replicas(low, 2)))
 
 
 # --- orders, changes, failures ----------------------------------------------------------------------------------
@@ -412,8 +478,10 @@ def test_the_lists_say_how_many_there_are_and_how_the_best_is():
     play.tell(ev.Tick(at=12.0))
     one, other = model_list([a_replicated(), a_model("b")], play.state)["data"]
     assert (one["status"], other["status"]) == ({"value": "loaded", "instances": 2}, {"value": "unloaded"})
-    play.tell(ev.Exited(1, "it crashed", at=13.0))
+    play.tell(ev.Release(2, at=12.5), ev.Release(3, at=12.6), ev.Exited(1, "it crashed", at=13.0))
     assert model_entry(a_replicated(), play.state)["status"] == {"value": "loading", "instances": 1}
+    play.ask(a_replicated(), at=14.0, want=ev.Unload)
+    assert model_entry(a_replicated(), play.state)["status"] == {"value": "unloaded", "instances": 0}
 
 
 def test_metrics_of_a_model_add_up_over_its_servers():

@@ -1,7 +1,7 @@
 """Idle: when a server that nobody uses goes by itself.
 
 One alone goes after its ttl. The servers of one model go together, by who was used last: each for itself, one that is
-seldom used would go and be started again for `replicas.min`. Those beyond that number go sooner, one after the other.
+seldom used would go and be started again for `replicas.min`. Those beyond that number go sooner.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import inf
 from app.entities.server import Server
 from app.use_cases.demand import load_seconds
 from app.use_cases.pool_state import STOPPING, PoolState
-from app.use_cases.siblings import is_beyond_min, place_in_worth
+from app.use_cases.siblings import is_beyond_min
 
 
 def goes_at(state: PoolState, server: Server) -> float:
@@ -22,7 +22,7 @@ def goes_at(state: PoolState, server: Server) -> float:
     left = [each for each in ours if each.state is not STOPPING]  # those may have been told a moment ago, by this rule
     last = max(ours, key=lambda each: each.last_used)
     together = _alone(state, last) if all(each.is_idle for each in left) else inf
-    return min(together, _unneeded(state, server, len(left)))
+    return min(together, _unneeded(state, server))
 
 
 def _alone(state: PoolState, server: Server) -> float:
@@ -33,10 +33,10 @@ def _alone(state: PoolState, server: Server) -> float:
     return server.last_used + keep
 
 
-def _unneeded(state: PoolState, server: Server, count: int) -> float:
-    """Beyond `min`, the one that is worth least. It stays for as long as its load took at least: where requests come
-    in bursts it would be loaded anew for each."""
-    if not is_beyond_min(state, server) or place_in_worth(state, server) < count - 1:
+def _unneeded(state: PoolState, server: Server) -> float:
+    """Beyond `min`. It stays for as long as its load took at least: where requests come in bursts it would be loaded
+    anew for each."""
+    if not is_beyond_min(state, server):
         return inf
     stays = max(state.limits.min_residency_seconds, load_seconds(state.demands, server.model))
     return min(server.last_used + stays, _alone(state, server))

@@ -38,7 +38,7 @@ def add_replicas(state: PoolState, now: float) -> Step:
     """Another server for each model that wants one and has a place for it."""
     if not state.crowded and state.sought is None and not any(s.model.replicas.max > 1 for s in state.servers):
         return state, []
-    state = _with_the_crowded(state, now)
+    state = _with_the_crowded(readings.take_stock(state, now), now)
     lacking = _lacking(state, now)
     if not lacking:
         return state if state.sought is None else replace(state, sought=None), []
