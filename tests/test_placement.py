@@ -103,6 +103,8 @@ def test_one_that_is_not_missed_goes_first_however_young_dear_or_lately_used():
     model = asked(("qwen2.5-32b", "Q4_K_M"), ctx_size=512)
     found = decide(model, World((card(0, 15, 16), card(1, 14, 20)), (spare(GPU_1=6),)))
     assert (found.outcome, found.evict, where(found)) == (Outcome.EVICT, (1,), ("GPU-1",))
+    on_two = World((card(0, 9, 14), card(1, 9, 14)), (replace(old, held_bytes={"GPU-0": 3 * GIB}), spare(GPU_1=3)))
+    assert (len(where(decide(model, on_two))), decide(model, on_two).evict) == (2, (1,))
 
 
 def test_for_a_split_too_nobody_goes_in_vain():
