@@ -26,10 +26,11 @@ def goes_at(state: PoolState, server: Server) -> float:
 
 
 def _alone(state: PoolState, server: Server) -> float:
-    if server.model.pin and server.model.ttl_seconds is None:
+    model, keep = server.model, server.keep_seconds
+    if model.pin and model.ttl_seconds is None:
         return inf
-    wished, own = server.keep_seconds, server.model.ttl_seconds
-    keep = next((each for each in (wished, own) if each is not None), state.limits.ttl_seconds)
+    if keep is None:
+        keep = state.limits.ttl_seconds if model.ttl_seconds is None else model.ttl_seconds
     return server.last_used + keep
 
 
