@@ -33,6 +33,7 @@ def test_a_conversation_goes_on_as_it_began():
     begun = conversation({"messages": [SYSTEM, FIRST]})
     assert begun is not None
     assert conversation({"temperature": 1, "messages": [SYSTEM, FIRST, *MORE], "stream": True}) == begun
+    assert conversation({"input": [SYSTEM, FIRST, *MORE]}) == begun
 
 
 @pytest.mark.parametrize(
@@ -64,9 +65,9 @@ def test_where_nothing_is_said_there_is_none(body: dict[str, Any]):
     assert conversation(body) is None
 
 
-@pytest.mark.parametrize("messages", [[1], [None, FIRST], ["x"], [[["role", "user"]]], [{"role": ["user"]}]])
+@pytest.mark.parametrize("messages", [[1], [None, FIRST], ["x"], [[["role", "user"]]], [{"role": ["user"]}, 1, "x"]])
 def test_odd_messages_are_no_fault_of_ours(messages: list[object]):
-    assert conversation({"messages": messages}) is not None
+    assert (conversation({"messages": messages}) is not None) is isinstance(messages[0], dict)
 
 
 def test_no_other_model_s_requests_are_looked_at():

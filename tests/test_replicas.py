@@ -360,6 +360,13 @@ def test_what_is_not_missed_goes_at_once_for_another_model_and_before_all_others
     assert stopped(play.ask(a_model("new", gib=12), at=13.0)) == [3]
 
 
+def test_a_replica_that_loads_goes_for_a_model_that_has_no_server():
+    play = crowded(a_replicated(), Play(total_gib=16))
+    play.tell(ev.Tick(at=12.0))
+    assert stopped(play.ask(a_model("new", gib=9), at=13.0)) == [2]
+    assert spawned(play.tell(ev.Exited(2, "", at=14.0))) == ["new"]
+
+
 def test_of_a_pinned_model_only_what_is_beyond_min_makes_room():
     play, model = Play(total_gib=16), replace(a_replicated(gib=4, low=2), pin=True)
     play.up(model, at=0.0)

@@ -20,7 +20,8 @@ def conversation(asked: Incoming, pairs: Iterable[tuple[str, object]]) -> int | 
     body = dict(pairs)
     if isinstance(key := body.get("prompt_cache_key"), str) and key:
         return hash(key)
-    if isinstance(messages := body.get("messages"), list) and messages:
+    messages = body.get("messages", body.get("input"))  # /v1/responses has the latter
+    if isinstance(messages, list) and messages and isinstance(messages[0], tuple):
         return hash(tuple(map(_hashable, _opening(messages))))
     if isinstance(prompt := body.get("prompt"), str) and prompt:
         return hash(prompt[:PROMPT_CHARACTERS])

@@ -184,10 +184,12 @@ def books(state: PoolState) -> Books:
 def _valued(state: PoolState, resident: Resident, server: Server, now: float) -> Resident:
     """With what its settings and its requests say about stopping it."""
     ready_at = now if server.ready_at is None else server.ready_at
+    spare = is_spare(state, server)
     return replace(
         resident,
         is_pinned=server.model.pin and not is_beyond_min(state, server),
-        is_spare=is_spare(state, server),
+        is_spare=spare,
+        is_loading=resident.is_loading and not spare,
         priority=server.model.priority,
         is_young=now < ready_at + state.limits.min_residency_seconds,
         rate=rate(state.demands, server.model, now),
@@ -248,15 +250,16 @@ def spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float) 
 
 
 def _send_away(state: PoolState, going: set[int], waiting: Waiting) -> Step:
-    """Stop the idle ones. A busy one is never cut: it takes nothing new and goes with its last lease, so a request
-    whose turn has come cannot starve behind a busy model; one that older requests wait for serves those first."""
+    """Stop the idle ones, and replicas that load. A busy one is never cut: it takes nothing new and goes with its last
+    lease, so a request whose turn has come cannot starve behind a busy model; one that older requests wait for serves
+    those first."""
     effects: list[Effect] = []
     wanted = waiting.model.name
     spoken_for = {each.model.name for each in takewhile(lambda each: each.ticket != waiting.ticket, state.wanting)}
     for server in state.servers:
-        if server.id not in going or server.state is not ServerState.READY:
+        if server.id not in going or server.state not in (ServerState.READY, ServerState.STARTING):
             continue
-        if server.is_idle:
+        if server.is_idle or server.state is ServerState.STARTING:
             state, orders = stop(state, server, StopReason.ROOM, f"for {wanted}")
             effects += orders
         elif server.model.name not in spoken_for:

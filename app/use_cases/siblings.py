@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from app.entities.server import Server
-from app.use_cases.pool_state import READY, Conversations, PoolState, Waiting
+from app.use_cases.pool_state import READY, STARTING, Conversations, PoolState, Waiting
 
 MOST_KNOWN = 512  # conversations of a model; copying that many costs 2 us at each of its requests
 
@@ -41,15 +41,15 @@ def with_one_more(
 
 def place_in_worth(state: PoolState, server: Server) -> int:
     """0 for the one of its model that is worth most to keep, and for one alone: busy ones are worth more than idle
-    ones, then who was used last, then the oldest. One that is not ready is not compared."""
-    if server.model.replicas.max == 1 or server.state is not READY:
+    ones, then who was used last, then the oldest; one that loads is worth least. Those that leave are not compared."""
+    if server.model.replicas.max == 1 or server.state not in (READY, STARTING):
         return 0
-    ready = [each for each in state.servers_of(server.model.name) if each.state is READY]
-    return [each.id for each in sorted(ready, key=_worth)].index(server.id)
+    staying = [each for each in state.servers_of(server.model.name) if each.state in (READY, STARTING)]
+    return [each.id for each in sorted(staying, key=_worth)].index(server.id)
 
 
-def _worth(server: Server) -> tuple[bool, float, int]:
-    return server.is_idle, -server.last_used, server.id
+def _worth(server: Server) -> tuple[bool, bool, float, int]:
+    return server.state is STARTING, server.is_idle, -server.last_used, server.id
 
 
 def is_spare(state: PoolState, server: Server) -> bool:
