@@ -17,6 +17,8 @@ from app.estimate_command import estimate
 from app.exit_status import ANSWER_IS_NO, WRONG_USE
 from app.plan_command import plan
 
+GUNICORN_CANNOT_START = 4  # its APP_LOAD_ERROR: another attempt would end the same way
+
 if TYPE_CHECKING:
     from app.entities.model import Model
     from app.settings.schema import Settings
@@ -72,7 +74,11 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
     _log_warnings(configuration.warnings)
     from workers.serve import Application
 
-    Application(functools.partial(_announce, settings)).run()
+    own = os.getpid()
+    try:
+        Application(functools.partial(_announce, settings)).run()
+    except SystemExit as end:  # of the worker, too, which is a fork of this process
+        sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and os.getpid() == own else end.code)
 
 
 main.add_command(estimate)
@@ -85,8 +91,9 @@ main.add_command(plan)
 def check_config(config: Path | None, as_json: bool) -> None:
     """Say what the configuration means, or what is wrong with it. Nothing is started.
 
-    Reads what `serve` would read: the file, LLAMA_SMART_PROXY_* in the environment, and the models' files, where a
-    broken one is a warning. Exit status: 0 it is good, 1 it is wrong, 2 there is no such file. Secrets are not printed.
+    Reads what `serve` would read: the file, LLAMA_SMART_PROXY_* in the environment, the models' files, where a broken
+    one is a warning, and for pinned models this machine's GPUs and RAM. Exit status: 0 it is good, 1 it is wrong,
+    2 there is no such file. Secrets are not printed.
     """
     from app.settings.check import checked
     from app.settings.values import PREFIX
@@ -96,13 +103,29 @@ def check_config(config: Path | None, as_json: bool) -> None:
     verdict = checked()
     if verdict.configuration:
         settings = verdict.configuration.settings
-        verdict = verdict.with_warnings((*_warnings_about_engine(settings), *_warnings_about_models(settings)))
+        errors, warnings = _about_pins(settings)
+        warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
+        verdict = verdict.with_warnings(warnings).with_errors((*_errors_about_the_cpu(settings), *errors))
     if as_json:
         click.echo(json.dumps(verdict.as_json(), indent=2))
     else:
         click.echo("\n".join(verdict.lines()), err=not verdict.is_good)
     if not verdict.is_good:
         sys.exit(ANSWER_IS_NO if verdict.file_exists else WRONG_USE)
+
+
+def _errors_about_the_cpu(settings: Settings) -> list[str]:
+    from workers.affinity import why_not
+
+    cpu = settings.server.cpu
+    return [f"server.cpu: {why}"] if cpu is not None and (why := why_not(cpu)) else []
+
+
+def _about_pins(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Errors and warnings, by what this machine has."""
+    from workers.runtime import look_at_pins
+
+    return look_at_pins(settings) if settings.pinned else ((), ())
 
 
 def _warnings_about_engine(settings: Settings) -> list[str]:

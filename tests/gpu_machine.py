@@ -91,7 +91,7 @@ class Machine:
     ) -> Iterator[Service]:
         """The service with the embedded engine and copies of the demo model; nothing of a card is held back."""
         environment = {"ENGINE__BINARY": "embedded", "DEFAULTS__CTX_SIZE": "4096", **environment}
-        config = self._config(models, gpu or {})
+        config = self.config(models, gpu or {})
         with serving(
             self.folder,
             *("--config", str(config), *arguments),
@@ -109,7 +109,8 @@ class Machine:
                 looking.join(20)
         assert self.looks and self.problems == [], self.problems
 
-    def _config(self, models: dict[str, dict[str, Any]], gpu: dict[str, Any]) -> Path:
+    def config(self, models: dict[str, dict[str, Any]], gpu: dict[str, Any]) -> Path:
+        """A configuration with these models, each a copy of the demo model."""
         folder = self.folder / "models"
         folder.mkdir(exist_ok=True)
         for name in models:

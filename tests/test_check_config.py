@@ -179,3 +179,9 @@ def test_an_engine_that_is_not_there_is_a_warning(tmp_path):
     done = check("--config", written(tmp_path, "engine: {binary: /no/such/llama-server}"))
     said = "warning: engine.binary: there is no program /no/such/llama-server; without it no model can be served"
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, said)
+
+
+def test_a_cpu_that_is_not_there_is_an_error():
+    done = check(SERVER__CPU="9999")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("server.cpu: 9999 is none of the CPUs this service may use: ")

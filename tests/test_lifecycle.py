@@ -226,7 +226,7 @@ def test_the_service_keeps_to_its_cpu_and_its_engines_do_not(tmp_path: Path):
 
 def test_a_cpu_that_is_not_there_is_said_at_once(tmp_path: Path):
     with serving(tmp_path, SERVER__CPU="9999") as service:
-        assert service.process.wait(20) != 0
+        assert service.process.wait(20) == 2
         service.stop()
         assert "server.cpu: 9999 is none of the CPUs" in service.output
 

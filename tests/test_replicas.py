@@ -10,7 +10,7 @@ from app.entities.gpu import GpuState
 from app.entities.model import Model, Replicas
 from app.entities.placement import CPU, CpuFallback, Outcome, Wishes
 from app.entities.refusal import Reason
-from app.entities.server import Server, ServerState
+from app.entities.server import ServerState
 from app.use_cases import events as ev
 from app.use_cases.pool_state import Limits
 from app.use_cases.report import model_entry, model_list
@@ -367,19 +367,15 @@ def test_a_replica_that_loads_goes_for_a_model_that_has_no_server():
     assert spawned(play.tell(ev.Exited(2, "", at=14.0))) == ["new"]
 
 
-def test_of_a_pinned_model_only_what_is_beyond_min_makes_room():
+def test_of_a_pinned_model_one_server_is_never_stopped_for_another():
+    """Whether pinned models fit together is looked at with one server of each."""
     play, model = Play(total_gib=16), replace(a_replicated(gib=4, low=2), pin=True)
     play.up(model, at=0.0)
     play.tell(ev.Ready(2, 9002, at=1.0))
-    effects = play.ask(a_model("new", gib=9), at=2.0)
-    assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
-    assert len(play.state.servers) == 2
-    play.state = replace(play.state, servers=tuple(with_min(each, 1) for each in play.state.servers))
-    assert stopped(play.ask(a_model("new", gib=9), at=3.0)) == [1], "the other was used last"
-
-
-def with_min(server: Server, low: int) -> Server:
-    return replace(server, model=replace(server.model, replicas=Replicas(low, 2)))
+    assert stopped(play.ask(a_model("new", gib=9), at=2.0)) == [1], "the other was used last"
+    play.tell(ev.Exited(1, "", at=3.0))
+    assert refusals(play.ask(a_model("large", gib=12), at=4.0)) == {3: Reason.INSUFFICIENT_MEMORY}
+    assert play.state.server(2).state is ServerState.READY
 
 
 # --- orders, changes, failures ----------------------------------------------------------------------------------

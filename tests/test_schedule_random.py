@@ -29,7 +29,7 @@ from app.use_cases.readings import take_stock
 from app.use_cases.record import record
 from app.use_cases.room import _world as world_now
 from app.use_cases.schedule import _PASSES, due_at, step
-from app.use_cases.siblings import is_beyond_min, is_spare
+from app.use_cases.siblings import is_spare
 from app.use_cases.turns import cold
 from tests.builders import GIB, a_model, a_wish, booked, nothing_is_left_out
 
@@ -206,8 +206,7 @@ class World:
             return
         state = settled_but_for_room(before, event)
         spare = {server.id for server in state.servers if is_spare(state, server)}
-        unneeded = {server.id for server in state.servers if is_beyond_min(state, server)}
-        assert not any(v.model.pin and v.id not in unneeded for v in victims), "pinned ones are never stopped for room"
+        assert not any(v.model.pin and v.id not in spare for v in victims), "pinned ones are never stopped for room"
         decided = [each for each in effects if isinstance(each, ev.Decided)]
         if not decided or not set(decided[0].evict) & {server.model.name for server in victims}:
             return

@@ -280,12 +280,12 @@ def test_a_client_that_leaves_a_load_is_forgotten_and_the_load_goes_on(tmp_path:
         wait_for(lambda: slots_in_use(service) == 0, 5)
 
 
-def test_fifty_threads_ask_for_one_cold_model_and_one_server_starts(tmp_path: Path):
+def test_a_hundred_ask_for_one_cold_model_and_one_server_starts(tmp_path: Path):
     with serving(tmp_path) as service:
         service.get("/health")
-        with ThreadPoolExecutor(50) as pool:
-            answers = list(pool.map(lambda _: service.chat(max_tokens=1).status_code, range(50)))
-        assert answers == [200] * 50
+        with ThreadPoolExecutor(100) as pool:
+            answers = list(pool.map(lambda _: service.chat(max_tokens=1).status_code, range(100)))
+        assert answers == [200] * 100
         assert service.output.count("spawn server=") == 1
 
 

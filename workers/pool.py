@@ -74,7 +74,8 @@ class Process(Protocol):
 class Pool:
     """Owner of the llama-servers. `spawn` starts one and reports through `tell`; `read_memory` reads the machine,
     given the pids by server; `read_gpus` asks for a GpusPolled; `asked` says what a decision about a model's place has
-    to know, or raises the ProxyError that forbids it; `count` is told of every step."""
+    to know, or raises the ProxyError that forbids it; `count` is told of every step; `forget` of the port of each
+    server that has ended."""
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Pool:
         read_gpus: Callable[[], None],
         asked: Callable[[Model], Asked],
         count: Callable[[PoolState, ev.Event, Sequence[ev.Effect]], None] = lambda before, event, effects: None,
+        forget: Callable[[int], None] = lambda port: None,
     ) -> None:
         self._store = store
         self._spawn = spawn
@@ -91,6 +93,7 @@ class Pool:
         self._read_gpus = read_gpus
         self._asked = asked
         self._count = count
+        self._forget = forget
         self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
         self._tickets = itertools.count(1)
         self._answers: dict[
@@ -237,6 +240,8 @@ class Pool:
                 self._carried_out(effect)
         if isinstance(event, ev.Exited):
             self._processes.pop(event.server, None)
+            if (ended := before.server(event.server)) and ended.port is not None:
+                self._forget(ended.port)
         self._count(before, event, effects)
 
     def _carried_out(self, effect: ev.Effect) -> None:

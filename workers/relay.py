@@ -105,6 +105,10 @@ class Relay:
 
         return Answer(reply.status, headers_, reply.body, chunks, send_to, is_stream, usage, close)
 
+    def forget(self, port: int) -> None:
+        """The server that listened there has ended."""
+        self._connections.forget(port)
+
     def close(self) -> None:
         """Let go of the connections that are kept."""
         self._connections.close()

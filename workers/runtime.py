@@ -42,6 +42,7 @@ from workers.model_headers import ModelHeaders
 from workers.needs import Needs
 from workers.nvml import Nvml
 from workers.orphans import PidRecords
+from workers.pinned import Pins, needs_of_pinned
 from workers.places import Places
 from workers.pool import Pool, Process
 from workers.rates import Rates
@@ -52,6 +53,7 @@ from workers.stream_mover import StreamMover
 log = logging.getLogger(__name__)
 
 NAME = "llama-smart-proxy"
+PINS_SECONDS = 5.0  # of the start, for the first reading of the GPUs: the engine is asked, too
 STOP_GRACE_SECONDS = 2.0  # beyond stop_seconds: for the kernel to take back a killed process's memory
 
 
@@ -62,12 +64,15 @@ class Runtime:
         if settings.server.cpu is not None and (why := affinity.why_not(settings.server.cpu)):
             raise ConfigurationError(f"server.cpu: {why}")
         self._cpu = settings.server.cpu
+        self._pinned = settings.pinned
+        self._pins: Pins | None = None  # made before the threads that tell it something
         self._preloaded = [name for name, model in settings.models.items() if model.preload]
         engine, problem = _engine(settings)
         self.has_models = has_models(settings)
         self._records = PidRecords(state_folder() / "servers")
         self._history = History(state_folder() / "history.sqlite3")
-        self._store = StateStore(PoolState(_limits(settings, engine)))
+        self._limits = _limits(settings, engine)
+        self._store = StateStore(PoolState(self._limits))
         self._gpus = _gpu_poller(settings, self._store, engine, self._gpus_polled)
         self._store.pool = replace(self._store.pool, gpus=self._store.gpus)
         self._clients = ClientWatcher()
@@ -75,18 +80,20 @@ class Runtime:
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
-        needs = Needs(self._history, engine, shapes)
+        self._needs = needs = Needs(self._history, engine, shapes)
         spawn = _launcher(settings, engine, self._records, self._history, needs, self._store)
         gauges = Gauges(self._store, version())
-        self._pool = Pool(self._store, spawn, read_memory, self._read_gpus, needs.asked, gauges.pool.stepped)
+        relay = Relay(
+            *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
+            lambda: self._store.pool.closing,
+        )
+        count = gauges.pool.stepped
+        self._pool = Pool(self._store, spawn, read_memory, self._read_gpus, needs.asked, count, relay.forget)
         self.services = Services(
             catalog=self._catalog,
             store=self._store,
             pool=self._pool,
-            relay=Relay(
-                *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
-                lambda: self._store.pool.closing,
-            ),
+            relay=relay,
             clients=self._clients,
             places=Places(settings.server.threads - settings.server.reserve_threads),
             rates=Rates(),
@@ -107,7 +114,10 @@ class Runtime:
         )
 
     def start(self) -> None:
-        """Sweep what an earlier life left behind, then let the threads run. After the fork: threads survive none."""
+        """Sweep what an earlier life left behind, then let the threads run. After the fork: threads survive none.
+
+        Raises ConfigurationError where it is certain that the pinned models do not fit together.
+        """
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
         if self._cpu is not None:
@@ -116,8 +126,14 @@ class Runtime:
         self._access.start()
         self._clients.start()
         self._mover.start()
+        if self._pinned:  # read once it is known what earlier loads took
+            self._pins = Pins(self._store, needs_of_pinned(self._pinned, self._catalog, self._needs), self._limits)
         if self._gpus is not None:
             self._gpus.start()
+        if self._pins is not None:
+            _look_at(self._pins, self._store, self._gpus)
+            if self._pins.errors:
+                raise ConfigurationError(*self._pins.errors)
         self._pool.start()
         self._catalog.start()
         if self._preloaded:
@@ -161,6 +177,8 @@ class Runtime:
             self._gpus.read_now()
 
     def _gpus_polled(self, gpus: GpuSnapshot) -> None:
+        if self._pins is not None:
+            self._pins.look(gpus)
         self._pool.tell(ev.GpusPolled(gpus, time.monotonic()))
 
     def reload(self) -> None:
@@ -200,6 +218,34 @@ def catalog_of(settings: Settings, shapes: ModelHeaders[ModelShape] | None = Non
         shapes,
         settings.wishes_of(),
     )
+
+
+def look_at_pins(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a start would find out about the pinned models, without one: errors, and what may go wrong. The GPUs are
+    read, and what loads took."""
+    engine, _ = _engine(settings)
+    limits, file, shapes = _limits(settings, engine), state_folder() / "history.sqlite3", ModelHeaders(model_shape)
+    store, history = StateStore(PoolState(limits)), History(file)
+    if file.exists():
+        history.start()
+    needs = Needs(history, engine, shapes)
+    pins = Pins(store, needs_of_pinned(settings.pinned, catalog_of(settings, shapes), needs), limits)
+    poller = _gpu_poller(settings, store, engine, pins.look)
+    if poller is not None:
+        poller.start()
+    _look_at(pins, store, poller)
+    if poller is not None:
+        poller.close()
+    return pins.errors, () if pins.errors else store.pins
+
+
+def _look_at(pins: Pins, store: StateStore, poller: GpuPoller | None) -> None:
+    """Where it is certain by now. Otherwise /health says it, once the GPUs are known."""
+    if poller is None:
+        pins.look(store.gpus)
+    if not pins.wait(PINS_SECONDS):
+        said = "; ".join(store.gpus.complaints) or store.gpus.problem
+        log.warning("whether the pinned models fit together is not known yet: %s", said)
 
 
 def has_models(settings: Settings) -> bool:

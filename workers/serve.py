@@ -38,9 +38,9 @@ class Application(BaseApplication):  # type: ignore[misc]
         """The service and its WSGI application, started. Called by ProxyWorker after the fork."""
         try:
             runtime = Runtime(load_settings())
+            runtime.start()
         except (ConfigurationError, OSError) as error:
             raise CannotStart(f"cannot start: {error}") from error
-        runtime.start()
         return runtime, create_app(runtime.services)
 
     def _announce_worker(self, worker: Any) -> None:

@@ -13,4 +13,5 @@ class StateStore:
     def __init__(self, pool: PoolState, gpus: GpuSnapshot = NOT_READ) -> None:
         self.pool = pool  # written by who has the pool's turn
         self.decisions: tuple[Explained, ...] = ()  # the last ones, newest last; written by who has the pool's turn
+        self.pins: tuple[str, ...] = ()  # why the pinned models do not fit together; written by who publishes `gpus`
         self.gpus = gpus  # written by the thread `gpus` alone; how old it is, its reader asks: as_of(now)

@@ -130,6 +130,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._idle: dict[int, list[Connection]] = defaultdict(list)  # the last used at the end
+        self._look_at = 0.0  # when those that were idle for long are closed next; under the lock
         self._lock = threading.Lock()
 
     def take(self, port: int) -> Connection:
@@ -151,18 +152,36 @@ class Connections:
 
     def give_back(self, connection: Connection) -> None:
         """For the next request: its answer is over, and nothing came after it."""
-        connection.idle_since = time.monotonic()
+        connection.idle_since = now = time.monotonic()
         connection.on_silence = bool
         with self._lock:
             idle = self._idle[connection.port]
             idle.append(connection)
-            old = idle[:-MOST_KEPT] or idle[: sum(each.idle_since < time.monotonic() - KEPT_SECONDS for each in idle)]
+            old = idle[:-MOST_KEPT]
             del idle[: len(old)]
-            ended = [port for port, each in self._idle.items() if not each]
-            for port in ended:
-                del self._idle[port]
+            if now >= self._look_at:
+                self._look_at = now + KEPT_SECONDS
+                old += self._idle_for_long(now)
         for each in old:
             each.close()
+
+    def forget(self, port: int) -> None:
+        """Nobody listens there any more: the server's end alone would leave our ends open."""
+        with self._lock:
+            idle = self._idle.pop(port, [])
+        for each in idle:
+            each.close()
+
+    def _idle_for_long(self, now: float) -> list[Connection]:
+        """Taken out, whichever server they lead to."""
+        old = []
+        for port, idle in list(self._idle.items()):
+            count = sum(each.idle_since < now - KEPT_SECONDS for each in idle)
+            old += idle[:count]
+            del idle[:count]
+            if not idle:
+                del self._idle[port]
+        return old
 
     def close(self) -> None:
         """Those that wait."""

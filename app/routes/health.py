@@ -28,7 +28,7 @@ def account() -> dict[str, object]:
     s, key = services(), incoming().key
     seen = tuple(server for server in s.store.pool.servers if key is None or may_use(key, server.model))
     pool = replace(s.store.pool, servers=seen)
-    return health(pool, s.store.gpus, s.engine, s.engine_problem, s.version, time.monotonic())
+    return health(pool, s.store.gpus, s.store.pins, s.engine, s.engine_problem, s.version, time.monotonic())
 
 
 @bp.get("/livez")

@@ -27,6 +27,11 @@ class Verdict:
     def is_good(self) -> bool:
         return self.configuration is not None
 
+    def with_errors(self, errors: Iterable[str]) -> Verdict:
+        """The same, wrong if there are any."""
+        errors = tuple(errors)
+        return replace(self, configuration=None, errors=errors) if errors else self
+
     def with_warnings(self, warnings: Iterable[str]) -> Verdict:
         """The same with more that an operator should know."""
         assert self.configuration is not None

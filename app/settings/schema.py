@@ -258,6 +258,16 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _the_pinned_may_all_be_loaded(self) -> Settings:
+        pinned, most = self.pinned, self.scheduling.max_loaded
+        if most is not None and len(pinned) > most:
+            raise ValueError(
+                f"scheduling.max_loaded ({most}) must not be below the number of pinned models ({len(pinned)}: "
+                f"{', '.join(pinned)}): they stay loaded"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _caches_can_be_had(self) -> Settings:
         for name in (None, *self.models):
             launch = self.launch_of(name)
@@ -270,6 +280,11 @@ class Settings(BaseSettings):
     def is_unguarded(self) -> bool:
         """Whether other machines reach the service and need no key."""
         return not self.keys and not self.server.is_loopback
+
+    @property
+    def pinned(self) -> list[str]:
+        """Names of the models that are to stay once loaded."""
+        return [name for name, model in self.models.items() if model.pin]
 
     def api_keys(self) -> tuple[ApiKey, ...]:
         return tuple(key.api_key() for key in self.keys)

@@ -73,7 +73,7 @@ class Places:
         self.world = world
         self.cards = allowed(world.cards, self.wishes) if self.options.n_gpu_layers else ()
         self.room = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
-        self.contexts = (options.ctx_size,) if options else _contexts(needs.asked)
+        self.contexts = (options.ctx_size,) if options else contexts(needs.asked)
         self.said: list[str] = []
         self._on_one_card: dict[tuple[str, int], Estimate] = {}  # by the card's model, and the context
 
@@ -325,7 +325,7 @@ def _usable_with(card: Card, back: Mapping[str, int]) -> int:
     return min(card.total_bytes, card.usable_bytes + back.get(card.uuid, 0))
 
 
-def _contexts(asked: Asked) -> tuple[int, ...]:
+def contexts(asked: Asked) -> tuple[int, ...]:
     """The contexts to try, the longest first: those of "auto" that are not above the model's own, or the one asked."""
     trained = asked.shape.hparams.integer("context_length")
     if not asked.wishes.has_auto_context:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
@@ -23,11 +23,17 @@ MODEL_STATUS = {
 
 
 def health(
-    pool: PoolState, gpus: GpuSnapshot, engine: EngineFacts | None, engine_problem: str, version: str, now: float
+    pool: PoolState,
+    gpus: GpuSnapshot,
+    pins: Sequence[str],
+    engine: EngineFacts | None,
+    engine_problem: str,
+    version: str,
+    now: float,
 ) -> dict[str, object]:
     """The body of /health: always an answer while the process serves, with what is wrong in `reasons`."""
     gpus = gpus.as_of(now)
-    reasons = [*([] if engine else [engine_problem]), *gpus.complaints]
+    reasons = [*([] if engine else [engine_problem]), *gpus.complaints, *pins]
     return {
         "status": "draining" if pool.draining else "ok",
         "degraded": bool(reasons),

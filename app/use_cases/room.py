@@ -23,7 +23,7 @@ from app.use_cases.ledger import Books
 from app.use_cases.no_place import no_place, refusal
 from app.use_cases.placement import decide
 from app.use_cases.pool_state import Basis, Load, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
-from app.use_cases.siblings import is_beyond_min, is_spare
+from app.use_cases.siblings import is_spare
 from app.use_cases.turns import cold, had_its_own_at, has_its_turn, may_go_at, turn_at
 from app.use_cases.world import World, world_of
 
@@ -187,7 +187,7 @@ def _valued(state: PoolState, resident: Resident, server: Server, now: float) ->
     spare = is_spare(state, server)
     return replace(
         resident,
-        is_pinned=server.model.pin and not is_beyond_min(state, server),
+        is_pinned=server.model.pin and not spare,
         is_spare=spare,
         is_loading=resident.is_loading and not spare,
         priority=server.model.priority,
