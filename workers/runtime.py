@@ -16,7 +16,7 @@ import platformdirs
 
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, EngineKind, Task
-from app.entities.model import Model
+from app.entities.model import Model, Replicas
 from app.entities.server import Server
 from app.errors import ProxyError
 from app.services import Doors, Services
@@ -276,6 +276,7 @@ def entries(settings: Settings) -> list[Entry]:
             pin=model.pin,
             priority=model.priority,
             keep_kv_cache=model.keep_kv_cache,
+            replicas=Replicas(model.replicas.min, model.replicas.max),
         )
         for name, model in settings.models.items()
     ]

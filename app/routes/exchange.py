@@ -92,7 +92,9 @@ class Exchange:
         if self.asked.method in LOADS_NOTHING:
             self.send(self.address_of_what_is_there(model))
         else:
-            self.asking = self.services.pool.ask(model, self.services.max_wait_seconds, self.client, said.num_ctx)
+            self.asking = self.services.pool.ask(
+                model, self.services.max_wait_seconds, self.client, said.num_ctx, said.conversation
+            )
             self.held.append(lambda: self.asking.end(self.ending, self.wish.keep_seconds if self.is_sent else None))
             shows = said.streams and self.services.loading_comments and self.route in STREAMING_ROUTES
             lease = self.slot_soon(model) if shows else self.asking.wait()
