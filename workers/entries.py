@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.entities.launch import LaunchSettings
-from app.entities.model import Model
+from app.entities.model import Model, Replicas
 from app.entities.placement import Wishes
 from workers.file_names import part_of, stem_of
 from workers.first_bytes import FirstBytes
@@ -30,6 +30,8 @@ class Entry:
     wishes: Wishes = field(default_factory=Wishes)
     pin: bool = False
     priority: int = 0
+    keep_kv_cache: bool = False
+    replicas: Replicas = field(default_factory=Replicas)
 
 
 class NoFile(Exception):
@@ -134,7 +136,8 @@ def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | N
             entry.name, "", 0, 0, entry.launch, problem=str(error), ttl_seconds=entry.ttl_seconds, wishes=entry.wishes
         ), None
     model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.wishes)
-    return replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority), files
+    model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
+    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas), files
 
 
 def model_of(name: str, files: ModelFiles, launch: LaunchSettings, wishes: Wishes) -> Model:
