@@ -24,6 +24,8 @@ FAKE_ANSWERS=FOLDER       answers ?say=NAME with the bytes in FOLDER/NAME as the
                           with in FOLDER/NAME.seen; ?parts=A,B: those up to A and B apart from the rest; ?then=: closes
                           or resets the connection afterwards, or holds it and says nothing more
 FAKE_SLOTS_SECONDS=0.8    how long /slots takes
+FAKE_SAVE=ok|hang|501      takes --slot-save-path, shows a slot that holds 100 tokens, and what saving it comes to
+FAKE_SAVE_BYTES=5000       how large the file is         FAKE_RESTORE=ok|hang|die|400    what restoring comes to
 FAKE_BREAKDOWN=900,90,9   takes -fit and --log-jsonl, and says before it loads that it needs so many MiB of RAM for
                           the weights, the context and the graph
 FAKE_DEVICES=CUDA0,CUDA1  takes --list-devices, and names these; none if it is empty
@@ -88,6 +90,9 @@ HELP_ASKED = """\
   -lv,   --verbosity N            set the verbosity threshold
          --log-jsonl              log as JSONL
 """
+HELP_SAVE = """\
+         --slot-save-path PATH    path to save slot kv cache (default: disabled)
+"""
 HELP_DEVICES = """\
          --list-devices           print list of available devices and exit
 """
@@ -97,7 +102,7 @@ SWITCHES = {"--no-mmap", "--embedding", "--embeddings", "--metrics", "--slots", 
 VALUES = {"-m", "--model", "-t", "--threads", "-c", "--ctx-size", "-b", "--batch-size", "-ub", "--ubatch-size",
           "-np", "--parallel", "-ctk", "--cache-type-k", "-ctv", "--cache-type-v", "-ngl", "--gpu-layers",
           "--n-gpu-layers", "-sm", "--split-mode", "-ts", "--tensor-split", "-mg", "--main-gpu", "--host", "--port",
-          "--pooling", "-a", "--alias", "-fit", "-lv"}  # fmt: skip
+          "--pooling", "--slot-save-path", "-a", "--alias", "-fit", "-lv"}  # fmt: skip
 
 
 def install_fake(folder: Path, **settings: object) -> Path:
@@ -202,7 +207,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, {"total_slots": 1})
         if self.path == "/slots":
             time.sleep(number("FAKE_SLOTS_SECONDS"))
-            return self.answer(200, [{"is_processing": True} for _ in range(self.server.generating)])
+            busy = [{"is_processing": True} for _ in range(self.server.generating)]
+            held = {"id": 0, "is_processing": False, "id_task": 0, "n_prompt_tokens": 100}
+            return self.answer(200, [*busy, held] if "FAKE_SAVE" in SETTINGS else busy)
         return self.answer(404, error(404, "File Not Found", "not_found_error"))
 
     def do_POST(self) -> None:
@@ -218,6 +225,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         if name := self.asked("say"):
             self.say(name)
+        elif "FAKE_SAVE" in SETTINGS and self.path.startswith("/slots/"):
+            self.on_disk(json.loads(body)["filename"])
         elif is_on("FAKE_ECHO"):
             self.echo(body)
         elif is_on("FAKE_GARBAGE"):
@@ -260,6 +269,23 @@ class Handler(BaseHTTPRequestHandler):
             case "hold":
                 self.silence(60)
                 self.close_connection = True
+
+    def on_disk(self, name: str) -> None:
+        """Saves or restores slot 0, as it was told to."""
+        saves = self.path.endswith("=save")
+        match SETTINGS.get("FAKE_SAVE" if saves else "FAKE_RESTORE", "ok"):
+            case "hang":
+                threading.Event().wait()
+            case "die":
+                os._exit(1)
+            case "ok":
+                file = Path(self.server.slots_folder) / name
+                if saves:
+                    file.write_bytes(bytes(int(number("FAKE_SAVE_BYTES", 5000))))
+                done = ("n_saved", "n_written") if saves else ("n_restored", "n_read")
+                self.answer(200, {"id_slot": 0, done[0]: 100, done[1]: file.stat().st_size})
+            case status:
+                self.answer(int(status), error(int(status), "told to fail", "not_supported_error"))
 
     def echo(self, body: bytes) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -373,6 +399,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     alias = ""
+    slots_folder = ""
     generating = 0
 
     def handle_error(self, *_: object) -> None:
@@ -394,6 +421,7 @@ def listen(chosen: dict[str, str]) -> None:
         log(f"couldn't bind HTTP server socket, hostname: {chosen.get('host')}, port: {port}")
         sys.exit(1)
     server.alias = chosen.get("alias") or chosen.get("a") or chosen.get("model") or chosen.get("m") or ""
+    server.slots_folder = chosen.get("slot-save-path", "")
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     journal(f"bind {server.server_port}")
     log(f"main: HTTP server is listening, hostname: 127.0.0.1, port: {server.server_port}, http threads: 8")
@@ -488,6 +516,7 @@ def list_devices() -> None:
 def main() -> None:
     if {"-h", "--help", "--usage"} & set(sys.argv[1:]):
         more = HELP_DEVICES if "FAKE_DEVICES" in SETTINGS else ""
+        more += HELP_SAVE if "FAKE_SAVE" in SETTINGS else ""
         print(HELP.format(name=sys.argv[0]), end=more + (HELP_ASKED if breakdown() else ""))
         sys.exit(1)  # as some builds did
     if "--version" in sys.argv[1:]:

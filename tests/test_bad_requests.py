@@ -182,6 +182,8 @@ CASES = [
     no_path(post(asks("demo"), "/Tools/")),
     no_path(post(asks("demo"), "/v1/mcp/servers")),
     no_path(post(asks("demo"), "/agents")),
+    no_path(post(asks("demo"), "/slots/0")),
+    no_path(post(asks("demo"), "/Slots/-1")),
     no_path(post(asks("demo"), "/x/../tools")),
     Case("//tools", post(asks("demo"), "//tools"), 404, "not_found", "no such path: POST /tools"),
     no_path(post(asks("demo"), "/elsewhere", method="TRACE")),

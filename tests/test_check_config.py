@@ -98,7 +98,7 @@ def test_one_line_says_who_may_reach_it(variables, said):
 
 
 def test_each_complaint_is_a_line(tmp_path):
-    file = written(tmp_path, 'server: {port: many}\nmodels: {"a\\nb": {keep_kv_cache: 1}}\ncolour: red')
+    file = written(tmp_path, 'server: {port: many}\nmodels: {"a\\nb": {no_such_key: 1}}\ncolour: red')
     done = check("--config", file, SERVER__PROT="1")
     assert (done.exit_code, done.stdout, done.stderr.splitlines()) == (
         1,
@@ -107,7 +107,7 @@ def test_each_complaint_is_a_line(tmp_path):
             "LLAMA_SMART_PROXY_SERVER__PROT: unknown name; did you mean LLAMA_SMART_PROXY_SERVER__PORT?",
             f"{file}: server.port: 'many' is not a whole number",
             rf"{file}: models.'a\nb': a name has 1 to 512 printable characters and no blank at its ends",
-            rf"{file}: models.'a\nb'.keep_kv_cache: unknown key",
+            rf"{file}: models.'a\nb'.no_such_key: unknown key",
             f"{file}: colour: unknown key",
         ],
     )

@@ -65,6 +65,12 @@ def test_the_embedded_engine_needs_no_json_to_be_asked():
     assert (option(argv, "-fit"), option(argv, "-lv")) == ("on", "4")
 
 
+def test_slots_are_saved_where_it_is_said_and_nowhere_else():
+    assert "--slot-save-path" not in plan("--slot-save-path").argv
+    argv = launch_plan(a_model(), an_engine(), {}, api_key="", port=0, slots_folder="/state/slots/a-1").argv
+    assert option(argv, "--slot-save-path") == "/state/slots/a-1"
+
+
 def test_a_projector_is_given_to_an_engine_that_takes_one():
     assert option(plan("--mmproj", mmproj="/models/mmproj.gguf").argv, "--mmproj") == "/models/mmproj.gguf"
     assert "--mmproj" not in plan("--mmproj").argv

@@ -72,6 +72,14 @@ def test_a_server_that_nobody_uses_goes_before_a_model_is_split():
     assert (just_used.outcome, len(where(just_used))) == (Outcome.PLACE, 2)
 
 
+def test_of_many_servers_none_goes_that_one_after_it_makes_needless():
+    """More than are compared as sets: the first that are enough in their order, without those not needed then."""
+    small = [resident(number, idle=1000 - number, GPU_0=0.5) for number in range(1, 10)]
+    large = resident(99, idle=10, GPU_0=12)
+    found = decide(asked(("qwen2.5-32b", "Q4_K_M")), World((card(0, 11, 24),), (*small, large)))
+    assert (found.outcome, found.evict) == (Outcome.EVICT, (99,))
+
+
 def test_the_cheapest_servers_go_and_none_in_vain():
     servers = (
         resident(1, idle=100, GPU_0=2),

@@ -31,7 +31,7 @@ class Process:
         self.server, self.tell = server, tell
         tell(ev.Ready(server.id, 9000, time.monotonic()))
 
-    def stop(self) -> None:
+    def stop(self, saves: bool = False) -> None:
         self.tell(ev.Exited(self.server.id, "", time.monotonic()))
 
     def count_slots(self) -> None: ...

@@ -1,8 +1,9 @@
 """What must hold in every history of the scheduler, asserted over thousands of random ones.
 
-A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked,
-processes crash, clients leave, strangers take memory. A failure prints the seed; `World(seed).play()` tells that story
-again.
+A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked
+and how far they are, processes crash, clients leave, wish that their model stays, order loads and unloads, strangers
+take memory; models are pinned, come first or last, have idle times of their own. A failure prints the seed;
+`World(seed).play()` tells that story again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -23,8 +25,9 @@ from app.entities.refusal import Reason
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.asked import NOTHING_EXTRA
+from app.use_cases.brake import holds
 from app.use_cases.placement import decide
-from app.use_cases.pool_state import Limits, PoolState
+from app.use_cases.pool_state import Limits, PoolState, Want
 from app.use_cases.readings import take_stock
 from app.use_cases.record import record
 from app.use_cases.room import _world as world_now
@@ -73,7 +76,13 @@ class World:
         chance = self.random
         model = a_model(f"m{number}", gib=chance.choice([0.5, 2, 5, 9, 40]), slots=chance.choice([1, 2, 4]))
         replicas = Replicas(*chance.choice([(1, 1), (1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3)]))
-        return replace(model, pin=chance.random() < 0.15, priority=chance.choice([0, 0, 0, 1]), replicas=replicas)
+        return replace(
+            model,
+            pin=chance.random() < 0.15,
+            priority=chance.choice([0, 0, 0, 1, -1]),
+            ttl_seconds=chance.choice([None, None, None, 2.0, 40.0]),
+            replicas=replicas,
+        )
 
     # --- the story -------------------------------------------------------------------------------------
 
@@ -97,6 +106,8 @@ class World:
     def run(self) -> None:
         for _ in range(20_000):
             due = due_at(self.state)
+            if due == inf:  # an answer wished that its server stays
+                due = None
             if not self.agenda and (due is None or self.is_only_looking_for_replicas(due)):
                 return
             if not self.agenda or (due is not None and due <= self.agenda[0][0]):
@@ -125,6 +136,7 @@ class World:
         self.state, effects = step(before, event)
         nothing_is_left_out(self.state, event.at)
         self.check_victims(before, event, effects)
+        self.check_ends(event.at, effects)
         self.check_replicas(before, event, effects)
         if isinstance(event, ev.Projected):
             self.check_booking(event)
@@ -153,7 +165,7 @@ class World:
                 self.granted[ticket] = server
                 self.later(
                     self.now + self.random.expovariate(self.answers_a_second),
-                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending))),
+                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending)), self.some_wish()),
                 )
             case ev.CountSlots(server):
                 busy = self.random.choice([None, 0, 1, 2])
@@ -168,6 +180,9 @@ class World:
         if self.random.random() < 0.7:
             at = self.now + seconds * self.random.random()
             self.later(at, ev.Projected(server, self.projection(started), 0.0))
+        for _ in range(self.random.choice([0, 0, 1, 3])):
+            share = self.random.choice([None, self.random.random()])
+            self.later(self.now + seconds * self.random.random(), ev.Progress(server, 0.0, share))
         if fate < 0.7:
             self.later(self.now + seconds, ev.Ready(server, 9000 + server, 0.0))
             if self.random.random() < 0.5:
@@ -191,6 +206,9 @@ class World:
         assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
         assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
+        free = {server.model.name for server in servers if server.has_free_slot}
+        waits = [each for each in self.state.waiting if each.want is Want.SLOT]
+        assert not any(each.model.name in free for each in waits), "nothing holds up a request whose model is ready"
         for server in servers:
             if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
                 assert server.is_condemned, "a pinned one is drained only by order"
@@ -223,6 +241,29 @@ class World:
             is_less = place is None or (bool(world.cards) and (place.is_on_cpu or place.n_gpu_layers < ALL_LAYERS))
             assert is_less, f"a young one goes where an old one would do: {without.reason}"
 
+    def check_ends(self, now: float, effects: list[ev.Effect]) -> None:
+        """Nobody is stopped for being idle, or stalled, before its time; a pinned one without an idle time never."""
+        for effect in effects:
+            server = self.state.server(effect.server) if isinstance(effect, ev.Stop) else None
+            if server is None or not isinstance(effect, ev.Stop):
+                continue
+            if effect.why is ev.StopReason.IDLE:
+                self.check_idle_end(server, now)
+            if effect.why is ev.StopReason.STALLED:
+                assert now >= server.progress_at + self.state.limits.stall_timeout_seconds, "it has moved"
+            if effect.why is ev.StopReason.UNLOAD:
+                assert server.is_unloaded or server.ready_at is None, "nobody ordered that"
+
+    def check_idle_end(self, server: Server, now: float) -> None:
+        own, kept = server.model.ttl_seconds, server.model.replicas
+        left = [each for each in self.state.servers_of(server.model.name) if each.state is ServerState.READY]
+        assert not server.leases, "it is used"
+        assert own is not None or not server.model.pin or len(left) >= kept.min, "pinned ones stay, however idle"
+        if kept.max == 1:
+            said = (server.keep_seconds, own, self.state.limits.ttl_seconds)
+            keep = next(each for each in said if each is not None)
+            assert now >= server.last_used + keep, "it was to stay longer"
+
     def check_replicas(self, before: PoolState, event: ev.Event, effects: list[ev.Effect]) -> None:
         """For what is beyond the first server of a model nobody is stopped, drained or refused, and no load waits."""
         now_there = {server.model.name for server in self.state.servers}
@@ -247,6 +288,7 @@ class World:
                 assert not left, "drained for a replica"
 
     def check_spawn(self, server: Server) -> None:
+        assert not holds(self.state.brakes, server.model, self.now), "the brake is on"
         others = [s for s in self.state.servers if s.id < server.id]
         will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.booked[CPU]
         assert will_be <= self.total, "all of ours and the strangers last seen fit into the machine, fully loaded"
@@ -268,6 +310,9 @@ class World:
         if not isinstance(wish, ev.Acquire) or wish.model.replicas.max == 1:
             return wish
         return replace(wish, conversation=self.random.choice([None, 1, 2, 3]))
+
+    def some_wish(self) -> float | None:
+        return self.random.choice([None, None, None, None, 0.0, 5.0, inf])
 
     def projection(self, server: Server) -> dict[str, int]:
         """What its llama-server says before it loads."""

@@ -100,6 +100,12 @@ def _set_context(params: Any, value: str) -> None:
         params.fit_params_min_ctx = -1  # as llama-server: the model's whole context was asked for, -fit keeps it
 
 
+def _set_slot_folder(params: Any, value: str) -> None:
+    if not os.path.isdir(value):
+        raise ValueError(value)
+    params.slot_save_path = os.path.join(value, "")  # as llama-server: what follows is put behind it as it is
+
+
 def _names(value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
@@ -221,6 +227,7 @@ OPTIONS = (
     ),
     Option(("--warmup",), "", "warm up with an empty run (default: enabled)", _switch("warmup"), ("--no-warmup",)),
     Option(("--metrics",), "", "serve /metrics (default: disabled)", _switch("endpoint_metrics")),
+    Option(("--slot-save-path",), "PATH", "folder of saved slots (default: none)", _set_slot_folder),
     Option(("--slots",), "", "serve /slots (default: enabled)", _switch("endpoint_slots"), ("--no-slots",)),
     Option(("--jinja",), "", "use the model's chat template (default: enabled)", _switch("use_jinja"), ("--no-jinja",)),
     Option(("--no-ui", "--no-webui"), "", "there is no web UI here", _nothing),

@@ -30,6 +30,7 @@ class Entry:
     wishes: Wishes = field(default_factory=Wishes)
     pin: bool = False
     priority: int = 0
+    keep_kv_cache: bool = False
     replicas: Replicas = field(default_factory=Replicas)
 
 
@@ -136,7 +137,7 @@ def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | N
         ), None
     model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.wishes)
     model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
-    return replace(model, replicas=entry.replicas), files
+    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas), files
 
 
 def model_of(name: str, files: ModelFiles, launch: LaunchSettings, wishes: Wishes) -> Model:

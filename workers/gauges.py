@@ -112,10 +112,8 @@ class _Servers(Collector):
         state = GaugeMetricFamily(
             "llama_smart_proxy_server_state", "1 for the state a server is in.", labels=["model", "server", "state"]
         )
-        booked, said = (
-            Counts[tuple[str, str]](),
-            Counts[tuple[str, str]](),
-        )  # a model may have several servers on a device
+        # Added up: a model may have several servers on a device.
+        booked, said = Counts[tuple[str, str]](), Counts[tuple[str, str]]()
         estimated, reported = Counts[str](), Counts[str]()
         for server in pool.servers:
             name = server.model.name

@@ -29,6 +29,7 @@ from app.use_cases.launch import ANY_PORT, launch_on, launch_plan
 from app.use_cases.ledger import shown_bytes
 from workers.child_process import exit_words, free_port, popen, signal_group
 from workers.history import History, start_of
+from workers.kept_cache import KeptCache, KeptCaches
 from workers.load_progress import loaded_share
 from workers.measurement import Measurement
 from workers.orphans import PidRecords
@@ -43,6 +44,7 @@ PROGRESS_EVERY_SECONDS = 0.5
 BIND_ATTEMPTS = 3
 MEASURE_AFTER_SECONDS = 0.5  # after ready: the last lines of a load's log are written by a thread of llama.cpp's
 SHOWN_SECONDS = 5.0  # after ready: so long NVML is waited for
+SAVING_SHARE = 0.5  # of stop_seconds: so long a server may save its KV cache before it is told to end
 READ_BYTES = 64 * 1024
 EXIT_ORDER = b"cmd_router_to_child:exit\n"
 LAST_READS = 64  # 64 x 64 KiB is more than a pipe holds
@@ -62,6 +64,7 @@ class Launcher:
         as_started: Callable[[Model], Model],
         gpus: Callable[[], GpuSnapshot],
         stop_seconds: float,
+        caches: KeptCaches,
     ) -> None:
         self.engine = engine
         self.env = env
@@ -70,6 +73,7 @@ class Launcher:
         self.as_started = as_started
         self.gpus = gpus
         self.stop_seconds = stop_seconds
+        self.caches = caches
         self.fixed_ports = False  # written by any server's thread; False -> True once
 
     def spawn(self, server: Server, tell: Callable[[ev.Event], None]) -> LlamaServer:
@@ -101,9 +105,11 @@ class LlamaServer:
         self._orders = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = threading.Lock()  # an order must not be written to a number that is another file by now
         self._closed = False
-        self._stop_wanted = False
+        self._stop_wanted = self._save_wanted = False
+        self._is_stopping = self._is_told_to_end = False
+        self._cache: KeptCache | None = None  # None: it ends with the process
         self._count_wanted = False
-        self._kill_at = self._measure_at = self._ready_at = float("inf")
+        self._end_at = self._kill_at = self._measure_at = self._ready_at = float("inf")
         self._measurement: Measurement | None = None  # of this attempt, until it is finished
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None  # known once it is proved to be ours
@@ -114,8 +120,10 @@ class LlamaServer:
 
     # --- for any thread ---------------------------------------------------------------------------
 
-    def stop(self) -> None:
-        """Ask it to end: SIGTERM to its group, SIGKILL `stop_seconds` later."""
+    def stop(self, saves: bool = False) -> None:
+        """Have it end: SIGTERM to its group, SIGKILL `stop_seconds` later. `saves`: it may keep its KV cache before
+        that, where this is wanted of its model."""
+        self._save_wanted = saves
         self._stop_wanted = True
         self._wake()
 
@@ -160,6 +168,8 @@ class LlamaServer:
         with self._closing:
             self._closed = True
             os.close(self._orders)
+        if self._cache is not None:
+            self._cache.give_back()
 
     def _live(self) -> tuple[bool, str]:
         """From spawn to reap: whether that could not even begin, and how it ended.
@@ -170,6 +180,7 @@ class LlamaServer:
         self._server = replace(
             self._server, model=replace(model, launch=launch_on(model.launch, self._server.placement))
         )
+        self._cache = self._launcher.caches.of(self._server, self._wake)
         for attempt in range(1, BIND_ATTEMPTS + 1):
             try:
                 self._spawn()
@@ -189,7 +200,8 @@ class LlamaServer:
 
     def _spawn(self) -> None:
         port = free_port() if self._launcher.fixed_ports else ANY_PORT
-        plan = launch_plan(self._server.model, self._launcher.engine, self._launcher.env, self.api_key, port)
+        slots = str(self._cache.folder) if self._cache else ""
+        plan = launch_plan(self._server.model, self._launcher.engine, self._launcher.env, self.api_key, port, slots)
         self.log = ServerLog()
         self._measurement = self._launcher.measurement(self._server, self._tell)
         self._process = popen(plan)
@@ -214,9 +226,8 @@ class LlamaServer:
     def _loop(self, selector: selectors.BaseSelector, pidfd: int, process: subprocess.Popen[bytes]) -> None:
         probe_at, probe_seconds, progress_at = time.monotonic(), FIRST_PROBE_SECONDS, 0.0
         while True:
-            wake_at = min(
-                self._kill_at, self._measure_at, float("inf") if self._is_ready or self._stop_wanted else probe_at
-            )
+            is_probed = not self._is_ready and not self._stop_wanted
+            wake_at = min(self._end_at, self._kill_at, self._measure_at, probe_at if is_probed else float("inf"))
             nap = None if wake_at == float("inf") else max(0.0, wake_at - time.monotonic())
             ready = {key.fd for key, _ in selector.select(nap)}
             now = time.monotonic()
@@ -226,7 +237,10 @@ class LlamaServer:
                 return
             if self._orders in ready:
                 os.eventfd_read(self._orders)
-                self._obey(process.pid, now)
+                probe_at = now  # what it has restored is done, perhaps
+                self._obey(now)
+            if now >= self._end_at:
+                self._tell_to_end(process.pid)
             if now >= self._kill_at:
                 signal_group(process.pid, signal.SIGKILL)
                 self._kill_at = float("inf")
@@ -280,14 +294,27 @@ class LlamaServer:
         shown = ((n, shown_bytes(gpus, uuid, pid)) for n, uuid in enumerate(self._server.model.launch.gpus))
         return {number: size for number, size in shown if size is not None}
 
-    def _obey(self, pid: int, now: float) -> None:
-        if self._stop_wanted and self._kill_at == float("inf"):
-            self._kill_at = now + self._launcher.stop_seconds
-            signal_group(pid, signal.SIGTERM)
-            self._order_exit()
+    def _obey(self, now: float) -> None:
+        if self._stop_wanted and not self._is_stopping:
+            self._begin_to_stop(now)
+        elif self._is_stopping and not self._is_told_to_end and not (self._cache and self._cache.is_at_work):
+            self._end_at = now
         elif self._count_wanted and self._port is not None:
             self._count_wanted = False
             self._tell(ev.SlotsCounted(self._server.id, busy_slots(self._port, self.api_key), now, time.monotonic()))
+
+    def _begin_to_stop(self, now: float) -> None:
+        """What it may save takes of the time that it has to end in: its memory is not waited for any longer."""
+        self._is_stopping, self._end_at, self._kill_at = True, now, now + self._launcher.stop_seconds
+        if self._save_wanted and self._is_ready and self._cache is not None:
+            assert self._port is not None
+            self._cache.save(self._port, self.api_key, SAVING_SHARE * self._launcher.stop_seconds)
+            self._end_at = self._cache.until
+
+    def _tell_to_end(self, pid: int) -> None:
+        self._is_told_to_end, self._end_at = True, float("inf")
+        signal_group(pid, signal.SIGTERM)
+        self._order_exit()
 
     def _order_exit(self) -> None:
         """What a router of llama.cpp says to its child. At SIGTERM a child ends its HTTP, and waits for this for good.
@@ -306,6 +333,8 @@ class LlamaServer:
             if not wants_its_key(port):
                 self._verdict = "it answers without the key it was given (LLAMA_API_KEY): not a llama-server to use"
                 signal_group(pid, signal.SIGKILL)
+                return
+            if self._cache is not None and self._cache.restores(port, self.api_key):
                 return
             self._drain_whole_log()  # what it said before it answered is told before that it does
             self._port, self._is_ready = port, True

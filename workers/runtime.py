@@ -15,8 +15,8 @@ from pathlib import Path
 import platformdirs
 
 from app.entities.gpu import GpuSnapshot, GpuState
-from app.entities.launch import EngineFacts, EngineKind
-from app.entities.model import Replicas
+from app.entities.launch import EngineFacts, EngineKind, Task
+from app.entities.model import Model, Replicas
 from app.entities.server import Server
 from app.errors import ProxyError
 from app.services import Doors, Services
@@ -36,6 +36,7 @@ from workers.gauges import Gauges
 from workers.gpu_evidence import SeenGpus
 from workers.gpu_poller import GpuPoller
 from workers.history import History
+from workers.kept_cache import KeptCaches
 from workers.llama_server import Launcher
 from workers.memory import read_memory
 from workers.model_headers import ModelHeaders
@@ -47,6 +48,7 @@ from workers.places import Places
 from workers.pool import Pool, Process
 from workers.rates import Rates
 from workers.relay import Relay
+from workers.slot_files import SlotFiles
 from workers.state import StateStore
 from workers.stream_mover import StreamMover
 
@@ -81,7 +83,8 @@ class Runtime:
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
         self._needs = needs = Needs(self._history, engine, shapes)
-        spawn = _launcher(settings, engine, self._records, self._history, needs, self._store)
+        self._slots = SlotFiles(state_folder() / "slots", settings.scheduling.kv_cache_disk)
+        spawn = _launcher(settings, engine, self._records, self._history, needs, self._store, self._slots)
         gauges = Gauges(self._store, version())
         relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
@@ -120,6 +123,7 @@ class Runtime:
         """
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
+        self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
         if self._cpu is not None:
             affinity.keep_to(self._cpu)
         self._history.start()
@@ -147,6 +151,10 @@ class Runtime:
                 self._pool.load(model, self.services.max_wait_seconds, self._clients.watch(None))
             except ProxyError as error:
                 log.warning("not preloaded model=%s: %s", name, error)
+
+    def task_of(self, model: Model) -> Task:
+        """What the model is for. Raises the ProxyError of one that cannot be served."""
+        return self._needs.asked(model).task
 
     def begin_drain(self) -> None:
         """Nothing new from here on: waiting requests are refused, running streams run on."""
@@ -267,6 +275,7 @@ def entries(settings: Settings) -> list[Entry]:
             wishes=settings.wishes_of(name),
             pin=model.pin,
             priority=model.priority,
+            keep_kv_cache=model.keep_kv_cache,
             replicas=Replicas(model.replicas.min, model.replicas.max),
         )
         for name, model in settings.models.items()
@@ -336,12 +345,14 @@ def _launcher(
     history: History,
     needs: Needs,
     store: StateStore,
+    slots: SlotFiles,
 ) -> Callable[[Server, Callable[[ev.Event], None]], Process]:
     if engine is None:
         return _no_engine
     env = engine_environment(settings.engine.env)
     stop_seconds = settings.server.stop_seconds
-    return Launcher(engine, env, records, history, needs.as_started, lambda: store.gpus, stop_seconds).spawn
+    caches = KeptCaches(slots, engine, env)
+    return Launcher(engine, env, records, history, needs.as_started, lambda: store.gpus, stop_seconds, caches).spawn
 
 
 def _gpu_poller(

@@ -32,6 +32,7 @@ class Model:
     wishes: Wishes = field(default_factory=Wishes)  # about the GPUs it goes to
     pin: bool = False  # once loaded it stays
     priority: int = 0  # the higher, the sooner loaded and the later stopped
+    keep_kv_cache: bool = False  # what its server computed outlives it, on disk
     replicas: Replicas = field(default_factory=Replicas)
 
     def is_served_as(self, other: Model) -> bool:

@@ -31,7 +31,7 @@ def infer(asked: Incoming, route: str) -> Answer:
         raise
 
 
-def infer_by_flask(slot: int = 0) -> Response:
+def infer_by_flask() -> Response:
     return as_flask(infer(incoming(), request.url_rule.rule if request.url_rule else OTHER_PATH))
 
 

@@ -123,6 +123,11 @@ class ModelSettings(ModelDefaults):
     max_gpus: int | None = Field(None, ge=1, description="The most GPUs it is split over; null: as many as it takes.")
     args: Arguments = Field([], description="More options for its llama-server, one word each.")
     env: Variables = Field({}, description="Environment variables its llama-server gets, over those of `engine.env`.")
+    keep_kv_cache: bool = Field(
+        False,
+        description="What it has computed of its conversations is written to disk before it is unloaded, and read when "
+        "it is loaded again: docs/kept-cache.md.",
+    )
 
     @field_validator("path")
     @classmethod

@@ -26,6 +26,7 @@ from app.settings.values import (
     Arguments,
     AutoOffOrPath,
     Folder,
+    Memory,
     ModelName,
     Name,
     Section,
@@ -171,6 +172,10 @@ class SchedulingSettings(Section):
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a load may show no progress before it is ended."
     )
+    kv_cache_disk: Memory = Field(
+        ByteSize(16 * 1024**3),
+        description="What the KV caches of all models with `keep_kv_cache` may take on disk; the oldest go first.",
+    )
     loading_comments: bool | Literal["reasoning_content"] = Field(
         True,
         description="Streams that wait for a load begin after two seconds, and say how far it is: in comments, which "
@@ -240,6 +245,9 @@ class Settings(BaseSettings):
     def _names_differ(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
         if twice := _twice(name for own, model in models.items() for name in (own, *model.aliases)):
             holders = [own for own, model in models.items() if twice in (own, *model.aliases)]
+            if len(holders) == 1:
+                what = "its own name" if twice == holders[0] else f"{twice!r} twice"
+                raise ValueError(f"{holders[0]!r} has {what} among its aliases; leave it out")
             raise ValueError(f"{twice!r} is a name or alias of {' and of '.join(holders)}; one of them may have it")
         return models
 

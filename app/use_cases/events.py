@@ -225,12 +225,17 @@ class StopReason(enum.StrEnum):
 
     IDLE = "idle"  # nobody used it for its ttl; or, of several, for as long as one that is not needed stays
     ROOM = "room"  # another model needs what it holds
-    DRAINED = "drained"  # it has answered what it had to before it goes
-    UNLOAD = "unload"  # ordered while it was loading
+    DRAINED = "drained"  # for another model, or another file of its name, after it has answered what it had to
+    UNLOAD = "unload"  # ordered, and it has answered what it had to
     STALLED = "stalled"  # its load showed no progress
     TOO_LARGE = "too_large"  # it said that it needs more than there is room for
     ABANDONED = "abandoned"  # it generates for clients that have left
     SHUTDOWN = "shutdown"
+
+    @property
+    def saves(self) -> bool:
+        """Whether what it computed may be kept first. Not where it does not do what it is told: that ends now."""
+        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,11 @@ def launch_with(launch: LaunchSettings, options: MemoryOptions) -> LaunchSetting
     )
 
 
-def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_key: str, port: int) -> LaunchPlan:
-    """How to start `engine` with `model` on a loopback `port` (ANY_PORT: let the kernel choose).
+def launch_plan(
+    model: Model, engine: EngineFacts, env: Mapping[str, str], api_key: str, port: int, slots_folder: str = ""
+) -> LaunchPlan:
+    """How to start `engine` with `model` on a loopback `port` (ANY_PORT: let the kernel choose). It may save its slots
+    to files in `slots_folder`, and to no others.
 
     Every argument that decides about memory is given, so that no default of a newer build changes what was
     booked; options the engine does not name in its --help are left out. `env` is the scrubbed environment every
@@ -75,6 +78,7 @@ def launch_plan(model: Model, engine: EngineFacts, env: Mapping[str, str], api_k
         *("--n-gpu-layers", str(settings.n_gpu_layers)),
         *_on_gpus(settings),
         *_flash_attention(settings.flash_attn, engine),
+        *(("--slot-save-path", slots_folder) if slots_folder else ()),
     ]
     for option in (*_optional(settings), *_asking(settings, engine)):
         if option[0] in engine.flags:

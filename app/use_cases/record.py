@@ -135,7 +135,7 @@ def _unwanted(state: PoolState, waiting: Waiting) -> Step:
     state = replace(state, waiting=(*state.waiting, waiting))
     for server in state.servers_of(waiting.model.name):
         if server.is_up:
-            state = _condemned(state, server)
+            state = changed(_condemned(state, server), server.id, lambda s: replace(s, is_unloaded=True))
         elif server.state is STARTING:
             if not state.has_another(server):
                 state, effects = turn_away_model(state, Refusal(Reason.UNLOADED, waiting.model.name))

@@ -227,7 +227,7 @@ def _why_to_stop(state: PoolState, server: Server, now: float) -> StopReason | N
     if server.is_idle and now >= goes_at(state, server):
         return StopReason.IDLE
     if server.state is DRAINING and not server.leases:
-        return StopReason.DRAINED
+        return StopReason.UNLOAD if server.is_unloaded else StopReason.DRAINED
     unused = server.is_idle or server.state is STARTING
     if (state.draining and unused) or (state.closing and server.state is not STOPPING):
         return StopReason.SHUTDOWN
