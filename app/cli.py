@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,9 +20,9 @@ from app.plan_command import plan
 GUNICORN_CANNOT_START = 4  # its APP_LOAD_ERROR: another attempt would end the same way
 
 if TYPE_CHECKING:
+    from app.entities.launch import Task
     from app.entities.model import Model
     from app.settings.schema import Settings
-    from workers.catalog import Catalog
     from workers.runtime import Runtime
 
 
@@ -165,14 +165,34 @@ def _refuse_an_address_in_use(host: str, port: int) -> None:
             sys.exit(1)
 
 
-def _smallest_good(catalog: Catalog, models: list[Model]) -> Model | None:
-    """One whose header says nothing against it; few headers are read for that."""
+def _to_try(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:
+    """A small one whose header says nothing against it, and what it is for; one that chats before all others. Few
+    headers are read for that."""
+    from app.entities.launch import Task
     from app.errors import InvalidModelFile
 
+    found = None
     for model in sorted(models, key=lambda model: model.size_bytes)[:10]:
         with contextlib.suppress(InvalidModelFile):
-            return catalog.servable(model)
-    return None
+            good = runtime.services.catalog.servable(model)
+            task = runtime.task_of(good)
+            if task is Task.COMPLETION:
+                return good, task
+            found = found or (good, task)
+    return found
+
+
+def _asked_of(task: Task) -> tuple[str, dict[str, Any]]:
+    """The path of a request for such a model, and what stands in it beside the model."""
+    from app.entities.launch import Task
+
+    match task:
+        case Task.EMBEDDING:
+            return "/v1/embeddings", {"input": "Hello!"}
+        case Task.RERANK:
+            return "/v1/rerank", {"query": "greeting", "documents": ["Hello!", "Good night."]}
+        case Task.COMPLETION:
+            return "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello!"}]}
 
 
 def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
@@ -194,10 +214,12 @@ def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
         lines += [f"    {_own_command()} serve --models-dir DIR"]
     if settings.is_unguarded:
         lines += ["", "  There are no keys: whoever reaches this address may use it."]
-    if smallest := _smallest_good(runtime.services.catalog, models):
-        body = json.dumps({"model": smallest.name, "messages": [{"role": "user", "content": "Hello!"}]})
+    if found := _to_try(runtime, models):
+        model, task = found
+        path, more = _asked_of(task)
+        body = json.dumps({"model": model.name, **more})
         key = ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
-        lines += ["", "  Try it:", f"    curl {address}/v1/chat/completions{key} -d {shlex.quote(body)}"]
+        lines += ["", "  Try it:", f"    curl {address}{path}{key} -d {shlex.quote(body)}"]
     with contextlib.suppress(OSError):  # nobody has to read it
         click.echo("\n".join([*lines, ""]))
 

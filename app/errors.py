@@ -66,6 +66,19 @@ class InvalidRequest(ProxyError):
         self.param = param
 
 
+class ContextLengthExceeded(ProxyError):
+    """The request wants more context (`num_ctx`) than its model has."""
+
+    status, type, code = 400, "invalid_request_error", "context_length_exceeded"
+    param = "num_ctx"
+
+    def __init__(self, model: str, has_tokens: int, is_loaded: bool) -> None:
+        has = "is loaded with" if is_loaded else "is never loaded with more than"
+        super().__init__(
+            f"num_ctx: {model} {has} {has_tokens} tokens of context: ask for no more, or raise its ctx_size"
+        )
+
+
 class MissingModel(ProxyError):
     """The request does not say which model it is for."""
 

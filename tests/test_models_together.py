@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -166,3 +167,25 @@ def test_an_embedding_model_takes_an_argument(tmp_path: Path):
     with serving(tmp_path, MODELS=models) as service:
         answer = service.post("/v1/embeddings", {"model": "embed", "input": ["Hello!", "again"]})
         assert [len(row["embedding"]) for row in answer.json()["data"]] == [64, 64]
+        said = wait_for(lambda: "curl" in service.output and service.output, 20)
+        command = next(line.strip() for line in said.splitlines() if line.strip().startswith("curl"))
+        tried = subprocess.run(["sh", "-c", f"{command} -sS"], capture_output=True, text=True, timeout=60)
+        assert '"embedding"' in tried.stdout, "what is printed at the start is for such a model"
+
+
+def test_the_start_prints_a_request_for_a_model_that_chats_where_there_is_one(tmp_path: Path):
+    demo = str(write_demo_model(tmp_path / "written"))
+    models = {"embed": {"path": demo, "args": ["--embeddings"]}, "speak": {"path": demo}}
+    with serving(tmp_path, MODELS=json.dumps(models)) as service:
+        said = wait_for(lambda: "curl" in service.output and service.output, 20)
+        assert '/v1/chat/completions -d \'{"model": "speak"' in said
+
+
+def test_the_engines_not_supported_says_that_it_stays_so(tmp_path: Path):
+    """SDKs would repeat it. The body is the engine's own."""
+    demo = write_demo_model(tmp_path / "written")
+    with serving(tmp_path, MODELS=json.dumps({"speak": {"path": str(demo)}})) as service:
+        answer = service.post("/v1/rerank", {"model": "speak", "query": "a", "documents": ["b"]})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (501, "not_supported_error")
+        assert answer.headers["x-should-retry"] == "false"
+        assert "x-llama-smart-proxy-error" not in answer.headers

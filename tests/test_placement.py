@@ -72,6 +72,14 @@ def test_a_server_that_nobody_uses_goes_before_a_model_is_split():
     assert (just_used.outcome, len(where(just_used))) == (Outcome.PLACE, 2)
 
 
+def test_of_many_servers_none_goes_that_one_after_it_makes_needless():
+    """More than are compared as sets: the first that are enough in their order, without those not needed then."""
+    small = [resident(number, idle=1000 - number, GPU_0=0.5) for number in range(1, 10)]
+    large = resident(99, idle=10, GPU_0=12)
+    found = decide(asked(("qwen2.5-32b", "Q4_K_M")), World((card(0, 11, 24),), (*small, large)))
+    assert (found.outcome, found.evict) == (Outcome.EVICT, (99,))
+
+
 def test_the_cheapest_servers_go_and_none_in_vain():
     servers = (
         resident(1, idle=100, GPU_0=2),
@@ -89,6 +97,22 @@ def test_a_model_is_rather_split_than_a_young_one_stopped():
     old = (resident(2, 30, GPU_1=3.5), resident(3, 30, GPU_2=3.5))
     assert decide(asked(), World(cards, (young, *old))).evict == (2, 3)
     assert decide(asked(), World(cards, (replace(young, is_young=False), *old))).evict == (1,)
+
+
+def test_one_that_is_not_missed_goes_first_however_young_dear_or_lately_used():
+    def spare(**gib: float) -> Resident:
+        return replace(resident(1, 1, **gib), is_spare=True, is_young=True, priority=7, rate=9.0, load_seconds=60.0)
+
+    full = (card(0, 0), card(1, 0))
+    old = replace(resident(2, 900, GPU_1=8), rate=0.01, load_seconds=1.0)
+    assert decide(asked(), World(full, (old, spare(GPU_0=8)))).evict == (1,)
+    assert decide(asked(), World(full, (spare(GPU_1=4), old, resident(3, 900, GPU_0=8)))).evict == (3,), "not in vain"
+    # 19 GiB: rather than split over what is free.
+    model = asked(("qwen2.5-32b", "Q4_K_M"), ctx_size=512)
+    found = decide(model, World((card(0, 15, 16), card(1, 14, 20)), (spare(GPU_1=6),)))
+    assert (found.outcome, found.evict, where(found)) == (Outcome.EVICT, (1,), ("GPU-1",))
+    on_two = World((card(0, 9, 14), card(1, 9, 14)), (replace(old, held_bytes={"GPU-0": 3 * GIB}), spare(GPU_1=3)))
+    assert (len(where(decide(model, on_two))), decide(model, on_two).evict) == (2, (1,))
 
 
 def test_for_a_split_too_nobody_goes_in_vain():

@@ -45,6 +45,19 @@ def test_the_brake_is_for_that_file_alone():
 def test_who_orders_a_load_lifts_the_brake():
     play, _ = braked(*[a_model()] * 3)
     assert spawned(play.ask(a_model(), at=3.0, want=ev.Load)) == ["a"]
+    play.tell(ev.Exited(3, "it crashed", at=3.5))
+    assert spawned(play.ask(a_model(), at=3.6)) == ["a"], "what was before that does not count any more"
+
+
+def test_no_brake_is_longer_than_a_minute():
+    play, now, pauses = Play(), 0.0, []
+    for _ in range(9):
+        play.ask(a_model(), at=now)
+        (server,) = play.state.servers
+        play.tell(ev.Exited(server.id, "it crashed", at=now))
+        pauses.append(play.state.brakes["a"].until - now)
+        now = play.state.brakes["a"].until
+    assert pauses == [0, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_a_server_that_was_of_use_is_started_again_at_once():
@@ -81,6 +94,15 @@ def test_who_is_turned_away_while_a_model_loads_is_told_when_that_is_likely_to_b
     play.ask(a_model(gib=12), at=20.0)
     (refused,) = [e for e in play.ask(a_model(gib=12), at=21.0) if isinstance(e, ev.Refuse)]
     assert refused.refusal.again_seconds == 8.0, "it took nine seconds the last time"
+
+
+def test_who_wants_another_model_than_the_one_that_loads_is_told_of_both_loads():
+    play = Play(Limits(max_waiting_per_model=1), total_gib=16)
+    play.ask(a_model("first", gib=12))
+    play.ask(a_model("second", gib=12), at=1.0)
+    (refused,) = [e for e in play.ask(a_model("second", gib=12), at=2.0) if isinstance(e, ev.Refuse)]
+    one = load_seconds({}, a_model(gib=12))
+    assert refused.refusal.again_seconds == (one - 2.0) + one
 
 
 def test_a_request_that_was_never_sent_is_no_answer():

@@ -125,7 +125,7 @@ class GpuWorld(World):
 
     def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
         needed = () if want is ev.Unload else (asked(self.contexts[model.name], model.wishes),)
-        return want(ticket, model, at, give_up_at, *needed)
+        return self.in_conversation(want(ticket, model, at, give_up_at, *needed))
 
     def projection(self, server: Server) -> dict[str, int]:
         factor = self.random.choice([0.7, 1, 1, 1.1, 1.6])

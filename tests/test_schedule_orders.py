@@ -62,6 +62,24 @@ def test_an_unload_lets_a_busy_server_finish_and_gives_it_nothing_new():
     assert stopped(play.tell(ev.Release(2, at=4.0))) == [server]
 
 
+def test_it_is_told_why_a_server_went():
+    """By order, also where that waited for its last answer; or because its name means another file."""
+    play = Play()
+    play.up(a_model())
+    (stop,) = play.ask(a_model(), at=1.0, want=ev.Unload)
+    assert stop == ev.Stop(1, ev.StopReason.UNLOAD)
+    play.tell(ev.Exited(1, "stopped", at=1.5))
+    server = play.up(a_model(), at=2.0)
+    play.ask(a_model(), at=3.0)
+    play.ask(a_model(), at=4.0, want=ev.Unload)
+    (stop,) = play.tell(ev.Release(4, at=5.0))
+    assert stop == ev.Stop(server, ev.StopReason.UNLOAD)
+    play.tell(ev.Exited(server, "stopped", at=5.5))
+    server = play.up(a_model(), at=6.0)
+    (stop,) = play.ask(replace(a_model(), path="/models/other.gguf"), at=7.0)
+    assert stop == ev.Stop(server, ev.StopReason.DRAINED)
+
+
 def test_who_asks_for_a_model_on_its_way_out_has_it_loaded_again():
     play = Play()
     server = play.up(a_model())

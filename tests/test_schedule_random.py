@@ -1,8 +1,9 @@
 """What must hold in every history of the scheduler, asserted over thousands of random ones.
 
-A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked,
-processes crash, clients leave, strangers take memory. A failure prints the seed; `World(seed).play()` tells that story
-again.
+A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked
+and how far they are, processes crash, clients leave, wish that their model stays, order loads and unloads, strangers
+take memory; models are pinned, come first or last, have idle times of their own. A failure prints the seed;
+`World(seed).play()` tells that story again.
 """
 
 from __future__ import annotations
@@ -12,25 +13,33 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 import pytest
 
 from app.entities.launch import ALL_LAYERS
 from app.entities.memory import MemoryReading
-from app.entities.model import Model
+from app.entities.model import Model, Replicas
 from app.entities.placement import CPU
+from app.entities.refusal import Reason
 from app.entities.server import Server, ServerState
 from app.use_cases import events as ev
 from app.use_cases.asked import NOTHING_EXTRA
+from app.use_cases.brake import holds
 from app.use_cases.placement import decide
-from app.use_cases.pool_state import Limits, PoolState
+from app.use_cases.pool_state import Limits, PoolState, Want
 from app.use_cases.readings import take_stock
 from app.use_cases.record import record
 from app.use_cases.room import _world as world_now
 from app.use_cases.schedule import _PASSES, due_at, step
+from app.use_cases.siblings import is_spare
 from app.use_cases.turns import cold
 from tests.builders import GIB, a_model, a_wish, booked, nothing_is_left_out
 
+FAILURES = {
+    *(Reason.LOAD_FAILED, Reason.LOAD_TIMEOUT, Reason.SPAWN_FAILED),
+    *(Reason.INSUFFICIENT_MEMORY, Reason.DOES_NOT_FIT, Reason.NO_GPU),
+}
 HISTORIES = 3000
 ARRIVALS = 40
 
@@ -56,6 +65,7 @@ class World:
                 stall_timeout_seconds=15,
             )
         )
+        self.answers_a_second = self.random.choice([0.5, 0.5, 0.1])
         self.agenda: list[tuple[float, int, ev.Event]] = []
         self.order = 0
         self.answers: Counter[int] = Counter()
@@ -65,7 +75,14 @@ class World:
     def some_model(self, number: int) -> Model:
         chance = self.random
         model = a_model(f"m{number}", gib=chance.choice([0.5, 2, 5, 9, 40]), slots=chance.choice([1, 2, 4]))
-        return replace(model, pin=chance.random() < 0.15, priority=chance.choice([0, 0, 0, 1]))
+        replicas = Replicas(*chance.choice([(1, 1), (1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3)]))
+        return replace(
+            model,
+            pin=chance.random() < 0.15,
+            priority=chance.choice([0, 0, 0, 1, -1]),
+            ttl_seconds=chance.choice([None, None, None, 2.0, 40.0]),
+            replicas=replicas,
+        )
 
     # --- the story -------------------------------------------------------------------------------------
 
@@ -89,7 +106,9 @@ class World:
     def run(self) -> None:
         for _ in range(20_000):
             due = due_at(self.state)
-            if not self.agenda and due is None:
+            if due == inf:  # an answer wished that its server stays
+                due = None
+            if not self.agenda and (due is None or self.is_only_looking_for_replicas(due)):
                 return
             if not self.agenda or (due is not None and due <= self.agenda[0][0]):
                 assert due is not None
@@ -100,6 +119,11 @@ class World:
             self.now = event.at
             self.happen(event)
         raise AssertionError("the history does not end")
+
+    def is_only_looking_for_replicas(self, due: float) -> bool:
+        """Of a pinned model, say, that is to have more servers than there is room for: that never ends."""
+        sought = self.state.sought
+        return sought is not None and sought.is_decided and due == sought.again_at and not self.state.waiting
 
     def happen(self, event: ev.Event) -> None:
         if isinstance(event, ev.Exited):
@@ -112,6 +136,8 @@ class World:
         self.state, effects = step(before, event)
         nothing_is_left_out(self.state, event.at)
         self.check_victims(before, event, effects)
+        self.check_ends(event.at, effects)
+        self.check_replicas(before, event, effects)
         if isinstance(event, ev.Projected):
             self.check_booking(event)
         for effect in effects:
@@ -138,8 +164,8 @@ class World:
                 self.answers[ticket] += 1
                 self.granted[ticket] = server
                 self.later(
-                    self.now + self.random.expovariate(0.5),
-                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending))),
+                    self.now + self.random.expovariate(self.answers_a_second),
+                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending)), self.some_wish()),
                 )
             case ev.CountSlots(server):
                 busy = self.random.choice([None, 0, 1, 2])
@@ -154,6 +180,9 @@ class World:
         if self.random.random() < 0.7:
             at = self.now + seconds * self.random.random()
             self.later(at, ev.Projected(server, self.projection(started), 0.0))
+        for _ in range(self.random.choice([0, 0, 1, 3])):
+            share = self.random.choice([None, self.random.random()])
+            self.later(self.now + seconds * self.random.random(), ev.Progress(server, 0.0, share))
         if fate < 0.7:
             self.later(self.now + seconds, ev.Ready(server, 9000 + server, 0.0))
             if self.random.random() < 0.5:
@@ -170,14 +199,18 @@ class World:
     def check(self) -> None:
         servers = self.state.servers
         assert sum(s.booked[CPU] for s in servers) <= self.total, "never over-committed"
-        assert max(Counter(s.model.name for s in servers).values(), default=0) <= 1, "no model is up twice"
+        for name, count in Counter(s.model.name for s in servers).items():
+            assert count <= max(s.model.replicas.max for s in self.state.servers_of(name)), "no more than `max`"
         assert max(self.answers.values(), default=0) <= 1, "no request is answered twice"
         assert {s.id for s in servers} == self.alive, "the books show what is there"
         assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
         assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
+        free = {server.model.name for server in servers if server.has_free_slot}
+        waits = [each for each in self.state.waiting if each.want is Want.SLOT]
+        assert not any(each.model.name in free for each in waits), "nothing holds up a request whose model is ready"
         for server in servers:
-            if server.model.pin and server.state is ServerState.DRAINING:
+            if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
                 assert server.is_condemned, "a pinned one is drained only by order"
             if server.leases:
                 assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"
@@ -187,14 +220,17 @@ class World:
         step is decided again without the young ones, and has no place then."""
         going = {each.server for each in effects if isinstance(each, ev.Stop) and each.why is ev.StopReason.ROOM}
         victims = [server for server in before.servers if server.id in going]
-        assert not any(server.model.pin for server in victims), "pinned ones are never stopped for room"
+        if not victims:
+            return
+        state = settled_but_for_room(before, event)
+        spare = {server.id for server in state.servers if is_spare(state, server)}
+        assert not any(v.model.pin and v.id not in spare for v in victims), "pinned ones are never stopped for room"
         decided = [each for each in effects if isinstance(each, ev.Decided)]
         if not decided or not set(decided[0].evict) & {server.model.name for server in victims}:
             return
         residency = before.limits.min_residency_seconds
-        young = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency}
+        young = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency} - spare
         if young & {server.id for server in victims if server.model.name in decided[0].evict}:
-            state = settled_but_for_room(before, event)
             (waiting,) = [each for each in cold(state, event.at) if each.model.name == decided[0].model][:1]
             assert waiting.asked is not None
             asked = waiting.asked.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
@@ -205,7 +241,54 @@ class World:
             is_less = place is None or (bool(world.cards) and (place.is_on_cpu or place.n_gpu_layers < ALL_LAYERS))
             assert is_less, f"a young one goes where an old one would do: {without.reason}"
 
+    def check_ends(self, now: float, effects: list[ev.Effect]) -> None:
+        """Nobody is stopped for being idle, or stalled, before its time; a pinned one without an idle time never."""
+        for effect in effects:
+            server = self.state.server(effect.server) if isinstance(effect, ev.Stop) else None
+            if server is None or not isinstance(effect, ev.Stop):
+                continue
+            if effect.why is ev.StopReason.IDLE:
+                self.check_idle_end(server, now)
+            if effect.why is ev.StopReason.STALLED:
+                assert now >= server.progress_at + self.state.limits.stall_timeout_seconds, "it has moved"
+            if effect.why is ev.StopReason.UNLOAD:
+                assert server.is_unloaded or server.ready_at is None, "nobody ordered that"
+
+    def check_idle_end(self, server: Server, now: float) -> None:
+        own, kept = server.model.ttl_seconds, server.model.replicas
+        left = [each for each in self.state.servers_of(server.model.name) if each.state is ServerState.READY]
+        assert not server.leases, "it is used"
+        assert own is not None or not server.model.pin or len(left) >= kept.min, "pinned ones stay, however idle"
+        if kept.max == 1:
+            said = (server.keep_seconds, own, self.state.limits.ttl_seconds)
+            keep = next(each for each in said if each is not None)
+            assert now >= server.last_used + keep, "it was to stay longer"
+
+    def check_replicas(self, before: PoolState, event: ev.Event, effects: list[ev.Effect]) -> None:
+        """For what is beyond the first server of a model nobody is stopped, drained or refused, and no load waits."""
+        now_there = {server.model.name for server in self.state.servers}
+        was_draining = {server.id for server in before.servers if server.state is ServerState.DRAINING}
+        asked = {effect.server.model.name for effect in effects if isinstance(effect, ev.Spawn)}
+        for name in asked:
+            if len(self.state.servers_of(name)) > 1:
+                assert all(waiting.model.name in now_there for waiting in self.state.wanting), "loads come first"
+                others = [each for each in self.state.servers_of(name) if each.state is not ServerState.STARTING]
+                assert len(others) == len(self.state.servers_of(name)) - 1, "one at a time"
+                assert all(each.state is ServerState.READY for each in others), "beside what is ready"
+        for effect in effects:
+            if isinstance(effect, ev.Stop) and effect.why is ev.StopReason.ROOM:
+                assert not before.servers_of(effect.detail.removeprefix("for ")), "stopped for a replica"
+            if isinstance(effect, ev.Refuse) and effect.refusal.reason in FAILURES:
+                ready = [s for s in self.state.servers_of(effect.refusal.model) if s.state is ServerState.READY]
+                assert not ready, f"refused beside a ready server: {effect.refusal}"
+        for server in self.state.servers:
+            if server.state is ServerState.DRAINING and server.id not in was_draining and not server.is_condemned:
+                gone = event.server if isinstance(event, ev.Exited) else None
+                left = [each for each in before.servers_of(server.drained_for) if each.id != gone]
+                assert not left, "drained for a replica"
+
     def check_spawn(self, server: Server) -> None:
+        assert not holds(self.state.brakes, server.model, self.now), "the brake is on"
         others = [s for s in self.state.servers if s.id < server.id]
         will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.booked[CPU]
         assert will_be <= self.total, "all of ours and the strangers last seen fit into the machine, fully loaded"
@@ -221,7 +304,15 @@ class World:
     # --- means -------------------------------------------------------------------------------------------
 
     def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
-        return a_wish(want, ticket, model, at, give_up_at)
+        return self.in_conversation(a_wish(want, ticket, model, at, give_up_at))
+
+    def in_conversation(self, wish: ev.Event) -> ev.Event:
+        if not isinstance(wish, ev.Acquire) or wish.model.replicas.max == 1:
+            return wish
+        return replace(wish, conversation=self.random.choice([None, 1, 2, 3]))
+
+    def some_wish(self) -> float | None:
+        return self.random.choice([None, None, None, None, 0.0, 5.0, inf])
 
     def projection(self, server: Server) -> dict[str, int]:
         """What its llama-server says before it loads."""

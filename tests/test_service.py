@@ -123,6 +123,29 @@ def test_unknown_paths_and_methods(service: Service):
     assert "POST" in wrong.headers["Allow"]
 
 
+@pytest.mark.parametrize("order", ["load", "unload"])
+def test_an_order_is_no_model_that_one_could_get(service: Service, order: str):
+    wrong = service.get(f"/models/{order}")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["Allow"] == "POST"
+    assert service.get(f"/v1/models/{order}").status_code == 404
+
+
+def test_an_order_to_unload_is_logged_and_counted_although_it_waits_for_an_answer(tmp_path: Path):
+    with serving(tmp_path) as service:
+        with service.chat(stream=True, **ENDLESS) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            with ThreadPoolExecutor(1) as beside:
+                order = beside.submit(service.post, "/models/unload", {"model": "demo"})
+                wait_for(lambda: service.servers()[0]["state"] == "draining", 10)
+                assert "unload ordered model=demo" in service.output
+                stream.close()
+                assert order.result(20).json() == {"success": True}
+        counted = 'llama_smart_proxy_server_stops_total{model="demo",reason="unload"} 1.0'
+        assert counted in service.get("/metrics").text
+
+
 def test_an_openai_client_gets_the_right_exception(client: openai.OpenAI):
     with pytest.raises(openai.NotFoundError, match="GET /v1/models lists the names"):
         client.chat.completions.create(model="nope", messages=HELLO)

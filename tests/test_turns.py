@@ -204,6 +204,13 @@ def test_a_pinned_model_never_goes_neither_for_others_nor_for_being_idle():
     assert play.state.server(pinned).state is ServerState.READY
 
 
+def test_a_pinned_model_goes_for_being_idle_where_its_settings_say_when():
+    play = Play(Limits(ttl_seconds=60))
+    pinned = play.up(replace(a_model(), pin=True, ttl_seconds=5.0))
+    assert stopped(play.tell(ev.Tick(at=4.9))) == []
+    assert stopped(play.tell(ev.Tick(at=5.0))) == [pinned]
+
+
 def test_a_pinned_model_is_not_drained_either():
     play = Play(IMPATIENT, total_gib=16)
     model = replace(a_model("pinned", gib=10), pin=True)
@@ -257,6 +264,20 @@ def test_none_behind_takes_what_one_before_it_waits_for(gib: float, starts: list
     assert stopped(play.ask(a_model("first", gib=12), at=50.0)) == [old]
     assert spawned(play.ask(a_model("behind", gib=gib), at=50.5)) == starts
     assert "first" in spawned(play.tell(ev.Exited(old, "", at=51.0)))
+
+
+def test_what_those_that_go_give_back_is_not_taken_from_those_behind():
+    """Two of 11.5 GiB go for one of 20.7, the second only once it has served its own. Of 7 GiB that are free now it
+    needs nothing."""
+    play = Play(total_gib=30)
+    for number, (name, at) in enumerate((("a", 0.0), ("b", 100.0)), 1):
+        play.ask(a_model(name, gib=10), at=at, patience=1000)
+        play.tell(ev.Ready(number, 9000, at=at))
+        if name == "a":
+            play.ask(a_model("large", gib=18), at=1.0, patience=1000)
+    play.tell(ev.Tick(at=121.0))
+    assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
+    assert spawned(play.ask(a_model("small", gib=1), at=122.0)) == ["small"]
 
 
 def test_none_behind_stops_another_for_what_the_first_one_leaves_free():

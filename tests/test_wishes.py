@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from app.entities.launch import MemoryOptions
 from app.errors import InvalidRequest
 from app.routes.wishes import keep_seconds, wanted_context
 from app.use_cases import events as ev
-from app.use_cases.pool_state import Limits
+from app.use_cases.places import longest_context
+from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import due_at
-from tests.builders import Play, a_model
+from tests.builders import Play, a_model, asked_for, replace
 from tests.service import wait_for
 from tests.test_faults import error_of, faulty
 from tests.test_schedule import stopped
@@ -65,8 +67,18 @@ def test_the_last_answers_wish_decides_how_long_a_server_stays():
     play.ask(a_model(), at=5.0)
     play.tell(ev.Release(4, at=6.0, keep_seconds=math.inf))
     assert stopped(play.tell(ev.Tick(at=1e6))) == []
+    assert due_at(own_time(keep_seconds=None)) == 1.0 + 5.0
+    assert due_at(own_time(keep_seconds=30.0)) == 1.0 + 30.0, "it comes before what the model's settings say"
     play.ask(a_model(), at=1e6 + 1)
     assert stopped(play.tell(ev.Release(5, at=1e6 + 2, keep_seconds=0.0))) == [1], "at once"
+
+
+def own_time(keep_seconds: float | None) -> PoolState:
+    """Of a model that stays for five seconds; its last answer ended at 1.0."""
+    play = Play()
+    play.ask(replace(a_model(), ttl_seconds=5.0))
+    play.tell(ev.Ready(1, 9001, at=0.5), ev.Release(1, at=1.0, keep_seconds=keep_seconds))
+    return play.state
 
 
 def test_a_request_says_how_long_its_model_stays(tmp_path: Path):
@@ -84,8 +96,24 @@ def test_less_context_than_there_is_is_fine_and_more_is_refused_with_the_numbers
         assert service.chat("m", options={"num_ctx": 4096}).status_code == 200
         refused = service.chat("m", num_ctx=8192)
         assert (refused.status_code, error_of(refused)["param"]) == (400, "num_ctx")
-        assert "m is loaded with 4096 tokens" in str(error_of(refused)["message"])
+        assert "m is never loaded with more than 4096 tokens of context" in str(error_of(refused)["message"])
         assert service.servers()[0]["requests"] == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"DEFAULTS__CTX_SIZE": "4096"}])
+def test_more_context_than_a_model_is_ever_loaded_with_loads_nothing(tmp_path: Path, settings: dict[str, str]):
+    """Of itself a model has the longest of four contexts; this machine's GPUs, and their room, are not asked."""
+    with faulty(tmp_path, {"DEFAULTS__CTX_SIZE": "auto"} | settings, FAKE_PORT_ZERO=1) as service:
+        refused = service.chat("m", num_ctx=40_000)
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "context_length_exceeded")
+        assert service.servers() == [] and "spawn server=" not in service.output
+        assert service.chat("m", num_ctx=4096).status_code == 200
+
+
+def test_a_slot_that_has_its_own_cells_has_its_share_of_the_context():
+    options = MemoryOptions(ctx_size=8192, parallel=4, kv_unified=False)
+    assert longest_context(replace(asked_for(1), options=options)) == 2048
+    assert longest_context(replace(asked_for(1), options=replace(options, kv_unified=True))) == 8192
 
 
 def test_a_model_may_be_loaded_at_the_start(tmp_path: Path):

@@ -54,6 +54,7 @@ class Catalog:
         self._defaults, self._wishes = defaults, wishes or Wishes()  # of models that are merely found
         self._cache = os.path.abspath(hub_cache) if hub_cache else None
         self._entries = tuple(entries)
+        self.knows_replicas = any(entry.replicas.max > 1 for entry in self._entries)  # asked at every request
         self._headers = headers or ModelHeaders(lambda header: None)
         self._background = BackgroundCheck(self._unread, self.servable)
         self._scans = threading.Condition()  # guards the three below, and is never held while files are read
@@ -80,6 +81,13 @@ class Catalog:
         if model is None:
             raise ModelNotFound(name)
         return self._as_known(model)
+
+    def has_replicas(self, names: Sequence[str]) -> bool:
+        """Whether all these are names of models that may have several servers."""
+        try:
+            return all(self.find(name.strip()).replicas.max > 1 for name in names)
+        except ModelNotFound:
+            return False
 
     def models(self) -> list[Model]:
         """All of them by name, also those that cannot be served."""

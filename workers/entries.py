@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.entities.launch import LaunchSettings
-from app.entities.model import Model
+from app.entities.model import Model, Replicas
 from app.entities.placement import Wishes
 from workers.file_names import part_of, stem_of
 from workers.first_bytes import FirstBytes
@@ -31,6 +31,7 @@ class Entry:
     pin: bool = False
     priority: int = 0
     keep_kv_cache: bool = False
+    replicas: Replicas = field(default_factory=Replicas)
 
 
 class NoFile(Exception):
@@ -136,7 +137,7 @@ def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | N
         ), None
     model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.wishes)
     model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
-    return replace(model, keep_kv_cache=entry.keep_kv_cache), files
+    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas), files
 
 
 def model_of(name: str, files: ModelFiles, launch: LaunchSettings, wishes: Wishes) -> Model:

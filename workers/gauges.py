@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,6 +92,14 @@ class Gauges:
         return encoder(self._registry), content_type
 
 
+def _gauge(name: str, about: str, sizes: Counts[tuple[str, str]]) -> GaugeMetricFamily:
+    """Bytes by model and device."""
+    gauge = GaugeMetricFamily(f"llama_smart_proxy_{name}", about, labels=["model", "gpu"])
+    for labels, size in sizes.items():
+        gauge.add_metric(labels, size)
+    return gauge
+
+
 class _Servers(Collector):
     """A view of the pool's snapshot: a server that is gone leaves no series behind."""
 
@@ -103,33 +112,28 @@ class _Servers(Collector):
         state = GaugeMetricFamily(
             "llama_smart_proxy_server_state", "1 for the state a server is in.", labels=["model", "server", "state"]
         )
-        booked = GaugeMetricFamily(
-            "llama_smart_proxy_server_memory_estimate_bytes",
-            "Memory booked for a server, by UUID or cpu.",
-            labels=["model", "gpu"],
-        )
-        said = GaugeMetricFamily(
-            "llama_smart_proxy_server_memory_bytes",
-            "Memory a server says it needs, and once it is loaded was seen to.",
-            labels=["model", "gpu"],
-        )
+        # Added up: a model may have several servers on a device.
+        booked, said = Counts[tuple[str, str]](), Counts[tuple[str, str]]()
+        estimated, reported = Counts[str](), Counts[str]()
+        for server in pool.servers:
+            name = server.model.name
+            for each in ServerState:
+                state.add_metric([name, str(server.id), each], float(server.state is each))
+            booked.update({(name, device): size for device, size in server.booked.items()})
+            said.update({(name, device): size for device, size in (server.reported or {}).items()})
+            if server.reported_bytes:
+                estimated[name] += sum(server.placement.booked_bytes.values())
+                reported[name] += server.reported_bytes
+        running = sum(len(server.leases) for server in pool.servers)
+        yield state
+        yield _gauge("server_memory_estimate_bytes", "Memory booked for a model's servers, by UUID or cpu.", booked)
+        what = "Memory a model's servers say they need, and once they are loaded were seen to."
+        yield _gauge("server_memory_bytes", what, said)
         error = GaugeMetricFamily(
             "llama_smart_proxy_estimate_error_ratio", "What was booked at first, by that; 0 is right.", labels=["model"]
         )
-        for server in pool.servers:
-            for each in ServerState:
-                state.add_metric([server.model.name, str(server.id), each], float(server.state is each))
-            for device, size in server.booked.items():
-                booked.add_metric([server.model.name, device], size)
-            for device, size in (server.reported or {}).items():
-                said.add_metric([server.model.name, device], size)
-            if server.reported_bytes:
-                estimated = sum(server.placement.booked_bytes.values())
-                error.add_metric([server.model.name], estimated / server.reported_bytes - 1)
-        running = sum(len(server.leases) for server in pool.servers)
-        yield state
-        yield booked
-        yield said
+        for name, size in reported.items():
+            error.add_metric([name], estimated[name] / size - 1)
         yield error
         yield GaugeMetricFamily("llama_smart_proxy_requests_in_flight", "Requests that hold a slot.", running)
         waiting = GaugeMetricFamily("llama_smart_proxy_requests_waiting", "Requests without a slot.", labels=["model"])

@@ -21,10 +21,11 @@ from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
-from app.errors import error_for
+from app.errors import ContextLengthExceeded, error_for
 from app.use_cases import events as ev
 from app.use_cases.asked import Asked
 from app.use_cases.explain import KEPT, Explained
+from app.use_cases.places import longest_context
 from app.use_cases.pool_state import PoolState
 from app.use_cases.schedule import due_at, step
 from workers.client_watch import ClientWatch
@@ -122,30 +123,43 @@ class Pool:
             finally:
                 self._turn.release()
 
-    def ask(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> Asking:
-        """Ask for a slot of the model's server, which is loaded if need be. End what you get.
+    def ask(
+        self,
+        model: Model,
+        max_wait_seconds: float,
+        client: ClientWatch,
+        context_tokens: int | None = None,
+        conversation: int | None = None,
+    ) -> Asking:
+        """Ask for a slot of one of the model's servers, which is loaded if need be; of several, the one that this
+        conversation was with before, if it has a slot. End what you get.
 
-        Raises the ProxyError that forbids it before anybody waits.
+        Raises the ProxyError that forbids it before anybody waits: ContextLengthExceeded where more `context_tokens`
+        are wanted than the model is ever loaded with.
         """
         now, asked = time.monotonic(), self._what_is_asked(model)
-        wish = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, asked)
+        if context_tokens is not None and 0 < (most := longest_context(asked)) < context_tokens:
+            raise ContextLengthExceeded(model.name, most, is_loaded=False)
+        wish = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, asked, conversation)
         return Asking(self, wish, self._told(wish, client), client)
 
     def load(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
         """Have the model loaded; returns as soon as its llama-server is starting. Raises as `Asking.wait` does."""
         now, asked = time.monotonic(), self._what_is_asked(model)
+        log.info("load ordered model=%s", model.name)
         self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds, asked), client)
 
     def unload(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
-        """Have the model unloaded once it has answered what it is answering; returns when its process is gone.
+        """Have the model unloaded once it has answered what it is answering; returns when its processes are gone.
 
         Raises as `Asking.wait` does; it goes all the same when the caller does not wait for it.
         """
         now = time.monotonic()
+        log.info("unload ordered model=%s", model.name)
         self._wait(ev.Unload(next(self._tickets), model, now, now + max_wait_seconds), client)
 
     def address(self, model: Model) -> Address | None:
-        """Where the model's llama-server answers right now; None when it is not loaded. Loads and holds nothing."""
+        """Where a llama-server of the model answers right now; None when it is not loaded. Loads and holds nothing."""
         server = self._store.pool.server_of(model.name)
         return self._address(server) if server and server.is_up else None
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import platformdirs
 
 from app.entities.gpu import GpuSnapshot, GpuState
-from app.entities.launch import EngineFacts, EngineKind
+from app.entities.launch import EngineFacts, EngineKind, Task
+from app.entities.model import Model, Replicas
 from app.entities.server import Server
 from app.errors import ProxyError
 from app.services import Doors, Services
@@ -151,6 +152,10 @@ class Runtime:
             except ProxyError as error:
                 log.warning("not preloaded model=%s: %s", name, error)
 
+    def task_of(self, model: Model) -> Task:
+        """What the model is for. Raises the ProxyError of one that cannot be served."""
+        return self._needs.asked(model).task
+
     def begin_drain(self) -> None:
         """Nothing new from here on: waiting requests are refused, running streams run on."""
         self._pool.tell(ev.Drain(time.monotonic()))
@@ -271,6 +276,7 @@ def entries(settings: Settings) -> list[Entry]:
             pin=model.pin,
             priority=model.priority,
             keep_kv_cache=model.keep_kv_cache,
+            replicas=Replicas(model.replicas.min, model.replicas.max),
         )
         for name, model in settings.models.items()
     ]

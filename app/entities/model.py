@@ -9,6 +9,15 @@ from app.entities.placement import Wishes
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """How many servers a model has: `min` as long as it is loaded, where there is room for them, and never more than
+    `max`."""
+
+    min: int = 1
+    max: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One entry of the catalogue. A client's `model` is only ever compared with names."""
 
@@ -24,6 +33,7 @@ class Model:
     pin: bool = False  # once loaded it stays
     priority: int = 0  # the higher, the sooner loaded and the later stopped
     keep_kv_cache: bool = False  # what its server computed outlives it, on disk
+    replicas: Replicas = field(default_factory=Replicas)
 
     def is_served_as(self, other: Model) -> bool:
         """Whether a llama-server started for the one serves the other: the same file, unchanged, started alike."""

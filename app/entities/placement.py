@@ -43,6 +43,7 @@ class Resident:
     rate: float | None = None  # requests a second, of late; None: nobody counted
     load_seconds: float | None = None  # what loading it again would take
     is_loading: bool = False  # is not stopped before it is ready
+    is_spare: bool = False  # another server of its model stays: stopped before all others
 
 
 class Strategy(enum.StrEnum):

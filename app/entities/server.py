@@ -62,6 +62,7 @@ class Server:
     has_answered: bool = False  # a request got its whole answer
     drained_for: str = ""  # the model that was to have its room
     is_condemned: bool = False  # told to go for good: once drained it is not ready again
+    is_unloaded: bool = False  # somebody ordered that
     left_behind: int = 0  # slots whose client left in mid-answer, until the engine says that they are free
     check_at: float | None = None  # when to ask it
     must_notice_by: float = 0.0  # that they have left

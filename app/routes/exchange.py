@@ -17,6 +17,7 @@ from app.entities.model import Model
 from app.entities.server import Server, ServerState
 from app.errors import (
     ClientLeft,
+    ContextLengthExceeded,
     InvalidRequest,
     MissingModel,
     ModelUnloaded,
@@ -43,6 +44,7 @@ HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"  # printable ASCII but "%": what
 QUERY_SAFE = string.punctuation  # what is encoded stays so
 PATH_SAFE = "/:@!$&'()*+,;=~"
 LOADS_NOTHING = ("GET", "HEAD")
+NOT_IMPLEMENTED = 501  # llama-server's, where it was started without what is asked for
 
 SILENT_SECONDS = 2.0  # of waiting, before a stream begins with what it waits for
 LOOK_SECONDS = 0.25  # how often it is looked whether a place is booked, after that
@@ -90,7 +92,9 @@ class Exchange:
         if self.asked.method in LOADS_NOTHING:
             self.send(self.address_of_what_is_there(model))
         else:
-            self.asking = self.services.pool.ask(model, self.services.max_wait_seconds, self.client)
+            self.asking = self.services.pool.ask(
+                model, self.services.max_wait_seconds, self.client, said.num_ctx, said.conversation
+            )
             self.held.append(lambda: self.asking.end(self.ending, self.wish.keep_seconds if self.is_sent else None))
             shows = said.streams and self.services.loading_comments and self.route in STREAMING_ROUTES
             lease = self.slot_soon(model) if shows else self.asking.wait()
@@ -142,10 +146,7 @@ class Exchange:
         self.waited_seconds = lease.waited_seconds
         has, wanted = lease.address.context_tokens, self.wish.num_ctx
         if wanted is not None and has and wanted > has:
-            why = (
-                f"{lease.address.model} is loaded with {has} tokens of context: ask for no more, or raise its ctx_size"
-            )
-            raise InvalidRequest(f"num_ctx: {why}", param="num_ctx")
+            raise ContextLengthExceeded(lease.address.model, has, is_loaded=True)
         self.send(lease.address)
 
     def send(self, address: Any) -> None:
@@ -161,8 +162,10 @@ class Exchange:
     def headers(self, model: Model) -> list[tuple[str, str]]:
         """The engine's, with ours."""
         waited = ("x-llama-smart-proxy-wait-ms", str(round(self.waited_seconds * 1000)))
-        is_unbuffered = [("X-Accel-Buffering", "no")] if self.answer.is_stream else []
-        return [*self.answer.headers, *self.our_headers(model), waited, *is_unbuffered]
+        more = [("X-Accel-Buffering", "no")] if self.answer.is_stream else []
+        if self.answer.status == NOT_IMPLEMENTED:
+            more.append(("x-should-retry", "false"))  # SDKs repeat it otherwise, and it stays so
+        return [*self.answer.headers, *self.our_headers(model), waited, *more]
 
     def our_headers(self, model: Model) -> list[tuple[str, str]]:
         return [("x-llama-smart-proxy-model", _as_header(model.name)), ("x-llama-smart-proxy-device", self.device)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from flask import Blueprint, Response, jsonify, request
+from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine
@@ -62,6 +64,13 @@ def unload() -> Response:
     with _order(_known_or_loaded) as (model, client):
         s.pool.unload(model, s.max_wait_seconds, client)
     return jsonify(success=True)
+
+
+@bp.get("/models/load")
+@bp.get("/models/unload")
+def refuse_to_order_by_get() -> NoReturn:
+    """These are no names of models: one that is called so is at /v1/models/."""
+    raise MethodNotAllowed(["POST"])
 
 
 def _known_or_loaded(asked: Incoming, name: str) -> Model:

@@ -18,6 +18,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from app.errors import InvalidRequest, MissingModel
+from app.routes.conversation import conversation as conversation_of
 from app.routes.incoming import Incoming
 from app.routes.wishes import keep_seconds, wanted_context
 
@@ -31,6 +32,7 @@ PART_BYTES = 64 * 1024  # the head of a form's part
 LARGE_BYTES = 64 * 1024
 
 Pair = tuple[str, object]
+Read = tuple[list[str], list[Pair], int | None]
 OURS = {"stream", "keep_alive", "ttl", "num_ctx", "options"}
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -47,6 +49,7 @@ class Said:
     streams: bool = False  # it wants its answer as events
     keep_seconds: float | None = None  # so long its model is to stay afterwards; None: as the settings say
     num_ctx: int | None = None  # tokens of context it wants
+    conversation: int | None = None  # the one it belongs to, where its model may have several servers
 
 
 def read_request(asked: Incoming, body: bytes) -> Said:
@@ -54,7 +57,7 @@ def read_request(asked: Incoming, body: bytes) -> Said:
 
     Raises InvalidRequest for what cannot be read or says two things, MissingModel where nothing is said.
     """
-    named, ours = _in_body(asked, body)
+    named, ours, conversation = _in_body(asked, body)
     said = [*_at_most_one(asked.arguments("model"), "the address"), *named]
     names = {name.strip() for name in said} - {""}
     if not names:
@@ -65,15 +68,15 @@ def read_request(asked: Incoming, body: bytes) -> Said:
     if len(name) > MAX_NAME:
         raise InvalidRequest(f'"model" is longer than {MAX_NAME} characters', param="model")
     if not ours:
-        return Said(name)
+        return Said(name, conversation=conversation)
     streams = any(key == "stream" and value is True for key, value in ours)
-    return Said(name, streams, keep_seconds(ours), wanted_context(ours))
+    return Said(name, streams, keep_seconds(ours), wanted_context(ours), conversation)
 
 
-def _in_body(asked: Incoming, body: bytes) -> tuple[list[str], list[Pair]]:
-    """The names in it, and of its JSON what else is read here."""
+def _in_body(asked: Incoming, body: bytes) -> Read:
+    """The names in it, of its JSON what else is read here, and its conversation."""
     if not body and (asked.method in ("GET", "HEAD") or _is_named_by_address(asked)):
-        return [], []
+        return [], [], None
     if len(body) <= LARGE_BYTES:
         return _in_some_body(asked, body)
     with _in_turn():
@@ -98,10 +101,15 @@ def _in_turn() -> Iterator[None]:
             gc.enable()
 
 
-def _in_some_body(asked: Incoming, body: bytes) -> tuple[list[str], list[Pair]]:
+def _in_some_body(asked: Incoming, body: bytes) -> Read:
     if asked.mimetype == "multipart/form-data":
-        return _in_form(body, asked.boundary), []
-    return _in_json(body, may_be_a_list=_is_named_by_address(asked))
+        names, ours, pairs = _in_form(body, asked.boundary), list[Pair](), tuple[Pair, ...]()
+    else:
+        names, ours, pairs = _in_json(body, may_be_a_list=_is_named_by_address(asked))
+    catalog = asked.services.catalog
+    if not catalog.knows_replicas or not catalog.has_replicas([*asked.arguments("model"), *names]):
+        return names, ours, None
+    return names, ours, conversation_of(asked, pairs)
 
 
 def _at_most_one(names: list[str], place: str) -> list[str]:
@@ -113,7 +121,8 @@ def _at_most_one(names: list[str], place: str) -> list[str]:
 # --- JSON ----------------------------------------------------------------------------------------------
 
 
-def _in_json(body: bytes, may_be_a_list: bool) -> tuple[list[str], list[Pair]]:
+def _in_json(body: bytes, may_be_a_list: bool) -> tuple[list[str], list[Pair], tuple[Pair, ...]]:
+    """The names in it, what else is read here, and all of it."""
     openers = body.count(b"[") + body.count(b"{")
     if openers + body.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"the body has more than {MAX_VALUES:,} JSON values")
@@ -127,13 +136,13 @@ def _in_json(body: bytes, may_be_a_list: bool) -> tuple[list[str], list[Pair]]:
     if openers > MAX_DEPTH and _is_too_deep(body):
         raise InvalidRequest(TOO_DEEP)
     if isinstance(pairs, list) and may_be_a_list:
-        return [], []  # as POST /lora-adapters takes, which has no place for a name
+        return [], [], ()  # as POST /lora-adapters takes, which has no place for a name
     if not isinstance(pairs, tuple):
         raise InvalidRequest("the body is not a JSON object")
     names = [value for key, value in pairs if key == "model"]
     if not all(isinstance(name, str) for name in names):
         raise InvalidRequest('"model" is not a string', param="model")
-    return _at_most_one(names, "the body"), [pair for pair in pairs if pair[0] in OURS]
+    return _at_most_one(names, "the body"), [pair for pair in pairs if pair[0] in OURS], pairs
 
 
 def _is_too_deep(body: bytes) -> bool:

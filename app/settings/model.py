@@ -25,6 +25,7 @@ from app.settings.values import (
 
 AUTO_CTX_TOKENS = 4096
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ
+MOST_REPLICAS = 64  # of one model on one machine
 
 
 class ModelDefaults(Section):
@@ -54,6 +55,32 @@ class ModelDefaults(Section):
     partial_offload: OnOff = Field("off", description="Layers may stay in RAM where no GPU has room for all of them.")
 
 
+class ReplicaSettings(Section):
+    """How many llama-servers of one model there may be at the same time."""
+
+    min: int = Field(
+        1,
+        ge=1,
+        le=MOST_REPLICAS,
+        description="llama-servers it has as long as it is loaded. Those beyond the first are started where memory is "
+        "free; nothing is stopped for them.",
+    )
+    max: int = Field(
+        1,
+        ge=1,
+        le=MOST_REPLICAS,
+        description="The most it has: another is started in free memory when requests have waited for a slot for as "
+        "long as a load takes (2 to 30 s), and goes when it was idle for `scheduling.min_residency_seconds`, or for as "
+        "long as its load took. Conversations keep their llama-server, and so its prompt cache.",
+    )
+
+    @model_validator(mode="after")
+    def _some_number(self) -> ReplicaSettings:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) must not be above max ({self.max})")
+        return self
+
+
 class ModelSettings(ModelDefaults):
     """One model by its name, with whatever it does otherwise than `defaults`."""
 
@@ -71,8 +98,9 @@ class ModelSettings(ModelDefaults):
     )
     pin: bool = Field(
         False,
-        description="Once loaded it stays: it is never stopped for another model, nor for being idle. The service does "
-        "not start with pinned models that this machine cannot hold together.",
+        description="Once loaded it stays: it is never stopped for another model, nor for being idle; of several "
+        "`replicas` one is not stopped, and `min` stay when idle. The service does not start with pinned models that "
+        "this machine cannot hold together.",
     )
     preload: bool = Field(False, description="Loaded when the service starts.")
     priority: int = Field(
@@ -82,6 +110,7 @@ class ModelSettings(ModelDefaults):
         description="Where memory is short, models with a higher one are loaded first, and stopped last. That ends "
         "for requests that have waited for 40 % of `scheduling.max_wait_seconds`: their turn has come.",
     )
+    replicas: ReplicaSettings = ReplicaSettings()
     mmproj: AutoOffOrPath = Field(
         "auto",
         description="The projector that lets it see or hear: a path as in `path`; auto: the one beside its file; off.",

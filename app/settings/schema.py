@@ -245,6 +245,9 @@ class Settings(BaseSettings):
     def _names_differ(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
         if twice := _twice(name for own, model in models.items() for name in (own, *model.aliases)):
             holders = [own for own, model in models.items() if twice in (own, *model.aliases)]
+            if len(holders) == 1:
+                what = "its own name" if twice == holders[0] else f"{twice!r} twice"
+                raise ValueError(f"{holders[0]!r} has {what} among its aliases; leave it out")
             raise ValueError(f"{twice!r} is a name or alias of {' and of '.join(holders)}; one of them may have it")
         return models
 

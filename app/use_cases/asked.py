@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import MemoryOptions, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import Wishes
 from app.use_cases.model_shape import ModelShape
+
+_LAST, _RANK = 3, 4  # of enum llama_pooling_type (llama.h); a model that also chats may have another
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,18 @@ class Asked:
     estimate: Callable[[MemoryOptions, tuple[str, ...]], Estimate]
     wishes: Wishes = field(default_factory=Wishes)
     extra: Extra = NOTHING_EXTRA
+
+    @property
+    def task(self) -> Task:
+        """What it is for: as it is started, else by what its header says of how its tokens are put together."""
+        if self.options.task is not Task.COMPLETION:
+            return self.options.task
+        hparams = self.shape.hparams
+        pooling = hparams.integer("pooling_type")
+        if pooling == _RANK:
+            return Task.RERANK
+        is_encoder = hparams.value("attention.causal") is False
+        return Task.EMBEDDING if is_encoder or pooling == _LAST else Task.COMPLETION
 
     def need(self, options: MemoryOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         found = self.estimate(options, gpus)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 from app.entities.model import Model
 from app.entities.server import Server
@@ -46,5 +47,10 @@ def was_of_use(server: Server, at: float) -> bool:
 
 def holds(brakes: Brakes, model: Model, now: float) -> Brake | None:
     """The one that holds this model back; not if its file or its settings have changed since."""
+    return brakes[model.name] if now < held_until(brakes, model) else None
+
+
+def held_until(brakes: Brakes, model: Model) -> float:
+    """Until then none is started of it; long ago where nothing holds it back."""
     brake = brakes.get(model.name)
-    return brake if brake is not None and now < brake.until and brake.model.is_served_as(model) else None
+    return brake.until if brake is not None and brake.model.is_served_as(model) else -inf

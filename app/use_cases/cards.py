@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from math import inf
 
 from app.entities.launch import MemoryOptions
 from app.entities.memory import Estimate
@@ -104,19 +105,20 @@ def placement_on(
     )
 
 
-def rank_of_stopping(resident: Resident) -> tuple[bool, int, float]:
-    """Whom to stop first: the old, of the lowest priority, that cost the least."""
-    return resident.is_young, resident.priority, cost_of_stopping(resident)
+def rank_of_stopping(resident: Resident) -> tuple[bool, bool, int, float]:
+    """Whom to stop first: those that are not missed, then the old, of the lowest priority, that cost the least."""
+    return not resident.is_spare, resident.is_young, resident.priority, cost_of_stopping(resident)
 
 
-def price(gone: Iterable[Resident]) -> tuple[bool, bool, int, float]:
-    """Of stopping all of these; what is looked at first comes first."""
+def price(gone: Iterable[Resident]) -> tuple[bool, bool, float, float]:
+    """Of stopping all of these; what is looked at first comes first. Those that are not missed cost nothing."""
     gone = tuple(gone)
+    missed = [each for each in gone if not each.is_spare]
     return (
         any(each.is_busy for each in gone),
-        any(each.is_young for each in gone),
-        max((each.priority for each in gone), default=0),
-        sum(map(cost_of_stopping, gone)),
+        any(each.is_young for each in missed),
+        max((each.priority for each in missed), default=-inf),
+        sum(map(cost_of_stopping, missed)),
     )
 
 

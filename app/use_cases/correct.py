@@ -9,7 +9,7 @@ from app.entities.frozen import replace
 from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
-from app.use_cases.asked import Extra
+from app.use_cases.asked import NOTHING_EXTRA, Extra
 from app.use_cases.events import Effect, StopReason
 from app.use_cases.ledger import Books
 from app.use_cases.pool_state import STARTING, Failure, PoolState, Step, Waiting, changed, stop, turn_away_model
@@ -82,6 +82,10 @@ def _end_the_start(state: PoolState, server: Server, lack: _Lack, now: float) ->
     where = "of RAM" if lack.device == CPU else f"on {lack.device}"
     detail = f"{server.model.name}: its llama-server needs {needed} {where}, {booked} were booked and {room} can be had"
     effects: list[Effect] = []
+    if state.has_another(server):  # nobody waits for this one; the next is placed by what it said
+        known = state.lessons.get(server.model.name, NOTHING_EXTRA)
+        state = replace(state, lessons={**state.lessons, server.model.name: known + lacked(server)})
+        return stop(state, server, StopReason.TOO_LARGE, detail)
     if server.is_planned_anew:
         state, effects = turn_away_model(state, _refusal(server, lack, detail))
     state = replace(state, waiting=tuple(_corrected(w, server) for w in state.waiting))

@@ -26,11 +26,12 @@ class Acquire:
     at: float
     give_up_at: float
     asked: Asked  # what it needs, should a server have to be started for it
+    conversation: int | None = None  # the one it belongs to, where its model may have several servers
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Somebody wants the model's server to be there, loading or loaded, and waits until there is room for it."""
+    """Somebody wants a server of the model to be there, loading or loaded, and waits until there is room for it."""
 
     ticket: int
     model: Model
@@ -41,7 +42,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """Somebody wants the model's server to go, as soon as it has answered what it is answering, and waits for that."""
+    """Somebody wants the model's servers to go once each has answered what it is answering, and waits for that."""
 
     ticket: int
     model: Model
@@ -222,10 +223,10 @@ class Spawn:
 class StopReason(enum.StrEnum):
     """Why a server is ended; a label of the metrics."""
 
-    IDLE = "idle"  # nobody used it for its ttl
+    IDLE = "idle"  # nobody used it for its ttl; or, of several, for as long as one that is not needed stays
     ROOM = "room"  # another model needs what it holds
-    DRAINED = "drained"  # it has answered what it had to before it goes
-    UNLOAD = "unload"  # ordered while it was loading
+    DRAINED = "drained"  # for another model, or another file of its name, after it has answered what it had to
+    UNLOAD = "unload"  # ordered, and it has answered what it had to
     STALLED = "stalled"  # its load showed no progress
     TOO_LARGE = "too_large"  # it said that it needs more than there is room for
     ABANDONED = "abandoned"  # it generates for clients that have left

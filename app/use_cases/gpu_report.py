@@ -53,7 +53,7 @@ def _gpu(gpu: Gpu, servers: Sequence[Server]) -> dict[str, object]:
         "utilization": float(gpu.utilization_percent or 0),
         "temperature": gpu.temperature_celsius,
         "power_usage": gpu.power_watts,
-        "assigned_models": [server.model.name for server in servers],
+        "assigned_models": list(dict.fromkeys(server.model.name for server in servers)),
         "compute_capability": f"{capability[0]}.{capability[1]}" if capability else None,
         "uuid": gpu.uuid,
         "pci_bus": gpu.pci_bus,

@@ -116,13 +116,15 @@ class _Deciding:
 
     @cached_property
     def _cheap(self) -> list[Resident]:
-        """Servers that nobody has used for long: stopping one costs less than a split for all its life."""
-        return [each for each in self._old if each.idle_seconds >= self.world.policy.residency_seconds]
+        """Servers that nobody has used for long, or that are not missed: stopping one costs less than a split for all
+        its life."""
+        long = self.world.policy.residency_seconds
+        return [each for each in self._old if each.is_spare or each.idle_seconds >= long]
 
     @cached_property
     def _old(self) -> list[Resident]:
         """Those whose residency is over: younger ones are stopped only where these do not make room."""
-        return [each for each in self._idle if not each.is_young]
+        return [each for each in self._idle if each.is_spare or not each.is_young]
 
     @cached_property
     def _idle(self) -> list[Resident]:

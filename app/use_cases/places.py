@@ -325,6 +325,12 @@ def _usable_with(card: Card, back: Mapping[str, int]) -> int:
     return min(card.total_bytes, card.usable_bytes + back.get(card.uuid, 0))
 
 
+def longest_context(asked: Asked) -> int:
+    """Tokens that one request may have at most, wherever the model is loaded; 0: nobody says."""
+    options = asked.options
+    return contexts(asked)[0] // (1 if options.kv_unified else max(1, options.parallel))
+
+
 def contexts(asked: Asked) -> tuple[int, ...]:
     """The contexts to try, the longest first: those of "auto" that are not above the model's own, or the one asked."""
     trained = asked.shape.hparams.integer("context_length")

@@ -28,6 +28,8 @@ STARTING, READY, DRAINING, STOPPING = (
     ServerState.STOPPING,
 )
 
+_SERVES = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lower, the better
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -55,9 +57,9 @@ class Limits:
 class Want(enum.Enum):
     """What a request waits for."""
 
-    SLOT = enum.auto()  # one of its model's server
-    LOADED = enum.auto()  # the server to be there, loading or loaded
-    UNLOADED = enum.auto()  # the server to be gone
+    SLOT = enum.auto()  # one of its model's servers
+    LOADED = enum.auto()  # one to be there, loading or loaded
+    UNLOADED = enum.auto()  # all to be gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Waiting:
     give_up_at: float
     want: Want = Want.SLOT
     asked: Asked | None = None  # what its model needs; None for who waits for a server's end
+    conversation: int | None = None  # the one it belongs to, where its model may have several servers
     is_planned_anew: bool = False  # a server that was to serve it was stopped, because more was needed than booked
 
 
@@ -83,6 +86,7 @@ class Basis:
     room: tuple[object, ...]  # what is free, comes back and is held: a reading that shows the same is no news
 
 
+Conversations = Mapping[int, int]  # the server that each was last with, the latest last
 Load = tuple[int, Asked | None, int]  # the ticket of its oldest request, and roughly how many wait for it
 
 
@@ -96,6 +100,17 @@ class Undecided:
     busy: frozenset[int]  # servers; one that is idle now may be stopped
     at: float
     again_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """The models that want another replica and have no place for it: what was known when it was last looked for one."""
+
+    models: tuple[str, ...]
+    servers: tuple[tuple[int, ServerState], ...]
+    room: tuple[object, ...] = ()  # what was free at the last decision
+    is_decided: bool = False  # no: readings for it were asked for
+    again_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +139,11 @@ class PoolState:
     lessons: Mapping[str, Extra] = field(default_factory=dict)  # what models were seen to lack, by name
     undecided: Undecided | None = None
     demands: Demands = field(default_factory=dict)  # how often models are asked for, and how long they load
+    crowded: Mapping[str, float] = field(
+        default_factory=dict
+    )  # models with all slots taken, and waited for, since when
+    sought: Sought | None = None
+    conversations: Mapping[str, Conversations] = field(default_factory=dict)  # of models with replicas, by name
     last_exit_at: float = float("-inf")  # a reading taken before this still counts bytes that are back
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     brakes: Brakes = field(default_factory=dict)
@@ -138,16 +158,28 @@ class PoolState:
         """All but this one."""
         return tuple(s for s in self.servers if s.id != server.id)
 
+    def servers_of(self, model: str) -> tuple[Server, ...]:
+        """All servers of a model, in whatever state, oldest first."""
+        return tuple(s for s in self.servers if s.model.name == model)
+
     def server_of(self, model: str) -> Server | None:
-        """The one server of a model, in whatever state."""
-        return next((s for s in self.servers if s.model.name == model), None)
+        """The server of a model, in whatever state; of several the oldest of those that serve best."""
+        found = None
+        for server in self.servers:
+            if server.model.name == model and (found is None or _SERVES[server.state] < _SERVES[found.state]):
+                found = server
+        return found
+
+    def has_another(self, server: Server) -> bool:
+        """Whether another server of its model is there, and stays or is waited for."""
+        return any(each.id != server.id and each.state is not STOPPING for each in self.servers_of(server.model.name))
 
     def plan_of(self, model: Model) -> Asked | None:
-        """What was asked when the server was started that serves this model, or will soon; None: there is none."""
-        server = self.server_of(model.name)
-        if server is None or server.state not in (STARTING, READY) or not server.model.is_served_as(model):
-            return None
-        return self.plans.get(server.id)
+        """What was asked when a server was started that serves this model, or will soon; None: there is none."""
+        for server in self.servers:
+            if server.model.name == model.name and server.state in (STARTING, READY):
+                return self.plans.get(server.id) if server.model.is_served_as(model) else None
+        return None
 
     @property
     def wanting(self) -> tuple[Waiting, ...]:

@@ -39,9 +39,9 @@ LESSON_SHARE = 0.05
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the answers that it is in itself."""
     match event:
-        case ev.Acquire(ticket, model, at, give_up_at, asked):
+        case ev.Acquire(ticket, model, at, give_up_at, asked, conversation):
             state = replace(state, demands=demand.asked_for(state.demands, model.name, at))
-            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT, asked)), []
+            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT, asked, conversation)), []
         case ev.Load(ticket, model, at, give_up_at, asked):
             state = replace(state, brakes=brake.lifted(state.brakes, model.name))  # somebody wants to know
             return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED, asked)), []
@@ -81,13 +81,15 @@ def record(state: PoolState, event: Event) -> Step:
 
 
 def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
-    """In the queue. A server that was started for what the name meant before makes way for what it means now."""
-    server = state.server_of(waiting.model.name)
-    if server is not None and server.is_up and not server.model.is_served_as(waiting.model):
-        state = _condemned(state, server)
-    if server is not None and waiting.asked is not None and waiting.asked is state.plans.get(server.id):
-        asked = waiting.asked.but(lacked(server))  # said since it was worked out
-        waiting = waiting if asked is waiting.asked else replace(waiting, asked=asked)
+    """In the queue. Servers that were started for what the name meant before make way for what it means now."""
+    for server in state.servers:
+        if server.model.name != waiting.model.name:
+            continue
+        if server.is_up and not server.model.is_served_as(waiting.model):
+            state = _condemned(state, server)
+        if waiting.asked is not None and waiting.asked is state.plans.get(server.id):
+            asked = waiting.asked.but(lacked(server))  # said since it was worked out
+            waiting = waiting if asked is waiting.asked else replace(waiting, asked=asked)
     return replace(state, waiting=(*state.waiting, waiting))
 
 
@@ -127,17 +129,19 @@ def _renumbered(server: Server, gpus: GpuSnapshot) -> Server:
 
 
 def _unwanted(state: PoolState, waiting: Waiting) -> Step:
-    """In the queue, and the server takes nothing new from here on. One that still loads is stopped, and those who wait
-    for it are told; who comes later waits for its end and has it loaded again."""
+    """In the queue, and the servers take nothing new from here on. One that still loads is stopped, and those who wait
+    for it are told if it is the only one; who comes later waits for their end and has one loaded again."""
+    effects: list[Effect] = []
     state = replace(state, waiting=(*state.waiting, waiting))
-    server = state.server_of(waiting.model.name)
-    if server is None or server.state is STOPPING:
-        return state, []
-    if server.state is STARTING:
-        state, refusals = turn_away_model(state, Refusal(Reason.UNLOADED, waiting.model.name))
-        state, orders = stop(state, server, ev.StopReason.UNLOAD)
-        return state, [*refusals, *orders]
-    return _condemned(state, server), []
+    for server in state.servers_of(waiting.model.name):
+        if server.is_up:
+            state = changed(_condemned(state, server), server.id, lambda s: replace(s, is_unloaded=True))
+        elif server.state is STARTING:
+            if not state.has_another(server):
+                state, effects = turn_away_model(state, Refusal(Reason.UNLOADED, waiting.model.name))
+            state, orders = stop(state, server, ev.StopReason.UNLOAD)
+            effects += orders
+    return state, effects
 
 
 def _condemned(state: PoolState, server: Server) -> PoolState:
@@ -215,11 +219,15 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
         return replace(state, brakes=brake.lifted(state.brakes, server.model.name)) if was_up else state, []
     if server.state is STARTING and event.ran_out_of_memory:
         state = replace(state, lessons={**state.lessons, server.model.name: _more_next_time(server)})
-        if not server.is_planned_anew and any(w.model.name == server.model.name for w in state.wanting):
+        is_awaited = any(w.model.name == server.model.name for w in state.wanting) and not state.has_another(server)
+        if not server.is_planned_anew and is_awaited:
             return replace(state, waiting=tuple(_planned_anew(w, server) for w in state.waiting)), []
-    failures = {**state.failures, server.model.name: Failure(event.detail, event.at)}
+    if state.has_another(server):  # its model is there all the same; nobody is turned away who would stop the next try
+        return replace(state, brakes=brake.ended(state.brakes, server, event.at)), []
     brakes = state.brakes if event.could_not_spawn else brake.ended(state.brakes, server, event.at)
-    state = replace(state, failures=failures, brakes=brakes)
+    state = replace(
+        state, brakes=brakes, failures={**state.failures, server.model.name: Failure(event.detail, event.at)}
+    )
     if server.state is not STARTING:
         return state, []
     # Whoever waits for this load learns what became of it; a later request may try again.

@@ -97,7 +97,7 @@ def model_place(model: Model, pool: PoolState, decisions: Iterable[Explained]) -
 
 def model_list(models: Iterable[Model], pool: PoolState) -> dict[str, object]:
     """The body of /v1/models. Unloaded models are listed too: asking for one loads it."""
-    servers = {server.model.name: server for server in pool.servers}
+    servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
     return {"object": "list", "data": [_entry(model, servers.get(model.name), pool) for model in models]}
 
 
@@ -123,7 +123,14 @@ def _status(model: Model, server: Server | None, pool: PoolState) -> dict[str, o
     failure = pool.failures.get(model.name)
     message = model.problem or (failure.detail if failure else "")
     failed = {"failed": True, "message": message} if message else {}
-    return {"value": value} | _progress(server) | failed
+    return {"value": value} | _instances(model, pool) | _progress(server) | failed
+
+
+def _instances(model: Model, pool: PoolState) -> dict[str, object]:
+    """How many servers load or answer, where there may be several."""
+    if model.replicas.max == 1:
+        return {}
+    return {"instances": sum(each.state in MODEL_STATUS for each in pool.servers_of(model.name))}
 
 
 def _progress(server: Server | None) -> dict[str, object]:

@@ -23,6 +23,7 @@ from app.use_cases.ledger import Books
 from app.use_cases.no_place import no_place, refusal
 from app.use_cases.placement import decide
 from app.use_cases.pool_state import Basis, Load, PoolState, Step, Undecided, Waiting, changed, stop, turn_away_model
+from app.use_cases.siblings import is_spare
 from app.use_cases.turns import cold, had_its_own_at, has_its_turn, may_go_at, turn_at
 from app.use_cases.world import World, world_of
 
@@ -117,7 +118,7 @@ class _Look:
         world = self._world(state)
         for place, going in self._promises:
             world = world.promised(place, going)
-        decision = decide(_asked(state, waiting), world)
+        decision = decide(asked_with_lessons(state, waiting), world)
         if decision.outcome is Outcome.REFUSE and not decision.for_ever and self._promises:
             return Decision(Outcome.WAIT, "what room there is goes to those who came before", decision.needed_bytes)
         return decision
@@ -169,12 +170,12 @@ def _put_off(decision: Decision) -> Decision:
 
 
 def _world(state: PoolState, now: float) -> World:
-    world = world_of(_books(state), state.limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
+    world = world_of(books(state), state.limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
     known = {server.id: server for server in state.servers}
     return replace(world, residents=tuple(_valued(state, each, known[each.id], now) for each in world.residents))
 
 
-def _books(state: PoolState) -> Books:
+def books(state: PoolState) -> Books:
     assert state.memory is not None, "decisions are made on readings"
     limits = state.limits
     return Books(state.gpus, state.memory, state.servers, limits.rules, state.returning, limits.max_loaded)
@@ -183,9 +184,12 @@ def _books(state: PoolState) -> Books:
 def _valued(state: PoolState, resident: Resident, server: Server, now: float) -> Resident:
     """With what its settings and its requests say about stopping it."""
     ready_at = now if server.ready_at is None else server.ready_at
+    spare = is_spare(state, server)
     return replace(
         resident,
-        is_pinned=server.model.pin,
+        is_pinned=server.model.pin and not spare,
+        is_spare=spare,
+        is_loading=resident.is_loading and not spare,
         priority=server.model.priority,
         is_young=now < ready_at + state.limits.min_residency_seconds,
         rate=rate(state.demands, server.model, now),
@@ -193,7 +197,7 @@ def _valued(state: PoolState, resident: Resident, server: Server, now: float) ->
     )
 
 
-def _asked(state: PoolState, waiting: Waiting) -> Asked:
+def asked_with_lessons(state: PoolState, waiting: Waiting) -> Asked:
     assert waiting.asked is not None, "who wants a server says what it needs"
     return waiting.asked.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
 
@@ -204,7 +208,7 @@ def _basis(state: PoolState, now: float) -> Basis:
         servers=tuple((server.id, server.state) for server in state.servers),
         spoken_for=frozenset(each.model.name for each in state.wanting) & up,
         has_gpus=are_usable(state.gpus.as_of(now)),
-        room=_books(state).at_a_glance() if state.memory else (),
+        room=books(state).at_a_glance() if state.memory else (),
     )
 
 
@@ -221,14 +225,14 @@ def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, now: floa
     match decision.outcome:
         case Outcome.PLACE:
             assert decision.placement is not None
-            return _spawn(state, waiting, decision.placement, now)
+            return spawn(state, waiting, decision.placement, now)
         case Outcome.EVICT | Outcome.WAIT:
             return _send_away(state, set(decision.evict), waiting)
         case Outcome.REFUSE:
             return turn_away_model(state, refusal(state, waiting, decision))
 
 
-def _spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float) -> Step:
+def spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float) -> Step:
     assert waiting.asked is not None
     server = Server(
         id=state.next_server,
@@ -246,15 +250,16 @@ def _spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float)
 
 
 def _send_away(state: PoolState, going: set[int], waiting: Waiting) -> Step:
-    """Stop the idle ones. A busy one is never cut: it takes nothing new and goes with its last lease, so a request
-    whose turn has come cannot starve behind a busy model; one that older requests wait for serves those first."""
+    """Stop the idle ones, and replicas that load. A busy one is never cut: it takes nothing new and goes with its last
+    lease, so a request whose turn has come cannot starve behind a busy model; one that older requests wait for serves
+    those first."""
     effects: list[Effect] = []
     wanted = waiting.model.name
     spoken_for = {each.model.name for each in takewhile(lambda each: each.ticket != waiting.ticket, state.wanting)}
     for server in state.servers:
-        if server.id not in going or server.state is not ServerState.READY:
+        if server.id not in going or server.state not in (ServerState.READY, ServerState.STARTING):
             continue
-        if server.is_idle:
+        if server.is_idle or server.state is ServerState.STARTING:
             state, orders = stop(state, server, StopReason.ROOM, f"for {wanted}")
             effects += orders
         elif server.model.name not in spoken_for:

@@ -9,15 +9,17 @@ does I/O: time comes with the events, readings come as events, orders leave as e
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 
 from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
-from app.use_cases import readings
+from app.use_cases import readings, replicas
 from app.use_cases.again import again_seconds
 from app.use_cases.brake import ended, holds
 from app.use_cases.correct import correct_bookings
 from app.use_cases.events import CountSlots, Done, Effect, Event, Grant, StopReason
+from app.use_cases.idle import goes_at
 from app.use_cases.pool_state import (
     DRAINING,
     READY,
@@ -34,8 +36,10 @@ from app.use_cases.pool_state import (
     turn_away_model,
 )
 from app.use_cases.record import record
+from app.use_cases.replicas import add_replicas
 from app.use_cases.room import due_at as room_due_at
 from app.use_cases.room import make_room
+from app.use_cases.siblings import chosen, with_one_more
 
 
 def step(state: PoolState, event: Event) -> Step:
@@ -51,9 +55,12 @@ def step(state: PoolState, event: Event) -> Step:
 
 def _is_settled(state: PoolState, now: float) -> bool:
     """Whether all other passes would find nothing to do: what nearly every request for a loaded model leaves behind."""
-    if state.waiting or state.draining or state.undecided or not readings.are_settled(state):
+    if state.waiting or state.draining or state.undecided or state.crowded or state.sought:
         return False
-    if any(server.state is not READY for server in state.servers):
+    for server in state.servers:  # not in a generator: that alone would cost half of all this
+        if server.state is not READY or replicas.lacks_one(state, server):
+            return False
+    if not readings.are_settled(state):
         return False
     due = due_at(state)
     return due is None or now < due
@@ -68,13 +75,15 @@ def due_at(state: PoolState) -> float | None:
     for server in state.servers:
         if server.state is STARTING:
             times.append(server.progress_at + state.limits.stall_timeout_seconds)
-        elif server.is_idle and not _is_kept(server):
-            times.append(_idle_until(state, server))
+        elif server.is_idle and (at := goes_at(state, server)) < inf:
+            times.append(at)
         if server.check_at is not None:
             times.append(server.check_at)
     if state.waiting:
         times += [each.give_up_at for each in state.waiting]
         times += [*readings.due_at(state), *room_due_at(state)]
+    if state.crowded or state.sought or state.brakes:
+        times += replicas.due_at(state)
     return min(times, default=None)
 
 
@@ -124,21 +133,33 @@ def _grant(state: PoolState, now: float) -> Step:
     """Free slots of ready servers go to those who wait for them, oldest first."""
     if not state.waiting:
         return state, []
-    free = {s.model.name: s for s in state.servers if s.has_free_slot}
-    granted: dict[int, Server] = {}
+    free: dict[str, list[Server]] = {}
+    for server in state.servers:
+        if server.has_free_slot:
+            free.setdefault(server.model.name, []).append(server)
+    granted: dict[int, int] = {}
+    fuller: dict[int, Server] = {}
+    known = state.conversations
     for waiting in state.waiting:
-        server = free.get(waiting.model.name)
-        if waiting.want is Want.SLOT and server is not None and server.has_free_slot:
-            server = replace(server, leases=server.leases | {waiting.ticket})
-            free[waiting.model.name] = granted[waiting.ticket] = server
+        ours = free.get(waiting.model.name)
+        if waiting.want is Want.SLOT and ours:
+            server = ours[0] if len(ours) == 1 else chosen(ours, waiting, known)
+            if waiting.conversation is not None:
+                known = with_one_more(known, waiting, server)
+            ours.remove(server)
+            granted[waiting.ticket] = server.id
+            server = fuller[server.id] = replace(server, leases=server.leases | {waiting.ticket})
+            if server.has_free_slot:
+                ours.append(server)
     if not granted:
         return state, []
     state = replace(
         state,
-        servers=tuple(free.get(s.model.name, s) for s in state.servers),
-        waiting=tuple(w for w in state.waiting if w.ticket not in granted),
+        servers=tuple([fuller.get(s.id, s) for s in state.servers]),
+        waiting=tuple([w for w in state.waiting if w.ticket not in granted]),
+        conversations=known,
     )
-    return state, [Grant(ticket, server.id) for ticket, server in granted.items()]
+    return state, [Grant(ticket, server) for ticket, server in granted.items()]
 
 
 def _tell_the_done(state: PoolState, now: float) -> Step:
@@ -149,12 +170,12 @@ def _tell_the_done(state: PoolState, now: float) -> Step:
 
 
 def _has_come_about(state: PoolState, waiting: Waiting) -> bool:
-    server = state.server_of(waiting.model.name)
+    servers = state.servers_of(waiting.model.name)
     match waiting.want:
         case Want.LOADED:
-            return server is not None and server.state in (STARTING, READY)
+            return any(server.state in (STARTING, READY) for server in servers)
         case Want.UNLOADED:
-            return server is None
+            return not servers
         case Want.SLOT:
             return False
 
@@ -182,11 +203,13 @@ def _stop_the_stalled(state: PoolState, now: float) -> Step:
     for server in state.servers:
         if server.state is STARTING and now >= server.progress_at + limit:
             detail = f"{server.model.name}: no progress for {limit:g} s while loading"
-            state, refusals = turn_away_model(state, Refusal(Reason.LOAD_TIMEOUT, server.model.name, detail))
-            failures = {**state.failures, server.model.name: Failure(detail, now)}
-            state = replace(state, failures=failures, brakes=ended(state.brakes, server, now))
+            state = replace(state, brakes=ended(state.brakes, server, now))
+            if not state.has_another(server):
+                state, refusals = turn_away_model(state, Refusal(Reason.LOAD_TIMEOUT, server.model.name, detail))
+                state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
+                effects += refusals
             state, orders = stop(state, server, StopReason.STALLED)
-            effects += [*refusals, *orders]
+            effects += orders
     return state, effects
 
 
@@ -201,26 +224,14 @@ def _stop_the_unwanted(state: PoolState, now: float) -> Step:
 
 
 def _why_to_stop(state: PoolState, server: Server, now: float) -> StopReason | None:
-    if server.is_idle and not _is_kept(server) and now >= _idle_until(state, server):
+    if server.is_idle and now >= goes_at(state, server):
         return StopReason.IDLE
     if server.state is DRAINING and not server.leases:
-        return StopReason.DRAINED
+        return StopReason.UNLOAD if server.is_unloaded else StopReason.DRAINED
     unused = server.is_idle or server.state is STARTING
     if (state.draining and unused) or (state.closing and server.state is not STOPPING):
         return StopReason.SHUTDOWN
     return None
-
-
-def _is_kept(server: Server) -> bool:
-    """Pinned, and without an idle time of its own."""
-    return server.model.pin and server.model.ttl_seconds is None
-
-
-def _idle_until(state: PoolState, server: Server) -> float:
-    """The time at which an idle server goes if nobody has used it."""
-    wished, own = server.keep_seconds, server.model.ttl_seconds
-    keep = next((each for each in (wished, own) if each is not None), state.limits.ttl_seconds)
-    return server.last_used + keep
 
 
 def _check_the_abandoned(state: PoolState, now: float) -> Step:
@@ -244,5 +255,6 @@ _PASSES = (
     _stop_the_unwanted,
     correct_bookings,
     _check_the_abandoned,
+    add_replicas,
     make_room,
 )

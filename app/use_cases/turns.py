@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from app.entities.server import Server
 from app.use_cases.demand import RATE_SECONDS, load_seconds, rate
 from app.use_cases.pool_state import PoolState, Waiting
+from app.use_cases.siblings import is_spare
 
 WORTH = 6.0  # seconds waited for a second spared, for each model that waits; bench/scheduling: more, and there are
 # fewer loads and longer waits. The more models wait, the more are held up by a load that could have been spared.
@@ -56,7 +57,11 @@ def _ready_at(server: Server) -> float:
 
 
 def may_go_at(state: PoolState, waiting: Waiting, going: Sequence[Server], now: float) -> float:
-    """When these idle servers may be stopped for it, if nothing else happens: any time up to now means now."""
+    """When these idle servers may be stopped for it, if nothing else happens: any time up to now means now. Those that
+    are not missed may at once."""
+    going = [server for server in going if not is_spare(state, server)]
+    if not going:
+        return now
     left_alone_at = max(server.last_used for server in going) + state.limits.min_residency_seconds
     times = [left_alone_at, turn_at(state, waiting)]
     if all(server.model.priority <= waiting.model.priority for server in going):
