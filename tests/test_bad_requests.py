@@ -182,7 +182,11 @@ CASES = [
     no_path(post(asks("demo"), "/Tools/")),
     no_path(post(asks("demo"), "/v1/mcp/servers")),
     no_path(post(asks("demo"), "/agents")),
-    no_path(post(asks("demo"), "/slots/0")),
+    *(
+        Case(f"POST /slots/0{query}", post(asks("demo"), f"/slots/0{query}"), 400,
+             "invalid_request", "slots are saved and restored by the service alone .+", "action")
+        for query in ("", "?action=save", "?action=%73ave", "?action=erase&action=save", "?Action=erase")
+    ),
     no_path(post(asks("demo"), "/Slots/-1")),
     no_path(post(asks("demo"), "/x/../tools")),
     Case("//tools", post(asks("demo"), "//tools"), 404, "not_found", "no such path: POST /tools"),

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as NoSuchRule
 
-from app.errors import ProxyError
+from app.errors import InvalidRequest, ProxyError
 from app.routes.answers import Answer
 from app.routes.exchange import Exchange
 from app.routes.incoming import Incoming, incoming
@@ -31,7 +31,10 @@ def infer(asked: Incoming, route: str) -> Answer:
         raise
 
 
-def infer_by_flask() -> Response:
+def infer_by_flask(slot: int | None = None) -> Response:
+    if slot is not None and incoming().arguments("action") != ["erase"]:
+        why = "slots are saved and restored by the service alone (keep_kv_cache), or one client would read another's"
+        raise InvalidRequest(f'{why}: "action" may be "erase"', param="action")
     return as_flask(infer(incoming(), request.url_rule.rule if request.url_rule else OTHER_PATH))
 
 

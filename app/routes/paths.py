@@ -12,15 +12,15 @@ POST_ROUTES = (
     *("/v1/responses/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
     *("/v1/messages/count_tokens", "/v1/systemone", "/tokenize", "/detokenize", "/apply-template"),
     *("/v1/embeddings", "/embeddings", "/embedding", "/v1/rerank", "/v1/reranking", "/rerank", "/reranking"),
-    *("/v1/audio/transcriptions", "/audio/transcriptions", "/lora-adapters", "/props"),
+    *("/v1/audio/transcriptions", "/audio/transcriptions", "/lora-adapters", "/slots/<int:slot>", "/props"),
 )
 GET_ROUTES = ("/slots", "/lora-adapters")  # and /props and /metrics, which are ours without ?model=
 PLAIN_ROUTES = frozenset(route for route in POST_ROUTES if "<" not in route)  # a path is one of these, or is not
 
 OTHER_PATH = "_other"  # the label of paths that are not ours
 
-# Never passed on, to whatever model: they fetch addresses, run commands or reach other programs; and slots are saved
-# and restored by us alone (keep_kv_cache), or one client would read another's. GET /slots is a route of its own.
+# Never passed on, to whatever model: they fetch addresses, run commands or reach other programs; or are of slots and
+# no route of ours.
 DENIED = ("cors-proxy", "tools", "mcp", "agent", "slots")
 
 
