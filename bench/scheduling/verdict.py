@@ -48,7 +48,7 @@ def _among_bounded(runs: Runs) -> dict[str, Any]:
     cases = {case: by for case, by in _cases(kept, ("trace", "machine")).items() if _peers(by)}
     rest = [case for case, by in cases.items() if not _is_best(by)]
     share = 1 - len(rest) / len(cases) if cases else 0.0
-    bound = f"the same of {len(cases)} pairs, against peers whose worst wait below load {BUSY} is in bounds"
+    bound = f"the share of pairs again, of {len(cases)} pairs, against peers that keep the worst wait below load {BUSY}"
     return _row(bound, share, BEST_SHARE, rest, True)
 
 
