@@ -144,6 +144,16 @@ def test_nor_does_a_file_that_has_changed(tmp_path: Path):
         assert cached_tokens(service) == 0
 
 
+def test_nor_does_a_file_that_has_changed_and_was_not_looked_for_again(tmp_path: Path):
+    with keeping(tmp_path) as service:
+        cached_tokens(service)
+        unload(service)
+        at = (tmp_path / "demo.gguf").stat().st_mtime - 3600
+        os.utime(tmp_path / "demo.gguf", (at, at))
+        assert cached_tokens(service) == 0
+        said(service, "its model is started otherwise now")
+
+
 @pytest.mark.parametrize("change", [{"keep_kv_cache": False}, {"path": "nowhere.gguf"}])
 def test_nothing_stays_of_what_is_not_kept_any_more(tmp_path: Path, change: dict[str, Any]):
     with keeping(tmp_path) as service:

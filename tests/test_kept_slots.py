@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from app.use_cases.kept_slots import SavedSlot, digest_of, folder_of, saved_slot
 from tests.builders import a_model, a_server, an_engine, replace
 from workers import kept_cache, slot_files
 from workers.kept_cache import KeptCaches
+from workers.model_headers import stamp_of
 from workers.slot_files import SlotFiles
 
 START, OTHER_START = "0123456789abcdef", "fedcba9876543210"
@@ -59,8 +61,6 @@ def with_launch(**settings: object):
 @pytest.mark.parametrize(
     "model",
     [
-        replace(MODEL, created=MODEL.created + 1),
-        replace(MODEL, size_bytes=MODEL.size_bytes + 1),
         replace(MODEL, path="/models/other.gguf"),
         with_launch(ctx_size=8192),
         with_launch(cache_type_k="q8_0"),
@@ -71,16 +71,17 @@ def with_launch(**settings: object):
 )
 def test_what_a_cache_depends_on_changes_its_start(model):
     engine = an_engine("--kv-unified", "--mmproj")
-    assert digest_of(model, engine, {}) != digest_of(MODEL, engine, {})
+    assert digest_of(model, engine, {}, ()) != digest_of(MODEL, engine, {}, ())
 
 
-def test_so_does_another_engine_and_a_variable_of_all_models():
+def test_so_do_other_files_another_engine_and_a_variable_of_all_models():
     digests = {
-        digest_of(MODEL, ENGINE, {}),
-        digest_of(MODEL, replace(ENGINE, identity="newer"), {}),
-        digest_of(MODEL, ENGINE, {"GGML_X": "1"}),
+        digest_of(MODEL, ENGINE, {}, [(1, 2)]),
+        digest_of(MODEL, ENGINE, {}, [(1, 3)]),
+        digest_of(MODEL, replace(ENGINE, identity="newer"), {}, [(1, 2)]),
+        digest_of(MODEL, ENGINE, {"GGML_X": "1"}, [(1, 2)]),
     }
-    assert len(digests) == 3
+    assert len(digests) == 4
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_so_does_another_engine_and_a_variable_of_all_models():
     ],
 )
 def test_where_it_lies_and_who_it_is_for_do_not(model):
-    assert digest_of(model, ENGINE, {"PATH": "/bin"}) == digest_of(MODEL, ENGINE, {})
+    assert digest_of(model, ENGINE, {"PATH": "/bin"}, ()) == digest_of(MODEL, ENGINE, {}, ())
 
 
 # --- which are restored, and which go -------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(kept_cache, "RESTORE_SECONDS", 0.3)
     files = SlotFiles(tmp_path / "slots", 1000)
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
-    start = digest_of(server.model, SAVING, {})
+    start = digest_of(server.model, SAVING, {}, [stamp_of(server.model.path)])
     for slot in (0, 1):
         write(files, "qwen", saved(slot=slot, start=start))
     with socket.create_server(("127.0.0.1", 0)) as deaf:
@@ -217,6 +218,27 @@ def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: py
         assert not cache.restores(deaf.getsockname()[1], "key")
     cache.give_back()
     assert kept(tmp_path) == [saved(slot=1, start=start).name]
+
+
+def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    files = SlotFiles(tmp_path / "slots", 1000)
+    server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
+    file = saved(start=digest_of(server.model, SAVING, {}, [stamp_of(server.model.path)]))
+    write(files, "qwen", file)
+    cache = KeptCaches(files, SAVING, {}).of(server, bool)
+    assert cache is not None
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    assert not cache.restores(1, "key")
+    cache.save(1, "key", seconds=600)
+    assert cache.until <= time.monotonic()
+    cache.give_back()
+    assert kept(tmp_path) == [file.name]
 
 
 def test_what_hangs_is_not_asked_to_save():

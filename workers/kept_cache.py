@@ -16,6 +16,7 @@ from pathlib import Path
 from app.entities.launch import EngineFacts
 from app.entities.server import Server
 from app.use_cases.kept_slots import SavedSlot, digest_of
+from workers.model_headers import stamp_of
 from workers.server_questions import all_slots, slot_on_disk
 from workers.slot_files import SlotFiles, delete
 
@@ -43,7 +44,8 @@ class KeptCaches:
         if OPTION not in self._engine.flags:
             log.info("kv cache not kept model=%s: this llama-server has no %s", model.name, OPTION)
             return None
-        start = digest_of(model, self._engine, self._env)
+        stamps = [stamp_of(path) for path in (model.path, model.launch.mmproj) if path]
+        start = digest_of(model, self._engine, self._env, stamps)
         try:
             folder = self._files.folder(model.name)
             taken = self._files.take(model.name, start, server.slots)
@@ -112,7 +114,7 @@ class KeptCache:
             thread.start()
             self._thread = thread
         except RuntimeError:  # no thread left: then without
-            self._is_done, self._untried = True, []
+            self._is_done, self._until = True, time.monotonic()
 
     def _run(self, work: Callable[[], None]) -> None:
         try:

@@ -47,17 +47,18 @@ def folder_of(model: str) -> str:
     return f"{readable}-{hashlib.sha256(model.encode()).hexdigest()[:16]}"
 
 
-def digest_of(model: Model, engine: EngineFacts, env: Mapping[str, str]) -> str:
-    """Changes with whatever a saved cache depends on: the file, the engine, the command line and its variables.
+def digest_of(model: Model, engine: EngineFacts, env: Mapping[str, str], stamps: Iterable[object]) -> str:
+    """Changes with whatever a saved cache depends on: the files, the engine, the command line and its variables.
 
-    Where the layers lie does not count: llama.cpp's file is the same, and it refuses one that differs after all. The
-    size of the context does: some models (longrope) rotate otherwise in a longer one.
+    `stamps` are the files' as they are now: what the catalogue says may be from before a change. Where the layers lie
+    does not count: llama.cpp's file is the same, and it refuses one that differs after all. The size of the context
+    does: some models (longrope) rotate otherwise in a longer one.
     """
     anywhere = replace(model.launch, n_gpu_layers=0, n_cpu_moe=0, gpus=(), tensor_split=())
     argv = launch_plan(replace(model, name="", launch=anywhere), engine, {}, api_key="", port=ANY_PORT).argv
     every = {**env, **model.launch.env}
     variables = sorted(item for item in every.items() if item[0].upper().startswith(_TELLING_VARIABLES))
-    parts = (argv, variables, model.path, model.size_bytes, model.created, engine.identity)
+    parts = (argv, variables, model.path, tuple(stamps), engine.identity)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
