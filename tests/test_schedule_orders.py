@@ -174,3 +174,18 @@ def test_a_model_may_have_an_idle_time_of_its_own(own: float | None, goes_at: fl
     assert due_at(play.state) == goes_at
     assert stopped(play.tell(ev.Tick(goes_at - 0.001))) == []
     assert stopped(play.tell(ev.Tick(goes_at))) == [server]
+
+
+def test_who_waits_when_the_file_changes_gets_a_server_of_the_new_one():
+    """Started of what they had asked for, it would make way at once for what is asked since."""
+    play, model = Play(), a_model(slots=1)
+    play.ask(model)
+    play.tell(ev.Ready(1, 9001, at=0.5))
+    play.ask(model, at=1.0)
+    changed = replace(model, created=7)
+    play.ask(changed, at=2.0)
+    play.tell(ev.Release(1, at=3.0))
+    (spawn,) = (effect for effect in play.tell(ev.Exited(1, "", at=4.0)) if isinstance(effect, ev.Spawn))
+    assert spawn.server.model == changed
+    assert grants(play.tell(ev.Ready(2, 9002, at=5.0))) == {2: 2}
+    assert play.state.server(2).state is ServerState.READY

@@ -81,7 +81,8 @@ def record(state: PoolState, event: Event) -> Step:
 
 
 def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
-    """In the queue. Servers that were started for what the name meant before make way for what it means now."""
+    """In the queue. Servers that were started for what the name meant before make way for what it means now, and who
+    waits already gets a server of that."""
     for server in state.servers:
         if server.model.name != waiting.model.name:
             continue
@@ -90,7 +91,14 @@ def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
         if waiting.asked is not None and waiting.asked is state.plans.get(server.id):
             asked = waiting.asked.but(lacked(server))  # said since it was worked out
             waiting = waiting if asked is waiting.asked else replace(waiting, asked=asked)
-    return replace(state, waiting=(*state.waiting, waiting))
+    return replace(state, waiting=(*[_meant_as(each, waiting) for each in state.waiting], waiting))
+
+
+def _meant_as(earlier: Waiting, latest: Waiting) -> Waiting:
+    model, meant = earlier.model, latest.model
+    if model is meant or model.name != meant.name or earlier.want is Want.UNLOADED or model.is_served_as(meant):
+        return earlier
+    return replace(earlier, model=meant, asked=latest.asked)
 
 
 def _projected(state: PoolState, server_id: int, needs: Mapping[str, int], at: float) -> PoolState:
