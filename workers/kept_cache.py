@@ -73,6 +73,7 @@ class KeptCache:
         self._start = start
         self._token = secrets.token_hex(4)
         self._untried = taken  # written by one thread at a time: the server's, then the one that restores
+        self._is_lost = False  # it gave no answer about one
         self._tokens: dict[int, int] = {}  # restored, by slot: /slots is silent about them until they are used
         self._wake = wake
         self._thread: threading.Thread | None = None
@@ -97,6 +98,16 @@ class KeptCache:
     def save(self, port: int, api_key: str, seconds: float) -> None:
         """Begin to save what its idle slots hold."""
         self._begin(seconds, lambda: self._save(port, api_key))
+
+    def took_it_down(self) -> bool:
+        """Its process is gone: whether it was restoring then. Another attempt at this start goes without, for what was
+        not tried is there for the next one."""
+        if self._thread is None:
+            return False
+        self.give_back()
+        self._tokens.clear()
+        was_lost, self._is_lost = self._is_lost, False
+        return was_lost
 
     def give_back(self) -> None:
         """Its process is gone: what was not tried is there for the next start."""
@@ -145,6 +156,7 @@ class KeptCache:
                 *(self._server.id, self._server.model.name, slot, _why(status, said)),
             )
             if status is None:  # it has ended, or may still be reading
+                self._is_lost = True
                 break
         self._say("restored", list(self._tokens.values()), read_bytes, began)
 

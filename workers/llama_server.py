@@ -174,7 +174,7 @@ class LlamaServer:
     def _live(self) -> tuple[bool, str]:
         """From spawn to reap: whether that could not even begin, and how it ended.
 
-        A port lost to somebody else costs a new attempt, not the load.
+        A port lost to somebody else costs a new attempt, not the load; so does a saved KV cache that llama.cpp ends at.
         """
         model = self._launcher.as_started(self._server.model)
         self._server = replace(
@@ -189,8 +189,12 @@ class LlamaServer:
             self._watch()
             code = self._reap()
             words = last_words(self.log.lines())
-            lost_its_port = not self._is_ready and not self._stop_wanted and _BIND_FAILED.search(words)
-            if not lost_its_port or attempt == BIND_ATTEMPTS:
+            if self._is_ready or self._stop_wanted or attempt == BIND_ATTEMPTS:
+                break
+            if self._cache is not None and self._cache.took_it_down():
+                log.warning("server=%d ended at its saved kv cache; starting it without", self._server.id)
+                continue
+            if not _BIND_FAILED.search(words):
                 break
             log.warning("server=%d could not listen on its port; trying another", self._server.id)
             self._launcher.fixed_ports = True
