@@ -123,7 +123,7 @@ def _errors_about_the_cpu(settings: Settings) -> list[str]:
 
 def _about_pins(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Errors and warnings, by what this machine has."""
-    from workers.runtime import look_at_pins
+    from workers.parts import look_at_pins
 
     return look_at_pins(settings) if settings.pinned else ((), ())
 
@@ -141,7 +141,7 @@ def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
     """A line for each model that could not be served, and for whatever else is odd about their files."""
     import logging
 
-    from workers.runtime import catalog_of, has_models
+    from workers.parts import catalog_of, has_models
 
     scan_log = logging.getLogger("workers.catalog")
     scan_log.disabled = True  # it says the same

@@ -91,7 +91,7 @@ def of_settings(model: str, config: Path | None) -> Question:
     """What the settings say of a NAME of the catalogue; of a FILE, what they say of models without an entry."""
     from app.errors import ModelNotFound
     from app.use_cases.memory_options import memory_options
-    from workers.runtime import catalog_of
+    from workers.parts import catalog_of
 
     settings = settings_of(config)
     if is_file(model):

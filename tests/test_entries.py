@@ -15,7 +15,7 @@ from tests.builders import GGUF_BYTES, a_gguf
 from tests.test_hub_cache import cached
 from workers.catalog import Catalog, Entry
 from workers.entries import download_command
-from workers.runtime import catalog_of
+from workers.parts import catalog_of
 
 DEFAULTS, OWN = LaunchSettings(), LaunchSettings(ctx_size=99)
 
