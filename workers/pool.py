@@ -139,7 +139,7 @@ class Pool:
         """
         now, asked = time.monotonic(), self._what_is_asked(model)
         if context_tokens is not None and 0 < (most := longest_context(asked)) < context_tokens:
-            raise ContextLengthExceeded(model.name, most, is_loaded=False)
+            raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
         wish = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, asked, conversation)
         return Asking(self, wish, self._told(wish, client), client)
 

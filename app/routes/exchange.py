@@ -146,7 +146,7 @@ class Exchange:
         self.waited_seconds = lease.waited_seconds
         has, wanted = lease.address.context_tokens, self.wish.num_ctx
         if wanted is not None and has and wanted > has:
-            raise ContextLengthExceeded(lease.address.model, has, is_loaded=True)
+            raise ContextLengthExceeded(lease.address.model, wanted, has, is_loaded=True)
         self.send(lease.address)
 
     def send(self, address: Any) -> None:
