@@ -157,7 +157,7 @@ class SchedulingSettings(Section):
     """Who waits, how long, and what stays loaded."""
 
     max_loaded: int | None = Field(
-        None, ge=1, description="Models loaded at the same time; null: as many as memory holds."
+        None, ge=1, description="llama-servers at the same time, replicas included; null: as many as memory holds."
     )
     max_waiting: int = Field(256, ge=1, description="Requests that may wait, all models together.")
     max_waiting_per_model: int = Field(128, ge=1, description="Requests that may wait for one model.")
