@@ -209,6 +209,13 @@ def test_a_pinned_model_is_not_drained_either():
     assert play.decided[-1].decision.reason.endswith("; pinned models stay: pinned")
 
 
+def test_who_goes_for_the_number_of_models_alone_goes_for_that_reason():
+    play = Play(Limits(max_loaded=1), total_gib=16)
+    play.up(a_model("a"))
+    play.ask(a_model("b"), at=1.0)
+    assert play.decided[-1].decision.reason.endswith("once a has left; scheduling.max_loaded is reached")
+
+
 def test_who_is_refused_for_the_number_of_pinned_models_is_told_that_and_nothing_of_memory():
     play = Play(Limits(max_loaded=1), total_gib=16)
     play.up(replace(a_model("pinned"), pin=True))

@@ -206,4 +206,6 @@ class _Deciding:
 
     def _decision(self, outcome: Outcome, reason: str, needed_bytes: int) -> Decision:
         considered = tuple(dict.fromkeys(self.places.said))
+        if outcome in (Outcome.EVICT, Outcome.WAIT) and self.world.shared.get(PLACES, 1) < 1:
+            reason = f"{reason}; scheduling.max_loaded is reached"
         return Decision(outcome, reason, needed_bytes, free_bytes=self._free_bytes, considered=considered)
