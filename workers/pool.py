@@ -301,7 +301,7 @@ class Pool:
                 )
                 self._start(server)
             case ev.Stop(server_id, why, detail):
-                log.info("stop server=%d why=%s %s", server_id, why, detail)
+                log.info("stop server=%d why=%s%s", server_id, why, f" {detail}" if detail else "")
                 if process := self._processes.get(server_id):
                     process.stop(why.saves)
             case ev.CountSlots(server_id):
