@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +104,9 @@ def check_config(config: Path | None, as_json: bool) -> None:
     verdict = checked()
     if verdict.configuration:
         settings = verdict.configuration.settings
-        errors, warnings = _about_pins(settings)
-        warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
+        with _silent("workers.catalog", "workers.pinned"):  # they say the same
+            errors, warnings = _about_pins(settings)
+            warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
         verdict = verdict.with_warnings(warnings).with_errors((*_errors_about_the_cpu(settings), *errors))
     if as_json:
         click.echo(json.dumps(verdict.as_json(), indent=2))
@@ -139,16 +141,23 @@ def _warnings_about_engine(settings: Settings) -> list[str]:
 
 def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
     """A line for each model that could not be served, and for whatever else is odd about their files."""
-    import logging
-
     from workers.parts import catalog_of, has_models
 
-    scan_log = logging.getLogger("workers.catalog")
-    scan_log.disabled = True  # it says the same
+    return catalog_of(settings).warnings if has_models(settings) else ()
+
+
+@contextlib.contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    import logging
+
+    logs = [logging.getLogger(name) for name in names]
+    for each in logs:
+        each.disabled = True
     try:
-        return catalog_of(settings).warnings if has_models(settings) else ()
+        yield
     finally:
-        scan_log.disabled = False
+        for each in logs:
+            each.disabled = False
 
 
 def _refuse_an_address_in_use(host: str, port: int) -> None:

@@ -72,10 +72,11 @@ class ContextLengthExceeded(ProxyError):
     status, type, code = 400, "invalid_request_error", "context_length_exceeded"
     param = "num_ctx"
 
-    def __init__(self, model: str, has_tokens: int, is_loaded: bool) -> None:
+    def __init__(self, model: str, wanted_tokens: int, has_tokens: int, is_loaded: bool) -> None:
         has = "is loaded with" if is_loaded else "is never loaded with more than"
         super().__init__(
-            f"num_ctx: {model} {has} {has_tokens} tokens of context: ask for no more, or raise its ctx_size"
+            f"num_ctx {wanted_tokens}: {model} {has} {has_tokens} tokens of context: ask for no more, or set a larger "
+            "ctx_size for it"
         )
 
 
@@ -299,9 +300,9 @@ class UpstreamTimeout(ProxyError):
 
 _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
     Reason.DRAINING: (Draining, "the service is shutting down"),
-    Reason.OVERLOADED: (Overloaded, "too many requests are waiting here"),
-    Reason.QUEUE_FULL: (QueueFull, "too many requests are waiting for {model}"),
-    Reason.WAIT_TIMEOUT: (WaitTimeout, "{model}: no slot became free within the time a request may wait"),
+    Reason.OVERLOADED: (Overloaded, "{detail}"),
+    Reason.QUEUE_FULL: (QueueFull, "{model}: {detail}"),
+    Reason.WAIT_TIMEOUT: (WaitTimeout, "{model}: {detail}"),
     Reason.INSUFFICIENT_MEMORY: (InsufficientVram, "{model}: {detail}; {advice}"),
     Reason.DOES_NOT_FIT: (ModelDoesNotFit, "{model}: {detail}; {advice}"),
     Reason.NO_GPU: (NoGpu, "{model}: {detail}"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from app.use_cases.world import World
 
 
-@click.command()
+@click.command(short_help="Say where FILE_OR_NAME would go, and why.")
 @click.argument("model", metavar="FILE_OR_NAME")
 @model_options
 @click.option("--gpus", type=click.Path(path_type=Path), help="JSON file with the GPUs, and the servers on them.")

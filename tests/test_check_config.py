@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -173,6 +175,18 @@ def test_models_that_cannot_be_served_are_warnings(tmp_path):
         "warning: model broken cannot be served: broken.gguf is 4 bytes long, shorter than a GGUF header",
         f"warning: model mine cannot be served: no such file: looked for gone.gguf in {tmp_path}, {tmp_path}/models",
     ]
+
+
+def test_what_is_wrong_with_pinned_models_is_said_once(tmp_path):
+    """In a process of its own: what is logged without a handler goes to stderr there."""
+    a_gguf(tmp_path / "large.gguf", size_bytes=8 * 2**40)
+    text = "catalog: {models_dirs: [.], hugging_face: {cache: off}}\nmodels: {%s: {pin: true}}"
+    command = [sys.executable, "-m", "app.cli", "check-config", "--config"]
+    large = subprocess.run([*command, written(tmp_path, text % "large")], capture_output=True, text=True, timeout=60)
+    assert large.stdout == "" and large.stderr.count("\n") == 1, large.stderr
+    assert large.stderr.startswith("models.large.pin: it does not fit this machine: ")
+    gone = subprocess.run([*command, written(tmp_path, text % "gone")], capture_output=True, text=True, timeout=60)
+    assert (gone.stdout.count("no such model"), gone.stderr) == (1, "")
 
 
 def test_an_engine_that_is_not_there_is_a_warning(tmp_path):

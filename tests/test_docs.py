@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 from app import errors
+from app.settings.model import ModelDefaults
 from app.settings.page import configuration_page
+from app.settings.schema import SchedulingSettings
+from app.use_cases.turns import BATCH_SHARE, PATIENT_SHARE, WORTH
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +28,24 @@ def test_every_error_has_its_row():
 def test_every_setting_is_described_as_it_is():
     """Made by `python -m app.settings.page > docs/configuration.md`."""
     assert (ROOT / "docs" / "configuration.md").read_text() == configuration_page()
+
+
+def test_the_readme_names_every_page_and_links_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    links = {page: re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()) for page in pages}
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= set(links[ROOT / "README.md"])
+    assert [(page.name, link) for page in pages for link in links[page] if not (page.parent / link).exists()] == []
+
+
+def test_the_numbers_of_the_scheduling_page_are_the_defaults():
+    page, of = (ROOT / "docs" / "scheduling.md").read_text(), SchedulingSettings()
+    for key in ("max_wait_seconds", "min_residency_seconds", "ttl_seconds"):
+        assert f"`{key}` ({getattr(of, key):g})" in page
+    assert f"`parallel` slots ({ModelDefaults().parallel})" in page
+    assert f"{of.max_waiting_per_model} wait for one model, {of.max_waiting} in all" in page
+    for share in (PATIENT_SHARE, BATCH_SHARE):
+        assert f"{100 * share:g} % of `max_wait_seconds` ({share * of.max_wait_seconds:g} s)" in page
+    assert WORTH == 20 and "twenty times as long" in page
 
 
 def test_the_readme_names_commands_that_exist():

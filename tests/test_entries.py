@@ -167,6 +167,12 @@ def test_an_entry_whose_file_is_not_there_is_listed_and_says_where_was_looked(
     assert {name: what for name, what in listed(catalog).items() if name != "mine"} == FOUND
 
 
+@pytest.mark.parametrize(("name", "near"), [("a-Q4_K_S", "a-Q4_K_M"), ("u/Foo:Q8", "u/Foo:Q8_0"), ("other", None)])
+def test_a_name_that_is_nearly_one_of_those_found_says_which(home: Path, name: str, near: str | None):
+    problem = a_catalog(home, an_entry(name)).find(name).problem
+    assert problem.partition("; ")[2] == (f"did you mean {near}?" if near else "")
+
+
 def test_without_a_cache_a_repository_says_so(tmp_path: Path):
     catalog = Catalog([tmp_path], DEFAULTS, entries=[an_entry("mine", repo="u/Foo")])
     assert catalog.find("mine").problem.startswith("no Hugging Face cache is looked at: u/Foo")

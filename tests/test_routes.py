@@ -52,6 +52,7 @@ def test_a_good_body_reaches_the_engine_as_it_is(service: Service, body: bytes):
 
 @pytest.mark.parametrize("path", POST_ROUTES)
 def test_every_route_that_names_a_model_is_passed_on(service: Service, path: str):
+    path = path.replace("<int:slot>", "0?action=erase")
     assert (got := sent(service, path))["path"] == path
     assert got["method"] == "POST"
 

@@ -7,6 +7,7 @@ import pytest
 from app.entities.placement import CPU
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
+from app.errors import error_for
 from app.use_cases import events as ev
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.schedule import due_at, step
@@ -226,13 +227,35 @@ def test_a_wait_ends_at_its_time_limit():
     play = Play()
     play.ask(a_model(), patience=20.0)
     assert due_at(play.state) == 20.0
-    assert refusals(play.tell(ev.Tick(at=20.0))) == {1: Reason.WAIT_TIMEOUT}
+    (refuse,) = play.tell(ev.Tick(at=20.0))
+    assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.WAIT_TIMEOUT
+    assert refuse.refusal.detail == "waited 20 s (scheduling.max_wait_seconds), and it was still loading"
+
+
+def test_who_waited_in_vain_is_told_what_for():
+    play = Play(IMPATIENT, total_gib=12)
+    slots = play.ask(a_model("a", gib=10, slots=1))
+    assert spawned(slots) == ["a"]
+    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.ask(a_model("a", gib=10, slots=1), patience=7.0)
+    play.ask(a_model("b", gib=10), patience=7.0)
+    play.ask(a_model("a"), patience=7.0, want=ev.Unload)
+    told = [each.refusal.detail for each in play.tell(ev.Tick(at=7.0)) if isinstance(each, ev.Refuse)]
+    assert [each.partition(", and ")[2] for each in told] == [
+        "all its slots were taken",
+        "there was no room to load it (GET /decisions?model=b says why)",
+        "it still answers what it was asked",
+    ]
 
 
 def test_the_queue_is_bounded_per_model_and_in_all():
     play = Play(Limits(max_waiting=3, max_waiting_per_model=2))
     told = [e for name in "aaabb" for e in play.ask(a_model(name))]
     assert refusals(told) == {3: Reason.QUEUE_FULL, 5: Reason.OVERLOADED}
+    assert [str(error_for(each.refusal)) for each in told if isinstance(each, ev.Refuse)] == [
+        "a: 2 requests wait for it already (scheduling.max_waiting_per_model)",
+        "3 requests wait here already (scheduling.max_waiting)",
+    ]
 
 
 def test_a_free_slot_is_granted_even_when_the_queue_is_full():

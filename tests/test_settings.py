@@ -168,14 +168,14 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
         ("gpu: {reserve: some}", "gpu.reserve: 'some' is not a size like 256MiB"),
         ("gpu: {max_vram: 20}", "gpu.max_vram: 20 bytes are too few to be meant; write the unit, like 20GiB"),
         ("gpu: {max_vram: -1}", "gpu.max_vram: -1 is not a size like 256MiB"),
-        ("gpu: {order: 0}", "gpu.order: 0 is not a list"),
+        ("gpu: {order: 0}", 'gpu.order: 0 is not a list like ["one", "two"]'),
         ("gpu: {order: ['']}", "gpu.order[0]: a name has 1 to 512 printable characters and no blank at its ends"),
         ("gpu: {strategy: fill}", "gpu.strategy: 'fill' is none of pack, spread"),
         ("gpu: {busy_utilization: 0}", "gpu.busy_utilization: 0 is not a number above 0"),
         ("gpu: {busy_utilization: 90}", "gpu.busy_utilization: 90 is not a number up to 1"),
         ("gpu: {cpu_fallback: true}", "gpu.cpu_fallback: true is none of auto, never, when_full"),
         ("engine: {assume_gpu: cuda}", "engine.assume_gpu: 'cuda' is not true or false"),
-        ("models: {m: {gpus: GPU-a}}", "models.m.gpus: 'GPU-a' is not a list"),
+        ("models: {m: {gpus: GPU-a}}", 'models.m.gpus: \'GPU-a\' is not a list like ["one", "two"]'),
         ("models: {m: {exclude: [[]]}}", "models.m.exclude[0]: a list is not text"),
         ("models: {m: {min_gpus: 0}}", "models.m.min_gpus: 0 is not a number from 1 up"),
         ("models: {m: {max_gpus: 0}}", "models.m.max_gpus: 0 is not a number from 1 up"),
@@ -188,7 +188,7 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
             "models: {m: {cache_type_k: q9}}",
             "models.m.cache_type_k: 'q9' is none of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1",
         ),
-        ("catalog: {models_dirs: /models}", "catalog.models_dirs: '/models' is not a list"),
+        ("catalog: {models_dirs: /models}", 'catalog.models_dirs: \'/models\' is not a list like ["one", "two"]'),
         ("catalog: {hugging_face: {cache: on}}", "catalog.hugging_face.cache: must be auto, off or a path"),
         ("models: {m: {path: a, repo: b/c}}", "models.m: path and repo are two places for one model; keep one"),
         ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases; leave it out"),
@@ -305,7 +305,7 @@ def test_no_complaint_repeats_a_secret(tmp_path, text):
         configured(tmp_path, text)
     assert refused.value.lines
     assert SECRET not in str(refused.value) and SECRET not in repr(refused.value.__cause__)
-    assert complaints(tmp_path, "", KEYS=f'"{SECRET}"') == [f"{PREFIX}KEYS: this is not a list"]
+    assert complaints(tmp_path, "", KEYS=f'"{SECRET}"') == [f'{PREFIX}KEYS: this is not a list like ["one", "two"]']
 
 
 # --- keys -------------------------------------------------------------------------------------------------------

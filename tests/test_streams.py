@@ -7,11 +7,14 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from app.routes.exchange import Exchange
 from tests.service import Service, wait_for
 from tests.test_faults import faulty
 from workers.framing import Chunked
@@ -98,3 +101,16 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, v
         # A few kept connections to the server, and idle ones of clients, come and go.
         wait_for(lambda: worker.num_fds() <= before + 4, 20, worker.num_fds)
         assert answer(ask(service))[0].startswith(b"http/1.1 200")
+
+
+def test_a_client_that_leaves_as_soon_as_it_was_told_of_a_cut_has_not_left_first():
+    def cut() -> Iterator[bytes]:
+        yield b"data: {}\n\n"
+        exchange.client.gone = True
+        return False
+
+    exchange = Exchange(SimpleNamespace(services=None, environ={}), "/v1/chat/completions")
+    exchange.client = SimpleNamespace(gone=False)
+    exchange.answer = SimpleNamespace(status=200, chunks=cut())
+    assert b"".join(exchange.pieces()) == b"data: {}\n\n"
+    assert exchange.final_status == 502

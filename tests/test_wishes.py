@@ -88,6 +88,7 @@ def test_a_request_says_how_long_its_model_stays(tmp_path: Path):
         wait_for(lambda: not service.servers(), 10)
         refused = service.chat("m", keep_alive="soon")
         assert (refused.status_code, error_of(refused)["param"]) == (400, "keep_alive")
+        assert 'write it like 300 or "5m"' in str(error_of(refused)["message"])
 
 
 def test_less_context_than_there_is_is_fine_and_more_is_refused_with_the_numbers(tmp_path: Path):
@@ -96,7 +97,8 @@ def test_less_context_than_there_is_is_fine_and_more_is_refused_with_the_numbers
         assert service.chat("m", options={"num_ctx": 4096}).status_code == 200
         refused = service.chat("m", num_ctx=8192)
         assert (refused.status_code, error_of(refused)["param"]) == (400, "num_ctx")
-        assert "m is never loaded with more than 4096 tokens of context" in str(error_of(refused)["message"])
+        said = "num_ctx 8192: m is never loaded with more than 4096 tokens of context"
+        assert said in str(error_of(refused)["message"])
         assert service.servers()[0]["requests"] == 0
 
 

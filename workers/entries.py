@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ from workers.first_bytes import FirstBytes
 from workers.gguf_files import File, beside, look_at
 from workers.hub_cache import DEFAULT_QUANTIZATION
 from workers.model_files import Found, ModelFiles, join
+
+NEAR = 0.65  # of difflib's ratio: a letter too many, or the quantization left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Resolver:
         self._bases = bases
         self._cache = cache
         self._by_path = {part.path: each.files for each in found for part in each.files.parts}
+        self._names = [each.names[0] for each in found]
         self._projectors = projectors
         in_cache = [each for each in reversed(found) if each.loose_keys]  # the first one keeps a key
         self._cached = {key: each for each in in_cache for key in each.loose_keys}
@@ -110,7 +114,9 @@ class Resolver:
             here = "not in the Hugging Face cache" if self._cache else "no Hugging Face cache is looked at"
             return f"{here}: {entry.repo}; download it with: {download_command(entry.repo)}"
         places = [*self._bases, *(("the Hugging Face cache",) if self._cache else ())]
-        return f"no such model: looked for {entry.name} in {', '.join(places) or 'no folder'}"
+        near = difflib.get_close_matches(entry.name, self._names, n=1, cutoff=NEAR)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"no such model: looked for {entry.name} in {', '.join(places) or 'no folder'}{hint}"
 
 
 def _alone(file: File) -> ModelFiles:

@@ -139,7 +139,7 @@ class Pool:
         """
         now, asked = time.monotonic(), self._what_is_asked(model)
         if context_tokens is not None and 0 < (most := longest_context(asked)) < context_tokens:
-            raise ContextLengthExceeded(model.name, most, is_loaded=False)
+            raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
         wish = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, asked, conversation)
         return Asking(self, wish, self._told(wish, client), client)
 
@@ -301,7 +301,7 @@ class Pool:
                 )
                 self._start(server)
             case ev.Stop(server_id, why, detail):
-                log.info("stop server=%d why=%s %s", server_id, why, detail)
+                log.info("stop server=%d why=%s%s", server_id, why, f" {detail}" if detail else "")
                 if process := self._processes.get(server_id):
                     process.stop(why.saves)
             case ev.CountSlots(server_id):

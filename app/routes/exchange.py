@@ -71,6 +71,7 @@ class Exchange:
         self.waited_seconds = 0.0
         self.is_sent = False  # the engine may be at work for it
         self.is_complete = False  # the whole answer went out
+        self.is_cut = False  # the client was told so; one that had left by then raises instead
         self.failure: ProxyError | None = None  # of a stream that had begun with what it waits for
         self.is_over = False
         self.held: list[Callable[[], None]] = []  # what gives back what is held, the last thing first
@@ -146,7 +147,7 @@ class Exchange:
         self.waited_seconds = lease.waited_seconds
         has, wanted = lease.address.context_tokens, self.wish.num_ctx
         if wanted is not None and has and wanted > has:
-            raise ContextLengthExceeded(lease.address.model, has, is_loaded=True)
+            raise ContextLengthExceeded(lease.address.model, wanted, has, is_loaded=True)
         self.send(lease.address)
 
     def send(self, address: Any) -> None:
@@ -180,6 +181,7 @@ class Exchange:
             self.is_complete = self.answer.send_to(self.direct)
         else:
             self.is_complete = yield from self.answer.chunks
+        self.is_cut = not self.is_complete
 
     def loading(self) -> Iterator[bytes]:
         """How far the load is, until the request can go to its server. What fails now is an event."""
@@ -206,7 +208,7 @@ class Exchange:
             return status
         if self.failure:
             return self.failure.status
-        return ClientLeft.status if self.client.gone else UpstreamCrashed.status
+        return ClientLeft.status if self.client.gone and not self.is_cut else UpstreamCrashed.status
 
     @property
     def ending(self) -> Ending:

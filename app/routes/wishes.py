@@ -25,8 +25,8 @@ def keep_seconds(pairs: Iterable[tuple[str, object]]) -> float | None:
     key, value = said[-1]
     seconds = _seconds(value)
     if seconds is None:
-        how = 'seconds, or like "10m"; below zero: until its room is needed'
-        raise InvalidRequest(f'"{key}" is no time: {how}', param=key)
+        how = '300 or "5m"; 0: it goes after the answer; below zero: it stays until its room is needed'
+        raise InvalidRequest(f"{key} is neither seconds nor a duration; write it like {how}", param=key)
     return math.inf if seconds < 0 else seconds
 
 

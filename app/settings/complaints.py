@@ -26,7 +26,7 @@ _WANTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     **dict.fromkeys(("byte_size", "byte_size_unit"), lambda _: "a size like 256MiB"),
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), lambda _: "a mapping of keys to values"),
     **dict.fromkeys(("string_type", "path_type"), lambda _: "text"),
-    "list_type": lambda _: "a list",
+    "list_type": lambda _: 'a list like ["one", "two"]',
     "greater_than": lambda bound: f"a number above {bound['gt']:g}",
     "greater_than_equal": lambda bound: f"a number from {bound['ge']:g} up",
     "less_than_equal": lambda bound: f"a number up to {bound['le']:g}",

@@ -98,9 +98,9 @@ class ModelSettings(ModelDefaults):
     )
     pin: bool = Field(
         False,
-        description="Once loaded it stays: it is never stopped for another model, nor for being idle; of several "
-        "`replicas` one is not stopped, and `min` stay when idle. The service does not start with pinned models that "
-        "this machine cannot hold together.",
+        description="Once loaded it stays: it is never stopped for another model, nor for being idle unless it has a "
+        "`ttl_seconds` of its own; of several `replicas` one is not stopped, and `min` stay when idle. The service "
+        "does not start with pinned models that this machine cannot hold together.",
     )
     preload: bool = Field(False, description="Loaded when the service starts.")
     priority: int = Field(

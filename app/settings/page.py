@@ -32,6 +32,9 @@ says that this is meant.
 commands, reach files or answer strangers; the message says which key to use instead.
 
 The original service's `config.json` is read as it is: each of its keys becomes a setting, or a warning when it starts.
+
+What `scheduling`, `pin`, `priority`, `ttl_seconds`, `replicas` and `keep_kv_cache` do together:
+[scheduling.md](scheduling.md).
 """
 
 

@@ -157,7 +157,7 @@ class SchedulingSettings(Section):
     """Who waits, how long, and what stays loaded."""
 
     max_loaded: int | None = Field(
-        None, ge=1, description="Models loaded at the same time; null: as many as memory holds."
+        None, ge=1, description="llama-servers at the same time, replicas included; null: as many as memory holds."
     )
     max_waiting: int = Field(256, ge=1, description="Requests that may wait, all models together.")
     max_waiting_per_model: int = Field(128, ge=1, description="Requests that may wait for one model.")
@@ -168,7 +168,9 @@ class SchedulingSettings(Section):
         description="How long a model that is loaded, or was just used, is kept where another wants its memory, unless "
         "those who wait have waited longer than that is worth. 0: it goes as soon as it is idle.",
     )
-    ttl_seconds: float = Field(900.0, gt=0, description="An idle model is unloaded after this long.")
+    ttl_seconds: float = Field(
+        900.0, gt=0, description="An idle model is unloaded after this long; 31536000 is a year."
+    )
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a load may show no progress before it is ended."
     )

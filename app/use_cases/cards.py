@@ -142,3 +142,7 @@ def name_of(card: Card) -> str:
 
 def names_of(residents: Iterable[Resident]) -> str:
     return ", ".join(sorted(resident.model for resident in residents)) or "nobody"
+
+
+def once_left(residents: Sequence[Resident]) -> str:
+    return f" once {names_of(residents)} {'has' if len(residents) == 1 else 'have'} left" if residents else ""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache, cached_property
 
 from app.entities.launch import ALL_LAYERS
-from app.entities.placement import BOOKS, CPU, Decision, Outcome, Placement, Resident, nothing
+from app.entities.placement import BOOKS, CPU, PLACES, Decision, Outcome, Placement, Resident, nothing
 from app.use_cases.asked import Asked
 from app.use_cases.cards import lacking, mib, name_of, names_of, rank_of_stopping
 from app.use_cases.nearest import nearest
@@ -135,6 +135,10 @@ class _Deciding:
     def _ours(self) -> list[Resident]:
         return [each for each in self.world.residents if not each.is_pinned]
 
+    @property
+    def _pinned(self) -> list[Resident]:
+        return [each for each in self.world.residents if each.is_pinned]
+
     def _waiting(self) -> Decision | None:
         """What is in the way is ours: busy, or loading. The busy ones that have to go are named."""
         ready = [each for each in self._ours if not each.is_loading]
@@ -151,16 +155,23 @@ class _Deciding:
         return None
 
     def _refused(self) -> Decision:
+        left = self.world.once_they_have_left().without(self._ours)
+        if self._pinned and left.shared.get(PLACES, 1) < 1:
+            taken = f"pinned models ({names_of(self._pinned)}) take all that scheduling.max_loaded allows"
+            return self._decision(Outcome.REFUSE, f"{taken}; raise it, or unpin one", needed_bytes=0)
         empty = self.world.empty()
         on_empty = Places(self.needs, empty, self.places.shortest)
         for_ever = on_empty.as_it_is() is None
         least = self.places.least()
         places, usable = (on_empty, "at most usable") if for_ever else (self.places, "usable")
-        found = self._decision(Outcome.REFUSE, self._why_not(least, places, usable), least.needed_bytes if least else 0)
+        why = self._why_not(least, places, usable)
+        if self._pinned and not for_ever:
+            why = f"{why}; pinned models stay: {names_of(self._pinned)}"
+        found = self._decision(Outcome.REFUSE, why, least.needed_bytes if least else 0)
         if least and _is_short_of_ram(least, places):
             needed, free = least.booked_bytes[CPU], {CPU: _free_ram(self.places)}
             found = replace(found, needed_bytes=needed, free_bytes=free)
-        world = empty if for_ever else self.world.once_they_have_left().without(self._ours)
+        world = empty if for_ever else left
         return replace(found, for_ever=for_ever, advise=cache(lambda: nearest(self.needs, world)))
 
     def _why_not(self, least: Placement | None, places: Places, usable: str) -> str:
@@ -194,5 +205,7 @@ class _Deciding:
         return replace(decision, placement=found.placement, evict=leaving)
 
     def _decision(self, outcome: Outcome, reason: str, needed_bytes: int) -> Decision:
-        considered = tuple(self.places.said)
+        considered = tuple(dict.fromkeys(self.places.said))
+        if outcome in (Outcome.EVICT, Outcome.WAIT) and self.world.shared.get(PLACES, 1) < 1:
+            reason = f"{reason}; scheduling.max_loaded is reached"
         return Decision(outcome, reason, needed_bytes, free_bytes=self._free_bytes, considered=considered)

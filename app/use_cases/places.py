@@ -20,7 +20,7 @@ from app.use_cases.cards import (
     lacking,
     mib,
     name_of,
-    names_of,
+    once_left,
     place_in,
     placement_on,
     price,
@@ -138,7 +138,7 @@ class Places:
         if not ways:
             return None
         _, card, gone = min(ways, key=lambda way: way[0])
-        return Found(self._one(card, ctx_size), gone, f"{name_of(card)} has room once {names_of(gone)} left")
+        return Found(self._one(card, ctx_size), gone, f"{name_of(card)} has room{once_left(gone)}")
 
     def _one(self, card: Card, ctx_size: int) -> Placement:
         return self._on(card, self._alone(ctx_size))
@@ -198,7 +198,7 @@ class Places:
         placement, leave = (
             split(numbers[bisect_left(numbers, True, key=lambda number: split(number) is not None)]) or largest
         )
-        once = f" once {names_of(leave)} left" if leave else ""
+        once = once_left(leave)
         self.said.append(f"{count} cards hold it{once}")
         at_least = f"it is to be on at least {self.wishes.min_gpus} GPUs"
         why = at_least if self.wishes.min_gpus > 1 else "no single card has room"
@@ -277,7 +277,7 @@ class Places:
         gone = enough(leaving, lacking(found.placement.needs, self.room)) if found else None
         if found is None or gone is None:
             return None
-        return Found(found.placement, gone, f"{found.why} once {names_of(gone)} left")
+        return Found(found.placement, gone, f"{found.why}{once_left(gone)}")
 
     def _most_layers(self, cards: Sequence[Card]) -> Placement | None:
         """On the roomiest card, or on as many as it may have if together they hold more."""
@@ -313,7 +313,7 @@ class Places:
         gone = cheapest(leaving, lacking(placement.needs, self.room))
         if gone is None:
             return None
-        return Found(placement, gone, f"{why}; RAM has room" + (f" once {names_of(gone)} left" if gone else ""))
+        return Found(placement, gone, f"{why}; RAM has room{once_left(gone)}")
 
     def all_in_ram(self) -> Placement:
         options = replace(self._alone(self.contexts[-1]), devices=0, n_gpu_layers=0)

@@ -95,11 +95,27 @@ def _give_up(state: PoolState, now: float) -> Step:
     if state.draining:
         return turn_away(state, {w.ticket: Refusal(Reason.DRAINING, w.model.name) for w in state.waiting})
     over = [w for w in state.waiting if w.give_up_at <= now]
-    return turn_away(state, {w.ticket: _busy(state, w, Reason.WAIT_TIMEOUT, now) for w in over})
+    return turn_away(
+        state, {w.ticket: _busy(state, w, Reason.WAIT_TIMEOUT, _what_was_missing(state, w), now) for w in over}
+    )
 
 
-def _busy(state: PoolState, waiting: Waiting, reason: Reason, now: float) -> Refusal:
-    return Refusal(reason, waiting.model.name, again_seconds=again_seconds(state, waiting.model, now))
+def _what_was_missing(state: PoolState, waiting: Waiting) -> str:
+    name = waiting.model.name
+    server = state.server_of(name)
+    if server is None or (server.state is STOPPING and waiting.want is not Want.UNLOADED):
+        why = f"there was no room to load it (GET /decisions?model={name} says why)"
+    elif waiting.want is Want.UNLOADED:
+        why = "it still answers what it was asked"
+    elif server.is_up:
+        why = "all its slots were taken"
+    else:
+        why = "it was still loading"
+    return f"waited {waiting.give_up_at - waiting.since:g} s (scheduling.max_wait_seconds), and {why}"
+
+
+def _busy(state: PoolState, waiting: Waiting, reason: Reason, detail: str, now: float) -> Refusal:
+    return Refusal(reason, waiting.model.name, detail, again_seconds=again_seconds(state, waiting.model, now))
 
 
 def _hold_back(state: PoolState, now: float) -> Step:
@@ -188,9 +204,12 @@ def _bound_the_queue(state: PoolState, now: float) -> Step:
     places: Counter[str] = Counter()
     for waiting in state.waiting:
         if places.total() >= state.limits.max_waiting:
-            too_many[waiting.ticket] = _busy(state, waiting, Reason.OVERLOADED, now)
+            detail = f"{state.limits.max_waiting} requests wait here already (scheduling.max_waiting)"
+            too_many[waiting.ticket] = _busy(state, waiting, Reason.OVERLOADED, detail, now)
         elif places[waiting.model.name] >= state.limits.max_waiting_per_model:
-            too_many[waiting.ticket] = _busy(state, waiting, Reason.QUEUE_FULL, now)
+            most = state.limits.max_waiting_per_model
+            detail = f"{most} requests wait for it already (scheduling.max_waiting_per_model)"
+            too_many[waiting.ticket] = _busy(state, waiting, Reason.QUEUE_FULL, detail, now)
         else:
             places[waiting.model.name] += 1
     return turn_away(state, too_many)
