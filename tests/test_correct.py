@@ -107,7 +107,7 @@ def test_a_file_that_has_changed_is_not_planned_with_what_the_old_one_said():
     play.ask(a_model(gib=4))
     play.ask(replace(a_model(gib=4), created=2), at=0.5)
     play.tell(said(1, gib=20))
-    assert [ram_of(w.asked) for w in play.state.waiting] == [20 * GIB, booked(a_model(gib=4))]
+    assert [ram_of(w.asked) for w in play.state.waiting] == 2 * [booked(a_model(gib=4))], "who waited gets the new one"
 
 
 def test_a_load_that_nobody_waits_for_any_more_leaves_word_of_its_end():

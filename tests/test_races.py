@@ -27,7 +27,7 @@ from tests.service import ENDLESS, Service, serving, wait_for
 from tests.test_faults import error_of, faulty, journal
 from workers.demo_model import write_demo_model
 
-RACE_SECONDS = float(os.environ.get("RACE_SECONDS", "12"))
+RACE_SECONDS = float(os.environ.get("RACE_SECONDS", "6"))
 
 
 def models_of(folder: Path, *names: str) -> tuple[str, str]:

@@ -69,4 +69,7 @@ def test_a_conversation_finds_its_prompt_again(tmp_path: Path):
             cached("y")
             assert not first.done()
             first.result(60)
-        assert [cached(name) > 0.9 for name in "yxyyxx"] == [True] * 6
+        for number, name in enumerate("yxyyxx"):
+            # An answer is here a moment before its slot is given back, and there is but one.
+            wait_for(lambda: not any(server["requests"] for server in service.servers()), 20)
+            assert cached(name) > 0.9, (number, name)
