@@ -105,9 +105,9 @@ def check_config(config: Path | None, as_json: bool) -> None:
     if verdict.configuration:
         settings = verdict.configuration.settings
         with _silent("workers.catalog", "workers.pinned"):  # they say the same
-            errors, warnings = _about_pins(settings)
+            errors, warnings = _about_this_machine(settings)
             warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
-        verdict = verdict.with_warnings(warnings).with_errors((*_errors_about_the_cpu(settings), *errors))
+        verdict = verdict.with_warnings(warnings).with_errors(errors)
     if as_json:
         click.echo(json.dumps(verdict.as_json(), indent=2))
     else:
@@ -116,18 +116,12 @@ def check_config(config: Path | None, as_json: bool) -> None:
         sys.exit(ANSWER_IS_NO if verdict.file_exists else WRONG_USE)
 
 
-def _errors_about_the_cpu(settings: Settings) -> list[str]:
-    from workers.affinity import why_not
+def _about_this_machine(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Errors and warnings, by what it has."""
+    from workers.parts import errors_about_the_cpu, look_at_pins
 
-    cpu = settings.server.cpu
-    return [f"server.cpu: {why}"] if cpu is not None and (why := why_not(cpu)) else []
-
-
-def _about_pins(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Errors and warnings, by what this machine has."""
-    from workers.parts import look_at_pins
-
-    return look_at_pins(settings) if settings.pinned else ((), ())
+    errors, warnings = look_at_pins(settings) if settings.pinned else ((), ())
+    return (*errors_about_the_cpu(settings), *errors), warnings
 
 
 def _warnings_about_engine(settings: Settings) -> list[str]:

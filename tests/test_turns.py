@@ -106,9 +106,8 @@ def test_a_server_that_has_just_come_is_not_drained_by_those_who_waited_meanwhil
     assert play.state.server(1).state is ServerState.DRAINING
 
 
-def test_of_two_that_have_to_go_the_first_goes_and_its_room_is_kept_until_the_other_has_served_its_own():
-    """Others took that room meanwhile, and then it was they who had just come: the two were never free at once."""
-    play = Play(total_gib=24)
+def one_goes_for_a_large_one_and_the_other_has_just_come(play: Play) -> None:
+    """Of two busy ones that are both in the way of one that has waited for its turn."""
     for number, (name, at) in enumerate((("a", 0.0), ("b", 100.0)), 1):
         play.ask(a_model(name, gib=10), at=at, patience=1000)
         play.tell(ev.Ready(number, 9000, at=at))
@@ -116,6 +115,12 @@ def test_of_two_that_have_to_go_the_first_goes_and_its_room_is_kept_until_the_ot
             play.ask(a_model("large", gib=18), at=1.0, patience=1000)
     play.tell(ev.Tick(at=121.0))
     assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
+
+
+def test_of_two_that_have_to_go_the_first_goes_and_its_room_is_kept_until_the_other_has_served_its_own():
+    """Others took that room meanwhile, and then it was they who had just come: the two were never free at once."""
+    play = Play(total_gib=24)
+    one_goes_for_a_large_one_and_the_other_has_just_come(play)
     play.tell(ev.Release(1, at=122.0))
     assert spawned(play.tell(ev.Exited(1, "", at=123.0))) == []
     assert spawned(play.ask(a_model("other", gib=9), at=124.0)) == [], "what is free is spoken for"
@@ -277,13 +282,7 @@ def test_what_those_that_go_give_back_is_not_taken_from_those_behind():
     """Two of 11.5 GiB go for one of 20.7, the second only once it has served its own. Of 7 GiB that are free now it
     needs nothing."""
     play = Play(total_gib=30)
-    for number, (name, at) in enumerate((("a", 0.0), ("b", 100.0)), 1):
-        play.ask(a_model(name, gib=10), at=at, patience=1000)
-        play.tell(ev.Ready(number, 9000, at=at))
-        if name == "a":
-            play.ask(a_model("large", gib=18), at=1.0, patience=1000)
-    play.tell(ev.Tick(at=121.0))
-    assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
+    one_goes_for_a_large_one_and_the_other_has_just_come(play)
     assert spawned(play.ask(a_model("small", gib=1), at=122.0)) == ["small"]
 
 

@@ -21,6 +21,7 @@ from app.use_cases import events as ev
 from app.use_cases.model_shape import ModelShape, model_shape
 from app.use_cases.pool_state import Limits, PoolState
 from app.use_cases.visible_gpus import names_nothing
+from workers import affinity
 from workers.catalog import Catalog, Entry
 from workers.demo_model import write_demo_model
 from workers.engine import NoEngine, engine_environment, find_engine, why_no_cuda
@@ -76,6 +77,12 @@ def catalog_of(settings: Settings, shapes: ModelHeaders[ModelShape] | None = Non
         shapes,
         settings.wishes_of(),
     )
+
+
+def errors_about_the_cpu(settings: Settings) -> list[str]:
+    """Why the service cannot keep to the CPU it is to keep to."""
+    cpu = settings.server.cpu
+    return [f"server.cpu: {why}"] if cpu is not None and (why := affinity.why_not(cpu)) else []
 
 
 def look_at_pins(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:

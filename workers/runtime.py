@@ -29,6 +29,7 @@ from workers.orphans import PidRecords
 from workers.parts import (
     catalog_of,
     engine_of,
+    errors_about_the_cpu,
     first_look,
     gpu_poller,
     has_models,
@@ -55,8 +56,8 @@ class Runtime:
     """The service behind the HTTP application: what starts with it and ends with it."""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.server.cpu is not None and (why := affinity.why_not(settings.server.cpu)):
-            raise ConfigurationError(f"server.cpu: {why}")
+        if errors := errors_about_the_cpu(settings):
+            raise ConfigurationError(*errors)
         self._cpu = settings.server.cpu
         self._pinned = settings.pinned
         self._pins: Pins | None = None  # made before the threads that tell it something

@@ -60,7 +60,7 @@ class SlotFiles:
         Those of the model's other starts are deleted: its file, its engine or its settings have changed.
         """
         with self._lock:
-            saved = [each for each in self._saved() if each.folder == folder_of(model)]
+            saved = [each for each in _saved(self._files()) if each.folder == folder_of(model)]
             for each in saved:
                 if each.start != start:
                     self._delete(each, "its model is started otherwise now")
@@ -101,21 +101,19 @@ class SlotFiles:
     def _make_room(self, server: str, needed_bytes: int) -> bool:
         """Older ones go for it, but none of the same server: it saves first what was used last."""
         free_bytes = shutil.disk_usage(self._folder).free - sum(self._booked.values()) - DISK_RESERVE_BYTES
-        left_bytes = self._quota_bytes - self._held_bytes()
-        others = [each for each in self._saved() if each.server != server]
+        files = self._files()
+        left_bytes = self._quota_bytes - self._held_bytes(files)
+        others = [each for each in _saved(files) if each.server != server]
         gone = who_goes(others, needed_bytes, left_bytes, free_bytes)
         for each in gone or ():
             self._delete(each, "a newer one wants its room")
         return gone is not None
 
-    def _saved(self) -> list[SavedSlot]:
-        files = (file for folder in self._listed(self._folder) for file in self._listed(folder))
-        found = (saved_slot(file.name, _size(file), file.parent.name) for file in files)
-        return [each for each in found if each is not None]
+    def _files(self) -> list[Path]:
+        return [file for folder in self._listed(self._folder) for file in self._listed(folder)]
 
-    def _held_bytes(self) -> int:
+    def _held_bytes(self, files: list[Path]) -> int:
         """Whatever is in the folders, those that are being written as large as they may become."""
-        files = [file for folder in self._listed(self._folder) for file in self._listed(folder)]
         return sum(max(_size(file), self._booked.get(file, 0)) for file in files)
 
     def _delete(self, saved: SavedSlot, why: str) -> None:
@@ -135,6 +133,12 @@ class SlotFiles:
 def delete(file: Path) -> None:
     """One that was taken, and was restored or could not be."""
     _remove(file)
+
+
+def _saved(files: list[Path]) -> list[SavedSlot]:
+    """Those of them that are whole."""
+    found = (saved_slot(file.name, _size(file), file.parent.name) for file in files)
+    return [each for each in found if each is not None]
 
 
 def _remove(path: Path) -> None:

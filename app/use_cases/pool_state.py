@@ -139,9 +139,7 @@ class PoolState:
     lessons: Mapping[str, Extra] = field(default_factory=dict)  # what models were seen to lack, by name
     undecided: Undecided | None = None
     demands: Demands = field(default_factory=dict)  # how often models are asked for, and how long they load
-    crowded: Mapping[str, float] = field(
-        default_factory=dict
-    )  # models with all slots taken, and waited for, since when
+    crowded: Mapping[str, float] = field(default_factory=dict)  # models whose slots are all taken, and since when
     sought: Sought | None = None
     conversations: Mapping[str, Conversations] = field(default_factory=dict)  # of models with replicas, by name
     last_exit_at: float = float("-inf")  # a reading taken before this still counts bytes that are back
@@ -185,6 +183,12 @@ class PoolState:
     def wanting(self) -> tuple[Waiting, ...]:
         """Those who wait for a server, not for its end."""
         return tuple(w for w in self.waiting if w.want is not Want.UNLOADED)
+
+    @property
+    def is_load_wanted(self) -> bool:
+        """Whether somebody waits for a model that has no server at all."""
+        up = {server.model.name for server in self.servers}
+        return any(each.model.name not in up for each in self.wanting)
 
 
 Step = tuple[PoolState, list[Effect]]

@@ -34,7 +34,7 @@ def are_settled(state: PoolState) -> bool:
 
 def due_at(state: PoolState) -> list[float]:
     """When time alone changes something for those who wait for a load."""
-    if not any(state.server_of(each.model.name) is None for each in state.wanting):
+    if not state.is_load_wanted:
         return []
     times = [each.until for each in state.returning]
     if state.gpus.state is GpuState.UNREAD and state.gpus.late_at is not None:

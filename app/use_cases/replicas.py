@@ -20,11 +20,9 @@ from app.use_cases.brake import held_until
 from app.use_cases.correct import lacked
 from app.use_cases.demand import load_seconds
 from app.use_cases.events import Decided, Effect
-from app.use_cases.gpu_use import are_usable
 from app.use_cases.placement import decide
 from app.use_cases.pool_state import READY, STOPPING, PoolState, Sought, Step, Waiting, Want
-from app.use_cases.room import asked_with_lessons, books, spawn
-from app.use_cases.world import world_of
+from app.use_cases.room import asked_with_lessons, bare_world, books, spawn
 
 # A queue that has lasted as long as a load would take is likely to last until the replica is there, and has cost as
 # much by then as starting it at once would have. Shorter than two seconds is a burst; for loads that take minutes the
@@ -116,10 +114,7 @@ def _crowded_for_long_at(state: PoolState, model: Model) -> float:
 
 def _is_quiet(state: PoolState) -> bool:
     """Whether no load waits for a place, and nothing is on its way back: what is free is nobody's."""
-    if state.returning or any(server.state is STOPPING for server in state.servers):
-        return False
-    up = {server.model.name for server in state.servers}
-    return all(waiting.model.name in up for waiting in state.wanting)
+    return not (state.returning or state.is_load_wanted or any(each.state is STOPPING for each in state.servers))
 
 
 def _sought(state: PoolState, lacking: list[Server], now: float) -> Sought:
@@ -165,8 +160,7 @@ def _placed(state: PoolState, first: Server, now: float) -> Step:
 def _found(state: PoolState, asked: Asked, first: Server, now: float) -> Decision:
     """By the rules for all, as if nobody could be stopped; beside its siblings only where no other GPUs have room:
     together they would be no faster there than one."""
-    world = world_of(books(state), state.limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
-    world = replace(world, residents=())
+    world = replace(bare_world(state, now), residents=())
     taken = {uuid for each in state.servers_of(first.model.name) for uuid in each.placement.uuids}
     if others := tuple(card for card in world.cards if card.uuid not in taken):
         found = decide(asked, replace(world, cards=others))

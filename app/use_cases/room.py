@@ -170,9 +170,14 @@ def _put_off(decision: Decision) -> Decision:
 
 
 def _world(state: PoolState, now: float) -> World:
-    world = world_of(books(state), state.limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
+    world = bare_world(state, now)
     known = {server.id: server for server in state.servers}
     return replace(world, residents=tuple(_valued(state, each, known[each.id], now) for each in world.residents))
+
+
+def bare_world(state: PoolState, now: float) -> World:
+    """The machine as the last readings and the books show it; nothing of what its servers are worth."""
+    return world_of(books(state), state.limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
 
 
 def books(state: PoolState) -> Books:
