@@ -7,7 +7,8 @@ part of the design.
 import os
 
 from app.settings.configuration import load_settings
-from workers import gunicorn_arbiter, gunicorn_stopping
+from workers.gunicorn_worker import arbiter as gunicorn_arbiter
+from workers.gunicorn_worker import stopping as gunicorn_stopping
 
 settings = load_settings()
 server = settings.server
@@ -20,7 +21,7 @@ workers = 1
 
 # REQUIRED: our own worker. A request takes a thread only once its head is complete, errors are JSON, and a stop drains
 # before it closes.
-worker_class = "workers.gunicorn_worker.ProxyWorker"
+worker_class = "workers.gunicorn_worker.worker.ProxyWorker"
 
 # Requests answered at the same time; each stream holds one thread until it ends. Python's switch interval stays as it
 # is, 5 ms: with 0.5 ms threads hand the lock on in mid-work, and every figure of bench.relay was worse.
@@ -64,7 +65,7 @@ limit_request_line = 8190
 
 # gunicorn's own messages go to standard error in the form of ours. It writes no line per request: the service does that
 # itself.
-logger_class = "workers.gunicorn_logger.ServiceLogger"
+logger_class = "workers.gunicorn_worker.logger.ServiceLogger"
 errorlog = "-"
 accesslog = None
 

@@ -29,15 +29,15 @@ class Doors:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    catalog: Any  # workers.catalog.Catalog: find(name), models(), servable(model)
-    store: Any  # workers.state.StateStore: the published snapshots
-    pool: Any  # workers.pool.Pool: ask(), load(), unload(), address()
-    relay: Any  # workers.relay.Relay: send()
-    clients: Any  # workers.client_watch.ClientWatcher: watch(socket)
-    places: Any  # workers.places.Places: taken by inference requests, so that others always find a thread
-    rates: Any  # workers.rates.Rates: take(key)
-    access: Any  # workers.access_log.AccessLog: note(...)
-    gauges: Any  # workers.gauges.Gauges: what /metrics shows
+    catalog: Any  # workers.catalog.catalog.Catalog: find(name), models(), servable(model)
+    store: Any  # workers.telemetry.store.StateStore: the published snapshots
+    pool: Any  # workers.pool.pool.Pool: ask(), load(), unload(), address()
+    relay: Any  # workers.relay.relay.Relay: send()
+    clients: Any  # workers.clients.client_watch.ClientWatcher: watch(socket)
+    places: Any  # workers.clients.admission.Places: taken by inference requests, so that others always find a thread
+    rates: Any  # workers.clients.rates.Rates: take(key)
+    access: Any  # workers.telemetry.access_log.AccessLog: note(...)
+    gauges: Any  # workers.telemetry.gauges.Gauges: what /metrics shows
     engine: EngineFacts | None  # None: there is none, and `engine_problem` says what to do about it
     engine_problem: str
     doors: Doors

@@ -8,9 +8,9 @@ from typing import Any
 
 from flask import Flask, Response
 
-from app.routes import decisions, doors, health, inference, metrics, models, status
+from app.routes import authorization, decisions, health, inference, metrics, models, status
 from app.routes.answers import Answer, error_answer
-from app.routes.incoming import Incoming, incoming
+from app.routes.incoming_request import Incoming, incoming
 from app.routes.paths import PLAIN_ROUTES
 from app.services import EXTENSION, Services
 
@@ -25,7 +25,7 @@ def create_app(services: Services) -> Flask:
     app.extensions[EXTENSION] = services
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # one path, one meaning
-    for routes in (doors, inference, models, decisions, health, metrics, status):
+    for routes in (authorization, inference, models, decisions, health, metrics, status):
         app.register_blueprint(routes.bp)
     app.register_error_handler(Exception, _answer_error)
     app.after_request(_name_the_request)
@@ -49,7 +49,7 @@ def _inference_first(services: Services, others: Wsgi) -> Wsgi:
 
 def _answered(asked: Incoming, route: str) -> Answer:
     try:
-        doors.pass_doors(asked)
+        authorization.pass_doors(asked)
         return inference.infer(asked, route)
     except Exception as error:
         return error_answer(asked, error)

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from bench.record import record, summary
-from tests.service import ENDLESS, Service, is_gone, serving, wait_for
+from tests.helpers.service import ENDLESS, Service, is_gone, serving, wait_for
 
 Case = Callable[[Path], float]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from app.entities.launch import LaunchSettings
 from bench.record import record, summary
-from tests.builders import a_gguf
-from workers.catalog import Catalog
+from tests.helpers.builders import a_gguf
+from workers.catalog.catalog import Catalog
 
 LOOK_UPS = 100_000
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from app.entities.launch import Task
-from app.use_cases.estimate import estimate_memory
-from app.use_cases.model_shape import ModelShape, model_shape
+from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.model_shape.shape import ModelShape, model_shape
 from bench.error_plot import draw
 from bench.known_misses import outdated, reason
 from bench.peers import comparisons
@@ -117,7 +117,7 @@ def main() -> None:
     figures["speed"] = speed()
     write(figures, peers)
     if figures["smallest booked, percent"] < -100 * WITHIN:
-        sys.exit("Margins in app/use_cases/families.py are too small.")
+        sys.exit("Margins in app/use_cases/estimate/families.py are too small.")
 
 
 def groups(measured: list[Measured]) -> dict[str, list[float]]:

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.record import record, summary
-from tests.gguf_bytes import F16, Info, Typed, a_header
-from workers.gguf_constants import ValueType
-from workers.gguf_file import read_header
-from workers.model_headers import ModelHeaders
+from tests.helpers.gguf_bytes import F16, Info, Typed, a_header
+from workers.catalog.model_headers import ModelHeaders
+from workers.gguf.constants import ValueType
+from workers.gguf.header import read_header
 
 LAYERS = 62
 TENSORS = 13  # of a layer

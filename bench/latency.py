@@ -18,8 +18,8 @@ from pathlib import Path
 import requests
 
 from bench.record import record
-from tests.service import Service, serving, wait_for
-from tests.stand_in_nvml import Card, StandIn
+from tests.helpers.service import Service, serving, wait_for
+from tests.helpers.stand_in_nvml import Card, StandIn
 
 GPUS = 8
 

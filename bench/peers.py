@@ -21,8 +21,8 @@ import xllamacpp.memory
 from app.entities.gguf import GgufHeader
 from app.entities.launch import MemoryOptions, Task
 from bench.vram_truth import Row, header
-from tests.gguf_bytes import Info, a_header
-from workers.gguf_constants import TENSOR_TYPES
+from tests.helpers.gguf_bytes import Info, a_header
+from workers.gguf.constants import TENSOR_TYPES
 
 _TYPE_NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 _LARGE_GPU = {"name": "CUDA", "memory_free": 2**50, "memory_min": 0}

@@ -17,15 +17,15 @@ from pathlib import Path
 
 from app.entities.launch import MemoryOptions
 from app.entities.placement import CPU, Card, Resident, Wishes
-from app.use_cases.asked import Asked
-from app.use_cases.estimate import estimate_memory
-from app.use_cases.model_shape import ModelShape, model_shape
-from app.use_cases.placement import decide
-from app.use_cases.world import World
+from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.model_shape.shape import ModelShape, model_shape
+from app.use_cases.placement.placement import decide
+from app.use_cases.placement.request import Asked
+from app.use_cases.placement.world import World
 from bench.estimate import shape_of
 from bench.headers import forget, write_model
 from bench.record import record
-from workers.gguf_file import read_header
+from workers.gguf.header import read_header
 
 GIB = 1024**3
 CARDS, SERVERS = 16, 64

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from app.entities.gpu import GpuSnapshot, GpuState
-from app.use_cases.pool_state import PoolState
+from app.use_cases.scheduling.pool_state import PoolState
 from bench.record import record, summary
-from tests.stand_in_nvml import Card, StandIn, library
-from workers.gauges import Gauges
-from workers.gpu_evidence import SeenGpus
-from workers.gpu_poller import GpuPoller
-from workers.nvml import Nvml
-from workers.state import StateStore
+from tests.helpers.stand_in_nvml import Card, StandIn, library
+from workers.gpu.evidence import SeenGpus
+from workers.gpu.nvml import Nvml
+from workers.gpu.poller import GpuPoller
+from workers.telemetry.gauges import Gauges
+from workers.telemetry.store import StateStore
 
 RUNS = 200
 

@@ -2,7 +2,7 @@
 
     python -m bench.requests [--rounds N] [--json FILE]
 
-The table is that of tests/test_bad_requests.py, each case once a round, each on a connection of its own, in two
+The table is that of tests/service/test_bad_requests.py, each case once a round, each on a connection of its own, in two
 settings: a service with nothing to do, and one that answers four streams meanwhile. Beside them, as a measure of the
 machine, a good GET of /livez. The goal: 99 % of refusals below 10 ms. The body of 300 MB in chunks is timed apart: it
 has to be sent before it can be too large.
@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.record import record
-from tests.service import ENDLESS, Service, serving
-from tests.test_bad_requests import CASES, MIB, answer_to, chunked, plain
+from tests.helpers.service import ENDLESS, Service, serving
+from tests.service.test_bad_requests import CASES, MIB, answer_to, chunked, plain
 
 GOAL_MS = 10.0
 LIVEZ = plain("GET", "/livez")

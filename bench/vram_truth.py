@@ -16,11 +16,11 @@ from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
 from app.entities.launch import MemoryOptions
-from app.use_cases.beside import NOTHING, Beside, adapter
-from app.use_cases.memory_options import options_of, pairs
-from app.use_cases.model_shape import model_shape
-from app.use_cases.projector import projector
-from workers.gguf_constants import TENSOR_TYPES
+from app.use_cases.estimate.companions import NOTHING, Beside, adapter
+from app.use_cases.estimate.memory_options import options_of, pairs
+from app.use_cases.estimate.projector import projector
+from app.use_cases.model_shape.shape import model_shape
+from workers.gguf.constants import TENSOR_TYPES
 
 DATA = Path(__file__).with_name("data") / "vram"
 MIB = 1024**2

@@ -9,7 +9,7 @@ from app import errors
 from app.settings.model import ModelDefaults
 from app.settings.page import configuration_page
 from app.settings.schema import SchedulingSettings
-from app.use_cases.turns import BATCH_SHARE, PATIENT_SHARE, WORTH
+from app.use_cases.scheduling.fairness import BATCH_SHARE, PATIENT_SHARE, WORTH
 
 ROOT = Path(__file__).resolve().parent.parent
 

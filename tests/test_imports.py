@@ -1,4 +1,4 @@
-"""The arrows of the house, read from the source: imports point down, and the pure rings pull in nothing heavy."""
+"""The layers and packages, read from the source: imports point one way, and the pure layers import nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -32,71 +33,185 @@ PURE_STDLIB = {
     "struct",
     "typing",
 }
+PURE = ("app/entities", "app/use_cases")
 
-# A file under the first may import what is named; of the standard library anything, unless it says otherwise.
-ALLOWED = {
-    "app/entities": {"app.entities"},
-    "app/use_cases": {"app.entities", "app.use_cases", "app.errors"},
-    "app/errors.py": {"app.entities"},
-    "app/services.py": {"app.entities", "flask"},
-    "app/routes": {"app.entities", "app.use_cases", "app.errors", "app.services", "app.routes", "flask", "werkzeug"},
-    "app/web.py": {"app.routes", "app.errors", "app.services", "flask", "werkzeug"},
-    "app/settings": {
-        "app.entities",
-        "app.settings",
-        "app.use_cases.access",
-        "pydantic",
-        "pydantic_core",
-        "pydantic_settings",
-        "yaml",
+# Each package, and the packages of ours that it imports: exactly these. A file that stands in no package of its own
+# is named. `PURE` is what any layer may use of the decisions.
+USE_CASES = {
+    "app/use_cases/access.py": {"app/entities"},
+    "app/use_cases/model_shape": {"app/entities"},
+    "app/use_cases/estimate": {"app/entities", "app/use_cases/model_shape"},
+    "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
+    "app/use_cases/placement": {"app/entities", "app/use_cases/estimate", "app/use_cases/model_shape"},
+    "app/use_cases/scheduling": {"app/entities", "app/use_cases/placement"},
+    "app/use_cases/reporting": {"app/entities", "app/use_cases/scheduling"},
+}
+APP = {
+    "app/entities": set(),
+    "app/errors.py": {"app/entities"},
+    "app/settings": {"app/entities", "app/use_cases/access.py"},
+    "app/services.py": {"app/entities"},
+    "app/routes": {
+        "app/entities",
+        "app/errors.py",
+        "app/services.py",
+        "app/use_cases/access.py",
+        "app/use_cases/reporting",
+        "app/use_cases/scheduling",
+    },
+    "app/web.py": {"app/routes", "app/services.py"},
+}
+# Of `app`, these may also import entities, use_cases and errors.py; what else they import is named.
+WORKERS = {
+    "workers/telemetry": set(),
+    "workers/gguf": set(),
+    "workers/clients": set(),
+    "workers/gpu": {"workers/telemetry"},
+    "workers/catalog": {"workers/gguf"},
+    "workers/measurement": {"workers/gpu"},
+    "workers/server": {"workers/catalog", "workers/measurement"},
+    "workers/engine": {"workers/server"},
+    "workers/pool": {"workers/catalog", "workers/clients", "workers/measurement", "workers/telemetry"},
+    "workers/relay": {"workers/clients", "workers/pool"},
+    "workers/gunicorn_worker": {
+        "app/services.py",
+        "workers/clients",
+        "workers/relay",
+        "workers/telemetry",
     },
 }
-PURE = ("app/entities", "app/use_cases")
-WORKERS_NEVER = ("flask", "app.routes", "app.cli")
-ROOTS = {"workers/serve.py", "workers/runtime.py", "app/cli.py"}  # these put the parts together
+COMPOSITION_ROOT = {"workers/runtime.py", "workers/parts.py", "workers/pinned.py", "workers/serve.py", "app/commands"}
+PACKAGES = USE_CASES | APP | WORKERS
+
+THIRD_PARTY = {
+    "app/entities": set(),
+    "app/use_cases": set(),
+    "app/errors.py": set(),
+    "app/services.py": {"flask"},
+    "app/routes": {"flask", "werkzeug"},
+    "app/web.py": {"flask", "werkzeug"},
+    "app/settings": {"pydantic", "pydantic_core", "pydantic_settings", "yaml"},
+}
 
 
 def sources() -> list[str]:
-    return sorted(str(p.relative_to(ROOT)) for name in OURS for p in (ROOT / name).rglob("*.py"))
+    return sorted(str(path.relative_to(ROOT)) for name in OURS for path in (ROOT / name).rglob("*.py"))
+
+
+def code_sources() -> list[str]:
+    return [source for source in sources() if not source.endswith("__init__.py")]
 
 
 def imports(source: str) -> Iterator[str]:
-    """Modules a file imports when it runs, `if TYPE_CHECKING:` blocks aside."""
-    tree = ast.parse((ROOT / source).read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body.clear()
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, f"{source}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    """Modules a file imports when it runs; not those under `if TYPE_CHECKING:`."""
+    return runtime_imports(ast.parse((ROOT / source).read_text()), source)
 
 
-def within(name: str, allowed: set[str]) -> bool:
-    return any(name == each or name.startswith(f"{each}.") for each in allowed)
+def runtime_imports(node: ast.AST, source: str) -> Iterator[str]:
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        for each in node.orelse:
+            yield from runtime_imports(each, source)
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0 and node.module, f"{source}: relative import"
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        yield from runtime_imports(child, source)
+
+
+def package_of(source: str) -> str:
+    """The package, or file outside one, that a source belongs to; its folder if no table names it."""
+    named = PACKAGES.keys() | COMPOSITION_ROOT
+    return next((place for place in named if source == place or source.startswith(f"{place}/")), source)
+
+
+def package_of_module(name: str) -> str:
+    """Of a dotted name, which may end in a function or class."""
+    return package_of(next(file for file in candidate_files(name) if (ROOT / file).exists()))
+
+
+def candidate_files(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        yield "/".join(parts[:length]) + ".py"
+        yield "/".join(parts[:length]) + "/__init__.py"
+
+
+def imported_packages(sources: list[str]) -> set[str]:
+    ours = {name for source in sources for name in imports(source) if name.split(".")[0] in OURS}
+    return {package_of_module(name) for name in ours}
+
+
+def members(place: str) -> list[str]:
+    return [source for source in sources() if package_of(source) == place]
+
+
+def shared_by_all(place: str) -> set[str]:
+    """What a package may import without being named for it."""
+    return PACKAGES.keys() & {"app/entities", "app/errors.py", *USE_CASES} if place in WORKERS else set()
+
+
+def test_every_file_stands_in_a_package_of_the_table():
+    assert {package_of(source) for source in code_sources()} == PACKAGES.keys() | COMPOSITION_ROOT
+
+
+@pytest.mark.parametrize("place", sorted(PACKAGES))
+def test_a_package_imports_exactly_what_the_table_says(place: str):
+    found = imported_packages(members(place)) - {place} - shared_by_all(place)
+    assert found == PACKAGES[place]
+
+
+def test_the_packages_form_no_circle():
+    order = TopologicalSorter({place: imported_packages(members(place)) - {place} for place in PACKAGES})
+    assert [*order.static_order()]
 
 
 @pytest.mark.parametrize("source", sources())
-def test_arrows_point_down(source: str):
-    for place, allowed in ALLOWED.items():
+def test_only_the_composition_root_imports_the_top(source: str):
+    place = package_of(source)
+    above = COMPOSITION_ROOT - ({place} if place in COMPOSITION_ROOT else set())
+    if place in COMPOSITION_ROOT:
+        above = {"app/commands"} - {place}
+    assert not imported_packages([source]) & above
+
+
+@pytest.mark.parametrize("place", sorted(THIRD_PARTY))
+def test_a_layer_imports_only_its_libraries(place: str):
+    stdlib = PURE_STDLIB if place in PURE else set(sys.stdlib_module_names)
+    for source in sources():
         if source != place and not source.startswith(f"{place}/"):
             continue
-        stdlib = PURE_STDLIB if place in PURE else set(sys.stdlib_module_names)
-        wrong = [name for name in imports(source) if not within(name, allowed | stdlib)]
-        assert not wrong, f"{source} may not import {wrong}"
-    if source.startswith("workers/") and source not in ROOTS:
-        wrong = [name for name in imports(source) if within(name, set(WORKERS_NEVER))]
+        roots = {name.split(".")[0] for name in imports(source)}
+        wrong = roots - stdlib - {"app"} - THIRD_PARTY[place]
         assert not wrong, f"{source} may not import {wrong}"
 
 
-def test_only_files_that_say_so_lean_on_gunicorn():
-    users = {s for s in sources() if any(within(name, {"gunicorn"}) for name in imports(s))} - {"workers/serve.py"}
-    assert users and all(s.startswith("workers/gunicorn_") for s in users)
+@pytest.mark.parametrize(
+    ("library", "place"),
+    [("gunicorn", "workers/gunicorn_worker/"), ("pynvml", "workers/gpu/nvml.py"), ("flask", "app/")],
+)
+def test_a_library_is_imported_in_one_place(library: str, place: str):
+    users = {source for source in sources() if any(name.split(".")[0] == library for name in imports(source))}
+    users -= {"workers/serve.py"}
+    assert users and all(source.startswith(place) for source in users)
 
 
-def test_the_pure_rings_pull_in_nothing_heavy():
-    code = "import app.use_cases.schedule, app.use_cases.launch, app.use_cases.report, sys; print(*sys.modules)"
+def test_type_checking_blocks_are_skipped_with_all_they_nest():
+    text = "if TYPE_CHECKING:\n    if x:\n        import a\n    import b\nelse:\n    import c\nimport d"
+    assert [*runtime_imports(ast.parse(text), "x.py")] == ["c", "d"]
+
+
+def test_the_pure_layers_import_nothing_heavy():
+    pure = ("scheduling.schedule", "launch.launch", "reporting.report")
+    code = f"import {', '.join(f'app.use_cases.{each}' for each in pure)}, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     heavy = {"flask", "pydantic", "numpy", "gunicorn", "requests", "threading", "socket", "subprocess", "workers"}
     assert not heavy & set(run.stdout.split())
+
+
+@pytest.mark.parametrize("source", [source for source in sources() if source.endswith("__init__.py")])
+def test_a_package_says_what_lives_there(source: str):
+    said = ast.get_docstring(ast.parse((ROOT / source).read_text())) or ""
+    assert 80 < len(said) < 500, source

@@ -17,27 +17,27 @@ from app.entities.launch import EngineFacts, EngineKind
 from app.entities.model import Replicas
 from app.entities.server import Server
 from app.settings.schema import Settings
-from app.use_cases import events as ev
-from app.use_cases.model_shape import ModelShape, model_shape
-from app.use_cases.pool_state import Limits, PoolState
-from app.use_cases.visible_gpus import names_nothing
-from workers import affinity
-from workers.catalog import Catalog, Entry
-from workers.demo_model import write_demo_model
-from workers.engine import NoEngine, engine_environment, find_engine, why_no_cuda
-from workers.gpu_evidence import SeenGpus
-from workers.gpu_poller import GpuPoller
-from workers.history import History
-from workers.kept_cache import KeptCaches
-from workers.llama_server import Launcher
-from workers.model_headers import ModelHeaders
-from workers.needs import Needs
-from workers.nvml import Nvml
-from workers.orphans import PidRecords
+from app.use_cases.model_shape.shape import ModelShape, model_shape
+from app.use_cases.placement.usable_gpus import names_nothing
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.pool_state import Limits, PoolState
+from workers.catalog.catalog import Catalog, Entry
+from workers.catalog.demo_model import write_demo_model
+from workers.catalog.model_headers import ModelHeaders
+from workers.engine.binary import NoEngine, engine_environment, find_engine, why_no_cuda
+from workers.gpu.evidence import SeenGpus
+from workers.gpu.nvml import Nvml
+from workers.gpu.poller import GpuPoller
+from workers.measurement.history import History
 from workers.pinned import Pins, needs_of_pinned
-from workers.pool import Process
-from workers.slot_files import SlotFiles
-from workers.state import StateStore
+from workers.pool.needs import Needs
+from workers.pool.pool import Process
+from workers.server import affinity
+from workers.server.kept_cache import KeptCaches
+from workers.server.llama_server import Launcher
+from workers.server.orphans import PidRecords
+from workers.server.slot_files import SlotFiles
+from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 

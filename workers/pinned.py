@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.model import Model
 from app.errors import ProxyError
-from app.use_cases.gpu_use import are_usable
-from app.use_cases.ledger import Books
-from app.use_cases.pins import Pinned, can_be_told, kept_out_by_contexts, why_not_together
-from app.use_cases.pool_state import Limits
-from app.use_cases.world import World, world_of
-from workers.catalog import Catalog
-from workers.memory import read_memory
-from workers.needs import Needs
-from workers.state import StateStore
+from app.use_cases.placement.ledger import Books
+from app.use_cases.placement.pins import Pinned, can_be_told, kept_out_by_contexts, why_not_together
+from app.use_cases.placement.usable_gpus import are_usable
+from app.use_cases.placement.world import World, world_of
+from app.use_cases.scheduling.pool_state import Limits
+from workers.catalog.catalog import Catalog
+from workers.gpu.ram import read_memory
+from workers.pool.needs import Needs
+from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 

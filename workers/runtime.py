@@ -14,18 +14,15 @@ from app.errors import ProxyError
 from app.services import Doors, Services
 from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
-from app.use_cases import events as ev
-from app.use_cases.model_shape import model_shape
-from app.use_cases.pool_state import PoolState
-from workers import affinity
-from workers.access_log import AccessLog
-from workers.client_watch import ClientWatcher
-from workers.gauges import Gauges
-from workers.history import History
-from workers.memory import read_memory
-from workers.model_headers import ModelHeaders
-from workers.needs import Needs
-from workers.orphans import PidRecords
+from app.use_cases.model_shape.shape import model_shape
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.pool_state import PoolState
+from workers.catalog.model_headers import ModelHeaders
+from workers.clients.admission import Places
+from workers.clients.client_watch import ClientWatcher
+from workers.clients.rates import Rates
+from workers.gpu.ram import read_memory
+from workers.measurement.history import History
 from workers.parts import (
     catalog_of,
     engine_of,
@@ -39,13 +36,16 @@ from workers.parts import (
     version,
 )
 from workers.pinned import Pins, needs_of_pinned
-from workers.places import Places
-from workers.pool import Pool
-from workers.rates import Rates
-from workers.relay import Relay
-from workers.slot_files import SlotFiles
-from workers.state import StateStore
-from workers.stream_mover import StreamMover
+from workers.pool.needs import Needs
+from workers.pool.pool import Pool
+from workers.relay.relay import Relay
+from workers.relay.stream_mover import StreamMover
+from workers.server import affinity
+from workers.server.orphans import PidRecords
+from workers.server.slot_files import SlotFiles
+from workers.telemetry.access_log import AccessLog
+from workers.telemetry.gauges import Gauges
+from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from gunicorn.app.base import BaseApplication
 
 from app.settings.configuration import ConfigurationError, load_settings
 from app.web import create_app
-from workers.gunicorn_worker import CannotStart
+from workers.gunicorn_worker.worker import CannotStart
 from workers.runtime import Runtime
 
 GUNICORN_CONF = Path(__file__).resolve().parent.parent / "gunicorn.conf.py"

@@ -11,8 +11,8 @@ from http import HTTPStatus
 from werkzeug.exceptions import HTTPException
 
 from app.errors import InvalidRequest, MethodNotAllowed, ProxyError
-from app.routes.doors import no_such_path
-from app.routes.incoming import Incoming
+from app.routes.authorization import no_such_path
+from app.routes.incoming_request import Incoming
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 from collections.abc import Iterable, Iterator
 
-from app.routes.incoming import Incoming
+from app.routes.incoming_request import Incoming
 
 # What clients call it. Nothing of this goes on to the engine.
 HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify, request
 
 from app.services import services
-from app.use_cases.explain import decision_list
+from app.use_cases.reporting.decisions import decision_list
 
 bp = Blueprint("decisions", __name__)
 

@@ -29,13 +29,13 @@ from app.errors import (
     UpstreamCrashed,
 )
 from app.routes.answers import Answer
-from app.routes.doors import no_such_path, servable_model
-from app.routes.incoming import Incoming
-from app.routes.loading import HEADERS, as_event, progress
+from app.routes.authorization import no_such_path, servable_model
+from app.routes.incoming_request import Incoming
+from app.routes.loading_messages import HEADERS, as_event, progress
 from app.routes.paths import OTHER_PATH, PLAIN_ROUTES, STREAMING_ROUTES
-from app.routes.reading import Said, read_request
+from app.routes.requested_model import Said, read_request
 from app.services import DIRECT, END, Services
-from app.use_cases.events import Ending
+from app.use_cases.scheduling.events import Ending
 
 log = logging.getLogger(__name__)
 

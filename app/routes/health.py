@@ -8,10 +8,10 @@ from dataclasses import replace
 from flask import Blueprint, Response, jsonify
 
 from app.errors import Draining, NoEngine
-from app.routes.doors import is_stranger, may_use
-from app.routes.incoming import incoming
+from app.routes.authorization import is_stranger, may_use
+from app.routes.incoming_request import incoming
 from app.services import services
-from app.use_cases.report import health
+from app.use_cases.reporting.report import health
 
 bp = Blueprint("health", __name__)
 

@@ -9,7 +9,7 @@ from werkzeug.exceptions import NotFound as NoSuchRule
 from app.errors import InvalidRequest, ProxyError
 from app.routes.answers import Answer
 from app.routes.exchange import Exchange
-from app.routes.incoming import Incoming, incoming
+from app.routes.incoming_request import Incoming, incoming
 from app.routes.paths import GET_ROUTES, OTHER_PATH, POST_ROUTES, may_be_passed_on
 
 bp = Blueprint("inference", __name__)

@@ -11,13 +11,13 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine
-from app.routes.doors import checked, find_model, servable_model, visible_models
+from app.routes.authorization import checked, find_model, servable_model, visible_models
 from app.routes.exchange import place, read_body
-from app.routes.incoming import Incoming, incoming
+from app.routes.incoming_request import Incoming, incoming
 from app.routes.inference import infer_by_flask
-from app.routes.reading import read_request
+from app.routes.requested_model import read_request
 from app.services import services
-from app.use_cases.report import model_entry, model_list, model_place, router_props
+from app.use_cases.reporting.report import model_entry, model_list, model_place, router_props
 
 bp = Blueprint("models", __name__)
 

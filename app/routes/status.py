@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, make_response, render_template
 
-from app.routes.doors import visible_models
+from app.routes.authorization import visible_models
 from app.routes.health import account
-from app.routes.incoming import incoming
+from app.routes.incoming_request import incoming
 from app.services import services
-from app.use_cases.report import model_list
+from app.use_cases.reporting.report import model_list
 
 bp = Blueprint("status", __name__)
 

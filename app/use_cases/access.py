@@ -1,4 +1,4 @@
-"""Who may come in: keys compared, hosts told apart. Pure; app/routes/doors.py asks."""
+"""Who may come in: keys compared, hosts told apart. Pure; app/routes/authorization.py asks."""
 
 from __future__ import annotations
 

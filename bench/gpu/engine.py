@@ -12,7 +12,7 @@ from bench.gpu.cuda_libraries import CudaLibraries, find_cuda_libraries
 from bench.gpu.options import Options
 from bench.gpu.source import Source, find_source
 from bench.gpu.stopping import CannotGoOn, Deadline
-from workers.engine import NoEngine, find_engine
+from workers.engine.binary import NoEngine, find_engine
 
 
 class Engine:

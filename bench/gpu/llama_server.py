@@ -16,12 +16,12 @@ from typing import Any
 
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
-from app.use_cases.launch import BUFFERS_LOGGED, launch_plan
+from app.use_cases.launch.launch import BUFFERS_LOGGED, launch_plan
 from bench.gpu.stopping import Deadline, OutOfTime
-from workers.child_process import free_port, popen, signal_group
-from workers.engine import engine_environment
-from workers.engine_report import EngineReport
-from workers.server_log import ServerLog, last_words
+from workers.engine.binary import engine_environment
+from workers.measurement.memory_report import EngineReport
+from workers.server.child_process import free_port, popen, signal_group
+from workers.server.log import ServerLog, last_words
 
 POLL_SECONDS = 0.05
 LOG_SECONDS = 0.5  # the last lines of a load are written by a thread of llama.cpp's

@@ -11,9 +11,9 @@ from typing import Any
 from app.entities.launch import EngineFacts, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.model import Model
-from app.use_cases.estimate import GPU_OVERHEAD_BYTES, estimate_memory
-from app.use_cases.memory_options import memory_options
-from app.use_cases.model_shape import ModelShape, model_shape
+from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES, estimate_memory
+from app.use_cases.estimate.memory_options import memory_options
+from app.use_cases.model_shape.shape import ModelShape, model_shape
 from bench.gpu.card import Card
 from bench.gpu.grid import Start, prompt_tokens
 from bench.gpu.llama_server import Failed, MeasuredServer
@@ -21,7 +21,7 @@ from bench.gpu.ram import resident_bytes
 from bench.gpu.results import Row
 from bench.gpu.shapes import Shape
 from bench.gpu.stopping import Deadline
-from workers.gguf_file import read_header
+from workers.gguf.header import read_header
 
 BACK_SECONDS = 10.0  # how long memory may take to come back
 BACK_BYTES = 64 * 1024**2  # so much less may come back: others use the card too

@@ -17,8 +17,8 @@ from app.errors import InvalidModelFile
 from bench.gpu.random_weights import pieces
 from bench.gpu.shapes import MAX_ALIGNED, VOCABULARY, Shape
 from bench.gpu.stopping import Deadline
-from workers.gguf_constants import TENSOR_TYPES
-from workers.gguf_file import read_header
+from workers.gguf.constants import TENSOR_TYPES
+from workers.gguf.header import read_header
 
 if TYPE_CHECKING:
     import gguf

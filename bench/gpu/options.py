@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.gpu_overheads import TABLE
+from workers.measurement.gpu_overheads import TABLE
 
 STEPS = ("build", "models", "measure", "report")
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from workers.gguf_constants import TENSOR_TYPES
+from workers.gguf.constants import TENSOR_TYPES
 
 if TYPE_CHECKING:
     import numpy as np

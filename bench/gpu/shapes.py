@@ -9,7 +9,7 @@ from functools import cached_property
 
 from app.entities.gguf import GgufHeader, Tensor
 from app.entities.launch import Task
-from app.use_cases.model_shape import BLOCK
+from app.use_cases.model_shape.shape import BLOCK
 from bench.vram_truth import header
 
 VERSION = "kit-2"  # changes with what the writer writes: a file of another version is written anew

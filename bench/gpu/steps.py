@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.use_cases.estimate import GPU_OVERHEAD_BYTES
-from app.use_cases.model_shape import model_shape
+from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES
+from app.use_cases.model_shape.shape import model_shape
 from bench.gpu import overheads, ram
 from bench.gpu.card import Card, find_card
 from bench.gpu.engine import Engine
@@ -24,7 +24,7 @@ from bench.gpu.shapes import Shape
 from bench.gpu.stock import Stock
 from bench.gpu.stopping import CannotGoOn, Deadline, OutOfTime
 from bench.gpu.table import MIB, items, summary, table
-from workers.gpu_overheads import measured_overheads
+from workers.measurement.gpu_overheads import measured_overheads
 
 
 def run(options: Options) -> None:

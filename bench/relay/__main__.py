@@ -37,7 +37,7 @@ from bench.relay.rounds import Round, Seen
 from bench.relay.stand_in import MEASURED_CORE, OTHER_CORE, Programs, compiled, pin, upstream
 from bench.relay.systems import SYSTEMS, Running, Surroundings, System
 from bench.relay.usage import memory_mib
-from tests.service import wait_for
+from tests.helpers.service import wait_for
 
 CASES = (FEW, SLOW, FAST, MANY)
 

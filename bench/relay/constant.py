@@ -14,7 +14,7 @@ from typing import Any
 from flask import Flask, Response, request
 from gunicorn.app.base import BaseApplication
 
-from workers.gunicorn_worker import ProxyWorker
+from workers.gunicorn_worker.worker import ProxyWorker
 
 ANSWER = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"Hello"}}]}'
 

@@ -21,18 +21,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.routes.doors import pass_doors, servable_model
-from app.routes.incoming import Incoming
-from app.routes.reading import read_request
+from app.routes.authorization import pass_doors, servable_model
+from app.routes.incoming_request import Incoming
+from app.routes.requested_model import read_request
 from app.settings.configuration import load_settings
-from app.use_cases.events import Ending
+from app.use_cases.scheduling.events import Ending
 from bench.record import record, summary
 from bench.relay import systems
 from bench.relay.load import small
 from bench.relay.stand_in import MEASURED_CORE, OTHER_CORE, Programs, compiled, pin, upstream
 from bench.relay.systems import MODELS, Running, Surroundings
-from workers.child_process import free_port
 from workers.runtime import Runtime
+from workers.server.child_process import free_port
 
 SECONDS, CLIENTS = 4.0, 32
 BATCHES, BATCH = 60, 200

@@ -22,9 +22,9 @@ import requests
 
 from bench.relay import nginx
 from bench.relay.stand_in import OTHER_CORE, Programs, environment
-from tests.service import Service, serving, wait_for
-from workers.child_process import free_port
-from workers.demo_model import write_demo_model
+from tests.helpers.service import Service, serving, wait_for
+from workers.catalog.demo_model import write_demo_model
+from workers.server.child_process import free_port
 
 ROOT = Path(__file__).parents[2]
 SLOTS = 256  # the most that a llama-server has

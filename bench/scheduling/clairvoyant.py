@@ -9,8 +9,8 @@ from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import replace
 
-from app.use_cases import events as ev
-from app.use_cases.demand import NONE, Demand
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.demand import NONE, Demand
 from bench.scheduling.ours import Ours
 
 SOONEST_SECONDS = 0.01

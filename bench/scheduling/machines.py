@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from app.entities.launch import MemoryOptions
 from app.entities.memory import Estimate
 from app.entities.placement import Card, Outcome
-from app.use_cases.asked import Asked
-from app.use_cases.estimate import estimate_memory
-from app.use_cases.placement import decide
-from app.use_cases.world import World
+from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.placement.placement import decide
+from app.use_cases.placement.request import Asked
+from app.use_cases.placement.world import World
 from bench.estimate import shape_of
 from bench.vram_truth import pairs_with_headers
 

@@ -15,9 +15,9 @@ from app.entities.launch import LaunchSettings
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.server import Server
-from app.use_cases import events as ev
-from app.use_cases.pool_state import Limits, PoolState
-from app.use_cases.schedule import due_at, step
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.schedule import due_at, step
 from bench.scheduling.arrivals import Request
 from bench.scheduling.machines import GIB, RETURN_SECONDS, SLOTS, STOP_SECONDS, Machine, Subject
 from bench.scheduling.results import Result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import gguf
 from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
 
-from workers.demo_model import write_demo_model
+from workers.catalog.demo_model import write_demo_model
 
 if TYPE_CHECKING:
     import numpy as np

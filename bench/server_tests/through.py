@@ -54,7 +54,7 @@ def main() -> None:
     for variable, name in (("XDG_STATE_HOME", "state"), ("XDG_CACHE_HOME", "cache"), ("HF_HOME", "huggingface")):
         os.environ[variable] = str(own / name)
     where = ("--host", start.ours["--host"], "--port", start.ours["--port"])
-    os.execv(sys.executable, [sys.executable, "-m", "app.cli", "serve", "--config", str(file), *where])
+    os.execv(sys.executable, [sys.executable, "-m", "app.commands.cli", "serve", "--config", str(file), *where])
 
 
 def told_apart(arguments: Sequence[str]) -> Start:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workers.child_process import free_port
+from workers.server.child_process import free_port
 
 ROOT = Path(__file__).parents[2]
 FILE_SECONDS = 1500

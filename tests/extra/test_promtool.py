@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.service import serving, wait_for
-from tests.stand_in_nvml import Card, StandIn, an_a100, needs_compiler
+from tests.helpers.service import serving, wait_for
+from tests.helpers.stand_in_nvml import Card, StandIn, an_a100, needs_compiler
 
 
 def said_of(page: str) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import serving
+from tests.helpers.service import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ def test_it_holds_the_data_files(wheel: Path):
         "templates/status.html",
         "gunicorn.conf.py",
         "config.example.yaml",
-        "workers/gpu_overheads.json",
+        "workers/measurement/gpu_overheads.json",
         "systemd/llama-smart-proxy.service",
     } <= names
     assert not [name for name in names if name.startswith("tests/")]
@@ -44,4 +44,4 @@ def test_it_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with serving(tmp_path) as service:
         assert service.chat().status_code == 200
         assert "<table>" in service.get("/").text
-        assert str(tmp_path / "installed" / "workers" / "embedded_engine.py") in service.output
+        assert str(tmp_path / "installed" / "workers" / "engine" / "embedded_engine.py") in service.output

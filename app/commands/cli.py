@@ -1,0 +1,262 @@
+"""The command line. Heavy imports stand inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from app.commands.estimate import estimate
+from app.commands.options import ANSWER_IS_NO, WRONG_USE
+from app.commands.plan import plan
+
+GUNICORN_CANNOT_START = 4  # its APP_LOAD_ERROR: another attempt would end the same way
+
+if TYPE_CHECKING:
+    from app.entities.launch import Task
+    from app.entities.model import Model
+    from app.settings.schema import Settings
+    from workers.runtime import Runtime
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="llama-smart-proxy")
+def main() -> None:
+    """One OpenAI-compatible address in front of every GGUF model on this machine."""
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
+@click.option(
+    "--host",
+    help="Address to listen on. One that other machines reach needs keys, or server.allow_open.  [default: 127.0.0.1]",
+)
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8080]")
+@click.option(
+    "--models-dir",
+    "models_dirs",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    multiple=True,
+    help="Folder whose *.gguf files are served, each under its file's name. May be given several times. "
+    "Without any a tiny demo model is served, whose answers are noise.",
+)
+def serve(config: Path | None, host: str | None, port: int | None, models_dirs: tuple[Path, ...]) -> None:
+    """Serve models until Ctrl-C.
+
+    The first request for a model starts a llama-server for it: the configured one, the one on PATH, or the
+    embedded engine. Every setting can also come from the configuration file or from LLAMA_SMART_PROXY_* in the
+    environment; what is typed here is the strongest.
+    """
+    typed = {
+        "CONFIG": str(config.absolute()) if config else None,
+        "SERVER__HOST": host,
+        "SERVER__PORT": None if port is None else str(port),
+        "CATALOG__MODELS_DIRS": json.dumps([str(folder.absolute()) for folder in models_dirs]) if models_dirs else None,
+    }
+    from app.settings.configuration import PREFIX, ConfigurationError, read_configuration
+
+    os.environ.update({PREFIX + name: value for name, value in typed.items() if value is not None})
+    try:
+        configuration = read_configuration()
+    except ConfigurationError as error:
+        click.echo(f"configuration error:\n{error}", err=True)
+        sys.exit(WRONG_USE)
+    settings = configuration.settings
+    _refuse_an_address_in_use(settings.server.host, settings.server.port)
+    _log_to_stderr()
+    _log_warnings(configuration.warnings)
+    from workers.serve import Application
+
+    own = os.getpid()
+    try:
+        Application(functools.partial(_announce, settings)).run()
+    except SystemExit as end:  # of the worker, too, which is a fork of this process
+        sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and os.getpid() == own else end.code)
+
+
+main.add_command(estimate)
+main.add_command(plan)
+
+
+@main.command("check-config")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def check_config(config: Path | None, as_json: bool) -> None:
+    """Say what the configuration means, or what is wrong with it. Nothing is started.
+
+    Reads what `serve` would read: the file, LLAMA_SMART_PROXY_* in the environment, the models' files, where a broken
+    one is a warning, and for pinned models this machine's GPUs and RAM. Exit status: 0 it is good, 1 it is wrong,
+    2 there is no such file. Secrets are not printed.
+    """
+    from app.settings.check import checked
+    from app.settings.values import PREFIX
+
+    if config:
+        os.environ[PREFIX + "CONFIG"] = str(config.absolute())
+    verdict = checked()
+    if verdict.configuration:
+        settings = verdict.configuration.settings
+        with _silent("workers.catalog.catalog", "workers.pinned"):  # they say the same
+            errors, warnings = _about_this_machine(settings)
+            warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
+        verdict = verdict.with_warnings(warnings).with_errors(errors)
+    if as_json:
+        click.echo(json.dumps(verdict.as_json(), indent=2))
+    else:
+        click.echo("\n".join(verdict.lines()), err=not verdict.is_good)
+    if not verdict.is_good:
+        sys.exit(ANSWER_IS_NO if verdict.file_exists else WRONG_USE)
+
+
+def _about_this_machine(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Errors and warnings, by what it has."""
+    from workers.parts import errors_about_the_cpu, look_at_pins
+
+    errors, warnings = look_at_pins(settings) if settings.pinned else ((), ())
+    return (*errors_about_the_cpu(settings), *errors), warnings
+
+
+def _warnings_about_engine(settings: Settings) -> list[str]:
+    import shutil
+
+    binary = settings.engine.binary
+    if binary in ("auto", "embedded") or shutil.which(os.path.expanduser(binary)):
+        return []
+    return [f"engine.binary: there is no program {binary}; without it no model can be served"]
+
+
+def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
+    """A line for each model that could not be served, and for whatever else is odd about their files."""
+    from workers.parts import catalog_of, has_models
+
+    return catalog_of(settings).warnings if has_models(settings) else ()
+
+
+@contextlib.contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    import logging
+
+    logs = [logging.getLogger(name) for name in names]
+    for each in logs:
+        each.disabled = True
+    try:
+        yield
+    finally:
+        for each in logs:
+            each.disabled = False
+
+
+def _refuse_an_address_in_use(host: str, port: int) -> None:
+    """Say so at once, and what to do: gunicorn would try for five seconds first."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            click.echo(f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port", err=True)
+            sys.exit(1)
+
+
+def _to_try(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:
+    """A small one whose header says nothing against it, and what it is for; one that chats before all others. Few
+    headers are read for that."""
+    from app.entities.launch import Task
+    from app.errors import InvalidModelFile
+
+    found = None
+    for model in sorted(models, key=lambda model: model.size_bytes)[:10]:
+        with contextlib.suppress(InvalidModelFile):
+            good = runtime.services.catalog.servable(model)
+            task = runtime.task_of(good)
+            if task is Task.COMPLETION:
+                return good, task
+            found = found or (good, task)
+    return found
+
+
+def _asked_of(task: Task) -> tuple[str, dict[str, Any]]:
+    """The path of a request for such a model, and what stands in it beside the model."""
+    from app.entities.launch import Task
+
+    match task:
+        case Task.EMBEDDING:
+            return "/v1/embeddings", {"input": "Hello!"}
+        case Task.RERANK:
+            return "/v1/rerank", {"query": "greeting", "documents": ["Hello!", "Good night."]}
+        case Task.COMPLETION:
+            return "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello!"}]}
+
+
+def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
+    """Say where the service is and what to try, once it is there."""
+    address = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # one that can be typed
+    models = [model for model in runtime.services.catalog.models() if not model.problem]
+    broken = len(runtime.services.catalog.models()) - len(models)
+    lines = ["", f"Llama Smart Proxy {runtime.services.version} is ready.", f"  OpenAI base URL  {address}/v1"]
+    lines += [f"  status page      {address}/", f"  models           {_names([model.name for model in models])}"]
+    if broken:
+        lines += [f"  not served       {broken}; {address}/ says why"]
+    if not models and settings.catalog.models_dirs:
+        folders = ", ".join(map(str, settings.catalog.models_dirs))
+        lines += ["", f"  There is no *.gguf file that can be served in or below {folders}."]
+    if runtime.services.engine is None:
+        lines += ["", f"  No engine: {runtime.services.engine_problem}"]
+    if not runtime.has_models:
+        lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
+        lines += [f"    {_own_command()} serve --models-dir DIR"]
+    if settings.is_unguarded:
+        lines += ["", "  There are no keys: whoever reaches this address may use it."]
+    if found := _to_try(runtime, models):
+        model, task = found
+        path, more = _asked_of(task)
+        body = json.dumps({"model": model.name, **more})
+        key = ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
+        lines += ["", "  Try it:", f"    curl {address}{path}{key} -d {shlex.quote(body)}"]
+    with contextlib.suppress(OSError):  # nobody has to read it
+        click.echo("\n".join([*lines, ""]))
+
+
+def _own_command() -> str:
+    """What to type to get here again."""
+    import shutil
+
+    name = "llama-smart-proxy"
+    return name if shutil.which(name) else str(Path(sys.argv[0]).with_name(name))
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) or "none"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def _log_to_stderr() -> None:
+    """Our log lines beside gunicorn's own: time, level, thread, module, message."""
+    import logging
+
+    from workers.telemetry.log_format import LOG_FORMAT
+
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # three lines about the demo model otherwise
+
+
+def _log_warnings(warnings: tuple[str, ...]) -> None:
+    """Here alone: the settings are read again by gunicorn's file and by its worker."""
+    import logging
+
+    for warning in warnings:
+        logging.getLogger(__name__).warning("configuration: %s", warning)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""`llama-smart-proxy estimate`: what a model would need, said before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from app.commands.estimate_report import as_data, lines
+from app.commands.options import (
+    ANSWER_IS_NO,
+    Question,
+    counted,
+    is_file,
+    model_options,
+    of_settings,
+    refuse_what_is_no_model,
+    stop,
+    with_typed,
+)
+from app.entities.launch import MemoryOptions, Task
+
+if TYPE_CHECKING:
+    from app.use_cases.model_shape.shape import ModelShape
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", re.IGNORECASE)
+_UNITS = {f"{letter}{i}b": (1024 if i else 1000) ** power for power, letter in enumerate("kmgt", 1) for i in ("", "i")}
+
+
+@click.command()
+@click.argument("model", metavar="FILE_OR_NAME")
+@model_options
+@click.option(
+    "--fit-in", metavar="SIZE", help="Also say the largest context that fits into SIZE per GPU, as 24GiB or 24GiB,8GiB."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool, **typed: Any) -> None:
+    """Say how much memory FILE_OR_NAME needs, by item. Nothing is loaded: only the file's header is read.
+
+    For a FILE, what is not given is llama-server's default; for a NAME of the catalogue it is that model's setting, on
+    one GPU. What earlier loads have taught the service is not looked at. docs/estimates.md explains the answer.
+    Exit status: 0 done, 1 nothing fits into --fit-in, 2 wrong use, or a file that is not a model.
+    """
+    from app.errors import InvalidModelFile
+    from app.use_cases.estimate.companions import NOTHING
+    from app.use_cases.estimate.estimate import estimate_memory
+    from app.use_cases.estimate.largest_context import fits, why_nothing_fits
+    from app.use_cases.model_shape.shape import model_shape
+    from workers.catalog.companion_files import BesideFiles
+    from workers.gguf.header import read_header
+
+    try:
+        question = Question(model, MemoryOptions(), None) if is_file(model) else of_settings(model, config)
+        path, options, launch = question.path, with_typed(question.options, typed), question.launch
+        header = read_header(path)
+        refuse_what_is_no_model(header, path)
+        shape = model_shape(header)
+        options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
+        sizes = _sizes(fit_in, options.devices) if fit_in is not None else None
+        beside = BesideFiles().read(launch) if launch else NOTHING
+        result = estimate_memory(shape, options, beside=beside)
+    except InvalidModelFile as error:
+        stop(error.problem)
+    found = fits(shape, options, beside, sizes) if sizes else None
+    told = as_data(path, header, options, result, _notes(shape, options), found)
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+    else:
+        why = why_nothing_fits(shape, options, beside, sizes) if sizes and not found else ""
+        click.echo("\n".join(lines(told, result, why)))
+    if found == []:
+        sys.exit(ANSWER_IS_NO)
+
+
+def _sizes(text: str, devices: int) -> tuple[int, ...]:
+    """One size for all GPUs, or one for each."""
+    sizes = []
+    for each in text.split(","):
+        found = _SIZE.fullmatch(each.strip())
+        if not found or not float(found[1]):
+            stop(f"--fit-in {text}: not a size; write it like 24GiB, or like 24GiB,8GiB for each GPU its own")
+        sizes.append(int(float(found[1]) * _UNITS[found[2].lower()]))
+    if len(sizes) not in (1, devices):
+        stop(f"--fit-in {text}: {len(sizes)} sizes for {counted(devices, 'device')}; add --devices {len(sizes)}")
+    return tuple(sizes)
+
+
+def _notes(shape: ModelShape, options: MemoryOptions) -> list[str]:
+    """What of the question may not mean what its author thinks."""
+    found, trained = [], shape.hparams.integer("context_length")
+    if 0 < trained < options.ctx_size:
+        found.append(f"the model was trained with a context of {trained:,} tokens")
+    if options.ubatch_size > options.batch_size and options.task is Task.COMPLETION:
+        found.append(f"a ubatch is never larger than the batch, which has {options.batch_size:,} tokens")
+    if options.n_cpu_moe and not shape.largest_expert_bytes:
+        found.append("the model has no experts to keep in RAM")
+    return found

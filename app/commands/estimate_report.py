@@ -1,0 +1,101 @@
+"""What `estimate` prints: the answer as data, and as a table for people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from app.entities.gguf import GgufHeader
+from app.entities.launch import MemoryOptions
+from app.entities.memory import DeviceMemory, Estimate
+from app.use_cases.estimate.largest_context import Fit
+
+MIB = 1024**2
+ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
+
+
+def as_data(
+    path: str,
+    header: GgufHeader,
+    options: MemoryOptions,
+    result: Estimate,
+    notes: Sequence[str],
+    fits: Sequence[Fit] | None,
+) -> dict[str, Any]:
+    """One JSON object. `fits` is None if it was not asked for."""
+    told = {
+        "model": {
+            "path": path,
+            "name": str(header.metadata.get("general.name", "")),
+            "architecture": header.architecture,
+            "tensor_bytes": sum(tensor.size_bytes for tensor in header.tensors),
+        },
+        "settings": asdict(options),
+        "devices": [_items(device) for device in result.devices],
+        "host": {item: value for item, value in _items(result.host).items() if item in ITEMS[:3]},
+        "confidence": str(result.confidence),
+        "notes": [*result.notes, *notes],
+    }
+    return told if fits is None else told | {"fit": [asdict(fit) for fit in fits]}
+
+
+def _items(memory: DeviceMemory) -> dict[str, int]:
+    return asdict(memory) | {"total_bytes": memory.total_bytes}
+
+
+def lines(told: dict[str, Any], result: Estimate, why_nothing_fits: str) -> list[str]:
+    """The same for people, in MiB."""
+    model, settings = told["model"], told["settings"]
+    slots = settings["parallel"]
+    sharing = " sharing it" if settings["kv_unified"] and slots > 1 else ""
+    about = f"{_printable(model['architecture'])}, {model['tensor_bytes'] / MIB:,.0f} MiB of tensors"
+    return [
+        f"{os.path.basename(model['path'])}  ({about})",
+        f"context {settings['ctx_size']:,}, {slots} slot{'s' * (slots > 1)}{sharing},"
+        f" KV {settings['cache_type_k']}/{settings['cache_type_v']}",
+        "",
+        *_table(result),
+        "",
+        f"confidence: {told['confidence']}",
+        *told["notes"],
+        *(_fit_line(fit) for fit in _distinct(told.get("fit", []))),
+        *([f"it does not fit: {why_nothing_fits}"] if told.get("fit") == [] else []),
+    ]
+
+
+def _printable(text: str) -> str:
+    """What a file says of itself, without what would move a terminal's cursor."""
+    return text if text.isprintable() else repr(text)
+
+
+def _table(result: Estimate) -> list[str]:
+    has_margin = any(device.margin_bytes for device in (*result.devices, result.host))
+    titles = ["weights", "context", "compute", "overhead", "total", *(["margin", "booked"] if has_margin else [])]
+    rows = [("MiB", titles)]
+    for index, device in enumerate(result.devices):
+        rows.append((f"GPU {index}", _cells(device, has_margin)))
+    host = _cells(result.host, has_margin)
+    rows.append(("RAM", host if result.host.overhead_bytes else [*host[:3], "", *host[4:]]))
+    return [f"{name:8}" + "".join(f" {cell:>11}" for cell in cells).rstrip() for name, cells in rows]
+
+
+def _cells(memory: DeviceMemory, has_margin: bool) -> list[str]:
+    sizes = [getattr(memory, item) for item in ITEMS] + [memory.total_bytes]
+    sizes += [memory.margin_bytes, memory.booked_bytes] if has_margin else []
+    return [f"{size / MIB:,.1f}" for size in sizes]
+
+
+def _distinct(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line where the type of the cache makes no difference, as for models without any."""
+    if len({(fit["ctx_size"], fit["total_bytes"]) for fit in fits}) == 1:
+        return [fits[0] | {"cache_type_k": "any"}]
+    return fits
+
+
+def _fit_line(fit: dict[str, Any]) -> str:
+    return (
+        f"fits with KV {fit['cache_type_k']:5} up to a context of {fit['ctx_size']:>9,} tokens"
+        f" ({fit['total_bytes'] / MIB:,.0f} MiB booked on the fullest)"
+    )

@@ -1,0 +1,170 @@
+"""`llama-smart-proxy plan`: where a model would go on given GPUs, decided without starting anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from app.commands.options import (
+    ANSWER_IS_NO,
+    Question,
+    model_options,
+    of_settings,
+    refuse_what_is_no_model,
+    stop,
+    with_typed,
+)
+from app.entities.launch import MemoryOptions
+from app.entities.memory import Estimate, MemoryReading
+from app.entities.placement import CPU, Decision, Outcome, Wishes
+from app.use_cases.placement.cards import mib
+
+if TYPE_CHECKING:
+    from app.use_cases.placement.request import Asked
+    from app.use_cases.placement.world import World
+
+
+@click.command(short_help="Say where FILE_OR_NAME would go, and why.")
+@click.argument("model", metavar="FILE_OR_NAME")
+@model_options
+@click.option("--gpus", type=click.Path(path_type=Path), help="JSON file with the GPUs, and the servers on them.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **typed: Any) -> None:
+    """Say where FILE_OR_NAME would go, what would have to leave for it, or why there is no place. Nothing is started.
+
+    What is not given is as the settings have it. Without --gpus the question is about the GPUs of this machine, with no
+    server on them, and takes the engine for one that can use them; without any, about its CPU. RAM is always this
+    machine's. docs/estimates.md has the form of the file. Exit status: 0 there is a
+    place, now or after others left; 1 there is none; 2 wrong use, or a file that is not a model.
+    """
+    from app.errors import InvalidModelFile
+    from app.use_cases.placement.placement import decide
+    from app.use_cases.reporting.decisions import told_decision
+
+    _refuse_what_is_decided_here(typed)
+    question = of_settings(model, config)
+    try:
+        asked = _asked(question, typed)
+    except InvalidModelFile as error:
+        stop(error.problem)
+    world = _world(gpus, question)
+    begin = time.perf_counter()
+    decision = _no_gpu(question, asked, world) or decide(asked, world)
+    elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
+    names = {resident.id: resident.model for resident in world.residents}
+    told = told_decision(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
+    click.echo(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told, decision)))
+    if decision.outcome is Outcome.REFUSE:
+        sys.exit(ANSWER_IS_NO)
+
+
+def _refuse_what_is_decided_here(typed: dict[str, Any]) -> None:
+    """The GPUs that one may speak of are those that the settings allow."""
+    for option in ("tensor_split", "main_gpu"):
+        if typed[option] is not None:
+            stop(f"--{option.replace('_', '-')}: that is what plan works out; leave it out, or ask estimate")
+    if typed["split_mode"] == "none" and (typed["devices"] or 0) > 1:
+        stop(f"--split-mode none is one GPU, --devices {typed['devices']} are several; leave one of them out")
+
+
+def _asked(question: Question, typed: dict[str, Any]) -> Asked:
+    """Raises InvalidModelFile."""
+    from app.use_cases.estimate.companions import NOTHING
+    from app.use_cases.estimate.estimate import estimate_memory
+    from app.use_cases.model_shape.shape import model_shape
+    from app.use_cases.placement.request import Asked
+    from workers.catalog.companion_files import BesideFiles
+    from workers.gguf.header import read_header
+
+    header = read_header(question.path)
+    refuse_what_is_no_model(header, question.path)
+    shape = model_shape(header)
+    beside = BesideFiles().read(question.launch) if question.launch else NOTHING
+
+    def estimate(options: MemoryOptions, _: tuple[str, ...]) -> Estimate:
+        return estimate_memory(shape, options, beside=beside)
+
+    return Asked(shape, _options(question.options, typed), estimate, _wishes(question.wishes, typed))
+
+
+def _options(options: MemoryOptions, typed: dict[str, Any]) -> MemoryOptions:
+    options = with_typed(options, {**typed, "devices": None})
+    return replace(options, n_gpu_layers=0) if typed["devices"] == 0 else options
+
+
+def _wishes(wishes: Wishes, typed: dict[str, Any]) -> Wishes:
+    """What was typed beats the settings: so many GPUs, this context."""
+    if typed["ctx_size"] is not None:
+        wishes = replace(wishes, has_auto_context=False)
+    if typed["split_mode"] == "none":
+        wishes = replace(wishes, min_gpus=1, max_gpus=1)
+    return replace(wishes, min_gpus=typed["devices"], max_gpus=typed["devices"]) if typed["devices"] else wishes
+
+
+def _no_gpu(question: Question, asked: Asked, world: World) -> Decision | None:
+    """What the service answers with no_gpu: the model is for GPUs, and the settings keep it from the CPU."""
+    from app.entities.gpu import GpuSnapshot, GpuState
+    from app.use_cases.placement.usable_gpus import why_no_place
+
+    if world.cards or not asked.options.n_gpu_layers:
+        return None
+    why = why_no_place(GpuSnapshot(GpuState.NO_GPU, at=0.0), question.cpu_fallback)
+    return Decision(Outcome.REFUSE, why, 0) if why else None
+
+
+def _world(file: Path | None, question: Question) -> World:
+    from app.commands.gpus_file import BrokenFile, read_world
+    from workers.gpu.ram import read_memory
+
+    memory = read_memory({})
+    if file is None:
+        return _this_machine(memory, question)
+    try:
+        return read_world(file, memory.available_bytes, question.rules, question.policy)
+    except BrokenFile as error:
+        stop(f"--gpus {file}: {error}")
+
+
+def _this_machine(memory: MemoryReading, question: Question) -> World:
+    from app.entities.gpu import GpuSnapshot, GpuState
+    from app.use_cases.placement.ledger import Books
+    from app.use_cases.placement.usable_gpus import names_nothing
+    from app.use_cases.placement.world import world_of
+    from workers.gpu.nvml import Nvml
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = GpuSnapshot(GpuState.DISABLED, at=0.0)
+    is_hidden = not question.uses_gpus or names_nothing(visible)
+    snapshot = hidden if is_hidden else Nvml(visible).read_gpus()
+    for complaint in snapshot.complaints:
+        click.echo(f"note: {complaint}", err=True)
+    books = Books(snapshot, memory, (), question.rules)
+    return world_of(books, question.policy, memory.at)
+
+
+def _lines(told: dict[str, Any], decision: Decision) -> list[str]:
+    """For people, in MiB."""
+    lines = [f"{told['outcome']}: {told['reason']}"]
+    if told["evict"]:
+        lines.append(f"stopped first: {', '.join(told['evict'])}")
+    if placement := decision.placement:
+        on_gpus = zip(placement.indices, placement.names, placement.uuids, placement.layers, strict=False)
+        for index, name, uuid, layers in on_gpus:
+            lines.append(f"  GPU {index} ({name}, {uuid})  {layers} layers, {mib(placement.booked_bytes[uuid])}")
+        in_ram = mib(placement.booked_bytes.get(CPU, 0))
+        lines.append(f"  {'CPU' if placement.is_on_cpu else 'RAM'}  {in_ram}")
+        split = ",".join(map(str, told["placement"]["tensor_split"]))
+        lines.append(
+            f"  context {told['placement']['ctx_size']:,}, n_gpu_layers {told['placement']['n_gpu_layers']}"
+            + (f", tensor_split {split}" if split else "")
+        )
+    if decision.nearest:
+        lines.append(f"it would fit with {decision.nearest}")
+    return [*lines, "", *(f"- {step}" for step in decision.considered), f"decided in {told['elapsed_ms']} ms"]

@@ -1,0 +1,135 @@
+"""What a llama-server loads beside its model: a draft model or the model's own layers to draft with, adapters, a
+projector. In bytes per device and in RAM, to be added to the model's.
+
+Source: llama.cpp b11434, common/speculative.cpp (common_base_params_to_speculative), src/llama-adapter.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from app.entities.gguf import GgufHeader
+from app.entities.launch import ALL_LAYERS, MemoryOptions
+from app.entities.memory import DeviceMemory
+from app.use_cases.estimate.compute import drafting_compute_bytes
+from app.use_cases.estimate.context import drafting_context_bytes
+from app.use_cases.estimate.projector import Projector, projector, projector_memory
+from app.use_cases.model_shape.shape import BLOCK, ModelShape, gpu_bytes, is_input, model_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA: the bytes of its tensors by the layer they modify; that of the output is ALL_LAYERS."""
+
+    layers: Mapping[int, int]
+    host_layers: Mapping[int, int]
+    host_bytes: int  # modify what is in RAM
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is known of the other files. Of one that is missing or damaged nothing: the engine will say so."""
+
+    draft: ModelShape | None = None
+    projector: Projector | None = None
+    adapters: tuple[Adapter, ...] = ()
+
+
+NOTHING = Beside()
+Part = ModelShape | Projector | Adapter
+Needs = tuple[list[DeviceMemory], DeviceMemory]  # of each device, and of RAM
+
+
+def part(header: GgufHeader) -> Part:
+    """What a file is beside a model, by its header. Never raises."""
+    if header.architecture == "clip":
+        return projector(header)
+    return adapter(header) if header.metadata.get("general.type") == "adapter" else model_shape(header)
+
+
+def beside(parts: Iterable[Part]) -> Beside:
+    found = list(parts)
+    return Beside(
+        next((each for each in found if isinstance(each, ModelShape)), None),
+        next((each for each in found if isinstance(each, Projector)), None),
+        tuple(each for each in found if isinstance(each, Adapter)),
+    )
+
+
+def adapter(header: GgufHeader) -> Adapter:
+    """The adapter that `header` is of. Never raises."""
+    layers: dict[int, int] = {}
+    host_layers: dict[int, int] = {}
+    host = 0
+    for tensor in header.tensors:
+        name = tensor.name.removesuffix(".lora_a").removesuffix(".lora_b")
+        block = BLOCK.match(name)
+        if is_input(name):
+            host += tensor.size_bytes
+            continue
+        layer = int(block[1]) if block else ALL_LAYERS
+        layers[layer] = layers.get(layer, 0) + gpu_bytes(tensor)
+        host_layers[layer] = host_layers.get(layer, 0) + tensor.size_bytes
+    return Adapter(layers, host_layers, host)
+
+
+def adapter_memory(of: Adapter, n_layer_all: int, ranges: list[range]) -> Needs:
+    """An adapter's tensors are where those are that they modify."""
+    devices, host = [0] * len(ranges), of.host_bytes
+    for layer, size in of.layers.items():
+        index = next((i for i, layers in enumerate(ranges) if min(layer, n_layer_all) in layers), None)
+        if index is None:
+            host += of.host_layers[layer]
+        else:
+            devices[index] += size
+    return [DeviceMemory(weights_bytes=size) for size in devices], DeviceMemory(weights_bytes=host)
+
+
+def draft_options(options: MemoryOptions) -> MemoryOptions:
+    """The options of the draft model's own context. It does not follow the types of the main model's cache."""
+    own = replace(
+        options,
+        cache_type_k=options.draft_cache_type_k,
+        cache_type_v=options.draft_cache_type_v,
+        n_gpu_layers=options.draft_n_gpu_layers if options.devices else 0,
+        n_cpu_moe=0,
+        overrides=(),
+        speculation="none",
+    )
+    is_alone = options.draft_device is not None and options.devices > 1
+    return replace(own, devices=1, tensor_split=(), split_mode="layer") if is_alone else own
+
+
+def drafting_memory(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Needs:
+    """The context in which a model drafts with its own last layers (MTP)."""
+    devices = [DeviceMemory() for _ in ranges]
+    if shape.hparams.n_layer == shape.hparams.n_layer_all:
+        return devices, DeviceMemory()
+    context = drafting_context_bytes(shape, options)
+    compute, host_compute = drafting_compute_bytes(shape, options)
+    index = next((i for i, layers in enumerate(ranges) if shape.hparams.n_layer in layers), None)
+    if index is None:
+        return devices, DeviceMemory(0, context, compute)
+    devices[index] = DeviceMemory(0, context, compute)
+    return devices, DeviceMemory(0, 0, host_compute)
+
+
+def projector_needs(of: Projector, options: MemoryOptions, count: int) -> Needs:
+    first, host = projector_memory(of, options)
+    return [first, *[DeviceMemory()] * (count - 1)] if count else [], host
+
+
+def added(needs: Iterable[Needs]) -> Needs:
+    """Item by item."""
+    devices, hosts = zip(*needs, strict=True)
+    return [_sum(each) for each in zip(*devices, strict=True)], _sum(hosts)
+
+
+def _sum(memories: Iterable[DeviceMemory]) -> DeviceMemory:
+    each = list(memories)
+    return DeviceMemory(
+        sum(one.weights_bytes for one in each),
+        sum(one.context_bytes for one in each),
+        sum(one.compute_bytes for one in each),
+    )

@@ -1,0 +1,118 @@
+"""Bytes of the KV cache and of recurrent state.
+
+Source: llama.cpp b11434, src/llama-context.cpp (cells and streams), llama-kv-cache.cpp, llama-kv-cache-iswa.cpp,
+llama-kv-cache-dsa.cpp, llama-memory-recurrent.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.entities.launch import DRAFTS_ITSELF, MemoryOptions
+from app.use_cases.model_shape.shape import Cache, ModelShape, between
+
+# Bytes and values of one block (ggml-common.h), of the types --cache-type-k and -v take.
+CACHE_TYPES: Mapping[str, tuple[int, int]] = {
+    "f32": (4, 1),
+    "f16": (2, 1),
+    "bf16": (2, 1),
+    "q8_0": (34, 32),
+    "q5_1": (24, 32),
+    "q5_0": (22, 32),
+    "q4_1": (20, 32),
+    "q4_0": (18, 32),
+    "iq4_nl": (18, 32),
+}
+CELLS_PADDING = 256
+TAKES_BACK = frozenset({DRAFTS_ITSELF, "draft-eagle3", "draft-dflash", "draft-dspark"})  # common, need_n_rs_seq
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Tokens that the caches have room for. A unified cache is one stream that all slots share."""
+
+    ctx: int  # of all streams
+    base: int  # of one stream
+    window: int  # of one stream, in layers with a sliding window
+    streams: int
+
+
+def cells(shape: ModelShape, options: MemoryOptions) -> Cells:
+    """The rooms of the caches, rounded up as llama.cpp does (llama-context.cpp, llama-kv-cache-iswa.cpp)."""
+    ctx = padded(options.ctx_size or shape.hparams.integer("context_length"))
+    slots = max(1, options.parallel)
+    base = ctx if options.kv_unified else padded(max(1, ctx // slots))
+    streams = 1 if options.kv_unified else slots
+    wanted = shape.hparams.window_tokens * (slots if options.kv_unified else 1) + min(
+        options.batch_size, options.ubatch_size
+    )
+    window = base if options.swa_full else padded(min(base, wanted))
+    return Cells(base * streams, base, window, streams)
+
+
+def context_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> list[int]:
+    """What each device keeps of the context."""
+    n = shape.hparams.n_layer_all
+    room = cells(shape, options)
+    return [_context(shape, options, room, layers.start, min(layers.stop, n)) for layers in ranges]
+
+
+def host_context_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> int:
+    """What RAM keeps of the context: the layers that no device has."""
+    first = ranges[0].start if options.kv_offload and options.devices else shape.hparams.n_layer_all
+    return _context(shape, options, cells(shape, options), 0, min(first, shape.hparams.n_layer_all))
+
+
+def drafting_context_bytes(shape: ModelShape, options: MemoryOptions) -> int:
+    """The cache of the context in which a model drafts with its own layers."""
+    room = cells(shape, options)
+    return sum(
+        room.base * room.streams * (row_bytes(k, options.draft_cache_type_k) + row_bytes(v, options.draft_cache_type_v))
+        for k, v in shape.drafting
+    )
+
+
+def _context(shape: ModelShape, options: MemoryOptions, room: Cells, start: int, stop: int) -> int:
+    if stop <= start:
+        return 0
+    pads_v = options.flash_attn == "off"
+    total = 0
+    for cache, cells_ in ((shape.base, room.base), (shape.window, room.window)):
+        k, v = _widths(shape, cache, start, stop, pads_v)
+        total += room.streams * cells_ * row_bytes(k, options.cache_type_k)
+        total += room.streams * cells_ * row_bytes(v, options.cache_type_v)
+        total += _padding(options.cache_type_k, between(cache.k_padding, start, stop))
+        total += _padding(options.cache_type_v, between(cache.v_padding, start, stop))
+    indexer = between(shape.indexer_width, start, stop)
+    total += room.streams * room.base * row_bytes(indexer, options.cache_type_k)
+    return total + max(1, options.parallel) * _states(options) * between(shape.state_bytes, start, stop)
+
+
+def _states(options: MemoryOptions) -> int:
+    """How often a slot's recurrent state is kept: once for every guess that may have to be taken back."""
+    return 1 + options.draft_max if options.speculation in TAKES_BACK else 1
+
+
+def _widths(shape: ModelShape, cache: Cache, start: int, stop: int, pads_v: bool) -> tuple[int, int]:
+    k, v = between(cache.k_width, start, stop), between(cache.v_width, start, stop)
+    return k, shape.v_width_max * between(cache.layers, start, stop) if pads_v and v else v
+
+
+def _padding(cache_type: str, values: int) -> int:
+    return row_bytes(values, cache_type) if is_quantized(cache_type) else 0
+
+
+def is_quantized(cache_type: str) -> bool:
+    """Whether its values come in blocks."""
+    return CACHE_TYPES[cache_type][1] > 1
+
+
+def row_bytes(values: int, cache_type: str) -> int:
+    """Bytes of so many values (ggml_row_size); the widths of all layers may be added first."""
+    size, block = CACHE_TYPES[cache_type]
+    return values * size // block
+
+
+def padded(tokens: int) -> int:
+    return tokens + -tokens % CELLS_PADDING

@@ -1,0 +1,92 @@
+"""What crosses from one GPU to the next, kept in as many copies as the pipeline has stages.
+
+Usually three embeddings enter the first device, and a residual and its norm each other one. Read from the splits that
+llama.cpp b11434 makes of its graphs (ggml_backend_sched_split_graph, no_alloc); a real load keeps the norm where its
+layer is and takes 4 E less on the devices behind the first.
+"""
+
+from __future__ import annotations
+
+from app.entities.launch import MemoryOptions
+from app.use_cases.estimate.context import Cells, row_bytes
+from app.use_cases.model_shape import architectures as arch
+from app.use_cases.model_shape.shape import ModelShape
+
+COPIES = 4  # GGML_SCHED_MAX_COPIES
+_MAMBA2 = ("mamba2", "nemotron_h", "nemotron_h_moe")
+_MAMBA = ("mamba", "jamba")
+_RWKV = ("rwkv6", "rwkv7")
+_WITHOUT_FIRST_NORM = ("olmo2",)  # no norm comes before attention, so the residual crosses alone
+_DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
+
+# Encoders enter through sums and norms of their own: E on the first device, and on each other one.
+_ENCODERS = {"bert": (8, 4), "nomic-bert": (11, 1), "jina-bert-v3": (11.5, 2.5), "gemma-embedding": (11, 6.3)}
+
+
+def crossing_bytes(
+    shape: ModelShape, options: MemoryOptions, room: Cells, tokens: int, used: list[range], index: int
+) -> int:
+    """Bytes of all copies on the device `index` of `used`, masks aside."""
+    e = 4 * tokens * shape.graph.embd
+    if shape.graph.architecture in arch.WITHOUT_CACHE:
+        first, other = _ENCODERS.get(shape.graph.architecture, (11.5, 6))
+        return round((other if index else first) * e)
+    behind = 3 if shape.graph.architecture in _WITHOUT_FIRST_NORM else 7
+    usual = 12 * e if index == 0 else behind * e
+    return usual + _more(shape, tokens, used, index) + COPIES * shared_cache_bytes(shape, options, room, used[index])
+
+
+def _more(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
+    """What is unusual about the family."""
+    graph, e = shape.graph, 4 * tokens * shape.graph.embd
+    family = graph.architecture
+    if family in _DEEPSTACK:
+        return 4 * (1 + graph.deepstack * (4 + graph.deepstack)) * e - 12 * e if index == 0 else 0
+    if family == "gemma3n":
+        return _altup(shape, tokens, used, index)
+    if family not in _MAMBA + _MAMBA2 + _RWKV:
+        return 0
+    begins = index > 0 and _is_state(shape, used[index].start)
+    ends = index + 1 < len(used) and _is_state(shape, used[index + 1].start)
+    if family in _RWKV:
+        return 10 * e * begins + 4 * e * ends
+    into = graph.ssm_in if family in _MAMBA2 else 2 * graph.inner
+    # The projection's view goes over, and its gate comes back to where the norm is computed.
+    return 4 * tokens * COPIES * (into * begins + graph.inner * ends)
+
+
+def _is_state(shape: ModelShape, layer: int) -> bool:
+    return layer < shape.hparams.n_layer and shape.hparams.has_state[layer]
+
+
+def _altup(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
+    """gemma3n carries four residual streams, and every layer reads its own part of the per-layer embeddings."""
+    graph, e = shape.graph, 4 * tokens * shape.graph.embd
+    layers = used[index]
+    if index == 0:
+        return COPIES * (7 * e + 4 * tokens * graph.per_layer)
+    own = 4 * tokens * graph.per_layer // max(1, shape.hparams.n_layer) * len(layers)
+    peak_without = 4 * tokens * graph.per_layer + 8 * e  # of the single device's peak, what stays on the first
+    output = 43 * e // 2 if shape.hparams.n_layer_all in layers else 0
+    return COPIES * (7 * e + own) - peak_without + e + output
+
+
+def shared_cache_bytes(shape: ModelShape, options: MemoryOptions, room: Cells, layers: range) -> int:
+    """Layers without a cache of their own read another's; where that is elsewhere, each gets its own copy."""
+    hp = shape.hparams
+    if hp.architecture not in arch.WITH_SHARED_CACHES:
+        return 0
+    owners = sum(hp.has_kv)
+    total = 0
+    for il in layers:
+        if not owners <= il < hp.n_layer:
+            continue
+        source = owners - (2 if hp.is_windowed[il] else 1)
+        if source in layers:
+            continue
+        windowed = hp.is_windowed[source]
+        heads, cells = hp.n_head_kv[source], room.window if windowed else room.base
+        each = row_bytes(heads * hp.k_head(windowed), options.cache_type_k)
+        each += row_bytes(heads * hp.v_head(windowed), options.cache_type_v)
+        total += room.streams * cells * each
+    return total

@@ -1,0 +1,154 @@
+"""How much memory a llama-server will need, worked out from the model's header before it is loaded.
+
+Weights and context are arithmetic; the compute buffer follows rules that were fitted to llama.cpp's own accounting
+(bench/estimate.py compares). Nothing here raises for a model that nobody knows: its confidence is low.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from app.entities.launch import DRAFTS_ITSELF, MemoryOptions, Task
+from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.use_cases.estimate.companions import (
+    NOTHING,
+    Beside,
+    Needs,
+    adapter_memory,
+    added,
+    draft_options,
+    drafting_memory,
+    projector_needs,
+)
+from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes
+from app.use_cases.estimate.context import cells, context_bytes, host_context_bytes
+from app.use_cases.estimate.families import EXACT, MEASURED_CACHES, UNKNOWN_MARGIN, Situation, is_known, margin
+from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
+from app.use_cases.estimate.tensor_split import device_layers
+from app.use_cases.estimate.weights import weights
+from app.use_cases.model_shape.hparams import MAX_LAYERS
+from app.use_cases.model_shape.shape import ModelShape
+
+# Of a process: CUDA's context and libraries, until one was measured. 264 to 753 MiB were seen, by model of GPU.
+GPU_OVERHEAD_BYTES = 500 * 1024**2
+MEASURED_SPECULATION = frozenset({"none", DRAFTS_ITSELF, "draft-simple", "ngram-simple", "ngram-mod"})
+
+
+def estimate_memory(
+    shape: ModelShape,
+    options: MemoryOptions,
+    gpu_overhead_bytes: int = GPU_OVERHEAD_BYTES,
+    beside: Beside = NOTHING,
+) -> Estimate:
+    """What a llama-server for the model needs with these options, per device and in RAM."""
+    ranges = device_layers(shape.hparams, options)
+    needs = [_alone(shape, options, ranges)]
+    if options.speculation == DRAFTS_ITSELF:
+        needs.append(drafting_memory(shape, options, ranges))
+    needs += [adapter_memory(each, shape.hparams.n_layer_all, ranges) for each in beside.adapters]
+    if beside.projector:
+        needs.append(projector_needs(beside.projector, options, len(ranges)))
+    if beside.draft:
+        context = cells(shape, options).ctx
+        needs.append(_draft(beside.draft, replace(options, ctx_size=context), len(ranges)))
+    devices, host = added(needs) if len(needs) > 1 else needs[0]
+    return _told(shape, options, beside, gpu_overhead_bytes, devices, host)
+
+
+def _alone(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Needs:
+    on_devices, on_host = weights(shape, options, ranges)
+    compute = compute_bytes(shape, options, ranges)
+    context = context_bytes(shape, options, ranges)
+    host = DeviceMemory(
+        weights_bytes=on_host,
+        context_bytes=host_context_bytes(shape, options, ranges),
+        compute_bytes=host_compute_bytes(shape, options, ranges) if options.devices else compute[0],
+    )
+    if not options.devices:
+        return [], host
+    devices = [
+        DeviceMemory(w, c if options.kv_offload else 0, g) for w, c, g in zip(on_devices, context, compute, strict=True)
+    ]
+    return devices, host
+
+
+def _draft(shape: ModelShape, options: MemoryOptions, count: int) -> Needs:
+    """A draft model is a second one in the same process, with a context as large."""
+    own = draft_options(options)
+    devices, host = _alone(shape, own, device_layers(shape.hparams, own))
+    if len(devices) == count:
+        return devices, host  # none, on the CPU
+    index = min(options.draft_device or 0, count - 1)
+    return [devices[0] if i == index else DeviceMemory() for i in range(count)], host
+
+
+def _told(
+    shape: ModelShape,
+    options: MemoryOptions,
+    beside: Beside,
+    overhead_bytes: int,
+    devices: list[DeviceMemory],
+    host: DeviceMemory,
+) -> Estimate:
+    """With how sure it is of that, and what is booked on top."""
+    share = margin(shape.hparams.architecture, _situation(shape, options))
+    unmeasured = tuple(_unmeasured(shape, options, beside))
+    if unmeasured:
+        share = max(share, UNKNOWN_MARGIN)
+    notes = (*unmeasured, *_oddities(shape))
+    return Estimate(
+        tuple(_booked(each, overhead_bytes, share) for each in devices),
+        _booked(host, 0, share) if not devices else host,
+        Confidence.LOW if notes else Confidence.EXACT if _is_exact(shape, options, beside) else Confidence.MODELLED,
+        notes,
+    )
+
+
+def _oddities(shape: ModelShape) -> Iterator[str]:
+    """What in the file is not as it should be."""
+    if shape.empty_layers:
+        yield f"there are no tensors for {shape.empty_layers} of the {shape.hparams.n_layer_all} layers"
+    for key in ("embedding_length", "context_length"):
+        if not shape.hparams.integer(key):
+            yield f"the file does not say its {key}"
+    if shape.hparams.integer("block_count") > MAX_LAYERS:
+        yield f"llama.cpp takes models of {MAX_LAYERS} layers at most"
+
+
+def _unmeasured(shape: ModelShape, options: MemoryOptions, beside: Beside) -> Iterator[str]:
+    """What of it nobody has held against llama.cpp's own figures."""
+    for each in (shape, beside.draft):
+        if each and not is_known(each.hparams.architecture):
+            yield f"architecture {each.hparams.architecture!r} has not been measured"
+    if beside.projector and beside.projector.kind not in MEASURED_PROJECTORS:
+        yield f"projectors of type {beside.projector.kind!r} have not been measured"
+    if (options.cache_type_k, options.cache_type_v) not in MEASURED_CACHES:
+        # CUDA's flash attention has no kernel for some of them, and then the scores are made after all.
+        yield f"a cache of types {options.cache_type_k} and {options.cache_type_v} has not been measured"
+    if options.speculation not in MEASURED_SPECULATION:
+        yield f"speculation of type {options.speculation!r} has not been measured"
+
+
+def _is_exact(shape: ModelShape, options: MemoryOptions, beside: Beside) -> bool:
+    """Whether every item is arithmetic that met all that was measured."""
+    if shape.hparams.architecture not in EXACT or _situation(shape, options) is not Situation.ONE_GPU:
+        return False
+    plain = (Task.COMPLETION, "none", (), 0, True, NOTHING)
+    told = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, beside)
+    return told == plain and options.flash_attn != "off" and options.ubatch_size <= options.batch_size
+
+
+def _situation(shape: ModelShape, options: MemoryOptions) -> Situation:
+    if not options.devices:
+        return Situation.CPU
+    if options.n_gpu_layers <= shape.hparams.n_layer_all:
+        return Situation.PARTIAL
+    is_split = options.devices > 1 and options.split_mode != "none"
+    return Situation.SEVERAL_GPUS if is_split else Situation.ONE_GPU
+
+
+def _booked(memory: DeviceMemory, overhead_bytes: int, share: float) -> DeviceMemory:
+    weights_bytes, context_bytes, compute_bytes_ = memory.weights_bytes, memory.context_bytes, memory.compute_bytes
+    margin_bytes = round(share * (weights_bytes + context_bytes + compute_bytes_))
+    return DeviceMemory(weights_bytes, context_bytes, compute_bytes_, overhead_bytes, margin_bytes)

@@ -1,0 +1,78 @@
+"""The largest context that fits into given memory, by type of the cache, and what to try where nothing fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from app.entities.launch import MemoryOptions
+from app.use_cases.estimate.companions import Beside
+from app.use_cases.estimate.context import is_quantized
+from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.model_shape.shape import ModelShape
+
+MIB = 1024**2
+STEP = 256  # tokens: llama-server rounds up to it
+FIT_TYPES = (("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The largest context that fits with these types of the cache, and what the fullest device is booked with."""
+
+    cache_type_k: str
+    cache_type_v: str
+    ctx_size: int
+    total_bytes: int
+
+
+def fits(shape: ModelShape, options: MemoryOptions, beside: Beside, sizes: tuple[int, ...]) -> list[Fit]:
+    """For each type of cache the largest context that fits, in steps of STEP tokens, never above the model's own."""
+    trained = max(1, shape.hparams.integer("context_length"))
+    most = -(-trained // STEP)
+    types = [(options.cache_type_k, options.cache_type_v)]
+    types += [each for each in FIT_TYPES if each not in types and not is_refused(each[1], options.flash_attn)]
+    found = []
+    for k, v in types:
+        low, high, best = 1, most, None
+        while low <= high:  # what is needed grows with the context
+            middle = (low + high) // 2
+            ctx_size = min(STEP * middle, trained)
+            booked = _booked(shape, replace(options, ctx_size=ctx_size, cache_type_k=k, cache_type_v=v), beside)
+            if all(each <= size for each, size in zip(booked, _per_device(sizes, len(booked)), strict=True)):
+                low, best = middle + 1, Fit(k, v, ctx_size, max(booked))
+            else:
+                high = middle - 1
+        if best:
+            found.append(best)
+    return found
+
+
+def _per_device(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
+    return sizes * count if len(sizes) == 1 else sizes
+
+
+def _booked(shape: ModelShape, options: MemoryOptions, beside: Beside) -> list[int]:
+    """Bytes of each device, or of RAM where there is none."""
+    result = estimate_memory(shape, options, beside=beside)
+    return [each.booked_bytes for each in result.devices] or [result.host.booked_bytes]
+
+
+def why_nothing_fits(shape: ModelShape, options: MemoryOptions, beside: Beside, sizes: tuple[int, ...]) -> str:
+    """What the least would need, and what else there is to try."""
+    v = "f16" if options.flash_attn == "off" else "q4_0"
+    least = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), beside)
+    lacking = [each - size for each, size in zip(least, _per_device(sizes, len(least)), strict=True)]
+    worst = max(range(len(least)), key=lambda index: lacking[index])
+    where = f"GPU {worst}" if options.devices else "RAM"
+    help_ = ["a smaller quantization"]
+    if options.devices:
+        has_experts = shape.largest_expert_bytes and not options.n_cpu_moe
+        help_ += ["--cpu-moe"] if has_experts else ["fewer --n-gpu-layers"]
+        help_ += ["more GPUs" if options.devices == 1 else "another --tensor-split"]
+    need = f"even with a context of {STEP} tokens {where} needs {least[worst] / MIB:,.0f} MiB"
+    return f"{need}, {lacking[worst] / MIB:,.0f} more than there are; try {', '.join(help_[:-1])} or {help_[-1]}"
+
+
+def is_refused(cache_type_v: str, flash_attn: str) -> bool:
+    """llama-server needs flash attention to read a quantized V cache."""
+    return flash_attn == "off" and is_quantized(cache_type_v)

@@ -1,0 +1,192 @@
+"""From a model's settings to the options that decide about its memory, those hidden in its `args` included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
+from app.use_cases.estimate.context import CACHE_TYPES
+
+MOST_DIGITS = 10
+_Reading = Callable[[str], dict[str, Any]]
+
+# Options without a value, by any of their names.
+_SWITCHES: Mapping[str, Mapping[str, Any]] = {
+    "--swa-full": {"swa_full": True},
+    "--embeddings": {"task": Task.EMBEDDING},
+    "--embedding": {"task": Task.EMBEDDING},
+    "--reranking": {"task": Task.RERANK},
+    "--rerank": {"task": Task.RERANK},
+    "--kv-unified": {"kv_unified": True},
+    "-kvu": {"kv_unified": True},
+    "--no-kv-unified": {"kv_unified": False},
+    "-no-kvu": {"kv_unified": False},
+    "--no-kv-offload": {"kv_offload": False},
+    "-nkvo": {"kv_offload": False},
+    "--cpu-moe": {"n_cpu_moe": ALL_LAYERS},
+    "-cmoe": {"n_cpu_moe": ALL_LAYERS},
+    "--no-mmproj-offload": {"mmproj_offload": False},
+}
+
+
+def _text(names: str, field: str) -> dict[str, _Reading]:
+    return dict.fromkeys(names.split(), lambda value: {field: value})
+
+
+def _count(names: str, field: str) -> dict[str, _Reading]:
+    return dict.fromkeys(names.split(), lambda value: {field: _natural(value)})
+
+
+def _natural(value: str) -> int:
+    """Negative numbers are llama-server's own choice, where it takes them at all."""
+    if not value.isascii() or not value.isdecimal() or len(value) > MOST_DIGITS:
+        raise ValueError(value)
+    return int(value)
+
+
+def _cache_type(names: str, field: str) -> dict[str, _Reading]:
+    def read(value: str) -> dict[str, Any]:
+        if value not in CACHE_TYPES:
+            raise ValueError(value)
+        return {field: value}
+
+    return dict.fromkeys(names.split(), read)
+
+
+def _shares(value: str) -> dict[str, Any]:
+    shares = tuple(float(each) for each in value.replace("/", ",").split(","))
+    if not all(0 <= share < 1e9 for share in shares):
+        raise ValueError(value)
+    return {"tensor_split": shares if any(shares) else ()}  # zeros: by the devices' free memory
+
+
+def _slots(value: str) -> dict[str, Any]:
+    """Slots that are asked for have cells of their own."""
+    return {"parallel": _natural(value), "kv_unified": False}
+
+
+def _overrides(value: str) -> dict[str, Any]:
+    pairs = (each.rpartition("=") for each in value.split(","))
+    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in pairs)}
+
+
+def _dense_in_ram(value: str) -> dict[str, Any]:
+    """--n-cpu-ffn, as common/arg.cpp turns it into patterns."""
+    return {"overrides": tuple((rf"blk\.{il}\.ffn_(up|down|gate)\.", "CPU") for il in range(min(int(value), 512)))}
+
+
+_VALUES: Mapping[str, _Reading] = {
+    **_count("--ctx-size -c", "ctx_size"),
+    **_count("--batch-size -b", "batch_size"),
+    **_count("--ubatch-size -ub", "ubatch_size"),
+    **_cache_type("--cache-type-k -ctk", "cache_type_k"),
+    **_cache_type("--cache-type-v -ctv", "cache_type_v"),
+    **_text("--flash-attn -fa", "flash_attn"),
+    **_count("--gpu-layers --n-gpu-layers -ngl", "n_gpu_layers"),
+    **_count("--n-cpu-moe -ncmoe", "n_cpu_moe"),
+    **_text("--split-mode -sm", "split_mode"),
+    **_count("--main-gpu -mg", "main_gpu"),
+    **_count("--image-max-tokens", "image_max_tokens"),
+    **_text("--spec-type", "speculation"),
+    **_count("--spec-draft-n-max --draft-max --draft -n-max", "draft_max"),
+    **_cache_type("--spec-draft-type-k --cache-type-k-draft -ctkd", "draft_cache_type_k"),
+    **_cache_type("--spec-draft-type-v --cache-type-v-draft -ctvd", "draft_cache_type_v"),
+    **_count("--spec-draft-ngl --gpu-layers-draft --n-gpu-layers-draft -ngld", "draft_n_gpu_layers"),
+    **dict.fromkeys(("--parallel", "-np"), _slots),
+    **dict.fromkeys(("--override-tensor", "-ot"), _overrides),
+    **dict.fromkeys(("--n-cpu-ffn", "-ncffn"), _dense_in_ram),
+    **dict.fromkeys(("--tensor-split", "-ts"), _shares),
+    **dict.fromkeys(
+        ("--spec-draft-device", "--device-draft", "-devd"),
+        lambda value: {"draft_device": _natural(value.removeprefix("CUDA"))},
+    ),
+}
+_SLOTS = frozenset({"--parallel", "-np"})
+_NOT_UNIFIED = frozenset({"--no-kv-unified", "-no-kvu"})
+_SEVERAL = frozenset({"overrides"})  # each time the option is given adds to these
+
+
+def memory_options(launch: LaunchSettings, devices: int = 0) -> MemoryOptions:
+    """The options of a llama-server started with these settings on so many GPUs.
+
+    What has a key of its own stands behind the `args` on the command line, and wins.
+    """
+    options = options_of(launch.args)
+    return replace(
+        options,
+        ctx_size=launch.ctx_size,
+        parallel=launch.parallel,
+        kv_unified=launch.kv_unified,
+        batch_size=MemoryOptions().batch_size,
+        ubatch_size=launch.ubatch_size,
+        cache_type_k=launch.cache_type_k,
+        cache_type_v=launch.cache_type_v,
+        flash_attn=launch.flash_attn,
+        n_gpu_layers=launch.n_gpu_layers if devices else 0,
+        n_cpu_moe=launch.n_cpu_moe or options.n_cpu_moe,
+        devices=devices,
+    )
+
+
+def options_of(args: Sequence[str]) -> MemoryOptions:
+    """What these arguments of llama-server say about memory; where they say nothing, its own defaults.
+
+    An option that cannot be read is left to llama-server, which says why it does not like it.
+    """
+    options = MemoryOptions()
+    given = list(pairs(args))
+    if not any(option in _SLOTS for option, _ in given):  # its own choice of slots shares the cache in any case
+        given = [(option, value) for option, value in given if option not in _NOT_UNIFIED]
+    for option, value in sorted(given, key=lambda pair: "kv" in pair[0]):  # slots decide, unless it is said
+        said = _said(option, value)
+        for field in _SEVERAL & said.keys():
+            said = {**said, field: getattr(options, field) + said[field]}
+        options = replace(options, **said)
+    return options
+
+
+def pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each argument that may be an option, with what follows it: its value, if it takes one."""
+    for option, value in zip(args, [*args, ""][1:], strict=True):
+        name, equals, inline = option.partition("=")
+        if name.startswith("--"):
+            yield name.replace("_", "-"), inline if equals else value
+        else:
+            yield option, value
+
+
+def _said(option: str, value: str) -> Mapping[str, Any]:
+    if option in _SWITCHES:
+        return _SWITCHES[option]
+    try:
+        return _VALUES[option](value) if option in _VALUES else {}
+    except ValueError:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class FilesBeside:
+    """The files that a llama-server reads beside its model's."""
+
+    projector: str | None = None
+    draft: str | None = None
+    adapters: tuple[str, ...] = ()
+
+
+def files_beside(launch: LaunchSettings) -> FilesBeside:
+    """As its settings name them; of a repeated option the last one, but for adapters."""
+    found = FilesBeside(launch.mmproj)
+    for option, value in pairs(launch.args):
+        if option in ("--mmproj", "-mm"):
+            found = replace(found, projector=launch.mmproj or value)
+        elif option in ("--spec-draft-model", "--model-draft", "-md"):
+            found = replace(found, draft=value)
+        elif option == "--lora":
+            found = replace(found, adapters=found.adapters + tuple(value.split(",")))
+        elif option == "--lora-scaled":
+            found = replace(
+                found, adapters=found.adapters + tuple(each.rpartition(":")[0] for each in value.split(","))
+            )
+    return found

@@ -1,0 +1,85 @@
+"""Tensors that are not where their layer is: -ot, and the experts that --cpu-moe keeps in RAM.
+
+Source: llama.cpp b11434, src/llama-model-loader.cpp (create_tensor): the first pattern that is found in
+a tensor's name decides.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from app.entities.gguf import Tensor
+from app.entities.launch import MemoryOptions
+from app.use_cases.model_shape.shape import BLOCK, ModelShape, gpu_bytes, is_expert, is_input
+
+RAM = -1
+_GPU = re.compile(r"[A-Za-z]+([0-9]{1,3})")
+
+
+@dataclass(slots=True)
+class Moves:
+    """What the overrides change: bytes that come and go, and the largest weights that are copied in to be computed."""
+
+    device_bytes: list[int]
+    host_bytes: int = 0
+    largest_dense_bytes: int = 0  # of the feed-forward networks' first half: gate and up
+    largest_other_bytes: int = 0
+    emptied: set[int] = field(default_factory=set)  # layers without experts on a GPU
+
+
+def moves(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Moves:
+    """Of a server that has its layers in `ranges`, one for each device."""
+    found = Moves([0] * len(ranges))
+    patterns = _patterns(options)
+    if not patterns or not ranges:
+        return found
+    for tensor in shape.hparams.header.tensors:
+        target = next((buffer for pattern, buffer in patterns if pattern.search(tensor.name)), None)
+        if target is not None:
+            _move(found, shape, options, tensor, ranges, _device(target, len(ranges)))
+    return found
+
+
+def _patterns(options: MemoryOptions) -> list[tuple[re.Pattern[str], str]]:
+    found = []
+    for pattern, buffer in options.overrides:
+        try:
+            found.append((re.compile(pattern), buffer))
+        except (re.error, OverflowError, RecursionError):  # it is for llama-server to refuse
+            continue
+    return found
+
+
+def _device(buffer: str, count: int) -> int:
+    found = _GPU.fullmatch(buffer)
+    return int(found[1]) if found and int(found[1]) < count else RAM
+
+
+def _move(
+    found: Moves, shape: ModelShape, options: MemoryOptions, tensor: Tensor, ranges: list[range], target: int
+) -> None:
+    block = BLOCK.match(tensor.name)
+    layer = int(block[1]) if block else shape.hparams.n_layer_all
+    if shape.hparams.n_layer <= layer < shape.hparams.n_layer_all:
+        return
+    if is_expert(tensor.name) and layer < options.n_cpu_moe:
+        return  # it is in RAM already
+    home = RAM if is_input(tensor.name) else next((i for i, layers in enumerate(ranges) if layer in layers), RAM)
+    if home == target:
+        return
+    is_tied = tensor.name == "token_embd.weight" and shape.has_tied_output
+    if home == RAM:
+        found.host_bytes -= tensor.size_bytes
+    else:
+        found.device_bytes[home] -= gpu_bytes(tensor)
+    if target != RAM:
+        found.device_bytes[target] += 0 if is_tied else gpu_bytes(tensor)  # it is there already, as the output
+        return
+    found.host_bytes += tensor.size_bytes
+    if is_expert(tensor.name):
+        found.emptied.add(layer)
+    elif ".ffn_up." in tensor.name or ".ffn_gate." in tensor.name:
+        found.largest_dense_bytes = max(found.largest_dense_bytes, tensor.size_bytes)
+    elif block:
+        found.largest_other_bytes = max(found.largest_other_bytes, tensor.size_bytes)

@@ -1,0 +1,49 @@
+"""Which layers go to which GPU, by llama.cpp's own arithmetic (b11434, llama_model_base::load_tensors).
+
+It computes in float32, and a share that falls on the border between two layers goes where float32 rounds it: so does
+this.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from app.entities.launch import MemoryOptions
+from app.use_cases.model_shape.hparams import Hparams
+
+_FLOAT = struct.Struct("<f")
+
+
+def device_layers(hp: Hparams, options: MemoryOptions) -> list[range]:
+    """The layers of each device that gets any weights: of `main_gpu` alone with split mode "none"."""
+    alone = options.split_mode == "none" or options.devices == 1
+    shares = (1.0,) if alone else options.tensor_split or (1.0,) * options.devices
+    return layer_ranges(hp.n_layer_all, options.n_gpu_layers, shares[: options.devices or 1]) if options.devices else []
+
+
+def layer_ranges(n_layer_all: int, n_gpu_layers: int, shares: Sequence[float]) -> list[range]:
+    """The layers of each device; the last layer, number `n_layer_all`, is the output. The first ones that are in no
+    range stay on the CPU. `shares` are those of --tensor-split, one per device."""
+    layers = n_layer_all + 1
+    start = max(layers - n_gpu_layers, 0)
+    count = max(0, min(n_gpu_layers, layers))
+    positions = array("f", (i / count for i in range(count)))
+    # Layer i is on the first device whose share reaches beyond its position.
+    borders = [start + bisect_left(positions, point) for point in _split_points(shares)[:-1]]
+    return [range(a, b) for a, b in itertools.pairwise([start, *borders, start + count])]
+
+
+def _split_points(shares: Sequence[float]) -> list[float]:
+    total, points = 0.0, []
+    for share in shares:
+        total = _float32(total + _float32(share))
+        points.append(total)
+    return [_float32(point / total) if total else 1.0 for point in points]
+
+
+def _float32(value: float) -> float:
+    return float(_FLOAT.unpack(_FLOAT.pack(value))[0])

@@ -1,0 +1,158 @@
+"""The command line and environment of one llama-server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, MemoryOptions
+from app.entities.model import Model
+from app.entities.placement import Placement
+from app.use_cases.estimate.context import is_quantized
+
+ANY_PORT = 0
+BUFFERS_LOGGED = "4"  # the verbosity at which llama.cpp logs every buffer it takes; its default is 3
+BATCH_TOKENS = 2048  # llama-server's default; its buffers follow the ubatch
+
+# Below this, more threads only wait for each other: the 1.7 MB demo model makes 1,900 tokens/s with two threads on two
+# idle cores, 2,990 with one, and 29 against 1,300 when the cores are busy (xllamacpp 2026.10.11549).
+TINY_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What to execute. The key is in `env`, never in `argv`, where every user of the machine could read it."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+
+
+def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
+    """The settings of a start on the GPUs, or the CPU, it was given a place on."""
+    return replace(
+        launch,
+        ctx_size=placement.ctx_size,
+        n_gpu_layers=placement.n_gpu_layers,
+        n_cpu_moe=placement.n_cpu_moe,
+        gpus=() if placement.is_on_cpu else placement.uuids,
+        tensor_split=placement.tensor_split,
+    )
+
+
+def launch_with(launch: LaunchSettings, options: MemoryOptions) -> LaunchSettings:
+    """The same of options under which a place is looked for; GPUs have no names yet."""
+    return replace(
+        launch,
+        ctx_size=options.ctx_size,
+        n_gpu_layers=options.n_gpu_layers,
+        n_cpu_moe=options.n_cpu_moe if options.devices else 0,
+        tensor_split=tuple(map(int, options.tensor_split)),
+    )
+
+
+def launch_plan(
+    model: Model, engine: EngineFacts, env: Mapping[str, str], api_key: str, port: int, slots_folder: str = ""
+) -> LaunchPlan:
+    """How to start `engine` with `model` on a loopback `port` (ANY_PORT: let the kernel choose). It may save its slots
+    to files in `slots_folder`, and to no others.
+
+    Every argument that decides about memory is given, so that no default of a newer build changes what was
+    booked; options the engine does not name in its --help are left out. `env` is the scrubbed environment every
+    child gets. The model's own arguments and variables stand before ours: llama-server takes the last of repeated
+    options, and ours are what was booked.
+    """
+    settings = model.launch
+    argv = [
+        *engine.command,
+        *(("--threads", "1") if model.size_bytes < TINY_BYTES else ()),
+        *settings.args,
+        *("--model", model.path),
+        *("--alias", model.name),
+        *("--host", "127.0.0.1"),
+        *("--port", str(port)),
+        *("--ctx-size", str(settings.ctx_size)),
+        *("--parallel", str(settings.parallel)),
+        *("--batch-size", str(BATCH_TOKENS)),
+        *("--ubatch-size", str(settings.ubatch_size)),
+        *("--cache-type-k", settings.cache_type_k),
+        *("--cache-type-v", settings.cache_type_v),
+        *("--n-gpu-layers", str(settings.n_gpu_layers)),
+        *_on_gpus(settings),
+        *_flash_attention(settings.flash_attn, engine),
+        *(("--slot-save-path", slots_folder) if slots_folder else ()),
+    ]
+    for option in (*_optional(settings), *_asking(settings, engine)):
+        if option[0] in engine.flags:
+            argv += option
+    return LaunchPlan(tuple(argv), {**env, **settings.env, **_own_environment(api_key, settings.gpus)})
+
+
+def tells_its_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
+    """Whether this engine, started like this, says how much memory it will take before it loads its weights.
+
+    `-fit on` makes it work that out with nothing allocated (common_fit_params, llama.cpp b11434): some 0.2 s, mostly
+    for the vocabulary. Then it would shrink what nobody gave: the context (given, and not 0), the layers on GPUs and
+    what depends on them (given, and not -1). So it changes nothing: without room it warns, and loads as it was told.
+    A context of 0 is not left alone: with slots that have their own cells it would grow. Builds that have `-fit` and
+    no --log-jsonl are not asked: level 4 of their log is the debug level.
+    """
+    is_pinned = settings.ctx_size > 0 and settings.n_gpu_layers >= 0
+    can_tell = "--log-jsonl" in engine.flags or engine.kind is EngineKind.EMBEDDED
+    return is_pinned and can_tell and "-fit" in engine.flags
+
+
+def _asking(settings: LaunchSettings, engine: EngineFacts) -> list[tuple[str, ...]]:
+    if not tells_its_need(settings, engine):
+        return [("-fit", "off")]  # what we booked is what is used: nothing is shrunk behind our back
+    return [("-fit", "on"), ("-lv", BUFFERS_LOGGED)]
+
+
+def _flash_attention(wanted: str, engine: EngineFacts) -> tuple[str, ...]:
+    """Older builds have a switch that turns it on, and no "auto"."""
+    if "--flash-attn" in engine.switches:
+        return ("--flash-attn",) if wanted == "on" else ()
+    return ("--flash-attn", wanted)
+
+
+def _on_gpus(settings: LaunchSettings) -> list[str]:
+    """How it is dealt out. Shares are numbers of layers, so that llama.cpp's arithmetic cuts where they were booked."""
+    split = ("--tensor-split", ",".join(map(str, settings.tensor_split))) if settings.tensor_split else ()
+    experts = ("--n-cpu-moe", str(settings.n_cpu_moe)) if settings.n_cpu_moe else ()
+    return [*split, *experts]
+
+
+def _own_environment(api_key: str, gpus: tuple[str, ...]) -> dict[str, str]:
+    return {
+        "LLAMA_API_KEY": api_key,
+        "LLAMA_SERVER_ROUTER_PORT": "1",  # builds that know it end by themselves when their stdin closes
+        # UUIDs: CUDA counts GPUs otherwise than NVML. None: a CUDA build without layers on a GPU would compute there.
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+    }
+
+
+def _optional(settings: LaunchSettings) -> list[tuple[str, ...]]:
+    """Options that not every build has, with the reason for each."""
+    projector = [("--mmproj", settings.mmproj)] if settings.mmproj else []
+    return [
+        *projector,
+        ("--kv-unified",)
+        if settings.kv_unified
+        else ("--no-kv-unified",),  # before it, slots always had their own cells
+        ("--cache-ram", "0"),  # 8 GiB of RAM for old prompts by default, and nobody booked them
+        ("--log-jsonl",),  # the level of each log line, so that a failed load can be explained; what it needs, as data
+        ("--no-webui",),  # one page is enough: ours
+        ("--slots",),
+        ("--metrics",),
+    ]
+
+
+def around_faults(launch: LaunchSettings, architecture: str) -> LaunchSettings:
+    """The settings to start a model of this architecture with: as they are, unless llama.cpp would abort.
+
+    phi3 with a quantized cache and slots that have their own cells: its graph has more nodes than there is room for
+    ("fatal error" in ggml-impl.h while the context is made; b11434). The same slots may share the cells.
+    """
+    has_blocks = is_quantized(launch.cache_type_k) or is_quantized(launch.cache_type_v)
+    if architecture == "phi3" and has_blocks and launch.parallel > 1:
+        return replace(launch, kv_unified=True)
+    return launch

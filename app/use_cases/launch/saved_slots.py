@@ -1,0 +1,90 @@
+"""KV caches that outlive their llama-server: which files are restored, and which go for a new one.
+
+A file's name says all that is known of it, so that nothing has to be kept in step with what is on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from app.entities.launch import EngineFacts
+from app.entities.model import Model
+from app.use_cases.launch.launch import ANY_PORT, launch_plan
+
+READABLE_CHARACTERS = 40  # of a model's name in its folder's
+_TELLING_VARIABLES = ("LLAMA_ARG_", "GGML_")
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9]{1,16})-([0-9a-f]{8})-([0-9]{1,4})\.kv", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSlot:
+    """What one slot of a llama-server held when that was stopped."""
+
+    start: str  # digest_of its start
+    at_ms: int  # Unix time
+    server: str  # eight hexadecimal digits of its own, so that two servers of one model do not meet
+    slot: int
+    size_bytes: int = 0
+    folder: str = ""  # of its model
+
+    @property
+    def name(self) -> str:
+        return f"{self.start}-{self.at_ms}-{self.server}-{self.slot}.kv"
+
+
+def saved_slot(name: str, size_bytes: int, folder: str) -> SavedSlot | None:
+    """What a file's name says; None for one that is no saved slot, or not a whole one."""
+    found = _NAME.fullmatch(name)
+    return SavedSlot(found[1], int(found[2]), found[3], int(found[4]), size_bytes, folder) if found else None
+
+
+def folder_of(model: str) -> str:
+    """The name of the model's folder: whatever the model is called, one plain name, and another for every model."""
+    readable = re.sub(r"[^A-Za-z0-9_-]", "_", model[:READABLE_CHARACTERS])
+    return f"{readable}-{hashlib.sha256(model.encode()).hexdigest()[:16]}"
+
+
+def digest_of(model: Model, engine: EngineFacts, env: Mapping[str, str], stamps: Iterable[object]) -> str:
+    """Changes with whatever a saved cache depends on: the files, the engine, the command line and its variables.
+
+    `stamps` are the files' as they are now: what the catalogue says may be from before a change. Where the layers lie
+    does not count: llama.cpp's file is the same, and it refuses one that differs after all. The size of the context
+    does: some models (longrope) rotate otherwise in a longer one.
+    """
+    anywhere = replace(model.launch, n_gpu_layers=0, n_cpu_moe=0, gpus=(), tensor_split=())
+    argv = launch_plan(replace(model, name="", launch=anywhere), engine, {}, api_key="", port=ANY_PORT).argv
+    every = {**env, **model.launch.env}
+    variables = sorted(item for item in every.items() if item[0].upper().startswith(_TELLING_VARIABLES))
+    parts = (argv, variables, model.path, tuple(stamps), engine.identity)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def to_restore(saved: Iterable[SavedSlot], slots: int) -> list[tuple[SavedSlot, int]]:
+    """The newest, each with the slot it goes to: its own, or one that nobody had where two servers saved the same."""
+    newest = sorted(saved, key=lambda each: (-each.at_ms, each.server, each.slot))[:slots]
+    free = set(range(slots))
+    placed = []
+    for each in newest:
+        slot = each.slot if each.slot in free else min(free - {other.slot for other in newest} or free)
+        free.remove(slot)
+        placed.append((each, slot))
+    return placed
+
+
+def who_goes(
+    saved: Iterable[SavedSlot], needed_bytes: int, left_bytes: int, free_bytes: int
+) -> tuple[SavedSlot, ...] | None:
+    """Those that are deleted for a new file, the oldest first; None: not even without all of them has it room.
+
+    `left_bytes` are left of the quota, `free_bytes` on the disk; both may be below zero.
+    """
+    room, gone = min(left_bytes, free_bytes), []
+    for each in sorted(saved, key=lambda each: (each.at_ms, each.server, each.slot)):
+        if room >= needed_bytes:
+            break
+        gone.append(each)
+        room += each.size_bytes
+    return tuple(gone) if room >= needed_bytes else None

@@ -1,0 +1,94 @@
+"""What of a model's shape decides the size of its compute graph: the widths of one layer's tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.use_cases.model_shape.hparams import Hparams
+
+# Head sizes that CUDA's flash attention knows (ggml-cuda/fattn.cu, ggml_cuda_get_best_fattn_kernel): K, V, and how many
+# query heads must share a KV head.
+_EQUAL_HEADS = frozenset({40, 64, 72, 80, 96, 112, 128, 256})
+_OTHER_HEADS = {(192, 128): 8, (320, 256): 32, (512, 512): 2, (576, 512): 2}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphShape:
+    """Widths in values per token. `ff` is of the dense layers, 0 where all have experts."""
+
+    architecture: str
+    embd: int
+    ff: int
+    is_gated: bool
+    expert_ff: int
+    experts_used: int
+    shared_ff: int
+    q: int  # all query heads of a layer together
+    kv: int  # all keys of a layer
+    v: int
+    heads: int
+    k_head: int
+    is_mla: bool
+    mla_head: int  # of MLA: values of one key once it is unfolded
+    vocab: int
+    deepstack: int
+    conv: int  # width of the state-space convolution
+    inner: int
+    ssm_in: int
+    dt: int
+    state_bytes: int  # of one sequence's recurrent state in a layer, convolution aside
+    per_layer: int  # per-layer embeddings of all layers together (gemma3n, gemma4)
+    has_flash_attention: bool  # whether CUDA's flash attention knows the heads of every layer
+
+
+def graph_shape(hp: Hparams) -> GraphShape:
+    """Reads the widths from the tensors where they show them, else from the metadata."""
+    shapes = {tensor.name.split(".", 2)[-1]: tensor.shape for tensor in hp.header.tensors}
+    ff = max(hp.n_ff, default=0)
+    up = _width(shapes, "ffn_up.weight", 1)
+    inner, group, state = hp.integer("ssm.inner_size"), hp.integer("ssm.group_count"), hp.integer("ssm.state_size")
+    return GraphShape(
+        architecture=hp.architecture,
+        embd=hp.n_embd,
+        ff=ff if up else 0,
+        is_gated="ffn_gate.weight" in shapes or up >= 2 * ff > 0,
+        expert_ff=_width(shapes, "ffn_down_exps.weight", 0),
+        experts_used=hp.integer("expert_used_count"),
+        shared_ff=_width(shapes, "ffn_down_shexp.weight", 0),
+        q=max(hp.n_head, default=0) * hp.k_head(),
+        kv=max(hp.n_head_kv, default=0) * hp.k_head(),
+        v=max(hp.n_head_kv, default=0) * hp.v_head(),
+        heads=max(hp.n_head, default=0),
+        k_head=hp.k_head(),
+        is_mla=hp.is_mla,
+        mla_head=hp.integer("attention.key_length_mla"),
+        vocab=hp.n_vocab,
+        deepstack=hp.integer("n_deepstack_layers"),
+        conv=inner + 2 * group * state,
+        inner=inner,
+        ssm_in=_width(shapes, "ssm_in.weight", 1),
+        dt=hp.integer("ssm.time_step_rank"),
+        state_bytes=4 * hp.ssm_state,
+        per_layer=hp.integer("embedding_length_per_layer_input") * hp.n_layer,
+        has_flash_attention=all(_is_known(hp, il) for il in hp.layers if hp.has_kv[il] or not any(hp.has_kv)),
+    )
+
+
+def _width(shapes: dict[str, tuple[int, ...]], name: str, dimension: int) -> int:
+    shape = shapes.get(name, ())
+    return shape[dimension] if dimension < len(shape) else 0
+
+
+def _is_known(hp: Hparams, il: int) -> bool:
+    if hp.architecture == "grok":
+        return False
+    heads, heads_kv = hp.n_head[il], hp.n_head_kv[il]
+    if not heads or not heads_kv:
+        return True
+    k = hp.k_head(hp.is_windowed[il])
+    v = hp.integer("attention.kv_lora_rank") if hp.is_mla else hp.v_head(hp.is_windowed[il])
+    shared = heads // heads_kv
+    if k in _EQUAL_HEADS:
+        return k == v
+    needed = _OTHER_HEADS.get((k, v))
+    return needed is not None and (shared >= needed if needed == 2 else shared % needed == 0)

@@ -1,0 +1,199 @@
+"""The shape of a model: what its header says, arranged as the estimate needs it.
+
+Worked out once per file (some milliseconds), so that an estimate only has to add. Sums over layers are kept as running
+totals, because the layers of a device are always a range.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from typing import Any
+
+from app.entities.gguf import GgufHeader, Tensor
+from app.use_cases.model_shape import architectures as arch
+from app.use_cases.model_shape.graph_shape import GraphShape, graph_shape
+from app.use_cases.model_shape.hparams import Hparams
+
+PADDED_ROW = 512  # values: CUDA pads the last row of quantized tensors (ggml-cuda.cu, MATRIX_ROW_PADDING)
+ALIGNMENT_BYTES = 128  # of the tensors in a CUDA buffer
+UNQUANTIZED = frozenset({"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"})
+
+BLOCK = re.compile(r"blk\.([0-9]{1,6})\.")
+_EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")  # common/arg.cpp, --cpu-moe
+_INPUTS = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
+_PER_DEVICE = ("rope_freqs.", "rope_factors_")  # created with every layer, once per device (TENSOR_DUPLICATED)
+_FIRST_LAYER = ("per_layer_model_proj.", "per_layer_proj_norm.", "token_embd_norm.")  # on the device of layer 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One kind of KV cache: values per token that the layers keep in it."""
+
+    k_width: Totals
+    v_width: Totals
+    layers: Totals  # how many layers have it
+    k_padding: Totals  # values that CUDA adds to each layer's tensor where its type is quantized
+    v_padding: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What an estimate adds up. `..._bytes` of weights are as allocated on a GPU, `host_..._bytes` as in RAM."""
+
+    hparams: Hparams
+    layers: Totals  # those for multi-token prediction too, which are loaded only to draft with them
+    host_layers: Totals
+    experts: Totals  # of these layers, the tensors that --cpu-moe keeps in RAM
+    host_experts: Totals
+    input_bytes: int  # always in RAM
+    output_bytes: int  # with the device of the output
+    host_output_bytes: int
+    first_layer_bytes: int  # with the device of layer 0
+    per_device_bytes: int  # once on every device that has layers
+    has_tied_output: bool  # the embedding is the output matrix too
+    base: Cache
+    window: Cache
+    reads_base: Totals  # layers that attend to the whole context, those that read another layer's cache among them
+    reads_window: Totals
+    indexer_width: Totals
+    drafting: tuple[tuple[int, int], ...]  # values per token in K and V, of each layer for multi-token prediction
+    v_width_max: int  # without flash attention all V are padded to the widest
+    state_bytes: Totals  # recurrent state of one sequence
+    widest_base: int  # K and V of one layer together, the most of any
+    widest_window: int
+    largest_bytes: tuple[int, ...]  # the largest weight of each layer
+    largest_expert_bytes: int
+    empty_layers: int  # layers of the metadata that have no tensors
+    graph: GraphShape
+
+
+def model_shape(header: GgufHeader) -> ModelShape:
+    """The shape of the model that `header` is of. Never raises: what a strange file does not say counts as 0."""
+    hp = Hparams(header)
+    kv = [_kv_width(hp, il) for il in hp.layers]
+    owns = [hp.has_kv[il] and not hp.is_windowed[il] for il in hp.layers]
+    owns_window = [hp.has_kv[il] and hp.is_windowed[il] for il in hp.layers]
+    indexer = hp.integer("attention.indexer.key_length") if hp.architecture in arch.WITH_INDEXER else 0
+    return ModelShape(
+        hparams=hp,
+        **_weights(header, hp),
+        base=_cache(kv, owns),
+        window=_cache(kv, owns_window),
+        reads_base=totals(
+            int(reads and not windowed) for reads, windowed in zip(_reads(hp), hp.is_windowed, strict=True)
+        ),
+        reads_window=totals(
+            int(reads and windowed) for reads, windowed in zip(_reads(hp), hp.is_windowed, strict=True)
+        ),
+        indexer_width=totals(indexer if own else 0 for own in owns),
+        drafting=tuple(kv[hp.n_layer :]),
+        v_width_max=max((v for _, v in kv), default=0),
+        state_bytes=totals(hp.state_bytes if state else 0 for state in hp.has_state),
+        widest_base=max((sum(kv[il]) for il in hp.layers if owns[il]), default=0),
+        widest_window=max((sum(kv[il]) for il in hp.layers if owns_window[il]), default=0),
+        graph=graph_shape(hp),
+    )
+
+
+def gpu_bytes(tensor: Tensor) -> int:
+    """What CUDA allocates for a tensor (ggml_backend_cuda_buffer_type_get_alloc_size)."""
+    size = tensor.size_bytes
+    missing = -tensor.shape[0] % PADDED_ROW if tensor.shape else 0
+    if missing and tensor.type not in UNQUANTIZED:
+        rows = max(1, prod(tensor.shape) // max(1, tensor.shape[0]))
+        size += size // rows * missing // max(1, tensor.shape[0])
+    return size + -size % ALIGNMENT_BYTES
+
+
+def is_input(name: str) -> bool:
+    """Whether the tensor stays in RAM with every number of layers on GPUs."""
+    return name in _INPUTS
+
+
+def is_expert(name: str) -> bool:
+    """Whether --cpu-moe keeps the tensor in RAM."""
+    return _EXPERTS.search(name) is not None
+
+
+def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
+    blocks: list[list[Tensor]] = [[] for _ in hp.layers]
+    others: list[Tensor] = []
+    for tensor in header.tensors:
+        block = BLOCK.match(tensor.name)
+        (blocks[int(block[1])] if block and int(block[1]) < len(blocks) else others).append(tensor)
+    experts = [[tensor for tensor in block if is_expert(tensor.name)] for block in blocks]
+    return {
+        "layers": totals(map(_on_gpu, blocks)),
+        "host_layers": totals(map(_in_ram, blocks)),
+        "experts": totals(map(_on_gpu, experts)),
+        "host_experts": totals(map(_in_ram, experts)),
+        "largest_bytes": tuple(map(_largest, blocks)),
+        "empty_layers": sum(not block for block in blocks),
+        "largest_expert_bytes": max(map(_largest, experts), default=0),
+    } | _outside_of_blocks(others, hp)
+
+
+def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, Any]:
+    inputs = [tensor for tensor in tensors if tensor.name in _INPUTS]
+    per_device = [tensor for tensor in tensors if tensor.name.startswith(_PER_DEVICE)]
+    first = [tensor for tensor in tensors if tensor.name.startswith(_FIRST_LAYER)]
+    output = [tensor for tensor in tensors if not tensor.name.startswith((*_INPUTS, *_PER_DEVICE, *_FIRST_LAYER))]
+    is_tied = all(tensor.name != "output.weight" for tensor in tensors) and hp.architecture not in arch.WITHOUT_OUTPUT
+    # The embedding again, as the output matrix; in RAM it is one.
+    again = [tensor for tensor in inputs if is_tied and tensor.name == "token_embd.weight"]
+    return {
+        "input_bytes": _in_ram(inputs),
+        "output_bytes": _on_gpu(output + again),
+        "host_output_bytes": _in_ram(output),
+        "first_layer_bytes": _on_gpu(first),
+        "per_device_bytes": _on_gpu(per_device),
+        "has_tied_output": is_tied,
+    }
+
+
+def _on_gpu(tensors: Iterable[Tensor]) -> int:
+    return sum(map(gpu_bytes, tensors))
+
+
+def _in_ram(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.size_bytes for tensor in tensors)
+
+
+def _largest(tensors: Iterable[Tensor]) -> int:
+    return max((tensor.size_bytes for tensor in tensors), default=0)
+
+
+def _reads(hp: Hparams) -> list[bool]:
+    shares = hp.architecture in arch.WITH_SHARED_CACHES
+    return [hp.has_kv[il] or (shares and il < hp.n_layer) for il in hp.layers]
+
+
+def _kv_width(hp: Hparams, il: int) -> tuple[int, int]:
+    heads, windowed = hp.n_head_kv[il], hp.is_windowed[il]
+    return heads * hp.k_head(windowed), 0 if hp.is_mla else heads * hp.v_head(windowed)
+
+
+def _cache(kv: list[tuple[int, int]], owns: list[bool]) -> Cache:
+    return Cache(
+        k_width=totals(k if own else 0 for (k, _), own in zip(kv, owns, strict=True)),
+        v_width=totals(v if own else 0 for (_, v), own in zip(kv, owns, strict=True)),
+        layers=totals(int(own) for own in owns),
+        k_padding=totals(-k % PADDED_ROW if own else 0 for (k, _), own in zip(kv, owns, strict=True)),
+        v_padding=totals(-v % PADDED_ROW if own else 0 for (_, v), own in zip(kv, owns, strict=True)),
+    )
+
+
+Totals = tuple[int, ...]  # [i] is the sum over the layers before i
+
+
+def totals(values: Iterable[int]) -> Totals:
+    return tuple(accumulate(values, initial=0))
+
+
+def between(sums: Totals, start: int, stop: int) -> int:
+    """The sum over the layers from `start` to before `stop`; 0 for none."""
+    return sums[stop] - sums[start] if stop > start else 0

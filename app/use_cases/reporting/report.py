@@ -1,0 +1,152 @@
+"""One account of the system for /health, the model lists and the status page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from app.entities.gpu import GpuSnapshot
+from app.entities.launch import EngineFacts
+from app.entities.model import Model
+from app.entities.placement import CPU
+from app.entities.server import Server, ServerState
+from app.use_cases.reporting.decisions import Explained, last_decision, told_estimate, told_placement
+from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
+from app.use_cases.scheduling.pool_state import PoolState
+
+# The original service's three words for what a server is, and llama.cpp's for what a model is.
+OLD_STATUS = {ServerState.STOPPED: "stopped", ServerState.FAILED: "error"}
+MODEL_STATUS = {
+    ServerState.STARTING: "loading",
+    ServerState.READY: "loaded",
+    ServerState.DRAINING: "loaded",
+}
+
+
+def health(
+    pool: PoolState,
+    gpus: GpuSnapshot,
+    pins: Sequence[str],
+    engine: EngineFacts | None,
+    engine_problem: str,
+    version: str,
+    now: float,
+) -> dict[str, object]:
+    """The body of /health: always an answer while the process serves, with what is wrong in `reasons`."""
+    gpus = gpus.as_of(now)
+    reasons = [*([] if engine else [engine_problem]), *gpus.complaints, *pins]
+    return {
+        "status": "draining" if pool.draining else "ok",
+        "degraded": bool(reasons),
+        "reasons": reasons,
+        "version": version,
+        "engine": {"kind": engine.kind, "version": engine.version} if engine else None,
+        "servers": [_server(s, now) for s in pool.servers],
+        "waiting": len(pool.waiting),
+        "gpu_pool_status": gpu_pool_status(gpus, pool.servers),
+    }
+
+
+def _server(server: Server, now: float) -> dict[str, object]:
+    return {
+        "id": str(server.id),
+        "host": "127.0.0.1",
+        "port": server.port,
+        "model_id": server.model.name,
+        "status": OLD_STATUS.get(server.state, "running"),
+        "state": server.state,
+        "process": server.pid,
+        "gpu_assignment": _assignment(server),
+        "device": server.placement.device,
+        "requests": len(server.leases),
+        "slots": server.slots,
+        "expected_bytes": server.expected_bytes,
+        "booked_bytes": dict(server.booked),
+        "reported_bytes": server.reported_bytes,
+        "idle_seconds": round(max(0.0, now - server.last_used), 1) if server.is_idle else 0.0,
+    }
+
+
+def _assignment(server: Server) -> dict[str, object] | None:
+    """As the original service told it, in GiB; None on the CPU."""
+    placement = server.placement
+    if placement.is_on_cpu:
+        return None
+    booked, measured = (
+        None if each is None else sum(size for device, size in each.items() if device != CPU) / GB
+        for each in (server.booked, server.reported if server.is_up else None)
+    )
+    split = placement.tensor_split
+    return {
+        "gpu_ids": list(placement.indices),
+        "tensor_splits": [each / sum(split) for each in split],
+        "estimated_vram_required": booked,
+        "actual_vram_used": measured,
+        "n_gpu_layers": placement.n_gpu_layers,
+    }
+
+
+def model_place(model: Model, pool: PoolState, decisions: Iterable[Explained]) -> dict[str, object]:
+    """Where the model is, what it was thought to need, and what was last decided about it."""
+    server = pool.server_of(model.name)
+    return {
+        "placement": told_placement(server.placement) if server else None,
+        "estimate": told_estimate(server.placement) if server else None,
+        "decision": last_decision(decisions, model.name),
+    }
+
+
+def model_list(models: Iterable[Model], pool: PoolState) -> dict[str, object]:
+    """The body of /v1/models. Unloaded models are listed too: asking for one loads it."""
+    servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
+    return {"object": "list", "data": [_entry(model, servers.get(model.name), pool) for model in models]}
+
+
+def model_entry(model: Model, pool: PoolState) -> dict[str, object]:
+    """One model as OpenAI's clients read it, with llama.cpp's `status` beside."""
+    return _entry(model, pool.server_of(model.name), pool)
+
+
+def _entry(model: Model, server: Server | None, pool: PoolState) -> dict[str, object]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "llama-smart-proxy",
+        "aliases": list(model.aliases),
+        "status": _status(model, server, pool),
+    }
+
+
+def _status(model: Model, server: Server | None, pool: PoolState) -> dict[str, object]:
+    """`failed` with its message: the last load did, or the file cannot be served at all."""
+    value = MODEL_STATUS.get(server.state, "unloaded") if server else "unloaded"
+    failure = pool.failures.get(model.name)
+    message = model.problem or (failure.detail if failure else "")
+    failed = {"failed": True, "message": message} if message else {}
+    return {"value": value} | _instances(model, pool) | _progress(server) | failed
+
+
+def _instances(model: Model, pool: PoolState) -> dict[str, object]:
+    """How many servers load or answer, where there may be several."""
+    if model.replicas.max == 1:
+        return {}
+    return {"instances": sum(each.state in MODEL_STATUS for each in pool.servers_of(model.name))}
+
+
+def _progress(server: Server | None) -> dict[str, object]:
+    if server is None or server.state is not ServerState.STARTING or server.loaded_share is None:
+        return {}
+    return {"progress": round(server.loaded_share, 3)}
+
+
+def router_props(engine: EngineFacts | None, max_loaded: int | None) -> dict[str, object]:
+    """The body of /props, in the words of llama.cpp's router (b11434): its clients look at `role`. 0 is no limit."""
+    return {
+        "role": "router",
+        "max_instances": max_loaded or 0,
+        "models_autoload": True,
+        "model_alias": "llama-smart-proxy",
+        "model_path": "none",
+        "default_generation_settings": {"params": {}, "n_ctx": 0},
+        "build_info": engine.version if engine else "none",
+    }

@@ -1,0 +1,238 @@
+"""Models whose files are broken further back than a scan looks: found out in the background, or when asked for."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from app.entities.launch import LaunchSettings
+from app.entities.model import Model
+from app.errors import InvalidModelFile
+from tests.helpers.builders import GGUF_BYTES, a_gguf, a_model
+from tests.helpers.gguf_bytes import TINY, a_file
+from tests.helpers.opened_files import OpenedFiles
+from tests.helpers.service import Service, wait_for
+from tests.service.test_faults import error_of, faulty, journal
+from workers.catalog import background_check
+from workers.catalog.background_check import BackgroundCheck
+from workers.catalog.catalog import Catalog
+
+DEADLINE_SECONDS = 10.0
+CUT_OFF = "cut.gguf is cut off, or still being written: it has 150 bytes of 192"
+NO_LAYERS = "zero.gguf is damaged: it has 0 for its number of layers (llama.block_count)"
+PROJECTOR = "eyes.gguf is a projector, which lets another model see or hear: name it as that model's `mmproj`"
+NAN = "nan.gguf is damaged: llama.rope.freq_base is not a number (NaN)"
+ADAPTER = "lora.gguf is an adapter, not a model"
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """Written there; what is wrong with each, by the model's name."""
+    folder.mkdir(exist_ok=True)
+    os.truncate(a_gguf(folder / "cut.gguf"), 150)
+    (folder / "zero.gguf").write_bytes(a_file(TINY | {"llama.block_count": 0}))
+    (folder / "eyes.gguf").write_bytes(a_file({"general.architecture": "clip"}))
+    (folder / "nan.gguf").write_bytes(a_file(TINY | {"llama.rope.freq_base": float("nan")}))
+    (folder / "lora.gguf").write_bytes(a_file(TINY | {"general.type": "adapter"}))
+    return {"cut": CUT_OFF, "eyes": PROJECTOR, "lora": ADAPTER, "nan": NAN, "zero": NO_LAYERS}
+
+
+def problems(catalog: Catalog) -> dict[str, str]:
+    return {model.name: model.problem for model in catalog.models() if model.problem}
+
+
+# --- the catalogue --------------------------------------------------------------------------------------------
+
+
+def test_a_scan_leaves_the_headers_alone_and_the_background_reads_them(tmp_path: Path):
+    broken = broken_files(tmp_path)
+    a_gguf(tmp_path / "good.gguf")
+    catalog = Catalog([tmp_path], LaunchSettings())
+    assert problems(catalog) == {}
+    catalog.start()
+    wait_for(lambda: problems(catalog) == broken, DEADLINE_SECONDS)
+    assert catalog.find("nan").problem == NAN
+    assert set(catalog.warnings) == {f"model {name} cannot be served: {said}" for name, said in broken.items()}
+
+
+def test_a_file_that_was_replaced_is_read_again_after_the_next_scan(tmp_path: Path):
+    path = tmp_path / "a.gguf"
+    path.write_bytes(a_file(TINY | {"llama.block_count": 0}))
+    catalog = Catalog([tmp_path], LaunchSettings())
+    catalog.start()
+    wait_for(lambda: problems(catalog), DEADLINE_SECONDS)
+    a_gguf(path)
+    assert problems(catalog), "nobody has looked again yet"
+    catalog.reload()
+    assert problems(catalog) == {} and catalog.warnings == ()
+    path.write_bytes(a_file({"general.type": "imatrix"}))
+    catalog.reload()
+    wait_for(lambda: problems(catalog) == {"a": "a.gguf is an importance matrix, not a model"}, DEADLINE_SECONDS)
+
+
+def test_what_is_known_is_not_read_again_at_the_next_scan(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    broken_files(tmp_path)
+    a_gguf(tmp_path / "good.gguf")
+    catalog = Catalog([tmp_path], LaunchSettings())
+    for model in catalog.models():
+        if model.name != "good":
+            with pytest.raises(InvalidModelFile):
+                catalog.servable(model)
+    known = problems(catalog)
+    assert len(known) == 5 and [model.name for model in catalog._unread()] == ["good"]
+    catalog.reload()
+    assert problems(catalog) == known and [model.name for model in catalog._unread()] == ["good"]
+    assert caplog.text.count("cannot be served") == 5, "each is said once"
+
+
+def test_a_model_is_asked_for_before_the_background_has_come_to_it(tmp_path: Path):
+    broken_files(tmp_path)
+    catalog = Catalog([tmp_path], LaunchSettings())
+    with pytest.raises(InvalidModelFile) as raised:
+        catalog.servable(catalog.find("cut"))
+    assert str(raised.value) == f"model 'cut' cannot be served: {CUT_OFF}"
+    assert problems(catalog) == {"cut": CUT_OFF}
+
+
+def test_a_download_that_is_complete_by_now_is_served(tmp_path: Path):
+    path = a_gguf(tmp_path / "a.gguf")
+    whole = path.read_bytes()
+    os.truncate(path, 150)
+    catalog = Catalog([tmp_path], LaunchSettings())
+    with pytest.raises(InvalidModelFile):
+        catalog.servable(catalog.find("a"))
+    path.write_bytes(whole)
+    assert catalog.servable(catalog.find("a")).problem == ""
+    assert problems(catalog) == {}
+
+
+def test_what_a_scan_found_wrong_holds_until_the_next_one(tmp_path: Path):
+    """The parts that were missing are not in the model's size yet."""
+    for part in (1, 2):
+        a_gguf(tmp_path / f"big-0000{part}-of-00002.gguf")
+    (tmp_path / "big-00002-of-00002.gguf").rename(tmp_path / "aside")
+    catalog = Catalog([tmp_path], LaunchSettings())
+    (tmp_path / "aside").rename(tmp_path / "big-00002-of-00002.gguf")
+    with pytest.raises(InvalidModelFile, match="part 2 of 2 is missing"):
+        catalog.servable(catalog.find("big"))
+    catalog.reload()
+    assert catalog.servable(catalog.find("big")).size_bytes == 2 * GGUF_BYTES
+
+
+def test_a_look_up_of_a_model_known_to_be_broken_touches_no_file(tmp_path: Path):
+    broken_files(tmp_path)
+    catalog = Catalog([tmp_path], LaunchSettings())
+    catalog.start()
+    wait_for(lambda: len(problems(catalog)) == 5, DEADLINE_SECONDS)
+    opened = OpenedFiles(tmp_path)
+    assert catalog.find("cut").problem == CUT_OFF and len(problems(catalog)) == 5
+    assert not opened.names()
+    opened.close()
+
+
+# --- the background ---------------------------------------------------------------------------------------------
+
+
+class Checked:
+    """A background over `models`, those there are after the next scan; `seen` are the names of those it came to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rest: float, cpu_seconds: float = 0.0) -> None:
+        monkeypatch.setattr(background_check, "REST", rest)
+        self.seen: list[str] = []
+        self.models: list[Model] = []
+        self._cpu_seconds = cpu_seconds
+        self._background = BackgroundCheck(lambda: self.models, self._check)
+        self._background.start()
+
+    def scan(self, *names: str) -> None:
+        self.models = [a_model(name) for name in names]
+        self._background.begin_anew()
+
+    def _check(self, model: Model) -> None:
+        self.seen.append(model.name)
+        until = time.thread_time() + self._cpu_seconds
+        while time.thread_time() < until:
+            assert model.name != "bug"
+
+
+def test_the_background_takes_a_twentieth_of_a_core(monkeypatch: pytest.MonkeyPatch):
+    checked = Checked(monkeypatch, rest=background_check.REST, cpu_seconds=0.01)
+    began = time.monotonic()
+    checked.scan("a", "b", "c")
+    wait_for(lambda: len(checked.seen) == 3, DEADLINE_SECONDS)
+    assert time.monotonic() - began >= 2 * 20 * 0.01
+
+
+def test_a_newer_scan_begins_anew_at_once(monkeypatch: pytest.MonkeyPatch):
+    checked = Checked(
+        monkeypatch, rest=1e6, cpu_seconds=0.001
+    )  # after the first it would rest for a quarter of an hour
+    checked.scan("old", "older")
+    wait_for(lambda: checked.seen == ["old"], DEADLINE_SECONDS)
+    checked.scan("new", "newer")
+    wait_for(lambda: checked.seen == ["old", "new"], DEADLINE_SECONDS)
+
+
+def test_a_bug_about_one_model_does_not_end_the_background(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    checked = Checked(monkeypatch, rest=1, cpu_seconds=0.001)
+    checked.scan("bug", "next")
+    wait_for(lambda: checked.seen == ["bug", "next"], DEADLINE_SECONDS)
+    assert "AssertionError" in caplog.text and "/models/bug.gguf" in caplog.text
+
+
+# --- over HTTP ----------------------------------------------------------------------------------------------------
+
+
+def listed(service: Service) -> dict[str, str]:
+    """What the list says against each model that is broken."""
+    models = service.get("/v1/models").json()["data"]
+    assert all(model["status"]["value"] == "unloaded" for model in models if model["status"].get("failed"))
+    return {model["id"]: model["status"]["message"] for model in models if model["status"].get("failed")}
+
+
+def test_a_broken_file_is_422_before_anything_is_started(tmp_path: Path):
+    broken = broken_files(tmp_path / "models")
+    with faulty(tmp_path) as service:
+        for name, said in broken.items():
+            for answer in (
+                service.chat(name),
+                service.post("/models/load", {"model": name}),
+                service.get(f"/slots?model={name}"),
+            ):
+                assert answer.status_code == 422
+                assert error_of(answer) == {
+                    "message": f"model '{name}' cannot be served: {said}",
+                    "type": "invalid_request_error",
+                    "param": "model",
+                    "code": "invalid_model_file",
+                }
+        assert listed(service) == broken
+        assert not journal(service, "start")
+        assert service.chat("m").status_code == 200
+
+
+def test_the_list_shows_what_is_broken_before_anybody_asks_for_it(tmp_path: Path):
+    broken = broken_files(tmp_path / "models")
+    with faulty(tmp_path) as service:
+        wait_for(lambda: listed(service) == broken, DEADLINE_SECONDS)
+        assert service.get("/v1/models/nan").json()["status"]["message"] == NAN
+        assert NAN in service.get("/").text
+
+
+def test_a_loaded_model_answers_without_a_look_at_its_file(tmp_path: Path):
+    with faulty(tmp_path) as service:
+        assert service.chat("m").status_code == 200
+        opened = OpenedFiles(tmp_path / "models")
+        os.truncate(tmp_path / "models" / "m.gguf", 10)  # truncate opens nothing
+        assert service.chat("m").status_code == 200
+        assert not opened.names()
+        opened.close()
+        assert service.post("/models/unload", {"model": "m"}).status_code == 200
+        assert service.chat("m").status_code == 422
+        assert len(journal(service, "start")) == 2, (
+            "a build that cannot choose its port is started twice, and not again"
+        )

@@ -1,0 +1,365 @@
+"""What is in the folders, what of it is served, and under which names."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from app.entities.launch import LaunchSettings
+from app.entities.model import Model
+from app.errors import ModelNotFound
+from tests.helpers.builders import GGUF_BYTES, a_gguf
+from tests.helpers.service import wait_for
+from workers.catalog import catalog as catalog_module
+from workers.catalog.catalog import Catalog
+
+DEADLINE_SECONDS = 10.0
+
+
+def a_catalog(*folders: Path) -> Catalog:
+    return Catalog(folders, LaunchSettings())
+
+
+def names(*folders: Path) -> list[str]:
+    return [model.name for model in a_catalog(*folders).models()]
+
+
+def problems(*folders: Path) -> dict[str, str]:
+    return {model.name: model.problem for model in a_catalog(*folders).models()}
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+def test_each_file_is_a_model_of_its_name(tmp_path: Path):
+    for name in ("b.gguf", "a b.gguf", "模型.GGUF", "-x.gguf", "<img onerror>.gguf", "sub/deep/c.gguf"):
+        a_gguf(tmp_path / name)
+    (tmp_path / "notes.txt").write_bytes(b"GGUF")
+    assert names(tmp_path) == ["-x", "<img onerror>", "a b", "b", "c", "模型"]
+
+
+def test_a_model_carries_what_its_file_shows(tmp_path: Path):
+    path = a_gguf(tmp_path / "a.gguf", size_bytes=1000)
+    os.utime(path, (1_700_000_000.9, 1_700_000_000.9))
+    settings = LaunchSettings(ctx_size=99)
+    assert Catalog([tmp_path], settings).models() == [Model("a", str(path), 1000, 1_700_000_000, settings)]
+
+
+def test_what_is_no_model_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for name in (".hidden.gguf", ".gguf", ".hidden/a.gguf", "mmproj-x.gguf", "x.MMPROJ.gguf", "new\nline.gguf"):
+        a_gguf(tmp_path / name)
+    a_gguf(tmp_path / os.fsdecode(b"bad\xff.gguf"))
+    a_gguf(tmp_path / "good.gguf")
+    assert names(tmp_path) == ["good"]
+    for told in ("new\\nline", "bad\\udcff"):
+        assert told in caplog.text
+
+
+def test_a_split_model_has_the_name_its_parts_share(tmp_path: Path):
+    for part in (1, 2, 3):
+        a_gguf(tmp_path / "sub" / f"big-0000{part}-of-00003.gguf")
+    catalog = a_catalog(tmp_path)
+    assert [(model.name, model.size_bytes) for model in catalog.models()] == [("big", 3 * GGUF_BYTES)]
+    for key in ("big-00001-of-00003", "big-00001-of-00003.gguf", "sub/big-00001-of-00003", "sub/big"):
+        assert catalog.find(key).name == "big"
+    with pytest.raises(ModelNotFound):
+        catalog.find("big-00002-of-00003")
+
+
+def test_files_of_one_name_are_told_apart_by_their_paths(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for file in ("same.gguf", "b/same.gguf", "a/same.gguf"):
+        a_gguf(one / file)
+    for file in ("same.gguf", "a/same.gguf", "c/same.gguf"):
+        a_gguf(two / file)
+    catalog = a_catalog(one, two)
+    assert {model.name: model.path for model in catalog.models()} == {
+        "same": str(one / "same.gguf"),
+        "a/same": str(one / "a" / "same.gguf"),
+        "b/same": str(one / "b" / "same.gguf"),
+        "c/same": str(two / "c" / "same.gguf"),
+    }
+    for file in ("same.gguf", "a/same.gguf"):
+        assert f"{two / file} is not served: {one / 'same.gguf'} has the same name" in caplog.text
+    assert caplog.text.count("is not served") == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "found"), [("a.gguf", "a"), ("sub/b", "b"), ("sub/b.gguf", "b"), ("b.gguf", "b"), ("c.gguf", "c.gguf")]
+)
+def test_a_file_can_be_asked_for_by_its_file_name_and_path(tmp_path: Path, key: str, found: str):
+    for file in ("a.gguf", "sub/b.gguf", "c.gguf", "z/c.gguf.gguf"):
+        a_gguf(tmp_path / file)
+    assert a_catalog(tmp_path).find(key).name == found  # c.gguf is a name, and a name is never shadowed
+
+
+def test_a_name_that_is_too_long_is_not_served(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    deep = Path(*["d" * 200] * 3)
+    a_gguf(tmp_path / "a.gguf")
+    a_gguf(tmp_path / deep / "a.gguf")
+    assert names(tmp_path) == ["a"]
+    assert f"{tmp_path / deep / 'a.gguf'} is not served" in caplog.text
+
+
+def test_a_folder_that_cannot_be_read_is_said_once_and_the_rest_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    for file in ("a/a.gguf", "b/b.gguf"):
+        a_gguf(tmp_path / file)
+    scandir = os.scandir
+    locked = str(tmp_path / "a")
+
+    def scandir_without_rights(path):  # root, who may run this, is refused nothing
+        if path == locked:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_without_rights)
+    catalog = a_catalog(tmp_path / "nowhere", tmp_path)
+    catalog.reload()
+    assert [model.name for model in catalog.models()] == ["b"]
+    assert caplog.text.count(f"{locked} cannot be read: Permission denied") == 1
+    assert caplog.text.count("nowhere cannot be read: No such file or directory") == 1
+
+
+# --- what is broken ----------------------------------------------------------------------------------------
+
+
+def test_a_broken_file_is_listed_with_what_is_wrong(tmp_path: Path):
+    (tmp_path / "text.gguf").write_text("not a model at all, whatever it says")
+    (tmp_path / "empty.gguf").touch()
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "dangling.gguf").symlink_to(tmp_path / "nowhere")
+    a_gguf(tmp_path / "old.gguf", version=1)
+    a_gguf(tmp_path / "big-00002-of-00002.gguf")
+    a_gguf(tmp_path / "folder.gguf" / "good.gguf")
+    assert problems(tmp_path) == {
+        "big": "part 1 of 2 is missing: big-00001-of-00002.gguf",
+        "dangling": "dangling.gguf cannot be read: No such file or directory",
+        "empty": "empty.gguf is empty",
+        "good": "",
+        "old": "old.gguf is of GGUF version 1, which llama.cpp no longer reads: convert the model anew",
+        "pipe": "pipe.gguf is not a regular file",
+        "text": "text.gguf is not a GGUF file",
+    }
+
+
+def test_a_file_without_the_right_to_read_it_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    a_gguf(tmp_path / "a.gguf")
+
+    def refuse(path: str) -> bytes:  # root, who may run this, is refused nothing
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("workers.gguf.first_bytes._read_head", refuse)
+    assert problems(tmp_path) == {"a": "a.gguf cannot be read: Permission denied"}
+
+
+def test_who_has_the_name_is_said_to_whom_it_is_lost(tmp_path: Path):
+    """It was told that its name was too long."""
+    for folder in ("a", "b"):
+        a_gguf(tmp_path / folder / "same.gguf")
+    assert a_catalog(tmp_path).warnings == (
+        f"{tmp_path}/b/same.gguf is listed as b/same: {tmp_path}/a/same.gguf has the same name",
+    )
+
+
+def test_a_broken_model_is_found_under_all_its_names(tmp_path: Path):
+    (tmp_path / "text.gguf").write_text("not a model at all, whatever it says")
+    catalog = a_catalog(tmp_path)
+    assert catalog.find("text.gguf") == catalog.find("text")
+    assert catalog.find("text").problem == "text.gguf is not a GGUF file"
+
+
+# --- look-ups ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened():
+    """What this process opens or lists, from now on: (event, path)."""
+    seen: list[tuple[str, object]] = []
+    thread = threading.get_ident()
+    watching = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event in ("open", "os.scandir", "os.listdir") and threading.get_ident() == thread:
+            seen.append((event, arguments[0]))
+
+    sys.addaudithook(hook)  # for ever: it cannot be taken off
+    yield seen
+    watching = False
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "../a",
+            "a/../a",
+            "./a",
+            "/a",
+            "//a",
+            "a/",
+            "sub/../a",
+            "/etc/passwd",
+            "file:///etc/passwd",
+            "~/a",
+            "$HOME/a",
+        ),
+        *(
+            "A",
+            "",
+            " a",
+            "a ",
+            "a\0",
+            "a\n",
+            "a.gguf\0",
+            "-x",
+            "--model",
+            "a.GGUF",
+            "*",
+            "a*",
+            "\udcff",
+            "a" * 1_000_000,
+        ),
+        *("sub\\b", "u/r:../a", "u/r:/etc/passwd", "../..:a", "ａ", "FILE"),  # noqa: RUF001
+    ],
+)
+def test_a_name_is_a_key_and_nothing_else(tmp_path: Path, opened: list, name: str):
+    path = a_gguf(tmp_path / "a.gguf")
+    a_gguf(tmp_path / "sub" / "b.gguf")
+    catalog = Catalog([tmp_path], LaunchSettings(), hub_cache=tmp_path)
+    opened.clear()
+    with pytest.raises(ModelNotFound):
+        catalog.find(str(path) if name == "FILE" else name)
+    assert opened == []
+
+
+def test_a_look_up_touches_no_file(tmp_path: Path, opened: list):
+    a_gguf(tmp_path / "a.gguf")
+    catalog = a_catalog(tmp_path)
+    assert ("open", str(tmp_path / "a.gguf")) in opened  # the watch works
+    opened.clear()
+    assert catalog.find("a").name == catalog.models()[0].name == "a"
+    assert opened == []
+
+
+# --- reload ---------------------------------------------------------------------------------------------
+
+
+def test_reload_sees_what_came_went_and_changed(tmp_path: Path):
+    for name in ("stays", "goes", "changes"):
+        a_gguf(tmp_path / f"{name}.gguf")
+    catalog = a_catalog(tmp_path)
+    (tmp_path / "goes.gguf").unlink()
+    a_gguf(tmp_path / "comes.gguf")
+    (tmp_path / "changes.gguf").write_bytes(b"")
+    catalog.reload()
+    assert {model.name: bool(model.problem) for model in catalog.models()} == {
+        "changes": True,
+        "comes": False,
+        "stays": False,
+    }
+
+
+def test_one_line_a_scan_says_what_was_found(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    a_gguf(tmp_path / "a.gguf")
+    (tmp_path / "b.gguf").touch()
+    a_catalog(tmp_path).reload()
+    line = "catalogue models=2 broken=1 seconds"
+    said = [record.getMessage().rpartition("=")[0] or record.getMessage() for record in caplog.records]
+    assert said == ["model b cannot be served: b.gguf is empty", line, line]  # the reason once, not at every reload
+
+
+def test_a_scan_that_fails_leaves_the_catalogue_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    a_gguf(tmp_path / "a.gguf")
+    catalog = a_catalog(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(catalog_module, "walk", lambda *_: 1 // 0)
+        catalog.reload()
+    assert catalog.find("a").name == "a"
+    assert "ZeroDivisionError" in caplog.text
+    a_gguf(tmp_path / "b.gguf")
+    catalog.reload()
+    assert catalog.find("b").name == "b"
+
+
+class HeldScans:
+    """Scans that stop half-way until they are let go, each after it has read the folder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.count = 0
+        self._walk = catalog_module.walk
+        monkeypatch.setattr(catalog_module, "walk", self._hold)
+
+    def _hold(self, *arguments):
+        files = list(self._walk(*arguments))
+        self.count += 1
+        self.began.release()
+        assert self.go_on.acquire(timeout=DEADLINE_SECONDS)
+        return files
+
+
+def test_who_reloads_during_a_scan_waits_for_the_next_one_all_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    catalog = a_catalog(tmp_path)
+    scans = HeldScans(monkeypatch)
+    seen: list[list[str]] = []
+
+    def reload() -> None:
+        catalog.reload()
+        seen.append([model.name for model in catalog.models()])
+
+    callers = [threading.Thread(target=reload) for _ in range(4)]
+    callers[0].start()
+    assert scans.began.acquire(timeout=DEADLINE_SECONDS)
+    a_gguf(tmp_path / "late.gguf")  # the running scan has read the folder: it cannot have seen it
+    for caller in callers[1:]:
+        caller.start()
+    wait_for(lambda: len(catalog._scans._waiters) == 3, DEADLINE_SECONDS)
+    assert catalog.models() == []  # look-ups go on
+    scans.go_on.release(2)
+    for caller in callers:
+        caller.join(DEADLINE_SECONDS)
+    assert seen.count(["late"]) >= 3 and scans.count == 2
+
+
+def test_a_disk_that_does_not_answer_holds_one_caller_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(catalog_module, "PATIENCE_SECONDS", 0.05)
+    catalog = a_catalog(tmp_path)
+    scans = HeldScans(monkeypatch)
+    stuck = threading.Thread(target=catalog.reload)
+    stuck.start()
+    assert scans.began.acquire(timeout=DEADLINE_SECONDS)
+    catalog.reload()
+    assert scans.count == 1
+    scans.go_on.release()
+    stuck.join(DEADLINE_SECONDS)
+    assert not stuck.is_alive()
+
+
+def test_a_scan_that_is_cut_off_leaves_the_next_one_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    catalog = a_catalog(tmp_path)
+    with monkeypatch.context() as dying:
+        dying.setattr(catalog_module, "walk", lambda *_: sys.exit())
+        with pytest.raises(SystemExit):
+            catalog.reload()
+    a_gguf(tmp_path / "a.gguf")
+    catalog.reload()
+    assert catalog.find("a").name == "a"
+
+
+def test_a_thousand_files_are_looked_at_in_no_time(tmp_path: Path):
+    """Expected: 50 ms at most; bench/catalog.py has the figures."""
+    for number in range(1000):
+        a_gguf(tmp_path / str(number % 10) / f"m{number}-Q4_K_M.gguf")
+    began = time.monotonic()
+    assert len(names(tmp_path)) == 1000
+    assert time.monotonic() - began < 20 * 0.05

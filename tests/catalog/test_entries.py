@@ -1,0 +1,269 @@
+"""The models the configuration names: which files they mean, and which names they take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.entities.launch import LaunchSettings
+from app.entities.placement import Wishes
+from app.errors import ModelNotFound
+from app.settings.schema import Settings
+from tests.catalog.test_hub_cache import cached
+from tests.helpers.builders import GGUF_BYTES, a_gguf
+from workers.catalog.catalog import Catalog, Entry
+from workers.catalog.entries import download_command
+from workers.parts import catalog_of
+
+DEFAULTS, OWN = LaunchSettings(), LaunchSettings(ctx_size=99)
+
+
+def an_entry(name: str, **fields: object) -> Entry:
+    return Entry(name, OWN, **fields)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Files in a models_dir, the configuration's folder and a Hugging Face cache."""
+    for file in ("models/a-Q4_K_M.gguf", "models/sub/b.gguf", "conf/c.gguf", "conf/a-Q4_K_M.gguf", "far/d.gguf"):
+        a_gguf(tmp_path / file)
+    cached(tmp_path / "hub", "u/Foo", "Foo-Q4_K_M.gguf", "Foo-Q8_0.gguf", "mmproj-F16.gguf")
+    return tmp_path
+
+
+def a_catalog(home: Path, *entries: Entry, base: bool = True) -> Catalog:
+    models, hub = home / "models", home / "hub"
+    return Catalog([models], DEFAULTS, hub_cache=hub, entries=entries, base=home / "conf" if base else None)
+
+
+def listed(catalog: Catalog) -> dict[str, tuple[str, bool]]:
+    """Name -> (its file, whether an entry's settings apply)."""
+    return {m.name: (Path(m.path).name, m.launch.ctx_size == OWN.ctx_size) for m in catalog.models()}
+
+
+FOUND = {
+    "a-Q4_K_M": ("a-Q4_K_M.gguf", False),
+    "b": ("b.gguf", False),
+    "u/Foo:Q4_K_M": ("Foo-Q4_K_M.gguf", False),
+    "u/Foo:Q8_0": ("Foo-Q8_0.gguf", False),
+}
+
+
+def test_nothing_configured_lists_what_is_found(home: Path):
+    assert listed(a_catalog(home)) == FOUND
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("c.gguf", "conf/c.gguf"),  # below the configuration's folder
+        ("a-Q4_K_M.gguf", "conf/a-Q4_K_M.gguf"),  # there first
+        ("sub/b.gguf", "models/sub/b.gguf"),  # then below the models_dirs
+        ("../far/d.gguf", "far/d.gguf"),
+        ("{home}/far/d.gguf", "far/d.gguf"),
+        ("~/far/d.gguf", "far/d.gguf"),
+    ],
+)
+def test_a_path_starts_at_the_configuration_then_at_the_folders(
+    home: Path, monkeypatch: pytest.MonkeyPatch, path: str, expected: str
+):
+    monkeypatch.setenv("HOME", str(home))
+    catalog = a_catalog(home, an_entry("mine", path=Path(path.format(home=home))))
+    assert catalog.find("mine").path == str(home / expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"path": Path("sub/b.gguf")}, "b"),
+        ({"repo": "u/Foo:Q8_0"}, "u/Foo:Q8_0"),
+        ({"repo": "U/foo:foo-q8_0.gguf"}, "u/Foo:Q8_0"),
+        ({"repo": "u/Foo"}, "u/Foo:Q4_K_M"),
+    ],
+)
+def test_a_file_an_entry_serves_is_listed_once_and_its_found_names_lead_there(
+    home: Path, fields: dict[str, object], expected: str
+):
+    catalog = a_catalog(home, an_entry("mine", aliases=("gpt",), ttl_seconds=5.0, **fields))
+    rest = {name: what for name, what in FOUND.items() if name != expected}
+    assert listed(catalog) == rest | {"mine": (FOUND[expected][0], True)}
+    mine = catalog.find("mine")
+    assert (mine.aliases, mine.ttl_seconds) == (("gpt",), 5.0)
+    assert catalog.find(expected) == catalog.find("gpt") == mine
+
+
+@pytest.mark.parametrize("name", ["b", "sub/b.gguf", "b.gguf", "u/Foo:Q8_0", "u/foo:q8_0"])
+def test_an_entry_without_a_file_is_for_the_one_found_under_its_name(home: Path, name: str):
+    catalog = a_catalog(home, an_entry(name))
+    own = "u/Foo:Q8_0" if "oo" in name else "b"
+    assert catalog.find(name).launch.ctx_size == OWN.ctx_size
+    assert catalog.find(own) == catalog.find(name)
+    assert listed(catalog) == {n: w for n, w in FOUND.items() if n != own} | {name: (FOUND[own][0], True)}
+
+
+def test_a_file_that_several_entries_serve_keeps_its_own_listing(home: Path, caplog: pytest.LogCaptureFixture):
+    path = Path("sub/b.gguf")
+    catalog = a_catalog(home, an_entry("long", path=path), an_entry("short", path=path))
+    assert listed(catalog) == FOUND | {"long": ("b.gguf", True), "short": ("b.gguf", True)}
+    assert catalog.find("b.gguf").name == "b"
+    catalog = a_catalog(home, an_entry("b", path=path), an_entry("short", path=path))
+    assert catalog.find("b").launch.ctx_size == OWN.ctx_size
+    assert "has the same name" not in caplog.text  # nobody loses anything
+
+
+def test_a_configured_name_wins_and_the_found_model_goes_by_its_path(home: Path, caplog: pytest.LogCaptureFixture):
+    catalog = a_catalog(home, an_entry("b", path=Path("c.gguf")), an_entry("x", repo="u/Foo", aliases=("a-Q4_K_M",)))
+    assert listed(catalog) == {
+        "b": ("c.gguf", True),
+        "sub/b": ("b.gguf", False),
+        "x": ("Foo-Q4_K_M.gguf", True),
+        "u/Foo:Q8_0": FOUND["u/Foo:Q8_0"],
+    }
+    assert catalog.find("a-Q4_K_M").name == "x"
+    assert f"b.gguf is listed as sub/b: {home / 'conf' / 'c.gguf'} has the same name" in caplog.text
+    assert "models/a-Q4_K_M.gguf is not served" in caplog.text
+
+
+def test_names_win_over_aliases_and_the_first_alias_over_the_second(home: Path, caplog: pytest.LogCaptureFixture):
+    first = an_entry("first", path=Path("c.gguf"), aliases=("second", "gpt", "gpt", "first"))
+    catalog = a_catalog(home, first, an_entry("second", path=Path("../far/d.gguf"), aliases=("gpt", "own")))
+    assert {m.name: m.aliases for m in catalog.models() if m.name not in FOUND} == {
+        "first": ("gpt",),
+        "second": ("own",),
+    }
+    assert "model first: another model has its aliases second" in caplog.text
+    assert "model second: another model has its aliases gpt" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"path": Path("x.gguf")}, "no such file: looked for x.gguf in {home}/conf, {home}/models"),
+        ({"path": Path("/nowhere/x.gguf")}, "no such file: /nowhere/x.gguf"),
+        ({"path": Path("sub")}, "sub is not a regular file"),
+        (
+            {"repo": "u/Bar:Q4_K_M"},
+            "not in the Hugging Face cache: u/Bar:Q4_K_M; "
+            'download it with: hf download u/Bar --include "*Q4_K_M*.gguf"',
+        ),
+        ({}, "no such model: looked for mine in {home}/conf, {home}/models, the Hugging Face cache"),
+        (
+            {"path": Path("c.gguf"), "mmproj": "p.gguf"},
+            "mmproj: no such file: looked for p.gguf in {home}/conf, {home}/models",
+        ),
+        ({"path": Path("c.gguf"), "mmproj": "notes.txt"}, "mmproj: notes.txt is not a GGUF file"),
+    ],
+)
+def test_an_entry_whose_file_is_not_there_is_listed_and_says_where_was_looked(
+    home: Path, fields: dict[str, object], problem: str
+):
+    (home / "conf" / "notes.txt").write_text("nothing")
+    catalog = a_catalog(home, an_entry("mine", aliases=("gpt",), **fields))
+    (mine,) = (model for model in catalog.models() if model.name == "mine")
+    assert (mine.problem, mine.aliases) == (problem.format(home=home), ("gpt",))
+    assert catalog.find("gpt") == catalog.find("mine") == mine
+    assert {name: what for name, what in listed(catalog).items() if name != "mine"} == FOUND
+
+
+@pytest.mark.parametrize(("name", "near"), [("a-Q4_K_S", "a-Q4_K_M"), ("u/Foo:Q8", "u/Foo:Q8_0"), ("other", None)])
+def test_a_name_that_is_nearly_one_of_those_found_says_which(home: Path, name: str, near: str | None):
+    problem = a_catalog(home, an_entry(name)).find(name).problem
+    assert problem.partition("; ")[2] == (f"did you mean {near}?" if near else "")
+
+
+def test_without_a_cache_a_repository_says_so(tmp_path: Path):
+    catalog = Catalog([tmp_path], DEFAULTS, entries=[an_entry("mine", repo="u/Foo")])
+    assert catalog.find("mine").problem.startswith("no Hugging Face cache is looked at: u/Foo")
+
+
+@pytest.mark.parametrize(
+    ("repo", "command"),
+    [
+        ("u/r", 'hf download u/r --include "*Q4_K_M*.gguf"'),
+        ("u/r:Q8_0", 'hf download u/r --include "*Q8_0*.gguf"'),
+        ("u/r:f-Q8_0.gguf", "hf download u/r f-Q8_0.gguf"),
+        ("u/r:f-00001-of-00003.gguf", 'hf download u/r --include "f-*.gguf"'),
+    ],
+)
+def test_the_command_fetches_what_is_missing(repo: str, command: str):
+    assert download_command(repo) == command
+
+
+@pytest.mark.parametrize(
+    ("mmproj", "expected"),
+    [("auto", "far/mmproj-F16.gguf"), ("off", None), ("special.gguf", "conf/special.gguf")],
+)
+def test_an_entry_may_choose_its_projector(home: Path, mmproj: str, expected: str | None):
+    a_gguf(home / "far" / "mmproj-F16.gguf", size_bytes=1000)
+    a_gguf(home / "conf" / "special.gguf", size_bytes=1000)
+    catalog = a_catalog(home, an_entry("mine", path=home / "far" / "d.gguf", mmproj=mmproj))
+    mine = catalog.find("mine")
+    assert mine.launch.mmproj == (str(home / expected) if expected else None)
+    assert mine.size_bytes == GGUF_BYTES + (1000 if expected else 0)
+
+
+@pytest.mark.parametrize("model", ["models/vl-Q4_0.gguf", "far/vl-Q4_0.gguf"])
+def test_an_entry_has_the_projector_its_model_would_have_anyway(home: Path, model: str):
+    a_gguf(home / model)
+    projector = a_gguf(home / "models" / "elsewhere" / "mmproj-vl-F16.gguf")
+    assert a_catalog(home, an_entry("mine", path=home / model)).find("mine").launch.mmproj == str(projector)
+
+
+def test_a_repository_is_told_from_one_that_differs_in_case_alone(home: Path):
+    cached(home / "hub", "U/foo", "foo-Q4_K_M.gguf")
+    catalog = a_catalog(home, an_entry("upper", repo="U/foo:Q4_K_M"), an_entry("lower", repo="u/Foo:Q4_K_M"))
+    assert {name: file for name, (file, own) in listed(catalog).items() if own} == {
+        "upper": "foo-Q4_K_M.gguf",
+        "lower": "Foo-Q4_K_M.gguf",
+    }
+
+
+def test_an_entry_may_name_any_part_of_a_split_model_outside_the_folders(home: Path):
+    for part in (1, 2):
+        a_gguf(home / "far" / f"big-0000{part}-of-00002.gguf")
+    catalog = a_catalog(home, an_entry("mine", path=home / "far" / "big-00002-of-00002.gguf"))
+    mine = catalog.find("mine")
+    assert (mine.path, mine.size_bytes) == (str(home / "far" / "big-00001-of-00002.gguf"), 2 * GGUF_BYTES)
+
+
+@pytest.mark.parametrize("name", ["no-ending", ".hidden.gguf", "mmproj-alone.gguf"])
+def test_an_entry_may_name_a_file_that_would_not_be_found(home: Path, name: str):
+    a_gguf(home / "far" / name)
+    assert a_catalog(home, an_entry("mine", path=home / "far" / name)).find("mine").path == str(home / "far" / name)
+
+
+def test_a_link_in_a_models_dir_is_the_file_an_entry_serves(home: Path):
+    (home / "models" / "link.gguf").symlink_to(home / "far" / "d.gguf")
+    catalog = a_catalog(home, an_entry("mine", path=home / "far" / "d.gguf"))
+    assert catalog.find("link").name == "mine"
+    assert "link" not in listed(catalog)
+
+
+def test_an_entry_opens_no_way_to_other_paths(home: Path):
+    catalog = a_catalog(home, an_entry("mine", path=home / "far" / "d.gguf"))
+    for name in ("d", "d.gguf", "far/d.gguf", "../far/d.gguf", str(home / "far" / "d.gguf")):
+        with pytest.raises(ModelNotFound):
+            catalog.find(name)
+
+
+def test_every_model_carries_what_the_settings_wish_for_it(home: Path):
+    settings = Settings(
+        catalog={"models_dirs": [home / "models"], "hugging_face": {"cache": str(home / "hub")}},
+        defaults={"cpu_moe": "on"},
+        models={"mine": {"path": home / "far" / "d.gguf", "gpus": [1]}, "gone": {"path": "x.gguf", "max_gpus": 2}},
+    )
+    found = Wishes(has_auto_context=True, cpu_moe=True)
+    assert {model.name: model.wishes for model in catalog_of(settings).models()} == {
+        **dict.fromkeys(FOUND, found),
+        "mine": replace(found, gpus=("1",)),
+        "gone": replace(found, max_gpus=2),
+    }
+
+
+def test_an_entry_comes_alive_when_its_file_does(home: Path):
+    catalog = a_catalog(home, an_entry("mine", path=Path("x.gguf")))
+    a_gguf(home / "conf" / "x.gguf")
+    catalog.reload()
+    assert catalog.find("mine").problem == ""

@@ -1,0 +1,201 @@
+"""`check-config`: what the configuration means, or what is wrong with it, without starting anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.commands.cli import main
+from app.settings.configuration import PREFIX
+from tests.helpers.builders import a_gguf
+
+HASH = "0f" * 32
+SECRET = "sesame"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+def check(*arguments: str, **variables: str) -> Result:
+    environ = {PREFIX + name: value for name, value in variables.items()}
+    with mock.patch.dict(os.environ, environ):  # the command writes what was typed into it
+        return CliRunner().invoke(main, ["check-config", *arguments])
+
+
+def written(folder: Path, text: str, name: str = "config.yaml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_nothing_said_means_the_defaults():
+    done = check()
+    assert (done.exit_code, done.output.splitlines()) == (
+        0,
+        [
+            "The configuration is good.",
+            "Read from: nothing; these are the defaults",
+            "Reachable: 127.0.0.1 port 8080, by this machine only, without a key",
+            "Differs from the defaults:",
+            "  nothing",
+        ],
+    )
+
+
+def test_it_says_where_settings_come_from_and_what_differs(tmp_path):
+    text = f"""
+        server: {{host: 0.0.0.0}}
+        keys: [{{name: alice, sha256: {HASH}}}]
+        engine: {{env: {{TOKEN: {SECRET}}}}}
+        gpu: {{reserve: 1GiB, order: [1], strategy: spread}}
+        models: {{qwen: {{ctx_size: 8192, gpus: [0], cpu_moe: on, env: {{TOKEN: {SECRET}}}}}, other: }}
+    """
+    file = written(tmp_path, text)
+    done = check("--config", file, SERVER__PORT="9000")
+    assert done.exit_code == 0
+    assert [line for line in done.output.splitlines()[1:] if not line.startswith("warning: model ")] == [
+        f"Read from: {file}, LLAMA_SMART_PROXY_SERVER__PORT",
+        "Reachable: 0.0.0.0 port 9000, by whoever reaches it, with a key (1 configured)",
+        "Differs from the defaults:",
+        "  server.host: 0.0.0.0",
+        "  server.port: 9000",
+        '  keys: [{"name": "alice"}]',
+        "  engine.env.TOKEN: (not shown)",
+        "  gpu.reserve: 1073741824",
+        '  gpu.order: ["1"]',
+        "  gpu.strategy: spread",
+        "  models.qwen.ctx_size: 8192",
+        "  models.qwen.cpu_moe: on",
+        '  models.qwen.gpus: ["0"]',
+        "  models.qwen.env.TOKEN: (not shown)",
+        "  models.other: {}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"SERVER__PORT": "9"}, "127.0.0.1 port 9, by this machine only, without a key"),
+        (
+            {"KEYS": f'[{{"name": "a", "sha256": "{HASH}"}}]'},
+            "127.0.0.1 port 8080, by this machine, with a key (1 configured)",
+        ),
+        (
+            {"SERVER__HOST": "", "SERVER__ALLOW_OPEN": "true"},
+            "0.0.0.0 port 8080, open to everybody who reaches it: there are no keys",
+        ),
+    ],
+)
+def test_one_line_says_who_may_reach_it(variables, said):
+    assert f"Reachable: {said}" in check(**variables).output.splitlines()
+
+
+def test_each_complaint_is_a_line(tmp_path):
+    file = written(tmp_path, 'server: {port: many}\nmodels: {"a\\nb": {no_such_key: 1}}\ncolour: red')
+    done = check("--config", file, SERVER__PROT="1")
+    assert (done.exit_code, done.stdout, done.stderr.splitlines()) == (
+        1,
+        "",
+        [
+            "LLAMA_SMART_PROXY_SERVER__PROT: unknown name; did you mean LLAMA_SMART_PROXY_SERVER__PORT?",
+            f"{file}: server.port: 'many' is not a whole number",
+            rf"{file}: models.'a\nb': a name has 1 to 512 printable characters and no blank at its ends",
+            rf"{file}: models.'a\nb'.no_such_key: unknown key",
+            f"{file}: colour: unknown key",
+        ],
+    )
+
+
+def test_a_file_that_is_not_there_is_wrong_use(tmp_path):
+    for done in (check("--config", str(tmp_path / "none")), check(CONFIG=str(tmp_path / "none"))):
+        assert (done.exit_code, done.stderr) == (2, f"{tmp_path}/none: no such file\n")
+
+
+def test_warnings_of_the_originals_file_are_printed(tmp_path):
+    file = written(tmp_path, '{"backend": "llama.cpp", "agents": []}', "config.json")
+    done = check("--config", file)
+    assert done.exit_code == 0
+    assert "warning: agents: not used; there are no agents here; clients call /v1/chat/completions" in done.output
+
+
+def test_json_has_everything_but_secrets(tmp_path):
+    text = f"""
+        keys: [{{name: alice, sha256: {HASH}}}]
+        engine: {{env: {{TOKEN: {SECRET}}}}}
+        models: {{m: {{path: m.gguf, env: {{T: {SECRET}}}}}}}
+    """
+    a_gguf(tmp_path / "m.gguf")
+    file = written(tmp_path, text)
+    done = check("--config", file, "--json")
+    answer = json.loads(done.stdout)
+    assert (done.exit_code, answer["ok"], answer["file"], answer["errors"], answer["warnings"]) == (
+        0,
+        True,
+        file,
+        [],
+        [],
+    )
+    assert answer["settings"]["keys"] == [
+        {"name": "alice", "models": ["*"], "admin": False, "requests_per_minute": 600}
+    ]
+    assert answer["settings"]["models"]["m"]["env"] == {"T": "(not shown)"}
+    assert SECRET not in done.output and HASH not in done.output
+
+
+def test_json_of_a_wrong_one_has_the_complaints():
+    done = check("--json", SERVER__PORT="x")
+    assert (done.exit_code, json.loads(done.stdout)) == (
+        1,
+        {
+            "ok": False,
+            "file": None,
+            "errors": ["LLAMA_SMART_PROXY_SERVER__PORT: 'x' is not a whole number"],
+            "warnings": [],
+            "settings": {},
+        },
+    )
+
+
+def test_models_that_cannot_be_served_are_warnings(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "broken.gguf").write_bytes(b"GGUF")
+    text = "catalog: {models_dirs: [models], hugging_face: {cache: off}}\nmodels: {mine: {path: gone.gguf}}"
+    done = check("--config", written(tmp_path, text))
+    assert done.exit_code == 0
+    assert [line for line in done.stdout.splitlines() if line.startswith("warning: ")] == [
+        "warning: model broken cannot be served: broken.gguf is 4 bytes long, shorter than a GGUF header",
+        f"warning: model mine cannot be served: no such file: looked for gone.gguf in {tmp_path}, {tmp_path}/models",
+    ]
+
+
+def test_what_is_wrong_with_pinned_models_is_said_once(tmp_path):
+    """In a process of its own: what is logged without a handler goes to stderr there."""
+    a_gguf(tmp_path / "large.gguf", size_bytes=8 * 2**40)
+    text = "catalog: {models_dirs: [.], hugging_face: {cache: off}}\nmodels: {%s: {pin: true}}"
+    command = [sys.executable, "-m", "app.commands.cli", "check-config", "--config"]
+    large = subprocess.run([*command, written(tmp_path, text % "large")], capture_output=True, text=True, timeout=60)
+    assert large.stdout == "" and large.stderr.count("\n") == 1, large.stderr
+    assert large.stderr.startswith("models.large.pin: it does not fit this machine: ")
+    gone = subprocess.run([*command, written(tmp_path, text % "gone")], capture_output=True, text=True, timeout=60)
+    assert (gone.stdout.count("no such model"), gone.stderr) == (1, "")
+
+
+def test_an_engine_that_is_not_there_is_a_warning(tmp_path):
+    done = check("--config", written(tmp_path, "engine: {binary: /no/such/llama-server}"))
+    said = "warning: engine.binary: there is no program /no/such/llama-server; without it no model can be served"
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, said)
+
+
+def test_a_cpu_that_is_not_there_is_an_error():
+    done = check(SERVER__CPU="9999")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("server.cpu: 9999 is none of the CPUs this service may use: ")

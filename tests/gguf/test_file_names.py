@@ -1,0 +1,70 @@
+"""What the names of GGUF files say."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.gguf.file_names import endings, family, part_of, quantization
+
+
+@pytest.mark.parametrize(
+    ("stem", "told"),
+    [
+        ("Qwen3-8B-Q4_K_M", "Q4_K_M"),
+        ("Qwen3-8B-UD-Q4_K_XL", "UD-Q4_K_XL"),
+        ("qwen2.5-7b-instruct-q8_0", "Q8_0"),
+        ("Llama.i1-IQ2_XXS", "IQ2_XXS"),
+        ("x_iq4_nl", "IQ4_NL"),
+        ("x-Q4_0_4_8", "Q4_0_4_8"),
+        ("x-Q6_K", "Q6_K"),
+        ("x.f16", "F16"),
+        ("x-BF16", "BF16"),
+        ("x-TQ1_0", "TQ1_0"),
+        ("gpt-oss-20b-mxfp4", "MXFP4"),
+        ("x-F16-Q4_K_S", "Q4_K_S"),  # made from F16: the last one is what it is
+        ("Q8_0", "Q8_0"),
+        ("gemma-3-4b-it", ""),
+        ("VQ4_0", ""),
+        ("x-Q4_Kay", ""),
+    ],
+)
+def test_the_quantization_is_read_from_the_name(stem: str, told: str):
+    assert quantization(stem) == told
+
+
+@pytest.mark.parametrize(
+    ("stem", "rest"),
+    [
+        ("Qwen2.5-VL-7B-Instruct-Q4_K_M", "qwen25vl7binstruct"),
+        ("mmproj-Qwen2.5-VL-7B-Instruct-f16", "qwen25vl7binstruct"),
+        ("Qwen2.5-VL-7B-Instruct.mmproj-Q8_0", "qwen25vl7binstruct"),
+        ("mmproj_Qwen2_5_VL_7B_Instruct_BF16", "qwen25vl7binstruct"),
+        ("mmproj-model-f16", ""),
+        ("mmproj-F16", ""),
+        ("mmproj", ""),
+        ("supermodel-Q4_0", "supermodel"),
+        ("模型-Q4_0", "模型"),
+    ],
+)
+def test_the_family_is_what_quantizations_and_projectors_share(stem: str, rest: str):
+    assert family(stem) == rest
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("big-00001-of-00003.gguf", ("big", 1, 3)),
+        ("a/big-00003-of-00003.GGUF", ("a/big", 3, 3)),
+        ("big-00000-of-00003.gguf", None),
+        ("big-00004-of-00003.gguf", None),
+        ("big-1-of-3.gguf", None),
+        ("big-\u0660\u0660\u0660\u0660\u0661-of-\u0660\u0660\u0660\u0660\u0663.gguf", None),
+        ("-00001-of-00003.gguf", None),
+    ],
+)
+def test_parts_are_told_as_llama_gguf_split_names_them(name: str, told: object):
+    assert part_of(name) == told
+
+
+def test_endings_begin_after_separators():
+    assert endings("Foo-UD-Q4_K") == ["UD-Q4_K", "Q4_K", "K"]

@@ -1,0 +1,357 @@
+"""Readings of the GPUs: the real nvidia-ml-py, on a library that shows what a test wants."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from tests.helpers.builders import MIB
+from tests.helpers.stand_in_nvml import Card, StandIn, an_a100, library, needs_compiler
+from workers.gpu.evidence import SeenGpus, why_expected
+from workers.gpu.nvml import GONE, LOST, MISMATCH, Nvml
+
+
+@pytest.fixture
+def hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    ctypes.CDLL(str(library()))  # from now on it is what this process loads by that name
+    stand_in = StandIn(tmp_path)
+    monkeypatch.setenv("STAND_IN_NVML", str(stand_in.path))
+    return stand_in
+
+
+def uuids(snapshot: GpuSnapshot) -> list[str]:
+    return [gpu.uuid for gpu in snapshot.gpus]
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+@needs_compiler
+def test_a_card_is_read_with_all_it_tells(hardware: StandIn):
+    hardware.show(Card(processes={os.getpid(): 500}))
+    snapshot = Nvml().read_gpus()
+    assert (snapshot.state, snapshot.problem, snapshot.complaints) == (GpuState.OK, "", ())
+    assert (snapshot.driver_version, snapshot.cuda_version) == ("580.10", "13.0")
+    assert snapshot.gpus == (
+        Gpu(
+            uuid="GPU-aaaa",
+            index=0,
+            name="NVIDIA GeForce RTX 4090",
+            pci_bus="00000000:01:00.0",
+            total_bytes=24564 * MIB,
+            free_bytes=(24564 - 300 - 500) * MIB,
+            used_bytes=(300 + 500) * MIB,
+            utilization_percent=7,
+            temperature_celsius=41,
+            power_watts=22.5,
+            compute_capability=(8, 9),
+            processes={os.getpid(): 500 * MIB},
+        ),
+    )
+
+
+@needs_compiler
+def test_memory_follows_the_processes(hardware: StandIn, sleeper: subprocess.Popen[bytes]):
+    hardware.show(Card(used_mib=0, processes={sleeper.pid: 700}))
+    nvml = Nvml()
+    assert nvml.read_gpus().gpus[0].used_bytes == 700 * MIB
+    sleeper.kill()
+    sleeper.wait()
+    (gpu,) = nvml.read_gpus().gpus
+    assert (gpu.used_bytes, gpu.processes) == (0, {})
+
+
+FIELDS = {
+    "no_memory": ["total_bytes", "free_bytes", "used_bytes"],
+    "no_utilization": ["utilization_percent"],
+    "no_temperature": ["temperature_celsius"],
+    "no_power": ["power_watts"],
+    "no_pci": ["pci_bus"],
+    "no_capability": ["compute_capability"],
+    "no_processes": ["processes"],
+    "no_mig": [],
+    "no_fields": [
+        *("total_bytes", "free_bytes", "used_bytes", "utilization_percent", "temperature_celsius", "power_watts"),
+        *("pci_bus", "compute_capability", "processes"),
+    ],
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("flag", FIELDS)
+def test_what_a_card_does_not_tell_is_none_and_no_error(hardware: StandIn, flag: str):
+    hardware.show(Card(flags=(flag,)))
+    snapshot = Nvml().read_gpus()
+    assert (snapshot.state, snapshot.errors) == (GpuState.OK, {})
+    unknown = [name for name in Gpu.__dataclass_fields__ if getattr(snapshot.gpus[0], name) is None]
+    assert sorted(unknown) == sorted(FIELDS[flag])
+
+
+@needs_compiler
+def test_a_field_that_fails_is_none_and_counted(hardware: StandIn):
+    hardware.show(Card(), faults=("error nvmlDeviceGetPowerUsage 999",))
+    snapshot = Nvml().read_gpus()
+    assert (snapshot.gpus[0].power_watts, snapshot.errors) == (None, {"Unknown": 1})
+
+
+@needs_compiler
+def test_an_older_driver_tells_the_temperature_by_the_older_call(hardware: StandIn):
+    hardware.show(Card(flags=("old_temperature",)))
+    assert Nvml().read_gpus().gpus[0].temperature_celsius == 41
+
+
+@needs_compiler
+def test_hidden_pids_and_bytes_are_no_figures(hardware: StandIn):
+    """As in a container without the machine's pids, and on Windows' driver model."""
+    hardware.show(
+        Card("GPU-a", used_mib=0, processes={os.getpid(): 9}, flags=("hidden_pids",)),
+        Card("GPU-b", used_mib=0, processes={os.getpid(): 9}, flags=("no_process_bytes",)),
+    )
+    a, b = Nvml().read_gpus().gpus
+    assert (a.used_bytes, a.processes) == (9 * MIB, {})
+    assert (b.used_bytes, b.processes) == (9 * MIB, {os.getpid(): None})
+
+
+@needs_compiler
+def test_mig_devices_are_devices_and_their_card_is_none(hardware: StandIn):
+    parts = (Card("MIG-1", "A100 MIG 3g.40gb", 40192), Card("MIG-2", "A100 MIG 4g.40gb", 40192))
+    hardware.show(Card(), an_a100(parts=parts))
+    nvml = Nvml()
+    found = [(gpu.uuid, gpu.index, gpu.is_mig) for gpu in nvml.read_gpus().gpus]
+    assert found == [("GPU-aaaa", 0, False), ("MIG-1", 1, True), ("MIG-2", 1, True)]
+    hardware.show(Card(), an_a100())  # put together again: nothing was lost
+    snapshot = nvml.read_gpus()
+    assert (uuids(snapshot), snapshot.missing) == (["GPU-aaaa", "GPU-cccc"], ())
+    hardware.show(Card(), an_a100(parts=parts))  # and divided again
+    snapshot = nvml.read_gpus()
+    assert (uuids(snapshot), snapshot.missing) == (["GPU-aaaa", "MIG-1", "MIG-2"], ())
+
+
+@needs_compiler
+def test_a_gpu_is_known_by_its_uuid_whatever_its_number(hardware: StandIn):
+    hardware.show(Card("GPU-a"), an_a100("GPU-b"))
+    nvml = Nvml()
+    nvml.read_gpus()
+    hardware.show(an_a100("GPU-b"), Card("GPU-a"))
+    snapshot = nvml.read_gpus()
+    assert [(gpu.uuid, gpu.index) for gpu in snapshot.gpus] == [("GPU-b", 0), ("GPU-a", 1)]
+    assert snapshot.complaints == ()
+
+
+FAULTS = [
+    (("error nvmlInitWithFlags 9",), GpuState.NO_DRIVER, "the NVIDIA driver is not loaded"),
+    (("error nvmlInitWithFlags 18",), GpuState.VERSION_MISMATCH, MISMATCH),
+    (("error nvmlInitWithFlags 999",), GpuState.FAILED, "NVML says: Unknown Error"),
+    (("error nvmlInitWithFlags 4",), GpuState.FAILED, "NVML says: Insufficient Permissions"),
+    (("error nvmlDeviceGetCount_v2 9",), GpuState.NO_DRIVER, "the NVIDIA driver is not loaded"),
+    (("error nvmlDeviceGetCount_v2 1",), GpuState.FAILED, "NVML says: Uninitialized"),
+    (("error nvmlDeviceGetUUID 18",), GpuState.VERSION_MISMATCH, MISMATCH),
+    (("error nvmlDeviceGetMemoryInfo 9",), GpuState.NO_DRIVER, "the NVIDIA driver is not loaded"),
+    (("error nvmlDeviceGetHandleByIndex_v2 999",), GpuState.FAILED, "Unknown Error"),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("faults", "state", "problem"), FAULTS)
+def test_a_fault_at_the_start_is_a_state_with_its_reason_and_heals(
+    hardware: StandIn, faults: tuple[str, ...], state: GpuState, problem: str
+):
+    hardware.show(Card(), faults=faults)
+    nvml = Nvml()
+    snapshot = nvml.read_gpus()
+    assert (snapshot.state, snapshot.problem, snapshot.gpus) == (state, problem, ())
+    hardware.show(Card())
+    assert (nvml.read_gpus().state, uuids(nvml.read_gpus())) == (GpuState.OK, ["GPU-aaaa"])
+
+
+@needs_compiler
+@pytest.mark.parametrize("call", ["nvmlDeviceGetCount_v2", "nvmlDeviceGetMigMode", "nvmlDeviceGetName"])
+def test_a_driver_that_goes_while_it_is_used_heals_with_a_new_start(hardware: StandIn, call: str):
+    hardware.show(Card())
+    nvml = Nvml()
+    assert nvml.read_gpus().state is GpuState.OK
+    hardware.show(Card(), faults=(f"error {call} 1",))  # NVML says that it was never initialised
+    assert nvml.read_gpus().state is GpuState.FAILED
+    hardware.unload()
+    assert nvml.read_gpus().state is GpuState.NO_DRIVER
+    hardware.show(Card(), faults=(f"stale_until_init {_inits() + 1}",))
+    assert nvml.read_gpus().state is GpuState.OK
+    assert nvml.read_gpus().errors == {"Uninitialized": 1, "DriverNotLoaded": 1}
+
+
+@needs_compiler
+def test_a_lost_gpu_leaves_the_others_and_comes_back(hardware: StandIn):
+    a, b, c = (Card(f"GPU-{name}", bus=f"00000000:0{at}:00.0") for at, name in enumerate("abc"))
+    hardware.show(a, b, c)
+    nvml = Nvml()
+    nvml.read_gpus()
+    hardware.show(a, Card("GPU-b", flags=("lost",)), c)
+    snapshot = nvml.read_gpus()
+    assert (snapshot.state, uuids(snapshot)) == (GpuState.OK, ["GPU-a", "GPU-c"])
+    assert snapshot.complaints == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {LOST}",)
+    assert snapshot.errors == {"GpuIsLost": 1}
+    hardware.show(a, c)  # gone from the bus, too
+    assert nvml.read_gpus().complaints == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {GONE}",)
+    hardware.show(a, b, c)
+    snapshot = nvml.read_gpus()
+    assert (uuids(snapshot), snapshot.complaints) == (["GPU-a", "GPU-b", "GPU-c"], ())
+
+
+@needs_compiler
+def test_a_card_that_fails_between_two_questions_leaves_no_half_of_it(hardware: StandIn):
+    hardware.show(Card())
+    nvml = Nvml()
+    nvml.read_gpus()
+    hardware.show(Card(), faults=("error nvmlDeviceGetPowerUsage 15",))
+    snapshot = nvml.read_gpus()
+    assert (snapshot.state, snapshot.gpus) == (GpuState.LOST, ())
+    assert snapshot.missing[0].problem == LOST
+
+
+@needs_compiler
+def test_a_gpu_that_was_lost_before_the_start_is_missed(hardware: StandIn):
+    a, b, c = (Card(f"GPU-{name}", bus=f"00000000:0{at}:00.0") for at, name in enumerate("abc"))
+    lost = replace(b, flags=("lost",))
+    hardware.show(a, lost, c)
+    nvml = Nvml()
+    snapshot = nvml.read_gpus()
+    assert (snapshot.state, uuids(snapshot)) == (GpuState.OK, ["GPU-a", "GPU-c"])
+    assert [complaint.partition(": ")[0] for complaint in snapshot.complaints] == ["GPU 1 (unknown)"]
+    assert Nvml("0").read_gpus().complaints == (), "it may be none of this service's"
+    hardware.show(a, lost)  # the one that fails may be the one that is absent
+    assert [each.uuid for each in nvml.read_gpus().missing] == ["GPU-c"]
+    hardware.show(a, b, c)
+    assert nvml.read_gpus().complaints == ()
+
+
+@needs_compiler
+def test_lost_cards_are_looked_for_by_initialising_anew(hardware: StandIn):
+    """Some drivers list a card that came back only then."""
+    hardware.show(Card())
+    nvml = Nvml(reinit_seconds=0)
+    nvml.read_gpus()
+    hardware.show(Card(), faults=(f"stale_until_init {10**9}",))
+    assert nvml.read_gpus().state is GpuState.LOST
+    hardware.show(Card(), faults=(f"stale_until_init {_inits() + 1}",))
+    assert nvml.read_gpus().state is GpuState.OK
+
+
+def _inits() -> int:
+    return ctypes.c_int.in_dll(ctypes.CDLL(str(library())), "stand_in_inits").value
+
+
+@needs_compiler
+def test_a_card_that_a_container_was_not_given_is_not_missed(hardware: StandIn):
+    hardware.show(Card("GPU-a", flags=("forbidden",)), Card("GPU-b"))
+    snapshot = Nvml().read_gpus()
+    assert (uuids(snapshot), snapshot.complaints, snapshot.errors) == (["GPU-b"], (), {})
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [("1", ["GPU-bb"]), ("GPU-b,GPU-a", ["GPU-bb", "GPU-aa"]), ("MIG-1", ["MIG-1"]), ("0,2", ["GPU-aa", "MIG-1"])],
+)
+def test_cuda_visible_devices_limits_what_is_seen(hardware: StandIn, visible: str, seen: list[str]):
+    hardware.show(Card("GPU-aa"), Card("GPU-bb"), an_a100(parts=(Card("MIG-1"),)))
+    assert uuids(Nvml(visible).read_gpus()) == seen
+
+
+@needs_compiler
+def test_a_cuda_visible_devices_that_finds_nothing_is_a_complaint(hardware: StandIn):
+    hardware.show(Card("GPU-aa"))
+    snapshot = Nvml("GPU-zz").read_gpus()
+    assert snapshot.state is GpuState.NOT_FOUND
+    assert snapshot.complaints == ("CUDA_VISIBLE_DEVICES=GPU-zz names none of the 1 that are here",)
+
+
+@needs_compiler
+def test_a_lost_card_that_the_service_may_not_use_is_nothing_to_it(hardware: StandIn):
+    hardware.show(Card("GPU-aa"), Card("GPU-bb"))
+    nvml = Nvml("GPU-aa")
+    nvml.read_gpus()
+    hardware.show(Card("GPU-aa"))
+    assert nvml.read_gpus().complaints == ()
+
+
+def test_without_the_library_the_state_says_so():
+    """In a process of its own: this one may have loaded it."""
+    code = (
+        "import ctypes; from workers.gpu.nvml import Nvml\n"
+        "def no(name, *rest, **more): raise OSError(name)\n"
+        "import pynvml; pynvml.CDLL = no; print(Nvml().read_gpus())"
+    )
+    assert "GpuState.NO_LIBRARY" in _printed(code)
+
+
+def test_without_the_package_the_state_says_so():
+    code = "import sys; sys.modules['pynvml'] = None; from workers.gpu.nvml import Nvml; print(Nvml().read_gpus())"
+    printed = _printed(code)
+    assert "GpuState.NO_PACKAGE" in printed and "nvidia-ml-py" in printed
+
+
+def _printed(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+# --- whether there should be GPUs ---------------------------------------------------------------------
+
+
+def a_pci_device(root: Path, address: str, vendor: str, kind: str) -> None:
+    folder = root / "sys/bus/pci/devices" / address
+    folder.mkdir(parents=True)
+    (folder / "vendor").write_text(f"{vendor}\n")
+    (folder / "class").write_text(f"{kind}\n")
+
+
+def test_nothing_speaks_for_gpus_on_a_machine_that_never_had_one(tmp_path: Path):
+    a_pci_device(tmp_path, "0000:00:02.0", "0x8086", "0x030000")  # graphics, not NVIDIA's
+    a_pci_device(tmp_path, "0000:01:00.1", "0x10de", "0x040300")  # NVIDIA's, sound
+    (tmp_path / "sys/bus/pci/devices/0000:03:00.0").mkdir()
+    assert why_expected(SeenGpus(tmp_path / "gpus.json"), tmp_path) == ""
+
+
+@pytest.mark.parametrize("kind", ["0x030000", "0x030200"])
+def test_a_card_on_the_bus_should_be_there(tmp_path: Path, kind: str):
+    a_pci_device(tmp_path, "0000:01:00.0", "0x10de", kind)
+    assert "on the PCI bus (0000:01:00.0)" in why_expected(SeenGpus(tmp_path / "gpus.json"), tmp_path)
+
+
+def test_a_loaded_kernel_module_speaks_for_gpus(tmp_path: Path):
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    assert "/proc/driver/nvidia" in why_expected(SeenGpus(tmp_path / "gpus.json"), tmp_path)
+
+
+def test_cards_that_were_here_before_should_be_there(tmp_path: Path):
+    file = tmp_path / "state" / "gpus.json"
+    SeenGpus(file).add([Gpu("GPU-a", 0, "RTX 4090"), Gpu("MIG-b", 1, "A100 MIG", is_mig=True)])
+    assert json.loads(file.read_text()) == {"GPU-a": "RTX 4090"}
+    advice = f"if taken out for good, delete {file} and restart"
+    assert why_expected(SeenGpus(file), tmp_path) == f"here before: RTX 4090 ({advice})"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{broken"])
+def test_a_broken_memory_is_none(tmp_path: Path, text: str):
+    (tmp_path / "gpus.json").write_text(text)
+    assert why_expected(SeenGpus(tmp_path / "gpus.json"), tmp_path) == ""
+
+
+def test_a_state_directory_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "file").write_text("")
+    seen = SeenGpus(tmp_path / "file" / "gpus.json")
+    seen.add([Gpu("GPU-a", 0, "RTX 4090")])
+    assert "gpus cannot be remembered" in caplog.text
+    assert seen.names() == "RTX 4090"

@@ -1,0 +1,50 @@
+"""Where a client's socket may be had, and where an answer goes the way of any WSGI application's."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import gunicorn
+import pytest
+from gunicorn.config import Config
+from gunicorn.http.wsgi import Response
+
+from workers.gunicorn_worker.client_socket import direct_answer
+
+
+@pytest.fixture
+def client() -> Iterator[socket.socket]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours
+
+
+class Request:
+    version, method, headers, should_close = (1, 1), "POST", (), bool
+
+
+def a_response(sock: socket.socket) -> Any:
+    return Response(Request(), sock, Config())
+
+
+def test_gunicorns_socket_can_be_had(client: socket.socket):
+    direct = direct_answer({"gunicorn.socket": client}, a_response(client).start_response)
+    assert direct is not None and direct.socket is client
+
+
+def test_not_of_a_version_nobody_looked_into(client: socket.socket, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gunicorn, "version_info", (27, 1, 0))
+    assert direct_answer({"gunicorn.socket": client}, a_response(client).start_response) is None
+
+
+def test_not_where_it_encrypts(client: socket.socket):
+    encrypted = ssl.SSLSocket.__new__(ssl.SSLSocket)
+    assert direct_answer({"gunicorn.socket": encrypted}, a_response(client).start_response) is None
+
+
+def test_not_of_another_server(client: socket.socket):
+    assert direct_answer({}, lambda status, headers: None) is None
+    assert direct_answer({"gunicorn.socket": client}, lambda status, headers: None) is None

@@ -1,0 +1,206 @@
+"""Values for tests, with defaults for everything a test does not speak of."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, MemoryOptions
+from app.entities.memory import Confidence, DeviceMemory, Estimate, MemoryReading
+from app.entities.model import Model
+from app.entities.placement import CPU, Placement, Wishes
+from app.entities.server import Server
+from app.use_cases.model_shape.shape import ModelShape, model_shape
+from app.use_cases.placement.request import Asked
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling import schedule
+from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.schedule import step
+from tests.helpers.gguf_bytes import TINY, Info, Typed, a_file, a_header
+from workers.gguf.constants import ValueType
+from workers.gguf.file_names import part_of
+from workers.gguf.header import read_header
+
+MIB = 1024**2
+GIB = 1024**3
+NO_WISHES = Wishes()
+
+
+def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
+    return Model(name, f"/models/{name}.gguf", int(gib * GIB), 1_700_000_000, LaunchSettings(parallel=slots))
+
+
+GGUF_BYTES = 320  # of `a_gguf`, if nothing else is said
+
+
+def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: int = 1) -> Path:
+    """A whole model file of one layer and few values, the last tensor sparse and as large as the size wants.
+
+    Its folders are made; the name of a part makes it one.
+    """
+    metadata: dict[str, Any] = dict(TINY)
+    number, parts = 1, 1
+    if part := part_of(path.name):
+        _, number, parts = part
+        metadata |= {"split.no": number - 1, "split.count": parts}  # llama.cpp wants 16 bits, names have five digits
+        metadata |= {"split.tensors.count": Typed(ValueType.INT32, parts * tensors)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        infos = [Info(f"t{number}.{each}") for each in range(tensors)]
+        spare = (size_bytes - len(a_file(metadata, infos, version=version))) // 32 * 32
+        if tensors and size_bytes > GGUF_BYTES:
+            infos[-1] = Info(infos[-1].name, (8 + spare // 4,))
+        file.write(a_header(metadata, infos, version=version))
+        file.truncate(size_bytes)
+    return path
+
+
+def an_engine(*flags: str) -> EngineFacts:
+    return EngineFacts(EngineKind.BINARY, ("/bin/llama-server",), "1 (abc)", "id", frozenset(flags))
+
+
+def memory(
+    at: float, available_gib: float = 16.0, total_gib: float = 16.0, held: dict[int, float] | None = None
+) -> MemoryReading:
+    held_bytes = {server: int(gib * GIB) for server, gib in (held or {}).items()}
+    return MemoryReading(int(total_gib * GIB), int(available_gib * GIB), at, held_bytes)
+
+
+class Play:
+    """A story told to the scheduler: events in, effects noted. Memory is read as soon as it is asked for."""
+
+    def __init__(self, limits: Limits | None = None, total_gib: float = 16.0, answers_readings: bool = True) -> None:
+        self.state = PoolState(limits or Limits())
+        self.effects: list[ev.Effect] = []
+        self.decided: list[ev.Decided] = []
+        self._total_gib = total_gib
+        self._answers_readings = answers_readings
+        self._ticket = 0
+
+    def tell(self, *events: ev.Event) -> list[ev.Effect]:
+        """The effects of these events, readings and the records of decisions aside."""
+        told: list[ev.Effect] = []
+        for event in events:
+            queue = [event]
+            while queue:
+                happened = queue.pop(0)
+                effects = self.stepped(self.state, happened)
+                for effect in effects:
+                    if answer := self.answer(effect, happened.at):
+                        queue.append(answer)
+                    elif isinstance(effect, ev.Decided):
+                        self.decided.append(effect)
+                    else:
+                        told.append(effect)
+        self.effects += told
+        return told
+
+    def stepped(self, before: PoolState, event: ev.Event) -> list[ev.Effect]:
+        self.state, effects = step(before, event)
+        nothing_is_left_out(self.state, event.at)
+        return effects
+
+    def answer(self, effect: ev.Effect, at: float) -> ev.Event | None:
+        """What the machine says to an order at once."""
+        if not isinstance(effect, ev.ReadMemory) or not self._answers_readings:
+            return None
+        return ev.MemoryRead(memory(at, self.available_gib, self._total_gib, self.held_gib), at)
+
+    @property
+    def held_gib(self) -> dict[int, float]:
+        """Servers that are up hold what was booked, those that load nothing yet."""
+        return {s.id: s.booked[CPU] / GIB for s in self.state.servers if s.port}
+
+    @property
+    def available_gib(self) -> float:
+        """What the machine would show."""
+        return self._total_gib - sum(self.held_gib.values())
+
+    def ask(
+        self, model: Model, at: float = 0.0, patience: float = 300.0, want: Callable[..., ev.Event] = ev.Acquire
+    ) -> list[ev.Effect]:
+        """A new request: for a slot, or with `want` a Load or an Unload. Its ticket is how many there were."""
+        self._ticket += 1
+        return self.tell(a_wish(want, self._ticket, model, at, at + patience))
+
+    def up(self, model: Model, at: float = 0.0) -> int:
+        """The id of a ready server of this model with nothing to do."""
+        effects = self.ask(model, at)
+        server = next(e.server for e in effects if isinstance(e, ev.Spawn))
+        self.tell(ev.Ready(server.id, 9000 + server.id, at), ev.Release(self._ticket, at))
+        return server.id
+
+    def up_by_hand(self, model: Model) -> None:
+        """As `up`, in a play that answers its readings itself."""
+        self.ask(model)
+        self.tell(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=0.0), ev.Release(self._ticket, at=0.0))
+
+
+def a_wish(want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
+    """An Acquire or a Load with what the model's file suggests to book, or an Unload."""
+    needed = () if want is ev.Unload else (asked_for(booked(model), model.wishes),)
+    return want(ticket, model, at, give_up_at, *needed)
+
+
+@functools.cache
+def asked_for(size_bytes: int, wishes: Wishes = NO_WISHES) -> Asked:
+    """A model that needs so much: of RAM, or of one GPU."""
+
+    def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+        memory = DeviceMemory(weights_bytes=size_bytes)
+        on_gpu = Estimate((memory,), DeviceMemory(), Confidence.EXACT)
+        return on_gpu if options.devices else Estimate((), memory, Confidence.EXACT)
+
+    return Asked(tiny_shape(), MemoryOptions(ctx_size=4096), estimate, wishes)
+
+
+@functools.cache
+def tiny_shape() -> ModelShape:
+    with tempfile.TemporaryDirectory() as folder:
+        return model_shape(read_header(str(a_gguf(Path(folder) / "tiny.gguf"))))
+
+
+def a_server(model: Model, size_bytes: int, **more: Any) -> Server:
+    """On the CPU, loading."""
+    placement = on_the_cpu(size_bytes)
+    return replace(Server(1, model, placement, placement.booked_bytes, 0.0, last_used=0.0, progress_at=0.0), **more)
+
+
+def on_the_cpu(size_bytes: int) -> Placement:
+    memory = DeviceMemory(weights_bytes=size_bytes)
+    return Placement((CPU,), (), 0, 4096, 0, Estimate((), memory, Confidence.EXACT))
+
+
+def booked(model: Model) -> int:
+    """What the plays book for a model: its size and 15 %."""
+    return model.size_bytes * 115 // 100
+
+
+__all__ = [
+    "GGUF_BYTES",
+    "GIB",
+    "MIB",
+    "Play",
+    "a_gguf",
+    "a_model",
+    "a_server",
+    "a_wish",
+    "an_engine",
+    "asked_for",
+    "booked",
+    "memory",
+    "on_the_cpu",
+    "replace",
+    "tiny_shape",
+]
+
+
+def nothing_is_left_out(state: PoolState, now: float) -> None:
+    """Where a step skips its last passes, they would have found nothing to do."""
+    if schedule._is_settled(state, now):
+        for settle in schedule._PASSES:
+            assert settle(state, now) == (state, []), settle.__name__

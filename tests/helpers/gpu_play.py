@@ -1,0 +1,135 @@
+"""The scheduler on a machine with GPUs that a test makes up: memory follows the servers, as NVML would show it."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from app.entities.launch import MemoryOptions
+from app.entities.memory import Estimate
+from app.entities.model import Model
+from app.entities.placement import Wishes
+from app.entities.server import Server
+from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.model_shape.shape import ModelShape, model_shape
+from app.use_cases.placement.request import Asked
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.pool_state import Limits
+from tests.helpers.builders import GIB, Play, a_model
+from tests.helpers.gguf_bytes import Info, a_header
+from workers.gguf.header import read_header
+
+METADATA = {
+    "general.architecture": "llama",
+    "llama.block_count": 8,
+    "llama.context_length": 65536,
+    "llama.embedding_length": 4096,
+    "llama.feed_forward_length": 14336,
+    "llama.attention.head_count": 32,
+    "llama.attention.head_count_kv": 8,
+}
+NO_MODEL = Wishes()
+
+
+def eight_layers_file(path: Path) -> Path:
+    """Eight layers of 416 MiB, and 2 x 250 MiB of vocabulary; sparse."""
+    infos = [Info("token_embd.weight", (4096, 32000), 1), Info("output.weight", (4096, 32000), 1)]
+    for il in range(8):
+        infos += [Info(f"blk.{il}.{name}.weight", (4096, 14336), 1) for name in ("ffn_gate", "ffn_up", "ffn_down")]
+        infos += [Info(f"blk.{il}.{name}.weight", (4096, 4096), 1) for name in ("attn_q", "attn_output")]
+    head = a_header(METADATA, infos)
+    with open(path, "wb") as file:
+        file.write(head)
+        file.truncate(len(head) + sum(2 * info.shape[0] * info.shape[1] for info in infos) + 4096)
+    return path
+
+
+@functools.cache
+def eight_layers() -> ModelShape:
+    with tempfile.TemporaryDirectory() as folder:
+        return model_shape(read_header(str(eight_layers_file(Path(folder) / "m.gguf"))))
+
+
+@functools.cache
+def _estimate(options: MemoryOptions, _: tuple[str, ...]) -> Estimate:
+    return estimate_memory(eight_layers(), options)
+
+
+@functools.cache
+def asked(ctx_size: int = 4096, wishes: Wishes = NO_MODEL) -> Asked:
+    """A model of eight layers: with 4k some 4.5 GiB on one GPU; a context of 64k takes 2 GiB more."""
+    return Asked(eight_layers(), MemoryOptions(ctx_size=ctx_size), _estimate, wishes)
+
+
+@dataclass
+class Hardware:
+    """Cards by name: GiB of each, and what strangers hold of it."""
+
+    total_gib: dict[str, float]
+    stranger_gib: dict[str, float] = field(default_factory=dict)
+    late_gib: dict[str, float] = field(default_factory=dict)  # of processes that are gone: not free yet
+    shows_pids: bool = True
+    state: GpuState = GpuState.OK
+    engine_problem: str = ""
+    expected: str = ""
+
+    def snapshot(self, servers: tuple[Server, ...], at: float) -> GpuSnapshot:
+        """A server that is up holds what is booked, one that loads nothing yet."""
+        gpus = []
+        for index, (uuid, total) in enumerate(self.total_gib.items()):
+            held = {s.pid or 0: s.booked[uuid] for s in servers if uuid in s.booked and s.ready_at is not None}
+            away = int((self.stranger_gib.get(uuid, 0) + self.late_gib.get(uuid, 0)) * GIB)
+            free = int(total * GIB) - away - sum(held.values())
+            processes = dict(held) if self.shows_pids else {}
+            gpus.append(Gpu(uuid, index, "card", total_bytes=int(total * GIB), free_bytes=free, processes=processes))
+        found = tuple(gpus) if self.state is GpuState.OK else ()
+        return GpuSnapshot(
+            self.state, at, found, engine_problem=self.engine_problem, expected=self.expected, poll_seconds=1.0
+        )
+
+
+class GpuPlay(Play):
+    """As Play; `answers_polls` False: nobody answers when the GPUs are to be read."""
+
+    def __init__(self, hardware: Hardware, limits: Limits | None = None, answers_polls: bool = True) -> None:
+        super().__init__(limits, total_gib=64)
+        self.hardware = hardware
+        self.answers_polls = answers_polls
+        self.polls = 0
+
+    def answer(self, effect: ev.Effect, at: float) -> ev.Event | None:
+        if isinstance(effect, ev.ReadGpus):
+            self.polls += 1
+            return self.polled(at) if self.answers_polls else None
+        return super().answer(effect, at)
+
+    def polled(self, at: float) -> ev.GpusPolled:
+        return ev.GpusPolled(self.hardware.snapshot(self.state.servers, at), at)
+
+    def wants(
+        self,
+        name: str,
+        at: float = 0.0,
+        ctx_size: int = 4096,
+        wishes: Wishes = NO_MODEL,
+        patience: float = 300.0,
+        want: Callable[..., ev.Event] = ev.Acquire,
+    ) -> list[ev.Effect]:
+        """A new request. The GPUs were polled half a second ago, as they always are."""
+        if self.answers_polls and self.hardware.total_gib:
+            self.tell(self.polled(at - 0.5))
+        self._ticket += 1
+        model: Model = replace(a_model(name), wishes=wishes)
+        return self.tell(want(self._ticket, model, at, at + patience, asked(ctx_size, wishes)))
+
+    def loaded(self, name: str, at: float = 0.0, **asked: object) -> Server:
+        """A ready server of this model with nothing to do."""
+        server = next(e.server for e in self.wants(name, at, **asked) if isinstance(e, ev.Spawn))  # type: ignore[arg-type]
+        ticket = self._ticket
+        self.tell(ev.Spawned(server.id, 1000 + server.id, at), ev.Ready(server.id, 9000 + server.id, at))
+        self.tell(ev.Release(ticket, at))
+        return server

@@ -1,0 +1,175 @@
+"""The whole service as its users start it: the command line, real gunicorn, a real engine, real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+ENDLESS = {"max_tokens": 30_000, "ignore_eos": True}
+
+
+class Service:
+    """A running `llama-smart-proxy serve`, with folders of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        plain: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "app.commands.cli"),
+        **environment: str,
+    ):
+        """`environment` gets the prefix of our settings; `plain` are variables as they are."""
+        self.folder = folder
+        self.started_at = time.monotonic()
+        env = {
+            name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_SMART_PROXY_", "CUDA_"))
+        }
+        env |= {
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "HF_HOME": str(folder / "huggingface"),
+            "XDG_STATE_HOME": str(folder / "state"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        # The demo makes some 3,000 tokens a second: a stream that a test wants to cut must not end by itself.
+        env["LLAMA_SMART_PROXY_DEFAULTS__CTX_SIZE"] = "32768"
+        if plain is None:  # whatever GPUs the machine has, a test without its own stand-in has none
+            env["LLAMA_SMART_PROXY_GPU__ENABLED"] = "false"
+        env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()} | dict(plain or {})
+        self.process = subprocess.Popen(
+            [sys.executable, *program, "serve", "--port", "0", *arguments],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    # --- addresses ----------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        found = wait_for(lambda: re.search(r"OpenAI base URL\s+(http://\S+)/v1", self.output), 20, lambda: self.output)
+        return str(found[1])
+
+    def connect(self, receive_buffer_bytes: int | None = None) -> socket.socket:
+        host, port = self.url.removeprefix("http://").split(":")
+        connection = socket.socket()
+        if receive_buffer_bytes:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        connection.settimeout(10)
+        connection.connect((host, int(port)))
+        return connection
+
+    # --- requests -----------------------------------------------------------------------------------------
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(self.url + path, timeout=20)
+
+    def post(self, path: str, body: dict[str, Any], **options: Any) -> requests.Response:
+        return requests.post(self.url + path, json=body, **{"timeout": 60, **options})
+
+    def chat(self, model: str = "demo", **fields: Any) -> requests.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 4, **fields}
+        return self.post("/v1/chat/completions", body, stream=bool(fields.get("stream")))
+
+    def send_raw(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> socket.socket:
+        """A request on a socket of one's own, to be left at will."""
+        data = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], **body}).encode()
+        connection = self.connect()
+        connection.sendall(
+            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data
+        )
+        return connection
+
+    def servers(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get("/health").json()["servers"]
+        return found
+
+    # --- processes ----------------------------------------------------------------------------------------
+
+    @property
+    def master(self) -> psutil.Process:
+        return psutil.Process(self.process.pid)
+
+    @property
+    def worker(self) -> psutil.Process:
+        return wait_for(lambda: self.master.children(), 10)[0]
+
+    def engines(self) -> list[psutil.Process]:
+        return [p for p in self.worker.children() if "setpriv" not in p.name()]
+
+    def family(self) -> list[psutil.Process]:
+        return [self.master, *self.master.children(recursive=True)]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout)
+        finally:
+            self._reader.join(5)
+
+    def end(self) -> None:
+        """Whatever a test left running."""
+        if self.process.poll() is None:
+            for member in self.family():
+                with contextlib.suppress(psutil.Error):
+                    member.kill()
+        self.process.wait(10)
+        self._reader.join(5)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path, *arguments: str, plain: Mapping[str, str] | None = None, **environment: str
+) -> Iterator[Service]:
+    service = Service(folder, *arguments, plain=plain, **environment)
+    try:
+        yield service
+    finally:
+        service.end()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, explain: Callable[[], object] = lambda: "") -> Any:
+    """The first truthy value of `condition`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
+        time.sleep(0.005)
+    return value
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True

@@ -1,0 +1,257 @@
+"""Which saved KV caches are restored and which go: names and sums."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from app.use_cases.launch.saved_slots import SavedSlot, digest_of, folder_of, saved_slot, to_restore, who_goes
+from app.use_cases.scheduling.events import StopReason
+from tests.helpers.builders import a_model, a_server, an_engine, replace
+from workers.catalog.model_headers import stamp_of
+from workers.server import kept_cache, slot_files
+from workers.server.kept_cache import KeptCaches
+from workers.server.slot_files import SlotFiles
+
+START, OTHER_START = "0123456789abcdef", "fedcba9876543210"
+A, B = "aaaaaaaa", "bbbbbbbb"  # servers
+
+
+def saved(at_ms: int = 1000, server: str = A, slot: int = 0, size_bytes: int = 0, start: str = START) -> SavedSlot:
+    return SavedSlot(start, at_ms, server, slot, size_bytes, "f")
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_says_all_that_is_known_of_it():
+    one = saved(1764241370123, slot=3, size_bytes=7)
+    assert one.name == "0123456789abcdef-1764241370123-aaaaaaaa-3.kv"
+    assert saved_slot(one.name, 7, "f") == one
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x.kv", f"{saved().name}.writing", f"{saved().name}.reading", f"../{saved().name}"]
+)
+def test_other_names_are_no_saved_slots(name: str):
+    assert saved_slot(name, 0, "f") is None
+
+
+def test_a_folder_is_one_plain_name_whatever_its_model_is_called():
+    names = ["qwen3-8b", "user/repo:Q4_K_M", "user_repo_Q4_K_M", "..", ".", "../../etc", "模型", "x" * 512, "x" * 511]
+    folders = [folder_of(name) for name in names]
+    assert len(set(folders)) == len(names)
+    assert all(Path(folder).name == folder and len(folder) < 60 and folder[0] != "." for folder in folders)
+    assert folders[0].startswith("qwen3-8b-")
+
+
+MODEL = a_model("qwen")
+ENGINE = an_engine("--kv-unified")
+SAVING = an_engine("--slot-save-path")
+
+
+def with_launch(**settings: object):
+    return replace(MODEL, launch=replace(MODEL.launch, **settings))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        replace(MODEL, path="/models/other.gguf"),
+        with_launch(ctx_size=8192),
+        with_launch(cache_type_k="q8_0"),
+        with_launch(args=("--rope-freq-base", "20000")),
+        with_launch(env={"LLAMA_ARG_ROPE_FREQ_BASE": "20000"}),
+        with_launch(mmproj="/models/mmproj.gguf"),
+    ],
+)
+def test_what_a_cache_depends_on_changes_its_start(model):
+    engine = an_engine("--kv-unified", "--mmproj")
+    assert digest_of(model, engine, {}, ()) != digest_of(MODEL, engine, {}, ())
+
+
+def test_so_do_other_files_another_engine_and_a_variable_of_all_models():
+    digests = {
+        digest_of(MODEL, ENGINE, {}, [(1, 2)]),
+        digest_of(MODEL, ENGINE, {}, [(1, 3)]),
+        digest_of(MODEL, replace(ENGINE, identity="newer"), {}, [(1, 2)]),
+        digest_of(MODEL, ENGINE, {"GGML_X": "1"}, [(1, 2)]),
+    }
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        replace(MODEL, priority=3, aliases=("x",)),
+        with_launch(n_gpu_layers=10, gpus=("GPU-a",), tensor_split=(1, 2), n_cpu_moe=2),
+        with_launch(env={"TOKEN": "secret"}),
+    ],
+)
+def test_where_it_lies_and_who_it_is_for_do_not(model):
+    assert digest_of(model, ENGINE, {"PATH": "/bin"}, ()) == digest_of(MODEL, ENGINE, {}, ())
+
+
+# --- which are restored, and which go -------------------------------------------------------------------------------
+
+
+def test_the_newest_are_restored_each_to_its_own_slot():
+    old, new, newest = saved(1, slot=0), saved(2, slot=2), saved(3, slot=1)
+    assert to_restore([old, new, newest], slots=2) == [(newest, 1), (new, 0)]
+    assert to_restore([old, new, newest], slots=4) == [(newest, 1), (new, 2), (old, 0)]
+
+
+def test_of_two_servers_one_gets_a_slot_that_nobody_had():
+    first, second, third = saved(3, A, slot=0), saved(2, B, slot=0), saved(1, B, slot=1)
+    assert to_restore([third, second, first], slots=3) == [(first, 0), (second, 2), (third, 1)]
+
+
+def test_there_is_a_slot_for_each_whatever_they_had():
+    """All pairs of slots of two servers, in a server of two."""
+    for mine in range(4):
+        for its in range(4):
+            placed = to_restore([saved(2, A, slot=mine), saved(1, B, slot=its)], slots=2)
+            assert sorted(slot for _, slot in placed) == [0, 1]
+
+
+def test_the_oldest_go_first_and_no_more_than_have_to():
+    old, new, newest = saved(1, size_bytes=10), saved(2, size_bytes=10), saved(3, size_bytes=10)
+    some = [newest, old, new]
+    assert who_goes(some, needed_bytes=5, left_bytes=5, free_bytes=99) == ()
+    assert who_goes(some, needed_bytes=15, left_bytes=5, free_bytes=99) == (old,)
+    assert who_goes(some, needed_bytes=16, left_bytes=5, free_bytes=99) == (old, new)
+    assert who_goes(some, needed_bytes=16, left_bytes=99, free_bytes=5) == (old, new), "the disk counts as well"
+    assert who_goes(some, needed_bytes=36, left_bytes=5, free_bytes=99) is None, "nothing goes in vain"
+    assert who_goes([], needed_bytes=0, left_bytes=-1, free_bytes=99) is None
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def write(files: SlotFiles, model: str, slot: SavedSlot, size_bytes: int = 10) -> bool:
+    file = files.begin(model, slot, size_bytes)
+    if file is None:
+        return False
+    file.write_bytes(bytes(size_bytes))
+    return files.finish(file, slot, is_whole=True)
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.kv*"))
+
+
+def test_two_servers_of_a_model_do_not_get_the_same_files(tmp_path: Path):
+    files = SlotFiles(tmp_path / "slots", 1000)
+    for server in (A, B):
+        for slot in (0, 1):
+            assert write(files, "m", saved(1000, server, slot))
+    first, second = files.take("m", START, slots=2), files.take("m", START, slots=2)
+    assert len(first) == len(second) == 2
+    assert not {path for path, _ in first} & {path for path, _ in second}
+    assert files.take("m", START, slots=2) == []
+
+
+def test_what_was_taken_and_not_tried_is_there_for_the_next(tmp_path: Path):
+    files = SlotFiles(tmp_path / "slots", 1000)
+    write(files, "m", saved())
+    ((file, _),) = files.take("m", START, slots=1)
+    files.give_back(file)
+    assert kept(tmp_path) == [saved().name]
+
+
+def test_of_another_start_it_is_deleted_and_other_models_keep_theirs(tmp_path: Path):
+    files = SlotFiles(tmp_path / "slots", 1000)
+    write(files, "m", saved(start=OTHER_START))
+    write(files, "n", saved(start=OTHER_START, slot=1))
+    assert files.take("m", START, slots=4) == []
+    assert kept(tmp_path) == [saved(start=OTHER_START, slot=1).name]
+
+
+def test_what_is_being_written_counts_as_large_as_it_may_become(tmp_path: Path):
+    files = SlotFiles(tmp_path / "slots", 100)
+    assert write(files, "m", saved(1, A), 10)
+    assert files.begin("m", saved(2, B), 60)
+    assert files.begin("n", saved(3, "cccccccc"), 50) is None
+    assert kept(tmp_path) == [saved(1, A).name, saved(2, B).name + ".writing"]
+
+
+def test_a_server_does_not_push_out_what_it_has_just_saved(tmp_path: Path):
+    files = SlotFiles(tmp_path / "slots", 100)
+    assert write(files, "m", saved(1, A), 40)
+    assert write(files, "m", saved(2, B, slot=0), 60)
+    assert write(files, "m", saved(2, B, slot=1), 40)
+    assert not write(files, "m", saved(2, B, slot=2), 10)
+    assert kept(tmp_path) == [saved(2, B, slot=0).name, saved(2, B, slot=1).name]
+
+
+def test_the_disk_is_never_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slot_files, "DISK_RESERVE_BYTES", 2**60)
+    assert not write(SlotFiles(tmp_path / "slots", 1000), "m", saved())
+    assert kept(tmp_path) == []
+
+
+def test_a_quota_of_nothing_keeps_nothing(tmp_path: Path):
+    assert not write(SlotFiles(tmp_path / "slots", 0), "m", saved())
+
+
+# --- one server's ----------------------------------------------------------------------------------------------------
+
+
+def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The file that was tried is gone, and the others are there for the next start."""
+    monkeypatch.setattr(kept_cache, "RESTORE_SECONDS", 0.3)
+    files = SlotFiles(tmp_path / "slots", 1000)
+    server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
+    start = digest_of(server.model, SAVING, {}, [stamp_of(server.model.path)])
+    for slot in (0, 1):
+        write(files, "qwen", saved(slot=slot, start=start))
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        woken = threading.Event()
+        cache = KeptCaches(files, SAVING, {}).of(server, woken.set)
+        assert cache is not None
+        assert cache.restores(deaf.getsockname()[1], "key")
+        assert woken.wait(6)
+        assert not cache.restores(deaf.getsockname()[1], "key")
+    cache.give_back()
+    assert kept(tmp_path) == [saved(slot=1, start=start).name]
+
+
+def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    files = SlotFiles(tmp_path / "slots", 1000)
+    server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
+    file = saved(start=digest_of(server.model, SAVING, {}, [stamp_of(server.model.path)]))
+    write(files, "qwen", file)
+    cache = KeptCaches(files, SAVING, {}).of(server, bool)
+    assert cache is not None
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    assert not cache.restores(1, "key")
+    cache.save(1, "key", seconds=600)
+    assert cache.until <= time.monotonic()
+    cache.give_back()
+    assert kept(tmp_path) == [file.name]
+
+
+def test_what_hangs_is_not_asked_to_save():
+    saves = {reason.value for reason in StopReason if reason.saves}
+    assert saves == {"idle", "room", "drained", "unload", "shutdown"}
+
+
+def test_a_model_without_the_setting_has_nothing_on_disk(tmp_path: Path):
+    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).of(a_server(MODEL, 1000), bool) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_the_model_is_served_without(tmp_path: Path):
+    (tmp_path / "slots").write_text("a file")
+    server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
+    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).of(server, bool) is None

@@ -1,0 +1,208 @@
+"""What is kept of past loads, and that nothing about the file it is kept in can hurt the service."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+import workers.measurement.history
+from app.entities.launch import LaunchSettings
+from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES
+from tests.helpers.builders import MIB, a_model, an_engine, replace
+from workers.measurement.history import BASE_BYTES, HOST, History, start_of
+
+GPU = "NVIDIA GeForce RTX 4090"
+
+
+def a_start(name: str = "a", *gpus: str):
+    return start_of(a_model(name), an_engine(), gpus)
+
+
+def a_need(mib: int = 100, overhead_mib: int = 0) -> Estimate:
+    return Estimate((), DeviceMemory(mib * MIB, overhead_bytes=overhead_mib * MIB), Confidence.MEASURED, ("a note",))
+
+
+def on_gpu(mib: int) -> Estimate:
+    return replace(a_need(overhead_mib=20), devices=(DeviceMemory(mib * MIB),))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "history.sqlite3"
+
+
+def a_life(file: Path) -> History:
+    history = History(file)
+    history.start()
+    return history
+
+
+def test_what_one_life_learned_the_next_one_knows(file: Path):
+    first = a_life(file)
+    assert first.estimate(a_start()) is None
+    first.remember(a_start(), a_need(100, overhead_mib=20))
+    first.remember(a_start("b", GPU), on_gpu(50), {0: 300 * MIB})
+    first.close()
+    second = a_life(file)
+    assert second.estimate(a_start()) == a_need(100, overhead_mib=20)
+    assert second.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=250 * MIB),)
+    assert second.learned("").overheads == {HOST: 20 * MIB, GPU: 250 * MIB}
+    second.close()
+
+
+def test_another_file_another_way_to_start_it_another_engine_and_another_gpu_are_another_start():
+    model, engine = a_model(), an_engine("-fit")
+    other_settings = [
+        {"ctx_size": 8192},
+        {"parallel": 3},
+        {"cache_type_k": "q8_0"},
+        {"ubatch_size": 64},
+        {"n_gpu_layers": 9},
+        {"args": ("--swa-full",)},
+        {"env": {"GGML_CUDA_NO_VMM": "1"}},
+    ]
+    starts = [
+        start_of(model, engine),
+        start_of(replace(model, created=7), engine),
+        start_of(replace(model, size_bytes=7), engine),
+        start_of(replace(model, path="/models/else.gguf"), engine),
+        start_of(model, replace(engine, identity="newer")),
+        start_of(model, engine, (GPU,)),
+        start_of(model, engine, (GPU, GPU)),
+        *(start_of(replace(model, launch=LaunchSettings(**settings)), engine) for settings in other_settings),
+    ]
+    assert len({start.key for start in starts}) == len(starts)
+
+
+def test_a_models_name_and_its_secrets_make_no_difference():
+    model = a_model()
+    secret = replace(model, name="b", aliases=("c",), launch=replace(model.launch, env={"HF_TOKEN": "secret"}))
+    assert start_of(secret, an_engine()) == start_of(model, an_engine())
+
+
+def test_an_overhead_is_the_middle_of_the_last_few(file: Path):
+    history = a_life(file)
+    assert history.learned("").overheads == {}
+    for number, mib in enumerate((900, 451, 456, 9000, 456, 449)):
+        history.remember(a_start(f"m{number}", GPU), on_gpu(50), {0: (50 + mib) * MIB})
+    assert history.learned("").overheads[GPU] == 456 * MIB  # of 451, 456, 9000, 456, 449
+    history.close()
+
+
+def test_what_nobody_has_measured_has_the_overhead_of_others(file: Path):
+    """NVML shows no process in some containers, and a projection has looked at nothing yet."""
+    history = a_life(file)
+    history.remember(a_start("b", GPU), on_gpu(50), is_measured=False)
+    assert history.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=GPU_OVERHEAD_BYTES),)
+    history.remember(a_start("a", GPU), on_gpu(100), {0: 400 * MIB})
+    assert history.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=300 * MIB),)
+    history.close()
+
+
+def test_a_gpu_nobody_has_used_here_has_the_overhead_that_was_measured_elsewhere(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(workers.measurement.history, "measured_overheads", lambda: {GPU: 480 * MIB})
+    history = a_life(file)
+    need = history.with_overheads(a_start("a", GPU, "another"), replace(on_gpu(50), devices=(DeviceMemory(1),) * 2))
+    assert [each.overhead_bytes for each in need.devices] == [480 * MIB, GPU_OVERHEAD_BYTES]
+    history.remember(a_start("b", GPU), on_gpu(50), {0: (50 + 300) * MIB})
+    assert history.with_overheads(a_start("a", GPU), on_gpu(50)).devices[0].overhead_bytes == 300 * MIB
+    history.close()
+
+
+def test_ram_has_an_overhead_before_any_was_measured(file: Path):
+    history = a_life(file)
+    history.remember(a_start(), a_need(100), is_measured=False)
+    assert history.estimate(a_start()).host.overhead_bytes == BASE_BYTES
+    history.remember(a_start("b"), a_need(100, overhead_mib=20))
+    assert history.estimate(a_start()).host.overhead_bytes == 20 * MIB
+    history.close()
+
+
+def test_a_start_keeps_its_own_overhead(file: Path):
+    """What it says before it loads is compared with what was booked, which came from this very row."""
+    history = a_life(file)
+    history.remember(a_start(), a_need(100, overhead_mib=20))
+    for name in "bcd":
+        history.remember(a_start(name), a_need(100, overhead_mib=70))
+    assert history.with_overheads(a_start(), a_need(99)).host.overhead_bytes == 20 * MIB
+    history.close()
+
+
+def test_only_the_newest_rows_are_kept(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers.measurement.history, "MAX_ROWS", 3)
+    first = a_life(file)
+    for name in "abcda":
+        first.remember(a_start(name), a_need())
+    first.close()
+    for history in (first, a_life(file)):
+        assert [name for name in "abcd" if history.estimate(a_start(name))] == ["a", "c", "d"]
+
+
+def test_a_database_that_is_none_is_set_aside_and_begun_anew(file: Path, caplog: pytest.LogCaptureFixture):
+    file.parent.mkdir()
+    file.write_bytes(b"this is no database " * 100)
+    history = a_life(file)
+    history.remember(a_start(), a_need())
+    history.close()
+    assert "is not used" in caplog.text
+    assert a_life(file).estimate(a_start()) is not None
+
+
+def test_a_newer_programs_database_is_left_alone(file: Path, caplog: pytest.LogCaptureFixture):
+    a_life(file).close()
+    with sqlite3.connect(file) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    history = a_life(file)
+    history.remember(a_start(), a_need())
+    history.close()
+    assert history.estimate(a_start()), "this life knows it all the same"
+    assert caplog.text.count("it has version 99 of its tables") == 2
+    with sqlite3.connect(file) as database:
+        assert database.execute("SELECT count(*) FROM loads").fetchone() == (0,)
+    database.close()
+
+
+def test_a_locked_database_holds_nobody_up(file: Path, caplog: pytest.LogCaptureFixture):
+    a_life(file).close()
+    locker = sqlite3.connect(file)
+    locker.execute("BEGIN EXCLUSIVE")
+    history = a_life(file)
+    begun_at = time.monotonic()
+    history.remember(a_start(), a_need())
+    assert history.estimate(a_start()) is not None
+    assert time.monotonic() - begun_at < workers.measurement.history.BUSY_SECONDS / 2
+    history.close(timeout=20)
+    assert "database is locked" in caplog.text
+    locker.close()
+
+
+def test_no_folder_to_write_in_costs_a_warning(caplog: pytest.LogCaptureFixture):
+    history = a_life(Path("/dev/null/nowhere/history.sqlite3"))
+    history.remember(a_start(), a_need())
+    history.close()
+    assert history.estimate(a_start()) is not None
+    assert "is not kept for the next start" in caplog.text
+
+
+def test_a_row_that_nobody_can_read_is_passed_over(file: Path):
+    first = a_life(file)
+    first.remember(a_start("a"), a_need())
+    first.remember(a_start("b"), a_need())
+    first.close()
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE loads SET need = ? WHERE model = ?", ('{"host": 7}', a_model("a").path))
+    database.close()
+    second = a_life(file)
+    assert (second.estimate(a_start("a")), second.estimate(a_start("b"))) == (None, a_need_with_base())
+    second.close()
+
+
+def a_need_with_base() -> Estimate:
+    return replace(a_need(), host=DeviceMemory(100 * MIB, overhead_bytes=BASE_BYTES))

@@ -1,0 +1,118 @@
+"""What is told and remembered of one start, from its log and from what its process holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import workers.measurement.measurement
+from app.entities.launch import LaunchSettings
+from app.entities.placement import CPU
+from app.use_cases.scheduling import events as ev
+from tests.helpers.builders import MIB, a_model, a_server, an_engine, replace
+from tests.measurement.test_memory_report import breakdown, row
+from workers.measurement.history import BASE_BYTES, HOST, History, start_of
+from workers.measurement.measurement import Measurement
+
+PROJECTION = breakdown(row("Host", 999, 900, 90, 9))
+BUFFERS = """\
+load_tensors:   CPU_Mapped model buffer size =   900.00 MiB
+llama_context:        CPU  output buffer size =     2.00 MiB
+llama_kv_cache:        CPU KV buffer size =    90.00 MiB
+sched_reserve:        CPU compute buffer size =     9.00 MiB""".splitlines()
+PID = 7
+
+
+class Case:
+    def __init__(self, folder: Path, booked_mib: int, mmproj: str | None = None, on_gpu: bool = False) -> None:
+        model = replace(a_model(), launch=LaunchSettings(mmproj=mmproj))
+        self.start, self.history = start_of(model, an_engine()), History(folder / "history.sqlite3")
+        self.told: list[ev.Event] = []
+        server = a_server(model, booked_mib * MIB)
+        if on_gpu:
+            server = a_server(model, booked_mib * MIB, placement=replace(server.placement, uuids=("GPU-a",)))
+        self.measurement = Measurement(server, self.start, self.history, self.told.append, logs_json=True)
+
+    @property
+    def told_mib(self) -> list[tuple[type, float]]:
+        return [(type(event), event.needs[CPU] / MIB) for event in self.told]  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def held_mib(monkeypatch: pytest.MonkeyPatch):
+    """What the process holds, to be set: before it loads, and after."""
+    held = [20, 130]
+    monkeypatch.setattr(
+        workers.measurement.measurement, "held_bytes", lambda pid: held.pop(0) * MIB if len(held) > 1 else held[0] * MIB
+    )
+    return held
+
+
+def test_it_is_told_what_was_projected_and_then_what_was_measured(tmp_path: Path, held_mib: list[int]):
+    case = Case(tmp_path, booked_mib=500)
+    case.measurement.read([PROJECTION], PID)
+    # 999, at most one more by rounding, and what a process is taken to hold besides
+    assert case.told_mib == [(ev.Projected, 1000 + BASE_BYTES / MIB)]
+    assert case.history.estimate(case.start).booked_bytes == 1000 * MIB + BASE_BYTES
+    case.measurement.read(BUFFERS, PID)
+    case.measurement.finish(PID)
+    # 900 + 90 + 9 + 2 of buffers; of the 130 MiB it holds, 101 are buffers that are not the mapped file
+    assert case.told_mib[1:] == [(ev.Measured, 1001 + 29)]
+    assert case.history.learned("").overheads[HOST] == 29 * MIB
+
+
+def test_buffers_that_are_not_in_use_yet_hide_nothing_of_what_it_held_before(tmp_path: Path, held_mib: list[int]):
+    held_mib[:] = [20, 60]
+    case = Case(tmp_path, booked_mib=500)
+    case.measurement.read([PROJECTION, *BUFFERS], PID)
+    case.measurement.finish(PID)
+    assert case.told_mib[1:] == [(ev.Measured, 1001 + 20)]
+
+
+@pytest.mark.parametrize(("booked_mib", "is_confirmed"), [(1062, False), (1063, True), (1066, True), (1073, False)])
+def test_a_booking_within_its_roundings_is_confirmed(
+    tmp_path: Path, held_mib: list[int], booked_mib: int, is_confirmed: bool
+):
+    """999 MiB and 64: whole MiB, and without the outputs. A booking of measured bytes must not move by these."""
+    case = Case(tmp_path, booked_mib)
+    case.measurement.read([PROJECTION], PID)
+    assert case.told_mib == [(ev.Projected, booked_mib if is_confirmed else 1064)]
+
+
+def test_a_projection_that_confirms_what_was_measured_does_not_replace_it(tmp_path: Path, held_mib: list[int]):
+    first = Case(tmp_path, booked_mib=500)
+    first.measurement.read([PROJECTION, *BUFFERS], PID)
+    first.measurement.finish(PID)
+    measured = first.history.estimate(first.start)
+    second = Case(tmp_path, booked_mib=measured.booked_bytes // MIB)
+    second.history.remember(second.start, measured)
+    second.measurement.read([PROJECTION], PID)
+    assert second.history.estimate(second.start) == measured
+    assert second.told_mib == [(ev.Projected, measured.booked_bytes / MIB)]
+
+
+def test_half_of_what_a_start_needs_is_not_told(tmp_path: Path, held_mib: list[int]):
+    """It has a projector, and this build says nothing of that."""
+    case = Case(tmp_path, booked_mib=500, mmproj="/models/mmproj.gguf")
+    case.measurement.read([PROJECTION, *BUFFERS], PID)
+    case.measurement.finish(PID)
+    assert case.told == []
+    assert case.history.estimate(case.start) is None
+
+
+def test_what_nvml_shows_beyond_the_buffers_is_the_gpus_overhead(tmp_path: Path, held_mib: list[int]):
+    case = Case(tmp_path, booked_mib=500, on_gpu=True)
+    case.measurement.read([line.replace("CPU_Mapped", "CUDA0").replace(" CPU ", " CUDA0 ") for line in BUFFERS], PID)
+    case.measurement.finish(PID, shown_bytes={0: 1450 * MIB})
+    (device,) = case.history.estimate(case.start).devices
+    assert device.overhead_bytes == (1450 - 1001) * MIB
+    (measured,) = case.told
+    assert isinstance(measured, ev.Measured) and measured.needs["GPU-a"] == 1450 * MIB
+
+
+def test_an_engine_that_speaks_of_ram_alone_teaches_nothing_about_gpus(tmp_path: Path, held_mib: list[int]):
+    case = Case(tmp_path, booked_mib=500, on_gpu=True)
+    case.measurement.read([PROJECTION, *BUFFERS], PID)
+    case.measurement.finish(PID)
+    assert (case.told, case.history.estimate(case.start)) == ([], None)

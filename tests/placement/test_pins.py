@@ -1,0 +1,181 @@
+"""Pinned models that do not fit the machine together: a configuration error, where that is certain."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
+from app.entities.memory import Confidence
+from app.entities.placement import CPU, CpuFallback, Wishes
+from app.use_cases.placement.pins import can_be_told, kept_out_by_contexts, together, why_not_together
+from app.use_cases.placement.request import Asked
+from app.use_cases.placement.world import World
+from tests.commands.test_check_config import check, written
+from tests.helpers.builders import GIB, a_gguf, asked_for
+from tests.helpers.gpu_machine import LARGE, SMALL, A, Machine, a_card
+from tests.helpers.gpu_play import asked
+from tests.helpers.service import serving, wait_for
+from tests.helpers.stand_in_nvml import needs_compiler
+from tests.placement.test_placement import card
+
+# `asked()` needs 4.1 GiB with a context of 4,096, and 6.0 GiB with 65,536.
+
+
+def test_they_are_placed_one_beside_the_other_on_an_empty_machine():
+    cards = (card(0, free=0, total=12), card(1, free=0, total=6))
+    found = together({"a": asked(), "b": asked(), "c": asked()}, World(cards))
+    assert not found.without, "what strangers hold now says nothing"
+    assert sorted(place.uuids for place in found.places.values()) == [("GPU-0",), ("GPU-0",), ("GPU-1",)]
+
+
+def test_those_without_room_are_named_with_the_numbers_and_what_to_do():
+    world = World((card(0, free=12, total=12),))
+    (line,) = why_not_together({"small": asked(), "large": asked(65536), "other": asked()}, world)
+    assert line.startswith("models.other.pin: pinned models stay loaded, and there is no room for it beside large (")
+    assert "MiB on cuda:0), small (" in line and "it needs 4," in line and "usable: GPU 0 (RTX 4090)" in line
+    assert ". Unpin one of them" in line
+
+
+def test_one_that_fits_no_machine_like_this_is_named_alone():
+    (line,) = why_not_together({"large": asked(65536)}, World((card(0, free=6, total=6),)))
+    assert line.startswith("models.large.pin: it does not fit this machine: it needs 6,")
+    assert line.endswith("Unpin it, or give it cache_type_k and cache_type_v q8_0")
+
+
+def test_each_may_use_only_the_cards_that_its_settings_allow():
+    cards = (card(0, free=6, total=6), card(1, free=24))
+    only_first = Wishes(gpus=("GPU-0",))
+    (line,) = why_not_together({"a": asked(4096, only_first), "b": asked(4096, only_first)}, World(cards))
+    assert line.startswith("models.b.pin: ")
+    assert why_not_together({"a": asked(4096, only_first), "b": asked()}, World(cards)) == ()
+
+
+def test_a_context_that_is_chosen_at_the_load_keeps_nobody_out():
+    """Together they take 8.2 GiB with the shortest; the first one alone 5 with the longest."""
+    auto = asked(4096, Wishes(has_auto_context=True))
+    pinned, world = {"a": auto, "b": auto}, World((card(0, free=8.5, total=8.5),))
+    assert why_not_together(pinned, world) == ()
+    (line,) = kept_out_by_contexts(pinned, world)
+    assert line.startswith("models.b.pin: there may be no room for it") and line.endswith("set ctx_size in each")
+    assert kept_out_by_contexts({"a": asked(), "b": asked()}, world) == ()
+
+
+def test_another_order_may_be_the_one_that_fits():
+    """By size: 6 GiB to the fuller card, which leaves the one that may use that card alone without room."""
+    cards = (card(0, free=8, total=8), card(1, free=9, total=9))
+    pinned = {"large": asked(65536), "small": asked(4096, Wishes(gpus=("GPU-0",)))}
+    assert why_not_together(pinned, World(cards)) == ()
+
+
+def test_of_needs_that_are_guessed_only_the_weights_count():
+    """`asked()` has 3.4 GiB of them, and 4.1 in all."""
+
+    def guessed(options, gpus):
+        return replace(asked().need(options, gpus), confidence=Confidence.LOW)
+
+    known = asked()
+    unknown = Asked(known.shape, known.options, guessed)
+    assert why_not_together({"known": known, "other": known}, World((card(0, free=8, total=8),)))
+    assert why_not_together({"known": known, "unknown": unknown}, World((card(0, free=8, total=8),))) == ()
+    assert why_not_together({"known": known, "unknown": unknown}, World((card(0, free=8, total=7.3),)))
+
+
+def test_on_a_machine_of_the_cpu_it_is_about_ram():
+    world = World((), shared={CPU: 0}, totals={CPU: 16 * GIB})
+    assert why_not_together({"a": asked_for(9 * GIB), "b": asked_for(6 * GIB)}, world) == ()
+    (line,) = why_not_together({"a": asked_for(9 * GIB), "b": asked_for(8 * GIB)}, world)
+    assert "models.b.pin: " in line and "it needs 8,192 MiB of RAM; usable: 7,168 MiB" in line
+
+
+A_GPU = Gpu("GPU-0", 0, "card", total_bytes=8 * GIB, free_bytes=8 * GIB)
+KNOWN = GpuSnapshot(GpuState.OK, 0.0, (A_GPU,))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fallback", "is_known"),
+    [
+        (KNOWN, CpuFallback.AUTO, True),
+        (GpuSnapshot(GpuState.UNREAD, 0.0), CpuFallback.AUTO, False),
+        (replace(KNOWN, missing=(MissingGpu("GPU-1", 1, "card", "lost"),)), CpuFallback.AUTO, False),
+        (replace(KNOWN, engine_problem="it has no CUDA"), CpuFallback.AUTO, False),
+        (replace(KNOWN, gpus=(A_GPU, replace(A_GPU, total_bytes=None))), CpuFallback.AUTO, False),
+        (GpuSnapshot(GpuState.FAILED, 0.0), CpuFallback.AUTO, False),
+        (GpuSnapshot(GpuState.NO_LIBRARY, 0.0), CpuFallback.AUTO, True),
+        (GpuSnapshot(GpuState.NO_LIBRARY, 0.0), CpuFallback.NEVER, False),
+        (GpuSnapshot(GpuState.NO_DRIVER, 0.0, expected="one is on the bus"), CpuFallback.WHEN_FULL, False),
+    ],
+)
+def test_nothing_is_certain_while_a_gpu_is_missed(gpus: GpuSnapshot, fallback: CpuFallback, is_known: bool):
+    assert can_be_told(gpus, fallback) is is_known
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+def half_of_ram(folder: Path) -> str:
+    """A configuration with two pinned models, each larger than half of this machine's memory; sparse files."""
+    for name in ("one", "two"):
+        a_gguf(folder / f"{name}.gguf", psutil.virtual_memory().total * 6 // 10)
+    models = "{one: {path: one.gguf, pin: true}, two: {path: two.gguf, pin: true}}"
+    return written(folder, f"gpu: {{enabled: false}}\nmodels: {models}")
+
+
+def test_check_config_says_so(tmp_path: Path):
+    done = check("--config", half_of_ram(tmp_path), "--json", ENGINE__BINARY="embedded")
+    (line,) = json.loads(done.stdout)["errors"]
+    assert done.exit_code == 1
+    assert line.startswith("models.two.pin: pinned models stay loaded, and there is no room for it beside one (")
+
+
+def test_one_of_them_is_good(tmp_path: Path):
+    file = Path(half_of_ram(tmp_path))
+    file.write_text(file.read_text().replace("pin: true}}", "pin: false}}"))
+    assert check("--config", str(file), ENGINE__BINARY="embedded").exit_code == 0
+
+
+def test_fewer_may_be_loaded_than_are_pinned(tmp_path: Path):
+    text = "scheduling: {max_loaded: 1}\nmodels: {a: {pin: true}, b: {pin: true}}"
+    done = check("--config", written(tmp_path, text))
+    assert done.exit_code == 1
+    assert "scheduling.max_loaded (1) must not be below the number of pinned models (2: a, b)" in done.stderr
+
+
+def test_the_service_refuses_to_start(tmp_path: Path):
+    with serving(tmp_path, "--config", half_of_ram(tmp_path), ENGINE__BINARY="embedded") as service:
+        assert service.process.wait(20) == 2
+        service.stop()
+        assert "cannot start: models.two.pin: pinned models stay loaded" in service.output
+
+
+@needs_compiler
+def test_with_gpus_each_cards_capacity_counts(tmp_path: Path):
+    machine = Machine(tmp_path / "machine")
+    machine.show(A)  # 1,200 MiB; the large one takes 857 of them, the small one 547
+    file = machine.config({"large": {**LARGE, "pin": True}, "small": {**SMALL, "pin": True}}, {})
+    environment = {"ENGINE__BINARY": "embedded", "ENGINE__ASSUME_GPU": "true", "DEFAULTS__CTX_SIZE": "4096"}
+    with serving(tmp_path, "--config", str(file), plain=machine.hardware.environment, **environment) as service:
+        assert service.process.wait(20) == 2
+        service.stop()
+        assert "models.small.pin: pinned models stay loaded, and there is no room for it beside large" in service.output
+    machine.show(A, a_card("GPU-b", bus="00000000:02:00.0"))
+    with serving(tmp_path, "--config", str(file), plain=machine.hardware.environment, **environment) as service:
+        assert service.get("/health").json()["reasons"] == []
+
+
+@needs_compiler
+def test_what_is_not_known_at_the_start_is_said_when_it_is(tmp_path: Path):
+    machine = Machine(tmp_path / "machine")
+    few = a_card("GPU-b", total_mib=400, bus="00000000:02:00.0")
+    machine.show(A, replace(few, flags=("lost",)))
+    pinned = {"large": {**LARGE, "pin": True}, "small": {**SMALL, "pin": True}}
+    with machine.serving(models=pinned) as service:
+        assert not any("pin" in reason for reason in service.get("/health").json()["reasons"])
+        machine.show(A, few)
+        found = wait_for(lambda: [r for r in service.get("/health").json()["reasons"] if "pin" in r], 20)
+        assert found[0].startswith("models.small.pin: ")
+        wait_for(lambda: found[0] in service.output, 5)

@@ -1,0 +1,62 @@
+"""CUDA_VISIBLE_DEVICES: which GPUs it leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.entities.gpu import Gpu
+from app.use_cases.placement.usable_gpus import names_nothing, visible_gpus
+
+A = Gpu("GPU-aa11", 0, "RTX 4090")
+B = Gpu("GPU-ab22", 1, "RTX 3060")
+C1 = Gpu("MIG-c1", 2, "A100 MIG 3g.40gb", is_mig=True)
+C2 = Gpu("MIG-c2", 2, "A100 MIG 3g.40gb", is_mig=True)
+ALL = (A, B, C1, C2)
+
+
+@pytest.mark.parametrize(
+    ("value", "left"),
+    [
+        (None, ALL),
+        ("0", (A,)),
+        ("1,0", (B, A)),
+        (" 1 , 0 ", (B, A)),
+        ("+1", (B,)),
+        ("1gpu,0x", (B, A)),
+        ("2", (C1, C2)),
+        ("0,7,1", (A,)),
+        ("7,0", ()),
+        ("0,-1,1", (A,)),
+        ("0,,1", (A,)),
+        ("0,GPU-ab22", (A,)),
+        ("0,0", ()),
+        ("", ()),
+        ("-1", ()),
+        ("none", ()),
+        ("NoDevFiles", ()),
+        ("GPU-aa11", (A,)),
+        ("GPU-ab,GPU-aa", (B, A)),
+        ("GPU-a", ()),
+        ("GPU-aa,GPU-a,GPU-ab", (A,)),
+        ("GPU-aa,GPU-nowhere,GPU-ab", (A,)),
+        ("GPU-aa,GPU-aa11", ()),
+        ("GPU-aa,1", (A,)),
+        ("MIG-c2", (C2,)),
+        ("MIG-c2,MIG-c1", (C2, C1)),
+        ("MIG-c2,GPU-aa", (C2,)),
+        ("gpu-aa", ()),
+    ],
+)
+def test_a_list_means_what_cuda_reads_in_it(value: str | None, left: tuple[Gpu, ...]):
+    assert visible_gpus(value, ALL) == left
+
+
+@pytest.mark.parametrize("value", ["", " ", "-1", "none", "NoDevFiles", ",0"])
+def test_what_can_name_no_gpu_at_all_is_known_without_nvml(value: str):
+    assert names_nothing(value)
+    assert visible_gpus(value, ALL) == ()
+
+
+@pytest.mark.parametrize("value", [None, "0", " 3", "GPU-x", "MIG-x", "0,-1"])
+def test_what_may_name_one_has_to_be_looked_at(value: str | None):
+    assert not names_nothing(value)

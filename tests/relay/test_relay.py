@@ -1,0 +1,495 @@
+"""The data path against a scripted server, by both of its ways: to the client's socket, and in pieces."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import h11
+import pytest
+
+from app.errors import BadUpstream, ClientLeft, ProxyError, UpstreamCrashed, UpstreamTimeout
+from tests.relay.test_framing import chunked
+from workers.clients.client_watch import ClientWatch
+from workers.gunicorn_worker.error_answers import response_bytes
+from workers.pool.pool import Address
+from workers.relay.framing import BadFraming, Body, Chunked
+from workers.relay.relay import MOST_PADDING_BYTES, Relay, _chunked_error
+from workers.relay.stream_mover import Stream, StreamMover
+from workers.relay.usage import Tail
+
+SECONDS = 10.0
+Script = Callable[[socket.socket], None]  # what the server does with one connection, its request read
+
+
+class Server:
+    """Runs one script after another, each on the next request, wherever that comes."""
+
+    def __init__(self, *scripts: Script) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.scripts = list(scripts)
+        self.requests: list[bytes] = []
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while self.scripts and (request := _read_request(connection)):
+                self.requests.append(request)
+                self.scripts.pop(0)(connection)
+
+
+def _read_request(connection: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            return b""
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next((int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length")), 0)
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def says(*pieces: bytes, then_close: bool = False, pause: float = 0.0) -> Script:
+    def script(connection: socket.socket) -> None:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        if then_close:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    return script
+
+
+def head(*headers: str, status: str = "200 OK") -> bytes:
+    return "\r\n".join((f"HTTP/1.1 {status}", *headers, "", "")).encode("latin-1")
+
+
+def counted(body: bytes) -> bytes:
+    return head("Content-Type: application/json", f"Content-Length: {len(body)}") + body
+
+
+STREAM = head("Content-Type: text/event-stream", "Transfer-Encoding: chunked")
+
+
+class Client:
+    """The client's socket, as the worker gives it; what it gets is read by a thread."""
+
+    def __init__(self, reads: bool = True) -> None:
+        self.socket, self.other = socket.socketpair()
+        OPEN.callback(self.other.close)
+        OPEN.callback(self.socket.close)
+        self.got = b""
+        self.is_whole = False
+        self.refused: ProxyError | None = None
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        if reads:
+            self.reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            while piece := self.other.recv(65536):
+                self.got += piece
+
+    def head(self) -> bytes:
+        return b"HEAD\r\n\r\n"
+
+    def is_sent(self, size_bytes: int) -> None:
+        self.is_whole = True
+
+    def refuse(self, problem: ProxyError) -> bytes:
+        self.refused = problem
+        return response_bytes(problem)
+
+    def all(self) -> bytes:
+        self.socket.close()
+        self.reader.join(SECONDS)
+        return self.got.removeprefix(b"HEAD\r\n\r\n")
+
+
+OPEN = contextlib.ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    OPEN.close()
+
+
+@pytest.fixture(scope="module")
+def mover() -> StreamMover:
+    made = StreamMover(stall_seconds=1.5, send_seconds=1.5)
+    made.start()
+    return made
+
+
+class Case:
+    """One relay, and a server for it."""
+
+    def __init__(self, mover: StreamMover, *scripts: Script) -> None:
+        self.server = Server(*scripts)
+        self.relay = Relay(1.5, 1.5, mover, lambda: False)
+        OPEN.callback(self.relay.close)
+        OPEN.callback(self.server.listener.close)
+        self.watch = ClientWatch(None, -1)
+
+    def send(self, method: str = "POST", body: bytes = b"{}") -> Any:
+        to = Address(1, "m", self.server.port, "key")
+        return self.relay.send(to, method, "/v1/x", lambda name: "", body, self.watch)
+
+
+def payload_of(raw: bytes, body: Body) -> bytes:
+    return Chunked().payload(raw) if isinstance(body, Chunked) else raw
+
+
+def received(case: Case, way: str, **request: Any) -> tuple[bytes, bool]:
+    """The answer's payload, and whether it was whole, by one of the two ways."""
+    answer = case.send(**request)
+    try:
+        if way == "pieces":
+            pieces, whole = [], None
+            chunks = answer.chunks
+            while whole is None:
+                try:
+                    pieces.append(next(chunks))
+                except StopIteration as stop:
+                    whole = stop.value
+            return b"".join(pieces), whole
+        client = Client()
+        whole = answer.send_to(client)
+        if client.refused:  # none of it had been sent: the error is the whole answer
+            return b"data: " + json.dumps(client.refused.body).encode(), whole
+        return payload_of(client.all(), answer.body), whole
+    finally:
+        answer.close()
+
+
+both = pytest.mark.parametrize("way", ["socket", "pieces"])
+
+
+def corpus() -> Iterator[tuple[str, bytes, bytes]]:
+    """Answers: what is sent, and the payload."""
+    chance = random.Random(7)
+    events = [b"data: " + json.dumps({"n": n}).encode() + b"\n\n" for n in range(50)]
+    large = chance.randbytes(300_000)
+    yield "empty", counted(b""), b""
+    yield "json", counted(b'{"a": 1}'), b'{"a": 1}'
+    yield "300 KB", counted(large), large
+    yield "5 MB in chunks", STREAM + chunked(*[large] * 17), large * 17
+    yield "events", STREAM + chunked(*events), b"".join(events)
+    yield "compressed", head("Content-Encoding: gzip", "Content-Length: 4") + b"\x1f\x8b\0\r", b"\x1f\x8b\0\r"
+
+
+@both
+@pytest.mark.parametrize(("name", "sent", "payload"), [pytest.param(*each, id=each[0]) for each in corpus()])
+@pytest.mark.parametrize("size", [None, 7000])
+def test_bodies_arrive_byte_for_byte(
+    mover: StreamMover, way: str, name: str, sent: bytes, payload: bytes, size: int | None
+):
+    pieces = [sent] if size is None else [sent[at : at + size] for at in range(0, len(sent), size)]
+    case = Case(mover, says(*pieces))
+    assert received(case, way) == (payload, True)
+
+
+@both
+def test_a_connection_is_kept_for_the_next_request(mover: StreamMover, way: str):
+    case = Case(mover, says(counted(b"1")), says(STREAM + chunked(b"2")), says(counted(b"3")))
+    assert [received(case, way)[0] for _ in range(3)] == [b"1", b"2", b"3"]
+    assert case.server.connections == 1
+
+
+@both
+def test_an_answer_without_length_ends_with_its_connection(mover: StreamMover, way: str):
+    case = Case(mover, says(head(), b"abc", then_close=True), says(counted(b"")))
+    assert received(case, "pieces") == (b"abc", True)
+    received(case, way)
+    assert case.server.connections == 2
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", "200 OK"), ("DELETE", "200 OK"), ("POST", "400 Bad Request")])
+def test_a_connection_whose_server_may_not_have_read_the_request_is_not_kept(
+    mover: StreamMover, method: str, status: str
+):
+    """What is left of a GET's body would be the beginning of somebody else's request."""
+    case = Case(mover, says(head("Content-Length: 1", status=status) + b"1"), says(counted(b"2")))
+    assert received(case, "socket", method=method)[0] == b"1"
+    assert received(case, "socket")[0] == b"2"
+    assert case.server.connections == 2
+
+
+def test_a_kept_connection_that_was_closed_meanwhile_is_not_used(mover: StreamMover):
+    case = Case(mover, says(counted(b"1"), then_close=True), says(counted(b"2")))
+    assert received(case, "socket")[0] == b"1"
+    time.sleep(0.05)
+    assert received(case, "socket")[0] == b"2"
+    assert len(case.server.requests) == 2
+
+
+def test_a_request_that_may_be_running_is_never_sent_twice(mover: StreamMover):
+    """A kept connection, closed without a byte after the request was read."""
+    case = Case(mover, says(counted(b"1")), says(then_close=True), says(counted(b"3")))
+    received(case, "socket")
+    with pytest.raises(UpstreamCrashed):
+        case.send()
+    assert len(case.server.requests) == 2
+    assert received(case, "socket", method="GET", body=b"") == (b"3", True)
+
+
+def test_a_get_on_a_kept_connection_that_gives_no_byte_is_asked_again_once(mover: StreamMover):
+    case = Case(mover, says(counted(b"1")), says(then_close=True), says(counted(b"3")))
+    received(case, "socket")
+    assert received(case, "socket", method="GET", body=b"") == (b"3", True)
+    assert len(case.server.requests) == 3
+
+
+def test_informational_answers_are_read_over(mover: StreamMover):
+    said = head(status="100 Continue") + head("Link: x", status="103 Early Hints") + counted(b"1")
+    assert received(Case(mover, says(said)), "socket") == (b"1", True)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(b"SSH-2.0-x\r\n\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 20\r\n\r\n", head(status="101 Switching")),
+        *(head("Content-Length: 1", "Content-Length: 2"), head("Content-Length: -1"), head("Content-Length: 1x")),
+        *(head("Content-Length: 5", "Transfer-Encoding: chunked"), head("Transfer-Encoding: gzip, chunked")),
+        *(head("Bad Name: x"), head("X: a\nb"), head(" folded"), head("X: " + "y" * 140_000)),
+        *(head("Content-Length: 1", "Content-Length: 1") + b"1", head("Transfer-Encoding: \x0bchunked")),
+        head("Transfer-Encoding: chunked").replace(b"/1.1", b"/1.0"),
+        head(status="100 Continue") * 4000 + counted(b"1"),
+    ],
+)
+def test_what_is_not_http_is_said_so(mover: StreamMover, said: bytes):
+    with pytest.raises(BadUpstream):
+        Case(mover, says(said, then_close=True)).send()
+
+
+def test_no_answer_is_a_crash_and_a_late_one_a_timeout(mover: StreamMover):
+    with pytest.raises(UpstreamCrashed):
+        Case(mover, says(then_close=True)).send()
+    with pytest.raises(UpstreamTimeout):
+        Case(mover, says(b"", pause=3.0)).send()
+
+
+def test_a_head_that_cannot_end_is_not_waited_for(mover: StreamMover):
+    case = Case(mover, says(b"HTTP/1.1 200 OK\nContent-Length: 1\n\n1", pause=4.0))
+    with pytest.raises(BadUpstream):
+        case.send()
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("POST", "204 No Content"), ("POST", "304 x")])
+def test_a_body_where_none_may_be_is_nobodys_answer(mover: StreamMover, method: str, status: str):
+    """It came after the answer was over, on a connection that was kept: the next request's answer began with it."""
+    said = head("Content-Length: 3", status=status)
+    case = Case(mover, says(said + b"bad"), says(counted(b"2")), says(said, b"bad", pause=0.05), says(counted(b"2")))
+    for _ in range(2):
+        assert received(case, "pieces", method=method) == (b"", True)
+        assert received(case, "pieces") == (b"2", True)
+
+
+@both
+def test_events_of_an_announced_length_that_are_cut_end_the_connection(mover: StreamMover, way: str):
+    """An error event would be a part of those bytes, and the connection be kept with some of them owed."""
+    said = head("Content-Type: text/event-stream", "Content-Length: 100000") + b"data: 1\n\n"
+    with pytest.raises(ConnectionResetError):
+        received(Case(mover, says(said, then_close=True)), way)
+
+
+@both
+@pytest.mark.parametrize(
+    ("cut", "code"),
+    [
+        (b"a\r\ndata: hi\n\n\r\n", "upstream_crashed"),  # between events
+        (b"20\r\ndata: {", "upstream_crashed"),  # in the middle of a chunk
+        (b"2", "upstream_crashed"),  # in its size
+        (b"3\r\nabc\r", "upstream_crashed"),
+        (b"zz\r\n", "bad_upstream"),
+        (b"5\r\nhello\r\n5\r\nworldXX", "bad_upstream"),  # the client was told of a line end that it was not owed
+    ],
+)
+def test_a_stream_that_is_cut_ends_with_an_error_event(mover: StreamMover, way: str, cut: bytes, code: str):
+    got, whole = received(Case(mover, says(STREAM, cut, then_close=True, pause=0.02)), way)
+    assert not whole
+    *_, last = [line for line in got.splitlines() if line]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == code
+
+
+@both
+def test_a_stream_that_pauses_for_too_long_ends_with_an_error_event(mover: StreamMover, way: str):
+    got, whole = received(Case(mover, says(STREAM, b"3\r\nabc\r\n", pause=4.0)), way)
+    assert not whole and b'"code": "upstream_timeout"' in got
+
+
+@both
+def test_a_body_of_its_own_format_that_is_cut_ends_the_connection(mover: StreamMover, way: str):
+    said = head("Content-Length: 100000") + b"x" * 70_000
+    with pytest.raises(ConnectionResetError):
+        received(Case(mover, says(said, then_close=True)), way)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"), [(head("Content-Length: 5") + b"ab", UpstreamCrashed), (counted(b"ab") + b"c", BadUpstream)]
+)
+def test_a_small_answer_that_is_cut_or_too_long_is_an_error_of_its_own(
+    mover: StreamMover, said: bytes, error: type[ProxyError]
+):
+    with pytest.raises(error):
+        Case(mover, says(said, then_close=True)).send()
+
+
+def test_a_client_that_leaves_shuts_the_servers_connection_at_once(mover: StreamMover):
+    shut_at: list[float] = []
+
+    def endless(connection: socket.socket) -> None:
+        connection.sendall(STREAM + b"3\r\nabc\r\n")
+        connection.recv(1)
+        shut_at.append(time.monotonic())
+
+    case = Case(mover, endless)
+    answer, client = case.send(), Client()
+    left_at: list[float] = []
+
+    def leave() -> None:
+        left_at.append(time.monotonic())
+        case.watch.left()
+
+    threading.Timer(0.2, leave).start()
+    with pytest.raises(ConnectionResetError):
+        answer.send_to(client)
+    answer.close()
+    deadline = time.monotonic() + SECONDS
+    while not shut_at:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert shut_at[0] - left_at[0] < 0.2
+
+
+@pytest.mark.parametrize("said", [b"", head("Content-Length: 5") + b"ab"])
+def test_a_client_that_left_while_it_waited_for_a_head_or_a_small_body_is_told_apart(mover: StreamMover, said: bytes):
+    case = Case(mover, says(said, pause=3.0))
+    threading.Timer(0.1, case.watch.left).start()
+    with pytest.raises(ClientLeft):
+        case.send()
+
+
+def test_a_client_that_does_not_read_holds_its_server_back_and_is_let_go(mover: StreamMover):
+    sent = 0
+
+    def endless(connection: socket.socket) -> None:
+        nonlocal sent
+        connection.sendall(STREAM)
+        piece = chunked(b"x" * 60_000).removesuffix(b"0\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(piece)
+                sent += len(piece)
+
+    answer, client = Case(mover, endless).send(), Client(reads=False)
+    began = time.monotonic()
+    with pytest.raises(ConnectionResetError):
+        answer.send_to(client)
+    answer.close()
+    assert 1.0 < time.monotonic() - began < SECONDS
+    assert sent < 20 * 1024**2, "what sockets hold, and one read"
+
+
+def test_a_fault_in_one_stream_ends_that_stream_alone(mover: StreamMover, monkeypatch: pytest.MonkeyPatch):
+    def slow(connection: socket.socket) -> None:
+        for _ in range(20):
+            connection.sendall(b"1\r\nx\r\n")
+            time.sleep(0.02)
+        connection.sendall(b"0\r\n\r\n")
+
+    good = Case(mover, lambda connection: (connection.sendall(STREAM), slow(connection))[-1])
+    answer = good.send()
+    client, done = Client(), threading.Event()
+    threading.Thread(target=lambda: (answer.send_to(client), done.set()), daemon=True).start()
+    broken = Case(mover, lambda connection: (connection.sendall(STREAM), time.sleep(0.1), slow(connection))[-1])
+    wrong = broken.send()
+
+    def fault(data: bytes) -> bytes:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(wrong.body, "raw", fault)
+    with pytest.raises(RuntimeError):
+        wrong.send_to(Client())
+    wrong.close()
+    assert done.wait(SECONDS)
+    assert Chunked().payload(client.all()) == b"x" * 20
+    answer.close()
+
+
+def spoiled(chance: random.Random) -> bytes:
+    """A body in chunks, to which something has happened."""
+    data = bytearray(chunked(*[chance.randbytes(chance.randint(1, 30)) for _ in range(chance.randint(0, 6))]))
+    for _ in range(chance.choice([0, 1, 1, 3])):
+        at = chance.randrange(len(data) + 1)
+        until = at + chance.choice([0, 1, 3, 1000])
+        data[at:until] = chance.choice([b"", b"", b"\r\n", b"\n", b"5\r\n", b"0\r\n\r\n", b"f", chance.randbytes(2)])
+    return bytes(data)
+
+
+def test_whatever_comes_in_chunks_a_client_gets_a_body_in_chunks():
+    """As h11 reads it: to its end, which is an error event where the engine's is none."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    for _ in range(3000):
+        stream = Stream(None, None, Chunked(), Tail())  # type: ignore[arg-type]
+        data, sent, is_bad = spoiled(chance), b"", False
+        while data and not stream.body.is_over and not is_bad:
+            size = chance.choice([1, 2, 3, 7, 1000])
+            try:
+                sent += stream.take(data[:size])
+            except BadFraming:
+                is_bad = True
+            data = data[size:]
+        if is_bad or not stream.body.is_over:
+            ending = _chunked_error(stream.body, BadUpstream("spoiled"))
+            if ending is None and stream.body.left > MOST_PADDING_BYTES:
+                continue  # a chunk too large to be filled: the connection ends instead
+            sent += ending
+        reader = h11.Connection(h11.CLIENT)
+        reader.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
+        reader.send(h11.EndOfMessage())
+        reader.receive_data(head("Transfer-Encoding: chunked") + sent)
+        while not isinstance(event := reader.next_event(), h11.EndOfMessage):
+            assert event is not h11.NEED_DATA, (data, sent)
+        assert not reader.trailing_data[0]
+
+
+def test_many_streams_at_once_arrive_whole(mover: StreamMover):
+    events = [b"data: %d\n\n" % n for n in range(40)]
+
+    def trickle(connection: socket.socket) -> None:
+        connection.sendall(STREAM)
+        for event in events:
+            connection.sendall(b"%x\r\n%s\r\n" % (len(event), event))
+            time.sleep(0.002)
+        connection.sendall(b"0\r\n\r\n")
+
+    case = Case(mover, *[trickle] * 64)
+    results: list[tuple[bytes, bool]] = []
+    threads = [threading.Thread(target=lambda: results.append(received(case, "socket"))) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert results == [(b"".join(events), True)] * 64

@@ -1,0 +1,121 @@
+"""Streams through the whole service: by its two ways, to clients that leave, and to those that read slowly."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from app.routes.exchange import Exchange
+from tests.helpers.service import Service, wait_for
+from tests.service.test_faults import faulty
+from workers.relay.framing import Chunked
+
+TOKENS = {"FAKE_STREAM_TOKENS": 40, "FAKE_TOKEN_DELAY_SECONDS": 0.01}
+BODY = b'{"model": "m", "stream": true, "messages": []}'
+
+
+def ask(service: Service, version: str = "1.1", close: bool = True) -> socket.socket:
+    connection = service.connect()
+    head = f"POST /v1/chat/completions HTTP/{version}\r\nHost: localhost\r\nContent-Length: {len(BODY)}\r\n"
+    connection.sendall((head + ("Connection: close\r\n" if close else "") + "\r\n").encode() + BODY)
+    return connection
+
+
+def answer(connection: socket.socket, size: int = 65536, pause: float = 0.0) -> tuple[bytes, bytes]:
+    data = b""
+    with connection:
+        while piece := connection.recv(size):
+            data += piece
+            time.sleep(pause)
+    head, _, body = data.partition(b"\r\n\r\n")
+    return head.lower(), body
+
+
+def test_a_client_that_knows_no_chunks_gets_the_same_events(tmp_path: Path):
+    with faulty(tmp_path, **TOKENS) as service:
+        head, chunked = answer(ask(service))
+        assert b"transfer-encoding: chunked" in head and b"x-accel-buffering: no" in head
+        events = Chunked().payload(chunked)
+        head, plain = answer(ask(service, "1.0"))
+        assert b"transfer-encoding" not in head
+        # Ids and times differ.
+        assert [event[:12] for event in plain.split(b"\n\n")] == [event[:12] for event in events.split(b"\n\n")]
+        assert events.count(b"data: ") > 40 and plain.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_connection_carries_one_stream_after_another(tmp_path: Path):
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    again = head.encode() + BODY
+    with faulty(tmp_path, **TOKENS) as service, ask(service, close=False) as connection:
+        for _ in range(2):
+            body, data = Chunked(), b""
+            while b"\r\n\r\n" not in data:
+                data += connection.recv(65536)
+            body.payload(data.partition(b"\r\n\r\n")[2])
+            while not body.is_over:
+                body.payload(connection.recv(65536))
+            connection.sendall(again)
+
+
+def without_times(body: bytes) -> bytes:
+    return re.sub(rb'"created": *[0-9]+', b"", body)
+
+
+def test_a_slow_reader_gets_all_of_it(tmp_path: Path):
+    with faulty(tmp_path, FAKE_STREAM_TOKENS=3000, FAKE_TOKEN_DELAY_SECONDS=0) as service:
+        _, quick = answer(ask(service))
+        _, slow = answer(ask(service), size=700, pause=0.0005)
+        assert without_times(Chunked().payload(slow)) == without_times(Chunked().payload(quick))
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, version: str):
+    """No descriptor, no slot, no lease, no place; whether bytes go to their sockets or as pieces."""
+    with faulty(tmp_path, {"DEFAULTS__PARALLEL": "64"}, **TOKENS) as service:
+        answer(ask(service))
+        worker = psutil.Process(service.worker.pid)
+        wait_for(lambda: service.servers()[0]["requests"] == 0, 5)
+        before = worker.num_fds()
+
+        def leave() -> None:
+            connection = ask(service, version)
+            connection.settimeout(20)
+            until = time.monotonic() + random.uniform(0, 0.3)
+            with connection, contextlib.suppress(TimeoutError):
+                while (left := until - time.monotonic()) > 0:
+                    connection.settimeout(left)
+                    if not connection.recv(4096):
+                        return
+
+        threads = [threading.Thread(target=leave) for _ in range(200)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        wait_for(lambda: service.servers()[0]["requests"] == 0 and service.get("/health").json()["waiting"] == 0, 30)
+        # A few kept connections to the server, and idle ones of clients, come and go.
+        wait_for(lambda: worker.num_fds() <= before + 4, 20, worker.num_fds)
+        assert answer(ask(service))[0].startswith(b"http/1.1 200")
+
+
+def test_a_client_that_leaves_as_soon_as_it_was_told_of_a_cut_has_not_left_first():
+    def cut() -> Iterator[bytes]:
+        yield b"data: {}\n\n"
+        exchange.client.gone = True
+        return False
+
+    exchange = Exchange(SimpleNamespace(services=None, environ={}), "/v1/chat/completions")
+    exchange.client = SimpleNamespace(gone=False)
+    exchange.answer = SimpleNamespace(status=200, chunks=cut())
+    assert b"".join(exchange.pieces()) == b"data: {}\n\n"
+    assert exchange.final_status == 502

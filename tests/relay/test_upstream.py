@@ -1,0 +1,54 @@
+"""Connections to servers that wait for their next request."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from workers.relay import upstream
+from workers.relay.upstream import Connections
+
+
+@contextlib.contextmanager
+def a_server() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def is_closed(connection: upstream.Connection) -> bool:
+    return connection.socket.fileno() < 0
+
+
+def test_one_that_was_given_back_carries_the_next_request():
+    connections = Connections()
+    with a_server() as port:
+        first = connections.take(port)
+        connections.give_back(first)
+        assert connections.take(port) is first
+        first.close()
+
+
+def test_those_of_a_server_that_has_ended_are_closed():
+    connections = Connections()
+    with a_server() as one, a_server() as other:
+        first, second = connections.take(one), connections.take(other)
+        connections.give_back(first)
+        connections.give_back(second)
+        connections.forget(one)
+        assert (is_closed(first), is_closed(second)) == (True, False)
+        connections.close()
+
+
+def test_those_that_were_idle_for_long_are_closed_whichever_server_they_lead_to(monkeypatch: pytest.MonkeyPatch):
+    """Of one server alone they would stay where nobody asks it again."""
+    connections = Connections()
+    with a_server() as one, a_server() as other:
+        first, second = connections.take(one), connections.take(other)
+        monkeypatch.setattr(upstream, "KEPT_SECONDS", 0.0)
+        connections.give_back(first)
+        connections.give_back(second)
+        assert (is_closed(first), is_closed(second)) == (True, False)
+        connections.close()

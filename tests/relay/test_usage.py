@@ -1,0 +1,60 @@
+"""Tokens, as the engines' answers tell them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from workers.relay.usage import MOST_BYTES, Tail, Usage
+
+
+def told(*pieces: bytes, is_stream: bool = False) -> Usage | None:
+    tail = Tail()
+    for piece in pieces:
+        tail.add(piece)
+    return tail.usage(is_stream)
+
+
+def event(said: object) -> bytes:
+    return b"data: " + json.dumps(said).encode() + b"\n\n"
+
+
+def chunk(content: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(content), content)
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
+TIMINGS = {"prompt_n": 5, "cache_n": 2, "predicted_n": 3, "predicted_ms": 1.5}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"choices": [], "usage": USAGE},
+        {"timings": TIMINGS},
+        {"usage": {"input_tokens": 7, "output_tokens": 3}},
+        {"type": "response.completed", "response": {"usage": {"input_tokens": 7, "output_tokens": 3}}},
+    ],
+)
+def test_each_way_to_say_it_is_known(said: object):
+    assert told(json.dumps(said).encode()) == Usage(7, 3)
+    assert told(chunk(event({"a": 1})), chunk(event(said)), chunk(b"data: [DONE]\n\n"), is_stream=True) == Usage(7, 3)
+
+
+def test_of_several_events_the_last_that_says_it_counts():
+    both = event({"timings": {"predicted_n": 1}}) + event({"usage": USAGE, "choices": []}) + b"data: [DONE]\n\n"
+    assert told(chunk(both), is_stream=True) == Usage(7, 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"{}", b'{"usage": null}', b'{"usage": 7}', b'{"usage": {"prompt_tokens": -1}}', b'["usage"]'),
+        *(b'{"usage": {"prompt_tokens": true}}', b'{"usage": {"prompt_tokens": 1e3}}', b'{"usage"', b'\xff"usage"'),
+        b'{"usage": {"prompt_tokens": 7}}' + b" " * MOST_BYTES,
+    ],
+)
+def test_what_says_nothing_of_it_is_passed_over(text: bytes):
+    assert told(text) is None
+    assert told(b"data: " + text + b"\n\n", is_stream=True) is None

@@ -1,0 +1,99 @@
+"""Requests of one conversation are known by what they all begin with, or by what the client calls it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.routes.conversation import conversation as conversation_of
+from app.routes.incoming_request import Incoming
+from app.routes.requested_model import read_request
+
+SYSTEM = {"role": "system", "content": "You are kind."}
+FIRST = {"role": "user", "content": [{"type": "text", "text": "Hello!"}]}
+MORE = [{"role": "assistant", "content": "Hi."}, {"role": "user", "content": "And now?"}]
+
+
+class Catalogue:
+    knows_replicas = True
+
+    def has_replicas(self, names: list[str]) -> bool:
+        return names == ["several"]
+
+
+def conversation(body: dict[str, Any], model: str = "several", **headers: str) -> int | None:
+    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "CONTENT_TYPE": "application/json"}
+    asked: Any = Incoming(environ | headers, SimpleNamespace(catalog=Catalogue()), "")  # type: ignore[arg-type]
+    return read_request(asked, json.dumps({"model": model, **body}).encode()).conversation
+
+
+def test_a_conversation_goes_on_as_it_began():
+    begun = conversation({"messages": [SYSTEM, FIRST]})
+    assert begun is not None
+    assert conversation({"temperature": 1, "messages": [SYSTEM, FIRST, *MORE], "stream": True}) == begun
+    assert conversation({"input": [SYSTEM, FIRST, *MORE]}) == begun
+
+
+@pytest.mark.parametrize(
+    "messages", [[FIRST], [SYSTEM, MORE[1]], [{**SYSTEM, "content": "You are rude."}, FIRST], [SYSTEM]]
+)
+def test_another_beginning_is_another_conversation(messages: list[object]):
+    assert conversation({"messages": messages}) not in (None, conversation({"messages": [SYSTEM, FIRST]}))
+
+
+@pytest.mark.parametrize("name", ["HTTP_X_CONVERSATION_ID", "HTTP_X_SESSION_ID", "HTTP_X_OPENWEBUI_CHAT_ID"])
+def test_what_the_client_calls_it_comes_first(name: str):
+    one = conversation({"messages": [SYSTEM, FIRST]}, **{name: "mine"})
+    assert one == conversation({"messages": MORE}, **{name: "mine"})
+    assert one != conversation({"messages": [SYSTEM, FIRST]}, **{name: "yours"})
+
+
+def test_openais_key_for_the_prompt_cache_is_one_too():
+    one = conversation({"messages": [SYSTEM], "prompt_cache_key": "k"})
+    assert one == conversation({"messages": MORE, "prompt_cache_key": "k"}) != conversation({"messages": [SYSTEM]})
+
+
+def test_of_a_prompt_the_beginning_counts():
+    text = "Once upon a time " * 20
+    assert conversation({"prompt": text + "a"}) == conversation({"prompt": text + "b"}) != conversation({"prompt": "x"})
+
+
+@pytest.mark.parametrize("body", [{}, {"messages": []}, {"messages": "x"}, {"prompt": [1, 2]}, {"prompt_cache_key": 7}])
+def test_where_nothing_is_said_there_is_none(body: dict[str, Any]):
+    assert conversation(body) is None
+
+
+@pytest.mark.parametrize("messages", [[1], [None, FIRST], ["x"], [[["role", "user"]]], [{"role": ["user"]}, 1, "x"]])
+def test_odd_messages_are_no_fault_of_ours(messages: list[object]):
+    assert (conversation({"messages": messages}) is not None) is isinstance(messages[0], dict)
+
+
+def test_no_other_model_s_requests_are_looked_at():
+    assert conversation({"messages": [SYSTEM, FIRST]}, model="one") is None
+
+
+def test_a_conversation_of_many_messages_costs_less_than_reading_them():
+    """Both hold Python's lock."""
+    asked: Any = SimpleNamespace(header=lambda name: "")
+    message = (("role", "system"), ("content", [1.0, "x"]))
+    body = json.dumps({"messages": [dict(message)] * 50_000}).encode()
+
+    def seconds(work: Callable[[], object]) -> float:
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+
+    knowing = min(seconds(lambda: conversation_of(asked, [("messages", [message] * 50_000)])) for _ in range(5))
+    assert knowing < min(seconds(lambda: json.loads(body)) for _ in range(5))
+
+
+def test_whatever_json_can_say_begins_a_conversation():
+    odd = [[[None, True, 1e300, -0.0, "\ud800", {"": [{}]}]], {"role": ["user"]}]
+    begun = conversation({"messages": [{"content": odd}, FIRST]})
+    assert begun is not None
+    assert conversation({"messages": [{"content": odd}, FIRST, *MORE]}) == begun

@@ -1,0 +1,126 @@
+"""What a request may wish beside its answer: how long its model stays, how much context there is."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+
+from app.entities.launch import MemoryOptions
+from app.errors import InvalidRequest
+from app.routes.request_options import keep_seconds, wanted_context
+from app.use_cases.placement.candidates import longest_context
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.schedule import due_at
+from tests.helpers.builders import Play, a_model, asked_for, replace
+from tests.helpers.service import wait_for
+from tests.scheduling.test_schedule import stopped
+from tests.service.test_faults import error_of, faulty
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (300.0, 300), ("300", 300), ("5m", 300), ("1h30m", 5400), ("1.5h", 5400), ("250ms", 0.25), (0.0, 0), ("0s", 0),
+        (-1.0, math.inf), ("-1m", math.inf), ("-1", math.inf), (None, None),
+    ],
+)  # fmt: skip
+def test_a_time_to_stay_may_be_said_in_many_ways(said: object, seconds: float | None):
+    assert keep_seconds([("keep_alive", said)]) == seconds
+    assert keep_seconds([("ttl", said)]) == seconds
+
+
+@pytest.mark.parametrize("said", ["soon", "5 m", "m5", "", True, (), math.nan, "1h30"])
+def test_what_is_no_time_is_refused(said: object):
+    with pytest.raises(InvalidRequest, match="keep_alive"):
+        keep_seconds([("keep_alive", said)])
+
+
+def test_a_long_time_is_refused_without_being_read():
+    """It would hold Python's lock for a time that grows with the square of it: 5 s at these 20,000 characters."""
+    began = time.process_time()
+    with pytest.raises(InvalidRequest, match="keep_alive"):
+        keep_seconds([("keep_alive", "1" * 20_000 + "x")])
+    assert time.process_time() - began < 0.2
+
+
+def test_context_may_be_asked_for_in_two_places():
+    assert wanted_context([("num_ctx", 8192.0)]) == 8192
+    assert wanted_context([("options", (("seed", 1.0), ("num_ctx", 4096.0)))]) == 4096
+    for odd in ([("num_ctx", "x")], [("num_ctx", True)], [("options", [1.0, 2.0])], [("options", (1.0,))], []):
+        assert wanted_context(odd) is None
+
+
+def test_the_last_answers_wish_decides_how_long_a_server_stays():
+    play = Play(Limits(ttl_seconds=100))
+    for _ in range(2):
+        play.ask(a_model())
+    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, keep_seconds=5.0))
+    play.tell(ev.Release(2, at=2.0, keep_seconds=30.0))
+    assert due_at(play.state) == 32.0
+    play.ask(a_model(), at=3.0)
+    play.tell(ev.Release(3, at=4.0))
+    assert due_at(play.state) == 104.0, "this one wished for nothing"
+    play.ask(a_model(), at=5.0)
+    play.tell(ev.Release(4, at=6.0, keep_seconds=math.inf))
+    assert stopped(play.tell(ev.Tick(at=1e6))) == []
+    assert due_at(own_time(keep_seconds=None)) == 1.0 + 5.0
+    assert due_at(own_time(keep_seconds=30.0)) == 1.0 + 30.0, "it comes before what the model's settings say"
+    play.ask(a_model(), at=1e6 + 1)
+    assert stopped(play.tell(ev.Release(5, at=1e6 + 2, keep_seconds=0.0))) == [1], "at once"
+
+
+def own_time(keep_seconds: float | None) -> PoolState:
+    """Of a model that stays for five seconds; its last answer ended at 1.0."""
+    play = Play()
+    play.ask(replace(a_model(), ttl_seconds=5.0))
+    play.tell(ev.Ready(1, 9001, at=0.5), ev.Release(1, at=1.0, keep_seconds=keep_seconds))
+    return play.state
+
+
+def test_a_request_says_how_long_its_model_stays(tmp_path: Path):
+    with faulty(tmp_path, FAKE_PORT_ZERO=1) as service:
+        assert service.chat("m", keep_alive="1h").status_code == 200
+        assert service.chat("m", keep_alive=0).status_code == 200
+        wait_for(lambda: not service.servers(), 10)
+        refused = service.chat("m", keep_alive="soon")
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "keep_alive")
+        assert 'write it like 300 or "5m"' in str(error_of(refused)["message"])
+
+
+def test_less_context_than_there_is_is_fine_and_more_is_refused_with_the_numbers(tmp_path: Path):
+    with faulty(tmp_path, {"DEFAULTS__CTX_SIZE": "4096"}, FAKE_PORT_ZERO=1) as service:
+        assert service.chat("m", num_ctx=2048).status_code == 200
+        assert service.chat("m", options={"num_ctx": 4096}).status_code == 200
+        refused = service.chat("m", num_ctx=8192)
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "num_ctx")
+        said = "num_ctx 8192: m is never loaded with more than 4096 tokens of context"
+        assert said in str(error_of(refused)["message"])
+        assert service.servers()[0]["requests"] == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"DEFAULTS__CTX_SIZE": "4096"}])
+def test_more_context_than_a_model_is_ever_loaded_with_loads_nothing(tmp_path: Path, settings: dict[str, str]):
+    """Of itself a model has the longest of four contexts; this machine's GPUs, and their room, are not asked."""
+    with faulty(tmp_path, {"DEFAULTS__CTX_SIZE": "auto"} | settings, FAKE_PORT_ZERO=1) as service:
+        refused = service.chat("m", num_ctx=40_000)
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "context_length_exceeded")
+        assert service.servers() == [] and "spawn server=" not in service.output
+        assert service.chat("m", num_ctx=4096).status_code == 200
+
+
+def test_a_slot_that_has_its_own_cells_has_its_share_of_the_context():
+    options = MemoryOptions(ctx_size=8192, parallel=4, kv_unified=False)
+    assert longest_context(replace(asked_for(1), options=options)) == 2048
+    assert longest_context(replace(asked_for(1), options=replace(options, kv_unified=True))) == 8192
+
+
+def test_a_model_may_be_loaded_at_the_start(tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text("models: {m: {preload: true}, missing: {preload: true, path: nowhere.gguf}}")
+    with faulty(tmp_path, {"CONFIG": str(config)}, FAKE_PORT_ZERO=1) as service:
+        wait_for(lambda: [each["state"] for each in service.servers()] == ["ready"], 20)
+        wait_for(lambda: "not preloaded model=missing" in service.output, 5)

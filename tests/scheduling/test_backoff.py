@@ -1,0 +1,119 @@
+"""Loads that fail in a row are held back for longer and longer; who is turned away is told when to ask again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.entities.model import Model
+from app.entities.refusal import Reason
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.demand import load_seconds
+from app.use_cases.scheduling.pool_state import Limits
+from tests.helpers.builders import Play, a_model
+from tests.scheduling.test_schedule import spawned
+
+
+def braked(*models: Model) -> tuple[Play, list[ev.Refuse]]:
+    """Each is asked for in turn, a second after the last answer, and ends in its load."""
+    play, refused = Play(), []
+    for number, model in enumerate(models):
+        at = float(number)
+        effects = play.ask(model, at=at)
+        if not play.state.servers:
+            refused += [effect for effect in effects if isinstance(effect, ev.Refuse)]
+            continue
+        (server,) = play.state.servers
+        effects = play.tell(ev.Exited(server.id, "it crashed", at=at + 0.5))
+        refused += [effect for effect in effects if isinstance(effect, ev.Refuse)]
+    return play, refused
+
+
+def test_a_model_whose_loads_fail_in_a_row_is_started_again_after_longer_and_longer():
+    _, refused = braked(*[a_model()] * 6)
+    # Ends at 0.5 and 1.5; braked from then on for 2 s, so not at 2 and 3; again at 4, and then for 4 s.
+    assert [effect.refusal.again_seconds for effect in refused] == [None, None, 1.5, 0.5, None, 3.5]
+    assert "it failed 2 times in a row, the last time so: it crashed" in refused[2].refusal.detail
+    assert {effect.refusal.reason for effect in refused} == {Reason.LOAD_FAILED}
+
+
+def test_the_brake_is_for_that_file_alone():
+    play, _ = braked(*[a_model()] * 3)
+    assert spawned(play.ask(a_model("b"), at=3.0)) == ["b"]
+    assert spawned(play.ask(replace(a_model(), created=7), at=3.0)) == ["a"], "it was replaced"
+
+
+def test_who_orders_a_load_lifts_the_brake():
+    play, _ = braked(*[a_model()] * 3)
+    assert spawned(play.ask(a_model(), at=3.0, want=ev.Load)) == ["a"]
+    play.tell(ev.Exited(3, "it crashed", at=3.5))
+    assert spawned(play.ask(a_model(), at=3.6)) == ["a"], "what was before that does not count any more"
+
+
+def test_no_brake_is_longer_than_a_minute():
+    play, now, pauses = Play(), 0.0, []
+    for _ in range(9):
+        play.ask(a_model(), at=now)
+        (server,) = play.state.servers
+        play.tell(ev.Exited(server.id, "it crashed", at=now))
+        pauses.append(play.state.brakes["a"].until - now)
+        now = play.state.brakes["a"].until
+    assert pauses == [0, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_server_that_was_of_use_is_started_again_at_once():
+    play = Play()
+    for number in range(5):
+        at = 10.0 * number
+        play.ask(a_model(), at=at)
+        (server,) = play.state.servers
+        ticket = play.state.waiting[0].ticket
+        play.tell(ev.Ready(server.id, 9001, at=at), ev.Release(ticket, at=at + 1.0))
+        play.tell(ev.Exited(server.id, "it was killed", at=at + 2.0))
+    assert spawned(play.ask(a_model(), at=50.0)) == ["a"]
+
+
+def test_a_server_that_dies_at_its_first_request_is_braked_too():
+    play = Play()
+    for number in range(2):
+        at = float(number)
+        play.ask(a_model(), at=at)
+        (server,) = play.state.servers
+        ticket = play.state.waiting[0].ticket
+        play.tell(ev.Ready(server.id, 9001, at=at + 0.1), ev.Exited(server.id, "it crashed", at=at + 0.2))
+        play.tell(ev.Release(ticket, at=at + 0.3, ending=ev.Ending.CUT_IN_SILENCE))
+    assert spawned(play.ask(a_model(), at=2.0)) == []
+
+
+def test_who_is_turned_away_while_a_model_loads_is_told_when_that_is_likely_to_be_over():
+    play = Play(Limits(max_waiting=1))
+    play.ask(a_model(gib=12))
+    (refused,) = [e for e in play.ask(a_model(gib=12), at=2.0) if isinstance(e, ev.Refuse)]
+    known = load_seconds({}, a_model(gib=12))
+    assert refused.refusal.again_seconds == known - 2.0
+    play.tell(ev.Ready(1, 9001, at=9.0), ev.Exited(1, "killed", at=10.0))
+    play.ask(a_model(gib=12), at=20.0)
+    (refused,) = [e for e in play.ask(a_model(gib=12), at=21.0) if isinstance(e, ev.Refuse)]
+    assert refused.refusal.again_seconds == 8.0, "it took nine seconds the last time"
+
+
+def test_who_wants_another_model_than_the_one_that_loads_is_told_of_both_loads():
+    play = Play(Limits(max_waiting_per_model=1), total_gib=16)
+    play.ask(a_model("first", gib=12))
+    play.ask(a_model("second", gib=12), at=1.0)
+    (refused,) = [e for e in play.ask(a_model("second", gib=12), at=2.0) if isinstance(e, ev.Refuse)]
+    one = load_seconds({}, a_model(gib=12))
+    assert refused.refusal.again_seconds == (one - 2.0) + one
+
+
+def test_a_request_that_was_never_sent_is_no_answer():
+    """One that asks for more context than there is, say: it says nothing of what the next one does to the engine."""
+    play = Play()
+    for number, at in ((1, 0.0), (2, 1.0)):
+        play.ask(a_model(), at=at)
+        play.tell(ev.Ready(number, 9000, at=at + 0.1))
+        (server,) = play.state.servers
+        play.tell(*(ev.Release(ticket, at=at + 0.2, ending=ev.Ending.UNSENT) for ticket in server.leases))
+        (server,) = play.state.servers
+        assert not server.leases and not server.left_behind
+        play.tell(ev.Exited(number, "it crashed", at=at + 0.3))
+    assert play.state.brakes["a"].ends == 2

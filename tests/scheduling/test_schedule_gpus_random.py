@@ -1,0 +1,187 @@
+"""The same random histories on machines with GPUs: readings that do not come, cards that go and return, strangers,
+memory that comes back late. No card is ever promised more than it has.
+
+`GpuWorld(seed).play()` tells a failed story again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
+from app.entities.model import Model
+from app.entities.placement import CPU, CpuFallback, Rules, Wishes
+from app.entities.server import Server, ServerState
+from app.use_cases.scheduling import events as ev
+from tests.helpers.builders import GIB
+from tests.helpers.gpu_play import asked
+from tests.scheduling.test_schedule_random import ARRIVALS, World
+
+HISTORIES = 240
+LONGEST_SECONDS = ARRIVALS * 10
+
+
+class GpuWorld(World):
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        chance = self.random
+        self.total = 128 * GIB
+        self.cards = {f"GPU-{n}": chance.choice([6, 8, 12, 24]) * GIB for n in range(chance.randint(1, 4))}
+        self.strangers = self.strangers_when_read = dict.fromkeys(self.cards, 0)
+        self.coming_back: list[tuple[float, str, int]] = []  # until when it is not shown as free
+        self.on_cards_when_read: dict[int, dict[str, int]] = {}
+        self.ends: dict[int, Server] = {}
+        self.away: str | None = None  # a card that is lost for now
+        self.shows_pids = chance.random() < 0.7
+        self.rules = Rules(chance.choice([0, GIB // 2]), chance.choice([None, None, 7 * GIB]))
+        fallback = chance.choice(list(CpuFallback))
+        self.state = replace(self.state, limits=replace(self.state.limits, rules=self.rules, cpu_fallback=fallback))
+        self.contexts = {model.name: chance.choice([4096, 8192, 65536]) for model in self.models}
+        self.models = [replace(model, wishes=self.some_wishes(fallback)) for model in self.models]
+        for second in range(LONGEST_SECONDS):
+            self.later(float(second), ev.Tick(0.0))  # stands for a poll
+
+    def some_wishes(self, fallback: CpuFallback) -> Wishes:
+        chance, names = self.random, list(self.cards)
+        return Wishes(
+            gpus=(chance.choice(names),) if chance.random() < 0.15 else (),
+            exclude=(chance.choice(names),) if chance.random() < 0.1 else (),
+            min_gpus=chance.choice([1, 1, 1, 2]),
+            max_gpus=chance.choice([None, None, 2]),
+            has_auto_context=chance.random() < 0.3,
+            partial_offload=chance.random() < 0.2,
+            cpu_when_full=fallback is CpuFallback.WHEN_FULL,
+        )
+
+    # --- the story -------------------------------------------------------------------------------------
+
+    def happen(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Tick) and event.at == int(event.at) and self.random.random() < 0.95:
+            event = ev.GpusPolled(self.gpus(), event.at)
+        if isinstance(event, ev.GpusPolled):
+            event = ev.GpusPolled(self.gpus(), event.at)  # what is there now, not when it was asked for
+        if isinstance(event, ev.Exited) and event.server in self.alive:
+            ended = self.state.server(event.server)
+            assert ended is not None
+            for uuid, size in self.on_cards(ended).items():
+                self.coming_back.append((event.at + self.random.choice([0, 0.3, 1.5, 3]), uuid, size))
+        super().happen(event)
+
+    def obey(self, effect: ev.Effect) -> None:
+        if isinstance(effect, ev.ReadGpus):
+            if self.random.random() < 0.9:
+                self.later(self.now + self.random.choice([0, 0.002, 0.2]), ev.GpusPolled(self.state.gpus, 0.0))
+            return
+        super().obey(effect)
+        if isinstance(effect, ev.Spawn):
+            self.later(self.now, ev.Spawned(effect.server.id, effect.server.id, 0.0))
+
+    def run(self) -> None:
+        """The polls alone would keep it going."""
+        self.agenda = [each for each in self.agenda if not isinstance(each[2], ev.Tick) or each[0] < LONGEST_SECONDS]
+        super().run()
+
+    # --- what must always hold ----------------------------------------------------------------------------
+
+    def check_spawn(self, server: Server) -> None:
+        super().check_spawn(server)
+        for uuid in server.booked.keys() & self.cards.keys():
+            ours = sum(self.will_hold_on(each, uuid) for each in self.state.servers)
+            gone = sum(size for until, on, size in self.coming_back if on == uuid and until > self.polled_at)
+            most = self.cards[uuid] - self.rules.reserve_bytes
+            assert self.strangers_when_read[uuid] + ours + gone <= most, f"{uuid} is promised to too many"
+            if self.rules.max_vram_bytes is not None:
+                booked = sum(each.booked.get(uuid, 0) for each in self.state.servers)
+                assert booked <= self.rules.max_vram_bytes, "no more of it than max_vram is ours"
+        wishes = server.model.wishes
+        if not server.placement.is_on_cpu:
+            assert wishes.min_gpus <= len(server.placement.uuids) <= (wishes.max_gpus or 99)
+            assert not wishes.gpus or set(server.placement.uuids) <= set(wishes.gpus)
+            assert not set(server.placement.uuids) & set(wishes.exclude)
+        elif wishes.min_gpus and self.state.limits.cpu_fallback is CpuFallback.NEVER:
+            raise AssertionError("never means never")
+
+    def check(self) -> None:
+        super().check()
+        for uuid, total in self.cards.items():
+            assert sum(s.booked.get(uuid, 0) for s in self.state.servers) <= total, f"{uuid} is over-committed"
+
+    def check_booking(self, event: ev.Projected) -> None:
+        server = self.state.server(event.server)
+        if server is None or server.state is not ServerState.STARTING:
+            return
+        if not server.booked.keys() <= {CPU, *(gpu.uuid for gpu in self.state.gpus.gpus)}:
+            return  # nobody knows what there is on a card that is lost
+        assert server.booked == event.needs, "a start that goes on is booked as it said"
+        for uuid in server.booked.keys() & self.cards.keys():
+            ours = sum(self.will_hold_on(each, uuid) for each in self.state.servers)
+            assert self.strangers_when_read[uuid] + ours <= self.cards[uuid], "who needs too much does not go on"
+
+    # --- means -------------------------------------------------------------------------------------------
+
+    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
+        needed = () if want is ev.Unload else (asked(self.contexts[model.name], model.wishes),)
+        return self.in_conversation(want(ticket, model, at, give_up_at, *needed))
+
+    def projection(self, server: Server) -> dict[str, int]:
+        factor = self.random.choice([0.7, 1, 1, 1.1, 1.6])
+        return {device: int(size * factor) for device, size in server.booked.items()}
+
+    def measurement(self, server: Server) -> dict[str, int]:
+        return {device: int(size * 0.65) for device, size in server.booked.items()}
+
+    def gpus(self) -> GpuSnapshot:
+        """What NVML shows: a server that loads holds any part of its bytes, one that is up all of them."""
+        chance = self.random
+        if chance.random() < 0.02:
+            self.away = chance.choice([None, None, *self.cards])
+        if chance.random() < 0.05:
+            self.strangers = {uuid: int(chance.choice([0, 0, 0.3, 0.8]) * total) for uuid, total in self.cards.items()}
+        self.coming_back = [each for each in self.coming_back if each[0] > self.now]
+        held = {s.id: self.on_cards(s) for s in self.state.servers}
+        gpus = []
+        for index, (uuid, total) in enumerate(self.cards.items()):
+            away = sum(size for _, on, size in self.coming_back if on == uuid)
+            booked = sum(s.booked.get(uuid, 0) for s in self.state.servers)
+            self.strangers[uuid] = max(0, min(self.strangers[uuid], total - booked - away))
+            free = max(0, total - self.strangers[uuid] - away - sum(each.get(uuid, 0) for each in held.values()))
+            shown = (
+                {s.id: held[s.id][uuid] for s in self.state.servers if uuid in held[s.id]} if self.shows_pids else {}
+            )
+            if uuid != self.away:
+                gpus.append(Gpu(uuid, index, "card", total_bytes=total, free_bytes=free, processes=shown))
+        self.strangers_when_read, self.on_cards_when_read = dict(self.strangers), held
+        self.polled_at = self.now
+        missing = (MissingGpu(self.away, 9, "card", "lost"),) if self.away and gpus else ()
+        state, expected = (GpuState.OK, "") if gpus else (GpuState.LOST, "they were here")
+        return GpuSnapshot(state, self.now, tuple(gpus), missing, expected=expected, poll_seconds=1.0)
+
+    def on_cards(self, server: Server) -> dict[str, int]:
+        """What it holds of cards: a loading one ever more, never less than before."""
+        before = self.on_cards_when_read.get(server.id, {})
+        share = 1.0 if server.ready_at is not None else self.random.random()
+        return {
+            uuid: max(min(before.get(uuid, 0), size), int(size * share))
+            for uuid, size in server.booked.items()
+            if uuid in self.cards
+        }
+
+    def will_hold_on(self, server: Server, uuid: str) -> int:
+        """All of its bytes, except that a load which was ended goes no further."""
+        ended = server.state is ServerState.STOPPING and server.ready_at is None
+        booked = server.booked.get(uuid, 0)
+        return self.on_cards_when_read.get(server.id, {}).get(uuid, booked) if ended else booked
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_random_histories_on_gpus(block: int):
+    first = int(random.SystemRandom().random() * 2**31)
+    for seed in range(first, first + HISTORIES // 6):
+        try:
+            GpuWorld(seed).play()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error

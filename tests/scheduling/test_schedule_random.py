@@ -1,0 +1,364 @@
+"""What must hold in every history of the scheduler, asserted over thousands of random ones.
+
+A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked
+and how far they are, processes crash, clients leave, wish that their model stays, order loads and unloads, strangers
+take memory; models are pinned, come first or last, have idle times of their own. A failure prints the seed;
+`World(seed).play()` tells that story again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from app.entities.launch import ALL_LAYERS
+from app.entities.memory import MemoryReading
+from app.entities.model import Model, Replicas
+from app.entities.placement import CPU
+from app.entities.refusal import Reason
+from app.entities.server import Server, ServerState
+from app.use_cases.placement.placement import decide
+from app.use_cases.placement.request import NOTHING_EXTRA
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.backoff import holds
+from app.use_cases.scheduling.eviction import _world as world_now
+from app.use_cases.scheduling.fairness import cold
+from app.use_cases.scheduling.load_balancing import is_spare
+from app.use_cases.scheduling.pool_state import Limits, PoolState, Want
+from app.use_cases.scheduling.readings import take_stock
+from app.use_cases.scheduling.record import record
+from app.use_cases.scheduling.schedule import _PASSES, due_at, step
+from tests.helpers.builders import GIB, a_model, a_wish, booked, nothing_is_left_out
+
+FAILURES = {
+    *(Reason.LOAD_FAILED, Reason.LOAD_TIMEOUT, Reason.SPAWN_FAILED),
+    *(Reason.INSUFFICIENT_MEMORY, Reason.DOES_NOT_FIT, Reason.NO_GPU),
+}
+HISTORIES = 3000
+ARRIVALS = 40
+
+
+class World:
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.total = self.random.choice([8, 16, 32]) * GIB
+        self.stranger = self.stranger_when_read = 0
+        self.held_when_read: dict[int, int] = {}
+        self.models = [self.some_model(number) for number in range(self.random.randint(1, 5))]
+        self.projected = {m.name: int(booked(m) * self.random.choice([0.5, 1, 1, 1.2, 3])) for m in self.models}
+        self.measured = {m.name: int(min(booked(m), self.projected[m.name]) * 0.9) for m in self.models}
+        self.state = PoolState(
+            Limits(
+                max_waiting=self.random.choice([3, 10, 100]),
+                max_waiting_per_model=self.random.choice([2, 100]),
+                max_loaded=self.random.choice([None, 1, 2]),
+                max_wait_seconds=self.random.choice([2, 20, 300]),
+                min_residency_seconds=self.random.choice([0, 3, 20]),
+                ttl_seconds=self.random.choice([1, 20, 900]),
+                stall_timeout_seconds=15,
+            )
+        )
+        self.answers_a_second = self.random.choice([0.5, 0.5, 0.1])
+        self.agenda: list[tuple[float, int, ev.Event]] = []
+        self.order = 0
+        self.answers: Counter[int] = Counter()
+        self.granted: dict[int, int] = {}
+        self.alive: set[int] = set()
+
+    def some_model(self, number: int) -> Model:
+        chance = self.random
+        model = a_model(f"m{number}", gib=chance.choice([0.5, 2, 5, 9, 40]), slots=chance.choice([1, 2, 4]))
+        replicas = Replicas(*chance.choice([(1, 1), (1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3)]))
+        return replace(
+            model,
+            pin=chance.random() < 0.15,
+            priority=chance.choice([0, 0, 0, 1, -1]),
+            ttl_seconds=chance.choice([None, None, None, 2.0, 40.0]),
+            replicas=replicas,
+        )
+
+    # --- the story -------------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        at = 0.0
+        for ticket in range(1, ARRIVALS + 1):
+            at += self.random.expovariate(1.0)
+            patience = self.random.choice([5, 50, 500])
+            (want,) = self.random.choices([ev.Acquire, ev.Load, ev.Unload], [10, 1, 1])
+            model = replace(self.random.choice(self.models), created=self.random.choice([1] * 20 + [2]))
+            self.later(at, self.wish(want, ticket, model, at, at + patience))
+            if self.random.random() < 0.2:
+                self.later(at + self.random.expovariate(0.3), ev.Cancel(ticket, 0.0))
+        if self.random.random() < 0.2:
+            self.later(self.random.uniform(0, at), ev.Drain(0.0))
+        self.run()
+        assert set(self.answers) == set(range(1, ARRIVALS + 1)), "everyone is answered"
+        assert not self.state.waiting, "nobody is left waiting"
+        assert not any(s.leases for s in self.state.servers), "every lease came back"
+
+    def run(self) -> None:
+        for _ in range(20_000):
+            due = due_at(self.state)
+            if due == inf:  # an answer wished that its server stays
+                due = None
+            if not self.agenda and (due is None or self.is_only_looking_for_replicas(due)):
+                return
+            if not self.agenda or (due is not None and due <= self.agenda[0][0]):
+                assert due is not None
+                event: ev.Event = ev.Tick(max(due, self.now))
+            else:
+                at, _, event = heapq.heappop(self.agenda)
+                event = self.at(event, max(at, self.now))
+            self.now = event.at
+            self.happen(event)
+        raise AssertionError("the history does not end")
+
+    def is_only_looking_for_replicas(self, due: float) -> bool:
+        """Of a pinned model, say, that is to have more servers than there is room for: that never ends."""
+        sought = self.state.sought
+        return sought is not None and sought.is_decided and due == sought.again_at and not self.state.waiting
+
+    def happen(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Exited):
+            if event.server not in self.alive:
+                return
+            self.alive.discard(event.server)
+        if isinstance(event, ev.Ready | ev.Progress) and event.server not in self.alive:
+            return
+        before = self.state
+        self.state, effects = step(before, event)
+        nothing_is_left_out(self.state, event.at)
+        self.check_victims(before, event, effects)
+        self.check_ends(event.at, effects)
+        self.check_replicas(before, event, effects)
+        if isinstance(event, ev.Projected):
+            self.check_booking(event)
+        for effect in effects:
+            self.obey(effect)
+        self.check()
+
+    def obey(self, effect: ev.Effect) -> None:
+        match effect:
+            case ev.ReadMemory():
+                if self.random.random() < 0.1:
+                    self.stranger = int(self.random.choice([0, 0.3, 0.8]) * self.total)
+                if self.random.random() < 0.02:
+                    self.later(self.now, ev.ReadingFailed("no", 0.0))
+                else:
+                    self.later(self.now, ev.MemoryRead(self.reading(), 0.0))
+            case ev.Spawn(server):
+                self.check_spawn(server)
+                self.alive.add(server.id)
+                self.load(server)
+            case ev.Stop(server):
+                assert server in self.alive
+                self.later(self.now + self.random.uniform(0, 2), ev.Exited(server, "stopped", 0.0))
+            case ev.Grant(ticket, server):
+                self.answers[ticket] += 1
+                self.granted[ticket] = server
+                self.later(
+                    self.now + self.random.expovariate(self.answers_a_second),
+                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending)), self.some_wish()),
+                )
+            case ev.CountSlots(server):
+                busy = self.random.choice([None, 0, 1, 2])
+                self.later(self.now + 0.1, ev.SlotsCounted(server, busy, self.now, 0.0))
+            case ev.Done(ticket) | ev.Refuse(ticket):
+                self.answers[ticket] += 1
+
+    def load(self, started: Server) -> None:
+        server = started.id
+        fate = self.random.random()
+        seconds = self.random.uniform(0, 12)
+        if self.random.random() < 0.7:
+            at = self.now + seconds * self.random.random()
+            self.later(at, ev.Projected(server, self.projection(started), 0.0))
+        for _ in range(self.random.choice([0, 0, 1, 3])):
+            share = self.random.choice([None, self.random.random()])
+            self.later(self.now + seconds * self.random.random(), ev.Progress(server, 0.0, share))
+        if fate < 0.7:
+            self.later(self.now + seconds, ev.Ready(server, 9000 + server, 0.0))
+            if self.random.random() < 0.5:
+                self.later(self.now + seconds + 0.5, ev.Measured(server, self.measurement(started), 0.0))
+            if self.random.random() < 0.2:
+                self.later(self.now + seconds + self.random.uniform(0, 20), ev.Exited(server, "crash", 0.0))
+        elif fate < 0.9:
+            ran_out = self.random.random() < 0.5
+            self.later(self.now + seconds, ev.Exited(server, "bad file", 0.0, ran_out_of_memory=ran_out))
+        # else it hangs, and must be stopped for it
+
+    # --- what must always hold ----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        servers = self.state.servers
+        assert sum(s.booked[CPU] for s in servers) <= self.total, "never over-committed"
+        for name, count in Counter(s.model.name for s in servers).items():
+            assert count <= max(s.model.replicas.max for s in self.state.servers_of(name)), "no more than `max`"
+        assert max(self.answers.values(), default=0) <= 1, "no request is answered twice"
+        assert {s.id for s in servers} == self.alive, "the books show what is there"
+        assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
+        assert len(self.state.waiting) <= self.state.limits.max_waiting
+        assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
+        free = {server.model.name for server in servers if server.has_free_slot}
+        waits = [each for each in self.state.waiting if each.want is Want.SLOT]
+        assert not any(each.model.name in free for each in waits), "nothing holds up a request whose model is ready"
+        for server in servers:
+            if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
+                assert server.is_condemned, "a pinned one is drained only by order"
+            if server.leases:
+                assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"
+
+    def check_victims(self, before: PoolState, event: ev.Event, effects: list[ev.Effect]) -> None:
+        """Who is stopped for room is idle, unpinned, and young only where no older one would do: the first load of the
+        step is decided again without the young ones, and has no place then."""
+        going = {each.server for each in effects if isinstance(each, ev.Stop) and each.why is ev.StopReason.ROOM}
+        victims = [server for server in before.servers if server.id in going]
+        if not victims:
+            return
+        state = settled_but_for_room(before, event)
+        spare = {server.id for server in state.servers if is_spare(state, server)}
+        assert not any(v.model.pin and v.id not in spare for v in victims), "pinned ones are never stopped for room"
+        decided = [each for each in effects if isinstance(each, ev.Decided)]
+        if not decided or not set(decided[0].evict) & {server.model.name for server in victims}:
+            return
+        residency = before.limits.min_residency_seconds
+        young = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency} - spare
+        if young & {server.id for server in victims if server.model.name in decided[0].evict}:
+            (waiting,) = [each for each in cold(state, event.at) if each.model.name == decided[0].model][:1]
+            assert waiting.asked is not None
+            asked = waiting.asked.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
+            world = world_now(state, event.at)
+            kept = tuple(replace(each, is_pinned=each.is_pinned or each.id in young) for each in world.residents)
+            without = decide(asked, replace(world, residents=kept))
+            place = without.placement
+            is_less = place is None or (bool(world.cards) and (place.is_on_cpu or place.n_gpu_layers < ALL_LAYERS))
+            assert is_less, f"a young one goes where an old one would do: {without.reason}"
+
+    def check_ends(self, now: float, effects: list[ev.Effect]) -> None:
+        """Nobody is stopped for being idle, or stalled, before its time; a pinned one without an idle time never."""
+        for effect in effects:
+            server = self.state.server(effect.server) if isinstance(effect, ev.Stop) else None
+            if server is None or not isinstance(effect, ev.Stop):
+                continue
+            if effect.why is ev.StopReason.IDLE:
+                self.check_idle_end(server, now)
+            if effect.why is ev.StopReason.STALLED:
+                assert now >= server.progress_at + self.state.limits.stall_timeout_seconds, "it has moved"
+            if effect.why is ev.StopReason.UNLOAD:
+                assert server.is_unloaded or server.ready_at is None, "nobody ordered that"
+
+    def check_idle_end(self, server: Server, now: float) -> None:
+        own, kept = server.model.ttl_seconds, server.model.replicas
+        left = [each for each in self.state.servers_of(server.model.name) if each.state is ServerState.READY]
+        assert not server.leases, "it is used"
+        assert own is not None or not server.model.pin or len(left) >= kept.min, "pinned ones stay, however idle"
+        if kept.max == 1:
+            said = (server.keep_seconds, own, self.state.limits.ttl_seconds)
+            keep = next(each for each in said if each is not None)
+            assert now >= server.last_used + keep, "it was to stay longer"
+
+    def check_replicas(self, before: PoolState, event: ev.Event, effects: list[ev.Effect]) -> None:
+        """For what is beyond the first server of a model nobody is stopped, drained or refused, and no load waits."""
+        now_there = {server.model.name for server in self.state.servers}
+        was_draining = {server.id for server in before.servers if server.state is ServerState.DRAINING}
+        asked = {effect.server.model.name for effect in effects if isinstance(effect, ev.Spawn)}
+        for name in asked:
+            if len(self.state.servers_of(name)) > 1:
+                assert all(waiting.model.name in now_there for waiting in self.state.wanting), "loads come first"
+                others = [each for each in self.state.servers_of(name) if each.state is not ServerState.STARTING]
+                assert len(others) == len(self.state.servers_of(name)) - 1, "one at a time"
+                assert all(each.state is ServerState.READY for each in others), "beside what is ready"
+        for effect in effects:
+            if isinstance(effect, ev.Stop) and effect.why is ev.StopReason.ROOM:
+                assert not before.servers_of(effect.detail.removeprefix("for ")), "stopped for a replica"
+            if isinstance(effect, ev.Refuse) and effect.refusal.reason in FAILURES:
+                ready = [s for s in self.state.servers_of(effect.refusal.model) if s.state is ServerState.READY]
+                assert not ready, f"refused beside a ready server: {effect.refusal}"
+        for server in self.state.servers:
+            if server.state is ServerState.DRAINING and server.id not in was_draining and not server.is_condemned:
+                gone = event.server if isinstance(event, ev.Exited) else None
+                left = [each for each in before.servers_of(server.drained_for) if each.id != gone]
+                assert not left, "drained for a replica"
+
+    def check_spawn(self, server: Server) -> None:
+        assert not holds(self.state.brakes, server.model, self.now), "the brake is on"
+        others = [s for s in self.state.servers if s.id < server.id]
+        will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.booked[CPU]
+        assert will_be <= self.total, "all of ours and the strangers last seen fit into the machine, fully loaded"
+
+    def check_booking(self, event: ev.Projected) -> None:
+        server = self.state.server(event.server)
+        if server is None or server.state is not ServerState.STARTING:
+            return
+        assert server.booked == event.needs, "a start that goes on is booked as it said"
+        will_be = self.stranger_when_read + sum(map(self.will_hold, self.state.servers))
+        assert will_be <= self.total, "one that needs more than there is room for does not go on"
+
+    # --- means -------------------------------------------------------------------------------------------
+
+    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
+        return self.in_conversation(a_wish(want, ticket, model, at, give_up_at))
+
+    def in_conversation(self, wish: ev.Event) -> ev.Event:
+        if not isinstance(wish, ev.Acquire) or wish.model.replicas.max == 1:
+            return wish
+        return replace(wish, conversation=self.random.choice([None, 1, 2, 3]))
+
+    def some_wish(self) -> float | None:
+        return self.random.choice([None, None, None, None, 0.0, 5.0, inf])
+
+    def projection(self, server: Server) -> dict[str, int]:
+        """What its llama-server says before it loads."""
+        return {CPU: self.projected[server.model.name]}
+
+    def measurement(self, server: Server) -> dict[str, int]:
+        """What it is seen to need then: never more than was booked, since a ready one stays."""
+        return {CPU: self.measured[server.model.name]}
+
+    def reading(self) -> MemoryReading:
+        """What the machine shows: a server that loads holds any part of its bytes, one that is up all of them."""
+        held = {
+            s.id: int(s.booked[CPU] * (1.0 if s.ready_at is not None else self.random.random()))
+            for s in self.state.servers
+        }
+        self.stranger = min(self.stranger, self.total - sum(s.booked[CPU] for s in self.state.servers))
+        self.stranger_when_read, self.held_when_read = self.stranger, held
+        return MemoryReading(self.total, self.total - self.stranger - sum(held.values()), self.now, held)
+
+    def will_hold(self, server: Server) -> int:
+        """All of its bytes, except that a load which was ended goes no further."""
+        ended = server.state is ServerState.STOPPING and server.ready_at is None
+        return self.held_when_read.get(server.id, server.booked[CPU]) if ended else server.booked[CPU]
+
+    def later(self, at: float, event: ev.Event) -> None:
+        self.order += 1
+        heapq.heappush(self.agenda, (at, self.order, event))
+
+    @staticmethod
+    def at(event: ev.Event, at: float) -> ev.Event:
+        return type(event)(**{**{f: getattr(event, f) for f in event.__dataclass_fields__}, "at": at})
+
+
+def settled_but_for_room(state: PoolState, event: ev.Event) -> PoolState:
+    """What the last pass of the step sees."""
+    state, _ = record(state, event)
+    for settle in _PASSES[:-1]:
+        state, _ = settle(state, event.at)
+    return take_stock(state, event.at)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_random_histories(block: int):
+    first = int(random.SystemRandom().random() * 2**31)
+    for seed in range(first, first + HISTORIES // 10):
+        try:
+            World(seed).play()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error

@@ -1,0 +1,134 @@
+"""What is kept of a llama-server's log, and what of it explains an end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from workers.server.log import LAST_WORDS_BYTES, RING_BYTES, ServerLog, is_out_of_gpu_memory, last_words
+
+
+def a_log(text: str) -> ServerLog:
+    log = ServerLog()
+    log.feed(text.encode())
+    return log
+
+
+def test_lines_cut_between_two_reads_are_whole_again():
+    log = ServerLog()
+    for piece in (b"first li", b"ne\nsecond", b" line\nunfinished"):
+        log.feed(piece)
+    assert log.lines() == ["first line", "second line", "unfinished"]
+
+
+def test_a_flood_is_bounded_and_the_newest_is_kept():
+    log = ServerLog()
+    for number in range(50_000):
+        log.feed(b"line %d with some text behind it\n" % number)
+    assert sum(map(len, log.lines())) <= RING_BYTES
+    assert log.lines()[-1].startswith("line 49999 ")
+
+
+def test_one_endless_line_takes_no_memory():
+    log = ServerLog()
+    for _ in range(1000):
+        log.feed(b"x" * 65536)
+    assert sum(map(len, log.lines())) <= 4096
+
+
+def test_last_words_are_the_lines_that_tell_something():
+    lines = [
+        "0.00.010.000 I build: 11549",
+        "0.00.020.000 E llama_model_load: error loading model: unknown model architecture: 'nope'",
+        "0.00.021.000 E common_init: failed to load model '/models/x.gguf'",
+        "0.00.022.000 I srv  cleaning up",
+    ]
+    assert last_words(lines) == (
+        "llama_model_load: error loading model: unknown model architecture: 'nope'\n"
+        "common_init: failed to load model '/models/x.gguf'"
+    )
+
+
+def test_without_telling_lines_the_last_ones_are_the_last_words():
+    assert last_words(["one", "two"]) == "one\ntwo"
+    assert last_words(["one", 'cmd_child_to_router:state:{"state":"loading"}', "two"]) == "one\ntwo"
+
+
+def test_last_words_are_bounded():
+    assert len(last_words(["error " + "é" * 5000] * 20).encode()) <= LAST_WORDS_BYTES
+
+
+def test_json_lines_are_unpacked():
+    record = {"type": "log", "level": "ERROR", "msg": "cannot open the file\n"}
+    assert a_log(json.dumps(record) + "\n").lines() == ["E cannot open the file"]
+    assert a_log('{"not": "a log line"}\n').lines() == ['{"not": "a log line"}']
+
+
+# --- whether GPU memory ran out --------------------------------------------------------------------------
+
+CUDA_MALLOC = "allocating 4685.30 MiB on device 0: cudaMalloc failed: out of memory"
+NO_KV = "llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache"
+NO_GRAPH = "llama_init_from_model: failed to initialize the context: failed to allocate compute pp buffers"
+OUT_OF_GPU_MEMORY = (
+    f"ggml_backend_cuda_buffer_type_alloc_buffer: {CUDA_MALLOC}",
+    "alloc_tensor_range: failed to allocate CUDA0 buffer of size 4912906240",
+    "ggml_gallocr_reserve_n_impl: failed to allocate CUDA1 buffer of size 317718528",
+    "llama_model_load: error loading model: unable to allocate CUDA0 buffer",
+    "CUDA error: out of memory",
+    "CUDA error: the resource allocation failed",  # cuBLAS found no room for its workspace
+    NO_KV,
+    NO_GRAPH,
+)
+
+
+@pytest.mark.parametrize("words", OUT_OF_GPU_MEMORY)
+@pytest.mark.parametrize("before", ["", "0.01.252.267 E ", "E ", "0.01.2 "])
+def test_each_way_to_run_out_of_gpu_memory_is_known_however_its_line_begins(words: str, before: str):
+    text = f"0.00.010.000 I build: 11549\n{before}{words}\n0.02.000.000 I srv  cleaning up\n"
+    assert is_out_of_gpu_memory(a_log(text).lines())
+
+
+def test_so_is_a_line_of_json():
+    record = {"type": "log", "level": "ERROR", "msg": f"{OUT_OF_GPU_MEMORY[0]}\n"}
+    assert is_out_of_gpu_memory(a_log(json.dumps(record) + "\n").lines())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "llama_model_load: error loading model: unknown model architecture: 'cudaMalloc failed: out of memory'",
+        "error: invalid argument: --out-of-memory",
+        "CUDA error: no kernel image is available for execution on the device",
+        "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 1.00 MiB on device 0: cudaMalloc failed: unknown error",
+        "ggml_cuda_host_malloc: failed to allocate 852.89 MiB of pinned memory: out of memory",  # others are taken
+        "llama_init_from_model: failed to initialize the context: quantized V cache was requested, but this requires",
+        *(f"llama_model_loader: - kv  26: general.description str = {words}" for words in OUT_OF_GPU_MEMORY),
+        *(f"0.00.1 I print_info: general.name = {words}" for words in OUT_OF_GPU_MEMORY),
+    ],
+)
+def test_other_ends_and_what_a_models_file_says_are_no_lack_of_gpu_memory(line: str):
+    assert not is_out_of_gpu_memory([line])
+
+
+def test_without_room_in_ram_for_the_context_it_is_not_the_gpus_fault():
+    lines = [
+        "ggml_aligned_malloc: insufficient memory (attempted to allocate 36000.00 MB)",
+        "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 37748736000",
+        "alloc_tensor_range: failed to allocate CPU buffer of size 37748736000",
+        NO_KV,
+    ]
+    assert not is_out_of_gpu_memory(lines)
+    assert not is_out_of_gpu_memory(lines[2:])
+    assert is_out_of_gpu_memory([*lines, "CUDA error: out of memory"])
+
+
+def test_a_graph_that_fits_at_the_second_try_was_no_lack():
+    """With several GPUs llama.cpp first tries to keep more than one batch in flight, which takes more."""
+    tried = [
+        OUT_OF_GPU_MEMORY[0],
+        OUT_OF_GPU_MEMORY[2],
+        "0.05.1 W sched_reserve: compute buffer allocation failed, retrying without pipeline parallelism",
+    ]
+    assert not is_out_of_gpu_memory([*tried, "couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 1"])
+    assert is_out_of_gpu_memory([*tried, OUT_OF_GPU_MEMORY[0]])

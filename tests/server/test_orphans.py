@@ -1,0 +1,61 @@
+"""The sweep at start: it takes what nobody owns and nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from workers.server.orphans import PidRecords
+
+# A process that records a child of its own and dies, as a killed worker does.
+OWNER = """
+import subprocess, sys, pathlib
+from workers.server.orphans import PidRecords
+child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+PidRecords(pathlib.Path(sys.argv[1])).write(child.pid)
+print(child.pid, flush=True)
+if sys.argv[2:]: input()
+"""
+
+
+def test_a_child_whose_owner_died_is_killed(tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", OWNER, str(tmp_path)], capture_output=True, text=True, check=True)
+    pid = int(done.stdout)
+    assert PidRecords(tmp_path).sweep() == [pid]
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_whose_owner_lives_is_spared(tmp_path: Path):
+    command = [sys.executable, "-c", OWNER, str(tmp_path), "wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        assert PidRecords(tmp_path).sweep() == []
+        assert psutil.pid_exists(pid)
+        psutil.Process(pid).kill()
+        owner.communicate("\n", timeout=10)
+
+
+def test_a_pid_that_is_another_process_by_now_is_spared(tmp_path: Path):
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        gone = {"pid": 1, "started": "never", "boot": "another"}
+        record = {"child": {"pid": stranger.pid, "started": "1", "boot": "another"}, "owner": gone}
+        (tmp_path / "1.json").write_text(json.dumps(record))
+        assert PidRecords(tmp_path).sweep() == []
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_broken_record_is_removed(tmp_path: Path):
+    (tmp_path / "1.json").write_text("{")
+    assert PidRecords(tmp_path).sweep() == []
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,165 @@
+"""GPUs that get lost, hang, tell little or run out of memory, as users see it: the whole service, filling cards."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.fake_llama_server import install_fake
+from tests.helpers.gpu_machine import (
+    MIB,
+    SMALL,
+    A,
+    B,
+    Machine,
+    claimed_bytes,
+    decisions,
+    device_of,
+    gpus,
+    loaded,
+    option,
+    process_of,
+    refusal,
+    sees,
+    sees_used,
+    visible,
+)
+from tests.helpers.service import Service, wait_for
+from tests.helpers.stand_in_nvml import needs_compiler
+
+pytestmark = needs_compiler
+
+LOST_A, LOST_B = replace(A, flags=("lost",)), replace(B, flags=("lost",))
+LITTLE = ("no_utilization", "no_temperature", "no_power", "no_pci", "no_capability", "no_mig")
+HANGS = "delay nvmlDeviceGetMemoryInfo 600000"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "machine")
+
+
+def reasons(service: Service) -> list[str]:
+    health = service.get("/health").json()
+    assert health["degraded"] == bool(health["reasons"])
+    return list(health["reasons"])
+
+
+def test_models_go_to_the_cards_that_are_left_and_back_to_one_that_came_back(machine: Machine):
+    on_b: dict[str, Any] = {"gpus": ["GPU-b"]}
+    machine.show(A, B)
+    models = {"loaded": on_b, "m": SMALL, "n": SMALL, "only-on-b": on_b}
+    with machine.serving(models=models, gpu={"strategy": "spread"}) as service:
+        assert device_of(service, "loaded") == "cuda:1"
+        machine.show(LOST_A, B)
+        sees(service, "GPU-b")
+        assert device_of(service, "loaded") == "cuda:1"
+        assert device_of(service, "m") == "cuda:1"  # GPU 0 has more room
+        machine.show(LOST_A, LOST_B)
+        sees(service)
+        assert device_of(service, "loaded") == "cuda:1"
+        error, retry_after = refusal(service, "n", 503, "no_gpu")
+        assert retry_after == "10"
+        assert "the driver has lost it" in error["message"]
+        assert reasons(service)[0].startswith("no GPU: all that were here are gone")
+        machine.show(A, LOST_B)
+        sees(service, "GPU-a")
+        error, retry_after = refusal(service, "only-on-b", 503, "no_gpu")
+        assert (retry_after, "GPU-b" in error["message"]) == ("10", True)
+        machine.show(A, B)
+        sees(service, "GPU-a", "GPU-b")
+        assert reasons(service) == []
+        assert device_of(service, "n") == "cuda:0"
+
+
+def test_when_gpus_are_lost_models_run_on_the_cpu_if_they_may(machine: Machine):
+    machine.show(A)
+    with machine.serving(models={"m": SMALL, "n": SMALL}, gpu={"cpu_fallback": "when_full"}) as service:
+        assert device_of(service, "m") == "cuda:0"
+        machine.show(LOST_A)
+        sees(service)
+        assert device_of(service, "n") == "cpu"
+        process, server = process_of(service, "n"), loaded(service)["n"]
+        assert (visible(process), option(process, "--n-gpu-layers")) == ([], "0")
+        assert (server["gpu_assignment"], set(server["booked_bytes"])) == (None, {"cpu"})
+        assert reasons(service)
+
+
+@pytest.mark.parametrize("flag", ["hidden_pids", "no_processes", "no_process_bytes"])
+def test_cards_that_tell_nothing_but_their_memory_are_shared_and_not_over_committed(machine: Machine, flag: str):
+    """Also when the second comes while the first one loads: nobody says that what is missing is claimed already."""
+    machine.show(replace(A, flags=(*LITTLE, flag)))
+    machine.holds_back_at = 0.5
+    with machine.serving(models=dict.fromkeys("mno", SMALL)) as service, ThreadPoolExecutor(1) as beside:
+        assert service.post("/models/load", {"model": "m"}).status_code == 200
+        sees_used(service, GPU_a=272)
+        second = beside.submit(device_of, service, "n")
+        wait_for(lambda: decisions(service, "?model=n"), 20)
+        machine.holds_back_at = None
+        assert second.result(40) == "cuda:0"
+        assert set(loaded(service)) == {"m", "n"}
+        assert device_of(service, "o") == "cuda:0"
+        assert (len(loaded(service)), machine.most_at_once) == (2, 2)
+        wait_for(lambda: claimed_bytes(service, "GPU-a") == 0, 20)
+        shown = gpus(service)["GPU-a"]
+    assert shown["free_bytes"] < (1200 - 2 * 546) * MIB
+    assert (shown["temperature"], shown["power_usage"], shown["others_bytes"]) == (None, None, None)
+
+
+def test_a_start_that_runs_out_of_gpu_memory_is_tried_once_more_and_then_explained(machine: Machine):
+    journal = machine.folder / "journal"
+    engine = install_fake(machine.folder / "bin", FAKE_LOAD="oom", FAKE_JOURNAL=str(journal))
+    machine.show(A)
+    with machine.serving(models={"m": SMALL}, ENGINE__BINARY=str(engine)) as service:
+        error, retry_after = refusal(service, "m", 503, "model_load_failed")
+        assert journal.read_text().count(" bind ") == 2
+        assert "allocating 852.89 MiB on device 0: cudaMalloc failed: out of memory" in error["message"]
+        assert "failed to load model" in error["message"]
+        assert retry_after is None
+        second, first = decisions(service)
+        assert second["needed_bytes"] - first["needed_bytes"] == 256 * MIB
+        assert loaded(service) == {}
+
+
+def test_a_start_that_ran_out_of_gpu_memory_may_find_it_the_next_time(machine: Machine):
+    engine = install_fake(machine.folder / "bin", FAKE_OOM_ONCE=str(machine.folder / "ran-out"))
+    machine.show(A, B)
+    with machine.serving(models={"m": SMALL}, ENGINE__BINARY=str(engine)) as service:
+        assert device_of(service, "m") == "cuda:0"
+        assert len(re.findall("spawn server=", service.output)) == 2
+        assert service.get("/v1/models/m").json()["status"] == {"value": "loaded"}
+
+
+@pytest.mark.parametrize("fallback", ["auto", "when_full"])
+def test_a_hanging_nvml_holds_up_nobody_and_cold_models_are_refused_or_go_to_the_cpu(machine: Machine, fallback: str):
+    machine.show(A)
+    with machine.serving(models={"m": SMALL, "n": SMALL}, gpu={"cpu_fallback": fallback}) as service:
+        assert device_of(service, "m") == "cuda:0"
+        machine.show(A, faults=(HANGS,))
+        wait_for(lambda: reasons(service), 40)
+        began = time.monotonic()
+        assert device_of(service, "m") == "cuda:0"
+        assert time.monotonic() - began < 2
+        if fallback == "when_full":
+            assert device_of(service, "n") == "cpu"
+        else:
+            error, retry_after = refusal(service, "n", 503, "no_gpu")
+            assert ("NVML has not answered" in error["message"], retry_after) == (True, "10")
+        assert time.monotonic() - began < 10
+
+
+def test_a_cold_model_that_comes_just_when_nvml_hangs_is_placed_on_the_last_reading(machine: Machine):
+    machine.show(A)
+    with machine.serving(models={"m": SMALL}, gpu={"poll_seconds": 60}) as service:
+        sees(service, "GPU-a")
+        machine.show(A, faults=(HANGS,))
+        began = time.monotonic()
+        assert device_of(service, "m") == "cuda:0"
+        assert time.monotonic() - began < 10
+        assert decisions(service)[0]["gpus_age_seconds"] > 0.04

@@ -1,0 +1,233 @@
+"""Where models go on a machine with GPUs, as users see it: the whole service, real engine processes, filling cards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from app.entities.launch import ALL_LAYERS
+from tests.helpers.gpu_machine import (
+    LARGE,
+    MIB,
+    SMALL,
+    A,
+    B,
+    Machine,
+    a_card,
+    claimed_bytes,
+    decisions,
+    device_of,
+    gpus,
+    loaded,
+    option,
+    placement_of,
+    process_of,
+    refusal,
+    sees,
+    sees_used,
+    series,
+    visible,
+)
+from tests.helpers.service import serving, wait_for
+from tests.helpers.stand_in_nvml import needs_compiler
+
+# With less to compute at a time it is the cache that counts, 4 MiB a layer: 676 MiB on one card, on several some 526
+# and its 41 layers.
+LAYERED: dict[str, Any] = {"ctx_size": 32768, "ubatch_size": 32}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "machine")
+
+
+@needs_compiler
+def test_a_model_on_one_card_is_where_every_account_says(machine: Machine):
+    machine.show(a_card("GPU-a", used_mib=100))
+    with machine.serving(models={"m": SMALL}) as service:
+        assert device_of(service, "m") == "cuda:0"
+        process, placement = process_of(service, "m"), placement_of(service, "m")
+        assert visible(process) == ["GPU-a"]
+        assert (option(process, "--n-gpu-layers"), option(process, "--tensor-split")) == (str(ALL_LAYERS), None)
+        assert option(process, "--ctx-size") == str(placement["ctx_size"]) == "4096"
+        ((device,), (server,)) = placement["devices"], service.servers()
+        booked = device["total_bytes"]
+        assert (device["uuid"], server["booked_bytes"]["GPU-a"], server["device"]) == ("GPU-a", booked, "cuda:0")
+        assert server["gpu_assignment"] == {
+            "gpu_ids": [0],
+            "tensor_splits": [],
+            "estimated_vram_required": booked / 1024**3,
+            "actual_vram_used": None,  # a CPU's engine says nothing of GPUs
+            "n_gpu_layers": ALL_LAYERS,
+        }
+        sees_used(service, GPU_a=100 + booked // MIB)
+        card = gpus(service)["GPU-a"]
+        assert (card["assigned_models"], card["booked_bytes"], card["others_bytes"]) == (["m"], booked, 100 * MIB)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((614, 614), 2),
+        ((590, 640), 2),  # 15 layers and 27
+        ((573,) * 4, 4),  # 11 layers each at most
+        ((560, 620, 540, 590), 3),  # 8, 22, 3 and 15
+        ((552,) * 8, 7),  # 6 layers each at most
+        ((548, 548, 548, 552, 548, 548, 548, 548), 8),  # 5 layers, and once 6
+    ],
+    ids=str,
+)
+def test_a_model_too_large_for_one_card_is_split_over_the_fewest(machine: Machine, sizes: Sequence[int], expected: int):
+    machine.show(*(a_card(f"GPU-{n}", size) for n, size in enumerate(sizes)))
+    with machine.serving(models={"m": LAYERED}) as service:
+        device, placement, server = device_of(service, "m"), placement_of(service, "m"), loaded(service)["m"]
+        process = process_of(service, "m")
+        layers = {each["uuid"]: each["layers"] for each in placement["devices"]}
+        assert visible(process) == list(layers)
+        assert option(process, "--tensor-split") == ",".join(map(str, layers.values()))
+    assert (len(layers), sum(layers.values()), min(layers.values()) > 0) == (expected, 41, True)
+    assert placement["tensor_split"] == list(layers.values())
+    numbers = [int(uuid.removeprefix("GPU-")) for uuid in layers]
+    assert device == server["device"] == f"cuda:{','.join(map(str, numbers))}"
+    assert server["gpu_assignment"]["gpu_ids"] == numbers
+    assert server["gpu_assignment"]["tensor_splits"] == [each / 41 for each in layers.values()]
+
+
+@needs_compiler
+def test_a_card_is_known_by_its_uuid_whatever_its_index(machine: Machine):
+    """NVML lists them otherwise than the bus does, and later otherwise again."""
+    on_a = {"gpus": ["GPU-a"]}
+    machine.show(B, A)
+    with machine.serving(models={"m": on_a, "n": on_a, "o": SMALL}) as service:
+        assert device_of(service, "m") == "cuda:1"
+        assert visible(process_of(service, "m")) == ["GPU-a"]
+        machine.show(A, B)
+        sees(service, "GPU-a", "GPU-b")
+        assert [device_of(service, model) for model in "mno"] == ["cuda:0", "cuda:0", "cuda:1"]
+        assert [loaded(service)[model]["gpu_assignment"]["gpu_ids"] for model in "mno"] == [[0], [0], [1]]
+        assert visible(process_of(service, "n")) == ["GPU-a"]
+        assert visible(process_of(service, "o")) == ["GPU-b"]
+        shown = {uuid: (gpu["id"], gpu["assigned_models"]) for uuid, gpu in gpus(service).items()}
+        assert shown == {"GPU-a": (0, ["m", "n"]), "GPU-b": (1, ["o"])}
+
+
+@needs_compiler
+def test_ten_cold_models_at_once_all_get_their_turn_and_no_card_is_over_committed(machine: Machine):
+    """Two cards hold four of them. The machine's own account is asserted at every look."""
+    names = [f"m{number}" for number in range(10)]
+    machine.show(A, B)
+    with machine.serving(models=dict.fromkeys(names, SMALL)) as service:
+        with ThreadPoolExecutor(len(names)) as together:
+            devices = set(together.map(lambda name: device_of(service, name), names))
+        places = [each["model"] for each in decisions(service) if each["outcome"] == "place"]
+        assert len(service.servers()) <= 4
+    assert devices == {"cuda:0", "cuda:1"}
+    assert sorted(places) == names, "each was loaded once"
+    assert machine.most_at_once == 4
+
+
+@needs_compiler
+def test_a_card_that_a_stranger_fills_is_left_alone(machine: Machine):
+    machine.show(A, B)
+    with machine.serving(models={"m": SMALL, "n": SMALL, "large": LARGE}) as service:
+        assert device_of(service, "m") == "cuda:0"  # and the next one would go there, too
+        full = replace(A, processes={os.getpid(): 400})
+        machine.show(full, B)
+        sees_used(service, GPU_a=947)
+        assert device_of(service, "n") == "cuda:1"
+        machine.show(full, replace(B, used_mib=500))
+        sees_used(service, GPU_a=947, GPU_b=1047)
+        error, retry_after = refusal(service, "large", 503, "insufficient_vram")
+        free = {uuid: gpu["free_bytes"] for uuid, gpu in gpus(service).items()}
+        assert {each["uuid"]: each["free_bytes"] for each in error["devices"]} == free
+        assert free == {"GPU-a": 253 * MIB, "GPU-b": 153 * MIB}
+        assert error["needed_bytes"] == error["devices"][0]["needed_bytes"] > 850 * MIB
+        assert error["nearest"].startswith("cache_type_k") and error["nearest"] in error["message"]
+        assert retry_after == "10"
+        assert set(loaded(service)) == {"m", "n"}, "nobody was stopped in vain"
+
+
+@needs_compiler
+def test_a_model_that_no_card_and_no_two_could_ever_hold_is_refused_for_good(machine: Machine):
+    machine.show(a_card("GPU-a", 700), a_card("GPU-b", 700))
+    with machine.serving(models={"m": SMALL, "large": LARGE}) as service:
+        assert device_of(service, "m") == "cuda:0"
+        error, retry_after = refusal(service, "large", 422, "model_does_not_fit")
+        assert {each["uuid"]: each["free_bytes"] for each in error["devices"]} == dict.fromkeys(
+            ("GPU-a", "GPU-b"), 700 * MIB
+        )
+        assert (error["needed_bytes"] > 850 * MIB, retry_after) == (True, None)
+        assert set(loaded(service)) == {"m"}
+
+
+@needs_compiler
+def test_decisions_are_told_newest_first_with_their_reasons(machine: Machine):
+    machine.show(a_card("GPU-a", 600))
+    with machine.serving(models={"m": SMALL, "n": SMALL}) as service:
+        assert (device_of(service, "m"), device_of(service, "n")) == ("cuda:0", "cuda:0")
+        told = [each for each in decisions(service) if each["outcome"] != "wait"]
+        assert [(each["model"], each["outcome"], each["evict"]) for each in told] == [
+            ("n", "place", []),
+            ("n", "evict", ["m"]),
+            ("m", "place", []),
+        ]
+        assert [each["at"] for each in told] == sorted((each["at"] for each in told), reverse=True)
+        assert decisions(service, "?model=m") == told[-1:]
+        assert decisions(service, "?model=nobody") == []
+        assert told[0] == service.get("/v1/models/n").json()["decision"]
+        assert told[0]["placement"] == placement_of(service, "n")
+    evict = told[1]
+    assert evict["reason"] == "GPU 0 (NVIDIA GeForce RTX 4090) has room once m has left"
+    assert evict["considered"][0] == "one card, context 4096: needs 546 MiB, 0 of 1 have it"
+    assert evict["needed_bytes"] == told[0]["placement"]["devices"][0]["total_bytes"]
+    assert evict["free_bytes"]["GPU-a"] <= 54 * MIB < told[0]["free_bytes"]["GPU-a"] == 600 * MIB
+    assert all(0 < each["elapsed_ms"] < 1000 and 0 <= each["gpus_age_seconds"] < 2 for each in told)
+
+
+def test_decisions_are_for_admins_and_without_gpus_nothing_need_run_on_the_cpu(tmp_path: Path):
+    admin, user = "b" * 48, "c" * 48
+    keys = [
+        {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "admin": key == admin}
+        for name, key in (("admin", admin), ("user", user))
+    ]
+    with serving(tmp_path, KEYS=json.dumps(keys), GPU__CPU_FALLBACK="never") as service:
+
+        def ask(key: str) -> requests.Response:
+            return requests.get(f"{service.url}/decisions", headers={"x-api-key": key}, timeout=20)
+
+        assert (ask(user).status_code, ask(user).json()["error"]["code"]) == (403, "not_allowed")
+        assert service.get("/decisions").status_code == 401
+        assert (ask(admin).status_code, ask(admin).json()) == (200, {"decisions": []})
+        body = {"model": "demo", "messages": []}
+        answer = service.post("/v1/chat/completions", body, headers={"x-api-key": user})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_gpu")
+        assert "gpu.cpu_fallback is never" in answer.json()["error"]["message"]
+
+
+@needs_compiler
+def test_the_metrics_show_what_a_loading_model_has_yet_to_take(machine: Machine):
+    machine.show(A)
+    machine.holds_back_at = 0.0
+    with machine.serving(models={"m": SMALL}) as service:
+        assert service.post("/models/load", {"model": "m"}).status_code == 200
+        booked = loaded(service)["m"]["booked_bytes"]
+        assert series(service, "llama_smart_proxy_server_memory_estimate_bytes") == {
+            f'gpu="{device}",model="m"': size for device, size in booked.items()
+        }
+        assert (set(booked), claimed_bytes(service, "GPU-a")) == ({"GPU-a", "cpu"}, booked["GPU-a"])
+        machine.holds_back_at = 0.75
+        wait_for(lambda: 0 < claimed_bytes(service, "GPU-a") < 0.26 * booked["GPU-a"], 20)
+        machine.holds_back_at = None
+        wait_for(lambda: claimed_bytes(service, "GPU-a") == 0, 20)
+        assert device_of(service, "m") == "cuda:0"
+        wait_for(lambda: claimed_bytes(service, "GPU-a") == 0, 20)

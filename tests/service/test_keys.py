@@ -1,0 +1,262 @@
+"""Keys and doors, on the running service: who may ask what."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+import requests
+
+from tests.helpers.service import Service, serving
+from tests.service.test_bad_requests import MIB, answer_to, plain
+from workers.catalog.demo_model import write_demo_model
+
+USER, ADMIN, NARROW = "key-of-a-user", "key-of-the-admin", "ключ"
+SECRETS = (USER, ADMIN, NARROW)
+
+
+def hashed(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+KEYS = [
+    {"name": "user", "sha256": hashed(USER)},
+    {"name": "admin", "sha256": hashed(ADMIN), "admin": True},
+    {"name": "narrow", "sha256": hashed(NARROW), "models": ["other-*", "gpt"]},
+]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("keys")
+    with serving(folder, KEYS=json.dumps(KEYS)) as running:
+        running.url  # noqa: B018 - it is up
+        yield running
+
+
+def ask(service: Service, path: str, key: str = "", method: str = "GET", **options: Any) -> requests.Response:
+    headers = {"Authorization": f"Bearer {key}".encode()} if key else {}
+    headers |= options.pop("headers", {})
+    return requests.request(method, service.url + path, headers=headers, timeout=30, **options)
+
+
+def chat(service: Service, key: str = "", model: str = "demo", **options: Any) -> requests.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
+    return ask(service, "/v1/chat/completions", key, "POST", json=body, **options)
+
+
+def outcome(answer: requests.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"] if answer.status_code >= 400 else ""
+
+
+OK, NO_KEY, FORBIDDEN = (200, ""), (401, "invalid_api_key"), (403, "not_allowed")
+
+# Route -> what no key, a key, an admin's key get.
+ROUTES = {
+    ("GET", "/livez"): (OK, OK, OK),
+    ("GET", "/readyz"): (OK, OK, OK),
+    ("GET", "/health"): (OK, OK, OK),
+    ("GET", "/"): (NO_KEY, OK, OK),
+    ("GET", "/v1/models"): (NO_KEY, OK, OK),
+    ("GET", "/v1/models/demo"): (NO_KEY, OK, OK),
+    ("GET", "/props"): (NO_KEY, OK, OK),
+    ("GET", "/metrics"): (OK, OK, OK),  # from this machine
+    ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
+    ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
+    ("GET", "/nowhere"): (NO_KEY, (404, "not_found"), (404, "not_found")),
+    ("POST", "/nowhere"): (NO_KEY, (404, "File Not Found"), (404, "File Not Found")),  # llama-server's own
+    ("POST", "/tools"): (NO_KEY, (404, "not_found"), (404, "not_found")),
+    ("DELETE", "/v1/models"): (NO_KEY, (405, "method_not_allowed"), (405, "method_not_allowed")),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: " ".join(route))
+def test_a_route_is_open_to_whom_it_should_be(service: Service, route: tuple[str, str]):
+    method, path = route
+    body = {"model": "demo", "messages": [], "max_tokens": 1} if method == "POST" else None
+    got = [ask(service, path, key, method, json=body) for key in ("", USER, ADMIN)]
+    for answer, (status, code) in zip(got, ROUTES[route], strict=True):
+        assert answer.status_code == status
+        if status >= 400 and code != "File Not Found":
+            assert answer.json()["error"]["code"] == code
+
+
+def test_every_route_has_its_row():
+    """A new route that is not thought of wants a key; whether that is right is decided here."""
+    from flask import Flask
+
+    from app.routes import authorization, decisions, health, inference, metrics, models, status
+
+    app = Flask("app")
+    for routes in (authorization, inference, models, decisions, health, metrics, status):
+        app.register_blueprint(routes.bp)
+    views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
+    assert views == {
+        *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
+        *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
+        "models.refuse_to_order_by_get",
+        "inference.infer_by_flask",
+        "decisions.show_decisions",
+    }
+    assert (
+        views
+        > authorization.PUBLIC | authorization.ADMIN | authorization.STATE_CHANGING | authorization.OPEN_ON_THIS_MACHINE
+    )
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {USER}"},
+        {"Authorization": f"bearer {USER}"},
+        {"x-api-key": USER},
+        {"Authorization": "Basic " + base64.b64encode(f"anybody:{USER}".encode()).decode()},
+        {"Authorization": "Bearer none", "x-api-key": USER},
+    ],
+)
+def test_a_key_may_come_in_any_of_three_ways(service: Service, headers: dict[str, str]):
+    assert outcome(chat(service, headers=headers)) == OK
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Bearer {hashed(USER)}"},
+        {"Authorization": USER},
+        {"x-api-key": USER + "x"},
+        {"Cookie": f"key={USER}"},
+        {"Authorization": "Basic !!!"},
+    ],
+)
+def test_what_is_no_key_is_told_how_to_send_one(service: Service, headers: dict[str, str]):
+    answer = chat(service, headers=headers)
+    assert outcome(answer) == NO_KEY
+    assert answer.json()["error"]["type"] == "authentication_error"
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert "Retry-After" not in answer.headers
+
+
+def test_a_browser_is_asked_for_a_password_on_the_page(service: Service):
+    """Two lines: Chromium asks for none when both stand in one."""
+    with service.connect() as connection:
+        connection.sendall(plain("GET", "/", "Connection: close"))
+        head = connection.makefile("rb").read()
+    assert head.count(b"WWW-Authenticate: Bearer\r\n") == head.count(b"WWW-Authenticate: Basic realm=") == 1
+    assert requests.get(service.url + "/", auth=("me", USER), timeout=10).status_code == 200
+
+
+def test_the_key_is_looked_at_before_the_body(service: Service):
+    """300 MB are announced and none of them is sent."""
+    began = time.monotonic()
+    answer = answer_to(service, plain("POST", "/v1/chat/completions", f"Content-Length: {300 * MIB}"))
+    assert (answer.status, time.monotonic() - began < 5) == (401, True)
+
+
+def test_an_openai_client_uses_its_key(service: Service):
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key=USER, max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["demo"]
+    wrong = openai.OpenAI(base_url=f"{service.url}/v1", api_key="wrong", max_retries=0)
+    with wrong as client, pytest.raises(openai.AuthenticationError):
+        client.models.list()
+
+
+def test_a_key_reaches_its_models_and_sees_no_others(service: Service):
+    assert outcome(chat(service, NARROW)) == FORBIDDEN
+    assert outcome(ask(service, "/v1/models/demo", NARROW)) == FORBIDDEN
+    assert ask(service, "/v1/models", NARROW).json()["data"] == []
+    assert "demo" not in ask(service, "/", NARROW).text
+    assert outcome(chat(service, NARROW, "other-one")) == (404, "model_not_found")
+
+
+def test_what_a_key_sees_it_may_use(tmp_path: Path):
+    """By any of the names a model is listed under, not by the one it happens to be asked for by."""
+    demo = str(write_demo_model(tmp_path / "written"))
+    models = {"mini": {"path": demo, "aliases": ["gpt-4o-mini"]}, "secret": {"path": "gpt-5.gguf"}}
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "gpt-5.gguf").write_bytes(Path(demo).read_bytes())
+    keys = [{"name": "a", "sha256": hashed(USER), "models": ["gpt-*"]}]
+    folder = str(tmp_path / "models")
+    with serving(tmp_path, "--models-dir", folder, KEYS=json.dumps(keys), MODELS=json.dumps(models)) as service:
+        assert [model["id"] for model in ask(service, "/v1/models", USER).json()["data"]] == ["mini"]
+        assert outcome(chat(service, USER, "mini")) == outcome(chat(service, USER, "gpt-4o-mini")) == OK
+        assert outcome(chat(service, USER, "secret")) == outcome(chat(service, USER, "gpt-5")) == FORBIDDEN
+
+
+def test_health_says_little_to_strangers(service: Service):
+    assert ask(service, "/health").json() == {"status": "ok", "degraded": False}
+    assert ask(service, "/health", "wrong").json() == {"status": "ok", "degraded": False}
+    assert "servers" in ask(service, "/health", USER).json()
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X-Forwarded-For": "192.0.2.1"}, {"Forwarded": "for=192.0.2.1"}, {"Host": "proxy.example"}]
+)
+def test_metrics_want_a_key_when_somebody_else_asks_through_a_proxy(service: Service, headers: dict[str, str]):
+    assert outcome(ask(service, "/metrics", headers=headers)) == NO_KEY
+    assert ask(service, "/metrics", USER, headers=headers).status_code == 200
+
+
+def test_a_models_own_metrics_want_a_key_from_anybody(service: Service):
+    assert outcome(ask(service, "/metrics?model=demo")) == NO_KEY
+    assert outcome(ask(service, "/metrics?model=demo", NARROW)) == FORBIDDEN
+
+
+def test_with_keys_any_host_name_will_do(service: Service):
+    assert outcome(chat(service, USER, headers={"Host": "llm.example"})) == OK
+
+
+def test_an_order_wants_more_than_a_password_that_a_browser_keeps(service: Service):
+    """A page elsewhere may post a form here, and the browser adds the password it knows."""
+    body = json.dumps({"model": "demo"})
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    by_browser = requests.post(service.url + "/models/unload", data=body, headers=form, auth=("me", ADMIN), timeout=30)
+    assert outcome(by_browser) == (400, "invalid_request")
+    assert outcome(ask(service, "/models/unload", ADMIN, "POST", data=body, headers=form)) == OK
+
+
+def test_no_key_is_ever_written_down(service: Service):
+    """Ours and the engine's: not in logs, answers, arguments or the engine's environment."""
+    chat(service, USER)
+    (engine,) = service.engines()
+    environ = engine.environ()
+    own = environ["LLAMA_API_KEY"]
+    pages = [ask(service, path, ADMIN).text for path in ("/health", "/v1/models", "/metrics", "/", "/props")]
+    lines = [" ".join(process.cmdline()) for process in service.family() if not gone(process)]
+    for secret in (*SECRETS, own, *(hashed(key) for key in SECRETS)):
+        assert not [text for text in (*pages, *lines, service.output) if secret in text]
+    assert not [name for name in environ if name.startswith("LLAMA_SMART_PROXY")]
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running()
+
+
+def test_a_key_has_so_many_requests_a_minute(tmp_path: Path):
+    keys = [{**KEYS[0], "requests_per_minute": 3}, KEYS[1]]
+    with serving(tmp_path, KEYS=json.dumps(keys)) as service:
+        assert [outcome(chat(service, USER)) for _ in range(3)] == [OK] * 3
+        refused = chat(service, USER)
+        assert outcome(refused) == (429, "rate_limited")
+        assert 1 <= int(refused.headers["Retry-After"]) <= 20
+        assert ask(service, "/v1/models", USER).status_code == 200, "inference alone is counted"
+        assert outcome(chat(service, ADMIN)) == OK, "and each key for itself"
+
+
+def test_an_address_that_others_reach_wants_keys_or_a_word(tmp_path: Path):
+    with serving(tmp_path, "--host", "0.0.0.0") as service:
+        assert service.process.wait(20) == 2
+        assert "there are no keys" in service.output
+    with serving(tmp_path, "--host", "0.0.0.0", SERVER__ALLOW_OPEN="true") as service:
+        assert requests.get(service.url + "/v1/models", headers={"Host": "llm.example"}, timeout=10).status_code == 200
+        assert "There are no keys" in service.output

@@ -1,0 +1,192 @@
+"""Several models at once, and models taking turns where there is memory for one: the real engine, the real ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers.service import Service, serving, wait_for
+from workers.catalog.demo_model import write_demo_model
+
+
+def two_models(folder: Path) -> Path:
+    models = folder / "models"
+    demo = write_demo_model(folder / "written")
+    models.mkdir()
+    for name in ("one", "two"):
+        (models / f"{name}.gguf").write_bytes(demo.read_bytes())
+    return models
+
+
+def a_modest_engine(folder: Path, share_of_memory: float) -> dict[str, str]:
+    """Settings under which each model is booked with that part of this machine's memory, for a context that the
+    engine, the embedded one without `-fit` as in older builds, does not really take."""
+    binary = folder / "llama-server"
+    engine = f"{sys.executable} -P {EMBEDDED}"
+    binary.write_text(
+        f'#!/bin/sh\n[ "$1" != --help ] || exec {engine} --help | grep -v -e -fit,\nexec {engine} "$@" -c 4096\n'
+    )
+    binary.chmod(0o755)
+    tokens = int(psutil.virtual_memory().total * share_of_memory) // DEMO_TOKEN_BYTES
+    return {"ENGINE__BINARY": str(binary), "DEFAULTS__CTX_SIZE": str(tokens)}
+
+
+# 5120 in the demo model's KV cache (160 MiB for 32,768 tokens) and 2 in the mask for each of 512 tokens of a ubatch.
+DEMO_TOKEN_BYTES = 5120 + 2 * 512
+ONE_AT_A_TIME = {"SCHEDULING__MAX_LOADED": "1"}
+EMBEDDED = Path(__file__).parents[2] / "workers" / "engine" / "embedded_engine.py"
+
+
+def loads(service: Service) -> int:
+    return service.output.count("spawn server=")
+
+
+def test_models_that_fit_together_stay_together(tmp_path: Path):
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path))) as service:
+        for name in ("one", "two", "one", "two"):
+            assert service.chat(name).status_code == 200
+        assert [(s["model_id"], s["state"]) for s in service.servers()] == [("one", "ready"), ("two", "ready")]
+        assert loads(service) == 2
+
+
+@pytest.mark.parametrize("limit", ["memory", "max_loaded"])
+def test_two_models_alternate_under_load_where_there_is_room_for_one(tmp_path: Path, limit: str):
+    """Everybody is answered, by the model that was asked for, and never are two loaded at once."""
+    settings = a_modest_engine(tmp_path, 0.55) if limit == "memory" else ONE_AT_A_TIME
+    settings = {**settings, "SCHEDULING__MIN_RESIDENCY_SECONDS": "1"}  # the more swaps, the better
+    answered: Counter[tuple[str, int, str]] = Counter()
+    most_loaded = 0
+
+    def ask(service: Service, turns: list[str]) -> None:
+        for name in turns:
+            answer = service.chat(name, max_tokens=2)
+            answered[name, answer.status_code, answer.json().get("model", answer.text)] += 1
+
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path)), **settings) as service:
+        if limit == "memory" and psutil.virtual_memory().available < 0.56 * psutil.virtual_memory().total:
+            pytest.fail("this machine has too little memory free to tell room for one from room for none")
+        service.get("/health")
+        clients = [threading.Thread(target=ask, args=(service, ["one", "two"] * 3)) for _ in range(6)]
+        for client in clients:
+            client.start()
+        while any(client.is_alive() for client in clients):
+            most_loaded = max(most_loaded, len(service.servers()))
+        assert answered == {("one", 200, "one"): 18, ("two", 200, "two"): 18}
+        assert most_loaded == 1
+        assert loads(service) >= 2
+
+
+def test_a_busy_model_answers_to_its_end_before_it_leaves_for_another(tmp_path: Path):
+    models = two_models(tmp_path)
+    with serving(tmp_path, "--models-dir", str(models), **a_modest_engine(tmp_path, 0.55)) as service:
+        stream = service.chat("one", stream=True, max_tokens=2000, ignore_eos=True)
+        lines = stream.iter_lines()
+        next(lines)
+        with ThreadPoolExecutor() as pool:
+            other = pool.submit(service.chat, "two")
+            events = [line for line in lines if line.startswith(b"data: ")]
+            assert other.result(30).status_code == 200
+        assert events[-1] == b"data: [DONE]"
+        assert sum(b'"content"' in event for event in events) >= 1990
+        assert [server["model_id"] for server in service.servers()] == ["two"]
+
+
+def test_an_order_to_load_makes_room_too(tmp_path: Path):
+    with serving(tmp_path, "--models-dir", str(two_models(tmp_path)), **ONE_AT_A_TIME) as service:
+        for name in ("one", "two"):
+            assert service.post("/models/load", {"model": name}).json() == {"success": True}
+            wait_for(lambda: service.get("/v1/models").text.count('"loaded"') == 1, 10)
+            assert [server["model_id"] for server in service.servers()] == [name]
+
+
+def test_what_is_configured_is_what_runs(tmp_path: Path):
+    """From the file to the engine's command line and environment, read back from /proc."""
+    models = two_models(tmp_path)
+    (tmp_path / "config.yaml").write_text(
+        json.dumps(
+            {
+                "catalog": {"models_dirs": ["models"]},
+                "engine": {
+                    "args": ["--reasoning-format", "none", "--threads", "1"],
+                    "env": {"COLOUR": "red", "SHAPE": "round"},
+                },
+                "defaults": {"ctx_size": 2048, "parallel": 2},
+                "models": {
+                    "mine": {
+                        "path": "one.gguf",
+                        "aliases": ["gpt-4o-mini"],
+                        "ctx_size": 1024,
+                        "args": ["--keep", "7"],
+                        "env": {"COLOUR": "blue"},
+                    }
+                },
+            }
+        )
+    )
+    os.environ["LLAMA_ARG_TOOLS"] = "all"  # a child must not inherit what opens doors
+    try:
+        with serving(tmp_path, "--config", str(tmp_path / "config.yaml"), DEFAULTS__CTX_SIZE="4096") as service:
+            for name in ("mine", "gpt-4o-mini", "one", "one.gguf"):
+                answer = service.chat(name)
+                assert (answer.status_code, answer.json()["model"]) == (200, "mine")
+            (engine,) = service.engines()
+            line, environ = engine.cmdline(), engine.environ()
+            listed = {model["id"]: model["aliases"] for model in service.get("/v1/models").json()["data"]}
+            assert service.chat("two").status_code == 200
+            other = next(e for e in service.engines() if e.pid != engine.pid).cmdline()
+    finally:
+        del os.environ["LLAMA_ARG_TOOLS"]
+    assert listed == {"mine": ["gpt-4o-mini"], "two": []}
+    assert value(line, "--ctx-size") == "1024" and value(other, "--ctx-size") == "4096", "the environment's is stronger"
+    assert value(line, "--parallel") == value(other, "--parallel") == "2"
+    assert value(line, "--model") == str(models / "one.gguf")
+    assert value(line, "--alias") == "mine"
+    assert value(line, "--keep") == "7" and "--keep" not in other
+    assert value(line, "--reasoning-format") == value(other, "--reasoning-format") == "none"
+    assert (environ["COLOUR"], environ["SHAPE"]) == ("blue", "round")
+    inherited = {"PATH", "HOME", "LANG", "LD_LIBRARY_PATH"}
+    given = {"COLOUR", "SHAPE", "LLAMA_API_KEY", "LLAMA_SERVER_ROUTER_PORT"}
+    assert {name for name in environ if not name.startswith(("CUDA_", "NVIDIA_"))} <= inherited | given
+
+
+def value(line: list[str], option: str) -> str:
+    return line[line.index(option) + 1]
+
+
+def test_an_embedding_model_takes_an_argument(tmp_path: Path):
+    demo = write_demo_model(tmp_path / "written")
+    models = json.dumps({"embed": {"path": str(demo), "args": ["--embeddings"]}})
+    with serving(tmp_path, MODELS=models) as service:
+        answer = service.post("/v1/embeddings", {"model": "embed", "input": ["Hello!", "again"]})
+        assert [len(row["embedding"]) for row in answer.json()["data"]] == [64, 64]
+        said = wait_for(lambda: "curl" in service.output and service.output, 20)
+        command = next(line.strip() for line in said.splitlines() if line.strip().startswith("curl"))
+        tried = subprocess.run(["sh", "-c", f"{command} -sS"], capture_output=True, text=True, timeout=60)
+        assert '"embedding"' in tried.stdout, "what is printed at the start is for such a model"
+
+
+def test_the_start_prints_a_request_for_a_model_that_chats_where_there_is_one(tmp_path: Path):
+    demo = str(write_demo_model(tmp_path / "written"))
+    models = {"embed": {"path": demo, "args": ["--embeddings"]}, "speak": {"path": demo}}
+    with serving(tmp_path, MODELS=json.dumps(models)) as service:
+        said = wait_for(lambda: "curl" in service.output and service.output, 20)
+        assert '/v1/chat/completions -d \'{"model": "speak"' in said
+
+
+def test_the_engines_not_supported_says_that_it_stays_so(tmp_path: Path):
+    """SDKs would repeat it. The body is the engine's own."""
+    demo = write_demo_model(tmp_path / "written")
+    with serving(tmp_path, MODELS=json.dumps({"speak": {"path": str(demo)}})) as service:
+        answer = service.post("/v1/rerank", {"model": "speak", "query": "a", "documents": ["b"]})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (501, "not_supported_error")
+        assert answer.headers["x-should-retry"] == "false"
+        assert "x-llama-smart-proxy-error" not in answer.headers

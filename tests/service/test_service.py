@@ -1,0 +1,406 @@
+"""The service as clients see it: real gunicorn, the real embedded engine, the demo model, real clients."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import openai
+import pytest
+import requests
+
+from tests.helpers.service import ENDLESS, Service, serving, wait_for
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory):
+    with serving(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Service):
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30) as made:
+        yield made
+
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+
+def test_an_openai_client_gets_an_answer(client: openai.OpenAI):
+    answer = client.chat.completions.create(model="demo", messages=HELLO, max_tokens=5)
+    assert answer.model == "demo"
+    assert answer.usage.completion_tokens == 5
+    assert answer.choices[0].message.content
+
+
+def test_an_openai_client_gets_a_stream(client: openai.OpenAI):
+    # Drawn by chance, a token may be a part of a character, which is no text yet, or the end.
+    chunks = list(
+        client.chat.completions.create(model="demo", messages=HELLO, max_tokens=8, temperature=0, stream=True)
+    )
+    assert sum(bool(c.choices and c.choices[0].delta.content) for c in chunks) == 8
+
+
+def test_an_openai_client_gets_a_completion(client: openai.OpenAI):
+    answer = client.completions.create(model="demo", prompt="Once", max_tokens=3)
+    assert answer.usage.completion_tokens == 3
+
+
+def test_the_models_are_listed_with_their_status(client: openai.OpenAI, service: Service):
+    client.chat.completions.create(model="demo", messages=HELLO, max_tokens=1)
+    (model,) = client.models.list().data
+    assert (model.id, model.status) == ("demo", {"value": "loaded"})
+    assert client.models.retrieve("demo").id == "demo"
+    assert service.get("/models").json()["data"][0]["id"] == "demo"
+
+
+def test_the_engines_refusals_pass_through_unchanged(service: Service):
+    answer = service.post("/v1/embeddings", {"model": "demo", "input": "Hello!"})
+    assert answer.status_code == 501  # the demo's server was not started for embeddings
+    assert "x-llama-smart-proxy-error" not in answer.headers
+
+
+def test_headers_name_the_model_the_device_and_the_request(service: Service):
+    body = {"model": "demo", "messages": HELLO, "max_tokens": 1}
+    answer = service.post("/chat/completions", body, headers={"x-request-id": "mine-17"})
+    assert answer.status_code == 200
+    assert answer.headers["x-request-id"] == "mine-17"
+    assert answer.headers["x-llama-smart-proxy-model"] == "demo"
+    assert answer.headers["x-llama-smart-proxy-device"] == "cpu"
+    assert int(answer.headers["x-llama-smart-proxy-wait-ms"]) >= 0
+
+
+@pytest.mark.parametrize("given", ["1 status=200", "a=b", 'a"b', "é", "x" * 129])
+def test_a_request_id_that_could_pass_for_something_else_is_replaced(service: Service, given: str):
+    """It stands in a line of the log."""
+    answer = requests.get(service.url + "/livez", headers={"x-request-id": given.encode()}, timeout=10)
+    assert len(answer.headers["x-request-id"]) == 32
+    assert answer.headers["x-request-id"] != given
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "invalid_request"),
+        (b"not json", 400, "invalid_request"),
+        (b"[1]", 400, "invalid_request"),
+        (b'{"messages": []}', 400, "missing_model"),
+        (b'{"model": " "}', 400, "missing_model"),
+        (b'{"model": 5}', 400, "invalid_request"),
+        (b'{"model": "demo", "model": "other"}', 400, "invalid_request"),
+        (b'{"a":' * 100_000, 400, "invalid_request"),
+        (b'{"model": "demo", "a": [' + b"[]," * 1_000_000 + b"[]]}", 400, "invalid_request"),
+        (b'{"model": "nope", "n": ' + b"9" * 5000 + b"}", 404, "model_not_found"),
+        (b'{"model": 7777}', 400, "invalid_request"),
+        (b'{"model": "demo", "n": NaN}', 400, "invalid_request"),
+        ('{"model": "demo"}'.encode("utf-16"), 400, "invalid_request"),
+        (b'\xef\xbb\xbf{"model": "demo"}', 400, "invalid_request"),
+        (b'{"model": "nope"}', 404, "model_not_found"),
+        (b'{"model": "../../etc/passwd"}', 404, "model_not_found"),
+        (b'{"model": "--port"}', 404, "model_not_found"),
+    ],
+)
+def test_a_bad_request_gets_the_error_object(service: Service, body: bytes, status: int, code: str):
+    answer = requests.post(f"{service.url}/v1/chat/completions", data=body, timeout=10)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+    assert answer.headers["x-llama-smart-proxy-error"] == "1"
+    assert answer.headers["x-request-id"]
+
+
+def test_only_the_outermost_model_counts(service: Service):
+    body = b'{"messages": [{"role": "user", "content": "Hello!", "model": "a"}], "model": "demo", "max_tokens": 1}'
+    assert requests.post(f"{service.url}/v1/chat/completions", data=body, timeout=10).status_code == 200
+
+
+def test_unknown_paths_and_methods(service: Service):
+    assert service.get("/nowhere").json()["error"]["code"] == "not_found"
+    wrong = service.get("/v1/chat/completions")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert "POST" in wrong.headers["Allow"]
+
+
+@pytest.mark.parametrize("order", ["load", "unload"])
+def test_an_order_is_no_model_that_one_could_get(service: Service, order: str):
+    wrong = service.get(f"/models/{order}")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["Allow"] == "POST"
+    assert service.get(f"/v1/models/{order}").status_code == 404
+
+
+def test_an_order_to_unload_is_logged_and_counted_although_it_waits_for_an_answer(tmp_path: Path):
+    with serving(tmp_path) as service:
+        with service.chat(stream=True, **ENDLESS) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            with ThreadPoolExecutor(1) as beside:
+                order = beside.submit(service.post, "/models/unload", {"model": "demo"})
+                wait_for(lambda: service.servers()[0]["state"] == "draining", 10)
+                assert "unload ordered model=demo" in service.output
+                stream.close()
+                assert order.result(20).json() == {"success": True}
+        counted = 'llama_smart_proxy_server_stops_total{model="demo",reason="unload"} 1.0'
+        assert counted in service.get("/metrics").text
+
+
+def test_an_openai_client_gets_the_right_exception(client: openai.OpenAI):
+    with pytest.raises(openai.NotFoundError, match="GET /v1/models lists the names"):
+        client.chat.completions.create(model="nope", messages=HELLO)
+
+
+def test_health_and_probes(service: Service):
+    service.chat()
+    health = service.get("/health").json()
+    assert (health["status"], health["degraded"], health["reasons"]) == ("ok", False, [])
+    (server,) = health["servers"]
+    assert (server["model_id"], server["status"], server["state"]) == ("demo", "running", "ready")
+    assert health["gpu_pool_status"]["total_gpus"] == 0
+    assert service.get("/livez").status_code == service.get("/readyz").status_code == 200
+
+
+def test_health_has_every_key_that_the_original_service_and_its_contract_name(service: Service):
+    service.chat()
+    health = service.get("/health").json()
+    (server,) = health["servers"]
+    assert {"id", "host", "port", "model_id", "status", "process", "gpu_assignment", "state"} <= set(server)
+    assert server["gpu_assignment"] is None
+    assert server["process"] == service.engines()[0].pid
+    gpus = health["gpu_pool_status"]
+    zeros = {"total_gpus", "available_gpus", "total_vram", "available_vram", "total_memory", "used_memory",
+             "free_memory", "utilization_average"}  # fmt: skip
+    assert {name: gpus.pop(name) for name in zeros} == dict.fromkeys(zeros, 0)
+    assert gpus == {
+        "gpu_list": [],
+        "gpus": [],
+        "allocation_strategy": "single-gpu-preferred",
+        "gpu_available": False,
+        "gpu_monitoring_enabled": False,
+        "state": "disabled",
+        "problem": "gpu.enabled is false",
+        "driver_version": "",
+        "cuda_version": "",
+        "missing_gpus": [],
+    }
+
+
+def test_the_page_is_readable_and_fetches_nothing(service: Service):
+    page = service.get("/")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "demo" in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_metrics_count_requests_and_show_the_server(service: Service):
+    service.chat()
+    counted = 'llama_smart_proxy_requests_total{code="200",endpoint="/v1/chat/completions",model="demo"}'
+    wait_for(lambda: counted in service.get("/metrics").text, 5)  # once it is sent
+    page = service.get("/metrics").text
+    assert 'llama_smart_proxy_tokens_total{kind="completion",model="demo"}' in page
+    assert 'llama_smart_proxy_server_state{model="demo",server="1",state="ready"} 1.0' in page
+    assert 'llama_smart_proxy_server_starts_total{model="demo",outcome="ready"} 1.0' in page
+    assert 'llama_smart_proxy_decisions_total{outcome="place"} 1.0' in page
+    service.chat(model="made-up-by-a-client")
+    assert "made-up-by-a-client" not in service.get("/metrics").text
+
+
+def test_a_connection_carries_one_request_after_another(service: Service):
+    with service.connect() as connection:
+        for _ in range(3):
+            body = b'{"model": "demo", "messages": [], "prompt": "Once", "max_tokens": 1}'
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+            connection.sendall(head + body)
+            with connection.makefile("rb") as answer:
+                assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+                headers = dict(line.split(b": ", 1) for line in iter(answer.readline, b"\r\n"))
+                assert headers[b"Connection"] == b"keep-alive\r\n"
+                answer.read(int(headers[b"Content-Length"]))
+
+
+def test_a_large_body_is_json_whatever_curl_calls_it(service: Service):
+    """llama-server refuses forms above 1 MiB with an empty 413, and a form is what `curl -d` says it sends."""
+    body = json.dumps({"model": "demo", "prompt": "Once", "max_tokens": 1, "user": "x" * 2**21})
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = requests.post(f"{service.url}/v1/completions", data=body, headers=headers, timeout=30)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_that_is_too_large_is_refused_however_it_comes(tmp_path: Path, chunked: bool):
+    with serving(tmp_path, SERVER__MAX_BODY="1KiB") as service:
+        body = b'{"model": "demo"}' + b" " * 5000
+        sent = iter([body[:100], body[100:]]) if chunked else body
+        answer = requests.post(f"{service.url}/v1/chat/completions", data=sent, timeout=10)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+        assert 'code="413"' in service.get("/metrics").text
+
+
+def test_a_name_in_any_script_is_served_and_named_in_the_header(tmp_path: Path, service: Service):
+    """It cannot stand in a header as it is: the answer failed, and its slot was lost for ever."""
+    models = tmp_path / "models"
+    models.mkdir()
+    demo = next((service.folder / "cache").rglob("demo.gguf"))
+    (models / "模型 100%.gguf").write_bytes(demo.read_bytes())
+    with serving(tmp_path, "--models-dir", str(models)) as other:
+        for _ in range(6):  # more than it has slots
+            answer = other.chat("模型 100%", max_tokens=1)
+            assert answer.status_code == 200
+        assert answer.json()["model"] == "模型 100%"
+        assert answer.headers["x-llama-smart-proxy-model"] == "%E6%A8%A1%E5%9E%8B 100%25"
+        assert other.get("/").status_code == other.get("/metrics").status_code == 200
+
+
+def test_health_answers_while_bodies_that_nobody_wants_are_half_sent(tmp_path: Path):
+    """Their answers were there at once, but each held a thread until its body had timed out."""
+    with serving(tmp_path, SERVER__THREADS="24") as service:
+        service.get("/health")
+        halves = [service.connect() for _ in range(60)]
+        for half in halves:
+            half.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(20):
+            assert service.get("/readyz").status_code == 200
+        for half in halves:
+            half.close()
+
+
+def slots_in_use(service: Service) -> int:
+    return sum(server["requests"] for server in service.servers())
+
+
+def engine_cpu_seconds(service: Service) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in service.engines())
+
+
+def generation_has_stopped(service: Service) -> bool:
+    """No engine of ours computes any more."""
+    before = engine_cpu_seconds(service)
+    time.sleep(0.1)
+    return engine_cpu_seconds(service) - before < 0.02
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_the_generation(service: Service, stream: bool):
+    service.chat()
+    with service.send_raw({"stream": stream, **ENDLESS}) as connection:
+        wait_for(lambda: slots_in_use(service) == 1, 5)
+        if stream:
+            wait_for(lambda: b"data:" in connection.recv(65536), 5)
+        assert not generation_has_stopped(service)
+    wait_for(lambda: slots_in_use(service) == 0, 2)
+    wait_for(lambda: generation_has_stopped(service), 3)
+    assert service.chat().status_code == 200
+
+
+def test_a_client_that_leaves_a_load_is_forgotten_and_the_load_goes_on(tmp_path: Path):
+    with serving(tmp_path) as service:
+        service.get("/health")
+        with service.send_raw({"max_tokens": 1}):
+            wait_for(service.servers, 5)
+        wait_for(lambda: [s["state"] for s in service.servers()] == ["ready"], 10)
+        wait_for(lambda: slots_in_use(service) == 0, 5)
+
+
+def test_a_hundred_ask_for_one_cold_model_and_one_server_starts(tmp_path: Path):
+    with serving(tmp_path) as service:
+        service.get("/health")
+        with ThreadPoolExecutor(100) as pool:
+            answers = list(pool.map(lambda _: service.chat(max_tokens=1).status_code, range(100)))
+        assert answers == [200] * 100
+        assert service.output.count("spawn server=") == 1
+
+
+def test_health_answers_while_as_many_heads_are_half_sent_as_there_are_threads(tmp_path: Path):
+    settings = {"SERVER__THREADS": "24", "SERVER__RECEIVE_TIMEOUT_SECONDS": "1.5"}
+    with serving(tmp_path, **settings) as service:
+        service.get("/health")
+        halves = [service.connect() for _ in range(24)]
+        for half in halves:
+            half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n")
+        began = time.monotonic()
+        assert service.get("/readyz").status_code == 200
+        assert service.chat().status_code == 200
+        assert time.monotonic() - began < 1.4, "before the first of them timed out"
+        for half in halves:
+            head, _, body = read_all(half).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 408 ")
+            assert json.loads(body)["error"]["code"] == "request_timeout"
+            half.close()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    data = b""
+    while piece := connection.recv(65536):
+        data += piece
+    return data
+
+
+def test_inference_leaves_a_reserve_of_threads(tmp_path: Path):
+    settings = {"SERVER__THREADS": "6", "SERVER__RESERVE_THREADS": "3", "SCHEDULING__MAX_WAITING": "2"}
+    with serving(tmp_path, **settings) as service:
+        service.chat()
+        wait_for(lambda: slots_in_use(service) == 0, 5)  # its place is given back a moment after its answer is here
+        streams = [service.send_raw({"stream": True, **ENDLESS}) for _ in range(3)]
+        wait_for(lambda: slots_in_use(service) == 3, 5)
+        refused = service.chat()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert refused.headers["Retry-After"] == "1"
+        assert service.get("/readyz").status_code == 200
+        for stream in streams:
+            stream.close()
+        wait_for(lambda: service.chat().status_code == 200, 5)
+
+
+def test_an_idle_model_is_unloaded_and_comes_back(tmp_path: Path):
+    with serving(tmp_path, SCHEDULING__TTL_SECONDS="0.5") as service:
+        service.chat()
+        (engine,) = service.engines()
+        wait_for(lambda: not service.servers(), 10)
+        assert not engine.is_running()
+        assert service.chat().status_code == 200
+
+
+def test_requests_that_meet_an_unload_are_answered(tmp_path: Path):
+    """Every request is answered 200 while the model's idle time is shorter than the time between requests."""
+    with serving(tmp_path, SCHEDULING__TTL_SECONDS="0.05") as service:
+        statuses = []
+        for pause in (0.04, 0.05, 0.06, 0.07, 0.05, 0.06):
+            statuses.append(service.chat(max_tokens=1).status_code)
+            time.sleep(pause)
+        assert statuses == [200] * 6
+
+
+def test_a_file_the_engine_refuses_is_explained_to_every_waiter(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    write_unknown_architecture(tmp_path / "models" / "strange.gguf")
+    with serving(tmp_path, "--models-dir", str(tmp_path / "models")) as service:
+        service.get("/health")
+        with ThreadPoolExecutor(5) as pool:
+            answers = list(pool.map(lambda _: service.chat("strange"), range(5)))
+        for answer in answers:
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "model_load_failed"
+            assert "unknown model architecture: 'strange'" in answer.json()["error"]["message"]
+            assert answer.headers["x-should-retry"] == "false"
+            assert "Retry-After" not in answer.headers
+        (model,) = service.get("/v1/models").json()["data"]
+        assert (model["status"]["value"], model["status"]["failed"]) == ("unloaded", True)
+        assert service.servers() == []
+
+
+def write_unknown_architecture(path: Path) -> None:
+    import gguf
+    import numpy
+
+    writer = gguf.GGUFWriter(path, "strange")
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", numpy.zeros((8, 8), dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

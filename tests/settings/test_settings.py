@@ -1,0 +1,589 @@
+"""Settings: where they come from, what they mean, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import yaml
+
+from app.entities.key import ApiKey
+from app.entities.launch import ALL_LAYERS, LaunchSettings
+from app.entities.placement import Policy, Rules, Strategy, Wishes
+from app.settings.configuration import (
+    OPEN_WITHOUT_KEYS,
+    PREFIX,
+    Configuration,
+    ConfigurationError,
+    load_settings,
+    read_configuration,
+    variable_names,
+)
+from app.settings.denied_options import refused_argument, refused_variable
+from app.settings.model import ModelDefaults
+from app.settings.schema import Settings
+from app.settings.schema_keys import is_section, section_in
+from app.use_cases.placement.candidates import AUTO_CONTEXTS
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
+SECRET = "sk-sesame-open"
+HASH = hashlib.sha256(SECRET.encode()).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+def configured(folder: Path, text: str | bytes = "", name: str = "config.yaml", **variables: str) -> Settings:
+    """The settings of a file with this text, under these variables."""
+    file = folder / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read({PREFIX + each: value for each, value in variables.items()} | {PREFIX + "CONFIG": str(file)}).settings
+
+
+def read(environ: dict[str, str]) -> Configuration:
+    with mock.patch.dict(os.environ, environ):
+        return read_configuration()
+
+
+def complaints(folder: Path, text: str | bytes = "", name: str = "config.yaml", **variables: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as refused:
+        configured(folder, text, name, **variables)
+    return [line.replace(f"{folder}/", "") for line in refused.value.lines]
+
+
+# --- sources ----------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_file_means_the_defaults(tmp_path):
+    for text in ("", "# only a remark\n", "server:\nkeys:\nmodels:\ncatalog: {hugging_face: }\n"):
+        assert configured(tmp_path, text).model_dump() == load_settings().model_dump() == Settings().model_dump()
+
+
+def test_the_environment_is_stronger_than_the_file(tmp_path):
+    settings = configured(tmp_path, "server: {port: 8, host: '::1'}", SERVER__PORT="9")
+    assert (settings.server.port, settings.server.host) == (9, "::1")
+
+
+def test_maps_are_merged_and_lists_replaced(tmp_path):
+    text = "models: {a: {parallel: 2, aliases: [x]}, b: {}}\nengine: {args: [--jinja]}"
+    variables = {"MODELS": '{"a": {"aliases": ["y"]}, "c": null}', "ENGINE__ARGS": '["--mlock"]'}
+    settings = configured(tmp_path, text, **variables)
+    assert (sorted(settings.models), settings.models["a"].parallel) == (["a", "b", "c"], 2)
+    assert (settings.models["a"].aliases, settings.engine.args) == (["y"], ["--mlock"])
+
+
+def test_json_is_read_too(tmp_path):
+    tabs_and_all = '{\n\t"server": {"max_body": "1MiB"}, "defaults": {"flash_attn": false}}'
+    settings = configured(tmp_path, tabs_and_all, "c.conf")
+    assert (settings.server.max_body, settings.defaults.flash_attn) == (2**20, "off")
+
+
+def test_on_and_off_are_words(tmp_path):
+    text = "defaults: {flash_attn: on}\ncatalog: {hugging_face: {cache: off}}\nengine: {env: {A: yes}}"
+    settings = configured(tmp_path, text + "\nmodels: {m: {mmproj: off}}")
+    assert settings.defaults.flash_attn == "on"
+    assert settings.catalog.hugging_face.cache == settings.models["m"].mmproj == "off"
+    assert settings.engine.env == {"A": "yes"}
+
+
+def test_null_in_the_environment_is_none(tmp_path):
+    assert (
+        configured(tmp_path, "scheduling: {max_loaded: 2}", SCHEDULING__MAX_LOADED="null").scheduling.max_loaded is None
+    )
+
+
+# --- broken files -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ("server: [", "c.yaml", "c.yaml: line 1, column 10: expected the node content, but found '<stream end>'"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", "c.yaml", "c.yaml: line 4: 'c' stands here again; first in line 3"),
+        ('{"a": {\n"b": 1,\n\t"b": 2}}', "c.json", "c.json: line 3: 'b' stands here again; first in line 2"),
+        ('{"a": 1,}', "c.json", "c.json: line 1, column 9: Expecting property name enclosed in double quotes"),
+        ("- server", "c.yaml", "c.yaml: this is not a mapping of keys to values"),
+        ("models: {3: {}}", "c.yaml", "c.yaml: line 1: a key here is not text; put it in quotes"),
+        ("server: {}".encode("utf-16"), "c.yaml", "c.yaml: this is not UTF-8 text (byte 0)"),
+        ("a: \x07", "c.yaml", "c.yaml: character 3 may not stand in YAML"),
+        ("[" * 5000, "c.yaml", "c.yaml: too many levels"),
+        (b" " * (4 * 1024**2 + 1), "c.yaml", "c.yaml: this is larger than 4 MiB: no configuration"),
+    ],
+    ids=range(10),
+)
+def test_a_broken_file_is_one_line_with_its_place(tmp_path, text, name, said):
+    assert complaints(tmp_path, text, name) == [said]
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    said = {
+        "none.yaml": "no such file",
+        ".": "this is a folder",
+        "pipe": "this is not a regular file; it is read more than once",
+    }
+    for name, why in said.items():
+        with pytest.raises(ConfigurationError) as refused:
+            read({PREFIX + "CONFIG": f"{tmp_path}/{name}"})
+        assert str(refused.value) == f"{Path(f'{tmp_path}/{name}')}: {why}"
+
+
+def test_merge_keys_may_say_again_what_they_merge(tmp_path):
+    text = "models:\n  a: &a {parallel: 2, ubatch_size: 8}\n  b: {<<: *a, parallel: 3}\n"
+    settings = configured(tmp_path, text)
+    assert (settings.launch_of("b").parallel, settings.launch_of("b").ubatch_size) == (3, 8)
+
+
+# --- wrong values -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("server: {port: many}", "server.port: 'many' is not a whole number"),
+        ("server: {port: 70000}", "server.port: 70000 is not a number up to 65535"),
+        ("server: {port: null}", "server.port: nothing is not a whole number"),
+        ("server: {max_body: lots}", "server.max_body: 'lots' is not a size like 256MiB"),
+        ("server: 3", "server: 3 is not a mapping of keys to values"),
+        ("server: {allow_open: maybe}", "server.allow_open: 'maybe' is not true or false"),
+        ("server: {threads: 8, reserve_threads: 8}", "server: reserve_threads (8) must be below threads (8) - 1"),
+        ("scheduling: {ttl_seconds: .inf}", "scheduling.ttl_seconds: inf is not a number"),
+        ("scheduling: {max_loaded: 0}", "scheduling.max_loaded: 0 is not a number from 1 up"),
+        ("defaults: {ctx_size: -1}", "defaults.ctx_size: -1 is not auto or a number above 0"),
+        ("defaults: {ctx_size: big}", "defaults.ctx_size: 'big' is not auto or a whole number"),
+        ("defaults: {flash_attn: maybe}", "defaults.flash_attn: 'maybe' is none of on, off, auto"),
+        ("defaults: {n_gpu_layers: -1}", "defaults.n_gpu_layers: -1 is not all or a number from 0 up"),
+        ("defaults: {n_gpu_layers: auto}", "defaults.n_gpu_layers: 'auto' is not all or a whole number"),
+        ("defaults: {cpu_moe: 0}", "defaults.cpu_moe: 0 is not off, on or a number from 1 up"),
+        ("models: {m: {cpu_moe: all}}", "models.m.cpu_moe: 'all' is not off, on or a whole number"),
+        ("defaults: {partial_offload: auto}", "defaults.partial_offload: 'auto' is none of off, on"),
+        ("gpu: {reserve: some}", "gpu.reserve: 'some' is not a size like 256MiB"),
+        ("gpu: {max_vram: 20}", "gpu.max_vram: 20 bytes are too few to be meant; write the unit, like 20GiB"),
+        ("gpu: {max_vram: -1}", "gpu.max_vram: -1 is not a size like 256MiB"),
+        ("gpu: {order: 0}", 'gpu.order: 0 is not a list like ["one", "two"]'),
+        ("gpu: {order: ['']}", "gpu.order[0]: a name has 1 to 512 printable characters and no blank at its ends"),
+        ("gpu: {strategy: fill}", "gpu.strategy: 'fill' is none of pack, spread"),
+        ("gpu: {busy_utilization: 0}", "gpu.busy_utilization: 0 is not a number above 0"),
+        ("gpu: {busy_utilization: 90}", "gpu.busy_utilization: 90 is not a number up to 1"),
+        ("gpu: {cpu_fallback: true}", "gpu.cpu_fallback: true is none of auto, never, when_full"),
+        ("engine: {assume_gpu: cuda}", "engine.assume_gpu: 'cuda' is not true or false"),
+        ("models: {m: {gpus: GPU-a}}", 'models.m.gpus: \'GPU-a\' is not a list like ["one", "two"]'),
+        ("models: {m: {exclude: [[]]}}", "models.m.exclude[0]: a list is not text"),
+        ("models: {m: {min_gpus: 0}}", "models.m.min_gpus: 0 is not a number from 1 up"),
+        ("models: {m: {max_gpus: 0}}", "models.m.max_gpus: 0 is not a number from 1 up"),
+        ("models: {m: {min_gpus: 3, max_gpus: 2}}", "models.m: min_gpus (3) must not be above max_gpus (2)"),
+        ("models: {m: {replicas: {min: 2}}}", "models.m.replicas: min (2) must not be above max (1)"),
+        ("models: {m: {replicas: {min: 0}}}", "models.m.replicas.min: 0 is not a number from 1 up"),
+        ("models: {m: {replicas: {max: 65}}}", "models.m.replicas.max: 65 is not a number up to 64"),
+        ("models: {m: {replicas: 2}}", "models.m.replicas: 2 is not a mapping of keys to values"),
+        (
+            "models: {m: {cache_type_k: q9}}",
+            "models.m.cache_type_k: 'q9' is none of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1",
+        ),
+        ("catalog: {models_dirs: /models}", 'catalog.models_dirs: \'/models\' is not a list like ["one", "two"]'),
+        ("catalog: {hugging_face: {cache: on}}", "catalog.hugging_face.cache: must be auto, off or a path"),
+        ("models: {m: {path: a, repo: b/c}}", "models.m: path and repo are two places for one model; keep one"),
+        ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases; leave it out"),
+        ("models: {a: {aliases: [b, b]}}", "models: 'a' has 'b' twice among its aliases; leave it out"),
+        ("models: {a: {aliases: [b]}, b: {}}", "models: 'b' is a name or alias of a and of b; one of them may have it"),
+        ("models: {'a,b': {}}", "models.a,b: a model's name has no comma"),
+        ("models: {' a': {}}", "models.' a': a name has 1 to 512 printable characters and no blank at its ends"),
+        ("keys: [{name: a}]", "keys[0].sha256: is missing"),
+        ("scheduling: {ttl: 5}", "scheduling.ttl: unknown key; did you mean scheduling.ttl_seconds?"),
+        ("models: {m: {n_ctx: 5}}", "models.m.n_ctx: unknown key; did you mean models.m.ctx_size?"),
+        ("server:\n\tport: 1", "line 2, column 1: a tab; indent with blanks"),
+        (
+            "models: {m: {flash_attn: off, cache_type_v: q8_0}}",
+            "models.m: cache_type_v q8_0 needs flash_attn on or auto",
+        ),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_place(tmp_path, text, said):
+    assert complaints(tmp_path, text) == [f"config.yaml: {said}"]
+
+
+@pytest.mark.parametrize("repo", ["..", "a", "a/..", "../b", "a/b/c", "a/b:", "a/b:../c", "a b/c", "/a/b", "a/b:c/.."])
+def test_a_repo_cannot_lead_elsewhere(tmp_path, repo):
+    assert complaints(tmp_path, f"models: {{m: {{repo: '{repo}'}}}}") == [
+        f"config.yaml: models.m.repo: {repo!r} is not like user/repo, user/repo:QUANT or user/repo:FILE"
+    ]
+
+
+def test_a_repo_may_name_a_quant_or_a_file(tmp_path):
+    for repo in ("a/b", "a/b.c:Q4_K_M", "a/b:c-00001-of-00002.gguf", "a/b:BF16/c.gguf"):
+        assert configured(tmp_path, f"models: {{m: {{repo: '{repo}'}}}}").models["m"].repo == repo
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("server: {prot: 1}", "server.prot: unknown key; did you mean server.port?"),
+        ("schedulling: {}", "schedulling: unknown key; did you mean scheduling?"),
+        ("models: {m: {ctx_siz: 1}}", "models.m.ctx_siz: unknown key; did you mean models.m.ctx_size?"),
+        ("catalog: {hugging_face: {cash: 1}}", "catalog.hugging_face.cash: unknown key; did you mean "
+         "catalog.hugging_face.cache?"),
+        (f"keys: [{{name: a, sha265: {HASH}}}]", "keys[0].sha265: unknown key; did you mean keys[0].sha256?"),
+        ("port: 9", "port: unknown key; did you mean server.port?"),
+        ("scheduling: {parallel: 4}", "scheduling.parallel: unknown key; did you mean defaults.parallel?"),
+        ("models: {m: {replica: 2}}", "models.m.replica: unknown key; did you mean models.m.replicas?"),
+        ("gpu: {headroom: 1}", "gpu.headroom: unknown key"),
+        ("defaults: {gpu_layers: 9}", "defaults.gpu_layers: unknown key; did you mean defaults.n_gpu_layers?"),
+        ("screen: {enabled: true}", "screen: unknown key"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path, text, said):
+    assert f"config.yaml: {said}" in complaints(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("SERVER__PROT", "SERVER__PROT: unknown name; did you mean {}SERVER__PORT?"),
+        ("SERVER_PORT", "SERVER_PORT: unknown name; did you mean {}SERVER__PORT?"),
+        ("PORT", "PORT: unknown name; did you mean {}SERVER__PORT?"),
+        ("MODEL", "MODEL: unknown name; did you mean {}MODELS?"),
+        ("ENGINE__ENV__A", "ENGINE__ENV__A: unknown name; lists and maps are JSON: {}ENGINE__ENV"),
+        ("OLLAMA__TIMEOUT", "OLLAMA__TIMEOUT: unknown name"),
+    ],
+)
+def test_a_misspelt_name_in_the_environment_is_refused(tmp_path, variable, said):
+    assert complaints(tmp_path, **{variable: "1"}) == [PREFIX + said.format(PREFIX)]
+
+
+def test_a_variable_that_is_not_json_is_named(tmp_path):
+    assert complaints(tmp_path, CATALOG__MODELS_DIRS="/models", MODELS__M__CTX_SIZE="1") == [
+        f"{PREFIX}CATALOG__MODELS_DIRS: this is not JSON (line 1, column 1: Expecting value); "
+        'a list is written ["one", "two"]',
+        f"{PREFIX}MODELS__M__CTX_SIZE: unknown name; lists and maps are JSON: {PREFIX}MODELS",
+    ]
+
+
+def test_a_complaint_names_its_source(tmp_path):
+    text = "server: {drain_seconds: x}\nmodels: {m: {parallel: 0}}\nscheduling: {max_waiting: x}"
+    variables = {"SERVER__PORT": "y", "MODELS": '{"m": {"ctx_size": "z"}}', "SERVER__THREADS": "9"}
+    assert complaints(tmp_path, text, **variables) == [
+        f"{PREFIX}SERVER__PORT: 'y' is not a whole number",
+        "config.yaml: server.drain_seconds: 'x' is not a number",
+        "config.yaml: scheduling.max_waiting: 'x' is not a whole number",
+        f"{PREFIX}MODELS: models.m.ctx_size: 'z' is not auto or a whole number",
+        "config.yaml: models.m.parallel: 0 is not a number from 1 up",
+    ]
+
+
+def test_a_rule_about_two_keys_names_all_who_had_a_part(tmp_path):
+    (said,) = complaints(tmp_path, "server: {reserve_threads: 8}", SERVER__THREADS="8")
+    assert said == f"{PREFIX}SERVER__THREADS, config.yaml: server: reserve_threads (8) must be below threads (8) - 1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"keys: {SECRET}",
+        f"keys: [{SECRET}]",
+        f"keys: [{{name: a, sha256: {SECRET}}}]",
+        f"keys: [{{name: a, sha256: [{SECRET}]}}]",
+        f"keys: [{{name: a, sha256: {HASH}, admin: {SECRET}}}]",
+        f"engine: {{env: {SECRET}}}",
+        f"engine: {{env: {{LLAMA_API_KEY: {SECRET}}}}}",
+        f"engine: {{args: --api-key={SECRET}}}",
+        f"engine: {{args: ['--api-key={SECRET}']}}",
+        f"models: {{m: {{env: [{SECRET}]}}}}",
+        f"models: {{m: {{args: [--api-key {SECRET}]}}}}",
+        f"keys: [{{name: a, sha256: {SECRET}]",
+    ],
+)
+def test_no_complaint_repeats_a_secret(tmp_path, text):
+    with pytest.raises(ConfigurationError) as refused:
+        configured(tmp_path, text)
+    assert refused.value.lines
+    assert SECRET not in str(refused.value) and SECRET not in repr(refused.value.__cause__)
+    assert complaints(tmp_path, "", KEYS=f'"{SECRET}"') == [f'{PREFIX}KEYS: this is not a list like ["one", "two"]']
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+def test_keys_become_what_the_service_compares(tmp_path):
+    text = (
+        f"keys:\n- {{name: a, sha256: {HASH.upper()}}}\n- name: b\n  sha256: {'0f' * 32}\n  models: [x]\n  admin: true"
+    )
+    assert configured(tmp_path, text).api_keys() == (
+        ApiKey("a", HASH, ("*",), False, 600),
+        ApiKey("b", "0f" * 32, ("x",), True, 600),
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (f"[{{name: a, sha256: {HASH}}}, {{name: a, sha256: {'0f' * 32}}}]", "keys: two keys are called 'a'"),
+        (f"[{{name: a, sha256: {HASH}}}, {{name: b, sha256: {HASH}}}]", "keys: a and b are the same key"),
+        (
+            "[{name: a, sha256: sesame}]",
+            'keys[0].sha256: is not the hash of a key (64 hexadecimal digits); make it: printf %s "$KEY" | sha256sum',
+        ),
+        (
+            f"[{{name: a, sha256: {hashlib.sha256(b'').hexdigest()}}}]",
+            "keys[0].sha256: is the hash of nothing: the key was empty when it was made",
+        ),
+    ],
+)
+def test_keys_are_hashes_that_differ(tmp_path, keys, said):
+    assert complaints(tmp_path, f"keys: {keys}") == [f"config.yaml: {said}"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
+def test_this_machine_needs_no_keys(tmp_path, host):
+    assert not configured(tmp_path, SERVER__HOST=host).is_unguarded
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "*", "::", "192.168.1.5", "myhost", "127.0.0.1.example.org"])
+def test_other_machines_need_keys_or_a_word_that_this_is_meant(tmp_path, host):
+    (said,) = complaints(tmp_path, SERVER__HOST=host)
+    source, _, rest = said.partition(": ")
+    assert (source, rest) == (
+        f"{PREFIX}SERVER__HOST",
+        OPEN_WITHOUT_KEYS.format(host=host.replace("*", "") or "0.0.0.0"),
+    )
+    assert configured(tmp_path, SERVER__HOST=host, SERVER__ALLOW_OPEN="true").is_unguarded
+    assert not configured(tmp_path, f"keys: [{{name: a, sha256: {HASH}}}]", SERVER__HOST=host).is_unguarded
+
+
+# --- options of llama-server ------------------------------------------------------------------------------------
+
+
+OURS = """
+    --tools --tools=all --mcp-servers-config --agent -ag --no-agent --media-path --cors-origins --ui-mcp-proxy --webui
+    --no-webui --ui-config-file --host --port --path --api-prefix --api-key --api-key-file --ssl-key-file --alias -a
+    -m --model --model-url -mu -hf -hfr --hf-repo --hf-file -hft --docker-repo --models-dir --slot-save-path
+    --slot_save_path --log-file --log-disable --lora --lora-scaled --control-vector --rpc --fim-qwen-7b-spec
+    --gpt-oss-20b-default -c --ctx-size --ctx_size --ctx-size=1 -np --parallel -kvu --kv-unified --no-kv-unified -no-kvu
+    -b -ub -ctk -ctv -fa --flash-attn -ngl --gpu-layers --n-gpu-layers -ts -sm -mg -dev --device -cmoe --cpu-moe -ncmoe
+    -ot -nkvo -mm --mmproj --no-mmproj --mmproj-url --cache-ram -cram -fit --fit-target -md --model-draft --draft-max
+    --spec-type -ngld --slots --no-slots --metrics --props --help --version --sleep-idle-seconds
+"""
+THEIRS = """
+    --jinja --threads -t 8 -1 --no-host --mlock --no-mmap --embeddings --pooling mean --chat-template-file --top-k
+    --reasoning-budget --override-kv tokenizer.ggml.add_bos_token=bool:false -C --swa-full --numa host
+"""
+
+
+@pytest.mark.parametrize("option", OURS.split())
+def test_what_is_ours_or_opens_a_door_is_refused(option):
+    assert refused_argument(option)
+
+
+@pytest.mark.parametrize("argument", THEIRS.split())
+def test_everything_else_is_handed_on(argument):
+    assert refused_argument(argument) is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--ctx_size=4096", "--ctx_size may not be set: use ctx_size"),
+        ("-np", "-np may not be set: use parallel"),
+        ("-hf", "-hf may not be set: use models.NAME.repo"),
+        ("--mmproj", "--mmproj may not be set: use models.NAME.mmproj"),
+        ("-ngl", "-ngl may not be set: use n_gpu_layers"),
+        ("--n-cpu-moe", "--n-cpu-moe may not be set: use cpu_moe"),
+        (
+            "--tensor-split",
+            "--tensor-split may not be set: the proxy chooses the GPUs; use models.NAME.gpus, exclude, min_gpus and "
+            "max_gpus to say among which",
+        ),
+        ("--threads 4", "--threads: write an option and its value as two entries"),
+    ],
+)
+def test_a_refused_option_names_the_key_to_use(argument, said):
+    assert refused_argument(argument) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        *((name, True) for name in ("LLAMA_ARG_TOOLS", "LLAMA_ARG_CTX_SIZE", "LLAMA_ARG_N_PARALLEL", "LLAMA_API_KEY")),
+        *((name, True) for name in ("LLAMA_ARG_STATIC_PATH", "LLAMA_ARG_ENDPOINT_SLOTS", "LLAMA_ARG_NO_KV_UNIFIED")),
+        *((name, True) for name in ("LLAMA_ARG_HFD_REPO", "LLAMA_SERVER_ROUTER_PORT", "CUDA_VISIBLE_DEVICES")),
+        *((name, False) for name in ("LLAMA_ARG_THREADS", "LLAMA_ARG_NO_HOST", "GGML_CUDA_ENABLE_UNIFIED_MEMORY")),
+        *((name, False) for name in ("LD_PRELOAD", "HF_TOKEN", "OMP_NUM_THREADS")),
+    ],
+)
+def test_variables_are_held_to_the_same_table(name, refused):
+    assert bool(refused_variable(name)) == refused
+
+
+def test_options_are_refused_wherever_they_stand(tmp_path):
+    text = "engine: {args: [-c, 4], env: {LLAMA_ARG_TOOLS: all}}\nmodels: {m: {args: [--host, x], env: {A=B: x}}}"
+    assert complaints(tmp_path, text) == [
+        "config.yaml: engine.args: -c may not be set: use ctx_size",
+        "config.yaml: engine.env: LLAMA_ARG_TOOLS may not be set: it would run commands, reach files or open what the "
+        "proxy keeps shut",
+        "config.yaml: models.m.args: --host may not be set: the proxy sets it itself",
+        "config.yaml: models.m.env: a variable has a name without `=`, and no NUL character",
+    ]
+
+
+# --- what they mean ---------------------------------------------------------------------------------------------
+
+
+def test_a_model_inherits_what_it_does_not_set(tmp_path):
+    text = """
+        engine: {args: [--jinja], env: {A: "1"}}
+        defaults: {parallel: 2, cache_type_k: q8_0, kv_unified: false}
+        models: {m: {ctx_size: 8192, cache_type_k: f16, args: [--threads, 4], env: {B: 2}}}
+    """
+    settings = configured(tmp_path, text)
+    defaults = LaunchSettings(parallel=2, cache_type_k="q8_0", kv_unified=False, args=("--jinja",))
+    assert settings.launch_of() == settings.launch_of("no entry") == defaults
+    assert settings.launch_of("m") == LaunchSettings(
+        ctx_size=8192, parallel=2, kv_unified=False, args=("--jinja", "--threads", "4"), env={"B": "2"}
+    )
+
+
+def test_an_automatic_context_has_4096_tokens(tmp_path):
+    text = "defaults: {ctx_size: 5}\nmodels: {m: {ctx_size: auto}}"
+    settings = configured(tmp_path, text)
+    assert (Settings().launch_of().ctx_size, settings.launch_of("m").ctx_size) == (4096, 4096)
+
+
+def test_the_contexts_that_auto_chooses_from_are_those_of_the_description():
+    said = ModelDefaults.model_fields["ctx_size"].description or ""
+    assert list(AUTO_CONTEXTS) == [int(number) for number in re.findall(r"\d+", said)][:-1]  # the last is the CPU's
+
+
+def test_what_is_left_out_says_nothing_about_gpus():
+    settings = Settings()
+    assert (settings.policy(), settings.rules(), settings.engine.assume_gpu) == (Policy(), Rules(), False)
+    assert settings.wishes_of() == settings.wishes_of("no entry") == Wishes(has_auto_context=True)
+    assert settings.gpu.cpu_fallback == "auto"
+    assert settings.launch_of() == LaunchSettings(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0)
+
+
+def test_the_gpu_section_becomes_a_policy_and_rules(tmp_path):
+    text = """
+        engine: {assume_gpu: true}
+        gpu: {reserve: 1GiB, max_vram: 20GiB, order: [1, NVIDIA L4], strategy: spread, busy_utilization: 0.5}
+    """
+    settings = configured(tmp_path, text)
+    assert settings.engine.assume_gpu
+    assert settings.policy() == Policy(Strategy.SPREAD, ("1", "NVIDIA L4"))
+    assert settings.rules() == Rules(reserve_bytes=2**30, max_vram_bytes=20 * 2**30, busy_utilization=0.5)
+
+
+def test_the_environment_knows_them_too(tmp_path):
+    text = "gpu: {max_vram: 1GiB}\ndefaults: {n_gpu_layers: 7, cpu_moe: on}"
+    settings = configured(
+        tmp_path,
+        text,
+        GPU__ORDER="[0]",
+        GPU__MAX_VRAM="null",
+        GPU__CPU_FALLBACK="never",
+        DEFAULTS__N_GPU_LAYERS="all",
+        DEFAULTS__CPU_MOE="3",
+    )
+    assert (settings.policy().order, settings.rules().max_vram_bytes, settings.gpu.cpu_fallback) == (
+        ("0",),
+        None,
+        "never",
+    )
+    assert (settings.launch_of().n_gpu_layers, settings.launch_of().n_cpu_moe) == (ALL_LAYERS, 3)
+
+
+def test_a_model_wishes_what_it_says_and_else_what_the_defaults_say(tmp_path):
+    text = """
+        gpu: {cpu_fallback: when_full}
+        defaults: {cpu_moe: on, partial_offload: on}
+        models:
+          m: {gpus: [0, GPU-a], exclude: [1], min_gpus: 2, max_gpus: 2, ctx_size: 4096, partial_offload: off}
+          n: {cpu_moe: off}
+    """
+    settings = configured(tmp_path, text)
+    defaults = Wishes(has_auto_context=True, cpu_moe=True, partial_offload=True, cpu_when_full=True)
+    assert settings.wishes_of() == defaults
+    assert settings.wishes_of("n") == replace(defaults, cpu_moe=False)
+    assert settings.wishes_of("m") == Wishes(("0", "GPU-a"), ("1",), 2, 2, cpu_moe=True, cpu_when_full=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_gpu_layers", "n_cpu_moe", "wishes_cpu_moe"),
+    [
+        ("n_gpu_layers: 0", 0, 0, False),
+        ("n_gpu_layers: 12, cpu_moe: 5", 12, 5, False),
+        ("n_gpu_layers: all, cpu_moe: on", ALL_LAYERS, 0, True),
+        ("cpu_moe: true", ALL_LAYERS, 0, True),
+        ("cpu_moe: 1", ALL_LAYERS, 1, False),
+    ],
+)
+def test_layers_and_experts_by_number_are_part_of_the_start(tmp_path, text, n_gpu_layers, n_cpu_moe, wishes_cpu_moe):
+    settings = configured(tmp_path, f"models: {{m: {{{text}}}}}")
+    launch = settings.launch_of("m")
+    assert (launch.n_gpu_layers, launch.n_cpu_moe) == (n_gpu_layers, n_cpu_moe)
+    assert settings.wishes_of("m").cpu_moe == wishes_cpu_moe
+
+
+def test_the_default_queue_shrinks_with_the_threads(tmp_path):
+    # 24 threads - 16 in reserve, one of them running
+    assert configured(tmp_path, SERVER__THREADS="24").scheduling.max_waiting == 7
+    (said,) = complaints(tmp_path, "scheduling: {max_waiting: 500}")
+    assert "scheduling.max_waiting (500) must be below" in said
+
+
+def test_folders_may_start_at_home_or_at_the_configuration_file(tmp_path):
+    text = "catalog: {models_dirs: [~/models, here, /there], hugging_face: {cache: hub}}\nmodels: {m: {path: ~/m.gguf}}"
+    settings = configured(tmp_path, text)
+    assert settings.catalog.models_dirs == [Path.home() / "models", tmp_path / "here", Path("/there")]
+    assert settings.catalog.hugging_face.cache == str(tmp_path / "hub")
+    assert settings.models["m"].path == Path.home() / "m.gguf"
+
+
+def test_relative_paths_start_at_the_files_folder(tmp_path):
+    assert configured(tmp_path).folder == tmp_path
+    assert load_settings().folder == Path.cwd()
+
+
+# --- the example ------------------------------------------------------------------------------------------------
+
+
+def uncommented() -> str:
+    """The example with its examples, whose lines begin with # but not as a sentence does."""
+    lines = EXAMPLE.read_text().splitlines()
+    return "\n".join(re.sub(r"^#(?! \S)", "", line) for line in lines if line[:9] not in ("keys: [] ", "models: {"))
+
+
+def test_the_example_changes_nothing():
+    settings = read({PREFIX + "CONFIG": str(EXAMPLE)}).settings
+    assert settings.model_dump() == Settings().model_dump()
+
+
+def test_the_example_names_every_key():
+    written = yaml.safe_load(uncommented())
+    for place, info in variable_names().values():
+        value = written
+        for part in place:
+            assert part in value, place
+            value = value[part]
+        if not is_section(info) and (section := section_in(info)):
+            (entry,) = value.values() if isinstance(value, dict) else value
+            assert {*entry, "repo"} == {*section.model_fields, "repo"}  # `repo` stands beside `path`, commented out
+    assert "#repo: " in EXAMPLE.read_text()
+
+
+def test_the_examples_in_the_example_are_valid(tmp_path):
+    settings = configured(tmp_path, uncommented())
+    assert settings.launch_of("qwen3-8b").ctx_size == 32768
+    assert [key.name for key in settings.api_keys()] == ["alice"]
+
+
+def test_every_value_of_the_example_is_explained():
+    values = [line for line in uncommented().splitlines() if re.match(r" *(- )?#?\w+: +[^# ]", line)]
+    assert len(values) > 45
+    assert not [line for line in values if not re.search(r"\S +# \S", line)]

@@ -1,0 +1,62 @@
+"""What /metrics says has happened in the pool, by the steps of short stories."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.pool_state import Limits, PoolState
+from tests.helpers.builders import Play, a_model
+from workers.telemetry.pool_counts import PoolCounts
+
+
+class Counted(Play):
+    def __init__(self, **limits: float) -> None:
+        super().__init__(Limits(**limits), total_gib=16)
+        self.registry = CollectorRegistry()
+        self.counts = PoolCounts(self.registry)
+
+    def stepped(self, before: PoolState, event: ev.Event) -> list[ev.Effect]:
+        effects = super().stepped(before, event)
+        self.counts.stepped(before, event, effects)
+        return effects
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"llama_smart_proxy_{name}", labels) or 0.0
+
+
+def test_a_load_its_seconds_and_an_idle_end_are_counted():
+    play = Counted(ttl_seconds=10)
+    play.ask(a_model())
+    play.tell(ev.Ready(1, 9001, at=3.0), ev.Release(1, at=4.0), ev.Tick(at=14.0), ev.Exited(1, "", at=14.5))
+    assert play.value("server_starts_total", model="a", outcome="ready") == 1
+    assert play.value("server_start_seconds_sum", model="a") == 3.0
+    assert play.value("server_stops_total", model="a", reason="idle") == 1
+    assert play.value("decisions_total", outcome="place") == 1
+
+
+def test_loads_that_fail_and_servers_that_crash_are_told_apart():
+    play = Counted()
+    for at, outcome in enumerate(({}, {"could_not_spawn": True}, {"ran_out_of_memory": True})):
+        play.ask(a_model(), at=float(at))
+        play.tell(ev.Exited(play.state.servers[0].id, "x", at + 0.5, **outcome))
+    server = play.state.servers[0].id  # the one that ran out of memory was planned once more
+    play.tell(ev.Ready(server, 9001, at=5.0), ev.Exited(server, "segfault", at=6.0))
+    counts = {how: play.value("server_starts_total", model="a", outcome=how) for how in ("failed", "spawn_failed")}
+    assert counts == {"failed": 1, "spawn_failed": 1}
+    assert play.value("server_starts_total", model="a", outcome="out_of_memory") == 1
+    assert play.value("server_stops_total", model="a", reason="crashed") == 1
+
+
+def test_refusals_are_counted_by_their_reason():
+    play = Counted()
+    play.ask(a_model(gib=40))
+    assert play.value("requests_rejected_total", reason="model_does_not_fit") == 1
+    assert play.value("decisions_total", outcome="refuse") == 1
+
+
+def test_room_that_is_made_is_a_stop():
+    play = Counted()
+    play.up(a_model("old", gib=10))
+    play.ask(a_model("new", gib=10), at=5.0)
+    assert play.value("server_stops_total", model="old", reason="room") == 1

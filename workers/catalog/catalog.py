@@ -1,0 +1,200 @@
+"""Catalogue: the names clients may ask for, and the files behind them. The only way from a name to a path.
+
+What a client sends is a key, looked up in mappings that a scan has made; a look-up touches no file. A scan reads the
+first bytes of every file. The rest of a header is read when its model is to be loaded, or in the background.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.entities.launch import LaunchSettings
+from app.entities.model import Model
+from app.entities.placement import Wishes
+from app.errors import InvalidModelFile, ModelNotFound
+from workers.catalog.background_check import BackgroundCheck
+from workers.catalog.entries import Entry, Resolver, entry_model
+from workers.catalog.gguf_files import File, walk
+from workers.catalog.hub_cache import find_cached
+from workers.catalog.listing import LONGEST_NAME, Listing, meaning
+from workers.catalog.model_files import Found, ModelFiles, join
+from workers.catalog.model_headers import ModelHeaders
+from workers.gguf.file_names import is_projector, part_of, stem_of
+from workers.gguf.first_bytes import FirstBytes, Verdicts
+
+__all__ = ["Catalog", "Entry"]
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 10.0  # with a scan that somebody else has begun
+
+
+class Catalog:
+    """Models by name. `reload` looks again and replaces all it knows at once."""
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        defaults: LaunchSettings,
+        hub_cache: Path | None = None,
+        entries: Sequence[Entry] = (),
+        base: Path | None = None,
+        headers: ModelHeaders[Any] | None = None,
+        wishes: Wishes | None = None,
+    ) -> None:
+        self._folders = [os.path.abspath(folder) for folder in folders]
+        self._bases = [*([os.path.abspath(base)] if base else []), *self._folders]
+        self._defaults, self._wishes = defaults, wishes or Wishes()  # of models that are merely found
+        self._cache = os.path.abspath(hub_cache) if hub_cache else None
+        self._entries = tuple(entries)
+        self.knows_replicas = any(entry.replicas.max > 1 for entry in self._entries)  # asked at every request
+        self._headers = headers or ModelHeaders(lambda header: None)
+        self._background = BackgroundCheck(self._unread, self.servable)
+        self._scans = threading.Condition()  # guards the three below, and is never held while files are read
+        self._begun = self._ended = 0  # scans, in turn: one at a time
+        self._is_scanning = False
+        self._listing = Listing(defaults, self._wishes)  # these two are written by the thread that scans alone
+        self._verdicts: Verdicts = {}
+        self._warnings_lock = threading.Lock()
+        self.warnings: tuple[str, ...] = ()  # what is wrong since the last scan, for people
+        self.reload()
+
+    def start(self) -> None:
+        """Let headers be read in the background from now on."""
+        self._background.start()
+
+    def find(self, name: str) -> Model:
+        """The model of that name, or one of its other names; its `problem` says what is known to be wrong with it.
+
+        Raises ModelNotFound.
+        """
+        listing, model = self._listing, None
+        if len(name) <= LONGEST_NAME:
+            model = listing.keys.get(name) or listing.loose_keys.get(name.lower())
+        if model is None:
+            raise ModelNotFound(name)
+        return self._as_known(model)
+
+    def has_replicas(self, names: Sequence[str]) -> bool:
+        """Whether all these are names of models that may have several servers."""
+        try:
+            return all(self.find(name.strip()).replicas.max > 1 for name in names)
+        except ModelNotFound:
+            return False
+
+    def models(self) -> list[Model]:
+        """All of them by name, also those that cannot be served."""
+        return sorted(map(self._as_known, self._listing.listed.values()), key=lambda model: model.name)
+
+    def servable(self, model: Model) -> Model:
+        """The model, after a look at its whole header if its files changed since the last one.
+
+        What a scan found wrong holds until the next one. Raises InvalidModelFile.
+        """
+        problem = model.problem
+        if not problem or problem == self._headers.last_problem(model.path):
+            problem = self._headers.problem(model.path)
+        if problem:
+            self._warn_too(_broken(model, problem))
+            raise InvalidModelFile(model.name, problem)
+        return replace(model, problem="")
+
+    def _as_known(self, model: Model) -> Model:
+        problem = not model.problem and self._headers.last_problem(model.path)
+        return replace(model, problem=problem) if problem else model
+
+    def _unread(self) -> list[Model]:
+        """Those of whose headers nothing is known."""
+        listing = self._listing
+        listed = [model for model in listing.listed.values() if not model.problem]
+        return [model for model in listed if not self._headers.is_known(model.path, listing.stamps[model.path])]
+
+    def reload(self) -> None:
+        """Look at the files again; on return what was there at the call is known.
+
+        A scan that was running may be past what changed, so everybody waits for one that began after their call: those
+        who come meanwhile for the same one, and not for ever if a disk does not answer. Look-ups never wait.
+        """
+        with self._scans:
+            wanted = self._begun + 1
+            self._scans.wait_for(lambda: self._ended >= wanted or not self._is_scanning, PATIENCE_SECONDS)
+            if self._ended >= wanted:
+                return
+            if self._is_scanning:
+                log.warning("a scan takes longer than %g s; the catalogue stays as it is meanwhile", PATIENCE_SECONDS)
+                return
+            self._is_scanning, self._begun = True, wanted
+        try:
+            self._scan()
+        finally:  # also when the worker is told to exit: nobody may wait for a scan that has ended
+            with self._scans:
+                self._is_scanning, self._ended = False, wanted
+                self._scans.notify_all()
+
+    def _scan(self) -> None:
+        began = time.monotonic()
+        try:
+            listing, verdicts = self._read()
+        except Exception:  # whatever it is: the models that are served go on being served
+            log.exception("the scan failed; the catalogue stays as it was")
+            return
+        self._headers.keep(listing.stamps)
+        self._listing, self._verdicts = listing, verdicts
+        self._background.begin_anew()
+        broken = [_broken(each, each.problem) for each in self.models() if each.problem]
+        self._warn([*listing.notes, *broken])
+        seconds = time.monotonic() - began
+        log.info("catalogue models=%d broken=%d seconds=%.3f", len(listing.listed), len(broken), seconds)
+
+    def _warn(self, notes: Sequence[str]) -> None:
+        """Say what the scan before did not say already: reloads are frequent, and the files stay as they are."""
+        notes = tuple(dict.fromkeys(notes))
+        with self._warnings_lock:
+            new = [note for note in notes if note not in self.warnings]
+            self.warnings = notes
+        for note in new:
+            log.warning("%s", note)
+
+    def _warn_too(self, note: str) -> None:
+        """Say what came out after the scan, once."""
+        with self._warnings_lock:
+            is_new = note not in self.warnings
+            self.warnings = tuple(dict.fromkeys((*self.warnings, note)))
+        if is_new:
+            log.warning("%s", note)
+
+    def _read(self) -> tuple[Listing, Verdicts]:
+        listing = Listing(self._defaults, self._wishes)
+        first_bytes = FirstBytes(self._verdicts)
+        files = self._files(first_bytes, listing.notes)
+        found = [_found_in_folder(each) for each in join(files, listing.notes)]
+        if self._cache is not None:
+            found += find_cached(self._cache, first_bytes, listing.notes)
+        projectors = [file for file in files if is_projector(file.name)]
+        resolver = Resolver(self._bases, self._cache, found, projectors, meaning(found), first_bytes)
+        listing.add_entries([(entry, *entry_model(entry, resolver)) for entry in self._entries])
+        listing.add_found(found)
+        return listing, first_bytes.verdicts
+
+    def _files(self, first_bytes: FirstBytes, notes: list[str]) -> list[File]:
+        visited: set[tuple[int, int]] = set()
+        return [file for folder in self._folders for file in walk(folder, first_bytes, notes, visited)]
+
+
+def _broken(model: Model, problem: str) -> str:
+    return f"model {model.name} cannot be served: {problem}"
+
+
+def _found_in_folder(files: ModelFiles) -> Found:
+    """Its name is its file's; where another has that, its path below the models_dir."""
+    file, below = os.path.basename(files.path), files.below
+    part = part_of(below)
+    path_name = part[0] if part else stem_of(below)
+    return Found(files, (files.name, path_name), (file, below, stem_of(file), stem_of(below), path_name))

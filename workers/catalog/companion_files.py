@@ -1,0 +1,51 @@
+"""The other files of a llama-server: what is read of them before it starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+from app.entities.gguf import GgufHeader
+from app.entities.launch import LaunchSettings
+from app.errors import InvalidModelFile
+from app.use_cases.estimate.companions import Beside, Part, beside, part
+from app.use_cases.estimate.memory_options import files_beside
+from app.use_cases.estimate.projector import Projector
+from workers.catalog.model_headers import ModelHeaders
+
+log = logging.getLogger(__name__)
+
+
+class BesideFiles:
+    """For any thread; a file is read again when it has changed."""
+
+    def __init__(self) -> None:
+        self._headers = ModelHeaders[Part](part, problem_of=_nothing)
+
+    def read(self, launch: LaunchSettings) -> Beside:
+        """What stands beside a model with these settings. Raises InvalidModelFile for its projector.
+
+        Draft models and adapters come from `args`, which are the engine's to judge: one that cannot be read counts
+        for nothing here, and the start fails with the engine's own words.
+        """
+        files = files_beside(launch)
+        projector = [self._projector(files.projector)] if files.projector else []
+        return beside([*projector, *self._readable(filter(None, [files.draft, *files.adapters]))])
+
+    def _projector(self, path: str) -> Projector:
+        found = self._headers.get(path)
+        if not isinstance(found, Projector):
+            raise InvalidModelFile(path, f"{os.path.basename(path)} is named as its mmproj and is no projector")
+        return found
+
+    def _readable(self, paths: Iterator[str]) -> Iterator[Part]:
+        for path in paths:
+            try:
+                yield self._headers.get(path)
+            except InvalidModelFile as error:
+                log.warning("left out of the estimate: %s", error.problem)
+
+
+def _nothing(header: GgufHeader) -> str:
+    return ""

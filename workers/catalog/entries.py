@@ -1,0 +1,155 @@
+"""Entries: the models the configuration names, and the files they mean."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from app.entities.launch import LaunchSettings
+from app.entities.model import Model, Replicas
+from app.entities.placement import Wishes
+from workers.catalog.gguf_files import File, beside, look_at
+from workers.catalog.hub_cache import DEFAULT_QUANTIZATION
+from workers.catalog.model_files import Found, ModelFiles, join
+from workers.gguf.file_names import part_of, stem_of
+from workers.gguf.first_bytes import FirstBytes
+
+NEAR = 0.65  # of difflib's ratio: a letter too many, or the quantization left out
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model as configured. `path` or `repo` says which file; neither: the one found under this name anyway."""
+
+    name: str
+    launch: LaunchSettings
+    path: os.PathLike[str] | None = None  # absolute, or below the configuration's folder or a models_dir
+    repo: str | None = None  # user/repo, user/repo:QUANT or user/repo:FILE of the Hugging Face cache
+    aliases: tuple[str, ...] = ()
+    mmproj: str = "auto"  # auto | off | a path
+    ttl_seconds: float | None = None
+    wishes: Wishes = field(default_factory=Wishes)
+    pin: bool = False
+    priority: int = 0
+    keep_kv_cache: bool = False
+    replicas: Replicas = field(default_factory=Replicas)
+
+
+class NoFile(Exception):
+    """What an entry names is not there; the text says where it was looked for."""
+
+
+class Resolver:
+    """From entries to files, for one scan. `find`: what is found anyway under a name, by the rules of a look-up;
+    `projectors`: those found anyway, which a model outside the folders may have its own among."""
+
+    def __init__(
+        self,
+        bases: Sequence[str],
+        cache: str | None,
+        found: Sequence[Found],
+        projectors: Sequence[File],
+        find: Callable[[str], Found | None],
+        first_bytes: FirstBytes,
+    ) -> None:
+        self._bases = bases
+        self._cache = cache
+        self._by_path = {part.path: each.files for each in found for part in each.files.parts}
+        self._names = [each.names[0] for each in found]
+        self._projectors = projectors
+        in_cache = [each for each in reversed(found) if each.loose_keys]  # the first one keeps a key
+        self._cached = {key: each for each in in_cache for key in each.loose_keys}
+        self._cached |= {name: each for each in in_cache for name in each.names}
+        self._find = find
+        self._first_bytes = first_bytes
+
+    def files(self, entry: Entry) -> ModelFiles:
+        """The files an entry means, the projector it wants among them. Raises NoFile."""
+        files = self._model_files(entry)
+        if entry.mmproj == "auto":
+            return files
+        if entry.mmproj == "off":
+            return replace(files, projector=None)
+        try:
+            projector = look_at(self._existing(entry.mmproj), self._first_bytes, "")
+        except NoFile as error:
+            raise NoFile(f"mmproj: {error}") from error
+        problem = files.problem or (projector.problem and f"mmproj: {projector.problem}")
+        return replace(files, projector=projector, problem=problem)
+
+    def _model_files(self, entry: Entry) -> ModelFiles:
+        if entry.path is not None:
+            return self._at(self._existing(os.fspath(entry.path)))
+        found = self._in_cache(entry.repo) if entry.repo else self._find(entry.name)
+        if found is None:
+            raise NoFile(self._nowhere(entry))
+        return found.files
+
+    def _in_cache(self, repo: str) -> Found | None:
+        return self._cached.get(repo) or self._cached.get(repo.lower())
+
+    def _existing(self, path: str) -> str:
+        path = os.path.expanduser(path)
+        places = [os.path.normpath(os.path.join(base, path)) for base in self._bases] or [os.path.abspath(path)]
+        for place in dict.fromkeys(places):  # of an absolute path all are the same
+            if os.path.lexists(place):
+                return place
+        if os.path.isabs(path):
+            raise NoFile(f"no such file: {path}")
+        raise NoFile(f"no such file: looked for {path} in {', '.join(dict.fromkeys(self._bases))}")
+
+    def _at(self, path: str) -> ModelFiles:
+        """The model a file belongs to, found anyway or not."""
+        if path in self._by_path:
+            return self._by_path[path]
+        for files in join([*beside(path, self._first_bytes), *self._projectors], []):
+            if any(part.path == path for part in files.parts):
+                return files
+        return _alone(look_at(path, self._first_bytes, ""))  # its name says that it is none
+
+    def _nowhere(self, entry: Entry) -> str:
+        if entry.repo:
+            here = "not in the Hugging Face cache" if self._cache else "no Hugging Face cache is looked at"
+            return f"{here}: {entry.repo}; download it with: {download_command(entry.repo)}"
+        places = [*self._bases, *(("the Hugging Face cache",) if self._cache else ())]
+        near = difflib.get_close_matches(entry.name, self._names, n=1, cutoff=NEAR)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"no such model: looked for {entry.name} in {', '.join(places) or 'no folder'}{hint}"
+
+
+def _alone(file: File) -> ModelFiles:
+    return ModelFiles(stem_of(file.name), file.path, file.below, (file,), file.problem)
+
+
+def download_command(repo: str) -> str:
+    """What fetches "user/repo[:QUANT or file]" (huggingface_hub 2's command line)."""
+    name, _, file = repo.partition(":")
+    if part := part_of(file):
+        return f'hf download {name} --include "{part[0]}-*.gguf"'
+    if file.lower().endswith(".gguf"):
+        return f"hf download {name} {file}"
+    return f'hf download {name} --include "*{file or DEFAULT_QUANTIZATION}*.gguf"'
+
+
+def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | None]:
+    """The model of an entry; one that cannot be served, with the reason, when its files are not there."""
+    try:
+        files = resolver.files(entry)
+    except NoFile as error:
+        return Model(
+            entry.name, "", 0, 0, entry.launch, problem=str(error), ttl_seconds=entry.ttl_seconds, wishes=entry.wishes
+        ), None
+    model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.wishes)
+    model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
+    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas), files
+
+
+def model_of(name: str, files: ModelFiles, launch: LaunchSettings, wishes: Wishes) -> Model:
+    size_bytes, projector = files.size_bytes, files.projector
+    if projector is not None:
+        size_bytes += projector.size_bytes
+        launch = replace(launch, mmproj=projector.path)
+    created = files.parts[0].mtime_ns // 10**9
+    return Model(name, files.path, size_bytes, created, launch, problem=files.problem, wishes=wishes)

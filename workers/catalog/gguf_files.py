@@ -1,0 +1,89 @@
+"""GGUF files: which stand in folders, and what is wrong with each.
+
+What concerns nobody's request (a folder that cannot be read) is added to `notes`, for the caller to log.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as st
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from workers.gguf.file_names import part_of
+from workers.gguf.first_bytes import FirstBytes
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A GGUF file that was seen."""
+
+    path: str
+    below: str  # its path below the folder that was walked
+    size_bytes: int = 0
+    mtime_ns: int = 0
+    identity: tuple[int, int] | None = None  # device and inode; None: it cannot be looked at
+    problem: str = ""  # what is wrong with it, its name first
+    is_missing: bool = False  # a link to nowhere
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+
+def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tuple[int, int]]) -> Iterator[File]:
+    """The GGUF files in a folder and below it, shallow ones first, then by name. No folder is read twice, however many
+    links lead to it."""
+    queue = deque([(folder, "")])
+    while queue:
+        path, below = queue.popleft()
+        for entry in _entries(path, notes, visited):
+            if _is_folder(entry):
+                queue.append((entry.path, f"{below}{entry.name}/"))
+            elif entry.name.lower().endswith(".gguf"):
+                yield look_at(entry.path, first_bytes, below + entry.name)
+
+
+def beside(path: str, first_bytes: FirstBytes) -> list[File]:
+    """The GGUF files in the folder of a file, that one included whatever its name."""
+    others = (entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry))
+    paths = {path, *(other for other in others if other.lower().endswith(".gguf"))}
+    return [look_at(each, first_bytes, os.path.basename(each)) for each in sorted(paths)]
+
+
+def look_at(path: str, first_bytes: FirstBytes, below: str) -> File:
+    name = os.path.basename(path)
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError)
+        return File(path, below, problem=f"{name} cannot be read: {error.strerror}", is_missing=is_missing)
+    if st.S_ISREG(stat.st_mode):
+        part = part_of(name)
+        problem = first_bytes.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
+    else:
+        problem = "is not a regular file"  # and never opened: a pipe would wait for its writer
+    said = f"{name} {problem}" if problem else ""
+    return File(path, below, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino), said)
+
+
+def _entries(folder: str, notes: list[str], visited: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name, hidden things left out; nothing for one that was read before."""
+    try:
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in visited:
+            return []
+        visited.add((stat.st_dev, stat.st_ino))
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        notes.append(f"{folder} cannot be read: {error.strerror}")
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

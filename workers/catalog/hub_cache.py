@@ -1,0 +1,95 @@
+"""The Hugging Face cache: GGUF files that `hf download` or another program fetched, by repository.
+
+Read by hand: huggingface_hub.scan_cache_dir (2.4.0) gives up a whole repository for one broken link or one reference
+to a revision that is not there, and looks at every file of every data set. A test compares the two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from workers.catalog.gguf_files import File, walk
+from workers.catalog.model_files import Found, ModelFiles, join
+from workers.gguf.file_names import endings, quantization, stem_of
+from workers.gguf.first_bytes import FirstBytes
+
+DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
+_FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
+
+
+def find_cached(cache: str, first_bytes: FirstBytes, notes: list[str]) -> list[Found]:
+    """Every whole download, by repository and file. A cache that is not there has none."""
+    found = []
+    for folder in _names_in(cache, notes) if os.path.lexists(cache) else ():
+        if folder.startswith(_FOLDER):
+            repo = folder.removeprefix(_FOLDER).replace("--", "/")
+            files = _files(os.path.join(cache, folder), first_bytes, notes)
+            found += _repository(
+                repo, join(sorted(files, key=lambda file: (file.name, file.below)), notes, one_family=True)
+            )
+    return found
+
+
+def _repository(repo: str, models: Sequence[ModelFiles]) -> list[Found]:
+    """The models of one repository, named by their quantization where that says which one is meant."""
+    kinds = [quantization(model.name) for model in models]
+    count = Counter(kinds)
+    keys: dict[str, list[str]] = defaultdict(list)
+    for key, meant in _loose_keys(repo, models, kinds).items():
+        keys[meant.path].append(key)
+    found = []
+    for model, kind in zip(models, kinds, strict=True):
+        by_file = (f"{repo}:{model.name}", f"{repo}:{stem_of(model.below)}")
+        names = (f"{repo}:{kind}", *by_file) if kind and count[kind] == 1 else by_file
+        found.append(Found(model, names, loose_keys=tuple(keys[model.path])))
+    return found
+
+
+def _loose_keys(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -> dict[str, ModelFiles]:
+    """In lower case, what is asked for -> the model meant. The plainer meaning wins, then the first by name."""
+    keys: dict[str, ModelFiles] = {}
+    for model, kind in zip(models, kinds, strict=True):
+        keys.setdefault(f"{repo}:{kind or model.name}".lower(), model)
+    for model in models:
+        for file in (model.name, stem_of(model.below), model.below, os.path.basename(model.path)):
+            keys.setdefault(f"{repo}:{file}".lower(), model)
+    for model in models:
+        for variant in endings(model.name):
+            keys.setdefault(f"{repo}:{variant}".lower(), model)
+    if models:
+        default = keys.get(f"{repo}:{DEFAULT_QUANTIZATION}".lower(), models[0])
+        keys.setdefault(repo.lower(), default)
+    return keys
+
+
+def _files(folder: str, first_bytes: FirstBytes, notes: list[str]) -> list[File]:
+    """The files of the revision in use: what refs/main says, else the one that changed last."""
+    snapshots = os.path.join(folder, "snapshots")
+    revisions = _names_in(snapshots, notes)
+    main = _main_revision(folder)
+    chosen = [main] if main in revisions else revisions
+    seen = [list(_whole(os.path.join(snapshots, revision), first_bytes, notes)) for revision in chosen]
+    return max(seen, key=lambda files: max((file.mtime_ns for file in files), default=0), default=[])
+
+
+def _whole(snapshot: str, first_bytes: FirstBytes, notes: list[str]) -> Iterator[File]:
+    """A link to nowhere is a download that is not complete: not there."""
+    return (file for file in walk(snapshot, first_bytes, notes, set()) if not file.is_missing)
+
+
+def _main_revision(folder: str) -> str:
+    try:
+        with open(os.path.join(folder, "refs", "main"), encoding="utf-8", errors="replace") as file:
+            return file.read(256).strip()
+    except OSError:
+        return ""
+
+
+def _names_in(folder: str, notes: list[str]) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        notes.append(f"{folder} cannot be read: {error.strerror}")
+        return []

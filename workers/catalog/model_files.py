@@ -1,0 +1,132 @@
+"""Model files: which GGUF files are one model, the parts of a split one and the projector that lets it see.
+
+Decided by names alone. `notes` takes what is passed over, for the caller to log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from workers.catalog.gguf_files import File
+from workers.gguf.file_names import family, is_projector, part_of, part_path, quantization, stem_of
+
+PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # the original weights first, in the type every backend computes in
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """One model: a file or all parts of a split one, and the projector that goes with it."""
+
+    name: str  # the file's stem, without the number of its part
+    path: str  # of the first part, there or not
+    below: str  # the same below the folder that was walked
+    parts: tuple[File, ...]  # those that are there
+    problem: str = ""
+    projector: File | None = None
+
+    @property
+    def identity(self) -> object:
+        """Equal for what is the same file, whatever leads to it."""
+        return self.parts[0].identity or self.path
+
+    @property
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """What changes when its files do: size and mtime_ns of every part."""
+        return tuple((part.size_bytes, part.mtime_ns) for part in self.parts)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.size_bytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model as it stands on disk, and what it may be called."""
+
+    files: ModelFiles
+    names: tuple[str, ...]  # the name it is listed under, best first
+    keys: tuple[str, ...] = ()  # what else it may be asked for as
+    loose_keys: tuple[str, ...] = ()  # the same in lower case, for what is asked for in any
+
+
+def join(files: Iterable[File], notes: list[str], one_family: bool = False) -> list[ModelFiles]:
+    """The models these files are, in the order of the files. `one_family`: they are all of one repository."""
+    sets: dict[tuple[str, int], list[File]] = defaultdict(list)
+    projectors = []
+    for file in files:
+        if not file.name.isprintable():  # nor is what is not UTF-8
+            notes.append(f"not served, its name cannot be shown: {file.path!r}")
+        elif not is_projector(file.name):
+            sets[_set_of(file)].append(file)
+        elif file.problem:
+            notes.append(f"{file.path} is not used: {file.problem}")
+        else:
+            projectors.append(file)
+    models = [_model_files(parts, count) for (_, count), parts in sets.items()]
+    return _with_projectors(models, projectors, one_family)
+
+
+def _set_of(file: File) -> tuple[str, int]:
+    """What the parts of one model have in common: the path up to the number, and how many there are."""
+    part = part_of(file.path)
+    return (part[0] + file.path[-5:], part[2]) if part else (file.path, 0)
+
+
+def _model_files(parts: Sequence[File], count: int) -> ModelFiles:
+    parts = sorted(parts, key=lambda file: file.path)
+    first = parts[0]
+    if not count:
+        return ModelFiles(stem_of(first.name), first.path, first.below, tuple(parts), first.problem)
+    problem = _missing_part(parts, count) or next((part.problem for part in parts if part.problem), "")
+    path, below = (part_path(each, 1) for each in (first.path, first.below))
+    name = os.path.basename(first.path)[: -len("-00001-of-00001.gguf")]
+    return ModelFiles(name, path, below, tuple(parts), problem)
+
+
+def _missing_part(parts: Sequence[File], count: int) -> str:
+    missing = count - len(parts)
+    if not missing:
+        return ""
+    names = [part.name for part in parts]
+    first = next(n for n in range(1, count + 1) if n > len(parts) or names[n - 1] != part_path(names[n - 1], n))
+    name = part_path(names[0], first)
+    if missing == 1:
+        return f"part {first} of {count} is missing: {name}"
+    return f"{missing} of {count} parts are missing, the first of them: {name}"
+
+
+def _with_projectors(models: Sequence[ModelFiles], projectors: Sequence[File], one_family: bool) -> list[ModelFiles]:
+    """Each model with its projector: of those in its folder the best, else the best one of its name.
+
+    A projector whose name says nothing serves its folder if all models there are one. A repository counts as one
+    folder, and there a name that fits no model says nothing: google/gemma-3-4b-it-qat-q4_0-gguf has
+    gemma-3-4b-it-q4_0.gguf and mmproj-model-f16-4B.gguf.
+    """
+    group = (lambda path: "") if one_family else os.path.dirname
+    families: dict[str, set[str]] = defaultdict(set)
+    for model in models:
+        families[group(model.path)].add(family(model.name))
+    near: dict[tuple[str, str], list[File]] = defaultdict(list)
+    far: dict[str, list[File]] = defaultdict(list)
+    for file in projectors:
+        rest, here = family(stem_of(file.name)), families[group(file.path)]
+        if rest:
+            far[rest].append(file)
+        if len(here) == 1 and (one_family or not rest):
+            rest = next(iter(here))
+        if rest in here and (rest or len(here) == 1):
+            near[group(file.path), rest].append(file)
+    return [replace(model, projector=_best(near, far, group(model.path), family(model.name))) for model in models]
+
+
+def _best(near: dict[tuple[str, str], list[File]], far: dict[str, list[File]], group: str, name: str) -> File | None:
+    return min(near.get((group, name)) or far.get(name) or (), key=_projector_rank, default=None)
+
+
+def _projector_rank(file: File) -> tuple[int, str]:
+    kind = quantization(stem_of(file.name)).replace("FP", "F")
+    order = PROJECTOR_ORDER
+    return (order.index(kind) if kind in order else len(order), file.name)

@@ -1,0 +1,145 @@
+"""What the headers of models say, read once as long as their files do not change.
+
+Of every model it is remembered what is wrong with it; what was derived from the header, for those used last.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.entities.gguf import GgufHeader
+from app.errors import InvalidModelFile
+from app.use_cases.model_shape.servable import why_not_servable
+from workers.gguf.file_names import all_parts
+from workers.gguf.header import read_header
+
+T = TypeVar("T")
+Stamp = tuple[tuple[int, int], ...]  # size and mtime_ns of every part
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was wrong with a model when its files were as they are stamped; None: they could not be looked at."""
+
+    problem: str
+    stamp: Stamp | None
+
+
+class ModelHeaders(Generic[T]):
+    """For any thread. `derive` makes of a header what is to be kept; it may raise InvalidModelFile.
+
+    `problem_of` says what is wrong with a header, empty for nothing.
+    """
+
+    def __init__(
+        self,
+        derive: Callable[[GgufHeader], T],
+        capacity: int = 300,
+        problem_of: Callable[[GgufHeader], str] = why_not_servable,
+    ) -> None:
+        self._derive = derive
+        self._problem_of = problem_of
+        self._capacity = capacity
+        self._changed = threading.Condition()  # guards the three below; not held while files are read
+        self._verdicts: dict[str, Verdict] = {}  # by the path of the first part
+        self._derived: OrderedDict[str, T] = OrderedDict()  # the one used last comes last
+        self._being_read: set[str] = set()
+
+    def get(self, path: str) -> T:
+        """What was derived from the header of the model, as its files are now. Raises InvalidModelFile."""
+        with self._alone(path):
+            stamp = stamp_of(path)
+            if (verdict := self._fresh(path, stamp)) and verdict.problem:
+                raise InvalidModelFile(os.path.basename(path), verdict.problem)
+            with self._changed:
+                if verdict and path in self._derived:
+                    self._derived.move_to_end(path)
+                    return self._derived[path]
+            return self._read(path, stamp)
+
+    def problem(self, path: str) -> str:
+        """What is wrong with the model, as its files are now; empty for nothing."""
+        with self._alone(path):
+            stamp = stamp_of(path)
+            if verdict := self._fresh(path, stamp):
+                return verdict.problem
+            try:
+                self._read(path, stamp)
+            except InvalidModelFile as error:
+                return error.problem
+            return ""
+
+    def last_problem(self, path: str) -> str:
+        """What was wrong with it when somebody looked last; empty for nothing, or when nobody did. Touches no file."""
+        verdict = self._verdicts.get(path)
+        return verdict.problem if verdict else ""
+
+    def is_known(self, path: str, stamp: Stamp) -> bool:
+        """Whether somebody has looked at the model with its files as they are stamped. Touches no file."""
+        verdict = self._verdicts.get(path)
+        return verdict is not None and verdict.stamp == stamp
+
+    def keep(self, stamps: Mapping[str, Stamp]) -> None:
+        """Forget all models but these, and those whose files are not as they are stamped here."""
+        with self._changed:
+            for path in [path for path, verdict in self._verdicts.items() if stamps.get(path) != verdict.stamp]:
+                del self._verdicts[path]
+                self._derived.pop(path, None)
+
+    @contextmanager
+    def _alone(self, path: str) -> Iterator[None]:
+        """One thread looks at a model; others that want the same one wait for what it finds."""
+        with self._changed:
+            self._changed.wait_for(lambda: path not in self._being_read)
+            self._being_read.add(path)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._being_read.discard(path)
+                self._changed.notify_all()
+
+    def _fresh(self, path: str, stamp: Stamp | None) -> Verdict | None:
+        verdict = self._verdicts.get(path)
+        return verdict if verdict and verdict.stamp == stamp is not None else None
+
+    def _read(self, path: str, stamp: Stamp | None) -> T:
+        """What is derived from the header, which is remembered with the verdict. Raises InvalidModelFile."""
+        try:
+            derived = self._derive(self._header(path))
+        except InvalidModelFile as error:
+            # What could not be read is looked at again: a right to read comes without a new mtime.
+            self._remember(path, error.problem, None if isinstance(error.__cause__, OSError) else stamp)
+            raise
+        with self._changed:
+            self._remember(path, "", stamp)
+            self._derived[path] = derived
+            if len(self._derived) > self._capacity:
+                self._derived.popitem(last=False)
+        return derived
+
+    def _header(self, path: str) -> GgufHeader:
+        header, name = read_header(path), os.path.basename(path)
+        if problem := self._problem_of(header):
+            raise InvalidModelFile(name, f"{name} {problem}")
+        return header
+
+    def _remember(self, path: str, problem: str, stamp: Stamp | None) -> None:
+        with self._changed:
+            self._verdicts[path] = Verdict(problem, stamp)  # from before the read: a change since then shows
+            self._derived.pop(path, None)
+
+
+def stamp_of(path: str) -> Stamp | None:
+    """What changes when the files of a model do; None when one of them cannot be looked at."""
+    try:
+        stats = [os.stat(part) for part in all_parts(path)]
+    except OSError:
+        return None
+    return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)

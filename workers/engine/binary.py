@@ -1,0 +1,260 @@
+"""Which llama-server runs here and what it can do.
+
+What an engine can do is asked of it, once per file, and never assumed from a version number.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import logging
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO
+
+from app.entities.launch import EngineFacts, EngineKind
+from workers.server.affinity import where_children_may_run
+from workers.server.child_process import death_guard
+
+log = logging.getLogger(__name__)
+
+_EMBEDDED = Path(__file__).with_name("embedded_engine.py")
+_ASK_TIMEOUT_SECONDS = 20.0
+_OUTPUT_LIMIT_BYTES = 1 << 20  # llama-server's help is 60 KB
+_HASHED_BYTES = 1 << 20
+_LAST_LINES = 5
+_LIST_DEVICES = "--list-devices"
+_OPTION = r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)"
+
+_INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
+_INHERITED_PREFIXES = ("CUDA_", "NVIDIA_")
+
+_NEXT_STEP = (
+    "install llama.cpp so that llama-server is on PATH, set engine.binary to its path, "
+    "or install the embedded engine: pip install 'llama-smart-proxy[embedded]'"
+)
+
+
+class NoEngine(Exception):
+    """There is no llama-server to run, or the one there is does not work; says what was looked for."""
+
+
+def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
+    """The engine to use: `binary` if it names one, else llama-server on `path` (PATH), else the embedded one.
+
+    `binary` is "auto", "embedded", or a path. A configured one that does not work is an error even where another
+    would do; a broken llama-server that merely lies on PATH is passed over with a warning. Raises NoEngine.
+    """
+    if binary == "embedded":
+        return _embedded()
+    if binary != "auto":
+        return _configured(binary, path)
+    return _first_that_works(path)
+
+
+def engine_environment(extra: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """The whole environment of an engine: a few names of ours, then `extra`.
+
+    Built, not inherited: llama-server takes some 160 of its options from LLAMA_ARG_*, tools and proxies among them.
+    """
+    ours = {
+        name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    return {**ours, **extra}
+
+
+def devices_of(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...] | None:
+    """What the engine can compute on beside the CPU, now: "CUDA0", "Vulkan0", ... None: it cannot be asked.
+
+    `extra` is what a start of it gets in its environment, too. Never cached: an engine whose driver is down names none.
+    It opens every GPU that it sees, which takes seconds, and some hundred MiB there meanwhile.
+    """
+    if _LIST_DEVICES not in engine.flags:
+        return None
+    try:
+        return devices_in_list(_output((*engine.command, _LIST_DEVICES), extra))
+    except (NoEngine, ValueError) as error:
+        log.warning("engine did not say what devices it has: %s", error)
+        return None
+
+
+def devices_in_list(text: str) -> tuple[str, ...]:
+    """The devices that --list-devices names (llama.cpp, common/arg.cpp). Raises ValueError if there is no list.
+
+        Available devices:
+          CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)
+
+    Backends tell of their devices before it, in lines that look alike ("  Device 0: NVIDIA GeForce RTX 4090, ...").
+    """
+    before, heading, listed = text.partition("Available devices:\n")
+    if not heading:
+        raise ValueError(f"{_LIST_DEVICES} printed no list{_tail(before)}")
+    return tuple(re.findall(r"^ +(\S+): .*MiB", listed, re.MULTILINE))
+
+
+def why_no_cuda(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Why the engine cannot use NVIDIA GPUs that are there; "" if it can, or cannot be asked (`devices_of`)."""
+    devices = devices_of(engine, extra)
+    if devices is None or any(re.fullmatch(r"CUDA\d+", device) for device in devices):
+        return ""
+    named = f"names only {', '.join(devices)}" if devices else "names no GPU"
+    return (
+        f"the engine ({engine.version}) has no CUDA: its {_LIST_DEVICES} {named}; "
+        "install a CUDA build of llama.cpp or set engine.binary to one"
+    )
+
+
+def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Every option that llama-server's --help names, and those of them that take no value.
+
+    They are the tokens before each description that begin with "-"; a token that does not is the value's name.
+    """
+    flags: set[str] = set()
+    switches: set[str] = set()
+    for line in text.splitlines():
+        # Descriptions and what continues them are indented by 30 or 40; older builds indent a lone option by 9.
+        if re.match(r" {0,9}-", line):
+            column = re.split(r"(?<![,\s])\s{2,}", line.strip(), maxsplit=1)[0]
+            named = re.findall(_OPTION, column)
+            flags.update(named)
+            switches.update(named if not re.sub(_OPTION, "", column).strip() else ())
+    return frozenset(flags), frozenset(switches)
+
+
+def _first_that_works(path: str | None) -> EngineFacts:
+    found = shutil.which("llama-server", path=path)
+    tried = ["llama-server is not on PATH"]
+    if found:
+        try:
+            return _binary(found)
+        except NoEngine as error:
+            log.warning("engine passed over: %s", error)
+            tried = [str(error)]
+    try:
+        return _embedded()
+    except NoEngine as error:
+        raise NoEngine(f"no llama-server to run: {'; '.join([*tried, str(error)])}. Next: {_NEXT_STEP}") from None
+
+
+def _configured(binary: str, path: str | None) -> EngineFacts:
+    name = os.path.expanduser(binary)
+    found = shutil.which(name, path=path)
+    if found:
+        return _binary(found)
+    reason = "is not executable" if os.path.exists(name) else "does not exist"
+    raise NoEngine(f"engine.binary {binary!r} {reason}. Next: correct the path, or set engine.binary to auto")
+
+
+def _binary(found: str) -> EngineFacts:
+    file = os.path.realpath(found)
+    status = os.stat(file)
+    # Called by the name it was found under: a wrapper may look at it.
+    version, flags, switches = _asked((os.path.abspath(found),), (file, status.st_size, status.st_mtime_ns))
+    return EngineFacts(
+        EngineKind.BINARY, (os.path.abspath(found),), version, _file_identity(file, version), flags, switches
+    )
+
+
+def _embedded() -> EngineFacts:
+    try:
+        package = f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+    except importlib.metadata.PackageNotFoundError:
+        raise NoEngine("the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'") from None
+    command = (sys.executable, "-P", str(_EMBEDDED))
+    version, flags, switches = _asked(command, (package, _EMBEDDED.stat().st_mtime_ns))
+    return EngineFacts(EngineKind.EMBEDDED, command, version, package, flags, switches)
+
+
+def _file_identity(file: str, version: str) -> str:
+    """A hash of the file's two ends, size and version: a whole CUDA build of 500 MB would take a second."""
+    digest = hashlib.sha256(version.encode())
+    with open(file, "rb") as binary:
+        size = os.fstat(binary.fileno()).st_size
+        digest.update(str(size).encode())
+        digest.update(binary.read(_HASHED_BYTES))
+        binary.seek(max(0, size - _HASHED_BYTES))
+        digest.update(binary.read(_HASHED_BYTES))
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _asked(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, frozenset[str], frozenset[str]]:
+    """Version and flags, as the engine tells them; `key` changes when its file does. Raises NoEngine, uncached."""
+    lines = _output((*command, "--version")).splitlines()
+    # Device lines may come first ("ggml_cuda_init: found 1 CUDA devices").
+    version = next((line.removeprefix("version:").strip() for line in lines if line.startswith("version")), "unknown")
+    text = _output((*command, "--help"))
+    flags, switches = flags_in_help(text)
+    if not {"--model", "--port"} <= flags:
+        raise NoEngine(f"{command[-1]} is not a llama-server: its --help names no --model and --port{_tail(text)}")
+    return version, flags, switches
+
+
+def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What `command` prints, both streams. Its exit code is not trusted: builds differ. Raises NoEngine."""
+    try:
+        with where_children_may_run():
+            process = subprocess.Popen(
+                [*death_guard(), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=engine_environment(extra),
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise NoEngine(f"{command[-2]} cannot be run: {error.strerror}") from error
+    deadline = time.monotonic() + _ASK_TIMEOUT_SECONDS
+    with process:  # closes the pipe
+        assert process.stdout is not None
+        text = _read(process.stdout, deadline)
+        code = _end(process, deadline)
+    return _checked(" ".join(command[-2:]), text, code)
+
+
+def _read(stream: IO[bytes], deadline: float) -> str:
+    """Up to the end, the limit or the deadline: a child that left the group can hold the pipe open for ever."""
+    content = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while len(content) < _OUTPUT_LIMIT_BYTES and selector.select(max(0.0, deadline - time.monotonic())):
+            piece = os.read(stream.fileno(), 1 << 16)
+            if not piece:
+                break
+            content += piece
+    return content.decode(errors="replace")
+
+
+def _end(process: subprocess.Popen[bytes], deadline: float) -> int | None:
+    """Its exit code, or None if it had to be killed."""
+    try:
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the group is there: its leader is not reaped yet
+        process.wait()
+        return None
+
+
+def _checked(asked: str, text: str, code: int | None) -> str:
+    if code is None:
+        raise NoEngine(f"{asked} did not end within {_ASK_TIMEOUT_SECONDS:g} s{_tail(text)}")
+    if code < 0:
+        raise NoEngine(f"{asked} died of {signal.Signals(-code).name}{_tail(text)}")
+    if not text.strip():
+        raise NoEngine(f"{asked} printed nothing (exit code {code})")
+    return text
+
+
+def _tail(text: str) -> str:
+    last = [line.strip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+    return ": " + " | ".join(last) if last else ""

@@ -1,0 +1,14 @@
+"""gunicorn's own log lines, in the format of ours."""
+
+from __future__ import annotations
+
+from gunicorn.glogging import Logger
+
+from workers.telemetry.log_format import LOG_FORMAT
+
+
+class ServiceLogger(Logger):  # type: ignore[misc]
+    """gunicorn's logger with our format."""
+
+    error_fmt = LOG_FORMAT
+    datefmt = None

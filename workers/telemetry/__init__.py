@@ -1,0 +1,4 @@
+"""What the service tells of itself: published snapshots, Prometheus metrics, the access log.
+
+Imports no other worker package.
+"""
