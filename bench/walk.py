@@ -40,7 +40,7 @@ from typing import Any
 import requests
 
 from bench.record import record
-from tests.service import Service, serving
+from tests.helpers.service import Service, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG_LINES = 300  # a file of more is flagged

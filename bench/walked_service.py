@@ -17,7 +17,7 @@ from types import FrameType
 
 import app
 import workers
-from app.cli import main
+from app.commands.cli import main
 
 ROOT = Path(app.__file__).parents[1]
 OURS = tuple(f"{folder}{os.sep}" for package in (app, workers) for folder in package.__path__)
