@@ -14,7 +14,7 @@ from gunicorn.http.wsgi import Response
 
 from app.errors import ProxyError
 from workers.gunicorn_worker.error_answers import response_bytes
-from workers.relay.framing import LAST_CHUNK, Body, Chunked, Counted, chunk
+from workers.relay.framing import LAST_CHUNK, Chunked, Counted, FramedBody, chunk
 
 LOOKED_INTO = (27, 0)
 
@@ -26,7 +26,7 @@ class DirectAnswer:
         self.socket = sock
         self._response = response
 
-    def takes(self, body: Body) -> bool:
+    def takes(self, body: FramedBody) -> bool:
         """Whether the client was told, or will be, of just the framing that this body has. One in chunks may have
         begun: with what there was to say while its model was loaded."""
         r = self._response

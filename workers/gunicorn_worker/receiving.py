@@ -146,14 +146,14 @@ class BodyReader:
         return data
 
 
-class RequestOfAnybody(Request):  # type: ignore[misc]
+class RequestOfAnybody(Request):
     """No client is a proxy whose headers say who asks, or how: that is known without comparing addresses."""
 
     def _peer_is_trusted_proxy(self) -> bool:
         return False
 
 
-class Parser(RequestParser):  # type: ignore[misc]
+class Parser(RequestParser):
     """gunicorn's, without its care for the rest of a body and for how the last request ended: `is_taken` knows."""
 
     mesg_class = RequestOfAnybody

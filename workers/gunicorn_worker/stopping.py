@@ -45,7 +45,7 @@ class Limits:
     stop_seconds: float = 10.0
 
 
-class StoppingWorker(ThreadWorker):  # type: ignore[misc]
+class StoppingWorker(ThreadWorker):
     """A worker that drains before it stops. `limits` is set after the fork."""
 
     limits = Limits()

@@ -24,7 +24,7 @@ from gunicorn.errors import AppImportError
 from gunicorn.http import errors as http_errors
 
 from app.errors import HeadTooLarge, Overloaded, ProxyError, RequestTimeout
-from workers.clients.admission import Places
+from workers.clients.admission import AdmissionLimit
 from workers.gunicorn_worker.error_answers import problem_of, response_bytes
 from workers.gunicorn_worker.kept_connections import KeptConnections
 from workers.gunicorn_worker.receiving import RECEIVE_BYTES, BodyFailed, BodyReader, Connection, guarded, is_taken, take
@@ -52,7 +52,7 @@ class ProxyWorker(StoppingWorker):
         # Both in order of their deadlines, oldest first; the main loop alone touches them.
         self._receiving: dict[Connection, None] = {}
         self._lingering: dict[Connection, None] = {}
-        self._threads = Places(self.cfg.threads)
+        self._threads = AdmissionLimit(self.cfg.threads)  # type: ignore[has-type]
         self._questions = 0  # about our health, that wait for a thread; the main loop's alone
         self._accept_again_at = 0.0
         self._overload_logged_at = 0.0
@@ -73,7 +73,7 @@ class ProxyWorker(StoppingWorker):
 
     def init_process(self) -> None:
         self.keepalived_conns = KeptConnections()
-        self.cfg = looked_up(self.cfg)
+        self.cfg = looked_up(self.cfg)  # type: ignore[has-type]
         super().init_process()
 
     def load_wsgi(self) -> None:
