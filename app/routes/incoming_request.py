@@ -89,7 +89,7 @@ class IncomingRequest:
 
 def current_request() -> IncomingRequest:
     """The request that Flask is answering."""
-    if "incoming" not in g:
+    if "current_request" not in g:
         g.current_request = IncomingRequest(flask_request.environ, services(), flask_request.endpoint or "")
     found: IncomingRequest = g.current_request
     return found
