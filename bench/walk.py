@@ -1,0 +1,218 @@
+"""Counts how far a reader walks through the source to follow one request.
+
+    python -m bench.walk [--runs N] [--files] [--json] [--record FILE]
+
+A run is a fresh service: real gunicorn, the embedded engine, the demo model. A profiler in each thread of its worker
+notes every call of a function in app/ or workers/. Four requests are followed, each from its first byte to the end of
+its answer and a while longer, for what is done after it:
+
+    cold      the service's first, a chat of four tokens; it loads the model
+    loaded    the same again
+    error     a chat with a model that does not exist
+    metrics   a scrape
+
+All but the first are asked once before, uncounted: what happens only once is no part of them. Nothing is subtracted.
+
+`files` are those of which a function was called. `changes` are the calls whose file is not that of the call of ours
+before it on the same thread; the first call is one, a return is none. `through libraries` compares with the call before
+it of any file, a library's too: a file called back from a library counts again, even if it was the last of ours.
+
+All three are of the thread that answers, and differ little from run to run. Beside them the thread of the llama-server,
+and all threads of the worker: files together, changes summed over the threads. These have what the server logged, and
+what the main loop and the clock did meanwhile, whoever it was for. Each figure is the median of the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from bench.record import record
+from tests.helpers.service import Service, serving
+
+ROOT = Path(__file__).resolve().parents[1]
+LONG_LINES = 300  # a file of more is flagged
+QUIET_SECONDS = 1.0  # after the start, for what is done in the background
+SETTLE_SECONDS = 0.3  # after an answer: the access log gathers lines for a third of it
+LOADED_SECONDS = 2.0  # after a load: what it took is measured half a second later
+MOST_ENTERED = 10  # shown without --files
+GROUPS = {"request": "request_", "server": "server-", "all": ""}  # how the names of their threads begin
+
+
+@dataclass
+class Walk:
+    """The way through the files on some threads."""
+
+    entered: Counter[str] = field(default_factory=Counter)  # changes into each
+    calls: Counter[str] = field(default_factory=Counter)
+    through_libraries: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.walk", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5, help="services started one after the other (default: 5)")
+    parser.add_argument("--files", action="store_true", help="also list the files of each request")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--record", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    made = figures([_run() for _ in range(options.runs)])
+    print(json.dumps(made) if options.json else _text(made, options.files))
+    if options.record:
+        record(options.record, made, runs=options.runs)
+
+
+# --- a run -----------------------------------------------------------------------------------------------
+
+
+def _run() -> dict[str, dict[str, Walk]]:
+    """The walks of one service, by request and group of threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        calls = Path(folder) / "calls"
+        with walked(Path(folder), calls) as service:
+            return {name: walks(lines) for name, lines in _followed(service, calls)}
+
+
+def walked(folder: Path, calls: Path) -> AbstractContextManager[Service]:
+    """The service, whose worker writes its calls to the file."""
+    program = ("-m", "bench.walked_service", str(calls))
+    return serving(folder, program=program, ENGINE__BINARY="embedded")
+
+
+def _followed(service: Service, calls: Path) -> Iterator[tuple[str, list[str]]]:
+    assert service.url  # it is ready
+    time.sleep(QUIET_SECONDS)
+    yield "cold", followed(calls, service.chat, 200, LOADED_SECONDS)
+    asked: dict[str, tuple[Callable[[], requests.Response], int]] = {
+        "loaded": (service.chat, 200),
+        "error": (functools.partial(service.chat, "no-such-model"), 404),
+        "metrics": (functools.partial(service.get, "/metrics"), 200),
+    }
+    for name, (ask, status) in asked.items():
+        followed(calls, ask, status)
+        yield name, followed(calls, ask, status)
+
+
+def followed(
+    calls: Path, ask: Callable[[], requests.Response], status: int, settle_seconds: float = SETTLE_SECONDS
+) -> list[str]:
+    """The lines that the worker writes while it is asked, and for a while after its answer."""
+    begin = calls.stat().st_size
+    answer = ask()
+    assert answer.status_code == status, answer.text
+    time.sleep(settle_seconds)
+    with calls.open() as file:
+        file.seek(begin)
+        return file.read().splitlines()
+
+
+# --- what is counted -------------------------------------------------------------------------------------
+
+
+def walks(lines: Iterable[str]) -> dict[str, Walk]:
+    """By group of threads."""
+    found = {group: Walk() for group in GROUPS}
+    last: dict[str, str] = {}
+    for thread, file, is_from_elsewhere in (line.split("\t") for line in lines):
+        for walk in (found[group] for group, prefix in GROUPS.items() if thread.startswith(prefix)):
+            walk.calls[file] += 1
+            walk.entered[file] += file != last.get(thread)
+            walk.through_libraries += is_from_elsewhere == "1"
+        last[thread] = file
+    return found
+
+
+def figures(runs: Sequence[dict[str, dict[str, Walk]]]) -> dict[str, Any]:
+    """By request and group of threads, what the runs have in common."""
+    return {
+        name: {group: _of_group([run[name][group] for run in runs]) for group in GROUPS}
+        for name in ("loaded", "cold", "error", "metrics")
+    }
+
+
+def _of_group(seen: list[Walk]) -> dict[str, Any]:
+    return {
+        "files": _spread(len(walk.calls) for walk in seen),
+        "changes": _spread(walk.entered.total() for walk in seen),
+        "through_libraries": _spread(walk.through_libraries for walk in seen),
+        "visited": _visited(seen),
+    }
+
+
+def _spread(values: Iterable[int]) -> dict[str, int]:
+    ordered = sorted(values)
+    return {"min": ordered[0], "median": statistics.median_low(ordered), "max": ordered[-1]}
+
+
+def _visited(seen: list[Walk]) -> list[dict[str, Any]]:
+    """The files that most of the runs came through, the most entered first."""
+    every = {file for walk in seen for file in walk.calls}
+    rows = [row for file in every if (row := _visits(file, seen))["calls"]]
+    return sorted(rows, key=lambda row: (-row["entered"], -row["calls"], row["file"]))
+
+
+def _visits(file: str, seen: list[Walk]) -> dict[str, Any]:
+    lines = len((ROOT / file).read_text().splitlines())
+    return {
+        "file": file,
+        "lines": lines,
+        "long": lines > LONG_LINES,
+        "entered": statistics.median_low(walk.entered[file] for walk in seen),
+        "calls": statistics.median_low(walk.calls[file] for walk in seen),
+    }
+
+
+# --- as text ---------------------------------------------------------------------------------------------
+
+
+def _text(made: dict[str, Any], with_files: bool) -> str:
+    lines = [
+        f"{'':8} {'the thread that answers':52} {'server thread':>17} {'all threads':>15}",
+        f"{'':8} {'files':>6} {'changes':>8} {'through libraries':>18} {'lines':>7} {f'over {LONG_LINES}':>9}"
+        f" {'files':>8} {'changes':>8} {'files':>6} {'changes':>8}",
+    ]
+    lines += [_row(name, groups) for name, groups in made.items()]
+    if not with_files:
+        return "\n".join(lines + _listing("loaded, most entered", made["loaded"]["request"]["visited"][:MOST_ENTERED]))
+    for name, groups in made.items():
+        lines += _listing(f"{name}, the thread that answers", groups["request"]["visited"])
+        lines += _listing(f"{name}, server thread", groups["server"]["visited"])
+    return "\n".join(lines)
+
+
+def _row(name: str, groups: dict[str, Any]) -> str:
+    own, server, every = (groups[group] for group in GROUPS)
+    long = sum(row["long"] for row in own["visited"])
+    lines = sum(row["lines"] for row in own["visited"])
+    files, changes, libraries = (own[key]["median"] for key in ("files", "changes", "through_libraries"))
+    beside = [each[key]["median"] for each in (server, every) for key in ("files", "changes")]
+    return (
+        f"{name:8} {files:6} {changes:8} {libraries:18} {lines:7} {long:9}"
+        f" {beside[0]:8} {beside[1]:8} {beside[2]:6} {beside[3]:8}"
+    )
+
+
+def _listing(title: str, rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    head = ["", f"{title:50} {'lines':>6} {'entered':>8} {'calls':>6}"]
+    return head + [
+        f"{row['file']:50} {row['lines']:6} {row['entered']:8} {row['calls']:6}{'  long' * row['long']}" for row in rows
+    ]
+
+
+if __name__ == "__main__":
+    main()
