@@ -41,7 +41,7 @@ MINOR := build/gunicorn-$(GUNICORN_MINOR)
 test-gunicorn-minor: $(MINOR)/installed
 	$(MINOR)/bin/python -m pytest -p no:cacheprovider -k '(not sends or socket) and not told' tests/gunicorn_worker \
 	  $(addprefix tests/service/test_service.py::test_,an_openai_client_gets_a_stream \
-	  a_client_that_leaves_stops_the_generation inference_leaves_a_reserve_of_threads)
+	  a_connection_carries_one_request_after_another inference_leaves_a_reserve_of_threads)
 
 $(MINOR)/installed: $(VENV)/installed
 	$(PYTHON) -m venv $(MINOR)
