@@ -19,7 +19,7 @@ END = "llama_smart_proxy.end"  # in a request's environ: end(status), for the wo
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class AccessPolicy:
     """What decides who may come in."""
 
     keys: tuple[ApiKey, ...] = ()
@@ -34,13 +34,13 @@ class Services:
     pool: Any  # workers.pool.pool.Pool: ask(), load(), unload(), address()
     relay: Any  # workers.relay.relay.Relay: send()
     clients: Any  # workers.clients.client_watch.ClientWatcher: watch(socket)
-    places: Any  # workers.clients.admission.Places: taken by inference requests, so that others always find a thread
+    admission: Any  # workers.clients.admission.Places: taken by inference requests, so that others always find a thread
     rates: Any  # workers.clients.rates.Rates: take(key)
-    access: Any  # workers.telemetry.access_log.AccessLog: note(...)
+    access_log: Any  # workers.telemetry.access_log.AccessLog: note(...)
     gauges: Any  # workers.telemetry.gauges.Gauges: what /metrics shows
     engine: EngineFacts | None  # None: there is none, and `engine_problem` says what to do about it
     engine_problem: str
-    doors: Doors
+    access_policy: AccessPolicy
     max_body: int  # bytes
     max_loaded: int | None
     max_wait_seconds: float

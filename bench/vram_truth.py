@@ -16,7 +16,7 @@ from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
 from app.entities.launch import MemoryOptions
-from app.use_cases.estimate.companions import NOTHING, Beside, adapter
+from app.use_cases.estimate.companions import NOTHING, Companions, adapter
 from app.use_cases.estimate.memory_options import options_of, pairs
 from app.use_cases.estimate.projector import projector
 from app.use_cases.model_shape.shape import model_shape
@@ -40,7 +40,7 @@ class Row:
     options: MemoryOptions
     devices: tuple[Items, ...]
     host: Items
-    beside: Beside = NOTHING
+    beside: Companions = NOTHING
 
 
 def rows(names: tuple[str, ...] = ("truth", "truth2", "held_out")) -> Iterator[Row]:

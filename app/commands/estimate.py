@@ -51,7 +51,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     from app.use_cases.estimate.estimate import estimate_memory
     from app.use_cases.estimate.largest_context import fits, why_nothing_fits
     from app.use_cases.model_shape.shape import model_shape
-    from workers.catalog.companion_files import BesideFiles
+    from workers.catalog.companion_files import CompanionFiles
     from workers.gguf.header import read_header
 
     try:
@@ -62,7 +62,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
         shape = model_shape(header)
         options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
         sizes = _sizes(fit_in, options.devices) if fit_in is not None else None
-        beside = BesideFiles().read(launch) if launch else NOTHING
+        beside = CompanionFiles().read(launch) if launch else NOTHING
         result = estimate_memory(shape, options, beside=beside)
     except InvalidModelFile as error:
         stop(error.problem)

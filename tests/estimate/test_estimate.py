@@ -11,7 +11,7 @@ import pytest
 from app.entities.gguf import GgufHeader
 from app.entities.launch import MemoryOptions, Task
 from app.entities.memory import Confidence
-from app.use_cases.estimate.companions import Beside
+from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.estimate.projector import projector
 from app.use_cases.estimate.tensor_split import layer_ranges
@@ -143,7 +143,7 @@ def test_on_the_cpu_everything_is_in_ram():
     draft = estimate_memory(shape_of("llama-3.2-1b", "Q4_K_M"), options)
     eyes = projector(header("mmproj-gemma-3-4b", "F16"))
     both = estimate_memory(
-        shape_of("llama-3.1-8b", "Q4_K_M"), options, beside=Beside(shape_of("llama-3.2-1b", "Q4_K_M"), eyes)
+        shape_of("llama-3.1-8b", "Q4_K_M"), options, beside=Companions(shape_of("llama-3.2-1b", "Q4_K_M"), eyes)
     )
     assert not both.devices
     graph_bytes = 121.25 * 1024**2  # extra_truth.csv, without offload: 931.750 MiB, of which 810.500 are weights
@@ -154,7 +154,7 @@ def test_on_the_cpu_everything_is_in_ram():
 def test_what_nobody_has_measured_is_said():
     shape = shape_of("llama-3.1-8b", "Q4_K_M")
     strange = replace(projector(header("mmproj-gemma-3-4b", "F16")), kind="new")
-    estimate = estimate_memory(shape, MemoryOptions(ctx_size=8192), beside=Beside(projector=strange))
+    estimate = estimate_memory(shape, MemoryOptions(ctx_size=8192), beside=Companions(projector=strange))
     assert estimate.confidence is Confidence.LOW
     assert estimate.notes == ("projectors of type 'new' have not been measured",)
 

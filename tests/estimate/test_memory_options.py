@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.entities.launch import LaunchSettings, MemoryOptions, Task
-from app.use_cases.estimate.memory_options import FilesBeside, files_beside, memory_options, options_of
+from app.use_cases.estimate.memory_options import CompanionPaths, companion_paths, memory_options, options_of
 
 
 def test_options_in_args_count():
@@ -44,5 +44,5 @@ def test_overrides_add_up():
 
 def test_the_other_files_are_found():
     launch = LaunchSettings(mmproj="eyes.gguf", args=("-md", "d.gguf", "--lora", "a,b", "--lora-scaled", "c:0.5"))
-    assert files_beside(launch) == FilesBeside("eyes.gguf", "d.gguf", ("a", "b", "c"))
-    assert files_beside(LaunchSettings()) == FilesBeside()
+    assert companion_paths(launch) == CompanionPaths("eyes.gguf", "d.gguf", ("a", "b", "c"))
+    assert companion_paths(LaunchSettings()) == CompanionPaths()

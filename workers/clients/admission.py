@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 
-class Places:
+class AdmissionLimit:
     """A counting semaphore that never waits, nor has anybody to wake."""
 
     def __init__(self, count: int) -> None:

@@ -15,7 +15,7 @@ from gunicorn.http.wsgi import Response
 from app.errors import ProxyError
 from workers.gunicorn_worker.compatibility import TESTED
 from workers.gunicorn_worker.error_answers import response_bytes
-from workers.relay.framing import LAST_CHUNK, Body, Chunked, Counted, chunk
+from workers.relay.framing import LAST_CHUNK, Chunked, Counted, FramedBody, chunk
 
 
 class DirectAnswer:
@@ -25,9 +25,9 @@ class DirectAnswer:
         self.socket = sock
         self._response = response
 
-    def takes(self, body: Body) -> bool:
-        """Whether the client was told, or will be, of just the framing that this body has. One in chunks may have
-        begun: with progress messages while its model was loaded."""
+    def takes(self, body: FramedBody) -> bool:
+        """Whether the response announces, or did, just the framing that this body has. A chunked one may have begun,
+        with progress messages while its model was loaded."""
         response = self._response
         if response.status is None or has_no_body(response) or (response.headers_sent and not response.chunked):
             return False

@@ -13,7 +13,7 @@ from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreDa
 from app.errors import ExpectationFailed, HeadTooLarge, InvalidRequest, ProxyError, UriTooLong
 
 # An unsupported transfer coding is a 400 too, like whatever else makes the framing ambiguous.
-_OTHER_THAN_400: dict[type[Exception], type[ProxyError]] = {
+_OTHER_THAN_400: dict[type, type[ProxyError]] = {
     LimitRequestLine: UriTooLong,
     GunicornExpectationFailed: ExpectationFailed,
     LimitRequestHeaders: HeadTooLarge,

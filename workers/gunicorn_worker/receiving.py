@@ -121,8 +121,10 @@ def receive(sock: socket.socket) -> bytes | None:
         return b""
 
 
-class PacedUnreader(Unreader):  # type: ignore[misc]
+class PacedUnreader(Unreader):
     """What gunicorn's parser reads one request from. The pool thread's alone."""
+
+    buf: io.BytesIO  # gunicorn's, of what nobody has read yet
 
     def __init__(self, connection: ClientConnection, receive_timeout_seconds: float) -> None:
         super().__init__()

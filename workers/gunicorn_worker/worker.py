@@ -22,11 +22,11 @@ from workers.gunicorn_worker.timeouts import WorkerTimeouts
 REQUIRED_SETTINGS = {"workers": 1, "max_requests": 0, "preload_app": False, "reuse_port": False, "certfile": None}
 
 
-class CannotStart(AppImportError):  # type: ignore[misc]
+class CannotStart(AppImportError):
     """Raised by `load_service` when a new attempt would fail too: gunicorn prints the message and stops (exit 4)."""
 
 
-class ProxyWorker(Worker):  # type: ignore[misc]
+class ProxyWorker(Worker):
     """The worker; its service comes from the application's `load_service`."""
 
     timeouts = WorkerTimeouts()  # gunicorn.conf.py sets those of the configuration, after the fork

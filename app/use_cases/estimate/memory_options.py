@@ -167,7 +167,7 @@ def _said(option: str, value: str) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class FilesBeside:
+class CompanionPaths:
     """The files that a llama-server reads beside its model's."""
 
     projector: str | None = None
@@ -175,9 +175,9 @@ class FilesBeside:
     adapters: tuple[str, ...] = ()
 
 
-def files_beside(launch: LaunchSettings) -> FilesBeside:
+def companion_paths(launch: LaunchSettings) -> CompanionPaths:
     """As its settings name them; of a repeated option the last one, but for adapters."""
-    found = FilesBeside(launch.mmproj)
+    found = CompanionPaths(launch.mmproj)
     for option, value in pairs(launch.args):
         if option in ("--mmproj", "-mm"):
             found = replace(found, projector=launch.mmproj or value)
