@@ -75,7 +75,6 @@ WORKERS = {
     "workers/relay": {"workers/clients", "workers/pool"},
     "workers/gunicorn_worker": {
         "app/services.py",
-        "workers/clients",
         "workers/relay",
         "workers/telemetry",
     },
