@@ -166,7 +166,7 @@ class Runtime:
             log.error("llama-servers did not end; killing them")
             self._pool.kill()
         self.services.relay.close()
-        self._access_log.flush()
+        self._access_log.close()
         if self._gpus is not None:
             self._gpus.close()
         self._history.close()
