@@ -66,7 +66,7 @@ WORKERS = {
     "workers/telemetry": set(),
     "workers/gguf": set(),
     "workers/clients": set(),
-    "workers/gpu": {"workers/telemetry"},
+    "workers/gpu": set(),
     "workers/catalog": {"workers/gguf"},
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/measurement"},
@@ -80,7 +80,10 @@ WORKERS = {
         "workers/telemetry",
     },
 }
-COMPOSITION_ROOT = {"workers/runtime.py", "workers/parts.py", "workers/pinned.py", "workers/serve.py", "app/commands"}
+COMPOSITION_ROOT = {
+    *("workers/folders.py", "workers/builders.py", "workers/build_catalog.py", "workers/check_pinned.py"),
+    *("workers/runtime.py", "workers/serve.py", "app/commands"),
+}
 PACKAGES = USE_CASES | APP | WORKERS
 
 THIRD_PARTY = {

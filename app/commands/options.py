@@ -93,7 +93,7 @@ def of_settings(model: str, config: Path | None) -> Question:
     """What the settings say of a NAME of the catalogue; of a FILE, what they say of models without an entry."""
     from app.errors import ModelNotFound
     from app.use_cases.estimate.memory_options import memory_options
-    from workers.parts import catalog_of
+    from workers.build_catalog import build_catalog
 
     settings = settings_of(config)
     if is_file(model):
@@ -101,7 +101,7 @@ def of_settings(model: str, config: Path | None) -> Question:
     else:
         try:
             with _without_log("workers.catalog.catalog"):  # what is wrong with other models is not asked
-                found = catalog_of(settings).find(model)
+                found = build_catalog(settings).find(model)
         except ModelNotFound:
             stop(f"{model}: there is no such file, and no model of that name in the catalogue")
         if found.problem:
