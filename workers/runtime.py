@@ -18,9 +18,8 @@ from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.catalog.model_headers import ModelHeaders
-from workers.clients.admission import AdmissionLimit
+from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
-from workers.clients.rates import Rates
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
 from workers.parts import (
@@ -94,7 +93,7 @@ class Runtime:
             relay=relay,
             clients=self._clients,
             admission=AdmissionLimit(settings.server.threads - settings.server.reserve_threads),
-            rates=Rates(),
+            rates=KeyRateLimits(),
             access_log=self._access_log,
             gauges=gauges,
             engine=engine,
