@@ -30,9 +30,8 @@ from workers.builders import (
     gpus_at_start,
 )
 from workers.catalog.model_headers import ModelHeaders
-from workers.clients.admission import AdmissionLimit
+from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
-from workers.clients.rates import Rates
 from workers.folders import state_folder, version
 from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
@@ -103,7 +102,7 @@ class Runtime:
             relay=self._relay,
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
-            rates=Rates(),
+            rates=KeyRateLimits(),
             access_log=self._access_log,
             gauges=self._gauges,
             engine=engine,

@@ -23,7 +23,7 @@ from app.commands.options import (
     stop,
     with_typed,
 )
-from app.entities.launch import MemoryOptions, Task
+from app.entities.launch import ModelOptions, Task
 
 if TYPE_CHECKING:
     from app.use_cases.model_shape.shape import ModelShape
@@ -55,7 +55,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     from workers.gguf.header import read_header
 
     try:
-        question = Question(model, MemoryOptions(), None) if is_file(model) else of_settings(model, config)
+        question = Question(model, ModelOptions(), None) if is_file(model) else of_settings(model, config)
         path, options, launch = question.path, with_typed(question.options, typed), question.launch
         header = read_header(path)
         refuse_what_is_no_model(header, path)
@@ -90,7 +90,7 @@ def _sizes(text: str, devices: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _notes(shape: ModelShape, options: MemoryOptions) -> list[str]:
+def _notes(shape: ModelShape, options: ModelOptions) -> list[str]:
     """What of the question may not mean what its author thinks."""
     found, trained = [], shape.hparams.integer("context_length")
     if 0 < trained < options.ctx_size:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
+from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
 from app.entities.placement import CpuFallback, PlacementConstraints, Policy, Rules
 from app.use_cases.estimate.context import CACHE_TYPES
 
@@ -62,7 +62,7 @@ class Question:
     """A model and how it is to be started, as typed and, where nothing is, as the settings have it."""
 
     path: str
-    options: MemoryOptions
+    options: ModelOptions
     launch: LaunchSettings | None  # of a model with settings
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     rules: Rules = field(default_factory=Rules)
@@ -136,7 +136,7 @@ def _without_log(name: str) -> Iterator[None]:
         logger.disabled = False
 
 
-def with_typed(options: MemoryOptions, typed: dict[str, Any]) -> MemoryOptions:
+def with_typed(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
     """The options with what was typed; what contradicts itself ends the command."""
     from app.use_cases.estimate.largest_context import is_refused
 

@@ -21,7 +21,7 @@ from app.commands.options import (
     stop,
     with_typed,
 )
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate, MemoryReading
 from app.entities.placement import CPU, Decision, Outcome, PlacementConstraints
 from app.use_cases.placement.cards import mib
@@ -88,7 +88,7 @@ def _request(question: Question, typed: dict[str, Any]) -> PlacementRequest:
     shape = model_shape(header)
     beside = CompanionFiles().read(question.launch) if question.launch else NOTHING
 
-    def estimate(options: MemoryOptions, _: tuple[str, ...]) -> Estimate:
+    def estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
         return estimate_memory(shape, options, beside=beside)
 
     return PlacementRequest(
@@ -96,7 +96,7 @@ def _request(question: Question, typed: dict[str, Any]) -> PlacementRequest:
     )
 
 
-def _options(options: MemoryOptions, typed: dict[str, Any]) -> MemoryOptions:
+def _options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
     options = with_typed(options, {**typed, "devices": None})
     return replace(options, n_gpu_layers=0) if typed["devices"] == 0 else options
 

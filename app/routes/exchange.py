@@ -140,8 +140,7 @@ class Exchange:
         return lease
 
     def server_of(self, model: Model) -> Server | None:
-        found: Server | None = self.services.store.pool.server_of(model.name)
-        return found
+        return self.services.store.pool.server_of(model.name)
 
     def send_on(self, lease: Any) -> None:
         self.waited_seconds = lease.waited_seconds
@@ -263,8 +262,7 @@ def enter(services: Services) -> Callable[[], None]:
     """Take a place among those that may wait; how to leave it. Raises Overloaded when all are taken."""
     if not services.admission.enter():
         raise Overloaded("every place for inference requests is taken")
-    leave: Callable[[], None] = services.admission.leave
-    return leave
+    return services.admission.leave
 
 
 @contextlib.contextmanager

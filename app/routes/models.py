@@ -12,6 +12,7 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine
+from app.ports import WatchedClient
 from app.routes.authorization import checked, find_model, servable_model, visible_models
 from app.routes.exchange import place, read_body
 from app.routes.incoming_request import IncomingRequest, current_request
@@ -95,7 +96,7 @@ def props() -> Response:
 
 
 @contextlib.contextmanager
-def _order(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, object]]:
+def _order(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
     """The model that an order is about and the watch over its client; it holds a place while it waits."""
     request = current_request()
     with place(request.services):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.entities.launch import LaunchSettings, MemoryOptions, Task
+from app.entities.launch import LaunchSettings, ModelOptions, Task
 from app.use_cases.estimate.memory_options import CompanionPaths, companion_paths, memory_options, options_of
 
 
@@ -26,7 +26,7 @@ def test_what_has_a_key_of_its_own_wins():
     ["-ts x", "-ts nan", "-ts -1,2", "-ts 1e300", "-ctk q9", "-c many", "-ncmoe -1", "-ngl auto", "-devd GPU", "-ts"],
 )
 def test_what_cannot_be_read_is_for_llama_server_to_refuse(args: str):
-    assert options_of(args.split()) == MemoryOptions()
+    assert options_of(args.split()) == ModelOptions()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, MemoryOptions
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, ModelOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate, MemoryReading
 from app.entities.model import Model
 from app.entities.placement import CPU, Placement, PlacementConstraints
@@ -150,12 +150,12 @@ def a_command(command: Callable[..., ev.Event], ticket: int, model: Model, at: f
 def asked_for(size_bytes: int, constraints: PlacementConstraints = NO_WISHES) -> PlacementRequest:
     """A model that needs so much: of RAM, or of one GPU."""
 
-    def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+    def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
         memory = DeviceMemory(weights_bytes=size_bytes)
         on_gpu = Estimate((memory,), DeviceMemory(), Confidence.EXACT)
         return on_gpu if options.devices else Estimate((), memory, Confidence.EXACT)
 
-    return PlacementRequest(tiny_shape(), MemoryOptions(ctx_size=4096), estimate, constraints)
+    return PlacementRequest(tiny_shape(), ModelOptions(ctx_size=4096), estimate, constraints)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
@@ -55,14 +55,14 @@ def eight_layer_shape() -> ModelShape:
 
 
 @functools.cache
-def _estimate(options: MemoryOptions, _: tuple[str, ...]) -> Estimate:
+def _estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
     return estimate_memory(eight_layer_shape(), options)
 
 
 @functools.cache
 def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_MODEL) -> PlacementRequest:
     """A model of eight layers: with 4k some 4.5 GiB on one GPU; a context of 64k takes 2 GiB more."""
-    return PlacementRequest(eight_layer_shape(), MemoryOptions(ctx_size=ctx_size), _estimate, constraints)
+    return PlacementRequest(eight_layer_shape(), ModelOptions(ctx_size=ctx_size), _estimate, constraints)
 
 
 @dataclass

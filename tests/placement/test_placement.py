@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.placement import CPU, Card, Decision, Outcome, PlacementConstraints, Policy, Resident, Strategy
 from app.entities.refusal import Reason, Refusal
 from app.errors import error_for
@@ -25,7 +25,7 @@ SMALL, LARGE = ("llama-3.1-8b", "Q4_K_M"), ("llama-3.1-70b", "Q4_K_M")  # some 5
 
 def request(model: tuple[str, str] = SMALL, ctx_size: int = 4096, **constraints: object) -> PlacementRequest:
     shape = shape_of(*model)
-    options = MemoryOptions(ctx_size=ctx_size)
+    options = ModelOptions(ctx_size=ctx_size)
     return PlacementRequest(
         shape, options, lambda changed, _: estimate_memory(shape, changed), PlacementConstraints(**constraints)
     )

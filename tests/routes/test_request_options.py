@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.errors import InvalidRequest
 from app.routes.request_options import keep_seconds, wanted_context
 from app.use_cases.placement.candidates import longest_context
@@ -113,7 +113,7 @@ def test_more_context_than_a_model_is_ever_loaded_with_loads_nothing(tmp_path: P
 
 
 def test_a_slot_that_has_its_own_cells_has_its_share_of_the_context():
-    options = MemoryOptions(ctx_size=8192, parallel=4, kv_unified=False)
+    options = ModelOptions(ctx_size=8192, parallel=4, kv_unified=False)
     assert longest_context(replace(asked_for(1), options=options)) == 2048
     assert longest_context(replace(asked_for(1), options=replace(options, kv_unified=True))) == 8192
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.entities.gpu import GpuState, MissingGpu
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.placement import CPU, CpuFallback, Outcome, PlacementConstraints, Rules
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
@@ -272,7 +272,7 @@ def test_a_card_that_is_away_is_no_reason_for_a_model_that_would_not_use_it(
     missing = (MissingGpu("GPU-z", 1, "other", "lost"),)
     away = replace(play.polled(at=1.0).gpus, missing=missing)
     huge = asked_for(200 * GIB, constraints)
-    model = replace(huge, options=MemoryOptions(ctx_size=4096, n_gpu_layers=layers))
+    model = replace(huge, options=ModelOptions(ctx_size=4096, n_gpu_layers=layers))
     play.answers_polls = False
     effects = play.post(ev.GpusPolled(away, 1.0), ev.Acquire(1, a_model("a"), 1.0, 300.0, model), ev.Tick(1.1))
     assert refusals(effects) == {1: Reason.DOES_NOT_FIT}
@@ -365,7 +365,7 @@ def ticks_that_are_due_at_once(play: GpuPlay, now: float) -> int:
 
 
 def on_the_cpu_beside_gpus(gib: float) -> PlacementRequest:
-    return replace(asked_for(int(gib * GIB)), options=MemoryOptions(ctx_size=4096, n_gpu_layers=0))
+    return replace(asked_for(int(gib * GIB)), options=ModelOptions(ctx_size=4096, n_gpu_layers=0))
 
 
 def test_a_first_reading_that_never_comes_makes_no_loop_while_a_load_waits_for_ram():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.entities.launch import EngineFacts, MemoryOptions
+from app.entities.launch import EngineFacts, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
@@ -38,7 +38,7 @@ class EstimateSource:
         learned = self._history.learned(model.path)
         engine = self._engine
 
-        def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+        def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
             if engine is not None and learned.rows:
                 start = start_of(replace(model, launch=launch_with(model.launch, options)), engine, gpus)
                 if known := learned.estimate(start):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import accumulate
 
-from app.entities.launch import ALL_LAYERS, MemoryOptions
+from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import CPU, Card, Placement, Resident, Strategy, shared_needs
 from app.use_cases.placement.cards import (
@@ -45,16 +45,16 @@ class EstimateCache:
 
     def __init__(self, request: PlacementRequest) -> None:
         self.request = request
-        self._estimates: dict[tuple[MemoryOptions, tuple[str, ...]], Estimate] = {}
-        self._layers: dict[MemoryOptions, list[int]] = {}
+        self._estimates: dict[tuple[ModelOptions, tuple[str, ...]], Estimate] = {}
+        self._layers: dict[ModelOptions, list[int]] = {}
 
-    def of(self, options: MemoryOptions, gpus: tuple[str, ...] = ()) -> Estimate:
+    def of(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         key = options, gpus
         if key not in self._estimates:
             self._estimates[key] = self.request.need(options, gpus)
         return self._estimates[key]
 
-    def of_layers(self, options: MemoryOptions) -> list[int]:
+    def of_layers(self, options: ModelOptions) -> list[int]:
         """Weights and context of each layer that goes to GPUs."""
         whole = replace(options, n_gpu_layers=ALL_LAYERS)
         if whole not in self._layers:
@@ -66,7 +66,7 @@ class EstimateCache:
 class Candidates:
     """Of one model in one world; what was looked at is `said`."""
 
-    def __init__(self, needs: EstimateCache, world: World, options: MemoryOptions | None = None) -> None:
+    def __init__(self, needs: EstimateCache, world: World, options: ModelOptions | None = None) -> None:
         self.needs = needs
         self.constraints = needs.request.constraints
         self.options = options or needs.request.options
@@ -82,7 +82,7 @@ class Candidates:
         return not self.world.cards or not self.options.n_gpu_layers
 
     @property
-    def shortest(self) -> MemoryOptions:
+    def shortest(self) -> ModelOptions:
         """With the context that is asked for where it costs something."""
         return replace(self.options, ctx_size=self.contexts[-1])
 
@@ -143,7 +143,7 @@ class Candidates:
     def _one(self, card: Card, ctx_size: int) -> Placement:
         return self._on(card, self._alone(ctx_size))
 
-    def _on(self, card: Card, options: MemoryOptions) -> Placement:
+    def _on(self, card: Card, options: ModelOptions) -> Placement:
         layers = min(options.n_gpu_layers, self._layer_count)
         return placement_on((card,), (layers,), options, self.needs.of(options, (card.name,)))
 
@@ -160,7 +160,7 @@ class Candidates:
         needs = {card.uuid: estimate.devices[0].booked_bytes, **shared_needs(estimate)}
         return lacking(needs, self.room)
 
-    def _alone(self, ctx_size: int) -> MemoryOptions:
+    def _alone(self, ctx_size: int) -> ModelOptions:
         return replace(self.options, ctx_size=ctx_size, devices=1, tensor_split=())
 
     @property
@@ -304,7 +304,7 @@ class Candidates:
                 high = middle - 1
         return best
 
-    def _if_it_fits(self, card: Card, options: MemoryOptions) -> Placement | None:
+    def _if_it_fits(self, card: Card, options: ModelOptions) -> Placement | None:
         placement = self._on(card, options)
         return None if lacking(placement.needs, self.room) else placement
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from math import inf
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import BOOKS, PLACES, Card, Placement, PlacementConstraints, Resident
 
@@ -90,7 +90,7 @@ def held_bytes(residents: Iterable[Resident]) -> dict[str, int]:
 
 
 def placement_on(
-    cards: Sequence[Card], layers: tuple[int, ...], options: MemoryOptions, estimate: Estimate
+    cards: Sequence[Card], layers: tuple[int, ...], options: ModelOptions, estimate: Estimate
 ) -> Placement:
     """`layers` are the numbers of them on each card."""
     return Placement(

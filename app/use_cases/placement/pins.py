@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, permutations
 
 from app.entities.gpu import GpuSnapshot, GpuState
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import CpuFallback, Decision, Outcome, Placement
 from app.use_cases.placement.candidates import contexts
@@ -81,7 +81,7 @@ def kept_out_by_contexts(pinned: Pinned, world: World) -> tuple[str, ...]:
 def _at_least(request: PlacementRequest) -> PlacementRequest:
     options = replace(request.options, ctx_size=contexts(request)[-1])
 
-    def certain(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+    def certain(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
         need = request.need(options, gpus)
         return _weights_of(need) if need.confidence is Confidence.LOW else need
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from app.entities.launch import MemoryOptions, Task
+from app.entities.launch import ModelOptions, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import PlacementConstraints
 from app.use_cases.model_shape.shape import ModelShape
@@ -35,8 +35,8 @@ class PlacementRequest:
     """
 
     shape: ModelShape
-    options: MemoryOptions
-    estimate: Callable[[MemoryOptions, tuple[str, ...]], Estimate]
+    options: ModelOptions
+    estimate: Callable[[ModelOptions, tuple[str, ...]], Estimate]
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     extra: Extra = NOTHING_EXTRA
 
@@ -52,7 +52,7 @@ class PlacementRequest:
         is_encoder = hparams.value("attention.causal") is False
         return Task.EMBEDDING if is_encoder or pooling == _LAST else Task.COMPLETION
 
-    def need(self, options: MemoryOptions, gpus: tuple[str, ...] = ()) -> Estimate:
+    def need(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         found = self.estimate(options, gpus)
         if self.extra == NOTHING_EXTRA:
             return found
