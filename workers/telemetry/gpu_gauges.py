@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
-from app.use_cases.placement.ledger import Books
+from app.use_cases.placement.ledger import Ledger
 from workers.telemetry.store import StateStore
 
 _PREFIX = "llama_smart_proxy_gpu_"
@@ -66,10 +66,10 @@ class GpuGauges(Collector):
         about = "Memory that loading servers have yet to take."
         family = GaugeMetricFamily(f"{_PREFIX}memory_claimed_bytes", about, labels=_LABELS)
         pool = self._store.pool
-        books = Books(snapshot, pool.memory or MemoryReading(0, 0, 0.0), pool.servers, pool.limits.rules)
+        ledger = Ledger(snapshot, pool.memory or MemoryReading(0, 0, 0.0), pool.servers, pool.limits.gpu_limits)
         for gpu in snapshot.gpus:
             if gpu.free_bytes is not None:
-                family.add_metric(_named(gpu), books.claimed_bytes(gpu.uuid))
+                family.add_metric(_named(gpu), ledger.claimed_bytes(gpu.uuid))
         return family
 
 
