@@ -12,7 +12,7 @@ from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
 from app.settings.schema import Settings
-from app.use_cases.placement.usable_gpus import names_nothing
+from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import Limits
 from workers.engine.binary import EngineNotFound, engine_environment, find_engine, why_no_cuda
@@ -63,7 +63,7 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> Limits:
         ttl_seconds=scheduling.ttl_seconds,
         stall_timeout_seconds=scheduling.stall_timeout_seconds,
         notice_in_silence_seconds=_notice_in_silence_seconds(engine),
-        rules=settings.rules(),
+        gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
         cpu_fallback=settings.gpu.cpu_fallback,
     )
@@ -100,7 +100,7 @@ def _spawn_without_engine(server: Server, post: Callable[[ev.Event], None]) -> P
 def gpus_at_start(settings: Settings) -> GpuSnapshot:
     """The snapshot before the first reading: not read yet, or disabled and why."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if settings.gpu.enabled and not names_nothing(visible):
+    if settings.gpu.enabled and not hides_all_gpus(visible):
         return NOT_READ
     problem = f"CUDA_VISIBLE_DEVICES={visible} hides all" if settings.gpu.enabled else "gpu.enabled is false"
     log.info("GPUs are disabled: %s", problem)

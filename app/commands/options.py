@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
-from app.entities.placement import CpuFallback, PlacementConstraints, Policy, Rules
+from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.use_cases.estimate.context import CACHE_TYPES
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Question:
     options: ModelOptions
     launch: LaunchSettings | None  # of a model with settings
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
-    rules: Rules = field(default_factory=Rules)
+    gpu_limits: GpuLimits = field(default_factory=GpuLimits)
     policy: Policy = field(default_factory=Policy)
     uses_gpus: bool = True
     cpu_fallback: CpuFallback = CpuFallback.AUTO
@@ -107,10 +107,10 @@ def of_settings(model: str, config: Path | None) -> Question:
         if found.problem:
             stop(f"model '{found.name}' cannot be served: {found.problem}")
         path, name, launch = found.path, found.name, found.launch
-    constraints, rules, policy = settings.constraints_of(name), settings.rules(), settings.policy()
+    constraints, gpu_limits, policy = settings.constraints_of(name), settings.gpu_limits(), settings.policy()
     gpu = settings.gpu
     options = memory_options(launch, devices=1)
-    return Question(path, options, launch, constraints, rules, policy, gpu.enabled, gpu.cpu_fallback)
+    return Question(path, options, launch, constraints, gpu_limits, policy, gpu.enabled, gpu.cpu_fallback)
 
 
 def settings_of(config: Path | None) -> Settings:
@@ -138,7 +138,7 @@ def _without_log(name: str) -> Iterator[None]:
 
 def with_typed(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
     """The options with what was typed; what contradicts itself ends the command."""
-    from app.use_cases.estimate.largest_context import is_refused
+    from app.use_cases.estimate.largest_context import lacks_required_flash_attention
 
     changes = {key: value for key, value in typed.items() if value is not None}
     ranks, embeds = changes.pop("reranking"), changes.pop("embeddings")
@@ -161,7 +161,7 @@ def with_typed(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
             f"--main-gpu {options.main_gpu}: there {'is' if options.devices == 1 else 'are'} "
             f"{counted(options.devices, 'device')}, counted from 0"
         )
-    if is_refused(options.cache_type_v, options.flash_attn):
+    if lacks_required_flash_attention(options.cache_type_v, options.flash_attn):
         stop(f"--cache-type-v {options.cache_type_v} needs --flash-attn on or auto")
     return options
 

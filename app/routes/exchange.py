@@ -96,7 +96,9 @@ class Exchange:
             self.asking = self.services.pool.acquire(
                 model, self.services.max_wait_seconds, self.client, said.num_ctx, said.conversation
             )
-            self.held.append(lambda: self.asking.end(self.ending, self.wish.keep_seconds if self.is_sent else None))
+            self.held.append(
+                lambda: self.asking.end(self.ending, self.wish.keep_alive_seconds if self.is_sent else None)
+            )
             shows = said.streams and self.services.loading_comments and self.route in STREAMING_ROUTES
             lease = self.slot_soon(model) if shows else self.asking.wait()
             if lease is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.entities.launch import LaunchSettings, ModelOptions, Task
-from app.use_cases.estimate.memory_options import CompanionPaths, companion_paths, memory_options, options_of
+from app.use_cases.estimate.memory_options import CompanionPaths, companion_paths, memory_options, parse_memory_options
 
 
 def test_options_in_args_count():
@@ -26,19 +26,19 @@ def test_what_has_a_key_of_its_own_wins():
     ["-ts x", "-ts nan", "-ts -1,2", "-ts 1e300", "-ctk q9", "-c many", "-ncmoe -1", "-ngl auto", "-devd GPU", "-ts"],
 )
 def test_what_cannot_be_read_is_for_llama_server_to_refuse(args: str):
-    assert options_of(args.split()) == ModelOptions()
+    assert parse_memory_options(args.split()) == ModelOptions()
 
 
 @pytest.mark.parametrize(
     ("args", "slots"), [("", (4, True)), ("-np -1", (4, True)), ("-np 2", (2, False)), ("-kvu -np 2", (2, True))]
 )
 def test_slots_that_are_asked_for_have_their_own_cells_unless_it_is_said(args: str, slots: tuple[int, bool]):
-    options = options_of(args.split())
+    options = parse_memory_options(args.split())
     assert (options.parallel, options.kv_unified) == slots
 
 
 def test_overrides_add_up():
-    options = options_of(["-ot", r"blk\.1=CPU,x=CUDA1", "--override-tensor", "y=z=CPU"])
+    options = parse_memory_options(["-ot", r"blk\.1=CPU,x=CUDA1", "--override-tensor", "y=z=CPU"])
     assert options.overrides == ((r"blk\.1", "CPU"), ("x", "CUDA1"), ("y=z", "CPU"))
 
 

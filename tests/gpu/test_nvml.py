@@ -44,7 +44,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 def test_every_field_of_a_gpu_is_read(hardware: StandIn):
     hardware.show(Card(processes={os.getpid(): 500}))
     snapshot = Nvml().read_gpus()
-    assert (snapshot.state, snapshot.problem, snapshot.complaints) == (GpuState.OK, "", ())
+    assert (snapshot.state, snapshot.problem, snapshot.problems) == (GpuState.OK, "", ())
     assert (snapshot.driver_version, snapshot.cuda_version) == ("580.10", "13.0")
     assert snapshot.gpus == (
         Gpu(
@@ -149,7 +149,7 @@ def test_a_gpu_is_identified_by_its_uuid_not_its_index(hardware: StandIn):
     hardware.show(an_a100("GPU-b"), Card("GPU-a"))
     snapshot = nvml.read_gpus()
     assert [(gpu.uuid, gpu.index) for gpu in snapshot.gpus] == [("GPU-b", 0), ("GPU-a", 1)]
-    assert snapshot.complaints == ()
+    assert snapshot.problems == ()
 
 
 FAULTS = [
@@ -202,13 +202,13 @@ def test_a_lost_gpu_is_missing_until_it_reappears_and_the_others_remain(hardware
     hardware.show(a, Card("GPU-b", flags=("lost",)), c)
     snapshot = nvml.read_gpus()
     assert (snapshot.state, uuids(snapshot)) == (GpuState.OK, ["GPU-a", "GPU-c"])
-    assert snapshot.complaints == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {LOST}",)
+    assert snapshot.problems == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {LOST}",)
     assert snapshot.errors == {"GpuIsLost": 1}
     hardware.show(a, c)  # gone from the bus, too
-    assert nvml.read_gpus().complaints == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {UNLISTED}",)
+    assert nvml.read_gpus().problems == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {UNLISTED}",)
     hardware.show(a, b, c)
     snapshot = nvml.read_gpus()
-    assert (uuids(snapshot), snapshot.complaints) == (["GPU-a", "GPU-b", "GPU-c"], ())
+    assert (uuids(snapshot), snapshot.problems) == (["GPU-a", "GPU-b", "GPU-c"], ())
 
 
 @needs_compiler
@@ -230,12 +230,12 @@ def test_a_gpu_that_was_lost_before_the_start_is_missing(hardware: StandIn):
     nvml = Nvml()
     snapshot = nvml.read_gpus()
     assert (snapshot.state, uuids(snapshot)) == (GpuState.OK, ["GPU-a", "GPU-c"])
-    assert [complaint.partition(": ")[0] for complaint in snapshot.complaints] == ["GPU 1 (unknown)"]
-    assert Nvml("0").read_gpus().complaints == (), "it may be none of this service's"
+    assert [complaint.partition(": ")[0] for complaint in snapshot.problems] == ["GPU 1 (unknown)"]
+    assert Nvml("0").read_gpus().problems == (), "it may be none of this service's"
     hardware.show(a, lost)  # the one that fails may be the one that is absent
     assert [each.uuid for each in nvml.read_gpus().missing] == ["GPU-c"]
     hardware.show(a, b, c)
-    assert nvml.read_gpus().complaints == ()
+    assert nvml.read_gpus().problems == ()
 
 
 @needs_compiler
@@ -258,7 +258,7 @@ def _inits() -> int:
 def test_a_gpu_that_is_not_passed_to_the_container_is_not_missing(hardware: StandIn):
     hardware.show(Card("GPU-a", flags=("forbidden",)), Card("GPU-b"))
     snapshot = Nvml().read_gpus()
-    assert (uuids(snapshot), snapshot.complaints, snapshot.errors) == (["GPU-b"], (), {})
+    assert (uuids(snapshot), snapshot.problems, snapshot.errors) == (["GPU-b"], (), {})
 
 
 @needs_compiler
@@ -276,7 +276,7 @@ def test_a_cuda_visible_devices_that_matches_nothing_is_a_complaint(hardware: St
     hardware.show(Card("GPU-aa"))
     snapshot = Nvml("GPU-zz").read_gpus()
     assert snapshot.state is GpuState.NOT_FOUND
-    assert snapshot.complaints == ("CUDA_VISIBLE_DEVICES=GPU-zz matches none of the 1 GPUs present",)
+    assert snapshot.problems == ("CUDA_VISIBLE_DEVICES=GPU-zz matches none of the 1 GPUs present",)
 
 
 @needs_compiler
@@ -285,7 +285,7 @@ def test_a_lost_gpu_hidden_from_the_service_is_ignored(hardware: StandIn):
     nvml = Nvml("GPU-aa")
     nvml.read_gpus()
     hardware.show(Card("GPU-aa"))
-    assert nvml.read_gpus().complaints == ()
+    assert nvml.read_gpus().problems == ()
 
 
 def test_without_the_library_the_state_is_no_library():

@@ -77,7 +77,7 @@ def test_gpus_are_read_repeatedly(tmp_path: Path):
     card = Card(A)
     store, _ = polling(tmp_path, card)
     first = store.gpus
-    assert (first.gpus, first.complaints) == ((A,), ())
+    assert (first.gpus, first.problems) == ((A,), ())
     wait_for(lambda: card.readings > 5 and store.gpus.at > first.at, 10)
 
 
@@ -87,7 +87,7 @@ def test_a_machine_without_gpus_is_read_once_and_needs_no_scheduler(tmp_path: Pa
     wait_for(lambda: "no NVIDIA GPU: no library" in caplog.text, 10)
     time.sleep(0.3)  # fifteen polls
     assert card.readings == 1
-    assert store.gpus.complaints == ()
+    assert store.gpus.problems == ()
     assert store.gpus.as_of(time.monotonic() + 10_000).state is GpuState.NO_LIBRARY  # none is due
     card.gpus = (A,)
     poller.read_now()
@@ -107,17 +107,17 @@ def test_a_machine_without_gpus_does_not_import_the_scheduler(tmp_path: Path):
 def test_expected_gpus_that_are_missing_are_reported_and_polled_for(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     card = Card()
     store, _ = polling(tmp_path, card, expected=lambda history: "there is one on the bus")
-    assert store.gpus.complaints == ("no GPU: no library; there is one on the bus",)
+    assert store.gpus.problems == ("no GPU: no library; there is one on the bus",)
     card.gpus = (A,)
     wait_for(lambda: store.gpus.gpus == (A,), 10)
-    assert (store.gpus.complaints, store.gpus.expected) == ((), "")
+    assert (store.gpus.problems, store.gpus.expected) == ((), "")
 
 
 def test_what_was_seen_once_is_missed_in_the_next_life(tmp_path: Path):
     polling(tmp_path, Card(A))
     wait_for((tmp_path / "gpus.json").exists, 10)
     store, _ = polling(tmp_path, Card())
-    assert store.gpus.complaints == ("no GPU: no library; RTX 4090",)
+    assert store.gpus.problems == ("no GPU: no library; RTX 4090",)
 
 
 def test_while_a_reading_hangs_no_other_is_started_and_its_result_ends_the_hang(tmp_path: Path):
@@ -154,7 +154,7 @@ def test_the_first_reading_may_hang(tmp_path: Path):
     card.answers.clear()
     store, _ = polling(tmp_path, card)
     now = time.monotonic()
-    assert (store.gpus.state, store.gpus.as_of(now).complaints) == (GpuState.UNREAD, ())
+    assert (store.gpus.state, store.gpus.as_of(now).problems) == (GpuState.UNREAD, ())
     assert store.gpus.as_of(now + 60).state is GpuState.HUNG
     card.answers.set()
     wait_for(lambda: store.gpus.gpus == (A,), 10)
@@ -172,7 +172,7 @@ def test_a_bug_makes_the_state_failed_until_the_next_good_reading(tmp_path: Path
     store, _ = polling(tmp_path, card)
     card.bug = AssertionError("odd")
     wait_for(lambda: store.gpus.state is GpuState.FAILED, 10)
-    assert store.gpus.complaints == ("no GPU: internal error: odd; RTX 4090",)
+    assert store.gpus.problems == ("no GPU: internal error: odd; RTX 4090",)
     card.bug = None
     wait_for(lambda: store.gpus.state is GpuState.OK, 10)
     assert caplog.text.count("Traceback") >= 1
@@ -225,11 +225,11 @@ def test_an_engine_that_cannot_use_the_gpus_is_reported_with_the_first_snapshot_
     assert store.gpus.as_of(time.monotonic() + 60).state is not GpuState.HUNG  # it waits for the probe
     engine.answers.set()
     wait_for(lambda: store.gpus.gpus == (A,), 10)
-    assert (store.gpus.state, store.gpus.complaints) == (GpuState.OK, ("the engine has no CUDA",))
+    assert (store.gpus.state, store.gpus.problems) == (GpuState.OK, ("the engine has no CUDA",))
     assert store.gpus.at > time.monotonic() - 5
     readings_later(card)
     assert (engine.probes, engine.threads) == (1, {"gpus"})
-    assert store.gpus.complaints == ("the engine has no CUDA",)
+    assert store.gpus.problems == ("the engine has no CUDA",)
 
 
 def test_without_gpus_the_engine_is_not_probed(tmp_path: Path):
@@ -253,7 +253,7 @@ def test_the_engine_is_probed_again_after_a_change_of_gpus_which_are_published_m
     wait_for(lambda: engine.probes == 2, 10)
     assert (store.gpus.gpus, store.gpus.engine_problem) == ((A,), "none")
     engine.answers.set()
-    wait_for(lambda: store.gpus.complaints == (), 10)
+    wait_for(lambda: store.gpus.problems == (), 10)
     card.gpus = ()
     wait_for(lambda: store.gpus.gpus == (), 10)
     card.gpus = (A,)
@@ -267,7 +267,7 @@ def test_lost_gpus_are_not_reported_as_an_engine_problem(tmp_path: Path):
     wait_for(lambda: store.gpus.engine_problem == "none", 10)
     card.gpus = ()
     wait_for(lambda: store.gpus.gpus == (), 10)
-    assert store.gpus.complaints == ("no GPU: no library; RTX 4090",)
+    assert store.gpus.problems == ("no GPU: no library; RTX 4090",)
 
 
 def test_an_engine_that_cannot_use_the_gpus_is_probed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -299,19 +299,19 @@ def test_a_snapshot_is_valid_until_some_polls_were_missed():
     assert snapshot.as_of(limit - 0.001) is snapshot
     late = snapshot.as_of(limit + 1)
     assert (late.state, late.gpus) == (GpuState.HUNG, (A,))
-    assert late.complaints == ("NVML has not answered for 6 s; what is said of the GPUs is as old",)
+    assert late.problems == ("NVML has not answered for 6 s; what is said of the GPUs is as old",)
 
 
 @pytest.mark.parametrize("state", [GpuState.NO_LIBRARY, GpuState.NO_DRIVER, GpuState.NO_GPU, GpuState.FAILED])
 def test_missing_gpus_that_are_not_expected_are_no_complaint(state: GpuState):
-    assert GpuSnapshot(state, 0.0, problem="none").complaints == ()
-    assert GpuSnapshot(state, 0.0, problem="none", expected="seen").complaints == ("no GPU: none; seen",)
+    assert GpuSnapshot(state, 0.0, problem="none").problems == ()
+    assert GpuSnapshot(state, 0.0, problem="none", expected="seen").problems == ("no GPU: none; seen",)
 
 
 def test_an_engine_without_cuda_is_a_complaint_and_makes_no_gpu_available():
     snapshot = GpuSnapshot(GpuState.OK, 0.0, (A,), engine_problem="the engine has no CUDA", poll_seconds=1.0)
-    assert snapshot.complaints == ("the engine has no CUDA",)
-    assert snapshot.as_of(60).complaints[1:] == ("the engine has no CUDA",)
+    assert snapshot.problems == ("the engine has no CUDA",)
+    assert snapshot.as_of(60).problems[1:] == ("the engine has no CUDA",)
     assert gpu_pool_status(snapshot)["gpu_available"] is False
     assert gpu_pool_status(replace(snapshot, engine_problem=""))["gpu_available"] is True
 
@@ -319,5 +319,5 @@ def test_an_engine_without_cuda_is_a_complaint_and_makes_no_gpu_available():
 def test_each_lost_gpu_is_a_complaint():
     lost = MissingGpu("GPU-b", 1, "RTX 3060", "gone")
     snapshot = GpuSnapshot(GpuState.OK, 0.0, (A,), (lost,), poll_seconds=1.0)
-    assert snapshot.complaints == ("GPU 1 (RTX 3060, GPU-b): gone",)
-    assert len(snapshot.as_of(60).complaints) == 2
+    assert snapshot.problems == ("GPU 1 (RTX 3060, GPU-b): gone",)
+    assert len(snapshot.as_of(60).problems) == 2

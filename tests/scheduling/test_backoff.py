@@ -114,6 +114,6 @@ def test_a_request_that_was_never_sent_is_no_answer():
         (server,) = play.state.servers
         play.post(*(ev.Release(ticket, at=at + 0.2, ending=ev.Ending.UNSENT) for ticket in server.leases))
         (server,) = play.state.servers
-        assert not server.leases and not server.left_behind
+        assert not server.leases and not server.abandoned_slots
         play.post(ev.Exited(number, "it crashed", at=at + 0.3))
     assert play.state.backoffs["a"].ends == 2

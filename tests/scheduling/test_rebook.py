@@ -12,7 +12,7 @@ from tests.scheduling.test_schedule import grants, refusals, spawned, stopped
 
 
 def ram_of(asked: PlacementRequest) -> int:
-    return asked.need(replace(asked.options, devices=0)).host.booked_bytes
+    return asked.estimate_with_margin(replace(asked.options, devices=0)).host.booked_bytes
 
 
 def said(server: int, gib: float, at: float = 1.0) -> ev.Projected:
@@ -87,7 +87,7 @@ def test_a_second_start_that_needs_yet_more_is_given_up():
     play = Play(total_gib=16)
     play.ask(a_model("odd", gib=4))
     play.post(ev.MemoryRead(memory(at=1.0, available_gib=10), at=1.0), said(1, gib=12), ev.Exited(1, "", at=1.1))
-    assert play.state.server(2).is_planned_anew
+    assert play.state.server(2).is_replanned
     effects = play.post(said(2, gib=17, at=1.4))
     assert (stopped(effects), refusals(effects)) == ([2], {1: Reason.DOES_NOT_FIT})
     assert "needs 17408 MiB of RAM, 12288 MiB were booked" in play.state.failures["odd"].detail

@@ -337,7 +337,7 @@ def test_the_last_answers_wish_is_for_all_servers_of_its_model():
     play.up(model)
     play.post(ev.Ready(2, 9002, at=1.0))
     ask(play, model, None, at=2.0)
-    assert stopped(play.post(ev.Release(play._ticket, at=3.0, keep_seconds=0.0))) == [1, 2]
+    assert stopped(play.post(ev.Release(play._ticket, at=3.0, keep_alive_seconds=0.0))) == [1, 2]
 
 
 def test_pinned_ones_beyond_min_go_when_idle_the_others_stay():
@@ -433,7 +433,7 @@ def test_whoever_waits_waits_on_when_a_replica_cannot_be_started(end: ev.Exited)
     play.post(ev.Tick(at=12.0))
     effects = play.post(end)
     assert refusals(effects) == {}
-    assert not any(waiting.is_planned_anew for waiting in play.state.waiting)
+    assert not any(waiting.is_replanned for waiting in play.state.waiting)
     assert grants(play.post(ev.Release(2, at=13.0))) == {3: 1}
 
 

@@ -304,7 +304,7 @@ def test_an_arrow_that_is_not_in_the_table_is_a_bug():
     play = Play()
     play.up(a_model())
     with pytest.raises(AssertionError, match="ready -> starting"):
-        play.state.servers[0].moved(ServerState.STARTING)
+        play.state.servers[0].with_state(ServerState.STARTING)
 
 
 def test_a_slot_left_in_mid_answer_is_not_given_away_until_the_engine_says_it_is_free():
@@ -334,7 +334,7 @@ def test_of_many_slots_that_were_left_those_that_are_free_are_given_away():
     play.post(ev.Ready(1, 9001, at=0.0))
     play.post(*(ev.Release(ticket, at=1.0, ending=ev.Ending.CUT_IN_STREAM) for ticket in (1, 2, 3)), ev.Tick(at=1.2))
     play.post(ev.SlotsCounted(1, busy=2, asked_at=1.2, at=1.25))
-    assert play.state.server(1).left_behind == 1
+    assert play.state.server(1).abandoned_slots == 1
     assert grants(play.ask(a_model(slots=4), at=1.3)) == {5: 1}
 
 
@@ -345,7 +345,7 @@ def test_an_engine_gets_less_time_to_notice_when_it_has_nothing_to_write():
     assert due_at(play.state) == 1.05
 
 
-def left_behind(busy: int | None, asked_at: float, **limits: float) -> tuple[Play, list[ev.Effect]]:
+def abandoned_slots(busy: int | None, asked_at: float, **limits: float) -> tuple[Play, list[ev.Effect]]:
     """A server whose only client left at 1.0 and that was then counted."""
     play = Play(Limits(notice_seconds=5, look_seconds=5, **limits))
     play.ask(a_model())
@@ -354,17 +354,17 @@ def left_behind(busy: int | None, asked_at: float, **limits: float) -> tuple[Pla
 
 
 def test_a_server_that_generates_for_nobody_is_ended():
-    assert stopped(left_behind(busy=1, asked_at=6.0)[1]) == [1]
+    assert stopped(abandoned_slots(busy=1, asked_at=6.0)[1]) == [1]
 
 
 def test_a_server_that_did_stop_stays_and_is_not_asked_again():
-    play, effects = left_behind(busy=0, asked_at=6.0)
+    play, effects = abandoned_slots(busy=0, asked_at=6.0)
     assert effects == []
     assert play.post(ev.Tick(at=100.0)) == []
 
 
 def test_a_server_that_does_not_say_is_asked_again():
-    play, effects = left_behind(busy=None, asked_at=6.0)
+    play, effects = abandoned_slots(busy=None, asked_at=6.0)
     assert effects == []
     assert play.post(ev.Tick(at=11.1)) == [ev.CountSlots(1)]
 

@@ -6,10 +6,10 @@ import pytest
 
 from app.entities.gpu import GpuState, MissingGpu
 from app.entities.launch import ModelOptions
-from app.entities.placement import CPU, CpuFallback, Outcome, PlacementConstraints, Rules
+from app.entities.placement import CPU, CpuFallback, GpuLimits, Outcome, PlacementConstraints
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
-from app.use_cases.placement.ledger import BACK_SECONDS
+from app.use_cases.placement.ledger import RELEASE_TIMEOUT_SECONDS
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import Limits
@@ -160,7 +160,7 @@ def test_memory_that_does_not_come_back_is_somebody_elses():
     effects = play.post(ev.Exited(old.id, "", at=10.5))
     while (due := due_at(play.state)) and due < 60 and not effects:
         effects = play.post(ev.Tick(at=due))
-        assert due <= 10.5 + BACK_SECONDS
+        assert due <= 10.5 + RELEASE_TIMEOUT_SECONDS
     assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
 
 
@@ -255,7 +255,7 @@ def test_a_card_that_is_away_is_the_reason_where_it_would_have_been_used():
 
 def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
     """Not with the whole card: 6 GiB would hold it, 4 may be taken. Nor with what is free by chance."""
-    play = play_on(replace(ONE, stranger_gib={"GPU-a": 3}), Limits(rules=Rules(max_vram_bytes=4 * GIB)))
+    play = play_on(replace(ONE, stranger_gib={"GPU-a": 3}), Limits(gpu_limits=GpuLimits(max_vram_bytes=4 * GIB)))
     (refuse,) = play.wants("a")
     assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
     assert refuse.refusal.free_bytes == {"GPU-a": 4 * GIB}
@@ -297,7 +297,7 @@ def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_lear
     (second,) = where(effects)
     assert (refusals(effects), second != first) == ({}, True)
     one, two = 4 * GIB, play.state.server(2).booked[second[0]]
-    assert two > one and play.state.server(2).is_planned_anew
+    assert two > one and play.state.server(2).is_replanned
     assert refusals(play.post(ev.Exited(2, "cudaMalloc failed", at=4.0, ran_out_of_memory=True))) == {
         1: Reason.LOAD_FAILED
     }

@@ -24,7 +24,7 @@ from app.entities.placement import CPU
 from app.entities.refusal import Reason
 from app.entities.server import Server, ServerState
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import NOTHING_EXTRA
+from app.use_cases.placement.request import NO_MARGIN
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.backoff import holds
 from app.use_cases.scheduling.eviction import _world as world_now
@@ -211,7 +211,7 @@ class World:
         assert not any(each.model.name in free for each in waits), "nothing holds up a request whose model is ready"
         for server in servers:
             if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
-                assert server.is_condemned, "a pinned one is drained only by order"
+                assert server.is_terminating, "a pinned one is drained only by order"
             if server.leases:
                 assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"
 
@@ -233,7 +233,7 @@ class World:
         if young & {server.id for server in victims if server.model.name in decided[0].evict}:
             (waiting,) = [each for each in cold(state, event.at) if each.model.name == decided[0].model][:1]
             assert waiting.placement_request is not None
-            asked = waiting.placement_request.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
+            asked = waiting.placement_request.with_margin(state.lessons.get(waiting.model.name, NO_MARGIN))
             world = world_now(state, event.at)
             kept = tuple(replace(each, is_pinned=each.is_pinned or each.id in young) for each in world.residents)
             without = decide(asked, replace(world, residents=kept))
@@ -252,7 +252,7 @@ class World:
             if effect.why is ev.StopReason.STALLED:
                 assert now >= server.progress_at + self.state.limits.stall_timeout_seconds, "it has moved"
             if effect.why is ev.StopReason.UNLOAD:
-                assert server.is_unloaded or server.ready_at is None, "nobody ordered that"
+                assert server.is_unload_requested or server.ready_at is None, "nobody ordered that"
 
     def check_idle_end(self, server: Server, now: float) -> None:
         own, kept = server.model.ttl_seconds, server.model.replicas
@@ -260,7 +260,7 @@ class World:
         assert not server.leases, "it is used"
         assert own is not None or not server.model.pin or len(left) >= kept.min, "pinned ones stay, however idle"
         if kept.max == 1:
-            said = (server.keep_seconds, own, self.state.limits.ttl_seconds)
+            said = (server.keep_alive_seconds, own, self.state.limits.ttl_seconds)
             keep = next(each for each in said if each is not None)
             assert now >= server.last_used + keep, "it was to stay longer"
 
@@ -282,7 +282,7 @@ class World:
                 ready = [s for s in self.state.servers_of(effect.refusal.model) if s.state is ServerState.READY]
                 assert not ready, f"refused beside a ready server: {effect.refusal}"
         for server in self.state.servers:
-            if server.state is ServerState.DRAINING and server.id not in was_draining and not server.is_condemned:
+            if server.state is ServerState.DRAINING and server.id not in was_draining and not server.is_terminating:
                 gone = event.server if isinstance(event, ev.Exited) else None
                 left = [each for each in before.servers_of(server.drained_for) if each.id != gone]
                 assert not left, "drained for a replica"

@@ -120,7 +120,7 @@ class GpuPoller:
         return replace(snapshot, expected=self._expected(self._history))
 
     def _is_worth_polling(self, snapshot: GpuSnapshot) -> bool:
-        return bool(snapshot.gpus or snapshot.complaints)
+        return bool(snapshot.gpus or snapshot.problems)
 
     def _set_and_log(self, snapshot: GpuSnapshot) -> None:
         is_polled = self._scheduler is not None or self._is_worth_polling(snapshot)
@@ -163,15 +163,15 @@ class GpuPoller:
 
 def _logged_facts(snapshot: GpuSnapshot) -> tuple[object, ...]:
     """A change of these is logged."""
-    return snapshot.state, snapshot.complaints, [gpu.uuid for gpu in snapshot.gpus]
+    return snapshot.state, snapshot.problems, [gpu.uuid for gpu in snapshot.gpus]
 
 
 def _log(snapshot: GpuSnapshot) -> None:
-    for complaint in snapshot.complaints:
+    for complaint in snapshot.problems:
         log.warning("gpus state=%s %s", snapshot.state, complaint)
     if snapshot.gpus:
         names = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in snapshot.gpus)
         log.info("gpus state=%s driver=%s gpus=[%s]", snapshot.state, snapshot.driver_version, names)
-    elif not snapshot.complaints:
+    elif not snapshot.problems:
         level = logging.WARNING if snapshot.state is GpuState.NO_PACKAGE else logging.INFO
         log.log(level, "no NVIDIA GPU: %s", snapshot.problem)

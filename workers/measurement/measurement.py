@@ -54,7 +54,7 @@ class Measurement:
         need = self._history.estimate(self._start)
         assert need is not None
         self._say("measured", need)
-        self._post(ev.Measured(self._server.id, self._server.placement.by_device(need), time.monotonic()))
+        self._post(ev.Measured(self._server.id, self._server.placement.booking_for(need), time.monotonic()))
 
     def _projected(self) -> None:
         said = self._report.projected
@@ -70,7 +70,7 @@ class Measurement:
         if not is_confirmed or self._history.estimate(self._start) is None:
             self._history.remember(self._start, said, is_measured=False)
         self._say("projected", need)
-        needs = self._server.booked if is_confirmed else self._server.placement.by_device(need)
+        needs = self._server.booked if is_confirmed else self._server.placement.booking_for(need)
         self._post(ev.Projected(self._server.id, needs, time.monotonic()))
 
     def _confirms(self, need: Estimate) -> bool:

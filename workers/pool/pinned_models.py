@@ -10,9 +10,9 @@ from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.errors import ProxyError
-from app.use_cases.placement.ledger import Books
-from app.use_cases.placement.pins import Pinned, can_be_told, kept_out_by_contexts, why_not_together
-from app.use_cases.placement.usable_gpus import are_usable
+from app.use_cases.placement.ledger import Ledger
+from app.use_cases.placement.pins import PinnedRequests, auto_context_problems, is_capacity_known, pinned_problems
+from app.use_cases.placement.usable_gpus import gpus_are_usable
 from app.use_cases.placement.world import World, world_of
 from app.use_cases.scheduling.pool_state import Limits
 from workers.catalog.catalog import Catalog
@@ -32,7 +32,7 @@ class PinnedModelsCheck:
     def __init__(
         self,
         store: StateStore,
-        pinned: Pinned,
+        pinned: PinnedRequests,
         limits: Limits,
         read_memory: Callable[[Mapping[int, int]], MemoryReading],
     ) -> None:
@@ -46,11 +46,11 @@ class PinnedModelsCheck:
 
     def check(self, gpus: GpuSnapshot) -> None:
         """Checks each set of GPUs once, and none while a GPU is missing: with it the models may fit."""
-        if can_be_told(gpus, self._limits.cpu_fallback) and (gpu_set := _gpu_set(gpus)) != self._checked:
+        if is_capacity_known(gpus, self._limits.cpu_fallback) and (gpu_set := _gpu_set(gpus)) != self._checked:
             self._checked = gpu_set
             world = self._empty_world(gpus)
-            self.errors = why_not_together(self._pinned, world)
-            self._store.pins = self.errors or kept_out_by_contexts(self._pinned, world)
+            self.errors = pinned_problems(self._pinned, world)
+            self._store.pins = self.errors or auto_context_problems(self._pinned, world)
             for line in self._store.pins:
                 log.warning("%s", line)
         if gpus.state is not GpuState.UNREAD:
@@ -61,16 +61,16 @@ class PinnedModelsCheck:
         check shows in /health."""
         self._are_gpus_read.wait(seconds)
         if self._checked is None:
-            problem = "; ".join(self._store.gpus.complaints) or self._store.gpus.problem
+            problem = "; ".join(self._store.gpus.problems) or self._store.gpus.problem
             log.warning("cannot tell yet whether the pinned models fit together: %s", problem)
 
     def _empty_world(self, gpus: GpuSnapshot) -> World:
         memory = self._read_memory({})
-        books = Books(gpus, memory, (), self._limits.rules, max_loaded=self._limits.max_loaded)
-        return world_of(books, self._limits.policy, memory.at, are_usable(gpus))
+        ledger = Ledger(gpus, memory, (), self._limits.gpu_limits, max_loaded=self._limits.max_loaded)
+        return world_of(ledger, self._limits.policy, memory.at, gpus_are_usable(gpus))
 
 
-def pinned_requests(names: Iterable[str], catalog: Catalog, needs: EstimateSource) -> Pinned:
+def pinned_requests(names: Iterable[str], catalog: Catalog, needs: EstimateSource) -> PinnedRequests:
     """The placement requests of the pinned models, except those that cannot be served. Reads their headers."""
     requests = {}
     for name in names:

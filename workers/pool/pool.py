@@ -22,9 +22,9 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.errors import ContextLengthExceeded, error_for
 from app.ports import Address, Lease, WatchedClient
-from app.use_cases.placement.candidates import longest_context
+from app.use_cases.placement.candidates import max_request_tokens
 from app.use_cases.placement.request import PlacementRequest
-from app.use_cases.reporting.decisions import KEPT, Explained
+from app.use_cases.reporting.decisions import MAX_RECORDS, DecisionRecord
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
@@ -117,7 +117,7 @@ class Pool:
         are wanted than the model is ever loaded with.
         """
         now, request = time.monotonic(), self._placement_request(model)
-        if context_tokens is not None and 0 < (most := longest_context(request)) < context_tokens:
+        if context_tokens is not None and 0 < (most := max_request_tokens(request)) < context_tokens:
             raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
         command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, request, conversation)
         return PendingLease(self, command, self._told(command, client), client)
@@ -242,9 +242,9 @@ class Pool:
             log.exception("order not carried out: %r", effect)
 
     def _explain(self, decided: ev.Decided, state: PoolState, now: float, step_ms: float) -> None:
-        decision, kept = decided.decision, self._store.decisions[-KEPT:]
+        decision, kept = decided.decision, self._store.decisions[-MAX_RECORDS:]
         age = max(0.0, now - state.gpus.at) if state.gpus.poll_seconds is not None else 0.0
-        explained = Explained(time.time(), decided.model, decision, decided.evict, step_ms, age)
+        explained = DecisionRecord(time.time(), decided.model, decision, decided.evict, step_ms, age)
         others = tuple(each for each in kept if not explained.repeats(each))
         if len(others) < len(kept):  # several loads may wait, each looked at again and again: they would push out all
             kept = others
@@ -252,7 +252,7 @@ class Pool:
             log.info(
                 "decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason
             )
-        self._store.decisions = (*kept[-KEPT + 1 :], explained)
+        self._store.decisions = (*kept[-MAX_RECORDS + 1 :], explained)
 
     def _publish(self, state: PoolState) -> None:
         self._store.pool = state
@@ -338,9 +338,9 @@ class PendingLease:
         address = self._pool.address_of(outcome, self._command.model.name)
         return Lease(address, time.monotonic() - self._command.at)
 
-    def end(self, ending: ev.Ending, keep_seconds: float | None = None) -> None:
+    def end(self, ending: ev.Ending, keep_alive_seconds: float | None = None) -> None:
         """Give back what it has, once: how much of its answer the request got, and how long its model is to stay."""
         if not self._answer.done():
             self._pool.post(ev.Cancel(self._command.ticket, time.monotonic()))
         if isinstance(self._answer.result(), int):
-            self._pool.post(ev.Release(self._command.ticket, time.monotonic(), ending, keep_seconds))
+            self._pool.post(ev.Release(self._command.ticket, time.monotonic(), ending, keep_alive_seconds))

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
-from app.use_cases.placement.ledger import Books
+from app.use_cases.placement.ledger import Ledger
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.telemetry.store import StateStore
 
@@ -70,10 +70,10 @@ class GpuGauges(Collector):
 def _claimed(snapshot: GpuSnapshot, pool: PoolState) -> Metric:
     help_text = "GPU memory that loading servers have booked but not allocated yet."
     family = GaugeMetricFamily(f"{_PREFIX}memory_claimed_bytes", help_text, labels=_LABELS)
-    books = Books(snapshot, pool.memory or MemoryReading(0, 0, 0.0), pool.servers, pool.limits.rules)
+    ledger = Ledger(snapshot, pool.memory or MemoryReading(0, 0, 0.0), pool.servers, pool.limits.gpu_limits)
     for gpu in snapshot.gpus:
         if gpu.free_bytes is not None:
-            family.add_metric(_labels(gpu), books.claimed_bytes(gpu.uuid))
+            family.add_metric(_labels(gpu), ledger.claimed_bytes(gpu.uuid))
     return family
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.entities.gpu import GpuSnapshot
-from app.use_cases.reporting.decisions import Explained
+from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.scheduling.pool_state import PoolState
 
 
@@ -12,7 +12,7 @@ class StateStore:
 
     def __init__(self, pool: PoolState) -> None:
         self.pool = pool  # written by the pool's lock holder
-        self.decisions: tuple[Explained, ...] = ()  # the last ones, newest last; written by the pool's lock holder
+        self.decisions: tuple[DecisionRecord, ...] = ()  # the last ones, newest last; written by the pool's lock holder
         self.pins: tuple[str, ...] = ()  # why the pinned models do not fit together; written by the thread `gpus`
 
     @property

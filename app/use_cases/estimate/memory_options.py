@@ -68,8 +68,8 @@ def _slots(value: str) -> dict[str, Any]:
 
 
 def _overrides(value: str) -> dict[str, Any]:
-    pairs = (each.rpartition("=") for each in value.split(","))
-    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in pairs)}
+    option_pairs = (each.rpartition("=") for each in value.split(","))
+    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in option_pairs)}
 
 
 def _dense_in_ram(value: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def memory_options(launch: LaunchSettings, devices: int = 0) -> ModelOptions:
 
     What has a key of its own stands behind the `args` on the command line, and wins.
     """
-    options = options_of(launch.args)
+    options = parse_memory_options(launch.args)
     return replace(
         options,
         ctx_size=launch.ctx_size,
@@ -130,13 +130,13 @@ def memory_options(launch: LaunchSettings, devices: int = 0) -> ModelOptions:
     )
 
 
-def options_of(args: Sequence[str]) -> ModelOptions:
+def parse_memory_options(args: Sequence[str]) -> ModelOptions:
     """What these arguments of llama-server say about memory; where they say nothing, its own defaults.
 
     An option that cannot be read is left to llama-server, which says why it does not like it.
     """
     options = ModelOptions()
-    given = list(pairs(args))
+    given = list(option_pairs(args))
     if not any(option in _SLOTS for option, _ in given):  # its own choice of slots shares the cache in any case
         given = [(option, value) for option, value in given if option not in _NOT_UNIFIED]
     for option, value in sorted(given, key=lambda pair: "kv" in pair[0]):  # slots decide, unless it is said
@@ -147,7 +147,7 @@ def options_of(args: Sequence[str]) -> ModelOptions:
     return options
 
 
-def pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+def option_pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each argument that may be an option, with what follows it: its value, if it takes one."""
     for option, value in zip(args, [*args, ""][1:], strict=True):
         name, equals, inline = option.partition("=")
@@ -178,7 +178,7 @@ class CompanionPaths:
 def companion_paths(launch: LaunchSettings) -> CompanionPaths:
     """As its settings name them; of a repeated option the last one, but for adapters."""
     found = CompanionPaths(launch.mmproj)
-    for option, value in pairs(launch.args):
+    for option, value in option_pairs(launch.args):
         if option in ("--mmproj", "-mm"):
             found = replace(found, projector=launch.mmproj or value)
         elif option in ("--spec-draft-model", "--model-draft", "-md"):

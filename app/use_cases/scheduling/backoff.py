@@ -42,7 +42,7 @@ def lifted(backoffs: Backoffs, name: str) -> Backoffs:
 
 
 def was_of_use(server: Server, at: float) -> bool:
-    return server.has_answered or (server.ready_at is not None and at - server.ready_at >= STABLE_SECONDS)
+    return server.has_completed_request or (server.ready_at is not None and at - server.ready_at >= STABLE_SECONDS)
 
 
 def holds(backoffs: Backoffs, model: Model, now: float) -> Backoff | None:

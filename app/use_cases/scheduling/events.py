@@ -77,7 +77,7 @@ class Release:
     ticket: int
     at: float
     ending: Ending = Ending.COMPLETE
-    keep_seconds: float | None = None  # so long the server is to stay idle for this request; None: as its settings say
+    keep_alive_seconds: float | None = None  # idle time that the request asked for; None: as its settings say
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Progress:
 
     server: int
     at: float
-    loaded_share: float | None = None  # 0 to 1, where it says how far it is
+    load_progress: float | None = None  # 0 to 1, where it says how far it is
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from app.entities.frozen import replace
 from app.entities.placement import Decision, Outcome, Placement, Resident
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import Books
+from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import NOTHING_EXTRA, PlacementRequest
-from app.use_cases.placement.usable_gpus import are_usable
+from app.use_cases.placement.request import NO_MARGIN, PlacementRequest
+from app.use_cases.placement.usable_gpus import gpus_are_usable
 from app.use_cases.placement.world import World, world_of
 from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.demand import load_seconds, rate
@@ -127,9 +127,9 @@ class _Look:
         """Beside those who come before it: where they may be what is in the way, it waits."""
         world = self._world(state)
         for place, going in self._promises:
-            world = world.promised(place, going)
+            world = world.with_reservation(place, going)
         decision = decide(request_with_lessons(state, waiting), world)
-        if decision.outcome is Outcome.REFUSE and not decision.for_ever and self._promises:
+        if decision.outcome is Outcome.REFUSE and not decision.is_permanent and self._promises:
             return Decision(Outcome.WAIT, "what room there is goes to those who came before", decision.needed_bytes)
         return decision
 
@@ -146,11 +146,11 @@ class _Look:
         if decision.outcome is not Outcome.WAIT:
             return decision
         if going:
-            decision = self._once(turn_at(state, waiting), decision, decision.awaited)
+            decision = self._once(turn_at(state, waiting), decision, decision.awaited_placement)
             return self._those_that_had_their_own(state, going, decision)
         if not has_its_turn(state, waiting, self.now):
             self._look_again(turn_at(state, waiting))
-        return self._once(self.now, decision, decision.awaited)
+        return self._once(self.now, decision, decision.awaited_placement)
 
     def _once(self, at: float, decision: Decision, place: Placement | None) -> Decision:
         """The decision, and the place is promised to it; before that time, that it waits."""
@@ -174,7 +174,7 @@ class _Look:
 
 def _put_off(decision: Decision) -> Decision:
     if decision.outcome is Outcome.WAIT:
-        return replace(decision, awaited=None, evict=())
+        return replace(decision, awaited_placement=None, evict=())
     reason = f"{decision.reason}; it was used a moment ago, and stays until others have waited longer"
     return replace(decision, outcome=Outcome.WAIT, reason=reason, placement=None, evict=())
 
@@ -187,13 +187,13 @@ def _world(state: PoolState, now: float) -> World:
 
 def bare_world(state: PoolState, now: float) -> World:
     """The machine as the last readings and the books show it; nothing of what its servers are worth."""
-    return world_of(books(state), state.limits.policy, now, uses_gpus=are_usable(state.gpus.as_of(now)))
+    return world_of(ledger(state), state.limits.policy, now, uses_gpus=gpus_are_usable(state.gpus.as_of(now)))
 
 
-def books(state: PoolState) -> Books:
+def ledger(state: PoolState) -> Ledger:
     assert state.memory is not None, "decisions are made on readings"
     limits = state.limits
-    return Books(state.gpus, state.memory, state.servers, limits.rules, state.returning, limits.max_loaded)
+    return Ledger(state.gpus, state.memory, state.servers, limits.gpu_limits, state.returning, limits.max_loaded)
 
 
 def _valued(state: PoolState, resident: Resident, server: Server, now: float) -> Resident:
@@ -203,18 +203,18 @@ def _valued(state: PoolState, resident: Resident, server: Server, now: float) ->
     return replace(
         resident,
         is_pinned=server.model.pin and not spare,
-        is_spare=spare,
+        is_surplus=spare,
         is_loading=resident.is_loading and not spare,
         priority=server.model.priority,
-        is_young=now < ready_at + state.limits.min_residency_seconds,
-        rate=rate(state.demands, server.model, now),
+        is_in_min_residency=now < ready_at + state.limits.min_residency_seconds,
+        requests_per_second=rate(state.demands, server.model, now),
         load_seconds=load_seconds(state.demands, server.model),
     )
 
 
 def request_with_lessons(state: PoolState, waiting: Waiter) -> PlacementRequest:
     assert waiting.placement_request is not None, "who wants a server says what it needs"
-    return waiting.placement_request.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
+    return waiting.placement_request.with_margin(state.lessons.get(waiting.model.name, NO_MARGIN))
 
 
 def _basis(state: PoolState, now: float) -> Basis:
@@ -222,13 +222,13 @@ def _basis(state: PoolState, now: float) -> Basis:
     return Basis(
         servers=tuple((server.id, server.state) for server in state.servers),
         spoken_for=frozenset(each.model.name for each in state.wanting) & up,
-        has_gpus=are_usable(state.gpus.as_of(now)),
-        room=books(state).at_a_glance() if state.memory else (),
+        has_gpus=gpus_are_usable(state.gpus.as_of(now)),
+        room=ledger(state).fingerprint() if state.memory else (),
     )
 
 
 def _busy(state: PoolState) -> frozenset[int]:
-    return frozenset(server.id for server in state.servers if server.leases or server.left_behind)
+    return frozenset(server.id for server in state.servers if server.leases or server.abandoned_slots)
 
 
 def _names(state: PoolState, servers: Iterable[int]) -> tuple[str, ...]:
@@ -254,7 +254,7 @@ def spawn(state: PoolState, waiting: Waiter, placement: Placement, now: float) -
         model=waiting.model,
         placement=placement,
         booked=placement.booked_bytes,
-        is_planned_anew=waiting.is_planned_anew,
+        is_replanned=waiting.is_replanned,
         started_at=now,
         last_used=now,
         progress_at=now,
@@ -278,5 +278,5 @@ def _send_away(state: PoolState, going: set[int], waiting: Waiter) -> Step:
             state, orders = stop(state, server, StopReason.ROOM, f"for {wanted}")
             effects += orders
         elif server.model.name not in spoken_for:
-            state = changed(state, server.id, lambda s: replace(s.moved(ServerState.DRAINING), drained_for=wanted))
+            state = changed(state, server.id, lambda s: replace(s.with_state(ServerState.DRAINING), drained_for=wanted))
     return state, effects

@@ -26,7 +26,7 @@ def goes_at(state: PoolState, server: Server) -> float:
 
 
 def _alone(state: PoolState, server: Server) -> float:
-    model, keep = server.model, server.keep_seconds
+    model, keep = server.model, server.keep_alive_seconds
     if model.pin and model.ttl_seconds is None:
         return inf
     if keep is None:

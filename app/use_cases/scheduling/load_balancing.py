@@ -23,7 +23,7 @@ def chosen(free: Sequence[Server], waiting: Waiter, conversations: Mapping[str, 
 
 
 def _how_busy(server: Server) -> tuple[int, int]:
-    return len(server.leases) + server.left_behind, server.id
+    return len(server.leases) + server.abandoned_slots, server.id
 
 
 def with_one_more(

@@ -10,11 +10,11 @@ from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
-from app.entities.placement import CpuFallback, Placement, Policy, Rules
+from app.entities.placement import CpuFallback, GpuLimits, Placement, Policy
 from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import ReleasingMemory, given_back
-from app.use_cases.placement.request import Extra, PlacementRequest
+from app.use_cases.placement.ledger import ReleasingMemory, memory_to_release
+from app.use_cases.placement.request import LearnedMargin, PlacementRequest
 from app.use_cases.scheduling.backoff import Backoffs
 from app.use_cases.scheduling.demand import Demands
 from app.use_cases.scheduling.events import Effect, Refuse, Stop, StopReason
@@ -49,7 +49,7 @@ class Limits:
     first_look_seconds: float = 0.2  # at a stream: its client is missed at the next token
     notice_seconds: float = 5.0  # what the engine may take to see that a client of a stream has gone
     notice_in_silence_seconds: float = 5.0  # the same while it has nothing to write
-    rules: Rules = field(default_factory=Rules)
+    gpu_limits: GpuLimits = field(default_factory=GpuLimits)
     policy: Policy = field(default_factory=Policy)
     cpu_fallback: CpuFallback = CpuFallback.AUTO
 
@@ -73,7 +73,7 @@ class Waiter:
     awaited: Awaited = Awaited.SLOT
     placement_request: PlacementRequest | None = None  # what its model needs; None for who waits for a server's end
     conversation: int | None = None  # the one it belongs to, where its model may have several servers
-    is_planned_anew: bool = False  # a server that was to serve it was stopped, because more was needed than booked
+    is_replanned: bool = False  # a server that was to serve it was stopped, because more was needed than booked
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class PoolState:
     plans: Mapping[int, PlacementRequest] = field(
         default_factory=dict
     )  # what was asked when a server was started, by its id
-    lessons: Mapping[str, Extra] = field(default_factory=dict)  # what models were seen to lack, by name
+    lessons: Mapping[str, LearnedMargin] = field(default_factory=dict)  # what models were seen to lack, by name
     undecided: Undecided | None = None
     demands: Demands = field(default_factory=dict)  # how often models are asked for, and how long they load
     crowded: Mapping[str, float] = field(default_factory=dict)  # models whose slots are all taken, and since when
@@ -205,9 +205,9 @@ def changed(state: PoolState, server_id: int, change: Callable[[Server], Server]
 
 def stop(state: PoolState, server: Server, why: StopReason, detail: str = "") -> Step:
     """Order a server's end. What it holds is noted now: a reading may show that as free before its exit is told."""
-    held = given_back(server, state.others(server), state.gpus, float("inf"), state.returning)
+    held = memory_to_release(server, state.others(server), state.gpus, float("inf"), state.returning)
     going = {**state.going, server.id: held}
-    state = changed(replace(state, going=going), server.id, lambda s: s.moved(ServerState.STOPPING))
+    state = changed(replace(state, going=going), server.id, lambda s: s.with_state(ServerState.STOPPING))
     return state, [Stop(server.id, why, detail)]
 
 

@@ -23,7 +23,7 @@ def take_stock(state: PoolState, now: float) -> PoolState:
         state = replace(state, gpus_are_late=True)
     if state.gpus.state is GpuState.UNREAD:
         state = replace(state, gpus=state.gpus.as_of(now))  # it hangs, or is not due yet
-    awaited = tuple(each for each in state.returning if each.is_awaited(state.gpus, state.servers, now))
+    awaited = tuple(each for each in state.returning if each.is_pending(state.gpus, state.servers, now))
     return state if awaited == state.returning else replace(state, returning=awaited)
 
 
@@ -36,9 +36,9 @@ def due_at(state: PoolState) -> list[float]:
     """When time alone changes something for those who wait for a load."""
     if not state.is_load_wanted:
         return []
-    times = [each.until for each in state.returning]
-    if state.gpus.state is GpuState.UNREAD and state.gpus.late_at is not None:
-        times.append(state.gpus.late_at)
+    times = [each.expires_at for each in state.returning]
+    if state.gpus.state is GpuState.UNREAD and state.gpus.overdue_at is not None:
+        times.append(state.gpus.overdue_at)
     if state.gpus_asked_at is None:
         times += [state.gpus.at + RETURN_POLL_SECONDS] if _is_return_polled(state) else []
     elif not state.gpus_are_late:

@@ -9,8 +9,8 @@ from app.entities.frozen import replace
 from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
-from app.use_cases.placement.ledger import Books
-from app.use_cases.placement.request import NOTHING_EXTRA, Extra
+from app.use_cases.placement.ledger import Ledger
+from app.use_cases.placement.request import NO_MARGIN, LearnedMargin
 from app.use_cases.scheduling.events import Effect, StopReason
 from app.use_cases.scheduling.pool_state import (
     STARTING,
@@ -54,11 +54,11 @@ class _Lack:
     total_bytes: int
 
 
-def lacked(server: Server) -> Extra:
+def lacked(server: Server) -> LearnedMargin:
     """How much more a server says it needs than was thought when it was placed."""
     more = {what: size - server.placement.booked_bytes.get(what, 0) for what, size in (server.reported or {}).items()}
     on_gpus = (size for what, size in more.items() if what != CPU)
-    return Extra(max(0, *on_gpus, 0), max(0, more.get(CPU, 0)))
+    return LearnedMargin(max(0, *on_gpus, 0), max(0, more.get(CPU, 0)))
 
 
 def _is_seen(state: PoolState, server: Server) -> bool:
@@ -72,13 +72,13 @@ def _lack(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Lack |
     if not more:
         return None
     assert state.memory is not None, "it was started on a reading"
-    books = Books(state.gpus, state.memory, state.servers, state.limits.rules, state.returning)
-    room = books.room_beside(server)
+    ledger = Ledger(state.gpus, state.memory, state.servers, state.limits.gpu_limits, state.returning)
+    room = ledger.available_to(server)
     short = [what for what, size in more.items() if size > room[what]]
     if not short:
         return None
     worst = max(short, key=lambda what: more[what] - room[what])
-    totals = {CPU: state.memory.total_bytes} | {card.uuid: card.total_bytes for card in books.cards()}
+    totals = {CPU: state.memory.total_bytes} | {card.uuid: card.total_bytes for card in ledger.cards()}
     return _Lack(worst, more[worst], server.booked.get(worst, 0), max(0, room[worst]), totals[worst])
 
 
@@ -92,10 +92,10 @@ def _end_the_start(state: PoolState, server: Server, lack: _Lack, now: float) ->
     detail = f"{server.model.name}: its llama-server needs {needed} {where}, {booked} were booked and {room} can be had"
     effects: list[Effect] = []
     if state.has_another(server):  # nobody waits for this one; the next is placed by what it said
-        known = state.lessons.get(server.model.name, NOTHING_EXTRA)
+        known = state.lessons.get(server.model.name, NO_MARGIN)
         state = replace(state, lessons={**state.lessons, server.model.name: known + lacked(server)})
         return stop(state, server, StopReason.TOO_LARGE, detail)
-    if server.is_planned_anew:
+    if server.is_replanned:
         state, effects = turn_away_model(state, _refusal(server, lack, detail))
     state = replace(state, waiting=tuple(_corrected(w, server) for w in state.waiting))
     if not any(w.model.name == server.model.name for w in state.wanting):
@@ -109,7 +109,7 @@ def _corrected(waiting: Waiter, server: Server) -> Waiter:
     is_for_it = waiting.placement_request is not None and waiting.model.is_served_as(server.model)
     if waiting.placement_request is None or not is_for_it or waiting.model.name != server.model.name:
         return waiting
-    return replace(waiting, placement_request=waiting.placement_request.but(lacked(server)), is_planned_anew=True)
+    return replace(waiting, placement_request=waiting.placement_request.with_margin(lacked(server)), is_replanned=True)
 
 
 def _refusal(server: Server, lack: _Lack, detail: str) -> Refusal:

@@ -9,8 +9,8 @@ from app.entities.gpu import GpuSnapshot
 from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import given_back
-from app.use_cases.placement.request import Extra
+from app.use_cases.placement.ledger import memory_to_release
+from app.use_cases.placement.request import LearnedMargin
 from app.use_cases.scheduling import backoff, demand
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.events import Effect, Event
@@ -89,7 +89,7 @@ def _wanted(state: PoolState, waiting: Waiter) -> PoolState:
         if server.is_up and not server.model.is_served_as(waiting.model):
             state = _condemned(state, server)
         if waiting.placement_request is not None and waiting.placement_request is state.plans.get(server.id):
-            request = waiting.placement_request.but(lacked(server))  # said since it was worked out
+            request = waiting.placement_request.with_margin(lacked(server))  # said since it was worked out
             waiting = waiting if request is waiting.placement_request else replace(waiting, placement_request=request)
     return replace(state, waiting=(*[_meant_as(each, waiting) for each in state.waiting], waiting))
 
@@ -109,8 +109,10 @@ def _projected(state: PoolState, server_id: int, needs: Mapping[str, int], at: f
     return changed(state, server_id, lambda s: replace(s, reported=needs, progress_at=at))
 
 
-def _moved_on(server: Server, loaded_share: float | None, at: float) -> Server:
-    return replace(server, progress_at=at, loaded_share=server.loaded_share if loaded_share is None else loaded_share)
+def _moved_on(server: Server, load_progress: float | None, at: float) -> Server:
+    return replace(
+        server, progress_at=at, load_progress=server.load_progress if load_progress is None else load_progress
+    )
 
 
 def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> PoolState:
@@ -143,7 +145,7 @@ def _unwanted(state: PoolState, waiting: Waiter) -> Step:
     state = replace(state, waiting=(*state.waiting, waiting))
     for server in state.servers_of(waiting.model.name):
         if server.is_up:
-            state = changed(_condemned(state, server), server.id, lambda s: replace(s, is_unloaded=True))
+            state = changed(_condemned(state, server), server.id, lambda s: replace(s, is_unload_requested=True))
         elif server.state is STARTING:
             if not state.has_another(server):
                 state, effects = turn_away_model(state, Refusal(Reason.UNLOADED, waiting.model.name))
@@ -153,8 +155,8 @@ def _unwanted(state: PoolState, waiting: Waiter) -> Step:
 
 
 def _condemned(state: PoolState, server: Server) -> PoolState:
-    leaving = server if server.state is DRAINING else server.moved(DRAINING)
-    return changed(state, server.id, lambda _: replace(leaving, is_condemned=True))
+    leaving = server if server.state is DRAINING else server.with_state(DRAINING)
+    return changed(state, server.id, lambda _: replace(leaving, is_terminating=True))
 
 
 def _released(state: PoolState, event: ev.Release) -> PoolState:
@@ -162,18 +164,27 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
     if holder is None:  # its server died first
         return state
     is_whole = event.ending in (ev.Ending.COMPLETE, ev.Ending.UNSENT)
-    leases, answered = holder.leases - {event.ticket}, holder.has_answered or event.ending is ev.Ending.COMPLETE
-    freed = replace(holder, leases=leases, last_used=event.at, has_answered=answered, keep_seconds=event.keep_seconds)
+    leases, answered = (
+        holder.leases - {event.ticket},
+        holder.has_completed_request or event.ending is ev.Ending.COMPLETE,
+    )
+    freed = replace(
+        holder,
+        leases=leases,
+        last_used=event.at,
+        has_completed_request=answered,
+        keep_alive_seconds=event.keep_alive_seconds,
+    )
     if not is_whole:
         notice_seconds = _notice_seconds(state.limits, event.ending)
         streams = event.ending is ev.Ending.CUT_IN_STREAM
         look_seconds = state.limits.first_look_seconds if streams else state.limits.look_seconds
-        check_at = event.at + min(notice_seconds, look_seconds)
+        next_slot_check_at = event.at + min(notice_seconds, look_seconds)
         freed = replace(
             freed,
-            left_behind=holder.left_behind + 1,
-            check_at=min(check_at, holder.check_at or check_at),
-            must_notice_by=event.at + notice_seconds,
+            abandoned_slots=holder.abandoned_slots + 1,
+            next_slot_check_at=min(next_slot_check_at, holder.next_slot_check_at or next_slot_check_at),
+            disconnect_deadline=event.at + notice_seconds,
         )
     return changed(state, holder.id, lambda _: freed)
 
@@ -186,16 +197,18 @@ def _slots_counted(state: PoolState, event: ev.SlotsCounted) -> Step:
     """Slots are free when the engine says so. One that nobody uses and that still generates after all its time to
     notice is ended: the only way to stop some engines. The count must not be older than the last request's end."""
     server = state.server(event.server)
-    if server is None or not server.left_behind:
+    if server is None or not server.abandoned_slots:
         return state, []
-    left_behind = server.left_behind
+    abandoned_slots = server.abandoned_slots
     if event.busy is not None:
-        left_behind = min(left_behind, max(0, event.busy - len(server.leases)))
-        is_due = event.asked_at > server.last_used and event.asked_at >= server.must_notice_by
-        if left_behind and server.is_idle and is_due:
+        abandoned_slots = min(abandoned_slots, max(0, event.busy - len(server.leases)))
+        is_due = event.asked_at > server.last_used and event.asked_at >= server.disconnect_deadline
+        if abandoned_slots and server.is_idle and is_due:
             return stop(state, server, ev.StopReason.ABANDONED)
-    again_at = event.at + state.limits.look_seconds if left_behind else None
-    return changed(state, server.id, lambda s: replace(s, left_behind=left_behind, check_at=again_at)), []
+    again_at = event.at + state.limits.look_seconds if abandoned_slots else None
+    return changed(
+        state, server.id, lambda s: replace(s, abandoned_slots=abandoned_slots, next_slot_check_at=again_at)
+    ), []
 
 
 def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> PoolState:
@@ -203,7 +216,7 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
     if server is None or server.state is not STARTING:  # told to stop while the news was on its way
         return state
     failures = {name: failure for name, failure in state.failures.items() if name != server.model.name}
-    state = changed(state, server_id, lambda s: replace(s.moved(READY), port=port, ready_at=at, last_used=at))
+    state = changed(state, server_id, lambda s: replace(s.with_state(READY), port=port, ready_at=at, last_used=at))
     demands = demand.loaded(state.demands, server.model.name, at - server.started_at)
     return replace(state, failures=failures, demands=demands)
 
@@ -212,8 +225,8 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
     server = state.server(event.server)
     assert server is not None, f"server {event.server} exited twice"
     others = state.others(server)
-    held = state.going.get(server.id) or given_back(server, others, state.gpus, event.at, state.returning)
-    ended = server.moved(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
+    held = state.going.get(server.id) or memory_to_release(server, others, state.gpus, event.at, state.returning)
+    ended = server.with_state(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
     state = replace(
         state,
         servers=others,
@@ -228,7 +241,7 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
     if server.state is STARTING and event.ran_out_of_memory:
         state = replace(state, lessons={**state.lessons, server.model.name: _more_next_time(server)})
         is_awaited = any(w.model.name == server.model.name for w in state.wanting) and not state.has_another(server)
-        if not server.is_planned_anew and is_awaited:
+        if not server.is_replanned and is_awaited:
             return replace(state, waiting=tuple(_planned_anew(w, server) for w in state.waiting)), []
     if state.has_another(server):  # its model is there all the same; nobody is turned away who would stop the next try
         return replace(state, backoffs=backoff.ended(state.backoffs, server, event.at)), []
@@ -246,13 +259,13 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
 def _planned_anew(waiting: Waiter, server: Server) -> Waiter:
     """Once: with fresh readings, and what was learned."""
     is_for_it = waiting.awaited is not Awaited.UNLOADED and waiting.model.name == server.model.name
-    return replace(waiting, is_planned_anew=True) if is_for_it else waiting
+    return replace(waiting, is_replanned=True) if is_for_it else waiting
 
 
-def _more_next_time(server: Server) -> Extra:
+def _more_next_time(server: Server) -> LearnedMargin:
     """A GPU ran out although all was booked: a stranger grew, or it takes more than was thought. Nobody knows which."""
     most = max((size for what, size in server.booked.items() if what != CPU), default=0)
-    return Extra(device_bytes=max(LESSON_BYTES, round(LESSON_SHARE * most)))
+    return LearnedMargin(device_bytes=max(LESSON_BYTES, round(LESSON_SHARE * most)))
 
 
 def _without_a_reading(state: PoolState, detail: str) -> Step:

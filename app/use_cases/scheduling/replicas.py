@@ -20,7 +20,7 @@ from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.backoff import held_until
 from app.use_cases.scheduling.demand import load_seconds
 from app.use_cases.scheduling.events import Decided, Effect
-from app.use_cases.scheduling.eviction import bare_world, books, request_with_lessons, spawn
+from app.use_cases.scheduling.eviction import bare_world, ledger, request_with_lessons, spawn
 from app.use_cases.scheduling.pool_state import READY, STOPPING, Awaited, PoolState, Sought, Step, Waiter
 from app.use_cases.scheduling.rebook import lacked
 
@@ -128,7 +128,7 @@ def _look(state: PoolState, lacking: list[Server], now: float, is_new: bool) -> 
     wish = Waiter(NOBODY, lacking[0].model, -inf, inf, Awaited.LOADED)
     if not readings.are_fresh(state, wish, now):
         return readings.ask(state, wish, now) if is_new else (state, [])
-    room, effects = books(state).at_a_glance(), list[Effect]()
+    room, effects = ledger(state).fingerprint(), list[Effect]()
     if room == state.sought.room:
         return replace(state, sought=replace(state.sought, is_decided=True)), []
     for first in lacking:
@@ -143,7 +143,7 @@ def _placed(state: PoolState, first: Server, now: float) -> Step:
     """A server is started if there is a place that is free; what was found is told either way."""
     model, plan = first.model, state.plans[first.id]
     wish = Waiter(NOBODY, model, now, inf, Awaited.LOADED, plan)
-    request = _alike(request_with_lessons(state, wish).but(lacked(first)), first.placement)
+    request = _alike(request_with_lessons(state, wish).with_margin(lacked(first)), first.placement)
     found = _found(state, request, first, now)
     which = f"server {len(state.servers_of(model.name)) + 1} of {model.replicas.max}"
     place = _place(found, first)

@@ -76,8 +76,8 @@ def due_at(state: PoolState) -> float | None:
             times.append(server.progress_at + state.limits.stall_timeout_seconds)
         elif server.is_idle and (at := goes_at(state, server)) < inf:
             times.append(at)
-        if server.check_at is not None:
-            times.append(server.check_at)
+        if server.next_slot_check_at is not None:
+            times.append(server.next_slot_check_at)
     if state.waiting:
         times += [each.give_up_at for each in state.waiting]
         times += [*readings.due_at(state), *eviction_due_at(state)]
@@ -141,8 +141,8 @@ def _resume(state: PoolState, now: float) -> Step:
         return state, []
     lacking = {w.model.name for w in state.wanting if state.server_of(w.model.name) is None}
     for server in state.servers:
-        if server.state is DRAINING and not server.is_condemned and server.drained_for not in lacking:
-            state = changed(state, server.id, lambda s: s.moved(READY))
+        if server.state is DRAINING and not server.is_terminating and server.drained_for not in lacking:
+            state = changed(state, server.id, lambda s: s.with_state(READY))
     return state, []
 
 
@@ -247,7 +247,7 @@ def _why_to_stop(state: PoolState, server: Server, now: float) -> StopReason | N
     if server.is_idle and now >= goes_at(state, server):
         return StopReason.IDLE
     if server.state is DRAINING and not server.leases:
-        return StopReason.UNLOAD if server.is_unloaded else StopReason.DRAINED
+        return StopReason.UNLOAD if server.is_unload_requested else StopReason.DRAINED
     unused = server.is_idle or server.state is STARTING
     if (state.draining and unused) or (state.closing and server.state is not STOPPING):
         return StopReason.SHUTDOWN
@@ -258,8 +258,8 @@ def _check_the_abandoned(state: PoolState, now: float) -> Step:
     """A server that a client left in mid-answer is asked, after a while, how many of its slots are busy."""
     effects: list[Effect] = []
     for server in state.servers:
-        if server.check_at is not None and now >= server.check_at:
-            state = changed(state, server.id, lambda s: replace(s, check_at=None))
+        if server.next_slot_check_at is not None and now >= server.next_slot_check_at:
+            state = changed(state, server.id, lambda s: replace(s, next_slot_check_at=None))
             effects.append(CountSlots(server.id))
     return state, effects
 
