@@ -5,18 +5,19 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.effects import Effect
+from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from tests.helpers.builders import Play, a_model
 from workers.telemetry.pool_counts import PoolCounts
 
 
 class Counted(Play):
     def __init__(self, **limits: float) -> None:
-        super().__init__(Limits(**limits), total_gib=16)
+        super().__init__(SchedulingLimits(**limits), total_gib=16)
         self.registry = CollectorRegistry()
         self.counts = PoolCounts(self.registry)
 
-    def stepped(self, before: PoolState, event: ev.Event) -> list[ev.Effect]:
+    def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
         effects = super().stepped(before, event)
         self.counts.count_step(before, event, effects)
         return effects

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from app.entities.server import Server, ServerState
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.effects import Decided, Effect, Refuse, Stop
 from app.use_cases.scheduling.pool_state import PoolState
 
 START_SECONDS = (0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -32,7 +33,7 @@ class PoolCounts:
             registry=registry,
         )
 
-    def count_step(self, before: PoolState, event: ev.Event, effects: Sequence[ev.Effect]) -> None:
+    def count_step(self, before: PoolState, event: ev.Event, effects: Sequence[Effect]) -> None:
         match event:
             case ev.Ready(number, _, at) if (server := before.server(number)) and server.state is ServerState.STARTING:
                 self._starts.labels(server.model.name, "ready").inc()
@@ -41,11 +42,11 @@ class PoolCounts:
                 self._count_exit(server, event)
         for effect in effects:
             match effect:
-                case ev.Decided(_, decision):
+                case Decided(_, decision):
                     self._decisions.labels(decision.outcome).inc()
-                case ev.Refuse(_, refusal):
+                case Refuse(_, refusal):
                     self._rejected.labels(refusal.reason).inc()
-                case ev.Stop(number, why) if server := before.server(number):
+                case Stop(number, why) if server := before.server(number):
                     self._stops.labels(server.model.name, why).inc()
 
     def _count_exit(self, server: Server, event: ev.Exited) -> None:
