@@ -25,7 +25,7 @@ from app.settings.values import (
     Section,
     Variables,
 )
-from app.use_cases.launch.arguments import options_from_arguments
+from app.use_cases.launch.arguments import parse_model_options
 
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ
 MOST_REPLICAS = 64  # of one model on one machine
@@ -73,7 +73,7 @@ class ModelDefaults(Section):
             keys["n_gpu_layers"] = ALL_LAYERS
         if isinstance(self.cpu_moe, int):
             keys["n_cpu_moe"] = self.cpu_moe
-        return replace(options_from_arguments(args), **keys)
+        return replace(parse_model_options(args), **keys)
 
 
 class ReplicaSettings(Section):

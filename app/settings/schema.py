@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app.entities.key import ApiKey
 from app.entities.launch import LaunchSettings
-from app.entities.placement import CpuFallback, PlacementConstraints, Policy, Rules
+from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.settings.gpu import GpuSettings
 from app.settings.model import ModelDefaults, ModelSettings
 from app.settings.values import (
@@ -331,9 +331,9 @@ class Settings(BaseSettings):
         """Which GPUs are taken first."""
         return Policy(self.gpu.strategy, tuple(self.gpu.order))
 
-    def rules(self) -> Rules:
+    def gpu_limits(self) -> GpuLimits:
         """What is held back of each GPU, and from when on one is busy."""
-        return Rules(self.gpu.reserve, self.gpu.max_vram, self.gpu.busy_utilization)
+        return GpuLimits(self.gpu.reserve, self.gpu.max_vram, self.gpu.busy_utilization)
 
     def _model(self, name: str | None) -> ModelSettings:
         return self.models.get(name or "", ModelSettings()).over(self.defaults)

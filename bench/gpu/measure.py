@@ -22,7 +22,7 @@ from bench.gpu.shapes import Shape
 from bench.gpu.stopping import Deadline
 from workers.gguf.header import read_header
 
-BACK_SECONDS = 10.0  # how long memory may take to come back
+RELEASE_TIMEOUT_SECONDS = 10.0  # how long memory may take to come back
 BACK_BYTES = 64 * 1024**2  # so much less may come back: others use the card too
 ANSWER_TOKENS = 8
 FIRST_TOKEN = 100  # of a prompt: the first ones may be control tokens
@@ -135,7 +135,7 @@ def _model(path: Path, start: Start, bench: Bench) -> Model:
 def _seconds_until_back(card: Card, before: int) -> float | None:
     """How long the card's memory took to come back; None if it did not."""
     began = time.monotonic()
-    while (passed := time.monotonic() - began) < BACK_SECONDS:
+    while (passed := time.monotonic() - began) < RELEASE_TIMEOUT_SECONDS:
         if card.shown(0).card <= before + BACK_BYTES:
             return round(passed, 2)
         time.sleep(0.05)

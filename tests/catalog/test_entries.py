@@ -13,9 +13,9 @@ from app.errors import ModelNotFound
 from app.settings.schema import Settings
 from tests.catalog.test_hub_cache import cached
 from tests.helpers.builders import GGUF_BYTES, a_gguf, a_launch
+from workers.build_catalog import build_catalog
 from workers.catalog.catalog import Catalog, Entry
 from workers.catalog.entries import download_command
-from workers.parts import catalog_of
 
 DEFAULTS, OWN = LaunchSettings(), a_launch(ctx_size=99)
 
@@ -255,7 +255,7 @@ def test_every_model_carries_what_the_settings_wish_for_it(home: Path):
         models={"mine": {"path": home / "far" / "d.gguf", "gpus": [1]}, "gone": {"path": "x.gguf", "max_gpus": 2}},
     )
     found = PlacementConstraints(has_auto_context=True, cpu_moe=True)
-    assert {model.name: model.constraints for model in catalog_of(settings).models()} == {
+    assert {model.name: model.constraints for model in build_catalog(settings).models()} == {
         **dict.fromkeys(FOUND, found),
         "mine": replace(found, gpus=("1",)),
         "gone": replace(found, max_gpus=2),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from app.entities.launch import LaunchSettings, ModelOptions, Task
-from app.use_cases.launch.arguments import CompanionPaths, companion_paths, options_from_arguments
+from app.use_cases.launch.arguments import CompanionPaths, companion_paths, parse_model_options
 
 
 def test_options_in_args_count():
-    options = options_from_arguments(["--swa-full", "-ncmoe", "3", "--main-gpu=1", "--embeddings", "-nkvo"])
+    options = parse_model_options(["--swa-full", "-ncmoe", "3", "--main-gpu=1", "--embeddings", "-nkvo"])
     assert (options.swa_full, options.n_cpu_moe, options.main_gpu) == (True, 3, 1)
     assert (options.task, options.kv_offload) == (Task.EMBEDDING, False)
 
@@ -19,19 +19,19 @@ def test_options_in_args_count():
     ["-ts x", "-ts nan", "-ts -1,2", "-ts 1e300", "-ctk q9", "-c many", "-ncmoe -1", "-ngl auto", "-devd GPU", "-ts"],
 )
 def test_what_cannot_be_read_is_for_llama_server_to_refuse(args: str):
-    assert options_from_arguments(args.split()) == ModelOptions()
+    assert parse_model_options(args.split()) == ModelOptions()
 
 
 @pytest.mark.parametrize(
     ("args", "slots"), [("", (4, True)), ("-np -1", (4, True)), ("-np 2", (2, False)), ("-kvu -np 2", (2, True))]
 )
 def test_slots_that_are_asked_for_have_their_own_cells_unless_it_is_said(args: str, slots: tuple[int, bool]):
-    options = options_from_arguments(args.split())
+    options = parse_model_options(args.split())
     assert (options.parallel, options.kv_unified) == slots
 
 
 def test_overrides_add_up():
-    options = options_from_arguments(["-ot", r"blk\.1=CPU,x=CUDA1", "--override-tensor", "y=z=CPU"])
+    options = parse_model_options(["-ot", r"blk\.1=CPU,x=CUDA1", "--override-tensor", "y=z=CPU"])
     assert options.overrides == ((r"blk\.1", "CPU"), ("x", "CUDA1"), ("y=z", "CPU"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.use_cases.launch.saved_slots import SavedSlot, digest_of, folder_of, saved_slot, to_restore, who_goes
-from app.use_cases.scheduling.events import StopReason
+from app.use_cases.scheduling.effects import StopReason
 from tests.helpers.builders import a_launch, a_model, a_server, an_engine, replace
 from workers.catalog.model_headers import stamp_of
 from workers.server import kept_cache, slot_files

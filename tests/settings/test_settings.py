@@ -14,7 +14,7 @@ import yaml
 
 from app.entities.key import ApiKey
 from app.entities.launch import ALL_LAYERS, ModelOptions, Task
-from app.entities.placement import PlacementConstraints, Policy, Rules, Strategy
+from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
 from app.settings.configuration import (
     OPEN_WITHOUT_KEYS,
     PREFIX,
@@ -478,7 +478,7 @@ def test_the_contexts_that_auto_chooses_from_are_those_of_the_description():
 
 def test_what_is_left_out_says_nothing_about_gpus():
     settings = Settings()
-    assert (settings.policy(), settings.rules(), settings.engine.assume_gpu) == (Policy(), Rules(), False)
+    assert (settings.policy(), settings.gpu_limits(), settings.engine.assume_gpu) == (Policy(), GpuLimits(), False)
     assert (
         settings.constraints_of() == settings.constraints_of("no entry") == PlacementConstraints(has_auto_context=True)
     )
@@ -494,7 +494,7 @@ def test_the_gpu_section_becomes_a_policy_and_rules(tmp_path):
     settings = configured(tmp_path, text)
     assert settings.engine.assume_gpu
     assert settings.policy() == Policy(Strategy.SPREAD, ("1", "NVIDIA L4"))
-    assert settings.rules() == Rules(reserve_bytes=2**30, max_vram_bytes=20 * 2**30, busy_utilization=0.5)
+    assert settings.gpu_limits() == GpuLimits(reserve_bytes=2**30, max_vram_bytes=20 * 2**30, busy_utilization=0.5)
 
 
 def test_the_environment_knows_them_too(tmp_path):
@@ -508,7 +508,7 @@ def test_the_environment_knows_them_too(tmp_path):
         DEFAULTS__N_GPU_LAYERS="all",
         DEFAULTS__CPU_MOE="3",
     )
-    assert (settings.policy().order, settings.rules().max_vram_bytes, settings.gpu.cpu_fallback) == (
+    assert (settings.policy().order, settings.gpu_limits().max_vram_bytes, settings.gpu.cpu_fallback) == (
         ("0",),
         None,
         "never",

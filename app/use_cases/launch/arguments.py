@@ -68,8 +68,8 @@ def _slots(value: str) -> dict[str, Any]:
 
 
 def _overrides(value: str) -> dict[str, Any]:
-    pairs = (each.rpartition("=") for each in value.split(","))
-    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in pairs)}
+    option_pairs = (each.rpartition("=") for each in value.split(","))
+    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in option_pairs)}
 
 
 def _dense_in_ram(value: str) -> dict[str, Any]:
@@ -108,13 +108,13 @@ _NOT_UNIFIED = frozenset({"--no-kv-unified", "-no-kvu"})
 _SEVERAL = frozenset({"overrides"})  # each time the option is given adds to these
 
 
-def options_from_arguments(args: Sequence[str]) -> ModelOptions:
+def parse_model_options(args: Sequence[str]) -> ModelOptions:
     """The options these arguments set; llama-server's defaults for the others.
 
     A value that cannot be parsed is ignored here: llama-server reports it when it starts.
     """
     options = ModelOptions()
-    given = list(pairs(args))
+    given = list(option_pairs(args))
     if not any(option in _SLOTS for option, _ in given):  # its own choice of slots shares the cache in any case
         given = [(option, value) for option, value in given if option not in _NOT_UNIFIED]
     for option, value in sorted(given, key=lambda pair: "kv" in pair[0]):  # slots decide, unless it is said
@@ -125,7 +125,7 @@ def options_from_arguments(args: Sequence[str]) -> ModelOptions:
     return options
 
 
-def pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+def option_pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each argument that may be an option, with what follows it: its value, if it takes one."""
     for option, value in zip(args, [*args, ""][1:], strict=True):
         name, equals, inline = option.partition("=")
@@ -156,7 +156,7 @@ class CompanionPaths:
 def companion_paths(launch: LaunchSettings) -> CompanionPaths:
     """As its settings name them; of a repeated option the last one, but for adapters."""
     found = CompanionPaths(launch.mmproj)
-    for option, value in pairs(launch.args):
+    for option, value in option_pairs(launch.args):
         if option in ("--mmproj", "-mm"):
             found = replace(found, projector=launch.mmproj or value)
         elif option in ("--spec-draft-model", "--model-draft", "-md"):

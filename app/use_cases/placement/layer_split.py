@@ -21,7 +21,7 @@ ATTEMPTS = 4  # what a card takes beside its layers depends on which they are
 Estimator = Callable[[ModelOptions], Estimate]
 
 
-def deal(
+def split_layers(
     each: Sequence[int], options: ModelOptions, usable: Sequence[int], beside_bytes: int, estimate: Estimator
 ) -> tuple[ModelOptions, Estimate] | None:
     """The options and the estimate of a split over cards with these usable bytes; None if there is none.
