@@ -90,7 +90,7 @@ class Runtime:
         store, needs = self._store, self._needs
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
         spawn = build_spawn(self._settings, engine, *parts)
-        count, forget = self._gauges.pool.stepped, self._relay.forget
+        count, forget = self._gauges.pool.count_step, self._relay.forget
         return Pool(store, spawn, read_memory, self._read_gpus, needs.placement_request, count, forget)
 
     def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:

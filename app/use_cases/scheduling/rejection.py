@@ -10,16 +10,16 @@ from app.use_cases.placement.usable_gpus import unplaceable_reason
 from app.use_cases.scheduling.pool_state import PoolState, Waiter
 
 
-def no_place(state: PoolState, waiting: Waiter, now: float) -> str:
+def gpu_problem(state: PoolState, waiter: Waiter, now: float) -> str:
     """A model that is to have no layers on GPUs misses none."""
-    if waiting.placement_request is not None and not waiting.placement_request.options.n_gpu_layers:
+    if waiter.placement_request is not None and not waiter.placement_request.options.n_gpu_layers:
         return ""
     return unplaceable_reason(state.gpus.as_of(now), state.limits.cpu_fallback)
 
 
-def refusal(state: PoolState, waiting: Waiter, decision: Decision) -> Refusal:
-    model = waiting.model.name
-    if decision.is_permanent and _misses_gpus(state, waiting):  # with them it might fit
+def refusal_for(state: PoolState, waiter: Waiter, decision: Decision) -> Refusal:
+    model = waiter.model.name
+    if decision.is_permanent and _misses_gpus(state, waiter):  # with them it might fit
         why = "; ".join((decision.reason, *state.gpus.problems))
         return Refusal(Reason.NO_GPU, model, why, decision.needed_bytes, decision.free_bytes)
     if decision.is_permanent:
@@ -29,12 +29,12 @@ def refusal(state: PoolState, waiting: Waiter, decision: Decision) -> Refusal:
     return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, decision.suggest)
 
 
-def _misses_gpus(state: PoolState, waiting: Waiter) -> bool:
+def _misses_gpus(state: PoolState, waiter: Waiter) -> bool:
     """Whether GPUs are missing that it might use."""
-    if waiting.placement_request is None or not waiting.placement_request.options.n_gpu_layers:
+    if waiter.placement_request is None or not waiter.placement_request.options.n_gpu_layers:
         return False
     missing = (Card(gpu.uuid, gpu.name, gpu.index, 0, 0) for gpu in state.gpus.missing)
-    return bool(allowed_cards(missing, waiting.placement_request.constraints))
+    return bool(allowed_cards(missing, waiter.placement_request.constraints))
 
 
 def _had(state: PoolState, decision: Decision) -> dict[str, int]:
