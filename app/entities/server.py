@@ -82,7 +82,7 @@ class Server:
     @property
     def slots(self) -> int:
         """How many requests it answers at the same time."""
-        return self.model.launch.parallel
+        return self.model.launch.options.parallel
 
     @property
     def is_up(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
-from app.entities.launch import LaunchSettings
+from app.entities.launch import LaunchSettings, ModelOptions
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.server import Server
@@ -148,4 +148,5 @@ def _is_up(server: Server) -> bool:
 
 
 def _model(subject: Subject) -> Model:
-    return Model(subject.name, f"/models/{subject.name}.gguf", subject.weights_bytes, 0, LaunchSettings(parallel=SLOTS))
+    launch = LaunchSettings(ModelOptions(ctx_size=4096, parallel=SLOTS))
+    return Model(subject.name, f"/models/{subject.name}.gguf", subject.weights_bytes, 0, launch)

@@ -18,7 +18,7 @@ from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Decided
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
-from tests.helpers.builders import GIB, a_model, asked_for, replace
+from tests.helpers.builders import GIB, a_launch, a_model, asked_for, replace
 from workers.pool.pool import Pool
 from workers.telemetry.store import StateStore
 
@@ -163,7 +163,7 @@ def test_what_is_told_just_before_a_turn_ends_is_not_left_lying(monkeypatch: pyt
 def test_what_is_due_while_somebody_is_slow_comes_a_few_times_only(monkeypatch: pytest.MonkeyPatch):
     """The clock has no other way than to tell again and again, and each time is a step for who has the turn."""
     case = Case()
-    model = replace(a_model("a"), launch=replace(a_model("a").launch, parallel=1))
+    model = replace(a_model("a"), launch=a_launch(parallel=1))
     case.acquire(model)
     held = case.pool.acquire(model, 10, Client())  # type: ignore[arg-type]
     held.wait()

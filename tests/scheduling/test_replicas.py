@@ -32,7 +32,7 @@ def crowded(model: Model, play: Play, at: float = 10.0, load_seconds: float = 0.
     """One server, all its slots taken, and one more request that waits since then."""
     play.ask(model, at=0.0)
     play.post(ev.Ready(1, 9001, at=load_seconds), ev.Release(play._ticket, at=load_seconds))
-    for _ in range(model.launch.parallel + 1):
+    for _ in range(model.launch.options.parallel + 1):
         play.ask(model, at=at)
     assert len(play.state.waiting) == 1
     return play

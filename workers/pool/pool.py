@@ -180,7 +180,7 @@ class Pool:
         if server is None or process is None or server.port is None:
             return None
         launch, placement = server.model.launch, server.placement
-        tokens = placement.ctx_size // (1 if launch.kv_unified else launch.parallel)
+        tokens = placement.ctx_size // (1 if launch.options.kv_unified else launch.options.parallel)
         return Address(server.id, server.model.name, server.port, process.api_key, tokens, placement.device)
 
     def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
