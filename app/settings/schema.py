@@ -20,6 +20,7 @@ from app.entities.launch import LaunchSettings
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.settings.gpu import GpuSettings
 from app.settings.model import ModelDefaults, ModelSettings
+from app.settings.retired_keys import without_retired_keys
 from app.settings.values import (
     PREFIX,
     Arguments,
@@ -52,12 +53,6 @@ class ServerSettings(Section):
     )
     drain_seconds: float = Field(30.0, ge=0, description="How long running streams may go on after the order to stop.")
     stop_seconds: float = Field(10.0, gt=0, description="How long a llama-server may take to end before it is killed.")
-    cpu: int | None = Field(
-        None,
-        ge=0,
-        description="The one CPU the service keeps itself to; its llama-servers may use all. null: any. Under many "
-        "small requests one CPU does more than two, between which Python's lock would go to and fro.",
-    )
     allow_open: bool = Field(
         False, description="Without keys, whoever reaches the address may use it, under any Host name."
     )
@@ -231,6 +226,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings  # strongest first; the file's values are those given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired_keys(cls, data: Any) -> Any:
+        return without_retired_keys(data)
 
     @field_validator("keys", "models", mode="before")
     @classmethod

@@ -43,7 +43,7 @@ def test_a_model_that_is_asked_for_often_stays_until_others_have_waited_long_eno
     play = Play(total_gib=16)
     server = used(play, "hot", times=20, until=100)
     assert stopped(play.ask(a_model("new", gib=10), at=101)) == []
-    assert "stays until others have waited longer" in play.decided[-1].decision.reason
+    assert "protected from eviction until others have waited longer" in play.decided[-1].decision.reason
     assert first_stop(play, 300) == 120, "or until it was left alone for its residency"
     assert play.state.server(server).state is ServerState.STOPPING
 

@@ -294,7 +294,7 @@ class Pool:
             case Stop(server_id, why, detail):
                 log.info("stop server=%d why=%s%s", server_id, why, f" {detail}" if detail else "")
                 if process := self._processes.get(server_id):
-                    process.stop(why.saves)
+                    process.stop(why.allows_cache_save)
             case CountSlots(server_id):
                 if process := self._processes.get(server_id):
                     process.count_slots()

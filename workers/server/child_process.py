@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 
 from app.use_cases.launch.launch import LaunchPlan
-from workers.server.affinity import where_children_may_run
 
 
 def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
@@ -24,16 +23,15 @@ def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
 
     Its stdin is a pipe only we hold: an engine that watches it ends by itself when we are gone.
     """
-    with where_children_may_run():
-        return subprocess.Popen(
-            [*death_guard(), *plan.argv],
-            env=dict(plan.env),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
-            start_new_session=True,
-        )
+    return subprocess.Popen(
+        [*death_guard(), *plan.argv],
+        env=dict(plan.env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+        start_new_session=True,
+    )
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
