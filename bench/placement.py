@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.placement import CPU, Card, PlacementConstraints, Resident
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.model_shape.shape import ModelShape, model_shape
@@ -92,7 +92,7 @@ def _figures(times: list[float]) -> dict[str, object]:
 
 
 def _asked(shape: ModelShape) -> PlacementRequest:
-    options = MemoryOptions(ctx_size=8192)
+    options = ModelOptions(ctx_size=8192)
     return PlacementRequest(
         shape, options, lambda changed, _: estimate_memory(shape, changed), PlacementConstraints(has_auto_context=True)
     )

@@ -16,6 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from app.entities.gpu import GpuSnapshot, GpuState
 from app.use_cases.scheduling.pool_state import PoolState
 from bench.record import record, summary
 from tests.helpers.stand_in_nvml import Card, StandIn, library
-from workers.gpu.evidence import SeenGpus
+from workers.gpu.evidence import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.telemetry.gauges import Gauges
@@ -52,7 +53,7 @@ def _measure(folder: Path, gpus: int, seconds: float) -> dict[str, Any]:
     os.environ["STAND_IN_NVML"] = str(hardware.path)
     ctypes.CDLL(str(library()))
     nvml = Nvml()
-    store = StateStore(PoolState(), nvml.read_gpus())
+    store = StateStore(PoolState(gpus=nvml.read_gpus()))
     assert len(store.gpus.gpus) == gpus, store.gpus
     gauges = Gauges(store, "bench")
     return {
@@ -66,7 +67,11 @@ def _measure(folder: Path, gpus: int, seconds: float) -> dict[str, Any]:
 def _share(folder: Path, read: Callable[[], GpuSnapshot], seconds: float) -> float:
     """Of one core, once the first readings and imports are over."""
     store = StateStore(PoolState())
-    poller = GpuPoller(store, read, SeenGpus(folder / "gpus.json"), poll_seconds=1.0, expected=lambda seen: "")
+
+    def post(snapshot: GpuSnapshot) -> None:
+        store.pool = replace(store.pool, gpus=snapshot)
+
+    poller = GpuPoller(read, post, GpuHistory(folder / "gpus.json"), poll_seconds=1.0, expected=lambda history: "")
     gauges = Gauges(store, "bench")
     poller.start()
     time.sleep(3)

@@ -60,7 +60,7 @@ class MissingGpu:
     problem: str
 
     @property
-    def called(self) -> str:
+    def label(self) -> str:
         return f"{self.name}, {self.uuid}" if self.uuid else self.name
 
 
@@ -83,20 +83,20 @@ class GpuSnapshot:
 
     def as_of(self, now: float) -> GpuSnapshot:
         """What this snapshot is worth at `now`: HUNG once readings that were due did not come."""
-        if self.late_at is None or now < self.late_at:
+        if self.overdue_at is None or now < self.overdue_at:
             return self
         problem = f"NVML has not answered for {now - self.at:.0f} s; what is said of the GPUs is as old"
         return replace(self, state=GpuState.HUNG, problem=problem)
 
     @property
-    def late_at(self) -> float | None:
+    def overdue_at(self) -> float | None:
         """When the next reading is overdue; None: it is not waited for."""
         return None if self.poll_seconds is None else self.at + LATE_POLLS * self.poll_seconds + LATE_SECONDS
 
     @property
-    def complaints(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[str, ...]:
         """What is wrong, as sentences. A machine without GPUs that never had any is in order."""
-        lost = (f"GPU {each.index} ({each.called}): {each.problem}" for each in self.missing)
+        lost = (f"GPU {each.index} ({each.label}): {each.problem}" for each in self.missing)
         others = (*([self.engine_problem] if self.engine_problem else []), *lost)
         if self.state is GpuState.HUNG or self.state is GpuState.NOT_FOUND:
             return (self.problem, *others)

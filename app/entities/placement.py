@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from app.entities.memory import Estimate
 
 CPU = "cpu"  # stands where GPUs have their UUIDs; of room: the RAM that is available
-BOOKS = "books"  # the RAM that is not promised to a server: pages of mapped files are available, and needed
-PLACES = "places"  # servers that may be loaded beside those that are
+UNBOOKED_RAM = "books"  # the RAM that is not promised to a server: pages of mapped files are available, and needed
+LOAD_QUOTA = "places"  # servers that may be loaded beside those that are
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Card:
     index: int  # NVML's
     total_bytes: int
     usable_bytes: int  # below zero: more is claimed or held back than is free
-    leaving_bytes: int = 0  # of servers that end: usable soon
+    releasing_bytes: int = 0  # of servers that end: usable soon
     draining_bytes: int = 0  # of servers that go once they have answered what they have
     is_busy: bool = False  # it computes
     is_mig: bool = False  # CUDA shows a process one of these at most
@@ -39,11 +39,11 @@ class Resident:
     idle_seconds: float = 0.0
     is_pinned: bool = False  # never stopped to make room
     priority: int = 0  # the lower, the sooner it is stopped
-    is_young: bool = False  # its residency is not over: stopped last
-    rate: float | None = None  # requests a second, of late; None: nobody counted
+    is_in_min_residency: bool = False  # its residency is not over: stopped last
+    requests_per_second: float | None = None  # requests a second, of late; None: nobody counted
     load_seconds: float | None = None  # what loading it again would take
     is_loading: bool = False  # is not stopped before it is ready
-    is_spare: bool = False  # another server of its model stays: stopped before all others
+    is_surplus: bool = False  # another server of its model stays: stopped before all others
 
 
 class Strategy(enum.StrEnum):
@@ -73,18 +73,18 @@ class Policy:
 
     strategy: Strategy = Strategy.PACK
     order: tuple[str, ...] = ()  # cards to take first
-    residency_seconds: float = 60.0  # a server unused for less is not stopped where a split would do
+    long_idle_seconds: float = 60.0  # a server unused for less is not stopped where a split would do
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class GpuLimits:
     """What settings hold back, of each GPU."""
 
     reserve_bytes: int = 512 * 1024**2
     max_vram_bytes: int | None = None
     busy_utilization: float = 0.9
 
-    def room(self, total_bytes: int, free_bytes: int, booked_bytes: int) -> tuple[int, int]:
+    def budget(self, total_bytes: int, free_bytes: int, booked_bytes: int) -> tuple[int, int]:
         """Of a GPU, what models may ever have, and what they may have beside all that is booked; that may be below
         zero: more is held back than is free."""
         most, usable = total_bytes - self.reserve_bytes, free_bytes - self.reserve_bytes
@@ -104,9 +104,9 @@ class CpuFallback(enum.StrEnum):
     WHEN_FULL = "when_full"  # also instead of waiting for room, and when GPUs are lost
 
 
-def shared_needs(estimate: Estimate) -> dict[str, int]:
+def shared_resources_needed(estimate: Estimate) -> dict[str, int]:
     """What a server takes that all places share."""
-    return {CPU: estimate.host.booked_bytes, BOOKS: estimate.host.booked_bytes, PLACES: 1}
+    return {CPU: estimate.host.booked_bytes, UNBOOKED_RAM: estimate.host.booked_bytes, LOAD_QUOTA: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,9 @@ class Placement:
     @property
     def booked_bytes(self) -> Mapping[str, int]:
         """By UUID, and of RAM."""
-        return self.by_device(self.estimate)
+        return self.booking_for(self.estimate)
 
-    def by_device(self, estimate: Estimate) -> dict[str, int]:
+    def booking_for(self, estimate: Estimate) -> dict[str, int]:
         """What is booked for a server in this place by an estimate."""
         on_gpus = () if self.is_on_cpu else zip(self.uuids, estimate.devices, strict=True)
         return {uuid: each.booked_bytes for uuid, each in on_gpus} | {CPU: estimate.host.booked_bytes}
@@ -149,7 +149,7 @@ class Placement:
     @property
     def needs(self) -> Mapping[str, int]:
         """All that it takes some of."""
-        return {**self.booked_bytes, **shared_needs(self.estimate)}
+        return {**self.booked_bytes, **shared_resources_needed(self.estimate)}
 
     @property
     def needed_bytes(self) -> int:
@@ -158,7 +158,7 @@ class Placement:
         return sum(booked[uuid] for uuid in self.uuids)
 
 
-def nothing() -> str:
+def no_suggestion() -> str:
     """The advice there is where none is needed."""
     return ""
 
@@ -178,14 +178,14 @@ class Decision:
     reason: str  # one sentence
     needed_bytes: int  # of the placement, or of the least that would have done
     placement: Placement | None = None
-    awaited: Placement | None = None  # of WAIT: the place that it gets then, if nothing else happens
+    awaited_placement: Placement | None = None  # of WAIT: the place that it gets then, if nothing else happens
     evict: tuple[int, ...] = ()  # ids of servers; of WAIT: those that go as soon as they are idle
-    for_ever: bool = False  # refused: not even an empty machine would do
+    is_permanent: bool = False  # refused: not even an empty machine would do
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each card that it may use, or of RAM
     considered: tuple[str, ...] = ()  # each step with its numbers
-    advise: Callable[[], str] = field(default=nothing, compare=False, repr=False)
+    suggest: Callable[[], str] = field(default=no_suggestion, compare=False, repr=False)
 
     @property
-    def nearest(self) -> str:
+    def suggestion(self) -> str:
         """The setting next to what was asked that would fit. Worked out when somebody wants to know."""
-        return self.advise()
+        return self.suggest()

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from app.entities.placement import nothing
+from app.entities.placement import no_suggestion
 
 
 class Reason(enum.StrEnum):
@@ -35,10 +35,10 @@ class Refusal:
     detail: str = ""  # a sentence, or the engine's last lines
     needed_bytes: int = 0
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # by device: GPU's UUID, or CPU
-    advise: Callable[[], str] = field(default=nothing, compare=False, repr=False)
+    suggest: Callable[[], str] = field(default=no_suggestion, compare=False, repr=False)
     retry_after_seconds: float | None = None  # when it makes sense to ask again, where that is known
 
     @property
-    def nearest(self) -> str:
+    def suggestion(self) -> str:
         """The setting next to what was asked that would fit. Worked out when somebody wants to know."""
-        return self.advise()
+        return self.suggest()

@@ -53,19 +53,19 @@ class Server:
     started_at: float  # monotonic seconds, as all times
     last_used: float  # at the start, then at every release: its idle time starts here
     progress_at: float  # last sign of life while loading
-    loaded_share: float | None = None  # of a load that is going on, 0 to 1, where the engine says it
+    load_progress: float | None = None  # of a load that is going on, 0 to 1, where the engine says it
     ready_at: float | None = None
     reported: Mapping[str, int] | None = None  # what its llama-server says it needs: before it loads, then as measured
-    is_planned_anew: bool = False  # the one before it was stopped: it needed more than was booked
+    is_replanned: bool = False  # the one before it was stopped: it needed more than was booked
     state: ServerState = ServerState.STARTING
-    keep_seconds: float | None = None  # idle time that its last request wished for
-    has_answered: bool = False  # a request got its whole answer
+    keep_alive_seconds: float | None = None  # idle time that its last request wished for
+    has_completed_request: bool = False  # a request got its whole answer
     drained_for: str = ""  # the model that was to have its room
-    is_condemned: bool = False  # told to go for good: once drained it is not ready again
-    is_unloaded: bool = False  # somebody ordered that
-    left_behind: int = 0  # slots whose client left in mid-answer, until the engine says that they are free
-    check_at: float | None = None  # when to ask it
-    must_notice_by: float = 0.0  # that they have left
+    is_terminating: bool = False  # told to go for good: once drained it is not ready again
+    is_unload_requested: bool = False  # somebody ordered that
+    abandoned_slots: int = 0  # slots whose client left in mid-answer, until the engine says that they are free
+    next_slot_check_at: float | None = None  # when to ask it
+    disconnect_deadline: float = 0.0  # that they have left
     leases: frozenset[int] = frozenset()  # tickets of the requests it is answering
     pid: int | None = None
     port: int | None = None
@@ -82,7 +82,7 @@ class Server:
     @property
     def slots(self) -> int:
         """How many requests it answers at the same time."""
-        return self.model.launch.parallel
+        return self.model.launch.options.parallel
 
     @property
     def is_up(self) -> bool:
@@ -95,9 +95,9 @@ class Server:
 
     @property
     def has_free_slot(self) -> bool:
-        return self.state is ServerState.READY and len(self.leases) + self.left_behind < self.slots
+        return self.state is ServerState.READY and len(self.leases) + self.abandoned_slots < self.slots
 
-    def moved(self, to: ServerState) -> Server:
+    def with_state(self, to: ServerState) -> Server:
         """The server in its next state. An arrow that is not in TRANSITIONS is a bug."""
         assert to in TRANSITIONS[self.state], f"server {self.id} ({self.model.name}): {self.state} -> {to}"
         return replace(self, state=to)

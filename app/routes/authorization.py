@@ -86,8 +86,7 @@ def servable_model(request: IncomingRequest, name: str) -> Model:
     model = find_model(request, name)
     if _is_loaded(request, model) and not model.problem:
         return model
-    found: Model = request.services.catalog.servable(model)
-    return found
+    return request.services.catalog.servable(model)
 
 
 def _is_loaded(request: IncomingRequest, model: Model) -> bool:

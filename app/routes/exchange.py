@@ -96,7 +96,9 @@ class Exchange:
             self.asking = self.services.pool.acquire(
                 model, self.services.max_wait_seconds, self.client, said.num_ctx, said.conversation
             )
-            self.held.append(lambda: self.asking.end(self.ending, self.wish.keep_seconds if self.is_sent else None))
+            self.held.append(
+                lambda: self.asking.end(self.ending, self.wish.keep_alive_seconds if self.is_sent else None)
+            )
             shows = said.streams and self.services.loading_comments and self.route in STREAMING_ROUTES
             lease = self.slot_soon(model) if shows else self.asking.wait()
             if lease is None:
@@ -140,8 +142,7 @@ class Exchange:
         return lease
 
     def server_of(self, model: Model) -> Server | None:
-        found: Server | None = self.services.store.pool.server_of(model.name)
-        return found
+        return self.services.store.pool.server_of(model.name)
 
     def send_on(self, lease: Any) -> None:
         self.waited_seconds = lease.waited_seconds
@@ -213,11 +214,11 @@ class Exchange:
     @property
     def ending(self) -> Ending:
         if not self.is_sent:
-            return Ending.UNSENT
+            return Ending.NOT_SENT
         if self.is_complete:
             return Ending.COMPLETE
         streams = self.answer is not None and self.answer.is_stream
-        return Ending.CUT_IN_STREAM if streams else Ending.CUT_IN_SILENCE
+        return Ending.ABORTED_WHILE_STREAMING if streams else Ending.ABORTED_WHILE_SILENT
 
     def end(self, status: int) -> None:
         """Give everything back. The first call counts: the application's, or the worker's if that never got to it."""
@@ -263,8 +264,7 @@ def enter(services: Services) -> Callable[[], None]:
     """Take a place among those that may wait; how to leave it. Raises Overloaded when all are taken."""
     if not services.admission.enter():
         raise Overloaded("every place for inference requests is taken")
-    leave: Callable[[], None] = services.admission.leave
-    return leave
+    return services.admission.leave
 
 
 @contextlib.contextmanager

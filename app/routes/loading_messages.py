@@ -13,7 +13,7 @@ CHATS = ("/v1/chat/completions", "/chat/completions")
 
 def progress(model: str, server: Server | None) -> str:
     """One line. `model` is its name with nothing in it that could end a line."""
-    share = server.loaded_share if server is not None else None
+    share = server.load_progress if server is not None else None
     return f"loading {model}" + ("" if share is None else f" {100 * share:.0f} %")
 
 

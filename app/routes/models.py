@@ -12,13 +12,14 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine
+from app.ports import WatchedClient
 from app.routes.authorization import checked, find_model, servable_model, visible_models
 from app.routes.exchange import place, read_body
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import infer_by_flask
 from app.routes.requested_model import read_request
 from app.services import services
-from app.use_cases.reporting.report import model_entry, model_list, model_place, router_props
+from app.use_cases.reporting.report import model_entry, model_list, model_placement, router_props
 
 bp = Blueprint("models", __name__)
 
@@ -37,7 +38,7 @@ def show_model(name: str) -> Response:
     request = current_request()
     store, model, key = request.services.store, find_model(request, name), request.key
     decisions = store.decisions if key is None or key.admin else ()  # they name other models
-    return jsonify(model_entry(model, store.pool) | model_place(model, store.pool, decisions))
+    return jsonify(model_entry(model, store.pool) | model_placement(model, store.pool, decisions))
 
 
 def _reload_if_asked() -> None:
@@ -95,7 +96,7 @@ def props() -> Response:
 
 
 @contextlib.contextmanager
-def _order(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, object]]:
+def _order(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
     """The model that an order is about and the watch over its client; it holds a place while it waits."""
     request = current_request()
     with place(request.services):

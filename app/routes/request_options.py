@@ -16,7 +16,7 @@ MOST_CHARACTERS = 40  # of a time; _PART takes the square of a long one, and hol
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def keep_seconds(pairs: Iterable[tuple[str, object]]) -> float | None:
+def keep_alive_seconds(pairs: Iterable[tuple[str, object]]) -> float | None:
     """For how long the model is to stay after its answer: by `keep_alive` or `ttl`, seconds or as "1h30m". Below zero
     it stays until its room is needed; None: nothing is said. Raises InvalidRequest."""
     said = [(key, value) for key, value in pairs if key in ("keep_alive", "ttl") and value is not None]

@@ -20,7 +20,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, Multip
 from app.errors import InvalidRequest, MissingModel
 from app.routes.conversation import conversation as conversation_of
 from app.routes.incoming_request import IncomingRequest
-from app.routes.request_options import keep_seconds, wanted_context
+from app.routes.request_options import keep_alive_seconds, wanted_context
 
 MAX_VALUES = 1_000_000  # reading them holds Python's lock: some 0.3 s; a picture or a long text is one value
 MAX_DEPTH = 200  # of brackets in brackets; a JSON schema for a tool has some twenty
@@ -47,7 +47,7 @@ class RequestOptions:
 
     model: str  # its name, white space around it aside
     streams: bool = False  # it wants its answer as events
-    keep_seconds: float | None = None  # so long its model is to stay afterwards; None: as the settings say
+    keep_alive_seconds: float | None = None  # so long its model is to stay afterwards; None: as the settings say
     num_ctx: int | None = None  # tokens of context it wants
     conversation: int | None = None  # the one it belongs to, where its model may have several servers
 
@@ -70,7 +70,7 @@ def read_request(request: IncomingRequest, body: bytes) -> RequestOptions:
     if not ours:
         return RequestOptions(name, conversation=conversation)
     streams = any(key == "stream" and value is True for key, value in ours)
-    return RequestOptions(name, streams, keep_seconds(ours), wanted_context(ours), conversation)
+    return RequestOptions(name, streams, keep_alive_seconds(ours), wanted_context(ours), conversation)
 
 
 def _in_body(request: IncomingRequest, body: bytes) -> Read:

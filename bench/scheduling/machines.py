@@ -11,7 +11,7 @@ import functools
 import random
 from dataclasses import dataclass
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import Card, Outcome
 from app.use_cases.estimate.estimate import estimate_memory
@@ -115,10 +115,10 @@ def _subject(shape: str, quant: str) -> Subject:
     known = shape_of(shape, quant)
 
     @functools.cache
-    def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+    def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
         return estimate_memory(known, options)
 
-    options = MemoryOptions(ctx_size=CONTEXT_TOKENS)
+    options = ModelOptions(ctx_size=CONTEXT_TOKENS)
     one = estimate(options, ("card",))
     (device,) = one.devices
     asked = PlacementRequest(known, options, estimate)

@@ -15,10 +15,10 @@ import h11
 import pytest
 
 from app.errors import BadUpstream, ClientDisconnected, ProxyError, UpstreamCrashed, UpstreamTimeout
+from app.ports import Address
 from tests.relay.test_framing import chunked
 from workers.clients.client_watch import ClientWatch
 from workers.gunicorn_worker.error_answers import response_bytes
-from workers.pool.pool import Address
 from workers.relay.framing import BadFraming, Chunked, FramedBody
 from workers.relay.relay import MOST_PADDING_BYTES, Relay, _chunked_error
 from workers.relay.stream_mover import Stream, StreamMover

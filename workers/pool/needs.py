@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.entities.launch import EngineFacts, MemoryOptions
+from app.entities.launch import EngineFacts, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.estimate.memory_options import memory_options
 from app.use_cases.launch.launch import around_faults, launch_with
 from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.request import PlacementRequest
@@ -38,14 +37,14 @@ class EstimateSource:
         learned = self._history.learned(model.path)
         engine = self._engine
 
-        def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+        def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
             if engine is not None and learned.rows:
                 start = start_of(replace(model, launch=launch_with(model.launch, options)), engine, gpus)
                 if known := learned.estimate(start):
                     return known
             return learned.with_overheads(estimate_memory(shape, options, 0, beside), gpus)
 
-        return PlacementRequest(shape, memory_options(model.launch, devices=1), estimate, model.constraints)
+        return PlacementRequest(shape, model.launch.options, estimate, model.constraints)
 
     def as_started(self, model: Model) -> Model:
         """The model with the settings it is really started with."""

@@ -22,8 +22,7 @@ from app.errors import (
     UpstreamCrashed,
     UpstreamTimeout,
 )
-from workers.clients.client_watch import ClientWatch
-from workers.pool.pool import Address
+from app.ports import Address, TokenUsage, WatchedClient
 from workers.relay.forwarded_headers import request_headers, response_headers
 from workers.relay.framing import LAST_CHUNK, BadFraming, Chunked, Counted, FramedBody, chunk
 from workers.relay.stream_mover import ClientGone, Stream, StreamMover
@@ -36,7 +35,7 @@ from workers.relay.upstream import (
     read_reply,
     request_bytes,
 )
-from workers.relay.usage import Tail, Usage
+from workers.relay.usage import Tail
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class UpstreamAnswer:
     chunks: Generator[bytes, None, bool]
     send_to: Callable[[Direct], bool]  # sends it, head and all; ends and returns as `chunks`
     is_stream: bool
-    usage: Callable[[], Usage | None]  # tokens, once it is over
+    usage: Callable[[], TokenUsage | None]  # tokens, once it is over
     close: Callable[[], None]  # must be called whether or not the body was ever begun
 
 
@@ -86,7 +85,7 @@ class Relay:
         self._connections = UpstreamConnections()
 
     def send(
-        self, to: Address, method: str, target: str, said: Callable[[str], str], body: bytes, client: ClientWatch
+        self, to: Address, method: str, target: str, said: Callable[[str], str], body: bytes, client: WatchedClient
     ) -> UpstreamAnswer:
         """Forward a request and wait for the head of its answer. `said` is the text of a header, "" without it.
 
@@ -116,7 +115,7 @@ class Relay:
         def send_to(direct: Direct) -> bool:
             return self._send_to(direct, reply, to, client, is_stream, tail)
 
-        def usage() -> Usage | None:
+        def usage() -> TokenUsage | None:
             return None if reply.header("content-encoding") else tail.usage(is_stream)
 
         return UpstreamAnswer(reply.status, headers_, reply.body, chunks, send_to, is_stream, usage, close)
@@ -129,7 +128,7 @@ class Relay:
         """Let go of the connections that are kept."""
         self._connections.close()
 
-    def _ask(self, port: int, method: str, request: bytes, client: ClientWatch) -> Reply:
+    def _ask(self, port: int, method: str, request: bytes, client: WatchedClient) -> Reply:
         """Once more on a new connection if a kept one had been closed before the request was there, or gave no byte
         of an answer to one that may be repeated. A POST that was sent may be running."""
         connection = self._connections.take(port)
@@ -147,7 +146,7 @@ class Relay:
         except _Unsent as error:
             raise NoAnswer(str(error)) from error
 
-    def _ask_on(self, connection: UpstreamConnection, method: str, request: bytes, client: ClientWatch) -> Reply:
+    def _ask_on(self, connection: UpstreamConnection, method: str, request: bytes, client: WatchedClient) -> Reply:
         connection.patience_seconds, connection.on_silence = self._first_byte_seconds, client.begin
         try:
             client.on_disconnect(connection.shut)
@@ -181,7 +180,7 @@ class Relay:
         return reply
 
     def _chunks(
-        self, reply: Reply, to: Address, client: ClientWatch, is_stream: bool, tail: Tail
+        self, reply: Reply, to: Address, client: WatchedClient, is_stream: bool, tail: Tail
     ) -> Generator[bytes, None, bool]:
         """The body as it comes. First nothing at all: that lets the server send the headers before the first token."""
         piece = b""
@@ -201,7 +200,7 @@ class Relay:
             return False
 
     def _send_to(
-        self, direct: Direct, reply: Reply, to: Address, client: ClientWatch, is_stream: bool, tail: Tail
+        self, direct: Direct, reply: Reply, to: Address, client: WatchedClient, is_stream: bool, tail: Tail
     ) -> bool:
         stream = Stream(reply.connection.socket, direct.socket, reply.body, tail)
         try:
@@ -231,7 +230,7 @@ class Relay:
         direct.is_sent(stream.sent_bytes)
         return True
 
-    def _cut(self, error: Exception, to: Address, client: ClientWatch, has_room: bool) -> ProxyError:
+    def _cut(self, error: Exception, to: Address, client: WatchedClient, has_room: bool) -> ProxyError:
         """What to say of an answer that ended too early. Raises ConnectionResetError where nothing can be said: inside
         a body of its own format the connection ends short of it."""
         problem = self._translated(error, to, client)
@@ -243,7 +242,7 @@ class Relay:
             raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
         return problem
 
-    def _translated(self, error: Exception, to: Address, client: ClientWatch) -> ProxyError:
+    def _translated(self, error: Exception, to: Address, client: WatchedClient) -> ProxyError:
         if isinstance(error, ClientGone) and error.errno is None:
             return ClientDisconnected(str(error))
         if client.gone or isinstance(error, ClientGone):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from app.entities.gguf import GgufHeader
-from app.entities.launch import ALL_LAYERS, MemoryOptions
+from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import DeviceMemory
 from app.use_cases.estimate.compute import drafting_compute_bytes
 from app.use_cases.estimate.context import drafting_context_bytes
@@ -36,19 +36,19 @@ class Companions:
     adapters: tuple[Adapter, ...] = ()
 
 
-NOTHING = Companions()
-Part = ModelShape | Projector | Adapter
+NO_COMPANIONS = Companions()
+Companion = ModelShape | Projector | Adapter
 DeviceNeeds = tuple[list[DeviceMemory], DeviceMemory]  # of each device, and of RAM
 
 
-def part(header: GgufHeader) -> Part:
+def read_companion(header: GgufHeader) -> Companion:
     """What a file is beside a model, by its header. Never raises."""
     if header.architecture == "clip":
         return projector(header)
     return adapter(header) if header.metadata.get("general.type") == "adapter" else model_shape(header)
 
 
-def beside(parts: Iterable[Part]) -> Companions:
+def group_companions(parts: Iterable[Companion]) -> Companions:
     found = list(parts)
     return Companions(
         next((each for each in found if isinstance(each, ModelShape)), None),
@@ -86,7 +86,7 @@ def adapter_memory(of: Adapter, n_layer_all: int, ranges: list[range]) -> Device
     return [DeviceMemory(weights_bytes=size) for size in devices], DeviceMemory(weights_bytes=host)
 
 
-def draft_options(options: MemoryOptions) -> MemoryOptions:
+def draft_options(options: ModelOptions) -> ModelOptions:
     """The options of the draft model's own context. It does not follow the types of the main model's cache."""
     own = replace(
         options,
@@ -101,7 +101,7 @@ def draft_options(options: MemoryOptions) -> MemoryOptions:
     return replace(own, devices=1, tensor_split=(), split_mode="layer") if is_alone else own
 
 
-def drafting_memory(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> DeviceNeeds:
+def drafting_memory(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:
     """The context in which a model drafts with its own last layers (MTP)."""
     devices = [DeviceMemory() for _ in ranges]
     if shape.hparams.n_layer == shape.hparams.n_layer_all:
@@ -115,12 +115,12 @@ def drafting_memory(shape: ModelShape, options: MemoryOptions, ranges: list[rang
     return devices, DeviceMemory(0, 0, host_compute)
 
 
-def projector_needs(of: Projector, options: MemoryOptions, count: int) -> DeviceNeeds:
+def projector_needs(of: Projector, options: ModelOptions, count: int) -> DeviceNeeds:
     first, host = projector_memory(of, options)
     return [first, *[DeviceMemory()] * (count - 1)] if count else [], host
 
 
-def added(needs: Iterable[DeviceNeeds]) -> DeviceNeeds:
+def add_needs(needs: Iterable[DeviceNeeds]) -> DeviceNeeds:
     """Item by item."""
     devices, hosts = zip(*needs, strict=True)
     return [_sum(each) for each in zip(*devices, strict=True)], _sum(hosts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from app.entities.launch import DRAFTS_ITSELF, MemoryOptions
-from app.use_cases.estimate.tensor_overrides import moves
+from app.entities.launch import DRAFTS_ITSELF, ModelOptions
+from app.use_cases.estimate.tensor_overrides import moved_tensors
 from app.use_cases.model_shape.shape import ModelShape, between
 
 
-def weights(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> tuple[list[int], int]:
+def weights(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> tuple[list[int], int]:
     """The weights of each device, and those in RAM. An embedding that is the output matrix too is in both."""
     n = shape.hparams.n_layer_all
     loaded = n if options.speculation == DRAFTS_ITSELF else shape.hparams.n_layer
@@ -18,13 +18,13 @@ def weights(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> t
         host += shape.first_layer_bytes
     if first_gpu_layer > n:
         host += shape.host_output_bytes
-    moved = moves(shape, options, ranges)
+    moved = moved_tensors(shape, options, ranges)
     per_device = [_on_device(shape, options, layers, loaded) for layers in ranges]
     totals = [max(0, a + b) for a, b in zip(per_device, moved.device_bytes, strict=True)]
     return totals, max(0, host + moved.host_bytes)
 
 
-def _on_device(shape: ModelShape, options: MemoryOptions, layers: range, loaded: int) -> int:
+def _on_device(shape: ModelShape, options: ModelOptions, layers: range, loaded: int) -> int:
     n = shape.hparams.n_layer_all
     last = min(layers.stop, loaded)
     total = between(shape.layers, layers.start, last)

@@ -8,23 +8,23 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import accumulate
 
-from app.entities.launch import ALL_LAYERS, MemoryOptions
+from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import Estimate
-from app.entities.placement import CPU, Card, Placement, Resident, Strategy, shared_needs
+from app.entities.placement import CPU, Card, Placement, Resident, Strategy, shared_resources_needed
 from app.use_cases.placement.cards import (
-    allowed,
-    cheapest,
-    enough,
-    held_bytes,
-    lacking,
-    mib,
-    name_of,
-    once_left,
-    place_in,
+    after_eviction_text,
+    allowed_cards,
+    cheapest_victims,
+    describe_card,
+    eviction_price,
+    format_mib,
+    memory_held_by,
     placement_on,
-    price,
+    position_in,
+    shortfall,
+    sufficient_victims,
 )
-from app.use_cases.placement.layer_split import deal, layer_bytes
+from app.use_cases.placement.layer_split import layer_bytes, split_layers
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 
@@ -45,16 +45,16 @@ class EstimateCache:
 
     def __init__(self, request: PlacementRequest) -> None:
         self.request = request
-        self._estimates: dict[tuple[MemoryOptions, tuple[str, ...]], Estimate] = {}
-        self._layers: dict[MemoryOptions, list[int]] = {}
+        self._estimates: dict[tuple[ModelOptions, tuple[str, ...]], Estimate] = {}
+        self._layers: dict[ModelOptions, list[int]] = {}
 
-    def of(self, options: MemoryOptions, gpus: tuple[str, ...] = ()) -> Estimate:
+    def of(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         key = options, gpus
         if key not in self._estimates:
-            self._estimates[key] = self.request.need(options, gpus)
+            self._estimates[key] = self.request.estimate_with_margin(options, gpus)
         return self._estimates[key]
 
-    def of_layers(self, options: MemoryOptions) -> list[int]:
+    def of_layers(self, options: ModelOptions) -> list[int]:
         """Weights and context of each layer that goes to GPUs."""
         whole = replace(options, n_gpu_layers=ALL_LAYERS)
         if whole not in self._layers:
@@ -66,14 +66,14 @@ class EstimateCache:
 class Candidates:
     """Of one model in one world; what was looked at is `said`."""
 
-    def __init__(self, needs: EstimateCache, world: World, options: MemoryOptions | None = None) -> None:
+    def __init__(self, needs: EstimateCache, world: World, options: ModelOptions | None = None) -> None:
         self.needs = needs
         self.constraints = needs.request.constraints
         self.options = options or needs.request.options
         self.world = world
-        self.cards = allowed(world.cards, self.constraints) if self.options.n_gpu_layers else ()
+        self.cards = allowed_cards(world.cards, self.constraints) if self.options.n_gpu_layers else ()
         self.room = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
-        self.contexts = (options.ctx_size,) if options else contexts(needs.request)
+        self.contexts = (options.ctx_size,) if options else candidate_contexts(needs.request)
         self.said: list[str] = []
         self._on_one_card: dict[tuple[str, int], Estimate] = {}  # by the card's model, and the context
 
@@ -82,7 +82,7 @@ class Candidates:
         return not self.world.cards or not self.options.n_gpu_layers
 
     @property
-    def shortest(self) -> MemoryOptions:
+    def shortest(self) -> ModelOptions:
         """With the context that is asked for where it costs something."""
         return replace(self.options, ctx_size=self.contexts[-1])
 
@@ -118,10 +118,10 @@ class Candidates:
             if self.cards:
                 need = self._estimate_on(self.cards[0], ctx_size).devices[0].booked_bytes
                 have = f"{len(fitting)} of {len(self.cards)} have it"
-                self.said.append(f"one card, context {ctx_size}: needs {mib(need)}, {have}")
+                self.said.append(f"one card, context {ctx_size}: needs {format_mib(need)}, {have}")
             if fitting:
                 card = min(fitting, key=lambda card: self._rank(card, ctx_size))
-                return Candidate(self._one(card, ctx_size), (), f"{name_of(card)} has room")
+                return Candidate(self._one(card, ctx_size), (), f"{describe_card(card)} has room")
         return None
 
     def on_one_after(self, leaving: Sequence[Resident], what: str) -> Candidate | None:
@@ -130,20 +130,20 @@ class Candidates:
             return None
         ways, ctx_size = [], self.contexts[-1]
         for card in self.cards:
-            gone = cheapest(leaving, self._missing_on(card, ctx_size))
+            gone = cheapest_victims(leaving, self._missing_on(card, ctx_size))
             if gone is not None and self._estimate_on(card, ctx_size).devices[0].booked_bytes <= card.total_bytes:
-                ways.append(((price(gone), self._rank(card, ctx_size)), card, gone))
+                ways.append(((eviction_price(gone), self._rank(card, ctx_size)), card, gone))
         would = f"{len(ways)} of {len(self.cards)} would do"
         self.said.append(f"one card after stopping servers that are {what}: {would}")
         if not ways:
             return None
         _, card, gone = min(ways, key=lambda way: way[0])
-        return Candidate(self._one(card, ctx_size), gone, f"{name_of(card)} has room{once_left(gone)}")
+        return Candidate(self._one(card, ctx_size), gone, f"{describe_card(card)} has room{after_eviction_text(gone)}")
 
     def _one(self, card: Card, ctx_size: int) -> Placement:
         return self._on(card, self._alone(ctx_size))
 
-    def _on(self, card: Card, options: MemoryOptions) -> Placement:
+    def _on(self, card: Card, options: ModelOptions) -> Placement:
         layers = min(options.n_gpu_layers, self._layer_count)
         return placement_on((card,), (layers,), options, self.needs.of(options, (card.name,)))
 
@@ -157,10 +157,10 @@ class Candidates:
     def _missing_on(self, card: Card, ctx_size: int) -> dict[str, int]:
         """What it lacks to be all on this card; empty if it fits."""
         estimate = self._estimate_on(card, ctx_size)
-        needs = {card.uuid: estimate.devices[0].booked_bytes, **shared_needs(estimate)}
-        return lacking(needs, self.room)
+        needs = {card.uuid: estimate.devices[0].booked_bytes, **shared_resources_needed(estimate)}
+        return shortfall(needs, self.room)
 
-    def _alone(self, ctx_size: int) -> MemoryOptions:
+    def _alone(self, ctx_size: int) -> ModelOptions:
         return replace(self.options, ctx_size=ctx_size, devices=1, tensor_split=())
 
     @property
@@ -172,7 +172,7 @@ class Candidates:
         """Cards named first, idle ones before busy ones, then by strategy."""
         left = card.usable_bytes - self._estimate_on(card, ctx_size).devices[0].booked_bytes
         return (
-            place_in(self.world.policy.order, card),
+            position_in(self.world.policy.order, card),
             card.is_busy,
             left if self.world.policy.strategy is Strategy.PACK else -left,
             card.index,
@@ -194,11 +194,13 @@ class Candidates:
 
         # Room grows with every server that goes: only from where the bytes are enough at all is it looked at closely.
         numbers = range(len(leaving) + 1)
-        numbers = numbers[bisect_left(numbers, True, key=lambda n: count in self._counts(held_bytes(leaving[:n]))) :]
+        numbers = numbers[
+            bisect_left(numbers, True, key=lambda n: count in self._counts(memory_held_by(leaving[:n]))) :
+        ]
         placement, leave = (
             split(numbers[bisect_left(numbers, True, key=lambda number: split(number) is not None)]) or largest
         )
-        once = once_left(leave)
+        once = after_eviction_text(leave)
         self.said.append(f"{count} cards hold it{once}")
         at_least = f"it is to be on at least {self.constraints.min_gpus} GPUs"
         why = at_least if self.constraints.min_gpus > 1 else "no single card has room"
@@ -206,11 +208,11 @@ class Candidates:
 
     def _split_after(self, gone: Sequence[Resident], most: int) -> tuple[Placement, tuple[Resident, ...]] | None:
         """Over the fewest cards, so many at most, once these had left; and who of them has to."""
-        back = held_bytes(gone)
+        back = memory_held_by(gone)
         roomy = sorted(self._joinable, key=lambda card: (-_usable_with(card, back), card.index))
         for count in self._counts(back):
             placement = self._split(roomy[:count], back) if count <= most else None
-            leave = enough(gone, lacking(placement.needs, self.room)) if placement else None
+            leave = sufficient_victims(gone, shortfall(placement.needs, self.room)) if placement else None
             if placement and leave is not None:
                 return placement, leave
         return None
@@ -250,7 +252,7 @@ class Candidates:
         names = tuple(card.name for card in cards)
         options = replace(self.shortest, n_gpu_layers=n_gpu_layers or self.options.n_gpu_layers)
         layers = self.needs.of_layers(options)
-        found = deal(layers, options, usable, self._card_bytes, lambda split: self.needs.of(split, names))
+        found = split_layers(layers, options, usable, self._card_bytes, lambda split: self.needs.of(split, names))
         if found is None:
             return None
         split, estimate = found
@@ -262,9 +264,11 @@ class Candidates:
         if self.constraints.cpu_moe and self.constraints.min_gpus == 1 and cards:
             but_experts = replace(self._alone(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
             if found := self._if_it_fits(cards[0], but_experts):
-                return Candidate(found, (), f"{name_of(cards[0])} has room for all but the experts, which stay in RAM")
+                return Candidate(
+                    found, (), f"{describe_card(cards[0])} has room for all but the experts, which stay in RAM"
+                )
         if self.constraints.partial_offload and (found := self._most_layers(cards)):
-            on = " and ".join(name_of(card) for card in cards if card.uuid in found.uuids)
+            on = " and ".join(describe_card(card) for card in cards if card.uuid in found.uuids)
             what = f"{found.n_gpu_layers} layers, the others stay in RAM"
             return Candidate(found, (), f"of {self._layer_count} layers there is room for {what}: {on}")
         return self.on_the_cpu((), "no GPU has room") if self.constraints.cpu_when_full else None
@@ -273,11 +277,11 @@ class Candidates:
         """The same once some of these have left."""
         if not leaving:
             return None
-        found = Candidates(self.needs, self.world.without(leaving), self.shortest).with_less_on_gpus()
-        gone = enough(leaving, lacking(found.placement.needs, self.room)) if found else None
+        found = Candidates(self.needs, self.world.after_eviction(leaving), self.shortest).with_less_on_gpus()
+        gone = sufficient_victims(leaving, shortfall(found.placement.needs, self.room)) if found else None
         if found is None or gone is None:
             return None
-        return Candidate(found.placement, gone, f"{found.why}{once_left(gone)}")
+        return Candidate(found.placement, gone, f"{found.why}{after_eviction_text(gone)}")
 
     def _most_layers(self, cards: Sequence[Card]) -> Placement | None:
         """On the roomiest card, or on as many as it may have if together they hold more."""
@@ -289,7 +293,7 @@ class Candidates:
             best = self._largest(lambda count: self._if_it_fits(cards[0], replace(alone, n_gpu_layers=count)))
         if len(joinable) >= max(2, self.constraints.min_gpus):
             together = self._largest(lambda count: self._split(joinable, {}, count))
-            if together and not lacking(together.needs, self.room):
+            if together and not shortfall(together.needs, self.room):
                 best = max(best or together, together, key=lambda each: each.n_gpu_layers)
         return best
 
@@ -304,16 +308,16 @@ class Candidates:
                 high = middle - 1
         return best
 
-    def _if_it_fits(self, card: Card, options: MemoryOptions) -> Placement | None:
+    def _if_it_fits(self, card: Card, options: ModelOptions) -> Placement | None:
         placement = self._on(card, options)
-        return None if lacking(placement.needs, self.room) else placement
+        return None if shortfall(placement.needs, self.room) else placement
 
     def on_the_cpu(self, leaving: Sequence[Resident], why: str) -> Candidate | None:
         placement = self.all_in_ram()
-        gone = cheapest(leaving, lacking(placement.needs, self.room))
+        gone = cheapest_victims(leaving, shortfall(placement.needs, self.room))
         if gone is None:
             return None
-        return Candidate(placement, gone, f"{why}; RAM has room{once_left(gone)}")
+        return Candidate(placement, gone, f"{why}; RAM has room{after_eviction_text(gone)}")
 
     def all_in_ram(self) -> Placement:
         options = replace(self._alone(self.contexts[-1]), devices=0, n_gpu_layers=0)
@@ -325,14 +329,14 @@ def _usable_with(card: Card, back: Mapping[str, int]) -> int:
     return min(card.total_bytes, card.usable_bytes + back.get(card.uuid, 0))
 
 
-def longest_context(request: PlacementRequest) -> int:
+def max_request_tokens(request: PlacementRequest) -> int:
     """Tokens that one request may have at most, wherever the model is loaded; 0: nobody says."""
     options = request.options
-    return contexts(request)[0] // (1 if options.kv_unified else max(1, options.parallel))
+    return candidate_contexts(request)[0] // (1 if options.kv_unified else max(1, options.parallel))
 
 
-def contexts(request: PlacementRequest) -> tuple[int, ...]:
-    """The contexts to try, the longest first: those of "auto" that are not above the model's own, or the one asked."""
+def candidate_contexts(request: PlacementRequest) -> tuple[int, ...]:
+    """Context sizes to try, longest first: those of ctx_size "auto" up to the model's own, or the one configured."""
     trained = request.shape.hparams.integer("context_length")
     if not request.constraints.has_auto_context:
         return (request.options.ctx_size or trained,)

@@ -6,7 +6,7 @@
 
 From its claim's end on what is free lacks a server's bytes, whoever they are attributed to. Strangers need no line of
 their own: what they hold is not free. RAM has the second term because pages of mapped files count as available to the
-kernel although a model needs them; the two are `CPU` and `BOOKS` of a decision's room.
+kernel although a model needs them; the two are `CPU` and `UNBOOKED_RAM` of a decision's room.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 
 from app.entities.gpu import Gpu, GpuSnapshot
 from app.entities.memory import MemoryReading
-from app.entities.placement import BOOKS, CPU, PLACES, Card, Resident, Rules
+from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, Card, GpuLimits, Resident
 from app.entities.server import Server, ServerState
 
-LEAVING = (ServerState.DRAINING, ServerState.STOPPING)
-BACK_SECONDS = 5.0  # a driver gives memory back within 0.5 to 1.5 s of a process's end
-BACK_SHARE = 0.75
+ENDING_STATES = (ServerState.DRAINING, ServerState.STOPPING)
+RELEASE_TIMEOUT_SECONDS = 5.0  # a driver gives memory back within 0.5 to 1.5 s of a process's end
+RELEASED_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +38,20 @@ class ReleasingMemory:
     unseen_bytes: int = 0  # what it may have had that the last reading before its end still showed as free
 
     @property
-    def until(self) -> float:
+    def expires_at(self) -> float:
         """Then it is not waited for any more: somebody else has it."""
-        return self.at + BACK_SECONDS
+        return self.at + RELEASE_TIMEOUT_SECONDS
 
-    def is_awaited(self, snapshot: GpuSnapshot, servers: Iterable[Server], now: float) -> bool:
+    def is_pending(self, snapshot: GpuSnapshot, servers: Iterable[Server], now: float) -> bool:
         is_read = snapshot.at >= self.at
-        is_there = is_read and self.missing_bytes(snapshot, servers) <= (1 - BACK_SHARE) * self.size_bytes
-        return now < self.until and not is_there
+        is_there = is_read and self.outstanding_bytes(snapshot, servers) <= (1 - RELEASED_SHARE) * self.size_bytes
+        return now < self.expires_at and not is_there
 
     def claimed_bytes(self, snapshot: GpuSnapshot) -> int:
         """What this reading shows as free although it may not have been."""
         return self.unseen_bytes if snapshot.at < self.at else 0
 
-    def missing_bytes(self, snapshot: GpuSnapshot, servers: Iterable[Server]) -> int:
+    def outstanding_bytes(self, snapshot: GpuSnapshot, servers: Iterable[Server]) -> int:
         free = _free_without(servers, snapshot, self.uuid)
         if free is None or snapshot.at < self.at:
             return self.size_bytes
@@ -59,14 +59,14 @@ class ReleasingMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class Ledger:
     """The readings, and the servers that have something booked."""
 
     gpus: GpuSnapshot
     memory: MemoryReading
     servers: tuple[Server, ...]
-    rules: Rules
-    returning: tuple[ReleasingMemory, ...] = ()
+    gpu_limits: GpuLimits
+    releasing: tuple[ReleasingMemory, ...] = ()
     max_loaded: int | None = None
 
     def cards(self) -> tuple[Card, ...]:
@@ -75,35 +75,35 @@ class Books:
             self._card(gpu) for gpu in self.gpus.gpus if gpu.total_bytes is not None and gpu.free_bytes is not None
         )
 
-    def shared(self) -> dict[str, int]:
+    def shared_free(self) -> dict[str, int]:
         """What all places share, and how much of it is free. Below zero: it was promised, and somebody took it."""
         claimed = sum(self._claim(server, CPU) for server in self.servers)
         free = {
             CPU: self.memory.available_bytes - claimed,
-            BOOKS: self.memory.total_bytes - sum(server.booked.get(CPU, 0) for server in self.servers),
+            UNBOOKED_RAM: self.memory.total_bytes - sum(server.booked.get(CPU, 0) for server in self.servers),
         }
-        return free if self.max_loaded is None else {**free, PLACES: self.max_loaded - len(self.servers)}
+        return free if self.max_loaded is None else {**free, LOAD_QUOTA: self.max_loaded - len(self.servers)}
 
-    def leaving(self) -> dict[str, int]:
-        """Of `shared`, what servers that end give back."""
+    def shared_releasing(self) -> dict[str, int]:
+        """Of `shared_free`, what servers that end give back."""
         return self._back_from(ServerState.STOPPING)
 
-    def draining(self) -> dict[str, int]:
+    def shared_draining(self) -> dict[str, int]:
         """The same of those that first answer what they have."""
         return self._back_from(ServerState.DRAINING)
 
     def _back_from(self, state: ServerState) -> dict[str, int]:
-        back = {CPU: 0, BOOKS: 0, PLACES: 0}
+        back = {CPU: 0, UNBOOKED_RAM: 0, LOAD_QUOTA: 0}
         for server in self.servers:
             if server.state is state:
                 for what in back:
                     back[what] += self._comes_back(server, what)
         return back
 
-    def totals(self) -> dict[str, int]:
-        """Of `shared`, what an empty machine has."""
-        total = {CPU: self.memory.total_bytes, BOOKS: self.memory.total_bytes}
-        return total if self.max_loaded is None else {**total, PLACES: self.max_loaded}
+    def shared_totals(self) -> dict[str, int]:
+        """Of `shared_free`, what an empty machine has."""
+        total = {CPU: self.memory.total_bytes, UNBOOKED_RAM: self.memory.total_bytes}
+        return total if self.max_loaded is None else {**total, LOAD_QUOTA: self.max_loaded}
 
     def residents(self, now: float) -> tuple[Resident, ...]:
         """Our servers, those on their way out aside."""
@@ -114,27 +114,34 @@ class Books:
                 server.model.name,
                 {
                     what: self._comes_back(server, what)
-                    for what in (*server.booked, BOOKS, PLACES)
-                    if what in here or what in (CPU, BOOKS, PLACES)
+                    for what in (*server.booked, UNBOOKED_RAM, LOAD_QUOTA)
+                    if what in here or what in (CPU, UNBOOKED_RAM, LOAD_QUOTA)
                 },
-                is_busy=bool(server.leases) or server.left_behind > 0,
+                is_busy=bool(server.leases) or server.abandoned_slots > 0,
                 idle_seconds=max(0.0, now - server.last_used),
                 is_loading=server.state is ServerState.STARTING,
             )
             for server in self.servers
-            if server.state not in LEAVING
+            if server.state not in ENDING_STATES
         )
 
-    def at_a_glance(self) -> tuple[object, ...]:
+    def fingerprint(self) -> tuple[object, ...]:
         """All that a decision takes from the books; the same glance, the same decision."""
         held = tuple((each.id, each.held_bytes) for each in self.residents(0.0))
-        return self.cards(), self.shared(), self.leaving(), self.draining(), self.totals(), held
+        return (
+            self.cards(),
+            self.shared_free(),
+            self.shared_releasing(),
+            self.shared_draining(),
+            self.shared_totals(),
+            held,
+        )
 
-    def room_beside(self, server: Server) -> dict[str, int]:
+    def available_to(self, server: Server) -> dict[str, int]:
         """What a server that is here may have of each device it is on, with all others as they are."""
         others = replace(self, servers=tuple(each for each in self.servers if each != server))
-        shared = others.shared()
-        room = {CPU: min(shared[CPU] + self._shown_or_nothing(server, CPU), shared[BOOKS])}
+        shared_free = others.shared_free()
+        room = {CPU: min(shared_free[CPU] + self._shown_or_nothing(server, CPU), shared_free[UNBOOKED_RAM])}
         for card in others.cards():
             if card.uuid in server.booked:
                 room[card.uuid] = card.usable_bytes + self._shown_or_nothing(server, card.uuid)
@@ -142,17 +149,17 @@ class Books:
 
     def claimed_bytes(self, uuid: str) -> int:
         """What loading servers have yet to take of a GPU, or those that have ended had taken since the reading."""
-        ended = sum(each.claimed_bytes(self.gpus) for each in self.returning if each.uuid == uuid)
+        ended = sum(each.claimed_bytes(self.gpus) for each in self.releasing if each.uuid == uuid)
         return ended + sum(self._claim(server, uuid) for server in self.servers if uuid in server.booked)
 
     def _card(self, gpu: Gpu) -> Card:
         assert gpu.total_bytes is not None and gpu.free_bytes is not None
         ours = [server for server in self.servers if gpu.uuid in server.booked]
         booked = sum(server.booked[gpu.uuid] for server in ours)
-        most, usable = self.rules.room(gpu.total_bytes, gpu.free_bytes - self.claimed_bytes(gpu.uuid), booked)
-        returning = sum(
-            each.missing_bytes(self.gpus, self.servers) + each.claimed_bytes(self.gpus)
-            for each in self.returning
+        most, usable = self.gpu_limits.budget(gpu.total_bytes, gpu.free_bytes - self.claimed_bytes(gpu.uuid), booked)
+        releasing = sum(
+            each.outstanding_bytes(self.gpus, self.servers) + each.claimed_bytes(self.gpus)
+            for each in self.releasing
             if each.uuid == gpu.uuid
         )
         return Card(
@@ -161,9 +168,9 @@ class Books:
             index=gpu.index,
             total_bytes=most,
             usable_bytes=usable,
-            leaving_bytes=returning + self._back_on(gpu.uuid, ServerState.STOPPING),
+            releasing_bytes=releasing + self._back_on(gpu.uuid, ServerState.STOPPING),
             draining_bytes=self._back_on(gpu.uuid, ServerState.DRAINING),
-            is_busy=self.rules.is_busy(gpu.utilization_percent or 0),
+            is_busy=self.gpu_limits.is_busy(gpu.utilization_percent or 0),
             is_mig=gpu.is_mig,
         )
 
@@ -177,16 +184,16 @@ class Books:
 
     def _comes_back(self, server: Server, device: str) -> int:
         """What may be taken by others when it has gone."""
-        if device == PLACES:
+        if device == LOAD_QUOTA:
             return 1
-        if device == BOOKS:
+        if device == UNBOOKED_RAM:
             return server.booked.get(CPU, 0)
         shown = self._shown(server, device)
         if shown is None and _is_all_shown(server, self._read_at(device)):
             return server.booked.get(device, 0)
         back = self._claim(server, device) + (shown or 0)
         # Where max_vram is the bound, no more comes back than was booked.
-        is_bounded = device != CPU and self.rules.max_vram_bytes is not None
+        is_bounded = device != CPU and self.gpu_limits.max_vram_bytes is not None
         return min(back, server.booked.get(device, 0)) if is_bounded else back
 
     def _read_at(self, device: str) -> float:
@@ -208,12 +215,12 @@ def shown_bytes(snapshot: GpuSnapshot, uuid: str, pid: int | None) -> int | None
     return None if pid is None or processes is None else processes.get(pid)
 
 
-def given_back(
+def memory_to_release(
     server: Server,
     others: Collection[Server],
     snapshot: GpuSnapshot,
     at: float,
-    returning: Iterable[ReleasingMemory] = (),
+    releasing: Iterable[ReleasingMemory] = (),
 ) -> tuple[ReleasingMemory, ...]:
     """What a server that ends `at` holds on GPUs, by a reading from when it was there. What others that have ended
     still lack there comes back meanwhile, and is not this one's."""
@@ -223,8 +230,8 @@ def given_back(
         if gpu.uuid in server.booked and free is not None:
             size = _held(server, snapshot, gpu.uuid)
             unseen = _unseen(server, gpu.uuid, size, snapshot.at)
-            before = (each for each in returning if each.uuid == gpu.uuid)
-            soon = sum(each.missing_bytes(snapshot, (*others, server)) for each in before)
+            before = (each for each in releasing if each.uuid == gpu.uuid)
+            soon = sum(each.outstanding_bytes(snapshot, (*others, server)) for each in before)
             if size or unseen:
                 found.append(ReleasingMemory(gpu.uuid, size, free + soon, at, unseen))
     return tuple(found)

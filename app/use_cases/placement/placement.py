@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import cache, cached_property
 
 from app.entities.launch import ALL_LAYERS
-from app.entities.placement import BOOKS, CPU, PLACES, Decision, Outcome, Placement, Resident, nothing
+from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, Decision, Outcome, Placement, Resident, no_suggestion
 from app.use_cases.placement.candidates import Candidate, Candidates, EstimateCache
-from app.use_cases.placement.cards import lacking, mib, name_of, names_of, rank_of_stopping
+from app.use_cases.placement.cards import describe_card, eviction_rank, format_mib, model_names, shortfall
 from app.use_cases.placement.request import PlacementRequest
-from app.use_cases.placement.suggestion import nearest
+from app.use_cases.placement.suggestion import find_suggestion
 from app.use_cases.placement.world import World
 
 
@@ -27,11 +27,11 @@ def decide(request: PlacementRequest, world: World) -> Decision:
     """
     needs = EstimateCache(request)
     found = _Deciding(needs, world).decide()
-    if world.is_coming_back and _rank(found) > 1:
-        soon = _Deciding(needs, world.once_it_is_back()).decide()
+    if world.is_releasing and _rank(found) > 1:
+        soon = _Deciding(needs, world.after_release()).decide()
         found = _now_or_soon(found, soon, "memory that is coming back is there")
-    if world.is_drained and found.outcome in (Outcome.WAIT, Outcome.REFUSE):
-        later = _Deciding(needs, world.once_they_have_left()).decide()
+    if world.has_draining and found.outcome in (Outcome.WAIT, Outcome.REFUSE):
+        later = _Deciding(needs, world.after_drain()).decide()
         found = _now_or_soon(found, later, "servers that are on their way out have answered")
     return found
 
@@ -44,10 +44,10 @@ def _now_or_soon(now: Decision, soon: Decision, once: str) -> Decision:
             outcome=Outcome.WAIT,
             reason=reason,
             placement=None,
-            awaited=soon.placement,
+            awaited_placement=soon.placement,
             evict=(),
-            advise=nothing,
-            for_ever=False,
+            suggest=no_suggestion,
+            is_permanent=False,
         )
     return now if now.outcome is Outcome.PLACE else soon
 
@@ -68,11 +68,11 @@ def _rank(decision: Decision) -> int:
 
 
 def _free_ram(candidates: Candidates) -> int:
-    return max(0, min(candidates.room[CPU], candidates.room.get(BOOKS, candidates.room[CPU])))
+    return max(0, min(candidates.room[CPU], candidates.room.get(UNBOOKED_RAM, candidates.room[CPU])))
 
 
 def _is_short_of_ram(least: Placement, candidates: Candidates) -> bool:
-    return bool({CPU, BOOKS} & lacking(least.needs, candidates.room).keys())
+    return bool({CPU, UNBOOKED_RAM} & shortfall(least.needs, candidates.room).keys())
 
 
 class _Deciding:
@@ -118,18 +118,18 @@ class _Deciding:
     def _cheap(self) -> list[Resident]:
         """Servers that nobody has used for long, or that are not missed: stopping one costs less than a split for all
         its life."""
-        long = self.world.policy.residency_seconds
-        return [each for each in self._old if each.is_spare or each.idle_seconds >= long]
+        long = self.world.policy.long_idle_seconds
+        return [each for each in self._old if each.is_surplus or each.idle_seconds >= long]
 
     @cached_property
     def _old(self) -> list[Resident]:
         """Those whose residency is over: younger ones are stopped only where these do not make room."""
-        return [each for each in self._idle if each.is_spare or not each.is_young]
+        return [each for each in self._idle if each.is_surplus or not each.is_in_min_residency]
 
     @cached_property
     def _idle(self) -> list[Resident]:
         idle = (each for each in self._ours if not (each.is_busy or each.is_loading))
-        return sorted(idle, key=rank_of_stopping)
+        return sorted(idle, key=eviction_rank)
 
     @cached_property
     def _ours(self) -> list[Resident]:
@@ -142,48 +142,50 @@ class _Deciding:
     def _waiting(self) -> Decision | None:
         """What is in the way is ours: busy, or loading. The busy ones that have to go are named."""
         ready = [each for each in self._ours if not each.is_loading]
-        ready.sort(key=lambda each: (each.is_busy, rank_of_stopping(each)))
+        ready.sort(key=lambda each: (each.is_busy, eviction_rank(each)))
         if found := self.candidates.after(ready):
             busy = [each for each in found.gone if each.is_busy]
-            reason = f"it has room once {names_of(busy)} {'is' if len(busy) == 1 else 'are'} no longer busy"
+            reason = f"it has room once {model_names(busy)} {'is' if len(busy) == 1 else 'are'} no longer busy"
             leaving = tuple(each.id for each in found.gone)
             decision = self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
-            return replace(decision, awaited=found.placement, evict=leaving)
-        if len(ready) < len(self._ours) and (found := self.candidates.after(sorted(self._ours, key=rank_of_stopping))):
+            return replace(decision, awaited_placement=found.placement, evict=leaving)
+        if len(ready) < len(self._ours) and (found := self.candidates.after(sorted(self._ours, key=eviction_rank))):
             reason = "it has room once servers that are loading could be stopped"
             return self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
         return None
 
     def _refused(self) -> Decision:
-        left = self.world.once_they_have_left().without(self._ours)
-        if self._pinned and left.shared.get(PLACES, 1) < 1:
-            taken = f"pinned models ({names_of(self._pinned)}) take all that scheduling.max_loaded allows"
+        left = self.world.after_drain().after_eviction(self._ours)
+        if self._pinned and left.shared.get(LOAD_QUOTA, 1) < 1:
+            taken = f"pinned models ({model_names(self._pinned)}) take all that scheduling.max_loaded allows"
             return self._decision(Outcome.REFUSE, f"{taken}; raise it, or unpin one", needed_bytes=0)
         empty = self.world.empty()
         on_empty = Candidates(self.needs, empty, self.candidates.shortest)
-        for_ever = on_empty.as_it_is() is None
+        is_permanent = on_empty.as_it_is() is None
         least = self.candidates.least()
-        candidates, usable = (on_empty, "at most usable") if for_ever else (self.candidates, "usable")
+        candidates, usable = (on_empty, "at most usable") if is_permanent else (self.candidates, "usable")
         why = self._why_not(least, candidates, usable)
-        if self._pinned and not for_ever:
-            why = f"{why}; pinned models stay: {names_of(self._pinned)}"
+        if self._pinned and not is_permanent:
+            why = f"{why}; pinned models stay: {model_names(self._pinned)}"
         found = self._decision(Outcome.REFUSE, why, least.needed_bytes if least else 0)
         if least and _is_short_of_ram(least, candidates):
             needed, free = least.booked_bytes[CPU], {CPU: _free_ram(self.candidates)}
             found = replace(found, needed_bytes=needed, free_bytes=free)
-        world = empty if for_ever else left
-        return replace(found, for_ever=for_ever, advise=cache(lambda: nearest(self.needs, world)))
+        world = empty if is_permanent else left
+        return replace(found, is_permanent=is_permanent, suggest=cache(lambda: find_suggestion(self.needs, world)))
 
     def _why_not(self, least: Placement | None, candidates: Candidates, usable: str) -> str:
         """By the numbers of the machine as it is, or, where not even that would do, of an empty one."""
         if least is None:
             lists = {"gpus": self.constraints.gpus, "exclude": self.constraints.exclude}
             allowed = "; ".join(f"{key}: {', '.join(names)}" for key, names in lists.items() if names)
-            here = ", ".join(map(name_of, self.world.cards))
+            here = ", ".join(map(describe_card, self.world.cards))
             return f"none of the GPUs that its settings allow is here ({allowed}); here: {here}"
         if _is_short_of_ram(least, candidates):
-            return f"it needs {mib(least.booked_bytes[CPU])} of RAM; {usable}: {mib(_free_ram(candidates))}"
-        room = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in candidates.cards)
+            return (
+                f"it needs {format_mib(least.booked_bytes[CPU])} of RAM; {usable}: {format_mib(_free_ram(candidates))}"
+            )
+        room = ", ".join(f"{describe_card(card)} {format_mib(max(0, card.usable_bytes))}" for card in candidates.cards)
         if self.constraints.min_gpus > 1:
             there = sum(not card.is_mig for card in candidates.cards)
             few = f"there {'is' if there == 1 else 'are'} {there} to split it over"
@@ -194,7 +196,7 @@ class _Deciding:
             if len(candidates.cards) == 1 or self.constraints.max_gpus == 1
             else "on one GPU, more on several"
         )
-        return f"it needs {mib(least.needed_bytes)} {on}; {usable}: {room}"
+        return f"it needs {format_mib(least.needed_bytes)} {on}; {usable}: {room}"
 
     @property
     def _free_bytes(self) -> dict[str, int]:
@@ -210,6 +212,6 @@ class _Deciding:
 
     def _decision(self, outcome: Outcome, reason: str, needed_bytes: int) -> Decision:
         considered = tuple(dict.fromkeys(self.candidates.said))
-        if outcome in (Outcome.EVICT, Outcome.WAIT) and self.world.shared.get(PLACES, 1) < 1:
+        if outcome in (Outcome.EVICT, Outcome.WAIT) and self.world.shared.get(LOAD_QUOTA, 1) < 1:
             reason = f"{reason}; scheduling.max_loaded is reached"
         return Decision(outcome, reason, needed_bytes, free_bytes=self._free_bytes, considered=considered)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from app.entities.launch import MemoryOptions, Task
+from app.entities.launch import ModelOptions, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import PlacementConstraints
 from app.use_cases.model_shape.shape import ModelShape
@@ -14,17 +14,17 @@ _LAST, _RANK = 3, 4  # of enum llama_pooling_type (llama.h); a model that also c
 
 
 @dataclass(frozen=True, slots=True)
-class Extra:
+class LearnedMargin:
     """What starts of a model were seen to need beyond their estimate: a lesson for the next one."""
 
     device_bytes: int = 0  # on each GPU
     host_bytes: int = 0
 
-    def __add__(self, other: Extra) -> Extra:
-        return Extra(self.device_bytes + other.device_bytes, self.host_bytes + other.host_bytes)
+    def __add__(self, other: LearnedMargin) -> LearnedMargin:
+        return LearnedMargin(self.device_bytes + other.device_bytes, self.host_bytes + other.host_bytes)
 
 
-NOTHING_EXTRA = Extra()
+NO_MARGIN = LearnedMargin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class PlacementRequest:
     """
 
     shape: ModelShape
-    options: MemoryOptions
-    estimate: Callable[[MemoryOptions, tuple[str, ...]], Estimate]
+    options: ModelOptions
+    estimate: Callable[[ModelOptions, tuple[str, ...]], Estimate]
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
-    extra: Extra = NOTHING_EXTRA
+    learned_margin: LearnedMargin = NO_MARGIN
 
     @property
     def task(self) -> Task:
@@ -52,16 +52,18 @@ class PlacementRequest:
         is_encoder = hparams.value("attention.causal") is False
         return Task.EMBEDDING if is_encoder or pooling == _LAST else Task.COMPLETION
 
-    def need(self, options: MemoryOptions, gpus: tuple[str, ...] = ()) -> Estimate:
+    def estimate_with_margin(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         found = self.estimate(options, gpus)
-        if self.extra == NOTHING_EXTRA:
+        if self.learned_margin == NO_MARGIN:
             return found
-        devices = tuple(_with_margin(each, self.extra.device_bytes) for each in found.devices)
-        return replace(found, devices=devices, host=_with_margin(found.host, self.extra.host_bytes))
+        devices = tuple(_with_margin(each, self.learned_margin.device_bytes) for each in found.devices)
+        return replace(found, devices=devices, host=_with_margin(found.host, self.learned_margin.host_bytes))
 
-    def but(self, extra: Extra) -> PlacementRequest:
+    def with_margin(self, learned_margin: LearnedMargin) -> PlacementRequest:
         """The same, with so much more on top."""
-        return self if extra == NOTHING_EXTRA else replace(self, extra=self.extra + extra)
+        return (
+            self if learned_margin == NO_MARGIN else replace(self, learned_margin=self.learned_margin + learned_margin)
+        )
 
 
 def _with_margin(memory: DeviceMemory, extra_bytes: int) -> DeviceMemory:

@@ -12,7 +12,7 @@ from app.use_cases.placement.candidates import AUTO_CONTEXTS, Candidates, Estima
 from app.use_cases.placement.world import World
 
 
-def nearest(needs: EstimateCache, world: World) -> str:
+def find_suggestion(needs: EstimateCache, world: World) -> str:
     """As it is written in the settings; "" if there is none."""
     return _options(needs, world) or _wish(needs, world)
 

@@ -15,7 +15,7 @@ from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.placement import CpuFallback
 
 
-def names_nothing(value: str | None) -> bool:
+def hides_all_gpus(value: str | None) -> bool:
     """Whether it hides every GPU that there could be: "", -1, "none"."""
     return value is not None and not re.match(r"\s*\+?\d|\s*(GPU|MIG)-", value)
 
@@ -48,22 +48,22 @@ def _by_index(entry: str, gpus: Sequence[Gpu]) -> list[Gpu]:
     return [gpu for gpu in gpus if number and gpu.index == int(number[1])]
 
 
-def are_usable(gpus: GpuSnapshot) -> bool:
+def gpus_are_usable(gpus: GpuSnapshot) -> bool:
     """`gpus` as of now."""
     return gpus.state is GpuState.OK and bool(gpus.gpus) and not gpus.engine_problem
 
 
-def why_no_place(gpus: GpuSnapshot, fallback: CpuFallback) -> str:
+def unplaceable_reason(gpus: GpuSnapshot, fallback: CpuFallback) -> str:
     """Why a model may go neither to a GPU nor to the CPU; "" where it may.
 
     A machine that never had GPUs, or whose engine cannot use them, is one of the CPU. Where GPUs are missing that
     should be there, nothing is done on the CPU that nobody asked for: it would be many times slower, and nobody would
     know why.
     """
-    if are_usable(gpus) or fallback is CpuFallback.WHEN_FULL:
+    if gpus_are_usable(gpus) or fallback is CpuFallback.WHEN_FULL:
         return ""
-    said = "; ".join(gpus.complaints) or gpus.problem or "there is no GPU"
+    said = "; ".join(gpus.problems) or gpus.problem or "there is no GPU"
     if fallback is CpuFallback.NEVER:
         return f"{said}; gpu.cpu_fallback is never"
-    is_missing = bool(gpus.complaints) and not gpus.engine_problem
+    is_missing = bool(gpus.problems) and not gpus.engine_problem
     return f"{said}; gpu.cpu_fallback: when_full would let it run on the CPU" if is_missing else ""

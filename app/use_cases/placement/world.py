@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.entities.placement import Card, Placement, Policy, Resident
-from app.use_cases.placement.cards import held_bytes
-from app.use_cases.placement.ledger import Books
+from app.use_cases.placement.cards import memory_held_by
+from app.use_cases.placement.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,45 +24,45 @@ class World:
     policy: Policy = field(default_factory=Policy)
 
     @property
-    def is_coming_back(self) -> bool:
+    def is_releasing(self) -> bool:
         """Whether memory is on its way back."""
-        return any(self.leaving.values()) or any(card.leaving_bytes for card in self.cards)
+        return any(self.leaving.values()) or any(card.releasing_bytes for card in self.cards)
 
     @property
-    def is_drained(self) -> bool:
+    def has_draining(self) -> bool:
         """Whether servers go once they have answered, which may take minutes."""
         return any(self.draining.values()) or any(card.draining_bytes for card in self.cards)
 
-    def once_it_is_back(self) -> World:
-        cards = tuple(replace(_with_more(card, card.leaving_bytes), leaving_bytes=0) for card in self.cards)
+    def after_release(self) -> World:
+        cards = tuple(replace(_with_more(card, card.releasing_bytes), releasing_bytes=0) for card in self.cards)
         return replace(self, cards=cards, shared=_sum(self.shared, self.leaving), leaving={})
 
-    def once_they_have_left(self) -> World:
+    def after_drain(self) -> World:
         """With what is coming back, and what those have that still answer."""
-        back = self.once_it_is_back()
+        back = self.after_release()
         cards = tuple(replace(_with_more(card, card.draining_bytes), draining_bytes=0) for card in back.cards)
         return replace(back, cards=cards, shared=_sum(back.shared, self.draining), draining={})
 
-    def without(self, gone: Sequence[Resident]) -> World:
+    def after_eviction(self, gone: Sequence[Resident]) -> World:
         """Once these servers have left."""
-        back = held_bytes(gone)
+        back = memory_held_by(gone)
         cards = tuple(_with_more(card, back.get(card.uuid, 0)) for card in self.cards)
         staying = tuple(each for each in self.residents if each not in gone)
         return replace(self, cards=cards, residents=staying, shared=_sum(self.shared, back))
 
-    def promised(self, place: Placement, going: Collection[int]) -> World:
+    def with_reservation(self, place: Placement, going: Collection[int]) -> World:
         """As those see it who may not take what a place that is waited for needs, nor stop the servers that go for it.
         What is free now may still be taken, as far as enough for that place comes back."""
         gone = [each for each in self.residents if each.id in going]
-        needs, back = place.needs, held_bytes(gone)
+        needs, back = place.needs, memory_held_by(gone)
         cards = tuple(
-            replace(card, usable_bytes=usable, leaving_bytes=leaving, draining_bytes=draining)
+            replace(card, usable_bytes=usable, releasing_bytes=leaving, draining_bytes=draining)
             for card in self.cards
             for usable, leaving, draining in (
                 _beside(
                     needs.get(card.uuid, 0) - back.get(card.uuid, 0),
                     card.usable_bytes,
-                    card.leaving_bytes,
+                    card.releasing_bytes,
                     card.draining_bytes,
                 ),
             )
@@ -85,20 +85,20 @@ class World:
     def empty(self) -> World:
         """Nobody else on the machine."""
         cards = tuple(
-            replace(card, usable_bytes=card.total_bytes, leaving_bytes=0, draining_bytes=0) for card in self.cards
+            replace(card, usable_bytes=card.total_bytes, releasing_bytes=0, draining_bytes=0) for card in self.cards
         )
         return World(cards, shared={**self.shared, **self.totals}, totals=self.totals, policy=self.policy)
 
 
-def world_of(books: Books, policy: Policy, now: float, uses_gpus: bool = True) -> World:
+def world_of(ledger: Ledger, policy: Policy, now: float, uses_gpus: bool = True) -> World:
     """What the books say."""
     return World(
-        cards=books.cards() if uses_gpus else (),
-        residents=books.residents(now),
-        shared=books.shared(),
-        leaving=books.leaving(),
-        draining=books.draining(),
-        totals=books.totals(),
+        cards=ledger.cards() if uses_gpus else (),
+        residents=ledger.residents(now),
+        shared=ledger.shared_free(),
+        leaving=ledger.shared_releasing(),
+        draining=ledger.shared_draining(),
+        totals=ledger.shared_totals(),
         policy=policy,
     )
 

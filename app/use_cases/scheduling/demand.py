@@ -9,8 +9,8 @@ from math import exp
 from app.entities.model import Model
 from app.use_cases.placement.cards import LOAD_BYTES_PER_SECOND
 
-RATE_SECONDS = 300.0  # a request counts less and less for so long
-START_SECONDS = 1.0  # no load takes less
+RATE_DECAY_SECONDS = 300.0  # a request counts less and less for so long
+MIN_LOAD_SECONDS = 1.0  # no load takes less
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,30 +22,30 @@ class Demand:
     load_seconds: float | None = None  # of its last load
 
     def rate_at(self, now: float) -> float:
-        return self.rate * exp(min(0.0, self.at - now) / RATE_SECONDS)
+        return self.rate * exp(min(0.0, self.at - now) / RATE_DECAY_SECONDS)
 
 
-NONE = Demand()
+NO_DEMAND = Demand()
 Demands = Mapping[str, Demand]  # by model name
 
 
-def asked_for(demands: Demands, name: str, now: float) -> Demands:
+def with_request(demands: Demands, name: str, now: float) -> Demands:
     """With one more request."""
-    before = demands.get(name, NONE)
-    return {**demands, name: Demand(before.rate_at(now) + 1 / RATE_SECONDS, now, before.load_seconds)}
+    before = demands.get(name, NO_DEMAND)
+    return {**demands, name: Demand(before.rate_at(now) + 1 / RATE_DECAY_SECONDS, now, before.load_seconds)}
 
 
-def loaded(demands: Demands, name: str, seconds: float) -> Demands:
+def with_load_seconds(demands: Demands, name: str, seconds: float) -> Demands:
     """With the time that a load took."""
-    return {**demands, name: replace(demands.get(name, NONE), load_seconds=seconds)}
+    return {**demands, name: replace(demands.get(name, NO_DEMAND), load_seconds=seconds)}
 
 
 def load_seconds(demands: Demands, model: Model) -> float:
     """As its last load, or as its size suggests."""
     known = demands.get(model.name)
     measured = known.load_seconds if known is not None else None
-    return max(START_SECONDS, model.size_bytes / LOAD_BYTES_PER_SECOND if measured is None else measured)
+    return max(MIN_LOAD_SECONDS, model.size_bytes / LOAD_BYTES_PER_SECOND if measured is None else measured)
 
 
-def rate(demands: Demands, model: Model, now: float) -> float:
+def request_rate(demands: Demands, model: Model, now: float) -> float:
     return demands[model.name].rate_at(now) if model.name in demands else 0.0

@@ -9,22 +9,17 @@ from dataclasses import dataclass
 from app.entities.gpu import GpuSnapshot
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
-from app.entities.placement import Decision
-from app.entities.refusal import Refusal
-from app.entities.server import Server
 from app.use_cases.placement.request import PlacementRequest
-
-# --- events -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """A request wants a slot of its model's server and waits for it, until `give_up_at` at most."""
+    """A request wants a slot of its model's server and waits for it, until `deadline` at most."""
 
     ticket: int  # names the request from here on: in the queue, in its lease, in its release
     model: Model
     at: float
-    give_up_at: float
+    deadline: float
     placement_request: PlacementRequest  # what it needs, should a server have to be started for it
     conversation: int | None = None  # the one it belongs to, where its model may have several servers
 
@@ -36,7 +31,7 @@ class Load:
     ticket: int
     model: Model
     at: float
-    give_up_at: float
+    deadline: float
     placement_request: PlacementRequest
 
 
@@ -47,7 +42,7 @@ class Unload:
     ticket: int
     model: Model
     at: float
-    give_up_at: float
+    deadline: float
 
 
 Command = Acquire | Load | Unload  # what requests wait for; each is answered once: Grant, Done or Refuse
@@ -65,9 +60,9 @@ class Ending(enum.Enum):
     """How much of its answer a request got. An engine notices a closed connection when it next writes to it."""
 
     COMPLETE = enum.auto()
-    UNSENT = enum.auto()  # the engine was never asked
-    CUT_IN_STREAM = enum.auto()  # it writes every token, so it notices soon
-    CUT_IN_SILENCE = enum.auto()  # in the prompt, or an answer in one piece: it may go on for minutes
+    NOT_SENT = enum.auto()  # the engine was never asked
+    ABORTED_WHILE_STREAMING = enum.auto()  # it writes every token, so it notices soon
+    ABORTED_WHILE_SILENT = enum.auto()  # in the prompt, or an answer in one piece: it may go on for minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,7 @@ class Release:
     ticket: int
     at: float
     ending: Ending = Ending.COMPLETE
-    keep_seconds: float | None = None  # so long the server is to stay idle for this request; None: as its settings say
+    keep_alive_seconds: float | None = None  # idle time that the request asked for; None: as its settings say
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +108,7 @@ class Progress:
 
     server: int
     at: float
-    loaded_share: float | None = None  # 0 to 1, where it says how far it is
+    load_progress: float | None = None  # 0 to 1, where it says how far it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +150,7 @@ class MemoryRead:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingFailed:
+class MemoryReadFailed:
     """The machine's memory could not be read: no file descriptor is left, say."""
 
     detail: str
@@ -203,97 +198,9 @@ Event = (
     | SlotsCounted
     | Exited
     | MemoryRead
-    | ReadingFailed
+    | MemoryReadFailed
     | GpusPolled
     | Tick
     | Drain
     | Close
 )
-
-# --- effects ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Start this server; answer with Spawned, Projected, Progress, Ready, Measured and at last Exited."""
-
-    server: Server
-
-
-class StopReason(enum.StrEnum):
-    """Why a server is ended; a label of the metrics."""
-
-    IDLE = "idle"  # nobody used it for its ttl; or, of several, for as long as one that is not needed stays
-    ROOM = "room"  # another model needs what it holds
-    DRAINED = "drained"  # for another model, or another file of its name, after it has answered what it had to
-    UNLOAD = "unload"  # ordered, and it has answered what it had to
-    STALLED = "stalled"  # its load showed no progress
-    TOO_LARGE = "too_large"  # it said that it needs more than there is room for
-    ABANDONED = "abandoned"  # it generates for clients that have left
-    SHUTDOWN = "shutdown"
-
-    @property
-    def saves(self) -> bool:
-        """Whether what it computed may be kept first. Not where it does not do what it is told: that ends now."""
-        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED)
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End this server; answer with Exited when it is reaped."""
-
-    server: int
-    why: StopReason
-    detail: str = ""  # for the log
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """The request may use a slot of this server until it releases it."""
-
-    ticket: int
-    server: int
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a Load or an Unload asked for is so."""
-
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """The request does not get what it waits for."""
-
-    ticket: int
-    refusal: Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class ReadMemory:
-    """Read the machine's memory now; answer with MemoryRead or ReadingFailed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadGpus:
-    """Read the GPUs now; GpusPolled comes when it comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """Keep what was decided about a model's place, and why."""
-
-    model: str
-    decision: Decision
-    evict: tuple[str, ...]  # names of the servers that leave for it
-
-
-@dataclass(frozen=True, slots=True)
-class CountSlots:
-    """Ask this server how many of its slots are busy; answer with SlotsCounted."""
-
-    server: int
-
-
-Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CountSlots

@@ -10,23 +10,23 @@ from math import inf
 
 from app.entities.server import Server
 from app.use_cases.scheduling.demand import load_seconds
-from app.use_cases.scheduling.load_balancing import is_beyond_min
+from app.use_cases.scheduling.load_balancing import is_above_min
 from app.use_cases.scheduling.pool_state import STOPPING, PoolState
 
 
-def goes_at(state: PoolState, server: Server) -> float:
+def idle_deadline(state: PoolState, server: Server) -> float:
     """The time at which this idle server goes if nobody uses it; infinity: it stays."""
     if server.model.replicas.max == 1:
-        return _alone(state, server)
+        return _ttl_deadline(state, server)
     ours = state.servers_of(server.model.name)
     left = [each for each in ours if each.state is not STOPPING]  # those may have been told a moment ago, by this rule
     last = max(ours, key=lambda each: each.last_used)
-    together = _alone(state, last) if all(each.is_idle for each in left) else inf
-    return min(together, _unneeded(state, server))
+    together = _ttl_deadline(state, last) if all(each.is_idle for each in left) else inf
+    return min(together, _surplus_deadline(state, server))
 
 
-def _alone(state: PoolState, server: Server) -> float:
-    model, keep = server.model, server.keep_seconds
+def _ttl_deadline(state: PoolState, server: Server) -> float:
+    model, keep = server.model, server.keep_alive_seconds
     if model.pin and model.ttl_seconds is None:
         return inf
     if keep is None:
@@ -34,10 +34,10 @@ def _alone(state: PoolState, server: Server) -> float:
     return server.last_used + keep
 
 
-def _unneeded(state: PoolState, server: Server) -> float:
+def _surplus_deadline(state: PoolState, server: Server) -> float:
     """Beyond `min`. It stays for as long as its load took at least: where requests come in bursts it would be loaded
     anew for each."""
-    if not is_beyond_min(state, server):
+    if not is_above_min(state, server):
         return inf
     stays = max(state.limits.min_residency_seconds, load_seconds(state.demands, server.model))
-    return min(server.last_used + stays, _alone(state, server))
+    return min(server.last_used + stays, _ttl_deadline(state, server))

@@ -10,14 +10,14 @@ from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
-from app.entities.placement import CpuFallback, Placement, Policy, Rules
+from app.entities.placement import CpuFallback, GpuLimits, Placement, Policy
 from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import ReleasingMemory, given_back
-from app.use_cases.placement.request import Extra, PlacementRequest
+from app.use_cases.placement.ledger import ReleasingMemory, memory_to_release
+from app.use_cases.placement.request import LearnedMargin, PlacementRequest
 from app.use_cases.scheduling.backoff import Backoffs
 from app.use_cases.scheduling.demand import Demands
-from app.use_cases.scheduling.events import Effect, Refuse, Stop, StopReason
+from app.use_cases.scheduling.effects import Effect, Refuse, Stop, StopReason
 
 NO_GPUS = GpuSnapshot(GpuState.NO_GPU, at=float("-inf"))
 
@@ -28,11 +28,11 @@ STARTING, READY, DRAINING, STOPPING = (
     ServerState.STOPPING,
 )
 
-_SERVES = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lower, the better
+_PREFERENCE = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lower, the better
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SchedulingLimits:
     """The settings that decide; see app/settings/schema.py for what each means."""
 
     max_waiting: int = 256
@@ -45,11 +45,11 @@ class Limits:
     # How often an engine is asked whether a slot that a client left is free. llama-server looks for the client only
     # after a second without any result, and what it is asked here is one: asked more often, it goes on for ever
     # (b11434, server-queue.cpp, recv_with_timeout and HTTP_POLLING_SECONDS).
-    look_seconds: float = 1.5
-    first_look_seconds: float = 0.2  # at a stream: its client is missed at the next token
-    notice_seconds: float = 5.0  # what the engine may take to see that a client of a stream has gone
-    notice_in_silence_seconds: float = 5.0  # the same while it has nothing to write
-    rules: Rules = field(default_factory=Rules)
+    slot_check_seconds: float = 1.5
+    first_slot_check_seconds: float = 0.2  # at a stream: its client is missed at the next token
+    disconnect_notice_seconds: float = 5.0  # what the engine may take to see that a client of a stream has gone
+    silent_disconnect_notice_seconds: float = 5.0  # the same while it has nothing to write
+    gpu_limits: GpuLimits = field(default_factory=GpuLimits)
     policy: Policy = field(default_factory=Policy)
     cpu_fallback: CpuFallback = CpuFallback.AUTO
 
@@ -69,11 +69,11 @@ class Waiter:
     ticket: int
     model: Model
     since: float
-    give_up_at: float
+    deadline: float
     awaited: Awaited = Awaited.SLOT
     placement_request: PlacementRequest | None = None  # what its model needs; None for who waits for a server's end
     conversation: int | None = None  # the one it belongs to, where its model may have several servers
-    is_planned_anew: bool = False  # a server that was to serve it was stopped, because more was needed than booked
+    is_replanned: bool = False  # a server that was to serve it was stopped, because more was needed than booked
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +125,27 @@ class Failure:
 class PoolState:
     """All the scheduler knows. Replaced whole by `step`; anyone may keep and read an old one."""
 
-    limits: Limits = Limits()
+    limits: SchedulingLimits = SchedulingLimits()
     servers: tuple[Server, ...] = ()  # those with a process or about to have one, oldest first
     waiting: tuple[Waiter, ...] = ()  # oldest first
     memory: MemoryReading | None = None
-    memory_asked_at: float | None = None  # a reading is on its way
+    memory_requested_at: float | None = None  # a reading is on its way
     gpus: GpuSnapshot = NO_GPUS
-    gpus_asked_at: float | None = None  # a reading is on its way
-    gpus_are_late: bool = False  # it has not come for so long that it is not waited for
-    returning: tuple[ReleasingMemory, ...] = ()  # memory of GPUs that servers which have ended held
-    going: Mapping[int, tuple[ReleasingMemory, ...]] = field(
+    gpus_requested_at: float | None = None  # a reading is on its way
+    gpu_reading_is_late: bool = False  # it has not come for so long that it is not waited for
+    releasing: tuple[ReleasingMemory, ...] = ()  # memory of GPUs that servers which have ended held
+    held_when_stopped: Mapping[int, tuple[ReleasingMemory, ...]] = field(
         default_factory=dict
     )  # what they held when told to end, by id
-    plans: Mapping[int, PlacementRequest] = field(
+    placement_requests: Mapping[int, PlacementRequest] = field(
         default_factory=dict
     )  # what was asked when a server was started, by its id
-    lessons: Mapping[str, Extra] = field(default_factory=dict)  # what models were seen to lack, by name
+    learned_margins: Mapping[str, LearnedMargin] = field(default_factory=dict)  # what models were seen to lack, by name
     undecided: Undecided | None = None
     demands: Demands = field(default_factory=dict)  # how often models are asked for, and how long they load
-    crowded: Mapping[str, float] = field(default_factory=dict)  # models whose slots are all taken, and since when
+    saturated_since: Mapping[str, float] = field(
+        default_factory=dict
+    )  # models whose slots are all taken, and since when
     sought: Sought | None = None
     conversations: Mapping[str, Conversations] = field(default_factory=dict)  # of models with replicas, by name
     last_exit_at: float = float("-inf")  # a reading taken before this still counts bytes that are back
@@ -156,7 +158,7 @@ class PoolState:
     def server(self, server_id: int) -> Server | None:
         return next((s for s in self.servers if s.id == server_id), None)
 
-    def others(self, server: Server) -> tuple[Server, ...]:
+    def servers_except(self, server: Server) -> tuple[Server, ...]:
         """All but this one."""
         return tuple(s for s in self.servers if s.id != server.id)
 
@@ -168,7 +170,7 @@ class PoolState:
         """The server of a model, in whatever state; of several the oldest of those that serve best."""
         found = None
         for server in self.servers:
-            if server.model.name == model and (found is None or _SERVES[server.state] < _SERVES[found.state]):
+            if server.model.name == model and (found is None or _PREFERENCE[server.state] < _PREFERENCE[found.state]):
                 found = server
         return found
 
@@ -176,42 +178,44 @@ class PoolState:
         """Whether another server of its model is there, and stays or is waited for."""
         return any(each.id != server.id and each.state is not STOPPING for each in self.servers_of(server.model.name))
 
-    def plan_of(self, model: Model) -> PlacementRequest | None:
+    def placement_request_of(self, model: Model) -> PlacementRequest | None:
         """What was asked when a server was started that serves this model, or will soon; None: there is none."""
         for server in self.servers:
             if server.model.name == model.name and server.state in (STARTING, READY):
-                return self.plans.get(server.id) if server.model.is_served_as(model) else None
+                return self.placement_requests.get(server.id) if server.model.is_served_as(model) else None
         return None
 
     @property
-    def wanting(self) -> tuple[Waiter, ...]:
+    def waiting_for_server(self) -> tuple[Waiter, ...]:
         """Those who wait for a server, not for its end."""
         return tuple(w for w in self.waiting if w.awaited is not Awaited.UNLOADED)
 
     @property
-    def is_load_wanted(self) -> bool:
+    def has_waiting_load(self) -> bool:
         """Whether somebody waits for a model that has no server at all."""
         up = {server.model.name for server in self.servers}
-        return any(each.model.name not in up for each in self.wanting)
+        return any(each.model.name not in up for each in self.waiting_for_server)
 
 
 Step = tuple[PoolState, list[Effect]]
 
 
-def changed(state: PoolState, server_id: int, change: Callable[[Server], Server]) -> PoolState:
+def update_server(state: PoolState, server_id: int, change: Callable[[Server], Server]) -> PoolState:
     """The state with one server replaced."""
     return replace(state, servers=tuple(change(s) if s.id == server_id else s for s in state.servers))
 
 
-def stop(state: PoolState, server: Server, why: StopReason, detail: str = "") -> Step:
+def stop_server(state: PoolState, server: Server, why: StopReason, detail: str = "") -> Step:
     """Order a server's end. What it holds is noted now: a reading may show that as free before its exit is told."""
-    held = given_back(server, state.others(server), state.gpus, float("inf"), state.returning)
-    going = {**state.going, server.id: held}
-    state = changed(replace(state, going=going), server.id, lambda s: s.moved(ServerState.STOPPING))
+    held = memory_to_release(server, state.servers_except(server), state.gpus, float("inf"), state.releasing)
+    held_when_stopped = {**state.held_when_stopped, server.id: held}
+    state = update_server(
+        replace(state, held_when_stopped=held_when_stopped), server.id, lambda s: s.with_state(ServerState.STOPPING)
+    )
     return state, [Stop(server.id, why, detail)]
 
 
-def turn_away(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:
+def reject(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:
     """Refuse the waiting requests named by ticket."""
     if not refusals:
         return state, []
@@ -219,8 +223,8 @@ def turn_away(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:
     return replace(state, waiting=tuple(w for w in state.waiting if w.ticket not in refusals)), effects
 
 
-def turn_away_model(state: PoolState, refusal: Refusal) -> Step:
+def reject_model(state: PoolState, refusal: Refusal) -> Step:
     """Refuse everyone who waits for a server of the refusal's model."""
-    leaving = [w for w in state.wanting if w.model.name == refusal.model]
+    leaving = [w for w in state.waiting_for_server if w.model.name == refusal.model]
     effects: list[Effect] = [Refuse(w.ticket, refusal) for w in leaving]
     return replace(state, waiting=tuple(w for w in state.waiting if w not in leaving)), effects

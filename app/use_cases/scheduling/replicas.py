@@ -17,26 +17,26 @@ from app.entities.server import Server
 from app.use_cases.placement.placement import decide
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import readings
-from app.use_cases.scheduling.backoff import held_until
+from app.use_cases.scheduling.backoff import backoff_until
 from app.use_cases.scheduling.demand import load_seconds
-from app.use_cases.scheduling.events import Decided, Effect
-from app.use_cases.scheduling.eviction import bare_world, books, request_with_lessons, spawn
+from app.use_cases.scheduling.effects import Decided, Effect
+from app.use_cases.scheduling.eviction import current_world, ledger, request_with_margin, spawn
 from app.use_cases.scheduling.pool_state import READY, STOPPING, Awaited, PoolState, Sought, Step, Waiter
-from app.use_cases.scheduling.rebook import lacked
+from app.use_cases.scheduling.rebook import reported_excess
 
 # A queue that has lasted as long as a load would take is likely to last until the replica is there, and has cost as
 # much by then as starting it at once would have. Shorter than two seconds is a burst; for loads that take minutes the
 # wait has an end.
-SHORTEST_QUEUE_SECONDS, LONGEST_QUEUE_SECONDS = 2.0, 30.0
-AGAIN_SECONDS = 10.0  # between two looks for a place among the same servers: strangers come and go
-NOBODY = 0  # the ticket of who wants a replica
+MIN_QUEUE_SECONDS, MAX_QUEUE_SECONDS = 2.0, 30.0
+RETRY_SECONDS = 10.0  # between two looks for a place among the same servers: strangers come and go
+NO_TICKET = 0  # the ticket of who wants a replica
 
 
 def add_replicas(state: PoolState, now: float) -> Step:
     """Another server for each model that wants one and has a place for it."""
-    if not state.crowded and state.sought is None and not any(s.model.replicas.max > 1 for s in state.servers):
+    if not state.saturated_since and state.sought is None and not any(s.model.replicas.max > 1 for s in state.servers):
         return state, []
-    state = _with_the_crowded(readings.take_stock(state, now), now)
+    state = _with_the_crowded(readings.note_elapsed_time(state, now), now)
     lacking = _lacking(state, now)
     if not lacking:
         return state if state.sought is None else replace(state, sought=None), []
@@ -52,7 +52,7 @@ def add_replicas(state: PoolState, now: float) -> Step:
     return _look(replace(state, sought=last), lacking, now, is_new=last is not state.sought)
 
 
-def due_at(state: PoolState) -> list[float]:
+def replica_due_times(state: PoolState) -> list[float]:
     """When time alone gives a reason to look for a replica's place."""
     if not _is_quiet(state):
         return []
@@ -61,7 +61,7 @@ def due_at(state: PoolState) -> list[float]:
     return [*(at for at in wanted if -inf < at < inf), *([state.sought.again_at] if state.sought else [])]
 
 
-def lacks_one(state: PoolState, server: Server) -> bool:
+def is_below_min(state: PoolState, server: Server) -> bool:
     """Whether its model has fewer than it is to have as long as it is loaded."""
     replicas = server.model.replicas
     return replicas.min > 1 and len(state.servers_of(server.model.name)) < replicas.min
@@ -73,8 +73,10 @@ def lacks_one(state: PoolState, server: Server) -> bool:
 def _with_the_crowded(state: PoolState, now: float) -> PoolState:
     """Models whose servers are all ready and full, as requests wait, and since when."""
     names = {w.model.name for w in state.waiting if w.awaited is Awaited.SLOT and w.model.replicas.max > 1}
-    crowded = {name: state.crowded.get(name, now) for name in names if _are_ready(state.servers_of(name))}
-    return state if crowded == state.crowded else replace(state, crowded=crowded)
+    saturated_since = {
+        name: state.saturated_since.get(name, now) for name in names if _are_ready(state.servers_of(name))
+    }
+    return state if saturated_since == state.saturated_since else replace(state, saturated_since=saturated_since)
 
 
 def _are_ready(servers: tuple[Server, ...]) -> bool:
@@ -84,7 +86,9 @@ def _are_ready(servers: tuple[Server, ...]) -> bool:
 def _lacking(state: PoolState, now: float) -> list[Server]:
     """Of each model that wants another the oldest server: those who are waited for first, then by priority."""
     wanting = (each for each in _firsts(state) if now >= _wanted_at(state, each))
-    return sorted(wanting, key=lambda each: (each.model.name not in state.crowded, -each.model.priority, each.id))
+    return sorted(
+        wanting, key=lambda each: (each.model.name not in state.saturated_since, -each.model.priority, each.id)
+    )
 
 
 def _firsts(state: PoolState) -> list[Server]:
@@ -100,13 +104,13 @@ def _wanted_at(state: PoolState, first: Server) -> float:
     model, ours = first.model, state.servers_of(first.model.name)
     if state.draining or len(ours) >= model.replicas.max or not _are_ready(ours):
         return inf
-    at = -inf if lacks_one(state, first) else _crowded_for_long_at(state, model)
-    return max(at, held_until(state.backoffs, model))
+    at = -inf if is_below_min(state, first) else _crowded_for_long_at(state, model)
+    return max(at, backoff_until(state.backoffs, model))
 
 
 def _crowded_for_long_at(state: PoolState, model: Model) -> float:
-    seconds = min(max(SHORTEST_QUEUE_SECONDS, load_seconds(state.demands, model)), LONGEST_QUEUE_SECONDS)
-    return state.crowded.get(model.name, inf) + seconds
+    seconds = min(max(MIN_QUEUE_SECONDS, load_seconds(state.demands, model)), MAX_QUEUE_SECONDS)
+    return state.saturated_since.get(model.name, inf) + seconds
 
 
 # --- where it goes -----------------------------------------------------------------------------------------
@@ -114,21 +118,21 @@ def _crowded_for_long_at(state: PoolState, model: Model) -> float:
 
 def _is_quiet(state: PoolState) -> bool:
     """Whether no load waits for a place, and nothing is on its way back: what is free is nobody's."""
-    return not (state.returning or state.is_load_wanted or any(each.state is STOPPING for each in state.servers))
+    return not (state.releasing or state.has_waiting_load or any(each.state is STOPPING for each in state.servers))
 
 
 def _sought(state: PoolState, lacking: list[Server], now: float) -> Sought:
     servers = tuple((each.id, each.state) for each in state.servers)
-    return Sought(tuple(each.model.name for each in lacking), servers, again_at=now + AGAIN_SECONDS)
+    return Sought(tuple(each.model.name for each in lacking), servers, again_at=now + RETRY_SECONDS)
 
 
 def _look(state: PoolState, lacking: list[Server], now: float, is_new: bool) -> Step:
     """On fresh readings, which are asked for once."""
     assert state.sought is not None
-    wish = Waiter(NOBODY, lacking[0].model, -inf, inf, Awaited.LOADED)
+    wish = Waiter(NO_TICKET, lacking[0].model, -inf, inf, Awaited.LOADED)
     if not readings.are_fresh(state, wish, now):
-        return readings.ask(state, wish, now) if is_new else (state, [])
-    room, effects = books(state).at_a_glance(), list[Effect]()
+        return readings.request_readings(state, wish, now) if is_new else (state, [])
+    room, effects = ledger(state).fingerprint(), list[Effect]()
     if room == state.sought.room:
         return replace(state, sought=replace(state.sought, is_decided=True)), []
     for first in lacking:
@@ -141,9 +145,9 @@ def _look(state: PoolState, lacking: list[Server], now: float, is_new: bool) -> 
 
 def _placed(state: PoolState, first: Server, now: float) -> Step:
     """A server is started if there is a place that is free; what was found is told either way."""
-    model, plan = first.model, state.plans[first.id]
-    wish = Waiter(NOBODY, model, now, inf, Awaited.LOADED, plan)
-    request = _alike(request_with_lessons(state, wish).but(lacked(first)), first.placement)
+    model, plan = first.model, state.placement_requests[first.id]
+    wish = Waiter(NO_TICKET, model, now, inf, Awaited.LOADED, plan)
+    request = _alike(request_with_margin(state, wish).with_margin(reported_excess(first)), first.placement)
     found = _found(state, request, first, now)
     which = f"server {len(state.servers_of(model.name)) + 1} of {model.replicas.max}"
     place = _place(found, first)
@@ -160,7 +164,7 @@ def _placed(state: PoolState, first: Server, now: float) -> Step:
 def _found(state: PoolState, request: PlacementRequest, first: Server, now: float) -> Decision:
     """By the rules for all, as if nobody could be stopped; beside its siblings only where no other GPUs have room:
     together they would be no faster there than one."""
-    world = replace(bare_world(state, now), residents=())
+    world = replace(current_world(state, now), residents=())
     taken = {uuid for each in state.servers_of(first.model.name) for uuid in each.placement.uuids}
     if others := tuple(card for card in world.cards if card.uuid not in taken):
         found = decide(request, replace(world, cards=others))

@@ -15,11 +15,12 @@ from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.scheduling import readings, replicas
-from app.use_cases.scheduling.backoff import ended, holds
-from app.use_cases.scheduling.events import CountSlots, Done, Effect, Event, Grant, StopReason
-from app.use_cases.scheduling.eviction import eviction_due_at, make_room
-from app.use_cases.scheduling.idle import goes_at
-from app.use_cases.scheduling.load_balancing import chosen, with_one_more
+from app.use_cases.scheduling.backoff import active_backoff, with_failure
+from app.use_cases.scheduling.effects import CountSlots, Done, Effect, Grant, StopReason
+from app.use_cases.scheduling.events import Event
+from app.use_cases.scheduling.eviction import evaluation_due_times, place_or_evict
+from app.use_cases.scheduling.idle import idle_deadline
+from app.use_cases.scheduling.load_balancing import pick_server, with_conversation
 from app.use_cases.scheduling.pool_state import (
     DRAINING,
     READY,
@@ -30,12 +31,12 @@ from app.use_cases.scheduling.pool_state import (
     PoolState,
     Step,
     Waiter,
-    changed,
-    stop,
-    turn_away,
-    turn_away_model,
+    reject,
+    reject_model,
+    stop_server,
+    update_server,
 )
-from app.use_cases.scheduling.rebook import correct_bookings
+from app.use_cases.scheduling.rebook import rebook_starting_servers
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.replicas import add_replicas
 from app.use_cases.scheduling.retry_after import retry_after_seconds
@@ -54,12 +55,12 @@ def step(state: PoolState, event: Event) -> Step:
 
 def _is_settled(state: PoolState, now: float) -> bool:
     """Whether all other passes would find nothing to do: what nearly every request for a loaded model leaves behind."""
-    if state.waiting or state.draining or state.undecided or state.crowded or state.sought:
+    if state.waiting or state.draining or state.undecided or state.saturated_since or state.sought:
         return False
     for server in state.servers:  # not in a generator: that alone would cost half of all this
-        if server.state is not READY or replicas.lacks_one(state, server):
+        if server.state is not READY or replicas.is_below_min(state, server):
             return False
-    if not readings.are_settled(state):
+    if not readings.are_stable(state):
         return False
     due = due_at(state)
     return due is None or now < due
@@ -74,15 +75,15 @@ def due_at(state: PoolState) -> float | None:
     for server in state.servers:
         if server.state is STARTING:
             times.append(server.progress_at + state.limits.stall_timeout_seconds)
-        elif server.is_idle and (at := goes_at(state, server)) < inf:
+        elif server.is_idle and (at := idle_deadline(state, server)) < inf:
             times.append(at)
-        if server.check_at is not None:
-            times.append(server.check_at)
+        if server.next_slot_check_at is not None:
+            times.append(server.next_slot_check_at)
     if state.waiting:
-        times += [each.give_up_at for each in state.waiting]
-        times += [*readings.due_at(state), *eviction_due_at(state)]
-    if state.crowded or state.sought or state.backoffs:
-        times += replicas.due_at(state)
+        times += [each.deadline for each in state.waiting]
+        times += [*readings.reading_due_times(state), *evaluation_due_times(state)]
+    if state.saturated_since or state.sought or state.backoffs:
+        times += replicas.replica_due_times(state)
     return min(times, default=None)
 
 
@@ -92,31 +93,29 @@ def due_at(state: PoolState) -> float | None:
 def _give_up(state: PoolState, now: float) -> Step:
     """Waits end with the drain, or at their own time limit."""
     if state.draining:
-        return turn_away(state, {w.ticket: Refusal(Reason.DRAINING, w.model.name) for w in state.waiting})
-    over = [w for w in state.waiting if w.give_up_at <= now]
-    return turn_away(
+        return reject(state, {w.ticket: Refusal(Reason.DRAINING, w.model.name) for w in state.waiting})
+    over = [w for w in state.waiting if w.deadline <= now]
+    return reject(
         state, {w.ticket: _busy(state, w, Reason.WAIT_TIMEOUT, _what_was_missing(state, w), now) for w in over}
     )
 
 
-def _what_was_missing(state: PoolState, waiting: Waiter) -> str:
-    name = waiting.model.name
+def _what_was_missing(state: PoolState, waiter: Waiter) -> str:
+    name = waiter.model.name
     server = state.server_of(name)
-    if server is None or (server.state is STOPPING and waiting.awaited is not Awaited.UNLOADED):
+    if server is None or (server.state is STOPPING and waiter.awaited is not Awaited.UNLOADED):
         why = f"there was no room to load it (GET /decisions?model={name} says why)"
-    elif waiting.awaited is Awaited.UNLOADED:
+    elif waiter.awaited is Awaited.UNLOADED:
         why = "it still answers what it was asked"
     elif server.is_up:
         why = "all its slots were taken"
     else:
         why = "it was still loading"
-    return f"waited {waiting.give_up_at - waiting.since:g} s (scheduling.max_wait_seconds), and {why}"
+    return f"waited {waiter.deadline - waiter.since:g} s (scheduling.max_wait_seconds), and {why}"
 
 
-def _busy(state: PoolState, waiting: Waiter, reason: Reason, detail: str, now: float) -> Refusal:
-    return Refusal(
-        reason, waiting.model.name, detail, retry_after_seconds=retry_after_seconds(state, waiting.model, now)
-    )
+def _busy(state: PoolState, waiter: Waiter, reason: Reason, detail: str, now: float) -> Refusal:
+    return Refusal(reason, waiter.model.name, detail, retry_after_seconds=retry_after_seconds(state, waiter.model, now))
 
 
 def _hold_back(state: PoolState, now: float) -> Step:
@@ -124,25 +123,26 @@ def _hold_back(state: PoolState, now: float) -> Step:
     if not state.backoffs or not state.waiting:
         return state, []
     refusals = {}
-    for waiting in state.waiting:
-        backoff = holds(state.backoffs, waiting.model, now)
-        if backoff and waiting.awaited is Awaited.SLOT and state.server_of(waiting.model.name) is None:
-            failure = state.failures.get(waiting.model.name)
-            detail = f"it failed {backoff.ends} times in a row, the last time so: {failure.detail if failure else ''}"
-            refusals[waiting.ticket] = Refusal(
-                Reason.LOAD_FAILED, waiting.model.name, detail, retry_after_seconds=backoff.until - now
+    for waiter in state.waiting:
+        backoff = active_backoff(state.backoffs, waiter.model, now)
+        if backoff and waiter.awaited is Awaited.SLOT and state.server_of(waiter.model.name) is None:
+            failure = state.failures.get(waiter.model.name)
+            last = failure.detail if failure else ""
+            detail = f"it failed {backoff.consecutive_failures} times in a row, the last time so: {last}"
+            refusals[waiter.ticket] = Refusal(
+                Reason.LOAD_FAILED, waiter.model.name, detail, retry_after_seconds=backoff.until - now
             )
-    return turn_away(state, refusals)
+    return reject(state, refusals)
 
 
 def _resume(state: PoolState, now: float) -> Step:
     """Servers drained for somebody who has left since take requests again."""
     if state.draining or not any(server.state is DRAINING for server in state.servers):
         return state, []
-    lacking = {w.model.name for w in state.wanting if state.server_of(w.model.name) is None}
+    lacking = {w.model.name for w in state.waiting_for_server if state.server_of(w.model.name) is None}
     for server in state.servers:
-        if server.state is DRAINING and not server.is_condemned and server.drained_for not in lacking:
-            state = changed(state, server.id, lambda s: s.moved(READY))
+        if server.state is DRAINING and not server.is_terminating and server.drained_for not in lacking:
+            state = update_server(state, server.id, lambda s: s.with_state(READY))
     return state, []
 
 
@@ -157,15 +157,15 @@ def _grant(state: PoolState, now: float) -> Step:
     granted: dict[int, int] = {}
     fuller: dict[int, Server] = {}
     known = state.conversations
-    for waiting in state.waiting:
-        ours = free.get(waiting.model.name)
-        if waiting.awaited is Awaited.SLOT and ours:
-            server = ours[0] if len(ours) == 1 else chosen(ours, waiting, known)
-            if waiting.conversation is not None:
-                known = with_one_more(known, waiting, server)
+    for waiter in state.waiting:
+        ours = free.get(waiter.model.name)
+        if waiter.awaited is Awaited.SLOT and ours:
+            server = ours[0] if len(ours) == 1 else pick_server(ours, waiter, known)
+            if waiter.conversation is not None:
+                known = with_conversation(known, waiter, server)
             ours.remove(server)
-            granted[waiting.ticket] = server.id
-            server = fuller[server.id] = replace(server, leases=server.leases | {waiting.ticket})
+            granted[waiter.ticket] = server.id
+            server = fuller[server.id] = replace(server, leases=server.leases | {waiter.ticket})
             if server.has_free_slot:
                 ours.append(server)
     if not granted:
@@ -186,9 +186,9 @@ def _tell_the_done(state: PoolState, now: float) -> Step:
     return replace(state, waiting=left) if done else state, [Done(ticket) for ticket in done]
 
 
-def _has_come_about(state: PoolState, waiting: Waiter) -> bool:
-    servers = state.servers_of(waiting.model.name)
-    match waiting.awaited:
+def _has_come_about(state: PoolState, waiter: Waiter) -> bool:
+    servers = state.servers_of(waiter.model.name)
+    match waiter.awaited:
         case Awaited.LOADED:
             return any(server.state in (STARTING, READY) for server in servers)
         case Awaited.UNLOADED:
@@ -203,17 +203,17 @@ def _bound_the_queue(state: PoolState, now: float) -> Step:
         return state, []
     too_many: dict[int, Refusal] = {}
     places: Counter[str] = Counter()
-    for waiting in state.waiting:
+    for waiter in state.waiting:
         if places.total() >= state.limits.max_waiting:
             detail = f"{state.limits.max_waiting} requests wait here already (scheduling.max_waiting)"
-            too_many[waiting.ticket] = _busy(state, waiting, Reason.OVERLOADED, detail, now)
-        elif places[waiting.model.name] >= state.limits.max_waiting_per_model:
+            too_many[waiter.ticket] = _busy(state, waiter, Reason.OVERLOADED, detail, now)
+        elif places[waiter.model.name] >= state.limits.max_waiting_per_model:
             most = state.limits.max_waiting_per_model
             detail = f"{most} requests wait for it already (scheduling.max_waiting_per_model)"
-            too_many[waiting.ticket] = _busy(state, waiting, Reason.QUEUE_FULL, detail, now)
+            too_many[waiter.ticket] = _busy(state, waiter, Reason.QUEUE_FULL, detail, now)
         else:
-            places[waiting.model.name] += 1
-    return turn_away(state, too_many)
+            places[waiter.model.name] += 1
+    return reject(state, too_many)
 
 
 def _stop_the_stalled(state: PoolState, now: float) -> Step:
@@ -223,12 +223,12 @@ def _stop_the_stalled(state: PoolState, now: float) -> Step:
     for server in state.servers:
         if server.state is STARTING and now >= server.progress_at + limit:
             detail = f"{server.model.name}: no progress for {limit:g} s while loading"
-            state = replace(state, backoffs=ended(state.backoffs, server, now))
+            state = replace(state, backoffs=with_failure(state.backoffs, server, now))
             if not state.has_another(server):
-                state, refusals = turn_away_model(state, Refusal(Reason.LOAD_TIMEOUT, server.model.name, detail))
+                state, refusals = reject_model(state, Refusal(Reason.LOAD_TIMEOUT, server.model.name, detail))
                 state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
                 effects += refusals
-            state, orders = stop(state, server, StopReason.STALLED)
+            state, orders = stop_server(state, server, StopReason.STALLED)
             effects += orders
     return state, effects
 
@@ -238,16 +238,16 @@ def _stop_the_unwanted(state: PoolState, now: float) -> Step:
     effects: list[Effect] = []
     for server in state.servers:
         if why := _why_to_stop(state, server, now):
-            state, orders = stop(state, server, why)
+            state, orders = stop_server(state, server, why)
             effects += orders
     return state, effects
 
 
 def _why_to_stop(state: PoolState, server: Server, now: float) -> StopReason | None:
-    if server.is_idle and now >= goes_at(state, server):
+    if server.is_idle and now >= idle_deadline(state, server):
         return StopReason.IDLE
     if server.state is DRAINING and not server.leases:
-        return StopReason.UNLOAD if server.is_unloaded else StopReason.DRAINED
+        return StopReason.UNLOAD if server.is_unload_requested else StopReason.DRAINED
     unused = server.is_idle or server.state is STARTING
     if (state.draining and unused) or (state.closing and server.state is not STOPPING):
         return StopReason.SHUTDOWN
@@ -258,8 +258,8 @@ def _check_the_abandoned(state: PoolState, now: float) -> Step:
     """A server that a client left in mid-answer is asked, after a while, how many of its slots are busy."""
     effects: list[Effect] = []
     for server in state.servers:
-        if server.check_at is not None and now >= server.check_at:
-            state = changed(state, server.id, lambda s: replace(s, check_at=None))
+        if server.next_slot_check_at is not None and now >= server.next_slot_check_at:
+            state = update_server(state, server.id, lambda s: replace(s, next_slot_check_at=None))
             effects.append(CountSlots(server.id))
     return state, effects
 
@@ -273,8 +273,8 @@ _PASSES = (
     _bound_the_queue,
     _stop_the_stalled,
     _stop_the_unwanted,
-    correct_bookings,
+    rebook_starting_servers,
     _check_the_abandoned,
     add_replicas,
-    make_room,
+    place_or_evict,
 )
