@@ -19,6 +19,8 @@ from tests.helpers.stand_in_nvml import Card, StandIn, an_a100, library, needs_c
 from workers.gpu.evidence import SeenGpus, why_expected
 from workers.gpu.nvml import GONE, LOST, MISMATCH, Nvml
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:

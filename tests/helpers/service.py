@@ -19,11 +19,16 @@ from typing import Any
 import psutil
 import requests
 
+from workers.server.child_process import death_guard
+
 ENDLESS = {"max_tokens": 30_000, "ignore_eos": True}
 
 
 class Service:
-    """A running `llama-smart-proxy serve`, with folders of its own."""
+    """A running `llama-smart-proxy serve`, with folders of its own.
+
+    The kernel kills it when the thread that made it ends, so that a pytest that is killed leaves none behind.
+    """
 
     def __init__(
         self,
@@ -51,7 +56,7 @@ class Service:
             env["LLAMA_SMART_PROXY_GPU__ENABLED"] = "false"
         env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()} | dict(plain or {})
         self.process = subprocess.Popen(
-            [sys.executable, *program, "serve", "--port", "0", *arguments],
+            [*death_guard(), sys.executable, *program, "serve", "--port", "0", *arguments],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -319,9 +319,7 @@ def a_world(chance: random.Random) -> World:
 
 
 @pytest.fixture(scope="module")
-def decided() -> list[tuple[Asked, World, Decision]]:
-    seed = random.randrange(2**32)
-    print("seed", seed)
+def decided(seed: int) -> list[tuple[Asked, World, Decision]]:
     chance = random.Random(seed)
     found = []
     for _ in range(400):

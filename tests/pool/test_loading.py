@@ -15,6 +15,8 @@ from tests.relay.test_streams import ask
 from tests.service.test_faults import faulty
 from workers.server.load_progress import loaded_share
 
+pytestmark = pytest.mark.integration
+
 SLOW = {"FAKE_LOAD_SECONDS": 3, "FAKE_PORT_ZERO": 1, "FAKE_STREAM_TOKENS": 3, "FAKE_PROGRESS": 0.6}
 
 

@@ -18,6 +18,8 @@ from tests.helpers.service import Service, serving, wait_for
 from tests.service.test_faults import faulty, journal
 from workers.catalog.demo_model import write_demo_model
 
+pytestmark = pytest.mark.integration
+
 STORY = [{"role": "user", "content": "Once upon a time there was a fox. " * 20}]
 
 
