@@ -12,11 +12,11 @@ import random
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+from tests.helpers.fixed_ram import fix_ram
+
 INTEGRATION_FOLDERS = {"engine", "extra", "gunicorn_worker", "service"}
 IMPURE_EVENTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.__new__", "subprocess.Popen"}
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Without its bytecode, each of some three hundred services would compile itself again.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    fix_ram()
     sys.addaudithook(forbid_in_pure_tests)
     if hasattr(config, "workerinput"):
         # A worker of pytest-xdist is killed with its pytest, and the services it has started with it.
@@ -57,7 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.relative_to(TESTS).parts[0] in INTEGRATION_FOLDERS:
+        if item.path.parent.name in INTEGRATION_FOLDERS:
             item.add_marker("integration")
 
 

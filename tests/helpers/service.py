@@ -21,6 +21,7 @@ import requests
 
 from workers.server.child_process import death_guard
 
+FIXED_RAM = str(Path(__file__).with_name("fixed_ram.py"))
 ENDLESS = {"max_tokens": 30_000, "ignore_eos": True}
 
 
@@ -35,7 +36,7 @@ class Service:
         folder: Path,
         *arguments: str,
         plain: Mapping[str, str] | None = None,
-        program: Sequence[str] = ("-m", "app.commands.cli"),
+        program: Sequence[str] = ("-P", FIXED_RAM),
         **environment: str,
     ):
         """`environment` gets the prefix of our settings; `plain` are variables as they are."""

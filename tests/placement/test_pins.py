@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
@@ -17,6 +16,7 @@ from app.use_cases.placement.request import Asked
 from app.use_cases.placement.world import World
 from tests.commands.test_check_config import check, written
 from tests.helpers.builders import GIB, a_gguf, asked_for
+from tests.helpers.fixed_ram import RAM_BYTES
 from tests.helpers.gpu_machine import LARGE, SMALL, A, Machine, a_card
 from tests.helpers.gpu_play import asked
 from tests.helpers.service import serving, wait_for
@@ -118,9 +118,9 @@ def test_nothing_is_certain_while_a_gpu_is_missed(gpus: GpuSnapshot, fallback: C
 
 
 def half_of_ram(folder: Path) -> str:
-    """A configuration with two pinned models, each larger than half of this machine's memory; sparse files."""
+    """A configuration with two pinned models, each larger than half of the machine's memory; sparse files."""
     for name in ("one", "two"):
-        a_gguf(folder / f"{name}.gguf", psutil.virtual_memory().total * 6 // 10)
+        a_gguf(folder / f"{name}.gguf", RAM_BYTES * 6 // 10)
     models = "{one: {path: one.gguf, pin: true}, two: {path: two.gguf, pin: true}}"
     return written(folder, f"gpu: {{enabled: false}}\nmodels: {models}")
 
