@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8080
 
-.PHONY: install run test test-all test-extra lint constraints clean
+# Tests wait more than they compute: two at a time for each core.
+TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
+PYTEST := $(BIN)/python -m pytest --dist worksteal
+
+.PHONY: install run check check-pythons test test-all test-extra lint constraints clean
 
 install: $(VENV)/installed
 
@@ -19,8 +23,17 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 run: install
 	@exec $(BIN)/llama-smart-proxy serve --host $(HOST) --port $(PORT)
 
+# While you work: lint, types, and the tests that start no process and open no socket.
+check: install lint
+	$(PYTEST) -n logical -m "not integration"
+
+# All that needs no more than Python and a C compiler.
 test: install lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -n $(TEST_PROCESSES)
+
+# The pure tests on the other Pythons that are here, each in an environment of its own.
+check-pythons: install
+	@bash .ci/check-pythons $(BIN)/python
 
 test-all: test test-extra
 
