@@ -380,7 +380,7 @@ def test_a_client_that_leaves_shuts_the_servers_connection_at_once(mover: Stream
     while not shut_at:
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    assert shut_at[0] - left_at[0] < 0.2
+    assert shut_at[0] - left_at[0] < 1.0, "before it stalls"
 
 
 @pytest.mark.parametrize("said", [b"", head("Content-Length: 5") + b"ab"])
