@@ -167,10 +167,11 @@ def serving(
 
 def wait_for(condition: Callable[[], Any], seconds: float, explain: Callable[[], object] = lambda: "") -> Any:
     """The first truthy value of `condition`."""
-    deadline = time.monotonic() + seconds
+    deadline, pause_seconds = time.monotonic() + seconds, 0.005
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
-        time.sleep(0.005)
+        time.sleep(pause_seconds)  # what is asked is often a request: asked all the time it would take a core
+        pause_seconds = min(0.05, 1.3 * pause_seconds)
     return value
 
 

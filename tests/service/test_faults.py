@@ -341,6 +341,7 @@ def test_two_models_that_do_not_fit_together_take_turns(tmp_path: Path):
             seen = []
             while not all(each.done() for each in asked):
                 seen.append([s["model_id"] for s in service.servers()])
+                time.sleep(0.02)
         assert [each.result().status_code for each in asked] == [200] * 6
         assert max(map(len, seen)) == 1
         assert {tuple(names) for names in seen} >= {("left",), ("right",)}
