@@ -8,7 +8,8 @@ import os
 
 from app.settings.configuration import load_settings
 from workers.gunicorn_worker import arbiter as gunicorn_arbiter
-from workers.gunicorn_worker import stopping as gunicorn_stopping
+from workers.gunicorn_worker import worker as gunicorn_worker
+from workers.gunicorn_worker.timeouts import WorkerTimeouts
 
 settings = load_settings()
 server = settings.server
@@ -70,7 +71,7 @@ errorlog = "-"
 accesslog = None
 
 # What gunicorn has no names for.
-_limits = gunicorn_stopping.Limits(
+_timeouts = WorkerTimeouts(
     receive_timeout_seconds=server.receive_timeout_seconds,
     send_timeout_seconds=settings.upstream.stall_seconds,
     drain_seconds=server.drain_seconds,
@@ -80,15 +81,15 @@ _limits = gunicorn_stopping.Limits(
 
 def when_ready(arbiter):
     """REQUIRED: HUP reloads inside the worker; USR2, TTIN and TTOU are refused; TERM, INT and QUIT are one."""
-    gunicorn_arbiter.own_signals(arbiter)
+    gunicorn_arbiter.install_signal_handlers(arbiter)
 
 
 def post_fork(arbiter, worker):
     """REQUIRED: the worker, and by it every llama-server, dies with a killed arbiter."""
     gunicorn_arbiter.die_with_arbiter(worker)
-    worker.limits = _limits
+    worker.timeouts = _timeouts
 
 
 def worker_exit(arbiter, worker):
     """REQUIRED: no thread that is stuck in a dead client's socket holds the process."""
-    gunicorn_stopping.leave(worker)
+    gunicorn_worker.exit_process(worker)

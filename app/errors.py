@@ -175,7 +175,7 @@ class HeadTooLarge(ProxyError):
     status, type, code = 431, "invalid_request_error", "invalid_request"
 
 
-class ClientLeft(ProxyError):
+class ClientDisconnected(ProxyError):
     """The client closed its connection; nobody reads this answer, the log shows its status."""
 
     status, type, code = 499, "invalid_request_error", "client_left"
@@ -310,15 +310,15 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
     Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
     Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
     Reason.SPAWN_FAILED: (SpawnFailed, "{model}: the engine could not be started: {detail}"),
-    Reason.CLIENT_LEFT: (ClientLeft, "the client closed its connection"),
+    Reason.CLIENT_DISCONNECTED: (ClientDisconnected, "the client closed its connection"),
 }
 
 
 def error_for(refusal: Refusal) -> ProxyError:
     """The error a refused request is answered with."""
     made = _error_for(refusal)
-    if refusal.again_seconds is not None:
-        made.retry_after = min(60, max(1, math.ceil(refusal.again_seconds)))
+    if refusal.retry_after_seconds is not None:
+        made.retry_after = min(60, max(1, math.ceil(refusal.retry_after_seconds)))
     return made
 
 

@@ -1,7 +1,4 @@
-"""Services: what the HTTP routes may ask of the machine, so that no route imports from workers/.
-
-Built once, by workers/runtime.py. Fields of type Any name the class they hold.
-"""
+"""Services: what the routes have of the machine, built once by workers/runtime.py, and how a request gets it."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from flask import current_app
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
+from app.ports import Admission, Clients, Metrics, ModelCatalog, RateLimits, RequestLog, ServerPool, Snapshots
 
 EXTENSION = "llama-smart-proxy"
 DIRECT = "llama_smart_proxy.direct"  # in a request's environ: its client's socket to send an answer on, or None
@@ -19,36 +17,36 @@ END = "llama_smart_proxy.end"  # in a request's environ: end(status), for the wo
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
-    """What decides who may come in."""
+class AccessPolicy:
+    """The settings that decide who may send which request."""
 
     keys: tuple[ApiKey, ...] = ()
-    host: str = "127.0.0.1"  # the address the service was told to listen on
-    loopback_only: bool = True  # it listens there for this machine alone, and means it
+    host: str = "127.0.0.1"  # server.host
+    loopback_only: bool = True  # it listens for this machine alone; False also with server.allow_open
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    catalog: Any  # workers.catalog.catalog.Catalog: find(name), models(), servable(model)
-    store: Any  # workers.telemetry.store.StateStore: the published snapshots
-    pool: Any  # workers.pool.pool.Pool: ask(), load(), unload(), address()
-    relay: Any  # workers.relay.relay.Relay: send()
-    clients: Any  # workers.clients.client_watch.ClientWatcher: watch(socket)
-    places: Any  # workers.clients.admission.Places: taken by inference requests, so that others always find a thread
-    rates: Any  # workers.clients.rates.Rates: take(key)
-    access: Any  # workers.telemetry.access_log.AccessLog: note(...)
-    gauges: Any  # workers.telemetry.gauges.Gauges: what /metrics shows
-    engine: EngineFacts | None  # None: there is none, and `engine_problem` says what to do about it
+    catalog: ModelCatalog
+    store: Snapshots
+    pool: ServerPool
+    relay: Any
+    clients: Clients
+    admission: Admission  # taken by inference requests, so that other requests always find a thread
+    rates: RateLimits
+    access_log: RequestLog
+    gauges: Metrics
+    engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do
     engine_problem: str
-    doors: Doors
+    access_policy: AccessPolicy
     max_body: int  # bytes
     max_loaded: int | None
     max_wait_seconds: float
-    loading_comments: bool | str  # "reasoning_content": as thoughts, which chat programs show
+    loading_comments: bool | str  # "reasoning_content": as reasoning, which chat clients display
     version: str
 
 
 def services() -> Services:
-    """Those of the application that answers the present request."""
+    """The services of the application that handles the current Flask request."""
     found: Services = current_app.extensions[EXTENSION]
     return found

@@ -9,8 +9,8 @@ from typing import Any
 from flask import Flask, Response
 
 from app.routes import authorization, decisions, health, inference, metrics, models, status
-from app.routes.answers import Answer, error_answer
-from app.routes.incoming_request import Incoming, incoming
+from app.routes.answers import WsgiResponse, error_answer
+from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.paths import PLAIN_ROUTES
 from app.services import EXTENSION, Services
 
@@ -29,7 +29,7 @@ def create_app(services: Services) -> Flask:
         app.register_blueprint(routes.bp)
     app.register_error_handler(Exception, _answer_error)
     app.after_request(_name_the_request)
-    app.wsgi_app = _inference_first(services, app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = _inference_first(services, app.wsgi_app)  # type: ignore[method-assign,assignment]
     return app
 
 
@@ -39,26 +39,26 @@ def _inference_first(services: Services, others: Wsgi) -> Wsgi:
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "POST" or environ["PATH_INFO"] not in PLAIN_ROUTES:
             return others(environ, start_response)
-        asked = Incoming(environ, services, inference.ENDPOINT)
-        answer = _answered(asked, environ["PATH_INFO"])
-        start_response(answer.status_line, [*answer.headers, ("x-request-id", asked.request_id)])
+        request = IncomingRequest(environ, services, inference.ENDPOINT)
+        answer = _answered(request, environ["PATH_INFO"])
+        start_response(answer.status_line, [*answer.headers, ("x-request-id", request.request_id)])
         return answer.body
 
     return call
 
 
-def _answered(asked: Incoming, route: str) -> Answer:
+def _answered(request: IncomingRequest, route: str) -> WsgiResponse:
     try:
-        authorization.pass_doors(asked)
-        return inference.infer(asked, route)
+        authorization.authorize(request)
+        return inference.infer(request, route)
     except Exception as error:
-        return error_answer(asked, error)
+        return error_answer(request, error)
 
 
 def _answer_error(error: Exception) -> Response:
-    return inference.as_flask(error_answer(incoming(), error))
+    return inference.as_flask(error_answer(current_request(), error))
 
 
 def _name_the_request(response: Response) -> Response:
-    response.headers["x-request-id"] = incoming().request_id
+    response.headers["x-request-id"] = current_request().request_id
     return response

@@ -19,7 +19,7 @@ from unittest import mock
 import xllamacpp.memory
 
 from app.entities.gguf import GgufHeader
-from app.entities.launch import MemoryOptions, Task
+from app.entities.launch import ModelOptions, Task
 from bench.vram_truth import Row, header
 from tests.helpers.gguf_bytes import Info, a_header
 from workers.gguf.constants import TENSOR_TYPES
@@ -56,7 +56,7 @@ def _as_published(said: GgufHeader) -> GgufHeader:
     return replace(said, metadata={f"{said.architecture}.attention.head_count": 0, **said.metadata})
 
 
-def xllamacpp_bytes(path: Path, options: MemoryOptions) -> dict[str, float]:
+def xllamacpp_bytes(path: Path, options: ModelOptions) -> dict[str, float]:
     """By its name, what xllamacpp says; nothing where it fails, as it does for metadata that it takes for granted.
 
     Its `batch_size` sizes the graph, which llama.cpp does by the ubatch; of the cache it knows one type.
@@ -76,7 +76,7 @@ def xllamacpp_bytes(path: Path, options: MemoryOptions) -> dict[str, float]:
     return {"xllamacpp": estimate.vram_size}
 
 
-def ollama_bytes(said: GgufHeader, options: MemoryOptions) -> int:
+def ollama_bytes(said: GgufHeader, options: ModelOptions) -> int:
     """The file, and an f16 cache as if every layer had the fewest KV heads and heads of embedding / heads values.
 
     Source: ollama, llm/llama_server.go, PredictServerVRAM (00f6d620). The file here is its tensors: the text of a

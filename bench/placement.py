@@ -15,12 +15,12 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from app.entities.launch import MemoryOptions
-from app.entities.placement import CPU, Card, Resident, Wishes
+from app.entities.launch import ModelOptions
+from app.entities.placement import CPU, Card, PlacementConstraints, Resident
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.model_shape.shape import ModelShape, model_shape
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from bench.estimate import shape_of
 from bench.headers import forget, write_model
@@ -91,9 +91,11 @@ def _figures(times: list[float]) -> dict[str, object]:
     }
 
 
-def _asked(shape: ModelShape) -> Asked:
-    options = MemoryOptions(ctx_size=8192)
-    return Asked(shape, options, lambda changed, _: estimate_memory(shape, changed), Wishes(has_auto_context=True))
+def _asked(shape: ModelShape) -> PlacementRequest:
+    options = ModelOptions(ctx_size=8192)
+    return PlacementRequest(
+        shape, options, lambda changed, _: estimate_memory(shape, changed), PlacementConstraints(has_auto_context=True)
+    )
 
 
 def _world(chance: random.Random, least: float, most: float) -> World:

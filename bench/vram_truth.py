@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
-from app.entities.launch import MemoryOptions
-from app.use_cases.estimate.companions import NOTHING, Beside, adapter
+from app.entities.launch import ModelOptions
+from app.use_cases.estimate.companions import NOTHING, Companions, adapter
 from app.use_cases.estimate.memory_options import options_of, pairs
 from app.use_cases.estimate.projector import projector
 from app.use_cases.model_shape.shape import model_shape
@@ -37,10 +37,10 @@ class Row:
     shape: str
     quant: str
     args: str
-    options: MemoryOptions
+    options: ModelOptions
     devices: tuple[Items, ...]
     host: Items
-    beside: Beside = NOTHING
+    beside: Companions = NOTHING
 
 
 def rows(names: tuple[str, ...] = ("truth", "truth2", "held_out")) -> Iterator[Row]:
@@ -162,7 +162,7 @@ def _named(row: Row, option: str) -> list[GgufHeader]:
     return [header(*name.removesuffix(".gguf").rsplit(".", 1)) for name in files.split(",") if name]
 
 
-def _options(args: list[str], devices: str) -> MemoryOptions:
+def _options(args: list[str], devices: str) -> ModelOptions:
     """`devices` is "COUNT:FREE,FREE": llama-server splits by the free memory unless it is told otherwise."""
     count, free = devices.split(":")
     shares = tuple(float(each) for each in free.split(","))

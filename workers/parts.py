@@ -24,13 +24,13 @@ from app.use_cases.scheduling.pool_state import Limits, PoolState
 from workers.catalog.catalog import Catalog, Entry
 from workers.catalog.demo_model import write_demo_model
 from workers.catalog.model_headers import ModelHeaders
-from workers.engine.binary import NoEngine, engine_environment, find_engine, why_no_cuda
+from workers.engine.binary import EngineNotFound, engine_environment, find_engine, why_no_cuda
 from workers.gpu.evidence import SeenGpus
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.measurement.history import History
 from workers.pinned import Pins, needs_of_pinned
-from workers.pool.needs import Needs
+from workers.pool.needs import EstimateSource
 from workers.pool.pool import Process
 from workers.server import affinity
 from workers.server.kept_cache import KeptCaches
@@ -75,7 +75,7 @@ def catalog_of(settings: Settings, shapes: ModelHeaders[ModelShape] | None = Non
         entries(settings),
         settings.folder,
         shapes,
-        settings.wishes_of(),
+        settings.constraints_of(),
     )
 
 
@@ -93,7 +93,7 @@ def look_at_pins(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     store, history = StateStore(PoolState(limits)), History(file)
     if file.exists():
         history.start()
-    needs = Needs(history, engine, shapes)
+    needs = EstimateSource(history, engine, shapes)
     pins = Pins(store, needs_of_pinned(settings.pinned, catalog_of(settings, shapes), needs), limits)
     poller = gpu_poller(settings, store, engine, pins.look)
     if poller is not None:
@@ -129,7 +129,7 @@ def entries(settings: Settings) -> list[Entry]:
             aliases=tuple(model.aliases),
             mmproj=model.mmproj,
             ttl_seconds=model.ttl_seconds,
-            wishes=settings.wishes_of(name),
+            constraints=settings.constraints_of(name),
             pin=model.pin,
             priority=model.priority,
             keep_kv_cache=model.keep_kv_cache,
@@ -165,7 +165,7 @@ def models_folders(settings: Settings) -> list[Path]:
 def engine_of(settings: Settings) -> tuple[EngineFacts | None, str]:
     try:
         engine = find_engine(settings.engine.binary)
-    except NoEngine as error:
+    except EngineNotFound as error:
         log.error("no engine: %s", error)
         return None, str(error)
     log.info("engine kind=%s version=%s command=%s", engine.kind, engine.version, engine.command[-1])
@@ -200,7 +200,7 @@ def launcher(
     engine: EngineFacts | None,
     records: PidRecords,
     history: History,
-    needs: Needs,
+    needs: EstimateSource,
     store: StateStore,
     slots: SlotFiles,
 ) -> Callable[[Server, Callable[[ev.Event], None]], Process]:
@@ -213,7 +213,7 @@ def launcher(
 
 
 def gpu_poller(
-    settings: Settings, store: StateStore, engine: EngineFacts | None, tell: Callable[[GpuSnapshot], None]
+    settings: Settings, store: StateStore, engine: EngineFacts | None, post: Callable[[GpuSnapshot], None]
 ) -> GpuPoller | None:
     """None: GPUs are not to be used, and the snapshot says so."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -228,8 +228,8 @@ def gpu_poller(
         if engine is not None and not settings.engine.assume_gpu
         else lambda: ""
     )
-    return GpuPoller(store, Nvml(visible).read_gpus, seen, settings.gpu.poll_seconds, can_use=can_use, tell=tell)
+    return GpuPoller(store, Nvml(visible).read_gpus, seen, settings.gpu.poll_seconds, can_use=can_use, post=post)
 
 
-def _no_engine(server: Server, tell: Callable[[ev.Event], None]) -> Process:
+def _no_engine(server: Server, post: Callable[[ev.Event], None]) -> Process:
     raise OSError("there is no engine")  # the routes refuse before it comes to this

@@ -16,7 +16,7 @@ from app.use_cases.placement.world import World, world_of
 from app.use_cases.scheduling.pool_state import Limits
 from workers.catalog.catalog import Catalog
 from workers.gpu.ram import read_memory
-from workers.pool.needs import Needs
+from workers.pool.needs import EstimateSource
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -58,13 +58,13 @@ class Pins:
         return world_of(books, self._limits.policy, memory.at, are_usable(gpus))
 
 
-def needs_of_pinned(names: Iterable[str], catalog: Catalog, needs: Needs) -> Pinned:
+def needs_of_pinned(names: Iterable[str], catalog: Catalog, needs: EstimateSource) -> Pinned:
     """What the pinned models need; of those that cannot be served, nothing. Reads their headers."""
     found = {}
     for name in names:
         try:
             model: Model = catalog.servable(catalog.find(name))
-            found[model.name] = needs.asked(model)
+            found[model.name] = needs.placement_request(model)
         except ProxyError as error:
             log.warning("pinned model=%s: %s", name, error)
     return found

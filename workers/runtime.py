@@ -11,16 +11,15 @@ from app.entities.gpu import GpuSnapshot
 from app.entities.launch import Task
 from app.entities.model import Model
 from app.errors import ProxyError
-from app.services import Doors, Services
+from app.services import AccessPolicy, Services
 from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.catalog.model_headers import ModelHeaders
-from workers.clients.admission import Places
+from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
-from workers.clients.rates import Rates
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
 from workers.parts import (
@@ -36,7 +35,7 @@ from workers.parts import (
     version,
 )
 from workers.pinned import Pins, needs_of_pinned
-from workers.pool.needs import Needs
+from workers.pool.needs import EstimateSource
 from workers.pool.pool import Pool
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
@@ -71,11 +70,11 @@ class Runtime:
         self._gpus = gpu_poller(settings, self._store, engine, self._gpus_polled)
         self._store.pool = replace(self._store.pool, gpus=self._store.gpus)
         self._clients = ClientWatcher()
-        self._access = AccessLog()
+        self._access_log = AccessLog()
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         shapes = ModelHeaders(model_shape)
         self._catalog = catalog_of(settings, shapes)
-        self._needs = needs = Needs(self._history, engine, shapes)
+        self._needs = needs = EstimateSource(self._history, engine, shapes)
         self._slots = SlotFiles(state_folder() / "slots", settings.scheduling.kv_cache_disk)
         spawn = launcher(settings, engine, self._records, self._history, needs, self._store, self._slots)
         gauges = Gauges(self._store, version())
@@ -84,20 +83,22 @@ class Runtime:
             lambda: self._store.pool.closing,
         )
         count = gauges.pool.stepped
-        self._pool = Pool(self._store, spawn, read_memory, self._read_gpus, needs.asked, count, relay.forget)
+        self._pool = Pool(
+            self._store, spawn, read_memory, self._read_gpus, needs.placement_request, count, relay.forget
+        )
         self.services = Services(
             catalog=self._catalog,
             store=self._store,
             pool=self._pool,
             relay=relay,
             clients=self._clients,
-            places=Places(settings.server.threads - settings.server.reserve_threads),
-            rates=Rates(),
-            access=self._access,
+            admission=AdmissionLimit(settings.server.threads - settings.server.reserve_threads),
+            rates=KeyRateLimits(),
+            access_log=self._access_log,
             gauges=gauges,
             engine=engine,
             engine_problem=problem,
-            doors=Doors(
+            access_policy=AccessPolicy(
                 keys=settings.api_keys(),
                 host=settings.server.host,
                 loopback_only=settings.server.is_loopback and not settings.server.allow_open,
@@ -120,7 +121,7 @@ class Runtime:
         if self._cpu is not None:
             affinity.keep_to(self._cpu)
         self._history.start()
-        self._access.start()
+        self._access_log.start()
         self._clients.start()
         self._mover.start()
         if self._pinned:  # read once it is known what earlier loads took
@@ -147,11 +148,11 @@ class Runtime:
 
     def task_of(self, model: Model) -> Task:
         """What the model is for. Raises the ProxyError of one that cannot be served."""
-        return self._needs.asked(model).task
+        return self._needs.placement_request(model).task
 
     def begin_drain(self) -> None:
         """Nothing new from here on: waiting requests are refused, running streams run on."""
-        self._pool.tell(ev.Drain(time.monotonic()))
+        self._pool.post(ev.Drain(time.monotonic()))
 
     def wait_drained(self, timeout: float) -> bool:
         """Wait until the last running request has ended. False when `timeout` seconds were not enough."""
@@ -159,12 +160,12 @@ class Runtime:
 
     def close(self, timeout: float) -> None:
         """Stop every llama-server; those that do not end in `timeout` seconds are killed."""
-        self._pool.tell(ev.Close(time.monotonic()))
+        self._pool.post(ev.Close(time.monotonic()))
         if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + STOP_GRACE_SECONDS):
             log.error("llama-servers did not end; killing them")
             self._pool.kill()
         self.services.relay.close()
-        self._access.flush()
+        self._access_log.flush()
         if self._gpus is not None:
             self._gpus.close()
         self._history.close()
@@ -180,7 +181,7 @@ class Runtime:
     def _gpus_polled(self, gpus: GpuSnapshot) -> None:
         if self._pins is not None:
             self._pins.look(gpus)
-        self._pool.tell(ev.GpusPolled(gpus, time.monotonic()))
+        self._pool.post(ev.GpusPolled(gpus, time.monotonic()))
 
     def reload(self) -> None:
         """Look for models again. Running servers and streams are not touched."""

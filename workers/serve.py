@@ -44,7 +44,7 @@ class Application(BaseApplication):  # type: ignore[misc]
         return runtime, create_app(runtime.services)
 
     def _announce_worker(self, worker: Any) -> None:
-        self._announce(worker.services, _address(worker.sockets[0].getsockname()))
+        self._announce(worker.control.service, _address(worker.sockets[0].getsockname()))
 
 
 def _address(name: Any) -> str:

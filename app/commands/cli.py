@@ -61,7 +61,8 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         "SERVER__PORT": None if port is None else str(port),
         "CATALOG__MODELS_DIRS": json.dumps([str(folder.absolute()) for folder in models_dirs]) if models_dirs else None,
     }
-    from app.settings.configuration import PREFIX, ConfigurationError, read_configuration
+    from app.settings.configuration import ConfigurationError, read_configuration
+    from app.settings.values import PREFIX
 
     os.environ.update({PREFIX + name: value for name, value in typed.items() if value is not None})
     try:

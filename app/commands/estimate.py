@@ -23,7 +23,7 @@ from app.commands.options import (
     stop,
     with_typed,
 )
-from app.entities.launch import MemoryOptions, Task
+from app.entities.launch import ModelOptions, Task
 
 if TYPE_CHECKING:
     from app.use_cases.model_shape.shape import ModelShape
@@ -51,18 +51,18 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     from app.use_cases.estimate.estimate import estimate_memory
     from app.use_cases.estimate.largest_context import fits, why_nothing_fits
     from app.use_cases.model_shape.shape import model_shape
-    from workers.catalog.companion_files import BesideFiles
+    from workers.catalog.companion_files import CompanionFiles
     from workers.gguf.header import read_header
 
     try:
-        question = Question(model, MemoryOptions(), None) if is_file(model) else of_settings(model, config)
+        question = Question(model, ModelOptions(), None) if is_file(model) else of_settings(model, config)
         path, options, launch = question.path, with_typed(question.options, typed), question.launch
         header = read_header(path)
         refuse_what_is_no_model(header, path)
         shape = model_shape(header)
         options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
         sizes = _sizes(fit_in, options.devices) if fit_in is not None else None
-        beside = BesideFiles().read(launch) if launch else NOTHING
+        beside = CompanionFiles().read(launch) if launch else NOTHING
         result = estimate_memory(shape, options, beside=beside)
     except InvalidModelFile as error:
         stop(error.problem)
@@ -90,7 +90,7 @@ def _sizes(text: str, devices: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _notes(shape: ModelShape, options: MemoryOptions) -> list[str]:
+def _notes(shape: ModelShape, options: ModelOptions) -> list[str]:
     """What of the question may not mean what its author thinks."""
     found, trained = [], shape.hparams.integer("context_length")
     if 0 < trained < options.ctx_size:

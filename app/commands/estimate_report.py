@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from app.entities.gguf import GgufHeader
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import DeviceMemory, Estimate
 from app.use_cases.estimate.largest_context import Fit
 
@@ -19,7 +19,7 @@ ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
 def as_data(
     path: str,
     header: GgufHeader,
-    options: MemoryOptions,
+    options: ModelOptions,
     result: Estimate,
     notes: Sequence[str],
     fits: Sequence[Fit] | None,

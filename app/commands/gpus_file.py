@@ -12,7 +12,7 @@ from app.use_cases.placement.ledger import LEAVING
 from app.use_cases.placement.world import World
 
 
-class BrokenFile(Exception):
+class InvalidGpusFile(Exception):
     """It cannot be read, or says something else than it should; the message is one line."""
 
 
@@ -42,21 +42,21 @@ class _File(_Strict):
 
 
 def read_world(file: Path, ram_bytes: int, rules: Rules, policy: Policy) -> World:
-    """What the file says, and what the settings hold back taken off each GPU. Raises BrokenFile."""
+    """What the file says, and what the settings hold back taken off each GPU. Raises InvalidGpusFile."""
     try:
         said = _File.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise BrokenFile(error.strerror or str(error)) from error
+        raise InvalidGpusFile(error.strerror or str(error)) from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise BrokenFile(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))) from error
+        raise InvalidGpusFile(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))) from error
     known = {gpu.uuid for gpu in said.gpus}
     if CPU in known:
-        raise BrokenFile(f"no GPU has the uuid {CPU}")
+        raise InvalidGpusFile(f"no GPU has the uuid {CPU}")
     if len(known) != len(said.gpus):
-        raise BrokenFile("two GPUs have the same uuid")
+        raise InvalidGpusFile("two GPUs have the same uuid")
     if strange := sorted({uuid for server in said.servers for uuid in server.bytes} - known):
-        raise BrokenFile(f"a server has memory on {strange[0]}, which is none of the GPUs")
+        raise InvalidGpusFile(f"a server has memory on {strange[0]}, which is none of the GPUs")
     here = [each for each in said.servers if each.state not in (ServerState.STOPPED, ServerState.FAILED)]
     cards = tuple(_card(index, gpu, here, rules) for index, gpu in enumerate(said.gpus))
     residents = tuple(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
-from app.entities.placement import CpuFallback, Policy, Rules, Wishes
+from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
+from app.entities.placement import CpuFallback, PlacementConstraints, Policy, Rules
 from app.use_cases.estimate.context import CACHE_TYPES
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class Question:
     """A model and how it is to be started, as typed and, where nothing is, as the settings have it."""
 
     path: str
-    options: MemoryOptions
+    options: ModelOptions
     launch: LaunchSettings | None  # of a model with settings
-    wishes: Wishes = field(default_factory=Wishes)
+    constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     rules: Rules = field(default_factory=Rules)
     policy: Policy = field(default_factory=Policy)
     uses_gpus: bool = True
@@ -107,10 +107,10 @@ def of_settings(model: str, config: Path | None) -> Question:
         if found.problem:
             stop(f"model '{found.name}' cannot be served: {found.problem}")
         path, name, launch = found.path, found.name, found.launch
-    wishes, rules, policy = settings.wishes_of(name), settings.rules(), settings.policy()
+    constraints, rules, policy = settings.constraints_of(name), settings.rules(), settings.policy()
     gpu = settings.gpu
     options = memory_options(launch, devices=1)
-    return Question(path, options, launch, wishes, rules, policy, gpu.enabled, gpu.cpu_fallback)
+    return Question(path, options, launch, constraints, rules, policy, gpu.enabled, gpu.cpu_fallback)
 
 
 def settings_of(config: Path | None) -> Settings:
@@ -136,7 +136,7 @@ def _without_log(name: str) -> Iterator[None]:
         logger.disabled = False
 
 
-def with_typed(options: MemoryOptions, typed: dict[str, Any]) -> MemoryOptions:
+def with_typed(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
     """The options with what was typed; what contradicts itself ends the command."""
     from app.use_cases.estimate.largest_context import is_refused
 

@@ -21,13 +21,13 @@ from app.commands.options import (
     stop,
     with_typed,
 )
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate, MemoryReading
-from app.entities.placement import CPU, Decision, Outcome, Wishes
+from app.entities.placement import CPU, Decision, Outcome, PlacementConstraints
 from app.use_cases.placement.cards import mib
 
 if TYPE_CHECKING:
-    from app.use_cases.placement.request import Asked
+    from app.use_cases.placement.request import PlacementRequest
     from app.use_cases.placement.world import World
 
 
@@ -51,12 +51,12 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     _refuse_what_is_decided_here(typed)
     question = of_settings(model, config)
     try:
-        asked = _asked(question, typed)
+        request = _request(question, typed)
     except InvalidModelFile as error:
         stop(error.problem)
     world = _world(gpus, question)
     begin = time.perf_counter()
-    decision = _no_gpu(question, asked, world) or decide(asked, world)
+    decision = _no_gpu(question, request, world) or decide(request, world)
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
     told = told_decision(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
@@ -74,53 +74,57 @@ def _refuse_what_is_decided_here(typed: dict[str, Any]) -> None:
         stop(f"--split-mode none is one GPU, --devices {typed['devices']} are several; leave one of them out")
 
 
-def _asked(question: Question, typed: dict[str, Any]) -> Asked:
+def _request(question: Question, typed: dict[str, Any]) -> PlacementRequest:
     """Raises InvalidModelFile."""
     from app.use_cases.estimate.companions import NOTHING
     from app.use_cases.estimate.estimate import estimate_memory
     from app.use_cases.model_shape.shape import model_shape
-    from app.use_cases.placement.request import Asked
-    from workers.catalog.companion_files import BesideFiles
+    from app.use_cases.placement.request import PlacementRequest
+    from workers.catalog.companion_files import CompanionFiles
     from workers.gguf.header import read_header
 
     header = read_header(question.path)
     refuse_what_is_no_model(header, question.path)
     shape = model_shape(header)
-    beside = BesideFiles().read(question.launch) if question.launch else NOTHING
+    beside = CompanionFiles().read(question.launch) if question.launch else NOTHING
 
-    def estimate(options: MemoryOptions, _: tuple[str, ...]) -> Estimate:
+    def estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
         return estimate_memory(shape, options, beside=beside)
 
-    return Asked(shape, _options(question.options, typed), estimate, _wishes(question.wishes, typed))
+    return PlacementRequest(
+        shape, _options(question.options, typed), estimate, _constraints(question.constraints, typed)
+    )
 
 
-def _options(options: MemoryOptions, typed: dict[str, Any]) -> MemoryOptions:
+def _options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
     options = with_typed(options, {**typed, "devices": None})
     return replace(options, n_gpu_layers=0) if typed["devices"] == 0 else options
 
 
-def _wishes(wishes: Wishes, typed: dict[str, Any]) -> Wishes:
+def _constraints(constraints: PlacementConstraints, typed: dict[str, Any]) -> PlacementConstraints:
     """What was typed beats the settings: so many GPUs, this context."""
     if typed["ctx_size"] is not None:
-        wishes = replace(wishes, has_auto_context=False)
+        constraints = replace(constraints, has_auto_context=False)
     if typed["split_mode"] == "none":
-        wishes = replace(wishes, min_gpus=1, max_gpus=1)
-    return replace(wishes, min_gpus=typed["devices"], max_gpus=typed["devices"]) if typed["devices"] else wishes
+        constraints = replace(constraints, min_gpus=1, max_gpus=1)
+    return (
+        replace(constraints, min_gpus=typed["devices"], max_gpus=typed["devices"]) if typed["devices"] else constraints
+    )
 
 
-def _no_gpu(question: Question, asked: Asked, world: World) -> Decision | None:
+def _no_gpu(question: Question, request: PlacementRequest, world: World) -> Decision | None:
     """What the service answers with no_gpu: the model is for GPUs, and the settings keep it from the CPU."""
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.placement.usable_gpus import why_no_place
 
-    if world.cards or not asked.options.n_gpu_layers:
+    if world.cards or not request.options.n_gpu_layers:
         return None
     why = why_no_place(GpuSnapshot(GpuState.NO_GPU, at=0.0), question.cpu_fallback)
     return Decision(Outcome.REFUSE, why, 0) if why else None
 
 
 def _world(file: Path | None, question: Question) -> World:
-    from app.commands.gpus_file import BrokenFile, read_world
+    from app.commands.gpus_file import InvalidGpusFile, read_world
     from workers.gpu.ram import read_memory
 
     memory = read_memory({})
@@ -128,7 +132,7 @@ def _world(file: Path | None, question: Question) -> World:
         return _this_machine(memory, question)
     try:
         return read_world(file, memory.available_bytes, question.rules, question.policy)
-    except BrokenFile as error:
+    except InvalidGpusFile as error:
         stop(f"--gpus {file}: {error}")
 
 

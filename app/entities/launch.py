@@ -39,7 +39,7 @@ class Task(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryOptions:
+class ModelOptions:
     """Every option of llama-server that decides how much memory it takes and where, with its own defaults."""
 
     ctx_size: int = 0  # tokens of all slots together (-c); 0: what the model was trained with

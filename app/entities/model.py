@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from app.entities.launch import LaunchSettings
-from app.entities.placement import Wishes
+from app.entities.placement import PlacementConstraints
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Model:
     aliases: tuple[str, ...] = ()  # other names it is listed under
     problem: str = ""  # why it cannot be served, as far as its files show; empty for a good one
     ttl_seconds: float | None = None  # its own idle time; None: the service's
-    wishes: Wishes = field(default_factory=Wishes)  # about the GPUs it goes to
+    constraints: PlacementConstraints = field(default_factory=PlacementConstraints)  # about the GPUs it goes to
     pin: bool = False  # once loaded it stays
     priority: int = 0  # the higher, the sooner loaded and the later stopped
     keep_kv_cache: bool = False  # what its server computed outlives it, on disk
@@ -37,10 +37,10 @@ class Model:
 
     def is_served_as(self, other: Model) -> bool:
         """Whether a llama-server started for the one serves the other: the same file, unchanged, started alike."""
-        return (self.path, self.size_bytes, self.created, self.launch, self.wishes) == (
+        return (self.path, self.size_bytes, self.created, self.launch, self.constraints) == (
             other.path,
             other.size_bytes,
             other.created,
             other.launch,
-            other.wishes,
+            other.constraints,
         )

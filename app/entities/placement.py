@@ -54,7 +54,7 @@ class Strategy(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class PlacementConstraints:
     """What settings say about a model's GPUs. Cards are named by UUID, index or model."""
 
     gpus: tuple[str, ...] = ()  # only these; empty: any

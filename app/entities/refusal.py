@@ -23,7 +23,7 @@ class Reason(enum.StrEnum):
     UNLOADED = "model_unloaded"
     LOAD_TIMEOUT = "load_timeout"
     SPAWN_FAILED = "spawn_failed"
-    CLIENT_LEFT = "client_left"
+    CLIENT_DISCONNECTED = "client_left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Refusal:
     needed_bytes: int = 0
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # by device: GPU's UUID, or CPU
     advise: Callable[[], str] = field(default=nothing, compare=False, repr=False)
-    again_seconds: float | None = None  # when it makes sense to ask again, where that is known
+    retry_after_seconds: float | None = None  # when it makes sense to ask again, where that is known
 
     @property
     def nearest(self) -> str:

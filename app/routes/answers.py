@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.errors import InvalidRequest, MethodNotAllowed, ProxyError
 from app.routes.authorization import no_such_path
-from app.routes.incoming_request import Incoming
+from app.routes.incoming_request import IncomingRequest
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _PHRASES = {each.value: each.phrase for each in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WsgiResponse:
     """A whole answer. WSGI closes a body that can be closed once it, or its client, is done with it."""
 
     status: int
@@ -32,25 +32,25 @@ class Answer:
         return f"{self.status} {_PHRASES.get(self.status, 'Unknown')}"
 
 
-def error_answer(asked: Incoming, error: Exception) -> Answer:
+def error_answer(request: IncomingRequest, error: Exception) -> WsgiResponse:
     """Any exception as OpenAI's error object with the status it deserves."""
-    problem = error if isinstance(error, ProxyError) else _translated(asked, error)
+    problem = error if isinstance(error, ProxyError) else _translated(request, error)
     body = json.dumps(problem.body).encode() + b"\n"
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *problem.headers.items()]
     headers += [("WWW-Authenticate", challenge) for challenge in problem.challenges]
     if isinstance(error, HTTPException) and (allow := dict(error.get_headers()).get("Allow")):
         headers.append(("Allow", allow))
-    return Answer(problem.status, headers, [body])
+    return WsgiResponse(problem.status, headers, [body])
 
 
-def _translated(asked: Incoming, error: Exception) -> ProxyError:
+def _translated(request: IncomingRequest, error: Exception) -> ProxyError:
     if not isinstance(error, HTTPException):
-        log.error("%s %s failed", asked.method, asked.path, exc_info=error)
+        log.error("%s %s failed", request.method, request.path, exc_info=error)
         return ProxyError("internal error; the service's log has the details")
     match error.code:
         case 404:
-            return no_such_path(asked)
+            return no_such_path(request)
         case 405:
-            return MethodNotAllowed(f"{asked.method} is not possible on {asked.path[:200]}")
+            return MethodNotAllowed(f"{request.method} is not possible on {request.path[:200]}")
         case _:
             return InvalidRequest(error.description or error.name)

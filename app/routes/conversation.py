@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 from collections.abc import Iterable, Iterator
 
-from app.routes.incoming_request import Incoming
+from app.routes.incoming_request import IncomingRequest
 
 # What clients call it. Nothing of this goes on to the engine.
 HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")
@@ -13,11 +13,11 @@ PROMPT_CHARACTERS = 256  # of one without messages: what a longer one begins wit
 _PLAIN = 2  # the last form that writes equal values alike, whoever else refers to them
 
 
-def conversation(asked: Incoming, pairs: Iterable[tuple[str, object]]) -> int | None:
+def conversation(request: IncomingRequest, pairs: Iterable[tuple[str, object]]) -> int | None:
     """A number that all requests of a conversation share, in this process: by a header or `prompt_cache_key` (OpenAI's
     word for it), else by what they all begin with: the messages up to the first of a user, or a prompt's beginning.
     None where nothing is said. `pairs` are its JSON's."""
-    if said := next(filter(None, map(asked.header, HEADERS)), ""):
+    if said := next(filter(None, map(request.header, HEADERS)), ""):
         return hash(said)
     body = dict(pairs)
     if isinstance(key := body.get("prompt_cache_key"), str) and key:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify
+from flask import request as flask_request
 
 from app.services import services
 from app.use_cases.reporting.decisions import decision_list
@@ -13,6 +14,6 @@ bp = Blueprint("decisions", __name__)
 @bp.get("/decisions")
 def show_decisions() -> Response:
     """`?model=NAME` for those about one model."""
-    name = request.args.get("model")
+    name = flask_request.args.get("model")
     decisions = services().store.decisions
     return jsonify(decision_list(each for each in decisions if name in (None, each.model)))

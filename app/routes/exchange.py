@@ -16,7 +16,7 @@ from werkzeug.wsgi import get_input_stream
 from app.entities.model import Model
 from app.entities.server import Server, ServerState
 from app.errors import (
-    ClientLeft,
+    ClientDisconnected,
     ContextLengthExceeded,
     InvalidRequest,
     MissingModel,
@@ -28,12 +28,12 @@ from app.errors import (
     RequestTooLarge,
     UpstreamCrashed,
 )
-from app.routes.answers import Answer
+from app.routes.answers import WsgiResponse
 from app.routes.authorization import no_such_path, servable_model
-from app.routes.incoming_request import Incoming
+from app.routes.incoming_request import IncomingRequest
 from app.routes.loading_messages import HEADERS, as_event, progress
 from app.routes.paths import OTHER_PATH, PLAIN_ROUTES, STREAMING_ROUTES
-from app.routes.requested_model import Said, read_request
+from app.routes.requested_model import RequestOptions, read_request
 from app.services import DIRECT, END, Services
 from app.use_cases.scheduling.events import Ending
 
@@ -54,18 +54,18 @@ COMMENT_SECONDS = 1.0  # between two comments
 class Exchange:
     """`run` gives the answer; `end` gives back all it holds, once."""
 
-    def __init__(self, asked: Incoming, route: str) -> None:
-        self.asked = asked
+    def __init__(self, request: IncomingRequest, route: str) -> None:
+        self.request = request
         self.route = route
-        self.services = asked.services
+        self.services = request.services
         self.arrived_at = time.monotonic()
         self.body = b""
         self.name = ""  # of the model, in the request's words
-        self.wish = Said("")
+        self.wish = RequestOptions("")
         self.model: Model | None = None
         self.client: Any = None
         self.asking: Any = None  # for a slot
-        self.direct = asked.environ.get(DIRECT)
+        self.direct = request.environ.get(DIRECT)
         self.answer: Any = None
         self.device = ""  # where its model is
         self.waited_seconds = 0.0
@@ -75,52 +75,52 @@ class Exchange:
         self.failure: ProxyError | None = None  # of a stream that had begun with what it waits for
         self.is_over = False
         self.held: list[Callable[[], None]] = []  # what gives back what is held, the last thing first
-        asked.environ[END] = self.end
+        request.environ[END] = self.end
 
-    def run(self) -> Answer:
+    def run(self) -> WsgiResponse:
         """The answer, its body still to come. Raises the ProxyError that says why there is none."""
         self.held.append(enter(self.services))
         self.count_for_its_key()
-        is_by_address = self.route != OTHER_PATH and self.asked.method in LOADS_NOTHING
-        self.body = b"" if is_by_address else read_body(self.asked)
+        is_by_address = self.route != OTHER_PATH and self.request.method in LOADS_NOTHING
+        self.body = b"" if is_by_address else read_body(self.request)
         self.wish = said = self.what_is_said()
         self.name = said.model
-        self.model = model = servable_model(self.asked, self.name)
+        self.model = model = servable_model(self.request, self.name)
         if self.services.engine is None:
             raise NoEngine(self.services.engine_problem)
-        self.client = self.services.clients.watch(self.asked.environ.get("gunicorn.socket"))
+        self.client = self.services.clients.watch(self.request.environ.get("gunicorn.socket"))
         self.held.append(self.client.close)
-        if self.asked.method in LOADS_NOTHING:
+        if self.request.method in LOADS_NOTHING:
             self.send(self.address_of_what_is_there(model))
         else:
-            self.asking = self.services.pool.ask(
+            self.asking = self.services.pool.acquire(
                 model, self.services.max_wait_seconds, self.client, said.num_ctx, said.conversation
             )
             self.held.append(lambda: self.asking.end(self.ending, self.wish.keep_seconds if self.is_sent else None))
             shows = said.streams and self.services.loading_comments and self.route in STREAMING_ROUTES
             lease = self.slot_soon(model) if shows else self.asking.wait()
             if lease is None:
-                return Answer(200, [*HEADERS, *self.our_headers(model)], Body(self))
+                return WsgiResponse(200, [*HEADERS, *self.our_headers(model)], AnswerBody(self))
             self.send_on(lease)
-        return Answer(self.answer.status, self.headers(model), Body(self))
+        return WsgiResponse(self.answer.status, self.headers(model), AnswerBody(self))
 
     def said(self, name: str) -> str:
         """A header of the request, as the engine may be told."""
-        return self.asked.request_id if name == "X-Request-Id" else self.asked.header(name)
+        return self.request.request_id if name == "X-Request-Id" else self.request.header(name)
 
     def count_for_its_key(self) -> None:
-        key = self.asked.key
-        counts = key and self.asked.method not in LOADS_NOTHING
+        key = self.request.key
+        counts = key and self.request.method not in LOADS_NOTHING
         if key and counts and (wait_seconds := self.services.rates.take(key)):
             raise RateLimited(key, wait_seconds)
 
-    def what_is_said(self) -> Said:
+    def what_is_said(self) -> RequestOptions:
         """Of the model, and the answer's form. A path that is not ours is there only for bodies that name a model."""
         try:
-            return read_request(self.asked, self.body)
+            return read_request(self.request, self.body)
         except (InvalidRequest, MissingModel) as error:
             if self.route == OTHER_PATH:
-                raise no_such_path(self.asked, str(error)) from error
+                raise no_such_path(self.request, str(error)) from error
             raise
 
     def address_of_what_is_there(self, model: Model) -> Any:
@@ -140,8 +140,7 @@ class Exchange:
         return lease
 
     def server_of(self, model: Model) -> Server | None:
-        found: Server | None = self.services.store.pool.server_of(model.name)
-        return found
+        return self.services.store.pool.server_of(model.name)
 
     def send_on(self, lease: Any) -> None:
         self.waited_seconds = lease.waited_seconds
@@ -155,7 +154,7 @@ class Exchange:
         assert self.model is not None
         self.device, self.is_sent = address.device, True
         self.answer = self.services.relay.send(
-            address, self.asked.method, target(self.asked), self.said, self.body, self.client
+            address, self.request.method, target(self.request), self.said, self.body, self.client
         )
         self.held.append(self.answer.close)
         self.services.gauges.first_byte(self.model.name, time.monotonic() - self.arrived_at, self.waited_seconds)
@@ -208,7 +207,7 @@ class Exchange:
             return status
         if self.failure:
             return self.failure.status
-        return ClientLeft.status if self.client.gone and not self.is_cut else UpstreamCrashed.status
+        return ClientDisconnected.status if self.client.gone and not self.is_cut else UpstreamCrashed.status
 
     @property
     def ending(self) -> Ending:
@@ -224,7 +223,7 @@ class Exchange:
         if self.is_over:
             return
         self.is_over = True
-        self.asked.environ.pop(END, None)  # a circle that only the collector would find
+        self.request.environ.pop(END, None)  # a circle that only the collector would find
         try:
             self.give_back()
         finally:
@@ -233,8 +232,8 @@ class Exchange:
             usage = self.answer.usage() if self.is_complete else None
             prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
             self.services.gauges.answered(self.route, name, status, seconds, prompt, completion)
-            self.services.access.note(
-                *(status, self.route, name, self.name, seconds, prompt, completion, self.asked.request_id)
+            self.services.access_log.note(
+                *(status, self.route, name, self.name, seconds, prompt, completion, self.request.request_id)
             )
 
     def give_back(self) -> None:
@@ -246,7 +245,7 @@ class Exchange:
                 log.exception("something of a request was not given back")
 
 
-class Body:
+class AnswerBody:
     """What WSGI iterates over, and closes."""
 
     def __init__(self, exchange: Exchange) -> None:
@@ -261,10 +260,9 @@ class Body:
 
 def enter(services: Services) -> Callable[[], None]:
     """Take a place among those that may wait; how to leave it. Raises Overloaded when all are taken."""
-    if not services.places.enter():
+    if not services.admission.enter():
         raise Overloaded("every place for inference requests is taken")
-    leave: Callable[[], None] = services.places.leave
-    return leave
+    return services.admission.leave
 
 
 @contextlib.contextmanager
@@ -282,21 +280,21 @@ def _as_header(name: str) -> str:
     return quote(name, safe=HEADER_SAFE)
 
 
-def target(asked: Incoming) -> str:
+def target(request: IncomingRequest) -> str:
     """The path and query to ask the engine for. What was checked is what is sent: the path is encoded anew."""
-    if not asked.query and asked.path in PLAIN_ROUTES:
-        return asked.path
-    query = quote(asked.query, safe=QUERY_SAFE)
-    path = quote(asked.path, safe=PATH_SAFE)
+    if not request.query and request.path in PLAIN_ROUTES:
+        return request.path
+    query = quote(request.query, safe=QUERY_SAFE)
+    path = quote(request.path, safe=PATH_SAFE)
     return f"{path}?{query}" if query else path
 
 
-def read_body(asked: Incoming) -> bytes:
+def read_body(request: IncomingRequest) -> bytes:
     """The request's body. Raises RequestTooLarge, by its announced length or as soon as it has grown too large."""
-    max_bytes = asked.services.max_body
-    if asked.announced_bytes <= max_bytes:
+    max_bytes = request.services.max_body
+    if request.announced_bytes <= max_bytes:
         # Where the server does not say that its stream ends with the body, it is read no further than announced.
-        body: bytes = get_input_stream(asked.environ).read(max_bytes + 1)
+        body: bytes = get_input_stream(request.environ).read(max_bytes + 1)
         if len(body) <= max_bytes:
             return body
     raise RequestTooLarge(f"the body is larger than {max_bytes} bytes (server.max_body)")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from flask import Blueprint, Response, jsonify
 
 from app.errors import Draining, NoEngine
-from app.routes.authorization import is_stranger, may_use
-from app.routes.incoming_request import incoming
+from app.routes.authorization import is_anonymous, may_use
+from app.routes.incoming_request import current_request
 from app.services import services
 from app.use_cases.reporting.report import health
 
@@ -20,12 +20,12 @@ bp = Blueprint("health", __name__)
 def show_health() -> Response:
     """Everything; to strangers, only whether it serves."""
     told = account()
-    return jsonify({name: told[name] for name in ("status", "degraded")} if is_stranger(incoming()) else told)
+    return jsonify({name: told[name] for name in ("status", "degraded")} if is_anonymous(current_request()) else told)
 
 
 def account() -> dict[str, object]:
     """How the system is, with the servers of the models that the request's key may use."""
-    s, key = services(), incoming().key
+    s, key = services(), current_request().key
     seen = tuple(server for server in s.store.pool.servers if key is None or may_use(key, server.model))
     pool = replace(s.store.pool, servers=seen)
     return health(pool, s.store.gpus, s.store.pins, s.engine, s.engine_problem, s.version, time.monotonic())

@@ -1,6 +1,6 @@
-"""Incoming: one request as the doors and the routes for inference read it, from WSGI's environ alone.
+"""IncomingRequest: an HTTP request as authorization and the inference routes read it, from the WSGI environ alone.
 
-A request for inference passes through no Flask on its way; the routes that Flask answers have the same (`incoming()`).
+Inference requests bypass Flask; a route that Flask answers gets the same view of its request from `current_request()`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from flask import g, request
+from flask import g
+from flask import request as flask_request
 from werkzeug.http import parse_options_header
 
 from app.entities.key import ApiKey
@@ -20,7 +21,7 @@ from app.services import Services, services
 _REQUEST_ID = re.compile(r"[!#-<>-~]{1,128}")  # printable, and nothing that would look like another field of a log line
 
 
-class Incoming:
+class IncomingRequest:
     """What a request says. `key` is the one it came in with, once it is through the doors."""
 
     __slots__ = ("endpoint", "environ", "key", "method", "request_id", "services")
@@ -86,11 +87,11 @@ class Incoming:
         return address
 
 
-def incoming() -> Incoming:
+def current_request() -> IncomingRequest:
     """The request that Flask is answering."""
-    if "incoming" not in g:
-        g.incoming = Incoming(request.environ, services(), request.endpoint or "")
-    found: Incoming = g.incoming
+    if "current_request" not in g:
+        g.current_request = IncomingRequest(flask_request.environ, services(), flask_request.endpoint or "")
+    found: IncomingRequest = g.current_request
     return found
 
 
@@ -106,4 +107,4 @@ def _variable(name: str) -> str:
 
 _NO_HTTP: Mapping[str, str] = {"Content-Type": "CONTENT_TYPE", "Content-Length": "CONTENT_LENGTH"}
 _USUAL = ("X-Request-Id", "Host", "Origin", "Authorization", "X-Api-Key", "Accept", "Traceparent", "Tracestate")
-_VARIABLE = {name: _variable(name) for name in _USUAL} | _NO_HTTP
+_VARIABLE = {**{name: _variable(name) for name in _USUAL}, **_NO_HTTP}

@@ -6,14 +6,16 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify
+from flask import request as flask_request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine
+from app.ports import WatchedClient
 from app.routes.authorization import checked, find_model, servable_model, visible_models
 from app.routes.exchange import place, read_body
-from app.routes.incoming_request import Incoming, incoming
+from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import infer_by_flask
 from app.routes.requested_model import read_request
 from app.services import services
@@ -26,22 +28,22 @@ bp = Blueprint("models", __name__)
 @bp.get("/models")
 def list_models() -> Response:
     _reload_if_asked()
-    return jsonify(model_list(visible_models(incoming()), services().store.pool))
+    return jsonify(model_list(visible_models(current_request()), services().store.pool))
 
 
 @bp.get("/v1/models/<path:name>")
 @bp.get("/models/<path:name>")
 def show_model(name: str) -> Response:
     _reload_if_asked()
-    asked = incoming()
-    store, model, key = asked.services.store, find_model(asked, name), asked.key
+    request = current_request()
+    store, model, key = request.services.store, find_model(request, name), request.key
     decisions = store.decisions if key is None or key.admin else ()  # they name other models
     return jsonify(model_entry(model, store.pool) | model_place(model, store.pool, decisions))
 
 
 def _reload_if_asked() -> None:
     """A scan may take a second, and others wait for theirs: with a place, so that they never take the last thread."""
-    if request.args.get("reload") == "1":
+    if flask_request.args.get("reload") == "1":
         with place(services()):
             services().catalog.reload()
 
@@ -73,31 +75,31 @@ def refuse_to_order_by_get() -> NoReturn:
     raise MethodNotAllowed(["POST"])
 
 
-def _known_or_loaded(asked: Incoming, name: str) -> Model:
+def _known_or_loaded(request: IncomingRequest, name: str) -> Model:
     """The model of that name, also one that is loaded although its file is gone from the catalogue."""
     try:
-        return find_model(asked, name)
+        return find_model(request, name)
     except ModelNotFound:
-        server = asked.services.store.pool.server_of(name)
+        server = request.services.store.pool.server_of(name)
         if server is None:
             raise
-        return checked(asked, server.model)
+        return checked(request, server.model)
 
 
 @bp.get("/props")
 def props() -> Response:
     """A loaded model's properties; without `?model=` our own, by which llama.cpp's clients know a router."""
-    if "model" in request.args:
+    if "model" in flask_request.args:
         return infer_by_flask()
     s = services()
     return jsonify(router_props(s.engine, s.max_loaded))
 
 
 @contextlib.contextmanager
-def _order(find: Callable[[Incoming, str], Model]) -> Iterator[tuple[Model, object]]:
+def _order(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
     """The model that an order is about and the watch over its client; it holds a place while it waits."""
-    asked = incoming()
-    with place(asked.services):
-        model = find(asked, read_request(asked, read_body(asked)).model)
-        with contextlib.closing(asked.services.clients.watch(request.environ.get("gunicorn.socket"))) as client:
+    request = current_request()
+    with place(request.services):
+        model = find(request, read_request(request, read_body(request)).model)
+        with contextlib.closing(request.services.clients.watch(request.environ.get("gunicorn.socket"))) as client:
             yield model, client

@@ -19,7 +19,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, Multip
 
 from app.errors import InvalidRequest, MissingModel
 from app.routes.conversation import conversation as conversation_of
-from app.routes.incoming_request import Incoming
+from app.routes.incoming_request import IncomingRequest
 from app.routes.request_options import keep_seconds, wanted_context
 
 MAX_VALUES = 1_000_000  # reading them holds Python's lock: some 0.3 s; a picture or a long text is one value
@@ -42,7 +42,7 @@ _large_bodies = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RequestOptions:
     """What of a request is read."""
 
     model: str  # its name, white space around it aside
@@ -52,13 +52,13 @@ class Said:
     conversation: int | None = None  # the one it belongs to, where its model may have several servers
 
 
-def read_request(asked: Incoming, body: bytes) -> Said:
+def read_request(request: IncomingRequest, body: bytes) -> RequestOptions:
     """Which model the request, with this body, is for, and how it wants its answer.
 
     Raises InvalidRequest for what cannot be read or says two things, MissingModel where nothing is said.
     """
-    named, ours, conversation = _in_body(asked, body)
-    said = [*_at_most_one(asked.arguments("model"), "the address"), *named]
+    named, ours, conversation = _in_body(request, body)
+    said = [*_at_most_one(request.arguments("model"), "the address"), *named]
     names = {name.strip() for name in said} - {""}
     if not names:
         raise MissingModel
@@ -68,23 +68,23 @@ def read_request(asked: Incoming, body: bytes) -> Said:
     if len(name) > MAX_NAME:
         raise InvalidRequest(f'"model" is longer than {MAX_NAME} characters', param="model")
     if not ours:
-        return Said(name, conversation=conversation)
+        return RequestOptions(name, conversation=conversation)
     streams = any(key == "stream" and value is True for key, value in ours)
-    return Said(name, streams, keep_seconds(ours), wanted_context(ours), conversation)
+    return RequestOptions(name, streams, keep_seconds(ours), wanted_context(ours), conversation)
 
 
-def _in_body(asked: Incoming, body: bytes) -> Read:
+def _in_body(request: IncomingRequest, body: bytes) -> Read:
     """The names in it, of its JSON what else is read here, and its conversation."""
-    if not body and (asked.method in ("GET", "HEAD") or _is_named_by_address(asked)):
+    if not body and (request.method in ("GET", "HEAD") or _is_named_by_address(request)):
         return [], [], None
     if len(body) <= LARGE_BYTES:
-        return _in_some_body(asked, body)
+        return _in_some_body(request, body)
     with _in_turn():
-        return _in_some_body(asked, body)
+        return _in_some_body(request, body)
 
 
-def _is_named_by_address(asked: Incoming) -> bool:
-    return any(asked.arguments("model"))
+def _is_named_by_address(request: IncomingRequest) -> bool:
+    return any(request.arguments("model"))
 
 
 @contextlib.contextmanager
@@ -101,15 +101,15 @@ def _in_turn() -> Iterator[None]:
             gc.enable()
 
 
-def _in_some_body(asked: Incoming, body: bytes) -> Read:
-    if asked.mimetype == "multipart/form-data":
-        names, ours, pairs = _in_form(body, asked.boundary), list[Pair](), tuple[Pair, ...]()
+def _in_some_body(request: IncomingRequest, body: bytes) -> Read:
+    if request.mimetype == "multipart/form-data":
+        names, ours, pairs = _in_form(body, request.boundary), list[Pair](), tuple[Pair, ...]()
     else:
-        names, ours, pairs = _in_json(body, may_be_a_list=_is_named_by_address(asked))
-    catalog = asked.services.catalog
-    if not catalog.knows_replicas or not catalog.has_replicas([*asked.arguments("model"), *names]):
+        names, ours, pairs = _in_json(body, may_be_a_list=_is_named_by_address(request))
+    catalog = request.services.catalog
+    if not catalog.knows_replicas or not catalog.has_replicas([*request.arguments("model"), *names]):
         return names, ours, None
-    return names, ours, conversation_of(asked, pairs)
+    return names, ours, conversation_of(request, pairs)
 
 
 def _at_most_one(names: list[str], place: str) -> list[str]:

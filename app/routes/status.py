@@ -6,7 +6,7 @@ from flask import Blueprint, Response, make_response, render_template
 
 from app.routes.authorization import visible_models
 from app.routes.health import account
-from app.routes.incoming_request import incoming
+from app.routes.incoming_request import current_request
 from app.services import services
 from app.use_cases.reporting.report import model_list
 
@@ -19,7 +19,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 @bp.get("/")
 def show_status() -> Response:
     s = services()
-    models = model_list(visible_models(incoming()), s.store.pool)
+    models = model_list(visible_models(current_request()), s.store.pool)
     page = make_response(render_template("status.html", account=account(), models=models["data"]))
     page.headers["Content-Security-Policy"] = POLICY
     return page

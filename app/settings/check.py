@@ -16,7 +16,7 @@ NOT_SHOWN = "(not shown)"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ConfigurationCheck:
     """The configuration, or the lines that say what is wrong with it."""
 
     file: Path | None
@@ -27,12 +27,12 @@ class Verdict:
     def is_good(self) -> bool:
         return self.configuration is not None
 
-    def with_errors(self, errors: Iterable[str]) -> Verdict:
+    def with_errors(self, errors: Iterable[str]) -> ConfigurationCheck:
         """The same, wrong if there are any."""
         errors = tuple(errors)
         return replace(self, configuration=None, errors=errors) if errors else self
 
-    def with_warnings(self, warnings: Iterable[str]) -> Verdict:
+    def with_warnings(self, warnings: Iterable[str]) -> ConfigurationCheck:
         """The same with more that an operator should know."""
         assert self.configuration is not None
         more = replace(self.configuration, warnings=(*self.configuration.warnings, *warnings))
@@ -67,12 +67,12 @@ class Verdict:
         ]
 
 
-def checked() -> Verdict:
+def checked() -> ConfigurationCheck:
     file = configured_file()
     try:
-        return Verdict(file, read_configuration())
+        return ConfigurationCheck(file, read_configuration())
     except ConfigurationError as error:
-        return Verdict(file, None, error.lines)
+        return ConfigurationCheck(file, None, error.lines)
 
 
 def _sources(configuration: Configuration) -> list[str]:

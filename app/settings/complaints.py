@@ -65,7 +65,7 @@ def _wanted(problem: ErrorDetails) -> str:
 
 def _choices(problem: ErrorDetails) -> str:
     """pydantic has them as "'a', 'b' or 'c'"."""
-    return problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+    return str(problem["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
 
 
 def _value(place: Place, value: object) -> str:

@@ -19,7 +19,7 @@ from pydantic_settings import SettingsError
 
 from app.settings import original
 from app.settings.complaints import complaints, line
-from app.settings.file import BrokenFile, parse_json, read_file
+from app.settings.file import InvalidSettingsFile, parse_json, read_file
 from app.settings.schema import Settings
 from app.settings.schema_keys import NEAR, Place, holds_many, keys, section_in
 from app.settings.values import PREFIX, configured_file
@@ -98,7 +98,7 @@ def read_configuration() -> Configuration:
     file = configured_file()
     try:
         written = original.translated(read_file(file) if file else {}, os.environ)
-    except BrokenFile as broken:
+    except InvalidSettingsFile as broken:
         raise ConfigurationError(f"{file}: {broken}") from None
     variables, wrong = _variables()
     sources = _Sources(file, written, variables)
@@ -169,7 +169,7 @@ def _variables() -> tuple[tuple[_Variable, ...], list[str]]:
         place, info = known[name]
         try:
             found.append(_Variable(variable, place, _value(os.environ[variable], info)))
-        except BrokenFile as broken:
+        except InvalidSettingsFile as broken:
             wrong.append(f"{variable}: this is not JSON ({broken}); {_as_json(info)}")
     return tuple(sorted(found, key=lambda each: len(each.place))), wrong
 

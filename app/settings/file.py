@@ -14,23 +14,25 @@ import yaml
 LARGEST_BYTES = 4 * 1024**2
 
 
-class BrokenFile(Exception):
+class InvalidSettingsFile(Exception):
     """The file is no mapping in YAML or JSON; the text says where, but nothing of what it holds."""
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader for YAML 1.2's truth values, without dates, and for keys that are text and stand once."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Looks for duplicates before `<<` puts in what may be said again."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                raise BrokenFile(f"line {line}: a key here is not text; put it in quotes")
+                raise InvalidSettingsFile(f"line {line}: a key here is not text; put it in quotes")
             if key.value in lines:
-                raise BrokenFile(f"line {line}: {key.value!r} stands here again; first in line {lines[key.value]}")
+                raise InvalidSettingsFile(
+                    f"line {line}: {key.value!r} stands here again; first in line {lines[key.value]}"
+                )
             lines[key.value] = line
         return node
 
@@ -48,7 +50,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read_file(file: Path) -> dict[str, Any]:
-    """What the file says; an empty one says nothing. Raises BrokenFile."""
+    """What the file says; an empty one says nothing. Raises InvalidSettingsFile."""
     text = _text(file)
     if not text.strip():
         return {}
@@ -56,35 +58,37 @@ def read_file(file: Path) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BrokenFile("this is not a mapping of keys to values")
+        raise InvalidSettingsFile("this is not a mapping of keys to values")
     return value
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises BrokenFile."""
+    """The value of a JSON text. Raises InvalidSettingsFile."""
     try:
         return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
-        raise BrokenFile(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+        raise InvalidSettingsFile(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except _Twice as twice:
-        raise BrokenFile(_line_of(text) or f"{twice.args[0]!r} stands twice in one mapping") from None
+        raise InvalidSettingsFile(_line_of(text) or f"{twice.args[0]!r} stands twice in one mapping") from None
     except RecursionError:
-        raise BrokenFile("too many levels") from None
+        raise InvalidSettingsFile("too many levels") from None
 
 
 def _text(file: Path) -> str:
     try:
         if file.is_dir():
-            raise BrokenFile("this is a folder")
+            raise InvalidSettingsFile("this is a folder")
         if file.exists() and not file.is_file():
-            raise BrokenFile("this is not a regular file; it is read more than once")
+            raise InvalidSettingsFile("this is not a regular file; it is read more than once")
         if file.stat().st_size > LARGEST_BYTES:
-            raise BrokenFile(f"this is larger than {LARGEST_BYTES // 1024**2} MiB: no configuration")
+            raise InvalidSettingsFile(f"this is larger than {LARGEST_BYTES // 1024**2} MiB: no configuration")
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise BrokenFile("no such file" if isinstance(error, FileNotFoundError) else f"{error.strerror}") from None
+        raise InvalidSettingsFile(
+            "no such file" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
+        ) from None
     except UnicodeDecodeError as error:
-        raise BrokenFile(f"this is not UTF-8 text (byte {error.start})") from None
+        raise InvalidSettingsFile(f"this is not UTF-8 text (byte {error.start})") from None
 
 
 def _is_json(file: Path, text: str) -> bool:
@@ -105,13 +109,13 @@ def _parse_yaml(text: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         said = error.problem or error.context or ""
-        raise BrokenFile(place + ("a tab; indent with blanks" if "'\\t'" in said else said)) from None
+        raise InvalidSettingsFile(place + ("a tab; indent with blanks" if "'\\t'" in said else said)) from None
     except yaml.reader.ReaderError as error:
-        raise BrokenFile(f"character {error.position} may not stand in YAML") from None
+        raise InvalidSettingsFile(f"character {error.position} may not stand in YAML") from None
     except RecursionError:
-        raise BrokenFile("too many levels") from None
+        raise InvalidSettingsFile("too many levels") from None
     except (yaml.YAMLError, ValueError):
-        raise BrokenFile("this is not YAML") from None
+        raise InvalidSettingsFile("this is not YAML") from None
 
 
 class _Twice(Exception):
@@ -131,7 +135,7 @@ def _line_of(text: str) -> str:
     """json tells no lines of duplicates; read as YAML, which has no tabs, they have one."""
     try:
         yaml.load(text.replace("\t", " "), _Loader)
-    except BrokenFile as broken:
+    except InvalidSettingsFile as broken:
         return str(broken)
     except (yaml.YAMLError, ValueError, RecursionError):
         pass

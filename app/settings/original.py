@@ -121,8 +121,10 @@ def _in_our_words(key: str, value: Any) -> Any:
 
 def _with_ours(settings: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     """What somebody added to the file in our own words is stronger: keys, above all."""
-    merged = {key: settings[key] | value for key, value in ours.items() if key in settings and isinstance(value, dict)}
-    return settings | ours | merged
+    merged = {
+        key: {**settings[key], **value} for key, value in ours.items() if key in settings and isinstance(value, dict)
+    }
+    return {**settings, **ours, **merged}
 
 
 def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -17,12 +17,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app.entities.key import ApiKey
 from app.entities.launch import ALL_LAYERS, LaunchSettings
-from app.entities.placement import CpuFallback, Policy, Rules, Wishes
+from app.entities.placement import CpuFallback, PlacementConstraints, Policy, Rules
 from app.settings.gpu import GpuSettings
 from app.settings.model import AUTO_CTX_TOKENS, ModelDefaults, ModelSettings
 from app.settings.values import (
     PREFIX,
-    SECTION,
     Arguments,
     AutoOffOrPath,
     Folder,
@@ -189,7 +188,13 @@ class Settings(BaseSettings):
     """Every setting of the service, the environment's over those given. Frozen: a reload makes a new value."""
 
     model_config = SettingsConfigDict(
-        **SECTION, env_prefix=PREFIX, env_nested_delimiter="__", env_parse_none_str="null"
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_parse_none_str="null",
     )
 
     server: ServerSettings = ServerSettings()
@@ -220,10 +225,10 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
-        *,
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        **_: object,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings  # strongest first; the file's values are those given
 
@@ -319,10 +324,10 @@ class Settings(BaseSettings):
             env=dict(model.env),
         )
 
-    def wishes_of(self, name: str | None = None) -> Wishes:
+    def constraints_of(self, name: str | None = None) -> PlacementConstraints:
         """What the model of that name wishes of the GPUs; None, or a name without an entry: as `defaults` has it."""
         model = self._model(name)
-        return Wishes(
+        return PlacementConstraints(
             gpus=tuple(model.gpus),
             exclude=tuple(model.exclude),
             min_gpus=model.min_gpus,

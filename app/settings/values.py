@@ -15,13 +15,13 @@ LONGEST_NAME = 512
 MOST = 2**31 - 1  # of llama-server's own numbers
 
 
-SECTION = {"extra": "forbid", "frozen": True, "allow_inf_nan": False, "hide_input_in_errors": True}
+SECTION: ConfigDict = {"extra": "forbid", "frozen": True, "allow_inf_nan": False, "hide_input_in_errors": True}
 
 
 class Section(BaseModel):
     """A group of keys. What is written with nothing below it means its defaults."""
 
-    model_config = ConfigDict(**SECTION)
+    model_config = SECTION
 
     @model_validator(mode="before")
     @classmethod

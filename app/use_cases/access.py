@@ -18,22 +18,22 @@ _PORT = re.compile(r":\d*$")
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What a request offers as its key. `by_hand`: a browser does not send it by itself to whoever asks."""
+class Credentials:
+    """What a request offers as its key. `is_explicit`: a browser does not send it by itself to whoever asks."""
 
     key: str
-    by_hand: bool
+    is_explicit: bool
 
 
-def offers(authorization: str, x_api_key: str) -> list[Offer]:
+def credentials_offered(authorization: str, x_api_key: str) -> list[Credentials]:
     """The keys in the two headers that clients use: Bearer, x-api-key, and Basic (the password; any user)."""
-    found = [Offer(x_api_key.strip(), by_hand=True)] if x_api_key.strip() else []
+    found = [Credentials(x_api_key.strip(), is_explicit=True)] if x_api_key.strip() else []
     scheme, _, rest = authorization.strip().partition(" ")
     match scheme.lower():
         case "bearer" if rest.strip():
-            found.append(Offer(rest.strip(), by_hand=True))
+            found.append(Credentials(rest.strip(), is_explicit=True))
         case "basic":
-            found += [Offer(password, by_hand=False) for password in _password(rest)]
+            found += [Credentials(password, is_explicit=False) for password in _password(rest)]
     return found
 
 

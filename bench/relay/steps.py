@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.routes.authorization import pass_doors, servable_model
-from app.routes.incoming_request import Incoming
+from app.routes.authorization import authorize, servable_model
+from app.routes.incoming_request import IncomingRequest
 from app.routes.requested_model import read_request
 from app.settings.configuration import load_settings
 from app.use_cases.scheduling.events import Ending
@@ -104,7 +104,7 @@ def _steps(folder: Path, programs: Programs) -> dict[str, float]:
 def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
     path = "/v1/chat/completions"
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": path, "CONTENT_TYPE": "application/json"}
-    asked, client = Incoming(environ, services, "bench"), services.clients.watch(None)
+    asked, client = IncomingRequest(environ, services, "bench"), services.clients.watch(None)
     model = servable_model(asked, MODELS[0])
 
     def slot() -> Any:
@@ -124,11 +124,11 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
     def told() -> None:
         services.gauges.first_byte(model.name, 0.001, 0.0)
         services.gauges.answered(path, model.name, 200, 0.001, 7, 1)
-        services.access.note(200, path, model.name, model.name, 0.001, 7, 1, asked.request_id)
+        services.access_log.note(200, path, model.name, model.name, 0.001, 7, 1, asked.request_id)
 
     return {
-        "the request as the routes see it": lambda: Incoming(environ, services, "bench"),
-        "doors": lambda: pass_doors(asked),
+        "the request as the routes see it": lambda: IncomingRequest(environ, services, "bench"),
+        "doors": lambda: authorize(asked),
         "JSON: the model's name": lambda: read_request(asked, BODY),
         "catalogue": lambda: servable_model(asked, MODELS[0]),
         "scheduler: a slot, and its return": slot,

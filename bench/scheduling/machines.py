@@ -11,12 +11,12 @@ import functools
 import random
 from dataclasses import dataclass
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import Card, Outcome
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from bench.estimate import shape_of
 from bench.vram_truth import pairs_with_headers
@@ -73,7 +73,7 @@ class Machine:
 
     def _holds(self, subject: Subject) -> bool:
         cards = [Card(uuid, "card", n, size, size) for n, (uuid, size) in enumerate(self.usable.items())]
-        return decide(subject.asked, World(tuple(cards))).outcome is Outcome.PLACE
+        return decide(subject.request, World(tuple(cards))).outcome is Outcome.PLACE
 
 
 MACHINES = (
@@ -88,7 +88,7 @@ class Subject:
     """A model that is asked for."""
 
     name: str
-    asked: Asked
+    request: PlacementRequest
     weights_bytes: int
     gpu_bytes: int  # on one card
     ram_bytes: int
@@ -115,11 +115,11 @@ def _subject(shape: str, quant: str) -> Subject:
     known = shape_of(shape, quant)
 
     @functools.cache
-    def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+    def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
         return estimate_memory(known, options)
 
-    options = MemoryOptions(ctx_size=CONTEXT_TOKENS)
+    options = ModelOptions(ctx_size=CONTEXT_TOKENS)
     one = estimate(options, ("card",))
     (device,) = one.devices
-    asked = Asked(known, options, estimate)
+    asked = PlacementRequest(known, options, estimate)
     return Subject(f"{shape} {quant}", asked, device.weights_bytes, device.booked_bytes, one.host.booked_bytes)

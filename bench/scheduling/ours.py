@@ -115,7 +115,7 @@ class Ours:
         return any(each.model.name not in there for each in self.state.waiting)
 
     def _acquire(self, request: Request) -> ev.Acquire:
-        asked = request.subject.asked
+        asked = request.subject.request
         return ev.Acquire(request.number, self._models[request.subject.name], request.at, inf, asked)
 
     def _gpus(self) -> GpuSnapshot:

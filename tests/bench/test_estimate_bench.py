@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from bench.estimate import misses
 from bench.known_misses import REASONS, UNKNOWN, reason
 from bench.peers import comparisons, ollama_bytes, write_sparse, xllamacpp_bytes
@@ -18,7 +18,7 @@ def test_ollamas_formula_takes_the_file_and_an_f16_cache():
     said = header("llama-3.2-1b", "Q4_K_M")
     file_bytes = sum(tensor.size_bytes for tensor in said.tensors)
     # K and V x 16 layers x 8 heads x (2048 / 32) values x 8192 tokens x 2 bytes = 256 MiB
-    options = MemoryOptions(ctx_size=8192, cache_type_k="q4_0", cache_type_v="q4_0")
+    options = ModelOptions(ctx_size=8192, cache_type_k="q4_0", cache_type_v="q4_0")
     assert ollama_bytes(said, options) == file_bytes + 256 * 1024**2
 
 
@@ -38,7 +38,7 @@ def test_xllamacpp_answers_the_same_for_a_vocabulary_of_the_same_length(tmp_path
     said = read_header(str(real))
     write_sparse(sparse, said)
     write_sparse(shorter, replace(said, lengths={"tokenizer.ggml.tokens": 100}))
-    options = MemoryOptions(ctx_size=512, parallel=1)
+    options = ModelOptions(ctx_size=512, parallel=1)
     answers = [xllamacpp_bytes(path, options)["xllamacpp"] for path in (real, sparse, shorter)]
     assert answers[0] == answers[1] > answers[2]
 

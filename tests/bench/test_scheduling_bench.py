@@ -26,8 +26,8 @@ def of_size(machine: Machine, gib: float, number: int = 0) -> Subject:
     return sorted(machine.models, key=lambda each: abs(each.gpu_bytes / 1024**3 - gib))[number]
 
 
-def asked(*wishes: tuple[float, Subject], seconds: float = 1.0) -> tuple[Request, ...]:
-    return tuple(Request(number, at, subject, seconds) for number, (at, subject) in enumerate(wishes))
+def asked(*constraints: tuple[float, Subject], seconds: float = 1.0) -> tuple[Request, ...]:
+    return tuple(Request(number, at, subject, seconds) for number, (at, subject) in enumerate(constraints))
 
 
 @pytest.mark.parametrize("policy", POLICIES)

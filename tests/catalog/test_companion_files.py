@@ -11,12 +11,12 @@ from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.companions import NOTHING
 from tests.helpers.builders import a_gguf
-from workers.catalog.companion_files import BesideFiles
+from workers.catalog.companion_files import CompanionFiles
 
 
 def test_a_draft_model_is_read(tmp_path: Path):
     draft = a_gguf(tmp_path / "draft.gguf")
-    beside = BesideFiles().read(LaunchSettings(args=("-md", str(draft))))
+    beside = CompanionFiles().read(LaunchSettings(args=("-md", str(draft))))
     assert beside.draft is not None and beside.draft.hparams.architecture
 
 
@@ -24,11 +24,11 @@ def test_a_broken_projector_is_the_models_problem(tmp_path: Path):
     broken = tmp_path / "eyes.gguf"
     broken.write_bytes(b"GGUF")
     with pytest.raises(InvalidModelFile, match=r"eyes\.gguf"):
-        BesideFiles().read(LaunchSettings(mmproj=str(broken)))
+        CompanionFiles().read(LaunchSettings(mmproj=str(broken)))
 
 
 def test_what_args_name_is_for_the_engine_to_judge(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
-        beside = BesideFiles().read(LaunchSettings(args=("--lora", str(tmp_path / "none.gguf"))))
+        beside = CompanionFiles().read(LaunchSettings(args=("--lora", str(tmp_path / "none.gguf"))))
     assert beside == NOTHING
     assert "none.gguf" in caplog.text

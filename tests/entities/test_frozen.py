@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from app.entities.frozen import replace
-from app.use_cases.scheduling.pool_state import PoolState, Waiting
+from app.use_cases.scheduling.pool_state import PoolState, Waiter
 from tests.helpers.builders import a_model, a_server
 
 
@@ -26,5 +26,5 @@ def test_a_field_that_is_not_there_is_a_bug():
 
 
 def test_values_with_slots_go_the_long_way():
-    waiting = Waiting(1, a_model(), 0.0, 1.0)
-    assert replace(waiting, ticket=2) == Waiting(2, a_model(), 0.0, 1.0)
+    waiting = Waiter(1, a_model(), 0.0, 1.0)
+    assert replace(waiting, ticket=2) == Waiter(2, a_model(), 0.0, 1.0)

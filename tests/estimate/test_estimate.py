@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from app.entities.gguf import GgufHeader
-from app.entities.launch import MemoryOptions, Task
+from app.entities.launch import ModelOptions, Task
 from app.entities.memory import Confidence
-from app.use_cases.estimate.companions import Beside
+from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.estimate.projector import projector
 from app.use_cases.estimate.tensor_split import layer_ranges
@@ -88,7 +88,7 @@ def test_shares_fall_where_float32_rounds_them():
 
 def test_without_layers_on_gpus_the_first_of_them_computes():
     """llama.cpp's own figures: 88.004 MiB on the first, nothing on the second; it was 0 on both."""
-    options = MemoryOptions(ctx_size=8192, parallel=1, n_gpu_layers=0, devices=2)
+    options = ModelOptions(ctx_size=8192, parallel=1, n_gpu_layers=0, devices=2)
     first, second = estimate_memory(shape_of("llama-3.2-1b", "Q4_K_M"), options).devices
     assert first.compute_bytes > 0 and second.compute_bytes == 0
 
@@ -97,10 +97,10 @@ def test_an_unknown_architecture_has_low_confidence_and_a_margin():
     known = header("llama-3.1-8b", "Q4_K_M")
     metadata = {key.replace("llama.", "brand-new.", 1): value for key, value in known.metadata.items()}
     strange = GgufHeader({**metadata, "general.architecture": "brand-new"}, known.lengths, known.tensors)
-    estimate = estimate_memory(model_shape(strange), MemoryOptions(ctx_size=8192))
+    estimate = estimate_memory(model_shape(strange), ModelOptions(ctx_size=8192))
     assert estimate.confidence is Confidence.LOW and estimate.notes
     assert estimate.devices[0].margin_bytes > 0
-    truth = estimate_memory(shape_of("llama-3.1-8b", "Q4_K_M"), MemoryOptions(ctx_size=8192))
+    truth = estimate_memory(shape_of("llama-3.1-8b", "Q4_K_M"), ModelOptions(ctx_size=8192))
     # but for the table of RoPE frequencies everything is found all the same
     assert estimate.devices[0].total_bytes == pytest.approx(truth.devices[0].total_bytes, rel=0.001)
 
@@ -117,7 +117,7 @@ def test_nonsense_in_the_metadata_never_raises(seed: int):
             ("qwen3next", "gemma4", "mamba2", "llama4", "what", "nemotron_h")
         )
         tensors = tuple(chance.sample(said.tensors, chance.randrange(20)))
-        options = MemoryOptions(
+        options = ModelOptions(
             ctx_size=chance.choice((0, 1, 8192)), parallel=chance.choice((1, 3)), devices=chance.choice((0, 1, 3))
         )
         estimate = estimate_memory(model_shape(GgufHeader(metadata, said.lengths, tensors)), options)
@@ -126,8 +126,8 @@ def test_nonsense_in_the_metadata_never_raises(seed: int):
 
 def test_experts_in_ram_leave_the_gpu():
     shape = shape_of("qwen3-30b-a3b", "Q4_K_M")
-    whole = estimate_memory(shape, MemoryOptions(ctx_size=8192, parallel=1))
-    some = estimate_memory(shape, replace(MemoryOptions(ctx_size=8192, parallel=1), n_cpu_moe=12))
+    whole = estimate_memory(shape, ModelOptions(ctx_size=8192, parallel=1))
+    some = estimate_memory(shape, replace(ModelOptions(ctx_size=8192, parallel=1), n_cpu_moe=12))
     # bench/data/vram/extra_truth.csv: 13240.429 MiB on the device, 4450.922 MiB in RAM
     assert some.devices[0].weights_bytes / 1024**2 == pytest.approx(13240.429, abs=0.01)
     assert some.host.weights_bytes / 1024**2 == pytest.approx(4450.922, abs=0.01)
@@ -136,12 +136,12 @@ def test_experts_in_ram_leave_the_gpu():
 
 def test_on_the_cpu_everything_is_in_ram():
     """What a draft model and a projector need is added there too."""
-    options = MemoryOptions(ctx_size=8192, devices=0, n_gpu_layers=0)
+    options = ModelOptions(ctx_size=8192, devices=0, n_gpu_layers=0)
     alone = estimate_memory(shape_of("llama-3.1-8b", "Q4_K_M"), options)
     draft = estimate_memory(shape_of("llama-3.2-1b", "Q4_K_M"), options)
     eyes = projector(header("mmproj-gemma-3-4b", "F16"))
     both = estimate_memory(
-        shape_of("llama-3.1-8b", "Q4_K_M"), options, beside=Beside(shape_of("llama-3.2-1b", "Q4_K_M"), eyes)
+        shape_of("llama-3.1-8b", "Q4_K_M"), options, beside=Companions(shape_of("llama-3.2-1b", "Q4_K_M"), eyes)
     )
     assert not both.devices
     graph_bytes = 121.25 * 1024**2  # extra_truth.csv, without offload: 931.750 MiB, of which 810.500 are weights
@@ -152,7 +152,7 @@ def test_on_the_cpu_everything_is_in_ram():
 def test_what_nobody_has_measured_is_said():
     shape = shape_of("llama-3.1-8b", "Q4_K_M")
     strange = replace(projector(header("mmproj-gemma-3-4b", "F16")), kind="new")
-    estimate = estimate_memory(shape, MemoryOptions(ctx_size=8192), beside=Beside(projector=strange))
+    estimate = estimate_memory(shape, ModelOptions(ctx_size=8192), beside=Companions(projector=strange))
     assert estimate.confidence is Confidence.LOW
     assert estimate.notes == ("projectors of type 'new' have not been measured",)
 
@@ -160,13 +160,13 @@ def test_what_nobody_has_measured_is_said():
 @pytest.mark.parametrize(
     ("model", "options", "mib"),
     [
-        ("qwen2.5-0.5b", MemoryOptions(1024, 1, False), 38.86),
-        ("llama-3.2-1b", MemoryOptions(1024, 1, False), 69.50),
-        ("llama-3.2-1b", MemoryOptions(2048, 4, False, 2048, 256, "q8_0", "q8_0"), 36.22),
-        ("smollm2-135m", MemoryOptions(1024, 4, True, 2048, 128, flash_attn="off"), 7.56),
+        ("qwen2.5-0.5b", ModelOptions(1024, 1, False), 38.86),
+        ("llama-3.2-1b", ModelOptions(1024, 1, False), 69.50),
+        ("llama-3.2-1b", ModelOptions(2048, 4, False, 2048, 256, "q8_0", "q8_0"), 36.22),
+        ("smollm2-135m", ModelOptions(1024, 4, True, 2048, 128, flash_attn="off"), 7.56),
     ],
 )
-def test_graphs_on_the_cpu_are_as_they_were_when_loaded(model: str, options: MemoryOptions, mib: float):
+def test_graphs_on_the_cpu_are_as_they_were_when_loaded(model: str, options: ModelOptions, mib: float):
     """Buffers of a llama-server b11434, its outputs among them: bench/results/cpu-rehearsal-*."""
     on_cpu = replace(options, devices=0, n_gpu_layers=0)
     host = estimate_memory(shape_of(model, "Q4_K_M"), on_cpu).host

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.entities.launch import LaunchSettings, MemoryOptions, Task
-from app.use_cases.estimate.memory_options import FilesBeside, files_beside, memory_options, options_of
+from app.entities.launch import LaunchSettings, ModelOptions, Task
+from app.use_cases.estimate.memory_options import CompanionPaths, companion_paths, memory_options, options_of
 
 
 def test_options_in_args_count():
@@ -26,7 +26,7 @@ def test_what_has_a_key_of_its_own_wins():
     ["-ts x", "-ts nan", "-ts -1,2", "-ts 1e300", "-ctk q9", "-c many", "-ncmoe -1", "-ngl auto", "-devd GPU", "-ts"],
 )
 def test_what_cannot_be_read_is_for_llama_server_to_refuse(args: str):
-    assert options_of(args.split()) == MemoryOptions()
+    assert options_of(args.split()) == ModelOptions()
 
 
 @pytest.mark.parametrize(
@@ -44,5 +44,5 @@ def test_overrides_add_up():
 
 def test_the_other_files_are_found():
     launch = LaunchSettings(mmproj="eyes.gguf", args=("-md", "d.gguf", "--lora", "a,b", "--lora-scaled", "c:0.5"))
-    assert files_beside(launch) == FilesBeside("eyes.gguf", "d.gguf", ("a", "b", "c"))
-    assert files_beside(LaunchSettings()) == FilesBeside()
+    assert companion_paths(launch) == CompanionPaths("eyes.gguf", "d.gguf", ("a", "b", "c"))
+    assert companion_paths(LaunchSettings()) == CompanionPaths()

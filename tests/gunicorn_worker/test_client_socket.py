@@ -35,7 +35,7 @@ def test_gunicorns_socket_can_be_had(client: socket.socket):
     assert direct is not None and direct.socket is client
 
 
-def test_not_of_a_version_nobody_looked_into(client: socket.socket, monkeypatch: pytest.MonkeyPatch):
+def test_not_of_a_release_that_was_not_tested(client: socket.socket, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gunicorn, "version_info", (27, 1, 0))
     assert direct_answer({"gunicorn.socket": client}, a_response(client).start_response) is None
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.gunicorn_worker.receiving import PacedUnreader
-from workers.gunicorn_worker.worker import MOST_QUESTIONS
+from workers.gunicorn_worker.loop import MAX_WAITING_HEALTH_CHECKS
+from workers.gunicorn_worker.receiving import ClientConnection, Head
 
 THREADS = 24
 RECEIVE_TIMEOUT_SECONDS = 1.0
@@ -373,12 +373,11 @@ def test_the_end_of_a_head_is_found_wherever_packets_are_cut(step):
     head = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        unreader = PacedUnreader(ours, 1.0)
+        connection = ClientConnection(ours, None, None)
         for start in range(0, len(head), step):
-            assert not unreader.head_is_decided()
+            assert connection.read_head() is Head.PARTIAL
             theirs.sendall(head[start : start + step])
-            assert unreader.receive()
-        assert unreader.head_is_decided()
+        assert connection.read_head() is Head.COMPLETE
 
 
 # Threads
@@ -410,7 +409,7 @@ def test_questions_about_health_wait_for_a_thread_and_only_so_many(shared):
     """In a burst of requests every thread may be busy refusing: no reason to call the service sick."""
     with contextlib.ExitStack() as stack:
         all_threads_held(shared, stack)
-        asking = [stack.enter_context(shared.connect()) for _ in range(MOST_QUESTIONS + 1)]
+        asking = [stack.enter_context(shared.connect()) for _ in range(MAX_WAITING_HEALTH_CHECKS + 1)]
         for client in asking:
             client.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
             time.sleep(0.001)

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, MemoryOptions
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, ModelOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate, MemoryReading
 from app.entities.model import Model
-from app.entities.placement import CPU, Placement, Wishes
+from app.entities.placement import CPU, Placement, PlacementConstraints
 from app.entities.server import Server
 from app.use_cases.model_shape.shape import ModelShape, model_shape
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling import schedule
 from app.use_cases.scheduling.pool_state import Limits, PoolState
@@ -27,7 +27,7 @@ from workers.gguf.header import read_header
 
 MIB = 1024**2
 GIB = 1024**3
-NO_WISHES = Wishes()
+NO_WISHES = PlacementConstraints()
 
 
 def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
@@ -81,7 +81,7 @@ class Play:
         self._answers_readings = answers_readings
         self._ticket = 0
 
-    def tell(self, *events: ev.Event) -> list[ev.Effect]:
+    def post(self, *events: ev.Event) -> list[ev.Effect]:
         """The effects of these events, readings and the records of decisions aside."""
         told: list[ev.Effect] = []
         for event in events:
@@ -121,41 +121,41 @@ class Play:
         return self._total_gib - sum(self.held_gib.values())
 
     def ask(
-        self, model: Model, at: float = 0.0, patience: float = 300.0, want: Callable[..., ev.Event] = ev.Acquire
+        self, model: Model, at: float = 0.0, patience: float = 300.0, command: Callable[..., ev.Event] = ev.Acquire
     ) -> list[ev.Effect]:
-        """A new request: for a slot, or with `want` a Load or an Unload. Its ticket is how many there were."""
+        """A new request: for a slot, or with `command` a Load or an Unload. Its ticket is how many there were."""
         self._ticket += 1
-        return self.tell(a_wish(want, self._ticket, model, at, at + patience))
+        return self.post(a_command(command, self._ticket, model, at, at + patience))
 
     def up(self, model: Model, at: float = 0.0) -> int:
         """The id of a ready server of this model with nothing to do."""
         effects = self.ask(model, at)
         server = next(e.server for e in effects if isinstance(e, ev.Spawn))
-        self.tell(ev.Ready(server.id, 9000 + server.id, at), ev.Release(self._ticket, at))
+        self.post(ev.Ready(server.id, 9000 + server.id, at), ev.Release(self._ticket, at))
         return server.id
 
     def up_by_hand(self, model: Model) -> None:
         """As `up`, in a play that answers its readings itself."""
         self.ask(model)
-        self.tell(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=0.0), ev.Release(self._ticket, at=0.0))
+        self.post(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=0.0), ev.Release(self._ticket, at=0.0))
 
 
-def a_wish(want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
+def a_command(command: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
     """An Acquire or a Load with what the model's file suggests to book, or an Unload."""
-    needed = () if want is ev.Unload else (asked_for(booked(model), model.wishes),)
-    return want(ticket, model, at, give_up_at, *needed)
+    needed = () if command is ev.Unload else (asked_for(booked(model), model.constraints),)
+    return command(ticket, model, at, give_up_at, *needed)
 
 
 @functools.cache
-def asked_for(size_bytes: int, wishes: Wishes = NO_WISHES) -> Asked:
+def asked_for(size_bytes: int, constraints: PlacementConstraints = NO_WISHES) -> PlacementRequest:
     """A model that needs so much: of RAM, or of one GPU."""
 
-    def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+    def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
         memory = DeviceMemory(weights_bytes=size_bytes)
         on_gpu = Estimate((memory,), DeviceMemory(), Confidence.EXACT)
         return on_gpu if options.devices else Estimate((), memory, Confidence.EXACT)
 
-    return Asked(tiny_shape(), MemoryOptions(ctx_size=4096), estimate, wishes)
+    return PlacementRequest(tiny_shape(), ModelOptions(ctx_size=4096), estimate, constraints)
 
 
 @functools.cache
@@ -185,10 +185,10 @@ __all__ = [
     "GIB",
     "MIB",
     "Play",
+    "a_command",
     "a_gguf",
     "a_model",
     "a_server",
-    "a_wish",
     "an_engine",
     "asked_for",
     "booked",

@@ -199,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, {"object": "list", "data": [{"id": self.server.alias, "object": "model"}]})
         if self.refused():
             return None
-        if name := self.asked("say"):
+        if name := self.option("say"):
             return self.say(name)
         if is_on("FAKE_ECHO"):
             return self.echo(b"")
@@ -223,7 +223,7 @@ class Handler(BaseHTTPRequestHandler):
         journal(f"request {self.path}")
         if self.refused():
             return
-        if name := self.asked("say"):
+        if name := self.option("say"):
             self.say(name)
         elif "FAKE_SAVE" in SETTINGS and self.path.startswith("/slots/"):
             self.on_disk(json.loads(body)["filename"])
@@ -244,7 +244,7 @@ class Handler(BaseHTTPRequestHandler):
     do_PUT = do_PATCH = do_DELETE = do_POST
     do_HEAD = do_GET
 
-    def asked(self, name: str) -> str:
+    def option(self, name: str) -> str:
         """What the address says of `name`, where it may say anything."""
         query = parse_qs(urlsplit(self.path).query) if "FAKE_ANSWERS" in SETTINGS else {}
         return query.get(name, [""])[0]
@@ -254,12 +254,12 @@ class Handler(BaseHTTPRequestHandler):
         (folder / f"{name}.seen").write_bytes(self.overheard.bytes)
         journal(f"said {name}")
         data, at = (folder / name).read_bytes(), 0
-        for end in map(int, filter(None, self.asked("parts").split(","))):
+        for end in map(int, filter(None, self.option("parts").split(","))):
             self.wfile.write(data[at:end])
             at = end
             time.sleep(0.01)
         self.wfile.write(data[at:])
-        match self.asked("then"):
+        match self.option("then"):
             case "close":
                 self.close_connection = True
             case "reset":

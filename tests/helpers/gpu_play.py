@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
 from app.entities.model import Model
-from app.entities.placement import Wishes
+from app.entities.placement import PlacementConstraints
 from app.entities.server import Server
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.model_shape.shape import ModelShape, model_shape
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import Limits
 from tests.helpers.builders import GIB, Play, a_model
@@ -32,7 +32,7 @@ METADATA = {
     "llama.attention.head_count": 32,
     "llama.attention.head_count_kv": 8,
 }
-NO_MODEL = Wishes()
+NO_MODEL = PlacementConstraints()
 
 
 def eight_layers_file(path: Path) -> Path:
@@ -49,20 +49,20 @@ def eight_layers_file(path: Path) -> Path:
 
 
 @functools.cache
-def eight_layers() -> ModelShape:
+def eight_layer_shape() -> ModelShape:
     with tempfile.TemporaryDirectory() as folder:
         return model_shape(read_header(str(eight_layers_file(Path(folder) / "m.gguf"))))
 
 
 @functools.cache
-def _estimate(options: MemoryOptions, _: tuple[str, ...]) -> Estimate:
-    return estimate_memory(eight_layers(), options)
+def _estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
+    return estimate_memory(eight_layer_shape(), options)
 
 
 @functools.cache
-def asked(ctx_size: int = 4096, wishes: Wishes = NO_MODEL) -> Asked:
+def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_MODEL) -> PlacementRequest:
     """A model of eight layers: with 4k some 4.5 GiB on one GPU; a context of 64k takes 2 GiB more."""
-    return Asked(eight_layers(), MemoryOptions(ctx_size=ctx_size), _estimate, wishes)
+    return PlacementRequest(eight_layer_shape(), ModelOptions(ctx_size=ctx_size), _estimate, constraints)
 
 
 @dataclass
@@ -115,21 +115,21 @@ class GpuPlay(Play):
         name: str,
         at: float = 0.0,
         ctx_size: int = 4096,
-        wishes: Wishes = NO_MODEL,
+        constraints: PlacementConstraints = NO_MODEL,
         patience: float = 300.0,
-        want: Callable[..., ev.Event] = ev.Acquire,
+        command: Callable[..., ev.Event] = ev.Acquire,
     ) -> list[ev.Effect]:
         """A new request. The GPUs were polled half a second ago, as they always are."""
         if self.answers_polls and self.hardware.total_gib:
-            self.tell(self.polled(at - 0.5))
+            self.post(self.polled(at - 0.5))
         self._ticket += 1
-        model: Model = replace(a_model(name), wishes=wishes)
-        return self.tell(want(self._ticket, model, at, at + patience, asked(ctx_size, wishes)))
+        model: Model = replace(a_model(name), constraints=constraints)
+        return self.post(command(self._ticket, model, at, at + patience, eight_layers(ctx_size, constraints)))
 
-    def loaded(self, name: str, at: float = 0.0, **asked: object) -> Server:
+    def loaded(self, name: str, at: float = 0.0, **wanted: object) -> Server:
         """A ready server of this model with nothing to do."""
-        server = next(e.server for e in self.wants(name, at, **asked) if isinstance(e, ev.Spawn))  # type: ignore[arg-type]
+        server = next(e.server for e in self.wants(name, at, **wanted) if isinstance(e, ev.Spawn))  # type: ignore[arg-type]
         ticket = self._ticket
-        self.tell(ev.Spawned(server.id, 1000 + server.id, at), ev.Ready(server.id, 9000 + server.id, at))
-        self.tell(ev.Release(ticket, at))
+        self.post(ev.Spawned(server.id, 1000 + server.id, at), ev.Ready(server.id, 9000 + server.id, at))
+        self.post(ev.Release(ticket, at))
         return server

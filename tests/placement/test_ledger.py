@@ -8,7 +8,7 @@ from typing import Any
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.placement import BOOKS, CPU, PLACES, Rules
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import BACK_SECONDS, Books, Returning, given_back
+from app.use_cases.placement.ledger import BACK_SECONDS, Books, ReleasingMemory, given_back
 from tests.helpers.builders import GIB, a_model, a_server, memory
 
 NOTHING_HELD_BACK = Rules(reserve_bytes=0)
@@ -93,7 +93,7 @@ def test_what_is_on_its_way_back_is_said_and_is_not_free():
 
 def test_what_a_process_that_has_ended_held_is_on_its_way_until_nvml_shows_it_or_too_long():
     (returning,) = given_back(on_gpu(10, ready_at=1), (), seen(4, {7: 10 * GIB}), at=100.5)
-    assert returning == Returning("GPU-a", 10 * GIB, 4 * GIB, 100.5)
+    assert returning == ReleasingMemory("GPU-a", 10 * GIB, 4 * GIB, 100.5)
     (card,) = books(seen(4, at=100.7), returning=(returning,)).cards()
     assert (card.usable_bytes, card.leaving_bytes) == (4 * GIB, 10 * GIB)
     assert returning.is_awaited(seen(11, at=100.7), (), now=101.0), "7 of 10 GiB are back"

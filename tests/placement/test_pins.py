@@ -10,15 +10,15 @@ import pytest
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
 from app.entities.memory import Confidence
-from app.entities.placement import CPU, CpuFallback, Wishes
+from app.entities.placement import CPU, CpuFallback, PlacementConstraints
 from app.use_cases.placement.pins import can_be_told, kept_out_by_contexts, together, why_not_together
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from tests.commands.test_check_config import check, written
 from tests.helpers.builders import GIB, a_gguf, asked_for
 from tests.helpers.fixed_ram import RAM_BYTES
 from tests.helpers.gpu_machine import LARGE, SMALL, A, Machine, a_card
-from tests.helpers.gpu_play import asked
+from tests.helpers.gpu_play import eight_layers
 from tests.helpers.service import serving, wait_for
 from tests.helpers.stand_in_nvml import needs_compiler
 from tests.placement.test_placement import card
@@ -28,47 +28,47 @@ from tests.placement.test_placement import card
 
 def test_they_are_placed_one_beside_the_other_on_an_empty_machine():
     cards = (card(0, free=0, total=12), card(1, free=0, total=6))
-    found = together({"a": asked(), "b": asked(), "c": asked()}, World(cards))
+    found = together({"a": eight_layers(), "b": eight_layers(), "c": eight_layers()}, World(cards))
     assert not found.without, "what strangers hold now says nothing"
     assert sorted(place.uuids for place in found.places.values()) == [("GPU-0",), ("GPU-0",), ("GPU-1",)]
 
 
 def test_those_without_room_are_named_with_the_numbers_and_what_to_do():
     world = World((card(0, free=12, total=12),))
-    (line,) = why_not_together({"small": asked(), "large": asked(65536), "other": asked()}, world)
+    (line,) = why_not_together({"small": eight_layers(), "large": eight_layers(65536), "other": eight_layers()}, world)
     assert line.startswith("models.other.pin: pinned models stay loaded, and there is no room for it beside large (")
     assert "MiB on cuda:0), small (" in line and "it needs 4," in line and "usable: GPU 0 (RTX 4090)" in line
     assert ". Unpin one of them" in line
 
 
 def test_one_that_fits_no_machine_like_this_is_named_alone():
-    (line,) = why_not_together({"large": asked(65536)}, World((card(0, free=6, total=6),)))
+    (line,) = why_not_together({"large": eight_layers(65536)}, World((card(0, free=6, total=6),)))
     assert line.startswith("models.large.pin: it does not fit this machine: it needs 6,")
     assert line.endswith("Unpin it, or give it cache_type_k and cache_type_v q8_0")
 
 
 def test_each_may_use_only_the_cards_that_its_settings_allow():
     cards = (card(0, free=6, total=6), card(1, free=24))
-    only_first = Wishes(gpus=("GPU-0",))
-    (line,) = why_not_together({"a": asked(4096, only_first), "b": asked(4096, only_first)}, World(cards))
+    only_first = PlacementConstraints(gpus=("GPU-0",))
+    (line,) = why_not_together({"a": eight_layers(4096, only_first), "b": eight_layers(4096, only_first)}, World(cards))
     assert line.startswith("models.b.pin: ")
-    assert why_not_together({"a": asked(4096, only_first), "b": asked()}, World(cards)) == ()
+    assert why_not_together({"a": eight_layers(4096, only_first), "b": eight_layers()}, World(cards)) == ()
 
 
 def test_a_context_that_is_chosen_at_the_load_keeps_nobody_out():
     """Together they take 8.2 GiB with the shortest; the first one alone 5 with the longest."""
-    auto = asked(4096, Wishes(has_auto_context=True))
+    auto = eight_layers(4096, PlacementConstraints(has_auto_context=True))
     pinned, world = {"a": auto, "b": auto}, World((card(0, free=8.5, total=8.5),))
     assert why_not_together(pinned, world) == ()
     (line,) = kept_out_by_contexts(pinned, world)
     assert line.startswith("models.b.pin: there may be no room for it") and line.endswith("set ctx_size in each")
-    assert kept_out_by_contexts({"a": asked(), "b": asked()}, world) == ()
+    assert kept_out_by_contexts({"a": eight_layers(), "b": eight_layers()}, world) == ()
 
 
 def test_another_order_may_be_the_one_that_fits():
     """By size: 6 GiB to the fuller card, which leaves the one that may use that card alone without room."""
     cards = (card(0, free=8, total=8), card(1, free=9, total=9))
-    pinned = {"large": asked(65536), "small": asked(4096, Wishes(gpus=("GPU-0",)))}
+    pinned = {"large": eight_layers(65536), "small": eight_layers(4096, PlacementConstraints(gpus=("GPU-0",)))}
     assert why_not_together(pinned, World(cards)) == ()
 
 
@@ -76,10 +76,10 @@ def test_of_needs_that_are_guessed_only_the_weights_count():
     """`asked()` has 3.4 GiB of them, and 4.1 in all."""
 
     def guessed(options, gpus):
-        return replace(asked().need(options, gpus), confidence=Confidence.LOW)
+        return replace(eight_layers().need(options, gpus), confidence=Confidence.LOW)
 
-    known = asked()
-    unknown = Asked(known.shape, known.options, guessed)
+    known = eight_layers()
+    unknown = PlacementRequest(known.shape, known.options, guessed)
     assert why_not_together({"known": known, "other": known}, World((card(0, free=8, total=8),)))
     assert why_not_together({"known": known, "unknown": unknown}, World((card(0, free=8, total=8),))) == ()
     assert why_not_together({"known": known, "unknown": unknown}, World((card(0, free=8, total=7.3),)))

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from app.entities.launch import MemoryOptions
-from app.entities.placement import CPU, Card, Decision, Outcome, Policy, Resident, Strategy, Wishes
+from app.entities.launch import ModelOptions
+from app.entities.placement import CPU, Card, Decision, Outcome, PlacementConstraints, Policy, Resident, Strategy
 from app.entities.refusal import Reason, Refusal
 from app.errors import error_for
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.estimate.tensor_split import layer_ranges
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from bench.estimate import shape_of
 
@@ -23,10 +23,12 @@ GIB = 1024**3
 SMALL, LARGE = ("llama-3.1-8b", "Q4_K_M"), ("llama-3.1-70b", "Q4_K_M")  # some 5.5 and 41 GiB with 4k
 
 
-def asked(model: tuple[str, str] = SMALL, ctx_size: int = 4096, **wishes: object) -> Asked:
+def request(model: tuple[str, str] = SMALL, ctx_size: int = 4096, **constraints: object) -> PlacementRequest:
     shape = shape_of(*model)
-    options = MemoryOptions(ctx_size=ctx_size)
-    return Asked(shape, options, lambda changed, _: estimate_memory(shape, changed), Wishes(**wishes))
+    options = ModelOptions(ctx_size=ctx_size)
+    return PlacementRequest(
+        shape, options, lambda changed, _: estimate_memory(shape, changed), PlacementConstraints(**constraints)
+    )
 
 
 def card(index: int, free: float, total: float = 24, **more: object) -> Card:
@@ -45,26 +47,26 @@ def where(decision: Decision) -> tuple[str, ...]:
 
 def test_of_the_cards_with_room_the_fullest_is_taken_and_with_spread_the_emptiest():
     cards = (card(0, 20), card(1, 8), card(2, 4))
-    assert where(decide(asked(), World(cards))) == ("GPU-1",)
-    assert where(decide(asked(), World(cards, policy=Policy(Strategy.SPREAD)))) == ("GPU-0",)
-    assert where(decide(asked(), World(cards, policy=Policy(order=("GPU-0",))))) == ("GPU-0",)
+    assert where(decide(request(), World(cards))) == ("GPU-1",)
+    assert where(decide(request(), World(cards, policy=Policy(Strategy.SPREAD)))) == ("GPU-0",)
+    assert where(decide(request(), World(cards, policy=Policy(order=("GPU-0",))))) == ("GPU-0",)
 
 
 def test_an_idle_card_comes_before_one_that_computes():
     cards = (card(0, 8, is_busy=True), card(1, 20))
-    assert where(decide(asked(), World(cards))) == ("GPU-1",)
+    assert where(decide(request(), World(cards))) == ("GPU-1",)
 
 
 def test_only_the_cards_that_the_model_may_use_are_taken():
     cards = (card(0, 8), card(1, 20))
-    assert where(decide(asked(gpus=("1",)), World(cards))) == ("GPU-1",)
-    assert where(decide(asked(exclude=("GPU-0",)), World(cards))) == ("GPU-1",)
-    assert decide(asked(gpus=("7",)), World(cards)).outcome is Outcome.REFUSE
+    assert where(decide(request(gpus=("1",)), World(cards))) == ("GPU-1",)
+    assert where(decide(request(exclude=("GPU-0",)), World(cards))) == ("GPU-1",)
+    assert decide(request(gpus=("7",)), World(cards)).outcome is Outcome.REFUSE
 
 
 def test_a_server_that_nobody_uses_goes_before_a_model_is_split():
     """19 GiB, cards with 15 and 14 GiB free, an idle 6 GiB server on one: long untouched it goes, else it splits."""
-    model = asked(("qwen2.5-32b", "Q4_K_M"), ctx_size=512)
+    model = request(("qwen2.5-32b", "Q4_K_M"), ctx_size=512)
     cards = (card(0, 15, 16), card(1, 14, 20))
     untouched = decide(model, World(cards, (resident(7, idle=600, GPU_1=6),)))
     assert (untouched.outcome, untouched.evict, where(untouched)) == (Outcome.EVICT, (7,), ("GPU-1",))
@@ -76,7 +78,7 @@ def test_of_many_servers_none_goes_that_one_after_it_makes_needless():
     """More than are compared as sets: the first that are enough in their order, without those not needed then."""
     small = [resident(number, idle=1000 - number, GPU_0=0.5) for number in range(1, 10)]
     large = resident(99, idle=10, GPU_0=12)
-    found = decide(asked(("qwen2.5-32b", "Q4_K_M")), World((card(0, 11, 24),), (*small, large)))
+    found = decide(request(("qwen2.5-32b", "Q4_K_M")), World((card(0, 11, 24),), (*small, large)))
     assert (found.outcome, found.evict) == (Outcome.EVICT, (99,))
 
 
@@ -87,7 +89,7 @@ def test_the_cheapest_servers_go_and_none_in_vain():
         resident(3, idle=9000, GPU_1=0.5),
         resident(4, busy=True, GPU_1=20),
     )
-    found = decide(asked(), World((card(0, 1), card(1, 1)), servers))
+    found = decide(request(), World((card(0, 1), card(1, 1)), servers))
     assert (found.outcome, found.evict) == (Outcome.EVICT, (2,))
 
 
@@ -95,8 +97,8 @@ def test_a_model_is_rather_split_than_a_young_one_stopped():
     cards = (card(0, 0), card(1, 1), card(2, 1))
     young = replace(resident(1, 30, GPU_0=8), is_young=True)
     old = (resident(2, 30, GPU_1=3.5), resident(3, 30, GPU_2=3.5))
-    assert decide(asked(), World(cards, (young, *old))).evict == (2, 3)
-    assert decide(asked(), World(cards, (replace(young, is_young=False), *old))).evict == (1,)
+    assert decide(request(), World(cards, (young, *old))).evict == (2, 3)
+    assert decide(request(), World(cards, (replace(young, is_young=False), *old))).evict == (1,)
 
 
 def test_one_that_is_not_missed_goes_first_however_young_dear_or_lately_used():
@@ -105,10 +107,10 @@ def test_one_that_is_not_missed_goes_first_however_young_dear_or_lately_used():
 
     full = (card(0, 0), card(1, 0))
     old = replace(resident(2, 900, GPU_1=8), rate=0.01, load_seconds=1.0)
-    assert decide(asked(), World(full, (old, spare(GPU_0=8)))).evict == (1,)
-    assert decide(asked(), World(full, (spare(GPU_1=4), old, resident(3, 900, GPU_0=8)))).evict == (3,), "not in vain"
+    assert decide(request(), World(full, (old, spare(GPU_0=8)))).evict == (1,)
+    assert decide(request(), World(full, (spare(GPU_1=4), old, resident(3, 900, GPU_0=8)))).evict == (3,), "not in vain"
     # 19 GiB: rather than split over what is free.
-    model = asked(("qwen2.5-32b", "Q4_K_M"), ctx_size=512)
+    model = request(("qwen2.5-32b", "Q4_K_M"), ctx_size=512)
     found = decide(model, World((card(0, 15, 16), card(1, 14, 20)), (spare(GPU_1=6),)))
     assert (found.outcome, found.evict, where(found)) == (Outcome.EVICT, (1,), ("GPU-1",))
     on_two = World((card(0, 9, 14), card(1, 9, 14)), (replace(old, held_bytes={"GPU-0": 3 * GIB}), spare(GPU_1=3)))
@@ -117,13 +119,13 @@ def test_one_that_is_not_missed_goes_first_however_young_dear_or_lately_used():
 
 def test_for_a_split_too_nobody_goes_in_vain():
     servers = (resident(1, idle=9000, GPU_2=1), resident(2, idle=500, GPU_0=15), resident(3, idle=400, GPU_1=15))
-    found = decide(asked(LARGE), World((card(0, 8), card(1, 8), card(2, 1)), servers))
+    found = decide(request(LARGE), World((card(0, 8), card(1, 8), card(2, 1)), servers))
     assert (found.outcome, set(found.evict), set(where(found))) == (Outcome.EVICT, {2, 3}, {"GPU-0", "GPU-1"})
 
 
 def test_a_split_takes_the_fewest_cards_and_books_what_llama_cpp_will_take():
     cards = tuple(card(index, 22) for index in range(4))
-    found = decide(asked(LARGE), World(cards))
+    found = decide(request(LARGE), World(cards))
     assert found.outcome is Outcome.PLACE and len(where(found)) == 2
     placement = found.placement
     assert placement is not None
@@ -136,12 +138,12 @@ def test_fewer_cards_are_worth_more_than_fewer_stops():
     """70B on four cards after one stop, or on two after two."""
     servers = tuple(resident(n, idle=9000 - n, **{f"GPU_{n}": 14}) for n in range(2))
     world = World((card(0, 8), card(1, 8), card(2, 11), card(3, 11)), servers)
-    found = decide(asked(LARGE), world)
+    found = decide(request(LARGE), world)
     assert (found.outcome, set(found.evict), set(where(found))) == (Outcome.EVICT, {0, 1}, {"GPU-0", "GPU-1"})
 
 
 def test_unequal_cards_get_layers_by_their_room():
-    found = decide(asked(LARGE), World((card(0, 12), card(1, 38, 40))))
+    found = decide(request(LARGE), World((card(0, 12), card(1, 38, 40))))
     assert where(found) == ("GPU-1", "GPU-0")
     large, small = found.placement.layers
     assert large > 2 * small
@@ -149,12 +151,12 @@ def test_unequal_cards_get_layers_by_their_room():
 
 def test_min_and_max_gpus():
     cards = tuple(card(index, 22) for index in range(4))
-    assert len(where(decide(asked(min_gpus=3), World(cards)))) == 3
-    assert decide(asked(LARGE, max_gpus=1), World(cards)).outcome is Outcome.REFUSE
+    assert len(where(decide(request(min_gpus=3), World(cards)))) == 3
+    assert decide(request(LARGE, max_gpus=1), World(cards)).outcome is Outcome.REFUSE
 
 
 def test_an_automatic_context_is_the_longest_that_fits_one_free_card():
-    model = asked(has_auto_context=True)
+    model = request(has_auto_context=True)
     sizes = [decide(model, World((card(0, free),))).placement.ctx_size for free in (20, 8, 7, 6)]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] == 32768 and len(set(sizes)) > 2
     # a longer one is never worth a stop: without room for any, 4k is what is made room for
@@ -163,28 +165,28 @@ def test_an_automatic_context_is_the_longest_that_fits_one_free_card():
 
 
 def test_what_is_busy_is_waited_for_and_what_is_a_strangers_is_not():
-    busy = decide(asked(), World((card(0, 1),), (resident(1, busy=True, GPU_0=20),)))
+    busy = decide(request(), World((card(0, 1),), (resident(1, busy=True, GPU_0=20),)))
     assert busy.outcome is Outcome.WAIT and "m1" in busy.reason
-    leaving = decide(asked(), World((card(0, 1, leaving_bytes=20 * GIB),)))
+    leaving = decide(request(), World((card(0, 1, leaving_bytes=20 * GIB),)))
     assert leaving.outcome is Outcome.WAIT and "coming back" in leaving.reason
-    pinned = decide(asked(), World((card(0, 1),), (resident(1, pinned=True, GPU_0=20),)))
-    stranger = decide(asked(), World((card(0, 1),)))
+    pinned = decide(request(), World((card(0, 1),), (resident(1, pinned=True, GPU_0=20),)))
+    stranger = decide(request(), World((card(0, 1),)))
     for refused in (pinned, stranger):
         assert (refused.outcome, refused.for_ever) == (Outcome.REFUSE, False)
         assert refused.free_bytes == {"GPU-0": GIB}
 
 
 def test_what_can_never_fit_is_told_what_would():
-    found = decide(asked(ctx_size=131072), World((card(0, 11, 12),)))
+    found = decide(request(ctx_size=131072), World((card(0, 11, 12),)))
     assert (found.outcome, found.for_ever) == (Outcome.REFUSE, True)
     assert found.needed_bytes > 12 * GIB
     assert found.nearest == "cache_type_k and cache_type_v q4_0"
-    hopeless = decide(asked(LARGE), World((card(0, 11, 12),), shared={CPU: GIB}, totals={CPU: 2 * GIB}))
+    hopeless = decide(request(LARGE), World((card(0, 11, 12),), shared={CPU: GIB}, totals={CPU: 2 * GIB}))
     assert (hopeless.for_ever, hopeless.nearest) == (True, "")
 
 
 @pytest.mark.parametrize(
-    ("model", "wishes", "cards", "said"),
+    ("model", "constraints", "cards", "said"),
     [
         (LARGE, {}, 1, "partial_offload on"),
         (LARGE, {"max_gpus": 1}, 3, "max_gpus null"),
@@ -193,108 +195,108 @@ def test_what_can_never_fit_is_told_what_would():
     ],
     ids=str,
 )
-def test_where_no_smaller_cache_helps_it_is_a_wish_that_would(model, wishes, cards, said):
-    found = decide(asked(model, **wishes), World(tuple(card(index, 22) for index in range(cards))))
+def test_where_no_smaller_cache_helps_it_is_a_wish_that_would(model, constraints, cards, said):
+    found = decide(request(model, **constraints), World(tuple(card(index, 22) for index in range(cards))))
     assert (found.for_ever, found.nearest) == (True, said)
 
 
 def test_a_split_that_was_asked_for_says_so():
-    found = decide(asked(min_gpus=2), World((card(0, 20), card(1, 20))))
+    found = decide(request(min_gpus=2), World((card(0, 20), card(1, 20))))
     assert found.reason.startswith("it is to be on at least 2 GPUs")
 
 
 def test_the_reason_is_what_is_really_short():
     """RAM is short for now, the card for ever."""
-    found = decide(asked(LARGE), World((card(0, 11, 12),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
+    found = decide(request(LARGE), World((card(0, 11, 12),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
     assert found.for_ever and "on one GPU" in found.reason and "RAM" not in found.reason
-    alone = decide(asked(min_gpus=3), World((card(0, 20), card(1, 20))))
+    alone = decide(request(min_gpus=3), World((card(0, 20), card(1, 20))))
     assert "there are 2 to split it over" in alone.reason
 
 
 def test_where_ram_is_short_the_numbers_are_those_of_ram():
-    found = decide(asked(), World((card(0, 20),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
+    found = decide(request(), World((card(0, 20),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
     assert "of RAM" in found.reason and found.needed_bytes < GIB
     assert found.free_bytes == {CPU: 0}
 
 
 def test_gpus_that_are_not_here_are_nothing_that_a_smaller_file_helps():
-    found = decide(asked(gpus=("GPU-z",)), World((card(0, 20),)))
+    found = decide(request(gpus=("GPU-z",)), World((card(0, 20),)))
     error = error_for(Refusal(Reason.DOES_NOT_FIT, "m", found.reason, found.needed_bytes))
     assert str(error) == "m: none of the GPUs that its settings allow is here (gpus: GPU-z); here: GPU 0 (RTX 4090)"
 
 
 def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():
-    assert where(decide(asked(), World((), shared={CPU: 64 * GIB}))) == (CPU,)
-    assert decide(asked(), World((), shared={CPU: GIB})).outcome is Outcome.REFUSE
+    assert where(decide(request(), World((), shared={CPU: 64 * GIB}))) == (CPU,)
+    assert decide(request(), World((), shared={CPU: GIB})).outcome is Outcome.REFUSE
     full = World((card(0, 1),), shared={CPU: 64 * GIB})
-    assert decide(asked(), full).outcome is Outcome.REFUSE
-    assert where(decide(asked(cpu_when_full=True), full)) == (CPU,)
+    assert decide(request(), full).outcome is Outcome.REFUSE
+    assert where(decide(request(cpu_when_full=True), full)) == (CPU,)
 
 
 def test_experts_or_layers_stay_in_ram_by_policy():
     world = World((card(0, 10),), shared={CPU: 64 * GIB})
-    experts = decide(asked(("qwen3-30b-a3b", "Q4_K_M"), cpu_moe=True), world)
+    experts = decide(request(("qwen3-30b-a3b", "Q4_K_M"), cpu_moe=True), world)
     assert experts.placement.n_cpu_moe == 999 and experts.placement.booked_bytes["GPU-0"] <= 10 * GIB
-    layers = decide(asked(LARGE, partial_offload=True), world)
+    layers = decide(request(LARGE, partial_offload=True), world)
     assert 0 < layers.placement.n_gpu_layers < 80 and layers.placement.booked_bytes["GPU-0"] <= 10 * GIB
 
 
 def test_layers_that_stay_in_ram_are_the_fewest_on_all_cards_it_may_have():
-    def layers(model: Asked) -> tuple[int, int]:
+    def layers(model: PlacementRequest) -> tuple[int, int]:
         found = decide(model, World((card(0, 10), card(1, 16)), shared={CPU: 64 * GIB}))
         assert all(found.placement.booked_bytes[uuid] <= found.free_bytes[uuid] for uuid in where(found))
         assert sum(found.placement.layers) == found.placement.n_gpu_layers
         return found.placement.n_gpu_layers, len(where(found))
 
-    both, cards = layers(asked(LARGE, partial_offload=True))
-    alone, card_ = layers(asked(LARGE, partial_offload=True, max_gpus=1))
+    both, cards = layers(request(LARGE, partial_offload=True))
+    alone, card_ = layers(request(LARGE, partial_offload=True, max_gpus=1))
     assert (cards, card_) == (2, 1) and 30 < both < 50 and alone < both - 10
 
 
 def test_every_step_leaves_its_numbers():
-    found = decide(asked(LARGE), World((card(0, 20), card(1, 21))))
+    found = decide(request(LARGE), World((card(0, 20), card(1, 21))))
     assert found.considered[0].startswith("one card, context 4096: needs 4") and "0 of 2" in found.considered[0]
 
 
 def test_idle_servers_leave_also_for_a_place_with_less_on_gpus():
     ram = {CPU: 64 * GIB}
     full = World((card(0, 0.2),), (resident(1, idle=500, GPU_0=23),), ram)
-    layers = decide(asked(LARGE, partial_offload=True), full)
+    layers = decide(request(LARGE, partial_offload=True), full)
     assert (layers.outcome, layers.evict, where(layers)) == (Outcome.EVICT, (1,), ("GPU-0",))
     assert 30 < layers.placement.n_gpu_layers < 80
-    experts = decide(asked(("qwen3-30b-a3b", "Q4_K_M"), 131072, cpu_moe=True), full)
+    experts = decide(request(("qwen3-30b-a3b", "Q4_K_M"), 131072, cpu_moe=True), full)
     assert (experts.outcome, experts.evict, experts.placement.n_cpu_moe) == (Outcome.EVICT, (1,), 999)
-    busy = decide(asked(LARGE, partial_offload=True), replace(full, residents=(resident(1, busy=True, GPU_0=23),)))
+    busy = decide(request(LARGE, partial_offload=True), replace(full, residents=(resident(1, busy=True, GPU_0=23),)))
     assert (busy.outcome, busy.evict) == (Outcome.WAIT, (1,))
     in_ram = Resident(2, "m2", {CPU: 30 * GIB}, idle_seconds=500)
-    when_full = decide(asked(cpu_when_full=True), World((card(0, 0.2),), (in_ram,), {CPU: 2 * GIB}))
+    when_full = decide(request(cpu_when_full=True), World((card(0, 0.2),), (in_ram,), {CPU: 2 * GIB}))
     assert (when_full.outcome, when_full.evict, where(when_full)) == (Outcome.EVICT, (2,), (CPU,))
 
 
 def test_more_layers_are_worth_waiting_for_what_is_coming_back():
     """Some of it is free before the rest: a load must not start with the few layers for which that is enough."""
     cards = (card(0, 5, leaving_bytes=17 * GIB),)
-    found = decide(asked(LARGE, partial_offload=True), World(cards, shared={CPU: 64 * GIB}))
+    found = decide(request(LARGE, partial_offload=True), World(cards, shared={CPU: 64 * GIB}))
     assert found.outcome is Outcome.WAIT
 
 
 def test_nobody_leaves_for_room_that_is_claimed_or_held_back():
     """2 GiB more are promised than are free: once the 6 GiB of a server are back, 4 may be had, and 5.4 are needed."""
-    assert decide(asked(), World((card(0, -2),), (resident(1, GPU_0=6),))).outcome is Outcome.REFUSE
-    found = decide(asked(), World((card(0, -2),), (resident(1, GPU_0=8),)))
+    assert decide(request(), World((card(0, -2),), (resident(1, GPU_0=6),))).outcome is Outcome.REFUSE
+    found = decide(request(), World((card(0, -2),), (resident(1, GPU_0=8),)))
     assert (found.outcome, found.evict, found.free_bytes) == (Outcome.EVICT, (1,), {"GPU-0": 0})
 
 
 def test_nobody_leaves_a_card_that_is_too_small_in_any_case():
     """What is said to come back may be free already, so that all together is more than the card has."""
-    found = decide(asked(), World((card(0, 5, 5.2),), (resident(1, GPU_0=2),)))
+    found = decide(request(), World((card(0, 5, 5.2),), (resident(1, GPU_0=2),)))
     assert (found.outcome, found.for_ever) == (Outcome.REFUSE, True)
     two = World((card(0, 20, 20), card(1, 20, 20)), (resident(1, GPU_0=9), resident(2, GPU_1=9)))
-    assert decide(asked(LARGE), two).outcome is Outcome.REFUSE
+    assert decide(request(LARGE), two).outcome is Outcome.REFUSE
 
 
 def test_what_would_fit_is_never_a_larger_cache():
-    model = asked(ctx_size=131072)
+    model = request(ctx_size=131072)
     small = replace(model.options, cache_type_k="q4_0", cache_type_v="q4_0")
     found = decide(replace(model, options=small), World((card(0, 5.05, 5.05),)))
     assert found.nearest == "ctx_size 4096"
@@ -319,11 +321,11 @@ def a_world(chance: random.Random) -> World:
 
 
 @pytest.fixture(scope="module")
-def decided(seed: int) -> list[tuple[Asked, World, Decision]]:
+def decided(seed: int) -> list[tuple[PlacementRequest, World, Decision]]:
     chance = random.Random(seed)
     found = []
     for _ in range(400):
-        model = asked(chance.choice(MODELS), chance.choice((4096, 32768)), min_gpus=chance.choice((1, 1, 1, 2)))
+        model = request(chance.choice(MODELS), chance.choice((4096, 32768)), min_gpus=chance.choice((1, 1, 1, 2)))
         world = a_world(chance)
         found.append((model, world, decide(model, world)))
     return found
@@ -338,7 +340,7 @@ def room(world: World, gone: tuple[int, ...]) -> dict[str, int]:
     return free
 
 
-def test_a_placement_always_fits_and_only_idle_servers_go(decided: list[tuple[Asked, World, Decision]]):
+def test_a_placement_always_fits_and_only_idle_servers_go(decided: list[tuple[PlacementRequest, World, Decision]]):
     assert {decision.outcome for _, _, decision in decided} >= {Outcome.PLACE, Outcome.EVICT, Outcome.REFUSE}
     for _, world, decision in decided:
         if decision.placement:
@@ -348,7 +350,7 @@ def test_a_placement_always_fits_and_only_idle_servers_go(decided: list[tuple[As
             assert not any(server.is_busy or server.is_pinned for server in stopped)
 
 
-def test_what_is_booked_is_the_estimate_for_just_that_split(decided: list[tuple[Asked, World, Decision]]):
+def test_what_is_booked_is_the_estimate_for_just_that_split(decided: list[tuple[PlacementRequest, World, Decision]]):
     for model, _, decision in decided:
         if placement := decision.placement:
             options = replace(
@@ -360,15 +362,17 @@ def test_what_is_booked_is_the_estimate_for_just_that_split(decided: list[tuple[
             assert placement.estimate == estimate_memory(model.shape, options)
 
 
-def test_one_card_is_used_if_one_has_room_and_never_more_than_needed(decided: list[tuple[Asked, World, Decision]]):
+def test_one_card_is_used_if_one_has_room_and_never_more_than_needed(
+    decided: list[tuple[PlacementRequest, World, Decision]],
+):
     for model, world, decision in decided:
         if decision.outcome is not Outcome.PLACE or decision.placement is None:
             continue
         used = len(decision.placement.uuids)
-        for count in range(model.wishes.min_gpus, used):
+        for count in range(model.constraints.min_gpus, used):
             for cards in itertools.combinations(world.cards, count):
                 alone = decide(
-                    replace(model, wishes=replace(model.wishes, max_gpus=count)),
+                    replace(model, constraints=replace(model.constraints, max_gpus=count)),
                     replace(world, cards=cards, residents=()),
                 )
                 assert alone.outcome is not Outcome.PLACE, (decision, alone)

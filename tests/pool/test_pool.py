@@ -14,7 +14,7 @@ from app.entities.model import Model
 from app.entities.placement import Decision, Outcome
 from app.entities.server import Server
 from app.errors import InvalidModelFile, WaitTimeout
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import Limits, PoolState
 from tests.helpers.builders import GIB, a_model, asked_for, replace
@@ -27,19 +27,19 @@ class Process:
 
     api_key = "key"
 
-    def __init__(self, server: Server, tell: Callable[[ev.Event], None]) -> None:
-        self.server, self.tell = server, tell
-        tell(ev.Ready(server.id, 9000, time.monotonic()))
+    def __init__(self, server: Server, post: Callable[[ev.Event], None]) -> None:
+        self.server, self.post = server, post
+        post(ev.Ready(server.id, 9000, time.monotonic()))
 
     def stop(self, saves: bool = False) -> None:
-        self.tell(ev.Exited(self.server.id, "", time.monotonic()))
+        self.post(ev.Exited(self.server.id, "", time.monotonic()))
 
     def count_slots(self) -> None: ...
     def kill(self) -> None: ...
 
 
 class Client:
-    def on_leave(self, callback: Callable[[], None] | None) -> None: ...
+    def on_disconnect(self, callback: Callable[[], None] | None) -> None: ...
     def begin(self) -> None: ...
 
 
@@ -57,14 +57,14 @@ class Case:
         self.pool = Pool(self.store, Process, read_memory, lambda: None, self.needs, note)
         self.pool.start()
 
-    def needs(self, model: Model) -> Asked:
+    def needs(self, model: Model) -> PlacementRequest:
         self.asked.append(model.name)
         if model.name == "bad":
             raise InvalidModelFile(model.name, "its header ends too early")
         return asked_for(3 * GIB)
 
     def acquire(self, model: Model) -> None:
-        asking = self.pool.ask(model, 10, Client())  # type: ignore[arg-type]
+        asking = self.pool.acquire(model, 10, Client())  # type: ignore[arg-type]
         asking.wait()
         asking.end(ev.Ending.COMPLETE)
 
@@ -97,7 +97,7 @@ def test_a_load_that_goes_on_waiting_is_one_record():
     """It is decided anew with each reading; two hundred of those would push out all that was decided before."""
     case = Case()
     case.acquire(a_model("a"))
-    asking = case.pool.ask(a_model("a"), 10, Client())  # type: ignore[arg-type]
+    asking = case.pool.acquire(a_model("a"), 10, Client())  # type: ignore[arg-type]
     asking.wait()
     waiting = Decision(Outcome.WAIT, "it has room once a is no longer busy", 3 * GIB)
     for number in range(3):
@@ -137,7 +137,7 @@ def test_the_clock_looks_earlier_when_something_is_due_earlier():
 
 def test_a_fact_that_cannot_be_worked_off_is_dropped_alone(caplog: pytest.LogCaptureFixture):
     case = Case()
-    case.pool.tell(ev.Exited(99, "", 0.0))
+    case.pool.post(ev.Exited(99, "", 0.0))
     assert "event dropped" in caplog.text
     case.acquire(a_model())
 
@@ -150,12 +150,12 @@ def test_what_is_told_just_before_a_turn_ends_is_not_left_lying(monkeypatch: pyt
     def work_off_then_somebody_tells() -> None:
         work_off()
         if late:
-            other = threading.Thread(target=case.pool.tell, args=(late.pop(),))
+            other = threading.Thread(target=case.pool.post, args=(late.pop(),))
             other.start()
             other.join()
 
     monkeypatch.setattr(case.pool, "_work_off", work_off_then_somebody_tells)
-    case.pool.tell(ev.Tick(0.0))
+    case.pool.post(ev.Tick(0.0))
     assert len(case.stepped_on) == 2
 
 
@@ -164,10 +164,10 @@ def test_what_is_due_while_somebody_is_slow_comes_a_few_times_only(monkeypatch: 
     case = Case()
     model = replace(a_model("a"), launch=replace(a_model("a").launch, parallel=1))
     case.acquire(model)
-    held = case.pool.ask(model, 10, Client())  # type: ignore[arg-type]
+    held = case.pool.acquire(model, 10, Client())  # type: ignore[arg-type]
     held.wait()
-    monkeypatch.setattr(case.pool, "_spawn", lambda server, tell: time.sleep(0.5) or Process(server, tell))
-    waiting = case.pool.ask(model, 0.1, Client())  # type: ignore[arg-type]
+    monkeypatch.setattr(case.pool, "_spawn", lambda server, post: time.sleep(0.5) or Process(server, post))
+    waiting = case.pool.acquire(model, 0.1, Client())  # type: ignore[arg-type]
     case.stepped_on.clear()
     case.acquire(a_model("b"))
     with pytest.raises(WaitTimeout):

@@ -45,7 +45,7 @@ def cut(data: bytes, size: int) -> Iterator[bytes]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class UpstreamAnswer:
     """What the engine sends, what of it the client gets as its body, and headers that must be there."""
 
     name: str
@@ -59,23 +59,27 @@ class Answer:
 
 SSE, PLAIN, MIXED = "text/event-stream", "application/json", "multipart/mixed; boundary=b"
 ANSWERS = [
-    Answer("empty", counted(b""), b""),
-    Answer("JSON", counted(JSON, f"Content-Type: {PLAIN}"), JSON, PLAIN),
-    Answer("JSON in chunks", chunked(cut(JSON, 5), f"Content-Type: {PLAIN}"), JSON, PLAIN),
-    Answer("an error", counted(b"{}", f"Content-Type: {PLAIN}", status="429 Too Many"), b"{}", PLAIN, status=429),
-    Answer("events", chunked(iter(EVENTS), f"Content-Type: {SSE}"), b"".join(EVENTS), SSE),
-    Answer("events cut anywhere", chunked(cut(b"".join(EVENTS), 7), f"Content-Type: {SSE}"), b"".join(EVENTS), SSE),
-    Answer("events of a length", counted(b"".join(EVENTS), f"Content-Type: {SSE}"), b"".join(EVENTS), SSE),
-    Answer("events until closed", head(f"Content-Type: {SSE}") + EVENTS[0], EVENTS[0], SSE, then="close"),
-    Answer("HTTP/1.0", head(version="1.0") + LARGE, LARGE, then="close"),
-    Answer("300 KB", counted(LARGE, "Content-Type: audio/wav"), LARGE, "audio/wav"),
-    Answer("300 KB in chunks", chunked(cut(LARGE, 1000)), LARGE),
-    Answer("50 MB", counted(HUGE), HUGE),
-    Answer("50 MB in chunks", chunked(cut(HUGE, 100_000)), HUGE),
-    Answer("multipart", counted(PARTS, f"Content-Type: {MIXED}"), PARTS, MIXED),
-    Answer("compressed", counted(ZIPPED, "Content-Encoding: gzip"), ZIPPED, coding="gzip"),
-    Answer("compressed chunks", chunked(cut(ZIPPED, 9), "Content-Encoding: gzip"), ZIPPED, coding="gzip"),
-    Answer("extensions, trailers", chunked(cut(JSON, 9), extension=b' ;a="b"', trailers=b"A: b\r\n"), JSON),
+    UpstreamAnswer("empty", counted(b""), b""),
+    UpstreamAnswer("JSON", counted(JSON, f"Content-Type: {PLAIN}"), JSON, PLAIN),
+    UpstreamAnswer("JSON in chunks", chunked(cut(JSON, 5), f"Content-Type: {PLAIN}"), JSON, PLAIN),
+    UpstreamAnswer(
+        "an error", counted(b"{}", f"Content-Type: {PLAIN}", status="429 Too Many"), b"{}", PLAIN, status=429
+    ),
+    UpstreamAnswer("events", chunked(iter(EVENTS), f"Content-Type: {SSE}"), b"".join(EVENTS), SSE),
+    UpstreamAnswer(
+        "events cut anywhere", chunked(cut(b"".join(EVENTS), 7), f"Content-Type: {SSE}"), b"".join(EVENTS), SSE
+    ),
+    UpstreamAnswer("events of a length", counted(b"".join(EVENTS), f"Content-Type: {SSE}"), b"".join(EVENTS), SSE),
+    UpstreamAnswer("events until closed", head(f"Content-Type: {SSE}") + EVENTS[0], EVENTS[0], SSE, then="close"),
+    UpstreamAnswer("HTTP/1.0", head(version="1.0") + LARGE, LARGE, then="close"),
+    UpstreamAnswer("300 KB", counted(LARGE, "Content-Type: audio/wav"), LARGE, "audio/wav"),
+    UpstreamAnswer("300 KB in chunks", chunked(cut(LARGE, 1000)), LARGE),
+    UpstreamAnswer("50 MB", counted(HUGE), HUGE),
+    UpstreamAnswer("50 MB in chunks", chunked(cut(HUGE, 100_000)), HUGE),
+    UpstreamAnswer("multipart", counted(PARTS, f"Content-Type: {MIXED}"), PARTS, MIXED),
+    UpstreamAnswer("compressed", counted(ZIPPED, "Content-Encoding: gzip"), ZIPPED, coding="gzip"),
+    UpstreamAnswer("compressed chunks", chunked(cut(ZIPPED, 9), "Content-Encoding: gzip"), ZIPPED, coding="gzip"),
+    UpstreamAnswer("extensions, trailers", chunked(cut(JSON, 9), extension=b' ;a="b"', trailers=b"A: b\r\n"), JSON),
 ]
 
 
@@ -87,7 +91,7 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
-def test_an_answer_arrives_byte_for_byte(ways: Ways, way: str, answer: Answer):
+def test_an_answer_arrives_byte_for_byte(ways: Ways, way: str, answer: UpstreamAnswer):
     begin = answer.sent.index(b"\r\n\r\n") + 4
     for parts in ([], [5, begin - 2, begin + 11]):
         got = ways.ask(way, answer.sent, then=answer.then, parts=parts)

@@ -14,12 +14,12 @@ from typing import Any
 import h11
 import pytest
 
-from app.errors import BadUpstream, ClientLeft, ProxyError, UpstreamCrashed, UpstreamTimeout
+from app.errors import BadUpstream, ClientDisconnected, ProxyError, UpstreamCrashed, UpstreamTimeout
+from app.ports import Address
 from tests.relay.test_framing import chunked
 from workers.clients.client_watch import ClientWatch
 from workers.gunicorn_worker.error_answers import response_bytes
-from workers.pool.pool import Address
-from workers.relay.framing import BadFraming, Body, Chunked
+from workers.relay.framing import BadFraming, Chunked, FramedBody
 from workers.relay.relay import MOST_PADDING_BYTES, Relay, _chunked_error
 from workers.relay.stream_mover import Stream, StreamMover
 from workers.relay.usage import Tail
@@ -157,7 +157,7 @@ class Case:
         return self.relay.send(to, method, "/v1/x", lambda name: "", body, self.watch)
 
 
-def payload_of(raw: bytes, body: Body) -> bytes:
+def payload_of(raw: bytes, body: FramedBody) -> bytes:
     return Chunked().payload(raw) if isinstance(body, Chunked) else raw
 
 
@@ -370,7 +370,7 @@ def test_a_client_that_leaves_shuts_the_servers_connection_at_once(mover: Stream
 
     def leave() -> None:
         left_at.append(time.monotonic())
-        case.watch.left()
+        case.watch.mark_disconnected()
 
     threading.Timer(0.2, leave).start()
     with pytest.raises(ConnectionResetError):
@@ -386,8 +386,8 @@ def test_a_client_that_leaves_shuts_the_servers_connection_at_once(mover: Stream
 @pytest.mark.parametrize("said", [b"", head("Content-Length: 5") + b"ab"])
 def test_a_client_that_left_while_it_waited_for_a_head_or_a_small_body_is_told_apart(mover: StreamMover, said: bytes):
     case = Case(mover, says(said, pause=3.0))
-    threading.Timer(0.1, case.watch.left).start()
-    with pytest.raises(ClientLeft):
+    threading.Timer(0.1, case.watch.mark_disconnected).start()
+    with pytest.raises(ClientDisconnected):
         case.send()
 
 

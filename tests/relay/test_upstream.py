@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from workers.relay import upstream
-from workers.relay.upstream import Connections
+from workers.relay.upstream import UpstreamConnections
 
 pytestmark = pytest.mark.integration
 
@@ -20,12 +20,12 @@ def a_server() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def is_closed(connection: upstream.Connection) -> bool:
+def is_closed(connection: upstream.UpstreamConnection) -> bool:
     return connection.socket.fileno() < 0
 
 
 def test_one_that_was_given_back_carries_the_next_request():
-    connections = Connections()
+    connections = UpstreamConnections()
     with a_server() as port:
         first = connections.take(port)
         connections.give_back(first)
@@ -34,7 +34,7 @@ def test_one_that_was_given_back_carries_the_next_request():
 
 
 def test_those_of_a_server_that_has_ended_are_closed():
-    connections = Connections()
+    connections = UpstreamConnections()
     with a_server() as one, a_server() as other:
         first, second = connections.take(one), connections.take(other)
         connections.give_back(first)
@@ -46,7 +46,7 @@ def test_those_of_a_server_that_has_ended_are_closed():
 
 def test_those_that_were_idle_for_long_are_closed_whichever_server_they_lead_to(monkeypatch: pytest.MonkeyPatch):
     """Of one server alone they would stay where nobody asks it again."""
-    connections = Connections()
+    connections = UpstreamConnections()
     with a_server() as one, a_server() as other:
         first, second = connections.take(one), connections.take(other)
         monkeypatch.setattr(upstream, "KEPT_SECONDS", 0.0)

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from workers.relay.usage import MOST_BYTES, Tail, Usage
+from app.ports import TokenUsage
+from workers.relay.usage import MOST_BYTES, Tail
 
 
-def told(*pieces: bytes, is_stream: bool = False) -> Usage | None:
+def told(*pieces: bytes, is_stream: bool = False) -> TokenUsage | None:
     tail = Tail()
     for piece in pieces:
         tail.add(piece)
@@ -38,13 +39,15 @@ TIMINGS = {"prompt_n": 5, "cache_n": 2, "predicted_n": 3, "predicted_ms": 1.5}
     ],
 )
 def test_each_way_to_say_it_is_known(said: object):
-    assert told(json.dumps(said).encode()) == Usage(7, 3)
-    assert told(chunk(event({"a": 1})), chunk(event(said)), chunk(b"data: [DONE]\n\n"), is_stream=True) == Usage(7, 3)
+    assert told(json.dumps(said).encode()) == TokenUsage(7, 3)
+    assert told(chunk(event({"a": 1})), chunk(event(said)), chunk(b"data: [DONE]\n\n"), is_stream=True) == TokenUsage(
+        7, 3
+    )
 
 
 def test_of_several_events_the_last_that_says_it_counts():
     both = event({"timings": {"predicted_n": 1}}) + event({"usage": USAGE, "choices": []}) + b"data: [DONE]\n\n"
-    assert told(chunk(both), is_stream=True) == Usage(7, 3)
+    assert told(chunk(both), is_stream=True) == TokenUsage(7, 3)
 
 
 @pytest.mark.parametrize(

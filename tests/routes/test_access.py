@@ -8,7 +8,7 @@ import hashlib
 import pytest
 
 from app.entities.key import ApiKey
-from app.use_cases.access import Offer, is_loopback, matching_key, offers
+from app.use_cases.access import Credentials, credentials_offered, is_loopback, matching_key
 
 
 def basic(text: str) -> str:
@@ -19,12 +19,12 @@ def basic(text: str) -> str:
     ("authorization", "x_api_key", "found"),
     [
         ("", "", []),
-        ("Bearer k", "", [Offer("k", True)]),
-        ("bearer  k ", "", [Offer("k", True)]),
-        ("", " k ", [Offer("k", True)]),
-        ("Bearer a", "b", [Offer("b", True), Offer("a", True)]),
-        (basic("user:k"), "", [Offer("k", False)]),
-        (basic(":k:with:colons"), "", [Offer("k:with:colons", False)]),
+        ("Bearer k", "", [Credentials("k", True)]),
+        ("bearer  k ", "", [Credentials("k", True)]),
+        ("", " k ", [Credentials("k", True)]),
+        ("Bearer a", "b", [Credentials("b", True), Credentials("a", True)]),
+        (basic("user:k"), "", [Credentials("k", False)]),
+        (basic(":k:with:colons"), "", [Credentials("k:with:colons", False)]),
         (basic("user:"), "", []),
         (basic("no colon"), "", []),
         ("Basic ***", "", []),
@@ -35,8 +35,8 @@ def basic(text: str) -> str:
         ("Digest k", "", []),
     ],
 )
-def test_a_key_is_offered_by_bearer_x_api_key_or_basic(authorization: str, x_api_key: str, found: list[Offer]):
-    assert offers(authorization, x_api_key) == found
+def test_a_key_is_offered_by_bearer_x_api_key_or_basic(authorization: str, x_api_key: str, found: list[Credentials]):
+    assert credentials_offered(authorization, x_api_key) == found
 
 
 def a_key(name: str, secret: str) -> ApiKey:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.routes.conversation import conversation as conversation_of
-from app.routes.incoming_request import Incoming
+from app.routes.incoming_request import IncomingRequest
 from app.routes.requested_model import read_request
 
 SYSTEM = {"role": "system", "content": "You are kind."}
@@ -28,7 +28,7 @@ class Catalogue:
 
 def conversation(body: dict[str, Any], model: str = "several", **headers: str) -> int | None:
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "CONTENT_TYPE": "application/json"}
-    asked: Any = Incoming(environ | headers, SimpleNamespace(catalog=Catalogue()), "")  # type: ignore[arg-type]
+    asked: Any = IncomingRequest(environ | headers, SimpleNamespace(catalog=Catalogue()), "")  # type: ignore[arg-type]
     return read_request(asked, json.dumps({"model": model, **body}).encode()).conversation
 
 

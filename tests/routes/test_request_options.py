@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.errors import InvalidRequest
 from app.routes.request_options import keep_seconds, wanted_context
 from app.use_cases.placement.candidates import longest_context
@@ -58,26 +58,26 @@ def test_the_last_answers_wish_decides_how_long_a_server_stays():
     play = Play(Limits(ttl_seconds=100))
     for _ in range(2):
         play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, keep_seconds=5.0))
-    play.tell(ev.Release(2, at=2.0, keep_seconds=30.0))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, keep_seconds=5.0))
+    play.post(ev.Release(2, at=2.0, keep_seconds=30.0))
     assert due_at(play.state) == 32.0
     play.ask(a_model(), at=3.0)
-    play.tell(ev.Release(3, at=4.0))
+    play.post(ev.Release(3, at=4.0))
     assert due_at(play.state) == 104.0, "this one wished for nothing"
     play.ask(a_model(), at=5.0)
-    play.tell(ev.Release(4, at=6.0, keep_seconds=math.inf))
-    assert stopped(play.tell(ev.Tick(at=1e6))) == []
+    play.post(ev.Release(4, at=6.0, keep_seconds=math.inf))
+    assert stopped(play.post(ev.Tick(at=1e6))) == []
     assert due_at(own_time(keep_seconds=None)) == 1.0 + 5.0
     assert due_at(own_time(keep_seconds=30.0)) == 1.0 + 30.0, "it comes before what the model's settings say"
     play.ask(a_model(), at=1e6 + 1)
-    assert stopped(play.tell(ev.Release(5, at=1e6 + 2, keep_seconds=0.0))) == [1], "at once"
+    assert stopped(play.post(ev.Release(5, at=1e6 + 2, keep_seconds=0.0))) == [1], "at once"
 
 
 def own_time(keep_seconds: float | None) -> PoolState:
     """Of a model that stays for five seconds; its last answer ended at 1.0."""
     play = Play()
     play.ask(replace(a_model(), ttl_seconds=5.0))
-    play.tell(ev.Ready(1, 9001, at=0.5), ev.Release(1, at=1.0, keep_seconds=keep_seconds))
+    play.post(ev.Ready(1, 9001, at=0.5), ev.Release(1, at=1.0, keep_seconds=keep_seconds))
     return play.state
 
 
@@ -116,7 +116,7 @@ def test_more_context_than_a_model_is_ever_loaded_with_loads_nothing(tmp_path: P
 
 
 def test_a_slot_that_has_its_own_cells_has_its_share_of_the_context():
-    options = MemoryOptions(ctx_size=8192, parallel=4, kv_unified=False)
+    options = ModelOptions(ctx_size=8192, parallel=4, kv_unified=False)
     assert longest_context(replace(asked_for(1), options=options)) == 2048
     assert longest_context(replace(asked_for(1), options=replace(options, kv_unified=True))) == 8192
 

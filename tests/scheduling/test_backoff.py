@@ -23,7 +23,7 @@ def braked(*models: Model) -> tuple[Play, list[ev.Refuse]]:
             refused += [effect for effect in effects if isinstance(effect, ev.Refuse)]
             continue
         (server,) = play.state.servers
-        effects = play.tell(ev.Exited(server.id, "it crashed", at=at + 0.5))
+        effects = play.post(ev.Exited(server.id, "it crashed", at=at + 0.5))
         refused += [effect for effect in effects if isinstance(effect, ev.Refuse)]
     return play, refused
 
@@ -31,7 +31,7 @@ def braked(*models: Model) -> tuple[Play, list[ev.Refuse]]:
 def test_a_model_whose_loads_fail_in_a_row_is_started_again_after_longer_and_longer():
     _, refused = braked(*[a_model()] * 6)
     # Ends at 0.5 and 1.5; braked from then on for 2 s, so not at 2 and 3; again at 4, and then for 4 s.
-    assert [effect.refusal.again_seconds for effect in refused] == [None, None, 1.5, 0.5, None, 3.5]
+    assert [effect.refusal.retry_after_seconds for effect in refused] == [None, None, 1.5, 0.5, None, 3.5]
     assert "it failed 2 times in a row, the last time so: it crashed" in refused[2].refusal.detail
     assert {effect.refusal.reason for effect in refused} == {Reason.LOAD_FAILED}
 
@@ -44,8 +44,8 @@ def test_the_brake_is_for_that_file_alone():
 
 def test_who_orders_a_load_lifts_the_brake():
     play, _ = braked(*[a_model()] * 3)
-    assert spawned(play.ask(a_model(), at=3.0, want=ev.Load)) == ["a"]
-    play.tell(ev.Exited(3, "it crashed", at=3.5))
+    assert spawned(play.ask(a_model(), at=3.0, command=ev.Load)) == ["a"]
+    play.post(ev.Exited(3, "it crashed", at=3.5))
     assert spawned(play.ask(a_model(), at=3.6)) == ["a"], "what was before that does not count any more"
 
 
@@ -54,9 +54,9 @@ def test_no_brake_is_longer_than_a_minute():
     for _ in range(9):
         play.ask(a_model(), at=now)
         (server,) = play.state.servers
-        play.tell(ev.Exited(server.id, "it crashed", at=now))
-        pauses.append(play.state.brakes["a"].until - now)
-        now = play.state.brakes["a"].until
+        play.post(ev.Exited(server.id, "it crashed", at=now))
+        pauses.append(play.state.backoffs["a"].until - now)
+        now = play.state.backoffs["a"].until
     assert pauses == [0, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
@@ -67,8 +67,8 @@ def test_a_server_that_was_of_use_is_started_again_at_once():
         play.ask(a_model(), at=at)
         (server,) = play.state.servers
         ticket = play.state.waiting[0].ticket
-        play.tell(ev.Ready(server.id, 9001, at=at), ev.Release(ticket, at=at + 1.0))
-        play.tell(ev.Exited(server.id, "it was killed", at=at + 2.0))
+        play.post(ev.Ready(server.id, 9001, at=at), ev.Release(ticket, at=at + 1.0))
+        play.post(ev.Exited(server.id, "it was killed", at=at + 2.0))
     assert spawned(play.ask(a_model(), at=50.0)) == ["a"]
 
 
@@ -79,8 +79,8 @@ def test_a_server_that_dies_at_its_first_request_is_braked_too():
         play.ask(a_model(), at=at)
         (server,) = play.state.servers
         ticket = play.state.waiting[0].ticket
-        play.tell(ev.Ready(server.id, 9001, at=at + 0.1), ev.Exited(server.id, "it crashed", at=at + 0.2))
-        play.tell(ev.Release(ticket, at=at + 0.3, ending=ev.Ending.CUT_IN_SILENCE))
+        play.post(ev.Ready(server.id, 9001, at=at + 0.1), ev.Exited(server.id, "it crashed", at=at + 0.2))
+        play.post(ev.Release(ticket, at=at + 0.3, ending=ev.Ending.CUT_IN_SILENCE))
     assert spawned(play.ask(a_model(), at=2.0)) == []
 
 
@@ -89,11 +89,11 @@ def test_who_is_turned_away_while_a_model_loads_is_told_when_that_is_likely_to_b
     play.ask(a_model(gib=12))
     (refused,) = [e for e in play.ask(a_model(gib=12), at=2.0) if isinstance(e, ev.Refuse)]
     known = load_seconds({}, a_model(gib=12))
-    assert refused.refusal.again_seconds == known - 2.0
-    play.tell(ev.Ready(1, 9001, at=9.0), ev.Exited(1, "killed", at=10.0))
+    assert refused.refusal.retry_after_seconds == known - 2.0
+    play.post(ev.Ready(1, 9001, at=9.0), ev.Exited(1, "killed", at=10.0))
     play.ask(a_model(gib=12), at=20.0)
     (refused,) = [e for e in play.ask(a_model(gib=12), at=21.0) if isinstance(e, ev.Refuse)]
-    assert refused.refusal.again_seconds == 8.0, "it took nine seconds the last time"
+    assert refused.refusal.retry_after_seconds == 8.0, "it took nine seconds the last time"
 
 
 def test_who_wants_another_model_than_the_one_that_loads_is_told_of_both_loads():
@@ -102,7 +102,7 @@ def test_who_wants_another_model_than_the_one_that_loads_is_told_of_both_loads()
     play.ask(a_model("second", gib=12), at=1.0)
     (refused,) = [e for e in play.ask(a_model("second", gib=12), at=2.0) if isinstance(e, ev.Refuse)]
     one = load_seconds({}, a_model(gib=12))
-    assert refused.refusal.again_seconds == (one - 2.0) + one
+    assert refused.refusal.retry_after_seconds == (one - 2.0) + one
 
 
 def test_a_request_that_was_never_sent_is_no_answer():
@@ -110,10 +110,10 @@ def test_a_request_that_was_never_sent_is_no_answer():
     play = Play()
     for number, at in ((1, 0.0), (2, 1.0)):
         play.ask(a_model(), at=at)
-        play.tell(ev.Ready(number, 9000, at=at + 0.1))
+        play.post(ev.Ready(number, 9000, at=at + 0.1))
         (server,) = play.state.servers
-        play.tell(*(ev.Release(ticket, at=at + 0.2, ending=ev.Ending.UNSENT) for ticket in server.leases))
+        play.post(*(ev.Release(ticket, at=at + 0.2, ending=ev.Ending.UNSENT) for ticket in server.leases))
         (server,) = play.state.servers
         assert not server.leases and not server.left_behind
-        play.tell(ev.Exited(number, "it crashed", at=at + 0.3))
-    assert play.state.brakes["a"].ends == 2
+        play.post(ev.Exited(number, "it crashed", at=at + 0.3))
+    assert play.state.backoffs["a"].ends == 2

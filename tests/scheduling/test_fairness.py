@@ -23,14 +23,14 @@ def used(play: Play, name: str, times: int, until: float, gib: float = 10) -> in
         at = until - 2 * (times - 1 - number)
         (grant,) = play.ask(model, at=at)
         assert isinstance(grant, ev.Grant)
-        play.tell(ev.Release(grant.ticket, at))
+        play.post(ev.Release(grant.ticket, at))
     return server
 
 
 def first_stop(play: Play, until: float) -> float | None:
     """When the first server is stopped, if nothing happens but time."""
     while (due := due_at(play.state)) is not None and due <= until:
-        if stopped(play.tell(ev.Tick(at=due))):
+        if stopped(play.post(ev.Tick(at=due))):
             return due
     return None
 
@@ -86,11 +86,11 @@ def test_nobody_is_kept_waiting_for_a_popular_model_beyond_the_turn():
 def test_a_busy_server_is_not_drained_before_the_turn_and_serves_its_own_meanwhile():
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10))
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("new", gib=10), at=1.0, patience=1000)
     assert grants(play.ask(a_model("busy", gib=10), at=110.0)) == {3: 1}, "a ready model is never held by a load"
     assert due_at(play.state) == 121
-    play.tell(ev.Tick(at=121.0))
+    play.post(ev.Tick(at=121.0))
     assert play.state.server(1).state is ServerState.DRAINING
 
 
@@ -99,10 +99,10 @@ def test_a_server_that_has_just_come_is_not_drained_by_those_who_waited_meanwhil
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10), patience=1000)
     play.ask(a_model("new", gib=10), at=1.0, patience=1000)
-    play.tell(ev.Ready(1, 9001, at=160.0))
+    play.post(ev.Ready(1, 9001, at=160.0))
     assert play.state.server(1).state is ServerState.READY
     assert due_at(play.state) == 160 + 60
-    play.tell(ev.Tick(at=220.0))
+    play.post(ev.Tick(at=220.0))
     assert play.state.server(1).state is ServerState.DRAINING
 
 
@@ -110,10 +110,10 @@ def one_goes_for_a_large_one_and_the_other_has_just_come(play: Play) -> None:
     """Of two busy ones that are both in the way of one that has waited for its turn."""
     for number, (name, at) in enumerate((("a", 0.0), ("b", 100.0)), 1):
         play.ask(a_model(name, gib=10), at=at, patience=1000)
-        play.tell(ev.Ready(number, 9000, at=at))
+        play.post(ev.Ready(number, 9000, at=at))
         if name == "a":
             play.ask(a_model("large", gib=18), at=1.0, patience=1000)
-    play.tell(ev.Tick(at=121.0))
+    play.post(ev.Tick(at=121.0))
     assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
 
 
@@ -121,20 +121,20 @@ def test_of_two_that_have_to_go_the_first_goes_and_its_room_is_kept_until_the_ot
     """Others took that room meanwhile, and then it was they who had just come: the two were never free at once."""
     play = Play(total_gib=24)
     one_goes_for_a_large_one_and_the_other_has_just_come(play)
-    play.tell(ev.Release(1, at=122.0))
-    assert spawned(play.tell(ev.Exited(1, "", at=123.0))) == []
+    play.post(ev.Release(1, at=122.0))
+    assert spawned(play.post(ev.Exited(1, "", at=123.0))) == []
     assert spawned(play.ask(a_model("other", gib=9), at=124.0)) == [], "what is free is spoken for"
     assert due_at(play.state) == 160.0
-    play.tell(ev.Tick(at=160.0))
+    play.post(ev.Tick(at=160.0))
     assert play.state.server(2).state is ServerState.DRAINING
 
 
 def test_a_server_that_becomes_idle_is_seen_at_once():
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10))
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("new", gib=10), at=1.0)
-    assert stopped(play.tell(ev.Release(1, at=9.0))) == [1]
+    assert stopped(play.post(ev.Release(1, at=9.0))) == [1]
 
 
 # --- who goes --------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_a_server_that_becomes_idle_is_seen_at_once():
 def test_the_one_that_is_asked_for_less_goes_although_it_was_used_later():
     play = Play(total_gib=24)
     hot, rare = used(play, "hot", times=20, until=100), play.up(a_model("rare", gib=10), at=105)
-    play.tell(ev.Tick(at=140.0))
+    play.post(ev.Tick(at=140.0))
     assert stopped(play.ask(a_model("new", gib=10), at=140)) == [rare]
     assert play.state.server(hot).state is ServerState.READY
 
@@ -152,7 +152,7 @@ def test_the_one_that_loads_quickly_goes_although_it_is_asked_for_as_often():
     play = Play(total_gib=24)
     for number, (name, seconds) in enumerate((("slow", 30.0), ("quick", 2.0)), 1):
         play.ask(a_model(name, gib=10), at=0.0)
-        play.tell(ev.Ready(number, 9000, at=seconds), ev.Release(number, at=seconds))
+        play.post(ev.Ready(number, 9000, at=seconds), ev.Release(number, at=seconds))
     assert stopped(play.ask(a_model("new", gib=10), at=100)) == [2]
 
 
@@ -192,24 +192,24 @@ def test_a_pinned_model_never_goes_neither_for_others_nor_for_being_idle():
     pinned = play.up(replace(a_model("pinned", gib=10), pin=True))
     other = play.up(a_model("other", gib=9), at=1.0)
     assert stopped(play.ask(a_model("new", gib=10), at=30.0)) == [other]
-    spawned(play.tell(ev.Exited(other, "", at=31.0)))
+    spawned(play.post(ev.Exited(other, "", at=31.0)))
     assert refusals(play.ask(a_model("large", gib=16), at=40.0)) == {4: Reason.INSUFFICIENT_MEMORY}
-    play.tell(ev.Tick(at=1000.0))
+    play.post(ev.Tick(at=1000.0))
     assert play.state.server(pinned).state is ServerState.READY
 
 
 def test_a_pinned_model_goes_for_being_idle_where_its_settings_say_when():
     play = Play(Limits(ttl_seconds=60))
     pinned = play.up(replace(a_model(), pin=True, ttl_seconds=5.0))
-    assert stopped(play.tell(ev.Tick(at=4.9))) == []
-    assert stopped(play.tell(ev.Tick(at=5.0))) == [pinned]
+    assert stopped(play.post(ev.Tick(at=4.9))) == []
+    assert stopped(play.post(ev.Tick(at=5.0))) == [pinned]
 
 
 def test_a_pinned_model_is_not_drained_either():
     play = Play(IMPATIENT, total_gib=16)
     model = replace(a_model("pinned", gib=10), pin=True)
     play.ask(model)
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     assert refusals(play.ask(a_model("new", gib=10), at=1.0)) == {2: Reason.INSUFFICIENT_MEMORY}
     assert play.decided[-1].decision.reason.endswith("; pinned models stay: pinned")
 
@@ -252,18 +252,18 @@ def test_one_of_a_higher_priority_stays_until_it_was_left_alone():
 def test_a_higher_priority_is_loaded_first_until_the_others_turn_has_come(at: float, first: str):
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10), patience=1000)
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("low", gib=10), at=1.0, patience=1000)
     play.ask(replace(a_model("high", gib=10), priority=1), at=1.5, patience=1000)
-    play.tell(ev.Tick(at=at))
-    play.tell(ev.Release(1, at=at + 1), ev.Tick(at=at + 2))
-    assert spawned(play.tell(ev.Exited(1, "", at=at + 3))) == [first]
+    play.post(ev.Tick(at=at))
+    play.post(ev.Release(1, at=at + 1), ev.Tick(at=at + 2))
+    assert spawned(play.post(ev.Exited(1, "", at=at + 3))) == [first]
 
 
 def test_a_load_without_room_holds_back_none_that_fits_beside_it():
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10))
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("large", gib=10), at=1.0)
     assert spawned(play.ask(a_model("small", gib=1), at=2.0)) == ["small"]
 
@@ -275,7 +275,7 @@ def test_none_behind_takes_what_one_before_it_waits_for(gib: float, starts: list
     old = play.up(a_model("old", gib=10))
     assert stopped(play.ask(a_model("first", gib=12), at=50.0)) == [old]
     assert spawned(play.ask(a_model("behind", gib=gib), at=50.5)) == starts
-    assert "first" in spawned(play.tell(ev.Exited(old, "", at=51.0)))
+    assert "first" in spawned(play.post(ev.Exited(old, "", at=51.0)))
 
 
 def test_what_those_that_go_give_back_is_not_taken_from_those_behind():
@@ -292,8 +292,8 @@ def test_none_behind_stops_another_for_what_the_first_one_leaves_free():
     one, two = play.up(a_model("one", gib=10), at=0.0), play.up(a_model("two", gib=10), at=1.0)
     assert stopped(play.ask(a_model("first", gib=10), at=50.0)) == [one]
     assert stopped(play.ask(a_model("second", gib=10), at=50.5)) == [two]
-    assert spawned(play.tell(ev.Exited(one, "", at=51.0))) == ["first"]
-    assert spawned(play.tell(ev.Exited(two, "", at=51.5))) == ["second"]
+    assert spawned(play.post(ev.Exited(one, "", at=51.0))) == ["first"]
+    assert spawned(play.post(ev.Exited(two, "", at=51.5))) == ["second"]
 
 
 def test_what_never_fits_is_refused_at_once_although_others_wait():

@@ -8,7 +8,7 @@ import pytest
 
 from app.entities.gpu import GpuState
 from app.entities.model import Model, Replicas
-from app.entities.placement import CPU, CpuFallback, Outcome, Wishes
+from app.entities.placement import CPU, CpuFallback, Outcome, PlacementConstraints
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases.reporting.report import model_entry, model_list
@@ -17,8 +17,7 @@ from app.use_cases.scheduling.load_balancing import MOST_KNOWN
 from app.use_cases.scheduling.pool_state import Limits
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import GIB, Play, a_model, asked_for, booked, memory, replace
-from tests.helpers.gpu_play import GpuPlay, Hardware
-from tests.helpers.gpu_play import asked as eight_layers
+from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
 from tests.scheduling.test_schedule import grants, refusals, spawned, stopped
 from workers.telemetry.gauges import Gauges
 from workers.telemetry.store import StateStore
@@ -31,7 +30,7 @@ def a_replicated(name: str = "a", gib: float = 4.0, slots: int = 1, low: int = 1
 def crowded(model: Model, play: Play, at: float = 10.0, load_seconds: float = 0.0) -> Play:
     """One server, all its slots taken, and one more request that waits since then."""
     play.ask(model, at=0.0)
-    play.tell(ev.Ready(1, 9001, at=load_seconds), ev.Release(play._ticket, at=load_seconds))
+    play.post(ev.Ready(1, 9001, at=load_seconds), ev.Release(play._ticket, at=load_seconds))
     for _ in range(model.launch.parallel + 1):
         play.ask(model, at=at)
     assert len(play.state.waiting) == 1
@@ -42,9 +41,9 @@ def with_two(play: Play, model: Model, at: float = 20.0) -> None:
     """Two ready servers of this model with nothing to do, both used last at that time."""
     first = play._ticket + 1
     crowded(model, play)
-    play.tell(ev.Tick(at=12.0), ev.Ready(2, 9002, at=12.0))
+    play.post(ev.Tick(at=12.0), ev.Ready(2, 9002, at=12.0))
     for ticket in range(first + 1, play._ticket + 1):
-        play.tell(ev.Release(ticket, at=at))
+        play.post(ev.Release(ticket, at=at))
     assert [server.is_idle for server in play.state.servers_of(model.name)] == [True, True]
 
 
@@ -52,7 +51,7 @@ def ask(play: Play, model: Model, conversation: int | None, at: float) -> int | 
     """The server that a request of this conversation is granted."""
     play._ticket += 1
     wish = ev.Acquire(play._ticket, model, at, at + 300, asked_for(booked(model)), conversation)
-    return grants(play.tell(wish)).get(play._ticket)
+    return grants(play.post(wish)).get(play._ticket)
 
 
 # --- when another is started ------------------------------------------------------------------------------------
@@ -63,51 +62,51 @@ def test_another_is_started_once_requests_have_waited_for_as_long_as_a_load_take
     at = 1000.0
     play = crowded(a_replicated(), Play(Limits(ttl_seconds=5000)), at, load_seconds)
     assert due_at(play.state) == at + patience
-    assert spawned(play.tell(ev.Tick(at=at + patience - 0.1))) == []
-    assert spawned(play.tell(ev.Tick(at=at + patience))) == ["a"]
-    assert grants(play.tell(ev.Ready(2, 9002, at=at + 40))) == {3: 2}
+    assert spawned(play.post(ev.Tick(at=at + patience - 0.1))) == []
+    assert spawned(play.post(ev.Tick(at=at + patience))) == ["a"]
+    assert grants(play.post(ev.Ready(2, 9002, at=at + 40))) == {3: 2}
     assert play.decided[-1].decision.reason == "server 2 of 2: there is no GPU; RAM has room"
 
 
 def test_a_queue_that_ends_in_time_starts_nothing():
     play = crowded(a_replicated(), Play())
-    play.tell(ev.Release(2, at=11.0))  # who waited has its slot
+    play.post(ev.Release(2, at=11.0))  # who waited has its slot
     play.ask(a_replicated(), at=11.5)
     assert due_at(play.state) == 13.5
-    assert spawned(play.tell(ev.Tick(at=12.5))) == []
+    assert spawned(play.post(ev.Tick(at=12.5))) == []
 
 
 def test_there_are_never_more_than_max():
     play = crowded(a_replicated(), Play())
-    play.tell(ev.Tick(at=12.0), ev.Ready(2, 9002, at=12.0))
+    play.post(ev.Tick(at=12.0), ev.Ready(2, 9002, at=12.0))
     for _ in range(3):
         play.ask(a_replicated(), at=12.0)
-    assert spawned(play.tell(ev.Tick(at=100.0))) == []
+    assert spawned(play.post(ev.Tick(at=100.0))) == []
 
 
 def test_one_at_a_time_and_none_while_another_loads():
     play = crowded(a_replicated(high=3), Play())
     for _ in range(3):
         play.ask(a_replicated(high=3), at=10.0)
-    assert spawned(play.tell(ev.Tick(at=12.0), ev.Tick(at=50.0))) == ["a"]
-    play.tell(ev.Ready(2, 9002, at=51.0))
+    assert spawned(play.post(ev.Tick(at=12.0), ev.Tick(at=50.0))) == ["a"]
+    play.post(ev.Ready(2, 9002, at=51.0))
     # That load took 39 s, so the queue counts for 30 s from when all were full again.
     assert due_at(play.state) == 81.0
-    assert spawned(play.tell(ev.Tick(at=81.0))) == ["a"]
+    assert spawned(play.post(ev.Tick(at=81.0))) == ["a"]
 
 
 def test_a_model_without_replicas_has_one_server_however_many_wait():
     play = crowded(a_model(slots=1), Play())
     assert play.state.crowded == {}
-    assert spawned(play.tell(ev.Tick(at=100.0))) == []
+    assert spawned(play.post(ev.Tick(at=100.0))) == []
 
 
 def test_as_many_as_min_follow_the_first_one_after_the_other():
     play = Play()
-    assert spawned(play.ask(a_replicated(low=3, high=3), want=ev.Load)) == ["a"]
-    assert spawned(play.tell(ev.Ready(1, 9001, at=1.0), ev.Tick(at=1.5))) == ["a"]
-    assert spawned(play.tell(ev.Ready(2, 9002, at=2.0), ev.Tick(at=2.5))) == ["a"]
-    assert spawned(play.tell(ev.Ready(3, 9003, at=3.0), ev.Tick(at=4.0))) == []
+    assert spawned(play.ask(a_replicated(low=3, high=3), command=ev.Load)) == ["a"]
+    assert spawned(play.post(ev.Ready(1, 9001, at=1.0), ev.Tick(at=1.5))) == ["a"]
+    assert spawned(play.post(ev.Ready(2, 9002, at=2.0), ev.Tick(at=2.5))) == ["a"]
+    assert spawned(play.post(ev.Ready(3, 9003, at=3.0), ev.Tick(at=4.0))) == []
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------
@@ -123,8 +122,8 @@ def test_nothing_is_stopped_for_a_replica_and_it_comes_when_there_is_room():
     assert (told.outcome, told.evict) == (Outcome.WAIT, ())
     assert told.reason == "server 2 of 2: no room for it is free, and nothing is stopped for a replica"
     play.ask(model, at=59.0)
-    assert stopped(play.tell(ev.Tick(at=60.0))) == [1]
-    assert spawned(play.tell(ev.Exited(1, "", at=61.0))) == ["a"]
+    assert stopped(play.post(ev.Tick(at=60.0))) == [1]
+    assert spawned(play.post(ev.Exited(1, "", at=61.0))) == ["a"]
 
 
 def test_a_place_is_looked_for_again_when_memory_shows_something_else():
@@ -134,19 +133,19 @@ def test_a_place_is_looked_for_again_when_memory_shows_something_else():
     play.up(model)
     assert len(play.decided) == 2, "the first, and no place for the second"
     for second in range(1, 30):
-        play.tell(ev.Tick(at=float(second)))
+        play.post(ev.Tick(at=float(second)))
     assert len(play.decided) == 2, "nothing is decided twice on the same"
     play._total_gib = 10
-    assert spawned([effect for second in range(30, 41) for effect in play.tell(ev.Tick(at=float(second)))]) == ["a"]
+    assert spawned([effect for second in range(30, 41) for effect in play.post(ev.Tick(at=float(second)))]) == ["a"]
 
 
 def test_readings_that_fail_are_not_asked_for_again_at_once():
     play = Play(answers_readings=False)
     play.ask(a_replicated(low=2))
-    play.tell(ev.MemoryRead(memory(at=0.0), at=0.0))
-    assert play.tell(ev.Ready(1, 9001, at=5.0))[-1] == ev.ReadMemory()
-    assert play.tell(ev.ReadingFailed("no", at=5.0), ev.Tick(at=6.0)) == []
-    assert play.tell(ev.Tick(at=due_at(play.state))) == [ev.ReadMemory()]
+    play.post(ev.MemoryRead(memory(at=0.0), at=0.0))
+    assert play.post(ev.Ready(1, 9001, at=5.0))[-1] == ev.ReadMemory()
+    assert play.post(ev.ReadingFailed("no", at=5.0), ev.Tick(at=6.0)) == []
+    assert play.post(ev.Tick(at=due_at(play.state))) == [ev.ReadMemory()]
 
 
 def test_loads_of_others_come_first():
@@ -157,10 +156,10 @@ def test_loads_of_others_come_first():
     model = a_replicated(gib=2, low=2)
     play.ask(a_model("large", gib=15), at=2.0)  # waits for it
     play.ask(model, at=3.0)
-    play.tell(ev.Ready(2, 9002, at=4.0))
+    play.post(ev.Ready(2, 9002, at=4.0))
     assert [each.model.name for each in play.state.servers] == ["pinned", "a"], "there would be room for another"
     assert due_at(play.state) > 4.0, "and nothing is done about it in vain"
-    play.tell(ev.Cancel(3, at=5.0))
+    play.post(ev.Cancel(3, at=5.0))
     assert [each.model.name for each in play.state.servers] == ["pinned", "a", "a"]
     assert play.state.server(server).state is ServerState.READY
 
@@ -173,30 +172,32 @@ def test_a_replica_goes_to_another_gpu_even_if_there_is_room_beside_the_first():
     assert first.placement.uuids == second.placement.uuids == ("GPU-a",), "better than none"
 
 
-def gpu_pair(play: GpuPlay, ctx_size: int = 4096, wishes: Wishes | None = None) -> tuple[object, object]:
+def gpu_pair(
+    play: GpuPlay, ctx_size: int = 4096, constraints: PlacementConstraints | None = None
+) -> tuple[object, object]:
     """The servers of a model that is to have two of them."""
-    wishes = wishes or Wishes()
+    constraints = constraints or PlacementConstraints()
     play._ticket += 1
-    model = replace(a_replicated(low=2), wishes=wishes)
-    play.tell(play.polled(-0.5))
-    play.tell(ev.Acquire(play._ticket, model, 0.0, 300.0, eight_layers(ctx_size, wishes)))
-    play.tell(ev.Spawned(1, 1001, 0.0), ev.Ready(1, 9001, 0.0), play.polled(0.1), ev.Tick(at=0.2))
+    model = replace(a_replicated(low=2), constraints=constraints)
+    play.post(play.polled(-0.5))
+    play.post(ev.Acquire(play._ticket, model, 0.0, 300.0, eight_layers(ctx_size, constraints)))
+    play.post(ev.Spawned(1, 1001, 0.0), ev.Ready(1, 9001, 0.0), play.polled(0.1), ev.Tick(at=0.2))
     first, second = (*play.state.servers, None)[:2]
     return first, second
 
 
 def test_a_replica_has_the_context_of_the_first_or_is_not_there():
     """With 32k it takes 5.5 GiB of a card, the reserve included; with 4k 4.6."""
-    auto = Wishes(has_auto_context=True, max_gpus=1)
-    first, second = gpu_pair(GpuPlay(Hardware({"GPU-a": 7, "GPU-b": 7})), wishes=auto)
+    auto = PlacementConstraints(has_auto_context=True, max_gpus=1)
+    first, second = gpu_pair(GpuPlay(Hardware({"GPU-a": 7, "GPU-b": 7})), constraints=auto)
     assert first.placement.ctx_size == second.placement.ctx_size == 32768
-    first, second = gpu_pair(GpuPlay(Hardware({"GPU-a": 7, "GPU-b": 5.2})), wishes=auto)
+    first, second = gpu_pair(GpuPlay(Hardware({"GPU-a": 7, "GPU-b": 5.2})), constraints=auto)
     assert (first.placement.ctx_size, second) == (32768, None)
 
 
 def test_a_replica_of_one_on_a_gpu_is_not_put_on_the_cpu():
     play = GpuPlay(Hardware({"GPU-a": 6}), Limits(cpu_fallback=CpuFallback.WHEN_FULL))
-    first, second = gpu_pair(play, wishes=Wishes(cpu_when_full=True, partial_offload=True))
+    first, second = gpu_pair(play, constraints=PlacementConstraints(cpu_when_full=True, partial_offload=True))
     assert (first.placement.uuids, second) == (("GPU-a",), None)
 
 
@@ -206,13 +207,13 @@ def test_a_replica_of_one_on_a_gpu_waits_for_the_gpus_that_are_lost():
     )
     gpu_pair(play)
     play.hardware.state = GpuState.LOST
-    play.tell(play.polled(1.0))
+    play.post(play.polled(1.0))
     for second in range(1, 40):
-        play.tell(play.polled(second), ev.Tick(at=float(second)))
+        play.post(play.polled(second), ev.Tick(at=float(second)))
     assert len(play.state.servers) == 1
     play.hardware.state, play.hardware.stranger_gib = GpuState.OK, {}
     for second in range(40, 60):
-        play.tell(play.polled(second), ev.Tick(at=float(second)))
+        play.post(play.polled(second), ev.Tick(at=float(second)))
     assert [each.placement.uuids for each in play.state.servers] == [("GPU-a",), ("GPU-b",)]
 
 
@@ -221,23 +222,23 @@ def test_memory_on_its_way_back_is_nobodys_yet():
     play.loaded("other")
     play._ticket += 1
     model = a_replicated(low=2)
-    play.tell(play.polled(9.5), ev.Acquire(play._ticket, model, 10.0, 300.0, eight_layers()))
-    play.tell(ev.Spawned(2, 1002, 10.0), ev.Ready(2, 9002, 10.0), play.polled(10.1), ev.Tick(at=10.2))
+    play.post(play.polled(9.5), ev.Acquire(play._ticket, model, 10.0, 300.0, eight_layers()))
+    play.post(ev.Spawned(2, 1002, 10.0), ev.Ready(2, 9002, 10.0), play.polled(10.1), ev.Tick(at=10.2))
     decided = len(play.decided)
-    assert stopped(play.tell(ev.Tick(at=50.0))) == [1]
-    play.tell(play.polled(51.0))
+    assert stopped(play.post(ev.Tick(at=50.0))) == [1]
+    play.post(play.polled(51.0))
     play.hardware.late_gib = {"GPU-a": 4}
-    play.tell(ev.Exited(1, "", at=51.5), play.polled(52.0))
+    play.post(ev.Exited(1, "", at=51.5), play.polled(52.0))
     assert len(play.decided) == decided, "nothing is decided meanwhile"
     play.hardware.late_gib = {}
-    assert spawned(play.tell(play.polled(53.0))) == ["a"]
+    assert spawned(play.post(play.polled(53.0))) == ["a"]
 
 
 def test_a_replica_is_placed_by_what_the_first_was_seen_to_need():
     play, model = Play(total_gib=10), a_replicated(gib=4)  # 4.6 GiB were booked, and it takes 6
     crowded(model, play)
-    play.tell(ev.Measured(1, {CPU: 6 * GIB}, at=11.0))
-    assert spawned(play.tell(ev.Tick(at=12.0))) == []
+    play.post(ev.Measured(1, {CPU: 6 * GIB}, at=11.0))
+    assert spawned(play.post(ev.Tick(at=12.0))) == []
     assert play.decided[-1].decision.needed_bytes == 6 * GIB
 
 
@@ -254,10 +255,10 @@ def test_a_conversation_stays_where_it_was_while_there_is_a_slot():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
     assert [ask(play, model, each, at=21.0) for each in (7, 8)] == [1, 2]
-    play.tell(ev.Release(play._ticket - 1, at=22.0))
+    play.post(ev.Release(play._ticket - 1, at=22.0))
     assert ask(play, model, 8, at=23.0) == 2, "although the other is idle"
     assert ask(play, model, 8, at=24.0) == 1, "it is full"
-    play.tell(ev.Release(play._ticket - 1, at=25.0), ev.Release(play._ticket, at=25.0))
+    play.post(ev.Release(play._ticket - 1, at=25.0), ev.Release(play._ticket, at=25.0))
     assert ask(play, model, 8, at=26.0) == 1, "where it was last"
     assert ask(play, model, 7, at=27.0) == 1
 
@@ -267,7 +268,7 @@ def test_only_the_latest_conversations_are_known():
     with_two(play, model)
     for conversation in (*range(MOST_KNOWN), 0, MOST_KNOWN, MOST_KNOWN + 1):
         ask(play, model, conversation, at=21.0)
-        play.tell(ev.Release(play._ticket, at=21.0))
+        play.post(ev.Release(play._ticket, at=21.0))
     assert list(play.state.conversations["a"]) == [*range(3, MOST_KNOWN), 0, MOST_KNOWN, MOST_KNOWN + 1]
 
 
@@ -276,7 +277,7 @@ def test_a_conversation_whose_server_is_gone_goes_to_another():
     with_two(play, model)
     ask(play, model, None, at=21.0)
     assert ask(play, model, 7, at=21.0) == 2
-    play.tell(ev.Exited(2, "it crashed", at=22.0))
+    play.post(ev.Exited(2, "it crashed", at=22.0))
     assert ask(play, model, 7, at=23.0) == 1
 
 
@@ -287,12 +288,12 @@ def test_a_replica_that_was_idle_for_its_residency_goes_and_the_last_stays_for_i
     play, model = Play(Limits(ttl_seconds=100)), a_replicated(slots=2)
     with_two(play, model)
     ask(play, model, None, at=30.0)
-    play.tell(ev.Release(play._ticket, at=31.0))
+    play.post(ev.Release(play._ticket, at=31.0))
     assert due_at(play.state) == 40.0, "the second one, unused since 20"
-    assert stopped(play.tell(ev.Tick(at=40.0))) == [2]
-    play.tell(ev.Exited(2, "", at=41.0))
+    assert stopped(play.post(ev.Tick(at=40.0))) == [2]
+    play.post(ev.Exited(2, "", at=41.0))
     assert due_at(play.state) == 131.0
-    assert stopped(play.tell(ev.Tick(at=131.0))) == [1]
+    assert stopped(play.post(ev.Tick(at=131.0))) == [1]
 
 
 def test_of_two_that_are_idle_the_one_used_last_stays():
@@ -300,50 +301,50 @@ def test_of_two_that_are_idle_the_one_used_last_stays():
     with_two(play, model)
     ask(play, model, None, at=21.0)
     assert ask(play, model, 7, at=21.0) == 2
-    play.tell(ev.Release(play._ticket - 1, at=22.0), ev.Release(play._ticket, at=30.0))
-    assert stopped(play.tell(ev.Tick(at=42.0))) == [1]
+    play.post(ev.Release(play._ticket - 1, at=22.0), ev.Release(play._ticket, at=30.0))
+    assert stopped(play.post(ev.Tick(at=42.0))) == [1]
 
 
 def test_none_within_min_goes_while_another_is_in_use():
     play, model = Play(Limits(ttl_seconds=100)), a_replicated(slots=4, low=2)
     play.up(model)
-    play.tell(ev.Ready(2, 9002, at=1.0))
+    play.post(ev.Ready(2, 9002, at=1.0))
     ask(play, model, None, at=2.0)
     assert due_at(play.state) is None
-    assert stopped(play.tell(ev.Tick(at=1000.0))) == []
+    assert stopped(play.post(ev.Tick(at=1000.0))) == []
 
 
 def test_a_replica_stays_for_as_long_as_its_load_took():
     play, model = Play(), a_replicated()
     crowded(model, play)
-    play.tell(ev.Tick(at=12.0), ev.Ready(2, 9002, at=102.0), ev.Release(3, at=103.0))
+    play.post(ev.Tick(at=12.0), ev.Ready(2, 9002, at=102.0), ev.Release(3, at=103.0))
     assert due_at(play.state) == 103.0 + 90.0
 
 
 def test_those_within_min_go_together_by_who_was_used_last():
     play, model = Play(Limits(ttl_seconds=100)), a_replicated(slots=4, low=2)
     play.up(model)
-    play.tell(ev.Ready(2, 9002, at=1.0))
+    play.post(ev.Ready(2, 9002, at=1.0))
     ask(play, model, None, at=90.0)
-    play.tell(ev.Release(play._ticket, at=91.0))
+    play.post(ev.Release(play._ticket, at=91.0))
     assert play.state.server(2).last_used == 1.0
     assert due_at(play.state) == 191.0
-    assert stopped(play.tell(ev.Tick(at=191.0))) == [1, 2]
+    assert stopped(play.post(ev.Tick(at=191.0))) == [1, 2]
 
 
 def test_the_last_answers_wish_is_for_all_servers_of_its_model():
     play, model = Play(), a_replicated(slots=4, low=2)
     play.up(model)
-    play.tell(ev.Ready(2, 9002, at=1.0))
+    play.post(ev.Ready(2, 9002, at=1.0))
     ask(play, model, None, at=2.0)
-    assert stopped(play.tell(ev.Release(play._ticket, at=3.0, keep_seconds=0.0))) == [1, 2]
+    assert stopped(play.post(ev.Release(play._ticket, at=3.0, keep_seconds=0.0))) == [1, 2]
 
 
 def test_pinned_ones_beyond_min_go_when_idle_the_others_stay():
     play, model = Play(), replace(a_replicated(), pin=True)
     with_two(play, model)
-    assert stopped(play.tell(ev.Tick(at=40.0))) == [2]
-    play.tell(ev.Exited(2, "", at=41.0))
+    assert stopped(play.post(ev.Tick(at=40.0))) == [2]
+    play.post(ev.Exited(2, "", at=41.0))
     assert due_at(play.state) is None
 
 
@@ -352,28 +353,28 @@ def test_what_is_not_missed_goes_at_once_for_another_model_and_before_all_others
     play.up(a_model("old", gib=4), at=0.0)
     crowded_at, first = 10.0, play._ticket + 1
     play.ask(model, at=1.0)
-    play.tell(ev.Ready(2, 9002, at=1.0), ev.Release(first, at=1.0))
+    play.post(ev.Ready(2, 9002, at=1.0), ev.Release(first, at=1.0))
     play.ask(model, at=crowded_at)
     play.ask(model, at=crowded_at)
-    play.tell(ev.Tick(at=12.0), ev.Ready(3, 9003, at=12.0), ev.Release(play._ticket, at=12.5))
+    play.post(ev.Tick(at=12.0), ev.Ready(3, 9003, at=12.0), ev.Release(play._ticket, at=12.5))
     # 3 x 4.6 GiB; the second of "a" is 0.5 s old, was used a moment ago, and "old" is not asked for any more.
     assert stopped(play.ask(a_model("new", gib=12), at=13.0)) == [3]
 
 
 def test_a_replica_that_loads_goes_for_a_model_that_has_no_server():
     play = crowded(a_replicated(), Play(total_gib=16))
-    play.tell(ev.Tick(at=12.0))
+    play.post(ev.Tick(at=12.0))
     assert stopped(play.ask(a_model("new", gib=9), at=13.0)) == [2]
-    assert spawned(play.tell(ev.Exited(2, "", at=14.0))) == ["new"]
+    assert spawned(play.post(ev.Exited(2, "", at=14.0))) == ["new"]
 
 
 def test_of_a_pinned_model_one_server_is_never_stopped_for_another():
     """Whether pinned models fit together is looked at with one server of each."""
     play, model = Play(total_gib=16), replace(a_replicated(gib=4, low=2), pin=True)
     play.up(model, at=0.0)
-    play.tell(ev.Ready(2, 9002, at=1.0))
+    play.post(ev.Ready(2, 9002, at=1.0))
     assert stopped(play.ask(a_model("new", gib=9), at=2.0)) == [1], "the other was used last"
-    play.tell(ev.Exited(1, "", at=3.0))
+    play.post(ev.Exited(1, "", at=3.0))
     assert refusals(play.ask(a_model("large", gib=12), at=4.0)) == {3: Reason.INSUFFICIENT_MEMORY}
     assert play.state.server(2).state is ServerState.READY
 
@@ -384,16 +385,16 @@ def test_of_a_pinned_model_one_server_is_never_stopped_for_another():
 def test_an_unload_takes_all_and_is_done_when_the_last_is_gone():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
-    assert stopped(play.ask(model, at=30.0, want=ev.Unload)) == [1, 2]
+    assert stopped(play.ask(model, at=30.0, command=ev.Unload)) == [1, 2]
     ticket = play._ticket
-    assert play.tell(ev.Exited(1, "", at=31.0)) == []
-    assert play.tell(ev.Exited(2, "", at=32.0)) == [ev.Done(ticket)]
+    assert play.post(ev.Exited(1, "", at=31.0)) == []
+    assert play.post(ev.Exited(2, "", at=32.0)) == [ev.Done(ticket)]
 
 
 def test_an_unload_stops_a_replica_that_loads_and_refuses_nobody():
     play = crowded(a_replicated(), Play())
-    play.tell(ev.Tick(at=12.0))
-    effects = play.ask(a_replicated(), at=13.0, want=ev.Unload)
+    play.post(ev.Tick(at=12.0))
+    effects = play.ask(a_replicated(), at=13.0, command=ev.Unload)
     assert (stopped(effects), refusals(effects)) == ([2], {})
     assert play.state.server(1).state is ServerState.DRAINING
 
@@ -403,19 +404,19 @@ def test_a_changed_file_makes_all_its_servers_go_and_one_comes_anew():
     with_two(play, model)
     changed = replace(model, created=7)
     assert stopped(play.ask(changed, at=30.0)) == [1, 2]
-    play.tell(ev.Exited(1, "", at=31.0))
-    assert spawned(play.tell(ev.Exited(2, "", at=32.0))) == ["a"]
+    play.post(ev.Exited(1, "", at=31.0))
+    assert spawned(play.post(ev.Exited(2, "", at=32.0))) == ["a"]
 
 
 def test_a_replica_that_fails_harms_nobody_and_is_tried_less_and_less_often():
     play = crowded(a_replicated(), Play())
-    play.tell(ev.Tick(at=12.0))
+    play.post(ev.Tick(at=12.0))
     failed, at, tries = [], 12.0, []
     for number in range(2, 6):
-        failed += play.tell(ev.Exited(number, "it crashed", at=at + 0.5))
+        failed += play.post(ev.Exited(number, "it crashed", at=at + 0.5))
         while len(play.state.servers) == 1:
             at = due_at(play.state)
-            failed += play.tell(ev.Tick(at=at))
+            failed += play.post(ev.Tick(at=at))
         tries.append(at)
         at = max(at, 12.5)
     assert refusals(failed) == {}
@@ -429,26 +430,26 @@ def test_a_replica_that_fails_harms_nobody_and_is_tried_less_and_less_often():
 )
 def test_whoever_waits_waits_on_when_a_replica_cannot_be_started(end: ev.Exited):
     play = crowded(a_replicated(), Play())
-    play.tell(ev.Tick(at=12.0))
-    effects = play.tell(end)
+    play.post(ev.Tick(at=12.0))
+    effects = play.post(end)
     assert refusals(effects) == {}
     assert not any(waiting.is_planned_anew for waiting in play.state.waiting)
-    assert grants(play.tell(ev.Release(2, at=13.0))) == {3: 1}
+    assert grants(play.post(ev.Release(2, at=13.0))) == {3: 1}
 
 
 def test_a_replica_that_stalls_is_stopped_and_nobody_is_refused():
     play = crowded(a_replicated(), Play(Limits(stall_timeout_seconds=20)))
-    play.tell(ev.Tick(at=12.0))
-    effects = play.tell(ev.Tick(at=32.0))
+    play.post(ev.Tick(at=12.0))
+    effects = play.post(ev.Tick(at=32.0))
     assert (stopped(effects), refusals(effects), play.state.failures) == ([2], {}, {})
 
 
 def test_a_replica_that_says_it_needs_more_ends_and_the_next_is_placed_by_that():
     play = crowded(a_replicated(), Play(total_gib=10))
-    play.tell(ev.Tick(at=12.0))
-    effects = play.tell(ev.Projected(2, {CPU: 6 * GIB}, at=12.1))
+    play.post(ev.Tick(at=12.0))
+    effects = play.post(ev.Projected(2, {CPU: 6 * GIB}, at=12.1))
     assert (stopped(effects), refusals(effects), play.state.failures) == ([2], {}, {})
-    effects = play.tell(ev.Exited(2, "", at=13.0), ev.Tick(at=60.0))
+    effects = play.post(ev.Exited(2, "", at=13.0), ev.Tick(at=60.0))
     assert spawned(effects) == []
     assert play.decided[-1].decision.needed_bytes == 6 * GIB
 
@@ -456,7 +457,7 @@ def test_a_replica_that_says_it_needs_more_ends_and_the_next_is_placed_by_that()
 def test_when_the_first_crashes_the_other_goes_on_as_if_it_had_been_alone():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
-    play.tell(ev.Exited(1, "it crashed", at=30.0))
+    play.post(ev.Exited(1, "it crashed", at=30.0))
     assert play.state.failures == {}
     assert ask(play, model, None, at=31.0) == 2
     assert play.state.plan_of(model) is not None
@@ -464,11 +465,11 @@ def test_when_the_first_crashes_the_other_goes_on_as_if_it_had_been_alone():
 
 def test_the_server_that_speaks_for_a_model_is_one_that_answers():
     play = crowded(a_replicated(), Play())
-    play.tell(ev.Tick(at=12.0))
+    play.post(ev.Tick(at=12.0))
     assert play.state.server_of("a").id == 1
-    play.tell(ev.Ready(2, 9002, at=13.0))
-    play.ask(a_replicated(), at=14.0, want=ev.Unload)
-    play.tell(ev.Release(2, at=15.0))
+    play.post(ev.Ready(2, 9002, at=13.0))
+    play.ask(a_replicated(), at=14.0, command=ev.Unload)
+    play.post(ev.Release(2, at=15.0))
     assert [each.state for each in play.state.servers] == [ServerState.STOPPING, ServerState.DRAINING]
     assert play.state.server_of("a").id == 2
 
@@ -478,19 +479,19 @@ def test_the_server_that_speaks_for_a_model_is_one_that_answers():
 
 def test_the_lists_say_how_many_there_are_and_how_the_best_is():
     play = crowded(a_replicated(), Play())
-    play.tell(ev.Tick(at=12.0))
+    play.post(ev.Tick(at=12.0))
     one, other = model_list([a_replicated(), a_model("b")], play.state)["data"]
     assert (one["status"], other["status"]) == ({"value": "loaded", "instances": 2}, {"value": "unloaded"})
-    play.tell(ev.Release(2, at=12.5), ev.Release(3, at=12.6), ev.Exited(1, "it crashed", at=13.0))
+    play.post(ev.Release(2, at=12.5), ev.Release(3, at=12.6), ev.Exited(1, "it crashed", at=13.0))
     assert model_entry(a_replicated(), play.state)["status"] == {"value": "loading", "instances": 1}
-    play.ask(a_replicated(), at=14.0, want=ev.Unload)
+    play.ask(a_replicated(), at=14.0, command=ev.Unload)
     assert model_entry(a_replicated(), play.state)["status"] == {"value": "unloaded", "instances": 0}
 
 
 def test_metrics_of_a_model_add_up_over_its_servers():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
-    play.tell(ev.Measured(1, {CPU: 2 * GIB}, at=21.0), ev.Measured(2, {CPU: 3 * GIB}, at=21.0))
+    play.post(ev.Measured(1, {CPU: 2 * GIB}, at=21.0), ev.Measured(2, {CPU: 3 * GIB}, at=21.0))
     text = Gauges(StateStore(play.state), "1").render("")[0].decode()
     series = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert len(series) == sum(not line.startswith("#") for line in text.splitlines()), "no series comes twice"

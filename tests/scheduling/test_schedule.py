@@ -35,13 +35,13 @@ def stopped(effects: list[ev.Effect]) -> list[int]:
 def test_the_first_request_starts_its_model_once_memory_was_read():
     play = Play(answers_readings=False)
     assert play.ask(a_model()) == [ev.ReadMemory()]
-    effects = play.tell(ev.MemoryRead(memory(at=0.0), at=0.0))
+    effects = play.post(ev.MemoryRead(memory(at=0.0), at=0.0))
     assert spawned(effects) == ["a"]
 
 
 def test_a_reading_older_than_the_request_starts_nothing():
     play = Play(answers_readings=False)
-    play.tell(ev.MemoryRead(memory(at=1.0), at=1.0))
+    play.post(ev.MemoryRead(memory(at=1.0), at=1.0))
     assert play.ask(a_model(), at=2.0) == [ev.ReadMemory()]
 
 
@@ -49,31 +49,31 @@ def test_one_load_serves_all_its_waiters():
     play = Play()
     effects = [e for _ in range(5) for e in play.ask(a_model(slots=8))]
     assert spawned(effects) == ["a"]
-    assert grants(play.tell(ev.Ready(1, 9001, at=1.0))) == {1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
+    assert grants(play.post(ev.Ready(1, 9001, at=1.0))) == {1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
 
 
 def test_a_ready_server_grants_up_to_its_slots_and_the_rest_wait():
     play = Play()
     for _ in range(3):
         play.ask(a_model(slots=2))
-    assert grants(play.tell(ev.Ready(1, 9001, at=1.0))) == {1: 1, 2: 1}
-    assert grants(play.tell(ev.Release(1, at=2.0))) == {3: 1}
+    assert grants(play.post(ev.Ready(1, 9001, at=1.0))) == {1: 1, 2: 1}
+    assert grants(play.post(ev.Release(1, at=2.0))) == {3: 1}
 
 
 def test_a_waiter_that_leaves_is_forgotten_and_its_load_goes_on():
     play = Play()
     play.ask(a_model())
-    assert refusals(play.tell(ev.Cancel(1, at=0.5))) == {1: Reason.CLIENT_LEFT}
+    assert refusals(play.post(ev.Cancel(1, at=0.5))) == {1: Reason.CLIENT_DISCONNECTED}
     assert [s.state for s in play.state.servers] == [ServerState.STARTING]
-    assert grants(play.tell(ev.Ready(1, 9001, at=1.0))) == {}
+    assert grants(play.post(ev.Ready(1, 9001, at=1.0))) == {}
 
 
 def test_leaving_after_the_grant_changes_nothing_until_the_release():
     play = Play()
     play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=1.0))
+    play.post(ev.Ready(1, 9001, at=1.0))
     before = play.state
-    assert play.tell(ev.Cancel(1, at=1.1)) == []
+    assert play.post(ev.Cancel(1, at=1.1)) == []
     assert play.state == before
 
 
@@ -82,7 +82,7 @@ def test_a_failed_load_answers_every_waiter_of_that_model_and_no_other():
     play.ask(a_model("a"))
     play.ask(a_model("a"))
     play.ask(a_model("b"))
-    effects = play.tell(ev.Exited(1, "unknown model architecture", at=1.0))
+    effects = play.post(ev.Exited(1, "unknown model architecture", at=1.0))
     assert refusals(effects) == {1: Reason.LOAD_FAILED, 2: Reason.LOAD_FAILED}
     assert play.state.failures["a"].detail == "unknown model architecture"
     assert [w.ticket for w in play.state.waiting] == [3]
@@ -91,23 +91,23 @@ def test_a_failed_load_answers_every_waiter_of_that_model_and_no_other():
 def test_a_later_request_tries_a_failed_model_again_and_success_forgets_the_failure():
     play = Play()
     play.ask(a_model())
-    play.tell(ev.Exited(1, "bad luck", at=1.0))
+    play.post(ev.Exited(1, "bad luck", at=1.0))
     assert spawned(play.ask(a_model(), at=2.0)) == ["a"]
-    play.tell(ev.Ready(2, 9002, at=3.0))
+    play.post(ev.Ready(2, 9002, at=3.0))
     assert play.state.failures == {}
 
 
 def test_a_process_that_could_not_be_made_says_so():
     play = Play()
     play.ask(a_model())
-    effects = play.tell(ev.Exited(1, "Too many open files", at=1.0, could_not_spawn=True))
+    effects = play.post(ev.Exited(1, "Too many open files", at=1.0, could_not_spawn=True))
     assert refusals(effects) == {1: Reason.SPAWN_FAILED}
 
 
 def test_a_crash_while_serving_gives_its_room_back_and_the_next_request_starts_it_again():
     play = Play()
     play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=1.0), ev.Exited(1, "segfault", at=2.0), ev.Release(1, at=2.1))
+    play.post(ev.Ready(1, 9001, at=1.0), ev.Exited(1, "segfault", at=2.0), ev.Release(1, at=2.1))
     assert play.state.servers == ()
     assert spawned(play.ask(a_model(), at=3.0)) == ["a"]
 
@@ -116,7 +116,7 @@ def test_an_idle_model_goes_when_another_needs_its_room():
     play = Play(total_gib=16)
     old = play.up(a_model("old", gib=10), at=0.0)
     assert stopped(play.ask(a_model("new", gib=10), at=5.0)) == [old]
-    assert spawned(play.tell(ev.Exited(old, "", at=6.0))) == ["new"]
+    assert spawned(play.post(ev.Exited(old, "", at=6.0))) == ["new"]
 
 
 def test_only_as_many_idle_models_go_as_are_needed_longest_unused_first():
@@ -136,24 +136,24 @@ def test_models_that_fit_together_stay_together():
 def test_a_busy_server_is_drained_not_killed():
     play = Play(IMPATIENT, total_gib=16)
     play.ask(a_model("busy", gib=10))
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     assert play.ask(a_model("new", gib=10), at=1.0) == []
-    play.tell(ev.Tick(at=6.0))
+    play.post(ev.Tick(at=6.0))
     assert play.state.server(1).state is ServerState.DRAINING
     assert play.ask(a_model("busy", gib=10), at=7.0) == [], "a draining server takes nothing new"
-    assert stopped(play.tell(ev.Release(1, at=8.0))) == [1]
-    assert spawned(play.tell(ev.Exited(1, "", at=9.0))) == ["new"]
+    assert stopped(play.post(ev.Release(1, at=8.0))) == [1]
+    assert spawned(play.post(ev.Exited(1, "", at=9.0))) == ["new"]
 
 
 def test_older_requests_of_a_full_server_are_served_before_it_is_drained_for_another():
     play = Play(IMPATIENT, total_gib=16)
     for _ in range(2):
         play.ask(a_model("busy", gib=10, slots=1))
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("new", gib=10), at=1.0)
-    play.tell(ev.Tick(at=6.0))
+    play.post(ev.Tick(at=6.0))
     assert play.state.server(1).state is ServerState.READY
-    assert grants(play.tell(ev.Release(1, at=7.0))) == {2: 1}
+    assert grants(play.post(ev.Release(1, at=7.0))) == {2: 1}
     assert play.state.server(1).state is ServerState.DRAINING
 
 
@@ -161,7 +161,7 @@ def test_leaving_bytes_are_not_free_and_no_reason_to_stop_another():
     play = Play(total_gib=16)
     a, b = play.up(a_model("a", gib=6), at=0.0), play.up(a_model("b", gib=6), at=1.0)
     assert stopped(play.ask(a_model("c", gib=6), at=2.0)) == [a]
-    assert play.tell(ev.Tick(at=2.5)) == []
+    assert play.post(ev.Tick(at=2.5)) == []
     assert play.state.server(b).state is ServerState.READY
 
 
@@ -169,9 +169,9 @@ def test_a_request_for_a_model_on_its_way_out_waits_and_starts_it_again():
     """A peer answered 502, or hung for ever, when a request met its model's unload (llama-swap issue 946)."""
     play = Play(Limits(ttl_seconds=10))
     play.up(a_model(), at=0.0)
-    assert stopped(play.tell(ev.Tick(at=10.0))) == [1]
+    assert stopped(play.post(ev.Tick(at=10.0))) == [1]
     assert play.ask(a_model(), at=10.1) == []
-    assert spawned(play.tell(ev.Exited(1, "", at=10.2))) == ["a"]
+    assert spawned(play.post(ev.Exited(1, "", at=10.2))) == ["a"]
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers():
@@ -186,7 +186,7 @@ def test_what_can_never_fit_is_refused_with_the_numbers():
 def test_room_that_strangers_hold_is_refused_for_now_and_no_model_is_stopped_in_vain():
     play = Play(answers_readings=False)
     play.ask(a_model("big", gib=10))
-    effects = play.tell(ev.MemoryRead(memory(at=0.0, available_gib=4, total_gib=16), at=0.0))
+    effects = play.post(ev.MemoryRead(memory(at=0.0, available_gib=4, total_gib=16), at=0.0))
     assert refusals(effects) == {1: Reason.INSUFFICIENT_MEMORY}
     assert stopped(effects) == []
 
@@ -195,23 +195,23 @@ def test_an_idle_server_goes_after_its_ttl_and_not_before():
     play = Play(Limits(ttl_seconds=60))
     play.up(a_model(), at=5.0)
     assert due_at(play.state) == 65.0
-    assert play.tell(ev.Tick(at=64.9)) == []
-    assert stopped(play.tell(ev.Tick(at=65.0))) == [1]
+    assert play.post(ev.Tick(at=64.9)) == []
+    assert stopped(play.post(ev.Tick(at=65.0))) == [1]
 
 
 def test_a_busy_server_has_no_ttl():
     play = Play(Limits(ttl_seconds=60))
     play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=0.0))
-    assert play.tell(ev.Tick(at=1000.0)) == []
+    play.post(ev.Ready(1, 9001, at=0.0))
+    assert play.post(ev.Tick(at=1000.0)) == []
 
 
 def test_a_load_that_moves_is_never_stopped_and_one_that_stalls_is():
     play = Play(Limits(stall_timeout_seconds=30))
     play.ask(a_model(), patience=10_000)
     for at in range(25, 200, 25):
-        assert play.tell(ev.Progress(1, at=float(at))) == []
-    effects = play.tell(ev.Tick(at=205.0))  # 30 s after the last sign of life at 175
+        assert play.post(ev.Progress(1, at=float(at))) == []
+    effects = play.post(ev.Tick(at=205.0))  # 30 s after the last sign of life at 175
     assert refusals(effects) == {1: Reason.LOAD_TIMEOUT}
     assert stopped(effects) == [1]
 
@@ -219,7 +219,7 @@ def test_a_load_that_moves_is_never_stopped_and_one_that_stalls_is():
 def test_ready_that_crosses_a_stop_does_not_bring_the_server_back():
     play = Play(Limits(stall_timeout_seconds=30))
     play.ask(a_model(), patience=10_000)
-    play.tell(ev.Tick(at=30.0), ev.Ready(1, 9001, at=30.1))
+    play.post(ev.Tick(at=30.0), ev.Ready(1, 9001, at=30.1))
     assert play.state.server(1).state is ServerState.STOPPING
 
 
@@ -227,7 +227,7 @@ def test_a_wait_ends_at_its_time_limit():
     play = Play()
     play.ask(a_model(), patience=20.0)
     assert due_at(play.state) == 20.0
-    (refuse,) = play.tell(ev.Tick(at=20.0))
+    (refuse,) = play.post(ev.Tick(at=20.0))
     assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.WAIT_TIMEOUT
     assert refuse.refusal.detail == "waited 20 s (scheduling.max_wait_seconds), and it was still loading"
 
@@ -236,11 +236,11 @@ def test_who_waited_in_vain_is_told_what_for():
     play = Play(IMPATIENT, total_gib=12)
     slots = play.ask(a_model("a", gib=10, slots=1))
     assert spawned(slots) == ["a"]
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("a", gib=10, slots=1), patience=7.0)
     play.ask(a_model("b", gib=10), patience=7.0)
-    play.ask(a_model("a"), patience=7.0, want=ev.Unload)
-    told = [each.refusal.detail for each in play.tell(ev.Tick(at=7.0)) if isinstance(each, ev.Refuse)]
+    play.ask(a_model("a"), patience=7.0, command=ev.Unload)
+    told = [each.refusal.detail for each in play.post(ev.Tick(at=7.0)) if isinstance(each, ev.Refuse)]
     assert [each.partition(", and ")[2] for each in told] == [
         "all its slots were taken",
         "there was no room to load it (GET /decisions?model=b says why)",
@@ -269,21 +269,21 @@ def test_a_drain_refuses_who_waits_lets_run_what_runs_and_stops_the_rest():
     play = Play(total_gib=64)
     idle = play.up(a_model("idle"))
     play.ask(a_model("busy"))
-    play.tell(ev.Ready(2, 9002, at=0.0))
+    play.post(ev.Ready(2, 9002, at=0.0))
     play.ask(a_model("cold"))
-    effects = play.tell(ev.Drain(at=1.0))
+    effects = play.post(ev.Drain(at=1.0))
     assert refusals(effects) == {3: Reason.DRAINING}
     assert stopped(effects) == [idle, 3]
     assert play.state.server(2).state is ServerState.READY
     assert refusals(play.ask(a_model("busy"), at=2.0)) == {4: Reason.DRAINING}
-    assert stopped(play.tell(ev.Release(2, at=3.0))) == [2]
+    assert stopped(play.post(ev.Release(2, at=3.0))) == [2]
 
 
 def test_close_stops_even_what_is_busy():
     play = Play()
     play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Drain(at=1.0))
-    assert stopped(play.tell(ev.Close(at=2.0))) == [1]
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Drain(at=1.0))
+    assert stopped(play.post(ev.Close(at=2.0))) == [1]
 
 
 def test_settling_twice_is_settling_once():
@@ -291,7 +291,7 @@ def test_settling_twice_is_settling_once():
     play.up(a_model("a", gib=10))
     play.ask(a_model("b", gib=10), at=1.0)
     before = play.state
-    assert play.tell(ev.Tick(at=1.0)) == []
+    assert play.post(ev.Tick(at=1.0)) == []
     assert play.state == before
 
 
@@ -310,19 +310,19 @@ def test_an_arrow_that_is_not_in_the_table_is_a_bug():
 def test_a_slot_left_in_mid_answer_is_not_given_away_until_the_engine_says_it_is_free():
     play = Play(Limits(first_look_seconds=0.25, look_seconds=1.5))
     play.ask(a_model(slots=1))
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_STREAM))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_STREAM))
     assert grants(play.ask(a_model(slots=1), at=1.1)) == {}
-    assert play.tell(ev.Tick(at=1.25)) == [ev.CountSlots(1)]
-    assert play.tell(ev.SlotsCounted(1, busy=1, asked_at=1.25, at=1.5)) == [], "it has five seconds to notice"
-    assert play.tell(ev.Tick(at=2.5)) == [], "what asks it all the time keeps llama-server from noticing"
-    assert play.tell(ev.Tick(at=3.0)) == [ev.CountSlots(1)]
-    assert grants(play.tell(ev.SlotsCounted(1, busy=0, asked_at=3.0, at=3.1))) == {2: 1}
+    assert play.post(ev.Tick(at=1.25)) == [ev.CountSlots(1)]
+    assert play.post(ev.SlotsCounted(1, busy=1, asked_at=1.25, at=1.5)) == [], "it has five seconds to notice"
+    assert play.post(ev.Tick(at=2.5)) == [], "what asks it all the time keeps llama-server from noticing"
+    assert play.post(ev.Tick(at=3.0)) == [ev.CountSlots(1)]
+    assert grants(play.post(ev.SlotsCounted(1, busy=0, asked_at=3.0, at=3.1))) == {2: 1}
 
 
 def test_an_engine_that_was_left_in_silence_is_not_asked_before_it_looks_itself():
     play = Play(Limits(first_look_seconds=0.25, look_seconds=1.5))
     play.ask(a_model(slots=1))
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE))
     assert due_at(play.state) == 2.5
 
 
@@ -331,9 +331,9 @@ def test_of_many_slots_that_were_left_those_that_are_free_are_given_away():
     play = Play(Limits(first_look_seconds=0.2))
     for _ in range(4):
         play.ask(a_model(slots=4))
-    play.tell(ev.Ready(1, 9001, at=0.0))
-    play.tell(*(ev.Release(ticket, at=1.0, ending=ev.Ending.CUT_IN_STREAM) for ticket in (1, 2, 3)), ev.Tick(at=1.2))
-    play.tell(ev.SlotsCounted(1, busy=2, asked_at=1.2, at=1.25))
+    play.post(ev.Ready(1, 9001, at=0.0))
+    play.post(*(ev.Release(ticket, at=1.0, ending=ev.Ending.CUT_IN_STREAM) for ticket in (1, 2, 3)), ev.Tick(at=1.2))
+    play.post(ev.SlotsCounted(1, busy=2, asked_at=1.2, at=1.25))
     assert play.state.server(1).left_behind == 1
     assert grants(play.ask(a_model(slots=4), at=1.3)) == {5: 1}
 
@@ -341,7 +341,7 @@ def test_of_many_slots_that_were_left_those_that_are_free_are_given_away():
 def test_an_engine_gets_less_time_to_notice_when_it_has_nothing_to_write():
     play = Play(Limits(notice_seconds=5, notice_in_silence_seconds=0.05))
     play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE))
     assert due_at(play.state) == 1.05
 
 
@@ -349,8 +349,8 @@ def left_behind(busy: int | None, asked_at: float, **limits: float) -> tuple[Pla
     """A server whose only client left at 1.0 and that was then counted."""
     play = Play(Limits(notice_seconds=5, look_seconds=5, **limits))
     play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
-    return play, play.tell(ev.SlotsCounted(1, busy=busy, asked_at=asked_at, at=6.1))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
+    return play, play.post(ev.SlotsCounted(1, busy=busy, asked_at=asked_at, at=6.1))
 
 
 def test_a_server_that_generates_for_nobody_is_ended():
@@ -360,41 +360,41 @@ def test_a_server_that_generates_for_nobody_is_ended():
 def test_a_server_that_did_stop_stays_and_is_not_asked_again():
     play, effects = left_behind(busy=0, asked_at=6.0)
     assert effects == []
-    assert play.tell(ev.Tick(at=100.0)) == []
+    assert play.post(ev.Tick(at=100.0)) == []
 
 
 def test_a_server_that_does_not_say_is_asked_again():
     play, effects = left_behind(busy=None, asked_at=6.0)
     assert effects == []
-    assert play.tell(ev.Tick(at=11.1)) == [ev.CountSlots(1)]
+    assert play.post(ev.Tick(at=11.1)) == [ev.CountSlots(1)]
 
 
 def test_a_count_from_before_the_last_request_ended_stops_nothing():
     play = Play(Limits(notice_seconds=5, look_seconds=5))
     for _ in range(2):
         play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
-    play.tell(ev.Release(2, at=6.05))
-    assert play.tell(ev.SlotsCounted(1, busy=1, asked_at=6.0, at=6.1)) == []
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
+    play.post(ev.Release(2, at=6.05))
+    assert play.post(ev.SlotsCounted(1, busy=1, asked_at=6.0, at=6.1)) == []
 
 
 def test_a_neighbour_keeps_a_server_that_also_generates_for_nobody():
     play = Play(Limits(notice_seconds=5, look_seconds=5))
     for _ in range(2):
         play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
-    assert play.tell(ev.SlotsCounted(1, busy=2, asked_at=6.0, at=6.1)) == []
-    assert play.tell(ev.Tick(at=11.1)) == [ev.CountSlots(1)]
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
+    assert play.post(ev.SlotsCounted(1, busy=2, asked_at=6.0, at=6.1)) == []
+    assert play.post(ev.Tick(at=11.1)) == [ev.CountSlots(1)]
 
 
 def test_a_server_drained_for_somebody_who_left_takes_requests_again():
     play = Play(IMPATIENT, total_gib=16)
     play.ask(a_model("busy", gib=10))
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     play.ask(a_model("new", gib=10), at=1.0)
-    play.tell(ev.Tick(at=6.0))
+    play.post(ev.Tick(at=6.0))
     assert play.state.server(1).state is ServerState.DRAINING
-    play.tell(ev.Cancel(2, at=7.0))
+    play.post(ev.Cancel(2, at=7.0))
     assert grants(play.ask(a_model("busy", gib=10), at=8.0)) == {3: 1}
 
 
@@ -402,9 +402,9 @@ def test_a_request_waits_for_a_load_of_ours_that_is_in_its_way():
     """Half loaded: the reading lacks 8 GiB already, and only a ready server can be stopped."""
     play = Play(answers_readings=False)
     play.ask(a_model("a", gib=9))
-    play.tell(ev.MemoryRead(memory(at=0.0), at=0.0))
+    play.post(ev.MemoryRead(memory(at=0.0), at=0.0))
     play.ask(a_model("b", gib=9), at=1.0)
-    assert play.tell(ev.MemoryRead(memory(at=1.0, available_gib=8, held={1: 8}), at=1.0)) == []
+    assert play.post(ev.MemoryRead(memory(at=1.0, available_gib=8, held={1: 8}), at=1.0)) == []
     assert [w.ticket for w in play.state.waiting] == [1, 2]
 
 
@@ -412,9 +412,9 @@ def test_no_model_is_stopped_in_vain():
     """Strangers hold what is missing: what stopping `a` would bring back is what it holds, not what it booked."""
     play = Play(answers_readings=False)
     play.ask(a_model("a", gib=8))
-    play.tell(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=1.0), ev.Release(1, at=1.0))
+    play.post(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=1.0), ev.Release(1, at=1.0))
     play.ask(a_model("big", gib=12), at=2.0)
-    effects = play.tell(ev.MemoryRead(memory(at=2.0, available_gib=3, held={1: 5}), at=2.0))
+    effects = play.post(ev.MemoryRead(memory(at=2.0, available_gib=3, held={1: 5}), at=2.0))
     assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
     assert stopped(effects) == []
 
@@ -423,6 +423,6 @@ def test_without_a_reading_nobody_waits_for_ever():
     play = Play(answers_readings=False)
     play.up_by_hand(a_model("up"))
     play.ask(a_model("cold"), at=2.0)
-    effects = play.tell(ev.ReadingFailed("too many open files", at=2.1))
+    effects = play.post(ev.ReadingFailed("too many open files", at=2.1))
     assert refusals(effects) == {2: Reason.SPAWN_FAILED}
     assert play.ask(a_model("other"), at=3.0) == [ev.ReadMemory()], "the next one tries again"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from app.entities.gpu import GpuState, MissingGpu
-from app.entities.launch import MemoryOptions
-from app.entities.placement import CPU, CpuFallback, Outcome, Rules, Wishes
+from app.entities.launch import ModelOptions
+from app.entities.placement import CPU, CpuFallback, Outcome, PlacementConstraints, Rules
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases.placement.ledger import BACK_SECONDS
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import Limits
 from app.use_cases.scheduling.readings import PATIENCE_SECONDS
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import GIB, a_model, asked_for, replace
-from tests.helpers.gpu_play import GpuPlay, Hardware, asked
+from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
 from tests.scheduling.test_schedule import IMPATIENT, grants, refusals, spawned, stopped
 
 # One of our models takes some 4.6 GiB, and a card keeps half a GiB back.
@@ -25,7 +25,7 @@ ONE, TWO = Hardware({"GPU-a": 6}), Hardware({"GPU-a": 6, "GPU-b": 6})
 
 def play_on(hardware: Hardware, limits: Limits | None = None, **more: bool) -> GpuPlay:
     play = GpuPlay(replace(hardware), limits, **more)
-    play.tell(play.polled(at=-1.0))
+    play.post(play.polled(at=-1.0))
     return play
 
 
@@ -62,28 +62,28 @@ def test_a_reading_that_does_not_come_is_waited_for_a_moment_and_the_last_one_ha
     play = play_on(ONE, answers_polls=False)
     assert play.wants("a") == [ev.ReadGpus()]
     assert due_at(play.state) == PATIENCE_SECONDS
-    assert play.tell(ev.Tick(at=PATIENCE_SECONDS - 0.001)) == []
-    assert where(play.tell(ev.Tick(at=PATIENCE_SECONDS))) == [("GPU-a",)]
+    assert play.post(ev.Tick(at=PATIENCE_SECONDS - 0.001)) == []
+    assert where(play.post(ev.Tick(at=PATIENCE_SECONDS))) == [("GPU-a",)]
     assert due_at(play.state) != PATIENCE_SECONDS, "it is over"
 
 
 def test_who_comes_before_the_first_reading_waits_for_it():
     play = GpuPlay(replace(ONE, state=GpuState.UNREAD), answers_polls=False)
-    play.tell(play.polled(at=0.0))
+    play.post(play.polled(at=0.0))
     assert play.wants("a", at=0.1) == [ev.ReadGpus()]
-    assert play.tell(ev.Tick(at=1.0)) == []
+    assert play.post(ev.Tick(at=1.0)) == []
     play.hardware.state = GpuState.OK
-    assert where(play.tell(play.polled(at=2.0))) == [("GPU-a",)]
+    assert where(play.post(play.polled(at=2.0))) == [("GPU-a",)]
 
 
 def test_a_first_reading_that_never_comes_is_not_waited_for_for_ever():
     play = GpuPlay(replace(ONE, state=GpuState.UNREAD), answers_polls=False)
-    play.tell(play.polled(at=0.0))
+    play.post(play.polled(at=0.0))
     play.wants("a", at=0.1)
-    play.tell(ev.Tick(at=0.1 + PATIENCE_SECONDS))
+    play.post(ev.Tick(at=0.1 + PATIENCE_SECONDS))
     due = due_at(play.state)
     assert due == 5.0
-    assert refusals(play.tell(ev.MemoryRead(replace(play.state.memory, at=due), due))) == {1: Reason.NO_GPU}
+    assert refusals(play.post(ev.MemoryRead(replace(play.state.memory, at=due), due))) == {1: Reason.NO_GPU}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_first_reading_that_never_comes_is_not_waited_for_for_ever():
 def test_where_gpus_are_missing_nothing_goes_to_the_cpu_that_was_not_to(fallback: CpuFallback, answer: str):
     lost = replace(ONE, state=GpuState.LOST, expected="one was here")
     play = play_on(lost, Limits(cpu_fallback=fallback))
-    effects = play.wants("a", wishes=Wishes(cpu_when_full=fallback is CpuFallback.WHEN_FULL))
+    effects = play.wants("a", constraints=PlacementConstraints(cpu_when_full=fallback is CpuFallback.WHEN_FULL))
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
     assert outcomes(play) == [Outcome.PLACE if answer == CPU else Outcome.REFUSE], "both are on record"
 
@@ -109,8 +109,8 @@ def test_an_engine_without_cuda_and_a_machine_without_gpus_use_the_cpu(
 
 def test_a_model_without_layers_on_gpus_misses_none():
     play = play_on(replace(ONE, state=GpuState.LOST, expected="one was here"), Limits(cpu_fallback=CpuFallback.NEVER))
-    on_cpu = replace(asked(), options=replace(asked().options, n_gpu_layers=0))
-    assert where(play.tell(ev.Acquire(1, a_model(), 0.0, 300.0, on_cpu))) == [(CPU,)]
+    on_cpu = replace(eight_layers(), options=replace(eight_layers().options, n_gpu_layers=0))
+    assert where(play.post(ev.Acquire(1, a_model(), 0.0, 300.0, on_cpu))) == [(CPU,)]
 
 
 def test_a_model_that_has_just_loaded_is_not_in_the_way_of_one_that_fits_beside_it():
@@ -120,9 +120,9 @@ def test_a_model_that_has_just_loaded_is_not_in_the_way_of_one_that_fits_beside_
     play.hardware.stranger_gib = {"GPU-a": 4.6}  # that is its own
     assert where(play.wants("b", at=1.0)) == []
     play.hardware.stranger_gib, play.answers_polls = {}, False
-    play.tell(ev.Ready(1, 9001, at=2.0))
+    play.post(ev.Ready(1, 9001, at=2.0))
     assert play.state.server(1).state is ServerState.READY
-    assert where(play.tell(play.polled(at=2.1))) == [("GPU-a",)]
+    assert where(play.post(play.polled(at=2.1))) == [("GPU-a",)]
     assert play.state.server(1).state is ServerState.READY
 
 
@@ -132,23 +132,23 @@ def test_an_idle_server_goes_and_its_memory_is_waited_for():
     old = play.loaded("old")
     assert stopped(play.wants("new", at=10.0)) == [old.id]
     play.hardware.late_gib = {"GPU-a": old.booked["GPU-a"] / GIB}
-    assert play.tell(ev.Exited(old.id, "", at=10.5)) == []
+    assert play.post(ev.Exited(old.id, "", at=10.5)) == []
     due = due_at(play.state)
     assert due is not None and due <= 10.7, "it looks again and again"
-    assert play.tell(ev.Tick(at=due)) == []
+    assert play.post(ev.Tick(at=due)) == []
     play.hardware.late_gib = {}
-    assert where(play.tell(ev.Tick(at=11.2))) == [("GPU-a",)]
+    assert where(play.post(ev.Tick(at=11.2))) == [("GPU-a",)]
 
 
 def test_a_server_is_called_by_the_numbers_that_nvml_has_now():
     play = play_on(TWO)
-    server = play.loaded("a", wishes=Wishes(gpus=("GPU-b",)))
+    server = play.loaded("a", constraints=PlacementConstraints(gpus=("GPU-b",)))
     assert server.placement.device == "cuda:1"
     play.hardware.total_gib = {"GPU-b": 6}
-    play.tell(play.polled(at=1.0))
+    play.post(play.polled(at=1.0))
     assert play.state.server(server.id).placement.device == "cuda:0"
     play.hardware.total_gib = {}
-    play.tell(play.polled(at=2.0))
+    play.post(play.polled(at=2.0))
     assert play.state.server(server.id).placement == replace(server.placement, indices=(0,)), "it is away"
 
 
@@ -157,9 +157,9 @@ def test_memory_that_does_not_come_back_is_somebody_elses():
     old = play.loaded("old")
     play.wants("new", at=10.0)
     play.hardware.stranger_gib = {"GPU-a": old.booked["GPU-a"] / GIB}
-    effects = play.tell(ev.Exited(old.id, "", at=10.5))
+    effects = play.post(ev.Exited(old.id, "", at=10.5))
     while (due := due_at(play.state)) and due < 60 and not effects:
-        effects = play.tell(ev.Tick(at=due))
+        effects = play.post(ev.Tick(at=due))
         assert due <= 10.5 + BACK_SECONDS
     assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
 
@@ -169,8 +169,8 @@ def test_memory_that_is_back_before_the_exit_is_told_is_not_waited_for():
     play = play_on(ONE)
     old = play.loaded("old")
     assert stopped(play.wants("new", at=10.0)) == [old.id]
-    assert where(play.tell(ev.GpusPolled(play.hardware.snapshot((), at=10.2), at=10.2))) == [("GPU-a",)]
-    play.tell(
+    assert where(play.post(ev.GpusPolled(play.hardware.snapshot((), at=10.2), at=10.2))) == [("GPU-a",)]
+    play.post(
         ev.Exited(old.id, "", at=10.3), ev.Spawned(2, 1002, at=10.5), ev.Ready(2, 9002, at=10.6), ev.Release(2, at=10.7)
     )
     assert stopped(play.wants("third", at=11.0)) == [2]
@@ -180,41 +180,41 @@ def test_memory_on_its_way_back_is_no_reason_to_stop_another():
     play = play_on(TWO)
     first, second = play.loaded("first"), play.loaded("second", at=1.0)
     assert stopped(play.wants("new", at=100.0)) == [first.id]
-    assert stopped(play.tell(ev.Tick(at=100.1))) == []
+    assert stopped(play.post(ev.Tick(at=100.1))) == []
     play.hardware.late_gib = {first.placement.uuids[0]: first.booked[first.placement.uuids[0]] / GIB}
-    assert stopped(play.tell(ev.Exited(first.id, "", at=100.2))) == []
+    assert stopped(play.post(ev.Exited(first.id, "", at=100.2))) == []
     assert play.state.server(second.id).state is ServerState.READY
 
 
 def test_a_busy_server_in_the_way_is_drained():
     play = play_on(ONE, IMPATIENT)
     play.wants("busy")
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     assert play.wants("new", at=1.0) == []
-    play.tell(play.polled(at=6.0))
+    play.post(play.polled(at=6.0))
     assert play.state.server(1).state is ServerState.DRAINING
-    assert stopped(play.tell(ev.Release(1, at=7.0))) == [1]
-    assert spawned(play.tell(ev.Exited(1, "", at=8.0))) == ["new"]
+    assert stopped(play.post(ev.Release(1, at=7.0))) == [1]
+    assert spawned(play.post(ev.Exited(1, "", at=8.0))) == ["new"]
 
 
-@pytest.mark.parametrize("wishes", [Wishes(cpu_when_full=True), Wishes()])
-def test_a_server_that_still_answers_is_not_waited_for_where_there_is_another_place(wishes: Wishes):
+@pytest.mark.parametrize("constraints", [PlacementConstraints(cpu_when_full=True), PlacementConstraints()])
+def test_a_server_that_still_answers_is_not_waited_for_where_there_is_another_place(constraints: PlacementConstraints):
     """It was told to unload in the middle of a long answer. The CPU will do, or another one that is idle."""
     play = play_on(TWO)
     busy, idle = play.loaded("a"), play.loaded("b")
-    play.tell(ev.Acquire(50, a_model("a"), 0.5, 300.0, asked()), ev.Unload(51, a_model("a"), 0.6, 300.0))
+    play.post(ev.Acquire(50, a_model("a"), 0.5, 300.0, eight_layers()), ev.Unload(51, a_model("a"), 0.6, 300.0))
     assert play.state.server(busy.id).state is ServerState.DRAINING
-    if wishes.cpu_when_full:
-        play.tell(ev.Acquire(52, a_model("b"), 0.7, 300.0, asked()))
-        assert where(play.wants("c", at=1.0, wishes=wishes)) == [(CPU,)]
+    if constraints.cpu_when_full:
+        play.post(ev.Acquire(52, a_model("b"), 0.7, 300.0, eight_layers()))
+        assert where(play.wants("c", at=1.0, constraints=constraints)) == [(CPU,)]
     else:
-        assert stopped(play.wants("c", at=1.0, wishes=wishes)) == [idle.id]
+        assert stopped(play.wants("c", at=1.0, constraints=constraints)) == [idle.id]
 
 
 def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place():
     play = play_on(ONE)
     play.loaded("a")
-    play.tell(ev.Acquire(50, a_model("a"), 0.5, 300.0, asked()), ev.Unload(51, a_model("a"), 0.6, 300.0))
+    play.post(ev.Acquire(50, a_model("a"), 0.5, 300.0, eight_layers()), ev.Unload(51, a_model("a"), 0.6, 300.0))
     assert play.wants("c", at=1.0) == []
     assert "have answered" in play.decided[-1].decision.reason
 
@@ -222,15 +222,15 @@ def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place
 def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
     """Although another load still waits, for another card."""
     play = play_on(TWO, IMPATIENT)
-    here, there = Wishes(gpus=("GPU-a",)), Wishes(gpus=("GPU-b",))
-    for name, wishes in (("a", here), ("b", there)):
-        play.wants(name, wishes=wishes)
-        play.tell(ev.Ready(play.state.servers[-1].id, 9001, at=0.0))
-    play.wants("x", at=1.0, wishes=here)
-    play.wants("y", at=2.0, wishes=there)
-    play.tell(play.polled(at=5.5))
+    here, there = PlacementConstraints(gpus=("GPU-a",)), PlacementConstraints(gpus=("GPU-b",))
+    for name, constraints in (("a", here), ("b", there)):
+        play.wants(name, constraints=constraints)
+        play.post(ev.Ready(play.state.servers[-1].id, 9001, at=0.0))
+    play.wants("x", at=1.0, constraints=here)
+    play.wants("y", at=2.0, constraints=there)
+    play.post(play.polled(at=5.5))
     assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
-    play.tell(ev.Cancel(3, at=5.7), play.polled(at=7.0))
+    play.post(ev.Cancel(3, at=5.7), play.polled(at=7.0))
     assert [s.state for s in play.state.servers] == [ServerState.READY, ServerState.DRAINING]
 
 
@@ -244,13 +244,13 @@ def test_what_a_stranger_holds_is_told_with_the_numbers():
 
 def test_a_card_that_is_away_is_the_reason_where_it_would_have_been_used():
     play = play_on(ONE)
-    wishes = Wishes(gpus=("GPU-z",))
-    assert refusals(play.wants("a", wishes=wishes)) == {1: Reason.DOES_NOT_FIT}
+    constraints = PlacementConstraints(gpus=("GPU-z",))
+    assert refusals(play.wants("a", constraints=constraints)) == {1: Reason.DOES_NOT_FIT}
     play.answers_polls = False
-    play.wants("a", at=1.0, wishes=wishes)
+    play.wants("a", at=1.0, constraints=constraints)
     missing = (MissingGpu("GPU-z", 1, "card", "lost"),)
     away = replace(play.polled(at=1.1).gpus, missing=missing)
-    assert refusals(play.tell(ev.GpusPolled(away, at=1.1))) == {2: Reason.NO_GPU}
+    assert refusals(play.post(ev.GpusPolled(away, at=1.1))) == {2: Reason.NO_GPU}
 
 
 def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
@@ -262,15 +262,19 @@ def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
     assert "at most usable: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
 
 
-@pytest.mark.parametrize("layers, wishes", [(0, Wishes()), (999, Wishes(gpus=("GPU-a",)))])
-def test_a_card_that_is_away_is_no_reason_for_a_model_that_would_not_use_it(layers: int, wishes: Wishes):
+@pytest.mark.parametrize(
+    "layers, constraints", [(0, PlacementConstraints()), (999, PlacementConstraints(gpus=("GPU-a",)))]
+)
+def test_a_card_that_is_away_is_no_reason_for_a_model_that_would_not_use_it(
+    layers: int, constraints: PlacementConstraints
+):
     play = play_on(ONE)
     missing = (MissingGpu("GPU-z", 1, "other", "lost"),)
     away = replace(play.polled(at=1.0).gpus, missing=missing)
-    huge = asked_for(200 * GIB, wishes)
-    model = replace(huge, options=MemoryOptions(ctx_size=4096, n_gpu_layers=layers))
+    huge = asked_for(200 * GIB, constraints)
+    model = replace(huge, options=ModelOptions(ctx_size=4096, n_gpu_layers=layers))
     play.answers_polls = False
-    effects = play.tell(ev.GpusPolled(away, 1.0), ev.Acquire(1, a_model("a"), 1.0, 300.0, model), ev.Tick(1.1))
+    effects = play.post(ev.GpusPolled(away, 1.0), ev.Acquire(1, a_model("a"), 1.0, 300.0, model), ev.Tick(1.1))
     assert refusals(effects) == {1: Reason.DOES_NOT_FIT}
 
 
@@ -280,7 +284,7 @@ def test_a_lesson_about_a_gpu_is_no_share_of_what_is_in_ram():
     booked = {"GPU-a": GIB, CPU: 60 * GIB}
     servers = (replace(spawn.server, booked=booked),)
     play.state = replace(play.state, servers=servers)
-    play.tell(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
+    play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
     assert play.state.lessons["a"].device_bytes == 256 * 1024**2
 
 
@@ -289,12 +293,12 @@ def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_lear
     play = play_on(TWO)
     (first,) = where(play.wants("a"))
     play.hardware.stranger_gib = {first[0]: 5}
-    effects = play.tell(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
+    effects = play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
     (second,) = where(effects)
     assert (refusals(effects), second != first) == ({}, True)
     one, two = 4 * GIB, play.state.server(2).booked[second[0]]
     assert two > one and play.state.server(2).is_planned_anew
-    assert refusals(play.tell(ev.Exited(2, "cudaMalloc failed", at=4.0, ran_out_of_memory=True))) == {
+    assert refusals(play.post(ev.Exited(2, "cudaMalloc failed", at=4.0, ran_out_of_memory=True))) == {
         1: Reason.LOAD_FAILED
     }
 
@@ -302,43 +306,43 @@ def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_lear
 def test_the_lesson_is_kept_until_it_was_measured():
     play = play_on(ONE)
     plain = play.wants("a")[0].server.booked["GPU-a"]
-    play.tell(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
+    play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
     warned = play.state.server(2).booked["GPU-a"]
     assert 256 * 1024**2 <= warned - plain < GIB
-    play.tell(ev.Ready(2, 9002, at=3.0), ev.Release(1, at=3.0))
-    play.tell(ev.Measured(2, {"GPU-a": plain, CPU: GIB}, at=3.5))
+    play.post(ev.Ready(2, 9002, at=3.0), ev.Release(1, at=3.0))
+    play.post(ev.Measured(2, {"GPU-a": plain, CPU: GIB}, at=3.5))
     assert play.state.lessons == {}
 
 
 def test_any_other_end_of_a_start_is_not_tried_again():
     play = play_on(ONE)
     play.wants("a")
-    assert refusals(play.tell(ev.Exited(1, "bad file", at=2.0))) == {1: Reason.LOAD_FAILED}
+    assert refusals(play.post(ev.Exited(1, "bad file", at=2.0))) == {1: Reason.LOAD_FAILED}
 
 
 def test_a_start_that_says_it_needs_more_than_its_card_has_goes_where_there_is_room():
     play = play_on(Hardware({"GPU-a": 6, "GPU-b": 16}))
     (first,) = where(play.wants("a"))
     assert first == ("GPU-a",), "the fullest that holds it"
-    assert stopped(play.tell(ev.Projected(1, {"GPU-a": 9 * GIB, CPU: GIB}, at=0.2))) == [1]
-    assert where(play.tell(ev.Exited(1, "", at=0.4))) == [("GPU-b",)]
+    assert stopped(play.post(ev.Projected(1, {"GPU-a": 9 * GIB, CPU: GIB}, at=0.2))) == [1]
+    assert where(play.post(ev.Exited(1, "", at=0.4))) == [("GPU-b",)]
     assert play.state.server(2).booked["GPU-b"] == pytest.approx(9 * GIB)
 
 
 def test_nothing_is_decided_twice_on_the_same_facts():
     play = play_on(ONE)
     play.wants("busy")
-    play.tell(ev.Ready(1, 9001, at=0.0))
+    play.post(ev.Ready(1, 9001, at=0.0))
     play.wants("busy", at=0.5)
     play.wants("new", at=1.0)
     decided = len(play.decided)
     for number in range(5):
-        play.tell(ev.Tick(at=1.1 + number / 10))
+        play.post(ev.Tick(at=1.1 + number / 10))
     assert len(play.decided) == decided
-    play.tell(play.polled(at=1.9))
+    play.post(play.polled(at=1.9))
     assert len(play.decided) == decided, "a reading that shows the same is no news"
     play.hardware.stranger_gib = {"GPU-a": 0.5}
-    play.tell(play.polled(at=2.9))
+    play.post(play.polled(at=2.9))
     assert len(play.decided) == decided + 1
 
 
@@ -356,19 +360,19 @@ def ticks_that_are_due_at_once(play: GpuPlay, now: float) -> int:
         due = due_at(play.state)
         if due is None or due > now:
             return count
-        play.tell(ev.Tick(at=now))
+        play.post(ev.Tick(at=now))
     return 10
 
 
-def on_the_cpu_beside_gpus(gib: float) -> Asked:
-    return replace(asked_for(int(gib * GIB)), options=MemoryOptions(ctx_size=4096, n_gpu_layers=0))
+def on_the_cpu_beside_gpus(gib: float) -> PlacementRequest:
+    return replace(asked_for(int(gib * GIB)), options=ModelOptions(ctx_size=4096, n_gpu_layers=0))
 
 
 def test_a_first_reading_that_never_comes_makes_no_loop_while_a_load_waits_for_ram():
     play = GpuPlay(Hardware({}, state=GpuState.UNREAD), Limits(cpu_fallback=CpuFallback.WHEN_FULL), False)
-    play.tell(play.polled(at=0.0))
-    play.tell(ev.Acquire(1, a_model("a"), 6.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(1, 9001, at=7.0))
-    play.tell(ev.Acquire(2, a_model("b"), 8.0, 300.0, on_the_cpu_beside_gpus(40)))
+    play.post(play.polled(at=0.0))
+    play.post(ev.Acquire(1, a_model("a"), 6.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(1, 9001, at=7.0))
+    play.post(ev.Acquire(2, a_model("b"), 8.0, 300.0, on_the_cpu_beside_gpus(40)))
     assert outcomes(play) == [Outcome.PLACE, Outcome.WAIT]
     assert ticks_that_are_due_at_once(play, 8.0) < 3
 
@@ -377,13 +381,13 @@ def test_a_first_reading_that_never_comes_makes_no_loop_while_a_load_waits_for_r
 def test_memory_that_nobody_will_see_coming_back_makes_no_loop(is_polled: bool):
     play = play_on(ONE)
     gone = play.loaded("a")
-    play.tell(ev.Acquire(7, a_model("b"), 1.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(2, 9002, at=1.5))
+    play.post(ev.Acquire(7, a_model("b"), 1.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(2, 9002, at=1.5))
     play.answers_polls = False
     last = play.polled(at=1.6)
-    play.tell(last, ev.Exited(gone.id, "gone", at=5.0))
+    play.post(last, ev.Exited(gone.id, "gone", at=5.0))
     if not is_polled:
-        play.tell(replace(last, gpus=replace(last.gpus, poll_seconds=None)))  # the engine is asked whether it can
-    play.tell(ev.Acquire(8, a_model("c"), 7.0, 300.0, on_the_cpu_beside_gpus(40)))
+        play.post(replace(last, gpus=replace(last.gpus, poll_seconds=None)))  # the engine is asked whether it can
+    play.post(ev.Acquire(8, a_model("c"), 7.0, 300.0, on_the_cpu_beside_gpus(40)))
     assert ticks_that_are_due_at_once(play, 7.0) < 3 and ticks_that_are_due_at_once(play, 7.1) < 3
     assert outcomes(play)[-1] is Outcome.WAIT
 
@@ -391,9 +395,9 @@ def test_memory_that_nobody_will_see_coming_back_makes_no_loop(is_polled: bool):
 def test_all_who_wait_for_a_model_are_refused_by_one_decision():
     play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}), answers_polls=False)
     for ticket in range(1, 6):
-        play.tell(ev.Acquire(ticket, a_model("a"), 0.0, 300.0, asked()))
-    other = asked(wishes=Wishes(cpu_when_full=True))  # its settings have changed meanwhile
-    play.tell(ev.Acquire(6, a_model("a"), 0.0, 300.0, other))
-    effects = play.tell(play.polled(at=0.01))
+        play.post(ev.Acquire(ticket, a_model("a"), 0.0, 300.0, eight_layers()))
+    other = eight_layers(constraints=PlacementConstraints(cpu_when_full=True))  # its settings have changed meanwhile
+    play.post(ev.Acquire(6, a_model("a"), 0.0, 300.0, other))
+    effects = play.post(play.polled(at=0.01))
     assert len(refusals(effects)) == 6 and outcomes(play) == [Outcome.REFUSE]
     assert play.state.servers == (), "nobody is left to load it for"

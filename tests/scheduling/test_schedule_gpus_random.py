@@ -13,11 +13,11 @@ import pytest
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
 from app.entities.model import Model
-from app.entities.placement import CPU, CpuFallback, Rules, Wishes
+from app.entities.placement import CPU, CpuFallback, PlacementConstraints, Rules
 from app.entities.server import Server, ServerState
 from app.use_cases.scheduling import events as ev
 from tests.helpers.builders import GIB
-from tests.helpers.gpu_play import asked
+from tests.helpers.gpu_play import eight_layers
 from tests.scheduling.test_schedule_random import ARRIVALS, World
 
 HISTORIES = 20  # for each seed
@@ -40,13 +40,13 @@ class GpuWorld(World):
         fallback = chance.choice(list(CpuFallback))
         self.state = replace(self.state, limits=replace(self.state.limits, rules=self.rules, cpu_fallback=fallback))
         self.contexts = {model.name: chance.choice([4096, 8192, 65536]) for model in self.models}
-        self.models = [replace(model, wishes=self.some_wishes(fallback)) for model in self.models]
+        self.models = [replace(model, constraints=self.some_wishes(fallback)) for model in self.models]
         for second in range(LONGEST_SECONDS):
             self.later(float(second), ev.Tick(0.0))  # stands for a poll
 
-    def some_wishes(self, fallback: CpuFallback) -> Wishes:
+    def some_wishes(self, fallback: CpuFallback) -> PlacementConstraints:
         chance, names = self.random, list(self.cards)
-        return Wishes(
+        return PlacementConstraints(
             gpus=(chance.choice(names),) if chance.random() < 0.15 else (),
             exclude=(chance.choice(names),) if chance.random() < 0.1 else (),
             min_gpus=chance.choice([1, 1, 1, 2]),
@@ -96,12 +96,12 @@ class GpuWorld(World):
             if self.rules.max_vram_bytes is not None:
                 booked = sum(each.booked.get(uuid, 0) for each in self.state.servers)
                 assert booked <= self.rules.max_vram_bytes, "no more of it than max_vram is ours"
-        wishes = server.model.wishes
+        constraints = server.model.constraints
         if not server.placement.is_on_cpu:
-            assert wishes.min_gpus <= len(server.placement.uuids) <= (wishes.max_gpus or 99)
-            assert not wishes.gpus or set(server.placement.uuids) <= set(wishes.gpus)
-            assert not set(server.placement.uuids) & set(wishes.exclude)
-        elif wishes.min_gpus and self.state.limits.cpu_fallback is CpuFallback.NEVER:
+            assert constraints.min_gpus <= len(server.placement.uuids) <= (constraints.max_gpus or 99)
+            assert not constraints.gpus or set(server.placement.uuids) <= set(constraints.gpus)
+            assert not set(server.placement.uuids) & set(constraints.exclude)
+        elif constraints.min_gpus and self.state.limits.cpu_fallback is CpuFallback.NEVER:
             raise AssertionError("never means never")
 
     def check(self) -> None:
@@ -123,7 +123,7 @@ class GpuWorld(World):
     # --- means -------------------------------------------------------------------------------------------
 
     def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
-        needed = () if want is ev.Unload else (asked(self.contexts[model.name], model.wishes),)
+        needed = () if want is ev.Unload else (eight_layers(self.contexts[model.name], model.constraints),)
         return self.in_conversation(want(ticket, model, at, give_up_at, *needed))
 
     def projection(self, server: Server) -> dict[str, int]:

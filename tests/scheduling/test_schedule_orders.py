@@ -19,62 +19,62 @@ def done(effects: list[ev.Effect]) -> list[int]:
 
 def test_a_load_is_done_once_its_server_is_on_its_way():
     play = Play()
-    assert spawned(play.ask(a_model(), want=ev.Load)) == ["a"]
-    assert done(play.tell(ev.Spawned(1, 77, at=0.1))) == [1]
-    assert play.tell(ev.Ready(1, 9001, at=1.0)) == []
+    assert spawned(play.ask(a_model(), command=ev.Load)) == ["a"]
+    assert done(play.post(ev.Spawned(1, 77, at=0.1))) == [1]
+    assert play.post(ev.Ready(1, 9001, at=1.0)) == []
 
 
 def test_a_load_of_what_is_loaded_is_done_at_once():
     play = Play()
     play.up(a_model())
-    assert play.ask(a_model(), at=1.0, want=ev.Load) == [ev.Done(2)]
+    assert play.ask(a_model(), at=1.0, command=ev.Load) == [ev.Done(2)]
 
 
 def test_a_load_takes_no_slot():
     play = Play()
     play.up(a_model(slots=1))
-    play.ask(a_model(slots=1), at=1.0, want=ev.Load)
+    play.ask(a_model(slots=1), at=1.0, command=ev.Load)
     assert grants(play.ask(a_model(slots=1), at=1.0)) == {3: 1}
 
 
 def test_a_load_without_room_is_refused_with_the_reason():
-    assert refusals(Play().ask(a_model(gib=40), want=ev.Load)) == {1: Reason.DOES_NOT_FIT}
+    assert refusals(Play().ask(a_model(gib=40), command=ev.Load)) == {1: Reason.DOES_NOT_FIT}
 
 
 def test_an_unload_is_done_when_the_process_is_gone():
     play = Play()
     server = play.up(a_model())
-    assert stopped(play.ask(a_model(), at=1.0, want=ev.Unload)) == [server]
-    assert done(play.tell(ev.Exited(server, "stopped", at=1.5))) == [2]
+    assert stopped(play.ask(a_model(), at=1.0, command=ev.Unload)) == [server]
+    assert done(play.post(ev.Exited(server, "stopped", at=1.5))) == [2]
     assert play.state.servers == play.state.waiting == ()
 
 
 def test_an_unload_of_what_is_not_loaded_is_done_at_once():
-    assert Play().ask(a_model(), want=ev.Unload) == [ev.Done(1)]
+    assert Play().ask(a_model(), command=ev.Unload) == [ev.Done(1)]
 
 
 def test_an_unload_lets_a_busy_server_finish_and_gives_it_nothing_new():
     play = Play()
     server = play.up(a_model())
     play.ask(a_model(), at=1.0)
-    assert play.ask(a_model(), at=2.0, want=ev.Unload) == []
+    assert play.ask(a_model(), at=2.0, command=ev.Unload) == []
     assert grants(play.ask(a_model(), at=3.0)) == {}
-    assert stopped(play.tell(ev.Release(2, at=4.0))) == [server]
+    assert stopped(play.post(ev.Release(2, at=4.0))) == [server]
 
 
 def test_it_is_told_why_a_server_went():
     """By order, also where that waited for its last answer; or because its name means another file."""
     play = Play()
     play.up(a_model())
-    (stop,) = play.ask(a_model(), at=1.0, want=ev.Unload)
+    (stop,) = play.ask(a_model(), at=1.0, command=ev.Unload)
     assert stop == ev.Stop(1, ev.StopReason.UNLOAD)
-    play.tell(ev.Exited(1, "stopped", at=1.5))
+    play.post(ev.Exited(1, "stopped", at=1.5))
     server = play.up(a_model(), at=2.0)
     play.ask(a_model(), at=3.0)
-    play.ask(a_model(), at=4.0, want=ev.Unload)
-    (stop,) = play.tell(ev.Release(4, at=5.0))
+    play.ask(a_model(), at=4.0, command=ev.Unload)
+    (stop,) = play.post(ev.Release(4, at=5.0))
     assert stop == ev.Stop(server, ev.StopReason.UNLOAD)
-    play.tell(ev.Exited(server, "stopped", at=5.5))
+    play.post(ev.Exited(server, "stopped", at=5.5))
     server = play.up(a_model(), at=6.0)
     (stop,) = play.ask(replace(a_model(), path="/models/other.gguf"), at=7.0)
     assert stop == ev.Stop(server, ev.StopReason.DRAINED)
@@ -83,18 +83,18 @@ def test_it_is_told_why_a_server_went():
 def test_who_asks_for_a_model_on_its_way_out_has_it_loaded_again():
     play = Play()
     server = play.up(a_model())
-    play.ask(a_model(), at=1.0, want=ev.Unload)
+    play.ask(a_model(), at=1.0, command=ev.Unload)
     play.ask(a_model(), at=1.1)
-    effects = play.tell(ev.Exited(server, "stopped", at=1.5))
+    effects = play.post(ev.Exited(server, "stopped", at=1.5))
     assert (done(effects), spawned(effects)) == ([2], ["a"])
 
 
 def test_an_unload_while_loading_refuses_those_who_wait_for_the_load():
     play = Play()
     play.ask(a_model())
-    effects = play.ask(a_model(), at=1.0, want=ev.Unload)
+    effects = play.ask(a_model(), at=1.0, command=ev.Unload)
     assert (refusals(effects), stopped(effects)) == ({1: Reason.UNLOADED}, [1])
-    assert done(play.tell(ev.Exited(1, "stopped", at=1.5))) == [2]
+    assert done(play.post(ev.Exited(1, "stopped", at=1.5))) == [2]
     assert not play.state.failures
 
 
@@ -102,9 +102,9 @@ def test_an_unload_holds_although_the_one_who_ordered_it_left():
     play = Play()
     server = play.up(a_model())
     play.ask(a_model(), at=1.0)
-    play.ask(a_model(), at=2.0, want=ev.Unload)
-    play.tell(ev.Cancel(3, at=2.5))
-    assert stopped(play.tell(ev.Release(2, at=4.0))) == [server]
+    play.ask(a_model(), at=2.0, command=ev.Unload)
+    play.post(ev.Cancel(3, at=2.5))
+    assert stopped(play.post(ev.Release(2, at=4.0))) == [server]
 
 
 def test_a_server_that_is_drained_already_may_be_told_to_go_for_good():
@@ -112,8 +112,8 @@ def test_a_server_that_is_drained_already_may_be_told_to_go_for_good():
     a = play.up(a_model("a", gib=9))
     play.ask(a_model("a", gib=9), at=1.0)
     play.ask(a_model("b", gib=9), at=2.0)
-    play.ask(a_model("a", gib=9), at=2.5, want=ev.Unload)
-    play.tell(ev.Cancel(3, at=3.0))
+    play.ask(a_model("a", gib=9), at=2.5, command=ev.Unload)
+    play.post(ev.Cancel(3, at=3.0))
     assert play.state.server(a).state is ServerState.DRAINING, "not ready again, although nobody needs its room"
 
 
@@ -123,8 +123,8 @@ def test_a_name_that_means_another_file_now_gets_another_server():
     server = play.up(old)
     play.ask(old, at=1.0)
     assert grants(play.ask(new, at=2.0)) == {}, "not answered by the old file"
-    assert stopped(play.tell(ev.Release(2, at=3.0))) == [server]
-    effects = play.tell(ev.Exited(server, "stopped", at=3.5))
+    assert stopped(play.post(ev.Release(2, at=3.0))) == [server]
+    effects = play.post(ev.Exited(server, "stopped", at=3.5))
     assert [e.server.model.path for e in effects if isinstance(e, ev.Spawn)] == ["/models/other.gguf"]
 
 
@@ -137,8 +137,8 @@ def test_a_model_that_is_only_called_otherwise_too_keeps_its_server():
 def test_a_failed_load_is_no_reason_to_refuse_an_unload():
     play = Play()
     play.ask(a_model())
-    play.ask(a_model(), at=1.0, want=ev.Unload)
-    effects = play.tell(ev.Exited(1, "exit status 1", at=1.1))
+    play.ask(a_model(), at=1.0, command=ev.Unload)
+    effects = play.post(ev.Exited(1, "exit status 1", at=1.1))
     assert (refusals(effects), done(effects)) == ({}, [2])
 
 
@@ -147,14 +147,14 @@ def test_an_unload_is_no_request_for_room():
     play.up(a_model("a", slots=1))
     play.ask(a_model("a", slots=1), at=1.0)
     play.ask(a_model("a", slots=1), at=1.0)  # the queue is full
-    assert play.ask(a_model("b"), at=1.0, want=ev.Unload) == [ev.Done(4)]
+    assert play.ask(a_model("b"), at=1.0, command=ev.Unload) == [ev.Done(4)]
 
 
 def test_no_more_models_are_loaded_than_allowed():
     play = Play(Limits(max_loaded=2))
     first, second = play.up(a_model("a"), at=0.0), play.up(a_model("b"), at=1.0)
     assert stopped(play.ask(a_model("c"), at=2.0)) == [first]
-    assert spawned(play.tell(ev.Exited(first, "stopped", at=2.5))) == ["c"]
+    assert spawned(play.post(ev.Exited(first, "stopped", at=2.5))) == ["c"]
     assert {s.id for s in play.state.servers} == {second, 3}
 
 
@@ -163,8 +163,8 @@ def test_a_busy_model_is_not_cut_for_the_number_of_models_either():
     server = play.up(a_model("a"))
     play.ask(a_model("a"), at=1.0)
     assert play.ask(a_model("b"), at=2.0) == []
-    assert play.tell(ev.Tick(at=2.0 + 120)) == [], "its turn has come: drained"
-    assert stopped(play.tell(ev.Release(2, at=160.0))) == [server]
+    assert play.post(ev.Tick(at=2.0 + 120)) == [], "its turn has come: drained"
+    assert stopped(play.post(ev.Release(2, at=160.0))) == [server]
 
 
 @pytest.mark.parametrize(("own", "goes_at"), [(None, 20.0), (5.0, 5.0), (60.0, 60.0)])
@@ -172,20 +172,20 @@ def test_a_model_may_have_an_idle_time_of_its_own(own: float | None, goes_at: fl
     play = Play(Limits(ttl_seconds=20))
     server = play.up(replace(a_model(), ttl_seconds=own))
     assert due_at(play.state) == goes_at
-    assert stopped(play.tell(ev.Tick(goes_at - 0.001))) == []
-    assert stopped(play.tell(ev.Tick(goes_at))) == [server]
+    assert stopped(play.post(ev.Tick(goes_at - 0.001))) == []
+    assert stopped(play.post(ev.Tick(goes_at))) == [server]
 
 
 def test_who_waits_when_the_file_changes_gets_a_server_of_the_new_one():
     """Started of what they had asked for, it would make way at once for what is asked since."""
     play, model = Play(), a_model(slots=1)
     play.ask(model)
-    play.tell(ev.Ready(1, 9001, at=0.5))
+    play.post(ev.Ready(1, 9001, at=0.5))
     play.ask(model, at=1.0)
     changed = replace(model, created=7)
     play.ask(changed, at=2.0)
-    play.tell(ev.Release(1, at=3.0))
-    (spawn,) = (effect for effect in play.tell(ev.Exited(1, "", at=4.0)) if isinstance(effect, ev.Spawn))
+    play.post(ev.Release(1, at=3.0))
+    (spawn,) = (effect for effect in play.post(ev.Exited(1, "", at=4.0)) if isinstance(effect, ev.Spawn))
     assert spawn.server.model == changed
-    assert grants(play.tell(ev.Ready(2, 9002, at=5.0))) == {2: 2}
+    assert grants(play.post(ev.Ready(2, 9002, at=5.0))) == {2: 2}
     assert play.state.server(2).state is ServerState.READY

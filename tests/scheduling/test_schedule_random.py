@@ -30,11 +30,11 @@ from app.use_cases.scheduling.backoff import holds
 from app.use_cases.scheduling.eviction import _world as world_now
 from app.use_cases.scheduling.fairness import cold
 from app.use_cases.scheduling.load_balancing import is_spare
-from app.use_cases.scheduling.pool_state import Limits, PoolState, Want
+from app.use_cases.scheduling.pool_state import Awaited, Limits, PoolState
 from app.use_cases.scheduling.readings import take_stock
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.schedule import _PASSES, due_at, step
-from tests.helpers.builders import GIB, a_model, a_wish, booked, nothing_is_left_out
+from tests.helpers.builders import GIB, a_command, a_model, booked, nothing_is_left_out
 
 FAILURES = {
     *(Reason.LOAD_FAILED, Reason.LOAD_TIMEOUT, Reason.SPAWN_FAILED),
@@ -207,7 +207,7 @@ class World:
         assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
         free = {server.model.name for server in servers if server.has_free_slot}
-        waits = [each for each in self.state.waiting if each.want is Want.SLOT]
+        waits = [each for each in self.state.waiting if each.awaited is Awaited.SLOT]
         assert not any(each.model.name in free for each in waits), "nothing holds up a request whose model is ready"
         for server in servers:
             if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
@@ -232,8 +232,8 @@ class World:
         young = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency} - spare
         if young & {server.id for server in victims if server.model.name in decided[0].evict}:
             (waiting,) = [each for each in cold(state, event.at) if each.model.name == decided[0].model][:1]
-            assert waiting.asked is not None
-            asked = waiting.asked.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
+            assert waiting.placement_request is not None
+            asked = waiting.placement_request.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
             world = world_now(state, event.at)
             kept = tuple(replace(each, is_pinned=each.is_pinned or each.id in young) for each in world.residents)
             without = decide(asked, replace(world, residents=kept))
@@ -288,7 +288,7 @@ class World:
                 assert not left, "drained for a replica"
 
     def check_spawn(self, server: Server) -> None:
-        assert not holds(self.state.brakes, server.model, self.now), "the brake is on"
+        assert not holds(self.state.backoffs, server.model, self.now), "the brake is on"
         others = [s for s in self.state.servers if s.id < server.id]
         will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.booked[CPU]
         assert will_be <= self.total, "all of ours and the strangers last seen fit into the machine, fully loaded"
@@ -304,7 +304,7 @@ class World:
     # --- means -------------------------------------------------------------------------------------------
 
     def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
-        return self.in_conversation(a_wish(want, ticket, model, at, give_up_at))
+        return self.in_conversation(a_command(want, ticket, model, at, give_up_at))
 
     def in_conversation(self, wish: ev.Event) -> ev.Event:
         if not isinstance(wish, ev.Acquire) or wish.model.replicas.max == 1:

@@ -14,7 +14,7 @@ import yaml
 
 from app.entities.key import ApiKey
 from app.entities.launch import ALL_LAYERS, LaunchSettings
-from app.entities.placement import Policy, Rules, Strategy, Wishes
+from app.entities.placement import PlacementConstraints, Policy, Rules, Strategy
 from app.settings.configuration import (
     OPEN_WITHOUT_KEYS,
     PREFIX,
@@ -463,7 +463,9 @@ def test_the_contexts_that_auto_chooses_from_are_those_of_the_description():
 def test_what_is_left_out_says_nothing_about_gpus():
     settings = Settings()
     assert (settings.policy(), settings.rules(), settings.engine.assume_gpu) == (Policy(), Rules(), False)
-    assert settings.wishes_of() == settings.wishes_of("no entry") == Wishes(has_auto_context=True)
+    assert (
+        settings.constraints_of() == settings.constraints_of("no entry") == PlacementConstraints(has_auto_context=True)
+    )
     assert settings.gpu.cpu_fallback == "auto"
     assert settings.launch_of() == LaunchSettings(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0)
 
@@ -507,10 +509,12 @@ def test_a_model_wishes_what_it_says_and_else_what_the_defaults_say(tmp_path):
           n: {cpu_moe: off}
     """
     settings = configured(tmp_path, text)
-    defaults = Wishes(has_auto_context=True, cpu_moe=True, partial_offload=True, cpu_when_full=True)
-    assert settings.wishes_of() == defaults
-    assert settings.wishes_of("n") == replace(defaults, cpu_moe=False)
-    assert settings.wishes_of("m") == Wishes(("0", "GPU-a"), ("1",), 2, 2, cpu_moe=True, cpu_when_full=True)
+    defaults = PlacementConstraints(has_auto_context=True, cpu_moe=True, partial_offload=True, cpu_when_full=True)
+    assert settings.constraints_of() == defaults
+    assert settings.constraints_of("n") == replace(defaults, cpu_moe=False)
+    assert settings.constraints_of("m") == PlacementConstraints(
+        ("0", "GPU-a"), ("1",), 2, 2, cpu_moe=True, cpu_when_full=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -527,7 +531,7 @@ def test_layers_and_experts_by_number_are_part_of_the_start(tmp_path, text, n_gp
     settings = configured(tmp_path, f"models: {{m: {{{text}}}}}")
     launch = settings.launch_of("m")
     assert (launch.n_gpu_layers, launch.n_cpu_moe) == (n_gpu_layers, n_cpu_moe)
-    assert settings.wishes_of("m").cpu_moe == wishes_cpu_moe
+    assert settings.constraints_of("m").cpu_moe == wishes_cpu_moe
 
 
 def test_the_default_queue_shrinks_with_the_threads(tmp_path):

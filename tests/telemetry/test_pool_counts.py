@@ -28,7 +28,7 @@ class Counted(Play):
 def test_a_load_its_seconds_and_an_idle_end_are_counted():
     play = Counted(ttl_seconds=10)
     play.ask(a_model())
-    play.tell(ev.Ready(1, 9001, at=3.0), ev.Release(1, at=4.0), ev.Tick(at=14.0), ev.Exited(1, "", at=14.5))
+    play.post(ev.Ready(1, 9001, at=3.0), ev.Release(1, at=4.0), ev.Tick(at=14.0), ev.Exited(1, "", at=14.5))
     assert play.value("server_starts_total", model="a", outcome="ready") == 1
     assert play.value("server_start_seconds_sum", model="a") == 3.0
     assert play.value("server_stops_total", model="a", reason="idle") == 1
@@ -39,9 +39,9 @@ def test_loads_that_fail_and_servers_that_crash_are_told_apart():
     play = Counted()
     for at, outcome in enumerate(({}, {"could_not_spawn": True}, {"ran_out_of_memory": True})):
         play.ask(a_model(), at=float(at))
-        play.tell(ev.Exited(play.state.servers[0].id, "x", at + 0.5, **outcome))
+        play.post(ev.Exited(play.state.servers[0].id, "x", at + 0.5, **outcome))
     server = play.state.servers[0].id  # the one that ran out of memory was planned once more
-    play.tell(ev.Ready(server, 9001, at=5.0), ev.Exited(server, "segfault", at=6.0))
+    play.post(ev.Ready(server, 9001, at=5.0), ev.Exited(server, "segfault", at=6.0))
     counts = {how: play.value("server_starts_total", model="a", outcome=how) for how in ("failed", "spawn_failed")}
     assert counts == {"failed": 1, "spawn_failed": 1}
     assert play.value("server_starts_total", model="a", outcome="out_of_memory") == 1

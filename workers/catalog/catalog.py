@@ -17,14 +17,14 @@ from typing import Any
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
-from app.entities.placement import Wishes
+from app.entities.placement import PlacementConstraints
 from app.errors import InvalidModelFile, ModelNotFound
 from workers.catalog.background_check import BackgroundCheck
 from workers.catalog.entries import Entry, Resolver, entry_model
 from workers.catalog.gguf_files import File, walk
 from workers.catalog.hub_cache import find_cached
 from workers.catalog.listing import LONGEST_NAME, Listing, meaning
-from workers.catalog.model_files import Found, ModelFiles, join
+from workers.catalog.model_files import FoundModel, ModelFiles, join
 from workers.catalog.model_headers import ModelHeaders
 from workers.gguf.file_names import is_projector, part_of, stem_of
 from workers.gguf.first_bytes import FirstBytes, Verdicts
@@ -47,11 +47,14 @@ class Catalog:
         entries: Sequence[Entry] = (),
         base: Path | None = None,
         headers: ModelHeaders[Any] | None = None,
-        wishes: Wishes | None = None,
+        constraints: PlacementConstraints | None = None,
     ) -> None:
         self._folders = [os.path.abspath(folder) for folder in folders]
         self._bases = [*([os.path.abspath(base)] if base else []), *self._folders]
-        self._defaults, self._wishes = defaults, wishes or Wishes()  # of models that are merely found
+        self._defaults, self._wishes = (
+            defaults,
+            constraints or PlacementConstraints(),
+        )  # of models that are merely found
         self._cache = os.path.abspath(hub_cache) if hub_cache else None
         self._entries = tuple(entries)
         self.knows_replicas = any(entry.replicas.max > 1 for entry in self._entries)  # asked at every request
@@ -192,9 +195,9 @@ def _broken(model: Model, problem: str) -> str:
     return f"model {model.name} cannot be served: {problem}"
 
 
-def _found_in_folder(files: ModelFiles) -> Found:
+def _found_in_folder(files: ModelFiles) -> FoundModel:
     """Its name is its file's; where another has that, its path below the models_dir."""
     file, below = os.path.basename(files.path), files.below
     part = part_of(below)
     path_name = part[0] if part else stem_of(below)
-    return Found(files, (files.name, path_name), (file, below, stem_of(file), stem_of(below), path_name))
+    return FoundModel(files, (files.name, path_name), (file, below, stem_of(file), stem_of(below), path_name))

@@ -9,27 +9,27 @@ from collections.abc import Iterator
 from app.entities.gguf import GgufHeader
 from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile
-from app.use_cases.estimate.companions import Beside, Part, beside, part
-from app.use_cases.estimate.memory_options import files_beside
+from app.use_cases.estimate.companions import Companions, Part, beside, part
+from app.use_cases.estimate.memory_options import companion_paths
 from app.use_cases.estimate.projector import Projector
 from workers.catalog.model_headers import ModelHeaders
 
 log = logging.getLogger(__name__)
 
 
-class BesideFiles:
+class CompanionFiles:
     """For any thread; a file is read again when it has changed."""
 
     def __init__(self) -> None:
         self._headers = ModelHeaders[Part](part, problem_of=_nothing)
 
-    def read(self, launch: LaunchSettings) -> Beside:
+    def read(self, launch: LaunchSettings) -> Companions:
         """What stands beside a model with these settings. Raises InvalidModelFile for its projector.
 
         Draft models and adapters come from `args`, which are the engine's to judge: one that cannot be read counts
         for nothing here, and the start fails with the engine's own words.
         """
-        files = files_beside(launch)
+        files = companion_paths(launch)
         projector = [self._projector(files.projector)] if files.projector else []
         return beside([*projector, *self._readable(filter(None, [files.draft, *files.adapters]))])
 

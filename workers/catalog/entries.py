@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model, Replicas
-from app.entities.placement import Wishes
+from app.entities.placement import PlacementConstraints
 from workers.catalog.gguf_files import File, beside, look_at
 from workers.catalog.hub_cache import DEFAULT_QUANTIZATION
-from workers.catalog.model_files import Found, ModelFiles, join
+from workers.catalog.model_files import FoundModel, ModelFiles, join
 from workers.gguf.file_names import part_of, stem_of
 from workers.gguf.first_bytes import FirstBytes
 
@@ -30,7 +30,7 @@ class Entry:
     aliases: tuple[str, ...] = ()
     mmproj: str = "auto"  # auto | off | a path
     ttl_seconds: float | None = None
-    wishes: Wishes = field(default_factory=Wishes)
+    constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     pin: bool = False
     priority: int = 0
     keep_kv_cache: bool = False
@@ -49,9 +49,9 @@ class Resolver:
         self,
         bases: Sequence[str],
         cache: str | None,
-        found: Sequence[Found],
+        found: Sequence[FoundModel],
         projectors: Sequence[File],
-        find: Callable[[str], Found | None],
+        find: Callable[[str], FoundModel | None],
         first_bytes: FirstBytes,
     ) -> None:
         self._bases = bases
@@ -87,7 +87,7 @@ class Resolver:
             raise NoFile(self._nowhere(entry))
         return found.files
 
-    def _in_cache(self, repo: str) -> Found | None:
+    def _in_cache(self, repo: str) -> FoundModel | None:
         return self._cached.get(repo) or self._cached.get(repo.lower())
 
     def _existing(self, path: str) -> str:
@@ -139,17 +139,24 @@ def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | N
         files = resolver.files(entry)
     except NoFile as error:
         return Model(
-            entry.name, "", 0, 0, entry.launch, problem=str(error), ttl_seconds=entry.ttl_seconds, wishes=entry.wishes
+            entry.name,
+            "",
+            0,
+            0,
+            entry.launch,
+            problem=str(error),
+            ttl_seconds=entry.ttl_seconds,
+            constraints=entry.constraints,
         ), None
-    model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.wishes)
+    model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.constraints)
     model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
     return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas), files
 
 
-def model_of(name: str, files: ModelFiles, launch: LaunchSettings, wishes: Wishes) -> Model:
+def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: PlacementConstraints) -> Model:
     size_bytes, projector = files.size_bytes, files.projector
     if projector is not None:
         size_bytes += projector.size_bytes
         launch = replace(launch, mmproj=projector.path)
     created = files.parts[0].mtime_ns // 10**9
-    return Model(name, files.path, size_bytes, created, launch, problem=files.problem, wishes=wishes)
+    return Model(name, files.path, size_bytes, created, launch, problem=files.problem, constraints=constraints)

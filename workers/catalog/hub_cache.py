@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from workers.catalog.gguf_files import File, walk
-from workers.catalog.model_files import Found, ModelFiles, join
+from workers.catalog.model_files import FoundModel, ModelFiles, join
 from workers.gguf.file_names import endings, quantization, stem_of
 from workers.gguf.first_bytes import FirstBytes
 
@@ -19,7 +19,7 @@ DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
 
 
-def find_cached(cache: str, first_bytes: FirstBytes, notes: list[str]) -> list[Found]:
+def find_cached(cache: str, first_bytes: FirstBytes, notes: list[str]) -> list[FoundModel]:
     """Every whole download, by repository and file. A cache that is not there has none."""
     found = []
     for folder in _names_in(cache, notes) if os.path.lexists(cache) else ():
@@ -32,7 +32,7 @@ def find_cached(cache: str, first_bytes: FirstBytes, notes: list[str]) -> list[F
     return found
 
 
-def _repository(repo: str, models: Sequence[ModelFiles]) -> list[Found]:
+def _repository(repo: str, models: Sequence[ModelFiles]) -> list[FoundModel]:
     """The models of one repository, named by their quantization where that says which one is meant."""
     kinds = [quantization(model.name) for model in models]
     count = Counter(kinds)
@@ -43,7 +43,7 @@ def _repository(repo: str, models: Sequence[ModelFiles]) -> list[Found]:
     for model, kind in zip(models, kinds, strict=True):
         by_file = (f"{repo}:{model.name}", f"{repo}:{stem_of(model.below)}")
         names = (f"{repo}:{kind}", *by_file) if kind and count[kind] == 1 else by_file
-        found.append(Found(model, names, loose_keys=tuple(keys[model.path])))
+        found.append(FoundModel(model, names, loose_keys=tuple(keys[model.path])))
     return found
 
 

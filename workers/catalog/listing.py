@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
-from app.entities.placement import Wishes
+from app.entities.placement import PlacementConstraints
 from workers.catalog.entries import Entry, model_of
-from workers.catalog.model_files import Found, ModelFiles
+from workers.catalog.model_files import FoundModel, ModelFiles
 from workers.catalog.model_headers import Stamp
 
 LONGEST_NAME = 512
@@ -25,13 +25,13 @@ Configured = tuple[Entry, Model, ModelFiles | None]  # the files: None when they
 class Listing:
     """Filled by one scan, entries first; read-only from then on."""
 
-    def __init__(self, defaults: LaunchSettings, wishes: Wishes) -> None:
+    def __init__(self, defaults: LaunchSettings, constraints: PlacementConstraints) -> None:
         self.listed: dict[str, Model] = {}
         self.keys: dict[str, Model] = {}  # exact: the listed names and all others
         self.loose_keys: dict[str, Model] = {}  # in lower case: names of the Hugging Face cache
         self.stamps: dict[str, Stamp] = {}  # of the files that were seen, by the path in their models
         self.notes: list[str] = []
-        self._defaults, self._wishes = defaults, wishes  # of what is merely found
+        self._defaults, self._wishes = defaults, constraints  # of what is merely found
         self._served_by: dict[object, list[Model]] = defaultdict(list)  # identity of a file -> entries that serve it
 
     def add_entries(self, configured: Sequence[Configured]) -> None:
@@ -47,7 +47,7 @@ class Listing:
                 self.stamps[files.path] = files.stamp
                 self._served_by[files.identity].append(model)
 
-    def add_found(self, found: Sequence[Found]) -> None:
+    def add_found(self, found: Sequence[FoundModel]) -> None:
         own_names = {each.files.path: name for name, each in names_of(found).items()}
         meant = [(each, self._list(each, own_names.get(each.files.path))) for each in found]
         for each, model in meant:
@@ -58,7 +58,7 @@ class Listing:
             for key in each.loose_keys:
                 self.loose_keys.setdefault(key, model)
 
-    def _list(self, each: Found, own_name: str | None) -> Model | None:
+    def _list(self, each: FoundModel, own_name: str | None) -> Model | None:
         """The model that a find's names lead to; None when no name is left for it."""
         served_by = self._served_by.get(each.files.identity, [])
         if len(served_by) == 1:
@@ -74,7 +74,9 @@ class Listing:
         self.stamps[each.files.path] = each.files.stamp
         return model
 
-    def _note_lost_name(self, each: Found, own_name: str | None, name: str | None, served_by: Sequence[Model]) -> None:
+    def _note_lost_name(
+        self, each: FoundModel, own_name: str | None, name: str | None, served_by: Sequence[Model]
+    ) -> None:
         if self.keys.get(own_name or "") in served_by:
             return  # an entry serves the file under the name it has anyway
         became = f"listed as {name}" if name else "not served"
@@ -89,18 +91,18 @@ def _why_taken(name: str, holder: Model) -> str:
     return f"{holder.path or holder.name} has the same name"
 
 
-def names_of(found: Sequence[Found]) -> dict[str, Found]:
+def names_of(found: Sequence[FoundModel]) -> dict[str, FoundModel]:
     """What would be listed if nothing were configured."""
-    names: dict[str, Found] = {}
+    names: dict[str, FoundModel] = {}
     for each in found:
         if (name := next((name for name in _usable(each.names) if name not in names), None)) is not None:
             names[name] = each
     return names
 
 
-def meaning(found: Sequence[Found]) -> Callable[[str], Found | None]:
+def meaning(found: Sequence[FoundModel]) -> Callable[[str], FoundModel | None]:
     """The look-up there would be if nothing were configured."""
-    keys, loose_keys = names_of(found), dict[str, Found]()
+    keys, loose_keys = names_of(found), dict[str, FoundModel]()
     for each in found:
         for key in each.keys:
             keys.setdefault(key, each)

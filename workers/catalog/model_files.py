@@ -43,7 +43,7 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundModel:
     """A model as it stands on disk, and what it may be called."""
 
     files: ModelFiles

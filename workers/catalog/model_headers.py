@@ -24,7 +24,7 @@ Stamp = tuple[tuple[int, int], ...]  # size and mtime_ns of every part
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HeaderCheck:
     """What was wrong with a model when its files were as they are stamped; None: they could not be looked at."""
 
     problem: str
@@ -47,7 +47,7 @@ class ModelHeaders(Generic[T]):
         self._problem_of = problem_of
         self._capacity = capacity
         self._changed = threading.Condition()  # guards the three below; not held while files are read
-        self._verdicts: dict[str, Verdict] = {}  # by the path of the first part
+        self._verdicts: dict[str, HeaderCheck] = {}  # by the path of the first part
         self._derived: OrderedDict[str, T] = OrderedDict()  # the one used last comes last
         self._being_read: set[str] = set()
 
@@ -105,7 +105,7 @@ class ModelHeaders(Generic[T]):
                 self._being_read.discard(path)
                 self._changed.notify_all()
 
-    def _fresh(self, path: str, stamp: Stamp | None) -> Verdict | None:
+    def _fresh(self, path: str, stamp: Stamp | None) -> HeaderCheck | None:
         verdict = self._verdicts.get(path)
         return verdict if verdict and verdict.stamp == stamp is not None else None
 
@@ -132,7 +132,7 @@ class ModelHeaders(Generic[T]):
 
     def _remember(self, path: str, problem: str, stamp: Stamp | None) -> None:
         with self._changed:
-            self._verdicts[path] = Verdict(problem, stamp)  # from before the read: a change since then shows
+            self._verdicts[path] = HeaderCheck(problem, stamp)  # from before the read: a change since then shows
             self._derived.pop(path, None)
 
 

@@ -1,4 +1,4 @@
-"""Clients as a whole: who has disconnected, how many inference requests may run, what a key's rate limit leaves.
+"""Clients: who has disconnected, how many inference requests may run, the rate limit of each key.
 
 Imports no other worker package.
 """

@@ -21,8 +21,8 @@ GONE = select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
 class ClientWatch:
-    """One client's socket for the length of one request. `on_leave` names what is to be undone at the moment, `begin`
-    comes before a wait."""
+    """A client's socket for the length of one request. `on_disconnect` sets what to undo if the client disconnects;
+    call `begin` before waiting."""
 
     def __init__(self, watcher: ClientWatcher | None, fd: int) -> None:
         self._watcher = watcher
@@ -38,7 +38,7 @@ class ClientWatch:
             self._is_watched = True
             self._watcher.add(self._fd, self)
 
-    def on_leave(self, action: Callable[[], None] | None) -> None:
+    def on_disconnect(self, action: Callable[[], None] | None) -> None:
         """Call `action` when the client leaves: on the watcher's thread, or here and now if it has left already."""
         with self._lock:
             self._action = action
@@ -46,7 +46,7 @@ class ClientWatch:
         if gone and action is not None:
             action()
 
-    def left(self) -> None:
+    def mark_disconnected(self) -> None:
         with self._lock:
             self.gone = True
             action = self._action
@@ -55,7 +55,7 @@ class ClientWatch:
 
     def close(self) -> None:
         """The request is over. Must come before the socket's file descriptor is closed."""
-        self.on_leave(None)
+        self.on_disconnect(None)
         if self._watcher is not None and self._is_watched:
             self._watcher.forget(self._fd)
         self._watcher = None
@@ -109,7 +109,7 @@ class ClientWatcher:
             if watch is None or not _has_left(fd):
                 return
         # Not under the lock, which all requests want: what is undone may be the scheduler's next turn.
-        watch.left()
+        watch.mark_disconnected()
 
 
 def _has_left(fd: int) -> bool:

@@ -45,7 +45,7 @@ _NEXT_STEP = (
 )
 
 
-class NoEngine(Exception):
+class EngineNotFound(Exception):
     """There is no llama-server to run, or the one there is does not work; says what was looked for."""
 
 
@@ -53,7 +53,7 @@ def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
     """The engine to use: `binary` if it names one, else llama-server on `path` (PATH), else the embedded one.
 
     `binary` is "auto", "embedded", or a path. A configured one that does not work is an error even where another
-    would do; a broken llama-server that merely lies on PATH is passed over with a warning. Raises NoEngine.
+    would do; a broken llama-server that merely lies on PATH is passed over with a warning. Raises EngineNotFound.
     """
     if binary == "embedded":
         return _embedded()
@@ -83,7 +83,7 @@ def devices_of(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType(
         return None
     try:
         return devices_in_list(_output((*engine.command, _LIST_DEVICES), extra))
-    except (NoEngine, ValueError) as error:
+    except (EngineNotFound, ValueError) as error:
         log.warning("engine did not say what devices it has: %s", error)
         return None
 
@@ -137,13 +137,13 @@ def _first_that_works(path: str | None) -> EngineFacts:
     if found:
         try:
             return _binary(found)
-        except NoEngine as error:
+        except EngineNotFound as error:
             log.warning("engine passed over: %s", error)
             tried = [str(error)]
     try:
         return _embedded()
-    except NoEngine as error:
-        raise NoEngine(f"no llama-server to run: {'; '.join([*tried, str(error)])}. Next: {_NEXT_STEP}") from None
+    except EngineNotFound as error:
+        raise EngineNotFound(f"no llama-server to run: {'; '.join([*tried, str(error)])}. Next: {_NEXT_STEP}") from None
 
 
 def _configured(binary: str, path: str | None) -> EngineFacts:
@@ -152,7 +152,7 @@ def _configured(binary: str, path: str | None) -> EngineFacts:
     if found:
         return _binary(found)
     reason = "is not executable" if os.path.exists(name) else "does not exist"
-    raise NoEngine(f"engine.binary {binary!r} {reason}. Next: correct the path, or set engine.binary to auto")
+    raise EngineNotFound(f"engine.binary {binary!r} {reason}. Next: correct the path, or set engine.binary to auto")
 
 
 def _binary(found: str) -> EngineFacts:
@@ -169,7 +169,9 @@ def _embedded() -> EngineFacts:
     try:
         package = f"xllamacpp {importlib.metadata.version('xllamacpp')}"
     except importlib.metadata.PackageNotFoundError:
-        raise NoEngine("the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'") from None
+        raise EngineNotFound(
+            "the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'"
+        ) from None
     command = (sys.executable, "-P", str(_EMBEDDED))
     version, flags, switches = _asked(command, (package, _EMBEDDED.stat().st_mtime_ns))
     return EngineFacts(EngineKind.EMBEDDED, command, version, package, flags, switches)
@@ -189,19 +191,21 @@ def _file_identity(file: str, version: str) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _asked(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, frozenset[str], frozenset[str]]:
-    """Version and flags, as the engine tells them; `key` changes when its file does. Raises NoEngine, uncached."""
+    """Version and flags as the engine reports them; `key` changes with its file. Raises EngineNotFound, uncached."""
     lines = _output((*command, "--version")).splitlines()
     # Device lines may come first ("ggml_cuda_init: found 1 CUDA devices").
     version = next((line.removeprefix("version:").strip() for line in lines if line.startswith("version")), "unknown")
     text = _output((*command, "--help"))
     flags, switches = flags_in_help(text)
     if not {"--model", "--port"} <= flags:
-        raise NoEngine(f"{command[-1]} is not a llama-server: its --help names no --model and --port{_tail(text)}")
+        raise EngineNotFound(
+            f"{command[-1]} is not a llama-server: its --help names no --model and --port{_tail(text)}"
+        )
     return version, flags, switches
 
 
 def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """What `command` prints, both streams. Its exit code is not trusted: builds differ. Raises NoEngine."""
+    """What `command` prints, both streams. Its exit code is not trusted: builds differ. Raises EngineNotFound."""
     try:
         with where_children_may_run():
             process = subprocess.Popen(
@@ -213,7 +217,7 @@ def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyTyp
                 start_new_session=True,
             )
     except OSError as error:
-        raise NoEngine(f"{command[-2]} cannot be run: {error.strerror}") from error
+        raise EngineNotFound(f"{command[-2]} cannot be run: {error.strerror}") from error
     deadline = time.monotonic() + _ASK_TIMEOUT_SECONDS
     with process:  # closes the pipe
         assert process.stdout is not None
@@ -247,11 +251,11 @@ def _end(process: subprocess.Popen[bytes], deadline: float) -> int | None:
 
 def _checked(asked: str, text: str, code: int | None) -> str:
     if code is None:
-        raise NoEngine(f"{asked} did not end within {_ASK_TIMEOUT_SECONDS:g} s{_tail(text)}")
+        raise EngineNotFound(f"{asked} did not end within {_ASK_TIMEOUT_SECONDS:g} s{_tail(text)}")
     if code < 0:
-        raise NoEngine(f"{asked} died of {signal.Signals(-code).name}{_tail(text)}")
+        raise EngineNotFound(f"{asked} died of {signal.Signals(-code).name}{_tail(text)}")
     if not text.strip():
-        raise NoEngine(f"{asked} printed nothing (exit code {code})")
+        raise EngineNotFound(f"{asked} printed nothing (exit code {code})")
     return text
 
 

@@ -20,7 +20,7 @@ class Unreadable(Exception):
     """A file is not what it should be; the text is read after its name."""
 
 
-class Window:
+class FileWindow:
     """Position `at` in a file, and the bytes around it. Whoever goes on beyond the file's end gets Unreadable."""
 
     def __init__(self, number: int, size_bytes: int) -> None:
@@ -76,7 +76,7 @@ class Window:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[Window]:
+def opened(path: str) -> Iterator[FileWindow]:
     """A regular file, to be read once. Raises Unreadable if it is something else, and OSError."""
     # Not blocking: a pipe would wait for its writer.
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -84,6 +84,6 @@ def opened(path: str) -> Iterator[Window]:
         stat = os.fstat(number)
         if not S_ISREG(stat.st_mode):
             raise Unreadable("is a folder, not a file" if S_ISDIR(stat.st_mode) else "is not a regular file")
-        yield Window(number, stat.st_size)
+        yield FileWindow(number, stat.st_size)
     finally:
         os.close(number)

@@ -12,7 +12,7 @@ from app.entities.gguf import GgufHeader, Tensor
 from app.errors import InvalidModelFile
 from workers.gguf.constants import Keys
 from workers.gguf.file_names import all_parts
-from workers.gguf.file_window import Unreadable, Window, opened
+from workers.gguf.file_window import FileWindow, Unreadable, opened
 from workers.gguf.first_bytes import HEADER, first_bytes_problem
 from workers.gguf.metadata import Metadata, read_metadata
 from workers.gguf.tensors import MOST_TENSORS, read_tensors
@@ -59,7 +59,7 @@ def _read_part(paths: list[str], number: int) -> tuple[Metadata, list[Tensor]]:
         raise InvalidModelFile(model, f"{name} cannot be read: {error.strerror}") from error
 
 
-def _read(window: Window, number: int, parts: int) -> tuple[Metadata, list[Tensor]]:
+def _read(window: FileWindow, number: int, parts: int) -> tuple[Metadata, list[Tensor]]:
     head = window.take(min(HEADER.size, window.size_bytes))
     if problem := first_bytes_problem(head, window.size_bytes, may_lack_tensors=number == 1 < parts):
         raise Unreadable(problem)

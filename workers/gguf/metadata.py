@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from app.entities.gguf import Value
 from workers.gguf.constants import DEFAULT_ALIGNMENT, Keys, ValueType
-from workers.gguf.file_window import LENGTH, Unreadable, Window
+from workers.gguf.file_window import LENGTH, FileWindow, Unreadable
 
 MOST_KEPT_BYTES = 1 << 21  # of keys and values, about what they take in memory; models have 50,000
 MOST_VALUES = 4096  # of an array that is kept
@@ -21,7 +21,7 @@ VALUE_BYTES, TEXT_BYTES, KEY_BYTES = 40, 60, 200  # what one takes in memory, wi
 
 NUMBER = struct.Struct("<I")
 ARRAY_HEAD = struct.Struct("<IQ")  # type, length
-LETTERS = {  # of the `struct` module
+LETTERS: dict[int, str] = {  # of the `struct` module
     ValueType.UINT8: "B",
     ValueType.INT8: "b",
     ValueType.UINT16: "H",
@@ -52,7 +52,7 @@ class Metadata:
         return alignment
 
 
-def read_metadata(window: Window, pairs: int) -> Metadata:
+def read_metadata(window: FileWindow, pairs: int) -> Metadata:
     """The next `pairs` of key and value. Raises Unreadable."""
     reader = _Reader(window)
     for _ in range(pairs):
@@ -61,7 +61,7 @@ def read_metadata(window: Window, pairs: int) -> Metadata:
 
 
 class _Reader:
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: FileWindow) -> None:
         self.metadata = Metadata()
         self._window = window
         self._keys: set[str] = set()

@@ -10,7 +10,7 @@ import struct
 
 from app.entities.gguf import Tensor
 from workers.gguf.constants import TENSOR_TYPES
-from workers.gguf.file_window import LENGTH, Unreadable, Window
+from workers.gguf.file_window import LENGTH, FileWindow, Unreadable
 from workers.gguf.metadata import NUMBER, shown
 
 MOST_TENSORS = 1 << 16  # llama.cpp has no bound; models have some 2,000 at most
@@ -20,7 +20,7 @@ SHAPES = [struct.Struct(f"<{dimensions}q") for dimensions in range(5)]
 TAIL = struct.Struct("<IQ")  # type, offset
 
 
-def read_tensors(window: Window, count: int, alignment: int) -> list[Tensor]:
+def read_tensors(window: FileWindow, count: int, alignment: int) -> list[Tensor]:
     """The next `count` tensors. Raises Unreadable, also when the file ends before their data does."""
     if count > MOST_TENSORS:
         raise Unreadable(f"is damaged: it says that it has {count} tensors")
@@ -41,7 +41,7 @@ def read_tensors(window: Window, count: int, alignment: int) -> list[Tensor]:
     return list(tensors.values())
 
 
-def _read_tensor(window: Window) -> tuple[Tensor, int]:
+def _read_tensor(window: FileWindow) -> tuple[Tensor, int]:
     """A tensor, and where its data begins."""
     (length,) = window.unpack(LENGTH)
     if length > LONGEST_NAME:
@@ -58,7 +58,7 @@ def _read_tensor(window: Window) -> tuple[Tensor, int]:
     return Tensor(name, shape, type_name, math.prod(shape) // block * block_bytes), offset
 
 
-def _read_shape(window: Window, name: str) -> tuple[int, ...]:
+def _read_shape(window: FileWindow, name: str) -> tuple[int, ...]:
     (dimensions,) = window.unpack(NUMBER)
     if dimensions >= len(SHAPES):
         raise Unreadable(f"is damaged: tensor {shown(name)} has {dimensions} dimensions")

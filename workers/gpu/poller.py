@@ -35,7 +35,7 @@ PATIENCE = 3  # polls without a ring: APScheduler goes by the wall clock, and so
 
 
 class GpuPoller:
-    """`read` reads the GPUs; `seen` remembers them; `can_use` says why the engine cannot use them, "" if it can; `tell`
+    """`read` reads the GPUs; `seen` remembers them; `can_use` says why the engine cannot use them, "" if it can; `post`
     is given each snapshot."""
 
     def __init__(
@@ -46,7 +46,7 @@ class GpuPoller:
         poll_seconds: float,
         expected: Callable[[SeenGpus], str] = why_expected,
         can_use: Callable[[], str] = lambda: "",
-        tell: Callable[[GpuSnapshot], None] = lambda snapshot: None,
+        post: Callable[[GpuSnapshot], None] = lambda snapshot: None,
     ) -> None:
         self._store = store
         self._read = read
@@ -54,7 +54,7 @@ class GpuPoller:
         self._poll_seconds = poll_seconds
         self._expected = expected
         self._can_use = can_use
-        self._tell = tell
+        self._post = post
         self._engine_problem = ""  # what it said last; this and the next two: written by `gpus` alone
         self._asked_at = 0.0
         self._uuids: set[str] = set()  # of the last reading
@@ -133,7 +133,7 @@ class GpuPoller:
 
     def _put(self, snapshot: GpuSnapshot) -> None:
         self._store.gpus = snapshot
-        self._tell(snapshot)
+        self._post(snapshot)
 
     def _schedule(self) -> None:
         """Have APScheduler ring from now on. Imported here: a machine without GPUs need not spend those 80 ms."""

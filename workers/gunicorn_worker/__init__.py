@@ -1,4 +1,5 @@
-"""A client's connection from accept to close: the gunicorn worker, its signals, the drain, error answers without Flask.
+"""The gunicorn worker: a client's connection from accept to close, signals, the drain, error answers without Flask.
 
-The only package that imports gunicorn. Uses relay for the framing of bodies and clients for the admission limit.
+The only package that imports gunicorn; `compatibility` lists the names it relies on. One main loop accepts, reads heads
+and closes; a pool of threads answers. Uses relay for the framing of direct answers.
 """

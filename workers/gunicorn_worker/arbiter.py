@@ -1,7 +1,4 @@
-"""The arbiter's side: its signals, and that nothing outlives it.
-
-Leans on gunicorn's insides (checked against 27.0.1), as gunicorn_worker.py does.
-"""
+"""The arbiter's side: its signals, and that nothing outlives it. Called from the server hooks in gunicorn.conf.py."""
 
 from __future__ import annotations
 
@@ -19,7 +16,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class StopSignals:
-    """Tells the first stop signal from its echo and from a later one; safe in a signal handler (it only assigns)."""
+    """Distinguishes the first stop signal from its echo and from a later one; safe in a signal handler (it only
+    assigns)."""
 
     def __init__(self) -> None:
         self._first_at: float | None = None
@@ -33,14 +31,14 @@ class StopSignals:
 
 
 def die_with_arbiter(worker: Any) -> None:
-    """Have the kernel kill this worker when the arbiter dies: a killed arbiter cannot tell it to stop."""
+    """Have the kernel kill this worker when the arbiter dies: a killed arbiter sends no signal."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != worker.ppid:  # it died before the line above
         os._exit(1)
 
 
-def own_signals(arbiter: Any) -> None:
-    """Give the arbiter the signals of a service that must never have two workers."""
+def install_signal_handlers(arbiter: Any) -> None:
+    """Give the arbiter the signal handlers of a service that must never have two workers."""
     arbiter.handle_hup = partial(_pass_on_reload, arbiter)
     for name in ("usr2", "ttin", "ttou"):
         setattr(arbiter, f"handle_{name}", partial(_refuse_second_owner, arbiter, name.upper()))
@@ -63,7 +61,7 @@ def _on_arbiter_stop_signal(arbiter: Any, stop_signals: StopSignals, number: int
         os._exit(0)  # a worker just forked, before it has handlers of its own: nothing is started yet
     match stop_signals.note(monotonic()):
         case "first":
-            arbiter.SIG_QUEUE.put_nowait(signal.SIGTERM)
+            arbiter.signal(signal.SIGTERM, frame)
         case "again":
             # The arbiter is waiting in its stop() by now and would drop a second SIGTERM.
             for pid in list(arbiter.WORKERS):

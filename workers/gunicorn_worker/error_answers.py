@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import http
 import json
+import socket
 
-from gunicorn.http import errors as http_errors
+from gunicorn.http.errors import ExpectationFailed as GunicornExpectationFailed
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException
 
 from app.errors import ExpectationFailed, HeadTooLarge, InvalidRequest, ProxyError, UriTooLong
 
-_APPLICATION_FAULTS = (
-    http_errors.InvalidResponseHeader,
-    http_errors.InvalidResponseHeaderName,
-    http_errors.ConfigurationProblem,
-)
-_OTHER_THAN_400: dict[type[Exception], type[ProxyError]] = {
-    http_errors.LimitRequestLine: UriTooLong,
-    http_errors.ExpectationFailed: ExpectationFailed,
-    http_errors.LimitRequestHeaders: HeadTooLarge,
+# An unsupported transfer coding is a 400 too, like whatever else makes the framing ambiguous.
+_OTHER_THAN_400: dict[type, type[ProxyError]] = {
+    LimitRequestLine: UriTooLong,
+    GunicornExpectationFailed: ExpectationFailed,
+    LimitRequestHeaders: HeadTooLarge,
 }
 MESSAGE_CHARACTERS = 200
 
 
-def problem_of(error: BaseException | None) -> ProxyError:
-    """What to tell the client of a request that could not be read, or that the application failed on."""
-    if isinstance(error, ProxyError):
-        return error
-    if isinstance(error, http_errors.NoMoreData):
+def request_error(error: BaseException | None) -> ProxyError:
+    """What to answer where a request's head or body could not be read."""
+    if isinstance(error, NoMoreData):
         return InvalidRequest("the request body ended before its announced length")
-    if isinstance(error, http_errors.ParseException) and not isinstance(error, _APPLICATION_FAULTS):
-        # An unsupported transfer coding too: whatever makes the framing ambiguous is a 400 here.
+    if isinstance(error, ParseException) or _is_bad_chunk(error):
         return _OTHER_THAN_400.get(type(error), InvalidRequest)(str(error)[:MESSAGE_CHARACTERS])
-    return ProxyError("internal error; the service's log has the details")
+    return application_error(error)
+
+
+def _is_bad_chunk(error: BaseException | None) -> bool:
+    """Before 27.0, gunicorn's errors about chunks were OSErrors. The socket's own have a number."""
+    return isinstance(error, OSError) and error.errno is None
+
+
+def application_error(error: BaseException | None) -> ProxyError:
+    """What to answer where the application failed."""
+    return error if isinstance(error, ProxyError) else ProxyError("internal error; the service's log has the details")
 
 
 def response_bytes(problem: ProxyError) -> bytes:
@@ -46,3 +52,10 @@ def response_bytes(problem: ProxyError) -> bytes:
     lines = [f"HTTP/1.1 {problem.status} {http.HTTPStatus(problem.status).phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def send_error(sock: socket.socket, problem: ProxyError) -> None:
+    """Send the whole response, as far as that needs no waiting."""
+    # A few hundred bytes fit an empty send buffer; a full one belongs to a client that does not read.
+    with contextlib.suppress(OSError):
+        sock.send(response_bytes(problem), socket.MSG_DONTWAIT)

@@ -7,7 +7,7 @@ from gunicorn.glogging import Logger
 from workers.telemetry.log_format import LOG_FORMAT
 
 
-class ServiceLogger(Logger):  # type: ignore[misc]
+class ServiceLogger(Logger):
     """gunicorn's logger with our format."""
 
     error_fmt = LOG_FORMAT

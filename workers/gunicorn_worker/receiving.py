@@ -1,102 +1,117 @@
 """How a request's bytes come in: the head without a thread, the body at a bounded pace.
 
-Leans on gunicorn's insides (checked against 27.0.1), as gunicorn_worker.py does.
+The main loop collects a head in its ClientConnection. The pool thread that then serves the connection reads through a
+PacedUnreader, which hands out the collected bytes first.
 """
 
 from __future__ import annotations
 
+import contextlib
+import enum
+import io
+import math
 import re
 import select
 import socket
+import struct
 import time
-from collections.abc import Callable, Iterable
 from typing import Any
 
-from gunicorn.http import errors as http_errors
-from gunicorn.http.body import LengthReader
-from gunicorn.http.message import Request
-from gunicorn.http.parser import RequestParser
-from gunicorn.http.unreader import SocketUnreader
-from gunicorn.workers.gthread import TConn
+from gunicorn.http import Request
+from gunicorn.http.errors import NoMoreData
+from gunicorn.http.unreader import Unreader
 
-from app.errors import RequestTimeout
-from app.services import DIRECT, END
-from workers.gunicorn_worker.client_socket import direct_answer
+from app.errors import HeadTooLarge, InvalidRequest, RequestTimeout
 
 RECEIVE_BYTES = 64 * 1024
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+MAX_RECEIVE_BYTES = 1024 * 1024  # in one call, for a body that is known to be that long
+MAX_HEAD_BYTES = 64 * 1024  # beside gunicorn's limits on the request line and on each field
+MAX_DISCARDED_BYTES = 16 * 1024 * 1024  # of a client that sends on after the answer
 MIN_BODY_BYTES_PER_SECOND = 64 * 1024
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_BARE_LF = re.compile(rb"(?<!\r)\n")
+_HEAD_END = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 
 
-class BodyFailed(BaseException):
-    """The body cannot be read to its end; the cause says why.
+class Phase(enum.Enum):
+    """What a connection is waiting for."""
 
-    Not an Exception: the application reads the body, and Flask would turn an Exception into a 500 and an OSError
-    into a 400. This passes through every `except Exception`, and `handle` answers with what really happened.
+    HEAD = enum.auto()  # the rest of a request's head
+    SERVED = enum.auto()  # a pool thread, which alone may touch the connection until then
+    IDLE = enum.auto()  # the next request
+    LINGERING = enum.auto()  # the client to close, after our last byte
+
+
+class Head(enum.Enum):
+    PARTIAL = enum.auto()
+    COMPLETE = enum.auto()
+    CLOSED = enum.auto()  # the client closed its side before the head's end
+
+
+class ClientConnection:
+    """One client's socket and the bytes of its next request.
+
+    The main loop alone writes it; while `phase` is SERVED, the pool thread that serves it. The socket is in blocking
+    mode, for the pool thread; the main loop asks with MSG_DONTWAIT.
     """
 
-    answerable = False  # True while no byte of a response can have been sent
+    def __init__(self, sock: socket.socket, client: Any, server: Any) -> None:
+        self.sock = sock
+        self.client = client  # the addresses of both ends
+        self.server = server
+        self.phase = Phase.HEAD
+        self.deadline = math.inf  # monotonic; of the present phase
+        self.received = bytearray()  # what belongs to no request yet
+        self.is_watched = False  # the loop's epoll set knows it
+        self._searched = 0  # of `received`, for the head's end
+        self._discarded_bytes = 0
 
+    def read_head(self) -> Head:
+        """Look for the end of the head, and if need be once at the socket. Never waits.
 
-class PacedUnreader(SocketUnreader):
-    """Collects a head without blocking (main loop), then reads the body at a bounded pace (pool thread)."""
+        Raises InvalidRequest or HeadTooLarge as soon as no further byte can make it right.
+        """
+        # What came with the last request may be enough: reading on each time would store all that a client can send.
+        if self._head_is_complete():
+            return Head.COMPLETE
+        data = receive(self.sock)
+        self.received += data or b""
+        if self._head_is_complete():
+            return Head.COMPLETE
+        if len(self.received) > MAX_HEAD_BYTES:
+            raise HeadTooLarge(f"headers exceed {MAX_HEAD_BYTES} bytes")
+        return Head.CLOSED if data == b"" else Head.PARTIAL
 
-    def __init__(self, sock: socket.socket, receive_timeout_seconds: float) -> None:
-        super().__init__(sock, max_chunk=RECEIVE_BYTES)
-        self._patience = receive_timeout_seconds
-        self.head = bytearray()  # written by the main loop alone
+    def _head_is_complete(self) -> bool:
+        # RFC 9112, 2.2: one empty line may come before a request.
+        if self.received.startswith(b"\r\n\r\n"):
+            raise InvalidRequest("there is no request line")
+        end = _HEAD_END.search(self.received, max(0, self._searched - 3))
+        self._searched = len(self.received)
+        if end is not None and end[0] == b"\n":
+            raise InvalidRequest("a line of the head ends without a carriage return")
+        return end is not None
+
+    def take_received(self) -> bytes:
+        """The complete head and what came behind it, for the parser."""
+        received = bytes(self.received)
+        self.received.clear()
         self._searched = 0
-        self._received = 0
-        self._waited = 0.0
+        return received.removeprefix(b"\r\n")
 
-    def receive(self) -> bool:
-        """Add what has arrived to the head; False once the client has closed its side."""
-        data = take(self.sock)
-        self.head += data or b""
-        return data != b""
+    def discard(self) -> bool:
+        """Discard what has arrived after our last byte; whether more should be waited for."""
+        data = receive(self.sock)
+        self._discarded_bytes += len(data or b"")
+        return data != b"" and self._discarded_bytes <= MAX_DISCARDED_BYTES
 
-    def head_is_decided(self) -> bool:
-        """Whether the parser can now accept or refuse the head without reading more."""
-        start = max(0, self._searched - 3)
-        self._searched = len(self.head)
-        # The parser refuses a bare LF on sight; without this a typist with netcat would wait for the time-out.
-        return self.head.find(b"\r\n\r\n", start) >= 0 or _BARE_LF.search(self.head, start) is not None
-
-    def begin_request(self) -> None:
-        """Hand the collected bytes to the parser and start the body's clock."""
-        self._searched, self._received, self._waited = 0, len(self.head), 0.0
-        self.unread(bytes(self.head))
-        self.head.clear()
-
-    def reclaim(self) -> bool:
-        """Take back what the client sent beyond its last request; False if there is nothing."""
-        self.head += self.take_buffered()
-        return bool(self.head)
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        """The next bytes from the client, waited for at most as long as its pace allows. Raises RequestTimeout."""
-        size = min(max(size_hint or 0, self.mxchunk), self.max_body_chunk)
-        try:
-            data = self.sock.recv(size, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            self._wait()
-            data = self.sock.recv(size)
-        self._received += len(data)
-        return data
-
-    def _wait(self) -> None:
-        # Only time spent waiting for the client counts, so an application that reads late blames nobody.
-        earned = max(self._patience, self._received / MIN_BODY_BYTES_PER_SECOND)
-        allowed_seconds = min(self._patience, earned - self._waited)
-        began = time.monotonic()
-        if allowed_seconds <= 0 or not _readable(self.sock, allowed_seconds):
-            raise RequestTimeout("the request body was not received in time")
-        self._waited += time.monotonic() - began
+    def reset_on_close(self) -> None:
+        """Let the close look like no end: that is all HTTP/1.0 has to tell an answer that was cut from a whole one."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def take(sock: socket.socket) -> bytes | None:
+def receive(sock: socket.socket) -> bytes | None:
     """What has arrived: None if nothing yet, b"" once the client has closed or reset the connection."""
     try:
         return sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
@@ -106,121 +121,119 @@ def take(sock: socket.socket) -> bytes | None:
         return b""
 
 
-def _readable(sock: socket.socket, timeout_seconds: float) -> bool:
+class PacedUnreader(Unreader):
+    """What gunicorn's parser reads one request from. The pool thread's alone."""
+
+    buf: io.BytesIO  # gunicorn's, of what nobody has read yet
+
+    def __init__(self, connection: ClientConnection, receive_timeout_seconds: float) -> None:
+        super().__init__()
+        self._sock = connection.sock
+        self._receive_timeout_seconds = receive_timeout_seconds
+        self._received_bytes = len(connection.received)
+        self._waited_seconds = 0.0
+        self.unread(connection.take_received())
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """The next bytes from the client, waited for at most as long as its pace allows. Raises RequestTimeout."""
+        size = min(max(size_hint or 0, RECEIVE_BYTES), MAX_RECEIVE_BYTES)
+        try:
+            data = self._sock.recv(size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._wait()
+            data = self._sock.recv(size)
+        self._received_bytes += len(data)
+        return data
+
+    def _wait(self) -> None:
+        # Only time spent waiting for the client counts, so an application that reads late blames nobody.
+        earned = max(self._receive_timeout_seconds, self._received_bytes / MIN_BODY_BYTES_PER_SECOND)
+        allowed_seconds = min(self._receive_timeout_seconds, earned - self._waited_seconds)
+        began = time.monotonic()
+        if allowed_seconds <= 0 or not _is_readable(self._sock, allowed_seconds):
+            raise RequestTimeout("the request body was not received in time")
+        self._waited_seconds += time.monotonic() - began
+
+    @property
+    def buffered_bytes(self) -> int:
+        return self.buf.getbuffer().nbytes
+
+    def take_rest(self) -> bytes:
+        """What the client sent behind this request."""
+        rest, self.buf = self.buf.getvalue(), io.BytesIO()
+        return rest
+
+
+def _is_readable(sock: socket.socket, timeout_seconds: float) -> bool:
     # poll, not settimeout: the socket stays in blocking mode, which the response needs.
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(timeout_seconds * 1000))
 
 
-class BodyReader:
-    """gunicorn's reader of one body, with every failure made a BodyFailed and a short body a failure.
+class BodyFailed(BaseException):
+    """The body cannot be read to its end; the cause says why.
 
-    A client that asks first (`Expect: 100-continue`) is told to go on when its body is first wanted: gunicorn would
-    tell it so in any case, also where it is refused by what its head says.
+    Not an Exception: the application reads the body, and Flask would turn an Exception into a 500 and an OSError
+    into a 400. This passes through every `except Exception`, and RequestHandler answers with what really happened.
     """
 
-    def __init__(self, reader: Any, asks_first: socket.socket | None = None) -> None:
-        self.inner = reader
-        self.asks_first = asks_first  # its socket; None where it does not, or once an answer was made
+
+class BodyReader:
+    """gunicorn's reader of a request's body, with every failure made a BodyFailed and a short body a failure.
+
+    A client that expects `100 Continue` gets it when its body is first read: gunicorn would send it at once, also
+    where the request is refused by what its head says.
+    """
+
+    def __init__(self, request: Request, unreader: PacedUnreader, sock: socket.socket) -> None:
         self.failure: BodyFailed | None = None
+        self._inner = request.body.reader
+        self._unreader = unreader
+        self._continue_on = sock if _expects_continue(request) else None
+        self._due_bytes = _body_bytes(request)  # None: chunked
+        self._is_over = False  # a chunked body
 
     def read(self, size: int) -> bytes:
         if self.failure is not None:
             raise self.failure
         try:
-            if self.asks_first is not None:
-                self.asks_first.send(CONTINUE)
-                self.asks_first = None
+            if self._continue_on is not None:
+                self._continue_on.send(CONTINUE)
+                self._continue_on = None
             return self._read(size)
         except Exception as error:
             self.failure = BodyFailed()
             raise self.failure from error
 
     def _read(self, size: int) -> bytes:
-        due = min(self.inner.length, size) if isinstance(self.inner, LengthReader) else 0
-        data = self.inner.read(size)
-        # gunicorn hands a cut-off body to the application as if it were whole.
-        if len(data) < due:
-            raise http_errors.NoMoreData(data)
+        data: bytes = self._inner.read(size)
+        if self._due_bytes is None:
+            self._is_over = len(data) < size
+        elif len(data) < min(size, self._due_bytes):
+            raise NoMoreData(data)  # gunicorn hands a cut-off body to the application as if it were whole
+        else:
+            self._due_bytes -= len(data)
         return data
 
-
-class RequestOfAnybody(Request):  # type: ignore[misc]
-    """No client is a proxy whose headers say who asks, or how: that is known without comparing addresses."""
-
-    def _peer_is_trusted_proxy(self) -> bool:
-        return False
-
-
-class Parser(RequestParser):  # type: ignore[misc]
-    """gunicorn's, without its care for the rest of a body and for how the last request ended: `is_taken` knows."""
-
-    mesg_class = RequestOfAnybody
-
-    def __init__(self, cfg: Any, unreader: PacedUnreader, client: Any) -> None:
-        super().__init__(cfg, unreader.sock, client)
-        self.unreader = unreader
-
-    def __next__(self) -> Any:
-        self.req_count += 1
-        self.mesg = self.mesg_class(self.cfg, self.unreader, self.source_addr, self.req_count)
-        if any(name == "TRANSFER-ENCODING" and value.lower() != "chunked" for name, value in self.mesg.headers):
-            raise http_errors.UnsupportedTransferCoding("it is `chunked` alone that is read here")
-        options = (value.lower() for name, value in self.mesg.headers if name == "CONNECTION")
-        if "close" in {each.strip(" \t") for value in options for each in value.split(",")}:
-            self.mesg.force_close()  # gunicorn sees it alone in the first such header
-        return self.mesg
-
-
-class Connection(TConn):
-    """A client's connection; its socket stays blocking, the main loop asks with MSG_DONTWAIT.
-
-    `timeout` is the monotonic time at which the phase it is in ends: head, idle or lingering.
-    """
-
-    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any, receive_timeout_seconds: float) -> None:
-        super().__init__(cfg, sock, client, server)
-        sock.setblocking(True)
-        self.unreader = PacedUnreader(sock, receive_timeout_seconds)
-        self.parser = Parser(cfg, self.unreader, client)
-        self.initialized = self.data_ready = True
-        self.lingered_bytes = 0
-        self.is_cut = False  # in mid-answer: a client must not take the end of the connection for the answer's
-        self.was_kept = False  # KeptConnections knows it
-
-
-def guarded(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-    """The application, except that a failed body ends its call whatever it made of the failure, and that a request
-    whose answer could not even begin (a header gunicorn refuses, say) still gives back what it holds."""
-
-    def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        reader = environ["wsgi.input"].reader
-        environ[DIRECT] = direct_answer(environ, start_response)
+    def discard(self) -> bool:
+        """Read the rest if all of it has arrived; whether the next request can be read. Never waits."""
+        self._continue_on = None
+        if not (self._is_over if self._due_bytes is None else self._due_bytes <= self._unreader.buffered_bytes):
+            return False
         try:
-            chunks = application(environ, start_response)
-        except BaseException as error:
-            environ.get(END, _nothing)(500)
-            if isinstance(error, BodyFailed):
-                error.answerable = True
-            raise
-        if reader.failure is None:
-            return chunks
-        getattr(chunks, "close", bool)()
-        reader.failure.answerable = True
-        raise reader.failure
-
-    return call
+            while self.read(RECEIVE_BYTES):
+                pass
+        except BodyFailed:
+            return False
+        return True
 
 
-def _nothing(status: int) -> None:
-    pass
+def _expects_continue(request: Request) -> bool:
+    return request.version >= (1, 1) and any(name == "EXPECT" for name, _ in request.headers)
 
 
-def is_taken(body: Any, unreader: PacedUnreader) -> bool:
-    """Whether a request's body is here to its end, so that discarding the rest of it waits for nobody."""
-    reader = body.reader
-    inner = reader.inner if isinstance(reader, BodyReader) else reader
-    if isinstance(inner, LengthReader):
-        return bool(inner.length <= unreader.buf.getbuffer().nbytes)
-    return getattr(inner, "parser", True) is None  # chunked: gone once the last chunk is read
+def _body_bytes(request: Request) -> int | None:
+    """The announced length of a body; None if it is chunked. The parser has checked both headers."""
+    headers = dict(request.headers)
+    return None if "TRANSFER-ENCODING" in headers else int(headers.get("CONTENT-LENGTH", 0))

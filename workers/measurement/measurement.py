@@ -26,12 +26,12 @@ class Measurement:
     """Follows one attempt at a start, on the thread of its server; tells Projected, and Measured once it is asked."""
 
     def __init__(
-        self, server: Server, start: Start, history: History, tell: Callable[[ev.Event], None], logs_json: bool
+        self, server: Server, start: Start, history: History, post: Callable[[ev.Event], None], logs_json: bool
     ) -> None:
         self._server = server
         self._start = start
         self._history = history
-        self._tell = tell
+        self._post = post
         self._report = EngineReport(logs_json)
         self._base_bytes = 0  # what the process holds before there is anything of the model in it
 
@@ -54,7 +54,7 @@ class Measurement:
         need = self._history.estimate(self._start)
         assert need is not None
         self._say("measured", need)
-        self._tell(ev.Measured(self._server.id, self._server.placement.by_device(need), time.monotonic()))
+        self._post(ev.Measured(self._server.id, self._server.placement.by_device(need), time.monotonic()))
 
     def _projected(self) -> None:
         said = self._report.projected
@@ -71,7 +71,7 @@ class Measurement:
             self._history.remember(self._start, said, is_measured=False)
         self._say("projected", need)
         needs = self._server.booked if is_confirmed else self._server.placement.by_device(need)
-        self._tell(ev.Projected(self._server.id, needs, time.monotonic()))
+        self._post(ev.Projected(self._server.id, needs, time.monotonic()))
 
     def _confirms(self, need: Estimate) -> bool:
         """Whether what is booked on each device is what it says, or a little more."""

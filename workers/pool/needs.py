@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.entities.launch import EngineFacts, MemoryOptions
+from app.entities.launch import EngineFacts, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
@@ -15,22 +15,22 @@ from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.estimate.memory_options import memory_options
 from app.use_cases.launch.launch import around_faults, launch_with
 from app.use_cases.model_shape.shape import ModelShape
-from app.use_cases.placement.request import Asked
-from workers.catalog.companion_files import BesideFiles
+from app.use_cases.placement.request import PlacementRequest
+from workers.catalog.companion_files import CompanionFiles
 from workers.catalog.model_headers import ModelHeaders
 from workers.measurement.history import History, start_of
 
 
-class Needs:
+class EstimateSource:
     """Asked on the thread of the request that may have to load a model."""
 
     def __init__(self, history: History, engine: EngineFacts | None, shapes: ModelHeaders[ModelShape]) -> None:
         self._history = history
         self._engine = engine
         self._shapes = shapes
-        self._beside = BesideFiles()
+        self._beside = CompanionFiles()
 
-    def asked(self, model: Model) -> Asked:
+    def placement_request(self, model: Model) -> PlacementRequest:
         """What a decision about the model's place has to know: it reads no file, and gives the same answers for good.
         Raises the ProxyError of a model that cannot be served."""
         model = self.as_started(model)
@@ -38,14 +38,14 @@ class Needs:
         learned = self._history.learned(model.path)
         engine = self._engine
 
-        def estimate(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
+        def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
             if engine is not None and learned.rows:
                 start = start_of(replace(model, launch=launch_with(model.launch, options)), engine, gpus)
                 if known := learned.estimate(start):
                     return known
             return learned.with_overheads(estimate_memory(shape, options, 0, beside), gpus)
 
-        return Asked(shape, memory_options(model.launch, devices=1), estimate, model.wishes)
+        return PlacementRequest(shape, memory_options(model.launch, devices=1), estimate, model.constraints)
 
     def as_started(self, model: Model) -> Model:
         """The model with the settings it is really started with."""

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Protocol
 
 from app.entities.memory import MemoryReading
@@ -22,13 +21,13 @@ from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.errors import ContextLengthExceeded, error_for
+from app.ports import Address, Lease, WatchedClient
 from app.use_cases.placement.candidates import longest_context
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.reporting.decisions import KEPT, Explained
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
-from workers.clients.client_watch import ClientWatch
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -39,27 +38,7 @@ PAUSE_AFTER_A_BUG_SECONDS = 0.1  # what is overdue would come again at once
 SLOW_TURN_SECONDS = 0.01  # between two ticks that nobody has worked off
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a llama-server answers, and the key it wants."""
-
-    server: int
-    model: str
-    port: int
-    api_key: str
-    context_tokens: int = 0  # that one request may have; 0: what the model was trained with
-    device: str = "cpu"  # "cuda:0,1": the GPUs it is on, by NVML's count
-
-
 NOWHERE = 0  # the port of a server that is gone: nothing listens there
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One request's right to one slot of a server, until its Asking ends."""
-
-    address: Address
-    waited_seconds: float
 
 
 class Process(Protocol):
@@ -73,10 +52,10 @@ class Process(Protocol):
 
 
 class Pool:
-    """Owner of the llama-servers. `spawn` starts one and reports through `tell`; `read_memory` reads the machine,
-    given the pids by server; `read_gpus` asks for a GpusPolled; `asked` says what a decision about a model's place has
-    to know, or raises the ProxyError that forbids it; `count` is told of every step; `forget` of the port of each
-    server that has ended."""
+    """Owner of the llama-servers. `spawn` starts one and reports through `post`; `read_memory` reads the machine,
+    given the pids by server; `read_gpus` asks for a GpusPolled; `request` makes a model's PlacementRequest, or raises
+    the ProxyError that forbids it; `count` is called with every step, `forget` with the port of each server that has
+    ended."""
 
     def __init__(
         self,
@@ -84,7 +63,7 @@ class Pool:
         spawn: Callable[[Server, Callable[[ev.Event], None]], Process],
         read_memory: Callable[[Mapping[int, int]], MemoryReading],
         read_gpus: Callable[[], None],
-        asked: Callable[[Model], Asked],
+        request: Callable[[Model], PlacementRequest],
         count: Callable[[PoolState, ev.Event, Sequence[ev.Effect]], None] = lambda before, event, effects: None,
         forget: Callable[[int], None] = lambda port: None,
     ) -> None:
@@ -92,7 +71,7 @@ class Pool:
         self._spawn = spawn
         self._read_memory = read_memory
         self._read_gpus = read_gpus
-        self._asked = asked
+        self._request_for_model = request
         self._count = count
         self._forget = forget
         self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
@@ -113,7 +92,7 @@ class Pool:
     def start(self) -> None:
         self._clock.start()
 
-    def tell(self, event: ev.Event) -> None:
+    def post(self, event: ev.Event) -> None:
         """Let the scheduler know a fact. When this returns it knows it, or another thread is about to tell it."""
         self._inbox.put(event)
         # Looked at again after the turn: what came just before its end found it taken.
@@ -123,36 +102,36 @@ class Pool:
             finally:
                 self._turn.release()
 
-    def ask(
+    def acquire(
         self,
         model: Model,
         max_wait_seconds: float,
-        client: ClientWatch,
+        client: WatchedClient,
         context_tokens: int | None = None,
         conversation: int | None = None,
-    ) -> Asking:
+    ) -> PendingLease:
         """Ask for a slot of one of the model's servers, which is loaded if need be; of several, the one that this
         conversation was with before, if it has a slot. End what you get.
 
         Raises the ProxyError that forbids it before anybody waits: ContextLengthExceeded where more `context_tokens`
         are wanted than the model is ever loaded with.
         """
-        now, asked = time.monotonic(), self._what_is_asked(model)
-        if context_tokens is not None and 0 < (most := longest_context(asked)) < context_tokens:
+        now, request = time.monotonic(), self._placement_request(model)
+        if context_tokens is not None and 0 < (most := longest_context(request)) < context_tokens:
             raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
-        wish = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, asked, conversation)
-        return Asking(self, wish, self._told(wish, client), client)
+        command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, request, conversation)
+        return PendingLease(self, command, self._told(command, client), client)
 
-    def load(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
-        """Have the model loaded; returns as soon as its llama-server is starting. Raises as `Asking.wait` does."""
-        now, asked = time.monotonic(), self._what_is_asked(model)
+    def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
+        """Load the model; returns as soon as its llama-server is starting. Raises as `PendingLease.wait` does."""
+        now, request = time.monotonic(), self._placement_request(model)
         log.info("load ordered model=%s", model.name)
-        self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds, asked), client)
+        self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds, request), client)
 
-    def unload(self, model: Model, max_wait_seconds: float, client: ClientWatch) -> None:
+    def unload(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
         """Have the model unloaded once it has answered what it is answering; returns when its processes are gone.
 
-        Raises as `Asking.wait` does; it goes all the same when the caller does not wait for it.
+        Raises as `PendingLease.wait` does; it goes all the same when the caller does not wait for it.
         """
         now = time.monotonic()
         log.info("unload ordered model=%s", model.name)
@@ -163,20 +142,20 @@ class Pool:
         server = self._store.pool.server_of(model.name)
         return self._address(server) if server and server.is_up else None
 
-    def _what_is_asked(self, model: Model) -> Asked:
+    def _placement_request(self, model: Model) -> PlacementRequest:
         """For a model that is there, or on its way, as it was: nothing is read for it again."""
-        return self._store.pool.plan_of(model) or self._asked(model)
+        return self._store.pool.plan_of(model) or self._request_for_model(model)
 
-    def _wait(self, wish: ev.Wish, client: ClientWatch) -> None:
-        _outcome(self._told(wish, client), client)
+    def _wait(self, command: ev.Command, client: WatchedClient) -> None:
+        _outcome(self._told(command, client), client)
 
-    def _told(self, wish: ev.Wish, client: ClientWatch) -> Future[int | Refusal | None]:
+    def _told(self, command: ev.Command, client: WatchedClient) -> Future[int | Refusal | None]:
         """The scheduler's answer to a wish, which may be there already: a server's id for a slot of it."""
         answer: Future[int | Refusal | None] = Future()
-        self._answers[wish.ticket] = answer
-        self.tell(wish)
+        self._answers[command.ticket] = answer
+        self.post(command)
         if not answer.done():
-            client.on_leave(lambda: self.tell(ev.Cancel(wish.ticket, time.monotonic())))
+            client.on_disconnect(lambda: self.post(ev.Cancel(command.ticket, time.monotonic())))
             client.begin()
         return answer
 
@@ -217,7 +196,7 @@ class Pool:
             self._awake_at = math.inf if due is None else due
             if self._call.wait(min(self._awake_at - time.monotonic(), LONGEST_NAP_SECONDS)):
                 continue
-            self.tell(ev.Tick(time.monotonic()))
+            self.post(ev.Tick(time.monotonic()))
             if not self._inbox.empty():  # who has the turn is starting a server, say: it stays due all the while
                 time.sleep(SLOW_TURN_SECONDS)
 
@@ -231,7 +210,7 @@ class Pool:
             except Exception:
                 # A bug. The state before it is sound; the one request it was about must not wait for ever.
                 log.exception("event dropped: %r", event)
-                if isinstance(event, ev.Wish) and (answer := self._answers.pop(event.ticket, None)):
+                if isinstance(event, ev.Command) and (answer := self._answers.pop(event.ticket, None)):
                     answer.set_result(Refusal(Reason.SPAWN_FAILED, event.model.name, "internal error"))
                 time.sleep(PAUSE_AFTER_A_BUG_SECONDS)
         due = due_at(self._store.pool)
@@ -314,52 +293,54 @@ class Pool:
 
     def _start(self, server: Server) -> None:
         try:
-            self._processes[server.id] = self._spawn(server, self.tell)
+            self._processes[server.id] = self._spawn(server, self.post)
         except Exception as error:  # no file descriptor, no thread left; or a bug, and the server would start for ever
-            self.tell(ev.Exited(server.id, str(error), time.monotonic(), could_not_spawn=True))
+            self.post(ev.Exited(server.id, str(error), time.monotonic(), could_not_spawn=True))
 
     def _read(self) -> None:
         pids = {server.id: server.pid for server in self._store.pool.servers if server.pid is not None}
         try:
             memory = self._read_memory(pids)
         except OSError as error:
-            self.tell(ev.ReadingFailed(f"the machine's memory could not be read: {error}", time.monotonic()))
+            self.post(ev.ReadingFailed(f"the machine's memory could not be read: {error}", time.monotonic()))
         else:
-            self.tell(ev.MemoryRead(memory, time.monotonic()))
+            self.post(ev.MemoryRead(memory, time.monotonic()))
 
 
-def _outcome(answer: Future[int | Refusal | None], client: ClientWatch, seconds: float | None = None) -> int | None:
+def _outcome(answer: Future[int | Refusal | None], client: WatchedClient, seconds: float | None = None) -> int | None:
     """What the scheduler answers. Raises the ProxyError that a refusal is; TimeoutError after so many seconds."""
     outcome = answer.result(seconds)
-    client.on_leave(None)
+    client.on_disconnect(None)
     if isinstance(outcome, Refusal):
         raise error_for(outcome)
     return outcome
 
 
-class Asking:
+class PendingLease:
     """One request's place in the queue, and then its slot."""
 
-    def __init__(self, pool: Pool, wish: ev.Acquire, answer: Future[int | Refusal | None], client: ClientWatch) -> None:
+    def __init__(
+        self, pool: Pool, command: ev.Acquire, answer: Future[int | Refusal | None], client: WatchedClient
+    ) -> None:
         self._pool = pool
-        self._wish = wish
+        self._command = command
         self._answer = answer
         self._client = client
 
     def wait(self, seconds: float | None = None) -> Lease | None:
         """The slot; None if it is not there within so long. Raises the ProxyError that says why there is none;
-        ClientLeft as soon as the client goes."""
+        ClientDisconnected as soon as the client goes."""
         try:
             outcome = _outcome(self._answer, self._client, seconds)
         except TimeoutError:
             return None
         assert outcome is not None, "a slot was asked for"
-        address = self._pool.address_of(outcome, self._wish.model.name)
-        return Lease(address, time.monotonic() - self._wish.at)
+        address = self._pool.address_of(outcome, self._command.model.name)
+        return Lease(address, time.monotonic() - self._command.at)
 
     def end(self, ending: ev.Ending, keep_seconds: float | None = None) -> None:
         """Give back what it has, once: how much of its answer the request got, and how long its model is to stay."""
         if not self._answer.done():
-            self._pool.tell(ev.Cancel(self._wish.ticket, time.monotonic()))
+            self._pool.post(ev.Cancel(self._command.ticket, time.monotonic()))
         if isinstance(self._answer.result(), int):
-            self._pool.tell(ev.Release(self._wish.ticket, time.monotonic(), ending, keep_seconds))
+            self._pool.post(ev.Release(self._command.ticket, time.monotonic(), ending, keep_seconds))

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable
 
-from workers.pool.pool import Address
+from app.ports import Address
 from workers.relay.upstream import Reply, connection_options
 
 # What a client may say to the engine. Its Authorization, cookies and hop-by-hop headers are none of these; nor is

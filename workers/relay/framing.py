@@ -26,7 +26,7 @@ class BadFraming(Exception):
     """What came is not the framing that was announced."""
 
 
-class Body(Protocol):
+class FramedBody(Protocol):
     """A body on its way. `is_over`: it has come to its end; nothing that follows belongs to it."""
 
     is_over: bool

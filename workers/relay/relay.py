@@ -13,14 +13,29 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.errors import BadUpstream, ClientLeft, Draining, ProxyError, SpawnFailed, UpstreamCrashed, UpstreamTimeout
-from workers.clients.client_watch import ClientWatch
-from workers.pool.pool import Address
+from app.errors import (
+    BadUpstream,
+    ClientDisconnected,
+    Draining,
+    ProxyError,
+    SpawnFailed,
+    UpstreamCrashed,
+    UpstreamTimeout,
+)
+from app.ports import Address, TokenUsage, WatchedClient
 from workers.relay.forwarded_headers import request_headers, response_headers
-from workers.relay.framing import LAST_CHUNK, BadFraming, Body, Chunked, Counted, chunk
+from workers.relay.framing import LAST_CHUNK, BadFraming, Chunked, Counted, FramedBody, chunk
 from workers.relay.stream_mover import ClientGone, Stream, StreamMover
-from workers.relay.upstream import BadAnswer, Connection, Connections, NoAnswer, Reply, read_reply, request_bytes
-from workers.relay.usage import Tail, Usage
+from workers.relay.upstream import (
+    BadAnswer,
+    NoAnswer,
+    Reply,
+    UpstreamConnection,
+    UpstreamConnections,
+    read_reply,
+    request_bytes,
+)
+from workers.relay.usage import Tail
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +57,18 @@ class Direct(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class UpstreamAnswer:
     """An engine's answer whose headers are here and whose body is on its way, to be had in one of two ways."""
 
     status: int
     headers: list[tuple[str, str]]
-    body: Body  # how it is framed
+    body: FramedBody  # how it is framed
     # Ends early with an error event (event streams) or ConnectionResetError (all others). Its return value says
     # whether it was whole.
     chunks: Generator[bytes, None, bool]
     send_to: Callable[[Direct], bool]  # sends it, head and all; ends and returns as `chunks`
     is_stream: bool
-    usage: Callable[[], Usage | None]  # tokens, once it is over
+    usage: Callable[[], TokenUsage | None]  # tokens, once it is over
     close: Callable[[], None]  # must be called whether or not the body was ever begun
 
 
@@ -67,15 +82,15 @@ class Relay:
         self._stall_seconds = stall_seconds
         self._mover = mover
         self._is_closing = is_closing
-        self._connections = Connections()
+        self._connections = UpstreamConnections()
 
     def send(
-        self, to: Address, method: str, target: str, said: Callable[[str], str], body: bytes, client: ClientWatch
-    ) -> Answer:
+        self, to: Address, method: str, target: str, said: Callable[[str], str], body: bytes, client: WatchedClient
+    ) -> UpstreamAnswer:
         """Forward a request and wait for the head of its answer. `said` is the text of a header, "" without it.
 
-        Raises UpstreamCrashed, BadUpstream or UpstreamTimeout when none comes, ClientLeft when nobody is there to
-        read it: the connection to the engine is shut within milliseconds then, so that it stops generating.
+        Raises UpstreamCrashed, BadUpstream or UpstreamTimeout when none comes, and ClientDisconnected: the connection
+        to the engine is shut within milliseconds then, so that it stops generating.
         """
         request = request_bytes(method, target, request_headers(said, to), body)
         try:
@@ -84,7 +99,7 @@ class Relay:
             raise self._translated(error, to, client) from error
 
         def close() -> None:
-            client.on_leave(None)
+            client.on_disconnect(None)
             # A server that did not read all of a request would take the rest for the next one.
             is_read = reply.status < 300 and (not body or method in WITH_BODY)
             if reply.is_kept and is_read and reply.body.is_over and not client.gone:
@@ -100,10 +115,10 @@ class Relay:
         def send_to(direct: Direct) -> bool:
             return self._send_to(direct, reply, to, client, is_stream, tail)
 
-        def usage() -> Usage | None:
+        def usage() -> TokenUsage | None:
             return None if reply.header("content-encoding") else tail.usage(is_stream)
 
-        return Answer(reply.status, headers_, reply.body, chunks, send_to, is_stream, usage, close)
+        return UpstreamAnswer(reply.status, headers_, reply.body, chunks, send_to, is_stream, usage, close)
 
     def forget(self, port: int) -> None:
         """The server that listened there has ended."""
@@ -113,7 +128,7 @@ class Relay:
         """Let go of the connections that are kept."""
         self._connections.close()
 
-    def _ask(self, port: int, method: str, request: bytes, client: ClientWatch) -> Reply:
+    def _ask(self, port: int, method: str, request: bytes, client: WatchedClient) -> Reply:
         """Once more on a new connection if a kept one had been closed before the request was there, or gave no byte
         of an answer to one that may be repeated. A POST that was sent may be running."""
         connection = self._connections.take(port)
@@ -131,10 +146,10 @@ class Relay:
         except _Unsent as error:
             raise NoAnswer(str(error)) from error
 
-    def _ask_on(self, connection: Connection, method: str, request: bytes, client: ClientWatch) -> Reply:
+    def _ask_on(self, connection: UpstreamConnection, method: str, request: bytes, client: WatchedClient) -> Reply:
         connection.patience_seconds, connection.on_silence = self._first_byte_seconds, client.begin
         try:
-            client.on_leave(connection.shut)
+            client.on_disconnect(connection.shut)
             if len(request) > SMALL_BYTES:
                 client.begin()
             try:
@@ -165,7 +180,7 @@ class Relay:
         return reply
 
     def _chunks(
-        self, reply: Reply, to: Address, client: ClientWatch, is_stream: bool, tail: Tail
+        self, reply: Reply, to: Address, client: WatchedClient, is_stream: bool, tail: Tail
     ) -> Generator[bytes, None, bool]:
         """The body as it comes. First nothing at all: that lets the server send the headers before the first token."""
         piece = b""
@@ -185,7 +200,7 @@ class Relay:
             return False
 
     def _send_to(
-        self, direct: Direct, reply: Reply, to: Address, client: ClientWatch, is_stream: bool, tail: Tail
+        self, direct: Direct, reply: Reply, to: Address, client: WatchedClient, is_stream: bool, tail: Tail
     ) -> bool:
         stream = Stream(reply.connection.socket, direct.socket, reply.body, tail)
         try:
@@ -193,7 +208,7 @@ class Relay:
         except BadFraming as error:  # none of it was sent
             reply.is_kept = False
             problem = self._translated(error, to, client)
-            if isinstance(problem, ClientLeft):
+            if isinstance(problem, ClientDisconnected):
                 raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
             _send(direct.socket, direct.refuse(problem))
             return False
@@ -215,7 +230,7 @@ class Relay:
         direct.is_sent(stream.sent_bytes)
         return True
 
-    def _cut(self, error: Exception, to: Address, client: ClientWatch, has_room: bool) -> ProxyError:
+    def _cut(self, error: Exception, to: Address, client: WatchedClient, has_room: bool) -> ProxyError:
         """What to say of an answer that ended too early. Raises ConnectionResetError where nothing can be said: inside
         a body of its own format the connection ends short of it."""
         problem = self._translated(error, to, client)
@@ -227,11 +242,11 @@ class Relay:
             raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
         return problem
 
-    def _translated(self, error: Exception, to: Address, client: ClientWatch) -> ProxyError:
+    def _translated(self, error: Exception, to: Address, client: WatchedClient) -> ProxyError:
         if isinstance(error, ClientGone) and error.errno is None:
-            return ClientLeft(str(error))
+            return ClientDisconnected(str(error))
         if client.gone or isinstance(error, ClientGone):
-            return ClientLeft("the client closed its connection")
+            return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
         if isinstance(error, TimeoutError):
@@ -256,7 +271,7 @@ def _send(client: socket.socket, data: bytes) -> None:
         raise ClientGone(error.errno, "the client closed its connection") from error
 
 
-def _chunked_error(body: Body, problem: ProxyError) -> bytes | None:
+def _chunked_error(body: FramedBody, problem: ProxyError) -> bytes | None:
     """An error event as the end of a body in chunks. A half-sent chunk is filled with line ends first, which mean
     nothing between events. None where that cannot be done."""
     if not isinstance(body, Chunked) or body.left > MOST_PADDING_BYTES:

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 
-from workers.relay.framing import LAST_CHUNK, BadFraming, Body, Chunked
+from workers.relay.framing import LAST_CHUNK, BadFraming, Chunked, FramedBody
 from workers.relay.upstream import RECEIVE_BYTES, NoAnswer
 from workers.relay.usage import Tail
 
@@ -36,7 +36,7 @@ class Stream:
 
     __slots__ = ("body", "client", "done", "error", "moved_at", "pending", "sent_bytes", "source", "tail")
 
-    def __init__(self, source: socket.socket, client: socket.socket, body: Body, tail: Tail) -> None:
+    def __init__(self, source: socket.socket, client: socket.socket, body: FramedBody, tail: Tail) -> None:
         self.source = source
         self.client = client
         self.body = body

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from workers.relay.framing import BadFraming, Body, Chunked, Counted, UntilClosed
+from workers.relay.framing import BadFraming, Chunked, Counted, FramedBody, UntilClosed
 
 RECEIVE_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 64 * 1024
@@ -46,9 +46,9 @@ class Reply:
 
     status: int
     headers: list[tuple[str, str]]
-    body: Body
+    body: FramedBody
     rest: bytes
-    connection: Connection
+    connection: UpstreamConnection
     is_kept: bool  # the connection may carry another request once the body is over
 
     def header(self, name: str) -> str:
@@ -86,7 +86,7 @@ class Reply:
 
 
 @dataclass(slots=True)
-class Connection:
+class UpstreamConnection:
     """One connection to a server. Its socket waits by itself for a moment only; what takes longer is said, then waited
     for with poll: few calls where an answer is there at once, and each call is one more turn for the other threads."""
 
@@ -95,7 +95,7 @@ class Connection:
     is_reused: bool = False
     idle_since: float = field(default=0.0)
     patience_seconds: float = 0.0
-    on_silence: Callable[[], None] = bool  # called before a wait that is longer than a moment
+    on_silence: Callable[[], object] = bool  # called before a wait that is longer than a moment
 
     def send(self, data: bytes) -> None:
         """Raises TimeoutError, OSError."""
@@ -125,15 +125,15 @@ class Connection:
         self.socket.close()
 
 
-class Connections:
+class UpstreamConnections:
     """Connections that wait for their next request, by port. Any thread."""
 
     def __init__(self) -> None:
-        self._idle: dict[int, list[Connection]] = defaultdict(list)  # the last used at the end
+        self._idle: dict[int, list[UpstreamConnection]] = defaultdict(list)  # the last used at the end
         self._look_at = 0.0  # when those that were idle for long are closed next; under the lock
         self._lock = threading.Lock()
 
-    def take(self, port: int) -> Connection:
+    def take(self, port: int) -> UpstreamConnection:
         """One that is there and still good, else a new one. Raises OSError."""
         while (kept := self._pop(port)) is not None:
             if time.monotonic() - kept.idle_since < KEPT_SECONDS and not _has_something(kept.socket):
@@ -142,15 +142,15 @@ class Connections:
             kept.close()
         return self.new(port)
 
-    def new(self, port: int) -> Connection:
+    def new(self, port: int) -> UpstreamConnection:
         made = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
         made.setblocking(True)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(MOMENT_SECONDS * 1e6)))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
-        return Connection(made, port)
+        return UpstreamConnection(made, port)
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: UpstreamConnection) -> None:
         """For the next request: its answer is over, and nothing came after it."""
         connection.idle_since = now = time.monotonic()
         connection.on_silence = bool
@@ -172,7 +172,7 @@ class Connections:
         for each in idle:
             each.close()
 
-    def _idle_for_long(self, now: float) -> list[Connection]:
+    def _idle_for_long(self, now: float) -> list[UpstreamConnection]:
         """Taken out, whichever server they lead to."""
         old = []
         for port, idle in list(self._idle.items()):
@@ -191,7 +191,7 @@ class Connections:
         for each in idle:
             each.close()
 
-    def _pop(self, port: int) -> Connection | None:
+    def _pop(self, port: int) -> UpstreamConnection | None:
         with self._lock:
             idle = self._idle.get(port)
             return idle.pop() if idle else None
@@ -208,7 +208,7 @@ def request_bytes(method: str, target: str, headers: Mapping[str, str], body: by
     return head.encode("latin-1") + b"\r\n\r\n" + body
 
 
-def read_reply(connection: Connection, method: str) -> Reply:
+def read_reply(connection: UpstreamConnection, method: str) -> Reply:
     """The head of the answer to a request of this method; answers that are merely informational are read over.
 
     Raises NoAnswer, BadAnswer, OSError (TimeoutError among them).
@@ -245,7 +245,7 @@ def connection_options(headers: Iterable[tuple[str, str]]) -> set[str]:
     }
 
 
-def _more(connection: Connection, data: bytes) -> bytes:
+def _more(connection: UpstreamConnection, data: bytes) -> bytes:
     """More of a head of which this is here."""
     if len(data) > MAX_HEAD_BYTES:
         raise BadAnswer("the head of its answer is too long")
@@ -272,7 +272,7 @@ def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
     return int(found[1]), int(found[2]), headers
 
 
-def _body(method: str, version: int, status: int, headers: list[tuple[str, str]]) -> tuple[Body, bool]:
+def _body(method: str, version: int, status: int, headers: list[tuple[str, str]]) -> tuple[FramedBody, bool]:
     """The framing of the body (RFC 9112, 6.3), and whether it ends before the connection does."""
     codings = [value.lower() for name, value in headers if name.lower() == "transfer-encoding"]
     lengths = [value for name, value in headers if name.lower() == "content-length"]

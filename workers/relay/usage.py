@@ -8,20 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from app.ports import TokenUsage
 
 MOST_BYTES = 128 * 1024  # of an end that is looked through
 _EVENT = re.compile(rb"^data: ?(\{.*\})\r?$", re.MULTILINE)
 _TELLS = (b'"usage"', b'"timings"')
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one answer."""
-
-    prompt_tokens: int
-    completion_tokens: int
 
 
 class Tail:
@@ -35,7 +28,7 @@ class Tail:
     def add(self, piece: bytes) -> None:
         self.before, self.last = self.last, piece
 
-    def usage(self, is_stream: bool) -> Usage | None:
+    def usage(self, is_stream: bool) -> TokenUsage | None:
         """None: it says nothing of it, or not in a way that is known."""
         end = self.before + self.last
         if len(end) > MOST_BYTES or not any(word in end for word in _TELLS):
@@ -46,7 +39,7 @@ class Tail:
         return next(filter(None, map(_usage, reversed(texts))), None)
 
 
-def _usage(text: bytes) -> Usage | None:
+def _usage(text: bytes) -> TokenUsage | None:
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):
@@ -58,22 +51,22 @@ def _usage(text: bytes) -> Usage | None:
     return _of_usage(usage) or _of_timings(said.get("timings"))
 
 
-def _of_usage(usage: Any) -> Usage | None:
+def _of_usage(usage: Any) -> TokenUsage | None:
     """OpenAI's names, and those that Anthropic's messages and OpenAI's responses have."""
     if not isinstance(usage, dict):
         return None
     prompt = _count(usage, "prompt_tokens") or _count(usage, "input_tokens") or 0
     completion = _count(usage, "completion_tokens") or _count(usage, "output_tokens") or 0
-    return Usage(prompt, completion) if prompt or completion else None
+    return TokenUsage(prompt, completion) if prompt or completion else None
 
 
-def _of_timings(timings: Any) -> Usage | None:
+def _of_timings(timings: Any) -> TokenUsage | None:
     """llama-server's own: tokens of the prompt that were computed, and those that the cache had."""
     if not isinstance(timings, dict):
         return None
     prompt = (_count(timings, "prompt_n") or 0) + (_count(timings, "cache_n") or 0)
     completion = _count(timings, "predicted_n") or 0
-    return Usage(prompt, completion) if prompt or completion else None
+    return TokenUsage(prompt, completion) if prompt or completion else None
 
 
 def _count(said: Mapping[str, Any], name: str) -> int | None:

@@ -75,10 +75,10 @@ class Launcher:
         self.caches = caches
         self.fixed_ports = False  # written by any server's thread; False -> True once
 
-    def spawn(self, server: Server, tell: Callable[[ev.Event], None]) -> LlamaServer:
+    def spawn(self, server: Server, post: Callable[[ev.Event], None]) -> LlamaServer:
         """Start a server on a thread of its own. Whatever happens is told: Spawned, Projected, Progress, Ready,
         Measured, at last Exited."""
-        process = LlamaServer(self, server, tell)
+        process = LlamaServer(self, server, post)
         try:
             process.thread.start()
         except RuntimeError:  # no thread left
@@ -86,21 +86,21 @@ class Launcher:
             raise
         return process
 
-    def measurement(self, server: Server, tell: Callable[[ev.Event], None]) -> Measurement:
+    def measurement(self, server: Server, post: Callable[[ev.Event], None]) -> Measurement:
         """For one attempt to start it."""
         start = start_of(server.model, self.engine, server.placement.names)
-        return Measurement(server, start, self.history, tell, logs_json="--log-jsonl" in self.engine.flags)
+        return Measurement(server, start, self.history, post, logs_json="--log-jsonl" in self.engine.flags)
 
 
 class LlamaServer:
     """The process of one server. `stop` and `kill` may be called from any thread; all else is its own thread's."""
 
-    def __init__(self, launcher: Launcher, server: Server, tell: Callable[[ev.Event], None]) -> None:
+    def __init__(self, launcher: Launcher, server: Server, post: Callable[[ev.Event], None]) -> None:
         self.api_key = secrets.token_urlsafe(32)
         self.log = ServerLog()
         self._launcher = launcher
         self._server = server
-        self._tell = tell
+        self._post = post
         self._orders = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = threading.Lock()  # an order must not be written to a number that is another file by now
         self._closed = False
@@ -157,7 +157,7 @@ class LlamaServer:
         finally:  # whatever happened: without Exited its model would be stuck for ever
             self._end()
             ran_out = not self._is_ready and is_out_of_gpu_memory(self.log.lines())
-            self._tell(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn, ran_out))
+            self._post(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn, ran_out))
 
     def _end(self) -> None:
         try:
@@ -206,10 +206,10 @@ class LlamaServer:
         slots = str(self._cache.folder) if self._cache else ""
         plan = launch_plan(self._server.model, self._launcher.engine, self._launcher.env, self.api_key, port, slots)
         self.log = ServerLog()
-        self._measurement = self._launcher.measurement(self._server, self._tell)
+        self._measurement = self._launcher.measurement(self._server, self._post)
         self._process = popen(plan)
         self._launcher.records.write(self._process.pid)
-        self._tell(ev.Spawned(self._server.id, self._process.pid, time.monotonic()))
+        self._post(ev.Spawned(self._server.id, self._process.pid, time.monotonic()))
 
     def _watch(self) -> None:
         """Until the process has ended."""
@@ -234,6 +234,7 @@ class LlamaServer:
             nap = None if wake_at == float("inf") else max(0.0, wake_at - time.monotonic())
             ready = {key.fd for key, _ in selector.select(nap)}
             now = time.monotonic()
+            assert process.stdout is not None
             if process.stdout.fileno() in ready and not self._drain_log():
                 selector.unregister(process.stdout)  # it closed its log and lives on
             if pidfd in ready:
@@ -251,7 +252,7 @@ class LlamaServer:
                 self._measure(process.pid)
             if self.log.takes_progress() and not self._is_ready and now - progress_at >= PROGRESS_EVERY_SECONDS:
                 progress_at = now
-                self._tell(ev.Progress(self._server.id, now, self._loaded_share))
+                self._post(ev.Progress(self._server.id, now, self._loaded_share))
             if not self._is_ready and not self._stop_wanted and now >= probe_at:
                 self._probe(process.pid)
                 # From the end of a probe: one that waits must not keep the log from being drained.
@@ -304,7 +305,7 @@ class LlamaServer:
             self._end_at = now
         elif self._count_wanted and self._port is not None:
             self._count_wanted = False
-            self._tell(ev.SlotsCounted(self._server.id, busy_slots(self._port, self.api_key), now, time.monotonic()))
+            self._post(ev.SlotsCounted(self._server.id, busy_slots(self._port, self.api_key), now, time.monotonic()))
 
     def _begin_to_stop(self, now: float) -> None:
         """What it may save takes of the time that it has to end in: its memory is not waited for any longer."""
@@ -344,7 +345,7 @@ class LlamaServer:
             self._ready_at = time.monotonic()
             self._measure_at = self._ready_at + MEASURE_AFTER_SECONDS
             log.info("ready server=%d model=%s port=%d", self._server.id, self._server.model.name, port)
-            self._tell(ev.Ready(self._server.id, port, time.monotonic()))
+            self._post(ev.Ready(self._server.id, port, time.monotonic()))
             return
 
     def _reap(self) -> int | None:

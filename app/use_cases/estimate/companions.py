@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from app.entities.gguf import GgufHeader
-from app.entities.launch import ALL_LAYERS, MemoryOptions
+from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import DeviceMemory
 from app.use_cases.estimate.compute import drafting_compute_bytes
 from app.use_cases.estimate.context import drafting_context_bytes
@@ -28,7 +28,7 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Companions:
     """What is known of the other files. Of one that is missing or damaged nothing: the engine will say so."""
 
     draft: ModelShape | None = None
@@ -36,9 +36,9 @@ class Beside:
     adapters: tuple[Adapter, ...] = ()
 
 
-NOTHING = Beside()
+NOTHING = Companions()
 Part = ModelShape | Projector | Adapter
-Needs = tuple[list[DeviceMemory], DeviceMemory]  # of each device, and of RAM
+DeviceNeeds = tuple[list[DeviceMemory], DeviceMemory]  # of each device, and of RAM
 
 
 def part(header: GgufHeader) -> Part:
@@ -48,9 +48,9 @@ def part(header: GgufHeader) -> Part:
     return adapter(header) if header.metadata.get("general.type") == "adapter" else model_shape(header)
 
 
-def beside(parts: Iterable[Part]) -> Beside:
+def beside(parts: Iterable[Part]) -> Companions:
     found = list(parts)
-    return Beside(
+    return Companions(
         next((each for each in found if isinstance(each, ModelShape)), None),
         next((each for each in found if isinstance(each, Projector)), None),
         tuple(each for each in found if isinstance(each, Adapter)),
@@ -74,7 +74,7 @@ def adapter(header: GgufHeader) -> Adapter:
     return Adapter(layers, host_layers, host)
 
 
-def adapter_memory(of: Adapter, n_layer_all: int, ranges: list[range]) -> Needs:
+def adapter_memory(of: Adapter, n_layer_all: int, ranges: list[range]) -> DeviceNeeds:
     """An adapter's tensors are where those are that they modify."""
     devices, host = [0] * len(ranges), of.host_bytes
     for layer, size in of.layers.items():
@@ -86,7 +86,7 @@ def adapter_memory(of: Adapter, n_layer_all: int, ranges: list[range]) -> Needs:
     return [DeviceMemory(weights_bytes=size) for size in devices], DeviceMemory(weights_bytes=host)
 
 
-def draft_options(options: MemoryOptions) -> MemoryOptions:
+def draft_options(options: ModelOptions) -> ModelOptions:
     """The options of the draft model's own context. It does not follow the types of the main model's cache."""
     own = replace(
         options,
@@ -101,7 +101,7 @@ def draft_options(options: MemoryOptions) -> MemoryOptions:
     return replace(own, devices=1, tensor_split=(), split_mode="layer") if is_alone else own
 
 
-def drafting_memory(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Needs:
+def drafting_memory(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:
     """The context in which a model drafts with its own last layers (MTP)."""
     devices = [DeviceMemory() for _ in ranges]
     if shape.hparams.n_layer == shape.hparams.n_layer_all:
@@ -115,12 +115,12 @@ def drafting_memory(shape: ModelShape, options: MemoryOptions, ranges: list[rang
     return devices, DeviceMemory(0, 0, host_compute)
 
 
-def projector_needs(of: Projector, options: MemoryOptions, count: int) -> Needs:
+def projector_needs(of: Projector, options: ModelOptions, count: int) -> DeviceNeeds:
     first, host = projector_memory(of, options)
     return [first, *[DeviceMemory()] * (count - 1)] if count else [], host
 
 
-def added(needs: Iterable[Needs]) -> Needs:
+def added(needs: Iterable[DeviceNeeds]) -> DeviceNeeds:
     """Item by item."""
     devices, hosts = zip(*needs, strict=True)
     return [_sum(each) for each in zip(*devices, strict=True)], _sum(hosts)

@@ -7,7 +7,7 @@ server_output_limits).
 
 from __future__ import annotations
 
-from app.entities.launch import MemoryOptions, Task
+from app.entities.launch import ModelOptions, Task
 from app.use_cases.estimate.context import Cells, cells, is_quantized
 from app.use_cases.estimate.crossings import COPIES, crossing_bytes, shared_cache_bytes
 from app.use_cases.estimate.graph_rules import OTHERS, Work, dense, encoder, experts
@@ -18,7 +18,7 @@ from app.use_cases.model_shape.graph_shape import GraphShape
 from app.use_cases.model_shape.shape import ModelShape, between
 
 
-def compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> list[int]:
+def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
     """The compute buffer of each device, 0 for one with nothing to compute; without any device, of the CPU.
 
     A first device without layers computes all the same: what is in RAM is copied to it (op_offload).
@@ -34,7 +34,7 @@ def compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]
     return [next(sizes) if layers in used else 0 for layers in ranges]
 
 
-def _of_used(shape: ModelShape, options: MemoryOptions, ranges: list[range], used: list[range]) -> list[int]:
+def _of_used(shape: ModelShape, options: ModelOptions, ranges: list[range], used: list[range]) -> list[int]:
     room = cells(shape, options)
     w = _work(shape.graph, options, room)
     flash = uses_flash_attention(shape, options)
@@ -72,7 +72,7 @@ def _of_used(shape: ModelShape, options: MemoryOptions, ranges: list[range], use
     return totals
 
 
-def _more_on_the_cpu(shape: ModelShape, options: MemoryOptions) -> int:
+def _more_on_the_cpu(shape: ModelShape, options: ModelOptions) -> int:
     """One embedding of all tokens, and the logits of those that are asked for (beside GPUs they are pinned RAM)."""
     w = _work(shape.graph, options, cells(shape, options))
     has_logits = shape.graph.architecture not in arch.WITHOUT_CACHE
@@ -85,7 +85,7 @@ def _lean(shape: ModelShape, w: Work) -> int:
     return max(2 * w.q + (3 if shape.graph.shared_ff else 2) * w.e + 2 * w.e, other(w) if other else 0)
 
 
-def host_compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> int:
+def host_compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
     """What RAM holds for the graph: masks and embeddings on their way to the devices."""
     room = cells(shape, options)
     w = _work(shape.graph, options, room)
@@ -98,7 +98,7 @@ def host_compute_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[r
     return mask + 4 * w.e + deepstack
 
 
-def drafting_compute_bytes(shape: ModelShape, options: MemoryOptions) -> tuple[int, int]:
+def drafting_compute_bytes(shape: ModelShape, options: ModelOptions) -> tuple[int, int]:
     """Of the context in which a model drafts with its own layers: on its device, and in RAM."""
     room = cells(shape, options)
     w = _work(shape.graph, options, room)
@@ -109,7 +109,7 @@ def drafting_compute_bytes(shape: ModelShape, options: MemoryOptions) -> tuple[i
     return layer + mask, mask + 2 * w.e
 
 
-def is_pipelined(shape: ModelShape, options: MemoryOptions) -> bool:
+def is_pipelined(shape: ModelShape, options: ModelOptions) -> bool:
     """Whether llama.cpp computes several ubatches at a time, one per GPU (llama-context.cpp)."""
     return (
         options.devices > 1
@@ -121,7 +121,7 @@ def is_pipelined(shape: ModelShape, options: MemoryOptions) -> bool:
     )
 
 
-def uses_flash_attention(shape: ModelShape, options: MemoryOptions) -> bool:
+def uses_flash_attention(shape: ModelShape, options: ModelOptions) -> bool:
     """As "auto" resolves it on CUDA. The CPU's knows every head."""
     if options.flash_attn == "off" or shape.hparams.architecture == "grok":
         return False
@@ -130,7 +130,7 @@ def uses_flash_attention(shape: ModelShape, options: MemoryOptions) -> bool:
     return has_kernel or forced
 
 
-def _work(graph: GraphShape, options: MemoryOptions, room: Cells) -> Work:
+def _work(graph: GraphShape, options: ModelOptions, room: Cells) -> Work:
     tokens = min(room.ctx, options.ubatch_size, options.batch_size)
     if options.task is not Task.COMPLETION:
         tokens = min(room.ctx, options.ubatch_size)  # the server makes the batch as large as the ubatch
@@ -139,7 +139,7 @@ def _work(graph: GraphShape, options: MemoryOptions, room: Cells) -> Work:
 
 
 def _peak(
-    shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, flash: bool, layers: range, is_whole: bool
+    shape: ModelShape, options: ModelOptions, w: Work, room: Cells, flash: bool, layers: range, is_whole: bool
 ) -> int:
     """The most that is alive at a time on a device with these layers, masks aside; `is_whole`: with its inputs."""
     graph = shape.graph
@@ -163,7 +163,7 @@ def _peak(
     return max(candidates)
 
 
-def _attention(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, flash: bool, layers: range) -> int:
+def _attention(shape: ModelShape, options: ModelOptions, w: Work, room: Cells, flash: bool, layers: range) -> int:
     graph, (start, stop) = shape.graph, (layers.start, min(layers.stop, shape.hparams.n_layer_all))
     has_base, has_window = between(shape.base.layers, start, stop), between(shape.window.layers, start, stop)
     widest = max(room.base if has_base else 0, room.window if has_window else 0)
@@ -186,14 +186,14 @@ def _attention(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, 
     return 2 * room.streams * max(base, window) + 5 * max(w.q, w.e)
 
 
-def _outputs(options: MemoryOptions, w: Work) -> int:
+def _outputs(options: ModelOptions, w: Work) -> int:
     """Tokens whose logits are wanted: of each slot the next one, and its guesses (server.cpp, server_output_limits)."""
     if options.task is not Task.COMPLETION:
         return w.tokens
     return w.slots * (1 + {"none": 0, "ngram-mod": 64}.get(options.speculation, options.draft_max))
 
 
-def _is_quantized(options: MemoryOptions) -> bool:
+def _is_quantized(options: ModelOptions) -> bool:
     return options.cache_type_k != "f16" or options.cache_type_v != "f16"
 
 

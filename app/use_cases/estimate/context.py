@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.entities.launch import DRAFTS_ITSELF, MemoryOptions
+from app.entities.launch import DRAFTS_ITSELF, ModelOptions
 from app.use_cases.model_shape.shape import Cache, ModelShape, between
 
 # Bytes and values of one block (ggml-common.h), of the types --cache-type-k and -v take.
@@ -38,7 +38,7 @@ class Cells:
     streams: int
 
 
-def cells(shape: ModelShape, options: MemoryOptions) -> Cells:
+def cells(shape: ModelShape, options: ModelOptions) -> Cells:
     """The rooms of the caches, rounded up as llama.cpp does (llama-context.cpp, llama-kv-cache-iswa.cpp)."""
     ctx = padded(options.ctx_size or shape.hparams.integer("context_length"))
     slots = max(1, options.parallel)
@@ -51,20 +51,20 @@ def cells(shape: ModelShape, options: MemoryOptions) -> Cells:
     return Cells(base * streams, base, window, streams)
 
 
-def context_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> list[int]:
+def context_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
     """What each device keeps of the context."""
     n = shape.hparams.n_layer_all
     room = cells(shape, options)
     return [_context(shape, options, room, layers.start, min(layers.stop, n)) for layers in ranges]
 
 
-def host_context_bytes(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> int:
+def host_context_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
     """What RAM keeps of the context: the layers that no device has."""
     first = ranges[0].start if options.kv_offload and options.devices else shape.hparams.n_layer_all
     return _context(shape, options, cells(shape, options), 0, min(first, shape.hparams.n_layer_all))
 
 
-def drafting_context_bytes(shape: ModelShape, options: MemoryOptions) -> int:
+def drafting_context_bytes(shape: ModelShape, options: ModelOptions) -> int:
     """The cache of the context in which a model drafts with its own layers."""
     room = cells(shape, options)
     return sum(
@@ -73,7 +73,7 @@ def drafting_context_bytes(shape: ModelShape, options: MemoryOptions) -> int:
     )
 
 
-def _context(shape: ModelShape, options: MemoryOptions, room: Cells, start: int, stop: int) -> int:
+def _context(shape: ModelShape, options: ModelOptions, room: Cells, start: int, stop: int) -> int:
     if stop <= start:
         return 0
     pads_v = options.flash_attn == "off"
@@ -89,7 +89,7 @@ def _context(shape: ModelShape, options: MemoryOptions, room: Cells, start: int,
     return total + max(1, options.parallel) * _states(options) * between(shape.state_bytes, start, stop)
 
 
-def _states(options: MemoryOptions) -> int:
+def _states(options: ModelOptions) -> int:
     """How often a slot's recurrent state is kept: once for every guess that may have to be taken back."""
     return 1 + options.draft_max if options.speculation in TAKES_BACK else 1
 

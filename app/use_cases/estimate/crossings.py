@@ -7,7 +7,7 @@ layer is and takes 4 E less on the devices behind the first.
 
 from __future__ import annotations
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.use_cases.estimate.context import Cells, row_bytes
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
@@ -24,7 +24,7 @@ _ENCODERS = {"bert": (8, 4), "nomic-bert": (11, 1), "jina-bert-v3": (11.5, 2.5),
 
 
 def crossing_bytes(
-    shape: ModelShape, options: MemoryOptions, room: Cells, tokens: int, used: list[range], index: int
+    shape: ModelShape, options: ModelOptions, room: Cells, tokens: int, used: list[range], index: int
 ) -> int:
     """Bytes of all copies on the device `index` of `used`, masks aside."""
     e = 4 * tokens * shape.graph.embd
@@ -71,7 +71,7 @@ def _altup(shape: ModelShape, tokens: int, used: list[range], index: int) -> int
     return COPIES * (7 * e + own) - peak_without + e + output
 
 
-def shared_cache_bytes(shape: ModelShape, options: MemoryOptions, room: Cells, layers: range) -> int:
+def shared_cache_bytes(shape: ModelShape, options: ModelOptions, room: Cells, layers: range) -> int:
     """Layers without a cache of their own read another's; where that is elsewhere, each gets its own copy."""
     hp = shape.hparams
     if hp.architecture not in arch.WITH_SHARED_CACHES:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from app.entities.launch import DRAFTS_ITSELF, MemoryOptions, Task
+from app.entities.launch import DRAFTS_ITSELF, ModelOptions, Task
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.use_cases.estimate.companions import (
     NOTHING,
-    Beside,
-    Needs,
+    Companions,
+    DeviceNeeds,
     adapter_memory,
     added,
     draft_options,
@@ -37,9 +37,9 @@ MEASURED_SPECULATION = frozenset({"none", DRAFTS_ITSELF, "draft-simple", "ngram-
 
 def estimate_memory(
     shape: ModelShape,
-    options: MemoryOptions,
+    options: ModelOptions,
     gpu_overhead_bytes: int = GPU_OVERHEAD_BYTES,
-    beside: Beside = NOTHING,
+    beside: Companions = NOTHING,
 ) -> Estimate:
     """What a llama-server for the model needs with these options, per device and in RAM."""
     ranges = device_layers(shape.hparams, options)
@@ -56,7 +56,7 @@ def estimate_memory(
     return _told(shape, options, beside, gpu_overhead_bytes, devices, host)
 
 
-def _alone(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Needs:
+def _alone(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:
     on_devices, on_host = weights(shape, options, ranges)
     compute = compute_bytes(shape, options, ranges)
     context = context_bytes(shape, options, ranges)
@@ -73,7 +73,7 @@ def _alone(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Ne
     return devices, host
 
 
-def _draft(shape: ModelShape, options: MemoryOptions, count: int) -> Needs:
+def _draft(shape: ModelShape, options: ModelOptions, count: int) -> DeviceNeeds:
     """A draft model is a second one in the same process, with a context as large."""
     own = draft_options(options)
     devices, host = _alone(shape, own, device_layers(shape.hparams, own))
@@ -85,8 +85,8 @@ def _draft(shape: ModelShape, options: MemoryOptions, count: int) -> Needs:
 
 def _told(
     shape: ModelShape,
-    options: MemoryOptions,
-    beside: Beside,
+    options: ModelOptions,
+    beside: Companions,
     overhead_bytes: int,
     devices: list[DeviceMemory],
     host: DeviceMemory,
@@ -116,7 +116,7 @@ def _oddities(shape: ModelShape) -> Iterator[str]:
         yield f"llama.cpp takes models of {MAX_LAYERS} layers at most"
 
 
-def _unmeasured(shape: ModelShape, options: MemoryOptions, beside: Beside) -> Iterator[str]:
+def _unmeasured(shape: ModelShape, options: ModelOptions, beside: Companions) -> Iterator[str]:
     """What of it nobody has held against llama.cpp's own figures."""
     for each in (shape, beside.draft):
         if each and not is_known(each.hparams.architecture):
@@ -130,7 +130,7 @@ def _unmeasured(shape: ModelShape, options: MemoryOptions, beside: Beside) -> It
         yield f"speculation of type {options.speculation!r} has not been measured"
 
 
-def _is_exact(shape: ModelShape, options: MemoryOptions, beside: Beside) -> bool:
+def _is_exact(shape: ModelShape, options: ModelOptions, beside: Companions) -> bool:
     """Whether every item is arithmetic that met all that was measured."""
     if shape.hparams.architecture not in EXACT or _situation(shape, options) is not Situation.ONE_GPU:
         return False
@@ -139,7 +139,7 @@ def _is_exact(shape: ModelShape, options: MemoryOptions, beside: Beside) -> bool
     return told == plain and options.flash_attn != "off" and options.ubatch_size <= options.batch_size
 
 
-def _situation(shape: ModelShape, options: MemoryOptions) -> Situation:
+def _situation(shape: ModelShape, options: ModelOptions) -> Situation:
     if not options.devices:
         return Situation.CPU
     if options.n_gpu_layers <= shape.hparams.n_layer_all:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from app.entities.launch import MemoryOptions
-from app.use_cases.estimate.companions import Beside
+from app.entities.launch import ModelOptions
+from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.context import is_quantized
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.model_shape.shape import ModelShape
@@ -25,7 +25,7 @@ class Fit:
     total_bytes: int
 
 
-def fits(shape: ModelShape, options: MemoryOptions, beside: Beside, sizes: tuple[int, ...]) -> list[Fit]:
+def fits(shape: ModelShape, options: ModelOptions, beside: Companions, sizes: tuple[int, ...]) -> list[Fit]:
     """For each type of cache the largest context that fits, in steps of STEP tokens, never above the model's own."""
     trained = max(1, shape.hparams.integer("context_length"))
     most = -(-trained // STEP)
@@ -51,13 +51,13 @@ def _per_device(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
     return sizes * count if len(sizes) == 1 else sizes
 
 
-def _booked(shape: ModelShape, options: MemoryOptions, beside: Beside) -> list[int]:
+def _booked(shape: ModelShape, options: ModelOptions, beside: Companions) -> list[int]:
     """Bytes of each device, or of RAM where there is none."""
     result = estimate_memory(shape, options, beside=beside)
     return [each.booked_bytes for each in result.devices] or [result.host.booked_bytes]
 
 
-def why_nothing_fits(shape: ModelShape, options: MemoryOptions, beside: Beside, sizes: tuple[int, ...]) -> str:
+def why_nothing_fits(shape: ModelShape, options: ModelOptions, beside: Companions, sizes: tuple[int, ...]) -> str:
     """What the least would need, and what else there is to try."""
     v = "f16" if options.flash_attn == "off" else "q4_0"
     least = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), beside)

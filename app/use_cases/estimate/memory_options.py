@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.entities.launch import ALL_LAYERS, LaunchSettings, MemoryOptions, Task
+from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
 from app.use_cases.estimate.context import CACHE_TYPES
 
 MOST_DIGITS = 10
@@ -108,7 +108,7 @@ _NOT_UNIFIED = frozenset({"--no-kv-unified", "-no-kvu"})
 _SEVERAL = frozenset({"overrides"})  # each time the option is given adds to these
 
 
-def memory_options(launch: LaunchSettings, devices: int = 0) -> MemoryOptions:
+def memory_options(launch: LaunchSettings, devices: int = 0) -> ModelOptions:
     """The options of a llama-server started with these settings on so many GPUs.
 
     What has a key of its own stands behind the `args` on the command line, and wins.
@@ -119,7 +119,7 @@ def memory_options(launch: LaunchSettings, devices: int = 0) -> MemoryOptions:
         ctx_size=launch.ctx_size,
         parallel=launch.parallel,
         kv_unified=launch.kv_unified,
-        batch_size=MemoryOptions().batch_size,
+        batch_size=ModelOptions().batch_size,
         ubatch_size=launch.ubatch_size,
         cache_type_k=launch.cache_type_k,
         cache_type_v=launch.cache_type_v,
@@ -130,12 +130,12 @@ def memory_options(launch: LaunchSettings, devices: int = 0) -> MemoryOptions:
     )
 
 
-def options_of(args: Sequence[str]) -> MemoryOptions:
+def options_of(args: Sequence[str]) -> ModelOptions:
     """What these arguments of llama-server say about memory; where they say nothing, its own defaults.
 
     An option that cannot be read is left to llama-server, which says why it does not like it.
     """
-    options = MemoryOptions()
+    options = ModelOptions()
     given = list(pairs(args))
     if not any(option in _SLOTS for option, _ in given):  # its own choice of slots shares the cache in any case
         given = [(option, value) for option, value in given if option not in _NOT_UNIFIED]
@@ -167,7 +167,7 @@ def _said(option: str, value: str) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class FilesBeside:
+class CompanionPaths:
     """The files that a llama-server reads beside its model's."""
 
     projector: str | None = None
@@ -175,9 +175,9 @@ class FilesBeside:
     adapters: tuple[str, ...] = ()
 
 
-def files_beside(launch: LaunchSettings) -> FilesBeside:
+def companion_paths(launch: LaunchSettings) -> CompanionPaths:
     """As its settings name them; of a repeated option the last one, but for adapters."""
-    found = FilesBeside(launch.mmproj)
+    found = CompanionPaths(launch.mmproj)
     for option, value in pairs(launch.args):
         if option in ("--mmproj", "-mm"):
             found = replace(found, projector=launch.mmproj or value)

@@ -6,7 +6,7 @@ The rules are fitted to its own accounting (b11434, no_alloc: bench/data/vram).
 
 from __future__ import annotations
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.use_cases.estimate.context import Cells, row_bytes
 from app.use_cases.estimate.graph_rules import Work, dense, encoder
 from app.use_cases.estimate.tensor_overrides import Moves
@@ -17,13 +17,13 @@ from app.use_cases.model_shape.shape import ModelShape, between
 TWO_AT_ONCE = frozenset({"qwen3next", "qwen35moe", "granitehybrid", "gemma4", "nemotron_h_moe"})
 
 
-def all_in_ram(shape: ModelShape, options: MemoryOptions, moved: Moves, layers: range) -> bool:
+def all_in_ram(shape: ModelShape, options: ModelOptions, moved: Moves, layers: range) -> bool:
     """Whether none of these layers has experts on its device."""
     own = [il for il in layers if il < shape.hparams.n_layer]
     return bool(shape.graph.expert_ff) and all(il < options.n_cpu_moe or il in moved.emptied for il in own)
 
 
-def loses_flash_attention(shape: ModelShape, options: MemoryOptions, first_gpu_layer: int) -> bool:
+def loses_flash_attention(shape: ModelShape, options: ModelOptions, first_gpu_layer: int) -> bool:
     """Whether "auto" may end without flash attention because of where the GPUs' layers begin.
 
     It does where attention is computed on another device than its cache is (llama-context.cpp), and in these families
@@ -37,7 +37,7 @@ def loses_flash_attention(shape: ModelShape, options: MemoryOptions, first_gpu_l
 
 
 def copied_in(
-    shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, first_gpu_layer: int, moved: Moves
+    shape: ModelShape, options: ModelOptions, w: Work, room: Cells, first_gpu_layer: int, moved: Moves
 ) -> int:
     """What the first device needs at most while it computes with what is in RAM, masks aside; 0 for nothing there."""
     candidates = [0]
@@ -51,7 +51,7 @@ def copied_in(
     return max(candidates)
 
 
-def _layers(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, first_gpu_layer: int) -> int:
+def _layers(shape: ModelShape, options: ModelOptions, w: Work, room: Cells, first_gpu_layer: int) -> int:
     largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
     if shape.graph.architecture in arch.WITHOUT_CACHE:
         return largest + encoder(w, flash=True)  # attention that CUDA does not know stays in RAM
@@ -62,7 +62,7 @@ def _layers(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, fir
     return max(largest + w.ff + 8 * w.e, dense(w) + 3 * w.e, cache * 5 // 4 + 5 * max(w.q, w.e))
 
 
-def _cache_bytes(shape: ModelShape, options: MemoryOptions, room: Cells, il: int) -> int:
+def _cache_bytes(shape: ModelShape, options: ModelOptions, room: Cells, il: int) -> int:
     total = 0
     for cache, cells in ((shape.base, room.base), (shape.window, room.window)):
         total += cells * row_bytes(between(cache.k_width, il, il + 1), options.cache_type_k)
@@ -70,14 +70,14 @@ def _cache_bytes(shape: ModelShape, options: MemoryOptions, room: Cells, il: int
     return room.streams * total
 
 
-def _experts(shape: ModelShape, options: MemoryOptions, w: Work) -> int:
+def _experts(shape: ModelShape, options: ModelOptions, w: Work) -> int:
     family = shape.graph.architecture
     if family in TWO_AT_ONCE or (family == "llama4" and options.devices > 1):
         return 2 * shape.largest_expert_bytes + 6 * w.e
     return shape.largest_expert_bytes + w.expert_ff + w.expert_e + 4 * w.e
 
 
-def with_cache_in_ram(shape: ModelShape, options: MemoryOptions, w: Work, room: Cells, peak: int) -> int:
+def with_cache_in_ram(shape: ModelShape, options: ModelOptions, w: Work, room: Cells, peak: int) -> int:
     """Attention's inputs cross over with the cache of one layer."""
     cache = room.streams * room.base * row_bytes(shape.widest_base, options.cache_type_k)
     shares_caches = not all(shape.hparams.has_kv) and not any(shape.hparams.has_state)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.entities.gguf import GgufHeader
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import DeviceMemory
 from app.use_cases.model_shape.shape import gpu_bytes
 
@@ -68,7 +68,7 @@ def projector(header: GgufHeader) -> Projector:
     )
 
 
-def projector_memory(of: Projector, options: MemoryOptions) -> tuple[DeviceMemory, DeviceMemory]:
+def projector_memory(of: Projector, options: ModelOptions) -> tuple[DeviceMemory, DeviceMemory]:
     """On the first device, and in RAM."""
     patches = _patches(of, options)
     graph = max(_graph(of, options, patches), 4 * AUDIO_POSITIONS * (of.audio_ff + 6 * of.audio_embd))
@@ -80,7 +80,7 @@ def projector_memory(of: Projector, options: MemoryOptions) -> tuple[DeviceMemor
     return DeviceMemory(), DeviceMemory(of.host_weights_bytes, 0, max(graph, inputs))
 
 
-def _patches(of: Projector, options: MemoryOptions) -> int:
+def _patches(of: Projector, options: ModelOptions) -> int:
     if of.kind not in _WARM_UP:
         return (of.image // of.patch) ** 2 if of.patch else 0
     tokens, merge = _WARM_UP[of.kind]
@@ -88,7 +88,7 @@ def _patches(of: Projector, options: MemoryOptions) -> int:
     return math.isqrt(limited) ** 2 * (of.merge or merge) ** 2
 
 
-def _graph(of: Projector, options: MemoryOptions, patches: int) -> int:
+def _graph(of: Projector, options: ModelOptions, patches: int) -> int:
     pixels = 3 * of.patch**2 + 4
     if options.flash_attn == "off":
         scores = 4 * of.heads * patches**2

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from app.entities.gguf import Tensor
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.use_cases.model_shape.shape import BLOCK, ModelShape, gpu_bytes, is_expert, is_input
 
 RAM = -1
@@ -28,7 +28,7 @@ class Moves:
     emptied: set[int] = field(default_factory=set)  # layers without experts on a GPU
 
 
-def moves(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Moves:
+def moves(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> Moves:
     """Of a server that has its layers in `ranges`, one for each device."""
     found = Moves([0] * len(ranges))
     patterns = _patterns(options)
@@ -41,7 +41,7 @@ def moves(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> Mov
     return found
 
 
-def _patterns(options: MemoryOptions) -> list[tuple[re.Pattern[str], str]]:
+def _patterns(options: ModelOptions) -> list[tuple[re.Pattern[str], str]]:
     found = []
     for pattern, buffer in options.overrides:
         try:
@@ -57,7 +57,7 @@ def _device(buffer: str, count: int) -> int:
 
 
 def _move(
-    found: Moves, shape: ModelShape, options: MemoryOptions, tensor: Tensor, ranges: list[range], target: int
+    found: Moves, shape: ModelShape, options: ModelOptions, tensor: Tensor, ranges: list[range], target: int
 ) -> None:
     block = BLOCK.match(tensor.name)
     layer = int(block[1]) if block else shape.hparams.n_layer_all

@@ -12,13 +12,13 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.use_cases.model_shape.hparams import Hparams
 
 _FLOAT = struct.Struct("<f")
 
 
-def device_layers(hp: Hparams, options: MemoryOptions) -> list[range]:
+def device_layers(hp: Hparams, options: ModelOptions) -> list[range]:
     """The layers of each device that gets any weights: of `main_gpu` alone with split mode "none"."""
     alone = options.split_mode == "none" or options.devices == 1
     shares = (1.0,) if alone else options.tensor_split or (1.0,) * options.devices

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from app.entities.launch import DRAFTS_ITSELF, MemoryOptions
+from app.entities.launch import DRAFTS_ITSELF, ModelOptions
 from app.use_cases.estimate.tensor_overrides import moves
 from app.use_cases.model_shape.shape import ModelShape, between
 
 
-def weights(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> tuple[list[int], int]:
+def weights(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> tuple[list[int], int]:
     """The weights of each device, and those in RAM. An embedding that is the output matrix too is in both."""
     n = shape.hparams.n_layer_all
     loaded = n if options.speculation == DRAFTS_ITSELF else shape.hparams.n_layer
@@ -24,7 +24,7 @@ def weights(shape: ModelShape, options: MemoryOptions, ranges: list[range]) -> t
     return totals, max(0, host + moved.host_bytes)
 
 
-def _on_device(shape: ModelShape, options: MemoryOptions, layers: range, loaded: int) -> int:
+def _on_device(shape: ModelShape, options: ModelOptions, layers: range, loaded: int) -> int:
     n = shape.hparams.n_layer_all
     last = min(layers.stop, loaded)
     total = between(shape.layers, layers.start, last)

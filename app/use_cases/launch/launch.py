@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, MemoryOptions
+from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, ModelOptions
 from app.entities.model import Model
 from app.entities.placement import Placement
 from app.use_cases.estimate.context import is_quantized
@@ -39,7 +39,7 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
     )
 
 
-def launch_with(launch: LaunchSettings, options: MemoryOptions) -> LaunchSettings:
+def launch_with(launch: LaunchSettings, options: ModelOptions) -> LaunchSettings:
     """The same of options under which a place is looked for; GPUs have no names yet."""
     return replace(
         launch,

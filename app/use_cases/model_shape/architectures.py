@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class SlidingWindow:
     """Which layers attend to a sliding window, where the file does not list them itself.
 
     Of every `period` layers one keeps the whole context: the first of them, or else the last.
@@ -23,25 +23,25 @@ class Window:
     fixed_tokens: int = 0  # the window whatever the file says
 
 
-WINDOWS: Mapping[str, Window] = {
-    "afmoe": Window(4),
-    "cohere2": Window(4),
-    "cohere2moe": Window(4, is_first_full=True),
-    "exaone-moe": Window(4, default_tokens=128),
-    "exaone4": Window(4, default_tokens=4096),  # only with 64 layers: Hparams.window_tokens
-    "gemma-embedding": Window(6),
-    "gemma2": Window(2, default_tokens=4096),
-    "gemma3": Window(6),
-    "gemma3n": Window(5),
-    "gpt-oss": Window(2),
-    "laguna": Window(4, is_first_full=True),
-    "llama4": Window(4, fixed_tokens=8192),
-    "mellum": Window(4),
-    "modern-bert": Window(3, is_first_full=True),
-    "muse-glimmer": Window(4),
-    "olmo2": Window(4),
-    "plamo3": Window(8),
-    "smallthinker": Window(4, is_first_full=True, fixed_tokens=4096),
+WINDOWS: Mapping[str, SlidingWindow] = {
+    "afmoe": SlidingWindow(4),
+    "cohere2": SlidingWindow(4),
+    "cohere2moe": SlidingWindow(4, is_first_full=True),
+    "exaone-moe": SlidingWindow(4, default_tokens=128),
+    "exaone4": SlidingWindow(4, default_tokens=4096),  # only with 64 layers: Hparams.window_tokens
+    "gemma-embedding": SlidingWindow(6),
+    "gemma2": SlidingWindow(2, default_tokens=4096),
+    "gemma3": SlidingWindow(6),
+    "gemma3n": SlidingWindow(5),
+    "gpt-oss": SlidingWindow(2),
+    "laguna": SlidingWindow(4, is_first_full=True),
+    "llama4": SlidingWindow(4, fixed_tokens=8192),
+    "mellum": SlidingWindow(4),
+    "modern-bert": SlidingWindow(3, is_first_full=True),
+    "muse-glimmer": SlidingWindow(4),
+    "olmo2": SlidingWindow(4),
+    "plamo3": SlidingWindow(8),
+    "smallthinker": SlidingWindow(4, is_first_full=True, fixed_tokens=4096),
 }
 
 # These list their windowed layers in the file, as an array of truth values.

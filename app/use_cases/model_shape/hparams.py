@@ -114,7 +114,7 @@ class Hparams:
         if isinstance(said, tuple):
             listed = [bool(each) for each in said[: self.n_layer_all]]
             return tuple(listed + [False] * (self.n_layer_all - len(listed)))
-        rule = arch.WINDOWS.get(self.architecture, arch.Window(0))
+        rule = arch.WINDOWS.get(self.architecture, arch.SlidingWindow(0))
         return tuple(il < self.n_layer and _is_windowed(il, _integer(said, rule.period), rule) for il in self.layers)
 
     @property
@@ -194,7 +194,7 @@ class Hparams:
         return self.integer("ssm.state_size") * self.integer("ssm.inner_size")
 
 
-def _is_windowed(il: int, period: int, rule: arch.Window) -> bool:
+def _is_windowed(il: int, period: int, rule: arch.SlidingWindow) -> bool:
     if period == 0:
         return True
     return il % period != 0 if rule.is_first_full else il % period < period - 1

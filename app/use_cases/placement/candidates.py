@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import accumulate
 
-from app.entities.launch import ALL_LAYERS, MemoryOptions
+from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import CPU, Card, Placement, Resident, Strategy, shared_needs
 from app.use_cases.placement.cards import (
@@ -25,14 +25,14 @@ from app.use_cases.placement.cards import (
     price,
 )
 from app.use_cases.placement.layer_split import deal, layer_bytes
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 
 AUTO_CONTEXTS = (32768, 16384, 8192, 4096)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Candidate:
     """A place, the servers that have to leave for it, and why it is one."""
 
     placement: Placement
@@ -40,40 +40,40 @@ class Found:
     why: str
 
 
-class Needs:
+class EstimateCache:
     """What the model needs, worked out once for a decision and those within it."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
-        self._estimates: dict[tuple[MemoryOptions, tuple[str, ...]], Estimate] = {}
-        self._layers: dict[MemoryOptions, list[int]] = {}
+    def __init__(self, request: PlacementRequest) -> None:
+        self.request = request
+        self._estimates: dict[tuple[ModelOptions, tuple[str, ...]], Estimate] = {}
+        self._layers: dict[ModelOptions, list[int]] = {}
 
-    def of(self, options: MemoryOptions, gpus: tuple[str, ...] = ()) -> Estimate:
+    def of(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         key = options, gpus
         if key not in self._estimates:
-            self._estimates[key] = self.asked.need(options, gpus)
+            self._estimates[key] = self.request.need(options, gpus)
         return self._estimates[key]
 
-    def of_layers(self, options: MemoryOptions) -> list[int]:
+    def of_layers(self, options: ModelOptions) -> list[int]:
         """Weights and context of each layer that goes to GPUs."""
         whole = replace(options, n_gpu_layers=ALL_LAYERS)
         if whole not in self._layers:
-            self._layers[whole] = layer_bytes(self.asked.shape, whole)
+            self._layers[whole] = layer_bytes(self.request.shape, whole)
         each = self._layers[whole]
         return each[max(0, len(each) - options.n_gpu_layers) :]
 
 
-class Places:
+class Candidates:
     """Of one model in one world; what was looked at is `said`."""
 
-    def __init__(self, needs: Needs, world: World, options: MemoryOptions | None = None) -> None:
+    def __init__(self, needs: EstimateCache, world: World, options: ModelOptions | None = None) -> None:
         self.needs = needs
-        self.wishes = needs.asked.wishes
-        self.options = options or needs.asked.options
+        self.constraints = needs.request.constraints
+        self.options = options or needs.request.options
         self.world = world
-        self.cards = allowed(world.cards, self.wishes) if self.options.n_gpu_layers else ()
+        self.cards = allowed(world.cards, self.constraints) if self.options.n_gpu_layers else ()
         self.room = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
-        self.contexts = (options.ctx_size,) if options else contexts(needs.asked)
+        self.contexts = (options.ctx_size,) if options else contexts(needs.request)
         self.said: list[str] = []
         self._on_one_card: dict[tuple[str, int], Estimate] = {}  # by the card's model, and the context
 
@@ -82,17 +82,17 @@ class Places:
         return not self.world.cards or not self.options.n_gpu_layers
 
     @property
-    def shortest(self) -> MemoryOptions:
+    def shortest(self) -> ModelOptions:
         """With the context that is asked for where it costs something."""
         return replace(self.options, ctx_size=self.contexts[-1])
 
-    def as_it_is(self) -> Found | None:
+    def as_it_is(self) -> Candidate | None:
         """With nobody stopped."""
         if self.is_for_the_cpu:
             return self.on_the_cpu((), "")
         return self.on_one_that_is_free() or self.on_several(()) or self.with_less_on_gpus()
 
-    def after(self, leaving: Sequence[Resident]) -> Found | None:
+    def after(self, leaving: Sequence[Resident]) -> Candidate | None:
         """Once some of these have left."""
         if not leaving:
             return None
@@ -109,9 +109,9 @@ class Places:
 
     # --- one card ------------------------------------------------------------------------------------------
 
-    def on_one_that_is_free(self) -> Found | None:
+    def on_one_that_is_free(self) -> Candidate | None:
         """In the longest context that fits any: the card that ranks first."""
-        if self.wishes.min_gpus > 1:
+        if self.constraints.min_gpus > 1:
             return None
         for ctx_size in self.contexts:
             fitting = [card for card in self.cards if not self._missing_on(card, ctx_size)]
@@ -121,12 +121,12 @@ class Places:
                 self.said.append(f"one card, context {ctx_size}: needs {mib(need)}, {have}")
             if fitting:
                 card = min(fitting, key=lambda card: self._rank(card, ctx_size))
-                return Found(self._one(card, ctx_size), (), f"{name_of(card)} has room")
+                return Candidate(self._one(card, ctx_size), (), f"{name_of(card)} has room")
         return None
 
-    def on_one_after(self, leaving: Sequence[Resident], what: str) -> Found | None:
+    def on_one_after(self, leaving: Sequence[Resident], what: str) -> Candidate | None:
         """A longer context is never worth a stop: the shortest is asked for."""
-        if self.wishes.min_gpus > 1 or not leaving:
+        if self.constraints.min_gpus > 1 or not leaving:
             return None
         ways, ctx_size = [], self.contexts[-1]
         for card in self.cards:
@@ -138,12 +138,12 @@ class Places:
         if not ways:
             return None
         _, card, gone = min(ways, key=lambda way: way[0])
-        return Found(self._one(card, ctx_size), gone, f"{name_of(card)} has room{once_left(gone)}")
+        return Candidate(self._one(card, ctx_size), gone, f"{name_of(card)} has room{once_left(gone)}")
 
     def _one(self, card: Card, ctx_size: int) -> Placement:
         return self._on(card, self._alone(ctx_size))
 
-    def _on(self, card: Card, options: MemoryOptions) -> Placement:
+    def _on(self, card: Card, options: ModelOptions) -> Placement:
         layers = min(options.n_gpu_layers, self._layer_count)
         return placement_on((card,), (layers,), options, self.needs.of(options, (card.name,)))
 
@@ -160,13 +160,13 @@ class Places:
         needs = {card.uuid: estimate.devices[0].booked_bytes, **shared_needs(estimate)}
         return lacking(needs, self.room)
 
-    def _alone(self, ctx_size: int) -> MemoryOptions:
+    def _alone(self, ctx_size: int) -> ModelOptions:
         return replace(self.options, ctx_size=ctx_size, devices=1, tensor_split=())
 
     @property
     def _layer_count(self) -> int:
         """The output counted as one."""
-        return self.needs.asked.shape.hparams.n_layer_all + 1
+        return self.needs.request.shape.hparams.n_layer_all + 1
 
     def _rank(self, card: Card, ctx_size: int) -> tuple[object, ...]:
         """Cards named first, idle ones before busy ones, then by strategy."""
@@ -180,7 +180,7 @@ class Places:
 
     # --- several cards -------------------------------------------------------------------------------------
 
-    def on_several(self, leaving: Sequence[Resident]) -> Found | None:
+    def on_several(self, leaving: Sequence[Resident]) -> Candidate | None:
         """The fewest cards, those with most room since no others hold more; then the fewest servers that leave."""
         largest = self._split_after(leaving, len(self._joinable))
         if largest is None:
@@ -200,9 +200,9 @@ class Places:
         )
         once = once_left(leave)
         self.said.append(f"{count} cards hold it{once}")
-        at_least = f"it is to be on at least {self.wishes.min_gpus} GPUs"
-        why = at_least if self.wishes.min_gpus > 1 else "no single card has room"
-        return Found(placement, leave, f"{why}; {count} hold it together{once}")
+        at_least = f"it is to be on at least {self.constraints.min_gpus} GPUs"
+        why = at_least if self.constraints.min_gpus > 1 else "no single card has room"
+        return Candidate(placement, leave, f"{why}; {count} hold it together{once}")
 
     def _split_after(self, gone: Sequence[Resident], most: int) -> tuple[Placement, tuple[Resident, ...]] | None:
         """Over the fewest cards, so many at most, once these had left; and who of them has to."""
@@ -224,9 +224,9 @@ class Places:
         if len(self._joinable) < 2:
             return []
         room = sorted((_usable_with(card, back) for card in self._joinable), reverse=True)
-        most = min(len(room), self.wishes.max_gpus or len(room), len(self._layers))
+        most = min(len(room), self.constraints.max_gpus or len(room), len(self._layers))
         sums = [0, *accumulate(room)]
-        counts = range(max(2, self.wishes.min_gpus), most + 1)
+        counts = range(max(2, self.constraints.min_gpus), most + 1)
         return [count for count in counts if sums[count] >= self._whole_bytes + count * self._card_bytes]
 
     @cached_property
@@ -256,38 +256,38 @@ class Places:
         split, estimate = found
         return placement_on(cards, tuple(map(int, split.tensor_split)), options, estimate)
 
-    def with_less_on_gpus(self) -> Found | None:
+    def with_less_on_gpus(self) -> Candidate | None:
         """By policy only, and in the context that a split would get."""
         cards = sorted(self.cards, key=lambda card: (-card.usable_bytes, card.index))
-        if self.wishes.cpu_moe and self.wishes.min_gpus == 1 and cards:
+        if self.constraints.cpu_moe and self.constraints.min_gpus == 1 and cards:
             but_experts = replace(self._alone(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
             if found := self._if_it_fits(cards[0], but_experts):
-                return Found(found, (), f"{name_of(cards[0])} has room for all but the experts, which stay in RAM")
-        if self.wishes.partial_offload and (found := self._most_layers(cards)):
+                return Candidate(found, (), f"{name_of(cards[0])} has room for all but the experts, which stay in RAM")
+        if self.constraints.partial_offload and (found := self._most_layers(cards)):
             on = " and ".join(name_of(card) for card in cards if card.uuid in found.uuids)
             what = f"{found.n_gpu_layers} layers, the others stay in RAM"
-            return Found(found, (), f"of {self._layer_count} layers there is room for {what}: {on}")
-        return self.on_the_cpu((), "no GPU has room") if self.wishes.cpu_when_full else None
+            return Candidate(found, (), f"of {self._layer_count} layers there is room for {what}: {on}")
+        return self.on_the_cpu((), "no GPU has room") if self.constraints.cpu_when_full else None
 
-    def with_less_after(self, leaving: Sequence[Resident]) -> Found | None:
+    def with_less_after(self, leaving: Sequence[Resident]) -> Candidate | None:
         """The same once some of these have left."""
         if not leaving:
             return None
-        found = Places(self.needs, self.world.without(leaving), self.shortest).with_less_on_gpus()
+        found = Candidates(self.needs, self.world.without(leaving), self.shortest).with_less_on_gpus()
         gone = enough(leaving, lacking(found.placement.needs, self.room)) if found else None
         if found is None or gone is None:
             return None
-        return Found(found.placement, gone, f"{found.why}{once_left(gone)}")
+        return Candidate(found.placement, gone, f"{found.why}{once_left(gone)}")
 
     def _most_layers(self, cards: Sequence[Card]) -> Placement | None:
         """On the roomiest card, or on as many as it may have if together they hold more."""
         joinable = [card for card in cards if not card.is_mig and card.usable_bytes > self._card_bytes]
-        joinable = joinable[: self.wishes.max_gpus]
+        joinable = joinable[: self.constraints.max_gpus]
         best = None
-        if cards and self.wishes.min_gpus == 1:
+        if cards and self.constraints.min_gpus == 1:
             alone = self._alone(self.contexts[-1])
             best = self._largest(lambda count: self._if_it_fits(cards[0], replace(alone, n_gpu_layers=count)))
-        if len(joinable) >= max(2, self.wishes.min_gpus):
+        if len(joinable) >= max(2, self.constraints.min_gpus):
             together = self._largest(lambda count: self._split(joinable, {}, count))
             if together and not lacking(together.needs, self.room):
                 best = max(best or together, together, key=lambda each: each.n_gpu_layers)
@@ -304,16 +304,16 @@ class Places:
                 high = middle - 1
         return best
 
-    def _if_it_fits(self, card: Card, options: MemoryOptions) -> Placement | None:
+    def _if_it_fits(self, card: Card, options: ModelOptions) -> Placement | None:
         placement = self._on(card, options)
         return None if lacking(placement.needs, self.room) else placement
 
-    def on_the_cpu(self, leaving: Sequence[Resident], why: str) -> Found | None:
+    def on_the_cpu(self, leaving: Sequence[Resident], why: str) -> Candidate | None:
         placement = self.all_in_ram()
         gone = cheapest(leaving, lacking(placement.needs, self.room))
         if gone is None:
             return None
-        return Found(placement, gone, f"{why}; RAM has room{once_left(gone)}")
+        return Candidate(placement, gone, f"{why}; RAM has room{once_left(gone)}")
 
     def all_in_ram(self) -> Placement:
         options = replace(self._alone(self.contexts[-1]), devices=0, n_gpu_layers=0)
@@ -325,15 +325,15 @@ def _usable_with(card: Card, back: Mapping[str, int]) -> int:
     return min(card.total_bytes, card.usable_bytes + back.get(card.uuid, 0))
 
 
-def longest_context(asked: Asked) -> int:
+def longest_context(request: PlacementRequest) -> int:
     """Tokens that one request may have at most, wherever the model is loaded; 0: nobody says."""
-    options = asked.options
-    return contexts(asked)[0] // (1 if options.kv_unified else max(1, options.parallel))
+    options = request.options
+    return contexts(request)[0] // (1 if options.kv_unified else max(1, options.parallel))
 
 
-def contexts(asked: Asked) -> tuple[int, ...]:
+def contexts(request: PlacementRequest) -> tuple[int, ...]:
     """The contexts to try, the longest first: those of "auto" that are not above the model's own, or the one asked."""
-    trained = asked.shape.hparams.integer("context_length")
-    if not asked.wishes.has_auto_context:
-        return (asked.options.ctx_size or trained,)
+    trained = request.shape.hparams.integer("context_length")
+    if not request.constraints.has_auto_context:
+        return (request.options.ctx_size or trained,)
     return tuple(each for each in AUTO_CONTEXTS if each <= trained) or (trained or AUTO_CONTEXTS[-1],)

@@ -6,21 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from math import inf
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
-from app.entities.placement import BOOKS, PLACES, Card, Placement, Resident, Wishes
+from app.entities.placement import BOOKS, PLACES, Card, Placement, PlacementConstraints, Resident
 
 MIB = 1024**2
 MOST_COMPARED = 8  # servers of which all sets are looked at: 255
 LOAD_BYTES_PER_SECOND = 1e9  # where no load was measured: a disk of today, roughly
 
 
-def allowed(cards: Iterable[Card], wishes: Wishes) -> tuple[Card, ...]:
+def allowed(cards: Iterable[Card], constraints: PlacementConstraints) -> tuple[Card, ...]:
     """Those that the model's settings name, or do not exclude."""
     return tuple(
         card
         for card in cards
-        if (not wishes.gpus or is_one_of(card, wishes.gpus)) and not is_one_of(card, wishes.exclude)
+        if (not constraints.gpus or is_one_of(card, constraints.gpus)) and not is_one_of(card, constraints.exclude)
     )
 
 
@@ -90,7 +90,7 @@ def held_bytes(residents: Iterable[Resident]) -> dict[str, int]:
 
 
 def placement_on(
-    cards: Sequence[Card], layers: tuple[int, ...], options: MemoryOptions, estimate: Estimate
+    cards: Sequence[Card], layers: tuple[int, ...], options: ModelOptions, estimate: Estimate
 ) -> Placement:
     """`layers` are the numbers of them on each card."""
     return Placement(

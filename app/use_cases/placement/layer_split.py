@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
 from app.use_cases.estimate.context import context_bytes
 from app.use_cases.estimate.weights import weights
@@ -18,12 +18,12 @@ from app.use_cases.model_shape.shape import ModelShape
 
 ATTEMPTS = 4  # what a card takes beside its layers depends on which they are
 
-Estimator = Callable[[MemoryOptions], Estimate]
+Estimator = Callable[[ModelOptions], Estimate]
 
 
 def deal(
-    each: Sequence[int], options: MemoryOptions, usable: Sequence[int], beside_bytes: int, estimate: Estimator
-) -> tuple[MemoryOptions, Estimate] | None:
+    each: Sequence[int], options: ModelOptions, usable: Sequence[int], beside_bytes: int, estimate: Estimator
+) -> tuple[ModelOptions, Estimate] | None:
     """The options and the estimate of a split over cards with these usable bytes; None if there is none.
 
     `each` is what `layer_bytes` says for `options`, which are those of all layers on GPUs; `beside_bytes` the least
@@ -44,7 +44,7 @@ def deal(
     return None
 
 
-def layer_bytes(shape: ModelShape, options: MemoryOptions) -> list[int]:
+def layer_bytes(shape: ModelShape, options: ModelOptions) -> list[int]:
     """Weights and context of each layer on a GPU, and of the output as the last one."""
     count = shape.hparams.n_layer_all + 1
     alone = [range(il, il + 1) for il in range(count)]

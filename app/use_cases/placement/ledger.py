@@ -25,7 +25,7 @@ BACK_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Returning:
+class ReleasingMemory:
     """Memory of a GPU that a process which has ended held, and that NVML does not show as free yet.
 
     Measured by what would be free without our servers: others of ours may take what comes back before it is noticed.
@@ -66,7 +66,7 @@ class Books:
     memory: MemoryReading
     servers: tuple[Server, ...]
     rules: Rules
-    returning: tuple[Returning, ...] = ()
+    returning: tuple[ReleasingMemory, ...] = ()
     max_loaded: int | None = None
 
     def cards(self) -> tuple[Card, ...]:
@@ -209,8 +209,12 @@ def shown_bytes(snapshot: GpuSnapshot, uuid: str, pid: int | None) -> int | None
 
 
 def given_back(
-    server: Server, others: Collection[Server], snapshot: GpuSnapshot, at: float, returning: Iterable[Returning] = ()
-) -> tuple[Returning, ...]:
+    server: Server,
+    others: Collection[Server],
+    snapshot: GpuSnapshot,
+    at: float,
+    returning: Iterable[ReleasingMemory] = (),
+) -> tuple[ReleasingMemory, ...]:
     """What a server that ends `at` holds on GPUs, by a reading from when it was there. What others that have ended
     still lack there comes back meanwhile, and is not this one's."""
     found = []
@@ -222,7 +226,7 @@ def given_back(
             before = (each for each in returning if each.uuid == gpu.uuid)
             soon = sum(each.missing_bytes(snapshot, (*others, server)) for each in before)
             if size or unseen:
-                found.append(Returning(gpu.uuid, size, free + soon, at, unseen))
+                found.append(ReleasingMemory(gpu.uuid, size, free + soon, at, unseen))
     return tuple(found)
 
 

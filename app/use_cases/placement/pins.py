@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from itertools import islice, permutations
 
 from app.entities.gpu import GpuSnapshot, GpuState
-from app.entities.launch import MemoryOptions
+from app.entities.launch import ModelOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import CpuFallback, Decision, Outcome, Placement
 from app.use_cases.placement.candidates import contexts
 from app.use_cases.placement.cards import mib
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.usable_gpus import are_usable, why_no_place
 from app.use_cases.placement.world import World
 
 MOST_ORDERS = 120  # all of five models; beyond that, those in which the largest come first
 CERTAIN = (GpuState.OK, GpuState.DISABLED, GpuState.NO_GPU, GpuState.NO_LIBRARY, GpuState.NO_DRIVER)
 
-Pinned = Mapping[str, Asked]  # by model name
+Pinned = Mapping[str, PlacementRequest]  # by model name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def why_not_together(pinned: Pinned, world: World) -> tuple[str, ...]:
     A context that is chosen when a model is loaded counts as the shortest. Of needs that are guessed only the weights
     count: nothing else of them is certain.
     """
-    found = together({name: _at_least(asked) for name, asked in pinned.items()}, world)
+    found = together({name: _at_least(request) for name, request in pinned.items()}, world)
     return tuple(_line(name, decision, found.places) for name, decision in found.without.items())
 
 
@@ -78,14 +78,14 @@ def kept_out_by_contexts(pinned: Pinned, world: World) -> tuple[str, ...]:
     )
 
 
-def _at_least(asked: Asked) -> Asked:
-    options = replace(asked.options, ctx_size=contexts(asked)[-1])
+def _at_least(request: PlacementRequest) -> PlacementRequest:
+    options = replace(request.options, ctx_size=contexts(request)[-1])
 
-    def certain(options: MemoryOptions, gpus: tuple[str, ...]) -> Estimate:
-        need = asked.need(options, gpus)
+    def certain(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
+        need = request.need(options, gpus)
         return _weights_of(need) if need.confidence is Confidence.LOW else need
 
-    return Asked(asked.shape, options, certain, replace(asked.wishes, has_auto_context=False))
+    return PlacementRequest(request.shape, options, certain, replace(request.constraints, has_auto_context=False))
 
 
 def _weights_of(need: Estimate) -> Estimate:

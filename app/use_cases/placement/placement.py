@@ -11,21 +11,21 @@ from functools import cache, cached_property
 
 from app.entities.launch import ALL_LAYERS
 from app.entities.placement import BOOKS, CPU, PLACES, Decision, Outcome, Placement, Resident, nothing
-from app.use_cases.placement.candidates import Found, Needs, Places
+from app.use_cases.placement.candidates import Candidate, Candidates, EstimateCache
 from app.use_cases.placement.cards import lacking, mib, name_of, names_of, rank_of_stopping
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.suggestion import nearest
 from app.use_cases.placement.world import World
 
 
-def decide(asked: Asked, world: World) -> Decision:
+def decide(request: PlacementRequest, world: World) -> Decision:
     """Where the model goes, what has to leave for it first, or why there is no place.
 
     What is on its way back is not free yet, and no reason to stop another server: a place that it makes is waited for,
     if it is better than the one there is. What a server has that still answers may take minutes: that is waited for
     only where there is no place else, with no idle server to stop for it either.
     """
-    needs = Needs(asked)
+    needs = EstimateCache(request)
     found = _Deciding(needs, world).decide()
     if world.is_coming_back and _rank(found) > 1:
         soon = _Deciding(needs, world.once_it_is_back()).decide()
@@ -67,22 +67,22 @@ def _rank(decision: Decision) -> int:
     return len(placement.uuids) + (1_000 + 50 * away if is_partial else 0)
 
 
-def _free_ram(places: Places) -> int:
-    return max(0, min(places.room[CPU], places.room.get(BOOKS, places.room[CPU])))
+def _free_ram(candidates: Candidates) -> int:
+    return max(0, min(candidates.room[CPU], candidates.room.get(BOOKS, candidates.room[CPU])))
 
 
-def _is_short_of_ram(least: Placement, places: Places) -> bool:
-    return bool({CPU, BOOKS} & lacking(least.needs, places.room).keys())
+def _is_short_of_ram(least: Placement, candidates: Candidates) -> bool:
+    return bool({CPU, BOOKS} & lacking(least.needs, candidates.room).keys())
 
 
 class _Deciding:
     """One decision; its steps in their order."""
 
-    def __init__(self, needs: Needs, world: World) -> None:
+    def __init__(self, needs: EstimateCache, world: World) -> None:
         self.needs = needs
-        self.wishes = needs.asked.wishes
+        self.constraints = needs.request.constraints
         self.world = world
-        self.places = Places(needs, world)
+        self.candidates = Candidates(needs, world)
 
     def decide(self) -> Decision:
         """The first step that finds a place decides."""
@@ -90,29 +90,29 @@ class _Deciding:
             return self._placed(found)
         return self._waiting() or self._refused()
 
-    def _with_those_idle(self) -> Found | None:
-        places, cheap, old, idle = self.places, self._cheap, self._old, self._idle
-        if places.is_for_the_cpu:
+    def _with_those_idle(self) -> Candidate | None:
+        candidates, cheap, old, idle = self.candidates, self._cheap, self._old, self._idle
+        if candidates.is_for_the_cpu:
             why = "there is no GPU" if not self.world.cards else "it is to have no layers on GPUs"
-            return places.on_the_cpu((), why) or places.on_the_cpu(old, why) or places.on_the_cpu(idle, why)
+            return candidates.on_the_cpu((), why) or candidates.on_the_cpu(old, why) or candidates.on_the_cpu(idle, why)
         return (
-            places.on_one_that_is_free()
-            or places.on_one_after(cheap, "idle for long")
-            or places.on_several(())
+            candidates.on_one_that_is_free()
+            or candidates.on_one_after(cheap, "idle for long")
+            or candidates.on_several(())
             or self._with_those_stopped(old)
             or self._with_those_stopped(idle)
-            or places.with_less_on_gpus()
-            or places.with_less_after(idle)
+            or candidates.with_less_on_gpus()
+            or candidates.with_less_after(idle)
         )
 
-    def _with_those_stopped(self, idle: list[Resident]) -> Found | None:
+    def _with_those_stopped(self, idle: list[Resident]) -> Candidate | None:
         """Several cards after those idle for long have left, one after others have, or several. If the last cannot be,
         the first cannot either."""
         if not idle:
             return None
-        on_several = self.places.on_several(idle)
-        after_cheap = self.places.on_several(self._cheap) if on_several and self._cheap else None
-        return after_cheap or self.places.on_one_after(idle, "idle") or on_several
+        on_several = self.candidates.on_several(idle)
+        after_cheap = self.candidates.on_several(self._cheap) if on_several and self._cheap else None
+        return after_cheap or self.candidates.on_one_after(idle, "idle") or on_several
 
     @cached_property
     def _cheap(self) -> list[Resident]:
@@ -143,13 +143,13 @@ class _Deciding:
         """What is in the way is ours: busy, or loading. The busy ones that have to go are named."""
         ready = [each for each in self._ours if not each.is_loading]
         ready.sort(key=lambda each: (each.is_busy, rank_of_stopping(each)))
-        if found := self.places.after(ready):
+        if found := self.candidates.after(ready):
             busy = [each for each in found.gone if each.is_busy]
             reason = f"it has room once {names_of(busy)} {'is' if len(busy) == 1 else 'are'} no longer busy"
             leaving = tuple(each.id for each in found.gone)
             decision = self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
             return replace(decision, awaited=found.placement, evict=leaving)
-        if len(ready) < len(self._ours) and (found := self.places.after(sorted(self._ours, key=rank_of_stopping))):
+        if len(ready) < len(self._ours) and (found := self.candidates.after(sorted(self._ours, key=rank_of_stopping))):
             reason = "it has room once servers that are loading could be stopped"
             return self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
         return None
@@ -160,52 +160,56 @@ class _Deciding:
             taken = f"pinned models ({names_of(self._pinned)}) take all that scheduling.max_loaded allows"
             return self._decision(Outcome.REFUSE, f"{taken}; raise it, or unpin one", needed_bytes=0)
         empty = self.world.empty()
-        on_empty = Places(self.needs, empty, self.places.shortest)
+        on_empty = Candidates(self.needs, empty, self.candidates.shortest)
         for_ever = on_empty.as_it_is() is None
-        least = self.places.least()
-        places, usable = (on_empty, "at most usable") if for_ever else (self.places, "usable")
-        why = self._why_not(least, places, usable)
+        least = self.candidates.least()
+        candidates, usable = (on_empty, "at most usable") if for_ever else (self.candidates, "usable")
+        why = self._why_not(least, candidates, usable)
         if self._pinned and not for_ever:
             why = f"{why}; pinned models stay: {names_of(self._pinned)}"
         found = self._decision(Outcome.REFUSE, why, least.needed_bytes if least else 0)
-        if least and _is_short_of_ram(least, places):
-            needed, free = least.booked_bytes[CPU], {CPU: _free_ram(self.places)}
+        if least and _is_short_of_ram(least, candidates):
+            needed, free = least.booked_bytes[CPU], {CPU: _free_ram(self.candidates)}
             found = replace(found, needed_bytes=needed, free_bytes=free)
         world = empty if for_ever else left
         return replace(found, for_ever=for_ever, advise=cache(lambda: nearest(self.needs, world)))
 
-    def _why_not(self, least: Placement | None, places: Places, usable: str) -> str:
+    def _why_not(self, least: Placement | None, candidates: Candidates, usable: str) -> str:
         """By the numbers of the machine as it is, or, where not even that would do, of an empty one."""
         if least is None:
-            lists = {"gpus": self.wishes.gpus, "exclude": self.wishes.exclude}
+            lists = {"gpus": self.constraints.gpus, "exclude": self.constraints.exclude}
             allowed = "; ".join(f"{key}: {', '.join(names)}" for key, names in lists.items() if names)
             here = ", ".join(map(name_of, self.world.cards))
             return f"none of the GPUs that its settings allow is here ({allowed}); here: {here}"
-        if _is_short_of_ram(least, places):
-            return f"it needs {mib(least.booked_bytes[CPU])} of RAM; {usable}: {mib(_free_ram(places))}"
-        room = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in places.cards)
-        if self.wishes.min_gpus > 1:
-            there = sum(not card.is_mig for card in places.cards)
+        if _is_short_of_ram(least, candidates):
+            return f"it needs {mib(least.booked_bytes[CPU])} of RAM; {usable}: {mib(_free_ram(candidates))}"
+        room = ", ".join(f"{name_of(card)} {mib(max(0, card.usable_bytes))}" for card in candidates.cards)
+        if self.constraints.min_gpus > 1:
+            there = sum(not card.is_mig for card in candidates.cards)
             few = f"there {'is' if there == 1 else 'are'} {there} to split it over"
-            but = "they do not hold it" if there >= self.wishes.min_gpus else few
-            return f"it is to be on at least {self.wishes.min_gpus} GPUs, and {but}; {usable}: {room}"
-        on = "on one GPU" if len(places.cards) == 1 or self.wishes.max_gpus == 1 else "on one GPU, more on several"
+            but = "they do not hold it" if there >= self.constraints.min_gpus else few
+            return f"it is to be on at least {self.constraints.min_gpus} GPUs, and {but}; {usable}: {room}"
+        on = (
+            "on one GPU"
+            if len(candidates.cards) == 1 or self.constraints.max_gpus == 1
+            else "on one GPU, more on several"
+        )
         return f"it needs {mib(least.needed_bytes)} {on}; {usable}: {room}"
 
     @property
     def _free_bytes(self) -> dict[str, int]:
-        if self.places.is_for_the_cpu:
-            return {CPU: _free_ram(self.places)} if CPU in self.places.room else {}
-        return {card.uuid: max(0, card.usable_bytes) for card in self.places.cards}
+        if self.candidates.is_for_the_cpu:
+            return {CPU: _free_ram(self.candidates)} if CPU in self.candidates.room else {}
+        return {card.uuid: max(0, card.usable_bytes) for card in self.candidates.cards}
 
-    def _placed(self, found: Found) -> Decision:
+    def _placed(self, found: Candidate) -> Decision:
         leaving = tuple(resident.id for resident in found.gone)
         outcome = Outcome.EVICT if leaving else Outcome.PLACE
         decision = self._decision(outcome, found.why, found.placement.needed_bytes)
         return replace(decision, placement=found.placement, evict=leaving)
 
     def _decision(self, outcome: Outcome, reason: str, needed_bytes: int) -> Decision:
-        considered = tuple(dict.fromkeys(self.places.said))
+        considered = tuple(dict.fromkeys(self.candidates.said))
         if outcome in (Outcome.EVICT, Outcome.WAIT) and self.world.shared.get(PLACES, 1) < 1:
             reason = f"{reason}; scheduling.max_loaded is reached"
         return Decision(outcome, reason, needed_bytes, free_bytes=self._free_bytes, considered=considered)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from app.entities.launch import MemoryOptions, Task
+from app.entities.launch import ModelOptions, Task
 from app.entities.memory import DeviceMemory, Estimate
-from app.entities.placement import Wishes
+from app.entities.placement import PlacementConstraints
 from app.use_cases.model_shape.shape import ModelShape
 
 _LAST, _RANK = 3, 4  # of enum llama_pooling_type (llama.h); a model that also chats may have another
@@ -28,16 +28,16 @@ NOTHING_EXTRA = Extra()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PlacementRequest:
     """What is to be placed: a model with its options, and what it needs with others.
 
     `estimate` is given options and the models of the GPUs, in the order of the split.
     """
 
     shape: ModelShape
-    options: MemoryOptions
-    estimate: Callable[[MemoryOptions, tuple[str, ...]], Estimate]
-    wishes: Wishes = field(default_factory=Wishes)
+    options: ModelOptions
+    estimate: Callable[[ModelOptions, tuple[str, ...]], Estimate]
+    constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     extra: Extra = NOTHING_EXTRA
 
     @property
@@ -52,14 +52,14 @@ class Asked:
         is_encoder = hparams.value("attention.causal") is False
         return Task.EMBEDDING if is_encoder or pooling == _LAST else Task.COMPLETION
 
-    def need(self, options: MemoryOptions, gpus: tuple[str, ...] = ()) -> Estimate:
+    def need(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         found = self.estimate(options, gpus)
         if self.extra == NOTHING_EXTRA:
             return found
         devices = tuple(_with_margin(each, self.extra.device_bytes) for each in found.devices)
         return replace(found, devices=devices, host=_with_margin(found.host, self.extra.host_bytes))
 
-    def but(self, extra: Extra) -> Asked:
+    def but(self, extra: Extra) -> PlacementRequest:
         """The same, with so much more on top."""
         return self if extra == NOTHING_EXTRA else replace(self, extra=self.extra + extra)
 

@@ -17,7 +17,7 @@ STABLE_SECONDS = 60.0  # who was up for so long did not end because it was start
 
 
 @dataclass(frozen=True, slots=True)
-class Brake:
+class Backoff:
     """How often in a row servers of this model were of no use, and until when none is started for those who wait."""
 
     model: Model
@@ -25,32 +25,32 @@ class Brake:
     until: float
 
 
-Brakes = Mapping[str, Brake]  # by model name
+Backoffs = Mapping[str, Backoff]  # by model name
 
 
-def ended(brakes: Brakes, server: Server, at: float) -> Brakes:
+def ended(backoffs: Backoffs, server: Server, at: float) -> Backoffs:
     """With an end that nobody ordered."""
-    before = brakes.get(server.model.name)
+    before = backoffs.get(server.model.name)
     is_another = before is None or not before.model.is_served_as(server.model) or was_of_use(server, at)
     ends = 1 if before is None or is_another else before.ends + 1
     pause_seconds = min(LONGEST_SECONDS, 2.0 ** (ends - 1)) if ends > 1 else 0.0
-    return {**brakes, server.model.name: Brake(server.model, ends, at + pause_seconds)}
+    return {**backoffs, server.model.name: Backoff(server.model, ends, at + pause_seconds)}
 
 
-def lifted(brakes: Brakes, name: str) -> Brakes:
-    return {each: brake for each, brake in brakes.items() if each != name} if name in brakes else brakes
+def lifted(backoffs: Backoffs, name: str) -> Backoffs:
+    return {each: backoff for each, backoff in backoffs.items() if each != name} if name in backoffs else backoffs
 
 
 def was_of_use(server: Server, at: float) -> bool:
     return server.has_answered or (server.ready_at is not None and at - server.ready_at >= STABLE_SECONDS)
 
 
-def holds(brakes: Brakes, model: Model, now: float) -> Brake | None:
+def holds(backoffs: Backoffs, model: Model, now: float) -> Backoff | None:
     """The one that holds this model back; not if its file or its settings have changed since."""
-    return brakes[model.name] if now < held_until(brakes, model) else None
+    return backoffs[model.name] if now < held_until(backoffs, model) else None
 
 
-def held_until(brakes: Brakes, model: Model) -> float:
+def held_until(backoffs: Backoffs, model: Model) -> float:
     """Until then none is started of it; long ago where nothing holds it back."""
-    brake = brakes.get(model.name)
-    return brake.until if brake is not None and brake.model.is_served_as(model) else -inf
+    backoff = backoffs.get(model.name)
+    return backoff.until if backoff is not None and backoff.model.is_served_as(model) else -inf

@@ -12,7 +12,7 @@ from app.entities.model import Model
 from app.entities.placement import Decision
 from app.entities.refusal import Refusal
 from app.entities.server import Server
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 
 # --- events -------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ class Acquire:
     model: Model
     at: float
     give_up_at: float
-    asked: Asked  # what it needs, should a server have to be started for it
+    placement_request: PlacementRequest  # what it needs, should a server have to be started for it
     conversation: int | None = None  # the one it belongs to, where its model may have several servers
 
 
@@ -37,7 +37,7 @@ class Load:
     model: Model
     at: float
     give_up_at: float
-    asked: Asked
+    placement_request: PlacementRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Unload:
     give_up_at: float
 
 
-Wish = Acquire | Load | Unload  # what requests wait for; each is answered once: Grant, Done or Refuse
+Command = Acquire | Load | Unload  # what requests wait for; each is answered once: Grant, Done or Refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class Close:
 
 
 Event = (
-    Wish
+    Command
     | Cancel
     | Release
     | Spawned

@@ -16,7 +16,7 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.placement.ledger import Books
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import NOTHING_EXTRA, Asked
+from app.use_cases.placement.request import NOTHING_EXTRA, PlacementRequest
 from app.use_cases.placement.usable_gpus import are_usable
 from app.use_cases.placement.world import World, world_of
 from app.use_cases.scheduling import readings
@@ -30,7 +30,7 @@ from app.use_cases.scheduling.pool_state import (
     PoolState,
     Step,
     Undecided,
-    Waiting,
+    Waiter,
     changed,
     stop,
     turn_away_model,
@@ -63,13 +63,13 @@ def make_room(state: PoolState, now: float) -> Step:
     return replace(state, undecided=None if lacks_readings or not left else look.seen(state, left)), effects
 
 
-def due_at(state: PoolState) -> list[float]:
+def eviction_due_at(state: PoolState) -> list[float]:
     """When time alone may give a load its place."""
     again_at = state.undecided.again_at if state.undecided else inf
     return [again_at] if again_at < inf else []
 
 
-def _decided(state: PoolState, loads: list[Waiting], now: float) -> int:
+def _decided(state: PoolState, loads: list[Waiter], now: float) -> int:
     """How many of the loads were looked at already, with all as it is now."""
     last = state.undecided
     if last is None or now >= last.again_at or (_is_idler(state) and now >= last.at + PAUSE_SECONDS):
@@ -84,10 +84,10 @@ def _is_idler(state: PoolState) -> bool:
     return state.undecided is not None and not state.undecided.busy <= _busy(state)
 
 
-def _named(state: PoolState, loads: Iterable[Waiting]) -> tuple[Load, ...]:
+def _named(state: PoolState, loads: Iterable[Waiter]) -> tuple[Load, ...]:
     """How many wait is said in powers of two: each makes the load more urgent, but is no reason to look again."""
     waiters = Counter(each.model.name for each in state.wanting)
-    return tuple((each.ticket, each.asked, waiters[each.model.name].bit_length()) for each in loads)
+    return tuple((each.ticket, each.placement_request, waiters[each.model.name].bit_length()) for each in loads)
 
 
 def _soon_again(state: PoolState) -> PoolState:
@@ -108,12 +108,12 @@ class _Look:
         self._seen: World | None = None  # in that state
         self._promises = list(last.promises) if last else []
 
-    def seen(self, state: PoolState, loads: Iterable[Waiting]) -> Undecided:
+    def seen(self, state: PoolState, loads: Iterable[Waiter]) -> Undecided:
         """What is known now of the loads that are left."""
         promises, basis = tuple(self._promises), _basis(state, self.now)
         return Undecided(_named(state, loads), promises, basis, _busy(state), self.now, self.again_at)
 
-    def at(self, state: PoolState, waiting: Waiting) -> Step:
+    def at(self, state: PoolState, waiting: Waiter) -> Step:
         name = waiting.model.name
         if why := no_place(state, waiting, self.now):
             state, more = turn_away_model(state, Refusal(Reason.NO_GPU, name, why))
@@ -123,12 +123,12 @@ class _Look:
         state, more = _carry_out(state, waiting, decision, self.now)
         return state, [told, *more]
 
-    def _decide(self, state: PoolState, waiting: Waiting) -> Decision:
+    def _decide(self, state: PoolState, waiting: Waiter) -> Decision:
         """Beside those who come before it: where they may be what is in the way, it waits."""
         world = self._world(state)
         for place, going in self._promises:
             world = world.promised(place, going)
-        decision = decide(asked_with_lessons(state, waiting), world)
+        decision = decide(request_with_lessons(state, waiting), world)
         if decision.outcome is Outcome.REFUSE and not decision.for_ever and self._promises:
             return Decision(Outcome.WAIT, "what room there is goes to those who came before", decision.needed_bytes)
         return decision
@@ -138,7 +138,7 @@ class _Look:
             self._state, self._seen = state, _world(state, self.now)
         return self._seen
 
-    def _in_time(self, state: PoolState, waiting: Waiting, decision: Decision) -> Decision:
+    def _in_time(self, state: PoolState, waiting: Waiter, decision: Decision) -> Decision:
         """Nobody is stopped for it before that is worth it, and nobody is drained before its turn has come."""
         going = [server for server in state.servers if server.id in decision.evict]
         if decision.outcome is Outcome.EVICT:
@@ -212,9 +212,9 @@ def _valued(state: PoolState, resident: Resident, server: Server, now: float) ->
     )
 
 
-def asked_with_lessons(state: PoolState, waiting: Waiting) -> Asked:
-    assert waiting.asked is not None, "who wants a server says what it needs"
-    return waiting.asked.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
+def request_with_lessons(state: PoolState, waiting: Waiter) -> PlacementRequest:
+    assert waiting.placement_request is not None, "who wants a server says what it needs"
+    return waiting.placement_request.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
 
 
 def _basis(state: PoolState, now: float) -> Basis:
@@ -236,7 +236,7 @@ def _names(state: PoolState, servers: Iterable[int]) -> tuple[str, ...]:
     return tuple(server.model.name for server in state.servers if server.id in wanted)
 
 
-def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, now: float) -> Step:
+def _carry_out(state: PoolState, waiting: Waiter, decision: Decision, now: float) -> Step:
     match decision.outcome:
         case Outcome.PLACE:
             assert decision.placement is not None
@@ -247,8 +247,8 @@ def _carry_out(state: PoolState, waiting: Waiting, decision: Decision, now: floa
             return turn_away_model(state, refusal(state, waiting, decision))
 
 
-def spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float) -> Step:
-    assert waiting.asked is not None
+def spawn(state: PoolState, waiting: Waiter, placement: Placement, now: float) -> Step:
+    assert waiting.placement_request is not None
     server = Server(
         id=state.next_server,
         model=waiting.model,
@@ -259,12 +259,12 @@ def spawn(state: PoolState, waiting: Waiting, placement: Placement, now: float) 
         last_used=now,
         progress_at=now,
     )
-    plans = {**state.plans, server.id: waiting.asked}
+    plans = {**state.plans, server.id: waiting.placement_request}
     state = replace(state, servers=(*state.servers, server), plans=plans, next_server=server.id + 1)
     return state, [Spawn(server)]
 
 
-def _send_away(state: PoolState, going: set[int], waiting: Waiting) -> Step:
+def _send_away(state: PoolState, going: set[int], waiting: Waiter) -> Step:
     """Stop the idle ones, and replicas that load. A busy one is never cut: it takes nothing new and goes with its last
     lease, so a request whose turn has come cannot starve behind a busy model; one that older requests wait for serves
     those first."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from app.entities.server import Server
-from app.use_cases.scheduling.pool_state import READY, STARTING, Conversations, PoolState, Waiting
+from app.use_cases.scheduling.pool_state import READY, STARTING, Conversations, PoolState, Waiter
 
 MOST_KNOWN = 512  # conversations of a model; copying that many costs 2 us at each of its requests
 
 
-def chosen(free: Sequence[Server], waiting: Waiting, conversations: Mapping[str, Conversations]) -> Server:
+def chosen(free: Sequence[Server], waiting: Waiter, conversations: Mapping[str, Conversations]) -> Server:
     """Of the servers with a free slot the one that its conversation was last with, whose prompt cache knows it; else
     the least busy, the oldest of those: so the youngest is idle soon where one less would do.
 
@@ -27,7 +27,7 @@ def _how_busy(server: Server) -> tuple[int, int]:
 
 
 def with_one_more(
-    conversations: Mapping[str, Conversations], waiting: Waiting, server: Server
+    conversations: Mapping[str, Conversations], waiting: Waiter, server: Server
 ) -> Mapping[str, Conversations]:
     """With where this one is from now on; of each model the latest are known."""
     assert waiting.conversation is not None

@@ -13,9 +13,9 @@ from app.entities.model import Model
 from app.entities.placement import CpuFallback, Placement, Policy, Rules
 from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import Returning, given_back
-from app.use_cases.placement.request import Asked, Extra
-from app.use_cases.scheduling.backoff import Brakes
+from app.use_cases.placement.ledger import ReleasingMemory, given_back
+from app.use_cases.placement.request import Extra, PlacementRequest
+from app.use_cases.scheduling.backoff import Backoffs
 from app.use_cases.scheduling.demand import Demands
 from app.use_cases.scheduling.events import Effect, Refuse, Stop, StopReason
 
@@ -54,7 +54,7 @@ class Limits:
     cpu_fallback: CpuFallback = CpuFallback.AUTO
 
 
-class Want(enum.Enum):
+class Awaited(enum.Enum):
     """What a request waits for."""
 
     SLOT = enum.auto()  # one of its model's servers
@@ -63,15 +63,15 @@ class Want(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiter:
     """A request in the queue."""
 
     ticket: int
     model: Model
     since: float
     give_up_at: float
-    want: Want = Want.SLOT
-    asked: Asked | None = None  # what its model needs; None for who waits for a server's end
+    awaited: Awaited = Awaited.SLOT
+    placement_request: PlacementRequest | None = None  # what its model needs; None for who waits for a server's end
     conversation: int | None = None  # the one it belongs to, where its model may have several servers
     is_planned_anew: bool = False  # a server that was to serve it was stopped, because more was needed than booked
 
@@ -87,7 +87,7 @@ class Basis:
 
 
 Conversations = Mapping[int, int]  # the server that each was last with, the latest last
-Load = tuple[int, Asked | None, int]  # the ticket of its oldest request, and roughly how many wait for it
+Load = tuple[int, PlacementRequest | None, int]  # the ticket of its oldest request, and roughly how many wait for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +127,19 @@ class PoolState:
 
     limits: Limits = Limits()
     servers: tuple[Server, ...] = ()  # those with a process or about to have one, oldest first
-    waiting: tuple[Waiting, ...] = ()  # oldest first
+    waiting: tuple[Waiter, ...] = ()  # oldest first
     memory: MemoryReading | None = None
     memory_asked_at: float | None = None  # a reading is on its way
     gpus: GpuSnapshot = NO_GPUS
     gpus_asked_at: float | None = None  # a reading is on its way
     gpus_are_late: bool = False  # it has not come for so long that it is not waited for
-    returning: tuple[Returning, ...] = ()  # memory of GPUs that servers which have ended held
-    going: Mapping[int, tuple[Returning, ...]] = field(default_factory=dict)  # what they held when told to end, by id
-    plans: Mapping[int, Asked] = field(default_factory=dict)  # what was asked when a server was started, by its id
+    returning: tuple[ReleasingMemory, ...] = ()  # memory of GPUs that servers which have ended held
+    going: Mapping[int, tuple[ReleasingMemory, ...]] = field(
+        default_factory=dict
+    )  # what they held when told to end, by id
+    plans: Mapping[int, PlacementRequest] = field(
+        default_factory=dict
+    )  # what was asked when a server was started, by its id
     lessons: Mapping[str, Extra] = field(default_factory=dict)  # what models were seen to lack, by name
     undecided: Undecided | None = None
     demands: Demands = field(default_factory=dict)  # how often models are asked for, and how long they load
@@ -144,7 +148,7 @@ class PoolState:
     conversations: Mapping[str, Conversations] = field(default_factory=dict)  # of models with replicas, by name
     last_exit_at: float = float("-inf")  # a reading taken before this still counts bytes that are back
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
-    brakes: Brakes = field(default_factory=dict)
+    backoffs: Backoffs = field(default_factory=dict)
     draining: bool = False
     closing: bool = False
     next_server: int = 1
@@ -172,7 +176,7 @@ class PoolState:
         """Whether another server of its model is there, and stays or is waited for."""
         return any(each.id != server.id and each.state is not STOPPING for each in self.servers_of(server.model.name))
 
-    def plan_of(self, model: Model) -> Asked | None:
+    def plan_of(self, model: Model) -> PlacementRequest | None:
         """What was asked when a server was started that serves this model, or will soon; None: there is none."""
         for server in self.servers:
             if server.model.name == model.name and server.state in (STARTING, READY):
@@ -180,9 +184,9 @@ class PoolState:
         return None
 
     @property
-    def wanting(self) -> tuple[Waiting, ...]:
+    def wanting(self) -> tuple[Waiter, ...]:
         """Those who wait for a server, not for its end."""
-        return tuple(w for w in self.waiting if w.want is not Want.UNLOADED)
+        return tuple(w for w in self.waiting if w.awaited is not Awaited.UNLOADED)
 
     @property
     def is_load_wanted(self) -> bool:

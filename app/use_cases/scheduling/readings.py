@@ -10,7 +10,7 @@ from __future__ import annotations
 from app.entities.frozen import replace
 from app.entities.gpu import GpuState
 from app.use_cases.scheduling.events import Effect, ReadGpus, ReadMemory
-from app.use_cases.scheduling.pool_state import PoolState, Step, Waiting
+from app.use_cases.scheduling.pool_state import PoolState, Step, Waiter
 
 MAX_AGE_SECONDS = 1.0  # strangers come and go
 PATIENCE_SECONDS = 0.05  # for the GPUs
@@ -46,12 +46,12 @@ def due_at(state: PoolState) -> list[float]:
     return times
 
 
-def are_fresh(state: PoolState, waiting: Waiting, now: float) -> bool:
+def are_fresh(state: PoolState, waiting: Waiter, now: float) -> bool:
     """Whether this load can be decided on the readings there are."""
     return _is_memory_fresh(state, waiting, now) and _are_gpus_fresh(state, waiting, now)
 
 
-def ask(state: PoolState, waiting: Waiting, now: float) -> Step:
+def ask(state: PoolState, waiting: Waiter, now: float) -> Step:
     """Order those that this load lacks, if they are not on their way already."""
     effects: list[Effect] = []
     if state.memory_asked_at is None and not _is_memory_fresh(state, waiting, now):
@@ -63,11 +63,11 @@ def ask(state: PoolState, waiting: Waiting, now: float) -> Step:
     return state, effects
 
 
-def _is_memory_fresh(state: PoolState, waiting: Waiting, now: float) -> bool:
+def _is_memory_fresh(state: PoolState, waiting: Waiter, now: float) -> bool:
     return state.memory is not None and state.memory.at >= _youngest_fact(state, waiting, now)
 
 
-def _are_gpus_fresh(state: PoolState, waiting: Waiting, now: float) -> bool:
+def _are_gpus_fresh(state: PoolState, waiting: Waiter, now: float) -> bool:
     gpus = state.gpus.as_of(now)
     if gpus.state is GpuState.UNREAD:
         return False
@@ -90,6 +90,6 @@ def _is_return_polled(state: PoolState) -> bool:
     return bool(state.returning) and state.gpus.poll_seconds is not None
 
 
-def _youngest_fact(state: PoolState, waiting: Waiting, now: float) -> float:
+def _youngest_fact(state: PoolState, waiting: Waiter, now: float) -> float:
     """Since then the request came, or bytes came back, or it is just now: no start on stale numbers."""
     return max(waiting.since, state.last_exit_at, now - MAX_AGE_SECONDS)

@@ -17,7 +17,7 @@ from app.use_cases.scheduling.pool_state import (
     Failure,
     PoolState,
     Step,
-    Waiting,
+    Waiter,
     changed,
     stop,
     turn_away_model,
@@ -105,11 +105,11 @@ def _end_the_start(state: PoolState, server: Server, lack: _Lack, now: float) ->
     return state, [*effects, *orders]
 
 
-def _corrected(waiting: Waiting, server: Server) -> Waiting:
-    is_for_it = waiting.asked is not None and waiting.model.is_served_as(server.model)
-    if waiting.asked is None or not is_for_it or waiting.model.name != server.model.name:
+def _corrected(waiting: Waiter, server: Server) -> Waiter:
+    is_for_it = waiting.placement_request is not None and waiting.model.is_served_as(server.model)
+    if waiting.placement_request is None or not is_for_it or waiting.model.name != server.model.name:
         return waiting
-    return replace(waiting, asked=waiting.asked.but(lacked(server)), is_planned_anew=True)
+    return replace(waiting, placement_request=waiting.placement_request.but(lacked(server)), is_planned_anew=True)
 
 
 def _refusal(server: Server, lack: _Lack, detail: str) -> Refusal:

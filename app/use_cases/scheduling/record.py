@@ -19,12 +19,12 @@ from app.use_cases.scheduling.pool_state import (
     READY,
     STARTING,
     STOPPING,
+    Awaited,
     Failure,
     Limits,
     PoolState,
     Step,
-    Waiting,
-    Want,
+    Waiter,
     changed,
     stop,
     turn_away,
@@ -39,17 +39,17 @@ LESSON_SHARE = 0.05
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the answers that it is in itself."""
     match event:
-        case ev.Acquire(ticket, model, at, give_up_at, asked, conversation):
+        case ev.Acquire(ticket, model, at, give_up_at, request, conversation):
             state = replace(state, demands=demand.asked_for(state.demands, model.name, at))
-            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.SLOT, asked, conversation)), []
-        case ev.Load(ticket, model, at, give_up_at, asked):
-            state = replace(state, brakes=backoff.lifted(state.brakes, model.name))  # somebody wants to know
-            return _wanted(state, Waiting(ticket, model, at, give_up_at, Want.LOADED, asked)), []
+            return _wanted(state, Waiter(ticket, model, at, give_up_at, Awaited.SLOT, request, conversation)), []
+        case ev.Load(ticket, model, at, give_up_at, request):
+            state = replace(state, backoffs=backoff.lifted(state.backoffs, model.name))  # somebody wants to know
+            return _wanted(state, Waiter(ticket, model, at, give_up_at, Awaited.LOADED, request)), []
         case ev.Unload(ticket, model, at, give_up_at):
-            return _unwanted(state, Waiting(ticket, model, at, give_up_at, Want.UNLOADED))
+            return _unwanted(state, Waiter(ticket, model, at, give_up_at, Awaited.UNLOADED))
         case ev.Cancel(ticket):
             left = [w for w in state.waiting if w.ticket == ticket]
-            return turn_away(state, {w.ticket: Refusal(Reason.CLIENT_LEFT, w.model.name) for w in left})
+            return turn_away(state, {w.ticket: Refusal(Reason.CLIENT_DISCONNECTED, w.model.name) for w in left})
         case ev.Release():
             return _released(state, event), []
         case ev.Spawned(server_id, pid):
@@ -80,7 +80,7 @@ def record(state: PoolState, event: Event) -> Step:
             return state, []
 
 
-def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
+def _wanted(state: PoolState, waiting: Waiter) -> PoolState:
     """In the queue. Servers that were started for what the name meant before make way for what it means now, and who
     waits already gets a server of that."""
     for server in state.servers:
@@ -88,17 +88,17 @@ def _wanted(state: PoolState, waiting: Waiting) -> PoolState:
             continue
         if server.is_up and not server.model.is_served_as(waiting.model):
             state = _condemned(state, server)
-        if waiting.asked is not None and waiting.asked is state.plans.get(server.id):
-            asked = waiting.asked.but(lacked(server))  # said since it was worked out
-            waiting = waiting if asked is waiting.asked else replace(waiting, asked=asked)
+        if waiting.placement_request is not None and waiting.placement_request is state.plans.get(server.id):
+            request = waiting.placement_request.but(lacked(server))  # said since it was worked out
+            waiting = waiting if request is waiting.placement_request else replace(waiting, placement_request=request)
     return replace(state, waiting=(*[_meant_as(each, waiting) for each in state.waiting], waiting))
 
 
-def _meant_as(earlier: Waiting, latest: Waiting) -> Waiting:
+def _meant_as(earlier: Waiter, latest: Waiter) -> Waiter:
     model, meant = earlier.model, latest.model
-    if model is meant or model.name != meant.name or earlier.want is Want.UNLOADED or model.is_served_as(meant):
+    if model is meant or model.name != meant.name or earlier.awaited is Awaited.UNLOADED or model.is_served_as(meant):
         return earlier
-    return replace(earlier, model=meant, asked=latest.asked)
+    return replace(earlier, model=meant, placement_request=latest.placement_request)
 
 
 def _projected(state: PoolState, server_id: int, needs: Mapping[str, int], at: float) -> PoolState:
@@ -136,7 +136,7 @@ def _renumbered(server: Server, gpus: GpuSnapshot) -> Server:
     return server if indices == placement.indices else replace(server, placement=replace(placement, indices=indices))
 
 
-def _unwanted(state: PoolState, waiting: Waiting) -> Step:
+def _unwanted(state: PoolState, waiting: Waiter) -> Step:
     """In the queue, and the servers take nothing new from here on. One that still loads is stopped, and those who wait
     for it are told if it is the only one; who comes later waits for their end and has one loaded again."""
     effects: list[Effect] = []
@@ -218,23 +218,23 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
         state,
         servers=others,
         going={number: each for number, each in state.going.items() if number != server.id},
-        plans={number: asked for number, asked in state.plans.items() if number != server.id},
+        plans={number: request for number, request in state.plans.items() if number != server.id},
         returning=(*state.returning, *(replace(each, at=event.at) for each in held)),
         last_exit_at=event.at,
     )
     if ended.state is ServerState.STOPPED:
         was_up = server.ready_at is not None
-        return replace(state, brakes=backoff.lifted(state.brakes, server.model.name)) if was_up else state, []
+        return replace(state, backoffs=backoff.lifted(state.backoffs, server.model.name)) if was_up else state, []
     if server.state is STARTING and event.ran_out_of_memory:
         state = replace(state, lessons={**state.lessons, server.model.name: _more_next_time(server)})
         is_awaited = any(w.model.name == server.model.name for w in state.wanting) and not state.has_another(server)
         if not server.is_planned_anew and is_awaited:
             return replace(state, waiting=tuple(_planned_anew(w, server) for w in state.waiting)), []
     if state.has_another(server):  # its model is there all the same; nobody is turned away who would stop the next try
-        return replace(state, brakes=backoff.ended(state.brakes, server, event.at)), []
-    brakes = state.brakes if event.could_not_spawn else backoff.ended(state.brakes, server, event.at)
+        return replace(state, backoffs=backoff.ended(state.backoffs, server, event.at)), []
+    backoffs = state.backoffs if event.could_not_spawn else backoff.ended(state.backoffs, server, event.at)
     state = replace(
-        state, brakes=brakes, failures={**state.failures, server.model.name: Failure(event.detail, event.at)}
+        state, backoffs=backoffs, failures={**state.failures, server.model.name: Failure(event.detail, event.at)}
     )
     if server.state is not STARTING:
         return state, []
@@ -243,9 +243,9 @@ def _exited(state: PoolState, event: ev.Exited) -> Step:
     return turn_away_model(state, Refusal(reason, server.model.name, event.detail))
 
 
-def _planned_anew(waiting: Waiting, server: Server) -> Waiting:
+def _planned_anew(waiting: Waiter, server: Server) -> Waiter:
     """Once: with fresh readings, and what was learned."""
-    is_for_it = waiting.want is not Want.UNLOADED and waiting.model.name == server.model.name
+    is_for_it = waiting.awaited is not Awaited.UNLOADED and waiting.model.name == server.model.name
     return replace(waiting, is_planned_anew=True) if is_for_it else waiting
 
 

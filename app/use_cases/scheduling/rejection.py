@@ -7,17 +7,17 @@ from app.entities.refusal import Reason, Refusal
 from app.use_cases.placement.cards import allowed
 from app.use_cases.placement.ledger import Books
 from app.use_cases.placement.usable_gpus import why_no_place
-from app.use_cases.scheduling.pool_state import PoolState, Waiting
+from app.use_cases.scheduling.pool_state import PoolState, Waiter
 
 
-def no_place(state: PoolState, waiting: Waiting, now: float) -> str:
+def no_place(state: PoolState, waiting: Waiter, now: float) -> str:
     """A model that is to have no layers on GPUs misses none."""
-    if waiting.asked is not None and not waiting.asked.options.n_gpu_layers:
+    if waiting.placement_request is not None and not waiting.placement_request.options.n_gpu_layers:
         return ""
     return why_no_place(state.gpus.as_of(now), state.limits.cpu_fallback)
 
 
-def refusal(state: PoolState, waiting: Waiting, decision: Decision) -> Refusal:
+def refusal(state: PoolState, waiting: Waiter, decision: Decision) -> Refusal:
     model = waiting.model.name
     if decision.for_ever and _misses_gpus(state, waiting):  # with them it might fit
         why = "; ".join((decision.reason, *state.gpus.complaints))
@@ -29,12 +29,12 @@ def refusal(state: PoolState, waiting: Waiting, decision: Decision) -> Refusal:
     return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, decision.advise)
 
 
-def _misses_gpus(state: PoolState, waiting: Waiting) -> bool:
+def _misses_gpus(state: PoolState, waiting: Waiter) -> bool:
     """Whether GPUs are missing that it might use."""
-    if waiting.asked is None or not waiting.asked.options.n_gpu_layers:
+    if waiting.placement_request is None or not waiting.placement_request.options.n_gpu_layers:
         return False
     missing = (Card(gpu.uuid, gpu.name, gpu.index, 0, 0) for gpu in state.gpus.missing)
-    return bool(allowed(missing, waiting.asked.wishes))
+    return bool(allowed(missing, waiting.placement_request.constraints))
 
 
 def _had(state: PoolState, decision: Decision) -> dict[str, int]:

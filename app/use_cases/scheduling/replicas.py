@@ -15,13 +15,13 @@ from app.entities.model import Model
 from app.entities.placement import Decision, Outcome, Placement
 from app.entities.server import Server
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import Asked
+from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.backoff import held_until
 from app.use_cases.scheduling.demand import load_seconds
 from app.use_cases.scheduling.events import Decided, Effect
-from app.use_cases.scheduling.eviction import asked_with_lessons, bare_world, books, spawn
-from app.use_cases.scheduling.pool_state import READY, STOPPING, PoolState, Sought, Step, Waiting, Want
+from app.use_cases.scheduling.eviction import bare_world, books, request_with_lessons, spawn
+from app.use_cases.scheduling.pool_state import READY, STOPPING, Awaited, PoolState, Sought, Step, Waiter
 from app.use_cases.scheduling.rebook import lacked
 
 # A queue that has lasted as long as a load would take is likely to last until the replica is there, and has cost as
@@ -72,7 +72,7 @@ def lacks_one(state: PoolState, server: Server) -> bool:
 
 def _with_the_crowded(state: PoolState, now: float) -> PoolState:
     """Models whose servers are all ready and full, as requests wait, and since when."""
-    names = {w.model.name for w in state.waiting if w.want is Want.SLOT and w.model.replicas.max > 1}
+    names = {w.model.name for w in state.waiting if w.awaited is Awaited.SLOT and w.model.replicas.max > 1}
     crowded = {name: state.crowded.get(name, now) for name in names if _are_ready(state.servers_of(name))}
     return state if crowded == state.crowded else replace(state, crowded=crowded)
 
@@ -101,7 +101,7 @@ def _wanted_at(state: PoolState, first: Server) -> float:
     if state.draining or len(ours) >= model.replicas.max or not _are_ready(ours):
         return inf
     at = -inf if lacks_one(state, first) else _crowded_for_long_at(state, model)
-    return max(at, held_until(state.brakes, model))
+    return max(at, held_until(state.backoffs, model))
 
 
 def _crowded_for_long_at(state: PoolState, model: Model) -> float:
@@ -125,7 +125,7 @@ def _sought(state: PoolState, lacking: list[Server], now: float) -> Sought:
 def _look(state: PoolState, lacking: list[Server], now: float, is_new: bool) -> Step:
     """On fresh readings, which are asked for once."""
     assert state.sought is not None
-    wish = Waiting(NOBODY, lacking[0].model, -inf, inf, Want.LOADED)
+    wish = Waiter(NOBODY, lacking[0].model, -inf, inf, Awaited.LOADED)
     if not readings.are_fresh(state, wish, now):
         return readings.ask(state, wish, now) if is_new else (state, [])
     room, effects = books(state).at_a_glance(), list[Effect]()
@@ -142,9 +142,9 @@ def _look(state: PoolState, lacking: list[Server], now: float, is_new: bool) -> 
 def _placed(state: PoolState, first: Server, now: float) -> Step:
     """A server is started if there is a place that is free; what was found is told either way."""
     model, plan = first.model, state.plans[first.id]
-    wish = Waiting(NOBODY, model, now, inf, Want.LOADED, plan)
-    asked = _alike(asked_with_lessons(state, wish).but(lacked(first)), first.placement)
-    found = _found(state, asked, first, now)
+    wish = Waiter(NOBODY, model, now, inf, Awaited.LOADED, plan)
+    request = _alike(request_with_lessons(state, wish).but(lacked(first)), first.placement)
+    found = _found(state, request, first, now)
     which = f"server {len(state.servers_of(model.name)) + 1} of {model.replicas.max}"
     place = _place(found, first)
     if place is None:
@@ -157,16 +157,16 @@ def _placed(state: PoolState, first: Server, now: float) -> Step:
     return state, [Decided(model.name, replace(found, reason=f"{which}: {found.reason}"), ()), *effects]
 
 
-def _found(state: PoolState, asked: Asked, first: Server, now: float) -> Decision:
+def _found(state: PoolState, request: PlacementRequest, first: Server, now: float) -> Decision:
     """By the rules for all, as if nobody could be stopped; beside its siblings only where no other GPUs have room:
     together they would be no faster there than one."""
     world = replace(bare_world(state, now), residents=())
     taken = {uuid for each in state.servers_of(first.model.name) for uuid in each.placement.uuids}
     if others := tuple(card for card in world.cards if card.uuid not in taken):
-        found = decide(asked, replace(world, cards=others))
+        found = decide(request, replace(world, cards=others))
         if _place(found, first):
             return found
-    return decide(asked, world)
+    return decide(request, world)
 
 
 def _place(found: Decision, first: Server) -> Placement | None:
@@ -175,10 +175,12 @@ def _place(found: Decision, first: Server) -> Placement | None:
     return place if place is not None and place.is_on_cpu == first.placement.is_on_cpu else None
 
 
-def _alike(asked: Asked, place: Placement) -> Asked:
+def _alike(request: PlacementRequest, place: Placement) -> PlacementRequest:
     """With the context and the layers on GPUs that the first one got: whichever of them answers makes no difference."""
     options = replace(
-        asked.options, ctx_size=place.ctx_size, n_gpu_layers=place.n_gpu_layers, n_cpu_moe=place.n_cpu_moe
+        request.options, ctx_size=place.ctx_size, n_gpu_layers=place.n_gpu_layers, n_cpu_moe=place.n_cpu_moe
     )
-    wishes = replace(asked.wishes, has_auto_context=False, cpu_moe=False, partial_offload=False, cpu_when_full=False)
-    return replace(asked, options=options, wishes=wishes)
+    constraints = replace(
+        request.constraints, has_auto_context=False, cpu_moe=False, partial_offload=False, cpu_when_full=False
+    )
+    return replace(request, options=options, constraints=constraints)

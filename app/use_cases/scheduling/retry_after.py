@@ -8,7 +8,7 @@ from app.use_cases.scheduling.demand import load_seconds
 from app.use_cases.scheduling.pool_state import PoolState
 
 
-def again_seconds(state: PoolState, model: Model, now: float) -> float | None:
+def retry_after_seconds(state: PoolState, model: Model, now: float) -> float | None:
     """From now; None where no load is in the way, and nothing is known of how long answers take."""
     server = state.server_of(model.name)
     if server is not None and server.is_up:

@@ -17,8 +17,7 @@ from app.entities.server import Server
 from app.use_cases.scheduling import readings, replicas
 from app.use_cases.scheduling.backoff import ended, holds
 from app.use_cases.scheduling.events import CountSlots, Done, Effect, Event, Grant, StopReason
-from app.use_cases.scheduling.eviction import due_at as room_due_at
-from app.use_cases.scheduling.eviction import make_room
+from app.use_cases.scheduling.eviction import eviction_due_at, make_room
 from app.use_cases.scheduling.idle import goes_at
 from app.use_cases.scheduling.load_balancing import chosen, with_one_more
 from app.use_cases.scheduling.pool_state import (
@@ -26,11 +25,11 @@ from app.use_cases.scheduling.pool_state import (
     READY,
     STARTING,
     STOPPING,
+    Awaited,
     Failure,
     PoolState,
     Step,
-    Waiting,
-    Want,
+    Waiter,
     changed,
     stop,
     turn_away,
@@ -39,7 +38,7 @@ from app.use_cases.scheduling.pool_state import (
 from app.use_cases.scheduling.rebook import correct_bookings
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.replicas import add_replicas
-from app.use_cases.scheduling.retry_after import again_seconds
+from app.use_cases.scheduling.retry_after import retry_after_seconds
 
 
 def step(state: PoolState, event: Event) -> Step:
@@ -81,8 +80,8 @@ def due_at(state: PoolState) -> float | None:
             times.append(server.check_at)
     if state.waiting:
         times += [each.give_up_at for each in state.waiting]
-        times += [*readings.due_at(state), *room_due_at(state)]
-    if state.crowded or state.sought or state.brakes:
+        times += [*readings.due_at(state), *eviction_due_at(state)]
+    if state.crowded or state.sought or state.backoffs:
         times += replicas.due_at(state)
     return min(times, default=None)
 
@@ -100,12 +99,12 @@ def _give_up(state: PoolState, now: float) -> Step:
     )
 
 
-def _what_was_missing(state: PoolState, waiting: Waiting) -> str:
+def _what_was_missing(state: PoolState, waiting: Waiter) -> str:
     name = waiting.model.name
     server = state.server_of(name)
-    if server is None or (server.state is STOPPING and waiting.want is not Want.UNLOADED):
+    if server is None or (server.state is STOPPING and waiting.awaited is not Awaited.UNLOADED):
         why = f"there was no room to load it (GET /decisions?model={name} says why)"
-    elif waiting.want is Want.UNLOADED:
+    elif waiting.awaited is Awaited.UNLOADED:
         why = "it still answers what it was asked"
     elif server.is_up:
         why = "all its slots were taken"
@@ -114,22 +113,24 @@ def _what_was_missing(state: PoolState, waiting: Waiting) -> str:
     return f"waited {waiting.give_up_at - waiting.since:g} s (scheduling.max_wait_seconds), and {why}"
 
 
-def _busy(state: PoolState, waiting: Waiting, reason: Reason, detail: str, now: float) -> Refusal:
-    return Refusal(reason, waiting.model.name, detail, again_seconds=again_seconds(state, waiting.model, now))
+def _busy(state: PoolState, waiting: Waiter, reason: Reason, detail: str, now: float) -> Refusal:
+    return Refusal(
+        reason, waiting.model.name, detail, retry_after_seconds=retry_after_seconds(state, waiting.model, now)
+    )
 
 
 def _hold_back(state: PoolState, now: float) -> Step:
     """Nobody waits for a server that would end as the last ones did, and nothing is started for it."""
-    if not state.brakes or not state.waiting:
+    if not state.backoffs or not state.waiting:
         return state, []
     refusals = {}
     for waiting in state.waiting:
-        brake = holds(state.brakes, waiting.model, now)
-        if brake and waiting.want is Want.SLOT and state.server_of(waiting.model.name) is None:
+        backoff = holds(state.backoffs, waiting.model, now)
+        if backoff and waiting.awaited is Awaited.SLOT and state.server_of(waiting.model.name) is None:
             failure = state.failures.get(waiting.model.name)
-            detail = f"it failed {brake.ends} times in a row, the last time so: {failure.detail if failure else ''}"
+            detail = f"it failed {backoff.ends} times in a row, the last time so: {failure.detail if failure else ''}"
             refusals[waiting.ticket] = Refusal(
-                Reason.LOAD_FAILED, waiting.model.name, detail, again_seconds=brake.until - now
+                Reason.LOAD_FAILED, waiting.model.name, detail, retry_after_seconds=backoff.until - now
             )
     return turn_away(state, refusals)
 
@@ -158,7 +159,7 @@ def _grant(state: PoolState, now: float) -> Step:
     known = state.conversations
     for waiting in state.waiting:
         ours = free.get(waiting.model.name)
-        if waiting.want is Want.SLOT and ours:
+        if waiting.awaited is Awaited.SLOT and ours:
             server = ours[0] if len(ours) == 1 else chosen(ours, waiting, known)
             if waiting.conversation is not None:
                 known = with_one_more(known, waiting, server)
@@ -185,14 +186,14 @@ def _tell_the_done(state: PoolState, now: float) -> Step:
     return replace(state, waiting=left) if done else state, [Done(ticket) for ticket in done]
 
 
-def _has_come_about(state: PoolState, waiting: Waiting) -> bool:
+def _has_come_about(state: PoolState, waiting: Waiter) -> bool:
     servers = state.servers_of(waiting.model.name)
-    match waiting.want:
-        case Want.LOADED:
+    match waiting.awaited:
+        case Awaited.LOADED:
             return any(server.state in (STARTING, READY) for server in servers)
-        case Want.UNLOADED:
+        case Awaited.UNLOADED:
             return not servers
-        case Want.SLOT:
+        case Awaited.SLOT:
             return False
 
 
@@ -222,7 +223,7 @@ def _stop_the_stalled(state: PoolState, now: float) -> Step:
     for server in state.servers:
         if server.state is STARTING and now >= server.progress_at + limit:
             detail = f"{server.model.name}: no progress for {limit:g} s while loading"
-            state = replace(state, brakes=ended(state.brakes, server, now))
+            state = replace(state, backoffs=ended(state.backoffs, server, now))
             if not state.has_another(server):
                 state, refusals = turn_away_model(state, Refusal(Reason.LOAD_TIMEOUT, server.model.name, detail))
                 state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})

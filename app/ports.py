@@ -1,0 +1,206 @@
+"""Ports: what the HTTP layer asks of the machine, and the values that cross the border.
+
+`app` may not import `workers`, so the routes know the pool, the catalogue and the rest by the protocols below. Each
+names the class that implements it; the composition root (workers/runtime.py) is type-checked against them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.entities.gpu import GpuSnapshot
+from app.entities.key import ApiKey
+from app.entities.model import Model
+from app.use_cases.reporting.decisions import Explained
+from app.use_cases.scheduling.events import Ending
+from app.use_cases.scheduling.pool_state import PoolState
+
+# --- models and what is known of them ------------------------------------------------------------------
+
+
+class ModelCatalog(Protocol):
+    """Models by name (workers.catalog.catalog.Catalog)."""
+
+    @property
+    def knows_replicas(self) -> bool:
+        """Whether any model may have several servers."""
+
+    def find(self, name: str) -> Model:
+        """The model of that name or alias. Raises ModelNotFound."""
+
+    def models(self) -> list[Model]:
+        """All of them, by name."""
+
+    def servable(self, model: Model) -> Model:
+        """The model, its header checked. Raises InvalidModelFile."""
+
+    def has_replicas(self, names: Sequence[str]) -> bool:
+        """Whether every one of these models may have several servers."""
+
+    def reload(self) -> None:
+        """Scan the folders again."""
+
+
+class Snapshots(Protocol):
+    """The published state, each part frozen (workers.telemetry.store.StateStore). Read it without a lock."""
+
+    @property
+    def pool(self) -> PoolState: ...
+    @property
+    def gpus(self) -> GpuSnapshot: ...
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """Why the pinned models do not fit together; empty if they do."""
+
+    @property
+    def decisions(self) -> tuple[Explained, ...]:
+        """The last ones, newest last."""
+
+
+# --- clients -------------------------------------------------------------------------------------------
+
+
+class WatchedClient(Protocol):
+    """The client of one request (workers.clients.client_watch.ClientWatch)."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client is known to have disconnected; never False again."""
+
+    def begin(self) -> None:
+        """Watch from here on: what follows may take a while."""
+
+    def on_disconnect(self, action: Callable[[], None] | None) -> None:
+        """Call `action`, from any thread, when the client disconnects. None: nothing is left to undo."""
+
+    def close(self) -> None:
+        """Stop watching. Must come before the socket is closed."""
+
+
+class Clients(Protocol):
+    """Watches the sockets of clients (workers.clients.client_watch.ClientWatcher)."""
+
+    def watch(self, client: socket.socket | None) -> WatchedClient:
+        """A watch for the length of one request. None: there is no socket, and the client never disconnects."""
+
+
+class Admission(Protocol):
+    """The limit on concurrent inference requests (workers.clients.admission.AdmissionLimit)."""
+
+    def enter(self) -> bool:
+        """Take a place; False if none is free. Never waits."""
+
+    def leave(self) -> None:
+        """Give the place back."""
+
+
+class RateLimits(Protocol):
+    """Requests per minute of each key (workers.clients.admission.KeyRateLimits)."""
+
+    def take(self, key: ApiKey) -> float:
+        """Count one request: 0.0 if it is allowed, else the seconds until the next one is."""
+
+
+# --- servers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a llama-server answers, and the API key it requires."""
+
+    server: int
+    model: str
+    port: int
+    api_key: str
+    context_tokens: int = 0  # that one request may use; 0: as many as the model was trained with
+    device: str = "cpu"  # "cuda:0,1": its GPUs, by NVML index
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One request's slot on a server, until its SlotRequest ends."""
+
+    address: Address
+    waited_seconds: float
+
+
+class SlotRequest(Protocol):
+    """One request's wait for a slot, then its slot (workers.pool.pool.PendingLease)."""
+
+    def wait(self, seconds: float | None = None) -> Lease | None:
+        """The slot; None if there was none within `seconds`. Raises the ProxyError of a rejected request."""
+
+    def end(self, ending: Ending, keep_seconds: float | None = None) -> None:
+        """Cancel the wait or release the slot. `keep_seconds`: how long the model stays loaded after this answer."""
+
+
+class ServerPool(Protocol):
+    """The llama-servers and their scheduler (workers.pool.pool.Pool)."""
+
+    def acquire(
+        self,
+        model: Model,
+        max_wait_seconds: float,
+        client: WatchedClient,
+        context_tokens: int | None = None,
+        conversation: int | None = None,
+    ) -> SlotRequest:
+        """Request a slot, which loads the model if necessary. Raises the ProxyError that makes waiting pointless."""
+
+    def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
+        """Load the model; returns once its llama-server is starting. Raises the ProxyError of a rejected load."""
+
+    def unload(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
+        """Unload the model after its running requests; returns once its processes have ended."""
+
+    def address(self, model: Model) -> Address | None:
+        """Where the model answers now; None if it is not loaded. Takes no slot."""
+
+
+# --- the request to a server and its answer ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens of one answer, as the engine counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+# --- telemetry -----------------------------------------------------------------------------------------
+
+
+class RequestLog(Protocol):
+    """One log line for each inference request (workers.telemetry.access_log.AccessLog)."""
+
+    def note(
+        self,
+        status: int,
+        path: str,
+        model: str,
+        asked: str,
+        seconds: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        request_id: str,
+    ) -> None:
+        """`asked`: the model's name as the client wrote it."""
+
+
+class Metrics(Protocol):
+    """What /metrics shows (workers.telemetry.gauges.Gauges)."""
+
+    def first_byte(self, model: str, seconds: float, waited_seconds: float) -> None:
+        """The engine's answer has begun, so long after the request arrived, of which it waited for a slot."""
+
+    def answered(
+        self, endpoint: str, model: str, code: int, seconds: float, prompt_tokens: int, completion_tokens: int
+    ) -> None:
+        """An inference request has ended."""
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The page in the format of an Accept header, and its content type."""

@@ -1,0 +1,165 @@
+"""The main loop by itself, with a handler of its own: connections between two requests, and what ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from tests.helpers.service import wait_for
+from workers.gunicorn_worker.loop import ConnectionLoop
+from workers.gunicorn_worker.receiving import ClientConnection, Phase
+from workers.gunicorn_worker.request_handler import After
+from workers.gunicorn_worker.timeouts import WorkerTimeouts
+
+GET = b"GET / HTTP/1.1\r\n\r\n"
+
+
+class Echo:
+    """A handler that answers each request with its head, and does with the connection what `after` says."""
+
+    def __init__(self) -> None:
+        self.after = After.KEEP
+        self.served: list[ClientConnection] = []
+        self.before_keeping: Callable[[ClientConnection], None] = lambda connection: None
+
+    def handle(self, connection: ClientConnection) -> After:
+        head, _, rest = connection.take_received().partition(b"\r\n\r\n")
+        connection.received += rest
+        self.served.append(connection)
+        connection.sock.sendall(head)
+        self.before_keeping(connection)
+        return self.after
+
+
+class Running:
+    """A loop on a thread, and the connections it has open."""
+
+    def __init__(self, keepalive: float = 30.0, worker_connections: int = 8) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        cfg = SimpleNamespace(keepalive=keepalive, worker_connections=worker_connections, threads=2)
+        self.loop = ConnectionLoop([self.listener], cfg, WorkerTimeouts(receive_timeout_seconds=5.0))
+        self.handler = Echo()
+        self.thread = threading.Thread(target=self.loop.run, args=(self.handler, lambda: None))
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.listener.getsockname(), timeout=5)
+
+    def ask(self, client: socket.socket, request: bytes = GET) -> ClientConnection:
+        """The connection that the request came on, in the loop's eyes."""
+        client.sendall(request)
+        assert client.recv(1000) == request.strip()
+        return self.handler.served[-1]
+
+
+@contextlib.contextmanager
+def running(**settings: float) -> Iterator[Running]:
+    made = Running(**settings)  # type: ignore[arg-type]
+    made.thread.start()
+    try:
+        yield made
+    finally:
+        made.loop.stop()
+        made.thread.join(5)
+        made.listener.close()
+    assert not made.thread.is_alive()
+
+
+@pytest.fixture
+def service() -> Iterator[Running]:
+    with running() as made:
+        yield made
+
+
+def test_a_connection_is_taken_once_its_next_request_begins(service: Running):
+    with service.connect() as client:
+        connection = service.ask(client)
+        wait_for(lambda: connection.phase is Phase.IDLE, 5)
+        client.sendall(GET[:5])
+        wait_for(lambda: connection.phase is Phase.HEAD, 5)
+        client.sendall(GET[5:])
+        assert client.recv(1000) == GET.strip()
+        assert service.handler.served == [connection, connection]
+
+
+def test_it_can_be_kept_again_also_if_bytes_came_meanwhile(service: Running):
+    """A client may send its next request before it has the answer to this one."""
+    service.handler.before_keeping = lambda connection: client.sendall(GET) if len(service.handler.served) < 4 else None
+    with service.connect() as client:
+        client.sendall(GET)
+        received = b""
+        while len(received) < 4 * len(GET.strip()):
+            received += client.recv(1000)
+    assert len(service.handler.served) == 4
+
+
+def test_an_idle_connection_is_closed_once_its_time_is_over():
+    with running(keepalive=0.2) as service, service.connect() as client:
+        service.ask(client)
+        assert client.recv(1) == b""
+
+
+def test_the_youngest_idle_connection_outlives_the_oldest(service: Running):
+    with service.connect() as old, service.connect() as young:
+        old_one, young_one = service.ask(old), service.ask(young)
+        wait_for(lambda: young_one.phase is Phase.IDLE, 5)
+        old_one.deadline = 0.0
+        assert old.recv(1) == b""
+        assert service.ask(young) is young_one
+
+
+def test_a_descriptor_that_is_used_again_is_another_connection(service: Running):
+    numbers = []
+    for _ in range(3):
+        with service.connect() as client:
+            connection = service.ask(client)
+            numbers.append(connection.sock.fileno())
+        wait_for(lambda sock=connection.sock: sock.fileno() == -1, 5)
+    assert len(set(numbers)) == 1, "the kernel gives the lowest"
+    assert len(set(map(id, service.handler.served))) == 3
+
+
+def test_no_more_connections_are_kept_than_leave_one_for_each_thread():
+    with running(worker_connections=5) as service, contextlib.ExitStack() as stack:  # 5 less 2 threads
+        for count in range(1, 5):
+            service.ask(stack.enter_context(service.connect()))
+            assert service.loop.keeps_connections() == (count <= 3)
+
+
+def test_connections_beyond_the_limit_wait_until_one_is_closed():
+    with running(worker_connections=3) as service, contextlib.ExitStack() as stack:
+        first = stack.enter_context(service.connect())
+        for client in (first, *(stack.enter_context(service.connect()) for _ in range(2))):
+            service.ask(client)
+        waiting = stack.enter_context(service.connect())
+        waiting.sendall(GET)
+        waiting.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            waiting.recv(1)
+        first.close()
+        waiting.settimeout(5)
+        assert waiting.recv(1000) == GET.strip()
+
+
+def test_an_answer_that_was_cut_ends_in_a_reset(service: Running):
+    service.handler.after = After.RESET
+    with service.connect() as client:
+        client.sendall(GET)
+        with pytest.raises(ConnectionResetError):
+            while client.recv(1000):
+                pass
+
+
+def test_a_client_reads_the_whole_answer_before_its_connection_is_closed(service: Running):
+    """Closed at once, the bytes that nobody read would reset the connection."""
+    service.handler.after = After.CLOSE
+    with service.connect() as client:
+        client.sendall(GET + b"x" * 200_000)
+        received = b""
+        while data := client.recv(1000):
+            received += data
+    assert received == GET.strip()

@@ -1,0 +1,62 @@
+"""Acceptor: the listening sockets, and when new connections are taken from them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import select
+import socket
+import struct
+import time
+from collections.abc import Sequence
+
+from workers.gunicorn_worker.receiving import ClientConnection
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 0.5
+
+
+class Acceptor:
+    """The listeners in the loop's epoll set; the main thread's alone."""
+
+    def __init__(self, listeners: Sequence[socket.socket], epoll: select.epoll, send_timeout_seconds: float) -> None:
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._epoll = epoll
+        self._send_timeout = struct.pack("ll", math.ceil(send_timeout_seconds), 0)
+        self._is_watching = False
+        self._paused_until = 0.0
+
+    def watch(self, has_room: bool) -> None:
+        """Accept where there is room for a connection; the others wait in the kernel's backlog."""
+        wanted = has_room and time.monotonic() >= self._paused_until
+        if wanted == self._is_watching:
+            return
+        self._is_watching = wanted
+        for listener in self._listeners.values():
+            if wanted:
+                listener.setblocking(False)
+                self._epoll.register(listener, select.EPOLLIN)
+            else:
+                self._epoll.unregister(listener)
+
+    def accept(self, fd: int) -> ClientConnection | None:
+        """A new connection of this listener; None if there is none after all, or none can be had now."""
+        listener = self._listeners[fd]
+        try:
+            sock, client = listener.accept()
+        except OSError as error:
+            self._pause(error)
+            return None
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, self._send_timeout)
+        return ClientConnection(sock, client, listener.getsockname())
+
+    def _pause(self, error: OSError) -> None:
+        if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
+            return
+        # Out of file descriptors, mostly: streams go on, and end some time.
+        log.warning("cannot accept for %.1f s: %s", PAUSE_SECONDS, error)
+        self._paused_until = time.monotonic() + PAUSE_SECONDS
+        self.watch(has_room=False)

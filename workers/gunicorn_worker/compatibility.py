@@ -1,0 +1,80 @@
+"""What we rely on of gunicorn, name by name; test_compatibility.py holds it against our source and gunicorn's.
+
+`make test-gunicorn-minor` runs the worker's tests on the minor release that is not pinned.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import gunicorn
+
+log = logging.getLogger(__name__)
+
+TESTED = ((26, 2), (27, 0))  # minor releases; on others answers go through gunicorn's own framing
+
+# By module. `workers/serve.py` imports the application's base class.
+IMPORTED = {
+    "gunicorn": {"version_info"},
+    "gunicorn.app.base": {"BaseApplication"},
+    "gunicorn.config": {"Config"},
+    "gunicorn.errors": {"AppImportError"},
+    "gunicorn.glogging": {"Logger"},
+    "gunicorn.http": {"Request"},
+    "gunicorn.http.errors": {
+        "ExpectationFailed",
+        "LimitRequestHeaders",
+        "LimitRequestLine",
+        "NoMoreData",
+        "ParseException",
+        "UnsupportedTransferCoding",
+    },
+    "gunicorn.http.unreader": {"Unreader"},
+    "gunicorn.http.wsgi": {"Response"},
+    "gunicorn.workers.base": {"Worker"},
+}
+# By class: what we override of it.
+OVERRIDDEN = {
+    "Worker": {"init_process", "init_signals", "load_wsgi", "run"},
+    "Unreader": {"chunk"},
+    "Logger": {"error_fmt", "datefmt"},
+    "BaseApplication": {"load_config"},
+    "Arbiter": {"handle_hup", "handle_int", "handle_quit", "handle_ttin", "handle_ttou", "handle_usr2"},
+}
+# By class: what we read, call or set. Settings of a Config are documented one by one.
+USED = {
+    "Arbiter": {"WORKERS", "handle_term", "kill_workers", "log", "pid", "signal"},
+    "Worker": {"app", "booted", "cfg", "log", "notify", "pid", "ppid", "sockets"},
+    "Unreader": {"buf", "unread"},
+    "Request": {"body", "force_close", "headers", "method", "path", "query", "uri", "version"},
+    "Body": {"reader"},
+    "Response": {
+        "chunked",
+        "close",
+        "default_headers",
+        "force_close",
+        "headers",
+        "headers_sent",
+        "req",
+        "response_length",
+        "sent",
+        "should_close",
+        "start_response",
+        "status",
+        "status_code",
+        "write",
+    },
+    "BaseApplication": {"cfg", "run"},
+}
+
+
+def warn_if_untested() -> None:
+    """Say once what an untested release costs."""
+    if gunicorn.version_info[:2] not in TESTED:
+        found = ".".join(map(str, gunicorn.version_info))
+        tested = " and ".join(f"{major}.{minor}" for major, minor in TESTED)
+        log.warning(
+            "gunicorn %s found, tested with %s: answers take the slower WSGI path, which costs about twice the CPU "
+            "time per streamed token and delays first tokens among hundreds of streams; install a tested release",
+            *(found, tested),
+        )

@@ -1,0 +1,250 @@
+"""ConnectionLoop: accepts connections, reads heads, closes connections; requests are answered on a pool of threads.
+
+The rule: a request takes a thread only once its head is complete. What comes before that and after the answer is the
+main loop's, which never blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from gunicorn.config import Config
+
+from app.errors import Overloaded, ProxyError, RequestTimeout
+from workers.gunicorn_worker.accepting import Acceptor
+from workers.gunicorn_worker.error_answers import send_error
+from workers.gunicorn_worker.receiving import ClientConnection, Head, Phase
+from workers.gunicorn_worker.request_handler import After, RequestHandler
+from workers.gunicorn_worker.timeouts import WorkerTimeouts
+
+log = logging.getLogger(__name__)
+
+LINGER_SECONDS = 2.0
+STOPPING_LINGER_SECONDS = 0.2  # in place of it, and for a request just being sent on an idle connection
+LAST_WAIT_SECONDS = 2.0  # when stopping: for clients that still do not read
+MAX_SWEEP_SECONDS = 1.0  # between two sweeps, and so between two signs of life for the arbiter
+MIN_SWEEP_SECONDS = 0.05
+HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
+MAX_WAITING_HEALTH_CHECKS = 32
+ONCE = select.EPOLLIN | select.EPOLLONESHOT
+
+
+class ConnectionLoop:
+    """The main loop. The main thread runs it; `begin_drain`, `stop` and `keeps_connections` are any thread's."""
+
+    def __init__(self, listeners: Sequence[socket.socket], cfg: Config, timeouts: WorkerTimeouts) -> None:
+        self._timeouts = timeouts
+        self._keepalive_seconds = cfg.keepalive
+        self._max_connections = cfg.worker_connections
+        self._max_kept = cfg.worker_connections - cfg.threads
+        self._threads = threading.BoundedSemaphore(cfg.threads)
+        self._health_checks = threading.BoundedSemaphore(MAX_WAITING_HEALTH_CHECKS)
+        self._pool = ThreadPoolExecutor(cfg.threads, thread_name_prefix="request")
+        self._pool.submit(bool)  # one thread at least is there, whatever can be had later
+        self._epoll = select.epoll()
+        self._acceptor = Acceptor(listeners, self._epoll, timeouts.send_timeout_seconds)
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = queue.SimpleQueue()  # pool threads put
+        self._is_draining = False  # written by `begin_drain` alone
+        self._is_stopping = False  # written by `stop` alone
+        # The main thread alone writes the rest.
+        self._connections: dict[int, ClientConnection] = {}  # the open ones, by file descriptor
+        self._sweep_at = 0.0
+        self._overload_logged_at = 0.0
+
+    def begin_drain(self) -> None:
+        """From now on every answer says `Connection: close`. Safe in a signal handler."""
+        self._is_draining = True
+
+    def stop(self) -> None:
+        """Make `run` return soon."""
+        self._is_stopping = True
+        os.eventfd_write(self._wakeup, 1)
+
+    def keeps_connections(self) -> bool:
+        """Whether a connection may be kept after its present request."""
+        # Idle ones may not use up the connections that there may be: each thread finds a client.
+        return not self._is_draining and len(self._connections) <= self._max_kept
+
+    def run(self, handler: RequestHandler, notify: Callable[[], None]) -> None:
+        """Serve until `stop`; calls `notify` at least once a second."""
+        self._handler = handler
+        self._notify = notify
+        self._epoll.register(self._wakeup, select.EPOLLIN)
+        while not self._is_stopping:
+            self._acceptor.watch(has_room=len(self._connections) < self._max_connections)
+            self._run_once()
+        self._finish()
+
+    def _finish(self) -> None:
+        """Close the connections that no thread serves soon, and wait a little for the others."""
+        self._acceptor.watch(has_room=False)
+        now = time.monotonic()
+        for conn in [each for each in self._connections.values() if each.phase is not Phase.SERVED]:
+            conn.deadline = min(conn.deadline, now + STOPPING_LINGER_SECONDS)
+        self._sweep_at = now
+        while self._connections and time.monotonic() < now + LAST_WAIT_SECONDS:
+            self._run_once()
+        self._pool.shutdown(wait=False)
+
+    def _run_once(self) -> None:
+        for fd, _ in self._epoll.poll(max(0.0, self._sweep_at - time.monotonic())):
+            if (conn := self._connections.get(fd)) is not None:
+                self._on_readable(conn)
+            elif fd == self._wakeup:
+                self._take_back()
+            elif (conn := self._acceptor.accept(fd)) is not None:
+                self._connections[conn.sock.fileno()] = conn
+                self._await_head(conn)  # what it has sent is usually there already
+        if time.monotonic() >= self._sweep_at:
+            self._sweep()
+
+    def _on_readable(self, conn: ClientConnection) -> None:
+        match conn.phase:
+            case Phase.HEAD:
+                self._read_head(conn)
+            case Phase.IDLE:
+                self._await_head(conn)
+            case Phase.LINGERING:
+                self._discard(conn)
+
+    def _enter(self, conn: ClientConnection, phase: Phase, timeout_seconds: float) -> None:
+        conn.phase = phase
+        conn.deadline = time.monotonic() + timeout_seconds
+        self._sweep_at = min(self._sweep_at, conn.deadline)
+
+    def _watch(self, conn: ClientConnection) -> None:
+        """Have the loop see the connection's next bytes, once. Any thread may call it: epoll sets can be shared."""
+        arm = self._epoll.modify if conn.is_watched else self._epoll.register
+        conn.is_watched = True
+        arm(conn.sock, ONCE)
+
+    def _await_head(self, conn: ClientConnection) -> None:
+        self._enter(conn, Phase.HEAD, self._timeouts.receive_timeout_seconds)
+        self._read_head(conn)
+
+    def _read_head(self, conn: ClientConnection) -> None:
+        try:
+            head = conn.read_head()
+        except ProxyError as problem:
+            self._refuse(conn, problem)
+            return
+        match head:
+            case Head.COMPLETE:
+                self._submit(conn)
+            case Head.CLOSED:
+                self._close(conn)
+            case Head.PARTIAL:
+                self._watch(conn)
+
+    def _submit(self, conn: ClientConnection) -> None:
+        permit = self._admit(conn)
+        if permit is None:
+            self._refuse(conn, Overloaded("every request thread is busy"))
+            return
+        conn.phase, conn.deadline = Phase.SERVED, math.inf
+        try:
+            self._pool.submit(self._serve, conn, permit)
+        except RuntimeError as error:
+            # No new thread can be had. The request is in the pool's queue all the same: the next free thread takes it.
+            self._log_seldom("request waits for a thread: %s", error)
+
+    def _admit(self, conn: ClientConnection) -> threading.Semaphore | None:
+        """What the request holds until it is answered; None: it is refused.
+
+        A few health checks may wait for a thread: threads that refuse others are free again at once, and those that
+        wait for models leave a reserve.
+        """
+        if self._threads.acquire(blocking=False):
+            return self._threads
+        if conn.received.startswith(HEALTH) and self._health_checks.acquire(blocking=False):
+            return self._health_checks
+        return None
+
+    def _serve(self, conn: ClientConnection, permit: threading.Semaphore) -> None:
+        """On a pool thread: answer the request and give the connection back."""
+        after = After.RESET
+        try:
+            after = self._handler.handle(conn)
+        except Exception:
+            log.exception("request failed")
+        finally:
+            permit.release()  # here, so that the count is exact even while the main loop is behind
+            self._give_back(conn, after)
+
+    def _give_back(self, conn: ClientConnection, after: After) -> None:
+        if after is After.KEEP and not conn.received and not self._is_stopping:
+            conn.deadline = time.monotonic() + self._keepalive_seconds
+            conn.phase = Phase.IDLE  # from here on it is the main loop's
+            self._watch(conn)
+        else:
+            self._served.put((conn, after))
+            os.eventfd_write(self._wakeup, 1)
+
+    def _take_back(self) -> None:
+        os.eventfd_read(self._wakeup)
+        while not self._served.empty():
+            conn, after = self._served.get()
+            if after is After.RESET:
+                conn.reset_on_close()
+                self._close(conn)
+            elif after is After.CLOSE:
+                self._linger(conn)
+            elif conn.received:
+                self._await_head(conn)
+            else:
+                self._enter(conn, Phase.IDLE, STOPPING_LINGER_SECONDS)
+                self._watch(conn)
+
+    def _refuse(self, conn: ClientConnection, problem: ProxyError) -> None:
+        write = self._log_seldom if isinstance(problem, Overloaded) else log.info
+        write("refused status=%d client=%s reason=%r", problem.status, conn.client, str(problem))
+        send_error(conn.sock, problem)
+        self._linger(conn)
+
+    def _log_seldom(self, text: str, *values: object) -> None:
+        # At most one line a second: overload is when the main loop has no time to write more.
+        if time.monotonic() - self._overload_logged_at >= 1.0:
+            self._overload_logged_at = time.monotonic()
+            log.info(text, *values)
+
+    def _linger(self, conn: ClientConnection) -> None:
+        """Close after the client has: closing over unread bytes resets the connection and can destroy the answer."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(conn)
+            return
+        self._enter(conn, Phase.LINGERING, STOPPING_LINGER_SECONDS if self._is_stopping else LINGER_SECONDS)
+        self._watch(conn)
+
+    def _discard(self, conn: ClientConnection) -> None:
+        if conn.discard():
+            self._watch(conn)
+        else:
+            self._close(conn)
+
+    def _close(self, conn: ClientConnection) -> None:
+        del self._connections[conn.sock.fileno()]
+        conn.sock.close()
+
+    def _sweep(self) -> None:
+        """Give a sign of life, and end the connections whose deadline is over."""
+        self._notify()
+        now = time.monotonic()
+        for conn in [each for each in self._connections.values() if each.deadline <= now]:
+            if conn.phase is Phase.HEAD and conn.received:
+                self._refuse(conn, RequestTimeout("the request's headers were not received in time"))
+            else:
+                self._close(conn)
+        first = min((conn.deadline for conn in self._connections.values()), default=math.inf)
+        self._sweep_at = now + min(max(first - now, MIN_SWEEP_SECONDS), MAX_SWEEP_SECONDS)

@@ -1,0 +1,182 @@
+"""RequestHandler: one request on a pool thread, from its complete head to the end of its answer.
+
+gunicorn parses the head and frames the answer; the environ is PEP 3333's, with the client's socket beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from gunicorn.config import Config
+from gunicorn.http import Request
+from gunicorn.http.errors import UnsupportedTransferCoding
+from gunicorn.http.wsgi import Response
+
+from app.errors import ProxyError
+from app.services import DIRECT, END
+from workers.gunicorn_worker.client_socket import direct_answer
+from workers.gunicorn_worker.error_answers import application_error, request_error, send_error
+from workers.gunicorn_worker.receiving import BodyFailed, BodyReader, ClientConnection, PacedUnreader
+from workers.gunicorn_worker.timeouts import WorkerTimeouts
+
+log = logging.getLogger(__name__)
+
+_CLIENT_DISCONNECTED = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+
+
+class After(enum.Enum):
+    """What becomes of a connection after a request."""
+
+    KEEP = enum.auto()
+    CLOSE = enum.auto()
+    RESET = enum.auto()  # an answer was cut: its client must not take the connection's end for the answer's
+
+
+class RequestHandler:
+    """Answers requests by a WSGI application; has no state of its own. `keeps_connections`: whether one just read may
+    have another behind it."""
+
+    def __init__(
+        self,
+        application: Callable[..., Iterable[bytes]],
+        cfg: Config,
+        timeouts: WorkerTimeouts,
+        keeps_connections: Callable[[], bool],
+    ) -> None:
+        self._application = application
+        self._cfg = cfg
+        self._timeouts = timeouts
+        self._keeps_connections = keeps_connections
+
+    def handle(self, connection: ClientConnection) -> After:
+        """Answer the request whose head was received."""
+        unreader = PacedUnreader(connection, self._timeouts.receive_timeout_seconds)
+        try:
+            request = parse(unreader, connection, self._cfg)
+        except Exception as error:
+            return self._refuse(connection, request_error(error), error)
+        body = request.body.reader = BodyReader(request, unreader, connection.sock)
+        after = self._answer(request, body, connection)
+        if after is After.KEEP and not body.discard():
+            return After.CLOSE
+        connection.received += unreader.take_rest()
+        return after
+
+    def _answer(self, request: Request, body: BodyReader, connection: ClientConnection) -> After:
+        response = Response(request, connection.sock, self._cfg)
+        if not self._keeps_connections():
+            response.force_close()
+        try:
+            self._respond(wsgi_environ(request, connection), response, body)
+        except BodyFailed as failure:
+            return self._after_failed_body(failure.__cause__, response, connection)
+        except OSError as error:
+            return self._after_cut(error, connection)
+        except Exception as error:
+            if not response.headers_sent:
+                return self._refuse(connection, application_error(error), error, request.path)
+            log.exception("answer failed path=%s", request.path)
+            return After.CLOSE
+        return After.CLOSE if response.should_close() else After.KEEP
+
+    def _respond(self, environ: dict[str, Any], response: Response, body: BodyReader) -> None:
+        environ[DIRECT] = direct_answer(environ, response.start_response)
+        try:
+            chunks = self._application(environ, response.start_response)
+        except BaseException:
+            # An answer that could not even begin (gunicorn refuses a header, say) gives back what it holds.
+            if (end := environ.get(END)) is not None:
+                end(500)
+            raise
+        with contextlib.ExitStack() as stack:
+            if (close := getattr(chunks, "close", None)) is not None:
+                stack.callback(close)
+            if body.failure is not None:  # whatever the application made of it
+                raise body.failure
+            for chunk in chunks:
+                response.write(chunk)
+            response.close()
+
+    def _after_failed_body(
+        self, cause: BaseException | None, response: Response, connection: ClientConnection
+    ) -> After:
+        # A client that reset the connection is not there to be told.
+        is_reset = isinstance(cause, OSError) and cause.errno is not None
+        if response.headers_sent or is_reset:
+            return After.CLOSE
+        return self._refuse(connection, request_error(cause), cause)
+
+    def _after_cut(self, error: OSError, connection: ClientConnection) -> After:
+        if isinstance(error, BlockingIOError):  # SO_SNDTIMEO
+            seconds = self._timeouts.send_timeout_seconds
+            log.info("client=%s read nothing for %g s", connection.client, seconds)
+        elif error.errno not in _CLIENT_DISCONNECTED:
+            log.error("a client's socket failed", exc_info=error)
+        return After.RESET
+
+    def _refuse(
+        self, connection: ClientConnection, problem: ProxyError, error: BaseException | None, path: str | None = None
+    ) -> After:
+        if problem.status == 500:
+            log.error("request failed path=%s", path, exc_info=error)
+        else:
+            log.info("refused status=%d client=%s reason=%r", problem.status, connection.client, str(problem))
+        send_error(connection.sock, problem)
+        return After.CLOSE
+
+
+def parse(unreader: PacedUnreader, connection: ClientConnection, cfg: Config) -> Request:
+    """The request whose head was received. Raises gunicorn's ParseException."""
+    request = Request(cfg, unreader, connection.client)
+    if any(name == "TRANSFER-ENCODING" and value.lower() != "chunked" for name, value in request.headers):
+        raise UnsupportedTransferCoding("`chunked` is the only supported transfer coding")
+    options = (value.lower() for name, value in request.headers if name == "CONNECTION")
+    says_close = "close" in {each.strip(" \t") for value in options for each in value.split(",")}
+    # gunicorn looks for `close` in the first such header only. What follows a CONNECT is no HTTP (RFC 9931, 8).
+    if says_close or request.method == "CONNECT":
+        request.force_close()
+    return request
+
+
+def wsgi_environ(request: Request, connection: ClientConnection) -> dict[str, Any]:
+    """PEP 3333's environ of a request."""
+    return {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(request.path).decode("latin-1"),
+        "QUERY_STRING": request.query,
+        "RAW_URI": request.uri,
+        "SERVER_NAME": connection.server[0],
+        "SERVER_PORT": str(connection.server[1]),
+        "SERVER_PROTOCOL": "HTTP/{}.{}".format(*request.version),
+        "REMOTE_ADDR": connection.client[0],
+        "REMOTE_PORT": str(connection.client[1]),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": request.body,
+        "wsgi.input_terminated": True,  # it ends with the body, also without Content-Length
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        "gunicorn.socket": connection.sock,
+        **_header_variables(request.headers),
+    }
+
+
+def _header_variables(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Names arrive in upper case; the parser drops those with an underscore, which would look like others here."""
+    variables: dict[str, str] = {}
+    for name, value in headers:
+        key = name.replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = f"HTTP_{key}"
+        variables[key] = f"{variables[key]},{value}" if key in variables else value
+    return variables

@@ -1,0 +1,127 @@
+"""ServiceControl: reload, drain and exit, as signals ask for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from workers.gunicorn_worker.arbiter import STOP_SIGNALS, StopSignals
+from workers.gunicorn_worker.loop import ConnectionLoop
+from workers.gunicorn_worker.timeouts import WorkerTimeouts
+
+log = logging.getLogger(__name__)
+
+KILL_SECONDS = 2.0
+
+
+class DrainableService(Protocol):
+    """What the worker asks of whatever runs behind the Flask application."""
+
+    def begin_drain(self) -> None: ...
+    def wait_drained(self, timeout: float) -> bool: ...
+    def close(self, timeout: float) -> None: ...
+    def kill(self) -> None: ...
+    def reload(self) -> None: ...
+
+
+class ServiceControl:
+    """The signal handlers only assign and put; the thread "signals" acts, and starts others for what takes a while."""
+
+    def __init__(self, loop: ConnectionLoop, timeouts: WorkerTimeouts) -> None:
+        self.service: DrainableService | None = None  # written once, by the main thread, when it is started
+        self._loop = loop
+        self._timeouts = timeouts
+        self._stop_signals = StopSignals()
+        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # the signal handlers put
+        self._reload_lock = threading.Lock()
+        self._closed = threading.Event()
+
+    def install_signal_handlers(self) -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGHUP, self._on_reload_signal)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        for number in (*STOP_SIGNALS, signal.SIGHUP):
+            signal.siginterrupt(number, False)
+        _start_thread("signals", self._run)
+
+    def _on_stop_signal(self, number: int, frame: Any) -> None:
+        match self._stop_signals.note(time.monotonic()):
+            case "first":
+                self._loop.begin_drain()
+                self._orders.put(partial(_start_thread, "drain", self._drain))
+            case "again":
+                self._orders.put(self._exit_now)
+
+    def _on_reload_signal(self, number: int, frame: Any) -> None:
+        self._orders.put(partial(_start_thread, "reload", self._reload))
+
+    def _run(self) -> None:
+        while True:
+            order = self._orders.get()
+            try:
+                order()
+            except Exception:  # no thread to be had, say: the next signal must still be heard
+                log.exception("signal not obeyed")
+
+    def _reload(self) -> None:
+        if self.service is None:
+            return
+        try:
+            with self._reload_lock:
+                self.service.reload()
+        except Exception:
+            log.exception("reload failed")
+
+    def _drain(self) -> None:
+        """Let the streams end and stop the children while requests are still answered; only then stop accepting."""
+        if self.service is None:
+            log.info("stopped while starting")
+            os._exit(0)
+        log.info("drain begins drain_seconds=%.1f", self._timeouts.drain_seconds)
+        try:
+            self.service.begin_drain()
+            is_drained = self.service.wait_drained(timeout=self._timeouts.drain_seconds)
+            log.info("drain ends drained=%s", is_drained)
+            self.service.close(timeout=self._timeouts.stop_seconds)
+            self._closed.set()
+        except Exception:
+            log.exception("drain failed")
+        self._loop.stop()
+
+    def _exit_now(self) -> None:
+        self._kill_service()
+        log.warning("second stop signal: exiting now")
+        os._exit(1)
+
+    def _kill_service(self) -> None:
+        # Whatever blocks below, even a log nobody reads, does not keep the process.
+        deadline = threading.Timer(KILL_SECONDS, os._exit, (1,))
+        deadline.daemon = True
+        deadline.start()
+        try:
+            if self.service is not None:
+                self.service.kill()
+        except Exception:
+            log.exception("kill failed")
+
+    def exit_process(self) -> None:
+        """End the process without joining the pool: a thread may be stuck in a dead client's socket for hours."""
+        if not self._closed.is_set():
+            self._kill_service()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0 if self._closed.is_set() else 1)
+
+
+def _start_thread(name: str, target: Callable[[], None]) -> None:
+    threading.Thread(target=target, name=name, daemon=True).start()
