@@ -52,7 +52,8 @@ GUNICORN_MINOR := 26.2.0
 MINOR := build/gunicorn-$(GUNICORN_MINOR)
 
 test-gunicorn-minor: $(MINOR)/installed
-	$(MINOR)/bin/python -m pytest -p no:cacheprovider -k '(not sends or socket) and not told' tests/gunicorn_worker \
+	$(MINOR)/bin/python -m pytest --dist worksteal -n $(TEST_PROCESSES) -p no:cacheprovider \
+	  -k '(not sends or socket) and not told' tests/gunicorn_worker \
 	  $(addprefix tests/service/test_service.py::test_,an_openai_client_gets_a_stream \
 	  a_connection_carries_one_request_after_another inference_leaves_a_reserve_of_threads)
 

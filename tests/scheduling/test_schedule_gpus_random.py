@@ -20,7 +20,7 @@ from tests.helpers.builders import GIB
 from tests.helpers.gpu_play import eight_layers
 from tests.scheduling.test_schedule_random import ARRIVALS, World
 
-HISTORIES = 20  # for each seed
+HISTORIES = 15  # for each seed
 LONGEST_SECONDS = ARRIVALS * 10
 
 

@@ -1,4 +1,4 @@
-"""What must hold in every history of the scheduler, asserted over a thousand random ones.
+"""What must hold in every history of the scheduler, asserted over hundreds of random ones.
 
 A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked
 and how far they are, processes crash, clients leave, wish that their model stays, order loads and unloads, strangers
@@ -40,7 +40,7 @@ FAILURES = {
     *(Reason.LOAD_FAILED, Reason.LOAD_TIMEOUT, Reason.SPAWN_FAILED),
     *(Reason.INSUFFICIENT_MEMORY, Reason.DOES_NOT_FIT, Reason.NO_GPU),
 }
-HISTORIES = 100  # for each seed
+HISTORIES = 60  # for each seed
 ARRIVALS = 40
 
 
