@@ -216,7 +216,7 @@ def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place
     play.loaded("a")
     play.post(ev.Acquire(50, a_model("a"), 0.5, 300.0, eight_layers()), ev.Unload(51, a_model("a"), 0.6, 300.0))
     assert play.wants("c", at=1.0) == []
-    assert "have answered" in play.decided[-1].decision.reason
+    assert "waiting for draining servers to finish: " in play.decided[-1].decision.reason
 
 
 def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
