@@ -217,7 +217,7 @@ def test_the_reason_is_what_is_really_short():
     found = decide(request(LARGE), World((card(0, 11, 12),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
     assert found.is_permanent and "on one GPU" in found.reason and "RAM" not in found.reason
     alone = decide(request(min_gpus=3), World((card(0, 20), card(1, 20))))
-    assert "min_gpus is 3, but only 2 are available for a split; usable: " in alone.reason
+    assert "min_gpus is 3, but only 2 are available for a split; usable at most: " in alone.reason
 
 
 def test_where_ram_is_short_the_numbers_are_those_of_ram():

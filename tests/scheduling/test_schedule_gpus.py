@@ -259,7 +259,7 @@ def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
     (refuse,) = play.wants("a")
     assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
     assert refuse.refusal.free_bytes == {"GPU-a": 4 * GIB}
-    assert "at most usable: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
+    assert "usable at most: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def layer_bytes(shape: ModelShape, options: ModelOptions) -> list[int]:
 
 
 def _layer_counts(sizes: Sequence[int], capacity: Sequence[int]) -> list[int] | None:
-    """Layers per GPU: proportional to the capacities if that fits, else filling each GPU in turn; None: neither fits."""
+    """Layers per GPU: proportional to the capacities if that fits, else filling each GPU in turn, else None."""
     layers = _proportional(sizes, capacity)
     if layers and all(size <= limit for size, limit in zip(_sums(sizes, layers), capacity, strict=True)):
         return layers

@@ -70,7 +70,7 @@ def pinned_problems(pinned: PinnedRequests, world: World) -> tuple[str, ...]:
 
 
 def auto_context_problems(pinned: PinnedRequests, world: World) -> tuple[str, ...]:
-    """A line for each pinned model that fits only if the others get short contexts: those loaded first take long ones."""
+    """A line for each pinned model that fits only if the others get short contexts: those loaded first take more."""
     return tuple(
         f"models.{name}.pin: it may not fit together with the other pinned models, because ctx_size auto takes the "
         "longest context that fits; set ctx_size for each of them"
