@@ -49,7 +49,7 @@ USE_CASES = {
 APP = {
     "app/entities": set(),
     "app/errors.py": {"app/entities"},
-    "app/settings": {"app/entities", "app/use_cases/access.py"},
+    "app/settings": {"app/entities", "app/use_cases/access.py", "app/use_cases/launch"},
     "app/ports.py": {"app/entities", "app/use_cases/reporting", "app/use_cases/scheduling"},
     "app/services.py": {"app/entities", "app/ports.py"},
     "app/routes": {

@@ -14,7 +14,7 @@ from app.entities.server import Server
 from app.settings.schema import Settings
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits
+from app.use_cases.scheduling.pool_state import SchedulingLimits
 from workers.engine.binary import EngineNotFound, engine_environment, find_engine, why_no_cuda
 from workers.folders import state_folder
 from workers.gpu.evidence import GpuHistory
@@ -23,7 +23,6 @@ from workers.gpu.poller import GpuPoller
 from workers.measurement.history import History
 from workers.pool.needs import EstimateSource
 from workers.pool.pool import Process
-from workers.server import affinity
 from workers.server.kept_cache import KeptCaches
 from workers.server.llama_server import Launcher
 from workers.server.orphans import PidRecords
@@ -32,12 +31,6 @@ from workers.server.slot_files import SlotFiles
 log = logging.getLogger(__name__)
 
 Spawn = Callable[[Server, Callable[[ev.Event], None]], Process]
-
-
-def cpu_errors(settings: Settings) -> list[str]:
-    """Why the service cannot be pinned to the configured CPU."""
-    cpu = settings.server.cpu
-    return [f"server.cpu: {why}"] if cpu is not None and (why := affinity.why_not(cpu)) else []
 
 
 def find_configured_engine(settings: Settings) -> tuple[EngineFacts | None, str]:
@@ -51,10 +44,10 @@ def find_configured_engine(settings: Settings) -> tuple[EngineFacts | None, str]
     return engine, ""
 
 
-def build_limits(settings: Settings, engine: EngineFacts | None) -> Limits:
+def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLimits:
     """What the scheduler goes by."""
     scheduling = settings.scheduling
-    return Limits(
+    return SchedulingLimits(
         max_waiting=scheduling.max_waiting,
         max_waiting_per_model=scheduling.max_waiting_per_model,
         max_loaded=scheduling.max_loaded,
@@ -62,14 +55,14 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> Limits:
         min_residency_seconds=scheduling.min_residency_seconds,
         ttl_seconds=scheduling.ttl_seconds,
         stall_timeout_seconds=scheduling.stall_timeout_seconds,
-        notice_in_silence_seconds=_notice_in_silence_seconds(engine),
+        silent_disconnect_notice_seconds=_silent_disconnect_notice_seconds(engine),
         gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
         cpu_fallback=settings.gpu.cpu_fallback,
     )
 
 
-def _notice_in_silence_seconds(engine: EngineFacts | None) -> float:
+def _silent_disconnect_notice_seconds(engine: EngineFacts | None) -> float:
     """llama-server checks once a second whether a connection was closed. The embedded engine (11549) never does while
     it works on other requests, but restarts quickly."""
     return 0.05 if engine is not None and engine.kind is EngineKind.EMBEDDED else 5.0

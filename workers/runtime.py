@@ -25,7 +25,6 @@ from workers.builders import (
     build_gpu_poller,
     build_limits,
     build_spawn,
-    cpu_errors,
     find_configured_engine,
     gpus_at_start,
 )
@@ -41,7 +40,6 @@ from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
-from workers.server import affinity
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
@@ -59,8 +57,6 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         """Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
-        if errors := cpu_errors(settings):
-            raise ConfigurationError(*errors)
         self._settings = settings
         self.has_models = has_models(settings)
         engine, engine_problem = find_configured_engine(settings)
@@ -90,7 +86,7 @@ class Runtime:
         store, needs = self._store, self._needs
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
         spawn = build_spawn(self._settings, engine, *parts)
-        count, forget = self._gauges.pool.stepped, self._relay.forget
+        count, forget = self._gauges.pool.count_step, self._relay.forget
         return Pool(store, spawn, read_memory, self._read_gpus, needs.placement_request, count, forget)
 
     def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
@@ -129,8 +125,6 @@ class Runtime:
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
         self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
-        if self._settings.server.cpu is not None:
-            affinity.keep_to(self._settings.server.cpu)
         self._history.start()
         self._access_log.start()
         self._clients.start()

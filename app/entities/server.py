@@ -82,7 +82,7 @@ class Server:
     @property
     def slots(self) -> int:
         """Number of concurrent requests."""
-        return self.model.launch.parallel
+        return self.model.launch.options.parallel
 
     @property
     def is_up(self) -> bool:

@@ -214,11 +214,11 @@ class Exchange:
     @property
     def ending(self) -> Ending:
         if not self.is_sent:
-            return Ending.UNSENT
+            return Ending.NOT_SENT
         if self.is_complete:
             return Ending.COMPLETE
         streams = self.answer is not None and self.answer.is_stream
-        return Ending.CUT_IN_STREAM if streams else Ending.CUT_IN_SILENCE
+        return Ending.ABORTED_WHILE_STREAMING if streams else Ending.ABORTED_WHILE_SILENT
 
     def end(self, status: int) -> None:
         """Give everything back. The first call counts: the application's, or the worker's if that never got to it."""

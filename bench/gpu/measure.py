@@ -12,7 +12,6 @@ from app.entities.launch import EngineFacts, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.model import Model
 from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES, estimate_memory
-from app.use_cases.estimate.memory_options import memory_options
 from app.use_cases.model_shape.shape import ModelShape, model_shape
 from bench.gpu.card import Card
 from bench.gpu.grid import Start, prompt_tokens
@@ -41,7 +40,7 @@ class Bench:
 
 def estimated(shape: ModelShape, start: Start, on_gpu: bool, overhead_bytes: int) -> Estimate:
     """As the service would."""
-    return estimate_memory(shape, memory_options(start.launch(on_gpu), int(on_gpu)), overhead_bytes)
+    return estimate_memory(shape, start.launch(on_gpu).options, overhead_bytes)
 
 
 def key(shape: Shape, start: Start) -> str:

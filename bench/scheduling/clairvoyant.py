@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.demand import NONE, Demand
+from app.use_cases.scheduling.demand import NO_DEMAND, Demand
 from bench.scheduling.ours import Ours
 
 SOONEST_SECONDS = 0.01
@@ -31,7 +31,7 @@ class Clairvoyant(Ours):
         super()._happen(event)
 
     def _ahead(self, name: str) -> Demand:
-        times, known = self._times[name], self.state.demands.get(name, NONE)
+        times, known = self._times[name], self.state.demands.get(name, NO_DEMAND)
         after = bisect_right(times, self.now)
         seconds = max(SOONEST_SECONDS, times[after] - self.now) if after < len(times) else float("inf")
         return Demand(1 / seconds, self.now, known.load_seconds)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
-from app.entities.launch import LaunchSettings
+from app.entities.launch import LaunchSettings, ModelOptions
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.effects import Effect, Grant, ReadGpus, ReadMemory, Refuse, Spawn, Stop
+from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at, step
 from bench.scheduling.arrivals import Request
 from bench.scheduling.machines import GIB, RETURN_SECONDS, SLOTS, STOP_SECONDS, Machine, Subject
@@ -26,14 +27,16 @@ RAM_BYTES = 512 * GIB
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 0.002  # of NVML
 UNLIMITED = 1_000_000
-LIMITS = Limits(max_waiting=UNLIMITED, max_waiting_per_model=UNLIMITED, ttl_seconds=inf)  # peers refuse nobody either
+LIMITS = SchedulingLimits(
+    max_waiting=UNLIMITED, max_waiting_per_model=UNLIMITED, ttl_seconds=inf
+)  # peers refuse nobody either
 
 
 @dataclass
 class Ours:
     machine: Machine
     requests: tuple[Request, ...]
-    limits: Limits = LIMITS
+    limits: SchedulingLimits = LIMITS
     result: Result = field(default_factory=Result)
     now: float = 0.0
     polled_at: float = 0.0  # by the poller; nobody looks at its readings while nobody waits
@@ -80,25 +83,25 @@ class Ours:
             self.polled_at = self.now + POLL_SECONDS
             self._later(self.polled_at, ev.GpusPolled(self.state.gpus, 0.0))
 
-    def _carry_out(self, effect: ev.Effect) -> None:
+    def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case ev.Spawn(server):
+            case Spawn(server):
                 subject = self._subjects[server.model.name]
                 self.result.loads += 1
                 self.result.load_gpu_seconds += subject.load_seconds * len(server.placement.uuids)
                 self._later(self.now, ev.Spawned(server.id, server.id, 0.0))
                 self._later(self.now + subject.load_seconds, ev.Ready(server.id, 9000, 0.0))
-            case ev.Stop(server_id):
+            case Stop(server_id):
                 self._later(self.now + STOP_SECONDS, ev.Exited(server_id, "stopped", 0.0))
-            case ev.Grant(ticket):
+            case Grant(ticket):
                 request = self._of_ticket[ticket]
                 self.result.waits.append(self.now - request.at)
                 self._later(self.now + request.service_seconds, ev.Release(ticket, 0.0))
-            case ev.ReadGpus():
+            case ReadGpus():
                 self._later(self.now + ANSWER_SECONDS, ev.GpusPolled(self.state.gpus, 0.0))
-            case ev.ReadMemory():
+            case ReadMemory():
                 self._later(self.now, ev.MemoryRead(self._memory(), 0.0))
-            case ev.Refuse(ticket, refusal):
+            case Refuse(ticket, refusal):
                 raise AssertionError(f"request {ticket} is refused: {refusal}")
 
     def _as_of_now(self, event: ev.Event) -> ev.Event:
@@ -145,4 +148,5 @@ def _is_up(server: Server) -> bool:
 
 
 def _model(subject: Subject) -> Model:
-    return Model(subject.name, f"/models/{subject.name}.gguf", subject.weights_bytes, 0, LaunchSettings(parallel=SLOTS))
+    launch = LaunchSettings(ModelOptions(ctx_size=4096, parallel=SLOTS))
+    return Model(subject.name, f"/models/{subject.name}.gguf", subject.weights_bytes, 0, launch)

@@ -13,7 +13,7 @@ from app.errors import InvalidRequest
 from app.routes.request_options import keep_alive_seconds, wanted_context
 from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import Play, a_model, asked_for, replace
 from tests.helpers.service import wait_for
@@ -55,7 +55,7 @@ def test_context_may_be_asked_for_in_two_places():
 
 
 def test_the_last_answers_wish_decides_how_long_a_server_stays():
-    play = Play(Limits(ttl_seconds=100))
+    play = Play(SchedulingLimits(ttl_seconds=100))
     for _ in range(2):
         play.ask(a_model())
     play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, keep_alive_seconds=5.0))

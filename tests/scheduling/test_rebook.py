@@ -7,6 +7,7 @@ from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.effects import Refuse
 from tests.helpers.builders import GIB, Play, a_model, booked, memory, replace
 from tests.scheduling.test_schedule import grants, refusals, spawned, stopped
 
@@ -66,7 +67,7 @@ def test_what_can_never_fit_by_its_own_word_is_refused_with_that():
     play.ask(a_model(gib=4))
     assert stopped(play.post(said(1, gib=20))) == [1]
     (refuse,) = play.post(ev.Exited(1, "", at=1.1))
-    assert isinstance(refuse, ev.Refuse)
+    assert isinstance(refuse, Refuse)
     assert refuse.refusal.reason is Reason.DOES_NOT_FIT
     assert (refuse.refusal.needed_bytes, refuse.refusal.free_bytes) == (20 * GIB, {CPU: 16 * GIB})
     assert play.state.servers == ()
@@ -117,7 +118,7 @@ def test_a_load_that_nobody_waits_for_any_more_leaves_word_of_its_end():
     play.ask(a_model(gib=4), command=ev.Load)
     assert stopped(play.post(said(1, gib=20))) == [1]
     assert play.state.failures["a"].detail == (
-        "a: its llama-server needs 20480 MiB of RAM, 4710 MiB were booked and 16384 MiB can be had"
+        "a: its llama-server needs 20480 MiB of RAM, 4710 MiB were booked and 16384 MiB are available"
     )
 
 

@@ -17,6 +17,7 @@ from app.entities.model import Model
 from app.entities.placement import CPU, CpuFallback, GpuLimits, PlacementConstraints
 from app.entities.server import Server, ServerState
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.effects import Effect, ReadGpus, Spawn
 from tests.helpers.builders import GIB
 from tests.helpers.gpu_play import eight_layers
 from tests.scheduling.test_schedule_random import ARRIVALS, World
@@ -73,13 +74,13 @@ class GpuWorld(World):
                 self.coming_back.append((event.at + self.random.choice([0, 0.3, 1.5, 3]), uuid, size))
         super().happen(event)
 
-    def obey(self, effect: ev.Effect) -> None:
-        if isinstance(effect, ev.ReadGpus):
+    def obey(self, effect: Effect) -> None:
+        if isinstance(effect, ReadGpus):
             if self.random.random() < 0.9:
                 self.later(self.now + self.random.choice([0, 0.002, 0.2]), ev.GpusPolled(self.state.gpus, 0.0))
             return
         super().obey(effect)
-        if isinstance(effect, ev.Spawn):
+        if isinstance(effect, Spawn):
             self.later(self.now, ev.Spawned(effect.server.id, effect.server.id, 0.0))
 
     def run(self) -> None:
@@ -125,9 +126,9 @@ class GpuWorld(World):
 
     # --- means -------------------------------------------------------------------------------------------
 
-    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
+    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
         needed = () if want is ev.Unload else (eight_layers(self.contexts[model.name], model.constraints),)
-        return self.in_conversation(want(ticket, model, at, give_up_at, *needed))
+        return self.in_conversation(want(ticket, model, at, deadline, *needed))
 
     def projection(self, server: Server) -> dict[str, int]:
         factor = self.random.choice([0.7, 1, 1, 1.1, 1.6])

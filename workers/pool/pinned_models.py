@@ -14,7 +14,7 @@ from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.pins import PinnedRequests, auto_context_problems, is_capacity_known, pinned_problems
 from app.use_cases.placement.usable_gpus import gpus_are_usable
 from app.use_cases.placement.world import World, world_of
-from app.use_cases.scheduling.pool_state import Limits
+from app.use_cases.scheduling.pool_state import SchedulingLimits
 from workers.catalog.catalog import Catalog
 from workers.pool.needs import EstimateSource
 from workers.telemetry.store import StateStore
@@ -33,7 +33,7 @@ class PinnedModelsCheck:
         self,
         store: StateStore,
         pinned: PinnedRequests,
-        limits: Limits,
+        limits: SchedulingLimits,
         read_memory: Callable[[Mapping[int, int]], MemoryReading],
     ) -> None:
         self._store = store
