@@ -243,7 +243,7 @@ def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
 
 
 def test_what_hangs_is_not_asked_to_save():
-    saves = {reason.value for reason in StopReason if reason.saves}
+    saves = {reason.value for reason in StopReason if reason.allows_cache_save}
     assert saves == {"idle", "room", "drained", "unload", "shutdown"}
 
 

@@ -36,7 +36,7 @@ def test_they_are_placed_one_beside_the_other_on_an_empty_machine():
 def test_those_without_room_are_named_with_the_numbers_and_what_to_do():
     world = World((card(0, free=12, total=12),))
     (line,) = pinned_problems({"small": eight_layers(), "large": eight_layers(65536), "other": eight_layers()}, world)
-    assert line.startswith("models.other.pin: pinned models stay loaded, and there is no room for it beside large (")
+    assert line.startswith("models.other.pin: pinned models stay loaded, and it does not fit together with large (")
     assert "MiB on cuda:0), small (" in line and "it needs 4," in line and "usable: GPU 0 (RTX 4090)" in line
     assert ". Unpin one of them" in line
 
@@ -44,7 +44,7 @@ def test_those_without_room_are_named_with_the_numbers_and_what_to_do():
 def test_one_that_fits_no_machine_like_this_is_named_alone():
     (line,) = pinned_problems({"large": eight_layers(65536)}, World((card(0, free=6, total=6),)))
     assert line.startswith("models.large.pin: it does not fit this machine: it needs 6,")
-    assert line.endswith("Unpin it, or give it cache_type_k and cache_type_v q8_0")
+    assert line.endswith("Unpin it, or set cache_type_k and cache_type_v q8_0")
 
 
 def test_each_may_use_only_the_cards_that_its_settings_allow():
@@ -61,7 +61,9 @@ def test_a_context_that_is_chosen_at_the_load_keeps_nobody_out():
     pinned, world = {"a": auto, "b": auto}, World((card(0, free=8.5, total=8.5),))
     assert pinned_problems(pinned, world) == ()
     (line,) = auto_context_problems(pinned, world)
-    assert line.startswith("models.b.pin: there may be no room for it") and line.endswith("set ctx_size in each")
+    assert line.startswith("models.b.pin: it may not fit together with") and line.endswith(
+        "set ctx_size for each of them"
+    )
     assert auto_context_problems({"a": eight_layers(), "b": eight_layers()}, world) == ()
 
 
@@ -130,7 +132,7 @@ def test_check_config_says_so(tmp_path: Path):
     done = check("--config", half_of_ram(tmp_path), "--json", ENGINE__BINARY="embedded")
     (line,) = json.loads(done.stdout)["errors"]
     assert done.exit_code == 1
-    assert line.startswith("models.two.pin: pinned models stay loaded, and there is no room for it beside one (")
+    assert line.startswith("models.two.pin: pinned models stay loaded, and it does not fit together with one (")
 
 
 @pytest.mark.integration
@@ -165,7 +167,7 @@ def test_with_gpus_each_cards_capacity_counts(tmp_path: Path):
     with serving(tmp_path, "--config", str(file), plain=machine.hardware.environment, **environment) as service:
         assert service.process.wait(20) == 2
         service.stop()
-        assert "models.small.pin: pinned models stay loaded, and there is no room for it beside large" in service.output
+        assert "models.small.pin: pinned models stay loaded, and it does not fit together with large" in service.output
     machine.show(A, a_card("GPU-b", bus="00000000:02:00.0"))
     with serving(tmp_path, "--config", str(file), plain=machine.hardware.environment, **environment) as service:
         assert service.get("/health").json()["reasons"] == []

@@ -11,7 +11,7 @@ import pytest
 from app.entities.launch import ModelOptions
 from app.errors import InvalidRequest
 from app.routes.request_options import keep_alive_seconds, wanted_context
-from app.use_cases.placement.candidates import max_request_tokens
+from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at

@@ -28,7 +28,7 @@ from app.settings.denied_options import refused_argument, refused_variable
 from app.settings.model import ModelDefaults, ModelSettings
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
-from app.use_cases.placement.candidates import AUTO_CONTEXTS
+from app.use_cases.placement.contexts import AUTO_CONTEXTS
 from tests.helpers.builders import a_launch
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"

@@ -88,7 +88,7 @@ def listening_ports(pid: int) -> set[int]:
 
 
 def _family(pid: int) -> list[int]:
-    import psutil  # here: bench.gpu starts servers where it may be missing
+    import psutil  # here: bench/gpu starts servers without it
 
     try:
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
