@@ -22,7 +22,7 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.errors import ContextLengthExceeded, error_for
 from app.ports import Address, Lease, WatchedClient
-from app.use_cases.placement.candidates import max_request_tokens
+from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.reporting.decisions import MAX_RECORDS, DecisionRecord
 from app.use_cases.scheduling import events as ev
