@@ -46,7 +46,7 @@ def error_answer(request: IncomingRequest, error: Exception) -> WsgiResponse:
 def _translated(request: IncomingRequest, error: Exception) -> ProxyError:
     if not isinstance(error, HTTPException):
         log.error("%s %s failed", request.method, request.path, exc_info=error)
-        return ProxyError("internal error; the service's log has the details")
+        return ProxyError("internal error; see the service's log")
     match error.code:
         case 404:
             return no_such_path(request)

@@ -113,7 +113,7 @@ class Client:
     def head(self) -> bytes:
         return b"HEAD\r\n\r\n"
 
-    def is_sent(self, size_bytes: int) -> None:
+    def mark_sent(self, size_bytes: int) -> None:
         self.is_whole = True
 
     def refuse(self, problem: ProxyError) -> bytes:

@@ -52,7 +52,7 @@ class Direct(Protocol):
     @property
     def socket(self) -> socket.socket: ...
     def head(self) -> bytes: ...
-    def is_sent(self, size_bytes: int) -> None: ...
+    def mark_sent(self, size_bytes: int) -> None: ...
     def refuse(self, problem: ProxyError) -> bytes: ...
 
 
@@ -225,9 +225,9 @@ class Relay:
             if ending is None:
                 raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
             _send(direct.socket, ending)
-            direct.is_sent(stream.sent_bytes)
+            direct.mark_sent(stream.sent_bytes)
             return False
-        direct.is_sent(stream.sent_bytes)
+        direct.mark_sent(stream.sent_bytes)
         return True
 
     def _cut(self, error: Exception, to: Address, client: WatchedClient, has_room: bool) -> ProxyError:
