@@ -101,7 +101,7 @@ def test_a_load_that_keeps_waiting_is_one_decision_record():
     case.acquire(a_model("a"))
     lease = case.pool.acquire(a_model("a"), 10, Client())  # type: ignore[arg-type]
     lease.wait()
-    waiting = Decision(Outcome.WAIT, "a is busy", 3 * GIB)
+    waiting = Decision(Outcome.WAIT, "waiting for a to become idle", 3 * GIB)
     for number in range(3):
         for name in ("b", "c"):  # both wait, and are decided alternately
             record_decision(case.store, Decided(name, waiting, ("a",)), case.store.pool, float(number), 0.1)

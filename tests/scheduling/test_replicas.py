@@ -66,7 +66,7 @@ def test_another_is_started_once_requests_have_waited_for_as_long_as_a_load_take
     assert spawned(play.post(ev.Tick(at=at + patience - 0.1))) == []
     assert spawned(play.post(ev.Tick(at=at + patience))) == ["a"]
     assert grants(play.post(ev.Ready(2, 9002, at=at + 40))) == {3: 2}
-    assert play.decided[-1].decision.reason == "server 2 of 2: there is no GPU; RAM has room"
+    assert play.decided[-1].decision.reason == "server 2 of 2: there is no GPU; fits in RAM"
 
 
 def test_a_queue_that_ends_in_time_starts_nothing():

@@ -20,7 +20,7 @@ from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
 from app.errors import ContextLengthExceeded
 from app.ports import Address, WatchedClient
-from app.use_cases.placement.candidates import max_request_tokens
+from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import effects as fx
 from app.use_cases.scheduling import events as ev

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import exp
 
 from app.entities.model import Model
-from app.use_cases.placement.cards import LOAD_BYTES_PER_SECOND
+from app.use_cases.placement.victims import LOAD_BYTES_PER_SECOND
 
 RATE_DECAY_SECONDS = 300.0  # time constant: after this long a request counts 1/e of a new one
 MIN_LOAD_SECONDS = 1.0  # no load takes less
