@@ -78,7 +78,7 @@ class Runtime:
         self._slots = SlotFiles(state_folder() / "slots", settings.scheduling.kv_cache_disk)
         spawn = launcher(settings, engine, self._records, self._history, needs, self._store, self._slots)
         gauges = Gauges(self._store, version())
-        relay = Relay(
+        self._relay = relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
             lambda: self._store.pool.closing,
         )
@@ -164,7 +164,7 @@ class Runtime:
         if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + STOP_GRACE_SECONDS):
             log.error("llama-servers did not end; killing them")
             self._pool.kill()
-        self.services.relay.close()
+        self._relay.close()
         self._access_log.flush()
         if self._gpus is not None:
             self._gpus.close()

@@ -108,7 +108,7 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
     model = servable_model(asked, MODELS[0])
 
     def slot() -> Any:
-        asking = services.pool.ask(model, 10.0, client)
+        asking = services.pool.acquire(model, 10.0, client)
         lease = asking.wait()
         asking.end(Ending.COMPLETE)
         return lease
@@ -116,8 +116,8 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
     address = slot().address
 
     def relayed() -> None:
-        answer = services.relay.send(address, "POST", path, asked.header, BODY, client)
-        assert b"".join(answer.chunks)
+        answer, pieces = services.relay.send(address, asked.for_engine(BODY), client), list[bytes]()
+        assert answer.copy_body(pieces.append, None) and pieces
         answer.usage()
         answer.close()
 

@@ -57,7 +57,6 @@ USED = {
         "headers_sent",
         "req",
         "response_length",
-        "sent",
         "should_close",
         "start_response",
         "status",
