@@ -401,7 +401,7 @@ def test_a_client_that_does_not_read_loses_its_slot(tmp_path: Path):
     with faulty(tmp_path, settings, **tokens) as service, service.send_raw({"model": "m", "stream": True}):
         wait_for(lambda: service.servers() and service.servers()[0]["requests"] == 1, 10)
         wait_for(lambda: service.servers()[0]["requests"] == 0, 20)
-        wait_for(lambda: "took nothing for 1 s" in service.output, 5)
+        wait_for(lambda: "read nothing for 1 s" in service.output, 5)
 
 
 def test_no_file_descriptor_left_is_said_and_got_over(tmp_path: Path):
