@@ -323,7 +323,7 @@ def error_for(refusal: Refusal) -> ProxyError:
 
 def _error_for(refusal: Refusal) -> ProxyError:
     leaf, text = _LEAVES[refusal.reason]
-    nearest = refusal.nearest
+    nearest = refusal.suggestion
     fitting = f"it would fit with {nearest}" if nearest else "use a smaller quantization"
     where = "" if CPU in refusal.free_bytes else " (nvidia-smi lists the processes)"
     advice = f"free memory{where}, or: {fitting}" if refusal.reason is Reason.INSUFFICIENT_MEMORY else fitting

@@ -14,7 +14,7 @@ from typing import Protocol
 from app.entities.gpu import GpuSnapshot
 from app.entities.key import ApiKey
 from app.entities.model import Model
-from app.use_cases.reporting.decisions import Explained
+from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.scheduling.events import Ending
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -56,7 +56,7 @@ class Snapshots(Protocol):
         """Why the pinned models do not fit together; empty if they do."""
 
     @property
-    def decisions(self) -> tuple[Explained, ...]:
+    def decisions(self) -> tuple[DecisionRecord, ...]:
         """The last ones, newest last."""
 
 
@@ -133,8 +133,8 @@ class SlotRequest(Protocol):
     def wait(self, seconds: float | None = None) -> Lease | None:
         """The slot; None if there was none within `seconds`. Raises the ProxyError of a rejected request."""
 
-    def end(self, ending: Ending, keep_seconds: float | None = None) -> None:
-        """Cancel the wait or release the slot. `keep_seconds`: how long the model stays loaded after this answer."""
+    def end(self, ending: Ending, keep_alive_seconds: float | None = None) -> None:
+        """Cancel the wait or release the slot. `keep_alive_seconds`: idle time before the model is unloaded."""
 
 
 class ServerPool(Protocol):

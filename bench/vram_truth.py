@@ -16,9 +16,9 @@ from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
 from app.entities.launch import ModelOptions
-from app.use_cases.estimate.companions import NOTHING, Companions, adapter
-from app.use_cases.estimate.memory_options import options_of, pairs
+from app.use_cases.estimate.companions import NO_COMPANIONS, Companions, adapter
 from app.use_cases.estimate.projector import projector
+from app.use_cases.launch.arguments import option_pairs, parse_model_options
 from app.use_cases.model_shape.shape import model_shape
 from workers.gguf.constants import TENSOR_TYPES
 
@@ -40,7 +40,7 @@ class Row:
     options: ModelOptions
     devices: tuple[Items, ...]
     host: Items
-    beside: Companions = NOTHING
+    companions: Companions = NO_COMPANIONS
 
 
 def rows(names: tuple[str, ...] = ("truth", "truth2", "held_out")) -> Iterator[Row]:
@@ -124,7 +124,7 @@ def _with_draft(row: Row, said: dict[str, str]) -> Row:
     host = _added(row.host, _items(said, "draft_host_")[0])
     draft = [model_shape(each) for each in _named(row, "-md")]
     return replace(
-        row, devices=tuple(devices), host=host, beside=replace(row.beside, draft=draft[0] if draft else None)
+        row, devices=tuple(devices), host=host, companions=replace(row.companions, draft=draft[0] if draft else None)
     )
 
 
@@ -136,7 +136,7 @@ def _with_adapters(row: Row, said: dict[str, str]) -> Row:
     return replace(
         row,
         devices=tuple(_added(items, (size, 0, 0)) for items, size in sizes),
-        beside=replace(row.beside, adapters=adapters),
+        companions=replace(row.companions, adapters=adapters),
     )
 
 
@@ -144,12 +144,12 @@ def _with_projector(row: Row, said: dict[str, str]) -> Row:
     if not said["mmproj_weights_mib"]:
         return row
     weights, ram = float(said["mmproj_weights_mib"]) * MIB, float(said["mmproj_host_mib"]) * MIB
-    beside = replace(row.beside, projector=projector(_named(row, "--mmproj")[0]))
+    companions = replace(row.companions, projector=projector(_named(row, "--mmproj")[0]))
     if not said["mmproj_device_mib"]:
-        return replace(row, host=_added(row.host, (weights, 0, ram - weights)), beside=beside)
+        return replace(row, host=_added(row.host, (weights, 0, ram - weights)), companions=companions)
     graph = float(said["mmproj_device_mib"].partition("=")[2]) * MIB - weights
     first = _added(row.devices[0], (weights, 0, graph))
-    return replace(row, devices=(first, *row.devices[1:]), host=_added(row.host, (0, 0, ram)), beside=beside)
+    return replace(row, devices=(first, *row.devices[1:]), host=_added(row.host, (0, 0, ram)), companions=companions)
 
 
 def _added(a: Items, b: Items) -> Items:
@@ -158,7 +158,7 @@ def _added(a: Items, b: Items) -> Items:
 
 def _named(row: Row, option: str) -> list[GgufHeader]:
     """The headers of the files that an option names, as SHAPE.QUANT.gguf."""
-    files = dict(pairs(row.args.split())).get(option, "")
+    files = dict(option_pairs(row.args.split())).get(option, "")
     return [header(*name.removesuffix(".gguf").rsplit(".", 1)) for name in files.split(",") if name]
 
 
@@ -166,6 +166,6 @@ def _options(args: list[str], devices: str) -> ModelOptions:
     """`devices` is "COUNT:FREE,FREE": llama-server splits by the free memory unless it is told otherwise."""
     count, free = devices.split(":")
     shares = tuple(float(each) for each in free.split(","))
-    options = options_of(args)
+    options = parse_model_options(args)
     split = options.tensor_split or shares * (int(count) // len(shares))
     return replace(options, devices=int(count), tensor_split=split)

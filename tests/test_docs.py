@@ -9,7 +9,7 @@ from app import errors
 from app.settings.model import ModelDefaults
 from app.settings.page import configuration_page
 from app.settings.schema import SchedulingSettings
-from app.use_cases.scheduling.fairness import BATCH_SHARE, PATIENT_SHARE, WORTH
+from app.use_cases.scheduling.fairness import EVICTION_COST_FACTOR, MIN_SERVICE_FRACTION, STARVATION_FRACTION
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,9 +43,9 @@ def test_the_numbers_of_the_scheduling_page_are_the_defaults():
         assert f"`{key}` ({getattr(of, key):g})" in page
     assert f"`parallel` slots ({ModelDefaults().parallel})" in page
     assert f"{of.max_waiting_per_model} wait for one model, {of.max_waiting} in all" in page
-    for share in (PATIENT_SHARE, BATCH_SHARE):
+    for share in (STARVATION_FRACTION, MIN_SERVICE_FRACTION):
         assert f"{100 * share:g} % of `max_wait_seconds` ({share * of.max_wait_seconds:g} s)" in page
-    assert WORTH == 20 and "twenty times as long" in page
+    assert EVICTION_COST_FACTOR == 20 and "twenty times as long" in page
 
 
 def test_the_readme_names_commands_that_exist():

@@ -49,7 +49,7 @@ USE_CASES = {
 APP = {
     "app/entities": set(),
     "app/errors.py": {"app/entities"},
-    "app/settings": {"app/entities", "app/use_cases/access.py"},
+    "app/settings": {"app/entities", "app/use_cases/access.py", "app/use_cases/launch"},
     "app/ports.py": {"app/entities", "app/use_cases/reporting", "app/use_cases/scheduling"},
     "app/services.py": {"app/entities", "app/ports.py"},
     "app/routes": {
@@ -68,7 +68,7 @@ WORKERS = {
     "workers/telemetry": set(),
     "workers/gguf": set(),
     "workers/clients": set(),
-    "workers/gpu": {"workers/telemetry"},
+    "workers/gpu": set(),
     "workers/catalog": {"workers/gguf"},
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/measurement"},
@@ -80,7 +80,10 @@ WORKERS = {
         "workers/telemetry",
     },
 }
-COMPOSITION_ROOT = {"workers/runtime.py", "workers/parts.py", "workers/pinned.py", "workers/serve.py", "app/commands"}
+COMPOSITION_ROOT = {
+    *("workers/folders.py", "workers/builders.py", "workers/build_catalog.py", "workers/check_pinned.py"),
+    *("workers/runtime.py", "workers/serve.py", "app/commands"),
+}
 PACKAGES = USE_CASES | APP | WORKERS
 
 THIRD_PARTY = {

@@ -1,5 +1,5 @@
 """The machine: threads, processes, sockets and files. A "worker" here is a background thread.
 
-The composition root lives in this folder itself (runtime.py, parts.py, pinned.py, serve.py) and knows every class; the
-packages below it are one subject each, and their imports point one way (tests/test_imports.py).
+The composition root is the modules directly in this folder (runtime.py first): they build the service from the settings
+and know every class. Each package below is one subject, and imports point one way (tests/test_imports.py).
 """

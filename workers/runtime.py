@@ -1,14 +1,17 @@
-"""The composition root: settings in, a running service out. The one place that knows every class."""
+"""The composition root: builds the service from the settings, starts it, and stops it. Knows every class.
+
+Order of a start: kill llama-servers of an earlier run, read the history of loads, start the threads for access log,
+clients and streams, read the GPUs, check that the pinned models fit, then start the pool and the catalogue's watch.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from dataclasses import replace
 
-from app.entities.gpu import GpuSnapshot
-from app.entities.launch import Task
+from app.entities.gpu import GpuSnapshot, GpuState
+from app.entities.launch import EngineFacts, Task
 from app.entities.model import Model
 from app.errors import ProxyError
 from app.services import AccessPolicy, Services
@@ -17,29 +20,26 @@ from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
+from workers.build_catalog import build_catalog, has_models
+from workers.builders import (
+    build_gpu_poller,
+    build_limits,
+    build_spawn,
+    find_configured_engine,
+    gpus_at_start,
+)
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
+from workers.folders import state_folder, version
+from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
-from workers.parts import (
-    catalog_of,
-    engine_of,
-    errors_about_the_cpu,
-    first_look,
-    gpu_poller,
-    has_models,
-    launcher,
-    limits_of,
-    state_folder,
-    version,
-)
-from workers.pinned import Pins, needs_of_pinned
 from workers.pool.needs import EstimateSource
+from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
-from workers.server import affinity
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
@@ -48,141 +48,158 @@ from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 
-STOP_GRACE_SECONDS = 2.0  # beyond stop_seconds: for the kernel to take back a killed process's memory
+KILL_GRACE_SECONDS = 2.0  # beyond stop_seconds: the kernel needs time to free a killed process's memory
 
 
 class Runtime:
-    """The service behind the HTTP application: what starts with it and ends with it."""
+    """The service behind the HTTP application: built by the constructor, run by `start`, ended by `begin_drain`,
+    `wait_drained` and `close`."""
 
     def __init__(self, settings: Settings) -> None:
-        if errors := errors_about_the_cpu(settings):
-            raise ConfigurationError(*errors)
-        self._cpu = settings.server.cpu
-        self._pinned = settings.pinned
-        self._pins: Pins | None = None  # made before the threads that tell it something
-        self._preloaded = [name for name, model in settings.models.items() if model.preload]
-        engine, problem = engine_of(settings)
+        """Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
+        self._settings = settings
         self.has_models = has_models(settings)
-        self._records = PidRecords(state_folder() / "servers")
-        self._history = History(state_folder() / "history.sqlite3")
-        self._limits = limits_of(settings, engine)
-        self._store = StateStore(PoolState(self._limits))
-        self._gpus = gpu_poller(settings, self._store, engine, self._gpus_polled)
-        self._store.pool = replace(self._store.pool, gpus=self._store.gpus)
+        engine, engine_problem = find_configured_engine(settings)
+        state, shapes = state_folder(), ModelHeaders(model_shape)
+        self._records = PidRecords(state / "servers")
+        self._history = History(state / "history.sqlite3")
+        self._slots = SlotFiles(state / "slots", settings.scheduling.kv_cache_disk)
+        self._store = StateStore(PoolState(build_limits(settings, engine), gpus=gpus_at_start(settings)))
+        self._catalog = build_catalog(settings, shapes)
+        self._needs = EstimateSource(self._history, engine, shapes)
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
+        self._gauges = Gauges(self._store, version())
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
-        shapes = ModelHeaders(model_shape)
-        self._catalog = catalog_of(settings, shapes)
-        self._needs = needs = EstimateSource(self._history, engine, shapes)
-        self._slots = SlotFiles(state_folder() / "slots", settings.scheduling.kv_cache_disk)
-        spawn = launcher(settings, engine, self._records, self._history, needs, self._store, self._slots)
-        gauges = Gauges(self._store, version())
-        self._relay = relay = Relay(
+        self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
             lambda: self._store.pool.closing,
         )
-        count = gauges.pool.stepped
-        self._pool = Pool(
-            self._store, spawn, read_memory, self._read_gpus, needs.placement_request, count, relay.forget
-        )
-        self.services = Services(
+        self._pool = self._build_pool(engine)
+        self._gpus: GpuPoller | None = None  # None: GPUs are disabled
+        if self._store.gpus.state is not GpuState.DISABLED:
+            self._gpus = build_gpu_poller(settings, engine, self._publish_gpus)
+        self._pinned_check: PinnedModelsCheck | None = None  # set before the GPU poller starts
+        self.services = self._build_services(engine, engine_problem)
+
+    def _build_pool(self, engine: EngineFacts | None) -> Pool:
+        store, needs = self._store, self._needs
+        parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
+        spawn = build_spawn(self._settings, engine, *parts)
+        count, forget = self._gauges.pool.count_step, self._relay.forget
+        return Pool(store, spawn, read_memory, self._read_gpus, needs.placement_request, count, forget)
+
+    def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
+        server, scheduling = self._settings.server, self._settings.scheduling
+        return Services(
             catalog=self._catalog,
             store=self._store,
             pool=self._pool,
-            relay=relay,
+            relay=self._relay,
             clients=self._clients,
-            admission=AdmissionLimit(settings.server.threads - settings.server.reserve_threads),
+            admission=AdmissionLimit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
             access_log=self._access_log,
-            gauges=gauges,
+            gauges=self._gauges,
             engine=engine,
-            engine_problem=problem,
+            engine_problem=engine_problem,
             access_policy=AccessPolicy(
-                keys=settings.api_keys(),
-                host=settings.server.host,
-                loopback_only=settings.server.is_loopback and not settings.server.allow_open,
+                keys=self._settings.api_keys(),
+                host=server.host,
+                loopback_only=server.is_loopback and not server.allow_open,
             ),
-            max_body=settings.server.max_body,
-            max_loaded=settings.scheduling.max_loaded,
-            max_wait_seconds=settings.scheduling.max_wait_seconds,
-            loading_comments=settings.scheduling.loading_comments,
+            max_body=server.max_body,
+            max_loaded=scheduling.max_loaded,
+            max_wait_seconds=scheduling.max_wait_seconds,
+            loading_comments=scheduling.loading_comments,
             version=version(),
         )
 
-    def start(self) -> None:
-        """Sweep what an earlier life left behind, then let the threads run. After the fork: threads survive none.
+    # --- start --------------------------------------------------------------------------------------------
 
-        Raises ConfigurationError where it is certain that the pinned models do not fit together.
+    def start(self) -> None:
+        """Clean up after an earlier run, then start the threads. Call it after the fork: threads do not survive one.
+
+        Raises ConfigurationError if it is certain that the pinned models do not fit together.
         """
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
         self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
-        if self._cpu is not None:
-            affinity.keep_to(self._cpu)
         self._history.start()
         self._access_log.start()
         self._clients.start()
         self._mover.start()
-        if self._pinned:  # read once it is known what earlier loads took
-            self._pins = Pins(self._store, needs_of_pinned(self._pinned, self._catalog, self._needs), self._limits)
-        if self._gpus is not None:
-            self._gpus.start()
-        if self._pins is not None:
-            first_look(self._pins, self._store, self._gpus)
-            if self._pins.errors:
-                raise ConfigurationError(*self._pins.errors)
+        self._start_gpus()
         self._pool.start()
         self._catalog.start()
-        if self._preloaded:
-            threading.Thread(target=self._preload, name="preload", daemon=True).start()
+        if preloaded := [name for name, model in self._settings.models.items() if model.preload]:
+            threading.Thread(target=self._preload, args=(preloaded,), name="preload", daemon=True).start()
 
-    def _preload(self) -> None:
-        """One after the other, each once the one before is on its way. What cannot be loaded is logged."""
-        for name in self._preloaded:
+    def _start_gpus(self) -> None:
+        """Start reading the GPUs; with pinned models, wait for the first reading and check that they fit."""
+        if self._settings.pinned:  # needs the history of loads
+            pinned = pinned_requests(self._settings.pinned, self._catalog, self._needs)
+            self._pinned_check = PinnedModelsCheck(self._store, pinned, self._store.pool.limits, read_memory)
+        if self._gpus is not None:
+            self._gpus.start()
+        if self._pinned_check is not None:
+            if self._gpus is None:
+                self._pinned_check.check(self._store.gpus)
+            self._pinned_check.wait()
+            if self._pinned_check.errors:
+                raise ConfigurationError(*self._pinned_check.errors)
+
+    def _preload(self, names: list[str]) -> None:
+        """Load the models one after the other, each once the one before is starting. Failures are logged."""
+        for name in names:
             try:
                 model = self._catalog.servable(self._catalog.find(name))
                 self._pool.load(model, self.services.max_wait_seconds, self._clients.watch(None))
             except ProxyError as error:
                 log.warning("not preloaded model=%s: %s", name, error)
 
+    # --- while it runs ------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Scan for model files again. Running servers and streams are not affected."""
+        self._catalog.reload()
+
     def task_of(self, model: Model) -> Task:
-        """What the model is for. Raises the ProxyError of one that cannot be served."""
+        """What the model is for. Raises the ProxyError of a model that cannot be served."""
         return self._needs.placement_request(model).task
-
-    def begin_drain(self) -> None:
-        """Nothing new from here on: waiting requests are refused, running streams run on."""
-        self._pool.post(ev.Drain(time.monotonic()))
-
-    def wait_drained(self, timeout: float) -> bool:
-        """Wait until the last running request has ended. False when `timeout` seconds were not enough."""
-        return self._pool.wait_until(lambda s: s.draining and not any(each.leases for each in s.servers), timeout)
-
-    def close(self, timeout: float) -> None:
-        """Stop every llama-server; those that do not end in `timeout` seconds are killed."""
-        self._pool.post(ev.Close(time.monotonic()))
-        if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + STOP_GRACE_SECONDS):
-            log.error("llama-servers did not end; killing them")
-            self._pool.kill()
-        self._relay.close()
-        self._access_log.flush()
-        if self._gpus is not None:
-            self._gpus.close()
-        self._history.close()
-
-    def kill(self) -> None:
-        """End every llama-server this instant; the process is about to exit."""
-        self._pool.kill()
 
     def _read_gpus(self) -> None:
         if self._gpus is not None:
             self._gpus.read_now()
 
-    def _gpus_polled(self, gpus: GpuSnapshot) -> None:
-        if self._pins is not None:
-            self._pins.look(gpus)
+    def _publish_gpus(self, gpus: GpuSnapshot) -> None:
+        """Called by the GPU poller. The pool's state is where the snapshot is kept."""
         self._pool.post(ev.GpusPolled(gpus, time.monotonic()))
+        if self._pinned_check is not None:
+            self._pinned_check.check(gpus)
 
-    def reload(self) -> None:
-        """Look for models again. Running servers and streams are not touched."""
-        self._catalog.reload()
+    # --- end ----------------------------------------------------------------------------------------------
+
+    def begin_drain(self) -> None:
+        """Reject waiting and new requests; running streams continue."""
+        self._pool.post(ev.Drain(time.monotonic()))
+
+    def wait_drained(self, timeout: float) -> bool:
+        """Wait until the last running request has ended; False if `timeout` seconds were not enough."""
+        return self._pool.wait_until(lambda s: s.draining and not any(server.leases for server in s.servers), timeout)
+
+    def close(self, timeout: float) -> None:
+        """Stop every llama-server, and kill those that do not exit within `timeout` seconds."""
+        self._pool.post(ev.Close(time.monotonic()))
+        if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
+            log.error("llama-servers did not exit in time; killing them")
+            self._pool.kill()
+        self._relay.close()
+        if self._gpus is not None:
+            self._gpus.close()
+        self._history.close()
+        self._access_log.close()  # last: requests that are cut off end with a line, too
+
+    def kill(self) -> None:
+        """Kill every llama-server now; the process is about to exit."""
+        self._pool.kill()

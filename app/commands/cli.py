@@ -105,7 +105,7 @@ def check_config(config: Path | None, as_json: bool) -> None:
     verdict = checked()
     if verdict.configuration:
         settings = verdict.configuration.settings
-        with _silent("workers.catalog.catalog", "workers.pinned"):  # they say the same
+        with _silent("workers.catalog.catalog", "workers.pool.pinned_models"):  # they say the same
             errors, warnings = _about_this_machine(settings)
             warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
         verdict = verdict.with_warnings(warnings).with_errors(errors)
@@ -119,10 +119,10 @@ def check_config(config: Path | None, as_json: bool) -> None:
 
 def _about_this_machine(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Errors and warnings, by what it has."""
-    from workers.parts import errors_about_the_cpu, look_at_pins
+    from workers.check_pinned import check_pinned_models
 
-    errors, warnings = look_at_pins(settings) if settings.pinned else ((), ())
-    return (*errors_about_the_cpu(settings), *errors), warnings
+    errors, warnings = check_pinned_models(settings) if settings.pinned else ((), ())
+    return errors, warnings
 
 
 def _warnings_about_engine(settings: Settings) -> list[str]:
@@ -136,9 +136,9 @@ def _warnings_about_engine(settings: Settings) -> list[str]:
 
 def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
     """A line for each model that could not be served, and for whatever else is odd about their files."""
-    from workers.parts import catalog_of, has_models
+    from workers.build_catalog import build_catalog, has_models
 
-    return catalog_of(settings).warnings if has_models(settings) else ()
+    return build_catalog(settings).warnings if has_models(settings) else ()
 
 
 @contextlib.contextmanager

@@ -47,9 +47,9 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     Exit status: 0 done, 1 nothing fits into --fit-in, 2 wrong use, or a file that is not a model.
     """
     from app.errors import InvalidModelFile
-    from app.use_cases.estimate.companions import NOTHING
+    from app.use_cases.estimate.companions import NO_COMPANIONS
     from app.use_cases.estimate.estimate import estimate_memory
-    from app.use_cases.estimate.largest_context import fits, why_nothing_fits
+    from app.use_cases.estimate.largest_context import largest_contexts, why_nothing_fits
     from app.use_cases.model_shape.shape import model_shape
     from workers.catalog.companion_files import CompanionFiles
     from workers.gguf.header import read_header
@@ -62,16 +62,16 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
         shape = model_shape(header)
         options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
         sizes = _sizes(fit_in, options.devices) if fit_in is not None else None
-        beside = CompanionFiles().read(launch) if launch else NOTHING
-        result = estimate_memory(shape, options, beside=beside)
+        companions = CompanionFiles().read(launch) if launch else NO_COMPANIONS
+        result = estimate_memory(shape, options, companions=companions)
     except InvalidModelFile as error:
         stop(error.problem)
-    found = fits(shape, options, beside, sizes) if sizes else None
+    found = largest_contexts(shape, options, companions, sizes) if sizes else None
     told = as_data(path, header, options, result, _notes(shape, options), found)
     if as_json:
         click.echo(json.dumps(told, indent=2))
     else:
-        why = why_nothing_fits(shape, options, beside, sizes) if sizes and not found else ""
+        why = why_nothing_fits(shape, options, companions, sizes) if sizes and not found else ""
         click.echo("\n".join(lines(told, result, why)))
     if found == []:
         sys.exit(ANSWER_IS_NO)

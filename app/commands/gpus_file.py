@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from app.entities.placement import CPU, Card, Policy, Resident, Rules
+from app.entities.placement import CPU, Card, GpuLimits, Policy, Resident
 from app.entities.server import ServerState
-from app.use_cases.placement.ledger import LEAVING
+from app.use_cases.placement.ledger import ENDING_STATES
 from app.use_cases.placement.world import World
 
 
@@ -41,7 +41,7 @@ class _File(_Strict):
     servers: list[_Server] = []
 
 
-def read_world(file: Path, ram_bytes: int, rules: Rules, policy: Policy) -> World:
+def read_world(file: Path, ram_bytes: int, gpu_limits: GpuLimits, policy: Policy) -> World:
     """What the file says, and what the settings hold back taken off each GPU. Raises InvalidGpusFile."""
     try:
         said = _File.model_validate_json(file.read_bytes())
@@ -58,22 +58,22 @@ def read_world(file: Path, ram_bytes: int, rules: Rules, policy: Policy) -> Worl
     if strange := sorted({uuid for server in said.servers for uuid in server.bytes} - known):
         raise InvalidGpusFile(f"a server has memory on {strange[0]}, which is none of the GPUs")
     here = [each for each in said.servers if each.state not in (ServerState.STOPPED, ServerState.FAILED)]
-    cards = tuple(_card(index, gpu, here, rules) for index, gpu in enumerate(said.gpus))
+    cards = tuple(_card(index, gpu, here, gpu_limits) for index, gpu in enumerate(said.gpus))
     residents = tuple(
         Resident(
             *(number, each.model, each.bytes, each.busy, each.idle_seconds),
             is_loading=each.state is ServerState.STARTING,
         )
         for number, each in enumerate(here)
-        if each.state not in LEAVING
+        if each.state not in ENDING_STATES
     )
     return World(cards, residents, {CPU: ram_bytes}, policy=policy)
 
 
-def _card(index: int, gpu: _Gpu, servers: list[_Server], rules: Rules) -> Card:
+def _card(index: int, gpu: _Gpu, servers: list[_Server], gpu_limits: GpuLimits) -> Card:
     def held(*states: ServerState) -> int:
         return sum(each.bytes.get(gpu.uuid, 0) for each in servers if not states or each.state in states)
 
-    most, usable = rules.room(gpu.total_bytes, gpu.free_bytes, held())
+    most, usable = gpu_limits.budget(gpu.total_bytes, gpu.free_bytes, held())
     back = held(ServerState.STOPPING), held(ServerState.DRAINING)
-    return Card(gpu.uuid, gpu.name, index, most, usable, *back, rules.is_busy(gpu.utilization_percent))
+    return Card(gpu.uuid, gpu.name, index, most, usable, *back, gpu_limits.is_busy(gpu.utilization_percent))

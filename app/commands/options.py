@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
-from app.entities.placement import CpuFallback, PlacementConstraints, Policy, Rules
+from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.use_cases.estimate.context import CACHE_TYPES
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Question:
     options: ModelOptions
     launch: LaunchSettings | None  # of a model with settings
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
-    rules: Rules = field(default_factory=Rules)
+    gpu_limits: GpuLimits = field(default_factory=GpuLimits)
     policy: Policy = field(default_factory=Policy)
     uses_gpus: bool = True
     cpu_fallback: CpuFallback = CpuFallback.AUTO
@@ -92,8 +92,7 @@ def is_file(model: str) -> bool:
 def of_settings(model: str, config: Path | None) -> Question:
     """What the settings say of a NAME of the catalogue; of a FILE, what they say of models without an entry."""
     from app.errors import ModelNotFound
-    from app.use_cases.estimate.memory_options import memory_options
-    from workers.parts import catalog_of
+    from workers.build_catalog import build_catalog
 
     settings = settings_of(config)
     if is_file(model):
@@ -101,16 +100,15 @@ def of_settings(model: str, config: Path | None) -> Question:
     else:
         try:
             with _without_log("workers.catalog.catalog"):  # what is wrong with other models is not asked
-                found = catalog_of(settings).find(model)
+                found = build_catalog(settings).find(model)
         except ModelNotFound:
             stop(f"{model}: there is no such file, and no model of that name in the catalogue")
         if found.problem:
             stop(f"model '{found.name}' cannot be served: {found.problem}")
         path, name, launch = found.path, found.name, found.launch
-    constraints, rules, policy = settings.constraints_of(name), settings.rules(), settings.policy()
+    constraints, gpu_limits, policy = settings.constraints_of(name), settings.gpu_limits(), settings.policy()
     gpu = settings.gpu
-    options = memory_options(launch, devices=1)
-    return Question(path, options, launch, constraints, rules, policy, gpu.enabled, gpu.cpu_fallback)
+    return Question(path, launch.options, launch, constraints, gpu_limits, policy, gpu.enabled, gpu.cpu_fallback)
 
 
 def settings_of(config: Path | None) -> Settings:
@@ -138,7 +136,7 @@ def _without_log(name: str) -> Iterator[None]:
 
 def with_typed(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
     """The options with what was typed; what contradicts itself ends the command."""
-    from app.use_cases.estimate.largest_context import is_refused
+    from app.use_cases.estimate.largest_context import lacks_required_flash_attention
 
     changes = {key: value for key, value in typed.items() if value is not None}
     ranks, embeds = changes.pop("reranking"), changes.pop("embeddings")
@@ -161,7 +159,7 @@ def with_typed(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
             f"--main-gpu {options.main_gpu}: there {'is' if options.devices == 1 else 'are'} "
             f"{counted(options.devices, 'device')}, counted from 0"
         )
-    if is_refused(options.cache_type_v, options.flash_attn):
+    if lacks_required_flash_attention(options.cache_type_v, options.flash_attn):
         stop(f"--cache-type-v {options.cache_type_v} needs --flash-attn on or auto")
     return options
 

@@ -24,7 +24,7 @@ from app.commands.options import (
 from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate, MemoryReading
 from app.entities.placement import CPU, Decision, Outcome, PlacementConstraints
-from app.use_cases.placement.cards import mib
+from app.use_cases.placement.cards import format_mib
 
 if TYPE_CHECKING:
     from app.use_cases.placement.request import PlacementRequest
@@ -46,7 +46,7 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     """
     from app.errors import InvalidModelFile
     from app.use_cases.placement.placement import decide
-    from app.use_cases.reporting.decisions import told_decision
+    from app.use_cases.reporting.decisions import decision_json
 
     _refuse_what_is_decided_here(typed)
     question = of_settings(model, config)
@@ -59,7 +59,7 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     decision = _no_gpu(question, request, world) or decide(request, world)
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
-    told = told_decision(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
+    told = decision_json(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
     click.echo(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told, decision)))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
@@ -76,7 +76,7 @@ def _refuse_what_is_decided_here(typed: dict[str, Any]) -> None:
 
 def _request(question: Question, typed: dict[str, Any]) -> PlacementRequest:
     """Raises InvalidModelFile."""
-    from app.use_cases.estimate.companions import NOTHING
+    from app.use_cases.estimate.companions import NO_COMPANIONS
     from app.use_cases.estimate.estimate import estimate_memory
     from app.use_cases.model_shape.shape import model_shape
     from app.use_cases.placement.request import PlacementRequest
@@ -86,10 +86,10 @@ def _request(question: Question, typed: dict[str, Any]) -> PlacementRequest:
     header = read_header(question.path)
     refuse_what_is_no_model(header, question.path)
     shape = model_shape(header)
-    beside = CompanionFiles().read(question.launch) if question.launch else NOTHING
+    companions = CompanionFiles().read(question.launch) if question.launch else NO_COMPANIONS
 
     def estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
-        return estimate_memory(shape, options, beside=beside)
+        return estimate_memory(shape, options, companions=companions)
 
     return PlacementRequest(
         shape, _options(question.options, typed), estimate, _constraints(question.constraints, typed)
@@ -115,11 +115,11 @@ def _constraints(constraints: PlacementConstraints, typed: dict[str, Any]) -> Pl
 def _no_gpu(question: Question, request: PlacementRequest, world: World) -> Decision | None:
     """What the service answers with no_gpu: the model is for GPUs, and the settings keep it from the CPU."""
     from app.entities.gpu import GpuSnapshot, GpuState
-    from app.use_cases.placement.usable_gpus import why_no_place
+    from app.use_cases.placement.usable_gpus import unplaceable_reason
 
     if world.cards or not request.options.n_gpu_layers:
         return None
-    why = why_no_place(GpuSnapshot(GpuState.NO_GPU, at=0.0), question.cpu_fallback)
+    why = unplaceable_reason(GpuSnapshot(GpuState.NO_GPU, at=0.0), question.cpu_fallback)
     return Decision(Outcome.REFUSE, why, 0) if why else None
 
 
@@ -131,26 +131,26 @@ def _world(file: Path | None, question: Question) -> World:
     if file is None:
         return _this_machine(memory, question)
     try:
-        return read_world(file, memory.available_bytes, question.rules, question.policy)
+        return read_world(file, memory.available_bytes, question.gpu_limits, question.policy)
     except InvalidGpusFile as error:
         stop(f"--gpus {file}: {error}")
 
 
 def _this_machine(memory: MemoryReading, question: Question) -> World:
     from app.entities.gpu import GpuSnapshot, GpuState
-    from app.use_cases.placement.ledger import Books
-    from app.use_cases.placement.usable_gpus import names_nothing
+    from app.use_cases.placement.ledger import Ledger
+    from app.use_cases.placement.usable_gpus import hides_all_gpus
     from app.use_cases.placement.world import world_of
     from workers.gpu.nvml import Nvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = GpuSnapshot(GpuState.DISABLED, at=0.0)
-    is_hidden = not question.uses_gpus or names_nothing(visible)
+    is_hidden = not question.uses_gpus or hides_all_gpus(visible)
     snapshot = hidden if is_hidden else Nvml(visible).read_gpus()
-    for complaint in snapshot.complaints:
+    for complaint in snapshot.problems:
         click.echo(f"note: {complaint}", err=True)
-    books = Books(snapshot, memory, (), question.rules)
-    return world_of(books, question.policy, memory.at)
+    ledger = Ledger(snapshot, memory, (), question.gpu_limits)
+    return world_of(ledger, question.policy, memory.at)
 
 
 def _lines(told: dict[str, Any], decision: Decision) -> list[str]:
@@ -161,14 +161,14 @@ def _lines(told: dict[str, Any], decision: Decision) -> list[str]:
     if placement := decision.placement:
         on_gpus = zip(placement.indices, placement.names, placement.uuids, placement.layers, strict=False)
         for index, name, uuid, layers in on_gpus:
-            lines.append(f"  GPU {index} ({name}, {uuid})  {layers} layers, {mib(placement.booked_bytes[uuid])}")
-        in_ram = mib(placement.booked_bytes.get(CPU, 0))
+            lines.append(f"  GPU {index} ({name}, {uuid})  {layers} layers, {format_mib(placement.booked_bytes[uuid])}")
+        in_ram = format_mib(placement.booked_bytes.get(CPU, 0))
         lines.append(f"  {'CPU' if placement.is_on_cpu else 'RAM'}  {in_ram}")
         split = ",".join(map(str, told["placement"]["tensor_split"]))
         lines.append(
             f"  context {told['placement']['ctx_size']:,}, n_gpu_layers {told['placement']['n_gpu_layers']}"
             + (f", tensor_split {split}" if split else "")
         )
-    if decision.nearest:
-        lines.append(f"it would fit with {decision.nearest}")
+    if decision.suggestion:
+        lines.append(f"it would fit with {decision.suggestion}")
     return [*lines, "", *(f"- {step}" for step in decision.considered), f"decided in {told['elapsed_ms']} ms"]

@@ -182,16 +182,16 @@ class Exchange:
 
     def _release_slot(self) -> None:
         if self.slot is not None:
-            self.slot.end(self._ending, self.options.keep_seconds if self.is_sent else None)
+            self.slot.end(self._ending, self.options.keep_alive_seconds if self.is_sent else None)
 
     @property
     def _ending(self) -> Ending:
         if not self.is_sent:
-            return Ending.UNSENT
+            return Ending.NOT_SENT
         if self.is_complete:
             return Ending.COMPLETE
         is_stream = self.answer is not None and self.answer.is_stream
-        return Ending.CUT_IN_STREAM if is_stream else Ending.CUT_IN_SILENCE
+        return Ending.ABORTED_WHILE_STREAMING if is_stream else Ending.ABORTED_WHILE_SILENT
 
     def _server(self) -> Server | None:
         return self.services.store.pool.server_of(self.model.name) if self.model else None

@@ -50,7 +50,7 @@ def is_loading(server: Server | None) -> bool:
 
 def progress(model: str, server: Server | None) -> str:
     """One line. `model`: its name, without anything that could end a line."""
-    share = server.loaded_share if server is not None else None
+    share = server.load_progress if server is not None else None
     return f"loading {model}" + ("" if share is None else f" {100 * share:.0f} %")
 
 

@@ -18,7 +18,7 @@ from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.requested_model import read_request
 from app.services import Services, services
-from app.use_cases.reporting.report import model_entry, model_list, model_place, router_props
+from app.use_cases.reporting.report import model_entry, model_list, model_placement, router_props
 
 bp = Blueprint("models", __name__)
 
@@ -37,7 +37,7 @@ def show_model(name: str) -> Response:
     request = current_request()
     store, model, key = request.services.store, find_model(request, name), request.key
     decisions = store.decisions if key is None or key.admin else ()  # they name other models
-    return jsonify(model_entry(model, store.pool) | model_place(model, store.pool, decisions))
+    return jsonify(model_entry(model, store.pool) | model_placement(model, store.pool, decisions))
 
 
 def _reload_if_requested() -> None:

@@ -29,12 +29,12 @@ class RequestOptions:
 
     model: str  # its name, without surrounding white space
     streams: bool = False  # the answer is requested as events
-    keep_seconds: float | None = None  # how long the model stays loaded afterwards; None: as the settings say
+    keep_alive_seconds: float | None = None  # how long the model stays loaded afterwards; None: as the settings say
     num_ctx: int | None = None  # tokens of context
     conversation: int | None = None  # its hash, if the model may have several servers
 
 
-def keep_seconds(pairs: Iterable[Pair]) -> float | None:
+def keep_alive_seconds(pairs: Iterable[Pair]) -> float | None:
     """How long to keep the model after the answer, by `keep_alive` or `ttl`: seconds, or a duration as "1h30m".
 
     Infinity for a negative one; None without one. Raises InvalidRequest.

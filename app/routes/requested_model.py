@@ -24,7 +24,7 @@ from app.routes.request_options import (
     Pair,
     RequestOptions,
     conversation_hash,
-    keep_seconds,
+    keep_alive_seconds,
     requested_context,
 )
 
@@ -63,7 +63,7 @@ def read_request(request: IncomingRequest, body: bytes) -> RequestOptions:
     if not options:
         return RequestOptions(model, conversation=conversation)
     streams = any(key == "stream" and value is True for key, value in options)
-    return RequestOptions(model, streams, keep_seconds(options), requested_context(options), conversation)
+    return RequestOptions(model, streams, keep_alive_seconds(options), requested_context(options), conversation)
 
 
 def _model(values: list[str]) -> str:

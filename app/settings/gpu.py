@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ByteSize, Field
 
-from app.entities.placement import CpuFallback, Rules, Strategy
+from app.entities.placement import CpuFallback, GpuLimits, Strategy
 from app.settings.values import GpuNames, Memory, Section
 
 
@@ -15,7 +15,7 @@ class GpuSettings(Section):
     poll_seconds: float = Field(
         1.0, ge=0.1, le=3600, description="How often the GPUs are read. Without any, once a minute is enough."
     )
-    reserve: Memory = Field(ByteSize(Rules().reserve_bytes), description="Left free; 0 gives all of it away.")
+    reserve: Memory = Field(ByteSize(GpuLimits().reserve_bytes), description="Left free; 0 gives all of it away.")
     max_vram: Memory | None = Field(
         None, description="What the models of this service may take of it; null: all but `reserve`."
     )
@@ -28,7 +28,7 @@ class GpuSettings(Section):
         "another stays whole for a large model; spread: the one with the most.",
     )
     busy_utilization: float = Field(
-        Rules().busy_utilization,
+        GpuLimits().busy_utilization,
         gt=0,
         le=1,
         description="From this share of utilization on a GPU counts as busy, and is taken last.",

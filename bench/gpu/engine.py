@@ -12,7 +12,7 @@ from bench.gpu.cuda_libraries import CudaLibraries, find_cuda_libraries
 from bench.gpu.options import Options
 from bench.gpu.source import Source, find_source
 from bench.gpu.stopping import CannotGoOn, Deadline
-from workers.engine.binary import NoEngine, find_engine
+from workers.engine.binary import EngineNotFound, find_engine
 
 
 class Engine:
@@ -42,7 +42,7 @@ class Engine:
         """What it says of itself. Raises CannotGoOn if it is not there, or not yet."""
         try:
             return find_engine(self._options.server or (str(self._built()) if self._is_built_here else "embedded"))
-        except NoEngine as error:
+        except EngineNotFound as error:
             raise CannotGoOn(str(error)) from error
 
     @functools.cached_property

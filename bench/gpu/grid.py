@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from app.entities.launch import ALL_LAYERS, LaunchSettings, Task
+from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
 from bench.gpu.kind import Kind
 
 # llama.cpp's threads spin while they wait for each other: beside other work, one more than there are cores costs a
@@ -45,7 +45,7 @@ class Start:
         args = [] if self.warmup else ["--no-warmup"]
         args += [] if on_gpu else ["--threads", str(CPU_THREADS)]
         args += {Task.EMBEDDING: ["--embeddings"], Task.RERANK: ["--reranking"]}.get(self.task, [])
-        return LaunchSettings(
+        options = ModelOptions(
             ctx_size=self.ctx_size,
             parallel=self.slots,
             kv_unified=self.is_unified,
@@ -53,9 +53,11 @@ class Start:
             cache_type_k=self.cache_type,
             cache_type_v=self.cache_type,
             flash_attn=self.flash,
+            task=self.task,
+            devices=int(on_gpu),
             n_gpu_layers=ALL_LAYERS if on_gpu else 0,
-            args=tuple(args),
         )
+        return LaunchSettings(options, args=tuple(args))
 
 
 def prompt_tokens(start: Start, size_bytes: int) -> int:

@@ -12,7 +12,6 @@ from app.entities.launch import EngineFacts, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.model import Model
 from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES, estimate_memory
-from app.use_cases.estimate.memory_options import memory_options
 from app.use_cases.model_shape.shape import ModelShape, model_shape
 from bench.gpu.card import Card
 from bench.gpu.grid import Start, prompt_tokens
@@ -23,7 +22,7 @@ from bench.gpu.shapes import Shape
 from bench.gpu.stopping import Deadline
 from workers.gguf.header import read_header
 
-BACK_SECONDS = 10.0  # how long memory may take to come back
+RELEASE_TIMEOUT_SECONDS = 10.0  # how long memory may take to come back
 BACK_BYTES = 64 * 1024**2  # so much less may come back: others use the card too
 ANSWER_TOKENS = 8
 FIRST_TOKEN = 100  # of a prompt: the first ones may be control tokens
@@ -41,7 +40,7 @@ class Bench:
 
 def estimated(shape: ModelShape, start: Start, on_gpu: bool, overhead_bytes: int) -> Estimate:
     """As the service would."""
-    return estimate_memory(shape, memory_options(start.launch(on_gpu), int(on_gpu)), overhead_bytes)
+    return estimate_memory(shape, start.launch(on_gpu).options, overhead_bytes)
 
 
 def key(shape: Shape, start: Start) -> str:
@@ -136,7 +135,7 @@ def _model(path: Path, start: Start, bench: Bench) -> Model:
 def _seconds_until_back(card: Card, before: int) -> float | None:
     """How long the card's memory took to come back; None if it did not."""
     began = time.monotonic()
-    while (passed := time.monotonic() - began) < BACK_SECONDS:
+    while (passed := time.monotonic() - began) < RELEASE_TIMEOUT_SECONDS:
         if card.shown(0).card <= before + BACK_BYTES:
             return round(passed, 2)
         time.sleep(0.05)

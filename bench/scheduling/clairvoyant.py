@@ -1,6 +1,6 @@
-"""Ours, told when each model is asked for next: what more knowledge of the demand could gain, and no more than that.
+"""Our scheduler with each model's next request known in advance: the gain possible from a better demand forecast.
 
-The bound on loads says what nobody can do; this is what the scheduler that runs would do if it could see ahead.
+The lower bound on loads may be unattainable; this is what the real scheduler would do with perfect knowledge.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections import defaultdict
 from dataclasses import replace
 
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.demand import NONE, Demand
+from app.use_cases.scheduling.demand import NO_DEMAND, Demand
 from bench.scheduling.ours import Ours
 
 SOONEST_SECONDS = 0.01
 
 
 class Clairvoyant(Ours):
-    """Its rates are one by the time until the next request."""
+    """Demand rates are the reciprocal of the time until the model's next request."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,7 +31,7 @@ class Clairvoyant(Ours):
         super()._happen(event)
 
     def _ahead(self, name: str) -> Demand:
-        times, known = self._times[name], self.state.demands.get(name, NONE)
+        times, known = self._times[name], self.state.demands.get(name, NO_DEMAND)
         after = bisect_right(times, self.now)
         seconds = max(SOONEST_SECONDS, times[after] - self.now) if after < len(times) else float("inf")
         return Demand(1 / seconds, self.now, known.load_seconds)

@@ -9,7 +9,7 @@ import pytest
 
 from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile
-from app.use_cases.estimate.companions import NOTHING
+from app.use_cases.estimate.companions import NO_COMPANIONS
 from tests.helpers.builders import a_gguf
 from workers.catalog.companion_files import CompanionFiles
 
@@ -30,5 +30,5 @@ def test_a_broken_projector_is_the_models_problem(tmp_path: Path):
 def test_what_args_name_is_for_the_engine_to_judge(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
         beside = CompanionFiles().read(LaunchSettings(args=("--lora", str(tmp_path / "none.gguf"))))
-    assert beside == NOTHING
+    assert beside == NO_COMPANIONS
     assert "none.gguf" in caplog.text

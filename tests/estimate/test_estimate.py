@@ -58,7 +58,7 @@ def test_what_is_called_exact_is():
 def test_what_is_beside_the_model_or_kept_in_ram_is_as_near():
     totals = []
     for row in rows_with_more():
-        estimate = estimate_memory(shape_of(row.shape, row.quant), row.options, beside=row.beside)
+        estimate = estimate_memory(shape_of(row.shape, row.quant), row.options, companions=row.companions)
         for device, (weights, context, compute) in zip(estimate.devices, row.devices, strict=True):
             assert device.weights_bytes == pytest.approx(weights, rel=0.0005, abs=2048), row
             assert device.context_bytes == pytest.approx(context, rel=0.0005, abs=2048), row
@@ -143,7 +143,7 @@ def test_on_the_cpu_everything_is_in_ram():
     draft = estimate_memory(shape_of("llama-3.2-1b", "Q4_K_M"), options)
     eyes = projector(header("mmproj-gemma-3-4b", "F16"))
     both = estimate_memory(
-        shape_of("llama-3.1-8b", "Q4_K_M"), options, beside=Companions(shape_of("llama-3.2-1b", "Q4_K_M"), eyes)
+        shape_of("llama-3.1-8b", "Q4_K_M"), options, companions=Companions(shape_of("llama-3.2-1b", "Q4_K_M"), eyes)
     )
     assert not both.devices
     graph_bytes = 121.25 * 1024**2  # extra_truth.csv, without offload: 931.750 MiB, of which 810.500 are weights
@@ -154,7 +154,7 @@ def test_on_the_cpu_everything_is_in_ram():
 def test_what_nobody_has_measured_is_said():
     shape = shape_of("llama-3.1-8b", "Q4_K_M")
     strange = replace(projector(header("mmproj-gemma-3-4b", "F16")), kind="new")
-    estimate = estimate_memory(shape, ModelOptions(ctx_size=8192), beside=Companions(projector=strange))
+    estimate = estimate_memory(shape, ModelOptions(ctx_size=8192), companions=Companions(projector=strange))
     assert estimate.confidence is Confidence.LOW
     assert estimate.notes == ("projectors of type 'new' have not been measured",)
 

@@ -1,4 +1,4 @@
-"""Readings of the GPUs: the real nvidia-ml-py, on a library that shows what a test wants."""
+"""Reading the GPUs: the real nvidia-ml-py, with a fake libnvidia-ml.so.1 that each test configures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from tests.helpers.builders import MIB
 from tests.helpers.stand_in_nvml import Card, StandIn, an_a100, library, needs_compiler
-from workers.gpu.evidence import SeenGpus, why_expected
-from workers.gpu.nvml import GONE, LOST, MISMATCH, Nvml
+from workers.gpu.evidence import GpuHistory, evidence_of_gpus
+from workers.gpu.nvml import Nvml
+from workers.gpu.nvml_errors import LOST, MISMATCH, UNLISTED
 
 
 @pytest.fixture
@@ -40,10 +41,10 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @needs_compiler
-def test_a_card_is_read_with_all_it_tells(hardware: StandIn):
+def test_every_field_of_a_gpu_is_read(hardware: StandIn):
     hardware.show(Card(processes={os.getpid(): 500}))
     snapshot = Nvml().read_gpus()
-    assert (snapshot.state, snapshot.problem, snapshot.complaints) == (GpuState.OK, "", ())
+    assert (snapshot.state, snapshot.problem, snapshot.problems) == (GpuState.OK, "", ())
     assert (snapshot.driver_version, snapshot.cuda_version) == ("580.10", "13.0")
     assert snapshot.gpus == (
         Gpu(
@@ -92,7 +93,7 @@ FIELDS = {
 
 @needs_compiler
 @pytest.mark.parametrize("flag", FIELDS)
-def test_what_a_card_does_not_tell_is_none_and_no_error(hardware: StandIn, flag: str):
+def test_an_unsupported_field_is_none_and_no_error(hardware: StandIn, flag: str):
     hardware.show(Card(flags=(flag,)))
     snapshot = Nvml().read_gpus()
     assert (snapshot.state, snapshot.errors) == (GpuState.OK, {})
@@ -108,14 +109,14 @@ def test_a_field_that_fails_is_none_and_counted(hardware: StandIn):
 
 
 @needs_compiler
-def test_an_older_driver_tells_the_temperature_by_the_older_call(hardware: StandIn):
+def test_the_temperature_of_an_older_driver_is_read_by_the_older_call(hardware: StandIn):
     hardware.show(Card(flags=("old_temperature",)))
     assert Nvml().read_gpus().gpus[0].temperature_celsius == 41
 
 
 @needs_compiler
-def test_hidden_pids_and_bytes_are_no_figures(hardware: StandIn):
-    """As in a container without the machine's pids, and on Windows' driver model."""
+def test_hidden_pids_and_bytes_are_none(hardware: StandIn):
+    """As in a container without the host's pids, and with the driver model of Windows."""
     hardware.show(
         Card("GPU-a", used_mib=0, processes={os.getpid(): 9}, flags=("hidden_pids",)),
         Card("GPU-b", used_mib=0, processes={os.getpid(): 9}, flags=("no_process_bytes",)),
@@ -126,7 +127,7 @@ def test_hidden_pids_and_bytes_are_no_figures(hardware: StandIn):
 
 
 @needs_compiler
-def test_mig_devices_are_devices_and_their_card_is_none(hardware: StandIn):
+def test_mig_devices_replace_their_card(hardware: StandIn):
     parts = (Card("MIG-1", "A100 MIG 3g.40gb", 40192), Card("MIG-2", "A100 MIG 4g.40gb", 40192))
     hardware.show(Card(), an_a100(parts=parts))
     nvml = Nvml()
@@ -141,23 +142,23 @@ def test_mig_devices_are_devices_and_their_card_is_none(hardware: StandIn):
 
 
 @needs_compiler
-def test_a_gpu_is_known_by_its_uuid_whatever_its_number(hardware: StandIn):
+def test_a_gpu_is_identified_by_its_uuid_not_its_index(hardware: StandIn):
     hardware.show(Card("GPU-a"), an_a100("GPU-b"))
     nvml = Nvml()
     nvml.read_gpus()
     hardware.show(an_a100("GPU-b"), Card("GPU-a"))
     snapshot = nvml.read_gpus()
     assert [(gpu.uuid, gpu.index) for gpu in snapshot.gpus] == [("GPU-b", 0), ("GPU-a", 1)]
-    assert snapshot.complaints == ()
+    assert snapshot.problems == ()
 
 
 FAULTS = [
     (("error nvmlInitWithFlags 9",), GpuState.NO_DRIVER, "the NVIDIA driver is not loaded"),
     (("error nvmlInitWithFlags 18",), GpuState.VERSION_MISMATCH, MISMATCH),
-    (("error nvmlInitWithFlags 999",), GpuState.FAILED, "NVML says: Unknown Error"),
-    (("error nvmlInitWithFlags 4",), GpuState.FAILED, "NVML says: Insufficient Permissions"),
+    (("error nvmlInitWithFlags 999",), GpuState.FAILED, "NVML error: Unknown Error"),
+    (("error nvmlInitWithFlags 4",), GpuState.FAILED, "NVML error: Insufficient Permissions"),
     (("error nvmlDeviceGetCount_v2 9",), GpuState.NO_DRIVER, "the NVIDIA driver is not loaded"),
-    (("error nvmlDeviceGetCount_v2 1",), GpuState.FAILED, "NVML says: Uninitialized"),
+    (("error nvmlDeviceGetCount_v2 1",), GpuState.FAILED, "NVML error: Uninitialized"),
     (("error nvmlDeviceGetUUID 18",), GpuState.VERSION_MISMATCH, MISMATCH),
     (("error nvmlDeviceGetMemoryInfo 9",), GpuState.NO_DRIVER, "the NVIDIA driver is not loaded"),
     (("error nvmlDeviceGetHandleByIndex_v2 999",), GpuState.FAILED, "Unknown Error"),
@@ -166,7 +167,7 @@ FAULTS = [
 
 @needs_compiler
 @pytest.mark.parametrize(("faults", "state", "problem"), FAULTS)
-def test_a_fault_at_the_start_is_a_state_with_its_reason_and_heals(
+def test_a_fault_at_the_start_is_a_state_with_its_reason_until_the_next_good_reading(
     hardware: StandIn, faults: tuple[str, ...], state: GpuState, problem: str
 ):
     hardware.show(Card(), faults=faults)
@@ -179,11 +180,11 @@ def test_a_fault_at_the_start_is_a_state_with_its_reason_and_heals(
 
 @needs_compiler
 @pytest.mark.parametrize("call", ["nvmlDeviceGetCount_v2", "nvmlDeviceGetMigMode", "nvmlDeviceGetName"])
-def test_a_driver_that_goes_while_it_is_used_heals_with_a_new_start(hardware: StandIn, call: str):
+def test_after_an_unload_of_the_driver_nvml_is_initialized_again(hardware: StandIn, call: str):
     hardware.show(Card())
     nvml = Nvml()
     assert nvml.read_gpus().state is GpuState.OK
-    hardware.show(Card(), faults=(f"error {call} 1",))  # NVML says that it was never initialised
+    hardware.show(Card(), faults=(f"error {call} 1",))  # NVML reports that it was never initialized
     assert nvml.read_gpus().state is GpuState.FAILED
     hardware.unload()
     assert nvml.read_gpus().state is GpuState.NO_DRIVER
@@ -193,7 +194,7 @@ def test_a_driver_that_goes_while_it_is_used_heals_with_a_new_start(hardware: St
 
 
 @needs_compiler
-def test_a_lost_gpu_leaves_the_others_and_comes_back(hardware: StandIn):
+def test_a_lost_gpu_is_missing_until_it_reappears_and_the_others_remain(hardware: StandIn):
     a, b, c = (Card(f"GPU-{name}", bus=f"00000000:0{at}:00.0") for at, name in enumerate("abc"))
     hardware.show(a, b, c)
     nvml = Nvml()
@@ -201,17 +202,17 @@ def test_a_lost_gpu_leaves_the_others_and_comes_back(hardware: StandIn):
     hardware.show(a, Card("GPU-b", flags=("lost",)), c)
     snapshot = nvml.read_gpus()
     assert (snapshot.state, uuids(snapshot)) == (GpuState.OK, ["GPU-a", "GPU-c"])
-    assert snapshot.complaints == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {LOST}",)
+    assert snapshot.problems == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {LOST}",)
     assert snapshot.errors == {"GpuIsLost": 1}
     hardware.show(a, c)  # gone from the bus, too
-    assert nvml.read_gpus().complaints == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {GONE}",)
+    assert nvml.read_gpus().problems == (f"GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): {UNLISTED}",)
     hardware.show(a, b, c)
     snapshot = nvml.read_gpus()
-    assert (uuids(snapshot), snapshot.complaints) == (["GPU-a", "GPU-b", "GPU-c"], ())
+    assert (uuids(snapshot), snapshot.problems) == (["GPU-a", "GPU-b", "GPU-c"], ())
 
 
 @needs_compiler
-def test_a_card_that_fails_between_two_questions_leaves_no_half_of_it(hardware: StandIn):
+def test_a_gpu_that_fails_between_two_calls_is_not_reported_in_part(hardware: StandIn):
     hardware.show(Card())
     nvml = Nvml()
     nvml.read_gpus()
@@ -222,24 +223,24 @@ def test_a_card_that_fails_between_two_questions_leaves_no_half_of_it(hardware: 
 
 
 @needs_compiler
-def test_a_gpu_that_was_lost_before_the_start_is_missed(hardware: StandIn):
+def test_a_gpu_that_was_lost_before_the_start_is_missing(hardware: StandIn):
     a, b, c = (Card(f"GPU-{name}", bus=f"00000000:0{at}:00.0") for at, name in enumerate("abc"))
     lost = replace(b, flags=("lost",))
     hardware.show(a, lost, c)
     nvml = Nvml()
     snapshot = nvml.read_gpus()
     assert (snapshot.state, uuids(snapshot)) == (GpuState.OK, ["GPU-a", "GPU-c"])
-    assert [complaint.partition(": ")[0] for complaint in snapshot.complaints] == ["GPU 1 (unknown)"]
-    assert Nvml("0").read_gpus().complaints == (), "it may be none of this service's"
+    assert [complaint.partition(": ")[0] for complaint in snapshot.problems] == ["GPU 1 (unknown)"]
+    assert Nvml("0").read_gpus().problems == (), "it may be none of this service's"
     hardware.show(a, lost)  # the one that fails may be the one that is absent
     assert [each.uuid for each in nvml.read_gpus().missing] == ["GPU-c"]
     hardware.show(a, b, c)
-    assert nvml.read_gpus().complaints == ()
+    assert nvml.read_gpus().problems == ()
 
 
 @needs_compiler
-def test_lost_cards_are_looked_for_by_initialising_anew(hardware: StandIn):
-    """Some drivers list a card that came back only then."""
+def test_nvml_is_initialized_again_to_find_lost_gpus(hardware: StandIn):
+    """Some drivers list a GPU that reappeared only then."""
     hardware.show(Card())
     nvml = Nvml(reinit_seconds=0)
     nvml.read_gpus()
@@ -254,10 +255,10 @@ def _inits() -> int:
 
 
 @needs_compiler
-def test_a_card_that_a_container_was_not_given_is_not_missed(hardware: StandIn):
+def test_a_gpu_that_is_not_passed_to_the_container_is_not_missing(hardware: StandIn):
     hardware.show(Card("GPU-a", flags=("forbidden",)), Card("GPU-b"))
     snapshot = Nvml().read_gpus()
-    assert (uuids(snapshot), snapshot.complaints, snapshot.errors) == (["GPU-b"], (), {})
+    assert (uuids(snapshot), snapshot.problems, snapshot.errors) == (["GPU-b"], (), {})
 
 
 @needs_compiler
@@ -265,30 +266,30 @@ def test_a_card_that_a_container_was_not_given_is_not_missed(hardware: StandIn):
     ("visible", "seen"),
     [("1", ["GPU-bb"]), ("GPU-b,GPU-a", ["GPU-bb", "GPU-aa"]), ("MIG-1", ["MIG-1"]), ("0,2", ["GPU-aa", "MIG-1"])],
 )
-def test_cuda_visible_devices_limits_what_is_seen(hardware: StandIn, visible: str, seen: list[str]):
+def test_cuda_visible_devices_limits_the_gpus(hardware: StandIn, visible: str, seen: list[str]):
     hardware.show(Card("GPU-aa"), Card("GPU-bb"), an_a100(parts=(Card("MIG-1"),)))
     assert uuids(Nvml(visible).read_gpus()) == seen
 
 
 @needs_compiler
-def test_a_cuda_visible_devices_that_finds_nothing_is_a_complaint(hardware: StandIn):
+def test_a_cuda_visible_devices_that_matches_nothing_is_a_complaint(hardware: StandIn):
     hardware.show(Card("GPU-aa"))
     snapshot = Nvml("GPU-zz").read_gpus()
     assert snapshot.state is GpuState.NOT_FOUND
-    assert snapshot.complaints == ("CUDA_VISIBLE_DEVICES=GPU-zz names none of the 1 that are here",)
+    assert snapshot.problems == ("CUDA_VISIBLE_DEVICES=GPU-zz matches none of the 1 GPUs present",)
 
 
 @needs_compiler
-def test_a_lost_card_that_the_service_may_not_use_is_nothing_to_it(hardware: StandIn):
+def test_a_lost_gpu_hidden_from_the_service_is_ignored(hardware: StandIn):
     hardware.show(Card("GPU-aa"), Card("GPU-bb"))
     nvml = Nvml("GPU-aa")
     nvml.read_gpus()
     hardware.show(Card("GPU-aa"))
-    assert nvml.read_gpus().complaints == ()
+    assert nvml.read_gpus().problems == ()
 
 
-def test_without_the_library_the_state_says_so():
-    """In a process of its own: this one may have loaded it."""
+def test_without_the_library_the_state_is_no_library():
+    """In a separate process: this one may have loaded it."""
     code = (
         "import ctypes; from workers.gpu.nvml import Nvml\n"
         "def no(name, *rest, **more): raise OSError(name)\n"
@@ -297,7 +298,7 @@ def test_without_the_library_the_state_says_so():
     assert "GpuState.NO_LIBRARY" in _printed(code)
 
 
-def test_without_the_package_the_state_says_so():
+def test_without_the_package_the_state_is_no_package():
     code = "import sys; sys.modules['pynvml'] = None; from workers.gpu.nvml import Nvml; print(Nvml().read_gpus())"
     printed = _printed(code)
     assert "GpuState.NO_PACKAGE" in printed and "nvidia-ml-py" in printed
@@ -317,41 +318,41 @@ def a_pci_device(root: Path, address: str, vendor: str, kind: str) -> None:
     (folder / "class").write_text(f"{kind}\n")
 
 
-def test_nothing_speaks_for_gpus_on_a_machine_that_never_had_one(tmp_path: Path):
+def test_there_is_no_evidence_on_a_machine_that_never_had_a_gpu(tmp_path: Path):
     a_pci_device(tmp_path, "0000:00:02.0", "0x8086", "0x030000")  # graphics, not NVIDIA's
     a_pci_device(tmp_path, "0000:01:00.1", "0x10de", "0x040300")  # NVIDIA's, sound
     (tmp_path / "sys/bus/pci/devices/0000:03:00.0").mkdir()
-    assert why_expected(SeenGpus(tmp_path / "gpus.json"), tmp_path) == ""
+    assert evidence_of_gpus(GpuHistory(tmp_path / "gpus.json"), tmp_path) == ""
 
 
 @pytest.mark.parametrize("kind", ["0x030000", "0x030200"])
-def test_a_card_on_the_bus_should_be_there(tmp_path: Path, kind: str):
+def test_a_gpu_on_the_pci_bus_is_evidence(tmp_path: Path, kind: str):
     a_pci_device(tmp_path, "0000:01:00.0", "0x10de", kind)
-    assert "on the PCI bus (0000:01:00.0)" in why_expected(SeenGpus(tmp_path / "gpus.json"), tmp_path)
+    assert "on the PCI bus (0000:01:00.0)" in evidence_of_gpus(GpuHistory(tmp_path / "gpus.json"), tmp_path)
 
 
-def test_a_loaded_kernel_module_speaks_for_gpus(tmp_path: Path):
+def test_a_loaded_kernel_module_is_evidence(tmp_path: Path):
     (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
-    assert "/proc/driver/nvidia" in why_expected(SeenGpus(tmp_path / "gpus.json"), tmp_path)
+    assert "/proc/driver/nvidia" in evidence_of_gpus(GpuHistory(tmp_path / "gpus.json"), tmp_path)
 
 
-def test_cards_that_were_here_before_should_be_there(tmp_path: Path):
+def test_gpus_seen_before_are_evidence(tmp_path: Path):
     file = tmp_path / "state" / "gpus.json"
-    SeenGpus(file).add([Gpu("GPU-a", 0, "RTX 4090"), Gpu("MIG-b", 1, "A100 MIG", is_mig=True)])
+    GpuHistory(file).add([Gpu("GPU-a", 0, "RTX 4090"), Gpu("MIG-b", 1, "A100 MIG", is_mig=True)])
     assert json.loads(file.read_text()) == {"GPU-a": "RTX 4090"}
-    advice = f"if taken out for good, delete {file} and restart"
-    assert why_expected(SeenGpus(file), tmp_path) == f"here before: RTX 4090 ({advice})"
+    advice = f"if removed for good, delete {file} and restart"
+    assert evidence_of_gpus(GpuHistory(file), tmp_path) == f"seen before: RTX 4090 ({advice})"
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{broken"])
-def test_a_broken_memory_is_none(tmp_path: Path, text: str):
+def test_a_broken_gpu_history_is_empty(tmp_path: Path, text: str):
     (tmp_path / "gpus.json").write_text(text)
-    assert why_expected(SeenGpus(tmp_path / "gpus.json"), tmp_path) == ""
+    assert evidence_of_gpus(GpuHistory(tmp_path / "gpus.json"), tmp_path) == ""
 
 
 def test_a_state_directory_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "file").write_text("")
-    seen = SeenGpus(tmp_path / "file" / "gpus.json")
+    seen = GpuHistory(tmp_path / "file" / "gpus.json")
     seen.add([Gpu("GPU-a", 0, "RTX 4090")])
-    assert "gpus cannot be remembered" in caplog.text
+    assert "cannot record the GPUs that were seen" in caplog.text
     assert seen.names() == "RTX 4090"

@@ -98,12 +98,15 @@ def shared(tmp_path_factory) -> Iterator[Service]:
     started = Service(tmp_path_factory.mktemp("shared"))
     try:
         yield started.wait_ready()
-        assert "Traceback" not in started.log().replace(EXPECTED_TRACEBACK, "")
+        log = started.log()
+        for line in EXPECTED_TRACEBACKS:
+            log = log.replace(f"{line}\nTraceback", line)
+        assert "Traceback" not in log
     finally:
         started.end()
 
 
-EXPECTED_TRACEBACK = "request failed path=/bug\nTraceback"
+EXPECTED_TRACEBACKS = ("request failed path=/bug", "answer failed path=/failing")
 
 
 def wait_for(condition: Callable[[], object], timeout_seconds: float = 10.0) -> None:
@@ -366,6 +369,30 @@ def test_a_bug_in_the_application_is_a_json_500(shared):
     with shared.connect() as client:
         client.sendall(b"GET /bug HTTP/1.1\r\nHost: a\r\n\r\n")
         assert assert_refused(client, 500, "internal_error")["x-should-retry"] == "false"
+
+
+def test_an_answer_that_ends_with_its_connection_and_fails_is_reset(shared):
+    """The connection was closed as usual, so an HTTP/1.0 client took half an answer for all of it."""
+    with shared.connect() as client:
+        client.sendall(b"GET /failing HTTP/1.0\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            while client.recv(1000):
+                pass
+
+
+def test_a_chunked_answer_that_fails_ends_without_its_last_chunk(shared):
+    with shared.connect() as client:
+        client.sendall(b"GET /failing HTTP/1.1\r\nHost: a\r\n\r\n")
+        with pytest.raises(http.client.IncompleteRead):
+            answer(client)
+
+
+def test_a_body_shorter_than_its_content_length_closes_the_connection(shared):
+    """The connection was kept: the client waited for the rest, and took the next answer for it."""
+    with shared.connect() as client:
+        client.sendall(b"GET /short HTTP/1.1\r\nHost: a\r\n\r\n" + LAST_PING)
+        with pytest.raises(http.client.IncompleteRead):
+            answer(client)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7])

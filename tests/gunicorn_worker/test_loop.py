@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -121,6 +122,23 @@ def test_a_descriptor_that_is_used_again_is_another_connection(service: Running)
         wait_for(lambda sock=connection.sock: sock.fileno() == -1, 5)
     assert len(set(numbers)) == 1, "the kernel gives the lowest"
     assert len(set(map(id, service.handler.served))) == 3
+
+
+def test_a_closed_connection_that_a_child_still_holds_is_ignored(service: Running):
+    """A llama-server just forked holds copies of all sockets until its exec, so epoll reports a connection that was
+    closed meanwhile. The main loop took its descriptor for a listener's and died of a KeyError."""
+    with service.connect() as client:
+        connection = service.ask(client)
+        wait_for(lambda: connection.phase is Phase.IDLE, 5)
+        copy = os.dup(connection.sock.fileno())
+        try:
+            connection.deadline = 0.0
+            wait_for(lambda: connection.sock.fileno() == -1, 5)
+            client.sendall(GET)
+            with service.connect() as other:
+                service.ask(other)
+        finally:
+            os.close(copy)
 
 
 def test_no_more_connections_are_kept_than_leave_one_for_each_thread():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from app.use_cases.model_shape.shape import ModelShape, model_shape
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling import schedule
-from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.effects import Decided, Effect, ReadMemory, Spawn
+from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import step
 from tests.helpers.gguf_bytes import TINY, Info, Typed, a_file, a_header
 from workers.gguf.constants import ValueType
@@ -31,7 +32,14 @@ NO_WISHES = PlacementConstraints()
 
 
 def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
-    return Model(name, f"/models/{name}.gguf", int(gib * GIB), 1_700_000_000, LaunchSettings(parallel=slots))
+    return Model(name, f"/models/{name}.gguf", int(gib * GIB), 1_700_000_000, a_launch(parallel=slots))
+
+
+def a_launch(**changes: Any) -> LaunchSettings:
+    """Launch settings with these fields, of their own or of their options."""
+    own = {each.name for each in fields(LaunchSettings)}
+    options = replace(LaunchSettings().options, **{key: each for key, each in changes.items() if key not in own})
+    return LaunchSettings(options, **{key: each for key, each in changes.items() if key in own})
 
 
 GGUF_BYTES = 320  # of `a_gguf`, if nothing else is said
@@ -73,17 +81,19 @@ def memory(
 class Play:
     """A story told to the scheduler: events in, effects noted. Memory is read as soon as it is asked for."""
 
-    def __init__(self, limits: Limits | None = None, total_gib: float = 16.0, answers_readings: bool = True) -> None:
-        self.state = PoolState(limits or Limits())
-        self.effects: list[ev.Effect] = []
-        self.decided: list[ev.Decided] = []
+    def __init__(
+        self, limits: SchedulingLimits | None = None, total_gib: float = 16.0, answers_readings: bool = True
+    ) -> None:
+        self.state = PoolState(limits or SchedulingLimits())
+        self.effects: list[Effect] = []
+        self.decided: list[Decided] = []
         self._total_gib = total_gib
         self._answers_readings = answers_readings
         self._ticket = 0
 
-    def post(self, *events: ev.Event) -> list[ev.Effect]:
+    def post(self, *events: ev.Event) -> list[Effect]:
         """The effects of these events, readings and the records of decisions aside."""
-        told: list[ev.Effect] = []
+        told: list[Effect] = []
         for event in events:
             queue = [event]
             while queue:
@@ -92,21 +102,21 @@ class Play:
                 for effect in effects:
                     if answer := self.answer(effect, happened.at):
                         queue.append(answer)
-                    elif isinstance(effect, ev.Decided):
+                    elif isinstance(effect, Decided):
                         self.decided.append(effect)
                     else:
                         told.append(effect)
         self.effects += told
         return told
 
-    def stepped(self, before: PoolState, event: ev.Event) -> list[ev.Effect]:
+    def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
         self.state, effects = step(before, event)
         nothing_is_left_out(self.state, event.at)
         return effects
 
-    def answer(self, effect: ev.Effect, at: float) -> ev.Event | None:
+    def answer(self, effect: Effect, at: float) -> ev.Event | None:
         """What the machine says to an order at once."""
-        if not isinstance(effect, ev.ReadMemory) or not self._answers_readings:
+        if not isinstance(effect, ReadMemory) or not self._answers_readings:
             return None
         return ev.MemoryRead(memory(at, self.available_gib, self._total_gib, self.held_gib), at)
 
@@ -122,7 +132,7 @@ class Play:
 
     def ask(
         self, model: Model, at: float = 0.0, patience: float = 300.0, command: Callable[..., ev.Event] = ev.Acquire
-    ) -> list[ev.Effect]:
+    ) -> list[Effect]:
         """A new request: for a slot, or with `command` a Load or an Unload. Its ticket is how many there were."""
         self._ticket += 1
         return self.post(a_command(command, self._ticket, model, at, at + patience))
@@ -130,7 +140,7 @@ class Play:
     def up(self, model: Model, at: float = 0.0) -> int:
         """The id of a ready server of this model with nothing to do."""
         effects = self.ask(model, at)
-        server = next(e.server for e in effects if isinstance(e, ev.Spawn))
+        server = next(e.server for e in effects if isinstance(e, Spawn))
         self.post(ev.Ready(server.id, 9000 + server.id, at), ev.Release(self._ticket, at))
         return server.id
 
@@ -140,10 +150,10 @@ class Play:
         self.post(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=0.0), ev.Release(self._ticket, at=0.0))
 
 
-def a_command(command: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
+def a_command(command: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
     """An Acquire or a Load with what the model's file suggests to book, or an Unload."""
     needed = () if command is ev.Unload else (asked_for(booked(model), model.constraints),)
-    return command(ticket, model, at, give_up_at, *needed)
+    return command(ticket, model, at, deadline, *needed)
 
 
 @functools.cache
@@ -201,6 +211,6 @@ __all__ = [
 
 def nothing_is_left_out(state: PoolState, now: float) -> None:
     """Where a step skips its last passes, they would have found nothing to do."""
-    if schedule._is_settled(state, now):
-        for settle in schedule._PASSES:
+    if schedule.is_settled(state, now):
+        for settle in schedule.PASSES:
             assert settle(state, now) == (state, []), settle.__name__

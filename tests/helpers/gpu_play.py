@@ -18,7 +18,8 @@ from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.model_shape.shape import ModelShape, model_shape
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits
+from app.use_cases.scheduling.effects import Effect, ReadGpus, Spawn
+from app.use_cases.scheduling.pool_state import SchedulingLimits
 from tests.helpers.builders import GIB, Play, a_model
 from tests.helpers.gguf_bytes import Info, a_header
 from workers.gguf.header import read_header
@@ -95,14 +96,14 @@ class Hardware:
 class GpuPlay(Play):
     """As Play; `answers_polls` False: nobody answers when the GPUs are to be read."""
 
-    def __init__(self, hardware: Hardware, limits: Limits | None = None, answers_polls: bool = True) -> None:
+    def __init__(self, hardware: Hardware, limits: SchedulingLimits | None = None, answers_polls: bool = True) -> None:
         super().__init__(limits, total_gib=64)
         self.hardware = hardware
         self.answers_polls = answers_polls
         self.polls = 0
 
-    def answer(self, effect: ev.Effect, at: float) -> ev.Event | None:
-        if isinstance(effect, ev.ReadGpus):
+    def answer(self, effect: Effect, at: float) -> ev.Event | None:
+        if isinstance(effect, ReadGpus):
             self.polls += 1
             return self.polled(at) if self.answers_polls else None
         return super().answer(effect, at)
@@ -118,7 +119,7 @@ class GpuPlay(Play):
         constraints: PlacementConstraints = NO_MODEL,
         patience: float = 300.0,
         command: Callable[..., ev.Event] = ev.Acquire,
-    ) -> list[ev.Effect]:
+    ) -> list[Effect]:
         """A new request. The GPUs were polled half a second ago, as they always are."""
         if self.answers_polls and self.hardware.total_gib:
             self.post(self.polled(at - 0.5))
@@ -128,7 +129,7 @@ class GpuPlay(Play):
 
     def loaded(self, name: str, at: float = 0.0, **wanted: object) -> Server:
         """A ready server of this model with nothing to do."""
-        server = next(e.server for e in self.wants(name, at, **wanted) if isinstance(e, ev.Spawn))  # type: ignore[arg-type]
+        server = next(e.server for e in self.wants(name, at, **wanted) if isinstance(e, Spawn))  # type: ignore[arg-type]
         ticket = self._ticket
         self.post(ev.Spawned(server.id, 1000 + server.id, at), ev.Ready(server.id, 9000 + server.id, at))
         self.post(ev.Release(ticket, at))

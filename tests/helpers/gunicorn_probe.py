@@ -84,6 +84,11 @@ def pieces(services: FakeServices, count: int, pause_seconds: float, piece: byte
         services.streams -= 1
 
 
+def failing_pieces():
+    yield b"half"
+    raise ValueError("the other half is missing")
+
+
 def flask_application() -> flask.Flask:
     """Reads the body as our routes do, with and without werkzeug's own limit, and one that hides every failure."""
     application = flask.Flask(__name__)
@@ -118,6 +123,12 @@ def application(services: FakeServices):
             services.streams += 1
             start_response("200 OK", [])
             return pieces(services, int(count), float(pause_seconds), b"x" * int(piece_bytes))
+        if path == "/failing":
+            start_response("200 OK", [])
+            return failing_pieces()
+        if path == "/short":
+            start_response("200 OK", [("Content-Length", "100")])
+            return [b"half"]
         body = {
             "/ping": lambda: b"pong",
             "/livez": lambda: b"alive",

@@ -44,7 +44,9 @@ def held_mib(monkeypatch: pytest.MonkeyPatch):
     """What the process holds, to be set: before it loads, and after."""
     held = [20, 130]
     monkeypatch.setattr(
-        workers.measurement.measurement, "held_bytes", lambda pid: held.pop(0) * MIB if len(held) > 1 else held[0] * MIB
+        workers.measurement.measurement,
+        "process_bytes",
+        lambda pid: held.pop(0) * MIB if len(held) > 1 else held[0] * MIB,
     )
     return held
 

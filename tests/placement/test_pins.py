@@ -12,7 +12,7 @@ import pytest
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
 from app.entities.memory import Confidence
 from app.entities.placement import CPU, CpuFallback, PlacementConstraints
-from app.use_cases.placement.pins import can_be_told, kept_out_by_contexts, together, why_not_together
+from app.use_cases.placement.pins import auto_context_problems, is_capacity_known, pinned_problems, place_pinned
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from tests.commands.test_check_config import check, written
@@ -28,67 +28,69 @@ from tests.placement.test_placement import card
 
 def test_they_are_placed_one_beside_the_other_on_an_empty_machine():
     cards = (card(0, free=0, total=12), card(1, free=0, total=6))
-    found = together({"a": eight_layers(), "b": eight_layers(), "c": eight_layers()}, World(cards))
-    assert not found.without, "what strangers hold now says nothing"
-    assert sorted(place.uuids for place in found.places.values()) == [("GPU-0",), ("GPU-0",), ("GPU-1",)]
+    found = place_pinned({"a": eight_layers(), "b": eight_layers(), "c": eight_layers()}, World(cards))
+    assert not found.unplaced, "what strangers hold now says nothing"
+    assert sorted(place.uuids for place in found.placements.values()) == [("GPU-0",), ("GPU-0",), ("GPU-1",)]
 
 
 def test_those_without_room_are_named_with_the_numbers_and_what_to_do():
     world = World((card(0, free=12, total=12),))
-    (line,) = why_not_together({"small": eight_layers(), "large": eight_layers(65536), "other": eight_layers()}, world)
-    assert line.startswith("models.other.pin: pinned models stay loaded, and there is no room for it beside large (")
+    (line,) = pinned_problems({"small": eight_layers(), "large": eight_layers(65536), "other": eight_layers()}, world)
+    assert line.startswith("models.other.pin: pinned models stay loaded, and it does not fit together with large (")
     assert "MiB on cuda:0), small (" in line and "it needs 4," in line and "usable: GPU 0 (RTX 4090)" in line
     assert ". Unpin one of them" in line
 
 
 def test_one_that_fits_no_machine_like_this_is_named_alone():
-    (line,) = why_not_together({"large": eight_layers(65536)}, World((card(0, free=6, total=6),)))
+    (line,) = pinned_problems({"large": eight_layers(65536)}, World((card(0, free=6, total=6),)))
     assert line.startswith("models.large.pin: it does not fit this machine: it needs 6,")
-    assert line.endswith("Unpin it, or give it cache_type_k and cache_type_v q8_0")
+    assert line.endswith("Unpin it, or set cache_type_k and cache_type_v q8_0")
 
 
 def test_each_may_use_only_the_cards_that_its_settings_allow():
     cards = (card(0, free=6, total=6), card(1, free=24))
     only_first = PlacementConstraints(gpus=("GPU-0",))
-    (line,) = why_not_together({"a": eight_layers(4096, only_first), "b": eight_layers(4096, only_first)}, World(cards))
+    (line,) = pinned_problems({"a": eight_layers(4096, only_first), "b": eight_layers(4096, only_first)}, World(cards))
     assert line.startswith("models.b.pin: ")
-    assert why_not_together({"a": eight_layers(4096, only_first), "b": eight_layers()}, World(cards)) == ()
+    assert pinned_problems({"a": eight_layers(4096, only_first), "b": eight_layers()}, World(cards)) == ()
 
 
 def test_a_context_that_is_chosen_at_the_load_keeps_nobody_out():
     """Together they take 8.2 GiB with the shortest; the first one alone 5 with the longest."""
     auto = eight_layers(4096, PlacementConstraints(has_auto_context=True))
     pinned, world = {"a": auto, "b": auto}, World((card(0, free=8.5, total=8.5),))
-    assert why_not_together(pinned, world) == ()
-    (line,) = kept_out_by_contexts(pinned, world)
-    assert line.startswith("models.b.pin: there may be no room for it") and line.endswith("set ctx_size in each")
-    assert kept_out_by_contexts({"a": eight_layers(), "b": eight_layers()}, world) == ()
+    assert pinned_problems(pinned, world) == ()
+    (line,) = auto_context_problems(pinned, world)
+    assert line.startswith("models.b.pin: it may not fit together with") and line.endswith(
+        "set ctx_size for each of them"
+    )
+    assert auto_context_problems({"a": eight_layers(), "b": eight_layers()}, world) == ()
 
 
 def test_another_order_may_be_the_one_that_fits():
     """By size: 6 GiB to the fuller card, which leaves the one that may use that card alone without room."""
     cards = (card(0, free=8, total=8), card(1, free=9, total=9))
     pinned = {"large": eight_layers(65536), "small": eight_layers(4096, PlacementConstraints(gpus=("GPU-0",)))}
-    assert why_not_together(pinned, World(cards)) == ()
+    assert pinned_problems(pinned, World(cards)) == ()
 
 
 def test_of_needs_that_are_guessed_only_the_weights_count():
     """`asked()` has 3.4 GiB of them, and 4.1 in all."""
 
     def guessed(options, gpus):
-        return replace(eight_layers().need(options, gpus), confidence=Confidence.LOW)
+        return replace(eight_layers().estimate_with_margin(options, gpus), confidence=Confidence.LOW)
 
     known = eight_layers()
     unknown = PlacementRequest(known.shape, known.options, guessed)
-    assert why_not_together({"known": known, "other": known}, World((card(0, free=8, total=8),)))
-    assert why_not_together({"known": known, "unknown": unknown}, World((card(0, free=8, total=8),))) == ()
-    assert why_not_together({"known": known, "unknown": unknown}, World((card(0, free=8, total=7.3),)))
+    assert pinned_problems({"known": known, "other": known}, World((card(0, free=8, total=8),)))
+    assert pinned_problems({"known": known, "unknown": unknown}, World((card(0, free=8, total=8),))) == ()
+    assert pinned_problems({"known": known, "unknown": unknown}, World((card(0, free=8, total=7.3),)))
 
 
 def test_on_a_machine_of_the_cpu_it_is_about_ram():
     world = World((), shared={CPU: 0}, totals={CPU: 16 * GIB})
-    assert why_not_together({"a": asked_for(9 * GIB), "b": asked_for(6 * GIB)}, world) == ()
-    (line,) = why_not_together({"a": asked_for(9 * GIB), "b": asked_for(8 * GIB)}, world)
+    assert pinned_problems({"a": asked_for(9 * GIB), "b": asked_for(6 * GIB)}, world) == ()
+    (line,) = pinned_problems({"a": asked_for(9 * GIB), "b": asked_for(8 * GIB)}, world)
     assert "models.b.pin: " in line and "it needs 8,192 MiB of RAM; usable: 7,168 MiB" in line
 
 
@@ -111,7 +113,7 @@ KNOWN = GpuSnapshot(GpuState.OK, 0.0, (A_GPU,))
     ],
 )
 def test_nothing_is_certain_while_a_gpu_is_missed(gpus: GpuSnapshot, fallback: CpuFallback, is_known: bool):
-    assert can_be_told(gpus, fallback) is is_known
+    assert is_capacity_known(gpus, fallback) is is_known
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -129,7 +131,7 @@ def test_check_config_says_so(tmp_path: Path):
     done = check("--config", half_of_ram(tmp_path), "--json", ENGINE__BINARY="embedded")
     (line,) = json.loads(done.stdout)["errors"]
     assert done.exit_code == 1
-    assert line.startswith("models.two.pin: pinned models stay loaded, and there is no room for it beside one (")
+    assert line.startswith("models.two.pin: pinned models stay loaded, and it does not fit together with one (")
 
 
 def test_one_of_them_is_good(tmp_path: Path):
@@ -161,7 +163,7 @@ def test_with_gpus_each_cards_capacity_counts(tmp_path: Path):
     with serving(tmp_path, "--config", str(file), plain=machine.hardware.environment, **environment) as service:
         assert service.process.wait(20) == 2
         service.stop()
-        assert "models.small.pin: pinned models stay loaded, and there is no room for it beside large" in service.output
+        assert "models.small.pin: pinned models stay loaded, and it does not fit together with large" in service.output
     machine.show(A, a_card("GPU-b", bus="00000000:02:00.0"))
     with serving(tmp_path, "--config", str(file), plain=machine.hardware.environment, **environment) as service:
         assert service.get("/health").json()["reasons"] == []

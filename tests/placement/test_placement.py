@@ -95,18 +95,25 @@ def test_the_cheapest_servers_go_and_none_in_vain():
 
 def test_a_model_is_rather_split_than_a_young_one_stopped():
     cards = (card(0, 0), card(1, 1), card(2, 1))
-    young = replace(resident(1, 30, GPU_0=8), is_young=True)
+    young = replace(resident(1, 30, GPU_0=8), is_in_min_residency=True)
     old = (resident(2, 30, GPU_1=3.5), resident(3, 30, GPU_2=3.5))
     assert decide(request(), World(cards, (young, *old))).evict == (2, 3)
-    assert decide(request(), World(cards, (replace(young, is_young=False), *old))).evict == (1,)
+    assert decide(request(), World(cards, (replace(young, is_in_min_residency=False), *old))).evict == (1,)
 
 
 def test_one_that_is_not_missed_goes_first_however_young_dear_or_lately_used():
     def spare(**gib: float) -> Resident:
-        return replace(resident(1, 1, **gib), is_spare=True, is_young=True, priority=7, rate=9.0, load_seconds=60.0)
+        return replace(
+            resident(1, 1, **gib),
+            is_surplus=True,
+            is_in_min_residency=True,
+            priority=7,
+            requests_per_second=9.0,
+            load_seconds=60.0,
+        )
 
     full = (card(0, 0), card(1, 0))
-    old = replace(resident(2, 900, GPU_1=8), rate=0.01, load_seconds=1.0)
+    old = replace(resident(2, 900, GPU_1=8), requests_per_second=0.01, load_seconds=1.0)
     assert decide(request(), World(full, (old, spare(GPU_0=8)))).evict == (1,)
     assert decide(request(), World(full, (spare(GPU_1=4), old, resident(3, 900, GPU_0=8)))).evict == (3,), "not in vain"
     # 19 GiB: rather than split over what is free.
@@ -167,22 +174,22 @@ def test_an_automatic_context_is_the_longest_that_fits_one_free_card():
 def test_what_is_busy_is_waited_for_and_what_is_a_strangers_is_not():
     busy = decide(request(), World((card(0, 1),), (resident(1, busy=True, GPU_0=20),)))
     assert busy.outcome is Outcome.WAIT and "m1" in busy.reason
-    leaving = decide(request(), World((card(0, 1, leaving_bytes=20 * GIB),)))
-    assert leaving.outcome is Outcome.WAIT and "coming back" in leaving.reason
+    leaving = decide(request(), World((card(0, 1, releasing_bytes=20 * GIB),)))
+    assert leaving.outcome is Outcome.WAIT and "waiting for memory being released: " in leaving.reason
     pinned = decide(request(), World((card(0, 1),), (resident(1, pinned=True, GPU_0=20),)))
     stranger = decide(request(), World((card(0, 1),)))
     for refused in (pinned, stranger):
-        assert (refused.outcome, refused.for_ever) == (Outcome.REFUSE, False)
+        assert (refused.outcome, refused.is_permanent) == (Outcome.REFUSE, False)
         assert refused.free_bytes == {"GPU-0": GIB}
 
 
 def test_what_can_never_fit_is_told_what_would():
     found = decide(request(ctx_size=131072), World((card(0, 11, 12),)))
-    assert (found.outcome, found.for_ever) == (Outcome.REFUSE, True)
+    assert (found.outcome, found.is_permanent) == (Outcome.REFUSE, True)
     assert found.needed_bytes > 12 * GIB
-    assert found.nearest == "cache_type_k and cache_type_v q4_0"
+    assert found.suggestion == "cache_type_k and cache_type_v q4_0"
     hopeless = decide(request(LARGE), World((card(0, 11, 12),), shared={CPU: GIB}, totals={CPU: 2 * GIB}))
-    assert (hopeless.for_ever, hopeless.nearest) == (True, "")
+    assert (hopeless.is_permanent, hopeless.suggestion) == (True, "")
 
 
 @pytest.mark.parametrize(
@@ -197,20 +204,20 @@ def test_what_can_never_fit_is_told_what_would():
 )
 def test_where_no_smaller_cache_helps_it_is_a_wish_that_would(model, constraints, cards, said):
     found = decide(request(model, **constraints), World(tuple(card(index, 22) for index in range(cards))))
-    assert (found.for_ever, found.nearest) == (True, said)
+    assert (found.is_permanent, found.suggestion) == (True, said)
 
 
 def test_a_split_that_was_asked_for_says_so():
     found = decide(request(min_gpus=2), World((card(0, 20), card(1, 20))))
-    assert found.reason.startswith("it is to be on at least 2 GPUs")
+    assert found.reason.startswith("min_gpus is 2; fits on 2 GPUs together")
 
 
 def test_the_reason_is_what_is_really_short():
     """RAM is short for now, the card for ever."""
     found = decide(request(LARGE), World((card(0, 11, 12),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
-    assert found.for_ever and "on one GPU" in found.reason and "RAM" not in found.reason
+    assert found.is_permanent and "on one GPU" in found.reason and "RAM" not in found.reason
     alone = decide(request(min_gpus=3), World((card(0, 20), card(1, 20))))
-    assert "there are 2 to split it over" in alone.reason
+    assert "min_gpus is 3, but only 2 are available for a split; usable at most: " in alone.reason
 
 
 def test_where_ram_is_short_the_numbers_are_those_of_ram():
@@ -222,7 +229,9 @@ def test_where_ram_is_short_the_numbers_are_those_of_ram():
 def test_gpus_that_are_not_here_are_nothing_that_a_smaller_file_helps():
     found = decide(request(gpus=("GPU-z",)), World((card(0, 20),)))
     error = error_for(Refusal(Reason.DOES_NOT_FIT, "m", found.reason, found.needed_bytes))
-    assert str(error) == "m: none of the GPUs that its settings allow is here (gpus: GPU-z); here: GPU 0 (RTX 4090)"
+    assert (
+        str(error) == "m: none of the GPUs allowed by its settings is present (gpus: GPU-z); present: GPU 0 (RTX 4090)"
+    )
 
 
 def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():
@@ -255,7 +264,7 @@ def test_layers_that_stay_in_ram_are_the_fewest_on_all_cards_it_may_have():
 
 def test_every_step_leaves_its_numbers():
     found = decide(request(LARGE), World((card(0, 20), card(1, 21))))
-    assert found.considered[0].startswith("one card, context 4096: needs 4") and "0 of 2" in found.considered[0]
+    assert found.considered[0].startswith("one GPU, context 4096: needs 4") and "0 of 2" in found.considered[0]
 
 
 def test_idle_servers_leave_also_for_a_place_with_less_on_gpus():
@@ -275,7 +284,7 @@ def test_idle_servers_leave_also_for_a_place_with_less_on_gpus():
 
 def test_more_layers_are_worth_waiting_for_what_is_coming_back():
     """Some of it is free before the rest: a load must not start with the few layers for which that is enough."""
-    cards = (card(0, 5, leaving_bytes=17 * GIB),)
+    cards = (card(0, 5, releasing_bytes=17 * GIB),)
     found = decide(request(LARGE, partial_offload=True), World(cards, shared={CPU: 64 * GIB}))
     assert found.outcome is Outcome.WAIT
 
@@ -290,7 +299,7 @@ def test_nobody_leaves_for_room_that_is_claimed_or_held_back():
 def test_nobody_leaves_a_card_that_is_too_small_in_any_case():
     """What is said to come back may be free already, so that all together is more than the card has."""
     found = decide(request(), World((card(0, 5, 5.2),), (resident(1, GPU_0=2),)))
-    assert (found.outcome, found.for_ever) == (Outcome.REFUSE, True)
+    assert (found.outcome, found.is_permanent) == (Outcome.REFUSE, True)
     two = World((card(0, 20, 20), card(1, 20, 20)), (resident(1, GPU_0=9), resident(2, GPU_1=9)))
     assert decide(request(LARGE), two).outcome is Outcome.REFUSE
 
@@ -299,7 +308,7 @@ def test_what_would_fit_is_never_a_larger_cache():
     model = request(ctx_size=131072)
     small = replace(model.options, cache_type_k="q4_0", cache_type_v="q4_0")
     found = decide(replace(model, options=small), World((card(0, 5.05, 5.05),)))
-    assert found.nearest == "ctx_size 4096"
+    assert found.suggestion == "ctx_size 4096"
 
 
 # --- random worlds -----------------------------------------------------------------------------------------

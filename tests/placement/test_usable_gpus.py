@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.entities.gpu import Gpu
-from app.use_cases.placement.usable_gpus import names_nothing, visible_gpus
+from app.use_cases.placement.usable_gpus import hides_all_gpus, visible_gpus
 
 A = Gpu("GPU-aa11", 0, "RTX 4090")
 B = Gpu("GPU-ab22", 1, "RTX 3060")
@@ -53,10 +53,10 @@ def test_a_list_means_what_cuda_reads_in_it(value: str | None, left: tuple[Gpu, 
 
 @pytest.mark.parametrize("value", ["", " ", "-1", "none", "NoDevFiles", ",0"])
 def test_what_can_name_no_gpu_at_all_is_known_without_nvml(value: str):
-    assert names_nothing(value)
+    assert hides_all_gpus(value)
     assert visible_gpus(value, ALL) == ()
 
 
 @pytest.mark.parametrize("value", [None, "0", " 3", "GPU-x", "MIG-x", "0,-1"])
 def test_what_may_name_one_has_to_be_looked_at(value: str | None):
-    assert not names_nothing(value)
+    assert not hides_all_gpus(value)

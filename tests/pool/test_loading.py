@@ -13,7 +13,7 @@ from tests.helpers.service import Service, wait_for
 from tests.helpers.ways import read
 from tests.relay.test_streams import ask
 from tests.service.test_faults import faulty
-from workers.server.load_progress import loaded_share
+from workers.server.load_progress import load_progress
 
 SLOW = {"FAKE_LOAD_SECONDS": 3, "FAKE_PORT_ZERO": 1, "FAKE_STREAM_TOKENS": 3, "FAKE_PROGRESS": 0.6}
 
@@ -126,11 +126,11 @@ def test_the_share_is_that_of_all_stages():
         return f'cmd_child_to_router:state:{{"state":"loading","payload":{payload}}}'
 
     step = line('{"stages":["text_model","spec_model"],"current":"spec_model","value":0.5}')
-    assert loaded_share(["x", step, "y"]) == 0.75
-    assert loaded_share([step, line('{"stages":["text_model"],"current":"text_model","value":1}')]) == 1.0
+    assert load_progress(["x", step, "y"]) == 0.75
+    assert load_progress([step, line('{"stages":["text_model"],"current":"text_model","value":1}')]) == 1.0
     odd = [
         *("x", "cmd_child_to_router:state:{", 'cmd_child_to_router:state:{"state":"ready","payload":null}'),
         *(line("[]"), line('{"stages":[],"current":"a","value":1}')),
         line('{"stages":["a"],"current":"a","value":7}'),
     ]
-    assert {loaded_share([each]) for each in odd} == {None}
+    assert {load_progress([each]) for each in odd} == {None}

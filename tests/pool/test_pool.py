@@ -16,8 +16,9 @@ from app.entities.server import Server
 from app.errors import InvalidModelFile, WaitTimeout
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits, PoolState
-from tests.helpers.builders import GIB, a_model, asked_for, replace
+from app.use_cases.scheduling.effects import Decided
+from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
+from tests.helpers.builders import GIB, a_launch, a_model, asked_for, replace
 from workers.pool.pool import Pool
 from workers.telemetry.store import StateStore
 
@@ -48,12 +49,12 @@ def read_memory(pids: Mapping[int, int]) -> MemoryReading:
 
 
 class Case:
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: SchedulingLimits | None = None) -> None:
         self.asked: list[str] = []
         self.store = StateStore(PoolState())
         self.stepped_on: list[int] = []
         note = lambda before, event, effects: self.stepped_on.append(threading.get_ident())  # noqa: E731
-        self.store.pool = PoolState(limits or Limits())
+        self.store.pool = PoolState(limits or SchedulingLimits())
         self.pool = Pool(self.store, Process, read_memory, lambda: None, self.needs, note)
         self.pool.start()
 
@@ -99,12 +100,12 @@ def test_a_load_that_goes_on_waiting_is_one_record():
     case.acquire(a_model("a"))
     asking = case.pool.acquire(a_model("a"), 10, Client())  # type: ignore[arg-type]
     asking.wait()
-    waiting = Decision(Outcome.WAIT, "it has room once a is no longer busy", 3 * GIB)
+    waiting = Decision(Outcome.WAIT, "waiting for a to become idle", 3 * GIB)
     for number in range(3):
         for name in ("b", "c"):  # both wait, and are looked at by turns
-            case.pool._explain(ev.Decided(name, waiting, ("a",)), case.store.pool, float(number), 0.1)
+            case.pool._explain(Decided(name, waiting, ("a",)), case.store.pool, float(number), 0.1)
     assert [each.model for each in case.store.decisions] == ["a", "b", "c"]
-    case.pool._explain(ev.Decided("b", replace(waiting, outcome=Outcome.PLACE), ()), case.store.pool, 9.0, 0.1)
+    case.pool._explain(Decided("b", replace(waiting, outcome=Outcome.PLACE), ()), case.store.pool, 9.0, 0.1)
     assert len(case.store.decisions) == 4
     asking.end(ev.Ending.COMPLETE)
 
@@ -129,7 +130,7 @@ def test_what_many_threads_tell_at_once_is_all_worked_off_one_at_a_time():
 
 def test_the_clock_looks_earlier_when_something_is_due_earlier():
     """It sleeps for as long as nothing is due; a server that goes idle meanwhile must not wait for it."""
-    case = Case(Limits(ttl_seconds=0.2))
+    case = Case(SchedulingLimits(ttl_seconds=0.2))
     time.sleep(0.1)  # it sleeps
     case.acquire(a_model())
     assert case.pool.wait_until(lambda state: not state.servers, 10)
@@ -162,7 +163,7 @@ def test_what_is_told_just_before_a_turn_ends_is_not_left_lying(monkeypatch: pyt
 def test_what_is_due_while_somebody_is_slow_comes_a_few_times_only(monkeypatch: pytest.MonkeyPatch):
     """The clock has no other way than to tell again and again, and each time is a step for who has the turn."""
     case = Case()
-    model = replace(a_model("a"), launch=replace(a_model("a").launch, parallel=1))
+    model = replace(a_model("a"), launch=a_launch(parallel=1))
     case.acquire(model)
     held = case.pool.acquire(model, 10, Client())  # type: ignore[arg-type]
     held.wait()

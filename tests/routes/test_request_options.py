@@ -10,10 +10,10 @@ import pytest
 
 from app.entities.launch import ModelOptions
 from app.errors import InvalidRequest
-from app.routes.request_options import keep_seconds, requested_context
-from app.use_cases.placement.candidates import longest_context
+from app.routes.request_options import keep_alive_seconds, requested_context
+from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import Play, a_model, asked_for, replace
 from tests.helpers.service import wait_for
@@ -29,21 +29,21 @@ from tests.service.test_faults import error_of, faulty
     ],
 )  # fmt: skip
 def test_a_time_to_stay_may_be_said_in_many_ways(said: object, seconds: float | None):
-    assert keep_seconds([("keep_alive", said)]) == seconds
-    assert keep_seconds([("ttl", said)]) == seconds
+    assert keep_alive_seconds([("keep_alive", said)]) == seconds
+    assert keep_alive_seconds([("ttl", said)]) == seconds
 
 
 @pytest.mark.parametrize("said", ["soon", "5 m", "m5", "", True, (), math.nan, "1h30"])
 def test_what_is_no_time_is_refused(said: object):
     with pytest.raises(InvalidRequest, match="keep_alive"):
-        keep_seconds([("keep_alive", said)])
+        keep_alive_seconds([("keep_alive", said)])
 
 
 def test_a_long_time_is_refused_without_being_read():
     """It would hold Python's lock for a time that grows with the square of it: 5 s at these 20,000 characters."""
     began = time.process_time()
     with pytest.raises(InvalidRequest, match="keep_alive"):
-        keep_seconds([("keep_alive", "1" * 20_000 + "x")])
+        keep_alive_seconds([("keep_alive", "1" * 20_000 + "x")])
     assert time.process_time() - began < 0.2
 
 
@@ -55,29 +55,29 @@ def test_context_may_be_asked_for_in_two_places():
 
 
 def test_the_last_answers_wish_decides_how_long_a_server_stays():
-    play = Play(Limits(ttl_seconds=100))
+    play = Play(SchedulingLimits(ttl_seconds=100))
     for _ in range(2):
         play.ask(a_model())
-    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, keep_seconds=5.0))
-    play.post(ev.Release(2, at=2.0, keep_seconds=30.0))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, keep_alive_seconds=5.0))
+    play.post(ev.Release(2, at=2.0, keep_alive_seconds=30.0))
     assert due_at(play.state) == 32.0
     play.ask(a_model(), at=3.0)
     play.post(ev.Release(3, at=4.0))
     assert due_at(play.state) == 104.0, "this one wished for nothing"
     play.ask(a_model(), at=5.0)
-    play.post(ev.Release(4, at=6.0, keep_seconds=math.inf))
+    play.post(ev.Release(4, at=6.0, keep_alive_seconds=math.inf))
     assert stopped(play.post(ev.Tick(at=1e6))) == []
-    assert due_at(own_time(keep_seconds=None)) == 1.0 + 5.0
-    assert due_at(own_time(keep_seconds=30.0)) == 1.0 + 30.0, "it comes before what the model's settings say"
+    assert due_at(own_time(keep_alive_seconds=None)) == 1.0 + 5.0
+    assert due_at(own_time(keep_alive_seconds=30.0)) == 1.0 + 30.0, "it comes before what the model's settings say"
     play.ask(a_model(), at=1e6 + 1)
-    assert stopped(play.post(ev.Release(5, at=1e6 + 2, keep_seconds=0.0))) == [1], "at once"
+    assert stopped(play.post(ev.Release(5, at=1e6 + 2, keep_alive_seconds=0.0))) == [1], "at once"
 
 
-def own_time(keep_seconds: float | None) -> PoolState:
+def own_time(keep_alive_seconds: float | None) -> PoolState:
     """Of a model that stays for five seconds; its last answer ended at 1.0."""
     play = Play()
     play.ask(replace(a_model(), ttl_seconds=5.0))
-    play.post(ev.Ready(1, 9001, at=0.5), ev.Release(1, at=1.0, keep_seconds=keep_seconds))
+    play.post(ev.Ready(1, 9001, at=0.5), ev.Release(1, at=1.0, keep_alive_seconds=keep_alive_seconds))
     return play.state
 
 
@@ -114,8 +114,8 @@ def test_more_context_than_a_model_is_ever_loaded_with_loads_nothing(tmp_path: P
 
 def test_a_slot_that_has_its_own_cells_has_its_share_of_the_context():
     options = ModelOptions(ctx_size=8192, parallel=4, kv_unified=False)
-    assert longest_context(replace(asked_for(1), options=options)) == 2048
-    assert longest_context(replace(asked_for(1), options=replace(options, kv_unified=True))) == 8192
+    assert max_request_tokens(replace(asked_for(1), options=options)) == 2048
+    assert max_request_tokens(replace(asked_for(1), options=replace(options, kv_unified=True))) == 8192
 
 
 def test_a_model_may_be_loaded_at_the_start(tmp_path: Path):

@@ -7,24 +7,25 @@ from dataclasses import replace
 from app.entities.model import Model
 from app.entities.refusal import Reason
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.demand import load_seconds
-from app.use_cases.scheduling.pool_state import Limits
+from app.use_cases.scheduling.demand import expected_load_seconds
+from app.use_cases.scheduling.effects import Refuse
+from app.use_cases.scheduling.pool_state import SchedulingLimits
 from tests.helpers.builders import Play, a_model
 from tests.scheduling.test_schedule import spawned
 
 
-def braked(*models: Model) -> tuple[Play, list[ev.Refuse]]:
+def braked(*models: Model) -> tuple[Play, list[Refuse]]:
     """Each is asked for in turn, a second after the last answer, and ends in its load."""
     play, refused = Play(), []
     for number, model in enumerate(models):
         at = float(number)
         effects = play.ask(model, at=at)
         if not play.state.servers:
-            refused += [effect for effect in effects if isinstance(effect, ev.Refuse)]
+            refused += [effect for effect in effects if isinstance(effect, Refuse)]
             continue
         (server,) = play.state.servers
         effects = play.post(ev.Exited(server.id, "it crashed", at=at + 0.5))
-        refused += [effect for effect in effects if isinstance(effect, ev.Refuse)]
+        refused += [effect for effect in effects if isinstance(effect, Refuse)]
     return play, refused
 
 
@@ -32,7 +33,7 @@ def test_a_model_whose_loads_fail_in_a_row_is_started_again_after_longer_and_lon
     _, refused = braked(*[a_model()] * 6)
     # Ends at 0.5 and 1.5; braked from then on for 2 s, so not at 2 and 3; again at 4, and then for 4 s.
     assert [effect.refusal.retry_after_seconds for effect in refused] == [None, None, 1.5, 0.5, None, 3.5]
-    assert "it failed 2 times in a row, the last time so: it crashed" in refused[2].refusal.detail
+    assert "failed 2 times in a row, last: it crashed" in refused[2].refusal.detail
     assert {effect.refusal.reason for effect in refused} == {Reason.LOAD_FAILED}
 
 
@@ -80,28 +81,28 @@ def test_a_server_that_dies_at_its_first_request_is_braked_too():
         (server,) = play.state.servers
         ticket = play.state.waiting[0].ticket
         play.post(ev.Ready(server.id, 9001, at=at + 0.1), ev.Exited(server.id, "it crashed", at=at + 0.2))
-        play.post(ev.Release(ticket, at=at + 0.3, ending=ev.Ending.CUT_IN_SILENCE))
+        play.post(ev.Release(ticket, at=at + 0.3, ending=ev.Ending.ABORTED_WHILE_SILENT))
     assert spawned(play.ask(a_model(), at=2.0)) == []
 
 
 def test_who_is_turned_away_while_a_model_loads_is_told_when_that_is_likely_to_be_over():
-    play = Play(Limits(max_waiting=1))
+    play = Play(SchedulingLimits(max_waiting=1))
     play.ask(a_model(gib=12))
-    (refused,) = [e for e in play.ask(a_model(gib=12), at=2.0) if isinstance(e, ev.Refuse)]
-    known = load_seconds({}, a_model(gib=12))
+    (refused,) = [e for e in play.ask(a_model(gib=12), at=2.0) if isinstance(e, Refuse)]
+    known = expected_load_seconds({}, a_model(gib=12))
     assert refused.refusal.retry_after_seconds == known - 2.0
     play.post(ev.Ready(1, 9001, at=9.0), ev.Exited(1, "killed", at=10.0))
     play.ask(a_model(gib=12), at=20.0)
-    (refused,) = [e for e in play.ask(a_model(gib=12), at=21.0) if isinstance(e, ev.Refuse)]
+    (refused,) = [e for e in play.ask(a_model(gib=12), at=21.0) if isinstance(e, Refuse)]
     assert refused.refusal.retry_after_seconds == 8.0, "it took nine seconds the last time"
 
 
 def test_who_wants_another_model_than_the_one_that_loads_is_told_of_both_loads():
-    play = Play(Limits(max_waiting_per_model=1), total_gib=16)
+    play = Play(SchedulingLimits(max_waiting_per_model=1), total_gib=16)
     play.ask(a_model("first", gib=12))
     play.ask(a_model("second", gib=12), at=1.0)
-    (refused,) = [e for e in play.ask(a_model("second", gib=12), at=2.0) if isinstance(e, ev.Refuse)]
-    one = load_seconds({}, a_model(gib=12))
+    (refused,) = [e for e in play.ask(a_model("second", gib=12), at=2.0) if isinstance(e, Refuse)]
+    one = expected_load_seconds({}, a_model(gib=12))
     assert refused.refusal.retry_after_seconds == (one - 2.0) + one
 
 
@@ -112,8 +113,8 @@ def test_a_request_that_was_never_sent_is_no_answer():
         play.ask(a_model(), at=at)
         play.post(ev.Ready(number, 9000, at=at + 0.1))
         (server,) = play.state.servers
-        play.post(*(ev.Release(ticket, at=at + 0.2, ending=ev.Ending.UNSENT) for ticket in server.leases))
+        play.post(*(ev.Release(ticket, at=at + 0.2, ending=ev.Ending.NOT_SENT) for ticket in server.leases))
         (server,) = play.state.servers
-        assert not server.leases and not server.left_behind
+        assert not server.leases and not server.abandoned_slots
         play.post(ev.Exited(number, "it crashed", at=at + 0.3))
-    assert play.state.backoffs["a"].ends == 2
+    assert play.state.backoffs["a"].consecutive_failures == 2

@@ -8,8 +8,9 @@ from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.errors import error_for
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.demand import loaded
-from app.use_cases.scheduling.pool_state import Limits
+from app.use_cases.scheduling.demand import with_load_seconds
+from app.use_cases.scheduling.effects import Grant, Refuse
+from app.use_cases.scheduling.pool_state import SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import Play, a_model, replace
 from tests.scheduling.test_schedule import IMPATIENT, grants, refusals, spawned, stopped
@@ -22,7 +23,7 @@ def used(play: Play, name: str, times: int, until: float, gib: float = 10) -> in
     for number in range(1, times):
         at = until - 2 * (times - 1 - number)
         (grant,) = play.ask(model, at=at)
-        assert isinstance(grant, ev.Grant)
+        assert isinstance(grant, Grant)
         play.post(ev.Release(grant.ticket, at))
     return server
 
@@ -42,14 +43,14 @@ def test_a_model_that_is_asked_for_often_stays_until_others_have_waited_long_eno
     play = Play(total_gib=16)
     server = used(play, "hot", times=20, until=100)
     assert stopped(play.ask(a_model("new", gib=10), at=101)) == []
-    assert "stays until others have waited longer" in play.decided[-1].decision.reason
+    assert "protected from eviction until others have waited longer" in play.decided[-1].decision.reason
     assert first_stop(play, 300) == 120, "or until it was left alone for its residency"
     assert play.state.server(server).state is ServerState.STOPPING
 
 
 def test_many_who_wait_are_worth_more_than_one():
     def goes_at(waiters: int) -> float | None:
-        play = Play(Limits(min_residency_seconds=10_000), total_gib=16)
+        play = Play(SchedulingLimits(min_residency_seconds=10_000), total_gib=16)
         used(play, "hot", times=4, until=100)
         for _ in range(waiters):
             play.ask(a_model("new", gib=10), at=101)
@@ -61,24 +62,24 @@ def test_many_who_wait_are_worth_more_than_one():
 
 
 def test_a_burst_that_is_over_keeps_its_server_for_less_long():
-    play = Play(Limits(min_residency_seconds=10_000), total_gib=16)
+    play = Play(SchedulingLimits(min_residency_seconds=10_000), total_gib=16)
     used(play, "hot", times=20, until=100)
-    play.state = replace(play.state, demands=loaded(play.state.demands, "hot", 10.0))
+    play.state = replace(play.state, demands=with_load_seconds(play.state.demands, "hot", 10.0))
     play.ask(a_model("new", gib=10), at=190)
     goes_at = first_stop(play, 1000)
     assert goes_at is not None and goes_at < 190 + 60, "as if it were asked for still: its turn, after 120 s"
 
 
 def test_without_a_residency_a_model_goes_as_soon_as_it_is_idle():
-    play = Play(Limits(min_residency_seconds=0), total_gib=16)
+    play = Play(SchedulingLimits(min_residency_seconds=0), total_gib=16)
     server = used(play, "hot", times=20, until=100)
     assert stopped(play.ask(a_model("new", gib=10), at=101)) == [server]
 
 
 def test_nobody_is_kept_waiting_for_a_popular_model_beyond_the_turn():
-    play = Play(Limits(min_residency_seconds=10_000), total_gib=16)
+    play = Play(SchedulingLimits(min_residency_seconds=10_000), total_gib=16)
     used(play, "hot", times=100, until=200)
-    play.state = replace(play.state, demands=loaded(play.state.demands, "hot", 60.0))
+    play.state = replace(play.state, demands=with_load_seconds(play.state.demands, "hot", 60.0))
     play.ask(a_model("new", gib=10), at=201)
     assert first_stop(play, 1000) == 201 + 120
 
@@ -188,7 +189,7 @@ def test_a_young_model_goes_where_nothing_else_serves():
 
 
 def test_a_pinned_model_never_goes_neither_for_others_nor_for_being_idle():
-    play = Play(Limits(ttl_seconds=60, max_wait_seconds=10), total_gib=24)
+    play = Play(SchedulingLimits(ttl_seconds=60, max_wait_seconds=10), total_gib=24)
     pinned = play.up(replace(a_model("pinned", gib=10), pin=True))
     other = play.up(a_model("other", gib=9), at=1.0)
     assert stopped(play.ask(a_model("new", gib=10), at=30.0)) == [other]
@@ -199,7 +200,7 @@ def test_a_pinned_model_never_goes_neither_for_others_nor_for_being_idle():
 
 
 def test_a_pinned_model_goes_for_being_idle_where_its_settings_say_when():
-    play = Play(Limits(ttl_seconds=60))
+    play = Play(SchedulingLimits(ttl_seconds=60))
     pinned = play.up(replace(a_model(), pin=True, ttl_seconds=5.0))
     assert stopped(play.post(ev.Tick(at=4.9))) == []
     assert stopped(play.post(ev.Tick(at=5.0))) == [pinned]
@@ -211,23 +212,23 @@ def test_a_pinned_model_is_not_drained_either():
     play.ask(model)
     play.post(ev.Ready(1, 9001, at=0.0))
     assert refusals(play.ask(a_model("new", gib=10), at=1.0)) == {2: Reason.INSUFFICIENT_MEMORY}
-    assert play.decided[-1].decision.reason.endswith("; pinned models stay: pinned")
+    assert play.decided[-1].decision.reason.endswith("; pinned models are not evicted: pinned")
 
 
 def test_who_goes_for_the_number_of_models_alone_goes_for_that_reason():
-    play = Play(Limits(max_loaded=1), total_gib=16)
+    play = Play(SchedulingLimits(max_loaded=1), total_gib=16)
     play.up(a_model("a"))
     play.ask(a_model("b"), at=1.0)
-    assert play.decided[-1].decision.reason.endswith("once a has left; scheduling.max_loaded is reached")
+    assert play.decided[-1].decision.reason.endswith("after evicting a; scheduling.max_loaded is reached")
 
 
 def test_who_is_refused_for_the_number_of_pinned_models_is_told_that_and_nothing_of_memory():
-    play = Play(Limits(max_loaded=1), total_gib=16)
+    play = Play(SchedulingLimits(max_loaded=1), total_gib=16)
     play.up(replace(a_model("pinned"), pin=True))
     (refuse,) = play.ask(a_model("new"), at=1.0)
-    assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.INSUFFICIENT_MEMORY
+    assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.INSUFFICIENT_MEMORY
     assert str(error_for(refuse.refusal)) == (
-        "new: pinned models (pinned) take all that scheduling.max_loaded allows; raise it, or unpin one"
+        "new: pinned models (pinned) use up scheduling.max_loaded; raise it or unpin one"
     )
 
 

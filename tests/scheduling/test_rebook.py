@@ -7,12 +7,13 @@ from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.effects import Refuse
 from tests.helpers.builders import GIB, Play, a_model, booked, memory, replace
 from tests.scheduling.test_schedule import grants, refusals, spawned, stopped
 
 
 def ram_of(asked: PlacementRequest) -> int:
-    return asked.need(replace(asked.options, devices=0)).host.booked_bytes
+    return asked.estimate_with_margin(replace(asked.options, devices=0)).host.booked_bytes
 
 
 def said(server: int, gib: float, at: float = 1.0) -> ev.Projected:
@@ -66,7 +67,7 @@ def test_what_can_never_fit_by_its_own_word_is_refused_with_that():
     play.ask(a_model(gib=4))
     assert stopped(play.post(said(1, gib=20))) == [1]
     (refuse,) = play.post(ev.Exited(1, "", at=1.1))
-    assert isinstance(refuse, ev.Refuse)
+    assert isinstance(refuse, Refuse)
     assert refuse.refusal.reason is Reason.DOES_NOT_FIT
     assert (refuse.refusal.needed_bytes, refuse.refusal.free_bytes) == (20 * GIB, {CPU: 16 * GIB})
     assert play.state.servers == ()
@@ -87,7 +88,7 @@ def test_a_second_start_that_needs_yet_more_is_given_up():
     play = Play(total_gib=16)
     play.ask(a_model("odd", gib=4))
     play.post(ev.MemoryRead(memory(at=1.0, available_gib=10), at=1.0), said(1, gib=12), ev.Exited(1, "", at=1.1))
-    assert play.state.server(2).is_planned_anew
+    assert play.state.server(2).is_replanned
     effects = play.post(said(2, gib=17, at=1.4))
     assert (stopped(effects), refusals(effects)) == ([2], {1: Reason.DOES_NOT_FIT})
     assert "needs 17408 MiB of RAM, 12288 MiB were booked" in play.state.failures["odd"].detail
@@ -117,7 +118,7 @@ def test_a_load_that_nobody_waits_for_any_more_leaves_word_of_its_end():
     play.ask(a_model(gib=4), command=ev.Load)
     assert stopped(play.post(said(1, gib=20))) == [1]
     assert play.state.failures["a"].detail == (
-        "a: its llama-server needs 20480 MiB of RAM, 4710 MiB were booked and 16384 MiB can be had"
+        "a: its llama-server needs 20480 MiB of RAM, 4710 MiB were booked and 16384 MiB are available"
     )
 
 

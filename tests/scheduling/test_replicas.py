@@ -13,8 +13,9 @@ from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases.reporting.report import model_entry, model_list
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.load_balancing import MOST_KNOWN
-from app.use_cases.scheduling.pool_state import Limits
+from app.use_cases.scheduling.effects import Done, ReadMemory
+from app.use_cases.scheduling.load_balancing import MAX_CONVERSATIONS
+from app.use_cases.scheduling.pool_state import SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import GIB, Play, a_model, asked_for, booked, memory, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
@@ -31,7 +32,7 @@ def crowded(model: Model, play: Play, at: float = 10.0, load_seconds: float = 0.
     """One server, all its slots taken, and one more request that waits since then."""
     play.ask(model, at=0.0)
     play.post(ev.Ready(1, 9001, at=load_seconds), ev.Release(play._ticket, at=load_seconds))
-    for _ in range(model.launch.parallel + 1):
+    for _ in range(model.launch.options.parallel + 1):
         play.ask(model, at=at)
     assert len(play.state.waiting) == 1
     return play
@@ -60,12 +61,12 @@ def ask(play: Play, model: Model, conversation: int | None, at: float) -> int | 
 @pytest.mark.parametrize(("load_seconds", "patience"), [(0.5, 2.0), (7.0, 7.0), (200.0, 30.0)])
 def test_another_is_started_once_requests_have_waited_for_as_long_as_a_load_takes(load_seconds: float, patience: float):
     at = 1000.0
-    play = crowded(a_replicated(), Play(Limits(ttl_seconds=5000)), at, load_seconds)
+    play = crowded(a_replicated(), Play(SchedulingLimits(ttl_seconds=5000)), at, load_seconds)
     assert due_at(play.state) == at + patience
     assert spawned(play.post(ev.Tick(at=at + patience - 0.1))) == []
     assert spawned(play.post(ev.Tick(at=at + patience))) == ["a"]
     assert grants(play.post(ev.Ready(2, 9002, at=at + 40))) == {3: 2}
-    assert play.decided[-1].decision.reason == "server 2 of 2: there is no GPU; RAM has room"
+    assert play.decided[-1].decision.reason == "server 2 of 2: there is no GPU; fits in RAM"
 
 
 def test_a_queue_that_ends_in_time_starts_nothing():
@@ -97,7 +98,7 @@ def test_one_at_a_time_and_none_while_another_loads():
 
 def test_a_model_without_replicas_has_one_server_however_many_wait():
     play = crowded(a_model(slots=1), Play())
-    assert play.state.crowded == {}
+    assert play.state.saturated_since == {}
     assert spawned(play.post(ev.Tick(at=100.0))) == []
 
 
@@ -113,14 +114,14 @@ def test_as_many_as_min_follow_the_first_one_after_the_other():
 
 
 def test_nothing_is_stopped_for_a_replica_and_it_comes_when_there_is_room():
-    play = Play(Limits(ttl_seconds=60), total_gib=16)
+    play = Play(SchedulingLimits(ttl_seconds=60), total_gib=16)
     play.up(a_model("other", gib=9), at=0.0)
     model = a_replicated(low=2)
     server = play.up(model, at=1.0)
     assert [each.id for each in play.state.servers] == [1, server]
     told = play.decided[-1].decision
     assert (told.outcome, told.evict) == (Outcome.WAIT, ())
-    assert told.reason == "server 2 of 2: no room for it is free, and nothing is stopped for a replica"
+    assert told.reason == "server 2 of 2: not enough free memory, and nothing is evicted for a replica"
     play.ask(model, at=59.0)
     assert stopped(play.post(ev.Tick(at=60.0))) == [1]
     assert spawned(play.post(ev.Exited(1, "", at=61.0))) == ["a"]
@@ -143,9 +144,9 @@ def test_readings_that_fail_are_not_asked_for_again_at_once():
     play = Play(answers_readings=False)
     play.ask(a_replicated(low=2))
     play.post(ev.MemoryRead(memory(at=0.0), at=0.0))
-    assert play.post(ev.Ready(1, 9001, at=5.0))[-1] == ev.ReadMemory()
-    assert play.post(ev.ReadingFailed("no", at=5.0), ev.Tick(at=6.0)) == []
-    assert play.post(ev.Tick(at=due_at(play.state))) == [ev.ReadMemory()]
+    assert play.post(ev.Ready(1, 9001, at=5.0))[-1] == ReadMemory()
+    assert play.post(ev.MemoryReadFailed("no", at=5.0), ev.Tick(at=6.0)) == []
+    assert play.post(ev.Tick(at=due_at(play.state))) == [ReadMemory()]
 
 
 def test_loads_of_others_come_first():
@@ -196,14 +197,15 @@ def test_a_replica_has_the_context_of_the_first_or_is_not_there():
 
 
 def test_a_replica_of_one_on_a_gpu_is_not_put_on_the_cpu():
-    play = GpuPlay(Hardware({"GPU-a": 6}), Limits(cpu_fallback=CpuFallback.WHEN_FULL))
+    play = GpuPlay(Hardware({"GPU-a": 6}), SchedulingLimits(cpu_fallback=CpuFallback.WHEN_FULL))
     first, second = gpu_pair(play, constraints=PlacementConstraints(cpu_when_full=True, partial_offload=True))
     assert (first.placement.uuids, second) == (("GPU-a",), None)
 
 
 def test_a_replica_of_one_on_a_gpu_waits_for_the_gpus_that_are_lost():
     play = GpuPlay(
-        Hardware({"GPU-a": 6, "GPU-b": 6}, stranger_gib={"GPU-b": 5}), Limits(cpu_fallback=CpuFallback.WHEN_FULL)
+        Hardware({"GPU-a": 6, "GPU-b": 6}, stranger_gib={"GPU-b": 5}),
+        SchedulingLimits(cpu_fallback=CpuFallback.WHEN_FULL),
     )
     gpu_pair(play)
     play.hardware.state = GpuState.LOST
@@ -218,7 +220,7 @@ def test_a_replica_of_one_on_a_gpu_waits_for_the_gpus_that_are_lost():
 
 
 def test_memory_on_its_way_back_is_nobodys_yet():
-    play = GpuPlay(Hardware({"GPU-a": 6, "GPU-b": 6}), Limits(ttl_seconds=50))
+    play = GpuPlay(Hardware({"GPU-a": 6, "GPU-b": 6}), SchedulingLimits(ttl_seconds=50))
     play.loaded("other")
     play._ticket += 1
     model = a_replicated(low=2)
@@ -266,10 +268,15 @@ def test_a_conversation_stays_where_it_was_while_there_is_a_slot():
 def test_only_the_latest_conversations_are_known():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
-    for conversation in (*range(MOST_KNOWN), 0, MOST_KNOWN, MOST_KNOWN + 1):
+    for conversation in (*range(MAX_CONVERSATIONS), 0, MAX_CONVERSATIONS, MAX_CONVERSATIONS + 1):
         ask(play, model, conversation, at=21.0)
         play.post(ev.Release(play._ticket, at=21.0))
-    assert list(play.state.conversations["a"]) == [*range(3, MOST_KNOWN), 0, MOST_KNOWN, MOST_KNOWN + 1]
+    assert list(play.state.conversations["a"]) == [
+        *range(3, MAX_CONVERSATIONS),
+        0,
+        MAX_CONVERSATIONS,
+        MAX_CONVERSATIONS + 1,
+    ]
 
 
 def test_a_conversation_whose_server_is_gone_goes_to_another():
@@ -285,7 +292,7 @@ def test_a_conversation_whose_server_is_gone_goes_to_another():
 
 
 def test_a_replica_that_was_idle_for_its_residency_goes_and_the_last_stays_for_its_ttl():
-    play, model = Play(Limits(ttl_seconds=100)), a_replicated(slots=2)
+    play, model = Play(SchedulingLimits(ttl_seconds=100)), a_replicated(slots=2)
     with_two(play, model)
     ask(play, model, None, at=30.0)
     play.post(ev.Release(play._ticket, at=31.0))
@@ -306,7 +313,7 @@ def test_of_two_that_are_idle_the_one_used_last_stays():
 
 
 def test_none_within_min_goes_while_another_is_in_use():
-    play, model = Play(Limits(ttl_seconds=100)), a_replicated(slots=4, low=2)
+    play, model = Play(SchedulingLimits(ttl_seconds=100)), a_replicated(slots=4, low=2)
     play.up(model)
     play.post(ev.Ready(2, 9002, at=1.0))
     ask(play, model, None, at=2.0)
@@ -322,7 +329,7 @@ def test_a_replica_stays_for_as_long_as_its_load_took():
 
 
 def test_those_within_min_go_together_by_who_was_used_last():
-    play, model = Play(Limits(ttl_seconds=100)), a_replicated(slots=4, low=2)
+    play, model = Play(SchedulingLimits(ttl_seconds=100)), a_replicated(slots=4, low=2)
     play.up(model)
     play.post(ev.Ready(2, 9002, at=1.0))
     ask(play, model, None, at=90.0)
@@ -337,7 +344,7 @@ def test_the_last_answers_wish_is_for_all_servers_of_its_model():
     play.up(model)
     play.post(ev.Ready(2, 9002, at=1.0))
     ask(play, model, None, at=2.0)
-    assert stopped(play.post(ev.Release(play._ticket, at=3.0, keep_seconds=0.0))) == [1, 2]
+    assert stopped(play.post(ev.Release(play._ticket, at=3.0, keep_alive_seconds=0.0))) == [1, 2]
 
 
 def test_pinned_ones_beyond_min_go_when_idle_the_others_stay():
@@ -388,7 +395,7 @@ def test_an_unload_takes_all_and_is_done_when_the_last_is_gone():
     assert stopped(play.ask(model, at=30.0, command=ev.Unload)) == [1, 2]
     ticket = play._ticket
     assert play.post(ev.Exited(1, "", at=31.0)) == []
-    assert play.post(ev.Exited(2, "", at=32.0)) == [ev.Done(ticket)]
+    assert play.post(ev.Exited(2, "", at=32.0)) == [Done(ticket)]
 
 
 def test_an_unload_stops_a_replica_that_loads_and_refuses_nobody():
@@ -433,12 +440,12 @@ def test_whoever_waits_waits_on_when_a_replica_cannot_be_started(end: ev.Exited)
     play.post(ev.Tick(at=12.0))
     effects = play.post(end)
     assert refusals(effects) == {}
-    assert not any(waiting.is_planned_anew for waiting in play.state.waiting)
+    assert not any(waiting.is_replanned for waiting in play.state.waiting)
     assert grants(play.post(ev.Release(2, at=13.0))) == {3: 1}
 
 
 def test_a_replica_that_stalls_is_stopped_and_nobody_is_refused():
-    play = crowded(a_replicated(), Play(Limits(stall_timeout_seconds=20)))
+    play = crowded(a_replicated(), Play(SchedulingLimits(stall_timeout_seconds=20)))
     play.post(ev.Tick(at=12.0))
     effects = play.post(ev.Tick(at=32.0))
     assert (stopped(effects), refusals(effects), play.state.failures) == ([2], {}, {})
@@ -460,7 +467,7 @@ def test_when_the_first_crashes_the_other_goes_on_as_if_it_had_been_alone():
     play.post(ev.Exited(1, "it crashed", at=30.0))
     assert play.state.failures == {}
     assert ask(play, model, None, at=31.0) == 2
-    assert play.state.plan_of(model) is not None
+    assert play.state.placement_request_of(model) is not None
 
 
 def test_the_server_that_speaks_for_a_model_is_one_that_answers():

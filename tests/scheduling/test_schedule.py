@@ -9,32 +9,33 @@ from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.errors import error_for
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.effects import CountSlots, Effect, Grant, ReadMemory, Refuse, Spawn, Stop
+from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at, step
 from tests.helpers.builders import Play, a_model, memory
 
-IMPATIENT = Limits(max_wait_seconds=10)  # a request's turn comes after four
+IMPATIENT = SchedulingLimits(max_wait_seconds=10)  # a request's turn comes after four
 
 
-def refusals(effects: list[ev.Effect]) -> dict[int, Reason]:
-    return {e.ticket: e.refusal.reason for e in effects if isinstance(e, ev.Refuse)}
+def refusals(effects: list[Effect]) -> dict[int, Reason]:
+    return {e.ticket: e.refusal.reason for e in effects if isinstance(e, Refuse)}
 
 
-def grants(effects: list[ev.Effect]) -> dict[int, int]:
-    return {e.ticket: e.server for e in effects if isinstance(e, ev.Grant)}
+def grants(effects: list[Effect]) -> dict[int, int]:
+    return {e.ticket: e.server for e in effects if isinstance(e, Grant)}
 
 
-def spawned(effects: list[ev.Effect]) -> list[str]:
-    return [e.server.model.name for e in effects if isinstance(e, ev.Spawn)]
+def spawned(effects: list[Effect]) -> list[str]:
+    return [e.server.model.name for e in effects if isinstance(e, Spawn)]
 
 
-def stopped(effects: list[ev.Effect]) -> list[int]:
-    return [e.server for e in effects if isinstance(e, ev.Stop)]
+def stopped(effects: list[Effect]) -> list[int]:
+    return [e.server for e in effects if isinstance(e, Stop)]
 
 
 def test_the_first_request_starts_its_model_once_memory_was_read():
     play = Play(answers_readings=False)
-    assert play.ask(a_model()) == [ev.ReadMemory()]
+    assert play.ask(a_model()) == [ReadMemory()]
     effects = play.post(ev.MemoryRead(memory(at=0.0), at=0.0))
     assert spawned(effects) == ["a"]
 
@@ -42,7 +43,7 @@ def test_the_first_request_starts_its_model_once_memory_was_read():
 def test_a_reading_older_than_the_request_starts_nothing():
     play = Play(answers_readings=False)
     play.post(ev.MemoryRead(memory(at=1.0), at=1.0))
-    assert play.ask(a_model(), at=2.0) == [ev.ReadMemory()]
+    assert play.ask(a_model(), at=2.0) == [ReadMemory()]
 
 
 def test_one_load_serves_all_its_waiters():
@@ -167,7 +168,7 @@ def test_leaving_bytes_are_not_free_and_no_reason_to_stop_another():
 
 def test_a_request_for_a_model_on_its_way_out_waits_and_starts_it_again():
     """A peer answered 502, or hung for ever, when a request met its model's unload (llama-swap issue 946)."""
-    play = Play(Limits(ttl_seconds=10))
+    play = Play(SchedulingLimits(ttl_seconds=10))
     play.up(a_model(), at=0.0)
     assert stopped(play.post(ev.Tick(at=10.0))) == [1]
     assert play.ask(a_model(), at=10.1) == []
@@ -177,7 +178,7 @@ def test_a_request_for_a_model_on_its_way_out_waits_and_starts_it_again():
 def test_what_can_never_fit_is_refused_with_the_numbers():
     play = Play(total_gib=16)
     (effect,) = play.ask(a_model(gib=20))
-    assert isinstance(effect, ev.Refuse)
+    assert isinstance(effect, Refuse)
     assert effect.refusal.reason is Reason.DOES_NOT_FIT
     assert effect.refusal.needed_bytes == 23 * 1024**3  # 20 GiB + 15 %
     assert effect.refusal.free_bytes == {CPU: 16 * 1024**3}
@@ -192,7 +193,7 @@ def test_room_that_strangers_hold_is_refused_for_now_and_no_model_is_stopped_in_
 
 
 def test_an_idle_server_goes_after_its_ttl_and_not_before():
-    play = Play(Limits(ttl_seconds=60))
+    play = Play(SchedulingLimits(ttl_seconds=60))
     play.up(a_model(), at=5.0)
     assert due_at(play.state) == 65.0
     assert play.post(ev.Tick(at=64.9)) == []
@@ -200,14 +201,14 @@ def test_an_idle_server_goes_after_its_ttl_and_not_before():
 
 
 def test_a_busy_server_has_no_ttl():
-    play = Play(Limits(ttl_seconds=60))
+    play = Play(SchedulingLimits(ttl_seconds=60))
     play.ask(a_model())
     play.post(ev.Ready(1, 9001, at=0.0))
     assert play.post(ev.Tick(at=1000.0)) == []
 
 
 def test_a_load_that_moves_is_never_stopped_and_one_that_stalls_is():
-    play = Play(Limits(stall_timeout_seconds=30))
+    play = Play(SchedulingLimits(stall_timeout_seconds=30))
     play.ask(a_model(), patience=10_000)
     for at in range(25, 200, 25):
         assert play.post(ev.Progress(1, at=float(at))) == []
@@ -217,7 +218,7 @@ def test_a_load_that_moves_is_never_stopped_and_one_that_stalls_is():
 
 
 def test_ready_that_crosses_a_stop_does_not_bring_the_server_back():
-    play = Play(Limits(stall_timeout_seconds=30))
+    play = Play(SchedulingLimits(stall_timeout_seconds=30))
     play.ask(a_model(), patience=10_000)
     play.post(ev.Tick(at=30.0), ev.Ready(1, 9001, at=30.1))
     assert play.state.server(1).state is ServerState.STOPPING
@@ -228,8 +229,8 @@ def test_a_wait_ends_at_its_time_limit():
     play.ask(a_model(), patience=20.0)
     assert due_at(play.state) == 20.0
     (refuse,) = play.post(ev.Tick(at=20.0))
-    assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.WAIT_TIMEOUT
-    assert refuse.refusal.detail == "waited 20 s (scheduling.max_wait_seconds), and it was still loading"
+    assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.WAIT_TIMEOUT
+    assert refuse.refusal.detail == "timed out after 20 s (scheduling.max_wait_seconds) waiting for it to load"
 
 
 def test_who_waited_in_vain_is_told_what_for():
@@ -240,26 +241,26 @@ def test_who_waited_in_vain_is_told_what_for():
     play.ask(a_model("a", gib=10, slots=1), patience=7.0)
     play.ask(a_model("b", gib=10), patience=7.0)
     play.ask(a_model("a"), patience=7.0, command=ev.Unload)
-    told = [each.refusal.detail for each in play.post(ev.Tick(at=7.0)) if isinstance(each, ev.Refuse)]
-    assert [each.partition(", and ")[2] for each in told] == [
-        "all its slots were taken",
-        "there was no room to load it (GET /decisions?model=b says why)",
-        "it still answers what it was asked",
+    told = [each.refusal.detail for each in play.post(ev.Tick(at=7.0)) if isinstance(each, Refuse)]
+    assert [each.partition(" waiting for ")[2] for each in told] == [
+        "a free slot",
+        "memory to load it; see GET /decisions?model=b",
+        "its running requests to finish",
     ]
 
 
 def test_the_queue_is_bounded_per_model_and_in_all():
-    play = Play(Limits(max_waiting=3, max_waiting_per_model=2))
+    play = Play(SchedulingLimits(max_waiting=3, max_waiting_per_model=2))
     told = [e for name in "aaabb" for e in play.ask(a_model(name))]
     assert refusals(told) == {3: Reason.QUEUE_FULL, 5: Reason.OVERLOADED}
-    assert [str(error_for(each.refusal)) for each in told if isinstance(each, ev.Refuse)] == [
-        "a: 2 requests wait for it already (scheduling.max_waiting_per_model)",
-        "3 requests wait here already (scheduling.max_waiting)",
+    assert [str(error_for(each.refusal)) for each in told if isinstance(each, Refuse)] == [
+        "a: 2 requests are waiting for it already (scheduling.max_waiting_per_model)",
+        "3 requests are waiting already (scheduling.max_waiting)",
     ]
 
 
 def test_a_free_slot_is_granted_even_when_the_queue_is_full():
-    play = Play(Limits(max_waiting=1))
+    play = Play(SchedulingLimits(max_waiting=1))
     play.up(a_model("a"))
     play.ask(a_model("b"))
     assert grants(play.ask(a_model("a"))) == {3: 1}
@@ -304,87 +305,89 @@ def test_an_arrow_that_is_not_in_the_table_is_a_bug():
     play = Play()
     play.up(a_model())
     with pytest.raises(AssertionError, match="ready -> starting"):
-        play.state.servers[0].moved(ServerState.STARTING)
+        play.state.servers[0].with_state(ServerState.STARTING)
 
 
 def test_a_slot_left_in_mid_answer_is_not_given_away_until_the_engine_says_it_is_free():
-    play = Play(Limits(first_look_seconds=0.25, look_seconds=1.5))
+    play = Play(SchedulingLimits(first_slot_check_seconds=0.25, slot_check_seconds=1.5))
     play.ask(a_model(slots=1))
-    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_STREAM))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_STREAMING))
     assert grants(play.ask(a_model(slots=1), at=1.1)) == {}
-    assert play.post(ev.Tick(at=1.25)) == [ev.CountSlots(1)]
-    assert play.post(ev.SlotsCounted(1, busy=1, asked_at=1.25, at=1.5)) == [], "it has five seconds to notice"
+    assert play.post(ev.Tick(at=1.25)) == [CountSlots(1)]
+    assert play.post(ev.SlotsCounted(1, busy=1, requested_at=1.25, at=1.5)) == [], "it has five seconds to notice"
     assert play.post(ev.Tick(at=2.5)) == [], "what asks it all the time keeps llama-server from noticing"
-    assert play.post(ev.Tick(at=3.0)) == [ev.CountSlots(1)]
-    assert grants(play.post(ev.SlotsCounted(1, busy=0, asked_at=3.0, at=3.1))) == {2: 1}
+    assert play.post(ev.Tick(at=3.0)) == [CountSlots(1)]
+    assert grants(play.post(ev.SlotsCounted(1, busy=0, requested_at=3.0, at=3.1))) == {2: 1}
 
 
 def test_an_engine_that_was_left_in_silence_is_not_asked_before_it_looks_itself():
-    play = Play(Limits(first_look_seconds=0.25, look_seconds=1.5))
+    play = Play(SchedulingLimits(first_slot_check_seconds=0.25, slot_check_seconds=1.5))
     play.ask(a_model(slots=1))
-    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT))
     assert due_at(play.state) == 2.5
 
 
 def test_of_many_slots_that_were_left_those_that_are_free_are_given_away():
     """128 clients who leave a server of 256 slots at once must not halve it until the last was noticed."""
-    play = Play(Limits(first_look_seconds=0.2))
+    play = Play(SchedulingLimits(first_slot_check_seconds=0.2))
     for _ in range(4):
         play.ask(a_model(slots=4))
     play.post(ev.Ready(1, 9001, at=0.0))
-    play.post(*(ev.Release(ticket, at=1.0, ending=ev.Ending.CUT_IN_STREAM) for ticket in (1, 2, 3)), ev.Tick(at=1.2))
-    play.post(ev.SlotsCounted(1, busy=2, asked_at=1.2, at=1.25))
-    assert play.state.server(1).left_behind == 1
+    play.post(
+        *(ev.Release(ticket, at=1.0, ending=ev.Ending.ABORTED_WHILE_STREAMING) for ticket in (1, 2, 3)), ev.Tick(at=1.2)
+    )
+    play.post(ev.SlotsCounted(1, busy=2, requested_at=1.2, at=1.25))
+    assert play.state.server(1).abandoned_slots == 1
     assert grants(play.ask(a_model(slots=4), at=1.3)) == {5: 1}
 
 
 def test_an_engine_gets_less_time_to_notice_when_it_has_nothing_to_write():
-    play = Play(Limits(notice_seconds=5, notice_in_silence_seconds=0.05))
+    play = Play(SchedulingLimits(disconnect_notice_seconds=5, silent_disconnect_notice_seconds=0.05))
     play.ask(a_model())
-    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT))
     assert due_at(play.state) == 1.05
 
 
-def left_behind(busy: int | None, asked_at: float, **limits: float) -> tuple[Play, list[ev.Effect]]:
+def abandoned_slots(busy: int | None, requested_at: float, **limits: float) -> tuple[Play, list[Effect]]:
     """A server whose only client left at 1.0 and that was then counted."""
-    play = Play(Limits(notice_seconds=5, look_seconds=5, **limits))
+    play = Play(SchedulingLimits(disconnect_notice_seconds=5, slot_check_seconds=5, **limits))
     play.ask(a_model())
-    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
-    return play, play.post(ev.SlotsCounted(1, busy=busy, asked_at=asked_at, at=6.1))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT), ev.Tick(at=6.0))
+    return play, play.post(ev.SlotsCounted(1, busy=busy, requested_at=requested_at, at=6.1))
 
 
 def test_a_server_that_generates_for_nobody_is_ended():
-    assert stopped(left_behind(busy=1, asked_at=6.0)[1]) == [1]
+    assert stopped(abandoned_slots(busy=1, requested_at=6.0)[1]) == [1]
 
 
 def test_a_server_that_did_stop_stays_and_is_not_asked_again():
-    play, effects = left_behind(busy=0, asked_at=6.0)
+    play, effects = abandoned_slots(busy=0, requested_at=6.0)
     assert effects == []
     assert play.post(ev.Tick(at=100.0)) == []
 
 
 def test_a_server_that_does_not_say_is_asked_again():
-    play, effects = left_behind(busy=None, asked_at=6.0)
+    play, effects = abandoned_slots(busy=None, requested_at=6.0)
     assert effects == []
-    assert play.post(ev.Tick(at=11.1)) == [ev.CountSlots(1)]
+    assert play.post(ev.Tick(at=11.1)) == [CountSlots(1)]
 
 
 def test_a_count_from_before_the_last_request_ended_stops_nothing():
-    play = Play(Limits(notice_seconds=5, look_seconds=5))
+    play = Play(SchedulingLimits(disconnect_notice_seconds=5, slot_check_seconds=5))
     for _ in range(2):
         play.ask(a_model())
-    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT), ev.Tick(at=6.0))
     play.post(ev.Release(2, at=6.05))
-    assert play.post(ev.SlotsCounted(1, busy=1, asked_at=6.0, at=6.1)) == []
+    assert play.post(ev.SlotsCounted(1, busy=1, requested_at=6.0, at=6.1)) == []
 
 
 def test_a_neighbour_keeps_a_server_that_also_generates_for_nobody():
-    play = Play(Limits(notice_seconds=5, look_seconds=5))
+    play = Play(SchedulingLimits(disconnect_notice_seconds=5, slot_check_seconds=5))
     for _ in range(2):
         play.ask(a_model())
-    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.CUT_IN_SILENCE), ev.Tick(at=6.0))
-    assert play.post(ev.SlotsCounted(1, busy=2, asked_at=6.0, at=6.1)) == []
-    assert play.post(ev.Tick(at=11.1)) == [ev.CountSlots(1)]
+    play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT), ev.Tick(at=6.0))
+    assert play.post(ev.SlotsCounted(1, busy=2, requested_at=6.0, at=6.1)) == []
+    assert play.post(ev.Tick(at=11.1)) == [CountSlots(1)]
 
 
 def test_a_server_drained_for_somebody_who_left_takes_requests_again():
@@ -423,6 +426,6 @@ def test_without_a_reading_nobody_waits_for_ever():
     play = Play(answers_readings=False)
     play.up_by_hand(a_model("up"))
     play.ask(a_model("cold"), at=2.0)
-    effects = play.post(ev.ReadingFailed("too many open files", at=2.1))
+    effects = play.post(ev.MemoryReadFailed("too many open files", at=2.1))
     assert refusals(effects) == {2: Reason.SPAWN_FAILED}
-    assert play.ask(a_model("other"), at=3.0) == [ev.ReadMemory()], "the next one tries again"
+    assert play.ask(a_model("other"), at=3.0) == [ReadMemory()], "the next one tries again"

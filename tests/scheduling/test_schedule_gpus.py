@@ -6,14 +6,15 @@ import pytest
 
 from app.entities.gpu import GpuState, MissingGpu
 from app.entities.launch import ModelOptions
-from app.entities.placement import CPU, CpuFallback, Outcome, PlacementConstraints, Rules
+from app.entities.placement import CPU, CpuFallback, GpuLimits, Outcome, PlacementConstraints
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
-from app.use_cases.placement.ledger import BACK_SECONDS
+from app.use_cases.placement.ledger import RELEASE_TIMEOUT_SECONDS
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits
-from app.use_cases.scheduling.readings import PATIENCE_SECONDS
+from app.use_cases.scheduling.effects import Effect, ReadGpus, Refuse, Spawn
+from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.readings import GPU_READING_TIMEOUT_SECONDS
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import GIB, a_model, asked_for, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
@@ -23,14 +24,14 @@ from tests.scheduling.test_schedule import IMPATIENT, grants, refusals, spawned,
 ONE, TWO = Hardware({"GPU-a": 6}), Hardware({"GPU-a": 6, "GPU-b": 6})
 
 
-def play_on(hardware: Hardware, limits: Limits | None = None, **more: bool) -> GpuPlay:
+def play_on(hardware: Hardware, limits: SchedulingLimits | None = None, **more: bool) -> GpuPlay:
     play = GpuPlay(replace(hardware), limits, **more)
     play.post(play.polled(at=-1.0))
     return play
 
 
-def where(effects: list[ev.Effect]) -> list[tuple[str, ...]]:
-    return [effect.server.placement.uuids for effect in effects if isinstance(effect, ev.Spawn)]
+def where(effects: list[Effect]) -> list[tuple[str, ...]]:
+    return [effect.server.placement.uuids for effect in effects if isinstance(effect, Spawn)]
 
 
 def outcomes(play: GpuPlay) -> list[Outcome]:
@@ -60,17 +61,17 @@ def test_two_models_at_once_never_share_what_only_one_can_have():
 
 def test_a_reading_that_does_not_come_is_waited_for_a_moment_and_the_last_one_has_to_do():
     play = play_on(ONE, answers_polls=False)
-    assert play.wants("a") == [ev.ReadGpus()]
-    assert due_at(play.state) == PATIENCE_SECONDS
-    assert play.post(ev.Tick(at=PATIENCE_SECONDS - 0.001)) == []
-    assert where(play.post(ev.Tick(at=PATIENCE_SECONDS))) == [("GPU-a",)]
-    assert due_at(play.state) != PATIENCE_SECONDS, "it is over"
+    assert play.wants("a") == [ReadGpus()]
+    assert due_at(play.state) == GPU_READING_TIMEOUT_SECONDS
+    assert play.post(ev.Tick(at=GPU_READING_TIMEOUT_SECONDS - 0.001)) == []
+    assert where(play.post(ev.Tick(at=GPU_READING_TIMEOUT_SECONDS))) == [("GPU-a",)]
+    assert due_at(play.state) != GPU_READING_TIMEOUT_SECONDS, "it is over"
 
 
 def test_who_comes_before_the_first_reading_waits_for_it():
     play = GpuPlay(replace(ONE, state=GpuState.UNREAD), answers_polls=False)
     play.post(play.polled(at=0.0))
-    assert play.wants("a", at=0.1) == [ev.ReadGpus()]
+    assert play.wants("a", at=0.1) == [ReadGpus()]
     assert play.post(ev.Tick(at=1.0)) == []
     play.hardware.state = GpuState.OK
     assert where(play.post(play.polled(at=2.0))) == [("GPU-a",)]
@@ -80,7 +81,7 @@ def test_a_first_reading_that_never_comes_is_not_waited_for_for_ever():
     play = GpuPlay(replace(ONE, state=GpuState.UNREAD), answers_polls=False)
     play.post(play.polled(at=0.0))
     play.wants("a", at=0.1)
-    play.post(ev.Tick(at=0.1 + PATIENCE_SECONDS))
+    play.post(ev.Tick(at=0.1 + GPU_READING_TIMEOUT_SECONDS))
     due = due_at(play.state)
     assert due == 5.0
     assert refusals(play.post(ev.MemoryRead(replace(play.state.memory, at=due), due))) == {1: Reason.NO_GPU}
@@ -92,7 +93,7 @@ def test_a_first_reading_that_never_comes_is_not_waited_for_for_ever():
 )
 def test_where_gpus_are_missing_nothing_goes_to_the_cpu_that_was_not_to(fallback: CpuFallback, answer: str):
     lost = replace(ONE, state=GpuState.LOST, expected="one was here")
-    play = play_on(lost, Limits(cpu_fallback=fallback))
+    play = play_on(lost, SchedulingLimits(cpu_fallback=fallback))
     effects = play.wants("a", constraints=PlacementConstraints(cpu_when_full=fallback is CpuFallback.WHEN_FULL))
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
     assert outcomes(play) == [Outcome.PLACE if answer == CPU else Outcome.REFUSE], "both are on record"
@@ -103,12 +104,14 @@ def test_where_gpus_are_missing_nothing_goes_to_the_cpu_that_was_not_to(fallback
 def test_an_engine_without_cuda_and_a_machine_without_gpus_use_the_cpu(
     hardware: Hardware, fallback: CpuFallback, answer: str
 ):
-    effects = play_on(hardware, Limits(cpu_fallback=fallback)).wants("a")
+    effects = play_on(hardware, SchedulingLimits(cpu_fallback=fallback)).wants("a")
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
 
 
 def test_a_model_without_layers_on_gpus_misses_none():
-    play = play_on(replace(ONE, state=GpuState.LOST, expected="one was here"), Limits(cpu_fallback=CpuFallback.NEVER))
+    play = play_on(
+        replace(ONE, state=GpuState.LOST, expected="one was here"), SchedulingLimits(cpu_fallback=CpuFallback.NEVER)
+    )
     on_cpu = replace(eight_layers(), options=replace(eight_layers().options, n_gpu_layers=0))
     assert where(play.post(ev.Acquire(1, a_model(), 0.0, 300.0, on_cpu))) == [(CPU,)]
 
@@ -160,7 +163,7 @@ def test_memory_that_does_not_come_back_is_somebody_elses():
     effects = play.post(ev.Exited(old.id, "", at=10.5))
     while (due := due_at(play.state)) and due < 60 and not effects:
         effects = play.post(ev.Tick(at=due))
-        assert due <= 10.5 + BACK_SECONDS
+        assert due <= 10.5 + RELEASE_TIMEOUT_SECONDS
     assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
 
 
@@ -216,7 +219,7 @@ def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place
     play.loaded("a")
     play.post(ev.Acquire(50, a_model("a"), 0.5, 300.0, eight_layers()), ev.Unload(51, a_model("a"), 0.6, 300.0))
     assert play.wants("c", at=1.0) == []
-    assert "have answered" in play.decided[-1].decision.reason
+    assert "waiting for draining servers to finish: " in play.decided[-1].decision.reason
 
 
 def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
@@ -237,7 +240,7 @@ def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
 def test_what_a_stranger_holds_is_told_with_the_numbers():
     play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}))
     (refuse,) = play.wants("a")
-    assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.INSUFFICIENT_MEMORY
+    assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.INSUFFICIENT_MEMORY
     assert refuse.refusal.free_bytes == {"GPU-a": int(1.5 * GIB)}
     assert 4 * GIB < refuse.refusal.needed_bytes < 5 * GIB
 
@@ -255,11 +258,13 @@ def test_a_card_that_is_away_is_the_reason_where_it_would_have_been_used():
 
 def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
     """Not with the whole card: 6 GiB would hold it, 4 may be taken. Nor with what is free by chance."""
-    play = play_on(replace(ONE, stranger_gib={"GPU-a": 3}), Limits(rules=Rules(max_vram_bytes=4 * GIB)))
+    play = play_on(
+        replace(ONE, stranger_gib={"GPU-a": 3}), SchedulingLimits(gpu_limits=GpuLimits(max_vram_bytes=4 * GIB))
+    )
     (refuse,) = play.wants("a")
-    assert isinstance(refuse, ev.Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
+    assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
     assert refuse.refusal.free_bytes == {"GPU-a": 4 * GIB}
-    assert "at most usable: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
+    assert "usable at most: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
 
 
 @pytest.mark.parametrize(
@@ -285,7 +290,7 @@ def test_a_lesson_about_a_gpu_is_no_share_of_what_is_in_ram():
     servers = (replace(spawn.server, booked=booked),)
     play.state = replace(play.state, servers=servers)
     play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
-    assert play.state.lessons["a"].device_bytes == 256 * 1024**2
+    assert play.state.learned_margins["a"].device_bytes == 256 * 1024**2
 
 
 def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_learned():
@@ -297,7 +302,7 @@ def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_lear
     (second,) = where(effects)
     assert (refusals(effects), second != first) == ({}, True)
     one, two = 4 * GIB, play.state.server(2).booked[second[0]]
-    assert two > one and play.state.server(2).is_planned_anew
+    assert two > one and play.state.server(2).is_replanned
     assert refusals(play.post(ev.Exited(2, "cudaMalloc failed", at=4.0, ran_out_of_memory=True))) == {
         1: Reason.LOAD_FAILED
     }
@@ -311,7 +316,7 @@ def test_the_lesson_is_kept_until_it_was_measured():
     assert 256 * 1024**2 <= warned - plain < GIB
     play.post(ev.Ready(2, 9002, at=3.0), ev.Release(1, at=3.0))
     play.post(ev.Measured(2, {"GPU-a": plain, CPU: GIB}, at=3.5))
-    assert play.state.lessons == {}
+    assert play.state.learned_margins == {}
 
 
 def test_any_other_end_of_a_start_is_not_tried_again():
@@ -369,7 +374,7 @@ def on_the_cpu_beside_gpus(gib: float) -> PlacementRequest:
 
 
 def test_a_first_reading_that_never_comes_makes_no_loop_while_a_load_waits_for_ram():
-    play = GpuPlay(Hardware({}, state=GpuState.UNREAD), Limits(cpu_fallback=CpuFallback.WHEN_FULL), False)
+    play = GpuPlay(Hardware({}, state=GpuState.UNREAD), SchedulingLimits(cpu_fallback=CpuFallback.WHEN_FULL), False)
     play.post(play.polled(at=0.0))
     play.post(ev.Acquire(1, a_model("a"), 6.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(1, 9001, at=7.0))
     play.post(ev.Acquire(2, a_model("b"), 8.0, 300.0, on_the_cpu_beside_gpus(40)))

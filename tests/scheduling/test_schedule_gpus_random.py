@@ -14,9 +14,10 @@ import pytest
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
 from app.entities.model import Model
-from app.entities.placement import CPU, CpuFallback, PlacementConstraints, Rules
+from app.entities.placement import CPU, CpuFallback, GpuLimits, PlacementConstraints
 from app.entities.server import Server, ServerState
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.effects import Effect, ReadGpus, Spawn
 from tests.helpers.builders import GIB
 from tests.helpers.gpu_play import eight_layers
 from tests.scheduling.test_schedule_random import ARRIVALS, World
@@ -37,9 +38,11 @@ class GpuWorld(World):
         self.ends: dict[int, Server] = {}
         self.away: str | None = None  # a card that is lost for now
         self.shows_pids = chance.random() < 0.7
-        self.rules = Rules(chance.choice([0, GIB // 2]), chance.choice([None, None, 7 * GIB]))
+        self.gpu_limits = GpuLimits(chance.choice([0, GIB // 2]), chance.choice([None, None, 7 * GIB]))
         fallback = chance.choice(list(CpuFallback))
-        self.state = replace(self.state, limits=replace(self.state.limits, rules=self.rules, cpu_fallback=fallback))
+        self.state = replace(
+            self.state, limits=replace(self.state.limits, gpu_limits=self.gpu_limits, cpu_fallback=fallback)
+        )
         self.contexts = {model.name: chance.choice([4096, 8192, 65536]) for model in self.models}
         self.models = [replace(model, constraints=self.some_wishes(fallback)) for model in self.models]
         for second in range(LONGEST_SECONDS):
@@ -71,13 +74,13 @@ class GpuWorld(World):
                 self.coming_back.append((event.at + self.random.choice([0, 0.3, 1.5, 3]), uuid, size))
         super().happen(event)
 
-    def obey(self, effect: ev.Effect) -> None:
-        if isinstance(effect, ev.ReadGpus):
+    def obey(self, effect: Effect) -> None:
+        if isinstance(effect, ReadGpus):
             if self.random.random() < 0.9:
                 self.later(self.now + self.random.choice([0, 0.002, 0.2]), ev.GpusPolled(self.state.gpus, 0.0))
             return
         super().obey(effect)
-        if isinstance(effect, ev.Spawn):
+        if isinstance(effect, Spawn):
             self.later(self.now, ev.Spawned(effect.server.id, effect.server.id, 0.0))
 
     def run(self) -> None:
@@ -92,11 +95,11 @@ class GpuWorld(World):
         for uuid in server.booked.keys() & self.cards.keys():
             ours = sum(self.will_hold_on(each, uuid) for each in self.state.servers)
             gone = sum(size for until, on, size in self.coming_back if on == uuid and until > self.polled_at)
-            most = self.cards[uuid] - self.rules.reserve_bytes
+            most = self.cards[uuid] - self.gpu_limits.reserve_bytes
             assert self.strangers_when_read[uuid] + ours + gone <= most, f"{uuid} is promised to too many"
-            if self.rules.max_vram_bytes is not None:
+            if self.gpu_limits.max_vram_bytes is not None:
                 booked = sum(each.booked.get(uuid, 0) for each in self.state.servers)
-                assert booked <= self.rules.max_vram_bytes, "no more of it than max_vram is ours"
+                assert booked <= self.gpu_limits.max_vram_bytes, "no more of it than max_vram is ours"
         constraints = server.model.constraints
         if not server.placement.is_on_cpu:
             assert constraints.min_gpus <= len(server.placement.uuids) <= (constraints.max_gpus or 99)
@@ -123,9 +126,9 @@ class GpuWorld(World):
 
     # --- means -------------------------------------------------------------------------------------------
 
-    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
+    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
         needed = () if want is ev.Unload else (eight_layers(self.contexts[model.name], model.constraints),)
-        return self.in_conversation(want(ticket, model, at, give_up_at, *needed))
+        return self.in_conversation(want(ticket, model, at, deadline, *needed))
 
     def projection(self, server: Server) -> dict[str, int]:
         factor = self.random.choice([0.7, 1, 1, 1.1, 1.6])

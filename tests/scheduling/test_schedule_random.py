@@ -24,16 +24,28 @@ from app.entities.placement import CPU
 from app.entities.refusal import Reason
 from app.entities.server import Server, ServerState
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import NOTHING_EXTRA
+from app.use_cases.placement.request import NO_MARGIN
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.backoff import holds
-from app.use_cases.scheduling.eviction import _world as world_now
-from app.use_cases.scheduling.fairness import cold
-from app.use_cases.scheduling.load_balancing import is_spare
-from app.use_cases.scheduling.pool_state import Awaited, Limits, PoolState
-from app.use_cases.scheduling.readings import take_stock
+from app.use_cases.scheduling.backoff import active_backoff
+from app.use_cases.scheduling.decision_inputs import world_with_eviction_costs
+from app.use_cases.scheduling.effects import (
+    CountSlots,
+    Decided,
+    Done,
+    Effect,
+    Grant,
+    ReadMemory,
+    Refuse,
+    Spawn,
+    Stop,
+    StopReason,
+)
+from app.use_cases.scheduling.fairness import waiting_loads
+from app.use_cases.scheduling.load_balancing import is_surplus
+from app.use_cases.scheduling.pool_state import Awaited, PoolState, SchedulingLimits
+from app.use_cases.scheduling.readings import note_elapsed_time
 from app.use_cases.scheduling.record import record
-from app.use_cases.scheduling.schedule import _PASSES, due_at, step
+from app.use_cases.scheduling.schedule import PASSES, due_at, step
 from tests.helpers.builders import GIB, a_command, a_model, booked, nothing_is_left_out
 
 FAILURES = {
@@ -55,7 +67,7 @@ class World:
         self.projected = {m.name: int(booked(m) * self.random.choice([0.5, 1, 1, 1.2, 3])) for m in self.models}
         self.measured = {m.name: int(min(booked(m), self.projected[m.name]) * 0.9) for m in self.models}
         self.state = PoolState(
-            Limits(
+            SchedulingLimits(
                 max_waiting=self.random.choice([3, 10, 100]),
                 max_waiting_per_model=self.random.choice([2, 100]),
                 max_loaded=self.random.choice([None, 1, 2]),
@@ -122,8 +134,9 @@ class World:
 
     def is_only_looking_for_replicas(self, due: float) -> bool:
         """Of a pinned model, say, that is to have more servers than there is room for: that never ends."""
-        sought = self.state.sought
-        return sought is not None and sought.is_decided and due == sought.again_at and not self.state.waiting
+        last = self.state.evaluation
+        is_replica_search = last is not None and bool(last.replicas) and not last.awaits_readings
+        return is_replica_search and due == last.repeat_at and not self.state.waiting
 
     def happen(self, event: ev.Event) -> None:
         if isinstance(event, ev.Exited):
@@ -144,33 +157,33 @@ class World:
             self.obey(effect)
         self.check()
 
-    def obey(self, effect: ev.Effect) -> None:
+    def obey(self, effect: Effect) -> None:
         match effect:
-            case ev.ReadMemory():
+            case ReadMemory():
                 if self.random.random() < 0.1:
                     self.stranger = int(self.random.choice([0, 0.3, 0.8]) * self.total)
                 if self.random.random() < 0.02:
-                    self.later(self.now, ev.ReadingFailed("no", 0.0))
+                    self.later(self.now, ev.MemoryReadFailed("no", 0.0))
                 else:
                     self.later(self.now, ev.MemoryRead(self.reading(), 0.0))
-            case ev.Spawn(server):
+            case Spawn(server):
                 self.check_spawn(server)
                 self.alive.add(server.id)
                 self.load(server)
-            case ev.Stop(server):
+            case Stop(server):
                 assert server in self.alive
                 self.later(self.now + self.random.uniform(0, 2), ev.Exited(server, "stopped", 0.0))
-            case ev.Grant(ticket, server):
+            case Grant(ticket, server):
                 self.answers[ticket] += 1
                 self.granted[ticket] = server
                 self.later(
                     self.now + self.random.expovariate(self.answers_a_second),
                     ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending)), self.some_wish()),
                 )
-            case ev.CountSlots(server):
+            case CountSlots(server):
                 busy = self.random.choice([None, 0, 1, 2])
                 self.later(self.now + 0.1, ev.SlotsCounted(server, busy, self.now, 0.0))
-            case ev.Done(ticket) | ev.Refuse(ticket):
+            case Done(ticket) | Refuse(ticket):
                 self.answers[ticket] += 1
 
     def load(self, started: Server) -> None:
@@ -211,48 +224,48 @@ class World:
         assert not any(each.model.name in free for each in waits), "nothing holds up a request whose model is ready"
         for server in servers:
             if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
-                assert server.is_condemned, "a pinned one is drained only by order"
+                assert server.is_terminating, "a pinned one is drained only by order"
             if server.leases:
                 assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"
 
-    def check_victims(self, before: PoolState, event: ev.Event, effects: list[ev.Effect]) -> None:
+    def check_victims(self, before: PoolState, event: ev.Event, effects: list[Effect]) -> None:
         """Who is stopped for room is idle, unpinned, and young only where no older one would do: the first load of the
         step is decided again without the young ones, and has no place then."""
-        going = {each.server for each in effects if isinstance(each, ev.Stop) and each.why is ev.StopReason.ROOM}
+        going = {each.server for each in effects if isinstance(each, Stop) and each.why is StopReason.EVICTED}
         victims = [server for server in before.servers if server.id in going]
         if not victims:
             return
         state = settled_but_for_room(before, event)
-        spare = {server.id for server in state.servers if is_spare(state, server)}
+        spare = {server.id for server in state.servers if is_surplus(state, server)}
         assert not any(v.model.pin and v.id not in spare for v in victims), "pinned ones are never stopped for room"
-        decided = [each for each in effects if isinstance(each, ev.Decided)]
+        decided = [each for each in effects if isinstance(each, Decided)]
         if not decided or not set(decided[0].evict) & {server.model.name for server in victims}:
             return
         residency = before.limits.min_residency_seconds
         young = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency} - spare
         if young & {server.id for server in victims if server.model.name in decided[0].evict}:
-            (waiting,) = [each for each in cold(state, event.at) if each.model.name == decided[0].model][:1]
+            (waiting,) = [each for each in waiting_loads(state, event.at) if each.model.name == decided[0].model][:1]
             assert waiting.placement_request is not None
-            asked = waiting.placement_request.but(state.lessons.get(waiting.model.name, NOTHING_EXTRA))
-            world = world_now(state, event.at)
+            asked = waiting.placement_request.with_margin(state.learned_margins.get(waiting.model.name, NO_MARGIN))
+            world = world_with_eviction_costs(state, event.at)
             kept = tuple(replace(each, is_pinned=each.is_pinned or each.id in young) for each in world.residents)
             without = decide(asked, replace(world, residents=kept))
             place = without.placement
             is_less = place is None or (bool(world.cards) and (place.is_on_cpu or place.n_gpu_layers < ALL_LAYERS))
             assert is_less, f"a young one goes where an old one would do: {without.reason}"
 
-    def check_ends(self, now: float, effects: list[ev.Effect]) -> None:
+    def check_ends(self, now: float, effects: list[Effect]) -> None:
         """Nobody is stopped for being idle, or stalled, before its time; a pinned one without an idle time never."""
         for effect in effects:
-            server = self.state.server(effect.server) if isinstance(effect, ev.Stop) else None
-            if server is None or not isinstance(effect, ev.Stop):
+            server = self.state.server(effect.server) if isinstance(effect, Stop) else None
+            if server is None or not isinstance(effect, Stop):
                 continue
-            if effect.why is ev.StopReason.IDLE:
+            if effect.why is StopReason.IDLE:
                 self.check_idle_end(server, now)
-            if effect.why is ev.StopReason.STALLED:
+            if effect.why is StopReason.STALLED:
                 assert now >= server.progress_at + self.state.limits.stall_timeout_seconds, "it has moved"
-            if effect.why is ev.StopReason.UNLOAD:
-                assert server.is_unloaded or server.ready_at is None, "nobody ordered that"
+            if effect.why is StopReason.UNLOAD:
+                assert server.is_unload_requested or server.ready_at is None, "nobody ordered that"
 
     def check_idle_end(self, server: Server, now: float) -> None:
         own, kept = server.model.ttl_seconds, server.model.replicas
@@ -260,35 +273,37 @@ class World:
         assert not server.leases, "it is used"
         assert own is not None or not server.model.pin or len(left) >= kept.min, "pinned ones stay, however idle"
         if kept.max == 1:
-            said = (server.keep_seconds, own, self.state.limits.ttl_seconds)
+            said = (server.keep_alive_seconds, own, self.state.limits.ttl_seconds)
             keep = next(each for each in said if each is not None)
             assert now >= server.last_used + keep, "it was to stay longer"
 
-    def check_replicas(self, before: PoolState, event: ev.Event, effects: list[ev.Effect]) -> None:
+    def check_replicas(self, before: PoolState, event: ev.Event, effects: list[Effect]) -> None:
         """For what is beyond the first server of a model nobody is stopped, drained or refused, and no load waits."""
         now_there = {server.model.name for server in self.state.servers}
         was_draining = {server.id for server in before.servers if server.state is ServerState.DRAINING}
-        asked = {effect.server.model.name for effect in effects if isinstance(effect, ev.Spawn)}
+        asked = {effect.server.model.name for effect in effects if isinstance(effect, Spawn)}
         for name in asked:
             if len(self.state.servers_of(name)) > 1:
-                assert all(waiting.model.name in now_there for waiting in self.state.wanting), "loads come first"
+                assert all(waiting.model.name in now_there for waiting in self.state.waiting_for_server), (
+                    "loads come first"
+                )
                 others = [each for each in self.state.servers_of(name) if each.state is not ServerState.STARTING]
                 assert len(others) == len(self.state.servers_of(name)) - 1, "one at a time"
                 assert all(each.state is ServerState.READY for each in others), "beside what is ready"
         for effect in effects:
-            if isinstance(effect, ev.Stop) and effect.why is ev.StopReason.ROOM:
+            if isinstance(effect, Stop) and effect.why is StopReason.EVICTED:
                 assert not before.servers_of(effect.detail.removeprefix("for ")), "stopped for a replica"
-            if isinstance(effect, ev.Refuse) and effect.refusal.reason in FAILURES:
+            if isinstance(effect, Refuse) and effect.refusal.reason in FAILURES:
                 ready = [s for s in self.state.servers_of(effect.refusal.model) if s.state is ServerState.READY]
                 assert not ready, f"refused beside a ready server: {effect.refusal}"
         for server in self.state.servers:
-            if server.state is ServerState.DRAINING and server.id not in was_draining and not server.is_condemned:
+            if server.state is ServerState.DRAINING and server.id not in was_draining and not server.is_terminating:
                 gone = event.server if isinstance(event, ev.Exited) else None
                 left = [each for each in before.servers_of(server.drained_for) if each.id != gone]
                 assert not left, "drained for a replica"
 
     def check_spawn(self, server: Server) -> None:
-        assert not holds(self.state.backoffs, server.model, self.now), "the brake is on"
+        assert not active_backoff(self.state.backoffs, server.model, self.now), "the brake is on"
         others = [s for s in self.state.servers if s.id < server.id]
         will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.booked[CPU]
         assert will_be <= self.total, "all of ours and the strangers last seen fit into the machine, fully loaded"
@@ -303,8 +318,8 @@ class World:
 
     # --- means -------------------------------------------------------------------------------------------
 
-    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, give_up_at: float) -> ev.Event:
-        return self.in_conversation(a_command(want, ticket, model, at, give_up_at))
+    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
+        return self.in_conversation(a_command(want, ticket, model, at, deadline))
 
     def in_conversation(self, wish: ev.Event) -> ev.Event:
         if not isinstance(wish, ev.Acquire) or wish.model.replicas.max == 1:
@@ -349,9 +364,9 @@ class World:
 def settled_but_for_room(state: PoolState, event: ev.Event) -> PoolState:
     """What the last pass of the step sees."""
     state, _ = record(state, event)
-    for settle in _PASSES[:-1]:
+    for settle in PASSES[:-1]:
         state, _ = settle(state, event.at)
-    return take_stock(state, event.at)
+    return note_elapsed_time(state, event.at)
 
 
 @pytest.mark.parametrize("block", range(10))

@@ -67,7 +67,7 @@ def test_models_go_to_the_cards_that_are_left_and_back_to_one_that_came_back(mac
         error, retry_after = refusal(service, "n", 503, "no_gpu")
         assert retry_after == "10"
         assert "the driver has lost it" in error["message"]
-        assert reasons(service)[0].startswith("no GPU: all that were here are gone")
+        assert reasons(service)[0].startswith("no GPU: all GPUs seen before are gone")
         machine.show(A, LOST_B)
         sees(service, "GPU-a")
         error, retry_after = refusal(service, "only-on-b", 503, "no_gpu")

@@ -168,7 +168,7 @@ def test_a_machine_whose_gpus_vanished_says_so_and_heals(hardware: StandIn, tmp_
     with serving_on(hardware, tmp_path) as service:
         wait_for(lambda: reasons(service), 20)
         (reason,) = reasons(service)
-        assert reason.startswith("no GPU: ") and "here before: NVIDIA GeForce RTX 4090" in reason
+        assert reason.startswith("no GPU: ") and "seen before: NVIDIA GeForce RTX 4090" in reason
         assert block(service)["total_gpus"] == 0
         assert reason.split("; ")[0].removeprefix("no GPU: ") in service.get("/").text.replace("&#39;", "'")
         hardware.show(A)

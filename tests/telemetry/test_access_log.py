@@ -1,12 +1,16 @@
-"""The line of each request: in the form of all others, and never a reason for a request to fail."""
+"""The access log: each line has the format of all others, and no failure to write it fails a request."""
 
 from __future__ import annotations
 
 import io
 import re
+import threading
 import time
 
+import pytest
+
 from tests.helpers.service import wait_for
+from workers.telemetry import access_log
 from workers.telemetry.access_log import AccessLog
 
 
@@ -14,52 +18,89 @@ def a_line(log: AccessLog, status: int = 200, asked: str = "m") -> None:
     log.note(status, "/v1/completions", "m", asked, 0.25, 7, 3, "r1")
 
 
-def test_a_line_has_the_form_of_all_others_and_its_own_time():
+def write_queued(log: AccessLog) -> None:
+    log.start()
+    log.close()
+
+
+def test_a_line_has_the_format_of_all_others_and_the_time_of_the_requests_end():
     file = io.StringIO()
-    log = AccessLog(lambda: file)
+    log = AccessLog(file)
     a_line(log)
     time.sleep(1.1)
-    log.flush()
-    said = re.fullmatch(
+    write_queued(log)
+    line = re.fullmatch(
         r"(\S+ \S+),(\d{3}) INFO \[access-log\] workers.telemetry.access_log: request (.*)\n", file.getvalue()
     )
-    assert said, file.getvalue()
-    assert said[3] == "status=200 path=/v1/completions model=m asked='m' seconds=0.250 prompt=7 completion=3 id=r1"
-    at = time.mktime(time.strptime(said[1], "%Y-%m-%d %H:%M:%S")) + int(said[2]) / 1000
-    assert time.time() - at >= 1.0, "the request's end, not the line's"
+    assert line, file.getvalue()
+    assert line[3] == "status=200 path=/v1/completions model=m asked='m' seconds=0.250 prompt=7 completion=3 id=r1"
+    at = time.mktime(time.strptime(line[1], "%Y-%m-%d %H:%M:%S")) + int(line[2]) / 1000
+    assert time.time() - at >= 1.0, "the request's end, not the time of writing"
 
 
-def test_a_clients_words_make_no_second_line_and_no_long_one():
+def test_a_model_name_from_a_client_makes_neither_a_second_line_nor_a_long_one():
     file = io.StringIO()
-    log = AccessLog(lambda: file)
+    log = AccessLog(file)
     a_line(log, asked="a\nb" + "x" * 1000)
-    log.flush()
+    write_queued(log)
     assert file.getvalue().count("\n") == 1
     assert len(file.getvalue()) < 400
 
 
-def test_lines_are_written_by_themselves():
+def test_lines_are_written_without_a_flush():
     file = io.StringIO()
-    log = AccessLog(lambda: file)
+    log = AccessLog(file)
     log.start()
     for status in (200, 404):
         a_line(log, status)
         wait_for(lambda status=status: f"status={status}" in file.getvalue(), 10)
 
 
-class Full(io.StringIO):
-    """A disk without room."""
+class FullDisk(io.StringIO):
+    """A file on a disk that is full until `has_space`."""
+
+    has_space, refusals = False, 0
 
     def write(self, text: str) -> int:
-        raise OSError(28, "No space left on device")
+        if not self.has_space:
+            self.refusals += 1
+            raise OSError(28, "No space left on device")
+        return super().write(text)
 
 
-def test_a_log_that_takes_nothing_costs_its_lines_alone():
-    files: list[io.StringIO] = [Full()]
-    log = AccessLog(lambda: files[-1])
+def test_a_line_that_cannot_be_written_is_lost_and_later_ones_are_not():
+    file = FullDisk()
+    log = AccessLog(file)
     a_line(log)
-    log.flush()
-    files.append(io.StringIO())
+    log.start()
+    wait_for(lambda: file.refusals, 10)
+    file.has_space = True
     a_line(log, 404)
-    log.flush()
-    assert re.findall("status=(\\d+)", files[-1].getvalue()) == ["404"]
+    log.close()
+    assert re.findall("status=(\\d+)", file.getvalue()) == ["404"]
+
+
+class Blocked(io.StringIO):
+    """A pipe whose reader has stopped reading."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_free = threading.Event()
+
+    def write(self, text: str) -> int:
+        assert self.is_free.wait(60)
+        return super().write(text)
+
+
+def test_a_blocked_file_neither_blocks_a_request_nor_fills_the_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(access_log, "MAX_QUEUED", 10)
+    file = Blocked()
+    log = AccessLog(file)
+    log.start()
+    began = time.monotonic()
+    for _ in range(100):
+        a_line(log)
+    assert time.monotonic() - began < 5
+    file.is_free.set()
+    log.close()
+    assert 10 <= file.getvalue().count("\n") <= 12  # one more is being written

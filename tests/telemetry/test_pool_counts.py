@@ -1,31 +1,32 @@
-"""What /metrics says has happened in the pool, by the steps of short stories."""
+"""The counters of the pool, after the steps of short histories of events."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import Limits, PoolState
+from app.use_cases.scheduling.effects import Effect
+from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from tests.helpers.builders import Play, a_model
 from workers.telemetry.pool_counts import PoolCounts
 
 
 class Counted(Play):
     def __init__(self, **limits: float) -> None:
-        super().__init__(Limits(**limits), total_gib=16)
+        super().__init__(SchedulingLimits(**limits), total_gib=16)
         self.registry = CollectorRegistry()
         self.counts = PoolCounts(self.registry)
 
-    def stepped(self, before: PoolState, event: ev.Event) -> list[ev.Effect]:
+    def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
         effects = super().stepped(before, event)
-        self.counts.stepped(before, event, effects)
+        self.counts.count_step(before, event, effects)
         return effects
 
     def value(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"llama_smart_proxy_{name}", labels) or 0.0
 
 
-def test_a_load_its_seconds_and_an_idle_end_are_counted():
+def test_a_load_its_duration_and_an_idle_stop_are_counted():
     play = Counted(ttl_seconds=10)
     play.ask(a_model())
     play.post(ev.Ready(1, 9001, at=3.0), ev.Release(1, at=4.0), ev.Tick(at=14.0), ev.Exited(1, "", at=14.5))
@@ -35,7 +36,7 @@ def test_a_load_its_seconds_and_an_idle_end_are_counted():
     assert play.value("decisions_total", outcome="place") == 1
 
 
-def test_loads_that_fail_and_servers_that_crash_are_told_apart():
+def test_failed_loads_and_crashed_servers_are_counted_separately():
     play = Counted()
     for at, outcome in enumerate(({}, {"could_not_spawn": True}, {"ran_out_of_memory": True})):
         play.ask(a_model(), at=float(at))
@@ -48,14 +49,14 @@ def test_loads_that_fail_and_servers_that_crash_are_told_apart():
     assert play.value("server_stops_total", model="a", reason="crashed") == 1
 
 
-def test_refusals_are_counted_by_their_reason():
+def test_rejected_requests_are_counted_by_reason():
     play = Counted()
     play.ask(a_model(gib=40))
     assert play.value("requests_rejected_total", reason="model_does_not_fit") == 1
     assert play.value("decisions_total", outcome="refuse") == 1
 
 
-def test_room_that_is_made_is_a_stop():
+def test_an_eviction_is_counted_as_a_stop():
     play = Counted()
     play.up(a_model("old", gib=10))
     play.ask(a_model("new", gib=10), at=5.0)

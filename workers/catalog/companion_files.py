@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from app.entities.gguf import GgufHeader
 from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile
-from app.use_cases.estimate.companions import Companions, Part, beside, part
-from app.use_cases.estimate.memory_options import companion_paths
+from app.use_cases.estimate.companions import Companion, Companions, group_companions, read_companion
 from app.use_cases.estimate.projector import Projector
+from app.use_cases.launch.arguments import companion_paths
 from workers.catalog.model_headers import ModelHeaders
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class CompanionFiles:
     """For any thread; a file is read again when it has changed."""
 
     def __init__(self) -> None:
-        self._headers = ModelHeaders[Part](part, problem_of=_nothing)
+        self._headers = ModelHeaders[Companion](read_companion, problem_of=_nothing)
 
     def read(self, launch: LaunchSettings) -> Companions:
         """What stands beside a model with these settings. Raises InvalidModelFile for its projector.
@@ -31,7 +31,7 @@ class CompanionFiles:
         """
         files = companion_paths(launch)
         projector = [self._projector(files.projector)] if files.projector else []
-        return beside([*projector, *self._readable(filter(None, [files.draft, *files.adapters]))])
+        return group_companions([*projector, *self._readable(filter(None, [files.draft, *files.adapters]))])
 
     def _projector(self, path: str) -> Projector:
         found = self._headers.get(path)
@@ -39,7 +39,7 @@ class CompanionFiles:
             raise InvalidModelFile(path, f"{os.path.basename(path)} is named as its mmproj and is no projector")
         return found
 
-    def _readable(self, paths: Iterator[str]) -> Iterator[Part]:
+    def _readable(self, paths: Iterator[str]) -> Iterator[Companion]:
         for path in paths:
             try:
                 yield self._headers.get(path)

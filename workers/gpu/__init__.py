@@ -1,4 +1,4 @@
-"""What the machine has free: GPUs by NVML, RAM by /proc, and the evidence that a GPU is missing.
+"""The machine's resources: GPUs by NVML, RAM by /proc and cgroups, and evidence that a GPU is missing.
 
-Publishes snapshots through telemetry's store. The only package that imports pynvml.
+Imports no other worker package. The only package that imports pynvml.
 """

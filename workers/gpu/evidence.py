@@ -1,4 +1,4 @@
-"""Whether there should be GPUs on this machine, when NVML shows none: what the bus says, and what was seen before."""
+"""Evidence that this machine has NVIDIA GPUs although NVML lists none: PCI bus, driver, earlier readings."""
 
 from __future__ import annotations
 
@@ -12,64 +12,66 @@ from app.entities.gpu import Gpu
 
 log = logging.getLogger(__name__)
 
-NVIDIA = "0x10de"  # PCI's number for the vendor
-DISPLAY = "0x03"  # and its class for graphics cards, those without an outlet included
+NVIDIA_VENDOR_ID = "0x10de"
+DISPLAY_CLASS = "0x03"  # PCI class of graphics cards, including those without a display output
 ROOT = Path("/")
 
 
-class SeenGpus:
-    """The GPUs that NVML has shown since the state directory was made; a small file there."""
+class GpuHistory:
+    """The GPUs that NVML has listed since the state directory was created, in a small JSON file there."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._names = _read(path)  # by UUID; written by the thread `gpus` alone
 
     def add(self, gpus: Iterable[Gpu]) -> None:
-        """Remember them. A file that cannot be written costs a warning: the next life may take lost GPUs for none."""
+        """Record new GPUs. If the file cannot be written, a warning is logged: the next run may not notice that a GPU
+        is missing."""
         new = {gpu.uuid: gpu.name for gpu in gpus if not gpu.is_mig and gpu.uuid not in self._names}
         if not new:
             return
         self._names |= new
-        beside = self.path.with_suffix(".new")
+        partial = self.path.with_suffix(".new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(self._names, indent=2) + "\n")
-            os.replace(beside, self.path)
+            partial.write_text(json.dumps(self._names, indent=2) + "\n")
+            os.replace(partial, self.path)
         except OSError as error:
-            log.warning("gpus cannot be remembered: %s", error)
+            log.warning("cannot record the GPUs that were seen: %s", error)
 
     def names(self) -> str:
         return ", ".join(sorted(set(self._names.values())))
 
 
-def why_expected(seen: SeenGpus, root: Path = ROOT) -> str:
-    """Why there should be a GPU; "" when nothing speaks for it. Evidence of now comes before that of the past."""
-    if bus := next(_on_the_bus(root), None):
-        return f"there is one on the PCI bus ({bus}); to do without: gpu.enabled: false"
+def evidence_of_gpus(history: GpuHistory, root: Path = ROOT) -> str:
+    """Why there should be a GPU; "" without evidence. Present evidence is preferred to past readings."""
+    if bus := next(_pci_addresses(root), None):
+        return f"there is one on the PCI bus ({bus}); to run without it: gpu.enabled: false"
     if (root / "proc/driver/nvidia").exists():
-        return "the NVIDIA kernel module is loaded (/proc/driver/nvidia); to do without: gpu.enabled: false"
-    if names := seen.names():
-        return f"here before: {names} (if taken out for good, delete {seen.path} and restart)"
+        return "the NVIDIA kernel module is loaded (/proc/driver/nvidia); to run without GPUs: gpu.enabled: false"
+    if names := history.names():
+        return f"seen before: {names} (if removed for good, delete {history.path} and restart)"
     return ""
 
 
-def _on_the_bus(root: Path) -> Iterator[str]:
+def _pci_addresses(root: Path) -> Iterator[str]:
+    """Of NVIDIA's graphics cards."""
     try:
         devices = sorted((root / "sys/bus/pci/devices").iterdir())
     except OSError:
         return
     for device in devices:
         try:
-            vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
+            vendor, pci_class = (device / "vendor").read_text(), (device / "class").read_text()
         except OSError:
             continue
-        if vendor.strip() == NVIDIA and kind.startswith(DISPLAY):
+        if vendor.strip() == NVIDIA_VENDOR_ID and pci_class.startswith(DISPLAY_CLASS):
             yield device.name
 
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        found = json.loads(path.read_text())
+        names = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return {str(uuid): str(name) for uuid, name in found.items()} if isinstance(found, dict) else {}
+    return {str(uuid): str(name) for uuid, name in names.items()} if isinstance(names, dict) else {}

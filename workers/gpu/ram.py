@@ -1,4 +1,4 @@
-"""Reads the machine's RAM: what the kernel says is available, or what a control group leaves of it."""
+"""Reads the machine's RAM: what the kernel reports as available, or less where a cgroup limits it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def read_memory(pids: Mapping[int, int]) -> MemoryReading:
-    """RAM now, and what the processes in `pids` (by server) hold of it. Raises OSError.
+    """RAM now, and how much of it each process in `pids` (by server id) holds. Raises OSError.
 
-    A container's or unit's limit counts where it is tighter than the machine.
+    The limit of a container or systemd unit counts if it is lower than what the machine has.
     """
-    at = time.monotonic()  # before the figures: a fact that comes while they are read is newer than they are
+    at = time.monotonic()  # before the figures are read: events during the reading are newer than they are
     machine = psutil.virtual_memory()
     total, available = machine.total, machine.available
-    for limit, used in _limits():
+    for limit, used in _cgroup_limits():
         total, available = min(total, limit), min(available, max(0, limit - used))
-    return MemoryReading(total, available, at, {server: held_bytes(pid) for server, pid in pids.items()})
+    return MemoryReading(total, available, at, {server: process_bytes(pid) for server, pid in pids.items()})
 
 
-def held_bytes(pid: int) -> int:
-    """Memory that comes back when the process ends. Mapped files are not in it: their pages are available anyway."""
+def process_bytes(pid: int) -> int:
+    """RAM that is freed when the process ends. Excludes mapped files: their pages count as available anyway."""
     try:
         memory = psutil.Process(pid).memory_info()
     except psutil.Error:
@@ -36,8 +36,8 @@ def held_bytes(pid: int) -> int:
     return max(0, int(memory.rss - memory.shared))
 
 
-def _limits() -> Iterator[tuple[int, int]]:
-    """(limit, bytes used) of every control group (v2) that this process is in and that has a limit."""
+def _cgroup_limits() -> Iterator[tuple[int, int]]:
+    """(limit, bytes used) of this process's cgroup (v2) and its parents, where they have a limit."""
     try:
         own = next(line for line in OWN_CGROUP.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
@@ -48,13 +48,13 @@ def _limits() -> Iterator[tuple[int, int]]:
             return
         try:
             limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
-        except (OSError, ValueError):  # the root has none, others say "max"
+        except (OSError, ValueError):  # the root group has no files, an unlimited one says "max"
             continue
         yield limit, used - _reclaimable_bytes(group)
 
 
 def _reclaimable_bytes(group: Path) -> int:
-    # Page cache is charged to the group but given back under pressure, as MemAvailable counts it.
+    # Page cache is charged to the group but reclaimed under pressure; MemAvailable counts it as available too.
     try:
         lines = (group / "memory.stat").read_text().splitlines()
     except OSError:

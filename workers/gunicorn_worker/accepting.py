@@ -42,8 +42,12 @@ class Acceptor:
                 self._epoll.unregister(listener)
 
     def accept(self, fd: int) -> ClientConnection | None:
-        """A new connection of this listener; None if there is none after all, or none can be had now."""
-        listener = self._listeners[fd]
+        """Accept a connection from the listener `fd`; None if there is none after all, or accepting fails for now."""
+        listener = self._listeners.get(fd)
+        if listener is None:
+            # A connection that we closed while a child, between its fork and its exec, still holds a copy of the
+            # socket: epoll goes on reporting it. EPOLLONESHOT makes this event the last one.
+            return None
         try:
             sock, client = listener.accept()
         except OSError as error:

@@ -41,8 +41,10 @@ class DirectAnswer:
 
     def mark_sent(self) -> None:
         """The whole body was sent: gunicorn has nothing to add, and the connection may carry another request."""
-        if self._response.chunked:
-            self._response.chunked, self._response.response_length = False, 0
+        response = self._response
+        if response.chunked:
+            response.chunked, response.response_length = False, 0
+        response.sent = response.response_length
 
 
 def has_no_body(response: Response) -> bool:

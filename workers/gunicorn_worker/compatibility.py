@@ -57,6 +57,7 @@ USED = {
         "headers_sent",
         "req",
         "response_length",
+        "sent",
         "should_close",
         "start_response",
         "status",

@@ -21,7 +21,7 @@ from gunicorn.http.wsgi import Response
 
 from app.errors import ProxyError
 from app.services import CLIENT_SOCKET
-from workers.gunicorn_worker.client_socket import direct_answer
+from workers.gunicorn_worker.client_socket import direct_answer, has_no_body
 from workers.gunicorn_worker.error_answers import application_error, request_error, send_error
 from workers.gunicorn_worker.receiving import BodyFailed, BodyReader, ClientConnection, PacedUnreader
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
@@ -83,8 +83,8 @@ class RequestHandler:
             if not response.headers_sent:
                 return self._refuse(connection, application_error(error), error, request.path)
             log.exception("answer failed path=%s", request.path)
-            return After.CLOSE
-        return After.CLOSE if response.should_close() else After.KEEP
+            return _after_failed_answer(response)
+        return After.CLOSE if response.should_close() or _is_short(response) else After.KEEP
 
     def _respond(self, environ: dict[str, Any], response: Response, body: BodyReader) -> None:
         environ[CLIENT_SOCKET] = direct_answer(environ, response.start_response)
@@ -103,7 +103,9 @@ class RequestHandler:
     ) -> After:
         # A client that reset the connection is not there to be told.
         is_reset = isinstance(cause, OSError) and cause.errno is not None
-        if response.headers_sent or is_reset:
+        if response.headers_sent:
+            return _after_failed_answer(response)
+        if is_reset:
             return After.CLOSE
         return self._refuse(connection, request_error(cause), cause)
 
@@ -124,6 +126,17 @@ class RequestHandler:
             log.info("refused status=%d client=%s reason=%r", problem.status, connection.client, str(problem))
         send_error(connection.sock, problem)
         return After.CLOSE
+
+
+def _after_failed_answer(response: Response) -> After:
+    """An answer with a length or chunks is seen to be incomplete; one that ends with its connection is not."""
+    return After.CLOSE if response.chunked or response.response_length is not None else After.RESET
+
+
+def _is_short(response: Response) -> bool:
+    """Whether the body ended before its Content-Length: the client would take the next answer for its rest."""
+    length = response.response_length
+    return length is not None and response.sent < length and not has_no_body(response)
 
 
 def parse(unreader: PacedUnreader, connection: ClientConnection, cfg: Config) -> Request:

@@ -11,7 +11,7 @@ from app.entities.memory import Estimate
 from app.entities.placement import CPU
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
-from workers.gpu.ram import held_bytes
+from workers.gpu.ram import process_bytes
 from workers.measurement.history import History, Start
 from workers.measurement.memory_report import EngineReport
 
@@ -39,7 +39,7 @@ class Measurement:
         """Take in what it logged."""
         for line in lines:
             if self._report.read(line) and self._is_whole:
-                self._base_bytes = held_bytes(pid)
+                self._base_bytes = process_bytes(pid)
                 self._projected()
 
     def finish(self, pid: int, shown_bytes: Mapping[int, int] | None = None) -> None:
@@ -48,13 +48,13 @@ class Measurement:
         if loaded is None or not self._is_whole or not self._is_where_it_was_placed(loaded.need):
             return
         # Buffers may not be in use yet, so the rest may come out below what the process held without any.
-        overhead_bytes = max(self._base_bytes, held_bytes(pid) - loaded.unmapped_bytes)
+        overhead_bytes = max(self._base_bytes, process_bytes(pid) - loaded.unmapped_bytes)
         host = replace(loaded.need.host, overhead_bytes=overhead_bytes)
         self._history.remember(self._start, replace(loaded.need, host=host), shown_bytes)
         need = self._history.estimate(self._start)
         assert need is not None
         self._say("measured", need)
-        self._post(ev.Measured(self._server.id, self._server.placement.by_device(need), time.monotonic()))
+        self._post(ev.Measured(self._server.id, self._server.placement.booking_for(need), time.monotonic()))
 
     def _projected(self) -> None:
         said = self._report.projected
@@ -70,7 +70,7 @@ class Measurement:
         if not is_confirmed or self._history.estimate(self._start) is None:
             self._history.remember(self._start, said, is_measured=False)
         self._say("projected", need)
-        needs = self._server.booked if is_confirmed else self._server.placement.by_device(need)
+        needs = self._server.booked if is_confirmed else self._server.placement.booking_for(need)
         self._post(ev.Projected(self._server.id, needs, time.monotonic()))
 
     def _confirms(self, need: Estimate) -> bool:

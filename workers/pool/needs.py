@@ -12,7 +12,6 @@ from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.estimate.memory_options import memory_options
 from app.use_cases.launch.launch import around_faults, launch_with
 from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.request import PlacementRequest
@@ -45,7 +44,7 @@ class EstimateSource:
                     return known
             return learned.with_overheads(estimate_memory(shape, options, 0, beside), gpus)
 
-        return PlacementRequest(shape, memory_options(model.launch, devices=1), estimate, model.constraints)
+        return PlacementRequest(shape, model.launch.options, estimate, model.constraints)
 
     def as_started(self, model: Model) -> Model:
         """The model with the settings it is really started with."""

@@ -22,10 +22,22 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.errors import ContextLengthExceeded, error_for
 from app.ports import Address, Lease, WatchedClient
-from app.use_cases.placement.candidates import longest_context
+from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.placement.request import PlacementRequest
-from app.use_cases.reporting.decisions import KEPT, Explained
+from app.use_cases.reporting.decisions import MAX_RECORDS, DecisionRecord
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.effects import (
+    CountSlots,
+    Decided,
+    Done,
+    Effect,
+    Grant,
+    ReadGpus,
+    ReadMemory,
+    Refuse,
+    Spawn,
+    Stop,
+)
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
 from workers.telemetry.store import StateStore
@@ -64,7 +76,7 @@ class Pool:
         read_memory: Callable[[Mapping[int, int]], MemoryReading],
         read_gpus: Callable[[], None],
         request: Callable[[Model], PlacementRequest],
-        count: Callable[[PoolState, ev.Event, Sequence[ev.Effect]], None] = lambda before, event, effects: None,
+        count: Callable[[PoolState, ev.Event, Sequence[Effect]], None] = lambda before, event, effects: None,
         forget: Callable[[int], None] = lambda port: None,
     ) -> None:
         self._store = store
@@ -117,7 +129,7 @@ class Pool:
         are wanted than the model is ever loaded with.
         """
         now, request = time.monotonic(), self._placement_request(model)
-        if context_tokens is not None and 0 < (most := longest_context(request)) < context_tokens:
+        if context_tokens is not None and 0 < (most := max_request_tokens(request)) < context_tokens:
             raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
         command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, request, conversation)
         return PendingLease(self, command, self._told(command, client), client)
@@ -144,7 +156,7 @@ class Pool:
 
     def _placement_request(self, model: Model) -> PlacementRequest:
         """For a model that is there, or on its way, as it was: nothing is read for it again."""
-        return self._store.pool.plan_of(model) or self._request_for_model(model)
+        return self._store.pool.placement_request_of(model) or self._request_for_model(model)
 
     def _wait(self, command: ev.Command, client: WatchedClient) -> None:
         _outcome(self._told(command, client), client)
@@ -168,7 +180,7 @@ class Pool:
         if server is None or process is None or server.port is None:
             return None
         launch, placement = server.model.launch, server.placement
-        tokens = placement.ctx_size // (1 if launch.kv_unified else launch.parallel)
+        tokens = placement.ctx_size // (1 if launch.options.kv_unified else launch.options.parallel)
         return Address(server.id, server.model.name, server.port, process.api_key, tokens, placement.device)
 
     def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
@@ -224,7 +236,7 @@ class Pool:
         step_ms = 1000 * (time.perf_counter() - began)
         self._publish(state)
         for effect in effects:
-            if isinstance(effect, ev.Decided):
+            if isinstance(effect, Decided):
                 self._explain(effect, state, event.at, step_ms)
             else:
                 self._carried_out(effect)
@@ -234,17 +246,17 @@ class Pool:
                 self._forget(ended.port)
         self._count(before, event, effects)
 
-    def _carried_out(self, effect: ev.Effect) -> None:
+    def _carried_out(self, effect: Effect) -> None:
         """One that fails takes none of the others with it: they are other requests' answers."""
         try:
             self._carry_out(effect)
         except Exception:
             log.exception("order not carried out: %r", effect)
 
-    def _explain(self, decided: ev.Decided, state: PoolState, now: float, step_ms: float) -> None:
-        decision, kept = decided.decision, self._store.decisions[-KEPT:]
+    def _explain(self, decided: Decided, state: PoolState, now: float, step_ms: float) -> None:
+        decision, kept = decided.decision, self._store.decisions[-MAX_RECORDS:]
         age = max(0.0, now - state.gpus.at) if state.gpus.poll_seconds is not None else 0.0
-        explained = Explained(time.time(), decided.model, decision, decided.evict, step_ms, age)
+        explained = DecisionRecord(time.time(), decided.model, decision, decided.evict, step_ms, age)
         others = tuple(each for each in kept if not explained.repeats(each))
         if len(others) < len(kept):  # several loads may wait, each looked at again and again: they would push out all
             kept = others
@@ -252,7 +264,7 @@ class Pool:
             log.info(
                 "decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason
             )
-        self._store.decisions = (*kept[-KEPT + 1 :], explained)
+        self._store.decisions = (*kept[-MAX_RECORDS + 1 :], explained)
 
     def _publish(self, state: PoolState) -> None:
         self._store.pool = state
@@ -260,35 +272,35 @@ class Pool:
             with self._changed:
                 self._changed.notify_all()
 
-    def _carry_out(self, effect: ev.Effect) -> None:
+    def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case ev.Grant(ticket, server):
+            case Grant(ticket, server):
                 self._answers.pop(ticket).set_result(server)
-            case ev.Done(ticket):
+            case Done(ticket):
                 self._answers.pop(ticket).set_result(None)
-            case ev.Refuse(ticket, refusal):
+            case Refuse(ticket, refusal):
                 log.info(
                     "refuse ticket=%d model=%s reason=%s detail=%r",
                     *(ticket, refusal.model, refusal.reason, refusal.detail[-LOGGED_CHARACTERS:]),
                 )
                 self._answers.pop(ticket).set_result(refusal)
-            case ev.Spawn(server):
+            case Spawn(server):
                 log.info(
                     "spawn server=%d model=%s device=%s book_mib=%d confidence=%s",
                     *(server.id, server.model.name, server.placement.device, server.expected_bytes >> 20),
                     server.placement.estimate.confidence,
                 )
                 self._start(server)
-            case ev.Stop(server_id, why, detail):
+            case Stop(server_id, why, detail):
                 log.info("stop server=%d why=%s%s", server_id, why, f" {detail}" if detail else "")
                 if process := self._processes.get(server_id):
-                    process.stop(why.saves)
-            case ev.CountSlots(server_id):
+                    process.stop(why.allows_cache_save)
+            case CountSlots(server_id):
                 if process := self._processes.get(server_id):
                     process.count_slots()
-            case ev.ReadMemory():
+            case ReadMemory():
                 self._read()
-            case ev.ReadGpus():
+            case ReadGpus():
                 self._read_gpus()
 
     def _start(self, server: Server) -> None:
@@ -302,7 +314,7 @@ class Pool:
         try:
             memory = self._read_memory(pids)
         except OSError as error:
-            self.post(ev.ReadingFailed(f"the machine's memory could not be read: {error}", time.monotonic()))
+            self.post(ev.MemoryReadFailed(f"the machine's memory could not be read: {error}", time.monotonic()))
         else:
             self.post(ev.MemoryRead(memory, time.monotonic()))
 
@@ -338,9 +350,9 @@ class PendingLease:
         address = self._pool.address_of(outcome, self._command.model.name)
         return Lease(address, time.monotonic() - self._command.at)
 
-    def end(self, ending: ev.Ending, keep_seconds: float | None = None) -> None:
+    def end(self, ending: ev.Ending, keep_alive_seconds: float | None = None) -> None:
         """Give back what it has, once: how much of its answer the request got, and how long its model is to stay."""
         if not self._answer.done():
             self._pool.post(ev.Cancel(self._command.ticket, time.monotonic()))
         if isinstance(self._answer.result(), int):
-            self._pool.post(ev.Release(self._command.ticket, time.monotonic(), ending, keep_seconds))
+            self._pool.post(ev.Release(self._command.ticket, time.monotonic(), ending, keep_alive_seconds))

@@ -15,10 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import psutil
-
 from app.use_cases.launch.launch import LaunchPlan
-from workers.server.affinity import where_children_may_run
 
 
 def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
@@ -26,16 +23,15 @@ def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
 
     Its stdin is a pipe only we hold: an engine that watches it ends by itself when we are gone.
     """
-    with where_children_may_run():
-        return subprocess.Popen(
-            [*death_guard(), *plan.argv],
-            env=dict(plan.env),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
-            start_new_session=True,
-        )
+    return subprocess.Popen(
+        [*death_guard(), *plan.argv],
+        env=dict(plan.env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+        start_new_session=True,
+    )
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
@@ -92,6 +88,8 @@ def listening_ports(pid: int) -> set[int]:
 
 
 def _family(pid: int) -> list[int]:
+    import psutil  # here: bench/gpu starts servers without it
+
     try:
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.Error:

@@ -31,7 +31,7 @@ from workers.measurement.history import History, start_of
 from workers.measurement.measurement import Measurement
 from workers.server.child_process import exit_words, free_port, listening_ports, popen, signal_group
 from workers.server.kept_cache import KeptCache, KeptCaches
-from workers.server.load_progress import loaded_share
+from workers.server.load_progress import load_progress
 from workers.server.log import ServerLog, is_out_of_gpu_memory, last_words
 from workers.server.orphans import PidRecords
 from workers.server.probe import busy_slots, is_loaded, wants_its_key
@@ -270,7 +270,7 @@ class LlamaServer:
             return True
         lines = self.log.feed(data)
         if not self._is_ready:
-            self._loaded_share = loaded_share(lines) or self._loaded_share
+            self._loaded_share = load_progress(lines) or self._loaded_share
         if self._measurement is not None:
             self._measurement.read(lines, self._process.pid)
         return bool(data)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 _STATE = "cmd_child_to_router:state:"
 
 
-def loaded_share(lines: Iterable[str]) -> float | None:
+def load_progress(lines: Iterable[str]) -> float | None:
     """What the last of these log lines that says so has loaded, 0 to 1; of all stages, each as long as another."""
     for line in reversed(list(lines)):
         if line.startswith(_STATE) and (share := _share(line.removeprefix(_STATE))) is not None:

@@ -1,4 +1,4 @@
-"""What the service tells of itself: published snapshots, Prometheus metrics, the access log.
+"""What the service publishes about itself: state snapshots, Prometheus metrics, the access log.
 
 Imports no other worker package.
 """

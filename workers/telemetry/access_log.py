@@ -1,39 +1,41 @@
-"""AccessLog: the line of each inference request, written by one thread for all.
+"""AccessLog: one line for each inference request, written by a thread of its own.
 
-A request's own thread only notes what there is to say. To write it there would hold a lock while the kernel takes the
-line, and everybody else who has one to write would wait for that.
+A request's thread only queues the record: to write the line itself, it would hold the log handler's lock for as long as
+the kernel takes to accept the line, and every other request that ends meanwhile would wait for it.
 """
 
 from __future__ import annotations
 
-import functools
+import logging
+import queue
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Callable
+from logging.handlers import QueueHandler, QueueListener
 from typing import TextIO
 
 from workers.telemetry.log_format import LOG_FORMAT
 
-PAUSE_SECONDS = 0.1  # in which lines gather
-NAME_CHARACTERS = 100  # of the name a client asked for
+NAME_CHARACTERS = 100  # of the model name in the request
+MAX_QUEUED = 100_000  # lines; beyond that, new ones are dropped
 MESSAGE = "request status=%d path=%s model=%s asked=%r seconds=%.3f prompt=%d completion=%d id=%s"
-MOST_LINES = 100_000  # that wait while the log takes none; then the oldest go
+FORMAT = LOG_FORMAT.replace("%(threadName)s", "access-log")  # not the request's thread
 
 
 class AccessLog:
-    """The thread, and the lines that wait for it."""
+    """Owner of the queue and of the thread that writes its lines to `file`."""
 
-    def __init__(self, file: Callable[[], TextIO] = lambda: sys.stderr) -> None:
-        self._file = file
-        self._lines: deque[tuple[float, tuple[object, ...]]] = deque(maxlen=MOST_LINES)
-        self._has_lines = threading.Event()
-        self._writing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+    def __init__(self, file: TextIO | None = None) -> None:
+        lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+        writer = logging.StreamHandler(file or sys.stderr)
+        writer.setFormatter(logging.Formatter(FORMAT))
+        self._handler = _BoundedQueueHandler(lines)
+        self._listener = QueueListener(lines, writer)
 
     def start(self) -> None:
-        self._thread.start()
+        self._listener.start()
+
+    def close(self) -> None:
+        """Write the lines that are queued, then end the thread."""
+        self._listener.stop()
 
     def note(
         self,
@@ -46,40 +48,22 @@ class AccessLog:
         completion_tokens: int,
         request_id: str,
     ) -> None:
-        """One request is over. `asked` is the client's word for the model."""
-        said = (status, path, model, asked[:NAME_CHARACTERS], seconds, prompt_tokens, completion_tokens, request_id)
-        self._lines.append((time.time(), said))
-        if not self._has_lines.is_set():
-            self._has_lines.set()
-
-    def flush(self) -> None:
-        """Write what waits, here and now."""
-        with self._writing:
-            texts = []
-            while self._lines:
-                texts.append(_text(*self._lines.popleft()))
-            try:
-                self._file().write("".join(texts))
-                self._file().flush()
-            except (OSError, ValueError):
-                pass  # a log that cannot be written fails no request
-
-    def _run(self) -> None:
-        while True:
-            self._has_lines.wait()
-            time.sleep(PAUSE_SECONDS)
-            self._has_lines.clear()
-            self.flush()
+        """Queue the line of a request that has ended. `asked` is the model name as the client sent it."""
+        values = (status, path, model, asked[:NAME_CHARACTERS], seconds, prompt_tokens, completion_tokens, request_id)
+        # Straight to the handler: no logger's level or caller lookup is wanted.
+        self._handler.emit(logging.LogRecord(__name__, logging.INFO, __file__, 0, MESSAGE, values, None))
 
 
-def _text(at: float, said: tuple[object, ...]) -> str:
-    """In the form of all other lines."""
-    return _form(int(at)) % (int(at % 1 * 1000), MESSAGE % said)
+class _BoundedQueueHandler(QueueHandler):
+    """Leaves the formatting to the listener's thread: the values are immutable and stay in this process."""
 
+    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord]) -> None:
+        super().__init__(lines)
+        self._lines = lines
 
-@functools.lru_cache(maxsize=4)
-def _form(second: int) -> str:
-    """Of all lines of one second: milliseconds and message are left to say."""
-    asctime = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(second))},%03d"
-    form = {"asctime": asctime, "levelname": "INFO", "threadName": "access-log", "name": __name__, "message": "%s"}
-    return LOG_FORMAT % form + "\n"
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self._lines.qsize() < MAX_QUEUED:
+            self._lines.put_nowait(record)

@@ -1,4 +1,4 @@
-"""What /metrics shows of the GPUs: a view of the last reading. Old figures are not shown as if they were new."""
+"""The GPU metrics of /metrics, from the last reading. While NVML hangs, values are left out instead of repeated."""
 
 from __future__ import annotations
 
@@ -11,78 +11,82 @@ from prometheus_client.registry import Collector
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
-from app.use_cases.placement.ledger import Books
+from app.use_cases.placement.ledger import Ledger
+from app.use_cases.scheduling.pool_state import PoolState
 from workers.telemetry.store import StateStore
 
 _PREFIX = "llama_smart_proxy_gpu_"
 _LABELS = ["gpu", "uuid"]
-_FIGURES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
-    ("memory_total_bytes", "Memory of a GPU.", lambda gpu: gpu.total_bytes),
-    ("memory_used_bytes", "Memory in use, by anybody.", lambda gpu: gpu.used_bytes),
-    ("memory_free_bytes", "Memory not in use.", lambda gpu: gpu.free_bytes),
-    ("utilization_ratio", "Share of the time in which a GPU computed.", lambda gpu: _ratio(gpu.utilization_percent)),
-    ("temperature_celsius", "Temperature of a GPU.", lambda gpu: gpu.temperature_celsius),
-    ("power_watts", "Power that a GPU draws.", lambda gpu: gpu.power_watts),
+_GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
+    ("memory_total_bytes", "Total GPU memory.", lambda gpu: gpu.total_bytes),
+    ("memory_used_bytes", "GPU memory in use by all processes.", lambda gpu: gpu.used_bytes),
+    ("memory_free_bytes", "Free GPU memory.", lambda gpu: gpu.free_bytes),
+    ("utilization_ratio", "GPU utilization (0 to 1).", lambda gpu: _ratio(gpu.utilization_percent)),
+    ("temperature_celsius", "GPU temperature.", lambda gpu: gpu.temperature_celsius),
+    ("power_watts", "GPU power draw.", lambda gpu: gpu.power_watts),
 )
 
 
 class GpuGauges(Collector):
-    """A GPU that is gone leaves no series behind, and one that does not tell a figure has none for it."""
+    """The series of a GPU end with it; a value that a GPU does not support has no series."""
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        snapshot = self._store.gpus.as_of(time.monotonic())
-        shown = replace(snapshot, gpus=()) if snapshot.state is GpuState.HUNG else snapshot
-        yield from _figures(shown.gpus)
-        yield self._claimed(shown)
-        info = GaugeMetricFamily(f"{_PREFIX}info", "1; what a GPU is.", labels=[*_LABELS, "name", "pci_bus"])
+        pool = self._store.pool
+        snapshot = pool.gpus.as_of(time.monotonic())
+        current = replace(snapshot, gpus=()) if snapshot.state is GpuState.HUNG else snapshot
+        yield from _values(current.gpus)
+        yield _claimed(current, pool)
+        info = GaugeMetricFamily(f"{_PREFIX}info", "GPU metadata.", labels=[*_LABELS, "name", "pci_bus"])
         for gpu in snapshot.gpus:
-            info.add_metric([*_named(gpu), gpu.name, gpu.pci_bus or ""], 1)
+            info.add_metric([*_labels(gpu), gpu.name, gpu.pci_bus or ""], 1)
         yield info
         missing = GaugeMetricFamily(
             f"{_PREFIX}missing",
-            "1 for a GPU that was here and is gone, or does not answer since the start.",
+            "1 for a GPU that has disappeared, or has not responded since the start.",
             labels=_LABELS,
         )
-        for each in snapshot.missing:
-            missing.add_metric([str(each.index), each.uuid], 1)
+        for gone in snapshot.missing:
+            missing.add_metric([str(gone.index), gone.uuid], 1)
         yield missing
-        state = GaugeMetricFamily("llama_smart_proxy_nvml_state", "1 for how it is with NVML.", labels=["state"])
-        for known in GpuState:
-            state.add_metric([known], float(snapshot.state is known))
+        state = GaugeMetricFamily(
+            "llama_smart_proxy_nvml_state", "Current NVML state (1 for the active state).", labels=["state"]
+        )
+        for possible in GpuState:
+            state.add_metric([possible], float(snapshot.state is possible))
         yield state
-        errors = CounterMetricFamily("llama_smart_proxy_nvml_errors", "Errors that NVML returned.", labels=["error"])
+        errors = CounterMetricFamily("llama_smart_proxy_nvml_errors", "Errors returned by NVML.", labels=["error"])
         for error, count in snapshot.errors.items():
             errors.add_metric([error], count)
         yield errors
         if snapshot.answered_at is not None:
             read_at = time.time() - (time.monotonic() - snapshot.answered_at)
             name = "llama_smart_proxy_nvml_last_read_timestamp_seconds"
-            yield GaugeMetricFamily(name, "When NVML last listed the GPUs.", read_at)
-
-    def _claimed(self, snapshot: GpuSnapshot) -> Metric:
-        about = "Memory that loading servers have yet to take."
-        family = GaugeMetricFamily(f"{_PREFIX}memory_claimed_bytes", about, labels=_LABELS)
-        pool = self._store.pool
-        books = Books(snapshot, pool.memory or MemoryReading(0, 0, 0.0), pool.servers, pool.limits.rules)
-        for gpu in snapshot.gpus:
-            if gpu.free_bytes is not None:
-                family.add_metric(_named(gpu), books.claimed_bytes(gpu.uuid))
-        return family
+            yield GaugeMetricFamily(name, "Time of the last successful NVML reading.", read_at)
 
 
-def _figures(gpus: tuple[Gpu, ...]) -> Iterator[Metric]:
-    for name, about, figure in _FIGURES:
-        family = GaugeMetricFamily(_PREFIX + name, about, labels=_LABELS)
+def _claimed(snapshot: GpuSnapshot, pool: PoolState) -> Metric:
+    help_text = "GPU memory that loading servers have booked but not allocated yet."
+    family = GaugeMetricFamily(f"{_PREFIX}memory_claimed_bytes", help_text, labels=_LABELS)
+    ledger = Ledger(snapshot, pool.memory or MemoryReading(0, 0, 0.0), pool.servers, pool.limits.gpu_limits)
+    for gpu in snapshot.gpus:
+        if gpu.free_bytes is not None:
+            family.add_metric(_labels(gpu), ledger.claimed_bytes(gpu.uuid))
+    return family
+
+
+def _values(gpus: tuple[Gpu, ...]) -> Iterator[Metric]:
+    for name, help_text, value_of in _GAUGES:
+        family = GaugeMetricFamily(_PREFIX + name, help_text, labels=_LABELS)
         for gpu in gpus:
-            if (value := figure(gpu)) is not None:
-                family.add_metric(_named(gpu), value)
+            if (value := value_of(gpu)) is not None:
+                family.add_metric(_labels(gpu), value)
         yield family
 
 
-def _named(gpu: Gpu) -> list[str]:
+def _labels(gpu: Gpu) -> list[str]:
     return [str(gpu.index), gpu.uuid]
 
 

@@ -1,17 +1,21 @@
-"""StateStore: what the service knows, published as frozen snapshots that anyone may read without a lock."""
+"""StateStore: the service's state, published as frozen snapshots that any thread may read without a lock."""
 
 from __future__ import annotations
 
-from app.entities.gpu import NOT_READ, GpuSnapshot
-from app.use_cases.reporting.decisions import Explained
+from app.entities.gpu import GpuSnapshot
+from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.scheduling.pool_state import PoolState
 
 
 class StateStore:
-    """One writer for each snapshot; readers take the reference once and keep it for the length of their answer."""
+    """One writer for each snapshot; readers take the reference once and use it for the whole of their answer."""
 
-    def __init__(self, pool: PoolState, gpus: GpuSnapshot = NOT_READ) -> None:
-        self.pool = pool  # written by who has the pool's turn
-        self.decisions: tuple[Explained, ...] = ()  # the last ones, newest last; written by who has the pool's turn
-        self.pins: tuple[str, ...] = ()  # why the pinned models do not fit together; written by who publishes `gpus`
-        self.gpus = gpus  # written by the thread `gpus` alone; how old it is, its reader asks: as_of(now)
+    def __init__(self, pool: PoolState) -> None:
+        self.pool = pool  # written by the pool's lock holder
+        self.decisions: tuple[DecisionRecord, ...] = ()  # the last ones, newest last; written by the pool's lock holder
+        self.pins: tuple[str, ...] = ()  # why the pinned models do not fit together; written by the thread `gpus`
+
+    @property
+    def gpus(self) -> GpuSnapshot:
+        """The last reading, which may be old: use `as_of(now)`."""
+        return self.pool.gpus

@@ -36,19 +36,19 @@ class Companions:
     adapters: tuple[Adapter, ...] = ()
 
 
-NOTHING = Companions()
-Part = ModelShape | Projector | Adapter
+NO_COMPANIONS = Companions()
+Companion = ModelShape | Projector | Adapter
 DeviceNeeds = tuple[list[DeviceMemory], DeviceMemory]  # of each device, and of RAM
 
 
-def part(header: GgufHeader) -> Part:
+def read_companion(header: GgufHeader) -> Companion:
     """What a file is beside a model, by its header. Never raises."""
     if header.architecture == "clip":
         return projector(header)
     return adapter(header) if header.metadata.get("general.type") == "adapter" else model_shape(header)
 
 
-def beside(parts: Iterable[Part]) -> Companions:
+def group_companions(parts: Iterable[Companion]) -> Companions:
     found = list(parts)
     return Companions(
         next((each for each in found if isinstance(each, ModelShape)), None),
@@ -120,7 +120,7 @@ def projector_needs(of: Projector, options: ModelOptions, count: int) -> DeviceN
     return [first, *[DeviceMemory()] * (count - 1)] if count else [], host
 
 
-def added(needs: Iterable[DeviceNeeds]) -> DeviceNeeds:
+def add_needs(needs: Iterable[DeviceNeeds]) -> DeviceNeeds:
     """Item by item."""
     devices, hosts = zip(*needs, strict=True)
     return [_sum(each) for each in zip(*devices, strict=True)], _sum(hosts)

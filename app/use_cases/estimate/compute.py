@@ -8,11 +8,11 @@ server_output_limits).
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
-from app.use_cases.estimate.context import Cells, cells, is_quantized
-from app.use_cases.estimate.crossings import COPIES, crossing_bytes, shared_cache_bytes
+from app.use_cases.estimate.context import CacheCells, cache_cells, is_quantized
+from app.use_cases.estimate.crossings import COPIES, inter_gpu_copy_bytes, shared_cache_bytes
 from app.use_cases.estimate.graph_rules import OTHERS, Work, dense, encoder, experts
-from app.use_cases.estimate.op_offload import all_in_ram, copied_in, loses_flash_attention, with_cache_in_ram
-from app.use_cases.estimate.tensor_overrides import moves
+from app.use_cases.estimate.op_offload import all_in_ram, loses_flash_attention, op_offload_bytes, with_cache_in_ram
+from app.use_cases.estimate.tensor_overrides import moved_tensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.graph_shape import GraphShape
 from app.use_cases.model_shape.shape import ModelShape, between
@@ -35,14 +35,14 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
 
 
 def _of_used(shape: ModelShape, options: ModelOptions, ranges: list[range], used: list[range]) -> list[int]:
-    room = cells(shape, options)
-    w = _work(shape.graph, options, room)
+    cells = cache_cells(shape, options)
+    w = _work(shape.graph, options, cells)
     flash = uses_flash_attention(shape, options)
     if len(used) > 1 and is_pipelined(shape, options):
         return [
-            _peak(shape, options, w, room, flash, layers, False)
-            + COPIES * _masks(shape, w, room, flash, layers)
-            + crossing_bytes(shape, options, room, w.tokens, used, index)
+            _peak(shape, options, w, cells, flash, layers, False)
+            + COPIES * _masks(shape, w, cells, flash, layers)
+            + inter_gpu_copy_bytes(shape, options, cells, w.tokens, used, index)
             for index, layers in enumerate(used)
         ]
     is_encoder = shape.graph.architecture in arch.WITHOUT_CACHE
@@ -51,30 +51,30 @@ def _of_used(shape: ModelShape, options: ModelOptions, ranges: list[range], used
         is_encoder and options.devices > 0 and not any(ranges)
     )  # else attention stays in RAM with the rest
     flash = flash and not loses_flash_attention(shape, options, first_gpu_layer)
-    moved = moves(shape, options, ranges)
+    moved = moved_tensors(shape, options, ranges)
     totals = []
     for index, layers in enumerate(used):
         is_lean = index > 0 and all_in_ram(shape, options, moved, layers)  # those are computed on the first device
         is_whole = layers.start == 0
-        peak = _lean(shape, w) if is_lean else _peak(shape, options, w, room, flash, layers, is_whole)
+        peak = _lean(shape, w) if is_lean else _peak(shape, options, w, cells, flash, layers, is_whole)
         if not options.kv_offload and options.devices:
-            peak = with_cache_in_ram(shape, options, w, room, peak)
+            peak = with_cache_in_ram(shape, options, w, cells, peak)
         elif layers.start > 0:
-            peak += shared_cache_bytes(shape, options, room, layers)
-        mask = _masks(shape, w, room, flash, layers)
+            peak += shared_cache_bytes(shape, options, cells, layers)
+        mask = _masks(shape, w, cells, flash, layers)
         totals.append(peak + mask - (2 * w.e if index else 0))  # the embeddings' two inputs are on the first only
-    first_mask = _masks(shape, w, room, flash, used[0])
+    first_mask = _masks(shape, w, cells, flash, used[0])
     if options.devices and not any(ranges) and options.task is not Task.COMPLETION and not is_encoder:
         logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in to compute them
         totals[0] = max(totals[0], shape.output_bytes + logits + first_mask)
     if options.devices:
-        totals[0] = max(totals[0], copied_in(shape, options, w, room, first_gpu_layer, moved) + first_mask)
+        totals[0] = max(totals[0], op_offload_bytes(shape, options, w, cells, first_gpu_layer, moved) + first_mask)
     return totals
 
 
 def _more_on_the_cpu(shape: ModelShape, options: ModelOptions) -> int:
     """One embedding of all tokens, and the logits of those that are asked for (beside GPUs they are pinned RAM)."""
-    w = _work(shape.graph, options, cells(shape, options))
+    w = _work(shape.graph, options, cache_cells(shape, options))
     has_logits = shape.graph.architecture not in arch.WITHOUT_CACHE
     return w.e + 4 * (shape.graph.vocab if has_logits else shape.graph.embd) * min(w.tokens, _outputs(options, w))
 
@@ -87,10 +87,10 @@ def _lean(shape: ModelShape, w: Work) -> int:
 
 def host_compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
     """What RAM holds for the graph: masks and embeddings on their way to the devices."""
-    room = cells(shape, options)
-    w = _work(shape.graph, options, room)
+    cells = cache_cells(shape, options)
+    w = _work(shape.graph, options, cells)
     everywhere = range(shape.hparams.n_layer_all + 1)
-    mask = _masks(shape, w, room, uses_flash_attention(shape, options), everywhere)
+    mask = _masks(shape, w, cells, uses_flash_attention(shape, options), everywhere)
     used = [layers for layers in ranges if layers]
     deepstack = 3 * shape.graph.deepstack * w.e  # the image's part for the first layers
     if len(used) > 1 and is_pipelined(shape, options):
@@ -100,10 +100,10 @@ def host_compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[ra
 
 def drafting_compute_bytes(shape: ModelShape, options: ModelOptions) -> tuple[int, int]:
     """Of the context in which a model drafts with its own layers: on its device, and in RAM."""
-    room = cells(shape, options)
-    w = _work(shape.graph, options, room)
+    cells = cache_cells(shape, options)
+    w = _work(shape.graph, options, cells)
     layer = experts(w) if shape.graph.expert_ff else dense(w)
-    mask = 2 * room.base * w.tokens
+    mask = 2 * cells.base * w.tokens
     if options.devices > 1 and is_pipelined(shape, options):
         return layer + COPIES * mask + 7 * w.e, COPIES * mask + 5 * w.e
     return layer + mask, mask + 2 * w.e
@@ -130,16 +130,16 @@ def uses_flash_attention(shape: ModelShape, options: ModelOptions) -> bool:
     return has_kernel or forced
 
 
-def _work(graph: GraphShape, options: ModelOptions, room: Cells) -> Work:
-    tokens = min(room.ctx, options.ubatch_size, options.batch_size)
+def _work(graph: GraphShape, options: ModelOptions, cells: CacheCells) -> Work:
+    tokens = min(cells.ctx, options.ubatch_size, options.batch_size)
     if options.task is not Task.COMPLETION:
-        tokens = min(room.ctx, options.ubatch_size)  # the server makes the batch as large as the ubatch
+        tokens = min(cells.ctx, options.ubatch_size)  # the server makes the batch as large as the ubatch
     slots = max(1, options.parallel)
     return Work(graph, -(-tokens // slots) * slots, slots)
 
 
 def _peak(
-    shape: ModelShape, options: ModelOptions, w: Work, room: Cells, flash: bool, layers: range, is_whole: bool
+    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, layers: range, is_whole: bool
 ) -> int:
     """The most that is alive at a time on a device with these layers, masks aside; `is_whole`: with its inputs."""
     graph = shape.graph
@@ -154,7 +154,7 @@ def _peak(
     if other and (is_whole or not graph.deepstack):
         candidates.append(other(w))
     padded_inputs = 4 * (1 + graph.deepstack) * w.e + 6 * w.e if graph.deepstack and is_whole else 0
-    if attention := _attention(shape, options, w, room, flash, layers):
+    if attention := _attention(shape, options, w, cells, flash, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:
         outputs = _outputs(options, w)
@@ -163,10 +163,10 @@ def _peak(
     return max(candidates)
 
 
-def _attention(shape: ModelShape, options: ModelOptions, w: Work, room: Cells, flash: bool, layers: range) -> int:
+def _attention(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
     graph, (start, stop) = shape.graph, (layers.start, min(layers.stop, shape.hparams.n_layer_all))
     has_base, has_window = between(shape.base.layers, start, stop), between(shape.window.layers, start, stop)
-    widest = max(room.base if has_base else 0, room.window if has_window else 0)
+    widest = max(cells.base if has_base else 0, cells.window if has_window else 0)
     if not widest:
         return 0
     if graph.is_mla:
@@ -176,14 +176,14 @@ def _attention(shape: ModelShape, options: ModelOptions, w: Work, room: Cells, f
     if not flash:
         scores = w.width(graph.heads * widest) + 5 * max(w.q, w.e) + 2 * w.kv
         # V is stored as with flash attention where that was found missing only afterwards: one layer is turned around.
-        turned = 2 * graph.v * widest * room.streams - w.kv if options.flash_attn != "off" else 0
+        turned = 2 * graph.v * widest * cells.streams - w.kv if options.flash_attn != "off" else 0
         return scores + turned
     if not options.devices or not _is_quantized(options) or not graph.has_flash_attention:
         return 0
     # CUDA's flash attention reads f16: one layer's whole cache is unpacked (fattn.cu, ..._get_alloc_size).
-    base = room.base * shape.widest_base if has_base else 0
-    window = room.window * shape.widest_window if has_window else 0
-    return 2 * room.streams * max(base, window) + 5 * max(w.q, w.e)
+    base = cells.base * shape.widest_base if has_base else 0
+    window = cells.window * shape.widest_window if has_window else 0
+    return 2 * cells.streams * max(base, window) + 5 * max(w.q, w.e)
 
 
 def _outputs(options: ModelOptions, w: Work) -> int:
@@ -197,13 +197,13 @@ def _is_quantized(options: ModelOptions) -> bool:
     return options.cache_type_k != "f16" or options.cache_type_v != "f16"
 
 
-def _masks(shape: ModelShape, w: Work, room: Cells, flash: bool, layers: range) -> int:
+def _masks(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
     bytes_each = 2 if flash else 4
     if shape.graph.architecture in arch.WITHOUT_CACHE:
         kinds = 1 + (0 < sum(shape.hparams.is_windowed) < shape.hparams.n_layer)
         return kinds * w.tokens * w.tokens * bytes_each
     start, stop = layers.start, min(layers.stop, shape.hparams.n_layer_all)
-    kept = room.base * bool(between(shape.reads_base, start, stop))
-    kept += room.window * bool(between(shape.reads_window, start, stop))
-    kept += room.base * bool(between(shape.indexer_width, start, stop))
+    kept = cells.base * bool(between(shape.reads_base, start, stop))
+    kept += cells.window * bool(between(shape.reads_window, start, stop))
+    kept += cells.base * bool(between(shape.indexer_width, start, stop))
     return kept * w.tokens * bytes_each

@@ -29,7 +29,7 @@ TAKES_BACK = frozenset({DRAFTS_ITSELF, "draft-eagle3", "draft-dflash", "draft-ds
 
 
 @dataclass(frozen=True, slots=True)
-class Cells:
+class CacheCells:
     """Tokens that the caches have room for. A unified cache is one stream that all slots share."""
 
     ctx: int  # of all streams
@@ -38,7 +38,7 @@ class Cells:
     streams: int
 
 
-def cells(shape: ModelShape, options: ModelOptions) -> Cells:
+def cache_cells(shape: ModelShape, options: ModelOptions) -> CacheCells:
     """The rooms of the caches, rounded up as llama.cpp does (llama-context.cpp, llama-kv-cache-iswa.cpp)."""
     ctx = padded(options.ctx_size or shape.hparams.integer("context_length"))
     slots = max(1, options.parallel)
@@ -48,44 +48,46 @@ def cells(shape: ModelShape, options: ModelOptions) -> Cells:
         options.batch_size, options.ubatch_size
     )
     window = base if options.swa_full else padded(min(base, wanted))
-    return Cells(base * streams, base, window, streams)
+    return CacheCells(base * streams, base, window, streams)
 
 
 def context_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
     """What each device keeps of the context."""
     n = shape.hparams.n_layer_all
-    room = cells(shape, options)
-    return [_context(shape, options, room, layers.start, min(layers.stop, n)) for layers in ranges]
+    cells = cache_cells(shape, options)
+    return [_context(shape, options, cells, layers.start, min(layers.stop, n)) for layers in ranges]
 
 
 def host_context_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
     """What RAM keeps of the context: the layers that no device has."""
     first = ranges[0].start if options.kv_offload and options.devices else shape.hparams.n_layer_all
-    return _context(shape, options, cells(shape, options), 0, min(first, shape.hparams.n_layer_all))
+    return _context(shape, options, cache_cells(shape, options), 0, min(first, shape.hparams.n_layer_all))
 
 
 def drafting_context_bytes(shape: ModelShape, options: ModelOptions) -> int:
     """The cache of the context in which a model drafts with its own layers."""
-    room = cells(shape, options)
+    cells = cache_cells(shape, options)
     return sum(
-        room.base * room.streams * (row_bytes(k, options.draft_cache_type_k) + row_bytes(v, options.draft_cache_type_v))
+        cells.base
+        * cells.streams
+        * (row_bytes(k, options.draft_cache_type_k) + row_bytes(v, options.draft_cache_type_v))
         for k, v in shape.drafting
     )
 
 
-def _context(shape: ModelShape, options: ModelOptions, room: Cells, start: int, stop: int) -> int:
+def _context(shape: ModelShape, options: ModelOptions, cells: CacheCells, start: int, stop: int) -> int:
     if stop <= start:
         return 0
     pads_v = options.flash_attn == "off"
     total = 0
-    for cache, cells_ in ((shape.base, room.base), (shape.window, room.window)):
+    for cache, count in ((shape.base, cells.base), (shape.window, cells.window)):
         k, v = _widths(shape, cache, start, stop, pads_v)
-        total += room.streams * cells_ * row_bytes(k, options.cache_type_k)
-        total += room.streams * cells_ * row_bytes(v, options.cache_type_v)
+        total += cells.streams * count * row_bytes(k, options.cache_type_k)
+        total += cells.streams * count * row_bytes(v, options.cache_type_v)
         total += _padding(options.cache_type_k, between(cache.k_padding, start, stop))
         total += _padding(options.cache_type_v, between(cache.v_padding, start, stop))
     indexer = between(shape.indexer_width, start, stop)
-    total += room.streams * room.base * row_bytes(indexer, options.cache_type_k)
+    total += cells.streams * cells.base * row_bytes(indexer, options.cache_type_k)
     return total + max(1, options.parallel) * _states(options) * between(shape.state_bytes, start, stop)
 
 

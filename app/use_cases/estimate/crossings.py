@@ -8,7 +8,7 @@ layer is and takes 4 E less on the devices behind the first.
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions
-from app.use_cases.estimate.context import Cells, row_bytes
+from app.use_cases.estimate.context import CacheCells, row_bytes
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -23,8 +23,8 @@ _DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
 _ENCODERS = {"bert": (8, 4), "nomic-bert": (11, 1), "jina-bert-v3": (11.5, 2.5), "gemma-embedding": (11, 6.3)}
 
 
-def crossing_bytes(
-    shape: ModelShape, options: ModelOptions, room: Cells, tokens: int, used: list[range], index: int
+def inter_gpu_copy_bytes(
+    shape: ModelShape, options: ModelOptions, cells: CacheCells, tokens: int, used: list[range], index: int
 ) -> int:
     """Bytes of all copies on the device `index` of `used`, masks aside."""
     e = 4 * tokens * shape.graph.embd
@@ -33,7 +33,7 @@ def crossing_bytes(
         return round((other if index else first) * e)
     behind = 3 if shape.graph.architecture in _WITHOUT_FIRST_NORM else 7
     usual = 12 * e if index == 0 else behind * e
-    return usual + _more(shape, tokens, used, index) + COPIES * shared_cache_bytes(shape, options, room, used[index])
+    return usual + _more(shape, tokens, used, index) + COPIES * shared_cache_bytes(shape, options, cells, used[index])
 
 
 def _more(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
@@ -71,7 +71,7 @@ def _altup(shape: ModelShape, tokens: int, used: list[range], index: int) -> int
     return COPIES * (7 * e + own) - peak_without + e + output
 
 
-def shared_cache_bytes(shape: ModelShape, options: ModelOptions, room: Cells, layers: range) -> int:
+def shared_cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, layers: range) -> int:
     """Layers without a cache of their own read another's; where that is elsewhere, each gets its own copy."""
     hp = shape.hparams
     if hp.architecture not in arch.WITH_SHARED_CACHES:
@@ -85,8 +85,8 @@ def shared_cache_bytes(shape: ModelShape, options: ModelOptions, room: Cells, la
         if source in layers:
             continue
         windowed = hp.is_windowed[source]
-        heads, cells = hp.n_head_kv[source], room.window if windowed else room.base
+        heads, count = hp.n_head_kv[source], cells.window if windowed else cells.base
         each = row_bytes(heads * hp.k_head(windowed), options.cache_type_k)
         each += row_bytes(heads * hp.v_head(windowed), options.cache_type_v)
-        total += room.streams * cells * each
+        total += cells.streams * count * each
     return total

@@ -12,17 +12,17 @@ from dataclasses import replace
 from app.entities.launch import DRAFTS_ITSELF, ModelOptions, Task
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.use_cases.estimate.companions import (
-    NOTHING,
+    NO_COMPANIONS,
     Companions,
     DeviceNeeds,
     adapter_memory,
-    added,
+    add_needs,
     draft_options,
     drafting_memory,
     projector_needs,
 )
 from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes
-from app.use_cases.estimate.context import cells, context_bytes, host_context_bytes
+from app.use_cases.estimate.context import cache_cells, context_bytes, host_context_bytes
 from app.use_cases.estimate.families import EXACT, MEASURED_CACHES, UNKNOWN_MARGIN, Situation, is_known, margin
 from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
 from app.use_cases.estimate.tensor_split import device_layers
@@ -39,21 +39,21 @@ def estimate_memory(
     shape: ModelShape,
     options: ModelOptions,
     gpu_overhead_bytes: int = GPU_OVERHEAD_BYTES,
-    beside: Companions = NOTHING,
+    companions: Companions = NO_COMPANIONS,
 ) -> Estimate:
     """What a llama-server for the model needs with these options, per device and in RAM."""
     ranges = device_layers(shape.hparams, options)
     needs = [_alone(shape, options, ranges)]
     if options.speculation == DRAFTS_ITSELF:
         needs.append(drafting_memory(shape, options, ranges))
-    needs += [adapter_memory(each, shape.hparams.n_layer_all, ranges) for each in beside.adapters]
-    if beside.projector:
-        needs.append(projector_needs(beside.projector, options, len(ranges)))
-    if beside.draft:
-        context = cells(shape, options).ctx
-        needs.append(_draft(beside.draft, replace(options, ctx_size=context), len(ranges)))
-    devices, host = added(needs) if len(needs) > 1 else needs[0]
-    return _told(shape, options, beside, gpu_overhead_bytes, devices, host)
+    needs += [adapter_memory(each, shape.hparams.n_layer_all, ranges) for each in companions.adapters]
+    if companions.projector:
+        needs.append(projector_needs(companions.projector, options, len(ranges)))
+    if companions.draft:
+        context = cache_cells(shape, options).ctx
+        needs.append(_draft(companions.draft, replace(options, ctx_size=context), len(ranges)))
+    devices, host = add_needs(needs) if len(needs) > 1 else needs[0]
+    return _told(shape, options, companions, gpu_overhead_bytes, devices, host)
 
 
 def _alone(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:
@@ -86,21 +86,21 @@ def _draft(shape: ModelShape, options: ModelOptions, count: int) -> DeviceNeeds:
 def _told(
     shape: ModelShape,
     options: ModelOptions,
-    beside: Companions,
+    companions: Companions,
     overhead_bytes: int,
     devices: list[DeviceMemory],
     host: DeviceMemory,
 ) -> Estimate:
     """With how sure it is of that, and what is booked on top."""
     share = margin(shape.hparams.architecture, _situation(shape, options))
-    unmeasured = tuple(_unmeasured(shape, options, beside))
+    unmeasured = tuple(_unmeasured(shape, options, companions))
     if unmeasured:
         share = max(share, UNKNOWN_MARGIN)
     notes = (*unmeasured, *_oddities(shape))
     return Estimate(
         tuple(_booked(each, overhead_bytes, share) for each in devices),
         _booked(host, 0, share) if not devices else host,
-        Confidence.LOW if notes else Confidence.EXACT if _is_exact(shape, options, beside) else Confidence.MODELLED,
+        Confidence.LOW if notes else Confidence.EXACT if _is_exact(shape, options, companions) else Confidence.MODELLED,
         notes,
     )
 
@@ -116,13 +116,13 @@ def _oddities(shape: ModelShape) -> Iterator[str]:
         yield f"llama.cpp takes models of {MAX_LAYERS} layers at most"
 
 
-def _unmeasured(shape: ModelShape, options: ModelOptions, beside: Companions) -> Iterator[str]:
+def _unmeasured(shape: ModelShape, options: ModelOptions, companions: Companions) -> Iterator[str]:
     """What of it nobody has held against llama.cpp's own figures."""
-    for each in (shape, beside.draft):
+    for each in (shape, companions.draft):
         if each and not is_known(each.hparams.architecture):
             yield f"architecture {each.hparams.architecture!r} has not been measured"
-    if beside.projector and beside.projector.kind not in MEASURED_PROJECTORS:
-        yield f"projectors of type {beside.projector.kind!r} have not been measured"
+    if companions.projector and companions.projector.kind not in MEASURED_PROJECTORS:
+        yield f"projectors of type {companions.projector.kind!r} have not been measured"
     if (options.cache_type_k, options.cache_type_v) not in MEASURED_CACHES:
         # CUDA's flash attention has no kernel for some of them, and then the scores are made after all.
         yield f"a cache of types {options.cache_type_k} and {options.cache_type_v} has not been measured"
@@ -130,12 +130,12 @@ def _unmeasured(shape: ModelShape, options: ModelOptions, beside: Companions) ->
         yield f"speculation of type {options.speculation!r} has not been measured"
 
 
-def _is_exact(shape: ModelShape, options: ModelOptions, beside: Companions) -> bool:
+def _is_exact(shape: ModelShape, options: ModelOptions, companions: Companions) -> bool:
     """Whether every item is arithmetic that met all that was measured."""
     if shape.hparams.architecture not in EXACT or _situation(shape, options) is not Situation.ONE_GPU:
         return False
-    plain = (Task.COMPLETION, "none", (), 0, True, NOTHING)
-    told = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, beside)
+    plain = (Task.COMPLETION, "none", (), 0, True, NO_COMPANIONS)
+    told = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, companions)
     return told == plain and options.flash_attn != "off" and options.ubatch_size <= options.batch_size
 
 

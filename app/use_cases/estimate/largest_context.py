@@ -25,19 +25,25 @@ class Fit:
     total_bytes: int
 
 
-def fits(shape: ModelShape, options: ModelOptions, beside: Companions, sizes: tuple[int, ...]) -> list[Fit]:
+def largest_contexts(
+    shape: ModelShape, options: ModelOptions, companions: Companions, sizes: tuple[int, ...]
+) -> list[Fit]:
     """For each type of cache the largest context that fits, in steps of STEP tokens, never above the model's own."""
     trained = max(1, shape.hparams.integer("context_length"))
     most = -(-trained // STEP)
     types = [(options.cache_type_k, options.cache_type_v)]
-    types += [each for each in FIT_TYPES if each not in types and not is_refused(each[1], options.flash_attn)]
+    types += [
+        each
+        for each in FIT_TYPES
+        if each not in types and not lacks_required_flash_attention(each[1], options.flash_attn)
+    ]
     found = []
     for k, v in types:
         low, high, best = 1, most, None
         while low <= high:  # what is needed grows with the context
             middle = (low + high) // 2
             ctx_size = min(STEP * middle, trained)
-            booked = _booked(shape, replace(options, ctx_size=ctx_size, cache_type_k=k, cache_type_v=v), beside)
+            booked = _booked(shape, replace(options, ctx_size=ctx_size, cache_type_k=k, cache_type_v=v), companions)
             if all(each <= size for each, size in zip(booked, _per_device(sizes, len(booked)), strict=True)):
                 low, best = middle + 1, Fit(k, v, ctx_size, max(booked))
             else:
@@ -51,16 +57,16 @@ def _per_device(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
     return sizes * count if len(sizes) == 1 else sizes
 
 
-def _booked(shape: ModelShape, options: ModelOptions, beside: Companions) -> list[int]:
+def _booked(shape: ModelShape, options: ModelOptions, companions: Companions) -> list[int]:
     """Bytes of each device, or of RAM where there is none."""
-    result = estimate_memory(shape, options, beside=beside)
+    result = estimate_memory(shape, options, companions=companions)
     return [each.booked_bytes for each in result.devices] or [result.host.booked_bytes]
 
 
-def why_nothing_fits(shape: ModelShape, options: ModelOptions, beside: Companions, sizes: tuple[int, ...]) -> str:
+def why_nothing_fits(shape: ModelShape, options: ModelOptions, companions: Companions, sizes: tuple[int, ...]) -> str:
     """What the least would need, and what else there is to try."""
     v = "f16" if options.flash_attn == "off" else "q4_0"
-    least = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), beside)
+    least = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), companions)
     lacking = [each - size for each, size in zip(least, _per_device(sizes, len(least)), strict=True)]
     worst = max(range(len(least)), key=lambda index: lacking[index])
     where = f"GPU {worst}" if options.devices else "RAM"
@@ -73,6 +79,6 @@ def why_nothing_fits(shape: ModelShape, options: ModelOptions, beside: Companion
     return f"{need}, {lacking[worst] / MIB:,.0f} more than there are; try {', '.join(help_[:-1])} or {help_[-1]}"
 
 
-def is_refused(cache_type_v: str, flash_attn: str) -> bool:
+def lacks_required_flash_attention(cache_type_v: str, flash_attn: str) -> bool:
     """llama-server needs flash attention to read a quantized V cache."""
     return flash_attn == "off" and is_quantized(cache_type_v)

@@ -7,9 +7,9 @@ The rules are fitted to its own accounting (b11434, no_alloc: bench/data/vram).
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions
-from app.use_cases.estimate.context import Cells, row_bytes
+from app.use_cases.estimate.context import CacheCells, row_bytes
 from app.use_cases.estimate.graph_rules import Work, dense, encoder
-from app.use_cases.estimate.tensor_overrides import Moves
+from app.use_cases.estimate.tensor_overrides import MovedTensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
@@ -17,7 +17,7 @@ from app.use_cases.model_shape.shape import ModelShape, between
 TWO_AT_ONCE = frozenset({"qwen3next", "qwen35moe", "granitehybrid", "gemma4", "nemotron_h_moe"})
 
 
-def all_in_ram(shape: ModelShape, options: ModelOptions, moved: Moves, layers: range) -> bool:
+def all_in_ram(shape: ModelShape, options: ModelOptions, moved: MovedTensors, layers: range) -> bool:
     """Whether none of these layers has experts on its device."""
     own = [il for il in layers if il < shape.hparams.n_layer]
     return bool(shape.graph.expert_ff) and all(il < options.n_cpu_moe or il in moved.emptied for il in own)
@@ -36,14 +36,14 @@ def loses_flash_attention(shape: ModelShape, options: ModelOptions, first_gpu_la
     return 0 < first_gpu_layer < shape.hparams.n_layer and has_kv[first_gpu_layer - 1] and not has_kv[first_gpu_layer]
 
 
-def copied_in(
-    shape: ModelShape, options: ModelOptions, w: Work, room: Cells, first_gpu_layer: int, moved: Moves
+def op_offload_bytes(
+    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, first_gpu_layer: int, moved: MovedTensors
 ) -> int:
     """What the first device needs at most while it computes with what is in RAM, masks aside; 0 for nothing there."""
     candidates = [0]
     if first_gpu_layer > 0:
         deepstack = 3 * shape.graph.deepstack * w.e  # the image's part for the first layers comes in too
-        candidates.append(_layers(shape, options, w, room, first_gpu_layer) + deepstack)
+        candidates.append(_layers(shape, options, w, cells, first_gpu_layer) + deepstack)
     if moved.emptied or options.n_cpu_moe:
         candidates.append(_experts(shape, options, w))
     if moved.largest_dense_bytes:
@@ -51,23 +51,23 @@ def copied_in(
     return max(candidates)
 
 
-def _layers(shape: ModelShape, options: ModelOptions, w: Work, room: Cells, first_gpu_layer: int) -> int:
+def _layers(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, first_gpu_layer: int) -> int:
     largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
     if shape.graph.architecture in arch.WITHOUT_CACHE:
         return largest + encoder(w, flash=True)  # attention that CUDA does not know stays in RAM
     if w.shape.expert_ff:
         return largest + w.expert_ff + w.expert_e + 5 * w.e
     # How much of the next layer's cache comes beside the first one's depends on which gaps ggml-alloc finds.
-    cache = max((_cache_bytes(shape, options, room, il) for il in range(first_gpu_layer)), default=0)
+    cache = max((_cache_bytes(shape, options, cells, il) for il in range(first_gpu_layer)), default=0)
     return max(largest + w.ff + 8 * w.e, dense(w) + 3 * w.e, cache * 5 // 4 + 5 * max(w.q, w.e))
 
 
-def _cache_bytes(shape: ModelShape, options: ModelOptions, room: Cells, il: int) -> int:
+def _cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, il: int) -> int:
     total = 0
-    for cache, cells in ((shape.base, room.base), (shape.window, room.window)):
-        total += cells * row_bytes(between(cache.k_width, il, il + 1), options.cache_type_k)
-        total += cells * row_bytes(between(cache.v_width, il, il + 1), options.cache_type_v)
-    return room.streams * total
+    for cache, count in ((shape.base, cells.base), (shape.window, cells.window)):
+        total += count * row_bytes(between(cache.k_width, il, il + 1), options.cache_type_k)
+        total += count * row_bytes(between(cache.v_width, il, il + 1), options.cache_type_v)
+    return cells.streams * total
 
 
 def _experts(shape: ModelShape, options: ModelOptions, w: Work) -> int:
@@ -77,9 +77,9 @@ def _experts(shape: ModelShape, options: ModelOptions, w: Work) -> int:
     return shape.largest_expert_bytes + w.expert_ff + w.expert_e + 4 * w.e
 
 
-def with_cache_in_ram(shape: ModelShape, options: ModelOptions, w: Work, room: Cells, peak: int) -> int:
+def with_cache_in_ram(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, peak: int) -> int:
     """Attention's inputs cross over with the cache of one layer."""
-    cache = room.streams * room.base * row_bytes(shape.widest_base, options.cache_type_k)
+    cache = cells.streams * cells.base * row_bytes(shape.widest_base, options.cache_type_k)
     shares_caches = not all(shape.hparams.has_kv) and not any(shape.hparams.has_state)
     if shares_caches:  # which stay longer for it
         return peak + 9 * cache // 2

@@ -18,7 +18,7 @@ _GPU = re.compile(r"[A-Za-z]+([0-9]{1,3})")
 
 
 @dataclass(slots=True)
-class Moves:
+class MovedTensors:
     """What the overrides change: bytes that come and go, and the largest weights that are copied in to be computed."""
 
     device_bytes: list[int]
@@ -28,9 +28,9 @@ class Moves:
     emptied: set[int] = field(default_factory=set)  # layers without experts on a GPU
 
 
-def moves(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> Moves:
+def moved_tensors(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> MovedTensors:
     """Of a server that has its layers in `ranges`, one for each device."""
-    found = Moves([0] * len(ranges))
+    found = MovedTensors([0] * len(ranges))
     patterns = _patterns(options)
     if not patterns or not ranges:
         return found
@@ -57,7 +57,7 @@ def _device(buffer: str, count: int) -> int:
 
 
 def _move(
-    found: Moves, shape: ModelShape, options: ModelOptions, tensor: Tensor, ranges: list[range], target: int
+    found: MovedTensors, shape: ModelShape, options: ModelOptions, tensor: Tensor, ranges: list[range], target: int
 ) -> None:
     block = BLOCK.match(tensor.name)
     layer = int(block[1]) if block else shape.hparams.n_layer_all

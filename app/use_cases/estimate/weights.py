@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.entities.launch import DRAFTS_ITSELF, ModelOptions
-from app.use_cases.estimate.tensor_overrides import moves
+from app.use_cases.estimate.tensor_overrides import moved_tensors
 from app.use_cases.model_shape.shape import ModelShape, between
 
 
@@ -18,7 +18,7 @@ def weights(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> tu
         host += shape.first_layer_bytes
     if first_gpu_layer > n:
         host += shape.host_output_bytes
-    moved = moves(shape, options, ranges)
+    moved = moved_tensors(shape, options, ranges)
     per_device = [_on_device(shape, options, layers, loaded) for layers in ranges]
     totals = [max(0, a + b) for a, b in zip(per_device, moved.device_bytes, strict=True)]
     return totals, max(0, host + moved.host_bytes)

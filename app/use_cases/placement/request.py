@@ -1,4 +1,4 @@
-"""What a decision about GPUs is asked: a model, its options, and what its settings wish."""
+"""PlacementRequest: the model to place, its options, its memory needs and its placement constraints."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import PlacementConstraints
 from app.use_cases.model_shape.shape import ModelShape
 
-_LAST, _RANK = 3, 4  # of enum llama_pooling_type (llama.h); a model that also chats may have another
+_LAST, _RANK = 3, 4  # enum llama_pooling_type (llama.h); a model that also chats may have another
 
 
 @dataclass(frozen=True, slots=True)
-class Extra:
-    """What starts of a model were seen to need beyond their estimate: a lesson for the next one."""
+class LearnedMargin:
+    """What earlier starts of a model needed beyond their estimate; added to the next estimate."""
 
     device_bytes: int = 0  # on each GPU
     host_bytes: int = 0
 
-    def __add__(self, other: Extra) -> Extra:
-        return Extra(self.device_bytes + other.device_bytes, self.host_bytes + other.host_bytes)
+    def __add__(self, other: LearnedMargin) -> LearnedMargin:
+        return LearnedMargin(self.device_bytes + other.device_bytes, self.host_bytes + other.host_bytes)
 
 
-NOTHING_EXTRA = Extra()
+NO_MARGIN = LearnedMargin()
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementRequest:
-    """What is to be placed: a model with its options, and what it needs with others.
+    """What is to be placed: a model, its options, and a function that estimates its needs with other options.
 
-    `estimate` is given options and the models of the GPUs, in the order of the split.
+    `estimate` takes options and the product names of the GPUs in the order of the split.
     """
 
     shape: ModelShape
     options: ModelOptions
     estimate: Callable[[ModelOptions, tuple[str, ...]], Estimate]
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
-    extra: Extra = NOTHING_EXTRA
+    learned_margin: LearnedMargin = NO_MARGIN
 
     @property
     def task(self) -> Task:
-        """What it is for: as it is started, else by what its header says of how its tokens are put together."""
+        """What the model serves: its start options decide, else its header (pooling type, causal attention)."""
         if self.options.task is not Task.COMPLETION:
             return self.options.task
         hparams = self.shape.hparams
@@ -52,16 +52,18 @@ class PlacementRequest:
         is_encoder = hparams.value("attention.causal") is False
         return Task.EMBEDDING if is_encoder or pooling == _LAST else Task.COMPLETION
 
-    def need(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
+    def estimate_with_margin(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         found = self.estimate(options, gpus)
-        if self.extra == NOTHING_EXTRA:
+        if self.learned_margin == NO_MARGIN:
             return found
-        devices = tuple(_with_margin(each, self.extra.device_bytes) for each in found.devices)
-        return replace(found, devices=devices, host=_with_margin(found.host, self.extra.host_bytes))
+        devices = tuple(_with_margin(each, self.learned_margin.device_bytes) for each in found.devices)
+        return replace(found, devices=devices, host=_with_margin(found.host, self.learned_margin.host_bytes))
 
-    def but(self, extra: Extra) -> PlacementRequest:
+    def with_margin(self, learned_margin: LearnedMargin) -> PlacementRequest:
         """The same, with so much more on top."""
-        return self if extra == NOTHING_EXTRA else replace(self, extra=self.extra + extra)
+        return (
+            self if learned_margin == NO_MARGIN else replace(self, learned_margin=self.learned_margin + learned_margin)
+        )
 
 
 def _with_margin(memory: DeviceMemory, extra_bytes: int) -> DeviceMemory:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from app.entities.placement import CPU, Decision, Outcome, Placement
 
-KEPT = 200
+MAX_RECORDS = 200
 ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes", "total_bytes")
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class DecisionRecord:
     """One decision of the past."""
 
     at: float  # Unix seconds
@@ -22,7 +22,7 @@ class Explained:
     elapsed_ms: float  # of the scheduler's whole step
     gpus_age_seconds: float  # of the reading it was made on
 
-    def repeats(self, before: Explained) -> bool:
+    def repeats(self, before: DecisionRecord) -> bool:
         """Whether a load merely goes on waiting."""
         return self.decision.outcome is Outcome.WAIT and self._said == before._said
 
@@ -31,28 +31,28 @@ class Explained:
         return self.model, self.decision.outcome, self.decision.reason, self.decision.evict
 
 
-def decision_list(decisions: Iterable[Explained]) -> dict[str, object]:
+def decision_list(decisions: Iterable[DecisionRecord]) -> dict[str, object]:
     """The body of /decisions, the newest first."""
     return {"decisions": [_explained(each) for each in reversed(tuple(decisions))]}
 
 
-def last_decision(decisions: Iterable[Explained], model: str) -> dict[str, object] | None:
+def last_decision(decisions: Iterable[DecisionRecord], model: str) -> dict[str, object] | None:
     return next((_explained(each) for each in reversed(tuple(decisions)) if each.model == model), None)
 
 
-def told_decision(decision: Decision, evict: Iterable[str]) -> dict[str, object]:
+def decision_json(decision: Decision, evict: Iterable[str]) -> dict[str, object]:
     """As `plan` prints it."""
     told: dict[str, object] = {
         "outcome": str(decision.outcome),
-        "placement": told_placement(decision.placement) if decision.placement else None,
+        "placement": placement_json(decision.placement) if decision.placement else None,
         "evict": list(evict),
         "reason": decision.reason,
         "needed_bytes": decision.needed_bytes,
     }
-    return told | {"nearest": nearest} if (nearest := decision.nearest) else told
+    return told | {"nearest": nearest} if (nearest := decision.suggestion) else told
 
 
-def told_placement(placement: Placement) -> dict[str, object]:
+def placement_json(placement: Placement) -> dict[str, object]:
     """The devices in the order the server sees them, with what each takes; CPU for RAM alone."""
     on_gpus = zip(placement.uuids, placement.layers, placement.estimate.devices, strict=False)
     devices = [(CPU, 0, placement.estimate.host)] if placement.is_on_cpu else on_gpus
@@ -67,7 +67,7 @@ def told_placement(placement: Placement) -> dict[str, object]:
     }
 
 
-def told_estimate(placement: Placement) -> dict[str, object]:
+def estimate_json(placement: Placement) -> dict[str, object]:
     """The estimate that a server was placed by, in the items of `estimate`."""
     estimate = placement.estimate
     return {
@@ -78,12 +78,12 @@ def told_estimate(placement: Placement) -> dict[str, object]:
     }
 
 
-def _explained(each: Explained) -> dict[str, object]:
+def _explained(each: DecisionRecord) -> dict[str, object]:
     decision = each.decision
     return {
         "at": round(each.at, 3),
         "model": each.model,
-        **told_decision(decision, each.evict),
+        **decision_json(decision, each.evict),
         "considered": list(decision.considered),
         "free_bytes": dict(decision.free_bytes),
         "elapsed_ms": round(each.elapsed_ms, 3),

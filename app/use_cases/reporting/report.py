@@ -9,7 +9,7 @@ from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
-from app.use_cases.reporting.decisions import Explained, last_decision, told_estimate, told_placement
+from app.use_cases.reporting.decisions import DecisionRecord, estimate_json, last_decision, placement_json
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -33,7 +33,7 @@ def health(
 ) -> dict[str, object]:
     """The body of /health: always an answer while the process serves, with what is wrong in `reasons`."""
     gpus = gpus.as_of(now)
-    reasons = [*([] if engine else [engine_problem]), *gpus.complaints, *pins]
+    reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins]
     return {
         "status": "draining" if pool.draining else "ok",
         "degraded": bool(reasons),
@@ -85,12 +85,12 @@ def _assignment(server: Server) -> dict[str, object] | None:
     }
 
 
-def model_place(model: Model, pool: PoolState, decisions: Iterable[Explained]) -> dict[str, object]:
+def model_placement(model: Model, pool: PoolState, decisions: Iterable[DecisionRecord]) -> dict[str, object]:
     """Where the model is, what it was thought to need, and what was last decided about it."""
     server = pool.server_of(model.name)
     return {
-        "placement": told_placement(server.placement) if server else None,
-        "estimate": told_estimate(server.placement) if server else None,
+        "placement": placement_json(server.placement) if server else None,
+        "estimate": estimate_json(server.placement) if server else None,
         "decision": last_decision(decisions, model.name),
     }
 
@@ -134,9 +134,9 @@ def _instances(model: Model, pool: PoolState) -> dict[str, object]:
 
 
 def _progress(server: Server | None) -> dict[str, object]:
-    if server is None or server.state is not ServerState.STARTING or server.loaded_share is None:
+    if server is None or server.state is not ServerState.STARTING or server.load_progress is None:
         return {}
-    return {"progress": round(server.loaded_share, 3)}
+    return {"progress": round(server.load_progress, 3)}
 
 
 def router_props(engine: EngineFacts | None, max_loaded: int | None) -> dict[str, object]:

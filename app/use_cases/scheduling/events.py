@@ -1,4 +1,4 @@
-"""What the scheduler is told and what it orders: events are facts with their time, effects are orders."""
+"""Events: the facts that the scheduler learns, each with its time (monotonic seconds)."""
 
 from __future__ import annotations
 
@@ -9,75 +9,70 @@ from dataclasses import dataclass
 from app.entities.gpu import GpuSnapshot
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
-from app.entities.placement import Decision
-from app.entities.refusal import Refusal
-from app.entities.server import Server
 from app.use_cases.placement.request import PlacementRequest
-
-# --- events -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """A request wants a slot of its model's server and waits for it, until `give_up_at` at most."""
+    """A request needs a slot of one of its model's servers; it waits until `deadline` at most."""
 
-    ticket: int  # names the request from here on: in the queue, in its lease, in its release
+    ticket: int  # identifies the request from here on: in the queue, in its lease, in its release
     model: Model
     at: float
-    give_up_at: float
-    placement_request: PlacementRequest  # what it needs, should a server have to be started for it
-    conversation: int | None = None  # the one it belongs to, where its model may have several servers
+    deadline: float
+    placement_request: PlacementRequest  # what the model needs if a server has to be started
+    conversation: int | None = None  # if its model may have several servers
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Somebody wants a server of the model to be there, loading or loaded, and waits until there is room for it."""
+    """A client orders a load and waits until a server of the model is starting."""
 
     ticket: int
     model: Model
     at: float
-    give_up_at: float
+    deadline: float
     placement_request: PlacementRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """Somebody wants the model's servers to go once each has answered what it is answering, and waits for that."""
+    """A client orders the model's servers to end, each after its running requests, and waits until they have."""
 
     ticket: int
     model: Model
     at: float
-    give_up_at: float
+    deadline: float
 
 
-Command = Acquire | Load | Unload  # what requests wait for; each is answered once: Grant, Done or Refuse
+Command = Acquire | Load | Unload  # each is answered exactly once, by Grant, Done or Refuse
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The client of a waiting request has gone."""
+    """The client of a waiting request has disconnected."""
 
     ticket: int
     at: float
 
 
 class Ending(enum.Enum):
-    """How much of its answer a request got. An engine notices a closed connection when it next writes to it."""
+    """How much of its answer a request got. An engine notices a closed connection only when it next writes to it."""
 
     COMPLETE = enum.auto()
-    UNSENT = enum.auto()  # the engine was never asked
-    CUT_IN_STREAM = enum.auto()  # it writes every token, so it notices soon
-    CUT_IN_SILENCE = enum.auto()  # in the prompt, or an answer in one piece: it may go on for minutes
+    NOT_SENT = enum.auto()  # the request never reached the engine
+    ABORTED_WHILE_STREAMING = enum.auto()  # the engine writes every token, so it notices soon
+    ABORTED_WHILE_SILENT = enum.auto()  # in the prompt, or an answer in one piece: it may generate for minutes
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A request is done with its slot, whatever the engine is still doing with it."""
+    """A request gives its slot back, whatever the engine still does there."""
 
     ticket: int
     at: float
     ending: Ending = Ending.COMPLETE
-    keep_seconds: float | None = None  # so long the server is to stay idle for this request; None: as its settings say
+    keep_alive_seconds: float | None = None  # idle time that the request asked for; None: as its settings say
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +86,16 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class Projected:
-    """A starting server has said what it will need, before its weights move."""
+    """A starting server has reported what it will need, before it loads its weights."""
 
     server: int
-    needs: Mapping[str, int]  # by device, as it is booked
+    needs: Mapping[str, int]  # bytes by device: UUIDs of GPUs, and CPU
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A server that has loaded its model was looked at: so much it needs."""
+    """The memory of a server that has loaded its model was measured."""
 
     server: int
     needs: Mapping[str, int]
@@ -109,11 +104,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A loading server showed a sign of life."""
+    """A loading server has shown progress."""
 
     server: int
     at: float
-    loaded_share: float | None = None  # 0 to 1, where it says how far it is
+    load_progress: float | None = None  # 0 to 1; None: the engine does not report it
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,36 +122,36 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class SlotsCounted:
-    """How many slots a server itself calls busy; None: it did not answer."""
+    """How many slots a server reports as busy; None: it did not answer."""
 
     server: int
     busy: int | None
-    asked_at: float
+    requested_at: float
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The server's process is gone and reaped, or never came to be."""
+    """The server's process has ended and was reaped, or could not be spawned."""
 
     server: int
-    detail: str  # exit status and the last lines of its log that mean something
+    detail: str  # exit status and the last relevant lines of its log
     at: float
     could_not_spawn: bool = False
-    ran_out_of_memory: bool = False  # of a GPU's, while it was loading
+    ran_out_of_memory: bool = False  # of a GPU, while it was loading
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryRead:
-    """A new reading of the machine's memory."""
+    """The machine's memory was read."""
 
     memory: MemoryReading
     at: float
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingFailed:
-    """The machine's memory could not be read: no file descriptor is left, say."""
+class MemoryReadFailed:
+    """The machine's memory could not be read, for example because no file descriptor was left."""
 
     detail: str
     at: float
@@ -164,7 +159,7 @@ class ReadingFailed:
 
 @dataclass(frozen=True, slots=True)
 class GpusPolled:
-    """A new reading of the GPUs, or of why there are none."""
+    """The GPUs were read; the snapshot says why if there are none."""
 
     gpus: GpuSnapshot
     at: float
@@ -172,21 +167,21 @@ class GpusPolled:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Nothing but time has passed: something may be due."""
+    """Only time has passed: something may be due."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """The service is ending: nothing new, let what runs run out."""
+    """The service shuts down: accept nothing new, let running requests finish."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The drain is over: stop every server now."""
+    """The drain has ended: stop every server now."""
 
     at: float
 
@@ -203,97 +198,9 @@ Event = (
     | SlotsCounted
     | Exited
     | MemoryRead
-    | ReadingFailed
+    | MemoryReadFailed
     | GpusPolled
     | Tick
     | Drain
     | Close
 )
-
-# --- effects ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Start this server; answer with Spawned, Projected, Progress, Ready, Measured and at last Exited."""
-
-    server: Server
-
-
-class StopReason(enum.StrEnum):
-    """Why a server is ended; a label of the metrics."""
-
-    IDLE = "idle"  # nobody used it for its ttl; or, of several, for as long as one that is not needed stays
-    ROOM = "room"  # another model needs what it holds
-    DRAINED = "drained"  # for another model, or another file of its name, after it has answered what it had to
-    UNLOAD = "unload"  # ordered, and it has answered what it had to
-    STALLED = "stalled"  # its load showed no progress
-    TOO_LARGE = "too_large"  # it said that it needs more than there is room for
-    ABANDONED = "abandoned"  # it generates for clients that have left
-    SHUTDOWN = "shutdown"
-
-    @property
-    def saves(self) -> bool:
-        """Whether what it computed may be kept first. Not where it does not do what it is told: that ends now."""
-        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED)
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End this server; answer with Exited when it is reaped."""
-
-    server: int
-    why: StopReason
-    detail: str = ""  # for the log
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """The request may use a slot of this server until it releases it."""
-
-    ticket: int
-    server: int
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a Load or an Unload asked for is so."""
-
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """The request does not get what it waits for."""
-
-    ticket: int
-    refusal: Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class ReadMemory:
-    """Read the machine's memory now; answer with MemoryRead or ReadingFailed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadGpus:
-    """Read the GPUs now; GpusPolled comes when it comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """Keep what was decided about a model's place, and why."""
-
-    model: str
-    decision: Decision
-    evict: tuple[str, ...]  # names of the servers that leave for it
-
-
-@dataclass(frozen=True, slots=True)
-class CountSlots:
-    """Ask this server how many of its slots are busy; answer with SlotsCounted."""
-
-    server: int
-
-
-Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CountSlots

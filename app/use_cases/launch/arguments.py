@@ -1,4 +1,4 @@
-"""From a model's settings to the options that decide about its memory, those hidden in its `args` included."""
+"""llama-server's command line, read back: the options and files that a model's `args` name."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def _slots(value: str) -> dict[str, Any]:
 
 
 def _overrides(value: str) -> dict[str, Any]:
-    pairs = (each.rpartition("=") for each in value.split(","))
-    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in pairs)}
+    option_pairs = (each.rpartition("=") for each in value.split(","))
+    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in option_pairs)}
 
 
 def _dense_in_ram(value: str) -> dict[str, Any]:
@@ -108,35 +108,13 @@ _NOT_UNIFIED = frozenset({"--no-kv-unified", "-no-kvu"})
 _SEVERAL = frozenset({"overrides"})  # each time the option is given adds to these
 
 
-def memory_options(launch: LaunchSettings, devices: int = 0) -> ModelOptions:
-    """The options of a llama-server started with these settings on so many GPUs.
+def parse_model_options(args: Sequence[str]) -> ModelOptions:
+    """The options these arguments set; llama-server's defaults for the others.
 
-    What has a key of its own stands behind the `args` on the command line, and wins.
-    """
-    options = options_of(launch.args)
-    return replace(
-        options,
-        ctx_size=launch.ctx_size,
-        parallel=launch.parallel,
-        kv_unified=launch.kv_unified,
-        batch_size=ModelOptions().batch_size,
-        ubatch_size=launch.ubatch_size,
-        cache_type_k=launch.cache_type_k,
-        cache_type_v=launch.cache_type_v,
-        flash_attn=launch.flash_attn,
-        n_gpu_layers=launch.n_gpu_layers if devices else 0,
-        n_cpu_moe=launch.n_cpu_moe or options.n_cpu_moe,
-        devices=devices,
-    )
-
-
-def options_of(args: Sequence[str]) -> ModelOptions:
-    """What these arguments of llama-server say about memory; where they say nothing, its own defaults.
-
-    An option that cannot be read is left to llama-server, which says why it does not like it.
+    A value that cannot be parsed is ignored here: llama-server reports it when it starts.
     """
     options = ModelOptions()
-    given = list(pairs(args))
+    given = list(option_pairs(args))
     if not any(option in _SLOTS for option, _ in given):  # its own choice of slots shares the cache in any case
         given = [(option, value) for option, value in given if option not in _NOT_UNIFIED]
     for option, value in sorted(given, key=lambda pair: "kv" in pair[0]):  # slots decide, unless it is said
@@ -147,7 +125,7 @@ def options_of(args: Sequence[str]) -> ModelOptions:
     return options
 
 
-def pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+def option_pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each argument that may be an option, with what follows it: its value, if it takes one."""
     for option, value in zip(args, [*args, ""][1:], strict=True):
         name, equals, inline = option.partition("=")
@@ -178,7 +156,7 @@ class CompanionPaths:
 def companion_paths(launch: LaunchSettings) -> CompanionPaths:
     """As its settings name them; of a repeated option the last one, but for adapters."""
     found = CompanionPaths(launch.mmproj)
-    for option, value in pairs(launch.args):
+    for option, value in option_pairs(launch.args):
         if option in ("--mmproj", "-mm"):
             found = replace(found, projector=launch.mmproj or value)
         elif option in ("--spec-draft-model", "--model-draft", "-md"):

@@ -1,0 +1,97 @@
+"""Effects: the orders that the scheduler gives; the pool carries them out."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from app.entities.placement import Decision
+from app.entities.refusal import Refusal
+from app.entities.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start this server; answered by Spawned, Projected, Progress, Ready, Measured and finally Exited."""
+
+    server: Server
+
+
+class StopReason(enum.StrEnum):
+    """Why a server is stopped; a label of the metrics."""
+
+    IDLE = "idle"  # unused for its ttl, or as a surplus replica for its residency
+    EVICTED = "room"  # idle, and another model needs its memory
+    DRAINED = "drained"  # after its running requests, for another model or because its file has changed
+    UNLOAD = "unload"  # by order, after its running requests
+    STALLED = "stalled"  # its load showed no progress
+    TOO_LARGE = "too_large"  # it reported that it needs more memory than is available
+    ABANDONED = "abandoned"  # it only generates for clients that have disconnected
+    SHUTDOWN = "shutdown"
+
+    @property
+    def allows_cache_save(self) -> bool:
+        """Whether the server may save its KV cache first. One that is stalled, too large or abandoned is stopped at
+        once."""
+        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop this server; answered by Exited when it was reaped."""
+
+    server: int
+    why: StopReason
+    detail: str = ""  # for the log
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The request may use a slot of this server until it releases it."""
+
+    ticket: int
+    server: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A Load or an Unload has been carried out."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The waiting request is rejected."""
+
+    ticket: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMemory:
+    """Read the machine's memory now; answered by MemoryRead or MemoryReadFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadGpus:
+    """Read the GPUs now; GpusPolled may take any time, or never arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision about a model's place, for the log and GET /decisions."""
+
+    model: str
+    decision: Decision
+    evict: tuple[str, ...]  # model names of the victims
+
+
+@dataclass(frozen=True, slots=True)
+class CountSlots:
+    """Ask this server how many of its slots are busy; answered by SlotsCounted."""
+
+    server: int
+
+
+Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CountSlots

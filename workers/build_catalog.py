@@ -1,0 +1,79 @@
+"""Builds the catalogue from the settings: which folders it scans, and which models are configured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.entities.model import Replicas
+from app.settings.schema import Settings
+from app.use_cases.model_shape.shape import ModelShape
+from workers.catalog.catalog import Catalog, Entry
+from workers.catalog.demo_model import write_demo_model
+from workers.catalog.model_headers import ModelHeaders
+from workers.folders import cache_folder
+
+
+def build_catalog(settings: Settings, shapes: ModelHeaders[ModelShape] | None = None) -> Catalog:
+    """The catalogue for these settings, scanned. `shapes` caches what is read from the models' headers.
+
+    Raises OSError if the demo model is needed and cannot be written.
+    """
+    folders = _models_folders(settings)
+    return Catalog(
+        folders,
+        settings.launch_of(),
+        _hugging_face_cache(settings),
+        _entries(settings),
+        settings.folder,
+        shapes,
+        settings.constraints_of(),
+    )
+
+
+def has_models(settings: Settings) -> bool:
+    """Whether models, or folders with models, are configured."""
+    return bool(settings.catalog.models_dirs or settings.models)
+
+
+def _models_folders(settings: Settings) -> list[Path]:
+    """The configured folders, or one with the demo model if nothing is configured."""
+    if has_models(settings):
+        return list(settings.catalog.models_dirs)
+    folder = cache_folder() / "demo"
+    try:
+        return [write_demo_model(folder).parent]
+    except OSError as error:
+        raise OSError(
+            f"cannot write the demo model to {folder} ({error.strerror}); specify --models-dir DIR"
+        ) from error
+
+
+def _hugging_face_cache(settings: Settings) -> Path | None:
+    """Where Hugging Face's libraries store downloads, by their own rules; None if the setting is "off"."""
+    chosen = settings.catalog.hugging_face.cache
+    if chosen == "off":
+        return None
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE if chosen == "auto" else chosen)
+
+
+def _entries(settings: Settings) -> list[Entry]:
+    """The configured models."""
+    return [
+        Entry(
+            name=name,
+            launch=settings.launch_of(name),
+            path=model.path,
+            repo=model.repo,
+            aliases=tuple(model.aliases),
+            mmproj=model.mmproj,
+            ttl_seconds=model.ttl_seconds,
+            constraints=settings.constraints_of(name),
+            pin=model.pin,
+            priority=model.priority,
+            keep_kv_cache=model.keep_kv_cache,
+            replicas=Replicas(model.replicas.min, model.replicas.max),
+        )
+        for name, model in settings.models.items()
+    ]

@@ -1,0 +1,111 @@
+"""Builds the parts of the service from the settings. runtime.py connects and starts them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+
+from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
+from app.entities.launch import EngineFacts, EngineKind
+from app.entities.server import Server
+from app.settings.schema import Settings
+from app.use_cases.placement.usable_gpus import hides_all_gpus
+from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.pool_state import SchedulingLimits
+from workers.engine.binary import EngineNotFound, engine_environment, find_engine, why_no_cuda
+from workers.folders import state_folder
+from workers.gpu.evidence import GpuHistory
+from workers.gpu.nvml import Nvml
+from workers.gpu.poller import GpuPoller
+from workers.measurement.history import History
+from workers.pool.needs import EstimateSource
+from workers.pool.pool import Process
+from workers.server.kept_cache import KeptCaches
+from workers.server.llama_server import Launcher
+from workers.server.orphans import PidRecords
+from workers.server.slot_files import SlotFiles
+
+log = logging.getLogger(__name__)
+
+Spawn = Callable[[Server, Callable[[ev.Event], None]], Process]
+
+
+def find_configured_engine(settings: Settings) -> tuple[EngineFacts | None, str]:
+    """The engine to run and "", or None and why there is none."""
+    try:
+        engine = find_engine(settings.engine.binary)
+    except EngineNotFound as error:
+        log.error("no engine: %s", error)
+        return None, str(error)
+    log.info("engine kind=%s version=%s command=%s", engine.kind, engine.version, engine.command[-1])
+    return engine, ""
+
+
+def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLimits:
+    """What the scheduler goes by."""
+    scheduling = settings.scheduling
+    return SchedulingLimits(
+        max_waiting=scheduling.max_waiting,
+        max_waiting_per_model=scheduling.max_waiting_per_model,
+        max_loaded=scheduling.max_loaded,
+        max_wait_seconds=scheduling.max_wait_seconds,
+        min_residency_seconds=scheduling.min_residency_seconds,
+        ttl_seconds=scheduling.ttl_seconds,
+        stall_timeout_seconds=scheduling.stall_timeout_seconds,
+        silent_disconnect_notice_seconds=_silent_disconnect_notice_seconds(engine),
+        gpu_limits=settings.gpu_limits(),
+        policy=settings.policy(),
+        cpu_fallback=settings.gpu.cpu_fallback,
+    )
+
+
+def _silent_disconnect_notice_seconds(engine: EngineFacts | None) -> float:
+    """llama-server checks once a second whether a connection was closed. The embedded engine (11549) never does while
+    it works on other requests, but restarts quickly."""
+    return 0.05 if engine is not None and engine.kind is EngineKind.EMBEDDED else 5.0
+
+
+def build_spawn(
+    settings: Settings,
+    engine: EngineFacts | None,
+    records: PidRecords,
+    history: History,
+    needs: EstimateSource,
+    gpus: Callable[[], GpuSnapshot],
+    slots: SlotFiles,
+) -> Spawn:
+    """The function that starts a llama-server for the pool."""
+    if engine is None:
+        return _spawn_without_engine
+    env = engine_environment(settings.engine.env)
+    caches = KeptCaches(slots, engine, env)
+    stop_seconds = settings.server.stop_seconds
+    return Launcher(engine, env, records, history, needs.as_started, gpus, stop_seconds, caches).spawn
+
+
+def _spawn_without_engine(server: Server, post: Callable[[ev.Event], None]) -> Process:
+    raise OSError("there is no engine")  # the routes reject requests before this is called
+
+
+def gpus_at_start(settings: Settings) -> GpuSnapshot:
+    """The snapshot before the first reading: not read yet, or disabled and why."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if settings.gpu.enabled and not hides_all_gpus(visible):
+        return NOT_READ
+    problem = f"CUDA_VISIBLE_DEVICES={visible} hides all" if settings.gpu.enabled else "gpu.enabled is false"
+    log.info("GPUs are disabled: %s", problem)
+    return GpuSnapshot(GpuState.DISABLED, time.monotonic(), problem=problem)
+
+
+def build_gpu_poller(
+    settings: Settings, engine: EngineFacts | None, publish: Callable[[GpuSnapshot], None]
+) -> GpuPoller:
+    read = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES")).read_gpus
+    history = GpuHistory(state_folder() / "gpus.json")
+    if engine is None or settings.engine.assume_gpu:
+        return GpuPoller(read, publish, history, settings.gpu.poll_seconds)
+    engine_problem = partial(why_no_cuda, engine, settings.engine.env)
+    return GpuPoller(read, publish, history, settings.gpu.poll_seconds, engine_problem=engine_problem)
