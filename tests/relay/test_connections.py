@@ -11,6 +11,8 @@ import pytest
 from workers.relay import connections as module
 from workers.relay.connections import UpstreamConnection, UpstreamConnections
 
+pytestmark = pytest.mark.integration
+
 
 @contextlib.contextmanager
 def a_server() -> Iterator[int]:
