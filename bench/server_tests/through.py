@@ -76,7 +76,7 @@ def parsed(arguments: Sequence[str]) -> ServerOptions:
         raise Unsupported(f"no model: {ROUTER}")
     if "," in server.ours["--host"]:
         raise Unsupported(ADDRESSES)
-    return start
+    return server
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

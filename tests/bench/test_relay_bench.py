@@ -15,7 +15,10 @@ from bench.relay.load import Figures, Streams, burst
 from bench.relay.stand_in import COMPILER, Programs, compiled, upstream
 from bench.relay.systems import MODELS, Running, Surroundings, direct, ours
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc) for the stand-in llama-server")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc) for the stand-in llama-server"),
+]
 
 
 @pytest.fixture(scope="module")

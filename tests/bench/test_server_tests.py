@@ -20,6 +20,8 @@ from workers.catalog.demo_model import write_demo_model
 from workers.engine import embedded_engine
 from workers.server.child_process import free_port
 
+pytestmark = pytest.mark.integration
+
 STARTED = (
     *("--port", "8080", "--temp", "0.8", "--host", "127.0.0.1", "--offline", "--hf-repo", "ggml-org/x", "--no-slots"),
     *("--alias", "b,a", "--ctx-size", "512", "--parallel", "2", "--lora", "x.gguf", "--n-predict", "-1"),

@@ -22,6 +22,8 @@ from workers.gpu.evidence import GpuHistory
 from workers.gpu.poller import GpuPoller
 from workers.telemetry.store import StateStore
 
+pytestmark = pytest.mark.integration
+
 A = Gpu("GPU-a", 0, "RTX 4090")
 
 

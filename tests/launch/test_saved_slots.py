@@ -201,6 +201,7 @@ def test_a_quota_of_nothing_keeps_nothing(tmp_path: Path):
 # --- one server's ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The file that was tried is gone, and the others are there for the next start."""
     monkeypatch.setattr(kept_cache, "RESTORE_SECONDS", 0.3)

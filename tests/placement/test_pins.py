@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
@@ -17,6 +16,7 @@ from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from tests.commands.test_check_config import check, written
 from tests.helpers.builders import GIB, a_gguf, asked_for
+from tests.helpers.fixed_ram import RAM_BYTES
 from tests.helpers.gpu_machine import LARGE, SMALL, A, Machine, a_card
 from tests.helpers.gpu_play import eight_layers
 from tests.helpers.service import serving, wait_for
@@ -120,13 +120,14 @@ def test_nothing_is_certain_while_a_gpu_is_missed(gpus: GpuSnapshot, fallback: C
 
 
 def half_of_ram(folder: Path) -> str:
-    """A configuration with two pinned models, each larger than half of this machine's memory; sparse files."""
+    """A configuration with two pinned models, each larger than half of the machine's memory; sparse files."""
     for name in ("one", "two"):
-        a_gguf(folder / f"{name}.gguf", psutil.virtual_memory().total * 6 // 10)
+        a_gguf(folder / f"{name}.gguf", RAM_BYTES * 6 // 10)
     models = "{one: {path: one.gguf, pin: true}, two: {path: two.gguf, pin: true}}"
     return written(folder, f"gpu: {{enabled: false}}\nmodels: {models}")
 
 
+@pytest.mark.integration
 def test_check_config_says_so(tmp_path: Path):
     done = check("--config", half_of_ram(tmp_path), "--json", ENGINE__BINARY="embedded")
     (line,) = json.loads(done.stdout)["errors"]
@@ -134,6 +135,7 @@ def test_check_config_says_so(tmp_path: Path):
     assert line.startswith("models.two.pin: pinned models stay loaded, and it does not fit together with one (")
 
 
+@pytest.mark.integration
 def test_one_of_them_is_good(tmp_path: Path):
     file = Path(half_of_ram(tmp_path))
     file.write_text(file.read_text().replace("pin: true}}", "pin: false}}"))
@@ -147,6 +149,7 @@ def test_fewer_may_be_loaded_than_are_pinned(tmp_path: Path):
     assert "scheduling.max_loaded (1) must not be below the number of pinned models (2: a, b)" in done.stderr
 
 
+@pytest.mark.integration
 def test_the_service_refuses_to_start(tmp_path: Path):
     with serving(tmp_path, "--config", half_of_ram(tmp_path), ENGINE__BINARY="embedded") as service:
         assert service.process.wait(20) == 2
@@ -155,6 +158,7 @@ def test_the_service_refuses_to_start(tmp_path: Path):
 
 
 @needs_compiler
+@pytest.mark.integration
 def test_with_gpus_each_cards_capacity_counts(tmp_path: Path):
     machine = Machine(tmp_path / "machine")
     machine.show(A)  # 1,200 MiB; the large one takes 857 of them, the small one 547
@@ -170,6 +174,7 @@ def test_with_gpus_each_cards_capacity_counts(tmp_path: Path):
 
 
 @needs_compiler
+@pytest.mark.integration
 def test_what_is_not_known_at_the_start_is_said_when_it_is(tmp_path: Path):
     machine = Machine(tmp_path / "machine")
     few = a_card("GPU-b", total_mib=400, bus="00000000:02:00.0")

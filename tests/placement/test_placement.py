@@ -330,9 +330,7 @@ def a_world(chance: random.Random) -> World:
 
 
 @pytest.fixture(scope="module")
-def decided() -> list[tuple[PlacementRequest, World, Decision]]:
-    seed = random.randrange(2**32)
-    print("seed", seed)
+def decided(seed: int) -> list[tuple[PlacementRequest, World, Decision]]:
     chance = random.Random(seed)
     found = []
     for _ in range(400):
