@@ -128,7 +128,7 @@ class Lease:
 
 
 class SlotRequest(Protocol):
-    """One request's wait for a slot, then its slot (workers.pool.pool.PendingLease)."""
+    """One request's wait for a slot, then its slot (workers.pool.pending_lease.PendingLease)."""
 
     def wait(self, seconds: float | None = None) -> Lease | None:
         """The slot; None if there was none within `seconds`. Raises the ProxyError of a rejected request."""
