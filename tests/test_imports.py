@@ -210,6 +210,7 @@ def test_type_checking_blocks_are_skipped_with_all_they_nest():
     assert [*runtime_imports(ast.parse(text), "x.py")] == ["c", "d"]
 
 
+@pytest.mark.integration
 def test_the_pure_layers_import_nothing_heavy():
     pure = ("scheduling.schedule", "launch.launch", "reporting.report")
     code = f"import {', '.join(f'app.use_cases.{each}' for each in pure)}, sys; print(*sys.modules)"

@@ -41,6 +41,8 @@ from workers.engine.binary import find_engine
 from workers.gguf.constants import TENSOR_TYPES
 from workers.gguf.header import read_header
 
+pytestmark = pytest.mark.integration
+
 RUN = Path(__file__).parents[2] / "bench" / "gpu" / "run"
 TINY = Shape("smollm2-135m", "Q4_K_M", layers=2)
 SECONDS = 120.0  # some 6 for the quick rehearsal

@@ -177,6 +177,7 @@ def test_models_that_cannot_be_served_are_warnings(tmp_path):
     ]
 
 
+@pytest.mark.integration
 def test_what_is_wrong_with_pinned_models_is_said_once(tmp_path):
     """In a process of its own: what is logged without a handler goes to stderr there."""
     a_gguf(tmp_path / "large.gguf", size_bytes=8 * 2**40)

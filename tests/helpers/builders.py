@@ -211,6 +211,6 @@ __all__ = [
 
 def nothing_is_left_out(state: PoolState, now: float) -> None:
     """Where a step skips its last passes, they would have found nothing to do."""
-    if schedule._is_settled(state, now):
-        for settle in schedule._PASSES:
+    if schedule.is_settled(state, now):
+        for settle in schedule.PASSES:
             assert settle(state, now) == (state, []), settle.__name__

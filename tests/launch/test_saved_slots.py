@@ -208,6 +208,7 @@ def test_a_quota_of_nothing_keeps_nothing(tmp_path: Path):
 # --- one server's ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The file that was tried is gone, and the others are there for the next start."""
     monkeypatch.setattr(kept_cache, "RESTORE_SECONDS", 0.3)
@@ -249,7 +250,7 @@ def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
 
 
 def test_what_hangs_is_not_asked_to_save():
-    saves = {reason.value for reason in StopReason if reason.saves}
+    saves = {reason.value for reason in StopReason if reason.allows_cache_save}
     assert saves == {"idle", "room", "drained", "unload", "shutdown"}
 
 

@@ -100,7 +100,7 @@ def test_a_load_that_goes_on_waiting_is_one_record():
     case.acquire(a_model("a"))
     asking = case.pool.acquire(a_model("a"), 10, Client())  # type: ignore[arg-type]
     asking.wait()
-    waiting = Decision(Outcome.WAIT, "it has room once a is no longer busy", 3 * GIB)
+    waiting = Decision(Outcome.WAIT, "waiting for a to become idle", 3 * GIB)
     for number in range(3):
         for name in ("b", "c"):  # both wait, and are looked at by turns
             case.pool._explain(Decided(name, waiting, ("a",)), case.store.pool, float(number), 0.1)

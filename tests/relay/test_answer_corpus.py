@@ -15,6 +15,8 @@ import pytest
 from tests.helpers.service import wait_for
 from tests.helpers.ways import PROGRAMS, WAYS, Ways, all_ways, read
 
+pytestmark = pytest.mark.integration
+
 MIB = 1024**2
 chance = random.Random(7)
 JSON = json.dumps({"text": "é \u2028 \0", "n": [1.0, 1e-7]}, ensure_ascii=False).encode()

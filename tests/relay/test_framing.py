@@ -14,9 +14,7 @@ def chunked(*parts: bytes, extension: bytes = b"", trailers: bytes = b"") -> byt
     return b"".join(chunks) + b"0\r\n" + trailers + b"\r\n"
 
 
-def test_chunks_in_any_pieces_give_the_same_bytes():
-    seed = random.randrange(2**32)
-    print("seed", seed)
+def test_chunks_in_any_pieces_give_the_same_bytes(seed: int):
     chance = random.Random(seed)
     for _ in range(2000):
         parts = [chance.randbytes(chance.randint(1, 60)) for _ in range(chance.randint(0, 5))]

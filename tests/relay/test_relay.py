@@ -24,6 +24,8 @@ from workers.relay.relay import MOST_PADDING_BYTES, Relay, _chunked_error
 from workers.relay.stream_mover import Stream, StreamMover
 from workers.relay.usage import Tail
 
+pytestmark = pytest.mark.integration
+
 SECONDS = 10.0
 Script = Callable[[socket.socket], None]  # what the server does with one connection, its request read
 
@@ -378,7 +380,7 @@ def test_a_client_that_leaves_shuts_the_servers_connection_at_once(mover: Stream
     while not shut_at:
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    assert shut_at[0] - left_at[0] < 0.2
+    assert shut_at[0] - left_at[0] < 1.0, "before it stalls"
 
 
 @pytest.mark.parametrize("said", [b"", head("Content-Length: 5") + b"ab"])
@@ -446,10 +448,8 @@ def spoiled(chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_whatever_comes_in_chunks_a_client_gets_a_body_in_chunks():
+def test_whatever_comes_in_chunks_a_client_gets_a_body_in_chunks(seed: int):
     """As h11 reads it: to its end, which is an error event where the engine's is none."""
-    seed = random.randrange(2**32)
-    print("seed", seed)
     chance = random.Random(seed)
     for _ in range(3000):
         stream = Stream(None, None, Chunked(), Tail())  # type: ignore[arg-type]

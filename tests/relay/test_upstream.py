@@ -11,6 +11,8 @@ import pytest
 from workers.relay import upstream
 from workers.relay.upstream import UpstreamConnections
 
+pytestmark = pytest.mark.integration
+
 
 @contextlib.contextmanager
 def a_server() -> Iterator[int]:

@@ -18,9 +18,10 @@ from tests.helpers.service import ENDLESS, Service, is_gone, serving, wait_for
 
 
 def stream_of(service: Service, **fields: object) -> requests.Response:
-    """A stream that has begun."""
+    """A stream that has begun; its head alone may come while its model is still loading."""
     answer = service.chat(stream=True, **fields)
     assert answer.status_code == 200
+    wait_for(lambda: [server["state"] for server in service.servers()] == ["ready"], 20)
     return answer
 
 

@@ -28,7 +28,7 @@ from app.settings.denied_options import why_argument_denied, why_variable_denied
 from app.settings.model import ModelDefaults, ModelSettings
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
-from app.use_cases.placement.candidates import AUTO_CONTEXTS
+from app.use_cases.placement.contexts import AUTO_CONTEXTS
 from tests.helpers.builders import a_launch
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
@@ -110,7 +110,7 @@ def test_null_in_the_environment_is_none(tmp_path):
         ("server: [", "c.yaml", "c.yaml: line 1, column 10: expected the node content, but found '<stream end>'"),
         ("a: 1\nb:\n  c: 1\n  c: 2\n", "c.yaml", "c.yaml: line 4: 'c' stands here again; first in line 3"),
         ('{"a": {\n"b": 1,\n\t"b": 2}}', "c.json", "c.json: line 3: 'b' stands here again; first in line 2"),
-        ('{"a": 1,}', "c.json", "c.json: line 1, column 9: Expecting property name enclosed in double quotes"),
+        ('{"a": 1 "b": 2}', "c.json", "c.json: line 1, column 9: Expecting ',' delimiter"),
         ("- server", "c.yaml", "c.yaml: this is not a mapping of keys to values"),
         ("models: {3: {}}", "c.yaml", "c.yaml: line 1: a key here is not text; put it in quotes"),
         ("server: {}".encode("utf-16"), "c.yaml", "c.yaml: this is not UTF-8 text (byte 0)"),

@@ -22,7 +22,7 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.errors import ContextLengthExceeded, error_for
 from app.ports import Address, Lease, WatchedClient
-from app.use_cases.placement.candidates import max_request_tokens
+from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.reporting.decisions import MAX_RECORDS, DecisionRecord
 from app.use_cases.scheduling import events as ev
@@ -294,7 +294,7 @@ class Pool:
             case Stop(server_id, why, detail):
                 log.info("stop server=%d why=%s%s", server_id, why, f" {detail}" if detail else "")
                 if process := self._processes.get(server_id):
-                    process.stop(why.saves)
+                    process.stop(why.allows_cache_save)
             case CountSlots(server_id):
                 if process := self._processes.get(server_id):
                     process.count_slots()

@@ -15,8 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import psutil
-
 from app.use_cases.launch.launch import LaunchPlan
 
 
@@ -90,6 +88,8 @@ def listening_ports(pid: int) -> set[int]:
 
 
 def _family(pid: int) -> list[int]:
+    import psutil  # here: bench/gpu starts servers without it
+
     try:
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.Error:
