@@ -46,7 +46,7 @@ def fetched(url: str, folder: Path) -> Path:
 
 
 def _copy(model: gguf.GGUFReader, path: Path, tokens: dict[str, int]) -> None:
-    """Copy the model with a token for a space, without a chat template and end token, like the tests' stories models."""
+    """Copy the model with a token for a space, without chat template and end token, like the tests' stories models."""
     texts: list[str] = model.fields["tokenizer.ggml.tokens"].contents()
     kinds: list[int] = model.fields["tokenizer.ggml.token_type"].contents()
     space = texts.index("<0xFF>")

@@ -81,9 +81,9 @@ def test_what_is_known_is_not_read_again_at_the_next_scan(tmp_path: Path, caplog
             with pytest.raises(InvalidModelFile):
                 catalog.servable(model)
     known = problems(catalog)
-    assert len(known) == 5 and [model.name for model in catalog._unread()] == ["good"]
+    assert len(known) == 5 and [model.name for model in catalog._unchecked_models()] == ["good"]
     catalog.reload()
-    assert problems(catalog) == known and [model.name for model in catalog._unread()] == ["good"]
+    assert problems(catalog) == known and [model.name for model in catalog._unchecked_models()] == ["good"]
     assert caplog.text.count("cannot be served") == 5, "each is said once"
 
 
