@@ -77,7 +77,6 @@ WORKERS = {
     "workers/relay": set(),
     "workers/gunicorn_worker": {
         "app/services.py",
-        "workers/relay",
         "workers/telemetry",
     },
 }

@@ -21,8 +21,8 @@ from workers.gpu.evidence import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.measurement.history import History
-from workers.pool.needs import EstimateSource
-from workers.pool.pool import Process
+from workers.pool.estimate_source import EstimateSource
+from workers.pool.processes import Process
 from workers.server.kept_cache import KeptCaches
 from workers.server.llama_server import Launcher
 from workers.server.orphans import PidRecords

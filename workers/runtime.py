@@ -35,7 +35,7 @@ from workers.folders import state_folder, version
 from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
-from workers.pool.needs import EstimateSource
+from workers.pool.estimate_source import EstimateSource
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.relay.relay import Relay

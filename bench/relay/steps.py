@@ -116,8 +116,8 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
     address = slot().address
 
     def relay() -> None:
-        answer = services.relay.send(address, "POST", path, incoming.header, BODY, client)
-        assert b"".join(answer.chunks)
+        answer, pieces = services.relay.send(address, incoming.for_engine(BODY), client), list[bytes]()
+        assert answer.copy_body(pieces.append, None) and pieces
         answer.usage()
         answer.close()
 

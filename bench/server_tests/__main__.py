@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.source import Source, find_source
-from bench.gpu.stopping import CannotGoOn
+from bench.gpu.stopping import CannotContinue
 from bench.record import record
 from bench.server_tests.compare import compared, report
 from bench.server_tests.models import write_models
@@ -36,7 +36,7 @@ def main() -> None:
         folder = options.work or Path(temporary)
         try:
             source = find_source(options.source, folder / "source")
-        except CannotGoOn as error:
+        except CannotContinue as error:
             sys.exit(str(error))
         write_models(folder / "models")
         direct, through = _both(source, options, folder)
@@ -52,15 +52,9 @@ def _options() -> argparse.Namespace:
         prog="python -m bench.server_tests", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", type=Path, required=True, help="the sdist, or a folder that contains llama.cpp")
-    parser.add_argument(
-        "--binary", default=shutil.which("llama-server"), help="llama-server to test (default: the one on PATH)"
-    )
-    parser.add_argument(
-        "--only", type=lambda text: text.split(","), help="comma-separated files of unit/, such as test_basic.py"
-    )
-    parser.add_argument(
-        "--work", type=Path, help="folder for intermediate results; files already run are not run again"
-    )
+    parser.add_argument("--binary", default=shutil.which("llama-server"), help="default: llama-server on PATH")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="files of unit/: test_basic.py,...")
+    parser.add_argument("--work", type=Path, help="folder for intermediate results; a file is run only once")
     parser.add_argument("--json", action="store_true", help="print only JSON on stdout")
     parser.add_argument("--record", type=Path, help="also write the results to this file")
     options = parser.parse_args()

@@ -8,7 +8,6 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ import pytest
 from app.routes.exchange import Exchange
 from tests.helpers.service import Service, wait_for
 from tests.service.test_faults import faulty
-from workers.relay.framing import Chunked
+from workers.relay.body import Chunked
 
 pytestmark = pytest.mark.integration
 
@@ -112,14 +111,14 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, v
         assert answer(ask(service))[0].startswith(b"http/1.1 200")
 
 
-def test_a_client_that_leaves_as_soon_as_it_was_told_of_a_cut_has_not_left_first():
-    def cut() -> Iterator[bytes]:
-        yield b"data: {}\n\n"
-        exchange.client.gone = True
-        return False
+def test_a_client_that_disconnects_as_soon_as_it_was_told_of_a_cut_has_not_disconnected_first():
+    def copy_body(write: object, client_socket: object) -> bool:
+        client.gone = True
+        return False  # the client was told
 
-    exchange = Exchange(SimpleNamespace(services=None, environ={}), "/v1/chat/completions")
-    exchange.client = SimpleNamespace(gone=False)
-    exchange.answer = SimpleNamespace(status=200, chunks=cut())
-    assert b"".join(exchange.pieces()) == b"data: {}\n\n"
+    exchange = Exchange(SimpleNamespace(services=None, environ={}, request_id="r"), "/v1/chat/completions")
+    exchange.client = client = SimpleNamespace(gone=False)
+    exchange.model = SimpleNamespace(name="m")
+    exchange.answer = SimpleNamespace(status=200, headers=[], is_stream=True, copy_body=copy_body)
+    exchange.send_answer(lambda status, headers: None)
     assert exchange.final_status == 502

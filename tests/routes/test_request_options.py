@@ -10,7 +10,7 @@ import pytest
 
 from app.entities.launch import ModelOptions
 from app.errors import InvalidRequest
-from app.routes.request_options import keep_alive_seconds, wanted_context
+from app.routes.request_options import keep_alive_seconds, requested_context
 from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
@@ -48,10 +48,10 @@ def test_a_long_time_is_refused_without_being_read():
 
 
 def test_context_may_be_asked_for_in_two_places():
-    assert wanted_context([("num_ctx", 8192.0)]) == 8192
-    assert wanted_context([("options", (("seed", 1.0), ("num_ctx", 4096.0)))]) == 4096
+    assert requested_context([("num_ctx", 8192.0)]) == 8192
+    assert requested_context([("options", (("seed", 1.0), ("num_ctx", 4096.0)))]) == 4096
     for odd in ([("num_ctx", "x")], [("num_ctx", True)], [("options", [1.0, 2.0])], [("options", (1.0,))], []):
-        assert wanted_context(odd) is None
+        assert requested_context(odd) is None
 
 
 def test_the_last_answers_wish_decides_how_long_a_server_stays():
