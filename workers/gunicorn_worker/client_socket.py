@@ -23,7 +23,7 @@ class DirectAnswer:
         self._response = response
 
     def takes(self, length: int | None) -> bool:
-        """Whether the head announces, or has announced, a body of this length (None: chunked). A chunked answer may have
+        """Whether the head announces, or has announced, a body of this length (None: chunked). A chunked one may have
         begun with progress messages while the model was loading."""
         response = self._response
         if response.status is None or has_no_body(response) or (response.headers_sent and not response.chunked):
