@@ -1,4 +1,4 @@
-"""The scheduler on a machine with GPUs that a test makes up: memory follows the servers, as NVML would show it."""
+"""The scheduler with simulated GPUs, whose memory follows the servers as NVML would report it."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ METADATA = {
     "llama.attention.head_count": 32,
     "llama.attention.head_count_kv": 8,
 }
-NO_MODEL = PlacementConstraints()
+NO_CONSTRAINTS = PlacementConstraints()
 
 
 def eight_layers_file(path: Path) -> Path:
-    """Eight layers of 416 MiB, and 2 x 250 MiB of vocabulary; sparse."""
+    """Write a sparse model file with eight layers of 416 MiB and 2 x 250 MiB of vocabulary."""
     infos = [Info("token_embd.weight", (4096, 32000), 1), Info("output.weight", (4096, 32000), 1)]
     for il in range(8):
         infos += [Info(f"blk.{il}.{name}.weight", (4096, 14336), 1) for name in ("ffn_gate", "ffn_up", "ffn_down")]
@@ -61,8 +61,8 @@ def _estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
 
 
 @functools.cache
-def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_MODEL) -> PlacementRequest:
-    """A model of eight layers: with 4k some 4.5 GiB on one GPU; a context of 64k takes 2 GiB more."""
+def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_CONSTRAINTS) -> PlacementRequest:
+    """A model with eight layers: about 4.5 GiB on one GPU with a context of 4k, 2 GiB more with 64k."""
     return PlacementRequest(eight_layer_shape(), ModelOptions(ctx_size=ctx_size), _estimate, constraints)
 
 
@@ -71,7 +71,7 @@ class Hardware:
     """Cards by name: GiB of each, and what strangers hold of it."""
 
     total_gib: dict[str, float]
-    stranger_gib: dict[str, float] = field(default_factory=dict)
+    other_gib: dict[str, float] = field(default_factory=dict)
     late_gib: dict[str, float] = field(default_factory=dict)  # of processes that are gone: not free yet
     shows_pids: bool = True
     state: GpuState = GpuState.OK
@@ -79,11 +79,11 @@ class Hardware:
     expected: str = ""
 
     def snapshot(self, servers: tuple[Server, ...], at: float) -> GpuSnapshot:
-        """A server that is up holds what is booked, one that loads nothing yet."""
+        """A ready server holds its booked memory, a loading one nothing yet."""
         gpus = []
         for index, (uuid, total) in enumerate(self.total_gib.items()):
             held = {s.pid or 0: s.booked[uuid] for s in servers if uuid in s.booked and s.ready_at is not None}
-            away = int((self.stranger_gib.get(uuid, 0) + self.late_gib.get(uuid, 0)) * GIB)
+            away = int((self.other_gib.get(uuid, 0) + self.late_gib.get(uuid, 0)) * GIB)
             free = int(total * GIB) - away - sum(held.values())
             processes = dict(held) if self.shows_pids else {}
             gpus.append(Gpu(uuid, index, "card", total_bytes=int(total * GIB), free_bytes=free, processes=processes))
@@ -94,7 +94,7 @@ class Hardware:
 
 
 class GpuPlay(Play):
-    """As Play; `answers_polls` False: nobody answers when the GPUs are to be read."""
+    """Like Play, with GPUs. With `answers_polls` False, ReadGpus is not answered."""
 
     def __init__(self, hardware: Hardware, limits: SchedulingLimits | None = None, answers_polls: bool = True) -> None:
         super().__init__(limits, total_gib=64)
@@ -116,11 +116,11 @@ class GpuPlay(Play):
         name: str,
         at: float = 0.0,
         ctx_size: int = 4096,
-        constraints: PlacementConstraints = NO_MODEL,
+        constraints: PlacementConstraints = NO_CONSTRAINTS,
         patience: float = 300.0,
         command: Callable[..., ev.Event] = ev.Acquire,
     ) -> list[Effect]:
-        """A new request. The GPUs were polled half a second ago, as they always are."""
+        """Post a new request, half a second after a poll of the GPUs."""
         if self.answers_polls and self.hardware.total_gib:
             self.post(self.polled(at - 0.5))
         self._ticket += 1
@@ -128,7 +128,7 @@ class GpuPlay(Play):
         return self.post(command(self._ticket, model, at, at + patience, eight_layers(ctx_size, constraints)))
 
     def loaded(self, name: str, at: float = 0.0, **wanted: object) -> Server:
-        """A ready server of this model with nothing to do."""
+        """Start an idle server of this model; returns it."""
         server = next(e.server for e in self.wants(name, at, **wanted) if isinstance(e, Spawn))  # type: ignore[arg-type]
         ticket = self._ticket
         self.post(ev.Spawned(server.id, 1000 + server.id, at), ev.Ready(server.id, 9000 + server.id, at))

@@ -16,7 +16,7 @@ from app.use_cases.scheduling.effects import Effect, ReadGpus, Refuse, Spawn
 from app.use_cases.scheduling.pool_state import SchedulingLimits
 from app.use_cases.scheduling.readings import GPU_READING_TIMEOUT_SECONDS
 from app.use_cases.scheduling.schedule import due_at
-from tests.helpers.builders import GIB, a_model, asked_for, replace
+from tests.helpers.builders import GIB, a_model, a_placement_request, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
 from tests.scheduling.test_schedule import IMPATIENT, grants, refusals, spawned, stopped
 
@@ -120,9 +120,9 @@ def test_a_model_that_has_just_loaded_is_not_in_the_way_of_one_that_fits_beside_
     """In a container pids are hidden: its bytes were missing already, and claimed as well. It was stopped again."""
     play = play_on(Hardware({"GPU-a": 12}, shows_pids=False))
     play.wants("a")
-    play.hardware.stranger_gib = {"GPU-a": 4.6}  # that is its own
+    play.hardware.other_gib = {"GPU-a": 4.6}  # that is its own
     assert where(play.wants("b", at=1.0)) == []
-    play.hardware.stranger_gib, play.answers_polls = {}, False
+    play.hardware.other_gib, play.answers_polls = {}, False
     play.post(ev.Ready(1, 9001, at=2.0))
     assert play.state.server(1).state is ServerState.READY
     assert where(play.post(play.polled(at=2.1))) == [("GPU-a",)]
@@ -159,7 +159,7 @@ def test_memory_that_does_not_come_back_is_somebody_elses():
     play = play_on(ONE)
     old = play.loaded("old")
     play.wants("new", at=10.0)
-    play.hardware.stranger_gib = {"GPU-a": old.booked["GPU-a"] / GIB}
+    play.hardware.other_gib = {"GPU-a": old.booked["GPU-a"] / GIB}
     effects = play.post(ev.Exited(old.id, "", at=10.5))
     while (due := due_at(play.state)) and due < 60 and not effects:
         effects = play.post(ev.Tick(at=due))
@@ -238,7 +238,7 @@ def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
 
 
 def test_what_a_stranger_holds_is_told_with_the_numbers():
-    play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}))
+    play = play_on(replace(ONE, other_gib={"GPU-a": 4}))
     (refuse,) = play.wants("a")
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.INSUFFICIENT_MEMORY
     assert refuse.refusal.free_bytes == {"GPU-a": int(1.5 * GIB)}
@@ -258,9 +258,7 @@ def test_a_card_that_is_away_is_the_reason_where_it_would_have_been_used():
 
 def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
     """Not with the whole card: 6 GiB would hold it, 4 may be taken. Nor with what is free by chance."""
-    play = play_on(
-        replace(ONE, stranger_gib={"GPU-a": 3}), SchedulingLimits(gpu_limits=GpuLimits(max_vram_bytes=4 * GIB))
-    )
+    play = play_on(replace(ONE, other_gib={"GPU-a": 3}), SchedulingLimits(gpu_limits=GpuLimits(max_vram_bytes=4 * GIB)))
     (refuse,) = play.wants("a")
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
     assert refuse.refusal.free_bytes == {"GPU-a": 4 * GIB}
@@ -276,7 +274,7 @@ def test_a_card_that_is_away_is_no_reason_for_a_model_that_would_not_use_it(
     play = play_on(ONE)
     missing = (MissingGpu("GPU-z", 1, "other", "lost"),)
     away = replace(play.polled(at=1.0).gpus, missing=missing)
-    huge = asked_for(200 * GIB, constraints)
+    huge = a_placement_request(200 * GIB, constraints)
     model = replace(huge, options=ModelOptions(ctx_size=4096, n_gpu_layers=layers))
     play.answers_polls = False
     effects = play.post(ev.GpusPolled(away, 1.0), ev.Acquire(1, a_model("a"), 1.0, 300.0, model), ev.Tick(1.1))
@@ -297,7 +295,7 @@ def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_lear
     """A stranger grew on the card that was chosen."""
     play = play_on(TWO)
     (first,) = where(play.wants("a"))
-    play.hardware.stranger_gib = {first[0]: 5}
+    play.hardware.other_gib = {first[0]: 5}
     effects = play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
     (second,) = where(effects)
     assert (refusals(effects), second != first) == ({}, True)
@@ -346,7 +344,7 @@ def test_nothing_is_decided_twice_on_the_same_facts():
     assert len(play.decided) == decided
     play.post(play.polled(at=1.9))
     assert len(play.decided) == decided, "a reading that shows the same is no news"
-    play.hardware.stranger_gib = {"GPU-a": 0.5}
+    play.hardware.other_gib = {"GPU-a": 0.5}
     play.post(play.polled(at=2.9))
     assert len(play.decided) == decided + 1
 
@@ -370,7 +368,7 @@ def ticks_that_are_due_at_once(play: GpuPlay, now: float) -> int:
 
 
 def on_the_cpu_beside_gpus(gib: float) -> PlacementRequest:
-    return replace(asked_for(int(gib * GIB)), options=ModelOptions(ctx_size=4096, n_gpu_layers=0))
+    return replace(a_placement_request(int(gib * GIB)), options=ModelOptions(ctx_size=4096, n_gpu_layers=0))
 
 
 def test_a_first_reading_that_never_comes_makes_no_loop_while_a_load_waits_for_ram():
@@ -398,7 +396,7 @@ def test_memory_that_nobody_will_see_coming_back_makes_no_loop(is_polled: bool):
 
 
 def test_all_who_wait_for_a_model_are_refused_by_one_decision():
-    play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}), answers_polls=False)
+    play = play_on(replace(ONE, other_gib={"GPU-a": 4}), answers_polls=False)
     for ticket in range(1, 6):
         play.post(ev.Acquire(ticket, a_model("a"), 0.0, 300.0, eight_layers()))
     other = eight_layers(constraints=PlacementConstraints(cpu_when_full=True))  # its settings have changed meanwhile
