@@ -382,9 +382,7 @@ def test_a_disconnect_shuts_the_servers_connection_at_once(mover: StreamMover):
 
 
 @pytest.mark.parametrize("sent", [b"", head("Content-Length: 5") + b"ab"])
-def test_a_disconnect_before_a_head_or_a_small_body_is_no_crash(
-    mover: StreamMover, sent: bytes
-):
+def test_a_disconnect_before_a_head_or_a_small_body_is_no_crash(mover: StreamMover, sent: bytes):
     case = Case(mover, says(sent, pause=3.0))
     threading.Timer(0.1, case.watch.mark_disconnected).start()
     with pytest.raises(ClientDisconnected):
