@@ -15,7 +15,7 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
-from app.use_cases.launch.saved_slots import SavedSlot, folder_of, saved_slot, to_restore, who_goes
+from app.use_cases.launch.saved_slots import SavedSlot, files_to_delete, folder_name, match_slots, saved_slot
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class SlotFiles:
 
     def clean(self, models: Collection[str]) -> None:
         """At the start, before any server: what is of other models goes, and what an earlier life did not finish."""
-        kept = {folder_of(name) for name in models}
+        kept = {folder_name(name) for name in models}
         for each in self._listed(self._folder):
             if each.name not in kept:
                 _remove(each)
@@ -48,7 +48,7 @@ class SlotFiles:
 
     def folder(self, model: str) -> Path:
         """The model's folder, which is there then. Raises OSError."""
-        folder = self._folder / folder_of(model)
+        folder = self._folder / folder_name(model)
         for each in (self._folder, folder):
             each.mkdir(OURS_ALONE, parents=True, exist_ok=True)
             each.chmod(OURS_ALONE)
@@ -60,11 +60,11 @@ class SlotFiles:
         Those of the model's other starts are deleted: its file, its engine or its settings have changed.
         """
         with self._lock:
-            saved = [each for each in _saved(self._files()) if each.folder == folder_of(model)]
+            saved = [each for each in _saved(self._files()) if each.folder == folder_name(model)]
             for each in saved:
                 if each.start != start:
                     self._delete(each, "its model is started otherwise now")
-            chosen = to_restore([each for each in saved if each.start == start], slots)
+            chosen = match_slots([each for each in saved if each.start == start], slots)
             return [(taken, slot) for each, slot in chosen if (taken := _renamed(self._path(each), _READING))]
 
     def give_back(self, taken: Path) -> None:
@@ -104,7 +104,7 @@ class SlotFiles:
         files = self._files()
         left_bytes = self._quota_bytes - self._held_bytes(files)
         others = [each for each in _saved(files) if each.server != server]
-        gone = who_goes(others, needed_bytes, left_bytes, free_bytes)
+        gone = files_to_delete(others, needed_bytes, left_bytes, free_bytes)
         for each in gone or ():
             self._delete(each, "a newer one wants its room")
         return gone is not None
