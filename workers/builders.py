@@ -25,7 +25,7 @@ from workers.pool.needs import EstimateSource
 from workers.pool.pool import Process
 from workers.server import affinity
 from workers.server.kept_cache import KeptCaches
-from workers.server.llama_server import Launcher
+from workers.server.launcher import Launcher
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 

@@ -24,7 +24,7 @@ from typing import IO
 
 from app.entities.launch import EngineFacts, EngineKind
 from workers.server.affinity import where_children_may_run
-from workers.server.child_process import death_guard
+from workers.server.child_process import parent_death_argv
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyTyp
     try:
         with where_children_may_run():
             process = subprocess.Popen(
-                [*death_guard(), *command],
+                [*parent_death_argv(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
