@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8080
 
-.PHONY: install run test test-all test-extra test-gunicorn-minor lint constraints clean
+# Tests wait more than they compute: two at a time for each core.
+TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
+PYTEST := $(BIN)/python -m pytest --dist worksteal
+
+.PHONY: install run check check-pythons test test-all test-extra test-gunicorn-minor lint constraints clean
 
 install: $(VENV)/installed
 
@@ -19,8 +23,17 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 run: install
 	@exec $(BIN)/llama-smart-proxy serve --host $(HOST) --port $(PORT)
 
+# While you work: lint, types, and the tests that start no process and open no socket.
+check: install lint
+	$(PYTEST) -n logical -m "not integration"
+
+# All that needs no more than Python and a C compiler.
 test: install lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -n $(TEST_PROCESSES)
+
+# The pure tests on the other Pythons that are here, each in an environment of its own.
+check-pythons: install
+	@bash .ci/check-pythons $(BIN)/python
 
 test-all: test test-extra
 
@@ -39,7 +52,8 @@ GUNICORN_MINOR := 26.2.0
 MINOR := build/gunicorn-$(GUNICORN_MINOR)
 
 test-gunicorn-minor: $(MINOR)/installed
-	$(MINOR)/bin/python -m pytest -p no:cacheprovider -k '(not sends or socket) and not told' tests/gunicorn_worker \
+	$(MINOR)/bin/python -m pytest --dist worksteal -n $(TEST_PROCESSES) -p no:cacheprovider \
+	  -k '(not sends or socket) and not told' tests/gunicorn_worker \
 	  $(addprefix tests/service/test_service.py::test_,an_openai_client_gets_a_stream \
 	  a_connection_carries_one_request_after_another inference_leaves_a_reserve_of_threads)
 

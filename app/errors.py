@@ -1,7 +1,6 @@
-"""The errors a client can get from us: one tree, each leaf with the HTTP status and code it deserves.
+"""The errors that clients get from this service: one tree, each leaf with its HTTP status and code.
 
-app/web.py alone turns them into JSON (OpenAI's error object). Messages say what happened, the numbers, and what
-to do next.
+app/routes/error_response.py turns them into responses. A message says what happened, the numbers, and what to do next.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ MIB = 1024 * 1024
 
 
 class ProxyError(Exception):
-    """Any error of ours that a client sees. `retry_after`: seconds after which trying again makes sense."""
+    """Any error of ours that a client sees. `retry_after`: seconds after which to try again."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
     retry_after: int | None = None
     param: str | None = None
-    challenges: tuple[str, ...] = ()  # WWW-Authenticate, a header line each: browsers read no list
+    challenges: tuple[str, ...] = ()  # WWW-Authenticate, one header each: browsers do not parse a list
 
     def __init__(self, message: str, *, fields: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
@@ -39,25 +38,25 @@ class ProxyError(Exception):
 
     @property
     def event(self) -> bytes:
-        """The same in a stream whose head went out as a success: SDKs raise on it. No [DONE] follows."""
+        """The error as the last event of a stream that began with status 200: SDKs raise on it. No [DONE] follows."""
         return b"data: " + json.dumps(self.body).encode() + b"\n\n"
 
     @property
     def headers(self) -> dict[str, str]:
-        """The response headers that go with it."""
+        """Its response headers."""
         headers = {"x-llama-smart-proxy-error": "1"}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
         elif self.status >= 500 or self.status in (408, 422):
-            headers["x-should-retry"] = "false"  # SDKs repeat these by themselves otherwise
+            headers["x-should-retry"] = "false"  # SDKs would repeat these requests
         return headers
 
 
-# --- the client's doing ---------------------------------------------------------------------------
+# --- the request -----------------------------------------------------------------------------------
 
 
 class InvalidRequest(ProxyError):
-    """The request cannot be read: no JSON object, a bad field, ambiguous framing."""
+    """The request cannot be parsed: not a JSON object, an invalid field, ambiguous framing."""
 
     status, type, code = 400, "invalid_request_error", "invalid_request"
 
@@ -67,21 +66,21 @@ class InvalidRequest(ProxyError):
 
 
 class ContextLengthExceeded(ProxyError):
-    """The request wants more context (`num_ctx`) than its model has."""
+    """The request asks for more context (`num_ctx`) than its model has."""
 
     status, type, code = 400, "invalid_request_error", "context_length_exceeded"
     param = "num_ctx"
 
-    def __init__(self, model: str, wanted_tokens: int, has_tokens: int, is_loaded: bool) -> None:
-        has = "is loaded with" if is_loaded else "is never loaded with more than"
+    def __init__(self, model: str, requested_tokens: int, available_tokens: int, is_loaded: bool) -> None:
+        state = "is loaded with" if is_loaded else "is never loaded with more than"
         super().__init__(
-            f"num_ctx {wanted_tokens}: {model} {has} {has_tokens} tokens of context: ask for no more, or set a larger "
-            "ctx_size for it"
+            f"num_ctx {requested_tokens}: {model} {state} {available_tokens} tokens of context; reduce num_ctx, "
+            "or raise the model's ctx_size"
         )
 
 
 class MissingModel(ProxyError):
-    """The request does not say which model it is for."""
+    """The request names no model."""
 
     status, type, code = 400, "invalid_request_error", "missing_model"
     param = "model"
@@ -93,21 +92,21 @@ class MissingModel(ProxyError):
 
 
 class InvalidApiKey(ProxyError):
-    """Keys are configured, and the request has none or one that is not among them."""
+    """Keys are configured, and the request has none of them."""
 
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
-    def __init__(self, has_offer: bool, by_browser: bool = False) -> None:
-        what = "the key is not one of this service's" if has_offer else "this service wants a key"
-        super().__init__(f"{what}: send Authorization: Bearer KEY, or x-api-key: KEY")
-        # A browser asks its user for a password only where Basic is offered.
+    def __init__(self, has_credentials: bool, is_browser: bool = False) -> None:
+        problem = "unknown API key" if has_credentials else "this service requires an API key"
+        super().__init__(f"{problem}; send Authorization: Bearer KEY, or x-api-key: KEY")
+        # A browser prompts for a password only if Basic is offered.
         self.challenges = (
-            ("Bearer", 'Basic realm="Llama Smart Proxy: any name, your key"') if by_browser else ("Bearer",)
+            ("Bearer", 'Basic realm="Llama Smart Proxy: any name, your key"') if is_browser else ("Bearer",)
         )
 
 
 class NotAllowed(ProxyError):
-    """The key, or the address that was asked under, may not do this."""
+    """The key may not do this, or the Host or Origin of a request without a key is not local."""
 
     status, type, code = 403, "permission_error", "not_allowed"
 
@@ -119,18 +118,18 @@ class ModelNotFound(ProxyError):
     param = "model"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no model {name[:200]!r} here; GET /v1/models lists the names")
+        super().__init__(f"model {name[:200]!r} not found; GET /v1/models lists the names")
 
 
 class InvalidModelFile(ProxyError):
-    """The model's files are missing, cut off, damaged or no model's; the message says what is wrong with them."""
+    """The model's files are missing, truncated, damaged, or not a model; the message says which."""
 
     status, type, code = 422, "invalid_request_error", "invalid_model_file"
     param = "model"
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"model {name!r} cannot be served: {problem}")
-        self.problem = problem  # for who knows the model by another name
+        self.problem = problem  # without the name, for callers that have another
 
 
 class NotFound(ProxyError):
@@ -176,84 +175,84 @@ class HeadTooLarge(ProxyError):
 
 
 class ClientDisconnected(ProxyError):
-    """The client closed its connection; nobody reads this answer, the log shows its status."""
+    """The client closed its connection. Nobody reads this answer; its status is for log and metrics."""
 
     status, type, code = 499, "invalid_request_error", "client_left"
 
 
-# --- room, time and order ----------------------------------------------------------------------------
+# --- memory, waiting and limits ------------------------------------------------------------------------
 
 
 class ModelDoesNotFit(ProxyError):
-    """The model cannot fit on this machine under its settings, however empty the machine."""
+    """The model cannot fit on this machine with its settings, even if nothing else is loaded."""
 
     status, code = 422, "model_does_not_fit"
 
 
 class QueueFull(ProxyError):
-    """Too many requests wait for this model already."""
+    """Too many requests are waiting for this model."""
 
     status, type, code = 429, "rate_limit_error", "queue_full"
     retry_after = 2
 
 
 class RateLimited(ProxyError):
-    """The key has asked more often than its `requests_per_minute`."""
+    """The key has sent more requests than its `requests_per_minute`."""
 
     status, type, code = 429, "rate_limit_error", "rate_limited"
 
     def __init__(self, key: ApiKey, wait_seconds: float) -> None:
         self.retry_after = min(60, max(1, math.ceil(wait_seconds)))
         allowed = f"{key.requests_per_minute} requests a minute"
-        super().__init__(f"the key {key.name!r} has used up its {allowed}; again in {self.retry_after} s")
+        super().__init__(f"the key {key.name!r} has used its {allowed}; try again in {self.retry_after} s")
 
 
 class Overloaded(ProxyError):
-    """The whole service has as much as it can hold."""
+    """The service has as many requests as it can hold."""
 
     status, code = 503, "overloaded"
     retry_after = 1
 
 
 class Draining(ProxyError):
-    """The service is ending and takes nothing new."""
+    """The service is shutting down and accepts no new requests."""
 
     status, code = 503, "draining"
     retry_after = 5
 
 
 class InsufficientVram(ProxyError):
-    """There is no room now, and what holds it is not ours to stop."""
+    """There is not enough memory now, and other programs or pinned models hold it."""
 
     status, code = 503, "insufficient_vram"
     retry_after = 10
 
 
 class NoGpu(ProxyError):
-    """A GPU should be there and is not, or cannot be used, and the settings do not let the model run on the CPU."""
+    """A GPU is missing or unusable, and the settings do not allow the CPU instead."""
 
     status, code = 503, "no_gpu"
     retry_after = 10
 
 
 class WaitTimeout(ProxyError):
-    """The request waited for a server as long as it may."""
+    """The request waited for a slot for `scheduling.max_wait_seconds`."""
 
     status, code = 503, "wait_timeout"
     retry_after = 5
 
 
 class NoEngine(ProxyError):
-    """There is no llama-server to run: none configured, on PATH or installed."""
+    """No llama-server was found: none is configured, on PATH or installed."""
 
     status, code = 503, "no_engine"
 
 
-# --- the engine's doing --------------------------------------------------------------------------------
+# --- the engine ----------------------------------------------------------------------------------------
 
 
 class SpawnFailed(ProxyError):
-    """The engine's process could not be made: no file descriptor or process left, or the file is gone."""
+    """The engine's process could not be started: no file descriptor or process left, or its file is missing."""
 
     status, code = 503, "spawn_failed"
     retry_after = 5
@@ -266,47 +265,47 @@ class ModelLoadFailed(ProxyError):
 
 
 class ModelUnloaded(ProxyError):
-    """The model is not loaded: it was told to go while it was loading, or the request is one that loads nothing."""
+    """The model is not loaded: it was unloaded while loading, or the request is a GET, which loads nothing."""
 
     status, code = 503, "model_unloaded"
     retry_after = 2
 
 
 class LoadTimeout(ProxyError):
-    """The load showed no progress for too long."""
+    """The load made no progress for `scheduling.stall_timeout_seconds`."""
 
     status, code = 504, "load_timeout"
 
 
 class UpstreamCrashed(ProxyError):
-    """The engine died before the first byte of its answer."""
+    """The engine ended during the request."""
 
     status, code = 502, "upstream_crashed"
 
 
 class BadUpstream(ProxyError):
-    """The engine answered something that is not HTTP."""
+    """The engine's answer is not valid HTTP."""
 
     status, code = 502, "bad_upstream"
 
 
 class UpstreamTimeout(ProxyError):
-    """The engine's first byte, or the next one, did not come in time."""
+    """The engine's first byte, or the next one, did not arrive in time."""
 
     status, code = 504, "upstream_timeout"
 
 
-# --- from the scheduler's values to errors -------------------------------------------------------------
+# --- errors from the scheduler's refusals ---------------------------------------------------------------
 
 _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
-    Reason.DRAINING: (Draining, "the service is shutting down"),
+    Reason.DRAINING: (Draining, "the service is shutting down; try again once it has restarted"),
     Reason.OVERLOADED: (Overloaded, "{detail}"),
     Reason.QUEUE_FULL: (QueueFull, "{model}: {detail}"),
     Reason.WAIT_TIMEOUT: (WaitTimeout, "{model}: {detail}"),
     Reason.INSUFFICIENT_MEMORY: (InsufficientVram, "{model}: {detail}; {advice}"),
     Reason.DOES_NOT_FIT: (ModelDoesNotFit, "{model}: {detail}; {advice}"),
     Reason.NO_GPU: (NoGpu, "{model}: {detail}"),
-    Reason.UNLOADED: (ModelUnloaded, "{model} was told to unload while it was loading; ask again to load it"),
+    Reason.UNLOADED: (ModelUnloaded, "{model} was unloaded while it was loading; send the request again to load it"),
     Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
     Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
     Reason.SPAWN_FAILED: (SpawnFailed, "{model}: the engine could not be started: {detail}"),
@@ -315,19 +314,19 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
 
 
 def error_for(refusal: Refusal) -> ProxyError:
-    """The error a refused request is answered with."""
-    made = _error_for(refusal)
+    """The error for a rejected request."""
+    error = _error_for(refusal)
     if refusal.retry_after_seconds is not None:
-        made.retry_after = min(60, max(1, math.ceil(refusal.retry_after_seconds)))
-    return made
+        error.retry_after = min(60, max(1, math.ceil(refusal.retry_after_seconds)))
+    return error
 
 
 def _error_for(refusal: Refusal) -> ProxyError:
     leaf, text = _LEAVES[refusal.reason]
     nearest = refusal.suggestion
     fitting = f"it would fit with {nearest}" if nearest else "use a smaller quantization"
-    where = "" if CPU in refusal.free_bytes else " (nvidia-smi shows who holds it)"
-    advice = f"free some memory{where}, or: {fitting}" if refusal.reason is Reason.INSUFFICIENT_MEMORY else fitting
+    where = "" if CPU in refusal.free_bytes else " (nvidia-smi lists the processes)"
+    advice = f"free memory{where}, or: {fitting}" if refusal.reason is Reason.INSUFFICIENT_MEMORY else fitting
     needed = refusal.needed_bytes
     if not needed:  # it is not about bytes
         return leaf(text.removesuffix("; {advice}").format(model=refusal.model, detail=refusal.detail))

@@ -7,7 +7,7 @@ names the class that implements it; the composition root (workers/runtime.py) is
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -128,7 +128,7 @@ class Lease:
 
 
 class SlotRequest(Protocol):
-    """One request's wait for a slot, then its slot (workers.pool.pool.PendingLease)."""
+    """One request's wait for a slot, then its slot (workers.pool.pending_lease.PendingLease)."""
 
     def wait(self, seconds: float | None = None) -> Lease | None:
         """The slot; None if there was none within `seconds`. Raises the ProxyError of a rejected request."""
@@ -164,11 +164,66 @@ class ServerPool(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What a llama-server is sent."""
+
+    method: str
+    target: str  # path and query, percent-encoded
+    headers: Mapping[str, str]  # those of the client that may go on; Host and Authorization are the relay's
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TokenUsage:
     """Tokens of one answer, as the engine counted them."""
 
     prompt_tokens: int
     completion_tokens: int
+
+
+class ClientSocket(Protocol):
+    """A client's socket that the worker lends for one answer (workers.gunicorn_worker.client_socket.DirectAnswer)."""
+
+    @property
+    def socket(self) -> socket.socket: ...
+
+    def takes(self, length: int | None) -> bool:
+        """Whether the head announces this length; None: whether it announces chunks."""
+
+    def head(self) -> bytes:
+        """The head of the answer; empty once it was sent."""
+
+    def mark_sent(self) -> None:
+        """The whole body was sent on the socket: the connection may carry another request."""
+
+
+class EngineAnswer(Protocol):
+    """An answer whose head has arrived (workers.relay.relay.UpstreamAnswer)."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Those that go on to the client."""
+
+    @property
+    def is_stream(self) -> bool: ...
+
+    def copy_body(self, write: Callable[[bytes], object], client_socket: ClientSocket | None) -> bool:
+        """Send the body; False if it was cut and the client was told. Raises ConnectionResetError otherwise."""
+
+    def usage(self) -> TokenUsage | None:
+        """The tokens, once the body was sent; None if the answer does not tell."""
+
+    def close(self) -> None:
+        """Give back its connection, whether or not the body was read."""
+
+
+class RequestRelay(Protocol):
+    """The data path to the servers (workers.relay.relay.Relay)."""
+
+    def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> EngineAnswer:
+        """Send a request and wait for the head of its answer. Raises the ProxyError that says why there is none."""
 
 
 # --- telemetry -----------------------------------------------------------------------------------------

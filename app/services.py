@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from flask import current_app
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
-from app.ports import Admission, Clients, Metrics, ModelCatalog, RateLimits, RequestLog, ServerPool, Snapshots
+from app.ports import (
+    Admission,
+    Clients,
+    Metrics,
+    ModelCatalog,
+    RateLimits,
+    RequestLog,
+    RequestRelay,
+    ServerPool,
+    Snapshots,
+)
 
 EXTENSION = "llama-smart-proxy"
-DIRECT = "llama_smart_proxy.direct"  # in a request's environ: its client's socket to send an answer on, or None
-END = "llama_smart_proxy.end"  # in a request's environ: end(status), for the worker to call if the application cannot
+CLIENT_SOCKET = "llama_smart_proxy.client_socket"  # in a WSGI environ: the ClientSocket of the request, or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class Services:
     catalog: ModelCatalog
     store: Snapshots
     pool: ServerPool
-    relay: Any
+    relay: RequestRelay
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     rates: RateLimits

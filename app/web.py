@@ -1,4 +1,4 @@
-"""The WSGI application: routes for inference by themselves, all others as Flask's, and one form of errors."""
+"""The WSGI application: inference requests bypass Flask, all others are Flask's, and errors have one form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from flask import Flask, Response
 
 from app.routes import authorization, decisions, health, inference, metrics, models, status
-from app.routes.answers import WsgiResponse, error_answer
+from app.routes.error_response import error_response, respond_with_error
+from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.paths import PLAIN_ROUTES
 from app.services import EXTENSION, Services
@@ -27,38 +28,36 @@ def create_app(services: Services) -> Flask:
     app.url_map.merge_slashes = False  # one path, one meaning
     for routes in (authorization, inference, models, decisions, health, metrics, status):
         app.register_blueprint(routes.bp)
-    app.register_error_handler(Exception, _answer_error)
-    app.after_request(_name_the_request)
+    app.register_error_handler(Exception, _on_error)
+    app.after_request(_add_request_id)
     app.wsgi_app = _inference_first(services, app.wsgi_app)  # type: ignore[method-assign,assignment]
     return app
 
 
-def _inference_first(services: Services, others: Wsgi) -> Wsgi:
-    """What is asked for most goes past Flask, whose way in and out takes longer than all of ours."""
+def _inference_first(services: Services, flask_app: Wsgi) -> Wsgi:
+    """Inference requests bypass Flask, which takes longer for a request than all of our own code."""
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "POST" or environ["PATH_INFO"] not in PLAIN_ROUTES:
-            return others(environ, start_response)
+            return flask_app(environ, start_response)
         request = IncomingRequest(environ, services, inference.ENDPOINT)
-        answer = _answered(request, environ["PATH_INFO"])
-        start_response(answer.status_line, [*answer.headers, ("x-request-id", request.request_id)])
-        return answer.body
+        try:
+            authorization.authorize(request)
+        except Exception as error:
+            return respond_with_error(request, error, start_response)
+        return respond(request, environ["PATH_INFO"], start_response)
 
     return call
 
 
-def _answered(request: IncomingRequest, route: str) -> WsgiResponse:
-    try:
-        authorization.authorize(request)
-        return inference.infer(request, route)
-    except Exception as error:
-        return error_answer(request, error)
+def _on_error(error: Exception) -> Response:
+    status_code, headers, body = error_response(current_request(), error)
+    response = Response(body, status=status_code)
+    response.headers.clear()
+    response.headers.extend(headers)
+    return response
 
 
-def _answer_error(error: Exception) -> Response:
-    return inference.as_flask(error_answer(current_request(), error))
-
-
-def _name_the_request(response: Response) -> Response:
+def _add_request_id(response: Response) -> Response:
     response.headers["x-request-id"] = current_request().request_id
     return response

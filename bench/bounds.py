@@ -1,8 +1,8 @@
-"""Times the bounds that are promised of a single machine: start to first answer, client gone to engine idle, death.
+"""Measures the promised bounds on one machine: start to first answer, disconnect to idle engine, kill to no process.
 
     python -m bench.bounds [--runs N] [--json FILE]
 
-Everything is real: the command line, gunicorn, the embedded engine, sockets. Each figure is minimum, median, maximum.
+Runs the real command line, gunicorn, the embedded engine and sockets. Prints minimum, median and maximum of each case.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Case = Callable[[Path], float]
 
 
 def first_answer(folder: Path) -> float:
-    """Warm start (demo model written before) until the first whole answer: process start, load and four tokens."""
+    """From a warm start (the demo model exists) to the first complete answer: process start, load and four tokens."""
     with serving(folder) as service:
         assert service.chat().status_code == 200
         return time.monotonic() - service.started_at
 
 
 def gone_in_stream(folder: Path) -> float:
-    """A client closes in mid-stream until the engine computes no more."""
+    """From a client's disconnect in mid-stream until the engine stops computing."""
     with serving(folder) as service:
         service.chat()
         connection = service.send_raw({"stream": True, **ENDLESS})
@@ -39,7 +39,7 @@ def gone_in_stream(folder: Path) -> float:
 
 
 def gone_without_stream(folder: Path) -> float:
-    """A client closes while it waits for an answer in one piece until the engine computes no more (or is no more)."""
+    """From a client's disconnect before a non-streamed answer until the engine stops computing, or has exited."""
     with serving(folder) as service:
         service.chat()
         connection = service.send_raw(ENDLESS)
@@ -49,7 +49,7 @@ def gone_without_stream(folder: Path) -> float:
 
 
 def master_killed(folder: Path) -> float:
-    """SIGKILL of the master with a stream open until nothing of ours is alive."""
+    """From SIGKILL of the arbiter, with a stream open, until none of our processes is alive."""
     with serving(folder) as service:
         connection = service.send_raw({"stream": True, **ENDLESS})
         wait_for(lambda: b"data:" in connection.recv(65536), 10)
@@ -61,7 +61,7 @@ def master_killed(folder: Path) -> float:
 
 
 def _until_idle(service: Service, connection: socket.socket) -> float:
-    """From the close until the last moment at which an engine thread was seen to have used the processor since."""
+    """Seconds from closing the connection to the last sample in which an engine thread had used CPU time."""
     engines = service.engines()
     connection.close()
     closed = last_busy = time.monotonic()
@@ -75,7 +75,7 @@ def _until_idle(service: Service, connection: socket.socket) -> float:
 
 
 def _cpu_ticks(engines: list[psutil.Process]) -> int:
-    """Nanoseconds on a processor, of all threads: /proc/PID/task/*/schedstat is finer than the 10 ms of stat."""
+    """CPU time of all threads, in units of 2 ms. /proc/PID/task/*/schedstat is finer than the 10 ms of stat."""
     total = 0
     for engine in engines:
         for file in Path(f"/proc/{engine.pid}/task").glob("*/schedstat"):
@@ -83,7 +83,7 @@ def _cpu_ticks(engines: list[psutil.Process]) -> int:
                 total += int(file.read_text().split()[0])
             except (OSError, IndexError):
                 continue
-    return total // 2_000_000  # sleeping threads wake for microseconds; two milliseconds are work
+    return total // 2_000_000  # sleeping threads wake for microseconds; 2 ms is work
 
 
 CASES: dict[str, Case] = {
@@ -96,8 +96,8 @@ CASES: dict[str, Case] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=10, help="runs of each case, in turn (default: 10)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--runs", type=int, default=10, help="runs of each case, interleaved (default: 10)")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     seen: dict[str, list[float]] = {name: [] for name in CASES}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-"""Times a scan of many model files, and a look-up in what it made.
+"""Measures a scan of many model files, and a look-up in the resulting catalog.
 
     python -m bench.catalog [--files N] [--runs N] [--json FILE]
 
-The files are sparse and stand in a hundred folders on the disk of the temporary directory; a first scan reads every
-header, a later one only looks whether a file changed. Each figure is minimum, median, maximum.
+The files are sparse, in a hundred folders of the temporary directory. The first scan reads every header; later scans
+only check whether a file changed. Prints minimum, median and maximum of each case.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LOOK_UPS = 100_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=10_000, help="model files (default: 10000)")
+    parser.add_argument("--files", type=int, default=10_000, help="number of model files (default: 10000)")
     parser.add_argument("--runs", type=int, default=10, help="runs of each case (default: 10)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     logging.disable()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""Draws how large relative errors are: for each estimator a curve over its rows, from the best to the worst.
+"""Plots relative errors: one curve per estimator, its rows sorted from the smallest error to the largest.
 
-Needs matplotlib (`pip install '.[bench]'`), which nothing else here does.
+Requires matplotlib (`pip install '.[bench]'`).
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-POINTS = 200  # of a curve
-FLOOR_PERCENT = 1e-4  # a logarithm has no place for an error of 0
+POINTS = 200  # per curve
+FLOOR_PERCENT = 1e-4  # a logarithmic axis cannot show an error of 0
 LINES_PERCENT = (2, 10)
-COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by the colour-blind too
+COLOURS = ("#0072b2", "#d55e00", "#009e73")  # distinguishable with colour blindness
 
 
 def draw(file: Path, curves: Mapping[str, Sequence[float]]) -> None:
@@ -31,7 +31,9 @@ def draw(file: Path, curves: Mapping[str, Sequence[float]]) -> None:
     axes.set(yscale="log", ylim=(FLOOR_PERCENT * 0.8, None), xlim=(0, 100))
     axes.set(xlabel="rows with at most this error, %", ylabel="|error| of the GPU's memory, % of llama.cpp's figure")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_title(f"One GPU, whole model: {len(next(iter(curves.values())))} rows, fixed overhead aside", fontsize=11)
+    axes.set_title(
+        f"One GPU, whole model: {len(next(iter(curves.values())))} rows, without the fixed overhead", fontsize=11
+    )
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(file, metadata={"Date": None})
@@ -39,7 +41,7 @@ def draw(file: Path, curves: Mapping[str, Sequence[float]]) -> None:
 
 
 def _curve(errors: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Percent of the rows, and the largest error among them in percent."""
+    """Two lists: shares of the rows in percent, and the largest error within each share in percent."""
     sizes = sorted(abs(each) for each in errors)
     shares = [each / POINTS for each in range(1, POINTS + 1)]
     largest = [sizes[max(0, round(share * len(sizes)) - 1)] for share in shares]

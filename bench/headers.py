@@ -1,10 +1,10 @@
-"""Times how long the header of a model takes to read, for a vocabulary and merges as large as Gemma 3's.
+"""Measures how long it takes to read a model's header with a vocabulary and merges as large as Gemma 3's.
 
     python -m bench.headers [--tokens N] [--merges N] [--runs N] [--json FILE]
 
-The file is written to the temporary directory. `cold`: the kernel has forgotten it, and so have we; `warm`: the kernel
-has it in memory; `known`: it was read before and did not change; `memory`: what Python takes meanwhile. Each figure is
-minimum, median, maximum.
+The file is written to the temporary directory. `cold`: neither the page cache nor ours has it; `warm`: the page cache
+has it; `known`: our cache has its header; `memory`: Python's peak allocation during a read. Prints minimum, median and
+maximum of each case.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from workers.gguf.constants import ValueType
 from workers.gguf.header import read_header
 
 LAYERS = 62
-TENSORS = 13  # of a layer
+TENSORS = 13  # per layer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=262_208, help="tokens of the vocabulary (default: 262208)")
-    parser.add_argument("--merges", type=int, default=515_000, help="merges (default: 515000)")
+    parser.add_argument("--tokens", type=int, default=262_208, help="tokens in the vocabulary (default: 262208)")
+    parser.add_argument("--merges", type=int, default=515_000, help="number of merges (default: 515000)")
     parser.add_argument("--runs", type=int, default=20, help="runs of each case (default: 20)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def write_model(path: Path, tokens: int = 262_208, merges: int = 515_000) -> int:
-    """A model with nothing but holes for its data. Returns how long its header is."""
+    """Write a sparse model file without tensor data; returns the size of its header in bytes."""
     metadata = {
         "general.architecture": "gemma3",
         "gemma3.block_count": LAYERS,
@@ -88,7 +88,7 @@ def _timed(case: Callable[[], object], path: str, cold: bool) -> float:
 
 
 def forget(path: str) -> None:
-    """Have the kernel drop the file from its page cache: what is on the disk already can go."""
+    """Drop the file from the page cache. Only pages already written to disk can be dropped."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)

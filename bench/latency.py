@@ -1,9 +1,10 @@
-"""What seeing GPUs costs a request for a loaded model: python -m bench.latency [--rounds N] [--json FILE]
+"""Measures what GPU polling adds to the latency of a request for a loaded model.
 
-Three services side by side, each with the demo model loaded by the embedded engine, on the CPU: GPUs not looked at
-(gpu.enabled false), looked for and not there, and eight of a stand-in for NVIDIA's library, read ten times a second.
-Each round asks each of them once, in turn. Milliseconds of a chat of one token, and the ratios to the first within the
-rounds.
+    python -m bench.latency [--rounds N] [--json FILE]
+
+Three services run side by side, each with the demo model loaded by the embedded engine on the CPU: `off` has GPUs
+disabled (gpu.enabled false), `none` finds no GPU, `eight` polls eight GPUs of a fake NVML ten times a second. Each
+round sends one request to each. Prints the milliseconds of a one-token chat, and the ratios to `off` within each round.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ GPUS = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=500, help="requests to each service (default: 500)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--rounds", type=int, default=500, help="requests per service (default: 500)")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
         hardware = StandIn(Path(folder) / "hardware")

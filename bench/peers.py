@@ -1,7 +1,7 @@
-"""What others would have estimated on the same rows: xllamacpp by its own code, ollama by its published formula.
+"""Estimates of other projects for the same rows: xllamacpp by its own code, ollama by its published formula.
 
-Bytes of one GPU that holds the whole model. Fixed reserves are left out on every side: ours for CUDA itself,
-xllamacpp's `memory_min` (512 MiB unless it is told otherwise; 0 here), ollama's 457 MiB, which is not in its formula.
+Bytes on one GPU that holds the whole model. Fixed reserves are excluded everywhere: our CUDA overhead, xllamacpp's
+`memory_min` (512 MiB by default; 0 here), and ollama's 457 MiB, which is not part of its formula.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _LARGE_GPU = {"name": "CUDA", "memory_free": 2**50, "memory_min": 0}
 
 
 def is_comparable(row: Row) -> bool:
-    """One GPU with the whole model, completions, nothing that the others have no word for."""
+    """Whether the row is a completion model on one GPU, without options that the other estimators do not have."""
     options = row.options
     is_whole = len(row.devices) == 1 and options.n_gpu_layers == 999
     return is_whole and options.task is Task.COMPLETION and not options.swa_full
 
 
 def comparisons(rows: Iterable[Row]) -> Iterator[tuple[Row, dict[str, float]]]:
-    """Every comparable row, and the bytes that each peer says. One that cannot answer is missing."""
+    """Every comparable row with each peer's estimate in bytes; a peer that fails on a row is missing from it."""
     by_file = sorted(filter(is_comparable, rows), key=_file)
     for (shape, quant), each in groupby(by_file, key=_file):
         said = _as_published(header(shape, quant))
@@ -52,14 +52,14 @@ def _file(row: Row) -> tuple[str, str]:
 
 
 def _as_published(said: GgufHeader) -> GgufHeader:
-    """With the 0 heads that converters write for models without attention, and our data lacks."""
+    """Add the head count of 0 that converters write for models without attention; our data lacks it."""
     return replace(said, metadata={f"{said.architecture}.attention.head_count": 0, **said.metadata})
 
 
 def xllamacpp_bytes(path: Path, options: ModelOptions) -> dict[str, float]:
-    """By its name, what xllamacpp says; nothing where it fails, as it does for metadata that it takes for granted.
+    """xllamacpp's estimate under its name; empty where it fails, as it does if metadata it relies on is missing.
 
-    Its `batch_size` sizes the graph, which llama.cpp does by the ubatch; of the cache it knows one type.
+    It sizes the compute graph by `batch_size`, where llama.cpp uses the ubatch; it knows one cache type for K and V.
     """
     try:
         estimate = xllamacpp.memory.estimate_gpu_layers(
@@ -77,10 +77,10 @@ def xllamacpp_bytes(path: Path, options: ModelOptions) -> dict[str, float]:
 
 
 def ollama_bytes(said: GgufHeader, options: ModelOptions) -> int:
-    """The file, and an f16 cache as if every layer had the fewest KV heads and heads of embedding / heads values.
+    """File size plus an f16 cache, with the smallest KV head count of any layer and embedding / heads values per head.
 
-    Source: ollama, llm/llama_server.go, PredictServerVRAM (00f6d620). The file here is its tensors: the text of a
-    vocabulary, a few MiB, is not in our data.
+    Source: ollama, llm/llama_server.go, PredictServerVRAM (00f6d620). The file size is that of its tensors: our data
+    lacks the text of the vocabulary, a few MiB.
     """
     heads = _each(said, "attention.head_count")
     kv_heads = min(_each(said, "attention.head_count_kv")) or 1
@@ -95,10 +95,10 @@ def _each(said: GgufHeader, key: str) -> tuple[Any, ...]:
 
 
 def write_sparse(path: Path, said: GgufHeader) -> None:
-    """A file with this header and a hole for its data.
+    """Write a sparse file with this header.
 
-    Of the vocabulary only the length counts: it is one string so long, which GGUFReader has at once, where 100,000
-    tokens take it seconds.
+    Only the vocabulary's length matters, so it is one string of that length: GGUFReader reads it at once, where
+    100,000 tokens take seconds.
     """
     metadata = {key: list(value) if isinstance(value, tuple) else value for key, value in said.metadata.items()}
     for name, length in said.lengths.items():
@@ -111,7 +111,7 @@ def write_sparse(path: Path, said: GgufHeader) -> None:
 
 @contextmanager
 def _parsed_once() -> Iterator[None]:
-    """xllamacpp reads the whole file again for every estimate, for seconds: it gets the same parse back instead."""
+    """Cache xllamacpp's parse of a file, which it repeats for every estimate and which takes seconds."""
     reader, types = xllamacpp.memory._import_gguf()
     parsed, dumped = lru_cache(1)(reader), lru_cache(1)(xllamacpp.memory.dump_metadata_json)
     with (

@@ -1,11 +1,11 @@
-"""Measures what seeing the GPUs costs: readings and scrapes once a second, as a share of one core.
+"""Measures the cost of GPU polling and scraping, each once a second, as a share of one core.
 
     python -m bench.poll [--gpus N] [--seconds S] [--json FILE]
 
-The GPUs are the stand-in of the tests, each with one process: a real driver answers in its own time, which no stand-in
-knows. `share` is CPU time of the whole process over wall time, of the poller with a scrape of all of /metrics a second;
-`share_of_scrapes` is the same on a machine without GPUs, so the difference is what they cost. Of `reading_seconds` and
-`scrape_seconds` each figure is minimum, median, maximum.
+The GPUs are those of the tests' fake NVML, each with one process; a real driver's response time is not measured.
+`share` is the process's CPU time over wall time, with the poller running and /metrics rendered every second;
+`share_of_scrapes` is the same without GPUs, so the difference is the cost of the GPUs. `reading_seconds` and
+`scrape_seconds` have minimum, median and maximum.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ RUNS = 200
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", type=int, default=8, help="how many the stand-in shows (default: 8)")
-    parser.add_argument("--seconds", type=float, default=60, help="how long a share is measured (default: 60)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--gpus", type=int, default=8, help="number of fake GPUs (default: 8)")
+    parser.add_argument("--seconds", type=float, default=60, help="duration of each share measurement (default: 60)")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = _measure(Path(folder), options.gpus, options.seconds)
@@ -65,7 +65,7 @@ def _measure(folder: Path, gpus: int, seconds: float) -> dict[str, Any]:
 
 
 def _share(folder: Path, read: Callable[[], GpuSnapshot], seconds: float) -> float:
-    """Of one core, once the first readings and imports are over."""
+    """Share of one core, measured after the first readings and imports."""
     store = StateStore(PoolState())
 
     def post(snapshot: GpuSnapshot) -> None:

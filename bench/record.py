@@ -1,4 +1,4 @@
-"""What every bench does alike: sum up what was measured, and write it down beside what it was measured on."""
+"""Summarizes measurements and records them together with the machine they were made on. Shared by all benches."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import psutil
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Minimum, median and maximum, to four digits."""
-    made = {"min": min(values), "median": statistics.median(values), "max": max(values)}
-    return {name: float(f"{value:.4g}") for name, value in made.items()}
+    """Minimum, median and maximum, to four significant digits."""
+    figures = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return {name: float(f"{value:.4g}") for name, value in figures.items()}
 
 
 def record(file: Path, figures: dict[str, Any], **about: Any) -> None:
-    """Write the figures, and what else should be known about the run, as JSON."""
+    """Write the figures as JSON, with the machine and the run's parameters (`about`)."""
     machine = {
         "python": platform.python_version(),
         "cores": psutil.cpu_count(),

@@ -1,11 +1,10 @@
-"""Times refusals: how long a client waits to hear that its request is a bad one.
+"""Measures how quickly invalid requests are rejected.
 
     python -m bench.requests [--rounds N] [--json FILE]
 
-The table is that of tests/service/test_bad_requests.py, each case once a round, each on a connection of its own, in two
-settings: a service with nothing to do, and one that answers four streams meanwhile. Beside them, as a measure of the
-machine, a good GET of /livez. The goal: 99 % of refusals below 10 ms. The body of 300 MB in chunks is timed apart: it
-has to be sent before it can be too large.
+Sends every case of tests/service/test_bad_requests.py once per round, each on its own connection, to an idle service
+and to one that serves four streams. GET /livez between them is the baseline of the machine. Goal: 99 % of rejections
+within 10 ms. The chunked body of 300 MB is reported separately: it must be sent before it can be too large.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def milliseconds(service: Service, request: object) -> float:
 
 
 def rounds(service: Service, count: int) -> dict[str, list[float]]:
-    """Milliseconds by case, and of /livez, interleaved."""
+    """Milliseconds by case, and of /livez after each case."""
     seen: dict[str, list[float]] = defaultdict(list)
     for _ in range(count):
         for case in CASES:
@@ -70,7 +69,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def streaming(service: Service, count: int) -> Iterator[None]:
-    """So many streams, read to their end and begun again."""
+    """Keep `count` streams running: each is read to its end and started again."""
     over = threading.Event()
 
     def read() -> None:
@@ -105,7 +104,7 @@ def measured(folder: Path, count: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="rounds through the table (default: 20)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         made = measured(Path(folder), options.rounds)

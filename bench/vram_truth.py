@@ -17,8 +17,8 @@ from typing import Any
 from app.entities.gguf import GgufHeader, Tensor
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.companions import NO_COMPANIONS, Companions, adapter
-from app.use_cases.estimate.memory_options import option_pairs, parse_memory_options
 from app.use_cases.estimate.projector import projector
+from app.use_cases.launch.arguments import option_pairs, parse_model_options
 from app.use_cases.model_shape.shape import model_shape
 from workers.gguf.constants import TENSOR_TYPES
 
@@ -166,6 +166,6 @@ def _options(args: list[str], devices: str) -> ModelOptions:
     """`devices` is "COUNT:FREE,FREE": llama-server splits by the free memory unless it is told otherwise."""
     count, free = devices.split(":")
     shares = tuple(float(each) for each in free.split(","))
-    options = parse_memory_options(args)
+    options = parse_model_options(args)
     split = options.tensor_split or shares * (int(count) // len(shares))
     return replace(options, devices=int(count), tensor_split=split)

@@ -1,25 +1,25 @@
-"""Counts how far a reader walks through the source to follow one request.
+"""Counts the source files a reader visits to follow one request.
 
     python -m bench.walk [--runs N] [--files] [--json] [--record FILE]
 
-A run is a fresh service: real gunicorn, the embedded engine, the demo model. A profiler in each thread of its worker
-notes every call of a function in app/ or workers/. Four requests are followed, each from its first byte to the end of
-its answer and a while longer, for what is done after it:
+Each run starts a new service: real gunicorn, the embedded engine, the demo model. A profiler in every thread of the
+worker records each call of a function in app/ or workers/. Four requests are traced, from the first byte to shortly
+after the end of the answer, so that work done afterwards is included:
 
-    cold      the service's first, a chat of four tokens; it loads the model
-    loaded    the same again
-    error     a chat with a model that does not exist
+    cold      the first request of the service, a chat of four tokens; it loads the model
+    loaded    the same request again
+    error     a chat with an unknown model
     metrics   a scrape
 
-All but the first are asked once before, uncounted: what happens only once is no part of them. Nothing is subtracted.
+All but `cold` are sent once before they are traced, so one-time work is not counted. Nothing is subtracted.
 
-`files` are those of which a function was called. `changes` are the calls whose file is not that of the call of ours
-before it on the same thread; the first call is one, a return is none. `through libraries` compares with the call before
-it of any file, a library's too: a file called back from a library counts again, even if it was the last of ours.
+`files` counts the files with at least one function called. `changes` counts calls whose file differs from that of the
+previous traced call on the same thread; the first call counts, returns do not. `through libraries` compares with the
+previous call of any file, including libraries: a callback from a library counts even if it returns to the same file.
 
-All three are of the thread that answers, and differ little from run to run. Beside them the thread of the llama-server,
-and all threads of the worker: files together, changes summed over the threads. These have what the server logged, and
-what the main loop and the clock did meanwhile, whoever it was for. Each figure is the median of the runs.
+These three are of the thread that handles the request, and vary little between runs. The llama-server's thread and all
+threads of the worker are shown next to them (files of all threads together, changes summed over the threads); they
+include server log lines and periodic work that belong to no request. All figures are medians of the runs.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from bench.record import record
 from tests.helpers.service import Service, serving
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG_LINES = 300  # a file of more is flagged
-QUIET_SECONDS = 1.0  # after the start, for what is done in the background
-SETTLE_SECONDS = 0.3  # after an answer: the access log gathers lines for a third of it
-LOADED_SECONDS = 2.0  # after a load: what it took is measured half a second later
+LONG_LINES = 300  # longer files are flagged
+QUIET_SECONDS = 1.0  # after the start, for background work
+SETTLE_SECONDS = 0.3  # after an answer: the access log is buffered
+LOADED_SECONDS = 2.0  # after a load: its memory is measured 0.5 s later
 MOST_ENTERED = 10  # shown without --files
-GROUPS = {"request": "request_", "server": "server-", "all": ""}  # how the names of their threads begin
+GROUPS = {"request": "request_", "server": "server-", "all": ""}  # prefixes of thread names
 
 
 @dataclass
 class Walk:
-    """The way through the files on some threads."""
+    """Calls by file, on one group of threads."""
 
-    entered: Counter[str] = field(default_factory=Counter)  # changes into each
+    entered: Counter[str] = field(default_factory=Counter)  # changes into each file
     calls: Counter[str] = field(default_factory=Counter)
     through_libraries: int = 0
 
@@ -64,10 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.walk", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=5, help="services started one after the other (default: 5)")
+    parser.add_argument("--runs", type=int, default=5, help="number of services started in sequence (default: 5)")
     parser.add_argument("--files", action="store_true", help="also list the files of each request")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--record", type=Path, help="also write the figures to this file")
+    parser.add_argument("--record", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     made = figures([_run() for _ in range(options.runs)])
     print(json.dumps(made) if options.json else _text(made, options.files))
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _run() -> dict[str, dict[str, Walk]]:
-    """The walks of one service, by request and group of threads."""
+    """Walks of one service, by request and thread group."""
     with tempfile.TemporaryDirectory() as folder:
         calls = Path(folder) / "calls"
         with walked(Path(folder), calls) as service:
@@ -87,13 +87,13 @@ def _run() -> dict[str, dict[str, Walk]]:
 
 
 def walked(folder: Path, calls: Path) -> AbstractContextManager[Service]:
-    """The service, whose worker writes its calls to the file."""
+    """Start a service whose worker writes its calls to the file `calls`."""
     program = ("-m", "bench.walked_service", str(calls))
     return serving(folder, program=program, ENGINE__BINARY="embedded")
 
 
 def _followed(service: Service, calls: Path) -> Iterator[tuple[str, list[str]]]:
-    assert service.url  # it is ready
+    assert service.url  # waits until it is ready
     time.sleep(QUIET_SECONDS)
     yield "cold", followed(calls, service.chat, 200, LOADED_SECONDS)
     asked: dict[str, tuple[Callable[[], requests.Response], int]] = {
@@ -109,7 +109,7 @@ def _followed(service: Service, calls: Path) -> Iterator[tuple[str, list[str]]]:
 def followed(
     calls: Path, ask: Callable[[], requests.Response], status: int, settle_seconds: float = SETTLE_SECONDS
 ) -> list[str]:
-    """The lines that the worker writes while it is asked, and for a while after its answer."""
+    """Lines the worker writes from the request until `settle_seconds` after the answer."""
     begin = calls.stat().st_size
     answer = ask()
     assert answer.status_code == status, answer.text
@@ -123,7 +123,7 @@ def followed(
 
 
 def walks(lines: Iterable[str]) -> dict[str, Walk]:
-    """By group of threads."""
+    """Walks by thread group, from lines of bench.walked_service."""
     found = {group: Walk() for group in GROUPS}
     last: dict[str, str] = {}
     for thread, file, is_from_elsewhere in (line.split("\t") for line in lines):
@@ -136,7 +136,7 @@ def walks(lines: Iterable[str]) -> dict[str, Walk]:
 
 
 def figures(runs: Sequence[dict[str, dict[str, Walk]]]) -> dict[str, Any]:
-    """By request and group of threads, what the runs have in common."""
+    """Summary of all runs, by request and thread group."""
     return {
         name: {group: _of_group([run[name][group] for run in runs]) for group in GROUPS}
         for name in ("loaded", "cold", "error", "metrics")
@@ -158,7 +158,7 @@ def _spread(values: Iterable[int]) -> dict[str, int]:
 
 
 def _visited(seen: list[Walk]) -> list[dict[str, Any]]:
-    """The files that most of the runs came through, the most entered first."""
+    """Files visited in most runs, the most often entered first."""
     every = {file for walk in seen for file in walk.calls}
     rows = [row for file in every if (row := _visits(file, seen))["calls"]]
     return sorted(rows, key=lambda row: (-row["entered"], -row["calls"], row["file"]))
@@ -180,7 +180,7 @@ def _visits(file: str, seen: list[Walk]) -> dict[str, Any]:
 
 def _text(made: dict[str, Any], with_files: bool) -> str:
     lines = [
-        f"{'':8} {'the thread that answers':52} {'server thread':>17} {'all threads':>15}",
+        f"{'':8} {'request thread':52} {'server thread':>17} {'all threads':>15}",
         f"{'':8} {'files':>6} {'changes':>8} {'through libraries':>18} {'lines':>7} {f'over {LONG_LINES}':>9}"
         f" {'files':>8} {'changes':>8} {'files':>6} {'changes':>8}",
     ]
@@ -188,7 +188,7 @@ def _text(made: dict[str, Any], with_files: bool) -> str:
     if not with_files:
         return "\n".join(lines + _listing("loaded, most entered", made["loaded"]["request"]["visited"][:MOST_ENTERED]))
     for name, groups in made.items():
-        lines += _listing(f"{name}, the thread that answers", groups["request"]["visited"])
+        lines += _listing(f"{name}, request thread", groups["request"]["visited"])
         lines += _listing(f"{name}, server thread", groups["server"]["visited"])
     return "\n".join(lines)
 

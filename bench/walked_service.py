@@ -1,10 +1,10 @@
-"""The service with a witness: each call of a function of ours in its worker is a line in a file.
+"""The service with call tracing: each call of a function in app/ or workers/ becomes a line in a file.
 
     python -m bench.walked_service CALLS serve ...
 
-A line has the thread's name, the function's file, and whether the call before on that thread, a library's or ours, was
-of another file (1) or not (0), with tabs between. A generator that goes on is a call, as Python's profiler has it. The
-arbiter and the llama-servers write none.
+Each line has the thread's name, the function's file, and 1 if the previous call on that thread (ours or a library's)
+was in another file, else 0, separated by tabs. Resuming a generator counts as a call, as in Python's profiler. Only the
+worker is traced, not the arbiter or the llama-servers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OURS = tuple(f"{folder}{os.sep}" for package in (app, workers) for folder in pac
 
 
 def watch_the_worker(file: str) -> None:
-    """Have the arbiter's child write down its calls, from before it starts a thread."""
+    """Trace the calls of the arbiter's child, from before it starts any thread."""
     arbiter, calls = os.getpid(), os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     before = threading.local()
 
@@ -38,11 +38,11 @@ def watch_the_worker(file: str) -> None:
             os.write(calls, f"{name}\t{os.path.relpath(source, ROOT)}\t{int(source != last)}\n".encode())
 
     def begin() -> None:
-        if os.getppid() == arbiter:  # a child of the worker is on its way to be another program
+        if os.getppid() == arbiter:  # not in children of the worker, which exec another program
             threading.setprofile(note)
             sys.setprofile(note)
 
-    os.register_at_fork(after_in_child=begin)  # gunicorn's own hooks are the product's
+    os.register_at_fork(after_in_child=begin)  # gunicorn's own hooks belong to gunicorn.conf.py
 
 
 if __name__ == "__main__":

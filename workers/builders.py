@@ -21,9 +21,8 @@ from workers.gpu.evidence import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.measurement.history import History
-from workers.pool.needs import EstimateSource
-from workers.pool.pool import Process
-from workers.server import affinity
+from workers.pool.estimate_source import EstimateSource
+from workers.pool.processes import Process
 from workers.server.kept_cache import KeptCaches
 from workers.server.launcher import Launcher
 from workers.server.orphans import PidRecords
@@ -32,12 +31,6 @@ from workers.server.slot_files import SlotFiles
 log = logging.getLogger(__name__)
 
 Spawn = Callable[[Server, Callable[[ev.Event], None]], Process]
-
-
-def cpu_errors(settings: Settings) -> list[str]:
-    """Why the service cannot be pinned to the configured CPU."""
-    cpu = settings.server.cpu
-    return [f"server.cpu: {why}"] if cpu is not None and (why := affinity.why_not(cpu)) else []
 
 
 def find_configured_engine(settings: Settings) -> tuple[EngineFacts | None, str]:

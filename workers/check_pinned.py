@@ -14,7 +14,7 @@ from workers.catalog.model_headers import ModelHeaders
 from workers.folders import state_folder
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
-from workers.pool.needs import EstimateSource
+from workers.pool.estimate_source import EstimateSource
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.telemetry.store import StateStore
 

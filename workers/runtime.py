@@ -25,7 +25,6 @@ from workers.builders import (
     build_gpu_poller,
     build_limits,
     build_spawn,
-    cpu_errors,
     find_configured_engine,
     gpus_at_start,
 )
@@ -36,12 +35,11 @@ from workers.folders import state_folder, version
 from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
-from workers.pool.needs import EstimateSource
+from workers.pool.estimate_source import EstimateSource
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
-from workers.server import affinity
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
@@ -59,8 +57,6 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         """Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
-        if errors := cpu_errors(settings):
-            raise ConfigurationError(*errors)
         self._settings = settings
         self.has_models = has_models(settings)
         engine, engine_problem = find_configured_engine(settings)
@@ -129,8 +125,6 @@ class Runtime:
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
         self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
-        if self._settings.server.cpu is not None:
-            affinity.keep_to(self._settings.server.cpu)
         self._history.start()
         self._access_log.start()
         self._clients.start()

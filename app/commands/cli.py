@@ -119,11 +119,10 @@ def check_config(config: Path | None, as_json: bool) -> None:
 
 def _about_this_machine(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Errors and warnings, by what it has."""
-    from workers.builders import cpu_errors
     from workers.check_pinned import check_pinned_models
 
     errors, warnings = check_pinned_models(settings) if settings.pinned else ((), ())
-    return (*cpu_errors(settings), *errors), warnings
+    return errors, warnings
 
 
 def _warnings_about_engine(settings: Settings) -> list[str]:

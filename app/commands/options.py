@@ -92,7 +92,6 @@ def is_file(model: str) -> bool:
 def of_settings(model: str, config: Path | None) -> Question:
     """What the settings say of a NAME of the catalogue; of a FILE, what they say of models without an entry."""
     from app.errors import ModelNotFound
-    from app.use_cases.estimate.memory_options import memory_options
     from workers.build_catalog import build_catalog
 
     settings = settings_of(config)
@@ -109,8 +108,7 @@ def of_settings(model: str, config: Path | None) -> Question:
         path, name, launch = found.path, found.name, found.launch
     constraints, gpu_limits, policy = settings.constraints_of(name), settings.gpu_limits(), settings.policy()
     gpu = settings.gpu
-    options = memory_options(launch, devices=1)
-    return Question(path, options, launch, constraints, gpu_limits, policy, gpu.enabled, gpu.cpu_fallback)
+    return Question(path, launch.options, launch, constraints, gpu_limits, policy, gpu.enabled, gpu.cpu_fallback)
 
 
 def settings_of(config: Path | None) -> Settings:

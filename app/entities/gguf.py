@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says: its metadata and its tensors, without their data."""
+"""The header of a GGUF file: metadata and tensor descriptions, without tensor data."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ Value = Scalar | tuple[Scalar, ...]
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of the file."""
+    """One tensor's description."""
 
     name: str
-    shape: tuple[int, ...]  # as in the file and in ggml's `ne`: the fastest dimension first
-    type: str  # its ggml type, as "Q4_K"
-    size_bytes: int  # of its data (ggml_nbytes)
+    shape: tuple[int, ...]  # in ggml's order (`ne`): fastest-varying dimension first
+    type: str  # ggml type, such as "Q4_K"
+    size_bytes: int  # of the data (ggml_nbytes)
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """The headers of all parts of one model, as one."""
+    """The merged headers of all parts of one model."""
 
-    metadata: Mapping[str, Value]  # of the first part; an array longer than a few thousand values is left out
-    lengths: Mapping[str, int]  # of every array, those left out too: "tokenizer.ggml.tokens" is the vocabulary
+    metadata: Mapping[str, Value]  # of the first part; arrays longer than a few thousand values are omitted
+    lengths: Mapping[str, int]  # of every array, also omitted ones: "tokenizer.ggml.tokens" gives the vocabulary size
     tensors: tuple[Tensor, ...]  # of all parts
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name for the family of graphs it belongs to, as "qwen3moe"; empty if the file has none."""
+        """llama.cpp's architecture name, such as "qwen3moe"; "" if the file has none."""
         return str(self.metadata.get("general.architecture", ""))

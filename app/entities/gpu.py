@@ -1,6 +1,6 @@
-"""Gpu: one NVIDIA device at one moment. GpuSnapshot: all that the service may use, or why there are none.
+"""Gpu: one NVIDIA device at one moment. GpuSnapshot: the GPUs the service may use, or why there are none.
 
-What a card does not support is None; 0 is a figure. A snapshot does not know how old it is: ask `as_of(now)`.
+A value the GPU does not support is None; 0 is a measurement. A snapshot does not know its age: call `as_of(now)`.
 """
 
 from __future__ import annotations
@@ -9,52 +9,52 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-LATE_POLLS = 3  # so many may be missed
-LATE_SECONDS = 2.0  # and this beside: a reading takes its time, too
+OVERDUE_POLLS = 3  # a snapshot is overdue after this many missed polls
+OVERDUE_SECONDS = 2.0  # plus the time a reading itself may take
 
 
 class GpuState(StrEnum):
-    """How it is with NVML, the library that knows the GPUs."""
+    """State of NVML, NVIDIA's management library."""
 
     UNREAD = "unread"  # the service has just started
     DISABLED = "disabled"  # by gpu.enabled, or by a CUDA_VISIBLE_DEVICES that names nothing
     OK = "ok"
-    NO_PACKAGE = "no_package"  # nvidia-ml-py is not installed, although it belongs to us
-    NO_LIBRARY = "no_library"  # the driver is not installed, or not here
-    NO_DRIVER = "no_driver"  # the library is there, the kernel module is not
-    NO_GPU = "no_gpu"  # both are there, and say that there is none
-    VERSION_MISMATCH = "version_mismatch"  # library and kernel module are of different drivers
-    NOT_FOUND = "not_found"  # there are GPUs, and none that CUDA_VISIBLE_DEVICES names
-    LOST = "lost"  # all that were seen before are gone
-    HUNG = "hung"  # NVML was asked, and has not answered
+    NO_PACKAGE = "no_package"  # nvidia-ml-py is not installed, although it is a dependency
+    NO_LIBRARY = "no_library"  # libnvidia-ml is missing: no driver, or not visible in this container
+    NO_DRIVER = "no_driver"  # the library is installed, the kernel module is not loaded
+    NO_GPU = "no_gpu"  # both are present and report no GPU
+    VERSION_MISMATCH = "version_mismatch"  # library and kernel module belong to different driver versions
+    NOT_FOUND = "not_found"  # CUDA_VISIBLE_DEVICES names none of the GPUs present
+    LOST = "lost"  # all GPUs seen before have disappeared
+    HUNG = "hung"  # an NVML call has not returned
     FAILED = "failed"  # any other error
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU, or a part of one that MIG made a device. Its `uuid` is its name; `index` may change with a reboot."""
+    """A GPU or a MIG device. Identified by `uuid`; `index` may change after a reboot."""
 
     uuid: str
-    index: int  # NVML's, which is the order on the PCI bus; a MIG device has its GPU's
+    index: int  # NVML's, in PCI bus order; a MIG device has the index of its GPU
     name: str
     pci_bus: str | None = None
     total_bytes: int | None = None
     free_bytes: int | None = None
-    used_bytes: int | None = None  # by anybody, the driver included: total less free
+    used_bytes: int | None = None  # by all processes and the driver: total less free
     utilization_percent: int | None = None
     temperature_celsius: int | None = None
     power_watts: float | None = None
     compute_capability: tuple[int, int] | None = None
     is_mig: bool = False
-    # pid -> bytes; None for bytes that are not told. In a container the pids may be the host's, or missing.
+    # pid -> bytes, None if NVML does not report them. In a container the pids may be the host's, or missing.
     processes: Mapping[int, int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MissingGpu:
-    """A GPU that was there before, while the others still are; or one that has failed since before the start."""
+    """A GPU that has disappeared while others remain, or that had failed before the service started."""
 
-    uuid: str  # "" where it was never read
+    uuid: str  # "" if it was never read
     index: int
     name: str
     problem: str
@@ -66,36 +66,36 @@ class MissingGpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuSnapshot:
-    """What a reading showed. Frozen; the next one replaces it whole."""
+    """Result of one NVML reading. Immutable; the next reading replaces it."""
 
     state: GpuState
-    at: float  # time.monotonic(), before the figures were read
+    at: float  # time.monotonic() just before the reading
     gpus: tuple[Gpu, ...] = ()
     missing: tuple[MissingGpu, ...] = ()
-    problem: str = ""  # why there are none, or what is wrong
-    expected: str = ""  # why there should be GPUs although there are none; "": nothing speaks for it
-    engine_problem: str = ""  # why llama-server cannot use the GPUs that are there
+    problem: str = ""  # why there are no GPUs, or what is wrong
+    expected: str = ""  # evidence that GPUs should be present although none is; "" without any
+    engine_problem: str = ""  # why llama-server cannot use the GPUs
     driver_version: str = ""
-    cuda_version: str = ""  # the newest that the driver supports
+    cuda_version: str = ""  # newest version the driver supports
     answered_at: float | None = None  # when NVML last listed its GPUs
-    errors: Mapping[str, int] = field(default_factory=dict)  # by name, since the service started
-    poll_seconds: float | None = None  # until the next reading; None: it is not waited for
+    errors: Mapping[str, int] = field(default_factory=dict)  # by NVML error name, since the service started
+    poll_seconds: float | None = None  # until the next reading; None: none is expected
 
     def as_of(self, now: float) -> GpuSnapshot:
-        """What this snapshot is worth at `now`: HUNG once readings that were due did not come."""
+        """This snapshot as seen at `now` (monotonic seconds): HUNG once the next reading is overdue."""
         if self.overdue_at is None or now < self.overdue_at:
             return self
-        problem = f"NVML has not answered for {now - self.at:.0f} s; what is said of the GPUs is as old"
+        problem = f"NVML has not responded for {now - self.at:.0f} s; GPU data is that old"
         return replace(self, state=GpuState.HUNG, problem=problem)
 
     @property
     def overdue_at(self) -> float | None:
-        """When the next reading is overdue; None: it is not waited for."""
-        return None if self.poll_seconds is None else self.at + LATE_POLLS * self.poll_seconds + LATE_SECONDS
+        """When the next reading is overdue, in monotonic seconds; None: none is expected."""
+        return None if self.poll_seconds is None else self.at + OVERDUE_POLLS * self.poll_seconds + OVERDUE_SECONDS
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong, as sentences. A machine without GPUs that never had any is in order."""
+        """What is wrong, one sentence each. A machine that never had GPUs has no problem."""
         lost = (f"GPU {each.index} ({each.label}): {each.problem}" for each in self.missing)
         others = (*([self.engine_problem] if self.engine_problem else []), *lost)
         if self.state is GpuState.HUNG or self.state is GpuState.NOT_FOUND:

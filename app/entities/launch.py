@@ -24,7 +24,8 @@ class EngineFacts:
     switches: frozenset[str] = frozenset()  # those of them that take no value: --flash-attn once was one
 
 
-ALL_LAYERS = 999  # as people write it; llama-server itself takes any number above the layers there are
+ALL_LAYERS = 999  # the customary number; llama-server takes any above the number of layers
+AUTO_CTX_TOKENS = 4096  # `ctx_size: auto`, before a placement chooses a longer context
 
 
 DRAFTS_ITSELF = "draft-mtp"  # the --spec-type of a model that has layers of its own to predict several tokens
@@ -40,9 +41,13 @@ class Task(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Every option of llama-server that decides how much memory it takes and where, with its own defaults."""
+    """The options of one llama-server that decide how much memory it takes and where, with llama-server's defaults.
 
-    ctx_size: int = 0  # tokens of all slots together (-c); 0: what the model was trained with
+    One value carries them all the way: the settings fill it in, a placement replaces what it decided, the estimate
+    and the command line read it. A field that is also a key of the settings has the key's name.
+    """
+
+    ctx_size: int = 0  # tokens of all slots together (-c); 0: the model's training context
     parallel: int = 4  # slots (-np)
     kv_unified: bool = True
     batch_size: int = 2048
@@ -50,41 +55,32 @@ class ModelOptions:
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     flash_attn: str = "auto"  # on | off | auto
-    swa_full: bool = False  # sliding-window layers keep the whole context
+    swa_full: bool = False  # sliding-window layers cache the whole context
     task: Task = Task.COMPLETION
     kv_offload: bool = True  # False: the KV cache stays in RAM (-nkvo)
-    n_cpu_moe: int = 0  # the experts of so many first layers stay in RAM; ALL_LAYERS: --cpu-moe
-    overrides: tuple[tuple[str, str], ...] = ()  # -ot: pattern of tensor names, and the buffer type they go to
+    n_cpu_moe: int = 0  # the experts of the first N layers stay in RAM; ALL_LAYERS: --cpu-moe
+    overrides: tuple[tuple[str, str], ...] = ()  # -ot: (pattern of tensor names, buffer type)
     n_gpu_layers: int = ALL_LAYERS
     devices: int = 1  # GPUs the server sees; 0: none
     tensor_split: tuple[float, ...] = ()  # shares of the layers; empty: by the devices' free memory
     split_mode: str = "layer"  # layer | none
-    main_gpu: int = 0  # where everything is with split_mode "none"
+    main_gpu: int = 0  # the only GPU used with split_mode "none"
     mmproj_offload: bool = True  # False: the projector stays in RAM
-    image_max_tokens: int = 0  # what the projector is made ready for; 0: what it was trained with
+    image_max_tokens: int = 0  # largest image the projector is prepared for; 0: as it was trained
     speculation: str = "none"  # --spec-type: none | draft-simple | draft-mtp | ngram-mod ...
-    draft_max: int = 3  # tokens guessed at a time (--spec-draft-n-max)
-    draft_cache_type_k: str = "f16"  # of a draft model, which does not follow the main one's
+    draft_max: int = 3  # tokens drafted at a time (--spec-draft-n-max)
+    draft_cache_type_k: str = "f16"  # of a draft model, which does not follow the main model's
     draft_cache_type_v: str = "f16"
     draft_n_gpu_layers: int = ALL_LAYERS
-    draft_device: int | None = None  # the one GPU of the draft model (-devd); None: split as the main one
+    draft_device: int | None = None  # the only GPU of the draft model (-devd); None: split as the main model
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """What shapes one start beside the model's file, named as llama-server's own options."""
+    """How one llama-server is started, apart from the model's file."""
 
-    ctx_size: int = 4096  # tokens, all slots together (-c)
-    parallel: int = 4  # slots (-np)
-    kv_unified: bool = True
-    ubatch_size: int = 512
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
-    flash_attn: str = "auto"  # on | off | auto
-    n_gpu_layers: int = ALL_LAYERS
-    n_cpu_moe: int = 0  # the experts of so many first layers stay in RAM
-    gpus: tuple[str, ...] = ()  # UUIDs of those it may see, in its order
-    tensor_split: tuple[int, ...] = ()  # shares of the layers on each of them; empty for one
+    options: ModelOptions = ModelOptions(ctx_size=AUTO_CTX_TOKENS)
+    gpus: tuple[str, ...] = ()  # UUIDs of the GPUs it may see, in its order; empty until it is placed, and on the CPU
     mmproj: str | None = None  # path of the projector that lets the model see or hear
-    args: tuple[str, ...] = ()  # more options, as they are
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # more variables; may hold secrets
+    args: tuple[str, ...] = ()  # further arguments, passed on unchanged
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # further variables; may hold secrets

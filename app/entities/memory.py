@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """RAM as the kernel showed it at one moment."""
+    """RAM as the kernel reported it at one moment."""
 
     total_bytes: int
-    available_bytes: int  # what can be had without swapping (MemAvailable, or the cgroup's remainder if less)
-    at: float  # monotonic seconds at which it was read
-    held_bytes: Mapping[int, int] = field(default_factory=dict)  # by server: what `available_bytes` lacks because of it
+    available_bytes: int  # usable without swapping (MemAvailable, or the cgroup's remainder if that is less)
+    at: float  # monotonic seconds of the reading
+    held_bytes: Mapping[int, int] = field(default_factory=dict)  # by server id: its share of what is not available
 
 
 class Confidence(enum.StrEnum):
-    """How much of an estimate is known."""
+    """How reliable an estimate is."""
 
     EXACT = "exact"  # every item is arithmetic
     MODELLED = "modelled"  # the compute buffer follows a rule fitted to measurements
     MEASURED = "measured"  # this file has been loaded like this before
-    LOW = "low"  # an architecture or an option nobody has measured
+    LOW = "low"  # an architecture or an option that has not been measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class DeviceMemory:
 
     weights_bytes: int = 0
     context_bytes: int = 0  # KV cache and recurrent state
-    compute_bytes: int = 0  # buffers of the graph
-    overhead_bytes: int = 0  # of a GPU: the CUDA context and its libraries
-    margin_bytes: int = 0  # booked on top, where the items are known to be rough
+    compute_bytes: int = 0  # graph buffers
+    overhead_bytes: int = 0  # on a GPU: the CUDA context and its libraries
+    margin_bytes: int = 0  # booked on top where the items are known to be inaccurate
 
     @property
     def total_bytes(self) -> int:
@@ -52,12 +52,12 @@ class Estimate:
     devices: tuple[DeviceMemory, ...]
     host: DeviceMemory
     confidence: Confidence
-    notes: tuple[str, ...] = ()  # what a reader of the numbers should know
+    notes: tuple[str, ...] = ()  # reasons for a low confidence
 
     @property
     def total_bytes(self) -> int:
-        return self.host.total_bytes + sum(each.total_bytes for each in self.devices)
+        return self.host.total_bytes + sum(device.total_bytes for device in self.devices)
 
     @property
     def booked_bytes(self) -> int:
-        return self.host.booked_bytes + sum(each.booked_bytes for each in self.devices)
+        return self.host.booked_bytes + sum(device.booked_bytes for device in self.devices)

@@ -1,4 +1,4 @@
-"""Where a model may go: the GPUs as a decision sees them, and what was decided."""
+"""Placement: the GPUs and servers as a decision sees them, and the decision itself."""
 
 from __future__ import annotations
 
@@ -8,123 +8,126 @@ from dataclasses import dataclass, field
 
 from app.entities.memory import Estimate
 
-CPU = "cpu"  # stands where GPUs have their UUIDs; of room: the RAM that is available
-UNBOOKED_RAM = "books"  # the RAM that is not promised to a server: pages of mapped files are available, and needed
-LOAD_QUOTA = "places"  # servers that may be loaded beside those that are
+# Resources that all placements share. They are keys beside the UUIDs of GPUs.
+CPU = "cpu"  # available RAM
+UNBOOKED_RAM = "unbooked_ram"  # total RAM less all bookings: mapped file pages count as available, yet they are needed
+LOAD_QUOTA = "load_quota"  # servers that scheduling.max_loaded still permits
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One GPU, claims, reserve and max_vram taken off what is usable."""
+    """One GPU, with claims, the reserve and max_vram already subtracted from the usable bytes."""
 
     uuid: str
     name: str
     index: int  # NVML's
     total_bytes: int
-    usable_bytes: int  # below zero: more is claimed or held back than is free
-    releasing_bytes: int = 0  # of servers that end: usable soon
-    draining_bytes: int = 0  # of servers that go once they have answered what they have
-    is_busy: bool = False  # it computes
-    is_mig: bool = False  # CUDA shows a process one of these at most
+    usable_bytes: int  # negative if more is claimed or reserved than is free
+    releasing_bytes: int = 0  # held by stopping servers: usable soon
+    draining_bytes: int = 0  # held by draining servers: usable once their requests are finished
+    is_busy: bool = False  # its utilization exceeds gpu.busy_utilization
+    is_mig: bool = False  # CUDA shows a process at most one MIG device
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A llama-server that holds memory."""
+    """A llama-server that holds memory, as a decision sees it."""
 
     id: int
     model: str
-    held_bytes: Mapping[str, int]  # what comes back when it goes: by UUID, and of CPU, BOOKS and PLACES
-    is_busy: bool = False  # answers somebody
+    held_bytes: Mapping[str, int]  # released when it stops: by GPU's UUID, and of CPU, UNBOOKED_RAM and LOAD_QUOTA
+    is_busy: bool = False  # has requests
     idle_seconds: float = 0.0
-    is_pinned: bool = False  # never stopped to make room
-    priority: int = 0  # the lower, the sooner it is stopped
-    is_in_min_residency: bool = False  # its residency is not over: stopped last
-    requests_per_second: float | None = None  # requests a second, of late; None: nobody counted
-    load_seconds: float | None = None  # what loading it again would take
-    is_loading: bool = False  # is not stopped before it is ready
-    is_surplus: bool = False  # another server of its model stays: stopped before all others
+    is_pinned: bool = False  # never evicted
+    priority: int = 0  # lower is evicted first
+    is_in_min_residency: bool = False  # loaded more recently than min_residency_seconds: evicted last
+    requests_per_second: float | None = None  # recent; None: not counted
+    load_seconds: float | None = None  # expected duration of a reload; None: not measured
+    is_loading: bool = False  # not evicted before it is ready
+    is_surplus: bool = False  # a replica its model does not need: evicted before all others
 
 
 class Strategy(enum.StrEnum):
-    """Which of several cards with room a model gets."""
+    """Which GPU a model gets if it fits on several."""
 
-    PACK = "pack"  # the fullest, so that a large one stays whole
-    SPREAD = "spread"  # the emptiest
+    PACK = "pack"  # the one with the least free memory, which keeps the others whole for large models
+    SPREAD = "spread"  # the one with the most free memory
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementConstraints:
-    """What settings say about a model's GPUs. Cards are named by UUID, index or model."""
+    """A model's placement settings. GPUs are named by UUID, index or product name."""
 
     gpus: tuple[str, ...] = ()  # only these; empty: any
     exclude: tuple[str, ...] = ()
     min_gpus: int = 1
     max_gpus: int | None = None
-    has_auto_context: bool = False  # take the longest of a few contexts that fits
-    cpu_moe: bool = False  # experts may go to RAM
-    partial_offload: bool = False  # layers may
-    cpu_when_full: bool = False  # the whole model may
+    has_auto_context: bool = False  # the longest of a few context sizes that fits
+    cpu_moe: bool = False  # experts may be kept in RAM
+    partial_offload: bool = False  # some layers may be kept in RAM
+    cpu_when_full: bool = False  # the whole model may run on the CPU
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What settings say about all models."""
+    """Placement settings that apply to all models."""
 
     strategy: Strategy = Strategy.PACK
-    order: tuple[str, ...] = ()  # cards to take first
-    long_idle_seconds: float = 60.0  # a server unused for less is not stopped where a split would do
+    order: tuple[str, ...] = ()  # preferred GPUs, in this order
+    long_idle_seconds: float = 60.0  # a server idle for this long is evicted rather than splitting a model
 
 
 @dataclass(frozen=True, slots=True)
 class GpuLimits:
-    """What settings hold back, of each GPU."""
+    """How much of each GPU models may use, and when a GPU counts as busy."""
 
     reserve_bytes: int = 512 * 1024**2
     max_vram_bytes: int | None = None
     busy_utilization: float = 0.9
 
     def budget(self, total_bytes: int, free_bytes: int, booked_bytes: int) -> tuple[int, int]:
-        """Of a GPU, what models may ever have, and what they may have beside all that is booked; that may be below
-        zero: more is held back than is free."""
-        most, usable = total_bytes - self.reserve_bytes, free_bytes - self.reserve_bytes
+        """A GPU's (capacity, usable) bytes: for models in total, and beside what is booked.
+
+        `usable` is negative if more is reserved than is free.
+        """
+        capacity, usable = total_bytes - self.reserve_bytes, free_bytes - self.reserve_bytes
         if self.max_vram_bytes is not None:
-            most, usable = min(most, self.max_vram_bytes), min(usable, self.max_vram_bytes - booked_bytes)
-        return max(0, most), usable
+            capacity, usable = min(capacity, self.max_vram_bytes), min(usable, self.max_vram_bytes - booked_bytes)
+        return max(0, capacity), usable
 
     def is_busy(self, utilization_percent: float) -> bool:
         return utilization_percent >= 100 * self.busy_utilization
 
 
 class CpuFallback(enum.StrEnum):
-    """When a model may go to the CPU of a machine that has GPUs, or should have."""
+    """When a model may run on the CPU of a machine that has GPUs, or should have some."""
 
-    AUTO = "auto"  # where no GPU should be there, or the engine cannot use one
+    AUTO = "auto"  # if no GPU is expected, or the engine cannot use one
     NEVER = "never"
-    WHEN_FULL = "when_full"  # also instead of waiting for room, and when GPUs are lost
+    WHEN_FULL = "when_full"  # also instead of waiting for memory, and when GPUs are lost
 
 
 def shared_resources_needed(estimate: Estimate) -> dict[str, int]:
-    """What a server takes that all places share."""
+    """What a server needs of the resources that all placements share."""
     return {CPU: estimate.host.booked_bytes, UNBOOKED_RAM: estimate.host.booked_bytes, LOAD_QUOTA: 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A place: the cards in the order the server sees them, and the options that make it take just what was booked."""
+    """Where one server runs: its GPUs in the server's order, and the options under which it needs what was booked."""
 
-    uuids: tuple[str, ...]  # (CPU,) for none
-    layers: tuple[int, ...]  # on each, the output counted as one
+    uuids: tuple[str, ...]  # (CPU,) without GPUs
+    layers: tuple[int, ...]  # on each GPU; the output counts as one layer
     n_gpu_layers: int
     ctx_size: int
     n_cpu_moe: int
     estimate: Estimate
-    indices: tuple[int, ...] = ()  # NVML's, of the cards
-    names: tuple[str, ...] = ()  # their models
+    indices: tuple[int, ...] = ()  # NVML's, of the GPUs
+    names: tuple[str, ...] = ()  # product names of the GPUs
 
     @property
     def tensor_split(self) -> tuple[int, ...]:
-        """Shares that deal out exactly these layers; empty for one card."""
+        """The --tensor-split that gives exactly `layers`; empty for a single GPU."""
         return self.layers if len(self.uuids) > 1 else ()
 
     @property
@@ -133,40 +136,39 @@ class Placement:
 
     @property
     def device(self) -> str:
-        """As answers say it: `cpu`, or NVML's indices as `cuda:0,1`."""
+        """As in response headers: `cpu`, or NVML's indices as `cuda:0,1`."""
         return CPU if self.is_on_cpu else f"cuda:{','.join(map(str, self.indices))}"
 
     @property
     def booked_bytes(self) -> Mapping[str, int]:
-        """By UUID, and of RAM."""
+        """By GPU's UUID, and of RAM."""
         return self.booking_for(self.estimate)
 
     def booking_for(self, estimate: Estimate) -> dict[str, int]:
-        """What is booked for a server in this place by an estimate."""
+        """Bytes to book for `estimate` in this placement: by GPU's UUID, and of RAM."""
         on_gpus = () if self.is_on_cpu else zip(self.uuids, estimate.devices, strict=True)
-        return {uuid: each.booked_bytes for uuid, each in on_gpus} | {CPU: estimate.host.booked_bytes}
+        return {uuid: device.booked_bytes for uuid, device in on_gpus} | {CPU: estimate.host.booked_bytes}
 
     @property
     def needs(self) -> Mapping[str, int]:
-        """All that it takes some of."""
+        """Everything it needs: bytes by GPU's UUID, and of the shared resources."""
         return {**self.booked_bytes, **shared_resources_needed(self.estimate)}
 
     @property
     def needed_bytes(self) -> int:
-        """Of the GPUs it is on, else of RAM."""
+        """On its GPUs together, or of RAM if it has none."""
         booked = self.booked_bytes
         return sum(booked[uuid] for uuid in self.uuids)
 
 
 def no_suggestion() -> str:
-    """The advice there is where none is needed."""
     return ""
 
 
 class Outcome(enum.StrEnum):
     PLACE = "place"
-    EVICT = "evict"  # the servers named have to go first
-    WAIT = "wait"  # what is in the way is busy, loading, or on its way out
+    EVICT = "evict"  # after the named servers have stopped
+    WAIT = "wait"  # the memory is held by busy, loading or stopping servers
     REFUSE = "refuse"
 
 
@@ -176,16 +178,16 @@ class Decision:
 
     outcome: Outcome
     reason: str  # one sentence
-    needed_bytes: int  # of the placement, or of the least that would have done
+    needed_bytes: int  # of the placement, or of the smallest one possible
     placement: Placement | None = None
-    awaited_placement: Placement | None = None  # of WAIT: the place that it gets then, if nothing else happens
-    evict: tuple[int, ...] = ()  # ids of servers; of WAIT: those that go as soon as they are idle
-    is_permanent: bool = False  # refused: not even an empty machine would do
-    free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each card that it may use, or of RAM
+    awaited_placement: Placement | None = None  # with WAIT: the placement expected once the wait is over
+    evict: tuple[int, ...] = ()  # server ids; with WAIT: servers to stop as soon as they are idle
+    is_permanent: bool = False  # with REFUSE: it would not fit on an empty machine either
+    free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each allowed GPU, or of RAM
     considered: tuple[str, ...] = ()  # each step with its numbers
     suggest: Callable[[], str] = field(default=no_suggestion, compare=False, repr=False)
 
     @property
     def suggestion(self) -> str:
-        """The setting next to what was asked that would fit. Worked out when somebody wants to know."""
+        """The closest setting that would fit, or "". Computed on demand: slower than the decision itself."""
         return self.suggest()

@@ -1,4 +1,4 @@
-"""Refusal: why a request gets no server, as a value. app/errors.py makes the HTTP error from it."""
+"""Refusal: why a request gets no server, as a value. app/errors.py turns it into an HTTP error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.entities.placement import no_suggestion
 
 
 class Reason(enum.StrEnum):
-    """Names follow the error codes of the HTTP API where there is one."""
+    """Values are the HTTP API's error codes where one exists."""
 
     DRAINING = "draining"
     OVERLOADED = "overloaded"
@@ -28,17 +28,17 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One request's no, with the numbers that decided it."""
+    """Why one request was rejected, with the numbers behind it."""
 
     reason: Reason
     model: str
     detail: str = ""  # a sentence, or the engine's last lines
     needed_bytes: int = 0
-    free_bytes: Mapping[str, int] = field(default_factory=dict)  # by device: GPU's UUID, or CPU
+    free_bytes: Mapping[str, int] = field(default_factory=dict)  # by GPU's UUID, or CPU
     suggest: Callable[[], str] = field(default=no_suggestion, compare=False, repr=False)
-    retry_after_seconds: float | None = None  # when it makes sense to ask again, where that is known
+    retry_after_seconds: float | None = None  # when a retry makes sense; None: unknown
 
     @property
     def suggestion(self) -> str:
-        """The setting next to what was asked that would fit. Worked out when somebody wants to know."""
+        """The closest setting that would fit, or "". Computed on demand."""
         return self.suggest()

@@ -8,7 +8,7 @@
        |           |          |
        +-----------+----------+--> failed
 
-`failed` is an end nobody ordered; `stopped` is one we did. A new arrow goes into the drawing and
+`stopped` is an end the scheduler ordered, `failed` any other. A new transition goes into this diagram and into
 TRANSITIONS first, then into code.
 """
 
@@ -25,11 +25,11 @@ from app.entities.placement import Placement
 
 class ServerState(enum.StrEnum):
     STARTING = "starting"  # spawned, loading its model
-    READY = "ready"  # answers requests
-    DRAINING = "draining"  # finishes what it has, takes nothing new
-    STOPPING = "stopping"  # told to end; its memory is on its way back
-    STOPPED = "stopped"  # reaped after a stop we ordered
-    FAILED = "failed"  # ended by itself
+    READY = "ready"  # serves requests
+    DRAINING = "draining"  # finishes its requests, accepts no new ones
+    STOPPING = "stopping"  # told to exit; its memory is being released
+    STOPPED = "stopped"  # reaped after an ordered stop
+    FAILED = "failed"  # exited without an order
 
 
 TRANSITIONS: Mapping[ServerState, frozenset[ServerState]] = {
@@ -44,35 +44,35 @@ TRANSITIONS: Mapping[ServerState, frozenset[ServerState]] = {
 
 @dataclass(frozen=True)
 class Server:
-    """A llama-server as the scheduler knows it. Replaced, never changed."""
+    """A llama-server as the scheduler knows it. Immutable: changes make a new value. Times are monotonic seconds."""
 
     id: int
     model: Model
     placement: Placement
-    booked: Mapping[str, int]  # by device (GPU's UUID, or CPU), until it is gone
-    started_at: float  # monotonic seconds, as all times
-    last_used: float  # at the start, then at every release: its idle time starts here
+    booked: Mapping[str, int]  # bytes by device (GPU's UUID, or CPU), until it has exited
+    started_at: float
+    last_used: float  # at the start, then at every release of a slot: idle time counts from here
     progress_at: float  # last sign of life while loading
-    load_progress: float | None = None  # of a load that is going on, 0 to 1, where the engine says it
+    load_progress: float | None = None  # of the current load, 0 to 1; None: not reported by the engine
     ready_at: float | None = None
-    reported: Mapping[str, int] | None = None  # what its llama-server says it needs: before it loads, then as measured
-    is_replanned: bool = False  # the one before it was stopped: it needed more than was booked
+    reported: Mapping[str, int] | None = None  # bytes its llama-server reports: before loading, then as measured
+    is_replanned: bool = False  # replaces a server that was stopped because it needed more than was booked
     state: ServerState = ServerState.STARTING
-    keep_alive_seconds: float | None = None  # idle time that its last request wished for
-    has_completed_request: bool = False  # a request got its whole answer
-    drained_for: str = ""  # the model that was to have its room
-    is_terminating: bool = False  # told to go for good: once drained it is not ready again
-    is_unload_requested: bool = False  # somebody ordered that
-    abandoned_slots: int = 0  # slots whose client left in mid-answer, until the engine says that they are free
-    next_slot_check_at: float | None = None  # when to ask it
-    disconnect_deadline: float = 0.0  # that they have left
-    leases: frozenset[int] = frozenset()  # tickets of the requests it is answering
+    keep_alive_seconds: float | None = None  # idle time requested by its last request; None: as configured
+    has_completed_request: bool = False  # at least one request was answered completely
+    drained_for: str = ""  # the model it is drained for
+    is_terminating: bool = False  # stops once drained, never returns to ready
+    is_unload_requested: bool = False  # stops because of an unload command
+    abandoned_slots: int = 0  # slots whose client disconnected, until the engine reports them free
+    next_slot_check_at: float | None = None  # when to ask the engine about them
+    disconnect_deadline: float = 0.0  # when the engine must have noticed the disconnects
+    leases: frozenset[int] = frozenset()  # tickets of its running requests
     pid: int | None = None
     port: int | None = None
 
     @property
     def expected_bytes(self) -> int:
-        """Booked for it, on all devices together."""
+        """Booked on all devices together."""
         return sum(self.booked.values())
 
     @property
@@ -81,12 +81,12 @@ class Server:
 
     @property
     def slots(self) -> int:
-        """How many requests it answers at the same time."""
-        return self.model.launch.parallel
+        """Number of concurrent requests."""
+        return self.model.launch.options.parallel
 
     @property
     def is_up(self) -> bool:
-        """Whether it answers, be it only what it has begun."""
+        """Whether it answers requests, possibly only those it already has."""
         return self.state in (ServerState.READY, ServerState.DRAINING)
 
     @property
@@ -98,6 +98,6 @@ class Server:
         return self.state is ServerState.READY and len(self.leases) + self.abandoned_slots < self.slots
 
     def with_state(self, to: ServerState) -> Server:
-        """The server in its next state. An arrow that is not in TRANSITIONS is a bug."""
+        """This server in its next state. Asserts that TRANSITIONS permits it."""
         assert to in TRANSITIONS[self.state], f"server {self.id} ({self.model.name}): {self.state} -> {to}"
         return replace(self, state=to)

@@ -1,4 +1,4 @@
-"""Decisions: where models went and why, the newest first."""
+"""Placement decisions and their reasons, the newest first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ bp = Blueprint("decisions", __name__)
 
 @bp.get("/decisions")
 def show_decisions() -> Response:
-    """`?model=NAME` for those about one model."""
+    """`?model=NAME`: only those about this model."""
     name = flask_request.args.get("model")
     decisions = services().store.decisions
-    return jsonify(decision_list(each for each in decisions if name in (None, each.model)))
+    return jsonify(decision_list(decision for decision in decisions if name in (None, decision.model)))

@@ -1,4 +1,4 @@
-"""Health: /health tells everything, /livez that the process serves, /readyz whether to send it requests."""
+"""Health: /health has all details, /livez whether the process serves, /readyz whether to send it requests."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from app.use_cases.reporting.report import health
 
 bp = Blueprint("health", __name__)
 
+ANONYMOUS_FIELDS = ("status", "degraded")
+
 
 @bp.get("/health")
 def show_health() -> Response:
-    """Everything; to strangers, only whether it serves."""
-    told = account()
-    return jsonify({name: told[name] for name in ("status", "degraded")} if is_anonymous(current_request()) else told)
+    """The whole report; for anonymous requests, only whether the service works."""
+    report = health_report()
+    return jsonify({name: report[name] for name in ANONYMOUS_FIELDS} if is_anonymous(current_request()) else report)
 
 
-def account() -> dict[str, object]:
-    """How the system is, with the servers of the models that the request's key may use."""
+def health_report() -> dict[str, object]:
+    """The state of the service, with the servers of the models that the request's key may use."""
     s, key = services(), current_request().key
-    seen = tuple(server for server in s.store.pool.servers if key is None or may_use(key, server.model))
-    pool = replace(s.store.pool, servers=seen)
+    visible = tuple(server for server in s.store.pool.servers if key is None or may_use(key, server.model))
+    pool = replace(s.store.pool, servers=visible)
     return health(pool, s.store.gpus, s.store.pins, s.engine, s.engine_problem, s.version, time.monotonic())
 
 

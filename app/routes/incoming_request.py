@@ -7,33 +7,48 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+import string
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from flask import g
 from flask import request as flask_request
 from werkzeug.http import parse_options_header
+from werkzeug.wsgi import get_input_stream
 
 from app.entities.key import ApiKey
+from app.errors import RequestTooLarge
+from app.ports import UpstreamRequest, WatchedClient
+from app.routes.paths import PLAIN_ROUTES
 from app.services import Services, services
 
-_REQUEST_ID = re.compile(r"[!#-<>-~]{1,128}")  # printable, and nothing that would look like another field of a log line
+_REQUEST_ID = re.compile(r"[!#-<>-~]{1,128}")  # printable, and nothing that looks like another field of a log line
+QUERY_SAFE = string.punctuation  # what is encoded stays so
+PATH_SAFE = "/:@!$&'()*+,;=~"
+
+# What a client may send to the engine. Its Authorization, cookies and hop-by-hop headers are not among these; nor is
+# X-Conversation-Id, with which llama-server (11434) continues to generate for a client that has disconnected.
+FORWARDED_HEADERS = ("Accept", "Traceparent", "Tracestate")  # and X-Request-Id, with our own value if it has none
+# Whatever the client calls its JSON: llama-server accepts a form, curl's default for -d, only up to 1 MiB.
+CONTENT_TYPE = "application/json"
+MULTIPART = "multipart/form-data"  # forwarded as it is, with its boundary
+# A traceparent (W3C Trace Context, 3.2).
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class IncomingRequest:
-    """What a request says. `key` is the one it came in with, once it is through the doors."""
+    """One HTTP request. `key`: the API key that it was authorized with."""
 
     __slots__ = ("endpoint", "environ", "key", "method", "request_id", "services")
 
     def __init__(self, environ: dict[str, Any], services: Services, endpoint: str) -> None:
         self.environ = environ
         self.services = services
-        self.endpoint = endpoint  # Flask's name of the route; "" for a path that is none of ours
+        self.endpoint = endpoint  # Flask's name of the route; "" for a path without one
         self.method: str = environ["REQUEST_METHOD"]
         self.key: ApiKey | None = None
         given = self.header("X-Request-Id")
-        # It names a request, and keeps no secret.
+        # An identifier, not a secret: a cryptographic generator would cost more for nothing.
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
     def header(self, name: str) -> str:
@@ -42,24 +57,19 @@ class IncomingRequest:
         return value
 
     def has(self, name: str) -> bool:
-        """Whether the header is there, be it empty."""
+        """Whether the header is present, even if it is empty."""
         return _variable(name) in self.environ
 
     @property
     def path(self) -> str:
-        """With one slash in front: some clients add theirs to a base URL's."""
+        """The path with exactly one slash in front: some clients add theirs to a base URL's."""
         return "/" + _text(self.environ.get("PATH_INFO", "")).lstrip("/")
 
-    @property
-    def query(self) -> bytes:
-        query: str = self.environ.get("QUERY_STRING", "")
-        return query.encode("latin-1")
-
     def arguments(self, name: str) -> list[str]:
-        """What the address says of it, each time it does."""
+        """All values of a query parameter."""
         query: str = self.environ.get("QUERY_STRING", "")
-        said = parse_qsl(_text(query), keep_blank_values=True) if query else ()
-        return [value for each, value in said if each == name]
+        pairs = parse_qsl(_text(query), keep_blank_values=True) if query else ()
+        return [value for key, value in pairs if key == name]
 
     @property
     def mimetype(self) -> str:
@@ -67,37 +77,77 @@ class IncomingRequest:
 
     @property
     def boundary(self) -> str:
-        """Of its form's parts."""
+        """The boundary of a multipart form."""
         return parse_options_header(self.header("Content-Type"))[1].get("boundary", "")
 
     @property
     def announced_bytes(self) -> int:
-        """The length its body is said to have; 0 where nothing is said."""
-        said = self.header("Content-Length")
-        return int(said) if said.isdecimal() else 0
+        """The announced length of the body; 0 without one."""
+        length = self.header("Content-Length")
+        return int(length) if length.isdecimal() else 0
 
     @property
     def has_body(self) -> bool:
         return self.announced_bytes > 0 or "chunked" in self.header("Transfer-Encoding").lower()
 
     @property
-    def client(self) -> str:
-        """The address it came from."""
+    def client_address(self) -> str:
+        """The IP address of the client, or of the proxy in front."""
         address: str = self.environ.get("REMOTE_ADDR", "")
         return address
+
+    def watch_client(self) -> WatchedClient:
+        """A watch over the client's connection; close it."""
+        return self.services.clients.watch(self.environ.get("gunicorn.socket"))
+
+    def read_body(self) -> bytes:
+        """The body. Raises RequestTooLarge, by the announced length or as soon as more has arrived."""
+        max_bytes = self.services.max_body
+        if self.announced_bytes <= max_bytes:
+            # A server that does not end its stream with the body is asked for the announced bytes only.
+            body: bytes = get_input_stream(self.environ).read(max_bytes + 1)
+            if len(body) <= max_bytes:
+                return body
+        raise RequestTooLarge(f"the body is larger than {max_bytes} bytes; server.max_body sets the limit")
+
+    def for_engine(self, body: bytes) -> UpstreamRequest:
+        """The request that goes to a llama-server: the same method, path, query and body, and headers of a list."""
+        return UpstreamRequest(self.method, self._target(), self._forwarded_headers(), body)
+
+    def _target(self) -> str:
+        """The path and query, encoded anew: what was checked is what is sent."""
+        path, query = self.path, self.environ.get("QUERY_STRING", "").encode("latin-1")
+        if not query and path in PLAIN_ROUTES:
+            return path
+        path = quote(path, safe=PATH_SAFE)
+        return f"{path}?{quote(query, safe=QUERY_SAFE)}" if query else path
+
+    def _forwarded_headers(self) -> dict[str, str]:
+        options = {option.strip(" \t").lower() for option in self.header("Connection").split(",")}
+        headers = {
+            name: value for name in FORWARDED_HEADERS if (value := self.header(name)) and name.lower() not in options
+        }
+        if "x-request-id" not in options:
+            headers["X-Request-Id"] = self.request_id
+        if not _TRACE.fullmatch(headers.get("Traceparent", "")):
+            headers.pop("Tracestate", None)  # it belongs to the trace that cannot be read
+            headers["Traceparent"] = f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
+        content_type = self.header("Content-Type")
+        headers["Content-Type"] = content_type if content_type.lower().startswith(MULTIPART) else CONTENT_TYPE
+        return headers
 
 
 def current_request() -> IncomingRequest:
     """The request that Flask is answering."""
     if "current_request" not in g:
         g.current_request = IncomingRequest(flask_request.environ, services(), flask_request.endpoint or "")
-    found: IncomingRequest = g.current_request
-    return found
+    request: IncomingRequest = g.current_request
+    return request
 
 
-def _text(said: str) -> str:
-    """WSGI's Latin-1 is UTF-8."""
-    return said if said.isascii() else said.encode("latin-1").decode("utf-8", "replace")
+def _text(latin_1: str) -> str:
+    """A string of WSGI, whose bytes are UTF-8."""
+    return latin_1 if latin_1.isascii() else latin_1.encode("latin-1").decode("utf-8", "replace")
 
 
 def _variable(name: str) -> str:
@@ -105,6 +155,9 @@ def _variable(name: str) -> str:
     return "HTTP_" + name.upper().replace("-", "_")
 
 
-_NO_HTTP: Mapping[str, str] = {"Content-Type": "CONTENT_TYPE", "Content-Length": "CONTENT_LENGTH"}
-_USUAL = ("X-Request-Id", "Host", "Origin", "Authorization", "X-Api-Key", "Accept", "Traceparent", "Tracestate")
-_VARIABLE = {**{name: _variable(name) for name in _USUAL}, **_NO_HTTP}
+_COMMON = ("X-Request-Id", "Host", "Origin", "Authorization", "X-Api-Key", "Accept", "Connection", "Traceparent")
+_VARIABLE = {
+    **{name: _variable(name) for name in (*_COMMON, "Tracestate")},
+    "Content-Type": "CONTENT_TYPE",
+    "Content-Length": "CONTENT_LENGTH",
+}

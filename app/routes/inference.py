@@ -1,77 +1,62 @@
-"""Inference: a request's `model` picks the server, its bytes go there unchanged, the answer comes back as it is."""
+"""Inference routes of Flask's: those whose paths have parameters or other meanings, and paths without a route.
+
+A request's `model` picks the server; its bytes go there unchanged, and the answer comes back as it is (exchange.py).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from flask import Blueprint, Response
 from flask import request as flask_request
-from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as NoSuchRule
 
-from app.errors import InvalidRequest, ProxyError
-from app.routes.answers import WsgiResponse
-from app.routes.exchange import Exchange
+from app.errors import InvalidRequest
+from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
-from app.routes.paths import GET_ROUTES, OTHER_PATH, POST_ROUTES, may_be_passed_on
+from app.routes.paths import GET_ROUTES, OTHER_PATH, POST_ROUTES, may_be_forwarded
 
 bp = Blueprint("inference", __name__)
 
-ENDPOINT = "inference.infer_by_flask"
-PASSED_ON = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+ENDPOINT = "inference.forward"
+FORWARDED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-def infer(request: IncomingRequest, route: str) -> WsgiResponse:
-    """Route by the request's `model`; wait for its server, or take it as it is for a GET; stream the answer.
+class InferenceResponse(Response):
+    """Flask's stand-in for an inference answer: the answer is made, and sent, when the server calls it."""
 
-    Raises the ProxyError that says why there is none.
-    """
-    exchange = Exchange(request, route)
-    try:
-        return exchange.run()
-    except BaseException as error:
-        exchange.end(_status_of(error))
-        raise
+    def __init__(self, request: IncomingRequest, route: str) -> None:
+        super().__init__()
+        self._request = request
+        self._route = route
 
-
-def infer_by_flask(slot: int | None = None) -> Response:
-    if slot is not None and current_request().arguments("action") != ["erase"]:
-        why = "slots are saved and restored by the service alone (keep_kv_cache), or one client would read another's"
-        raise InvalidRequest(f'{why}: "action" may be "erase"', param="action")
-    return as_flask(infer(current_request(), flask_request.url_rule.rule if flask_request.url_rule else OTHER_PATH))
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        return respond(self._request, self._route, start_response)
 
 
-def as_flask(answer: WsgiResponse) -> Response:
-    response = Response(answer.body, status=answer.status)
-    response.headers.clear()
-    response.headers.extend(answer.headers)
-    # Not in the generator's finally: a client that leaves before the first byte never starts the generator.
-    response.call_on_close(getattr(answer.body, "close", bool))
-    return response
+def forward(slot: int | None = None) -> Response:
+    """Forward the request to the server of its model."""
+    request = current_request()
+    if slot is not None and request.arguments("action") != ["erase"]:
+        reason = "slots are saved and restored by the service alone (keep_kv_cache): they hold other clients' prompts"
+        raise InvalidRequest(f'"action" must be "erase": {reason}', param="action")
+    return InferenceResponse(request, flask_request.url_rule.rule if flask_request.url_rule else OTHER_PATH)
 
 
 for path in POST_ROUTES:
-    bp.post(path)(infer_by_flask)
+    bp.post(path)(forward)
 for path in GET_ROUTES:
-    bp.get(path)(infer_by_flask)
+    bp.get(path)(forward)
 
 
 @bp.before_app_request
-def pass_on() -> Response | None:
-    """A path that is none of ours goes to the model that its JSON body names, as in the original service."""
+def forward_other_path() -> Response | None:
+    """A path without a route goes to the model that its JSON body names, as in the original service."""
     if not isinstance(flask_request.routing_exception, NoSuchRule):
         return None
     request = current_request()
     is_form = request.mimetype == "multipart/form-data"
-    if not request.has_body or is_form or request.method not in PASSED_ON or not may_be_passed_on(request.path):
+    if not request.has_body or is_form or request.method not in FORWARDED_METHODS or not may_be_forwarded(request.path):
         return None
-    return infer_by_flask()
-
-
-def _status_of(error: BaseException) -> int:
-    """The status that the client of a request which ended so will see."""
-    cause = error.__cause__
-    for each in (error, cause):
-        if isinstance(each, ProxyError):
-            return each.status
-    if isinstance(error, HTTPException):
-        return error.code or 500
-    return 500 if isinstance(error, Exception) else 400  # what is no Exception is a body that could not be read
+    return forward()

@@ -1,4 +1,4 @@
-"""Models: what one may ask for, what is loaded, and the orders to load and unload."""
+"""Models: the list of them, their state, and the commands to load and unload one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from flask import request as flask_request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
-from app.errors import ModelNotFound, NoEngine
+from app.errors import ModelNotFound, NoEngine, Overloaded
 from app.ports import WatchedClient
-from app.routes.authorization import checked, find_model, servable_model, visible_models
-from app.routes.exchange import place, read_body
+from app.routes.authorization import check_access, find_model, servable_model, visible_models
 from app.routes.incoming_request import IncomingRequest, current_request
-from app.routes.inference import infer_by_flask
+from app.routes.inference import forward
 from app.routes.requested_model import read_request
-from app.services import services
+from app.services import Services, services
 from app.use_cases.reporting.report import model_entry, model_list, model_placement, router_props
 
 bp = Blueprint("models", __name__)
@@ -27,79 +26,90 @@ bp = Blueprint("models", __name__)
 @bp.get("/v1/models")
 @bp.get("/models")
 def list_models() -> Response:
-    _reload_if_asked()
+    _reload_if_requested()
     return jsonify(model_list(visible_models(current_request()), services().store.pool))
 
 
 @bp.get("/v1/models/<path:name>")
 @bp.get("/models/<path:name>")
 def show_model(name: str) -> Response:
-    _reload_if_asked()
+    _reload_if_requested()
     request = current_request()
     store, model, key = request.services.store, find_model(request, name), request.key
     decisions = store.decisions if key is None or key.admin else ()  # they name other models
     return jsonify(model_entry(model, store.pool) | model_placement(model, store.pool, decisions))
 
 
-def _reload_if_asked() -> None:
-    """A scan may take a second, and others wait for theirs: with a place, so that they never take the last thread."""
+def _reload_if_requested() -> None:
+    """A scan takes up to a second, and requests for one wait for each other: they must not take the last thread."""
     if flask_request.args.get("reload") == "1":
-        with place(services()):
+        with _admitted(services()):
             services().catalog.reload()
 
 
 @bp.post("/models/load")
 def load() -> Response:
-    """Done once the model's llama-server is starting; it is so already, if it is."""
+    """Returns once the model's llama-server is starting, or has started."""
     s = services()
     if s.engine is None:
         raise NoEngine(s.engine_problem)
-    with _order(servable_model) as (model, client):
+    with _command(servable_model) as (model, client):
         s.pool.load(model, s.max_wait_seconds, client)
     return jsonify(success=True)
 
 
 @bp.post("/models/unload")
 def unload() -> Response:
-    """Done once its process is gone. What it is answering is answered first."""
+    """Returns once its processes have ended. Requests that they are answering are finished first."""
     s = services()
-    with _order(_known_or_loaded) as (model, client):
+    with _command(_known_or_loaded) as (model, client):
         s.pool.unload(model, s.max_wait_seconds, client)
     return jsonify(success=True)
 
 
 @bp.get("/models/load")
 @bp.get("/models/unload")
-def refuse_to_order_by_get() -> NoReturn:
-    """These are no names of models: one that is called so is at /v1/models/."""
+def reject_get() -> NoReturn:
+    """These are not names of models: a model called "load" is at /v1/models/load."""
     raise MethodNotAllowed(["POST"])
 
 
 def _known_or_loaded(request: IncomingRequest, name: str) -> Model:
-    """The model of that name, also one that is loaded although its file is gone from the catalogue."""
+    """The model of that name, even if it is loaded but no longer in the catalogue."""
     try:
         return find_model(request, name)
     except ModelNotFound:
         server = request.services.store.pool.server_of(name)
         if server is None:
             raise
-        return checked(request, server.model)
+        return check_access(request, server.model)
 
 
 @bp.get("/props")
 def props() -> Response:
-    """A loaded model's properties; without `?model=` our own, by which llama.cpp's clients know a router."""
+    """A loaded model's properties; without `?model=` our own, by which llama.cpp's clients recognize a router."""
     if "model" in flask_request.args:
-        return infer_by_flask()
+        return forward()
     s = services()
     return jsonify(router_props(s.engine, s.max_loaded))
 
 
 @contextlib.contextmanager
-def _order(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
-    """The model that an order is about and the watch over its client; it holds a place while it waits."""
+def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
+    """The model of a load or unload, and its watched client; takes a place among the inference requests meanwhile."""
     request = current_request()
-    with place(request.services):
-        model = find(request, read_request(request, read_body(request)).model)
-        with contextlib.closing(request.services.clients.watch(request.environ.get("gunicorn.socket"))) as client:
+    with _admitted(request.services):
+        model = find(request, read_request(request, request.read_body()).model)
+        with contextlib.closing(request.watch_client()) as client:
             yield model, client
+
+
+@contextlib.contextmanager
+def _admitted(services: Services) -> Iterator[None]:
+    """Take a place among the inference requests for something that waits. Raises Overloaded if none is free."""
+    if not services.admission.enter():
+        raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
+    try:
+        yield
+    finally:
+        services.admission.leave()

@@ -1,4 +1,4 @@
-"""The paths that name a model, and those that nobody is led to."""
+"""The inference paths of llama-server, and the paths that are never forwarded."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ POST_ROUTES = (
     *("/v1/audio/transcriptions", "/audio/transcriptions", "/lora-adapters", "/slots/<int:slot>", "/props"),
 )
 GET_ROUTES = ("/slots", "/lora-adapters")  # and /props and /metrics, which are ours without ?model=
-PLAIN_ROUTES = frozenset(route for route in POST_ROUTES if "<" not in route)  # a path is one of these, or is not
+PLAIN_ROUTES = frozenset(route for route in POST_ROUTES if "<" not in route)  # found by comparison, without Flask
 
-OTHER_PATH = "_other"  # the label of paths that are not ours
+OTHER_PATH = "_other"  # the label of paths without a route
 
-# Never passed on, to whatever model: they fetch addresses, run commands or reach other programs; or are of slots and
-# no route of ours.
+# Never forwarded, to whatever model: they fetch URLs, run commands or reach other programs, or address slots by a path
+# that is not ours.
 DENIED = ("cors-proxy", "tools", "mcp", "agent", "slots")
 
 
-def may_be_passed_on(path: str) -> bool:
-    """No denied name anywhere in it, and nothing that another reader could take for another path."""
+def may_be_forwarded(path: str) -> bool:
+    """No segment begins with a denied name, and nothing could be read as another path."""
     segments = path.lower().split("/")[1:]
     is_plain = path.isprintable() and not {"", ".", ".."} & set(segments)
     return is_plain and not any(segment.startswith(DENIED) for segment in segments)

@@ -1,39 +1,59 @@
-"""What a request may wish beside its answer: how long its model is kept, and how much context it wants.
+"""Options of a request besides its model: how long to keep the model, how much context, which conversation.
 
-Fields that ollama's and LM Studio's clients send. The engine reads over them.
+`keep_alive` and `num_ctx` are sent by Ollama's clients, `ttl` by LM Studio's. The engine ignores them.
 """
 
 from __future__ import annotations
 
+import marshal
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from app.errors import InvalidRequest
 
+MAX_DURATION_CHARACTERS = 40  # _PART takes quadratic time, and holds Python's lock meanwhile
+CONVERSATION_HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")  # never forwarded to the engine
+PROMPT_CHARACTERS = 256  # of a prompt without messages: a later one of the conversation begins with them too
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-MOST_CHARACTERS = 40  # of a time; _PART takes the square of a long one, and holds Python's lock meanwhile
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PLAIN = 2  # the last marshal version that writes equal values alike, whatever else refers to them
+
+Pair = tuple[str, object]  # of a JSON object: objects are read as tuples of pairs
 
 
-def keep_alive_seconds(pairs: Iterable[tuple[str, object]]) -> float | None:
-    """For how long the model is to stay after its answer: by `keep_alive` or `ttl`, seconds or as "1h30m". Below zero
-    it stays until its room is needed; None: nothing is said. Raises InvalidRequest."""
-    said = [(key, value) for key, value in pairs if key in ("keep_alive", "ttl") and value is not None]
-    if not said:
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What is read from a request."""
+
+    model: str  # its name, without surrounding white space
+    streams: bool = False  # the answer is requested as events
+    keep_alive_seconds: float | None = None  # how long the model stays loaded afterwards; None: as the settings say
+    num_ctx: int | None = None  # tokens of context
+    conversation: int | None = None  # its hash, if the model may have several servers
+
+
+def keep_alive_seconds(pairs: Iterable[Pair]) -> float | None:
+    """How long to keep the model after the answer, by `keep_alive` or `ttl`: seconds, or a duration as "1h30m".
+
+    Infinity for a negative one; None without one. Raises InvalidRequest.
+    """
+    values = [(key, value) for key, value in pairs if key in ("keep_alive", "ttl") and value is not None]
+    if not values:
         return None
-    key, value = said[-1]
+    key, value = values[-1]
     seconds = _seconds(value)
     if seconds is None:
-        how = '300 or "5m"; 0: it goes after the answer; below zero: it stays until its room is needed'
-        raise InvalidRequest(f"{key} is neither seconds nor a duration; write it like {how}", param=key)
+        form = '300 or "5m"; 0 unloads the model after the answer, a negative value keeps it until memory is needed'
+        raise InvalidRequest(f"{key} is neither seconds nor a duration; write it like {form}", param=key)
     return math.inf if seconds < 0 else seconds
 
 
 def _seconds(value: object) -> float | None:
     if isinstance(value, float) and not math.isnan(value):
         return value
-    if not isinstance(value, str) or len(value) > MOST_CHARACTERS:
+    if not isinstance(value, str) or len(value) > MAX_DURATION_CHARACTERS:
         return None
     sign, text = (-1.0, value[1:]) if value.startswith("-") else (1.0, value)
     if re.fullmatch(r"\d+(?:\.\d+)?", text):
@@ -44,14 +64,40 @@ def _seconds(value: object) -> float | None:
     return sign * sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
-def wanted_context(pairs: Iterable[tuple[str, object]]) -> int | None:
-    """Tokens, by `num_ctx` or `options.num_ctx`; None: nothing is said, or not as a number."""
+def requested_context(pairs: Iterable[Pair]) -> int | None:
+    """Tokens, by `num_ctx` or `options.num_ctx`; None without one, or if it is not a whole number."""
     for key, value in pairs:
         if key == "options" and isinstance(value, tuple):
-            if (
-                inner := wanted_context(pair for pair in value if isinstance(pair, tuple) and len(pair) == 2)
-            ) is not None:
+            inner = requested_context(pair for pair in value if isinstance(pair, tuple) and len(pair) == 2)
+            if inner is not None:
                 return inner
         elif key == "num_ctx" and isinstance(value, float) and value.is_integer():
             return int(value)
     return None
+
+
+def conversation_hash(headers: Iterable[str], pairs: Iterable[Pair]) -> int | None:
+    """A number that all requests of a conversation have in common, in this process: one of its servers has it cached.
+
+    By the first of these that is there: one of the CONVERSATION_HEADERS, OpenAI's `prompt_cache_key`, the messages up
+    to the first of a user, the beginning of the prompt. None without any.
+    """
+    if name := next(filter(None, headers), ""):
+        return hash(name)
+    body = dict(pairs)
+    if isinstance(key := body.get("prompt_cache_key"), str) and key:
+        return hash(key)
+    messages = body.get("messages", body.get("input"))  # /v1/responses has the latter
+    if isinstance(messages, list) and messages and isinstance(messages[0], tuple):
+        # Not by walking through it in Python: that took twice as long as parsing it, and both hold Python's lock.
+        return hash(marshal.dumps(list(_opening(messages)), _PLAIN))
+    if isinstance(prompt := body.get("prompt"), str) and prompt:
+        return hash(prompt[:PROMPT_CHARACTERS])
+    return None
+
+
+def _opening(messages: list[object]) -> Iterator[object]:
+    for message in messages:
+        yield message
+        if isinstance(message, tuple) and ("role", "user") in message:
+            return

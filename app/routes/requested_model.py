@@ -1,7 +1,7 @@
-"""Which model a request is for: said by its JSON body, a field of its form, or `?model=`.
+"""Which model a request is for: named by its JSON body, by a field of its form, or by `?model=`.
 
-Only read, never written: what the engine gets are the client's own bytes. So the name that decides here must be the one
-the engine would read too, and whatever could be read in two ways is refused.
+The body is only read: the engine gets the client's own bytes. So the name that decides here must be the one that the
+engine would read too, and anything that could be read in two ways is rejected.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ import gc
 import json
 import re
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from app.errors import InvalidRequest, MissingModel
-from app.routes.conversation import conversation as conversation_of
 from app.routes.incoming_request import IncomingRequest
-from app.routes.request_options import keep_alive_seconds, wanted_context
+from app.routes.request_options import (
+    CONVERSATION_HEADERS,
+    Pair,
+    RequestOptions,
+    conversation_hash,
+    keep_alive_seconds,
+    requested_context,
+)
 
-MAX_VALUES = 1_000_000  # reading them holds Python's lock: some 0.3 s; a picture or a long text is one value
-MAX_DEPTH = 200  # of brackets in brackets; a JSON schema for a tool has some twenty
+MAX_VALUES = 1_000_000  # parsing them holds Python's lock for some 0.3 s; a picture or a long text is one value
+MAX_DEPTH = 200  # of nested brackets; a JSON schema for a tool has some twenty
 TOO_DEEP = f"the body's JSON is more than {MAX_DEPTH} levels deep"
 MAX_PARTS = 1000  # of a form
 MAX_NAME = 512  # characters
-
 PART_BYTES = 64 * 1024  # the head of a form's part
 LARGE_BYTES = 64 * 1024
-
-Pair = tuple[str, object]
-Read = tuple[list[str], list[Pair], int | None]
-OURS = {"stream", "keep_alive", "ttl", "num_ctx", "options"}
+OPTION_KEYS = {"stream", "keep_alive", "ttl", "num_ctx", "options"}
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -41,57 +43,70 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _large_bodies = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class RequestOptions:
-    """What of a request is read."""
+class _Content(NamedTuple):
+    """What a body says: the values of its "model", and the members of its JSON object."""
 
-    model: str  # its name, white space around it aside
-    streams: bool = False  # it wants its answer as events
-    keep_alive_seconds: float | None = None  # so long its model is to stay afterwards; None: as the settings say
-    num_ctx: int | None = None  # tokens of context it wants
-    conversation: int | None = None  # the one it belongs to, where its model may have several servers
+    names: Sequence[str] = ()
+    pairs: tuple[Pair, ...] = ()
 
 
 def read_request(request: IncomingRequest, body: bytes) -> RequestOptions:
-    """Which model the request, with this body, is for, and how it wants its answer.
+    """Which model the request is for, and its other options.
 
-    Raises InvalidRequest for what cannot be read or says two things, MissingModel where nothing is said.
+    Raises InvalidRequest for what cannot be parsed or is ambiguous, MissingModel without a model.
     """
-    named, ours, conversation = _in_body(request, body)
-    said = [*_at_most_one(request.arguments("model"), "the address"), *named]
-    names = {name.strip() for name in said} - {""}
+    in_address, mimetype = request.arguments("model"), request.mimetype
+    content = _content(request, body, mimetype, is_named=any(in_address))
+    model = _model([*_at_most_one(in_address, "the query"), *content.names])
+    conversation = _conversation(request, content, [*in_address, *content.names])
+    options = [pair for pair in content.pairs if pair[0] in OPTION_KEYS]
+    if not options:
+        return RequestOptions(model, conversation=conversation)
+    streams = any(key == "stream" and value is True for key, value in options)
+    return RequestOptions(model, streams, keep_alive_seconds(options), requested_context(options), conversation)
+
+
+def _model(values: list[str]) -> str:
+    names = {value.strip() for value in values} - {""}
     if not names:
         raise MissingModel
     if len(names) > 1:
-        raise InvalidRequest("the address names one model and the body another", param="model")
+        raise InvalidRequest("the query and the body name different models", param="model")
     (name,) = names
     if len(name) > MAX_NAME:
         raise InvalidRequest(f'"model" is longer than {MAX_NAME} characters', param="model")
-    if not ours:
-        return RequestOptions(name, conversation=conversation)
-    streams = any(key == "stream" and value is True for key, value in ours)
-    return RequestOptions(name, streams, keep_alive_seconds(ours), wanted_context(ours), conversation)
+    return name
 
 
-def _in_body(request: IncomingRequest, body: bytes) -> Read:
-    """The names in it, of its JSON what else is read here, and its conversation."""
-    if not body and (request.method in ("GET", "HEAD") or _is_named_by_address(request)):
-        return [], [], None
-    if len(body) <= LARGE_BYTES:
-        return _in_some_body(request, body)
-    with _in_turn():
-        return _in_some_body(request, body)
+def _at_most_one(names: list[str], place: str) -> list[str]:
+    if len(names) > 1:
+        raise InvalidRequest(f'{place} has more than one "model"', param="model")
+    return names
 
 
-def _is_named_by_address(request: IncomingRequest) -> bool:
-    return any(request.arguments("model"))
+def _conversation(request: IncomingRequest, content: _Content, names: list[str]) -> int | None:
+    """Looked for only where the model may have several servers."""
+    catalog = request.services.catalog
+    if not catalog.knows_replicas or not catalog.has_replicas(names):
+        return None
+    return conversation_hash(map(request.header, CONVERSATION_HEADERS), content.pairs)
+
+
+def _content(request: IncomingRequest, body: bytes, mimetype: str, is_named: bool) -> _Content:
+    """`is_named`: the query names the model, so the body need not."""
+    if not body and (is_named or request.method in ("GET", "HEAD")):
+        return _Content()
+    with _exclusive() if len(body) > LARGE_BYTES else contextlib.nullcontext():
+        if mimetype == "multipart/form-data":
+            return _Content(_names_in_form(body, request.boundary))
+        return _json_content(body, may_be_a_list=is_named)
 
 
 @contextlib.contextmanager
-def _in_turn() -> Iterator[None]:
-    """One large body at a time, and quickly: reading holds Python's lock, and whoever else wants it waits for them all.
+def _exclusive() -> Iterator[None]:
+    """Parse one large body at a time, and fast: parsing holds Python's lock, and every other thread waits for it.
 
-    The collector would look at half a million new lists again and again: 110 ms instead of 18.
+    The garbage collector would scan half a million new lists again and again: 110 ms instead of 18.
     """
     with _large_bodies:
         gc.disable()
@@ -101,28 +116,10 @@ def _in_turn() -> Iterator[None]:
             gc.enable()
 
 
-def _in_some_body(request: IncomingRequest, body: bytes) -> Read:
-    if request.mimetype == "multipart/form-data":
-        names, ours, pairs = _in_form(body, request.boundary), list[Pair](), tuple[Pair, ...]()
-    else:
-        names, ours, pairs = _in_json(body, may_be_a_list=_is_named_by_address(request))
-    catalog = request.services.catalog
-    if not catalog.knows_replicas or not catalog.has_replicas([*request.arguments("model"), *names]):
-        return names, ours, None
-    return names, ours, conversation_of(request, pairs)
-
-
-def _at_most_one(names: list[str], place: str) -> list[str]:
-    if len(names) > 1:
-        raise InvalidRequest(f'{place} has more than one "model"', param="model")
-    return names
-
-
 # --- JSON ----------------------------------------------------------------------------------------------
 
 
-def _in_json(body: bytes, may_be_a_list: bool) -> tuple[list[str], list[Pair], tuple[Pair, ...]]:
-    """The names in it, what else is read here, and all of it."""
+def _json_content(body: bytes, may_be_a_list: bool) -> _Content:
     openers = body.count(b"[") + body.count(b"{")
     if openers + body.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"the body has more than {MAX_VALUES:,} JSON values")
@@ -132,21 +129,21 @@ def _in_json(body: bytes, may_be_a_list: bool) -> tuple[list[str], list[Pair], t
         raise InvalidRequest(TOO_DEEP) from None
     except ValueError as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
-    # It is no deeper than it has opening brackets, and most bodies have few.
+    # The depth is at most the number of opening brackets, and most bodies have few.
     if openers > MAX_DEPTH and _is_too_deep(body):
         raise InvalidRequest(TOO_DEEP)
     if isinstance(pairs, list) and may_be_a_list:
-        return [], [], ()  # as POST /lora-adapters takes, which has no place for a name
+        return _Content()  # POST /lora-adapters expects a list, which cannot name a model
     if not isinstance(pairs, tuple):
         raise InvalidRequest("the body is not a JSON object")
     names = [value for key, value in pairs if key == "model"]
     if not all(isinstance(name, str) for name in names):
         raise InvalidRequest('"model" is not a string', param="model")
-    return _at_most_one(names, "the body"), [pair for pair in pairs if pair[0] in OURS], pairs
+    return _Content(_at_most_one(names, "the body"), pairs)
 
 
 def _is_too_deep(body: bytes) -> bool:
-    """For JSON that was found sound. The innermost brackets are taken off, again and again: quicker than counting."""
+    """For valid JSON. Removes the innermost brackets again and again, which is faster than counting."""
     brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"\0").replace(b"{}", b"\0").replace(b"\0", b"")
@@ -159,46 +156,45 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-# An object becomes a tuple, so that no key is lost; as float no number is too long.
+# An object becomes a tuple of pairs, so that duplicate keys are seen; a float accepts numbers of any length.
 _DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float, parse_constant=_refuse_constant)
 
 
 # --- forms ---------------------------------------------------------------------------------------------
 
 
-def _in_form(body: bytes, boundary: str) -> list[str]:
-    """The fields named "model" of a multipart form, whose files are passed over."""
+def _names_in_form(body: bytes, boundary: str) -> list[str]:
+    """The field "model" of a multipart form; its files are skipped."""
     if not boundary:
         raise InvalidRequest("the form has no boundary")
     try:
         return _at_most_one([value.decode() for value in _form_fields(body, boundary, "model")], "the form")
     except (ValueError, RequestEntityTooLarge) as error:
-        raise InvalidRequest(f"the form cannot be read: {error}") from error
+        raise InvalidRequest(f"the form cannot be parsed: {error}") from error
 
 
-def _form_fields(body: bytes, boundary: str, wanted: str) -> list[bytes]:
+def _form_fields(body: bytes, boundary: str, field: str) -> list[bytes]:
     values: list[bytes] = []
     is_wanted = False
     for event in _form_events(body, boundary):
         match event:
             case Field(name=name):
-                is_wanted = name == wanted
+                is_wanted = name == field
                 if is_wanted:
                     values.append(b"")
             case File(name=name):
-                if name == wanted:
-                    raise ValueError(f'"{wanted}" is a file')
+                if name == field:
+                    raise ValueError(f'"{field}" is a file')
                 is_wanted = False
             case Data(data=data) if is_wanted:
                 values[-1] += data
                 if len(values[-1]) > 4 * MAX_NAME:  # bytes of that many characters
-                    raise ValueError(f'"{wanted}" is longer than {MAX_NAME} characters')
+                    raise ValueError(f'"{field}" is longer than {MAX_NAME} characters')
     return values
 
 
 def _form_events(body: bytes, boundary: str) -> Iterator[Event]:
-    """Fed in pieces: what is left over after each is the head of a part, and that is split into as many lines as it
-    has, at 80 times its size."""
+    """Fed in pieces, so that the head of a part has a limit: the decoder splits it into lines, at 80 times its size."""
     decoder = MultipartDecoder(boundary.encode("latin-1"), max_parts=MAX_PARTS)
     for start in range(0, len(body), PART_BYTES):
         decoder.receive_data(body[start : start + PART_BYTES])

@@ -20,6 +20,7 @@ from pydantic_settings import SettingsError
 from app.settings import original
 from app.settings.complaints import complaints, line
 from app.settings.file import InvalidSettingsFile, parse_json, read_file
+from app.settings.retired_keys import RETIRED, find_retired_keys
 from app.settings.schema import Settings
 from app.settings.schema_keys import NEAR, Place, holds_many, keys, section_in
 from app.settings.values import PREFIX, configured_file
@@ -58,6 +59,10 @@ class _Variable:
     name: str
     place: Place
     value: Any = field(repr=False)  # may be a secret
+
+    @property
+    def is_retired(self) -> bool:
+        return self.place in [key.place for key in RETIRED]
 
     def below(self, place: Place) -> bool:
         return len(self.place) > len(place) and self.place[: len(place)] == place
@@ -106,7 +111,8 @@ def read_configuration() -> Configuration:
     if settings is None or wrong:
         raise ConfigurationError(*wrong, *more)
     settings, open_warning = _guarded(settings, written.is_original, sources)
-    return Configuration(settings, file, tuple(each.name for each in variables), (*written.warnings, *open_warning))
+    warnings = (*written.warnings, *_retired_warnings(sources), *open_warning)
+    return Configuration(settings, file, tuple(each.name for each in variables if not each.is_retired), warnings)
 
 
 def variable_names() -> dict[str, tuple[Place, FieldInfo]]:
@@ -116,6 +122,21 @@ def variable_names() -> dict[str, tuple[Place, FieldInfo]]:
 
 def variable_name(place: Place) -> str:
     return PREFIX + "__".join(map(str, place)).upper()
+
+
+def _retired_warnings(sources: _Sources) -> list[str]:
+    """One line for each retired key, whoever sets it."""
+    found = find_retired_keys(sources.written.data)
+    for variable in sources.variables:
+        found |= find_retired_keys(_nested(variable.place, variable.value))
+    return [sources.line(place, key.warning) for place, key in found.items()]
+
+
+def _nested(place: Place, value: Any) -> Any:
+    """`value` as a part of the settings: {"server": {"cpu": value}}."""
+    for part in reversed(place):
+        value = {part: value}
+    return value
 
 
 def _validated(sources: _Sources) -> tuple[Settings | None, list[str]]:
@@ -162,6 +183,9 @@ def _variables() -> tuple[tuple[_Variable, ...], list[str]]:
     for variable in sorted(name for name in os.environ if name.upper().startswith(PREFIX)):
         name = variable.upper()
         if name.removeprefix(PREFIX) in OUTSIDE_THE_SCHEMA:
+            continue
+        if retired := [key for key in RETIRED if variable_name(key.place) == name]:
+            found.append(_Variable(variable, retired[0].place, os.environ[variable]))
             continue
         if name not in known:
             wrong.append(f"{variable}: unknown name{_nearest_variable(name, list(known))}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, ModelOptions
 from app.settings.values import (
     MOST,
     Arguments,
@@ -22,8 +25,8 @@ from app.settings.values import (
     Section,
     Variables,
 )
+from app.use_cases.launch.arguments import parse_model_options
 
-AUTO_CTX_TOKENS = 4096
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ
 MOST_REPLICAS = 64  # of one model on one machine
 
@@ -53,6 +56,24 @@ class ModelDefaults(Section):
         "those of so many first layers, always.",
     )
     partial_offload: OnOff = Field("off", description="Layers may stay in RAM where no GPU has room for all of them.")
+
+    def over_arguments(self, args: Sequence[str]) -> ModelOptions:
+        """The options of a llama-server started with `args` and these keys, which beat `args`.
+
+        A key reaches the option of its name; the words for numbers are translated here.
+        """
+        keys: dict[str, Any] = {
+            option.name: getattr(self, option.name)
+            for option in fields(ModelOptions)
+            if option.name in type(self).model_fields
+        }
+        if self.ctx_size == "auto":
+            keys["ctx_size"] = AUTO_CTX_TOKENS
+        if self.n_gpu_layers == "all":
+            keys["n_gpu_layers"] = ALL_LAYERS
+        if isinstance(self.cpu_moe, int):
+            keys["n_cpu_moe"] = self.cpu_moe
+        return replace(parse_model_options(args), **keys)
 
 
 class ReplicaSettings(Section):

@@ -16,10 +16,11 @@ from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_val
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.entities.key import ApiKey
-from app.entities.launch import ALL_LAYERS, LaunchSettings
+from app.entities.launch import LaunchSettings
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.settings.gpu import GpuSettings
-from app.settings.model import AUTO_CTX_TOKENS, ModelDefaults, ModelSettings
+from app.settings.model import ModelDefaults, ModelSettings
+from app.settings.retired_keys import without_retired_keys
 from app.settings.values import (
     PREFIX,
     Arguments,
@@ -52,12 +53,6 @@ class ServerSettings(Section):
     )
     drain_seconds: float = Field(30.0, ge=0, description="How long running streams may go on after the order to stop.")
     stop_seconds: float = Field(10.0, gt=0, description="How long a llama-server may take to end before it is killed.")
-    cpu: int | None = Field(
-        None,
-        ge=0,
-        description="The one CPU the service keeps itself to; its llama-servers may use all. null: any. Under many "
-        "small requests one CPU does more than two, between which Python's lock would go to and fro.",
-    )
     allow_open: bool = Field(
         False, description="Without keys, whoever reaches the address may use it, under any Host name."
     )
@@ -232,6 +227,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings  # strongest first; the file's values are those given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired_keys(cls, data: Any) -> Any:
+        return without_retired_keys(data)
+
     @field_validator("keys", "models", mode="before")
     @classmethod
     def _none_yet(cls, value: Any, info: ValidationInfo) -> Any:
@@ -285,10 +285,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _caches_can_be_had(self) -> Settings:
         for name in (None, *self.models):
-            launch = self.launch_of(name)
-            if launch.flash_attn == "off" and launch.cache_type_v not in ("f32", "f16", "bf16"):
+            options = self.launch_of(name).options
+            if options.flash_attn == "off" and options.cache_type_v not in ("f32", "f16", "bf16"):
                 where = "defaults" if name is None else f"models.{name}"
-                raise ValueError(f"{where}: cache_type_v {launch.cache_type_v} needs flash_attn on or auto")
+                raise ValueError(f"{where}: cache_type_v {options.cache_type_v} needs flash_attn on or auto")
         return self
 
     @property
@@ -310,19 +310,8 @@ class Settings(BaseSettings):
         Its projector is not looked for here (None), and `engine.env` is no part of `env`.
         """
         model = self._model(name)
-        return LaunchSettings(
-            ctx_size=AUTO_CTX_TOKENS if model.ctx_size == "auto" else model.ctx_size,
-            parallel=model.parallel,
-            kv_unified=model.kv_unified,
-            ubatch_size=model.ubatch_size,
-            cache_type_k=model.cache_type_k,
-            cache_type_v=model.cache_type_v,
-            flash_attn=model.flash_attn,
-            n_gpu_layers=ALL_LAYERS if model.n_gpu_layers == "all" else model.n_gpu_layers,
-            n_cpu_moe=model.cpu_moe if isinstance(model.cpu_moe, int) else 0,
-            args=(*self.engine.args, *model.args),
-            env=dict(model.env),
-        )
+        args = (*self.engine.args, *model.args)
+        return LaunchSettings(model.over_arguments(args), args=args, env=dict(model.env))
 
     def constraints_of(self, name: str | None = None) -> PlacementConstraints:
         """What the model of that name wishes of the GPUs; None, or a name without an entry: as `defaults` has it."""

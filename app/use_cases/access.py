@@ -1,4 +1,4 @@
-"""Who may come in: keys compared, hosts told apart. Pure; app/routes/authorization.py asks."""
+"""Access: compares API keys and recognizes loopback hosts. Pure; used by app/routes/authorization.py."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PORT = re.compile(r":\d*$")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request offers as its key. `is_explicit`: a browser does not send it by itself to whoever asks."""
+    """A key sent with a request. `is_explicit`: set by the client, not sent automatically by a browser."""
 
     key: str
     is_explicit: bool
 
 
 def credentials_offered(authorization: str, x_api_key: str) -> list[Credentials]:
-    """The keys in the two headers that clients use: Bearer, x-api-key, and Basic (the password; any user)."""
+    """The keys in the two headers: x-api-key; Bearer, or the password of Basic with any user name."""
     found = [Credentials(x_api_key.strip(), is_explicit=True)] if x_api_key.strip() else []
     scheme, _, rest = authorization.strip().partition(" ")
     match scheme.lower():
@@ -46,7 +46,7 @@ def _password(encoded: str) -> list[str]:
 
 
 def matching_key(keys: Iterable[ApiKey], offered: str) -> ApiKey | None:
-    """The key whose hash is that of `offered`. Takes as long whichever it is, and if it is none."""
+    """The key whose SHA-256 matches `offered`, or None. Takes constant time whatever matches."""
     digest = hashlib.sha256(offered.encode("utf-8", "surrogateescape")).hexdigest()
     found = None
     for key in keys:
@@ -55,9 +55,9 @@ def matching_key(keys: Iterable[ApiKey], offered: str) -> ApiKey | None:
     return found
 
 
-@functools.lru_cache(maxsize=1024)  # asked of every request's Host
+@functools.lru_cache(maxsize=1024)  # called for the Host header of every request
 def is_loopback(host: str) -> bool:
-    """Whether a host as it stands in a setting or a Host header (port and brackets included) is this machine alone."""
+    """Whether a host, as in a setting or a Host header (port and brackets allowed), is a loopback address."""
     name = _PORT.sub("", host.strip().lower()) if not _is_address(host.strip()) else host.strip()
     name = name.removeprefix("[").removesuffix("]").removesuffix(".")
     return name == "localhost" or name.endswith(".localhost") or (_is_address(name) and _address_is_loopback(name))

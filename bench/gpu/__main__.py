@@ -1,6 +1,6 @@
-"""`bench/gpu/run`: minutes on a real GPU become evidence about the memory of llama-servers; see --help.
+"""`bench/gpu/run`: measures the memory of llama-servers on a real GPU in a few minutes; see --help.
 
-Nothing but the standard library is imported before it is known that the rest is there.
+Only the standard library is imported before the required packages were checked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from bench.gpu.options import Options, parsed
-from bench.gpu.stopping import CannotGoOn, OutOfTime
+from bench.gpu.stopping import CannotContinue, OutOfTime
 
 CANNOT, AGAIN, INTERRUPTED = 1, 75, 130  # 75: EX_TEMPFAIL
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
@@ -20,33 +20,33 @@ NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 
 def main(arguments: Sequence[str]) -> int:
     options = parsed(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # whatever was started is stopped on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # child processes are stopped on the way out
     try:
         if absent := missing(options):
-            raise CannotGoOn(
+            raise CannotContinue(
                 f"missing Python packages: {' '.join(absent)}; {sys.executable} -m pip install {' '.join(absent)}"
             )
         from bench.gpu.steps import run
 
         run(options)
-    except CannotGoOn as error:
+    except CannotContinue as error:
         print(f"bench/gpu/run: {error}", file=sys.stderr)
         return CANNOT
-    except OSError as error:  # a disk that is full, a folder that may not be written
+    except OSError as error:  # disk full, folder not writable
         place = f"{error.filename}: " if error.filename else ""
         print(f"bench/gpu/run: {place}{error.strerror or error}", file=sys.stderr)
         return CANNOT
     except OutOfTime:
-        print("out of time: run again to go on", flush=True)
+        print("out of time; run again to continue", flush=True)
         return AGAIN
     except KeyboardInterrupt:
-        print("interrupted: run again to go on", flush=True)
+        print("interrupted; run again to continue", flush=True)
         return INTERRUPTED
     return 0
 
 
 def missing(options: Options) -> list[str]:
-    """Packages that are needed here and not installed, as pip names them."""
+    """Required packages that are not installed, by their names on PyPI."""
     needed = {"numpy": "numpy", "gguf": "gguf"}
     if options.work is None:
         needed["platformdirs"] = "platformdirs"

@@ -1,4 +1,4 @@
-"""A process with a CUDA context and nothing else, until its stdin closes. Run as a script; imports nothing of ours."""
+"""Holds a bare CUDA context until stdin closes. Runs as a script and imports nothing of this project."""
 
 import ctypes
 import sys
@@ -12,7 +12,7 @@ def main() -> int:
         lambda: cuda.cuDeviceGet(ctypes.byref(device), 0),
         lambda: cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device),
     )
-    if any(step() for step in steps):  # each answers 0 when it went well
+    if any(step() for step in steps):  # each returns 0 on success
         return 1
     print("ready", flush=True)
     sys.stdin.read()

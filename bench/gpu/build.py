@@ -1,4 +1,4 @@
-"""Builds llama-server, for one CUDA architecture or for the CPU. What was compiled before stays compiled."""
+"""Builds llama-server for one CUDA architecture or for the CPU. Builds are incremental."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from bench.gpu.cuda_libraries import CudaLibraries
 from bench.gpu.source import Source
-from bench.gpu.stopping import CannotGoOn, Deadline, OutOfTime
+from bench.gpu.stopping import CannotContinue, Deadline, OutOfTime
 
 STOP_SECONDS = 10.0
 LAST_LINES = 12
 PROGRESS_BYTES = 64 * 1024
 _PROGRESS = re.compile(rb"^\[\s*(\d+)[/%]\s*(\d*)\]")
 
-# Only what llama-server needs; nothing that looks for a network.
+# Only what llama-server needs, and nothing that uses the network.
 OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "BUILD_SHARED_LIBS": "OFF",
@@ -33,17 +33,17 @@ OPTIONS = {
     "LLAMA_OPENSSL": "OFF",
     "LLAMA_ALL_WARNINGS": "OFF",
     "GGML_ALL_WARNINGS": "OFF",
-    "LLAMA_CURL": "OFF",  # of older builds; newer ones say that they do not know it
+    "LLAMA_CURL": "OFF",  # for older builds; newer ones warn that it is unused
 }
 CUDA_OPTIONS = {
     "GGML_CUDA": "ON",
-    "GGML_CUDA_FA_ALL_QUANTS": "OFF",  # kernels for mixed K and V types: most of a build's time
+    "GGML_CUDA_FA_ALL_QUANTS": "OFF",  # kernels for mixed K and V types: most of the build time
     "GGML_CUDA_NCCL": "OFF",  # one GPU
 }
 
 
 def cmake_options(source: Source, architecture: str | None, libraries: CudaLibraries | None) -> dict[str, str]:
-    """Every -D of the configuration. `architecture` is a compute capability without its dot; None: for the CPU."""
+    """All CMake variables. `architecture` is a compute capability without its dot, or None for the CPU."""
     options = dict(OPTIONS)
     if source.build != "unknown":
         options["LLAMA_BUILD_NUMBER"] = source.build
@@ -54,8 +54,8 @@ def cmake_options(source: Source, architecture: str | None, libraries: CudaLibra
     return options
 
 
-def can_build() -> str:
-    """What is missing for a build; empty if nothing is."""
+def missing_tools() -> str:
+    """Build tools that are missing, comma-separated; empty if none is."""
     missing = [name for name in ("cmake",) if not shutil.which(name)]
     missing += [] if shutil.which("ninja") or shutil.which("make") else ["ninja or make"]
     missing += [] if shutil.which("c++") or shutil.which("g++") or shutil.which("clang++") else ["a C++ compiler"]
@@ -70,13 +70,13 @@ def build(
     include: Sequence[str] = (),
     jobs: int | None = None,
 ) -> Path:
-    """The llama-server that was built in `folder`, or is there already. Raises CannotGoOn, OutOfTime."""
+    """Build llama-server in `folder` unless it is up to date; returns its path. Raises CannotContinue, OutOfTime."""
     if is_built(folder, options):
         return binary_in(folder)
     folder.mkdir(parents=True, exist_ok=True)
     environment = _environment(include)
     log = folder / "build.log"
-    if not _is(folder / "configured", options):
+    if not _matches(folder / "configured", options):
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         chosen = [f"-D{name}={value}" for name, value in options.items()]
         configure = ["cmake", "-S", str(source.folder), "-B", str(folder), *generator, *chosen]
@@ -93,16 +93,16 @@ def binary_in(folder: Path) -> Path:
 
 
 def is_built(folder: Path, options: Mapping[str, str]) -> bool:
-    """Whether it is there, whole, and as these options want it."""
-    return _is(folder / "built", options) and binary_in(folder).is_file()
+    """Whether a complete build with these options exists."""
+    return _matches(folder / "built", options) and binary_in(folder).is_file()
 
 
-def _is(stamp: Path, options: Mapping[str, str]) -> bool:
+def _matches(stamp: Path, options: Mapping[str, str]) -> bool:
     return stamp.is_file() and stamp.read_text() == json.dumps(options)
 
 
 def _environment(include: Sequence[str]) -> dict[str, str]:
-    """With folders of headers that every compiler looks into."""
+    """The environment with additional include folders in CPATH, which all compilers search."""
     folders = [*include, *filter(None, [os.environ.get("CPATH")])]
     return {**os.environ, **({"CPATH": os.pathsep.join(folders)} if folders else {})}
 
@@ -130,17 +130,17 @@ def _run(command: Sequence[str], environment: Mapping[str, str], log: Path, dead
             _stop(process)
             raise
     if process.returncode:
-        raise CannotGoOn(f"{failed}; {log} ends with:\n{_tail(log)}")
+        raise CannotContinue(f"{failed}; {log} ends with:\n{_tail(log)}")
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, deadline: Deadline) -> None:
-    said = b""
+    reported = b""
     while deadline.seconds_left:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(min(20.0, deadline.seconds_left))
             return
-        if (step := _progress(log)) not in (said, b""):
-            said = step
+        if (step := _progress(log)) not in (reported, b""):
+            reported = step
             print(f"  {step.decode()}", flush=True)
     raise OutOfTime
 
@@ -153,7 +153,7 @@ def _progress(log: Path) -> bytes:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupted, ninja and make remove what is half written."""
+    """Interrupt first: ninja and make then remove partial files."""
     for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGKILL, None)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -1,6 +1,6 @@
-"""The GPU as NVML shows it: what it is, and how many bytes of it a process has.
+"""The GPU as reported by NVML: its properties, and the bytes that a process uses on it.
 
-Nothing is imported before a GPU is looked for, so that the rehearsal needs no NVML.
+pynvml is imported only when a GPU is searched for, so the rehearsal does not need it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.stopping import CannotGoOn
+from bench.gpu.stopping import CannotContinue
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _BARE_CONTEXT = Path(__file__).with_name("bare_context.py")
@@ -22,14 +22,14 @@ _BARE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Bytes of the card's memory at one moment."""
+    """Bytes of used GPU memory at one moment."""
 
-    process: int | None  # of the process; None: NVML does not show it (a container may hide its pids)
-    card: int  # of everybody
+    process: int | None  # of the process; None if NVML does not list it (containers can hide pids)
+    card: int  # of all processes
 
 
 class Card:
-    """The first GPU. Only one is used."""
+    """One GPU, the first by default."""
 
     def __init__(self, nvml: Any, index: int = 0) -> None:
         self._nvml = nvml
@@ -45,7 +45,7 @@ class Card:
 
     @property
     def architecture(self) -> str:
-        """Its compute capability without the dot, as CMake takes it: "90"."""
+        """Compute capability without the dot, as CMake expects it: "90"."""
         return "{}{}".format(*self._nvml.nvmlDeviceGetCudaComputeCapability(self._handle))
 
     @property
@@ -54,7 +54,7 @@ class Card:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What it is, for the results; nothing that tells one machine from another of the same kind."""
+        """Properties for the results, without anything that identifies the machine."""
         cuda = self._nvml.nvmlSystemGetCudaDriverVersion_v2()
         major, minor = self._nvml.nvmlDeviceGetCudaComputeCapability(self._handle)
         return {
@@ -72,7 +72,7 @@ class Card:
         return Shown(int(sizes[0]) if sizes else None, used)
 
     def bare_context_bytes(self) -> int | None:
-        """What a process takes that has a CUDA context and nothing else; None if it can't be had."""
+        """Memory of a process with a bare CUDA context; None if it cannot be created."""
         before = self.shown(0).card
         with subprocess.Popen(
             [sys.executable, str(_BARE_CONTEXT)],
@@ -83,35 +83,33 @@ class Card:
             text=True,
         ) as process:
             assert process.stdin and process.stdout
-            is_there = process.stdout.readline().strip() == "ready"
+            is_ready = process.stdout.readline().strip() == "ready"
             shown = self.shown(process.pid)
             process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_BARE_SECONDS)
             process.kill()
-        if not is_there:
+        if not is_ready:
             return None
         return shown.process or max(0, shown.card - before)
 
 
 def find_card() -> Card | None:
-    """The GPU to measure; None if there is none. Raises CannotGoOn if there is one that can't be asked."""
+    """The GPU to measure; None if there is none. Raises CannotContinue if it cannot be queried."""
     try:
         import pynvml
     except ImportError:
         if _DRIVER.exists():
-            raise CannotGoOn(
-                "there is an NVIDIA driver, and nothing to ask it with: pip install nvidia-ml-py"
-            ) from None
+            raise CannotContinue("found an NVIDIA driver, but no NVML bindings: pip install nvidia-ml-py") from None
         return None
     try:
         pynvml.nvmlInit()
         return Card(pynvml) if pynvml.nvmlDeviceGetCount() else None
     except pynvml.NVMLError as error:
         if _DRIVER.exists():
-            raise CannotGoOn(f"the NVIDIA driver does not answer: {error}") from error
+            raise CannotContinue(f"NVML failed: {error}") from error
         return None
 
 
-def _text(said: str | bytes) -> str:
-    return said.decode() if isinstance(said, bytes) else said
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,6 +1,6 @@
-"""Where a CUDA build finds cuBLAS and the driver when the toolkit has only its compiler: in Python's packages.
+"""Finds cuBLAS and the driver library for a CUDA build, also in Python packages if the toolkit has only the compiler.
 
-The wheels of `nvidia-cublas` have no unversioned libcublas.so, so CMake's FindCUDAToolkit is told the very files.
+The wheels of `nvidia-cublas` have no unversioned libcublas.so, so CMake's FindCUDAToolkit gets the exact files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DRIVER_FOLDERS = (
 
 @dataclass(frozen=True, slots=True)
 class CudaLibraries:
-    """What CMake has to be told: libraries by FindCUDAToolkit's name for them, and folders of headers."""
+    """Libraries by their names in FindCUDAToolkit, and include folders."""
 
     files: dict[str, Path]
     include: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class CudaLibraries:
 
 
 def find_cuda_libraries() -> CudaLibraries:
-    """The toolkit's own where it has them."""
+    """The toolkit's own libraries if it has them, else those of Python packages."""
     files: dict[str, Path] = {}
     include: list[str] = []
     for folder in _folders():
@@ -59,25 +59,25 @@ def find_cuda_libraries() -> CudaLibraries:
 def _folders() -> Iterator[Path]:
     if toolkit := _toolkit():
         yield from (toolkit / each for each in ("lib64", "lib", "targets/x86_64-linux/lib"))
-    for packages in (*site.getsitepackages(), *sys.path, *_others_packages()):
+    for packages in (*site.getsitepackages(), *sys.path, *_site_packages_on_path()):
         yield from sorted(Path(packages).glob("nvidia/*/lib"), reverse=True)
 
 
-def _others_packages() -> Iterator[str]:
-    """Those of the Python on PATH, which may be another than the one that runs this."""
+def _site_packages_on_path() -> Iterator[str]:
+    """Site-packages of the Python on PATH, which may differ from the running one."""
     for name in ("python3", "python"):
         if other := shutil.which(name):
             code = "import site; print(*site.getsitepackages(), sep='\\n')"
-            said = subprocess.run([other, "-c", code], capture_output=True, text=True, check=False)
-            yield from said.stdout.splitlines()
+            done = subprocess.run([other, "-c", code], capture_output=True, text=True, check=False)
+            yield from done.stdout.splitlines()
 
 
 def _toolkit() -> Path | None:
-    """The folder of nvcc, as nvcc tells it: the one on PATH may be a script that starts another."""
+    """The toolkit's folder as reported by nvcc: the nvcc on PATH may be a wrapper script."""
     if not (nvcc := shutil.which("nvcc")):
         return None
-    said = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True, check=False).stderr
-    line = next((line for line in said.splitlines() if line.startswith("#$ TOP=")), "")
+    output = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True, check=False).stderr
+    line = next((line for line in output.splitlines() if line.startswith("#$ TOP=")), "")
     return Path(os.path.realpath(line.removeprefix("#$ TOP="))) if line else None
 
 

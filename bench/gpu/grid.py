@@ -1,4 +1,4 @@
-"""How each model is started: which contexts, slots, ubatches and cache types. A pure choice."""
+"""Chooses the starts of each model: contexts, slots, ubatches and cache types. Pure."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from app.entities.launch import ALL_LAYERS, LaunchSettings, Task
+from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
 from bench.gpu.kind import Kind
 
-# llama.cpp's threads spin while they wait for each other: beside other work, one more than there are cores costs a
-# factor of 40.
+# llama.cpp's threads spin while they wait for each other: with other work running, as many threads as cores are up to
+# 40 times slower.
 CPU_THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
-WARMUP_BYTES = 10 * 1024**3  # models up to here are also started without their warm-up
+WARMUP_BYTES = 10 * 1024**3  # models up to this size are also started without warm-up
 LONGEST_EMBEDDED_TOKENS = 8192
 SMALL_BYTES = 2 * 1024**3
-LONG_PROMPT_TOKENS = 32768  # of a model that is not small
+LONG_PROMPT_TOKENS = 32768  # for models above SMALL_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """One way to start a model."""
 
-    ctx_size: int  # tokens of all slots together
+    ctx_size: int  # tokens, all slots together
     slots: int = 1
     is_unified: bool = True
     ubatch: int = 512
@@ -33,7 +33,7 @@ class Start:
 
     @property
     def label(self) -> str:
-        """For people, and what a row is known by."""
+        """Human-readable, and part of a row's key."""
         slots = f"np {self.slots}" + ("" if self.slots == 1 else " shared" if self.is_unified else " own")
         parts = [f"c {self.ctx_size}", slots, f"ub {self.ubatch}", self.cache_type]
         parts += [] if self.flash == "auto" else [f"fa {self.flash}"]
@@ -45,7 +45,7 @@ class Start:
         args = [] if self.warmup else ["--no-warmup"]
         args += [] if on_gpu else ["--threads", str(CPU_THREADS)]
         args += {Task.EMBEDDING: ["--embeddings"], Task.RERANK: ["--reranking"]}.get(self.task, [])
-        return LaunchSettings(
+        options = ModelOptions(
             ctx_size=self.ctx_size,
             parallel=self.slots,
             kv_unified=self.is_unified,
@@ -53,15 +53,17 @@ class Start:
             cache_type_k=self.cache_type,
             cache_type_v=self.cache_type,
             flash_attn=self.flash,
+            task=self.task,
+            devices=int(on_gpu),
             n_gpu_layers=ALL_LAYERS if on_gpu else 0,
-            args=tuple(args),
         )
+        return LaunchSettings(options, args=tuple(args))
 
 
 def prompt_tokens(start: Start, size_bytes: int) -> int:
-    """Most of what a slot holds; of a long context less if the model is large, as a minute is all there is for it.
+    """Length of the prompt: most of a slot, but less of a long context for large models, to stay below a minute.
 
-    What the server's memory grows by goes by the ubatch. An encoder takes its prompt in one.
+    Memory growth during a prompt depends on the ubatch. An encoder processes its prompt in one ubatch.
     """
     own = start.ctx_size if start.is_unified else start.ctx_size // start.slots
     if start.task is not Task.COMPLETION:
@@ -90,7 +92,7 @@ _STARTS: dict[Kind, Sequence[Start]] = {Kind.GPU: _GPU, Kind.REHEARSAL: _CPU}
 def starts(
     kind: Kind, context_length: int, size_bytes: int, task: Task, fits: Callable[[Start], bool], is_quick: bool = False
 ) -> list[Start]:
-    """Those that make sense for a model of that many bytes, trained with that context, and fit into the memory."""
+    """The starts that suit a model of this size and training context and fit in memory."""
     chosen = _QUICK if is_quick else _STARTS[kind]
     if task is not Task.COMPLETION:
         chosen = _embedding(chosen, context_length, task)
@@ -101,8 +103,8 @@ def starts(
     ]
 
 
-def _embedding(some: Sequence[Start], context_length: int, task: Task) -> list[Start]:
-    """A short one of them, and one with as much as a prompt may have."""
-    longest = min(context_length, LONGEST_EMBEDDED_TOKENS, max(each.ctx_size for each in some))
-    one = replace(some[0], ctx_size=min(some[0].ctx_size, longest), task=task)
+def _embedding(chosen: Sequence[Start], context_length: int, task: Task) -> list[Start]:
+    """One start with a short context, and one with the longest possible prompt."""
+    longest = min(context_length, LONGEST_EMBEDDED_TOKENS, max(each.ctx_size for each in chosen))
+    one = replace(chosen[0], ctx_size=min(chosen[0].ctx_size, longest), task=task)
     return list(dict.fromkeys((one, replace(one, ctx_size=longest, ubatch=min(2048, longest)))))

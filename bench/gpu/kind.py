@@ -1,4 +1,4 @@
-"""What is measured: a real GPU, or the rehearsal of it on a CPU. Results of the two never meet."""
+"""What is measured: a real GPU, or a rehearsal on the CPU. Their results are never mixed."""
 
 from __future__ import annotations
 

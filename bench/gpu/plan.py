@@ -1,4 +1,4 @@
-"""Which models are written: several families and sizes, up to the largest that fits. A pure choice."""
+"""Chooses the models to write: several families and sizes, up to the largest that fits. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from app.entities.launch import Task
 from bench.gpu.kind import Kind
 from bench.gpu.shapes import Shape
 
-LARGEST_SHARE = 0.9  # of the memory: what a model with a small context may take
+LARGEST_SHARE = 0.9  # of the memory, for a model with a small context
 
 _GPU = (
     Shape("qwen2.5-0.5b", "Q4_K_M"),
@@ -30,7 +30,7 @@ _GPU = (
     Shape("granite-4-h-small", "Q4_K_M"),
     Shape("qwen2.5-32b", "Q4_K_M"),
 )
-# The largest that fits is measured too.
+# The largest of these that fits is measured too.
 _LARGE = (
     Shape("phi-4", "Q8_0"),
     Shape("mistral-small-24b", "Q4_K_M"),
@@ -43,7 +43,7 @@ _LARGE = (
     Shape("minimax-m2", "Q4_K_M"),
     Shape("qwen3-235b", "Q4_K_M"),
 )
-# Cut models keep a layer of each sort: without one, llama.cpp finds an unused mask and aborts.
+# Truncated models keep a layer of each type: without one, llama.cpp finds an unused mask and aborts.
 _CPU = (
     Shape("smollm2-135m", "Q4_K_M"),
     Shape("all-minilm-l6", "F16", task=Task.EMBEDDING),
@@ -56,14 +56,14 @@ _CPU = (
     Shape("mamba2-1.3b", "Q4_K_M", layers=6),
     Shape("falcon-h1-7b", "Q4_K_M", layers=2),
     Shape("qwen3-30b-a3b", "Q4_K_M", layers=2),
-    Shape("deepseek-v2", "Q4_K_M", layers=1),  # the lite one is known by its 27 layers
+    Shape("deepseek-v2", "Q4_K_M", layers=1),  # llama.cpp recognizes the lite model by its 27 layers
     Shape("gpt-oss-20b", "MXFP4_MOE", layers=2),
 )
 _QUICK = (Shape("smollm2-135m", "Q4_K_M", layers=2), Shape("all-minilm-l6", "F16", layers=2, task=Task.EMBEDDING))
 
 
 def planned(kind: Kind, memory_bytes: int, disk_bytes: int, is_quick: bool = False) -> list[Shape]:
-    """The models to measure with so much free memory and so much disk for the largest one, the smallest first."""
+    """Models to measure with this much free memory, and disk space for the largest one; smallest first."""
     if is_quick:
         return list(_QUICK)
     limit = min(int(LARGEST_SHARE * memory_bytes), disk_bytes)
@@ -76,7 +76,7 @@ def planned(kind: Kind, memory_bytes: int, disk_bytes: int, is_quick: bool = Fal
 def to_remove(
     written: Iterable[Shape], wanted: Shape, measured: Sequence[Shape], free_bytes: int
 ) -> list[Shape] | None:
-    """Which written models make room on the disk for the wanted one; None: not even all that are measured do."""
+    """Measured models to delete so that `wanted` fits on the disk; None if deleting all of them is not enough."""
     removed: list[Shape] = []
     for each in sorted(written, key=lambda shape: -shape.data_bytes):
         if free_bytes >= wanted.data_bytes:

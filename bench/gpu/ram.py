@@ -1,4 +1,4 @@
-"""What a process holds of RAM, from /proc: the rehearsal's stand-in for NVML."""
+"""RAM use of a process, from /proc; the rehearsal uses it in place of NVML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _FIELDS = {"RssAnon": "anonymous", "RssFile": "mapped"}
 
 
 def resident_bytes(pid: int) -> dict[str, int]:
-    """Of its own (`anonymous`) and of files (`mapped`, the model's pages among them); nothing if it is gone."""
+    """Resident bytes: `anonymous`, and `mapped` from files (such as the model); empty if the process has exited."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -19,6 +19,6 @@ def resident_bytes(pid: int) -> dict[str, int]:
 
 
 def free_bytes() -> int:
-    """RAM that can be had without swapping."""
+    """RAM available without swapping."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return 1024 * int(found[1]) if found else 0

@@ -1,7 +1,7 @@
-"""Bytes that are valid weights of any ggml type: random, of about N(0, 0.02), with nothing infinite in them.
+"""Random bytes that are valid weights of any ggml type: finite, distributed about as N(0, 0.02).
 
-A quantized block is a few scales and many small numbers. The small numbers may be any bits; the scales, 16-bit floats
-mostly, are set so that the values come out small. Layouts: ggml/src/ggml-common.h (llama.cpp b11434).
+A quantized block consists of a few scales and many small integers. The integers may have any bits; the scales, mostly
+16-bit floats, are chosen so that the values are small. Layouts: ggml/src/ggml-common.h (llama.cpp b11434).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 STD = 0.02
-TILE_BYTES = 8 * 1024**2  # of random data; a tensor is this, over and over, each from another place in it
+TILE_BYTES = 8 * 1024**2  # of random data; each tensor repeats it, from a different offset
 
 
 @dataclass(frozen=True, slots=True)
 class _Half:
-    """A 16-bit float in a block, at this byte."""
+    """A 16-bit float at this byte offset of a block."""
 
     at: int
     mean: float
 
 
-# What a random small number times its random sub-scale spreads by is divided out of the scales.
+# The scales are divided by the standard deviation of random integers times random sub-scales.
 _SCALES: dict[str, tuple[_Half, ...]] = {
     "Q4_0": (_Half(0, STD / 4.6),),
     "Q4_1": (_Half(0, STD / 4.6), _Half(2, -7.5 * STD / 4.6)),
@@ -45,20 +45,20 @@ _SCALES: dict[str, tuple[_Half, ...]] = {
 }
 _MXFP4_EXPONENT = 120  # 2^(120 - 127) is about STD / 2.9
 
-# Of tensors that are not weights of a matrix product, by a part of their name.
+# Substrings of the names of tensors that are not weights of a matrix product.
 _ONES = ("norm", "rope_freqs", "rope_factors", "ssm_d")
-_NEGATIVE = ("ssm_a",)  # a decay: with the other sign a state grows without bound
+_NEGATIVE = ("ssm_a",)  # a decay: with positive values the state would grow without bound
 
 
 class UnknownType(Exception):
-    """There is no recipe for weights of this ggml type."""
+    """Random weights of this ggml type are not supported."""
 
 
 def pieces(name: str, type_: str, size_bytes: int) -> Iterator[memoryview]:
     """The data of one tensor. Raises UnknownType."""
     tile = memoryview(_tile(_content(name, type_), type_)).cast("B")
     block = _block_bytes(type_)
-    # Layers that are all alike would be multiplied alike; the place comes from the name, so it is always the same.
+    # A different offset per tensor, so that layers differ; derived from the name, so that it is reproducible.
     at = hash_of(name) % (len(tile) // block) * block
     left = size_bytes
     while left:
@@ -69,7 +69,7 @@ def pieces(name: str, type_: str, size_bytes: int) -> Iterator[memoryview]:
 
 
 def hash_of(text: str) -> int:
-    """The same in every process, unlike hash()."""
+    """A hash that is the same in every process, unlike hash()."""
     value = 0
     for byte in text.encode():
         value = (value * 31 + byte) % 2**32

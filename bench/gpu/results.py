@@ -1,4 +1,4 @@
-"""The results of one kind of machine and one day: rows, written after each, so that a run that ends goes on later."""
+"""The results of one kind of machine and one date, saved after each row so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.stopping import CannotGoOn
+from bench.gpu.stopping import CannotContinue
 
 Row = dict[str, Any]
-_OF_ONE_KIND = ("kind", "gpu", "driver", "engine", "llama_cpp")  # rows that differ in these are never in one file
+_OF_ONE_KIND = ("kind", "gpu", "driver", "engine", "llama_cpp")  # rows that differ in these are never in the same file
 
 
 class Results:
-    """`results.json` in a folder; its one writer."""
+    """`results.json` in a folder; this class alone writes it."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Raises CannotGoOn if the folder has the results of something else."""
+        """Raises CannotContinue if the folder contains results of another kind."""
         self.folder = folder
         self._file = folder / "results.json"
-        said = self._read()
+        saved = self._read()
         for name in _OF_ONE_KIND:
-            if said and said["machine"].get(name) != facts.get(name):
-                there, here = said["machine"].get(name), facts.get(name)
-                raise CannotGoOn(f"{folder} has results of {name} {there!r}, and here it is {here!r}: move it away")
-        self.machine = {**said.get("machine", {}), **facts}
-        self.rows: list[Row] = said.get("rows", [])
+            if saved and saved["machine"].get(name) != facts.get(name):
+                old, new = saved["machine"].get(name), facts.get(name)
+                raise CannotContinue(f"{folder} has results with {name} {old!r}, this run has {new!r}: move it away")
+        self.machine = {**saved.get("machine", {}), **facts}
+        self.rows: list[Row] = saved.get("rows", [])
 
     def has(self, key: str) -> bool:
-        """Whether this was measured. What failed is tried again."""
+        """Whether this row was measured successfully."""
         return any(row["key"] == key and "error" not in row for row in self.rows)
 
     def add(self, row: Row) -> None:
@@ -38,29 +38,29 @@ class Results:
         self.write()
 
     def write(self, summary: dict[str, Any] | None = None) -> None:
-        """In one step: whoever reads it, and whenever this is killed, finds it whole."""
+        """Write the file atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        said = {"machine": self.machine, **({"summary": summary} if summary else {}), "rows": self.rows}
+        content = {"machine": self.machine, **({"summary": summary} if summary else {}), "rows": self.rows}
         partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(said, indent=1) + "\n")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(partial, self._file)
 
     def _read(self) -> dict[str, Any]:
         try:
-            said = json.loads(self._file.read_text())
+            content = json.loads(self._file.read_text())
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise CannotGoOn(f"{self._file} is not JSON: {error}; move it away") from error
-        if not _is_ours(said):
-            raise CannotGoOn(f"{self._file} is none of this kit's: move it away")
-        return dict(said)
+            raise CannotContinue(f"{self._file} is not JSON: {error}; move it away") from error
+        if not _is_valid(content):
+            raise CannotContinue(f"{self._file} is not a results file of this kit: move it away")
+        return dict(content)
 
 
-def _is_ours(said: object) -> bool:
-    if not isinstance(said, dict) or not isinstance(said.get("machine"), dict):
+def _is_valid(content: object) -> bool:
+    if not isinstance(content, dict) or not isinstance(content.get("machine"), dict):
         return False
-    rows = said.get("rows")
+    rows = content.get("rows")
     return isinstance(rows, list) and all(isinstance(row, dict) and "key" in row for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""Models in the shapes of real ones, as bench/data/vram has them, with fewer layers where the machine is small."""
+"""The shapes of real models from bench/data/vram, optionally with fewer layers for small machines."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from app.entities.launch import Task
 from app.use_cases.model_shape.shape import BLOCK
 from bench.vram_truth import header
 
-VERSION = "kit-2"  # changes with what the writer writes: a file of another version is written anew
+VERSION = "kit-2"  # of the writer: files of another version are rewritten
 VOCABULARY = "tokenizer.ggml.tokens"
 MAX_ALIGNED = 32
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model to write and to measure."""
+    """A model to write and measure."""
 
     name: str  # in headers.json
     quant: str
-    layers: int | None = None  # the first so many; None: all
+    layers: int | None = None  # keep the first `layers` layers; None: all
     task: Task = Task.COMPLETION
 
     @property
@@ -42,12 +42,12 @@ class Shape:
 
     @property
     def data_bytes(self) -> int:
-        """Of its tensors, each padded as in the file."""
+        """Size of its tensors, each padded as in the file."""
         return sum(-(-each.size_bytes // MAX_ALIGNED) * MAX_ALIGNED for each in self.header.tensors)
 
     @property
     def context_length(self) -> int:
-        """Tokens it was trained with."""
+        """Training context in tokens."""
         return int(str(self.header.metadata[f"{self.header.architecture}.context_length"]))
 
     @property
@@ -56,14 +56,14 @@ class Shape:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the file would."""
+        """Changes whenever the file's content would."""
         tensors = [(each.name, each.shape, each.type) for each in self.header.tensors]
-        said = json.dumps([VERSION, dict(self.header.metadata), dict(self.header.lengths), tensors], default=list)
-        return f"{VERSION} {hashlib.sha256(said.encode()).hexdigest()[:16]}"
+        content = json.dumps([VERSION, dict(self.header.metadata), dict(self.header.lengths), tensors], default=list)
+        return f"{VERSION} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def with_layers(whole: GgufHeader, layers: int) -> GgufHeader:
-    """The same model with its first `layers` layers only: as wide, and not as deep."""
+    """The same model with only its first `layers` layers."""
     count = f"{whole.architecture}.block_count"
     before = whole.metadata[count]
     metadata = {

@@ -1,4 +1,4 @@
-"""The steps of the kit, one after the other. What each leaves behind is on the disk, so that the next run goes on."""
+"""The steps of the kit in order. Each saves its progress on disk, so that the next run can resume it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from bench.gpu.plan import planned
 from bench.gpu.results import Results, Row, folder_name
 from bench.gpu.shapes import Shape
 from bench.gpu.stock import Stock
-from bench.gpu.stopping import CannotGoOn, Deadline, OutOfTime
+from bench.gpu.stopping import CannotContinue, Deadline, OutOfTime
 from bench.gpu.table import MIB, items, summary, table
 from workers.measurement.gpu_overheads import measured_overheads
 
 
 def run(options: Options) -> None:
-    """All steps, or the one that was asked for. Raises CannotGoOn, OutOfTime."""
+    """Run all steps, or the selected one. Raises CannotContinue, OutOfTime."""
     kit = Kit(options, None if options.rehearse else find_card())
     say(kit.introduction)
     whole = Deadline(60 * options.minutes_in_all if options.minutes_in_all else float("inf"))
@@ -43,11 +43,11 @@ def run(options: Options) -> None:
             say(f"{name}:")
             step(Deadline(60 * options.minutes).sooner(whole))
     if options.only in (None, "measure", "report"):
-        kit.complain()
+        kit.check_complete()
 
 
 class Kit:
-    """One run: what it found here, and its steps."""
+    """One run: the hardware, the engine and the steps."""
 
     def __init__(self, options: Options, card: Card | None) -> None:
         self._options = options
@@ -56,29 +56,29 @@ class Kit:
         self._work = options.work or _cache()
         self._engine = Engine(options, self._work, card.architecture if card else None)
         self._stock = Stock(options.models or self._work / "models")
-        self._passed_over: list[str] = []  # models that the disk had no room for
+        self._skipped: list[str] = []  # models for lack of disk space
         self._memory_bytes = card.free_bytes if card else ram.free_bytes()
 
     @property
     def introduction(self) -> str:
-        what = f"GPU {self._card.name}" if self._card else "rehearsal on the CPU: this says nothing about a GPU"
+        what = f"GPU {self._card.name}" if self._card else "rehearsal on the CPU, which says nothing about a GPU"
         return f"{what}; {self._memory_bytes / 1024**3:.1f} GiB free; work in {self._work}"
 
     def build(self, deadline: Deadline) -> None:
         self._engine.build(deadline)
 
     def write_models(self, deadline: Deadline) -> None:
-        """As many of those that are still to be measured as the disk holds; the others come when these are done."""
+        """Write as many of the models still to be measured as fit on the disk."""
         for shape in self._to_measure():
             if self._stock.has(shape):
                 continue
             if self._stock.free_bytes < shape.data_bytes:
-                say(f"  the disk is full: {shape.label} and larger ones are written when others were measured")
+                say(f"  disk full: {shape.label} and larger models are written after others have been measured")
                 return
             self._stock.write(shape, deadline)
 
     def measure(self, deadline: Deadline) -> None:
-        """Every start that has no row yet; a table of what there is, also when the time was too short."""
+        """Measure every start without a row; reports partial results when time runs out."""
         bench = Bench(self._engine.facts, self._card, self._work / "logs", self._overhead_bytes)
         if self._card and "bare_context_bytes" not in self._results.machine:
             self._results.machine["bare_context_bytes"] = self._card.bare_context_bytes()
@@ -91,37 +91,37 @@ class Kit:
             raise
 
     def report(self, _: Deadline) -> None:
-        """What there is, as a table; the overhead of this GPU, for the estimates."""
+        """Write the table, and the overhead of this GPU for the estimates."""
         results, machine = self._results, self._results.machine
         if not results.rows:
-            self.complain()
-            raise CannotGoOn(f"nothing was measured yet: {results.folder} has no rows")
+            self.check_complete()
+            raise CannotContinue(f"nothing measured yet: {results.folder} has no rows")
         figures = summary(self._kind, results.rows, machine.get("bare_context_bytes"))
         results.write(figures)
         text = table(self._kind, machine, results.rows, figures)
         (results.folder / "table.md").write_text(text)
         say(text.partition("\n## Every start")[0])
-        if self._card and (said := overheads.entry(machine, results.rows, self._options.date)):
-            overheads.keep(self._card.name, said, self._options.overheads)
-            say(f"{self._options.overheads}: {self._card.name}: {said}")
+        if self._card and (entry := overheads.entry(machine, results.rows, self._options.date)):
+            overheads.keep(self._card.name, entry, self._options.overheads)
+            say(f"{self._options.overheads}: {self._card.name}: {entry}")
         say(f"{len(results.rows)} rows in {results.folder}")
 
-    def complain(self) -> None:
-        """Raises CannotGoOn unless all that was planned was measured."""
-        if self._passed_over:
-            models = ", ".join(self._passed_over)
-            raise CannotGoOn(f"no room on the disk for {models}; --models names another one, the next run tries again")
+    def check_complete(self) -> None:
+        """Raises CannotContinue unless every planned start was measured successfully."""
+        if self._skipped:
+            models = ", ".join(self._skipped)
+            raise CannotContinue(f"not enough disk space for {models}; set --models to another disk and run again")
         if failed := [row for row in self._results.rows if "error" in row]:
-            raise CannotGoOn(
-                f"{len(failed)} of {len(self._results.rows)} starts failed; table.md says why, the next run tries again"
+            raise CannotContinue(
+                f"{len(failed)} of {len(self._results.rows)} starts failed; see table.md; run again to retry"
             )
 
     def _measure_model(self, bench: Bench, shape: Shape, deadline: Deadline) -> None:
         if not self._stock.has(shape):
             plan = self._plan()
-            if not self._stock.make_room(shape, plan, [each for each in plan if not self._starts_left(each)]):
-                say(f"  no room on the disk for {shape.label}: passed over")
-                self._passed_over.append(f"{shape.label} ({shape.data_bytes / 1024**3:.1f} GiB)")
+            if not self._stock.free_space(shape, plan, [each for each in plan if not self._starts_left(each)]):
+                say(f"  not enough disk space for {shape.label}: skipped")
+                self._skipped.append(f"{shape.label} ({shape.data_bytes / 1024**3:.1f} GiB)")
                 return
             self._stock.write(shape, deadline)
         for start in self._starts_left(shape):
@@ -130,19 +130,19 @@ class Kit:
             self._results.add(row)
             say(f"  {row['key']}: {_in_short(row)}")
 
-    # --- what is left to do ----------------------------------------------------------------------------------
+    # --- remaining work ----------------------------------------------------------------------------------
 
     def _to_measure(self) -> list[Shape]:
         return [each for each in self._plan() if self._starts_left(each)]
 
     def _plan(self) -> list[Shape]:
-        return planned(self._kind, self._memory_bytes, self._stock.room_bytes, self._options.quick)
+        return planned(self._kind, self._memory_bytes, self._stock.capacity_bytes, self._options.quick)
 
     def _starts_left(self, shape: Shape) -> list[Start]:
-        said = model_shape(shape.header)
+        found = model_shape(shape.header)
 
         def fits(start: Start) -> bool:
-            needed = estimated(said, start, self._card is not None, self._overhead_bytes)
+            needed = estimated(found, start, self._card is not None, self._overhead_bytes)
             return (needed.devices[0] if needed.devices else needed.host).booked_bytes <= self._memory_bytes
 
         all_ = starts(self._kind, shape.context_length, shape.data_bytes, shape.task, fits, self._options.quick)
@@ -150,7 +150,7 @@ class Kit:
 
     @property
     def _overhead_bytes(self) -> int:
-        """What the estimates of all rows have for such a GPU, whatever is learned between the first and the last."""
+        """The overhead assumed by the estimates of all rows; fixed before the first one is measured."""
         return int(self._results.machine.get("assumed_overhead_bytes", 0))
 
     # --- results ---------------------------------------------------------------------------------------------

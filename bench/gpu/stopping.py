@@ -1,20 +1,20 @@
-"""How a step ends before it is done: for good, or until the next run goes on."""
+"""How a step ends early: permanently, or until the next run continues it."""
 
 from __future__ import annotations
 
 import time
 
 
-class CannotGoOn(Exception):
-    """The step can't be done here; the message is the one line that says why, and what to do."""
+class CannotContinue(Exception):
+    """The step is not possible; the message is one line that says why and what to do."""
 
 
 class OutOfTime(Exception):
-    """The step's time is used up. What is done stays done: the next run goes on from there."""
+    """The time limit was reached; the next run continues from the saved progress."""
 
 
 class Deadline:
-    """The moment by which a step has to end, in monotonic seconds."""
+    """The monotonic time by which a step must end."""
 
     def __init__(self, seconds: float) -> None:
         self._at = time.monotonic() + seconds
@@ -24,7 +24,7 @@ class Deadline:
         return max(0.0, self._at - time.monotonic())
 
     def check(self, needed_seconds: float = 0.0) -> None:
-        """Raises OutOfTime if less than that is left."""
+        """Raises OutOfTime unless more than `needed_seconds` are left."""
         if self.seconds_left <= needed_seconds:
             raise OutOfTime
 

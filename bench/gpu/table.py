@@ -1,4 +1,4 @@
-"""The results as figures and as a table. Pure: rows in, text out."""
+"""The results as figures and as a Markdown table. Pure."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from bench.gpu.kind import Kind
 from bench.gpu.results import Row
 
 MIB = 1024**2
-LARGE_BYTES = 5 * 1024**3  # the goals are about models above this
-FIRST_SIGHT, LEARNED = 0.02, 0.01  # how far a total may be off
-RESERVE_BYTES = 512 * MIB  # what is left free on every GPU: nothing may be under by more
+LARGE_BYTES = 5 * 1024**3  # the goals apply to models above this size
+FIRST_SIGHT, LEARNED = 0.02, 0.01  # allowed relative errors of totals
+RESERVE_BYTES = 512 * MIB  # kept free on every GPU: no estimate may be too low by more
 ITEMS = ("weights", "context", "compute")
 
 
-def good(rows: Sequence[Row]) -> list[Row]:
-    """Those that did not fail."""
+def successful(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose start did not fail."""
     return [row for row in rows if "error" not in row]
 
 
 def error(ours: float, truth: float) -> float:
-    """Relative; none between two that are both (nearly) nothing."""
+    """Relative error; 0 if both differ by less than 0.01 MiB."""
     return 0.0 if abs(ours - truth) < 0.01 * MIB else (ours - truth) / max(truth, 0.01 * MIB)
 
 
@@ -31,34 +31,34 @@ def items(memory: dict[str, int]) -> int:
 
 
 def item_error(row: Row, item: str) -> float:
-    """Of the estimate, against the buffers llama-server took."""
+    """Relative error of the estimate against llama-server's buffers."""
     return error(row["estimated"][item], row["loaded"][item])
 
 
 def overhead_bytes(row: Row, moment: str) -> int:
-    """What the card shows of the process and is none of its buffers. `moment`: shown_loaded or shown_prompted."""
+    """Memory of the process beyond its buffers. `moment`: shown_loaded or shown_prompted."""
     return int(row[moment]["bytes"]) - items(row["loaded"])
 
 
 def first_sight(row: Row) -> float:
-    """Estimate and assumed overhead, against what the card shows after a prompt."""
+    """Relative error of estimate plus assumed overhead against the card's figure after a prompt."""
     return error(items(row["estimated"]) + row["estimated"]["overhead"], row["shown_prompted"]["bytes"])
 
 
 def learned(row: Row) -> float:
-    """What is remembered of such a load, against what it takes after a prompt."""
+    """Relative error of the remembered figure (after the load) against the one after a prompt."""
     return error(row["shown_loaded"]["bytes"], row["shown_prompted"]["bytes"])
 
 
 def under_bytes(row: Row) -> int:
-    """By how much more than booked it takes; below zero: less."""
+    """Memory used beyond the booked amount; negative if less is used."""
     booked = items(row["estimated"]) + row["estimated"]["overhead"] + row["estimated"]["margin"]
     return int(row["shown_prompted"]["bytes"]) - booked
 
 
 def summary(kind: Kind, rows: Sequence[Row], bare_context_bytes: int | None = None) -> dict[str, Any]:
-    """The figures that the goals are about."""
-    whole = good(rows)
+    """The figures of the results, and whether the goals are met."""
+    whole = successful(rows)
     figures: dict[str, Any] = {"rows": len(whole), "failed": sorted(row["key"] for row in rows if row not in whole)}
     for item in ITEMS:
         figures[f"{item}_percent"] = _account([item_error(row, item) for row in whole])
@@ -94,7 +94,7 @@ def _is_usual(row: Row) -> bool:
 
 
 def _all(rows: list[Row], is_met: Callable[[Row], bool]) -> bool | None:
-    """None: nothing was measured that says so."""
+    """Whether all rows meet it; None without rows."""
     return all(map(is_met, rows)) if rows else None
 
 
@@ -111,7 +111,7 @@ def _account(errors: list[float]) -> dict[str, float]:
 
 
 def _range(sizes: list[int]) -> list[float | None]:
-    """Least, middle, most; in MiB."""
+    """Minimum, median and maximum in MiB."""
     return [_mib(each) for each in (min(sizes), statistics.median_high(sizes), max(sizes))] if sizes else []
 
 
@@ -120,10 +120,10 @@ def _mib(size: float | None) -> float | None:
 
 
 def table(kind: Kind, machine: dict[str, Any], rows: Sequence[Row], figures: dict[str, Any]) -> str:
-    """As Markdown. Says first what it is about."""
+    """The results as Markdown."""
     lines = [f"# {_title(kind, machine)}", "", _about(kind), ""]
     lines += [f"- {name}: {value}" for name, value in machine.items()]
-    lines += ["", "## In short", "", *_short(figures), "", "## Every start", "", *_rows(kind, good(rows))]
+    lines += ["", "## Summary", "", *_short(figures), "", "## Every start", "", *_rows(kind, successful(rows))]
     failed = [row for row in rows if "error" in row]
     if failed:
         lines += ["", "## Failed", "", *(f"- {row['key']}: {row['error'].splitlines()[0]}" for row in failed)]
@@ -139,14 +139,15 @@ def _about(kind: Kind) -> str:
 
 
 _ABOUT_GPU = """\
-Sizes in MiB. The items' errors are those of our estimate against the buffers that llama-server reports. What NVML shows
-for the process and is no buffer is overhead. `first sight`: the estimate and the overhead that is assumed, against what
-is shown after the prompt. `learned`: what was shown after the load, which the service remembers, against the same.
-`by`: `process` is NVML's figure for it; `card` is what the whole card grew by, where NVML does not name the process."""
+Sizes are in MiB. Errors of items compare our estimate with the buffers that llama-server reports. Overhead is the
+memory that NVML reports for the process beyond its buffers. `first sight` compares the estimate and the assumed
+overhead with the memory after the prompt; `learned` compares the memory after the load, which the service remembers,
+with the same. `by`: `process` is NVML's figure for the process; `card` is the growth of the whole card, where NVML does
+not list the process."""
 _ABOUT_REHEARSAL = """\
-Sizes in MiB. This run shows that the kit works, and how the items of the estimate compare with the buffers that
-llama-server takes in RAM, that of its outputs counted as compute. It says nothing about a GPU: no overhead, no total.
-`resident`: pages of the process, those of the model's file among them as far as they were touched."""
+Sizes are in MiB. This run shows that the kit works, and compares the items of the estimate with llama-server's buffers
+in RAM (its output buffer counts as compute). It says nothing about a GPU: no overhead, no total. `resident`: resident
+pages of the process, including the touched pages of the model file."""
 
 
 def _short(figures: dict[str, Any]) -> list[str]:
@@ -156,8 +157,8 @@ def _short(figures: dict[str, Any]) -> list[str]:
             answers = {True: "yes", False: "NO", None: "not measured"}
             lines += [f"- goal: {goal}: {answers[met]}" for goal, met in value.items()]
         elif name != "failed" or value:
-            said = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
-            lines.append(f"- {name.replace('_', ' ')}: {said}")
+            text = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
+            lines.append(f"- {name.replace('_', ' ')}: {text}")
     return lines
 
 

@@ -1,1 +1,1 @@
-"""How the data path of the whole service does against its peers; `python -m bench.relay --help` says more."""
+"""Benchmark of the data path against other proxies; see `python -m bench.relay --help`."""

@@ -1,19 +1,19 @@
-"""How the data path of the whole service does against its peers.
+"""Compares the data path of the whole service with other proxies.
 
     python -m bench.relay [--json] [--quick] [--rounds N] [--systems a,b] [--record FILE] [--plot FILE.svg]
 
-Ours is measured whole, as users start it: command line, gunicorn, catalogue, pool, metrics, log. Its llama-server is a
-stand-in in C (upstream.c) that keeps llama-server's command line and answers at once; the same one is behind nginx, a
-naive Flask + requests proxy and LiteLLM, and is asked directly. The proxy has core 0; the load, the stand-in and this
-program have core 1. Where a llama-server is on PATH, eight clients also ask it for small answers, of a tiny model:
-directly (direct-real), through ours (ours-real) and through its own router mode (router).
+Our service runs in full, as users start it: command line, gunicorn, catalog, pool, metrics, log. Its llama-server is a
+fake one in C (upstream.c) that accepts llama-server's command line and answers immediately. The same fake server is
+measured directly and behind nginx, a naive Flask + requests proxy and LiteLLM. The proxy runs on core 0; the load
+generator, the fake server and this program run on core 1. If llama-server is on PATH, eight clients also request small
+answers of a tiny model from it: directly (direct-real), through ours (ours-real), and through its router mode (router).
 
-Rounds are interleaved: each has every system once, started anew, in another order. Figures are medians of the rounds
-with their range; ratios are taken within a round.
+Rounds are interleaved: each round starts every system once, in a different order. Figures are medians of the rounds
+with their range; ratios are computed within each round.
 
-A token's latency is from the stand-in's send to the client's recv. CPU and memory (PSS, above the same proxy's just
-before the streams began) are the proxy's alone. TTFT is of short streams that come on top of the others, on new
-connections.
+Token latency is measured from the fake server's send to the client's recv. CPU and memory are the proxy's alone; memory
+is PSS above the proxy's PSS just before the streams started. TTFT is measured with short extra streams on new
+connections, while the other streams run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     if not shutil.which("wrk"):
         left_out["small answers"] = "wrk is not installed"
     for what, why in left_out.items():
-        _say(f"left out: {what}: {why}")
+        _say(f"skipped: {what}: {why}")
     chosen = [each for each in SYSTEMS if each.name in options.systems and each.name not in left_out]
     rounds = _rounds(chosen, options.rounds, QUICK if options.quick else Times())
     made = {**figures(rounds), "left_out": left_out}
@@ -67,15 +67,17 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.relay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, help="rounds (default: 5; with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="a minute or two, for a look; its figures scatter")
-    parser.add_argument("--systems", type=lambda text: text.split(","), default=names, help=f"of {', '.join(names)}")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else, on stdout")
-    parser.add_argument("--record", type=Path, help="also write the figures to this file")
-    parser.add_argument("--plot", type=Path, help="also draw them into this SVG file")
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: 5; 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="one to two minutes; the figures scatter")
+    parser.add_argument(
+        "--systems", type=lambda text: text.split(","), default=names, help=f"comma-separated: {', '.join(names)}"
+    )
+    parser.add_argument("--json", action="store_true", help="print only JSON on stdout")
+    parser.add_argument("--record", type=Path, help="also write the results to this file")
+    parser.add_argument("--plot", type=Path, help="also draw a plot into this SVG file")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 5)
-    if options.plot and not importlib.util.find_spec("matplotlib"):  # said now, not after the rounds
+    if options.plot and not importlib.util.find_spec("matplotlib"):  # fail now, not after the rounds
         parser.error("--plot needs matplotlib: pip install '.[bench]'")
     if unknown := set(options.systems) - set(names):
         parser.error(f"no such system: {', '.join(sorted(unknown))}")
@@ -99,7 +101,7 @@ def _rounds(systems: list[System], count: int, times: Times) -> list[Round]:
 
 
 def _order(systems: list[System], number: int) -> list[System]:
-    """Another one each round: begun elsewhere, and every second time backwards."""
+    """The systems in a different order for each round: rotated, and reversed in every second round."""
     first = number % len(systems)
     turned = systems[first:] + systems[:first]
     return turned[::-1] if number % 2 else turned
@@ -122,14 +124,14 @@ def _measured(system: System, given: Surroundings, times: Times) -> Seen:
 
 
 def _settle(running: Running, times: Times) -> None:
-    """Until all the streams that were left are noticed: our service says so itself."""
+    """Wait until our service has noticed that all clients disconnected."""
     time.sleep(times.pause)
     if service := running.service:
         wait_for(lambda: not any(server["requests"] for server in service.servers()), 30)
 
 
 def _of_ours(programs: Programs, running: Running, times: Times, clients: int) -> Seen:
-    """What only our service is asked: whether /health answers beside everything, and a burst that it has to refuse."""
+    """Measurements of our service alone: /health under load, and a burst of requests that must be rejected."""
     seen: Seen = {}
     if shutil.which("wrk"):
         _, health = beside(lambda: small(running, times.small / 2, clients), running)
@@ -139,7 +141,7 @@ def _of_ours(programs: Programs, running: Running, times: Times, clients: int) -
 
 
 def _tables(made: dict[str, Any]) -> str:
-    """For people: a line a row, without the ranges."""
+    """The figures as text, one line per row, without ranges."""
     lines = []
     for name in ("streams", "small", "ratios", "bounds"):
         for row in made[name]:

@@ -1,4 +1,4 @@
-/* What the stand-in answers to whom. */
+/* The responses of the fake llama-server. */
 #include "upstream.h"
 
 static int answer(connection *c, const char *status, const char *body) {

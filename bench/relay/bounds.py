@@ -1,4 +1,4 @@
-"""What was promised of the data path, and whether the rounds show it."""
+"""The promised bounds of the data path, checked against the measured rounds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from bench.relay.cases import FAST, FEW, MANY, SLOW
 from bench.relay.rounds import Round, digits, health, own, p99, ratio, within
 
-FULL = 0.99  # of the rate: what is full, where streams and clocks begin and end between two tokens
+FULL = 0.99  # share of the rate that counts as full: the window starts and ends between two tokens
 
 
 def bounds(rounds: list[Round]) -> list[dict[str, Any]]:
-    """What was promised of the data path, and whether it holds."""
+    """Each bound with its measured value and whether it holds."""
     made = []
     for case in (SLOW, FAST):
         late = within(rounds, "nginx", case, "p99_ms", lambda own, others: own - others)

@@ -1,23 +1,23 @@
-"""What every system is asked for, and for how long."""
+"""The load that every system is measured with, and for how long."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-SLOTS_LEFT = 40  # of each server, for the streams that come on top
+SLOTS_LEFT = 40  # per server, kept for the extra streams
 
 
 @dataclass(frozen=True, order=True)
 class Case:
-    """So many streams at once, each of so many tokens a second."""
+    """A number of concurrent streams, and the rate of each in tokens per second."""
 
     streams: int
     rate: int
 
     @property
     def servers(self) -> int:
-        """How many servers it takes, of 256 slots each, with some left for those that come on top."""
+        """Number of servers needed, with 256 slots each, some of them kept for the extra streams."""
         return math.ceil(self.streams / (256 - SLOTS_LEFT))
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ FEW, SLOW, FAST, MANY = Case(16, 50), Case(256, 50), Case(256, 100), Case(1000, 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds. Streams open over the ramp, and are measured in the window; then first tokens, then /health."""
+    """Durations in seconds. Streams open in the ramp, are measured in the window; then first tokens, then /health."""
 
     ramp: float = 2.0
     window: float = 8.0

@@ -1,8 +1,9 @@
-"""One small answer that needs nothing, for bench.relay.steps: what a request costs before a proxy does anything.
+"""A server with one small constant answer, for bench.relay.steps: the cost of a request without any proxying.
 
     python -m bench.relay.constant PORT gunicorn|flask|worker
 
-gunicorn's threaded worker with a bare WSGI callable, the same with Flask, and our worker with the bare callable.
+`gunicorn`: its threaded worker with a bare WSGI callable; `flask`: the same with Flask; `worker`: our worker with the
+bare callable.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def by_flask() -> Flask:
     return app
 
 
-class Nothing:
-    """The services of a worker that has none."""
+class NoService:
+    """What ProxyWorker drains and stops, where there is nothing."""
 
     def begin_drain(self) -> None: ...
     def wait_drained(self, timeout: float) -> bool:
@@ -62,8 +63,8 @@ class Application(BaseApplication):  # type: ignore[misc]
     def load(self) -> Any:
         return by_flask() if self._kind == "flask" else bare
 
-    def load_service(self) -> tuple[Nothing, Any]:
-        return Nothing(), bare
+    def load_service(self) -> tuple[NoService, Any]:
+        return NoService(), bare
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From what the rounds saw to figures: medians with their range, ratios within rounds, and the bounds."""
+"""Computes the figures from the measured rounds: medians with their range, ratios within rounds, and the bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL_FIGURES = ("requests_per_s", "p50_ms", "p99_ms", "cpu_us", "failed")
 
 
 def figures(rounds: list[Round]) -> dict[str, Any]:
-    """The tables of streams and small answers; beside each median the least and the most of the rounds."""
+    """The tables of streams and small answers, each median with the minimum and maximum of the rounds."""
     systems = list(dict.fromkeys(name for each in rounds for name in each))
     cases = sorted({case for each in rounds for seen in each.values() for case in seen if isinstance(case, Case)})
     made: dict[str, Any] = {"streams": [], "small": []}
@@ -44,14 +44,14 @@ def _row(rounds: list[Round], name: str, case: object, columns: Iterable[str]) -
 
 
 def ratios(rounds: list[Round]) -> list[dict[str, Any]]:
-    """Ours to that of nginx and of the naive proxy, taken within each round."""
-    asked = [
+    """Our figures divided by those of nginx and of the naive proxy, within each round."""
+    pairs = [
         *((case, "cpu_us_per_token") for case in (SLOW, FAST, MANY)),
         *((case, "mb_per_100_streams") for case in (SLOW,)),
         *(("small", figure) for figure in ("requests_per_s", "cpu_us")),
     ]
     made = []
-    for case, figure in asked:
+    for case, figure in pairs:
         for peer in ("nginx", "naive"):
             values = within(rounds, peer, case, figure, ratio)
             if values:

@@ -1,9 +1,9 @@
-/* Reads an answer: the head's status, the chunks of the body, and the tokens' marks in what they carry. */
+/* Parses a response: status, chunks, and the time stamps of the tokens in the chunks. */
 #include "streams.h"
 
 static const char MARK[] = "sent_ns=";
 
-/* Finds the marks in what an event stream says; one may begin in one read and end in the next. */
+/* Finds the time stamps in an event stream; one may be split across two reads. */
 static void look_for_tokens(stream *s, const char *data, size_t size) {
     static char text[READ_BYTES + KEPT_BYTES];
     memcpy(text, s->kept, s->kept_size);
@@ -23,7 +23,7 @@ static void look_for_tokens(stream *s, const char *data, size_t size) {
     memcpy(s->kept, from, s->kept_size);
 }
 
-/* Takes the head's bytes; how many they were. */
+/* Parses the response head; returns its length in bytes. */
 static size_t take_head(stream *s, const char *data, size_t size) {
     size_t before = s->head_size, more = size < HEAD_BYTES - 1 - before ? size : HEAD_BYTES - 1 - before;
     memcpy(s->head + before, data, more);

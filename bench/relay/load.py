@@ -1,4 +1,4 @@
-"""Puts load on a system and measures what comes back, and what it cost."""
+"""Puts load on a system; measures the answers and their cost."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Figures = dict[str, Any]
 
 
 class Streams:
-    """A run of streams.c, told phase by phase."""
+    """A run of streams.c, followed phase by phase."""
 
     def __init__(self, program: Path, port: int, servers: int, *numbers: float) -> None:
         command = [str(program), str(port), ",".join(MODELS[:servers]), *(f"{number:g}" for number in numbers)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    def until(self, phase: str) -> None:
+    def wait_for_phase(self, phase: str) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line == f"phase {phase}\n":
@@ -38,7 +38,7 @@ class Streams:
         raise AssertionError(f"the streams ended before {phase}")
 
     def result(self) -> Figures:
-        """What it says at its end."""
+        """The figures it prints at its end."""
         rest, _ = self._process.communicate(timeout=60)
         assert self._process.returncode == 0, "the generator of streams failed"
         made: Figures = json.loads(rest.splitlines()[-1])
@@ -46,17 +46,17 @@ class Streams:
 
 
 def streams(program: Path, system: Running, case: Case, times: Times, idle_mib: float) -> Figures:
-    """One case of streams: figures of the window, of first tokens, of memory and, for ours, of /health."""
+    """Figures of one case of streams: token latency, first tokens, CPU, memory and, for our service, /health."""
     endless = case.rate * int(times.ramp + times.window + times.probing + times.hold + 60)
     run = Streams(
         *(program, system.port, case.servers, case.streams, case.rate, endless),
         *(times.ramp, times.window, times.probing, times.hold, PROBES_PER_SECOND),
     )
-    run.until("window")
+    run.wait_for_phase("window")
     before = cpu_seconds(system.processes())
-    run.until("probing")
+    run.wait_for_phase("probing")
     used = cpu_seconds(system.processes()) - before
-    run.until("hold")
+    run.wait_for_phase("hold")
     mib = memory_mib(system.processes()) - idle_mib
     health = health_ms(system, times.hold - 0.3) if system.service else []
     seen = run.result()
@@ -75,7 +75,7 @@ def streams(program: Path, system: Running, case: Case, times: Times, idle_mib: 
 
 
 def failures(seen: Figures) -> int:
-    """Streams that were not answered, not with 200, or cut; and probes of which the same is known at the end."""
+    """Number of streams without an answer, and of streams and probes with another status than 200 or cut off."""
     counts = (seen["streams"], seen["probes"])
     unanswered = seen["streams"]["opened"] - sum(seen["streams"]["statuses"].values())
     bad = sum(count for each in counts for status, count in each["statuses"].items() if status != "200")
@@ -83,7 +83,7 @@ def failures(seen: Figures) -> int:
 
 
 def small(system: Running, seconds: float, clients: int) -> Figures:
-    """Small answers, asked for by so many clients at once, each on a connection that is kept."""
+    """Figures of small answers, requested by `clients` concurrent clients, each on a persistent connection."""
     before = cpu_seconds(system.processes())
     command = [
         "wrk",
@@ -111,7 +111,7 @@ def _us_each(seconds: float, count: int) -> float | None:
 
 
 def burst(program: Path, system: Running) -> Figures:
-    """2,000 requests for one server's 256 slots in the same moment: who is answered what, and who not at all."""
+    """2,000 simultaneous requests for the 256 slots of one server: counts of statuses and of missing answers."""
     began = time.monotonic()
     numbers = (BURST_CONNECTIONS, BURST_RATE, BURST_TOKENS, 0, BURST_SECONDS, 0, 0, 0)
     run = Streams(program, system.port, 1, *numbers)
@@ -127,7 +127,7 @@ def burst(program: Path, system: Running) -> Figures:
 
 
 def beside(work: Callable[[], Figures], system: Running) -> tuple[Figures, list[float]]:
-    """What the work gave, and how long /health took meanwhile."""
+    """The result of `work`, and the milliseconds that /health took while it ran."""
     over, seen = threading.Event(), []
 
     def ask() -> None:
@@ -144,7 +144,7 @@ def beside(work: Callable[[], Figures], system: Running) -> tuple[Figures, list[
 
 
 def health_ms(system: Running, seconds: float) -> list[float]:
-    """Milliseconds of GET /health on a connection that is kept, for so long; 20 s for one that fails."""
+    """Milliseconds of repeated GET /health on a persistent connection for `seconds`; a failure counts as 20 s."""
     made: list[float] = []
     with requests.Session() as session:
         until = time.monotonic() + seconds

@@ -1,6 +1,6 @@
-"""The proxy that one writes first: Flask and requests, under gunicorn's threads. A peer in bench.relay.
+"""The obvious proxy in Flask and requests, under gunicorn's threads. A peer in bench.relay.
 
-Its upstream's address is in UPSTREAM.
+The environment variable UPSTREAM is the base URL of its upstream.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""nginx's configuration as a peer: one worker, nothing buffered, connections to the upstream kept, no access log."""
+"""The configuration of nginx as a peer: one worker, no buffering, upstream keep-alive, no access log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def configuration(folder: Path, port: int, upstream_port: int) -> str:
-    user = "user root;" if os.getuid() == 0 else ""  # its worker has to reach the folder
+    user = "user root;" if os.getuid() == 0 else ""  # its worker needs access to the folder
     paths = "\n    ".join(f"{kind}_temp_path {folder}/{kind};" for kind in TEMPORARY)
     return f"""\
 {user}

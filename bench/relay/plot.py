@@ -1,6 +1,6 @@
-"""Draws the streams of a result: what a token costs, and how late the latest hundredth is, by system and case.
+"""Plots the streams of a result: token latency, CPU per token and time to first token, by system and case.
 
-Needs matplotlib (`pip install '.[bench]'`), as bench/error_plot.py does.
+Requires matplotlib (`pip install '.[bench]'`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any
 
 COLOURS = {"ours": "#0072b2", "nginx": "#009e73", "naive": "#d55e00", "direct": "0.6", "litellm": "#cc79a7"}
 PANELS = {
-    "p99_ms": ("latency of a token, p99, ms", "log"),
+    "p99_ms": ("token latency, p99, ms", "log"),
     "cpu_us_per_token": ("CPU, µs per token", "linear"),
-    "ttft_p99_ms": ("first token beside them, p99, ms", "log"),
+    "ttft_p99_ms": ("time to first token, p99, ms", "log"),
 }
 
 
 def draw(file: Path, made: dict[str, Any]) -> None:
-    """Write bars with the range of the rounds as SVG. Raises ModuleNotFoundError without matplotlib."""
+    """Write a bar chart with the range of the rounds as SVG. Raises ModuleNotFoundError without matplotlib."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -35,7 +35,7 @@ def draw(file: Path, made: dict[str, Any]) -> None:
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]], name: str) -> None:
-    """A group for each case, in it a bar for each system; what was not measured is a gap."""
+    """One group per case with one bar per system; unmeasured systems leave a gap."""
     cases = sorted({(row["streams"], row["rate"]) for row in rows})
     systems = [each for each in COLOURS if any(row["system"] == each for row in rows)]
     width = 0.8 / len(systems)

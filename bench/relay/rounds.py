@@ -1,4 +1,4 @@
-"""What the rounds saw, and how ours is held against a peer: within a round, then over them all."""
+"""Access to the measured rounds, and comparison of our service with a peer within each round."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-Seen = dict[Any, dict[str, Any]]  # of one system in one round: by Case, "small", "burst"
+Seen = dict[Any, dict[str, Any]]  # one system in one round, by Case, "small", "burst"
 Round = dict[str, Seen]  # by system
 
 
@@ -23,7 +23,7 @@ def within(
     compare: Callable[[float, float], float | None],
     ours: str = "ours",
 ) -> list[float]:
-    """Ours held against the peer's, round by round, where both were seen."""
+    """Our figure compared with the peer's, for each round that has both."""
     pairs = [
         (each[ours][case][figure], each[peer][case][figure])
         for each in rounds
@@ -38,7 +38,7 @@ def ratio(own: float, others: float) -> float | None:
 
 
 def health(rounds: list[Round]) -> dict[object, list[float]]:
-    """Of all rounds together: a percentile wants many."""
+    """Milliseconds of /health by case, over all rounds: a percentile needs many values."""
     made: dict[object, list[float]] = {}
     for each in rounds:
         for case, seen in each.get("ours", {}).items():
@@ -52,9 +52,9 @@ def median(values: list[float]) -> float | None:
 
 
 def digits(value: float | None) -> float | None:
-    """Four of them, as elsewhere in the results."""
+    """Rounded to four significant digits, as elsewhere in the results."""
     return None if value is None else float(f"{value:.4g}")
 
 
 def p99(values: list[float]) -> float:
-    return statistics.quantiles(values * 2, n=100, method="inclusive")[98]  # twice: it wants two of them
+    return statistics.quantiles(values * 2, n=100, method="inclusive")[98]  # twice: `quantiles` needs two

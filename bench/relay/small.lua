@@ -1,4 +1,4 @@
--- What wrk sends, and says at its end: one line of JSON.
+-- The request that wrk sends, and its summary as one line of JSON.
 wrk.method = "POST"
 wrk.path = "/v1/chat/completions"
 wrk.headers["Content-Type"] = "application/json"

@@ -1,6 +1,6 @@
-"""The stand-in for llama-server and the generator of streams, both C: compiled here, and the first one started.
+"""Compiles the fake llama-server and the stream generator, both in C, and starts the former.
 
-The machine is used as two cores: what is measured has core 0, everything around it core 1.
+Two cores are used: the measured proxy runs on the first, everything else on the last.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MEASURED_CORE, OTHER_CORE = min(os.sched_getaffinity(0)), max(os.sched_getaffini
 
 @dataclass(frozen=True)
 class Programs:
-    """What was compiled. The stand-in is called llama-server, which is what it takes itself for."""
+    """The compiled programs. The fake server's file is called llama-server, as the service expects."""
 
     upstream: Path
     streams: Path
 
 
 def compiled(folder: Path) -> Programs:
-    """Both programs, in `folder`. Raises CalledProcessError, with the compiler's words on stderr."""
+    """Compile both programs into `folder`. Raises CalledProcessError; the compiler's messages are on stderr."""
     made = Programs(folder / "llama-server", folder / "streams")
     for program, sources in ((made.upstream, ("upstream.c", "answers.c")), (made.streams, ("streams.c", "hearing.c"))):
         assert COMPILER is not None, "no C compiler (cc, gcc)"
@@ -37,13 +37,13 @@ def compiled(folder: Path) -> Programs:
 
 
 def environment() -> dict[str, str]:
-    """What the stand-in is told by its environment: which core it is on, whoever starts it."""
+    """The fake server's environment: its core, whichever process starts it."""
     return {"STAND_IN_CORE": str(OTHER_CORE)}
 
 
 @contextlib.contextmanager
 def upstream(programs: Programs) -> Iterator[int]:
-    """A stand-in that belongs to nobody; its port."""
+    """Run a fake server that no proxy manages; yields its port."""
     command = [programs.upstream, "--port", "0", "--alias", "stand-in-0"]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -54,7 +54,7 @@ def upstream(programs: Programs) -> Iterator[int]:
 
 
 def pin(pids: Iterable[int], core: int) -> None:
-    """Processes to a core, with the threads they have and will have."""
+    """Pin processes to a core, with all their present and future threads."""
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), {core})

@@ -1,11 +1,11 @@
-"""What each step of a small request costs, and how far down it could go.
+"""Measures the cost of each step of a small request, and the lower limits set by gunicorn and Flask.
 
     python -m bench.relay.steps [--json] [--rounds N] [--record FILE]
 
-First by load, 32 clients at once, the server on a core of its own as in bench.relay: nginx as a proxy; then what
-answers without any upstream: gunicorn, gunicorn with Flask, our worker; then ours whole. Nobody who stays with WSGI
-under gunicorn gets below the second. Then our own steps by themselves, on one thread, in the order a request takes
-them: microseconds, the fastest of many batches, so that what else the machine does is left out.
+First under load, with 32 concurrent clients and the server on its own core as in bench.relay: nginx as a proxy; three
+servers without an upstream (gunicorn, gunicorn with Flask, our worker); and our complete service. gunicorn without an
+upstream is the lower limit for any WSGI application under it. Then our own steps, one by one on a single thread, in the
+order of a request: microseconds, the fastest of many batches, which excludes other load on the machine.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.relay.steps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of the load (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of load (default: 3)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--record", type=Path, help="also write the figures to this file")
+    parser.add_argument("--record", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     os.sched_setaffinity(0, {OTHER_CORE})
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _by_load(folder: Path, programs: Programs, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Requests a second and CPU microseconds of each, minimum, median and maximum of the rounds."""
+    """Requests per second and CPU microseconds per request: minimum, median and maximum of the rounds."""
     seen: dict[str, list[dict[str, Any]]] = {}
     with upstream(programs) as port:
         for number in range(rounds):
@@ -96,7 +96,7 @@ _SERVERS = {
 
 
 def _steps(folder: Path, programs: Programs) -> dict[str, float]:
-    """Of our own code alone, behind the worker and before its answer is on the wire."""
+    """Microseconds of each step of our own code, from after the worker until before the answer is sent."""
     with _runtime(folder, programs) as services:
         return {name: _fastest_us(step) for name, step in _named_steps(services).items()}
 
@@ -104,42 +104,42 @@ def _steps(folder: Path, programs: Programs) -> dict[str, float]:
 def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
     path = "/v1/chat/completions"
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": path, "CONTENT_TYPE": "application/json"}
-    asked, client = IncomingRequest(environ, services, "bench"), services.clients.watch(None)
-    model = servable_model(asked, MODELS[0])
+    incoming, client = IncomingRequest(environ, services, "bench"), services.clients.watch(None)
+    model = servable_model(incoming, MODELS[0])
 
     def slot() -> Any:
-        asking = services.pool.ask(model, 10.0, client)
-        lease = asking.wait()
-        asking.end(Ending.COMPLETE)
+        pending = services.pool.acquire(model, 10.0, client)
+        lease = pending.wait()
+        pending.end(Ending.COMPLETE)
         return lease
 
     address = slot().address
 
-    def relayed() -> None:
-        answer = services.relay.send(address, "POST", path, asked.header, BODY, client)
-        assert b"".join(answer.chunks)
+    def relay() -> None:
+        answer, pieces = services.relay.send(address, incoming.for_engine(BODY), client), list[bytes]()
+        assert answer.copy_body(pieces.append, None) and pieces
         answer.usage()
         answer.close()
 
-    def told() -> None:
+    def report() -> None:
         services.gauges.first_byte(model.name, 0.001, 0.0)
         services.gauges.answered(path, model.name, 200, 0.001, 7, 1)
-        services.access_log.note(200, path, model.name, model.name, 0.001, 7, 1, asked.request_id)
+        services.access_log.note(200, path, model.name, model.name, 0.001, 7, 1, incoming.request_id)
 
     return {
-        "the request as the routes see it": lambda: IncomingRequest(environ, services, "bench"),
-        "doors": lambda: authorize(asked),
-        "JSON: the model's name": lambda: read_request(asked, BODY),
-        "catalogue": lambda: servable_model(asked, MODELS[0]),
-        "scheduler: a slot, and its return": slot,
-        "to llama-server and back, usage": relayed,
-        "metrics and log": told,
+        "parse the request": lambda: IncomingRequest(environ, services, "bench"),
+        "authorization": lambda: authorize(incoming),
+        "JSON: the model's name": lambda: read_request(incoming, BODY),
+        "catalog": lambda: servable_model(incoming, MODELS[0]),
+        "scheduler: acquire and release a slot": slot,
+        "relay to llama-server and back, usage": relay,
+        "metrics and log": report,
     }
 
 
 @contextlib.contextmanager
 def _runtime(folder: Path, programs: Programs) -> Iterator[Any]:
-    """The services as a worker has them, one model loaded, in this process."""
+    """The services of a worker in this process, with one model loaded on demand."""
     config = folder / "config.json"
     config.write_text(json.dumps(systems.our_settings(Surroundings(folder / "steps", programs, 0))))
     os.environ |= {"XDG_STATE_HOME": str(folder), "LLAMA_SMART_PROXY_CONFIG": str(config)}
@@ -164,7 +164,7 @@ def _fastest_us(step: Callable[[], object]) -> float:
 
 
 def _table(made: dict[str, Any]) -> str:
-    lines = [f"{'32 clients':36} {'requests/s':>11} {'CPU us each':>12}"]
+    lines = [f"{'32 clients':36} {'requests/s':>11} {'CPU us/req':>12}"]
     for name, seen in made["by_load"].items():
         lines.append(f"{name:36} {seen['requests_per_s']['median']:11.0f} {seen['cpu_us']['median']:12.0f}")
     lines.append(f"{'one thread':36} {'us':>11}")

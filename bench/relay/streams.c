@@ -1,11 +1,11 @@
-/* Opens event streams of bench/relay/upstream.c through whatever is measured, and says how they came through.
+/* Opens event streams to bench/relay/upstream.c through the measured proxy and reports how they arrived.
  *
  *     streams PORT MODELS STREAMS RATE TOKENS RAMP WINDOW PROBING HOLD PROBES_PER_S
  *
- * Times are seconds. STREAMS are opened evenly over the RAMP (0: all at once), dealt out to MODELS (a,b,c). Once all of
- * them run, or ten seconds later, the latency of their tokens is noted, in the WINDOW. While PROBING, streams of one token come on top, to see how long a first one
- * takes beside all the others. Nothing is noted while it HOLDs: that is for looking at memory. Each phase is said by a
- * line "phase NAME" as it begins; the last line is JSON. It ends before its time when every stream has ended.
+ * Times are in seconds. STREAMS are opened evenly over the RAMP (0: all at once) and distributed over MODELS (a,b,c).
+ * Once all of them run, or after ten more seconds, token latency is recorded for the WINDOW. During PROBING, additional
+ * streams of one token measure the time to first token under load. Nothing is recorded during HOLD, in which memory can
+ * be read. Each phase starts with a line "phase NAME"; the last line is JSON. Exits early once every stream has ended.
  *
  * A token's latency is the time from "sent_ns=N" in its text to the return of the recv() that brought it.
  */
@@ -96,7 +96,7 @@ static void ask(stream *s) {
     s->is_connected = 1;
 }
 
-/* Its connection is there at once on a loopback, unless the listener's queue is full. */
+/* On loopback a connection is established at once unless the listener's backlog is full. */
 static void begin(int is_probe, long number, long tokens) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), yes = 1;

@@ -1,4 +1,4 @@
-/* What streams.c, which opens and counts, and hearing.c, which reads what comes back, share. */
+/* Shared by streams.c, which opens and counts streams, and hearing.c, which parses responses. */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-"""What is measured: our service and its peers, each in front of the same stand-in.
+"""The measured systems: our service and its peers, each in front of the same fake llama-server.
 
-A system that cannot be had here says why; the others are measured without it.
+A system that is not available reports why and is skipped.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from workers.catalog.demo_model import write_demo_model
 from workers.server.child_process import free_port
 
 ROOT = Path(__file__).parents[2]
-SLOTS = 256  # the most that a llama-server has
-MODELS = tuple(f"stand-in-{number}" for number in range(4))  # so many servers take a thousand streams
-THREADS = 1100  # each stream holds one
+SLOTS = 256  # the maximum of a llama-server
+MODELS = tuple(f"stand-in-{number}" for number in range(4))  # enough servers for a thousand streams
+THREADS = 1100  # each stream holds one thread
 
-# Without a key of its own it does not start; the prices of models are those it brings along.
+# Start without a master key, and use the built-in model prices instead of fetching them.
 LITELLM = {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a system is started with: a folder of its own, the programs, and the port of a stand-in."""
+    """What a system needs to start: its own folder, the programs, and the port of a fake server."""
 
     folder: Path
     programs: Programs
@@ -46,7 +46,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Running:
-    """A system that answers. `processes` are those of the proxy alone; `service` is ours."""
+    """A system that is up. `processes` returns the pids of the proxy alone; `service` is set for ours."""
 
     port: int
     processes: Callable[[], list[int]]
@@ -58,24 +58,24 @@ class System:
     name: str
     start: Callable[[Surroundings], AbstractContextManager[Running]]
     most_streams: int
-    missing: Callable[[], str] = str  # why it cannot be had; "" if it can
-    clients: int = 32  # that ask for small answers at once
+    missing: Callable[[], str] = str  # why it is not available; "" if it is
+    clients: int = 32  # concurrent clients for small answers
 
 
 @contextlib.contextmanager
 def ours(given: Surroundings) -> Iterator[Running]:
-    """`llama-smart-proxy serve`, which takes the stand-in for llama-server; every model loaded."""
+    """`llama-smart-proxy serve` with the fake server as its llama-server and every model loaded."""
     path = given.folder / "config.json"
     path.write_text(json.dumps(our_settings(given)))
     with serving(given.folder, "--config", str(path)) as service:
         for model in MODELS:
             assert service.chat(model).status_code == 200, service.output
-        assert all(engine.cpu_affinity() == [OTHER_CORE] for engine in service.engines()), "a stand-in is elsewhere"
+        assert all(engine.cpu_affinity() == [OTHER_CORE] for engine in service.engines()), "wrong core"
         yield Running(int(service.url.rpartition(":")[2]), lambda: [service.master.pid, service.worker.pid], service)
 
 
 def our_settings(given: Surroundings) -> dict[str, object]:
-    """As few as there can be: the engine, and room for a thousand streams."""
+    """Minimal settings: the engine, and enough threads and slots for a thousand streams."""
     model = write_demo_model(given.folder / "models")
     return {
         "engine": {"binary": str(given.programs.upstream), "env": environment()},
@@ -120,17 +120,17 @@ def _nginx() -> str:
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin") or ""
 
 
-_SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # llama-server says ten lines a request
+_SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # llama-server logs ten lines per request
 
 
 @contextlib.contextmanager
-def peer(port: int, words: list[str], **variables: str) -> Iterator[Running]:
-    """A peer that is one command; all its processes count."""
-    with subprocess.Popen(words, cwd=ROOT, env={**os.environ, **variables}, **_SILENT) as process:
+def peer(port: int, command: list[str], **variables: str) -> Iterator[Running]:
+    """Run a peer that is one command; all its processes count."""
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, **_SILENT) as process:
         root = psutil.Process(process.pid)
         try:
-            wait_for(lambda: _answers(port) or process.poll() is not None, 60, lambda: f"{words[0]} does not answer")
-            assert process.poll() is None, f"{words[0]} has ended"
+            wait_for(lambda: _answers(port) or process.poll() is not None, 60, lambda: f"{command[0]} does not answer")
+            assert process.poll() is None, f"{command[0]} exited"
             yield Running(port, lambda: [root.pid, *(child.pid for child in root.children(recursive=True))])
         finally:
             for child in (*root.children(recursive=True), root):
@@ -145,7 +145,7 @@ def _answers(port: int) -> bool:
 
 
 def ask(port: int) -> requests.Response:
-    """A small answer."""
+    """Request a small answer."""
     body = {"model": MODELS[0], "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
     return requests.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=20)
 
@@ -154,10 +154,10 @@ def _no_command(name: str) -> Callable[[], str]:
     return lambda: "" if shutil.which(name) else f"no {name} on PATH"
 
 
-# --- a real llama-server, with a model of 1.7 MB: directly, behind ours, behind its own router mode ---------------
+# --- a real llama-server with a model of 1.7 MB: direct, behind ours, behind its router mode -----------------------
 
 REAL_CLIENTS = 8
-# What ours gives such a model, or is told to.
+# The options that our service passes for such a model, by default or by its settings.
 REAL_OPTIONS = ("--threads", "1", "--parallel", str(REAL_CLIENTS), "--ctx-size", "4096", "--cache-ram", "0")
 
 
@@ -176,7 +176,7 @@ def ours_real(given: Surroundings) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def router(given: Surroundings) -> Iterator[Running]:
-    """llama-server without a model: it starts itself once more for each, and passes requests on."""
+    """llama-server in router mode: it starts a child for each model and forwards requests."""
     port = free_port()
     folder = str(_real_model(given).parent)
     command = ["llama-server", "--models-dir", folder, "--host", "127.0.0.1", "--port", str(port), *REAL_OPTIONS]
@@ -193,7 +193,7 @@ def direct_real(given: Surroundings) -> Iterator[Running]:
 
 
 def _real_model(given: Surroundings) -> Path:
-    """The demo model under a name that the router mode, which goes by names of files, finds."""
+    """The demo model, under the file name by which the router mode finds it."""
     return write_demo_model(given.folder / "models").rename(given.folder / "models" / f"{MODELS[0]}.gguf")
 
 

@@ -1,12 +1,12 @@
-/* A llama-server that computes nothing: the upstream of bench.relay, fast enough never to be what is measured.
+/* A fake llama-server that computes nothing: the upstream of bench.relay, fast enough never to be the bottleneck.
  *
- * It takes llama-server's command line (--help, --version, --port, --alias; what else is given is ignored) and answers
- * as one does: /health, /props and all else only with the key of LLAMA_API_KEY, /slots, and any POST. That is a small
- * chat completion, or with "stream": true an event stream of "max_tokens" tokens, "rate" of them a second, each in a
- * chunk of its own with the time it was sent in its text: "sent_ns=N", CLOCK_MONOTONIC, so that whoever reads it knows
- * how long it was on its way. The first token goes out at once. STAND_IN_CORE pins it to a core.
+ * It accepts llama-server's command line (--help, --version, --port, --alias; other options are ignored) and its
+ * routes: /health, /slots, any POST; /props and everything else require the key in LLAMA_API_KEY. A POST returns a small
+ * chat completion, or with "stream": true an event stream of "max_tokens" tokens, "rate" of them per second. Each token
+ * is one chunk with its send time in the text ("sent_ns=N", CLOCK_MONOTONIC), so that the reader can compute its
+ * latency. The first token is sent immediately. STAND_IN_CORE pins the process to a core.
  *
- * One thread, one epoll; a timerfd wakes it for the next token that is due.
+ * One thread, one epoll; a timerfd wakes it when the next token is due.
  */
 #include "upstream.h"
 #include <arpa/inet.h>
@@ -60,7 +60,7 @@ static void want(connection *c, uint32_t what) {
     epoll_ctl(events, EPOLL_CTL_MOD, c->fd, &event);
 }
 
-/* False: the client has gone. What the socket does not take now waits, and so do the tokens behind it. */
+/* Sends; false if the client disconnected. Bytes the socket does not accept are queued, and later tokens behind them. */
 int say(connection *c, const char *data, size_t size) {
     ssize_t sent = send(c->fd, data, size, MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN) return 0;
@@ -73,7 +73,7 @@ int say(connection *c, const char *data, size_t size) {
     return 1;
 }
 
-/* Answers the request that is there, if all of it is. */
+/* Answers the buffered request if it is complete. */
 static int serve(connection *c) {
     char *end = c->place == NEVER_LISTED && !c->pending_size ? strstr(c->in, "\r\n\r\n") : NULL;
     if (!end) return 1;
@@ -116,7 +116,7 @@ static int write_more(connection *c) {
     return c->place != NEVER_LISTED || !c->closes;
 }
 
-/* Says the tokens whose time has come; when the next one is due. */
+/* Sends the tokens that are due; returns when the next one is. */
 static int64_t say_tokens(void) {
     int64_t at = now(), next = NEVER;
     for (int n = 0; n < streams;) {

@@ -1,4 +1,4 @@
-/* What upstream.c, which has the connections, and answers.c, which says what goes out on them, share. */
+/* Shared by upstream.c, which manages connections, and answers.c, which produces responses. */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-"""What processes have used: processor time, and memory."""
+"""CPU time and memory of processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIB = 1024**2
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of them all, in steps of 10 ms (proc(5), /proc/PID/stat, fields 14 and 15)."""
+    """Their user and system time together, in steps of 10 ms (proc(5), /proc/PID/stat, fields 14 and 15)."""
     ticks = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -22,7 +22,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def memory_mib(pids: Iterable[int]) -> float:
-    """Their proportional set sizes: what a fork shares counts once."""
+    """Sum of their proportional set sizes: pages shared by a fork count once."""
     return sum(_pss_kib(pid) for pid in pids) * 1024 / MIB
 
 

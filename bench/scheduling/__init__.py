@@ -1,1 +1,1 @@
-"""A simulation of models under contention: the scheduler that runs, and its peers, on the same requests."""
+"""A simulation of models that compete for memory: the real scheduler and its peers on the same requests."""

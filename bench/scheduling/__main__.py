@@ -1,13 +1,13 @@
-"""What the scheduler does where models outnumber the memory, and what its peers do.
+"""Compares the scheduler with those of other projects when the models exceed the memory.
 
     python -m bench.scheduling [--json] [--quick] [--policies A,B] [--traces A,B] [--machines A,B]
                                [--record FILE] [--plot FILE.svg]
 
-A discrete-event simulation. Ours is the scheduler that runs: every event goes through `schedule.step`, with a clock of
-the simulation's own. The peers are small simulators of what others do, on the same machine, models and requests.
-`lower-bound` is the fewest loads of any policy whose worst wait is no longer than ours in that run; it has no waits.
-`clairvoyant`, if it is asked for, is ours with the next request of each model known to it.
-All wait as long as it takes: nobody gives up, nobody is refused, nothing is unloaded for being idle.
+A discrete-event simulation. `ours` is the real scheduler: every event goes through `schedule.step`, on a simulated
+clock. The peers are small simulators of other projects' policies, on the same machine, models and requests.
+`lower-bound` is the minimum number of loads of any policy whose longest wait is no longer than ours in that run; it has
+no waits. `clairvoyant` (not run by default) is ours with each model's next request known in advance.
+Requests wait without a time limit: no timeout, no rejection, and no unloading of idle models by TTL.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def main() -> None:
 def _runs(
     machine: Machine, name: str, load: float, requests: tuple[Request, ...], policies: list[str]
 ) -> list[dict[str, Any]]:
-    """Of one trace on one machine: a row for each policy, and the bound."""
+    """Rows of one trace on one machine: one per policy, and one for the lower bound."""
     about, rows = {"trace": name, "machine": machine.name, "load": load}, []
     for policy in policies:
         rows.append(about | {"policy": policy} | POLICIES[policy](machine, requests).run().figures())
     if "ours" in policies:
         ours = next(row for row in rows if row["policy"] == "ours")
-        least = least_loads(requests, machine, ours["max_wait_s"])
+        minimum = least_loads(requests, machine, ours["max_wait_s"])
         nothing = dict.fromkeys(key for key in ours if key.endswith(("_s", "_seconds")))
-        rows.append(about | {"policy": BOUND, "loads_per_1000": round(1000 * least / len(requests), 1)} | nothing)
+        rows.append(about | {"policy": BOUND, "loads_per_1000": round(1000 * minimum / len(requests), 1)} | nothing)
     return rows
 
 
@@ -78,15 +78,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.scheduling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="less than a minute, for a look")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else, on stdout")
+    parser.add_argument("--quick", action="store_true", help="less than a minute; the figures scatter")
+    parser.add_argument("--json", action="store_true", help="print only JSON on stdout")
     for what, names in CHOICES.items():
         usual = list(COMPARED) if what == "policies" else names
         parser.add_argument(f"--{what}", type=lambda text: text.split(","), default=usual, help=", ".join(names))
-    parser.add_argument("--record", type=Path, help="also write the figures to this file")
-    parser.add_argument("--plot", type=Path, help="also draw them into this SVG file")
+    parser.add_argument("--record", type=Path, help="also write the results to this file")
+    parser.add_argument("--plot", type=Path, help="also draw a plot into this SVG file")
     options = parser.parse_args()
-    if options.plot and not importlib.util.find_spec("matplotlib"):  # said now, not after the runs
+    if options.plot and not importlib.util.find_spec("matplotlib"):  # fail now, not after the runs
         parser.error("--plot needs matplotlib: pip install '.[bench]'")
     for what, names in CHOICES.items():
         if unknown := set(getattr(options, what)) - set(names):

@@ -1,11 +1,11 @@
-"""What is asked for when: traces of requests, the same for every policy.
+"""Traces of requests, the same for every policy.
 
-The model of a request is drawn by Zipf over a machine's models. Arrivals are open: they do not wait for answers. A
-trace is made once, then stretched in time until its offered load is the one wanted.
+Models are drawn from a Zipf distribution over the machine's models. Arrivals are an open workload: they do not wait for
+answers. A trace is generated once, then stretched in time to the requested offered load.
 
-Offered load: the share of the machine that is in use if every answer takes its model's memory for its time, SLOTS at a
-time, and each model that is asked for within a span of SPAN_SECONDS is loaded once in it. What a load takes is part of
-it: with thirty models on one card loading is most of the work, and without it no number would say how full that is.
+Offered load: the share of the machine in use if every answer occupies its model's memory for its service time, SLOTS at
+a time, and each model requested within SPAN_SECONDS is loaded once in that span. Loads are included because with thirty
+models on one card they are most of the work; without them the number would not show how full the machine is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Draw = Callable[[], Subject]
 
 
 def trace(name: str, machine: Machine, load: float, count: int, seed: int = 1) -> tuple[Request, ...]:
-    """So many requests of a kind, at this offered load."""
+    """`count` requests of the trace kind `name`, at this offered load."""
     chance = random.Random(f"{name} {machine.name} {seed}")
     drawn = itertools.islice(KINDS[name](chance, _by_zipf(chance, machine)), count)
     made = [
@@ -59,11 +59,11 @@ def _by_zipf(chance: random.Random, machine: Machine) -> Draw:
     return lambda: chance.choices(models, weights)[0]
 
 
-# --- kinds; the unit of time is the mean distance of two requests ----------------------------------------------------
+# --- kinds; the unit of time is the mean time between two requests ---------------------------------------------------
 
 
 def _zipf(chance: random.Random, draw: Draw) -> Iterator[tuple[float, Subject, float]]:
-    """Each request for itself."""
+    """Independent requests."""
     at = 0.0
     while True:
         at += chance.expovariate(1.0)
@@ -71,7 +71,7 @@ def _zipf(chance: random.Random, draw: Draw) -> Iterator[tuple[float, Subject, f
 
 
 def _bursts(chance: random.Random, draw: Draw) -> Iterator[tuple[float, Subject, float]]:
-    """Jobs: two to thirty requests for one model at five times the usual rate, a pause, the next."""
+    """Jobs of two to thirty requests for one model at five times the mean rate, with pauses between them."""
     at = 0.0
     while True:
         subject, size = draw(), chance.randint(2, 30)
@@ -82,7 +82,7 @@ def _bursts(chance: random.Random, draw: Draw) -> Iterator[tuple[float, Subject,
 
 
 def _sessions(chance: random.Random, draw: Draw) -> Iterator[tuple[float, Subject, float]]:
-    """Twelve people, each with one model for some ten requests, then with another."""
+    """Twelve users, each with one model for about ten requests, then with another."""
     people = [draw() for _ in range(12)]
     at = 0.0
     while True:
@@ -94,7 +94,7 @@ def _sessions(chance: random.Random, draw: Draw) -> Iterator[tuple[float, Subjec
 
 
 def _agents(chance: random.Random, draw: Draw) -> Iterator[tuple[float, Subject, float]]:
-    """Four agents, each alternating two models: one that plans, one that writes."""
+    """Four agents, each alternating between two models: one that plans, one that writes."""
     agents = [itertools.cycle((draw(), draw())) for _ in range(4)]
     at = 0.0
     while True:
@@ -106,7 +106,7 @@ def _agents(chance: random.Random, draw: Draw) -> Iterator[tuple[float, Subject,
 
 
 def _azure(chance: random.Random, draw: Draw) -> Iterator[tuple[float, Subject, float]]:
-    """Real arrivals and tokens, the models of twenty programs that each change theirs now and then."""
+    """Real arrivals and token counts; the models are those of twenty programs that change theirs occasionally."""
     programs = [draw() for _ in range(20)]
     with gzip.open(AZURE, "rt", newline="") as file:
         for row in csv.DictReader(file):
@@ -137,7 +137,7 @@ KINDS: dict[str, Callable[[random.Random, Draw], Iterator[tuple[float, Subject, 
 
 
 def offered_load(requests: list[Request], machine: Machine, factor: float = 1.0) -> float:
-    """Of this trace, with all times multiplied by so much."""
+    """The offered load of this trace with all arrival times multiplied by `factor`."""
     seconds = factor * (requests[-1].at - requests[0].at)
     answering = sum(each.service_seconds * each.subject.gpu_bytes for each in requests) / SLOTS
     spans, loading = seconds / SPAN_SECONDS, 0.0

@@ -1,10 +1,10 @@
-"""A lower bound on loads: of every policy whose worst wait is no longer than a given one.
+"""A lower bound on the loads of every policy whose longest wait does not exceed a given one.
 
-All that is asked for within a window [t, t + T] has been answered by t + T + W, if W is the worst wait. Whatever of it
-was not in memory at t, where no more than the whole machine's bytes can be, starts to load in (t, t + T + W]: at least
-as many models as are left when the smallest ones fill the machine. Windows whose spans do not overlap add up; the best
-row of windows is chosen. Cards are taken as one, every model as its smallest: no place on real cards holds more. Nobody
-is said to reach it.
+If W is the longest wait, all models requested within a window [t, t + T] have started answering by t + T + W. Those not
+in memory at t must start to load in (t, t + T + W]. Memory holds at most the whole machine's bytes at t, so at least
+the models that are left over when the smallest ones fill the machine must be loaded. The loads of windows whose spans
+do not overlap add up; the best sequence of windows is chosen. All cards count as one, and each model with its smallest
+size: no placement on real cards holds more. The bound need not be attainable.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ STEP_SECONDS = 10.0
 
 
 def least_loads(requests: tuple[Request, ...], machine: Machine, worst_wait: float) -> int:
-    """The most that the windows force; a model's first load always counts."""
+    """The largest number of loads that the windows force; each model's first load always counts."""
     times = [each.at for each in requests]
     begins = sorted({int(at / STEP_SECONDS) * STEP_SECONDS for at in times})
-    starts, values = [float("inf")], [0]  # from a start on, the most; earlier ones come later
+    starts, values = [float("inf")], [0]  # values[i]: the most loads forced from starts[i] on; starts decreases
     for begin in reversed(begins):
         first = bisect_left(times, begin)
         best = values[-1]
         for seconds in WINDOWS:
             last = bisect_left(times, begin + seconds)
-            held = machine.bytes if begin > times[0] else 0  # before the first request nothing is loaded
+            held = machine.bytes if begin > times[0] else 0  # nothing is loaded before the first request
             forced = _forced({each.subject for each in requests[first:last]}, held)
             after = _value_from(starts, values, begin + seconds + worst_wait)
             best = max(best, forced + after)
@@ -37,19 +37,19 @@ def least_loads(requests: tuple[Request, ...], machine: Machine, worst_wait: flo
     return max(values[-1], len({each.subject for each in requests}))
 
 
-def _forced(subjects: set[Subject], room: int) -> int:
-    """How many are left when the smallest fill the machine."""
+def _forced(subjects: set[Subject], free_bytes: int) -> int:
+    """How many of these are left over when the smallest fill the free memory."""
     held = 0
     for subject in sorted(subjects, key=lambda each: each.gpu_bytes):
-        room -= subject.gpu_bytes
-        if room < 0:
+        free_bytes -= subject.gpu_bytes
+        if free_bytes < 0:
             break
         held += 1
     return len(subjects) - held
 
 
 def _value_from(starts: list[float], values: list[int], at: float) -> int:
-    """The best of windows that begin at or after `at`; `starts` falls."""
+    """The most loads forced by windows that start at or after `at`; `starts` is decreasing."""
     low, high = 0, len(starts)
     while low < high:
         middle = (low + high) // 2

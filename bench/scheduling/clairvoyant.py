@@ -1,6 +1,6 @@
-"""Ours, told when each model is asked for next: what more knowledge of the demand could gain, and no more than that.
+"""Our scheduler with each model's next request known in advance: the gain possible from a better demand forecast.
 
-The bound on loads says what nobody can do; this is what the scheduler that runs would do if it could see ahead.
+The lower bound on loads may be unattainable; this is what the real scheduler would do with perfect knowledge.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SOONEST_SECONDS = 0.01
 
 
 class Clairvoyant(Ours):
-    """Its rates are one by the time until the next request."""
+    """Demand rates are the reciprocal of the time until the model's next request."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,8 @@
-"""The machines that are simulated, the models asked for on them, and how fast both are.
+"""The simulated machines, the models requested on them, and their speed.
 
-A model is a shape and a quantization of bench/data/vram with 8k of context and four slots; what it needs is what the
-service's own estimate says. Seconds come from bytes: a load reads the weights at LOAD_BYTES_PER_SECOND, an answer reads
-them once a token, a prompt is computed at a rate that falls with them. Rough, and the same for every policy.
+A model is a shape and a quantization of bench/data/vram with a context of 8k and four slots; its memory is what the
+service estimates. Times follow from bytes: a load reads the weights at LOAD_BYTES_PER_SECOND, generation reads them
+once per token, and prompts are processed at a rate inversely proportional to them. Rough, but equal for all policies.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from bench.estimate import shape_of
 from bench.vram_truth import pairs_with_headers
 
 GIB = 1024**3
-RESERVE_BYTES = 512 * 1024**2  # of each card, as gpu.reserve is by default
-OVERHEAD_BYTES = 400 * 1024**2  # of CUDA, for each card of a split
+RESERVE_BYTES = 512 * 1024**2  # per card, the default of gpu.reserve
+OVERHEAD_BYTES = 400 * 1024**2  # of CUDA, per card of a split
 SLOTS = 4
 MODELS = 30
 CONTEXT_TOKENS = 8192
 
-START_SECONDS = 1.0  # a process, CUDA, the vocabulary
-LOAD_BYTES_PER_SECOND = 3e9  # of a disk that is not asked by others, over PCIe
-STOP_SECONDS = 0.3  # from the order to the exit
-RETURN_SECONDS = 0.7  # from the exit until the driver shows the memory as free
-DECODE_BYTES_PER_SECOND = 500e9  # a token reads all weights
-PROMPT_RATE_BYTES = 1.4e13  # tokens a second of a prompt, by bytes of weights
+START_SECONDS = 1.0  # process, CUDA and vocabulary
+LOAD_BYTES_PER_SECOND = 3e9  # from an otherwise idle disk, over PCIe
+STOP_SECONDS = 0.3  # from the signal to the exit
+RETURN_SECONDS = 0.7  # from the exit until the driver reports the memory as free
+DECODE_BYTES_PER_SECOND = 500e9  # each token reads all weights
+PROMPT_RATE_BYTES = 1.4e13  # prompt tokens per second x bytes of weights
 
-# Those of bench/data/vram that people run on such machines; the smallest are left out, they never contend.
+# Shapes of bench/data/vram that people run on such machines, without the smallest ones, which never compete for memory.
 SHAPES = (
     *(
         "llama-3.2-1b",
@@ -55,7 +55,7 @@ SHAPES = (
 @dataclass(frozen=True)
 class Machine:
     name: str
-    cards: tuple[int, ...]  # bytes of each
+    cards: tuple[int, ...]  # total bytes of each
 
     @functools.cached_property
     def usable(self) -> dict[str, int]:
@@ -67,7 +67,7 @@ class Machine:
 
     @functools.cached_property
     def models(self) -> tuple[Subject, ...]:
-        """So many that fit it, drawn once for all runs."""
+        """MODELS of the models that fit the machine, the same in all runs."""
         fitting = [each for each in subjects() if self._holds(each)]
         return tuple(random.Random(8).sample(fitting, MODELS))
 
@@ -85,7 +85,7 @@ MACHINES = (
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model that is asked for."""
+    """A model that requests ask for."""
 
     name: str
     request: PlacementRequest
@@ -102,7 +102,7 @@ class Subject:
         return prompt + generated_tokens * self.weights_bytes / DECODE_BYTES_PER_SECOND
 
     def split_bytes(self, cards: int) -> int:
-        """Over so many cards, in all."""
+        """Total bytes when split over this many cards."""
         return self.gpu_bytes + (cards - 1) * OVERHEAD_BYTES
 
 
@@ -121,5 +121,5 @@ def _subject(shape: str, quant: str) -> Subject:
     options = ModelOptions(ctx_size=CONTEXT_TOKENS)
     one = estimate(options, ("card",))
     (device,) = one.devices
-    asked = PlacementRequest(known, options, estimate)
-    return Subject(f"{shape} {quant}", asked, device.weights_bytes, device.booked_bytes, one.host.booked_bytes)
+    request = PlacementRequest(known, options, estimate)
+    return Subject(f"{shape} {quant}", request, device.weights_bytes, device.booked_bytes, one.host.booked_bytes)

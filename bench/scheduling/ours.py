@@ -1,7 +1,7 @@
-"""The scheduler that runs, on a machine of made-up cards and a clock of its own.
+"""The real scheduler on a simulated machine and clock.
 
-What the pool, the servers' threads and the poller would do is here, and nothing of what the scheduler decides: each
-event goes through `schedule.step`, effects are carried out in simulated time, and a Tick comes when `due_at` says so.
+This module stands in for the pool, the server threads and the poller, and takes no decisions: each event goes through
+`schedule.step`, effects are carried out in simulated time, and a Tick is posted when `due_at` says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
-from app.entities.launch import LaunchSettings
+from app.entities.launch import LaunchSettings, ModelOptions
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.server import Server
@@ -25,11 +25,10 @@ from bench.scheduling.results import Result
 
 RAM_BYTES = 512 * GIB
 POLL_SECONDS = 1.0
-ANSWER_SECONDS = 0.002  # of NVML
+ANSWER_SECONDS = 0.002  # of an NVML reading
 UNLIMITED = 1_000_000
-LIMITS = SchedulingLimits(
-    max_waiting=UNLIMITED, max_waiting_per_model=UNLIMITED, ttl_seconds=inf
-)  # peers refuse nobody either
+# No request is rejected, as for the peers.
+LIMITS = SchedulingLimits(max_waiting=UNLIMITED, max_waiting_per_model=UNLIMITED, ttl_seconds=inf)
 
 
 @dataclass
@@ -39,16 +38,15 @@ class Ours:
     limits: SchedulingLimits = LIMITS
     result: Result = field(default_factory=Result)
     now: float = 0.0
-    polled_at: float = 0.0  # by the poller; nobody looks at its readings while nobody waits
+    polled_at: float = 0.0  # by the poller; its readings are skipped while no request waits for a load
 
     def __post_init__(self) -> None:
         self.state = PoolState(self.limits)
         self._of_ticket = {each.number: each for each in self.requests}
         self._subjects = {each.name: each for each in self.machine.models}
         self._models = {each.name: _model(each) for each in self.machine.models}
-        self._late: list[
-            tuple[float, dict[str, int]]
-        ] = []  # memory of those that are gone, not shown as free until then
+        # Memory of exited servers, and when the driver reports it as free.
+        self._being_released: list[tuple[float, dict[str, int]]] = []
         self._agenda: list[tuple[float, int, ev.Event]] = []
         self._order = 0
 
@@ -64,22 +62,22 @@ class Ours:
                 continue
             self.now, _, event = heapq.heappop(self._agenda)
             self._happen(self._as_of_now(event))
-        assert not self.state.waiting, "everyone is served"
+        assert not self.state.waiting, "every request is served"
         return self.result
 
-    # --- the world ---------------------------------------------------------------------------------------------------
+    # --- the simulated machine -------------------------------------------------------------------------------------
 
     def _happen(self, event: ev.Event) -> None:
         if isinstance(event, ev.Acquire) and self.now >= self.state.gpus.at + POLL_SECONDS:
-            self.state, _ = step(self.state, ev.GpusPolled(self._gpus(), self.now))  # the polls nobody waited for
+            self.state, _ = step(self.state, ev.GpusPolled(self._gpus(), self.now))  # stands for the skipped polls
         if isinstance(event, ev.Exited):
-            gone = self.state.server(event.server)
-            assert gone is not None
-            self._late.append((self.now + RETURN_SECONDS, dict(gone.booked)))
+            exited = self.state.server(event.server)
+            assert exited is not None
+            self._being_released.append((self.now + RETURN_SECONDS, dict(exited.booked)))
         self.state, effects = step(self.state, event)
         for effect in effects:
             self._carry_out(effect)
-        if self.polled_at <= self.now and self._somebody_waits_for_a_load():
+        if self.polled_at <= self.now and self._is_load_awaited():
             self.polled_at = self.now + POLL_SECONDS
             self._later(self.polled_at, ev.GpusPolled(self.state.gpus, 0.0))
 
@@ -102,10 +100,10 @@ class Ours:
             case ReadMemory():
                 self._later(self.now, ev.MemoryRead(self._memory(), 0.0))
             case Refuse(ticket, refusal):
-                raise AssertionError(f"request {ticket} is refused: {refusal}")
+                raise AssertionError(f"request {ticket} was rejected: {refusal}")
 
     def _as_of_now(self, event: ev.Event) -> ev.Event:
-        """With its time, and readings of what there is now."""
+        """The event with the current time, and with current readings."""
         match event:
             case ev.GpusPolled():
                 return ev.GpusPolled(self._gpus(), self.now)
@@ -113,22 +111,22 @@ class Ours:
                 return ev.MemoryRead(self._memory(), self.now)
         return replace(event, at=self.now)
 
-    def _somebody_waits_for_a_load(self) -> bool:
-        there = {server.model.name for server in self.state.servers}
-        return any(each.model.name not in there for each in self.state.waiting)
+    def _is_load_awaited(self) -> bool:
+        loaded = {server.model.name for server in self.state.servers}
+        return any(each.model.name not in loaded for each in self.state.waiting)
 
     def _acquire(self, request: Request) -> ev.Acquire:
-        asked = request.subject.request
-        return ev.Acquire(request.number, self._models[request.subject.name], request.at, inf, asked)
+        model = self._models[request.subject.name]
+        return ev.Acquire(request.number, model, request.at, inf, request.subject.request)
 
     def _gpus(self) -> GpuSnapshot:
-        """A server that is up holds what is booked for it, one that loads nothing yet."""
-        self._late = [each for each in self._late if each[0] > self.now]
+        """A ready server holds the bytes booked for it, a loading one nothing yet."""
+        self._being_released = [each for each in self._being_released if each[0] > self.now]
         held = {server.id: server.booked for server in self.state.servers if server.ready_at is not None}
         gpus = []
         for index, (uuid, size) in enumerate(zip(self.machine.usable, self.machine.cards, strict=True)):
             here = {number: booked[uuid] for number, booked in held.items() if uuid in booked}
-            late = sum(booked.get(uuid, 0) for _, booked in self._late)
+            late = sum(booked.get(uuid, 0) for _, booked in self._being_released)
             gpus.append(
                 Gpu(uuid, index, "card", total_bytes=size, free_bytes=size - late - sum(here.values()), processes=here)
             )
@@ -148,4 +146,5 @@ def _is_up(server: Server) -> bool:
 
 
 def _model(subject: Subject) -> Model:
-    return Model(subject.name, f"/models/{subject.name}.gguf", subject.weights_bytes, 0, LaunchSettings(parallel=SLOTS))
+    launch = LaunchSettings(ModelOptions(ctx_size=4096, parallel=SLOTS))
+    return Model(subject.name, f"/models/{subject.name}.gguf", subject.weights_bytes, 0, launch)

@@ -1,13 +1,14 @@
-"""What others do, each as a small simulator over the same machine, models and requests.
+"""Policies of other projects, each as a small simulator on the same machine, models and requests.
 
-All have the places of cards chosen for them as well as ours: the fullest card with room, else the fewest that hold it
-together. None takes more memory than there is, and each waits until it is back.
+All use the placement of ours: the fullest card with enough free memory, else the fewest cards that hold the model. None
+overcommits memory, and each waits until memory has been released.
 
-Where a peer does worse than its idea, the idea is what is simulated. All know at once what is free and what has ended;
-they poll (ollama at fb307609 each 250 ms, llama-swap at 0bdb3720 each second). ollama fills a card to 80 % of what is
-free, else takes all cards, and stops idle models by keep-alive, then by name: here the longest unused one goes.
-llama.cpp's router (b11434) looks at no memory, and llama-swap refuses more than ten requests for a model. Against that,
-the router does not wait for memory, which is 0.7 s a swap and may end in a load that runs out.
+Where an implementation falls short of its policy, the policy is simulated. All peers know immediately what is free and
+what has exited; really they poll (ollama at fb307609 every 250 ms, llama-swap at 0bdb3720 every second). ollama fills a
+card up to 80 % of its free memory, else uses all cards, and evicts idle models by keep-alive, then by name; here the
+least recently used one is evicted. llama.cpp's router (b11434) ignores memory, and llama-swap rejects more than ten
+requests for a model. In the router's disfavour: it really does not wait for memory to be released, which costs 0.7 s
+per swap here, though without it a load may run out of memory.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ from bench.scheduling.results import Result
 
 @dataclass(eq=False)
 class Running:
-    """A server from its start until its memory is back."""
+    """A server, from its start until its memory is released."""
 
     subject: Subject
     on: dict[str, int]
     started_at: float
     last_used: float
     is_ready: bool = False
-    is_going: bool = False
+    is_stopping: bool = False
     busy: int = 0
 
     @property
     def is_idle(self) -> bool:
-        return self.is_ready and not self.busy and not self.is_going
+        return self.is_ready and not self.busy and not self.is_stopping
 
     @property
     def has_free_slot(self) -> bool:
-        return self.is_ready and self.busy < SLOTS and not self.is_going
+        return self.is_ready and self.busy < SLOTS and not self.is_stopping
 
 
 @dataclass
 class Peer:
-    """The world; `settle` is the policy."""
+    """The simulated machine; `settle` is the policy."""
 
     machine: Machine
     requests: tuple[Request, ...]
@@ -53,10 +54,10 @@ class Peer:
     now: float = 0.0
 
     def __post_init__(self) -> None:
-        self.waiting: dict[Subject, deque[Request]] = {}  # by model, nobody without one
+        self.waiting: dict[Subject, deque[Request]] = {}  # by model; no empty queues
         self.servers: list[Running] = []
         self.free = dict(self.machine.usable)
-        self.arrived = -1  # the last one's number
+        self.arrived = -1  # number of the latest arrival
         self._agenda: list[tuple[float, int, str, object]] = []
         self._order = 0
 
@@ -67,7 +68,7 @@ class Peer:
             self.now, _, what, about = heapq.heappop(self._agenda)
             getattr(self, f"_{what}")(about)
             self.settle()
-        assert not self.waiting, "everyone is served"
+        assert not self.waiting, "every request is served"
         return self.result
 
     def settle(self) -> None:
@@ -76,7 +77,7 @@ class Peer:
     # --- orders ------------------------------------------------------------------------------------------------------
 
     def grant_all(self) -> None:
-        """Free slots to those who wait for them, oldest first."""
+        """Grant free slots to waiting requests, oldest first."""
         for server in self.servers:
             while server.has_free_slot and server.subject in self.waiting:
                 self.grant(server)
@@ -100,34 +101,34 @@ class Peer:
         self._later(self.now + subject.load_seconds, "ready", server)
 
     def stop(self, server: Running) -> None:
-        assert server.is_idle, "busy is never cut"
-        server.is_going = True
+        assert server.is_idle, "busy servers are never stopped"
+        server.is_stopping = True
         self._later(self.now + STOP_SECONDS + RETURN_SECONDS, "gone", server)
 
-    # --- questions ---------------------------------------------------------------------------------------------------
+    # --- queries ---------------------------------------------------------------------------------------------------
 
     def server_of(self, subject: Subject) -> Running | None:
         return next((each for each in self.servers if each.subject is subject), None)
 
     def cold(self) -> list[Subject]:
-        """Models that are waited for and not there, the longest waited for first."""
-        there = {each.subject for each in self.servers}
-        return sorted(self.waiting.keys() - there, key=lambda each: self.waiting[each][0].number)
+        """Models with waiting requests and no server, the oldest request first."""
+        loaded = {each.subject for each in self.servers}
+        return sorted(self.waiting.keys() - loaded, key=lambda each: self.waiting[each][0].number)
 
     def place(self, subject: Subject, without: Iterable[Running] = ()) -> dict[str, int] | None:
-        """Where it fits now, or once these have left."""
+        """Bytes by card where it fits now, or once the servers in `without` are gone; None if nowhere."""
         free = dict(self.free)
         for server in without:
             for uuid, size in server.on.items():
                 free[uuid] += size
-        fitting = [uuid for uuid, room in free.items() if room >= subject.gpu_bytes]
+        fitting = [uuid for uuid, size in free.items() if size >= subject.gpu_bytes]
         if fitting:
             return {min(fitting, key=lambda uuid: free[uuid]): subject.gpu_bytes}
-        roomy = sorted(free, key=lambda uuid: -free[uuid])
-        for count in range(2, len(roomy) + 1):
+        emptiest = sorted(free, key=lambda uuid: -free[uuid])
+        for count in range(2, len(emptiest) + 1):
             need, on = subject.split_bytes(count), {}
-            if sum(free[uuid] for uuid in roomy[:count]) >= need:
-                for uuid in roomy[:count]:
+            if sum(free[uuid] for uuid in emptiest[:count]) >= need:
+                for uuid in emptiest[:count]:
                     on[uuid] = min(free[uuid], need)
                     need -= on[uuid]
                 return on
@@ -135,29 +136,29 @@ class Peer:
 
     @property
     def idle(self) -> list[Running]:
-        """The longest unused first; those somebody waits for are not."""
+        """Idle servers without waiting requests, the least recently used first."""
         idle = (each for each in self.servers if each.is_idle and each.subject not in self.waiting)
         return sorted(idle, key=lambda each: each.last_used)
 
     @property
-    def leaving(self) -> list[Running]:
-        return [each for each in self.servers if each.is_going]
+    def stopping(self) -> list[Running]:
+        return [each for each in self.servers if each.is_stopping]
 
-    def make_room(self, subject: Subject) -> bool:
-        """Load it, or stop as many idle ones as it takes, the longest unused first. False: that is not enough."""
+    def load_or_evict(self, subject: Subject) -> bool:
+        """Load it, or evict as many idle servers as it takes, least recently used first; whether that is enough."""
         if on := self.place(subject):
             self.load(subject, on)
             return True
-        gone: list[Running] = []
+        victims: list[Running] = []
         for server in [None, *self.idle]:
-            gone += [server] if server else []
-            if self.place(subject, [*self.leaving, *gone]):
-                for each in gone:
+            victims += [server] if server else []
+            if self.place(subject, [*self.stopping, *victims]):
+                for each in victims:
                     self.stop(each)
                 return True
         return False
 
-    # --- what happens ------------------------------------------------------------------------------------------------
+    # --- events ------------------------------------------------------------------------------------------------
 
     def _later(self, at: float, what: str, about: object) -> None:
         self._order += 1
@@ -181,37 +182,37 @@ class Peer:
 
 
 class LruCount(Peer):
-    """llama.cpp's router: four models at most, the longest unused goes; each load waits for itself alone. It does not
-    look at memory; here it also stops models until the next one fits, as if the number had been chosen well."""
+    """llama.cpp's router: at most four models, evicting the least recently used; loads do not wait for each other. It
+    ignores memory; here it also evicts until the next model fits, as if the limit had been chosen well."""
 
-    most = 4
+    max_models = 4
 
     def settle(self) -> None:
         self.grant_all()
         for subject in self.cold():
-            while len(self.servers) - len(self.leaving) >= self.most and self.idle:
+            while len(self.servers) - len(self.stopping) >= self.max_models and self.idle:
                 self.stop(self.idle[0])
-            if len(self.servers) < self.most:
-                self.make_room(subject)
+            if len(self.servers) < self.max_models:
+                self.load_or_evict(subject)
 
 
 class FifoSwap(Peer):
-    """llama-swap as it comes: one model at a time. Who asks for the one that is loaded is served while nobody waits for
-    another; then the others' turn comes, all requests for a model together."""
+    """llama-swap with its defaults: one model at a time. Requests for the loaded model are served while no other model
+    is requested; then it swaps, and serves all waiting requests for the next model together."""
 
-    turn = 0  # requests that came up to now are served before the next swap
+    served_up_to = 0  # requests numbered up to this are served before the next swap
 
     def settle(self) -> None:
         server = self.servers[0] if self.servers else None
         if server is None:
             for subject in self.cold()[:1]:
                 on = self.place(subject)
-                assert on, "it fits an empty machine"
+                assert on, "every model fits an empty machine"
                 self.load(subject, on)
-                self.turn = self.arrived
+                self.served_up_to = self.arrived
             return
         if not server.is_ready:
-            self.turn = self.arrived
+            self.served_up_to = self.arrived
         others = any(subject is not server.subject for subject in self.waiting)
         while server.has_free_slot and self._is_next(server, others):
             self.grant(server)
@@ -220,17 +221,17 @@ class FifoSwap(Peer):
 
     def _is_next(self, server: Running, others: bool) -> bool:
         queue = self.waiting.get(server.subject)
-        return queue is not None and (not others or queue[0].number <= self.turn)
+        return queue is not None and (not others or queue[0].number <= self.served_up_to)
 
 
 class LruMemory(Peer):
-    """ollama: as many as memory holds, the longest unused goes; one load at a time, in the order of the queue."""
+    """ollama: as many models as fit in memory, evicting the least recently used; one load at a time, in queue order."""
 
     def settle(self) -> None:
         self.grant_all()
         cold = self.cold()
         if cold and all(each.is_ready for each in self.servers):
-            self.make_room(cold[0])
+            self.load_or_evict(cold[0])
 
 
 PEERS = {"lru-count": LruCount, "fifo-swap": FifoSwap, "lru-memory": LruMemory}

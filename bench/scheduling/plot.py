@@ -1,6 +1,6 @@
-"""Draws the runs of a result: loads and the latest twentieth's wait over the offered load, by machine and trace.
+"""Plots the runs of a result: loads and p95 wait over the offered load, by machine and trace.
 
-Needs matplotlib (`pip install '.[bench]'`), as bench/error_plot.py does.
+Requires matplotlib (`pip install '.[bench]'`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PANELS = {"loads_per_1000": "loads per 1,000 requests", "p95_wait_s": "wait, p95
 
 
 def draw(file: Path, runs: list[dict[str, Any]]) -> None:
-    """Write lines by policy as SVG: a row of panels for each machine and figure, a column for each trace."""
+    """Write one line per policy as SVG: a row of panels per machine and figure, a column per trace."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,4 +1,4 @@
-"""What a policy did with a trace."""
+"""The result of running a policy on a trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Result:
     waits: list[float] = field(default_factory=list)
     loads: int = 0
-    load_gpu_seconds: float = 0.0  # seconds of loading, for each card of it
+    load_gpu_seconds: float = 0.0  # load seconds x cards of the model
 
     def figures(self) -> dict[str, float]:
         waits = sorted(self.waits)

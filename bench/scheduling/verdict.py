@@ -1,8 +1,8 @@
-"""What was promised of the scheduler, and whether the runs show it.
+"""The promised bounds of the scheduler, checked against the runs.
 
-Loads are few where nobody minds the wait, and waits short where loads cost nothing: of the peers one has the fewest
-loads and another the lowest p95. So a second share counts only peers that keep our worst wait themselves, and only
-pairs where there is one; it was not promised, and stands beside the first.
+A policy that ignores waits needs few loads, and one that ignores the cost of loads has short waits: different peers
+have the fewest loads and the lowest p95. A second share, which was not promised, therefore compares only with peers
+that respect our limit on waits, over the pairs that have such a peer.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-MAX_WAIT_SECONDS = 300.0  # scheduling.max_wait_seconds, as it is by default
-BUSY = 0.8  # below this offered load, nobody waits longer
+MAX_WAIT_SECONDS = 300.0  # default of scheduling.max_wait_seconds
+BUSY = 0.8  # offered load below which no request may wait longer
 BEST_SHARE = 0.75
 GAP = 1.3
 NO_PEERS = ("ours", "clairvoyant", "lower-bound")
@@ -22,7 +22,7 @@ Case = tuple[str, ...]
 
 
 def verdict(runs: Runs) -> list[dict[str, Any]]:
-    """Over pairs of trace and machine (all loads of one together: means), and over the runs one by one."""
+    """Each bound and its measured value, over pairs of trace and machine (means of all loads) and over single runs."""
     made = []
     for what, keys in (("pairs", ("trace", "machine")), ("runs", ("trace", "machine", "load"))):
         cases = _cases(runs, keys)
@@ -42,7 +42,7 @@ def verdict(runs: Runs) -> list[dict[str, Any]]:
 
 
 def _among_bounded(runs: Runs) -> dict[str, Any]:
-    """The share of pairs again, without peers that let somebody wait for longer than we may."""
+    """The share of pairs, without peers whose longest wait exceeds our limit."""
     unbounded = {_peer_of(run) for run in runs if run["load"] < BUSY and (run["max_wait_s"] or 0.0) > MAX_WAIT_SECONDS}
     kept = [run for run in runs if run["policy"] == "ours" or _peer_of(run) not in unbounded]
     cases = {case: by for case, by in _cases(kept, ("trace", "machine")).items() if _peers(by)}
@@ -57,7 +57,7 @@ def _peer_of(run: dict[str, Any]) -> Case:
 
 
 def _cases(runs: Runs, keys: tuple[str, ...]) -> dict[Case, dict[str, tuple[float, float]]]:
-    """Loads per 1,000 and p95 by policy, means over the runs of a case."""
+    """Loads per 1,000 requests and p95 wait by policy, as means over the runs of a case."""
     found: dict[Case, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         found[tuple(str(run[key]) for key in keys)][run["policy"]].append(run)
@@ -88,17 +88,17 @@ def _is_best(by: dict[str, tuple[float, float]]) -> bool:
 
 def _row(bound: str, measured: float, limit: float, where: list[Case], at_least: bool = False) -> dict[str, Any]:
     holds = measured >= limit if at_least else measured <= limit
-    said = {
+    row = {
         "bound": bound,
         "measured": round(measured, 3),
         "at_least" if at_least else "at_most": limit,
         "holds": holds,
     }
-    return said | ({"not": [" ".join(case) for case in where]} if where else {})
+    return row | ({"not": [" ".join(case) for case in where]} if where else {})
 
 
 def table(made: dict[str, Any]) -> str:
-    """For people: a line a run, ours and the peers' below each other, then what was promised."""
+    """The results as text: one line per run, then one per bound."""
     lines = ["trace       machine     load  policy       loads/1000    p50     p95     p99     max   load GPU-s"]
     for run in made["runs"]:
         figures = [run["p50_wait_s"], run["p95_wait_s"], run["p99_wait_s"], run["max_wait_s"]]

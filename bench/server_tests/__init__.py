@@ -1,1 +1,1 @@
-"""llama.cpp's own tests of its server, asked of llama-server and then of the proxy; `--help` says more."""
+"""Runs llama.cpp's own server tests against llama-server and against the proxy; see `--help`."""

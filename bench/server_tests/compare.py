@@ -1,4 +1,4 @@
-"""What became of each test, direct and through the proxy."""
+"""Compares the outcome of each test, direct and through the proxy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Outcomes = Mapping[str, Mapping[str, str]]
 
 
 def compared(direct: Outcomes, through: Outcomes) -> dict[str, Any]:
-    """How many pass both ways, and by name what passes direct and not through: left out for a reason, or failed."""
+    """Counts of tests that pass both ways; names of those that pass only directly, skipped with a reason or failed."""
     passed = [test for test, seen in direct.items() if seen["outcome"] == "passed"]
     both = [test for test in passed if _outcome(through, test) == "passed"]
     missing = [test for test in passed if test not in both]
@@ -34,15 +34,15 @@ def _outcome(seen: Outcomes, test: str) -> str:
     return seen.get(test, {}).get("outcome", "not run")
 
 
-def worded(made: Mapping[str, Any]) -> str:
-    """For people."""
+def report(made: Mapping[str, Any]) -> str:
+    """The comparison as text."""
     lines = [
         f"llama.cpp {made['llama.cpp']}, engine {made['engine']}",
-        f"pass direct: {made['pass_direct']}; pass through, too: {made['pass_both']}",
-        f"not compared, as direct they are: {made['not_compared']}",
+        f"passed directly: {made['pass_direct']}; of these through the proxy: {made['pass_both']}",
+        f"not compared, by direct outcome: {made['not_compared']}",
     ]
     for why, tests in made["left_out"].items():
-        lines += [f"left out: {why}", *(f"  {test}" for test in tests)]
-    lines += [f"FAILS THROUGH: {test}\n  {why}" for test, why in made["fail_through"].items()]
-    lines += [f"passes, though options.py has a reason: {test}" for test in made["reasons_too_many"]]
+        lines += [f"skipped: {why}", *(f"  {test}" for test in tests)]
+    lines += [f"FAILS THROUGH THE PROXY: {test}\n  {why}" for test, why in made["fail_through"].items()]
+    lines += [f"passes, though options.py lists it as skipped: {test}" for test in made["reasons_too_many"]]
     return "\n".join(lines)

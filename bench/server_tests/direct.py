@@ -1,4 +1,4 @@
-"""llama-server as llama.cpp's tests start it, with models of models.py for those it would fetch.
+"""Starts llama-server as llama.cpp's tests do, with models of models.py instead of downloaded ones.
 
 python -m bench.server_tests.direct BINARY MODELS FOLDER ARGUMENT...
 """
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from bench.server_tests.models import model_for
 
-FEW_THREADS = ("--threads", "1")  # which the proxy, too, gives to models as small as these
+FEW_THREADS = ("--threads", "1")  # the proxy passes the same to models this small
 
 
 def main() -> None:
     binary, models, _, *arguments = sys.argv[1:]
-    os.execv(binary, [binary, *FEW_THREADS, *here(arguments, Path(models))])
+    os.execv(binary, [binary, *FEW_THREADS, *with_local_models(arguments, Path(models))])
 
 
-def here(arguments: Sequence[str], models: Path) -> list[str]:
-    """The same arguments, with files that are here in place of those on the Hugging Face hub."""
+def with_local_models(arguments: Sequence[str], models: Path) -> list[str]:
+    """The same arguments, with local files instead of models on the Hugging Face hub."""
     fetched: dict[str, str] = {}
     kept: list[str] = []
     rest = iter(arguments)

@@ -1,4 +1,4 @@
-"""Tiny models in place of those that llama.cpp's tests fetch: the demo model, an adapter for it, and a BERT."""
+"""Tiny models that replace those llama.cpp's tests download: the demo model, a LoRA adapter for it, and a BERT."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 WIDTH, LAYERS, HEADS, CONTEXT_TOKENS = 64, 2, 2, 512
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = [chr(code) for code in range(33, 127)]
-# Tokens by number: bytes that no text has.
+# Token ids of bytes that occur in no text.
 END = {"eos": 3 + 4}
 FIM = {"fim_pre": 3 + 0, "fim_suf": 3 + 1, "fim_mid": 3 + 2}
 
 
 def write_models(folder: Path) -> None:
-    """All of them, in `folder`, unless they are there."""
+    """Write all models into `folder` unless they exist."""
     if (folder / "bert.gguf").exists():
         return
     demo = gguf.GGUFReader(write_demo_model(folder))
@@ -34,24 +34,24 @@ def write_models(folder: Path) -> None:
 
 
 def model_for(repo: str, file: str, folder: Path) -> Path:
-    """The one that stands for what the hub has under these names."""
+    """The local model that replaces this file of the hub."""
     if "bert" in file or "rerank" in file:
         return folder / "bert.gguf"
     return folder / ("infill.gguf" if "infill" in repo else "tiny.gguf")
 
 
 def fetched(url: str, folder: Path) -> Path:
-    """The same for a file by its address."""
+    """The local file that replaces the one at this URL."""
     return folder / ("lora.gguf" if "shakespeare" in url else "tiny.gguf")
 
 
 def _copy(model: gguf.GGUFReader, path: Path, tokens: dict[str, int]) -> None:
-    """The same with a token for a space, and without a chat template and an end: as the stories of those tests."""
+    """Copy the model with a token for a space, without chat template and end token, like the tests' stories models."""
     texts: list[str] = model.fields["tokenizer.ggml.tokens"].contents()
     kinds: list[int] = model.fields["tokenizer.ggml.token_type"].contents()
     space = texts.index("<0xFF>")
     texts[space], kinds[space] = "▁", gguf.TokenType.NORMAL
-    end = texts.index("</s>")  # which it says soon; and whatever is called so is one
+    end = texts.index("</s>")  # it would be generated soon, and llama.cpp recognizes it by its text
     texts[end], kinds[end] = "▁end", gguf.TokenType.NORMAL
     array, numbers = gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32
     new = {
@@ -63,7 +63,7 @@ def _copy(model: gguf.GGUFReader, path: Path, tokens: dict[str, int]) -> None:
 
 
 def _write_lora(path: Path) -> None:
-    """An adapter of the demo model that stirs its first layer."""
+    """Write an adapter that changes the first layer of the demo model."""
     import numpy as np
 
     writer = gguf.GGUFWriter(path, "llama")
@@ -83,7 +83,7 @@ def _write(writer: gguf.GGUFWriter) -> None:
 
 
 def _write_bert(path: Path) -> None:
-    """Embeddings and ranks of no meaning, by letters."""
+    """Write a BERT with random weights and single letters as tokens."""
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_context_length(CONTEXT_TOKENS)
     writer.add_embedding_length(WIDTH)
@@ -100,7 +100,7 @@ def _write_bert(path: Path) -> None:
 
 
 def _add_letters(writer: gguf.GGUFWriter) -> None:
-    """Each letter at the beginning of a word, and within one."""
+    """Add each letter as a token at the start of a word and one within a word."""
     tokens = [*SPECIAL, *("▁" + letter for letter in LETTERS), *LETTERS]
     kinds = [gguf.TokenType.CONTROL] * len(SPECIAL) + [gguf.TokenType.NORMAL] * 2 * len(LETTERS)
     writer.add_tokenizer_model("bert")

@@ -1,10 +1,10 @@
-"""A plugin of pytest for llama.cpp's tests: no downloads, and what became of each test as a line of JSON.
+"""A pytest plugin for llama.cpp's tests: prevents downloads and writes the outcome of each test as a line of JSON.
 
-What it changes in the tests is the same both times, direct and through the proxy: models and files that would be
-fetched are those of models.py, and the words that the right models would say are not asked for. Through the proxy, a
-request says which model it is for: by `?model=` in its address, so that its body goes as it is.
+Its changes to the tests are the same for both runs: files of models.py replace downloads, and expected words of the
+original models are not checked. Through the proxy, it adds the model to requests by `?model=` in the URL, which leaves
+the body unchanged.
 
-Told by the environment: SERVER_TESTS_OUTCOMES, SERVER_TESTS_MODELS, and SERVER_TESTS_LEFT_OUT where it is the proxy.
+Environment: SERVER_TESTS_OUTCOMES, SERVER_TESTS_MODELS, and through the proxy SERVER_TESTS_LEFT_OUT.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TEST_SECONDS = 90
 BY_ADDRESS = ("/props", "/slots", "/metrics", "/lora-adapters", "/v1/stream")
 NAMELESS = ("/health", "/v1/health", "/models", "/v1/models")
 
-sys.modules.setdefault("wget", types.ModuleType("wget"))  # imported by the tests, used to fetch models alone
-_model = "tinyllama-2"  # of the server that was started last
+sys.modules.setdefault("wget", types.ModuleType("wget"))  # imported by the tests, only used to download models
+_model = "tinyllama-2"  # of the most recently started server
 _address = ""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """After the tests' conftest, before their modules: those take all names of `utils` as they are by then."""
+    """Patch `utils` after the tests' conftest and before their modules, which import all of its names."""
     import utils
 
     models = Path(os.environ["SERVER_TESTS_MODELS"])
@@ -55,7 +55,7 @@ def _left_out() -> Path | None:
 
 
 def _start_through(process: Any) -> None:
-    """A start is over when the model is loaded, as llama-server's is. One that fails is a server that died."""
+    """Have `start` load the model, as llama-server does; a failed load counts as a server that died."""
     import requests
 
     start = process.start
@@ -75,7 +75,7 @@ def _start_through(process: Any) -> None:
 
 
 def _name_models() -> None:
-    """Of every request by requests, or by OpenAI's client, whatever it sends with."""
+    """Add the model to every request of requests and of the OpenAI client."""
     import openai
     import requests
 
@@ -95,7 +95,7 @@ def _name_models() -> None:
 
 
 def named(method: str, url: str, body: bytes | str | None, model: str) -> str:
-    """The address, with the model in it if neither it nor the body has one, and the proxy wants one there."""
+    """The URL with the model added, if the proxy needs one and neither URL nor body has it."""
     parts = urlsplit(url)
     needs = parts.path in BY_ADDRESS if method == "GET" else parts.path not in NAMELESS
     if not needs or "model" in parse_qs(parts.query) or _names_one(body):
@@ -105,10 +105,10 @@ def named(method: str, url: str, body: bytes | str | None, model: str) -> str:
 
 def _names_one(body: bytes | str | None) -> bool:
     try:
-        said = json.loads(body or b"null")
+        fields = json.loads(body or b"null")
     except ValueError:
         return False
-    return isinstance(said, dict) and isinstance(said.get("model"), str)
+    return isinstance(fields, dict) and isinstance(fields.get("model"), str)
 
 
 # --- outcomes -------------------------------------------------------------------------------------------------
@@ -116,12 +116,12 @@ def _names_one(body: bytes | str | None) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """A test that hangs is one that failed."""
+    """Fail a test that hangs."""
 
-    def over(number: int, frame: object) -> None:
-        raise TimeoutError(f"not within {TEST_SECONDS} s")
+    def time_out(number: int, frame: object) -> None:
+        raise TimeoutError(f"timed out after {TEST_SECONDS} s")
 
-    signal.signal(signal.SIGALRM, over)
+    signal.signal(signal.SIGALRM, time_out)
     signal.alarm(TEST_SECONDS)
     if left_out := _left_out():
         left_out.unlink(missing_ok=True)
@@ -132,7 +132,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """One line for each test that was run, or could not even begin."""
+    """Write one line for each test that ran or failed in its setup."""
     if report.when != "call" and report.passed:
         return
     if report.when == "teardown":

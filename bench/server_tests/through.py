@@ -1,9 +1,9 @@
-"""The proxy in llama-server's place: takes its command line, and serves one model that is started with these options.
+"""The proxy with llama-server's command line: it serves one model with these options.
 
     python -m bench.server_tests.through BINARY MODELS FOLDER ARGUMENT...
 
-It becomes `llama-smart-proxy serve`, so signals and exit status are that one's. What cannot be asked of a proxy is
-written into the file of SERVER_TESTS_LEFT_OUT, and nothing is started.
+Executes `llama-smart-proxy serve`, which gets the signals and sets the exit status. If the options have no meaning for
+the proxy, writes the reason to the file named by SERVER_TESTS_LEFT_OUT and starts nothing.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from app.settings.denied_options import refused_argument
-from bench.server_tests.direct import here
+from bench.server_tests.direct import with_local_models
 from bench.server_tests.options import ADDRESSES, BY_THE_SCRIPT, LEFT_OUT, NUMBERS, OURS, ROUTER, SETTINGS
 
-# What the tests call their model in requests; llama-server takes any name.
+# Model names in the tests' requests; llama-server accepts any name.
 ALIASES = ("test", "davinci-002", "gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "text-embedding-3-small")
 
 
-class CannotBeAsked(Exception):
-    """The message says why."""
+class Unsupported(Exception):
+    """The options have no meaning for the proxy; the message says why."""
 
 
 @dataclass
-class Start:
-    """llama-server's options, told apart by what they are to the proxy."""
+class ServerOptions:
+    """llama-server's options, grouped by what the proxy does with them."""
 
     ours: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -44,43 +44,43 @@ class Start:
 def main() -> None:
     binary, models, folder, *arguments = sys.argv[1:]
     try:
-        start = told_apart(here(arguments, Path(models)))
-    except CannotBeAsked as error:
+        server = parsed(with_local_models(arguments, Path(models)))
+    except Unsupported as error:
         Path(os.environ["SERVER_TESTS_LEFT_OUT"]).write_text(str(error))
         raise SystemExit(1) from error
     own = Path(tempfile.mkdtemp(dir=folder))
     file = own / "config.json"
-    file.write_text(json.dumps(configuration(start, _engine(own, binary, start.by_the_script)), indent=1))
+    file.write_text(json.dumps(configuration(server, _engine(own, binary, server.by_the_script)), indent=1))
     for variable, name in (("XDG_STATE_HOME", "state"), ("XDG_CACHE_HOME", "cache"), ("HF_HOME", "huggingface")):
         os.environ[variable] = str(own / name)
-    where = ("--host", start.ours["--host"], "--port", start.ours["--port"])
+    where = ("--host", server.ours["--host"], "--port", server.ours["--port"])
     os.execv(sys.executable, [sys.executable, "-m", "app.commands.cli", "serve", "--config", str(file), *where])
 
 
-def told_apart(arguments: Sequence[str]) -> Start:
-    """Raises CannotBeAsked for what has no meaning through the proxy."""
-    start = Start()
+def parsed(arguments: Sequence[str]) -> ServerOptions:
+    """Group the options. Raises Unsupported for those that have no meaning for the proxy."""
+    server = ServerOptions()
     for option, values in _options(arguments):
         if option in LEFT_OUT:
-            raise CannotBeAsked(f"{option}: {LEFT_OUT[option]}")
+            raise Unsupported(f"{option}: {LEFT_OUT[option]}")
         if option in SETTINGS:
-            start.settings[SETTINGS[option]] = int(values[0]) if option in NUMBERS else values[0]
+            server.settings[SETTINGS[option]] = int(values[0]) if option in NUMBERS else values[0]
         elif option in OURS:
-            start.ours[option] = values[0] if values else ""
+            server.ours[option] = values[0] if values else ""
         elif option in BY_THE_SCRIPT:
-            start.by_the_script += [option, *values]
+            server.by_the_script += [option, *values]
         else:
-            assert refused_argument(option) is None, f"{option} is in no table of options.py"
-            start.arguments += [option, *values]
-    if "--model" not in start.ours:
-        raise CannotBeAsked(f"no model: {ROUTER}")
-    if "," in start.ours["--host"]:
-        raise CannotBeAsked(ADDRESSES)
-    return start
+            assert refused_argument(option) is None, f"{option} is missing from options.py"
+            server.arguments += [option, *values]
+    if "--model" not in server.ours:
+        raise Unsupported(f"no model: {ROUTER}")
+    if "," in server.ours["--host"]:
+        raise Unsupported(ADDRESSES)
+    return server
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each option with its values; a number may be negative."""
+    """Each option with its values; a negative number is a value."""
     taken: list[str] = []
     for each in [*arguments, "--"]:
         is_option = each.startswith("-") and not each[1:2].isdigit()
@@ -90,28 +90,28 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
         taken.append(each)
 
 
-def configuration(start: Start, engine: Path) -> dict[str, Any]:
-    name, *others = sorted(start.ours.get("--alias", "tiny").split(","))
-    model = {"path": start.ours["--model"], "args": start.arguments, **start.settings, "mmproj": "off"}
+def configuration(server: ServerOptions, engine: Path) -> dict[str, Any]:
+    name, *others = sorted(server.ours.get("--alias", "tiny").split(","))
+    model = {"path": server.ours["--model"], "args": server.arguments, **server.settings, "mmproj": "off"}
     model["aliases"] = others or list(ALIASES)
-    # Where slots are counted, llama-server gives each its own cells unless it is told otherwise.
-    model["kv_unified"] = "--kv-unified" in start.ours or "parallel" not in start.settings
+    # With an explicit number of slots, llama-server gives each slot its own KV cells by default.
+    model["kv_unified"] = "--kv-unified" in server.ours or "parallel" not in server.settings
     if mode := os.environ.get("AIP_MODE"):
-        model["env"] = {"AIP_MODE": mode, "AIP_HTTP_PORT": "0"}  # it would be on port 8080 otherwise
+        model["env"] = {"AIP_MODE": mode, "AIP_HTTP_PORT": "0"}  # its default port is 8080
     made: dict[str, Any] = {
         "server": {"drain_seconds": 1, "stop_seconds": 0.3},
         "engine": {"binary": str(engine)},
         "gpu": {"enabled": False},
         "models": {name: model},
     }
-    if key := start.ours.get("--api-key"):
+    if key := server.ours.get("--api-key"):
         digits = hashlib.sha256(key.encode()).hexdigest()
         made["keys"] = [{"name": "tests", "sha256": digits, "admin": True, "requests_per_minute": 100_000}]
     return made
 
 
 def _engine(folder: Path, binary: str, more: Sequence[str]) -> Path:
-    """llama-server as a script, that gives it more options wherever it is to serve a model."""
+    """Write a script that runs llama-server, with additional options when it serves a model."""
     script = folder / "llama-server"
     given = " ".join(map(shlex.quote, more))
     script.write_text(

@@ -1,4 +1,4 @@
-"""One of the two ways to a server: llama.cpp's tests of one file, and what became of them."""
+"""Runs llama.cpp's tests one of two ways, directly or through the proxy."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from workers.server.child_process import free_port
 
 ROOT = Path(__file__).parents[2]
 FILE_SECONDS = 1500
-RAN = (0, 1, 5)  # pytest's status: all passed, some failed, all left out
+RAN = (0, 1, 5)  # pytest exit statuses: all passed, some failed, none collected
 LAST_CHARACTERS = 4000
 
 Outcomes = dict[str, dict[str, str]]
 
 
 class Way:
-    """ "direct" or "through", as the modules that stand in llama-server's place are called."""
+    """ "direct" or "through", the names of the modules that replace llama-server."""
 
     def __init__(self, name: str, binary: str, folder: Path) -> None:
-        """In `folder` are the models, and everything that is written."""
+        """`folder` contains the models and all output."""
         self.name = name
         self._folder = folder
         self._script = folder / name
@@ -34,7 +34,7 @@ class Way:
         self._script.chmod(0o755)
 
     def outcomes(self, tests: Path, file: str) -> Outcomes:
-        """What became of the tests of unit/`file`, by their names. What was run in this folder already is only read."""
+        """Outcomes of the tests of unit/`file`, by test name; read from the folder if they were run before."""
         kept = self._folder / f"{file}.{self.name}.jsonl"
         if not kept.exists():
             self._run(tests, file, kept)

@@ -33,13 +33,15 @@ from bench.gpu.random_weights import STD, UnknownType, pieces
 from bench.gpu.results import Results, folder_name
 from bench.gpu.shapes import Shape
 from bench.gpu.source import Source, find_source
-from bench.gpu.stopping import CannotGoOn, Deadline, OutOfTime
+from bench.gpu.stopping import CannotContinue, Deadline, OutOfTime
 from bench.gpu.table import first_sight, item_error, learned, overhead_bytes, summary, table, under_bytes
 from tests.helpers import fake_pynvml
 from tests.helpers.builders import GIB, MIB, replace
 from workers.engine.binary import find_engine
 from workers.gguf.constants import TENSOR_TYPES
 from workers.gguf.header import read_header
+
+pytestmark = pytest.mark.integration
 
 RUN = Path(__file__).parents[2] / "bench" / "gpu" / "run"
 TINY = Shape("smollm2-135m", "Q4_K_M", layers=2)
@@ -371,7 +373,7 @@ def test_results_go_on_where_they_ended(tmp_path: Path):
 @pytest.mark.parametrize("changed", FACTS)
 def test_results_of_different_kinds_are_never_mixed(tmp_path: Path, changed: str):
     Results(tmp_path, FACTS).add(a_row())
-    with pytest.raises(CannotGoOn, match="move it away"):
+    with pytest.raises(CannotContinue, match="move it away"):
         Results(tmp_path, {**FACTS, changed: "another"})
 
 
@@ -422,7 +424,7 @@ def test_the_source_is_found_in_a_folder_and_in_an_archive(tmp_path: Path, place
 
 
 def test_a_folder_without_llama_cpp_is_an_error(tmp_path: Path):
-    with pytest.raises(CannotGoOn, match=r"no llama\.cpp"):
+    with pytest.raises(CannotContinue, match=r"no llama\.cpp"):
         find_source(tmp_path, tmp_path)
 
 
@@ -440,7 +442,7 @@ def test_the_rehearsal_runs_and_a_second_run_measures_nothing(tmp_path: Path):
     overheads = tmp_path / "overheads.json"
     first = run_kit(*arguments, "--date", "2026-01-02", "--overheads", overheads)
     assert first.returncode == 0, first.stderr
-    assert "this says nothing about a GPU" in first.stdout
+    assert "which says nothing about a GPU" in first.stdout
     folder = tmp_path / "r" / "cpu-rehearsal-quick-2026-01-02"
     said = json.loads((folder / "results.json").read_text())
     assert len(said["rows"]) == 4 and not said["summary"]["failed"]
@@ -494,7 +496,7 @@ def test_nvml_that_names_no_process_leaves_what_the_card_grew_by(monkeypatch: py
 def test_a_run_without_time_says_run_again(tmp_path: Path):
     arguments = ("--rehearse", "--server", "embedded", "--work", tmp_path / "w", "--results", tmp_path / "r")
     done = run_kit(*arguments, "--minutes", "0.00001")
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (75, "out of time: run again to go on")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (75, "out of time; run again to continue")
 
 
 def test_what_cannot_be_done_is_one_line(tmp_path: Path):
@@ -576,7 +578,7 @@ def test_wrong_arguments_are_status_2(tmp_path: Path, arguments: tuple[str, str]
 def test_results_of_somebody_else_are_not_overwritten(tmp_path: Path, content: str):
     file = tmp_path / "results.json"
     file.write_text(content)
-    with pytest.raises(CannotGoOn, match="move it away"):
+    with pytest.raises(CannotContinue, match="move it away"):
         Results(tmp_path, {})
     assert file.read_text() == content
 

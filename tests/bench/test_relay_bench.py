@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.relay import steps
 from bench.relay.bounds import bounds
 from bench.relay.cases import SLOW
 from bench.relay.figures import figures
@@ -14,7 +15,10 @@ from bench.relay.load import Figures, Streams, burst
 from bench.relay.stand_in import COMPILER, Programs, compiled, upstream
 from bench.relay.systems import MODELS, Running, Surroundings, direct, ours
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc) for the stand-in llama-server")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc) for the stand-in llama-server"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +100,12 @@ def test_a_real_llama_server_is_held_against_its_own_router_mode():
     rounds = [{name: {"small": {"requests_per_s": rate}} for name, rate in each.items()} for each in seen]
     [bound] = [each for each in bounds(rounds) if "router" in each["bound"]]
     assert (bound["measured"], bound["at_least"], bound["holds"]) == (0.945, 0.95, False)
+
+
+def test_every_step_of_a_request_runs(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """bench.relay.steps calls the parts of the service one by one; it broke when one of them was renamed."""
+    for name in ("XDG_STATE_HOME", "LLAMA_SMART_PROXY_CONFIG"):  # set by the bench, restored after the test
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(steps, "BATCHES", 1)
+    monkeypatch.setattr(steps, "BATCH", 1)
+    assert all(microseconds > 0 for microseconds in steps._steps(tmp_path, programs).values())

@@ -126,6 +126,7 @@ def test_a_peer_that_lets_somebody_wait_for_too_long_is_left_out_of_one_share_on
     assert "of 0 pairs" in nobody_left["bound"] and not nobody_left["holds"]
 
 
+@pytest.mark.integration
 def test_the_command_prints_what_it_says():
     command = [
         sys.executable,

@@ -20,6 +20,8 @@ from workers.catalog.demo_model import write_demo_model
 from workers.engine import embedded_engine
 from workers.server.child_process import free_port
 
+pytestmark = pytest.mark.integration
+
 STARTED = (
     *("--port", "8080", "--temp", "0.8", "--host", "127.0.0.1", "--offline", "--hf-repo", "ggml-org/x", "--no-slots"),
     *("--alias", "b,a", "--ctx-size", "512", "--parallel", "2", "--lora", "x.gguf", "--n-predict", "-1"),
@@ -27,7 +29,7 @@ STARTED = (
 
 
 def test_options_become_settings_arguments_and_words_of_the_engines_script(tmp_path: Path):
-    start = through.told_apart(direct.here(STARTED, tmp_path))
+    start = through.parsed(direct.with_local_models(STARTED, tmp_path))
     assert start.settings == {"ctx_size": 512, "parallel": 2}
     assert start.arguments == ["--temp", "0.8", "--n-predict", "-1"]
     assert start.by_the_script == ["--lora", "x.gguf"]
@@ -35,22 +37,22 @@ def test_options_become_settings_arguments_and_words_of_the_engines_script(tmp_p
 
 
 def test_its_configuration_is_one(tmp_path: Path):
-    start = through.told_apart([*direct.here(STARTED, tmp_path), "--api-key", "secret"])
+    start = through.parsed([*direct.with_local_models(STARTED, tmp_path), "--api-key", "secret"])
     settings = Settings(**through.configuration(start, tmp_path / "llama-server"))
     assert (settings.models["a"].aliases, settings.models["a"].kv_unified) == (["b"], False)
     assert [key.admin for key in settings.keys] == [True]
 
 
 def test_what_has_no_meaning_through_a_proxy_says_why():
-    with pytest.raises(through.CannotBeAsked, match=ROUTER):
-        through.told_apart(["--host", "127.0.0.1"])
-    with pytest.raises(through.CannotBeAsked, match="--tools"):
-        through.told_apart(["--model", "m.gguf", "--tools", "all", "--host", "127.0.0.1"])
+    with pytest.raises(through.Unsupported, match=ROUTER):
+        through.parsed(["--host", "127.0.0.1"])
+    with pytest.raises(through.Unsupported, match="--tools"):
+        through.parsed(["--model", "m.gguf", "--tools", "all", "--host", "127.0.0.1"])
 
 
 def test_an_option_in_no_table_is_not_passed_over():
     with pytest.raises(AssertionError, match="--rpc"):
-        through.told_apart(["--model", "m.gguf", "--rpc", "host", "--host", "127.0.0.1"])
+        through.parsed(["--model", "m.gguf", "--rpc", "host", "--host", "127.0.0.1"])
 
 
 def test_the_model_is_named_by_the_address_where_nothing_names_it():

@@ -6,6 +6,8 @@ import inspect
 import os
 from pathlib import Path
 
+import pytest
+
 from app.errors import ModelNotFound
 from bench.walk import ROOT, followed, walked, walks
 
@@ -19,6 +21,7 @@ def test_changes_are_counted_on_each_thread():
     assert seen["all"].entered.total() == 3
 
 
+@pytest.mark.integration
 def test_a_refused_request_is_followed_to_the_error_it_ends_in(tmp_path: Path):
     calls = tmp_path / "calls"
     with walked(tmp_path, calls) as service:

@@ -194,6 +194,7 @@ def listed(service: Service) -> dict[str, str]:
     return {model["id"]: model["status"]["message"] for model in models if model["status"].get("failed")}
 
 
+@pytest.mark.integration
 def test_a_broken_file_is_422_before_anything_is_started(tmp_path: Path):
     broken = broken_files(tmp_path / "models")
     with faulty(tmp_path) as service:
@@ -215,6 +216,7 @@ def test_a_broken_file_is_422_before_anything_is_started(tmp_path: Path):
         assert service.chat("m").status_code == 200
 
 
+@pytest.mark.integration
 def test_the_list_shows_what_is_broken_before_anybody_asks_for_it(tmp_path: Path):
     broken = broken_files(tmp_path / "models")
     with faulty(tmp_path) as service:
@@ -223,6 +225,7 @@ def test_the_list_shows_what_is_broken_before_anybody_asks_for_it(tmp_path: Path
         assert NAN in service.get("/").text
 
 
+@pytest.mark.integration
 def test_a_loaded_model_answers_without_a_look_at_its_file(tmp_path: Path):
     with faulty(tmp_path) as service:
         assert service.chat("m").status_code == 200

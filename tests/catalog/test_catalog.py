@@ -13,7 +13,7 @@ import pytest
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.errors import ModelNotFound
-from tests.helpers.builders import GGUF_BYTES, a_gguf
+from tests.helpers.builders import GGUF_BYTES, a_gguf, a_launch
 from tests.helpers.service import wait_for
 from workers.catalog import catalog as catalog_module
 from workers.catalog.catalog import Catalog
@@ -46,7 +46,7 @@ def test_each_file_is_a_model_of_its_name(tmp_path: Path):
 def test_a_model_carries_what_its_file_shows(tmp_path: Path):
     path = a_gguf(tmp_path / "a.gguf", size_bytes=1000)
     os.utime(path, (1_700_000_000.9, 1_700_000_000.9))
-    settings = LaunchSettings(ctx_size=99)
+    settings = a_launch(ctx_size=99)
     assert Catalog([tmp_path], settings).models() == [Model("a", str(path), 1000, 1_700_000_000, settings)]
 
 

@@ -12,12 +12,12 @@ from app.entities.placement import PlacementConstraints
 from app.errors import ModelNotFound
 from app.settings.schema import Settings
 from tests.catalog.test_hub_cache import cached
-from tests.helpers.builders import GGUF_BYTES, a_gguf
+from tests.helpers.builders import GGUF_BYTES, a_gguf, a_launch
 from workers.build_catalog import build_catalog
 from workers.catalog.catalog import Catalog, Entry
 from workers.catalog.entries import download_command
 
-DEFAULTS, OWN = LaunchSettings(), LaunchSettings(ctx_size=99)
+DEFAULTS, OWN = LaunchSettings(), a_launch(ctx_size=99)
 
 
 def an_entry(name: str, **fields: object) -> Entry:
@@ -40,7 +40,7 @@ def a_catalog(home: Path, *entries: Entry, base: bool = True) -> Catalog:
 
 def listed(catalog: Catalog) -> dict[str, tuple[str, bool]]:
     """Name -> (its file, whether an entry's settings apply)."""
-    return {m.name: (Path(m.path).name, m.launch.ctx_size == OWN.ctx_size) for m in catalog.models()}
+    return {m.name: (Path(m.path).name, m.launch.options.ctx_size == OWN.options.ctx_size) for m in catalog.models()}
 
 
 FOUND = {
@@ -98,7 +98,7 @@ def test_a_file_an_entry_serves_is_listed_once_and_its_found_names_lead_there(
 def test_an_entry_without_a_file_is_for_the_one_found_under_its_name(home: Path, name: str):
     catalog = a_catalog(home, an_entry(name))
     own = "u/Foo:Q8_0" if "oo" in name else "b"
-    assert catalog.find(name).launch.ctx_size == OWN.ctx_size
+    assert catalog.find(name).launch.options.ctx_size == OWN.options.ctx_size
     assert catalog.find(own) == catalog.find(name)
     assert listed(catalog) == {n: w for n, w in FOUND.items() if n != own} | {name: (FOUND[own][0], True)}
 
@@ -109,7 +109,7 @@ def test_a_file_that_several_entries_serve_keeps_its_own_listing(home: Path, cap
     assert listed(catalog) == FOUND | {"long": ("b.gguf", True), "short": ("b.gguf", True)}
     assert catalog.find("b.gguf").name == "b"
     catalog = a_catalog(home, an_entry("b", path=path), an_entry("short", path=path))
-    assert catalog.find("b").launch.ctx_size == OWN.ctx_size
+    assert catalog.find("b").launch.options.ctx_size == OWN.options.ctx_size
     assert "has the same name" not in caplog.text  # nobody loses anything
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from workers.clients.client_watch import ClientWatcher
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def watcher() -> ClientWatcher:

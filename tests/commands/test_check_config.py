@@ -177,6 +177,7 @@ def test_models_that_cannot_be_served_are_warnings(tmp_path):
     ]
 
 
+@pytest.mark.integration
 def test_what_is_wrong_with_pinned_models_is_said_once(tmp_path):
     """In a process of its own: what is logged without a handler goes to stderr there."""
     a_gguf(tmp_path / "large.gguf", size_bytes=8 * 2**40)
@@ -195,7 +196,7 @@ def test_an_engine_that_is_not_there_is_a_warning(tmp_path):
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, said)
 
 
-def test_a_cpu_that_is_not_there_is_an_error():
-    done = check(SERVER__CPU="9999")
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith("server.cpu: 9999 is none of the CPUs this service may use: ")
+def test_a_retired_key_is_a_warning_that_names_its_replacement(tmp_path):
+    for done in (check("--config", written(tmp_path, "server: {cpu: 3}")), check(SERVER__CPU="3")):
+        assert (done.exit_code, done.stdout.count("warning: ")) == (0, 1)
+        assert "ignored, retired on 2026-12-01: to pin the service to CPUs, set CPUAffinity=" in done.stdout

@@ -83,6 +83,7 @@ def on_hardware(environment: dict[str, str], *args: str) -> dict:
 
 
 @needs_compiler
+@pytest.mark.integration
 def test_without_a_file_it_is_about_the_gpus_of_this_machine(model: str, tmp_path: Path):
     hardware = StandIn(tmp_path / "hardware")
     hardware.show(Card("GPU-small", total_mib=4096), Card("GPU-large", total_mib=24564, bus="00000000:02:00.0"))
@@ -150,6 +151,7 @@ def test_without_a_gpu_the_settings_may_keep_it_from_the_cpu(model: str, tmp_pat
 
 
 @needs_compiler
+@pytest.mark.integration
 def test_gpus_that_are_not_to_be_used_are_not_looked_at(model: str, tmp_path: Path):
     (tmp_path / "off.yaml").write_text("gpu: {enabled: false}")
     hardware = StandIn(tmp_path / "hardware")

@@ -91,6 +91,7 @@ def test_tensors_have_the_sizes_of_their_types(tmp_path: Path):
     )
 
 
+@pytest.mark.integration
 def test_it_reads_what_the_gguf_package_writes(tmp_path: Path):
     """In a process of its own: numpy is not to be met in this one."""
     script = """if True:
@@ -113,11 +114,13 @@ def test_it_reads_what_the_gguf_package_writes(tmp_path: Path):
     assert "tokenizer.ggml.tokens" not in header.metadata
 
 
+@pytest.mark.integration
 def test_the_constants_come_without_the_package():
     code = "import workers.gguf.constants, sys; print({'gguf', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
+@pytest.mark.integration
 def test_the_constants_are_the_packages():
     code = """if True:
         from gguf import constants as theirs
@@ -360,16 +363,14 @@ def test_a_file_that_is_cut_while_it_is_read_is_no_matter(tmp_path: Path, monkey
 # --- what is absurd -----------------------------------------------------------------------------------------------
 
 
-def test_ten_thousand_damaged_headers_are_read_or_refused_in_a_line(tmp_path: Path):
+def test_ten_thousand_damaged_headers_are_read_or_refused_in_a_line(tmp_path: Path, seed: int):
     """Expected: 2 s."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
     chance = random.Random(seed)
     good = a_file(ALL_KINDS | {"tokenizer.ggml.tokens": ["a", "bc"]}, [Info("a", (64, 3), Q4_0), Info("b"), Info("c")])
     head = len(good) - 108 - 20 - 32 - 32
     number = os.open(tmp_path / "x.gguf", os.O_RDWR | os.O_CREAT)
     said: set[str] = set()
-    began = time.monotonic()
+    began = time.process_time()
     tracemalloc.start()
     for _ in range(10_000):
         os.pwrite(number, damage(good, head, chance), 0)
@@ -382,7 +383,7 @@ def test_ten_thousand_damaged_headers_are_read_or_refused_in_a_line(tmp_path: Pa
     tracemalloc.stop()
     os.close(number)
     assert len(said) > 15, "the damage is of many kinds"
-    assert time.monotonic() - began < 40
+    assert time.process_time() - began < 40
 
 
 def damage(good: bytes, head: int, chance: random.Random) -> bytes:
@@ -433,14 +434,14 @@ def test_a_huge_file_that_says_absurd_things_is_done_with_soon(tmp_path: Path, b
     path = tmp_path / "x.gguf"
     path.write_bytes(begin)
     os.truncate(path, 2**40)  # sparse: no disk has so much
-    began = time.monotonic()
+    began = time.process_time()
     tracemalloc.start()
     found = problem_of(path)
     memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert memory < 16 * MIB
     assert said in found and bool(said) == bool(found), found
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_a_file_of_nothing_but_keys_takes_little_memory(problem: Callable[[bytes], str]):
@@ -472,6 +473,6 @@ def test_a_header_as_long_as_gemmas_is_read_in_no_time(tmp_path: Path):
     """Expected: 60 ms at most; bench/headers.py has the figures."""
     strings = struct.pack("<IIQ", ValueType.ARRAY, ValueType.STRING, 780_000) + text(b"12345678") * 780_000
     (tmp_path / "x.gguf").write_bytes(counted(pairs=1) + text("tokenizer.ggml.tokens") + strings + a_file()[-128:])
-    began = time.monotonic()
+    began = time.process_time()
     problem_of(tmp_path / "x.gguf")
-    assert time.monotonic() - began < 20 * 0.06
+    assert time.process_time() - began < 20 * 0.06

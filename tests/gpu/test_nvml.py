@@ -20,6 +20,8 @@ from workers.gpu.evidence import GpuHistory, evidence_of_gpus
 from workers.gpu.nvml import Nvml
 from workers.gpu.nvml_errors import LOST, MISMATCH, UNLISTED
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:

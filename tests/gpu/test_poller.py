@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 import workers.gpu.poller
-from app.entities.gpu import LATE_POLLS, LATE_SECONDS, Gpu, GpuSnapshot, GpuState, MissingGpu
+from app.entities.gpu import OVERDUE_POLLS, OVERDUE_SECONDS, Gpu, GpuSnapshot, GpuState, MissingGpu
 from app.use_cases.reporting.gpu_report import gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.service import wait_for
 from workers.gpu.evidence import GpuHistory
 from workers.gpu.poller import GpuPoller
 from workers.telemetry.store import StateStore
+
+pytestmark = pytest.mark.integration
 
 A = Gpu("GPU-a", 0, "RTX 4090")
 
@@ -127,7 +129,7 @@ def test_while_a_reading_hangs_no_other_is_started_and_its_result_ends_the_hang(
     wait_for(lambda: card.readings > 3, 10)
     card.answers.clear()
     before = threading.active_count()
-    wait_for(lambda: store.gpus.as_of(time.monotonic() + LATE_SECONDS).state is GpuState.HUNG, 10)
+    wait_for(lambda: store.gpus.as_of(time.monotonic() + OVERDUE_SECONDS).state is GpuState.HUNG, 10)
     readings = card.readings
     time.sleep(0.3)
     assert (card.readings, threading.active_count()) == (readings, before)
@@ -295,11 +297,11 @@ def test_a_bug_in_the_probe_does_not_end_the_thread(tmp_path: Path, caplog: pyte
 
 def test_a_snapshot_is_valid_until_some_polls_were_missed():
     snapshot = GpuSnapshot(GpuState.OK, at=100.0, gpus=(A,), poll_seconds=1.0)
-    limit = 100.0 + LATE_POLLS * 1.0 + LATE_SECONDS
+    limit = 100.0 + OVERDUE_POLLS * 1.0 + OVERDUE_SECONDS
     assert snapshot.as_of(limit - 0.001) is snapshot
     late = snapshot.as_of(limit + 1)
     assert (late.state, late.gpus) == (GpuState.HUNG, (A,))
-    assert late.problems == ("NVML has not answered for 6 s; what is said of the GPUs is as old",)
+    assert late.problems == ("NVML has not responded for 6 s; GPU data is that old",)
 
 
 @pytest.mark.parametrize("state", [GpuState.NO_LIBRARY, GpuState.NO_DRIVER, GpuState.NO_GPU, GpuState.FAILED])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,14 @@ NO_WISHES = PlacementConstraints()
 
 
 def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
-    return Model(name, f"/models/{name}.gguf", int(gib * GIB), 1_700_000_000, LaunchSettings(parallel=slots))
+    return Model(name, f"/models/{name}.gguf", int(gib * GIB), 1_700_000_000, a_launch(parallel=slots))
+
+
+def a_launch(**changes: Any) -> LaunchSettings:
+    """Launch settings with these fields, of their own or of their options."""
+    own = {each.name for each in fields(LaunchSettings)}
+    options = replace(LaunchSettings().options, **{key: each for key, each in changes.items() if key not in own})
+    return LaunchSettings(options, **{key: each for key, each in changes.items() if key in own})
 
 
 GGUF_BYTES = 320  # of `a_gguf`, if nothing else is said
@@ -204,6 +211,6 @@ __all__ = [
 
 def nothing_is_left_out(state: PoolState, now: float) -> None:
     """Where a step skips its last passes, they would have found nothing to do."""
-    if schedule._is_settled(state, now):
-        for settle in schedule._PASSES:
+    if schedule.is_settled(state, now):
+        for settle in schedule.PASSES:
             assert settle(state, now) == (state, []), settle.__name__

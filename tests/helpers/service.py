@@ -19,18 +19,24 @@ from typing import Any
 import psutil
 import requests
 
+from workers.server.child_process import death_guard
+
+FIXED_RAM = str(Path(__file__).with_name("fixed_ram.py"))
 ENDLESS = {"max_tokens": 30_000, "ignore_eos": True}
 
 
 class Service:
-    """A running `llama-smart-proxy serve`, with folders of its own."""
+    """A running `llama-smart-proxy serve`, with folders of its own.
+
+    The kernel kills it when the thread that made it ends, so that a pytest that is killed leaves none behind.
+    """
 
     def __init__(
         self,
         folder: Path,
         *arguments: str,
         plain: Mapping[str, str] | None = None,
-        program: Sequence[str] = ("-m", "app.commands.cli"),
+        program: Sequence[str] = ("-P", FIXED_RAM),
         **environment: str,
     ):
         """`environment` gets the prefix of our settings; `plain` are variables as they are."""
@@ -51,7 +57,7 @@ class Service:
             env["LLAMA_SMART_PROXY_GPU__ENABLED"] = "false"
         env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()} | dict(plain or {})
         self.process = subprocess.Popen(
-            [sys.executable, *program, "serve", "--port", "0", *arguments],
+            [*death_guard(), sys.executable, *program, "serve", "--port", "0", *arguments],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -161,10 +167,11 @@ def serving(
 
 def wait_for(condition: Callable[[], Any], seconds: float, explain: Callable[[], object] = lambda: "") -> Any:
     """The first truthy value of `condition`."""
-    deadline = time.monotonic() + seconds
+    deadline, pause_seconds = time.monotonic() + seconds, 0.005
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
-        time.sleep(0.005)
+        time.sleep(pause_seconds)  # what is asked is often a request: asked all the time it would take a core
+        pause_seconds = min(0.05, 1.3 * pause_seconds)
     return value
 
 

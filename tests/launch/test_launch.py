@@ -6,11 +6,11 @@ from app.entities.launch import EngineKind, LaunchSettings
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import Placement
 from app.use_cases.launch.launch import around_faults, launch_on, launch_plan
-from tests.helpers.builders import a_model, an_engine, on_the_cpu, replace
+from tests.helpers.builders import a_launch, a_model, an_engine, on_the_cpu, replace
 
 
 def plan(*flags: str, **settings: object):
-    model = replace(a_model("qwen"), launch=LaunchSettings(**settings))
+    model = replace(a_model("qwen"), launch=a_launch(**settings))
     return launch_plan(model, an_engine(*flags), {"PATH": "/bin"}, api_key="secret", port=0)
 
 
@@ -97,7 +97,7 @@ def test_a_models_own_variables_win_over_the_shared_ones_and_ours_over_both():
 def test_a_start_on_gpus_sees_them_alone_and_is_dealt_out_as_it_was_booked():
     estimate = Estimate((DeviceMemory(), DeviceMemory()), DeviceMemory(), Confidence.EXACT)
     placement = Placement(("GPU-b", "GPU-a"), (20, 13), 999, 8192, 4, estimate)
-    model = replace(a_model(), launch=launch_on(LaunchSettings(ctx_size=1), placement))
+    model = replace(a_model(), launch=launch_on(a_launch(ctx_size=1), placement))
     found = launch_plan(model, an_engine(), {}, api_key="", port=0)
     assert found.env["CUDA_VISIBLE_DEVICES"] == "GPU-b,GPU-a"
     given = {name: option(found.argv, name) for name in ("--tensor-split", "--n-gpu-layers", "--ctx-size")}
@@ -121,7 +121,7 @@ def test_a_tiny_model_gets_one_thread():
 def test_flash_attention_is_a_switch_in_older_builds():
     old = replace(an_engine("--flash-attn"), switches=frozenset({"--flash-attn"}))
     for wanted, given in (("on", 1), ("auto", 0), ("off", 0)):
-        model = replace(a_model(), launch=LaunchSettings(flash_attn=wanted))
+        model = replace(a_model(), launch=a_launch(flash_attn=wanted))
         argv = launch_plan(model, old, {}, api_key="", port=0).argv
         assert argv.count("--flash-attn") == given
         assert wanted not in argv
@@ -140,8 +140,8 @@ def test_a_model_on_the_cpu_sees_no_gpu():
 
 def test_the_known_abort_is_avoided():
     """phi3, quantized cache, slots with their own cells: llama.cpp b11434 ends with a fatal error."""
-    aborts = LaunchSettings(cache_type_k="q8_0", parallel=2, kv_unified=False)
-    assert around_faults(aborts, "phi3") == replace(aborts, kv_unified=True)
-    for harmless in (replace(aborts, parallel=1), replace(aborts, cache_type_k="f16")):
+    aborts = a_launch(cache_type_k="q8_0", parallel=2, kv_unified=False)
+    assert around_faults(aborts, "phi3") == a_launch(cache_type_k="q8_0", parallel=2, kv_unified=True)
+    for harmless in (a_launch(cache_type_k="q8_0", parallel=1, kv_unified=False), a_launch(kv_unified=False)):
         assert around_faults(harmless, "phi3") == harmless
     assert around_faults(aborts, "llama") == aborts

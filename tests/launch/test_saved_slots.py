@@ -11,7 +11,7 @@ import pytest
 
 from app.use_cases.launch.saved_slots import SavedSlot, digest_of, folder_of, saved_slot, to_restore, who_goes
 from app.use_cases.scheduling.effects import StopReason
-from tests.helpers.builders import a_model, a_server, an_engine, replace
+from tests.helpers.builders import a_launch, a_model, a_server, an_engine, replace
 from workers.catalog.model_headers import stamp_of
 from workers.server import kept_cache, slot_files
 from workers.server.kept_cache import KeptCaches
@@ -55,7 +55,7 @@ SAVING = an_engine("--slot-save-path")
 
 
 def with_launch(**settings: object):
-    return replace(MODEL, launch=replace(MODEL.launch, **settings))
+    return replace(MODEL, launch=a_launch(parallel=MODEL.launch.options.parallel, **settings))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,7 @@ def test_a_quota_of_nothing_keeps_nothing(tmp_path: Path):
 # --- one server's ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The file that was tried is gone, and the others are there for the next start."""
     monkeypatch.setattr(kept_cache, "RESTORE_SECONDS", 0.3)
@@ -242,7 +243,7 @@ def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
 
 
 def test_what_hangs_is_not_asked_to_save():
-    saves = {reason.value for reason in StopReason if reason.saves}
+    saves = {reason.value for reason in StopReason if reason.allows_cache_save}
     assert saves == {"idle", "room", "drained", "unload", "shutdown"}
 
 

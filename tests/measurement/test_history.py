@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import workers.measurement.history
-from app.entities.launch import LaunchSettings
 from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.entities.placement import Placement
 from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES
-from tests.helpers.builders import MIB, a_model, an_engine, replace
+from app.use_cases.launch.launch import launch_on
+from tests.helpers.builders import MIB, a_launch, a_model, an_engine, replace
 from workers.measurement.history import BASE_BYTES, HOST, History, start_of
 
 GPU = "NVIDIA GeForce RTX 4090"
@@ -73,9 +74,22 @@ def test_another_file_another_way_to_start_it_another_engine_and_another_gpu_are
         start_of(model, replace(engine, identity="newer")),
         start_of(model, engine, (GPU,)),
         start_of(model, engine, (GPU, GPU)),
-        *(start_of(replace(model, launch=LaunchSettings(**settings)), engine) for settings in other_settings),
+        *(start_of(replace(model, launch=a_launch(**settings)), engine) for settings in other_settings),
     ]
     assert len({start.key for start in starts}) == len(starts)
+
+
+def test_keys_of_earlier_releases_stay_valid():
+    """Computed on 2026-12-01. Another value here means that everybody's measured loads are forgotten."""
+    launch = a_launch(
+        cache_type_k="q8_0", kv_unified=False, n_gpu_layers=20, n_cpu_moe=3, args=("--swa-full",), env={"GGML_X": "1"}
+    )
+    model, engine = a_model(), an_engine("-fit", "--log-jsonl", "--no-kv-unified")
+    estimate = Estimate((DeviceMemory(), DeviceMemory()), DeviceMemory(), Confidence.EXACT)
+    placement = Placement(("GPU-a", "GPU-b"), (10, 23), 33, 16384, 4, estimate)
+    launches = (model.launch, launch, launch_on(launch, placement))
+    keys = [start_of(replace(model, launch=each), engine, (GPU,)).key[:16] for each in launches]
+    assert keys == ["4b0c9cda21bff28b", "ca44827cc6f7a14a", "d8b5d45921f8d652"]
 
 
 def test_a_models_name_and_its_secrets_make_no_difference():

@@ -169,10 +169,8 @@ def test_a_gpu_that_computes_is_busy():
     assert card.is_busy
 
 
-def test_what_is_lent_never_exceeds_what_there_is():
+def test_what_is_lent_never_exceeds_what_there_is(seed: int):
     """A card of its own truth: strangers come and go, servers load byte by byte, readings lag."""
-    seed = random.randrange(2**32)
-    print("seed", seed)
     chance = random.Random(seed)
     for _ in range(300):
         total, now = 24 * GIB, 0.0

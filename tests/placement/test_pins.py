@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
@@ -17,6 +16,7 @@ from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from tests.commands.test_check_config import check, written
 from tests.helpers.builders import GIB, a_gguf, asked_for
+from tests.helpers.fixed_ram import RAM_BYTES
 from tests.helpers.gpu_machine import LARGE, SMALL, A, Machine, a_card
 from tests.helpers.gpu_play import eight_layers
 from tests.helpers.service import serving, wait_for
@@ -36,7 +36,7 @@ def test_they_are_placed_one_beside_the_other_on_an_empty_machine():
 def test_those_without_room_are_named_with_the_numbers_and_what_to_do():
     world = World((card(0, free=12, total=12),))
     (line,) = pinned_problems({"small": eight_layers(), "large": eight_layers(65536), "other": eight_layers()}, world)
-    assert line.startswith("models.other.pin: pinned models stay loaded, and there is no room for it beside large (")
+    assert line.startswith("models.other.pin: pinned models stay loaded, and it does not fit together with large (")
     assert "MiB on cuda:0), small (" in line and "it needs 4," in line and "usable: GPU 0 (RTX 4090)" in line
     assert ". Unpin one of them" in line
 
@@ -44,7 +44,7 @@ def test_those_without_room_are_named_with_the_numbers_and_what_to_do():
 def test_one_that_fits_no_machine_like_this_is_named_alone():
     (line,) = pinned_problems({"large": eight_layers(65536)}, World((card(0, free=6, total=6),)))
     assert line.startswith("models.large.pin: it does not fit this machine: it needs 6,")
-    assert line.endswith("Unpin it, or give it cache_type_k and cache_type_v q8_0")
+    assert line.endswith("Unpin it, or set cache_type_k and cache_type_v q8_0")
 
 
 def test_each_may_use_only_the_cards_that_its_settings_allow():
@@ -61,7 +61,9 @@ def test_a_context_that_is_chosen_at_the_load_keeps_nobody_out():
     pinned, world = {"a": auto, "b": auto}, World((card(0, free=8.5, total=8.5),))
     assert pinned_problems(pinned, world) == ()
     (line,) = auto_context_problems(pinned, world)
-    assert line.startswith("models.b.pin: there may be no room for it") and line.endswith("set ctx_size in each")
+    assert line.startswith("models.b.pin: it may not fit together with") and line.endswith(
+        "set ctx_size for each of them"
+    )
     assert auto_context_problems({"a": eight_layers(), "b": eight_layers()}, world) == ()
 
 
@@ -118,20 +120,22 @@ def test_nothing_is_certain_while_a_gpu_is_missed(gpus: GpuSnapshot, fallback: C
 
 
 def half_of_ram(folder: Path) -> str:
-    """A configuration with two pinned models, each larger than half of this machine's memory; sparse files."""
+    """A configuration with two pinned models, each larger than half of the machine's memory; sparse files."""
     for name in ("one", "two"):
-        a_gguf(folder / f"{name}.gguf", psutil.virtual_memory().total * 6 // 10)
+        a_gguf(folder / f"{name}.gguf", RAM_BYTES * 6 // 10)
     models = "{one: {path: one.gguf, pin: true}, two: {path: two.gguf, pin: true}}"
     return written(folder, f"gpu: {{enabled: false}}\nmodels: {models}")
 
 
+@pytest.mark.integration
 def test_check_config_says_so(tmp_path: Path):
     done = check("--config", half_of_ram(tmp_path), "--json", ENGINE__BINARY="embedded")
     (line,) = json.loads(done.stdout)["errors"]
     assert done.exit_code == 1
-    assert line.startswith("models.two.pin: pinned models stay loaded, and there is no room for it beside one (")
+    assert line.startswith("models.two.pin: pinned models stay loaded, and it does not fit together with one (")
 
 
+@pytest.mark.integration
 def test_one_of_them_is_good(tmp_path: Path):
     file = Path(half_of_ram(tmp_path))
     file.write_text(file.read_text().replace("pin: true}}", "pin: false}}"))
@@ -145,6 +149,7 @@ def test_fewer_may_be_loaded_than_are_pinned(tmp_path: Path):
     assert "scheduling.max_loaded (1) must not be below the number of pinned models (2: a, b)" in done.stderr
 
 
+@pytest.mark.integration
 def test_the_service_refuses_to_start(tmp_path: Path):
     with serving(tmp_path, "--config", half_of_ram(tmp_path), ENGINE__BINARY="embedded") as service:
         assert service.process.wait(20) == 2
@@ -153,6 +158,7 @@ def test_the_service_refuses_to_start(tmp_path: Path):
 
 
 @needs_compiler
+@pytest.mark.integration
 def test_with_gpus_each_cards_capacity_counts(tmp_path: Path):
     machine = Machine(tmp_path / "machine")
     machine.show(A)  # 1,200 MiB; the large one takes 857 of them, the small one 547
@@ -161,13 +167,14 @@ def test_with_gpus_each_cards_capacity_counts(tmp_path: Path):
     with serving(tmp_path, "--config", str(file), plain=machine.hardware.environment, **environment) as service:
         assert service.process.wait(20) == 2
         service.stop()
-        assert "models.small.pin: pinned models stay loaded, and there is no room for it beside large" in service.output
+        assert "models.small.pin: pinned models stay loaded, and it does not fit together with large" in service.output
     machine.show(A, a_card("GPU-b", bus="00000000:02:00.0"))
     with serving(tmp_path, "--config", str(file), plain=machine.hardware.environment, **environment) as service:
         assert service.get("/health").json()["reasons"] == []
 
 
 @needs_compiler
+@pytest.mark.integration
 def test_what_is_not_known_at_the_start_is_said_when_it_is(tmp_path: Path):
     machine = Machine(tmp_path / "machine")
     few = a_card("GPU-b", total_mib=400, bus="00000000:02:00.0")

@@ -1,4 +1,4 @@
-"""Streams that wait for a load: they begin after two seconds, and say how far it is."""
+"""Streams that wait for a load: they begin after two seconds and report its progress."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from tests.relay.test_streams import ask
 from tests.service.test_faults import faulty
 from workers.server.load_progress import load_progress
 
+pytestmark = pytest.mark.integration
+
 SLOW = {"FAKE_LOAD_SECONDS": 3, "FAKE_PORT_ZERO": 1, "FAKE_STREAM_TOKENS": 3, "FAKE_PROGRESS": 0.6}
 
 
-def said(service: Service, version: str = "1.1") -> tuple[list[tuple[str, str]], str, float]:
-    """What a stream said, and after how many seconds it began."""
+def streamed(service: Service, version: str = "1.1") -> tuple[list[tuple[str, str]], str, float]:
+    """Headers and body of a stream, and after how many seconds it began."""
     began = time.monotonic()
     with ask(service, version, close=False) as connection:
         connection.settimeout(30)
@@ -32,9 +34,9 @@ def said(service: Service, version: str = "1.1") -> tuple[list[tuple[str, str]],
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_a_stream_begins_while_its_model_is_loaded(tmp_path: Path, version: str):
-    with faulty(tmp_path, **SLOW) as service:
-        headers, body, seconds = said(service, version)
-        assert 1.9 < seconds < 2.9
+    with faulty(tmp_path, **SLOW | {"FAKE_LOAD_SECONDS": 4}) as service:
+        headers, body, seconds = streamed(service, version)
+        assert 1.9 < seconds < 3.9
         assert ("content-type", "text/event-stream") in headers and ("x-llama-smart-proxy-model", "m") in headers
         assert ("x-llama-smart-proxy-device", "cpu") in headers
         comments, _, answer = body.partition("data: ")
@@ -42,11 +44,11 @@ def test_a_stream_begins_while_its_model_is_loaded(tmp_path: Path, version: str)
         assert ": loading m 60 %\n\n" in comments
         assert ("data: " + answer).count("data: ") >= 4 and answer.endswith("data: [DONE]\n\n")
         wait_for(lambda: not service.servers()[0]["requests"], 10)
-        _, body, _ = said(service, version)
-        assert ": loading" not in body, "it is loaded"
+        _, body, _ = streamed(service, version)
+        assert ": loading" not in body, "it is loaded already"
 
 
-def test_others_see_how_far_it_is(tmp_path: Path):
+def test_other_clients_see_the_progress_of_a_load(tmp_path: Path):
     with faulty(tmp_path, **SLOW) as service, ask(service):
         status = wait_for(lambda: (s := service.get("/v1/models/m").json()["status"]).get("progress") and s, 10)
         assert (status["value"], status["progress"]) == ("loading", 0.6)
@@ -54,14 +56,14 @@ def test_others_see_how_far_it_is(tmp_path: Path):
         wait_for(lambda: service.get("/v1/models/m").json()["status"] == {"value": "loaded"}, 20)
 
 
-def test_openais_client_reads_over_it(tmp_path: Path):
+def test_openais_client_ignores_progress_comments(tmp_path: Path):
     with faulty(tmp_path, **SLOW) as service:
         client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
         stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}], stream=True)
         assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in stream) == 3
 
 
-def test_as_thoughts_a_chat_shows_each_step_once(tmp_path: Path):
+def test_progress_as_reasoning_content_shows_each_step_once(tmp_path: Path):
     with faulty(tmp_path, {"SCHEDULING__LOADING_COMMENTS": "reasoning_content"}, **SLOW) as service:
         client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
         stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}], stream=True)
@@ -69,20 +71,20 @@ def test_as_thoughts_a_chat_shows_each_step_once(tmp_path: Path):
         assert thoughts == "loading m 60 %\n"
 
 
-def test_who_does_not_want_it_waits_in_silence(tmp_path: Path):
+def test_without_loading_comments_a_stream_waits_in_silence(tmp_path: Path):
     with faulty(tmp_path, {"SCHEDULING__LOADING_COMMENTS": "false"}, **SLOW) as service:
-        _, body, seconds = said(service)
+        _, body, seconds = streamed(service)
         assert seconds > 2.9 and ": loading" not in body
 
 
-def test_who_does_not_stream_waits_in_silence(tmp_path: Path):
+def test_a_request_without_a_stream_waits_in_silence(tmp_path: Path):
     with faulty(tmp_path, **SLOW) as service:
         answer = service.chat("m")
         assert "usage" in answer.json()
         assert int(answer.headers["x-llama-smart-proxy-wait-ms"]) > 2900
 
 
-def test_a_load_that_fails_at_once_has_its_own_status(tmp_path: Path):
+def test_a_load_that_fails_at_once_is_answered_with_its_own_status(tmp_path: Path):
     with faulty(tmp_path, FAKE_LOAD="exit1", FAKE_PORT_ZERO=1) as service:
         answer = service.chat("m", stream=True)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_load_failed")
@@ -91,7 +93,7 @@ def test_a_load_that_fails_at_once_has_its_own_status(tmp_path: Path):
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_a_load_that_fails_later_ends_in_an_error_event(tmp_path: Path, version: str):
     with faulty(tmp_path, FAKE_LOAD="exit1", FAKE_LOAD_SECONDS=3, FAKE_PORT_ZERO=1) as service:
-        headers, body, _ = said(service, version)
+        headers, body, _ = streamed(service, version)
         assert ("content-type", "text/event-stream") in headers
         assert re.search(r'\n\ndata: {"error": .*"code": "model_load_failed".*}\n\n$', body)
         assert "[DONE]" not in body
@@ -99,20 +101,20 @@ def test_a_load_that_fails_later_ends_in_an_error_event(tmp_path: Path, version:
         assert 'requests_total{code="503",endpoint="/v1/chat/completions",model="m"} 1.0' in page
 
 
-def test_openais_client_raises_then(tmp_path: Path):
+def test_openais_client_raises_when_a_load_fails_later(tmp_path: Path):
     with faulty(tmp_path, FAKE_LOAD="exit1", FAKE_LOAD_SECONDS=3, FAKE_PORT_ZERO=1) as service:
         client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
         with pytest.raises(openai.APIError, match="could not be loaded"):
             list(client.chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}], stream=True))
 
 
-def test_what_the_engine_refuses_after_its_load_is_an_event(tmp_path: Path):
+def test_a_request_that_the_engine_rejects_after_the_load_ends_in_an_error_event(tmp_path: Path):
     with faulty(tmp_path, **(SLOW | {"FAKE_STATUS": 400})) as service:
-        _, body, _ = said(service)
+        _, body, _ = streamed(service)
         assert re.search(r"\n\ndata: \{.*error.*\}\n\n$", body) and "[DONE]" not in body
 
 
-def test_who_leaves_meanwhile_is_out_of_the_queue_and_the_load_goes_on(tmp_path: Path):
+def test_a_client_that_disconnects_during_a_load_leaves_the_queue_and_the_load_continues(tmp_path: Path):
     with faulty(tmp_path, **SLOW) as service:
         with ask(service) as connection:
             connection.recv(100)  # it has begun
@@ -121,7 +123,7 @@ def test_who_leaves_meanwhile_is_out_of_the_queue_and_the_load_goes_on(tmp_path:
         assert service.servers()[0]["requests"] == 0
 
 
-def test_the_share_is_that_of_all_stages():
+def test_load_progress_is_the_fraction_over_all_stages():
     def line(payload: str) -> str:
         return f'cmd_child_to_router:state:{{"state":"loading","payload":{payload}}}'
 

@@ -15,6 +15,8 @@ import pytest
 from tests.helpers.service import wait_for
 from tests.helpers.ways import PROGRAMS, WAYS, Ways, all_ways, read
 
+pytestmark = pytest.mark.integration
+
 MIB = 1024**2
 chance = random.Random(7)
 JSON = json.dumps({"text": "é \u2028 \0", "n": [1.0, 1e-7]}, ensure_ascii=False).encode()
@@ -102,17 +104,17 @@ def test_an_answer_arrives_byte_for_byte(ways: Ways, way: str, answer: UpstreamA
 
 
 def test_the_ways_are_what_they_are_called(ways: Ways):
-    """Two chunks in one read go on as two to the client's socket; as pieces they are one, framed anew or not at all."""
+    """gunicorn writes the size of a chunk in capital letters, we and werkzeug do not."""
     raw = {}
     for way in WAYS:
-        connection, _ = ways.send(way, chunked(iter([b"ab", b"c"])), headers=["Connection: close"])
+        connection, _ = ways.send(way, chunked(iter([b"ab", b"c" * 8])), headers=["Connection: close"])
         with connection:
             raw[way] = connection.makefile("rb").read().partition(b"\r\n\r\n")[2]
     assert raw == {
-        "socket": b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n",
-        "HTTP/1.0": b"abc",
-        "gunicorn": b"3\r\nabc\r\n0\r\n\r\n",
-        "werkzeug": b"3\r\nabc\r\n0\r\n\r\n",
+        "socket": b"a\r\nabcccccccc\r\n0\r\n\r\n",
+        "HTTP/1.0": b"abcccccccc",
+        "gunicorn": b"A\r\nabcccccccc\r\n0\r\n\r\n",
+        "werkzeug": b"a\r\nabcccccccc\r\n0\r\n\r\n",
     }
 
 

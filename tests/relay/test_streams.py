@@ -8,7 +8,6 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,9 @@ import pytest
 from app.routes.exchange import Exchange
 from tests.helpers.service import Service, wait_for
 from tests.service.test_faults import faulty
-from workers.relay.framing import Chunked
+from workers.relay.body import Chunked
+
+pytestmark = pytest.mark.integration
 
 TOKENS = {"FAKE_STREAM_TOKENS": 40, "FAKE_TOKEN_DELAY_SECONDS": 0.01}
 BODY = b'{"model": "m", "stream": true, "messages": []}'
@@ -79,7 +80,7 @@ def test_a_slow_reader_gets_all_of_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, version: str):
+def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, version: str, seed: int):
     """No descriptor, no slot, no lease, no place; whether bytes go to their sockets or as pieces."""
     with faulty(tmp_path, {"DEFAULTS__PARALLEL": "64"}, **TOKENS) as service:
         answer(ask(service))
@@ -87,17 +88,19 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, v
         wait_for(lambda: service.servers()[0]["requests"] == 0, 5)
         before = worker.num_fds()
 
-        def leave() -> None:
+        chance = random.Random(seed)
+
+        def leave(seconds: float) -> None:
             connection = ask(service, version)
             connection.settimeout(20)
-            until = time.monotonic() + random.uniform(0, 0.3)
+            until = time.monotonic() + seconds
             with connection, contextlib.suppress(TimeoutError):
                 while (left := until - time.monotonic()) > 0:
                     connection.settimeout(left)
                     if not connection.recv(4096):
                         return
 
-        threads = [threading.Thread(target=leave) for _ in range(200)]
+        threads = [threading.Thread(target=leave, args=(chance.uniform(0, 0.3),)) for _ in range(200)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -108,14 +111,14 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, v
         assert answer(ask(service))[0].startswith(b"http/1.1 200")
 
 
-def test_a_client_that_leaves_as_soon_as_it_was_told_of_a_cut_has_not_left_first():
-    def cut() -> Iterator[bytes]:
-        yield b"data: {}\n\n"
-        exchange.client.gone = True
-        return False
+def test_a_client_that_disconnects_as_soon_as_it_was_told_of_a_cut_has_not_disconnected_first():
+    def copy_body(write: object, client_socket: object) -> bool:
+        client.gone = True
+        return False  # the client was told
 
-    exchange = Exchange(SimpleNamespace(services=None, environ={}), "/v1/chat/completions")
-    exchange.client = SimpleNamespace(gone=False)
-    exchange.answer = SimpleNamespace(status=200, chunks=cut())
-    assert b"".join(exchange.pieces()) == b"data: {}\n\n"
+    exchange = Exchange(SimpleNamespace(services=None, environ={}, request_id="r"), "/v1/chat/completions")
+    exchange.client = client = SimpleNamespace(gone=False)
+    exchange.model = SimpleNamespace(name="m")
+    exchange.answer = SimpleNamespace(status=200, headers=[], is_stream=True, copy_body=copy_body)
+    exchange.send_answer(lambda status, headers: None)
     assert exchange.final_status == 502

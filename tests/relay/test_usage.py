@@ -7,14 +7,11 @@ import json
 import pytest
 
 from app.ports import TokenUsage
-from workers.relay.usage import MOST_BYTES, Tail
+from workers.relay.usage import MAX_BYTES, token_usage
 
 
-def told(*pieces: bytes, is_stream: bool = False) -> TokenUsage | None:
-    tail = Tail()
-    for piece in pieces:
-        tail.add(piece)
-    return tail.usage(is_stream)
+def counted(*pieces: bytes, is_stream: bool = False) -> TokenUsage | None:
+    return token_usage(b"".join(pieces[-2:]), is_stream)
 
 
 def event(said: object) -> bytes:
@@ -39,15 +36,15 @@ TIMINGS = {"prompt_n": 5, "cache_n": 2, "predicted_n": 3, "predicted_ms": 1.5}
     ],
 )
 def test_each_way_to_say_it_is_known(said: object):
-    assert told(json.dumps(said).encode()) == TokenUsage(7, 3)
-    assert told(chunk(event({"a": 1})), chunk(event(said)), chunk(b"data: [DONE]\n\n"), is_stream=True) == TokenUsage(
-        7, 3
-    )
+    assert counted(json.dumps(said).encode()) == TokenUsage(7, 3)
+    assert counted(
+        chunk(event({"a": 1})), chunk(event(said)), chunk(b"data: [DONE]\n\n"), is_stream=True
+    ) == TokenUsage(7, 3)
 
 
 def test_of_several_events_the_last_that_says_it_counts():
     both = event({"timings": {"predicted_n": 1}}) + event({"usage": USAGE, "choices": []}) + b"data: [DONE]\n\n"
-    assert told(chunk(both), is_stream=True) == TokenUsage(7, 3)
+    assert counted(chunk(both), is_stream=True) == TokenUsage(7, 3)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +52,9 @@ def test_of_several_events_the_last_that_says_it_counts():
     [
         *(b"", b"{}", b'{"usage": null}', b'{"usage": 7}', b'{"usage": {"prompt_tokens": -1}}', b'["usage"]'),
         *(b'{"usage": {"prompt_tokens": true}}', b'{"usage": {"prompt_tokens": 1e3}}', b'{"usage"', b'\xff"usage"'),
-        b'{"usage": {"prompt_tokens": 7}}' + b" " * MOST_BYTES,
+        b'{"usage": {"prompt_tokens": 7}}' + b" " * MAX_BYTES,
     ],
 )
 def test_what_says_nothing_of_it_is_passed_over(text: bytes):
-    assert told(text) is None
-    assert told(b"data: " + text + b"\n\n", is_stream=True) is None
+    assert counted(text) is None
+    assert counted(b"data: " + text + b"\n\n", is_stream=True) is None

@@ -10,8 +10,8 @@ import pytest
 
 from app.entities.launch import ModelOptions
 from app.errors import InvalidRequest
-from app.routes.request_options import keep_alive_seconds, wanted_context
-from app.use_cases.placement.candidates import max_request_tokens
+from app.routes.request_options import keep_alive_seconds, requested_context
+from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
@@ -48,10 +48,10 @@ def test_a_long_time_is_refused_without_being_read():
 
 
 def test_context_may_be_asked_for_in_two_places():
-    assert wanted_context([("num_ctx", 8192.0)]) == 8192
-    assert wanted_context([("options", (("seed", 1.0), ("num_ctx", 4096.0)))]) == 4096
+    assert requested_context([("num_ctx", 8192.0)]) == 8192
+    assert requested_context([("options", (("seed", 1.0), ("num_ctx", 4096.0)))]) == 4096
     for odd in ([("num_ctx", "x")], [("num_ctx", True)], [("options", [1.0, 2.0])], [("options", (1.0,))], []):
-        assert wanted_context(odd) is None
+        assert requested_context(odd) is None
 
 
 def test_the_last_answers_wish_decides_how_long_a_server_stays():
@@ -81,6 +81,7 @@ def own_time(keep_alive_seconds: float | None) -> PoolState:
     return play.state
 
 
+@pytest.mark.integration
 def test_a_request_says_how_long_its_model_stays(tmp_path: Path):
     with faulty(tmp_path, FAKE_PORT_ZERO=1) as service:
         assert service.chat("m", keep_alive="1h").status_code == 200
@@ -91,6 +92,7 @@ def test_a_request_says_how_long_its_model_stays(tmp_path: Path):
         assert 'write it like 300 or "5m"' in str(error_of(refused)["message"])
 
 
+@pytest.mark.integration
 def test_less_context_than_there_is_is_fine_and_more_is_refused_with_the_numbers(tmp_path: Path):
     with faulty(tmp_path, {"DEFAULTS__CTX_SIZE": "4096"}, FAKE_PORT_ZERO=1) as service:
         assert service.chat("m", num_ctx=2048).status_code == 200
@@ -103,6 +105,7 @@ def test_less_context_than_there_is_is_fine_and_more_is_refused_with_the_numbers
 
 
 @pytest.mark.parametrize("settings", [{}, {"DEFAULTS__CTX_SIZE": "4096"}])
+@pytest.mark.integration
 def test_more_context_than_a_model_is_ever_loaded_with_loads_nothing(tmp_path: Path, settings: dict[str, str]):
     """Of itself a model has the longest of four contexts; this machine's GPUs, and their room, are not asked."""
     with faulty(tmp_path, {"DEFAULTS__CTX_SIZE": "auto"} | settings, FAKE_PORT_ZERO=1) as service:
@@ -118,6 +121,7 @@ def test_a_slot_that_has_its_own_cells_has_its_share_of_the_context():
     assert max_request_tokens(replace(asked_for(1), options=replace(options, kv_unified=True))) == 8192
 
 
+@pytest.mark.integration
 def test_a_model_may_be_loaded_at_the_start(tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text("models: {m: {preload: true}, missing: {preload: true, path: nowhere.gguf}}")

@@ -15,6 +15,8 @@ from tests.helpers.builders import a_gguf
 from tests.helpers.service import Service, wait_for
 from tests.service.test_faults import faulty
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from app.entities.model import Model
 from app.entities.refusal import Reason
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.demand import load_seconds
+from app.use_cases.scheduling.demand import expected_load_seconds
 from app.use_cases.scheduling.effects import Refuse
 from app.use_cases.scheduling.pool_state import SchedulingLimits
 from tests.helpers.builders import Play, a_model
@@ -33,7 +33,7 @@ def test_a_model_whose_loads_fail_in_a_row_is_started_again_after_longer_and_lon
     _, refused = braked(*[a_model()] * 6)
     # Ends at 0.5 and 1.5; braked from then on for 2 s, so not at 2 and 3; again at 4, and then for 4 s.
     assert [effect.refusal.retry_after_seconds for effect in refused] == [None, None, 1.5, 0.5, None, 3.5]
-    assert "it failed 2 times in a row, the last time so: it crashed" in refused[2].refusal.detail
+    assert "failed 2 times in a row, last: it crashed" in refused[2].refusal.detail
     assert {effect.refusal.reason for effect in refused} == {Reason.LOAD_FAILED}
 
 
@@ -89,7 +89,7 @@ def test_who_is_turned_away_while_a_model_loads_is_told_when_that_is_likely_to_b
     play = Play(SchedulingLimits(max_waiting=1))
     play.ask(a_model(gib=12))
     (refused,) = [e for e in play.ask(a_model(gib=12), at=2.0) if isinstance(e, Refuse)]
-    known = load_seconds({}, a_model(gib=12))
+    known = expected_load_seconds({}, a_model(gib=12))
     assert refused.refusal.retry_after_seconds == known - 2.0
     play.post(ev.Ready(1, 9001, at=9.0), ev.Exited(1, "killed", at=10.0))
     play.ask(a_model(gib=12), at=20.0)
@@ -102,7 +102,7 @@ def test_who_wants_another_model_than_the_one_that_loads_is_told_of_both_loads()
     play.ask(a_model("first", gib=12))
     play.ask(a_model("second", gib=12), at=1.0)
     (refused,) = [e for e in play.ask(a_model("second", gib=12), at=2.0) if isinstance(e, Refuse)]
-    one = load_seconds({}, a_model(gib=12))
+    one = expected_load_seconds({}, a_model(gib=12))
     assert refused.refusal.retry_after_seconds == (one - 2.0) + one
 
 

@@ -43,7 +43,7 @@ def test_a_model_that_is_asked_for_often_stays_until_others_have_waited_long_eno
     play = Play(total_gib=16)
     server = used(play, "hot", times=20, until=100)
     assert stopped(play.ask(a_model("new", gib=10), at=101)) == []
-    assert "stays until others have waited longer" in play.decided[-1].decision.reason
+    assert "protected from eviction until others have waited longer" in play.decided[-1].decision.reason
     assert first_stop(play, 300) == 120, "or until it was left alone for its residency"
     assert play.state.server(server).state is ServerState.STOPPING
 
@@ -212,14 +212,14 @@ def test_a_pinned_model_is_not_drained_either():
     play.ask(model)
     play.post(ev.Ready(1, 9001, at=0.0))
     assert refusals(play.ask(a_model("new", gib=10), at=1.0)) == {2: Reason.INSUFFICIENT_MEMORY}
-    assert play.decided[-1].decision.reason.endswith("; pinned models stay: pinned")
+    assert play.decided[-1].decision.reason.endswith("; pinned models are not evicted: pinned")
 
 
 def test_who_goes_for_the_number_of_models_alone_goes_for_that_reason():
     play = Play(SchedulingLimits(max_loaded=1), total_gib=16)
     play.up(a_model("a"))
     play.ask(a_model("b"), at=1.0)
-    assert play.decided[-1].decision.reason.endswith("once a has left; scheduling.max_loaded is reached")
+    assert play.decided[-1].decision.reason.endswith("after evicting a; scheduling.max_loaded is reached")
 
 
 def test_who_is_refused_for_the_number_of_pinned_models_is_told_that_and_nothing_of_memory():
@@ -228,7 +228,7 @@ def test_who_is_refused_for_the_number_of_pinned_models_is_told_that_and_nothing
     (refuse,) = play.ask(a_model("new"), at=1.0)
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.INSUFFICIENT_MEMORY
     assert str(error_for(refuse.refusal)) == (
-        "new: pinned models (pinned) take all that scheduling.max_loaded allows; raise it, or unpin one"
+        "new: pinned models (pinned) use up scheduling.max_loaded; raise it or unpin one"
     )
 
 

@@ -118,7 +118,7 @@ def test_a_load_that_nobody_waits_for_any_more_leaves_word_of_its_end():
     play.ask(a_model(gib=4), command=ev.Load)
     assert stopped(play.post(said(1, gib=20))) == [1]
     assert play.state.failures["a"].detail == (
-        "a: its llama-server needs 20480 MiB of RAM, 4710 MiB were booked and 16384 MiB can be had"
+        "a: its llama-server needs 20480 MiB of RAM, 4710 MiB were booked and 16384 MiB are available"
     )
 
 

@@ -32,7 +32,7 @@ def crowded(model: Model, play: Play, at: float = 10.0, load_seconds: float = 0.
     """One server, all its slots taken, and one more request that waits since then."""
     play.ask(model, at=0.0)
     play.post(ev.Ready(1, 9001, at=load_seconds), ev.Release(play._ticket, at=load_seconds))
-    for _ in range(model.launch.parallel + 1):
+    for _ in range(model.launch.options.parallel + 1):
         play.ask(model, at=at)
     assert len(play.state.waiting) == 1
     return play
@@ -66,7 +66,7 @@ def test_another_is_started_once_requests_have_waited_for_as_long_as_a_load_take
     assert spawned(play.post(ev.Tick(at=at + patience - 0.1))) == []
     assert spawned(play.post(ev.Tick(at=at + patience))) == ["a"]
     assert grants(play.post(ev.Ready(2, 9002, at=at + 40))) == {3: 2}
-    assert play.decided[-1].decision.reason == "server 2 of 2: there is no GPU; RAM has room"
+    assert play.decided[-1].decision.reason == "server 2 of 2: there is no GPU; fits in RAM"
 
 
 def test_a_queue_that_ends_in_time_starts_nothing():
@@ -121,7 +121,7 @@ def test_nothing_is_stopped_for_a_replica_and_it_comes_when_there_is_room():
     assert [each.id for each in play.state.servers] == [1, server]
     told = play.decided[-1].decision
     assert (told.outcome, told.evict) == (Outcome.WAIT, ())
-    assert told.reason == "server 2 of 2: no room for it is free, and nothing is stopped for a replica"
+    assert told.reason == "server 2 of 2: not enough free memory, and nothing is evicted for a replica"
     play.ask(model, at=59.0)
     assert stopped(play.post(ev.Tick(at=60.0))) == [1]
     assert spawned(play.post(ev.Exited(1, "", at=61.0))) == ["a"]

@@ -230,7 +230,7 @@ def test_a_wait_ends_at_its_time_limit():
     assert due_at(play.state) == 20.0
     (refuse,) = play.post(ev.Tick(at=20.0))
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.WAIT_TIMEOUT
-    assert refuse.refusal.detail == "waited 20 s (scheduling.max_wait_seconds), and it was still loading"
+    assert refuse.refusal.detail == "timed out after 20 s (scheduling.max_wait_seconds) waiting for it to load"
 
 
 def test_who_waited_in_vain_is_told_what_for():
@@ -242,10 +242,10 @@ def test_who_waited_in_vain_is_told_what_for():
     play.ask(a_model("b", gib=10), patience=7.0)
     play.ask(a_model("a"), patience=7.0, command=ev.Unload)
     told = [each.refusal.detail for each in play.post(ev.Tick(at=7.0)) if isinstance(each, Refuse)]
-    assert [each.partition(", and ")[2] for each in told] == [
-        "all its slots were taken",
-        "there was no room to load it (GET /decisions?model=b says why)",
-        "it still answers what it was asked",
+    assert [each.partition(" waiting for ")[2] for each in told] == [
+        "a free slot",
+        "memory to load it; see GET /decisions?model=b",
+        "its running requests to finish",
     ]
 
 
@@ -254,8 +254,8 @@ def test_the_queue_is_bounded_per_model_and_in_all():
     told = [e for name in "aaabb" for e in play.ask(a_model(name))]
     assert refusals(told) == {3: Reason.QUEUE_FULL, 5: Reason.OVERLOADED}
     assert [str(error_for(each.refusal)) for each in told if isinstance(each, Refuse)] == [
-        "a: 2 requests wait for it already (scheduling.max_waiting_per_model)",
-        "3 requests wait here already (scheduling.max_waiting)",
+        "a: 2 requests are waiting for it already (scheduling.max_waiting_per_model)",
+        "3 requests are waiting already (scheduling.max_waiting)",
     ]
 
 
@@ -314,10 +314,10 @@ def test_a_slot_left_in_mid_answer_is_not_given_away_until_the_engine_says_it_is
     play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_STREAMING))
     assert grants(play.ask(a_model(slots=1), at=1.1)) == {}
     assert play.post(ev.Tick(at=1.25)) == [CountSlots(1)]
-    assert play.post(ev.SlotsCounted(1, busy=1, asked_at=1.25, at=1.5)) == [], "it has five seconds to notice"
+    assert play.post(ev.SlotsCounted(1, busy=1, requested_at=1.25, at=1.5)) == [], "it has five seconds to notice"
     assert play.post(ev.Tick(at=2.5)) == [], "what asks it all the time keeps llama-server from noticing"
     assert play.post(ev.Tick(at=3.0)) == [CountSlots(1)]
-    assert grants(play.post(ev.SlotsCounted(1, busy=0, asked_at=3.0, at=3.1))) == {2: 1}
+    assert grants(play.post(ev.SlotsCounted(1, busy=0, requested_at=3.0, at=3.1))) == {2: 1}
 
 
 def test_an_engine_that_was_left_in_silence_is_not_asked_before_it_looks_itself():
@@ -336,7 +336,7 @@ def test_of_many_slots_that_were_left_those_that_are_free_are_given_away():
     play.post(
         *(ev.Release(ticket, at=1.0, ending=ev.Ending.ABORTED_WHILE_STREAMING) for ticket in (1, 2, 3)), ev.Tick(at=1.2)
     )
-    play.post(ev.SlotsCounted(1, busy=2, asked_at=1.2, at=1.25))
+    play.post(ev.SlotsCounted(1, busy=2, requested_at=1.2, at=1.25))
     assert play.state.server(1).abandoned_slots == 1
     assert grants(play.ask(a_model(slots=4), at=1.3)) == {5: 1}
 
@@ -348,26 +348,26 @@ def test_an_engine_gets_less_time_to_notice_when_it_has_nothing_to_write():
     assert due_at(play.state) == 1.05
 
 
-def abandoned_slots(busy: int | None, asked_at: float, **limits: float) -> tuple[Play, list[Effect]]:
+def abandoned_slots(busy: int | None, requested_at: float, **limits: float) -> tuple[Play, list[Effect]]:
     """A server whose only client left at 1.0 and that was then counted."""
     play = Play(SchedulingLimits(disconnect_notice_seconds=5, slot_check_seconds=5, **limits))
     play.ask(a_model())
     play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT), ev.Tick(at=6.0))
-    return play, play.post(ev.SlotsCounted(1, busy=busy, asked_at=asked_at, at=6.1))
+    return play, play.post(ev.SlotsCounted(1, busy=busy, requested_at=requested_at, at=6.1))
 
 
 def test_a_server_that_generates_for_nobody_is_ended():
-    assert stopped(abandoned_slots(busy=1, asked_at=6.0)[1]) == [1]
+    assert stopped(abandoned_slots(busy=1, requested_at=6.0)[1]) == [1]
 
 
 def test_a_server_that_did_stop_stays_and_is_not_asked_again():
-    play, effects = abandoned_slots(busy=0, asked_at=6.0)
+    play, effects = abandoned_slots(busy=0, requested_at=6.0)
     assert effects == []
     assert play.post(ev.Tick(at=100.0)) == []
 
 
 def test_a_server_that_does_not_say_is_asked_again():
-    play, effects = abandoned_slots(busy=None, asked_at=6.0)
+    play, effects = abandoned_slots(busy=None, requested_at=6.0)
     assert effects == []
     assert play.post(ev.Tick(at=11.1)) == [CountSlots(1)]
 
@@ -378,7 +378,7 @@ def test_a_count_from_before_the_last_request_ended_stops_nothing():
         play.ask(a_model())
     play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT), ev.Tick(at=6.0))
     play.post(ev.Release(2, at=6.05))
-    assert play.post(ev.SlotsCounted(1, busy=1, asked_at=6.0, at=6.1)) == []
+    assert play.post(ev.SlotsCounted(1, busy=1, requested_at=6.0, at=6.1)) == []
 
 
 def test_a_neighbour_keeps_a_server_that_also_generates_for_nobody():
@@ -386,7 +386,7 @@ def test_a_neighbour_keeps_a_server_that_also_generates_for_nobody():
     for _ in range(2):
         play.ask(a_model())
     play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT), ev.Tick(at=6.0))
-    assert play.post(ev.SlotsCounted(1, busy=2, asked_at=6.0, at=6.1)) == []
+    assert play.post(ev.SlotsCounted(1, busy=2, requested_at=6.0, at=6.1)) == []
     assert play.post(ev.Tick(at=11.1)) == [CountSlots(1)]
 
 

@@ -219,7 +219,7 @@ def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place
     play.loaded("a")
     play.post(ev.Acquire(50, a_model("a"), 0.5, 300.0, eight_layers()), ev.Unload(51, a_model("a"), 0.6, 300.0))
     assert play.wants("c", at=1.0) == []
-    assert "have answered" in play.decided[-1].decision.reason
+    assert "waiting for draining servers to finish: " in play.decided[-1].decision.reason
 
 
 def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
@@ -264,7 +264,7 @@ def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
     (refuse,) = play.wants("a")
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
     assert refuse.refusal.free_bytes == {"GPU-a": 4 * GIB}
-    assert "at most usable: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
+    assert "usable at most: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from tests.helpers.service import Service, serving, wait_for
 from tests.service.test_faults import faulty, journal
 from workers.catalog.demo_model import write_demo_model
 
+pytestmark = pytest.mark.integration
+
 STORY = [{"role": "user", "content": "Once upon a time there was a fox. " * 20}]
 
 
@@ -236,28 +238,29 @@ def test_clients_can_erase(tmp_path: Path):
 # --- an engine that does not do it -------------------------------------------------------------------------------
 
 KEPT = {"MODELS": '{"m": {"keep_kv_cache": true}}', "SERVER__STOP_SECONDS": "2"}
+LONG = {"SERVER__STOP_SECONDS": "60"}  # a save is waited for half of it: what takes less did not wait
 
 
 def test_an_engine_without_the_option_is_used_without_saving(tmp_path: Path):
-    with faulty(tmp_path, KEPT, FAKE_PORT_ZERO=1) as service:
+    with faulty(tmp_path, KEPT | LONG, FAKE_PORT_ZERO=1) as service:
         service.chat("m")
-        assert unload(service, "m") < 1
+        assert unload(service, "m") < 10
         assert service.chat("m").status_code == 200
         wait_for_log(service, "kv cache not kept model=m: this llama-server has no --slot-save-path")
 
 
 def test_a_rejected_save_delays_nothing(tmp_path: Path):
-    with faulty(tmp_path, KEPT, FAKE_PORT_ZERO=1, FAKE_SAVE=501) as service:
+    with faulty(tmp_path, KEPT | LONG, FAKE_PORT_ZERO=1, FAKE_SAVE=501) as service:
         service.chat("m")
-        assert unload(service, "m") < 1
+        assert unload(service, "m") < 10
         wait_for_log(service, "kv cache not saved server=1 model=m: 501 told to fail")
         assert files(tmp_path) == []
 
 
 def test_a_save_that_hangs_takes_at_most_half_of_stop_seconds(tmp_path: Path):
-    with faulty(tmp_path, KEPT, FAKE_PORT_ZERO=1, FAKE_SAVE="hang") as service:
+    with faulty(tmp_path, KEPT | {"SERVER__STOP_SECONDS": "4"}, FAKE_PORT_ZERO=1, FAKE_SAVE="hang") as service:
         service.chat("m")
-        assert 0.9 < unload(service, "m") < 1.9
+        assert 1.9 < unload(service, "m") < 3.9
         assert service.chat("m").status_code == 200
         assert files(tmp_path) == []
         wait_for_log(service, "ended by SIGTERM")
@@ -268,19 +271,19 @@ def test_a_save_that_hangs_does_not_delay_the_end_of_the_service(tmp_path: Path)
         service.chat("m")
         began = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15
 
 
 def test_a_second_stop_signal_does_not_wait_for_a_save(tmp_path: Path):
-    with faulty(tmp_path, KEPT | {"SERVER__STOP_SECONDS": "60"}, FAKE_PORT_ZERO=1, FAKE_SAVE="hang") as service:
+    with faulty(tmp_path, KEPT | LONG, FAKE_PORT_ZERO=1, FAKE_SAVE="hang") as service:
         service.chat("m")
         service.process.terminate()
         wait_for(lambda: "/slots/0?action=save" in [path for _, path in journal(service, "request")], 10)
         time.sleep(1.1)  # a signal within the first second counts as the first
         began = time.monotonic()
         service.process.terminate()
-        service.process.wait(10)
-        assert time.monotonic() - began < 5
+        service.process.wait(20)
+        assert time.monotonic() - began < 15
 
 
 def test_a_file_that_crashes_the_engine_is_tried_once(tmp_path: Path):

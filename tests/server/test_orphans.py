@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from workers.server.orphans import PidRecords
+
+pytestmark = pytest.mark.integration
 
 # A process that records a child of its own and dies, as a killed worker does.
 OWNER = """

@@ -75,7 +75,7 @@ def unknown(name: str) -> Case:
         post(asks(name)),
         404,
         "model_not_found",
-        f"no model {listed} here; GET /v1/models lists the names",
+        f"model {listed} not found; GET /v1/models lists the names",
         "model",
     )
 
@@ -92,7 +92,7 @@ def wrong_method(method: str, path: str) -> Case:
         plain(method, path),
         405,
         "method_not_allowed",
-        f"{method} is not possible on {re.escape(path)}",
+        f"{re.escape(path)} does not support {method}",
     )
 
 
@@ -140,9 +140,9 @@ CASES = [
         for value in (b"5", b"null", b"true", b'["demo"]', b'{"id": "demo"}')
     ),
     Case("two names in the address", post(asks("demo"), f"{CHAT}?model=demo&model=demo"), 400, "invalid_request",
-         'the address has more than one "model"', "model"),
+         'the query has more than one "model"', "model"),
     Case("another name in the address", post(asks("demo"), f"{CHAT}?model=nope"), 400, "invalid_request",
-         "the address names one model and the body another", "model"),
+         "the query and the body name different models", "model"),
     Case("a name of 513", post(asks("x" * 513)), 400, "invalid_request", '"model" is longer than 512 characters',
          "model"),
     Case("a name of 10 kB", post(asks("x" * 10_000)), 400, "invalid_request", '"model" is longer than 512 characters',
@@ -155,22 +155,22 @@ CASES = [
     Case("a form without a boundary", form(b'name="model"\r\n\r\ndemo', boundary=""), 400, "invalid_request",
          "the form has no boundary"),
     Case("a form of another boundary", form(b'name="model"\r\n\r\ndemo', boundary="other"), 400, "invalid_request",
-         "the form cannot be read: .+"),
+         "the form cannot be parsed: .+"),
     Case("a form without a model", form(b'name="file"; filename="a.wav"\r\n\r\nRIFF'), 400, "missing_model",
          re.escape(NEEDED), "model"),
     Case("a form with two models", form(b'name="model"\r\n\r\ndemo', b'name="model"\r\n\r\ndemo'), 400,
          "invalid_request", 'the form has more than one "model"', "model"),
     Case("a form whose model is a file", form(b'name="model"; filename="m"\r\n\r\ndemo'), 400, "invalid_request",
-         'the form cannot be read: "model" is a file'),
+         'the form cannot be parsed: "model" is a file'),
     Case("a form that is JSON", post(asks("demo"), "/v1/audio/transcriptions",
-         "Content-Type: multipart/form-data; boundary=b"), 400, "invalid_request", "the form cannot be read: .+"),
+         "Content-Type: multipart/form-data; boundary=b"), 400, "invalid_request", "the form cannot be parsed: .+"),
     Case("a form with an endless head", post(b"--b\r\n" + b"a\n" * 100_000 + b"\r\n\r\n", "/v1/audio/transcriptions",
          "Content-Type: multipart/form-data; boundary=b"), 400, "invalid_request",
-         "the form cannot be read: a part's head is longer than 65536 bytes"),
+         "the form cannot be parsed: a part's head is longer than 65536 bytes"),
     Case("a form with an endless name", form(b'name="model"\r\n\r\n' + b"x" * MIB), 400, "invalid_request",
-         'the form cannot be read: "model" is longer than 512 characters'),
+         'the form cannot be parsed: "model" is longer than 512 characters'),
     Case("300 MB announced", plain("POST", CHAT, f"Content-Length: {300 * MIB}"), 413, "request_too_large",
-         r"the body is larger than 268435456 bytes \(server.max_body\)"),
+         "the body is larger than 268435456 bytes; server.max_body sets the limit"),
     no_path(plain("GET", "/nowhere")),
     no_path(plain("GET", "/v1/models/")),
     no_path(plain("GET", "/v1//models")),
@@ -184,7 +184,7 @@ CASES = [
     no_path(post(asks("demo"), "/agents")),
     *(
         Case(f"POST /slots/0{query}", post(asks("demo"), f"/slots/0{query}"), 400,
-             "invalid_request", "slots are saved and restored by the service alone .+", "action")
+             "invalid_request", '"action" must be "erase": slots are saved .+', "action")
         for query in ("", "?action=save", "?action=%73ave", "?action=erase&action=save", "?Action=erase")
     ),
     no_path(post(asks("demo"), "/Slots/-1")),
@@ -214,19 +214,18 @@ CASES = [
     framing("a header of 9 kB", plain("GET", "/health", "X-A: " + "a" * 9000), 431),
     framing("an address of 9 kB", plain("GET", "/health?" + "a" * 9000), 414),
     Case("an order to load without JSON's name", post(asks("demo"), "/models/load"), 400, "invalid_request",
-         'this route wants a key, or -H "Content-Type: application/json"'),
+         'this route requires a key, or -H "Content-Type: application/json"'),
     Case("an order to load what is not there", post(asks("nope"), "/models/load", "Content-Type: application/json"),
-         404, "model_not_found", "no model 'nope' here; GET /v1/models lists the names", "model"),
+         404, "model_not_found", "model 'nope' not found; GET /v1/models lists the names", "model"),
     Case("slots of what is not there", plain("GET", "/slots?model=nope"), 404, "model_not_found",
-         "no model 'nope' here; GET /v1/models lists the names", "model"),
+         "model 'nope' not found; GET /v1/models lists the names", "model"),
     Case("slots of nobody", plain("GET", "/slots"), 400, "missing_model", re.escape(NEEDED), "model"),
     Case("a page from elsewhere", post(asks("demo"), CHAT, "Origin: https://evil.example"), 403, "not_allowed",
-         "a page of 'https://evil.example' may not use this service without a key: configure keys"),
+         "a web page of 'https://evil.example' may not use this service without a key; configure keys"),
     Case("a sandboxed frame of any page", post(asks("demo"), CHAT, "Origin: null", "Content-Type: text/plain"), 403,
-         "not_allowed", "a page of 'null' may not use this service without a key: configure keys"),
+         "not_allowed", "a web page of 'null' may not use this service without a key; configure keys"),
     Case("another host's name", plain("GET", "/v1/models").replace(b"localhost", b"evil.example"), 403, "not_allowed",
-         "the Host 'evil.example' is not this machine's: to be reached by that name, "
-         "configure keys or server.allow_open"),
+         "the Host 'evil.example' is not this machine; to accept that name, configure keys or server.allow_open"),
 ]  # fmt: skip
 
 TYPES = {"not_allowed": "permission_error"}
@@ -294,7 +293,7 @@ def test_there_are_sixty_of_them():
 def test_300_megabytes_in_chunks_are_refused_once_they_are_too_many(service: Service):
     pieces = (b" " * MIB for _ in range(300))
     response = answer_to(service, chunked(pieces))
-    assert_is(response, Case("", b"", 413, "request_too_large", r"the body is larger than 268435456 bytes .+"))
+    assert_is(response, Case("", b"", 413, "request_too_large", "the body is larger than 268435456 bytes; .+"))
     assert service.chat(max_tokens=1).status_code == 200
 
 

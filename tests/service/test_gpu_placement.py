@@ -187,8 +187,8 @@ def test_decisions_are_told_newest_first_with_their_reasons(machine: Machine):
         assert told[0] == service.get("/v1/models/n").json()["decision"]
         assert told[0]["placement"] == placement_of(service, "n")
     evict = told[1]
-    assert evict["reason"] == "GPU 0 (NVIDIA GeForce RTX 4090) has room once m has left"
-    assert evict["considered"][0] == "one card, context 4096: needs 546 MiB, 0 of 1 have it"
+    assert evict["reason"] == "fits on GPU 0 (NVIDIA GeForce RTX 4090) after evicting m"
+    assert evict["considered"][0] == "one GPU, context 4096: needs 546 MiB, 0 of 1 have enough free"
     assert evict["needed_bytes"] == told[0]["placement"]["devices"][0]["total_bytes"]
     assert evict["free_bytes"]["GPU-a"] <= 54 * MIB < told[0]["free_bytes"]["GPU-a"] == 600 * MIB
     assert all(0 < each["elapsed_ms"] < 1000 and 0 <= each["gpus_age_seconds"] < 2 for each in told)

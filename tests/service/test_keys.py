@@ -103,13 +103,13 @@ def test_every_route_has_its_row():
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
-        "models.refuse_to_order_by_get",
-        "inference.infer_by_flask",
+        "models.reject_get",
+        "inference.forward",
         "decisions.show_decisions",
     }
     assert (
         views
-        > authorization.PUBLIC | authorization.ADMIN | authorization.STATE_CHANGING | authorization.OPEN_ON_THIS_MACHINE
+        > authorization.PUBLIC | authorization.ADMIN | authorization.STATE_CHANGING | authorization.PUBLIC_ON_LOOPBACK
     )
 
 

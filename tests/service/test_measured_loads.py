@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.helpers.builders import MIB, a_gguf
+from tests.helpers.fixed_ram import RAM_BYTES
 from tests.helpers.service import serving, wait_for
 from tests.service.test_faults import error_of, faulty, journal
 from workers.measurement.history import BASE_BYTES
 
-TOTAL_MIB = psutil.virtual_memory().total // MIB
+TOTAL_MIB = RAM_BYTES // MIB
 
 
 def booked(service) -> list[int]:

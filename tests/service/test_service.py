@@ -316,16 +316,16 @@ def test_a_hundred_ask_for_one_cold_model_and_one_server_starts(tmp_path: Path):
 
 
 def test_health_answers_while_as_many_heads_are_half_sent_as_there_are_threads(tmp_path: Path):
-    settings = {"SERVER__THREADS": "24", "SERVER__RECEIVE_TIMEOUT_SECONDS": "1.5"}
+    settings = {"SERVER__THREADS": "24", "SERVER__RECEIVE_TIMEOUT_SECONDS": "3"}
     with serving(tmp_path, **settings) as service:
-        service.get("/health")
+        service.chat()
         halves = [service.connect() for _ in range(24)]
         for half in halves:
             half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n")
         began = time.monotonic()
         assert service.get("/readyz").status_code == 200
         assert service.chat().status_code == 200
-        assert time.monotonic() - began < 1.4, "before the first of them timed out"
+        assert time.monotonic() - began < 2.9, "before the first of them timed out"
         for half in halves:
             head, _, body = read_all(half).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 408 ")

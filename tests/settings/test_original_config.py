@@ -235,6 +235,7 @@ def test_our_own_file_is_not_taken_for_it(tmp_path):
         read(tmp_path, {"agents": []})
 
 
+@pytest.mark.integration
 def test_its_shipped_file_starts_the_service_and_each_warning_is_logged_once(tmp_path):
     warned = read(tmp_path, SHIPPED).warnings
     with serving(tmp_path, "--config", str(tmp_path / "config.json")) as service:  # on a port of the system's choice

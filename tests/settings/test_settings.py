@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from app.entities.key import ApiKey
-from app.entities.launch import ALL_LAYERS, LaunchSettings
+from app.entities.launch import ALL_LAYERS, ModelOptions, Task
 from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
 from app.settings.configuration import (
     OPEN_WITHOUT_KEYS,
@@ -25,10 +25,11 @@ from app.settings.configuration import (
     variable_names,
 )
 from app.settings.denied_options import refused_argument, refused_variable
-from app.settings.model import ModelDefaults
+from app.settings.model import ModelDefaults, ModelSettings
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
-from app.use_cases.placement.candidates import AUTO_CONTEXTS
+from app.use_cases.placement.contexts import AUTO_CONTEXTS
+from tests.helpers.builders import a_launch
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
 SECRET = "sk-sesame-open"
@@ -109,7 +110,7 @@ def test_null_in_the_environment_is_none(tmp_path):
         ("server: [", "c.yaml", "c.yaml: line 1, column 10: expected the node content, but found '<stream end>'"),
         ("a: 1\nb:\n  c: 1\n  c: 2\n", "c.yaml", "c.yaml: line 4: 'c' stands here again; first in line 3"),
         ('{"a": {\n"b": 1,\n\t"b": 2}}', "c.json", "c.json: line 3: 'b' stands here again; first in line 2"),
-        ('{"a": 1,}', "c.json", "c.json: line 1, column 9: Expecting property name enclosed in double quotes"),
+        ('{"a": 1 "b": 2}', "c.json", "c.json: line 1, column 9: Expecting ',' delimiter"),
         ("- server", "c.yaml", "c.yaml: this is not a mapping of keys to values"),
         ("models: {3: {}}", "c.yaml", "c.yaml: line 1: a key here is not text; put it in quotes"),
         ("server: {}".encode("utf-16"), "c.yaml", "c.yaml: this is not UTF-8 text (byte 0)"),
@@ -139,7 +140,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
 def test_merge_keys_may_say_again_what_they_merge(tmp_path):
     text = "models:\n  a: &a {parallel: 2, ubatch_size: 8}\n  b: {<<: *a, parallel: 3}\n"
     settings = configured(tmp_path, text)
-    assert (settings.launch_of("b").parallel, settings.launch_of("b").ubatch_size) == (3, 8)
+    assert (settings.launch_of("b").options.parallel, settings.launch_of("b").options.ubatch_size) == (3, 8)
 
 
 # --- wrong values -----------------------------------------------------------------------------------------------
@@ -442,17 +443,32 @@ def test_a_model_inherits_what_it_does_not_set(tmp_path):
         models: {m: {ctx_size: 8192, cache_type_k: f16, args: [--threads, 4], env: {B: 2}}}
     """
     settings = configured(tmp_path, text)
-    defaults = LaunchSettings(parallel=2, cache_type_k="q8_0", kv_unified=False, args=("--jinja",))
+    defaults = a_launch(parallel=2, cache_type_k="q8_0", kv_unified=False, args=("--jinja",))
     assert settings.launch_of() == settings.launch_of("no entry") == defaults
-    assert settings.launch_of("m") == LaunchSettings(
+    assert settings.launch_of("m") == a_launch(
         ctx_size=8192, parallel=2, kv_unified=False, args=("--jinja", "--threads", "4"), env={"B": "2"}
     )
+
+
+def test_options_in_args_reach_the_estimate_and_keys_beat_them(tmp_path):
+    settings = configured(tmp_path, "engine: {args: [--embeddings]}")
+    assert settings.launch_of().options.task is Task.EMBEDDING
+    args = ["-c", "99", "-np", "1", "-ctk", "q4_0", "-ncmoe", "1"]
+    beaten = ModelSettings(parallel=2, cpu_moe=3).over_arguments(args)
+    assert (beaten.ctx_size, beaten.parallel, beaten.kv_unified, beaten.cache_type_k) == (4096, 2, True, "f16")
+    assert beaten.n_cpu_moe == 3
+
+
+def test_each_option_of_the_settings_has_its_field():
+    """A key is declared once; one of another name is translated in over_arguments, or is a wish about the placement."""
+    options = {each.name for each in fields(ModelOptions)}
+    assert ModelDefaults.model_fields.keys() - options == {"cpu_moe", "partial_offload"}
 
 
 def test_an_automatic_context_has_4096_tokens(tmp_path):
     text = "defaults: {ctx_size: 5}\nmodels: {m: {ctx_size: auto}}"
     settings = configured(tmp_path, text)
-    assert (Settings().launch_of().ctx_size, settings.launch_of("m").ctx_size) == (4096, 4096)
+    assert [each.options.ctx_size for each in (Settings().launch_of(), settings.launch_of("m"))] == [4096, 4096]
 
 
 def test_the_contexts_that_auto_chooses_from_are_those_of_the_description():
@@ -467,7 +483,7 @@ def test_what_is_left_out_says_nothing_about_gpus():
         settings.constraints_of() == settings.constraints_of("no entry") == PlacementConstraints(has_auto_context=True)
     )
     assert settings.gpu.cpu_fallback == "auto"
-    assert settings.launch_of() == LaunchSettings(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0)
+    assert settings.launch_of() == a_launch(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0)
 
 
 def test_the_gpu_section_becomes_a_policy_and_rules(tmp_path):
@@ -497,7 +513,7 @@ def test_the_environment_knows_them_too(tmp_path):
         None,
         "never",
     )
-    assert (settings.launch_of().n_gpu_layers, settings.launch_of().n_cpu_moe) == (ALL_LAYERS, 3)
+    assert (settings.launch_of().options.n_gpu_layers, settings.launch_of().options.n_cpu_moe) == (ALL_LAYERS, 3)
 
 
 def test_a_model_wishes_what_it_says_and_else_what_the_defaults_say(tmp_path):
@@ -529,8 +545,8 @@ def test_a_model_wishes_what_it_says_and_else_what_the_defaults_say(tmp_path):
 )
 def test_layers_and_experts_by_number_are_part_of_the_start(tmp_path, text, n_gpu_layers, n_cpu_moe, wishes_cpu_moe):
     settings = configured(tmp_path, f"models: {{m: {{{text}}}}}")
-    launch = settings.launch_of("m")
-    assert (launch.n_gpu_layers, launch.n_cpu_moe) == (n_gpu_layers, n_cpu_moe)
+    options = settings.launch_of("m").options
+    assert (options.n_gpu_layers, options.n_cpu_moe) == (n_gpu_layers, n_cpu_moe)
     assert settings.constraints_of("m").cpu_moe == wishes_cpu_moe
 
 
@@ -583,7 +599,7 @@ def test_the_example_names_every_key():
 
 def test_the_examples_in_the_example_are_valid(tmp_path):
     settings = configured(tmp_path, uncommented())
-    assert settings.launch_of("qwen3-8b").ctx_size == 32768
+    assert settings.launch_of("qwen3-8b").options.ctx_size == 32768
     assert [key.name for key in settings.api_keys()] == ["alice"]
 
 

@@ -23,7 +23,6 @@ from types import MappingProxyType
 from typing import IO
 
 from app.entities.launch import EngineFacts, EngineKind
-from workers.server.affinity import where_children_may_run
 from workers.server.child_process import parent_death_argv
 
 log = logging.getLogger(__name__)
@@ -207,15 +206,14 @@ def _asked(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, froz
 def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyType({})) -> str:
     """What `command` prints, both streams. Its exit code is not trusted: builds differ. Raises EngineNotFound."""
     try:
-        with where_children_may_run():
-            process = subprocess.Popen(
-                [*parent_death_argv(), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=engine_environment(extra),
-                start_new_session=True,
-            )
+        process = subprocess.Popen(
+            [*parent_death_argv(), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=engine_environment(extra),
+            start_new_session=True,
+        )
     except OSError as error:
         raise EngineNotFound(f"{command[-2]} cannot be run: {error.strerror}") from error
     deadline = time.monotonic() + _ASK_TIMEOUT_SECONDS

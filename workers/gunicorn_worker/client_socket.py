@@ -12,10 +12,7 @@ from typing import Any
 import gunicorn
 from gunicorn.http.wsgi import Response
 
-from app.errors import ProxyError
 from workers.gunicorn_worker.compatibility import TESTED
-from workers.gunicorn_worker.error_answers import response_bytes
-from workers.relay.framing import LAST_CHUNK, Chunked, Counted, FramedBody, chunk
 
 
 class DirectAnswer:
@@ -25,15 +22,13 @@ class DirectAnswer:
         self.socket = sock
         self._response = response
 
-    def takes(self, body: FramedBody) -> bool:
-        """Whether the response announces, or did, just the framing that this body has. A chunked one may have begun,
+    def takes(self, length: int | None) -> bool:
+        """Whether the head announces, or did, a body of this length; None: of chunks. A chunked answer may have begun,
         with progress messages while its model was loaded."""
         response = self._response
         if response.status is None or has_no_body(response) or (response.headers_sent and not response.chunked):
             return False
-        if isinstance(body, Chunked):
-            return bool(response.chunked)
-        return isinstance(body, Counted) and response.response_length == body.left
+        return bool(response.chunked) if length is None else response.response_length == length
 
     def head(self) -> bytes:
         """The head of the answer, which is to be sent now; nothing if it was."""
@@ -44,20 +39,12 @@ class DirectAnswer:
         lines = [*response.default_headers(), *(f"{name}: {value}\r\n" for name, value in response.headers), "\r\n"]
         return "".join(lines).encode("latin-1")
 
-    def is_sent(self, size_bytes: int) -> None:
-        """The whole body went out: gunicorn has nothing to add, and the connection may carry another request."""
+    def mark_sent(self) -> None:
+        """The whole body was sent: gunicorn has nothing to add, and the connection may carry another request."""
         response = self._response
-        response.sent = size_bytes
         if response.chunked:
-            response.chunked, response.response_length = False, size_bytes
-
-    def refuse(self, problem: ProxyError) -> bytes:
-        """The whole answer in place of one that failed before any of it was sent, or the end of one that had begun;
-        the connection closes after it."""
-        response = self._response
-        had_begun, response.headers_sent, response.chunked = response.headers_sent, True, False
-        response.force_close()
-        return chunk(problem.event) + LAST_CHUNK if had_begun else response_bytes(problem)
+            response.chunked, response.response_length = False, 0
+        response.sent = response.response_length
 
 
 def has_no_body(response: Response) -> bool:

@@ -20,7 +20,7 @@ from gunicorn.http.errors import UnsupportedTransferCoding
 from gunicorn.http.wsgi import Response
 
 from app.errors import ProxyError
-from app.services import DIRECT, END
+from app.services import CLIENT_SOCKET
 from workers.gunicorn_worker.client_socket import direct_answer, has_no_body
 from workers.gunicorn_worker.error_answers import application_error, request_error, send_error
 from workers.gunicorn_worker.receiving import BodyFailed, BodyReader, ClientConnection, PacedUnreader
@@ -87,14 +87,8 @@ class RequestHandler:
         return After.CLOSE if response.should_close() or _is_short(response) else After.KEEP
 
     def _respond(self, environ: dict[str, Any], response: Response, body: BodyReader) -> None:
-        environ[DIRECT] = direct_answer(environ, response.start_response)
-        try:
-            chunks = self._application(environ, response.start_response)
-        except BaseException:
-            # An answer that could not even begin (gunicorn refuses a header, say) gives back what it holds.
-            if (end := environ.get(END)) is not None:
-                end(500)
-            raise
+        environ[CLIENT_SOCKET] = direct_answer(environ, response.start_response)
+        chunks = self._application(environ, response.start_response)
         with contextlib.ExitStack() as stack:
             if (close := getattr(chunks, "close", None)) is not None:
                 stack.callback(close)

@@ -1,4 +1,4 @@
-"""The scheduler at work: events in, effects carried out, snapshots published.
+"""The scheduler at work: carries out its effects and publishes its state, and gives requests their slots.
 
-Calls `schedule.step` under one lock holder at a time. Uses catalog and measurement to know what a model needs.
+Runs `schedule.step` under the pool lock. Uses catalog and measurement to know what a model needs.
 """

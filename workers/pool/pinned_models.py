@@ -16,7 +16,7 @@ from app.use_cases.placement.usable_gpus import gpus_are_usable
 from app.use_cases.placement.world import World, world_of
 from app.use_cases.scheduling.pool_state import SchedulingLimits
 from workers.catalog.catalog import Catalog
-from workers.pool.needs import EstimateSource
+from workers.pool.estimate_source import EstimateSource
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)

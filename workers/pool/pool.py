@@ -1,103 +1,77 @@
-"""Pool: the scheduler's state at work, and the requests' door to it.
+"""Pool: runs the scheduler, carries out its effects, and publishes its state.
 
-Any thread may tell it a fact. One at a time has the turn: it calls `step`, publishes the new state and carries out the
-effects, its own fact's and those of all who came meanwhile. So a request whose model is loaded changes no thread.
+Any thread may post an event to the inbox. One thread at a time holds the pool lock: it calls `step` for each event in
+the inbox, publishes the new state and carries out the effects, also those of events that other threads post meanwhile.
+Nobody waits for the lock. So a request whose model is loaded gets and releases its slot without a change of threads,
+which costs three times as much as the step itself.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Protocol
 
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
-from app.entities.server import Server
-from app.errors import ContextLengthExceeded, error_for
-from app.ports import Address, Lease, WatchedClient
-from app.use_cases.placement.candidates import max_request_tokens
+from app.errors import ContextLengthExceeded
+from app.ports import Address, WatchedClient
+from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.placement.request import PlacementRequest
-from app.use_cases.reporting.decisions import MAX_RECORDS, DecisionRecord
+from app.use_cases.scheduling import effects as fx
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.effects import (
-    CountSlots,
-    Decided,
-    Done,
-    Effect,
-    Grant,
-    ReadGpus,
-    ReadMemory,
-    Refuse,
-    Spawn,
-    Stop,
-)
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
+from workers.pool.clock import Clock
+from workers.pool.decision_log import record_decision
+from workers.pool.pending_lease import Answer, PendingLease, outcome_of
+from workers.pool.processes import Processes, Spawn
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 
-LONGEST_NAP_SECONDS = 60.0
-LOGGED_CHARACTERS = 300  # of a reason: the last ones say most
-PAUSE_AFTER_A_BUG_SECONDS = 0.1  # what is overdue would come again at once
-SLOW_TURN_SECONDS = 0.01  # between two ticks that nobody has worked off
-
-
-NOWHERE = 0  # the port of a server that is gone: nothing listens there
-
-
-class Process(Protocol):
-    """What the pool wants of a running llama-server (workers/server/llama_server.py; a scripted one in tests)."""
-
-    @property
-    def api_key(self) -> str: ...
-    def stop(self, saves: bool = False) -> None: ...
-    def count_slots(self) -> None: ...
-    def kill(self) -> None: ...
+MAX_LOGGED_CHARACTERS = 300  # of a refusal's detail: its end, which says most
+PAUSE_AFTER_BUG_SECONDS = 0.1  # what is overdue would be due again at once
+NO_PORT = 0  # of a server that has ended: nothing listens there
 
 
 class Pool:
-    """Owner of the llama-servers. `spawn` starts one and reports through `post`; `read_memory` reads the machine,
-    given the pids by server; `read_gpus` asks for a GpusPolled; `request` makes a model's PlacementRequest, or raises
-    the ProxyError that forbids it; `count` is called with every step, `forget` with the port of each server that has
-    ended."""
+    """Owner of the llama-servers.
+
+    `spawn` starts one, which reports through `post`; `read_memory` reads RAM, given the pids by server id; `read_gpus`
+    requests a GpusPolled; `placement_request` makes that of a model, or raises the ProxyError of one that cannot be
+    served; `on_step` is called with the state before, the event and the effects of every step, `on_server_ended` with
+    the port of each server that has ended.
+    """
 
     def __init__(
         self,
         store: StateStore,
-        spawn: Callable[[Server, Callable[[ev.Event], None]], Process],
+        spawn: Spawn,
         read_memory: Callable[[Mapping[int, int]], MemoryReading],
         read_gpus: Callable[[], None],
-        request: Callable[[Model], PlacementRequest],
-        count: Callable[[PoolState, ev.Event, Sequence[Effect]], None] = lambda before, event, effects: None,
-        forget: Callable[[int], None] = lambda port: None,
+        placement_request: Callable[[Model], PlacementRequest],
+        on_step: Callable[[PoolState, ev.Event, Sequence[fx.Effect]], None] = lambda before, event, effects: None,
+        on_server_ended: Callable[[int], None] = lambda port: None,
     ) -> None:
         self._store = store
-        self._spawn = spawn
         self._read_memory = read_memory
         self._read_gpus = read_gpus
-        self._request_for_model = request
-        self._count = count
-        self._forget = forget
-        self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, also a signal handler
+        self._make_placement_request = placement_request
+        self._on_step = on_step
+        self._on_server_ended = on_server_ended
+        self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, even a signal handler
         self._tickets = itertools.count(1)
-        self._answers: dict[
-            int, Future[int | Refusal | None]
-        ] = {}  # put by a request's thread, taken by who has the turn
-        self._processes: dict[int, Process] = {}  # by server id; written by who has the turn
-        self._turn = threading.Lock()  # to work off the inbox; never waited for
-        self._changed = threading.Condition()  # notified after a step, for those who wait for an end
-        self._watching = 0  # how many do; under the condition's lock
-        self._clock = threading.Thread(target=self._watch_the_clock, name="pool-clock", daemon=True)
-        self._awake_at = -math.inf  # when the clock's thread looks next, if it is not called
-        self._call = threading.Event()  # something is due before that
+        self._answers: dict[int, Answer] = {}  # added by a request's thread, removed by the lock holder
+        self._processes = Processes(spawn, self.post)
+        self._lock = threading.Lock()  # for the processing of the inbox; never waited for
+        self._changed = threading.Condition()  # notified after a step, for `wait_until`
+        self._watchers = 0  # threads in `wait_until`; under the condition's lock
+        self._clock = Clock(lambda: due_at(self._store.pool), self._tick)
 
     # --- for any thread ---------------------------------------------------------------------------
 
@@ -105,14 +79,14 @@ class Pool:
         self._clock.start()
 
     def post(self, event: ev.Event) -> None:
-        """Let the scheduler know a fact. When this returns it knows it, or another thread is about to tell it."""
+        """Give the scheduler an event. On return it is processed, or another thread is about to process it."""
         self._inbox.put(event)
-        # Looked at again after the turn: what came just before its end found it taken.
-        while not self._inbox.empty() and self._turn.acquire(blocking=False):
+        # The inbox is checked again after the lock is released: an event posted just before found the lock taken.
+        while not self._inbox.empty() and self._lock.acquire(blocking=False):
             try:
-                self._work_off()
+                self._process_inbox()
             finally:
-                self._turn.release()
+                self._lock.release()
 
     def acquire(
         self,
@@ -122,48 +96,60 @@ class Pool:
         context_tokens: int | None = None,
         conversation: int | None = None,
     ) -> PendingLease:
-        """Ask for a slot of one of the model's servers, which is loaded if need be; of several, the one that this
-        conversation was with before, if it has a slot. End what you get.
+        """Request a slot of one of the model's servers, loading it if necessary; of several servers the one that this
+        conversation used last, if it has a free slot. The caller must `end` the result.
 
-        Raises the ProxyError that forbids it before anybody waits: ContextLengthExceeded where more `context_tokens`
-        are wanted than the model is ever loaded with.
+        Raises the ProxyError that makes waiting pointless: ContextLengthExceeded if `context_tokens` are more than the
+        model is ever loaded with.
         """
         now, request = time.monotonic(), self._placement_request(model)
         if context_tokens is not None and 0 < (most := max_request_tokens(request)) < context_tokens:
             raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
         command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, request, conversation)
-        return PendingLease(self, command, self._told(command, client), client)
+        return PendingLease(command, self._submit(command, client), client, self.post, self._address_of)
 
     def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
         """Load the model; returns as soon as its llama-server is starting. Raises as `PendingLease.wait` does."""
         now, request = time.monotonic(), self._placement_request(model)
         log.info("load ordered model=%s", model.name)
-        self._wait(ev.Load(next(self._tickets), model, now, now + max_wait_seconds, request), client)
+        command = ev.Load(next(self._tickets), model, now, now + max_wait_seconds, request)
+        outcome_of(self._submit(command, client), client)
 
     def unload(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
-        """Have the model unloaded once it has answered what it is answering; returns when its processes are gone.
+        """Unload the model after its running requests; returns once its processes have ended.
 
-        Raises as `PendingLease.wait` does; it goes all the same when the caller does not wait for it.
+        Raises as `PendingLease.wait` does; the model is unloaded even if the caller stops waiting.
         """
         now = time.monotonic()
         log.info("unload ordered model=%s", model.name)
-        self._wait(ev.Unload(next(self._tickets), model, now, now + max_wait_seconds), client)
+        command = ev.Unload(next(self._tickets), model, now, now + max_wait_seconds)
+        outcome_of(self._submit(command, client), client)
 
     def address(self, model: Model) -> Address | None:
-        """Where a llama-server of the model answers right now; None when it is not loaded. Loads and holds nothing."""
+        """Where a llama-server of the model answers now; None if it is not loaded. Loads nothing and takes no slot."""
         server = self._store.pool.server_of(model.name)
-        return self._address(server) if server and server.is_up else None
+        return self._processes.address(server) if server and server.is_up else None
+
+    def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
+        """Wait until the published state meets `condition`; False if it did not within `timeout` seconds."""
+        with self._changed:
+            self._watchers += 1
+            try:
+                return self._changed.wait_for(lambda: condition(self._store.pool), timeout)
+            finally:
+                self._watchers -= 1
+
+    def kill(self) -> None:
+        """Kill every llama-server at once. Only for the end of this process: the state does not change."""
+        self._processes.kill()
 
     def _placement_request(self, model: Model) -> PlacementRequest:
-        """For a model that is there, or on its way, as it was: nothing is read for it again."""
-        return self._store.pool.placement_request_of(model) or self._request_for_model(model)
+        """That of a server which is loaded or loading, if there is one: no file is read for it again."""
+        return self._store.pool.placement_request_of(model) or self._make_placement_request(model)
 
-    def _wait(self, command: ev.Command, client: WatchedClient) -> None:
-        _outcome(self._told(command, client), client)
-
-    def _told(self, command: ev.Command, client: WatchedClient) -> Future[int | Refusal | None]:
-        """The scheduler's answer to a wish, which may be there already: a server's id for a slot of it."""
-        answer: Future[int | Refusal | None] = Future()
+    def _submit(self, command: ev.Command, client: WatchedClient) -> Answer:
+        """The scheduler's answer to a command, which may be there already. The client is watched while it is not."""
+        answer = Answer()
         self._answers[command.ticket] = answer
         self.post(command)
         if not answer.done():
@@ -171,188 +157,91 @@ class Pool:
             client.begin()
         return answer
 
-    def address_of(self, server_id: int, model: str) -> Address:
-        """Of a server that a slot was granted of. It may have died in this very moment: nobody is found there then."""
-        return self._address(self._store.pool.server(server_id)) or Address(server_id, model, NOWHERE, "")
+    def _address_of(self, server_id: int, model: str) -> Address:
+        """Where a server answers whose slot was granted; nobody answers there if it has ended since."""
+        address = self._processes.address(self._store.pool.server(server_id))
+        return address or Address(server_id, model, NO_PORT, "")
 
-    def _address(self, server: Server | None) -> Address | None:
-        process = self._processes.get(server.id) if server else None
-        if server is None or process is None or server.port is None:
-            return None
-        launch, placement = server.model.launch, server.placement
-        tokens = placement.ctx_size // (1 if launch.kv_unified else launch.parallel)
-        return Address(server.id, server.model.name, server.port, process.api_key, tokens, placement.device)
+    def _tick(self) -> bool:
+        """For the clock: False if the event is still in the inbox."""
+        self.post(ev.Tick(time.monotonic()))
+        return self._inbox.empty()
 
-    def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
-        """Wait until the published state meets `condition`. False when it did not in time."""
-        with self._changed:
-            self._watching += 1
-            try:
-                return self._changed.wait_for(lambda: condition(self._store.pool), timeout)
-            finally:
-                self._watching -= 1
+    # --- for the lock holder ----------------------------------------------------------------------
 
-    def kill(self) -> None:
-        """End every llama-server this instant. For the end of the process only: the state is not told."""
-        for process in list(self._processes.values()):
-            process.kill()
-
-    # --- the clock's thread ---------------------------------------------------------------------------
-
-    def _watch_the_clock(self) -> None:
-        """Tell when something is due by time alone."""
-        while True:
-            self._call.clear()
-            self._awake_at = math.inf  # whoever makes something due from here on calls
-            due = due_at(self._store.pool)
-            self._awake_at = math.inf if due is None else due
-            if self._call.wait(min(self._awake_at - time.monotonic(), LONGEST_NAP_SECONDS)):
-                continue
-            self.post(ev.Tick(time.monotonic()))
-            if not self._inbox.empty():  # who has the turn is starting a server, say: it stays due all the while
-                time.sleep(SLOW_TURN_SECONDS)
-
-    # --- who has the turn -----------------------------------------------------------------------------
-
-    def _work_off(self) -> None:
+    def _process_inbox(self) -> None:
         while not self._inbox.empty():
             event = self._inbox.get()
             try:
-                self._happen(event)
+                self._process(event)
             except Exception:
-                # A bug. The state before it is sound; the one request it was about must not wait for ever.
+                # A bug. The state before the event is sound; the one request it was about must not wait for ever.
                 log.exception("event dropped: %r", event)
                 if isinstance(event, ev.Command) and (answer := self._answers.pop(event.ticket, None)):
                     answer.set_result(Refusal(Reason.SPAWN_FAILED, event.model.name, "internal error"))
-                time.sleep(PAUSE_AFTER_A_BUG_SECONDS)
-        due = due_at(self._store.pool)
-        if due is not None and due < self._awake_at:
-            self._call.set()
+                time.sleep(PAUSE_AFTER_BUG_SECONDS)
+        self._clock.update()
 
-    def _happen(self, event: ev.Event) -> None:
+    def _process(self, event: ev.Event) -> None:
         began = time.perf_counter()
         before = self._store.pool
         state, effects = step(before, event)
         step_ms = 1000 * (time.perf_counter() - began)
         self._publish(state)
         for effect in effects:
-            if isinstance(effect, Decided):
-                self._explain(effect, state, event.at, step_ms)
+            if isinstance(effect, fx.Decided):
+                record_decision(self._store, effect, state, event.at, step_ms)
             else:
-                self._carried_out(effect)
+                self._try_to_carry_out(effect)
         if isinstance(event, ev.Exited):
-            self._processes.pop(event.server, None)
+            self._processes.remove(event.server)
             if (ended := before.server(event.server)) and ended.port is not None:
-                self._forget(ended.port)
-        self._count(before, event, effects)
-
-    def _carried_out(self, effect: Effect) -> None:
-        """One that fails takes none of the others with it: they are other requests' answers."""
-        try:
-            self._carry_out(effect)
-        except Exception:
-            log.exception("order not carried out: %r", effect)
-
-    def _explain(self, decided: Decided, state: PoolState, now: float, step_ms: float) -> None:
-        decision, kept = decided.decision, self._store.decisions[-MAX_RECORDS:]
-        age = max(0.0, now - state.gpus.at) if state.gpus.poll_seconds is not None else 0.0
-        explained = DecisionRecord(time.time(), decided.model, decision, decided.evict, step_ms, age)
-        others = tuple(each for each in kept if not explained.repeats(each))
-        if len(others) < len(kept):  # several loads may wait, each looked at again and again: they would push out all
-            kept = others
-        else:
-            log.info(
-                "decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason
-            )
-        self._store.decisions = (*kept[-MAX_RECORDS + 1 :], explained)
+                self._on_server_ended(ended.port)
+        self._on_step(before, event, effects)
 
     def _publish(self, state: PoolState) -> None:
         self._store.pool = state
-        if self._watching:  # who comes after this look sees the new state
+        if self._watchers:  # a thread that begins to wait after this line sees the new state
             with self._changed:
                 self._changed.notify_all()
 
-    def _carry_out(self, effect: Effect) -> None:
+    def _try_to_carry_out(self, effect: fx.Effect) -> None:
+        """One that fails does not prevent the others: they are other requests' answers."""
+        try:
+            self._carry_out(effect)
+        except Exception:
+            log.exception("effect failed: %r", effect)
+
+    def _carry_out(self, effect: fx.Effect) -> None:
         match effect:
-            case Grant(ticket, server):
-                self._answers.pop(ticket).set_result(server)
-            case Done(ticket):
+            case fx.Grant(ticket, server_id):
+                self._answers.pop(ticket).set_result(server_id)
+            case fx.Done(ticket):
                 self._answers.pop(ticket).set_result(None)
-            case Refuse(ticket, refusal):
-                log.info(
-                    "refuse ticket=%d model=%s reason=%s detail=%r",
-                    *(ticket, refusal.model, refusal.reason, refusal.detail[-LOGGED_CHARACTERS:]),
-                )
-                self._answers.pop(ticket).set_result(refusal)
-            case Spawn(server):
-                log.info(
-                    "spawn server=%d model=%s device=%s book_mib=%d confidence=%s",
-                    *(server.id, server.model.name, server.placement.device, server.expected_bytes >> 20),
-                    server.placement.estimate.confidence,
-                )
-                self._start(server)
-            case Stop(server_id, why, detail):
-                log.info("stop server=%d why=%s%s", server_id, why, f" {detail}" if detail else "")
-                if process := self._processes.get(server_id):
-                    process.stop(why.saves)
-            case CountSlots(server_id):
-                if process := self._processes.get(server_id):
-                    process.count_slots()
-            case ReadMemory():
+            case fx.Refuse(ticket, refusal):
+                self._reject(ticket, refusal)
+            case fx.Spawn(server):
+                self._processes.start(server)
+            case fx.Stop(server_id, why, detail):
+                self._processes.stop(server_id, why, detail)
+            case fx.CountSlots(server_id):
+                self._processes.count_slots(server_id)
+            case fx.ReadMemory():
                 self._read()
-            case ReadGpus():
+            case fx.ReadGpus():
                 self._read_gpus()
 
-    def _start(self, server: Server) -> None:
-        try:
-            self._processes[server.id] = self._spawn(server, self.post)
-        except Exception as error:  # no file descriptor, no thread left; or a bug, and the server would start for ever
-            self.post(ev.Exited(server.id, str(error), time.monotonic(), could_not_spawn=True))
+    def _reject(self, ticket: int, refusal: Refusal) -> None:
+        detail = refusal.detail[-MAX_LOGGED_CHARACTERS:]
+        fields = ticket, refusal.model, refusal.reason, detail
+        log.info("request rejected ticket=%d model=%s reason=%s detail=%r", *fields)
+        self._answers.pop(ticket).set_result(refusal)
 
     def _read(self) -> None:
         pids = {server.id: server.pid for server in self._store.pool.servers if server.pid is not None}
         try:
             memory = self._read_memory(pids)
         except OSError as error:
-            self.post(ev.MemoryReadFailed(f"the machine's memory could not be read: {error}", time.monotonic()))
+            self.post(ev.MemoryReadFailed(f"cannot read the machine's memory: {error}", time.monotonic()))
         else:
             self.post(ev.MemoryRead(memory, time.monotonic()))
-
-
-def _outcome(answer: Future[int | Refusal | None], client: WatchedClient, seconds: float | None = None) -> int | None:
-    """What the scheduler answers. Raises the ProxyError that a refusal is; TimeoutError after so many seconds."""
-    outcome = answer.result(seconds)
-    client.on_disconnect(None)
-    if isinstance(outcome, Refusal):
-        raise error_for(outcome)
-    return outcome
-
-
-class PendingLease:
-    """One request's place in the queue, and then its slot."""
-
-    def __init__(
-        self, pool: Pool, command: ev.Acquire, answer: Future[int | Refusal | None], client: WatchedClient
-    ) -> None:
-        self._pool = pool
-        self._command = command
-        self._answer = answer
-        self._client = client
-
-    def wait(self, seconds: float | None = None) -> Lease | None:
-        """The slot; None if it is not there within so long. Raises the ProxyError that says why there is none;
-        ClientDisconnected as soon as the client goes."""
-        try:
-            outcome = _outcome(self._answer, self._client, seconds)
-        except TimeoutError:
-            return None
-        assert outcome is not None, "a slot was asked for"
-        address = self._pool.address_of(outcome, self._command.model.name)
-        return Lease(address, time.monotonic() - self._command.at)
-
-    def end(self, ending: ev.Ending, keep_alive_seconds: float | None = None) -> None:
-        """Give back what it has, once: how much of its answer the request got, and how long its model is to stay."""
-        if not self._answer.done():
-            self._pool.post(ev.Cancel(self._command.ticket, time.monotonic()))
-        if isinstance(self._answer.result(), int):
-            self._pool.post(ev.Release(self._command.ticket, time.monotonic(), ending, keep_alive_seconds))

@@ -1,33 +1,32 @@
-"""HTTP/1.1 to a llama-server on this machine: connections that are kept, requests, and the heads of answers.
+"""HTTP/1.1 to a llama-server on this machine: the request as bytes, the head of its answer, the body as it arrives.
 
-Small and strict: one peer, which we have started ourselves. What it sends that is not HTTP/1.1 as RFC 9112 has it is
-BadAnswer, never a guess.
+Small and strict: one peer, which this service started. Anything it sends that is not HTTP/1.1 (RFC 9112) is BadAnswer,
+never a guess.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-import select
-import socket
-import struct
-import threading
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from workers.relay.framing import BadFraming, Chunked, Counted, FramedBody, UntilClosed
+from app.ports import Address, UpstreamRequest, WatchedClient
+from workers.relay.body import Chunked, Counted, FramedBody, UntilClosed
+from workers.relay.connections import UpstreamConnection, UpstreamConnections
 
-RECEIVE_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 64 * 1024
-KEPT_SECONDS = 3.0  # llama-server closes a connection that was idle for 5 s
-MOST_KEPT = 64  # for each server
-CONNECT_SECONDS = 10.0  # to a listening socket of this machine
-MOMENT_SECONDS = 0.004  # small answers of small models take no longer
-SEND_SECONDS = 300  # a server that is there reads its requests
+SMALL_BYTES = 64 * 1024  # an answer of no more is read as a whole before its head is sent
+IDEMPOTENT = ("GET", "HEAD")
+WITH_BODY = ("POST", "PUT", "PATCH")  # servers read the bodies of these
+# Headers of an answer that are not the engine's to set: hop-by-hop ones (RFC 9110, 7.6.1), and those we set ourselves.
+NOT_FORWARDED = {
+    *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
+    *("upgrade", "server", "date", "set-cookie", "set-cookie2", "location", "x-request-id"),
+}
+NOT_FORWARDED_PREFIXES = ("access-control-", "x-llama-smart-proxy-")  # an answer with the latter would look like ours
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
+_FORWARDED_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110, 5.5; gunicorn rejects any other
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -37,263 +36,211 @@ class BadAnswer(Exception):
 
 
 class NoAnswer(ConnectionError):
-    """The server closed the connection before it had sent the head of an answer."""
+    """The server closed the connection before the end of its answer."""
+
+
+class _Unsent(ConnectionError):
+    """The connection was closed before the server had the whole request."""
 
 
 @dataclass(slots=True)
 class Reply:
-    """An answer whose head is here. `rest` is what came of its body with it."""
+    """An answer whose head has arrived. `headers`: those that go on to the client."""
 
     status: int
     headers: list[tuple[str, str]]
     body: FramedBody
-    rest: bytes
     connection: UpstreamConnection
-    is_kept: bool  # the connection may carry another request once the body is over
+    is_kept: bool  # the connection may carry another request after the body
+    undecoded: bytes = b""  # what arrived of the body with the head
+    first: bytes = b""  # the same, decoded by `prepare`
+    tail: tuple[bytes, bytes] = (b"", b"")  # the last two pieces: they tell the tokens
 
     def header(self, name: str) -> str:
-        return next((value for each, value in self.headers if each.lower() == name), "")
+        """The value of a header, by its name in lower case; "" if it is missing."""
+        return next((value for key, value in self.headers if key.lower() == name), "")
 
-    def is_small(self, most_bytes: int) -> bool:
-        """Whether its body has a length that was announced, and of no more."""
-        return isinstance(self.body, Counted) and self.body.left <= most_bytes
-
-    def complete(self) -> None:
-        """Wait for all of a body whose length was announced. Raises NoAnswer, BadFraming, TimeoutError."""
-        assert isinstance(self.body, Counted)
-        while len(self.rest) < self.body.left:
-            piece = self.connection.receive()
-            if not piece:
-                raise NoAnswer("the connection was closed in mid-answer")
-            self.rest += piece
-        if len(self.rest) > self.body.left:
-            raise BadFraming("more bytes than were announced")
-
-    def pieces(self) -> Iterator[bytes]:
-        """The body as it comes, without its framing. Raises NoAnswer if it ends too early, BadFraming, TimeoutError."""
-        data = self.rest
-        while True:
-            piece = self.body.payload(data) if data else b""
-            if piece:
-                yield piece
-            if self.body.is_over:
-                return
-            data = self.connection.receive()
-            if not data:
-                if not self.body.closed():
+    def prepare(self) -> None:
+        """Decode the beginning of the body, and wait for the whole of a small one: a bad answer can still become an
+        error of its own, because the client has not got its head. Raises NoAnswer, BadFraming, OSError."""
+        if isinstance(self.body, Counted) and self.body.missing_bytes <= SMALL_BYTES:
+            while len(self.undecoded) < self.body.missing_bytes:
+                if not (data := self.connection.receive()):
                     raise NoAnswer("the connection was closed in mid-answer")
-                return
+                self.undecoded += data
+        if self.undecoded:
+            self.first = self.payload(self.undecoded)
+
+    def payload(self, data: bytes) -> bytes:
+        """The body in these bytes from the connection; b"" is its end. Raises NoAnswer, BadFraming."""
+        if not data:
+            if not self.body.ends_with_connection():
+                raise NoAnswer("the connection was closed in mid-answer")
+            return b""
+        if piece := self.body.payload(data):
+            self.tail = self.tail[1], piece
+        return piece
 
 
-@dataclass(slots=True)
-class UpstreamConnection:
-    """One connection to a server. Its socket waits by itself for a moment only; what takes longer is said, then waited
-    for with poll: few calls where an answer is there at once, and each call is one more turn for the other threads."""
+# --- the request ---------------------------------------------------------------------------------------
 
-    socket: socket.socket
-    port: int
-    is_reused: bool = False
-    idle_since: float = field(default=0.0)
-    patience_seconds: float = 0.0
-    on_silence: Callable[[], object] = bool  # called before a wait that is longer than a moment
 
-    def send(self, data: bytes) -> None:
-        """Raises TimeoutError, OSError."""
+def ask(
+    connections: UpstreamConnections,
+    address: Address,
+    request: UpstreamRequest,
+    client: WatchedClient,
+    first_byte_seconds: float,
+) -> Reply:
+    """Send a request and wait for the head of its answer.
+
+    A kept connection may have been closed meanwhile. The request is sent once more, on a new connection, if the server
+    cannot have received it, or did not answer and the method allows a repetition: a POST may be running.
+    Raises NoAnswer, BadAnswer, OSError (TimeoutError included).
+    """
+    data = request_bytes(request, address)
+    connection = connections.take(address.port)
+    if connection.is_reused:
         try:
-            self.socket.sendall(data)
-        except BlockingIOError as error:
-            raise TimeoutError("the server does not read its request") from error
+            return _ask_on(connection, request.method, data, client, first_byte_seconds)
+        except _Unsent:
+            pass
+        except NoAnswer:
+            if request.method not in IDEMPOTENT or client.gone:
+                raise
+        connection = connections.new(address.port)
+    try:
+        return _ask_on(connection, request.method, data, client, first_byte_seconds)
+    except _Unsent as error:
+        raise NoAnswer(str(error)) from error
 
-    def receive(self) -> bytes:
-        """What has come; empty at its end. Raises TimeoutError, OSError."""
+
+def _ask_on(
+    connection: UpstreamConnection, method: str, data: bytes, client: WatchedClient, first_byte_seconds: float
+) -> Reply:
+    connection.patience_seconds, connection.on_silence = first_byte_seconds, client.begin
+    try:
+        client.on_disconnect(connection.shut)
+        if len(data) > SMALL_BYTES:
+            client.begin()
         try:
-            return self.socket.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            self.on_silence()
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        if not poll.poll(1000 * self.patience_seconds):
-            raise TimeoutError("the server sends nothing")
-        return self.socket.recv(RECEIVE_BYTES)
-
-    def shut(self) -> None:
-        """Have whoever waits on it wake up: from any thread."""
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self.socket.close()
+            connection.send(data)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # An engine that rejects a request before it has read the body may have said so.
+            try:
+                return read_reply(connection, method)
+            except (NoAnswer, ConnectionResetError):
+                raise _Unsent(str(error)) from error
+        return read_reply(connection, method)
+    except ConnectionResetError as error:
+        connection.close()
+        raise NoAnswer(str(error)) from error
+    except BaseException:
+        connection.close()
+        raise
 
 
-class UpstreamConnections:
-    """Connections that wait for their next request, by port. Any thread."""
-
-    def __init__(self) -> None:
-        self._idle: dict[int, list[UpstreamConnection]] = defaultdict(list)  # the last used at the end
-        self._look_at = 0.0  # when those that were idle for long are closed next; under the lock
-        self._lock = threading.Lock()
-
-    def take(self, port: int) -> UpstreamConnection:
-        """One that is there and still good, else a new one. Raises OSError."""
-        while (kept := self._pop(port)) is not None:
-            if time.monotonic() - kept.idle_since < KEPT_SECONDS and not _has_something(kept.socket):
-                kept.is_reused = True
-                return kept
-            kept.close()
-        return self.new(port)
-
-    def new(self, port: int) -> UpstreamConnection:
-        made = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
-        made.setblocking(True)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(MOMENT_SECONDS * 1e6)))
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
-        return UpstreamConnection(made, port)
-
-    def give_back(self, connection: UpstreamConnection) -> None:
-        """For the next request: its answer is over, and nothing came after it."""
-        connection.idle_since = now = time.monotonic()
-        connection.on_silence = bool
-        with self._lock:
-            idle = self._idle[connection.port]
-            idle.append(connection)
-            old = idle[:-MOST_KEPT]
-            del idle[: len(old)]
-            if now >= self._look_at:
-                self._look_at = now + KEPT_SECONDS
-                old += self._idle_for_long(now)
-        for each in old:
-            each.close()
-
-    def forget(self, port: int) -> None:
-        """Nobody listens there any more: the server's end alone would leave our ends open."""
-        with self._lock:
-            idle = self._idle.pop(port, [])
-        for each in idle:
-            each.close()
-
-    def _idle_for_long(self, now: float) -> list[UpstreamConnection]:
-        """Taken out, whichever server they lead to."""
-        old = []
-        for port, idle in list(self._idle.items()):
-            count = sum(each.idle_since < now - KEPT_SECONDS for each in idle)
-            old += idle[:count]
-            del idle[:count]
-            if not idle:
-                del self._idle[port]
-        return old
-
-    def close(self) -> None:
-        """Those that wait."""
-        with self._lock:
-            idle = [each for kept in self._idle.values() for each in kept]
-            self._idle.clear()
-        for each in idle:
-            each.close()
-
-    def _pop(self, port: int) -> UpstreamConnection | None:
-        with self._lock:
-            idle = self._idle.get(port)
-            return idle.pop() if idle else None
-
-
-def request_bytes(method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """A whole request. Nothing in `headers` may hold a line end: they are checked, whoever made them."""
-    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-    if body or method in ("POST", "PUT", "PATCH"):
-        lines.append(f"Content-Length: {len(body)}")
+def request_bytes(request: UpstreamRequest, address: Address) -> bytes:
+    """The whole request. Raises ValueError for a line end in its head: values are checked, whoever made them."""
+    lines = [
+        f"{request.method} {request.target} HTTP/1.1",
+        f"Host: 127.0.0.1:{address.port}",
+        *(f"{name}: {value}" for name, value in request.headers.items()),
+        f"Authorization: Bearer {address.api_key}",
+    ]
+    if request.body or request.method in WITH_BODY:
+        lines.append(f"Content-Length: {len(request.body)}")
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
         raise ValueError("a line end in the head of a request")
-    return head.encode("latin-1") + b"\r\n\r\n" + body
+    return head.encode("latin-1") + b"\r\n\r\n" + request.body
+
+
+# --- the head of the answer ----------------------------------------------------------------------------
 
 
 def read_reply(connection: UpstreamConnection, method: str) -> Reply:
-    """The head of the answer to a request of this method; answers that are merely informational are read over.
+    """The head of the answer to a request of this method; informational answers (1xx) are skipped.
 
-    Raises NoAnswer, BadAnswer, OSError (TimeoutError among them).
+    Raises NoAnswer, BadAnswer, OSError (TimeoutError included).
     """
-    data, read_over_bytes = b"", 0
+    data, skipped_bytes = b"", 0
     while True:
         end = data.find(b"\r\n\r\n")
         if end < 0:
             data += _more(connection, data)
             continue
-        version, status, headers = _parsed(data[:end])
+        version, status, headers = _parse(data[:end])
         data = data[end + 4 :]
         if status >= 200:
             break
         if status == 101:
-            raise BadAnswer("it switches protocols, unasked")
-        read_over_bytes += end
-        if read_over_bytes > MAX_HEAD_BYTES:
+            raise BadAnswer("it switches protocols unasked")
+        skipped_bytes += end
+        if skipped_bytes > MAX_HEAD_BYTES:
             raise BadAnswer("its answer never begins")
     body, has_end = _body(method, version, status, headers)
-    said = connection_options(headers)
-    is_kept = has_end and "close" not in said and (version == 1 or "keep-alive" in said)
-    rest = b"" if body.is_over and not has_end else data
-    return Reply(status, headers, body, rest, connection, is_kept)
-
-
-def connection_options(headers: Iterable[tuple[str, str]]) -> set[str]:
-    """What all Connection headers name, in lower case: options, and headers that end here (RFC 9110, 7.6.1)."""
-    return {
-        option.strip(" \t").lower()
-        for name, value in headers
-        if name.lower() == "connection"
-        for option in value.split(",")
-    }
+    options = _connection_options(headers)
+    is_kept = has_end and "close" not in options and (version == 1 or "keep-alive" in options)
+    undecoded = b"" if body.is_over and not has_end else data
+    return Reply(status, _forwarded(headers, options), body, connection, is_kept, undecoded)
 
 
 def _more(connection: UpstreamConnection, data: bytes) -> bytes:
-    """More of a head of which this is here."""
+    """The next bytes of a head that begins with `data`."""
     if len(data) > MAX_HEAD_BYTES:
         raise BadAnswer("the head of its answer is too long")
     if _BARE_LF.search(data):  # it will never end
-        raise BadAnswer("a line of its answer's head ends without a carriage return")
+        raise BadAnswer("a line in the head of its answer ends without a carriage return")
     piece = connection.receive()
     if not piece:
-        raise BadAnswer("the head of its answer ends too early") if data else NoAnswer("it closed the connection")
+        raise BadAnswer("the head of its answer is incomplete") if data else NoAnswer("it closed the connection")
     return piece
 
 
-def _parsed(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
+def _parse(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
     """HTTP's minor version, the status, the headers."""
     first, *rest = head.split(b"\r\n")
-    found = _STATUS.fullmatch(first)
-    if not found:
-        raise BadAnswer("its answer begins with no status line")
+    status_line = _STATUS.fullmatch(first)
+    if not status_line:
+        raise BadAnswer("its answer has no status line")
     headers = []
     for line in rest:
-        field_ = _FIELD.fullmatch(line)
-        if not field_:
-            raise BadAnswer("a header of its answer cannot be read")
-        headers.append((field_[1].decode(), field_[2].strip(b" \t").decode("latin-1")))
-    return int(found[1]), int(found[2]), headers
+        header = _FIELD.fullmatch(line)
+        if not header:
+            raise BadAnswer("a header of its answer cannot be parsed")
+        headers.append((header[1].decode(), header[2].strip(b" \t").decode("latin-1")))
+    return int(status_line[1]), int(status_line[2]), headers
 
 
 def _body(method: str, version: int, status: int, headers: list[tuple[str, str]]) -> tuple[FramedBody, bool]:
-    """The framing of the body (RFC 9112, 6.3), and whether it ends before the connection does."""
+    """The framing of the body (RFC 9112, 6.3), and whether the body ends before the connection does."""
     codings = [value.lower() for name, value in headers if name.lower() == "transfer-encoding"]
     lengths = [value for name, value in headers if name.lower() == "content-length"]
     if codings and (codings != ["chunked"] or lengths or version == 0):
         raise BadAnswer("the framing of its answer is ambiguous")
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
-        raise BadAnswer("the length of its answer cannot be read")
+        raise BadAnswer("the length of its answer cannot be parsed")
     if method == "HEAD" or status in (204, 304):
-        # Some servers send a body all the same: it is nobody's, and must not be the next request's answer.
+        # Some servers send a body all the same: it must not become the next request's answer.
         return Counted(0), False
     if codings:
         return Chunked(), True
     return (Counted(int(lengths.pop())), True) if lengths else (UntilClosed(), False)
 
 
-def _has_something(sock: socket.socket) -> bool:
-    """Bytes, or an end, that nobody asked for: not to be used again."""
-    try:
-        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+def _connection_options(headers: Iterable[tuple[str, str]]) -> set[str]:
+    """What all Connection headers list, in lower case: options, and headers that end at this hop (RFC 9110, 7.6.1)."""
+    values = [value for name, value in headers if name.lower() == "connection"]
+    return {option.strip(" \t").lower() for value in values for option in value.split(",")}
+
+
+def _forwarded(headers: list[tuple[str, str]], options: set[str]) -> list[tuple[str, str]]:
+    dropped = NOT_FORWARDED | options
+    return [
+        (name, value)
+        for name, value in headers
+        if name.lower() not in dropped
+        and not name.lower().startswith(NOT_FORWARDED_PREFIXES)
+        and _FORWARDED_VALUE.fullmatch(value)
+    ]

@@ -1,7 +1,4 @@
-"""What an answer says of the tokens it took: in its last events, or in its JSON.
-
-Looked at once, when the answer is over: of what passes by, only the end is kept.
-"""
+"""Token counts, as an answer reports them: in one of its last events, or in its JSON."""
 
 from __future__ import annotations
 
@@ -12,47 +9,37 @@ from typing import Any
 
 from app.ports import TokenUsage
 
-MOST_BYTES = 128 * 1024  # of an end that is looked through
+MAX_BYTES = 128 * 1024  # of the end of an answer that are searched
 _EVENT = re.compile(rb"^data: ?(\{.*\})\r?$", re.MULTILINE)
-_TELLS = (b'"usage"', b'"timings"')
+_KEYS = (b'"usage"', b'"timings"')
 
 
-class Tail:
-    """The last two pieces of an answer."""
-
-    __slots__ = ("before", "last")
-
-    def __init__(self) -> None:
-        self.before = self.last = b""
-
-    def add(self, piece: bytes) -> None:
-        self.before, self.last = self.last, piece
-
-    def usage(self, is_stream: bool) -> TokenUsage | None:
-        """None: it says nothing of it, or not in a way that is known."""
-        end = self.before + self.last
-        if len(end) > MOST_BYTES or not any(word in end for word in _TELLS):
-            return None
-        texts = (
-            [event for event in _EVENT.findall(end) if any(word in event for word in _TELLS)] if is_stream else [end]
-        )
-        return next(filter(None, map(_usage, reversed(texts))), None)
+def token_usage(end: bytes, is_stream: bool) -> TokenUsage | None:
+    """The counts in the last bytes of an answer; None if there are none, or in an unknown form."""
+    if len(end) > MAX_BYTES or not _has_counts(end):
+        return None
+    texts = [event for event in _EVENT.findall(end) if _has_counts(event)] if is_stream else [end]
+    return next(filter(None, map(_of_json, reversed(texts))), None)
 
 
-def _usage(text: bytes) -> TokenUsage | None:
+def _has_counts(text: bytes) -> bool:
+    return any(key in text for key in _KEYS)
+
+
+def _of_json(text: bytes) -> TokenUsage | None:
     try:
-        said = json.loads(text)
+        answer = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(said, dict):
+    if not isinstance(answer, dict):
         return None
-    inner = said.get("response")  # of OpenAI's responses
-    usage = said.get("usage") or (inner.get("usage") if isinstance(inner, dict) else None)
-    return _of_usage(usage) or _of_timings(said.get("timings"))
+    inner = answer.get("response")  # of OpenAI's responses
+    usage = answer.get("usage") or (inner.get("usage") if isinstance(inner, dict) else None)
+    return _of_usage(usage) or _of_timings(answer.get("timings"))
 
 
 def _of_usage(usage: Any) -> TokenUsage | None:
-    """OpenAI's names, and those that Anthropic's messages and OpenAI's responses have."""
+    """OpenAI's names, and those of Anthropic's messages and OpenAI's responses."""
     if not isinstance(usage, dict):
         return None
     prompt = _count(usage, "prompt_tokens") or _count(usage, "input_tokens") or 0
@@ -61,7 +48,7 @@ def _of_usage(usage: Any) -> TokenUsage | None:
 
 
 def _of_timings(timings: Any) -> TokenUsage | None:
-    """llama-server's own: tokens of the prompt that were computed, and those that the cache had."""
+    """llama-server's own: prompt tokens that were computed, and those that the cache had."""
     if not isinstance(timings, dict):
         return None
     prompt = (_count(timings, "prompt_n") or 0) + (_count(timings, "cache_n") or 0)
@@ -69,6 +56,6 @@ def _of_timings(timings: Any) -> TokenUsage | None:
     return TokenUsage(prompt, completion) if prompt or completion else None
 
 
-def _count(said: Mapping[str, Any], name: str) -> int | None:
-    value = said.get(name)
+def _count(counts: Mapping[str, Any], name: str) -> int | None:
+    value = counts.get(name)
     return value if type(value) is int and 0 <= value < 2**53 else None

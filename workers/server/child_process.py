@@ -12,7 +12,6 @@ import subprocess
 import sys
 
 from app.use_cases.launch.launch import LaunchPlan
-from workers.server.affinity import where_children_may_run
 
 READ_BYTES = 64 * 1024
 EXIT_COMMAND = b"cmd_router_to_child:exit\n"
@@ -79,16 +78,15 @@ def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
 
     Only this process holds the other end of its stdin: an engine that watches stdin exits by itself when we die.
     """
-    with where_children_may_run():
-        return subprocess.Popen(
-            [*parent_death_argv(), *plan.argv],
-            env=dict(plan.env),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
-            start_new_session=True,
-        )
+    return subprocess.Popen(
+        [*parent_death_argv(), *plan.argv],
+        env=dict(plan.env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+        start_new_session=True,
+    )
 
 
 def parent_death_argv() -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, ModelOptions
@@ -12,11 +12,29 @@ from app.use_cases.estimate.context import is_quantized
 
 ANY_PORT = 0
 BUFFERS_LOGGED = "4"  # the verbosity at which llama.cpp logs every buffer it takes; its default is 3
-BATCH_TOKENS = 2048  # llama-server's default; its buffers follow the ubatch
 
 # Below this, more threads only wait for each other: the 1.7 MB demo model makes 1,900 tokens/s with two threads on two
 # idle cores, 2,990 with one, and 29 against 1,300 when the cores are busy (xllamacpp 2026.10.11549).
 TINY_BYTES = 64 * 1024**2
+
+
+# Each argument with the ModelOptions field it states. llama-server takes the last of repeated options, so these beat
+# the model's `args`. A new argument belongs into the second table: one more in every command line would change the
+# keys under which earlier loads are remembered (workers/measurement/history.py).
+_ALWAYS = (
+    ("--ctx-size", "ctx_size"),
+    ("--parallel", "parallel"),
+    ("--batch-size", "batch_size"),
+    ("--ubatch-size", "ubatch_size"),
+    ("--cache-type-k", "cache_type_k"),
+    ("--cache-type-v", "cache_type_v"),
+    ("--n-gpu-layers", "n_gpu_layers"),
+)
+_UNLESS_DEFAULT: tuple[tuple[str, Callable[[ModelOptions], str]], ...] = (
+    # Shares are numbers of layers, so that llama.cpp's arithmetic cuts where they were booked.
+    ("--tensor-split", lambda options: ",".join(f"{share:g}" for share in options.tensor_split)),
+    ("--n-cpu-moe", lambda options: str(options.n_cpu_moe or "")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +46,22 @@ class LaunchPlan:
 
 
 def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
-    """The settings of a start on the GPUs, or the CPU, it was given a place on."""
-    return replace(
-        launch,
+    """The settings of a start on the GPUs of its placement, or on the CPU."""
+    gpus = () if placement.is_on_cpu else placement.uuids
+    options = replace(
+        launch.options,
         ctx_size=placement.ctx_size,
         n_gpu_layers=placement.n_gpu_layers,
         n_cpu_moe=placement.n_cpu_moe,
-        gpus=() if placement.is_on_cpu else placement.uuids,
+        devices=len(gpus),
         tensor_split=placement.tensor_split,
     )
+    return replace(launch, options=options, gpus=gpus)
 
 
 def launch_with(launch: LaunchSettings, options: ModelOptions) -> LaunchSettings:
-    """The same of options under which a place is looked for; GPUs have no names yet."""
-    return replace(
-        launch,
-        ctx_size=options.ctx_size,
-        n_gpu_layers=options.n_gpu_layers,
-        n_cpu_moe=options.n_cpu_moe if options.devices else 0,
-        tensor_split=tuple(map(int, options.tensor_split)),
-    )
+    """The settings of a start with the options of a candidate placement, which names no GPUs yet."""
+    return replace(launch, options=options if options.devices else replace(options, n_cpu_moe=0))
 
 
 def launch_plan(
@@ -61,7 +75,7 @@ def launch_plan(
     child gets. The model's own arguments and variables stand before ours: llama-server takes the last of repeated
     options, and ours are what was booked.
     """
-    settings = model.launch
+    settings, options = model.launch, model.launch.options
     argv = [
         *engine.command,
         *(("--threads", "1") if model.size_bytes < TINY_BYTES else ()),
@@ -70,15 +84,9 @@ def launch_plan(
         *("--alias", model.name),
         *("--host", "127.0.0.1"),
         *("--port", str(port)),
-        *("--ctx-size", str(settings.ctx_size)),
-        *("--parallel", str(settings.parallel)),
-        *("--batch-size", str(BATCH_TOKENS)),
-        *("--ubatch-size", str(settings.ubatch_size)),
-        *("--cache-type-k", settings.cache_type_k),
-        *("--cache-type-v", settings.cache_type_v),
-        *("--n-gpu-layers", str(settings.n_gpu_layers)),
-        *_on_gpus(settings),
-        *_flash_attention(settings.flash_attn, engine),
+        *(word for name, field in _ALWAYS for word in (name, str(getattr(options, field)))),
+        *(word for name, text in _UNLESS_DEFAULT if (value := text(options)) for word in (name, value)),
+        *_flash_attention(options.flash_attn, engine),
         *(("--slot-save-path", slots_folder) if slots_folder else ()),
     ]
     for option in (*_optional(settings), *_asking(settings, engine)):
@@ -96,7 +104,7 @@ def tells_its_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
     A context of 0 is not left alone: with slots that have their own cells it would grow. Builds that have `-fit` and
     no --log-jsonl are not asked: level 4 of their log is the debug level.
     """
-    is_pinned = settings.ctx_size > 0 and settings.n_gpu_layers >= 0
+    is_pinned = settings.options.ctx_size > 0 and settings.options.n_gpu_layers >= 0
     can_tell = "--log-jsonl" in engine.flags or engine.kind is EngineKind.EMBEDDED
     return is_pinned and can_tell and "-fit" in engine.flags
 
@@ -114,13 +122,6 @@ def _flash_attention(wanted: str, engine: EngineFacts) -> tuple[str, ...]:
     return ("--flash-attn", wanted)
 
 
-def _on_gpus(settings: LaunchSettings) -> list[str]:
-    """How it is dealt out. Shares are numbers of layers, so that llama.cpp's arithmetic cuts where they were booked."""
-    split = ("--tensor-split", ",".join(map(str, settings.tensor_split))) if settings.tensor_split else ()
-    experts = ("--n-cpu-moe", str(settings.n_cpu_moe)) if settings.n_cpu_moe else ()
-    return [*split, *experts]
-
-
 def _own_environment(api_key: str, gpus: tuple[str, ...]) -> dict[str, str]:
     return {
         "LLAMA_API_KEY": api_key,
@@ -136,7 +137,7 @@ def _optional(settings: LaunchSettings) -> list[tuple[str, ...]]:
     return [
         *projector,
         ("--kv-unified",)
-        if settings.kv_unified
+        if settings.options.kv_unified
         else ("--no-kv-unified",),  # before it, slots always had their own cells
         ("--cache-ram", "0"),  # 8 GiB of RAM for old prompts by default, and nobody booked them
         ("--log-jsonl",),  # the level of each log line, so that a failed load can be explained; what it needs, as data
@@ -152,7 +153,8 @@ def around_faults(launch: LaunchSettings, architecture: str) -> LaunchSettings:
     phi3 with a quantized cache and slots that have their own cells: its graph has more nodes than there is room for
     ("fatal error" in ggml-impl.h while the context is made; b11434). The same slots may share the cells.
     """
-    has_blocks = is_quantized(launch.cache_type_k) or is_quantized(launch.cache_type_v)
-    if architecture == "phi3" and has_blocks and launch.parallel > 1:
-        return replace(launch, kv_unified=True)
+    options = launch.options
+    has_blocks = is_quantized(options.cache_type_k) or is_quantized(options.cache_type_v)
+    if architecture == "phi3" and has_blocks and options.parallel > 1:
+        return replace(launch, options=replace(options, kv_unified=True))
     return launch

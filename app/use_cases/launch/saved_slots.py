@@ -54,7 +54,8 @@ def digest_of(model: Model, engine: EngineFacts, env: Mapping[str, str], stamps:
     does not count: llama.cpp's file is the same, and it refuses one that differs after all. The size of the context
     does: some models (longrope) rotate otherwise in a longer one.
     """
-    anywhere = replace(model.launch, n_gpu_layers=0, n_cpu_moe=0, gpus=(), tensor_split=())
+    options = replace(model.launch.options, n_gpu_layers=0, n_cpu_moe=0, tensor_split=())
+    anywhere = replace(model.launch, options=options, gpus=())
     argv = launch_plan(replace(model, name="", launch=anywhere), engine, {}, api_key="", port=ANY_PORT).argv
     every = {**env, **model.launch.env}
     variables = sorted(item for item in every.items() if item[0].upper().startswith(_TELLING_VARIABLES))

@@ -1,4 +1,4 @@
-"""Where a model goes: one GPU, several, or the CPU, which idle servers would have to leave, or why there is no place.
+"""Where a model is placed: on one GPU, several, or the CPU; which servers are evicted for it; or why it is refused.
 
-The ledger says what is free. Imports estimate and model_shape; the scheduler and the plan command ask it.
+The ledger holds what is free. Imports estimate and model_shape; used by the scheduler and the plan command.
 """

@@ -1,4 +1,4 @@
-"""The places a model may have in a world, kind by kind. Which of them it gets is decided in placement.py."""
+"""Candidate placements of one model in one world, kind by kind. placement.py decides which of them it gets."""
 
 from __future__ import annotations
 
@@ -12,164 +12,149 @@ from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import CPU, Card, Placement, Resident, Strategy, shared_resources_needed
 from app.use_cases.placement.cards import (
-    after_eviction_text,
     allowed_cards,
-    cheapest_victims,
     describe_card,
-    eviction_price,
     format_mib,
-    memory_held_by,
     placement_on,
     position_in,
     shortfall,
+)
+from app.use_cases.placement.contexts import candidate_contexts
+from app.use_cases.placement.estimate_cache import EstimateCache
+from app.use_cases.placement.layer_split import split_layers
+from app.use_cases.placement.victims import (
+    after_evicting,
+    cheapest_victims,
+    eviction_price,
+    memory_held_by,
     sufficient_victims,
 )
-from app.use_cases.placement.layer_split import layer_bytes, split_layers
-from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
-
-AUTO_CONTEXTS = (32768, 16384, 8192, 4096)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A place, the servers that have to leave for it, and why it is one."""
+    """A possible placement, the servers to evict for it, and the reason for it."""
 
     placement: Placement
-    gone: tuple[Resident, ...]
-    why: str
-
-
-class EstimateCache:
-    """What the model needs, worked out once for a decision and those within it."""
-
-    def __init__(self, request: PlacementRequest) -> None:
-        self.request = request
-        self._estimates: dict[tuple[ModelOptions, tuple[str, ...]], Estimate] = {}
-        self._layers: dict[ModelOptions, list[int]] = {}
-
-    def of(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
-        key = options, gpus
-        if key not in self._estimates:
-            self._estimates[key] = self.request.estimate_with_margin(options, gpus)
-        return self._estimates[key]
-
-    def of_layers(self, options: ModelOptions) -> list[int]:
-        """Weights and context of each layer that goes to GPUs."""
-        whole = replace(options, n_gpu_layers=ALL_LAYERS)
-        if whole not in self._layers:
-            self._layers[whole] = layer_bytes(self.request.shape, whole)
-        each = self._layers[whole]
-        return each[max(0, len(each) - options.n_gpu_layers) :]
+    victims: tuple[Resident, ...]
+    reason: str
 
 
 class Candidates:
-    """Of one model in one world; what was looked at is `said`."""
+    """Finds candidate placements. `considered` collects a line for each kind that was tried.
 
-    def __init__(self, needs: EstimateCache, world: World, options: ModelOptions | None = None) -> None:
-        self.needs = needs
-        self.constraints = needs.request.constraints
-        self.options = options or needs.request.options
+    Methods that take `servers` may evict some of these, cheapest first. `free` is bytes by resource.
+    """
+
+    def __init__(self, estimates: EstimateCache, world: World, options: ModelOptions | None = None) -> None:
+        self.estimates = estimates
+        self.constraints = estimates.request.constraints
+        self.options = options or estimates.request.options
         self.world = world
         self.cards = allowed_cards(world.cards, self.constraints) if self.options.n_gpu_layers else ()
-        self.room = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
-        self.contexts = (options.ctx_size,) if options else candidate_contexts(needs.request)
-        self.said: list[str] = []
-        self._on_one_card: dict[tuple[str, int], Estimate] = {}  # by the card's model, and the context
+        self.free = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
+        self.contexts = (options.ctx_size,) if options else candidate_contexts(estimates.request)
+        self.considered: list[str] = []
+        self._on_one_card: dict[tuple[str, int], Estimate] = {}  # by product name and context
 
     @property
-    def is_for_the_cpu(self) -> bool:
+    def is_cpu_only(self) -> bool:
         return not self.world.cards or not self.options.n_gpu_layers
 
     @property
-    def shortest(self) -> ModelOptions:
-        """With the context that is asked for where it costs something."""
+    def shortest_context_options(self) -> ModelOptions:
+        """Used wherever a longer context would cost an eviction or a split."""
         return replace(self.options, ctx_size=self.contexts[-1])
 
-    def as_it_is(self) -> Candidate | None:
-        """With nobody stopped."""
-        if self.is_for_the_cpu:
-            return self.on_the_cpu((), "")
-        return self.on_one_that_is_free() or self.on_several(()) or self.with_less_on_gpus()
+    def without_eviction(self) -> Candidate | None:
+        if self.is_cpu_only:
+            return self.on_cpu((), "")
+        return self.on_free_card() or self.on_several_cards(()) or self.with_parts_in_ram()
 
-    def after(self, leaving: Sequence[Resident]) -> Candidate | None:
-        """Once some of these have left."""
-        if not leaving:
+    def with_eviction(self, servers: Sequence[Resident]) -> Candidate | None:
+        """None if it does not fit even with all of `servers` evicted."""
+        if not servers:
             return None
-        if self.is_for_the_cpu:
-            return self.on_the_cpu(leaving, "")
-        return self.on_one_after(leaving, "ours") or self.on_several(leaving) or self.with_less_after(leaving)
+        if self.is_cpu_only:
+            return self.on_cpu(servers, "")
+        return (
+            self.on_card_with_eviction(servers, "our")
+            or self.on_several_cards(servers)
+            or self.with_parts_in_ram_and_eviction(servers)
+        )
 
-    def least(self) -> Placement | None:
-        """Where it needs the fewest bytes, whether they are there or not; None: there is no card it may use."""
-        if self.is_for_the_cpu:
-            return self.all_in_ram()
-        on_one = (self._one(card, self.contexts[-1]) for card in self.cards)
-        return min(on_one, key=lambda each: each.needed_bytes, default=None)
+    def smallest(self) -> Placement | None:
+        """The placement that needs the fewest bytes, whether they are free or not; None without an allowed GPU."""
+        if self.is_cpu_only:
+            return self.cpu_placement()
+        on_one = (self._on_one(card, self.contexts[-1]) for card in self.cards)
+        return min(on_one, key=lambda placement: placement.needed_bytes, default=None)
 
     # --- one card ------------------------------------------------------------------------------------------
 
-    def on_one_that_is_free(self) -> Candidate | None:
-        """In the longest context that fits any: the card that ranks first."""
+    def on_free_card(self) -> Candidate | None:
+        """The highest-ranking card that has enough memory, with the longest context that fits on any."""
         if self.constraints.min_gpus > 1:
             return None
         for ctx_size in self.contexts:
             fitting = [card for card in self.cards if not self._missing_on(card, ctx_size)]
             if self.cards:
                 need = self._estimate_on(self.cards[0], ctx_size).devices[0].booked_bytes
-                have = f"{len(fitting)} of {len(self.cards)} have it"
-                self.said.append(f"one card, context {ctx_size}: needs {format_mib(need)}, {have}")
+                count = f"{len(fitting)} of {len(self.cards)} have enough free"
+                self.considered.append(f"one GPU, context {ctx_size}: needs {format_mib(need)}, {count}")
             if fitting:
                 card = min(fitting, key=lambda card: self._rank(card, ctx_size))
-                return Candidate(self._one(card, ctx_size), (), f"{describe_card(card)} has room")
+                return Candidate(self._on_one(card, ctx_size), (), f"fits on {describe_card(card)}")
         return None
 
-    def on_one_after(self, leaving: Sequence[Resident], what: str) -> Candidate | None:
-        """A longer context is never worth a stop: the shortest is asked for."""
-        if self.constraints.min_gpus > 1 or not leaving:
+    def on_card_with_eviction(self, servers: Sequence[Resident], which: str) -> Candidate | None:
+        """With the shortest context: a longer one is never worth an eviction. `which` describes `servers`."""
+        if self.constraints.min_gpus > 1 or not servers:
             return None
-        ways, ctx_size = [], self.contexts[-1]
+        options, ctx_size = [], self.contexts[-1]
         for card in self.cards:
-            gone = cheapest_victims(leaving, self._missing_on(card, ctx_size))
-            if gone is not None and self._estimate_on(card, ctx_size).devices[0].booked_bytes <= card.total_bytes:
-                ways.append(((eviction_price(gone), self._rank(card, ctx_size)), card, gone))
-        would = f"{len(ways)} of {len(self.cards)} would do"
-        self.said.append(f"one card after stopping servers that are {what}: {would}")
-        if not ways:
+            victims = cheapest_victims(servers, self._missing_on(card, ctx_size))
+            if victims is not None and self._estimate_on(card, ctx_size).devices[0].booked_bytes <= card.total_bytes:
+                options.append(((eviction_price(victims), self._rank(card, ctx_size)), card, victims))
+        count = f"fits on {len(options)} of {len(self.cards)}"
+        self.considered.append(f"one GPU after evicting {which} servers: {count}")
+        if not options:
             return None
-        _, card, gone = min(ways, key=lambda way: way[0])
-        return Candidate(self._one(card, ctx_size), gone, f"{describe_card(card)} has room{after_eviction_text(gone)}")
+        _, card, victims = min(options, key=lambda option: option[0])
+        reason = f"fits on {describe_card(card)}{after_evicting(victims)}"
+        return Candidate(self._on_one(card, ctx_size), victims, reason)
 
-    def _one(self, card: Card, ctx_size: int) -> Placement:
-        return self._on(card, self._alone(ctx_size))
+    def _on_one(self, card: Card, ctx_size: int) -> Placement:
+        return self._on(card, self._one_card_options(ctx_size))
 
     def _on(self, card: Card, options: ModelOptions) -> Placement:
         layers = min(options.n_gpu_layers, self._layer_count)
-        return placement_on((card,), (layers,), options, self.needs.of(options, (card.name,)))
+        return placement_on((card,), (layers,), options, self.estimates.estimate(options, (card.name,)))
 
     def _estimate_on(self, card: Card, ctx_size: int) -> Estimate:
-        """Cards of one model are alike."""
+        """The same for all cards of one product name."""
         key = card.name, ctx_size
         if key not in self._on_one_card:
-            self._on_one_card[key] = self.needs.of(self._alone(ctx_size), (card.name,))
+            self._on_one_card[key] = self.estimates.estimate(self._one_card_options(ctx_size), (card.name,))
         return self._on_one_card[key]
 
     def _missing_on(self, card: Card, ctx_size: int) -> dict[str, int]:
-        """What it lacks to be all on this card; empty if it fits."""
+        """What is missing for the whole model on this card; empty if it fits."""
         estimate = self._estimate_on(card, ctx_size)
         needs = {card.uuid: estimate.devices[0].booked_bytes, **shared_resources_needed(estimate)}
-        return shortfall(needs, self.room)
+        return shortfall(needs, self.free)
 
-    def _alone(self, ctx_size: int) -> ModelOptions:
+    def _one_card_options(self, ctx_size: int) -> ModelOptions:
         return replace(self.options, ctx_size=ctx_size, devices=1, tensor_split=())
 
     @property
     def _layer_count(self) -> int:
-        """The output counted as one."""
-        return self.needs.request.shape.hparams.n_layer_all + 1
+        """The output counts as one layer."""
+        return self.estimates.request.shape.hparams.n_layer_all + 1
 
     def _rank(self, card: Card, ctx_size: int) -> tuple[object, ...]:
-        """Cards named first, idle ones before busy ones, then by strategy."""
+        """Sort key: preferred cards, then idle before busy ones, then by strategy."""
         left = card.usable_bytes - self._estimate_on(card, ctx_size).devices[0].booked_bytes
         return (
             position_in(self.world.policy.order, card),
@@ -180,125 +165,127 @@ class Candidates:
 
     # --- several cards -------------------------------------------------------------------------------------
 
-    def on_several(self, leaving: Sequence[Resident]) -> Candidate | None:
-        """The fewest cards, those with most room since no others hold more; then the fewest servers that leave."""
-        largest = self._split_after(leaving, len(self._joinable))
+    def on_several_cards(self, servers: Sequence[Resident]) -> Candidate | None:
+        """The fewest cards, then the fewest evictions. Cards with the most usable memory come first."""
+        largest = self._split_with_eviction(servers, len(self._splittable))
         if largest is None:
-            self.said.append(f"several cards{' after stopping servers' if leaving else ''}: not enough")
+            after = " after evicting servers" if servers else ""
+            self.considered.append(f"several GPUs{after}: not enough memory")
             return None
         count = len(largest[0].uuids)
 
         @cache
         def split(number: int) -> tuple[Placement, tuple[Resident, ...]] | None:
-            return largest if number == len(leaving) else self._split_after(leaving[:number], count)
+            return largest if number == len(servers) else self._split_with_eviction(servers[:number], count)
 
-        # Room grows with every server that goes: only from where the bytes are enough at all is it looked at closely.
-        numbers = range(len(leaving) + 1)
-        numbers = numbers[
-            bisect_left(numbers, True, key=lambda n: count in self._counts(memory_held_by(leaving[:n]))) :
-        ]
-        placement, leave = (
-            split(numbers[bisect_left(numbers, True, key=lambda number: split(number) is not None)]) or largest
-        )
-        once = after_eviction_text(leave)
-        self.said.append(f"{count} cards hold it{once}")
-        at_least = f"it is to be on at least {self.constraints.min_gpus} GPUs"
-        why = at_least if self.constraints.min_gpus > 1 else "no single card has room"
-        return Candidate(placement, leave, f"{why}; {count} hold it together{once}")
+        # Free memory grows with every eviction: splits are tried only from where the bytes suffice in total.
+        numbers = range(len(servers) + 1)
+        first = bisect_left(numbers, True, key=lambda n: count in self._card_counts(memory_held_by(servers[:n])))
+        numbers = numbers[first:]
+        number = numbers[bisect_left(numbers, True, key=lambda number: split(number) is not None)]
+        placement, victims = split(number) or largest
+        after = after_evicting(victims)
+        self.considered.append(f"split over {count} GPUs{after}")
+        min_gpus = self.constraints.min_gpus
+        why = f"min_gpus is {min_gpus}" if min_gpus > 1 else "no single GPU has enough memory"
+        return Candidate(placement, victims, f"{why}; fits on {count} GPUs together{after}")
 
-    def _split_after(self, gone: Sequence[Resident], most: int) -> tuple[Placement, tuple[Resident, ...]] | None:
-        """Over the fewest cards, so many at most, once these had left; and who of them has to."""
-        back = memory_held_by(gone)
-        roomy = sorted(self._joinable, key=lambda card: (-_usable_with(card, back), card.index))
-        for count in self._counts(back):
-            placement = self._split(roomy[:count], back) if count <= most else None
-            leave = sufficient_victims(gone, shortfall(placement.needs, self.room)) if placement else None
-            if placement and leave is not None:
-                return placement, leave
+    def _split_with_eviction(
+        self, servers: Sequence[Resident], max_cards: int
+    ) -> tuple[Placement, tuple[Resident, ...]] | None:
+        """A split over the fewest cards, `max_cards` at most, with all of `servers` gone; and which of them must go."""
+        held = memory_held_by(servers)
+        cards = sorted(self._splittable, key=lambda card: (-_usable_with(card, held), card.index))
+        for count in self._card_counts(held):
+            placement = self._split(cards[:count], held) if count <= max_cards else None
+            victims = sufficient_victims(servers, shortfall(placement.needs, self.free)) if placement else None
+            if placement and victims is not None:
+                return placement, victims
         return None
 
     @cached_property
-    def _joinable(self) -> list[Card]:
+    def _splittable(self) -> list[Card]:
         return [card for card in self.cards if not card.is_mig]
 
-    def _counts(self, back: Mapping[str, int]) -> list[int]:
-        """How many of the cards to try, the roomiest first: those numbers that have enough bytes between them."""
-        if len(self._joinable) < 2:
+    def _card_counts(self, held: Mapping[str, int]) -> list[int]:
+        """Numbers of cards that have enough bytes together once `held` is free, taking those with the most first."""
+        if len(self._splittable) < 2:
             return []
-        room = sorted((_usable_with(card, back) for card in self._joinable), reverse=True)
-        most = min(len(room), self.constraints.max_gpus or len(room), len(self._layers))
-        sums = [0, *accumulate(room)]
+        usable = sorted((_usable_with(card, held) for card in self._splittable), reverse=True)
+        most = min(len(usable), self.constraints.max_gpus or len(usable), len(self._layers))
+        sums = [0, *accumulate(usable)]
         counts = range(max(2, self.constraints.min_gpus), most + 1)
-        return [count for count in counts if sums[count] >= self._whole_bytes + count * self._card_bytes]
+        return [count for count in counts if sums[count] >= self._model_bytes + count * self._min_overhead_bytes]
 
     @cached_property
     def _layers(self) -> list[int]:
-        """With the context a split gets."""
-        return self.needs.of_layers(self.shortest)
+        """Bytes of each layer with the context that a split gets."""
+        return self.estimates.layer_bytes(self.shortest_context_options)
 
     @cached_property
-    def _whole_bytes(self) -> int:
+    def _model_bytes(self) -> int:
         return sum(self._layers)
 
     @cached_property
-    def _card_bytes(self) -> int:
-        """The least that each card of a split takes beside its layers."""
-        alone = self._alone(self.contexts[-1])
-        return min(self.needs.of(alone, (name,)).devices[0].overhead_bytes for name in {c.name for c in self._joinable})
+    def _min_overhead_bytes(self) -> int:
+        """The least that each card of a split needs beside its layers."""
+        options = self._one_card_options(self.contexts[-1])
+        names = {card.name for card in self._splittable}
+        return min(self.estimates.estimate(options, (name,)).devices[0].overhead_bytes for name in names)
 
-    def _split(self, cards: Sequence[Card], back: Mapping[str, int], n_gpu_layers: int = 0) -> Placement | None:
-        """All its layers on these cards, or so many."""
-        usable = [_usable_with(card, back) for card in cards]
+    def _split(self, cards: Sequence[Card], held: Mapping[str, int], n_gpu_layers: int = 0) -> Placement | None:
+        """`n_gpu_layers` layers, or all, split over these cards once `held` is free."""
+        usable = [_usable_with(card, held) for card in cards]
         names = tuple(card.name for card in cards)
-        options = replace(self.shortest, n_gpu_layers=n_gpu_layers or self.options.n_gpu_layers)
-        layers = self.needs.of_layers(options)
-        found = split_layers(layers, options, usable, self._card_bytes, lambda split: self.needs.of(split, names))
+        options = replace(self.shortest_context_options, n_gpu_layers=n_gpu_layers or self.options.n_gpu_layers)
+        layers, overhead = self.estimates.layer_bytes(options), self._min_overhead_bytes
+        found = split_layers(layers, options, usable, overhead, lambda split: self.estimates.estimate(split, names))
         if found is None:
             return None
         split, estimate = found
         return placement_on(cards, tuple(map(int, split.tensor_split)), options, estimate)
 
-    def with_less_on_gpus(self) -> Candidate | None:
-        """By policy only, and in the context that a split would get."""
+    # --- parts of the model, or all of it, in RAM ----------------------------------------------------------
+
+    def with_parts_in_ram(self) -> Candidate | None:
+        """Experts, some layers or the whole model in RAM, if the settings permit; with the shortest context."""
         cards = sorted(self.cards, key=lambda card: (-card.usable_bytes, card.index))
         if self.constraints.cpu_moe and self.constraints.min_gpus == 1 and cards:
-            but_experts = replace(self._alone(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
-            if found := self._if_it_fits(cards[0], but_experts):
-                return Candidate(
-                    found, (), f"{describe_card(cards[0])} has room for all but the experts, which stay in RAM"
-                )
+            without_experts = replace(self._one_card_options(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
+            if found := self._if_it_fits(cards[0], without_experts):
+                return Candidate(found, (), f"fits on {describe_card(cards[0])} with the experts in RAM")
         if self.constraints.partial_offload and (found := self._most_layers(cards)):
             on = " and ".join(describe_card(card) for card in cards if card.uuid in found.uuids)
-            what = f"{found.n_gpu_layers} layers, the others stay in RAM"
-            return Candidate(found, (), f"of {self._layer_count} layers there is room for {what}: {on}")
-        return self.on_the_cpu((), "no GPU has room") if self.constraints.cpu_when_full else None
+            layers = f"{found.n_gpu_layers} of {self._layer_count} layers"
+            return Candidate(found, (), f"{layers} fit on {on}, the rest stay in RAM")
+        return self.on_cpu((), "no GPU has enough memory") if self.constraints.cpu_when_full else None
 
-    def with_less_after(self, leaving: Sequence[Resident]) -> Candidate | None:
-        """The same once some of these have left."""
-        if not leaving:
+    def with_parts_in_ram_and_eviction(self, servers: Sequence[Resident]) -> Candidate | None:
+        if not servers:
             return None
-        found = Candidates(self.needs, self.world.after_eviction(leaving), self.shortest).with_less_on_gpus()
-        gone = sufficient_victims(leaving, shortfall(found.placement.needs, self.room)) if found else None
-        if found is None or gone is None:
+        world, options = self.world.after_eviction(servers), self.shortest_context_options
+        found = Candidates(self.estimates, world, options).with_parts_in_ram()
+        victims = sufficient_victims(servers, shortfall(found.placement.needs, self.free)) if found else None
+        if found is None or victims is None:
             return None
-        return Candidate(found.placement, gone, f"{found.why}{after_eviction_text(gone)}")
+        return Candidate(found.placement, victims, f"{found.reason}{after_evicting(victims)}")
 
     def _most_layers(self, cards: Sequence[Card]) -> Placement | None:
-        """On the roomiest card, or on as many as it may have if together they hold more."""
-        joinable = [card for card in cards if not card.is_mig and card.usable_bytes > self._card_bytes]
-        joinable = joinable[: self.constraints.max_gpus]
+        """The most layers on GPUs: on the first card, or on as many as permitted if these hold more."""
+        splittable = [card for card in cards if not card.is_mig and card.usable_bytes > self._min_overhead_bytes]
+        splittable = splittable[: self.constraints.max_gpus]
         best = None
         if cards and self.constraints.min_gpus == 1:
-            alone = self._alone(self.contexts[-1])
-            best = self._largest(lambda count: self._if_it_fits(cards[0], replace(alone, n_gpu_layers=count)))
-        if len(joinable) >= max(2, self.constraints.min_gpus):
-            together = self._largest(lambda count: self._split(joinable, {}, count))
-            if together and not shortfall(together.needs, self.room):
-                best = max(best or together, together, key=lambda each: each.n_gpu_layers)
+            options = self._one_card_options(self.contexts[-1])
+            best = self._largest(lambda count: self._if_it_fits(cards[0], replace(options, n_gpu_layers=count)))
+        if len(splittable) >= max(2, self.constraints.min_gpus):
+            together = self._largest(lambda count: self._split(splittable, {}, count))
+            if together and not shortfall(together.needs, self.free):
+                best = max(best or together, together, key=lambda placement: placement.n_gpu_layers)
         return best
 
     def _largest(self, place: Callable[[int], Placement | None]) -> Placement | None:
-        """With the most layers on GPUs: more need more."""
+        """The placement with the most layers for which `place` finds one, by bisection."""
         low, high, best = 1, min(self.options.n_gpu_layers, self._layer_count) - 1, None
         while low <= high:
             middle = (low + high) // 2
@@ -310,34 +297,21 @@ class Candidates:
 
     def _if_it_fits(self, card: Card, options: ModelOptions) -> Placement | None:
         placement = self._on(card, options)
-        return None if shortfall(placement.needs, self.room) else placement
+        return None if shortfall(placement.needs, self.free) else placement
 
-    def on_the_cpu(self, leaving: Sequence[Resident], why: str) -> Candidate | None:
-        placement = self.all_in_ram()
-        gone = cheapest_victims(leaving, shortfall(placement.needs, self.room))
-        if gone is None:
+    def on_cpu(self, servers: Sequence[Resident], why: str) -> Candidate | None:
+        """The whole model in RAM; `why` not on a GPU."""
+        placement = self.cpu_placement()
+        victims = cheapest_victims(servers, shortfall(placement.needs, self.free))
+        if victims is None:
             return None
-        return Candidate(placement, gone, f"{why}; RAM has room{after_eviction_text(gone)}")
+        return Candidate(placement, victims, f"{why}; fits in RAM{after_evicting(victims)}")
 
-    def all_in_ram(self) -> Placement:
-        options = replace(self._alone(self.contexts[-1]), devices=0, n_gpu_layers=0)
-        return Placement((CPU,), (), 0, options.ctx_size, 0, self.needs.of(options))
-
-
-def _usable_with(card: Card, back: Mapping[str, int]) -> int:
-    """Never more than there is: some of what comes back may be free already."""
-    return min(card.total_bytes, card.usable_bytes + back.get(card.uuid, 0))
+    def cpu_placement(self) -> Placement:
+        options = replace(self._one_card_options(self.contexts[-1]), devices=0, n_gpu_layers=0)
+        return Placement((CPU,), (), 0, options.ctx_size, 0, self.estimates.estimate(options))
 
 
-def max_request_tokens(request: PlacementRequest) -> int:
-    """Tokens that one request may have at most, wherever the model is loaded; 0: nobody says."""
-    options = request.options
-    return candidate_contexts(request)[0] // (1 if options.kv_unified else max(1, options.parallel))
-
-
-def candidate_contexts(request: PlacementRequest) -> tuple[int, ...]:
-    """Context sizes to try, longest first: those of ctx_size "auto" up to the model's own, or the one configured."""
-    trained = request.shape.hparams.integer("context_length")
-    if not request.constraints.has_auto_context:
-        return (request.options.ctx_size or trained,)
-    return tuple(each for each in AUTO_CONTEXTS if each <= trained) or (trained or AUTO_CONTEXTS[-1],)
+def _usable_with(card: Card, held: Mapping[str, int]) -> int:
+    """Usable bytes once `held` is released, at most the card's total: some of it may already count as free."""
+    return min(card.total_bytes, card.usable_bytes + held.get(card.uuid, 0))

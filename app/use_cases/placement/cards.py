@@ -1,22 +1,18 @@
-"""Cards and the servers on them: which may be taken, who has to go for how much, and what that costs."""
+"""Cards: which GPUs a model may use, what they lack for it, and how reasons name them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
-from math import inf
 
 from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
-from app.entities.placement import LOAD_QUOTA, UNBOOKED_RAM, Card, Placement, PlacementConstraints, Resident
+from app.entities.placement import Card, Placement, PlacementConstraints
 
 MIB = 1024**2
-MOST_COMPARED = 8  # servers of which all sets are looked at: 255
-LOAD_BYTES_PER_SECOND = 1e9  # where no load was measured: a disk of today, roughly
 
 
 def allowed_cards(cards: Iterable[Card], constraints: PlacementConstraints) -> tuple[Card, ...]:
-    """Those that the model's settings name, or do not exclude."""
+    """The GPUs that a model's `gpus` and `exclude` permit."""
     return tuple(
         card
         for card in cards
@@ -25,74 +21,24 @@ def allowed_cards(cards: Iterable[Card], constraints: PlacementConstraints) -> t
 
 
 def matches_any(card: Card, names: Iterable[str]) -> bool:
+    """Whether one of `names` is the GPU's UUID, product name or index."""
     return any(name in (card.uuid, card.name, str(card.index)) for name in names)
 
 
 def position_in(order: Sequence[str], card: Card) -> int:
-    return next((place for place, name in enumerate(order) if matches_any(card, (name,))), len(order))
+    """Index of the GPU in a preference list; its length if the GPU is not listed."""
+    return next((position for position, name in enumerate(order) if matches_any(card, (name,))), len(order))
 
 
-def shortfall(needs: Mapping[str, int], room: Mapping[str, int]) -> dict[str, int]:
-    """What is missing of each; what `room` does not speak of is there."""
-    return {what: need - room[what] for what, need in needs.items() if what in room and need > room[what]}
-
-
-def sufficient_victims(leaving: Sequence[Resident], missing: Mapping[str, int]) -> tuple[Resident, ...] | None:
-    """Of the servers in their order, those that give back what is missing, and none that is not needed for it."""
-    gone: list[Resident] = []
-    left, short = dict(missing), set(missing)
-    for resident in leaving:
-        if not short:
-            break
-        if any(map(resident.held_bytes.get, short)):
-            gone.append(resident)
-            left = {what: size - resident.held_bytes.get(what, 0) for what, size in left.items()}
-            short = {what for what in short if left[what] > 0}
-    if short:
-        return None
-    for resident in list(gone):
-        without = {what: size + resident.held_bytes.get(what, 0) for what, size in left.items()}
-        if all(size <= 0 for size in without.values()):
-            gone.remove(resident)
-            left = without
-    return tuple(gone)
-
-
-def cheapest_victims(leaving: Sequence[Resident], missing: Mapping[str, int]) -> tuple[Resident, ...] | None:
-    """The set of these servers, the cheapest first, that gives back what is missing for the least.
-
-    Of the first few that hold any of it, exactly; beyond them, those that are enough in their order.
-    """
-    found = sufficient_victims(leaving, missing)
-    holding = [each for each in leaving if any(map(each.held_bytes.get, missing))][:MOST_COMPARED]
-    if not found or found == tuple(holding[:1]):
-        return found
-    lowest = eviction_price(found)
-    for count in range(1, len(holding) + 1):
-        for some in combinations(holding, count):
-            if (each := eviction_price(some)) < lowest and _gives_back(some, missing):
-                found, lowest = some, each
-    return found
-
-
-def _gives_back(some: Iterable[Resident], missing: Mapping[str, int]) -> bool:
-    back = memory_held_by(some)
-    return all(back.get(what, 0) >= size for what, size in missing.items())
-
-
-def memory_held_by(residents: Iterable[Resident]) -> dict[str, int]:
-    """What comes back when they go."""
-    back: dict[str, int] = {}
-    for resident in residents:
-        for uuid, held in resident.held_bytes.items():
-            back[uuid] = back.get(uuid, 0) + held
-    return back
+def shortfall(needs: Mapping[str, int], free: Mapping[str, int]) -> dict[str, int]:
+    """Missing bytes by resource; empty if everything fits. A resource that `free` does not list is unlimited."""
+    return {what: need - free[what] for what, need in needs.items() if what in free and need > free[what]}
 
 
 def placement_on(
     cards: Sequence[Card], layers: tuple[int, ...], options: ModelOptions, estimate: Estimate
 ) -> Placement:
-    """`layers` are the numbers of them on each card."""
+    """A placement with `layers[i]` layers on `cards[i]`."""
     return Placement(
         uuids=tuple(card.uuid for card in cards),
         layers=layers,
@@ -105,44 +51,9 @@ def placement_on(
     )
 
 
-def eviction_rank(resident: Resident) -> tuple[bool, bool, int, float]:
-    """Whom to stop first: those that are not missed, then the old, of the lowest priority, that cost the least."""
-    return not resident.is_surplus, resident.is_in_min_residency, resident.priority, reload_cost(resident)
-
-
-def eviction_price(gone: Iterable[Resident]) -> tuple[bool, bool, float, float]:
-    """Of stopping all of these; what is looked at first comes first. Those that are not missed cost nothing."""
-    gone = tuple(gone)
-    missed = [each for each in gone if not each.is_surplus]
-    return (
-        any(each.is_busy for each in gone),
-        any(each.is_in_min_residency for each in missed),
-        max((each.priority for each in missed), default=-inf),
-        sum(map(reload_cost, missed)),
-    )
-
-
-def reload_cost(resident: Resident) -> float:
-    """What is lost by stopping it: seconds to load it again, by how often it is asked for. Where nobody counted, the
-    less often the longer nobody asked."""
-    rate, seconds = resident.requests_per_second, resident.load_seconds
-    if seconds is None:
-        held = sum(size for what, size in resident.held_bytes.items() if what not in (UNBOOKED_RAM, LOAD_QUOTA))
-        seconds = held / LOAD_BYTES_PER_SECOND
-    return seconds * (1 / max(1.0, resident.idle_seconds) if rate is None else rate)
-
-
 def format_mib(size: int) -> str:
     return f"{size / MIB:,.0f} MiB"
 
 
 def describe_card(card: Card) -> str:
     return f"GPU {card.index} ({card.name})"
-
-
-def model_names(residents: Iterable[Resident]) -> str:
-    return ", ".join(sorted(resident.model for resident in residents)) or "nobody"
-
-
-def after_eviction_text(residents: Sequence[Resident]) -> str:
-    return f" once {model_names(residents)} {'has' if len(residents) == 1 else 'have'} left" if residents else ""

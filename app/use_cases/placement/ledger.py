@@ -1,12 +1,12 @@
-"""The ledger: what is free on a GPU and in RAM, and what comes back when a server goes.
+"""The ledger: what is free on each GPU and in RAM, and what a server releases when it stops.
 
-    claim(s, d) = 0 once a reading was taken after s became ready, else max(0, booked - what the reading shows for it)
-    usable(gpu) = min(free - claims - reserve, max_vram - all that is booked on it, leaving servers included)
-    usable(RAM) = min(available - claims, total - all that is booked)
+    claim(server, device) = 0 for a reading taken after the server was ready, else max(0, booked - shown by the reading)
+    usable(gpu) = min(free - claims - reserve, max_vram - all bookings on it, those of stopping servers included)
+    usable(RAM) = min(available - claims, total - all bookings)
 
-From its claim's end on what is free lacks a server's bytes, whoever they are attributed to. Strangers need no line of
-their own: what they hold is not free. RAM has the second term because pages of mapped files count as available to the
-kernel although a model needs them; the two are `CPU` and `UNBOOKED_RAM` of a decision's room.
+Once its claim has ended, a server's bytes are missing from what is free, whichever process NVML attributes them to.
+Other processes need no entry: what they hold is not free. RAM has the second term because the kernel counts the pages
+of mapped files as available although a model needs them; the two terms are the resources CPU and UNBOOKED_RAM.
 """
 
 from __future__ import annotations
@@ -20,38 +20,40 @@ from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, Card, GpuLimit
 from app.entities.server import Server, ServerState
 
 ENDING_STATES = (ServerState.DRAINING, ServerState.STOPPING)
-RELEASE_TIMEOUT_SECONDS = 5.0  # a driver gives memory back within 0.5 to 1.5 s of a process's end
-RELEASED_SHARE = 0.75
+RELEASE_TIMEOUT_SECONDS = 5.0  # a driver frees the memory within 0.5 to 1.5 s of a process's exit
+RELEASED_SHARE = 0.75  # of the memory: then the rest is no longer waited for
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasingMemory:
-    """Memory of a GPU that a process which has ended held, and that NVML does not show as free yet.
+    """GPU memory of a process that has exited, not yet shown as free by NVML.
 
-    Measured by what would be free without our servers: others of ours may take what comes back before it is noticed.
+    Measured by what would be free without our servers: another of them may take the memory before a reading shows it.
     """
 
     uuid: str
     size_bytes: int
-    free_before: int  # without our other servers, by a reading from when it was there
-    at: float  # when the process had ended
-    unseen_bytes: int = 0  # what it may have had that the last reading before its end still showed as free
+    free_before: int  # free without our other servers, by a reading from before the exit
+    at: float  # monotonic seconds of the exit
+    unseen_bytes: int = 0  # what it may have allocated after the last reading before its exit
 
     @property
     def expires_at(self) -> float:
-        """Then it is not waited for any more: somebody else has it."""
+        """When it is no longer waited for: another process has taken it."""
         return self.at + RELEASE_TIMEOUT_SECONDS
 
     def is_pending(self, snapshot: GpuSnapshot, servers: Iterable[Server], now: float) -> bool:
+        """Whether it is still waited for: RELEASED_SHARE of it is not free yet, and it has not expired."""
         is_read = snapshot.at >= self.at
-        is_there = is_read and self.outstanding_bytes(snapshot, servers) <= (1 - RELEASED_SHARE) * self.size_bytes
-        return now < self.expires_at and not is_there
+        is_free = is_read and self.outstanding_bytes(snapshot, servers) <= (1 - RELEASED_SHARE) * self.size_bytes
+        return now < self.expires_at and not is_free
 
     def claimed_bytes(self, snapshot: GpuSnapshot) -> int:
-        """What this reading shows as free although it may not have been."""
+        """What this reading shows as free although the process may have allocated it."""
         return self.unseen_bytes if snapshot.at < self.at else 0
 
     def outstanding_bytes(self, snapshot: GpuSnapshot, servers: Iterable[Server]) -> int:
+        """What this reading does not show as free yet."""
         free = _free_without(servers, snapshot, self.uuid)
         if free is None or snapshot.at < self.at:
             return self.size_bytes
@@ -60,7 +62,7 @@ class ReleasingMemory:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The readings, and the servers that have something booked."""
+    """The readings of GPUs and RAM, and the servers with bookings. Shared resources: CPU, UNBOOKED_RAM, LOAD_QUOTA."""
 
     gpus: GpuSnapshot
     memory: MemoryReading
@@ -70,13 +72,13 @@ class Ledger:
     max_loaded: int | None = None
 
     def cards(self) -> tuple[Card, ...]:
-        """The GPUs as a decision sees them. One whose memory NVML does not tell is none to book on."""
+        """The GPUs as a decision sees them, except those whose memory NVML does not report."""
         return tuple(
             self._card(gpu) for gpu in self.gpus.gpus if gpu.total_bytes is not None and gpu.free_bytes is not None
         )
 
     def shared_free(self) -> dict[str, int]:
-        """What all places share, and how much of it is free. Below zero: it was promised, and somebody took it."""
+        """What is free of each shared resource; negative if another process took RAM that was booked."""
         claimed = sum(self._claim(server, CPU) for server in self.servers)
         free = {
             CPU: self.memory.available_bytes - claimed,
@@ -85,37 +87,35 @@ class Ledger:
         return free if self.max_loaded is None else {**free, LOAD_QUOTA: self.max_loaded - len(self.servers)}
 
     def shared_releasing(self) -> dict[str, int]:
-        """Of `shared_free`, what servers that end give back."""
-        return self._back_from(ServerState.STOPPING)
+        """What stopping servers will release of each shared resource."""
+        return self._released_in(ServerState.STOPPING)
 
     def shared_draining(self) -> dict[str, int]:
-        """The same of those that first answer what they have."""
-        return self._back_from(ServerState.DRAINING)
+        """What draining servers will release of each shared resource."""
+        return self._released_in(ServerState.DRAINING)
 
-    def _back_from(self, state: ServerState) -> dict[str, int]:
-        back = {CPU: 0, UNBOOKED_RAM: 0, LOAD_QUOTA: 0}
-        for server in self.servers:
-            if server.state is state:
-                for what in back:
-                    back[what] += self._comes_back(server, what)
-        return back
+    def _released_in(self, state: ServerState) -> dict[str, int]:
+        servers = [server for server in self.servers if server.state is state]
+        return {
+            what: sum(self._released_by(server, what) for server in servers) for what in (CPU, UNBOOKED_RAM, LOAD_QUOTA)
+        }
 
     def shared_totals(self) -> dict[str, int]:
-        """Of `shared_free`, what an empty machine has."""
+        """What an empty machine has of each shared resource."""
         total = {CPU: self.memory.total_bytes, UNBOOKED_RAM: self.memory.total_bytes}
         return total if self.max_loaded is None else {**total, LOAD_QUOTA: self.max_loaded}
 
     def residents(self, now: float) -> tuple[Resident, ...]:
-        """Our servers, those on their way out aside."""
-        here = {gpu.uuid for gpu in self.gpus.gpus}
+        """Our servers that are neither draining nor stopping. `now` in monotonic seconds."""
+        present = {gpu.uuid for gpu in self.gpus.gpus}
         return tuple(
             Resident(
                 server.id,
                 server.model.name,
                 {
-                    what: self._comes_back(server, what)
+                    what: self._released_by(server, what)
                     for what in (*server.booked, UNBOOKED_RAM, LOAD_QUOTA)
-                    if what in here or what in (CPU, UNBOOKED_RAM, LOAD_QUOTA)
+                    if what in present or what in (CPU, UNBOOKED_RAM, LOAD_QUOTA)
                 },
                 is_busy=bool(server.leases) or server.abandoned_slots > 0,
                 idle_seconds=max(0.0, now - server.last_used),
@@ -126,37 +126,33 @@ class Ledger:
         )
 
     def fingerprint(self) -> tuple[object, ...]:
-        """All that a decision takes from the books; the same glance, the same decision."""
-        held = tuple((each.id, each.held_bytes) for each in self.residents(0.0))
-        return (
-            self.cards(),
-            self.shared_free(),
-            self.shared_releasing(),
-            self.shared_draining(),
-            self.shared_totals(),
-            held,
-        )
+        """Everything a decision reads from the ledger: equal fingerprints give equal decisions."""
+        held = tuple((resident.id, resident.held_bytes) for resident in self.residents(0.0))
+        shared = self.shared_free(), self.shared_releasing(), self.shared_draining(), self.shared_totals()
+        return self.cards(), *shared, held
 
     def available_to(self, server: Server) -> dict[str, int]:
-        """What a server that is here may have of each device it is on, with all others as they are."""
+        """Bytes that a running server may use on each of its devices: what it holds and what is free."""
         others = replace(self, servers=tuple(each for each in self.servers if each != server))
-        shared_free = others.shared_free()
-        room = {CPU: min(shared_free[CPU] + self._shown_or_nothing(server, CPU), shared_free[UNBOOKED_RAM])}
+        shared = others.shared_free()
+        available = {CPU: min(shared[CPU] + (self._shown(server, CPU) or 0), shared[UNBOOKED_RAM])}
         for card in others.cards():
             if card.uuid in server.booked:
-                room[card.uuid] = card.usable_bytes + self._shown_or_nothing(server, card.uuid)
-        return room
+                available[card.uuid] = card.usable_bytes + (self._shown(server, card.uuid) or 0)
+        return available
 
     def claimed_bytes(self, uuid: str) -> int:
-        """What loading servers have yet to take of a GPU, or those that have ended had taken since the reading."""
-        ended = sum(each.claimed_bytes(self.gpus) for each in self.releasing if each.uuid == uuid)
-        return ended + sum(self._claim(server, uuid) for server in self.servers if uuid in server.booked)
+        """What loading servers have yet to allocate on a GPU, and exited ones may have allocated since the reading."""
+        exited = sum(each.claimed_bytes(self.gpus) for each in self.releasing if each.uuid == uuid)
+        return exited + sum(self._claim(server, uuid) for server in self.servers if uuid in server.booked)
 
     def _card(self, gpu: Gpu) -> Card:
         assert gpu.total_bytes is not None and gpu.free_bytes is not None
         ours = [server for server in self.servers if gpu.uuid in server.booked]
         booked = sum(server.booked[gpu.uuid] for server in ours)
-        most, usable = self.gpu_limits.budget(gpu.total_bytes, gpu.free_bytes - self.claimed_bytes(gpu.uuid), booked)
+        capacity, usable = self.gpu_limits.budget(
+            gpu.total_bytes, gpu.free_bytes - self.claimed_bytes(gpu.uuid), booked
+        )
         releasing = sum(
             each.outstanding_bytes(self.gpus, self.servers) + each.claimed_bytes(self.gpus)
             for each in self.releasing
@@ -166,24 +162,24 @@ class Ledger:
             uuid=gpu.uuid,
             name=gpu.name,
             index=gpu.index,
-            total_bytes=most,
+            total_bytes=capacity,
             usable_bytes=usable,
-            releasing_bytes=releasing + self._back_on(gpu.uuid, ServerState.STOPPING),
-            draining_bytes=self._back_on(gpu.uuid, ServerState.DRAINING),
+            releasing_bytes=releasing + self._held_on(gpu.uuid, ServerState.STOPPING),
+            draining_bytes=self._held_on(gpu.uuid, ServerState.DRAINING),
             is_busy=self.gpu_limits.is_busy(gpu.utilization_percent or 0),
             is_mig=gpu.is_mig,
         )
 
-    def _back_on(self, uuid: str, state: ServerState) -> int:
+    def _held_on(self, uuid: str, state: ServerState) -> int:
         ours = (server for server in self.servers if uuid in server.booked and server.state is state)
-        return sum(self._comes_back(server, uuid) for server in ours)
+        return sum(self._released_by(server, uuid) for server in ours)
 
     def _claim(self, server: Server, device: str) -> int:
-        """What it has, or will take, that the reading still shows as free. Leaving changes nothing about it."""
+        """What it has allocated or will allocate that the reading still shows as free; stopping does not change it."""
         return _unseen(server, device, self._shown(server, device), self._read_at(device))
 
-    def _comes_back(self, server: Server, device: str) -> int:
-        """What may be taken by others when it has gone."""
+    def _released_by(self, server: Server, device: str) -> int:
+        """What is usable for others once it has exited."""
         if device == LOAD_QUOTA:
             return 1
         if device == UNBOOKED_RAM:
@@ -191,26 +187,23 @@ class Ledger:
         shown = self._shown(server, device)
         if shown is None and _is_all_shown(server, self._read_at(device)):
             return server.booked.get(device, 0)
-        back = self._claim(server, device) + (shown or 0)
-        # Where max_vram is the bound, no more comes back than was booked.
+        released = self._claim(server, device) + (shown or 0)
+        # If max_vram limits the GPU, no more than the booking becomes usable.
         is_bounded = device != CPU and self.gpu_limits.max_vram_bytes is not None
-        return min(back, server.booked.get(device, 0)) if is_bounded else back
+        return min(released, server.booked.get(device, 0)) if is_bounded else released
 
     def _read_at(self, device: str) -> float:
         return self.memory.at if device == CPU else self.gpus.at
 
-    def _shown_or_nothing(self, server: Server, device: str) -> int:
-        return self._shown(server, device) or 0
-
     def _shown(self, server: Server, device: str) -> int | None:
-        """What the reading attributes to it."""
+        """What the reading attributes to it; None: NVML does not say."""
         if device == CPU:
             return self.memory.held_bytes.get(server.id, 0)
         return shown_bytes(self.gpus, device, server.pid)
 
 
 def shown_bytes(snapshot: GpuSnapshot, uuid: str, pid: int | None) -> int | None:
-    """What NVML shows for a process on a GPU; None: it does not say. Pids are not the same in some containers."""
+    """What NVML shows for a process on a GPU; None: it does not say. In some containers pids differ."""
     processes = next((gpu.processes for gpu in snapshot.gpus if gpu.uuid == uuid), None)
     return None if pid is None or processes is None else processes.get(pid)
 
@@ -222,23 +215,25 @@ def memory_to_release(
     at: float,
     releasing: Iterable[ReleasingMemory] = (),
 ) -> tuple[ReleasingMemory, ...]:
-    """What a server that ends `at` holds on GPUs, by a reading from when it was there. What others that have ended
-    still lack there comes back meanwhile, and is not this one's."""
+    """What a server that exits `at` (monotonic seconds) holds on GPUs, by a reading from before.
+
+    What earlier exits have still to release there is not counted as this server's.
+    """
     found = []
     for gpu in snapshot.gpus:
         free = _free_without(others, snapshot, gpu.uuid)
         if gpu.uuid in server.booked and free is not None:
             size = _held(server, snapshot, gpu.uuid)
             unseen = _unseen(server, gpu.uuid, size, snapshot.at)
-            before = (each for each in releasing if each.uuid == gpu.uuid)
-            soon = sum(each.outstanding_bytes(snapshot, (*others, server)) for each in before)
+            earlier = (each for each in releasing if each.uuid == gpu.uuid)
+            outstanding = sum(each.outstanding_bytes(snapshot, (*others, server)) for each in earlier)
             if size or unseen:
-                found.append(ReleasingMemory(gpu.uuid, size, free + soon, at, unseen))
+                found.append(ReleasingMemory(gpu.uuid, size, free + outstanding, at, unseen))
     return tuple(found)
 
 
 def _free_without(servers: Iterable[Server], snapshot: GpuSnapshot, uuid: str) -> int | None:
-    """What would be free of a GPU without these servers, as far as the reading shows them."""
+    """What would be free on a GPU without these servers, as far as the reading shows them; None: not reported."""
     free = next((gpu.free_bytes for gpu in snapshot.gpus if gpu.uuid == uuid), None)
     return None if free is None else free + sum(_held(server, snapshot, uuid) for server in servers)
 
@@ -251,7 +246,7 @@ def _held(server: Server, snapshot: GpuSnapshot, uuid: str) -> int:
 
 
 def _unseen(server: Server, device: str, shown: int | None, read_at: float) -> int:
-    """What of its booking a reading of then still shows as free."""
+    """The part of its booking that a reading taken at `read_at` still shows as free."""
     return 0 if _is_all_shown(server, read_at) else max(0, server.booked.get(device, 0) - (shown or 0))
 
 

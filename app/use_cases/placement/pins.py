@@ -1,4 +1,4 @@
-"""Pins: whether the models that stay once loaded fit the machine together. Nothing ever makes room for one of them."""
+"""Pins: whether the pinned models fit the machine together. They are never evicted, not even for one another."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import ModelOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import CpuFallback, Decision, Outcome, Placement
-from app.use_cases.placement.candidates import candidate_contexts
 from app.use_cases.placement.cards import format_mib
+from app.use_cases.placement.contexts import candidate_contexts
 from app.use_cases.placement.placement import decide
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.usable_gpus import gpus_are_usable, unplaceable_reason
 from app.use_cases.placement.world import World
 
-MOST_ORDERS = 120  # all of five models; beyond that, those in which the largest come first
-CERTAIN = (GpuState.OK, GpuState.DISABLED, GpuState.NO_GPU, GpuState.NO_LIBRARY, GpuState.NO_DRIVER)
+MAX_ORDERS = 120  # all orders of five models; of more models, those that load the largest first
+CERTAIN_STATES = (GpuState.OK, GpuState.DISABLED, GpuState.NO_GPU, GpuState.NO_LIBRARY, GpuState.NO_DRIVER)
 
 PinnedRequests = Mapping[str, PlacementRequest]  # by model name
 
 
 @dataclass(frozen=True, slots=True)
 class PinnedPlacements:
-    """Where pinned models would be, loaded one after the other on an empty machine, and those that find no room."""
+    """Result of loading the pinned models one after the other on an empty machine, by model name."""
 
     placements: Mapping[str, Placement]
     unplaced: Mapping[str, Decision]
 
 
 def place_pinned(pinned: PinnedRequests, world: World) -> PinnedPlacements:
-    """The first order that leaves none without a place, else the one with the largest model first."""
+    """The first load order that places all of them, else the order with the largest model first."""
     empty = world.empty()
     largest_first = sorted(pinned, key=lambda name: -decide(pinned[name], empty).needed_bytes)
-    tries = (_in_order(order, pinned, empty) for order in islice(permutations(largest_first), MOST_ORDERS))
+    tries = (_in_order(order, pinned, empty) for order in islice(permutations(largest_first), MAX_ORDERS))
     first = next(tries)
-    return first if not first.unplaced else next((each for each in tries if not each.unplaced), first)
+    return first if not first.unplaced else next((found for found in tries if not found.unplaced), first)
 
 
 def _in_order(order: Iterable[str], pinned: PinnedRequests, world: World) -> PinnedPlacements:
@@ -54,53 +54,54 @@ def _in_order(order: Iterable[str], pinned: PinnedRequests, world: World) -> Pin
 
 
 def is_capacity_known(gpus: GpuSnapshot, fallback: CpuFallback) -> bool:
-    """Whether what models may have of the machine is known: not while a GPU is missed, or not read yet."""
-    is_read = gpus.state in CERTAIN and all(gpu.total_bytes is not None for gpu in gpus.gpus)
+    """Whether it is certain what the machine has: not while a GPU is missing, or not read yet."""
+    is_read = gpus.state in CERTAIN_STATES and all(gpu.total_bytes is not None for gpu in gpus.gpus)
     return is_read and not gpus.problems and (gpus_are_usable(gpus) or not unplaceable_reason(gpus, fallback))
 
 
 def pinned_problems(pinned: PinnedRequests, world: World) -> tuple[str, ...]:
-    """A line for each pinned model that is left without a place whatever is done: none if they fit.
+    """A line for each pinned model that cannot be placed in any order; none if they fit together.
 
-    A context that is chosen when a model is loaded counts as the shortest. Of needs that are guessed only the weights
-    count: nothing else of them is certain.
+    Only what is certain counts: the shortest context of ctx_size "auto", and only the weights of an estimate with low
+    confidence.
     """
-    found = place_pinned({name: _at_least(request) for name, request in pinned.items()}, world)
+    found = place_pinned({name: _smallest_need(request) for name, request in pinned.items()}, world)
     return tuple(_line(name, decision, found.placements) for name, decision in found.unplaced.items())
 
 
 def auto_context_problems(pinned: PinnedRequests, world: World) -> tuple[str, ...]:
-    """A line for each that fits beside the others' shortest contexts only: those loaded first choose longer ones."""
+    """A line for each pinned model that fits only if the others get short contexts: those loaded first take more."""
     return tuple(
-        f"models.{name}.pin: there may be no room for it beside the other pinned models, as with ctx_size auto they "
-        "choose a long context where there is room for one; set ctx_size in each"
+        f"models.{name}.pin: it may not fit together with the other pinned models, because ctx_size auto takes the "
+        "longest context that fits; set ctx_size for each of them"
         for name in place_pinned(pinned, world).unplaced
     )
 
 
-def _at_least(request: PlacementRequest) -> PlacementRequest:
+def _smallest_need(request: PlacementRequest) -> PlacementRequest:
     options = replace(request.options, ctx_size=candidate_contexts(request)[-1])
 
     def certain(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
-        need = request.estimate_with_margin(options, gpus)
-        return _weights_of(need) if need.confidence is Confidence.LOW else need
+        estimate = request.estimate_with_margin(options, gpus)
+        return _weights_only(estimate) if estimate.confidence is Confidence.LOW else estimate
 
     return PlacementRequest(request.shape, options, certain, replace(request.constraints, has_auto_context=False))
 
 
-def _weights_of(need: Estimate) -> Estimate:
-    devices = tuple(DeviceMemory(each.weights_bytes) for each in need.devices)
-    return replace(need, devices=devices, host=DeviceMemory(need.host.weights_bytes))
+def _weights_only(estimate: Estimate) -> Estimate:
+    devices = tuple(DeviceMemory(device.weights_bytes) for device in estimate.devices)
+    return replace(estimate, devices=devices, host=DeviceMemory(estimate.host.weights_bytes))
 
 
 def _line(name: str, decision: Decision, placements: Mapping[str, Placement]) -> str:
-    instead = f", or give it {decision.suggestion}" if decision.suggestion else ""
+    alternative = f", or set {decision.suggestion}" if decision.suggestion else ""
     if decision.is_permanent:
-        return f"models.{name}.pin: it does not fit this machine: {decision.reason}. Unpin it{instead}"
+        return f"models.{name}.pin: it does not fit this machine: {decision.reason}. Unpin it{alternative}"
     others = ", ".join(
-        f"{other} ({format_mib(place.needed_bytes)} on {place.device})" for other, place in placements.items()
+        f"{other} ({format_mib(placement.needed_bytes)} on {placement.device})"
+        for other, placement in placements.items()
     )
     return (
-        f"models.{name}.pin: pinned models stay loaded, and there is no room for it beside {others}: "
-        f"{decision.reason}. Unpin one of them{instead}"
+        f"models.{name}.pin: pinned models stay loaded, and it does not fit together with {others}: "
+        f"{decision.reason}. Unpin one of them{alternative}"
     )

@@ -1,7 +1,7 @@
-"""Chooses the place of a model: one GPU that is free, one after stopping idle servers, else the fewest that hold it.
+"""Decides where a model is placed: one free GPU, one after evicting idle servers, else the fewest that hold it.
 
-Greedy, and each step leaves its numbers behind. Pure: the same world gives the same decision. RAM is looked at with the
-GPUs: a model with all its layers on one still takes some.
+Greedy and pure: the same world gives the same decision, and each step records its numbers in `considered`. RAM is
+checked together with the GPUs: a model with all layers on a GPU still needs some.
 """
 
 from __future__ import annotations
@@ -10,39 +10,50 @@ from dataclasses import replace
 from functools import cache, cached_property
 
 from app.entities.launch import ALL_LAYERS
-from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, Decision, Outcome, Placement, Resident, no_suggestion
-from app.use_cases.placement.candidates import Candidate, Candidates, EstimateCache
-from app.use_cases.placement.cards import describe_card, eviction_rank, format_mib, model_names, shortfall
+from app.entities.placement import (
+    CPU,
+    LOAD_QUOTA,
+    UNBOOKED_RAM,
+    Decision,
+    Outcome,
+    Placement,
+    Resident,
+    no_suggestion,
+)
+from app.use_cases.placement.candidates import Candidate, Candidates
+from app.use_cases.placement.cards import describe_card, format_mib, shortfall
+from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.suggestion import find_suggestion
+from app.use_cases.placement.victims import eviction_rank, model_names
 from app.use_cases.placement.world import World
 
 
 def decide(request: PlacementRequest, world: World) -> Decision:
-    """Where the model goes, what has to leave for it first, or why there is no place.
+    """Where the model is placed, which servers to evict for it first, or why it is refused.
 
-    What is on its way back is not free yet, and no reason to stop another server: a place that it makes is waited for,
-    if it is better than the one there is. What a server has that still answers may take minutes: that is waited for
-    only where there is no place else, with no idle server to stop for it either.
+    Memory being released is not free yet, but is no reason to evict another server: if it will make a better placement
+    possible, the load waits for it. Draining servers may take minutes: the load waits for them only if there is no
+    other placement, not even with an eviction.
     """
-    needs = EstimateCache(request)
-    found = _Deciding(needs, world).decide()
+    estimates = EstimateCache(request)
+    found = _Decider(estimates, world).decide()
     if world.is_releasing and _rank(found) > 1:
-        soon = _Deciding(needs, world.after_release()).decide()
-        found = _now_or_soon(found, soon, "memory that is coming back is there")
+        soon = _Decider(estimates, world.after_release()).decide()
+        found = _better(found, soon, "memory being released")
     if world.has_draining and found.outcome in (Outcome.WAIT, Outcome.REFUSE):
-        later = _Deciding(needs, world.after_drain()).decide()
-        found = _now_or_soon(found, later, "servers that are on their way out have answered")
+        later = _Decider(estimates, world.after_drain()).decide()
+        found = _better(found, later, "draining servers to finish")
     return found
 
 
-def _now_or_soon(now: Decision, soon: Decision, once: str) -> Decision:
+def _better(now: Decision, soon: Decision, awaited: str) -> Decision:
+    """`now`, or waiting for the better placement that `soon` found."""
     if soon.outcome is Outcome.PLACE and _rank(soon) < _rank(now):
-        reason = f"it has room once {once}: {soon.reason}"
         return replace(
             now,
             outcome=Outcome.WAIT,
-            reason=reason,
+            reason=f"waiting for {awaited}: {soon.reason}",
             placement=None,
             awaited_placement=soon.placement,
             evict=(),
@@ -53,9 +64,9 @@ def _now_or_soon(now: Decision, soon: Decision, once: str) -> Decision:
 
 
 def _rank(decision: Decision) -> int:
-    """How good a place is: the fewer GPUs the better, and all layers on one the best. None is the worst.
+    """Rank of a placement, lower is better: 1 is all layers on one GPU, then by number of GPUs; no placement is worst.
 
-    With less than all on GPUs, the number of layers there comes first: some memory is back before the rest is.
+    With parts of the model in RAM, the number of layers on GPUs counts first: released memory becomes free in steps.
     """
     placement = decision.placement
     if placement is None or decision.outcome is not Outcome.PLACE:
@@ -63,76 +74,77 @@ def _rank(decision: Decision) -> int:
     if placement.is_on_cpu:
         return 100_000
     is_partial = placement.n_gpu_layers < ALL_LAYERS or placement.n_cpu_moe > 0
-    away = max(0, ALL_LAYERS - placement.n_gpu_layers)
-    return len(placement.uuids) + (1_000 + 50 * away if is_partial else 0)
+    in_ram = max(0, ALL_LAYERS - placement.n_gpu_layers)
+    return len(placement.uuids) + (1_000 + 50 * in_ram if is_partial else 0)
 
 
 def _free_ram(candidates: Candidates) -> int:
-    return max(0, min(candidates.room[CPU], candidates.room.get(UNBOOKED_RAM, candidates.room[CPU])))
+    return max(0, min(candidates.free[CPU], candidates.free.get(UNBOOKED_RAM, candidates.free[CPU])))
 
 
-def _is_short_of_ram(least: Placement, candidates: Candidates) -> bool:
-    return bool({CPU, UNBOOKED_RAM} & shortfall(least.needs, candidates.room).keys())
+def _is_short_of_ram(placement: Placement, candidates: Candidates) -> bool:
+    return bool({CPU, UNBOOKED_RAM} & shortfall(placement.needs, candidates.free).keys())
 
 
-class _Deciding:
-    """One decision; its steps in their order."""
+class _Decider:
+    """One decision: its steps in their order."""
 
-    def __init__(self, needs: EstimateCache, world: World) -> None:
-        self.needs = needs
-        self.constraints = needs.request.constraints
+    def __init__(self, estimates: EstimateCache, world: World) -> None:
+        self.estimates = estimates
+        self.constraints = estimates.request.constraints
         self.world = world
-        self.candidates = Candidates(needs, world)
+        self.candidates = Candidates(estimates, world)
 
     def decide(self) -> Decision:
-        """The first step that finds a place decides."""
-        if found := self._with_those_idle():
+        """The first step that finds a placement decides."""
+        if found := self._now_or_after_evicting_idle():
             return self._placed(found)
         return self._waiting() or self._refused()
 
-    def _with_those_idle(self) -> Candidate | None:
-        candidates, cheap, old, idle = self.candidates, self._cheap, self._old, self._idle
-        if candidates.is_for_the_cpu:
-            why = "there is no GPU" if not self.world.cards else "it is to have no layers on GPUs"
-            return candidates.on_the_cpu((), why) or candidates.on_the_cpu(old, why) or candidates.on_the_cpu(idle, why)
+    def _now_or_after_evicting_idle(self) -> Candidate | None:
+        candidates, long_idle, evictable, idle = self.candidates, self._long_idle, self._evictable, self._idle
+        if candidates.is_cpu_only:
+            why = "there is no GPU" if not self.world.cards else "n_gpu_layers is 0"
+            return candidates.on_cpu((), why) or candidates.on_cpu(evictable, why) or candidates.on_cpu(idle, why)
         return (
-            candidates.on_one_that_is_free()
-            or candidates.on_one_after(cheap, "idle for long")
-            or candidates.on_several(())
-            or self._with_those_stopped(old)
-            or self._with_those_stopped(idle)
-            or candidates.with_less_on_gpus()
-            or candidates.with_less_after(idle)
+            candidates.on_free_card()
+            or candidates.on_card_with_eviction(long_idle, "long-idle")
+            or candidates.on_several_cards(())
+            or self._with_eviction(evictable)
+            or self._with_eviction(idle)
+            or candidates.with_parts_in_ram()
+            or candidates.with_parts_in_ram_and_eviction(idle)
         )
 
-    def _with_those_stopped(self, idle: list[Resident]) -> Candidate | None:
-        """Several cards after those idle for long have left, one after others have, or several. If the last cannot be,
-        the first cannot either."""
-        if not idle:
+    def _with_eviction(self, servers: list[Resident]) -> Candidate | None:
+        """Several GPUs after evicting long-idle servers, else one GPU after evicting any of `servers`, else several.
+
+        If the last does not fit, the first does not either.
+        """
+        if not servers:
             return None
-        on_several = self.candidates.on_several(idle)
-        after_cheap = self.candidates.on_several(self._cheap) if on_several and self._cheap else None
-        return after_cheap or self.candidates.on_one_after(idle, "idle") or on_several
+        on_several = self.candidates.on_several_cards(servers)
+        of_long_idle = self.candidates.on_several_cards(self._long_idle) if on_several and self._long_idle else None
+        return of_long_idle or self.candidates.on_card_with_eviction(servers, "idle") or on_several
 
     @cached_property
-    def _cheap(self) -> list[Resident]:
-        """Servers that nobody has used for long, or that are not missed: stopping one costs less than a split for all
-        its life."""
-        long = self.world.policy.long_idle_seconds
-        return [each for each in self._old if each.is_surplus or each.idle_seconds >= long]
+    def _long_idle(self) -> list[Resident]:
+        """Surplus replicas and servers idle for long: evicting one costs less than splitting the model for good."""
+        limit = self.world.policy.long_idle_seconds
+        return [each for each in self._evictable if each.is_surplus or each.idle_seconds >= limit]
 
     @cached_property
-    def _old(self) -> list[Resident]:
-        """Those whose residency is over: younger ones are stopped only where these do not make room."""
+    def _evictable(self) -> list[Resident]:
+        """Idle servers past their minimum residency; the others are evicted only if these are not enough."""
         return [each for each in self._idle if each.is_surplus or not each.is_in_min_residency]
 
     @cached_property
     def _idle(self) -> list[Resident]:
-        idle = (each for each in self._ours if not (each.is_busy or each.is_loading))
+        idle = (each for each in self._unpinned if not (each.is_busy or each.is_loading))
         return sorted(idle, key=eviction_rank)
 
     @cached_property
-    def _ours(self) -> list[Resident]:
+    def _unpinned(self) -> list[Resident]:
         return [each for each in self.world.residents if not each.is_pinned]
 
     @property
@@ -140,78 +152,77 @@ class _Deciding:
         return [each for each in self.world.residents if each.is_pinned]
 
     def _waiting(self) -> Decision | None:
-        """What is in the way is ours: busy, or loading. The busy ones that have to go are named."""
-        ready = [each for each in self._ours if not each.is_loading]
+        """WAIT if busy or loading servers hold the memory; the busy ones to stop once idle are named in `evict`."""
+        ready = [each for each in self._unpinned if not each.is_loading]
         ready.sort(key=lambda each: (each.is_busy, eviction_rank(each)))
-        if found := self.candidates.after(ready):
-            busy = [each for each in found.gone if each.is_busy]
-            reason = f"it has room once {model_names(busy)} {'is' if len(busy) == 1 else 'are'} no longer busy"
-            leaving = tuple(each.id for each in found.gone)
+        if found := self.candidates.with_eviction(ready):
+            busy = [each for each in found.victims if each.is_busy]
+            reason = f"waiting for {model_names(busy)} to become idle"
+            victims = tuple(each.id for each in found.victims)
             decision = self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
-            return replace(decision, awaited_placement=found.placement, evict=leaving)
-        if len(ready) < len(self._ours) and (found := self.candidates.after(sorted(self._ours, key=eviction_rank))):
-            reason = "it has room once servers that are loading could be stopped"
+            return replace(decision, awaited_placement=found.placement, evict=victims)
+        by_rank = sorted(self._unpinned, key=eviction_rank)
+        if len(ready) < len(self._unpinned) and (found := self.candidates.with_eviction(by_rank)):
+            reason = "waiting for servers that are still loading"
             return self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
         return None
 
     def _refused(self) -> Decision:
-        left = self.world.after_drain().after_eviction(self._ours)
-        if self._pinned and left.shared.get(LOAD_QUOTA, 1) < 1:
-            taken = f"pinned models ({model_names(self._pinned)}) take all that scheduling.max_loaded allows"
-            return self._decision(Outcome.REFUSE, f"{taken}; raise it, or unpin one", needed_bytes=0)
+        evicted = self.world.after_drain().after_eviction(self._unpinned)
+        if self._pinned and evicted.shared.get(LOAD_QUOTA, 1) < 1:
+            reason = f"pinned models ({model_names(self._pinned)}) use up scheduling.max_loaded; raise it or unpin one"
+            return self._decision(Outcome.REFUSE, reason, needed_bytes=0)
         empty = self.world.empty()
-        on_empty = Candidates(self.needs, empty, self.candidates.shortest)
-        is_permanent = on_empty.as_it_is() is None
-        least = self.candidates.least()
-        candidates, usable = (on_empty, "at most usable") if is_permanent else (self.candidates, "usable")
-        why = self._why_not(least, candidates, usable)
+        on_empty = Candidates(self.estimates, empty, self.candidates.shortest_context_options)
+        is_permanent = on_empty.without_eviction() is None
+        smallest = self.candidates.smallest()
+        candidates, usable = (on_empty, "usable at most") if is_permanent else (self.candidates, "usable")
+        reason = self._why_refused(smallest, candidates, usable)
         if self._pinned and not is_permanent:
-            why = f"{why}; pinned models stay: {model_names(self._pinned)}"
-        found = self._decision(Outcome.REFUSE, why, least.needed_bytes if least else 0)
-        if least and _is_short_of_ram(least, candidates):
-            needed, free = least.booked_bytes[CPU], {CPU: _free_ram(self.candidates)}
+            reason = f"{reason}; pinned models are not evicted: {model_names(self._pinned)}"
+        found = self._decision(Outcome.REFUSE, reason, smallest.needed_bytes if smallest else 0)
+        if smallest and _is_short_of_ram(smallest, candidates):
+            needed, free = smallest.booked_bytes[CPU], {CPU: _free_ram(self.candidates)}
             found = replace(found, needed_bytes=needed, free_bytes=free)
-        world = empty if is_permanent else left
-        return replace(found, is_permanent=is_permanent, suggest=cache(lambda: find_suggestion(self.needs, world)))
+        world = empty if is_permanent else evicted
+        suggest = cache(lambda: find_suggestion(self.estimates, world))
+        return replace(found, is_permanent=is_permanent, suggest=suggest)
 
-    def _why_not(self, least: Placement | None, candidates: Candidates, usable: str) -> str:
-        """By the numbers of the machine as it is, or, where not even that would do, of an empty one."""
-        if least is None:
+    def _why_refused(self, smallest: Placement | None, candidates: Candidates, usable: str) -> str:
+        """With the numbers of `candidates`: the machine as it is, or empty if it does not fit there either."""
+        if smallest is None:
             lists = {"gpus": self.constraints.gpus, "exclude": self.constraints.exclude}
-            allowed = "; ".join(f"{key}: {', '.join(names)}" for key, names in lists.items() if names)
-            here = ", ".join(map(describe_card, self.world.cards))
-            return f"none of the GPUs that its settings allow is here ({allowed}); here: {here}"
-        if _is_short_of_ram(least, candidates):
-            return (
-                f"it needs {format_mib(least.booked_bytes[CPU])} of RAM; {usable}: {format_mib(_free_ram(candidates))}"
-            )
-        room = ", ".join(f"{describe_card(card)} {format_mib(max(0, card.usable_bytes))}" for card in candidates.cards)
-        if self.constraints.min_gpus > 1:
-            there = sum(not card.is_mig for card in candidates.cards)
-            few = f"there {'is' if there == 1 else 'are'} {there} to split it over"
-            but = "they do not hold it" if there >= self.constraints.min_gpus else few
-            return f"it is to be on at least {self.constraints.min_gpus} GPUs, and {but}; {usable}: {room}"
-        on = (
-            "on one GPU"
-            if len(candidates.cards) == 1 or self.constraints.max_gpus == 1
-            else "on one GPU, more on several"
-        )
-        return f"it needs {format_mib(least.needed_bytes)} {on}; {usable}: {room}"
+            settings = "; ".join(f"{key}: {', '.join(names)}" for key, names in lists.items() if names)
+            present = ", ".join(map(describe_card, self.world.cards))
+            return f"none of the GPUs allowed by its settings is present ({settings}); present: {present}"
+        if _is_short_of_ram(smallest, candidates):
+            free = format_mib(_free_ram(candidates))
+            return f"it needs {format_mib(smallest.booked_bytes[CPU])} of RAM; {usable}: {free}"
+        cards = candidates.cards
+        free = ", ".join(f"{describe_card(card)} {format_mib(max(0, card.usable_bytes))}" for card in cards)
+        min_gpus = self.constraints.min_gpus
+        if min_gpus > 1:
+            count = sum(not card.is_mig for card in cards)
+            few = f"only {count} {'is' if count == 1 else 'are'} available for a split"
+            problem = "it does not fit on them" if count >= min_gpus else few
+            return f"min_gpus is {min_gpus}, but {problem}; {usable}: {free}"
+        on = "on one GPU" if len(cards) == 1 or self.constraints.max_gpus == 1 else "on one GPU, more on several"
+        return f"it needs {format_mib(smallest.needed_bytes)} {on}; {usable}: {free}"
 
     @property
     def _free_bytes(self) -> dict[str, int]:
-        if self.candidates.is_for_the_cpu:
-            return {CPU: _free_ram(self.candidates)} if CPU in self.candidates.room else {}
+        if self.candidates.is_cpu_only:
+            return {CPU: _free_ram(self.candidates)} if CPU in self.candidates.free else {}
         return {card.uuid: max(0, card.usable_bytes) for card in self.candidates.cards}
 
     def _placed(self, found: Candidate) -> Decision:
-        leaving = tuple(resident.id for resident in found.gone)
-        outcome = Outcome.EVICT if leaving else Outcome.PLACE
-        decision = self._decision(outcome, found.why, found.placement.needed_bytes)
-        return replace(decision, placement=found.placement, evict=leaving)
+        victims = tuple(victim.id for victim in found.victims)
+        outcome = Outcome.EVICT if victims else Outcome.PLACE
+        decision = self._decision(outcome, found.reason, found.placement.needed_bytes)
+        return replace(decision, placement=found.placement, evict=victims)
 
     def _decision(self, outcome: Outcome, reason: str, needed_bytes: int) -> Decision:
-        considered = tuple(dict.fromkeys(self.candidates.said))
+        considered = tuple(dict.fromkeys(self.candidates.considered))
         if outcome in (Outcome.EVICT, Outcome.WAIT) and self.world.shared.get(LOAD_QUOTA, 1) < 1:
             reason = f"{reason}; scheduling.max_loaded is reached"
         return Decision(outcome, reason, needed_bytes, free_bytes=self._free_bytes, considered=considered)

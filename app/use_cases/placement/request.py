@@ -1,4 +1,4 @@
-"""What a decision about GPUs is asked: a model, its options, and what its settings wish."""
+"""PlacementRequest: the model to place, its options, its memory needs and its placement constraints."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import PlacementConstraints
 from app.use_cases.model_shape.shape import ModelShape
 
-_LAST, _RANK = 3, 4  # of enum llama_pooling_type (llama.h); a model that also chats may have another
+_LAST, _RANK = 3, 4  # enum llama_pooling_type (llama.h); a model that also chats may have another
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedMargin:
-    """What starts of a model were seen to need beyond their estimate: a lesson for the next one."""
+    """What earlier starts of a model needed beyond their estimate; added to the next estimate."""
 
     device_bytes: int = 0  # on each GPU
     host_bytes: int = 0
@@ -29,9 +29,9 @@ NO_MARGIN = LearnedMargin()
 
 @dataclass(frozen=True, slots=True)
 class PlacementRequest:
-    """What is to be placed: a model with its options, and what it needs with others.
+    """What is to be placed: a model, its options, and a function that estimates its needs with other options.
 
-    `estimate` is given options and the models of the GPUs, in the order of the split.
+    `estimate` takes options and the product names of the GPUs in the order of the split.
     """
 
     shape: ModelShape
@@ -42,7 +42,7 @@ class PlacementRequest:
 
     @property
     def task(self) -> Task:
-        """What it is for: as it is started, else by what its header says of how its tokens are put together."""
+        """What the model serves: its start options decide, else its header (pooling type, causal attention)."""
         if self.options.task is not Task.COMPLETION:
             return self.options.task
         hparams = self.shape.hparams

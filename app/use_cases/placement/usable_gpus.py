@@ -1,9 +1,9 @@
-"""Usable GPUs: which ones a CUDA_VISIBLE_DEVICES leaves, and whether models may be placed on the GPUs at all.
+"""Usable GPUs: which ones CUDA_VISIBLE_DEVICES selects, and whether models may be placed on GPUs at all.
 
 `visible_gpus` follows the rules that PyTorch documents (torch/cuda/__init__.py, `_parse_visible_devices`): the list
-ends at the first entry that names no device, and a list that names one device twice selects none. Two rules are ours.
-Numbers are NVML indices, as under CUDA_DEVICE_ORDER=PCI_BUS_ID, because CUDA's default order (fastest first) cannot be
-known without CUDA. The number of a GPU in MIG mode selects all of its devices.
+ends at the first entry that names no device, and a list that names one device twice selects none. Two rules are our
+own: numbers are NVML indices, as under CUDA_DEVICE_ORDER=PCI_BUS_ID, because CUDA's default order (fastest first)
+cannot be known without CUDA; and the number of a GPU in MIG mode selects all of its MIG devices.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from app.entities.placement import CpuFallback
 
 
 def hides_all_gpus(value: str | None) -> bool:
-    """Whether it hides every GPU that there could be: "", -1, "none"."""
+    """Whether this CUDA_VISIBLE_DEVICES hides every possible GPU: "", -1, "none"."""
     return value is not None and not re.match(r"\s*\+?\d|\s*(GPU|MIG)-", value)
 
 
 def visible_gpus(value: str | None, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
-    """Those that remain, in the order of the list. None: the variable is not set, all of them."""
+    """The GPUs that CUDA_VISIBLE_DEVICES=`value` selects, in its order; None (not set) selects all."""
     if value is None:
         return tuple(gpus)
     by_uuid = next((prefix for prefix in ("GPU-", "MIG-") if value.lstrip().startswith(prefix)), None)
@@ -37,33 +37,32 @@ def visible_gpus(value: str | None, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
 
 
 def _by_uuid(entry: str, prefix: str, gpus: Sequence[Gpu]) -> list[Gpu]:
-    """The one whose UUID begins so. A beginning of two means neither."""
+    """The GPU whose UUID has this prefix; none if the prefix is ambiguous."""
     meant = [gpu for gpu in gpus if gpu.uuid.startswith(entry)] if entry.startswith(prefix) else []
     return meant if len(meant) == 1 else []
 
 
 def _by_index(entry: str, gpus: Sequence[Gpu]) -> list[Gpu]:
-    """Read like C's strtoul: "1gpu" is 1."""
+    """Parsed like C's strtoul: "1gpu" is 1."""
     number = re.match(r"\s*\+?(\d+)", entry)
     return [gpu for gpu in gpus if number and gpu.index == int(number[1])]
 
 
 def gpus_are_usable(gpus: GpuSnapshot) -> bool:
-    """`gpus` as of now."""
+    """Whether models can be placed on these GPUs. `gpus` is the snapshot as of now."""
     return gpus.state is GpuState.OK and bool(gpus.gpus) and not gpus.engine_problem
 
 
 def unplaceable_reason(gpus: GpuSnapshot, fallback: CpuFallback) -> str:
-    """Why a model may go neither to a GPU nor to the CPU; "" where it may.
+    """Why a model may be placed neither on a GPU nor on the CPU; "" if it may.
 
-    A machine that never had GPUs, or whose engine cannot use them, is one of the CPU. Where GPUs are missing that
-    should be there, nothing is done on the CPU that nobody asked for: it would be many times slower, and nobody would
-    know why.
+    A machine that never had GPUs, or whose engine cannot use them, serves from the CPU. If expected GPUs are missing,
+    it does not fall back to the CPU unless configured: that would be many times slower without a visible reason.
     """
     if gpus_are_usable(gpus) or fallback is CpuFallback.WHEN_FULL:
         return ""
-    said = "; ".join(gpus.problems) or gpus.problem or "there is no GPU"
+    problem = "; ".join(gpus.problems) or gpus.problem or "there is no GPU"
     if fallback is CpuFallback.NEVER:
-        return f"{said}; gpu.cpu_fallback is never"
+        return f"{problem}; gpu.cpu_fallback is never"
     is_missing = bool(gpus.problems) and not gpus.engine_problem
-    return f"{said}; gpu.cpu_fallback: when_full would let it run on the CPU" if is_missing else ""
+    return f"{problem}; to run it on the CPU, set gpu.cpu_fallback: when_full" if is_missing else ""

@@ -1,4 +1,4 @@
-"""The machine as a decision about a model's place sees it."""
+"""World: the machine as a placement decision sees it. Every method returns a changed copy."""
 
 from __future__ import annotations
 
@@ -6,61 +6,66 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.entities.placement import Card, Placement, Policy, Resident
-from app.use_cases.placement.cards import memory_held_by
 from app.use_cases.placement.ledger import Ledger
+from app.use_cases.placement.victims import memory_held_by
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The cards, the servers on them, and what all places share: RAM (CPU, BOOKS) and PLACES. What is not named there
-    is not short."""
+    """The GPUs, the servers on them, and the resources all placements share: CPU, UNBOOKED_RAM and LOAD_QUOTA.
+
+    The mappings are by shared resource; one that `shared` does not list is unlimited.
+    """
 
     cards: tuple[Card, ...]
     residents: tuple[Resident, ...] = ()
-    shared: Mapping[str, int] = field(default_factory=dict)
-    leaving: Mapping[str, int] = field(default_factory=dict)  # of `shared`: on its way back
-    draining: Mapping[str, int] = field(default_factory=dict)  # of `shared`: back once servers have answered
-    totals: Mapping[str, int] = field(default_factory=dict)  # of `shared`: if no server were there, nor a stranger
+    shared: Mapping[str, int] = field(default_factory=dict)  # free now
+    releasing: Mapping[str, int] = field(default_factory=dict)  # held by stopping servers
+    draining: Mapping[str, int] = field(default_factory=dict)  # held by draining servers
+    totals: Mapping[str, int] = field(default_factory=dict)  # of a machine without servers or other processes
     policy: Policy = field(default_factory=Policy)
 
     @property
     def is_releasing(self) -> bool:
-        """Whether memory is on its way back."""
-        return any(self.leaving.values()) or any(card.releasing_bytes for card in self.cards)
+        """Whether memory is being released."""
+        return any(self.releasing.values()) or any(card.releasing_bytes for card in self.cards)
 
     @property
     def has_draining(self) -> bool:
-        """Whether servers go once they have answered, which may take minutes."""
+        """Whether servers are draining, which may take minutes."""
         return any(self.draining.values()) or any(card.draining_bytes for card in self.cards)
 
     def after_release(self) -> World:
+        """With the memory of stopping servers free."""
         cards = tuple(replace(_with_more(card, card.releasing_bytes), releasing_bytes=0) for card in self.cards)
-        return replace(self, cards=cards, shared=_sum(self.shared, self.leaving), leaving={})
+        return replace(self, cards=cards, shared=_sum(self.shared, self.releasing), releasing={})
 
     def after_drain(self) -> World:
-        """With what is coming back, and what those have that still answer."""
-        back = self.after_release()
-        cards = tuple(replace(_with_more(card, card.draining_bytes), draining_bytes=0) for card in back.cards)
-        return replace(back, cards=cards, shared=_sum(back.shared, self.draining), draining={})
+        """With the memory of stopping and of draining servers free."""
+        released = self.after_release()
+        cards = tuple(replace(_with_more(card, card.draining_bytes), draining_bytes=0) for card in released.cards)
+        return replace(released, cards=cards, shared=_sum(released.shared, self.draining), draining={})
 
-    def after_eviction(self, gone: Sequence[Resident]) -> World:
-        """Once these servers have left."""
-        back = memory_held_by(gone)
-        cards = tuple(_with_more(card, back.get(card.uuid, 0)) for card in self.cards)
-        staying = tuple(each for each in self.residents if each not in gone)
-        return replace(self, cards=cards, residents=staying, shared=_sum(self.shared, back))
+    def after_eviction(self, victims: Sequence[Resident]) -> World:
+        """Without these servers."""
+        held = memory_held_by(victims)
+        cards = tuple(_with_more(card, held.get(card.uuid, 0)) for card in self.cards)
+        residents = tuple(each for each in self.residents if each not in victims)
+        return replace(self, cards=cards, residents=residents, shared=_sum(self.shared, held))
 
-    def with_reservation(self, place: Placement, going: Collection[int]) -> World:
-        """As those see it who may not take what a place that is waited for needs, nor stop the servers that go for it.
-        What is free now may still be taken, as far as enough for that place comes back."""
-        gone = [each for each in self.residents if each.id in going]
-        needs, back = place.needs, memory_held_by(gone)
+    def with_reservation(self, placement: Placement, victim_ids: Collection[int]) -> World:
+        """With `placement` and its victims reserved for an earlier load.
+
+        Memory that is free now stays usable as far as enough for the reservation is still to be released.
+        """
+        victims = [each for each in self.residents if each.id in victim_ids]
+        needs, held = placement.needs, memory_held_by(victims)
         cards = tuple(
-            replace(card, usable_bytes=usable, releasing_bytes=leaving, draining_bytes=draining)
+            replace(card, usable_bytes=usable, releasing_bytes=releasing, draining_bytes=draining)
             for card in self.cards
-            for usable, leaving, draining in (
-                _beside(
-                    needs.get(card.uuid, 0) - back.get(card.uuid, 0),
+            for usable, releasing, draining in (
+                _reserve(
+                    needs.get(card.uuid, 0) - held.get(card.uuid, 0),
                     card.usable_bytes,
                     card.releasing_bytes,
                     card.draining_bytes,
@@ -68,22 +73,22 @@ class World:
             )
         )
         rest = {
-            what: _beside(
-                needs.get(what, 0) - back.get(what, 0), free, self.leaving.get(what, 0), self.draining.get(what, 0)
+            what: _reserve(
+                needs.get(what, 0) - held.get(what, 0), free, self.releasing.get(what, 0), self.draining.get(what, 0)
             )
             for what, free in self.shared.items()
         }
         return replace(
             self,
             cards=cards,
-            residents=tuple(each for each in self.residents if each not in gone),
-            shared={what: each[0] for what, each in rest.items()},
-            leaving={what: each[1] for what, each in rest.items()},
-            draining={what: each[2] for what, each in rest.items()},
+            residents=tuple(each for each in self.residents if each not in victims),
+            shared={what: free for what, (free, _, _) in rest.items()},
+            releasing={what: releasing for what, (_, releasing, _) in rest.items()},
+            draining={what: draining for what, (_, _, draining) in rest.items()},
         )
 
     def empty(self) -> World:
-        """Nobody else on the machine."""
+        """Without any servers or other processes."""
         cards = tuple(
             replace(card, usable_bytes=card.total_bytes, releasing_bytes=0, draining_bytes=0) for card in self.cards
         )
@@ -91,28 +96,28 @@ class World:
 
 
 def world_of(ledger: Ledger, policy: Policy, now: float, uses_gpus: bool = True) -> World:
-    """What the books say."""
+    """The world that the ledger describes at `now` (monotonic seconds); without GPUs if they cannot be used."""
     return World(
         cards=ledger.cards() if uses_gpus else (),
         residents=ledger.residents(now),
         shared=ledger.shared_free(),
-        leaving=ledger.shared_releasing(),
+        releasing=ledger.shared_releasing(),
         draining=ledger.shared_draining(),
         totals=ledger.shared_totals(),
         policy=policy,
     )
 
 
-def _beside(need: int, free: int, leaving: int, draining: int) -> tuple[int, int, int]:
-    """What is left of each: what comes back later is taken first."""
-    left = free + leaving + draining - need
-    soon = min(free + leaving, left)
+def _reserve(need: int, free: int, releasing: int, draining: int) -> tuple[int, int, int]:
+    """What remains of each after taking `need`, from what becomes free last first."""
+    left = free + releasing + draining - need
+    soon = min(free + releasing, left)
     return min(free, left), max(0, soon - min(free, left)), max(0, left - soon)
 
 
-def _with_more(card: Card, back: int) -> Card:
-    return replace(card, usable_bytes=min(card.total_bytes, card.usable_bytes + back))
+def _with_more(card: Card, released_bytes: int) -> Card:
+    return replace(card, usable_bytes=min(card.total_bytes, card.usable_bytes + released_bytes))
 
 
-def _sum(shared: Mapping[str, int], back: Mapping[str, int]) -> dict[str, int]:
-    return {what: free + back.get(what, 0) for what, free in shared.items()}
+def _sum(shared: Mapping[str, int], released: Mapping[str, int]) -> dict[str, int]:
+    return {what: free + released.get(what, 0) for what, free in shared.items()}

@@ -1,4 +1,5 @@
-"""The scheduler: `schedule.step` takes a state and an event, and returns the next state and its effects.
+"""The scheduler: `schedule.step` takes a state and an event, and returns the next state and the effects to carry out.
 
-Each further module is one pass over the state or one question a pass asks. Imports placement; workers/pool runs it.
+Every other module is one pass over the state, or answers one question that a pass has. docs/scheduling.md explains the
+rules to users. Imports the placement package; workers/pool runs it.
 """

@@ -1,4 +1,4 @@
-"""Demand: how often each model is asked for, and how long its load takes. What it is worth to keep it."""
+"""Demand: how often each model is requested and how long it takes to load; together, what evicting it costs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from math import exp
 
 from app.entities.model import Model
-from app.use_cases.placement.cards import LOAD_BYTES_PER_SECOND
+from app.use_cases.placement.victims import LOAD_BYTES_PER_SECOND
 
-RATE_DECAY_SECONDS = 300.0  # a request counts less and less for so long
+RATE_DECAY_SECONDS = 300.0  # time constant: after this long a request counts 1/e of a new one
 MIN_LOAD_SECONDS = 1.0  # no load takes less
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Of one model. `rate` is as of `at`, and falls from then on."""
+    """The demand for one model. `rate` is as of `at` and decays from then on."""
 
-    rate: float = 0.0  # requests a second
+    rate: float = 0.0  # requests per second
     at: float = 0.0
     load_seconds: float | None = None  # of its last load
 
@@ -30,22 +30,23 @@ Demands = Mapping[str, Demand]  # by model name
 
 
 def with_request(demands: Demands, name: str, now: float) -> Demands:
-    """With one more request."""
+    """The demands after one more request for the model called `name`."""
     before = demands.get(name, NO_DEMAND)
     return {**demands, name: Demand(before.rate_at(now) + 1 / RATE_DECAY_SECONDS, now, before.load_seconds)}
 
 
 def with_load_seconds(demands: Demands, name: str, seconds: float) -> Demands:
-    """With the time that a load took."""
+    """The demands after a load of the model called `name` that took so long."""
     return {**demands, name: replace(demands.get(name, NO_DEMAND), load_seconds=seconds)}
 
 
-def load_seconds(demands: Demands, model: Model) -> float:
-    """As its last load, or as its size suggests."""
+def expected_load_seconds(demands: Demands, model: Model) -> float:
+    """How long the model's last load took; if it was never loaded, an estimate from its size."""
     known = demands.get(model.name)
     measured = known.load_seconds if known is not None else None
     return max(MIN_LOAD_SECONDS, model.size_bytes / LOAD_BYTES_PER_SECOND if measured is None else measured)
 
 
 def request_rate(demands: Demands, model: Model, now: float) -> float:
+    """Requests per second for the model, averaged over the last RATE_DECAY_SECONDS or so."""
     return demands[model.name].rate_at(now) if model.name in demands else 0.0

@@ -12,32 +12,33 @@ from app.entities.server import Server
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start this server; answer with Spawned, Projected, Progress, Ready, Measured and at last Exited."""
+    """Start this server; answered by Spawned, Projected, Progress, Ready, Measured and finally Exited."""
 
     server: Server
 
 
 class StopReason(enum.StrEnum):
-    """Why a server is ended; a label of the metrics."""
+    """Why a server is stopped; a label of the metrics."""
 
-    IDLE = "idle"  # nobody used it for its ttl; or, of several, for as long as one that is not needed stays
-    ROOM = "room"  # another model needs what it holds
-    DRAINED = "drained"  # for another model, or another file of its name, after it has answered what it had to
-    UNLOAD = "unload"  # ordered, and it has answered what it had to
+    IDLE = "idle"  # unused for its ttl, or as a surplus replica for its residency
+    EVICTED = "room"  # idle, and another model needs its memory
+    DRAINED = "drained"  # after its running requests, for another model or because its file has changed
+    UNLOAD = "unload"  # by order, after its running requests
     STALLED = "stalled"  # its load showed no progress
-    TOO_LARGE = "too_large"  # it said that it needs more than there is room for
-    ABANDONED = "abandoned"  # it generates for clients that have left
+    TOO_LARGE = "too_large"  # it reported that it needs more memory than is available
+    ABANDONED = "abandoned"  # it only generates for clients that have disconnected
     SHUTDOWN = "shutdown"
 
     @property
-    def saves(self) -> bool:
-        """Whether what it computed may be kept first. Not where it does not do what it is told: that ends now."""
+    def allows_cache_save(self) -> bool:
+        """Whether the server may save its KV cache first. One that is stalled, too large or abandoned is stopped at
+        once."""
         return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED)
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End this server; answer with Exited when it is reaped."""
+    """Stop this server; answered by Exited when it was reaped."""
 
     server: int
     why: StopReason
@@ -54,14 +55,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a Load or an Unload asked for is so."""
+    """A Load or an Unload has been carried out."""
 
     ticket: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The request does not get what it waits for."""
+    """The waiting request is rejected."""
 
     ticket: int
     refusal: Refusal
@@ -69,26 +70,26 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class ReadMemory:
-    """Read the machine's memory now; answer with MemoryRead or MemoryReadFailed."""
+    """Read the machine's memory now; answered by MemoryRead or MemoryReadFailed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadGpus:
-    """Read the GPUs now; GpusPolled comes when it comes."""
+    """Read the GPUs now; GpusPolled may take any time, or never arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Keep what was decided about a model's place, and why."""
+    """A decision about a model's place, for the log and GET /decisions."""
 
     model: str
     decision: Decision
-    evict: tuple[str, ...]  # names of the servers that leave for it
+    evict: tuple[str, ...]  # model names of the victims
 
 
 @dataclass(frozen=True, slots=True)
 class CountSlots:
-    """Ask this server how many of its slots are busy; answer with SlotsCounted."""
+    """Ask this server how many of its slots are busy; answered by SlotsCounted."""
 
     server: int
 

@@ -1,4 +1,4 @@
-"""What the scheduler is told and what it orders: events are facts with their time, effects are orders."""
+"""Events: the facts that the scheduler learns, each with its time (monotonic seconds)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from app.use_cases.placement.request import PlacementRequest
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """A request wants a slot of its model's server and waits for it, until `deadline` at most."""
+    """A request needs a slot of one of its model's servers; it waits until `deadline` at most."""
 
-    ticket: int  # names the request from here on: in the queue, in its lease, in its release
+    ticket: int  # identifies the request from here on: in the queue, in its lease, in its release
     model: Model
     at: float
     deadline: float
-    placement_request: PlacementRequest  # what it needs, should a server have to be started for it
-    conversation: int | None = None  # the one it belongs to, where its model may have several servers
+    placement_request: PlacementRequest  # what the model needs if a server has to be started
+    conversation: int | None = None  # if its model may have several servers
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Somebody wants a server of the model to be there, loading or loaded, and waits until there is room for it."""
+    """A client orders a load and waits until a server of the model is starting."""
 
     ticket: int
     model: Model
@@ -37,7 +37,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """Somebody wants the model's servers to go once each has answered what it is answering, and waits for that."""
+    """A client orders the model's servers to end, each after its running requests, and waits until they have."""
 
     ticket: int
     model: Model
@@ -45,29 +45,29 @@ class Unload:
     deadline: float
 
 
-Command = Acquire | Load | Unload  # what requests wait for; each is answered once: Grant, Done or Refuse
+Command = Acquire | Load | Unload  # each is answered exactly once, by Grant, Done or Refuse
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The client of a waiting request has gone."""
+    """The client of a waiting request has disconnected."""
 
     ticket: int
     at: float
 
 
 class Ending(enum.Enum):
-    """How much of its answer a request got. An engine notices a closed connection when it next writes to it."""
+    """How much of its answer a request got. An engine notices a closed connection only when it next writes to it."""
 
     COMPLETE = enum.auto()
-    NOT_SENT = enum.auto()  # the engine was never asked
-    ABORTED_WHILE_STREAMING = enum.auto()  # it writes every token, so it notices soon
-    ABORTED_WHILE_SILENT = enum.auto()  # in the prompt, or an answer in one piece: it may go on for minutes
+    NOT_SENT = enum.auto()  # the request never reached the engine
+    ABORTED_WHILE_STREAMING = enum.auto()  # the engine writes every token, so it notices soon
+    ABORTED_WHILE_SILENT = enum.auto()  # in the prompt, or an answer in one piece: it may generate for minutes
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A request is done with its slot, whatever the engine is still doing with it."""
+    """A request gives its slot back, whatever the engine still does there."""
 
     ticket: int
     at: float
@@ -86,16 +86,16 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class Projected:
-    """A starting server has said what it will need, before its weights move."""
+    """A starting server has reported what it will need, before it loads its weights."""
 
     server: int
-    needs: Mapping[str, int]  # by device, as it is booked
+    needs: Mapping[str, int]  # bytes by device: UUIDs of GPUs, and CPU
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A server that has loaded its model was looked at: so much it needs."""
+    """The memory of a server that has loaded its model was measured."""
 
     server: int
     needs: Mapping[str, int]
@@ -104,11 +104,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A loading server showed a sign of life."""
+    """A loading server has shown progress."""
 
     server: int
     at: float
-    load_progress: float | None = None  # 0 to 1, where it says how far it is
+    load_progress: float | None = None  # 0 to 1; None: the engine does not report it
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,28 +122,28 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class SlotsCounted:
-    """How many slots a server itself calls busy; None: it did not answer."""
+    """How many slots a server reports as busy; None: it did not answer."""
 
     server: int
     busy: int | None
-    asked_at: float
+    requested_at: float
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The server's process is gone and reaped, or never came to be."""
+    """The server's process has ended and was reaped, or could not be spawned."""
 
     server: int
-    detail: str  # exit status and the last lines of its log that mean something
+    detail: str  # exit status and the last relevant lines of its log
     at: float
     could_not_spawn: bool = False
-    ran_out_of_memory: bool = False  # of a GPU's, while it was loading
+    ran_out_of_memory: bool = False  # of a GPU, while it was loading
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryRead:
-    """A new reading of the machine's memory."""
+    """The machine's memory was read."""
 
     memory: MemoryReading
     at: float
@@ -151,7 +151,7 @@ class MemoryRead:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReadFailed:
-    """The machine's memory could not be read: no file descriptor is left, say."""
+    """The machine's memory could not be read, for example because no file descriptor was left."""
 
     detail: str
     at: float
@@ -159,7 +159,7 @@ class MemoryReadFailed:
 
 @dataclass(frozen=True, slots=True)
 class GpusPolled:
-    """A new reading of the GPUs, or of why there are none."""
+    """The GPUs were read; the snapshot says why if there are none."""
 
     gpus: GpuSnapshot
     at: float
@@ -167,21 +167,21 @@ class GpusPolled:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Nothing but time has passed: something may be due."""
+    """Only time has passed: something may be due."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """The service is ending: nothing new, let what runs run out."""
+    """The service shuts down: accept nothing new, let running requests finish."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The drain is over: stop every server now."""
+    """The drain has ended: stop every server now."""
 
     at: float
 

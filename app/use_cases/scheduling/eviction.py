@@ -1,27 +1,33 @@
-"""Making room: which loads may start, where, and which servers have to go for those that may not yet.
+"""Eviction: which waiting loads may start, where, and which servers are evicted or drained for the others.
 
-When somebody may be stopped or drained for a load says turns.py.
+Each load is decided for itself, in loading order: one that has to wait for memory delays none behind it, and the place
+it waits for is reserved, so none behind it takes that. A load behind may use what is free now only as far as enough for
+the reservation is released later, and evicts none of the servers that end for it. fairness.py says when a victim may be
+evicted or drained.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from math import inf
 
 from app.entities.frozen import replace
-from app.entities.placement import Decision, Outcome, Placement, Resident
+from app.entities.placement import Decision, Outcome, Placement
 from app.entities.refusal import Reason, Refusal
-from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import Ledger
+from app.entities.server import Server
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import NO_MARGIN, PlacementRequest
-from app.use_cases.placement.usable_gpus import gpus_are_usable
-from app.use_cases.placement.world import World, world_of
+from app.use_cases.placement.world import World
 from app.use_cases.scheduling import readings
-from app.use_cases.scheduling.demand import load_seconds, request_rate
-from app.use_cases.scheduling.effects import Decided, Effect, Spawn, StopReason
+from app.use_cases.scheduling.decision_inputs import (
+    busy_servers,
+    current_facts,
+    request_with_margin,
+    world_with_eviction_costs,
+)
+from app.use_cases.scheduling.effects import Decided, Effect, StopReason
+from app.use_cases.scheduling.evaluation import Evaluation, LoadKey, Reservation
 from app.use_cases.scheduling.fairness import (
     drain_allowed_at,
     eviction_allowed_at,
@@ -29,268 +35,208 @@ from app.use_cases.scheduling.fairness import (
     starvation_at,
     waiting_loads,
 )
-from app.use_cases.scheduling.load_balancing import is_surplus
 from app.use_cases.scheduling.pool_state import (
-    Basis,
-    Load,
+    DRAINING,
+    READY,
+    STARTING,
     PoolState,
     Step,
-    Undecided,
     Waiter,
     reject_model,
+    start_server,
     stop_server,
     update_server,
 )
 from app.use_cases.scheduling.rejection import gpu_problem, refusal_for
 
-MAX_EVALUATED_LOADS = 8  # loads at a time: a decision takes milliseconds
-MIN_REEVALUATION_SECONDS = 0.05  # between two looks for nothing but a server that became idle
+MAX_EVALUATED_LOADS = 8  # in one step: a decision takes milliseconds
+MIN_REEVALUATION_SECONDS = 0.05  # between two evaluations for nothing but a server that became idle
 
 
 def place_or_evict(state: PoolState, now: float) -> Step:
-    """Each load for itself, in the order of their turns: one that has no room yet holds back none behind it, and none
-    behind it takes what it waits for."""
-    loads = waiting_loads(state, now)[:MAX_EVALUATED_LOADS]
+    """Start, evict for, or reject the waiting loads; those decided on the same facts before are skipped."""
     state = readings.note_elapsed_time(state, now)
-    decided, last = _decided(state, loads, now), state.undecided
-    look = _Look(now, last) if decided and last else _Look(now)
-    effects, lacks_readings = list[Effect](), False
+    loads = waiting_loads(state, now)[:MAX_EVALUATED_LOADS]
+    last = _last_evaluation(state)
+    if not loads:
+        return replace(state, evaluation=None) if last else state, []
+    decided = _count_decided(state, last, loads, now)
+    decider, effects, lacks_readings = _Decider(now, last if decided else None), list[Effect](), False
     for number, waiter in enumerate(loads):
         is_decided = number < decided
         if not readings.are_fresh(state, waiter, now) and (state.releasing or not is_decided):
-            state, more = readings.request_readings(state, waiter, now)
-            effects, lacks_readings = [*effects, *more], lacks_readings or not is_decided
+            state, orders = readings.request_readings(state, waiter, now)
+            effects, lacks_readings = [*effects, *orders], lacks_readings or not is_decided
         elif not is_decided:
-            state, more = look.at(state, waiter)
-            effects += more
-    if decided and decided == len(loads):
-        return _soon_again(state), effects
-    left = waiting_loads(state, now)[:MAX_EVALUATED_LOADS]
-    return replace(state, undecided=None if lacks_readings or not left else look.seen(state, left)), effects
+            state, orders = decider.decide(state, waiter)
+            effects += orders
+    if last and decided == len(loads):
+        return _soon_repeated(state, last), effects
+    remaining = waiting_loads(state, now)[:MAX_EVALUATED_LOADS]
+    evaluation = None if lacks_readings or not remaining else decider.evaluation(state, remaining)
+    return replace(state, evaluation=evaluation), effects
 
 
 def evaluation_due_times(state: PoolState) -> list[float]:
-    """When time alone may give a load its place."""
-    again_at = state.undecided.again_at if state.undecided else inf
-    return [again_at] if again_at < inf else []
+    """When time alone may let a waiting load start."""
+    last = _last_evaluation(state)
+    return [last.repeat_at] if last and last.repeat_at < inf else []
 
 
-def _decided(state: PoolState, loads: list[Waiter], now: float) -> int:
-    """How many of the loads were looked at already, with all as it is now."""
-    last = state.undecided
-    if last is None or now >= last.again_at or (_is_idler(state) and now >= last.at + MIN_REEVALUATION_SECONDS):
+def _last_evaluation(state: PoolState) -> Evaluation | None:
+    """That of loads; None if there is none, or only one of replicas."""
+    return state.evaluation if state.evaluation and state.evaluation.loads else None
+
+
+def _count_decided(state: PoolState, last: Evaluation | None, loads: Sequence[Waiter], now: float) -> int:
+    """How many of the loads, counted from the first, were decided on the present facts already."""
+    if last is None or now >= last.repeat_at:
         return 0
-    if last.loads != _named(state, loads[: len(last.loads)]):
+    if _has_new_idle_server(state, last) and now >= last.at + MIN_REEVALUATION_SECONDS:
         return 0
-    return len(last.loads) if last.basis == _basis(state, now) else 0
+    if last.loads != _load_keys(state, loads[: len(last.loads)]):
+        return 0
+    return len(last.loads) if last.facts == current_facts(state, now) else 0
 
 
-def _is_idler(state: PoolState) -> bool:
-    """A server that was busy at the last look is idle."""
-    return state.undecided is not None and not state.undecided.busy <= _busy(state)
+def _has_new_idle_server(state: PoolState, last: Evaluation) -> bool:
+    return not last.busy <= busy_servers(state)
 
 
-def _named(state: PoolState, loads: Iterable[Waiter]) -> tuple[Load, ...]:
-    """How many wait is said in powers of two: each makes the load more urgent, but is no reason to look again."""
-    waiters = Counter(each.model.name for each in state.waiting_for_server)
-    return tuple((each.ticket, each.placement_request, waiters[each.model.name].bit_length()) for each in loads)
+def _load_keys(state: PoolState, loads: Iterable[Waiter]) -> tuple[LoadKey, ...]:
+    """The number of waiters counts in powers of two: each makes the load more urgent, but does not merit a decision."""
+    waiters = Counter(waiter.model.name for waiter in state.waiting_for_server)
+    return tuple((load.ticket, load.placement_request, waiters[load.model.name].bit_length()) for load in loads)
 
 
-def _soon_again(state: PoolState) -> PoolState:
-    """For a server that became idle, but not at each pause of a busy one."""
-    last = state.undecided
-    if last is None or not _is_idler(state):
+def _soon_repeated(state: PoolState, last: Evaluation) -> PoolState:
+    """A server that became idle is a reason to decide again, but not at each pause of a busy one."""
+    if not _has_new_idle_server(state, last):
         return state
-    return replace(state, undecided=replace(last, again_at=min(last.again_at, last.at + MIN_REEVALUATION_SECONDS)))
+    repeat_at = min(last.repeat_at, last.at + MIN_REEVALUATION_SECONDS)
+    return replace(state, evaluation=replace(last, repeat_at=repeat_at))
 
 
-class _Look:
-    """One look at all loads that wait, with what those before were promised."""
+class _Decider:
+    """Decides waiting loads one after the other, keeping the reservations of those before."""
 
-    def __init__(self, now: float, last: Undecided | None = None) -> None:
-        self.now = now
-        self.again_at = last.again_at if last else inf
+    def __init__(self, now: float, last: Evaluation | None) -> None:
+        self._now = now
+        self._repeat_at = last.repeat_at if last else inf
+        self._reservations: list[Reservation] = list(last.reservations) if last else []
         self._state: PoolState | None = None
-        self._seen: World | None = None  # in that state
-        self._promises = list(last.promises) if last else []
+        self._world: World | None = None  # of that state
 
-    def seen(self, state: PoolState, loads: Iterable[Waiter]) -> Undecided:
-        """What is known now of the loads that are left."""
-        promises, basis = tuple(self._promises), _basis(state, self.now)
-        return Undecided(_named(state, loads), promises, basis, _busy(state), self.now, self.again_at)
+    def evaluation(self, state: PoolState, remaining: Iterable[Waiter]) -> Evaluation:
+        """What the decisions about the loads that remain depended on."""
+        return Evaluation(
+            current_facts(state, self._now),
+            self._now,
+            self._repeat_at,
+            _load_keys(state, remaining),
+            tuple(self._reservations),
+            busy_servers(state),
+        )
 
-    def at(self, state: PoolState, waiter: Waiter) -> Step:
+    def decide(self, state: PoolState, waiter: Waiter) -> Step:
         name = waiter.model.name
-        if why := gpu_problem(state, waiter, self.now):
-            state, more = reject_model(state, Refusal(Reason.NO_GPU, name, why))
-            return state, [Decided(name, Decision(Outcome.REFUSE, why, needed_bytes=0), ()), *more]
-        decision = self._in_time(state, waiter, self._decide(state, waiter))
-        told: Effect = Decided(name, decision, _names(state, decision.evict))
-        state, more = _carry_out(state, waiter, decision, self.now)
-        return state, [told, *more]
+        if problem := gpu_problem(state, waiter, self._now):
+            state, orders = reject_model(state, Refusal(Reason.NO_GPU, name, problem))
+            return state, [Decided(name, Decision(Outcome.REFUSE, problem, needed_bytes=0), ()), *orders]
+        decision = self._when_allowed(state, waiter, self._decision(state, waiter))
+        victims = tuple(server.model.name for server in _servers(state, decision.evict))
+        state, orders = _carry_out(state, waiter, decision, self._now)
+        return state, [Decided(name, decision, victims), *orders]
 
-    def _decide(self, state: PoolState, waiter: Waiter) -> Decision:
-        """Beside those who come before it: where they may be what is in the way, it waits."""
-        world = self._world(state)
-        for place, going in self._promises:
-            world = world.with_reservation(place, going)
+    def _decision(self, state: PoolState, waiter: Waiter) -> Decision:
+        """With the reservations taken into account: where they may be what is in the way, the load waits."""
+        world = self._world_of(state)
+        for place, victims in self._reservations:
+            world = world.with_reservation(place, victims)
         decision = decide(request_with_margin(state, waiter), world)
-        if decision.outcome is Outcome.REFUSE and not decision.is_permanent and self._promises:
-            return Decision(Outcome.WAIT, "what room there is goes to those who came before", decision.needed_bytes)
+        if decision.outcome is Outcome.REFUSE and not decision.is_permanent and self._reservations:
+            return Decision(Outcome.WAIT, "the free memory is reserved for earlier requests", decision.needed_bytes)
         return decision
 
-    def _world(self, state: PoolState) -> World:
-        if state is not self._state or self._seen is None:
-            self._state, self._seen = state, world_with_eviction_costs(state, self.now)
-        return self._seen
+    def _world_of(self, state: PoolState) -> World:
+        if state is not self._state or self._world is None:
+            self._state, self._world = state, world_with_eviction_costs(state, self._now)
+        return self._world
 
-    def _in_time(self, state: PoolState, waiter: Waiter, decision: Decision) -> Decision:
-        """Nobody is stopped for it before that is worth it, and nobody is drained before its turn has come."""
-        going = [server for server in state.servers if server.id in decision.evict]
+    def _when_allowed(self, state: PoolState, waiter: Waiter, decision: Decision) -> Decision:
+        """The decision, postponed to the time at which its victims may be evicted, or drained if they are busy."""
+        victims = _servers(state, decision.evict)
         if decision.outcome is Outcome.EVICT:
-            return self._once(eviction_allowed_at(state, waiter, going, self.now), decision, decision.placement)
+            allowed_at = eviction_allowed_at(state, waiter, victims, self._now)
+            return self._reserved_from(allowed_at, decision, decision.placement)
         if decision.outcome is not Outcome.WAIT:
             return decision
-        if going:
-            decision = self._once(starvation_at(state, waiter), decision, decision.awaited_placement)
-            return self._those_that_had_their_own(state, going, decision)
-        if not is_starving(state, waiter, self.now):
-            self._look_again(starvation_at(state, waiter))
-        return self._once(self.now, decision, decision.awaited_placement)
+        if victims:
+            decision = self._reserved_from(starvation_at(state, waiter), decision, decision.awaited_placement)
+            return self._without_protected(state, victims, decision)
+        if not is_starving(state, waiter, self._now):
+            self._repeat_by(starvation_at(state, waiter))
+        return self._reserved_from(self._now, decision, decision.awaited_placement)
 
-    def _once(self, at: float, decision: Decision, place: Placement | None) -> Decision:
-        """The decision, and the place is promised to it; before that time, that it waits."""
-        if at > self.now:
-            self._look_again(at)
-            return _put_off(decision)
+    def _reserved_from(self, at: float, decision: Decision, place: Placement | None) -> Decision:
+        """From `at` on the decision, with its place reserved; before, that the load waits."""
+        if at > self._now:
+            self._repeat_by(at)
+            return _postponed(decision)
         if place is not None:
-            self._promises.append((place, decision.evict))
+            self._reservations.append((place, decision.evict))
         return decision
 
-    def _those_that_had_their_own(self, state: PoolState, going: list[Server], decision: Decision) -> Decision:
-        """Of those that are to go, the others later: their room is kept for it, or two would never be there at once."""
-        later = {each.id: at for each in going if each.leases and (at := drain_allowed_at(state, each)) > self.now}
+    def _without_protected(self, state: PoolState, victims: Sequence[Server], decision: Decision) -> Decision:
+        """Busy victims that still serve their own waiters are drained later. The memory of the others stays reserved
+        until then, or the memory of both would never be free at once."""
+        later = {
+            server.id: at for server in victims if server.leases and (at := drain_allowed_at(state, server)) > self._now
+        }
         if later and decision.evict:
-            self._look_again(min(later.values()))
-        return replace(decision, evict=tuple(each for each in decision.evict if each not in later))
+            self._repeat_by(min(later.values()))
+        return replace(decision, evict=tuple(victim for victim in decision.evict if victim not in later))
 
-    def _look_again(self, at: float) -> None:
-        self.again_at = min(self.again_at, max(at, self.now + MIN_REEVALUATION_SECONDS))
+    def _repeat_by(self, at: float) -> None:
+        self._repeat_at = min(self._repeat_at, max(at, self._now + MIN_REEVALUATION_SECONDS))
 
 
-def _put_off(decision: Decision) -> Decision:
+def _servers(state: PoolState, ids: Sequence[int]) -> list[Server]:
+    return [server for server in state.servers if server.id in ids]
+
+
+def _postponed(decision: Decision) -> Decision:
     if decision.outcome is Outcome.WAIT:
         return replace(decision, awaited_placement=None, evict=())
-    reason = f"{decision.reason}; it was used a moment ago, and stays until others have waited longer"
+    reason = f"{decision.reason}; in frequent use, so protected from eviction until others have waited longer"
     return replace(decision, outcome=Outcome.WAIT, reason=reason, placement=None, evict=())
-
-
-def world_with_eviction_costs(state: PoolState, now: float) -> World:
-    world = current_world(state, now)
-    known = {server.id: server for server in state.servers}
-    return replace(
-        world, residents=tuple(_with_eviction_cost(state, each, known[each.id], now) for each in world.residents)
-    )
-
-
-def current_world(state: PoolState, now: float) -> World:
-    """The machine as the last readings and the books show it; nothing of what its servers are worth."""
-    return world_of(ledger(state), state.limits.policy, now, uses_gpus=gpus_are_usable(state.gpus.as_of(now)))
-
-
-def ledger(state: PoolState) -> Ledger:
-    assert state.memory is not None, "decisions are made on readings"
-    limits = state.limits
-    return Ledger(state.gpus, state.memory, state.servers, limits.gpu_limits, state.releasing, limits.max_loaded)
-
-
-def _with_eviction_cost(state: PoolState, resident: Resident, server: Server, now: float) -> Resident:
-    """With what its settings and its requests say about stopping it."""
-    ready_at = now if server.ready_at is None else server.ready_at
-    spare = is_surplus(state, server)
-    return replace(
-        resident,
-        is_pinned=server.model.pin and not spare,
-        is_surplus=spare,
-        is_loading=resident.is_loading and not spare,
-        priority=server.model.priority,
-        is_in_min_residency=now < ready_at + state.limits.min_residency_seconds,
-        requests_per_second=request_rate(state.demands, server.model, now),
-        load_seconds=load_seconds(state.demands, server.model),
-    )
-
-
-def request_with_margin(state: PoolState, waiter: Waiter) -> PlacementRequest:
-    assert waiter.placement_request is not None, "who wants a server says what it needs"
-    return waiter.placement_request.with_margin(state.learned_margins.get(waiter.model.name, NO_MARGIN))
-
-
-def _basis(state: PoolState, now: float) -> Basis:
-    up = {server.model.name for server in state.servers}
-    return Basis(
-        servers=tuple((server.id, server.state) for server in state.servers),
-        spoken_for=frozenset(each.model.name for each in state.waiting_for_server) & up,
-        has_gpus=gpus_are_usable(state.gpus.as_of(now)),
-        room=ledger(state).fingerprint() if state.memory else (),
-    )
-
-
-def _busy(state: PoolState) -> frozenset[int]:
-    return frozenset(server.id for server in state.servers if server.leases or server.abandoned_slots)
-
-
-def _names(state: PoolState, servers: Iterable[int]) -> tuple[str, ...]:
-    wanted = set(servers)
-    return tuple(server.model.name for server in state.servers if server.id in wanted)
 
 
 def _carry_out(state: PoolState, waiter: Waiter, decision: Decision, now: float) -> Step:
     match decision.outcome:
         case Outcome.PLACE:
             assert decision.placement is not None
-            return spawn(state, waiter, decision.placement, now)
+            return start_server(state, waiter, decision.placement, now)
         case Outcome.EVICT | Outcome.WAIT:
             return _evict(state, set(decision.evict), waiter)
         case Outcome.REFUSE:
             return reject_model(state, refusal_for(state, waiter, decision))
 
 
-def spawn(state: PoolState, waiter: Waiter, placement: Placement, now: float) -> Step:
-    assert waiter.placement_request is not None
-    server = Server(
-        id=state.next_server,
-        model=waiter.model,
-        placement=placement,
-        booked=placement.booked_bytes,
-        is_replanned=waiter.is_replanned,
-        started_at=now,
-        last_used=now,
-        progress_at=now,
-    )
-    placement_requests = {**state.placement_requests, server.id: waiter.placement_request}
-    state = replace(
-        state, servers=(*state.servers, server), placement_requests=placement_requests, next_server=server.id + 1
-    )
-    return state, [Spawn(server)]
-
-
-def _evict(state: PoolState, going: set[int], waiter: Waiter) -> Step:
-    """Stop the idle ones, and replicas that load. A busy one is never cut: it takes nothing new and goes with its last
-    lease, so a request whose turn has come cannot starve behind a busy model; one that older requests wait for serves
-    those first."""
+def _evict(state: PoolState, victims: set[int], waiter: Waiter) -> Step:
+    """Stop the idle victims, and replicas that load. Busy ones are drained, never cut: they accept nothing new and end
+    with their last lease, so a starving request cannot wait behind them for ever. Those that older requests wait for
+    serve these first."""
     effects: list[Effect] = []
-    wanted = waiter.model.name
-    spoken_for = {
-        each.model.name for each in takewhile(lambda each: each.ticket != waiter.ticket, state.waiting_for_server)
-    }
+    model = waiter.model.name
+    older = takewhile(lambda other: other.ticket != waiter.ticket, state.waiting_for_server)
+    awaited_models = {other.model.name for other in older}
     for server in state.servers:
-        if server.id not in going or server.state not in (ServerState.READY, ServerState.STARTING):
+        if server.id not in victims or server.state not in (READY, STARTING):
             continue
-        if server.is_idle or server.state is ServerState.STARTING:
-            state, orders = stop_server(state, server, StopReason.ROOM, f"for {wanted}")
+        if server.is_idle or server.state is STARTING:
+            state, orders = stop_server(state, server, StopReason.EVICTED, f"for {model}")
             effects += orders
-        elif server.model.name not in spoken_for:
-            state = update_server(
-                state, server.id, lambda s: replace(s.with_state(ServerState.DRAINING), drained_for=wanted)
-            )
+        elif server.model.name not in awaited_models:
+            state = update_server(state, server.id, lambda s: replace(s.with_state(DRAINING), drained_for=model))
     return state, effects

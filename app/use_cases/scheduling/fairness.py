@@ -1,9 +1,17 @@
-"""Turns: whose load comes before whose, and how long what is loaded is kept from those who wait.
+"""Fairness: the order in which models are loaded, and how long a loaded model is protected from eviction.
 
-A load costs seconds of a GPU, and the requests that come for the stopped model meanwhile wait for two. So an idle
-server that is asked for often goes only when those who wait have waited far longer, all together, than its own
-requests would have to; or when it was left alone for its residency; or when the oldest has waited for 40 % of the
-longest wait: then its turn has come, whatever it costs.
+Evicting a model in frequent use is expensive twice: its next requests wait for a reload, and the reload costs GPU
+seconds. An idle server in frequent use is therefore evicted only when one of these holds:
+
+1. the waiters for this load have together waited EVICTION_COST_FACTOR times as long as the eviction would make the
+   server's own requests wait (not if its model has the higher priority);
+2. the server has not been used for `min_residency_seconds`;
+3. the oldest waiter has waited STARVATION_FRACTION of `max_wait_seconds` (starvation guard).
+
+Two models that alternate on one GPU are therefore served in batches, with fewer than one swap per
+`min_residency_seconds`. `python -m bench.scheduling` drives this code and shows where the numbers come from.
+
+Pure: time arrives with the arguments, nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -11,35 +19,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.entities.server import Server
-from app.use_cases.scheduling.demand import RATE_DECAY_SECONDS, load_seconds, request_rate
+from app.use_cases.scheduling.demand import RATE_DECAY_SECONDS, expected_load_seconds, request_rate
 from app.use_cases.scheduling.load_balancing import is_surplus
 from app.use_cases.scheduling.pool_state import PoolState, Waiter
 
-EVICTION_COST_FACTOR = (
-    20.0  # seconds waited for a second spared; bench/scheduling: more, and there are fewer loads and longer waits
-)
-SWAP_OVERHEAD_SECONDS = 2.0  # from a stop to the next start, memory on its way back included
-STARVATION_FRACTION = 0.4  # of the longest wait
-MIN_SERVICE_FRACTION = 0.2  # of the longest wait: so long a busy server goes on with those who wait for it
+EVICTION_COST_FACTOR = 20.0  # a larger one means fewer loads and longer waits (bench/scheduling)
+SWAP_OVERHEAD_SECONDS = 2.0  # from a stop to the next start, including the time until the memory is released
+STARVATION_FRACTION = 0.4  # of max_wait_seconds
+MIN_SERVICE_FRACTION = 0.2  # of max_wait_seconds: for so long a busy server serves its own waiters undisturbed
 
 
 def waiting_loads(state: PoolState, now: float) -> list[Waiter]:
-    """Of each model without a server the oldest request, in the order of their turns: those whose patience is over,
-    then by priority, then as they came."""
-    up = {server.model.name for server in state.servers}
-    first: dict[str, Waiter] = {}
+    """The oldest waiter for each model without a server, in loading order: starving ones first, then by priority, then
+    by arrival."""
+    loaded = {server.model.name for server in state.servers}
+    oldest: dict[str, Waiter] = {}
     for waiter in state.waiting_for_server:
-        if waiter.model.name not in up:
-            first.setdefault(waiter.model.name, waiter)
-    return sorted(first.values(), key=lambda each: (0, 0) if is_starving(state, each, now) else _by_priority(each))
+        if waiter.model.name not in loaded:
+            oldest.setdefault(waiter.model.name, waiter)
+    return sorted(oldest.values(), key=lambda waiter: (0, 0) if is_starving(state, waiter, now) else _rank(waiter))
 
 
-def _by_priority(waiter: Waiter) -> tuple[int, int]:
+def _rank(waiter: Waiter) -> tuple[int, int]:
     return 1, -waiter.model.priority
 
 
 def starvation_at(state: PoolState, waiter: Waiter) -> float:
-    """From then on busy servers are drained for it, and nothing is kept from it for being worth more."""
+    """From this time on busy servers are drained for the waiter, and eviction protection no longer applies."""
     return waiter.since + STARVATION_FRACTION * state.limits.max_wait_seconds
 
 
@@ -48,8 +54,11 @@ def is_starving(state: PoolState, waiter: Waiter, now: float) -> bool:
 
 
 def drain_allowed_at(state: PoolState, server: Server) -> float:
-    """From then on a busy server may be drained for one whose turn has come: for a while it has served those who waited
-    for it. Where all have waited for long, each would be drained after its first answers otherwise."""
+    """From this time on a busy server may be drained for a starving waiter.
+
+    Until then it serves its own waiters: where all have waited long, each server would otherwise be drained after its
+    first answers.
+    """
     return _ready_at(server) + MIN_SERVICE_FRACTION * state.limits.max_wait_seconds
 
 
@@ -57,31 +66,36 @@ def _ready_at(server: Server) -> float:
     return server.started_at if server.ready_at is None else server.ready_at
 
 
-def eviction_allowed_at(state: PoolState, waiter: Waiter, going: Sequence[Server], now: float) -> float:
-    """When these idle servers may be stopped for it, if nothing else happens: any time up to now means now. Those that
-    are not missed may at once."""
-    going = [server for server in going if not is_surplus(state, server)]
-    if not going:
+def eviction_allowed_at(state: PoolState, waiter: Waiter, victims: Sequence[Server], now: float) -> float:
+    """Earliest time (monotonic seconds) at which `victims` may be evicted for `waiter`; `<= now` means at once.
+
+    Surplus replicas are never protected.
+    """
+    victims = [server for server in victims if not is_surplus(state, server)]
+    if not victims:
         return now
-    left_alone_at = max(server.last_used for server in going) + state.limits.min_residency_seconds
-    times = [left_alone_at, starvation_at(state, waiter)]
-    if all(server.model.priority <= waiter.model.priority for server in going):
-        times.append(_outweighs_cost_at(state, waiter, going, now))
+    unused_at = max(server.last_used for server in victims) + state.limits.min_residency_seconds
+    times = [unused_at, starvation_at(state, waiter)]
+    if all(server.model.priority <= waiter.model.priority for server in victims):
+        times.append(_outweighs_cost_at(state, waiter, victims, now))
     return min(times)
 
 
-def _outweighs_cost_at(state: PoolState, waiter: Waiter, going: Sequence[Server], now: float) -> float:
-    """When the waits together reach what stopping would cost."""
-    since = [each.since for each in state.waiting_for_server if each.model.name == waiter.model.name]
-    spared = EVICTION_COST_FACTOR * sum(_caused_wait_seconds(state, waiter, server, now) for server in going)
-    return (spared + sum(since)) / len(since)
+def _outweighs_cost_at(state: PoolState, waiter: Waiter, victims: Sequence[Server], now: float) -> float:
+    """When the waits for this load add up to EVICTION_COST_FACTOR times the waiting that the eviction causes."""
+    since = [other.since for other in state.waiting_for_server if other.model.name == waiter.model.name]
+    cost = EVICTION_COST_FACTOR * sum(_caused_wait_seconds(state, waiter, server, now) for server in victims)
+    return (cost + sum(since)) / len(since)
 
 
-def _caused_wait_seconds(state: PoolState, waiter: Waiter, server: Server, now: float) -> float:
-    """Seconds, of all requests that will come for it until it could be loaded again: half of that time each. One
-    request alone says nothing of a next one, and a burst that is over is not asked for as often as it was."""
-    away = load_seconds(state.demands, waiter.model) + load_seconds(state.demands, server.model) + SWAP_OVERHEAD_SECONDS
-    often = min(
-        request_rate(state.demands, server.model, now) - 1 / RATE_DECAY_SECONDS, 1 / max(1e-3, now - server.last_used)
-    )
-    return max(0.0, often) * away * away / 2
+def _caused_wait_seconds(state: PoolState, waiter: Waiter, victim: Server, now: float) -> float:
+    """How long the victim's own requests would wait, all together: those that arrive until it could be loaded again,
+    each for half of that time on average.
+
+    A single request is no evidence of a next one, and after a burst the rate is bounded by the time since the last use.
+    """
+    loads_seconds = sum(expected_load_seconds(state.demands, model) for model in (waiter.model, victim.model))
+    away_seconds = loads_seconds + SWAP_OVERHEAD_SECONDS
+    idle_seconds = max(1e-3, now - victim.last_used)
+    rate = min(request_rate(state.demands, victim.model, now) - 1 / RATE_DECAY_SECONDS, 1 / idle_seconds)
+    return max(0.0, rate) * away_seconds * away_seconds / 2

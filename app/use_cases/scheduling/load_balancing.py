@@ -1,4 +1,10 @@
-"""Siblings: the servers of one model among themselves: which of them a request gets, and which is missed least."""
+"""Load balancing: which server of a model a request gets, and which of them are surplus.
+
+A request goes to the server that its conversation used last, whose prompt cache knows it, if that has a free slot; else
+to the least busy one, of equals to the oldest, so that the youngest is idle soon where one less would do. Hashing the
+conversation to a server would need no memory, but it ignores load, moves old conversations whenever a replica is added,
+and keeps every replica in use for as long as the model is requested.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +13,24 @@ from collections.abc import Mapping, Sequence
 from app.entities.server import Server
 from app.use_cases.scheduling.pool_state import READY, STARTING, Conversations, PoolState, Waiter
 
-MAX_CONVERSATIONS = 512  # conversations of a model; copying that many costs 2 us at each of its requests
+MAX_CONVERSATIONS = 512  # remembered per model; copying that many costs 2 us at each of its requests
 
 
 def pick_server(free: Sequence[Server], waiter: Waiter, conversations: Mapping[str, Conversations]) -> Server:
-    """Of the servers with a free slot the one that its conversation was last with, whose prompt cache knows it; else
-    the least busy, the oldest of those: so the youngest is idle soon where one less would do.
-
-    What is not known goes by load, so it is remembered who was where. A hash that names the server would need no
-    memory, but it sends new conversations to full servers, moves old ones when there is one server more, and keeps
-    each replica in use for as long as anybody asks for the model."""
+    """The server of `free`, those with a free slot, that the waiter gets."""
     known = conversations.get(waiter.model.name, {})
-    server = known.get(waiter.conversation) if waiter.conversation is not None else None
-    return next((each for each in free if each.id == server), None) or min(free, key=_used_slots)
+    server_id = known.get(waiter.conversation) if waiter.conversation is not None else None
+    return next((server for server in free if server.id == server_id), None) or min(free, key=_load)
 
 
-def _used_slots(server: Server) -> tuple[int, int]:
+def _load(server: Server) -> tuple[int, int]:
     return len(server.leases) + server.abandoned_slots, server.id
 
 
 def with_conversation(
     conversations: Mapping[str, Conversations], waiter: Waiter, server: Server
 ) -> Mapping[str, Conversations]:
-    """With where this one is from now on; of each model the latest are known."""
+    """The conversations with the waiter's on this server; of each model the latest MAX_CONVERSATIONS are kept."""
     assert waiter.conversation is not None
     known = dict(conversations.get(waiter.model.name, {}))
     known.pop(waiter.conversation, None)
@@ -40,12 +41,15 @@ def with_conversation(
 
 
 def retention_rank(state: PoolState, server: Server) -> int:
-    """0 for the one of its model that is worth most to keep, and for one alone: busy ones are worth more than idle
-    ones, then who was used last, then the oldest; one that loads is worth least. Those that leave are not compared."""
+    """0 for the server of its model that is kept longest, counting up to the one that is stopped first.
+
+    Busy ones are kept before idle ones, then by last use, then the oldest; one that is still loading is stopped first.
+    Servers that are draining or stopping are not ranked: 0.
+    """
     if server.model.replicas.max == 1 or server.state not in (READY, STARTING):
         return 0
-    staying = [each for each in state.servers_of(server.model.name) if each.state in (READY, STARTING)]
-    return [each.id for each in sorted(staying, key=_retention_key)].index(server.id)
+    ranked = [replica for replica in state.servers_of(server.model.name) if replica.state in (READY, STARTING)]
+    return [replica.id for replica in sorted(ranked, key=_retention_key)].index(server.id)
 
 
 def _retention_key(server: Server) -> tuple[bool, bool, float, int]:
@@ -53,10 +57,14 @@ def _retention_key(server: Server) -> tuple[bool, bool, float, int]:
 
 
 def is_surplus(state: PoolState, server: Server) -> bool:
-    """Whether another of its model is there without it: stopping it costs no cold start."""
+    """Whether another server of its model remains without it: stopping it causes no cold start.
+
+    A surplus server is the first to be evicted for another model, at once, whatever its age and priority, and even if
+    its model is pinned.
+    """
     return retention_rank(state, server) > 0
 
 
 def is_above_min(state: PoolState, server: Server) -> bool:
-    """Whether its model has as many as it is to have at least without it."""
+    """Whether its model still has `replicas.min` servers without it."""
     return retention_rank(state, server) >= server.model.replicas.min

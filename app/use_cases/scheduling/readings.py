@@ -1,8 +1,9 @@
-"""Readings of RAM and GPUs: which loads may be decided on them, and when a newer one is wanted.
+"""Readings of RAM and GPUs: which ones a load may be decided on, and when new ones are requested.
 
-A load is decided on readings that are younger than its request and than the last exit; the GPUs', also than the last
-load's end. They are waited for only so long: a call may hang in the driver, and then the last reading has to do, until
-it is so old that it says nothing any more.
+A load is decided on readings that are younger than its request and than the last exit, and at most MAX_AGE_SECONDS
+old; those of the GPUs are also younger than the end of the last load. A GPU reading is waited for only
+GPU_READING_TIMEOUT_SECONDS: a call may hang in the driver, and then the last reading is used until it is too old to
+mean anything. Before the first GPU reading loads wait for it. Requests for loaded models wait for no reading.
 """
 
 from __future__ import annotations
@@ -12,35 +13,34 @@ from app.entities.gpu import GpuState
 from app.use_cases.scheduling.effects import Effect, ReadGpus, ReadMemory
 from app.use_cases.scheduling.pool_state import PoolState, Step, Waiter
 
-MAX_AGE_SECONDS = 1.0  # strangers come and go
-GPU_READING_TIMEOUT_SECONDS = 0.05  # for the GPUs
-RELEASE_POLL_SECONDS = 0.1  # while memory is on its way back
+MAX_AGE_SECONDS = 1.0  # other processes come and go
+GPU_READING_TIMEOUT_SECONDS = 0.05
+RELEASE_POLL_SECONDS = 0.1  # while memory is being released
 
 
 def note_elapsed_time(state: PoolState, now: float) -> PoolState:
-    """Notice what time alone has changed: readings that do not come, memory that is back or never comes."""
-    if (
-        state.gpus_requested_at is not None
-        and not state.gpu_reading_is_late
-        and now >= state.gpus_requested_at + GPU_READING_TIMEOUT_SECONDS
-    ):
+    """The state with what time alone has changed: GPU readings that are late, memory that was released or never will
+    be."""
+    requested_at = state.gpus_requested_at
+    is_overdue = requested_at is not None and now >= requested_at + GPU_READING_TIMEOUT_SECONDS
+    if is_overdue and not state.gpu_reading_is_late:
         state = replace(state, gpu_reading_is_late=True)
     if state.gpus.state is GpuState.UNREAD:
-        state = replace(state, gpus=state.gpus.as_of(now))  # it hangs, or is not due yet
-    awaited = tuple(each for each in state.releasing if each.is_pending(state.gpus, state.servers, now))
-    return state if awaited == state.releasing else replace(state, releasing=awaited)
+        state = replace(state, gpus=state.gpus.as_of(now))  # the first reading hangs, or is not due yet
+    pending = tuple(memory for memory in state.releasing if memory.is_pending(state.gpus, state.servers, now))
+    return state if pending == state.releasing else replace(state, releasing=pending)
 
 
 def are_stable(state: PoolState) -> bool:
-    """Whether time alone changes nothing about them."""
+    """Whether `note_elapsed_time` changes nothing, however late it is called."""
     return not state.releasing and state.gpus_requested_at is None and state.gpus.state is not GpuState.UNREAD
 
 
 def reading_due_times(state: PoolState) -> list[float]:
-    """When time alone changes something for those who wait for a load."""
+    """When time alone changes something about the readings that a waiting load needs."""
     if not state.has_waiting_load:
         return []
-    times = [each.expires_at for each in state.releasing]
+    times = [memory.expires_at for memory in state.releasing]
     if state.gpus.state is GpuState.UNREAD and state.gpus.overdue_at is not None:
         times.append(state.gpus.overdue_at)
     if state.gpus_requested_at is None:
@@ -56,7 +56,7 @@ def are_fresh(state: PoolState, waiter: Waiter, now: float) -> bool:
 
 
 def request_readings(state: PoolState, waiter: Waiter, now: float) -> Step:
-    """Order those that this load lacks, if they are not on their way already."""
+    """Request the readings that this load lacks, except those that were requested already."""
     effects: list[Effect] = []
     if state.memory_requested_at is None and not _is_memory_reading_fresh(state, waiter, now):
         state = replace(state, memory_requested_at=now)
@@ -75,27 +75,26 @@ def _is_gpu_reading_fresh(state: PoolState, waiter: Waiter, now: float) -> bool:
     gpus = state.gpus.as_of(now)
     if gpus.state is GpuState.UNREAD:
         return False
-    is_soon_old = (
-        _is_release_polled(state) and now >= gpus.at + RELEASE_POLL_SECONDS
-    )  # the very sum of `reading_due_times`
+    # The very sum of `reading_due_times`: a difference might round the other way.
+    is_poll_due = _is_release_polled(state) and now >= gpus.at + RELEASE_POLL_SECONDS
     if gpus.poll_seconds is None or gpus.state is GpuState.HUNG:
-        # There are none, or the call hangs; one is still requested where `reading_due_times` says so.
-        return not is_soon_old or state.gpus_requested_at is not None
-    since = max(_oldest_usable_at(state, waiter, now), _last_ready_at(state))
-    return (gpus.at >= since and not is_soon_old) or state.gpu_reading_is_late
+        # There are no GPUs, or the call hangs. One reading is still requested where `reading_due_times` says so.
+        return not is_poll_due or state.gpus_requested_at is not None
+    oldest_usable_at = max(_oldest_usable_at(state, waiter, now), _last_ready_at(state))
+    return (gpus.at >= oldest_usable_at and not is_poll_due) or state.gpu_reading_is_late
 
 
 def _last_ready_at(state: PoolState) -> float:
-    """Since then no server has loaded. Where pids are hidden, what one takes counts twice until a reading that is
-    younger: it is not free any more, and still claimed. One would be stopped for a model that has room beside it."""
+    """When the last server became ready. Where pids are hidden, a reading from before counts its memory twice: it is no
+    longer free, and still claimed. A server would be evicted for a model that fits beside it."""
     return max((server.ready_at for server in state.servers if server.ready_at is not None), default=float("-inf"))
 
 
 def _is_release_polled(state: PoolState) -> bool:
-    """Whether the GPUs are read more often for a while, to see what comes back."""
+    """Whether the GPUs are read more often for a while, to see memory being released."""
     return bool(state.releasing) and state.gpus.poll_seconds is not None
 
 
 def _oldest_usable_at(state: PoolState, waiter: Waiter, now: float) -> float:
-    """Since then the request came, or bytes came back, or it is just now: no start on stale numbers."""
+    """The reading must be younger than the request and the last exit, and at most MAX_AGE_SECONDS old."""
     return max(waiter.since, state.last_exit_at, now - MAX_AGE_SECONDS)

@@ -1,4 +1,11 @@
-"""Correcting: what a starting server says it needs, against what was booked for it."""
+"""Rebooking: what a starting server reports that it needs, against what was booked for it.
+
+The report is believed, device by device. If it needs less, the rest is free at once. If it needs more, that is booked
+if it is available beside the other servers; else the start is aborted before its weights are loaded, and the waiters,
+still in the queue, are placed again with the reported needs: others are evicted for that, or the waiters are
+rejected. A start that was placed with such a report is not aborted for it again; if it then needs even more, its
+waiters are rejected.
+"""
 
 from __future__ import annotations
 
@@ -27,99 +34,99 @@ MIB = 1024**2
 
 
 def rebook_starting_servers(state: PoolState, now: float) -> Step:
-    """Less is booked at once. More is, if there is room for it; else the start ends before its weights move."""
+    """Book what starting servers report; abort those for which there is not enough memory."""
     effects: list[Effect] = []
     for server in state.servers:
         if server.state is not STARTING or server.reported is None or server.reported == server.booked:
             continue
-        if not _is_seen(state, server):
-            continue  # a GPU of it is lost for now
+        if not _are_devices_read(state, server):
+            continue  # one of its GPUs is lost for now
         shortage = _shortage(state, server, server.reported)
         if shortage is None:
             state = update_server(state, server.id, lambda s: replace(s, booked=s.reported or s.booked))
             continue
-        state, more = _abort_start(state, server, shortage, now)
-        effects += more
+        state, orders = _abort_start(state, server, shortage, now)
+        effects += orders
     return state, effects
 
 
 @dataclass(frozen=True, slots=True)
 class _Shortage:
-    """There is not enough of a device."""
+    """A device does not have enough memory for what a server reports."""
 
     device: str
     needed_bytes: int
     booked_bytes: int
-    room_bytes: int
+    available_bytes: int
     total_bytes: int
 
 
 def reported_excess(server: Server) -> LearnedMargin:
-    """How much more a server says it needs than was thought when it was placed."""
-    more = {what: size - server.placement.booked_bytes.get(what, 0) for what, size in (server.reported or {}).items()}
-    on_gpus = (size for what, size in more.items() if what != CPU)
-    return LearnedMargin(max(0, *on_gpus, 0), max(0, more.get(CPU, 0)))
+    """How much more a server reports than was estimated when it was placed."""
+    estimated = server.placement.booked_bytes
+    excess = {device: size - estimated.get(device, 0) for device, size in (server.reported or {}).items()}
+    on_gpus = (size for device, size in excess.items() if device != CPU)
+    return LearnedMargin(max(0, *on_gpus, 0), max(0, excess.get(CPU, 0)))
 
 
-def _is_seen(state: PoolState, server: Server) -> bool:
-    """Whether there is a reading of each device it is on."""
+def _are_devices_read(state: PoolState, server: Server) -> bool:
     return server.booked.keys() <= {CPU, *(gpu.uuid for gpu in state.gpus.gpus if gpu.free_bytes is not None)}
 
 
 def _shortage(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Shortage | None:
-    """Where there is no room for it, beside all others and with what it holds already. Less than booked always fits."""
-    more = {what: size for what, size in needs.items() if size > server.booked.get(what, 0)}
-    if not more:
+    """The device that lacks most for these needs, beside all other servers and with what the server holds already; None
+    if they fit. A device that needs no more than was booked always fits."""
+    increased = {device: size for device, size in needs.items() if size > server.booked.get(device, 0)}
+    if not increased:
         return None
-    assert state.memory is not None, "it was started on a reading"
+    assert state.memory is not None, "the server was started on a reading"
     ledger = Ledger(state.gpus, state.memory, state.servers, state.limits.gpu_limits, state.releasing)
-    room = ledger.available_to(server)
-    short = [what for what, size in more.items() if size > room[what]]
+    available = ledger.available_to(server)
+    short = [device for device, size in increased.items() if size > available[device]]
     if not short:
         return None
-    worst = max(short, key=lambda what: more[what] - room[what])
+    worst = max(short, key=lambda device: increased[device] - available[device])
     totals = {CPU: state.memory.total_bytes} | {card.uuid: card.total_bytes for card in ledger.cards()}
-    return _Shortage(worst, more[worst], server.booked.get(worst, 0), max(0, room[worst]), totals[worst])
+    booked = server.booked.get(worst, 0)
+    return _Shortage(worst, increased[worst], booked, max(0, available[worst]), totals[worst])
 
 
 def _abort_start(state: PoolState, server: Server, shortage: _Shortage, now: float) -> Step:
-    """Who waits for it waits on and is planned for anew, with what it said: room is made for that, or it is refused.
-
-    Once: a second start that needs more again, without room for it, is not followed by a third.
-    """
-    needed, booked, room = (
-        f"{size / MIB:.0f} MiB" for size in (shortage.needed_bytes, shortage.booked_bytes, shortage.room_bytes)
-    )
-    where = "of RAM" if shortage.device == CPU else f"on {shortage.device}"
-    detail = f"{server.model.name}: its llama-server needs {needed} {where}, {booked} were booked and {room} can be had"
-    effects: list[Effect] = []
-    if state.has_another(server):  # nobody waits for this one; the next is placed by what it said
+    """Stop the server; its waiters stay in the queue, with what it reported added to their requests."""
+    detail, effects = _detail(server, shortage), list[Effect]()
+    if state.has_another(server):  # no request waits for this one; the next is placed with what it reported
         known = state.learned_margins.get(server.model.name, NO_MARGIN)
-        state = replace(
-            state, learned_margins={**state.learned_margins, server.model.name: known + reported_excess(server)}
-        )
-        return stop_server(state, server, StopReason.TOO_LARGE, detail)
+        margins = {**state.learned_margins, server.model.name: known + reported_excess(server)}
+        return stop_server(replace(state, learned_margins=margins), server, StopReason.TOO_LARGE, detail)
     if server.is_replanned:
         state, effects = reject_model(state, _refusal(server, shortage, detail))
-    state = replace(state, waiting=tuple(_with_reported_needs(w, server) for w in state.waiting))
-    if not any(w.model.name == server.model.name for w in state.waiting_for_server):
-        # Nobody else would learn of it; the next request is planned with what it said.
+    state = replace(state, waiting=tuple(_with_reported_needs(waiter, server) for waiter in state.waiting))
+    if not any(waiter.model.name == server.model.name for waiter in state.waiting_for_server):
+        # No waiter would see the reason. The next request is placed with what was reported.
         state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
     state, orders = stop_server(state, server, StopReason.TOO_LARGE, detail)
     return state, [*effects, *orders]
 
 
-def _with_reported_needs(waiter: Waiter, server: Server) -> Waiter:
-    is_for_it = waiter.placement_request is not None and waiter.model.is_served_as(server.model)
-    if waiter.placement_request is None or not is_for_it or waiter.model.name != server.model.name:
-        return waiter
-    return replace(
-        waiter, placement_request=waiter.placement_request.with_margin(reported_excess(server)), is_replanned=True
+def _detail(server: Server, shortage: _Shortage) -> str:
+    sizes = shortage.needed_bytes, shortage.booked_bytes, shortage.available_bytes
+    needed, booked, available = (f"{size / MIB:.0f} MiB" for size in sizes)
+    where = "of RAM" if shortage.device == CPU else f"on {shortage.device}"
+    return (
+        f"{server.model.name}: its llama-server needs {needed} {where}, "
+        f"{booked} were booked and {available} are available"
     )
 
 
+def _with_reported_needs(waiter: Waiter, server: Server) -> Waiter:
+    request, model = waiter.placement_request, waiter.model
+    if request is None or model.name != server.model.name or not model.is_served_as(server.model):
+        return waiter
+    return replace(waiter, placement_request=request.with_margin(reported_excess(server)), is_replanned=True)
+
+
 def _refusal(server: Server, shortage: _Shortage, detail: str) -> Refusal:
-    could_be = shortage.needed_bytes <= shortage.total_bytes
-    reason = Reason.INSUFFICIENT_MEMORY if could_be else Reason.DOES_NOT_FIT
-    free = {shortage.device: shortage.room_bytes if could_be else shortage.total_bytes}
+    could_fit = shortage.needed_bytes <= shortage.total_bytes
+    reason = Reason.INSUFFICIENT_MEMORY if could_fit else Reason.DOES_NOT_FIT
+    free = {shortage.device: shortage.available_bytes if could_fit else shortage.total_bytes}
     return Refusal(reason, server.model.name, detail, shortage.needed_bytes, free)

@@ -1,4 +1,4 @@
-"""Why a load gets no place, as its requests are told."""
+"""Why a load has no place, as its requests are told."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from app.use_cases.scheduling.pool_state import PoolState, Waiter
 
 
 def gpu_problem(state: PoolState, waiter: Waiter, now: float) -> str:
-    """A model that is to have no layers on GPUs misses none."""
+    """Why no model can be placed before the GPUs are back; empty if they are, or if this model uses none."""
     if waiter.placement_request is not None and not waiter.placement_request.options.n_gpu_layers:
         return ""
     return unplaceable_reason(state.gpus.as_of(now), state.limits.cpu_fallback)
 
 
 def refusal_for(state: PoolState, waiter: Waiter, decision: Decision) -> Refusal:
+    """The refusal that a decision with the outcome REFUSE means for its requests."""
     model = waiter.model.name
-    if decision.is_permanent and _misses_gpus(state, waiter):  # with them it might fit
-        why = "; ".join((decision.reason, *state.gpus.problems))
-        return Refusal(Reason.NO_GPU, model, why, decision.needed_bytes, decision.free_bytes)
+    if decision.is_permanent and _lacks_missing_gpus(state, waiter):  # with them it might fit
+        reason = "; ".join((decision.reason, *state.gpus.problems))
+        return Refusal(Reason.NO_GPU, model, reason, decision.needed_bytes, decision.free_bytes)
     if decision.is_permanent:
-        had = _had(state, decision)
-        return Refusal(Reason.DOES_NOT_FIT, model, decision.reason, decision.needed_bytes, had, decision.suggest)
+        capacity = _capacity_bytes(state, decision)
+        return Refusal(Reason.DOES_NOT_FIT, model, decision.reason, decision.needed_bytes, capacity, decision.suggest)
     free = decision.free_bytes
     return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, decision.suggest)
 
 
-def _misses_gpus(state: PoolState, waiter: Waiter) -> bool:
-    """Whether GPUs are missing that it might use."""
+def _lacks_missing_gpus(state: PoolState, waiter: Waiter) -> bool:
+    """Whether GPUs are missing that this model may use."""
     if waiter.placement_request is None or not waiter.placement_request.options.n_gpu_layers:
         return False
     missing = (Card(gpu.uuid, gpu.name, gpu.index, 0, 0) for gpu in state.gpus.missing)
     return bool(allowed_cards(missing, waiter.placement_request.constraints))
 
 
-def _had(state: PoolState, decision: Decision) -> dict[str, int]:
-    """What may be had of an empty machine, where the decision says what is free."""
+def _capacity_bytes(state: PoolState, decision: Decision) -> dict[str, int]:
+    """What an empty machine would have on the devices of the decision."""
     assert state.memory is not None
     ledger = Ledger(state.gpus, state.memory, (), state.limits.gpu_limits)
     totals = {card.uuid: card.total_bytes for card in ledger.cards()} | {CPU: state.memory.total_bytes}

@@ -1,9 +1,12 @@
-"""Replicas: further servers of a model that is there.
+"""Replicas: further servers of a loaded model.
 
-They are wanted until there are `min`, and beyond that while requests wait for a slot, up to `max`. They get memory that
-is free, and nothing else: for a replica nobody is stopped, drained or refused, and while the load of another model
-waits for a place, or memory is on its way back, none is started. One at a time, and only while all servers of its model
-are ready: so it is known that the model can be loaded and what it needs, and it is never doubled on its way out.
+A model gets replicas until it has `min`, and more while requests wait for a slot, up to `max`. A replica only ever
+uses free memory: nothing is evicted, drained or rejected for it, and none is started while a load waits or memory is
+being released. It goes to other GPUs than the model's servers if they have enough memory, with the context and the
+layers of the first server. Replicas start one at a time, and only while all servers of the model are ready: so it is
+known that the model can be loaded and what it needs, and a server that is stopping is never doubled. Without a place,
+one is looked for again when servers start or end, or every RETRY_SECONDS if the readings have changed. A replica that
+fails rejects no request; it counts for the backoff.
 """
 
 from __future__ import annotations
@@ -18,169 +21,171 @@ from app.use_cases.placement.placement import decide
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.backoff import backoff_until
-from app.use_cases.scheduling.demand import load_seconds
+from app.use_cases.scheduling.decision_inputs import current_facts, current_world, request_with_margin
+from app.use_cases.scheduling.demand import expected_load_seconds
 from app.use_cases.scheduling.effects import Decided, Effect
-from app.use_cases.scheduling.eviction import current_world, ledger, request_with_margin, spawn
-from app.use_cases.scheduling.pool_state import READY, STOPPING, Awaited, PoolState, Sought, Step, Waiter
+from app.use_cases.scheduling.evaluation import Evaluation, server_states
+from app.use_cases.scheduling.pool_state import READY, STOPPING, Awaited, PoolState, Step, Waiter, start_server
 from app.use_cases.scheduling.rebook import reported_excess
 
-# A queue that has lasted as long as a load would take is likely to last until the replica is there, and has cost as
-# much by then as starting it at once would have. Shorter than two seconds is a burst; for loads that take minutes the
-# wait has an end.
+# A queue that has lasted as long as a load takes is likely to last until the replica is ready, and has by then cost as
+# much as starting it at once would have. Below two seconds it is a burst; for loads of minutes the wait is bounded.
 MIN_QUEUE_SECONDS, MAX_QUEUE_SECONDS = 2.0, 30.0
-RETRY_SECONDS = 10.0  # between two looks for a place among the same servers: strangers come and go
-NO_TICKET = 0  # the ticket of who wants a replica
+RETRY_SECONDS = 10.0  # between two searches for a place among the same servers: other processes come and go
+NO_TICKET = 0  # of the waiter that stands for a replica
 
 
 def add_replicas(state: PoolState, now: float) -> Step:
-    """Another server for each model that wants one and has a place for it."""
-    if not state.saturated_since and state.sought is None and not any(s.model.replicas.max > 1 for s in state.servers):
+    """Start another server for each model that wants one and has a place for it."""
+    last = _last_evaluation(state)
+    if not state.saturated_since and last is None and not any(s.model.replicas.max > 1 for s in state.servers):
         return state, []
-    state = _with_the_crowded(readings.note_elapsed_time(state, now), now)
-    lacking = _lacking(state, now)
-    if not lacking:
-        return state if state.sought is None else replace(state, sought=None), []
+    state = _note_saturation(readings.note_elapsed_time(state, now), now)
+    models = _oldest_servers_of_wanted(state, now)
+    if not models:
+        return state if last is None else replace(state, evaluation=None), []
     if not _is_quiet(state):
         return state, []
-    last, sought = state.sought, _sought(state, lacking, now)
-    if last is None or (last.models, last.servers) != (sought.models, sought.servers):
-        last = sought
-    elif now >= last.again_at:
-        last = replace(sought, room=last.room)
-    elif last.is_decided:
-        return state, []
-    return _look(replace(state, sought=last), lacking, now, is_new=last is not state.sought)
+    names = tuple(server.model.name for server in models)
+    if last is None or (last.replicas, last.facts.servers) != (names, server_states(state.servers)):
+        return _search(replace(state, evaluation=_new_search(state, names, (), now)), models, now, is_new=True)
+    if now >= last.repeat_at:
+        search = _new_search(state, names, last.facts.memory, now)
+        return _search(replace(state, evaluation=search), models, now, is_new=True)
+    return _search(state, models, now, is_new=False) if last.awaits_readings else (state, [])
 
 
 def replica_due_times(state: PoolState) -> list[float]:
-    """When time alone gives a reason to look for a replica's place."""
+    """When time alone is a reason to look for a place for a replica."""
     if not _is_quiet(state):
         return []
-    known = state.sought.models if state.sought else ()
-    wanted = (_wanted_at(state, server) for server in _firsts(state) if server.model.name not in known)
-    return [*(at for at in wanted if -inf < at < inf), *([state.sought.again_at] if state.sought else [])]
+    last = _last_evaluation(state)
+    known = last.replicas if last else ()
+    wanted = (_wanted_at(state, server) for server in _oldest_servers(state) if server.model.name not in known)
+    return [*(at for at in wanted if -inf < at < inf), *([last.repeat_at] if last else [])]
 
 
 def is_below_min(state: PoolState, server: Server) -> bool:
-    """Whether its model has fewer than it is to have as long as it is loaded."""
+    """Whether the server's model has fewer servers than `replicas.min`."""
     replicas = server.model.replicas
     return replicas.min > 1 and len(state.servers_of(server.model.name)) < replicas.min
 
 
-# --- who wants one -----------------------------------------------------------------------------------------
+def _last_evaluation(state: PoolState) -> Evaluation | None:
+    """That of replicas; None if there is none, or only one of loads."""
+    return state.evaluation if state.evaluation and state.evaluation.replicas else None
 
 
-def _with_the_crowded(state: PoolState, now: float) -> PoolState:
-    """Models whose servers are all ready and full, as requests wait, and since when."""
+# --- which models want one ---------------------------------------------------------------------------------
+
+
+def _note_saturation(state: PoolState, now: float) -> PoolState:
+    """Note since when the servers of a model have been ready and full while requests wait."""
     names = {w.model.name for w in state.waiting if w.awaited is Awaited.SLOT and w.model.replicas.max > 1}
-    saturated_since = {
-        name: state.saturated_since.get(name, now) for name in names if _are_ready(state.servers_of(name))
-    }
-    return state if saturated_since == state.saturated_since else replace(state, saturated_since=saturated_since)
+    saturated = {name: state.saturated_since.get(name, now) for name in names if _are_ready(state.servers_of(name))}
+    return state if saturated == state.saturated_since else replace(state, saturated_since=saturated)
 
 
 def _are_ready(servers: tuple[Server, ...]) -> bool:
-    return bool(servers) and all(each.state is READY for each in servers)
+    return bool(servers) and all(server.state is READY for server in servers)
 
 
-def _lacking(state: PoolState, now: float) -> list[Server]:
-    """Of each model that wants another the oldest server: those who are waited for first, then by priority."""
-    wanting = (each for each in _firsts(state) if now >= _wanted_at(state, each))
-    return sorted(
-        wanting, key=lambda each: (each.model.name not in state.saturated_since, -each.model.priority, each.id)
-    )
+def _oldest_servers_of_wanted(state: PoolState, now: float) -> list[Server]:
+    """The oldest server of each model that wants another: saturated models first, then by priority."""
+    wanted = [server for server in _oldest_servers(state) if now >= _wanted_at(state, server)]
+    return sorted(wanted, key=lambda s: (s.model.name not in state.saturated_since, -s.model.priority, s.id))
 
 
-def _firsts(state: PoolState) -> list[Server]:
-    first: dict[str, Server] = {}
+def _oldest_servers(state: PoolState) -> list[Server]:
+    oldest: dict[str, Server] = {}
     for server in state.servers:
         if server.model.replicas.max > 1:
-            first.setdefault(server.model.name, server)
-    return list(first.values())
+            oldest.setdefault(server.model.name, server)
+    return list(oldest.values())
 
 
-def _wanted_at(state: PoolState, first: Server) -> float:
-    """From then on its model wants another; infinity: not as things are."""
-    model, ours = first.model, state.servers_of(first.model.name)
-    if state.draining or len(ours) >= model.replicas.max or not _are_ready(ours):
+def _wanted_at(state: PoolState, oldest: Server) -> float:
+    """From when on the server's model wants another one; infinity: not as long as nothing changes."""
+    model, servers = oldest.model, state.servers_of(oldest.model.name)
+    if state.draining or len(servers) >= model.replicas.max or not _are_ready(servers):
         return inf
-    at = -inf if is_below_min(state, first) else _crowded_for_long_at(state, model)
+    at = -inf if is_below_min(state, oldest) else _queue_lasting_at(state, model)
     return max(at, backoff_until(state.backoffs, model))
 
 
-def _crowded_for_long_at(state: PoolState, model: Model) -> float:
-    seconds = min(max(MIN_QUEUE_SECONDS, load_seconds(state.demands, model)), MAX_QUEUE_SECONDS)
-    return state.saturated_since.get(model.name, inf) + seconds
+def _queue_lasting_at(state: PoolState, model: Model) -> float:
+    load_seconds = expected_load_seconds(state.demands, model)
+    return state.saturated_since.get(model.name, inf) + min(max(MIN_QUEUE_SECONDS, load_seconds), MAX_QUEUE_SECONDS)
 
 
-# --- where it goes -----------------------------------------------------------------------------------------
+# --- where it is placed ------------------------------------------------------------------------------------
 
 
 def _is_quiet(state: PoolState) -> bool:
-    """Whether no load waits for a place, and nothing is on its way back: what is free is nobody's."""
-    return not (state.releasing or state.has_waiting_load or any(each.state is STOPPING for each in state.servers))
+    """Whether no load waits and no memory is being released: what is free belongs to nobody else."""
+    return not (state.releasing or state.has_waiting_load or any(server.state is STOPPING for server in state.servers))
 
 
-def _sought(state: PoolState, lacking: list[Server], now: float) -> Sought:
-    servers = tuple((each.id, each.state) for each in state.servers)
-    return Sought(tuple(each.model.name for each in lacking), servers, again_at=now + RETRY_SECONDS)
+def _new_search(state: PoolState, names: tuple[str, ...], memory: tuple[object, ...], now: float) -> Evaluation:
+    """A search that awaits readings; `memory` is what the last one was decided on, () if there was none."""
+    facts = replace(current_facts(state, now), memory=memory)
+    return Evaluation(facts, now, now + RETRY_SECONDS, replicas=names, awaits_readings=True)
 
 
-def _look(state: PoolState, lacking: list[Server], now: float, is_new: bool) -> Step:
-    """On fresh readings, which are asked for once."""
-    assert state.sought is not None
-    wish = Waiter(NO_TICKET, lacking[0].model, -inf, inf, Awaited.LOADED)
-    if not readings.are_fresh(state, wish, now):
-        return readings.request_readings(state, wish, now) if is_new else (state, [])
-    room, effects = ledger(state).fingerprint(), list[Effect]()
-    if room == state.sought.room:
-        return replace(state, sought=replace(state.sought, is_decided=True)), []
-    for first in lacking:
-        state, more = _placed(state, first, now)
-        effects += more
-    left = [each for each in lacking if _are_ready(state.servers_of(each.model.name))]
-    sought = replace(_sought(state, left, now), room=room, is_decided=True)
-    return replace(state, sought=sought if left else None), effects
+def _search(state: PoolState, models: list[Server], now: float, is_new: bool) -> Step:
+    """Look for places on fresh readings, which are requested once."""
+    assert state.evaluation is not None
+    load = Waiter(NO_TICKET, models[0].model, -inf, inf, Awaited.LOADED)
+    if not readings.are_fresh(state, load, now):
+        return readings.request_readings(state, load, now) if is_new else (state, [])
+    facts, effects = current_facts(state, now), list[Effect]()
+    if facts.memory == state.evaluation.facts.memory:
+        return replace(state, evaluation=replace(state.evaluation, awaits_readings=False)), []
+    for oldest in models:
+        state, orders = _add_replica(state, oldest, now)
+        effects += orders
+    remaining = tuple(s.model.name for s in models if _are_ready(state.servers_of(s.model.name)))
+    search = replace(_new_search(state, remaining, facts.memory, now), awaits_readings=False)
+    return replace(state, evaluation=search if remaining else None), effects
 
 
-def _placed(state: PoolState, first: Server, now: float) -> Step:
-    """A server is started if there is a place that is free; what was found is told either way."""
-    model, plan = first.model, state.placement_requests[first.id]
-    wish = Waiter(NO_TICKET, model, now, inf, Awaited.LOADED, plan)
-    request = _alike(request_with_margin(state, wish).with_margin(reported_excess(first)), first.placement)
-    found = _found(state, request, first, now)
-    which = f"server {len(state.servers_of(model.name)) + 1} of {model.replicas.max}"
-    place = _place(found, first)
+def _add_replica(state: PoolState, oldest: Server, now: float) -> Step:
+    """Start a server if there is a free place for it; either way the decision is recorded."""
+    model, request = oldest.model, state.placement_requests[oldest.id]
+    load = Waiter(NO_TICKET, model, now, inf, Awaited.LOADED, request)
+    request = _matching(request_with_margin(state, load).with_margin(reported_excess(oldest)), oldest.placement)
+    decision = _decide(state, request, oldest, now)
+    number = f"server {len(state.servers_of(model.name)) + 1} of {model.replicas.max}"
+    place = _place(decision, oldest)
     if place is None:
-        reason = f"{which}: no room for it is free, and nothing is stopped for a replica"
-        told = Decision(
-            Outcome.WAIT, reason, found.needed_bytes, free_bytes=found.free_bytes, considered=found.considered
-        )
-        return state, [Decided(model.name, told, ())]
-    state, effects = spawn(state, wish, place, now)
-    return state, [Decided(model.name, replace(found, reason=f"{which}: {found.reason}"), ()), *effects]
+        reason = f"{number}: not enough free memory, and nothing is evicted for a replica"
+        needed, free = decision.needed_bytes, decision.free_bytes
+        waits = Decision(Outcome.WAIT, reason, needed, free_bytes=free, considered=decision.considered)
+        return state, [Decided(model.name, waits, ())]
+    state, effects = start_server(state, load, place, now)
+    return state, [Decided(model.name, replace(decision, reason=f"{number}: {decision.reason}"), ()), *effects]
 
 
-def _found(state: PoolState, request: PlacementRequest, first: Server, now: float) -> Decision:
-    """By the rules for all, as if nobody could be stopped; beside its siblings only where no other GPUs have room:
-    together they would be no faster there than one."""
+def _decide(state: PoolState, request: PlacementRequest, oldest: Server, now: float) -> Decision:
+    """As for any load, except that nothing can be evicted; on GPUs of the model's own servers only if no others have
+    enough memory: two servers on one GPU are no faster than one."""
     world = replace(current_world(state, now), residents=())
-    taken = {uuid for each in state.servers_of(first.model.name) for uuid in each.placement.uuids}
-    if others := tuple(card for card in world.cards if card.uuid not in taken):
-        found = decide(request, replace(world, cards=others))
-        if _place(found, first):
-            return found
+    used = {uuid for server in state.servers_of(oldest.model.name) for uuid in server.placement.uuids}
+    if unused := tuple(card for card in world.cards if card.uuid not in used):
+        decision = decide(request, replace(world, cards=unused))
+        if _place(decision, oldest):
+            return decision
     return decide(request, world)
 
 
-def _place(found: Decision, first: Server) -> Placement | None:
-    """The one that was found; none on the CPU for a replica of one on GPUs."""
-    place = found.placement
-    return place if place is not None and place.is_on_cpu == first.placement.is_on_cpu else None
+def _place(decision: Decision, oldest: Server) -> Placement | None:
+    """The decision's place; None if it is on the CPU and the first server is on GPUs, or the other way round."""
+    place = decision.placement
+    return place if place is not None and place.is_on_cpu == oldest.placement.is_on_cpu else None
 
 
-def _alike(request: PlacementRequest, place: Placement) -> PlacementRequest:
-    """With the context and the layers on GPUs that the first one got: whichever of them answers makes no difference."""
+def _matching(request: PlacementRequest, place: Placement) -> PlacementRequest:
+    """The request with the first server's context and layers on GPUs: it must not matter which server answers."""
     options = replace(
         request.options, ctx_size=place.ctx_size, n_gpu_layers=place.n_gpu_layers, n_cpu_moe=place.n_cpu_moe
     )

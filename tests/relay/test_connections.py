@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.relay import upstream
-from workers.relay.upstream import UpstreamConnections
+from workers.relay import connections as module
+from workers.relay.connections import UpstreamConnection, UpstreamConnections
+
+pytestmark = pytest.mark.integration
 
 
 @contextlib.contextmanager
@@ -18,7 +20,7 @@ def a_server() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def is_closed(connection: upstream.UpstreamConnection) -> bool:
+def is_closed(connection: UpstreamConnection) -> bool:
     return connection.socket.fileno() < 0
 
 
@@ -47,7 +49,7 @@ def test_those_that_were_idle_for_long_are_closed_whichever_server_they_lead_to(
     connections = UpstreamConnections()
     with a_server() as one, a_server() as other:
         first, second = connections.take(one), connections.take(other)
-        monkeypatch.setattr(upstream, "KEPT_SECONDS", 0.0)
+        monkeypatch.setattr(module, "KEPT_SECONDS", 0.0)
         connections.give_back(first)
         connections.give_back(second)
         assert (is_closed(first), is_closed(second)) == (True, False)

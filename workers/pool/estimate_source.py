@@ -1,6 +1,6 @@
-"""What a model needs before it is loaded: what a start like it took before, else an estimate.
+"""EstimateSource: what a model needs, before it is loaded: what a start like it needed before, else an estimate.
 
-Here and nowhere else it is chosen where the numbers come from.
+The only place that chooses where these numbers come from.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.estimate.memory_options import memory_options
 from app.use_cases.launch.launch import around_faults, launch_with
 from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.request import PlacementRequest
@@ -22,19 +21,20 @@ from workers.measurement.history import History, start_of
 
 
 class EstimateSource:
-    """Asked on the thread of the request that may have to load a model."""
+    """Makes placement requests, on the thread of the request that may have to load a model."""
 
     def __init__(self, history: History, engine: EngineFacts | None, shapes: ModelHeaders[ModelShape]) -> None:
         self._history = history
         self._engine = engine
         self._shapes = shapes
-        self._beside = CompanionFiles()
+        self._companions = CompanionFiles()
 
     def placement_request(self, model: Model) -> PlacementRequest:
-        """What a decision about the model's place has to know: it reads no file, and gives the same answers for good.
+        """What placing the model depends on. The result reads no file later, and its estimates never change.
+
         Raises the ProxyError of a model that cannot be served."""
         model = self.as_started(model)
-        shape, beside = self._shapes.get(model.path), self._beside.read(model.launch)
+        shape, companions = self._shapes.get(model.path), self._companions.read(model.launch)
         learned = self._history.learned(model.path)
         engine = self._engine
 
@@ -43,14 +43,14 @@ class EstimateSource:
                 start = start_of(replace(model, launch=launch_with(model.launch, options)), engine, gpus)
                 if known := learned.estimate(start):
                     return known
-            return learned.with_overheads(estimate_memory(shape, options, 0, beside), gpus)
+            return learned.with_overheads(estimate_memory(shape, options, 0, companions), gpus)
 
-        return PlacementRequest(shape, memory_options(model.launch, devices=1), estimate, model.constraints)
+        return PlacementRequest(shape, model.launch.options, estimate, model.constraints)
 
     def as_started(self, model: Model) -> Model:
-        """The model with the settings it is really started with."""
+        """The model with the settings it is actually started with, which avoid the engine's known faults."""
         try:
             architecture = self._shapes.get(model.path).hparams.architecture
-        except InvalidModelFile:  # the engine will say so
+        except InvalidModelFile:  # the engine will report it
             return model
         return replace(model, launch=around_faults(model.launch, architecture))

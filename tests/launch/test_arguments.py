@@ -5,20 +5,13 @@ from __future__ import annotations
 import pytest
 
 from app.entities.launch import LaunchSettings, ModelOptions, Task
-from app.use_cases.estimate.memory_options import CompanionPaths, companion_paths, memory_options, parse_memory_options
+from app.use_cases.launch.arguments import CompanionPaths, companion_paths, parse_model_options
 
 
 def test_options_in_args_count():
-    launch = LaunchSettings(args=("--swa-full", "-ncmoe", "3", "--main-gpu=1", "--embeddings", "-nkvo"))
-    options = memory_options(launch, devices=2)
+    options = parse_model_options(["--swa-full", "-ncmoe", "3", "--main-gpu=1", "--embeddings", "-nkvo"])
     assert (options.swa_full, options.n_cpu_moe, options.main_gpu) == (True, 3, 1)
     assert (options.task, options.kv_offload) == (Task.EMBEDDING, False)
-
-
-def test_what_has_a_key_of_its_own_wins():
-    """It stands behind the `args` on the command line."""
-    options = memory_options(LaunchSettings(ctx_size=4096, args=("-c", "99", "-np", "1", "-ctk", "q4_0")))
-    assert (options.ctx_size, options.parallel, options.cache_type_k) == (4096, 4, "f16")
 
 
 @pytest.mark.parametrize(
@@ -26,19 +19,19 @@ def test_what_has_a_key_of_its_own_wins():
     ["-ts x", "-ts nan", "-ts -1,2", "-ts 1e300", "-ctk q9", "-c many", "-ncmoe -1", "-ngl auto", "-devd GPU", "-ts"],
 )
 def test_what_cannot_be_read_is_for_llama_server_to_refuse(args: str):
-    assert parse_memory_options(args.split()) == ModelOptions()
+    assert parse_model_options(args.split()) == ModelOptions()
 
 
 @pytest.mark.parametrize(
     ("args", "slots"), [("", (4, True)), ("-np -1", (4, True)), ("-np 2", (2, False)), ("-kvu -np 2", (2, True))]
 )
 def test_slots_that_are_asked_for_have_their_own_cells_unless_it_is_said(args: str, slots: tuple[int, bool]):
-    options = parse_memory_options(args.split())
+    options = parse_model_options(args.split())
     assert (options.parallel, options.kv_unified) == slots
 
 
 def test_overrides_add_up():
-    options = parse_memory_options(["-ot", r"blk\.1=CPU,x=CUDA1", "--override-tensor", "y=z=CPU"])
+    options = parse_model_options(["-ot", r"blk\.1=CPU,x=CUDA1", "--override-tensor", "y=z=CPU"])
     assert options.overrides == ((r"blk\.1", "CPU"), ("x", "CUDA1"), ("y=z", "CPU"))
 
 

@@ -1,4 +1,4 @@
-"""From a model's settings to the options that decide about its memory, those hidden in its `args` included."""
+"""llama-server's command line, read back: the options and files that a model's `args` name."""
 
 from __future__ import annotations
 
@@ -108,32 +108,10 @@ _NOT_UNIFIED = frozenset({"--no-kv-unified", "-no-kvu"})
 _SEVERAL = frozenset({"overrides"})  # each time the option is given adds to these
 
 
-def memory_options(launch: LaunchSettings, devices: int = 0) -> ModelOptions:
-    """The options of a llama-server started with these settings on so many GPUs.
+def parse_model_options(args: Sequence[str]) -> ModelOptions:
+    """The options these arguments set; llama-server's defaults for the others.
 
-    What has a key of its own stands behind the `args` on the command line, and wins.
-    """
-    options = parse_memory_options(launch.args)
-    return replace(
-        options,
-        ctx_size=launch.ctx_size,
-        parallel=launch.parallel,
-        kv_unified=launch.kv_unified,
-        batch_size=ModelOptions().batch_size,
-        ubatch_size=launch.ubatch_size,
-        cache_type_k=launch.cache_type_k,
-        cache_type_v=launch.cache_type_v,
-        flash_attn=launch.flash_attn,
-        n_gpu_layers=launch.n_gpu_layers if devices else 0,
-        n_cpu_moe=launch.n_cpu_moe or options.n_cpu_moe,
-        devices=devices,
-    )
-
-
-def parse_memory_options(args: Sequence[str]) -> ModelOptions:
-    """What these arguments of llama-server say about memory; where they say nothing, its own defaults.
-
-    An option that cannot be read is left to llama-server, which says why it does not like it.
+    A value that cannot be parsed is ignored here: llama-server reports it when it starts.
     """
     options = ModelOptions()
     given = list(option_pairs(args))

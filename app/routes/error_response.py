@@ -1,0 +1,54 @@
+"""Error responses: any exception as OpenAI's error object, for the routes of Flask and those that bypass it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+
+from werkzeug.exceptions import HTTPException
+
+from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError
+from app.routes.incoming_request import IncomingRequest
+
+log = logging.getLogger(__name__)
+
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+def error_response(request: IncomingRequest, error: Exception) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, headers and body."""
+    problem = error if isinstance(error, ProxyError) else _proxy_error(request, error)
+    body = json.dumps(problem.body).encode() + b"\n"
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *problem.headers.items()]
+    headers += [("WWW-Authenticate", challenge) for challenge in problem.challenges]
+    if isinstance(error, HTTPException) and (allow := dict(error.get_headers()).get("Allow")):
+        headers.append(("Allow", allow))
+    return problem.status, headers, body
+
+
+def respond_with_error(
+    request: IncomingRequest, error: Exception, start_response: Callable[..., object]
+) -> Iterable[bytes]:
+    """The same as a WSGI application answers."""
+    status, headers, body = error_response(request, error)
+    start_response(f"{status} {PHRASES.get(status, 'Unknown')}", [*headers, ("x-request-id", request.request_id)])
+    return [body]
+
+
+def no_such_path(request: IncomingRequest, reason: str = "") -> NotFound:
+    return NotFound(f"no such path: {request.method} {request.path[:200]}{f' ({reason})' if reason else ''}")
+
+
+def _proxy_error(request: IncomingRequest, error: Exception) -> ProxyError:
+    if not isinstance(error, HTTPException):
+        log.error("%s %s failed", request.method, request.path, exc_info=error)
+        return ProxyError("internal error; see the service's log")
+    match error.code:
+        case 404:
+            return no_such_path(request)
+        case 405:
+            return MethodNotAllowed(f"{request.path[:200]} does not support {request.method}")
+        case _:
+            return InvalidRequest(error.description or error.name)

@@ -1,0 +1,69 @@
+"""Decision inputs: the machine and the request, as placement decisions see them."""
+
+from __future__ import annotations
+
+from app.entities.frozen import replace
+from app.entities.placement import Resident
+from app.entities.server import Server
+from app.use_cases.placement.ledger import Ledger
+from app.use_cases.placement.request import NO_MARGIN, PlacementRequest
+from app.use_cases.placement.usable_gpus import gpus_are_usable
+from app.use_cases.placement.world import World, world_of
+from app.use_cases.scheduling.demand import expected_load_seconds, request_rate
+from app.use_cases.scheduling.evaluation import Facts, server_states
+from app.use_cases.scheduling.load_balancing import is_surplus
+from app.use_cases.scheduling.pool_state import PoolState, Waiter
+
+
+def request_with_margin(state: PoolState, waiter: Waiter) -> PlacementRequest:
+    """The waiter's request, plus what earlier starts of its model were seen to need beyond their estimate."""
+    assert waiter.placement_request is not None, "a request that needs a server says what the model needs"
+    return waiter.placement_request.with_margin(state.learned_margins.get(waiter.model.name, NO_MARGIN))
+
+
+def current_ledger(state: PoolState) -> Ledger:
+    assert state.memory is not None, "decisions are made on readings"
+    limits = state.limits
+    return Ledger(state.gpus, state.memory, state.servers, limits.gpu_limits, state.releasing, limits.max_loaded)
+
+
+def current_facts(state: PoolState, now: float) -> Facts:
+    loaded = {server.model.name for server in state.servers}
+    return Facts(
+        servers=server_states(state.servers),
+        awaited_models=frozenset(waiter.model.name for waiter in state.waiting_for_server) & loaded,
+        has_gpus=gpus_are_usable(state.gpus.as_of(now)),
+        memory=current_ledger(state).fingerprint() if state.memory else (),
+    )
+
+
+def busy_servers(state: PoolState) -> frozenset[int]:
+    return frozenset(server.id for server in state.servers if server.leases or server.abandoned_slots)
+
+
+def current_world(state: PoolState, now: float) -> World:
+    """The machine by the last readings and the ledger, without what evicting its servers would cost."""
+    return world_of(current_ledger(state), state.limits.policy, now, uses_gpus=gpus_are_usable(state.gpus.as_of(now)))
+
+
+def world_with_eviction_costs(state: PoolState, now: float) -> World:
+    world = current_world(state, now)
+    servers = {server.id: server for server in state.servers}
+    residents = (_with_eviction_cost(state, resident, servers[resident.id], now) for resident in world.residents)
+    return replace(world, residents=tuple(residents))
+
+
+def _with_eviction_cost(state: PoolState, resident: Resident, server: Server, now: float) -> Resident:
+    """A surplus replica is evicted first, even if its model is pinned and while it loads."""
+    ready_at = now if server.ready_at is None else server.ready_at
+    surplus = is_surplus(state, server)
+    return replace(
+        resident,
+        is_pinned=server.model.pin and not surplus,
+        is_surplus=surplus,
+        is_loading=resident.is_loading and not surplus,
+        priority=server.model.priority,
+        is_in_min_residency=now < ready_at + state.limits.min_residency_seconds,
+        requests_per_second=request_rate(state.demands, server.model, now),
+        load_seconds=expected_load_seconds(state.demands, server.model),
+    )

@@ -1,0 +1,86 @@
+"""Exits: what the end of a server's process changes: its memory, its model's backoff, and its waiters."""
+
+from __future__ import annotations
+
+from app.entities.frozen import replace
+from app.entities.placement import CPU
+from app.entities.refusal import Reason, Refusal
+from app.entities.server import Server, ServerState
+from app.use_cases.placement.ledger import memory_to_release
+from app.use_cases.placement.request import LearnedMargin
+from app.use_cases.scheduling.backoff import with_failure, without_backoff
+from app.use_cases.scheduling.events import Exited
+from app.use_cases.scheduling.pool_state import (
+    STARTING,
+    STOPPING,
+    Awaited,
+    Failure,
+    PoolState,
+    Step,
+    Waiter,
+    reject_model,
+)
+
+MIN_MARGIN_BYTES = 256 * 1024**2
+MARGIN_FRACTION = 0.05  # of what was booked on the fullest GPU
+
+
+def record_exit(state: PoolState, event: Exited) -> Step:
+    """The state without the server, and the rejections of the requests that waited for its load."""
+    server = state.server(event.server)
+    assert server is not None, f"server {event.server} exited twice"
+    ended = server.with_state(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
+    state = _without(state, server, event.at)
+    if ended.state is ServerState.FAILED:
+        return _record_failure(state, server, event)
+    if server.ready_at is None:
+        return state, []
+    return replace(state, backoffs=without_backoff(state.backoffs, server.model.name)), []
+
+
+def _without(state: PoolState, server: Server, at: float) -> PoolState:
+    """The state without the server; the GPU memory it held is being released from `at` on."""
+    others = state.servers_except(server)
+    held = state.held_when_stopped.get(server.id)
+    held = held or memory_to_release(server, others, state.gpus, at, state.releasing)
+    return replace(
+        state,
+        servers=others,
+        held_when_stopped={key: memory for key, memory in state.held_when_stopped.items() if key != server.id},
+        placement_requests={key: request for key, request in state.placement_requests.items() if key != server.id},
+        releasing=(*state.releasing, *(replace(memory, at=at) for memory in held)),
+        last_exit_at=at,
+    )
+
+
+def _record_failure(state: PoolState, server: Server, event: Exited) -> Step:
+    """A failed load is answered to its waiters; a later request may try again. A start that ran out of a GPU's memory
+    is placed once more first. While the model has another server, nothing is rejected: the next try would be lost."""
+    name, has_another = server.model.name, state.has_another(server)
+    if server.state is STARTING and event.ran_out_of_memory:
+        state = replace(state, learned_margins={**state.learned_margins, name: _margin_after_failure(server)})
+        is_awaited = any(waiter.model.name == name for waiter in state.waiting_for_server)
+        if is_awaited and not has_another and not server.is_replanned:
+            return replace(state, waiting=tuple(_replanned(waiter, server) for waiter in state.waiting)), []
+    if has_another or not event.could_not_spawn:
+        state = replace(state, backoffs=with_failure(state.backoffs, server, event.at))
+    if has_another:
+        return state, []
+    state = replace(state, failures={**state.failures, name: Failure(event.detail, event.at)})
+    if server.state is not STARTING:
+        return state, []
+    reason = Reason.SPAWN_FAILED if event.could_not_spawn else Reason.LOAD_FAILED
+    return reject_model(state, Refusal(reason, name, event.detail))
+
+
+def _replanned(waiter: Waiter, server: Server) -> Waiter:
+    """Placed once more, on fresh readings and with the learned margin."""
+    is_for_server = waiter.awaited is not Awaited.UNLOADED and waiter.model.name == server.model.name
+    return replace(waiter, is_replanned=True) if is_for_server else waiter
+
+
+def _margin_after_failure(server: Server) -> LearnedMargin:
+    """A GPU ran out of memory although all was booked: another process grew, or the model needs more than estimated;
+    nothing tells which. The margin is booked for the model until one of its servers was measured."""
+    most = max((size for device, size in server.booked.items() if device != CPU), default=0)
+    return LearnedMargin(device_bytes=max(MIN_MARGIN_BYTES, round(MARGIN_FRACTION * most)))

@@ -1,0 +1,132 @@
+"""Queueing: passes over the waiting requests: which are granted a slot, answered, or rejected."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from app.entities.frozen import replace
+from app.entities.refusal import Reason, Refusal
+from app.entities.server import Server
+from app.use_cases.scheduling.backoff import active_backoff
+from app.use_cases.scheduling.effects import Done, Grant
+from app.use_cases.scheduling.load_balancing import pick_server, with_conversation
+from app.use_cases.scheduling.pool_state import READY, STARTING, STOPPING, Awaited, PoolState, Step, Waiter, reject
+from app.use_cases.scheduling.retry_after import retry_after_seconds
+
+
+def expire_waits(state: PoolState, now: float) -> Step:
+    """Waits end when the service drains, or at their deadline."""
+    if state.draining:
+        return reject(state, {w.ticket: Refusal(Reason.DRAINING, w.model.name) for w in state.waiting})
+    expired = [waiter for waiter in state.waiting if waiter.deadline <= now]
+    return reject(
+        state, {w.ticket: _busy(state, w, Reason.WAIT_TIMEOUT, _timeout_detail(state, w), now) for w in expired}
+    )
+
+
+def _timeout_detail(state: PoolState, waiter: Waiter) -> str:
+    seconds = waiter.deadline - waiter.since
+    return f"timed out after {seconds:g} s (scheduling.max_wait_seconds) waiting for {_awaited(state, waiter)}"
+
+
+def _awaited(state: PoolState, waiter: Waiter) -> str:
+    name = waiter.model.name
+    server = state.server_of(name)
+    if server is None or (server.state is STOPPING and waiter.awaited is not Awaited.UNLOADED):
+        return f"memory to load it; see GET /decisions?model={name}"
+    if waiter.awaited is Awaited.UNLOADED:
+        return "its running requests to finish"
+    return "a free slot" if server.is_up else "it to load"
+
+
+def _busy(state: PoolState, waiter: Waiter, reason: Reason, detail: str, now: float) -> Refusal:
+    retry_after = retry_after_seconds(state, waiter.model, now)
+    return Refusal(reason, waiter.model.name, detail, retry_after_seconds=retry_after)
+
+
+def reject_in_backoff(state: PoolState, now: float) -> Step:
+    """Requests for a model in a crash loop are rejected at once: a server started for them would fail again."""
+    if not state.backoffs or not state.waiting:
+        return state, []
+    refusals = {}
+    for waiter in state.waiting:
+        backoff = active_backoff(state.backoffs, waiter.model, now)
+        if backoff and waiter.awaited is Awaited.SLOT and state.server_of(waiter.model.name) is None:
+            failure = state.failures.get(waiter.model.name)
+            last = failure.detail if failure else ""
+            detail = f"failed {backoff.consecutive_failures} times in a row, last: {last}"
+            seconds = backoff.until - now
+            refusals[waiter.ticket] = Refusal(
+                Reason.LOAD_FAILED, waiter.model.name, detail, retry_after_seconds=seconds
+            )
+    return reject(state, refusals)
+
+
+def grant_slots(state: PoolState, now: float) -> Step:
+    """Free slots of ready servers are granted to the requests that wait for them, oldest first."""
+    if not state.waiting:
+        return state, []
+    free: dict[str, list[Server]] = {}
+    for server in state.servers:
+        if server.has_free_slot:
+            free.setdefault(server.model.name, []).append(server)
+    grants: dict[int, int] = {}
+    leased: dict[int, Server] = {}
+    conversations = state.conversations
+    for waiter in state.waiting:
+        servers = free.get(waiter.model.name)
+        if waiter.awaited is Awaited.SLOT and servers:
+            server = servers[0] if len(servers) == 1 else pick_server(servers, waiter, conversations)
+            if waiter.conversation is not None:
+                conversations = with_conversation(conversations, waiter, server)
+            servers.remove(server)
+            grants[waiter.ticket] = server.id
+            server = leased[server.id] = replace(server, leases=server.leases | {waiter.ticket})
+            if server.has_free_slot:
+                servers.append(server)
+    if not grants:
+        return state, []
+    state = replace(
+        state,
+        servers=tuple([leased.get(server.id, server) for server in state.servers]),
+        waiting=tuple([waiter for waiter in state.waiting if waiter.ticket not in grants]),
+        conversations=conversations,
+    )
+    return state, [Grant(ticket, server_id) for ticket, server_id in grants.items()]
+
+
+def complete_commands(state: PoolState, now: float) -> Step:
+    """Loads and unloads that have been carried out are answered."""
+    done = [waiter.ticket for waiter in state.waiting if _is_carried_out(state, waiter)]
+    waiting = tuple(waiter for waiter in state.waiting if waiter.ticket not in done)
+    return replace(state, waiting=waiting) if done else state, [Done(ticket) for ticket in done]
+
+
+def _is_carried_out(state: PoolState, waiter: Waiter) -> bool:
+    servers = state.servers_of(waiter.model.name)
+    match waiter.awaited:
+        case Awaited.LOADED:
+            return any(server.state in (STARTING, READY) for server in servers)
+        case Awaited.UNLOADED:
+            return not servers
+        case Awaited.SLOT:
+            return False
+
+
+def limit_queue(state: PoolState, now: float) -> Step:
+    """The newest requests beyond the limits are rejected. One that got a slot at once was never in the queue."""
+    most, most_per_model = state.limits.max_waiting, state.limits.max_waiting_per_model
+    if len(state.waiting) <= min(most, most_per_model):
+        return state, []
+    refusals: dict[int, Refusal] = {}
+    accepted: Counter[str] = Counter()
+    for waiter in state.waiting:
+        if accepted.total() >= most:
+            detail = f"{most} requests are waiting already (scheduling.max_waiting)"
+            refusals[waiter.ticket] = _busy(state, waiter, Reason.OVERLOADED, detail, now)
+        elif accepted[waiter.model.name] >= most_per_model:
+            detail = f"{most_per_model} requests are waiting for it already (scheduling.max_waiting_per_model)"
+            refusals[waiter.ticket] = _busy(state, waiter, Reason.QUEUE_FULL, detail, now)
+        else:
+            accepted[waiter.model.name] += 1
+    return reject(state, refusals)

@@ -1,0 +1,46 @@
+"""What becomes of the services that a pytest has started when it is killed and can stop nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers.service import is_gone, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+TEST = """
+import json, os, pathlib, time
+import pytest
+from tests.helpers.service import serving
+
+@pytest.mark.integration
+def test_it(tmp_path):
+    with serving(tmp_path) as service:
+        assert service.chat().status_code == 200
+        pids = pathlib.Path(__file__).with_name("pids")
+        pids.with_suffix(".new").write_text(json.dumps([os.getpid(), *(each.pid for each in service.family())]))
+        pids.with_suffix(".new").rename(pids)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_a_pytest_that_is_killed_leaves_no_service_behind(tmp_path: Path, processes: str):
+    """With pytest-xdist it is a worker's service, and the worker goes with its pytest."""
+    (tmp_path / "test_it.py").write_text(TEST)
+    pids = tmp_path / "pids"
+    options = ("-p", "tests.conftest", "-c", str(ROOT / "setup.cfg"), "--basetemp", str(tmp_path / "temp"))
+    command = [sys.executable, "-m", "pytest", *options, "-n", processes, str(tmp_path / "test_it.py")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as killed:
+        try:
+            wait_for(lambda: pids.exists() or killed.poll() is not None, 60)
+            family = [psutil.Process(pid) for pid in json.loads(pids.read_text())]
+        finally:
+            killed.kill()
+        assert len(family) >= 4, "pytest, gunicorn's master, its worker, an engine"
+    wait_for(lambda: all(map(is_gone, family)), 20, lambda: [each for each in family if not is_gone(each)])

@@ -1,0 +1,25 @@
+"""The log of decisions: the last ones are kept for GET /decisions, and each change is a log line."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from app.use_cases.reporting.decisions import MAX_RECORDS, DecisionRecord
+from app.use_cases.scheduling.effects import Decided
+from app.use_cases.scheduling.pool_state import PoolState
+from workers.telemetry.store import StateStore
+
+log = logging.getLogger(__name__)
+
+
+def record_decision(store: StateStore, decided: Decided, state: PoolState, now: float, step_ms: float) -> None:
+    """Add a decision to `store.decisions`. One that repeats an earlier one replaces it and is not logged: loads that
+    wait are decided again and again, and would displace all other decisions."""
+    decision, known = decided.decision, store.decisions[-MAX_RECORDS:]
+    age = max(0.0, now - state.gpus.at) if state.gpus.poll_seconds is not None else 0.0
+    record = DecisionRecord(time.time(), decided.model, decision, decided.evict, step_ms, age)
+    others = tuple(earlier for earlier in known if not record.repeats(earlier))
+    if len(others) == len(known):
+        log.info("decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason)
+    store.decisions = (*others[-MAX_RECORDS + 1 :], record)
