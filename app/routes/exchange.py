@@ -94,9 +94,7 @@ class Exchange:
             raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
         self.releases.append(services.admission.leave)
         self._check_rate()
-        is_without_body = self.route != OTHER_PATH and request.method in LOADS_NOTHING
-        self.body = b"" if is_without_body else request.read_body()
-        self.options = self._read_options()
+        self._read_request()
         self.model = servable_model(request, self.options.model)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
@@ -152,10 +150,12 @@ class Exchange:
         if wait_seconds := self.services.rates.take(key):
             raise RateLimited(key, wait_seconds)
 
-    def _read_options(self) -> RequestOptions:
-        """A path without a route exists only for bodies that name a model."""
+    def _read_request(self) -> None:
+        """Read the body, and the options in it. A path without a route exists only for bodies that name a model."""
+        if self.route == OTHER_PATH or self.request.method not in LOADS_NOTHING:
+            self.body = self.request.read_body()
         try:
-            return read_request(self.request, self.body)
+            self.options = read_request(self.request, self.body)
         except (InvalidRequest, MissingModel) as error:
             if self.route == OTHER_PATH:
                 raise no_such_path(self.request, str(error)) from error

@@ -27,14 +27,14 @@ class Credentials:
 
 def credentials_offered(authorization: str, x_api_key: str) -> list[Credentials]:
     """The keys in the two headers: x-api-key; Bearer, or the password of Basic with any user name."""
-    found = [Credentials(x_api_key.strip(), is_explicit=True)] if x_api_key.strip() else []
+    credentials = [Credentials(x_api_key.strip(), is_explicit=True)] if x_api_key.strip() else []
     scheme, _, rest = authorization.strip().partition(" ")
     match scheme.lower():
         case "bearer" if rest.strip():
-            found.append(Credentials(rest.strip(), is_explicit=True))
+            credentials.append(Credentials(rest.strip(), is_explicit=True))
         case "basic":
-            found += [Credentials(password, is_explicit=False) for password in _password(rest)]
-    return found
+            credentials += [Credentials(password, is_explicit=False) for password in _password(rest)]
+    return credentials
 
 
 def _password(encoded: str) -> list[str]:
@@ -48,11 +48,11 @@ def _password(encoded: str) -> list[str]:
 def matching_key(keys: Iterable[ApiKey], offered: str) -> ApiKey | None:
     """The key whose SHA-256 matches `offered`, or None. Takes constant time whatever matches."""
     digest = hashlib.sha256(offered.encode("utf-8", "surrogateescape")).hexdigest()
-    found = None
+    match = None
     for key in keys:
         if hmac.compare_digest(key.sha256, digest):
-            found = key
-    return found
+            match = key
+    return match
 
 
 @functools.lru_cache(maxsize=1024)  # called for the Host header of every request

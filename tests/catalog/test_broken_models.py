@@ -22,8 +22,8 @@ from workers.catalog.catalog import Catalog
 
 DEADLINE_SECONDS = 10.0
 CUT_OFF = "cut.gguf is cut off, or still being written: it has 150 bytes of 192"
-NO_LAYERS = "zero.gguf is damaged: it has 0 for its number of layers (llama.block_count)"
-PROJECTOR = "eyes.gguf is a projector, which lets another model see or hear: name it as that model's `mmproj`"
+NO_LAYERS = "zero.gguf is damaged: its layer count (llama.block_count) is 0"
+PROJECTOR = "eyes.gguf is a multimodal projector, not a model: set it as the `mmproj` of its model"
 NAN = "nan.gguf is damaged: llama.rope.freq_base is not a number (NaN)"
 ADAPTER = "lora.gguf is an adapter, not a model"
 

@@ -63,12 +63,12 @@ def test_what_is_wrong_is_remembered_until_the_file_changes(tmp_path: Path, read
     path, headers = tmp_path / "a.gguf", some_headers()
     path.write_bytes(a_file({"general.architecture": "clip"}))
     for _ in range(2):
-        assert headers.problem(str(path)).startswith("a.gguf is a projector")
+        assert headers.problem(str(path)).startswith("a.gguf is a multimodal projector")
         with pytest.raises(InvalidModelFile):
             headers.get(str(path))
     assert reads == ["a.gguf"]
     a_gguf(path)
-    assert (headers.last_problem(str(path))[:16], headers.problem(str(path))) == ("a.gguf is a proj", "")
+    assert (headers.last_problem(str(path))[:16], headers.problem(str(path))) == ("a.gguf is a mult", "")
     assert headers.last_problem(str(path)) == ""
 
 

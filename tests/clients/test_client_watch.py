@@ -1,4 +1,4 @@
-"""Who has left, and who only has a number that somebody who left once had."""
+"""Clients that disconnect, and descriptors whose numbers are reused."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ def watcher() -> ClientWatcher:
 
 def test_a_client_that_closes_is_noticed(watcher: ClientWatcher):
     ours, client = socket.socketpair()
-    left = threading.Event()
+    disconnected = threading.Event()
     with ours:
         watch = watcher.watch(ours)
         watch.begin()
-        watch.on_disconnect(left.set)
+        watch.on_disconnect(disconnected.set)
         client.close()
-        assert left.wait(2)
+        assert disconnected.wait(2)
         assert watch.gone
         watch.close()
 
 
-def test_what_is_named_too_late_is_undone_at_once(watcher: ClientWatcher):
+def test_an_action_set_after_the_disconnect_runs_at_once(watcher: ClientWatcher):
     ours, client = socket.socketpair()
     with ours:
         watch = watcher.watch(ours)
         watch.begin()
-        left = threading.Event()
-        watch.on_disconnect(left.set)
+        disconnected = threading.Event()
+        watch.on_disconnect(disconnected.set)
         client.close()
-        assert left.wait(2)
-        told = []
-        watch.on_disconnect(lambda: told.append(1))
-        assert told == [1]
+        assert disconnected.wait(2)
+        calls = []
+        watch.on_disconnect(lambda: calls.append(1))
+        assert calls == [1]
         watch.close()
 
 
@@ -53,7 +53,7 @@ def test_an_event_of_a_closed_socket_does_not_touch_the_next_of_its_number(watch
     with ours, client:
         watch = watcher.watch(ours)
         watch.begin()
-        watcher._notice(ours.fileno())  # as if the event had been of a predecessor
+        watcher._notify(ours.fileno())  # as if the event had been of a predecessor
         assert not watch.gone
         watch.close()
 
@@ -70,22 +70,22 @@ def test_closing_twice_or_after_the_socket_is_harmless(watcher: ClientWatcher):
 
 def test_without_a_socket_nothing_is_watched(watcher: ClientWatcher):
     watch = watcher.watch(None)
-    watch.on_disconnect(lambda: pytest.fail("nobody left"))
+    watch.on_disconnect(lambda: pytest.fail("nobody disconnected"))
     watch.close()
 
 
 def test_a_client_that_cannot_be_watched_fails_no_request(watcher: ClientWatcher):
-    """Whoever waits for a slot then would be given one that nobody gives back."""
+    """A request that waits for a slot would be given one that nobody gives back."""
     ours, client = socket.socketpair()
     watch = watcher.watch(ours)
-    ours.close()  # no number that could be watched, as good as a system that has no watch left
+    ours.close()  # cannot be watched, as on a system that has no watch left
     client.close()
     watch.begin()
     assert not watch.gone
     watch.close()
 
 
-def test_what_one_client_leaves_to_be_undone_holds_up_no_other(watcher: ClientWatcher):
+def test_a_slow_action_of_one_client_delays_no_other(watcher: ClientWatcher):
     ours, client = socket.socketpair()
     mine, other = socket.socketpair()
     with ours, mine, other:

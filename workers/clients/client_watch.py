@@ -1,8 +1,8 @@
-"""Notices at once when a client goes away, whatever its request is waiting for.
+"""Notices at once when a client disconnects, whatever its request is waiting for.
 
-A generator learns of a gone client at its next write, which in prompt processing can be minutes away. One thread
-with one epoll set watches the sockets of the requests in flight instead; it costs nothing per chunk. Nor is it asked
-about a request that is answered at once: a client is watched from its first wait on.
+Without it a disconnect shows at the next write, which during prompt processing can be minutes away. One thread watches
+the sockets of all requests that wait, with one epoll set, at no cost per chunk. A request that is answered at once is
+never added: the watch begins with the first wait.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-# EPOLLHUP and EPOLLERR come unasked. A client that closes only its sending half counts as gone, as in nginx.
-GONE = select.EPOLLRDHUP | select.EPOLLONESHOT
+# EPOLLHUP and EPOLLERR are always reported. A client that closes only its sending half counts as gone, as in nginx.
+DISCONNECT_EVENTS = select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
 class ClientWatch:
@@ -30,16 +30,16 @@ class ClientWatch:
         self._is_watched = False  # the request's own thread alone
         self._lock = threading.Lock()  # between the watcher thread and the request's own
         self._action: Callable[[], None] | None = None
-        self.gone = False  # written under the lock; once True it stays so
+        self.gone = False  # written under the lock; never False again
 
     def begin(self) -> None:
-        """Watch from here on: something may take a while."""
+        """Watch from here on: what follows may take a while."""
         if self._watcher is not None and not self._is_watched:
             self._is_watched = True
             self._watcher.add(self._fd, self)
 
     def on_disconnect(self, action: Callable[[], None] | None) -> None:
-        """Call `action` when the client leaves: on the watcher's thread, or here and now if it has left already."""
+        """Call `action` when the client disconnects: on the watcher's thread, or at once if it is gone already."""
         with self._lock:
             self._action = action
             gone = self.gone
@@ -47,6 +47,7 @@ class ClientWatch:
             action()
 
     def mark_disconnected(self) -> None:
+        """The client is gone: run the action."""
         with self._lock:
             self.gone = True
             action = self._action
@@ -57,7 +58,7 @@ class ClientWatch:
         """The request is over. Must come before the socket's file descriptor is closed."""
         self.on_disconnect(None)
         if self._watcher is not None and self._is_watched:
-            self._watcher.forget(self._fd)
+            self._watcher.remove(self._fd)
         self._watcher = None
 
 
@@ -67,7 +68,6 @@ class ClientWatcher:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watches: dict[int, ClientWatch] = {}  # by fd; under the lock
-        # An event may be of a socket that is closed by now, its number another client's: see `_notice`.
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="client-watch", daemon=True)
 
@@ -75,20 +75,21 @@ class ClientWatcher:
         self._thread.start()
 
     def watch(self, client: socket.socket | None) -> ClientWatch:
-        """For a request's client. None (no real socket, as in unit tests) gives a watch that never fires."""
+        """A watch for one request. None (no real socket, as in unit tests): the client never disconnects."""
         return ClientWatch(None, -1) if client is None else ClientWatch(self, client.fileno())
 
     def add(self, fd: int, watch: ClientWatch) -> None:
-        """A client that cannot be watched is missed at its next write only: its request goes on, and ends as any."""
+        """Watch this socket. If that fails, a disconnect is noticed at the next write only."""
         with self._lock:
             try:
-                self._epoll.register(fd, GONE)
-            except OSError as error:  # the system's limit on watches, its memory
+                self._epoll.register(fd, DISCONNECT_EVENTS)
+            except OSError as error:  # the system's limit on watches, or no memory
                 log.warning("a client is not watched: %s", error)
                 return
             self._watches[fd] = watch
 
-    def forget(self, fd: int) -> None:
+    def remove(self, fd: int) -> None:
+        """Stop watching this socket."""
         with self._lock:
             self._watches.pop(fd, None)
             with contextlib.suppress(OSError):
@@ -98,21 +99,22 @@ class ClientWatcher:
         while True:
             for fd, _ in self._epoll.poll():
                 try:
-                    self._notice(fd)
+                    self._notify(fd)
                 except Exception:
-                    log.exception("undoing a request whose client left failed")
+                    log.exception("the action for a disconnected client failed")
 
-    def _notice(self, fd: int) -> None:
-        """Tell the watch of this number, unless its client is still there: the event was its predecessor's then."""
+    def _notify(self, fd: int) -> None:
+        """Notify the watch of this descriptor, unless its client is connected: an event may belong to a socket that is
+        closed by now, whose number another client's socket has."""
         with self._lock:
             watch = self._watches.get(fd)
-            if watch is None or not _has_left(fd):
+            if watch is None or not _is_disconnected(fd):
                 return
-        # Not under the lock, which all requests want: what is undone may be the scheduler's next turn.
+        # Not under the lock, which every request needs: the action may run a step of the scheduler.
         watch.mark_disconnected()
 
 
-def _has_left(fd: int) -> bool:
+def _is_disconnected(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLRDHUP)
     return bool(poll.poll(0))

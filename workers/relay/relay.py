@@ -96,7 +96,7 @@ class UpstreamAnswer:
     ) -> None:
         self.status = reply.status
         self.headers = reply.headers
-        self.is_stream = reply.header("content-type").lower().startswith("text/event-stream")
+        self.is_stream = reply.is_stream
         self._relay = relay
         self._address = address
         self._client = client
@@ -110,12 +110,14 @@ class UpstreamAnswer:
         Returns whether the body is complete: if not, the client was told so by an error event. Raises
         ConnectionResetError where an event is impossible: the connection must end short of the body.
         """
-        sink = self._sink(write, client_socket)
+        sink, reply = self._sink(write, client_socket), self._reply
         try:
-            self._copy(sink)
+            sink.write(reply.first, reply.body.is_over)
+            if not reply.body.is_over:
+                self._copy_rest(sink)
             is_complete = True
         except (OSError, BadFraming) as error:
-            self._reply.is_kept = False  # whatever arrives on it now belongs to no answer
+            reply.is_kept = False  # whatever arrives on it now belongs to no answer
             sink.end_with(self._error_event(error))
             is_complete = False
         sink.finish()
@@ -128,11 +130,8 @@ class UpstreamAnswer:
             return SocketSink(client_socket, is_chunked=length is None)
         return WsgiSink(write)
 
-    def _copy(self, sink: Sink) -> None:
+    def _copy_rest(self, sink: Sink) -> None:
         reply = self._reply
-        sink.write(reply.first, reply.body.is_over)
-        if reply.body.is_over:
-            return
         self._client.begin()
         if isinstance(sink, SocketSink):
             self._relay.mover.move(reply, sink)
@@ -155,8 +154,8 @@ class UpstreamAnswer:
 
     def usage(self) -> TokenUsage | None:
         """The tokens, after the body; None if the answer does not tell."""
-        is_encoded = bool(self._reply.header("content-encoding"))
-        return None if is_encoded else token_usage(b"".join(self._reply.tail), self.is_stream)
+        reply = self._reply
+        return None if reply.is_encoded else token_usage(b"".join(reply.tail), reply.is_stream)
 
     def close(self) -> None:
         """Keep the connection for another request, or close it."""

@@ -52,13 +52,11 @@ class Reply:
     body: FramedBody
     connection: UpstreamConnection
     is_kept: bool  # the connection may carry another request after the body
+    is_stream: bool  # of events
+    is_encoded: bool  # compressed, mostly
     undecoded: bytes = b""  # what arrived of the body with the head
     first: bytes = b""  # the same, decoded by `prepare`
     tail: tuple[bytes, bytes] = (b"", b"")  # the last two pieces: they tell the tokens
-
-    def header(self, name: str) -> str:
-        """The value of a header, by its name in lower case; "" if it is missing."""
-        return next((value for key, value in self.headers if key.lower() == name), "")
 
     def prepare(self) -> None:
         """Decode the beginning of the body, and wait for the whole of a small one: a bad answer can still become an
@@ -183,7 +181,10 @@ def read_reply(connection: UpstreamConnection, method: str) -> Reply:
     options = _connection_options(headers)
     is_kept = has_end and "close" not in options and (version == 1 or "keep-alive" in options)
     undecoded = b"" if body.is_over and not has_end else data
-    return Reply(status, _forwarded(headers, options), body, connection, is_kept, undecoded)
+    values = {name.lower(): value for name, value in headers}
+    is_stream = values.get("content-type", "").lower().startswith("text/event-stream")
+    is_encoded = bool(values.get("content-encoding"))
+    return Reply(status, _forwarded(headers, options), body, connection, is_kept, is_stream, is_encoded, undecoded)
 
 
 def _more(connection: UpstreamConnection, data: bytes) -> bytes:

@@ -1,5 +1,5 @@
-"""What a llama-server loads beside its model: a draft model or the model's own layers to draft with, adapters, a
-projector. In bytes per device and in RAM, to be added to the model's.
+"""Companions: what a llama-server loads in addition to its model - a draft model or the model's own drafting layers,
+LoRA adapters, a projector. In bytes per device and in RAM, to be added to the model's.
 
 Source: llama.cpp b11434, common/speculative.cpp (common_base_params_to_speculative), src/llama-adapter.cpp.
 """
@@ -20,16 +20,16 @@ from app.use_cases.model_shape.shape import BLOCK, ModelShape, gpu_bytes, is_inp
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA: the bytes of its tensors by the layer they modify; that of the output is ALL_LAYERS."""
+    """A LoRA adapter: bytes of its tensors by the layer they modify; ALL_LAYERS stands for the output."""
 
     layers: Mapping[int, int]
     host_layers: Mapping[int, int]
-    host_bytes: int  # modify what is in RAM
+    host_bytes: int  # of tensors that modify weights in RAM
 
 
 @dataclass(frozen=True, slots=True)
 class Companions:
-    """What is known of the other files. Of one that is missing or damaged nothing: the engine will say so."""
+    """The companion files of a model. A missing or damaged file is left out: the engine reports it."""
 
     draft: ModelShape | None = None
     projector: Projector | None = None
@@ -38,18 +38,19 @@ class Companions:
 
 NO_COMPANIONS = Companions()
 Companion = ModelShape | Projector | Adapter
-DeviceNeeds = tuple[list[DeviceMemory], DeviceMemory]  # of each device, and of RAM
+DeviceNeeds = tuple[list[DeviceMemory], DeviceMemory]  # per device, and of RAM
 
 
 def read_companion(header: GgufHeader) -> Companion:
-    """What a file is beside a model, by its header. Never raises."""
+    """The companion this file is, by its header. Never raises."""
     if header.architecture == "clip":
         return projector(header)
     return adapter(header) if header.metadata.get("general.type") == "adapter" else model_shape(header)
 
 
-def group_companions(parts: Iterable[Companion]) -> Companions:
-    found = list(parts)
+def group_companions(companions: Iterable[Companion]) -> Companions:
+    """By kind; of several draft models or projectors the first counts."""
+    found = list(companions)
     return Companions(
         next((each for each in found if isinstance(each, ModelShape)), None),
         next((each for each in found if isinstance(each, Projector)), None),
@@ -58,7 +59,7 @@ def group_companions(parts: Iterable[Companion]) -> Companions:
 
 
 def adapter(header: GgufHeader) -> Adapter:
-    """The adapter that `header` is of. Never raises."""
+    """The adapter with this header. Never raises."""
     layers: dict[int, int] = {}
     host_layers: dict[int, int] = {}
     host = 0
@@ -74,20 +75,20 @@ def adapter(header: GgufHeader) -> Adapter:
     return Adapter(layers, host_layers, host)
 
 
-def adapter_memory(of: Adapter, n_layer_all: int, ranges: list[range]) -> DeviceNeeds:
-    """An adapter's tensors are where those are that they modify."""
-    devices, host = [0] * len(ranges), of.host_bytes
-    for layer, size in of.layers.items():
+def adapter_memory(lora: Adapter, n_layer_all: int, ranges: list[range]) -> DeviceNeeds:
+    """Weights of an adapter: its tensors are placed with the tensors they modify (src/llama-adapter.cpp)."""
+    devices, host = [0] * len(ranges), lora.host_bytes
+    for layer, size in lora.layers.items():
         index = next((i for i, layers in enumerate(ranges) if min(layer, n_layer_all) in layers), None)
         if index is None:
-            host += of.host_layers[layer]
+            host += lora.host_layers[layer]
         else:
             devices[index] += size
     return [DeviceMemory(weights_bytes=size) for size in devices], DeviceMemory(weights_bytes=host)
 
 
 def draft_options(options: ModelOptions) -> ModelOptions:
-    """The options of the draft model's own context. It does not follow the types of the main model's cache."""
+    """Options of the draft model's context; its cache types are independent of the main model's."""
     own = replace(
         options,
         cache_type_k=options.draft_cache_type_k,
@@ -97,12 +98,12 @@ def draft_options(options: ModelOptions) -> ModelOptions:
         overrides=(),
         speculation="none",
     )
-    is_alone = options.draft_device is not None and options.devices > 1
-    return replace(own, devices=1, tensor_split=(), split_mode="layer") if is_alone else own
+    has_own_gpu = options.draft_device is not None and options.devices > 1
+    return replace(own, devices=1, tensor_split=(), split_mode="layer") if has_own_gpu else own
 
 
 def drafting_memory(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:
-    """The context in which a model drafts with its own last layers (MTP)."""
+    """Needs of the context in which a model drafts with its own MTP layers."""
     devices = [DeviceMemory() for _ in ranges]
     if shape.hparams.n_layer == shape.hparams.n_layer_all:
         return devices, DeviceMemory()
@@ -115,13 +116,14 @@ def drafting_memory(shape: ModelShape, options: ModelOptions, ranges: list[range
     return devices, DeviceMemory(0, 0, host_compute)
 
 
-def projector_needs(of: Projector, options: ModelOptions, count: int) -> DeviceNeeds:
-    first, host = projector_memory(of, options)
+def projector_needs(projector: Projector, options: ModelOptions, count: int) -> DeviceNeeds:
+    """On the first of `count` devices."""
+    first, host = projector_memory(projector, options)
     return [first, *[DeviceMemory()] * (count - 1)] if count else [], host
 
 
 def add_needs(needs: Iterable[DeviceNeeds]) -> DeviceNeeds:
-    """Item by item."""
+    """The sum, item by item."""
     devices, hosts = zip(*needs, strict=True)
     return [_sum(each) for each in zip(*devices, strict=True)], _sum(hosts)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from app.entities.launch import DRAFTS_ITSELF, ModelOptions
 from app.use_cases.model_shape.shape import Cache, ModelShape, between
 
-# Bytes and values of one block (ggml-common.h), of the types --cache-type-k and -v take.
+# Bytes and values per block (ggml-common.h) of the types that --cache-type-k and -v accept.
 CACHE_TYPES: Mapping[str, tuple[int, int]] = {
     "f32": (4, 1),
     "f16": (2, 1),
@@ -25,12 +25,12 @@ CACHE_TYPES: Mapping[str, tuple[int, int]] = {
     "iq4_nl": (18, 32),
 }
 CELLS_PADDING = 256
-TAKES_BACK = frozenset({DRAFTS_ITSELF, "draft-eagle3", "draft-dflash", "draft-dspark"})  # common, need_n_rs_seq
+ROLLS_BACK = frozenset({DRAFTS_ITSELF, "draft-eagle3", "draft-dflash", "draft-dspark"})  # common: need_n_rs_seq
 
 
 @dataclass(frozen=True, slots=True)
 class CacheCells:
-    """Tokens that the caches have room for. A unified cache is one stream that all slots share."""
+    """Capacity of the caches in tokens. A unified cache is one stream shared by all slots."""
 
     ctx: int  # of all streams
     base: int  # of one stream
@@ -39,33 +39,33 @@ class CacheCells:
 
 
 def cache_cells(shape: ModelShape, options: ModelOptions) -> CacheCells:
-    """The rooms of the caches, rounded up as llama.cpp does (llama-context.cpp, llama-kv-cache-iswa.cpp)."""
+    """Cache capacities, rounded up as in llama.cpp (llama-context.cpp, llama-kv-cache-iswa.cpp)."""
     ctx = padded(options.ctx_size or shape.hparams.integer("context_length"))
     slots = max(1, options.parallel)
     base = ctx if options.kv_unified else padded(max(1, ctx // slots))
     streams = 1 if options.kv_unified else slots
-    wanted = shape.hparams.window_tokens * (slots if options.kv_unified else 1) + min(
+    window_cells = shape.hparams.window_tokens * (slots if options.kv_unified else 1) + min(
         options.batch_size, options.ubatch_size
     )
-    window = base if options.swa_full else padded(min(base, wanted))
+    window = base if options.swa_full else padded(min(base, window_cells))
     return CacheCells(base * streams, base, window, streams)
 
 
 def context_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
-    """What each device keeps of the context."""
+    """Bytes of context on each device."""
     n = shape.hparams.n_layer_all
     cells = cache_cells(shape, options)
     return [_context(shape, options, cells, layers.start, min(layers.stop, n)) for layers in ranges]
 
 
 def host_context_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
-    """What RAM keeps of the context: the layers that no device has."""
+    """Bytes of context in RAM: of the layers that are on no device."""
     first = ranges[0].start if options.kv_offload and options.devices else shape.hparams.n_layer_all
     return _context(shape, options, cache_cells(shape, options), 0, min(first, shape.hparams.n_layer_all))
 
 
 def drafting_context_bytes(shape: ModelShape, options: ModelOptions) -> int:
-    """The cache of the context in which a model drafts with its own layers."""
+    """Cache bytes of the MTP drafting context."""
     cells = cache_cells(shape, options)
     return sum(
         cells.base
@@ -92,8 +92,8 @@ def _context(shape: ModelShape, options: ModelOptions, cells: CacheCells, start:
 
 
 def _states(options: ModelOptions) -> int:
-    """How often a slot's recurrent state is kept: once for every guess that may have to be taken back."""
-    return 1 + options.draft_max if options.speculation in TAKES_BACK else 1
+    """Copies of a slot's recurrent state: one more for every draft token that may have to be rolled back."""
+    return 1 + options.draft_max if options.speculation in ROLLS_BACK else 1
 
 
 def _widths(shape: ModelShape, cache: Cache, start: int, stop: int, pads_v: bool) -> tuple[int, int]:
@@ -106,12 +106,12 @@ def _padding(cache_type: str, values: int) -> int:
 
 
 def is_quantized(cache_type: str) -> bool:
-    """Whether its values come in blocks."""
+    """Whether the type stores values in blocks."""
     return CACHE_TYPES[cache_type][1] > 1
 
 
 def row_bytes(values: int, cache_type: str) -> int:
-    """Bytes of so many values (ggml_row_size); the widths of all layers may be added first."""
+    """Bytes of `values` values (ggml_row_size); also of the summed widths of several layers."""
     size, block = CACHE_TYPES[cache_type]
     return values * size // block
 

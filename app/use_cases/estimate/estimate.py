@@ -1,7 +1,7 @@
-"""How much memory a llama-server will need, worked out from the model's header before it is loaded.
+"""How much memory a llama-server will need, computed from the model's header before it is loaded.
 
-Weights and context are arithmetic; the compute buffer follows rules that were fitted to llama.cpp's own accounting
-(bench/estimate.py compares). Nothing here raises for a model that nobody knows: its confidence is low.
+Weights and context are arithmetic; the compute buffer follows rules fitted to llama.cpp's own accounting
+(bench/estimate.py compares). An unknown model never raises: its estimate has low confidence.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from app.use_cases.estimate.companions import (
 )
 from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes
 from app.use_cases.estimate.context import cache_cells, context_bytes, host_context_bytes
-from app.use_cases.estimate.families import EXACT, MEASURED_CACHES, UNKNOWN_MARGIN, Situation, is_known, margin
+from app.use_cases.estimate.families import EXACT, MEASURED_CACHES, UNKNOWN_MARGIN, Offload, is_known, margin
 from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
 from app.use_cases.estimate.tensor_split import device_layers
 from app.use_cases.estimate.weights import weights
 from app.use_cases.model_shape.hparams import MAX_LAYERS
 from app.use_cases.model_shape.shape import ModelShape
 
-# Of a process: CUDA's context and libraries, until one was measured. 264 to 753 MiB were seen, by model of GPU.
+# Per process: CUDA's context and libraries, until measured. 264 to 753 MiB have been seen, depending on the GPU model.
 GPU_OVERHEAD_BYTES = 500 * 1024**2
 MEASURED_SPECULATION = frozenset({"none", DRAFTS_ITSELF, "draft-simple", "ngram-simple", "ngram-mod"})
 
@@ -41,9 +41,9 @@ def estimate_memory(
     gpu_overhead_bytes: int = GPU_OVERHEAD_BYTES,
     companions: Companions = NO_COMPANIONS,
 ) -> Estimate:
-    """What a llama-server for the model needs with these options, per device and in RAM."""
+    """What a llama-server for this model needs with these options, in bytes per device and in RAM. Never raises."""
     ranges = device_layers(shape.hparams, options)
-    needs = [_alone(shape, options, ranges)]
+    needs = [_model_needs(shape, options, ranges)]
     if options.speculation == DRAFTS_ITSELF:
         needs.append(drafting_memory(shape, options, ranges))
     needs += [adapter_memory(each, shape.hparams.n_layer_all, ranges) for each in companions.adapters]
@@ -51,12 +51,12 @@ def estimate_memory(
         needs.append(projector_needs(companions.projector, options, len(ranges)))
     if companions.draft:
         context = cache_cells(shape, options).ctx
-        needs.append(_draft(companions.draft, replace(options, ctx_size=context), len(ranges)))
+        needs.append(_draft_model_needs(companions.draft, replace(options, ctx_size=context), len(ranges)))
     devices, host = add_needs(needs) if len(needs) > 1 else needs[0]
-    return _told(shape, options, companions, gpu_overhead_bytes, devices, host)
+    return _assembled(shape, options, companions, gpu_overhead_bytes, devices, host)
 
 
-def _alone(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:
+def _model_needs(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:
     on_devices, on_host = weights(shape, options, ranges)
     compute = compute_bytes(shape, options, ranges)
     context = context_bytes(shape, options, ranges)
@@ -73,17 +73,17 @@ def _alone(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> Dev
     return devices, host
 
 
-def _draft(shape: ModelShape, options: ModelOptions, count: int) -> DeviceNeeds:
-    """A draft model is a second one in the same process, with a context as large."""
+def _draft_model_needs(shape: ModelShape, options: ModelOptions, count: int) -> DeviceNeeds:
+    """A draft model is a second model in the same process, with a context of the same size."""
     own = draft_options(options)
-    devices, host = _alone(shape, own, device_layers(shape.hparams, own))
+    devices, host = _model_needs(shape, own, device_layers(shape.hparams, own))
     if len(devices) == count:
-        return devices, host  # none, on the CPU
+        return devices, host  # also without devices
     index = min(options.draft_device or 0, count - 1)
     return [devices[0] if i == index else DeviceMemory() for i in range(count)], host
 
 
-def _told(
+def _assembled(
     shape: ModelShape,
     options: ModelOptions,
     companions: Companions,
@@ -91,12 +91,12 @@ def _told(
     devices: list[DeviceMemory],
     host: DeviceMemory,
 ) -> Estimate:
-    """With how sure it is of that, and what is booked on top."""
-    share = margin(shape.hparams.architecture, _situation(shape, options))
+    """The estimate with its margin, confidence and notes."""
+    share = margin(shape.hparams.architecture, _offload(shape, options))
     unmeasured = tuple(_unmeasured(shape, options, companions))
     if unmeasured:
         share = max(share, UNKNOWN_MARGIN)
-    notes = (*unmeasured, *_oddities(shape))
+    notes = (*unmeasured, *_file_problems(shape))
     return Estimate(
         tuple(_booked(each, overhead_bytes, share) for each in devices),
         _booked(host, 0, share) if not devices else host,
@@ -105,47 +105,47 @@ def _told(
     )
 
 
-def _oddities(shape: ModelShape) -> Iterator[str]:
-    """What in the file is not as it should be."""
+def _file_problems(shape: ModelShape) -> Iterator[str]:
+    """What is wrong or missing in the file."""
     if shape.empty_layers:
-        yield f"there are no tensors for {shape.empty_layers} of the {shape.hparams.n_layer_all} layers"
+        yield f"{shape.empty_layers} of the {shape.hparams.n_layer_all} layers have no tensors"
     for key in ("embedding_length", "context_length"):
         if not shape.hparams.integer(key):
-            yield f"the file does not say its {key}"
+            yield f"the file has no {key}"
     if shape.hparams.integer("block_count") > MAX_LAYERS:
-        yield f"llama.cpp takes models of {MAX_LAYERS} layers at most"
+        yield f"llama.cpp supports at most {MAX_LAYERS} layers"
 
 
 def _unmeasured(shape: ModelShape, options: ModelOptions, companions: Companions) -> Iterator[str]:
-    """What of it nobody has held against llama.cpp's own figures."""
+    """Parts that have not been compared with llama.cpp's own figures."""
     for each in (shape, companions.draft):
         if each and not is_known(each.hparams.architecture):
             yield f"architecture {each.hparams.architecture!r} has not been measured"
     if companions.projector and companions.projector.kind not in MEASURED_PROJECTORS:
         yield f"projectors of type {companions.projector.kind!r} have not been measured"
     if (options.cache_type_k, options.cache_type_v) not in MEASURED_CACHES:
-        # CUDA's flash attention has no kernel for some of them, and then the scores are made after all.
-        yield f"a cache of types {options.cache_type_k} and {options.cache_type_v} has not been measured"
+        # CUDA's flash attention has no kernel for some of them; the attention scores are then materialized.
+        yield f"a KV cache of types {options.cache_type_k} and {options.cache_type_v} has not been measured"
     if options.speculation not in MEASURED_SPECULATION:
-        yield f"speculation of type {options.speculation!r} has not been measured"
+        yield f"speculative decoding of type {options.speculation!r} has not been measured"
 
 
 def _is_exact(shape: ModelShape, options: ModelOptions, companions: Companions) -> bool:
-    """Whether every item is arithmetic that met all that was measured."""
-    if shape.hparams.architecture not in EXACT or _situation(shape, options) is not Situation.ONE_GPU:
+    """Whether every item is arithmetic that matched all measurements."""
+    if shape.hparams.architecture not in EXACT or _offload(shape, options) is not Offload.ONE_GPU:
         return False
     plain = (Task.COMPLETION, "none", (), 0, True, NO_COMPANIONS)
-    told = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, companions)
-    return told == plain and options.flash_attn != "off" and options.ubatch_size <= options.batch_size
+    actual = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, companions)
+    return actual == plain and options.flash_attn != "off" and options.ubatch_size <= options.batch_size
 
 
-def _situation(shape: ModelShape, options: ModelOptions) -> Situation:
+def _offload(shape: ModelShape, options: ModelOptions) -> Offload:
     if not options.devices:
-        return Situation.CPU
+        return Offload.CPU
     if options.n_gpu_layers <= shape.hparams.n_layer_all:
-        return Situation.PARTIAL
+        return Offload.PARTIAL
     is_split = options.devices > 1 and options.split_mode != "none"
-    return Situation.SEVERAL_GPUS if is_split else Situation.ONE_GPU
+    return Offload.SEVERAL_GPUS if is_split else Offload.ONE_GPU
 
 
 def _booked(memory: DeviceMemory, overhead_bytes: int, share: float) -> DeviceMemory:

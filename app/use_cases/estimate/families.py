@@ -1,4 +1,4 @@
-"""Which families of models have been held against llama.cpp's own figures, and which of them need a margin."""
+"""Families: which architectures have been compared with llama.cpp's own figures, and which need a margin."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import enum
 from collections.abc import Mapping
 
 
-class Situation(enum.Enum):
-    """Where the layers are."""
+class Offload(enum.Enum):
+    """Where the layers are placed."""
 
     ONE_GPU = enum.auto()
     SEVERAL_GPUS = enum.auto()
@@ -27,7 +27,7 @@ MEASURED = frozenset(
     }
 )
 
-# Of these, one GPU's every row was met within 0.05 %, whatever its context, slots and ubatch.
+# Every row with one GPU matched within 0.05 %, with any context, slots and ubatch.
 EXACT = frozenset(
     {
         *(
@@ -49,35 +49,35 @@ EXACT = frozenset(
 
 MEASURED_CACHES = frozenset({("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")})  # types of K and V
 
-# Booked on top, as a share of the items: what lies between the copies of several GPUs, or in the gaps that ggml-alloc
-# finds for what is copied in from RAM, differs from model to model.
-USUAL_MARGINS: Mapping[Situation, float] = {Situation.SEVERAL_GPUS: 0.01, Situation.PARTIAL: 0.02}
+# Booked on top, as a share of the items: alignment between the copies of several GPUs, and the gaps ggml-alloc uses for
+# tensors copied in from RAM, differ from model to model.
+USUAL_MARGINS: Mapping[Offload, float] = {Offload.SEVERAL_GPUS: 0.01, Offload.PARTIAL: 0.02}
 
-# More, where the rules fall short of a measured row by more than 2 % (bench/estimate.py lists the rows).
-MARGINS: Mapping[tuple[str, Situation], float] = {
-    ("bert", Situation.SEVERAL_GPUS): 0.28,
-    ("cohere2", Situation.SEVERAL_GPUS): 0.03,
-    ("deepseek", Situation.PARTIAL): 0.04,
-    ("falcon-h1", Situation.ONE_GPU): 0.01,
-    ("gemma3", Situation.PARTIAL): 0.05,
-    ("gemma3n", Situation.SEVERAL_GPUS): 0.02,
-    ("gemma4", Situation.SEVERAL_GPUS): 0.05,
-    ("lfm2", Situation.PARTIAL): 0.06,
-    ("lfm2", Situation.SEVERAL_GPUS): 0.03,
-    ("nemotron_h", Situation.SEVERAL_GPUS): 0.10,
-    ("olmo2", Situation.SEVERAL_GPUS): 0.02,
-    ("stablelm", Situation.PARTIAL): 0.04,
-    ("stablelm", Situation.SEVERAL_GPUS): 0.18,
+# Larger margins where the rules fall short of a measured row by more than 2 % (bench/estimate.py lists the rows).
+MARGINS: Mapping[tuple[str, Offload], float] = {
+    ("bert", Offload.SEVERAL_GPUS): 0.28,
+    ("cohere2", Offload.SEVERAL_GPUS): 0.03,
+    ("deepseek", Offload.PARTIAL): 0.04,
+    ("falcon-h1", Offload.ONE_GPU): 0.01,
+    ("gemma3", Offload.PARTIAL): 0.05,
+    ("gemma3n", Offload.SEVERAL_GPUS): 0.02,
+    ("gemma4", Offload.SEVERAL_GPUS): 0.05,
+    ("lfm2", Offload.PARTIAL): 0.06,
+    ("lfm2", Offload.SEVERAL_GPUS): 0.03,
+    ("nemotron_h", Offload.SEVERAL_GPUS): 0.10,
+    ("olmo2", Offload.SEVERAL_GPUS): 0.02,
+    ("stablelm", Offload.PARTIAL): 0.04,
+    ("stablelm", Offload.SEVERAL_GPUS): 0.18,
 }
-UNKNOWN_MARGIN = 0.10  # of a family nobody has measured
+UNKNOWN_MARGIN = 0.10  # of an architecture that has not been measured
 
 
 def is_known(architecture: str) -> bool:
     return architecture in MEASURED
 
 
-def margin(architecture: str, situation: Situation) -> float:
-    """The share to book on top of the items."""
+def margin(architecture: str, offload: Offload) -> float:
+    """Share to book on top of the items, 0 to 1."""
     if not is_known(architecture):
         return UNKNOWN_MARGIN
-    return MARGINS.get((architecture, situation), USUAL_MARGINS.get(situation, 0.0))
+    return MARGINS.get((architecture, offload), USUAL_MARGINS.get(offload, 0.0))

@@ -1,7 +1,7 @@
-"""What one layer's graph takes at its fullest, by family of graphs: rules over the sizes of its tensors.
+"""Graph rules: peak bytes of one layer's graph by architecture, as formulas over the sizes of its tensors.
 
 Fitted to llama.cpp's own accounting (b11434, no_alloc: bench/data/vram). E, FF and so on are the bytes of one tensor
-for all tokens of a ubatch; ggml-alloc reuses what is dead, so a rule counts what is alive at the same time.
+for all tokens of a ubatch. ggml-alloc reuses dead tensors, so a rule counts those alive at the same time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Work:
     slots: int
 
     def width(self, values: int) -> int:
-        """A tensor of so many f32 values per token."""
+        """Bytes of a tensor with `values` f32 values per token."""
         return 4 * self.tokens * values
 
     @property
@@ -74,7 +74,7 @@ def _grouped(w: Work, residuals: int = 4) -> int:
     return 3 * w.expert_ff + 2 * w.expert_e + residuals * w.e
 
 
-def _beside_shared(w: Work) -> int:
+def _with_shared_expert(w: Work) -> int:
     return 2 * w.expert_e + max(w.expert_ff, w.shared_ff) + 5 * w.e
 
 
@@ -94,7 +94,7 @@ def _mamba2(w: Work, residuals: int = 3) -> int:
 
 
 def _states(w: Work, of_several: int) -> int:
-    """The states of all slots; of more than one they are gathered and written back in as many copies."""
+    """The states of all slots; several are gathered and written back, in `of_several` copies."""
     return w.slots * w.shape.state_bytes * (of_several if w.slots > 1 else 1)
 
 
@@ -119,21 +119,21 @@ def _deepstack_experts(w: Work) -> int:
     return 2 * w.expert_e + 16 * w.e + 4 * (1 + w.shape.deepstack) * w.e
 
 
-# How the experts of a family are computed; the others' in `experts`.
+# Experts by architecture; `experts` has the rule of all others.
 EXPERTS: Mapping[str, Rule] = {
     **dict.fromkeys(("olmoe", "granitemoe", "minimax-m2", "phimoe", "dbrx", "kimi-linear", "mimo2"), _experts),
     **dict.fromkeys(("qwen3moe", "gpt-oss", "llama"), lambda w: _experts(w, 5)),
     **dict.fromkeys(("glm4moe", "granitehybrid", "llama4"), _fused),
     **dict.fromkeys(("hunyuan-moe", "deepseek", "deepseek2"), lambda w: _experts(w, 6)),
-    **dict.fromkeys(("qwen2moe", "nemotron_h_moe"), _beside_shared),
+    **dict.fromkeys(("qwen2moe", "nemotron_h_moe"), _with_shared_expert),
     **dict.fromkeys(("bailingmoe2", "gemma4"), _grouped),
     **dict.fromkeys(("qwen35moe", "smallthinker", "qwen3next"), lambda w: _grouped(w, 5)),
     "ernie4_5-moe": _ernie,
     "dots1": lambda w: 2 * w.expert_e + w.shared_ff + 4 * w.e,
 }
 
-# What else a family's layers compute.
-OTHERS: Mapping[str, Rule] = {
+# Other computations of an architecture's layers.
+OTHER_GRAPHS: Mapping[str, Rule] = {
     **dict.fromkeys(("qwen35", "qwen35moe", "qwen3next"), _delta_net),
     **dict.fromkeys(("falcon-h1", "granitehybrid", "mamba2"), _mamba2),
     **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), lambda w: _mamba2(w, 4)),
@@ -154,12 +154,12 @@ def experts(w: Work) -> int:
     return EXPERTS.get(w.shape.architecture, usual)(w)
 
 
-# Residuals of encoders without flash attention, and with it; the rest has rotary positions.
+# Residuals of encoders without and with flash attention; encoders not listed use rotary positions.
 ENCODER_RESIDUALS: Mapping[str, tuple[int, int]] = {"bert": (5, 2), "jina-bert-v2": (6, 4)}
 
 
 def encoder(w: Work, flash: bool) -> int:
-    """A layer of a model that keeps nothing between requests."""
+    """A layer of an encoder."""
     without, with_flash = ENCODER_RESIDUALS.get(w.shape.architecture, (8, 4))
     if w.shape.expert_ff:
         network = w.expert_ff + w.expert_e + 4 * w.e

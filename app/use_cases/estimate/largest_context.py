@@ -1,4 +1,4 @@
-"""The largest context that fits into given memory, by type of the cache, and what to try where nothing fits."""
+"""The largest context that fits into given memory, by cache type, and what to try if nothing fits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIT_TYPES = (("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0"))
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The largest context that fits with these types of the cache, and what the fullest device is booked with."""
+    """The largest context with these cache types, and the bytes booked on the device with the most."""
 
     cache_type_k: str
     cache_type_v: str
@@ -28,7 +28,10 @@ class Fit:
 def largest_contexts(
     shape: ModelShape, options: ModelOptions, companions: Companions, sizes: tuple[int, ...]
 ) -> list[Fit]:
-    """For each type of cache the largest context that fits, in steps of STEP tokens, never above the model's own."""
+    """The largest context for each cache type, in steps of STEP tokens, at most the model's own.
+
+    `sizes`: bytes available on each device, or one value for all.
+    """
     trained = max(1, shape.hparams.integer("context_length"))
     most = -(-trained // STEP)
     types = [(options.cache_type_k, options.cache_type_v)]
@@ -40,7 +43,7 @@ def largest_contexts(
     found = []
     for k, v in types:
         low, high, best = 1, most, None
-        while low <= high:  # what is needed grows with the context
+        while low <= high:  # bisection: needs grow with the context
             middle = (low + high) // 2
             ctx_size = min(STEP * middle, trained)
             booked = _booked(shape, replace(options, ctx_size=ctx_size, cache_type_k=k, cache_type_v=v), companions)
@@ -58,13 +61,13 @@ def _per_device(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 def _booked(shape: ModelShape, options: ModelOptions, companions: Companions) -> list[int]:
-    """Bytes of each device, or of RAM where there is none."""
+    """Bytes booked on each device, or of RAM without devices."""
     result = estimate_memory(shape, options, companions=companions)
     return [each.booked_bytes for each in result.devices] or [result.host.booked_bytes]
 
 
 def why_nothing_fits(shape: ModelShape, options: ModelOptions, companions: Companions, sizes: tuple[int, ...]) -> str:
-    """What the least would need, and what else there is to try."""
+    """What the smallest context and cache would need, and what else to try."""
     v = "f16" if options.flash_attn == "off" else "q4_0"
     least = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), companions)
     lacking = [each - size for each, size in zip(least, _per_device(sizes, len(least)), strict=True)]
@@ -76,9 +79,9 @@ def why_nothing_fits(shape: ModelShape, options: ModelOptions, companions: Compa
         help_ += ["--cpu-moe"] if has_experts else ["fewer --n-gpu-layers"]
         help_ += ["more GPUs" if options.devices == 1 else "another --tensor-split"]
     need = f"even with a context of {STEP} tokens {where} needs {least[worst] / MIB:,.0f} MiB"
-    return f"{need}, {lacking[worst] / MIB:,.0f} more than there are; try {', '.join(help_[:-1])} or {help_[-1]}"
+    return f"{need}, {lacking[worst] / MIB:,.0f} more than available; try {', '.join(help_[:-1])} or {help_[-1]}"
 
 
 def lacks_required_flash_attention(cache_type_v: str, flash_attn: str) -> bool:
-    """llama-server needs flash attention to read a quantized V cache."""
+    """Whether llama-server refuses this V cache type: quantized types need flash attention."""
     return flash_attn == "off" and is_quantized(cache_type_v)

@@ -1,6 +1,6 @@
-"""What is kept in RAM and computed on a GPU all the same: weights and caches are copied in as they are needed.
+"""Op offload: weights and caches kept in RAM but computed on a GPU are copied in as needed.
 
-llama.cpp does so for every batch of 32 tokens and more (op_offload; ggml-backend.cpp, ggml_backend_sched_split_graph).
+llama.cpp does so for every batch of at least 32 tokens (op_offload; ggml-backend.cpp, ggml_backend_sched_split_graph).
 The rules are fitted to its own accounting (b11434, no_alloc: bench/data/vram).
 """
 
@@ -13,22 +13,22 @@ from app.use_cases.estimate.tensor_overrides import MovedTensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
-# Families whose graphs have the experts' next tensor copied in while the one before is still in use.
-TWO_AT_ONCE = frozenset({"qwen3next", "qwen35moe", "granitehybrid", "gemma4", "nemotron_h_moe"})
+# Architectures whose graphs copy in the next expert tensor while the previous one is still in use.
+TWO_EXPERTS_AT_ONCE = frozenset({"qwen3next", "qwen35moe", "granitehybrid", "gemma4", "nemotron_h_moe"})
 
 
-def all_in_ram(shape: ModelShape, options: ModelOptions, moved: MovedTensors, layers: range) -> bool:
-    """Whether none of these layers has experts on its device."""
+def experts_all_in_ram(shape: ModelShape, options: ModelOptions, moved: MovedTensors, layers: range) -> bool:
+    """Whether the experts of all these layers are in RAM."""
     own = [il for il in layers if il < shape.hparams.n_layer]
     return bool(shape.graph.expert_ff) and all(il < options.n_cpu_moe or il in moved.emptied for il in own)
 
 
 def loses_flash_attention(shape: ModelShape, options: ModelOptions, first_gpu_layer: int) -> bool:
-    """Whether "auto" may end without flash attention because of where the GPUs' layers begin.
+    """Whether flash_attn "auto" may resolve to off because of the first GPU layer.
 
-    It does where attention is computed on another device than its cache is (llama-context.cpp), and in these families
-    that happens to the last layer in RAM, if the next one has no attention: not to each of their models, but then the
-    scores are hundreds of MiB.
+    It does if attention and its cache are on different devices (b11434, llama-context.cpp). In these architectures
+    that happens to the last layer in RAM if the next one has no attention: not with every model, but then the attention
+    scores take hundreds of MiB.
     """
     if shape.graph.architecture not in ("lfm2", "jamba", "nemotron_h") or options.flash_attn != "auto":
         return False
@@ -39,10 +39,10 @@ def loses_flash_attention(shape: ModelShape, options: ModelOptions, first_gpu_la
 def op_offload_bytes(
     shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, first_gpu_layer: int, moved: MovedTensors
 ) -> int:
-    """What the first device needs at most while it computes with what is in RAM, masks aside; 0 for nothing there."""
+    """Peak bytes of the first device while it computes with tensors from RAM, without masks; 0 if none are in RAM."""
     candidates = [0]
     if first_gpu_layer > 0:
-        deepstack = 3 * shape.graph.deepstack * w.e  # the image's part for the first layers comes in too
+        deepstack = 3 * shape.graph.deepstack * w.e  # image features for the first layers are copied in too
         candidates.append(_layers(shape, options, w, cells, first_gpu_layer) + deepstack)
     if moved.emptied or options.n_cpu_moe:
         candidates.append(_experts(shape, options, w))
@@ -54,10 +54,10 @@ def op_offload_bytes(
 def _layers(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, first_gpu_layer: int) -> int:
     largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
     if shape.graph.architecture in arch.WITHOUT_CACHE:
-        return largest + encoder(w, flash=True)  # attention that CUDA does not know stays in RAM
+        return largest + encoder(w, flash=True)  # attention that CUDA does not support stays on the CPU
     if w.shape.expert_ff:
         return largest + w.expert_ff + w.expert_e + 5 * w.e
-    # How much of the next layer's cache comes beside the first one's depends on which gaps ggml-alloc finds.
+    # How much of the next layer's cache is held with the first one's depends on the gaps ggml-alloc finds.
     cache = max((_cache_bytes(shape, options, cells, il) for il in range(first_gpu_layer)), default=0)
     return max(largest + w.ff + 8 * w.e, dense(w) + 3 * w.e, cache * 5 // 4 + 5 * max(w.q, w.e))
 
@@ -72,15 +72,15 @@ def _cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, il
 
 def _experts(shape: ModelShape, options: ModelOptions, w: Work) -> int:
     family = shape.graph.architecture
-    if family in TWO_AT_ONCE or (family == "llama4" and options.devices > 1):
+    if family in TWO_EXPERTS_AT_ONCE or (family == "llama4" and options.devices > 1):
         return 2 * shape.largest_expert_bytes + 6 * w.e
     return shape.largest_expert_bytes + w.expert_ff + w.expert_e + 4 * w.e
 
 
 def with_cache_in_ram(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, peak: int) -> int:
-    """Attention's inputs cross over with the cache of one layer."""
+    """Peak with the KV cache in RAM: attention's inputs are copied together with one layer's cache."""
     cache = cells.streams * cells.base * row_bytes(shape.widest_base, options.cache_type_k)
     shares_caches = not all(shape.hparams.has_kv) and not any(shape.hparams.has_state)
-    if shares_caches:  # which stay longer for it
+    if shares_caches:  # and keeps the copies alive for longer
         return peak + 9 * cache // 2
     return max(peak + min(cache, 3 * w.e), cache + 5 * max(w.q, w.e))

@@ -1,4 +1,4 @@
-"""What the projector needs that lets a model see or hear (mmproj): its weights, and the graph of one image.
+"""Projector (mmproj): memory of the encoder for images or audio - its weights, and the graph of one image.
 
 Source: llama.cpp b11434, tools/mtmd/clip.cpp (clip_model_loader::load_hparams: the image a server warms up with) and
 mtmd_get_memory_usage; the rules are fitted to bench/data/vram/extra_truth.csv.
@@ -18,19 +18,19 @@ from app.use_cases.model_shape.shape import gpu_bytes
 QWEN3, QWEN2_5, GEMMA3 = "qwen3vl_merger", "qwen2.5vl_merger", "gemma3"
 MEASURED = frozenset({QWEN3, QWEN2_5, GEMMA3})
 
-# Projectors that take images of many sizes: tokens of the one they warm up with, and patches to a side of a token.
+# Projectors for images of any size: tokens of the warm-up image, and patches per side of a token.
 _WARM_UP: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys((QWEN3, QWEN2_5, "qwen2vl_merger", "dots_ocr", "glm4v", "paddleocr"), (46 * 46, 2)),
     **dict.fromkeys(("kimivl", "kimik25", "lfm2"), (16 * 16, 2)),
     **dict.fromkeys(("pixtral", "lightonocr", "phi4"), (16 * 16, 1)),
     **dict.fromkeys(("gemma4v", "gemma4uv"), (16 * 16, 3)),
 }
-AUDIO_POSITIONS = 1500  # 30 seconds, as Whisper's encoder has them
+AUDIO_POSITIONS = 1500  # 30 seconds, as in Whisper's encoder
 
 
 @dataclass(frozen=True, slots=True)
 class Projector:
-    """Widths in values per patch of the image."""
+    """A projector's dimensions; widths are values per image patch."""
 
     kind: str
     weights_bytes: int  # on a GPU
@@ -38,15 +38,15 @@ class Projector:
     embd: int
     ff: int
     heads: int
-    patch: int  # pixels to a side
+    patch: int  # pixels per side
     image: int
-    merge: int  # patches to a side of a token; 0: it is not said
+    merge: int  # patches per side of a token; 0: unknown
     audio_embd: int
     audio_ff: int
 
 
 def projector(header: GgufHeader) -> Projector:
-    """The projector that `header` is of. Never raises: what a strange file does not say counts as 0."""
+    """The projector with this header. Never raises: missing values count as 0."""
 
     def count(key: str) -> int:
         value = header.metadata.get(f"clip.{key}")
@@ -69,12 +69,12 @@ def projector(header: GgufHeader) -> Projector:
 
 
 def projector_memory(of: Projector, options: ModelOptions) -> tuple[DeviceMemory, DeviceMemory]:
-    """On the first device, and in RAM."""
+    """Needs on the first device, and in RAM."""
     patches = _patches(of, options)
     graph = max(_graph(of, options, patches), 4 * AUDIO_POSITIONS * (of.audio_ff + 6 * of.audio_embd))
     inputs = 4 * patches * (3 * of.patch**2 + (0 if of.kind == GEMMA3 else 4))
     if of.kind == QWEN2_5:
-        inputs += 4 * patches**2  # the mask of its windows
+        inputs += 4 * patches**2  # the window mask
     if options.devices and options.mmproj_offload:
         return DeviceMemory(of.weights_bytes, 0, graph), DeviceMemory(0, 0, inputs)
     return DeviceMemory(), DeviceMemory(of.host_weights_bytes, 0, max(graph, inputs))

@@ -1,7 +1,6 @@
-"""Tensors that are not where their layer is: -ot, and the experts that --cpu-moe keeps in RAM.
+"""Tensor overrides: tensors placed apart from their layer by -ot or --cpu-moe.
 
-Source: llama.cpp b11434, src/llama-model-loader.cpp (create_tensor): the first pattern that is found in
-a tensor's name decides.
+Source: llama.cpp b11434, src/llama-model-loader.cpp (create_tensor): the first pattern found in a tensor's name wins.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ _GPU = re.compile(r"[A-Za-z]+([0-9]{1,3})")
 
 @dataclass(slots=True)
 class MovedTensors:
-    """What the overrides change: bytes that come and go, and the largest weights that are copied in to be computed."""
+    """Effect of the overrides: bytes added or removed, and the largest weights to be copied in for computation."""
 
     device_bytes: list[int]
     host_bytes: int = 0
-    largest_dense_bytes: int = 0  # of the feed-forward networks' first half: gate and up
+    largest_dense_bytes: int = 0  # gate and up of the feed-forward networks
     largest_other_bytes: int = 0
-    emptied: set[int] = field(default_factory=set)  # layers without experts on a GPU
+    emptied: set[int] = field(default_factory=set)  # layers whose experts are in RAM
 
 
 def moved_tensors(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> MovedTensors:
-    """Of a server that has its layers in `ranges`, one for each device."""
+    """For a server with the layers `ranges[i]` on device i."""
     found = MovedTensors([0] * len(ranges))
     patterns = _patterns(options)
     if not patterns or not ranges:
@@ -46,7 +45,7 @@ def _patterns(options: ModelOptions) -> list[tuple[re.Pattern[str], str]]:
     for pattern, buffer in options.overrides:
         try:
             found.append((re.compile(pattern), buffer))
-        except (re.error, OverflowError, RecursionError):  # it is for llama-server to refuse
+        except (re.error, OverflowError, RecursionError):  # llama-server rejects it
             continue
     return found
 
@@ -64,7 +63,7 @@ def _move(
     if shape.hparams.n_layer <= layer < shape.hparams.n_layer_all:
         return
     if is_expert(tensor.name) and layer < options.n_cpu_moe:
-        return  # it is in RAM already
+        return  # already in RAM
     home = RAM if is_input(tensor.name) else next((i for i, layers in enumerate(ranges) if layer in layers), RAM)
     if home == target:
         return
@@ -74,7 +73,7 @@ def _move(
     else:
         found.device_bytes[home] -= gpu_bytes(tensor)
     if target != RAM:
-        found.device_bytes[target] += 0 if is_tied else gpu_bytes(tensor)  # it is there already, as the output
+        found.device_bytes[target] += 0 if is_tied else gpu_bytes(tensor)  # already there, as the output matrix
         return
     found.host_bytes += tensor.size_bytes
     if is_expert(tensor.name):

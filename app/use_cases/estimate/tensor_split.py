@@ -1,7 +1,6 @@
-"""Which layers go to which GPU, by llama.cpp's own arithmetic (b11434, llama_model_base::load_tensors).
+"""Tensor split: which layers are on which GPU, by llama.cpp's arithmetic (b11434, llama_model_base::load_tensors).
 
-It computes in float32, and a share that falls on the border between two layers goes where float32 rounds it: so does
-this.
+Computed in float32 like there: a share that falls on the border between two layers goes where float32 rounds it.
 """
 
 from __future__ import annotations
@@ -19,20 +18,22 @@ _FLOAT = struct.Struct("<f")
 
 
 def device_layers(hp: Hparams, options: ModelOptions) -> list[range]:
-    """The layers of each device that gets any weights: of `main_gpu` alone with split mode "none"."""
+    """The layers of each device; with split mode "none", of `main_gpu` alone."""
     alone = options.split_mode == "none" or options.devices == 1
     shares = (1.0,) if alone else options.tensor_split or (1.0,) * options.devices
     return layer_ranges(hp.n_layer_all, options.n_gpu_layers, shares[: options.devices or 1]) if options.devices else []
 
 
 def layer_ranges(n_layer_all: int, n_gpu_layers: int, shares: Sequence[float]) -> list[range]:
-    """The layers of each device; the last layer, number `n_layer_all`, is the output. The first ones that are in no
-    range stay on the CPU. `shares` are those of --tensor-split, one per device."""
+    """The layers of each device; layer `n_layer_all` is the output, and leading layers in no range stay in RAM.
+
+    `shares`: those of --tensor-split, one per device.
+    """
     layers = n_layer_all + 1
     start = max(layers - n_gpu_layers, 0)
     count = max(0, min(n_gpu_layers, layers))
     positions = array("f", (i / count for i in range(count)))
-    # Layer i is on the first device whose share reaches beyond its position.
+    # A layer is on the first device whose cumulative share exceeds its position.
     borders = [start + bisect_left(positions, point) for point in _split_points(shares)[:-1]]
     return [range(a, b) for a, b in itertools.pairwise([start, *borders, start + count])]
 

@@ -8,7 +8,7 @@ from app.use_cases.model_shape.shape import ModelShape, between
 
 
 def weights(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> tuple[list[int], int]:
-    """The weights of each device, and those in RAM. An embedding that is the output matrix too is in both."""
+    """Bytes of weights on each device, and in RAM. An embedding that is also the output matrix is in both."""
     n = shape.hparams.n_layer_all
     loaded = n if options.speculation == DRAFTS_ITSELF else shape.hparams.n_layer
     first_gpu_layer = ranges[0].start if ranges else n + 1

@@ -1,4 +1,4 @@
-"""What llama.cpp's source says about families of models and their files do not: which layers keep what.
+"""Facts about architectures that llama.cpp's source has and model files lack: which layers keep which state.
 
 Checked against build b11434: src/models/*.cpp (load_arch_hparams), src/llama-model.cpp (create_memory),
 src/llama-arch.cpp (llm_arch_is_recurrent, llm_arch_is_hybrid). Names are those of `general.architecture`.
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SlidingWindow:
-    """Which layers attend to a sliding window, where the file does not list them itself.
+    """Which layers use a sliding window, if the file does not list them.
 
-    Of every `period` layers one keeps the whole context: the first of them, or else the last.
+    One of every `period` layers attends to the whole context: the first if `is_first_full`, else the last.
     """
 
     period: int
     is_first_full: bool = False
-    default_tokens: int = 0  # the window where the file names none
-    fixed_tokens: int = 0  # the window whatever the file says
+    default_tokens: int = 0  # the window if the file has none
+    fixed_tokens: int = 0  # overrides the file's value
 
 
 WINDOWS: Mapping[str, SlidingWindow] = {
@@ -44,13 +44,13 @@ WINDOWS: Mapping[str, SlidingWindow] = {
     "smallthinker": SlidingWindow(4, is_first_full=True, fixed_tokens=4096),
 }
 
-# These list their windowed layers in the file, as an array of truth values.
+# These list their windowed layers in the file, as an array of booleans.
 LISTED_WINDOWS = frozenset({"gemma4", "granite-swa", "maple", "mimo2", "spark2-5", "step35"})
 
-# Every attention layer of these has the window, if there is one.
+# All attention layers of these use the window, if there is one.
 ALL_WINDOWED = frozenset({"lfm2", "lfm2moe"})
 
-# No memory between requests at all: encoders and diffusion models.
+# No memory between requests: encoders and diffusion models.
 WITHOUT_CACHE = frozenset(
     {
         *("bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert"),
@@ -58,32 +58,32 @@ WITHOUT_CACHE = frozenset(
     }
 )
 
-# A state of fixed size instead of a KV cache in every layer.
+# A state of fixed size instead of a KV cache in all layers.
 RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
 
-# Attention in some layers, a state in the others: those without KV heads ...
+# Attention in some layers, a recurrent state in the others: those without KV heads ...
 STATE_WITHOUT_KV_HEADS = frozenset(
     {
         *("bailingmoe3", "glm5-next", "granitehybrid", "jamba", "kimi-k3", "kimi-linear"),
         *("lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "plamo2"),
     }
 )
-# ... or all but every fourth, or whichever interval the file names ...
+# ... or all but every fourth, or every n-th as the file says ...
 STATE_BY_INTERVAL = frozenset({"minimax-01", "qwen35", "qwen35moe", "qwen3next", "qwen4exp"})
 # ... or both in every layer.
 STATE_AND_KV = frozenset({"falcon-h1"})
 
-TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # where the file names none
+TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # if the file has none
 
 # DeepSeek's sparse attention: a cache of index keys beside the KV cache.
 WITH_INDEXER = frozenset({"deepseek32", "glm-dsa"})
 
-# The first layers own a KV cache and the others read theirs ...
+# The first layers own a KV cache, the others read it ...
 WITH_SHARED_CACHES = frozenset({"gemma3n", "gemma4"})
-# ... and gemma3n.cpp has their number in the code.
+# ... and gemma3n.cpp hard-codes their number.
 GEMMA3N_KV_LAYERS = 20
 
-# The output matrix is the embedding's copy where the file has none, except in encoders.
+# Encoders without an output matrix. Other files without one use the embedding as output.
 WITHOUT_OUTPUT = frozenset(
     {"bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "modern-bert", "neo-bert"}
 )

@@ -1,4 +1,4 @@
-"""What of a model's shape decides the size of its compute graph: the widths of one layer's tensors."""
+"""GraphShape: the tensor widths of one layer, which determine the size of the compute graph."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from app.use_cases.model_shape.hparams import Hparams
 
-# Head sizes that CUDA's flash attention knows (ggml-cuda/fattn.cu, ggml_cuda_get_best_fattn_kernel): K, V, and how many
-# query heads must share a KV head.
+# Head sizes that CUDA's flash attention supports (ggml-cuda/fattn.cu, ggml_cuda_get_best_fattn_kernel, b11434): equal
+# K and V; or K, V and how many query heads must share a KV head.
 _EQUAL_HEADS = frozenset({40, 64, 72, 80, 96, 112, 128, 256})
 _OTHER_HEADS = {(192, 128): 8, (320, 256): 32, (512, 512): 2, (576, 512): 2}
 
 
 @dataclass(frozen=True, slots=True)
 class GraphShape:
-    """Widths in values per token. `ff` is of the dense layers, 0 where all have experts."""
+    """Widths in values per token. `ff` is that of the dense layers, 0 if all have experts."""
 
     architecture: str
     embd: int
@@ -29,20 +29,20 @@ class GraphShape:
     heads: int
     k_head: int
     is_mla: bool
-    mla_head: int  # of MLA: values of one key once it is unfolded
+    mla_head: int  # with MLA: values of one decompressed key
     vocab: int
     deepstack: int
     conv: int  # width of the state-space convolution
     inner: int
     ssm_in: int
     dt: int
-    state_bytes: int  # of one sequence's recurrent state in a layer, convolution aside
+    state_bytes: int  # recurrent state of one sequence in a layer, without the convolution's
     per_layer: int  # per-layer embeddings of all layers together (gemma3n, gemma4)
-    has_flash_attention: bool  # whether CUDA's flash attention knows the heads of every layer
+    has_flash_attention: bool  # CUDA's flash attention supports the heads of every layer
 
 
 def graph_shape(hp: Hparams) -> GraphShape:
-    """Reads the widths from the tensors where they show them, else from the metadata."""
+    """Widths from the tensors if these show them, else from the metadata."""
     shapes = {tensor.name.split(".", 2)[-1]: tensor.shape for tensor in hp.header.tensors}
     ff = max(hp.n_ff, default=0)
     up = _width(shapes, "ffn_up.weight", 1)
@@ -70,7 +70,7 @@ def graph_shape(hp: Hparams) -> GraphShape:
         dt=hp.integer("ssm.time_step_rank"),
         state_bytes=4 * hp.ssm_state,
         per_layer=hp.integer("embedding_length_per_layer_input") * hp.n_layer,
-        has_flash_attention=all(_is_known(hp, il) for il in hp.layers if hp.has_kv[il] or not any(hp.has_kv)),
+        has_flash_attention=all(_has_kernel(hp, il) for il in hp.layers if hp.has_kv[il] or not any(hp.has_kv)),
     )
 
 
@@ -79,7 +79,7 @@ def _width(shapes: dict[str, tuple[int, ...]], name: str, dimension: int) -> int
     return shape[dimension] if dimension < len(shape) else 0
 
 
-def _is_known(hp: Hparams, il: int) -> bool:
+def _has_kernel(hp: Hparams, il: int) -> bool:
     if hp.architecture == "grok":
         return False
     heads, heads_kv = hp.n_head[il], hp.n_head_kv[il]

@@ -16,25 +16,25 @@ _HUGE = 2**40  # above any count in a real file: keeps nonsense from becoming nu
 
 
 class Hparams:
-    """Read by name. What a file does not say, or says as something else than a number, is the default."""
+    """Values by key. A missing or non-numeric value becomes the default; nothing raises."""
 
     def __init__(self, header: GgufHeader) -> None:
         self.header = header
         self.architecture = header.architecture
 
     def value(self, key: str) -> Value | None:
-        """What the file says under the architecture's own `key`."""
+        """The metadata value of `<architecture>.<key>`; None if missing."""
         return self.header.metadata.get(f"{self.architecture}.{key}")
 
     def integer(self, key: str, default: int = 0) -> int:
-        """A count. Of an array, its largest element."""
+        """A count; for an array, its largest element."""
         value = self.value(key)
         if isinstance(value, tuple):
             return max((_integer(each, 0) for each in value), default=default)
         return _integer(value, default)
 
     def per_layer(self, key: str, default: int = 0) -> tuple[int, ...]:
-        """One count for each layer, from a number or an array."""
+        """One count per layer, from a number or an array."""
         value = self.value(key)
         if not isinstance(value, tuple):
             return (_integer(value, default),) * self.n_layer_all
@@ -43,7 +43,7 @@ class Hparams:
 
     @cached_property
     def n_layer_all(self) -> int:
-        """Layers with the blocks for multi-token prediction (MTP) behind them."""
+        """Number of layers, including trailing blocks for multi-token prediction (MTP)."""
         return min(self.integer("block_count"), MAX_LAYERS)
 
     @cached_property
@@ -90,22 +90,22 @@ class Hparams:
 
     @cached_property
     def window_tokens(self) -> int:
-        """The sliding window; 0 where no layer has one."""
+        """Size of the sliding window in tokens; 0 if no layer has one."""
         rule = arch.WINDOWS.get(self.architecture)
-        said = self.integer("attention.sliding_window")
+        tokens = self.integer("attention.sliding_window")
         if rule is None:
             listed = self.architecture in arch.LISTED_WINDOWS | arch.ALL_WINDOWED
-            return said if listed else 0
+            return tokens if listed else 0
         if self.architecture == "exaone4" and self.n_layer != 64:
             return 0
-        if self.architecture == "llama4":  # a window of 0 turns it off, whatever else is said is 8192
+        if self.architecture == "llama4":  # 0 disables the window, any other value means 8192
             return 0 if self.value("attention.sliding_window") == 0 else rule.fixed_tokens
-        tokens = said or rule.default_tokens
+        tokens = tokens or rule.default_tokens
         return rule.fixed_tokens or tokens if tokens else 0
 
     @cached_property
     def is_windowed(self) -> tuple[bool, ...]:
-        """Which layers attend to the window only."""
+        """Which layers attend only to the window."""
         if not self.window_tokens:
             return (False,) * self.n_layer_all
         if self.architecture in arch.ALL_WINDOWED:
@@ -132,7 +132,7 @@ class Hparams:
         if a not in arch.STATE_WITHOUT_KV_HEADS:
             return (False,) * self.n_layer_all
         without_kv = [heads == 0 for heads in self.n_head_kv]
-        if a.startswith("nemotron_h"):  # layers that are only a feed-forward network keep nothing
+        if a.startswith("nemotron_h"):  # layers with only a feed-forward network have no state
             without_kv = [no_kv and not ff for no_kv, ff in zip(without_kv, self.n_ff, strict=True)]
         return tuple(no_kv and il < self.n_layer for il, no_kv in enumerate(without_kv))
 
@@ -145,7 +145,7 @@ class Hparams:
 
     @cached_property
     def has_kv(self) -> tuple[bool, ...]:
-        """Which layers own a KV cache, MTP blocks aside."""
+        """Which layers own a KV cache, MTP blocks excluded."""
         a = self.architecture
         if a in arch.RECURRENT or a in arch.WITHOUT_CACHE:
             return (False,) * self.n_layer_all
@@ -164,7 +164,7 @@ class Hparams:
 
     @cached_property
     def state_bytes(self) -> int:
-        """Recurrent state of one layer and sequence, f32 (llama_hparams::n_embd_r and n_embd_s)."""
+        """Recurrent state of one layer and sequence in f32 (llama_hparams::n_embd_r and n_embd_s)."""
         return 4 * (self._conv_state + self.ssm_state)
 
     @property
@@ -182,7 +182,7 @@ class Hparams:
 
     @property
     def ssm_state(self) -> int:
-        """Values of one layer's recurrent state, its convolution's aside (llama_hparams::n_embd_s)."""
+        """Values of one layer's recurrent state without the convolution's (llama_hparams::n_embd_s)."""
         if head := self.integer("wkv.head_size"):
             return self.n_embd * head
         if self.integer("shortconv.l_cache"):

@@ -1,4 +1,4 @@
-"""Whether a GGUF file is a model that llama-server can serve, as far as its header says."""
+"""Whether a GGUF file is a model that llama-server can serve, as far as its header shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from app.entities.gguf import GgufHeader
 
-MOST_LAYERS = 4096  # llama.cpp b11434 takes 512, and falls over an assertion beyond
+MAX_HEADER_LAYERS = 4096  # llama.cpp b11434 accepts 512 and fails an assertion above
 
 _OTHER_TYPES = {
     "adapter": "is an adapter, not a model",
@@ -16,10 +16,10 @@ _OTHER_TYPES = {
 
 
 def why_not_servable(header: GgufHeader) -> str:
-    """What is wrong with it, to be read after the file's name; empty for nothing.
+    """What is wrong with the file, to follow its name in a message; "" if nothing is.
 
-    What llama.cpp itself asks of every model (b11434, llama.cpp, llama-model.cpp). Whether it knows the architecture
-    is for the engine to say.
+    Checks what llama.cpp requires of every model (b11434, src/llama.cpp, src/llama-model.cpp). Whether an architecture
+    is supported is left to the engine.
     """
     return _type_problem(header) or _nan_problem(header) or _layers_problem(header)
 
@@ -27,11 +27,11 @@ def why_not_servable(header: GgufHeader) -> str:
 def _type_problem(header: GgufHeader) -> str:
     architecture, kind = header.architecture, header.metadata.get("general.type", "model")
     if architecture == "clip":
-        return "is a projector, which lets another model see or hear: name it as that model's `mmproj`"
+        return "is a multimodal projector, not a model: set it as the `mmproj` of its model"
     if kind != "model":
-        return _OTHER_TYPES.get(str(kind), f"is no model: its general.type is {str(kind)[:80]!r}")
+        return _OTHER_TYPES.get(str(kind), f"is not a model: its general.type is {str(kind)[:80]!r}")
     if not architecture:
-        return "does not say its architecture (general.architecture)"
+        return "has no architecture (general.architecture)"
     return ""
 
 
@@ -50,8 +50,8 @@ def _layers_problem(header: GgufHeader) -> str:
     key = f"{header.architecture[:80]}.block_count"
     layers = header.metadata.get(key)
     if layers is None:
-        return f"is no language model: it does not say how many layers it has ({key})"
-    if type(layers) is not int or not 1 <= layers <= MOST_LAYERS:  # True is no number of layers
-        said = f"{len(layers)} values" if isinstance(layers, tuple) else repr(layers)[:80]
-        return f"is damaged: it has {said} for its number of layers ({key})"
+        return f"is not a language model: it has no layer count ({key})"
+    if type(layers) is not int or not 1 <= layers <= MAX_HEADER_LAYERS:  # bool is an int to isinstance
+        shown = f"{len(layers)} values" if isinstance(layers, tuple) else repr(layers)[:80]
+        return f"is damaged: its layer count ({key}) is {shown}"
     return ""

@@ -1,7 +1,7 @@
-"""The shape of a model: what its header says, arranged as the estimate needs it.
+"""ModelShape: a model's header, arranged as the estimate needs it.
 
-Worked out once per file (some milliseconds), so that an estimate only has to add. Sums over layers are kept as running
-totals, because the layers of a device are always a range.
+Computed once per file (a few milliseconds), so that an estimate only adds. Sums over layers are stored as running
+totals, because a device's layers are always a range.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.graph_shape import GraphShape, graph_shape
 from app.use_cases.model_shape.hparams import Hparams
 
-PADDED_ROW = 512  # values: CUDA pads the last row of quantized tensors (ggml-cuda.cu, MATRIX_ROW_PADDING)
+PADDED_ROW = 512  # values; CUDA pads the last row of quantized tensors (ggml-cuda.cu, MATRIX_ROW_PADDING)
 ALIGNMENT_BYTES = 128  # of the tensors in a CUDA buffer
 UNQUANTIZED = frozenset({"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"})
 
@@ -31,39 +31,39 @@ _FIRST_LAYER = ("per_layer_model_proj.", "per_layer_proj_norm.", "token_embd_nor
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """One kind of KV cache: values per token that the layers keep in it."""
+    """One kind of KV cache: values per token, by layer."""
 
     k_width: Totals
     v_width: Totals
-    layers: Totals  # how many layers have it
-    k_padding: Totals  # values that CUDA adds to each layer's tensor where its type is quantized
+    layers: Totals  # number of layers that have it
+    k_padding: Totals  # values CUDA adds to each layer's tensor if its type is quantized
     v_padding: Totals
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What an estimate adds up. `..._bytes` of weights are as allocated on a GPU, `host_..._bytes` as in RAM."""
+    """The sizes an estimate adds up. Weights: `..._bytes` as allocated on a GPU, `host_..._bytes` as in RAM."""
 
     hparams: Hparams
-    layers: Totals  # those for multi-token prediction too, which are loaded only to draft with them
+    layers: Totals  # including MTP layers, which are loaded only for drafting
     host_layers: Totals
-    experts: Totals  # of these layers, the tensors that --cpu-moe keeps in RAM
+    experts: Totals  # of these layers, the tensors --cpu-moe keeps in RAM
     host_experts: Totals
     input_bytes: int  # always in RAM
-    output_bytes: int  # with the device of the output
+    output_bytes: int  # on the device of the output
     host_output_bytes: int
-    first_layer_bytes: int  # with the device of layer 0
+    first_layer_bytes: int  # on the device of layer 0
     per_device_bytes: int  # once on every device that has layers
-    has_tied_output: bool  # the embedding is the output matrix too
+    has_tied_output: bool  # the embedding is also the output matrix
     base: Cache
     window: Cache
-    reads_base: Totals  # layers that attend to the whole context, those that read another layer's cache among them
+    reads_base: Totals  # layers that attend to the whole context, including those that read another layer's cache
     reads_window: Totals
     indexer_width: Totals
-    drafting: tuple[tuple[int, int], ...]  # values per token in K and V, of each layer for multi-token prediction
-    v_width_max: int  # without flash attention all V are padded to the widest
+    drafting: tuple[tuple[int, int], ...]  # values per token in K and V of each MTP layer
+    v_width_max: int  # without flash attention every V is padded to the widest
     state_bytes: Totals  # recurrent state of one sequence
-    widest_base: int  # K and V of one layer together, the most of any
+    widest_base: int  # K and V together of the layer with the most
     widest_window: int
     largest_bytes: tuple[int, ...]  # the largest weight of each layer
     largest_expert_bytes: int
@@ -72,7 +72,7 @@ class ModelShape:
 
 
 def model_shape(header: GgufHeader) -> ModelShape:
-    """The shape of the model that `header` is of. Never raises: what a strange file does not say counts as 0."""
+    """The shape of the model with this header. Never raises: missing values count as 0."""
     hp = Hparams(header)
     kv = [_kv_width(hp, il) for il in hp.layers]
     owns = [hp.has_kv[il] and not hp.is_windowed[il] for il in hp.layers]
@@ -110,7 +110,7 @@ def gpu_bytes(tensor: Tensor) -> int:
 
 
 def is_input(name: str) -> bool:
-    """Whether the tensor stays in RAM with every number of layers on GPUs."""
+    """Whether the tensor stays in RAM however many layers are on GPUs."""
     return name in _INPUTS
 
 
@@ -143,11 +143,11 @@ def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, Any]:
     first = [tensor for tensor in tensors if tensor.name.startswith(_FIRST_LAYER)]
     output = [tensor for tensor in tensors if not tensor.name.startswith((*_INPUTS, *_PER_DEVICE, *_FIRST_LAYER))]
     is_tied = all(tensor.name != "output.weight" for tensor in tensors) and hp.architecture not in arch.WITHOUT_OUTPUT
-    # The embedding again, as the output matrix; in RAM it is one.
-    again = [tensor for tensor in inputs if is_tied and tensor.name == "token_embd.weight"]
+    # The embedding is held a second time as the output matrix on a GPU; in RAM it is shared.
+    tied = [tensor for tensor in inputs if is_tied and tensor.name == "token_embd.weight"]
     return {
         "input_bytes": _in_ram(inputs),
-        "output_bytes": _on_gpu(output + again),
+        "output_bytes": _on_gpu(output + tied),
         "host_output_bytes": _in_ram(output),
         "first_layer_bytes": _on_gpu(first),
         "per_device_bytes": _on_gpu(per_device),
@@ -195,5 +195,5 @@ def totals(values: Iterable[int]) -> Totals:
 
 
 def between(sums: Totals, start: int, stop: int) -> int:
-    """The sum over the layers from `start` to before `stop`; 0 for none."""
+    """The sum over layers `start` to `stop` - 1; 0 for an empty range."""
     return sums[stop] - sums[start] if stop > start else 0

@@ -1,4 +1,4 @@
-"""One account of the system for /health, the model lists, the page and /decisions.
+"""Reports on the system: /health, the model lists, the status page and /decisions.
 
-Reads the scheduler's state and never changes it. The routes and the plan command ask it.
+Reads the scheduler's state and never changes it. Used by the routes and the plan command.
 """

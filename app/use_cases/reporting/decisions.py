@@ -1,4 +1,4 @@
-"""Decisions as people and programs read them: what was asked, what was found, what was chosen, who left for it."""
+"""Placement decisions as JSON, and the records of past ones that /decisions lists."""
 
 from __future__ import annotations
 
@@ -7,53 +7,54 @@ from dataclasses import dataclass
 
 from app.entities.placement import CPU, Decision, Outcome, Placement
 
-MAX_RECORDS = 200
+MAX_RECORDS = 200  # past decisions that are kept
 ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes", "total_bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """One decision of the past."""
+    """One past decision."""
 
     at: float  # Unix seconds
     model: str
     decision: Decision
-    evict: tuple[str, ...]  # names of the servers that left for it
-    elapsed_ms: float  # of the scheduler's whole step
-    gpus_age_seconds: float  # of the reading it was made on
+    evict: tuple[str, ...]  # models whose servers were evicted for it
+    elapsed_ms: float  # duration of the scheduler's whole step
+    gpus_age_seconds: float  # age of the GPU reading it was based on
 
     def repeats(self, before: DecisionRecord) -> bool:
-        """Whether a load merely goes on waiting."""
-        return self.decision.outcome is Outcome.WAIT and self._said == before._said
+        """Whether this is the same WAIT as `before`: the load is still waiting for the same reason."""
+        return self.decision.outcome is Outcome.WAIT and self._key == before._key
 
     @property
-    def _said(self) -> tuple[object, ...]:
+    def _key(self) -> tuple[object, ...]:
         return self.model, self.decision.outcome, self.decision.reason, self.decision.evict
 
 
 def decision_list(decisions: Iterable[DecisionRecord]) -> dict[str, object]:
-    """The body of /decisions, the newest first."""
-    return {"decisions": [_explained(each) for each in reversed(tuple(decisions))]}
+    """The body of /decisions, newest first."""
+    return {"decisions": [_record_json(record) for record in reversed(tuple(decisions))]}
 
 
 def last_decision(decisions: Iterable[DecisionRecord], model: str) -> dict[str, object] | None:
-    return next((_explained(each) for each in reversed(tuple(decisions)) if each.model == model), None)
+    """The most recent record about this model; None if there is none."""
+    return next((_record_json(record) for record in reversed(tuple(decisions)) if record.model == model), None)
 
 
 def decision_json(decision: Decision, evict: Iterable[str]) -> dict[str, object]:
-    """As `plan` prints it."""
-    told: dict[str, object] = {
+    """As `plan` prints it; `evict` names the models to evict."""
+    result: dict[str, object] = {
         "outcome": str(decision.outcome),
         "placement": placement_json(decision.placement) if decision.placement else None,
         "evict": list(evict),
         "reason": decision.reason,
         "needed_bytes": decision.needed_bytes,
     }
-    return told | {"nearest": nearest} if (nearest := decision.suggestion) else told
+    return result | {"nearest": suggestion} if (suggestion := decision.suggestion) else result
 
 
 def placement_json(placement: Placement) -> dict[str, object]:
-    """The devices in the order the server sees them, with what each takes; CPU for RAM alone."""
+    """Devices in the server's order with the bytes each needs; a single device `cpu` without GPUs."""
     on_gpus = zip(placement.uuids, placement.layers, placement.estimate.devices, strict=False)
     devices = [(CPU, 0, placement.estimate.host)] if placement.is_on_cpu else on_gpus
     return {
@@ -68,24 +69,24 @@ def placement_json(placement: Placement) -> dict[str, object]:
 
 
 def estimate_json(placement: Placement) -> dict[str, object]:
-    """The estimate that a server was placed by, in the items of `estimate`."""
+    """The estimate a server was placed by, with the items of the `estimate` command."""
     estimate = placement.estimate
     return {
-        "devices": [{item: getattr(each, item) for item in ITEMS} for each in estimate.devices],
+        "devices": [{item: getattr(device, item) for item in ITEMS} for device in estimate.devices],
         "host": {item: getattr(estimate.host, item) for item in ITEMS[:3]},
         "confidence": str(estimate.confidence),
         "notes": list(estimate.notes),
     }
 
 
-def _explained(each: DecisionRecord) -> dict[str, object]:
-    decision = each.decision
+def _record_json(record: DecisionRecord) -> dict[str, object]:
+    decision = record.decision
     return {
-        "at": round(each.at, 3),
-        "model": each.model,
-        **decision_json(decision, each.evict),
+        "at": round(record.at, 3),
+        "model": record.model,
+        **decision_json(decision, record.evict),
         "considered": list(decision.considered),
         "free_bytes": dict(decision.free_bytes),
-        "elapsed_ms": round(each.elapsed_ms, 3),
-        "gpus_age_seconds": round(each.gpus_age_seconds, 3),
+        "elapsed_ms": round(record.elapsed_ms, 3),
+        "gpus_age_seconds": round(record.gpus_age_seconds, 3),
     }

@@ -1,4 +1,4 @@
-"""The GPUs in /health: the original service's block and names, and beside them ours, with units and without guesses."""
+"""The GPU block of /health: the original service's keys, and our own with units and without guessed values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.server import Server
 
-GB = 1024**3  # the original's
+GB = 1024**3  # as the original service counts
 
 
 def gpu_pool_status(snapshot: GpuSnapshot, servers: Sequence[Server] = ()) -> dict[str, object]:
-    """Always present; all zeros where there are no GPUs. `snapshot` as of now."""
+    """The block for `snapshot` (as of now); all zeros without GPUs."""
     gpus = [_gpu(gpu, [each for each in servers if gpu.uuid in each.booked]) for gpu in snapshot.gpus]
     total, used, free = (
         sum(getattr(gpu, name) or 0 for gpu in snapshot.gpus) / GB
@@ -68,7 +68,7 @@ def _gpu(gpu: Gpu, servers: Sequence[Server]) -> dict[str, object]:
 
 
 def _others_bytes(gpu: Gpu, servers: Sequence[Server]) -> int | None:
-    """What strangers use, the driver among them; None where NVML does not say what is ours."""
+    """Bytes used by other processes and the driver; None if NVML does not report our servers' share."""
     shown = [(gpu.processes or {}).get(server.pid or 0) for server in servers]
     if gpu.used_bytes is None or None in shown:
         return None

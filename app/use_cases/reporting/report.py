@@ -1,4 +1,4 @@
-"""One account of the system for /health, the model lists and the status page."""
+"""The bodies of /health, /v1/models, /props and the model details of the status page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.use_cases.reporting.decisions import DecisionRecord, estimate_json, las
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 
-# The original service's three words for what a server is, and llama.cpp's for what a model is.
+# Server status as the original service names it (else "running"), and model status as llama.cpp's router names it.
 OLD_STATUS = {ServerState.STOPPED: "stopped", ServerState.FAILED: "error"}
 MODEL_STATUS = {
     ServerState.STARTING: "loading",
@@ -31,7 +31,7 @@ def health(
     version: str,
     now: float,
 ) -> dict[str, object]:
-    """The body of /health: always an answer while the process serves, with what is wrong in `reasons`."""
+    """The body of /health; `reasons` lists what is wrong. `now` in monotonic seconds."""
     gpus = gpus.as_of(now)
     reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins]
     return {
@@ -67,7 +67,7 @@ def _server(server: Server, now: float) -> dict[str, object]:
 
 
 def _assignment(server: Server) -> dict[str, object] | None:
-    """As the original service told it, in GiB; None on the CPU."""
+    """GPU assignment in the original service's form, in GiB; None on the CPU."""
     placement = server.placement
     if placement.is_on_cpu:
         return None
@@ -86,7 +86,7 @@ def _assignment(server: Server) -> dict[str, object] | None:
 
 
 def model_placement(model: Model, pool: PoolState, decisions: Iterable[DecisionRecord]) -> dict[str, object]:
-    """Where the model is, what it was thought to need, and what was last decided about it."""
+    """Where the model is loaded, the estimate it was placed by, and the last decision about it."""
     server = pool.server_of(model.name)
     return {
         "placement": placement_json(server.placement) if server else None,
@@ -96,13 +96,13 @@ def model_placement(model: Model, pool: PoolState, decisions: Iterable[DecisionR
 
 
 def model_list(models: Iterable[Model], pool: PoolState) -> dict[str, object]:
-    """The body of /v1/models. Unloaded models are listed too: asking for one loads it."""
+    """The body of /v1/models. Includes unloaded models: a request loads them."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
     return {"object": "list", "data": [_entry(model, servers.get(model.name), pool) for model in models]}
 
 
 def model_entry(model: Model, pool: PoolState) -> dict[str, object]:
-    """One model as OpenAI's clients read it, with llama.cpp's `status` beside."""
+    """One model in OpenAI's form, with llama.cpp's `status`."""
     return _entry(model, pool.server_of(model.name), pool)
 
 
@@ -118,7 +118,7 @@ def _entry(model: Model, server: Server | None, pool: PoolState) -> dict[str, ob
 
 
 def _status(model: Model, server: Server | None, pool: PoolState) -> dict[str, object]:
-    """`failed` with its message: the last load did, or the file cannot be served at all."""
+    """Load status; `failed` with a message if the last load failed or the file cannot be served."""
     value = MODEL_STATUS.get(server.state, "unloaded") if server else "unloaded"
     failure = pool.failures.get(model.name)
     message = model.problem or (failure.detail if failure else "")
@@ -127,7 +127,7 @@ def _status(model: Model, server: Server | None, pool: PoolState) -> dict[str, o
 
 
 def _instances(model: Model, pool: PoolState) -> dict[str, object]:
-    """How many servers load or answer, where there may be several."""
+    """Number of servers that are loading or ready, for a model that may have replicas."""
     if model.replicas.max == 1:
         return {}
     return {"instances": sum(each.state in MODEL_STATUS for each in pool.servers_of(model.name))}
@@ -140,7 +140,7 @@ def _progress(server: Server | None) -> dict[str, object]:
 
 
 def router_props(engine: EngineFacts | None, max_loaded: int | None) -> dict[str, object]:
-    """The body of /props, in the words of llama.cpp's router (b11434): its clients look at `role`. 0 is no limit."""
+    """The body of /props as llama.cpp's router (b11434) answers: its clients read `role`. max_instances 0: no limit."""
     return {
         "role": "router",
         "max_instances": max_loaded or 0,

@@ -1,8 +1,8 @@
-"""What crosses from one GPU to the next, kept in as many copies as the pipeline has stages.
+"""Pipeline copies: tensors copied from one GPU to the next, held once per pipeline stage.
 
-Usually three embeddings enter the first device, and a residual and its norm each other one. Read from the splits that
-llama.cpp b11434 makes of its graphs (ggml_backend_sched_split_graph, no_alloc); a real load keeps the norm where its
-layer is and takes 4 E less on the devices behind the first.
+Usually three embeddings enter the first device, a residual and its norm every other. Derived from the graph splits of
+llama.cpp b11434 (ggml_backend_sched_split_graph, no_alloc); a real load keeps the norm on its layer's device and needs
+4 E less on the devices after the first.
 """
 
 from __future__ import annotations
@@ -12,32 +12,36 @@ from app.use_cases.estimate.context import CacheCells, row_bytes
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 
-COPIES = 4  # GGML_SCHED_MAX_COPIES
+MAX_COPIES = 4  # GGML_SCHED_MAX_COPIES
 _MAMBA2 = ("mamba2", "nemotron_h", "nemotron_h_moe")
 _MAMBA = ("mamba", "jamba")
 _RWKV = ("rwkv6", "rwkv7")
-_WITHOUT_FIRST_NORM = ("olmo2",)  # no norm comes before attention, so the residual crosses alone
+_WITHOUT_FIRST_NORM = ("olmo2",)  # no norm before attention: only the residual is copied
 _DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
 
-# Encoders enter through sums and norms of their own: E on the first device, and on each other one.
+# Encoders copy sums and norms of their own: E on the first device, and on every other.
 _ENCODERS = {"bert": (8, 4), "nomic-bert": (11, 1), "jina-bert-v3": (11.5, 2.5), "gemma-embedding": (11, 6.3)}
 
 
 def inter_gpu_copy_bytes(
     shape: ModelShape, options: ModelOptions, cells: CacheCells, tokens: int, used: list[range], index: int
 ) -> int:
-    """Bytes of all copies on the device `index` of `used`, masks aside."""
+    """Bytes of all copies on device `index` of `used`, without masks."""
     e = 4 * tokens * shape.graph.embd
     if shape.graph.architecture in arch.WITHOUT_CACHE:
         first, other = _ENCODERS.get(shape.graph.architecture, (11.5, 6))
         return round((other if index else first) * e)
-    behind = 3 if shape.graph.architecture in _WITHOUT_FIRST_NORM else 7
-    usual = 12 * e if index == 0 else behind * e
-    return usual + _more(shape, tokens, used, index) + COPIES * shared_cache_bytes(shape, options, cells, used[index])
+    per_residual = 3 if shape.graph.architecture in _WITHOUT_FIRST_NORM else 7
+    usual = 12 * e if index == 0 else per_residual * e
+    return (
+        usual
+        + _family_copies(shape, tokens, used, index)
+        + MAX_COPIES * shared_cache_bytes(shape, options, cells, used[index])
+    )
 
 
-def _more(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
-    """What is unusual about the family."""
+def _family_copies(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
+    """Additional copies of particular architectures."""
     graph, e = shape.graph, 4 * tokens * shape.graph.embd
     family = graph.architecture
     if family in _DEEPSTACK:
@@ -51,8 +55,8 @@ def _more(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
     if family in _RWKV:
         return 10 * e * begins + 4 * e * ends
     into = graph.ssm_in if family in _MAMBA2 else 2 * graph.inner
-    # The projection's view goes over, and its gate comes back to where the norm is computed.
-    return 4 * tokens * COPIES * (into * begins + graph.inner * ends)
+    # The projection's view is copied over, its gate is copied back to where the norm is computed.
+    return 4 * tokens * MAX_COPIES * (into * begins + graph.inner * ends)
 
 
 def _is_state(shape: ModelShape, layer: int) -> bool:
@@ -60,19 +64,19 @@ def _is_state(shape: ModelShape, layer: int) -> bool:
 
 
 def _altup(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
-    """gemma3n carries four residual streams, and every layer reads its own part of the per-layer embeddings."""
+    """gemma3n has four residual streams, and every layer reads its own part of the per-layer embeddings."""
     graph, e = shape.graph, 4 * tokens * shape.graph.embd
     layers = used[index]
     if index == 0:
-        return COPIES * (7 * e + 4 * tokens * graph.per_layer)
+        return MAX_COPIES * (7 * e + 4 * tokens * graph.per_layer)
     own = 4 * tokens * graph.per_layer // max(1, shape.hparams.n_layer) * len(layers)
-    peak_without = 4 * tokens * graph.per_layer + 8 * e  # of the single device's peak, what stays on the first
+    peak_without = 4 * tokens * graph.per_layer + 8 * e  # part of the single-device peak, stays on the first
     output = 43 * e // 2 if shape.hparams.n_layer_all in layers else 0
-    return COPIES * (7 * e + own) - peak_without + e + output
+    return MAX_COPIES * (7 * e + own) - peak_without + e + output
 
 
 def shared_cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, layers: range) -> int:
-    """Layers without a cache of their own read another's; where that is elsewhere, each gets its own copy."""
+    """Copies for layers without a cache of their own whose source cache is on another device."""
     hp = shape.hparams
     if hp.architecture not in arch.WITH_SHARED_CACHES:
         return 0
