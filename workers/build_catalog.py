@@ -7,7 +7,7 @@ from pathlib import Path
 from app.entities.model import Replicas
 from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import ModelShape
-from workers.catalog.catalog import Catalog, Entry
+from workers.catalog.catalog import Catalog, ConfiguredModel
 from workers.catalog.demo_model import write_demo_model
 from workers.catalog.model_headers import ModelHeaders
 from workers.folders import cache_folder
@@ -58,10 +58,10 @@ def _hugging_face_cache(settings: Settings) -> Path | None:
     return Path(HF_HUB_CACHE if chosen == "auto" else chosen)
 
 
-def _entries(settings: Settings) -> list[Entry]:
+def _entries(settings: Settings) -> list[ConfiguredModel]:
     """The configured models."""
     return [
-        Entry(
+        ConfiguredModel(
             name=name,
             launch=settings.launch_of(name),
             path=model.path,

@@ -71,14 +71,14 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         click.echo(f"configuration error:\n{error}", err=True)
         sys.exit(WRONG_USE)
     settings = configuration.settings
-    _refuse_an_address_in_use(settings.server.host, settings.server.port)
+    _exit_if_address_in_use(settings.server.host, settings.server.port)
     _log_to_stderr()
     _log_warnings(configuration.warnings)
     from workers.serve import Application
 
     own = os.getpid()
     try:
-        Application(functools.partial(_announce, settings)).run()
+        Application(functools.partial(_print_ready_message, settings)).run()
     except SystemExit as end:  # of the worker, too, which is a fork of this process
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and os.getpid() == own else end.code)
 
@@ -97,27 +97,27 @@ def check_config(config: Path | None, as_json: bool) -> None:
     one is a warning, and for pinned models this machine's GPUs and RAM. Exit status: 0 it is good, 1 it is wrong,
     2 there is no such file. Secrets are not printed.
     """
-    from app.settings.check import checked
+    from app.settings.check import check_configuration
     from app.settings.values import PREFIX
 
     if config:
         os.environ[PREFIX + "CONFIG"] = str(config.absolute())
-    verdict = checked()
-    if verdict.configuration:
-        settings = verdict.configuration.settings
-        with _silent("workers.catalog.catalog", "workers.pool.pinned_models"):  # they say the same
-            errors, warnings = _about_this_machine(settings)
+    check = check_configuration()
+    if check.configuration:
+        settings = check.configuration.settings
+        with _loggers_disabled("workers.catalog.catalog", "workers.pool.pinned_models"):  # they say the same
+            errors, warnings = _check_this_machine(settings)
             warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
-        verdict = verdict.with_warnings(warnings).with_errors(errors)
+        check = check.with_warnings(warnings).with_errors(errors)
     if as_json:
-        click.echo(json.dumps(verdict.as_json(), indent=2))
+        click.echo(json.dumps(check.as_json(), indent=2))
     else:
-        click.echo("\n".join(verdict.lines()), err=not verdict.is_good)
-    if not verdict.is_good:
-        sys.exit(ANSWER_IS_NO if verdict.file_exists else WRONG_USE)
+        click.echo("\n".join(check.lines()), err=not check.is_good)
+    if not check.is_good:
+        sys.exit(ANSWER_IS_NO if check.file_exists else WRONG_USE)
 
 
-def _about_this_machine(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _check_this_machine(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Errors and warnings, by what it has."""
     from workers.check_pinned import check_pinned_models
 
@@ -142,7 +142,7 @@ def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _silent(*names: str) -> Iterator[None]:
+def _loggers_disabled(*names: str) -> Iterator[None]:
     import logging
 
     logs = [logging.getLogger(name) for name in names]
@@ -155,7 +155,7 @@ def _silent(*names: str) -> Iterator[None]:
             each.disabled = False
 
 
-def _refuse_an_address_in_use(host: str, port: int) -> None:
+def _exit_if_address_in_use(host: str, port: int) -> None:
     """Say so at once, and what to do: gunicorn would try for five seconds first."""
     import socket
 
@@ -169,7 +169,7 @@ def _refuse_an_address_in_use(host: str, port: int) -> None:
             sys.exit(1)
 
 
-def _to_try(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:
+def _example_model(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:
     """A small one whose header says nothing against it, and what it is for; one that chats before all others. Few
     headers are read for that."""
     from app.entities.launch import Task
@@ -186,7 +186,7 @@ def _to_try(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:
     return found
 
 
-def _asked_of(task: Task) -> tuple[str, dict[str, Any]]:
+def _example_request(task: Task) -> tuple[str, dict[str, Any]]:
     """The path of a request for such a model, and what stands in it beside the model."""
     from app.entities.launch import Task
 
@@ -199,13 +199,16 @@ def _asked_of(task: Task) -> tuple[str, dict[str, Any]]:
             return "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello!"}]}
 
 
-def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
+def _print_ready_message(settings: Settings, runtime: Runtime, address: str) -> None:
     """Say where the service is and what to try, once it is there."""
     address = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # one that can be typed
     models = [model for model in runtime.services.catalog.models() if not model.problem]
     broken = len(runtime.services.catalog.models()) - len(models)
     lines = ["", f"Llama Smart Proxy {runtime.services.version} is ready.", f"  OpenAI base URL  {address}/v1"]
-    lines += [f"  status page      {address}/", f"  models           {_names([model.name for model in models])}"]
+    lines += [
+        f"  status page      {address}/",
+        f"  models           {_summarize_names([model.name for model in models])}",
+    ]
     if broken:
         lines += [f"  not served       {broken}; {address}/ says why"]
     if not models and settings.catalog.models_dirs:
@@ -215,12 +218,12 @@ def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
         lines += ["", f"  No engine: {runtime.services.engine_problem}"]
     if not runtime.has_models:
         lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
-        lines += [f"    {_own_command()} serve --models-dir DIR"]
-    if settings.is_unguarded:
+        lines += [f"    {_command_to_type()} serve --models-dir DIR"]
+    if settings.is_open:
         lines += ["", "  There are no keys: whoever reaches this address may use it."]
-    if found := _to_try(runtime, models):
+    if found := _example_model(runtime, models):
         model, task = found
-        path, more = _asked_of(task)
+        path, more = _example_request(task)
         body = json.dumps({"model": model.name, **more})
         key = ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
         lines += ["", "  Try it:", f"    curl {address}{path}{key} -d {shlex.quote(body)}"]
@@ -228,7 +231,7 @@ def _announce(settings: Settings, runtime: Runtime, address: str) -> None:
         click.echo("\n".join([*lines, ""]))
 
 
-def _own_command() -> str:
+def _command_to_type() -> str:
     """What to type to get here again."""
     import shutil
 
@@ -236,7 +239,7 @@ def _own_command() -> str:
     return name if shutil.which(name) else str(Path(sys.argv[0]).with_name(name))
 
 
-def _names(names: list[str]) -> str:
+def _summarize_names(names: list[str]) -> str:
     shown = ", ".join(names[:5]) or "none"
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.commands.estimate_report import as_data, lines
+from app.commands.estimate_report import report_data, report_lines
 from app.commands.options import (
     ANSWER_IS_NO,
-    Question,
-    counted,
+    MemoryQuery,
+    apply_typed_options,
+    exit_unless_model,
+    exit_wrong_use,
     is_file,
     model_options,
-    of_settings,
-    refuse_what_is_no_model,
-    stop,
-    with_typed,
+    pluralize,
+    query_from_settings,
 )
 from app.entities.launch import ModelOptions, Task
 
@@ -55,24 +55,24 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     from workers.gguf.header import read_header
 
     try:
-        question = Question(model, ModelOptions(), None) if is_file(model) else of_settings(model, config)
-        path, options, launch = question.path, with_typed(question.options, typed), question.launch
+        query = MemoryQuery(model, ModelOptions(), None) if is_file(model) else query_from_settings(model, config)
+        path, options, launch = query.path, apply_typed_options(query.options, typed), query.launch
         header = read_header(path)
-        refuse_what_is_no_model(header, path)
+        exit_unless_model(header, path)
         shape = model_shape(header)
         options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
         sizes = _sizes(fit_in, options.devices) if fit_in is not None else None
         companions = CompanionFiles().read(launch) if launch else NO_COMPANIONS
         result = estimate_memory(shape, options, companions=companions)
     except InvalidModelFile as error:
-        stop(error.problem)
+        exit_wrong_use(error.problem)
     found = largest_contexts(shape, options, companions, sizes) if sizes else None
-    told = as_data(path, header, options, result, _notes(shape, options), found)
+    report = report_data(path, header, options, result, _notes(shape, options), found)
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(report, indent=2))
     else:
         why = why_nothing_fits(shape, options, companions, sizes) if sizes and not found else ""
-        click.echo("\n".join(lines(told, result, why)))
+        click.echo("\n".join(report_lines(report, result, why)))
     if found == []:
         sys.exit(ANSWER_IS_NO)
 
@@ -83,10 +83,12 @@ def _sizes(text: str, devices: int) -> tuple[int, ...]:
     for each in text.split(","):
         found = _SIZE.fullmatch(each.strip())
         if not found or not float(found[1]):
-            stop(f"--fit-in {text}: not a size; write it like 24GiB, or like 24GiB,8GiB for each GPU its own")
+            exit_wrong_use(f"--fit-in {text}: not a size; write it like 24GiB, or like 24GiB,8GiB for each GPU its own")
         sizes.append(int(float(found[1]) * _UNITS[found[2].lower()]))
     if len(sizes) not in (1, devices):
-        stop(f"--fit-in {text}: {len(sizes)} sizes for {counted(devices, 'device')}; add --devices {len(sizes)}")
+        exit_wrong_use(
+            f"--fit-in {text}: {len(sizes)} sizes for {pluralize(devices, 'device')}; add --devices {len(sizes)}"
+        )
     return tuple(sizes)
 
 

@@ -16,7 +16,7 @@ MIB = 1024**2
 ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
 
 
-def as_data(
+def report_data(
     path: str,
     header: GgufHeader,
     options: ModelOptions,
@@ -25,7 +25,7 @@ def as_data(
     fits: Sequence[Fit] | None,
 ) -> dict[str, Any]:
     """One JSON object. `fits` is None if it was not asked for."""
-    told = {
+    report = {
         "model": {
             "path": path,
             "name": str(header.metadata.get("general.name", "")),
@@ -38,16 +38,16 @@ def as_data(
         "confidence": str(result.confidence),
         "notes": [*result.notes, *notes],
     }
-    return told if fits is None else told | {"fit": [asdict(fit) for fit in fits]}
+    return report if fits is None else report | {"fit": [asdict(fit) for fit in fits]}
 
 
 def _items(memory: DeviceMemory) -> dict[str, int]:
     return asdict(memory) | {"total_bytes": memory.total_bytes}
 
 
-def lines(told: dict[str, Any], result: Estimate, why_nothing_fits: str) -> list[str]:
+def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str) -> list[str]:
     """The same for people, in MiB."""
-    model, settings = told["model"], told["settings"]
+    model, settings = report["model"], report["settings"]
     slots = settings["parallel"]
     sharing = " sharing it" if settings["kv_unified"] and slots > 1 else ""
     about = f"{_printable(model['architecture'])}, {model['tensor_bytes'] / MIB:,.0f} MiB of tensors"
@@ -58,10 +58,10 @@ def lines(told: dict[str, Any], result: Estimate, why_nothing_fits: str) -> list
         "",
         *_table(result),
         "",
-        f"confidence: {told['confidence']}",
-        *told["notes"],
-        *(_fit_line(fit) for fit in _distinct(told.get("fit", []))),
-        *([f"it does not fit: {why_nothing_fits}"] if told.get("fit") == [] else []),
+        f"confidence: {report['confidence']}",
+        *report["notes"],
+        *(_fit_line(fit) for fit in _distinct(report.get("fit", []))),
+        *([f"it does not fit: {why_nothing_fits}"] if report.get("fit") == [] else []),
     ]
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ANSWER_IS_NO = 1  # exit status; 0 is done
 WRONG_USE = 2  # exit status
 
-MOST = 2**31 - 1  # of llama-server's own numbers
-_COUNT, _TYPE = click.IntRange(0, MOST), click.Choice(list(CACHE_TYPES))
+MAX_INT = 2**31 - 1  # of llama-server's own numbers
+_COUNT, _TYPE = click.IntRange(0, MAX_INT), click.Choice(list(CACHE_TYPES))
 _OPTIONS = (
     click.option("--config", type=click.Path(path_type=Path), help="Settings to look a NAME up in."),
     click.option(
@@ -36,11 +36,11 @@ _OPTIONS = (
         "-np", "--parallel", type=click.IntRange(1, 256), help="Slots. Given, each has its own part of the cache."
     ),
     click.option("-kvu", "--kv-unified", is_flag=True, default=None, help="All slots share one cache."),
-    click.option("-ub", "--ubatch-size", type=click.IntRange(1, MOST), help="Tokens computed at a time."),
+    click.option("-ub", "--ubatch-size", type=click.IntRange(1, MAX_INT), help="Tokens computed at a time."),
     click.option("-ctk", "--cache-type-k", type=_TYPE, help="Type of the K cache."),
     click.option("-ctv", "--cache-type-v", type=_TYPE, help="Type of the V cache."),
     click.option("-fa", "--flash-attn", type=click.Choice(["on", "off", "auto"]), help="Flash attention."),
-    click.option("-ngl", "--n-gpu-layers", type=click.IntRange(-1, MOST), help="Layers on GPUs; 999 or -1: all."),
+    click.option("-ngl", "--n-gpu-layers", type=click.IntRange(-1, MAX_INT), help="Layers on GPUs; 999 or -1: all."),
     click.option(
         "-ts", "--tensor-split", metavar="A,B,..", help="Each GPU's share of the layers. Not for plan, which finds it."
     ),
@@ -58,7 +58,7 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class MemoryQuery:
     """A model and how it is to be started, as typed and, where nothing is, as the settings have it."""
 
     path: str
@@ -76,12 +76,12 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     return reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
 
 
-def stop(why: str) -> NoReturn:
+def exit_wrong_use(why: str) -> NoReturn:
     click.echo(why, err=True)
     sys.exit(WRONG_USE)
 
 
-def counted(number: int, thing: str) -> str:
+def pluralize(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
@@ -89,29 +89,29 @@ def is_file(model: str) -> bool:
     return os.path.exists(model) or (os.sep in model and model.lower().endswith(".gguf"))
 
 
-def of_settings(model: str, config: Path | None) -> Question:
+def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
     """What the settings say of a NAME of the catalogue; of a FILE, what they say of models without an entry."""
     from app.errors import ModelNotFound
     from workers.build_catalog import build_catalog
 
-    settings = settings_of(config)
+    settings = read_settings(config)
     if is_file(model):
         path, name, launch = model, None, settings.launch_of()
     else:
         try:
-            with _without_log("workers.catalog.catalog"):  # what is wrong with other models is not asked
+            with _logger_disabled("workers.catalog.catalog"):  # what is wrong with other models is not asked
                 found = build_catalog(settings).find(model)
         except ModelNotFound:
-            stop(f"{model}: there is no such file, and no model of that name in the catalogue")
+            exit_wrong_use(f"{model}: there is no such file, and no model of that name in the catalogue")
         if found.problem:
-            stop(f"model '{found.name}' cannot be served: {found.problem}")
+            exit_wrong_use(f"model '{found.name}' cannot be served: {found.problem}")
         path, name, launch = found.path, found.name, found.launch
     constraints, gpu_limits, policy = settings.constraints_of(name), settings.gpu_limits(), settings.policy()
     gpu = settings.gpu
-    return Question(path, launch.options, launch, constraints, gpu_limits, policy, gpu.enabled, gpu.cpu_fallback)
+    return MemoryQuery(path, launch.options, launch, constraints, gpu_limits, policy, gpu.enabled, gpu.cpu_fallback)
 
 
-def settings_of(config: Path | None) -> Settings:
+def read_settings(config: Path | None) -> Settings:
     """Those of the service; a configuration that is wrong ends the command."""
     from app.settings.configuration import ConfigurationError, read_configuration
     from app.settings.values import PREFIX
@@ -121,11 +121,11 @@ def settings_of(config: Path | None) -> Settings:
     try:
         return read_configuration().settings
     except ConfigurationError as error:
-        stop(f"configuration error:\n{error}")
+        exit_wrong_use(f"configuration error:\n{error}")
 
 
 @contextlib.contextmanager
-def _without_log(name: str) -> Iterator[None]:
+def _logger_disabled(name: str) -> Iterator[None]:
     logger = logging.getLogger(name)
     logger.disabled = True
     try:
@@ -134,14 +134,14 @@ def _without_log(name: str) -> Iterator[None]:
         logger.disabled = False
 
 
-def with_typed(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
+def apply_typed_options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
     """The options with what was typed; what contradicts itself ends the command."""
     from app.use_cases.estimate.largest_context import lacks_required_flash_attention
 
     changes = {key: value for key, value in typed.items() if value is not None}
     ranks, embeds = changes.pop("reranking"), changes.pop("embeddings")
     if ranks and embeds:
-        stop("--embeddings and --reranking: a server does one or the other")
+        exit_wrong_use("--embeddings and --reranking: a server does one or the other")
     split = changes.pop("tensor_split", None)
     if ranks or embeds:
         changes["task"] = Task.RERANK if ranks else Task.EMBEDDING
@@ -155,12 +155,12 @@ def with_typed(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
         changes |= _split(split, changes.get("devices"))
     options = replace(options, **changes)
     if options.main_gpu >= max(1, options.devices):
-        stop(
+        exit_wrong_use(
             f"--main-gpu {options.main_gpu}: there {'is' if options.devices == 1 else 'are'} "
-            f"{counted(options.devices, 'device')}, counted from 0"
+            f"{pluralize(options.devices, 'device')}, counted from 0"
         )
     if lacks_required_flash_attention(options.cache_type_v, options.flash_attn):
-        stop(f"--cache-type-v {options.cache_type_v} needs --flash-attn on or auto")
+        exit_wrong_use(f"--cache-type-v {options.cache_type_v} needs --flash-attn on or auto")
     return options
 
 
@@ -170,16 +170,16 @@ def _split(text: str, devices: int | None) -> dict[str, Any]:
     except ValueError:
         shares = ()
     if not shares or not all(0 <= each < 1e9 for each in shares) or not sum(shares):
-        stop(f"--tensor-split {text}: write each GPU's share, like 3,1")
+        exit_wrong_use(f"--tensor-split {text}: write each GPU's share, like 3,1")
     if devices is not None and devices < len(shares):
-        stop(f"--tensor-split {text}: {len(shares)} shares for {counted(devices, 'device')}")
+        exit_wrong_use(f"--tensor-split {text}: {len(shares)} shares for {pluralize(devices, 'device')}")
     devices = devices or len(shares)
     return {"tensor_split": shares + (0.0,) * (devices - len(shares)), "devices": devices}
 
 
-def refuse_what_is_no_model(header: GgufHeader, path: str) -> None:
+def exit_unless_model(header: GgufHeader, path: str) -> None:
     """Ends the command."""
     from app.use_cases.model_shape.servable import why_not_servable
 
     if why := why_not_servable(header):
-        stop(f"{os.path.basename(path)} {why}")
+        exit_wrong_use(f"{os.path.basename(path)} {why}")

@@ -14,12 +14,12 @@ import click
 
 from app.commands.options import (
     ANSWER_IS_NO,
-    Question,
+    MemoryQuery,
+    apply_typed_options,
+    exit_unless_model,
+    exit_wrong_use,
     model_options,
-    of_settings,
-    refuse_what_is_no_model,
-    stop,
-    with_typed,
+    query_from_settings,
 )
 from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate, MemoryReading
@@ -48,33 +48,33 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     from app.use_cases.placement.placement import decide
     from app.use_cases.reporting.decisions import decision_json
 
-    _refuse_what_is_decided_here(typed)
-    question = of_settings(model, config)
+    _refuse_options_of_a_placement(typed)
+    query = query_from_settings(model, config)
     try:
-        request = _request(question, typed)
+        request = _request(query, typed)
     except InvalidModelFile as error:
-        stop(error.problem)
-    world = _world(gpus, question)
+        exit_wrong_use(error.problem)
+    world = _world(gpus, query)
     begin = time.perf_counter()
-    decision = _no_gpu(question, request, world) or decide(request, world)
+    decision = _no_gpu(query, request, world) or decide(request, world)
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
-    told = decision_json(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
-    click.echo(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told, decision)))
+    report = decision_json(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
+    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report, decision)))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
 
 
-def _refuse_what_is_decided_here(typed: dict[str, Any]) -> None:
+def _refuse_options_of_a_placement(typed: dict[str, Any]) -> None:
     """The GPUs that one may speak of are those that the settings allow."""
     for option in ("tensor_split", "main_gpu"):
         if typed[option] is not None:
-            stop(f"--{option.replace('_', '-')}: that is what plan works out; leave it out, or ask estimate")
+            exit_wrong_use(f"--{option.replace('_', '-')}: that is what plan works out; leave it out, or ask estimate")
     if typed["split_mode"] == "none" and (typed["devices"] or 0) > 1:
-        stop(f"--split-mode none is one GPU, --devices {typed['devices']} are several; leave one of them out")
+        exit_wrong_use(f"--split-mode none is one GPU, --devices {typed['devices']} are several; leave one of them out")
 
 
-def _request(question: Question, typed: dict[str, Any]) -> PlacementRequest:
+def _request(query: MemoryQuery, typed: dict[str, Any]) -> PlacementRequest:
     """Raises InvalidModelFile."""
     from app.use_cases.estimate.companions import NO_COMPANIONS
     from app.use_cases.estimate.estimate import estimate_memory
@@ -83,21 +83,19 @@ def _request(question: Question, typed: dict[str, Any]) -> PlacementRequest:
     from workers.catalog.companion_files import CompanionFiles
     from workers.gguf.header import read_header
 
-    header = read_header(question.path)
-    refuse_what_is_no_model(header, question.path)
+    header = read_header(query.path)
+    exit_unless_model(header, query.path)
     shape = model_shape(header)
-    companions = CompanionFiles().read(question.launch) if question.launch else NO_COMPANIONS
+    companions = CompanionFiles().read(query.launch) if query.launch else NO_COMPANIONS
 
     def estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
         return estimate_memory(shape, options, companions=companions)
 
-    return PlacementRequest(
-        shape, _options(question.options, typed), estimate, _constraints(question.constraints, typed)
-    )
+    return PlacementRequest(shape, _options(query.options, typed), estimate, _constraints(query.constraints, typed))
 
 
 def _options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
-    options = with_typed(options, {**typed, "devices": None})
+    options = apply_typed_options(options, {**typed, "devices": None})
     return replace(options, n_gpu_layers=0) if typed["devices"] == 0 else options
 
 
@@ -112,31 +110,31 @@ def _constraints(constraints: PlacementConstraints, typed: dict[str, Any]) -> Pl
     )
 
 
-def _no_gpu(question: Question, request: PlacementRequest, world: World) -> Decision | None:
+def _no_gpu(query: MemoryQuery, request: PlacementRequest, world: World) -> Decision | None:
     """What the service answers with no_gpu: the model is for GPUs, and the settings keep it from the CPU."""
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.placement.usable_gpus import unplaceable_reason
 
     if world.cards or not request.options.n_gpu_layers:
         return None
-    why = unplaceable_reason(GpuSnapshot(GpuState.NO_GPU, at=0.0), question.cpu_fallback)
+    why = unplaceable_reason(GpuSnapshot(GpuState.NO_GPU, at=0.0), query.cpu_fallback)
     return Decision(Outcome.REFUSE, why, 0) if why else None
 
 
-def _world(file: Path | None, question: Question) -> World:
+def _world(file: Path | None, query: MemoryQuery) -> World:
     from app.commands.gpus_file import InvalidGpusFile, read_world
     from workers.gpu.ram import read_memory
 
     memory = read_memory({})
     if file is None:
-        return _this_machine(memory, question)
+        return _this_machine(memory, query)
     try:
-        return read_world(file, memory.available_bytes, question.gpu_limits, question.policy)
+        return read_world(file, memory.available_bytes, query.gpu_limits, query.policy)
     except InvalidGpusFile as error:
-        stop(f"--gpus {file}: {error}")
+        exit_wrong_use(f"--gpus {file}: {error}")
 
 
-def _this_machine(memory: MemoryReading, question: Question) -> World:
+def _this_machine(memory: MemoryReading, query: MemoryQuery) -> World:
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.placement.ledger import Ledger
     from app.use_cases.placement.usable_gpus import hides_all_gpus
@@ -145,30 +143,30 @@ def _this_machine(memory: MemoryReading, question: Question) -> World:
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = GpuSnapshot(GpuState.DISABLED, at=0.0)
-    is_hidden = not question.uses_gpus or hides_all_gpus(visible)
+    is_hidden = not query.uses_gpus or hides_all_gpus(visible)
     snapshot = hidden if is_hidden else Nvml(visible).read_gpus()
     for complaint in snapshot.problems:
         click.echo(f"note: {complaint}", err=True)
-    ledger = Ledger(snapshot, memory, (), question.gpu_limits)
-    return world_of(ledger, question.policy, memory.at)
+    ledger = Ledger(snapshot, memory, (), query.gpu_limits)
+    return world_of(ledger, query.policy, memory.at)
 
 
-def _lines(told: dict[str, Any], decision: Decision) -> list[str]:
+def _lines(report: dict[str, Any], decision: Decision) -> list[str]:
     """For people, in MiB."""
-    lines = [f"{told['outcome']}: {told['reason']}"]
-    if told["evict"]:
-        lines.append(f"stopped first: {', '.join(told['evict'])}")
+    lines = [f"{report['outcome']}: {report['reason']}"]
+    if report["evict"]:
+        lines.append(f"stopped first: {', '.join(report['evict'])}")
     if placement := decision.placement:
         on_gpus = zip(placement.indices, placement.names, placement.uuids, placement.layers, strict=False)
         for index, name, uuid, layers in on_gpus:
             lines.append(f"  GPU {index} ({name}, {uuid})  {layers} layers, {format_mib(placement.booked_bytes[uuid])}")
         in_ram = format_mib(placement.booked_bytes.get(CPU, 0))
         lines.append(f"  {'CPU' if placement.is_on_cpu else 'RAM'}  {in_ram}")
-        split = ",".join(map(str, told["placement"]["tensor_split"]))
+        split = ",".join(map(str, report["placement"]["tensor_split"]))
         lines.append(
-            f"  context {told['placement']['ctx_size']:,}, n_gpu_layers {told['placement']['n_gpu_layers']}"
+            f"  context {report['placement']['ctx_size']:,}, n_gpu_layers {report['placement']['n_gpu_layers']}"
             + (f", tensor_split {split}" if split else "")
         )
     if decision.suggestion:
         lines.append(f"it would fit with {decision.suggestion}")
-    return [*lines, "", *(f"- {step}" for step in decision.considered), f"decided in {told['elapsed_ms']} ms"]
+    return [*lines, "", *(f"- {step}" for step in decision.considered), f"decided in {report['elapsed_ms']} ms"]

@@ -67,7 +67,7 @@ class ConfigurationCheck:
         ]
 
 
-def checked() -> ConfigurationCheck:
+def check_configuration() -> ConfigurationCheck:
     file = configured_file()
     try:
         return ConfigurationCheck(file, read_configuration())
@@ -85,7 +85,7 @@ def _reach(settings: Settings) -> str:
     if settings.keys:
         where = "this machine" if settings.server.is_loopback else "whoever reaches it"
         return f"{address}, by {where}, with a key ({len(settings.keys)} configured)"
-    if settings.is_unguarded or settings.server.allow_open:
+    if settings.is_open or settings.server.allow_open:
         return f"{address}, open to everybody who reaches it: there are no keys"
     return f"{address}, by this machine only, without a key"
 

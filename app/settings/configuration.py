@@ -18,11 +18,11 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsError
 
 from app.settings import original
-from app.settings.complaints import complaints, line
+from app.settings.error_messages import error_line, error_messages
 from app.settings.file import InvalidSettingsFile, parse_json, read_file
 from app.settings.retired_keys import RETIRED, find_retired_keys
 from app.settings.schema import Settings
-from app.settings.schema_keys import NEAR, Place, holds_many, keys, section_in
+from app.settings.schema_keys import SIMILARITY_CUTOFF, Place, holds_many, keys, section_in
 from app.settings.values import PREFIX, configured_file
 
 OUTSIDE_THE_SCHEMA = {"CONFIG", "URL"}  # names with our prefix that are not settings
@@ -71,7 +71,7 @@ class _Variable:
 @dataclass(frozen=True, slots=True)
 class _Sources:
     file: Path | None
-    written: original.Written
+    written: original.FileSettings
     variables: tuple[_Variable, ...]
 
     def of(self, place: Place) -> list[str]:
@@ -90,7 +90,7 @@ class _Sources:
         if alone == [place]:  # the variable's name says it all
             return f"{sources[0]}: {said}"
         place = place if alone else self.written.original_place(place)
-        return ": ".join([*([", ".join(sources)] if sources else []), line(place, said)])
+        return ": ".join([*([", ".join(sources)] if sources else []), error_line(place, said)])
 
 
 def load_settings() -> Settings:
@@ -102,7 +102,7 @@ def read_configuration() -> Configuration:
     """The settings and all that is to be said about them. Raises ConfigurationError, one line for each complaint."""
     file = configured_file()
     try:
-        written = original.translated(read_file(file) if file else {}, os.environ)
+        written = original.translate(read_file(file) if file else {}, os.environ)
     except InvalidSettingsFile as broken:
         raise ConfigurationError(f"{file}: {broken}") from None
     variables, wrong = _variables()
@@ -110,7 +110,7 @@ def read_configuration() -> Configuration:
     settings, more = _validated(sources)
     if settings is None or wrong:
         raise ConfigurationError(*wrong, *more)
-    settings, open_warning = _guarded(settings, written.is_original, sources)
+    settings, open_warning = _guard_open_access(settings, written.is_original, sources)
     warnings = (*written.warnings, *_retired_warnings(sources), *open_warning)
     return Configuration(settings, file, tuple(each.name for each in variables if not each.is_retired), warnings)
 
@@ -146,20 +146,22 @@ def _validated(sources: _Sources) -> tuple[Settings | None, list[str]]:
     try:
         return Settings(**data), []
     except ValidationError as error:
-        return None, [sources.line(place, said) for place, said in complaints(error) if not _is_said(place)]
+        return None, [
+            sources.line(place, said) for place, said in error_messages(error) if not _is_unknown_variable(place)
+        ]
     except SettingsError:  # a variable that is not JSON
         return None, []  # `_variables` has said which
 
 
-def _is_said(place: Place) -> bool:
+def _is_unknown_variable(place: Place) -> bool:
     """Whether it is an unknown name in the environment, which pydantic-settings takes for a key of a section."""
     name = variable_name(place)
     return name not in variable_names() and name in {each.upper() for each in os.environ}
 
 
-def _guarded(settings: Settings, is_original: bool, sources: _Sources) -> tuple[Settings, tuple[str, ...]]:
+def _guard_open_access(settings: Settings, is_original: bool, sources: _Sources) -> tuple[Settings, tuple[str, ...]]:
     """Nobody opens their machine to a network by accident. The original service was always open: a warning there."""
-    if not settings.is_unguarded or settings.server.allow_open:
+    if not settings.is_open or settings.server.allow_open:
         return settings, ()
     said = OPEN_WITHOUT_KEYS.format(host=settings.server.host)
     if not is_original:
@@ -221,7 +223,7 @@ def _nearest_variable(name: str, known: list[str]) -> str:
     # Compared by the last part: what they have in common would make every name look near.
     ends = {each.rpartition("__")[2].removeprefix(PREFIX): each for each in known if each.startswith(f"{above}__")}
     end = last.removeprefix(PREFIX)
-    near = [ends[each] for each in difflib.get_close_matches(end, list(ends), n=1, cutoff=NEAR)]
+    near = [ends[each] for each in difflib.get_close_matches(end, list(ends), n=1, cutoff=SIMILARITY_CUTOFF)]
     near = near or [each for each in known if each.endswith(f"__{end}")]
     return f"; did you mean {near[0]}?" if len(near) == 1 else ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
-_DOOR = "it would run commands, reach files or open what the proxy keeps shut"
+_UNSAFE = "it would run commands, reach files or open what the proxy keeps shut"
 _OURS = "the proxy sets it itself"
 _MEMORY = "the proxy decides where a model's memory lies, and how much it is"
 _GPUS = "the proxy chooses the GPUs; use models.NAME.gpus, exclude, min_gpus and max_gpus to say among which"
@@ -19,9 +19,9 @@ _EXIT = "it prints something and ends"
 
 # What an option is called without its dashes -> why it is refused. A `*` stands for anything.
 _RULES = (
-    ("tools tools-* mcp* agent ag cors-* media-path api-prefix rpc", _DOOR),
+    ("tools tools-* mcp* agent ag cors-* media-path api-prefix rpc", _UNSAFE),
     ("ui ui-* webui webui-*", "the proxy has a page of its own"),
-    ("path models-* slot-save-path log-prompts-dir lora lora-* control-vector control-vector-*", _DOOR),
+    ("path models-* slot-save-path log-prompts-dir lora lora-* control-vector control-vector-*", _UNSAFE),
     ("host port reuse-port alias a api-key api-key-* ssl-* slots metrics props", _OURS),
     ("model m", "use models.NAME.path"),
     ("model-url mu hf hf-* hfr hff hft hfd hfrd hfv hfrv hffv docker-repo dr", "use models.NAME.repo"),
@@ -63,7 +63,7 @@ _OPTION_OF = {
 _OUR_VARIABLES = re.compile(r"LLAMA_(API_KEY|SERVER_\w+|LOG_FILE)|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER)")
 
 
-def refused_argument(argument: str) -> str | None:
+def why_argument_denied(argument: str) -> str | None:
     """Why this word of a command line may not be handed on; None for one that may, and for a value.
 
     The answer names the option but never its value: `--api-key=...` holds a secret.
@@ -78,7 +78,7 @@ def refused_argument(argument: str) -> str | None:
     return None
 
 
-def refused_variable(name: str) -> str | None:
+def why_variable_denied(name: str) -> str | None:
     """Why llama-server may not get this environment variable; None when it may."""
     if _OUR_VARIABLES.fullmatch(name.upper()):
         return f"{name} may not be set: {_OURS}"

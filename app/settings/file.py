@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-LARGEST_BYTES = 4 * 1024**2
+MAX_FILE_BYTES = 4 * 1024**2
 
 
 class InvalidSettingsFile(Exception):
@@ -65,10 +65,10 @@ def read_file(file: Path) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """The value of a JSON text. Raises InvalidSettingsFile."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         raise InvalidSettingsFile(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except _Twice as twice:
+    except _DuplicateKey as twice:
         raise InvalidSettingsFile(_line_of(text) or f"{twice.args[0]!r} stands twice in one mapping") from None
     except RecursionError:
         raise InvalidSettingsFile("too many levels") from None
@@ -80,8 +80,8 @@ def _text(file: Path) -> str:
             raise InvalidSettingsFile("this is a folder")
         if file.exists() and not file.is_file():
             raise InvalidSettingsFile("this is not a regular file; it is read more than once")
-        if file.stat().st_size > LARGEST_BYTES:
-            raise InvalidSettingsFile(f"this is larger than {LARGEST_BYTES // 1024**2} MiB: no configuration")
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidSettingsFile(f"this is larger than {MAX_FILE_BYTES // 1024**2} MiB: no configuration")
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise InvalidSettingsFile(
@@ -118,15 +118,15 @@ def _parse_yaml(text: str) -> Any:
         raise InvalidSettingsFile("this is not YAML") from None
 
 
-class _Twice(Exception):
+class _DuplicateKey(Exception):
     pass
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for key, each in pairs:
         if key in value:
-            raise _Twice(key)
+            raise _DuplicateKey(key)
         value[key] = each
     return value
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, ModelOptions
 from app.settings.values import (
-    MOST,
+    MAX_INT,
     Arguments,
     AutoOffOrPath,
     CacheType,
@@ -27,27 +27,27 @@ from app.settings.values import (
 )
 from app.use_cases.launch.arguments import parse_model_options
 
-MOST_SLOTS = 256  # LLAMA_MAX_SEQ
-MOST_REPLICAS = 64  # of one model on one machine
+MAX_SLOTS = 256  # LLAMA_MAX_SEQ
+MAX_REPLICAS = 64  # of one model on one machine
 
 
 class ModelDefaults(Section):
     """How a model is started, as far as it does not say so itself."""
 
-    ctx_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
+    ctx_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MAX_INT)] = Field(
         "auto",
         description="Context in tokens, all slots together. auto: the largest of 32768, 16384, 8192 and 4096, never "
         f"above the model's own, that fits one free GPU; in all other places {AUTO_CTX_TOKENS}.",
     )
-    parallel: int = Field(4, ge=1, le=MOST_SLOTS, description="Slots: requests a model answers at the same time.")
+    parallel: int = Field(4, ge=1, le=MAX_SLOTS, description="Slots: requests a model answers at the same time.")
     kv_unified: bool = Field(True, description="Slots share one KV cache, so that each may use all of the context.")
     ubatch_size: int = Field(
-        512, ge=1, le=MOST, description="Tokens computed at a time; the compute buffer grows with it."
+        512, ge=1, le=MAX_INT, description="Tokens computed at a time; the compute buffer grows with it."
     )
     cache_type_k: CacheType = Field("f16", description="Type of the K cache.")
     cache_type_v: CacheType = Field("f16", description="Type of the V cache.")
     flash_attn: OnOffAuto = Field("auto", description="Flash attention.")
-    n_gpu_layers: Literal["all"] | Annotated[int, Field(ge=0, le=MOST)] = Field(
+    n_gpu_layers: Literal["all"] | Annotated[int, Field(ge=0, le=MAX_INT)] = Field(
         "all", description="Layers on GPUs; 0: the model runs on the CPU."
     )
     cpu_moe: OffOnOrCount = Field(
@@ -82,21 +82,21 @@ class ReplicaSettings(Section):
     min: int = Field(
         1,
         ge=1,
-        le=MOST_REPLICAS,
+        le=MAX_REPLICAS,
         description="llama-servers it has as long as it is loaded. Those beyond the first are started where memory is "
         "free; nothing is stopped for them.",
     )
     max: int = Field(
         1,
         ge=1,
-        le=MOST_REPLICAS,
+        le=MAX_REPLICAS,
         description="The most it has: another is started in free memory when requests have waited for a slot for as "
         "long as a load takes (2 to 30 s), and goes when it was idle for `scheduling.min_residency_seconds`, or for as "
         "long as its load took. Conversations keep their llama-server, and so its prompt cache.",
     )
 
     @model_validator(mode="after")
-    def _some_number(self) -> ReplicaSettings:
+    def _min_below_max(self) -> ReplicaSettings:
         if self.min > self.max:
             raise ValueError(f"min ({self.min}) must not be above max ({self.max})")
         return self
@@ -126,8 +126,8 @@ class ModelSettings(ModelDefaults):
     preload: bool = Field(False, description="Loaded when the service starts.")
     priority: int = Field(
         0,
-        ge=-MOST,
-        le=MOST,
+        ge=-MAX_INT,
+        le=MAX_INT,
         description="Where memory is short, models with a higher one are loaded first, and stopped last. That ends "
         "for requests that have waited for 40 % of `scheduling.max_wait_seconds`: their turn has come.",
     )
@@ -152,12 +152,12 @@ class ModelSettings(ModelDefaults):
 
     @field_validator("path")
     @classmethod
-    def _at_home(cls, path: Path | None) -> Path | None:
+    def _expand_home(cls, path: Path | None) -> Path | None:
         return None if path is None else Path(os.path.expanduser(path))
 
     @field_validator("repo")
     @classmethod
-    def _a_repo(cls, repo: str | None) -> str | None:
+    def _check_repo(cls, repo: str | None) -> str | None:
         # It becomes part of a path.
         name = r"(?!\.{1,2}(?:[/:]|$))[\w.-]+"
         if repo is not None and not re.fullmatch(f"{name}/{name}(?::{name}(?:/{name})*)?", repo, re.ASCII):
@@ -165,13 +165,13 @@ class ModelSettings(ModelDefaults):
         return repo
 
     @model_validator(mode="after")
-    def _one_place(self) -> ModelSettings:
+    def _path_or_repo(self) -> ModelSettings:
         if self.path is not None and self.repo is not None:
             raise ValueError("path and repo are two places for one model; keep one")
         return self
 
     @model_validator(mode="after")
-    def _some_number_of_gpus(self) -> ModelSettings:
+    def _min_gpus_below_max(self) -> ModelSettings:
         if self.max_gpus is not None and self.min_gpus > self.max_gpus:
             raise ValueError(f"min_gpus ({self.min_gpus}) must not be above max_gpus ({self.max_gpus})")
         return self

@@ -74,7 +74,7 @@ _DEFAULTS: Mapping[str, Any] = {"server.host": "0.0.0.0", "server.port": 8000}
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class FileSettings:
     """What a file says, in our own keys."""
 
     data: dict[str, Any] = field(repr=False)
@@ -92,10 +92,10 @@ def is_original(data: Mapping[str, Any]) -> bool:
     return "server_pool" in data or "backend" in data
 
 
-def translated(data: dict[str, Any], environ: Mapping[str, str]) -> Written:
+def translate(data: dict[str, Any], environ: Mapping[str, str]) -> FileSettings:
     """The file in our own keys: itself, or the original service's."""
     if not is_original(data):
-        return Written(data)
+        return FileSettings(data)
     ours = {section: value for section, value in data.items() if section in _OURS}
     settings: dict[str, Any] = {}
     names: dict[Place, Place] = {}
@@ -106,7 +106,7 @@ def translated(data: dict[str, Any], environ: Mapping[str, str]) -> Written:
             names[place] = tuple(key.split("."))
     models, model_names, model_warnings = _models(leaves)
     warnings = (*_backend(leaves, environ), *_warnings(leaves), *model_warnings)
-    return Written(_with_ours(settings, ours) | {"models": models}, warnings, True, names | model_names)
+    return FileSettings(_with_ours(settings, ours) | {"models": models}, warnings, True, names | model_names)
 
 
 def _in_our_words(key: str, value: Any) -> Any:

@@ -59,12 +59,12 @@ class ServerSettings(Section):
 
     @field_validator("host")
     @classmethod
-    def _one_spelling(cls, host: str) -> str:
+    def _normalize_host(cls, host: str) -> str:
         bare = host.strip().removeprefix("[").removesuffix("]")
         return "0.0.0.0" if bare in ("", "*") else bare
 
     @model_validator(mode="after")
-    def _threads_exceed_the_reserve(self) -> ServerSettings:
+    def _reserve_below_threads(self) -> ServerSettings:
         if self.reserve_threads > self.threads - 2:
             raise ValueError(f"reserve_threads ({self.reserve_threads}) must be below threads ({self.threads}) - 1")
         return self
@@ -88,7 +88,7 @@ class ApiKeySettings(Section):
 
     @field_validator("sha256")
     @classmethod
-    def _a_hash(cls, digits: str) -> str:
+    def _check_hash(cls, digits: str) -> str:
         found = re.fullmatch(r"[0-9a-f]{64}", digits.strip().lower())
         if not found:
             raise ValueError('is not the hash of a key (64 hexadecimal digits); make it: printf %s "$KEY" | sha256sum')
@@ -234,23 +234,23 @@ class Settings(BaseSettings):
 
     @field_validator("keys", "models", mode="before")
     @classmethod
-    def _none_yet(cls, value: Any, info: ValidationInfo) -> Any:
+    def _null_means_empty(cls, value: Any, info: ValidationInfo) -> Any:
         return {"keys": [], "models": {}}[info.field_name or ""] if value is None else value
 
     @field_validator("keys")
     @classmethod
-    def _keys_differ(cls, keys: list[ApiKeySettings]) -> list[ApiKeySettings]:
-        if twice := _twice(key.name for key in keys):
+    def _unique_api_keys(cls, keys: list[ApiKeySettings]) -> list[ApiKeySettings]:
+        if twice := _first_duplicate(key.name for key in keys):
             raise ValueError(f"two keys are called {twice!r}")
-        if twice := _twice(key.sha256 for key in keys):
+        if twice := _first_duplicate(key.sha256 for key in keys):
             names = [key.name for key in keys if key.sha256 == twice]
             raise ValueError(f"{' and '.join(names)} are the same key")
         return keys
 
     @field_validator("models")
     @classmethod
-    def _names_differ(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
-        if twice := _twice(name for own, model in models.items() for name in (own, *model.aliases)):
+    def _unique_model_names(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        if twice := _first_duplicate(name for own, model in models.items() for name in (own, *model.aliases)):
             holders = [own for own, model in models.items() if twice in (own, *model.aliases)]
             if len(holders) == 1:
                 what = "its own name" if twice == holders[0] else f"{twice!r} twice"
@@ -259,7 +259,7 @@ class Settings(BaseSettings):
         return models
 
     @model_validator(mode="after")
-    def _the_queue_fits_the_threads(self) -> Settings:
+    def _waiting_requests_fit_the_threads(self) -> Settings:
         room = self.server.threads - self.server.reserve_threads
         if "max_waiting" not in self.scheduling.model_fields_set:
             # The default adapts; a number that was asked for is kept or refused.
@@ -273,7 +273,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _the_pinned_may_all_be_loaded(self) -> Settings:
+    def _pinned_models_may_all_be_loaded(self) -> Settings:
         pinned, most = self.pinned, self.scheduling.max_loaded
         if most is not None and len(pinned) > most:
             raise ValueError(
@@ -283,7 +283,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _caches_can_be_had(self) -> Settings:
+    def _cache_types_are_supported(self) -> Settings:
         for name in (None, *self.models):
             options = self.launch_of(name).options
             if options.flash_attn == "off" and options.cache_type_v not in ("f32", "f16", "bf16"):
@@ -292,7 +292,7 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def is_unguarded(self) -> bool:
+    def is_open(self) -> bool:
         """Whether other machines reach the service and need no key."""
         return not self.keys and not self.server.is_loopback
 
@@ -339,6 +339,6 @@ class Settings(BaseSettings):
         return self.models.get(name or "", ModelSettings()).over(self.defaults)
 
 
-def _twice(names: Iterator[str]) -> str | None:
+def _first_duplicate(names: Iterator[str]) -> str | None:
     seen: set[str] = set()
     return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]

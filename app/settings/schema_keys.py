@@ -14,10 +14,10 @@ from app.settings.values import Section
 
 Place = tuple[str | int, ...]  # ("keys", 0, "name")
 
-NEAR = 0.65  # of difflib's ratio: `prot` is near `port`, `gpus` is not near `args`
+SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: `prot` is near `port`, `gpus` is not near `args`
 
 
-def shown(place: Place) -> str:
+def format_place(place: Place) -> str:
     """As people write it: keys[0].name."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{_plain(part)}" for part in place).removeprefix(".")
 
@@ -84,12 +84,12 @@ def nearest_key(place: Place) -> str:
     """A hint at what an unknown key may have meant; empty when nothing is near."""
     section = section_at(place[:-1]) or Settings
     known, unknown = list(section.model_fields), str(place[-1])
-    near = difflib.get_close_matches(unknown, known, n=1, cutoff=NEAR)
+    near = difflib.get_close_matches(unknown, known, n=1, cutoff=SIMILARITY_CUTOFF)
     near = near or [each for each in known if _words(each) & _words(unknown)]
     elsewhere = [other for other, _ in keys() if other[-1] == place[-1]]
     if len(near) == 1:
-        return f"; did you mean {shown((*place[:-1], near[0]))}?"
-    return f"; did you mean {shown(elsewhere[0])}?" if len(elsewhere) == 1 else ""
+        return f"; did you mean {format_place((*place[:-1], near[0]))}?"
+    return f"; did you mean {format_place(elsewhere[0])}?" if len(elsewhere) == 1 else ""
 
 
 def _words(key: str) -> set[str]:

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 
-from app.settings.denied_options import refused_argument, refused_variable
+from app.settings.denied_options import why_argument_denied, why_variable_denied
 
 PREFIX = "LLAMA_SMART_PROXY_"  # of names in the environment
-LONGEST_NAME = 512
-MOST = 2**31 - 1  # of llama-server's own numbers
+MAX_NAME_LENGTH = 512
+MAX_INT = 2**31 - 1  # of llama-server's own numbers
 
 
 SECTION: ConfigDict = {"extra": "forbid", "frozen": True, "allow_inf_nan": False, "hide_input_in_errors": True}
@@ -25,7 +25,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _nothing_is_the_defaults(cls, value: Any) -> Any:
+    def _null_means_defaults(cls, value: Any) -> Any:
         return {} if value is None else value
 
 
@@ -34,39 +34,39 @@ def _on_or_off(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-def _harmless_arguments(arguments: list[str]) -> list[str]:
+def _check_arguments(arguments: list[str]) -> list[str]:
     if any("\0" in argument for argument in arguments):
         raise ValueError("a NUL character cannot be handed on")
-    if refused := [why for argument in arguments if (why := refused_argument(argument))]:
+    if refused := [why for argument in arguments if (why := why_argument_denied(argument))]:
         raise ValueError("; ".join(refused))
     return arguments
 
 
-def _harmless_variables(variables: dict[str, str]) -> dict[str, str]:
+def _check_variables(variables: dict[str, str]) -> dict[str, str]:
     if any(not name or "=" in name or "\0" in name + value for name, value in variables.items()):
         raise ValueError("a variable has a name without `=`, and no NUL character")
-    if refused := [why for name in variables if (why := refused_variable(name))]:
+    if refused := [why for name in variables if (why := why_variable_denied(name))]:
         raise ValueError("; ".join(refused))
     return variables
 
 
-def _with_a_unit(size: ByteSize) -> ByteSize:
+def _require_a_unit(size: ByteSize) -> ByteSize:
     """20 for 20GiB would be twenty bytes, and no model would ever fit."""
     if 0 < size < 1024**2:
         raise ValueError(f"{size:d} bytes are too few to be meant; write the unit, like 20GiB")
     return size
 
 
-def _a_name(name: str) -> str:
-    if not 0 < len(name) <= LONGEST_NAME or name != name.strip() or not name.isprintable():
-        raise ValueError(f"a name has 1 to {LONGEST_NAME} printable characters and no blank at its ends")
+def _check_name(name: str) -> str:
+    if not 0 < len(name) <= MAX_NAME_LENGTH or name != name.strip() or not name.isprintable():
+        raise ValueError(f"a name has 1 to {MAX_NAME_LENGTH} printable characters and no blank at its ends")
     return name
 
 
-def _a_model_name(name: str) -> str:
+def _check_model_name(name: str) -> str:
     if "," in name:  # llama-server takes --alias for a list
         raise ValueError("a model's name has no comma")
-    return _a_name(name)
+    return _check_name(name)
 
 
 def configured_file() -> Path | None:
@@ -85,7 +85,7 @@ def absolute(folder: Path) -> Path:
     return start_folder() / os.path.expanduser(folder)
 
 
-def _auto_off_or_path(value: str) -> str:
+def _check_auto_off_or_path(value: str) -> str:
     if value in ("", "on"):
         raise ValueError("must be auto, off or a path")
     return os.path.expanduser(value)
@@ -95,15 +95,15 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_
 OnOff = Annotated[Literal["off", "on"], BeforeValidator(_on_or_off)]
 OnOffAuto = Annotated[Literal["on", "off", "auto"], BeforeValidator(_on_or_off)]
 OffOnOrCount = Annotated[
-    Literal["off", "on"] | Annotated[int, Field(ge=1, le=MOST)],
+    Literal["off", "on"] | Annotated[int, Field(ge=1, le=MAX_INT)],
     BeforeValidator(_on_or_off),  # before all of them: true is a number too
 ]
-AutoOffOrPath = Annotated[str, BeforeValidator(_on_or_off), AfterValidator(_auto_off_or_path)]
+AutoOffOrPath = Annotated[str, BeforeValidator(_on_or_off), AfterValidator(_check_auto_off_or_path)]
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
-Name = Annotated[Text, AfterValidator(_a_name)]
-Memory = Annotated[ByteSize, AfterValidator(_with_a_unit)]
+Name = Annotated[Text, AfterValidator(_check_name)]
+Memory = Annotated[ByteSize, AfterValidator(_require_a_unit)]
 GpuNames = list[Name]  # UUIDs, NVML indices or names
-ModelName = Annotated[Text, AfterValidator(_a_model_name)]
+ModelName = Annotated[Text, AfterValidator(_check_model_name)]
 Folder = Annotated[Path, AfterValidator(absolute)]
-Arguments = Annotated[list[Text], AfterValidator(_harmless_arguments)]
-Variables = Annotated[dict[str, Text], AfterValidator(_harmless_variables)]
+Arguments = Annotated[list[Text], AfterValidator(_check_arguments)]
+Variables = Annotated[dict[str, Text], AfterValidator(_check_variables)]

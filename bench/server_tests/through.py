@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.settings.denied_options import refused_argument
+from app.settings.denied_options import why_argument_denied
 from bench.server_tests.direct import with_local_models
 from bench.server_tests.options import ADDRESSES, BY_THE_SCRIPT, LEFT_OUT, NUMBERS, OURS, ROUTER, SETTINGS
 
@@ -70,7 +70,7 @@ def parsed(arguments: Sequence[str]) -> ServerOptions:
         elif option in BY_THE_SCRIPT:
             server.by_the_script += [option, *values]
         else:
-            assert refused_argument(option) is None, f"{option} is missing from options.py"
+            assert why_argument_denied(option) is None, f"{option} is missing from options.py"
             server.arguments += [option, *values]
     if "--model" not in server.ours:
         raise Unsupported(f"no model: {ROUTER}")

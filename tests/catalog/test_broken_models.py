@@ -81,9 +81,9 @@ def test_what_is_known_is_not_read_again_at_the_next_scan(tmp_path: Path, caplog
             with pytest.raises(InvalidModelFile):
                 catalog.servable(model)
     known = problems(catalog)
-    assert len(known) == 5 and [model.name for model in catalog._unread()] == ["good"]
+    assert len(known) == 5 and [model.name for model in catalog._unchecked_models()] == ["good"]
     catalog.reload()
-    assert problems(catalog) == known and [model.name for model in catalog._unread()] == ["good"]
+    assert problems(catalog) == known and [model.name for model in catalog._unchecked_models()] == ["good"]
     assert caplog.text.count("cannot be served") == 5, "each is said once"
 
 
@@ -139,7 +139,7 @@ class Checked:
     """A background over `models`, those there are after the next scan; `seen` are the names of those it came to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, rest: float, cpu_seconds: float = 0.0) -> None:
-        monkeypatch.setattr(background_check, "REST", rest)
+        monkeypatch.setattr(background_check, "REST_FACTOR", rest)
         self.seen: list[str] = []
         self.models: list[Model] = []
         self._cpu_seconds = cpu_seconds
@@ -148,7 +148,7 @@ class Checked:
 
     def scan(self, *names: str) -> None:
         self.models = [a_model(name) for name in names]
-        self._background.begin_anew()
+        self._background.restart()
 
     def _check(self, model: Model) -> None:
         self.seen.append(model.name)
@@ -158,7 +158,7 @@ class Checked:
 
 
 def test_the_background_takes_a_twentieth_of_a_core(monkeypatch: pytest.MonkeyPatch):
-    checked = Checked(monkeypatch, rest=background_check.REST, cpu_seconds=0.01)
+    checked = Checked(monkeypatch, rest=background_check.REST_FACTOR, cpu_seconds=0.01)
     began = time.monotonic()
     checked.scan("a", "b", "c")
     wait_for(lambda: len(checked.seen) == 3, DEADLINE_SECONDS)

@@ -332,7 +332,7 @@ def test_who_reloads_during_a_scan_waits_for_the_next_one_all_together(tmp_path:
 
 
 def test_a_disk_that_does_not_answer_holds_one_caller_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(catalog_module, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(catalog_module, "SCAN_WAIT_SECONDS", 0.05)
     catalog = a_catalog(tmp_path)
     scans = HeldScans(monkeypatch)
     stuck = threading.Thread(target=catalog.reload)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.builders import a_gguf
-from workers.catalog.gguf_files import look_at
+from workers.catalog.gguf_files import inspect_file
 from workers.gguf.first_bytes import FirstBytes, first_bytes_problem
 
 
@@ -61,7 +61,7 @@ def test_an_absurd_count_is_refused_whatever_it_overflows(field: str, count: int
     ],
 )
 def test_metadata_alone_may_only_be_the_first_of_several_parts(tmp_path: Path, name: str, problem: str):
-    assert look_at(str(a_gguf(tmp_path / name, tensors=0)), FirstBytes(), name).problem == problem
+    assert inspect_file(str(a_gguf(tmp_path / name, tensors=0)), FirstBytes(), name).problem == problem
 
 
 def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.entities.launch import EngineKind, LaunchSettings
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import Placement
-from app.use_cases.launch.launch import around_faults, launch_on, launch_plan
+from app.use_cases.launch.launch import avoid_known_crash, launch_on, launch_plan
 from tests.helpers.builders import a_launch, a_model, an_engine, on_the_cpu, replace
 
 
@@ -141,7 +141,7 @@ def test_a_model_on_the_cpu_sees_no_gpu():
 def test_the_known_abort_is_avoided():
     """phi3, quantized cache, slots with their own cells: llama.cpp b11434 ends with a fatal error."""
     aborts = a_launch(cache_type_k="q8_0", parallel=2, kv_unified=False)
-    assert around_faults(aborts, "phi3") == a_launch(cache_type_k="q8_0", parallel=2, kv_unified=True)
+    assert avoid_known_crash(aborts, "phi3") == a_launch(cache_type_k="q8_0", parallel=2, kv_unified=True)
     for harmless in (a_launch(cache_type_k="q8_0", parallel=1, kv_unified=False), a_launch(kv_unified=False)):
-        assert around_faults(harmless, "phi3") == harmless
-    assert around_faults(aborts, "llama") == aborts
+        assert avoid_known_crash(harmless, "phi3") == harmless
+    assert avoid_known_crash(aborts, "llama") == aborts

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from app.use_cases.launch.saved_slots import SavedSlot, digest_of, folder_of, saved_slot, to_restore, who_goes
+from app.use_cases.launch.saved_slots import (
+    SavedSlot,
+    files_to_delete,
+    folder_name,
+    match_slots,
+    saved_slot,
+    start_digest,
+)
 from app.use_cases.scheduling.effects import StopReason
 from tests.helpers.builders import a_launch, a_model, a_server, an_engine, replace
 from workers.catalog.model_headers import stamp_of
@@ -43,7 +50,7 @@ def test_other_names_are_no_saved_slots(name: str):
 
 def test_a_folder_is_one_plain_name_whatever_its_model_is_called():
     names = ["qwen3-8b", "user/repo:Q4_K_M", "user_repo_Q4_K_M", "..", ".", "../../etc", "模型", "x" * 512, "x" * 511]
-    folders = [folder_of(name) for name in names]
+    folders = [folder_name(name) for name in names]
     assert len(set(folders)) == len(names)
     assert all(Path(folder).name == folder and len(folder) < 60 and folder[0] != "." for folder in folders)
     assert folders[0].startswith("qwen3-8b-")
@@ -71,15 +78,15 @@ def with_launch(**settings: object):
 )
 def test_what_a_cache_depends_on_changes_its_start(model):
     engine = an_engine("--kv-unified", "--mmproj")
-    assert digest_of(model, engine, {}, ()) != digest_of(MODEL, engine, {}, ())
+    assert start_digest(model, engine, {}, ()) != start_digest(MODEL, engine, {}, ())
 
 
 def test_so_do_other_files_another_engine_and_a_variable_of_all_models():
     digests = {
-        digest_of(MODEL, ENGINE, {}, [(1, 2)]),
-        digest_of(MODEL, ENGINE, {}, [(1, 3)]),
-        digest_of(MODEL, replace(ENGINE, identity="newer"), {}, [(1, 2)]),
-        digest_of(MODEL, ENGINE, {"GGML_X": "1"}, [(1, 2)]),
+        start_digest(MODEL, ENGINE, {}, [(1, 2)]),
+        start_digest(MODEL, ENGINE, {}, [(1, 3)]),
+        start_digest(MODEL, replace(ENGINE, identity="newer"), {}, [(1, 2)]),
+        start_digest(MODEL, ENGINE, {"GGML_X": "1"}, [(1, 2)]),
     }
     assert len(digests) == 4
 
@@ -93,7 +100,7 @@ def test_so_do_other_files_another_engine_and_a_variable_of_all_models():
     ],
 )
 def test_where_it_lies_and_who_it_is_for_do_not(model):
-    assert digest_of(model, ENGINE, {"PATH": "/bin"}, ()) == digest_of(MODEL, ENGINE, {}, ())
+    assert start_digest(model, ENGINE, {"PATH": "/bin"}, ()) == start_digest(MODEL, ENGINE, {}, ())
 
 
 # --- which are restored, and which go -------------------------------------------------------------------------------
@@ -101,32 +108,32 @@ def test_where_it_lies_and_who_it_is_for_do_not(model):
 
 def test_the_newest_are_restored_each_to_its_own_slot():
     old, new, newest = saved(1, slot=0), saved(2, slot=2), saved(3, slot=1)
-    assert to_restore([old, new, newest], slots=2) == [(newest, 1), (new, 0)]
-    assert to_restore([old, new, newest], slots=4) == [(newest, 1), (new, 2), (old, 0)]
+    assert match_slots([old, new, newest], slots=2) == [(newest, 1), (new, 0)]
+    assert match_slots([old, new, newest], slots=4) == [(newest, 1), (new, 2), (old, 0)]
 
 
 def test_of_two_servers_one_gets_a_slot_that_nobody_had():
     first, second, third = saved(3, A, slot=0), saved(2, B, slot=0), saved(1, B, slot=1)
-    assert to_restore([third, second, first], slots=3) == [(first, 0), (second, 2), (third, 1)]
+    assert match_slots([third, second, first], slots=3) == [(first, 0), (second, 2), (third, 1)]
 
 
 def test_there_is_a_slot_for_each_whatever_they_had():
     """All pairs of slots of two servers, in a server of two."""
     for mine in range(4):
         for its in range(4):
-            placed = to_restore([saved(2, A, slot=mine), saved(1, B, slot=its)], slots=2)
+            placed = match_slots([saved(2, A, slot=mine), saved(1, B, slot=its)], slots=2)
             assert sorted(slot for _, slot in placed) == [0, 1]
 
 
 def test_the_oldest_go_first_and_no_more_than_have_to():
     old, new, newest = saved(1, size_bytes=10), saved(2, size_bytes=10), saved(3, size_bytes=10)
     some = [newest, old, new]
-    assert who_goes(some, needed_bytes=5, left_bytes=5, free_bytes=99) == ()
-    assert who_goes(some, needed_bytes=15, left_bytes=5, free_bytes=99) == (old,)
-    assert who_goes(some, needed_bytes=16, left_bytes=5, free_bytes=99) == (old, new)
-    assert who_goes(some, needed_bytes=16, left_bytes=99, free_bytes=5) == (old, new), "the disk counts as well"
-    assert who_goes(some, needed_bytes=36, left_bytes=5, free_bytes=99) is None, "nothing goes in vain"
-    assert who_goes([], needed_bytes=0, left_bytes=-1, free_bytes=99) is None
+    assert files_to_delete(some, needed_bytes=5, left_bytes=5, free_bytes=99) == ()
+    assert files_to_delete(some, needed_bytes=15, left_bytes=5, free_bytes=99) == (old,)
+    assert files_to_delete(some, needed_bytes=16, left_bytes=5, free_bytes=99) == (old, new)
+    assert files_to_delete(some, needed_bytes=16, left_bytes=99, free_bytes=5) == (old, new), "the disk counts as well"
+    assert files_to_delete(some, needed_bytes=36, left_bytes=5, free_bytes=99) is None, "nothing goes in vain"
+    assert files_to_delete([], needed_bytes=0, left_bytes=-1, free_bytes=99) is None
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -207,7 +214,7 @@ def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(kept_cache, "RESTORE_SECONDS", 0.3)
     files = SlotFiles(tmp_path / "slots", 1000)
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
-    start = digest_of(server.model, SAVING, {}, [stamp_of(server.model.path)])
+    start = start_digest(server.model, SAVING, {}, [stamp_of(server.model.path)])
     for slot in (0, 1):
         write(files, "qwen", saved(slot=slot, start=start))
     with socket.create_server(("127.0.0.1", 0)) as deaf:
@@ -226,7 +233,7 @@ def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
 ):
     files = SlotFiles(tmp_path / "slots", 1000)
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
-    file = saved(start=digest_of(server.model, SAVING, {}, [stamp_of(server.model.path)]))
+    file = saved(start=start_digest(server.model, SAVING, {}, [stamp_of(server.model.path)]))
     write(files, "qwen", file)
     cache = KeptCaches(files, SAVING, {}).prepare(server, bool)
     assert cache is not None

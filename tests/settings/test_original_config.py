@@ -192,7 +192,7 @@ def test_models_may_stand_where_its_readme_puts_them(tmp_path):
 
 def test_its_open_address_is_a_warning_not_a_refusal(tmp_path):
     found = read(tmp_path, least())
-    assert found.settings.server.allow_open and found.settings.is_unguarded
+    assert found.settings.server.allow_open and found.settings.is_open
     assert [line[:26] for line in found.warnings] == ["server.host is 0.0.0.0, wh"]
 
 
@@ -201,7 +201,7 @@ def test_keys_may_be_added_to_it(tmp_path):
     found = read(tmp_path, least(keys=[{"name": "a", "sha256": "0f" * 32}], scheduling={"max_waiting": 9}))
     assert [key.name for key in found.settings.keys] == ["a"]
     assert (found.settings.scheduling.max_loaded, found.settings.scheduling.max_waiting) == (1, 9)
-    assert (found.settings.server.host, found.settings.is_unguarded, found.warnings) == ("0.0.0.0", False, ())
+    assert (found.settings.server.host, found.settings.is_open, found.warnings) == ("0.0.0.0", False, ())
 
 
 def test_the_environment_is_stronger_than_it(tmp_path):

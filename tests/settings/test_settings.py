@@ -24,7 +24,7 @@ from app.settings.configuration import (
     read_configuration,
     variable_names,
 )
-from app.settings.denied_options import refused_argument, refused_variable
+from app.settings.denied_options import why_argument_denied, why_variable_denied
 from app.settings.model import ModelDefaults, ModelSettings
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
@@ -54,7 +54,7 @@ def read(environ: dict[str, str]) -> Configuration:
         return read_configuration()
 
 
-def complaints(folder: Path, text: str | bytes = "", name: str = "config.yaml", **variables: str) -> list[str]:
+def error_messages(folder: Path, text: str | bytes = "", name: str = "config.yaml", **variables: str) -> list[str]:
     with pytest.raises(ConfigurationError) as refused:
         configured(folder, text, name, **variables)
     return [line.replace(f"{folder}/", "") for line in refused.value.lines]
@@ -121,7 +121,7 @@ def test_null_in_the_environment_is_none(tmp_path):
     ids=range(10),
 )
 def test_a_broken_file_is_one_line_with_its_place(tmp_path, text, name, said):
-    assert complaints(tmp_path, text, name) == [said]
+    assert error_messages(tmp_path, text, name) == [said]
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
@@ -208,12 +208,12 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
     ],
 )
 def test_a_wrong_value_is_refused_with_its_place(tmp_path, text, said):
-    assert complaints(tmp_path, text) == [f"config.yaml: {said}"]
+    assert error_messages(tmp_path, text) == [f"config.yaml: {said}"]
 
 
 @pytest.mark.parametrize("repo", ["..", "a", "a/..", "../b", "a/b/c", "a/b:", "a/b:../c", "a b/c", "/a/b", "a/b:c/.."])
 def test_a_repo_cannot_lead_elsewhere(tmp_path, repo):
-    assert complaints(tmp_path, f"models: {{m: {{repo: '{repo}'}}}}") == [
+    assert error_messages(tmp_path, f"models: {{m: {{repo: '{repo}'}}}}") == [
         f"config.yaml: models.m.repo: {repo!r} is not like user/repo, user/repo:QUANT or user/repo:FILE"
     ]
 
@@ -241,7 +241,7 @@ def test_a_repo_may_name_a_quant_or_a_file(tmp_path):
     ],
 )  # fmt: skip
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path, text, said):
-    assert f"config.yaml: {said}" in complaints(tmp_path, text)
+    assert f"config.yaml: {said}" in error_messages(tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -256,11 +256,11 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, text, said):
     ],
 )
 def test_a_misspelt_name_in_the_environment_is_refused(tmp_path, variable, said):
-    assert complaints(tmp_path, **{variable: "1"}) == [PREFIX + said.format(PREFIX)]
+    assert error_messages(tmp_path, **{variable: "1"}) == [PREFIX + said.format(PREFIX)]
 
 
 def test_a_variable_that_is_not_json_is_named(tmp_path):
-    assert complaints(tmp_path, CATALOG__MODELS_DIRS="/models", MODELS__M__CTX_SIZE="1") == [
+    assert error_messages(tmp_path, CATALOG__MODELS_DIRS="/models", MODELS__M__CTX_SIZE="1") == [
         f"{PREFIX}CATALOG__MODELS_DIRS: this is not JSON (line 1, column 1: Expecting value); "
         'a list is written ["one", "two"]',
         f"{PREFIX}MODELS__M__CTX_SIZE: unknown name; lists and maps are JSON: {PREFIX}MODELS",
@@ -270,7 +270,7 @@ def test_a_variable_that_is_not_json_is_named(tmp_path):
 def test_a_complaint_names_its_source(tmp_path):
     text = "server: {drain_seconds: x}\nmodels: {m: {parallel: 0}}\nscheduling: {max_waiting: x}"
     variables = {"SERVER__PORT": "y", "MODELS": '{"m": {"ctx_size": "z"}}', "SERVER__THREADS": "9"}
-    assert complaints(tmp_path, text, **variables) == [
+    assert error_messages(tmp_path, text, **variables) == [
         f"{PREFIX}SERVER__PORT: 'y' is not a whole number",
         "config.yaml: server.drain_seconds: 'x' is not a number",
         "config.yaml: scheduling.max_waiting: 'x' is not a whole number",
@@ -280,7 +280,7 @@ def test_a_complaint_names_its_source(tmp_path):
 
 
 def test_a_rule_about_two_keys_names_all_who_had_a_part(tmp_path):
-    (said,) = complaints(tmp_path, "server: {reserve_threads: 8}", SERVER__THREADS="8")
+    (said,) = error_messages(tmp_path, "server: {reserve_threads: 8}", SERVER__THREADS="8")
     assert said == f"{PREFIX}SERVER__THREADS, config.yaml: server: reserve_threads (8) must be below threads (8) - 1"
 
 
@@ -306,7 +306,7 @@ def test_no_complaint_repeats_a_secret(tmp_path, text):
         configured(tmp_path, text)
     assert refused.value.lines
     assert SECRET not in str(refused.value) and SECRET not in repr(refused.value.__cause__)
-    assert complaints(tmp_path, "", KEYS=f'"{SECRET}"') == [f'{PREFIX}KEYS: this is not a list like ["one", "two"]']
+    assert error_messages(tmp_path, "", KEYS=f'"{SECRET}"') == [f'{PREFIX}KEYS: this is not a list like ["one", "two"]']
 
 
 # --- keys -------------------------------------------------------------------------------------------------------
@@ -338,24 +338,24 @@ def test_keys_become_what_the_service_compares(tmp_path):
     ],
 )
 def test_keys_are_hashes_that_differ(tmp_path, keys, said):
-    assert complaints(tmp_path, f"keys: {keys}") == [f"config.yaml: {said}"]
+    assert error_messages(tmp_path, f"keys: {keys}") == [f"config.yaml: {said}"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
 def test_this_machine_needs_no_keys(tmp_path, host):
-    assert not configured(tmp_path, SERVER__HOST=host).is_unguarded
+    assert not configured(tmp_path, SERVER__HOST=host).is_open
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "*", "::", "192.168.1.5", "myhost", "127.0.0.1.example.org"])
 def test_other_machines_need_keys_or_a_word_that_this_is_meant(tmp_path, host):
-    (said,) = complaints(tmp_path, SERVER__HOST=host)
+    (said,) = error_messages(tmp_path, SERVER__HOST=host)
     source, _, rest = said.partition(": ")
     assert (source, rest) == (
         f"{PREFIX}SERVER__HOST",
         OPEN_WITHOUT_KEYS.format(host=host.replace("*", "") or "0.0.0.0"),
     )
-    assert configured(tmp_path, SERVER__HOST=host, SERVER__ALLOW_OPEN="true").is_unguarded
-    assert not configured(tmp_path, f"keys: [{{name: a, sha256: {HASH}}}]", SERVER__HOST=host).is_unguarded
+    assert configured(tmp_path, SERVER__HOST=host, SERVER__ALLOW_OPEN="true").is_open
+    assert not configured(tmp_path, f"keys: [{{name: a, sha256: {HASH}}}]", SERVER__HOST=host).is_open
 
 
 # --- options of llama-server ------------------------------------------------------------------------------------
@@ -379,12 +379,12 @@ THEIRS = """
 
 @pytest.mark.parametrize("option", OURS.split())
 def test_what_is_ours_or_opens_a_door_is_refused(option):
-    assert refused_argument(option)
+    assert why_argument_denied(option)
 
 
 @pytest.mark.parametrize("argument", THEIRS.split())
 def test_everything_else_is_handed_on(argument):
-    assert refused_argument(argument) is None
+    assert why_argument_denied(argument) is None
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_everything_else_is_handed_on(argument):
     ],
 )
 def test_a_refused_option_names_the_key_to_use(argument, said):
-    assert refused_argument(argument) == said
+    assert why_argument_denied(argument) == said
 
 
 @pytest.mark.parametrize(
@@ -419,12 +419,12 @@ def test_a_refused_option_names_the_key_to_use(argument, said):
     ],
 )
 def test_variables_are_held_to_the_same_table(name, refused):
-    assert bool(refused_variable(name)) == refused
+    assert bool(why_variable_denied(name)) == refused
 
 
 def test_options_are_refused_wherever_they_stand(tmp_path):
     text = "engine: {args: [-c, 4], env: {LLAMA_ARG_TOOLS: all}}\nmodels: {m: {args: [--host, x], env: {A=B: x}}}"
-    assert complaints(tmp_path, text) == [
+    assert error_messages(tmp_path, text) == [
         "config.yaml: engine.args: -c may not be set: use ctx_size",
         "config.yaml: engine.env: LLAMA_ARG_TOOLS may not be set: it would run commands, reach files or open what the "
         "proxy keeps shut",
@@ -553,7 +553,7 @@ def test_layers_and_experts_by_number_are_part_of_the_start(tmp_path, text, n_gp
 def test_the_default_queue_shrinks_with_the_threads(tmp_path):
     # 24 threads - 16 in reserve, one of them running
     assert configured(tmp_path, SERVER__THREADS="24").scheduling.max_waiting == 7
-    (said,) = complaints(tmp_path, "scheduling: {max_waiting: 500}")
+    (said,) = error_messages(tmp_path, "scheduling: {max_waiting: 500}")
     assert "scheduling.max_waiting (500) must be below" in said
 
 

@@ -15,14 +15,14 @@ from app.errors import InvalidModelFile
 
 log = logging.getLogger(__name__)
 
-REST = 19  # times as long as a header took
+REST_FACTOR = 19  # times as long as a header took
 
 
 class BackgroundCheck:
-    """`unread`: the models to check after a scan; `check` reads one, and raises InvalidModelFile."""
+    """`unchecked_models`: the models to check after a scan; `check` reads one, and raises InvalidModelFile."""
 
-    def __init__(self, unread: Callable[[], Iterable[Model]], check: Callable[[Model], object]) -> None:
-        self._unread = unread
+    def __init__(self, unchecked_models: Callable[[], Iterable[Model]], check: Callable[[Model], object]) -> None:
+        self._unchecked_models = unchecked_models
         self._check = check
         self._scanned = threading.Event()  # set by any thread, cleared by this one
         self._thread = threading.Thread(target=self._run, name="headers", daemon=True)
@@ -30,7 +30,7 @@ class BackgroundCheck:
     def start(self) -> None:
         self._thread.start()
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """There was a scan: what is left of the one before is left."""
         self._scanned.set()
 
@@ -38,8 +38,8 @@ class BackgroundCheck:
         while True:
             self._scanned.wait()
             self._scanned.clear()
-            for model in self._unread():
-                if self._scanned.wait(REST * self._cpu_seconds_of(model)):
+            for model in self._unchecked_models():
+                if self._scanned.wait(REST_FACTOR * self._cpu_seconds_of(model)):
                     break
 
     def _cpu_seconds_of(self, model: Model) -> float:

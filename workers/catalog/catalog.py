@@ -20,20 +20,20 @@ from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
 from app.errors import InvalidModelFile, ModelNotFound
 from workers.catalog.background_check import BackgroundCheck
-from workers.catalog.entries import Entry, Resolver, entry_model
-from workers.catalog.gguf_files import File, walk
-from workers.catalog.hub_cache import find_cached
-from workers.catalog.listing import LONGEST_NAME, Listing, meaning
-from workers.catalog.model_files import FoundModel, ModelFiles, join
+from workers.catalog.configured_models import ConfiguredModel, FileResolver, resolve_configured_model
+from workers.catalog.gguf_files import GgufFile, walk
+from workers.catalog.hub_cache import discover_cached
+from workers.catalog.listing import MAX_NAME_LENGTH, Listing, discovered_lookup
+from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.catalog.model_headers import ModelHeaders
 from workers.gguf.file_names import is_projector, part_of, stem_of
 from workers.gguf.first_bytes import FirstBytes, Verdicts
 
-__all__ = ["Catalog", "Entry"]
+__all__ = ["Catalog", "ConfiguredModel"]
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 10.0  # with a scan that somebody else has begun
+SCAN_WAIT_SECONDS = 10.0  # with a scan that somebody else has begun
 
 
 class Catalog:
@@ -44,14 +44,14 @@ class Catalog:
         folders: Sequence[Path],
         defaults: LaunchSettings,
         hub_cache: Path | None = None,
-        entries: Sequence[Entry] = (),
+        entries: Sequence[ConfiguredModel] = (),
         base: Path | None = None,
         headers: ModelHeaders[Any] | None = None,
         constraints: PlacementConstraints | None = None,
     ) -> None:
         self._folders = [os.path.abspath(folder) for folder in folders]
         self._bases = [*([os.path.abspath(base)] if base else []), *self._folders]
-        self._defaults, self._wishes = (
+        self._defaults, self._constraints = (
             defaults,
             constraints or PlacementConstraints(),
         )  # of models that are merely found
@@ -59,11 +59,11 @@ class Catalog:
         self._entries = tuple(entries)
         self.knows_replicas = any(entry.replicas.max > 1 for entry in self._entries)  # asked at every request
         self._headers = headers or ModelHeaders(lambda header: None)
-        self._background = BackgroundCheck(self._unread, self.servable)
+        self._background = BackgroundCheck(self._unchecked_models, self.servable)
         self._scans = threading.Condition()  # guards the three below, and is never held while files are read
-        self._begun = self._ended = 0  # scans, in turn: one at a time
+        self._scans_started = self._scans_finished = 0  # scans, in turn: one at a time
         self._is_scanning = False
-        self._listing = Listing(defaults, self._wishes)  # these two are written by the thread that scans alone
+        self._listing = Listing(defaults, self._constraints)  # these two are written by the thread that scans alone
         self._verdicts: Verdicts = {}
         self._warnings_lock = threading.Lock()
         self.warnings: tuple[str, ...] = ()  # what is wrong since the last scan, for people
@@ -79,11 +79,11 @@ class Catalog:
         Raises ModelNotFound.
         """
         listing, model = self._listing, None
-        if len(name) <= LONGEST_NAME:
-            model = listing.keys.get(name) or listing.loose_keys.get(name.lower())
+        if len(name) <= MAX_NAME_LENGTH:
+            model = listing.by_name.get(name) or listing.by_lowercase_name.get(name.lower())
         if model is None:
             raise ModelNotFound(name)
-        return self._as_known(model)
+        return self._with_known_problem(model)
 
     def has_replicas(self, names: Sequence[str]) -> bool:
         """Whether all these are names of models that may have several servers."""
@@ -94,7 +94,7 @@ class Catalog:
 
     def models(self) -> list[Model]:
         """All of them by name, also those that cannot be served."""
-        return sorted(map(self._as_known, self._listing.listed.values()), key=lambda model: model.name)
+        return sorted(map(self._with_known_problem, self._listing.listed.values()), key=lambda model: model.name)
 
     def servable(self, model: Model) -> Model:
         """The model, after a look at its whole header if its files changed since the last one.
@@ -105,15 +105,15 @@ class Catalog:
         if not problem or problem == self._headers.last_problem(model.path):
             problem = self._headers.problem(model.path)
         if problem:
-            self._warn_too(_broken(model, problem))
+            self._warn_once(_problem_line(model, problem))
             raise InvalidModelFile(model.name, problem)
         return replace(model, problem="")
 
-    def _as_known(self, model: Model) -> Model:
+    def _with_known_problem(self, model: Model) -> Model:
         problem = not model.problem and self._headers.last_problem(model.path)
         return replace(model, problem=problem) if problem else model
 
-    def _unread(self) -> list[Model]:
+    def _unchecked_models(self) -> list[Model]:
         """Those of whose headers nothing is known."""
         listing = self._listing
         listed = [model for model in listing.listed.values() if not model.problem]
@@ -126,19 +126,19 @@ class Catalog:
         who come meanwhile for the same one, and not for ever if a disk does not answer. Look-ups never wait.
         """
         with self._scans:
-            wanted = self._begun + 1
-            self._scans.wait_for(lambda: self._ended >= wanted or not self._is_scanning, PATIENCE_SECONDS)
-            if self._ended >= wanted:
+            wanted = self._scans_started + 1
+            self._scans.wait_for(lambda: self._scans_finished >= wanted or not self._is_scanning, SCAN_WAIT_SECONDS)
+            if self._scans_finished >= wanted:
                 return
             if self._is_scanning:
-                log.warning("a scan takes longer than %g s; the catalogue stays as it is meanwhile", PATIENCE_SECONDS)
+                log.warning("a scan takes longer than %g s; the catalogue stays as it is meanwhile", SCAN_WAIT_SECONDS)
                 return
-            self._is_scanning, self._begun = True, wanted
+            self._is_scanning, self._scans_started = True, wanted
         try:
             self._scan()
         finally:  # also when the worker is told to exit: nobody may wait for a scan that has ended
             with self._scans:
-                self._is_scanning, self._ended = False, wanted
+                self._is_scanning, self._scans_finished = False, wanted
                 self._scans.notify_all()
 
     def _scan(self) -> None:
@@ -150,8 +150,8 @@ class Catalog:
             return
         self._headers.keep(listing.stamps)
         self._listing, self._verdicts = listing, verdicts
-        self._background.begin_anew()
-        broken = [_broken(each, each.problem) for each in self.models() if each.problem]
+        self._background.restart()
+        broken = [_problem_line(each, each.problem) for each in self.models() if each.problem]
         self._warn([*listing.notes, *broken])
         seconds = time.monotonic() - began
         log.info("catalogue models=%d broken=%d seconds=%.3f", len(listing.listed), len(broken), seconds)
@@ -165,7 +165,7 @@ class Catalog:
         for note in new:
             log.warning("%s", note)
 
-    def _warn_too(self, note: str) -> None:
+    def _warn_once(self, note: str) -> None:
         """Say what came out after the scan, once."""
         with self._warnings_lock:
             is_new = note not in self.warnings
@@ -174,30 +174,32 @@ class Catalog:
             log.warning("%s", note)
 
     def _read(self) -> tuple[Listing, Verdicts]:
-        listing = Listing(self._defaults, self._wishes)
+        listing = Listing(self._defaults, self._constraints)
         first_bytes = FirstBytes(self._verdicts)
         files = self._files(first_bytes, listing.notes)
-        found = [_found_in_folder(each) for each in join(files, listing.notes)]
+        found = [_discovered_in_folder(each) for each in group_files(files, listing.notes)]
         if self._cache is not None:
-            found += find_cached(self._cache, first_bytes, listing.notes)
+            found += discover_cached(self._cache, first_bytes, listing.notes)
         projectors = [file for file in files if is_projector(file.name)]
-        resolver = Resolver(self._bases, self._cache, found, projectors, meaning(found), first_bytes)
-        listing.add_entries([(entry, *entry_model(entry, resolver)) for entry in self._entries])
-        listing.add_found(found)
+        resolver = FileResolver(self._bases, self._cache, found, projectors, discovered_lookup(found), first_bytes)
+        listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in self._entries])
+        listing.add_discovered(found)
         return listing, first_bytes.verdicts
 
-    def _files(self, first_bytes: FirstBytes, notes: list[str]) -> list[File]:
+    def _files(self, first_bytes: FirstBytes, notes: list[str]) -> list[GgufFile]:
         visited: set[tuple[int, int]] = set()
         return [file for folder in self._folders for file in walk(folder, first_bytes, notes, visited)]
 
 
-def _broken(model: Model, problem: str) -> str:
+def _problem_line(model: Model, problem: str) -> str:
     return f"model {model.name} cannot be served: {problem}"
 
 
-def _found_in_folder(files: ModelFiles) -> FoundModel:
+def _discovered_in_folder(files: ModelFiles) -> DiscoveredModel:
     """Its name is its file's; where another has that, its path below the models_dir."""
-    file, below = os.path.basename(files.path), files.below
-    part = part_of(below)
-    path_name = part[0] if part else stem_of(below)
-    return FoundModel(files, (files.name, path_name), (file, below, stem_of(file), stem_of(below), path_name))
+    file, relative_path = os.path.basename(files.path), files.relative_path
+    part = part_of(relative_path)
+    path_name = part[0] if part else stem_of(relative_path)
+    return DiscoveredModel(
+        files, (files.name, path_name), (file, relative_path, stem_of(file), stem_of(relative_path), path_name)
+    )

@@ -16,11 +16,11 @@ from workers.gguf.first_bytes import FirstBytes
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class GgufFile:
     """A GGUF file that was seen."""
 
     path: str
-    below: str  # its path below the folder that was walked
+    relative_path: str  # its path below the folder that was walked
     size_bytes: int = 0
     mtime_ns: int = 0
     identity: tuple[int, int] | None = None  # device and inode; None: it cannot be looked at
@@ -32,40 +32,40 @@ class File:
         return os.path.basename(self.path)
 
 
-def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tuple[int, int]]) -> Iterator[File]:
+def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tuple[int, int]]) -> Iterator[GgufFile]:
     """The GGUF files in a folder and below it, shallow ones first, then by name. No folder is read twice, however many
     links lead to it."""
     queue = deque([(folder, "")])
     while queue:
-        path, below = queue.popleft()
+        path, relative_path = queue.popleft()
         for entry in _entries(path, notes, visited):
             if _is_folder(entry):
-                queue.append((entry.path, f"{below}{entry.name}/"))
+                queue.append((entry.path, f"{relative_path}{entry.name}/"))
             elif entry.name.lower().endswith(".gguf"):
-                yield look_at(entry.path, first_bytes, below + entry.name)
+                yield inspect_file(entry.path, first_bytes, relative_path + entry.name)
 
 
-def beside(path: str, first_bytes: FirstBytes) -> list[File]:
+def files_in_same_folder(path: str, first_bytes: FirstBytes) -> list[GgufFile]:
     """The GGUF files in the folder of a file, that one included whatever its name."""
     others = (entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry))
     paths = {path, *(other for other in others if other.lower().endswith(".gguf"))}
-    return [look_at(each, first_bytes, os.path.basename(each)) for each in sorted(paths)]
+    return [inspect_file(each, first_bytes, os.path.basename(each)) for each in sorted(paths)]
 
 
-def look_at(path: str, first_bytes: FirstBytes, below: str) -> File:
+def inspect_file(path: str, first_bytes: FirstBytes, relative_path: str) -> GgufFile:
     name = os.path.basename(path)
     try:
         stat = os.stat(path)
     except OSError as error:
         is_missing = isinstance(error, FileNotFoundError)
-        return File(path, below, problem=f"{name} cannot be read: {error.strerror}", is_missing=is_missing)
+        return GgufFile(path, relative_path, problem=f"{name} cannot be read: {error.strerror}", is_missing=is_missing)
     if st.S_ISREG(stat.st_mode):
         part = part_of(name)
         problem = first_bytes.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
     else:
         problem = "is not a regular file"  # and never opened: a pipe would wait for its writer
     said = f"{name} {problem}" if problem else ""
-    return File(path, below, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino), said)
+    return GgufFile(path, relative_path, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino), said)
 
 
 def _entries(folder: str, notes: list[str], visited: set[tuple[int, int]]) -> list[os.DirEntry[str]]:

@@ -10,8 +10,8 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from workers.catalog.gguf_files import File, walk
-from workers.catalog.model_files import FoundModel, ModelFiles, join
+from workers.catalog.gguf_files import GgufFile, walk
+from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.gguf.file_names import endings, quantization, stem_of
 from workers.gguf.first_bytes import FirstBytes
 
@@ -19,41 +19,42 @@ DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
 
 
-def find_cached(cache: str, first_bytes: FirstBytes, notes: list[str]) -> list[FoundModel]:
+def discover_cached(cache: str, first_bytes: FirstBytes, notes: list[str]) -> list[DiscoveredModel]:
     """Every whole download, by repository and file. A cache that is not there has none."""
     found = []
     for folder in _names_in(cache, notes) if os.path.lexists(cache) else ():
         if folder.startswith(_FOLDER):
             repo = folder.removeprefix(_FOLDER).replace("--", "/")
             files = _files(os.path.join(cache, folder), first_bytes, notes)
-            found += _repository(
-                repo, join(sorted(files, key=lambda file: (file.name, file.below)), notes, one_family=True)
+            found += _repository_models(
+                repo,
+                group_files(sorted(files, key=lambda file: (file.name, file.relative_path)), notes, one_family=True),
             )
     return found
 
 
-def _repository(repo: str, models: Sequence[ModelFiles]) -> list[FoundModel]:
+def _repository_models(repo: str, models: Sequence[ModelFiles]) -> list[DiscoveredModel]:
     """The models of one repository, named by their quantization where that says which one is meant."""
     kinds = [quantization(model.name) for model in models]
     count = Counter(kinds)
     keys: dict[str, list[str]] = defaultdict(list)
-    for key, meant in _loose_keys(repo, models, kinds).items():
+    for key, meant in _lowercase_names(repo, models, kinds).items():
         keys[meant.path].append(key)
     found = []
     for model, kind in zip(models, kinds, strict=True):
-        by_file = (f"{repo}:{model.name}", f"{repo}:{stem_of(model.below)}")
+        by_file = (f"{repo}:{model.name}", f"{repo}:{stem_of(model.relative_path)}")
         names = (f"{repo}:{kind}", *by_file) if kind and count[kind] == 1 else by_file
-        found.append(FoundModel(model, names, loose_keys=tuple(keys[model.path])))
+        found.append(DiscoveredModel(model, names, lowercase_names=tuple(keys[model.path])))
     return found
 
 
-def _loose_keys(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -> dict[str, ModelFiles]:
+def _lowercase_names(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -> dict[str, ModelFiles]:
     """In lower case, what is asked for -> the model meant. The plainer meaning wins, then the first by name."""
     keys: dict[str, ModelFiles] = {}
     for model, kind in zip(models, kinds, strict=True):
         keys.setdefault(f"{repo}:{kind or model.name}".lower(), model)
     for model in models:
-        for file in (model.name, stem_of(model.below), model.below, os.path.basename(model.path)):
+        for file in (model.name, stem_of(model.relative_path), model.relative_path, os.path.basename(model.path)):
             keys.setdefault(f"{repo}:{file}".lower(), model)
     for model in models:
         for variant in endings(model.name):
@@ -64,17 +65,17 @@ def _loose_keys(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -
     return keys
 
 
-def _files(folder: str, first_bytes: FirstBytes, notes: list[str]) -> list[File]:
+def _files(folder: str, first_bytes: FirstBytes, notes: list[str]) -> list[GgufFile]:
     """The files of the revision in use: what refs/main says, else the one that changed last."""
     snapshots = os.path.join(folder, "snapshots")
     revisions = _names_in(snapshots, notes)
     main = _main_revision(folder)
     chosen = [main] if main in revisions else revisions
-    seen = [list(_whole(os.path.join(snapshots, revision), first_bytes, notes)) for revision in chosen]
+    seen = [list(_complete_files(os.path.join(snapshots, revision), first_bytes, notes)) for revision in chosen]
     return max(seen, key=lambda files: max((file.mtime_ns for file in files), default=0), default=[])
 
 
-def _whole(snapshot: str, first_bytes: FirstBytes, notes: list[str]) -> Iterator[File]:
+def _complete_files(snapshot: str, first_bytes: FirstBytes, notes: list[str]) -> Iterator[GgufFile]:
     """A link to nowhere is a download that is not complete: not there."""
     return (file for file in walk(snapshot, first_bytes, notes, set()) if not file.is_missing)
 

@@ -13,13 +13,13 @@ from dataclasses import replace
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
-from workers.catalog.entries import Entry, model_of
-from workers.catalog.model_files import FoundModel, ModelFiles
+from workers.catalog.configured_models import ConfiguredModel, model_of
+from workers.catalog.model_files import DiscoveredModel, ModelFiles
 from workers.catalog.model_headers import Stamp
 
-LONGEST_NAME = 512
+MAX_NAME_LENGTH = 512
 
-Configured = tuple[Entry, Model, ModelFiles | None]  # the files: None when they are not there
+Configured = tuple[ConfiguredModel, Model, ModelFiles | None]  # the files: None when they are not there
 
 
 class Listing:
@@ -27,14 +27,16 @@ class Listing:
 
     def __init__(self, defaults: LaunchSettings, constraints: PlacementConstraints) -> None:
         self.listed: dict[str, Model] = {}
-        self.keys: dict[str, Model] = {}  # exact: the listed names and all others
-        self.loose_keys: dict[str, Model] = {}  # in lower case: names of the Hugging Face cache
+        self.by_name: dict[str, Model] = {}  # exact: the listed names and all others
+        self.by_lowercase_name: dict[str, Model] = {}  # in lower case: names of the Hugging Face cache
         self.stamps: dict[str, Stamp] = {}  # of the files that were seen, by the path in their models
         self.notes: list[str] = []
-        self._defaults, self._wishes = defaults, constraints  # of what is merely found
-        self._served_by: dict[object, list[Model]] = defaultdict(list)  # identity of a file -> entries that serve it
+        self._defaults, self._constraints = defaults, constraints  # of what is merely found
+        self._entries_by_file: dict[object, list[Model]] = defaultdict(
+            list
+        )  # identity of a file -> entries that serve it
 
-    def add_entries(self, configured: Sequence[Configured]) -> None:
+    def add_configured(self, configured: Sequence[Configured]) -> None:
         taken = {entry.name for entry, _, _ in configured}
         for entry, model, files in configured:
             aliases = tuple(alias for alias in dict.fromkeys(entry.aliases) if alias not in taken)
@@ -42,46 +44,46 @@ class Listing:
                 self.notes.append(f"model {entry.name}: another model has its aliases {', '.join(sorted(lost))}")
             taken.update(aliases)
             model = self.listed[entry.name] = replace(model, aliases=aliases)
-            self.keys |= dict.fromkeys((entry.name, *aliases), model)
+            self.by_name |= dict.fromkeys((entry.name, *aliases), model)
             if files is not None:
                 self.stamps[files.path] = files.stamp
-                self._served_by[files.identity].append(model)
+                self._entries_by_file[files.identity].append(model)
 
-    def add_found(self, found: Sequence[FoundModel]) -> None:
-        own_names = {each.files.path: name for name, each in names_of(found).items()}
-        meant = [(each, self._list(each, own_names.get(each.files.path))) for each in found]
+    def add_discovered(self, found: Sequence[DiscoveredModel]) -> None:
+        own_names = {each.files.path: name for name, each in listed_names(found).items()}
+        meant = [(each, self._model_for(each, own_names.get(each.files.path))) for each in found]
         for each, model in meant:
             if model is None:
                 continue
-            for key in _usable((*each.names, *each.keys)):
-                self.keys.setdefault(key, model)
-            for key in each.loose_keys:
-                self.loose_keys.setdefault(key, model)
+            for key in _usable_names((*each.names, *each.other_names)):
+                self.by_name.setdefault(key, model)
+            for key in each.lowercase_names:
+                self.by_lowercase_name.setdefault(key, model)
 
-    def _list(self, each: FoundModel, own_name: str | None) -> Model | None:
+    def _model_for(self, each: DiscoveredModel, own_name: str | None) -> Model | None:
         """The model that a find's names lead to; None when no name is left for it."""
-        served_by = self._served_by.get(each.files.identity, [])
+        served_by = self._entries_by_file.get(each.files.identity, [])
         if len(served_by) == 1:
             if own_name is not None:
-                self.keys.setdefault(own_name, served_by[0])
+                self.by_name.setdefault(own_name, served_by[0])
             return served_by[0]
-        name = next((name for name in _usable(each.names) if name not in self.keys), None)
-        if name is None or name != next(iter(_usable(each.names)), None):
+        name = next((name for name in _usable_names(each.names) if name not in self.by_name), None)
+        if name is None or name != next(iter(_usable_names(each.names)), None):
             self._note_lost_name(each, own_name, name, served_by)
         if name is None:
             return None
-        model = self.listed[name] = self.keys[name] = model_of(name, each.files, self._defaults, self._wishes)
+        model = self.listed[name] = self.by_name[name] = model_of(name, each.files, self._defaults, self._constraints)
         self.stamps[each.files.path] = each.files.stamp
         return model
 
     def _note_lost_name(
-        self, each: FoundModel, own_name: str | None, name: str | None, served_by: Sequence[Model]
+        self, each: DiscoveredModel, own_name: str | None, name: str | None, served_by: Sequence[Model]
     ) -> None:
-        if self.keys.get(own_name or "") in served_by:
+        if self.by_name.get(own_name or "") in served_by:
             return  # an entry serves the file under the name it has anyway
         became = f"listed as {name}" if name else "not served"
-        lost = next((taken for taken in (own_name, *_usable(each.names)) if taken in self.keys), None)
-        why = _why_taken(lost, self.keys[lost]) if lost is not None else "its name is too long"
+        lost = next((taken for taken in (own_name, *_usable_names(each.names)) if taken in self.by_name), None)
+        why = _why_taken(lost, self.by_name[lost]) if lost is not None else "its name is too long"
         self.notes.append(f"{each.files.path} is {became}: {why}")
 
 
@@ -91,25 +93,25 @@ def _why_taken(name: str, holder: Model) -> str:
     return f"{holder.path or holder.name} has the same name"
 
 
-def names_of(found: Sequence[FoundModel]) -> dict[str, FoundModel]:
+def listed_names(found: Sequence[DiscoveredModel]) -> dict[str, DiscoveredModel]:
     """What would be listed if nothing were configured."""
-    names: dict[str, FoundModel] = {}
+    names: dict[str, DiscoveredModel] = {}
     for each in found:
-        if (name := next((name for name in _usable(each.names) if name not in names), None)) is not None:
+        if (name := next((name for name in _usable_names(each.names) if name not in names), None)) is not None:
             names[name] = each
     return names
 
 
-def meaning(found: Sequence[FoundModel]) -> Callable[[str], FoundModel | None]:
+def discovered_lookup(found: Sequence[DiscoveredModel]) -> Callable[[str], DiscoveredModel | None]:
     """The look-up there would be if nothing were configured."""
-    keys, loose_keys = names_of(found), dict[str, FoundModel]()
+    keys, lowercase_names = listed_names(found), dict[str, DiscoveredModel]()
     for each in found:
-        for key in each.keys:
+        for key in each.other_names:
             keys.setdefault(key, each)
-        for key in each.loose_keys:
-            loose_keys.setdefault(key, each)
-    return lambda name: keys.get(name) or loose_keys.get(name.lower())
+        for key in each.lowercase_names:
+            lowercase_names.setdefault(key, each)
+    return lambda name: keys.get(name) or lowercase_names.get(name.lower())
 
 
-def _usable(names: Sequence[str]) -> list[str]:
-    return [name for name in names if len(name) <= LONGEST_NAME and name.isprintable()]
+def _usable_names(names: Sequence[str]) -> list[str]:
+    return [name for name in names if len(name) <= MAX_NAME_LENGTH and name.isprintable()]

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from workers.catalog.gguf_files import File
+from workers.catalog.gguf_files import GgufFile
 from workers.gguf.file_names import family, is_projector, part_of, part_path, quantization, stem_of
 
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # the original weights first, in the type every backend computes in
@@ -22,10 +22,10 @@ class ModelFiles:
 
     name: str  # the file's stem, without the number of its part
     path: str  # of the first part, there or not
-    below: str  # the same below the folder that was walked
-    parts: tuple[File, ...]  # those that are there
+    relative_path: str  # the same below the folder that was walked
+    parts: tuple[GgufFile, ...]  # those that are there
     problem: str = ""
-    projector: File | None = None
+    projector: GgufFile | None = None
 
     @property
     def identity(self) -> object:
@@ -43,18 +43,18 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundModel:
+class DiscoveredModel:
     """A model as it stands on disk, and what it may be called."""
 
     files: ModelFiles
     names: tuple[str, ...]  # the name it is listed under, best first
-    keys: tuple[str, ...] = ()  # what else it may be asked for as
-    loose_keys: tuple[str, ...] = ()  # the same in lower case, for what is asked for in any
+    other_names: tuple[str, ...] = ()  # what else it may be asked for as
+    lowercase_names: tuple[str, ...] = ()  # the same in lower case, for what is asked for in any
 
 
-def join(files: Iterable[File], notes: list[str], one_family: bool = False) -> list[ModelFiles]:
+def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = False) -> list[ModelFiles]:
     """The models these files are, in the order of the files. `one_family`: they are all of one repository."""
-    sets: dict[tuple[str, int], list[File]] = defaultdict(list)
+    sets: dict[tuple[str, int], list[GgufFile]] = defaultdict(list)
     projectors = []
     for file in files:
         if not file.name.isprintable():  # nor is what is not UTF-8
@@ -69,24 +69,24 @@ def join(files: Iterable[File], notes: list[str], one_family: bool = False) -> l
     return _with_projectors(models, projectors, one_family)
 
 
-def _set_of(file: File) -> tuple[str, int]:
+def _set_of(file: GgufFile) -> tuple[str, int]:
     """What the parts of one model have in common: the path up to the number, and how many there are."""
     part = part_of(file.path)
     return (part[0] + file.path[-5:], part[2]) if part else (file.path, 0)
 
 
-def _model_files(parts: Sequence[File], count: int) -> ModelFiles:
+def _model_files(parts: Sequence[GgufFile], count: int) -> ModelFiles:
     parts = sorted(parts, key=lambda file: file.path)
     first = parts[0]
     if not count:
-        return ModelFiles(stem_of(first.name), first.path, first.below, tuple(parts), first.problem)
+        return ModelFiles(stem_of(first.name), first.path, first.relative_path, tuple(parts), first.problem)
     problem = _missing_part(parts, count) or next((part.problem for part in parts if part.problem), "")
-    path, below = (part_path(each, 1) for each in (first.path, first.below))
+    path, relative_path = (part_path(each, 1) for each in (first.path, first.relative_path))
     name = os.path.basename(first.path)[: -len("-00001-of-00001.gguf")]
-    return ModelFiles(name, path, below, tuple(parts), problem)
+    return ModelFiles(name, path, relative_path, tuple(parts), problem)
 
 
-def _missing_part(parts: Sequence[File], count: int) -> str:
+def _missing_part(parts: Sequence[GgufFile], count: int) -> str:
     missing = count - len(parts)
     if not missing:
         return ""
@@ -98,7 +98,9 @@ def _missing_part(parts: Sequence[File], count: int) -> str:
     return f"{missing} of {count} parts are missing, the first of them: {name}"
 
 
-def _with_projectors(models: Sequence[ModelFiles], projectors: Sequence[File], one_family: bool) -> list[ModelFiles]:
+def _with_projectors(
+    models: Sequence[ModelFiles], projectors: Sequence[GgufFile], one_family: bool
+) -> list[ModelFiles]:
     """Each model with its projector: of those in its folder the best, else the best one of its name.
 
     A projector whose name says nothing serves its folder if all models there are one. A repository counts as one
@@ -109,8 +111,8 @@ def _with_projectors(models: Sequence[ModelFiles], projectors: Sequence[File], o
     families: dict[str, set[str]] = defaultdict(set)
     for model in models:
         families[group(model.path)].add(family(model.name))
-    near: dict[tuple[str, str], list[File]] = defaultdict(list)
-    far: dict[str, list[File]] = defaultdict(list)
+    near: dict[tuple[str, str], list[GgufFile]] = defaultdict(list)
+    far: dict[str, list[GgufFile]] = defaultdict(list)
     for file in projectors:
         rest, here = family(stem_of(file.name)), families[group(file.path)]
         if rest:
@@ -122,11 +124,13 @@ def _with_projectors(models: Sequence[ModelFiles], projectors: Sequence[File], o
     return [replace(model, projector=_best(near, far, group(model.path), family(model.name))) for model in models]
 
 
-def _best(near: dict[tuple[str, str], list[File]], far: dict[str, list[File]], group: str, name: str) -> File | None:
+def _best(
+    near: dict[tuple[str, str], list[GgufFile]], far: dict[str, list[GgufFile]], group: str, name: str
+) -> GgufFile | None:
     return min(near.get((group, name)) or far.get(name) or (), key=_projector_rank, default=None)
 
 
-def _projector_rank(file: File) -> tuple[int, str]:
+def _projector_rank(file: GgufFile) -> tuple[int, str]:
     kind = quantization(stem_of(file.name)).replace("FP", "F")
     order = PROJECTOR_ORDER
     return (order.index(kind) if kind in order else len(order), file.name)

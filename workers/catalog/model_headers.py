@@ -47,28 +47,28 @@ class ModelHeaders(Generic[T]):
         self._problem_of = problem_of
         self._capacity = capacity
         self._changed = threading.Condition()  # guards the three below; not held while files are read
-        self._verdicts: dict[str, HeaderCheck] = {}  # by the path of the first part
+        self._checks: dict[str, HeaderCheck] = {}  # by the path of the first part
         self._derived: OrderedDict[str, T] = OrderedDict()  # the one used last comes last
         self._being_read: set[str] = set()
 
     def get(self, path: str) -> T:
         """What was derived from the header of the model, as its files are now. Raises InvalidModelFile."""
-        with self._alone(path):
+        with self._exclusively(path):
             stamp = stamp_of(path)
-            if (verdict := self._fresh(path, stamp)) and verdict.problem:
-                raise InvalidModelFile(os.path.basename(path), verdict.problem)
+            if (check := self._fresh(path, stamp)) and check.problem:
+                raise InvalidModelFile(os.path.basename(path), check.problem)
             with self._changed:
-                if verdict and path in self._derived:
+                if check and path in self._derived:
                     self._derived.move_to_end(path)
                     return self._derived[path]
             return self._read(path, stamp)
 
     def problem(self, path: str) -> str:
         """What is wrong with the model, as its files are now; empty for nothing."""
-        with self._alone(path):
+        with self._exclusively(path):
             stamp = stamp_of(path)
-            if verdict := self._fresh(path, stamp):
-                return verdict.problem
+            if check := self._fresh(path, stamp):
+                return check.problem
             try:
                 self._read(path, stamp)
             except InvalidModelFile as error:
@@ -77,23 +77,23 @@ class ModelHeaders(Generic[T]):
 
     def last_problem(self, path: str) -> str:
         """What was wrong with it when somebody looked last; empty for nothing, or when nobody did. Touches no file."""
-        verdict = self._verdicts.get(path)
-        return verdict.problem if verdict else ""
+        check = self._checks.get(path)
+        return check.problem if check else ""
 
     def is_known(self, path: str, stamp: Stamp) -> bool:
         """Whether somebody has looked at the model with its files as they are stamped. Touches no file."""
-        verdict = self._verdicts.get(path)
-        return verdict is not None and verdict.stamp == stamp
+        check = self._checks.get(path)
+        return check is not None and check.stamp == stamp
 
     def keep(self, stamps: Mapping[str, Stamp]) -> None:
         """Forget all models but these, and those whose files are not as they are stamped here."""
         with self._changed:
-            for path in [path for path, verdict in self._verdicts.items() if stamps.get(path) != verdict.stamp]:
-                del self._verdicts[path]
+            for path in [path for path, check in self._checks.items() if stamps.get(path) != check.stamp]:
+                del self._checks[path]
                 self._derived.pop(path, None)
 
     @contextmanager
-    def _alone(self, path: str) -> Iterator[None]:
+    def _exclusively(self, path: str) -> Iterator[None]:
         """One thread looks at a model; others that want the same one wait for what it finds."""
         with self._changed:
             self._changed.wait_for(lambda: path not in self._being_read)
@@ -106,8 +106,8 @@ class ModelHeaders(Generic[T]):
                 self._changed.notify_all()
 
     def _fresh(self, path: str, stamp: Stamp | None) -> HeaderCheck | None:
-        verdict = self._verdicts.get(path)
-        return verdict if verdict and verdict.stamp == stamp is not None else None
+        check = self._checks.get(path)
+        return check if check and check.stamp == stamp is not None else None
 
     def _read(self, path: str, stamp: Stamp | None) -> T:
         """What is derived from the header, which is remembered with the verdict. Raises InvalidModelFile."""
@@ -132,7 +132,7 @@ class ModelHeaders(Generic[T]):
 
     def _remember(self, path: str, problem: str, stamp: Stamp | None) -> None:
         with self._changed:
-            self._verdicts[path] = HeaderCheck(problem, stamp)  # from before the read: a change since then shows
+            self._checks[path] = HeaderCheck(problem, stamp)  # from before the read: a change since then shows
             self._derived.pop(path, None)
 
 

@@ -12,7 +12,7 @@ from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.launch.launch import around_faults, launch_with
+from app.use_cases.launch.launch import avoid_known_crash, launch_with_options
 from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.request import PlacementRequest
 from workers.catalog.companion_files import CompanionFiles
@@ -40,7 +40,7 @@ class EstimateSource:
 
         def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
             if engine is not None and learned.rows:
-                start = start_of(replace(model, launch=launch_with(model.launch, options)), engine, gpus)
+                start = start_of(replace(model, launch=launch_with_options(model.launch, options)), engine, gpus)
                 if known := learned.estimate(start):
                     return known
             return learned.with_overheads(estimate_memory(shape, options, 0, companions), gpus)
@@ -53,4 +53,4 @@ class EstimateSource:
             architecture = self._shapes.get(model.path).hparams.architecture
         except InvalidModelFile:  # the engine will report it
             return model
-        return replace(model, launch=around_faults(model.launch, architecture))
+        return replace(model, launch=avoid_known_crash(model.launch, architecture))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from app.entities.launch import EngineFacts
 from app.entities.server import Server
-from app.use_cases.launch.saved_slots import SavedSlot, digest_of
+from app.use_cases.launch.saved_slots import SavedSlot, start_digest
 from workers.catalog.model_headers import stamp_of
 from workers.server.probe import read_slots, save_or_restore_slot
 from workers.server.slot_files import SlotFiles, remove
@@ -45,7 +45,7 @@ class KeptCaches:
             log.info("kv cache not kept model=%s: this llama-server has no %s", model.name, OPTION)
             return None
         stamps = [stamp_of(path) for path in (model.path, model.launch.mmproj) if path]
-        start = digest_of(model, self._engine, self._env, stamps)
+        start = start_digest(model, self._engine, self._env, stamps)
         try:
             folder = self._files.folder(model.name)
             taken = self._files.take(model.name, start, server.slots)

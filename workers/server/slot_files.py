@@ -15,7 +15,7 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
-from app.use_cases.launch.saved_slots import SavedSlot, folder_of, saved_slot, to_restore, who_goes
+from app.use_cases.launch.saved_slots import SavedSlot, files_to_delete, folder_name, match_slots, saved_slot
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class SlotFiles:
 
     def clean(self, models: Collection[str]) -> None:
         """Call before any server starts: delete the files of other models, and incomplete ones of an earlier run."""
-        kept = {folder_of(name) for name in models}
+        kept = {folder_name(name) for name in models}
         for folder in self._entries(self._folder):
             if folder.name not in kept:
                 remove(folder)
@@ -48,7 +48,7 @@ class SlotFiles:
 
     def folder(self, model: str) -> Path:
         """The model's folder, created if needed. Raises OSError."""
-        folder = self._folder / folder_of(model)
+        folder = self._folder / folder_name(model)
         for path in (self._folder, folder):
             path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
             path.chmod(FOLDER_MODE)
@@ -60,11 +60,11 @@ class SlotFiles:
         The model's files of other starts are deleted: its file, its engine or its settings have changed.
         """
         with self._lock:
-            saved = [one for one in _complete(self._files()) if one.folder == folder_of(model)]
+            saved = [one for one in _complete(self._files()) if one.folder == folder_name(model)]
             for one in saved:
                 if one.start != start:
                     self._delete(one, "the model's file, engine or settings have changed")
-            chosen = to_restore([one for one in saved if one.start == start], slots)
+            chosen = match_slots([one for one in saved if one.start == start], slots)
             return [(taken, slot) for one, slot in chosen if (taken := _renamed(self._path(one), _READING))]
 
     def put_back(self, taken: Path) -> None:
@@ -106,7 +106,7 @@ class SlotFiles:
         files = self._files()
         left_bytes = self._quota_bytes - self._used_bytes(files)
         deletable = [one for one in _complete(files) if one.server != server]
-        deleted = who_goes(deletable, needed_bytes, left_bytes, free_bytes)
+        deleted = files_to_delete(deletable, needed_bytes, left_bytes, free_bytes)
         for one in deleted or ():
             self._delete(one, "a newer file needs its space")
         return deleted is not None

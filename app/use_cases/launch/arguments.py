@@ -118,7 +118,7 @@ def parse_model_options(args: Sequence[str]) -> ModelOptions:
     if not any(option in _SLOTS for option, _ in given):  # its own choice of slots shares the cache in any case
         given = [(option, value) for option, value in given if option not in _NOT_UNIFIED]
     for option, value in sorted(given, key=lambda pair: "kv" in pair[0]):  # slots decide, unless it is said
-        said = _said(option, value)
+        said = _read_option(option, value)
         for field in _SEVERAL & said.keys():
             said = {**said, field: getattr(options, field) + said[field]}
         options = replace(options, **said)
@@ -135,7 +135,7 @@ def option_pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield option, value
 
 
-def _said(option: str, value: str) -> Mapping[str, Any]:
+def _read_option(option: str, value: str) -> Mapping[str, Any]:
     if option in _SWITCHES:
         return _SWITCHES[option]
     try:

@@ -59,7 +59,7 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
     return replace(launch, options=options, gpus=gpus)
 
 
-def launch_with(launch: LaunchSettings, options: ModelOptions) -> LaunchSettings:
+def launch_with_options(launch: LaunchSettings, options: ModelOptions) -> LaunchSettings:
     """The settings of a start with the options of a candidate placement, which names no GPUs yet."""
     return replace(launch, options=options if options.devices else replace(options, n_cpu_moe=0))
 
@@ -89,13 +89,13 @@ def launch_plan(
         *_flash_attention(options.flash_attn, engine),
         *(("--slot-save-path", slots_folder) if slots_folder else ()),
     ]
-    for option in (*_optional(settings), *_asking(settings, engine)):
+    for option in (*_optional_arguments(settings), *_fit_arguments(settings, engine)):
         if option[0] in engine.flags:
             argv += option
     return LaunchPlan(tuple(argv), {**env, **settings.env, **_own_environment(api_key, settings.gpus)})
 
 
-def tells_its_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
+def reports_memory_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
     """Whether this engine, started like this, says how much memory it will take before it loads its weights.
 
     `-fit on` makes it work that out with nothing allocated (common_fit_params, llama.cpp b11434): some 0.2 s, mostly
@@ -109,8 +109,8 @@ def tells_its_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
     return is_pinned and can_tell and "-fit" in engine.flags
 
 
-def _asking(settings: LaunchSettings, engine: EngineFacts) -> list[tuple[str, ...]]:
-    if not tells_its_need(settings, engine):
+def _fit_arguments(settings: LaunchSettings, engine: EngineFacts) -> list[tuple[str, ...]]:
+    if not reports_memory_need(settings, engine):
         return [("-fit", "off")]  # what we booked is what is used: nothing is shrunk behind our back
     return [("-fit", "on"), ("-lv", BUFFERS_LOGGED)]
 
@@ -131,7 +131,7 @@ def _own_environment(api_key: str, gpus: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def _optional(settings: LaunchSettings) -> list[tuple[str, ...]]:
+def _optional_arguments(settings: LaunchSettings) -> list[tuple[str, ...]]:
     """Options that not every build has, with the reason for each."""
     projector = [("--mmproj", settings.mmproj)] if settings.mmproj else []
     return [
@@ -147,7 +147,7 @@ def _optional(settings: LaunchSettings) -> list[tuple[str, ...]]:
     ]
 
 
-def around_faults(launch: LaunchSettings, architecture: str) -> LaunchSettings:
+def avoid_known_crash(launch: LaunchSettings, architecture: str) -> LaunchSettings:
     """The settings to start a model of this architecture with: as they are, unless llama.cpp would abort.
 
     phi3 with a quantized cache and slots that have their own cells: its graph has more nodes than there is room for

@@ -23,7 +23,7 @@ _NAME = re.compile(r"([0-9a-f]{16})-([0-9]{1,16})-([0-9a-f]{8})-([0-9]{1,4})\.kv
 class SavedSlot:
     """What one slot of a llama-server held when that was stopped."""
 
-    start: str  # digest_of its start
+    start: str  # start_digest its start
     at_ms: int  # Unix time
     server: str  # eight hexadecimal digits of its own, so that two servers of one model do not meet
     slot: int
@@ -41,13 +41,13 @@ def saved_slot(name: str, size_bytes: int, folder: str) -> SavedSlot | None:
     return SavedSlot(found[1], int(found[2]), found[3], int(found[4]), size_bytes, folder) if found else None
 
 
-def folder_of(model: str) -> str:
+def folder_name(model: str) -> str:
     """The name of the model's folder: whatever the model is called, one plain name, and another for every model."""
     readable = re.sub(r"[^A-Za-z0-9_-]", "_", model[:READABLE_CHARACTERS])
     return f"{readable}-{hashlib.sha256(model.encode()).hexdigest()[:16]}"
 
 
-def digest_of(model: Model, engine: EngineFacts, env: Mapping[str, str], stamps: Iterable[object]) -> str:
+def start_digest(model: Model, engine: EngineFacts, env: Mapping[str, str], stamps: Iterable[object]) -> str:
     """Changes with whatever a saved cache depends on: the files, the engine, the command line and its variables.
 
     `stamps` are the files' as they are now: what the catalogue says may be from before a change. Where the layers lie
@@ -63,7 +63,7 @@ def digest_of(model: Model, engine: EngineFacts, env: Mapping[str, str], stamps:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def to_restore(saved: Iterable[SavedSlot], slots: int) -> list[tuple[SavedSlot, int]]:
+def match_slots(saved: Iterable[SavedSlot], slots: int) -> list[tuple[SavedSlot, int]]:
     """The newest, each with the slot it goes to: its own, or one that nobody had where two servers saved the same."""
     newest = sorted(saved, key=lambda each: (-each.at_ms, each.server, each.slot))[:slots]
     free = set(range(slots))
@@ -75,7 +75,7 @@ def to_restore(saved: Iterable[SavedSlot], slots: int) -> list[tuple[SavedSlot, 
     return placed
 
 
-def who_goes(
+def files_to_delete(
     saved: Iterable[SavedSlot], needed_bytes: int, left_bytes: int, free_bytes: int
 ) -> tuple[SavedSlot, ...] | None:
     """Those that are deleted for a new file, the oldest first; None: not even without all of them has it room.

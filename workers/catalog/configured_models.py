@@ -10,17 +10,17 @@ from dataclasses import dataclass, field, replace
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model, Replicas
 from app.entities.placement import PlacementConstraints
-from workers.catalog.gguf_files import File, beside, look_at
+from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
 from workers.catalog.hub_cache import DEFAULT_QUANTIZATION
-from workers.catalog.model_files import FoundModel, ModelFiles, join
+from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.gguf.file_names import part_of, stem_of
 from workers.gguf.first_bytes import FirstBytes
 
-NEAR = 0.65  # of difflib's ratio: a letter too many, or the quantization left out
+SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: a letter too many, or the quantization left out
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ConfiguredModel:
     """A model as configured. `path` or `repo` says which file; neither: the one found under this name anyway."""
 
     name: str
@@ -37,11 +37,11 @@ class Entry:
     replicas: Replicas = field(default_factory=Replicas)
 
 
-class NoFile(Exception):
+class ModelFileNotFound(Exception):
     """What an entry names is not there; the text says where it was looked for."""
 
 
-class Resolver:
+class FileResolver:
     """From entries to files, for one scan. `find`: what is found anyway under a name, by the rules of a look-up;
     `projectors`: those found anyway, which a model outside the folders may have its own among."""
 
@@ -49,9 +49,9 @@ class Resolver:
         self,
         bases: Sequence[str],
         cache: str | None,
-        found: Sequence[FoundModel],
-        projectors: Sequence[File],
-        find: Callable[[str], FoundModel | None],
+        found: Sequence[DiscoveredModel],
+        projectors: Sequence[GgufFile],
+        find: Callable[[str], DiscoveredModel | None],
         first_bytes: FirstBytes,
     ) -> None:
         self._bases = bases
@@ -59,35 +59,35 @@ class Resolver:
         self._by_path = {part.path: each.files for each in found for part in each.files.parts}
         self._names = [each.names[0] for each in found]
         self._projectors = projectors
-        in_cache = [each for each in reversed(found) if each.loose_keys]  # the first one keeps a key
-        self._cached = {key: each for each in in_cache for key in each.loose_keys}
+        in_cache = [each for each in reversed(found) if each.lowercase_names]  # the first one keeps a key
+        self._cached = {key: each for each in in_cache for key in each.lowercase_names}
         self._cached |= {name: each for each in in_cache for name in each.names}
         self._find = find
         self._first_bytes = first_bytes
 
-    def files(self, entry: Entry) -> ModelFiles:
-        """The files an entry means, the projector it wants among them. Raises NoFile."""
+    def files(self, entry: ConfiguredModel) -> ModelFiles:
+        """The files an entry means, the projector it wants among them. Raises ModelFileNotFound."""
         files = self._model_files(entry)
         if entry.mmproj == "auto":
             return files
         if entry.mmproj == "off":
             return replace(files, projector=None)
         try:
-            projector = look_at(self._existing(entry.mmproj), self._first_bytes, "")
-        except NoFile as error:
-            raise NoFile(f"mmproj: {error}") from error
+            projector = inspect_file(self._existing(entry.mmproj), self._first_bytes, "")
+        except ModelFileNotFound as error:
+            raise ModelFileNotFound(f"mmproj: {error}") from error
         problem = files.problem or (projector.problem and f"mmproj: {projector.problem}")
         return replace(files, projector=projector, problem=problem)
 
-    def _model_files(self, entry: Entry) -> ModelFiles:
+    def _model_files(self, entry: ConfiguredModel) -> ModelFiles:
         if entry.path is not None:
             return self._at(self._existing(os.fspath(entry.path)))
         found = self._in_cache(entry.repo) if entry.repo else self._find(entry.name)
         if found is None:
-            raise NoFile(self._nowhere(entry))
+            raise ModelFileNotFound(self._not_found_message(entry))
         return found.files
 
-    def _in_cache(self, repo: str) -> FoundModel | None:
+    def _in_cache(self, repo: str) -> DiscoveredModel | None:
         return self._cached.get(repo) or self._cached.get(repo.lower())
 
     def _existing(self, path: str) -> str:
@@ -97,30 +97,30 @@ class Resolver:
             if os.path.lexists(place):
                 return place
         if os.path.isabs(path):
-            raise NoFile(f"no such file: {path}")
-        raise NoFile(f"no such file: looked for {path} in {', '.join(dict.fromkeys(self._bases))}")
+            raise ModelFileNotFound(f"no such file: {path}")
+        raise ModelFileNotFound(f"no such file: looked for {path} in {', '.join(dict.fromkeys(self._bases))}")
 
     def _at(self, path: str) -> ModelFiles:
         """The model a file belongs to, found anyway or not."""
         if path in self._by_path:
             return self._by_path[path]
-        for files in join([*beside(path, self._first_bytes), *self._projectors], []):
+        for files in group_files([*files_in_same_folder(path, self._first_bytes), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files
-        return _alone(look_at(path, self._first_bytes, ""))  # its name says that it is none
+        return _single_file_model(inspect_file(path, self._first_bytes, ""))  # its name says that it is none
 
-    def _nowhere(self, entry: Entry) -> str:
+    def _not_found_message(self, entry: ConfiguredModel) -> str:
         if entry.repo:
             here = "not in the Hugging Face cache" if self._cache else "no Hugging Face cache is looked at"
             return f"{here}: {entry.repo}; download it with: {download_command(entry.repo)}"
         places = [*self._bases, *(("the Hugging Face cache",) if self._cache else ())]
-        near = difflib.get_close_matches(entry.name, self._names, n=1, cutoff=NEAR)
+        near = difflib.get_close_matches(entry.name, self._names, n=1, cutoff=SIMILARITY_CUTOFF)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"no such model: looked for {entry.name} in {', '.join(places) or 'no folder'}{hint}"
 
 
-def _alone(file: File) -> ModelFiles:
-    return ModelFiles(stem_of(file.name), file.path, file.below, (file,), file.problem)
+def _single_file_model(file: GgufFile) -> ModelFiles:
+    return ModelFiles(stem_of(file.name), file.path, file.relative_path, (file,), file.problem)
 
 
 def download_command(repo: str) -> str:
@@ -133,11 +133,11 @@ def download_command(repo: str) -> str:
     return f'hf download {name} --include "*{file or DEFAULT_QUANTIZATION}*.gguf"'
 
 
-def entry_model(entry: Entry, resolver: Resolver) -> tuple[Model, ModelFiles | None]:
+def resolve_configured_model(entry: ConfiguredModel, resolver: FileResolver) -> tuple[Model, ModelFiles | None]:
     """The model of an entry; one that cannot be served, with the reason, when its files are not there."""
     try:
         files = resolver.files(entry)
-    except NoFile as error:
+    except ModelFileNotFound as error:
         return Model(
             entry.name,
             "",

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from app.settings.schema_keys import Place, known_part, may_be_secret, nearest_key, shown
+from app.settings.schema_keys import Place, format_place, known_part, may_be_secret, nearest_key
 
-LONGEST_VALUE = 60
+MAX_VALUE_LENGTH = 60
 
 _OF_A_FEW = ("literal_error", "enum")  # a value that is none of those there are
 
@@ -33,16 +33,16 @@ _WANTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def complaints(error: ValidationError) -> Iterator[tuple[Place, str]]:
+def error_messages(error: ValidationError) -> Iterator[tuple[Place, str]]:
     """Each thing that is wrong: where, and what. The errors of a union's members are one complaint."""
     groups: defaultdict[Place, list[ErrorDetails]] = defaultdict(list)
     for problem in error.errors(include_url=False):
         groups[known_part(problem["loc"])[0]].append(problem)
     for place, problems in groups.items():
-        yield _without_side(place), _said(place, problems)
+        yield _without_key_marker(place), _message(place, problems)
 
 
-def _said(place: Place, problems: Sequence[ErrorDetails]) -> str:
+def _message(place: Place, problems: Sequence[ErrorDetails]) -> str:
     first = problems[0]
     kind = first["type"]
     if kind == "extra_forbidden":
@@ -80,14 +80,14 @@ def _value(place: Place, value: object) -> str:
             return "this"
         case bool():
             return str(value).lower()
-        case str() if len(value) > LONGEST_VALUE:
-            return repr(f"{value[:LONGEST_VALUE]}...")
+        case str() if len(value) > MAX_VALUE_LENGTH:
+            return repr(f"{value[:MAX_VALUE_LENGTH]}...")
     return repr(value)
 
 
-def _without_side(place: Place) -> Place:
+def _without_key_marker(place: Place) -> Place:
     return tuple(part for part in place if part != "[key]")
 
 
-def line(place: Place, said: str) -> str:
-    return f"{shown(place)}: {said}" if place else said
+def error_line(place: Place, said: str) -> str:
+    return f"{format_place(place)}: {said}" if place else said

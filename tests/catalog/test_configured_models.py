@@ -14,14 +14,14 @@ from app.settings.schema import Settings
 from tests.catalog.test_hub_cache import cached
 from tests.helpers.builders import GGUF_BYTES, a_gguf, a_launch
 from workers.build_catalog import build_catalog
-from workers.catalog.catalog import Catalog, Entry
-from workers.catalog.entries import download_command
+from workers.catalog.catalog import Catalog, ConfiguredModel
+from workers.catalog.configured_models import download_command
 
 DEFAULTS, OWN = LaunchSettings(), a_launch(ctx_size=99)
 
 
-def an_entry(name: str, **fields: object) -> Entry:
-    return Entry(name, OWN, **fields)
+def an_entry(name: str, **fields: object) -> ConfiguredModel:
+    return ConfiguredModel(name, OWN, **fields)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def a_catalog(home: Path, *entries: Entry, base: bool = True) -> Catalog:
+def a_catalog(home: Path, *entries: ConfiguredModel, base: bool = True) -> Catalog:
     models, hub = home / "models", home / "hub"
     return Catalog([models], DEFAULTS, hub_cache=hub, entries=entries, base=home / "conf" if base else None)
 
