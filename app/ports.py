@@ -67,7 +67,7 @@ class WatchedClient(Protocol):
     """The client of one request (workers.clients.client_watch.ClientWatch)."""
 
     @property
-    def gone(self) -> bool:
+    def is_disconnected(self) -> bool:
         """Whether the client is known to have disconnected; never False again."""
 
     def begin(self) -> None:
@@ -90,10 +90,10 @@ class Clients(Protocol):
 class Admission(Protocol):
     """The limit on concurrent inference requests (workers.clients.admission.AdmissionLimit)."""
 
-    def enter(self) -> bool:
+    def acquire(self) -> bool:
         """Take a place; False if none is free. Never waits."""
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the place back."""
 
 
