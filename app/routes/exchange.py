@@ -90,9 +90,9 @@ class Exchange:
     def begin(self) -> None:
         """Get the head of the answer; for a stream whose model is loading, return before. Raises ProxyError."""
         request, services = self.request, self.services
-        if not services.admission.enter():
+        if not services.admission.acquire():
             raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
-        self.releases.append(services.admission.leave)
+        self.releases.append(services.admission.release)
         self._check_rate()
         self._read_request()
         self.model = servable_model(request, self.options.model)
@@ -138,8 +138,8 @@ class Exchange:
             return self.answer.status
         if self.failure:
             return self.failure.status
-        is_client_gone = self.client is not None and self.client.gone and not self.is_cut
-        return ClientDisconnected.status if is_client_gone else UpstreamCrashed.status
+        is_disconnect = self.client is not None and self.client.is_disconnected and not self.is_cut
+        return ClientDisconnected.status if is_disconnect else UpstreamCrashed.status
 
     # --- before the answer ----------------------------------------------------------------------------
 

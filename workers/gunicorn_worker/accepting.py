@@ -1,4 +1,4 @@
-"""Acceptor: the listening sockets, and when new connections are taken from them."""
+"""Acceptor: accepts connections from the listening sockets while there is capacity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAUSE_SECONDS = 0.5
 
 
 class Acceptor:
-    """The listeners in the loop's epoll set; the main thread's alone."""
+    """Manages the listeners in the loop's epoll set. Main thread only."""
 
     def __init__(self, listeners: Sequence[socket.socket], epoll: select.epoll, send_timeout_seconds: float) -> None:
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -28,9 +28,9 @@ class Acceptor:
         self._is_watching = False
         self._paused_until = 0.0
 
-    def watch(self, has_room: bool) -> None:
-        """Accept where there is room for a connection; the others wait in the kernel's backlog."""
-        wanted = has_room and time.monotonic() >= self._paused_until
+    def watch(self, has_capacity: bool) -> None:
+        """Watch the listeners while another connection may be opened; further ones wait in the kernel's backlog."""
+        wanted = has_capacity and time.monotonic() >= self._paused_until
         if wanted == self._is_watching:
             return
         self._is_watching = wanted
@@ -45,8 +45,8 @@ class Acceptor:
         """Accept a connection from the listener `fd`; None if there is none after all, or accepting fails for now."""
         listener = self._listeners.get(fd)
         if listener is None:
-            # A connection that we closed while a child, between its fork and its exec, still holds a copy of the
-            # socket: epoll goes on reporting it. EPOLLONESHOT makes this event the last one.
+            # A connection that was closed while a child, between fork and exec, still holds a copy of its socket: epoll
+            # keeps reporting it. Because of EPOLLONESHOT this is its last event.
             return None
         try:
             sock, client = listener.accept()
@@ -60,7 +60,7 @@ class Acceptor:
     def _pause(self, error: OSError) -> None:
         if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
             return
-        # Out of file descriptors, mostly: streams go on, and end some time.
+        # Usually out of file descriptors; some become free when streams end.
         log.warning("cannot accept for %.1f s: %s", PAUSE_SECONDS, error)
         self._paused_until = time.monotonic() + PAUSE_SECONDS
-        self.watch(has_room=False)
+        self.watch(has_capacity=False)

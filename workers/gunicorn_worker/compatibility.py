@@ -1,6 +1,6 @@
-"""What we rely on of gunicorn, name by name; test_compatibility.py holds it against our source and gunicorn's.
+"""The names of gunicorn that we rely on; test_compatibility.py checks them against our source and gunicorn's.
 
-`make test-gunicorn-minor` runs the worker's tests on the minor release that is not pinned.
+`make test-gunicorn-minor` runs the worker's tests with the tested minor release that is not pinned.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import gunicorn
 
 log = logging.getLogger(__name__)
 
-TESTED = ((26, 2), (27, 0))  # minor releases; on others answers go through gunicorn's own framing
+TESTED = ((26, 2), (27, 0))  # minor releases; with others, answers use gunicorn's own framing
 
 # By module. `workers/serve.py` imports the application's base class.
 IMPORTED = {
@@ -33,7 +33,7 @@ IMPORTED = {
     "gunicorn.http.wsgi": {"Response"},
     "gunicorn.workers.base": {"Worker"},
 }
-# By class: what we override of it.
+# By class: members that we override.
 OVERRIDDEN = {
     "Worker": {"init_process", "init_signals", "load_wsgi", "run"},
     "Unreader": {"chunk"},
@@ -41,7 +41,7 @@ OVERRIDDEN = {
     "BaseApplication": {"load_config"},
     "Arbiter": {"handle_hup", "handle_int", "handle_quit", "handle_ttin", "handle_ttou", "handle_usr2"},
 }
-# By class: what we read, call or set. Settings of a Config are documented one by one.
+# By class: members that we read, call or set. The settings of Config are documented individually.
 USED = {
     "Arbiter": {"WORKERS", "handle_term", "kill_workers", "log", "pid", "signal"},
     "Worker": {"app", "booted", "cfg", "log", "notify", "pid", "ppid", "sockets"},
@@ -69,7 +69,7 @@ USED = {
 
 
 def warn_if_untested() -> None:
-    """Say once what an untested release costs."""
+    """Log a warning about the cost of an untested release."""
     if gunicorn.version_info[:2] not in TESTED:
         found = ".".join(map(str, gunicorn.version_info))
         tested = " and ".join(f"{major}.{minor}" for major, minor in TESTED)

@@ -1,4 +1,4 @@
-"""Answers that go out before, or instead of, the Flask application: our error object as a whole HTTP response."""
+"""Error responses that are sent without the Flask application: our error object as a complete HTTP response."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreDa
 
 from app.errors import ExpectationFailed, HeadTooLarge, InvalidRequest, ProxyError, UriTooLong
 
-# An unsupported transfer coding is a 400 too, like whatever else makes the framing ambiguous.
+# All other parse errors are a 400, including an unsupported transfer coding, which makes the framing ambiguous.
 _OTHER_THAN_400: dict[type, type[ProxyError]] = {
     LimitRequestLine: UriTooLong,
     GunicornExpectationFailed: ExpectationFailed,
@@ -22,7 +22,7 @@ MESSAGE_CHARACTERS = 200
 
 
 def request_error(error: BaseException | None) -> ProxyError:
-    """What to answer where a request's head or body could not be read."""
+    """The error for a request whose head or body could not be read."""
     if isinstance(error, NoMoreData):
         return InvalidRequest("the request body ended before its announced length")
     if isinstance(error, ParseException) or _is_bad_chunk(error):
@@ -31,17 +31,17 @@ def request_error(error: BaseException | None) -> ProxyError:
 
 
 def _is_bad_chunk(error: BaseException | None) -> bool:
-    """Before 27.0, gunicorn's errors about chunks were OSErrors. The socket's own have a number."""
+    """Before 27.0, gunicorn's chunk errors were OSErrors; unlike errors of the socket, they have no errno."""
     return isinstance(error, OSError) and error.errno is None
 
 
 def application_error(error: BaseException | None) -> ProxyError:
-    """What to answer where the application failed."""
-    return error if isinstance(error, ProxyError) else ProxyError("internal error; the service's log has the details")
+    """The error for a request whose application failed."""
+    return error if isinstance(error, ProxyError) else ProxyError("internal error; see the service's log")
 
 
 def response_bytes(problem: ProxyError) -> bytes:
-    """The whole HTTP response; the connection closes after it."""
+    """The complete HTTP response; the connection closes after it."""
     body = json.dumps(problem.body).encode()
     headers = {
         "Content-Type": "application/json",
@@ -55,7 +55,7 @@ def response_bytes(problem: ProxyError) -> bytes:
 
 
 def send_error(sock: socket.socket, problem: ProxyError) -> None:
-    """Send the whole response, as far as that needs no waiting."""
-    # A few hundred bytes fit an empty send buffer; a full one belongs to a client that does not read.
+    """Send the complete response without blocking, as far as possible."""
+    # A few hundred bytes fit in an empty send buffer; it is full only if the client does not read.
     with contextlib.suppress(OSError):
         sock.send(response_bytes(problem), socket.MSG_DONTWAIT)

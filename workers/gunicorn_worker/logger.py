@@ -1,4 +1,4 @@
-"""gunicorn's own log lines, in the format of ours."""
+"""gunicorn's log lines in our format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from workers.telemetry.log_format import LOG_FORMAT
 
 
 class ServiceLogger(Logger):
-    """gunicorn's logger with our format."""
+    """gunicorn's logger with our log format."""
 
     error_fmt = LOG_FORMAT
     datefmt = None

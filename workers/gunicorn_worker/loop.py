@@ -1,7 +1,7 @@
-"""ConnectionLoop: accepts connections, reads heads, closes connections; requests are answered on a pool of threads.
+"""ConnectionLoop: accepts connections, reads request heads and closes connections; a pool of threads answers requests.
 
-The rule: a request takes a thread only once its head is complete. What comes before that and after the answer is the
-main loop's, which never blocks.
+The rule: a request occupies a thread only once its head is complete. Everything before the head and after the answer
+happens in the main loop, which never blocks.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from workers.gunicorn_worker.timeouts import WorkerTimeouts
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 2.0
-STOPPING_LINGER_SECONDS = 0.2  # in place of it, and for a request just being sent on an idle connection
-LAST_WAIT_SECONDS = 2.0  # when stopping: for clients that still do not read
-MAX_SWEEP_SECONDS = 1.0  # between two sweeps, and so between two signs of life for the arbiter
+STOPPING_LINGER_SECONDS = 0.2  # instead, when stopping; also for a request in transit on an idle connection
+LAST_WAIT_SECONDS = 2.0  # when stopping, for clients that do not read
+MAX_SWEEP_SECONDS = 1.0  # between two sweeps, and so between two heartbeats
 MIN_SWEEP_SECONDS = 0.05
 HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
 MAX_WAITING_HEALTH_CHECKS = 32
@@ -39,7 +39,7 @@ ONCE = select.EPOLLIN | select.EPOLLONESHOT
 
 
 class ConnectionLoop:
-    """The main loop. The main thread runs it; `begin_drain`, `stop` and `keeps_connections` are any thread's."""
+    """The main loop, run by the main thread. Any thread may call `begin_drain`, `stop` and `keeps_connections`."""
 
     def __init__(self, listeners: Sequence[socket.socket], cfg: Config, timeouts: WorkerTimeouts) -> None:
         self._timeouts = timeouts
@@ -49,20 +49,20 @@ class ConnectionLoop:
         self._threads = threading.BoundedSemaphore(cfg.threads)
         self._health_checks = threading.BoundedSemaphore(MAX_WAITING_HEALTH_CHECKS)
         self._pool = ThreadPoolExecutor(cfg.threads, thread_name_prefix="request")
-        self._pool.submit(bool)  # one thread at least is there, whatever can be had later
+        self._pool.submit(bool)  # start one thread now, in case no thread can be started later
         self._epoll = select.epoll()
         self._acceptor = Acceptor(listeners, self._epoll, timeouts.send_timeout_seconds)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = queue.SimpleQueue()  # pool threads put
-        self._is_draining = False  # written by `begin_drain` alone
-        self._is_stopping = False  # written by `stop` alone
-        # The main thread alone writes the rest.
-        self._connections: dict[int, ClientConnection] = {}  # the open ones, by file descriptor
+        self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = queue.SimpleQueue()  # filled by pool threads
+        self._is_draining = False  # written only by `begin_drain`
+        self._is_stopping = False  # written only by `stop`
+        # Only the main thread writes the fields below.
+        self._connections: dict[int, ClientConnection] = {}  # all open connections by file descriptor
         self._sweep_at = 0.0
         self._overload_logged_at = 0.0
 
     def begin_drain(self) -> None:
-        """From now on every answer says `Connection: close`. Safe in a signal handler."""
+        """Add `Connection: close` to every answer from now on. Async-signal-safe."""
         self._is_draining = True
 
     def stop(self) -> None:
@@ -72,7 +72,7 @@ class ConnectionLoop:
 
     def keeps_connections(self) -> bool:
         """Whether a connection may be kept after its present request."""
-        # Idle ones may not use up the connections that there may be: each thread finds a client.
+        # Kept connections must leave one connection for each thread.
         return not self._is_draining and len(self._connections) <= self._max_kept
 
     def run(self, handler: RequestHandler, notify: Callable[[], None]) -> None:
@@ -81,13 +81,13 @@ class ConnectionLoop:
         self._notify = notify
         self._epoll.register(self._wakeup, select.EPOLLIN)
         while not self._is_stopping:
-            self._acceptor.watch(has_room=len(self._connections) < self._max_connections)
+            self._acceptor.watch(has_capacity=len(self._connections) < self._max_connections)
             self._run_once()
         self._finish()
 
     def _finish(self) -> None:
-        """Close the connections that no thread serves soon, and wait a little for the others."""
-        self._acceptor.watch(has_room=False)
+        """Close connections without a running request soon, and wait briefly for the others."""
+        self._acceptor.watch(has_capacity=False)
         now = time.monotonic()
         for conn in [each for each in self._connections.values() if each.phase is not Phase.SERVED]:
             conn.deadline = min(conn.deadline, now + STOPPING_LINGER_SECONDS)
@@ -104,7 +104,7 @@ class ConnectionLoop:
                 self._take_back()
             elif (conn := self._acceptor.accept(fd)) is not None:
                 self._connections[conn.sock.fileno()] = conn
-                self._await_head(conn)  # what it has sent is usually there already
+                self._await_head(conn)  # its request has usually arrived already
         if time.monotonic() >= self._sweep_at:
             self._sweep()
 
@@ -123,7 +123,7 @@ class ConnectionLoop:
         self._sweep_at = min(self._sweep_at, conn.deadline)
 
     def _watch(self, conn: ClientConnection) -> None:
-        """Have the loop see the connection's next bytes, once. Any thread may call it: epoll sets can be shared."""
+        """Report the connection's next bytes to the loop, once. Thread-safe: epoll sets can be shared."""
         arm = self._epoll.modify if conn.is_watched else self._epoll.register
         conn.is_watched = True
         arm(conn.sock, ONCE)
@@ -155,14 +155,14 @@ class ConnectionLoop:
         try:
             self._pool.submit(self._serve, conn, permit)
         except RuntimeError as error:
-            # No new thread can be had. The request is in the pool's queue all the same: the next free thread takes it.
-            self._log_seldom("request waits for a thread: %s", error)
+            # No new thread can be started, but the request is in the pool's queue: the next free thread takes it.
+            self._log_rate_limited("request waits for a thread: %s", error)
 
     def _admit(self, conn: ClientConnection) -> threading.Semaphore | None:
-        """What the request holds until it is answered; None: it is refused.
+        """The permit that the request holds until it is answered; None if it is rejected.
 
-        A few health checks may wait for a thread: threads that refuse others are free again at once, and those that
-        wait for models leave a reserve.
+        A limited number of health checks may wait for a thread. They get one soon: requests that wait for models leave
+        some threads free, and rejecting a request is quick.
         """
         if self._threads.acquire(blocking=False):
             return self._threads
@@ -171,20 +171,20 @@ class ConnectionLoop:
         return None
 
     def _serve(self, conn: ClientConnection, permit: threading.Semaphore) -> None:
-        """On a pool thread: answer the request and give the connection back."""
+        """Answer the request and hand the connection back. Runs on a pool thread."""
         after = After.RESET
         try:
             after = self._handler.handle(conn)
         except Exception:
             log.exception("request failed")
         finally:
-            permit.release()  # here, so that the count is exact even while the main loop is behind
+            permit.release()  # here, so that the count is exact even if the main loop lags
             self._give_back(conn, after)
 
     def _give_back(self, conn: ClientConnection, after: After) -> None:
         if after is After.KEEP and not conn.received and not self._is_stopping:
             conn.deadline = time.monotonic() + self._keepalive_seconds
-            conn.phase = Phase.IDLE  # from here on it is the main loop's
+            conn.phase = Phase.IDLE  # from here on the main loop owns it
             self._watch(conn)
         else:
             self._served.put((conn, after))
@@ -206,19 +206,19 @@ class ConnectionLoop:
                 self._watch(conn)
 
     def _refuse(self, conn: ClientConnection, problem: ProxyError) -> None:
-        write = self._log_seldom if isinstance(problem, Overloaded) else log.info
+        write = self._log_rate_limited if isinstance(problem, Overloaded) else log.info
         write("refused status=%d client=%s reason=%r", problem.status, conn.client, str(problem))
         send_error(conn.sock, problem)
         self._linger(conn)
 
-    def _log_seldom(self, text: str, *values: object) -> None:
-        # At most one line a second: overload is when the main loop has no time to write more.
+    def _log_rate_limited(self, text: str, *values: object) -> None:
+        # At most one line per second: under overload the main loop has no time for more.
         if time.monotonic() - self._overload_logged_at >= 1.0:
             self._overload_logged_at = time.monotonic()
             log.info(text, *values)
 
     def _linger(self, conn: ClientConnection) -> None:
-        """Close after the client has: closing over unread bytes resets the connection and can destroy the answer."""
+        """Close after the client has: closing with unread bytes resets the connection, which can destroy the answer."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -238,7 +238,7 @@ class ConnectionLoop:
         conn.sock.close()
 
     def _sweep(self) -> None:
-        """Give a sign of life, and end the connections whose deadline is over."""
+        """Send the heartbeat, and end connections whose deadline has passed."""
         self._notify()
         now = time.monotonic()
         for conn in [each for each in self._connections.values() if each.deadline <= now]:

@@ -1,7 +1,7 @@
-"""How a request's bytes come in: the head without a thread, the body at a bounded pace.
+"""Receives requests: heads without a thread, bodies with a minimum pace.
 
-The main loop collects a head in its ClientConnection. The pool thread that then serves the connection reads through a
-PacedUnreader, which hands out the collected bytes first.
+The main loop collects the head in a ClientConnection. The pool thread that serves the request reads its body through a
+PacedUnreader, which returns the bytes received with the head first.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from gunicorn.http.unreader import Unreader
 from app.errors import HeadTooLarge, InvalidRequest, RequestTimeout
 
 RECEIVE_BYTES = 64 * 1024
-MAX_RECEIVE_BYTES = 1024 * 1024  # in one call, for a body that is known to be that long
-MAX_HEAD_BYTES = 64 * 1024  # beside gunicorn's limits on the request line and on each field
+MAX_RECEIVE_BYTES = 1024 * 1024  # per call, for bodies known to be that long
+MAX_HEAD_BYTES = 64 * 1024  # in addition to gunicorn's limits on the request line and fields
 MAX_DISCARDED_BYTES = 16 * 1024 * 1024  # of a client that sends on after the answer
 MIN_BODY_BYTES_PER_SECOND = 64 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -34,25 +34,25 @@ _HEAD_END = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 
 
 class Phase(enum.Enum):
-    """What a connection is waiting for."""
+    """The state of a connection: what it is waiting for."""
 
     HEAD = enum.auto()  # the rest of a request's head
-    SERVED = enum.auto()  # a pool thread, which alone may touch the connection until then
+    SERVED = enum.auto()  # the pool thread that answers; only it may touch the connection
     IDLE = enum.auto()  # the next request
-    LINGERING = enum.auto()  # the client to close, after our last byte
+    LINGERING = enum.auto()  # the client's close, after our last byte
 
 
 class Head(enum.Enum):
     PARTIAL = enum.auto()
     COMPLETE = enum.auto()
-    CLOSED = enum.auto()  # the client closed its side before the head's end
+    CLOSED = enum.auto()  # the client closed its side before the end of the head
 
 
 class ClientConnection:
     """One client's socket and the bytes of its next request.
 
-    The main loop alone writes it; while `phase` is SERVED, the pool thread that serves it. The socket is in blocking
-    mode, for the pool thread; the main loop asks with MSG_DONTWAIT.
+    Written only by the main loop, or while `phase` is SERVED, only by the pool thread that serves it. The socket is in
+    blocking mode for the pool thread; the main loop uses MSG_DONTWAIT.
     """
 
     def __init__(self, sock: socket.socket, client: Any, server: Any) -> None:
@@ -60,18 +60,18 @@ class ClientConnection:
         self.client = client  # the addresses of both ends
         self.server = server
         self.phase = Phase.HEAD
-        self.deadline = math.inf  # monotonic; of the present phase
-        self.received = bytearray()  # what belongs to no request yet
-        self.is_watched = False  # the loop's epoll set knows it
-        self._searched = 0  # of `received`, for the head's end
+        self.deadline = math.inf  # monotonic time at which the phase ends
+        self.received = bytearray()  # received bytes that no request has consumed
+        self.is_watched = False  # registered in the loop's epoll set
+        self._searched = 0  # bytes of `received` already searched for the end of the head
         self._discarded_bytes = 0
 
     def read_head(self) -> Head:
-        """Look for the end of the head, and if need be once at the socket. Never waits.
+        """Look for the end of the head, reading once from the socket if necessary. Never blocks.
 
-        Raises InvalidRequest or HeadTooLarge as soon as no further byte can make it right.
+        Raises InvalidRequest or HeadTooLarge as soon as no further byte can make the head valid.
         """
-        # What came with the last request may be enough: reading on each time would store all that a client can send.
+        # Bytes received with the last request may suffice: reading each time would buffer all that a client can send.
         if self._head_is_complete():
             return Head.COMPLETE
         data = receive(self.sock)
@@ -85,34 +85,34 @@ class ClientConnection:
     def _head_is_complete(self) -> bool:
         # RFC 9112, 2.2: one empty line may come before a request.
         if self.received.startswith(b"\r\n\r\n"):
-            raise InvalidRequest("there is no request line")
+            raise InvalidRequest("missing request line")
         end = _HEAD_END.search(self.received, max(0, self._searched - 3))
         self._searched = len(self.received)
         if end is not None and end[0] == b"\n":
-            raise InvalidRequest("a line of the head ends without a carriage return")
+            raise InvalidRequest("a header line ends without a carriage return")
         return end is not None
 
     def take_received(self) -> bytes:
-        """The complete head and what came behind it, for the parser."""
+        """Remove and return the complete head and the bytes after it, for the parser."""
         received = bytes(self.received)
         self.received.clear()
         self._searched = 0
         return received.removeprefix(b"\r\n")
 
     def discard(self) -> bool:
-        """Discard what has arrived after our last byte; whether more should be waited for."""
+        """Discard bytes received after our answer; whether to wait for more."""
         data = receive(self.sock)
         self._discarded_bytes += len(data or b"")
         return data != b"" and self._discarded_bytes <= MAX_DISCARDED_BYTES
 
     def reset_on_close(self) -> None:
-        """Let the close look like no end: that is all HTTP/1.0 has to tell an answer that was cut from a whole one."""
+        """Make the close a reset: only so can an HTTP/1.0 client tell that an answer was cut off."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def receive(sock: socket.socket) -> bytes | None:
-    """What has arrived: None if nothing yet, b"" once the client has closed or reset the connection."""
+    """Received bytes; None if there are none yet, b"" once the client has closed or reset the connection."""
     try:
         return sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -122,9 +122,9 @@ def receive(sock: socket.socket) -> bytes | None:
 
 
 class PacedUnreader(Unreader):
-    """What gunicorn's parser reads one request from. The pool thread's alone."""
+    """The source from which gunicorn's parser reads one request. Used by one pool thread."""
 
-    buf: io.BytesIO  # gunicorn's, of what nobody has read yet
+    buf: io.BytesIO  # gunicorn's buffer of unread bytes
 
     def __init__(self, connection: ClientConnection, receive_timeout_seconds: float) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class PacedUnreader(Unreader):
         self.unread(connection.take_received())
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """The next bytes from the client, waited for at most as long as its pace allows. Raises RequestTimeout."""
+        """The next bytes from the client; waits at most as long as its pace allows. Raises RequestTimeout."""
         size = min(max(size_hint or 0, RECEIVE_BYTES), MAX_RECEIVE_BYTES)
         try:
             data = self._sock.recv(size, socket.MSG_DONTWAIT)
@@ -146,7 +146,7 @@ class PacedUnreader(Unreader):
         return data
 
     def _wait(self) -> None:
-        # Only time spent waiting for the client counts, so an application that reads late blames nobody.
+        # Only time spent waiting for the client counts, not that of an application that reads late.
         earned = max(self._receive_timeout_seconds, self._received_bytes / MIN_BODY_BYTES_PER_SECOND)
         allowed_seconds = min(self._receive_timeout_seconds, earned - self._waited_seconds)
         began = time.monotonic()
@@ -159,31 +159,31 @@ class PacedUnreader(Unreader):
         return self.buf.getbuffer().nbytes
 
     def take_rest(self) -> bytes:
-        """What the client sent behind this request."""
+        """Remove and return the bytes that the client sent after this request."""
         rest, self.buf = self.buf.getvalue(), io.BytesIO()
         return rest
 
 
 def _is_readable(sock: socket.socket, timeout_seconds: float) -> bool:
-    # poll, not settimeout: the socket stays in blocking mode, which the response needs.
+    # poll instead of settimeout: the response needs the socket in blocking mode.
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(timeout_seconds * 1000))
 
 
 class BodyFailed(BaseException):
-    """The body cannot be read to its end; the cause says why.
+    """The body cannot be read to its end; `__cause__` says why.
 
-    Not an Exception: the application reads the body, and Flask would turn an Exception into a 500 and an OSError
-    into a 400. This passes through every `except Exception`, and RequestHandler answers with what really happened.
+    Not an Exception, because the application reads the body: Flask would turn an Exception into a 500 and an OSError
+    into a 400. This passes every `except Exception`, and RequestHandler answers with the actual error.
     """
 
 
 class BodyReader:
-    """gunicorn's reader of a request's body, with every failure made a BodyFailed and a short body a failure.
+    """Wraps gunicorn's body reader: every failure, including a body that ends early, becomes a BodyFailed.
 
-    A client that expects `100 Continue` gets it when its body is first read: gunicorn would send it at once, also
-    where the request is refused by what its head says.
+    `100 Continue` is sent when the body is first read: gunicorn would send it immediately, even if the request is then
+    rejected because of its head.
     """
 
     def __init__(self, request: Request, unreader: PacedUnreader, sock: socket.socket) -> None:
@@ -191,8 +191,8 @@ class BodyReader:
         self._inner = request.body.reader
         self._unreader = unreader
         self._continue_on = sock if _expects_continue(request) else None
-        self._due_bytes = _body_bytes(request)  # None: chunked
-        self._is_over = False  # a chunked body
+        self._due_bytes = _body_bytes(request)  # bytes not read yet; None if chunked
+        self._is_over = False  # of a chunked body: the last chunk was read
 
     def read(self, size: int) -> bytes:
         if self.failure is not None:
@@ -211,13 +211,13 @@ class BodyReader:
         if self._due_bytes is None:
             self._is_over = len(data) < size
         elif len(data) < min(size, self._due_bytes):
-            raise NoMoreData(data)  # gunicorn hands a cut-off body to the application as if it were whole
+            raise NoMoreData(data)  # gunicorn would pass a truncated body to the application as if it were complete
         else:
             self._due_bytes -= len(data)
         return data
 
     def discard(self) -> bool:
-        """Read the rest if all of it has arrived; whether the next request can be read. Never waits."""
+        """Skip the rest if all of it has been received; whether the next request can be read. Never blocks."""
         self._continue_on = None
         if not (self._is_over if self._due_bytes is None else self._due_bytes <= self._unreader.buffered_bytes):
             return False
@@ -234,6 +234,6 @@ def _expects_continue(request: Request) -> bool:
 
 
 def _body_bytes(request: Request) -> int | None:
-    """The announced length of a body; None if it is chunked. The parser has checked both headers."""
+    """The announced length of the body; None if chunked. The parser has validated both headers."""
     headers = dict(request.headers)
     return None if "TRANSFER-ENCODING" in headers else int(headers.get("CONTENT-LENGTH", 0))

@@ -1,6 +1,6 @@
 """RequestHandler: one request on a pool thread, from its complete head to the end of its answer.
 
-gunicorn parses the head and frames the answer; the environ is PEP 3333's, with the client's socket beside it.
+gunicorn parses the head and frames the answer; the environ is that of PEP 3333 plus the client's socket.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _CLIENT_DISCONNECTED = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 
 class After(enum.Enum):
-    """What becomes of a connection after a request."""
+    """What happens to a connection after a request."""
 
     KEEP = enum.auto()
     CLOSE = enum.auto()
-    RESET = enum.auto()  # an answer was cut: its client must not take the connection's end for the answer's
+    RESET = enum.auto()  # the answer was cut off: the client must not mistake the close for its end
 
 
 class RequestHandler:
-    """Answers requests by a WSGI application; has no state of its own. `keeps_connections`: whether one just read may
-    have another behind it."""
+    """Answers requests by a WSGI application; stateless. `keeps_connections` says whether the connection may be kept
+    after the present request."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class RequestHandler:
         self._keeps_connections = keeps_connections
 
     def handle(self, connection: ClientConnection) -> After:
-        """Answer the request whose head was received."""
+        """Answer the request whose head was received; returns what to do with the connection."""
         unreader = PacedUnreader(connection, self._timeouts.receive_timeout_seconds)
         try:
             request = parse(unreader, connection, self._cfg)
@@ -92,7 +92,7 @@ class RequestHandler:
         with contextlib.ExitStack() as stack:
             if (close := getattr(chunks, "close", None)) is not None:
                 stack.callback(close)
-            if body.failure is not None:  # whatever the application made of it
+            if body.failure is not None:  # even if the application handled it
                 raise body.failure
             for chunk in chunks:
                 response.write(chunk)
@@ -101,7 +101,7 @@ class RequestHandler:
     def _after_failed_body(
         self, cause: BaseException | None, response: Response, connection: ClientConnection
     ) -> After:
-        # A client that reset the connection is not there to be told.
+        # No error response if the client reset the connection.
         is_reset = isinstance(cause, OSError) and cause.errno is not None
         if response.headers_sent:
             return _after_failed_answer(response)
@@ -114,7 +114,7 @@ class RequestHandler:
             seconds = self._timeouts.send_timeout_seconds
             log.info("client=%s read nothing for %g s", connection.client, seconds)
         elif error.errno not in _CLIENT_DISCONNECTED:
-            log.error("a client's socket failed", exc_info=error)
+            log.error("client socket failed", exc_info=error)
         return After.RESET
 
     def _refuse(
@@ -129,24 +129,24 @@ class RequestHandler:
 
 
 def _after_failed_answer(response: Response) -> After:
-    """An answer with a length or chunks is seen to be incomplete; one that ends with its connection is not."""
+    """RESET if the answer ends with its connection: only a length or chunks show the client that it is cut off."""
     return After.CLOSE if response.chunked or response.response_length is not None else After.RESET
 
 
 def _is_short(response: Response) -> bool:
-    """Whether the body ended before its Content-Length: the client would take the next answer for its rest."""
+    """Whether the body is shorter than its Content-Length: the client would read the next answer as its rest."""
     length = response.response_length
     return length is not None and response.sent < length and not has_no_body(response)
 
 
 def parse(unreader: PacedUnreader, connection: ClientConnection, cfg: Config) -> Request:
-    """The request whose head was received. Raises gunicorn's ParseException."""
+    """Parse the received head. Raises gunicorn's ParseException."""
     request = Request(cfg, unreader, connection.client)
     if any(name == "TRANSFER-ENCODING" and value.lower() != "chunked" for name, value in request.headers):
         raise UnsupportedTransferCoding("`chunked` is the only supported transfer coding")
     options = (value.lower() for name, value in request.headers if name == "CONNECTION")
     says_close = "close" in {each.strip(" \t") for value in options for each in value.split(",")}
-    # gunicorn looks for `close` in the first such header only. What follows a CONNECT is no HTTP (RFC 9931, 8).
+    # gunicorn checks only the first such header for `close`. What follows a CONNECT is not HTTP (RFC 9931, 8).
     if says_close or request.method == "CONNECT":
         request.force_close()
     return request
@@ -168,7 +168,7 @@ def wsgi_environ(request: Request, connection: ClientConnection) -> dict[str, An
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
         "wsgi.input": request.body,
-        "wsgi.input_terminated": True,  # it ends with the body, also without Content-Length
+        "wsgi.input_terminated": True,  # EOF at the end of the body, even without Content-Length
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
@@ -179,7 +179,7 @@ def wsgi_environ(request: Request, connection: ClientConnection) -> dict[str, An
 
 
 def _header_variables(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Names arrive in upper case; the parser drops those with an underscore, which would look like others here."""
+    """CGI variables of the headers. Names are upper case; the parser drops those with `_`, which would be ambiguous."""
     variables: dict[str, str] = {}
     for name, value in headers:
         key = name.replace("-", "_")

@@ -1,7 +1,8 @@
-"""ServiceControl: reload, drain and exit, as signals ask for them."""
+"""ServiceControl: reload, drain and exit, requested by signals."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -23,7 +24,7 @@ KILL_SECONDS = 2.0
 
 
 class DrainableService(Protocol):
-    """What the worker asks of whatever runs behind the Flask application."""
+    """The service behind the Flask application, as far as the worker controls it."""
 
     def begin_drain(self) -> None: ...
     def wait_drained(self, timeout: float) -> bool: ...
@@ -33,14 +34,14 @@ class DrainableService(Protocol):
 
 
 class ServiceControl:
-    """The signal handlers only assign and put; the thread "signals" acts, and starts others for what takes a while."""
+    """Signal handlers only assign and enqueue; the thread "signals" acts on them, and starts threads for long work."""
 
     def __init__(self, loop: ConnectionLoop, timeouts: WorkerTimeouts) -> None:
-        self.service: DrainableService | None = None  # written once, by the main thread, when it is started
+        self.service: DrainableService | None = None  # written once by the main thread, after the start
         self._loop = loop
         self._timeouts = timeouts
         self._stop_signals = StopSignals()
-        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # the signal handlers put
+        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # filled by the signal handlers
         self._reload_lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -69,8 +70,8 @@ class ServiceControl:
             order = self._orders.get()
             try:
                 order()
-            except Exception:  # no thread to be had, say: the next signal must still be heard
-                log.exception("signal not obeyed")
+            except Exception:  # for example: no new thread; the next signal must still be handled
+                log.exception("signal handling failed")
 
     def _reload(self) -> None:
         if self.service is None:
@@ -82,9 +83,9 @@ class ServiceControl:
             log.exception("reload failed")
 
     def _drain(self) -> None:
-        """Let the streams end and stop the children while requests are still answered; only then stop accepting."""
+        """Wait for streams to end and stop the servers while still answering requests; only then stop the loop."""
         if self.service is None:
-            log.info("stopped while starting")
+            log.info("stopped during startup")
             os._exit(0)
         log.info("drain begins drain_seconds=%.1f", self._timeouts.drain_seconds)
         try:
@@ -103,18 +104,19 @@ class ServiceControl:
         os._exit(1)
 
     def _kill_service(self) -> None:
-        # Whatever blocks below, even a log nobody reads, does not keep the process.
-        deadline = threading.Timer(KILL_SECONDS, os._exit, (1,))
-        deadline.daemon = True
-        deadline.start()
         try:
+            # Exit even if something below blocks, such as a log that nobody reads.
+            deadline = threading.Timer(KILL_SECONDS, os._exit, (1,))
+            deadline.daemon = True
+            with contextlib.suppress(RuntimeError):  # no new thread: exit without the deadline
+                deadline.start()
             if self.service is not None:
                 self.service.kill()
         except Exception:
             log.exception("kill failed")
 
     def exit_process(self) -> None:
-        """End the process without joining the pool: a thread may be stuck in a dead client's socket for hours."""
+        """Exit without joining the pool: a thread may be blocked on a dead client's socket for hours."""
         if not self._closed.is_set():
             self._kill_service()
         logging.shutdown()

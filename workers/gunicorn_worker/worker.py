@@ -1,7 +1,7 @@
 """ProxyWorker: gunicorn's worker for one process that owns the GPUs.
 
-A subclass of gunicorn's base class, its documented extension point: gunicorn forks, supervises and parses; connections
-are the ConnectionLoop's, signals the ServiceControl's.
+A subclass of gunicorn's base class, its documented extension point. gunicorn forks, supervises and parses;
+ConnectionLoop handles connections, ServiceControl handles signals.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ REQUIRED_SETTINGS = {"workers": 1, "max_requests": 0, "preload_app": False, "reu
 
 
 class CannotStart(AppImportError):
-    """Raised by `load_service` when a new attempt would fail too: gunicorn prints the message and stops (exit 4)."""
+    """Raised by `load_service` when retrying is pointless: gunicorn prints the message and exits with status 4."""
 
 
 class ProxyWorker(Worker):
-    """The worker; its service comes from the application's `load_service`."""
+    """The worker; the application's `load_service` provides its service."""
 
-    timeouts = WorkerTimeouts()  # gunicorn.conf.py sets those of the configuration, after the fork
+    timeouts = WorkerTimeouts()  # gunicorn.conf.py sets the configured ones after the fork
 
     @classmethod
     def check_config(cls, cfg: Config, log: Any) -> None:
-        """Refuse what would make a second owner of the GPUs or is not supported. Raises RuntimeError."""
+        """Reject settings that allow a second owner of the GPUs or are unsupported. Raises RuntimeError."""
         required = REQUIRED_SETTINGS.items()
         wrong = [f"{name} must be {value!r}" for name, value in required if getattr(cfg, name) != value]
         if wrong:
             raise RuntimeError("; ".join(wrong))
 
     def init_process(self) -> None:
-        """After the fork; gunicorn's own goes on with the three methods below, in their order."""
+        """Runs after the fork; gunicorn's implementation calls the three methods below in this order."""
         self.loop = ConnectionLoop(self.sockets, self.cfg, self.timeouts)
         self.control = ServiceControl(self.loop, self.timeouts)
         super().init_process()
@@ -50,7 +50,7 @@ class ProxyWorker(Worker):
         self.control.install_signal_handlers()
 
     def load_wsgi(self) -> None:
-        """Start the service and the Flask application: after the fork, with our signal handlers in place."""
+        """Start the service and the Flask application; our signal handlers are already installed."""
         self.control.service, self.application = self.app.load_service()
         warn_if_untested()
 
@@ -60,6 +60,6 @@ class ProxyWorker(Worker):
 
 
 def exit_process(worker: ProxyWorker) -> None:
-    """The worker's last act. A worker that never booted is left to gunicorn, whose exit codes stop the arbiter."""
-    if worker.booted and worker.pid == os.getpid():  # the arbiter calls this hook too, for a worker it cannot find
+    """Exit the worker. gunicorn exits one that has not booted itself, with a status that stops the arbiter."""
+    if worker.booted and worker.pid == os.getpid():  # the arbiter also calls this hook, for a worker it cannot find
         worker.control.exit_process()

@@ -73,7 +73,7 @@ class Relay:
         """What an exception of the exchange with a server means."""
         if isinstance(error, SendFailed) and error.errno is None:
             return ClientDisconnected(str(error))
-        if client.gone or isinstance(error, SendFailed):
+        if client.is_disconnected or isinstance(error, SendFailed):
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
@@ -143,12 +143,12 @@ class UpstreamAnswer:
         """The end of an answer that was cut. Raises ConnectionResetError where there can be none: the client is gone,
         or the body has a format, or an announced length, into which no event fits."""
         problem = self._relay.error_of(error, self._address, self._client)
-        is_client_gone = self._client.gone or isinstance(error, SendFailed)
+        is_disconnect = self._client.is_disconnected or isinstance(error, SendFailed)
         log.log(
-            logging.INFO if is_client_gone else logging.WARNING,
+            logging.INFO if is_disconnect else logging.WARNING,
             *("answer cut model=%s server=%d: %s", self._address.model, self._address.server, problem),
         )
-        if is_client_gone or not self.is_stream or isinstance(self._reply.body, Counted):
+        if is_disconnect or not self.is_stream or isinstance(self._reply.body, Counted):
             raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
         return b"\n\n" + problem.event  # an event that was cut is ended first
 
@@ -161,7 +161,7 @@ class UpstreamAnswer:
         """Keep the connection for another request, or close it."""
         self._client.on_disconnect(None)
         reply = self._reply
-        if reply.is_kept and self._is_request_read and reply.body.is_over and not self._client.gone:
+        if reply.is_kept and self._is_request_read and reply.body.is_over and not self._client.is_disconnected:
             self._relay.connections.give_back(reply.connection)
         else:
             reply.connection.close()

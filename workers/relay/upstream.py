@@ -104,7 +104,7 @@ def ask(
         except _Unsent:
             pass
         except NoAnswer:
-            if request.method not in IDEMPOTENT or client.gone:
+            if request.method not in IDEMPOTENT or client.is_disconnected:
                 raise
         connection = connections.new(address.port)
     try:
