@@ -67,7 +67,7 @@ class WatchedClient(Protocol):
     """The client of one request (workers.clients.client_watch.ClientWatch)."""
 
     @property
-    def gone(self) -> bool:
+    def is_disconnected(self) -> bool:
         """Whether the client is known to have disconnected; never False again."""
 
     def begin(self) -> None:
@@ -90,10 +90,10 @@ class Clients(Protocol):
 class Admission(Protocol):
     """The limit on concurrent inference requests (workers.clients.admission.AdmissionLimit)."""
 
-    def enter(self) -> bool:
+    def acquire(self) -> bool:
         """Take a place; False if none is free. Never waits."""
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the place back."""
 
 
@@ -237,13 +237,13 @@ class RequestLog(Protocol):
         status: int,
         path: str,
         model: str,
-        asked: str,
+        requested_name: str,
         seconds: float,
         prompt_tokens: int,
         completion_tokens: int,
         request_id: str,
     ) -> None:
-        """`asked`: the model's name as the client wrote it."""
+        """`requested_name`: the model's name as the client wrote it."""
 
 
 class Metrics(Protocol):

@@ -1,8 +1,9 @@
-"""How near the estimates come to llama.cpp's own figures: python -m bench.estimate [--misses]
+"""Compares the estimates with llama.cpp's own figures: python -m bench.estimate [--misses]
 
-Device rows, CUDA's overhead aside. Prints a table, at its end what others would have said (bench/peers.py), with
---misses also every family that has a row off by more than 2 %, and why; writes bench/results/estimate-<date>.json and,
-with matplotlib, .svg. Ends with an error if something is booked too small by more than 2 %, margins included.
+Per device, without CUDA's overhead. Prints a table that ends with the estimates of other programs (bench/peers.py);
+with --misses also every architecture with a row off by more than 2 %, and the reason. Writes
+bench/results/estimate-<date>.json and, with matplotlib, .svg. Exits with an error if a booking, margin included, is
+too small by more than 2 %.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def shape_of(shape: str, quant: str) -> ModelShape:
 
 
 def kind(row: Row) -> str:
-    """What a row is mainly about."""
+    """The category of a row."""
     options = row.options
     if options.task is not Task.COMPLETION:
         return "embedding, rerank"
@@ -53,7 +54,7 @@ def kind(row: Row) -> str:
 
 
 def errors(row: Row) -> list[dict[str, Any]]:
-    """Of each device, relative to the truth: the errors of the items, of the total, and of what is booked."""
+    """Relative errors on each device: of the items, the total and the booking."""
     estimate = estimate_memory(shape_of(row.shape, row.quant), row.options)
     found = []
     for device, (weights, context, compute) in zip(estimate.devices, row.devices, strict=True):
@@ -77,7 +78,7 @@ def _relative(ours: float, truth: float) -> float:
 
 
 def account(values: list[float]) -> dict[str, float]:
-    """Of relative errors: how large they are, and how many are small."""
+    """Statistics of relative errors."""
     sizes = sorted(abs(each) for each in values)
     return {
         "rows": len(sizes),
@@ -95,7 +96,7 @@ def _share(sizes: list[float], limit: float) -> float:
 
 
 def speed() -> dict[str, float]:
-    """Microseconds of one estimate, of the largest model on four GPUs."""
+    """Microseconds per estimate, for the largest model on four GPUs."""
     row = next(each for each in rows() if each.shape == "llama-3.1-70b" and each.options.devices == 4)
     shape, times = shape_of(row.shape, row.quant), []
     for _ in range(500):
@@ -121,7 +122,7 @@ def main() -> None:
 
 
 def groups(measured: list[Measured]) -> dict[str, list[float]]:
-    """The errors of totals by set, by kind of row, and all."""
+    """Errors of the totals by data set, by category, and of all rows."""
     found: dict[str, list[float]] = defaultdict(list)
     for name in (lambda row: row.set), kind, (lambda row: "all"):
         for row, each in measured:
@@ -130,18 +131,18 @@ def groups(measured: list[Measured]) -> dict[str, list[float]]:
 
 
 def peer_errors() -> dict[str, list[float]]:
-    """The errors of others, and ours on the very same rows: those that all of them can answer."""
+    """Errors of other programs, and ours, on the rows that all of them can estimate."""
     found: dict[str, list[float]] = {name: [] for name in ("ours, same rows", "xllamacpp", "ollama")}
-    for row, said in comparisons(rows()):
-        if len(said) == len(found) - 1:
+    for row, totals in comparisons(rows()):
+        if len(totals) == len(found) - 1:
             found["ours, same rows"].append(errors(row)[0]["total"])
-            for name, total in said.items():
+            for name, total in totals.items():
                 found[name].append(_relative(total, sum(row.devices[0])))
     return found
 
 
 def misses(measured: list[Measured]) -> list[dict[str, Any]]:
-    """The families with rows off by more than 2 %: the reason, the margin they carry, and each such row."""
+    """Architectures with rows off by more than 2 %: the reason, their margin, and each such row."""
     by_family: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     for row, each in measured:
         by_family[shape_of(row.shape, row.quant).hparams.architecture, kind(row)].append((row, each))
@@ -185,7 +186,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def write(figures: dict[str, Any], curves: dict[str, list[float]]) -> None:
-    """The rest on the terminal, and everything into files."""
+    """Prints the remaining figures and writes all of them to files."""
     for name in ("worst weights and context, percent", "smallest booked, percent", "speed"):
         print(f"{name}: {figures[name]}")
     if "--misses" in sys.argv:

@@ -1,8 +1,8 @@
-"""How long a decision about a model's GPUs takes: python -m bench.placement [--json FILE]
+"""Duration of a placement decision in milliseconds: python -m bench.placement [--json FILE]
 
-16 GPUs with 64 servers on them and a header that is known: the models of bench/data/vram by turns, in worlds that are
-roomy, crowded and full. Then, in crowded ones, a model with a vocabulary as large as Gemma 3's whose file neither we
-nor the kernel have in memory: its header is read first. Milliseconds.
+16 GPUs with 64 servers. First with cached headers: the models of bench/data/vram in turn, on machines that are roomy,
+crowded and full. Then, on crowded ones, a model with a vocabulary as large as Gemma 3's whose header is read first,
+with its file not in the page cache.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def main() -> None:
     for kind, room in ROOM.items():
         times, outcomes = [], defaultdict(int)
         for run in range(options.runs):
-            asked, world = _asked(shape_of(MODELS[run % len(MODELS)], "Q4_K_M")), _world(chance, *room)
+            request, world = _request(shape_of(MODELS[run % len(MODELS)], "Q4_K_M")), _world(chance, *room)
             begin = time.perf_counter()
-            decision = decide(asked, world)
+            decision = decide(request, world)
             times.append(1000 * (time.perf_counter() - begin))
             outcomes[str(decision.outcome)] += 1
         every += times
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _loop_ms() -> float:
-    """How fast this machine is now: five million rounds of Python's simplest loop."""
+    """Milliseconds of five million iterations of a minimal Python loop: this machine's current speed."""
     begin, total = time.perf_counter(), 0
     for number in range(5_000_000):
         total += number
@@ -68,7 +68,7 @@ def _loop_ms() -> float:
 
 
 def _cold(chance: random.Random, runs: int) -> list[float]:
-    """With the header's reading."""
+    """Milliseconds per decision, including reading the header."""
     times = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
@@ -77,7 +77,7 @@ def _cold(chance: random.Random, runs: int) -> list[float]:
             world = _world(chance, *ROOM["crowded"])
             forget(str(path))
             begin = time.perf_counter()
-            decide(_asked(model_shape(read_header(str(path)))), world)
+            decide(_request(model_shape(read_header(str(path)))), world)
             times.append(1000 * (time.perf_counter() - begin))
     return times
 
@@ -91,7 +91,7 @@ def _figures(times: list[float]) -> dict[str, object]:
     }
 
 
-def _asked(shape: ModelShape) -> PlacementRequest:
+def _request(shape: ModelShape) -> PlacementRequest:
     options = ModelOptions(ctx_size=8192)
     return PlacementRequest(
         shape, options, lambda changed, _: estimate_memory(shape, changed), PlacementConstraints(has_auto_context=True)

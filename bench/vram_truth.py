@@ -1,6 +1,6 @@
 """llama.cpp's own memory figures (b11434, no_alloc) and the headers of its models, from bench/data/vram.
 
-`headers.json` holds, for every shape and quantization, the metadata and the tensors: name, dimensions, type, blocks.
+`headers.json` holds metadata and tensors of every model and quantization: name, dimensions, type, blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Items = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured start. Bytes per device and of the host, as weights, context, compute."""
+    """One measured start: bytes of weights, context and compute, per device and in RAM."""
 
     set: str
     shape: str
@@ -44,20 +44,20 @@ class Row:
 
 
 def rows(names: tuple[str, ...] = ("truth", "truth2", "held_out")) -> Iterator[Row]:
-    """Those the rules were fitted to, and `held_out`: more models of the same families, added when the rules stood."""
+    """The rows the rules were fitted to, and `held_out`: further models of the same architectures, added afterwards."""
     return (_row(name, row) for name in names for row in _read(name))
 
 
 def rows_with_more() -> Iterator[Row]:
     """Starts with a draft model, adapters, a projector, or options that keep parts of the model in RAM.
 
-    What the projector's own graph takes is part of a device's compute, and so on. Without its warm-up it is not taken
-    at the start but with the first image: those rows are left out, as nothing is saved.
+    A projector's graph counts as the device's compute. Rows with --no-warmup are left out: the graph is then allocated
+    with the first image.
     """
-    for said in _read("extra_truth"):
-        if "--no-warmup" not in said["args"]:
-            row = _row(said["kind"], said)
-            yield _with_projector(_with_adapters(_with_draft(row, said), said), said)
+    for row_data in _read("extra_truth"):
+        if "--no-warmup" not in row_data["args"]:
+            row = _row(row_data["kind"], row_data)
+            yield _with_projector(_with_adapters(_with_draft(row, row_data), row_data), row_data)
 
 
 def _read(name: str) -> Iterator[dict[str, str]]:
@@ -67,14 +67,14 @@ def _read(name: str) -> Iterator[dict[str, str]]:
 
 @cache
 def header(shape: str, quant: str) -> GgufHeader:
-    said = _headers()[f"{shape} {quant}"]
-    metadata = {key: tuple(value) if isinstance(value, list) else value for key, value in said["metadata"].items()}
-    lengths = {"tokenizer.ggml.tokens": said["vocabulary"]}
-    return GgufHeader(metadata, lengths, tuple(_tensors(said["tensors"])))
+    row_data = _headers()[f"{shape} {quant}"]
+    metadata = {key: tuple(value) if isinstance(value, list) else value for key, value in row_data["metadata"].items()}
+    lengths = {"tokenizer.ggml.tokens": row_data["vocabulary"]}
+    return GgufHeader(metadata, lengths, tuple(_tensors(row_data["tensors"])))
 
 
 def pairs_with_headers() -> list[tuple[str, str]]:
-    """Every shape and quantization there is a header of."""
+    """Every model and quantization with a header."""
     return [(shape, quant) for shape, _, quant in (name.rpartition(" ") for name in _headers())]
 
 
@@ -107,7 +107,7 @@ def _row(name: str, row: dict[str, str]) -> Row:
 
 
 def _items(row: dict[str, str], prefix: str) -> tuple[Items, ...]:
-    """Of each device, what the columns with this prefix say."""
+    """The columns with this prefix, per device."""
     return tuple(zip(*(_bytes(row[f"{prefix}{item}_mib"]) for item in ("model", "context", "compute")), strict=True))
 
 
@@ -115,23 +115,23 @@ def _bytes(cell: str) -> list[float]:
     return [float(each or 0) * MIB for each in cell.split(";")]
 
 
-def _with_draft(row: Row, said: dict[str, str]) -> Row:
-    if not said["draft_devices"]:
+def _with_draft(row: Row, row_data: dict[str, str]) -> Row:
+    if not row_data["draft_devices"]:
         return row
     devices = list(row.devices)
-    for name, items in zip(said["draft_devices"].split(";"), _items(said, "draft_"), strict=True):
+    for name, items in zip(row_data["draft_devices"].split(";"), _items(row_data, "draft_"), strict=True):
         devices[int(name.removeprefix("CUDA"))] = _added(devices[int(name.removeprefix("CUDA"))], items)
-    host = _added(row.host, _items(said, "draft_host_")[0])
+    host = _added(row.host, _items(row_data, "draft_host_")[0])
     draft = [model_shape(each) for each in _named(row, "-md")]
     return replace(
         row, devices=tuple(devices), host=host, companions=replace(row.companions, draft=draft[0] if draft else None)
     )
 
 
-def _with_adapters(row: Row, said: dict[str, str]) -> Row:
-    if not said["lora_mib"]:
+def _with_adapters(row: Row, row_data: dict[str, str]) -> Row:
+    if not row_data["lora_mib"]:
         return row
-    sizes = zip(row.devices, _bytes(said["lora_mib"]), strict=True)
+    sizes = zip(row.devices, _bytes(row_data["lora_mib"]), strict=True)
     adapters = tuple(map(adapter, _named(row, "--lora")))
     return replace(
         row,
@@ -140,14 +140,14 @@ def _with_adapters(row: Row, said: dict[str, str]) -> Row:
     )
 
 
-def _with_projector(row: Row, said: dict[str, str]) -> Row:
-    if not said["mmproj_weights_mib"]:
+def _with_projector(row: Row, row_data: dict[str, str]) -> Row:
+    if not row_data["mmproj_weights_mib"]:
         return row
-    weights, ram = float(said["mmproj_weights_mib"]) * MIB, float(said["mmproj_host_mib"]) * MIB
+    weights, ram = float(row_data["mmproj_weights_mib"]) * MIB, float(row_data["mmproj_host_mib"]) * MIB
     companions = replace(row.companions, projector=projector(_named(row, "--mmproj")[0]))
-    if not said["mmproj_device_mib"]:
+    if not row_data["mmproj_device_mib"]:
         return replace(row, host=_added(row.host, (weights, 0, ram - weights)), companions=companions)
-    graph = float(said["mmproj_device_mib"].partition("=")[2]) * MIB - weights
+    graph = float(row_data["mmproj_device_mib"].partition("=")[2]) * MIB - weights
     first = _added(row.devices[0], (weights, 0, graph))
     return replace(row, devices=(first, *row.devices[1:]), host=_added(row.host, (0, 0, ram)), companions=companions)
 
@@ -157,13 +157,13 @@ def _added(a: Items, b: Items) -> Items:
 
 
 def _named(row: Row, option: str) -> list[GgufHeader]:
-    """The headers of the files that an option names, as SHAPE.QUANT.gguf."""
+    """Headers of the files that an option names as SHAPE.QUANT.gguf."""
     files = dict(option_pairs(row.args.split())).get(option, "")
     return [header(*name.removesuffix(".gguf").rsplit(".", 1)) for name in files.split(",") if name]
 
 
 def _options(args: list[str], devices: str) -> ModelOptions:
-    """`devices` is "COUNT:FREE,FREE": llama-server splits by the free memory unless it is told otherwise."""
+    """`devices` is "COUNT:FREE,FREE": llama-server splits by free memory unless --tensor-split is given."""
     count, free = devices.split(":")
     shares = tuple(float(each) for each in free.split(","))
     options = parse_model_options(args)

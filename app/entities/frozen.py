@@ -1,4 +1,4 @@
-"""Frozen values with some of their fields changed."""
+"""Changed copies of frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ T = TypeVar("T")
 
 
 def replace(value: T, **changes: Any) -> T:
-    """As dataclasses.replace, which asks for every field and makes it anew: 3 us where a value has twenty. One without
-    slots and without a __post_init__ is its dict, and that is copied in a third of one."""
+    """Like dataclasses.replace, but faster for dataclasses without slots and __post_init__, by copying their __dict__.
+
+    With twenty fields this takes 1 us instead of 3. Asserts that the fields exist.
+    """
     fields = getattr(value, "__dict__", None)
     if fields is None:
         return dataclasses.replace(value, **changes)  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""ApiKey: who may ask, for which models, and what else."""
+"""ApiKey: a client's key and its permissions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key of the configuration: its hash, never itself."""
+    """One configured key; only its hash is stored."""
 
     name: str
     sha256: str  # of the key's UTF-8 bytes, lower-case hex
@@ -17,5 +17,5 @@ class ApiKey:
     requests_per_minute: int = 600  # inference only
 
     def allows(self, *names: str) -> bool:
-        """Whether it may use the model that goes by these names."""
+        """Whether the key may use the model with these names."""
         return any(fnmatchcase(name, glob) for name in names for glob in self.models)

@@ -1,4 +1,4 @@
-"""Model: what a client may ask for by name."""
+"""Model: one entry of the catalogue."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from app.entities.placement import PlacementConstraints
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """How many servers a model has: `min` as long as it is loaded, where there is room for them, and never more than
-    `max`."""
+    """Number of servers of a model: at least `min` while it is loaded and memory permits, at most `max`."""
 
     min: int = 1
     max: int = 1
@@ -23,20 +22,20 @@ class Model:
 
     name: str
     path: str  # the GGUF file llama-server opens (the first part of a split one); never from a client
-    size_bytes: int  # of all its parts, its projector included
+    size_bytes: int  # of all parts, including the projector
     created: int  # the file's modification time, Unix seconds: /v1/models shows it
     launch: LaunchSettings
-    aliases: tuple[str, ...] = ()  # other names it is listed under
-    problem: str = ""  # why it cannot be served, as far as its files show; empty for a good one
-    ttl_seconds: float | None = None  # its own idle time; None: the service's
-    constraints: PlacementConstraints = field(default_factory=PlacementConstraints)  # about the GPUs it goes to
-    pin: bool = False  # once loaded it stays
-    priority: int = 0  # the higher, the sooner loaded and the later stopped
-    keep_kv_cache: bool = False  # what its server computed outlives it, on disk
+    aliases: tuple[str, ...] = ()  # additional names
+    problem: str = ""  # why it cannot be served, as far as its files show; "" if it can
+    ttl_seconds: float | None = None  # idle time before unloading; None: as in scheduling
+    constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
+    pin: bool = False  # never evicted or unloaded when idle
+    priority: int = 0  # higher is loaded first and evicted last
+    keep_kv_cache: bool = False  # save the KV cache to disk when its server stops
     replicas: Replicas = field(default_factory=Replicas)
 
     def is_served_as(self, other: Model) -> bool:
-        """Whether a llama-server started for the one serves the other: the same file, unchanged, started alike."""
+        """Whether a llama-server started for this model also serves `other`: same file, unchanged, same options."""
         return (self.path, self.size_bytes, self.created, self.launch, self.constraints) == (
             other.path,
             other.size_bytes,

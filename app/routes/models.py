@@ -107,9 +107,9 @@ def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Mo
 @contextlib.contextmanager
 def _admitted(services: Services) -> Iterator[None]:
     """Take a place among the inference requests for something that waits. Raises Overloaded if none is free."""
-    if not services.admission.enter():
+    if not services.admission.acquire():
         raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
     try:
         yield
     finally:
-        services.admission.leave()
+        services.admission.release()

@@ -28,7 +28,7 @@ def test_a_client_that_closes_is_noticed(watcher: ClientWatcher):
         watch.on_disconnect(disconnected.set)
         client.close()
         assert disconnected.wait(2)
-        assert watch.gone
+        assert watch.is_disconnected
         watch.close()
 
 
@@ -54,7 +54,7 @@ def test_an_event_of_a_closed_socket_does_not_touch_the_next_of_its_number(watch
         watch = watcher.watch(ours)
         watch.begin()
         watcher._notify(ours.fileno())  # as if the event had been of a predecessor
-        assert not watch.gone
+        assert not watch.is_disconnected
         watch.close()
 
 
@@ -81,7 +81,7 @@ def test_a_client_that_cannot_be_watched_fails_no_request(watcher: ClientWatcher
     ours.close()  # cannot be watched, as on a system that has no watch left
     client.close()
     watch.begin()
-    assert not watch.gone
+    assert not watch.is_disconnected
     watch.close()
 
 

@@ -1,4 +1,4 @@
-"""A changed copy is what dataclasses.replace would make, and the original stays as it is."""
+"""A changed copy equals the one of dataclasses.replace, and the original is unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.use_cases.scheduling.pool_state import PoolState, Waiter
 from tests.helpers.builders import a_model, a_server
 
 
-def test_a_copy_is_what_dataclasses_would_make():
+def test_a_copy_equals_that_of_dataclasses_replace():
     server = a_server(a_model(), 1)
     made = replace(server, pid=7, leases=frozenset({1}))
     assert made == dataclasses.replace(server, pid=7, leases=frozenset({1}))
@@ -20,11 +20,11 @@ def test_a_copy_is_what_dataclasses_would_make():
         made.pid = 8  # type: ignore[misc]
 
 
-def test_a_field_that_is_not_there_is_a_bug():
+def test_an_unknown_field_is_a_bug():
     with pytest.raises(AssertionError, match=r"PoolState has no \{'serverz'\}"):
         replace(PoolState(), serverz=())
 
 
-def test_values_with_slots_go_the_long_way():
+def test_values_with_slots_use_dataclasses_replace():
     waiting = Waiter(1, a_model(), 0.0, 1.0)
     assert replace(waiting, ticket=2) == Waiter(2, a_model(), 0.0, 1.0)

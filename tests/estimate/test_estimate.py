@@ -1,4 +1,4 @@
-"""The estimate against llama.cpp's own figures (bench/data/vram), and for models that nobody has measured."""
+"""Estimates compared with llama.cpp's own figures (bench/data/vram), and of models that have not been measured."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from bench.vram_truth import header, rows, rows_with_more
 
 
 @pytest.fixture(scope="module")
-def off() -> list[dict[str, float]]:
+def device_errors() -> list[dict[str, float]]:
     return [each for row in rows() for each in errors(row)]
 
 
-def test_weights_and_context_are_llama_cpps_on_every_device_of_every_row(off: list[dict[str, float]]):
-    assert len(off) == 3156
-    assert max(abs(each["weights"]) for each in off) < 0.0005
-    assert max(abs(each["context"]) for each in off) < 0.0005
+def test_weights_and_context_match_llama_cpp_on_every_device_of_every_row(device_errors: list[dict[str, float]]):
+    assert len(device_errors) == 3156
+    assert max(abs(each["weights"]) for each in device_errors) < 0.0005
+    assert max(abs(each["context"]) for each in device_errors) < 0.0005
 
 
-def test_totals_are_within_what_the_bench_has_recorded(off: list[dict[str, float]]):
-    totals = sorted(abs(each["total"]) for each in off)
+def test_totals_stay_within_the_recorded_errors(device_errors: list[dict[str, float]]):
+    totals = sorted(abs(each["total"]) for each in device_errors)
     assert statistics.median(totals) <= 0.001
     assert totals[int(0.9 * len(totals))] <= 0.01
 
 
-def test_nothing_is_booked_too_small_by_more_than_two_percent(off: list[dict[str, float]]):
-    assert min(each["booked"] for each in off) >= -0.0205
+def test_no_booking_is_too_small_by_more_than_two_percent(device_errors: list[dict[str, float]]):
+    assert min(each["booked"] for each in device_errors) >= -0.0205
 
 
 @pytest.mark.parametrize(("name", "share"), [("truth", 0.99), ("truth2", 0.97), ("held_out", 0.97)])
@@ -47,15 +47,15 @@ def test_nearly_all_rows_are_within_two_percent(name: str, share: float):
     assert sum(each <= 0.02 for each in totals) >= share * len(totals)
 
 
-def test_what_is_called_exact_is():
-    told = [(row, estimate_memory(shape_of(row.shape, row.quant), row.options)) for row in rows()]
-    exact = [row for row, estimate in told if estimate.confidence is Confidence.EXACT]
+def test_estimates_called_exact_are_exact():
+    estimates = [(row, estimate_memory(shape_of(row.shape, row.quant), row.options)) for row in rows()]
+    exact = [row for row, estimate in estimates if estimate.confidence is Confidence.EXACT]
     assert len(exact) > 400
     for row in exact:
         assert abs(errors(row)[0]["total"]) <= 0.0005, row
 
 
-def test_what_is_beside_the_model_or_kept_in_ram_is_as_near():
+def test_companions_and_parts_in_ram_are_estimated_as_accurately():
     totals = []
     for row in rows_with_more():
         estimate = estimate_memory(shape_of(row.shape, row.quant), row.options, companions=row.companions)
@@ -79,15 +79,15 @@ def test_one_gpu_with_f16_is_within_two_and_a_half_percent():
             assert abs(errors(row)[0]["total"]) < 0.025, row
 
 
-def test_shares_fall_where_float32_rounds_them():
-    # 0.3 is 0.300000012 in float32: layer 3 of 10 (0.3 as float32 too) is not below it and goes to the second GPU.
+def test_layers_are_split_where_float32_rounds_the_shares():
+    # 0.3 is 0.300000012 in float32: layer 3 of 10 (0.3 as float32 too) is not below it and is placed on the second GPU.
     assert layer_ranges(9, 999, (3, 7)) == [range(3), range(3, 10)]
     assert layer_ranges(16, 8, (1, 1)) == [range(9, 13), range(13, 17)]  # 9 layers stay in RAM
     assert layer_ranges(16, 0, (1,)) == [range(17, 17)]
 
 
-def test_without_layers_on_gpus_the_first_of_them_computes():
-    """llama.cpp's own figures: 88.004 MiB on the first, nothing on the second; it was 0 on both."""
+def test_without_gpu_layers_the_first_gpu_computes():
+    """llama.cpp's own figures: 88.004 MiB on the first GPU, none on the second. We once estimated 0 on both."""
     options = ModelOptions(ctx_size=8192, parallel=1, n_gpu_layers=0, devices=2)
     first, second = estimate_memory(shape_of("llama-3.2-1b", "Q4_K_M"), options).devices
     assert first.compute_bytes > 0 and second.compute_bytes == 0
@@ -96,31 +96,31 @@ def test_without_layers_on_gpus_the_first_of_them_computes():
 def test_an_unknown_architecture_has_low_confidence_and_a_margin():
     known = header("llama-3.1-8b", "Q4_K_M")
     metadata = {key.replace("llama.", "brand-new.", 1): value for key, value in known.metadata.items()}
-    strange = GgufHeader({**metadata, "general.architecture": "brand-new"}, known.lengths, known.tensors)
-    estimate = estimate_memory(model_shape(strange), ModelOptions(ctx_size=8192))
+    unknown = GgufHeader({**metadata, "general.architecture": "brand-new"}, known.lengths, known.tensors)
+    estimate = estimate_memory(model_shape(unknown), ModelOptions(ctx_size=8192))
     assert estimate.confidence is Confidence.LOW and estimate.notes
     assert estimate.devices[0].margin_bytes > 0
     truth = estimate_memory(shape_of("llama-3.1-8b", "Q4_K_M"), ModelOptions(ctx_size=8192))
-    # but for the table of RoPE frequencies everything is found all the same
+    # everything is found except the table of RoPE frequencies
     assert estimate.devices[0].total_bytes == pytest.approx(truth.devices[0].total_bytes, rel=0.001)
 
 
-def test_nonsense_in_the_metadata_never_raises(seed: int):
+def test_invalid_metadata_never_raises(seed: int):
     chance = random.Random(seed)
-    said = header("qwen3-next-80b-a3b", "Q4_K_M")
+    valid = header("qwen3-next-80b-a3b", "Q4_K_M")
     values = (0, 1, 2**63, 3.5, True, "text", (), (1, "x", None), tuple(range(5000)))
     for _ in range(2000):
-        metadata = dict(said.metadata)
+        metadata = dict(valid.metadata)
         for key in chance.sample(sorted(metadata), 4):
             metadata[key] = chance.choice(values)
         metadata["general.architecture"] = chance.choice(
             ("qwen3next", "gemma4", "mamba2", "llama4", "what", "nemotron_h")
         )
-        tensors = tuple(chance.sample(said.tensors, chance.randrange(20)))
+        tensors = tuple(chance.sample(valid.tensors, chance.randrange(20)))
         options = ModelOptions(
             ctx_size=chance.choice((0, 1, 8192)), parallel=chance.choice((1, 3)), devices=chance.choice((0, 1, 3))
         )
-        estimate = estimate_memory(model_shape(GgufHeader(metadata, said.lengths, tensors)), options)
+        estimate = estimate_memory(model_shape(GgufHeader(metadata, valid.lengths, tensors)), options)
         assert estimate.booked_bytes >= 0
 
 
@@ -135,21 +135,21 @@ def test_experts_in_ram_leave_the_gpu():
 
 
 def test_on_the_cpu_everything_is_in_ram():
-    """What a draft model and a projector need is added there too."""
+    """The needs of a draft model and a projector are added to RAM too."""
     options = ModelOptions(ctx_size=8192, devices=0, n_gpu_layers=0)
     alone = estimate_memory(shape_of("llama-3.1-8b", "Q4_K_M"), options)
     draft = estimate_memory(shape_of("llama-3.2-1b", "Q4_K_M"), options)
-    eyes = projector(header("mmproj-gemma-3-4b", "F16"))
+    vision = projector(header("mmproj-gemma-3-4b", "F16"))
     both = estimate_memory(
-        shape_of("llama-3.1-8b", "Q4_K_M"), options, companions=Companions(shape_of("llama-3.2-1b", "Q4_K_M"), eyes)
+        shape_of("llama-3.1-8b", "Q4_K_M"), options, companions=Companions(shape_of("llama-3.2-1b", "Q4_K_M"), vision)
     )
     assert not both.devices
     graph_bytes = 121.25 * 1024**2  # extra_truth.csv, without offload: 931.750 MiB, of which 810.500 are weights
     rest = both.total_bytes - alone.total_bytes - draft.total_bytes
-    assert rest == pytest.approx(eyes.host_weights_bytes + graph_bytes, rel=0.001)
+    assert rest == pytest.approx(vision.host_weights_bytes + graph_bytes, rel=0.001)
 
 
-def test_what_nobody_has_measured_is_said():
+def test_notes_name_what_has_not_been_measured():
     shape = shape_of("llama-3.1-8b", "Q4_K_M")
     strange = replace(projector(header("mmproj-gemma-3-4b", "F16")), kind="new")
     estimate = estimate_memory(shape, ModelOptions(ctx_size=8192), companions=Companions(projector=strange))
@@ -166,8 +166,8 @@ def test_what_nobody_has_measured_is_said():
         ("smollm2-135m", ModelOptions(1024, 4, True, 2048, 128, flash_attn="off"), 7.56),
     ],
 )
-def test_graphs_on_the_cpu_are_as_they_were_when_loaded(model: str, options: ModelOptions, mib: float):
-    """Buffers of a llama-server b11434, its outputs among them: bench/results/cpu-rehearsal-*."""
+def test_compute_buffers_on_the_cpu_match_real_loads(model: str, options: ModelOptions, mib: float):
+    """Compute and output buffers of llama-server b11434: bench/results/cpu-rehearsal-*."""
     on_cpu = replace(options, devices=0, n_gpu_layers=0)
     host = estimate_memory(shape_of(model, "Q4_K_M"), on_cpu).host
     assert host.compute_bytes / 1024**2 == pytest.approx(mib, abs=0.1)

@@ -1,4 +1,4 @@
-"""Builds values for tests, with defaults for everything a test does not care about."""
+"""Values for tests, with defaults for everything a test does not speak of."""
 
 from __future__ import annotations
 
@@ -42,22 +42,19 @@ def a_launch(**changes: Any) -> LaunchSettings:
     return LaunchSettings(options, **{key: each for key, each in changes.items() if key in own})
 
 
-GGUF_BYTES = 320  # default size of `a_gguf`
+GGUF_BYTES = 320  # of `a_gguf`, if nothing else is said
 
 
 def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: int = 1) -> Path:
-    """Write a complete model file of one layer with little metadata; the last tensor is sparse and fills up the size.
+    """A whole model file of one layer and few values, the last tensor sparse and as large as the size wants.
 
-    Creates parent folders. A file name of a split model's part makes it such a part.
+    Its folders are made; the name of a part makes it one.
     """
     metadata: dict[str, Any] = dict(TINY)
     number, parts = 1, 1
     if part := part_of(path.name):
         _, number, parts = part
-        metadata |= {
-            "split.no": number - 1,
-            "split.count": parts,
-        }  # llama.cpp reads 16 bits
+        metadata |= {"split.no": number - 1, "split.count": parts}  # llama.cpp wants 16 bits, names have five digits
         metadata |= {"split.tensors.count": Typed(ValueType.INT32, parts * tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
@@ -82,7 +79,7 @@ def memory(
 
 
 class Play:
-    """Posts events to the scheduler and records the effects. ReadMemory is answered immediately."""
+    """The scheduler, event by event; its effects are collected. Memory is read as soon as it is requested."""
 
     def __init__(
         self, limits: SchedulingLimits | None = None, total_gib: float = 16.0, answers_readings: bool = True
@@ -95,8 +92,8 @@ class Play:
         self._ticket = 0
 
     def post(self, *events: ev.Event) -> list[Effect]:
-        """The effects of these events, without readings and records of decisions."""
-        posted: list[Effect] = []
+        """The effects of these events, except readings and decisions."""
+        others: list[Effect] = []
         for event in events:
             queue = [event]
             while queue:
@@ -108,9 +105,9 @@ class Play:
                     elif isinstance(effect, Decided):
                         self.decided.append(effect)
                     else:
-                        posted.append(effect)
-        self.effects += posted
-        return posted
+                        others.append(effect)
+        self.effects += others
+        return others
 
     def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
         self.state, effects = step(before, event)
@@ -118,50 +115,50 @@ class Play:
         return effects
 
     def answer(self, effect: Effect, at: float) -> ev.Event | None:
-        """The event with which the machine answers this effect immediately, if any."""
+        """The event that answers an effect at once."""
         if not isinstance(effect, ReadMemory) or not self._answers_readings:
             return None
         return ev.MemoryRead(memory(at, self.available_gib, self._total_gib, self.held_gib), at)
 
     @property
     def held_gib(self) -> dict[int, float]:
-        """Ready servers hold the booked memory, loading ones nothing yet."""
+        """Ready servers hold what was booked, loading ones nothing yet."""
         return {s.id: s.booked[CPU] / GIB for s in self.state.servers if s.port}
 
     @property
     def available_gib(self) -> float:
-        """Available RAM that the machine would report."""
+        """What a reading would show."""
         return self._total_gib - sum(self.held_gib.values())
 
     def ask(
         self, model: Model, at: float = 0.0, patience: float = 300.0, command: Callable[..., ev.Event] = ev.Acquire
     ) -> list[Effect]:
-        """Post a new request: an Acquire, or the given `command` (Load, Unload). Tickets count up from 1."""
+        """A new request: for a slot, or with `command` a Load or an Unload. Its ticket is how many there were."""
         self._ticket += 1
         return self.post(a_command(command, self._ticket, model, at, at + patience))
 
     def up(self, model: Model, at: float = 0.0) -> int:
-        """Start an idle server of this model; returns its id."""
+        """The id of an idle server of this model."""
         effects = self.ask(model, at)
         server = next(e.server for e in effects if isinstance(e, Spawn))
         self.post(ev.Ready(server.id, 9000 + server.id, at), ev.Release(self._ticket, at))
         return server.id
 
     def up_by_hand(self, model: Model) -> None:
-        """Like `up`, for a play whose test answers the readings."""
+        """As `up`, in a play that does not answer readings."""
         self.ask(model)
         self.post(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=0.0), ev.Release(self._ticket, at=0.0))
 
 
 def a_command(command: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
-    """An Acquire or Load that needs the memory suggested by the model's file size, or an Unload."""
+    """An Acquire or a Load with what the model's file suggests to book, or an Unload."""
     needed = () if command is ev.Unload else (a_placement_request(booked(model), model.constraints),)
     return command(ticket, model, at, deadline, *needed)
 
 
 @functools.cache
 def a_placement_request(size_bytes: int, constraints: PlacementConstraints = NO_CONSTRAINTS) -> PlacementRequest:
-    """A placement request for a model that needs this many bytes, of RAM or of one GPU."""
+    """A model that needs so much: of RAM, or of one GPU."""
 
     def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
         memory = DeviceMemory(weights_bytes=size_bytes)
@@ -178,7 +175,7 @@ def tiny_shape() -> ModelShape:
 
 
 def a_server(model: Model, size_bytes: int, **more: Any) -> Server:
-    """A server that is loading on the CPU."""
+    """On the CPU, loading."""
     placement = on_the_cpu(size_bytes)
     return replace(Server(1, model, placement, placement.booked_bytes, 0.0, last_used=0.0, progress_at=0.0), **more)
 
@@ -189,7 +186,7 @@ def on_the_cpu(size_bytes: int) -> Placement:
 
 
 def booked(model: Model) -> int:
-    """Bytes that plays book for a model: its file size plus 15 %."""
+    """What the plays book for a model: its size and 15 %."""
     return model.size_bytes * 115 // 100
 
 
@@ -213,7 +210,7 @@ __all__ = [
 
 
 def check_nothing_skipped(state: PoolState, now: float) -> None:
-    """Check that passes skipped by a step would have had no effect."""
+    """Where a step skips its last passes, they would have changed nothing."""
     if schedule.is_settled(state, now):
         for settle in schedule.PASSES:
             assert settle(state, now) == (state, []), settle.__name__

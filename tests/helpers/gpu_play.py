@@ -1,4 +1,4 @@
-"""The scheduler with simulated GPUs, whose memory follows the servers as NVML would report it."""
+"""The scheduler on simulated GPUs: their memory follows the servers, as NVML would show it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NO_CONSTRAINTS = PlacementConstraints()
 
 
 def eight_layers_file(path: Path) -> Path:
-    """Write a sparse model file with eight layers of 416 MiB and 2 x 250 MiB of vocabulary."""
+    """Eight layers of 416 MiB, and 2 x 250 MiB of vocabulary; sparse."""
     infos = [Info("token_embd.weight", (4096, 32000), 1), Info("output.weight", (4096, 32000), 1)]
     for il in range(8):
         infos += [Info(f"blk.{il}.{name}.weight", (4096, 14336), 1) for name in ("ffn_gate", "ffn_up", "ffn_down")]
@@ -62,24 +62,24 @@ def _estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
 
 @functools.cache
 def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_CONSTRAINTS) -> PlacementRequest:
-    """A model with eight layers: about 4.5 GiB on one GPU with a context of 4k, 2 GiB more with 64k."""
+    """A model of eight layers: with 4k some 4.5 GiB on one GPU; a context of 64k takes 2 GiB more."""
     return PlacementRequest(eight_layer_shape(), ModelOptions(ctx_size=ctx_size), _estimate, constraints)
 
 
 @dataclass
 class Hardware:
-    """Cards by name: GiB of each, and what strangers hold of it."""
+    """GPUs by UUID: GiB of each, and what other processes hold of it."""
 
     total_gib: dict[str, float]
     other_gib: dict[str, float] = field(default_factory=dict)
-    late_gib: dict[str, float] = field(default_factory=dict)  # of processes that are gone: not free yet
+    late_gib: dict[str, float] = field(default_factory=dict)  # being released by processes that have ended
     shows_pids: bool = True
     state: GpuState = GpuState.OK
     engine_problem: str = ""
     expected: str = ""
 
     def snapshot(self, servers: tuple[Server, ...], at: float) -> GpuSnapshot:
-        """A ready server holds its booked memory, a loading one nothing yet."""
+        """Ready servers hold what was booked, loading ones nothing yet."""
         gpus = []
         for index, (uuid, total) in enumerate(self.total_gib.items()):
             held = {s.pid or 0: s.booked[uuid] for s in servers if uuid in s.booked and s.ready_at is not None}
@@ -94,7 +94,7 @@ class Hardware:
 
 
 class GpuPlay(Play):
-    """Like Play, with GPUs. With `answers_polls` False, ReadGpus is not answered."""
+    """As Play; with `answers_polls` False, requested GPU readings never arrive."""
 
     def __init__(self, hardware: Hardware, limits: SchedulingLimits | None = None, answers_polls: bool = True) -> None:
         super().__init__(limits, total_gib=64)
@@ -120,7 +120,7 @@ class GpuPlay(Play):
         patience: float = 300.0,
         command: Callable[..., ev.Event] = ev.Acquire,
     ) -> list[Effect]:
-        """Post a new request, half a second after a poll of the GPUs."""
+        """A new request. The GPUs were polled half a second ago, as they always are."""
         if self.answers_polls and self.hardware.total_gib:
             self.post(self.polled(at - 0.5))
         self._ticket += 1
@@ -128,7 +128,7 @@ class GpuPlay(Play):
         return self.post(command(self._ticket, model, at, at + patience, eight_layers(ctx_size, constraints)))
 
     def loaded(self, name: str, at: float = 0.0, **wanted: object) -> Server:
-        """Start an idle server of this model; returns it."""
+        """An idle server of this model."""
         server = next(e.server for e in self.wants(name, at, **wanted) if isinstance(e, Spawn))  # type: ignore[arg-type]
         ticket = self._ticket
         self.post(ev.Spawned(server.id, 1000 + server.id, at), ev.Ready(server.id, 9000 + server.id, at))

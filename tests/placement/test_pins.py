@@ -1,4 +1,4 @@
-"""Pinned models that do not fit the machine together: a configuration error, where that is certain."""
+"""Pinned models that do not fit the machine together: a configuration error if that is certain."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tests.helpers.service import serving, wait_for
 from tests.helpers.stand_in_nvml import needs_compiler
 from tests.placement.test_placement import card
 
-# `asked()` needs 4.1 GiB with a context of 4,096, and 6.0 GiB with 65,536.
+# `eight_layers()` needs 4.1 GiB with a context of 4,096, and 6.0 GiB with 65,536.
 
 
-def test_they_are_placed_one_beside_the_other_on_an_empty_machine():
+def test_pinned_models_are_placed_together_on_an_empty_machine():
     cards = (card(0, free=0, total=12), card(1, free=0, total=6))
     found = place_pinned({"a": eight_layers(), "b": eight_layers(), "c": eight_layers()}, World(cards))
-    assert not found.unplaced, "what strangers hold now says nothing"
+    assert not found.unplaced, "what other processes hold now does not count"
     assert sorted(place.uuids for place in found.placements.values()) == [("GPU-0",), ("GPU-0",), ("GPU-1",)]
 
 
-def test_those_without_room_are_named_with_the_numbers_and_what_to_do():
+def test_models_that_do_not_fit_are_named_with_numbers_and_a_remedy():
     world = World((card(0, free=12, total=12),))
     (line,) = pinned_problems({"small": eight_layers(), "large": eight_layers(65536), "other": eight_layers()}, world)
     assert line.startswith("models.other.pin: pinned models stay loaded, and it does not fit together with large (")
@@ -41,13 +41,13 @@ def test_those_without_room_are_named_with_the_numbers_and_what_to_do():
     assert ". Unpin one of them" in line
 
 
-def test_one_that_fits_no_machine_like_this_is_named_alone():
+def test_a_model_that_does_not_fit_by_itself_is_reported_so():
     (line,) = pinned_problems({"large": eight_layers(65536)}, World((card(0, free=6, total=6),)))
     assert line.startswith("models.large.pin: it does not fit this machine: it needs 6,")
     assert line.endswith("Unpin it, or set cache_type_k and cache_type_v q8_0")
 
 
-def test_each_may_use_only_the_cards_that_its_settings_allow():
+def test_each_model_uses_only_its_allowed_gpus():
     cards = (card(0, free=6, total=6), card(1, free=24))
     only_first = PlacementConstraints(gpus=("GPU-0",))
     (line,) = pinned_problems({"a": eight_layers(4096, only_first), "b": eight_layers(4096, only_first)}, World(cards))
@@ -55,8 +55,8 @@ def test_each_may_use_only_the_cards_that_its_settings_allow():
     assert pinned_problems({"a": eight_layers(4096, only_first), "b": eight_layers()}, World(cards)) == ()
 
 
-def test_a_context_that_is_chosen_at_the_load_keeps_nobody_out():
-    """Together they take 8.2 GiB with the shortest; the first one alone 5 with the longest."""
+def test_an_automatic_context_counts_as_the_shortest():
+    """Together they need 8.2 GiB with the shortest context; the first alone needs 5 with the longest."""
     auto = eight_layers(4096, PlacementConstraints(has_auto_context=True))
     pinned, world = {"a": auto, "b": auto}, World((card(0, free=8.5, total=8.5),))
     assert pinned_problems(pinned, world) == ()
@@ -67,27 +67,27 @@ def test_a_context_that_is_chosen_at_the_load_keeps_nobody_out():
     assert auto_context_problems({"a": eight_layers(), "b": eight_layers()}, world) == ()
 
 
-def test_another_order_may_be_the_one_that_fits():
-    """By size: 6 GiB to the fuller card, which leaves the one that may use that card alone without room."""
+def test_other_load_orders_are_tried():
+    """Largest first: 6 GiB on the fuller GPU, the only one the other model may use."""
     cards = (card(0, free=8, total=8), card(1, free=9, total=9))
     pinned = {"large": eight_layers(65536), "small": eight_layers(4096, PlacementConstraints(gpus=("GPU-0",)))}
     assert pinned_problems(pinned, World(cards)) == ()
 
 
-def test_of_needs_that_are_guessed_only_the_weights_count():
-    """`asked()` has 3.4 GiB of them, and 4.1 in all."""
+def test_of_an_estimate_with_low_confidence_only_the_weights_count():
+    """`eight_layers()` has 3.4 GiB of weights and needs 4.1 GiB in total."""
 
-    def guessed(options, gpus):
+    def low_confidence(options, gpus):
         return replace(eight_layers().estimate_with_margin(options, gpus), confidence=Confidence.LOW)
 
     known = eight_layers()
-    unknown = PlacementRequest(known.shape, known.options, guessed)
+    unknown = PlacementRequest(known.shape, known.options, low_confidence)
     assert pinned_problems({"known": known, "other": known}, World((card(0, free=8, total=8),)))
     assert pinned_problems({"known": known, "unknown": unknown}, World((card(0, free=8, total=8),))) == ()
     assert pinned_problems({"known": known, "unknown": unknown}, World((card(0, free=8, total=7.3),)))
 
 
-def test_on_a_machine_of_the_cpu_it_is_about_ram():
+def test_without_gpus_ram_counts():
     world = World((), shared={CPU: 0}, totals={CPU: 16 * GIB})
     assert pinned_problems({"a": a_placement_request(9 * GIB), "b": a_placement_request(6 * GIB)}, world) == ()
     (line,) = pinned_problems({"a": a_placement_request(9 * GIB), "b": a_placement_request(8 * GIB)}, world)
@@ -112,11 +112,11 @@ KNOWN = GpuSnapshot(GpuState.OK, 0.0, (A_GPU,))
         (GpuSnapshot(GpuState.NO_DRIVER, 0.0, expected="one is on the bus"), CpuFallback.WHEN_FULL, False),
     ],
 )
-def test_nothing_is_certain_while_a_gpu_is_missed(gpus: GpuSnapshot, fallback: CpuFallback, is_known: bool):
+def test_capacity_is_unknown_while_a_gpu_is_missing(gpus: GpuSnapshot, fallback: CpuFallback, is_known: bool):
     assert is_capacity_known(gpus, fallback) is is_known
 
 
-# --- the whole -------------------------------------------------------------------------------------------------------
+# --- whole service ----------------------------------------------------------------------------------
 
 
 def half_of_ram(folder: Path) -> str:
@@ -128,7 +128,7 @@ def half_of_ram(folder: Path) -> str:
 
 
 @pytest.mark.integration
-def test_check_config_says_so(tmp_path: Path):
+def test_check_config_reports_it(tmp_path: Path):
     done = check("--config", half_of_ram(tmp_path), "--json", ENGINE__BINARY="embedded")
     (line,) = json.loads(done.stdout)["errors"]
     assert done.exit_code == 1
@@ -136,13 +136,13 @@ def test_check_config_says_so(tmp_path: Path):
 
 
 @pytest.mark.integration
-def test_one_of_them_is_good(tmp_path: Path):
+def test_one_pinned_model_is_valid(tmp_path: Path):
     file = Path(half_of_ram(tmp_path))
     file.write_text(file.read_text().replace("pin: true}}", "pin: false}}"))
     assert check("--config", str(file), ENGINE__BINARY="embedded").exit_code == 0
 
 
-def test_fewer_may_be_loaded_than_are_pinned(tmp_path: Path):
+def test_max_loaded_below_the_number_of_pinned_models_is_an_error(tmp_path: Path):
     text = "scheduling: {max_loaded: 1}\nmodels: {a: {pin: true}, b: {pin: true}}"
     done = check("--config", written(tmp_path, text))
     assert done.exit_code == 1
@@ -159,9 +159,9 @@ def test_the_service_refuses_to_start(tmp_path: Path):
 
 @needs_compiler
 @pytest.mark.integration
-def test_with_gpus_each_cards_capacity_counts(tmp_path: Path):
+def test_with_gpus_the_capacity_of_each_counts(tmp_path: Path):
     machine = Machine(tmp_path / "machine")
-    machine.show(A)  # 1,200 MiB; the large one takes 857 of them, the small one 547
+    machine.show(A)  # 1,200 MiB; the large model needs 857, the small one 547
     file = machine.config({"large": {**LARGE, "pin": True}, "small": {**SMALL, "pin": True}}, {})
     environment = {"ENGINE__BINARY": "embedded", "ENGINE__ASSUME_GPU": "true", "DEFAULTS__CTX_SIZE": "4096"}
     with serving(tmp_path, "--config", str(file), plain=machine.hardware.environment, **environment) as service:
@@ -175,7 +175,7 @@ def test_with_gpus_each_cards_capacity_counts(tmp_path: Path):
 
 @needs_compiler
 @pytest.mark.integration
-def test_what_is_not_known_at_the_start_is_said_when_it_is(tmp_path: Path):
+def test_a_problem_unknown_at_the_start_is_reported_once_known(tmp_path: Path):
     machine = Machine(tmp_path / "machine")
     few = a_card("GPU-b", total_mib=400, bus="00000000:02:00.0")
     machine.show(A, replace(few, flags=("lost",)))

@@ -1,4 +1,4 @@
-"""Placement: the right GPU, or the fewest, over made-up and random worlds of cards and servers."""
+"""Placement: the right GPU, or the fewest, in constructed and random worlds of GPUs and servers."""
 
 from __future__ import annotations
 
@@ -45,44 +45,44 @@ def where(decision: Decision) -> tuple[str, ...]:
     return decision.placement.uuids
 
 
-def test_of_the_cards_with_room_the_fullest_is_taken_and_with_spread_the_emptiest():
+def test_pack_takes_the_fullest_gpu_that_fits_and_spread_the_emptiest():
     cards = (card(0, 20), card(1, 8), card(2, 4))
     assert where(decide(request(), World(cards))) == ("GPU-1",)
     assert where(decide(request(), World(cards, policy=Policy(Strategy.SPREAD)))) == ("GPU-0",)
     assert where(decide(request(), World(cards, policy=Policy(order=("GPU-0",))))) == ("GPU-0",)
 
 
-def test_an_idle_card_comes_before_one_that_computes():
+def test_an_idle_gpu_is_preferred_to_a_busy_one():
     cards = (card(0, 8, is_busy=True), card(1, 20))
     assert where(decide(request(), World(cards))) == ("GPU-1",)
 
 
-def test_only_the_cards_that_the_model_may_use_are_taken():
+def test_only_allowed_gpus_are_used():
     cards = (card(0, 8), card(1, 20))
     assert where(decide(request(gpus=("1",)), World(cards))) == ("GPU-1",)
     assert where(decide(request(exclude=("GPU-0",)), World(cards))) == ("GPU-1",)
     assert decide(request(gpus=("7",)), World(cards)).outcome is Outcome.REFUSE
 
 
-def test_a_server_that_nobody_uses_goes_before_a_model_is_split():
-    """19 GiB, cards with 15 and 14 GiB free, an idle 6 GiB server on one: long untouched it goes, else it splits."""
+def test_a_long_idle_server_is_evicted_rather_than_splitting_a_model():
+    """19 GiB, GPUs with 15 and 14 GiB free, one with an idle 6 GiB server: evicted if idle for long, else a split."""
     model = request(("qwen2.5-32b", "Q4_K_M"), ctx_size=512)
     cards = (card(0, 15, 16), card(1, 14, 20))
-    untouched = decide(model, World(cards, (resident(7, idle=600, GPU_1=6),)))
-    assert (untouched.outcome, untouched.evict, where(untouched)) == (Outcome.EVICT, (7,), ("GPU-1",))
+    long_idle = decide(model, World(cards, (resident(7, idle=600, GPU_1=6),)))
+    assert (long_idle.outcome, long_idle.evict, where(long_idle)) == (Outcome.EVICT, (7,), ("GPU-1",))
     just_used = decide(model, World(cards, (resident(7, idle=5, GPU_1=6),)))
     assert (just_used.outcome, len(where(just_used))) == (Outcome.PLACE, 2)
 
 
-def test_of_many_servers_none_goes_that_one_after_it_makes_needless():
-    """More than are compared as sets: the first that are enough in their order, without those not needed then."""
+def test_of_many_servers_none_is_evicted_that_a_later_one_makes_unnecessary():
+    """More servers than are compared as sets: the first sufficient ones, less those that turn out unnecessary."""
     small = [resident(number, idle=1000 - number, GPU_0=0.5) for number in range(1, 10)]
     large = resident(99, idle=10, GPU_0=12)
     found = decide(request(("qwen2.5-32b", "Q4_K_M")), World((card(0, 11, 24),), (*small, large)))
     assert (found.outcome, found.evict) == (Outcome.EVICT, (99,))
 
 
-def test_the_cheapest_servers_go_and_none_in_vain():
+def test_the_cheapest_servers_are_evicted_and_none_in_vain():
     servers = (
         resident(1, idle=100, GPU_0=2),
         resident(2, idle=5000, GPU_0=6),
@@ -93,7 +93,7 @@ def test_the_cheapest_servers_go_and_none_in_vain():
     assert (found.outcome, found.evict) == (Outcome.EVICT, (2,))
 
 
-def test_a_model_is_rather_split_than_a_young_one_stopped():
+def test_a_model_is_split_rather_than_evicting_within_the_minimum_residency():
     cards = (card(0, 0), card(1, 1), card(2, 1))
     young = replace(resident(1, 30, GPU_0=8), is_in_min_residency=True)
     old = (resident(2, 30, GPU_1=3.5), resident(3, 30, GPU_2=3.5))
@@ -101,8 +101,8 @@ def test_a_model_is_rather_split_than_a_young_one_stopped():
     assert decide(request(), World(cards, (replace(young, is_in_min_residency=False), *old))).evict == (1,)
 
 
-def test_one_that_is_not_missed_goes_first_however_young_dear_or_lately_used():
-    def spare(**gib: float) -> Resident:
+def test_a_surplus_replica_is_evicted_first_whatever_its_age_cost_or_last_use():
+    def surplus(**gib: float) -> Resident:
         return replace(
             resident(1, 1, **gib),
             is_surplus=True,
@@ -114,23 +114,25 @@ def test_one_that_is_not_missed_goes_first_however_young_dear_or_lately_used():
 
     full = (card(0, 0), card(1, 0))
     old = replace(resident(2, 900, GPU_1=8), requests_per_second=0.01, load_seconds=1.0)
-    assert decide(request(), World(full, (old, spare(GPU_0=8)))).evict == (1,)
-    assert decide(request(), World(full, (spare(GPU_1=4), old, resident(3, 900, GPU_0=8)))).evict == (3,), "not in vain"
-    # 19 GiB: rather than split over what is free.
+    assert decide(request(), World(full, (old, surplus(GPU_0=8)))).evict == (1,)
+    assert decide(request(), World(full, (surplus(GPU_1=4), old, resident(3, 900, GPU_0=8)))).evict == (3,), (
+        "not in vain"
+    )
+    # 19 GiB: evicted rather than splitting the model over free memory.
     model = request(("qwen2.5-32b", "Q4_K_M"), ctx_size=512)
-    found = decide(model, World((card(0, 15, 16), card(1, 14, 20)), (spare(GPU_1=6),)))
+    found = decide(model, World((card(0, 15, 16), card(1, 14, 20)), (surplus(GPU_1=6),)))
     assert (found.outcome, found.evict, where(found)) == (Outcome.EVICT, (1,), ("GPU-1",))
-    on_two = World((card(0, 9, 14), card(1, 9, 14)), (replace(old, held_bytes={"GPU-0": 3 * GIB}), spare(GPU_1=3)))
+    on_two = World((card(0, 9, 14), card(1, 9, 14)), (replace(old, held_bytes={"GPU-0": 3 * GIB}), surplus(GPU_1=3)))
     assert (len(where(decide(model, on_two))), decide(model, on_two).evict) == (2, (1,))
 
 
-def test_for_a_split_too_nobody_goes_in_vain():
+def test_for_a_split_no_server_is_evicted_in_vain():
     servers = (resident(1, idle=9000, GPU_2=1), resident(2, idle=500, GPU_0=15), resident(3, idle=400, GPU_1=15))
     found = decide(request(LARGE), World((card(0, 8), card(1, 8), card(2, 1)), servers))
     assert (found.outcome, set(found.evict), set(where(found))) == (Outcome.EVICT, {2, 3}, {"GPU-0", "GPU-1"})
 
 
-def test_a_split_takes_the_fewest_cards_and_books_what_llama_cpp_will_take():
+def test_a_split_uses_the_fewest_gpus_and_books_what_llama_cpp_allocates():
     cards = tuple(card(index, 22) for index in range(4))
     found = decide(request(LARGE), World(cards))
     assert found.outcome is Outcome.PLACE and len(where(found)) == 2
@@ -141,15 +143,15 @@ def test_a_split_takes_the_fewest_cards_and_books_what_llama_cpp_will_take():
     assert all(placement.booked_bytes[uuid] <= 22 * GIB for uuid in placement.uuids)
 
 
-def test_fewer_cards_are_worth_more_than_fewer_stops():
-    """70B on four cards after one stop, or on two after two."""
+def test_fewer_gpus_are_preferred_to_fewer_evictions():
+    """70B on four GPUs after one eviction, or on two after two."""
     servers = tuple(resident(n, idle=9000 - n, **{f"GPU_{n}": 14}) for n in range(2))
     world = World((card(0, 8), card(1, 8), card(2, 11), card(3, 11)), servers)
     found = decide(request(LARGE), world)
     assert (found.outcome, set(found.evict), set(where(found))) == (Outcome.EVICT, {0, 1}, {"GPU-0", "GPU-1"})
 
 
-def test_unequal_cards_get_layers_by_their_room():
+def test_unequal_gpus_get_layers_by_their_free_memory():
     found = decide(request(LARGE), World((card(0, 12), card(1, 38, 40))))
     assert where(found) == ("GPU-1", "GPU-0")
     large, small = found.placement.layers
@@ -162,28 +164,28 @@ def test_min_and_max_gpus():
     assert decide(request(LARGE, max_gpus=1), World(cards)).outcome is Outcome.REFUSE
 
 
-def test_an_automatic_context_is_the_longest_that_fits_one_free_card():
+def test_an_automatic_context_is_the_longest_that_fits_one_free_gpu():
     model = request(has_auto_context=True)
     sizes = [decide(model, World((card(0, free),))).placement.ctx_size for free in (20, 8, 7, 6)]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] == 32768 and len(set(sizes)) > 2
-    # a longer one is never worth a stop: without room for any, 4k is what is made room for
+    # a longer one is never worth an eviction: if none fits, servers are evicted for 4k
     found = decide(model, World((card(0, 2),), (resident(1, GPU_0=20),)))
     assert (found.outcome, found.placement.ctx_size) == (Outcome.EVICT, 4096)
 
 
-def test_what_is_busy_is_waited_for_and_what_is_a_strangers_is_not():
+def test_busy_servers_are_waited_for_and_other_processes_are_not():
     busy = decide(request(), World((card(0, 1),), (resident(1, busy=True, GPU_0=20),)))
     assert busy.outcome is Outcome.WAIT and "m1" in busy.reason
-    leaving = decide(request(), World((card(0, 1, releasing_bytes=20 * GIB),)))
-    assert leaving.outcome is Outcome.WAIT and "waiting for memory being released: " in leaving.reason
+    releasing = decide(request(), World((card(0, 1, releasing_bytes=20 * GIB),)))
+    assert releasing.outcome is Outcome.WAIT and "waiting for memory being released: " in releasing.reason
     pinned = decide(request(), World((card(0, 1),), (resident(1, pinned=True, GPU_0=20),)))
-    stranger = decide(request(), World((card(0, 1),)))
-    for refused in (pinned, stranger):
+    other_process = decide(request(), World((card(0, 1),)))
+    for refused in (pinned, other_process):
         assert (refused.outcome, refused.is_permanent) == (Outcome.REFUSE, False)
         assert refused.free_bytes == {"GPU-0": GIB}
 
 
-def test_what_can_never_fit_is_told_what_would():
+def test_a_model_that_never_fits_gets_a_suggestion():
     found = decide(request(ctx_size=131072), World((card(0, 11, 12),)))
     assert (found.outcome, found.is_permanent) == (Outcome.REFUSE, True)
     assert found.needed_bytes > 12 * GIB
@@ -193,7 +195,7 @@ def test_what_can_never_fit_is_told_what_would():
 
 
 @pytest.mark.parametrize(
-    ("model", "constraints", "cards", "said"),
+    ("model", "constraints", "cards", "suggestion"),
     [
         (LARGE, {}, 1, "partial_offload on"),
         (LARGE, {"max_gpus": 1}, 3, "max_gpus null"),
@@ -202,31 +204,31 @@ def test_what_can_never_fit_is_told_what_would():
     ],
     ids=str,
 )
-def test_where_no_smaller_cache_helps_it_is_a_wish_that_would(model, constraints, cards, said):
+def test_if_no_smaller_cache_fits_a_placement_setting_is_suggested(model, constraints, cards, suggestion):
     found = decide(request(model, **constraints), World(tuple(card(index, 22) for index in range(cards))))
-    assert (found.is_permanent, found.suggestion) == (True, said)
+    assert (found.is_permanent, found.suggestion) == (True, suggestion)
 
 
-def test_a_split_that_was_asked_for_says_so():
+def test_the_reason_names_a_configured_split():
     found = decide(request(min_gpus=2), World((card(0, 20), card(1, 20))))
     assert found.reason.startswith("min_gpus is 2; fits on 2 GPUs together")
 
 
-def test_the_reason_is_what_is_really_short():
-    """RAM is short for now, the card for ever."""
+def test_the_reason_names_what_is_permanently_short():
+    """RAM is short for now, GPU memory permanently."""
     found = decide(request(LARGE), World((card(0, 11, 12),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
     assert found.is_permanent and "on one GPU" in found.reason and "RAM" not in found.reason
     alone = decide(request(min_gpus=3), World((card(0, 20), card(1, 20))))
     assert "min_gpus is 3, but only 2 are available for a split; usable at most: " in alone.reason
 
 
-def test_where_ram_is_short_the_numbers_are_those_of_ram():
+def test_if_ram_is_short_the_numbers_are_those_of_ram():
     found = decide(request(), World((card(0, 20),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
     assert "of RAM" in found.reason and found.needed_bytes < GIB
     assert found.free_bytes == {CPU: 0}
 
 
-def test_gpus_that_are_not_here_are_nothing_that_a_smaller_file_helps():
+def test_absent_gpus_are_reported_without_suggesting_a_smaller_file():
     found = decide(request(gpus=("GPU-z",)), World((card(0, 20),)))
     error = error_for(Refusal(Reason.DOES_NOT_FIT, "m", found.reason, found.needed_bytes))
     assert (
@@ -234,7 +236,7 @@ def test_gpus_that_are_not_here_are_nothing_that_a_smaller_file_helps():
     )
 
 
-def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():
+def test_the_cpu_is_used_without_gpus_and_otherwise_only_if_configured():
     assert where(decide(request(), World((), shared={CPU: 64 * GIB}))) == (CPU,)
     assert decide(request(), World((), shared={CPU: GIB})).outcome is Outcome.REFUSE
     full = World((card(0, 1),), shared={CPU: 64 * GIB})
@@ -242,7 +244,7 @@ def test_the_cpu_is_taken_where_there_is_no_gpu_and_else_only_by_policy():
     assert where(decide(request(cpu_when_full=True), full)) == (CPU,)
 
 
-def test_experts_or_layers_stay_in_ram_by_policy():
+def test_experts_or_layers_stay_in_ram_if_configured():
     world = World((card(0, 10),), shared={CPU: 64 * GIB})
     experts = decide(request(("qwen3-30b-a3b", "Q4_K_M"), cpu_moe=True), world)
     assert experts.placement.n_cpu_moe == 999 and experts.placement.booked_bytes["GPU-0"] <= 10 * GIB
@@ -250,7 +252,7 @@ def test_experts_or_layers_stay_in_ram_by_policy():
     assert 0 < layers.placement.n_gpu_layers < 80 and layers.placement.booked_bytes["GPU-0"] <= 10 * GIB
 
 
-def test_layers_that_stay_in_ram_are_the_fewest_on_all_cards_it_may_have():
+def test_partial_offload_uses_all_allowed_gpus_for_the_most_layers():
     def layers(model: PlacementRequest) -> tuple[int, int]:
         found = decide(model, World((card(0, 10), card(1, 16)), shared={CPU: 64 * GIB}))
         assert all(found.placement.booked_bytes[uuid] <= found.free_bytes[uuid] for uuid in where(found))
@@ -262,12 +264,12 @@ def test_layers_that_stay_in_ram_are_the_fewest_on_all_cards_it_may_have():
     assert (cards, card_) == (2, 1) and 30 < both < 50 and alone < both - 10
 
 
-def test_every_step_leaves_its_numbers():
+def test_every_step_records_its_numbers():
     found = decide(request(LARGE), World((card(0, 20), card(1, 21))))
     assert found.considered[0].startswith("one GPU, context 4096: needs 4") and "0 of 2" in found.considered[0]
 
 
-def test_idle_servers_leave_also_for_a_place_with_less_on_gpus():
+def test_idle_servers_are_evicted_for_a_partial_offload_too():
     ram = {CPU: 64 * GIB}
     full = World((card(0, 0.2),), (resident(1, idle=500, GPU_0=23),), ram)
     layers = decide(request(LARGE, partial_offload=True), full)
@@ -282,29 +284,29 @@ def test_idle_servers_leave_also_for_a_place_with_less_on_gpus():
     assert (when_full.outcome, when_full.evict, where(when_full)) == (Outcome.EVICT, (2,), (CPU,))
 
 
-def test_more_layers_are_worth_waiting_for_what_is_coming_back():
-    """Some of it is free before the rest: a load must not start with the few layers for which that is enough."""
+def test_more_gpu_layers_are_worth_waiting_for_memory_being_released():
+    """It becomes free in steps: a load must not start with the few layers that fit first."""
     cards = (card(0, 5, releasing_bytes=17 * GIB),)
     found = decide(request(LARGE, partial_offload=True), World(cards, shared={CPU: 64 * GIB}))
     assert found.outcome is Outcome.WAIT
 
 
-def test_nobody_leaves_for_room_that_is_claimed_or_held_back():
-    """2 GiB more are promised than are free: once the 6 GiB of a server are back, 4 may be had, and 5.4 are needed."""
+def test_no_server_is_evicted_if_the_memory_is_claimed_or_reserved():
+    """2 GiB more are claimed than are free: evicting a 6 GiB server leaves 4 GiB usable, and 5.4 are needed."""
     assert decide(request(), World((card(0, -2),), (resident(1, GPU_0=6),))).outcome is Outcome.REFUSE
     found = decide(request(), World((card(0, -2),), (resident(1, GPU_0=8),)))
     assert (found.outcome, found.evict, found.free_bytes) == (Outcome.EVICT, (1,), {"GPU-0": 0})
 
 
-def test_nobody_leaves_a_card_that_is_too_small_in_any_case():
-    """What is said to come back may be free already, so that all together is more than the card has."""
+def test_no_server_is_evicted_from_a_gpu_that_is_too_small_anyway():
+    """Held memory may already count as free, so that the sum exceeds the GPU's total."""
     found = decide(request(), World((card(0, 5, 5.2),), (resident(1, GPU_0=2),)))
     assert (found.outcome, found.is_permanent) == (Outcome.REFUSE, True)
     two = World((card(0, 20, 20), card(1, 20, 20)), (resident(1, GPU_0=9), resident(2, GPU_1=9)))
     assert decide(request(LARGE), two).outcome is Outcome.REFUSE
 
 
-def test_what_would_fit_is_never_a_larger_cache():
+def test_a_suggestion_is_never_a_larger_cache():
     model = request(ctx_size=131072)
     small = replace(model.options, cache_type_k="q4_0", cache_type_v="q4_0")
     found = decide(replace(model, options=small), World((card(0, 5.05, 5.05),)))
@@ -340,26 +342,28 @@ def decided(seed: int) -> list[tuple[PlacementRequest, World, Decision]]:
     return found
 
 
-def room(world: World, gone: tuple[int, ...]) -> dict[str, int]:
+def free_after(world: World, victims: tuple[int, ...]) -> dict[str, int]:
     free = {each.uuid: each.usable_bytes for each in world.cards} | dict(world.shared)
     for server in world.residents:
-        if server.id in gone:
+        if server.id in victims:
             for uuid, held in server.held_bytes.items():
                 free[uuid] += held
     return free
 
 
-def test_a_placement_always_fits_and_only_idle_servers_go(decided: list[tuple[PlacementRequest, World, Decision]]):
+def test_a_placement_always_fits_and_only_idle_servers_are_evicted(
+    decided: list[tuple[PlacementRequest, World, Decision]],
+):
     assert {decision.outcome for _, _, decision in decided} >= {Outcome.PLACE, Outcome.EVICT, Outcome.REFUSE}
     for _, world, decision in decided:
         if decision.placement:
-            free = room(world, decision.evict)
+            free = free_after(world, decision.evict)
             assert all(size <= free[uuid] for uuid, size in decision.placement.booked_bytes.items())
             stopped = [server for server in world.residents if server.id in decision.evict]
             assert not any(server.is_busy or server.is_pinned for server in stopped)
 
 
-def test_what_is_booked_is_the_estimate_for_just_that_split(decided: list[tuple[PlacementRequest, World, Decision]]):
+def test_the_booking_is_the_estimate_for_exactly_that_split(decided: list[tuple[PlacementRequest, World, Decision]]):
     for model, _, decision in decided:
         if placement := decision.placement:
             options = replace(
@@ -371,7 +375,7 @@ def test_what_is_booked_is_the_estimate_for_just_that_split(decided: list[tuple[
             assert placement.estimate == estimate_memory(model.shape, options)
 
 
-def test_one_card_is_used_if_one_has_room_and_never_more_than_needed(
+def test_one_gpu_is_used_if_it_fits_and_never_more_than_needed(
     decided: list[tuple[PlacementRequest, World, Decision]],
 ):
     for model, world, decision in decided:

@@ -1,4 +1,4 @@
-"""CUDA_VISIBLE_DEVICES: which GPUs it leaves."""
+"""Which GPUs CUDA_VISIBLE_DEVICES selects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALL = (A, B, C1, C2)
 
 
 @pytest.mark.parametrize(
-    ("value", "left"),
+    ("value", "selected"),
     [
         (None, ALL),
         ("0", (A,)),
@@ -47,16 +47,16 @@ ALL = (A, B, C1, C2)
         ("gpu-aa", ()),
     ],
 )
-def test_a_list_means_what_cuda_reads_in_it(value: str | None, left: tuple[Gpu, ...]):
-    assert visible_gpus(value, ALL) == left
+def test_a_list_is_parsed_as_by_cuda(value: str | None, selected: tuple[Gpu, ...]):
+    assert visible_gpus(value, ALL) == selected
 
 
 @pytest.mark.parametrize("value", ["", " ", "-1", "none", "NoDevFiles", ",0"])
-def test_what_can_name_no_gpu_at_all_is_known_without_nvml(value: str):
+def test_a_value_that_hides_all_gpus_is_recognized_without_nvml(value: str):
     assert hides_all_gpus(value)
     assert visible_gpus(value, ALL) == ()
 
 
 @pytest.mark.parametrize("value", [None, "0", " 3", "GPU-x", "MIG-x", "0,-1"])
-def test_what_may_name_one_has_to_be_looked_at(value: str | None):
+def test_a_value_that_may_name_a_gpu_does_not_hide_all(value: str | None):
     assert not hides_all_gpus(value)

@@ -147,13 +147,13 @@ def test_a_request_arrives_byte_for_byte(ways: Ways, way: str, name: str):
         line = f"POST {path}?say=up HTTP/{version}\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
         connection.sendall(line.encode() + framed[0] + b"\r\n\r\n" + framed[1])
         assert read(connection).body == b"ok"
-    said, _, arrived = (service.folder / "answers" / "up.seen").read_bytes().partition(b"\r\n\r\n")
+    head_sent, _, arrived = (service.folder / "answers" / "up.seen").read_bytes().partition(b"\r\n\r\n")
     assert arrived == body
-    assert f"Content-Length: {len(body)}" in said.decode() and f"Content-Type: {kind}" in said.decode()
+    assert f"Content-Length: {len(body)}" in head_sent.decode() and f"Content-Type: {kind}" in head_sent.decode()
 
 
 def test_readers_of_a_byte_a_second_cost_no_memory(ways: Ways):
-    """Four by each way, each 50 MB behind; others are served meanwhile, and nothing stays when they have left."""
+    """Four by each way, each 50 MB behind; others are served meanwhile, and nothing remains after they disconnect."""
     answers = [counted(HUGE), chunked(cut(HUGE, 100_000))]
     for way in WAYS:
         for answer in answers:

@@ -24,7 +24,7 @@ def is_closed(connection: UpstreamConnection) -> bool:
     return connection.socket.fileno() < 0
 
 
-def test_one_that_was_given_back_carries_the_next_request():
+def test_a_returned_connection_carries_the_next_request():
     connections = UpstreamConnections()
     with a_server() as port:
         first = connections.take(port)
@@ -33,7 +33,7 @@ def test_one_that_was_given_back_carries_the_next_request():
         first.close()
 
 
-def test_those_of_a_server_that_has_ended_are_closed():
+def test_connections_of_an_ended_server_are_closed():
     connections = UpstreamConnections()
     with a_server() as one, a_server() as other:
         first, second = connections.take(one), connections.take(other)
@@ -44,8 +44,8 @@ def test_those_of_a_server_that_has_ended_are_closed():
         connections.close()
 
 
-def test_those_that_were_idle_for_long_are_closed_whichever_server_they_lead_to(monkeypatch: pytest.MonkeyPatch):
-    """Of one server alone they would stay where nobody asks it again."""
+def test_connections_that_were_idle_for_too_long_are_closed_for_all_servers(monkeypatch: pytest.MonkeyPatch):
+    """Without a look at all servers they would stay open for a server without requests."""
     connections = UpstreamConnections()
     with a_server() as one, a_server() as other:
         first, second = connections.take(one), connections.take(other)

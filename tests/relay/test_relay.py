@@ -227,7 +227,7 @@ def test_an_answer_without_length_ends_with_its_connection(mover: StreamMover, w
 def test_a_connection_whose_server_may_not_have_read_the_request_is_not_kept(
     mover: StreamMover, method: str, status: str
 ):
-    """What is left of a GET's body would be the beginning of somebody else's request."""
+    """What is left of a GET's body would be taken for the beginning of another request."""
     case = Case(mover, says(head("Content-Length: 1", status=status) + b"1"), says(counted(b"2")))
     assert received(case, "socket", method=method)[0] == b"1"
     assert received(case, "socket")[0] == b"2"
@@ -259,13 +259,13 @@ def test_a_get_on_a_kept_connection_that_gives_no_byte_is_asked_again_once(mover
     assert len(case.server.requests) == 3
 
 
-def test_informational_answers_are_read_over(mover: StreamMover):
-    said = head(status="100 Continue") + head("Link: x", status="103 Early Hints") + counted(b"1")
-    assert received(Case(mover, says(said)), "socket") == (b"1", True)
+def test_informational_answers_are_skipped(mover: StreamMover):
+    sent = head(status="100 Continue") + head("Link: x", status="103 Early Hints") + counted(b"1")
+    assert received(Case(mover, says(sent)), "socket") == (b"1", True)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         *(b"SSH-2.0-x\r\n\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 20\r\n\r\n", head(status="101 Switching")),
         *(head("Content-Length: 1", "Content-Length: 2"), head("Content-Length: -1"), head("Content-Length: 1x")),
@@ -276,9 +276,9 @@ def test_informational_answers_are_read_over(mover: StreamMover):
         head(status="100 Continue") * 4000 + counted(b"1"),
     ],
 )
-def test_what_is_not_http_is_said_so(mover: StreamMover, said: bytes):
+def test_an_answer_that_is_not_http_is_bad_upstream(mover: StreamMover, sent: bytes):
     with pytest.raises(BadUpstream):
-        Case(mover, says(said, then_close=True)).send()
+        Case(mover, says(sent, then_close=True)).send()
 
 
 def test_no_answer_is_a_crash_and_a_late_one_a_timeout(mover: StreamMover):
@@ -297,8 +297,8 @@ def test_a_head_that_cannot_end_is_not_waited_for(mover: StreamMover):
 @pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("POST", "204 No Content"), ("POST", "304 x")])
 def test_a_body_where_none_may_be_is_nobodys_answer(mover: StreamMover, method: str, status: str):
     """It came after the answer was over, on a connection that was kept: the next request's answer began with it."""
-    said = head("Content-Length: 3", status=status)
-    case = Case(mover, says(said + b"bad"), says(counted(b"2")), says(said, b"bad", pause=0.05), says(counted(b"2")))
+    sent = head("Content-Length: 3", status=status)
+    case = Case(mover, says(sent + b"bad"), says(counted(b"2")), says(sent, b"bad", pause=0.05), says(counted(b"2")))
     for _ in range(2):
         assert received(case, "pieces", method=method) == (b"", True)
         assert received(case, "pieces") == (b"2", True)
@@ -307,9 +307,9 @@ def test_a_body_where_none_may_be_is_nobodys_answer(mover: StreamMover, method: 
 @both
 def test_events_of_an_announced_length_that_are_cut_end_the_connection(mover: StreamMover, way: str):
     """An error event would be a part of those bytes, and the connection be kept with some of them owed."""
-    said = head("Content-Type: text/event-stream", "Content-Length: 100000") + b"data: 1\n\n"
+    sent = head("Content-Type: text/event-stream", "Content-Length: 100000") + b"data: 1\n\n"
     with pytest.raises(ConnectionResetError):
-        received(Case(mover, says(said, then_close=True)), way)
+        received(Case(mover, says(sent, then_close=True)), way)
 
 
 @both
@@ -321,7 +321,7 @@ def test_events_of_an_announced_length_that_are_cut_end_the_connection(mover: St
         (b"2", "upstream_crashed"),  # in its size
         (b"3\r\nabc\r", "upstream_crashed"),
         (b"zz\r\n", "bad_upstream"),
-        (b"5\r\nhello\r\n5\r\nworldXX", "bad_upstream"),  # the client was told of a line end that it was not owed
+        (b"5\r\nhello\r\n5\r\nworldXX", "bad_upstream"),  # longer than its size
     ],
 )
 def test_a_stream_that_is_cut_ends_with_an_error_event(mover: StreamMover, way: str, cut: bytes, code: str):
@@ -339,22 +339,22 @@ def test_a_stream_that_pauses_for_too_long_ends_with_an_error_event(mover: Strea
 
 @both
 def test_a_body_of_its_own_format_that_is_cut_ends_the_connection(mover: StreamMover, way: str):
-    said = head("Content-Length: 100000") + b"x" * 70_000
+    sent = head("Content-Length: 100000") + b"x" * 70_000
     with pytest.raises(ConnectionResetError):
-        received(Case(mover, says(said, then_close=True)), way)
+        received(Case(mover, says(sent, then_close=True)), way)
 
 
 @pytest.mark.parametrize(
-    ("said", "error"), [(head("Content-Length: 5") + b"ab", UpstreamCrashed), (counted(b"ab") + b"c", BadUpstream)]
+    ("sent", "error"), [(head("Content-Length: 5") + b"ab", UpstreamCrashed), (counted(b"ab") + b"c", BadUpstream)]
 )
 def test_a_small_answer_that_is_cut_or_too_long_is_an_error_of_its_own(
-    mover: StreamMover, said: bytes, error: type[ProxyError]
+    mover: StreamMover, sent: bytes, error: type[ProxyError]
 ):
     with pytest.raises(error):
-        Case(mover, says(said, then_close=True)).send()
+        Case(mover, says(sent, then_close=True)).send()
 
 
-def test_a_client_that_leaves_shuts_the_servers_connection_at_once(mover: StreamMover):
+def test_a_disconnect_shuts_the_servers_connection_at_once(mover: StreamMover):
     shut_at: list[float] = []
 
     def endless(connection: socket.socket) -> None:
@@ -364,13 +364,13 @@ def test_a_client_that_leaves_shuts_the_servers_connection_at_once(mover: Stream
 
     case = Case(mover, endless)
     answer, client = case.send(), Client()
-    left_at: list[float] = []
+    disconnected_at: list[float] = []
 
-    def leave() -> None:
-        left_at.append(time.monotonic())
+    def disconnect() -> None:
+        disconnected_at.append(time.monotonic())
         case.watch.mark_disconnected()
 
-    threading.Timer(0.2, leave).start()
+    threading.Timer(0.2, disconnect).start()
     with pytest.raises(ConnectionResetError):
         answer.copy_body(no_wsgi, client)
     answer.close()
@@ -378,12 +378,12 @@ def test_a_client_that_leaves_shuts_the_servers_connection_at_once(mover: Stream
     while not shut_at:
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    assert shut_at[0] - left_at[0] < 1.0, "before it stalls"
+    assert shut_at[0] - disconnected_at[0] < 1.0, "before it stalls"
 
 
-@pytest.mark.parametrize("said", [b"", head("Content-Length: 5") + b"ab"])
-def test_a_client_that_left_while_it_waited_for_a_head_or_a_small_body_is_told_apart(mover: StreamMover, said: bytes):
-    case = Case(mover, says(said, pause=3.0))
+@pytest.mark.parametrize("sent", [b"", head("Content-Length: 5") + b"ab"])
+def test_a_disconnect_before_a_head_or_a_small_body_is_no_crash(mover: StreamMover, sent: bytes):
+    case = Case(mover, says(sent, pause=3.0))
     threading.Timer(0.1, case.watch.mark_disconnected).start()
     with pytest.raises(ClientDisconnected):
         case.send()

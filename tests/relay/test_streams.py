@@ -1,4 +1,4 @@
-"""Streams through the whole service: by its two ways, to clients that leave, and to those that read slowly."""
+"""Streams through the whole service: in its two ways, to clients that disconnect, and to those that read slowly."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_slow_reader_gets_all_of_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, version: str, seed: int):
+def test_clients_that_disconnect_at_any_moment_leave_nothing_behind(tmp_path: Path, version: str, seed: int):
     """No descriptor, no slot, no lease, no place; whether bytes go to their sockets or as pieces."""
     with faulty(tmp_path, {"DEFAULTS__PARALLEL": "64"}, **TOKENS) as service:
         answer(ask(service))
@@ -90,17 +90,17 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, v
 
         chance = random.Random(seed)
 
-        def leave(seconds: float) -> None:
+        def disconnect_after(seconds: float) -> None:
             connection = ask(service, version)
             connection.settimeout(20)
             until = time.monotonic() + seconds
             with connection, contextlib.suppress(TimeoutError):
-                while (left := until - time.monotonic()) > 0:
-                    connection.settimeout(left)
+                while (remaining := until - time.monotonic()) > 0:
+                    connection.settimeout(remaining)
                     if not connection.recv(4096):
                         return
 
-        threads = [threading.Thread(target=leave, args=(chance.uniform(0, 0.3),)) for _ in range(200)]
+        threads = [threading.Thread(target=disconnect_after, args=(chance.uniform(0, 0.3),)) for _ in range(200)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -113,11 +113,11 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(tmp_path: Path, v
 
 def test_a_client_that_disconnects_as_soon_as_it_was_told_of_a_cut_has_not_disconnected_first():
     def copy_body(write: object, client_socket: object) -> bool:
-        client.gone = True
+        client.is_disconnected = True
         return False  # the client was told
 
     exchange = Exchange(SimpleNamespace(services=None, environ={}, request_id="r"), "/v1/chat/completions")
-    exchange.client = client = SimpleNamespace(gone=False)
+    exchange.client = client = SimpleNamespace(is_disconnected=False)
     exchange.model = SimpleNamespace(name="m")
     exchange.answer = SimpleNamespace(status=200, headers=[], is_stream=True, copy_body=copy_body)
     exchange.send_answer(lambda status, headers: None)

@@ -14,8 +14,8 @@ def counted(*pieces: bytes, is_stream: bool = False) -> TokenUsage | None:
     return token_usage(b"".join(pieces[-2:]), is_stream)
 
 
-def event(said: object) -> bytes:
-    return b"data: " + json.dumps(said).encode() + b"\n\n"
+def event(answer: object) -> bytes:
+    return b"data: " + json.dumps(answer).encode() + b"\n\n"
 
 
 def chunk(content: bytes) -> bytes:
@@ -27,7 +27,7 @@ TIMINGS = {"prompt_n": 5, "cache_n": 2, "predicted_n": 3, "predicted_ms": 1.5}
 
 
 @pytest.mark.parametrize(
-    "said",
+    "answer",
     [
         {"choices": [], "usage": USAGE},
         {"timings": TIMINGS},
@@ -35,14 +35,14 @@ TIMINGS = {"prompt_n": 5, "cache_n": 2, "predicted_n": 3, "predicted_ms": 1.5}
         {"type": "response.completed", "response": {"usage": {"input_tokens": 7, "output_tokens": 3}}},
     ],
 )
-def test_each_way_to_say_it_is_known(said: object):
-    assert counted(json.dumps(said).encode()) == TokenUsage(7, 3)
+def test_each_form_is_known(answer: object):
+    assert counted(json.dumps(answer).encode()) == TokenUsage(7, 3)
     assert counted(
-        chunk(event({"a": 1})), chunk(event(said)), chunk(b"data: [DONE]\n\n"), is_stream=True
+        chunk(event({"a": 1})), chunk(event(answer)), chunk(b"data: [DONE]\n\n"), is_stream=True
     ) == TokenUsage(7, 3)
 
 
-def test_of_several_events_the_last_that_says_it_counts():
+def test_the_last_event_with_counts_is_used():
     both = event({"timings": {"predicted_n": 1}}) + event({"usage": USAGE, "choices": []}) + b"data: [DONE]\n\n"
     assert counted(chunk(both), is_stream=True) == TokenUsage(7, 3)
 
@@ -55,6 +55,6 @@ def test_of_several_events_the_last_that_says_it_counts():
         b'{"usage": {"prompt_tokens": 7}}' + b" " * MAX_BYTES,
     ],
 )
-def test_what_says_nothing_of_it_is_passed_over(text: bytes):
+def test_answers_without_counts_are_skipped(text: bytes):
     assert counted(text) is None
     assert counted(b"data: " + text + b"\n\n", is_stream=True) is None

@@ -28,8 +28,8 @@ class Catalogue:
 
 def conversation(body: dict[str, Any], model: str = "several", **headers: str) -> int | None:
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "CONTENT_TYPE": "application/json"}
-    asked: Any = IncomingRequest(environ | headers, SimpleNamespace(catalog=Catalogue()), "")  # type: ignore[arg-type]
-    return read_request(asked, json.dumps({"model": model, **body}).encode()).conversation
+    request: Any = IncomingRequest(environ | headers, SimpleNamespace(catalog=Catalogue()), "")  # type: ignore[arg-type]
+    return read_request(request, json.dumps({"model": model, **body}).encode()).conversation
 
 
 def test_a_conversation_goes_on_as_it_began():
@@ -47,13 +47,13 @@ def test_another_beginning_is_another_conversation(messages: list[object]):
 
 
 @pytest.mark.parametrize("name", ["HTTP_X_CONVERSATION_ID", "HTTP_X_SESSION_ID", "HTTP_X_OPENWEBUI_CHAT_ID"])
-def test_what_the_client_calls_it_comes_first(name: str):
+def test_the_headers_come_first(name: str):
     one = conversation({"messages": [SYSTEM, FIRST]}, **{name: "mine"})
     assert one == conversation({"messages": MORE}, **{name: "mine"})
     assert one != conversation({"messages": [SYSTEM, FIRST]}, **{name: "yours"})
 
 
-def test_openais_key_for_the_prompt_cache_is_one_too():
+def test_prompt_cache_key_identifies_a_conversation():
     one = conversation({"messages": [SYSTEM], "prompt_cache_key": "k"})
     assert one == conversation({"messages": MORE, "prompt_cache_key": "k"}) != conversation({"messages": [SYSTEM]})
 
@@ -64,16 +64,16 @@ def test_of_a_prompt_the_beginning_counts():
 
 
 @pytest.mark.parametrize("body", [{}, {"messages": []}, {"messages": "x"}, {"prompt": [1, 2]}, {"prompt_cache_key": 7}])
-def test_where_nothing_is_said_there_is_none(body: dict[str, Any]):
+def test_without_any_of_these_there_is_none(body: dict[str, Any]):
     assert conversation(body) is None
 
 
 @pytest.mark.parametrize("messages", [[1], [None, FIRST], ["x"], [[["role", "user"]]], [{"role": ["user"]}, 1, "x"]])
-def test_odd_messages_are_no_fault_of_ours(messages: list[object]):
+def test_odd_messages_cause_no_error(messages: list[object]):
     assert (conversation({"messages": messages}) is not None) is isinstance(messages[0], dict)
 
 
-def test_no_other_model_s_requests_are_looked_at():
+def test_requests_for_models_without_replicas_have_none():
     assert conversation({"messages": [SYSTEM, FIRST]}, model="one") is None
 
 
@@ -91,7 +91,7 @@ def test_a_conversation_of_many_messages_costs_less_than_reading_them():
     assert knowing < min(seconds(lambda: json.loads(body)) for _ in range(5))
 
 
-def test_whatever_json_can_say_begins_a_conversation():
+def test_any_json_value_may_begin_a_conversation():
     odd = [[[None, True, 1e300, -0.0, "\ud800", {"": [{}]}]], {"role": ["user"]}]
     begun = conversation({"messages": [{"content": odd}, FIRST]})
     assert begun is not None

@@ -1,4 +1,4 @@
-"""What a request may wish beside its answer: how long its model stays, how much context there is."""
+"""Request options: how long the model stays loaded, and how much context there is."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from tests.service.test_faults import error_of, faulty
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"),
+    ("value", "seconds"),
     [
         (300.0, 300), ("300", 300), ("5m", 300), ("1h30m", 5400), ("1.5h", 5400), ("250ms", 0.25), (0.0, 0), ("0s", 0),
         (-1.0, math.inf), ("-1m", math.inf), ("-1", math.inf), (None, None),
     ],
 )  # fmt: skip
-def test_a_time_to_stay_may_be_said_in_many_ways(said: object, seconds: float | None):
-    assert keep_alive_seconds([("keep_alive", said)]) == seconds
-    assert keep_alive_seconds([("ttl", said)]) == seconds
+def test_keep_alive_accepts_seconds_and_durations(value: object, seconds: float | None):
+    assert keep_alive_seconds([("keep_alive", value)]) == seconds
+    assert keep_alive_seconds([("ttl", value)]) == seconds
 
 
-@pytest.mark.parametrize("said", ["soon", "5 m", "m5", "", True, (), math.nan, "1h30"])
-def test_what_is_no_time_is_refused(said: object):
+@pytest.mark.parametrize("value", ["soon", "5 m", "m5", "", True, (), math.nan, "1h30"])
+def test_other_values_are_rejected(value: object):
     with pytest.raises(InvalidRequest, match="keep_alive"):
-        keep_alive_seconds([("keep_alive", said)])
+        keep_alive_seconds([("keep_alive", value)])
 
 
-def test_a_long_time_is_refused_without_being_read():
+def test_a_long_value_is_rejected_without_being_parsed():
     """It would hold Python's lock for a time that grows with the square of it: 5 s at these 20,000 characters."""
     began = time.process_time()
     with pytest.raises(InvalidRequest, match="keep_alive"):
@@ -47,7 +47,7 @@ def test_a_long_time_is_refused_without_being_read():
     assert time.process_time() - began < 0.2
 
 
-def test_context_may_be_asked_for_in_two_places():
+def test_context_may_be_requested_in_two_places():
     assert requested_context([("num_ctx", 8192.0)]) == 8192
     assert requested_context([("options", (("seed", 1.0), ("num_ctx", 4096.0)))]) == 4096
     for odd in ([("num_ctx", "x")], [("num_ctx", True)], [("options", [1.0, 2.0])], [("options", (1.0,))], []):
@@ -99,15 +99,15 @@ def test_less_context_than_there_is_is_fine_and_more_is_refused_with_the_numbers
         assert service.chat("m", options={"num_ctx": 4096}).status_code == 200
         refused = service.chat("m", num_ctx=8192)
         assert (refused.status_code, error_of(refused)["param"]) == (400, "num_ctx")
-        said = "num_ctx 8192: m is never loaded with more than 4096 tokens of context"
-        assert said in str(error_of(refused)["message"])
+        value = "num_ctx 8192: m is never loaded with more than 4096 tokens of context"
+        assert value in str(error_of(refused)["message"])
         assert service.servers()[0]["requests"] == 0
 
 
 @pytest.mark.parametrize("settings", [{}, {"DEFAULTS__CTX_SIZE": "4096"}])
 @pytest.mark.integration
 def test_more_context_than_a_model_is_ever_loaded_with_loads_nothing(tmp_path: Path, settings: dict[str, str]):
-    """Of itself a model has the longest of four contexts; this machine's GPUs, and their room, are not asked."""
+    """Of itself a model has the longest of four contexts; the memory of this machine does not matter."""
     with faulty(tmp_path, {"DEFAULTS__CTX_SIZE": "auto"} | settings, FAKE_PORT_ZERO=1) as service:
         refused = service.chat("m", num_ctx=40_000)
         assert (refused.status_code, error_of(refused)["code"]) == (400, "context_length_exceeded")

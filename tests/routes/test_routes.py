@@ -107,10 +107,10 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def test_the_engine_gets_only_headers_it_should_and_its_own_key(service: Service):
-    said = {"Authorization": "Bearer mine", "Cookie": "a=b", "X-Api-Key": "mine", "X-Forwarded-For": "1.2.3.4",
+    headers = {"Authorization": "Bearer mine", "Cookie": "a=b", "X-Api-Key": "mine", "X-Forwarded-For": "1.2.3.4",
             "Connection": "close, Cookie", "Traceparent": TRACE, "X-Request-Id": "r1", "Accept": "x/y",
             "X-Conversation-Id": "c", "Content-Type": "text/plain"}  # fmt: skip
-    got = sent(service, "/v1/chat/completions", **said)["headers"]
+    got = sent(service, "/v1/chat/completions", **headers)["headers"]
     assert not got.pop("authorization").endswith("mine")
     assert got.pop("host").startswith("127.0.0.1:")
     assert got == {
@@ -134,7 +134,7 @@ def test_a_get_loads_nothing_and_is_no_use_of_the_model(tmp_path: Path):
         service.chat("m")
         wait_for(
             lambda: service.get("/slots?model=m").status_code == 503, 10
-        )  # asked all the time, it goes all the same
+        )  # unloaded although it is requested all the time
 
 
 def test_an_engine_that_refuses_a_body_it_has_not_read_is_heard(tmp_path: Path):
@@ -159,7 +159,7 @@ def test_a_model_is_loaded_and_unloaded_on_order(tmp_path: Path):
         (engine,) = service.engines()
         for _ in range(2):
             assert service.post("/models/unload", {"model": "m"}).json() == {"success": True}
-            assert not engine.is_running(), "unloaded is: the process is gone"
+            assert not engine.is_running(), "unloaded means that the process has ended"
             assert status_of(service, "m") == {"value": "unloaded"}
         assert service.output.count("spawn server=") == 1
 
@@ -179,7 +179,7 @@ def test_a_file_that_has_changed_is_loaded_anew(tmp_path: Path):
         service.chat("m")
         a_gguf(tmp_path / "models" / "m.gguf", size_bytes=5000)
         service.chat("m")
-        assert service.output.count("spawn server=") == 1, "nobody has looked again yet"
+        assert service.output.count("spawn server=") == 1, "no scan since the change"
         service.get("/v1/models/m?reload=1")
         assert service.chat("m").status_code == 200
         assert service.output.count("spawn server=") == 2

@@ -219,7 +219,7 @@ CASES = [
          404, "model_not_found", "model 'nope' not found; GET /v1/models lists the names", "model"),
     Case("slots of what is not there", plain("GET", "/slots?model=nope"), 404, "model_not_found",
          "model 'nope' not found; GET /v1/models lists the names", "model"),
-    Case("slots of nobody", plain("GET", "/slots"), 400, "missing_model", re.escape(NEEDED), "model"),
+    Case("slots without a model", plain("GET", "/slots"), 400, "missing_model", re.escape(NEEDED), "model"),
     Case("a page from elsewhere", post(asks("demo"), CHAT, "Origin: https://evil.example"), 403, "not_allowed",
          "a web page of 'https://evil.example' may not use this service without a key; configure keys"),
     Case("a sandboxed frame of any page", post(asks("demo"), CHAT, "Origin: null", "Content-Type: text/plain"), 403,
@@ -253,13 +253,13 @@ def answer_to(service: Service, request: bytes | Iterator[bytes]) -> http.client
 
 def assert_is(response: http.client.HTTPResponse, case: Case) -> None:
     body = json.loads(response.body)  # type: ignore[attr-defined]
-    said = body["error"].pop("message")
+    message = body["error"].pop("message")
     kind = TYPES.get(case.code, "invalid_request_error")
     assert (response.status, body) == (
         case.status,
         {"error": {"type": kind, "param": case.param, "code": case.code}},
     )
-    assert re.fullmatch(case.message, said, re.DOTALL), said
+    assert re.fullmatch(case.message, message, re.DOTALL), message
     assert response.getheader("x-llama-smart-proxy-error") == "1"
     assert response.getheader("Retry-After") is None
 

@@ -1,4 +1,4 @@
-"""Keys and doors, on the running service: who may ask what."""
+"""Keys and authorization, on the running service: who may send which request."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_route_is_open_to_whom_it_should_be(service: Service, route: tuple[str
 
 
 def test_every_route_has_its_row():
-    """A new route that is not thought of wants a key; whether that is right is decided here."""
+    """A new route requires a key by default; whether that is right is decided here."""
     from flask import Flask
 
     from app.routes import authorization, decisions, health, inference, metrics, models, status
@@ -180,7 +180,7 @@ def test_a_key_reaches_its_models_and_sees_no_others(service: Service):
 
 
 def test_what_a_key_sees_it_may_use(tmp_path: Path):
-    """By any of the names a model is listed under, not by the one it happens to be asked for by."""
+    """By any of the names a model is listed under, not by the requested one."""
     demo = str(write_demo_model(tmp_path / "written"))
     models = {"mini": {"path": demo, "aliases": ["gpt-4o-mini"]}, "secret": {"path": "gpt-5.gguf"}}
     (tmp_path / "models").mkdir()
@@ -232,13 +232,13 @@ def test_no_key_is_ever_written_down(service: Service):
     environ = engine.environ()
     own = environ["LLAMA_API_KEY"]
     pages = [ask(service, path, ADMIN).text for path in ("/health", "/v1/models", "/metrics", "/", "/props")]
-    lines = [" ".join(process.cmdline()) for process in service.family() if not gone(process)]
+    lines = [" ".join(process.cmdline()) for process in service.family() if not has_ended(process)]
     for secret in (*SECRETS, own, *(hashed(key) for key in SECRETS)):
         assert not [text for text in (*pages, *lines, service.output) if secret in text]
     assert not [name for name in environ if name.startswith("LLAMA_SMART_PROXY")]
 
 
-def gone(process: psutil.Process) -> bool:
+def has_ended(process: psutil.Process) -> bool:
     return not process.is_running()
 
 

@@ -16,14 +16,14 @@ class AdmissionLimit:
         self._taken = 0
         self._lock = threading.Lock()
 
-    def enter(self) -> bool:
+    def acquire(self) -> bool:
         """Take a place; False if none is free."""
         with self._lock:
             is_free = self._taken < self._count
             self._taken += is_free
         return is_free
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give a place back."""
         with self._lock:
             self._taken -= 1

@@ -30,7 +30,7 @@ class ClientWatch:
         self._is_watched = False  # the request's own thread alone
         self._lock = threading.Lock()  # between the watcher thread and the request's own
         self._action: Callable[[], None] | None = None
-        self.gone = False  # written under the lock; never False again
+        self.is_disconnected = False  # written under the lock; never False again
 
     def begin(self) -> None:
         """Watch from here on: what follows may take a while."""
@@ -42,14 +42,14 @@ class ClientWatch:
         """Call `action` when the client disconnects: on the watcher's thread, or at once if it is gone already."""
         with self._lock:
             self._action = action
-            gone = self.gone
-        if gone and action is not None:
+            is_disconnected = self.is_disconnected
+        if is_disconnected and action is not None:
             action()
 
     def mark_disconnected(self) -> None:
         """The client is gone: run the action."""
         with self._lock:
-            self.gone = True
+            self.is_disconnected = True
             action = self._action
         if action is not None:
             action()

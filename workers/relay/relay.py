@@ -73,7 +73,7 @@ class Relay:
         """What an exception of the exchange with a server means."""
         if isinstance(error, SendFailed) and error.errno is None:
             return ClientDisconnected(str(error))
-        if client.gone or isinstance(error, SendFailed):
+        if client.is_disconnected or isinstance(error, SendFailed):
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
@@ -143,25 +143,25 @@ class UpstreamAnswer:
         """The end of an answer that was cut. Raises ConnectionResetError where there can be none: the client is gone,
         or the body has a format, or an announced length, into which no event fits."""
         problem = self._relay.error_of(error, self._address, self._client)
-        is_client_gone = self._client.gone or isinstance(error, SendFailed)
+        is_disconnect = self._client.is_disconnected or isinstance(error, SendFailed)
         log.log(
-            logging.INFO if is_client_gone else logging.WARNING,
+            logging.INFO if is_disconnect else logging.WARNING,
             *("answer cut model=%s server=%d: %s", self._address.model, self._address.server, problem),
         )
-        if is_client_gone or not self.is_stream or isinstance(self._reply.body, Counted):
+        if is_disconnect or not self.is_stream or isinstance(self._reply.body, Counted):
             raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
         return b"\n\n" + problem.event  # an event that was cut is ended first
 
     def usage(self) -> TokenUsage | None:
         """The tokens, after the body; None if the answer does not tell."""
         reply = self._reply
-        return None if reply.is_encoded else token_usage(b"".join(reply.tail), reply.is_stream)
+        return None if reply.is_encoded else token_usage(reply.next_to_last + reply.last, reply.is_stream)
 
     def close(self) -> None:
         """Keep the connection for another request, or close it."""
         self._client.on_disconnect(None)
         reply = self._reply
-        if reply.is_kept and self._is_request_read and reply.body.is_over and not self._client.gone:
+        if reply.is_kept and self._is_request_read and reply.body.is_over and not self._client.is_disconnected:
             self._relay.connections.give_back(reply.connection)
         else:
             reply.connection.close()

@@ -110,12 +110,12 @@ class Hparams:
             return (False,) * self.n_layer_all
         if self.architecture in arch.ALL_WINDOWED:
             return tuple(not state for state in self.has_state)
-        said = self.value("attention.sliding_window_pattern")
-        if isinstance(said, tuple):
-            listed = [bool(each) for each in said[: self.n_layer_all]]
+        pattern = self.value("attention.sliding_window_pattern")
+        if isinstance(pattern, tuple):
+            listed = [bool(each) for each in pattern[: self.n_layer_all]]
             return tuple(listed + [False] * (self.n_layer_all - len(listed)))
         rule = arch.WINDOWS.get(self.architecture, arch.SlidingWindow(0))
-        return tuple(il < self.n_layer and _is_windowed(il, _integer(said, rule.period), rule) for il in self.layers)
+        return tuple(il < self.n_layer and _is_windowed(il, _integer(pattern, rule.period), rule) for il in self.layers)
 
     @property
     def layers(self) -> range:

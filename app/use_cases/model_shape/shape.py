@@ -121,10 +121,10 @@ def is_expert(name: str) -> bool:
 
 def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
     blocks: list[list[Tensor]] = [[] for _ in hp.layers]
-    others: list[Tensor] = []
+    outside_blocks: list[Tensor] = []
     for tensor in header.tensors:
         block = BLOCK.match(tensor.name)
-        (blocks[int(block[1])] if block and int(block[1]) < len(blocks) else others).append(tensor)
+        (blocks[int(block[1])] if block and int(block[1]) < len(blocks) else outside_blocks).append(tensor)
     experts = [[tensor for tensor in block if is_expert(tensor.name)] for block in blocks]
     return {
         "layers": totals(map(_on_gpu, blocks)),
@@ -134,7 +134,7 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
         "largest_bytes": tuple(map(_largest, blocks)),
         "empty_layers": sum(not block for block in blocks),
         "largest_expert_bytes": max(map(_largest, experts), default=0),
-    } | _outside_of_blocks(others, hp)
+    } | _outside_of_blocks(outside_blocks, hp)
 
 
 def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, Any]:
