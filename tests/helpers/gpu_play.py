@@ -37,7 +37,7 @@ NO_CONSTRAINTS = PlacementConstraints()
 
 
 def eight_layers_file(path: Path) -> Path:
-    """Eight layers of 416 MiB, and 2 x 250 MiB of vocabulary; sparse."""
+    """Write a sparse model file with eight layers of 416 MiB and 2 x 250 MiB of vocabulary."""
     infos = [Info("token_embd.weight", (4096, 32000), 1), Info("output.weight", (4096, 32000), 1)]
     for il in range(8):
         infos += [Info(f"blk.{il}.{name}.weight", (4096, 14336), 1) for name in ("ffn_gate", "ffn_up", "ffn_down")]
@@ -62,7 +62,7 @@ def _estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
 
 @functools.cache
 def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_CONSTRAINTS) -> PlacementRequest:
-    """A model of eight layers: with 4k some 4.5 GiB on one GPU; a context of 64k takes 2 GiB more."""
+    """A model with eight layers: about 4.5 GiB on one GPU with a context of 4k, 2 GiB more with 64k."""
     return PlacementRequest(eight_layer_shape(), ModelOptions(ctx_size=ctx_size), _estimate, constraints)
 
 
@@ -120,7 +120,7 @@ class GpuPlay(Play):
         patience: float = 300.0,
         command: Callable[..., ev.Event] = ev.Acquire,
     ) -> list[Effect]:
-        """A new request. The GPUs were polled half a second ago, as they always are."""
+        """Post a new request, half a second after a poll of the GPUs."""
         if self.answers_polls and self.hardware.total_gib:
             self.post(self.polled(at - 0.5))
         self._ticket += 1

@@ -59,8 +59,8 @@ class StandIn:
         self.path = folder / "nvml.txt"
 
     def show(self, *cards: Card, faults: tuple[str, ...] = ()) -> None:
-        """Set the hardware. A fault is `error CALL CODE` or `delay CALL MILLISECONDS`, for an NVML function or `all`
-        CALL; or `stale_until_init N`: every card is lost until the process initializes NVML for the Nth time."""
+        """Set the hardware. Faults: `error CALL CODE` and `delay CALL MILLISECONDS`, for an NVML function or `all`, and
+        `stale_until_init N`: every card is lost until the process initializes NVML for the Nth time."""
         text = "\n".join(["driver 580.10 13000", *faults, *(line for card in cards for line in card.lines())]) + "\n"
         beside = self.path.with_suffix(".new")
         beside.write_text(text)
