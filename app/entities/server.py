@@ -97,6 +97,16 @@ class Server:
     def has_free_slot(self) -> bool:
         return self.state is ServerState.READY and len(self.leases) + self.abandoned_slots < self.slots
 
+    def released(self, ticket: int, at: float, is_complete: bool, keep_alive_seconds: float | None) -> Server:
+        """This server without the lease. `is_complete`: the request was answered completely."""
+        return replace(
+            self,
+            leases=self.leases - {ticket},
+            last_used=at,
+            has_completed_request=self.has_completed_request or is_complete,
+            keep_alive_seconds=keep_alive_seconds,
+        )
+
     def with_state(self, to: ServerState) -> Server:
         """This server in its next state. Asserts that TRANSITIONS permits it."""
         assert to in TRANSITIONS[self.state], f"server {self.id} ({self.model.name}): {self.state} -> {to}"

@@ -17,10 +17,10 @@ from app.entities.server import Server
 from app.use_cases.model_shape.shape import ModelShape, model_shape
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling import schedule
 from app.use_cases.scheduling.effects import Decided, Effect, ReadMemory, Spawn
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
-from app.use_cases.scheduling.schedule import step
+from app.use_cases.scheduling.schedule import record_and_settle, step
+from app.use_cases.scheduling.steady import grant_or_release
 from tests.helpers.gguf_bytes import TINY, Info, Typed, a_file, a_header
 from workers.gguf.constants import ValueType
 from workers.gguf.file_names import part_of
@@ -111,7 +111,7 @@ class Play:
 
     def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
         self.state, effects = step(before, event)
-        check_nothing_skipped(self.state, event.at)
+        steady_step_is_the_usual_one(before, event)
         return effects
 
     def answer(self, effect: Effect, at: float) -> ev.Event | None:
@@ -209,8 +209,7 @@ __all__ = [
 ]
 
 
-def check_nothing_skipped(state: PoolState, now: float) -> None:
-    """Where a step skips its last passes, they would have changed nothing."""
-    if schedule.is_settled(state, now):
-        for settle in schedule.PASSES:
-            assert settle(state, now) == (state, []), settle.__name__
+def steady_step_is_the_usual_one(before: PoolState, event: ev.Event) -> None:
+    """A step that runs no passes gives what they would have given."""
+    if grant_or_release(before, event):
+        assert step(before, event) == record_and_settle(before, event)

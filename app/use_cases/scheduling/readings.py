@@ -31,11 +31,6 @@ def note_elapsed_time(state: PoolState, now: float) -> PoolState:
     return state if pending == state.releasing else replace(state, releasing=pending)
 
 
-def are_stable(state: PoolState) -> bool:
-    """Whether `note_elapsed_time` changes nothing, however late it is called."""
-    return not state.releasing and state.gpus_requested_at is None and state.gpus.state is not GpuState.UNREAD
-
-
 def reading_due_times(state: PoolState) -> list[float]:
     """When time alone changes something about the readings that a waiting load needs."""
     if not state.has_waiting_load:

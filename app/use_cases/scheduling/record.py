@@ -167,13 +167,8 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
     server = next((s for s in state.servers if event.ticket in s.leases), None)
     if server is None:  # it ended before the request did
         return state
-    freed = replace(
-        server,
-        leases=server.leases - {event.ticket},
-        last_used=event.at,
-        has_completed_request=server.has_completed_request or event.ending is ev.Ending.COMPLETE,
-        keep_alive_seconds=event.keep_alive_seconds,
-    )
+    is_complete = event.ending is ev.Ending.COMPLETE
+    freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
     if event.ending not in (ev.Ending.COMPLETE, ev.Ending.NOT_SENT):
         freed = _with_abandoned_slot(freed, event, state.limits)
     return update_server(state, server.id, lambda _: freed)

@@ -15,7 +15,7 @@ from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.eviction import evaluation_due_times, place_or_evict
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.lifecycle import check_abandoned_slots, resume_drained, stop_stalled, stop_unneeded
-from app.use_cases.scheduling.pool_state import READY, STARTING, PoolState, Step
+from app.use_cases.scheduling.pool_state import STARTING, PoolState, Step
 from app.use_cases.scheduling.queueing import (
     complete_commands,
     expire_waits,
@@ -25,7 +25,8 @@ from app.use_cases.scheduling.queueing import (
 )
 from app.use_cases.scheduling.rebook import rebook_starting_servers
 from app.use_cases.scheduling.record import record
-from app.use_cases.scheduling.replicas import add_replicas, is_below_min, replica_due_times
+from app.use_cases.scheduling.replicas import add_replicas, replica_due_times
+from app.use_cases.scheduling.steady import grant_or_release
 
 PASSES = (
     expire_waits,
@@ -45,26 +46,20 @@ PASSES = (
 
 def step(state: PoolState, event: Event) -> Step:
     """The state after `event`, and the effects to carry out, in order."""
+    if steady := grant_or_release(state, event):
+        due = due_at(steady[0])
+        if due is None or event.at < due:
+            return steady
+    return record_and_settle(state, event)
+
+
+def record_and_settle(state: PoolState, event: Event) -> Step:
+    """The same as `step`, by all passes, whatever the event is."""
     state, effects = record(state, event)
     for settle in PASSES:
         state, orders = settle(state, event.at)
         effects += orders
-        if settle is grant_slots and is_settled(state, event.at):
-            break
     return state, effects
-
-
-def is_settled(state: PoolState, now: float) -> bool:
-    """Whether all other passes would find nothing to do, as after nearly every request for a loaded model."""
-    if state.waiting or state.draining or state.evaluation or state.saturated_since:
-        return False
-    for server in state.servers:  # a generator expression would cost half of this function's time
-        if server.state is not READY or is_below_min(state, server):
-            return False
-    if not readings.are_stable(state):
-        return False
-    due = due_at(state)
-    return due is None or now < due
 
 
 def due_at(state: PoolState) -> float | None:
