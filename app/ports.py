@@ -237,13 +237,13 @@ class RequestLog(Protocol):
         status: int,
         path: str,
         model: str,
-        asked: str,
+        requested_name: str,
         seconds: float,
         prompt_tokens: int,
         completion_tokens: int,
         request_id: str,
     ) -> None:
-        """`asked`: the model's name as the client wrote it."""
+        """`requested_name`: the model's name as the client wrote it."""
 
 
 class Metrics(Protocol):

@@ -15,7 +15,7 @@ from app.settings.schema import Settings
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import SchedulingLimits
-from workers.engine.binary import EngineNotFound, engine_environment, find_engine, why_no_cuda
+from workers.engine.binary import EngineNotFound, cuda_problem, engine_environment, find_engine
 from workers.folders import state_folder
 from workers.gpu.evidence import GpuHistory
 from workers.gpu.nvml import Nvml
@@ -24,7 +24,7 @@ from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.processes import Process
 from workers.server.kept_cache import KeptCaches
-from workers.server.llama_server import Launcher
+from workers.server.launcher import Launcher
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 
@@ -107,5 +107,5 @@ def build_gpu_poller(
     history = GpuHistory(state_folder() / "gpus.json")
     if engine is None or settings.engine.assume_gpu:
         return GpuPoller(read, publish, history, settings.gpu.poll_seconds)
-    engine_problem = partial(why_no_cuda, engine, settings.engine.env)
+    engine_problem = partial(cuda_problem, engine, settings.engine.env)
     return GpuPoller(read, publish, history, settings.gpu.poll_seconds, engine_problem=engine_problem)

@@ -1,4 +1,4 @@
-"""HTTP: parse, ask, answer. Inference runs as plain WSGI, all other routes in Flask.
+"""HTTP: parse a request, authorize it, answer it. Inference routes are plain WSGI, all others Flask's.
 
-Asks use_cases for decisions and `Services` for the machine; may not import workers.
+Decisions come from use_cases, the machine from `Services`; may not import workers.
 """

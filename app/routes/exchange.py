@@ -82,6 +82,7 @@ class Exchange:
         self.device = ""
         self.waited_seconds = 0.0
         self.is_sent = False  # to the engine, which may be working on it
+        self.has_begun = False  # the server accepted the head of the answer
         self.is_complete = False  # the whole answer was sent
         self.is_cut = False  # and the client was told
         self.failure: ProxyError | None = None  # after a stream had begun with progress
@@ -109,6 +110,7 @@ class Exchange:
         """Send the head and the body to the client. Raises ConnectionResetError if the answer must be cut."""
         status, headers = self._head()
         write = start_response(f"{status} {PHRASES.get(status, 'Unknown')}", headers)
+        self.has_begun = True
         if self.answer is None:
             self._finish_load(write)
         if self.answer is not None and not self.is_complete:
@@ -138,6 +140,8 @@ class Exchange:
             return self.answer.status
         if self.failure:
             return self.failure.status
+        if not self.has_begun:
+            return ProxyError.status
         is_disconnect = self.client is not None and self.client.is_disconnected and not self.is_cut
         return ClientDisconnected.status if is_disconnect else UpstreamCrashed.status
 

@@ -1,6 +1,6 @@
-"""What is wrong with a configuration, in words for people: each complaint one line with its place.
+"""Validation errors as one-line messages, each with the place of the error.
 
-Values stand in a complaint only where they cannot be secrets.
+A message contains the rejected value only where it cannot be a secret.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from app.settings.schema_keys import Place, format_place, known_part, may_be_sec
 
 MAX_VALUE_LENGTH = 60
 
-_OF_A_FEW = ("literal_error", "enum")  # a value that is none of those there are
+_OF_A_FEW = ("literal_error", "enum")  # a value outside a fixed set
 
 # pydantic's kind of error -> what the value should have been.
 _WANTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
@@ -27,14 +27,14 @@ _WANTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), lambda _: "a mapping of keys to values"),
     **dict.fromkeys(("string_type", "path_type"), lambda _: "text"),
     "list_type": lambda _: 'a list like ["one", "two"]',
-    "greater_than": lambda bound: f"a number above {bound['gt']:g}",
-    "greater_than_equal": lambda bound: f"a number from {bound['ge']:g} up",
-    "less_than_equal": lambda bound: f"a number up to {bound['le']:g}",
+    "greater_than": lambda bound: f"greater than {bound['gt']:g}",
+    "greater_than_equal": lambda bound: f"at least {bound['ge']:g}",
+    "less_than_equal": lambda bound: f"at most {bound['le']:g}",
 }
 
 
 def error_messages(error: ValidationError) -> Iterator[tuple[Place, str]]:
-    """Each thing that is wrong: where, and what. The errors of a union's members are one complaint."""
+    """The place and message of each error. The errors of a union's members are merged into one."""
     groups: defaultdict[Place, list[ErrorDetails]] = defaultdict(list)
     for problem in error.errors(include_url=False):
         groups[known_part(problem["loc"])[0]].append(problem)
@@ -53,36 +53,37 @@ def _message(place: Place, problems: Sequence[ErrorDetails]) -> str:
         return first["msg"].removeprefix("Value error, ")
     value = _value(place, first["input"])
     if kind in _OF_A_FEW and len(problems) == 1:
-        return f"{value} is none of {_choices(first)}"
+        return f"must be one of {_choices(first)}{value}"
     wanted = [_choices(each) if each["type"] in _OF_A_FEW else _wanted(each) for each in problems]
-    return f"{value} is not {' or '.join(dict.fromkeys(wanted))}"
+    return f"must be {' or '.join(dict.fromkeys(wanted))}{value}"
 
 
 def _wanted(problem: ErrorDetails) -> str:
     words = _WANTED.get(problem["type"])
-    return words(problem.get("ctx", {})) if words else f"accepted: {problem['msg'].lower()}"
+    return words(problem.get("ctx", {})) if words else f"valid ({problem['msg'].lower()})"
 
 
 def _choices(problem: ErrorDetails) -> str:
-    """pydantic has them as "'a', 'b' or 'c'"."""
+    """The allowed values; pydantic lists them as "'a', 'b' or 'c'"."""
     return str(problem["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
 
 
 def _value(place: Place, value: object) -> str:
+    """The end of a message: which value was rejected; empty if it may be a secret."""
     match value:
         case None:
-            return "nothing"
+            return ", not null"
         case dict():
-            return "a mapping"
+            return ", not a mapping"
         case list():
-            return "a list"
+            return ", not a list"
         case _ if may_be_secret(place) or not isinstance(value, str | int | float):
-            return "this"
+            return ""
         case bool():
-            return str(value).lower()
+            return f", not {str(value).lower()}"
         case str() if len(value) > MAX_VALUE_LENGTH:
-            return repr(f"{value[:MAX_VALUE_LENGTH]}...")
-    return repr(value)
+            value = f"{value[:MAX_VALUE_LENGTH]}..."
+    return f", not {value!r}"
 
 
 def _without_key_marker(place: Place) -> Place:

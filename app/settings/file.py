@@ -1,6 +1,6 @@
-"""The configuration file: from its bytes to a mapping, or one line that says where it is broken.
+"""The configuration file: from its bytes to a mapping, or to a one-line error with its position.
 
-YAML as its version 1.2 has it: `on` and `off` are words, not truth values. PyYAML would say yes to `no`.
+YAML 1.2: `on`, `off`, `yes` and `no` are strings, not booleans as in PyYAML (YAML 1.1).
 """
 
 from __future__ import annotations
@@ -15,24 +15,22 @@ MAX_FILE_BYTES = 4 * 1024**2
 
 
 class InvalidSettingsFile(Exception):
-    """The file is no mapping in YAML or JSON; the text says where, but nothing of what it holds."""
+    """The file is not a YAML or JSON mapping. The message has the position of the error, but no content of the file."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader for YAML 1.2's truth values, without dates, and for keys that are text and stand once."""
+    """SafeLoader with YAML 1.2's booleans, without dates; keys must be unique strings."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Looks for duplicates before `<<` puts in what may be said again."""
+        """Checks for duplicates before `<<` merges keys that may be overridden."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                raise InvalidSettingsFile(f"line {line}: a key here is not text; put it in quotes")
+                raise InvalidSettingsFile(f"line {line}: a key is not a string; put it in quotes")
             if key.value in lines:
-                raise InvalidSettingsFile(
-                    f"line {line}: {key.value!r} stands here again; first in line {lines[key.value]}"
-                )
+                raise InvalidSettingsFile(f"line {line}: duplicate key {key.value!r}, first in line {lines[key.value]}")
             lines[key.value] = line
         return node
 
@@ -50,7 +48,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read_file(file: Path) -> dict[str, Any]:
-    """What the file says; an empty one says nothing. Raises InvalidSettingsFile."""
+    """The file's mapping; {} for an empty file. Raises InvalidSettingsFile."""
     text = _text(file)
     if not text.strip():
         return {}
@@ -58,7 +56,7 @@ def read_file(file: Path) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InvalidSettingsFile("this is not a mapping of keys to values")
+        raise InvalidSettingsFile("must be a mapping of keys to values")
     return value
 
 
@@ -69,30 +67,30 @@ def parse_json(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise InvalidSettingsFile(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except _DuplicateKey as twice:
-        raise InvalidSettingsFile(_line_of(text) or f"{twice.args[0]!r} stands twice in one mapping") from None
+        raise InvalidSettingsFile(_line_of(text) or f"duplicate key {twice.args[0]!r}") from None
     except RecursionError:
-        raise InvalidSettingsFile("too many levels") from None
+        raise InvalidSettingsFile("too deeply nested") from None
 
 
 def _text(file: Path) -> str:
     try:
         if file.is_dir():
-            raise InvalidSettingsFile("this is a folder")
+            raise InvalidSettingsFile("is a folder")
         if file.exists() and not file.is_file():
-            raise InvalidSettingsFile("this is not a regular file; it is read more than once")
+            raise InvalidSettingsFile("must be a regular file: it is read more than once")
         if file.stat().st_size > MAX_FILE_BYTES:
-            raise InvalidSettingsFile(f"this is larger than {MAX_FILE_BYTES // 1024**2} MiB: no configuration")
+            raise InvalidSettingsFile(f"larger than {MAX_FILE_BYTES // 1024**2} MiB")
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise InvalidSettingsFile(
             "no such file" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
         ) from None
     except UnicodeDecodeError as error:
-        raise InvalidSettingsFile(f"this is not UTF-8 text (byte {error.start})") from None
+        raise InvalidSettingsFile(f"not UTF-8 text (byte {error.start})") from None
 
 
 def _is_json(file: Path, text: str) -> bool:
-    """YAML may begin with a brace as well; JSON is tried first only where it is meant."""
+    """By its ending or content: YAML may begin with a brace, too."""
     if file.suffix.lower() == ".json":
         return True
     try:
@@ -109,13 +107,15 @@ def _parse_yaml(text: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         said = error.problem or error.context or ""
-        raise InvalidSettingsFile(place + ("a tab; indent with blanks" if "'\\t'" in said else said)) from None
+        raise InvalidSettingsFile(
+            place + ("a tab character; indent with spaces" if "'\\t'" in said else said)
+        ) from None
     except yaml.reader.ReaderError as error:
-        raise InvalidSettingsFile(f"character {error.position} may not stand in YAML") from None
+        raise InvalidSettingsFile(f"character {error.position} is not allowed in YAML") from None
     except RecursionError:
-        raise InvalidSettingsFile("too many levels") from None
+        raise InvalidSettingsFile("too deeply nested") from None
     except (yaml.YAMLError, ValueError):
-        raise InvalidSettingsFile("this is not YAML") from None
+        raise InvalidSettingsFile("not YAML") from None
 
 
 class _DuplicateKey(Exception):
@@ -132,7 +132,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _line_of(text: str) -> str:
-    """json tells no lines of duplicates; read as YAML, which has no tabs, they have one."""
+    """The position of a duplicate key, which json does not report: parse the text as YAML, without its tabs."""
     try:
         yaml.load(text.replace("\t", " "), _Loader)
     except InvalidSettingsFile as broken:

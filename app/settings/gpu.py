@@ -1,4 +1,4 @@
-"""Settings of the GPUs: how they are watched, what is held back of them, and which are taken first."""
+"""Settings of the GPUs: polling, memory limits, and the order in which they are used."""
 
 from __future__ import annotations
 
@@ -9,33 +9,45 @@ from app.settings.values import GpuNames, Memory, Section
 
 
 class GpuSettings(Section):
-    """What is done with NVIDIA GPUs. Sizes are per GPU."""
+    """How NVIDIA GPUs are used. Sizes are per GPU."""
 
-    enabled: bool = Field(True, description="Look for GPUs. False: this machine is one without.")
+    enabled: bool = Field(True, description="Use NVIDIA GPUs. false: behave like a machine without GPUs.")
     poll_seconds: float = Field(
-        1.0, ge=0.1, le=3600, description="How often the GPUs are read. Without any, once a minute is enough."
+        1.0,
+        ge=0.1,
+        le=3600,
+        description="Polling interval of the GPUs. A machine without GPUs is polled once a minute.",
     )
-    reserve: Memory = Field(ByteSize(GpuLimits().reserve_bytes), description="Left free; 0 gives all of it away.")
+    reserve: Memory = Field(
+        ByteSize(GpuLimits().reserve_bytes), description="Memory left free on each GPU. 0: use all of it."
+    )
     max_vram: Memory | None = Field(
-        None, description="What the models of this service may take of it; null: all but `reserve`."
+        None, description="Memory that models may use on each GPU. null: all but `reserve`."
     )
     order: GpuNames = Field(
-        [], description="GPUs to take first, in this order, by UUID, NVML index or name. The others come after them."
+        [],
+        description=(
+            "GPUs to use first, in this order, by UUID, NVML index or name. GPUs that are not listed come last."
+        ),
     )
     strategy: Strategy = Field(
         Strategy.PACK,
-        description="Which of several GPUs with room a model gets. pack: the one with the least room left, so that "
-        "another stays whole for a large model; spread: the one with the most.",
+        description=(
+            "Which GPU to choose if a model fits on several. pack: the one with the least free memory, which "
+            "leaves the others whole for large models; spread: the one with the most."
+        ),
     )
     busy_utilization: float = Field(
         GpuLimits().busy_utilization,
         gt=0,
         le=1,
-        description="From this share of utilization on a GPU counts as busy, and is taken last.",
+        description="A GPU with at least this utilization (0 to 1) counts as busy and is used last.",
     )
     cpu_fallback: CpuFallback = Field(
         CpuFallback.AUTO,
-        description="When a model runs on the CPU. auto: where no GPU should be there, or the engine cannot use one; "
-        "GPUs that are lost: 503 no_gpu. never: without a GPU it is always 503 no_gpu. when_full: also instead of "
-        "waiting for room, and when GPUs are lost.",
+        description=(
+            "When a model runs on the CPU. auto: if no GPU is expected, or the engine does not support GPUs; "
+            "lost GPUs: 503 no_gpu. never: without a GPU, always 503 no_gpu. when_full: also instead of "
+            "waiting for memory, and when GPUs are lost."
+        ),
     )

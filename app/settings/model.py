@@ -1,4 +1,4 @@
-"""Settings of one model, and those it has when it says nothing."""
+"""Settings of one model, and their defaults."""
 
 from __future__ import annotations
 
@@ -32,30 +32,40 @@ MAX_REPLICAS = 64  # of one model on one machine
 
 
 class ModelDefaults(Section):
-    """How a model is started, as far as it does not say so itself."""
+    """How models are started, unless a model overrides it."""
 
     ctx_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MAX_INT)] = Field(
         "auto",
-        description="Context in tokens, all slots together. auto: the largest of 32768, 16384, 8192 and 4096, never "
-        f"above the model's own, that fits one free GPU; in all other places {AUTO_CTX_TOKENS}.",
+        description=(
+            "Context in tokens, shared by all slots. auto: the largest of 32768, 16384, 8192 and 4096 that "
+            f"fits one free GPU, never above the model's own; in any other placement {AUTO_CTX_TOKENS}."
+        ),
     )
-    parallel: int = Field(4, ge=1, le=MAX_SLOTS, description="Slots: requests a model answers at the same time.")
-    kv_unified: bool = Field(True, description="Slots share one KV cache, so that each may use all of the context.")
+    parallel: int = Field(
+        4, ge=1, le=MAX_SLOTS, description="Number of slots: requests that a model processes at the same time."
+    )
+    kv_unified: bool = Field(
+        True, description="Share one KV cache among the slots, so that each can use the whole context."
+    )
     ubatch_size: int = Field(
-        512, ge=1, le=MAX_INT, description="Tokens computed at a time; the compute buffer grows with it."
+        512, ge=1, le=MAX_INT, description="Physical batch size in tokens. The compute buffer grows with it."
     )
-    cache_type_k: CacheType = Field("f16", description="Type of the K cache.")
-    cache_type_v: CacheType = Field("f16", description="Type of the V cache.")
+    cache_type_k: CacheType = Field("f16", description="Data type of the K cache.")
+    cache_type_v: CacheType = Field("f16", description="Data type of the V cache.")
     flash_attn: OnOffAuto = Field("auto", description="Flash attention.")
     n_gpu_layers: Literal["all"] | Annotated[int, Field(ge=0, le=MAX_INT)] = Field(
-        "all", description="Layers on GPUs; 0: the model runs on the CPU."
+        "all", description="Number of layers on GPUs. 0: run the model on the CPU."
     )
     cpu_moe: OffOnOrCount = Field(
         "off",
-        description="Experts in RAM. on: those of all layers, where no GPU has room for the whole model; a number: "
-        "those of so many first layers, always.",
+        description=(
+            "Keep mixture-of-experts weights in RAM. on: those of all layers, if no GPU has enough memory "
+            "for the whole model; a number: those of the first N layers, always."
+        ),
     )
-    partial_offload: OnOff = Field("off", description="Layers may stay in RAM where no GPU has room for all of them.")
+    partial_offload: OnOff = Field(
+        "off", description="Allow layers in RAM if no GPU has enough memory for all of them."
+    )
 
     def over_arguments(self, args: Sequence[str]) -> ModelOptions:
         """The options of a llama-server started with `args` and these keys, which beat `args`.
@@ -77,22 +87,27 @@ class ModelDefaults(Section):
 
 
 class ReplicaSettings(Section):
-    """How many llama-servers of one model there may be at the same time."""
+    """How many llama-servers one model may have at the same time."""
 
     min: int = Field(
         1,
         ge=1,
         le=MAX_REPLICAS,
-        description="llama-servers it has as long as it is loaded. Those beyond the first are started where memory is "
-        "free; nothing is stopped for them.",
+        description=(
+            "Number of llama-servers while the model is loaded. All but the first are started only in free "
+            "memory: nothing is evicted for them."
+        ),
     )
     max: int = Field(
         1,
         ge=1,
         le=MAX_REPLICAS,
-        description="The most it has: another is started in free memory when requests have waited for a slot for as "
-        "long as a load takes (2 to 30 s), and goes when it was idle for `scheduling.min_residency_seconds`, or for as "
-        "long as its load took. Conversations keep their llama-server, and so its prompt cache.",
+        description=(
+            "Largest number of llama-servers. Another one is started in free memory once requests have "
+            "waited for a slot as long as a load takes (2 to 30 s), and stopped after being idle for "
+            "`scheduling.min_residency_seconds` or for its load time. A conversation stays with its "
+            "llama-server, and so with its prompt cache."
+        ),
     )
 
     @model_validator(mode="after")
@@ -103,51 +118,76 @@ class ReplicaSettings(Section):
 
 
 class ModelSettings(ModelDefaults):
-    """One model by its name, with whatever it does otherwise than `defaults`."""
+    """One model, by name. It overrides `defaults`."""
 
     path: Path | None = Field(
         None,
-        description="Its file. A relative path starts at the configuration file's folder, then at each of "
-        "`catalog.models_dirs`. Without `path` and `repo`: the model that is found under this name.",
+        description=(
+            "Model file. A relative path is resolved against the configuration file's folder, then against "
+            "each of `catalog.models_dirs`. Without `path` and `repo`: the model discovered under this name."
+        ),
     )
     repo: str | None = Field(
-        None, description="Or where it was fetched from: `user/repo`, `user/repo:QUANT` or `user/repo:FILE`."
+        None,
+        description=(
+            "Model in the Hugging Face cache, as an alternative to `path`: `user/repo`, `user/repo:QUANT` or "
+            "`user/repo:FILE`."
+        ),
     )
-    aliases: list[ModelName] = Field([], description="More names it answers to.")
+    aliases: list[ModelName] = Field([], description="Other names that clients can use for the model.")
     ttl_seconds: float | None = Field(
-        None, gt=0, description="Unloaded after this long without a request; null: `scheduling.ttl_seconds`."
+        None, gt=0, description="Idle time after which the model is unloaded. null: `scheduling.ttl_seconds`."
     )
     pin: bool = Field(
         False,
-        description="Once loaded it stays: it is never stopped for another model, nor for being idle unless it has a "
-        "`ttl_seconds` of its own; of several `replicas` one is not stopped, and `min` stay when idle. The service "
-        "does not start with pinned models that this machine cannot hold together.",
+        description=(
+            "Keep the model loaded: it is never evicted, and is unloaded when idle only if it has its own "
+            "`ttl_seconds`. With `replicas`, one server is never evicted and `min` servers are kept when "
+            "idle. The service refuses to start if the machine cannot hold all pinned models together."
+        ),
     )
-    preload: bool = Field(False, description="Loaded when the service starts.")
+    preload: bool = Field(False, description="Load the model when the service starts.")
     priority: int = Field(
         0,
         ge=-MAX_INT,
         le=MAX_INT,
-        description="Where memory is short, models with a higher one are loaded first, and stopped last. That ends "
-        "for requests that have waited for 40 % of `scheduling.max_wait_seconds`: their turn has come.",
+        description=(
+            "Models with a higher priority are loaded first and evicted last when memory is short. Priority "
+            "no longer counts for requests that have waited 40 % of `scheduling.max_wait_seconds`."
+        ),
     )
     replicas: ReplicaSettings = ReplicaSettings()
     mmproj: AutoOffOrPath = Field(
         "auto",
-        description="The projector that lets it see or hear: a path as in `path`; auto: the one beside its file; off.",
+        description=(
+            "Multimodal projector (image or audio input): a path as in `path`; auto: the projector next to "
+            "the model file; off."
+        ),
     )
     gpus: GpuNames = Field(
-        [], description="GPUs it may use, by UUID, NVML index or name; a name means all that are called so. None: any."
+        [],
+        description=(
+            "GPUs that the model may use, by UUID, NVML index or name (a name selects all GPUs of that "
+            "name). Empty: any."
+        ),
     )
-    exclude: GpuNames = Field([], description="GPUs it may not use, named in the same way.")
-    min_gpus: int = Field(1, ge=1, description="The fewest GPUs it is split over, even if one had room.")
-    max_gpus: int | None = Field(None, ge=1, description="The most GPUs it is split over; null: as many as it takes.")
-    args: Arguments = Field([], description="More options for its llama-server, one word each.")
-    env: Variables = Field({}, description="Environment variables its llama-server gets, over those of `engine.env`.")
+    exclude: GpuNames = Field([], description="GPUs that the model must not use, given in the same way.")
+    min_gpus: int = Field(
+        1, ge=1, description="Smallest number of GPUs to split the model over, even if it fits on fewer."
+    )
+    max_gpus: int | None = Field(
+        None, ge=1, description="Largest number of GPUs to split the model over. null: no limit."
+    )
+    args: Arguments = Field([], description="Additional llama-server arguments, one word per item.")
+    env: Variables = Field(
+        {}, description="Environment variables of the model's llama-server. They override those of `engine.env`."
+    )
     keep_kv_cache: bool = Field(
         False,
-        description="What it has computed of its conversations is written to disk before it is unloaded, and read when "
-        "it is loaded again: docs/kept-cache.md.",
+        description=(
+            "Save the KV cache of its conversations to disk before the model is unloaded and restore it at "
+            "the next load: docs/kept-cache.md."
+        ),
     )
 
     @field_validator("path")
@@ -158,16 +198,16 @@ class ModelSettings(ModelDefaults):
     @field_validator("repo")
     @classmethod
     def _check_repo(cls, repo: str | None) -> str | None:
-        # It becomes part of a path.
+        # Becomes part of a path.
         name = r"(?!\.{1,2}(?:[/:]|$))[\w.-]+"
         if repo is not None and not re.fullmatch(f"{name}/{name}(?::{name}(?:/{name})*)?", repo, re.ASCII):
-            raise ValueError(f"{repo!r} is not like user/repo, user/repo:QUANT or user/repo:FILE")
+            raise ValueError(f"must look like user/repo, user/repo:QUANT or user/repo:FILE, not {repo!r}")
         return repo
 
     @model_validator(mode="after")
     def _path_or_repo(self) -> ModelSettings:
         if self.path is not None and self.repo is not None:
-            raise ValueError("path and repo are two places for one model; keep one")
+            raise ValueError("path and repo exclude each other; remove one")
         return self
 
     @model_validator(mode="after")
@@ -177,6 +217,6 @@ class ModelSettings(ModelDefaults):
         return self
 
     def over(self, defaults: ModelDefaults) -> ModelSettings:
-        """The same, with those of `defaults` where it says nothing itself."""
-        silent = ModelDefaults.model_fields.keys() - self.model_fields_set
-        return self.model_copy(update={key: getattr(defaults, key) for key in silent})
+        """These settings, with `defaults` for the keys that are not set."""
+        unset = ModelDefaults.model_fields.keys() - self.model_fields_set
+        return self.model_copy(update={key: getattr(defaults, key) for key in unset})

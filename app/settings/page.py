@@ -1,4 +1,4 @@
-"""docs/configuration.md, made from the settings: `python -m app.settings.page > docs/configuration.md`."""
+"""Generates docs/configuration.md from the settings: `python -m app.settings.page > docs/configuration.md`."""
 
 from __future__ import annotations
 
@@ -16,30 +16,53 @@ from app.settings.values import Section
 _HEAD = """\
 # Configuration
 
-A value comes from, strongest first: the command line, `LLAMA_SMART_PROXY_*` in the environment (nesting by
-`__`: `LLAMA_SMART_PROXY_SERVER__PORT=9000`), the YAML or JSON file named by `--config` or
-`LLAMA_SMART_PROXY_CONFIG`, the default. Maps are merged key by key, lists are replaced. Every key has a default, so an
-empty file is a valid one; an unknown key is an error that names the nearest known one. Lists and maps in the
-environment are JSON: `LLAMA_SMART_PROXY_MODELS='{"qwen": {"ctx_size": 8192}}'`.
+No configuration is required: every key has a default. To change some, write a YAML file:
 
+```yaml
+server: {host: 0.0.0.0}
+keys: [{name: alice, sha256: bb0fe21873777df61705144dc7a7427b7beb2d7e5fea7ae29bd4697556d608da}]
+catalog: {models_dirs: [~/models]}
+models:
+  qwen3-8b: {ctx_size: 32768, aliases: [gpt-4o-mini]}
+```
+
+    llama-smart-proxy check-config --config config.yaml
+    llama-smart-proxy serve --config config.yaml
+
+`check-config` starts nothing. It reports errors, or the differences from the defaults.
 [config.example.yaml](../config.example.yaml) has every key with its default, explained line by line.
-`llama-smart-proxy check-config` says what is wrong, or what differs from the defaults, without starting anything.
 
-An address that other machines reach needs keys; without any the service refuses to start, unless `server.allow_open`
-says that this is meant.
+## Sources and precedence
 
-`args` and `env` may not set what is a key here, what decides where memory lies, or what would make a llama-server run
-commands, reach files or answer strangers; the message says which key to use instead.
+From highest to lowest precedence:
 
-The original service's `config.json` is read as it is: each of its keys becomes a setting, or a warning when it starts.
+1. the command line;
+2. `LLAMA_SMART_PROXY_*` environment variables, with `__` between levels: `LLAMA_SMART_PROXY_SERVER__PORT=9000`. Lists
+   and maps are JSON: `LLAMA_SMART_PROXY_MODELS='{"qwen": {"ctx_size": 8192}}'`;
+3. the YAML or JSON file named by `--config` or `LLAMA_SMART_PROXY_CONFIG`;
+4. the default.
 
-What `scheduling`, `pin`, `priority`, `ttl_seconds`, `replicas` and `keep_kv_cache` do together:
+Maps are merged key by key, lists are replaced. An unknown key is an error that names the nearest known one. A retired
+key is ignored with a warning for a year ([upgrading.md](upgrading.md)). The original service's `config.json` is read
+unchanged: each of its keys becomes a setting, or a warning at start.
+
+## Access from other machines
+
+An address that other machines can reach requires keys. Without keys the service refuses to start there, unless
+`server.allow_open` is set.
+
+## Arguments and variables that are rejected
+
+`args` and `env` must not set what has a key here, what decides where a model's memory is allocated, or what would let
+llama-server run commands, access files or accept requests from others. The error names the key to use instead.
+
+How `scheduling`, `pin`, `priority`, `ttl_seconds`, `replicas` and `keep_kv_cache` work together:
 [scheduling.md](scheduling.md).
 """
 
 
 def configuration_page() -> str:
-    """Every key with its default and meaning."""
+    """The page: every key with its default and description."""
     lines = [_HEAD]
     for name, field in Settings.model_fields.items():
         section = section_in(field)

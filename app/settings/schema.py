@@ -1,7 +1,6 @@
 """Settings: declared once, here. Help, defaults and validation all come from these classes.
 
-How they are read is in configuration.py; docs/configuration.md is made by page.py. Whatever could be a secret never
-stands in a message of ours.
+configuration.py reads them; page.py generates docs/configuration.md. Error messages never contain a possible secret.
 """
 
 from __future__ import annotations
@@ -39,22 +38,24 @@ from app.use_cases.access import is_loopback
 
 
 class ServerSettings(Section):
-    """Where the service listens, and how it treats connections."""
+    """Where the service listens, and limits on connections."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 lets the system choose one.")
-    threads: int = Field(512, ge=4, description="Threads that answer requests; each waiting or running one holds one.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on. 0: the system chooses a free port.")
+    threads: int = Field(
+        512, ge=4, description="Threads that process requests. Each waiting or running request occupies one."
+    )
     reserve_threads: int = Field(
-        16, ge=1, description="Threads that inference never takes: health checks stay answered."
+        16, ge=1, description="Threads never used for inference, so that health checks are always answered."
     )
     max_body: ByteSize = Field(ByteSize(256 * 1024**2), description="Largest request body.")
     receive_timeout_seconds: float = Field(
-        10.0, gt=0, description="Time for a request's headers, and for silence in its body."
+        10.0, gt=0, description="Timeout for a request's headers, and for a pause while its body arrives."
     )
-    drain_seconds: float = Field(30.0, ge=0, description="How long running streams may go on after the order to stop.")
-    stop_seconds: float = Field(10.0, gt=0, description="How long a llama-server may take to end before it is killed.")
+    drain_seconds: float = Field(30.0, ge=0, description="How long running streams may continue after a stop signal.")
+    stop_seconds: float = Field(10.0, gt=0, description="How long a llama-server may take to exit before it is killed.")
     allow_open: bool = Field(
-        False, description="Without keys, whoever reaches the address may use it, under any Host name."
+        False, description="Without keys, let everybody who can reach the address use the service, under any Host name."
     )
 
     @field_validator("host")
@@ -71,29 +72,31 @@ class ServerSettings(Section):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches the address. A name other than localhost may lead anywhere."""
+        """Whether only this machine can reach the address. A name other than localhost may resolve to any address."""
         return is_loopback(self.host)
 
 
 class ApiKeySettings(Section):
-    """One key: whose it is, and what it opens."""
+    """One API key and what it permits."""
 
-    name: Name = Field(description="What the log and the metrics call it.")
+    name: Name = Field(description="Name of the key in the log and in metrics.")
     sha256: str = Field(
         description='The hash of the key, never the key itself: `printf %s "$KEY" | sha256sum` prints it.'
     )
-    models: list[Text] = Field(["*"], description="Models it may use; `*` and `?` stand for any characters.")
+    models: list[Text] = Field(["*"], description="Models that the key may use; `*` and `?` are wildcards.")
     admin: bool = Field(False, description="May load and unload models.")
-    requests_per_minute: int = Field(600, ge=1, description="Requests for inference it may send in a minute.")
+    requests_per_minute: int = Field(600, ge=1, description="Limit on inference requests per minute.")
 
     @field_validator("sha256")
     @classmethod
     def _check_hash(cls, digits: str) -> str:
         found = re.fullmatch(r"[0-9a-f]{64}", digits.strip().lower())
         if not found:
-            raise ValueError('is not the hash of a key (64 hexadecimal digits); make it: printf %s "$KEY" | sha256sum')
+            raise ValueError(
+                'must be the hash of a key (64 hexadecimal digits); create it with: printf %s "$KEY" | sha256sum'
+            )
         if found[0] == hashlib.sha256(b"").hexdigest():
-            raise ValueError("is the hash of nothing: the key was empty when it was made")
+            raise ValueError("is the hash of an empty key")
         return found[0]
 
     def api_key(self) -> ApiKey:
@@ -101,26 +104,26 @@ class ApiKeySettings(Section):
 
 
 class EngineSettings(Section):
-    """Which llama-server runs, and what every one of them gets."""
+    """Which llama-server runs, and what all of them have in common."""
 
     binary: str = Field(
-        "auto", description="auto (llama-server on PATH, else the embedded engine), embedded, or a path."
+        "auto", description="auto (llama-server on PATH, otherwise the embedded engine), embedded, or a path."
     )
     args: Arguments = Field(
-        [], description="More options for every llama-server, one word each; a model's own come after them."
+        [], description="Additional arguments for every llama-server, one word per item. A model's own come after them."
     )
-    env: Variables = Field({}, description="Environment variables every llama-server gets.")
+    env: Variables = Field({}, description="Environment variables of every llama-server.")
     assume_gpu: bool = Field(
-        False, description="Take it for one that computes on NVIDIA GPUs, without asking it; for wrappers."
+        False, description="Assume that the engine supports NVIDIA GPUs instead of probing it; for wrapper scripts."
     )
 
 
 class HuggingFaceSettings(Section):
-    """Models that the Hugging Face libraries, or llama.cpp, have already fetched."""
+    """Models that the Hugging Face libraries or llama.cpp have downloaded."""
 
     cache: AutoOffOrPath = Field(
         "auto",
-        description="Folder they lie in. auto: where the Hugging Face libraries keep theirs; off: do not look.",
+        description="Folder of the cache. auto: the default of the Hugging Face libraries; off: do not use it.",
     )
 
     @field_validator("cache")
@@ -130,57 +133,69 @@ class HuggingFaceSettings(Section):
 
 
 class CatalogSettings(Section):
-    """Where model files are looked for."""
+    """Where model files are searched."""
 
     models_dirs: list[Folder] = Field(
         [],
-        description="Folders whose *.gguf files, and those below, are served by their names. `~` is home; a relative "
-        "path starts at the configuration file's folder.",
+        description=(
+            "Folders that are searched for *.gguf files, including subfolders. Each file is served under its "
+            "name. `~` is the home directory; a relative path is resolved against the configuration file's "
+            "folder."
+        ),
     )
     hugging_face: HuggingFaceSettings = HuggingFaceSettings()
 
 
 class UpstreamSettings(Section):
-    """How long a llama-server's answer may take."""
+    """Timeouts for responses of a llama-server."""
 
-    first_byte_seconds: float = Field(600.0, gt=0, description="How long a llama-server may take to begin its answer.")
-    stall_seconds: float = Field(300.0, gt=0, description="How long an answer that has begun may pause.")
+    first_byte_seconds: float = Field(
+        600.0, gt=0, description="How long a llama-server may take to begin its response."
+    )
+    stall_seconds: float = Field(300.0, gt=0, description="How long a response that has begun may pause.")
 
 
 class SchedulingSettings(Section):
-    """Who waits, how long, and what stays loaded."""
+    """Limits on waiting requests, and when models are unloaded."""
 
     max_loaded: int | None = Field(
-        None, ge=1, description="llama-servers at the same time, replicas included; null: as many as memory holds."
+        None, ge=1, description="Largest number of llama-servers, replicas included. null: limited by memory only."
     )
-    max_waiting: int = Field(256, ge=1, description="Requests that may wait, all models together.")
-    max_waiting_per_model: int = Field(128, ge=1, description="Requests that may wait for one model.")
-    max_wait_seconds: float = Field(300.0, gt=0, description="How long a request waits for a slot.")
+    max_waiting: int = Field(256, ge=1, description="Largest number of waiting requests, all models together.")
+    max_waiting_per_model: int = Field(128, ge=1, description="Largest number of waiting requests for one model.")
+    max_wait_seconds: float = Field(300.0, gt=0, description="How long a request may wait for a slot.")
     min_residency_seconds: float = Field(
         20.0,
         ge=0,
-        description="How long a model that is loaded, or was just used, is kept where another wants its memory, unless "
-        "those who wait have waited longer than that is worth. 0: it goes as soon as it is idle.",
+        description=(
+            "A model loaded or used more recently than this is evicted only when other requests have waited "
+            "a long time. 0: it can be evicted as soon as it is idle."
+        ),
     )
     ttl_seconds: float = Field(
-        900.0, gt=0, description="An idle model is unloaded after this long; 31536000 is a year."
+        900.0, gt=0, description="Idle time after which a model is unloaded; 31536000 is a year."
     )
     stall_timeout_seconds: float = Field(
-        300.0, gt=0, description="How long a load may show no progress before it is ended."
+        300.0, gt=0, description="How long a loading llama-server may show no progress before it is stopped."
     )
     kv_cache_disk: Memory = Field(
         ByteSize(16 * 1024**3),
-        description="What the KV caches of all models with `keep_kv_cache` may take on disk; the oldest go first.",
+        description=(
+            "Disk space for the saved KV caches of all models with `keep_kv_cache`. The oldest are deleted first."
+        ),
     )
     loading_comments: bool | Literal["reasoning_content"] = Field(
         True,
-        description="Streams that wait for a load begin after two seconds, and say how far it is: in comments, which "
-        "clients read over; reasoning_content: in chats as thoughts, which clients show; false: they wait in silence.",
+        description=(
+            "A stream that waits for a load begins after two seconds and reports the load's progress. true: "
+            "in SSE comments, which clients ignore; reasoning_content: in chats as reasoning text, which "
+            "clients display; false: nothing is sent while waiting."
+        ),
     )
 
 
 class Settings(BaseSettings):
-    """Every setting of the service, the environment's over those given. Frozen: a reload makes a new value."""
+    """Every setting of the service; the environment overrides the values passed in. Frozen."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -194,7 +209,10 @@ class Settings(BaseSettings):
 
     server: ServerSettings = ServerSettings()
     keys: list[ApiKeySettings] = Field(
-        [], description="Who may ask. Without any, this machine only, or everybody (`server.allow_open`)."
+        [],
+        description=(
+            "API keys. Without keys the service is open to this machine only, or to everybody with `server.allow_open`."
+        ),
     )
     engine: EngineSettings = EngineSettings()
     catalog: CatalogSettings = CatalogSettings()
@@ -203,7 +221,7 @@ class Settings(BaseSettings):
     scheduling: SchedulingSettings = SchedulingSettings()
     defaults: ModelDefaults = ModelDefaults()
     models: dict[ModelName, ModelSettings] = Field(
-        {}, description="Models by name: more of them, or other settings for those that are found."
+        {}, description="Models by name: additional models, or settings for discovered ones."
     )
 
     _folder: Path = Path()
@@ -213,7 +231,7 @@ class Settings(BaseSettings):
 
     @property
     def folder(self) -> Path:
-        """Where relative paths start."""
+        """The folder that relative paths are resolved against."""
         return self._folder
 
     @classmethod
@@ -225,7 +243,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings  # strongest first; the file's values are those given
+        return env_settings, init_settings  # highest precedence first; init_settings are the file's values
 
     @model_validator(mode="before")
     @classmethod
@@ -241,10 +259,10 @@ class Settings(BaseSettings):
     @classmethod
     def _unique_api_keys(cls, keys: list[ApiKeySettings]) -> list[ApiKeySettings]:
         if twice := _first_duplicate(key.name for key in keys):
-            raise ValueError(f"two keys are called {twice!r}")
+            raise ValueError(f"two keys have the name {twice!r}")
         if twice := _first_duplicate(key.sha256 for key in keys):
             names = [key.name for key in keys if key.sha256 == twice]
-            raise ValueError(f"{' and '.join(names)} are the same key")
+            raise ValueError(f"{' and '.join(names)} are the same key; remove one")
         return keys
 
     @field_validator("models")
@@ -254,21 +272,21 @@ class Settings(BaseSettings):
             holders = [own for own, model in models.items() if twice in (own, *model.aliases)]
             if len(holders) == 1:
                 what = "its own name" if twice == holders[0] else f"{twice!r} twice"
-                raise ValueError(f"{holders[0]!r} has {what} among its aliases; leave it out")
-            raise ValueError(f"{twice!r} is a name or alias of {' and of '.join(holders)}; one of them may have it")
+                raise ValueError(f"{holders[0]!r} has {what} among its aliases; remove it")
+            raise ValueError(f"{twice!r} is a name or alias of both {' and '.join(holders)}; only one can have it")
         return models
 
     @model_validator(mode="after")
     def _waiting_requests_fit_the_threads(self) -> Settings:
         room = self.server.threads - self.server.reserve_threads
         if "max_waiting" not in self.scheduling.model_fields_set:
-            # The default adapts; a number that was asked for is kept or refused.
+            # The default adapts; a configured number is used or rejected.
             fitting = self.scheduling.model_copy(update={"max_waiting": min(self.scheduling.max_waiting, room - 1)})
             object.__setattr__(self, "scheduling", fitting)
         elif self.scheduling.max_waiting >= room:
             raise ValueError(
                 f"scheduling.max_waiting ({self.scheduling.max_waiting}) must be below server.threads - "
-                f"server.reserve_threads ({room}): every waiting request holds a thread"
+                f"server.reserve_threads ({room}): every waiting request occupies a thread"
             )
         return self
 
@@ -293,28 +311,28 @@ class Settings(BaseSettings):
 
     @property
     def is_open(self) -> bool:
-        """Whether other machines reach the service and need no key."""
+        """Whether other machines can reach the service without a key."""
         return not self.keys and not self.server.is_loopback
 
     @property
     def pinned(self) -> list[str]:
-        """Names of the models that are to stay once loaded."""
+        """Names of the pinned models."""
         return [name for name, model in self.models.items() if model.pin]
 
     def api_keys(self) -> tuple[ApiKey, ...]:
         return tuple(key.api_key() for key in self.keys)
 
     def launch_of(self, name: str | None = None) -> LaunchSettings:
-        """How the model of that name is started; None, or a name without an entry: as `defaults` has it.
+        """How the model of that name is started. None, or a name without an entry: according to `defaults`.
 
-        Its projector is not looked for here (None), and `engine.env` is no part of `env`.
+        `mmproj` is left None (the catalogue finds the projector), and `env` does not include `engine.env`.
         """
         model = self._model(name)
         args = (*self.engine.args, *model.args)
         return LaunchSettings(model.over_arguments(args), args=args, env=dict(model.env))
 
     def constraints_of(self, name: str | None = None) -> PlacementConstraints:
-        """What the model of that name wishes of the GPUs; None, or a name without an entry: as `defaults` has it."""
+        """Which GPUs the model of that name may use. None, or a name without an entry: according to `defaults`."""
         model = self._model(name)
         return PlacementConstraints(
             gpus=tuple(model.gpus),
@@ -328,7 +346,7 @@ class Settings(BaseSettings):
         )
 
     def policy(self) -> Policy:
-        """Which GPUs are taken first."""
+        """Which GPUs are used first."""
         return Policy(self.gpu.strategy, tuple(self.gpu.order))
 
     def gpu_limits(self) -> GpuLimits:

@@ -21,7 +21,7 @@ from bench.gpu.stopping import Deadline, OutOfTime
 from workers.engine.binary import engine_environment
 from workers.measurement.memory_report import EngineReport
 from workers.server.child_process import free_port, popen, signal_group
-from workers.server.log import ServerLog, last_words
+from workers.server.log import ServerLog, error_lines
 
 POLL_SECONDS = 0.05
 LOG_SECONDS = 0.5  # llama.cpp's log thread writes the last lines of a load late
@@ -138,4 +138,4 @@ class MeasuredServer:
             file.write(data)
 
     def _last_words(self) -> str:
-        return last_words(self._log.lines()) or "no log output"
+        return error_lines(self._log.lines()) or "no log output"

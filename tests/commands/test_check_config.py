@@ -107,7 +107,7 @@ def test_each_complaint_is_a_line(tmp_path):
         "",
         [
             "LLAMA_SMART_PROXY_SERVER__PROT: unknown name; did you mean LLAMA_SMART_PROXY_SERVER__PORT?",
-            f"{file}: server.port: 'many' is not a whole number",
+            f"{file}: server.port: must be a whole number, not 'many'",
             rf"{file}: models.'a\nb': a name has 1 to 512 printable characters and no blank at its ends",
             rf"{file}: models.'a\nb'.no_such_key: unknown key",
             f"{file}: colour: unknown key",
@@ -158,7 +158,7 @@ def test_json_of_a_wrong_one_has_the_complaints():
         {
             "ok": False,
             "file": None,
-            "errors": ["LLAMA_SMART_PROXY_SERVER__PORT: 'x' is not a whole number"],
+            "errors": ["LLAMA_SMART_PROXY_SERVER__PORT: must be a whole number, not 'x'"],
             "warnings": [],
             "settings": {},
         },

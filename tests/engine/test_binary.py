@@ -12,12 +12,12 @@ from app.entities.launch import EngineFacts, EngineKind
 from tests.helpers.fake_llama_server import install_fake
 from workers.engine.binary import (
     EngineNotFound,
+    cuda_problem,
     devices_in_list,
-    devices_of,
     engine_environment,
     find_engine,
     flags_in_help,
-    why_no_cuda,
+    probe_devices,
 )
 
 NOWHERE = "/nonexistent"
@@ -50,7 +50,7 @@ def program(folder: Path, text: str, name: str = "llama-server") -> Path:
     return path
 
 
-def test_the_options_are_read_and_the_descriptions_are_not():
+def test_options_are_parsed_and_descriptions_are_not():
     expected = (
         "-h --help --usage --version -c --ctx-size -kvu --kv-unified -no-kvu --no-kv-unified -sm --split-mode "
         "-ngl --gpu-layers --n-gpu-layers --spec-draft-device -devd --device-draft --poll-batch"
@@ -61,7 +61,7 @@ def test_the_options_are_read_and_the_descriptions_are_not():
     assert not {"--ctx-size", "--split-mode", "--gpu-layers"} & switches
 
 
-def test_a_configured_binary_is_used_and_asked(tmp_path):
+def test_a_configured_binary_is_used_and_probed(tmp_path):
     path = install_fake(tmp_path)
     engine = find_engine(str(path), NOWHERE)
     assert (engine.kind, engine.command, engine.version) == (EngineKind.BINARY, (str(path),), "3091 (fake)")
@@ -75,7 +75,7 @@ def test_llama_server_on_path_comes_before_the_embedded_engine(tmp_path):
     assert find_engine("auto", f"{NOWHERE}:{tmp_path}").command == (str(path),)
 
 
-def test_the_embedded_engine_is_last():
+def test_the_embedded_engine_is_the_last_choice():
     engine = find_engine("auto", NOWHERE)
     assert engine == find_engine("embedded")
     assert (engine.kind, engine.command[:2]) == (EngineKind.EMBEDDED, (sys.executable, "-P"))
@@ -102,7 +102,10 @@ def test_a_configured_binary_that_cannot_be_run_is_an_error_even_if_others_exist
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("echo 'libcuda.so.1: cannot open shared object file'; kill -ILL $$", "died of SIGILL: libcuda.so.1: cannot"),
+        (
+            "echo 'libcuda.so.1: cannot open shared object file'; kill -ILL $$",
+            "was killed by SIGILL: libcuda.so.1",
+        ),
         ("exit 0", "printed nothing"),
         ("echo hello", "not a llama-server.*hello"),
     ],
@@ -122,9 +125,9 @@ def test_a_file_of_another_machine_says_why(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["echo waiting; sleep 60", "setsid sleep 4 & echo gone", "yes"])
-def test_one_that_hangs_or_never_stops_talking_is_given_up(tmp_path, monkeypatch, text):
-    """The second ends at once, but a child that left its group holds the pipe."""
-    monkeypatch.setattr(workers.engine.binary, "_ASK_TIMEOUT_SECONDS", 0.3)
+def test_a_binary_that_hangs_or_never_stops_printing_is_given_up(tmp_path, monkeypatch, text):
+    """The second exits at once, but a child that left its process group holds the pipe."""
+    monkeypatch.setattr(workers.engine.binary, "_PROBE_TIMEOUT_SECONDS", 0.3)
     path = program(tmp_path, text)
     began = time.monotonic()
     with pytest.raises(EngineNotFound):
@@ -132,13 +135,13 @@ def test_one_that_hangs_or_never_stops_talking_is_given_up(tmp_path, monkeypatch
     assert time.monotonic() - began < 12
 
 
-def test_a_broken_one_on_path_is_passed_over_with_a_warning(tmp_path, caplog):
+def test_a_broken_binary_on_path_is_skipped_with_a_warning(tmp_path, caplog):
     program(tmp_path, "exit 1")
     assert find_engine("auto", f"{tmp_path}:/bin").kind is EngineKind.EMBEDDED
     assert "printed nothing" in caplog.text
 
 
-def test_no_engine_at_all_says_what_was_looked_for_and_what_to_do(monkeypatch):
+def test_without_any_engine_the_error_says_what_was_tried_and_what_to_do(monkeypatch):
     def missing(name: str) -> str:
         raise workers.engine.binary.importlib.metadata.PackageNotFoundError(name)
 
@@ -147,7 +150,7 @@ def test_no_engine_at_all_says_what_was_looked_for_and_what_to_do(monkeypatch):
         find_engine("auto", NOWHERE)
 
 
-def test_an_engine_is_asked_once_until_its_file_changes(tmp_path):
+def test_an_engine_is_probed_once_until_its_file_changes(tmp_path):
     text = f"echo asked >> {tmp_path}/times; echo 'version: 1 (a)'; echo '-m,    --model F'; echo '--port PORT'"
     path = program(tmp_path, text)
     first = find_engine(str(path))
@@ -174,12 +177,12 @@ def test_the_environment_is_built_not_inherited(monkeypatch):
 
 
 def a_scripted(folder: Path, text: str) -> EngineFacts:
-    """An engine that names --list-devices in its help, and does `text` when it is asked."""
+    """An engine that has --list-devices, which runs the script `text`."""
     path = program(folder, text)
     return EngineFacts(EngineKind.BINARY, (str(path),), "1 (a)", "id", frozenset({"--list-devices"}))
 
 
-def test_the_devices_are_read_and_what_backends_say_before_them_is_not():
+def test_devices_are_parsed_and_the_output_of_backends_before_them_is_not():
     text = """\
 ggml_cuda_init: found 2 CUDA devices (Total VRAM: 48160 MiB):
   Device 0: NVIDIA GeForce RTX 4090, compute capability 8.9, VMM: yes, VRAM: 24080 MiB
@@ -197,47 +200,47 @@ Available devices:
 
 @pytest.mark.parametrize(
     ("devices", "named"),
-    [("CUDA0,CUDA1", None), ("Vulkan0,CUDA0", None), ("", "names no GPU"), ("Vulkan0,ROCm0", "only Vulkan0, ROCm0")],
+    [("CUDA0,CUDA1", None), ("Vulkan0,CUDA0", None), ("", "lists no GPU"), ("Vulkan0,ROCm0", "only Vulkan0, ROCm0")],
 )
-def test_an_engine_without_cuda_is_known_by_its_devices(tmp_path: Path, devices: str, named: str | None):
+def test_an_engine_without_cuda_is_recognized_by_its_devices(tmp_path: Path, devices: str, named: str | None):
     engine = find_engine(str(install_fake(tmp_path, FAKE_DEVICES=devices)))
-    assert devices_of(engine) == tuple(devices.split(",") if devices else ())
-    problem = why_no_cuda(engine)
+    assert probe_devices(engine) == tuple(devices.split(",") if devices else ())
+    problem = cuda_problem(engine)
     assert bool(problem) == bool(named)
     if named:
         assert problem.startswith("the engine (3091 (fake)) has no CUDA: ") and named in problem
 
 
 def test_the_embedded_engine_of_the_cpu_wheel_has_no_cuda():
-    assert "has no CUDA: its --list-devices names no GPU; install a CUDA build" in why_no_cuda(find_engine("embedded"))
+    assert "has no CUDA: its --list-devices lists no GPU; install a CUDA build" in cuda_problem(find_engine("embedded"))
 
 
-def test_an_engine_that_has_no_such_option_is_not_asked_and_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_an_engine_without_the_option_is_not_probed_and_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     engine = find_engine(str(install_fake(tmp_path)))
-    assert (devices_of(engine), why_no_cuda(engine), caplog.text) == (None, "", "")
+    assert (probe_devices(engine), cuda_problem(engine), caplog.text) == (None, "", "")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("echo 'error while loading shared libraries'; exit 127", "no list: error while loading shared libraries"),
-        ("echo started; kill -ABRT $$", "died of SIGABRT: started"),
+        ("echo started; kill -ABRT $$", "was killed by SIGABRT: started"),
         ("exit 0", "printed nothing"),
-        ("echo 'Available devices:'; sleep 60", "did not end within 0.3 s: Available devices:"),
-        ("yes", "did not end within 0.3 s: y"),
+        ("echo 'Available devices:'; sleep 60", "did not exit within 0.3 s: Available devices:"),
+        ("yes", "did not exit within 0.3 s: y"),
     ],
 )
-def test_an_answer_that_is_none_condemns_no_engine(
+def test_a_failed_probe_is_no_engine_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str, said: str
 ):
-    monkeypatch.setattr(workers.engine.binary, "_ASK_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(workers.engine.binary, "_PROBE_TIMEOUT_SECONDS", 0.3)
     engine = a_scripted(tmp_path, text)
-    assert (devices_of(engine), why_no_cuda(engine)) == (None, "")
+    assert (probe_devices(engine), cuda_problem(engine)) == (None, "")
     assert caplog.records[0].levelname == "WARNING" and said in caplog.text
 
 
-def test_it_is_asked_anew_each_time_in_the_environment_of_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_devices_are_probed_each_time_in_the_environment_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LLAMA_ARG_DEVICE", "none")
     engine = a_scripted(tmp_path, 'echo "Available devices:"; echo "  $DEVICE$LLAMA_ARG_DEVICE: a (1 MiB, 1 MiB free)"')
-    assert devices_of(engine, {"DEVICE": "CUDA0"}) == ("CUDA0",)
-    assert devices_of(engine, {"DEVICE": "CUDA1"}) == ("CUDA1",)
+    assert probe_devices(engine, {"DEVICE": "CUDA0"}) == ("CUDA0",)
+    assert probe_devices(engine, {"DEVICE": "CUDA1"}) == ("CUDA1",)

@@ -79,7 +79,7 @@ def memory(
 
 
 class Play:
-    """A story told to the scheduler: events in, effects noted. Memory is read as soon as it is asked for."""
+    """The scheduler, event by event; its effects are collected. Memory is read as soon as it is requested."""
 
     def __init__(
         self, limits: SchedulingLimits | None = None, total_gib: float = 16.0, answers_readings: bool = True
@@ -92,8 +92,8 @@ class Play:
         self._ticket = 0
 
     def post(self, *events: ev.Event) -> list[Effect]:
-        """The effects of these events, readings and the records of decisions aside."""
-        told: list[Effect] = []
+        """The effects of these events, except readings and decisions."""
+        others: list[Effect] = []
         for event in events:
             queue = [event]
             while queue:
@@ -105,9 +105,9 @@ class Play:
                     elif isinstance(effect, Decided):
                         self.decided.append(effect)
                     else:
-                        told.append(effect)
-        self.effects += told
-        return told
+                        others.append(effect)
+        self.effects += others
+        return others
 
     def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
         self.state, effects = step(before, event)
@@ -115,19 +115,19 @@ class Play:
         return effects
 
     def answer(self, effect: Effect, at: float) -> ev.Event | None:
-        """What the machine says to an order at once."""
+        """The event that answers an effect at once."""
         if not isinstance(effect, ReadMemory) or not self._answers_readings:
             return None
         return ev.MemoryRead(memory(at, self.available_gib, self._total_gib, self.held_gib), at)
 
     @property
     def held_gib(self) -> dict[int, float]:
-        """Servers that are up hold what was booked, those that load nothing yet."""
+        """Ready servers hold what was booked, loading ones nothing yet."""
         return {s.id: s.booked[CPU] / GIB for s in self.state.servers if s.port}
 
     @property
     def available_gib(self) -> float:
-        """What the machine would show."""
+        """What a reading would show."""
         return self._total_gib - sum(self.held_gib.values())
 
     def ask(
@@ -138,14 +138,14 @@ class Play:
         return self.post(a_command(command, self._ticket, model, at, at + patience))
 
     def up(self, model: Model, at: float = 0.0) -> int:
-        """The id of a ready server of this model with nothing to do."""
+        """The id of an idle server of this model."""
         effects = self.ask(model, at)
         server = next(e.server for e in effects if isinstance(e, Spawn))
         self.post(ev.Ready(server.id, 9000 + server.id, at), ev.Release(self._ticket, at))
         return server.id
 
     def up_by_hand(self, model: Model) -> None:
-        """As `up`, in a play that answers its readings itself."""
+        """As `up`, in a play that does not answer readings."""
         self.ask(model)
         self.post(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=0.0), ev.Release(self._ticket, at=0.0))
 
@@ -210,7 +210,7 @@ __all__ = [
 
 
 def nothing_is_left_out(state: PoolState, now: float) -> None:
-    """Where a step skips its last passes, they would have found nothing to do."""
+    """Where a step skips its last passes, they would have changed nothing."""
     if schedule.is_settled(state, now):
         for settle in schedule.PASSES:
             assert settle(state, now) == (state, []), settle.__name__

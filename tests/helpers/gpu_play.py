@@ -1,4 +1,4 @@
-"""The scheduler on a machine with GPUs that a test makes up: memory follows the servers, as NVML would show it."""
+"""The scheduler on simulated GPUs: their memory follows the servers, as NVML would show it."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_MO
 
 @dataclass
 class Hardware:
-    """Cards by name: GiB of each, and what strangers hold of it."""
+    """GPUs by UUID: GiB of each, and what other processes hold of it."""
 
     total_gib: dict[str, float]
     stranger_gib: dict[str, float] = field(default_factory=dict)
-    late_gib: dict[str, float] = field(default_factory=dict)  # of processes that are gone: not free yet
+    late_gib: dict[str, float] = field(default_factory=dict)  # being released by processes that have ended
     shows_pids: bool = True
     state: GpuState = GpuState.OK
     engine_problem: str = ""
     expected: str = ""
 
     def snapshot(self, servers: tuple[Server, ...], at: float) -> GpuSnapshot:
-        """A server that is up holds what is booked, one that loads nothing yet."""
+        """Ready servers hold what was booked, loading ones nothing yet."""
         gpus = []
         for index, (uuid, total) in enumerate(self.total_gib.items()):
             held = {s.pid or 0: s.booked[uuid] for s in servers if uuid in s.booked and s.ready_at is not None}
@@ -94,7 +94,7 @@ class Hardware:
 
 
 class GpuPlay(Play):
-    """As Play; `answers_polls` False: nobody answers when the GPUs are to be read."""
+    """As Play; with `answers_polls` False, requested GPU readings never arrive."""
 
     def __init__(self, hardware: Hardware, limits: SchedulingLimits | None = None, answers_polls: bool = True) -> None:
         super().__init__(limits, total_gib=64)
@@ -128,7 +128,7 @@ class GpuPlay(Play):
         return self.post(command(self._ticket, model, at, at + patience, eight_layers(ctx_size, constraints)))
 
     def loaded(self, name: str, at: float = 0.0, **wanted: object) -> Server:
-        """A ready server of this model with nothing to do."""
+        """An idle server of this model."""
         server = next(e.server for e in self.wants(name, at, **wanted) if isinstance(e, Spawn))  # type: ignore[arg-type]
         ticket = self._ticket
         self.post(ev.Spawned(server.id, 1000 + server.id, at), ev.Ready(server.id, 9000 + server.id, at))

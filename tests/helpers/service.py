@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import requests
 
-from workers.server.child_process import death_guard
+from workers.server.child_process import parent_death_argv
 
 FIXED_RAM = str(Path(__file__).with_name("fixed_ram.py"))
 ENDLESS = {"max_tokens": 30_000, "ignore_eos": True}
@@ -57,7 +57,7 @@ class Service:
             env["LLAMA_SMART_PROXY_GPU__ENABLED"] = "false"
         env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()} | dict(plain or {})
         self.process = subprocess.Popen(
-            [*death_guard(), sys.executable, *program, "serve", "--port", "0", *arguments],
+            [*parent_death_argv(), sys.executable, *program, "serve", "--port", "0", *arguments],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

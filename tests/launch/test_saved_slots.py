@@ -166,7 +166,7 @@ def test_what_was_taken_and_not_tried_is_there_for_the_next(tmp_path: Path):
     files = SlotFiles(tmp_path / "slots", 1000)
     write(files, "m", saved())
     ((file, _),) = files.take("m", START, slots=1)
-    files.give_back(file)
+    files.put_back(file)
     assert kept(tmp_path) == [saved().name]
 
 
@@ -219,12 +219,12 @@ def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: py
         write(files, "qwen", saved(slot=slot, start=start))
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         woken = threading.Event()
-        cache = KeptCaches(files, SAVING, {}).of(server, woken.set)
+        cache = KeptCaches(files, SAVING, {}).prepare(server, woken.set)
         assert cache is not None
-        assert cache.restores(deaf.getsockname()[1], "key")
+        assert cache.restore(deaf.getsockname()[1], "key")
         assert woken.wait(6)
-        assert not cache.restores(deaf.getsockname()[1], "key")
-    cache.give_back()
+        assert not cache.restore(deaf.getsockname()[1], "key")
+    cache.return_untried()
     assert kept(tmp_path) == [saved(slot=1, start=start).name]
 
 
@@ -235,17 +235,17 @@ def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
     file = saved(start=start_digest(server.model, SAVING, {}, [stamp_of(server.model.path)]))
     write(files, "qwen", file)
-    cache = KeptCaches(files, SAVING, {}).of(server, bool)
+    cache = KeptCaches(files, SAVING, {}).prepare(server, bool)
     assert cache is not None
 
     def none_left(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", none_left)
-    assert not cache.restores(1, "key")
+    assert not cache.restore(1, "key")
     cache.save(1, "key", seconds=600)
-    assert cache.until <= time.monotonic()
-    cache.give_back()
+    assert cache.deadline <= time.monotonic()
+    cache.return_untried()
     assert kept(tmp_path) == [file.name]
 
 
@@ -255,11 +255,11 @@ def test_what_hangs_is_not_asked_to_save():
 
 
 def test_a_model_without_the_setting_has_nothing_on_disk(tmp_path: Path):
-    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).of(a_server(MODEL, 1000), bool) is None
+    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).prepare(a_server(MODEL, 1000), bool) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_where_nothing_can_be_written_the_model_is_served_without(tmp_path: Path):
     (tmp_path / "slots").write_text("a file")
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
-    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).of(server, bool) is None
+    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).prepare(server, bool) is None

@@ -1,4 +1,4 @@
-"""Loads that fail in a row are held back for longer and longer; who is turned away is told when to ask again."""
+"""Backoff of models in a crash loop, and the Retry-After of rejected requests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.helpers.builders import Play, a_model
 from tests.scheduling.test_schedule import spawned
 
 
-def braked(*models: Model) -> tuple[Play, list[Refuse]]:
-    """Each is asked for in turn, a second after the last answer, and ends in its load."""
+def crash_loop(*models: Model) -> tuple[Play, list[Refuse]]:
+    """Requests for these models, one a second; each load that starts crashes. The state, and the refusals."""
     play, refused = Play(), []
     for number, model in enumerate(models):
         at = float(number)
@@ -29,28 +29,28 @@ def braked(*models: Model) -> tuple[Play, list[Refuse]]:
     return play, refused
 
 
-def test_a_model_whose_loads_fail_in_a_row_is_started_again_after_longer_and_longer():
-    _, refused = braked(*[a_model()] * 6)
-    # Ends at 0.5 and 1.5; braked from then on for 2 s, so not at 2 and 3; again at 4, and then for 4 s.
+def test_a_model_in_a_crash_loop_is_started_after_ever_longer_pauses():
+    _, refused = crash_loop(*[a_model()] * 6)
+    # Crashes at 0.5 and 1.5; a pause of 2 s rejects the requests at 2 and 3; a crash at 4.5, then a pause of 4 s.
     assert [effect.refusal.retry_after_seconds for effect in refused] == [None, None, 1.5, 0.5, None, 3.5]
     assert "failed 2 times in a row, last: it crashed" in refused[2].refusal.detail
     assert {effect.refusal.reason for effect in refused} == {Reason.LOAD_FAILED}
 
 
-def test_the_brake_is_for_that_file_alone():
-    play, _ = braked(*[a_model()] * 3)
+def test_backoff_applies_to_one_file_only():
+    play, _ = crash_loop(*[a_model()] * 3)
     assert spawned(play.ask(a_model("b"), at=3.0)) == ["b"]
-    assert spawned(play.ask(replace(a_model(), created=7), at=3.0)) == ["a"], "it was replaced"
+    assert spawned(play.ask(replace(a_model(), created=7), at=3.0)) == ["a"], "the file was replaced"
 
 
-def test_who_orders_a_load_lifts_the_brake():
-    play, _ = braked(*[a_model()] * 3)
+def test_ordering_a_load_ends_the_backoff():
+    play, _ = crash_loop(*[a_model()] * 3)
     assert spawned(play.ask(a_model(), at=3.0, command=ev.Load)) == ["a"]
     play.post(ev.Exited(3, "it crashed", at=3.5))
-    assert spawned(play.ask(a_model(), at=3.6)) == ["a"], "what was before that does not count any more"
+    assert spawned(play.ask(a_model(), at=3.6)) == ["a"], "earlier failures no longer count"
 
 
-def test_no_brake_is_longer_than_a_minute():
+def test_no_backoff_is_longer_than_a_minute():
     play, now, pauses = Play(), 0.0, []
     for _ in range(9):
         play.ask(a_model(), at=now)
@@ -61,7 +61,7 @@ def test_no_brake_is_longer_than_a_minute():
     assert pauses == [0, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_a_server_that_was_of_use_is_started_again_at_once():
+def test_a_server_that_completed_a_request_is_started_again_at_once():
     play = Play()
     for number in range(5):
         at = 10.0 * number
@@ -73,7 +73,7 @@ def test_a_server_that_was_of_use_is_started_again_at_once():
     assert spawned(play.ask(a_model(), at=50.0)) == ["a"]
 
 
-def test_a_server_that_dies_at_its_first_request_is_braked_too():
+def test_a_server_that_crashes_at_its_first_request_counts_for_the_backoff():
     play = Play()
     for number in range(2):
         at = float(number)
@@ -85,7 +85,7 @@ def test_a_server_that_dies_at_its_first_request_is_braked_too():
     assert spawned(play.ask(a_model(), at=2.0)) == []
 
 
-def test_who_is_turned_away_while_a_model_loads_is_told_when_that_is_likely_to_be_over():
+def test_retry_after_is_the_remaining_load_time_of_a_loading_model():
     play = Play(SchedulingLimits(max_waiting=1))
     play.ask(a_model(gib=12))
     (refused,) = [e for e in play.ask(a_model(gib=12), at=2.0) if isinstance(e, Refuse)]
@@ -94,10 +94,10 @@ def test_who_is_turned_away_while_a_model_loads_is_told_when_that_is_likely_to_b
     play.post(ev.Ready(1, 9001, at=9.0), ev.Exited(1, "killed", at=10.0))
     play.ask(a_model(gib=12), at=20.0)
     (refused,) = [e for e in play.ask(a_model(gib=12), at=21.0) if isinstance(e, Refuse)]
-    assert refused.refusal.retry_after_seconds == 8.0, "it took nine seconds the last time"
+    assert refused.refusal.retry_after_seconds == 8.0, "the last load took nine seconds"
 
 
-def test_who_wants_another_model_than_the_one_that_loads_is_told_of_both_loads():
+def test_retry_after_includes_the_load_that_is_in_the_way():
     play = Play(SchedulingLimits(max_waiting_per_model=1), total_gib=16)
     play.ask(a_model("first", gib=12))
     play.ask(a_model("second", gib=12), at=1.0)
@@ -106,8 +106,8 @@ def test_who_wants_another_model_than_the_one_that_loads_is_told_of_both_loads()
     assert refused.refusal.retry_after_seconds == (one - 2.0) + one
 
 
-def test_a_request_that_was_never_sent_is_no_answer():
-    """One that asks for more context than there is, say: it says nothing of what the next one does to the engine."""
+def test_a_request_that_was_never_sent_does_not_reset_the_backoff():
+    """For example one with a prompt longer than the context: it does not show what the next one does to the engine."""
     play = Play()
     for number, at in ((1, 0.0), (2, 1.0)):
         play.ask(a_model(), at=at)

@@ -1,4 +1,4 @@
-"""Whose load comes before whose, who goes for it and when: each policy as a short story of events."""
+"""The order of loads, the choice of victims and their protection: each rule as a list of events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.scheduling.test_schedule import IMPATIENT, grants, refusals, spawned,
 
 
 def used(play: Play, name: str, times: int, until: float, gib: float = 10) -> int:
-    """A ready server that was asked for so often, every two seconds, the last time at `until`."""
+    """The id of a ready server that was requested so many times, every two seconds, the last time at `until`."""
     model = a_model(name, gib=gib)
     server = play.up(model, at=until - 2 * (times - 1))
     for number in range(1, times):
@@ -29,54 +29,54 @@ def used(play: Play, name: str, times: int, until: float, gib: float = 10) -> in
 
 
 def first_stop(play: Play, until: float) -> float | None:
-    """When the first server is stopped, if nothing happens but time."""
+    """When the first server is stopped if only time passes."""
     while (due := due_at(play.state)) is not None and due <= until:
         if stopped(play.post(ev.Tick(at=due))):
             return due
     return None
 
 
-# --- who waits, and for how long -------------------------------------------------------------------------------------
+# --- eviction protection ---------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_is_asked_for_often_stays_until_others_have_waited_long_enough():
+def test_a_model_in_frequent_use_is_protected_until_others_have_waited_long_enough():
     play = Play(total_gib=16)
     server = used(play, "hot", times=20, until=100)
     assert stopped(play.ask(a_model("new", gib=10), at=101)) == []
     assert "protected from eviction until others have waited longer" in play.decided[-1].decision.reason
-    assert first_stop(play, 300) == 120, "or until it was left alone for its residency"
+    assert first_stop(play, 300) == 120, "unused for its residency"
     assert play.state.server(server).state is ServerState.STOPPING
 
 
-def test_many_who_wait_are_worth_more_than_one():
-    def goes_at(waiters: int) -> float | None:
+def test_many_waiters_evict_sooner_than_one():
+    def evicted_at(waiters: int) -> float | None:
         play = Play(SchedulingLimits(min_residency_seconds=10_000), total_gib=16)
         used(play, "hot", times=4, until=100)
         for _ in range(waiters):
             play.ask(a_model("new", gib=10), at=101)
         return first_stop(play, 300)
 
-    one, four = goes_at(1), goes_at(4)
+    one, four = evicted_at(1), evicted_at(4)
     assert one is not None and four is not None
     assert 101 < four < one < 251
 
 
-def test_a_burst_that_is_over_keeps_its_server_for_less_long():
+def test_a_past_burst_protects_its_server_for_less_time():
     play = Play(SchedulingLimits(min_residency_seconds=10_000), total_gib=16)
     used(play, "hot", times=20, until=100)
     play.state = replace(play.state, demands=with_load_seconds(play.state.demands, "hot", 10.0))
     play.ask(a_model("new", gib=10), at=190)
-    goes_at = first_stop(play, 1000)
-    assert goes_at is not None and goes_at < 190 + 60, "as if it were asked for still: its turn, after 120 s"
+    evicted_at = first_stop(play, 1000)
+    assert evicted_at is not None and evicted_at < 190 + 60, "at the old rate it would be protected for 120 s"
 
 
-def test_without_a_residency_a_model_goes_as_soon_as_it_is_idle():
+def test_without_min_residency_a_model_is_evicted_as_soon_as_it_is_idle():
     play = Play(SchedulingLimits(min_residency_seconds=0), total_gib=16)
     server = used(play, "hot", times=20, until=100)
     assert stopped(play.ask(a_model("new", gib=10), at=101)) == [server]
 
 
-def test_nobody_is_kept_waiting_for_a_popular_model_beyond_the_turn():
+def test_a_starving_waiter_evicts_even_a_popular_model():
     play = Play(SchedulingLimits(min_residency_seconds=10_000), total_gib=16)
     used(play, "hot", times=100, until=200)
     play.state = replace(play.state, demands=with_load_seconds(play.state.demands, "hot", 60.0))
@@ -84,7 +84,7 @@ def test_nobody_is_kept_waiting_for_a_popular_model_beyond_the_turn():
     assert first_stop(play, 1000) == 201 + 120
 
 
-def test_a_busy_server_is_not_drained_before_the_turn_and_serves_its_own_meanwhile():
+def test_a_busy_server_serves_its_own_requests_until_a_waiter_is_starving():
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10))
     play.post(ev.Ready(1, 9001, at=0.0))
@@ -95,8 +95,8 @@ def test_a_busy_server_is_not_drained_before_the_turn_and_serves_its_own_meanwhi
     assert play.state.server(1).state is ServerState.DRAINING
 
 
-def test_a_server_that_has_just_come_is_not_drained_by_those_who_waited_meanwhile():
-    """Where all have waited for long, each model would be drained after its first answers, its queue unserved."""
+def test_a_server_that_has_just_become_ready_is_not_drained_at_once():
+    """Where all have waited long, each model would be drained after its first answers, before it served its queue."""
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10), patience=1000)
     play.ask(a_model("new", gib=10), at=1.0, patience=1000)
@@ -107,8 +107,8 @@ def test_a_server_that_has_just_come_is_not_drained_by_those_who_waited_meanwhil
     assert play.state.server(1).state is ServerState.DRAINING
 
 
-def one_goes_for_a_large_one_and_the_other_has_just_come(play: Play) -> None:
-    """Of two busy ones that are both in the way of one that has waited for its turn."""
+def one_of_two_busy_victims_is_drained(play: Play) -> None:
+    """Both are in the way of a large model whose request is starving; the second has just become ready."""
     for number, (name, at) in enumerate((("a", 0.0), ("b", 100.0)), 1):
         play.ask(a_model(name, gib=10), at=at, patience=1000)
         play.post(ev.Ready(number, 9000, at=at))
@@ -118,19 +118,19 @@ def one_goes_for_a_large_one_and_the_other_has_just_come(play: Play) -> None:
     assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
 
 
-def test_of_two_that_have_to_go_the_first_goes_and_its_room_is_kept_until_the_other_has_served_its_own():
-    """Others took that room meanwhile, and then it was they who had just come: the two were never free at once."""
+def test_of_two_busy_victims_the_memory_of_the_first_is_reserved_until_the_second_is_drained():
+    """Other models used to take that memory, and had then just become ready: it was never all free at once."""
     play = Play(total_gib=24)
-    one_goes_for_a_large_one_and_the_other_has_just_come(play)
+    one_of_two_busy_victims_is_drained(play)
     play.post(ev.Release(1, at=122.0))
     assert spawned(play.post(ev.Exited(1, "", at=123.0))) == []
-    assert spawned(play.ask(a_model("other", gib=9), at=124.0)) == [], "what is free is spoken for"
+    assert spawned(play.ask(a_model("other", gib=9), at=124.0)) == [], "what is free is reserved"
     assert due_at(play.state) == 160.0
     play.post(ev.Tick(at=160.0))
     assert play.state.server(2).state is ServerState.DRAINING
 
 
-def test_a_server_that_becomes_idle_is_seen_at_once():
+def test_a_server_that_becomes_idle_is_evicted_at_once():
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10))
     play.post(ev.Ready(1, 9001, at=0.0))
@@ -138,10 +138,10 @@ def test_a_server_that_becomes_idle_is_seen_at_once():
     assert stopped(play.post(ev.Release(1, at=9.0))) == [1]
 
 
-# --- who goes --------------------------------------------------------------------------------------------------------
+# --- victims ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_one_that_is_asked_for_less_goes_although_it_was_used_later():
+def test_the_less_requested_model_is_evicted_although_it_was_used_later():
     play = Play(total_gib=24)
     hot, rare = used(play, "hot", times=20, until=100), play.up(a_model("rare", gib=10), at=105)
     play.post(ev.Tick(at=140.0))
@@ -149,7 +149,7 @@ def test_the_one_that_is_asked_for_less_goes_although_it_was_used_later():
     assert play.state.server(hot).state is ServerState.READY
 
 
-def test_the_one_that_loads_quickly_goes_although_it_is_asked_for_as_often():
+def test_of_equally_requested_models_the_one_that_loads_faster_is_evicted():
     play = Play(total_gib=24)
     for number, (name, seconds) in enumerate((("slow", 30.0), ("quick", 2.0)), 1):
         play.ask(a_model(name, gib=10), at=0.0)
@@ -157,16 +157,16 @@ def test_the_one_that_loads_quickly_goes_although_it_is_asked_for_as_often():
     assert stopped(play.ask(a_model("new", gib=10), at=100)) == [2]
 
 
-def test_the_cheapest_set_goes_in_one_round_not_the_first_that_is_enough():
-    """Two rare models of 5 GiB cost less than one of 10 that is asked for often; one of them alone is too little."""
+def test_the_cheapest_sufficient_set_of_victims_is_evicted_at_once():
+    """Two rarely used models of 5 GiB cost less than one of 10 GiB in frequent use; one of them is not enough."""
     play = Play(total_gib=24)
     used(play, "hot", times=20, until=100)
     rare = [play.up(a_model(f"rare{number}", gib=4.9), at=50.0) for number in range(2)]
     assert stopped(play.ask(a_model("new", gib=9), at=140)) == rare
 
 
-def test_a_set_is_weighed_as_a_whole():
-    """Cheapest first would take both small ones, and then the large one, which alone is enough, beside none."""
+def test_the_cost_of_a_set_of_victims_is_that_of_the_whole_set():
+    """Cheapest first would evict both small ones and then the large one, which alone is enough."""
     play = Play(total_gib=24)
     small = [used(play, f"small{number}", times=4, until=60.0, gib=5) for number in range(2)]
     large = used(play, "large", times=5, until=60.0, gib=10)
@@ -174,21 +174,21 @@ def test_a_set_is_weighed_as_a_whole():
     assert all(play.state.server(each).state is ServerState.READY for each in small)
 
 
-def test_a_young_model_goes_last():
+def test_a_recently_loaded_model_is_evicted_last():
     play = Play(total_gib=24)
     old = used(play, "old", times=2, until=80)
     young = play.up(a_model("young", gib=10), at=95)
-    assert stopped(play.ask(a_model("new", gib=10), at=101)) == [old], "although it is asked for more often"
+    assert stopped(play.ask(a_model("new", gib=10), at=101)) == [old], "although it is requested more often"
     assert play.state.server(young).state is ServerState.READY
 
 
-def test_a_young_model_goes_where_nothing_else_serves():
+def test_a_recently_loaded_model_is_evicted_if_nothing_else_helps():
     play = Play(total_gib=16)
     young = play.up(a_model("young", gib=10), at=95)
     assert stopped(play.ask(a_model("new", gib=10), at=101)) == [young]
 
 
-def test_a_pinned_model_never_goes_neither_for_others_nor_for_being_idle():
+def test_a_pinned_model_is_neither_evicted_nor_unloaded_when_idle():
     play = Play(SchedulingLimits(ttl_seconds=60, max_wait_seconds=10), total_gib=24)
     pinned = play.up(replace(a_model("pinned", gib=10), pin=True))
     other = play.up(a_model("other", gib=9), at=1.0)
@@ -199,14 +199,14 @@ def test_a_pinned_model_never_goes_neither_for_others_nor_for_being_idle():
     assert play.state.server(pinned).state is ServerState.READY
 
 
-def test_a_pinned_model_goes_for_being_idle_where_its_settings_say_when():
+def test_a_pinned_model_with_a_ttl_of_its_own_is_unloaded_when_idle():
     play = Play(SchedulingLimits(ttl_seconds=60))
     pinned = play.up(replace(a_model(), pin=True, ttl_seconds=5.0))
     assert stopped(play.post(ev.Tick(at=4.9))) == []
     assert stopped(play.post(ev.Tick(at=5.0))) == [pinned]
 
 
-def test_a_pinned_model_is_not_drained_either():
+def test_a_pinned_model_is_not_drained_for_another():
     play = Play(IMPATIENT, total_gib=16)
     model = replace(a_model("pinned", gib=10), pin=True)
     play.ask(model)
@@ -215,14 +215,14 @@ def test_a_pinned_model_is_not_drained_either():
     assert play.decided[-1].decision.reason.endswith("; pinned models are not evicted: pinned")
 
 
-def test_who_goes_for_the_number_of_models_alone_goes_for_that_reason():
+def test_an_eviction_for_max_loaded_alone_says_so():
     play = Play(SchedulingLimits(max_loaded=1), total_gib=16)
     play.up(a_model("a"))
     play.ask(a_model("b"), at=1.0)
     assert play.decided[-1].decision.reason.endswith("after evicting a; scheduling.max_loaded is reached")
 
 
-def test_who_is_refused_for_the_number_of_pinned_models_is_told_that_and_nothing_of_memory():
+def test_a_rejection_because_of_pinned_models_and_max_loaded_does_not_mention_memory():
     play = Play(SchedulingLimits(max_loaded=1), total_gib=16)
     play.up(replace(a_model("pinned"), pin=True))
     (refuse,) = play.ask(a_model("new"), at=1.0)
@@ -232,25 +232,25 @@ def test_who_is_refused_for_the_number_of_pinned_models_is_told_that_and_nothing
     )
 
 
-def test_of_a_lower_priority_goes_first():
+def test_lower_priority_is_evicted_first():
     play = Play(total_gib=24)
     low = used(play, "low", times=9, until=50)
     play.up(replace(a_model("high", gib=9), priority=1), at=20.0)
     assert stopped(play.ask(a_model("new", gib=10), at=140)) == [low]
 
 
-def test_one_of_a_higher_priority_stays_until_it_was_left_alone():
+def test_a_higher_priority_model_is_evicted_only_after_its_residency():
     play = Play(total_gib=16)
     play.up(replace(a_model("high", gib=10), priority=1), at=100.0)
     assert stopped(play.ask(a_model("new", gib=10), at=101)) == []
     assert first_stop(play, 300) == 120
 
 
-# --- whose turn it is ------------------------------------------------------------------------------------------------
+# --- loading order ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("at", "first"), [(2.0, "high"), (160.0, "low")])
-def test_a_higher_priority_is_loaded_first_until_the_others_turn_has_come(at: float, first: str):
+def test_a_higher_priority_loads_first_unless_another_waiter_is_starving(at: float, first: str):
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10), patience=1000)
     play.post(ev.Ready(1, 9001, at=0.0))
@@ -261,7 +261,7 @@ def test_a_higher_priority_is_loaded_first_until_the_others_turn_has_come(at: fl
     assert spawned(play.post(ev.Exited(1, "", at=at + 3))) == [first]
 
 
-def test_a_load_without_room_holds_back_none_that_fits_beside_it():
+def test_a_load_that_waits_for_memory_does_not_delay_one_that_fits():
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10))
     play.post(ev.Ready(1, 9001, at=0.0))
@@ -270,8 +270,8 @@ def test_a_load_without_room_holds_back_none_that_fits_beside_it():
 
 
 @pytest.mark.parametrize(("gib", "starts"), [(1, ["behind"]), (3, [])])
-def test_none_behind_takes_what_one_before_it_waits_for(gib: float, starts: list[str]):
-    """12 GiB and 15 % of 16: beside them is room for 2.2. Of 4.5 that are free now the rest is spoken for."""
+def test_later_loads_do_not_use_reserved_memory(gib: float, starts: list[str]):
+    """12 GiB + 15 % of 16 GiB leave 2.2. The rest of the 4.5 GiB that are free now is reserved."""
     play = Play(total_gib=16)
     old = play.up(a_model("old", gib=10))
     assert stopped(play.ask(a_model("first", gib=12), at=50.0)) == [old]
@@ -279,16 +279,16 @@ def test_none_behind_takes_what_one_before_it_waits_for(gib: float, starts: list
     assert "first" in spawned(play.post(ev.Exited(old, "", at=51.0)))
 
 
-def test_what_those_that_go_give_back_is_not_taken_from_those_behind():
-    """Two of 11.5 GiB go for one of 20.7, the second only once it has served its own. Of 7 GiB that are free now it
-    needs nothing."""
+def test_later_loads_may_use_free_memory_that_the_reservation_does_not_need():
+    """Two models of 11.5 GiB end for one of 20.7, the second only once it has served its own requests. The 7 GiB that
+    are free now are not needed."""
     play = Play(total_gib=30)
-    one_goes_for_a_large_one_and_the_other_has_just_come(play)
+    one_of_two_busy_victims_is_drained(play)
     assert spawned(play.ask(a_model("small", gib=1), at=122.0)) == ["small"]
 
 
-def test_none_behind_stops_another_for_what_the_first_one_leaves_free():
-    """Only the second of two that wait needs a second server stopped."""
+def test_a_second_load_evicts_no_server_that_is_stopping_for_the_first():
+    """Only the second of two waiting loads needs a second eviction."""
     play = Play(total_gib=24)
     one, two = play.up(a_model("one", gib=10), at=0.0), play.up(a_model("two", gib=10), at=1.0)
     assert stopped(play.ask(a_model("first", gib=10), at=50.0)) == [one]
@@ -297,14 +297,14 @@ def test_none_behind_stops_another_for_what_the_first_one_leaves_free():
     assert spawned(play.post(ev.Exited(two, "", at=51.5))) == ["second"]
 
 
-def test_what_never_fits_is_refused_at_once_although_others_wait():
+def test_a_model_that_never_fits_is_rejected_at_once_although_others_wait():
     play = Play(total_gib=16)
     old = play.up(a_model("old", gib=10))
     assert stopped(play.ask(a_model("first", gib=12), at=50.0)) == [old]
     assert refusals(play.ask(a_model("never", gib=40), at=50.5)) == {3: Reason.DOES_NOT_FIT}
 
 
-def test_what_fits_but_for_those_before_it_is_not_refused():
+def test_a_load_that_only_lacks_reserved_memory_is_not_rejected():
     play = Play(total_gib=16)
     old = play.up(a_model("old", gib=10))
     assert stopped(play.ask(a_model("first", gib=12), at=50.0)) == [old]

@@ -1,4 +1,4 @@
-"""Several servers of one model: when another is started and where, which one a request gets, which one goes."""
+"""Replicas: when one is started and where, which one a request gets, which one is stopped."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def a_replicated(name: str = "a", gib: float = 4.0, slots: int = 1, low: int = 1
     return replace(a_model(name, gib=gib, slots=slots), replicas=Replicas(low, high))
 
 
-def crowded(model: Model, play: Play, at: float = 10.0, load_seconds: float = 0.0) -> Play:
-    """One server, all its slots taken, and one more request that waits since then."""
+def saturated(model: Model, play: Play, at: float = 10.0, load_seconds: float = 0.0) -> Play:
+    """One server whose slots are all busy since `at`, and one more request that waits."""
     play.ask(model, at=0.0)
     play.post(ev.Ready(1, 9001, at=load_seconds), ev.Release(play._ticket, at=load_seconds))
     for _ in range(model.launch.options.parallel + 1):
@@ -39,9 +39,9 @@ def crowded(model: Model, play: Play, at: float = 10.0, load_seconds: float = 0.
 
 
 def with_two(play: Play, model: Model, at: float = 20.0) -> None:
-    """Two ready servers of this model with nothing to do, both used last at that time."""
+    """Two idle servers of this model, both used last at `at`."""
     first = play._ticket + 1
-    crowded(model, play)
+    saturated(model, play)
     play.post(ev.Tick(at=12.0), ev.Ready(2, 9002, at=12.0))
     for ticket in range(first + 1, play._ticket + 1):
         play.post(ev.Release(ticket, at=at))
@@ -49,19 +49,19 @@ def with_two(play: Play, model: Model, at: float = 20.0) -> None:
 
 
 def ask(play: Play, model: Model, conversation: int | None, at: float) -> int | None:
-    """The server that a request of this conversation is granted."""
+    """The id of the server that a request of this conversation is granted; None: it waits."""
     play._ticket += 1
-    wish = ev.Acquire(play._ticket, model, at, at + 300, asked_for(booked(model)), conversation)
-    return grants(play.post(wish)).get(play._ticket)
+    command = ev.Acquire(play._ticket, model, at, at + 300, asked_for(booked(model)), conversation)
+    return grants(play.post(command)).get(play._ticket)
 
 
-# --- when another is started ------------------------------------------------------------------------------------
+# --- when one is started ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("load_seconds", "patience"), [(0.5, 2.0), (7.0, 7.0), (200.0, 30.0)])
-def test_another_is_started_once_requests_have_waited_for_as_long_as_a_load_takes(load_seconds: float, patience: float):
+def test_a_replica_starts_once_requests_have_waited_as_long_as_a_load_takes(load_seconds: float, patience: float):
     at = 1000.0
-    play = crowded(a_replicated(), Play(SchedulingLimits(ttl_seconds=5000)), at, load_seconds)
+    play = saturated(a_replicated(), Play(SchedulingLimits(ttl_seconds=5000)), at, load_seconds)
     assert due_at(play.state) == at + patience
     assert spawned(play.post(ev.Tick(at=at + patience - 0.1))) == []
     assert spawned(play.post(ev.Tick(at=at + patience))) == ["a"]
@@ -69,40 +69,40 @@ def test_another_is_started_once_requests_have_waited_for_as_long_as_a_load_take
     assert play.decided[-1].decision.reason == "server 2 of 2: there is no GPU; fits in RAM"
 
 
-def test_a_queue_that_ends_in_time_starts_nothing():
-    play = crowded(a_replicated(), Play())
-    play.post(ev.Release(2, at=11.0))  # who waited has its slot
+def test_a_queue_that_ends_in_time_starts_no_replica():
+    play = saturated(a_replicated(), Play())
+    play.post(ev.Release(2, at=11.0))  # the waiter gets the slot
     play.ask(a_replicated(), at=11.5)
     assert due_at(play.state) == 13.5
     assert spawned(play.post(ev.Tick(at=12.5))) == []
 
 
-def test_there_are_never_more_than_max():
-    play = crowded(a_replicated(), Play())
+def test_there_are_never_more_than_max_servers():
+    play = saturated(a_replicated(), Play())
     play.post(ev.Tick(at=12.0), ev.Ready(2, 9002, at=12.0))
     for _ in range(3):
         play.ask(a_replicated(), at=12.0)
     assert spawned(play.post(ev.Tick(at=100.0))) == []
 
 
-def test_one_at_a_time_and_none_while_another_loads():
-    play = crowded(a_replicated(high=3), Play())
+def test_replicas_start_one_at_a_time():
+    play = saturated(a_replicated(high=3), Play())
     for _ in range(3):
         play.ask(a_replicated(high=3), at=10.0)
     assert spawned(play.post(ev.Tick(at=12.0), ev.Tick(at=50.0))) == ["a"]
     play.post(ev.Ready(2, 9002, at=51.0))
-    # That load took 39 s, so the queue counts for 30 s from when all were full again.
+    # That load took 39 s, so the queue must last 30 s from when all slots were busy again.
     assert due_at(play.state) == 81.0
     assert spawned(play.post(ev.Tick(at=81.0))) == ["a"]
 
 
-def test_a_model_without_replicas_has_one_server_however_many_wait():
-    play = crowded(a_model(slots=1), Play())
+def test_a_model_without_replicas_has_one_server_however_many_requests_wait():
+    play = saturated(a_model(slots=1), Play())
     assert play.state.saturated_since == {}
     assert spawned(play.post(ev.Tick(at=100.0))) == []
 
 
-def test_as_many_as_min_follow_the_first_one_after_the_other():
+def test_min_replicas_start_one_after_the_other():
     play = Play()
     assert spawned(play.ask(a_replicated(low=3, high=3), command=ev.Load)) == ["a"]
     assert spawned(play.post(ev.Ready(1, 9001, at=1.0), ev.Tick(at=1.5))) == ["a"]
@@ -110,37 +110,50 @@ def test_as_many_as_min_follow_the_first_one_after_the_other():
     assert spawned(play.post(ev.Ready(3, 9003, at=3.0), ev.Tick(at=4.0))) == []
 
 
-# --- where it goes ----------------------------------------------------------------------------------------------
+# --- placement --------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_stopped_for_a_replica_and_it_comes_when_there_is_room():
+def test_nothing_is_evicted_for_a_replica():
     play = Play(SchedulingLimits(ttl_seconds=60), total_gib=16)
     play.up(a_model("other", gib=9), at=0.0)
     model = a_replicated(low=2)
     server = play.up(model, at=1.0)
     assert [each.id for each in play.state.servers] == [1, server]
-    told = play.decided[-1].decision
-    assert (told.outcome, told.evict) == (Outcome.WAIT, ())
-    assert told.reason == "server 2 of 2: not enough free memory, and nothing is evicted for a replica"
+    decision = play.decided[-1].decision
+    assert (decision.outcome, decision.evict) == (Outcome.WAIT, ())
+    assert decision.reason == "server 2 of 2: not enough free memory, and nothing is evicted for a replica"
     play.ask(model, at=59.0)
     assert stopped(play.post(ev.Tick(at=60.0))) == [1]
     assert spawned(play.post(ev.Exited(1, "", at=61.0))) == ["a"]
 
 
-def test_a_place_is_looked_for_again_when_memory_shows_something_else():
+def test_a_place_for_a_replica_is_searched_again_when_memory_changes():
     play = Play(total_gib=16)
-    play._total_gib = 9  # what the machine has; strangers hold the rest, where a test says so
+    play._total_gib = 9  # of the machine; other processes hold the rest
     model = a_replicated(low=2)  # 4.6 GiB each
     play.up(model)
-    assert len(play.decided) == 2, "the first, and no place for the second"
+    assert len(play.decided) == 2, "a place for the first server, none for the second"
     for second in range(1, 30):
         play.post(ev.Tick(at=float(second)))
-    assert len(play.decided) == 2, "nothing is decided twice on the same"
+    assert len(play.decided) == 2, "nothing is decided twice on the same facts"
     play._total_gib = 10
     assert spawned([effect for second in range(30, 41) for effect in play.post(ev.Tick(at=float(second)))]) == ["a"]
 
 
-def test_readings_that_fail_are_not_asked_for_again_at_once():
+def test_a_place_for_a_replica_is_searched_again_after_a_load_has_waited():
+    """One evaluation serves loads and replicas: that of a waiting load replaces the search for a replica."""
+    play = Play(total_gib=16)
+    play.up(a_model("other", gib=9), at=0.0)
+    play.up(a_replicated(low=2), at=1.0)
+    play.ask(a_model("other", gib=9), at=2.0)  # busy
+    decided = len(play.decided)
+    play.ask(a_model("new", gib=9), at=3.0)
+    play.post(ev.Cancel(play._ticket, at=4.0), ev.Tick(at=5.0))
+    assert [each.model for each in play.decided[decided:]] == ["new", "a"]
+    assert play.state.evaluation.replicas == ("a",)
+
+
+def test_failed_readings_are_not_requested_again_at_once():
     play = Play(answers_readings=False)
     play.ask(a_replicated(low=2))
     play.post(ev.MemoryRead(memory(at=0.0), at=0.0))
@@ -149,7 +162,7 @@ def test_readings_that_fail_are_not_asked_for_again_at_once():
     assert play.post(ev.Tick(at=due_at(play.state))) == [ReadMemory()]
 
 
-def test_loads_of_others_come_first():
+def test_loads_of_other_models_come_before_replicas():
     play = Play(total_gib=24)
     play.up(a_model("pinned", gib=9), at=0.0)
     play.ask(a_model("pinned", gib=9), at=1.0)  # busy: 10.4 GiB
@@ -158,25 +171,25 @@ def test_loads_of_others_come_first():
     play.ask(a_model("large", gib=15), at=2.0)  # waits for it
     play.ask(model, at=3.0)
     play.post(ev.Ready(2, 9002, at=4.0))
-    assert [each.model.name for each in play.state.servers] == ["pinned", "a"], "there would be room for another"
-    assert due_at(play.state) > 4.0, "and nothing is done about it in vain"
+    assert [each.model.name for each in play.state.servers] == ["pinned", "a"], "a replica would fit"
+    assert due_at(play.state) > 4.0, "no tick without effect"
     play.post(ev.Cancel(3, at=5.0))
     assert [each.model.name for each in play.state.servers] == ["pinned", "a", "a"]
     assert play.state.server(server).state is ServerState.READY
 
 
-def test_a_replica_goes_to_another_gpu_even_if_there_is_room_beside_the_first():
+def test_a_replica_prefers_another_gpu():
     for gib in (6, 24):
         first, second = gpu_pair(GpuPlay(Hardware({"GPU-a": gib, "GPU-b": gib})))
         assert {first.placement.uuids, second.placement.uuids} == {("GPU-a",), ("GPU-b",)}
     first, second = gpu_pair(GpuPlay(Hardware({"GPU-a": 24, "GPU-b": 2})))
-    assert first.placement.uuids == second.placement.uuids == ("GPU-a",), "better than none"
+    assert first.placement.uuids == second.placement.uuids == ("GPU-a",), "one GPU is better than no replica"
 
 
 def gpu_pair(
     play: GpuPlay, ctx_size: int = 4096, constraints: PlacementConstraints | None = None
 ) -> tuple[object, object]:
-    """The servers of a model that is to have two of them."""
+    """The two servers of a model with min 2; None for one that is not started."""
     constraints = constraints or PlacementConstraints()
     play._ticket += 1
     model = replace(a_replicated(low=2), constraints=constraints)
@@ -187,8 +200,8 @@ def gpu_pair(
     return first, second
 
 
-def test_a_replica_has_the_context_of_the_first_or_is_not_there():
-    """With 32k it takes 5.5 GiB of a card, the reserve included; with 4k 4.6."""
+def test_a_replica_starts_only_with_the_context_of_the_first_server():
+    """A context of 32k takes 5.5 GiB of a GPU, including the reserve; 4k takes 4.6."""
     auto = PlacementConstraints(has_auto_context=True, max_gpus=1)
     first, second = gpu_pair(GpuPlay(Hardware({"GPU-a": 7, "GPU-b": 7})), constraints=auto)
     assert first.placement.ctx_size == second.placement.ctx_size == 32768
@@ -196,13 +209,13 @@ def test_a_replica_has_the_context_of_the_first_or_is_not_there():
     assert (first.placement.ctx_size, second) == (32768, None)
 
 
-def test_a_replica_of_one_on_a_gpu_is_not_put_on_the_cpu():
+def test_a_replica_of_a_server_on_a_gpu_is_not_placed_on_the_cpu():
     play = GpuPlay(Hardware({"GPU-a": 6}), SchedulingLimits(cpu_fallback=CpuFallback.WHEN_FULL))
     first, second = gpu_pair(play, constraints=PlacementConstraints(cpu_when_full=True, partial_offload=True))
     assert (first.placement.uuids, second) == (("GPU-a",), None)
 
 
-def test_a_replica_of_one_on_a_gpu_waits_for_the_gpus_that_are_lost():
+def test_a_replica_of_a_server_on_a_gpu_waits_for_lost_gpus():
     play = GpuPlay(
         Hardware({"GPU-a": 6, "GPU-b": 6}, stranger_gib={"GPU-b": 5}),
         SchedulingLimits(cpu_fallback=CpuFallback.WHEN_FULL),
@@ -219,7 +232,7 @@ def test_a_replica_of_one_on_a_gpu_waits_for_the_gpus_that_are_lost():
     assert [each.placement.uuids for each in play.state.servers] == [("GPU-a",), ("GPU-b",)]
 
 
-def test_memory_on_its_way_back_is_nobodys_yet():
+def test_no_replica_is_placed_while_memory_is_being_released():
     play = GpuPlay(Hardware({"GPU-a": 6, "GPU-b": 6}), SchedulingLimits(ttl_seconds=50))
     play.loaded("other")
     play._ticket += 1
@@ -231,41 +244,41 @@ def test_memory_on_its_way_back_is_nobodys_yet():
     play.post(play.polled(51.0))
     play.hardware.late_gib = {"GPU-a": 4}
     play.post(ev.Exited(1, "", at=51.5), play.polled(52.0))
-    assert len(play.decided) == decided, "nothing is decided meanwhile"
+    assert len(play.decided) == decided, "no decision while memory is being released"
     play.hardware.late_gib = {}
     assert spawned(play.post(play.polled(53.0))) == ["a"]
 
 
-def test_a_replica_is_placed_by_what_the_first_was_seen_to_need():
-    play, model = Play(total_gib=10), a_replicated(gib=4)  # 4.6 GiB were booked, and it takes 6
-    crowded(model, play)
+def test_a_replica_is_placed_by_what_the_first_server_was_measured_to_need():
+    play, model = Play(total_gib=10), a_replicated(gib=4)  # 4.6 GiB are booked, 6 are measured
+    saturated(model, play)
     play.post(ev.Measured(1, {CPU: 6 * GIB}, at=11.0))
     assert spawned(play.post(ev.Tick(at=12.0))) == []
     assert play.decided[-1].decision.needed_bytes == 6 * GIB
 
 
-# --- which one a request gets -----------------------------------------------------------------------------------
+# --- load balancing ---------------------------------------------------------------------------------------------
 
 
-def test_the_least_busy_one_is_taken_and_of_those_the_oldest():
+def test_a_request_goes_to_the_least_busy_replica_of_equals_the_oldest():
     play, model = Play(), a_replicated(slots=3)
     with_two(play, model)
     assert [ask(play, model, None, at=21.0) for _ in range(6)] == [1, 2, 1, 2, 1, 2]
 
 
-def test_a_conversation_stays_where_it_was_while_there_is_a_slot():
+def test_a_conversation_stays_on_its_replica_while_that_has_a_free_slot():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
     assert [ask(play, model, each, at=21.0) for each in (7, 8)] == [1, 2]
     play.post(ev.Release(play._ticket - 1, at=22.0))
     assert ask(play, model, 8, at=23.0) == 2, "although the other is idle"
-    assert ask(play, model, 8, at=24.0) == 1, "it is full"
+    assert ask(play, model, 8, at=24.0) == 1, "all slots of the other are busy"
     play.post(ev.Release(play._ticket - 1, at=25.0), ev.Release(play._ticket, at=25.0))
-    assert ask(play, model, 8, at=26.0) == 1, "where it was last"
+    assert ask(play, model, 8, at=26.0) == 1, "where it was served last"
     assert ask(play, model, 7, at=27.0) == 1
 
 
-def test_only_the_latest_conversations_are_known():
+def test_only_the_latest_conversations_are_remembered():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
     for conversation in (*range(MAX_CONVERSATIONS), 0, MAX_CONVERSATIONS, MAX_CONVERSATIONS + 1):
@@ -279,7 +292,7 @@ def test_only_the_latest_conversations_are_known():
     ]
 
 
-def test_a_conversation_whose_server_is_gone_goes_to_another():
+def test_a_conversation_whose_server_has_ended_moves_to_another():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
     ask(play, model, None, at=21.0)
@@ -288,10 +301,10 @@ def test_a_conversation_whose_server_is_gone_goes_to_another():
     assert ask(play, model, 7, at=23.0) == 1
 
 
-# --- which one goes ---------------------------------------------------------------------------------------------
+# --- which is stopped -------------------------------------------------------------------------------------------
 
 
-def test_a_replica_that_was_idle_for_its_residency_goes_and_the_last_stays_for_its_ttl():
+def test_a_replica_is_stopped_after_its_residency_and_the_last_server_after_its_ttl():
     play, model = Play(SchedulingLimits(ttl_seconds=100)), a_replicated(slots=2)
     with_two(play, model)
     ask(play, model, None, at=30.0)
@@ -303,7 +316,7 @@ def test_a_replica_that_was_idle_for_its_residency_goes_and_the_last_stays_for_i
     assert stopped(play.post(ev.Tick(at=131.0))) == [1]
 
 
-def test_of_two_that_are_idle_the_one_used_last_stays():
+def test_of_two_idle_replicas_the_one_used_last_is_kept():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
     ask(play, model, None, at=21.0)
@@ -312,7 +325,7 @@ def test_of_two_that_are_idle_the_one_used_last_stays():
     assert stopped(play.post(ev.Tick(at=42.0))) == [1]
 
 
-def test_none_within_min_goes_while_another_is_in_use():
+def test_no_replica_within_min_is_stopped_while_another_is_in_use():
     play, model = Play(SchedulingLimits(ttl_seconds=100)), a_replicated(slots=4, low=2)
     play.up(model)
     play.post(ev.Ready(2, 9002, at=1.0))
@@ -321,14 +334,14 @@ def test_none_within_min_goes_while_another_is_in_use():
     assert stopped(play.post(ev.Tick(at=1000.0))) == []
 
 
-def test_a_replica_stays_for_as_long_as_its_load_took():
+def test_a_replica_is_kept_for_as_long_as_its_load_took():
     play, model = Play(), a_replicated()
-    crowded(model, play)
+    saturated(model, play)
     play.post(ev.Tick(at=12.0), ev.Ready(2, 9002, at=102.0), ev.Release(3, at=103.0))
     assert due_at(play.state) == 103.0 + 90.0
 
 
-def test_those_within_min_go_together_by_who_was_used_last():
+def test_replicas_within_min_are_stopped_together_by_the_last_use_of_any():
     play, model = Play(SchedulingLimits(ttl_seconds=100)), a_replicated(slots=4, low=2)
     play.up(model)
     play.post(ev.Ready(2, 9002, at=1.0))
@@ -339,7 +352,7 @@ def test_those_within_min_go_together_by_who_was_used_last():
     assert stopped(play.post(ev.Tick(at=191.0))) == [1, 2]
 
 
-def test_the_last_answers_wish_is_for_all_servers_of_its_model():
+def test_the_last_keep_alive_applies_to_all_replicas():
     play, model = Play(), a_replicated(slots=4, low=2)
     play.up(model)
     play.post(ev.Ready(2, 9002, at=1.0))
@@ -347,7 +360,7 @@ def test_the_last_answers_wish_is_for_all_servers_of_its_model():
     assert stopped(play.post(ev.Release(play._ticket, at=3.0, keep_alive_seconds=0.0))) == [1, 2]
 
 
-def test_pinned_ones_beyond_min_go_when_idle_the_others_stay():
+def test_pinned_replicas_beyond_min_are_stopped_when_idle():
     play, model = Play(), replace(a_replicated(), pin=True)
     with_two(play, model)
     assert stopped(play.post(ev.Tick(at=40.0))) == [2]
@@ -355,41 +368,41 @@ def test_pinned_ones_beyond_min_go_when_idle_the_others_stay():
     assert due_at(play.state) is None
 
 
-def test_what_is_not_missed_goes_at_once_for_another_model_and_before_all_others():
+def test_a_surplus_replica_is_evicted_at_once_and_first():
     play, model = Play(total_gib=24), a_replicated(gib=4)
     play.up(a_model("old", gib=4), at=0.0)
-    crowded_at, first = 10.0, play._ticket + 1
+    saturated_at, first = 10.0, play._ticket + 1
     play.ask(model, at=1.0)
     play.post(ev.Ready(2, 9002, at=1.0), ev.Release(first, at=1.0))
-    play.ask(model, at=crowded_at)
-    play.ask(model, at=crowded_at)
+    play.ask(model, at=saturated_at)
+    play.ask(model, at=saturated_at)
     play.post(ev.Tick(at=12.0), ev.Ready(3, 9003, at=12.0), ev.Release(play._ticket, at=12.5))
-    # 3 x 4.6 GiB; the second of "a" is 0.5 s old, was used a moment ago, and "old" is not asked for any more.
+    # 3 x 4.6 GiB; the second server of "a" was loaded and used half a second ago, "old" is no longer requested.
     assert stopped(play.ask(a_model("new", gib=12), at=13.0)) == [3]
 
 
-def test_a_replica_that_loads_goes_for_a_model_that_has_no_server():
-    play = crowded(a_replicated(), Play(total_gib=16))
+def test_a_loading_replica_is_stopped_for_a_model_without_a_server():
+    play = saturated(a_replicated(), Play(total_gib=16))
     play.post(ev.Tick(at=12.0))
     assert stopped(play.ask(a_model("new", gib=9), at=13.0)) == [2]
     assert spawned(play.post(ev.Exited(2, "", at=14.0))) == ["new"]
 
 
-def test_of_a_pinned_model_one_server_is_never_stopped_for_another():
-    """Whether pinned models fit together is looked at with one server of each."""
+def test_the_last_server_of_a_pinned_model_is_never_evicted():
+    """The check whether pinned models fit together counts one server of each."""
     play, model = Play(total_gib=16), replace(a_replicated(gib=4, low=2), pin=True)
     play.up(model, at=0.0)
     play.post(ev.Ready(2, 9002, at=1.0))
-    assert stopped(play.ask(a_model("new", gib=9), at=2.0)) == [1], "the other was used last"
+    assert stopped(play.ask(a_model("new", gib=9), at=2.0)) == [1], "the other one was used last"
     play.post(ev.Exited(1, "", at=3.0))
     assert refusals(play.ask(a_model("large", gib=12), at=4.0)) == {3: Reason.INSUFFICIENT_MEMORY}
     assert play.state.server(2).state is ServerState.READY
 
 
-# --- orders, changes, failures ----------------------------------------------------------------------------------
+# --- unloads, changes, failures ---------------------------------------------------------------------------------
 
 
-def test_an_unload_takes_all_and_is_done_when_the_last_is_gone():
+def test_an_unload_stops_all_replicas_and_completes_with_the_last():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
     assert stopped(play.ask(model, at=30.0, command=ev.Unload)) == [1, 2]
@@ -398,15 +411,15 @@ def test_an_unload_takes_all_and_is_done_when_the_last_is_gone():
     assert play.post(ev.Exited(2, "", at=32.0)) == [Done(ticket)]
 
 
-def test_an_unload_stops_a_replica_that_loads_and_refuses_nobody():
-    play = crowded(a_replicated(), Play())
+def test_an_unload_stops_a_loading_replica_and_rejects_no_request():
+    play = saturated(a_replicated(), Play())
     play.post(ev.Tick(at=12.0))
     effects = play.ask(a_replicated(), at=13.0, command=ev.Unload)
     assert (stopped(effects), refusals(effects)) == ([2], {})
     assert play.state.server(1).state is ServerState.DRAINING
 
 
-def test_a_changed_file_makes_all_its_servers_go_and_one_comes_anew():
+def test_a_changed_file_stops_all_replicas_and_starts_one_server():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
     changed = replace(model, created=7)
@@ -415,8 +428,8 @@ def test_a_changed_file_makes_all_its_servers_go_and_one_comes_anew():
     assert spawned(play.post(ev.Exited(2, "", at=32.0))) == ["a"]
 
 
-def test_a_replica_that_fails_harms_nobody_and_is_tried_less_and_less_often():
-    play = crowded(a_replicated(), Play())
+def test_a_failing_replica_rejects_no_request_and_is_retried_with_backoff():
+    play = saturated(a_replicated(), Play())
     play.post(ev.Tick(at=12.0))
     failed, at, tries = [], 12.0, []
     for number in range(2, 6):
@@ -428,15 +441,15 @@ def test_a_replica_that_fails_harms_nobody_and_is_tried_less_and_less_often():
         at = max(at, 12.5)
     assert refusals(failed) == {}
     assert play.state.failures == {}
-    # The first end brakes nothing, the second 2 s, the third 4, the fourth 8.
+    # No pause after the first failure, 2 s after the second, then 4, then 8.
     assert [after - before for before, after in itertools.pairwise(tries[1:])] == [4.5, 8.5]
 
 
 @pytest.mark.parametrize(
     "end", [ev.Exited(2, "no process", at=12.5, could_not_spawn=True), ev.Exited(2, "", 12.5, ran_out_of_memory=True)]
 )
-def test_whoever_waits_waits_on_when_a_replica_cannot_be_started(end: ev.Exited):
-    play = crowded(a_replicated(), Play())
+def test_requests_keep_waiting_when_a_replica_cannot_be_started(end: ev.Exited):
+    play = saturated(a_replicated(), Play())
     play.post(ev.Tick(at=12.0))
     effects = play.post(end)
     assert refusals(effects) == {}
@@ -444,15 +457,15 @@ def test_whoever_waits_waits_on_when_a_replica_cannot_be_started(end: ev.Exited)
     assert grants(play.post(ev.Release(2, at=13.0))) == {3: 1}
 
 
-def test_a_replica_that_stalls_is_stopped_and_nobody_is_refused():
-    play = crowded(a_replicated(), Play(SchedulingLimits(stall_timeout_seconds=20)))
+def test_a_stalled_replica_is_stopped_and_rejects_no_request():
+    play = saturated(a_replicated(), Play(SchedulingLimits(stall_timeout_seconds=20)))
     play.post(ev.Tick(at=12.0))
     effects = play.post(ev.Tick(at=32.0))
     assert (stopped(effects), refusals(effects), play.state.failures) == ([2], {}, {})
 
 
-def test_a_replica_that_says_it_needs_more_ends_and_the_next_is_placed_by_that():
-    play = crowded(a_replicated(), Play(total_gib=10))
+def test_a_replica_that_reports_more_is_aborted_and_the_next_is_placed_by_that():
+    play = saturated(a_replicated(), Play(total_gib=10))
     play.post(ev.Tick(at=12.0))
     effects = play.post(ev.Projected(2, {CPU: 6 * GIB}, at=12.1))
     assert (stopped(effects), refusals(effects), play.state.failures) == ([2], {}, {})
@@ -461,7 +474,7 @@ def test_a_replica_that_says_it_needs_more_ends_and_the_next_is_placed_by_that()
     assert play.decided[-1].decision.needed_bytes == 6 * GIB
 
 
-def test_when_the_first_crashes_the_other_goes_on_as_if_it_had_been_alone():
+def test_when_one_replica_crashes_the_other_serves_alone():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
     play.post(ev.Exited(1, "it crashed", at=30.0))
@@ -470,8 +483,8 @@ def test_when_the_first_crashes_the_other_goes_on_as_if_it_had_been_alone():
     assert play.state.placement_request_of(model) is not None
 
 
-def test_the_server_that_speaks_for_a_model_is_one_that_answers():
-    play = crowded(a_replicated(), Play())
+def test_server_of_prefers_a_server_that_answers():
+    play = saturated(a_replicated(), Play())
     play.post(ev.Tick(at=12.0))
     assert play.state.server_of("a").id == 1
     play.post(ev.Ready(2, 9002, at=13.0))
@@ -481,11 +494,11 @@ def test_the_server_that_speaks_for_a_model_is_one_that_answers():
     assert play.state.server_of("a").id == 2
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------
+# --- reporting --------------------------------------------------------------------------------------------------
 
 
-def test_the_lists_say_how_many_there_are_and_how_the_best_is():
-    play = crowded(a_replicated(), Play())
+def test_model_lists_show_the_number_of_instances_and_the_best_state():
+    play = saturated(a_replicated(), Play())
     play.post(ev.Tick(at=12.0))
     one, other = model_list([a_replicated(), a_model("b")], play.state)["data"]
     assert (one["status"], other["status"]) == ({"value": "loaded", "instances": 2}, {"value": "unloaded"})
@@ -495,7 +508,7 @@ def test_the_lists_say_how_many_there_are_and_how_the_best_is():
     assert model_entry(a_replicated(), play.state)["status"] == {"value": "unloaded", "instances": 0}
 
 
-def test_metrics_of_a_model_add_up_over_its_servers():
+def test_metrics_of_a_model_are_summed_over_its_servers():
     play, model = Play(), a_replicated(slots=2)
     with_two(play, model)
     play.post(ev.Measured(1, {CPU: 2 * GIB}, at=21.0), ev.Measured(2, {CPU: 3 * GIB}, at=21.0))
@@ -504,6 +517,6 @@ def test_metrics_of_a_model_add_up_over_its_servers():
     assert len(series) == sum(not line.startswith("#") for line in text.splitlines()), "no series comes twice"
     booked_bytes = float(series['llama_smart_proxy_server_memory_bytes{gpu="cpu",model="a"}'])
     assert booked_bytes == 5 * GIB
-    # Placed with 4.6 GiB each, 9.2 together; 5 were needed.
+    # Estimated 4.6 GiB each, 9.2 together; measured 5.
     assert round(float(series['llama_smart_proxy_estimate_error_ratio{model="a"}']), 2) == 0.84
     assert series['llama_smart_proxy_server_state{model="a",server="2",state="ready"}'] == "1.0"

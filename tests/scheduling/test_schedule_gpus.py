@@ -1,4 +1,4 @@
-"""The scheduler on GPUs: readings, places, what is in the way, and GPUs that are not there, as short stories."""
+"""The scheduler on GPUs: readings, placements, evictions and missing GPUs, each rule as a list of events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.builders import GIB, a_model, asked_for, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
 from tests.scheduling.test_schedule import IMPATIENT, grants, refusals, spawned, stopped
 
-# One of our models takes some 4.6 GiB, and a card keeps half a GiB back.
+# A model takes some 4.6 GiB; half a GiB of each GPU is reserved.
 ONE, TWO = Hardware({"GPU-a": 6}), Hardware({"GPU-a": 6, "GPU-b": 6})
 
 
@@ -46,29 +46,29 @@ def test_a_cold_model_goes_to_a_gpu_that_was_just_read():
     assert set(server.booked) == {"GPU-a", CPU} and 4 * GIB < server.booked["GPU-a"] < 5 * GIB
 
 
-def test_a_machine_without_gpus_asks_nobody_for_them():
+def test_a_machine_without_gpus_requests_no_gpu_reading():
     play = GpuPlay(Hardware({}))
     assert where(play.wants("a")) == [(CPU,)]
     assert play.polls == 0
 
 
-def test_two_models_at_once_never_share_what_only_one_can_have():
+def test_simultaneous_models_are_never_placed_in_the_same_memory():
     play = play_on(TWO)
     effects = [*play.wants("a"), *play.wants("b"), *play.wants("c")]
     assert sorted(where(effects)) == [("GPU-a",), ("GPU-b",)]
     assert outcomes(play)[-1] is Outcome.WAIT
 
 
-def test_a_reading_that_does_not_come_is_waited_for_a_moment_and_the_last_one_has_to_do():
+def test_a_late_gpu_reading_is_waited_for_briefly_then_the_last_one_is_used():
     play = play_on(ONE, answers_polls=False)
     assert play.wants("a") == [ReadGpus()]
     assert due_at(play.state) == GPU_READING_TIMEOUT_SECONDS
     assert play.post(ev.Tick(at=GPU_READING_TIMEOUT_SECONDS - 0.001)) == []
     assert where(play.post(ev.Tick(at=GPU_READING_TIMEOUT_SECONDS))) == [("GPU-a",)]
-    assert due_at(play.state) != GPU_READING_TIMEOUT_SECONDS, "it is over"
+    assert due_at(play.state) != GPU_READING_TIMEOUT_SECONDS, "the timeout has passed"
 
 
-def test_who_comes_before_the_first_reading_waits_for_it():
+def test_a_request_before_the_first_reading_waits_for_it():
     play = GpuPlay(replace(ONE, state=GpuState.UNREAD), answers_polls=False)
     play.post(play.polled(at=0.0))
     assert play.wants("a", at=0.1) == [ReadGpus()]
@@ -77,7 +77,7 @@ def test_who_comes_before_the_first_reading_waits_for_it():
     assert where(play.post(play.polled(at=2.0))) == [("GPU-a",)]
 
 
-def test_a_first_reading_that_never_comes_is_not_waited_for_for_ever():
+def test_a_first_reading_that_never_arrives_is_not_waited_for_for_ever():
     play = GpuPlay(replace(ONE, state=GpuState.UNREAD), answers_polls=False)
     play.post(play.polled(at=0.0))
     play.wants("a", at=0.1)
@@ -91,12 +91,12 @@ def test_a_first_reading_that_never_comes_is_not_waited_for_for_ever():
     ("fallback", "answer"),
     [(CpuFallback.AUTO, Reason.NO_GPU), (CpuFallback.NEVER, Reason.NO_GPU), (CpuFallback.WHEN_FULL, CPU)],
 )
-def test_where_gpus_are_missing_nothing_goes_to_the_cpu_that_was_not_to(fallback: CpuFallback, answer: str):
+def test_while_gpus_are_missing_the_cpu_is_used_only_when_configured(fallback: CpuFallback, answer: str):
     lost = replace(ONE, state=GpuState.LOST, expected="one was here")
     play = play_on(lost, SchedulingLimits(cpu_fallback=fallback))
     effects = play.wants("a", constraints=PlacementConstraints(cpu_when_full=fallback is CpuFallback.WHEN_FULL))
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
-    assert outcomes(play) == [Outcome.PLACE if answer == CPU else Outcome.REFUSE], "both are on record"
+    assert outcomes(play) == [Outcome.PLACE if answer == CPU else Outcome.REFUSE], "every decision is recorded"
 
 
 @pytest.mark.parametrize(("fallback", "answer"), [(CpuFallback.AUTO, CPU), (CpuFallback.NEVER, Reason.NO_GPU)])
@@ -108,7 +108,7 @@ def test_an_engine_without_cuda_and_a_machine_without_gpus_use_the_cpu(
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
 
 
-def test_a_model_without_layers_on_gpus_misses_none():
+def test_a_model_without_gpu_layers_needs_no_gpu():
     play = play_on(
         replace(ONE, state=GpuState.LOST, expected="one was here"), SchedulingLimits(cpu_fallback=CpuFallback.NEVER)
     )
@@ -116,11 +116,11 @@ def test_a_model_without_layers_on_gpus_misses_none():
     assert where(play.post(ev.Acquire(1, a_model(), 0.0, 300.0, on_cpu))) == [(CPU,)]
 
 
-def test_a_model_that_has_just_loaded_is_not_in_the_way_of_one_that_fits_beside_it():
-    """In a container pids are hidden: its bytes were missing already, and claimed as well. It was stopped again."""
+def test_a_model_that_has_just_loaded_is_not_evicted_for_one_that_fits_beside_it():
+    """In a container pids are hidden: its memory was no longer free and still claimed, so it was stopped again."""
     play = play_on(Hardware({"GPU-a": 12}, shows_pids=False))
     play.wants("a")
-    play.hardware.stranger_gib = {"GPU-a": 4.6}  # that is its own
+    play.hardware.stranger_gib = {"GPU-a": 4.6}  # its own memory
     assert where(play.wants("b", at=1.0)) == []
     play.hardware.stranger_gib, play.answers_polls = {}, False
     play.post(ev.Ready(1, 9001, at=2.0))
@@ -129,21 +129,21 @@ def test_a_model_that_has_just_loaded_is_not_in_the_way_of_one_that_fits_beside_
     assert play.state.server(1).state is ServerState.READY
 
 
-def test_an_idle_server_goes_and_its_memory_is_waited_for():
-    """It is gone at 10.5; the driver shows its bytes as free at 11.2."""
+def test_the_memory_of_an_evicted_server_is_waited_for():
+    """It has ended at 10.5; the driver shows its memory as free at 11.2."""
     play = play_on(ONE)
     old = play.loaded("old")
     assert stopped(play.wants("new", at=10.0)) == [old.id]
     play.hardware.late_gib = {"GPU-a": old.booked["GPU-a"] / GIB}
     assert play.post(ev.Exited(old.id, "", at=10.5)) == []
     due = due_at(play.state)
-    assert due is not None and due <= 10.7, "it looks again and again"
+    assert due is not None and due <= 10.7, "the GPUs are polled"
     assert play.post(ev.Tick(at=due)) == []
     play.hardware.late_gib = {}
     assert where(play.post(ev.Tick(at=11.2))) == [("GPU-a",)]
 
 
-def test_a_server_is_called_by_the_numbers_that_nvml_has_now():
+def test_a_server_is_shown_with_nvmls_present_indices():
     play = play_on(TWO)
     server = play.loaded("a", constraints=PlacementConstraints(gpus=("GPU-b",)))
     assert server.placement.device == "cuda:1"
@@ -152,10 +152,10 @@ def test_a_server_is_called_by_the_numbers_that_nvml_has_now():
     assert play.state.server(server.id).placement.device == "cuda:0"
     play.hardware.total_gib = {}
     play.post(play.polled(at=2.0))
-    assert play.state.server(server.id).placement == replace(server.placement, indices=(0,)), "it is away"
+    assert play.state.server(server.id).placement == replace(server.placement, indices=(0,)), "its GPU is missing"
 
 
-def test_memory_that_does_not_come_back_is_somebody_elses():
+def test_memory_that_is_not_released_belongs_to_another_process():
     play = play_on(ONE)
     old = play.loaded("old")
     play.wants("new", at=10.0)
@@ -167,8 +167,8 @@ def test_memory_that_does_not_come_back_is_somebody_elses():
     assert refusals(effects) == {2: Reason.INSUFFICIENT_MEMORY}
 
 
-def test_memory_that_is_back_before_the_exit_is_told_is_not_waited_for():
-    """The driver is quick, and a reading came in between: the one after next waited five seconds for nothing."""
+def test_memory_released_before_the_exit_event_is_not_waited_for():
+    """The driver was fast, and a reading came before the exit: the load after next waited five seconds for nothing."""
     play = play_on(ONE)
     old = play.loaded("old")
     assert stopped(play.wants("new", at=10.0)) == [old.id]
@@ -179,7 +179,7 @@ def test_memory_that_is_back_before_the_exit_is_told_is_not_waited_for():
     assert stopped(play.wants("third", at=11.0)) == [2]
 
 
-def test_memory_on_its_way_back_is_no_reason_to_stop_another():
+def test_memory_being_released_causes_no_other_eviction():
     play = play_on(TWO)
     first, second = play.loaded("first"), play.loaded("second", at=1.0)
     assert stopped(play.wants("new", at=100.0)) == [first.id]
@@ -201,8 +201,8 @@ def test_a_busy_server_in_the_way_is_drained():
 
 
 @pytest.mark.parametrize("constraints", [PlacementConstraints(cpu_when_full=True), PlacementConstraints()])
-def test_a_server_that_still_answers_is_not_waited_for_where_there_is_another_place(constraints: PlacementConstraints):
-    """It was told to unload in the middle of a long answer. The CPU will do, or another one that is idle."""
+def test_a_draining_server_is_not_waited_for_if_there_is_another_place(constraints: PlacementConstraints):
+    """It is being unloaded in the middle of a long answer. The CPU will do, or the memory of an idle server."""
     play = play_on(TWO)
     busy, idle = play.loaded("a"), play.loaded("b")
     play.post(ev.Acquire(50, a_model("a"), 0.5, 300.0, eight_layers()), ev.Unload(51, a_model("a"), 0.6, 300.0))
@@ -214,7 +214,7 @@ def test_a_server_that_still_answers_is_not_waited_for_where_there_is_another_pl
         assert stopped(play.wants("c", at=1.0, constraints=constraints)) == [idle.id]
 
 
-def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place():
+def test_a_draining_server_is_waited_for_if_there_is_no_other_place():
     play = play_on(ONE)
     play.loaded("a")
     play.post(ev.Acquire(50, a_model("a"), 0.5, 300.0, eight_layers()), ev.Unload(51, a_model("a"), 0.6, 300.0))
@@ -222,8 +222,8 @@ def test_a_server_that_still_answers_is_waited_for_where_there_is_no_other_place
     assert "waiting for draining servers to finish: " in play.decided[-1].decision.reason
 
 
-def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
-    """Although another load still waits, for another card."""
+def test_a_server_drained_for_a_canceled_request_is_ready_although_another_load_waits():
+    """Another load still waits, for another GPU."""
     play = play_on(TWO, IMPATIENT)
     here, there = PlacementConstraints(gpus=("GPU-a",)), PlacementConstraints(gpus=("GPU-b",))
     for name, constraints in (("a", here), ("b", there)):
@@ -237,7 +237,7 @@ def test_a_server_that_was_drained_for_somebody_who_left_takes_requests_again():
     assert [s.state for s in play.state.servers] == [ServerState.READY, ServerState.DRAINING]
 
 
-def test_what_a_stranger_holds_is_told_with_the_numbers():
+def test_memory_held_by_another_process_is_reported_with_the_numbers():
     play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}))
     (refuse,) = play.wants("a")
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.INSUFFICIENT_MEMORY
@@ -245,7 +245,7 @@ def test_what_a_stranger_holds_is_told_with_the_numbers():
     assert 4 * GIB < refuse.refusal.needed_bytes < 5 * GIB
 
 
-def test_a_card_that_is_away_is_the_reason_where_it_would_have_been_used():
+def test_a_missing_gpu_is_the_reason_if_it_would_have_been_used():
     play = play_on(ONE)
     constraints = PlacementConstraints(gpus=("GPU-z",))
     assert refusals(play.wants("a", constraints=constraints)) == {1: Reason.DOES_NOT_FIT}
@@ -256,8 +256,8 @@ def test_a_card_that_is_away_is_the_reason_where_it_would_have_been_used():
     assert refusals(play.post(ev.GpusPolled(away, at=1.1))) == {2: Reason.NO_GPU}
 
 
-def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
-    """Not with the whole card: 6 GiB would hold it, 4 may be taken. Nor with what is free by chance."""
+def test_a_model_that_never_fits_is_rejected_with_what_an_empty_gpu_offers():
+    """Not with the size of the GPU: 6 GiB would be enough, but max_vram is 4. Nor with what is free at the moment."""
     play = play_on(
         replace(ONE, stranger_gib={"GPU-a": 3}), SchedulingLimits(gpu_limits=GpuLimits(max_vram_bytes=4 * GIB))
     )
@@ -270,9 +270,7 @@ def test_what_never_fits_is_told_with_what_it_may_have_of_an_empty_card():
 @pytest.mark.parametrize(
     "layers, constraints", [(0, PlacementConstraints()), (999, PlacementConstraints(gpus=("GPU-a",)))]
 )
-def test_a_card_that_is_away_is_no_reason_for_a_model_that_would_not_use_it(
-    layers: int, constraints: PlacementConstraints
-):
+def test_a_missing_gpu_is_no_reason_for_a_model_that_would_not_use_it(layers: int, constraints: PlacementConstraints):
     play = play_on(ONE)
     missing = (MissingGpu("GPU-z", 1, "other", "lost"),)
     away = replace(play.polled(at=1.0).gpus, missing=missing)
@@ -283,7 +281,7 @@ def test_a_card_that_is_away_is_no_reason_for_a_model_that_would_not_use_it(
     assert refusals(effects) == {1: Reason.DOES_NOT_FIT}
 
 
-def test_a_lesson_about_a_gpu_is_no_share_of_what_is_in_ram():
+def test_a_learned_gpu_margin_does_not_depend_on_ram():
     play = play_on(ONE)
     (spawn,) = play.wants("a")
     booked = {"GPU-a": GIB, CPU: 60 * GIB}
@@ -293,8 +291,8 @@ def test_a_lesson_about_a_gpu_is_no_share_of_what_is_in_ram():
     assert play.state.learned_margins["a"].device_bytes == 256 * 1024**2
 
 
-def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_learned():
-    """A stranger grew on the card that was chosen."""
+def test_a_start_that_runs_out_of_memory_is_placed_once_more_with_a_margin():
+    """Another process grew on the GPU that was chosen."""
     play = play_on(TWO)
     (first,) = where(play.wants("a"))
     play.hardware.stranger_gib = {first[0]: 5}
@@ -308,7 +306,7 @@ def test_a_start_that_runs_out_of_memory_is_planned_once_more_with_what_was_lear
     }
 
 
-def test_the_lesson_is_kept_until_it_was_measured():
+def test_a_learned_margin_is_kept_until_the_model_was_measured():
     play = play_on(ONE)
     plain = play.wants("a")[0].server.booked["GPU-a"]
     play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
@@ -319,16 +317,16 @@ def test_the_lesson_is_kept_until_it_was_measured():
     assert play.state.learned_margins == {}
 
 
-def test_any_other_end_of_a_start_is_not_tried_again():
+def test_any_other_failure_of_a_start_is_not_retried():
     play = play_on(ONE)
     play.wants("a")
     assert refusals(play.post(ev.Exited(1, "bad file", at=2.0))) == {1: Reason.LOAD_FAILED}
 
 
-def test_a_start_that_says_it_needs_more_than_its_card_has_goes_where_there_is_room():
+def test_a_start_that_reports_more_than_its_gpu_has_moves_to_another_gpu():
     play = play_on(Hardware({"GPU-a": 6, "GPU-b": 16}))
     (first,) = where(play.wants("a"))
-    assert first == ("GPU-a",), "the fullest that holds it"
+    assert first == ("GPU-a",), "the fullest GPU that holds it"
     assert stopped(play.post(ev.Projected(1, {"GPU-a": 9 * GIB, CPU: GIB}, at=0.2))) == [1]
     assert where(play.post(ev.Exited(1, "", at=0.4))) == [("GPU-b",)]
     assert play.state.server(2).booked["GPU-b"] == pytest.approx(9 * GIB)
@@ -345,13 +343,13 @@ def test_nothing_is_decided_twice_on_the_same_facts():
         play.post(ev.Tick(at=1.1 + number / 10))
     assert len(play.decided) == decided
     play.post(play.polled(at=1.9))
-    assert len(play.decided) == decided, "a reading that shows the same is no news"
+    assert len(play.decided) == decided, "a reading that shows the same changes nothing"
     play.hardware.stranger_gib = {"GPU-a": 0.5}
     play.post(play.polled(at=2.9))
     assert len(play.decided) == decided + 1
 
 
-def test_loaded_models_ask_for_no_reading():
+def test_requests_for_loaded_models_need_no_reading():
     play = play_on(ONE)
     play.loaded("a")
     polls = play.polls
@@ -360,7 +358,7 @@ def test_loaded_models_ask_for_no_reading():
 
 
 def ticks_that_are_due_at_once(play: GpuPlay, now: float) -> int:
-    """How many in a row find the next one due already; ten are enough to call it a loop."""
+    """How many ticks in a row leave another one due at once; ten are a busy loop."""
     for count in range(10):
         due = due_at(play.state)
         if due is None or due > now:
@@ -373,7 +371,7 @@ def on_the_cpu_beside_gpus(gib: float) -> PlacementRequest:
     return replace(asked_for(int(gib * GIB)), options=ModelOptions(ctx_size=4096, n_gpu_layers=0))
 
 
-def test_a_first_reading_that_never_comes_makes_no_loop_while_a_load_waits_for_ram():
+def test_a_missing_first_reading_causes_no_busy_loop_while_a_load_waits_for_ram():
     play = GpuPlay(Hardware({}, state=GpuState.UNREAD), SchedulingLimits(cpu_fallback=CpuFallback.WHEN_FULL), False)
     play.post(play.polled(at=0.0))
     play.post(ev.Acquire(1, a_model("a"), 6.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(1, 9001, at=7.0))
@@ -383,7 +381,7 @@ def test_a_first_reading_that_never_comes_makes_no_loop_while_a_load_waits_for_r
 
 
 @pytest.mark.parametrize("is_polled", [True, False])
-def test_memory_that_nobody_will_see_coming_back_makes_no_loop(is_polled: bool):
+def test_memory_whose_release_is_never_seen_causes_no_busy_loop(is_polled: bool):
     play = play_on(ONE)
     gone = play.loaded("a")
     play.post(ev.Acquire(7, a_model("b"), 1.0, 300.0, on_the_cpu_beside_gpus(40)), ev.Ready(2, 9002, at=1.5))
@@ -391,13 +389,13 @@ def test_memory_that_nobody_will_see_coming_back_makes_no_loop(is_polled: bool):
     last = play.polled(at=1.6)
     play.post(last, ev.Exited(gone.id, "gone", at=5.0))
     if not is_polled:
-        play.post(replace(last, gpus=replace(last.gpus, poll_seconds=None)))  # the engine is asked whether it can
+        play.post(replace(last, gpus=replace(last.gpus, poll_seconds=None)))  # no polls while the engine is probed
     play.post(ev.Acquire(8, a_model("c"), 7.0, 300.0, on_the_cpu_beside_gpus(40)))
     assert ticks_that_are_due_at_once(play, 7.0) < 3 and ticks_that_are_due_at_once(play, 7.1) < 3
     assert outcomes(play)[-1] is Outcome.WAIT
 
 
-def test_all_who_wait_for_a_model_are_refused_by_one_decision():
+def test_one_decision_rejects_all_waiters_of_a_model():
     play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}), answers_polls=False)
     for ticket in range(1, 6):
         play.post(ev.Acquire(ticket, a_model("a"), 0.0, 300.0, eight_layers()))
@@ -405,4 +403,4 @@ def test_all_who_wait_for_a_model_are_refused_by_one_decision():
     play.post(ev.Acquire(6, a_model("a"), 0.0, 300.0, other))
     effects = play.post(play.polled(at=0.01))
     assert len(refusals(effects)) == 6 and outcomes(play) == [Outcome.REFUSE]
-    assert play.state.servers == (), "nobody is left to load it for"
+    assert play.state.servers == (), "no request is left to load it for"

@@ -1,7 +1,7 @@
-"""The same random histories on machines with GPUs: readings that do not come, cards that go and return, strangers,
-memory that comes back late. No card is ever promised more than it has.
+"""The same random histories on machines with GPUs: readings that never arrive, GPUs that disappear and return, other
+processes, memory that is released late. No GPU is ever over-committed.
 
-A failure names its world; `GpuWorld(number).play()` tells that story again.
+A failure names its world; `GpuWorld(number).play()` replays it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class GpuWorld(World):
         chance = self.random
         self.total = 128 * GIB
         self.cards = {f"GPU-{n}": chance.choice([6, 8, 12, 24]) * GIB for n in range(chance.randint(1, 4))}
-        self.strangers = self.strangers_when_read = dict.fromkeys(self.cards, 0)
-        self.coming_back: list[tuple[float, str, int]] = []  # until when it is not shown as free
+        self.others_by_gpu = self.others_by_gpu_when_read = dict.fromkeys(self.cards, 0)
+        self.releasing: list[tuple[float, str, int]] = []  # (until, GPU, bytes): not shown as free yet
         self.on_cards_when_read: dict[int, dict[str, int]] = {}
         self.ends: dict[int, Server] = {}
-        self.away: str | None = None  # a card that is lost for now
+        self.away: str | None = None  # the GPU that is missing at the moment
         self.shows_pids = chance.random() < 0.7
         self.gpu_limits = GpuLimits(chance.choice([0, GIB // 2]), chance.choice([None, None, 7 * GIB]))
         fallback = chance.choice(list(CpuFallback))
@@ -43,11 +43,11 @@ class GpuWorld(World):
             self.state, limits=replace(self.state.limits, gpu_limits=self.gpu_limits, cpu_fallback=fallback)
         )
         self.contexts = {model.name: chance.choice([4096, 8192, 65536]) for model in self.models}
-        self.models = [replace(model, constraints=self.some_wishes(fallback)) for model in self.models]
+        self.models = [replace(model, constraints=self.some_constraints(fallback)) for model in self.models]
         for second in range(LONGEST_SECONDS):
             self.later(float(second), ev.Tick(0.0))  # stands for a poll
 
-    def some_wishes(self, fallback: CpuFallback) -> PlacementConstraints:
+    def some_constraints(self, fallback: CpuFallback) -> PlacementConstraints:
         chance, names = self.random, list(self.cards)
         return PlacementConstraints(
             gpus=(chance.choice(names),) if chance.random() < 0.15 else (),
@@ -59,18 +59,18 @@ class GpuWorld(World):
             cpu_when_full=fallback is CpuFallback.WHEN_FULL,
         )
 
-    # --- the story -------------------------------------------------------------------------------------
+    # --- history ---------------------------------------------------------------------------------------
 
     def happen(self, event: ev.Event) -> None:
         if isinstance(event, ev.Tick) and event.at == int(event.at) and self.random.random() < 0.95:
             event = ev.GpusPolled(self.gpus(), event.at)
         if isinstance(event, ev.GpusPolled):
-            event = ev.GpusPolled(self.gpus(), event.at)  # what is there now, not when it was asked for
+            event = ev.GpusPolled(self.gpus(), event.at)  # as of now, not of the request
         if isinstance(event, ev.Exited) and event.server in self.alive:
             ended = self.state.server(event.server)
             assert ended is not None
             for uuid, size in self.on_cards(ended).items():
-                self.coming_back.append((event.at + self.random.choice([0, 0.3, 1.5, 3]), uuid, size))
+                self.releasing.append((event.at + self.random.choice([0, 0.3, 1.5, 3]), uuid, size))
         super().happen(event)
 
     def obey(self, effect: Effect) -> None:
@@ -83,29 +83,29 @@ class GpuWorld(World):
             self.later(self.now, ev.Spawned(effect.server.id, effect.server.id, 0.0))
 
     def run(self) -> None:
-        """The polls alone would keep it going."""
+        """Bounded: the polls alone would continue for ever."""
         self.agenda = [each for each in self.agenda if not isinstance(each[2], ev.Tick) or each[0] < LONGEST_SECONDS]
         super().run()
 
-    # --- what must always hold ----------------------------------------------------------------------------
+    # --- invariants ---------------------------------------------------------------------------------------
 
     def check_spawn(self, server: Server) -> None:
         super().check_spawn(server)
         for uuid in server.booked.keys() & self.cards.keys():
             ours = sum(self.will_hold_on(each, uuid) for each in self.state.servers)
-            gone = sum(size for until, on, size in self.coming_back if on == uuid and until > self.polled_at)
+            gone = sum(size for until, on, size in self.releasing if on == uuid and until > self.polled_at)
             most = self.cards[uuid] - self.gpu_limits.reserve_bytes
-            assert self.strangers_when_read[uuid] + ours + gone <= most, f"{uuid} is promised to too many"
+            assert self.others_by_gpu_when_read[uuid] + ours + gone <= most, f"{uuid} is over-committed"
             if self.gpu_limits.max_vram_bytes is not None:
                 booked = sum(each.booked.get(uuid, 0) for each in self.state.servers)
-                assert booked <= self.gpu_limits.max_vram_bytes, "no more of it than max_vram is ours"
+                assert booked <= self.gpu_limits.max_vram_bytes, "more than max_vram is booked"
         constraints = server.model.constraints
         if not server.placement.is_on_cpu:
             assert constraints.min_gpus <= len(server.placement.uuids) <= (constraints.max_gpus or 99)
             assert not constraints.gpus or set(server.placement.uuids) <= set(constraints.gpus)
             assert not set(server.placement.uuids) & set(constraints.exclude)
         elif constraints.min_gpus and self.state.limits.cpu_fallback is CpuFallback.NEVER:
-            raise AssertionError("never means never")
+            raise AssertionError("cpu_fallback never")
 
     def check(self) -> None:
         super().check()
@@ -117,17 +117,19 @@ class GpuWorld(World):
         if server is None or server.state is not ServerState.STARTING:
             return
         if not server.booked.keys() <= {CPU, *(gpu.uuid for gpu in self.state.gpus.gpus)}:
-            return  # nobody knows what there is on a card that is lost
-        assert server.booked == event.needs, "a start that goes on is booked as it said"
+            return  # the memory of a missing GPU is unknown
+        assert server.booked == event.needs, "a start that continues is booked as reported"
         for uuid in server.booked.keys() & self.cards.keys():
             ours = sum(self.will_hold_on(each, uuid) for each in self.state.servers)
-            assert self.strangers_when_read[uuid] + ours <= self.cards[uuid], "who needs too much does not go on"
+            assert self.others_by_gpu_when_read[uuid] + ours <= self.cards[uuid], (
+                "a start that needs too much must not continue"
+            )
 
-    # --- means -------------------------------------------------------------------------------------------
+    # --- helpers -----------------------------------------------------------------------------------------
 
-    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
-        needed = () if want is ev.Unload else (eight_layers(self.contexts[model.name], model.constraints),)
-        return self.in_conversation(want(ticket, model, at, deadline, *needed))
+    def command(self, kind: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
+        needed = () if kind is ev.Unload else (eight_layers(self.contexts[model.name], model.constraints),)
+        return self.in_conversation(kind(ticket, model, at, deadline, *needed))
 
     def projection(self, server: Server) -> dict[str, int]:
         factor = self.random.choice([0.7, 1, 1, 1.1, 1.6])
@@ -137,33 +139,35 @@ class GpuWorld(World):
         return {device: int(size * 0.65) for device, size in server.booked.items()}
 
     def gpus(self) -> GpuSnapshot:
-        """What NVML shows: a server that loads holds any part of its bytes, one that is up all of them."""
+        """What NVML shows: a loading server holds any part of its booking, a ready one all of it."""
         chance = self.random
         if chance.random() < 0.02:
             self.away = chance.choice([None, None, *self.cards])
         if chance.random() < 0.05:
-            self.strangers = {uuid: int(chance.choice([0, 0, 0.3, 0.8]) * total) for uuid, total in self.cards.items()}
-        self.coming_back = [each for each in self.coming_back if each[0] > self.now]
+            self.others_by_gpu = {
+                uuid: int(chance.choice([0, 0, 0.3, 0.8]) * total) for uuid, total in self.cards.items()
+            }
+        self.releasing = [each for each in self.releasing if each[0] > self.now]
         held = {s.id: self.on_cards(s) for s in self.state.servers}
         gpus = []
         for index, (uuid, total) in enumerate(self.cards.items()):
-            away = sum(size for _, on, size in self.coming_back if on == uuid)
+            away = sum(size for _, on, size in self.releasing if on == uuid)
             booked = sum(s.booked.get(uuid, 0) for s in self.state.servers)
-            self.strangers[uuid] = max(0, min(self.strangers[uuid], total - booked - away))
-            free = max(0, total - self.strangers[uuid] - away - sum(each.get(uuid, 0) for each in held.values()))
+            self.others_by_gpu[uuid] = max(0, min(self.others_by_gpu[uuid], total - booked - away))
+            free = max(0, total - self.others_by_gpu[uuid] - away - sum(each.get(uuid, 0) for each in held.values()))
             shown = (
                 {s.id: held[s.id][uuid] for s in self.state.servers if uuid in held[s.id]} if self.shows_pids else {}
             )
             if uuid != self.away:
                 gpus.append(Gpu(uuid, index, "card", total_bytes=total, free_bytes=free, processes=shown))
-        self.strangers_when_read, self.on_cards_when_read = dict(self.strangers), held
+        self.others_by_gpu_when_read, self.on_cards_when_read = dict(self.others_by_gpu), held
         self.polled_at = self.now
         missing = (MissingGpu(self.away, 9, "card", "lost"),) if self.away and gpus else ()
         state, expected = (GpuState.OK, "") if gpus else (GpuState.LOST, "they were here")
         return GpuSnapshot(state, self.now, tuple(gpus), missing, expected=expected, poll_seconds=1.0)
 
     def on_cards(self, server: Server) -> dict[str, int]:
-        """What it holds of cards: a loading one ever more, never less than before."""
+        """What the server holds on GPUs: while it loads more and more, never less than before."""
         before = self.on_cards_when_read.get(server.id, {})
         share = 1.0 if server.ready_at is not None else self.random.random()
         return {
@@ -173,7 +177,7 @@ class GpuWorld(World):
         }
 
     def will_hold_on(self, server: Server, uuid: str) -> int:
-        """All of its bytes, except that a load which was ended goes no further."""
+        """All that is booked, except that a stopped load does not grow any more."""
         ended = server.state is ServerState.STOPPING and server.ready_at is None
         booked = server.booked.get(uuid, 0)
         return self.on_cards_when_read.get(server.id, {}).get(uuid, booked) if ended else booked

@@ -1,4 +1,4 @@
-"""Loads and unloads that somebody orders, and limits beside memory, each as a short story of events."""
+"""Loads and unloads by order, and limits other than memory: each rule as a list of events."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def done(effects: list[Effect]) -> list[int]:
     return [e.ticket for e in effects if isinstance(e, Done)]
 
 
-def test_a_load_is_done_once_its_server_is_on_its_way():
+def test_a_load_completes_once_its_server_is_starting():
     play = Play()
     assert spawned(play.ask(a_model(), command=ev.Load)) == ["a"]
     assert done(play.post(ev.Spawned(1, 77, at=0.1))) == [1]
     assert play.post(ev.Ready(1, 9001, at=1.0)) == []
 
 
-def test_a_load_of_what_is_loaded_is_done_at_once():
+def test_a_load_of_a_loaded_model_completes_at_once():
     play = Play()
     play.up(a_model())
     assert play.ask(a_model(), at=1.0, command=ev.Load) == [Done(2)]
@@ -38,11 +38,11 @@ def test_a_load_takes_no_slot():
     assert grants(play.ask(a_model(slots=1), at=1.0)) == {3: 1}
 
 
-def test_a_load_without_room_is_refused_with_the_reason():
+def test_a_load_that_does_not_fit_is_rejected_with_the_reason():
     assert refusals(Play().ask(a_model(gib=40), command=ev.Load)) == {1: Reason.DOES_NOT_FIT}
 
 
-def test_an_unload_is_done_when_the_process_is_gone():
+def test_an_unload_completes_when_the_process_has_ended():
     play = Play()
     server = play.up(a_model())
     assert stopped(play.ask(a_model(), at=1.0, command=ev.Unload)) == [server]
@@ -50,11 +50,11 @@ def test_an_unload_is_done_when_the_process_is_gone():
     assert play.state.servers == play.state.waiting == ()
 
 
-def test_an_unload_of_what_is_not_loaded_is_done_at_once():
+def test_an_unload_of_a_model_that_is_not_loaded_completes_at_once():
     assert Play().ask(a_model(), command=ev.Unload) == [Done(1)]
 
 
-def test_an_unload_lets_a_busy_server_finish_and_gives_it_nothing_new():
+def test_an_unload_drains_a_busy_server():
     play = Play()
     server = play.up(a_model())
     play.ask(a_model(), at=1.0)
@@ -63,8 +63,8 @@ def test_an_unload_lets_a_busy_server_finish_and_gives_it_nothing_new():
     assert stopped(play.post(ev.Release(2, at=4.0))) == [server]
 
 
-def test_it_is_told_why_a_server_went():
-    """By order, also where that waited for its last answer; or because its name means another file."""
+def test_a_stop_says_why():
+    """By order, also after its running requests; or because its name means another file."""
     play = Play()
     play.up(a_model())
     (stop,) = play.ask(a_model(), at=1.0, command=ev.Unload)
@@ -81,7 +81,7 @@ def test_it_is_told_why_a_server_went():
     assert stop == Stop(server, StopReason.DRAINED)
 
 
-def test_who_asks_for_a_model_on_its_way_out_has_it_loaded_again():
+def test_a_request_during_an_unload_loads_the_model_again():
     play = Play()
     server = play.up(a_model())
     play.ask(a_model(), at=1.0, command=ev.Unload)
@@ -90,7 +90,7 @@ def test_who_asks_for_a_model_on_its_way_out_has_it_loaded_again():
     assert (done(effects), spawned(effects)) == ([2], ["a"])
 
 
-def test_an_unload_while_loading_refuses_those_who_wait_for_the_load():
+def test_an_unload_while_loading_rejects_the_waiters_of_the_load():
     play = Play()
     play.ask(a_model())
     effects = play.ask(a_model(), at=1.0, command=ev.Unload)
@@ -99,7 +99,7 @@ def test_an_unload_while_loading_refuses_those_who_wait_for_the_load():
     assert not play.state.failures
 
 
-def test_an_unload_holds_although_the_one_who_ordered_it_left():
+def test_an_unload_is_carried_out_although_its_client_disconnected():
     play = Play()
     server = play.up(a_model())
     play.ask(a_model(), at=1.0)
@@ -108,34 +108,34 @@ def test_an_unload_holds_although_the_one_who_ordered_it_left():
     assert stopped(play.post(ev.Release(2, at=4.0))) == [server]
 
 
-def test_a_server_that_is_drained_already_may_be_told_to_go_for_good():
+def test_a_draining_server_can_be_unloaded_for_good():
     play = Play()
     a = play.up(a_model("a", gib=9))
     play.ask(a_model("a", gib=9), at=1.0)
     play.ask(a_model("b", gib=9), at=2.0)
     play.ask(a_model("a", gib=9), at=2.5, command=ev.Unload)
     play.post(ev.Cancel(3, at=3.0))
-    assert play.state.server(a).state is ServerState.DRAINING, "not ready again, although nobody needs its room"
+    assert play.state.server(a).state is ServerState.DRAINING, "not ready again, although no load needs its memory"
 
 
-def test_a_name_that_means_another_file_now_gets_another_server():
+def test_a_name_that_means_another_file_gets_another_server():
     play = Play()
     old, new = a_model(), replace(a_model(), path="/models/other.gguf")
     server = play.up(old)
     play.ask(old, at=1.0)
-    assert grants(play.ask(new, at=2.0)) == {}, "not answered by the old file"
+    assert grants(play.ask(new, at=2.0)) == {}, "not served from the old file"
     assert stopped(play.post(ev.Release(2, at=3.0))) == [server]
     effects = play.post(ev.Exited(server, "stopped", at=3.5))
     assert [e.server.model.path for e in effects if isinstance(e, Spawn)] == ["/models/other.gguf"]
 
 
-def test_a_model_that_is_only_called_otherwise_too_keeps_its_server():
+def test_a_model_with_a_new_alias_keeps_its_server():
     play = Play()
     play.up(a_model())
     assert grants(play.ask(replace(a_model(), aliases=("gpt",), ttl_seconds=3.0), at=1.0)) == {2: 1}
 
 
-def test_a_failed_load_is_no_reason_to_refuse_an_unload():
+def test_a_failed_load_does_not_reject_an_unload():
     play = Play()
     play.ask(a_model())
     play.ask(a_model(), at=1.0, command=ev.Unload)
@@ -143,7 +143,7 @@ def test_a_failed_load_is_no_reason_to_refuse_an_unload():
     assert (refusals(effects), done(effects)) == ({}, [2])
 
 
-def test_an_unload_is_no_request_for_room():
+def test_an_unload_is_not_limited_by_the_queue():
     play = Play(SchedulingLimits(max_waiting=1))
     play.up(a_model("a", slots=1))
     play.ask(a_model("a", slots=1), at=1.0)
@@ -151,7 +151,7 @@ def test_an_unload_is_no_request_for_room():
     assert play.ask(a_model("b"), at=1.0, command=ev.Unload) == [Done(4)]
 
 
-def test_no_more_models_are_loaded_than_allowed():
+def test_no_more_models_are_loaded_than_max_loaded():
     play = Play(SchedulingLimits(max_loaded=2))
     first, second = play.up(a_model("a"), at=0.0), play.up(a_model("b"), at=1.0)
     assert stopped(play.ask(a_model("c"), at=2.0)) == [first]
@@ -159,26 +159,26 @@ def test_no_more_models_are_loaded_than_allowed():
     assert {s.id for s in play.state.servers} == {second, 3}
 
 
-def test_a_busy_model_is_not_cut_for_the_number_of_models_either():
+def test_a_busy_model_is_drained_for_max_loaded_not_interrupted():
     play = Play(SchedulingLimits(max_loaded=1))
     server = play.up(a_model("a"))
     play.ask(a_model("a"), at=1.0)
     assert play.ask(a_model("b"), at=2.0) == []
-    assert play.post(ev.Tick(at=2.0 + 120)) == [], "its turn has come: drained"
+    assert play.post(ev.Tick(at=2.0 + 120)) == [], "starving: the busy server is drained"
     assert stopped(play.post(ev.Release(2, at=160.0))) == [server]
 
 
-@pytest.mark.parametrize(("own", "goes_at"), [(None, 20.0), (5.0, 5.0), (60.0, 60.0)])
-def test_a_model_may_have_an_idle_time_of_its_own(own: float | None, goes_at: float):
+@pytest.mark.parametrize(("ttl_seconds", "stopped_at"), [(None, 20.0), (5.0, 5.0), (60.0, 60.0)])
+def test_a_model_may_have_a_ttl_of_its_own(ttl_seconds: float | None, stopped_at: float):
     play = Play(SchedulingLimits(ttl_seconds=20))
-    server = play.up(replace(a_model(), ttl_seconds=own))
-    assert due_at(play.state) == goes_at
-    assert stopped(play.post(ev.Tick(goes_at - 0.001))) == []
-    assert stopped(play.post(ev.Tick(goes_at))) == [server]
+    server = play.up(replace(a_model(), ttl_seconds=ttl_seconds))
+    assert due_at(play.state) == stopped_at
+    assert stopped(play.post(ev.Tick(stopped_at - 0.001))) == []
+    assert stopped(play.post(ev.Tick(stopped_at))) == [server]
 
 
-def test_who_waits_when_the_file_changes_gets_a_server_of_the_new_one():
-    """Started of what they had asked for, it would make way at once for what is asked since."""
+def test_a_waiter_gets_a_server_of_the_changed_file():
+    """A server of the old file would be drained at once for the new one."""
     play, model = Play(), a_model(slots=1)
     play.ask(model)
     play.post(ev.Ready(1, 9001, at=0.5))

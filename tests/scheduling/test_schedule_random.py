@@ -1,9 +1,9 @@
-"""What must hold in every history of the scheduler, asserted over hundreds of random ones.
+"""Invariants of the scheduler, asserted over hundreds of random histories.
 
-A small world answers the scheduler's orders: loads take time, fail or stall, say that they need other than was booked
-and how far they are, processes crash, clients leave, wish that their model stays, order loads and unloads, strangers
-take memory; models are pinned, come first or last, have idle times of their own. A failure names
-its world; `World(number).play()` tells that story again. `--random-seeds 10` tries others.
+A simulated world answers the scheduler's effects: loads take time, fail or stall, report their needs and their
+progress; processes crash; clients disconnect, send keep_alive, order loads and unloads; other processes take memory;
+models have pins, priorities and ttls of their own. The world keeps its own account of the memory, beside the ledger.
+A failure names its world; `World(number).play()` replays it. `--random-seeds 10` tries others.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class World:
         self.random = random.Random(seed)
         self.now = 0.0
         self.total = self.random.choice([8, 16, 32]) * GIB
-        self.stranger = self.stranger_when_read = 0
+        self.others_bytes = self.others_bytes_when_read = 0
         self.held_when_read: dict[int, int] = {}
         self.models = [self.some_model(number) for number in range(self.random.randint(1, 5))]
         self.projected = {m.name: int(booked(m) * self.random.choice([0.5, 1, 1, 1.2, 3])) for m in self.models}
@@ -96,31 +96,31 @@ class World:
             replicas=replicas,
         )
 
-    # --- the story -------------------------------------------------------------------------------------
+    # --- history ---------------------------------------------------------------------------------------
 
     def play(self) -> None:
         at = 0.0
         for ticket in range(1, ARRIVALS + 1):
             at += self.random.expovariate(1.0)
             patience = self.random.choice([5, 50, 500])
-            (want,) = self.random.choices([ev.Acquire, ev.Load, ev.Unload], [10, 1, 1])
+            (kind,) = self.random.choices([ev.Acquire, ev.Load, ev.Unload], [10, 1, 1])
             model = replace(self.random.choice(self.models), created=self.random.choice([1] * 20 + [2]))
-            self.later(at, self.wish(want, ticket, model, at, at + patience))
+            self.later(at, self.command(kind, ticket, model, at, at + patience))
             if self.random.random() < 0.2:
                 self.later(at + self.random.expovariate(0.3), ev.Cancel(ticket, 0.0))
         if self.random.random() < 0.2:
             self.later(self.random.uniform(0, at), ev.Drain(0.0))
         self.run()
-        assert set(self.answers) == set(range(1, ARRIVALS + 1)), "everyone is answered"
-        assert not self.state.waiting, "nobody is left waiting"
-        assert not any(s.leases for s in self.state.servers), "every lease came back"
+        assert set(self.answers) == set(range(1, ARRIVALS + 1)), "every request is answered"
+        assert not self.state.waiting, "no request is left waiting"
+        assert not any(s.leases for s in self.state.servers), "every lease was released"
 
     def run(self) -> None:
         for _ in range(20_000):
             due = due_at(self.state)
-            if due == inf:  # an answer wished that its server stays
+            if due == inf:  # a keep_alive for ever
                 due = None
-            if not self.agenda and (due is None or self.is_only_looking_for_replicas(due)):
+            if not self.agenda and (due is None or self.is_only_searching_for_replicas(due)):
                 return
             if not self.agenda or (due is not None and due <= self.agenda[0][0]):
                 assert due is not None
@@ -132,8 +132,8 @@ class World:
             self.happen(event)
         raise AssertionError("the history does not end")
 
-    def is_only_looking_for_replicas(self, due: float) -> bool:
-        """Of a pinned model, say, that is to have more servers than there is room for: that never ends."""
+    def is_only_searching_for_replicas(self, due: float) -> bool:
+        """For example of a pinned model whose min replicas do not fit: that search never ends."""
         last = self.state.evaluation
         is_replica_search = last is not None and bool(last.replicas) and not last.awaits_readings
         return is_replica_search and due == last.repeat_at and not self.state.waiting
@@ -161,7 +161,7 @@ class World:
         match effect:
             case ReadMemory():
                 if self.random.random() < 0.1:
-                    self.stranger = int(self.random.choice([0, 0.3, 0.8]) * self.total)
+                    self.others_bytes = int(self.random.choice([0, 0.3, 0.8]) * self.total)
                 if self.random.random() < 0.02:
                     self.later(self.now, ev.MemoryReadFailed("no", 0.0))
                 else:
@@ -178,7 +178,7 @@ class World:
                 self.granted[ticket] = server
                 self.later(
                     self.now + self.random.expovariate(self.answers_a_second),
-                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending)), self.some_wish()),
+                    ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending)), self.some_keep_alive()),
                 )
             case CountSlots(server):
                 busy = self.random.choice([None, 0, 1, 2])
@@ -205,9 +205,9 @@ class World:
         elif fate < 0.9:
             ran_out = self.random.random() < 0.5
             self.later(self.now + seconds, ev.Exited(server, "bad file", 0.0, ran_out_of_memory=ran_out))
-        # else it hangs, and must be stopped for it
+        # else it hangs and must be stopped as stalled
 
-    # --- what must always hold ----------------------------------------------------------------------------
+    # --- invariants ---------------------------------------------------------------------------------------
 
     def check(self) -> None:
         servers = self.state.servers
@@ -215,47 +215,49 @@ class World:
         for name, count in Counter(s.model.name for s in servers).items():
             assert count <= max(s.model.replicas.max for s in self.state.servers_of(name)), "no more than `max`"
         assert max(self.answers.values(), default=0) <= 1, "no request is answered twice"
-        assert {s.id for s in servers} == self.alive, "the books show what is there"
+        assert {s.id for s in servers} == self.alive, "the state has the servers that exist"
         assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
         assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
         free = {server.model.name for server in servers if server.has_free_slot}
         waits = [each for each in self.state.waiting if each.awaited is Awaited.SLOT]
-        assert not any(each.model.name in free for each in waits), "nothing holds up a request whose model is ready"
+        assert not any(each.model.name in free for each in waits), "no request waits while its model has a free slot"
         for server in servers:
             if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
-                assert server.is_terminating, "a pinned one is drained only by order"
+                assert server.is_terminating, "a pinned model is drained only by order"
             if server.leases:
-                assert server.state not in (ServerState.STARTING, ServerState.STOPPING), "busy is never cut"
+                assert server.state not in (ServerState.STARTING, ServerState.STOPPING), (
+                    "a busy server is never interrupted"
+                )
 
     def check_victims(self, before: PoolState, event: ev.Event, effects: list[Effect]) -> None:
-        """Who is stopped for room is idle, unpinned, and young only where no older one would do: the first load of the
-        step is decided again without the young ones, and has no place then."""
-        going = {each.server for each in effects if isinstance(each, Stop) and each.why is StopReason.EVICTED}
-        victims = [server for server in before.servers if server.id in going]
+        """Victims are idle and not pinned, and recently loaded only where no others would do: the first load of the
+        step is decided again without the recently loaded ones, and then has no place."""
+        stopped = {each.server for each in effects if isinstance(each, Stop) and each.why is StopReason.EVICTED}
+        victims = [server for server in before.servers if server.id in stopped]
         if not victims:
             return
-        state = settled_but_for_room(before, event)
-        spare = {server.id for server in state.servers if is_surplus(state, server)}
-        assert not any(v.model.pin and v.id not in spare for v in victims), "pinned ones are never stopped for room"
+        state = settled_except_for_loads(before, event)
+        surplus = {server.id for server in state.servers if is_surplus(state, server)}
+        assert not any(v.model.pin and v.id not in surplus for v in victims), "pinned models are never evicted"
         decided = [each for each in effects if isinstance(each, Decided)]
         if not decided or not set(decided[0].evict) & {server.model.name for server in victims}:
             return
         residency = before.limits.min_residency_seconds
-        young = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency} - spare
-        if young & {server.id for server in victims if server.model.name in decided[0].evict}:
+        recent = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency} - surplus
+        if recent & {server.id for server in victims if server.model.name in decided[0].evict}:
             (waiting,) = [each for each in waiting_loads(state, event.at) if each.model.name == decided[0].model][:1]
             assert waiting.placement_request is not None
-            asked = waiting.placement_request.with_margin(state.learned_margins.get(waiting.model.name, NO_MARGIN))
+            request = waiting.placement_request.with_margin(state.learned_margins.get(waiting.model.name, NO_MARGIN))
             world = world_with_eviction_costs(state, event.at)
-            kept = tuple(replace(each, is_pinned=each.is_pinned or each.id in young) for each in world.residents)
-            without = decide(asked, replace(world, residents=kept))
+            kept = tuple(replace(each, is_pinned=each.is_pinned or each.id in recent) for each in world.residents)
+            without = decide(request, replace(world, residents=kept))
             place = without.placement
             is_less = place is None or (bool(world.cards) and (place.is_on_cpu or place.n_gpu_layers < ALL_LAYERS))
-            assert is_less, f"a young one goes where an old one would do: {without.reason}"
+            assert is_less, f"a recently loaded victim where another would do: {without.reason}"
 
     def check_ends(self, now: float, effects: list[Effect]) -> None:
-        """Nobody is stopped for being idle, or stalled, before its time; a pinned one without an idle time never."""
+        """No server is stopped as idle or stalled before its time; a pinned one without a ttl never as idle."""
         for effect in effects:
             server = self.state.server(effect.server) if isinstance(effect, Stop) else None
             if server is None or not isinstance(effect, Stop):
@@ -263,39 +265,41 @@ class World:
             if effect.why is StopReason.IDLE:
                 self.check_idle_end(server, now)
             if effect.why is StopReason.STALLED:
-                assert now >= server.progress_at + self.state.limits.stall_timeout_seconds, "it has moved"
+                assert now >= server.progress_at + self.state.limits.stall_timeout_seconds, "it has progressed"
             if effect.why is StopReason.UNLOAD:
-                assert server.is_unload_requested or server.ready_at is None, "nobody ordered that"
+                assert server.is_unload_requested or server.ready_at is None, "no unload was ordered"
 
     def check_idle_end(self, server: Server, now: float) -> None:
         own, kept = server.model.ttl_seconds, server.model.replicas
         left = [each for each in self.state.servers_of(server.model.name) if each.state is ServerState.READY]
-        assert not server.leases, "it is used"
-        assert own is not None or not server.model.pin or len(left) >= kept.min, "pinned ones stay, however idle"
+        assert not server.leases, "it is in use"
+        assert own is not None or not server.model.pin or len(left) >= kept.min, (
+            "a pinned model is not unloaded when idle"
+        )
         if kept.max == 1:
             said = (server.keep_alive_seconds, own, self.state.limits.ttl_seconds)
             keep = next(each for each in said if each is not None)
-            assert now >= server.last_used + keep, "it was to stay longer"
+            assert now >= server.last_used + keep, "before its idle deadline"
 
     def check_replicas(self, before: PoolState, event: ev.Event, effects: list[Effect]) -> None:
-        """For what is beyond the first server of a model nobody is stopped, drained or refused, and no load waits."""
+        """For a replica nothing is evicted, drained or rejected, and none starts while a load waits."""
         now_there = {server.model.name for server in self.state.servers}
         was_draining = {server.id for server in before.servers if server.state is ServerState.DRAINING}
-        asked = {effect.server.model.name for effect in effects if isinstance(effect, Spawn)}
-        for name in asked:
+        started = {effect.server.model.name for effect in effects if isinstance(effect, Spawn)}
+        for name in started:
             if len(self.state.servers_of(name)) > 1:
                 assert all(waiting.model.name in now_there for waiting in self.state.waiting_for_server), (
                     "loads come first"
                 )
                 others = [each for each in self.state.servers_of(name) if each.state is not ServerState.STARTING]
                 assert len(others) == len(self.state.servers_of(name)) - 1, "one at a time"
-                assert all(each.state is ServerState.READY for each in others), "beside what is ready"
+                assert all(each.state is ServerState.READY for each in others), "while all others are ready"
         for effect in effects:
             if isinstance(effect, Stop) and effect.why is StopReason.EVICTED:
-                assert not before.servers_of(effect.detail.removeprefix("for ")), "stopped for a replica"
+                assert not before.servers_of(effect.detail.removeprefix("for ")), "evicted for a replica"
             if isinstance(effect, Refuse) and effect.refusal.reason in FAILURES:
                 ready = [s for s in self.state.servers_of(effect.refusal.model) if s.state is ServerState.READY]
-                assert not ready, f"refused beside a ready server: {effect.refusal}"
+                assert not ready, f"rejected although a server is ready: {effect.refusal}"
         for server in self.state.servers:
             if server.state is ServerState.DRAINING and server.id not in was_draining and not server.is_terminating:
                 gone = event.server if isinstance(event, ev.Exited) else None
@@ -303,52 +307,54 @@ class World:
                 assert not left, "drained for a replica"
 
     def check_spawn(self, server: Server) -> None:
-        assert not active_backoff(self.state.backoffs, server.model, self.now), "the brake is on"
+        assert not active_backoff(self.state.backoffs, server.model, self.now), "started during a backoff"
         others = [s for s in self.state.servers if s.id < server.id]
-        will_be = self.stranger_when_read + sum(map(self.will_hold, others)) + server.booked[CPU]
-        assert will_be <= self.total, "all of ours and the strangers last seen fit into the machine, fully loaded"
+        will_be = self.others_bytes_when_read + sum(map(self.will_hold, others)) + server.booked[CPU]
+        assert will_be <= self.total, (
+            "over-committed, once all servers have loaded and other processes hold what was last seen"
+        )
 
     def check_booking(self, event: ev.Projected) -> None:
         server = self.state.server(event.server)
         if server is None or server.state is not ServerState.STARTING:
             return
-        assert server.booked == event.needs, "a start that goes on is booked as it said"
-        will_be = self.stranger_when_read + sum(map(self.will_hold, self.state.servers))
-        assert will_be <= self.total, "one that needs more than there is room for does not go on"
+        assert server.booked == event.needs, "a start that continues is booked as reported"
+        will_be = self.others_bytes_when_read + sum(map(self.will_hold, self.state.servers))
+        assert will_be <= self.total, "a start that needs more than is available must not continue"
 
-    # --- means -------------------------------------------------------------------------------------------
+    # --- helpers -----------------------------------------------------------------------------------------
 
-    def wish(self, want: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
-        return self.in_conversation(a_command(want, ticket, model, at, deadline))
+    def command(self, kind: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
+        return self.in_conversation(a_command(kind, ticket, model, at, deadline))
 
-    def in_conversation(self, wish: ev.Event) -> ev.Event:
-        if not isinstance(wish, ev.Acquire) or wish.model.replicas.max == 1:
-            return wish
-        return replace(wish, conversation=self.random.choice([None, 1, 2, 3]))
+    def in_conversation(self, command: ev.Event) -> ev.Event:
+        if not isinstance(command, ev.Acquire) or command.model.replicas.max == 1:
+            return command
+        return replace(command, conversation=self.random.choice([None, 1, 2, 3]))
 
-    def some_wish(self) -> float | None:
+    def some_keep_alive(self) -> float | None:
         return self.random.choice([None, None, None, None, 0.0, 5.0, inf])
 
     def projection(self, server: Server) -> dict[str, int]:
-        """What its llama-server says before it loads."""
+        """What its llama-server reports before it loads."""
         return {CPU: self.projected[server.model.name]}
 
     def measurement(self, server: Server) -> dict[str, int]:
-        """What it is seen to need then: never more than was booked, since a ready one stays."""
+        """What is measured once it is ready: never more than was booked, since a ready server is not stopped for it."""
         return {CPU: self.measured[server.model.name]}
 
     def reading(self) -> MemoryReading:
-        """What the machine shows: a server that loads holds any part of its bytes, one that is up all of them."""
+        """What the machine shows: a loading server holds any part of its booking, a ready one all of it."""
         held = {
             s.id: int(s.booked[CPU] * (1.0 if s.ready_at is not None else self.random.random()))
             for s in self.state.servers
         }
-        self.stranger = min(self.stranger, self.total - sum(s.booked[CPU] for s in self.state.servers))
-        self.stranger_when_read, self.held_when_read = self.stranger, held
-        return MemoryReading(self.total, self.total - self.stranger - sum(held.values()), self.now, held)
+        self.others_bytes = min(self.others_bytes, self.total - sum(s.booked[CPU] for s in self.state.servers))
+        self.others_bytes_when_read, self.held_when_read = self.others_bytes, held
+        return MemoryReading(self.total, self.total - self.others_bytes - sum(held.values()), self.now, held)
 
     def will_hold(self, server: Server) -> int:
-        """All of its bytes, except that a load which was ended goes no further."""
+        """All that is booked, except that a stopped load does not grow any more."""
         ended = server.state is ServerState.STOPPING and server.ready_at is None
         return self.held_when_read.get(server.id, server.booked[CPU]) if ended else server.booked[CPU]
 
@@ -361,8 +367,8 @@ class World:
         return type(event)(**{**{f: getattr(event, f) for f in event.__dataclass_fields__}, "at": at})
 
 
-def settled_but_for_room(state: PoolState, event: ev.Event) -> PoolState:
-    """What the last pass of the step sees."""
+def settled_except_for_loads(state: PoolState, event: ev.Event) -> PoolState:
+    """The state that the last pass of the step gets."""
     state, _ = record(state, event)
     for settle in PASSES[:-1]:
         state, _ = settle(state, event.at)

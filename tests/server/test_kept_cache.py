@@ -1,4 +1,4 @@
-"""The KV cache of a model that is unloaded: kept on disk, found again after the next load, and seen by nobody else."""
+"""The KV cache of an unloaded model: kept on disk, restored by the next load, and readable by nobody else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STORY = [{"role": "user", "content": "Once upon a time there was a fox. " * 20}]
 def keeping(
     folder: Path, more: dict[str, Any] | None = None, others: dict[str, Any] | None = None, **settings: str
 ) -> Iterator[Service]:
-    """The service with the demo as the model `fox`, whose cache is kept, and perhaps others."""
+    """The service with the demo model as `fox`, whose cache is kept, and further models."""
     if not (folder / "demo.gguf").exists():
         write_demo_model(folder)
     model = {"path": str(folder / "demo.gguf"), "keep_kv_cache": True, "ctx_size": 4096, **(more or {})}
@@ -36,7 +36,7 @@ def keeping(
 
 
 def cached_tokens(service: Service, story: list[dict[str, str]] = STORY) -> int:
-    """How many of the prompt's tokens its engine did not compute."""
+    """The prompt tokens that the engine took from its cache."""
     answer = service.post("/v1/chat/completions", {"model": "fox", "messages": story, "max_tokens": 4}).json()
     assert answer["timings"]["cache_n"] == answer["usage"]["prompt_tokens_details"]["cached_tokens"]
     return int(answer["timings"]["cache_n"])
@@ -53,12 +53,12 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("slots/*/*") if path.is_file())
 
 
-def said(service: Service, words: str) -> None:
-    """Its log says so, or will as soon as it is read."""
+def wait_for_log(service: Service, words: str) -> None:
+    """Wait until the service's log contains the text."""
     wait_for(lambda: words in service.output, 10, lambda: service.output)
 
 
-def test_a_conversation_outlives_an_unload(tmp_path: Path):
+def test_a_conversation_is_kept_over_an_unload(tmp_path: Path):
     with keeping(tmp_path) as service:
         assert cached_tokens(service) == 0
         unload(service)
@@ -67,11 +67,11 @@ def test_a_conversation_outlives_an_unload(tmp_path: Path):
         assert {stat.S_IMODE(folder.stat().st_mode) for folder in (file.parent, file.parent.parent)} == {0o700}
         assert cached_tokens(service) > 400
         assert files(tmp_path) == [], "it is deleted once it is restored"
-        said(service, "kv cache saved server=1 model=fox slots=1")
-        said(service, "kv cache restored server=2 model=fox slots=1")
+        wait_for_log(service, "kv cache saved server=1 model=fox slots=1")
+        wait_for_log(service, "kv cache restored server=2 model=fox slots=1")
 
 
-def test_each_slot_keeps_its_own(tmp_path: Path):
+def test_each_slot_is_kept_separately(tmp_path: Path):
     tales = [[{"role": "user", "content": f"{who} " * 80}] for who in ("A fox.", "Two bears.", "7 wolves!")]
     with keeping(tmp_path) as service:
         assert [cached_tokens(service, tale) > 400 for tale in tales] == [False] * 3
@@ -88,8 +88,8 @@ def test_without_the_setting_nothing_is_kept(tmp_path: Path):
         assert cached_tokens(service) == 0
 
 
-def test_it_outlives_an_unload_that_nothing_was_asked_before(tmp_path: Path):
-    """What was restored is not named by /slots until it is used, and is saved again all the same."""
+def test_a_restored_cache_that_is_not_used_is_saved_again(tmp_path: Path):
+    """/slots omits restored slots until they are used."""
     with keeping(tmp_path) as service:
         cached_tokens(service)
         unload(service)
@@ -99,14 +99,14 @@ def test_it_outlives_an_unload_that_nothing_was_asked_before(tmp_path: Path):
         assert cached_tokens(service) > 400
 
 
-def test_it_goes_when_nobody_asks_and_is_there_again(tmp_path: Path):
+def test_a_cache_is_kept_when_its_model_is_unloaded_for_being_idle(tmp_path: Path):
     with keeping(tmp_path, {"ttl_seconds": 0.2}) as service:
         cached_tokens(service)
         wait_for(lambda: not service.servers(), 10)
         assert cached_tokens(service) > 400
 
 
-def test_it_makes_way_for_another_and_is_there_again(tmp_path: Path):
+def test_a_cache_is_kept_when_its_model_is_evicted(tmp_path: Path):
     settings = {"SCHEDULING__MAX_LOADED": "1", "SCHEDULING__MIN_RESIDENCY_SECONDS": "0"}
     with keeping(tmp_path, others={"other": {"path": str(tmp_path / "demo.gguf")}}, **settings) as service:
         cached_tokens(service)
@@ -116,7 +116,7 @@ def test_it_makes_way_for_another_and_is_there_again(tmp_path: Path):
         assert len(files(tmp_path)) == 0, "of the other one nothing is kept"
 
 
-def test_it_outlives_the_service(tmp_path: Path):
+def test_a_cache_is_kept_over_a_restart_of_the_service(tmp_path: Path):
     with keeping(tmp_path) as service:
         cached_tokens(service)
         assert service.stop() == 0
@@ -125,18 +125,18 @@ def test_it_outlives_the_service(tmp_path: Path):
 
 
 @pytest.mark.parametrize("change", [{"args": ["--rope-freq-base", "20000"]}, {"ctx_size": 2048}])
-def test_a_model_that_is_started_otherwise_does_not_get_it(tmp_path: Path, change: dict[str, Any]):
+def test_changed_settings_discard_the_cache(tmp_path: Path, change: dict[str, Any]):
     with keeping(tmp_path) as service:
         cached_tokens(service)
         service.stop()
     assert len(files(tmp_path)) == 1
     with keeping(tmp_path, change) as service:
         assert cached_tokens(service) == 0
-        said(service, "its model is started otherwise now")
+        wait_for_log(service, "the model's file, engine or settings have changed")
         assert files(tmp_path) == []
 
 
-def test_nor_does_a_file_that_has_changed(tmp_path: Path):
+def test_a_file_that_has_changed_discards_the_cache(tmp_path: Path):
     with keeping(tmp_path) as service:
         cached_tokens(service)
         unload(service)
@@ -146,18 +146,18 @@ def test_nor_does_a_file_that_has_changed(tmp_path: Path):
         assert cached_tokens(service) == 0
 
 
-def test_nor_does_a_file_that_has_changed_and_was_not_looked_for_again(tmp_path: Path):
+def test_a_file_that_changed_without_a_new_scan_discards_the_cache(tmp_path: Path):
     with keeping(tmp_path) as service:
         cached_tokens(service)
         unload(service)
         at = (tmp_path / "demo.gguf").stat().st_mtime - 3600
         os.utime(tmp_path / "demo.gguf", (at, at))
         assert cached_tokens(service) == 0
-        said(service, "its model is started otherwise now")
+        wait_for_log(service, "the model's file, engine or settings have changed")
 
 
-def test_a_saved_file_that_llama_cpp_aborts_at_costs_the_cache_and_no_request(tmp_path: Path):
-    """As it may be after a loss of power."""
+def test_a_saved_file_that_crashes_llama_cpp_costs_the_cache_and_no_request(tmp_path: Path):
+    """A truncated file, as after a power failure."""
     with keeping(tmp_path) as service:
         cached_tokens(service)
         unload(service)
@@ -170,7 +170,7 @@ def test_a_saved_file_that_llama_cpp_aborts_at_costs_the_cache_and_no_request(tm
 
 
 @pytest.mark.parametrize("change", [{"keep_kv_cache": False}, {"path": "nowhere.gguf"}])
-def test_nothing_stays_of_what_is_not_kept_any_more(tmp_path: Path, change: dict[str, Any]):
+def test_files_of_models_that_are_no_longer_kept_are_deleted(tmp_path: Path, change: dict[str, Any]):
     with keeping(tmp_path) as service:
         cached_tokens(service)
         service.stop()
@@ -180,7 +180,7 @@ def test_nothing_stays_of_what_is_not_kept_any_more(tmp_path: Path, change: dict
         assert not list(tmp_path.rglob("slots"))
 
 
-def test_what_an_earlier_life_did_not_finish_is_swept_up(tmp_path: Path):
+def test_incomplete_files_of_an_earlier_run_are_deleted(tmp_path: Path):
     with keeping(tmp_path) as service:
         cached_tokens(service)
         service.stop()
@@ -192,22 +192,22 @@ def test_what_an_earlier_life_did_not_finish_is_swept_up(tmp_path: Path):
         assert files(tmp_path) == [file]
 
 
-def test_what_exceeds_the_quota_is_not_saved(tmp_path: Path):
+def test_a_slot_that_exceeds_the_quota_is_not_saved(tmp_path: Path):
     with keeping(tmp_path, SCHEDULING__KV_CACHE_DISK="1MiB") as service:
         cached_tokens(service)
         unload(service)
         assert files(tmp_path) == []
-        said(service, "kv cache not saved model=fox slot=3 mib=")
+        wait_for_log(service, "kv cache not saved model=fox slot=3 mib=")
         assert cached_tokens(service) == 0
 
 
-def test_a_file_that_cannot_be_read_costs_only_itself(tmp_path: Path):
+def test_a_file_that_cannot_be_read_affects_no_other(tmp_path: Path):
     with keeping(tmp_path) as service:
         cached_tokens(service)
         unload(service)
         files(tmp_path)[0].write_bytes(b"something else")
         assert cached_tokens(service) == 0
-        said(service, "kv cache not restored server=2 model=fox slot=3: 400 ")
+        wait_for_log(service, "kv cache not restored server=2 model=fox slot=3: 400 ")
         assert files(tmp_path) == []
 
 
@@ -241,32 +241,32 @@ KEPT = {"MODELS": '{"m": {"keep_kv_cache": true}}', "SERVER__STOP_SECONDS": "2"}
 LONG = {"SERVER__STOP_SECONDS": "60"}  # a save is waited for half of it: what takes less did not wait
 
 
-def test_an_engine_that_cannot_is_served_without(tmp_path: Path):
+def test_an_engine_without_the_option_is_used_without_saving(tmp_path: Path):
     with faulty(tmp_path, KEPT | LONG, FAKE_PORT_ZERO=1) as service:
         service.chat("m")
         assert unload(service, "m") < 10
         assert service.chat("m").status_code == 200
-        said(service, "kv cache not kept model=m: this llama-server has no --slot-save-path")
+        wait_for_log(service, "kv cache not kept model=m: this llama-server has no --slot-save-path")
 
 
-def test_a_save_that_is_refused_holds_nothing_up(tmp_path: Path):
+def test_a_rejected_save_delays_nothing(tmp_path: Path):
     with faulty(tmp_path, KEPT | LONG, FAKE_PORT_ZERO=1, FAKE_SAVE=501) as service:
         service.chat("m")
         assert unload(service, "m") < 10
-        said(service, "kv cache not saved server=1 model=m: 501 told to fail")
+        wait_for_log(service, "kv cache not saved server=1 model=m: 501 told to fail")
         assert files(tmp_path) == []
 
 
-def test_a_save_that_hangs_is_waited_for_half_of_the_time_to_stop(tmp_path: Path):
+def test_a_save_that_hangs_takes_at_most_half_of_stop_seconds(tmp_path: Path):
     with faulty(tmp_path, KEPT | {"SERVER__STOP_SECONDS": "4"}, FAKE_PORT_ZERO=1, FAKE_SAVE="hang") as service:
         service.chat("m")
         assert 1.9 < unload(service, "m") < 3.9
         assert service.chat("m").status_code == 200
         assert files(tmp_path) == []
-        said(service, "ended by SIGTERM")
+        wait_for_log(service, "ended by SIGTERM")
 
 
-def test_nor_is_the_end_of_the_service_held_up(tmp_path: Path):
+def test_a_save_that_hangs_does_not_delay_the_end_of_the_service(tmp_path: Path):
     with faulty(tmp_path, KEPT, FAKE_PORT_ZERO=1, FAKE_SAVE="hang") as service:
         service.chat("m")
         began = time.monotonic()
@@ -286,17 +286,17 @@ def test_a_second_stop_signal_does_not_wait_for_a_save(tmp_path: Path):
         assert time.monotonic() - began < 15
 
 
-def test_a_file_that_takes_the_engine_down_is_tried_once(tmp_path: Path):
+def test_a_file_that_crashes_the_engine_is_tried_once(tmp_path: Path):
     with faulty(tmp_path, KEPT, FAKE_PORT_ZERO=1, FAKE_SAVE="ok", FAKE_RESTORE="die") as service:
         service.chat("m")
         unload(service, "m")
         assert len(files(tmp_path)) == 1
         assert service.chat("m").status_code == 200
         assert files(tmp_path) == []
-        said(service, "server=2 ended at its saved kv cache; starting it without")
+        wait_for_log(service, "server=2 exited while its saved kv cache was restored; retrying without")
 
 
-def test_what_comes_to_more_than_was_expected_pushes_out_the_oldest(tmp_path: Path):
+def test_a_file_larger_than_expected_replaces_the_oldest(tmp_path: Path):
     a_gguf(tmp_path / "models" / "n.gguf")
     kept = '{"m": {"keep_kv_cache": true}, "n": {"keep_kv_cache": true}}'
     settings = KEPT | {"MODELS": kept, "SCHEDULING__KV_CACHE_DISK": "1MiB"}

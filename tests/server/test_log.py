@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from workers.server.log import LAST_WORDS_BYTES, RING_BYTES, ServerLog, is_out_of_gpu_memory, last_words
+from workers.server.log import ERROR_BYTES, RING_BYTES, ServerLog, error_lines, is_out_of_gpu_memory
 
 
 def a_log(text: str) -> ServerLog:
@@ -15,14 +15,14 @@ def a_log(text: str) -> ServerLog:
     return log
 
 
-def test_lines_cut_between_two_reads_are_whole_again():
+def test_a_line_split_between_two_reads_is_one_line():
     log = ServerLog()
     for piece in (b"first li", b"ne\nsecond", b" line\nunfinished"):
         log.feed(piece)
     assert log.lines() == ["first line", "second line", "unfinished"]
 
 
-def test_a_flood_is_bounded_and_the_newest_is_kept():
+def test_memory_is_bounded_and_the_newest_lines_are_kept():
     log = ServerLog()
     for number in range(50_000):
         log.feed(b"line %d with some text behind it\n" % number)
@@ -30,33 +30,33 @@ def test_a_flood_is_bounded_and_the_newest_is_kept():
     assert log.lines()[-1].startswith("line 49999 ")
 
 
-def test_one_endless_line_takes_no_memory():
+def test_an_endless_line_takes_no_memory():
     log = ServerLog()
     for _ in range(1000):
         log.feed(b"x" * 65536)
     assert sum(map(len, log.lines())) <= 4096
 
 
-def test_last_words_are_the_lines_that_tell_something():
+def test_error_lines_are_the_last_errors():
     lines = [
         "0.00.010.000 I build: 11549",
         "0.00.020.000 E llama_model_load: error loading model: unknown model architecture: 'nope'",
         "0.00.021.000 E common_init: failed to load model '/models/x.gguf'",
         "0.00.022.000 I srv  cleaning up",
     ]
-    assert last_words(lines) == (
+    assert error_lines(lines) == (
         "llama_model_load: error loading model: unknown model architecture: 'nope'\n"
         "common_init: failed to load model '/models/x.gguf'"
     )
 
 
-def test_without_telling_lines_the_last_ones_are_the_last_words():
-    assert last_words(["one", "two"]) == "one\ntwo"
-    assert last_words(["one", 'cmd_child_to_router:state:{"state":"loading"}', "two"]) == "one\ntwo"
+def test_without_errors_the_last_lines_are_returned():
+    assert error_lines(["one", "two"]) == "one\ntwo"
+    assert error_lines(["one", 'cmd_child_to_router:state:{"state":"loading"}', "two"]) == "one\ntwo"
 
 
-def test_last_words_are_bounded():
-    assert len(last_words(["error " + "é" * 5000] * 20).encode()) <= LAST_WORDS_BYTES
+def test_error_lines_are_bounded_in_size():
+    assert len(error_lines(["error " + "é" * 5000] * 20).encode()) <= ERROR_BYTES
 
 
 def test_json_lines_are_unpacked():
@@ -84,12 +84,12 @@ OUT_OF_GPU_MEMORY = (
 
 @pytest.mark.parametrize("words", OUT_OF_GPU_MEMORY)
 @pytest.mark.parametrize("before", ["", "0.01.252.267 E ", "E ", "0.01.2 "])
-def test_each_way_to_run_out_of_gpu_memory_is_known_however_its_line_begins(words: str, before: str):
+def test_every_message_about_missing_gpu_memory_is_recognized_whatever_precedes_it(words: str, before: str):
     text = f"0.00.010.000 I build: 11549\n{before}{words}\n0.02.000.000 I srv  cleaning up\n"
     assert is_out_of_gpu_memory(a_log(text).lines())
 
 
-def test_so_is_a_line_of_json():
+def test_missing_gpu_memory_is_recognized_in_json_lines():
     record = {"type": "log", "level": "ERROR", "msg": f"{OUT_OF_GPU_MEMORY[0]}\n"}
     assert is_out_of_gpu_memory(a_log(json.dumps(record) + "\n").lines())
 
@@ -107,11 +107,11 @@ def test_so_is_a_line_of_json():
         *(f"0.00.1 I print_info: general.name = {words}" for words in OUT_OF_GPU_MEMORY),
     ],
 )
-def test_other_ends_and_what_a_models_file_says_are_no_lack_of_gpu_memory(line: str):
+def test_other_failures_and_text_from_model_files_are_not_missing_gpu_memory(line: str):
     assert not is_out_of_gpu_memory([line])
 
 
-def test_without_room_in_ram_for_the_context_it_is_not_the_gpus_fault():
+def test_missing_ram_for_the_context_is_not_missing_gpu_memory():
     lines = [
         "ggml_aligned_malloc: insufficient memory (attempted to allocate 36000.00 MB)",
         "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 37748736000",
@@ -123,8 +123,8 @@ def test_without_room_in_ram_for_the_context_it_is_not_the_gpus_fault():
     assert is_out_of_gpu_memory([*lines, "CUDA error: out of memory"])
 
 
-def test_a_graph_that_fits_at_the_second_try_was_no_lack():
-    """With several GPUs llama.cpp first tries to keep more than one batch in flight, which takes more."""
+def test_a_graph_that_fits_at_the_second_attempt_is_not_missing_gpu_memory():
+    """With several GPUs llama.cpp first tries pipeline parallelism, which takes more memory."""
     tried = [
         OUT_OF_GPU_MEMORY[0],
         OUT_OF_GPU_MEMORY[2],

@@ -1,4 +1,4 @@
-"""The sweep at start: it takes what nobody owns and nothing else."""
+"""The sweep at start kills orphaned llama-servers and nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_child_whose_owner_died_is_killed(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_child_whose_owner_lives_is_spared(tmp_path: Path):
+def test_a_child_whose_owner_is_alive_is_not_killed(tmp_path: Path):
     command = [sys.executable, "-c", OWNER, str(tmp_path), "wait"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -48,7 +48,7 @@ def test_a_child_whose_owner_lives_is_spared(tmp_path: Path):
         owner.communicate("\n", timeout=10)
 
 
-def test_a_pid_that_is_another_process_by_now_is_spared(tmp_path: Path):
+def test_a_reused_pid_is_not_killed(tmp_path: Path):
     with subprocess.Popen(["sleep", "60"]) as stranger:
         gone = {"pid": 1, "started": "never", "boot": "another"}
         record = {"child": {"pid": stranger.pid, "started": "1", "boot": "another"}, "owner": gone}

@@ -191,7 +191,7 @@ def test_gpus_that_the_engine_cannot_use_are_said_and_the_cpu_answers(hardware: 
     with serving(tmp_path, plain=hardware.environment, ENGINE__BINARY="embedded") as service:
         sees(service, "GPU-a")
         (reason,) = reasons(service)
-        assert reason.startswith("the engine (xllamacpp ") and "has no CUDA: its --list-devices names no GPU" in reason
+        assert reason.startswith("the engine (xllamacpp ") and "has no CUDA: its --list-devices lists no GPU" in reason
         assert (block(service)["state"], block(service)["gpu_available"]) == ("ok", False)
         assert reason in service.get("/").text
         assert service.chat().status_code == 200

@@ -213,15 +213,15 @@ def test_the_environment_is_stronger_than_it(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (least(server_pool={"size": 0}), "server_pool.size: 0 is not a number from 1 up"),
-        (least(server={"port": "x"}), "server.port: 'x' is not a whole number"),
-        (least(gpu={"cache_type_k": 3}), "gpu.cache_type_k: 3 is none of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, "
-         "q5_0, q5_1"),
-        (least(server_pool={"gpu_layers": "x"}), "server_pool.gpu_layers: 'x' is not all or a whole number"),
-        (least(gpu={"cpu_fallback": "x"}), "gpu.cpu_fallback: 'x' is none of auto, never, when_full"),
+        (least(server_pool={"size": 0}), "server_pool.size: must be at least 1, not 0"),
+        (least(server={"port": "x"}), "server.port: must be a whole number, not 'x'"),
+        (least(gpu={"cache_type_k": 3}), "gpu.cache_type_k: must be one of f32, f16, bf16, q8_0, q4_0, q4_1, "
+         "iq4_nl, q5_0, q5_1, not 3"),
+        (least(server_pool={"gpu_layers": "x"}), "server_pool.gpu_layers: must be all or a whole number, not 'x'"),
+        (least(gpu={"cpu_fallback": "x"}), "gpu.cpu_fallback: must be one of auto, never, when_full, not 'x'"),
         (least(llama_cpp={"models": {"m": {"repo": "a/b", "min_gpus": 0}}}),
-         "llama_cpp.models.m.min_gpus: 0 is not a number from 1 up"),
-        (least(llama_cpp={"models": {"m": 3}}), "llama_cpp.models.m: 3 is not a mapping of keys to values"),
+         "llama_cpp.models.m.min_gpus: must be at least 1, not 0"),
+        (least(llama_cpp={"models": {"m": 3}}), "llama_cpp.models.m: must be a mapping of keys to values, not 3"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_as_it_is_written_there(tmp_path, content, said):

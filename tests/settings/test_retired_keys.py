@@ -96,6 +96,7 @@ def uncommented(text: str) -> str:
     return "\n".join(re.sub(r"^#(?! \S)", "", line) for line in lines if line[:9] not in ("keys: [] ", "models: {"))
 
 
+@pytest.mark.integration
 def test_the_service_starts_with_every_key_of_the_example_of_2026_12_01(tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text(uncommented(EARLIER_EXAMPLE.read_text()))

@@ -108,15 +108,15 @@ def test_null_in_the_environment_is_none(tmp_path):
     ("text", "name", "said"),
     [
         ("server: [", "c.yaml", "c.yaml: line 1, column 10: expected the node content, but found '<stream end>'"),
-        ("a: 1\nb:\n  c: 1\n  c: 2\n", "c.yaml", "c.yaml: line 4: 'c' stands here again; first in line 3"),
-        ('{"a": {\n"b": 1,\n\t"b": 2}}', "c.json", "c.json: line 3: 'b' stands here again; first in line 2"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", "c.yaml", "c.yaml: line 4: duplicate key 'c', first in line 3"),
+        ('{"a": {\n"b": 1,\n\t"b": 2}}', "c.json", "c.json: line 3: duplicate key 'b', first in line 2"),
         ('{"a": 1 "b": 2}', "c.json", "c.json: line 1, column 9: Expecting ',' delimiter"),
-        ("- server", "c.yaml", "c.yaml: this is not a mapping of keys to values"),
-        ("models: {3: {}}", "c.yaml", "c.yaml: line 1: a key here is not text; put it in quotes"),
-        ("server: {}".encode("utf-16"), "c.yaml", "c.yaml: this is not UTF-8 text (byte 0)"),
-        ("a: \x07", "c.yaml", "c.yaml: character 3 may not stand in YAML"),
-        ("[" * 5000, "c.yaml", "c.yaml: too many levels"),
-        (b" " * (4 * 1024**2 + 1), "c.yaml", "c.yaml: this is larger than 4 MiB: no configuration"),
+        ("- server", "c.yaml", "c.yaml: must be a mapping of keys to values"),
+        ("models: {3: {}}", "c.yaml", "c.yaml: line 1: a key is not a string; put it in quotes"),
+        ("server: {}".encode("utf-16"), "c.yaml", "c.yaml: not UTF-8 text (byte 0)"),
+        ("a: \x07", "c.yaml", "c.yaml: character 3 is not allowed in YAML"),
+        ("[" * 5000, "c.yaml", "c.yaml: too deeply nested"),
+        (b" " * (4 * 1024**2 + 1), "c.yaml", "c.yaml: larger than 4 MiB"),
     ],
     ids=range(10),
 )
@@ -128,8 +128,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     said = {
         "none.yaml": "no such file",
-        ".": "this is a folder",
-        "pipe": "this is not a regular file; it is read more than once",
+        ".": "is a folder",
+        "pipe": "must be a regular file: it is read more than once",
     }
     for name, why in said.items():
         with pytest.raises(ConfigurationError) as refused:
@@ -149,58 +149,58 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("server: {port: many}", "server.port: 'many' is not a whole number"),
-        ("server: {port: 70000}", "server.port: 70000 is not a number up to 65535"),
-        ("server: {port: null}", "server.port: nothing is not a whole number"),
-        ("server: {max_body: lots}", "server.max_body: 'lots' is not a size like 256MiB"),
-        ("server: 3", "server: 3 is not a mapping of keys to values"),
-        ("server: {allow_open: maybe}", "server.allow_open: 'maybe' is not true or false"),
+        ("server: {port: many}", "server.port: must be a whole number, not 'many'"),
+        ("server: {port: 70000}", "server.port: must be at most 65535, not 70000"),
+        ("server: {port: null}", "server.port: must be a whole number, not null"),
+        ("server: {max_body: lots}", "server.max_body: must be a size like 256MiB, not 'lots'"),
+        ("server: 3", "server: must be a mapping of keys to values, not 3"),
+        ("server: {allow_open: maybe}", "server.allow_open: must be true or false, not 'maybe'"),
         ("server: {threads: 8, reserve_threads: 8}", "server: reserve_threads (8) must be below threads (8) - 1"),
-        ("scheduling: {ttl_seconds: .inf}", "scheduling.ttl_seconds: inf is not a number"),
-        ("scheduling: {max_loaded: 0}", "scheduling.max_loaded: 0 is not a number from 1 up"),
-        ("defaults: {ctx_size: -1}", "defaults.ctx_size: -1 is not auto or a number above 0"),
-        ("defaults: {ctx_size: big}", "defaults.ctx_size: 'big' is not auto or a whole number"),
-        ("defaults: {flash_attn: maybe}", "defaults.flash_attn: 'maybe' is none of on, off, auto"),
-        ("defaults: {n_gpu_layers: -1}", "defaults.n_gpu_layers: -1 is not all or a number from 0 up"),
-        ("defaults: {n_gpu_layers: auto}", "defaults.n_gpu_layers: 'auto' is not all or a whole number"),
-        ("defaults: {cpu_moe: 0}", "defaults.cpu_moe: 0 is not off, on or a number from 1 up"),
-        ("models: {m: {cpu_moe: all}}", "models.m.cpu_moe: 'all' is not off, on or a whole number"),
-        ("defaults: {partial_offload: auto}", "defaults.partial_offload: 'auto' is none of off, on"),
-        ("gpu: {reserve: some}", "gpu.reserve: 'some' is not a size like 256MiB"),
+        ("scheduling: {ttl_seconds: .inf}", "scheduling.ttl_seconds: must be a number, not inf"),
+        ("scheduling: {max_loaded: 0}", "scheduling.max_loaded: must be at least 1, not 0"),
+        ("defaults: {ctx_size: -1}", "defaults.ctx_size: must be auto or greater than 0, not -1"),
+        ("defaults: {ctx_size: big}", "defaults.ctx_size: must be auto or a whole number, not 'big'"),
+        ("defaults: {flash_attn: maybe}", "defaults.flash_attn: must be one of on, off, auto, not 'maybe'"),
+        ("defaults: {n_gpu_layers: -1}", "defaults.n_gpu_layers: must be all or at least 0, not -1"),
+        ("defaults: {n_gpu_layers: auto}", "defaults.n_gpu_layers: must be all or a whole number, not 'auto'"),
+        ("defaults: {cpu_moe: 0}", "defaults.cpu_moe: must be off, on or at least 1, not 0"),
+        ("models: {m: {cpu_moe: all}}", "models.m.cpu_moe: must be off, on or a whole number, not 'all'"),
+        ("defaults: {partial_offload: auto}", "defaults.partial_offload: must be one of off, on, not 'auto'"),
+        ("gpu: {reserve: some}", "gpu.reserve: must be a size like 256MiB, not 'some'"),
         ("gpu: {max_vram: 20}", "gpu.max_vram: 20 bytes are too few to be meant; write the unit, like 20GiB"),
-        ("gpu: {max_vram: -1}", "gpu.max_vram: -1 is not a size like 256MiB"),
-        ("gpu: {order: 0}", 'gpu.order: 0 is not a list like ["one", "two"]'),
+        ("gpu: {max_vram: -1}", "gpu.max_vram: must be a size like 256MiB, not -1"),
+        ("gpu: {order: 0}", 'gpu.order: must be a list like ["one", "two"], not 0'),
         ("gpu: {order: ['']}", "gpu.order[0]: a name has 1 to 512 printable characters and no blank at its ends"),
-        ("gpu: {strategy: fill}", "gpu.strategy: 'fill' is none of pack, spread"),
-        ("gpu: {busy_utilization: 0}", "gpu.busy_utilization: 0 is not a number above 0"),
-        ("gpu: {busy_utilization: 90}", "gpu.busy_utilization: 90 is not a number up to 1"),
-        ("gpu: {cpu_fallback: true}", "gpu.cpu_fallback: true is none of auto, never, when_full"),
-        ("engine: {assume_gpu: cuda}", "engine.assume_gpu: 'cuda' is not true or false"),
-        ("models: {m: {gpus: GPU-a}}", 'models.m.gpus: \'GPU-a\' is not a list like ["one", "two"]'),
-        ("models: {m: {exclude: [[]]}}", "models.m.exclude[0]: a list is not text"),
-        ("models: {m: {min_gpus: 0}}", "models.m.min_gpus: 0 is not a number from 1 up"),
-        ("models: {m: {max_gpus: 0}}", "models.m.max_gpus: 0 is not a number from 1 up"),
+        ("gpu: {strategy: fill}", "gpu.strategy: must be one of pack, spread, not 'fill'"),
+        ("gpu: {busy_utilization: 0}", "gpu.busy_utilization: must be greater than 0, not 0"),
+        ("gpu: {busy_utilization: 90}", "gpu.busy_utilization: must be at most 1, not 90"),
+        ("gpu: {cpu_fallback: true}", "gpu.cpu_fallback: must be one of auto, never, when_full, not true"),
+        ("engine: {assume_gpu: cuda}", "engine.assume_gpu: must be true or false, not 'cuda'"),
+        ("models: {m: {gpus: GPU-a}}", 'models.m.gpus: must be a list like ["one", "two"], not \'GPU-a\''),
+        ("models: {m: {exclude: [[]]}}", "models.m.exclude[0]: must be text, not a list"),
+        ("models: {m: {min_gpus: 0}}", "models.m.min_gpus: must be at least 1, not 0"),
+        ("models: {m: {max_gpus: 0}}", "models.m.max_gpus: must be at least 1, not 0"),
         ("models: {m: {min_gpus: 3, max_gpus: 2}}", "models.m: min_gpus (3) must not be above max_gpus (2)"),
         ("models: {m: {replicas: {min: 2}}}", "models.m.replicas: min (2) must not be above max (1)"),
-        ("models: {m: {replicas: {min: 0}}}", "models.m.replicas.min: 0 is not a number from 1 up"),
-        ("models: {m: {replicas: {max: 65}}}", "models.m.replicas.max: 65 is not a number up to 64"),
-        ("models: {m: {replicas: 2}}", "models.m.replicas: 2 is not a mapping of keys to values"),
+        ("models: {m: {replicas: {min: 0}}}", "models.m.replicas.min: must be at least 1, not 0"),
+        ("models: {m: {replicas: {max: 65}}}", "models.m.replicas.max: must be at most 64, not 65"),
+        ("models: {m: {replicas: 2}}", "models.m.replicas: must be a mapping of keys to values, not 2"),
         (
             "models: {m: {cache_type_k: q9}}",
-            "models.m.cache_type_k: 'q9' is none of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1",
+            "models.m.cache_type_k: must be one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1, not 'q9'",
         ),
-        ("catalog: {models_dirs: /models}", 'catalog.models_dirs: \'/models\' is not a list like ["one", "two"]'),
+        ("catalog: {models_dirs: /models}", 'catalog.models_dirs: must be a list like ["one", "two"], not \'/models\''),
         ("catalog: {hugging_face: {cache: on}}", "catalog.hugging_face.cache: must be auto, off or a path"),
-        ("models: {m: {path: a, repo: b/c}}", "models.m: path and repo are two places for one model; keep one"),
-        ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases; leave it out"),
-        ("models: {a: {aliases: [b, b]}}", "models: 'a' has 'b' twice among its aliases; leave it out"),
-        ("models: {a: {aliases: [b]}, b: {}}", "models: 'b' is a name or alias of a and of b; one of them may have it"),
+        ("models: {m: {path: a, repo: b/c}}", "models.m: path and repo exclude each other; remove one"),
+        ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases; remove it"),
+        ("models: {a: {aliases: [b, b]}}", "models: 'a' has 'b' twice among its aliases; remove it"),
+        ("models: {a: {aliases: [b]}, b: {}}", "models: 'b' is a name or alias of both a and b; only one can have it"),
         ("models: {'a,b': {}}", "models.a,b: a model's name has no comma"),
         ("models: {' a': {}}", "models.' a': a name has 1 to 512 printable characters and no blank at its ends"),
         ("keys: [{name: a}]", "keys[0].sha256: is missing"),
         ("scheduling: {ttl: 5}", "scheduling.ttl: unknown key; did you mean scheduling.ttl_seconds?"),
         ("models: {m: {n_ctx: 5}}", "models.m.n_ctx: unknown key; did you mean models.m.ctx_size?"),
-        ("server:\n\tport: 1", "line 2, column 1: a tab; indent with blanks"),
+        ("server:\n\tport: 1", "line 2, column 1: a tab character; indent with spaces"),
         (
             "models: {m: {flash_attn: off, cache_type_v: q8_0}}",
             "models.m: cache_type_v q8_0 needs flash_attn on or auto",
@@ -214,7 +214,7 @@ def test_a_wrong_value_is_refused_with_its_place(tmp_path, text, said):
 @pytest.mark.parametrize("repo", ["..", "a", "a/..", "../b", "a/b/c", "a/b:", "a/b:../c", "a b/c", "/a/b", "a/b:c/.."])
 def test_a_repo_cannot_lead_elsewhere(tmp_path, repo):
     assert error_messages(tmp_path, f"models: {{m: {{repo: '{repo}'}}}}") == [
-        f"config.yaml: models.m.repo: {repo!r} is not like user/repo, user/repo:QUANT or user/repo:FILE"
+        f"config.yaml: models.m.repo: must look like user/repo, user/repo:QUANT or user/repo:FILE, not {repo!r}"
     ]
 
 
@@ -271,11 +271,11 @@ def test_a_complaint_names_its_source(tmp_path):
     text = "server: {drain_seconds: x}\nmodels: {m: {parallel: 0}}\nscheduling: {max_waiting: x}"
     variables = {"SERVER__PORT": "y", "MODELS": '{"m": {"ctx_size": "z"}}', "SERVER__THREADS": "9"}
     assert error_messages(tmp_path, text, **variables) == [
-        f"{PREFIX}SERVER__PORT: 'y' is not a whole number",
-        "config.yaml: server.drain_seconds: 'x' is not a number",
-        "config.yaml: scheduling.max_waiting: 'x' is not a whole number",
-        f"{PREFIX}MODELS: models.m.ctx_size: 'z' is not auto or a whole number",
-        "config.yaml: models.m.parallel: 0 is not a number from 1 up",
+        f"{PREFIX}SERVER__PORT: must be a whole number, not 'y'",
+        "config.yaml: server.drain_seconds: must be a number, not 'x'",
+        "config.yaml: scheduling.max_waiting: must be a whole number, not 'x'",
+        f"{PREFIX}MODELS: models.m.ctx_size: must be auto or a whole number, not 'z'",
+        "config.yaml: models.m.parallel: must be at least 1, not 0",
     ]
 
 
@@ -306,7 +306,7 @@ def test_no_complaint_repeats_a_secret(tmp_path, text):
         configured(tmp_path, text)
     assert refused.value.lines
     assert SECRET not in str(refused.value) and SECRET not in repr(refused.value.__cause__)
-    assert error_messages(tmp_path, "", KEYS=f'"{SECRET}"') == [f'{PREFIX}KEYS: this is not a list like ["one", "two"]']
+    assert error_messages(tmp_path, "", KEYS=f'"{SECRET}"') == [f'{PREFIX}KEYS: must be a list like ["one", "two"]']
 
 
 # --- keys -------------------------------------------------------------------------------------------------------
@@ -325,15 +325,16 @@ def test_keys_become_what_the_service_compares(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        (f"[{{name: a, sha256: {HASH}}}, {{name: a, sha256: {'0f' * 32}}}]", "keys: two keys are called 'a'"),
-        (f"[{{name: a, sha256: {HASH}}}, {{name: b, sha256: {HASH}}}]", "keys: a and b are the same key"),
+        (f"[{{name: a, sha256: {HASH}}}, {{name: a, sha256: {'0f' * 32}}}]", "keys: two keys have the name 'a'"),
+        (f"[{{name: a, sha256: {HASH}}}, {{name: b, sha256: {HASH}}}]", "keys: a and b are the same key; remove one"),
         (
             "[{name: a, sha256: sesame}]",
-            'keys[0].sha256: is not the hash of a key (64 hexadecimal digits); make it: printf %s "$KEY" | sha256sum',
+            "keys[0].sha256: must be the hash of a key (64 hexadecimal digits); create it with: "
+            'printf %s "$KEY" | sha256sum',
         ),
         (
             f"[{{name: a, sha256: {hashlib.sha256(b'').hexdigest()}}}]",
-            "keys[0].sha256: is the hash of nothing: the key was empty when it was made",
+            "keys[0].sha256: is the hash of an empty key",
         ),
     ],
 )

@@ -1,4 +1,4 @@
 """Which llama-server to run and what it can do: the configured binary, the one on PATH, or the embedded engine.
 
-embedded_engine.py is a program of its own: it is run as a child and imports none of our packages.
+embedded_engine.py is a program of its own: it runs as a child process and imports none of our packages.
 """

@@ -1,6 +1,6 @@
-"""Which llama-server runs here and what it can do.
+"""Finds the llama-server to run, and probes what it can do.
 
-What an engine can do is asked of it, once per file, and never assumed from a version number.
+Capabilities are read from the engine's own output, once per file, and never assumed from a version number.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from types import MappingProxyType
 from typing import IO
 
 from app.entities.launch import EngineFacts, EngineKind
-from workers.server.child_process import death_guard
+from workers.server.child_process import parent_death_argv
 
 log = logging.getLogger(__name__)
 
 _EMBEDDED = Path(__file__).with_name("embedded_engine.py")
-_ASK_TIMEOUT_SECONDS = 20.0
+_PROBE_TIMEOUT_SECONDS = 20.0
 _OUTPUT_LIMIT_BYTES = 1 << 20  # llama-server's help is 60 KB
 _HASHED_BYTES = 1 << 20
-_LAST_LINES = 5
+_TAIL_LINES = 5
 _LIST_DEVICES = "--list-devices"
 _OPTION = r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)"
 
@@ -45,14 +45,14 @@ _NEXT_STEP = (
 
 
 class EngineNotFound(Exception):
-    """There is no llama-server to run, or the one there is does not work; says what was looked for."""
+    """There is no llama-server to run, or the configured one does not work; the message says what was tried."""
 
 
 def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
     """The engine to use: `binary` if it names one, else llama-server on `path` (PATH), else the embedded one.
 
-    `binary` is "auto", "embedded", or a path. A configured one that does not work is an error even where another
-    would do; a broken llama-server that merely lies on PATH is passed over with a warning. Raises EngineNotFound.
+    `binary` is "auto", "embedded", or a path. A configured binary that does not work is an error even if another would
+    work; a broken llama-server on PATH is skipped with a warning. Raises EngineNotFound.
     """
     if binary == "embedded":
         return _embedded()
@@ -62,9 +62,9 @@ def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
 
 
 def engine_environment(extra: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """The whole environment of an engine: a few names of ours, then `extra`.
+    """The whole environment of an engine: a few variables of this process, then `extra`.
 
-    Built, not inherited: llama-server takes some 160 of its options from LLAMA_ARG_*, tools and proxies among them.
+    Not inherited: llama-server reads about 160 options from LLAMA_ARG_*, including tools and proxies.
     """
     ours = {
         name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
@@ -72,28 +72,28 @@ def engine_environment(extra: Mapping[str, str] = MappingProxyType({})) -> dict[
     return {**ours, **extra}
 
 
-def devices_of(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...] | None:
-    """What the engine can compute on beside the CPU, now: "CUDA0", "Vulkan0", ... None: it cannot be asked.
+def probe_devices(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...] | None:
+    """The devices besides the CPU that the engine can use now: "CUDA0", "Vulkan0", ... None if it cannot tell.
 
-    `extra` is what a start of it gets in its environment, too. Never cached: an engine whose driver is down names none.
-    It opens every GPU that it sees, which takes seconds, and some hundred MiB there meanwhile.
+    `extra` is added to its environment, as for a server. Never cached: while the driver is down there are none. The
+    engine opens every visible GPU, which takes seconds and temporarily some hundred MiB there.
     """
     if _LIST_DEVICES not in engine.flags:
         return None
     try:
         return devices_in_list(_output((*engine.command, _LIST_DEVICES), extra))
     except (EngineNotFound, ValueError) as error:
-        log.warning("engine did not say what devices it has: %s", error)
+        log.warning("cannot list the devices of the engine: %s", error)
         return None
 
 
 def devices_in_list(text: str) -> tuple[str, ...]:
-    """The devices that --list-devices names (llama.cpp, common/arg.cpp). Raises ValueError if there is no list.
+    """The devices in the output of --list-devices (llama.cpp, common/arg.cpp). Raises ValueError if there is no list.
 
         Available devices:
           CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)
 
-    Backends tell of their devices before it, in lines that look alike ("  Device 0: NVIDIA GeForce RTX 4090, ...").
+    Backends print similar lines about their devices before it ("  Device 0: NVIDIA GeForce RTX 4090, ...").
     """
     before, heading, listed = text.partition("Available devices:\n")
     if not heading:
@@ -101,27 +101,27 @@ def devices_in_list(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"^ +(\S+): .*MiB", listed, re.MULTILINE))
 
 
-def why_no_cuda(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Why the engine cannot use NVIDIA GPUs that are there; "" if it can, or cannot be asked (`devices_of`)."""
-    devices = devices_of(engine, extra)
+def cuda_problem(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Why the engine cannot use the NVIDIA GPUs; "" if it can, or cannot tell (see `probe_devices`)."""
+    devices = probe_devices(engine, extra)
     if devices is None or any(re.fullmatch(r"CUDA\d+", device) for device in devices):
         return ""
-    named = f"names only {', '.join(devices)}" if devices else "names no GPU"
+    listed = f"lists only {', '.join(devices)}" if devices else "lists no GPU"
     return (
-        f"the engine ({engine.version}) has no CUDA: its {_LIST_DEVICES} {named}; "
+        f"the engine ({engine.version}) has no CUDA: its {_LIST_DEVICES} {listed}; "
         "install a CUDA build of llama.cpp or set engine.binary to one"
     )
 
 
 def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Every option that llama-server's --help names, and those of them that take no value.
+    """(every option in llama-server's --help, those of them that take no value).
 
-    They are the tokens before each description that begin with "-"; a token that does not is the value's name.
+    Options are the tokens before each description that begin with "-"; any other token is the name of the value.
     """
     flags: set[str] = set()
     switches: set[str] = set()
     for line in text.splitlines():
-        # Descriptions and what continues them are indented by 30 or 40; older builds indent a lone option by 9.
+        # Descriptions are indented by 30 or 40; older builds indent an option without a short form by 9.
         if re.match(r" {0,9}-", line):
             column = re.split(r"(?<![,\s])\s{2,}", line.strip(), maxsplit=1)[0]
             named = re.findall(_OPTION, column)
@@ -137,7 +137,7 @@ def _first_that_works(path: str | None) -> EngineFacts:
         try:
             return _binary(found)
         except EngineNotFound as error:
-            log.warning("engine passed over: %s", error)
+            log.warning("engine skipped: %s", error)
             tried = [str(error)]
     try:
         return _embedded()
@@ -157,8 +157,8 @@ def _configured(binary: str, path: str | None) -> EngineFacts:
 def _binary(found: str) -> EngineFacts:
     file = os.path.realpath(found)
     status = os.stat(file)
-    # Called by the name it was found under: a wrapper may look at it.
-    version, flags, switches = _asked((os.path.abspath(found),), (file, status.st_size, status.st_mtime_ns))
+    # Called by the name it was found by: a wrapper script may use it.
+    version, flags, switches = _probe((os.path.abspath(found),), (file, status.st_size, status.st_mtime_ns))
     return EngineFacts(
         EngineKind.BINARY, (os.path.abspath(found),), version, _file_identity(file, version), flags, switches
     )
@@ -172,12 +172,12 @@ def _embedded() -> EngineFacts:
             "the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'"
         ) from None
     command = (sys.executable, "-P", str(_EMBEDDED))
-    version, flags, switches = _asked(command, (package, _EMBEDDED.stat().st_mtime_ns))
+    version, flags, switches = _probe(command, (package, _EMBEDDED.stat().st_mtime_ns))
     return EngineFacts(EngineKind.EMBEDDED, command, version, package, flags, switches)
 
 
 def _file_identity(file: str, version: str) -> str:
-    """A hash of the file's two ends, size and version: a whole CUDA build of 500 MB would take a second."""
+    """A hash of the file's beginning, end, size and version: hashing a CUDA build of 500 MB takes a second."""
     digest = hashlib.sha256(version.encode())
     with open(file, "rb") as binary:
         size = os.fstat(binary.fileno()).st_size
@@ -189,8 +189,8 @@ def _file_identity(file: str, version: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _asked(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, frozenset[str], frozenset[str]]:
-    """Version and flags as the engine reports them; `key` changes with its file. Raises EngineNotFound, uncached."""
+def _probe(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, frozenset[str], frozenset[str]]:
+    """(version, flags, switches) of the engine; `key` changes with its file. Raises EngineNotFound, uncached."""
     lines = _output((*command, "--version")).splitlines()
     # Device lines may come first ("ggml_cuda_init: found 1 CUDA devices").
     version = next((line.removeprefix("version:").strip() for line in lines if line.startswith("version")), "unknown")
@@ -198,16 +198,16 @@ def _asked(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, froz
     flags, switches = flags_in_help(text)
     if not {"--model", "--port"} <= flags:
         raise EngineNotFound(
-            f"{command[-1]} is not a llama-server: its --help names no --model and --port{_tail(text)}"
+            f"{command[-1]} is not a llama-server: its --help does not list --model and --port{_tail(text)}"
         )
     return version, flags, switches
 
 
 def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """What `command` prints, both streams. Its exit code is not trusted: builds differ. Raises EngineNotFound."""
+    """The output of `command`, both streams. Its exit code is ignored: builds differ. Raises EngineNotFound."""
     try:
         process = subprocess.Popen(
-            [*death_guard(), *command],
+            [*parent_death_argv(), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -216,16 +216,16 @@ def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyTyp
         )
     except OSError as error:
         raise EngineNotFound(f"{command[-2]} cannot be run: {error.strerror}") from error
-    deadline = time.monotonic() + _ASK_TIMEOUT_SECONDS
+    deadline = time.monotonic() + _PROBE_TIMEOUT_SECONDS
     with process:  # closes the pipe
         assert process.stdout is not None
         text = _read(process.stdout, deadline)
-        code = _end(process, deadline)
-    return _checked(" ".join(command[-2:]), text, code)
+        code = _wait_or_kill(process, deadline)
+    return _checked_output(" ".join(command[-2:]), text, code)
 
 
 def _read(stream: IO[bytes], deadline: float) -> str:
-    """Up to the end, the limit or the deadline: a child that left the group can hold the pipe open for ever."""
+    """Up to the end, the limit or the deadline: a child that left the process group can hold the pipe open forever."""
     content = b""
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
@@ -237,26 +237,26 @@ def _read(stream: IO[bytes], deadline: float) -> str:
     return content.decode(errors="replace")
 
 
-def _end(process: subprocess.Popen[bytes], deadline: float) -> int | None:
-    """Its exit code, or None if it had to be killed."""
+def _wait_or_kill(process: subprocess.Popen[bytes], deadline: float) -> int | None:
+    """The exit code, or None if the process had to be killed."""
     try:
         return process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the group is there: its leader is not reaped yet
+        os.killpg(process.pid, signal.SIGKILL)  # the group exists: its leader is not reaped yet
         process.wait()
         return None
 
 
-def _checked(asked: str, text: str, code: int | None) -> str:
+def _checked_output(command: str, text: str, code: int | None) -> str:
     if code is None:
-        raise EngineNotFound(f"{asked} did not end within {_ASK_TIMEOUT_SECONDS:g} s{_tail(text)}")
+        raise EngineNotFound(f"{command} did not exit within {_PROBE_TIMEOUT_SECONDS:g} s{_tail(text)}")
     if code < 0:
-        raise EngineNotFound(f"{asked} died of {signal.Signals(-code).name}{_tail(text)}")
+        raise EngineNotFound(f"{command} was killed by {signal.Signals(-code).name}{_tail(text)}")
     if not text.strip():
-        raise EngineNotFound(f"{asked} printed nothing (exit code {code})")
+        raise EngineNotFound(f"{command} printed nothing (exit code {code})")
     return text
 
 
 def _tail(text: str) -> str:
-    last = [line.strip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+    last = [line.strip() for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
     return ": " + " | ".join(last) if last else ""

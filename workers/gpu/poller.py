@@ -104,8 +104,8 @@ class GpuPoller:
 
     def _must_probe_engine(self, snapshot: GpuSnapshot) -> bool:
         before, self._uuids = self._uuids, {gpu.uuid for gpu in snapshot.gpus}
-        is_due_again = self._engine_problem and time.monotonic() - self._probed_at >= PROBE_AGAIN_SECONDS
-        return bool(self._uuids) and bool(self._uuids != before or is_due_again)
+        is_retry_due = self._engine_problem and time.monotonic() - self._probed_at >= PROBE_AGAIN_SECONDS
+        return bool(self._uuids) and bool(self._uuids != before or is_retry_due)
 
     def _publish_during_probe(self, snapshot: GpuSnapshot) -> None:
         """With GPUs published before: the new reading. Otherwise still none, marked as not overdue."""

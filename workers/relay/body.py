@@ -83,13 +83,12 @@ class Chunked:
         self._trailer_bytes = 0
 
     def payload(self, data: bytes) -> bytes:
-        # An engine writes each event as one chunk, and most reads return one.
-        if not self._missing_bytes and not self._line and not self._is_in_trailers:
+        # An engine writes each event as one chunk, and most reads return just one: this is done for every token.
+        if not (self._missing_bytes or self._line or self._is_in_trailers):
             end = data.find(b"\r\n", 0, 20)
-            if end > 0 and data.endswith(b"\r\n") and _SIZE.fullmatch(data, 0, end):
-                size = int(data[:end], 16)
-                if size and len(data) == end + 4 + size:
-                    return data[end + 2 : -2]
+            size = len(data) - end - 4
+            if end > 0 and size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(b"\r\n"):
+                return data[end + 2 : -2]
         pieces: list[bytes] = []
         at = 0
         while at < len(data):
@@ -190,8 +189,8 @@ class SocketSink:
         """The payload as the client expects it."""
         if not self._is_chunked:
             return payload
-        end = LAST_CHUNK if is_last else b""
-        return b"%x\r\n%s\r\n%s" % (len(payload), payload, end) if payload else end
+        chunk = b"%x\r\n%s\r\n" % (len(payload), payload) if payload else b""
+        return chunk + LAST_CHUNK if is_last else chunk
 
     def write(self, payload: bytes, is_last: bool) -> None:
         data = self.client.head() + self.framed(payload, is_last)

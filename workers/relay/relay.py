@@ -155,7 +155,7 @@ class UpstreamAnswer:
     def usage(self) -> TokenUsage | None:
         """The tokens, after the body; None if the answer does not tell."""
         reply = self._reply
-        return None if reply.is_encoded else token_usage(b"".join(reply.tail), reply.is_stream)
+        return None if reply.is_encoded else token_usage(reply.next_to_last + reply.last, reply.is_stream)
 
     def close(self) -> None:
         """Keep the connection for another request, or close it."""

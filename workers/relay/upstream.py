@@ -56,7 +56,8 @@ class Reply:
     is_encoded: bool  # compressed, mostly
     undecoded: bytes = b""  # what arrived of the body with the head
     first: bytes = b""  # the same, decoded by `prepare`
-    tail: tuple[bytes, bytes] = (b"", b"")  # the last two pieces: they tell the tokens
+    next_to_last: bytes = b""  # the last two pieces have the token counts
+    last: bytes = b""
 
     def prepare(self) -> None:
         """Decode the beginning of the body, and wait for the whole of a small one: a bad answer can still become an
@@ -76,7 +77,7 @@ class Reply:
                 raise NoAnswer("the connection was closed in mid-answer")
             return b""
         if piece := self.body.payload(data):
-            self.tail = self.tail[1], piece
+            self.next_to_last, self.last = self.last, piece
         return piece
 
 

@@ -1,4 +1,4 @@
-"""One llama-server as a process: spawn, wait until ready, watch, save its KV cache, stop, reap.
+"""One llama-server as a process: spawn it, wait until it is ready, watch it, save its KV cache, stop and reap it.
 
-A thread per server, in llama_server.py. Uses measurement to record what a load took; the pool gives the orders.
+One thread per server (llama_server.py). Uses measurement to record what a load took; the pool gives the orders.
 """

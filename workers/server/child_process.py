@@ -1,7 +1,4 @@
-"""A llama-server as a child process: in a process group of its own, tied to us by the kernel's parent-death signal.
-
-Also from /proc: the loopback ports a child listens on, which proves that a port is our child's and nobody else's.
-"""
+"""A llama-server as a child process: in a process group of its own, and killed by the kernel when its parent dies."""
 
 from __future__ import annotations
 
@@ -13,18 +10,76 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 from app.use_cases.launch.launch import LaunchPlan
 
+READ_BYTES = 64 * 1024
+EXIT_COMMAND = b"cmd_router_to_child:exit\n"
+
+# Replaces setpriv. A parent that died before prctl(PR_SET_PDEATHSIG, SIGKILL) is no longer the parent.
+_TRAMPOLINE = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9)\n"
+    "os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])"
+)
+
+
+class ChildProcess:
+    """One process, from spawn to exit code. `kill` may be called from any thread, the rest by the spawning thread."""
+
+    def __init__(self, plan: LaunchPlan) -> None:
+        """Spawns it. Raises OSError and ValueError."""
+        self._process = popen(plan)
+        assert self._process.stdout is not None
+        self.log_fd = self._process.stdout.fileno()
+        os.set_blocking(self.log_fd, False)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_reaped(self) -> bool:
+        return self._process.returncode is not None
+
+    def read_log(self) -> bytes | None:
+        """What it has logged since the last call; None if nothing, b"" at the end of the pipe."""
+        try:
+            return os.read(self.log_fd, READ_BYTES)
+        except BlockingIOError:
+            return None
+
+    def terminate(self) -> None:
+        """SIGTERM to its group, and the command with which llama.cpp's router ends a child.
+
+        At SIGTERM a child closes its HTTP server, then waits for that command without a timeout (llama.cpp b11434:
+        server_child::setup in server-models.cpp, whose thread server.cpp joins at its end).
+        """
+        signal_group(self.pid, signal.SIGTERM)
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(EXIT_COMMAND)
+
+    def kill(self) -> None:
+        """SIGKILL to its group, unless it is reaped."""
+        if not self.is_reaped:
+            signal_group(self.pid, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Wait for its end and close its pipes; the exit code."""
+        code = self._process.wait()
+        for pipe in (self._process.stdout, self._process.stdin):
+            if pipe is not None:
+                pipe.close()
+        return code
+
 
 def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
-    """The child: own session, environment of the plan and nothing else, killed by the kernel when this thread ends.
+    """The child in its own session, with the plan's environment only, killed by the kernel when this thread ends.
 
-    Its stdin is a pipe only we hold: an engine that watches it ends by itself when we are gone.
+    Only this process holds the other end of its stdin: an engine that watches stdin exits by itself when we die.
     """
     return subprocess.Popen(
-        [*death_guard(), *plan.argv],
+        [*parent_death_argv(), *plan.argv],
         env=dict(plan.env),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -34,35 +89,8 @@ def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
     )
 
 
-def signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, number)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def exit_words(code: int | None) -> str:
-    if code is not None and code < 0:
-        try:
-            return f"ended by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"ended by signal {-code}"
-    return f"exit status {code}"
-
-
-# Two lines in setpriv's place. A parent that died before the request was made is not the parent any more.
-_TRAMPOLINE = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9)\n"
-    "os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])"
-)
-
-
-def death_guard() -> tuple[str, ...]:
-    """The argv prefix that ties a child's life to its spawning thread: setpriv, or two lines of Python in its place."""
+def parent_death_argv() -> tuple[str, ...]:
+    """The argv prefix that makes the kernel kill the child when the thread that spawned it ends."""
     if setpriv := _setpriv():
         return (setpriv, "--pdeathsig", "KILL", "--")
     return (sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()))
@@ -70,52 +98,29 @@ def death_guard() -> tuple[str, ...]:
 
 @functools.cache
 def _setpriv() -> str | None:
-    """The setpriv to use; busybox has one that knows no --pdeathsig."""
+    """The path of a setpriv that has --pdeathsig; busybox's does not."""
     path = shutil.which("setpriv")
     if path and subprocess.run([path, "--pdeathsig", "KILL", "true"], capture_output=True).returncode == 0:
         return path
     return None
 
 
-LISTEN = "0A"
-LOOPBACK = "0100007F"  # 127.0.0.1, little-endian
+def signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, number)
 
 
-def listening_ports(pid: int) -> set[int]:
-    """Ports on 127.0.0.1 whose listening socket belongs to `pid` or one of its descendants (a wrapper script's)."""
-    inodes = {inode for member in _family(pid) for inode in _socket_inodes(member)}
-    return {port for port, inode in _listening() if inode in inodes}
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
-def _family(pid: int) -> list[int]:
-    import psutil  # here: bench/gpu starts servers without it
-
-    try:
-        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-    except psutil.Error:
-        return [pid]
-
-
-def _socket_inodes(pid: int) -> Iterator[str]:
-    folder = f"/proc/{pid}/fd"
-    try:
-        names = os.listdir(folder)
-    except OSError:  # gone, or not ours to look at
-        return
-    for name in names:
+def describe_exit(code: int | None) -> str:
+    """An exit code in words: "ended by SIGKILL", "exit status 1"."""
+    if code is not None and code < 0:
         try:
-            target = os.readlink(f"{folder}/{name}")
-        except OSError:
-            continue
-        if target.startswith("socket:["):
-            yield target[8:-1]
-
-
-def _listening() -> Iterator[tuple[int, str]]:
-    with open("/proc/net/tcp") as table:
-        next(table)
-        for row in table:
-            fields = row.split()
-            address, port = fields[1].split(":")
-            if fields[3] == LISTEN and address == LOOPBACK:
-                yield int(port, 16), fields[9]
+            return f"ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"ended by signal {-code}"
+    return f"exit status {code}"

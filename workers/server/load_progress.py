@@ -1,6 +1,6 @@
-"""How far a llama-server is with its load, where it says so.
+"""How far a llama-server has loaded its model, from its log.
 
-llama.cpp's child protocol, which it speaks while LLAMA_SERVER_ROUTER_PORT is set (b11434: server-context.cpp,
+llama.cpp's child protocol, active while LLAMA_SERVER_ROUTER_PORT is set (b11434: server-context.cpp,
 load_progress_callback; server-models.cpp): one line of JSON for each step, at most five a second.
 """
 
@@ -13,7 +13,7 @@ _STATE = "cmd_child_to_router:state:"
 
 
 def load_progress(lines: Iterable[str]) -> float | None:
-    """What the last of these log lines that says so has loaded, 0 to 1; of all stages, each as long as another."""
+    """The share that is loaded, 0 to 1, by the last of these lines that reports it. All stages count the same."""
     for line in reversed(list(lines)):
         if line.startswith(_STATE) and (share := _share(line.removeprefix(_STATE))) is not None:
             return share
@@ -26,5 +26,5 @@ def _share(text: str) -> float | None:
         stages, current, value = payload["stages"], payload["current"], float(payload["value"])
         share = (stages.index(current) + value) / len(stages)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None  # another state, or another build's words
+        return None  # another state, or the format of another build
     return share if 0.0 <= share <= 1.0 else None

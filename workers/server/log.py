@@ -1,4 +1,4 @@
-"""A llama-server's log: always drained, bounded, and asked for its last words when a load fails."""
+"""A llama-server's log: the last 256 KiB of it, and the lines that say why a load failed."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Iterable
 
 RING_BYTES = 256 * 1024
 LINE_BYTES = 4096
-LAST_WORDS_BYTES = 8 * 1024
-LAST_WORDS_LINES = 12
+ERROR_BYTES = 8 * 1024
+ERROR_LINES = 12
 
-# "0.00.123.456 E llama_model_load: error loading model: ..." or the bare text of older builds. Lines that tell
-# how the program ended matter too: an assertion, a signal, the loader's complaint about a missing library.
-_TELLING = re.compile(
+# "0.00.123.456 E llama_model_load: error loading model: ..." or the bare text of older builds. Also lines that show
+# how the program ended: an assertion, a signal, the dynamic linker's message about a missing library.
+_ERROR = re.compile(
     r"(^|\s)E\s|error|fail|unable|cannot|could not|couldn't|invalid|unsupported|out of memory|abort|assert|"
     r"terminate|exception|no such file|denied|illegal|(?<!de)fault",
     re.IGNORECASE,
 )
-# llama.cpp's own protocol; and what it says of a model it was asked to fit, which fails only as far as that goes.
-_ASIDE = re.compile(r"^cmd_child_to_router:|\bcommon_(fit_params|params_fit_impl):")
-_OUR_PROBES = re.compile(rb"/health|/props")  # many builds log each request
-_PREFIX = re.compile(r"^([\d.]+ [A-Z]|E) ")  # "seconds.millis.micros LEVEL ", or our mark
+# llama.cpp's child protocol, and messages about -fit, whose failure is not the load's.
+_IGNORED = re.compile(r"^cmd_child_to_router:|\bcommon_(fit_params|params_fit_impl):")
+_OUR_PROBES = re.compile(rb"/health|/props")  # many builds log every request
+_PREFIX = re.compile(r"^([\d.]+ [A-Z]|E) ")  # "seconds.millis.micros LEVEL ", or the E that we add
 
-# What a line may begin with, also when a line of another thread has cut it (engine_report.py); held against
-# beginnings only: further on, lines may repeat what a model's file says.
-_BEFORE = r"(?:[\d.]+ )?(?:[A-Z] )?"
+# What may precede a message, also if a line of another thread has cut it (memory_report.py). Patterns are matched at
+# the beginning of a line only: the rest may repeat text from a model file.
+_LINE_START = r"(?:[\d.]+ )?(?:[A-Z] )?"
 # ggml-cuda.cu: ggml_backend_cuda_buffer_type_alloc_buffer, ggml_cuda_error (cuMemCreate, cublasCreate); ggml-alloc.c:
 # alloc_tensor_range, ggml_gallocr_reserve_n_impl; llama-model.cpp: load_tensors
 _NO_GPU_MEMORY = re.compile(
-    rf"{_BEFORE}(?:"
+    rf"{_LINE_START}(?:"
     r"\w+: allocating [\d.]+ MiB on device \d+: cudaMalloc failed: out of memory|"
     r"CUDA error: (?:out of memory|the resource allocation failed|CUBLAS_STATUS_ALLOC_FAILED)|"
     r"\w+: failed to allocate CUDA\d+ buffer of size \d+|"
@@ -39,33 +39,33 @@ _NO_GPU_MEMORY = re.compile(
 )
 # ggml.c: ggml_aligned_malloc; ggml-backend.cpp: ggml_backend_cpu_buffer_type_alloc_buffer
 _NO_RAM = re.compile(
-    rf"{_BEFORE}(?:ggml_aligned_malloc: insufficient memory|\w+: failed to allocate (?:CPU\w* )?buffer of size \d+)"
+    rf"{_LINE_START}(?:ggml_aligned_malloc: insufficient memory|\w+: failed to allocate (?:CPU\w* )?buffer of size \d+)"
 )
-# llama-context.cpp, llama-kv-cache.cpp, llama-memory-recurrent.cpp: of either memory
+# llama-context.cpp, llama-kv-cache.cpp, llama-memory-recurrent.cpp: GPU memory or RAM
 _NO_CONTEXT = re.compile(
-    rf"{_BEFORE}llama_init_from_model: failed to initialize the context: "
+    rf"{_LINE_START}llama_init_from_model: failed to initialize the context: "
     r"failed to allocate (?:buffer for \w+ cache|compute \w+ buffers)$"
 )
-# llama-context.cpp, sched_reserve: the failure before it was none
-_SECOND_TRY = re.compile(rf"{_BEFORE}\w+: compute buffer allocation failed, retrying without pipeline parallelism$")
+# llama-context.cpp, sched_reserve: the failure before this line is not final
+_RETRY = re.compile(rf"{_LINE_START}\w+: compute buffer allocation failed, retrying without pipeline parallelism$")
 
 
 class ServerLog:
-    """The last RING_BYTES of what a process wrote, line by line."""
+    """The last RING_BYTES of a process's output, as lines."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque()
         self._size = 0
         self._rest = b""
-        self._has_moved = False
+        self._has_progress = False
         self.bytes_seen = 0
 
     def feed(self, data: bytes) -> list[str]:
-        """Take in what was read; the lines that are whole with it."""
+        """Add output that was read; returns the lines that are complete now."""
         self.bytes_seen += len(data)
         *lines, rest = (self._rest + data).split(b"\n")
-        # Dots without a line's end are progress too.
-        self._has_moved |= any(line.strip() and not _OUR_PROBES.search(line) for line in (*lines, rest))
+        # Progress dots come without a newline.
+        self._has_progress |= any(line.strip() and not _OUR_PROBES.search(line) for line in (*lines, rest))
         self._rest = rest[-LINE_BYTES:]
         texts = [_text(line[:LINE_BYTES]) for line in lines]
         for text in texts:
@@ -73,9 +73,9 @@ class ServerLog:
         return texts
 
     def takes_progress(self) -> bool:
-        """Whether it has said anything since the last time, echoes of our own probes aside."""
-        moved, self._has_moved = self._has_moved, False
-        return moved
+        """Whether anything was logged since the last call, not counting our own probes."""
+        has_progress, self._has_progress = self._has_progress, False
+        return has_progress
 
     def lines(self) -> list[str]:
         rest = [_text(self._rest)] if self._rest else []
@@ -91,7 +91,7 @@ class ServerLog:
 
 
 def _text(line: bytes) -> str:
-    """A log line as text: one of `--log-jsonl` is unpacked, and marked E when its level says so."""
+    """A log line as text. A line of `--log-jsonl` becomes its message, prefixed with E if its level is error."""
     text = line.decode(errors="replace").rstrip()
     if not text.startswith("{"):
         return text
@@ -106,22 +106,22 @@ def _text(line: bytes) -> str:
     return f"E {message.rstrip()}" if is_error else message.rstrip()
 
 
-def last_words(lines: Iterable[str]) -> str:
-    """The lines that say why a process ended: the last telling ones, else simply the last. 8 KiB at most."""
-    lines = [line for line in lines if line.strip() and not _ASIDE.search(line)]
-    telling = [line for line in lines if _TELLING.search(line)]
-    chosen = (telling or lines)[-LAST_WORDS_LINES:]
+def error_lines(lines: Iterable[str]) -> str:
+    """The lines that say why a process exited: the last errors, or else the last lines. 8 KiB at most."""
+    lines = [line for line in lines if line.strip() and not _IGNORED.search(line)]
+    errors = [line for line in lines if _ERROR.search(line)]
+    chosen = (errors or lines)[-ERROR_LINES:]
     text = "\n".join(dict.fromkeys(_PREFIX.sub("", line) for line in chosen))
-    return text.encode()[-LAST_WORDS_BYTES:].decode(errors="ignore")
+    return text.encode()[-ERROR_BYTES:].decode(errors="ignore")
 
 
 def is_out_of_gpu_memory(lines: Iterable[str]) -> bool:
-    """Whether a llama-server that ended while it loaded had too little GPU memory, by its `ServerLog.lines`."""
-    said: list[str] = []
+    """Whether a llama-server that exited during its load ran out of GPU memory, by its `ServerLog.lines`."""
+    final: list[str] = []
     for line in lines:
-        said.append(line)
-        if _SECOND_TRY.match(line):
-            said.clear()
-    if any(_NO_GPU_MEMORY.match(line) for line in said):
+        final.append(line)
+        if _RETRY.match(line):
+            final.clear()
+    if any(_NO_GPU_MEMORY.match(line) for line in final):
         return True
-    return any(_NO_CONTEXT.match(line) for line in said) and not any(_NO_RAM.match(line) for line in said)
+    return any(_NO_CONTEXT.match(line) for line in final) and not any(_NO_RAM.match(line) for line in final)

@@ -1,6 +1,6 @@
-"""Last line against leftovers: pids of our llama-servers on disk, and a sweep at start of those nobody owns any more.
+"""The last safeguard against orphans: the pids of our llama-servers are on disk, and a start kills those left over.
 
-A process is known by pid, start time and boot: never by a guess. Only one whose recorded owner is gone is killed.
+A process is identified by pid, start time and boot id. It is killed only if its recorded owner has exited.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PidRecords:
         self._folder = folder
 
     def write(self, pid: int) -> None:
-        """Remember a child of this process. A full disk costs only this safety net, never a request."""
+        """Record a child of this process. If the disk is full, only this safeguard is lost."""
         try:
             record = {"child": _identity(pid), "owner": _identity(os.getpid())}
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ class PidRecords:
         _unlink(self._folder / f"{pid}.json")
 
     def sweep(self) -> list[int]:
-        """Kill the recorded processes that outlived their owner; the pids that were killed."""
+        """Kill the recorded processes that outlived their owner; returns their pids."""
         killed = []
         for file in sorted(self._folder.glob("*.json")):
             try:
@@ -48,8 +48,8 @@ class PidRecords:
                 if _is_alive(child):
                     _kill(child["pid"])
                     killed.append(child["pid"])
-            except Exception as error:  # whatever is in the file, the service starts
-                log.warning("pid record %s is unreadable and is removed: %r", file.name, error)
+            except Exception as error:  # no content of the file may prevent the start
+                log.warning("pid record %s is unreadable; removing it: %r", file.name, error)
             _unlink(file)
         return killed
 
@@ -58,7 +58,7 @@ def _unlink(file: Path) -> None:
     try:
         file.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("pid record %s stays: %s", file.name, error)
+        log.warning("pid record %s could not be removed: %s", file.name, error)
 
 
 def _boot_id() -> str:
@@ -70,7 +70,7 @@ def _identity(pid: int) -> dict[str, object]:
 
 
 def _start_time(pid: int) -> str | None:
-    """Clock ticks between boot and the process's start (field 22 of /proc/PID/stat), None when it is gone."""
+    """Clock ticks between boot and the process's start (field 22 of /proc/PID/stat); None if it has exited."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -91,8 +91,8 @@ def _is_alive(identity: dict[str, object]) -> bool:
 
 
 def _kill(pid: int) -> None:
-    log.warning("killing llama-server pid=%d: its owner is gone", pid)
+    log.warning("killing llama-server pid=%d: its owner has exited", pid)
     try:
-        os.killpg(pid, signal.SIGKILL)  # every child leads a session of its own, so its pid is its group
+        os.killpg(pid, signal.SIGKILL)  # every child leads its own session, so its pid is its process group
     except OSError:
         os.kill(pid, signal.SIGKILL)

@@ -42,14 +42,15 @@ class AccessLog:
         status: int,
         path: str,
         model: str,
-        asked: str,
+        requested_name: str,
         seconds: float,
         prompt_tokens: int,
         completion_tokens: int,
         request_id: str,
     ) -> None:
-        """Queue the line of a request that has ended. `asked` is the model name as the client sent it."""
-        values = (status, path, model, asked[:NAME_CHARACTERS], seconds, prompt_tokens, completion_tokens, request_id)
+        """Queue the line of a request that has ended. `requested_name` is the model name as the client sent it."""
+        name = requested_name[:NAME_CHARACTERS]
+        values = (status, path, model, name, seconds, prompt_tokens, completion_tokens, request_id)
         # Straight to the handler: no logger's level or caller lookup is wanted.
         self._handler.emit(logging.LogRecord(__name__, logging.INFO, __file__, 0, MESSAGE, values, None))
 

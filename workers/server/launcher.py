@@ -1,0 +1,46 @@
+"""Launcher: starts llama-servers, each on a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from app.entities.gpu import GpuSnapshot
+from app.entities.launch import EngineFacts
+from app.entities.model import Model
+from app.entities.server import Server
+from app.use_cases.scheduling import events as ev
+from workers.measurement.history import History, start_of
+from workers.measurement.measurement import Measurement
+from workers.server.kept_cache import KeptCaches
+from workers.server.llama_server import LlamaServer
+from workers.server.orphans import PidRecords
+
+
+@dataclass
+class Launcher:
+    """Starts llama-servers with one engine. `as_started` returns a model with the settings it is really started with,
+    `gpus` the last snapshot of the GPUs."""
+
+    engine: EngineFacts
+    env: Mapping[str, str]  # the whole environment of the processes
+    records: PidRecords
+    history: History
+    as_started: Callable[[Model], Model]
+    gpus: Callable[[], GpuSnapshot]
+    stop_seconds: float
+    caches: KeptCaches
+    # The engine cannot choose a port itself. Written by any server's thread, False -> True once.
+    needs_fixed_ports: bool = False
+
+    def spawn(self, server: Server, post: Callable[[ev.Event], None]) -> LlamaServer:
+        """Start a server on its own thread, which posts Spawned, Projected, Progress, Ready, Measured, and always
+        Exited at the end. Raises RuntimeError if no thread can be started."""
+        process = LlamaServer(self, server, post)
+        process.start()
+        return process
+
+    def measurement(self, server: Server, post: Callable[[ev.Event], None]) -> Measurement:
+        """For one attempt to start the server."""
+        start = start_of(server.model, self.engine, server.placement.names)
+        return Measurement(server, start, self.history, post, logs_json="--log-jsonl" in self.engine.flags)

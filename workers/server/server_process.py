@@ -1,0 +1,223 @@
+"""One attempt to run a llama-server: its process, from spawn to exit, on the thread that spawned it.
+
+The thread waits for everything (log, exit, orders, timers) in one selector, so a misbehaving process blocks nothing but
+its own thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from app.entities.gpu import GpuSnapshot
+from app.entities.server import Server
+from app.use_cases.launch.launch import launch_plan
+from app.use_cases.placement.ledger import shown_bytes
+from app.use_cases.scheduling import events as ev
+from workers.measurement.measurement import Measurement
+from workers.server.child_process import ChildProcess
+from workers.server.kept_cache import KeptCache
+from workers.server.listening_ports import listening_ports
+from workers.server.load_progress import load_progress
+from workers.server.log import ServerLog
+from workers.server.orders import Orders
+from workers.server.probe import count_busy_slots, is_loaded, requires_key
+
+if TYPE_CHECKING:
+    from workers.server.launcher import Launcher
+
+log = logging.getLogger(__name__)
+
+NEVER = float("inf")
+FIRST_PROBE_SECONDS, MAX_PROBE_SECONDS = 0.01, 0.25
+PROGRESS_SECONDS = 0.5
+MEASURE_AFTER_SECONDS = 0.5  # after ready: a thread of llama.cpp's writes the last log lines of a load
+NVML_WAIT_SECONDS = 5.0  # after ready: the longest wait for a reading of NVML that includes the process
+SAVING_SHARE = 0.5  # of stop_seconds: the longest time for saving the KV cache before SIGTERM
+LAST_READS = 64  # 64 x 64 KiB is more than a pipe holds
+
+
+class ServerProcess:
+    """The process of `server`, spawned by the constructor. `kill` may be called from any thread."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        server: Server,
+        post: Callable[[ev.Event], None],
+        orders: Orders,
+        cache: KeptCache | None,
+        api_key: str,
+        port: int,
+    ) -> None:
+        """`port`: 0 for one that the engine chooses. Raises OSError and ValueError if it cannot be spawned."""
+        self._launcher = launcher
+        self._server = server
+        self._post = post
+        self._orders = orders
+        self._cache = cache  # None: the KV cache ends with the process
+        self._api_key = api_key
+        self.log = ServerLog()
+        self.is_ready = False
+        self.problem = ""  # why the server cannot be used although it runs
+        self._port: int | None = None  # set once it is proven to be our child's
+        self._is_stopping = self._is_terminated = False  # terminated: SIGTERM was sent
+        self._terminate_at = self._kill_at = self._measure_at = self._ready_at = NEVER
+        self._probe_at, self._probe_seconds, self._progress_at = time.monotonic(), FIRST_PROBE_SECONDS, 0.0
+        self._progress: float | None = None  # of the load, 0 to 1
+        self._measurement: Measurement | None = launcher.measurement(server, post)  # None: it is finished
+        slots = str(cache.folder) if cache else ""
+        self._child = ChildProcess(launch_plan(server.model, launcher.engine, launcher.env, api_key, port, slots))
+
+    def kill(self) -> None:
+        """SIGKILL to its process group, now."""
+        self._child.kill()
+
+    def reap(self) -> int | None:
+        """Kill the process group, then collect its leader: the exit code, None if that was done before.
+
+        No EOF is awaited: a grandchild may hold the pipe.
+        """
+        if self._child.is_reaped:
+            return None
+        self._child.kill()  # the leader, dead or not, still holds the group's number
+        self._read_rest_of_log()
+        code = self._child.reap()
+        self._launcher.records.remove(self._child.pid)
+        return code
+
+    def watch(self) -> None:
+        """Handle its log, orders and timers until the process has exited."""
+        self._launcher.records.write(self._child.pid)
+        self._post(ev.Spawned(self._server.id, self._child.pid, time.monotonic()))
+        pidfd = os.pidfd_open(self._child.pid)
+        try:
+            with selectors.DefaultSelector() as selector:
+                for number in (pidfd, self._child.log_fd, self._orders.fd):
+                    selector.register(number, selectors.EVENT_READ)
+                while self._handle_next(selector, pidfd):
+                    pass
+        finally:
+            os.close(pidfd)
+
+    def _handle_next(self, selector: selectors.BaseSelector, pidfd: int) -> bool:
+        """Wait for the next thing to handle. False once the process has exited."""
+        ready = {key.fd for key, _ in selector.select(self._seconds_until_timer())}
+        now = time.monotonic()
+        if self._child.log_fd in ready and not self._read_log():
+            selector.unregister(self._child.log_fd)  # it has closed its log and runs on
+        if pidfd in ready:
+            return False
+        if self._orders.fd in ready:
+            self._orders.clear()
+            self._probe_at = now  # a restore may have ended
+            self._handle_orders(now)
+        self._run_timers(now)
+        return True
+
+    @property
+    def _is_probed(self) -> bool:
+        return not self.is_ready and not self._orders.is_stop_wanted
+
+    def _seconds_until_timer(self) -> float | None:
+        probe_at = self._probe_at if self._is_probed else NEVER
+        at = min(self._terminate_at, self._kill_at, self._measure_at, probe_at)
+        return None if at == NEVER else max(0.0, at - time.monotonic())
+
+    def _run_timers(self, now: float) -> None:
+        if now >= self._terminate_at:
+            self._is_terminated, self._terminate_at = True, NEVER
+            self._child.terminate()
+        if now >= self._kill_at:
+            self._child.kill()
+            self._kill_at = NEVER
+        if now >= self._measure_at:
+            self._measure()
+        if self.log.takes_progress() and not self.is_ready and now - self._progress_at >= PROGRESS_SECONDS:
+            self._progress_at = now
+            self._post(ev.Progress(self._server.id, now, self._progress))
+        if self._is_probed and now >= self._probe_at:
+            self._probe()
+            # Counted from the end of the probe: a slow one must not keep the log from being read.
+            self._probe_at = time.monotonic() + self._probe_seconds
+            self._probe_seconds = min(2 * self._probe_seconds, MAX_PROBE_SECONDS)
+
+    def _read_log(self) -> bool:
+        """False at the end of the pipe."""
+        data = self._child.read_log()
+        if data is None:
+            return True
+        lines = self.log.feed(data)
+        if not self.is_ready:
+            self._progress = load_progress(lines) or self._progress
+        if self._measurement is not None:
+            self._measurement.read(lines, self._child.pid)
+        return bool(data)
+
+    def _read_rest_of_log(self) -> None:
+        for _ in range(LAST_READS):
+            before = self.log.bytes_seen
+            self._read_log()
+            if self.log.bytes_seen == before:
+                return
+
+    def _probe(self) -> None:
+        """Ready means: a loopback port held by our child, a /health of 200, and no answer without our key."""
+        for port in [self._port] if self._port else sorted(listening_ports(self._child.pid)):
+            if not is_loaded(port, self._api_key):
+                continue
+            if not requires_key(port):
+                self.problem = "it answers requests without the key it was given (LLAMA_API_KEY): not a llama-server"
+                self._child.kill()
+                return
+            is_restoring = self._cache is not None and self._cache.restore(port, self._api_key)
+            if is_restoring:
+                return
+            self._read_rest_of_log()  # events of the load come before Ready
+            self._port, self.is_ready = port, True
+            self._ready_at = time.monotonic()
+            self._measure_at = self._ready_at + MEASURE_AFTER_SECONDS
+            log.info("ready server=%d model=%s port=%d", self._server.id, self._server.model.name, port)
+            self._post(ev.Ready(self._server.id, port, time.monotonic()))
+            return
+
+    def _measure(self) -> None:
+        if self._measurement is None or self._orders.is_stop_wanted:
+            self._measure_at = NEVER
+            return
+        gpus, now = self._launcher.gpus(), time.monotonic()
+        if self._server.model.launch.gpus and gpus.at <= self._ready_at and now < self._ready_at + NVML_WAIT_SECONDS:
+            self._measure_at = now + MEASURE_AFTER_SECONDS  # the last reading of NVML is older than the process
+            return
+        measurement, self._measurement, self._measure_at = self._measurement, None, NEVER
+        measurement.finish(self._child.pid, self._nvml_bytes(gpus))
+
+    def _nvml_bytes(self, gpus: GpuSnapshot) -> dict[int, int]:
+        """The process's memory as NVML reports it, by the index of the GPU among those it may use."""
+        pid = self._child.pid
+        reported = ((n, shown_bytes(gpus, uuid, pid)) for n, uuid in enumerate(self._server.model.launch.gpus))
+        return {number: size for number, size in reported if size is not None}
+
+    # --- orders -----------------------------------------------------------------------------------------
+
+    def _handle_orders(self, now: float) -> None:
+        if self._orders.is_stop_wanted and not self._is_stopping:
+            self._begin_stop(now)
+        elif self._is_stopping and not self._is_terminated and not (self._cache and self._cache.is_busy):
+            self._terminate_at = now
+        elif self._orders.is_count_wanted and self._port is not None:
+            self._orders.is_count_wanted = False
+            busy = count_busy_slots(self._port, self._api_key)
+            self._post(ev.SlotsCounted(self._server.id, busy, now, time.monotonic()))
+
+    def _begin_stop(self, now: float) -> None:
+        """Time for saving is taken out of stop_seconds, so that its memory is free no later."""
+        self._is_stopping, self._terminate_at, self._kill_at = True, now, now + self._launcher.stop_seconds
+        if self._orders.is_save_wanted and self.is_ready and self._cache is not None:
+            assert self._port is not None
+            self._cache.save(self._port, self._api_key, SAVING_SHARE * self._launcher.stop_seconds)
+            self._terminate_at = self._cache.deadline
