@@ -529,8 +529,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as kit:
         assert kit.stdout
         try:
-            while kit.stdout.readline().strip() != "measure:":
-                pass
+            assert "measure:\n" in iter(kit.stdout.readline, ""), "it ended before it measured"
             servers = wait_for_children(kit.pid)
             kit.send_signal(signal.SIGINT)
             assert kit.wait(SECONDS) == 130
