@@ -200,7 +200,7 @@ def test_a_folder_that_is_not_writable_is_a_warning(caplog: pytest.LogCaptureFix
     history.remember(a_start(), a_need())
     history.close()
     assert history.estimate(a_start()) is not None
-    assert "is not kept for the next start" in caplog.text
+    assert "measurements are lost at the next restart" in caplog.text
 
 
 def test_an_unreadable_row_is_skipped(file: Path):
