@@ -18,7 +18,7 @@ from app.commands.estimate import estimate
 from app.commands.options import ANSWER_IS_NO, WRONG_USE
 from app.commands.plan import plan
 
-GUNICORN_CANNOT_START = 4  # its APP_LOAD_ERROR: another attempt would end the same way
+GUNICORN_CANNOT_START = 4  # its APP_LOAD_ERROR: a restart would fail the same way
 
 if TYPE_CHECKING:
     from app.entities.launch import Task
@@ -53,7 +53,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
 
     The first request for a model starts a llama-server for it: the configured one, the one on PATH, or the
     embedded engine. Every setting can also come from the configuration file or from LLAMA_SMART_PROXY_* in the
-    environment; what is typed here is the strongest.
+    environment; the command line has the highest precedence.
     """
     typed = {
         "CONFIG": str(config.absolute()) if config else None,
@@ -91,11 +91,11 @@ main.add_command(plan)
 @click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check_config(config: Path | None, as_json: bool) -> None:
-    """Say what the configuration means, or what is wrong with it. Nothing is started.
+    """Check the configuration, without starting anything.
 
-    Reads what `serve` would read: the file, LLAMA_SMART_PROXY_* in the environment, the models' files, where a broken
-    one is a warning, and for pinned models this machine's GPUs and RAM. Exit status: 0 it is good, 1 it is wrong,
-    2 there is no such file. Secrets are not printed.
+    Reads what `serve` would read: the file, LLAMA_SMART_PROXY_* variables, the model files (a broken one is a warning)
+    and, for pinned models, this machine's GPUs and RAM. Secrets are not printed. Exit status: 0 valid, 1 invalid,
+    2 no such file.
     """
     from app.settings.check import check_configuration
     from app.settings.values import PREFIX
@@ -105,7 +105,9 @@ def check_config(config: Path | None, as_json: bool) -> None:
     check = check_configuration()
     if check.configuration:
         settings = check.configuration.settings
-        with _loggers_disabled("workers.catalog.catalog", "workers.pool.pinned_models"):  # they say the same
+        with _loggers_disabled(
+            "workers.catalog.catalog", "workers.pool.pinned_models"
+        ):  # they would log the same lines
             errors, warnings = _check_this_machine(settings)
             warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
         check = check.with_warnings(warnings).with_errors(errors)
@@ -118,7 +120,7 @@ def check_config(config: Path | None, as_json: bool) -> None:
 
 
 def _check_this_machine(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Errors and warnings, by what it has."""
+    """Errors and warnings that depend on this machine's hardware."""
     from workers.check_pinned import check_pinned_models
 
     errors, warnings = check_pinned_models(settings) if settings.pinned else ((), ())
@@ -131,11 +133,11 @@ def _warnings_about_engine(settings: Settings) -> list[str]:
     binary = settings.engine.binary
     if binary in ("auto", "embedded") or shutil.which(os.path.expanduser(binary)):
         return []
-    return [f"engine.binary: there is no program {binary}; without it no model can be served"]
+    return [f"engine.binary: no such program: {binary}; no model can be served without it"]
 
 
 def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
-    """A line for each model that could not be served, and for whatever else is odd about their files."""
+    """A line for each model that cannot be served, and for other problems with model files."""
     from workers.build_catalog import build_catalog, has_models
 
     return build_catalog(settings).warnings if has_models(settings) else ()
@@ -156,7 +158,7 @@ def _loggers_disabled(*names: str) -> Iterator[None]:
 
 
 def _exit_if_address_in_use(host: str, port: int) -> None:
-    """Say so at once, and what to do: gunicorn would try for five seconds first."""
+    """Fail immediately with a hint: gunicorn would retry for five seconds first."""
     import socket
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -170,8 +172,7 @@ def _exit_if_address_in_use(host: str, port: int) -> None:
 
 
 def _example_model(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:
-    """A small one whose header says nothing against it, and what it is for; one that chats before all others. Few
-    headers are read for that."""
+    """A small valid model and its task, preferably a chat model. Reads at most ten headers."""
     from app.entities.launch import Task
     from app.errors import InvalidModelFile
 
@@ -187,7 +188,7 @@ def _example_model(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] 
 
 
 def _example_request(task: Task) -> tuple[str, dict[str, Any]]:
-    """The path of a request for such a model, and what stands in it beside the model."""
+    """The path and the body, without `model`, of an example request."""
     from app.entities.launch import Task
 
     match task:
@@ -200,8 +201,8 @@ def _example_request(task: Task) -> tuple[str, dict[str, Any]]:
 
 
 def _print_ready_message(settings: Settings, runtime: Runtime, address: str) -> None:
-    """Say where the service is and what to try, once it is there."""
-    address = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # one that can be typed
+    """Print the address and an example request once the service is ready."""
+    address = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # a connectable address
     models = [model for model in runtime.services.catalog.models() if not model.problem]
     broken = len(runtime.services.catalog.models()) - len(models)
     lines = ["", f"Llama Smart Proxy {runtime.services.version} is ready.", f"  OpenAI base URL  {address}/v1"]
@@ -210,29 +211,29 @@ def _print_ready_message(settings: Settings, runtime: Runtime, address: str) -> 
         f"  models           {_summarize_names([model.name for model in models])}",
     ]
     if broken:
-        lines += [f"  not served       {broken}; {address}/ says why"]
+        lines += [f"  not served       {broken}; see {address}/"]
     if not models and settings.catalog.models_dirs:
         folders = ", ".join(map(str, settings.catalog.models_dirs))
-        lines += ["", f"  There is no *.gguf file that can be served in or below {folders}."]
+        lines += ["", f"  No usable *.gguf file in {folders} or its subfolders."]
     if runtime.services.engine is None:
         lines += ["", f"  No engine: {runtime.services.engine_problem}"]
     if not runtime.has_models:
         lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
         lines += [f"    {_command_to_type()} serve --models-dir DIR"]
     if settings.is_open:
-        lines += ["", "  There are no keys: whoever reaches this address may use it."]
+        lines += ["", "  No keys are configured: everybody who can reach this address can use it."]
     if found := _example_model(runtime, models):
         model, task = found
         path, more = _example_request(task)
         body = json.dumps({"model": model.name, **more})
         key = ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
         lines += ["", "  Try it:", f"    curl {address}{path}{key} -d {shlex.quote(body)}"]
-    with contextlib.suppress(OSError):  # nobody has to read it
+    with contextlib.suppress(OSError):  # stdout may be closed
         click.echo("\n".join([*lines, ""]))
 
 
 def _command_to_type() -> str:
-    """What to type to get here again."""
+    """How to run this program again from the same shell."""
     import shutil
 
     name = "llama-smart-proxy"
@@ -245,17 +246,17 @@ def _summarize_names(names: list[str]) -> str:
 
 
 def _log_to_stderr() -> None:
-    """Our log lines beside gunicorn's own: time, level, thread, module, message."""
+    """Log to stderr as gunicorn does: time, level, thread, module, message."""
     import logging
 
     from workers.telemetry.log_format import LOG_FORMAT
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    logging.getLogger("gguf").setLevel(logging.WARNING)  # three lines about the demo model otherwise
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # else three lines about the demo model
 
 
 def _log_warnings(warnings: tuple[str, ...]) -> None:
-    """Here alone: the settings are read again by gunicorn's file and by its worker."""
+    """Only here: gunicorn.conf.py and the worker read the settings again."""
     import logging
 
     for warning in warnings:

@@ -1,4 +1,4 @@
-"""`llama-smart-proxy estimate`: what a model would need, said before anything is loaded."""
+"""`llama-smart-proxy estimate`: how much memory a model would take, without loading it."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ _UNITS = {f"{letter}{i}b": (1024 if i else 1000) ** power for power, letter in e
 @click.argument("model", metavar="FILE_OR_NAME")
 @model_options
 @click.option(
-    "--fit-in", metavar="SIZE", help="Also say the largest context that fits into SIZE per GPU, as 24GiB or 24GiB,8GiB."
+    "--fit-in",
+    metavar="SIZE",
+    help="Also print the largest context that fits into SIZE per GPU, such as 24GiB or 24GiB,8GiB.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool, **typed: Any) -> None:
-    """Say how much memory FILE_OR_NAME needs, by item. Nothing is loaded: only the file's header is read.
+    """Estimate the memory FILE_OR_NAME needs, by item. Nothing is loaded: only the file's header is read.
 
-    For a FILE, what is not given is llama-server's default; for a NAME of the catalogue it is that model's setting, on
-    one GPU. What earlier loads have taught the service is not looked at. docs/estimates.md explains the answer.
-    Exit status: 0 done, 1 nothing fits into --fit-in, 2 wrong use, or a file that is not a model.
+    Options default to llama-server's for a FILE, and to the model's settings, on one GPU, for a NAME of the catalogue.
+    Measurements of earlier loads are not used. docs/estimates.md explains the output.
+    Exit status: 0 done, 1 nothing fits into --fit-in, 2 usage error, or the file is not a model.
     """
     from app.errors import InvalidModelFile
     from app.use_cases.estimate.companions import NO_COMPANIONS
@@ -78,12 +80,12 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
 
 
 def _sizes(text: str, devices: int) -> tuple[int, ...]:
-    """One size for all GPUs, or one for each."""
+    """One size for all GPUs, or one per GPU."""
     sizes = []
     for each in text.split(","):
         found = _SIZE.fullmatch(each.strip())
         if not found or not float(found[1]):
-            exit_wrong_use(f"--fit-in {text}: not a size; write it like 24GiB, or like 24GiB,8GiB for each GPU its own")
+            exit_wrong_use(f"--fit-in {text}: not a size; write 24GiB, or 24GiB,8GiB for one size per GPU")
         sizes.append(int(float(found[1]) * _UNITS[found[2].lower()]))
     if len(sizes) not in (1, devices):
         exit_wrong_use(
@@ -93,7 +95,7 @@ def _sizes(text: str, devices: int) -> tuple[int, ...]:
 
 
 def _notes(shape: ModelShape, options: ModelOptions) -> list[str]:
-    """What of the question may not mean what its author thinks."""
+    """Options that may not have the effect the user expects."""
     found, trained = [], shape.hparams.integer("context_length")
     if 0 < trained < options.ctx_size:
         found.append(f"the model was trained with a context of {trained:,} tokens")

@@ -1,4 +1,4 @@
-"""What `estimate` prints: the answer as data, and as a table for people."""
+"""What `estimate` prints: JSON, or a table for people."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report_data(
     notes: Sequence[str],
     fits: Sequence[Fit] | None,
 ) -> dict[str, Any]:
-    """One JSON object. `fits` is None if it was not asked for."""
+    """One JSON object. `fits` is None without --fit-in."""
     report = {
         "model": {
             "path": path,
@@ -46,7 +46,7 @@ def _items(memory: DeviceMemory) -> dict[str, int]:
 
 
 def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str) -> list[str]:
-    """The same for people, in MiB."""
+    """The report as text, in MiB."""
     model, settings = report["model"], report["settings"]
     slots = settings["parallel"]
     sharing = " sharing it" if settings["kv_unified"] and slots > 1 else ""
@@ -66,7 +66,7 @@ def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str
 
 
 def _printable(text: str) -> str:
-    """What a file says of itself, without what would move a terminal's cursor."""
+    """Text from a file, escaped if it could control the terminal."""
     return text if text.isprintable() else repr(text)
 
 
@@ -88,7 +88,7 @@ def _cells(memory: DeviceMemory, has_margin: bool) -> list[str]:
 
 
 def _distinct(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line where the type of the cache makes no difference, as for models without any."""
+    """One line if the cache type makes no difference, as for models without a cache."""
     if len({(fit["ctx_size"], fit["total_bytes"]) for fit in fits}) == 1:
         return [fits[0] | {"cache_type_k": "any"}]
     return fits

@@ -1,4 +1,4 @@
-"""The file that `plan --gpus` reads: GPUs and the servers on them, as somebody wrote them down."""
+"""The file that `plan --gpus` reads: GPUs and the servers on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.use_cases.placement.world import World
 
 
 class InvalidGpusFile(Exception):
-    """It cannot be read, or says something else than it should; the message is one line."""
+    """The file cannot be read or is not valid; the message is one line."""
 
 
 class _Strict(BaseModel):
@@ -56,7 +56,7 @@ def read_world(file: Path, ram_bytes: int, gpu_limits: GpuLimits, policy: Policy
     if len(known) != len(said.gpus):
         raise InvalidGpusFile("two GPUs have the same uuid")
     if strange := sorted({uuid for server in said.servers for uuid in server.bytes} - known):
-        raise InvalidGpusFile(f"a server has memory on {strange[0]}, which is none of the GPUs")
+        raise InvalidGpusFile(f"a server has memory on {strange[0]}, which is not one of the GPUs")
     here = [each for each in said.servers if each.state not in (ServerState.STOPPED, ServerState.FAILED)]
     cards = tuple(_card(index, gpu, here, gpu_limits) for index, gpu in enumerate(said.gpus))
     residents = tuple(

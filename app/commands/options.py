@@ -1,4 +1,4 @@
-"""What the commands about a model's memory share: the options, and the question they put together from them."""
+"""Options shared by `estimate` and `plan`, and the memory query built from them."""
 
 from __future__ import annotations
 
@@ -28,38 +28,48 @@ WRONG_USE = 2  # exit status
 MAX_INT = 2**31 - 1  # of llama-server's own numbers
 _COUNT, _TYPE = click.IntRange(0, MAX_INT), click.Choice(list(CACHE_TYPES))
 _OPTIONS = (
-    click.option("--config", type=click.Path(path_type=Path), help="Settings to look a NAME up in."),
+    click.option("--config", type=click.Path(path_type=Path), help="Configuration file in which NAME is looked up."),
     click.option(
-        "-c", "--ctx-size", type=_COUNT, help="Tokens of all slots together; 0: what the model was trained with."
+        "-c", "--ctx-size", type=_COUNT, help="Context in tokens, all slots together; 0: the model's training context."
     ),
     click.option(
-        "-np", "--parallel", type=click.IntRange(1, 256), help="Slots. Given, each has its own part of the cache."
+        "-np",
+        "--parallel",
+        type=click.IntRange(1, 256),
+        help="Number of slots. If given, the slots do not share the cache.",
     ),
-    click.option("-kvu", "--kv-unified", is_flag=True, default=None, help="All slots share one cache."),
-    click.option("-ub", "--ubatch-size", type=click.IntRange(1, MAX_INT), help="Tokens computed at a time."),
+    click.option("-kvu", "--kv-unified", is_flag=True, default=None, help="The slots share one cache."),
+    click.option("-ub", "--ubatch-size", type=click.IntRange(1, MAX_INT), help="Physical batch size in tokens."),
     click.option("-ctk", "--cache-type-k", type=_TYPE, help="Type of the K cache."),
     click.option("-ctv", "--cache-type-v", type=_TYPE, help="Type of the V cache."),
     click.option("-fa", "--flash-attn", type=click.Choice(["on", "off", "auto"]), help="Flash attention."),
     click.option("-ngl", "--n-gpu-layers", type=click.IntRange(-1, MAX_INT), help="Layers on GPUs; 999 or -1: all."),
     click.option(
-        "-ts", "--tensor-split", metavar="A,B,..", help="Each GPU's share of the layers. Not for plan, which finds it."
+        "-ts",
+        "--tensor-split",
+        metavar="A,B,..",
+        help="Share of the layers on each GPU. Not for plan, which computes it.",
     ),
     click.option(
-        "--devices", type=click.IntRange(0, 16), help="GPUs; 0: the CPU alone.  [default: 1; plan: what it takes]"
+        "--devices",
+        type=click.IntRange(0, 16),
+        help="Number of GPUs; 0: CPU only.  [default: 1; plan: as many as needed]",
     ),
-    click.option("-sm", "--split-mode", type=click.Choice(["layer", "none"]), help="By layers, or all on one GPU."),
-    click.option("-mg", "--main-gpu", type=_COUNT, help="The one GPU of split mode none. Not for plan."),
-    click.option("--swa-full", is_flag=True, default=None, help="Sliding-window layers keep the whole context."),
-    click.option("--embeddings", is_flag=True, help="A server for embeddings."),
-    click.option("--reranking", is_flag=True, help="A server that ranks."),
-    click.option("-ncmoe", "--n-cpu-moe", type=_COUNT, help="The experts of so many layers stay in RAM."),
-    click.option("-cmoe", "--cpu-moe", is_flag=True, help="All experts stay in RAM."),
+    click.option(
+        "-sm", "--split-mode", type=click.Choice(["layer", "none"]), help="Split by layers, or everything on one GPU."
+    ),
+    click.option("-mg", "--main-gpu", type=_COUNT, help="The GPU used with split mode none. Not for plan."),
+    click.option("--swa-full", is_flag=True, default=None, help="Sliding-window layers cache the whole context."),
+    click.option("--embeddings", is_flag=True, help="Embedding server."),
+    click.option("--reranking", is_flag=True, help="Reranking server."),
+    click.option("-ncmoe", "--n-cpu-moe", type=_COUNT, help="Keep the experts of the first N layers in RAM."),
+    click.option("-cmoe", "--cpu-moe", is_flag=True, help="Keep all experts in RAM."),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryQuery:
-    """A model and how it is to be started, as typed and, where nothing is, as the settings have it."""
+    """A model and the options of its start, from the command line and the settings."""
 
     path: str
     options: ModelOptions
@@ -72,7 +82,7 @@ class MemoryQuery:
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options about a model's memory, called as llama-server's own."""
+    """Decorator: adds the options that affect memory, named as llama-server's."""
     return reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
 
 
@@ -90,7 +100,7 @@ def is_file(model: str) -> bool:
 
 
 def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
-    """What the settings say of a NAME of the catalogue; of a FILE, what they say of models without an entry."""
+    """The query for a NAME of the catalogue, or for a FILE with the settings of models without an entry."""
     from app.errors import ModelNotFound
     from workers.build_catalog import build_catalog
 
@@ -99,10 +109,10 @@ def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
         path, name, launch = model, None, settings.launch_of()
     else:
         try:
-            with _logger_disabled("workers.catalog.catalog"):  # what is wrong with other models is not asked
+            with _logger_disabled("workers.catalog.catalog"):  # problems of other models are irrelevant here
                 found = build_catalog(settings).find(model)
         except ModelNotFound:
-            exit_wrong_use(f"{model}: there is no such file, and no model of that name in the catalogue")
+            exit_wrong_use(f"{model}: no such file, and no model of that name in the catalogue")
         if found.problem:
             exit_wrong_use(f"model '{found.name}' cannot be served: {found.problem}")
         path, name, launch = found.path, found.name, found.launch
@@ -112,7 +122,7 @@ def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
 
 
 def read_settings(config: Path | None) -> Settings:
-    """Those of the service; a configuration that is wrong ends the command."""
+    """The service's settings. An invalid configuration ends the command."""
     from app.settings.configuration import ConfigurationError, read_configuration
     from app.settings.values import PREFIX
 
@@ -135,13 +145,13 @@ def _logger_disabled(name: str) -> Iterator[None]:
 
 
 def apply_typed_options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
-    """The options with what was typed; what contradicts itself ends the command."""
+    """The options, overridden by the command line. Contradictions end the command."""
     from app.use_cases.estimate.largest_context import lacks_required_flash_attention
 
     changes = {key: value for key, value in typed.items() if value is not None}
     ranks, embeds = changes.pop("reranking"), changes.pop("embeddings")
     if ranks and embeds:
-        exit_wrong_use("--embeddings and --reranking: a server does one or the other")
+        exit_wrong_use("--embeddings and --reranking: use only one of them")
     split = changes.pop("tensor_split", None)
     if ranks or embeds:
         changes["task"] = Task.RERANK if ranks else Task.EMBEDDING
@@ -170,7 +180,7 @@ def _split(text: str, devices: int | None) -> dict[str, Any]:
     except ValueError:
         shares = ()
     if not shares or not all(0 <= each < 1e9 for each in shares) or not sum(shares):
-        exit_wrong_use(f"--tensor-split {text}: write each GPU's share, like 3,1")
+        exit_wrong_use(f"--tensor-split {text}: write the share of each GPU, such as 3,1")
     if devices is not None and devices < len(shares):
         exit_wrong_use(f"--tensor-split {text}: {len(shares)} shares for {pluralize(devices, 'device')}")
     devices = devices or len(shares)
@@ -178,7 +188,7 @@ def _split(text: str, devices: int | None) -> dict[str, Any]:
 
 
 def exit_unless_model(header: GgufHeader, path: str) -> None:
-    """Ends the command."""
+    """Ends the command if the file is not a model."""
     from app.use_cases.model_shape.servable import why_not_servable
 
     if why := why_not_servable(header):

@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from app.use_cases.placement.world import World
 
 
-@click.command(short_help="Say where FILE_OR_NAME would go, and why.")
+@click.command(short_help="Show where FILE_OR_NAME would be placed, and why.")
 @click.argument("model", metavar="FILE_OR_NAME")
 @model_options
-@click.option("--gpus", type=click.Path(path_type=Path), help="JSON file with the GPUs, and the servers on them.")
+@click.option("--gpus", type=click.Path(path_type=Path), help="JSON file with the GPUs and the servers on them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **typed: Any) -> None:
-    """Say where FILE_OR_NAME would go, what would have to leave for it, or why there is no place. Nothing is started.
+    """Show where FILE_OR_NAME would be placed, what would be evicted for it, or why it does not fit.
 
-    What is not given is as the settings have it. Without --gpus the question is about the GPUs of this machine, with no
-    server on them, and takes the engine for one that can use them; without any, about its CPU. RAM is always this
-    machine's. docs/estimates.md has the form of the file. Exit status: 0 there is a
-    place, now or after others left; 1 there is none; 2 wrong use, or a file that is not a model.
+    Nothing is started. Options default to the settings. Without --gpus, the GPUs of this machine are used, with no
+    servers on them and an engine that supports them; without GPUs, its CPU. RAM is always this machine's.
+    docs/estimates.md describes the file. Exit status: 0 it can be placed, now or after evictions; 1 it cannot;
+    2 usage error, or the file is not a model.
     """
     from app.errors import InvalidModelFile
     from app.use_cases.placement.placement import decide
@@ -66,12 +66,12 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
 
 
 def _refuse_options_of_a_placement(typed: dict[str, Any]) -> None:
-    """The GPUs that one may speak of are those that the settings allow."""
+    """Ends the command for options that the placement decides."""
     for option in ("tensor_split", "main_gpu"):
         if typed[option] is not None:
-            exit_wrong_use(f"--{option.replace('_', '-')}: that is what plan works out; leave it out, or ask estimate")
+            exit_wrong_use(f"--{option.replace('_', '-')}: plan computes it; remove it, or use estimate")
     if typed["split_mode"] == "none" and (typed["devices"] or 0) > 1:
-        exit_wrong_use(f"--split-mode none is one GPU, --devices {typed['devices']} are several; leave one of them out")
+        exit_wrong_use(f"--split-mode none uses one GPU, not --devices {typed['devices']}; remove one of them")
 
 
 def _request(query: MemoryQuery, typed: dict[str, Any]) -> PlacementRequest:
@@ -100,7 +100,7 @@ def _options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
 
 
 def _constraints(constraints: PlacementConstraints, typed: dict[str, Any]) -> PlacementConstraints:
-    """What was typed beats the settings: so many GPUs, this context."""
+    """The constraints, overridden by the command line: number of GPUs, context."""
     if typed["ctx_size"] is not None:
         constraints = replace(constraints, has_auto_context=False)
     if typed["split_mode"] == "none":
@@ -111,7 +111,7 @@ def _constraints(constraints: PlacementConstraints, typed: dict[str, Any]) -> Pl
 
 
 def _no_gpu(query: MemoryQuery, request: PlacementRequest, world: World) -> Decision | None:
-    """What the service answers with no_gpu: the model is for GPUs, and the settings keep it from the CPU."""
+    """The refusal the service reports as no_gpu: the model needs a GPU, and the settings forbid the CPU."""
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.placement.usable_gpus import unplaceable_reason
 

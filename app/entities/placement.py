@@ -12,6 +12,7 @@ from app.entities.memory import Estimate
 CPU = "cpu"  # available RAM
 UNBOOKED_RAM = "unbooked_ram"  # total RAM less all bookings: mapped file pages count as available, yet they are needed
 LOAD_QUOTA = "load_quota"  # servers that scheduling.max_loaded still permits
+SHARED_RESOURCES = (CPU, UNBOOKED_RAM, LOAD_QUOTA)
 
 
 @dataclass(frozen=True, slots=True)

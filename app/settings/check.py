@@ -1,4 +1,4 @@
-"""What `check-config` answers: what the configuration means, or what is wrong with it. Secrets are left out."""
+"""The report of `check-config`: what the configuration means, or its errors. Secrets are omitted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_SHOWN = "(not shown)"
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationCheck:
-    """The configuration, or the lines that say what is wrong with it."""
+    """A valid configuration, or the errors of an invalid one."""
 
     file: Path | None
     configuration: Configuration | None
@@ -28,12 +28,12 @@ class ConfigurationCheck:
         return self.configuration is not None
 
     def with_errors(self, errors: Iterable[str]) -> ConfigurationCheck:
-        """The same, wrong if there are any."""
+        """This check, failed if there are any errors."""
         errors = tuple(errors)
         return replace(self, configuration=None, errors=errors) if errors else self
 
     def with_warnings(self, warnings: Iterable[str]) -> ConfigurationCheck:
-        """The same with more that an operator should know."""
+        """This check with further warnings."""
         assert self.configuration is not None
         more = replace(self.configuration, warnings=(*self.configuration.warnings, *warnings))
         return replace(self, configuration=more)
@@ -53,7 +53,7 @@ class ConfigurationCheck:
         }
 
     def lines(self) -> list[str]:
-        """For people. Each complaint, warning and difference is one line."""
+        """The report as text. Each error, warning and difference is one line."""
         if self.configuration is None:
             return list(self.errors)
         differences = list(_differences(self.configuration.settings)) or ["nothing"]
@@ -80,7 +80,7 @@ def _sources(configuration: Configuration) -> list[str]:
 
 
 def _reach(settings: Settings) -> str:
-    """Who may use it, in one line."""
+    """Who can use the service, in one line."""
     address = f"{settings.server.host} port {settings.server.port}"
     if settings.keys:
         where = "this machine" if settings.server.is_loopback else "whoever reaches it"
@@ -108,7 +108,7 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _without_secrets(dumped: dict[str, Any]) -> dict[str, Any]:
-    """The settings as they were, but for the keys' hashes and what the variables hold."""
+    """The settings without the keys' hashes and the values of variables."""
     keys = [{name: each for name, each in key.items() if name != "sha256"} for key in dumped.get("keys", [])]
     models = {name: _without_values(model) for name, model in dumped.get("models", {}).items()}
     return dumped | {"keys": keys, "models": models, "engine": _without_values(dumped["engine"])}

@@ -1,8 +1,8 @@
-"""The configuration of this process: the environment over the file over the defaults, and what is wrong with it.
+"""The configuration of this process, and its errors.
 
-A value comes from, strongest first: `LLAMA_SMART_PROXY_*` in the environment (nesting by `__`), the YAML or JSON
-file named by LLAMA_SMART_PROXY_CONFIG, the default. Command line options are written to the environment, so the
-strongest is what was typed.
+Sources, from highest to lowest precedence: `LLAMA_SMART_PROXY_*` in the environment (nesting by `__`), the YAML or JSON
+file named by LLAMA_SMART_PROXY_CONFIG, the default. Command line options are written to the environment and so have the
+highest precedence.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OPEN_WITHOUT_KEYS = (
 
 
 class ConfigurationError(Exception):
-    """The settings cannot be used. One line for each thing that is wrong: where, and what to write instead."""
+    """The settings are not valid. One line per error: where it is, and what to write instead."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -44,7 +44,7 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The settings, where they came from, and what an operator should know about them."""
+    """The settings, their sources, and warnings for the operator."""
 
     settings: Settings
     file: Path | None
@@ -54,7 +54,7 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class _Variable:
-    """What one name in the environment says."""
+    """One environment variable that sets a key."""
 
     name: str
     place: Place
@@ -75,19 +75,19 @@ class _Sources:
     variables: tuple[_Variable, ...]
 
     def of(self, place: Place) -> list[str]:
-        """Who set what stands at that place: a variable, or the file; all of them where several have a part in it."""
+        """The sources of the value at that place: a variable or the file, or several that each set a part of it."""
         below = [each.name for each in self.variables if place and each.below(place)]
         typed = [each.name for each in self.variables if _holds(each.value, each.place, place)][-1:]
         file = [str(self.file)] if self.file and _holds(self.written.data, (), place) else []
         if found := below + typed + file if below else typed or file:
             return found
-        return self.of(place[:-1]) if place else []  # what is missing, is missing where its section stands
+        return self.of(place[:-1]) if place else []  # a missing key: the sources of its section
 
     def line(self, place: Place, said: str) -> str:
-        """The complaint, with the name under which the place is known where it was written."""
+        """The error, with the source and the place's name in that source."""
         sources = self.of(place)
         alone = [each.place for each in self.variables if [each.name] == sources]
-        if alone == [place]:  # the variable's name says it all
+        if alone == [place]:  # the variable's name is the place
             return f"{sources[0]}: {said}"
         place = place if alone else self.written.original_place(place)
         return ": ".join([*([", ".join(sources)] if sources else []), error_line(place, said)])
@@ -99,7 +99,7 @@ def load_settings() -> Settings:
 
 
 def read_configuration() -> Configuration:
-    """The settings and all that is to be said about them. Raises ConfigurationError, one line for each complaint."""
+    """The settings, their sources and warnings. Raises ConfigurationError with one line per error."""
     file = configured_file()
     try:
         written = original.translate(read_file(file) if file else {}, os.environ)
@@ -116,7 +116,7 @@ def read_configuration() -> Configuration:
 
 
 def variable_names() -> dict[str, tuple[Place, FieldInfo]]:
-    """Every name in the environment that sets something, and what it sets."""
+    """Every environment variable that sets a key, with its place."""
     return {variable_name(place): (place, info) for place, info in keys()}
 
 
@@ -125,7 +125,7 @@ def variable_name(place: Place) -> str:
 
 
 def _retired_warnings(sources: _Sources) -> list[str]:
-    """One line for each retired key, whoever sets it."""
+    """One line per retired key that is still set."""
     found = find_retired_keys(sources.written.data)
     for variable in sources.variables:
         found |= find_retired_keys(_nested(variable.place, variable.value))
@@ -141,7 +141,7 @@ def _nested(place: Place, value: Any) -> Any:
 
 def _validated(sources: _Sources) -> tuple[Settings | None, list[str]]:
     data = sources.written.data
-    if private := [key for key in data if key.startswith("_")]:  # pydantic-settings has options of such names
+    if private := [key for key in data if key.startswith("_")]:  # pydantic-settings has private options of such names
         return None, [sources.line((key,), "unknown key") for key in private]
     try:
         return Settings(**data), []
@@ -150,17 +150,17 @@ def _validated(sources: _Sources) -> tuple[Settings | None, list[str]]:
             sources.line(place, said) for place, said in error_messages(error) if not _is_unknown_variable(place)
         ]
     except SettingsError:  # a variable that is not JSON
-        return None, []  # `_variables` has said which
+        return None, []  # reported by `_variables`
 
 
 def _is_unknown_variable(place: Place) -> bool:
-    """Whether it is an unknown name in the environment, which pydantic-settings takes for a key of a section."""
+    """Whether the place is an unknown variable, which `_variables` reports; pydantic-settings takes it for a key."""
     name = variable_name(place)
     return name not in variable_names() and name in {each.upper() for each in os.environ}
 
 
 def _guard_open_access(settings: Settings, is_original: bool, sources: _Sources) -> tuple[Settings, tuple[str, ...]]:
-    """Nobody opens their machine to a network by accident. The original service was always open: a warning there."""
+    """Refuse to open a machine to a network by accident; warn for the original service, which was always open."""
     if not settings.is_open or settings.server.allow_open:
         return settings, ()
     said = OPEN_WITHOUT_KEYS.format(host=settings.server.host)
@@ -174,10 +174,9 @@ def _guard_open_access(settings: Settings, is_original: bool, sources: _Sources)
 
 
 def _variables() -> tuple[tuple[_Variable, ...], list[str]]:
-    """What the environment says, a section before its keys; and what is wrong with it.
+    """The variables, sections before their keys, and the errors in them.
 
-    pydantic-settings reads it once more for the values. It passes over names that mean nothing, and does not say which
-    value came from where.
+    pydantic-settings reads the values again. It ignores unknown names and does not report the source of a value.
     """
     known = variable_names()
     found: list[_Variable] = []
@@ -196,31 +195,31 @@ def _variables() -> tuple[tuple[_Variable, ...], list[str]]:
         try:
             found.append(_Variable(variable, place, _value(os.environ[variable], info)))
         except InvalidSettingsFile as broken:
-            wrong.append(f"{variable}: this is not JSON ({broken}); {_as_json(info)}")
+            wrong.append(f"{variable}: not JSON ({broken}); {_as_json(info)}")
     return tuple(sorted(found, key=lambda each: len(each.place))), wrong
 
 
 def _value(text: str, info: FieldInfo) -> Any:
-    """Sections, lists and maps are JSON. Everything else is taken as it is, but for `null`."""
+    """Sections, lists and maps are JSON; anything else is text, except `null`."""
     if section_in(info) or holds_many(info):
         return parse_json(text)
     return None if text == "null" else text
 
 
 def _as_json(info: FieldInfo) -> str:
-    """How what belongs there is written."""
+    """How to write a list or map."""
     return 'a list is written ["one", "two"]' if get_origin(info.annotation) is list else 'write {"key": "value"}'
 
 
 def _nearest_variable(name: str, known: list[str]) -> str:
     above, _, last = name.rpartition("__")
     has_names_below = {each.rpartition("__")[0] for each in known}
-    for whole in known:  # models.NAME.ctx_size has no name of its own
+    for whole in known:  # models.NAME.ctx_size has no variable of its own
         if name.startswith(f"{whole}__") and whole not in has_names_below:
             return f"; lists and maps are JSON: {whole}"
     if near := difflib.get_close_matches(name, known, n=1, cutoff=0.9):  # SERVER_PORT: one underscore
         return f"; did you mean {near[0]}?"
-    # Compared by the last part: what they have in common would make every name look near.
+    # Compare only the last part: the common prefix would make every name similar.
     ends = {each.rpartition("__")[2].removeprefix(PREFIX): each for each in known if each.startswith(f"{above}__")}
     end = last.removeprefix(PREFIX)
     near = [ends[each] for each in difflib.get_close_matches(end, list(ends), n=1, cutoff=SIMILARITY_CUTOFF)]
@@ -229,7 +228,7 @@ def _nearest_variable(name: str, known: list[str]) -> str:
 
 
 def _holds(value: Any, start: Place, place: Place) -> bool:
-    """Whether `value`, which stands at `start`, says something at `place`."""
+    """Whether `value`, located at `start`, sets something at `place`."""
     if place[: len(start)] != start:
         return False
     for part in place[len(start) :]:

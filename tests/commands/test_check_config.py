@@ -192,7 +192,7 @@ def test_what_is_wrong_with_pinned_models_is_said_once(tmp_path):
 
 def test_an_engine_that_is_not_there_is_a_warning(tmp_path):
     done = check("--config", written(tmp_path, "engine: {binary: /no/such/llama-server}"))
-    said = "warning: engine.binary: there is no program /no/such/llama-server; without it no model can be served"
+    said = "warning: engine.binary: no such program: /no/such/llama-server; no model can be served without it"
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, said)
 
 

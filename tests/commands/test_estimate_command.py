@@ -85,7 +85,7 @@ def test_nothing_fits_into_nothing(demo: str):
     [
         *((("--fit-in", each), "size") for each in ("much", "8", "", "0GiB", "24GiB extra", "24,5GiB", "24GiB,x")),
         (("--fit-in", "24GiB,8GiB"), "2 sizes for 1 device"),
-        (("--embeddings", "--reranking"), "one or the other"),
+        (("--embeddings", "--reranking"), "only one of them"),
         (("--cache-type-v", "q4_0", "--flash-attn", "off"), "needs --flash-attn"),
         (("--tensor-split", "a,b"), "share"),
         (("--tensor-split", "nan,1"), "share"),

@@ -109,7 +109,7 @@ def test_without_a_gpu_it_is_about_the_cpu(model: str):
         ("{", "JSON"),
         ('{"gpus": [{"uuid": "a"}]}', "gpus.0.total_bytes"),
         ('{"gpus": [], "cards": []}', "cards"),
-        ('{"gpus": [], "servers": [{"model": "m", "bytes": {"x": 1}}]}', "none of the GPUs"),
+        ('{"gpus": [], "servers": [{"model": "m", "bytes": {"x": 1}}]}', "not one of the GPUs"),
     ],
 )
 def test_a_file_that_is_wrong_is_one_line_and_exit_2(model: str, tmp_path: Path, content: str, word: str):

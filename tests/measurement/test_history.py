@@ -42,7 +42,7 @@ def a_life(file: Path) -> History:
     return history
 
 
-def test_what_one_life_learned_the_next_one_knows(file: Path):
+def test_the_history_is_kept_over_a_restart(file: Path):
     first = a_life(file)
     assert first.estimate(a_start()) is None
     first.remember(a_start(), a_need(100, overhead_mib=20))
@@ -51,11 +51,11 @@ def test_what_one_life_learned_the_next_one_knows(file: Path):
     second = a_life(file)
     assert second.estimate(a_start()) == a_need(100, overhead_mib=20)
     assert second.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=250 * MIB),)
-    assert second.learned("").overheads == {HOST: 20 * MIB, GPU: 250 * MIB}
+    assert second.of_model("").overheads == {HOST: 20 * MIB, GPU: 250 * MIB}
     second.close()
 
 
-def test_another_file_another_way_to_start_it_another_engine_and_another_gpu_are_another_start():
+def test_a_start_differs_by_file_options_engine_and_gpu():
     model, engine = a_model(), an_engine("-fit")
     other_settings = [
         {"ctx_size": 8192},
@@ -92,23 +92,23 @@ def test_keys_of_earlier_releases_stay_valid():
     assert keys == ["4b0c9cda21bff28b", "ca44827cc6f7a14a", "d8b5d45921f8d652"]
 
 
-def test_a_models_name_and_its_secrets_make_no_difference():
+def test_a_models_name_and_secrets_are_not_part_of_its_start():
     model = a_model()
     secret = replace(model, name="b", aliases=("c",), launch=replace(model.launch, env={"HF_TOKEN": "secret"}))
     assert start_of(secret, an_engine()) == start_of(model, an_engine())
 
 
-def test_an_overhead_is_the_middle_of_the_last_few(file: Path):
+def test_an_overhead_is_the_median_of_the_last_loads(file: Path):
     history = a_life(file)
-    assert history.learned("").overheads == {}
+    assert history.of_model("").overheads == {}
     for number, mib in enumerate((900, 451, 456, 9000, 456, 449)):
         history.remember(a_start(f"m{number}", GPU), on_gpu(50), {0: (50 + mib) * MIB})
-    assert history.learned("").overheads[GPU] == 456 * MIB  # of 451, 456, 9000, 456, 449
+    assert history.of_model("").overheads[GPU] == 456 * MIB  # of 451, 456, 9000, 456, 449
     history.close()
 
 
-def test_what_nobody_has_measured_has_the_overhead_of_others(file: Path):
-    """NVML shows no process in some containers, and a projection has looked at nothing yet."""
+def test_an_unmeasured_start_has_the_overhead_of_others(file: Path):
+    """NVML lists no process in some containers, and a projection measures nothing."""
     history = a_life(file)
     history.remember(a_start("b", GPU), on_gpu(50), is_measured=False)
     assert history.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=GPU_OVERHEAD_BYTES),)
@@ -117,9 +117,7 @@ def test_what_nobody_has_measured_has_the_overhead_of_others(file: Path):
     history.close()
 
 
-def test_a_gpu_nobody_has_used_here_has_the_overhead_that_was_measured_elsewhere(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_gpu_not_used_before_has_the_overhead_of_the_table(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers.measurement.history, "measured_overheads", lambda: {GPU: 480 * MIB})
     history = a_life(file)
     need = history.with_overheads(a_start("a", GPU, "another"), replace(on_gpu(50), devices=(DeviceMemory(1),) * 2))
@@ -129,7 +127,7 @@ def test_a_gpu_nobody_has_used_here_has_the_overhead_that_was_measured_elsewhere
     history.close()
 
 
-def test_ram_has_an_overhead_before_any_was_measured(file: Path):
+def test_ram_has_a_default_overhead(file: Path):
     history = a_life(file)
     history.remember(a_start(), a_need(100), is_measured=False)
     assert history.estimate(a_start()).host.overhead_bytes == BASE_BYTES
@@ -139,7 +137,7 @@ def test_ram_has_an_overhead_before_any_was_measured(file: Path):
 
 
 def test_a_start_keeps_its_own_overhead(file: Path):
-    """What it says before it loads is compared with what was booked, which came from this very row."""
+    """Its projection is compared with the booking, which came from the same row."""
     history = a_life(file)
     history.remember(a_start(), a_need(100, overhead_mib=20))
     for name in "bcd":
@@ -158,17 +156,17 @@ def test_only_the_newest_rows_are_kept(file: Path, monkeypatch: pytest.MonkeyPat
         assert [name for name in "abcd" if history.estimate(a_start(name))] == ["a", "c", "d"]
 
 
-def test_a_database_that_is_none_is_set_aside_and_begun_anew(file: Path, caplog: pytest.LogCaptureFixture):
+def test_a_broken_database_is_renamed_and_replaced(file: Path, caplog: pytest.LogCaptureFixture):
     file.parent.mkdir()
     file.write_bytes(b"this is no database " * 100)
     history = a_life(file)
     history.remember(a_start(), a_need())
     history.close()
-    assert "is not used" in caplog.text
+    assert "cannot be used" in caplog.text
     assert a_life(file).estimate(a_start()) is not None
 
 
-def test_a_newer_programs_database_is_left_alone(file: Path, caplog: pytest.LogCaptureFixture):
+def test_a_database_of_a_newer_version_is_not_modified(file: Path, caplog: pytest.LogCaptureFixture):
     a_life(file).close()
     with sqlite3.connect(file) as database:
         database.execute("PRAGMA user_version = 99")
@@ -177,13 +175,13 @@ def test_a_newer_programs_database_is_left_alone(file: Path, caplog: pytest.LogC
     history.remember(a_start(), a_need())
     history.close()
     assert history.estimate(a_start()), "this life knows it all the same"
-    assert caplog.text.count("it has version 99 of its tables") == 2
+    assert caplog.text.count("its schema version is 99") == 2
     with sqlite3.connect(file) as database:
         assert database.execute("SELECT count(*) FROM loads").fetchone() == (0,)
     database.close()
 
 
-def test_a_locked_database_holds_nobody_up(file: Path, caplog: pytest.LogCaptureFixture):
+def test_a_locked_database_blocks_no_caller(file: Path, caplog: pytest.LogCaptureFixture):
     a_life(file).close()
     locker = sqlite3.connect(file)
     locker.execute("BEGIN EXCLUSIVE")
@@ -197,15 +195,15 @@ def test_a_locked_database_holds_nobody_up(file: Path, caplog: pytest.LogCapture
     locker.close()
 
 
-def test_no_folder_to_write_in_costs_a_warning(caplog: pytest.LogCaptureFixture):
+def test_a_folder_that_is_not_writable_is_a_warning(caplog: pytest.LogCaptureFixture):
     history = a_life(Path("/dev/null/nowhere/history.sqlite3"))
     history.remember(a_start(), a_need())
     history.close()
     assert history.estimate(a_start()) is not None
-    assert "is not kept for the next start" in caplog.text
+    assert "measurements are lost at the next restart" in caplog.text
 
 
-def test_a_row_that_nobody_can_read_is_passed_over(file: Path):
+def test_an_unreadable_row_is_skipped(file: Path):
     first = a_life(file)
     first.remember(a_start("a"), a_need())
     first.remember(a_start("b"), a_need())

@@ -41,7 +41,7 @@ class Case:
 
 @pytest.fixture
 def held_mib(monkeypatch: pytest.MonkeyPatch):
-    """What the process holds, to be set: before it loads, and after."""
+    """The RAM of the process before the load and after it."""
     held = [20, 130]
     monkeypatch.setattr(
         workers.measurement.measurement,
@@ -51,7 +51,7 @@ def held_mib(monkeypatch: pytest.MonkeyPatch):
     return held
 
 
-def test_it_is_told_what_was_projected_and_then_what_was_measured(tmp_path: Path, held_mib: list[int]):
+def test_projection_and_measurement_are_posted(tmp_path: Path, held_mib: list[int]):
     case = Case(tmp_path, booked_mib=500)
     case.measurement.read([PROJECTION], PID)
     # 999, at most one more by rounding, and what a process is taken to hold besides
@@ -61,10 +61,10 @@ def test_it_is_told_what_was_projected_and_then_what_was_measured(tmp_path: Path
     case.measurement.finish(PID)
     # 900 + 90 + 9 + 2 of buffers; of the 130 MiB it holds, 101 are buffers that are not the mapped file
     assert case.told_mib[1:] == [(ev.Measured, 1001 + 29)]
-    assert case.history.learned("").overheads[HOST] == 29 * MIB
+    assert case.history.of_model("").overheads[HOST] == 29 * MIB
 
 
-def test_buffers_that_are_not_in_use_yet_hide_nothing_of_what_it_held_before(tmp_path: Path, held_mib: list[int]):
+def test_untouched_buffers_do_not_reduce_the_overhead(tmp_path: Path, held_mib: list[int]):
     held_mib[:] = [20, 60]
     case = Case(tmp_path, booked_mib=500)
     case.measurement.read([PROJECTION, *BUFFERS], PID)
@@ -73,7 +73,7 @@ def test_buffers_that_are_not_in_use_yet_hide_nothing_of_what_it_held_before(tmp
 
 
 @pytest.mark.parametrize(("booked_mib", "is_confirmed"), [(1062, False), (1063, True), (1066, True), (1073, False)])
-def test_a_booking_within_its_roundings_is_confirmed(
+def test_a_booking_within_the_rounding_is_confirmed(
     tmp_path: Path, held_mib: list[int], booked_mib: int, is_confirmed: bool
 ):
     """999 MiB and 64: whole MiB, and without the outputs. A booking of measured bytes must not move by these."""
@@ -94,8 +94,8 @@ def test_a_projection_that_confirms_what_was_measured_does_not_replace_it(tmp_pa
     assert second.told_mib == [(ev.Projected, measured.booked_bytes / MIB)]
 
 
-def test_half_of_what_a_start_needs_is_not_told(tmp_path: Path, held_mib: list[int]):
-    """It has a projector, and this build says nothing of that."""
+def test_an_incomplete_report_is_not_posted(tmp_path: Path, held_mib: list[int]):
+    """The model has a projector, which this build does not report."""
     case = Case(tmp_path, booked_mib=500, mmproj="/models/mmproj.gguf")
     case.measurement.read([PROJECTION, *BUFFERS], PID)
     case.measurement.finish(PID)
@@ -103,17 +103,17 @@ def test_half_of_what_a_start_needs_is_not_told(tmp_path: Path, held_mib: list[i
     assert case.history.estimate(case.start) is None
 
 
-def test_what_nvml_shows_beyond_the_buffers_is_the_gpus_overhead(tmp_path: Path, held_mib: list[int]):
+def test_memory_that_nvml_reports_beyond_the_buffers_is_overhead(tmp_path: Path, held_mib: list[int]):
     case = Case(tmp_path, booked_mib=500, on_gpu=True)
     case.measurement.read([line.replace("CPU_Mapped", "CUDA0").replace(" CPU ", " CUDA0 ") for line in BUFFERS], PID)
-    case.measurement.finish(PID, shown_bytes={0: 1450 * MIB})
+    case.measurement.finish(PID, nvml_bytes={0: 1450 * MIB})
     (device,) = case.history.estimate(case.start).devices
     assert device.overhead_bytes == (1450 - 1001) * MIB
     (measured,) = case.told
     assert isinstance(measured, ev.Measured) and measured.needs["GPU-a"] == 1450 * MIB
 
 
-def test_an_engine_that_speaks_of_ram_alone_teaches_nothing_about_gpus(tmp_path: Path, held_mib: list[int]):
+def test_a_report_of_ram_alone_adds_nothing_about_gpus(tmp_path: Path, held_mib: list[int]):
     case = Case(tmp_path, booked_mib=500, on_gpu=True)
     case.measurement.read([PROJECTION, *BUFFERS], PID)
     case.measurement.finish(PID)

@@ -58,14 +58,14 @@ def read(*texts: str, in_json: bool = False) -> EngineReport:
     return report
 
 
-def test_a_projection_is_known_with_the_line_that_completes_it():
+def test_a_projection_is_complete_with_the_line_after_its_table():
     report = EngineReport()
     assert [report.read(line) for line in CPU_TABLE.splitlines()] == [False] * 4 + [True]
     # 345 + 28 weights; 434 is all of 345 + 48 + 41 and whatever their fractions make, at most one MiB more; so is 28
     assert report.projected == need(memory(373, 48, 41, margin=2))
 
 
-def test_a_projection_as_json_is_known_at_once():
+def test_a_projection_in_json_is_complete_at_once():
     report = EngineReport(in_json=True)
     line = breakdown(row("CUDA0", 1091, 762, 256, 72), row("Host", 216, 205, 0, 10))
     assert report.read(line)
@@ -73,13 +73,13 @@ def test_a_projection_as_json_is_known_at_once():
     assert report.projected == need(memory(205, 0, 10, margin=2), memory(762, 256, 72, margin=2))
 
 
-def test_table_and_json_of_one_breakdown_are_one():
+def test_table_and_json_of_one_breakdown_are_not_added():
     line = breakdown(row("CUDA0", 1090, 762, 256, 72), row("Host", 215, 205, 0, 9))
     report = read(GPU_TABLE, "done request: GET /health 503", line, in_json=True)
     assert report.projected == need(memory(205, 0, 9, margin=2), memory(762, 256, 72, margin=1))
 
 
-def test_a_table_that_another_threads_line_cuts_in_two_is_whole_in_the_end():
+def test_a_table_split_by_a_line_of_another_thread_is_complete_in_the_end():
     *first, last, end = CPU_TABLE.splitlines()
     report = read(*first, "0.00.252.360 I srv  done request: GET /health 127.0.0.1 503", last, end)
     assert report.projected == read(CPU_TABLE).projected
@@ -98,7 +98,7 @@ def test_a_draft_models_breakdown_is_added():
     )
 
 
-def test_a_head_of_the_model_itself_has_no_weights_of_its_own():
+def test_the_weights_of_a_draft_within_the_model_are_not_added():
     main = breakdown(row("CUDA0", 1090, 762, 256, 72), row("Host", 215, 205, 0, 10))
     head = breakdown(row("CUDA0", 792, 762, 20, 10), row("Host", 205, 205, 0, 0))
     assert read(main, head, in_json=True).projected == need(
@@ -106,7 +106,7 @@ def test_a_head_of_the_model_itself_has_no_weights_of_its_own():
     )
 
 
-def test_what_it_prints_when_it_exits_projects_nothing():
+def test_the_breakdown_at_exit_is_ignored():
     report = read(CPU_BUFFERS)
     assert not report.read(breakdown(row("Host", 434, 345, 48, 41)))
     assert report.projected is None
@@ -130,7 +130,7 @@ def test_buffers_are_added_up_and_the_mapped_file_counts_as_projected():
     )
 
 
-def test_what_stands_before_a_line_may_be_cut_off():
+def test_the_prefix_of_a_line_may_be_cut_off():
     """xllamacpp's engine prints its state from another thread, between a log line's time and its words."""
     whole = read(CPU_BUFFERS).loaded()
     for cut in ("I load_tensors:   CPU_Mapped", "load_tensors:   CPU_Mapped", "0.01.1 load_tensors:   CPU_Mapped"):
@@ -140,11 +140,11 @@ def test_what_stands_before_a_line_may_be_cut_off():
         assert read(*lines).loaded() == whole
 
 
-def test_without_a_projection_the_mapping_is_all_there_is_to_go_by():
+def test_without_a_projection_the_whole_mapping_counts():
     assert read(CPU_BUFFERS).loaded().need.host == memory(373.5 + 28.25, 48, 43.5)
 
 
-def test_two_caches_of_one_device_are_both_there_and_of_one_graph_the_last_size():
+def test_two_caches_of_a_device_are_added_and_the_last_size_of_a_graph_counts():
     lines = """\
 load_tensors:        CUDA0 model buffer size =   762.50 MiB
 llama_context:  CUDA_Host  output buffer size =     2.00 MiB
@@ -157,7 +157,7 @@ sched_reserve:      CUDA0 compute buffer size =    80.00 MiB"""
     assert read(lines).loaded().need == need(memory(0, 0, 11), memory(762.5, 280, 80), notes=MEASURED)
 
 
-def test_a_draft_models_graph_stands_beside_its_models():
+def test_the_graph_of_a_draft_model_is_added():
     main = CPU_BUFFERS
     draft = "\n".join(line for line in CPU_BUFFERS.splitlines() if "compute" in line or "output" in line)
     assert read(main, draft).loaded().need.host.compute_bytes == 2 * int(43.5 * MIB)
@@ -172,18 +172,18 @@ def test_a_projectors_graph_is_not_counted_twice():
     assert read(*lines).loaded().need.host.compute_bytes == int(43.5 * MIB)
 
 
-def test_a_device_nothing_is_on_keeps_its_place():
+def test_an_unused_device_keeps_its_index():
     lines = "load_tensors: CUDA1 model buffer size = 1.00 MiB\nsched_reserve: CUDA1 compute buffer size = 2.00 MiB"
     assert read(lines).loaded().need.devices == (memory(0, 0, 0), memory(1, 0, 2))
 
 
-def test_half_a_report_is_none():
+def test_an_incomplete_report_is_none():
     assert read("load_tensors:        CUDA0 model buffer size =   852.89 MiB").loaded() is None
     assert read("sched_reserve:        CUDA0 compute buffer size =   85.89 MiB").loaded() is None
     assert read("main: model loaded").loaded() is None
 
 
-def test_lines_that_only_look_like_a_report_are_passed_over():
+def test_lines_that_only_look_like_a_report_are_ignored():
     for line in (
         '{"type": "fit_memory_breakdown"',
         '{"type": "fit_memory_breakdown", "data": {"rows": [{"name": "CUDA0"}]}}',
@@ -210,13 +210,13 @@ def test_lines_that_only_look_like_a_report_are_passed_over():
         f"common_memory_breakdown_print: | - Host | {'9' * 4301} = 1 + 1 + 1 |",
     ],
 )
-def test_what_a_models_file_says_and_figures_of_no_machine_are_not_the_engines(line: str):
+def test_text_from_model_files_and_impossible_sizes_are_ignored(line: str):
     report = read(line, "end of a table")
     assert (report.projected, report.loaded(), report.knows_projector) == (None, None, False)
 
 
 @pytest.mark.parametrize("figure", [-1, 10**9, 1e999, "9", None, True])
-def test_a_projection_with_figures_of_no_machine_is_none(figure: object):
+def test_a_projection_with_impossible_sizes_is_none(figure: object):
     rows = breakdown({"kind": "host", "name": "Host", "self": 1, "model": figure, "context": 1, "compute": 1})
     assert read(rows, "[" * 5000, in_json=True).projected is None
 

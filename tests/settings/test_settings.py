@@ -261,8 +261,7 @@ def test_a_misspelt_name_in_the_environment_is_refused(tmp_path, variable, said)
 
 def test_a_variable_that_is_not_json_is_named(tmp_path):
     assert error_messages(tmp_path, CATALOG__MODELS_DIRS="/models", MODELS__M__CTX_SIZE="1") == [
-        f"{PREFIX}CATALOG__MODELS_DIRS: this is not JSON (line 1, column 1: Expecting value); "
-        'a list is written ["one", "two"]',
+        f'{PREFIX}CATALOG__MODELS_DIRS: not JSON (line 1, column 1: Expecting value); a list is written ["one", "two"]',
         f"{PREFIX}MODELS__M__CTX_SIZE: unknown name; lists and maps are JSON: {PREFIX}MODELS",
     ]
 

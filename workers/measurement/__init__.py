@@ -1,4 +1,4 @@
-"""What loads really took: read from llama-server's log and the machine, remembered across restarts.
+"""The memory that loads really took: read from llama-server's log, NVML and /proc, and kept across restarts.
 
-History is a SQLite file in the state directory. Imports gpu for readings of RAM; server and pool use it.
+The history is a SQLite file in the state directory. Imports gpu to read RAM; server and pool use it.
 """

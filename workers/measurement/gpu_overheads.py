@@ -1,6 +1,6 @@
-"""What a llama-server takes on a GPU beside its buffers, by the GPU's model, as `bench/gpu` measured it elsewhere.
+"""The GPU memory of a llama-server besides its buffers, by GPU model, as measured with `bench/gpu`.
 
-The CUDA context and its libraries: it goes by the GPU and its driver, not by the model that is loaded.
+It is the CUDA context and its libraries, so it depends on the GPU and driver, not on the loaded model.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ TABLE = Path(__file__).with_name("gpu_overheads.json")
 
 @functools.cache
 def measured_overheads(file: Path = TABLE) -> dict[str, int]:
-    """Bytes by the name that NVML gives the GPU."""
+    """Bytes by NVML's name of the GPU."""
     return {name: int(entry["overhead_bytes"]) for name, entry in json.loads(file.read_text()).items()}

@@ -1,7 +1,7 @@
-"""What loads really took: one row for each file, way to start it, engine and set of GPUs, in the state directory.
+"""The memory that loads really took: one row for each combination of file, command line, engine and GPUs.
 
-Look-ups read a copy in memory; a thread of its own writes, so that nobody waits for the disk. A database that is
-broken, locked or read-only costs a warning, and what was learned is then forgotten with the process.
+Lookups read a copy in memory, and one thread writes the SQLite file, so that no request waits for the disk. If the
+database is broken, locked or read-only, a warning is logged and the history is lost with the process.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from workers.measurement.gpu_overheads import measured_overheads
 
 log = logging.getLogger(__name__)
 
-HOST = "host"  # where GPU models have their names, RAM has this one
+HOST = "host"  # the name of RAM among the names of GPU models
 SCHEMA_VERSION = 1
 MAX_ROWS = 1000
-OVERHEADS = 5  # so many of the last loads decide about an overhead
-BASE_BYTES = 64 * 1024**2  # of a process without its model, until one was measured: some 20 MiB, and its vocabulary
+OVERHEADS = 5  # the last loads that determine an overhead
+BASE_BYTES = 64 * 1024**2  # overhead of RAM until one is measured: about 20 MiB, and the vocabulary
 BUSY_SECONDS = 0.5  # another process has the database locked
 _COLUMN_NAMES = "key, at, model, engine, gpus, is_measured, need"
-_MOST_BYTES = 2**60  # beyond any machine
+_MAX_BYTES = 2**60  # beyond any machine
 _MEMORY_VARIABLES = ("LLAMA_ARG_", "GGML_")
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS loads (
@@ -48,10 +48,10 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What decides how much memory a start takes: the file, the command line, the engine, the GPUs in their order."""
+    """Everything that determines the memory of a start: file, command line, engine, and the GPUs in order."""
 
     key: str
-    model: str  # its path, for people
+    model: str  # its path
     engine: str  # EngineFacts.identity
     gpus: tuple[str, ...] = ()  # their models, as "NVIDIA GeForce RTX 4090"
 
@@ -60,25 +60,25 @@ class Start:
 class _Row:
     start: Start
     at: int  # Unix seconds
-    is_measured: bool  # else projected: nobody has looked at its overhead
+    is_measured: bool  # False: projected by llama-server before it loaded, overhead unknown
     need: Estimate
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """What was known of the starts of a model at one moment, and of overheads."""
+class ModelHistory:
+    """A snapshot of the history of one model, and of all overheads."""
 
     rows: Mapping[str, _Row]  # by the start's key
-    overheads: Mapping[str, int]  # bytes beside the buffers: on a GPU of this model, or of RAM (HOST)
+    overheads: Mapping[str, int]  # bytes besides the buffers, by GPU model, and of RAM (HOST)
 
     def estimate(self, start: Start) -> Estimate | None:
-        """What this start took, or said that it would; None if it is new."""
+        """The measured memory of this start, or else the projected; None if it is new."""
         row = self.rows.get(start.key)
         return self.with_overheads(row.need, start.gpus, start.key) if row else None
 
     def with_overheads(self, need: Estimate, gpus: Sequence[str], key: str = "") -> Estimate:
-        """`need` with the overheads that are not in it: those the start of this key had before, else those others have,
-        here or (of a GPU) where the table of `gpu_overheads` was measured."""
+        """`need` with missing overheads filled in: those of an earlier start with this key, else those of other starts
+        on this machine, else (GPU) those in the table of `gpu_overheads`."""
         row = self.rows.get(key)
         own = dict(_overheads(row)) if row else {}
         devices = tuple(
@@ -93,10 +93,10 @@ class Learned:
 
 
 def start_of(model: Model, engine: EngineFacts, gpus: tuple[str, ...] = ()) -> Start:
-    """The start that is remembered and looked up for `model`: the same file, unchanged, started alike.
+    """The key of `model` in the history: equal for the same, unchanged file with the same settings.
 
-    The key is made from the very command line, so no option that decides about memory can be forgotten; the names
-    of the model and secrets in its variables stay out of it.
+    Derived from the command line itself, so that no option that affects memory can be forgotten. The model's name and
+    secrets in its environment are excluded.
     """
     argv = launch_plan(replace(model, name=""), engine, {}, api_key="", port=ANY_PORT).argv
     variables = sorted(item for item in model.launch.env.items() if item[0].upper().startswith(_MEMORY_VARIABLES))
@@ -105,48 +105,48 @@ def start_of(model: Model, engine: EngineFacts, gpus: tuple[str, ...] = ()) -> S
 
 
 class History:
-    """The memory of past loads. Any thread may ask and add; the thread `history` alone writes the file."""
+    """What past loads took. Any thread may read and add; the thread `history` alone writes the file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._rows: dict[str, _Row] = {}  # by key, oldest first; under the lock
-        self._overheads: Mapping[str, int] | None = None  # of these rows, once somebody has asked; under the lock
+        self._overheads: Mapping[str, int] | None = None  # of these rows, computed on demand; under the lock
         self._lock = threading.Lock()
         self._unwritten: queue.SimpleQueue[_Row | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write_on, name="history", daemon=True)
+        self._thread = threading.Thread(target=self._write_rows, name="history", daemon=True)
 
     def start(self) -> None:
-        """Read what earlier lives have learned, then keep what this one learns."""
+        """Read the file, then start the thread that writes it."""
         with self._lock:
             self._rows, self._overheads = {row.start.key: row for row in self._read()}, None
         self._thread.start()
 
     def close(self, timeout: float = 1.0) -> None:
-        """Wait until all is written, `timeout` seconds at most."""
+        """Wait until everything is written, `timeout` seconds at most."""
         self._unwritten.put(None)
         self._thread.join(timeout)
 
-    def learned(self, model: str) -> Learned:
-        """What is known of the starts of a model, by its path."""
+    def of_model(self, model: str) -> ModelHistory:
+        """The history of the model with this path."""
         with self._lock:
             rows = {key: row for key, row in self._rows.items() if row.start.model == model}
             if self._overheads is None:
                 self._overheads = _overheads_of(self._rows.values())
-            return Learned(rows, self._overheads)
+            return ModelHistory(rows, self._overheads)
 
     def estimate(self, start: Start) -> Estimate | None:
-        """What this start took, or said that it would; None if it is new."""
-        return self.learned(start.model).estimate(start)
+        """The measured memory of this start, or else the projected; None if it is new."""
+        return self.of_model(start.model).estimate(start)
 
     def with_overheads(self, start: Start, need: Estimate) -> Estimate:
-        return self.learned(start.model).with_overheads(need, start.gpus, start.key)
+        return self.of_model(start.model).with_overheads(need, start.gpus, start.key)
 
     def remember(
-        self, start: Start, need: Estimate, shown_bytes: Mapping[int, int] | None = None, is_measured: bool = True
+        self, start: Start, need: Estimate, nvml_bytes: Mapping[int, int] | None = None, is_measured: bool = True
     ) -> None:
-        """Keep what a start needs. `shown_bytes`: what NVML shows for the process, by the number of the GPU among
-        those it sees; what exceeds its buffers is overhead."""
-        devices = tuple(_with_shown(device, (shown_bytes or {}).get(n)) for n, device in enumerate(need.devices))
+        """Add the memory of a start. `nvml_bytes`: the process's memory as NVML reports it, by the index of the GPU
+        among those it may use; the part beyond its buffers is overhead."""
+        devices = tuple(_with_overhead_of(device, (nvml_bytes or {}).get(n)) for n, device in enumerate(need.devices))
         row = _Row(start, int(time.time()), is_measured, replace(need, devices=devices))
         with self._lock:
             self._overheads = None
@@ -165,11 +165,11 @@ class History:
         except (sqlite3.Error, OSError) as error:
             self._warn(error)
             if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                self._set_aside()
+                self._move_away()
             return []
         return [row for row in map(_row_of, found) if row is not None]
 
-    def _write_on(self) -> None:
+    def _write_rows(self) -> None:
         while (row := self._unwritten.get()) is not None:
             try:
                 with self._database() as database:
@@ -181,34 +181,34 @@ class History:
 
     @contextlib.contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. Opened anew each time: loads are rare, and a file that is lost or replaced does no harm."""
+        """One transaction. Opened each time: loads are rare, and a deleted or replaced file then does no harm."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(self._file, timeout=BUSY_SECONDS)) as database, database:
             database.execute("PRAGMA journal_mode = WAL")
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, SCHEMA_VERSION):
-                raise sqlite3.DatabaseError(f"it has version {version} of its tables, this program {SCHEMA_VERSION}")
+                raise sqlite3.DatabaseError(f"its schema version is {version}, this program's is {SCHEMA_VERSION}")
             if version == 0:
                 database.executescript(_SCHEMA)
             yield database
 
-    def _set_aside(self) -> None:
-        """Out of the way of a new one: nothing in it is worth a person's time."""
+    def _move_away(self) -> None:
+        """Rename a broken database, so that a new one is created: its content is not worth repairing."""
         with contextlib.suppress(OSError):
             self._file.replace(self._file.with_name(self._file.name + ".broken"))
 
     def _warn(self, error: Exception) -> None:
-        log.warning("history %s is not used: %s; what loads take is not kept for the next start", self._file, error)
+        log.warning("history %s cannot be used: %s; measurements are lost at the next restart", self._file, error)
 
 
 def _names(gpus: Sequence[str], need: Estimate) -> Iterator[str]:
-    """The model of each GPU; a device nobody named stands for itself."""
+    """The model of each GPU; devices without a name are numbered."""
     yield from gpus
     yield from (f"device {number}" for number in range(len(gpus), len(need.devices)))
 
 
 def _overheads_of(rows: Iterable[_Row]) -> dict[str, int]:
-    """The median of the last few measured loads, the upper one of two: a single odd reading decides nothing."""
+    """The (upper) median of the last few measured loads, so that a single outlier has no effect."""
     seen = defaultdict(list)
     for row in rows:
         if row.is_measured:
@@ -224,11 +224,11 @@ def _overheads(row: _Row) -> Iterator[tuple[str, int]]:
             yield name, memory.overhead_bytes
 
 
-def _with_shown(device: DeviceMemory, shown_bytes: int | None) -> DeviceMemory:
-    if shown_bytes is None:
+def _with_overhead_of(device: DeviceMemory, nvml_bytes: int | None) -> DeviceMemory:
+    if nvml_bytes is None:
         return device
     buffers = replace(device, overhead_bytes=0).total_bytes
-    return replace(device, overhead_bytes=max(0, shown_bytes - buffers))
+    return replace(device, overhead_bytes=max(0, nvml_bytes - buffers))
 
 
 def _columns(row: _Row) -> tuple[object, ...]:
@@ -237,7 +237,7 @@ def _columns(row: _Row) -> tuple[object, ...]:
 
 
 def _row_of(columns: tuple[str, int, str, str, str, int, str]) -> _Row | None:
-    """A row as it was written; None for one that somebody else wrote."""
+    """A row of the table; None if it cannot be parsed."""
     key, at, model, engine, gpus, is_measured, text = columns
     try:
         need = json.loads(text)
@@ -248,11 +248,11 @@ def _row_of(columns: tuple[str, int, str, str, str, int, str]) -> _Row | None:
         estimate = Estimate(tuple(devices), host, Confidence(need["confidence"]), tuple(need["notes"]))
         return _Row(Start(key, model, engine, tuple(json.loads(gpus))), at, bool(is_measured), estimate)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        log.warning("history: the row of %s is unreadable and passed over", model)
+        log.warning("history: skipping the unreadable row of %s", model)
         return None
 
 
 def _size(size: object) -> int:
-    if type(size) is not int or not 0 <= size < _MOST_BYTES:
+    if type(size) is not int or not 0 <= size < _MAX_BYTES:
         raise ValueError(size)
     return size

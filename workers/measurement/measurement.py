@@ -1,4 +1,4 @@
-"""The memory of one start: what its llama-server says, what the machine shows, and what is remembered of both."""
+"""Measures the memory of one start, from llama-server's log and the machine, and adds it to the history."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from workers.measurement.memory_report import EngineReport
 
 log = logging.getLogger(__name__)
 
-# What a projection may lie below a booking that it still confirms: it lacks the buffer of the outputs, which is
+# A projection that is lower than the booking by up to this confirms it: projections lack the output buffer of
 # vocabulary x slots x 4 bytes (2.3 MiB for 152,064 tokens and 4 slots).
 CONFIRMED_BYTES = 8 * 1024**2
 
 
 class Measurement:
-    """Follows one attempt at a start, on the thread of its server; tells Projected, and Measured once it is asked."""
+    """Follows one attempt to start a server, on the server's thread; posts Projected, and Measured in `finish`."""
 
     def __init__(
         self, server: Server, start: Start, history: History, post: Callable[[ev.Event], None], logs_json: bool
@@ -33,48 +33,48 @@ class Measurement:
         self._history = history
         self._post = post
         self._report = EngineReport(logs_json)
-        self._base_bytes = 0  # what the process holds before there is anything of the model in it
+        self._base_bytes = 0  # RAM of the process before it loads anything of the model
 
     def read(self, lines: Iterable[str], pid: int) -> None:
-        """Take in what it logged."""
+        """Process log lines of the server."""
         for line in lines:
-            if self._report.read(line) and self._is_whole:
+            if self._report.read(line) and self._is_complete:
                 self._base_bytes = process_bytes(pid)
-                self._projected()
+                self._post_projected()
 
-    def finish(self, pid: int, shown_bytes: Mapping[int, int] | None = None) -> None:
-        """Its model is loaded: remember what it took. `shown_bytes` is what NVML shows for it, by GPU as it counts."""
+    def finish(self, pid: int, nvml_bytes: Mapping[int, int] | None = None) -> None:
+        """Call when the model is loaded: add what it took to the history. `nvml_bytes`: as for History.remember."""
         loaded = self._report.loaded()
-        if loaded is None or not self._is_whole or not self._is_where_it_was_placed(loaded.need):
+        if loaded is None or not self._is_complete or not self._matches_placement(loaded.need):
             return
-        # Buffers may not be in use yet, so the rest may come out below what the process held without any.
+        # Buffers may not be touched yet, so the difference may be below what the process held without any.
         overhead_bytes = max(self._base_bytes, process_bytes(pid) - loaded.unmapped_bytes)
         host = replace(loaded.need.host, overhead_bytes=overhead_bytes)
-        self._history.remember(self._start, replace(loaded.need, host=host), shown_bytes)
+        self._history.remember(self._start, replace(loaded.need, host=host), nvml_bytes)
         need = self._history.estimate(self._start)
         assert need is not None
-        self._say("measured", need)
+        self._log("measured", need)
         self._post(ev.Measured(self._server.id, self._server.placement.booking_for(need), time.monotonic()))
 
-    def _projected(self) -> None:
-        said = self._report.projected
-        assert said is not None
-        if not self._is_where_it_was_placed(said):
+    def _post_projected(self) -> None:
+        projected = self._report.projected
+        assert projected is not None
+        if not self._matches_placement(projected):
             log.warning(
-                "server=%d model=%s was placed on %s and says that it uses %d GPUs",
-                *(self._server.id, self._server.model.name, self._server.placement.device, len(said.devices)),
+                "server=%d model=%s was placed on %s but reports memory on %d GPUs",
+                *(self._server.id, self._server.model.name, self._server.placement.device, len(projected.devices)),
             )
             return
-        need = self._history.with_overheads(self._start, said)
+        need = self._history.with_overheads(self._start, projected)
         is_confirmed = self._confirms(need)
         if not is_confirmed or self._history.estimate(self._start) is None:
-            self._history.remember(self._start, said, is_measured=False)
-        self._say("projected", need)
+            self._history.remember(self._start, projected, is_measured=False)
+        self._log("projected", need)
         needs = self._server.booked if is_confirmed else self._server.placement.booking_for(need)
         self._post(ev.Projected(self._server.id, needs, time.monotonic()))
 
     def _confirms(self, need: Estimate) -> bool:
-        """Whether what is booked on each device is what it says, or a little more."""
+        """Whether the booking of each device equals the projection, or is slightly higher."""
         booked, on_cpu = self._server.booked, self._server.placement.is_on_cpu
         devices = [] if on_cpu else list(zip(self._server.placement.uuids, need.devices, strict=True))
         return all(
@@ -82,17 +82,18 @@ class Measurement:
             for device, each in (*devices, (CPU, need.host))
         )
 
-    def _is_where_it_was_placed(self, need: Estimate) -> bool:
-        """An engine that merely claims to have CUDA speaks of RAM alone: nothing is learned from that about GPUs."""
+    def _matches_placement(self, need: Estimate) -> bool:
+        """Whether it reports as many GPUs as it was placed on. An engine whose CUDA does not work reports only RAM,
+        which says nothing about GPUs."""
         placement = self._server.placement
         return len(need.devices) == (0 if placement.is_on_cpu else len(placement.uuids))
 
     @property
-    def _is_whole(self) -> bool:
-        """Whether it has spoken of all there is: builds differ in what they say of a projector."""
+    def _is_complete(self) -> bool:
+        """Whether the report includes the projector, if there is one: not every build reports it."""
         return self._server.model.launch.mmproj is None or self._report.knows_projector
 
-    def _say(self, what: str, need: Estimate) -> None:
+    def _log(self, what: str, need: Estimate) -> None:
         log.info(
             "%s server=%d model=%s need_mib=%d booked_mib=%d",
             *(what, self._server.id, self._server.model.name, need.booked_bytes >> 20),

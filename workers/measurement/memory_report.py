@@ -1,8 +1,8 @@
-"""What a llama-server's log says of its memory: what it will need before it loads, then every buffer it took.
+"""Memory reports in llama-server's log: a projection before it loads, then every buffer it allocated.
 
-Read from llama.cpp b11434 and xllamacpp 2026.10.11549. With `-fit on` it works its need out with nothing allocated
-and prints a breakdown in whole MiB: as a line of JSON with --log-jsonl, and as a table at verbosity 4, where the
-buffers follow while it loads. The breakdown comes again when it exits: what is read after the first buffer is none.
+For llama.cpp b11434 and xllamacpp 2026.10.11549. With `-fit on` llama-server computes its memory without allocating
+anything and prints a breakdown in whole MiB: as a JSON line with --log-jsonl, and as a table at verbosity 4, where the
+buffers follow during the load. It prints the breakdown again at exit, so breakdowns after the first buffer are ignored.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 
 MIB = 1024**2
-MOST_MIB = 10**9  # beyond any machine: not a figure of llama.cpp's
-Row = tuple[str, DeviceMemory]  # what one device or kind of buffer holds
+MAX_MIB = 10**9  # more than any machine has: not a value of llama.cpp's
+Row = tuple[str, DeviceMemory]  # (device or kind of buffer, its memory)
 _COLUMNS = ("self", "model", "context", "compute")
 
 # |   - CUDA0 (RTX 4090)   | 24576 = 23485 + (1090 =   762 +     256 +      72) +  0 |
 # |   - Host               |                    26 =     1 +      20 +       4       |
-# What stands before a line's own words: time and level, which a line of another thread may have cut off between them.
-# Patterns are held against beginnings only: further on, lines may repeat what a model's file says.
+# What may precede a message: time and level, which a line of another thread may have cut. Patterns are matched at the
+# beginning of a line only: the rest may repeat text from a model file.
 _PREFIX = r"(?:[\d.]+ )?(?:[A-Z] )?(?:srv\s+)?"
 _MIB = r"(\d{1,9}(?:\.\d{1,6})?)"
 _TABLE = re.compile(_PREFIX + r"\w*memory_breakdown_print: \|")
@@ -32,26 +32,26 @@ _JSON_TYPE = "fit_memory_breakdown"
 _BUFFER = re.compile(
     rf"{_PREFIX}(\w+):\s+(\S+)\s+(model|KV|RS|LoRA|output|compute|DSV4 .*state)\s+buffer size\s*=\s*{_MIB}\s*MiB"
 )
-# its weights and its graph
+# weights and compute graph
 _PROJECTOR = re.compile(rf"{_PREFIX}(?:\w+:\s+)?\[mtmd\] estimated worst-case memory usage of mmproj is {_MIB} MiB")
-_PROJECTORS_OWN = "compute_meta"  # the function that reserves a projector's graph, which _PROJECTOR has counted
+_PROJECTOR_GRAPH = "compute_meta"  # the function that reserves a projector's graph, counted by _PROJECTOR
 _DEVICE = re.compile(
     r"(?!CPU)[A-Za-z]+(\d{1,2})(?!\d)"
 )  # CUDA0; not CPU, CPU_Mapped, CPU_REPACK, CUDA_Host: these are RAM
-_MAPPED = "_Mapped"  # pages of the file: they come and go with the kernel's cache
+_MAPPED = "_Mapped"  # pages of the file, which the kernel caches and evicts
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The buffers of a llama-server that has loaded its model."""
+    """The buffers of a llama-server after the load."""
 
-    need: Estimate  # its overhead is not in it: no log tells that
-    unmapped_bytes: int  # of the host's: what the process itself holds of them
+    need: Estimate  # without overhead, which no log reports
+    unmapped_bytes: int  # of the host buffers: the part that the process itself holds
 
 
 @dataclass(slots=True)
 class _Buffers:
-    """Bytes of one device by kind. A context's graph may be reserved again: the last size counts."""
+    """Bytes of one device by kind. A context's compute graph may be reserved again: the last size counts."""
 
     weights: int = 0
     mapped: int = 0
@@ -65,26 +65,26 @@ class _Buffers:
 
 
 class EngineReport:
-    """Reads one start's log, line by line; `projected` and `loaded` say what it told so far.
+    """Parses the log of one start, line by line; `projected` and `loaded` return the results so far.
 
-    `in_json`: it logs with --log-jsonl, where each table is followed by the same as data.
+    `in_json`: the server logs with --log-jsonl, where the same data follows each table.
     """
 
     def __init__(self, in_json: bool = False) -> None:
         self._in_json = in_json
-        self._rows: list[Row] = []  # of the table that is being read
+        self._rows: list[Row] = []  # of the current table
         self._breakdowns: list[list[Row]] = []
         self._projector_bytes: int | None = None
         self._buffers: defaultdict[str, _Buffers] = defaultdict(_Buffers)
         self._contexts = 0
 
     def read(self, line: str) -> bool:
-        """Take in a line. True when with it a projection is complete; a draft model's comes after its model's."""
+        """Parse a line. True if it completes a projection; a draft model's follows its model's."""
         if not self._in_json and _TABLE.match(line):
             if found := _row(line):
                 self._rows.append(found)
             return False
-        # A line of another thread may cut a table in two: the rest of it is then added like a breakdown of its own.
+        # A line of another thread may split a table: its rest is then added like a separate breakdown.
         rows, self._rows = (_rows_of_json(line) if self._in_json and _JSON_TYPE in line else self._rows), []
         if found_projector := _PROJECTOR.match(line):
             self._projector_bytes = _bytes(found_projector[1])
@@ -97,7 +97,7 @@ class EngineReport:
 
     def _read_buffer(self, line: str) -> None:
         found = _BUFFER.match(line)
-        if found is None or _PROJECTORS_OWN in found[1]:
+        if found is None or _PROJECTOR_GRAPH in found[1]:
             return
         _, name, kind, size = found.groups()
         buffers, size_bytes = self._buffers[name], _bytes(size)
@@ -107,7 +107,7 @@ class EngineReport:
             buffers.weights += size_bytes
         elif kind == "compute":
             buffers.compute[self._contexts] = size_bytes
-        elif kind == "output":  # every context has one line of it, before its graph's
+        elif kind == "output":  # one line per context, before that of its graph
             self._contexts += 1
             buffers.output += size_bytes
         else:  # sliding-window models have two KV caches
@@ -115,11 +115,11 @@ class EngineReport:
 
     @property
     def projected(self) -> Estimate | None:
-        """What it said it will need, its overhead aside. The margin is what whole MiB leave out."""
+        """The projected memory without overhead, if known. Its margin covers the rounding to whole MiB."""
         return self._estimate(self._projection(), "as its llama-server projected it") if self._breakdowns else None
 
     def loaded(self) -> Loaded | None:
-        """The buffers it took; None while they are not all there."""
+        """The allocated buffers; None until all are reported."""
         buffers = self._buffers.values()
         if not any(b.weights or b.mapped for b in buffers) or not any(b.compute for b in buffers):
             return None
@@ -140,8 +140,8 @@ class EngineReport:
         return DeviceMemory(weights, buffers.context, buffers.compute_bytes)
 
     def _mapped_bytes(self, buffers: _Buffers) -> int:
-        """A mapping spans the file from its first tensor to its last, those that lie elsewhere between them too:
-        what was projected for the host is less, and all that stays in use."""
+        """The part of a mapping that stays in use. The mapping spans the file from the first host tensor to the last,
+        including GPU tensors in between; the projection for the host has only what is used."""
         if not buffers.mapped or not self._breakdowns:
             return buffers.mapped
         projected = sum(m.weights_bytes + m.margin_bytes for name, m in self._projection() if not _DEVICE.match(name))
@@ -157,7 +157,7 @@ class EngineReport:
             else:
                 host = _sum(host, memory)
         projector = DeviceMemory(weights_bytes=self._projector_bytes or 0)
-        if devices:  # it goes to the first GPU
+        if devices:  # the projector is on the first GPU
             devices[min(devices)] = _sum(devices[min(devices)], projector)
         else:
             host = _sum(host, projector)
@@ -172,27 +172,27 @@ def _row(line: str) -> Row | None:
 
 def _rows_of_json(line: str) -> list[Row]:
     try:
-        said = json.loads(line)
-        rows = said["data"]["rows"] if said["type"] == _JSON_TYPE else []
-        return [(str(row["name"]), _truncated(*(_whole(row[column]) for column in _COLUMNS))) for row in rows]
+        record = json.loads(line)
+        rows = record["data"]["rows"] if record["type"] == _JSON_TYPE else []
+        return [(str(row["name"]), _truncated(*(_checked_mib(row[column]) for column in _COLUMNS))) for row in rows]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
 
 
-def _whole(mib: object) -> int:
-    if type(mib) is not int or not 0 <= mib < MOST_MIB:
+def _checked_mib(mib: object) -> int:
+    if type(mib) is not int or not 0 <= mib < MAX_MIB:
         raise ValueError(mib)
     return mib
 
 
 def _truncated(self_mib: int, model_mib: int, context_mib: int, compute_mib: int) -> DeviceMemory:
-    """A row of a breakdown. Its figures are cut to whole MiB, their sum after they were added up."""
+    """A row of a breakdown. The values are truncated to whole MiB, `self_mib` after the sum was computed."""
     cut_off = self_mib - model_mib - context_mib - compute_mib + 1 if self_mib else 0
     return DeviceMemory(model_mib * MIB, context_mib * MIB, compute_mib * MIB, margin_bytes=max(0, cut_off) * MIB)
 
 
 def _without_shared_weights(rows: list[Row], first: list[Row]) -> list[Row]:
-    """A later breakdown is a draft's. One that is a head of the model itself (MTP) shows the model's weights again."""
+    """The rows of a draft model. A draft that is part of the model (MTP) reports the model's weights again."""
     weights = {name: memory.weights_bytes for name, memory in first}
     if all(weights.get(name) == memory.weights_bytes for name, memory in rows):
         return [(name, replace(memory, weights_bytes=0)) for name, memory in rows]

@@ -35,7 +35,7 @@ class EstimateSource:
         Raises the ProxyError of a model that cannot be served."""
         model = self.as_started(model)
         shape, companions = self._shapes.get(model.path), self._companions.read(model.launch)
-        learned = self._history.learned(model.path)
+        learned = self._history.of_model(model.path)
         engine = self._engine
 
         def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:

@@ -44,7 +44,7 @@ class Processes:
         )
         try:
             self._processes[server.id] = self._spawn(server, self._post)
-        except Exception as error:  # no file descriptor or thread left; or a bug, and it would be starting for ever
+        except Exception as error:  # no file descriptor or thread left; or a bug: it would stay STARTING for ever
             self._post(Exited(server.id, str(error), time.monotonic(), could_not_spawn=True))
 
     def stop(self, server_id: int, why: StopReason, detail: str) -> None:

@@ -69,17 +69,17 @@ def _booked(shape: ModelShape, options: ModelOptions, companions: Companions) ->
 def why_nothing_fits(shape: ModelShape, options: ModelOptions, companions: Companions, sizes: tuple[int, ...]) -> str:
     """What the smallest context and cache would need, and what else to try."""
     v = "f16" if options.flash_attn == "off" else "q4_0"
-    least = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), companions)
-    lacking = [each - size for each, size in zip(least, _per_device(sizes, len(least)), strict=True)]
-    worst = max(range(len(least)), key=lambda index: lacking[index])
+    smallest = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), companions)
+    missing = [need - size for need, size in zip(smallest, _per_device(sizes, len(smallest)), strict=True)]
+    worst = max(range(len(missing)), key=missing.__getitem__)
     where = f"GPU {worst}" if options.devices else "RAM"
-    help_ = ["a smaller quantization"]
+    remedies = ["a smaller quantization"]
     if options.devices:
         has_experts = shape.largest_expert_bytes and not options.n_cpu_moe
-        help_ += ["--cpu-moe"] if has_experts else ["fewer --n-gpu-layers"]
-        help_ += ["more GPUs" if options.devices == 1 else "another --tensor-split"]
-    need = f"even with a context of {STEP} tokens {where} needs {least[worst] / MIB:,.0f} MiB"
-    return f"{need}, {lacking[worst] / MIB:,.0f} more than available; try {', '.join(help_[:-1])} or {help_[-1]}"
+        remedies += ["--cpu-moe"] if has_experts else ["fewer --n-gpu-layers"]
+        remedies += ["more GPUs" if options.devices == 1 else "another --tensor-split"]
+    need = f"even with a context of {STEP} tokens {where} needs {smallest[worst] / MIB:,.0f} MiB"
+    return f"{need}, {missing[worst] / MIB:,.0f} more than available; try {', '.join(remedies[:-1])} or {remedies[-1]}"
 
 
 def lacks_required_flash_attention(cache_type_v: str, flash_attn: str) -> bool:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from itertools import accumulate
 
 from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import Estimate
@@ -21,12 +18,11 @@ from app.use_cases.placement.cards import (
 )
 from app.use_cases.placement.contexts import candidate_contexts
 from app.use_cases.placement.estimate_cache import EstimateCache
-from app.use_cases.placement.layer_split import split_layers
+from app.use_cases.placement.splits import Splits
 from app.use_cases.placement.victims import (
     after_evicting,
     cheapest_victims,
     eviction_price,
-    memory_held_by,
     sufficient_victims,
 )
 from app.use_cases.placement.world import World
@@ -55,6 +51,7 @@ class Candidates:
         self.cards = allowed_cards(world.cards, self.constraints) if self.options.n_gpu_layers else ()
         self.free = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
         self.contexts = (options.ctx_size,) if options else candidate_contexts(estimates.request)
+        self.splits = Splits(estimates, self.cards, self.free, self.shortest_context_options)
         self.considered: list[str] = []
         self._on_one_card: dict[tuple[str, int], Estimate] = {}  # by product name and context
 
@@ -167,83 +164,16 @@ class Candidates:
 
     def on_several_cards(self, servers: Sequence[Resident]) -> Candidate | None:
         """The fewest cards, then the fewest evictions. Cards with the most usable memory come first."""
-        largest = self._split_with_eviction(servers, len(self._splittable))
-        if largest is None:
+        found = self.splits.with_eviction(servers)
+        if found is None:
             after = " after evicting servers" if servers else ""
             self.considered.append(f"several GPUs{after}: not enough memory")
             return None
-        count = len(largest[0].uuids)
-
-        @cache
-        def split(number: int) -> tuple[Placement, tuple[Resident, ...]] | None:
-            return largest if number == len(servers) else self._split_with_eviction(servers[:number], count)
-
-        # Free memory grows with every eviction: splits are tried only from where the bytes suffice in total.
-        numbers = range(len(servers) + 1)
-        first = bisect_left(numbers, True, key=lambda n: count in self._card_counts(memory_held_by(servers[:n])))
-        numbers = numbers[first:]
-        number = numbers[bisect_left(numbers, True, key=lambda number: split(number) is not None)]
-        placement, victims = split(number) or largest
-        after = after_evicting(victims)
+        placement, victims = found
+        count, min_gpus, after = len(placement.uuids), self.constraints.min_gpus, after_evicting(victims)
         self.considered.append(f"split over {count} GPUs{after}")
-        min_gpus = self.constraints.min_gpus
         why = f"min_gpus is {min_gpus}" if min_gpus > 1 else "no single GPU has enough memory"
         return Candidate(placement, victims, f"{why}; fits on {count} GPUs together{after}")
-
-    def _split_with_eviction(
-        self, servers: Sequence[Resident], max_cards: int
-    ) -> tuple[Placement, tuple[Resident, ...]] | None:
-        """A split over the fewest cards, `max_cards` at most, with all of `servers` gone; and which of them must go."""
-        held = memory_held_by(servers)
-        cards = sorted(self._splittable, key=lambda card: (-_usable_with(card, held), card.index))
-        for count in self._card_counts(held):
-            placement = self._split(cards[:count], held) if count <= max_cards else None
-            victims = sufficient_victims(servers, shortfall(placement.needs, self.free)) if placement else None
-            if placement and victims is not None:
-                return placement, victims
-        return None
-
-    @cached_property
-    def _splittable(self) -> list[Card]:
-        return [card for card in self.cards if not card.is_mig]
-
-    def _card_counts(self, held: Mapping[str, int]) -> list[int]:
-        """Numbers of cards that have enough bytes together once `held` is free, taking those with the most first."""
-        if len(self._splittable) < 2:
-            return []
-        usable = sorted((_usable_with(card, held) for card in self._splittable), reverse=True)
-        most = min(len(usable), self.constraints.max_gpus or len(usable), len(self._layers))
-        sums = [0, *accumulate(usable)]
-        counts = range(max(2, self.constraints.min_gpus), most + 1)
-        return [count for count in counts if sums[count] >= self._model_bytes + count * self._min_overhead_bytes]
-
-    @cached_property
-    def _layers(self) -> list[int]:
-        """Bytes of each layer with the context that a split gets."""
-        return self.estimates.layer_bytes(self.shortest_context_options)
-
-    @cached_property
-    def _model_bytes(self) -> int:
-        return sum(self._layers)
-
-    @cached_property
-    def _min_overhead_bytes(self) -> int:
-        """The least that each card of a split needs beside its layers."""
-        options = self._one_card_options(self.contexts[-1])
-        names = {card.name for card in self._splittable}
-        return min(self.estimates.estimate(options, (name,)).devices[0].overhead_bytes for name in names)
-
-    def _split(self, cards: Sequence[Card], held: Mapping[str, int], n_gpu_layers: int = 0) -> Placement | None:
-        """`n_gpu_layers` layers, or all, split over these cards once `held` is free."""
-        usable = [_usable_with(card, held) for card in cards]
-        names = tuple(card.name for card in cards)
-        options = replace(self.shortest_context_options, n_gpu_layers=n_gpu_layers or self.options.n_gpu_layers)
-        layers, overhead = self.estimates.layer_bytes(options), self._min_overhead_bytes
-        found = split_layers(layers, options, usable, overhead, lambda split: self.estimates.estimate(split, names))
-        if found is None:
-            return None
-        split, estimate = found
-        return placement_on(cards, tuple(map(int, split.tensor_split)), options, estimate)
 
     # --- parts of the model, or all of it, in RAM ----------------------------------------------------------
 
@@ -272,14 +202,14 @@ class Candidates:
 
     def _most_layers(self, cards: Sequence[Card]) -> Placement | None:
         """The most layers on GPUs: on the first card, or on as many as permitted if these hold more."""
-        splittable = [card for card in cards if not card.is_mig and card.usable_bytes > self._min_overhead_bytes]
+        splittable = [card for card in cards if not card.is_mig and card.usable_bytes > self.splits.min_overhead_bytes]
         splittable = splittable[: self.constraints.max_gpus]
         best = None
         if cards and self.constraints.min_gpus == 1:
             options = self._one_card_options(self.contexts[-1])
             best = self._largest(lambda count: self._if_it_fits(cards[0], replace(options, n_gpu_layers=count)))
         if len(splittable) >= max(2, self.constraints.min_gpus):
-            together = self._largest(lambda count: self._split(splittable, {}, count))
+            together = self._largest(lambda count: self.splits.over(splittable, {}, count))
             if together and not shortfall(together.needs, self.free):
                 best = max(best or together, together, key=lambda placement: placement.n_gpu_layers)
         return best
@@ -310,8 +240,3 @@ class Candidates:
     def cpu_placement(self) -> Placement:
         options = replace(self._one_card_options(self.contexts[-1]), devices=0, n_gpu_layers=0)
         return Placement((CPU,), (), 0, options.ctx_size, 0, self.estimates.estimate(options))
-
-
-def _usable_with(card: Card, held: Mapping[str, int]) -> int:
-    """Usable bytes once `held` is released, at most the card's total: some of it may already count as free."""
-    return min(card.total_bytes, card.usable_bytes + held.get(card.uuid, 0))

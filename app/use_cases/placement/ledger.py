@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from app.entities.gpu import Gpu, GpuSnapshot
 from app.entities.memory import MemoryReading
-from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, Card, GpuLimits, Resident
+from app.entities.placement import CPU, LOAD_QUOTA, SHARED_RESOURCES, UNBOOKED_RAM, Card, GpuLimits, Resident
 from app.entities.server import Server, ServerState
 
 ENDING_STATES = (ServerState.DRAINING, ServerState.STOPPING)
@@ -39,7 +39,7 @@ class ReleasingMemory:
 
     @property
     def expires_at(self) -> float:
-        """When it is no longer waited for: another process has taken it."""
+        """When it is no longer waited for: another process must have taken it."""
         return self.at + RELEASE_TIMEOUT_SECONDS
 
     def is_pending(self, snapshot: GpuSnapshot, servers: Iterable[Server], now: float) -> bool:
@@ -96,9 +96,7 @@ class Ledger:
 
     def _released_in(self, state: ServerState) -> dict[str, int]:
         servers = [server for server in self.servers if server.state is state]
-        return {
-            what: sum(self._released_by(server, what) for server in servers) for what in (CPU, UNBOOKED_RAM, LOAD_QUOTA)
-        }
+        return {what: sum(self._released_by(server, what) for server in servers) for what in SHARED_RESOURCES}
 
     def shared_totals(self) -> dict[str, int]:
         """What an empty machine has of each shared resource."""
@@ -115,7 +113,7 @@ class Ledger:
                 {
                     what: self._released_by(server, what)
                     for what in (*server.booked, UNBOOKED_RAM, LOAD_QUOTA)
-                    if what in present or what in (CPU, UNBOOKED_RAM, LOAD_QUOTA)
+                    if what in present or what in SHARED_RESOURCES
                 },
                 is_busy=bool(server.leases) or server.abandoned_slots > 0,
                 idle_seconds=max(0.0, now - server.last_used),

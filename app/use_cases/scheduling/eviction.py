@@ -110,7 +110,7 @@ def _load_keys(state: PoolState, loads: Iterable[Waiter]) -> tuple[LoadKey, ...]
 
 
 def _soon_repeated(state: PoolState, last: Evaluation) -> PoolState:
-    """A server that became idle is a reason to decide again, but not at each pause of a busy one."""
+    """A server that became idle is a reason to decide again, though not each time that a busy one pauses."""
     if not _has_new_idle_server(state, last):
         return state
     repeat_at = min(last.repeat_at, last.at + MIN_REEVALUATION_SECONDS)

@@ -1,4 +1,4 @@
-"""Lifecycle: passes over the servers: which are stopped, made ready again, or asked for their busy slots."""
+"""Lifecycle: passes over the servers: which are stopped, made ready again, or polled for their busy slots."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _stop_reason(state: PoolState, server: Server, now: float) -> StopReason | N
 
 
 def check_abandoned_slots(state: PoolState, now: float) -> Step:
-    """A server whose client disconnected in mid-answer is asked, when due, how many of its slots are busy."""
+    """A server whose client disconnected in mid-answer is polled, when due, for the number of its busy slots."""
     effects: list[Effect] = []
     for server in state.servers:
         if server.next_slot_check_at is not None and now >= server.next_slot_check_at:

@@ -43,9 +43,9 @@ class SchedulingLimits:
     min_residency_seconds: float = 20.0
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
-    # How often an engine is asked whether a slot that a client abandoned is free. llama-server looks for the client
-    # only after a second without any result, and what it is asked here is one: asked more often, it generates for
-    # ever (b11434, server-queue.cpp, recv_with_timeout and HTTP_POLLING_SECONDS).
+    # How often an engine is polled for its busy slots after a client has disconnected. llama-server checks for the
+    # client only after a second without any result, and an answer to this poll is a result: polled more often, it
+    # generates for ever (b11434, server-queue.cpp, recv_with_timeout and HTTP_POLLING_SECONDS).
     slot_check_seconds: float = 1.5
     first_slot_check_seconds: float = 0.2  # after a stream: the engine notices at the next token
     disconnect_notice_seconds: float = 5.0  # what an engine may take to notice that the client of a stream disconnected

@@ -1,7 +1,7 @@
 """Rebooking: what a starting server reports that it needs, against what was booked for it.
 
 The report is believed, device by device. If it needs less, the rest is free at once. If it needs more, that is booked
-if it is available beside the other servers; else the start is aborted before its weights are loaded, and the waiters,
+if it is available next to the other servers; else the start is aborted before its weights are loaded, and the waiters,
 still in the queue, are placed again with the reported needs: others are evicted for that, or the waiters are
 rejected. A start that was placed with such a report is not aborted for it again; if it then needs even more, its
 waiters are rejected.
@@ -74,8 +74,8 @@ def _are_devices_read(state: PoolState, server: Server) -> bool:
 
 
 def _shortage(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Shortage | None:
-    """The device that lacks most for these needs, beside all other servers and with what the server holds already; None
-    if they fit. A device that needs no more than was booked always fits."""
+    """The device that lacks most for these needs, next to all other servers and including what the server holds
+    already; None if they fit. A device that needs no more than was booked always fits."""
     increased = {device: size for device, size in needs.items() if size > server.booked.get(device, 0)}
     if not increased:
         return None

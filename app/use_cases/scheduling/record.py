@@ -180,7 +180,7 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
 
 
 def _with_abandoned_slot(server: Server, event: ev.Release, limits: SchedulingLimits) -> Server:
-    """The slot stays taken until the engine itself reports that it is free, for which it is asked from time to time."""
+    """The slot stays taken until the engine itself reports that it is free; it is polled for that."""
     if event.ending is ev.Ending.ABORTED_WHILE_STREAMING:
         first_check_seconds, notice_seconds = limits.first_slot_check_seconds, limits.disconnect_notice_seconds
     else:

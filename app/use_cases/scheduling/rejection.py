@@ -1,4 +1,4 @@
-"""Why a load has no place, as its requests are told."""
+"""Rejection: why a model cannot be placed, as the refusal of its requests says it."""
 
 from __future__ import annotations
 
