@@ -1,4 +1,4 @@
-"""Prometheus's own opinion of /metrics."""
+"""Checks /metrics with Prometheus's promtool."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from tests.helpers.service import serving, wait_for
 from tests.helpers.stand_in_nvml import Card, StandIn, an_a100, needs_compiler
 
 
-def said_of(page: str) -> tuple[int, str]:
+def check(page: str) -> tuple[int, str]:
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 
-def test_promtool_finds_nothing_to_say(tmp_path: Path):
+def test_promtool_accepts_the_metrics(tmp_path: Path):
     with serving(tmp_path) as service:
         assert service.chat().status_code == 200
-        # A request is counted a moment after its answer is here; promtool is content with an empty page.
+        # A request is counted shortly after its answer was received; promtool accepts an empty page.
         wait_for(lambda: "llama_smart_proxy_requests_total{" in service.get("/metrics").text, 10)
         page = service.get("/metrics").text
-    assert said_of(page) == (0, "")
+    assert check(page) == (0, "")
 
 
 @needs_compiler
-def test_promtool_finds_nothing_to_say_of_gpus(tmp_path: Path):
+def test_promtool_accepts_the_metrics_of_gpus(tmp_path: Path):
     hardware = StandIn(tmp_path / "hardware")
     hardware.show(Card(), an_a100(), faults=("error nvmlDeviceGetPowerUsage 999",))
     with serving(tmp_path, plain=hardware.environment) as service:
         wait_for(lambda: "GPU-cccc" in service.get("/metrics").text, 20)
         page = service.get("/metrics").text
-    assert said_of(page) == (0, "")
+    assert check(page) == (0, "")

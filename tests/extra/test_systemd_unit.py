@@ -1,4 +1,4 @@
-"""The unit file, checked without a running systemd: its words, its strictness, and what the service does under it."""
+"""Checks the unit file without a running systemd: its directives, its sandboxing, and the service under it."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ UNIT = Path(__file__).resolve().parents[2] / "systemd" / "llama-smart-proxy.serv
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """The unit with a program that exists here: a missing one is all that would be complained of."""
+    """The unit with an existing program, since systemd-analyze reports a missing one."""
     text = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text(), flags=re.MULTILINE)
     path = tmp_path / UNIT.name
     path.write_text(text)
     return path
 
 
-def test_every_word_is_known(unit: Path):
+def test_every_directive_is_known(unit: Path):
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""  # an unknown key is only a line there, the exit status stays 0
+    assert done.stderr == ""  # an unknown directive only prints a line; the exit status stays 0
 
 
-def test_it_gives_away_few_rights(unit: Path):
+def test_its_exposure_level_is_low(unit: Path):
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", unit]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert float(re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)[1]) < 3.0
 
 
 def test_the_device_files_of_gpus_stay_open():
-    """An allowed device closes all others, and up to systemd 252 ProtectClock= allows one."""
-    words = re.findall(r"^(?:Device\w+|Private\w+|ProtectClock)=.*", UNIT.read_text(), flags=re.MULTILINE)
-    assert words == ["PrivateTmp=yes", "PrivateDevices=no"]
+    """Allowing any device denies all others, and up to systemd 252 ProtectClock= allows one."""
+    directives = re.findall(r"^(?:Device\w+|Private\w+|ProtectClock)=.*", UNIT.read_text(), flags=re.MULTILINE)
+    assert directives == ["PrivateTmp=yes", "PrivateDevices=no"]
 
 
 def test_it_waits_for_the_whole_drain():
     server = ServerSettings()
-    patience = int(re.search(r"^TimeoutStopSec=(\d+)", UNIT.read_text(), flags=re.MULTILINE)[1])
-    assert patience > server.drain_seconds + server.stop_seconds + 10
+    stop_timeout = int(re.search(r"^TimeoutStopSec=(\d+)", UNIT.read_text(), flags=re.MULTILINE)[1])
+    assert stop_timeout > server.drain_seconds + server.stop_seconds + 10
 
 
 def test_it_reports_ready_and_keeps_its_files_where_systemd_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

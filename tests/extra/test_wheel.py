@@ -1,4 +1,4 @@
-"""The wheel: everything `serve` needs is in it, and it runs far from any checkout."""
+"""The wheel contains everything that `serve` needs, and runs outside of a checkout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    # A copy: setuptools leaves its build folder beside what it builds.
+    # A copy: setuptools leaves its build folder in the source tree.
     subprocess.run(["git", "-C", ROOT, "checkout-index", "--all", f"--prefix={folder}/source/"], check=True)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, folder / "source"]
     subprocess.run(command, check=True, timeout=300)
@@ -39,7 +39,7 @@ def test_it_holds_the_data_files(wheel: Path):
 
 def test_it_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))  # before the checkout's own entry
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))  # before the checkout's entry
     monkeypatch.chdir(tmp_path)
     with serving(tmp_path) as service:
         assert service.chat().status_code == 200

@@ -1,7 +1,7 @@
-"""The service's command line, with answers that go another way than to gunicorn's sockets.
+"""The service's command line, with answers that are not sent directly to gunicorn's sockets.
 
-`another_server.py gunicorn serve ...`: gunicorn, of a version that nobody has looked into. `another_server.py werkzeug
-serve ...`: a server that is not gunicorn.
+`another_server.py gunicorn serve ...`: gunicorn, reporting an untested version. `another_server.py werkzeug serve ...`:
+a server other than gunicorn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Handler(WSGIRequestHandler):
 
 
 class Werkzeug(serve.Application):
-    """What the command line runs in gunicorn's place."""
+    """Replaces gunicorn in the command line."""
 
     def run(self) -> None:
         runtime, application = self.load_service()

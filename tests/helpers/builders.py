@@ -1,4 +1,4 @@
-"""Values for tests, with defaults for everything a test does not speak of."""
+"""Builds values for tests, with defaults for everything a test does not care about."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from workers.gguf.header import read_header
 
 MIB = 1024**2
 GIB = 1024**3
-NO_WISHES = PlacementConstraints()
+NO_CONSTRAINTS = PlacementConstraints()
 
 
 def a_model(name: str = "a", gib: float = 1.0, slots: int = 2) -> Model:
@@ -42,19 +42,19 @@ def a_launch(**changes: Any) -> LaunchSettings:
     return LaunchSettings(options, **{key: each for key, each in changes.items() if key in own})
 
 
-GGUF_BYTES = 320  # of `a_gguf`, if nothing else is said
+GGUF_BYTES = 320  # default size of `a_gguf`
 
 
 def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: int = 1) -> Path:
-    """A whole model file of one layer and few values, the last tensor sparse and as large as the size wants.
+    """Write a complete model file of one layer with little metadata; the last tensor is sparse and fills up the size.
 
-    Its folders are made; the name of a part makes it one.
+    Creates parent folders. A file name of a split model's part makes it such a part.
     """
     metadata: dict[str, Any] = dict(TINY)
     number, parts = 1, 1
     if part := part_of(path.name):
         _, number, parts = part
-        metadata |= {"split.no": number - 1, "split.count": parts}  # llama.cpp wants 16 bits, names have five digits
+        metadata |= {"split.no": number - 1, "split.count": parts}  # llama.cpp reads 16 bits
         metadata |= {"split.tensors.count": Typed(ValueType.INT32, parts * tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
@@ -111,7 +111,7 @@ class Play:
 
     def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
         self.state, effects = step(before, event)
-        nothing_is_left_out(self.state, event.at)
+        check_nothing_skipped(self.state, event.at)
         return effects
 
     def answer(self, effect: Effect, at: float) -> ev.Event | None:
@@ -133,7 +133,7 @@ class Play:
     def ask(
         self, model: Model, at: float = 0.0, patience: float = 300.0, command: Callable[..., ev.Event] = ev.Acquire
     ) -> list[Effect]:
-        """A new request: for a slot, or with `command` a Load or an Unload. Its ticket is how many there were."""
+        """Post a new request: an Acquire, or the given `command` (Load, Unload). Tickets count up from 1."""
         self._ticket += 1
         return self.post(a_command(command, self._ticket, model, at, at + patience))
 
@@ -151,14 +151,14 @@ class Play:
 
 
 def a_command(command: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
-    """An Acquire or a Load with what the model's file suggests to book, or an Unload."""
-    needed = () if command is ev.Unload else (asked_for(booked(model), model.constraints),)
+    """An Acquire or Load that needs the memory suggested by the model's file size, or an Unload."""
+    needed = () if command is ev.Unload else (a_placement_request(booked(model), model.constraints),)
     return command(ticket, model, at, deadline, *needed)
 
 
 @functools.cache
-def asked_for(size_bytes: int, constraints: PlacementConstraints = NO_WISHES) -> PlacementRequest:
-    """A model that needs so much: of RAM, or of one GPU."""
+def a_placement_request(size_bytes: int, constraints: PlacementConstraints = NO_CONSTRAINTS) -> PlacementRequest:
+    """A placement request for a model that needs this many bytes, of RAM or of one GPU."""
 
     def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
         memory = DeviceMemory(weights_bytes=size_bytes)
@@ -175,7 +175,7 @@ def tiny_shape() -> ModelShape:
 
 
 def a_server(model: Model, size_bytes: int, **more: Any) -> Server:
-    """On the CPU, loading."""
+    """A server that is loading on the CPU."""
     placement = on_the_cpu(size_bytes)
     return replace(Server(1, model, placement, placement.booked_bytes, 0.0, last_used=0.0, progress_at=0.0), **more)
 
@@ -186,7 +186,7 @@ def on_the_cpu(size_bytes: int) -> Placement:
 
 
 def booked(model: Model) -> int:
-    """What the plays book for a model: its size and 15 %."""
+    """Bytes that plays book for a model: its file size plus 15 %."""
     return model.size_bytes * 115 // 100
 
 
@@ -198,9 +198,9 @@ __all__ = [
     "a_command",
     "a_gguf",
     "a_model",
+    "a_placement_request",
     "a_server",
     "an_engine",
-    "asked_for",
     "booked",
     "memory",
     "on_the_cpu",
@@ -209,7 +209,7 @@ __all__ = [
 ]
 
 
-def nothing_is_left_out(state: PoolState, now: float) -> None:
+def check_nothing_skipped(state: PoolState, now: float) -> None:
     """Where a step skips its last passes, they would have changed nothing."""
     if schedule.is_settled(state, now):
         for settle in schedule.PASSES:

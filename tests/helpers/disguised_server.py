@@ -1,6 +1,6 @@
-"""The embedded engine in the guise of a CUDA llama-server: its log says CUDA0 where it says CPU.
+"""The embedded engine posing as a CUDA llama-server: CPU buffers appear as CUDA0 in its log.
 
-For what goes by the log and the command line of a server on a GPU. Run as an executable file.
+For code that relies on the log and the command line of a server on a GPU. Run as an executable file.
 """
 
 import re
@@ -14,7 +14,7 @@ ENGINE = Path(__file__).resolve().parents[2] / "workers" / "engine" / "embedded_
 def main() -> int:
     command = [sys.executable, "-P", str(ENGINE), *(each for each in sys.argv[1:] if each != "--log-jsonl")]
     if "--help" in sys.argv:
-        print("--log-jsonl".ljust(40) + "without it nobody would ask for a log of its buffers", flush=True)
+        print("--log-jsonl".ljust(40) + "makes callers enable the log of buffers", flush=True)
     with subprocess.Popen(command, stdin=sys.stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as engine:
         assert engine.stdout
         for line in engine.stdout:

@@ -1,35 +1,35 @@
 #!/usr/bin/env python3
-"""A scripted llama-server, for faults that a real one cannot be brought to show on demand.
+"""A scripted llama-server, for faults that a real one does not show on demand.
 
-It takes llama-server's command line and says to --help and --version what a build of mid 2024 says. What it does is
-set by FAKE_* variables, or by the same names in a JSON file beside it (`<argv[0]>.json`), because the environment of
-an engine is built from an allow-list. `install_fake(folder, FAKE_LOAD="hang")` makes such a pair.
+It accepts llama-server's command line and prints the --help and --version of a build of mid 2024. Its behaviour is set
+by FAKE_* variables, or by the same names in a JSON file next to it (`<argv[0]>.json`), because the environment of an
+engine is built from an allow-list. `install_fake(folder, FAKE_LOAD="hang")` writes such a pair.
 
-FAKE_LOAD_SECONDS=1.5     how long the load takes        FAKE_LOAD=hang|exit1|oom|segv   how it ends instead
-FAKE_PROGRESS=0.6         says so much is loaded, more than half, in llama.cpp's own protocol
-FAKE_OOM_ONCE=FILE        as FAKE_LOAD=oom, unless FILE is there; makes it
-FAKE_STREAM_TOKENS=20     tokens in an answer            FAKE_TOKEN_DELAY_SECONDS=0.01   between two of them
-FAKE_DIE_AFTER_TOKENS=5   exits in the middle            FAKE_TRUNCATE=1                 closes in the middle
-FAKE_FIRST_BYTE_SECONDS=5 silence before the answer      FAKE_STATUS=500                 an error instead of it
-FAKE_GARBAGE=1            answers what is not HTTP       FAKE_NO_BIND=1                  never listens
-FAKE_IGNORE_TERM=1        only SIGKILL ends it           FAKE_FORK_GRANDCHILD=1          a child holds its pipes
-FAKE_WAITS_FOR_ORDER=1     does not end at SIGTERM before a router's order on stdin
-FAKE_STDERR_MB=50         logs that much before it loads FAKE_IGNORE_KEY=1              answers without the key
-FAKE_DEAF=1               never looks whether its client is still there
+FAKE_LOAD_SECONDS=1.5     duration of the load           FAKE_LOAD=hang|exit1|oom|segv   how the load fails
+FAKE_PROGRESS=0.6         reports this load progress (above 0.5) in llama.cpp's protocol
+FAKE_OOM_ONCE=FILE        as FAKE_LOAD=oom unless FILE exists; creates it
+FAKE_STREAM_TOKENS=20     tokens per answer              FAKE_TOKEN_DELAY_SECONDS=0.01   between two tokens
+FAKE_DIE_AFTER_TOKENS=5   exits in mid-stream            FAKE_TRUNCATE=1                 closes in mid-stream
+FAKE_FIRST_BYTE_SECONDS=5 delay before the answer        FAKE_STATUS=500                 answers with this error
+FAKE_GARBAGE=1            answers with invalid HTTP      FAKE_NO_BIND=1                  never listens
+FAKE_IGNORE_TERM=1        ignores SIGTERM                FAKE_FORK_GRANDCHILD=1          a child keeps its pipes open
+FAKE_WAITS_FOR_ORDER=1    after SIGTERM, exits only on a router's command on stdin
+FAKE_STDERR_MB=50         logs this much before the load FAKE_IGNORE_KEY=1               does not require the key
+FAKE_DEAF=1               does not notice disconnected clients
 FAKE_CUT_EVENT=1          closes in the middle of an event
-FAKE_BAD_HEADER=1         sends a header that may not be passed on  FAKE_BAD_HEADER_NAME=1: one that is none
-FAKE_REFUSE_UNREAD=1      answers 413 to a POST and closes, without having read its body
-FAKE_ECHO=1               answers with what it was sent
-FAKE_ANSWERS=FOLDER       answers ?say=NAME with the bytes in FOLDER/NAME as they are, and leaves the bytes it was asked
-                          with in FOLDER/NAME.seen; ?parts=A,B: those up to A and B apart from the rest; ?then=: closes
-                          or resets the connection afterwards, or holds it and says nothing more
-FAKE_SLOTS_SECONDS=0.8    how long /slots takes
-FAKE_SAVE=ok|hang|501      takes --slot-save-path, shows a slot that holds 100 tokens, and what saving it comes to
-FAKE_SAVE_BYTES=5000       how large the file is         FAKE_RESTORE=ok|hang|die|400    what restoring comes to
-FAKE_BREAKDOWN=900,90,9   takes -fit and --log-jsonl, and says before it loads that it needs so many MiB of RAM for
-                          the weights, the context and the graph
-FAKE_DEVICES=CUDA0,CUDA1  takes --list-devices, and names these; none if it is empty
-FAKE_PORT_ZERO=1          takes --port 0, as newer builds do (the real old ones do not)
+FAKE_BAD_HEADER=1         sends headers that must not be forwarded; FAKE_BAD_HEADER_NAME=1: an invalid header name
+FAKE_REFUSE_UNREAD=1      answers a POST with 413 and closes, without reading the body
+FAKE_ECHO=1               answers with the request it received
+FAKE_ANSWERS=FOLDER       answers ?say=NAME with the bytes of FOLDER/NAME and stores the request in FOLDER/NAME.seen;
+                          ?parts=A,B: sends the bytes up to A and up to B separately; ?then=close|reset|hold: what
+                          happens to the connection afterwards
+FAKE_SLOTS_SECONDS=0.8    duration of /slots
+FAKE_SAVE=ok|hang|501     accepts --slot-save-path and has a slot with 100 tokens; the result of saving it
+FAKE_SAVE_BYTES=5000      size of the saved file         FAKE_RESTORE=ok|hang|die|400    the result of restoring it
+FAKE_BREAKDOWN=900,90,9   accepts -fit and --log-jsonl, and logs before the load how many MiB of RAM it needs for the
+                          weights, the context and the graph
+FAKE_DEVICES=CUDA0,CUDA1  accepts --list-devices and lists these; empty: none
+FAKE_PORT_ZERO=1          accepts --port 0, as newer builds do
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, weights, request PATH,
                           closed PATH, said NAME
 """
@@ -106,7 +106,7 @@ VALUES = {"-m", "--model", "-t", "--threads", "-c", "--ctx-size", "-b", "--batch
 
 
 def install_fake(folder: Path, **settings: object) -> Path:
-    """An executable `llama-server` in `folder` that behaves as told: install_fake(tmp_path, FAKE_STATUS=500)."""
+    """Write an executable `llama-server` with these settings into `folder`: install_fake(tmp_path, FAKE_STATUS=500)."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "llama-server"
     source = Path(__file__).read_text()
@@ -118,10 +118,10 @@ def install_fake(folder: Path, **settings: object) -> Path:
 
 
 def _settings() -> dict[str, str]:
-    beside = Path(f"{shutil.which(sys.argv[0]) or sys.argv[0]}.json")
-    told = json.loads(beside.read_text()) if beside.exists() else {}
+    settings_file = Path(f"{shutil.which(sys.argv[0]) or sys.argv[0]}.json")
+    configured = json.loads(settings_file.read_text()) if settings_file.exists() else {}
     given = {name: value for name, value in os.environ.items() if name.startswith("FAKE_")}
-    return {**{name: str(value) for name, value in told.items()}, **given}
+    return {**{name: str(value) for name, value in configured.items()}, **given}
 
 
 SETTINGS = _settings() if __name__ == "__main__" else {}
@@ -159,8 +159,8 @@ def parse(arguments: list[str]) -> dict[str, str]:
     return chosen
 
 
-class Overheard(io.RawIOBase):
-    """What comes in by a connection, and a copy of it."""
+class RecordedInput(io.RawIOBase):
+    """Reads a connection and keeps a copy of the received bytes."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -184,13 +184,13 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         if "FAKE_ANSWERS" in SETTINGS:
-            self.overheard = Overheard(self.connection)
-            self.rfile = io.BufferedReader(self.overheard)
+            self.recorded = RecordedInput(self.connection)
+            self.rfile = io.BufferedReader(self.recorded)
 
     def handle_one_request(self) -> None:
         super().handle_one_request()
         if "FAKE_ANSWERS" in SETTINGS:
-            self.overheard.bytes.clear()
+            self.recorded.bytes.clear()
 
     def do_GET(self) -> None:
         if self.path in ("/health", "/v1/health"):
@@ -226,7 +226,7 @@ class Handler(BaseHTTPRequestHandler):
         if name := self.option("say"):
             self.say(name)
         elif "FAKE_SAVE" in SETTINGS and self.path.startswith("/slots/"):
-            self.on_disk(json.loads(body)["filename"])
+            self.save_or_restore(json.loads(body)["filename"])
         elif is_on("FAKE_ECHO"):
             self.echo(body)
         elif is_on("FAKE_GARBAGE"):
@@ -245,13 +245,13 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def option(self, name: str) -> str:
-        """What the address says of `name`, where it may say anything."""
+        """A query parameter of the request, if FAKE_ANSWERS is set."""
         query = parse_qs(urlsplit(self.path).query) if "FAKE_ANSWERS" in SETTINGS else {}
         return query.get(name, [""])[0]
 
     def say(self, name: str) -> None:
         folder = Path(SETTINGS["FAKE_ANSWERS"])
-        (folder / f"{name}.seen").write_bytes(self.overheard.bytes)
+        (folder / f"{name}.seen").write_bytes(self.recorded.bytes)
         journal(f"said {name}")
         data, at = (folder / name).read_bytes(), 0
         for end in map(int, filter(None, self.option("parts").split(","))):
@@ -270,8 +270,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.silence(60)
                 self.close_connection = True
 
-    def on_disk(self, name: str) -> None:
-        """Saves or restores slot 0, as it was told to."""
+    def save_or_restore(self, name: str) -> None:
+        """Save or restore slot 0, with the configured result."""
         saves = self.path.endswith("=save")
         match SETTINGS.get("FAKE_SAVE" if saves else "FAKE_RESTORE", "ok"):
             case "hang":
@@ -307,7 +307,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(503, error(503, "Loading model", "unavailable_error"))
 
     def silence(self, seconds: float) -> bool:
-        """Waits; False as soon as the client has gone."""
+        """Wait; False as soon as the client has disconnected."""
         until = time.monotonic() + seconds
         if is_on("FAKE_DEAF"):
             time.sleep(seconds)
@@ -350,7 +350,7 @@ class Handler(BaseHTTPRequestHandler):
         return range(int(number("FAKE_STREAM_TOKENS", 20)))
 
     def step(self, index: int) -> None:
-        """The time of one token, and perhaps the last one. Raises OSError when the client has gone."""
+        """Wait for one token's time, and exit if it is the last one. Raises OSError if the client has disconnected."""
         if "FAKE_DIE_AFTER_TOKENS" in SETTINGS and index >= number("FAKE_DIE_AFTER_TOKENS"):
             log("CUDA error: out of memory")
             os._exit(1)
@@ -403,7 +403,7 @@ class Server(ThreadingHTTPServer):
     generating = 0
 
     def handle_error(self, *_: object) -> None:
-        pass  # clients that leave are what it is for
+        pass  # disconnecting clients are expected
 
 
 def error(code: int, message: str, kind: str) -> dict[str, object]:
@@ -428,7 +428,7 @@ def listen(chosen: dict[str, str]) -> None:
 
 
 def load(chosen: dict[str, str]) -> None:
-    """Takes the time it was told to, then ends as told or leaves the model loaded."""
+    """Load for the configured time, then fail as configured or mark the model as loaded."""
     log("main: loading model")
     log(f"llama_model_loader: loaded meta data from {chosen.get('model') or chosen.get('m')}")
     flood(number("FAKE_STDERR_MB"))
@@ -436,7 +436,7 @@ def load(chosen: dict[str, str]) -> None:
     until = time.monotonic() + number("FAKE_LOAD_SECONDS")
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.5))
-        log(".")  # moving, if slowly
+        log(".")  # progress, if slow
         if share := number("FAKE_PROGRESS"):
             payload = {"stages": ["text_model", "mmproj_model"], "current": "mmproj_model", "value": 2 * share - 1}
             log("cmd_child_to_router:state:" + json.dumps({"state": "loading", "payload": payload}))
@@ -465,7 +465,7 @@ def load(chosen: dict[str, str]) -> None:
 
 
 def is_first() -> bool:
-    """Whether nobody has run out of memory for FAKE_OOM_ONCE yet."""
+    """Whether FAKE_OOM_ONCE still has to fail a load."""
     try:
         open(SETTINGS["FAKE_OOM_ONCE"], "x").close()
     except (KeyError, FileExistsError):
@@ -478,7 +478,7 @@ def breakdown() -> tuple[int, ...]:
 
 
 def tell_need() -> None:
-    """As b11434 does with -fit on and --log-jsonl, before it loads."""
+    """Log as b11434 does with -fit on and --log-jsonl, before it loads."""
     if not breakdown():
         return
     model, context, compute = breakdown()
@@ -504,7 +504,7 @@ def flood(megabytes: float) -> None:
 
 
 def list_devices() -> None:
-    """As b11434 does, with what the CUDA backend says of itself before."""
+    """Print as b11434 does, preceded by the CUDA backend's messages."""
     names = SETTINGS["FAKE_DEVICES"].split(",") if SETTINGS["FAKE_DEVICES"] else []
     log(f"ggml_cuda_init: found {len(names)} CUDA devices:")
     for name in names:
@@ -531,7 +531,7 @@ def main() -> None:
     if is_on("FAKE_WAITS_FOR_ORDER"):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(sys.stdin.readline() != "cmd_router_to_child:exit\n"))
     if is_on("FAKE_FORK_GRANDCHILD"):
-        # Ends by itself, so that a failing test leaves nothing for ever.
+        # Exits eventually, so that a failing test leaves no process behind.
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         journal(f"grandchild {child.pid}")
     if not is_on("FAKE_NO_BIND"):

@@ -1,7 +1,7 @@
-"""A GPU that is none, under the names of nvidia-ml-py: a process in the guise of a CUDA server has memory on it.
+"""A fake nvidia-ml-py with one GPU, on which each running disguised server uses memory.
 
-Copied as pynvml.py into a folder on PYTHONPATH. What a process has there: 700 MiB as soon as it runs, so that there is
-overhead to be seen beside the buffers of a tiny model.
+Copied as pynvml.py into a folder on PYTHONPATH. Each server uses 700 MiB, so that there is overhead beyond the buffers
+of a tiny model.
 """
 
 from pathlib import Path
@@ -57,7 +57,7 @@ def nvmlDeviceGetComputeRunningProcesses(handle):
 
 
 def _pids():
-    """Of the servers in disguise that have this GPU in their environment."""
+    """Pids of the disguised servers that have this GPU in their environment."""
     return [
         int(folder.name)
         for folder in Path("/proc").glob("[0-9]*")

@@ -1,4 +1,4 @@
-"""GGUF files byte by byte, so that a test can also write those that no program would."""
+"""Builds GGUF files byte by byte, including invalid ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TINY = {"general.architecture": "llama", "llama.block_count": 1}
 
 @dataclass(frozen=True)
 class Typed:
-    """A metadata value of a type that Python's own does not tell."""
+    """A metadata value with an explicit GGUF type."""
 
     type: int
     value: Any
@@ -24,7 +24,7 @@ class Typed:
 
 @dataclass(frozen=True)
 class Info:
-    """A tensor as the file describes it; without an offset it follows the one before."""
+    """A tensor info; without an offset the tensor follows the previous one."""
 
     name: str = "t"
     shape: Sequence[int] = (8,)
@@ -43,7 +43,7 @@ class Info:
 def a_header(
     metadata: Mapping[Any, Any] = TINY, tensors: Sequence[Info] = (Info(),), version: int = 3, alignment: int = 32
 ) -> bytes:
-    """Magic, metadata and tensor infos, up to where the data begins."""
+    """Magic, metadata and tensor infos, padded to the start of the data."""
     body = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(metadata))
     body += b"".join(text(key) + value(each) for key, each in metadata.items())
     free = 0
@@ -56,19 +56,19 @@ def a_header(
 
 
 def a_file(*arguments: Any, **options: Any) -> bytes:
-    """A header, as `a_header` makes it, and the data of its tensors: zeros."""
+    """A header as built by `a_header`, followed by zeros as tensor data."""
     tensors = options.get("tensors", arguments[1] if len(arguments) > 1 else (Info(),))
     alignment = options.get("alignment", 32)
     return a_header(*arguments, **options) + bytes(sum(padded(each.size_bytes, alignment) for each in tensors))
 
 
-def text(said: str | bytes) -> bytes:
-    raw = said.encode() if isinstance(said, str) else said
+def text(content: str | bytes) -> bytes:
+    raw = content.encode() if isinstance(content, str) else content
     return struct.pack("<Q", len(raw)) + raw
 
 
 def value(given: Any) -> bytes:
-    """A metadata value: its type and its bytes."""
+    """An encoded metadata value: its type and its bytes."""
     typed = _typed(given)
     if isinstance(typed.value, list):
         return struct.pack("<IIQ", ValueType.ARRAY, typed.type, len(typed.value)) + b"".join(

@@ -1,8 +1,8 @@
-"""A machine whose GPUs fill and empty as the engines of a service come and go, and an account of what was promised.
+"""A machine with fake GPUs whose memory follows the engines of a real service, with checks of all bookings.
 
-The engines are real and compute on the CPU; the memory they would take is entered for them. A thread looks at /health:
-who has a process holds half of what is booked for it at first, then all of it, and only then may it load its model. So
-whatever is ready holds all, as on a real card, however slow this thread is.
+The engines are real and compute on the CPU; a thread polls /health and enters the GPU memory that they would use. A new
+process first holds half of its booked memory, then all of it, and only then may it load its model. So every ready
+server holds all of its memory, as on a real card, however slow the polling thread is.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from workers.catalog.demo_model import write_demo_model
 MIB = 1024**2
 LOOK_SECONDS = 0.02
 
-# A model of 4,096 tokens needs 547 MiB, most of it CUDA's own: two find room in 1,200. One of 32,768 needs 857 MiB of a
-# card, or 970 of each of two.
+# With 4,096 tokens the model needs 547 MiB, most of it CUDA overhead: two fit in 1,200 MiB. With 32,768 tokens it needs
+# 857 MiB on one card, or 970 MiB on each of two.
 SMALL: dict[str, Any] = {}
 LARGE: dict[str, Any] = {"ctx_size": 32768}
 
@@ -41,7 +41,7 @@ def a_card(uuid: str, total_mib: int = 1200, used_mib: int = 0, **more: Any) -> 
 
 A, B = a_card("GPU-a", bus="00000000:01:00.0"), a_card("GPU-b", bus="00000000:02:00.0")
 
-# Python reads it at its start, in a folder of PYTHONPATH. Beside it lies an empty file for each pid that may go on.
+# A sitecustomize.py that blocks each engine until a file named after its pid exists next to it.
 GATE = """\
 import os, sys, time
 path, until = os.path.join(os.path.dirname(__file__), str(os.getpid())), time.monotonic() + 20
@@ -57,30 +57,31 @@ def _demo() -> Path:
     return write_demo_model(Path(folder.name))
 
 
-_kept: list[tempfile.TemporaryDirectory[str]] = []  # removed with the process
+_kept: list[tempfile.TemporaryDirectory[str]] = []  # removed at exit
 
 
 class Machine:
-    """The cards of one test, and the services that run on them."""
+    """The cards of one test, and the service that uses them."""
 
     def __init__(self, folder: Path) -> None:
         self.hardware = StandIn(folder / "hardware")
-        self.holds_back_at: float | None = None  # new engines stop with this share of theirs; any thread may set it
+        # Share of its booked memory at which a new engine stays; any thread may set it.
+        self.holds_back_at: float | None = None
         self.folder = folder
         self._gate = folder / "gate"
-        self._cards: tuple[Card, ...] = ()  # without what the engines hold; this and the next four under the lock
+        self._cards: tuple[Card, ...] = ()  # without the engines' memory; the lock guards this and the next four
         self._faults: tuple[str, ...] = ()
         self._held: dict[int, dict[str, int]] = {}  # pid -> bytes by UUID, as entered
         self._loading: set[int] = set()  # pids that may load their model
-        self._booked: dict[int, dict[str, int]] = {}  # pid -> bytes by UUID, as promised
+        self._booked: dict[int, dict[str, int]] = {}  # pid -> bytes by UUID, as booked
         self._lock = threading.Lock()
-        self.problems: list[str] = []  # what the account did not allow; appended to by the looking thread
-        self.looks = self.most_at_once = 0  # the second: engines, alive together
+        self.problems: list[str] = []  # violations; appended to by the polling thread
+        self.looks = self.most_at_once = 0  # the latter: engines alive at the same time
         self._gate.mkdir(parents=True)
         (self._gate / "sitecustomize.py").write_text(GATE)
 
     def show(self, *cards: Card, faults: tuple[str, ...] = ()) -> None:
-        """From now on, beside what the engines hold: what a card uses, and its processes, are strangers'."""
+        """Set the cards. Their used memory and processes are those of other programs, in addition to the engines."""
         with self._lock:
             self._cards, self._faults = cards, faults
             self._enter()
@@ -89,7 +90,7 @@ class Machine:
     def serving(
         self, *arguments: str, models: dict[str, dict[str, Any]], gpu: dict[str, Any] | None = None, **environment: str
     ) -> Iterator[Service]:
-        """The service with the embedded engine and copies of the demo model; nothing of a card is held back."""
+        """The service with the embedded engine, copies of the demo model, and no GPU reserve."""
         environment = {"ENGINE__BINARY": "embedded", "DEFAULTS__CTX_SIZE": "4096", **environment}
         config = self.config(models, gpu or {})
         with serving(
@@ -126,7 +127,7 @@ class Machine:
         path.write_text(yaml.safe_dump(config))
         return path
 
-    # --- the looking thread ---------------------------------------------------------------------------------
+    # --- the polling thread ---------------------------------------------------------------------------------
 
     def _look_on(self, service: Service, ended: threading.Event) -> None:
         try:
@@ -136,7 +137,7 @@ class Machine:
                     with self._lock:
                         self._look_at(servers)
                     self.looks += 1
-        except Exception as error:  # the service has ended, or this is a bug
+        except Exception as error:  # the service exited, or this is a bug
             self.problems.append(repr(error))
 
     def _look_at(self, servers: list[dict[str, Any]]) -> None:
@@ -163,22 +164,22 @@ class Machine:
         return {uuid: int(share * size) for uuid, size in booked.items()}
 
     def _check(self, bookings: list[dict[str, int]]) -> None:
-        """No card was promised to more than it holds."""
+        """Check that no card is overbooked."""
         ours: Counter[str] = Counter()
         for each in bookings:
             ours.update(each)
         for card in self._cards:
-            strangers = MIB * (card.used_mib + sum(card.processes.values()))
-            if ours[card.uuid] + strangers > MIB * card.total_mib:
-                self.problems.append(f"{card.uuid}: {bookings} and strangers' {strangers} are above its total")
+            others = MIB * (card.used_mib + sum(card.processes.values()))
+            if ours[card.uuid] + others > MIB * card.total_mib:
+                self.problems.append(f"{card.uuid}: bookings {bookings} plus other programs' {others} exceed its total")
 
     def _check_visible(self, pid: int, booked: dict[str, int]) -> None:
         with contextlib.suppress(psutil.Error):
             shown = (
                 psutil.Process(pid).environ().get("CUDA_VISIBLE_DEVICES")
-            )  # None: it becomes another program just now
+            )  # None: it is executing another program just now
             if shown is not None and {uuid for uuid in shown.split(",") if uuid} != set(booked):
-                self.problems.append(f"it sees {shown}, booked is {booked}")
+                self.problems.append(f"process {pid} sees {shown}, but {booked} is booked")
 
     def _enter(self) -> None:
         self.hardware.show(*map(self._filled, self._cards), faults=self._faults)
@@ -199,34 +200,34 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-# --- what the service says of it -----------------------------------------------------------------------------
+# --- as reported by the service -----------------------------------------------------------------------------
 
 
 def gpus(service: Service) -> dict[str, dict[str, Any]]:
-    """Each card that is there, by /health."""
+    """The cards in /health, by UUID."""
     return {gpu["uuid"]: gpu for gpu in service.get("/health").json()["gpu_pool_status"]["gpus"]}
 
 
 def sees(service: Service, *uuids: str) -> None:
-    """Wait until these are there, in this order."""
+    """Wait until the service sees exactly these cards, in this order."""
     wait_for(lambda: list(gpus(service)) == list(uuids), 20, lambda: gpus(service))
 
 
 def sees_used(service: Service, **used_mib: int) -> None:
-    """Wait until a reading shows that much in use: GPU_a=400."""
+    """Wait until the service sees at least this much used memory, as in GPU_a=400."""
     for name, mib in used_mib.items():
         wait_for(lambda: gpus(service)[name.replace("_", "-")]["used_bytes"] >= mib * MIB, 20)  # noqa: B023
 
 
 def device_of(service: Service, model: str) -> str:
-    """The device that answers a request for the model."""
+    """Send a request for the model; returns the device that answered."""
     with service.chat(model) as answer:
         assert answer.status_code == 200, answer.text
         return answer.headers["x-llama-smart-proxy-device"]
 
 
 def refusal(service: Service, model: str, status: int, code: str) -> tuple[dict[str, Any], str | None]:
-    """The error a request for the model is answered with, and its Retry-After."""
+    """Send a request for the model that must fail; returns its error and Retry-After."""
     with service.chat(model) as answer:
         assert answer.status_code == status, answer.text
         error: dict[str, Any] = answer.json()["error"]
@@ -240,7 +241,7 @@ def placement_of(service: Service, model: str) -> dict[str, Any]:
 
 
 def loaded(service: Service) -> dict[str, dict[str, Any]]:
-    """The servers of /health by their models."""
+    """The servers in /health, by model."""
     return {server["model_id"]: server for server in service.servers()}
 
 
@@ -249,7 +250,7 @@ def process_of(service: Service, model: str) -> psutil.Process:
 
 
 def visible(process: psutil.Process) -> list[str]:
-    """The GPUs it was shown."""
+    """The GPUs in the process's CUDA_VISIBLE_DEVICES."""
     return [uuid for uuid in process.environ()["CUDA_VISIBLE_DEVICES"].split(",") if uuid]
 
 
@@ -264,12 +265,12 @@ def decisions(service: Service, query: str = "") -> list[dict[str, Any]]:
 
 
 def claimed_bytes(service: Service, uuid: str) -> float:
-    """By the metrics."""
+    """Claimed bytes of the GPU, from the metrics."""
     return series(service, "llama_smart_proxy_gpu_memory_claimed_bytes")[f'gpu="0",uuid="{uuid}"']
 
 
 def series(service: Service, name: str) -> dict[str, float]:
-    """A metric's values by their labels."""
+    """The values of a metric, by labels."""
     lines = service.get("/metrics").text.splitlines()
     found = (line.removeprefix(name + "{").rsplit("} ", 1) for line in lines if line.startswith(name + "{"))
     return {labels: float(value) for labels, value in found}

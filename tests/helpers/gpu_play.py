@@ -33,11 +33,11 @@ METADATA = {
     "llama.attention.head_count": 32,
     "llama.attention.head_count_kv": 8,
 }
-NO_MODEL = PlacementConstraints()
+NO_CONSTRAINTS = PlacementConstraints()
 
 
 def eight_layers_file(path: Path) -> Path:
-    """Eight layers of 416 MiB, and 2 x 250 MiB of vocabulary; sparse."""
+    """Write a sparse model file with eight layers of 416 MiB and 2 x 250 MiB of vocabulary."""
     infos = [Info("token_embd.weight", (4096, 32000), 1), Info("output.weight", (4096, 32000), 1)]
     for il in range(8):
         infos += [Info(f"blk.{il}.{name}.weight", (4096, 14336), 1) for name in ("ffn_gate", "ffn_up", "ffn_down")]
@@ -61,8 +61,8 @@ def _estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
 
 
 @functools.cache
-def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_MODEL) -> PlacementRequest:
-    """A model of eight layers: with 4k some 4.5 GiB on one GPU; a context of 64k takes 2 GiB more."""
+def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_CONSTRAINTS) -> PlacementRequest:
+    """A model with eight layers: about 4.5 GiB on one GPU with a context of 4k, 2 GiB more with 64k."""
     return PlacementRequest(eight_layer_shape(), ModelOptions(ctx_size=ctx_size), _estimate, constraints)
 
 
@@ -71,7 +71,7 @@ class Hardware:
     """GPUs by UUID: GiB of each, and what other processes hold of it."""
 
     total_gib: dict[str, float]
-    stranger_gib: dict[str, float] = field(default_factory=dict)
+    other_gib: dict[str, float] = field(default_factory=dict)
     late_gib: dict[str, float] = field(default_factory=dict)  # being released by processes that have ended
     shows_pids: bool = True
     state: GpuState = GpuState.OK
@@ -83,7 +83,7 @@ class Hardware:
         gpus = []
         for index, (uuid, total) in enumerate(self.total_gib.items()):
             held = {s.pid or 0: s.booked[uuid] for s in servers if uuid in s.booked and s.ready_at is not None}
-            away = int((self.stranger_gib.get(uuid, 0) + self.late_gib.get(uuid, 0)) * GIB)
+            away = int((self.other_gib.get(uuid, 0) + self.late_gib.get(uuid, 0)) * GIB)
             free = int(total * GIB) - away - sum(held.values())
             processes = dict(held) if self.shows_pids else {}
             gpus.append(Gpu(uuid, index, "card", total_bytes=int(total * GIB), free_bytes=free, processes=processes))
@@ -116,11 +116,11 @@ class GpuPlay(Play):
         name: str,
         at: float = 0.0,
         ctx_size: int = 4096,
-        constraints: PlacementConstraints = NO_MODEL,
+        constraints: PlacementConstraints = NO_CONSTRAINTS,
         patience: float = 300.0,
         command: Callable[..., ev.Event] = ev.Acquire,
     ) -> list[Effect]:
-        """A new request. The GPUs were polled half a second ago, as they always are."""
+        """Post a new request, half a second after a poll of the GPUs."""
         if self.answers_polls and self.hardware.total_gib:
             self.post(self.polled(at - 0.5))
         self._ticket += 1

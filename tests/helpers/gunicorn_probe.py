@@ -1,6 +1,6 @@
-"""A service of the real gunicorn.conf.py and ProxyWorker around stand-in services and small WSGI applications.
+"""The real gunicorn.conf.py and ProxyWorker with a fake service and small WSGI applications.
 
-Run as `python gunicorn_probe.py FOLDER SERVER_SETTINGS_AS_JSON`; what the services are asked is in FOLDER/events.
+Run as `python gunicorn_probe.py FOLDER SERVER_SETTINGS_AS_JSON`; FOLDER/events lists the calls to the service.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def record(event: str) -> None:
 
 
 class FakeServices:
-    """Records every call; drained when no /stream is running; owns one child, like a llama-server."""
+    """Records every call; drained when no /stream is running; owns one child process, like a llama-server."""
 
     def __init__(self) -> None:
         self.is_draining = False
@@ -47,7 +47,7 @@ class FakeServices:
         spawned.wait(5)
 
     def _own_child(self, spawned: threading.Event) -> None:
-        # The parent-death signal is tied to this thread, which therefore stays.
+        # The parent-death signal is tied to this thread, so it must not end.
         self.child = subprocess.Popen([sys.executable, "-c", SLEEPER, str(os.getpid())])
         spawned.set()
         self.child.wait()
@@ -90,7 +90,7 @@ def failing_pieces():
 
 
 def flask_application() -> flask.Flask:
-    """Reads the body as our routes do, with and without werkzeug's own limit, and one that hides every failure."""
+    """Routes that read the body like ours, with or without werkzeug's limit, and one that hides all failures."""
     application = flask.Flask(__name__)
 
     @application.errorhandler(Exception)

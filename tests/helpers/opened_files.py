@@ -1,4 +1,4 @@
-"""Tells which files somebody has opened, by inotify: what a request must not have touched."""
+"""Reports which files were opened, by inotify, to check that a request does not touch files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HEAD = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 
 
 class OpenedFiles:
-    """Watches the files in some folders; `names` are those opened since it was asked last."""
+    """Watches the files in some folders; `names` returns those opened since its last call."""
 
     def __init__(self, *folders: Path) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)

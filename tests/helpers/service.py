@@ -1,4 +1,4 @@
-"""The whole service as its users start it: the command line, real gunicorn, a real engine, real sockets."""
+"""Runs the whole service as users start it: command line, gunicorn, a real engine, sockets."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ENDLESS = {"max_tokens": 30_000, "ignore_eos": True}
 
 
 class Service:
-    """A running `llama-smart-proxy serve`, with folders of its own.
+    """A running `llama-smart-proxy serve` with its own folders.
 
-    The kernel kills it when the thread that made it ends, so that a pytest that is killed leaves none behind.
+    The kernel kills it when the thread that started it ends, so that a killed pytest leaves no service behind.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Service:
         program: Sequence[str] = ("-P", FIXED_RAM),
         **environment: str,
     ):
-        """`environment` gets the prefix of our settings; `plain` are variables as they are."""
+        """`environment` are settings, which get our prefix; `plain` are environment variables without a prefix."""
         self.folder = folder
         self.started_at = time.monotonic()
         env = {
@@ -51,9 +51,9 @@ class Service:
             "XDG_STATE_HOME": str(folder / "state"),
             "PYTHONUNBUFFERED": "1",
         }
-        # The demo makes some 3,000 tokens a second: a stream that a test wants to cut must not end by itself.
+        # The demo model generates about 3,000 tokens/s: a stream that a test cuts off must not end before that.
         env["LLAMA_SMART_PROXY_DEFAULTS__CTX_SIZE"] = "32768"
-        if plain is None:  # whatever GPUs the machine has, a test without its own stand-in has none
+        if plain is None:  # without a fake NVML, a test sees no GPUs, whatever the machine has
             env["LLAMA_SMART_PROXY_GPU__ENABLED"] = "false"
         env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()} | dict(plain or {})
         self.process = subprocess.Popen(
@@ -106,7 +106,7 @@ class Service:
         return self.post("/v1/chat/completions", body, stream=bool(fields.get("stream")))
 
     def send_raw(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> socket.socket:
-        """A request on a socket of one's own, to be left at will."""
+        """Send a request on a raw socket, which the caller may close at any time."""
         data = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], **body}).encode()
         connection = self.connect()
         connection.sendall(
@@ -143,7 +143,7 @@ class Service:
             self._reader.join(5)
 
     def end(self) -> None:
-        """Whatever a test left running."""
+        """Kill whatever is still running."""
         if self.process.poll() is None:
             for member in self.family():
                 with contextlib.suppress(psutil.Error):

@@ -1,4 +1,4 @@
-/* A libnvidia-ml.so.1 for tests. It shows what the file $STAND_IN_NVML says at each call: see stand_in_nvml.py.
+/* A fake libnvidia-ml.so.1. Each call reports what the file $STAND_IN_NVML contains: see stand_in_nvml.py.
    The number behind a handle is 100 * card + 1 + part, with part 0 for the card itself and 1, 2, .. for MIG devices. */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -19,7 +19,7 @@
 #define FAULTS 16
 #define MIB (1024ull * 1024)
 
-typedef struct { unsigned pid; unsigned long long bytes; unsigned instance, compute; } process_t; /* NVML's own */
+typedef struct { unsigned pid; unsigned long long bytes; unsigned instance, compute; } process_t; /* as in NVML */
 typedef struct {
     char uuid[96], bus[32], flags[128], name[96];
     int total, used, busy, celsius, milliwatts, major, minor;
@@ -67,7 +67,7 @@ static void parse(FILE *f) {
     }
 }
 
-/* Brings the state up to date, if the file is another one by now; then what it says of this call: delays, an error. */
+/* Rereads the file if it was replaced; applies delays for this call and returns its error, if any. */
 static int look(const char *call) {
     static struct stat before;
     struct stat is;
@@ -96,7 +96,7 @@ static gpu_t *behind(void *handle) {
     return part == 0 ? g : part <= g->parts ? &now.gpu[g->part[part - 1]] : NULL;
 }
 
-/* Why this field of this device is not told; 0: it is. A device that was lost needs `stale_until_init` many inits. */
+/* The error for this field of this device, or 0. A lost device needs `stale_until_init` initializations. */
 static int refused(const char *call, void *handle, const char *unless, gpu_t **g) {
     int code = look(call);
     if (code) return code;

@@ -1,6 +1,6 @@
-"""NVIDIA hardware that is not there: the real nvidia-ml-py on a libnvidia-ml.so.1 of our own, compiled from C.
+"""Fake NVIDIA hardware: the real nvidia-ml-py on a fake libnvidia-ml.so.1, compiled from C.
 
-What it shows stands in a text file, which it looks at on every call: a test changes the hardware by writing it anew.
+The library reads the hardware from a text file on every call: a test changes the hardware by rewriting the file.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import pytest
 SOURCE = Path(__file__).with_suffix(".c")
 LIBRARY = "libnvidia-ml.so.1"
 COMPILER = shutil.which("cc") or shutil.which("gcc")
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc) for the stand-in NVML")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc) for the fake NVML")
 
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU. `flags` say what it lacks or suffers: no_memory, no_utilization, no_temperature, no_power, no_pci,
+    """One GPU. `flags` are missing features and faults: no_memory, no_utilization, no_temperature, no_power, no_pci,
     no_capability, no_processes, no_mig, no_fields (all of them), old_temperature (only the old call knows it), lost,
-    forbidden, hidden_pids, no_process_bytes. With `parts` it is in MIG mode. A process that is dead holds nothing."""
+    forbidden, hidden_pids, no_process_bytes. With `parts` it is in MIG mode. Dead processes use no memory."""
 
     uuid: str = "GPU-aaaa"
     name: str = "NVIDIA GeForce RTX 4090"
@@ -52,33 +52,33 @@ class Card:
 
 
 class StandIn:
-    """The hardware of one test."""
+    """The fake hardware of one test."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "nvml.txt"
 
     def show(self, *cards: Card, faults: tuple[str, ...] = ()) -> None:
-        """From now on. A fault is `error CALL CODE`, with CALL one of NVML's or `all`, `delay CALL MILLISECONDS`, or
-        `stale_until_init N`: every card is lost until the process initialises NVML for the Nth time."""
+        """Set the hardware. Faults: `error CALL CODE` and `delay CALL MILLISECONDS`, for an NVML function or `all`, and
+        `stale_until_init N`: every card is lost until the process initializes NVML for the Nth time."""
         text = "\n".join(["driver 580.10 13000", *faults, *(line for card in cards for line in card.lines())]) + "\n"
         beside = self.path.with_suffix(".new")
         beside.write_text(text)
         os.replace(beside, self.path)
 
     def unload(self) -> None:
-        """The driver is not loaded."""
+        """Simulate that the driver is not loaded."""
         self.path.unlink()
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a process that is to see it."""
+        """Environment variables with which a process sees this hardware."""
         return {"LD_LIBRARY_PATH": str(library().parent), "STAND_IN_NVML": str(self.path)}
 
 
 @functools.cache
 def library() -> Path:
-    """The compiled library, of one length of life with this process."""
+    """Compile the library once per process; it is deleted at exit."""
     assert COMPILER is not None
     folder = Path(tempfile.mkdtemp(prefix="stand-in-nvml-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

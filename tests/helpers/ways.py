@@ -1,4 +1,4 @@
-"""The whole service by each way that an answer can take, an engine that says just these bytes, and a strict client."""
+"""The whole service with each path that an answer can take, an engine that sends given bytes, and a strict client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRAMS = {
     "gunicorn": (ANOTHER_SERVER, "gunicorn"),
     "werkzeug": (ANOTHER_SERVER, "werkzeug"),
 }
-# To the client's socket; as pieces: to a client of HTTP/1.0, through gunicorn's framing, through another server's.
+# Direct to the client's socket; as WSGI chunks: to an HTTP/1.0 client, by gunicorn's framing, by another server's.
 WAYS = ("socket", "HTTP/1.0", "gunicorn", "werkzeug")
 SECONDS = 10.0
 CHAT = b'{"model": "m"}'
@@ -30,20 +30,20 @@ CHAT = b'{"model": "m"}'
 
 @dataclass
 class Got:
-    """What a client got, as h11 reads it: a strict reader that is none of ours."""
+    """What a client received, parsed by h11, which is strict and independent of our code."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
-    is_whole: bool  # the message ended as its framing says
-    seen: bytes  # what the engine was sent
+    is_whole: bool  # the message ended as its framing requires
+    seen: bytes  # the request that the engine received
 
     def header(self, name: str) -> str | None:
         return next((value for each, value in self.headers if each == name), None)
 
 
 class Ways:
-    """One service for each program, started when it is first asked."""
+    """One service for each program, started on first use."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self._folder = folder
@@ -93,7 +93,8 @@ class Ways:
         parts: Sequence[int] = (),
         receive_buffer_bytes: int | None = None,
     ) -> tuple[socket.socket, Path]:
-        """Ask for this answer; the connection it comes on, and the file with what the engine will have been sent."""
+        """Send a request that the engine answers with these bytes; returns the connection, and the file to which the
+        engine writes the request."""
         service, name = self.service(way), next(self._names)
         path = service.folder / "answers" / name
         path.write_bytes(answer)
@@ -107,7 +108,7 @@ class Ways:
         return connection, path.with_name(f"{name}.seen")
 
     def ask(self, way: str, answer: bytes, method: str = "POST", **more: object) -> Got:
-        """The same, and what came of it."""
+        """Like `send`, and receive the answer."""
         connection, seen = self.send(way, answer, method=method, **more)  # type: ignore[arg-type]
         with connection:
             got = read(connection, method)
@@ -116,7 +117,7 @@ class Ways:
 
 
 def read(connection: socket.socket, method: str = "POST") -> Got:
-    """One answer. A connection that ends or is reset before the answer does leaves it less than whole."""
+    """Receive one answer. If the connection ends or is reset too early, the answer is not `is_whole`."""
     reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
     reader.send(h11.Request(method=method, target="/", headers=[("Host", "localhost")]))
     reader.send(h11.EndOfMessage())

@@ -15,7 +15,7 @@ from app.use_cases.placement.pins import auto_context_problems, is_capacity_know
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from tests.commands.test_check_config import check, written
-from tests.helpers.builders import GIB, a_gguf, asked_for
+from tests.helpers.builders import GIB, a_gguf, a_placement_request
 from tests.helpers.fixed_ram import RAM_BYTES
 from tests.helpers.gpu_machine import LARGE, SMALL, A, Machine, a_card
 from tests.helpers.gpu_play import eight_layers
@@ -89,8 +89,8 @@ def test_of_an_estimate_with_low_confidence_only_the_weights_count():
 
 def test_without_gpus_ram_counts():
     world = World((), shared={CPU: 0}, totals={CPU: 16 * GIB})
-    assert pinned_problems({"a": asked_for(9 * GIB), "b": asked_for(6 * GIB)}, world) == ()
-    (line,) = pinned_problems({"a": asked_for(9 * GIB), "b": asked_for(8 * GIB)}, world)
+    assert pinned_problems({"a": a_placement_request(9 * GIB), "b": a_placement_request(6 * GIB)}, world) == ()
+    (line,) = pinned_problems({"a": a_placement_request(9 * GIB), "b": a_placement_request(8 * GIB)}, world)
     assert "models.b.pin: " in line and "it needs 8,192 MiB of RAM; usable: 7,168 MiB" in line
 
 

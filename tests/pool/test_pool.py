@@ -18,7 +18,7 @@ from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Decided
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
-from tests.helpers.builders import GIB, a_launch, a_model, asked_for, replace
+from tests.helpers.builders import GIB, a_launch, a_model, a_placement_request, replace
 from workers.pool.decision_log import record_decision
 from workers.pool.pool import Pool
 from workers.telemetry.store import StateStore
@@ -63,7 +63,7 @@ class Case:
         self.estimated.append(model.name)
         if model.name == "bad":
             raise InvalidModelFile(model.name, "its header ends too early")
-        return asked_for(3 * GIB)
+        return a_placement_request(3 * GIB)
 
     def acquire(self, model: Model) -> None:
         lease = self.pool.acquire(model, 10, Client())  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
-from tests.helpers.builders import Play, a_model, asked_for, replace
+from tests.helpers.builders import Play, a_model, a_placement_request, replace
 from tests.helpers.service import wait_for
 from tests.scheduling.test_schedule import stopped
 from tests.service.test_faults import error_of, faulty
@@ -117,8 +117,8 @@ def test_more_context_than_a_model_is_ever_loaded_with_loads_nothing(tmp_path: P
 
 def test_a_slot_that_has_its_own_cells_has_its_share_of_the_context():
     options = ModelOptions(ctx_size=8192, parallel=4, kv_unified=False)
-    assert max_request_tokens(replace(asked_for(1), options=options)) == 2048
-    assert max_request_tokens(replace(asked_for(1), options=replace(options, kv_unified=True))) == 8192
+    assert max_request_tokens(replace(a_placement_request(1), options=options)) == 2048
+    assert max_request_tokens(replace(a_placement_request(1), options=replace(options, kv_unified=True))) == 8192
 
 
 @pytest.mark.integration

@@ -17,7 +17,7 @@ from app.use_cases.scheduling.effects import Done, ReadMemory
 from app.use_cases.scheduling.load_balancing import MAX_CONVERSATIONS
 from app.use_cases.scheduling.pool_state import SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
-from tests.helpers.builders import GIB, Play, a_model, asked_for, booked, memory, replace
+from tests.helpers.builders import GIB, Play, a_model, a_placement_request, booked, memory, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
 from tests.scheduling.test_schedule import grants, refusals, spawned, stopped
 from workers.telemetry.gauges import Gauges
@@ -51,7 +51,7 @@ def with_two(play: Play, model: Model, at: float = 20.0) -> None:
 def ask(play: Play, model: Model, conversation: int | None, at: float) -> int | None:
     """The id of the server that a request of this conversation is granted; None: it waits."""
     play._ticket += 1
-    command = ev.Acquire(play._ticket, model, at, at + 300, asked_for(booked(model)), conversation)
+    command = ev.Acquire(play._ticket, model, at, at + 300, a_placement_request(booked(model)), conversation)
     return grants(play.post(command)).get(play._ticket)
 
 
@@ -217,7 +217,7 @@ def test_a_replica_of_a_server_on_a_gpu_is_not_placed_on_the_cpu():
 
 def test_a_replica_of_a_server_on_a_gpu_waits_for_lost_gpus():
     play = GpuPlay(
-        Hardware({"GPU-a": 6, "GPU-b": 6}, stranger_gib={"GPU-b": 5}),
+        Hardware({"GPU-a": 6, "GPU-b": 6}, other_gib={"GPU-b": 5}),
         SchedulingLimits(cpu_fallback=CpuFallback.WHEN_FULL),
     )
     gpu_pair(play)
@@ -226,7 +226,7 @@ def test_a_replica_of_a_server_on_a_gpu_waits_for_lost_gpus():
     for second in range(1, 40):
         play.post(play.polled(second), ev.Tick(at=float(second)))
     assert len(play.state.servers) == 1
-    play.hardware.state, play.hardware.stranger_gib = GpuState.OK, {}
+    play.hardware.state, play.hardware.other_gib = GpuState.OK, {}
     for second in range(40, 60):
         play.post(play.polled(second), ev.Tick(at=float(second)))
     assert [each.placement.uuids for each in play.state.servers] == [("GPU-a",), ("GPU-b",)]

@@ -16,7 +16,7 @@ from app.use_cases.scheduling.effects import Effect, ReadGpus, Refuse, Spawn
 from app.use_cases.scheduling.pool_state import SchedulingLimits
 from app.use_cases.scheduling.readings import GPU_READING_TIMEOUT_SECONDS
 from app.use_cases.scheduling.schedule import due_at
-from tests.helpers.builders import GIB, a_model, asked_for, replace
+from tests.helpers.builders import GIB, a_model, a_placement_request, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
 from tests.scheduling.test_schedule import IMPATIENT, grants, refusals, spawned, stopped
 
@@ -120,9 +120,9 @@ def test_a_model_that_has_just_loaded_is_not_evicted_for_one_that_fits_beside_it
     """In a container pids are hidden: its memory was no longer free and still claimed, so it was stopped again."""
     play = play_on(Hardware({"GPU-a": 12}, shows_pids=False))
     play.wants("a")
-    play.hardware.stranger_gib = {"GPU-a": 4.6}  # its own memory
+    play.hardware.other_gib = {"GPU-a": 4.6}  # its own memory
     assert where(play.wants("b", at=1.0)) == []
-    play.hardware.stranger_gib, play.answers_polls = {}, False
+    play.hardware.other_gib, play.answers_polls = {}, False
     play.post(ev.Ready(1, 9001, at=2.0))
     assert play.state.server(1).state is ServerState.READY
     assert where(play.post(play.polled(at=2.1))) == [("GPU-a",)]
@@ -159,7 +159,7 @@ def test_memory_that_is_not_released_belongs_to_another_process():
     play = play_on(ONE)
     old = play.loaded("old")
     play.wants("new", at=10.0)
-    play.hardware.stranger_gib = {"GPU-a": old.booked["GPU-a"] / GIB}
+    play.hardware.other_gib = {"GPU-a": old.booked["GPU-a"] / GIB}
     effects = play.post(ev.Exited(old.id, "", at=10.5))
     while (due := due_at(play.state)) and due < 60 and not effects:
         effects = play.post(ev.Tick(at=due))
@@ -238,7 +238,7 @@ def test_a_server_drained_for_a_canceled_request_is_ready_although_another_load_
 
 
 def test_memory_held_by_another_process_is_reported_with_the_numbers():
-    play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}))
+    play = play_on(replace(ONE, other_gib={"GPU-a": 4}))
     (refuse,) = play.wants("a")
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.INSUFFICIENT_MEMORY
     assert refuse.refusal.free_bytes == {"GPU-a": int(1.5 * GIB)}
@@ -258,9 +258,7 @@ def test_a_missing_gpu_is_the_reason_if_it_would_have_been_used():
 
 def test_a_model_that_never_fits_is_rejected_with_what_an_empty_gpu_offers():
     """Not with the size of the GPU: 6 GiB would be enough, but max_vram is 4. Nor with what is free at the moment."""
-    play = play_on(
-        replace(ONE, stranger_gib={"GPU-a": 3}), SchedulingLimits(gpu_limits=GpuLimits(max_vram_bytes=4 * GIB))
-    )
+    play = play_on(replace(ONE, other_gib={"GPU-a": 3}), SchedulingLimits(gpu_limits=GpuLimits(max_vram_bytes=4 * GIB)))
     (refuse,) = play.wants("a")
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
     assert refuse.refusal.free_bytes == {"GPU-a": 4 * GIB}
@@ -274,7 +272,7 @@ def test_a_missing_gpu_is_no_reason_for_a_model_that_would_not_use_it(layers: in
     play = play_on(ONE)
     missing = (MissingGpu("GPU-z", 1, "other", "lost"),)
     away = replace(play.polled(at=1.0).gpus, missing=missing)
-    huge = asked_for(200 * GIB, constraints)
+    huge = a_placement_request(200 * GIB, constraints)
     model = replace(huge, options=ModelOptions(ctx_size=4096, n_gpu_layers=layers))
     play.answers_polls = False
     effects = play.post(ev.GpusPolled(away, 1.0), ev.Acquire(1, a_model("a"), 1.0, 300.0, model), ev.Tick(1.1))
@@ -295,7 +293,7 @@ def test_a_start_that_runs_out_of_memory_is_placed_once_more_with_a_margin():
     """Another process grew on the GPU that was chosen."""
     play = play_on(TWO)
     (first,) = where(play.wants("a"))
-    play.hardware.stranger_gib = {first[0]: 5}
+    play.hardware.other_gib = {first[0]: 5}
     effects = play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
     (second,) = where(effects)
     assert (refusals(effects), second != first) == ({}, True)
@@ -344,7 +342,7 @@ def test_nothing_is_decided_twice_on_the_same_facts():
     assert len(play.decided) == decided
     play.post(play.polled(at=1.9))
     assert len(play.decided) == decided, "a reading that shows the same changes nothing"
-    play.hardware.stranger_gib = {"GPU-a": 0.5}
+    play.hardware.other_gib = {"GPU-a": 0.5}
     play.post(play.polled(at=2.9))
     assert len(play.decided) == decided + 1
 
@@ -368,7 +366,7 @@ def ticks_that_are_due_at_once(play: GpuPlay, now: float) -> int:
 
 
 def on_the_cpu_beside_gpus(gib: float) -> PlacementRequest:
-    return replace(asked_for(int(gib * GIB)), options=ModelOptions(ctx_size=4096, n_gpu_layers=0))
+    return replace(a_placement_request(int(gib * GIB)), options=ModelOptions(ctx_size=4096, n_gpu_layers=0))
 
 
 def test_a_missing_first_reading_causes_no_busy_loop_while_a_load_waits_for_ram():
@@ -396,7 +394,7 @@ def test_memory_whose_release_is_never_seen_causes_no_busy_loop(is_polled: bool)
 
 
 def test_one_decision_rejects_all_waiters_of_a_model():
-    play = play_on(replace(ONE, stranger_gib={"GPU-a": 4}), answers_polls=False)
+    play = play_on(replace(ONE, other_gib={"GPU-a": 4}), answers_polls=False)
     for ticket in range(1, 6):
         play.post(ev.Acquire(ticket, a_model("a"), 0.0, 300.0, eight_layers()))
     other = eight_layers(constraints=PlacementConstraints(cpu_when_full=True))  # its settings have changed meanwhile

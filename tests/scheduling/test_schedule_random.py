@@ -46,7 +46,7 @@ from app.use_cases.scheduling.pool_state import Awaited, PoolState, SchedulingLi
 from app.use_cases.scheduling.readings import note_elapsed_time
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.schedule import PASSES, due_at, step
-from tests.helpers.builders import GIB, a_command, a_model, booked, nothing_is_left_out
+from tests.helpers.builders import GIB, a_command, a_model, booked, check_nothing_skipped
 
 FAILURES = {
     *(Reason.LOAD_FAILED, Reason.LOAD_TIMEOUT, Reason.SPAWN_FAILED),
@@ -147,7 +147,7 @@ class World:
             return
         before = self.state
         self.state, effects = step(before, event)
-        nothing_is_left_out(self.state, event.at)
+        check_nothing_skipped(self.state, event.at)
         self.check_victims(before, event, effects)
         self.check_ends(event.at, effects)
         self.check_replicas(before, event, effects)
