@@ -1,6 +1,6 @@
 """The metadata of a GGUF file: its keys and values, as far as they are worth keeping.
 
-Long values and those of the tokenizer are skipped, only their lengths are kept. The total size of kept values is bounded.
+Long values and those of the tokenizer are skipped, only their lengths are kept. Their total size is bounded.
 """
 
 from __future__ import annotations
