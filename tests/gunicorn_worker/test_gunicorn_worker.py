@@ -1,4 +1,4 @@
-"""Real gunicorn and our worker with a fake service: what clients and signals can do to the process that owns the GPUs."""
+"""Real gunicorn and our worker with a fake service: how the process that owns the GPUs handles clients and signals."""
 
 from __future__ import annotations
 
