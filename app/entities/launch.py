@@ -1,4 +1,4 @@
-"""What the pure rings may know of settings and of the engine: the values that shape one llama-server's start."""
+"""The values that determine how one llama-server is started: its engine, its options, its launch settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EngineKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """Which llama-server runs here and what it said it can do."""
+    """The llama-server in use and the options it supports."""
 
     kind: EngineKind
     command: tuple[str, ...]  # the argv every start begins with
@@ -32,7 +32,7 @@ DRAFTS_ITSELF = "draft-mtp"  # the --spec-type of a model that has layers of its
 
 
 class Task(enum.StrEnum):
-    """What a llama-server is started to answer."""
+    """The kind of requests a llama-server is started for."""
 
     COMPLETION = "completion"
     EMBEDDING = "embedding"  # --embeddings

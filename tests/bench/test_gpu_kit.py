@@ -1,4 +1,4 @@
-"""bench/gpu: what it chooses, what it writes, and the whole of it on a machine without a GPU."""
+"""bench/gpu: its choices, its files, and complete runs on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_a_start_that_fails_says_why(tmp_path: Path):
     assert not psutil.Process().children(recursive=True)
 
 
-def test_a_server_is_gone_whatever_happens_beside_it(tiny: Path, tmp_path: Path):
+def test_the_server_is_stopped_on_interrupt_and_timeout(tiny: Path, tmp_path: Path):
     bench = Bench(find_engine("embedded"), None, tmp_path)
     from bench.gpu.measure import _model
 
@@ -457,8 +457,8 @@ def test_the_rehearsal_runs_and_a_second_run_measures_nothing(tmp_path: Path):
     assert {path: path.stat().st_mtime_ns for path in models} == models
 
 
-def test_the_way_of_a_gpu_is_gone_with_a_card_and_a_server_in_disguise(tmp_path: Path):
-    """No CUDA in it: the command line, the log, NVML's figures, the table of overheads."""
+def test_a_run_with_a_fake_gpu_and_a_disguised_server(tmp_path: Path):
+    """Covers, without CUDA, the command line, the log, NVML's figures and the table of overheads."""
     server = tmp_path / "llama-server"
     server.write_text(
         f'#!/bin/sh\nexec {sys.executable} -P {Path(__file__).parents[1] / "helpers" / "disguised_server.py"} "$@"\n'
@@ -574,7 +574,7 @@ def test_wrong_arguments_are_status_2(tmp_path: Path, arguments: tuple[str, str]
 
 
 @pytest.mark.parametrize("content", ["null", "[]", "{}", '{"rows": 3}', '{"machine": {}, "rows": [1]}'])
-def test_results_of_somebody_else_are_not_overwritten(tmp_path: Path, content: str):
+def test_a_foreign_results_file_is_not_overwritten(tmp_path: Path, content: str):
     file = tmp_path / "results.json"
     file.write_text(content)
     with pytest.raises(CannotContinue, match="move it away"):

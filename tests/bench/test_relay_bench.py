@@ -1,4 +1,4 @@
-"""What bench.relay measures with: its stand-in is a llama-server to the service, its streams count what was sent."""
+"""The tools of bench.relay: the service accepts its fake llama-server, and its streams count every token."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def service(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def ten_tokens_each(programs: Programs, port: int, count: int) -> Figures:
-    """So many streams of ten tokens, a hundred a second, to their end."""
+    """Figures of `count` streams of ten tokens, at a hundred tokens per second."""
     return Streams(programs.streams, port, 1, count, 100, 10, 0, 20, 0, 0, 0).result()
 
 
@@ -60,7 +60,7 @@ def test_its_stream_comes_through_the_service(service: Running):
 def test_every_token_through_the_service_is_counted(service: Running, programs: Programs):
     seen = ten_tokens_each(programs, service.port, 8)
     assert (seen["tokens"], seen["streams"]) == (80, whole(8))
-    # Of each stream the first token is told as such, not as one that was late.
+    # The first token of each stream is reported separately, not in the latency.
     assert (seen["latency_ms"]["count"], seen["first_token_ms"]["count"]) == (72, 8)
 
 
@@ -70,8 +70,8 @@ def test_every_token_asked_for_directly_is_counted(programs: Programs, tmp_path:
     assert (seen["tokens"], seen["streams"]) == (3000, whole(300))
 
 
-def test_a_burst_counts_who_was_not_answered(programs: Programs, tmp_path: Path):
-    """All are, by the stand-in; none where it has stopped to listen."""
+def test_a_burst_counts_missing_answers(programs: Programs, tmp_path: Path):
+    """The fake server answers all; once it has stopped listening, none is answered."""
     with upstream(programs) as port:
         assert burst(programs.streams, Running(port, list))["statuses"] == {"200": 2000}
     assert burst(programs.streams, Running(port, list))["unanswered"] == 2000

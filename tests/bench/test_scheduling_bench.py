@@ -1,4 +1,4 @@
-"""The simulation of bench/scheduling: that it tells what happens, and what it shows of the scheduler in short runs."""
+"""bench.scheduling: the simulation is correct, and the scheduler's behaviour in short runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_one_request_waits_for_its_load_and_no_longer(policy: str):
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_everyone_is_served_whatever_is_asked(policy: str, kind: str):
+def test_every_request_of_every_trace_is_served(policy: str, kind: str):
     requests = trace(kind, TWO, 0.7, 60)
     result = POLICIES[policy](TWO, requests).run()
     assert len(result.waits) == 60 and min(result.waits) >= 0
@@ -74,7 +74,7 @@ def test_models_that_cannot_be_up_together_are_loaded_anew_in_each_window():
     assert least_loads(requests, ONE, worst_wait=10) == 2 + 3
 
 
-def test_two_models_asked_for_by_turns_settle():
+def test_two_alternating_models_do_not_thrash():
     """A B A B for ten minutes on a card for one of them: a swap for each request would be 200 loads."""
     a, b = of_size(ONE, 15), of_size(ONE, 15, 1)
     requests = asked(*((3.0 * number, (a, b)[number % 2]) for number in range(200)))
@@ -85,7 +85,7 @@ def test_two_models_asked_for_by_turns_settle():
     assert hasty.loads > 1.5 * result.loads, "it is the residency that does it"
 
 
-def test_who_sees_ahead_keeps_what_is_asked_for_next_however_seldom_it_was():
+def test_the_clairvoyant_keeps_the_model_requested_next_even_if_it_is_rare():
     often, once, new = of_size(ONE, 10), of_size(ONE, 10, 1), of_size(ONE, 10, 2)
     before = [(2.0 * number, often) for number in range(20)]
     requests = asked(*before, (41.0, once), (200.0, new), (220.0, once))
@@ -98,7 +98,7 @@ def test_loads_on_different_cards_run_at_the_same_time():
     assert max(result.waits) < max(a.load_seconds, b.load_seconds) + 0.1
 
 
-def test_a_model_that_is_busy_all_the_time_lets_another_have_its_turn():
+def test_a_permanently_busy_model_does_not_starve_another():
     a, b = of_size(ONE, 15), of_size(ONE, 15, 1)
     always = [(number * 1.0, a) for number in range(600)]
     result = Ours(ONE, asked(*always, (30.0, b), seconds=SLOTS - 0.5)).run()
@@ -114,7 +114,7 @@ def test_a_verdict_says_where_a_peer_is_better():
     assert [each["holds"] for each in verdict([ours, bound, other])][:5] == [True] * 5
 
 
-def test_a_peer_that_lets_somebody_wait_for_too_long_is_left_out_of_one_share_only():
+def test_a_peer_that_exceeds_the_wait_limit_is_excluded_from_one_share_only():
     row = {"trace": "t", "machine": "m", "load": 0.5, "max_wait_s": 9.0}
     ours = row | {"policy": "ours", "loads_per_1000": 20.0, "p95_wait_s": 5.0}
     bound = row | {"policy": "lower-bound", "loads_per_1000": 10.0, "p95_wait_s": None}

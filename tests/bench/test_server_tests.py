@@ -1,4 +1,4 @@
-"""The kit that asks llama.cpp's own tests of the proxy: its place in llama-server's stead, and what it compares."""
+"""bench.server_tests: the translation of llama-server's options for the proxy, and the comparison of outcomes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STARTED = (
 )
 
 
-def test_options_become_settings_arguments_and_words_of_the_engines_script(tmp_path: Path):
+def test_options_become_settings_arguments_and_options_of_the_engine_script(tmp_path: Path):
     start = through.parsed(direct.with_local_models(STARTED, tmp_path))
     assert start.settings == {"ctx_size": 512, "parallel": 2}
     assert start.arguments == ["--temp", "0.8", "--n-predict", "-1"]
@@ -36,21 +36,21 @@ def test_options_become_settings_arguments_and_words_of_the_engines_script(tmp_p
     assert (start.ours["--model"], start.ours["--alias"]) == (str(tmp_path / "tiny.gguf"), "b,a")
 
 
-def test_its_configuration_is_one(tmp_path: Path):
+def test_its_configuration_is_valid(tmp_path: Path):
     start = through.parsed([*direct.with_local_models(STARTED, tmp_path), "--api-key", "secret"])
     settings = Settings(**through.configuration(start, tmp_path / "llama-server"))
     assert (settings.models["a"].aliases, settings.models["a"].kv_unified) == (["b"], False)
     assert [key.admin for key in settings.keys] == [True]
 
 
-def test_what_has_no_meaning_through_a_proxy_says_why():
+def test_unsupported_options_say_why():
     with pytest.raises(through.Unsupported, match=ROUTER):
         through.parsed(["--host", "127.0.0.1"])
     with pytest.raises(through.Unsupported, match="--tools"):
         through.parsed(["--model", "m.gguf", "--tools", "all", "--host", "127.0.0.1"])
 
 
-def test_an_option_in_no_table_is_not_passed_over():
+def test_an_unlisted_option_is_an_error():
     with pytest.raises(AssertionError, match="--rpc"):
         through.parsed(["--model", "m.gguf", "--rpc", "host", "--host", "127.0.0.1"])
 

@@ -1,4 +1,4 @@
-"""Where a client's socket may be had, and where an answer goes the way of any WSGI application's."""
+"""When an application gets the client's socket, and when an answer takes gunicorn's WSGI path."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def a_response(sock: socket.socket) -> Any:
     return Response(Request(), sock, Config())
 
 
-def test_gunicorns_socket_can_be_had(client: socket.socket):
+def test_a_tested_release_gives_the_socket(client: socket.socket):
     direct = direct_answer({"gunicorn.socket": client}, a_response(client).start_response)
     assert direct is not None and direct.socket is client
 
 
-def test_not_of_a_release_that_was_not_tested(client: socket.socket, monkeypatch: pytest.MonkeyPatch):
+def test_an_untested_release_gives_no_socket(client: socket.socket, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gunicorn, "version_info", (27, 1, 0))
     assert direct_answer({"gunicorn.socket": client}, a_response(client).start_response) is None
 
 
-def test_not_where_it_encrypts(client: socket.socket):
+def test_a_tls_connection_gives_no_socket(client: socket.socket):
     encrypted = ssl.SSLSocket.__new__(ssl.SSLSocket)
     assert direct_answer({"gunicorn.socket": encrypted}, a_response(client).start_response) is None
 
 
-def test_not_of_another_server(client: socket.socket):
+def test_another_server_gives_no_socket(client: socket.socket):
     assert direct_answer({}, lambda status, headers: None) is None
     assert direct_answer({"gunicorn.socket": client}, lambda status, headers: None) is None

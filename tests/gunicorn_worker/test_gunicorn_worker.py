@@ -1,4 +1,4 @@
-"""Real gunicorn, our worker, stand-in services: what clients and signals may do to the process that owns the GPUs."""
+"""Real gunicorn and our worker with a fake service: how the process that owns the GPUs handles clients and signals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHUNKED = b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Service:
-    """One gunicorn of ours in its own process group."""
+    """A gunicorn with our worker, in its own process group."""
 
     def __init__(self, folder: Path, **settings) -> None:
         self.folder = folder
@@ -185,7 +185,7 @@ def test_a_silent_connection_is_closed_silently(shared):
         assert 0.5 < seconds_of(lambda: client.recv(1)) < 3 * RECEIVE_TIMEOUT_SECONDS
 
 
-def test_a_client_that_leaves_with_half_a_head_is_forgotten_at_once(shared):
+def test_a_client_that_disconnects_in_mid_head_is_closed_at_once(shared):
     with shared.connect() as client:
         client.sendall(b"GET /ping")
         client.shutdown(socket.SHUT_WR)
@@ -226,7 +226,7 @@ def test_a_pipelined_request_is_answered_after_the_client_closed_its_side(shared
         assert bodies(client) == [b"pong", b"pong"]
 
 
-def test_http_1_0_closes_unless_asked_to_stay(shared):
+def test_http_1_0_closes_unless_keep_alive_is_requested(shared):
     with shared.connect() as client:
         client.sendall(b"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
         assert answer(client)[2] == b"pong"
@@ -281,7 +281,7 @@ def test_a_chunked_body_is_read(shared):
         assert bodies(client) == [b"hello world", b"pong"]
 
 
-def test_a_client_that_asks_first_is_told_to_continue(shared):
+def test_a_client_that_expects_100_continue_gets_it(shared):
     with shared.connect() as client:
         client.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
         assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -300,7 +300,7 @@ READERS = ["/echo", "/flask", "/flask?limit=1000000", "/flask/deaf"]
 
 @pytest.mark.parametrize("path", READERS)
 def test_a_body_that_stalls_ends_in_408(shared, path):
-    """Whatever the application makes of it: Flask alone would say 500, or with a limit on the length 400."""
+    """However the application handles it: Flask alone would answer 500, or with a length limit 400."""
     with shared.connect() as client:
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf".encode())
         assert assert_refused(client, 408, "request_timeout")["x-should-retry"] == "false"
@@ -411,7 +411,7 @@ def test_the_end_of_a_head_is_found_wherever_packets_are_cut(step):
 
 
 def all_threads_held(shared: Service, stack: contextlib.ExitStack) -> list[socket.socket]:
-    """Clients whose requests take every thread for half a second more."""
+    """Clients whose requests occupy every thread for another half second."""
     busy = [stack.enter_context(shared.connect()) for _ in range(THREADS)]
     for client in busy:
         client.sendall(b"GET /hold?0.7 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -419,7 +419,7 @@ def all_threads_held(shared: Service, stack: contextlib.ExitStack) -> list[socke
     return busy
 
 
-def test_when_every_thread_is_busy_the_next_request_is_told_at_once(shared):
+def test_when_every_thread_is_busy_the_next_request_is_rejected_at_once(shared):
     with contextlib.ExitStack() as stack:
         busy = all_threads_held(shared, stack)
         with shared.connect() as client:
@@ -432,8 +432,8 @@ def test_when_every_thread_is_busy_the_next_request_is_told_at_once(shared):
     assert shared.get("/ping") == (200, b"pong")
 
 
-def test_questions_about_health_wait_for_a_thread_and_only_so_many(shared):
-    """In a burst of requests every thread may be busy refusing: no reason to call the service sick."""
+def test_a_limited_number_of_health_checks_waits_for_a_thread(shared):
+    """In a burst, every thread may be busy rejecting requests; the service is healthy nonetheless."""
     with contextlib.ExitStack() as stack:
         all_threads_held(shared, stack)
         asking = [stack.enter_context(shared.connect()) for _ in range(MAX_WAITING_HEALTH_CHECKS + 1)]

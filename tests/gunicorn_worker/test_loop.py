@@ -1,4 +1,4 @@
-"""The main loop by itself, with a handler of its own: connections between two requests, and what ends them."""
+"""The main loop with a test handler: connections between two requests, and what ends them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GET = b"GET / HTTP/1.1\r\n\r\n"
 
 
 class Echo:
-    """A handler that answers each request with its head, and does with the connection what `after` says."""
+    """A handler that answers each request with its head and returns `after`."""
 
     def __init__(self) -> None:
         self.after = After.KEEP
@@ -38,7 +38,7 @@ class Echo:
 
 
 class Running:
-    """A loop on a thread, and the connections it has open."""
+    """A loop running on a thread."""
 
     def __init__(self, keepalive: float = 30.0, worker_connections: int = 8) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -51,7 +51,7 @@ class Running:
         return socket.create_connection(self.listener.getsockname(), timeout=5)
 
     def ask(self, client: socket.socket, request: bytes = GET) -> ClientConnection:
-        """The connection that the request came on, in the loop's eyes."""
+        """Send a request and receive its answer; returns the loop's connection."""
         client.sendall(request)
         assert client.recv(1000) == request.strip()
         return self.handler.served[-1]
@@ -87,7 +87,7 @@ def test_a_connection_is_taken_once_its_next_request_begins(service: Running):
         assert service.handler.served == [connection, connection]
 
 
-def test_it_can_be_kept_again_also_if_bytes_came_meanwhile(service: Running):
+def test_a_request_sent_before_the_answer_is_served_next(service: Running):
     """A client may send its next request before it has the answer to this one."""
     service.handler.before_keeping = lambda connection: client.sendall(GET) if len(service.handler.served) < 4 else None
     with service.connect() as client:
@@ -98,7 +98,7 @@ def test_it_can_be_kept_again_also_if_bytes_came_meanwhile(service: Running):
     assert len(service.handler.served) == 4
 
 
-def test_an_idle_connection_is_closed_once_its_time_is_over():
+def test_an_idle_connection_is_closed_after_its_timeout():
     with running(keepalive=0.2) as service, service.connect() as client:
         service.ask(client)
         assert client.recv(1) == b""
@@ -113,7 +113,7 @@ def test_the_youngest_idle_connection_outlives_the_oldest(service: Running):
         assert service.ask(young) is young_one
 
 
-def test_a_descriptor_that_is_used_again_is_another_connection(service: Running):
+def test_a_reused_descriptor_is_a_new_connection(service: Running):
     numbers = []
     for _ in range(3):
         with service.connect() as client:

@@ -85,7 +85,9 @@ ANSWERS = [
 
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
-    with all_ways(tmp_path_factory.mktemp("ways"), UPSTREAM__STALL_SECONDS="60") as made:
+    with all_ways(
+        tmp_path_factory.mktemp("ways"), UPSTREAM__FIRST_BYTE_SECONDS="60", UPSTREAM__STALL_SECONDS="60"
+    ) as made:
         yield made
 
 

@@ -1,6 +1,6 @@
-"""Reads the headers of the models that nobody has asked for, so that the broken ones are known before they are.
+"""Reads the headers of models that have not been used yet, so that broken ones are listed before they are requested.
 
-One thread, which takes 5 % of a core: what it finds is in no hurry, and Python's lock is needed by others.
+One thread, limited to 5 % of a core: it is not urgent, and other threads need Python's global lock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from app.errors import InvalidModelFile
 
 log = logging.getLogger(__name__)
 
-REST_FACTOR = 19  # times as long as a header took
+REST_FACTOR = 19  # sleep this many times the CPU time of the last header
 
 
 class BackgroundCheck:
@@ -31,7 +31,7 @@ class BackgroundCheck:
         self._thread.start()
 
     def restart(self) -> None:
-        """There was a scan: what is left of the one before is left."""
+        """Start over after a scan; the models left over from the one before are dropped."""
         self._scanned.set()
 
     def _run(self) -> None:
@@ -47,7 +47,7 @@ class BackgroundCheck:
         try:
             self._check(model)
         except InvalidModelFile:
-            pass  # who checks remembers it
+            pass  # `check` remembers it
         except Exception:  # a bug, and about one model
             log.exception("the header of %s could not be checked", model.path)
         return time.thread_time() - began

@@ -1,7 +1,7 @@
-"""Catalogue: the names clients may ask for, and the files behind them. The only way from a name to a path.
+"""Catalogue: model names and the files behind them. The only way from a name to a path.
 
-What a client sends is a key, looked up in mappings that a scan has made; a look-up touches no file. A scan reads the
-first bytes of every file. The rest of a header is read when its model is to be loaded, or in the background.
+A name from a client is only looked up in mappings built by a scan; a look-up reads no file. A scan reads the first
+bytes of every file. The rest of a header is read before its model is loaded, or in the background.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = ["Catalog", "ConfiguredModel"]
 
 log = logging.getLogger(__name__)
 
-SCAN_WAIT_SECONDS = 10.0  # with a scan that somebody else has begun
+SCAN_WAIT_SECONDS = 10.0  # for a scan that another thread has started
 
 
 class Catalog:
-    """Models by name. `reload` looks again and replaces all it knows at once."""
+    """Models by name. `reload` rescans and replaces everything at once."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Catalog:
         self.reload()
 
     def start(self) -> None:
-        """Let headers be read in the background from now on."""
+        """Start reading headers in the background."""
         self._background.start()
 
     def find(self, name: str) -> Model:
@@ -93,7 +93,7 @@ class Catalog:
             return False
 
     def models(self) -> list[Model]:
-        """All of them by name, also those that cannot be served."""
+        """All models by name, including those that cannot be served."""
         return sorted(map(self._with_known_problem, self._listing.listed.values()), key=lambda model: model.name)
 
     def servable(self, model: Model) -> Model:
@@ -114,13 +114,13 @@ class Catalog:
         return replace(model, problem=problem) if problem else model
 
     def _unchecked_models(self) -> list[Model]:
-        """Those of whose headers nothing is known."""
+        """Models whose headers have not been read."""
         listing = self._listing
         listed = [model for model in listing.listed.values() if not model.problem]
         return [model for model in listed if not self._headers.is_known(model.path, listing.stamps[model.path])]
 
     def reload(self) -> None:
-        """Look at the files again; on return what was there at the call is known.
+        """Rescan the files. Everything that existed at the time of the call is known on return.
 
         A scan that was running may be past what changed, so everybody waits for one that began after their call: those
         who come meanwhile for the same one, and not for ever if a disk does not answer. Look-ups never wait.
@@ -131,7 +131,9 @@ class Catalog:
             if self._scans_finished >= wanted:
                 return
             if self._is_scanning:
-                log.warning("a scan takes longer than %g s; the catalogue stays as it is meanwhile", SCAN_WAIT_SECONDS)
+                log.warning(
+                    "a scan takes longer than %g s; the catalogue is unchanged until it ends", SCAN_WAIT_SECONDS
+                )
                 return
             self._is_scanning, self._scans_started = True, wanted
         try:
@@ -146,7 +148,7 @@ class Catalog:
         try:
             listing, verdicts = self._read()
         except Exception:  # whatever it is: the models that are served go on being served
-            log.exception("the scan failed; the catalogue stays as it was")
+            log.exception("the scan failed; the catalogue is unchanged")
             return
         self._headers.keep(listing.stamps)
         self._listing, self._verdicts = listing, verdicts
@@ -157,7 +159,7 @@ class Catalog:
         log.info("catalogue models=%d broken=%d seconds=%.3f", len(listing.listed), len(broken), seconds)
 
     def _warn(self, notes: Sequence[str]) -> None:
-        """Say what the scan before did not say already: reloads are frequent, and the files stay as they are."""
+        """Log what the previous scan did not log: reloads are frequent, and files rarely change."""
         notes = tuple(dict.fromkeys(notes))
         with self._warnings_lock:
             new = [note for note in notes if note not in self.warnings]
@@ -166,7 +168,7 @@ class Catalog:
             log.warning("%s", note)
 
     def _warn_once(self, note: str) -> None:
-        """Say what came out after the scan, once."""
+        """Log a problem found after the scan, once."""
         with self._warnings_lock:
             is_new = note not in self.warnings
             self.warnings = tuple(dict.fromkeys((*self.warnings, note)))
@@ -196,7 +198,7 @@ def _problem_line(model: Model, problem: str) -> str:
 
 
 def _discovered_in_folder(files: ModelFiles) -> DiscoveredModel:
-    """Its name is its file's; where another has that, its path below the models_dir."""
+    """Named after its file, or after its path in the models_dir if another model has that name."""
     file, relative_path = os.path.basename(files.path), files.relative_path
     part = part_of(relative_path)
     path_name = part[0] if part else stem_of(relative_path)

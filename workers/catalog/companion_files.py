@@ -1,4 +1,4 @@
-"""The other files of a llama-server: what is read of them before it starts."""
+"""Companion files (projector, draft model, LoRA adapters): their headers, read before a start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class CompanionFiles:
-    """For any thread; a file is read again when it has changed."""
+    """Thread-safe. A file is read again when it has changed."""
 
     def __init__(self) -> None:
         self._headers = ModelHeaders[Companion](read_companion, problem_of=_nothing)
@@ -36,7 +36,7 @@ class CompanionFiles:
     def _projector(self, path: str) -> Projector:
         found = self._headers.get(path)
         if not isinstance(found, Projector):
-            raise InvalidModelFile(path, f"{os.path.basename(path)} is named as its mmproj and is no projector")
+            raise InvalidModelFile(path, f"{os.path.basename(path)} is configured as mmproj but is not a projector")
         return found
 
     def _readable(self, paths: Iterator[str]) -> Iterator[Companion]:
@@ -44,7 +44,7 @@ class CompanionFiles:
             try:
                 yield self._headers.get(path)
             except InvalidModelFile as error:
-                log.warning("left out of the estimate: %s", error.problem)
+                log.warning("not included in the estimate: %s", error.problem)
 
 
 def _nothing(header: GgufHeader) -> str:

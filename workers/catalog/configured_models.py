@@ -1,4 +1,4 @@
-"""Entries: the models the configuration names, and the files they mean."""
+"""Configured models: the entries of `models`, and the files they refer to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: a letter too many, or the quanti
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredModel:
-    """A model as configured. `path` or `repo` says which file; neither: the one found under this name anyway."""
+    """An entry of `models`. Without `path` and `repo`, the model discovered under this name."""
 
     name: str
     launch: LaunchSettings
@@ -38,12 +38,12 @@ class ConfiguredModel:
 
 
 class ModelFileNotFound(Exception):
-    """What an entry names is not there; the text says where it was looked for."""
+    """The file of an entry does not exist; the message says where it was searched."""
 
 
 class FileResolver:
-    """From entries to files, for one scan. `find`: what is found anyway under a name, by the rules of a look-up;
-    `projectors`: those found anyway, which a model outside the folders may have its own among."""
+    """Resolves entries to files, for one scan. `find` looks up discovered models by name; `projectors` are discovered
+    ones, which may belong to a model outside the folders."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class FileResolver:
         self._first_bytes = first_bytes
 
     def files(self, entry: ConfiguredModel) -> ModelFiles:
-        """The files an entry means, the projector it wants among them. Raises ModelFileNotFound."""
+        """The files of an entry, with its projector. Raises ModelFileNotFound."""
         files = self._model_files(entry)
         if entry.mmproj == "auto":
             return files
@@ -101,13 +101,13 @@ class FileResolver:
         raise ModelFileNotFound(f"no such file: looked for {path} in {', '.join(dict.fromkeys(self._bases))}")
 
     def _at(self, path: str) -> ModelFiles:
-        """The model a file belongs to, found anyway or not."""
+        """The model a file belongs to, discovered or not."""
         if path in self._by_path:
             return self._by_path[path]
         for files in group_files([*files_in_same_folder(path, self._first_bytes), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files
-        return _single_file_model(inspect_file(path, self._first_bytes, ""))  # its name says that it is none
+        return _single_file_model(inspect_file(path, self._first_bytes, ""))  # its name is not that of a model
 
     def _not_found_message(self, entry: ConfiguredModel) -> str:
         if entry.repo:
@@ -124,7 +124,7 @@ def _single_file_model(file: GgufFile) -> ModelFiles:
 
 
 def download_command(repo: str) -> str:
-    """What fetches "user/repo[:QUANT or file]" (huggingface_hub 2's command line)."""
+    """The command that downloads "user/repo[:QUANT or file]" (huggingface_hub 2's CLI)."""
     name, _, file = repo.partition(":")
     if part := part_of(file):
         return f'hf download {name} --include "{part[0]}-*.gguf"'
@@ -134,7 +134,7 @@ def download_command(repo: str) -> str:
 
 
 def resolve_configured_model(entry: ConfiguredModel, resolver: FileResolver) -> tuple[Model, ModelFiles | None]:
-    """The model of an entry; one that cannot be served, with the reason, when its files are not there."""
+    """The model of an entry and its files; without files, a model whose `problem` is the reason."""
     try:
         files = resolver.files(entry)
     except ModelFileNotFound as error:

@@ -1,6 +1,6 @@
-"""GGUF files: which stand in folders, and what is wrong with each.
+"""GGUF files in folders, and the problem of each.
 
-What concerns nobody's request (a folder that cannot be read) is added to `notes`, for the caller to log.
+Problems of no particular model (an unreadable folder) are added to `notes`, for the caller to log.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workers.gguf.first_bytes import FirstBytes
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """A GGUF file that was seen."""
+    """A GGUF file found by a scan."""
 
     path: str
     relative_path: str  # its path below the folder that was walked

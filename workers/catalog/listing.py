@@ -1,7 +1,7 @@
-"""Listing: which name leads to which model, when all that was configured and found is put side by side.
+"""Listing: the mapping from names to models, from configured and discovered models.
 
-Configured names come first, then the names of what was found, then everything else it may be asked for as; among
-equals the first keeps what it has.
+Precedence: configured names, then the listed names of discovered models, then their other names; on equal rank the
+first model keeps the name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Configured = tuple[ConfiguredModel, Model, ModelFiles | None]  # the files: None
 
 
 class Listing:
-    """Filled by one scan, entries first; read-only from then on."""
+    """Filled by one scan, configured models first; read-only afterwards."""
 
     def __init__(self, defaults: LaunchSettings, constraints: PlacementConstraints) -> None:
         self.listed: dict[str, Model] = {}
@@ -31,7 +31,7 @@ class Listing:
         self.by_lowercase_name: dict[str, Model] = {}  # in lower case: names of the Hugging Face cache
         self.stamps: dict[str, Stamp] = {}  # of the files that were seen, by the path in their models
         self.notes: list[str] = []
-        self._defaults, self._constraints = defaults, constraints  # of what is merely found
+        self._defaults, self._constraints = defaults, constraints  # for discovered models
         self._entries_by_file: dict[object, list[Model]] = defaultdict(
             list
         )  # identity of a file -> entries that serve it
@@ -61,7 +61,7 @@ class Listing:
                 self.by_lowercase_name.setdefault(key, model)
 
     def _model_for(self, each: DiscoveredModel, own_name: str | None) -> Model | None:
-        """The model that a find's names lead to; None when no name is left for it."""
+        """The model for a discovered one's names; None if all names are taken."""
         served_by = self._entries_by_file.get(each.files.identity, [])
         if len(served_by) == 1:
             if own_name is not None:
@@ -94,7 +94,7 @@ def _why_taken(name: str, holder: Model) -> str:
 
 
 def listed_names(found: Sequence[DiscoveredModel]) -> dict[str, DiscoveredModel]:
-    """What would be listed if nothing were configured."""
+    """The listed names of discovered models if nothing were configured."""
     names: dict[str, DiscoveredModel] = {}
     for each in found:
         if (name := next((name for name in _usable_names(each.names) if name not in names), None)) is not None:
@@ -103,7 +103,7 @@ def listed_names(found: Sequence[DiscoveredModel]) -> dict[str, DiscoveredModel]
 
 
 def discovered_lookup(found: Sequence[DiscoveredModel]) -> Callable[[str], DiscoveredModel | None]:
-    """The look-up there would be if nothing were configured."""
+    """A look-up of discovered models by any of their names, as if nothing were configured."""
     keys, lowercase_names = listed_names(found), dict[str, DiscoveredModel]()
     for each in found:
         for key in each.other_names:

@@ -1,6 +1,6 @@
-"""Model files: which GGUF files are one model, the parts of a split one and the projector that lets it see.
+"""Model files: groups GGUF files into models, with the parts of a split model and its projector.
 
-Decided by names alone. `notes` takes what is passed over, for the caller to log.
+Decided by names alone. Skipped files are added to `notes`, for the caller to log.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredModel:
-    """A model as it stands on disk, and what it may be called."""
+    """A model on disk, and its possible names."""
 
     files: ModelFiles
     names: tuple[str, ...]  # the name it is listed under, best first
-    other_names: tuple[str, ...] = ()  # what else it may be asked for as
-    lowercase_names: tuple[str, ...] = ()  # the same in lower case, for what is asked for in any
+    other_names: tuple[str, ...] = ()  # further exact names
+    lowercase_names: tuple[str, ...] = ()  # further names, matched case-insensitively
 
 
 def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = False) -> list[ModelFiles]:
-    """The models these files are, in the order of the files. `one_family`: they are all of one repository."""
+    """The models made up of these files, in the order of the files. `one_family`: all are of one repository."""
     sets: dict[tuple[str, int], list[GgufFile]] = defaultdict(list)
     projectors = []
     for file in files:

@@ -1,6 +1,6 @@
-"""What the headers of models say, read once as long as their files do not change.
+"""A cache of model headers, which are read again only if their files change.
 
-Of every model it is remembered what is wrong with it; what was derived from the header, for those used last.
+It keeps the problem of every model, and the value derived from the header for the most recently used ones.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class ModelHeaders(Generic[T]):
             return ""
 
     def last_problem(self, path: str) -> str:
-        """What was wrong with it when somebody looked last; empty for nothing, or when nobody did. Touches no file."""
+        """The problem found at the last check; empty for none, or if never checked. Reads no file."""
         check = self._checks.get(path)
         return check.problem if check else ""
 
     def is_known(self, path: str, stamp: Stamp) -> bool:
-        """Whether somebody has looked at the model with its files as they are stamped. Touches no file."""
+        """Whether the model was checked with this stamp. Reads no file."""
         check = self._checks.get(path)
         return check is not None and check.stamp == stamp
 
@@ -94,7 +94,7 @@ class ModelHeaders(Generic[T]):
 
     @contextmanager
     def _exclusively(self, path: str) -> Iterator[None]:
-        """One thread looks at a model; others that want the same one wait for what it finds."""
+        """One thread checks a model at a time; others wait for its result."""
         with self._changed:
             self._changed.wait_for(lambda: path not in self._being_read)
             self._being_read.add(path)

@@ -21,10 +21,10 @@ class Unreadable(Exception):
 
 
 class FileWindow:
-    """Position `at` in a file, and the bytes around it. Whoever goes on beyond the file's end gets Unreadable."""
+    """A position `at` in a file, and a buffer of the bytes around it. Reading beyond the end raises Unreadable."""
 
     def __init__(self, number: int, size_bytes: int) -> None:
-        self.size_bytes = size_bytes  # what is written from now on is not looked at
+        self.size_bytes = size_bytes  # bytes appended later are ignored
         self.at = 0
         self._number = number
         self._bytes = b""  # those from `_start` on

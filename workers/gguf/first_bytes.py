@@ -1,7 +1,7 @@
 """The first 24 bytes of a GGUF file: enough to say that llama.cpp would not read on.
 
 Meant to catch what is wrong with a file as a whole (not GGUF, cut off, another byte order), at the price of one read.
-What stands behind them (keys, tensors, whether the data is all there) is for gguf_file.py.
+The rest (keys, tensors, whether the data is complete) is checked by header.py.
 """
 
 from __future__ import annotations

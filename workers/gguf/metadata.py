@@ -1,6 +1,6 @@
 """The metadata of a GGUF file: its keys and values, as far as they are worth keeping.
 
-What is long or belongs to the tokenizer is passed over and only counted. What is kept is bounded in all.
+Long values and those of the tokenizer are skipped, only their lengths are kept. Their total size is bounded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LETTERS: dict[int, str] = {  # of the `struct` module
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Of one file. Filled by one Reader."""
+    """The metadata of one file."""
 
     values: dict[str, Value] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)  # of all arrays
@@ -85,9 +85,9 @@ class _Reader:
             raise Unreadable("is damaged: its metadata keys alone are longer than any model's metadata")
         key = _decoded(self._window.take(length))
         if not key.isprintable() or " " in key:  # llama.cpp writes it into its log as it is
-            raise Unreadable(f"is damaged: {shown(key)} is no name for metadata")
+            raise Unreadable(f"is damaged: {quoted(key)} is no name for metadata")
         if key in self._keys:
-            raise Unreadable(f"is damaged: it has the metadata key {shown(key)} twice")
+            raise Unreadable(f"is damaged: it has the metadata key {quoted(key)} twice")
         self._keys.add(key)
         return key
 
@@ -100,7 +100,7 @@ class _Reader:
     def _text(self, key: str) -> str | None:
         (length,) = self._window.unpack(LENGTH)
         if length > LONGEST:
-            raise Unreadable(f"is damaged: the metadata key {shown(key)} has a text of {length} bytes")
+            raise Unreadable(f"is damaged: the metadata key {quoted(key)} has a text of {length} bytes")
         if length > LONGEST_TEXT or not self._can_keep(length + TEXT_BYTES):
             self._window.skip(length)
             return None
@@ -109,7 +109,7 @@ class _Reader:
     def _array(self, key: str) -> Value | None:
         kind, length = self._window.unpack(ARRAY_HEAD)
         if length > LONGEST:
-            raise Unreadable(f"is damaged: the metadata key {shown(key)} has {length} values")
+            raise Unreadable(f"is damaged: the metadata key {quoted(key)} has {length} values")
         self.metadata.lengths[key] = length
         is_kept = length <= MOST_VALUES and not key.startswith("tokenizer.") and self._can_keep(length * VALUE_BYTES)
         if kind == ValueType.STRING:
@@ -123,7 +123,7 @@ class _Reader:
     def _texts(self, key: str, length: int, is_kept: bool) -> Value | None:
         self._strings_left -= length
         if self._strings_left < 0:
-            raise Unreadable(f"is damaged: with {shown(key)} it has more than {MOST_STRINGS} strings of metadata")
+            raise Unreadable(f"is damaged: with {quoted(key)} it has more than {MOST_STRINGS} strings of metadata")
         if not is_kept:
             self._window.skip_strings(length)
             return None
@@ -142,7 +142,7 @@ class _Reader:
 def _letter(key: str, kind: int) -> str:
     letter = LETTERS.get(kind)
     if letter is None:  # an array of arrays too, as for llama.cpp
-        raise Unreadable(f"is damaged: the metadata key {shown(key)} has values of type {kind}")
+        raise Unreadable(f"is damaged: the metadata key {quoted(key)} has values of type {kind}")
     return letter
 
 
@@ -150,6 +150,6 @@ def _decoded(text: bytes) -> str:
     return text.decode(errors="backslashreplace")
 
 
-def shown(name: str) -> str:
-    """A name out of a file, as it can stand in a message."""
+def quoted(name: str) -> str:
+    """A name from a file, quoted and shortened for an error message."""
     return repr(name if len(name) <= 80 else name[:80] + "...")

@@ -11,7 +11,7 @@ import struct
 from app.entities.gguf import Tensor
 from workers.gguf.constants import TENSOR_TYPES
 from workers.gguf.file_window import LENGTH, FileWindow, Unreadable
-from workers.gguf.metadata import NUMBER, shown
+from workers.gguf.metadata import NUMBER, quoted
 
 MOST_TENSORS = 1 << 16  # llama.cpp has no bound; models have some 2,000 at most
 LONGEST_NAME = 63
@@ -29,9 +29,9 @@ def read_tensors(window: FileWindow, count: int, alignment: int) -> list[Tensor]
     for _ in range(count):
         tensor, offset = _read_tensor(window)
         if tensor.name in tensors:
-            raise Unreadable(f"is damaged: it has the tensor {shown(tensor.name)} twice")
+            raise Unreadable(f"is damaged: it has the tensor {quoted(tensor.name)} twice")
         if offset != free:
-            raise Unreadable(f"is damaged: tensor {shown(tensor.name)} is at {offset}, and should be at {free}")
+            raise Unreadable(f"is damaged: tensor {quoted(tensor.name)} is at {offset}, and should be at {free}")
         tensors[tensor.name] = tensor
         end = offset + tensor.size_bytes
         free = _padded(end, alignment)
@@ -50,21 +50,21 @@ def _read_tensor(window: FileWindow) -> tuple[Tensor, int]:
     shape = _read_shape(window, name)
     kind, offset = window.unpack(TAIL)
     if kind not in TENSOR_TYPES:
-        raise Unreadable(f"is damaged, or newer than the gguf package here: tensor {shown(name)} is of type {kind}")
+        raise Unreadable(f"is damaged, or newer than the gguf package here: tensor {quoted(name)} is of type {kind}")
     type_name, block, block_bytes = TENSOR_TYPES[kind]
     row = shape[0] if shape else 1
     if row % block:
-        raise Unreadable(f"is damaged: tensor {shown(name)} has rows of {row}, and {type_name} blocks of {block}")
+        raise Unreadable(f"is damaged: tensor {quoted(name)} has rows of {row}, and {type_name} blocks of {block}")
     return Tensor(name, shape, type_name, math.prod(shape) // block * block_bytes), offset
 
 
 def _read_shape(window: FileWindow, name: str) -> tuple[int, ...]:
     (dimensions,) = window.unpack(NUMBER)
     if dimensions >= len(SHAPES):
-        raise Unreadable(f"is damaged: tensor {shown(name)} has {dimensions} dimensions")
+        raise Unreadable(f"is damaged: tensor {quoted(name)} has {dimensions} dimensions")
     shape = window.unpack(SHAPES[dimensions])
     if any(each < 0 for each in shape) or math.prod(shape) > MOST_ELEMENTS:
-        raise Unreadable(f"is damaged: tensor {shown(name)} has the shape {shape}")
+        raise Unreadable(f"is damaged: tensor {quoted(name)} has the shape {shape}")
     return shape
 
 

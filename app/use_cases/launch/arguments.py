@@ -117,7 +117,9 @@ def parse_model_options(args: Sequence[str]) -> ModelOptions:
     given = list(option_pairs(args))
     if not any(option in _SLOTS for option, _ in given):  # its own choice of slots shares the cache in any case
         given = [(option, value) for option, value in given if option not in _NOT_UNIFIED]
-    for option, value in sorted(given, key=lambda pair: "kv" in pair[0]):  # slots decide, unless it is said
+    for option, value in sorted(
+        given, key=lambda pair: "kv" in pair[0]
+    ):  # --parallel implies --no-kv-unified unless --kv-unified is given
         said = _read_option(option, value)
         for field in _SEVERAL & said.keys():
             said = {**said, field: getattr(options, field) + said[field]}
@@ -146,7 +148,7 @@ def _read_option(option: str, value: str) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class CompanionPaths:
-    """The files that a llama-server reads beside its model's."""
+    """The files a llama-server reads in addition to the model."""
 
     projector: str | None = None
     draft: str | None = None
@@ -154,7 +156,7 @@ class CompanionPaths:
 
 
 def companion_paths(launch: LaunchSettings) -> CompanionPaths:
-    """As its settings name them; of a repeated option the last one, but for adapters."""
+    """The companion files in these settings. The last of a repeated option counts; adapters add up."""
     found = CompanionPaths(launch.mmproj)
     for option, value in option_pairs(launch.args):
         if option in ("--mmproj", "-mm"):

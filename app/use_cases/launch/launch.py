@@ -39,7 +39,7 @@ _UNLESS_DEFAULT: tuple[tuple[str, Callable[[ModelOptions], str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """What to execute. The key is in `env`, never in `argv`, where every user of the machine could read it."""
+    """What to execute. The API key is in `env`, never in `argv`, which every user of the machine can read."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
@@ -67,8 +67,8 @@ def launch_with_options(launch: LaunchSettings, options: ModelOptions) -> Launch
 def launch_plan(
     model: Model, engine: EngineFacts, env: Mapping[str, str], api_key: str, port: int, slots_folder: str = ""
 ) -> LaunchPlan:
-    """How to start `engine` with `model` on a loopback `port` (ANY_PORT: let the kernel choose). It may save its slots
-    to files in `slots_folder`, and to no others.
+    """How to start `engine` with `model` on a loopback `port` (ANY_PORT: chosen by the kernel). Slots may be saved only
+    in `slots_folder`.
 
     Every argument that decides about memory is given, so that no default of a newer build changes what was
     booked; options the engine does not name in its --help are left out. `env` is the scrubbed environment every
@@ -116,7 +116,7 @@ def _fit_arguments(settings: LaunchSettings, engine: EngineFacts) -> list[tuple[
 
 
 def _flash_attention(wanted: str, engine: EngineFacts) -> tuple[str, ...]:
-    """Older builds have a switch that turns it on, and no "auto"."""
+    """Older builds have a switch without a value, and no "auto"."""
     if "--flash-attn" in engine.switches:
         return ("--flash-attn",) if wanted == "on" else ()
     return ("--flash-attn", wanted)

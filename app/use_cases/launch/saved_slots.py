@@ -1,6 +1,6 @@
-"""KV caches that outlive their llama-server: which files are restored, and which go for a new one.
+"""Saved KV caches: which files are restored, and which are deleted for a new one.
 
-A file's name says all that is known of it, so that nothing has to be kept in step with what is on the disk.
+All metadata is in the file names, so that nothing else has to be kept consistent with the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME = re.compile(r"([0-9a-f]{16})-([0-9]{1,16})-([0-9a-f]{8})-([0-9]{1,4})\.kv
 
 @dataclass(frozen=True, slots=True)
 class SavedSlot:
-    """What one slot of a llama-server held when that was stopped."""
+    """The saved KV cache of one slot."""
 
     start: str  # start_digest its start
     at_ms: int  # Unix time
@@ -36,19 +36,19 @@ class SavedSlot:
 
 
 def saved_slot(name: str, size_bytes: int, folder: str) -> SavedSlot | None:
-    """What a file's name says; None for one that is no saved slot, or not a whole one."""
+    """The slot that a file name describes; None for other and incomplete files."""
     found = _NAME.fullmatch(name)
     return SavedSlot(found[1], int(found[2]), found[3], int(found[4]), size_bytes, folder) if found else None
 
 
 def folder_name(model: str) -> str:
-    """The name of the model's folder: whatever the model is called, one plain name, and another for every model."""
+    """The folder name of a model: safe for any model name, and unique."""
     readable = re.sub(r"[^A-Za-z0-9_-]", "_", model[:READABLE_CHARACTERS])
     return f"{readable}-{hashlib.sha256(model.encode()).hexdigest()[:16]}"
 
 
 def start_digest(model: Model, engine: EngineFacts, env: Mapping[str, str], stamps: Iterable[object]) -> str:
-    """Changes with whatever a saved cache depends on: the files, the engine, the command line and its variables.
+    """A digest of everything a saved cache depends on: files, engine, command line and environment variables.
 
     `stamps` are the files' as they are now: what the catalogue says may be from before a change. Where the layers lie
     does not count: llama.cpp's file is the same, and it refuses one that differs after all. The size of the context
@@ -64,7 +64,7 @@ def start_digest(model: Model, engine: EngineFacts, env: Mapping[str, str], stam
 
 
 def match_slots(saved: Iterable[SavedSlot], slots: int) -> list[tuple[SavedSlot, int]]:
-    """The newest, each with the slot it goes to: its own, or one that nobody had where two servers saved the same."""
+    """The newest caches, each with its slot: the one it was saved from, or a free one if two servers saved the same."""
     newest = sorted(saved, key=lambda each: (-each.at_ms, each.server, each.slot))[:slots]
     free = set(range(slots))
     placed = []
@@ -78,7 +78,7 @@ def match_slots(saved: Iterable[SavedSlot], slots: int) -> list[tuple[SavedSlot,
 def files_to_delete(
     saved: Iterable[SavedSlot], needed_bytes: int, left_bytes: int, free_bytes: int
 ) -> tuple[SavedSlot, ...] | None:
-    """Those that are deleted for a new file, the oldest first; None: not even without all of them has it room.
+    """The files to delete for a new one, oldest first. None: deleting all of them would not free enough space.
 
     `left_bytes` are left of the quota, `free_bytes` on the disk; both may be below zero.
     """
