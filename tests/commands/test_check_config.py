@@ -18,6 +18,7 @@ from tests.helpers.builders import a_gguf
 
 HASH = "0f" * 32
 SECRET = "sesame"
+BAD_NAME = "a name must have 1 to 512 printable characters, without leading or trailing spaces"
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def test_each_complaint_is_a_line(tmp_path):
         [
             "LLAMA_SMART_PROXY_SERVER__PROT: unknown name; did you mean LLAMA_SMART_PROXY_SERVER__PORT?",
             f"{file}: server.port: must be a whole number, not 'many'",
-            rf"{file}: models.'a\nb': a name has 1 to 512 printable characters and no blank at its ends",
+            rf"{file}: models.'a\nb': {BAD_NAME}",
             rf"{file}: models.'a\nb'.no_such_key: unknown key",
             f"{file}: colour: unknown key",
         ],
@@ -124,7 +125,7 @@ def test_warnings_of_the_originals_file_are_printed(tmp_path):
     file = written(tmp_path, '{"backend": "llama.cpp", "agents": []}', "config.json")
     done = check("--config", file)
     assert done.exit_code == 0
-    assert "warning: agents: not used; there are no agents here; clients call /v1/chat/completions" in done.output
+    assert "warning: agents: not used; agents are not supported; clients call /v1/chat/completions" in done.output
 
 
 def test_json_has_everything_but_secrets(tmp_path):
