@@ -17,7 +17,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import SchedulingLimits
 from workers.engine.binary import EngineNotFound, cuda_problem, engine_environment, find_engine
 from workers.folders import state_folder
-from workers.gpu.evidence import GpuHistory
+from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.measurement.history import History

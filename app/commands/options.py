@@ -16,7 +16,7 @@ import click
 
 from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
-from app.use_cases.estimate.context import CACHE_TYPES
+from app.use_cases.estimate.kv_cache import CACHE_TYPES
 
 if TYPE_CHECKING:
     from app.entities.gguf import GgufHeader
