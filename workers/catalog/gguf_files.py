@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from workers.gguf.file_names import part_of
-from workers.gguf.first_bytes import FirstBytes
+from workers.gguf.first_bytes import FirstBytesChecker
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,9 @@ class GgufFile:
         return os.path.basename(self.path)
 
 
-def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tuple[int, int]]) -> Iterator[GgufFile]:
+def walk(
+    folder: str, checker: FirstBytesChecker, notes: list[str], visited: set[tuple[int, int]]
+) -> Iterator[GgufFile]:
     """The GGUF files in a folder and below it, shallow ones first, then by name. No folder is read twice, however many
     links lead to it."""
     queue = deque([(folder, "")])
@@ -42,17 +44,17 @@ def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tu
             if _is_folder(entry):
                 queue.append((entry.path, f"{relative_path}{entry.name}/"))
             elif entry.name.lower().endswith(".gguf"):
-                yield inspect_file(entry.path, first_bytes, relative_path + entry.name)
+                yield inspect_file(entry.path, checker, relative_path + entry.name)
 
 
-def files_in_same_folder(path: str, first_bytes: FirstBytes) -> list[GgufFile]:
+def files_in_same_folder(path: str, checker: FirstBytesChecker) -> list[GgufFile]:
     """The GGUF files in the folder of a file, that one included whatever its name."""
     others = (entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry))
     paths = {path, *(other for other in others if other.lower().endswith(".gguf"))}
-    return [inspect_file(each, first_bytes, os.path.basename(each)) for each in sorted(paths)]
+    return [inspect_file(each, checker, os.path.basename(each)) for each in sorted(paths)]
 
 
-def inspect_file(path: str, first_bytes: FirstBytes, relative_path: str) -> GgufFile:
+def inspect_file(path: str, checker: FirstBytesChecker, relative_path: str) -> GgufFile:
     name = os.path.basename(path)
     try:
         stat = os.stat(path)
@@ -61,7 +63,7 @@ def inspect_file(path: str, first_bytes: FirstBytes, relative_path: str) -> Gguf
         return GgufFile(path, relative_path, problem=f"{name} cannot be read: {error.strerror}", is_missing=is_missing)
     if st.S_ISREG(stat.st_mode):
         part = part_of(name)
-        problem = first_bytes.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
+        problem = checker.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
     else:
         problem = "is not a regular file"  # and never opened: a pipe would wait for its writer
     said = f"{name} {problem}" if problem else ""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from workers.catalog.gguf_files import GgufFile
-from workers.gguf.file_names import family, is_projector, part_of, part_path, quantization, stem_of
+from workers.gguf.file_names import family, file_stem, is_projector, part_of, part_path, quantization
 
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # the original weights first, in the type every backend computes in
 
@@ -79,7 +79,7 @@ def _model_files(parts: Sequence[GgufFile], count: int) -> ModelFiles:
     parts = sorted(parts, key=lambda file: file.path)
     first = parts[0]
     if not count:
-        return ModelFiles(stem_of(first.name), first.path, first.relative_path, tuple(parts), first.problem)
+        return ModelFiles(file_stem(first.name), first.path, first.relative_path, tuple(parts), first.problem)
     problem = _missing_part(parts, count) or next((part.problem for part in parts if part.problem), "")
     path, relative_path = (part_path(each, 1) for each in (first.path, first.relative_path))
     name = os.path.basename(first.path)[: -len("-00001-of-00001.gguf")]
@@ -114,7 +114,7 @@ def _with_projectors(
     near: dict[tuple[str, str], list[GgufFile]] = defaultdict(list)
     far: dict[str, list[GgufFile]] = defaultdict(list)
     for file in projectors:
-        rest, here = family(stem_of(file.name)), families[group(file.path)]
+        rest, here = family(file_stem(file.name)), families[group(file.path)]
         if rest:
             far[rest].append(file)
         if len(here) == 1 and (one_family or not rest):
@@ -131,6 +131,6 @@ def _best(
 
 
 def _projector_rank(file: GgufFile) -> tuple[int, str]:
-    kind = quantization(stem_of(file.name)).replace("FP", "F")
+    kind = quantization(file_stem(file.name)).replace("FP", "F")
     order = PROJECTOR_ORDER
     return (order.index(kind) if kind in order else len(order), file.name)

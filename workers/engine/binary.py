@@ -1,6 +1,6 @@
-"""Finds the llama-server to run, and probes what it can do.
+"""Selects the llama-server to run, and probes its version, options and devices.
 
-Capabilities are read from the engine's own output, once per file, and never assumed from a version number.
+Capabilities are read from the engine's own output, once per file, and never inferred from a version number.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
 
 
 def probe_devices(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...] | None:
-    """The devices besides the CPU that the engine can use now: "CUDA0", "Vulkan0", ... None if it cannot tell.
+    """The devices besides the CPU that the engine can use now: "CUDA0", "Vulkan0", ... None if unknown.
 
-    `extra` is added to its environment, as for a server. Never cached: while the driver is down there are none. The
-    engine opens every visible GPU, which takes seconds and temporarily some hundred MiB there.
+    `extra` is added to its environment, as for a server. Never cached: the list is empty while the driver is down. The
+    engine opens every visible GPU, which takes seconds and temporarily some hundred MiB of VRAM on each.
     """
     if _LIST_DEVICES not in engine.flags:
         return None
@@ -76,7 +76,7 @@ def devices_in_list(text: str) -> tuple[str, ...]:
 
 
 def cuda_problem(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Why the engine cannot use the NVIDIA GPUs; "" if it can, or cannot tell (see `probe_devices`)."""
+    """Why the engine cannot use the NVIDIA GPUs; "" if it can, or if that is unknown (see `probe_devices`)."""
     devices = probe_devices(engine, extra)
     if devices is None or any(re.fullmatch(r"CUDA\d+", device) for device in devices):
         return ""

@@ -22,13 +22,13 @@ _INHERITED_PREFIXES = ("CUDA_", "NVIDIA_")
 
 
 class EngineNotFound(Exception):
-    """There is no llama-server to run, or the configured one does not work; the message says what was tried."""
+    """No llama-server was found, or the configured one does not work; the message lists what was tried."""
 
 
 def engine_environment(extra: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """The whole environment of an engine: a few variables of this process, then `extra`.
+    """The complete environment of an engine: a few variables of this process, then `extra`.
 
-    Not inherited: llama-server reads about 160 options from LLAMA_ARG_*, including tools and proxies.
+    The rest is not inherited: llama-server reads about 160 options from LLAMA_ARG_*, including tools and proxies.
     """
     ours = {
         name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
@@ -37,7 +37,7 @@ def engine_environment(extra: Mapping[str, str] = MappingProxyType({})) -> dict[
 
 
 def probe_output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The output of `command`, both streams. Its exit code is ignored: builds differ. Raises EngineNotFound."""
+    """The output of `command` (stdout and stderr). Ignores the exit code: builds differ. Raises EngineNotFound."""
     try:
         process = subprocess.Popen(
             [*parent_death_argv(), *command],
@@ -58,7 +58,7 @@ def probe_output(command: tuple[str, ...], extra: Mapping[str, str] = MappingPro
 
 
 def _read_until(stream: IO[bytes], deadline: float) -> str:
-    """Up to the end, the limit or the deadline: a child that left the process group can hold the pipe open forever."""
+    """Read up to the end, the size limit or the deadline: a child outside the process group can keep the pipe open."""
     content = b""
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
