@@ -7,7 +7,7 @@ changed: the design depends on them.
 import os
 
 from app.settings.configuration import load_settings
-from workers.gunicorn_worker import arbiter as gunicorn_arbiter
+from workers.gunicorn_worker import arbiter_signals as gunicorn_arbiter
 from workers.gunicorn_worker import worker as gunicorn_worker
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 

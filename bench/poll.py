@@ -24,7 +24,7 @@ from app.entities.gpu import GpuSnapshot, GpuState
 from app.use_cases.scheduling.pool_state import PoolState
 from bench.record import record, summary
 from tests.helpers.stand_in_nvml import Card, StandIn, library
-from workers.gpu.evidence import GpuHistory
+from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.telemetry.gauges import Gauges

@@ -18,7 +18,7 @@ from app.entities.gguf import GgufHeader, Tensor
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.companions import NO_COMPANIONS, Companions, adapter
 from app.use_cases.estimate.projector import projector
-from app.use_cases.launch.arguments import option_pairs, parse_model_options
+from app.use_cases.launch.parsed_args import option_pairs, parse_model_options
 from app.use_cases.model_shape.shape import model_shape
 from workers.gguf.constants import TENSOR_TYPES
 

@@ -38,7 +38,7 @@ PURE = ("app/entities", "app/use_cases")
 # Each package, and the packages of ours that it imports: exactly these. A file that stands in no package of its own
 # is named. `PURE` is what any layer may use of the decisions.
 USE_CASES = {
-    "app/use_cases/access.py": {"app/entities"},
+    "app/use_cases/credentials.py": {"app/entities"},
     "app/use_cases/model_shape": {"app/entities"},
     "app/use_cases/estimate": {"app/entities", "app/use_cases/model_shape"},
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
@@ -49,7 +49,7 @@ USE_CASES = {
 APP = {
     "app/entities": set(),
     "app/errors.py": {"app/entities"},
-    "app/settings": {"app/entities", "app/use_cases/access.py", "app/use_cases/launch"},
+    "app/settings": {"app/entities", "app/use_cases/credentials.py", "app/use_cases/launch"},
     "app/ports.py": {"app/entities", "app/use_cases/reporting", "app/use_cases/scheduling"},
     "app/services.py": {"app/entities", "app/ports.py"},
     "app/routes": {
@@ -57,7 +57,7 @@ APP = {
         "app/errors.py",
         "app/ports.py",
         "app/services.py",
-        "app/use_cases/access.py",
+        "app/use_cases/credentials.py",
         "app/use_cases/reporting",
         "app/use_cases/scheduling",
     },
@@ -211,7 +211,7 @@ def test_type_checking_blocks_are_skipped_with_all_they_nest():
 
 @pytest.mark.integration
 def test_the_pure_layers_import_nothing_heavy():
-    pure = ("scheduling.schedule", "launch.launch", "reporting.report")
+    pure = ("scheduling.schedule", "launch.command_line", "reporting.report")
     code = f"import {', '.join(f'app.use_cases.{each}' for each in pure)}, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     heavy = {"flask", "pydantic", "numpy", "gunicorn", "requests", "threading", "socket", "subprocess", "workers"}

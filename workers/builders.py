@@ -18,7 +18,7 @@ from app.use_cases.scheduling.pool_state import SchedulingLimits
 from workers.engine.binary import cuda_problem, find_engine
 from workers.engine.probe_process import EngineNotFound, engine_environment
 from workers.folders import state_folder
-from workers.gpu.evidence import GpuHistory
+from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.measurement.history import History

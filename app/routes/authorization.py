@@ -18,7 +18,7 @@ from app.entities.server import ServerState
 from app.errors import InvalidApiKey, InvalidRequest, NotAllowed, ProxyError
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.services import AccessPolicy
-from app.use_cases.access import Credentials, credentials_offered, is_loopback, matching_key
+from app.use_cases.credentials import Credentials, credentials_offered, is_loopback, matching_key
 
 log = logging.getLogger(__name__)
 

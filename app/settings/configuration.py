@@ -83,14 +83,14 @@ class _Sources:
             return found
         return self.of(place[:-1]) if place else []  # a missing key: the sources of its section
 
-    def line(self, place: Place, said: str) -> str:
+    def line(self, place: Place, message: str) -> str:
         """The error, with the source and the place's name in that source."""
         sources = self.of(place)
         alone = [each.place for each in self.variables if [each.name] == sources]
         if alone == [place]:  # the variable's name is the place
-            return f"{sources[0]}: {said}"
+            return f"{sources[0]}: {message}"
         place = place if alone else self.written.original_place(place)
-        return ": ".join([*([", ".join(sources)] if sources else []), error_line(place, said)])
+        return ": ".join([*([", ".join(sources)] if sources else []), error_line(place, message)])
 
 
 def load_settings() -> Settings:
@@ -147,7 +147,7 @@ def _validated(sources: _Sources) -> tuple[Settings | None, list[str]]:
         return Settings(**data), []
     except ValidationError as error:
         return None, [
-            sources.line(place, said) for place, said in error_messages(error) if not _is_unknown_variable(place)
+            sources.line(place, message) for place, message in error_messages(error) if not _is_unknown_variable(place)
         ]
     except SettingsError:  # a variable that is not JSON
         return None, []  # reported by `_variables`
@@ -163,11 +163,11 @@ def _guard_open_access(settings: Settings, is_original: bool, sources: _Sources)
     """Refuse to open a machine to a network by accident; warn for the original service, which was always open."""
     if not settings.is_open or settings.server.allow_open:
         return settings, ()
-    said = OPEN_WITHOUT_KEYS.format(host=settings.server.host)
+    message = OPEN_WITHOUT_KEYS.format(host=settings.server.host)
     if not is_original:
-        raise ConfigurationError(": ".join([*sources.of(("server", "host")), said]))
+        raise ConfigurationError(": ".join([*sources.of(("server", "host")), message]))
     server = settings.server.model_copy(update={"allow_open": True})
-    return settings.model_copy(update={"server": server}), (said,)
+    return settings.model_copy(update={"server": server}), (message,)
 
 
 # --- environment ------------------------------------------------------------------------------------------------

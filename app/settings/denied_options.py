@@ -1,7 +1,7 @@
-"""Options of llama-server that a configuration may not hand on, and what to do instead.
+"""llama-server options that a configuration must not set, and what to do instead.
 
-One table serves `args` and `env`: llama-server takes its options from LLAMA_ARG_* as well. Names per its --help
-(b10488) and the older spellings that builds still take.
+One table serves `args` and `env`, because llama-server also reads its options from LLAMA_ARG_*. Names are those of its
+--help (b10488) and older spellings that builds still accept.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
-_UNSAFE = "it would run commands, reach files or open what the proxy keeps shut"
-_OURS = "the proxy sets it itself"
-_MEMORY = "the proxy decides where a model's memory lies, and how much it is"
-_GPUS = "the proxy chooses the GPUs; use models.NAME.gpus, exclude, min_gpus and max_gpus to say among which"
+_UNSAFE = "it could run commands, access files or bypass the proxy's access control"
+_OURS = "the proxy sets it"
+_MEMORY = "the proxy decides where a model's memory is allocated, and how much"
+_GPUS = "the proxy chooses the GPUs; restrict the choice with models.NAME.gpus, exclude, min_gpus and max_gpus"
 _DRAFT = "draft models cannot be configured yet"
 _LOG = "the proxy reads the log to explain a failed load"
-_EXIT = "it prints something and ends"
+_EXIT = "llama-server would exit after printing it"
 
-# What an option is called without its dashes -> why it is refused. A `*` stands for anything.
+# Option names without dashes (`*` matches anything) -> why they are denied.
 _RULES = (
     ("tools tools-* mcp* agent ag cors-* media-path api-prefix rpc", _UNSAFE),
-    ("ui ui-* webui webui-*", "the proxy has a page of its own"),
+    ("ui ui-* webui webui-*", "the proxy has its own status page"),
     ("path models-* slot-save-path log-prompts-dir lora lora-* control-vector control-vector-*", _UNSAFE),
     ("host port reuse-port alias a api-key api-key-* ssl-* slots metrics props", _OURS),
     ("model m", "use models.NAME.path"),
     ("model-url mu hf hf-* hfr hff hft hfd hfrd hfv hfrv hffv docker-repo dr", "use models.NAME.repo"),
-    ("model-vocoder mv tts-* *-default fim-*", "it would load a model of its own"),
+    ("model-vocoder mv tts-* *-default fim-*", "it would load another model"),
     ("log-file log-disable", _LOG),
     ("help h usage version license cache-list cl completion-bash list-devices", _EXIT),
     ("sleep-idle-seconds", "use ttl_seconds"),
@@ -47,7 +47,7 @@ _RULES = (
 )
 _WHY = tuple((pattern, why) for patterns, why in _RULES for pattern in patterns.split())
 
-# Variables that are not called like their option.
+# Variables whose name differs from their option's.
 _OPTION_OF = {
     "static-path": "path",
     "batch": "batch-size",
@@ -64,9 +64,9 @@ _OUR_VARIABLES = re.compile(r"LLAMA_(API_KEY|SERVER_\w+|LOG_FILE)|CUDA_(VISIBLE_
 
 
 def why_argument_denied(argument: str) -> str | None:
-    """Why this word of a command line may not be handed on; None for one that may, and for a value.
+    """Why this command-line argument must not be set; None if it is allowed, or is a value.
 
-    The answer names the option but never its value: `--api-key=...` holds a secret.
+    The reason names the option but never its value: `--api-key=...` holds a secret.
     """
     if not argument.startswith("-"):
         return None
@@ -74,28 +74,28 @@ def why_argument_denied(argument: str) -> str | None:
     if re.search(r"\s", option):
         return f"{option.split()[0]}: write an option and its value as two entries"
     if why := _why(_plain(option)):
-        return f"{option} may not be set: {why}"
+        return f"{option} must not be set: {why}"
     return None
 
 
 def why_variable_denied(name: str) -> str | None:
-    """Why llama-server may not get this environment variable; None when it may."""
+    """Why this environment variable must not be set for llama-server; None if it is allowed."""
     if _OUR_VARIABLES.fullmatch(name.upper()):
-        return f"{name} may not be set: {_OURS}"
+        return f"{name} must not be set: {_OURS}"
     plain = name.upper().removeprefix("LLAMA_ARG_").lower().replace("_", "-")
     if name.upper().startswith("LLAMA_ARG_") and (why := _why(_OPTION_OF.get(plain, plain))):
-        return f"{name} may not be set: {why}"
+        return f"{name} must not be set: {why}"
     return None
 
 
 def _plain(option: str) -> str:
-    """llama-server reads --ctx_size as --ctx-size; short options keep their case, -C is not -c."""
+    """The option as in the table: llama-server accepts --ctx_size for --ctx-size; short options are case-sensitive."""
     name = option.lstrip("-")
     return name.replace("_", "-").lower() if option.startswith("--") else name
 
 
 def _why(name: str) -> str | None:
-    if name == "no-host":  # about host memory, not about an address
+    if name == "no-host":  # host memory, not an address
         return None
-    positive = name.removeprefix("no-")  # to turn off what is ours is ours too
+    positive = name.removeprefix("no-")  # disabling such an option is denied too
     return next((why for pattern, why in _WHY if fnmatchcase(positive, pattern)), None)

@@ -90,5 +90,5 @@ def _without_key_marker(place: Place) -> Place:
     return tuple(part for part in place if part != "[key]")
 
 
-def error_line(place: Place, said: str) -> str:
-    return f"{format_place(place)}: {said}" if place else said
+def error_line(place: Place, message: str) -> str:
+    return f"{format_place(place)}: {message}" if place else message

@@ -1,4 +1,4 @@
-"""The configuration file: from its bytes to a mapping, or to a one-line error with its position.
+"""Reads the configuration file: a mapping, or a one-line error with its position.
 
 YAML 1.2: `on`, `off`, `yes` and `no` are strings, not booleans as in PyYAML (YAML 1.1).
 """
@@ -15,14 +15,14 @@ MAX_FILE_BYTES = 4 * 1024**2
 
 
 class InvalidSettingsFile(Exception):
-    """The file is not a YAML or JSON mapping. The message has the position of the error, but no content of the file."""
+    """The file is not a YAML or JSON mapping. The message has the error's position, but no content of the file."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's booleans, without dates; keys must be unique strings."""
+    """SafeLoader with YAML 1.2 booleans and without dates; keys must be unique strings."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Checks for duplicates before `<<` merges keys that may be overridden."""
+        """Rejects duplicate keys before `<<` merges keys that the mapping may override."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -35,14 +35,14 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _is_read(tag: str, first: str) -> bool:
+def _is_resolved(tag: str, first: str) -> bool:
     if tag == "tag:yaml.org,2002:bool":
         return first in "tTfF"
     return tag != "tag:yaml.org,2002:timestamp"
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if _is_read(tag, first)]
+    first: [(tag, pattern) for tag, pattern in resolvers if _is_resolved(tag, first)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -66,8 +66,8 @@ def parse_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         raise InvalidSettingsFile(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except _DuplicateKey as twice:
-        raise InvalidSettingsFile(_line_of(text) or f"duplicate key {twice.args[0]!r}") from None
+    except _DuplicateKey as error:
+        raise InvalidSettingsFile(_duplicate_position(text) or f"duplicate key {error.args[0]!r}") from None
     except RecursionError:
         raise InvalidSettingsFile("too deeply nested") from None
 
@@ -90,7 +90,7 @@ def _text(file: Path) -> str:
 
 
 def _is_json(file: Path, text: str) -> bool:
-    """By its ending or content: YAML may begin with a brace, too."""
+    """Decided by suffix, else by content: YAML may also begin with a brace."""
     if file.suffix.lower() == ".json":
         return True
     try:
@@ -106,9 +106,9 @@ def _parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        said = error.problem or error.context or ""
+        problem = error.problem or error.context or ""
         raise InvalidSettingsFile(
-            place + ("a tab character; indent with spaces" if "'\\t'" in said else said)
+            place + ("a tab character; indent with spaces" if "'\\t'" in problem else problem)
         ) from None
     except yaml.reader.ReaderError as error:
         raise InvalidSettingsFile(f"character {error.position} is not allowed in YAML") from None
@@ -124,19 +124,19 @@ class _DuplicateKey(Exception):
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value: dict[str, Any] = {}
-    for key, each in pairs:
+    for key, item in pairs:
         if key in value:
             raise _DuplicateKey(key)
-        value[key] = each
+        value[key] = item
     return value
 
 
-def _line_of(text: str) -> str:
-    """The position of a duplicate key, which json does not report: parse the text as YAML, without its tabs."""
+def _duplicate_position(text: str) -> str:
+    """The YAML error with a duplicate key's position, which json does not report; "" if YAML finds no duplicate."""
     try:
         yaml.load(text.replace("\t", " "), _Loader)
-    except InvalidSettingsFile as broken:
-        return str(broken)
+    except InvalidSettingsFile as error:
+        return str(error)
     except (yaml.YAMLError, ValueError, RecursionError):
         pass
     return ""

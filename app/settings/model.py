@@ -25,7 +25,7 @@ from app.settings.values import (
     Section,
     Variables,
 )
-from app.use_cases.launch.arguments import parse_model_options
+from app.use_cases.launch.parsed_args import parse_model_options
 
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ
 MAX_REPLICAS = 64  # of one model on one machine

@@ -80,7 +80,7 @@ def _rows(section: type[Section], below: str = "") -> Iterator[str]:
         if inner is not None:
             yield from _rows(inner, f"{below}{key}.")
         else:
-            meaning = str(field.description).replace("|", "\\|")  # else it would end the cell
+            meaning = str(field.description).replace("|", "\\|")  # a plain | would end the cell
             yield f"| `{below}{key}` | {_default(section, key, field)} | {meaning} |"
 
 

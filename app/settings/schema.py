@@ -34,7 +34,7 @@ from app.settings.values import (
     absolute,
     start_folder,
 )
-from app.use_cases.access import is_loopback
+from app.use_cases.credentials import is_loopback
 
 
 class ServerSettings(Section):

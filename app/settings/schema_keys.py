@@ -1,4 +1,4 @@
-"""Which keys there are: the settings' schema as places, for hints, environment names and the reference page."""
+"""The keys of the settings and their places, for hints, environment names and the reference page."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: `prot` is near `port`, `gpus` is
 
 
 def format_place(place: Place) -> str:
-    """As people write it: keys[0].name."""
+    """The place as users write it, such as keys[0].name."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{_plain(part)}" for part in place).removeprefix(".")
 
 
 def _plain(part: str) -> str:
-    """Names of models and variables are free; what would break the line, or not be seen, is quoted."""
+    """The part, quoted if it has line breaks, invisible characters or outer spaces: users choose models' names."""
     return part if part.isprintable() and part == part.strip() else repr(part)
 
 
 def section_in(field: FieldInfo) -> type[Section] | None:
-    """The section a key holds: itself, or as each entry of its list or map."""
+    """The section that a key holds, directly or as the entries of its list or map; None if it holds no section."""
     for kind in (field.annotation, *get_args(field.annotation)):
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind
@@ -45,7 +45,7 @@ def holds_many(field: FieldInfo) -> bool:
 
 
 def keys(section: type[BaseModel] = Settings, below: Place = ()) -> Iterator[tuple[Place, FieldInfo]]:
-    """Every key that has one place; what lists and maps hold has none of its own."""
+    """Every key with a fixed place, which excludes the entries of lists and maps."""
     for name, field in section.model_fields.items():
         place = (*below, name)
         yield place, field
@@ -55,9 +55,9 @@ def keys(section: type[BaseModel] = Settings, below: Place = ()) -> Iterator[tup
 
 
 def known_part(place: Place) -> tuple[Place, type[BaseModel] | None]:
-    """The part of an error's place that people know, and the section it ends in, if it does.
+    """The part of an error's place that exists in the file, and the section at its end, if any.
 
-    pydantic appends which member of a union, or which side of a map's entry, it was about.
+    pydantic appends the member of a union, or the side of a map's entry.
     """
     section: type[BaseModel] | None = Settings
     kept: list[str | int] = []
@@ -76,29 +76,29 @@ def known_part(place: Place) -> tuple[Place, type[BaseModel] | None]:
 
 
 def section_at(place: Place) -> type[BaseModel] | None:
-    """The section whose keys stand at that place."""
+    """The section at that place."""
     return known_part(place)[1]
 
 
 def nearest_key(place: Place) -> str:
-    """A hint at what an unknown key may have meant; empty when nothing is near."""
+    """A "did you mean" hint for an unknown key; empty if no known key is similar."""
     section = section_at(place[:-1]) or Settings
     known, unknown = list(section.model_fields), str(place[-1])
     near = difflib.get_close_matches(unknown, known, n=1, cutoff=SIMILARITY_CUTOFF)
-    near = near or [each for each in known if _words(each) & _words(unknown)]
-    elsewhere = [other for other, _ in keys() if other[-1] == place[-1]]
+    near = near or [key for key in known if _words(key) & _words(unknown)]
+    elsewhere = [known_place for known_place, _ in keys() if known_place[-1] == place[-1]]
     if len(near) == 1:
         return f"; did you mean {format_place((*place[:-1], near[0]))}?"
     return f"; did you mean {format_place(elsewhere[0])}?" if len(elsewhere) == 1 else ""
 
 
 def _words(key: str) -> set[str]:
-    """Those that say something: the n of n_ctx and n_gpu_layers does not."""
+    """The words of a key without single letters, such as the n of n_ctx."""
     return {word for word in key.lower().split("_") if len(word) > 1}
 
 
 def may_be_secret(place: Place) -> bool:
-    """Whether what stands there may not be shown: somebody may have put a key there, even by mistake."""
+    """Whether the value at that place must not be shown: it may contain an API key, even by mistake."""
     return place[:1] == ("keys",) or bool({"env", "args"} & set(place))
 
 

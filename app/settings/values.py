@@ -1,4 +1,4 @@
-"""What a setting may be: the types that the settings are declared with, and what each of them refuses."""
+"""The types of settings, with their validation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, Confi
 
 from app.settings.denied_options import why_argument_denied, why_variable_denied
 
-PREFIX = "LLAMA_SMART_PROXY_"  # of names in the environment
+PREFIX = "LLAMA_SMART_PROXY_"  # of environment variables
 MAX_NAME_LENGTH = 512
-MAX_INT = 2**31 - 1  # of llama-server's own numbers
-
+MAX_INT = 2**31 - 1  # llama-server's integers have 32 bits
 
 SECTION: ConfigDict = {"extra": "forbid", "frozen": True, "allow_inf_nan": False, "hide_input_in_errors": True}
 
 
 class Section(BaseModel):
-    """A group of keys. What is written with nothing below it means its defaults."""
+    """A group of keys. An empty one has its defaults."""
 
     model_config = SECTION
 
@@ -30,53 +29,55 @@ class Section(BaseModel):
 
 
 def _on_or_off(value: object) -> object:
-    """Some write on and off as true and false: JSON has no other words for them."""
+    """Accepts true and false for on and off, as users write them in JSON."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _check_arguments(arguments: list[str]) -> list[str]:
     if any("\0" in argument for argument in arguments):
-        raise ValueError("a NUL character cannot be handed on")
-    if refused := [why for argument in arguments if (why := why_argument_denied(argument))]:
-        raise ValueError("; ".join(refused))
+        raise ValueError("NUL characters are not allowed")
+    if denials := [why for argument in arguments if (why := why_argument_denied(argument))]:
+        raise ValueError("; ".join(denials))
     return arguments
 
 
 def _check_variables(variables: dict[str, str]) -> dict[str, str]:
     if any(not name or "=" in name or "\0" in name + value for name, value in variables.items()):
-        raise ValueError("a variable has a name without `=`, and no NUL character")
-    if refused := [why for name in variables if (why := why_variable_denied(name))]:
-        raise ValueError("; ".join(refused))
+        raise ValueError("a variable needs a name without `=`; NUL characters are not allowed")
+    if denials := [why for name in variables if (why := why_variable_denied(name))]:
+        raise ValueError("; ".join(denials))
     return variables
 
 
-def _require_a_unit(size: ByteSize) -> ByteSize:
-    """20 for 20GiB would be twenty bytes, and no model would ever fit."""
+def _require_unit(size: ByteSize) -> ByteSize:
+    """Rejects 20 written for 20GiB: no model would fit in twenty bytes."""
     if 0 < size < 1024**2:
-        raise ValueError(f"{size:d} bytes are too few to be meant; write the unit, like 20GiB")
+        raise ValueError(f"{size:d} bytes is too small; add a unit, such as 20GiB")
     return size
 
 
 def _check_name(name: str) -> str:
     if not 0 < len(name) <= MAX_NAME_LENGTH or name != name.strip() or not name.isprintable():
-        raise ValueError(f"a name has 1 to {MAX_NAME_LENGTH} printable characters and no blank at its ends")
+        raise ValueError(
+            f"a name must have 1 to {MAX_NAME_LENGTH} printable characters, without leading or trailing spaces"
+        )
     return name
 
 
 def _check_model_name(name: str) -> str:
-    if "," in name:  # llama-server takes --alias for a list
-        raise ValueError("a model's name has no comma")
+    if "," in name:  # llama-server splits --alias at commas
+        raise ValueError("a model's name must not contain a comma")
     return _check_name(name)
 
 
 def configured_file() -> Path | None:
-    """The file that LLAMA_SMART_PROXY_CONFIG names."""
+    """The file named by LLAMA_SMART_PROXY_CONFIG."""
     name = os.environ.get(PREFIX + "CONFIG")
     return Path(name) if name else None
 
 
 def start_folder() -> Path:
-    """Where relative paths of the configuration start: the file's folder."""
+    """The folder that relative paths of the configuration refer to: the file's, else the current one."""
     file = configured_file()
     return file.absolute().parent if file else Path.cwd()
 
@@ -96,12 +97,12 @@ OnOff = Annotated[Literal["off", "on"], BeforeValidator(_on_or_off)]
 OnOffAuto = Annotated[Literal["on", "off", "auto"], BeforeValidator(_on_or_off)]
 OffOnOrCount = Annotated[
     Literal["off", "on"] | Annotated[int, Field(ge=1, le=MAX_INT)],
-    BeforeValidator(_on_or_off),  # before all of them: true is a number too
+    BeforeValidator(_on_or_off),  # first of all: true is also an int
 ]
 AutoOffOrPath = Annotated[str, BeforeValidator(_on_or_off), AfterValidator(_check_auto_off_or_path)]
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Name = Annotated[Text, AfterValidator(_check_name)]
-Memory = Annotated[ByteSize, AfterValidator(_require_a_unit)]
+Memory = Annotated[ByteSize, AfterValidator(_require_unit)]
 GpuNames = list[Name]  # UUIDs, NVML indices or names
 ModelName = Annotated[Text, AfterValidator(_check_model_name)]
 Folder = Annotated[Path, AfterValidator(absolute)]

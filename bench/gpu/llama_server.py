@@ -16,7 +16,7 @@ from typing import Any
 
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
-from app.use_cases.launch.launch import BUFFERS_LOGGED, launch_plan
+from app.use_cases.launch.command_line import BUFFERS_LOGGED, launch_plan
 from bench.gpu.stopping import Deadline, OutOfTime
 from workers.engine.probe_process import engine_environment
 from workers.measurement.memory_report import EngineReport

@@ -16,7 +16,7 @@ import pytest
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from tests.helpers.builders import MIB
 from tests.helpers.stand_in_nvml import Card, StandIn, an_a100, library, needs_compiler
-from workers.gpu.evidence import GpuHistory, evidence_of_gpus
+from workers.gpu.expected_gpus import GpuHistory, evidence_of_gpus
 from workers.gpu.nvml import Nvml
 from workers.gpu.nvml_errors import LOST, MISMATCH, UNLISTED
 

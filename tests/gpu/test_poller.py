@@ -18,7 +18,7 @@ from app.entities.gpu import OVERDUE_POLLS, OVERDUE_SECONDS, Gpu, GpuSnapshot, G
 from app.use_cases.reporting.gpu_report import gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.service import wait_for
-from workers.gpu.evidence import GpuHistory
+from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.poller import GpuPoller
 from workers.telemetry.store import StateStore
 

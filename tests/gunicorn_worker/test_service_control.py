@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from workers.gunicorn_worker.service_control import ServiceControl
+from workers.gunicorn_worker.signals import ServiceControl
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 
 

@@ -12,7 +12,7 @@ import workers.measurement.history
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import Placement
 from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES
-from app.use_cases.launch.launch import launch_on
+from app.use_cases.launch.command_line import launch_on
 from tests.helpers.builders import MIB, a_launch, a_model, an_engine, replace
 from workers.measurement.history import BASE_BYTES, HOST, History, start_of
 

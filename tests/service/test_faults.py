@@ -109,7 +109,7 @@ def test_an_engine_that_answers_without_the_key_is_not_used(tmp_path: Path):
     with faulty(tmp_path, FAKE_IGNORE_KEY=1) as service:
         refused = service.chat("m")
         assert (refused.status_code, error_of(refused)["code"]) == (503, "model_load_failed")
-        assert "answers without the key" in str(error_of(refused)["message"])
+        assert "answers requests without the key" in str(error_of(refused)["message"])
         assert not journal(service, "request")
 
 

@@ -150,7 +150,7 @@ def test_a_hanging_nvml_holds_up_nobody_and_cold_models_are_refused_or_go_to_the
             assert device_of(service, "n") == "cpu"
         else:
             error, retry_after = refusal(service, "n", 503, "no_gpu")
-            assert ("NVML has not answered" in error["message"], retry_after) == (True, "10")
+            assert ("NVML has not responded" in error["message"], retry_after) == (True, "10")
         assert time.monotonic() - began < 10
 
 

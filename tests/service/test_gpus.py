@@ -105,7 +105,7 @@ def test_the_metrics_have_each_figure_in_its_base_unit(hardware: StandIn, tmp_pa
     with serving_on(hardware, tmp_path) as service:
         sees(service, "GPU-a", "GPU-m")
         series, page = gpu_series(service), service.get("/metrics").text
-        assert "not told" in service.get("/").text
+        assert "unknown" in service.get("/").text
     of_a = 'gpu="0",uuid="GPU-a"'
     prefix = "llama_smart_proxy_gpu_"
     figures = dict(line.rsplit(" ", 1) for line in series if "info" not in line)
@@ -133,7 +133,7 @@ def test_a_hanging_nvml_delays_nobody(hardware: StandIn, tmp_path: Path):
         assert service.chat().status_code == 200
         hardware.show(A, faults=("delay nvmlDeviceGetMemoryInfo 600000",))
         wait_for(lambda: reasons(service), 20)
-        assert "NVML has not answered" in reasons(service)[0]
+        assert "NVML has not responded" in reasons(service)[0]
         for ask in (lambda: service.get("/health"), lambda: service.get("/"), service.chat):
             began = time.monotonic()
             assert ask().status_code == 200

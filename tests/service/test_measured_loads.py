@@ -94,4 +94,4 @@ def test_a_broken_history_costs_a_warning(tmp_path: Path, content: bytes):
     (folder / "history.sqlite3").write_bytes(content)
     with faulty(tmp_path, FAKE_BREAKDOWN="900,90,9", FAKE_PORT_ZERO=1) as service:
         assert service.chat("m").status_code == 200
-        assert ("is not used" in service.output) == bool(content)
+        assert ("cannot be used" in service.output) == bool(content)

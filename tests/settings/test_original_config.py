@@ -1,4 +1,4 @@
-"""The original service's config.json: it starts the service unchanged, and nothing in it is lost without a word."""
+"""The original service's config.json: it is accepted unchanged, and each key without effect is a warning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.settings.configuration import PREFIX, Configuration, ConfigurationError
 from app.settings.model import ModelSettings
 from tests.helpers.service import serving
 
-# Every key that the original knows, and `health_timeout`, which stood in its file although it did not know it.
+# Every key of the original, and `health_timeout`, which its file contained although its code did not read it.
 SHIPPED: dict[str, Any] = {
     "backend": "llama.cpp",
     "server": {"host": "0.0.0.0", "port": 11555},
@@ -50,10 +50,10 @@ SHIPPED: dict[str, Any] = {
     "simulation": {"llama_cpp_models": {"tiny": {"repo": "a/b", "variant": "Q8_0"}}, "agents": 3},
     "ollama": {"host": "localhost", "port": 11434, "timeout": 30.0},
 }
-SETTINGS_OF_OURS = {"backend", "server", "models", "size", "request_timeout", "cache_type_k", "cache_type_v"}
-SETTINGS_OF_OURS |= {"enabled", "monitoring_interval", "gpu_layers", "cpu_fallback"}
-DONE_ANYWAY = {"enable_gpu_monitoring", "allocation_strategy", "gpu_allocation_strategy", "kv_offload", "force_spread"}
-DONE_ANYWAY |= {"spread_only_if_necessary"}
+TRANSLATED = {"backend", "server", "models", "size", "request_timeout", "cache_type_k", "cache_type_v"}
+TRANSLATED |= {"enabled", "monitoring_interval", "gpu_layers", "cpu_fallback"}
+ALREADY_DONE = {"enable_gpu_monitoring", "allocation_strategy", "gpu_allocation_strategy", "kv_offload", "force_spread"}
+ALREADY_DONE |= {"spread_only_if_necessary"}
 
 
 def read(folder: Path, content: dict[str, Any], **environ: str) -> Configuration:
@@ -63,18 +63,18 @@ def read(folder: Path, content: dict[str, Any], **environ: str) -> Configuration
         return read_configuration()
 
 
-def least(**more: Any) -> dict[str, Any]:
+def minimal(**more: Any) -> dict[str, Any]:
     return {"backend": "llama.cpp", "server_pool": {"size": 1}, **more}
 
 
 def warnings(folder: Path, content: dict[str, Any], **environ: str) -> list[str]:
-    """Without the one about its open address, which stands last."""
-    *said, about_the_address = read(folder, content, **environ).warnings
-    assert about_the_address.startswith("server.host is 0.0.0.0")
-    return said
+    """The warnings without the last one, which is about the open address."""
+    *others, about_address = read(folder, content, **environ).warnings
+    assert about_address.startswith("server.host is 0.0.0.0")
+    return others
 
 
-def test_its_shipped_file_means_what_it_meant(tmp_path):
+def test_the_shipped_file_is_translated(tmp_path):
     shipped = SHIPPED | {"server_pool": SHIPPED["server_pool"] | {"request_timeout": 601}}  # 600 is our default
     assert read(tmp_path, shipped).settings.model_dump(exclude_defaults=True) == {
         "server": {"host": "0.0.0.0", "port": 11555, "allow_open": True},
@@ -90,155 +90,153 @@ def test_its_shipped_file_means_what_it_meant(tmp_path):
 
 
 def test_every_key_is_a_setting_or_a_warning(tmp_path):
-    said = warnings(tmp_path, SHIPPED)
+    lines = warnings(tmp_path, SHIPPED)
     leaves = [
         f"{section}.{key}" if isinstance(value, dict) and section not in ("models", "ollama", "server") else section
         for section, value in SHIPPED.items()
         for key in (value if isinstance(value, dict) else [""])
     ]
-    expected = {
-        leaf for leaf in leaves if leaf.split(".")[-1] not in SETTINGS_OF_OURS | DONE_ANYWAY | {"llama_cpp_models"}
-    }
-    assert sorted(line.split(":")[0] for line in said) == sorted(expected)
-    assert all(": not used; " in line for line in said)
+    expected = {leaf for leaf in leaves if leaf.split(".")[-1] not in TRANSLATED | ALREADY_DONE | {"llama_cpp_models"}}
+    assert sorted(line.split(":")[0] for line in lines) == sorted(expected)
+    assert all(": not used; " in line for line in lines)
 
 
 def test_a_warning_says_what_happens_instead(tmp_path):
-    assert warnings(tmp_path, least(server_pool={"size": 1, "port_start": 8001}, agents=[])) == [
-        "server_pool.port_start: not used; each llama-server chooses a free port of its own",
-        "agents: not used; there are no agents here; clients call /v1/chat/completions",
+    assert warnings(tmp_path, minimal(server_pool={"size": 1, "port_start": 8001}, agents=[])) == [
+        "server_pool.port_start: not used; each llama-server listens on a free port",
+        "agents: not used; agents are not supported; clients call /v1/chat/completions",
     ]
 
 
 @pytest.mark.parametrize(("gpu_layers", "ours"), [(999, "all"), (-1, "all"), (1000, "all"), (998, 998), (0, 0)])
-def test_its_number_of_layers_is_ours(tmp_path, gpu_layers, ours):
-    found = read(tmp_path, least(server_pool={"size": 1, "gpu_layers": gpu_layers}))
+def test_gpu_layers_are_translated(tmp_path, gpu_layers, ours):
+    found = read(tmp_path, minimal(server_pool={"size": 1, "gpu_layers": gpu_layers}))
     assert found.settings.defaults.n_gpu_layers == ours
 
 
 @pytest.mark.parametrize(("cpu_fallback", "ours"), [(True, "auto"), (False, "never"), (None, "auto")])
-def test_its_fallback_is_one_of_ours(tmp_path, cpu_fallback, ours):
-    assert read(tmp_path, least(gpu={"cpu_fallback": cpu_fallback})).settings.gpu.cpu_fallback == ours
+def test_cpu_fallback_is_translated(tmp_path, cpu_fallback, ours):
+    assert read(tmp_path, minimal(gpu={"cpu_fallback": cpu_fallback})).settings.gpu.cpu_fallback == ours
 
 
-ONE_GPU_FIRST = "not used; a model gets one GPU where one has room, else as few as hold it"
+ONE_GPU_FIRST = "not used; a model is placed on one GPU if it fits there, else on as few as possible"
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
-        ("enable_gpu_monitoring", False, "not used; GPUs are read in any case; gpu.enabled: false turns them off"),
+        ("enable_gpu_monitoring", False, "not used; GPUs are always monitored; gpu.enabled: false disables their use"),
         ("allocation_strategy", "distribute", ONE_GPU_FIRST),
         ("gpu_allocation_strategy", "distribute", ONE_GPU_FIRST),
-        ("kv_offload", False, "not used; the KV cache lies where its layers do"),
-        ("force_spread", True, f"{ONE_GPU_FIRST}; for more, models.NAME.min_gpus"),
-        ("spread_only_if_necessary", False, f"{ONE_GPU_FIRST}; for more, models.NAME.min_gpus"),
-        ("max_gpus", 4, "not used; each model has its own: models.NAME.min_gpus and models.NAME.max_gpus"),
+        ("kv_offload", False, "not used; the KV cache of a layer is on the device of that layer"),
+        ("force_spread", True, f"{ONE_GPU_FIRST}; to use more, set models.NAME.min_gpus"),
+        ("spread_only_if_necessary", False, f"{ONE_GPU_FIRST}; to use more, set models.NAME.min_gpus"),
+        ("max_gpus", 4, "not used; set it per model, with models.NAME.min_gpus and models.NAME.max_gpus"),
         (
             "vram_headroom_factor",
             1.1,
-            "not used; memory is estimated from the header of the model's file; gpu.reserve holds back room",
+            "not used; memory is estimated from the header of the model file; gpu.reserve keeps memory free",
         ),
     ],
 )
-def test_what_it_did_otherwise_with_gpus_is_a_warning(tmp_path, key, value, said):
-    assert warnings(tmp_path, least(gpu={key: value})) == [f"gpu.{key}: {said}"]
+def test_a_gpu_key_without_an_equivalent_is_a_warning(tmp_path, key, value, message):
+    assert warnings(tmp_path, minimal(gpu={key: value})) == [f"gpu.{key}: {message}"]
 
 
-def test_what_its_warnings_name_may_be_added_to_it(tmp_path):
-    """They named keys that were passed over as unknown once they stood there."""
+def test_keys_named_by_warnings_may_be_added_to_the_file(tmp_path):
+    """Warnings named keys that were then ignored as unknown when added."""
     models = {"m": {"repo": "a/b", "variant": "Q8_0", "min_gpus": 2, "args": ["--no-repack"]}}
-    found = read(tmp_path, least(gpu={"reserve": "1GiB", "monitoring_interval": 5}, llama_cpp={"models": models}))
+    found = read(tmp_path, minimal(gpu={"reserve": "1GiB", "monitoring_interval": 5}, llama_cpp={"models": models}))
     assert found.settings.gpu.model_dump(exclude_defaults=True) == {"reserve": 2**30, "poll_seconds": 5.0}
     assert found.settings.models["m"] == ModelSettings(repo="a/b:Q8_0", min_gpus=2, args=["--no-repack"])
-    assert len(found.warnings) == 1  # its open address
+    assert len(found.warnings) == 1  # the open address
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (least(surprise=1), "surprise: unknown key; not used, as the original service did not use it"),
-        (least(gpu={"surprise": 1}), "gpu.surprise: unknown key; not used, as the original service did not use it"),
-        (least(models={"m": {"repo": "a/b", "size": 1}}), "models.m.size: unknown key; not used"),
-        (least(models=[]), None),
-        (least(models=["m"]), "models: not used; it is no mapping of names to models"),
+        (minimal(surprise=1), "surprise: unknown key; not used, as in the original service"),
+        (minimal(gpu={"surprise": 1}), "gpu.surprise: unknown key; not used, as in the original service"),
+        (minimal(models={"m": {"repo": "a/b", "size": 1}}), "models.m.size: unknown key; not used"),
+        (minimal(models=[]), None),
+        (minimal(models=["m"]), "models: not used; must be a mapping of names to models"),
         (
-            least() | {"backend": "ollama"},
-            "backend: not used; models run by llama-server, there is no other backend",
+            minimal() | {"backend": "ollama"},
+            "backend: not used; llama-server is the only backend",
         ),
     ],
 )
-def test_what_it_would_have_passed_over_is_a_warning(tmp_path, content, said):
-    assert warnings(tmp_path, content) == ([said] if said else [])
+def test_what_the_original_ignored_is_a_warning(tmp_path, content, message):
+    assert warnings(tmp_path, content) == ([message] if message else [])
 
 
-def test_its_variable_is_a_warning_beside_its_file_only(tmp_path):
-    said = warnings(tmp_path, least(), LLM_PROXY_BACKEND="ollama")
-    assert said == ["LLM_PROXY_BACKEND: not used; models run by llama-server, there is no other backend"]
+def test_the_originals_variable_is_a_warning_only_with_its_file(tmp_path):
+    lines = warnings(tmp_path, minimal(), LLM_PROXY_BACKEND="ollama")
+    assert lines == ["LLM_PROXY_BACKEND: not used; llama-server is the only backend"]
     with mock.patch.dict(os.environ, {"LLM_PROXY_BACKEND": "ollama"}):
         assert read_configuration().warnings == ()
 
 
-def test_what_it_leaves_out_has_the_originals_defaults(tmp_path):
+def test_omitted_keys_have_the_originals_defaults(tmp_path):
     settings = read(tmp_path, {"backend": "llama.cpp"}).settings
     assert (settings.server.host, settings.server.port, settings.scheduling.max_loaded) == ("0.0.0.0", 8000, None)
 
 
-def test_models_may_stand_where_its_readme_puts_them(tmp_path):
+def test_models_may_be_in_the_section_that_its_readme_documents(tmp_path):
     models = {"m": {"repo": "a/b", "variant": "Q4_0"}, "n": {"repo": "c/d"}}
-    found = read(tmp_path, least(llama_cpp={"models": models}, models={"n": {"repo": "e/f"}})).settings.models
+    found = read(tmp_path, minimal(llama_cpp={"models": models}, models={"n": {"repo": "e/f"}})).settings.models
     assert found == {"m": ModelSettings(repo="a/b:Q4_0"), "n": ModelSettings(repo="e/f")}
 
 
-def test_its_open_address_is_a_warning_not_a_refusal(tmp_path):
-    found = read(tmp_path, least())
+def test_an_open_address_is_a_warning_not_an_error(tmp_path):
+    found = read(tmp_path, minimal())
     assert found.settings.server.allow_open and found.settings.is_open
     assert [line[:26] for line in found.warnings] == ["server.host is 0.0.0.0, wh"]
 
 
-def test_keys_may_be_added_to_it(tmp_path):
-    """They were thrown away as unknown, and the service stood open with its keys in the file."""
-    found = read(tmp_path, least(keys=[{"name": "a", "sha256": "0f" * 32}], scheduling={"max_waiting": 9}))
+def test_api_keys_may_be_added_to_the_file(tmp_path):
+    """They were ignored as unknown, and the service was open although its file had keys."""
+    found = read(tmp_path, minimal(keys=[{"name": "a", "sha256": "0f" * 32}], scheduling={"max_waiting": 9}))
     assert [key.name for key in found.settings.keys] == ["a"]
     assert (found.settings.scheduling.max_loaded, found.settings.scheduling.max_waiting) == (1, 9)
     assert (found.settings.server.host, found.settings.is_open, found.warnings) == ("0.0.0.0", False, ())
 
 
-def test_the_environment_is_stronger_than_it(tmp_path):
+def test_the_environment_overrides_the_originals_file(tmp_path):
     found = read(tmp_path, SHIPPED, **{PREFIX + "SERVER__HOST": "127.0.0.1", PREFIX + "SCHEDULING__MAX_LOADED": "5"})
     assert (found.settings.server.host, found.settings.server.allow_open) == ("127.0.0.1", False)
     assert found.settings.scheduling.max_loaded == 5
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (least(server_pool={"size": 0}), "server_pool.size: must be at least 1, not 0"),
-        (least(server={"port": "x"}), "server.port: must be a whole number, not 'x'"),
-        (least(gpu={"cache_type_k": 3}), "gpu.cache_type_k: must be one of f32, f16, bf16, q8_0, q4_0, q4_1, "
+        (minimal(server_pool={"size": 0}), "server_pool.size: must be at least 1, not 0"),
+        (minimal(server={"port": "x"}), "server.port: must be a whole number, not 'x'"),
+        (minimal(gpu={"cache_type_k": 3}), "gpu.cache_type_k: must be one of f32, f16, bf16, q8_0, q4_0, q4_1, "
          "iq4_nl, q5_0, q5_1, not 3"),
-        (least(server_pool={"gpu_layers": "x"}), "server_pool.gpu_layers: must be all or a whole number, not 'x'"),
-        (least(gpu={"cpu_fallback": "x"}), "gpu.cpu_fallback: must be one of auto, never, when_full, not 'x'"),
-        (least(llama_cpp={"models": {"m": {"repo": "a/b", "min_gpus": 0}}}),
+        (minimal(server_pool={"gpu_layers": "x"}), "server_pool.gpu_layers: must be all or a whole number, not 'x'"),
+        (minimal(gpu={"cpu_fallback": "x"}), "gpu.cpu_fallback: must be one of auto, never, when_full, not 'x'"),
+        (minimal(llama_cpp={"models": {"m": {"repo": "a/b", "min_gpus": 0}}}),
          "llama_cpp.models.m.min_gpus: must be at least 1, not 0"),
-        (least(llama_cpp={"models": {"m": 3}}), "llama_cpp.models.m: must be a mapping of keys to values, not 3"),
+        (minimal(llama_cpp={"models": {"m": 3}}), "llama_cpp.models.m: must be a mapping of keys to values, not 3"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_named_as_it_is_written_there(tmp_path, content, said):
+def test_an_invalid_value_is_reported_at_its_place_in_the_file(tmp_path, content, message):
     with pytest.raises(ConfigurationError) as refused:
         read(tmp_path, content)
-    assert str(refused.value) == f"{tmp_path}/config.json: {said}"
+    assert str(refused.value) == f"{tmp_path}/config.json: {message}"
 
 
-def test_our_own_file_is_not_taken_for_it(tmp_path):
+def test_our_own_file_is_not_mistaken_for_the_originals(tmp_path):
     with pytest.raises(ConfigurationError, match=r"agents: unknown key"):
         read(tmp_path, {"agents": []})
 
 
 @pytest.mark.integration
-def test_its_shipped_file_starts_the_service_and_each_warning_is_logged_once(tmp_path):
+def test_the_shipped_file_starts_the_service_and_each_warning_is_logged_once(tmp_path):
     warned = read(tmp_path, SHIPPED).warnings
-    with serving(tmp_path, "--config", str(tmp_path / "config.json")) as service:  # on a port of the system's choice
+    with serving(tmp_path, "--config", str(tmp_path / "config.json")) as service:  # on a port chosen by the system
         assert service.get("/livez").status_code == 200
         service.stop()
         lines = [line for line in service.lines if "configuration: " in line]

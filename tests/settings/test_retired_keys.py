@@ -1,4 +1,4 @@
-"""Retired keys: files of earlier releases stay readable, with one warning for each key that has no effect any more."""
+"""Retired keys: files of earlier releases stay valid, with one warning for each key that no longer has an effect."""
 
 from __future__ import annotations
 
@@ -52,21 +52,19 @@ def test_a_retired_key_that_two_sources_set_is_one_warning(tmp_path: Path):
     assert read(tmp_path, "server: {cpu: 3}", SERVER__CPU="4").warnings == (f"{PREFIX}SERVER__CPU: {IGNORED}",)
 
 
-def test_other_unknown_keys_beside_it_are_errors(tmp_path: Path):
+def test_unknown_keys_next_to_a_retired_one_are_errors(tmp_path: Path):
     with pytest.raises(ConfigurationError) as refused:
         read(tmp_path, "server: {cpu: 3, cpus: 3}")
     assert refused.value.lines == (f"{tmp_path}/config.yaml: server.cpus: unknown key",)
 
 
-def test_the_original_services_file_never_had_it(tmp_path: Path):
+def test_a_retired_key_in_the_originals_file_is_an_unknown_key(tmp_path: Path):
     text = json.dumps({"backend": "llama.cpp", "server": {"host": "127.0.0.1", "cpu": 3}})
-    assert read(tmp_path, text).warnings == (
-        "server.cpu: unknown key; not used, as the original service did not use it",
-    )
+    assert read(tmp_path, text).warnings == ("server.cpu: unknown key; not used, as in the original service",)
     assert read(tmp_path, text, SERVER__CPU="3").warnings[-1] == f"{PREFIX}SERVER__CPU: {IGNORED}"
 
 
-def test_a_place_may_stand_for_all_entries_of_a_map_or_list():
+def test_a_wildcard_matches_all_entries_of_a_map_or_list():
     data = {"models": {"a": {"context": 1, "pin": True}, "b": {"pin": False}, "c": {"context": 2}}}
     assert find_retired_keys(data, [RENAMED]) == {
         ("models", "a", "context"): RENAMED,
@@ -78,9 +76,9 @@ def test_a_place_may_stand_for_all_entries_of_a_map_or_list():
     assert without_retired_keys({"keys": [{"secret": 1}]}, [in_a_list]) == {"keys": [{}]}
 
 
-@pytest.mark.parametrize("strange", [None, [], "text", {"server": None}, {"server": "cpu"}, {"server": ["cpu"]}])
-def test_what_holds_no_retired_key_stays_as_it_is(strange: object):
-    assert without_retired_keys(strange) is strange
+@pytest.mark.parametrize("data", [None, [], "text", {"server": None}, {"server": "cpu"}, {"server": ["cpu"]}])
+def test_data_without_retired_keys_is_returned_unchanged(data: object):
+    assert without_retired_keys(data) is data
 
 
 @pytest.mark.parametrize("key", RETIRED, ids=lambda key: ".".join(key.place))
@@ -91,7 +89,7 @@ def test_a_retired_key_has_a_date_and_a_row_in_the_upgrade_notes(key: RetiredKey
 
 
 def uncommented(text: str) -> str:
-    """The example with its commented blocks, so that every key is read."""
+    """The example with its commented-out blocks enabled, so that every key is read."""
     lines = text.splitlines()
     return "\n".join(re.sub(r"^#(?! \S)", "", line) for line in lines if line[:9] not in ("keys: [] ", "models: {"))
 

@@ -1,4 +1,4 @@
-"""Settings: where they come from, what they mean, and what is said about wrong ones."""
+"""Settings: sources, meaning, and error messages."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from tests.helpers.builders import a_launch
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
 SECRET = "sk-sesame-open"
 HASH = hashlib.sha256(SECRET.encode()).hexdigest()
+BAD_NAME = "a name must have 1 to 512 printable characters, without leading or trailing spaces"
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +44,12 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch):
 
 
 def configured(folder: Path, text: str | bytes = "", name: str = "config.yaml", **variables: str) -> Settings:
-    """The settings of a file with this text, under these variables."""
+    """The settings from a file with this text and these environment variables."""
     file = folder / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read({PREFIX + each: value for each, value in variables.items()} | {PREFIX + "CONFIG": str(file)}).settings
+    return read(
+        {PREFIX + variable: value for variable, value in variables.items()} | {PREFIX + "CONFIG": str(file)}
+    ).settings
 
 
 def read(environ: dict[str, str]) -> Configuration:
@@ -64,11 +67,11 @@ def error_messages(folder: Path, text: str | bytes = "", name: str = "config.yam
 
 
 def test_an_empty_file_means_the_defaults(tmp_path):
-    for text in ("", "# only a remark\n", "server:\nkeys:\nmodels:\ncatalog: {hugging_face: }\n"):
+    for text in ("", "# only a comment\n", "server:\nkeys:\nmodels:\ncatalog: {hugging_face: }\n"):
         assert configured(tmp_path, text).model_dump() == load_settings().model_dump() == Settings().model_dump()
 
 
-def test_the_environment_is_stronger_than_the_file(tmp_path):
+def test_the_environment_overrides_the_file(tmp_path):
     settings = configured(tmp_path, "server: {port: 8, host: '::1'}", SERVER__PORT="9")
     assert (settings.server.port, settings.server.host) == (9, "::1")
 
@@ -81,13 +84,13 @@ def test_maps_are_merged_and_lists_replaced(tmp_path):
     assert (settings.models["a"].aliases, settings.engine.args) == (["y"], ["--mlock"])
 
 
-def test_json_is_read_too(tmp_path):
+def test_json_is_accepted(tmp_path):
     tabs_and_all = '{\n\t"server": {"max_body": "1MiB"}, "defaults": {"flash_attn": false}}'
     settings = configured(tmp_path, tabs_and_all, "c.conf")
     assert (settings.server.max_body, settings.defaults.flash_attn) == (2**20, "off")
 
 
-def test_on_and_off_are_words(tmp_path):
+def test_on_and_off_are_strings(tmp_path):
     text = "defaults: {flash_attn: on}\ncatalog: {hugging_face: {cache: off}}\nengine: {env: {A: yes}}"
     settings = configured(tmp_path, text + "\nmodels: {m: {mmproj: off}}")
     assert settings.defaults.flash_attn == "on"
@@ -105,7 +108,7 @@ def test_null_in_the_environment_is_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "said"),
+    ("text", "name", "message"),
     [
         ("server: [", "c.yaml", "c.yaml: line 1, column 10: expected the node content, but found '<stream end>'"),
         ("a: 1\nb:\n  c: 1\n  c: 2\n", "c.yaml", "c.yaml: line 4: duplicate key 'c', first in line 3"),
@@ -120,34 +123,34 @@ def test_null_in_the_environment_is_none(tmp_path):
     ],
     ids=range(10),
 )
-def test_a_broken_file_is_one_line_with_its_place(tmp_path, text, name, said):
-    assert error_messages(tmp_path, text, name) == [said]
+def test_a_broken_file_is_a_one_line_error_with_its_position(tmp_path, text, name, message):
+    assert error_messages(tmp_path, text, name) == [message]
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_an_unreadable_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    said = {
+    message = {
         "none.yaml": "no such file",
         ".": "is a folder",
         "pipe": "must be a regular file: it is read more than once",
     }
-    for name, why in said.items():
+    for name, why in message.items():
         with pytest.raises(ConfigurationError) as refused:
             read({PREFIX + "CONFIG": f"{tmp_path}/{name}"})
         assert str(refused.value) == f"{Path(f'{tmp_path}/{name}')}: {why}"
 
 
-def test_merge_keys_may_say_again_what_they_merge(tmp_path):
+def test_keys_may_override_what_a_merge_key_merges(tmp_path):
     text = "models:\n  a: &a {parallel: 2, ubatch_size: 8}\n  b: {<<: *a, parallel: 3}\n"
     settings = configured(tmp_path, text)
     assert (settings.launch_of("b").options.parallel, settings.launch_of("b").options.ubatch_size) == (3, 8)
 
 
-# --- wrong values -----------------------------------------------------------------------------------------------
+# --- invalid values ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("server: {port: many}", "server.port: must be a whole number, not 'many'"),
         ("server: {port: 70000}", "server.port: must be at most 65535, not 70000"),
@@ -167,10 +170,10 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
         ("models: {m: {cpu_moe: all}}", "models.m.cpu_moe: must be off, on or a whole number, not 'all'"),
         ("defaults: {partial_offload: auto}", "defaults.partial_offload: must be one of off, on, not 'auto'"),
         ("gpu: {reserve: some}", "gpu.reserve: must be a size like 256MiB, not 'some'"),
-        ("gpu: {max_vram: 20}", "gpu.max_vram: 20 bytes are too few to be meant; write the unit, like 20GiB"),
+        ("gpu: {max_vram: 20}", "gpu.max_vram: 20 bytes is too small; add a unit, such as 20GiB"),
         ("gpu: {max_vram: -1}", "gpu.max_vram: must be a size like 256MiB, not -1"),
         ("gpu: {order: 0}", 'gpu.order: must be a list like ["one", "two"], not 0'),
-        ("gpu: {order: ['']}", "gpu.order[0]: a name has 1 to 512 printable characters and no blank at its ends"),
+        ("gpu: {order: ['']}", f"gpu.order[0]: {BAD_NAME}"),
         ("gpu: {strategy: fill}", "gpu.strategy: must be one of pack, spread, not 'fill'"),
         ("gpu: {busy_utilization: 0}", "gpu.busy_utilization: must be greater than 0, not 0"),
         ("gpu: {busy_utilization: 90}", "gpu.busy_utilization: must be at most 1, not 90"),
@@ -195,8 +198,8 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
         ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases; remove it"),
         ("models: {a: {aliases: [b, b]}}", "models: 'a' has 'b' twice among its aliases; remove it"),
         ("models: {a: {aliases: [b]}, b: {}}", "models: 'b' is a name or alias of both a and b; only one can have it"),
-        ("models: {'a,b': {}}", "models.a,b: a model's name has no comma"),
-        ("models: {' a': {}}", "models.' a': a name has 1 to 512 printable characters and no blank at its ends"),
+        ("models: {'a,b': {}}", "models.a,b: a model's name must not contain a comma"),
+        ("models: {' a': {}}", f"models.' a': {BAD_NAME}"),
         ("keys: [{name: a}]", "keys[0].sha256: is missing"),
         ("scheduling: {ttl: 5}", "scheduling.ttl: unknown key; did you mean scheduling.ttl_seconds?"),
         ("models: {m: {n_ctx: 5}}", "models.m.n_ctx: unknown key; did you mean models.m.ctx_size?"),
@@ -207,12 +210,12 @@ def test_merge_keys_may_say_again_what_they_merge(tmp_path):
         ),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_place(tmp_path, text, said):
-    assert error_messages(tmp_path, text) == [f"config.yaml: {said}"]
+def test_an_invalid_value_is_reported_with_its_place(tmp_path, text, message):
+    assert error_messages(tmp_path, text) == [f"config.yaml: {message}"]
 
 
 @pytest.mark.parametrize("repo", ["..", "a", "a/..", "../b", "a/b/c", "a/b:", "a/b:../c", "a b/c", "/a/b", "a/b:c/.."])
-def test_a_repo_cannot_lead_elsewhere(tmp_path, repo):
+def test_a_repo_cannot_escape_the_cache(tmp_path, repo):
     assert error_messages(tmp_path, f"models: {{m: {{repo: '{repo}'}}}}") == [
         f"config.yaml: models.m.repo: must look like user/repo, user/repo:QUANT or user/repo:FILE, not {repo!r}"
     ]
@@ -224,7 +227,7 @@ def test_a_repo_may_name_a_quant_or_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("server: {prot: 1}", "server.prot: unknown key; did you mean server.port?"),
         ("schedulling: {}", "schedulling: unknown key; did you mean scheduling?"),
@@ -240,12 +243,12 @@ def test_a_repo_may_name_a_quant_or_a_file(tmp_path):
         ("screen: {enabled: true}", "screen: unknown key"),
     ],
 )  # fmt: skip
-def test_an_unknown_key_names_the_nearest_known_one(tmp_path, text, said):
-    assert f"config.yaml: {said}" in error_messages(tmp_path, text)
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path, text, message):
+    assert f"config.yaml: {message}" in error_messages(tmp_path, text)
 
 
 @pytest.mark.parametrize(
-    ("variable", "said"),
+    ("variable", "message"),
     [
         ("SERVER__PROT", "SERVER__PROT: unknown name; did you mean {}SERVER__PORT?"),
         ("SERVER_PORT", "SERVER_PORT: unknown name; did you mean {}SERVER__PORT?"),
@@ -255,18 +258,18 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path, text, said):
         ("OLLAMA__TIMEOUT", "OLLAMA__TIMEOUT: unknown name"),
     ],
 )
-def test_a_misspelt_name_in_the_environment_is_refused(tmp_path, variable, said):
-    assert error_messages(tmp_path, **{variable: "1"}) == [PREFIX + said.format(PREFIX)]
+def test_a_misspelt_variable_is_an_error(tmp_path, variable, message):
+    assert error_messages(tmp_path, **{variable: "1"}) == [PREFIX + message.format(PREFIX)]
 
 
-def test_a_variable_that_is_not_json_is_named(tmp_path):
+def test_a_variable_with_invalid_json_is_named(tmp_path):
     assert error_messages(tmp_path, CATALOG__MODELS_DIRS="/models", MODELS__M__CTX_SIZE="1") == [
         f'{PREFIX}CATALOG__MODELS_DIRS: not JSON (line 1, column 1: Expecting value); a list is written ["one", "two"]',
         f"{PREFIX}MODELS__M__CTX_SIZE: unknown name; lists and maps are JSON: {PREFIX}MODELS",
     ]
 
 
-def test_a_complaint_names_its_source(tmp_path):
+def test_an_error_names_its_source(tmp_path):
     text = "server: {drain_seconds: x}\nmodels: {m: {parallel: 0}}\nscheduling: {max_waiting: x}"
     variables = {"SERVER__PORT": "y", "MODELS": '{"m": {"ctx_size": "z"}}', "SERVER__THREADS": "9"}
     assert error_messages(tmp_path, text, **variables) == [
@@ -278,9 +281,9 @@ def test_a_complaint_names_its_source(tmp_path):
     ]
 
 
-def test_a_rule_about_two_keys_names_all_who_had_a_part(tmp_path):
-    (said,) = error_messages(tmp_path, "server: {reserve_threads: 8}", SERVER__THREADS="8")
-    assert said == f"{PREFIX}SERVER__THREADS, config.yaml: server: reserve_threads (8) must be below threads (8) - 1"
+def test_an_error_about_two_keys_names_the_sources_of_both(tmp_path):
+    (message,) = error_messages(tmp_path, "server: {reserve_threads: 8}", SERVER__THREADS="8")
+    assert message == f"{PREFIX}SERVER__THREADS, config.yaml: server: reserve_threads (8) must be below threads (8) - 1"
 
 
 @pytest.mark.parametrize(
@@ -300,7 +303,7 @@ def test_a_rule_about_two_keys_names_all_who_had_a_part(tmp_path):
         f"keys: [{{name: a, sha256: {SECRET}]",
     ],
 )
-def test_no_complaint_repeats_a_secret(tmp_path, text):
+def test_no_error_message_contains_a_secret(tmp_path, text):
     with pytest.raises(ConfigurationError) as refused:
         configured(tmp_path, text)
     assert refused.value.lines
@@ -311,7 +314,7 @@ def test_no_complaint_repeats_a_secret(tmp_path, text):
 # --- keys -------------------------------------------------------------------------------------------------------
 
 
-def test_keys_become_what_the_service_compares(tmp_path):
+def test_keys_become_api_keys(tmp_path):
     text = (
         f"keys:\n- {{name: a, sha256: {HASH.upper()}}}\n- name: b\n  sha256: {'0f' * 32}\n  models: [x]\n  admin: true"
     )
@@ -322,7 +325,7 @@ def test_keys_become_what_the_service_compares(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         (f"[{{name: a, sha256: {HASH}}}, {{name: a, sha256: {'0f' * 32}}}]", "keys: two keys have the name 'a'"),
         (f"[{{name: a, sha256: {HASH}}}, {{name: b, sha256: {HASH}}}]", "keys: a and b are the same key; remove one"),
@@ -337,19 +340,19 @@ def test_keys_become_what_the_service_compares(tmp_path):
         ),
     ],
 )
-def test_keys_are_hashes_that_differ(tmp_path, keys, said):
-    assert error_messages(tmp_path, f"keys: {keys}") == [f"config.yaml: {said}"]
+def test_keys_must_be_distinct_hashes(tmp_path, keys, message):
+    assert error_messages(tmp_path, f"keys: {keys}") == [f"config.yaml: {message}"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
-def test_this_machine_needs_no_keys(tmp_path, host):
+def test_a_loopback_address_requires_no_keys(tmp_path, host):
     assert not configured(tmp_path, SERVER__HOST=host).is_open
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "*", "::", "192.168.1.5", "myhost", "127.0.0.1.example.org"])
-def test_other_machines_need_keys_or_a_word_that_this_is_meant(tmp_path, host):
-    (said,) = error_messages(tmp_path, SERVER__HOST=host)
-    source, _, rest = said.partition(": ")
+def test_an_open_address_requires_keys_or_allow_open(tmp_path, host):
+    (message,) = error_messages(tmp_path, SERVER__HOST=host)
+    source, _, rest = message.partition(": ")
     assert (source, rest) == (
         f"{PREFIX}SERVER__HOST",
         OPEN_WITHOUT_KEYS.format(host=host.replace("*", "") or "0.0.0.0"),
@@ -361,7 +364,7 @@ def test_other_machines_need_keys_or_a_word_that_this_is_meant(tmp_path, host):
 # --- options of llama-server ------------------------------------------------------------------------------------
 
 
-OURS = """
+DENIED = """
     --tools --tools=all --mcp-servers-config --agent -ag --no-agent --media-path --cors-origins --ui-mcp-proxy --webui
     --no-webui --ui-config-file --host --port --path --api-prefix --api-key --api-key-file --ssl-key-file --alias -a
     -m --model --model-url -mu -hf -hfr --hf-repo --hf-file -hft --docker-repo --models-dir --slot-save-path
@@ -371,45 +374,45 @@ OURS = """
     -ot -nkvo -mm --mmproj --no-mmproj --mmproj-url --cache-ram -cram -fit --fit-target -md --model-draft --draft-max
     --spec-type -ngld --slots --no-slots --metrics --props --help --version --sleep-idle-seconds
 """
-THEIRS = """
+ALLOWED = """
     --jinja --threads -t 8 -1 --no-host --mlock --no-mmap --embeddings --pooling mean --chat-template-file --top-k
     --reasoning-budget --override-kv tokenizer.ggml.add_bos_token=bool:false -C --swa-full --numa host
 """
 
 
-@pytest.mark.parametrize("option", OURS.split())
-def test_what_is_ours_or_opens_a_door_is_refused(option):
+@pytest.mark.parametrize("option", DENIED.split())
+def test_options_that_the_proxy_sets_or_that_are_unsafe_are_denied(option):
     assert why_argument_denied(option)
 
 
-@pytest.mark.parametrize("argument", THEIRS.split())
-def test_everything_else_is_handed_on(argument):
+@pytest.mark.parametrize("argument", ALLOWED.split())
+def test_all_other_options_are_allowed(argument):
     assert why_argument_denied(argument) is None
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
-        ("--ctx_size=4096", "--ctx_size may not be set: use ctx_size"),
-        ("-np", "-np may not be set: use parallel"),
-        ("-hf", "-hf may not be set: use models.NAME.repo"),
-        ("--mmproj", "--mmproj may not be set: use models.NAME.mmproj"),
-        ("-ngl", "-ngl may not be set: use n_gpu_layers"),
-        ("--n-cpu-moe", "--n-cpu-moe may not be set: use cpu_moe"),
+        ("--ctx_size=4096", "--ctx_size must not be set: use ctx_size"),
+        ("-np", "-np must not be set: use parallel"),
+        ("-hf", "-hf must not be set: use models.NAME.repo"),
+        ("--mmproj", "--mmproj must not be set: use models.NAME.mmproj"),
+        ("-ngl", "-ngl must not be set: use n_gpu_layers"),
+        ("--n-cpu-moe", "--n-cpu-moe must not be set: use cpu_moe"),
         (
             "--tensor-split",
-            "--tensor-split may not be set: the proxy chooses the GPUs; use models.NAME.gpus, exclude, min_gpus and "
-            "max_gpus to say among which",
+            "--tensor-split must not be set: the proxy chooses the GPUs; restrict the choice with models.NAME.gpus, "
+            "exclude, min_gpus and max_gpus",
         ),
         ("--threads 4", "--threads: write an option and its value as two entries"),
     ],
 )
-def test_a_refused_option_names_the_key_to_use(argument, said):
-    assert why_argument_denied(argument) == said
+def test_the_reason_for_a_denied_option_names_the_key_to_use(argument, message):
+    assert why_argument_denied(argument) == message
 
 
 @pytest.mark.parametrize(
-    ("name", "refused"),
+    ("name", "denied"),
     [
         *((name, True) for name in ("LLAMA_ARG_TOOLS", "LLAMA_ARG_CTX_SIZE", "LLAMA_ARG_N_PARALLEL", "LLAMA_API_KEY")),
         *((name, True) for name in ("LLAMA_ARG_STATIC_PATH", "LLAMA_ARG_ENDPOINT_SLOTS", "LLAMA_ARG_NO_KV_UNIFIED")),
@@ -418,22 +421,22 @@ def test_a_refused_option_names_the_key_to_use(argument, said):
         *((name, False) for name in ("LD_PRELOAD", "HF_TOKEN", "OMP_NUM_THREADS")),
     ],
 )
-def test_variables_are_held_to_the_same_table(name, refused):
-    assert bool(why_variable_denied(name)) == refused
+def test_variables_are_checked_against_the_same_table(name, denied):
+    assert bool(why_variable_denied(name)) == denied
 
 
-def test_options_are_refused_wherever_they_stand(tmp_path):
+def test_options_are_checked_in_all_sections(tmp_path):
     text = "engine: {args: [-c, 4], env: {LLAMA_ARG_TOOLS: all}}\nmodels: {m: {args: [--host, x], env: {A=B: x}}}"
     assert error_messages(tmp_path, text) == [
-        "config.yaml: engine.args: -c may not be set: use ctx_size",
-        "config.yaml: engine.env: LLAMA_ARG_TOOLS may not be set: it would run commands, reach files or open what the "
-        "proxy keeps shut",
-        "config.yaml: models.m.args: --host may not be set: the proxy sets it itself",
-        "config.yaml: models.m.env: a variable has a name without `=`, and no NUL character",
+        "config.yaml: engine.args: -c must not be set: use ctx_size",
+        "config.yaml: engine.env: LLAMA_ARG_TOOLS must not be set: it could run commands, access files or bypass the "
+        "proxy's access control",
+        "config.yaml: models.m.args: --host must not be set: the proxy sets it",
+        "config.yaml: models.m.env: a variable needs a name without `=`; NUL characters are not allowed",
     ]
 
 
-# --- what they mean ---------------------------------------------------------------------------------------------
+# --- meaning ----------------------------------------------------------------------------------------------------
 
 
 def test_a_model_inherits_what_it_does_not_set(tmp_path):
@@ -450,18 +453,18 @@ def test_a_model_inherits_what_it_does_not_set(tmp_path):
     )
 
 
-def test_options_in_args_reach_the_estimate_and_keys_beat_them(tmp_path):
+def test_options_in_args_reach_the_estimate_and_keys_override_them(tmp_path):
     settings = configured(tmp_path, "engine: {args: [--embeddings]}")
     assert settings.launch_of().options.task is Task.EMBEDDING
     args = ["-c", "99", "-np", "1", "-ctk", "q4_0", "-ncmoe", "1"]
-    beaten = ModelSettings(parallel=2, cpu_moe=3).over_arguments(args)
-    assert (beaten.ctx_size, beaten.parallel, beaten.kv_unified, beaten.cache_type_k) == (4096, 2, True, "f16")
-    assert beaten.n_cpu_moe == 3
+    options = ModelSettings(parallel=2, cpu_moe=3).over_arguments(args)
+    assert (options.ctx_size, options.parallel, options.kv_unified, options.cache_type_k) == (4096, 2, True, "f16")
+    assert options.n_cpu_moe == 3
 
 
-def test_each_option_of_the_settings_has_its_field():
-    """A key is declared once; one of another name is translated in over_arguments, or is a wish about the placement."""
-    options = {each.name for each in fields(ModelOptions)}
+def test_each_key_of_a_models_options_is_a_field_of_model_options():
+    """Exceptions are translated in over_arguments, or are placement constraints."""
+    options = {option.name for option in fields(ModelOptions)}
     assert ModelDefaults.model_fields.keys() - options == {"cpu_moe", "partial_offload"}
 
 
@@ -471,12 +474,14 @@ def test_an_automatic_context_has_4096_tokens(tmp_path):
     assert [each.options.ctx_size for each in (Settings().launch_of(), settings.launch_of("m"))] == [4096, 4096]
 
 
-def test_the_contexts_that_auto_chooses_from_are_those_of_the_description():
-    said = ModelDefaults.model_fields["ctx_size"].description or ""
-    assert list(AUTO_CONTEXTS) == [int(number) for number in re.findall(r"\d+", said)][:-1]  # the last is the CPU's
+def test_the_description_of_ctx_size_lists_the_automatic_contexts():
+    message = ModelDefaults.model_fields["ctx_size"].description or ""
+    assert (
+        list(AUTO_CONTEXTS) == [int(number) for number in re.findall(r"\d+", message)][:-1]
+    )  # the last one is for the CPU
 
 
-def test_what_is_left_out_says_nothing_about_gpus():
+def test_the_defaults_do_not_constrain_gpus():
     settings = Settings()
     assert (settings.policy(), settings.gpu_limits(), settings.engine.assume_gpu) == (Policy(), GpuLimits(), False)
     assert (
@@ -486,7 +491,7 @@ def test_what_is_left_out_says_nothing_about_gpus():
     assert settings.launch_of() == a_launch(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0)
 
 
-def test_the_gpu_section_becomes_a_policy_and_rules(tmp_path):
+def test_the_gpu_section_becomes_a_policy_and_limits(tmp_path):
     text = """
         engine: {assume_gpu: true}
         gpu: {reserve: 1GiB, max_vram: 20GiB, order: [1, NVIDIA L4], strategy: spread, busy_utilization: 0.5}
@@ -497,7 +502,7 @@ def test_the_gpu_section_becomes_a_policy_and_rules(tmp_path):
     assert settings.gpu_limits() == GpuLimits(reserve_bytes=2**30, max_vram_bytes=20 * 2**30, busy_utilization=0.5)
 
 
-def test_the_environment_knows_them_too(tmp_path):
+def test_the_environment_sets_gpu_keys(tmp_path):
     text = "gpu: {max_vram: 1GiB}\ndefaults: {n_gpu_layers: 7, cpu_moe: on}"
     settings = configured(
         tmp_path,
@@ -516,7 +521,7 @@ def test_the_environment_knows_them_too(tmp_path):
     assert (settings.launch_of().options.n_gpu_layers, settings.launch_of().options.n_cpu_moe) == (ALL_LAYERS, 3)
 
 
-def test_a_model_wishes_what_it_says_and_else_what_the_defaults_say(tmp_path):
+def test_a_models_constraints_override_the_defaults(tmp_path):
     text = """
         gpu: {cpu_fallback: when_full}
         defaults: {cpu_moe: on, partial_offload: on}
@@ -534,7 +539,7 @@ def test_a_model_wishes_what_it_says_and_else_what_the_defaults_say(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "n_gpu_layers", "n_cpu_moe", "wishes_cpu_moe"),
+    ("text", "n_gpu_layers", "n_cpu_moe", "cpu_moe"),
     [
         ("n_gpu_layers: 0", 0, 0, False),
         ("n_gpu_layers: 12, cpu_moe: 5", 12, 5, False),
@@ -543,21 +548,21 @@ def test_a_model_wishes_what_it_says_and_else_what_the_defaults_say(tmp_path):
         ("cpu_moe: 1", ALL_LAYERS, 1, False),
     ],
 )
-def test_layers_and_experts_by_number_are_part_of_the_start(tmp_path, text, n_gpu_layers, n_cpu_moe, wishes_cpu_moe):
+def test_numbers_of_layers_and_experts_become_launch_options(tmp_path, text, n_gpu_layers, n_cpu_moe, cpu_moe):
     settings = configured(tmp_path, f"models: {{m: {{{text}}}}}")
     options = settings.launch_of("m").options
     assert (options.n_gpu_layers, options.n_cpu_moe) == (n_gpu_layers, n_cpu_moe)
-    assert settings.constraints_of("m").cpu_moe == wishes_cpu_moe
+    assert settings.constraints_of("m").cpu_moe == cpu_moe
 
 
 def test_the_default_queue_shrinks_with_the_threads(tmp_path):
-    # 24 threads - 16 in reserve, one of them running
+    # 24 threads - 16 reserved - 1 running
     assert configured(tmp_path, SERVER__THREADS="24").scheduling.max_waiting == 7
-    (said,) = error_messages(tmp_path, "scheduling: {max_waiting: 500}")
-    assert "scheduling.max_waiting (500) must be below" in said
+    (message,) = error_messages(tmp_path, "scheduling: {max_waiting: 500}")
+    assert "scheduling.max_waiting (500) must be below" in message
 
 
-def test_folders_may_start_at_home_or_at_the_configuration_file(tmp_path):
+def test_folders_are_relative_to_home_or_the_configuration_file(tmp_path):
     text = "catalog: {models_dirs: [~/models, here, /there], hugging_face: {cache: hub}}\nmodels: {m: {path: ~/m.gguf}}"
     settings = configured(tmp_path, text)
     assert settings.catalog.models_dirs == [Path.home() / "models", tmp_path / "here", Path("/there")]
@@ -565,7 +570,7 @@ def test_folders_may_start_at_home_or_at_the_configuration_file(tmp_path):
     assert settings.models["m"].path == Path.home() / "m.gguf"
 
 
-def test_relative_paths_start_at_the_files_folder(tmp_path):
+def test_relative_paths_are_relative_to_the_files_folder(tmp_path):
     assert configured(tmp_path).folder == tmp_path
     assert load_settings().folder == Path.cwd()
 
@@ -574,30 +579,30 @@ def test_relative_paths_start_at_the_files_folder(tmp_path):
 
 
 def uncommented() -> str:
-    """The example with its examples, whose lines begin with # but not as a sentence does."""
+    """The example with its commented-out keys enabled: lines that begin with # but not with a sentence."""
     lines = EXAMPLE.read_text().splitlines()
     return "\n".join(re.sub(r"^#(?! \S)", "", line) for line in lines if line[:9] not in ("keys: [] ", "models: {"))
 
 
-def test_the_example_changes_nothing():
+def test_the_example_has_the_defaults():
     settings = read({PREFIX + "CONFIG": str(EXAMPLE)}).settings
     assert settings.model_dump() == Settings().model_dump()
 
 
 def test_the_example_names_every_key():
-    written = yaml.safe_load(uncommented())
+    example = yaml.safe_load(uncommented())
     for place, info in variable_names().values():
-        value = written
+        value = example
         for part in place:
             assert part in value, place
             value = value[part]
         if not is_section(info) and (section := section_in(info)):
             (entry,) = value.values() if isinstance(value, dict) else value
-            assert {*entry, "repo"} == {*section.model_fields, "repo"}  # `repo` stands beside `path`, commented out
+            assert {*entry, "repo"} == {*section.model_fields, "repo"}  # `repo` is commented out, next to `path`
     assert "#repo: " in EXAMPLE.read_text()
 
 
-def test_the_examples_in_the_example_are_valid(tmp_path):
+def test_the_commented_keys_of_the_example_are_valid(tmp_path):
     settings = configured(tmp_path, uncommented())
     assert settings.launch_of("qwen3-8b").options.ctx_size == 32768
     assert [key.name for key in settings.api_keys()] == ["alice"]

@@ -11,7 +11,7 @@ from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.companions import Companion, Companions, group_companions, read_companion
 from app.use_cases.estimate.projector import Projector
-from app.use_cases.launch.arguments import companion_paths
+from app.use_cases.launch.parsed_args import companion_paths
 from workers.catalog.model_headers import ModelHeaders
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,5 @@
-"""The machine's resources: GPUs by NVML, RAM by /proc and cgroups, and evidence that a GPU is missing.
+"""What the machine has free: GPUs by NVML, RAM by /proc.
 
-Imports no other worker package. The only package that imports pynvml.
+nvml.py reads the GPUs and reports those that went missing; expected_gpus.py says whether a machine should have GPUs
+where NVML lists none. Imports no other worker package. The only package that imports pynvml.
 """

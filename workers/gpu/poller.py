@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
-from workers.gpu.evidence import GpuHistory, evidence_of_gpus
+from workers.gpu.expected_gpus import GpuHistory, evidence_of_gpus
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.background import BackgroundScheduler

@@ -16,7 +16,7 @@ from gunicorn.workers.base import Worker
 from workers.gunicorn_worker.compatibility import warn_if_untested
 from workers.gunicorn_worker.loop import ConnectionLoop
 from workers.gunicorn_worker.request_handler import RequestHandler
-from workers.gunicorn_worker.service_control import ServiceControl
+from workers.gunicorn_worker.signals import ServiceControl
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 
 REQUIRED_SETTINGS = {"workers": 1, "max_requests": 0, "preload_app": False, "reuse_port": False, "certfile": None}

@@ -24,7 +24,7 @@ from app.entities.launch import EngineFacts
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.model import Model
 from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES
-from app.use_cases.launch.launch import ANY_PORT, launch_plan
+from app.use_cases.launch.command_line import ANY_PORT, launch_plan
 from workers.measurement.gpu_overheads import measured_overheads
 
 log = logging.getLogger(__name__)

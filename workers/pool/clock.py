@@ -25,9 +25,8 @@ class Clock:
     def start(self) -> None:
         self._thread.start()
 
-    def update(self) -> None:
-        """Wake the thread if something is due earlier than it would wake. Any thread may call this."""
-        due = self._due_at()
+    def update(self, due: float | None) -> None:
+        """Wake the thread if something is `due` earlier than it would wake. Any thread may call this."""
         if due is not None and due < self._wakes_at:
             self._is_earlier.set()
 

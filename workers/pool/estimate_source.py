@@ -12,7 +12,7 @@ from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.launch.launch import avoid_known_crash, launch_with_options
+from app.use_cases.launch.command_line import avoid_known_crash, launch_with_options
 from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.request import PlacementRequest
 from workers.catalog.companion_files import CompanionFiles

@@ -180,7 +180,7 @@ class Pool:
                 if isinstance(event, ev.Command) and (answer := self._answers.pop(event.ticket, None)):
                     answer.set_result(Refusal(Reason.SPAWN_FAILED, event.model.name, "internal error"))
                 time.sleep(PAUSE_AFTER_BUG_SECONDS)
-        self._clock.update()
+        self._clock.update(due_at(self._store.pool))
 
     def _process(self, event: ev.Event) -> None:
         began = time.perf_counter()

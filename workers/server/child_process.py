@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 
-from app.use_cases.launch.launch import LaunchPlan
+from app.use_cases.launch.command_line import LaunchPlan
 
 READ_BYTES = 64 * 1024
 EXIT_COMMAND = b"cmd_router_to_child:exit\n"

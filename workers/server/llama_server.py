@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.entities.server import Server
-from app.use_cases.launch.launch import ANY_PORT, launch_on
+from app.use_cases.launch.command_line import ANY_PORT, launch_on
 from app.use_cases.scheduling import events as ev
 from workers.server.child_process import describe_exit, free_port
 from workers.server.kept_cache import KeptCache

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from app.entities.gpu import GpuSnapshot
 from app.entities.server import Server
-from app.use_cases.launch.launch import launch_plan
+from app.use_cases.launch.command_line import launch_plan
 from app.use_cases.placement.ledger import shown_bytes
 from app.use_cases.scheduling import events as ev
 from workers.measurement.measurement import Measurement

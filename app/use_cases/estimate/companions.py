@@ -13,7 +13,7 @@ from app.entities.gguf import GgufHeader
 from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import DeviceMemory
 from app.use_cases.estimate.compute import drafting_compute_bytes
-from app.use_cases.estimate.context import drafting_context_bytes
+from app.use_cases.estimate.kv_cache import drafting_context_bytes
 from app.use_cases.estimate.projector import Projector, projector, projector_memory
 from app.use_cases.model_shape.shape import BLOCK, ModelShape, gpu_bytes, is_input, model_shape
 

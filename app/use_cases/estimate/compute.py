@@ -8,8 +8,8 @@ server_output_limits).
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
-from app.use_cases.estimate.context import CacheCells, cache_cells, is_quantized
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, encoder, experts
+from app.use_cases.estimate.kv_cache import CacheCells, cache_cells, is_quantized
 from app.use_cases.estimate.op_offload import (
     experts_all_in_ram,
     loses_flash_attention,

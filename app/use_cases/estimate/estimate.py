@@ -22,8 +22,8 @@ from app.use_cases.estimate.companions import (
     projector_needs,
 )
 from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes
-from app.use_cases.estimate.context import cache_cells, context_bytes, host_context_bytes
 from app.use_cases.estimate.families import EXACT, MEASURED_CACHES, UNKNOWN_MARGIN, Offload, is_known, margin
+from app.use_cases.estimate.kv_cache import cache_cells, context_bytes, host_context_bytes
 from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
 from app.use_cases.estimate.tensor_split import device_layers
 from app.use_cases.estimate.weights import weights

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.companions import Companions
-from app.use_cases.estimate.context import is_quantized
 from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.estimate.kv_cache import is_quantized
 from app.use_cases.model_shape.shape import ModelShape
 
 MIB = 1024**2

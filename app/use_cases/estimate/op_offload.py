@@ -7,8 +7,8 @@ The rules are fitted to its own accounting (b11434, no_alloc: bench/data/vram).
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions
-from app.use_cases.estimate.context import CacheCells, row_bytes
 from app.use_cases.estimate.graph_rules import Work, dense, encoder
+from app.use_cases.estimate.kv_cache import CacheCells, row_bytes
 from app.use_cases.estimate.tensor_overrides import MovedTensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between

@@ -8,7 +8,7 @@ llama.cpp b11434 (ggml_backend_sched_split_graph, no_alloc); a real load keeps t
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions
-from app.use_cases.estimate.context import CacheCells, row_bytes
+from app.use_cases.estimate.kv_cache import CacheCells, row_bytes
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
-from app.use_cases.launch.launch import ANY_PORT, launch_plan
+from app.use_cases.launch.command_line import ANY_PORT, launch_plan
 
 READABLE_CHARACTERS = 40  # of a model's name in its folder's
 _TELLING_VARIABLES = ("LLAMA_ARG_", "GGML_")

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 
 from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
-from app.use_cases.estimate.context import context_bytes
+from app.use_cases.estimate.kv_cache import context_bytes
 from app.use_cases.estimate.weights import weights
 from app.use_cases.model_shape.shape import ModelShape
 

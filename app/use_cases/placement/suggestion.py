@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.use_cases.estimate.context import row_bytes
+from app.use_cases.estimate.kv_cache import row_bytes
 from app.use_cases.placement.candidates import Candidates
 from app.use_cases.placement.contexts import AUTO_CONTEXTS
 from app.use_cases.placement.estimate_cache import EstimateCache

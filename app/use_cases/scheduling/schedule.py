@@ -46,11 +46,7 @@ PASSES = (
 
 def step(state: PoolState, event: Event) -> Step:
     """The state after `event`, and the effects to carry out, in order."""
-    if steady := grant_or_release(state, event):
-        due = due_at(steady[0])
-        if due is None or event.at < due:
-            return steady
-    return record_and_settle(state, event)
+    return grant_or_release(state, event) or record_and_settle(state, event)
 
 
 def record_and_settle(state: PoolState, event: Event) -> Step:

@@ -12,6 +12,7 @@ from app.entities.server import Server, ServerState
 from app.use_cases.scheduling.demand import with_request
 from app.use_cases.scheduling.effects import Effect, Grant
 from app.use_cases.scheduling.events import Acquire, Ending, Event, Release
+from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pool_state import PoolState, Step
 
 
@@ -50,9 +51,11 @@ def _released(state: PoolState, event: Release) -> Step | None:
     server = next((server for server in state.servers if event.ticket in server.leases), None)
     if server is None or event.ending not in (Ending.COMPLETE, Ending.NOT_SENT):
         return None
-    return _with(
-        state, server.released(event.ticket, event.at, event.ending is Ending.COMPLETE, event.keep_alive_seconds)
-    ), []
+    is_complete = event.ending is Ending.COMPLETE
+    freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
+    if freed.is_idle and idle_deadline(state, freed) <= event.at:  # keep_alive 0
+        return None
+    return _with(state, freed), []
 
 
 def _with(state: PoolState, changed: Server) -> PoolState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.entities.launch import EngineKind, LaunchSettings
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import Placement
-from app.use_cases.launch.launch import avoid_known_crash, launch_on, launch_plan
+from app.use_cases.launch.command_line import avoid_known_crash, launch_on, launch_plan
 from tests.helpers.builders import a_launch, a_model, an_engine, on_the_cpu, replace
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
-from app.use_cases.estimate.context import CACHE_TYPES
+from app.use_cases.estimate.kv_cache import CACHE_TYPES
 
 MOST_DIGITS = 10
 _Reading = Callable[[str], dict[str, Any]]

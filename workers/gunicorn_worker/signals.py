@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from workers.gunicorn_worker.arbiter import STOP_SIGNALS, StopSignals
+from workers.gunicorn_worker.arbiter_signals import STOP_SIGNALS, StopSignals
 from workers.gunicorn_worker.loop import ConnectionLoop
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.entities.launch import LaunchSettings, ModelOptions, Task
-from app.use_cases.launch.arguments import CompanionPaths, companion_paths, parse_model_options
+from app.use_cases.launch.parsed_args import CompanionPaths, companion_paths, parse_model_options
 
 
 def test_options_in_args_count():

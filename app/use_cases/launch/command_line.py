@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, ModelOptions
 from app.entities.model import Model
 from app.entities.placement import Placement
-from app.use_cases.estimate.context import is_quantized
+from app.use_cases.estimate.kv_cache import is_quantized
 
 ANY_PORT = 0
 BUFFERS_LOGGED = "4"  # the verbosity at which llama.cpp logs every buffer it takes; its default is 3

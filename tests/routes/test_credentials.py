@@ -8,7 +8,7 @@ import hashlib
 import pytest
 
 from app.entities.key import ApiKey
-from app.use_cases.access import Credentials, credentials_offered, is_loopback, matching_key
+from app.use_cases.credentials import Credentials, credentials_offered, is_loopback, matching_key
 
 
 def basic(text: str) -> str:
