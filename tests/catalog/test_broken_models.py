@@ -21,7 +21,7 @@ from workers.catalog.background_check import BackgroundCheck
 from workers.catalog.catalog import Catalog
 
 DEADLINE_SECONDS = 10.0
-CUT_OFF = "cut.gguf is cut off, or still being written: it has 150 bytes of 192"
+CUT_OFF = "cut.gguf is truncated or still being written: it has 150 of 192 bytes"
 NO_LAYERS = "zero.gguf is damaged: its layer count (llama.block_count) is 0"
 PROJECTOR = "eyes.gguf is a multimodal projector, not a model: set it as the `mmproj` of its model"
 NAN = "nan.gguf is damaged: llama.rope.freq_base is not a number (NaN)"

@@ -143,7 +143,7 @@ def test_a_broken_file_is_listed_with_its_problem(tmp_path: Path):
         "dangling": "dangling.gguf cannot be read: No such file or directory",
         "empty": "empty.gguf is empty",
         "good": "",
-        "old": "old.gguf is of GGUF version 1, which llama.cpp no longer reads: convert the model anew",
+        "old": "old.gguf is GGUF version 1, which llama.cpp no longer supports: convert the model again",
         "pipe": "pipe.gguf is not a regular file",
         "text": "text.gguf is not a GGUF file",
     }

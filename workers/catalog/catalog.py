@@ -26,8 +26,8 @@ from workers.catalog.hub_cache import discover_cached
 from workers.catalog.listing import MAX_NAME_LENGTH, Listing, discovered_lookup
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.catalog.model_headers import ModelHeaders
-from workers.gguf.file_names import is_projector, part_of, stem_of
-from workers.gguf.first_bytes import FirstBytes, Verdicts
+from workers.gguf.file_names import file_stem, is_projector, part_of
+from workers.gguf.first_bytes import FirstBytesChecker, Verdicts
 
 __all__ = ["Catalog", "ConfiguredModel"]
 
@@ -177,20 +177,20 @@ class Catalog:
 
     def _read(self) -> tuple[Listing, Verdicts]:
         listing = Listing(self._defaults, self._constraints)
-        first_bytes = FirstBytes(self._verdicts)
-        files = self._files(first_bytes, listing.notes)
+        checker = FirstBytesChecker(self._verdicts)
+        files = self._files(checker, listing.notes)
         found = [_discovered_in_folder(each) for each in group_files(files, listing.notes)]
         if self._cache is not None:
-            found += discover_cached(self._cache, first_bytes, listing.notes)
+            found += discover_cached(self._cache, checker, listing.notes)
         projectors = [file for file in files if is_projector(file.name)]
-        resolver = FileResolver(self._bases, self._cache, found, projectors, discovered_lookup(found), first_bytes)
+        resolver = FileResolver(self._bases, self._cache, found, projectors, discovered_lookup(found), checker)
         listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in self._entries])
         listing.add_discovered(found)
-        return listing, first_bytes.verdicts
+        return listing, checker.verdicts
 
-    def _files(self, first_bytes: FirstBytes, notes: list[str]) -> list[GgufFile]:
+    def _files(self, checker: FirstBytesChecker, notes: list[str]) -> list[GgufFile]:
         visited: set[tuple[int, int]] = set()
-        return [file for folder in self._folders for file in walk(folder, first_bytes, notes, visited)]
+        return [file for folder in self._folders for file in walk(folder, checker, notes, visited)]
 
 
 def _problem_line(model: Model, problem: str) -> str:
@@ -201,7 +201,7 @@ def _discovered_in_folder(files: ModelFiles) -> DiscoveredModel:
     """Named after its file, or after its path in the models_dir if another model has that name."""
     file, relative_path = os.path.basename(files.path), files.relative_path
     part = part_of(relative_path)
-    path_name = part[0] if part else stem_of(relative_path)
+    path_name = part[0] if part else file_stem(relative_path)
     return DiscoveredModel(
-        files, (files.name, path_name), (file, relative_path, stem_of(file), stem_of(relative_path), path_name)
+        files, (files.name, path_name), (file, relative_path, file_stem(file), file_stem(relative_path), path_name)
     )

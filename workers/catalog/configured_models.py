@@ -13,8 +13,8 @@ from app.entities.placement import PlacementConstraints
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
 from workers.catalog.hub_cache import DEFAULT_QUANTIZATION
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
-from workers.gguf.file_names import part_of, stem_of
-from workers.gguf.first_bytes import FirstBytes
+from workers.gguf.file_names import file_stem, part_of
+from workers.gguf.first_bytes import FirstBytesChecker
 
 SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: a letter too many, or the quantization left out
 
@@ -52,7 +52,7 @@ class FileResolver:
         found: Sequence[DiscoveredModel],
         projectors: Sequence[GgufFile],
         find: Callable[[str], DiscoveredModel | None],
-        first_bytes: FirstBytes,
+        checker: FirstBytesChecker,
     ) -> None:
         self._bases = bases
         self._cache = cache
@@ -63,7 +63,7 @@ class FileResolver:
         self._cached = {key: each for each in in_cache for key in each.lowercase_names}
         self._cached |= {name: each for each in in_cache for name in each.names}
         self._find = find
-        self._first_bytes = first_bytes
+        self._checker = checker
 
     def files(self, entry: ConfiguredModel) -> ModelFiles:
         """The files of an entry, with its projector. Raises ModelFileNotFound."""
@@ -73,7 +73,7 @@ class FileResolver:
         if entry.mmproj == "off":
             return replace(files, projector=None)
         try:
-            projector = inspect_file(self._existing(entry.mmproj), self._first_bytes, "")
+            projector = inspect_file(self._existing(entry.mmproj), self._checker, "")
         except ModelFileNotFound as error:
             raise ModelFileNotFound(f"mmproj: {error}") from error
         problem = files.problem or (projector.problem and f"mmproj: {projector.problem}")
@@ -104,10 +104,10 @@ class FileResolver:
         """The model a file belongs to, discovered or not."""
         if path in self._by_path:
             return self._by_path[path]
-        for files in group_files([*files_in_same_folder(path, self._first_bytes), *self._projectors], []):
+        for files in group_files([*files_in_same_folder(path, self._checker), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files
-        return _single_file_model(inspect_file(path, self._first_bytes, ""))  # its name is not that of a model
+        return _single_file_model(inspect_file(path, self._checker, ""))  # its name is not that of a model
 
     def _not_found_message(self, entry: ConfiguredModel) -> str:
         if entry.repo:
@@ -120,7 +120,7 @@ class FileResolver:
 
 
 def _single_file_model(file: GgufFile) -> ModelFiles:
-    return ModelFiles(stem_of(file.name), file.path, file.relative_path, (file,), file.problem)
+    return ModelFiles(file_stem(file.name), file.path, file.relative_path, (file,), file.problem)
 
 
 def download_command(repo: str) -> str:

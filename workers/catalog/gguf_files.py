@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from workers.gguf.file_names import part_of
-from workers.gguf.first_bytes import FirstBytes
+from workers.gguf.first_bytes import FirstBytesChecker
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,9 @@ class GgufFile:
         return os.path.basename(self.path)
 
 
-def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tuple[int, int]]) -> Iterator[GgufFile]:
+def walk(
+    folder: str, checker: FirstBytesChecker, notes: list[str], visited: set[tuple[int, int]]
+) -> Iterator[GgufFile]:
     """The GGUF files in a folder and its subfolders, breadth-first, then by name.
 
     Adds the folders read to `visited` (device, inode) and skips those in it, so that links cannot form a loop.
@@ -44,17 +46,17 @@ def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tu
             if _is_folder(entry):
                 queue.append((entry.path, f"{relative_path}{entry.name}/"))
             elif entry.name.lower().endswith(".gguf"):
-                yield inspect_file(entry.path, first_bytes, relative_path + entry.name)
+                yield inspect_file(entry.path, checker, relative_path + entry.name)
 
 
-def files_in_same_folder(path: str, first_bytes: FirstBytes) -> list[GgufFile]:
+def files_in_same_folder(path: str, checker: FirstBytesChecker) -> list[GgufFile]:
     """The GGUF files in the folder of the file at `path`, and that file, whatever its name."""
     neighbours = (entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry))
     paths = {path, *(neighbour for neighbour in neighbours if neighbour.lower().endswith(".gguf"))}
-    return [inspect_file(file, first_bytes, os.path.basename(file)) for file in sorted(paths)]
+    return [inspect_file(file, checker, os.path.basename(file)) for file in sorted(paths)]
 
 
-def inspect_file(path: str, first_bytes: FirstBytes, relative_path: str) -> GgufFile:
+def inspect_file(path: str, checker: FirstBytesChecker, relative_path: str) -> GgufFile:
     """The file at `path`, with its size and its problem, from its first bytes."""
     name = os.path.basename(path)
     try:
@@ -64,7 +66,7 @@ def inspect_file(path: str, first_bytes: FirstBytes, relative_path: str) -> Gguf
         return GgufFile(path, relative_path, problem=f"{name} cannot be read: {error.strerror}", is_missing=is_missing)
     if st.S_ISREG(stat.st_mode):
         part = part_of(name)
-        problem = first_bytes.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
+        problem = checker.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
     else:
         problem = "is not a regular file"  # never opened: opening a pipe blocks
     problem = f"{name} {problem}" if problem else ""

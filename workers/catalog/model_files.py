@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from workers.catalog.gguf_files import GgufFile
-from workers.gguf.file_names import family, is_projector, part_of, part_path, quantization, stem_of
+from workers.gguf.file_names import family, file_stem, is_projector, part_of, part_path, quantization
 
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
 
@@ -79,7 +79,7 @@ def _model_files(parts: Sequence[GgufFile], count: int) -> ModelFiles:
     parts = sorted(parts, key=lambda file: file.path)
     first = parts[0]
     if not count:
-        return ModelFiles(stem_of(first.name), first.path, first.relative_path, tuple(parts), first.problem)
+        return ModelFiles(file_stem(first.name), first.path, first.relative_path, tuple(parts), first.problem)
     problem = _missing_part(parts, count) or next((part.problem for part in parts if part.problem), "")
     path, relative_path = part_path(first.path, 1), part_path(first.relative_path, 1)
     name = os.path.basename(first.path)[: -len("-00001-of-00001.gguf")]
@@ -114,7 +114,7 @@ def _with_projectors(
     in_folder: dict[tuple[str, str], list[GgufFile]] = defaultdict(list)
     by_name: dict[str, list[GgufFile]] = defaultdict(list)
     for file in projectors:
-        name, names_in_folder = family(stem_of(file.name)), families[group(file.path)]
+        name, names_in_folder = family(file_stem(file.name)), families[group(file.path)]
         if name:
             by_name[name].append(file)
         if len(names_in_folder) == 1 and (one_family or not name):
@@ -130,6 +130,6 @@ def _with_projectors(
 
 def _projector_rank(file: GgufFile) -> tuple[int, str]:
     """Sort key: the best projector first."""
-    kind = quantization(stem_of(file.name)).replace("FP", "F")
+    kind = quantization(file_stem(file.name)).replace("FP", "F")
     order = PROJECTOR_ORDER
     return (order.index(kind) if kind in order else len(order), file.name)

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 from app.entities.gguf import GgufHeader
 from app.errors import InvalidModelFile
 from app.use_cases.model_shape.servable import why_not_servable
-from workers.gguf.file_names import all_parts
+from workers.gguf.file_names import all_part_paths
 from workers.gguf.header import read_header
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class ModelHeaders(Generic[T]):
 def stamp_of(path: str) -> Stamp | None:
     """What changes when the files of a model do; None when one of them cannot be looked at."""
     try:
-        stats = [os.stat(part) for part in all_parts(path)]
+        stats = [os.stat(part) for part in all_part_paths(path)]
     except OSError:
         return None
     return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
