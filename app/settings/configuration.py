@@ -28,14 +28,14 @@ from app.settings.values import PREFIX, configured_file
 OUTSIDE_THE_SCHEMA = {"CONFIG", "URL"}  # names with our prefix that are not settings
 
 OPEN_WITHOUT_KEYS = (
-    "server.host is {host}, which other machines may reach, and there are no keys: anybody could use the models. "
-    "Set keys, or server.host: 127.0.0.1, or say that this is meant: server.allow_open: true "
+    "server.host is {host}, which other machines may reach, and no keys are configured: anyone could use the models. "
+    "Set keys, or server.host: 127.0.0.1, or, to permit open access, server.allow_open: true "
     "(LLAMA_SMART_PROXY_SERVER__ALLOW_OPEN=true)"
 )
 
 
 class ConfigurationError(Exception):
-    """The settings are not valid. One line per error: where it is, and what to write instead."""
+    """The settings are not valid. One line per error, with its place and how to fix it."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
