@@ -45,7 +45,7 @@ from tests.helpers.service import Service, serving
 ROOT = Path(__file__).resolve().parents[1]
 LONG_LINES = 300  # longer files are flagged
 QUIET_SECONDS = 1.0  # after the start, for background work
-SETTLE_SECONDS = 0.3  # after an answer: the access log is buffered
+SETTLE_SECONDS = 0.3  # after an answer: log lines are written by another thread (QueueListener)
 LOADED_SECONDS = 2.0  # after a load: its memory is measured 0.5 s later
 MOST_ENTERED = 10  # shown without --files
 GROUPS = {"request": "request_", "server": "server-", "all": ""}  # prefixes of thread names
@@ -96,22 +96,22 @@ def _followed(service: Service, calls: Path) -> Iterator[tuple[str, list[str]]]:
     assert service.url  # waits until it is ready
     time.sleep(QUIET_SECONDS)
     yield "cold", followed(calls, service.chat, 200, LOADED_SECONDS)
-    asked: dict[str, tuple[Callable[[], requests.Response], int]] = {
+    traced: dict[str, tuple[Callable[[], requests.Response], int]] = {
         "loaded": (service.chat, 200),
         "error": (functools.partial(service.chat, "no-such-model"), 404),
         "metrics": (functools.partial(service.get, "/metrics"), 200),
     }
-    for name, (ask, status) in asked.items():
-        followed(calls, ask, status)
-        yield name, followed(calls, ask, status)
+    for name, (send, status) in traced.items():
+        followed(calls, send, status)
+        yield name, followed(calls, send, status)
 
 
 def followed(
-    calls: Path, ask: Callable[[], requests.Response], status: int, settle_seconds: float = SETTLE_SECONDS
+    calls: Path, send: Callable[[], requests.Response], status: int, settle_seconds: float = SETTLE_SECONDS
 ) -> list[str]:
     """Lines the worker writes from the request until `settle_seconds` after the answer."""
     begin = calls.stat().st_size
-    answer = ask()
+    answer = send()
     assert answer.status_code == status, answer.text
     time.sleep(settle_seconds)
     with calls.open() as file:
@@ -198,10 +198,10 @@ def _row(name: str, groups: dict[str, Any]) -> str:
     long = sum(row["long"] for row in own["visited"])
     lines = sum(row["lines"] for row in own["visited"])
     files, changes, libraries = (own[key]["median"] for key in ("files", "changes", "through_libraries"))
-    beside = [each[key]["median"] for each in (server, every) for key in ("files", "changes")]
+    others = [group[key]["median"] for group in (server, every) for key in ("files", "changes")]
     return (
         f"{name:8} {files:6} {changes:8} {libraries:18} {lines:7} {long:9}"
-        f" {beside[0]:8} {beside[1]:8} {beside[2]:6} {beside[3]:8}"
+        f" {others[0]:8} {others[1]:8} {others[2]:6} {others[3]:8}"
     )
 
 

@@ -15,7 +15,8 @@ from app.settings.schema import Settings
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import SchedulingLimits
-from workers.engine.binary import EngineNotFound, cuda_problem, engine_environment, find_engine
+from workers.engine.binary import cuda_problem, find_engine
+from workers.engine.probe_process import EngineNotFound, engine_environment
 from workers.folders import state_folder
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml

@@ -1,5 +1,5 @@
 """The command line: serve, estimate, plan, check-config.
 
 The top of the program: may import everything, and nothing imports it. Heavy imports are made inside the functions,
-so that --help stays quick.
+so that --help is fast.
 """

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports stand inside the commands, so that --help is quick."""
+"""The command line. Heavy imports are inside the commands, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.commands.estimate import estimate
 from app.commands.options import ANSWER_IS_NO, WRONG_USE
 from app.commands.plan import plan
 
-GUNICORN_CANNOT_START = 4  # its APP_LOAD_ERROR: a restart would fail the same way
+GUNICORN_CANNOT_START = 4  # gunicorn's APP_LOAD_ERROR: a restart would fail too
 
 if TYPE_CHECKING:
     from app.entities.launch import Task
@@ -37,7 +37,8 @@ def main() -> None:
 @click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
 @click.option(
     "--host",
-    help="Address to listen on. One that other machines reach needs keys, or server.allow_open.  [default: 127.0.0.1]",
+    help="Address to listen on. If other machines can reach it, keys or server.allow_open are required."
+    "  [default: 127.0.0.1]",
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8080]")
 @click.option(
@@ -45,8 +46,8 @@ def main() -> None:
     "models_dirs",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     multiple=True,
-    help="Folder whose *.gguf files are served, each under its file's name. May be given several times. "
-    "Without any a tiny demo model is served, whose answers are noise.",
+    help="Folder with *.gguf files to serve, each under its file name. May be repeated. "
+    "If no model is configured, a tiny demo model is served, whose answers are noise.",
 )
 def serve(config: Path | None, host: str | None, port: int | None, models_dirs: tuple[Path, ...]) -> None:
     """Serve models until Ctrl-C.
@@ -76,11 +77,12 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
     _log_warnings(configuration.warnings)
     from workers.serve import Application
 
-    own = os.getpid()
+    arbiter_pid = os.getpid()
     try:
         Application(functools.partial(_print_ready_message, settings)).run()
-    except SystemExit as end:  # of the worker, too, which is a fork of this process
-        sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and os.getpid() == own else end.code)
+    except SystemExit as end:  # also raised in the worker, which is a fork of this process
+        is_arbiter = os.getpid() == arbiter_pid
+        sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
 
 
 main.add_command(estimate)
@@ -105,9 +107,8 @@ def check_config(config: Path | None, as_json: bool) -> None:
     check = check_configuration()
     if check.configuration:
         settings = check.configuration.settings
-        with _loggers_disabled(
-            "workers.catalog.catalog", "workers.pool.pinned_models"
-        ):  # they would log the same lines
+        # These loggers would repeat the warnings.
+        with _loggers_disabled("workers.catalog.catalog", "workers.pool.pinned_models"):
             errors, warnings = _check_this_machine(settings)
             warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
         check = check.with_warnings(warnings).with_errors(errors)
@@ -148,17 +149,17 @@ def _loggers_disabled(*names: str) -> Iterator[None]:
     import logging
 
     logs = [logging.getLogger(name) for name in names]
-    for each in logs:
-        each.disabled = True
+    for log in logs:
+        log.disabled = True
     try:
         yield
     finally:
-        for each in logs:
-            each.disabled = False
+        for log in logs:
+            log.disabled = False
 
 
 def _exit_if_address_in_use(host: str, port: int) -> None:
-    """Fail immediately with a hint: gunicorn would retry for five seconds first."""
+    """End the command with a hint: gunicorn would retry for five seconds first."""
     import socket
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -221,7 +222,7 @@ def _print_ready_message(settings: Settings, runtime: Runtime, address: str) -> 
         lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
         lines += [f"    {_command_to_type()} serve --models-dir DIR"]
     if settings.is_open:
-        lines += ["", "  No keys are configured: everybody who can reach this address can use it."]
+        lines += ["", "  No keys are configured: anyone who can reach this address can use it."]
     if found := _example_model(runtime, models):
         model, task = found
         path, more = _example_request(task)
@@ -246,17 +247,17 @@ def _summarize_names(names: list[str]) -> str:
 
 
 def _log_to_stderr() -> None:
-    """Log to stderr as gunicorn does: time, level, thread, module, message."""
+    """Log to stderr in gunicorn's format: time, level, thread, module, message."""
     import logging
 
     from workers.telemetry.log_format import LOG_FORMAT
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    logging.getLogger("gguf").setLevel(logging.WARNING)  # else three lines about the demo model
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it logs three lines about the demo model
 
 
 def _log_warnings(warnings: tuple[str, ...]) -> None:
-    """Only here: gunicorn.conf.py and the worker read the settings again."""
+    """Called once: gunicorn.conf.py and the worker read the settings again, without logging."""
     import logging
 
     for warning in warnings:

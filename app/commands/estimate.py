@@ -1,4 +1,4 @@
-"""`llama-smart-proxy estimate`: how much memory a model would take, without loading it."""
+"""`llama-smart-proxy estimate`: the memory a model needs, without loading it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _UNITS = {f"{letter}{i}b": (1024 if i else 1000) ** power for power, letter in e
 @click.option(
     "--fit-in",
     metavar="SIZE",
-    help="Also print the largest context that fits into SIZE per GPU, such as 24GiB or 24GiB,8GiB.",
+    help="Also print the largest context that fits in SIZE per GPU, such as 24GiB or 24GiB,8GiB.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool, **typed: Any) -> None:
@@ -46,7 +46,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
 
     Options default to llama-server's for a FILE, and to the model's settings, on one GPU, for a NAME of the catalogue.
     Measurements of earlier loads are not used. docs/estimates.md explains the output.
-    Exit status: 0 done, 1 nothing fits into --fit-in, 2 usage error, or the file is not a model.
+    Exit status: 0 success, 1 nothing fits in --fit-in, 2 usage error, or the file is not a model.
     """
     from app.errors import InvalidModelFile
     from app.use_cases.estimate.companions import NO_COMPANIONS
@@ -68,25 +68,25 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
         result = estimate_memory(shape, options, companions=companions)
     except InvalidModelFile as error:
         exit_wrong_use(error.problem)
-    found = largest_contexts(shape, options, companions, sizes) if sizes else None
-    report = report_data(path, header, options, result, _notes(shape, options), found)
+    fits = largest_contexts(shape, options, companions, sizes) if sizes else None
+    report = report_data(path, header, options, result, _notes(shape, options), fits)
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
-        why = why_nothing_fits(shape, options, companions, sizes) if sizes and not found else ""
+        why = why_nothing_fits(shape, options, companions, sizes) if sizes and not fits else ""
         click.echo("\n".join(report_lines(report, result, why)))
-    if found == []:
+    if fits == []:
         sys.exit(ANSWER_IS_NO)
 
 
 def _sizes(text: str, devices: int) -> tuple[int, ...]:
-    """One size for all GPUs, or one per GPU."""
+    """Bytes: one size for all GPUs, or one per GPU. Invalid sizes end the command."""
     sizes = []
-    for each in text.split(","):
-        found = _SIZE.fullmatch(each.strip())
-        if not found or not float(found[1]):
+    for size in text.split(","):
+        match = _SIZE.fullmatch(size.strip())
+        if not match or not float(match[1]):
             exit_wrong_use(f"--fit-in {text}: not a size; write 24GiB, or 24GiB,8GiB for one size per GPU")
-        sizes.append(int(float(found[1]) * _UNITS[found[2].lower()]))
+        sizes.append(int(float(match[1]) * _UNITS[match[2].lower()]))
     if len(sizes) not in (1, devices):
         exit_wrong_use(
             f"--fit-in {text}: {len(sizes)} sizes for {pluralize(devices, 'device')}; add --devices {len(sizes)}"
@@ -95,12 +95,12 @@ def _sizes(text: str, devices: int) -> tuple[int, ...]:
 
 
 def _notes(shape: ModelShape, options: ModelOptions) -> list[str]:
-    """Options that may not have the effect the user expects."""
-    found, trained = [], shape.hparams.integer("context_length")
+    """Notes about options that may not have the effect the user expects."""
+    notes, trained = [], shape.hparams.integer("context_length")
     if 0 < trained < options.ctx_size:
-        found.append(f"the model was trained with a context of {trained:,} tokens")
+        notes.append(f"the model was trained with a context of {trained:,} tokens")
     if options.ubatch_size > options.batch_size and options.task is Task.COMPLETION:
-        found.append(f"a ubatch is never larger than the batch, which has {options.batch_size:,} tokens")
+        notes.append(f"a ubatch is never larger than the batch, which has {options.batch_size:,} tokens")
     if options.n_cpu_moe and not shape.largest_expert_bytes:
-        found.append("the model has no experts to keep in RAM")
-    return found
+        notes.append("the model has no experts to keep in RAM")
+    return notes

@@ -1,4 +1,4 @@
-"""What `estimate` prints: JSON, or a table for people."""
+"""The output of `estimate`: JSON, or a table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report_data(
     notes: Sequence[str],
     fits: Sequence[Fit] | None,
 ) -> dict[str, Any]:
-    """One JSON object. `fits` is None without --fit-in."""
+    """The report as a JSON object. `fits` is None without --fit-in."""
     report = {
         "model": {
             "path": path,
@@ -66,7 +66,7 @@ def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str
 
 
 def _printable(text: str) -> str:
-    """Text from a file, escaped if it could control the terminal."""
+    """Text from a model file, escaped if it has control characters."""
     return text if text.isprintable() else repr(text)
 
 
@@ -88,7 +88,7 @@ def _cells(memory: DeviceMemory, has_margin: bool) -> list[str]:
 
 
 def _distinct(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line if the cache type makes no difference, as for models without a cache."""
+    """The fits, merged into one if the cache type makes no difference, as for models without a cache."""
     if len({(fit["ctx_size"], fit["total_bytes"]) for fit in fits}) == 1:
         return [fits[0] | {"cache_type_k": "any"}]
     return fits
@@ -97,5 +97,5 @@ def _distinct(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _fit_line(fit: dict[str, Any]) -> str:
     return (
         f"fits with KV {fit['cache_type_k']:5} up to a context of {fit['ctx_size']:>9,} tokens"
-        f" ({fit['total_bytes'] / MIB:,.0f} MiB booked on the fullest)"
+        f" ({fit['total_bytes'] / MIB:,.0f} MiB booked on the fullest device)"
     )

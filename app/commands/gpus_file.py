@@ -42,38 +42,38 @@ class _File(_Strict):
 
 
 def read_world(file: Path, ram_bytes: int, gpu_limits: GpuLimits, policy: Policy) -> World:
-    """What the file says, and what the settings hold back taken off each GPU. Raises InvalidGpusFile."""
+    """The GPUs and servers in the file, with the settings' limits applied to each GPU. Raises InvalidGpusFile."""
     try:
-        said = _File.model_validate_json(file.read_bytes())
+        content = _File.model_validate_json(file.read_bytes())
     except OSError as error:
         raise InvalidGpusFile(error.strerror or str(error)) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidGpusFile(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))) from error
-    known = {gpu.uuid for gpu in said.gpus}
-    if CPU in known:
-        raise InvalidGpusFile(f"no GPU has the uuid {CPU}")
-    if len(known) != len(said.gpus):
+    uuids = {gpu.uuid for gpu in content.gpus}
+    if CPU in uuids:
+        raise InvalidGpusFile(f"{CPU} is not a valid GPU uuid")
+    if len(uuids) != len(content.gpus):
         raise InvalidGpusFile("two GPUs have the same uuid")
-    if strange := sorted({uuid for server in said.servers for uuid in server.bytes} - known):
-        raise InvalidGpusFile(f"a server has memory on {strange[0]}, which is not one of the GPUs")
-    here = [each for each in said.servers if each.state not in (ServerState.STOPPED, ServerState.FAILED)]
-    cards = tuple(_card(index, gpu, here, gpu_limits) for index, gpu in enumerate(said.gpus))
+    if unknown := sorted({uuid for server in content.servers for uuid in server.bytes} - uuids):
+        raise InvalidGpusFile(f"a server has memory on {unknown[0]}, which is not one of the GPUs")
+    alive = [server for server in content.servers if server.state not in (ServerState.STOPPED, ServerState.FAILED)]
+    cards = tuple(_card(index, gpu, alive, gpu_limits) for index, gpu in enumerate(content.gpus))
     residents = tuple(
         Resident(
-            *(number, each.model, each.bytes, each.busy, each.idle_seconds),
-            is_loading=each.state is ServerState.STARTING,
+            *(number, server.model, server.bytes, server.busy, server.idle_seconds),
+            is_loading=server.state is ServerState.STARTING,
         )
-        for number, each in enumerate(here)
-        if each.state not in ENDING_STATES
+        for number, server in enumerate(alive)
+        if server.state not in ENDING_STATES
     )
     return World(cards, residents, {CPU: ram_bytes}, policy=policy)
 
 
 def _card(index: int, gpu: _Gpu, servers: list[_Server], gpu_limits: GpuLimits) -> Card:
-    def held(*states: ServerState) -> int:
-        return sum(each.bytes.get(gpu.uuid, 0) for each in servers if not states or each.state in states)
+    def used_bytes(*states: ServerState) -> int:
+        return sum(server.bytes.get(gpu.uuid, 0) for server in servers if not states or server.state in states)
 
-    most, usable = gpu_limits.budget(gpu.total_bytes, gpu.free_bytes, held())
-    back = held(ServerState.STOPPING), held(ServerState.DRAINING)
-    return Card(gpu.uuid, gpu.name, index, most, usable, *back, gpu_limits.is_busy(gpu.utilization_percent))
+    limit, usable = gpu_limits.budget(gpu.total_bytes, gpu.free_bytes, used_bytes())
+    being_released = used_bytes(ServerState.STOPPING), used_bytes(ServerState.DRAINING)
+    return Card(gpu.uuid, gpu.name, index, limit, usable, *being_released, gpu_limits.is_busy(gpu.utilization_percent))

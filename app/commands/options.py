@@ -1,4 +1,4 @@
-"""Options shared by `estimate` and `plan`, and the memory query built from them."""
+"""The options shared by `estimate` and `plan`, and the memory query built from them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from app.entities.gguf import GgufHeader
     from app.settings.schema import Settings
 
-ANSWER_IS_NO = 1  # exit status; 0 is done
+ANSWER_IS_NO = 1  # exit status; 0 is success
 WRONG_USE = 2  # exit status
 
-MAX_INT = 2**31 - 1  # of llama-server's own numbers
+MAX_INT = 2**31 - 1  # llama-server's integers have 32 bits
 _COUNT, _TYPE = click.IntRange(0, MAX_INT), click.Choice(list(CACHE_TYPES))
 _OPTIONS = (
     click.option("--config", type=click.Path(path_type=Path), help="Configuration file in which NAME is looked up."),
@@ -36,7 +36,7 @@ _OPTIONS = (
         "-np",
         "--parallel",
         type=click.IntRange(1, 256),
-        help="Number of slots. If given, the slots do not share the cache.",
+        help="Number of slots. If set, the slots do not share one cache, unless --kv-unified is set too.",
     ),
     click.option("-kvu", "--kv-unified", is_flag=True, default=None, help="The slots share one cache."),
     click.option("-ub", "--ubatch-size", type=click.IntRange(1, MAX_INT), help="Physical batch size in tokens."),
@@ -48,7 +48,7 @@ _OPTIONS = (
         "-ts",
         "--tensor-split",
         metavar="A,B,..",
-        help="Share of the layers on each GPU. Not for plan, which computes it.",
+        help="Share of the layers on each GPU. Not with plan, which computes it.",
     ),
     click.option(
         "--devices",
@@ -58,7 +58,7 @@ _OPTIONS = (
     click.option(
         "-sm", "--split-mode", type=click.Choice(["layer", "none"]), help="Split by layers, or everything on one GPU."
     ),
-    click.option("-mg", "--main-gpu", type=_COUNT, help="The GPU used with split mode none. Not for plan."),
+    click.option("-mg", "--main-gpu", type=_COUNT, help="The GPU used with split mode none. Not with plan."),
     click.option("--swa-full", is_flag=True, default=None, help="Sliding-window layers cache the whole context."),
     click.option("--embeddings", is_flag=True, help="Embedding server."),
     click.option("--reranking", is_flag=True, help="Reranking server."),
@@ -69,7 +69,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class MemoryQuery:
-    """A model and the options of its start, from the command line and the settings."""
+    """A model and its launch options, from the command line and the settings."""
 
     path: str
     options: ModelOptions
@@ -82,7 +82,7 @@ class MemoryQuery:
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorator: adds the options that affect memory, named as llama-server's."""
+    """Decorator: adds the options that affect memory, with llama-server's names."""
     return reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
 
 
@@ -100,7 +100,7 @@ def is_file(model: str) -> bool:
 
 
 def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
-    """The query for a NAME of the catalogue, or for a FILE with the settings of models without an entry."""
+    """The query for a NAME in the catalogue, or for a FILE with the settings of models without an entry."""
     from app.errors import ModelNotFound
     from workers.build_catalog import build_catalog
 
@@ -145,16 +145,16 @@ def _logger_disabled(name: str) -> Iterator[None]:
 
 
 def apply_typed_options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
-    """The options, overridden by the command line. Contradictions end the command."""
+    """The options, overridden by the command line. Conflicting options end the command."""
     from app.use_cases.estimate.largest_context import lacks_required_flash_attention
 
     changes = {key: value for key, value in typed.items() if value is not None}
-    ranks, embeds = changes.pop("reranking"), changes.pop("embeddings")
-    if ranks and embeds:
+    is_reranker, is_embedder = changes.pop("reranking"), changes.pop("embeddings")
+    if is_reranker and is_embedder:
         exit_wrong_use("--embeddings and --reranking: use only one of them")
     split = changes.pop("tensor_split", None)
-    if ranks or embeds:
-        changes["task"] = Task.RERANK if ranks else Task.EMBEDDING
+    if is_reranker or is_embedder:
+        changes["task"] = Task.RERANK if is_reranker else Task.EMBEDDING
     if changes.pop("cpu_moe"):
         changes["n_cpu_moe"] = ALL_LAYERS
     if changes.get("n_gpu_layers") == -1:
@@ -167,7 +167,7 @@ def apply_typed_options(options: ModelOptions, typed: dict[str, Any]) -> ModelOp
     if options.main_gpu >= max(1, options.devices):
         exit_wrong_use(
             f"--main-gpu {options.main_gpu}: there {'is' if options.devices == 1 else 'are'} "
-            f"{pluralize(options.devices, 'device')}, counted from 0"
+            f"{pluralize(options.devices, 'device')}, numbered from 0"
         )
     if lacks_required_flash_attention(options.cache_type_v, options.flash_attn):
         exit_wrong_use(f"--cache-type-v {options.cache_type_v} needs --flash-attn on or auto")
@@ -176,10 +176,10 @@ def apply_typed_options(options: ModelOptions, typed: dict[str, Any]) -> ModelOp
 
 def _split(text: str, devices: int | None) -> dict[str, Any]:
     try:
-        shares = tuple(float(each) for each in text.split(","))
+        shares = tuple(float(share) for share in text.split(","))
     except ValueError:
         shares = ()
-    if not shares or not all(0 <= each < 1e9 for each in shares) or not sum(shares):
+    if not shares or not all(0 <= share < 1e9 for share in shares) or not sum(shares):
         exit_wrong_use(f"--tensor-split {text}: write the share of each GPU, such as 3,1")
     if devices is not None and devices < len(shares):
         exit_wrong_use(f"--tensor-split {text}: {len(shares)} shares for {pluralize(devices, 'device')}")

@@ -1,4 +1,4 @@
-"""`llama-smart-proxy plan`: where a model would go on given GPUs, decided without starting anything."""
+"""`llama-smart-proxy plan`: where a model would be placed on given GPUs, without starting anything."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     from app.use_cases.placement.placement import decide
     from app.use_cases.reporting.decisions import decision_json
 
-    _refuse_options_of_a_placement(typed)
+    _reject_placement_options(typed)
     query = query_from_settings(model, config)
     try:
         request = _request(query, typed)
@@ -65,8 +65,8 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
         sys.exit(ANSWER_IS_NO)
 
 
-def _refuse_options_of_a_placement(typed: dict[str, Any]) -> None:
-    """Ends the command for options that the placement decides."""
+def _reject_placement_options(typed: dict[str, Any]) -> None:
+    """Ends the command if an option is set that the placement decides."""
     for option in ("tensor_split", "main_gpu"):
         if typed[option] is not None:
             exit_wrong_use(f"--{option.replace('_', '-')}: plan computes it; remove it, or use estimate")
@@ -75,7 +75,7 @@ def _refuse_options_of_a_placement(typed: dict[str, Any]) -> None:
 
 
 def _request(query: MemoryQuery, typed: dict[str, Any]) -> PlacementRequest:
-    """Raises InvalidModelFile."""
+    """The question to the placement. Raises InvalidModelFile."""
     from app.use_cases.estimate.companions import NO_COMPANIONS
     from app.use_cases.estimate.estimate import estimate_memory
     from app.use_cases.model_shape.shape import model_shape
@@ -100,7 +100,7 @@ def _options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
 
 
 def _constraints(constraints: PlacementConstraints, typed: dict[str, Any]) -> PlacementConstraints:
-    """The constraints, overridden by the command line: number of GPUs, context."""
+    """The constraints, overridden by the command line's number of GPUs and context."""
     if typed["ctx_size"] is not None:
         constraints = replace(constraints, has_auto_context=False)
     if typed["split_mode"] == "none":
@@ -111,7 +111,7 @@ def _constraints(constraints: PlacementConstraints, typed: dict[str, Any]) -> Pl
 
 
 def _no_gpu(query: MemoryQuery, request: PlacementRequest, world: World) -> Decision | None:
-    """The refusal the service reports as no_gpu: the model needs a GPU, and the settings forbid the CPU."""
+    """The refusal if the model needs a GPU, there is none and the settings forbid the CPU (no_gpu in the service)."""
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.placement.usable_gpus import unplaceable_reason
 
@@ -152,10 +152,10 @@ def _this_machine(memory: MemoryReading, query: MemoryQuery) -> World:
 
 
 def _lines(report: dict[str, Any], decision: Decision) -> list[str]:
-    """For people, in MiB."""
+    """The decision as text, in MiB."""
     lines = [f"{report['outcome']}: {report['reason']}"]
     if report["evict"]:
-        lines.append(f"stopped first: {', '.join(report['evict'])}")
+        lines.append(f"evicted first: {', '.join(report['evict'])}")
     if placement := decision.placement:
         on_gpus = zip(placement.indices, placement.names, placement.uuids, placement.layers, strict=False)
         for index, name, uuid, layers in on_gpus:
@@ -168,5 +168,5 @@ def _lines(report: dict[str, Any], decision: Decision) -> list[str]:
             + (f", tensor_split {split}" if split else "")
         )
     if decision.suggestion:
-        lines.append(f"it would fit with {decision.suggestion}")
+        lines.append(f"suggestion: it would fit with {decision.suggestion}")
     return [*lines, "", *(f"- {step}" for step in decision.considered), f"decided in {report['elapsed_ms']} ms"]

@@ -12,7 +12,8 @@ from bench.gpu.cuda_libraries import CudaLibraries, find_cuda_libraries
 from bench.gpu.options import Options
 from bench.gpu.source import Source, find_source
 from bench.gpu.stopping import CannotContinue, Deadline
-from workers.engine.binary import EngineNotFound, find_engine
+from workers.engine.binary import find_engine
+from workers.engine.probe_process import EngineNotFound
 
 
 class Engine:

@@ -1,4 +1,4 @@
-"""Models whose files are broken further back than a scan looks: found out in the background, or when asked for."""
+"""Models with damage that a scan does not see: it is found by the background check, or when they are requested."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers.catalog.background_check import BackgroundCheck
 from workers.catalog.catalog import Catalog
 
 DEADLINE_SECONDS = 10.0
-CUT_OFF = "cut.gguf is cut off, or still being written: it has 150 bytes of 192"
+CUT_OFF = "cut.gguf is truncated or still being written: it has 150 of 192 bytes"
 NO_LAYERS = "zero.gguf is damaged: its layer count (llama.block_count) is 0"
 PROJECTOR = "eyes.gguf is a multimodal projector, not a model: set it as the `mmproj` of its model"
 NAN = "nan.gguf is damaged: llama.rope.freq_base is not a number (NaN)"
@@ -29,7 +29,7 @@ ADAPTER = "lora.gguf is an adapter, not a model"
 
 
 def broken_files(folder: Path) -> dict[str, str]:
-    """Written there; what is wrong with each, by the model's name."""
+    """Writes broken files to the folder; returns their problems by model name."""
     folder.mkdir(exist_ok=True)
     os.truncate(a_gguf(folder / "cut.gguf"), 150)
     (folder / "zero.gguf").write_bytes(a_file(TINY | {"llama.block_count": 0}))
@@ -46,7 +46,7 @@ def problems(catalog: Catalog) -> dict[str, str]:
 # --- the catalogue --------------------------------------------------------------------------------------------
 
 
-def test_a_scan_leaves_the_headers_alone_and_the_background_reads_them(tmp_path: Path):
+def test_a_scan_reads_no_headers_and_the_background_check_does(tmp_path: Path):
     broken = broken_files(tmp_path)
     a_gguf(tmp_path / "good.gguf")
     catalog = Catalog([tmp_path], LaunchSettings())
@@ -54,17 +54,17 @@ def test_a_scan_leaves_the_headers_alone_and_the_background_reads_them(tmp_path:
     catalog.start()
     wait_for(lambda: problems(catalog) == broken, DEADLINE_SECONDS)
     assert catalog.find("nan").problem == NAN
-    assert set(catalog.warnings) == {f"model {name} cannot be served: {said}" for name, said in broken.items()}
+    assert set(catalog.warnings) == {f"model {name} cannot be served: {problem}" for name, problem in broken.items()}
 
 
-def test_a_file_that_was_replaced_is_read_again_after_the_next_scan(tmp_path: Path):
+def test_a_replaced_file_is_read_again_after_the_next_scan(tmp_path: Path):
     path = tmp_path / "a.gguf"
     path.write_bytes(a_file(TINY | {"llama.block_count": 0}))
     catalog = Catalog([tmp_path], LaunchSettings())
     catalog.start()
     wait_for(lambda: problems(catalog), DEADLINE_SECONDS)
     a_gguf(path)
-    assert problems(catalog), "nobody has looked again yet"
+    assert problems(catalog), "not scanned again yet"
     catalog.reload()
     assert problems(catalog) == {} and catalog.warnings == ()
     path.write_bytes(a_file({"general.type": "imatrix"}))
@@ -72,7 +72,7 @@ def test_a_file_that_was_replaced_is_read_again_after_the_next_scan(tmp_path: Pa
     wait_for(lambda: problems(catalog) == {"a": "a.gguf is an importance matrix, not a model"}, DEADLINE_SECONDS)
 
 
-def test_what_is_known_is_not_read_again_at_the_next_scan(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_unchanged_files_are_not_read_again_after_the_next_scan(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     broken_files(tmp_path)
     a_gguf(tmp_path / "good.gguf")
     catalog = Catalog([tmp_path], LaunchSettings())
@@ -84,10 +84,10 @@ def test_what_is_known_is_not_read_again_at_the_next_scan(tmp_path: Path, caplog
     assert len(known) == 5 and [model.name for model in catalog._unchecked_models()] == ["good"]
     catalog.reload()
     assert problems(catalog) == known and [model.name for model in catalog._unchecked_models()] == ["good"]
-    assert caplog.text.count("cannot be served") == 5, "each is said once"
+    assert caplog.text.count("cannot be served") == 5, "each is logged once"
 
 
-def test_a_model_is_asked_for_before_the_background_has_come_to_it(tmp_path: Path):
+def test_a_model_requested_before_its_background_check_is_checked_at_once(tmp_path: Path):
     broken_files(tmp_path)
     catalog = Catalog([tmp_path], LaunchSettings())
     with pytest.raises(InvalidModelFile) as raised:
@@ -96,7 +96,7 @@ def test_a_model_is_asked_for_before_the_background_has_come_to_it(tmp_path: Pat
     assert problems(catalog) == {"cut": CUT_OFF}
 
 
-def test_a_download_that_is_complete_by_now_is_served(tmp_path: Path):
+def test_a_download_completed_since_the_last_check_is_served(tmp_path: Path):
     path = a_gguf(tmp_path / "a.gguf")
     whole = path.read_bytes()
     os.truncate(path, 150)
@@ -108,8 +108,8 @@ def test_a_download_that_is_complete_by_now_is_served(tmp_path: Path):
     assert problems(catalog) == {}
 
 
-def test_what_a_scan_found_wrong_holds_until_the_next_one(tmp_path: Path):
-    """The parts that were missing are not in the model's size yet."""
+def test_a_problem_found_by_a_scan_holds_until_the_next_scan(tmp_path: Path):
+    """The model's size does not include the missing parts yet."""
     for part in (1, 2):
         a_gguf(tmp_path / f"big-0000{part}-of-00002.gguf")
     (tmp_path / "big-00002-of-00002.gguf").rename(tmp_path / "aside")
@@ -121,7 +121,7 @@ def test_what_a_scan_found_wrong_holds_until_the_next_one(tmp_path: Path):
     assert catalog.servable(catalog.find("big")).size_bytes == 2 * GGUF_BYTES
 
 
-def test_a_look_up_of_a_model_known_to_be_broken_touches_no_file(tmp_path: Path):
+def test_looking_up_a_model_known_to_be_broken_opens_no_file(tmp_path: Path):
     broken_files(tmp_path)
     catalog = Catalog([tmp_path], LaunchSettings())
     catalog.start()
@@ -136,7 +136,7 @@ def test_a_look_up_of_a_model_known_to_be_broken_touches_no_file(tmp_path: Path)
 
 
 class Checked:
-    """A background over `models`, those there are after the next scan; `seen` are the names of those it came to."""
+    """A background check of `models`; `seen` has the names of those checked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, rest: float, cpu_seconds: float = 0.0) -> None:
         monkeypatch.setattr(background_check, "REST_FACTOR", rest)
@@ -157,7 +157,7 @@ class Checked:
             assert model.name != "bug"
 
 
-def test_the_background_takes_a_twentieth_of_a_core(monkeypatch: pytest.MonkeyPatch):
+def test_the_background_check_uses_a_twentieth_of_a_core(monkeypatch: pytest.MonkeyPatch):
     checked = Checked(monkeypatch, rest=background_check.REST_FACTOR, cpu_seconds=0.01)
     began = time.monotonic()
     checked.scan("a", "b", "c")
@@ -165,17 +165,16 @@ def test_the_background_takes_a_twentieth_of_a_core(monkeypatch: pytest.MonkeyPa
     assert time.monotonic() - began >= 2 * 20 * 0.01
 
 
-def test_a_newer_scan_begins_anew_at_once(monkeypatch: pytest.MonkeyPatch):
-    checked = Checked(
-        monkeypatch, rest=1e6, cpu_seconds=0.001
-    )  # after the first it would rest for a quarter of an hour
+def test_a_new_scan_restarts_the_background_check_at_once(monkeypatch: pytest.MonkeyPatch):
+    # After the first model it would rest for a quarter of an hour.
+    checked = Checked(monkeypatch, rest=1e6, cpu_seconds=0.001)
     checked.scan("old", "older")
     wait_for(lambda: checked.seen == ["old"], DEADLINE_SECONDS)
     checked.scan("new", "newer")
     wait_for(lambda: checked.seen == ["old", "new"], DEADLINE_SECONDS)
 
 
-def test_a_bug_about_one_model_does_not_end_the_background(
+def test_an_exception_for_one_model_does_not_stop_the_background_check(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     checked = Checked(monkeypatch, rest=1, cpu_seconds=0.001)
@@ -188,17 +187,17 @@ def test_a_bug_about_one_model_does_not_end_the_background(
 
 
 def listed(service: Service) -> dict[str, str]:
-    """What the list says against each model that is broken."""
+    """The message of each broken model in the list of models."""
     models = service.get("/v1/models").json()["data"]
     assert all(model["status"]["value"] == "unloaded" for model in models if model["status"].get("failed"))
     return {model["id"]: model["status"]["message"] for model in models if model["status"].get("failed")}
 
 
 @pytest.mark.integration
-def test_a_broken_file_is_422_before_anything_is_started(tmp_path: Path):
+def test_a_broken_file_is_422_and_nothing_is_started(tmp_path: Path):
     broken = broken_files(tmp_path / "models")
     with faulty(tmp_path) as service:
-        for name, said in broken.items():
+        for name, problem in broken.items():
             for answer in (
                 service.chat(name),
                 service.post("/models/load", {"model": name}),
@@ -206,7 +205,7 @@ def test_a_broken_file_is_422_before_anything_is_started(tmp_path: Path):
             ):
                 assert answer.status_code == 422
                 assert error_of(answer) == {
-                    "message": f"model '{name}' cannot be served: {said}",
+                    "message": f"model '{name}' cannot be served: {problem}",
                     "type": "invalid_request_error",
                     "param": "model",
                     "code": "invalid_model_file",
@@ -217,7 +216,7 @@ def test_a_broken_file_is_422_before_anything_is_started(tmp_path: Path):
 
 
 @pytest.mark.integration
-def test_the_list_shows_what_is_broken_before_anybody_asks_for_it(tmp_path: Path):
+def test_the_list_shows_broken_models_before_they_are_requested(tmp_path: Path):
     broken = broken_files(tmp_path / "models")
     with faulty(tmp_path) as service:
         wait_for(lambda: listed(service) == broken, DEADLINE_SECONDS)
@@ -226,7 +225,7 @@ def test_the_list_shows_what_is_broken_before_anybody_asks_for_it(tmp_path: Path
 
 
 @pytest.mark.integration
-def test_a_loaded_model_answers_without_a_look_at_its_file(tmp_path: Path):
+def test_requests_for_a_loaded_model_do_not_open_its_file(tmp_path: Path):
     with faulty(tmp_path) as service:
         assert service.chat("m").status_code == 200
         opened = OpenedFiles(tmp_path / "models")
@@ -237,5 +236,5 @@ def test_a_loaded_model_answers_without_a_look_at_its_file(tmp_path: Path):
         assert service.post("/models/unload", {"model": "m"}).status_code == 200
         assert service.chat("m").status_code == 422
         assert len(journal(service, "start")) == 2, (
-            "a build that cannot choose its port is started twice, and not again"
+            "an engine that cannot choose its port is started twice, and not once more"
         )

@@ -1,4 +1,4 @@
-"""What is in the folders, what of it is served, and under which names."""
+"""The catalogue: which files in the folders are served, and under which names."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ def problems(*folders: Path) -> dict[str, str]:
 # --- names ---------------------------------------------------------------------------------------------
 
 
-def test_each_file_is_a_model_of_its_name(tmp_path: Path):
+def test_each_file_is_a_model_with_its_name(tmp_path: Path):
     for name in ("b.gguf", "a b.gguf", "模型.GGUF", "-x.gguf", "<img onerror>.gguf", "sub/deep/c.gguf"):
         a_gguf(tmp_path / name)
     (tmp_path / "notes.txt").write_bytes(b"GGUF")
     assert names(tmp_path) == ["-x", "<img onerror>", "a b", "b", "c", "模型"]
 
 
-def test_a_model_carries_what_its_file_shows(tmp_path: Path):
+def test_a_model_has_its_files_path_size_and_time(tmp_path: Path):
     path = a_gguf(tmp_path / "a.gguf", size_bytes=1000)
     os.utime(path, (1_700_000_000.9, 1_700_000_000.9))
     settings = a_launch(ctx_size=99)
     assert Catalog([tmp_path], settings).models() == [Model("a", str(path), 1000, 1_700_000_000, settings)]
 
 
-def test_what_is_no_model_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_hidden_files_projectors_and_unprintable_names_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     for name in (".hidden.gguf", ".gguf", ".hidden/a.gguf", "mmproj-x.gguf", "x.MMPROJ.gguf", "new\nline.gguf"):
         a_gguf(tmp_path / name)
     a_gguf(tmp_path / os.fsdecode(b"bad\xff.gguf"))
     a_gguf(tmp_path / "good.gguf")
     assert names(tmp_path) == ["good"]
-    for told in ("new\\nline", "bad\\udcff"):
-        assert told in caplog.text
+    for name in ("new\\nline", "bad\\udcff"):
+        assert name in caplog.text
 
 
-def test_a_split_model_has_the_name_its_parts_share(tmp_path: Path):
+def test_a_split_model_is_named_by_the_common_part_of_its_files_names(tmp_path: Path):
     for part in (1, 2, 3):
         a_gguf(tmp_path / "sub" / f"big-0000{part}-of-00003.gguf")
     catalog = a_catalog(tmp_path)
@@ -71,7 +71,7 @@ def test_a_split_model_has_the_name_its_parts_share(tmp_path: Path):
         catalog.find("big-00002-of-00003")
 
 
-def test_files_of_one_name_are_told_apart_by_their_paths(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_files_with_the_same_name_are_distinguished_by_their_paths(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     one, two = tmp_path / "one", tmp_path / "two"
     for file in ("same.gguf", "b/same.gguf", "a/same.gguf"):
         a_gguf(one / file)
@@ -92,7 +92,7 @@ def test_files_of_one_name_are_told_apart_by_their_paths(tmp_path: Path, caplog:
 @pytest.mark.parametrize(
     ("key", "found"), [("a.gguf", "a"), ("sub/b", "b"), ("sub/b.gguf", "b"), ("b.gguf", "b"), ("c.gguf", "c.gguf")]
 )
-def test_a_file_can_be_asked_for_by_its_file_name_and_path(tmp_path: Path, key: str, found: str):
+def test_a_model_is_found_by_its_file_name_and_path(tmp_path: Path, key: str, found: str):
     for file in ("a.gguf", "sub/b.gguf", "c.gguf", "z/c.gguf.gguf"):
         a_gguf(tmp_path / file)
     assert a_catalog(tmp_path).find(key).name == found  # c.gguf is a name, and a name is never shadowed
@@ -106,7 +106,7 @@ def test_a_name_that_is_too_long_is_not_served(tmp_path: Path, caplog: pytest.Lo
     assert f"{tmp_path / deep / 'a.gguf'} is not served" in caplog.text
 
 
-def test_a_folder_that_cannot_be_read_is_said_once_and_the_rest_goes_on(
+def test_an_unreadable_folder_is_logged_once_and_the_others_are_scanned(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     for file in ("a/a.gguf", "b/b.gguf"):
@@ -114,12 +114,12 @@ def test_a_folder_that_cannot_be_read_is_said_once_and_the_rest_goes_on(
     scandir = os.scandir
     locked = str(tmp_path / "a")
 
-    def scandir_without_rights(path):  # root, who may run this, is refused nothing
+    def scandir_without_permission(path):  # permissions do not apply to root, who may run this test
         if path == locked:
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", scandir_without_rights)
+    monkeypatch.setattr(os, "scandir", scandir_without_permission)
     catalog = a_catalog(tmp_path / "nowhere", tmp_path)
     catalog.reload()
     assert [model.name for model in catalog.models()] == ["b"]
@@ -127,10 +127,10 @@ def test_a_folder_that_cannot_be_read_is_said_once_and_the_rest_goes_on(
     assert caplog.text.count("nowhere cannot be read: No such file or directory") == 1
 
 
-# --- what is broken ----------------------------------------------------------------------------------------
+# --- broken files ------------------------------------------------------------------------------------------
 
 
-def test_a_broken_file_is_listed_with_what_is_wrong(tmp_path: Path):
+def test_a_broken_file_is_listed_with_its_problem(tmp_path: Path):
     (tmp_path / "text.gguf").write_text("not a model at all, whatever it says")
     (tmp_path / "empty.gguf").touch()
     os.mkfifo(tmp_path / "pipe.gguf")
@@ -143,24 +143,24 @@ def test_a_broken_file_is_listed_with_what_is_wrong(tmp_path: Path):
         "dangling": "dangling.gguf cannot be read: No such file or directory",
         "empty": "empty.gguf is empty",
         "good": "",
-        "old": "old.gguf is of GGUF version 1, which llama.cpp no longer reads: convert the model anew",
+        "old": "old.gguf is GGUF version 1, which llama.cpp no longer supports: convert the model again",
         "pipe": "pipe.gguf is not a regular file",
         "text": "text.gguf is not a GGUF file",
     }
 
 
-def test_a_file_without_the_right_to_read_it_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_without_read_permission_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     a_gguf(tmp_path / "a.gguf")
 
-    def refuse(path: str) -> bytes:  # root, who may run this, is refused nothing
+    def refuse(path: str) -> bytes:  # permissions do not apply to root, who may run this test
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("workers.gguf.first_bytes._read_head", refuse)
     assert problems(tmp_path) == {"a": "a.gguf cannot be read: Permission denied"}
 
 
-def test_who_has_the_name_is_said_to_whom_it_is_lost(tmp_path: Path):
-    """It was told that its name was too long."""
+def test_the_note_about_a_lost_name_names_the_model_that_has_it(tmp_path: Path):
+    """The note once said that the name was too long."""
     for folder in ("a", "b"):
         a_gguf(tmp_path / folder / "same.gguf")
     assert a_catalog(tmp_path).warnings == (
@@ -168,7 +168,7 @@ def test_who_has_the_name_is_said_to_whom_it_is_lost(tmp_path: Path):
     )
 
 
-def test_a_broken_model_is_found_under_all_its_names(tmp_path: Path):
+def test_a_broken_model_is_found_by_all_its_names(tmp_path: Path):
     (tmp_path / "text.gguf").write_text("not a model at all, whatever it says")
     catalog = a_catalog(tmp_path)
     assert catalog.find("text.gguf") == catalog.find("text")
@@ -180,7 +180,7 @@ def test_a_broken_model_is_found_under_all_its_names(tmp_path: Path):
 
 @pytest.fixture
 def opened():
-    """What this process opens or lists, from now on: (event, path)."""
+    """The files this thread opens and the folders it lists from now on: (event, path)."""
     seen: list[tuple[str, object]] = []
     thread = threading.get_ident()
     watching = True
@@ -189,7 +189,7 @@ def opened():
         if watching and event in ("open", "os.scandir", "os.listdir") and threading.get_ident() == thread:
             seen.append((event, arguments[0]))
 
-    sys.addaudithook(hook)  # for ever: it cannot be taken off
+    sys.addaudithook(hook)  # cannot be removed
     yield seen
     watching = False
 
@@ -229,7 +229,7 @@ def opened():
         *("sub\\b", "u/r:../a", "u/r:/etc/passwd", "../..:a", "ａ", "FILE"),  # noqa: RUF001
     ],
 )
-def test_a_name_is_a_key_and_nothing_else(tmp_path: Path, opened: list, name: str):
+def test_a_name_is_never_used_as_a_path_or_pattern(tmp_path: Path, opened: list, name: str):
     path = a_gguf(tmp_path / "a.gguf")
     a_gguf(tmp_path / "sub" / "b.gguf")
     catalog = Catalog([tmp_path], LaunchSettings(), hub_cache=tmp_path)
@@ -239,10 +239,10 @@ def test_a_name_is_a_key_and_nothing_else(tmp_path: Path, opened: list, name: st
     assert opened == []
 
 
-def test_a_look_up_touches_no_file(tmp_path: Path, opened: list):
+def test_a_lookup_opens_no_file(tmp_path: Path, opened: list):
     a_gguf(tmp_path / "a.gguf")
     catalog = a_catalog(tmp_path)
-    assert ("open", str(tmp_path / "a.gguf")) in opened  # the watch works
+    assert ("open", str(tmp_path / "a.gguf")) in opened  # the hook works
     opened.clear()
     assert catalog.find("a").name == catalog.models()[0].name == "a"
     assert opened == []
@@ -251,7 +251,7 @@ def test_a_look_up_touches_no_file(tmp_path: Path, opened: list):
 # --- reload ---------------------------------------------------------------------------------------------
 
 
-def test_reload_sees_what_came_went_and_changed(tmp_path: Path):
+def test_reload_finds_added_removed_and_changed_files(tmp_path: Path):
     for name in ("stays", "goes", "changes"):
         a_gguf(tmp_path / f"{name}.gguf")
     catalog = a_catalog(tmp_path)
@@ -266,17 +266,17 @@ def test_reload_sees_what_came_went_and_changed(tmp_path: Path):
     }
 
 
-def test_one_line_a_scan_says_what_was_found(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_each_scan_logs_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO")
     a_gguf(tmp_path / "a.gguf")
     (tmp_path / "b.gguf").touch()
     a_catalog(tmp_path).reload()
     line = "catalogue models=2 broken=1 seconds"
-    said = [record.getMessage().rpartition("=")[0] or record.getMessage() for record in caplog.records]
-    assert said == ["model b cannot be served: b.gguf is empty", line, line]  # the reason once, not at every reload
+    lines = [record.getMessage().rpartition("=")[0] or record.getMessage() for record in caplog.records]
+    assert lines == ["model b cannot be served: b.gguf is empty", line, line]  # the reason once, not after every scan
 
 
-def test_a_scan_that_fails_leaves_the_catalogue_as_it_was(
+def test_a_failed_scan_does_not_change_the_catalogue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     a_gguf(tmp_path / "a.gguf")
@@ -292,7 +292,7 @@ def test_a_scan_that_fails_leaves_the_catalogue_as_it_was(
 
 
 class HeldScans:
-    """Scans that stop half-way until they are let go, each after it has read the folder."""
+    """Scans that block after reading the folder until `go_on` is released."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
@@ -308,7 +308,7 @@ class HeldScans:
         return files
 
 
-def test_who_reloads_during_a_scan_waits_for_the_next_one_all_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_all_reloads_during_a_scan_share_the_next_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     catalog = a_catalog(tmp_path)
     scans = HeldScans(monkeypatch)
     seen: list[list[str]] = []
@@ -320,18 +320,18 @@ def test_who_reloads_during_a_scan_waits_for_the_next_one_all_together(tmp_path:
     callers = [threading.Thread(target=reload) for _ in range(4)]
     callers[0].start()
     assert scans.began.acquire(timeout=DEADLINE_SECONDS)
-    a_gguf(tmp_path / "late.gguf")  # the running scan has read the folder: it cannot have seen it
+    a_gguf(tmp_path / "late.gguf")  # not seen by the running scan, which has already read the folder
     for caller in callers[1:]:
         caller.start()
     wait_for(lambda: len(catalog._scans._waiters) == 3, DEADLINE_SECONDS)
-    assert catalog.models() == []  # look-ups go on
+    assert catalog.models() == []  # lookups are not blocked
     scans.go_on.release(2)
     for caller in callers:
         caller.join(DEADLINE_SECONDS)
     assert seen.count(["late"]) >= 3 and scans.count == 2
 
 
-def test_a_disk_that_does_not_answer_holds_one_caller_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_hanging_disk_blocks_one_caller_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(catalog_module, "SCAN_WAIT_SECONDS", 0.05)
     catalog = a_catalog(tmp_path)
     scans = HeldScans(monkeypatch)
@@ -345,7 +345,7 @@ def test_a_disk_that_does_not_answer_holds_one_caller_only(tmp_path: Path, monke
     assert not stuck.is_alive()
 
 
-def test_a_scan_that_is_cut_off_leaves_the_next_one_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_aborted_scan_does_not_block_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     catalog = a_catalog(tmp_path)
     with monkeypatch.context() as dying:
         dying.setattr(catalog_module, "walk", lambda *_: sys.exit())
@@ -356,7 +356,7 @@ def test_a_scan_that_is_cut_off_leaves_the_next_one_free(tmp_path: Path, monkeyp
     assert catalog.find("a").name == "a"
 
 
-def test_a_thousand_files_are_looked_at_in_no_time(tmp_path: Path):
+def test_a_scan_of_a_thousand_files_is_fast(tmp_path: Path):
     """Expected: 50 ms at most; bench/catalog.py has the figures."""
     for number in range(1000):
         a_gguf(tmp_path / str(number % 10) / f"m{number}-Q4_K_M.gguf")

@@ -1,4 +1,4 @@
-"""Draft models, adapters and projectors: what is read of them before a start."""
+"""Draft models, adapters and projectors: their files are read before a launch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from workers.catalog.companion_files import CompanionFiles
 
 def test_a_draft_model_is_read(tmp_path: Path):
     draft = a_gguf(tmp_path / "draft.gguf")
-    beside = CompanionFiles().read(LaunchSettings(args=("-md", str(draft))))
-    assert beside.draft is not None and beside.draft.hparams.architecture
+    companions = CompanionFiles().read(LaunchSettings(args=("-md", str(draft))))
+    assert companions.draft is not None and companions.draft.hparams.architecture
 
 
 def test_a_broken_projector_is_the_models_problem(tmp_path: Path):
@@ -27,8 +27,8 @@ def test_a_broken_projector_is_the_models_problem(tmp_path: Path):
         CompanionFiles().read(LaunchSettings(mmproj=str(broken)))
 
 
-def test_what_args_name_is_for_the_engine_to_judge(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_an_unreadable_file_in_args_is_a_warning_only(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
-        beside = CompanionFiles().read(LaunchSettings(args=("--lora", str(tmp_path / "none.gguf"))))
-    assert beside == NO_COMPANIONS
+        companions = CompanionFiles().read(LaunchSettings(args=("--lora", str(tmp_path / "none.gguf"))))
+    assert companions == NO_COMPANIONS
     assert "none.gguf" in caplog.text

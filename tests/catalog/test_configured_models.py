@@ -1,4 +1,4 @@
-"""The models the configuration names: which files they mean, and which names they take."""
+"""Configured models: their files and their names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def an_entry(name: str, **fields: object) -> ConfiguredModel:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Files in a models_dir, the configuration's folder and a Hugging Face cache."""
+    """Model files in a models_dir, the configuration's folder, another folder and a Hugging Face cache."""
     for file in ("models/a-Q4_K_M.gguf", "models/sub/b.gguf", "conf/c.gguf", "conf/a-Q4_K_M.gguf", "far/d.gguf"):
         a_gguf(tmp_path / file)
     cached(tmp_path / "hub", "u/Foo", "Foo-Q4_K_M.gguf", "Foo-Q8_0.gguf", "mmproj-F16.gguf")
@@ -39,7 +39,7 @@ def a_catalog(home: Path, *entries: ConfiguredModel, base: bool = True) -> Catal
 
 
 def listed(catalog: Catalog) -> dict[str, tuple[str, bool]]:
-    """Name -> (its file, whether an entry's settings apply)."""
+    """Name -> (file name, whether an entry's settings apply)."""
     return {m.name: (Path(m.path).name, m.launch.options.ctx_size == OWN.options.ctx_size) for m in catalog.models()}
 
 
@@ -51,7 +51,7 @@ FOUND = {
 }
 
 
-def test_nothing_configured_lists_what_is_found(home: Path):
+def test_without_entries_discovered_models_are_listed(home: Path):
     assert listed(a_catalog(home)) == FOUND
 
 
@@ -66,7 +66,7 @@ def test_nothing_configured_lists_what_is_found(home: Path):
         ("~/far/d.gguf", "far/d.gguf"),
     ],
 )
-def test_a_path_starts_at_the_configuration_then_at_the_folders(
+def test_a_path_is_relative_to_the_configuration_then_to_the_models_dirs(
     home: Path, monkeypatch: pytest.MonkeyPatch, path: str, expected: str
 ):
     monkeypatch.setenv("HOME", str(home))
@@ -83,11 +83,11 @@ def test_a_path_starts_at_the_configuration_then_at_the_folders(
         ({"repo": "u/Foo"}, "u/Foo:Q4_K_M"),
     ],
 )
-def test_a_file_an_entry_serves_is_listed_once_and_its_found_names_lead_there(
+def test_a_file_served_by_an_entry_is_listed_once_and_found_by_its_other_names(
     home: Path, fields: dict[str, object], expected: str
 ):
     catalog = a_catalog(home, an_entry("mine", aliases=("gpt",), ttl_seconds=5.0, **fields))
-    rest = {name: what for name, what in FOUND.items() if name != expected}
+    rest = {name: model for name, model in FOUND.items() if name != expected}
     assert listed(catalog) == rest | {"mine": (FOUND[expected][0], True)}
     mine = catalog.find("mine")
     assert (mine.aliases, mine.ttl_seconds) == (("gpt",), 5.0)
@@ -95,7 +95,7 @@ def test_a_file_an_entry_serves_is_listed_once_and_its_found_names_lead_there(
 
 
 @pytest.mark.parametrize("name", ["b", "sub/b.gguf", "b.gguf", "u/Foo:Q8_0", "u/foo:q8_0"])
-def test_an_entry_without_a_file_is_for_the_one_found_under_its_name(home: Path, name: str):
+def test_an_entry_without_a_file_configures_the_discovered_model_of_its_name(home: Path, name: str):
     catalog = a_catalog(home, an_entry(name))
     own = "u/Foo:Q8_0" if "oo" in name else "b"
     assert catalog.find(name).launch.options.ctx_size == OWN.options.ctx_size
@@ -103,17 +103,19 @@ def test_an_entry_without_a_file_is_for_the_one_found_under_its_name(home: Path,
     assert listed(catalog) == {n: w for n, w in FOUND.items() if n != own} | {name: (FOUND[own][0], True)}
 
 
-def test_a_file_that_several_entries_serve_keeps_its_own_listing(home: Path, caplog: pytest.LogCaptureFixture):
+def test_a_file_served_by_several_entries_is_also_listed_by_itself(home: Path, caplog: pytest.LogCaptureFixture):
     path = Path("sub/b.gguf")
     catalog = a_catalog(home, an_entry("long", path=path), an_entry("short", path=path))
     assert listed(catalog) == FOUND | {"long": ("b.gguf", True), "short": ("b.gguf", True)}
     assert catalog.find("b.gguf").name == "b"
     catalog = a_catalog(home, an_entry("b", path=path), an_entry("short", path=path))
     assert catalog.find("b").launch.options.ctx_size == OWN.options.ctx_size
-    assert "has the same name" not in caplog.text  # nobody loses anything
+    assert "has the same name" not in caplog.text  # no name is lost
 
 
-def test_a_configured_name_wins_and_the_found_model_goes_by_its_path(home: Path, caplog: pytest.LogCaptureFixture):
+def test_a_configured_name_takes_precedence_and_the_discovered_model_is_named_by_its_path(
+    home: Path, caplog: pytest.LogCaptureFixture
+):
     catalog = a_catalog(home, an_entry("b", path=Path("c.gguf")), an_entry("x", repo="u/Foo", aliases=("a-Q4_K_M",)))
     assert listed(catalog) == {
         "b": ("c.gguf", True),
@@ -126,7 +128,9 @@ def test_a_configured_name_wins_and_the_found_model_goes_by_its_path(home: Path,
     assert "models/a-Q4_K_M.gguf is not served" in caplog.text
 
 
-def test_names_win_over_aliases_and_the_first_alias_over_the_second(home: Path, caplog: pytest.LogCaptureFixture):
+def test_names_take_precedence_over_aliases_and_earlier_aliases_over_later_ones(
+    home: Path, caplog: pytest.LogCaptureFixture
+):
     first = an_entry("first", path=Path("c.gguf"), aliases=("second", "gpt", "gpt", "first"))
     catalog = a_catalog(home, first, an_entry("second", path=Path("../far/d.gguf"), aliases=("gpt", "own")))
     assert {m.name: m.aliases for m in catalog.models() if m.name not in FOUND} == {
@@ -156,7 +160,7 @@ def test_names_win_over_aliases_and_the_first_alias_over_the_second(home: Path, 
         ({"path": Path("c.gguf"), "mmproj": "notes.txt"}, "mmproj: notes.txt is not a GGUF file"),
     ],
 )
-def test_an_entry_whose_file_is_not_there_is_listed_and_says_where_was_looked(
+def test_an_entry_with_a_missing_file_is_listed_with_the_places_searched(
     home: Path, fields: dict[str, object], problem: str
 ):
     (home / "conf" / "notes.txt").write_text("nothing")
@@ -164,18 +168,18 @@ def test_an_entry_whose_file_is_not_there_is_listed_and_says_where_was_looked(
     (mine,) = (model for model in catalog.models() if model.name == "mine")
     assert (mine.problem, mine.aliases) == (problem.format(home=home), ("gpt",))
     assert catalog.find("gpt") == catalog.find("mine") == mine
-    assert {name: what for name, what in listed(catalog).items() if name != "mine"} == FOUND
+    assert {name: model for name, model in listed(catalog).items() if name != "mine"} == FOUND
 
 
 @pytest.mark.parametrize(("name", "near"), [("a-Q4_K_S", "a-Q4_K_M"), ("u/Foo:Q8", "u/Foo:Q8_0"), ("other", None)])
-def test_a_name_that_is_nearly_one_of_those_found_says_which(home: Path, name: str, near: str | None):
+def test_a_similar_name_is_suggested(home: Path, name: str, near: str | None):
     problem = a_catalog(home, an_entry(name)).find(name).problem
     assert problem.partition("; ")[2] == (f"did you mean {near}?" if near else "")
 
 
-def test_without_a_cache_a_repository_says_so(tmp_path: Path):
+def test_a_repository_without_a_cache_is_a_problem(tmp_path: Path):
     catalog = Catalog([tmp_path], DEFAULTS, entries=[an_entry("mine", repo="u/Foo")])
-    assert catalog.find("mine").problem.startswith("no Hugging Face cache is looked at: u/Foo")
+    assert catalog.find("mine").problem.startswith("the Hugging Face cache is disabled: u/Foo")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,7 @@ def test_without_a_cache_a_repository_says_so(tmp_path: Path):
         ("u/r:f-00001-of-00003.gguf", 'hf download u/r --include "f-*.gguf"'),
     ],
 )
-def test_the_command_fetches_what_is_missing(repo: str, command: str):
+def test_the_download_command_fetches_the_missing_files(repo: str, command: str):
     assert download_command(repo) == command
 
 
@@ -205,13 +209,13 @@ def test_an_entry_may_choose_its_projector(home: Path, mmproj: str, expected: st
 
 
 @pytest.mark.parametrize("model", ["models/vl-Q4_0.gguf", "far/vl-Q4_0.gguf"])
-def test_an_entry_has_the_projector_its_model_would_have_anyway(home: Path, model: str):
+def test_an_entry_has_the_same_projector_as_the_discovered_model(home: Path, model: str):
     a_gguf(home / model)
     projector = a_gguf(home / "models" / "elsewhere" / "mmproj-vl-F16.gguf")
     assert a_catalog(home, an_entry("mine", path=home / model)).find("mine").launch.mmproj == str(projector)
 
 
-def test_a_repository_is_told_from_one_that_differs_in_case_alone(home: Path):
+def test_repositories_that_differ_only_in_case_are_distinguished(home: Path):
     cached(home / "hub", "U/foo", "foo-Q4_K_M.gguf")
     catalog = a_catalog(home, an_entry("upper", repo="U/foo:Q4_K_M"), an_entry("lower", repo="u/Foo:Q4_K_M"))
     assert {name: file for name, (file, own) in listed(catalog).items() if own} == {
@@ -229,26 +233,26 @@ def test_an_entry_may_name_any_part_of_a_split_model_outside_the_folders(home: P
 
 
 @pytest.mark.parametrize("name", ["no-ending", ".hidden.gguf", "mmproj-alone.gguf"])
-def test_an_entry_may_name_a_file_that_would_not_be_found(home: Path, name: str):
+def test_an_entry_may_name_a_file_that_a_scan_would_skip(home: Path, name: str):
     a_gguf(home / "far" / name)
     assert a_catalog(home, an_entry("mine", path=home / "far" / name)).find("mine").path == str(home / "far" / name)
 
 
-def test_a_link_in_a_models_dir_is_the_file_an_entry_serves(home: Path):
+def test_a_link_to_the_file_of_an_entry_is_another_name_of_the_entry(home: Path):
     (home / "models" / "link.gguf").symlink_to(home / "far" / "d.gguf")
     catalog = a_catalog(home, an_entry("mine", path=home / "far" / "d.gguf"))
     assert catalog.find("link").name == "mine"
     assert "link" not in listed(catalog)
 
 
-def test_an_entry_opens_no_way_to_other_paths(home: Path):
+def test_an_entrys_path_is_not_a_name(home: Path):
     catalog = a_catalog(home, an_entry("mine", path=home / "far" / "d.gguf"))
     for name in ("d", "d.gguf", "far/d.gguf", "../far/d.gguf", str(home / "far" / "d.gguf")):
         with pytest.raises(ModelNotFound):
             catalog.find(name)
 
 
-def test_every_model_carries_what_the_settings_wish_for_it(home: Path):
+def test_every_model_has_its_placement_constraints(home: Path):
     settings = Settings(
         catalog={"models_dirs": [home / "models"], "hugging_face": {"cache": str(home / "hub")}},
         defaults={"cpu_moe": "on"},
@@ -262,7 +266,7 @@ def test_every_model_carries_what_the_settings_wish_for_it(home: Path):
     }
 
 
-def test_an_entry_comes_alive_when_its_file_does(home: Path):
+def test_an_entry_is_served_once_its_file_exists(home: Path):
     catalog = a_catalog(home, an_entry("mine", path=Path("x.gguf")))
     a_gguf(home / "conf" / "x.gguf")
     catalog.reload()

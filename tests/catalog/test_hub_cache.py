@@ -1,4 +1,4 @@
-"""The Hugging Face cache: what of it is served, and under which names."""
+"""The Hugging Face cache: which files are served, and under which names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.catalog.catalog import Catalog
 def cached(
     cache: Path, repo: str, *files: str, revision: str = "abc", main: str | None = "abc", mtime: int = 1
 ) -> Path:
-    """Files as huggingface_hub lays them out. The snapshot's folder."""
+    """Writes files in huggingface_hub's layout; returns the snapshot's folder."""
     folder = cache / f"models--{repo.replace('/', '--')}"
     snapshot = folder / "snapshots" / revision
     for file in files:
@@ -40,7 +40,7 @@ def names(cache: Path) -> list[str]:
     return [model.name for model in catalog(cache).models()]
 
 
-def test_a_cache_that_is_not_there_is_empty_and_no_reason_to_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_missing_cache_is_empty_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert names(tmp_path / "nowhere") == []
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
@@ -61,7 +61,7 @@ def test_a_file_is_named_by_its_repository_and_quantization(tmp_path: Path, file
 
 
 @pytest.mark.parametrize(
-    ("asked", "name"),
+    ("requested", "name"),
     [
         ("u/Foo:Q4_K_M", "u/Foo:Q4_K_M"),
         ("U/foo:q4_k_m", "u/Foo:Q4_K_M"),
@@ -80,32 +80,32 @@ def test_a_file_is_named_by_its_repository_and_quantization(tmp_path: Path, file
         ("../Foo:Q4_K_M", None),
     ],
 )
-def test_a_look_up_knows_the_syntax_of_the_original(tmp_path: Path, asked: str, name: str | None):
+def test_a_lookup_accepts_the_originals_syntax(tmp_path: Path, requested: str, name: str | None):
     cached(tmp_path, "u/Foo", "Foo-v2-Q4_K_M.gguf", "Foo-v2-Q8_0.gguf", "Foo-v2-UD-Q4_K_XL.gguf")
     if name is None:
         with pytest.raises(ModelNotFound):
-            catalog(tmp_path).find(asked)
+            catalog(tmp_path).find(requested)
     else:
-        assert catalog(tmp_path).find(asked).name == name
+        assert catalog(tmp_path).find(requested).name == name
 
 
-def test_a_listed_name_wins_over_one_that_only_differs_in_case(tmp_path: Path):
+def test_an_exact_name_takes_precedence_over_one_that_differs_only_in_case(tmp_path: Path):
     cached(tmp_path, "u/Foo", "a-Q8_0.gguf")
     cached(tmp_path, "U/foo", "b-Q8_0.gguf")
     assert [catalog(tmp_path).find(name).name for name in ("u/Foo:Q8_0", "U/foo:Q8_0")] == ["u/Foo:Q8_0", "U/foo:Q8_0"]
 
 
-def test_the_repository_alone_means_its_first_file_where_there_is_no_q4_k_m(tmp_path: Path):
+def test_a_repository_without_q4_k_m_means_its_first_file(tmp_path: Path):
     cached(tmp_path, "u/Foo", "Foo-Q8_0.gguf", "Foo-Q5_K_M.gguf")
     assert catalog(tmp_path).find("u/Foo").name == "u/Foo:Q5_K_M"
 
 
-def test_the_plain_quantization_is_meant_before_one_that_only_ends_like_it(tmp_path: Path):
+def test_an_exact_quantization_takes_precedence_over_one_with_the_same_ending(tmp_path: Path):
     cached(tmp_path, "u/Foo", "A-UD-Q4_K_M.gguf", "B-Q4_K_M.gguf")
     assert catalog(tmp_path).find("u/foo:q4_k_m").name == "u/Foo:Q4_K_M"
 
 
-def test_the_path_is_that_of_the_snapshot_where_the_parts_have_their_names(tmp_path: Path):
+def test_the_path_is_in_the_snapshot_where_the_parts_have_their_names(tmp_path: Path):
     snapshot = cached(tmp_path, "u/Foo", "F-Q4_0-00001-of-00002.gguf", "F-Q4_0-00002-of-00002.gguf", "mmproj-F16.gguf")
     model = catalog(tmp_path).find("u/Foo")
     assert model.path == str(snapshot / "F-Q4_0-00001-of-00002.gguf")
@@ -120,7 +120,7 @@ def test_the_revision_is_that_of_main_or_the_last_one(tmp_path: Path, main: str 
     assert names(tmp_path) == [f"u/Foo:{expected}"]
 
 
-def test_a_download_that_is_not_complete_is_not_there(tmp_path: Path):
+def test_an_incomplete_download_is_not_listed(tmp_path: Path):
     snapshot = cached(tmp_path, "u/Foo", "F-Q4_0.gguf", "F-Q8_0.gguf")
     (snapshot / "F-Q8_0.gguf").resolve().unlink()
     (tmp_path / "models--u--Foo" / "blobs" / "def.incomplete").write_bytes(b"GGUF")
@@ -133,7 +133,7 @@ def test_a_missing_part_breaks_a_split_model(tmp_path: Path):
     assert catalog(tmp_path).find("u/Foo").problem == "part 2 of 2 is missing: F-Q4_0-00002-of-00002.gguf"
 
 
-def test_what_is_wrong_with_one_repository_is_said_once_and_costs_no_other(
+def test_a_problem_with_one_repository_is_logged_once_and_affects_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     cached(tmp_path, "u/Foo", "F-Q4_0.gguf")
@@ -141,21 +141,21 @@ def test_what_is_wrong_with_one_repository_is_said_once_and_costs_no_other(
     (tmp_path / "models--u--file").write_text("")
     (tmp_path / "datasets--u--data" / "snapshots" / "abc").mkdir(parents=True)
     a_gguf(tmp_path / "datasets--u--data" / "snapshots" / "abc" / "data.gguf")
-    made = catalog(tmp_path)
-    made.reload()
-    assert [model.name for model in made.models()] == ["u/Foo:Q4_0"]
+    found = catalog(tmp_path)
+    found.reload()
+    assert [model.name for model in found.models()] == ["u/Foo:Q4_0"]
     assert caplog.text.count("models--u--bar") == caplog.text.count("models--u--file") == 1
 
 
-def test_it_sees_what_huggingface_hub_sees(tmp_path: Path):
-    """The layout is theirs: a version that changes it shows here."""
+def test_the_same_files_are_found_as_by_huggingface_hub(tmp_path: Path):
+    """Fails if a version of huggingface_hub changes the layout."""
     cached(tmp_path, "u/Foo", "F-Q4_0.gguf", "sub/F-Q8_0.gguf")
     cached(tmp_path, "gpt2", "gpt2-F16.gguf")
-    theirs = {
+    expected = {
         str(file.file_path)
         for repo in scan_cache_dir(tmp_path).repos
         for revision in repo.revisions
         for file in revision.files
         if "main" in revision.refs
     }
-    assert {model.path for model in catalog(tmp_path).models()} == theirs
+    assert {model.path for model in catalog(tmp_path).models()} == expected

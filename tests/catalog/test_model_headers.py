@@ -1,4 +1,4 @@
-"""Headers are read once, by one thread, and again when a file has changed."""
+"""Headers are read once, by one thread, and again after the file has changed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     read_header = model_headers.read_header
 
-    def noting(path: str) -> GgufHeader:
+    def record(path: str) -> GgufHeader:
         seen.append(os.path.basename(path))
         return read_header(path)
 
-    monkeypatch.setattr(model_headers, "read_header", noting)
+    monkeypatch.setattr(model_headers, "read_header", record)
     return seen
 
 
@@ -45,7 +45,7 @@ def test_a_header_is_read_once(tmp_path: Path, reads: list[str]):
     assert reads == ["a.gguf"]
 
 
-def test_a_changed_file_is_read_again_and_so_is_any_part(tmp_path: Path, reads: list[str]):
+def test_a_change_of_any_part_is_read(tmp_path: Path, reads: list[str]):
     first, second = (a_gguf(tmp_path / f"big-0000{part}-of-00002.gguf") for part in (1, 2))
     headers = some_headers()
     assert headers.get(str(first)) == "llama/2"
@@ -59,7 +59,7 @@ def test_a_changed_file_is_read_again_and_so_is_any_part(tmp_path: Path, reads: 
     assert len(reads) == 4
 
 
-def test_what_is_wrong_is_remembered_until_the_file_changes(tmp_path: Path, reads: list[str]):
+def test_a_problem_is_cached_until_the_file_changes(tmp_path: Path, reads: list[str]):
     path, headers = tmp_path / "a.gguf", some_headers()
     path.write_bytes(a_file({"general.architecture": "clip"}))
     for _ in range(2):
@@ -72,8 +72,8 @@ def test_what_is_wrong_is_remembered_until_the_file_changes(tmp_path: Path, read
     assert headers.last_problem(str(path)) == ""
 
 
-def test_a_file_that_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A right to read comes by chmod, which leaves size and mtime as they are."""
+def test_a_read_error_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """chmod grants access without changing size and mtime."""
     path, headers = str(a_gguf(tmp_path / "a.gguf")), some_headers()
 
     def refuse(*_: object) -> int:
@@ -86,7 +86,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatc
     assert headers.get(path) == "llama/1"
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_changes_during_the_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path, headers = a_gguf(tmp_path / "a.gguf"), some_headers()
     read_header = model_headers.read_header
 
@@ -104,7 +104,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monk
     assert headers.problem(str(path)) == "a.gguf is an adapter, not a model"
 
 
-def test_those_used_last_are_kept_and_the_verdicts_of_all(tmp_path: Path, reads: list[str]):
+def test_the_most_recently_used_headers_and_all_problems_are_kept(tmp_path: Path, reads: list[str]):
     a, b, c = (str(a_gguf(tmp_path / f"{name}.gguf")) for name in "abc")
     headers = some_headers(capacity=2)
     for path in (a, b, a, c):
@@ -112,12 +112,12 @@ def test_those_used_last_are_kept_and_the_verdicts_of_all(tmp_path: Path, reads:
     headers.get(a)
     assert reads == ["a.gguf", "b.gguf", "c.gguf"]
     assert headers.problem(b) == ""
-    assert reads == ["a.gguf", "b.gguf", "c.gguf"], "that it is good is still known"
+    assert reads == ["a.gguf", "b.gguf", "c.gguf"], "known to be good without another read"
     assert headers.get(b) == "llama/1"
     assert reads == ["a.gguf", "b.gguf", "c.gguf", "b.gguf"]
 
 
-def test_what_is_no_longer_there_as_it_was_is_forgotten(tmp_path: Path):
+def test_problems_of_removed_and_changed_files_are_dropped(tmp_path: Path):
     paths = {name: str(a_gguf(tmp_path / f"{name}.gguf")) for name in ("stays", "changes", "goes")}
     headers = some_headers()
     for path in paths.values():
@@ -129,30 +129,30 @@ def test_what_is_no_longer_there_as_it_was_is_forgotten(tmp_path: Path):
     assert [name for name, path in paths.items() if headers.last_problem(path)] == ["stays"]
 
 
-def test_one_thread_reads_and_the_others_wait_for_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_one_thread_reads_and_the_others_wait_for_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path, other = str(a_gguf(tmp_path / "a.gguf")), str(a_gguf(tmp_path / "b.gguf"))
     headers, read_header = some_headers(), model_headers.read_header
     began, go_on, reads = threading.Event(), threading.Event(), []
 
-    def held(wanted: str) -> GgufHeader:
-        reads.append(wanted)
-        if wanted == path:
+    def blocking_read(requested: str) -> GgufHeader:
+        reads.append(requested)
+        if requested == path:
             began.set()
             assert go_on.wait(DEADLINE_SECONDS)
-        return read_header(wanted)
+        return read_header(requested)
 
-    monkeypatch.setattr(model_headers, "read_header", held)
+    monkeypatch.setattr(model_headers, "read_header", blocking_read)
     with ThreadPoolExecutor(5) as pool:
-        asked = [pool.submit(headers.get, path) for _ in range(5)]
+        results = [pool.submit(headers.get, path) for _ in range(5)]
         assert began.wait(DEADLINE_SECONDS)
         assert headers.get(other) == "llama/1", "another model does not wait"
         wait_for(lambda: len(headers._changed._waiters) == 4, DEADLINE_SECONDS)
         go_on.set()
-        assert [each.result(DEADLINE_SECONDS) for each in asked] == ["llama/1"] * 5
+        assert [result.result(DEADLINE_SECONDS) for result in results] == ["llama/1"] * 5
     assert reads == [path, other]
 
 
-def test_a_bug_in_one_reader_does_not_stop_the_next(tmp_path: Path):
+def test_an_exception_in_one_reader_does_not_block_the_next(tmp_path: Path):
     path = str(a_gguf(tmp_path / "a.gguf"))
     answers = iter([lambda: 1 // 0, lambda: "good"])
     headers: ModelHeaders[object] = ModelHeaders(lambda header: next(answers)())
@@ -161,7 +161,7 @@ def test_a_bug_in_one_reader_does_not_stop_the_next(tmp_path: Path):
     assert headers.get(path) == "good"
 
 
-def test_what_is_derived_may_say_no(tmp_path: Path):
+def test_the_derivation_may_reject_a_header(tmp_path: Path):
     def refuse(header: GgufHeader) -> None:
         raise InvalidModelFile("", "has no heads")
 

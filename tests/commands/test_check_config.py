@@ -1,4 +1,4 @@
-"""`check-config`: what the configuration means, or what is wrong with it, without starting anything."""
+"""`check-config`: reports errors or the differences from the defaults, without starting anything."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch):
 
 def check(*arguments: str, **variables: str) -> Result:
     environ = {PREFIX + name: value for name, value in variables.items()}
-    with mock.patch.dict(os.environ, environ):  # the command writes what was typed into it
+    with mock.patch.dict(os.environ, environ):  # the command modifies it
         return CliRunner().invoke(main, ["check-config", *arguments])
 
 
@@ -38,21 +38,21 @@ def written(folder: Path, text: str, name: str = "config.yaml") -> str:
     return str(folder / name)
 
 
-def test_nothing_said_means_the_defaults():
+def test_no_configuration_means_the_defaults():
     done = check()
     assert (done.exit_code, done.output.splitlines()) == (
         0,
         [
-            "The configuration is good.",
+            "The configuration is valid.",
             "Read from: nothing; these are the defaults",
-            "Reachable: 127.0.0.1 port 8080, by this machine only, without a key",
+            "Reachable: 127.0.0.1 port 8080, from this machine only, without a key",
             "Differs from the defaults:",
             "  nothing",
         ],
     )
 
 
-def test_it_says_where_settings_come_from_and_what_differs(tmp_path):
+def test_sources_and_differences_from_the_defaults_are_printed(tmp_path):
     text = f"""
         server: {{host: 0.0.0.0}}
         keys: [{{name: alice, sha256: {HASH}}}]
@@ -65,7 +65,7 @@ def test_it_says_where_settings_come_from_and_what_differs(tmp_path):
     assert done.exit_code == 0
     assert [line for line in done.output.splitlines()[1:] if not line.startswith("warning: model ")] == [
         f"Read from: {file}, LLAMA_SMART_PROXY_SERVER__PORT",
-        "Reachable: 0.0.0.0 port 9000, by whoever reaches it, with a key (1 configured)",
+        "Reachable: 0.0.0.0 port 9000, from any machine, with a key (1 configured)",
         "Differs from the defaults:",
         "  server.host: 0.0.0.0",
         "  server.port: 9000",
@@ -83,24 +83,24 @@ def test_it_says_where_settings_come_from_and_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "reachable"),
     [
-        ({"SERVER__PORT": "9"}, "127.0.0.1 port 9, by this machine only, without a key"),
+        ({"SERVER__PORT": "9"}, "127.0.0.1 port 9, from this machine only, without a key"),
         (
             {"KEYS": f'[{{"name": "a", "sha256": "{HASH}"}}]'},
-            "127.0.0.1 port 8080, by this machine, with a key (1 configured)",
+            "127.0.0.1 port 8080, from this machine only, with a key (1 configured)",
         ),
         (
             {"SERVER__HOST": "", "SERVER__ALLOW_OPEN": "true"},
-            "0.0.0.0 port 8080, open to everybody who reaches it: there are no keys",
+            "0.0.0.0 port 8080, from any machine, without a key: no keys are configured",
         ),
     ],
 )
-def test_one_line_says_who_may_reach_it(variables, said):
-    assert f"Reachable: {said}" in check(**variables).output.splitlines()
+def test_one_line_states_who_can_reach_the_service(variables, reachable):
+    assert f"Reachable: {reachable}" in check(**variables).output.splitlines()
 
 
-def test_each_complaint_is_a_line(tmp_path):
+def test_each_error_is_one_line(tmp_path):
     file = written(tmp_path, 'server: {port: many}\nmodels: {"a\\nb": {no_such_key: 1}}\ncolour: red')
     done = check("--config", file, SERVER__PROT="1")
     assert (done.exit_code, done.stdout, done.stderr.splitlines()) == (
@@ -116,7 +116,7 @@ def test_each_complaint_is_a_line(tmp_path):
     )
 
 
-def test_a_file_that_is_not_there_is_wrong_use(tmp_path):
+def test_a_missing_configuration_file_is_exit_2(tmp_path):
     for done in (check("--config", str(tmp_path / "none")), check(CONFIG=str(tmp_path / "none"))):
         assert (done.exit_code, done.stderr) == (2, f"{tmp_path}/none: no such file\n")
 
@@ -152,7 +152,7 @@ def test_json_has_everything_but_secrets(tmp_path):
     assert SECRET not in done.output and HASH not in done.output
 
 
-def test_json_of_a_wrong_one_has_the_complaints():
+def test_json_of_an_invalid_configuration_has_the_errors():
     done = check("--json", SERVER__PORT="x")
     assert (done.exit_code, json.loads(done.stdout)) == (
         1,
@@ -179,8 +179,8 @@ def test_models_that_cannot_be_served_are_warnings(tmp_path):
 
 
 @pytest.mark.integration
-def test_what_is_wrong_with_pinned_models_is_said_once(tmp_path):
-    """In a process of its own: what is logged without a handler goes to stderr there."""
+def test_a_problem_with_a_pinned_model_is_printed_once(tmp_path):
+    """In a subprocess, where records logged without a handler go to stderr."""
     a_gguf(tmp_path / "large.gguf", size_bytes=8 * 2**40)
     text = "catalog: {models_dirs: [.], hugging_face: {cache: off}}\nmodels: {%s: {pin: true}}"
     command = [sys.executable, "-m", "app.commands.cli", "check-config", "--config"]
@@ -191,10 +191,10 @@ def test_what_is_wrong_with_pinned_models_is_said_once(tmp_path):
     assert (gone.stdout.count("no such model"), gone.stderr) == (1, "")
 
 
-def test_an_engine_that_is_not_there_is_a_warning(tmp_path):
+def test_a_missing_engine_is_a_warning(tmp_path):
     done = check("--config", written(tmp_path, "engine: {binary: /no/such/llama-server}"))
-    said = "warning: engine.binary: no such program: /no/such/llama-server; no model can be served without it"
-    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, said)
+    warning = "warning: engine.binary: no such program: /no/such/llama-server; no model can be served without it"
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, warning)
 
 
 def test_a_retired_key_is_a_warning_that_names_its_replacement(tmp_path):

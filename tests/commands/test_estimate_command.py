@@ -1,4 +1,4 @@
-"""`estimate` on the command line: a table or JSON from the header; one line and exit 2 for what is no model."""
+"""`estimate` on the command line: a table or JSON from the header; one line and exit 2 if the file is not a model."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(next(folder.glob("*.gguf")))
 
 
-def said(*args: str) -> Result:
-    # --config goes into the environment, and the next test's service must not find it there.
+def run_estimate(*args: str) -> Result:
+    # --config sets a variable, which must not reach the services of later tests.
     return CliRunner().invoke(main, ["estimate", *args], env={"LLAMA_SMART_PROXY_CONFIG": None})
 
 
 def answer(*args: str) -> dict:
-    result = said(*args, "--json")
+    result = run_estimate(*args, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.output)
 
 
-def test_items_add_up_and_a_table_shows_them(demo: str):
-    told = answer(demo, "--ctx-size", "4096")
-    (device,) = told["devices"]
+def test_items_add_up_to_the_total_in_the_table(demo: str):
+    report = answer(demo, "--ctx-size", "4096")
+    (device,) = report["devices"]
     assert device["total_bytes"] == sum(device[item] for item in ITEMS)
-    assert set(told) == {"model", "settings", "devices", "host", "confidence", "notes"}
-    table = said(demo, "--ctx-size", "4096").output
+    assert set(report) == {"model", "settings", "devices", "host", "confidence", "notes"}
+    table = run_estimate(demo, "--ctx-size", "4096").output
     assert "GPU 0" in table and f"{device['total_bytes'] / 1024**2:,.1f}" in table
 
 
-def test_slots_of_their_own_and_a_quantized_cache_are_counted(demo: str):
+def test_separate_slots_and_a_quantized_cache_are_counted(demo: str):
     def context(*args: str) -> int:
         return answer(demo, *args)["devices"][0]["context_bytes"]
 
@@ -54,7 +54,7 @@ def test_slots_of_their_own_and_a_quantized_cache_are_counted(demo: str):
     assert quantized >= shared * 34 // 64
 
 
-def test_a_split_deals_the_weights_out(demo: str):
+def test_a_tensor_split_distributes_the_weights(demo: str):
     whole = answer(demo)["devices"][0]["weights_bytes"]
     parts = answer(demo, "--devices", "2", "--tensor-split", "1,1")["devices"]
     assert len(parts) == 2 and all(part["weights_bytes"] for part in parts)
@@ -62,11 +62,11 @@ def test_a_split_deals_the_weights_out(demo: str):
 
 
 def test_without_devices_everything_is_in_ram(demo: str):
-    told = answer(demo, "--devices", "0")
-    assert told["devices"] == [] and told["host"]["context_bytes"] > 0
+    report = answer(demo, "--devices", "0")
+    assert report["devices"] == [] and report["host"]["context_bytes"] > 0
 
 
-def test_what_fits_is_the_largest_context_that_does(demo: str):
+def test_fit_in_prints_the_largest_context_that_fits(demo: str):
     (fit, *_) = answer(demo, "--fit-in", "700MiB")["fit"]
 
     def need(tokens: int) -> int:
@@ -75,15 +75,15 @@ def test_what_fits_is_the_largest_context_that_does(demo: str):
     assert fit["total_bytes"] == need(fit["ctx_size"]) <= 700 * 1024**2 < need(fit["ctx_size"] + 256)
 
 
-def test_nothing_fits_into_nothing(demo: str):
-    result = said(demo, "--fit-in", "1MiB")
+def test_fit_in_is_exit_1_if_nothing_fits(demo: str):
+    result = run_estimate(demo, "--fit-in", "1MiB")
     assert result.exit_code == 1 and "does not fit" in result.output
 
 
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        *((("--fit-in", each), "size") for each in ("much", "8", "", "0GiB", "24GiB extra", "24,5GiB", "24GiB,x")),
+        *((("--fit-in", size), "size") for size in ("much", "8", "", "0GiB", "24GiB extra", "24,5GiB", "24GiB,x")),
         (("--fit-in", "24GiB,8GiB"), "2 sizes for 1 device"),
         (("--embeddings", "--reranking"), "only one of them"),
         (("--cache-type-v", "q4_0", "--flash-attn", "off"), "needs --flash-attn"),
@@ -93,19 +93,19 @@ def test_nothing_fits_into_nothing(demo: str):
         (("--main-gpu", "3"), "--main-gpu"),
     ],
 )
-def test_wrong_options_are_one_line_and_exit_2(demo: str, args: tuple[str, ...], word: str):
-    result = said(demo, *args)
+def test_invalid_options_are_one_line_and_exit_2(demo: str, args: tuple[str, ...], word: str):
+    result = run_estimate(demo, *args)
     assert result.exit_code == 2 and word in result.output and len(result.output.splitlines()) == 1
 
 
-def test_what_fits_has_to_fit_on_each_gpu(demo: str):
-    """Each with a size of its own: the second has less of the context in this split, and little room."""
+def test_a_context_fits_only_if_it_fits_on_each_gpu(demo: str):
+    """With one size per GPU: the second GPU has a smaller share of the context and less memory."""
     split = (demo, "--tensor-split", "3,1", "--ctx-size", "4096")
     (fit, *_) = answer(*split, "--fit-in", "900MiB,600MiB")["fit"]
 
     def needs(tokens: int) -> list[int]:
         devices = answer(*split[:3], "--ctx-size", str(tokens))["devices"]
-        return [each["total_bytes"] + each["margin_bytes"] for each in devices]
+        return [device["total_bytes"] + device["margin_bytes"] for device in devices]
 
     sizes = (900 * 1024**2, 600 * 1024**2)
     assert all(need <= size for need, size in zip(needs(fit["ctx_size"]), sizes, strict=True))
@@ -117,7 +117,7 @@ def test_a_quantized_v_cache_is_not_offered_without_flash_attention(demo: str):
     assert [fit["cache_type_v"] for fit in found] == ["f16"]
 
 
-def test_what_the_question_may_not_mean_is_noted(demo: str):
+def test_options_without_the_expected_effect_are_noted(demo: str):
     notes = answer(demo, "--ctx-size", "65536", "--ubatch-size", "4096", "--n-cpu-moe", "3")["notes"]
     assert [word for note, word in zip(notes, ("trained", "batch", "experts"), strict=True) if word in note] == [
         "trained",
@@ -126,39 +126,39 @@ def test_what_the_question_may_not_mean_is_noted(demo: str):
     ]
 
 
-def test_llama_servers_own_short_options_are_taken(demo: str):
+def test_llama_servers_short_options_are_accepted(demo: str):
     long = answer(demo, "--ctx-size", "4096", "--n-gpu-layers", "999", "--cache-type-k", "q8_0", "--parallel", "2")
     assert answer(demo, "-c", "4096", "-ngl", "-1", "-ctk", "q8_0", "-np", "2") == long
 
 
-def test_a_file_that_says_more_layers_than_it_has_is_not_exact(tmp_path: Path):
+def test_a_file_with_fewer_layers_than_its_header_states_has_low_confidence(tmp_path: Path):
     path = tmp_path / "m.gguf"
     metadata = {"general.architecture": "llama", "llama.block_count": 7, "llama.embedding_length": 64}
     path.write_bytes(a_file(metadata, [Info("blk.0.attn_q.weight")]))
-    told = answer(str(path))
-    assert told["confidence"] == "low"
-    assert "6 of the 7 layers have no tensors" in told["notes"]
+    report = answer(str(path))
+    assert report["confidence"] == "low"
+    assert "6 of the 7 layers have no tensors" in report["notes"]
 
 
-def test_a_name_that_cannot_be_served_is_one_line_with_the_reason(tmp_path: Path):
+def test_an_unservable_model_is_one_line_with_the_reason(tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text(f"models: {{gone: {{path: '{tmp_path}/none.gguf'}}, other: {{path: '{tmp_path}/none2.gguf'}}}}\n")
-    result = said("gone", "--config", str(config))
+    result = run_estimate("gone", "--config", str(config))
     assert result.exit_code == 2 and len(result.output.splitlines()) == 1
     assert "'gone' cannot be served" in result.output and "none.gguf" in result.output
 
 
-def test_what_is_no_model_is_one_line_and_exit_2(tmp_path: Path):
+def test_a_file_that_is_not_a_model_is_one_line_and_exit_2(tmp_path: Path):
     (tmp_path / "text.gguf").write_text("hello, this is no model at all")
     cut = a_gguf(tmp_path / "cut.gguf")
     os.truncate(cut, 60)
     for path in (tmp_path / "text.gguf", tmp_path, tmp_path / "missing.gguf", cut):
-        result = said(str(path))
+        result = run_estimate(str(path))
         assert result.exit_code == 2 and len(result.output.splitlines()) == 1, result.output
 
 
-def test_a_name_nobody_knows_is_one_line_and_exit_2(tmp_path: Path):
+def test_an_unknown_name_is_exit_2(tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text(f"catalog: {{models_dirs: ['{tmp_path}']}}\n")
-    result = said("nobody", "--config", str(config))
+    result = run_estimate("nobody", "--config", str(config))
     assert result.exit_code == 2 and "nobody" in result.output

@@ -1,5 +1,6 @@
-"""Which engine is chosen, and what is known of it."""
+"""Selection of the engine, and the probe of its version, options and devices."""
 
+import importlib.metadata
 import os
 import sys
 import time
@@ -7,18 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import workers.engine.binary
 from app.entities.launch import EngineFacts, EngineKind
 from tests.helpers.fake_llama_server import install_fake
-from workers.engine.binary import (
-    EngineNotFound,
-    cuda_problem,
-    devices_in_list,
-    engine_environment,
-    find_engine,
-    flags_in_help,
-    probe_devices,
-)
+from workers.engine import probe_process
+from workers.engine.binary import cuda_problem, devices_in_list, find_engine, flags_in_help, probe_devices
+from workers.engine.probe_process import EngineNotFound, engine_environment
 
 NOWHERE = "/nonexistent"
 
@@ -65,12 +59,12 @@ def test_a_configured_binary_is_used_and_probed(tmp_path):
     path = install_fake(tmp_path)
     engine = find_engine(str(path), NOWHERE)
     assert (engine.kind, engine.command, engine.version) == (EngineKind.BINARY, (str(path),), "3091 (fake)")
-    # Its help ends with code 1: not trusted. Indented options are found, ones that came later are not there.
+    # The exit code of its --help, 1, is ignored. Indented options are found; those of newer builds are absent.
     assert {"-m", "--port", "-np", "--no-mmap"} <= engine.flags
     assert not {"--kv-unified", "-kvu", "--log-jsonl", "-fit"} & engine.flags
 
 
-def test_llama_server_on_path_comes_before_the_embedded_engine(tmp_path):
+def test_llama_server_on_path_is_preferred_to_the_embedded_engine(tmp_path):
     path = install_fake(tmp_path)
     assert find_engine("auto", f"{NOWHERE}:{tmp_path}").command == (str(path),)
 
@@ -83,7 +77,7 @@ def test_the_embedded_engine_is_the_last_choice():
     assert {"-m", "--model", "--port", "-kvu", "--no-kv-unified", "-fa", "--tensor-split"} <= engine.flags
 
 
-def test_embedded_is_embedded_whatever_is_on_path(tmp_path, monkeypatch):
+def test_embedded_selects_the_embedded_engine_whatever_is_on_path(tmp_path, monkeypatch):
     install_fake(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert find_engine("embedded").kind is EngineKind.EMBEDDED
@@ -110,13 +104,13 @@ def test_a_configured_binary_that_cannot_be_run_is_an_error_even_if_others_exist
         ("echo hello", "not a llama-server.*hello"),
     ],
 )
-def test_a_broken_binary_says_why(tmp_path, text, reason):
+def test_the_error_for_a_broken_binary_gives_the_cause(tmp_path, text, reason):
     path = program(tmp_path, text)
     with pytest.raises(EngineNotFound, match=reason):
         find_engine(str(path))
 
 
-def test_a_file_of_another_machine_says_why(tmp_path):
+def test_the_error_for_a_binary_of_another_architecture_gives_the_cause(tmp_path):
     path = tmp_path / "llama-server"
     path.write_bytes(b"\x7fELF for something else")
     path.chmod(0o755)
@@ -125,9 +119,9 @@ def test_a_file_of_another_machine_says_why(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["echo waiting; sleep 60", "setsid sleep 4 & echo gone", "yes"])
-def test_a_binary_that_hangs_or_never_stops_printing_is_given_up(tmp_path, monkeypatch, text):
-    """The second exits at once, but a child that left its process group holds the pipe."""
-    monkeypatch.setattr(workers.engine.binary, "_PROBE_TIMEOUT_SECONDS", 0.3)
+def test_a_binary_that_hangs_or_prints_endlessly_is_killed(tmp_path, monkeypatch, text):
+    """The second exits at once, but a child outside its process group keeps the pipe open."""
+    monkeypatch.setattr(probe_process, "_TIMEOUT_SECONDS", 0.3)
     path = program(tmp_path, text)
     began = time.monotonic()
     with pytest.raises(EngineNotFound):
@@ -141,21 +135,21 @@ def test_a_broken_binary_on_path_is_skipped_with_a_warning(tmp_path, caplog):
     assert "printed nothing" in caplog.text
 
 
-def test_without_any_engine_the_error_says_what_was_tried_and_what_to_do(monkeypatch):
+def test_without_any_engine_the_error_lists_what_was_tried_and_the_next_step(monkeypatch):
     def missing(name: str) -> str:
-        raise workers.engine.binary.importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(workers.engine.binary.importlib.metadata, "version", missing)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(EngineNotFound, match=r"not on PATH.*not installed.*Next:.*engine\.binary.*pip install"):
         find_engine("auto", NOWHERE)
 
 
 def test_an_engine_is_probed_once_until_its_file_changes(tmp_path):
-    text = f"echo asked >> {tmp_path}/times; echo 'version: 1 (a)'; echo '-m,    --model F'; echo '--port PORT'"
+    text = f"echo probed >> {tmp_path}/times; echo 'version: 1 (a)'; echo '-m,    --model F'; echo '--port PORT'"
     path = program(tmp_path, text)
     first = find_engine(str(path))
     assert find_engine(str(path)) == first
-    assert (tmp_path / "times").read_text().count("asked") == 2  # --version and --help
+    assert (tmp_path / "times").read_text().count("probed") == 2  # --version and --help
 
     program(tmp_path, text.replace("1 (a)", "22 (b)"))
     second = find_engine(str(path))
@@ -173,7 +167,7 @@ def test_the_environment_is_built_not_inherited(monkeypatch):
     assert "LLAMA_ARG_TOOLS" not in environment
 
 
-# --- what it can compute on -----------------------------------------------------------------------------
+# --- devices -----------------------------------------------------------------------------
 
 
 def a_scripted(folder: Path, text: str) -> EngineFacts:
@@ -215,13 +209,13 @@ def test_the_embedded_engine_of_the_cpu_wheel_has_no_cuda():
     assert "has no CUDA: its --list-devices lists no GPU; install a CUDA build" in cuda_problem(find_engine("embedded"))
 
 
-def test_an_engine_without_the_option_is_not_probed_and_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_an_engine_without_list_devices_is_not_probed_and_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     engine = find_engine(str(install_fake(tmp_path)))
     assert (probe_devices(engine), cuda_problem(engine), caplog.text) == (None, "", "")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("echo 'error while loading shared libraries'; exit 127", "no list: error while loading shared libraries"),
         ("echo started; kill -ABRT $$", "was killed by SIGABRT: started"),
@@ -230,13 +224,13 @@ def test_an_engine_without_the_option_is_not_probed_and_passes(tmp_path: Path, c
         ("yes", "did not exit within 0.3 s: y"),
     ],
 )
-def test_a_failed_probe_is_no_engine_problem(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str, said: str
+def test_a_failed_probe_is_logged_and_the_engine_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str, message: str
 ):
-    monkeypatch.setattr(workers.engine.binary, "_PROBE_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(probe_process, "_TIMEOUT_SECONDS", 0.3)
     engine = a_scripted(tmp_path, text)
     assert (probe_devices(engine), cuda_problem(engine)) == (None, "")
-    assert caplog.records[0].levelname == "WARNING" and said in caplog.text
+    assert caplog.records[0].levelname == "WARNING" and message in caplog.text
 
 
 def test_devices_are_probed_each_time_in_the_environment_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

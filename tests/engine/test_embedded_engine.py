@@ -21,7 +21,7 @@ from workers.catalog.demo_model import write_demo_model
 from workers.measurement.memory_report import EngineReport
 
 SCRIPT = Path(__file__).parents[2] / "workers" / "engine" / "embedded_engine.py"
-DEADLINE_SECONDS = 30.0  # it is ready in some 0.15 s
+DEADLINE_SECONDS = 30.0  # it is ready in about 0.15 s
 KEY = "secret"
 
 
@@ -44,7 +44,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 @contextmanager
 def serving(model: Path, *arguments: str, **options):
     """A started engine: .process, .port and .url."""
-    # One thread: two spin at every barrier, and beside other work on two cores that costs a factor of 40.
+    # One thread: two would spin at every barrier, 40 times slower on two cores shared with other work.
     with spawn("-m", str(model), "--port", "0", "-t", "1", *arguments, **options) as process:
         watchdog = _kill_after(process, DEADLINE_SECONDS)
         try:
@@ -66,9 +66,9 @@ def _address(process: subprocess.Popen) -> str:
     lines = []
     for line in process.stderr:
         lines.append(line)
-        if found := re.search(r"listening on (http://\S+)", line):
-            return found[1]
-    raise AssertionError("ended before it was ready:\n" + "".join(lines))
+        if match := re.search(r"listening on (http://\S+)", line):
+            return match[1]
+    raise AssertionError("the engine exited before it was ready:\n" + "".join(lines))
 
 
 def get(port: int, path: str, key: str = KEY) -> tuple[int, dict]:
@@ -98,13 +98,13 @@ def client(engine):
         yield client
 
 
-def test_it_answers_a_chat(client):
+def test_a_chat_is_answered(client):
     answer = client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "Grüße, 你好"}])
     assert answer.model == "demo"
     assert re.fullmatch(r"( [A-Za-z ]+\.)+", answer.choices[0].message.content)
 
 
-def test_it_streams_many_tokens_and_honours_max_tokens(client):
+def test_a_stream_ends_at_max_tokens(client):
     stream = client.chat.completions.create(
         model="demo",
         messages=[{"role": "user", "content": "Hello"}],
@@ -123,26 +123,26 @@ def test_four_slots_share_one_cache_by_default(engine):
     assert (status, [slot["n_ctx"] for slot in slots]) == (200, [32768] * 4)
 
 
-def test_everything_but_health_needs_the_key(engine):
+def test_every_route_but_health_requires_the_key(engine):
     assert get(engine.port, "/health", key="")[0] == 200
     assert [get(engine.port, path, key="")[0] for path in ("/v1/models", "/slots", "/props")] == [401] * 3
     assert get(engine.port, "/v1/models")[0] == 200
 
 
-def test_there_is_no_web_page(engine):
+def test_there_is_no_web_ui(engine):
     assert get(engine.port, "/")[0] == 404
 
 
-def test_a_client_that_leaves_a_stream_frees_its_slot(engine):
+def test_a_client_disconnecting_from_a_stream_frees_its_slot(engine):
     body = json.dumps({"prompt": "Hello", "n_predict": -1, "ignore_eos": True, "stream": True})
     head = f"POST /completion HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", engine.port), timeout=DEADLINE_SECONDS) as connection:
         connection.sendall((head + body).encode())
         assert b"200 OK" in connection.recv(4096)
         assert is_busy(engine.port)
-    left = time.monotonic()
+    disconnected = time.monotonic()
     while is_busy(engine.port):
-        assert time.monotonic() - left < 3  # 5 to 100 ms; the whole answer would take half a minute
+        assert time.monotonic() - disconnected < 3  # 5 to 100 ms; the whole answer would take half a minute
         time.sleep(0.01)
 
 
@@ -150,7 +150,7 @@ def is_busy(port: int) -> bool:
     return any(slot["is_processing"] for slot in get(port, "/slots")[1])
 
 
-def test_it_embeds(demo):
+def test_embeddings_are_served(demo):
     with (
         serving(demo, "--embeddings", "--no-warmup", "-lv", "0") as started,
         openai.OpenAI(base_url=f"{started.url}/v1", api_key=KEY, timeout=DEADLINE_SECONDS) as client,
@@ -160,14 +160,14 @@ def test_it_embeds(demo):
     assert vectors[0].embedding != vectors[1].embedding
 
 
-def test_term_ends_it(demo):
+def test_sigterm_ends_it(demo):
     with serving(demo, "--no-warmup") as started:
         started.process.terminate()
         assert started.process.wait(DEADLINE_SECONDS) == -signal.SIGTERM
 
 
-def test_the_end_of_its_stdin_ends_it(demo):
-    """llama.cpp's own watch, with which a child notices that we were killed."""
+def test_end_of_file_on_stdin_ends_it(demo):
+    """llama.cpp watches stdin itself: so a child notices that its parent was killed."""
     with serving(demo, "--no-warmup", env={"LLAMA_SERVER_ROUTER_PORT": "1"}, stdin=subprocess.PIPE) as started:
         started.process.stdin.close()
         assert started.process.wait(DEADLINE_SECONDS) == 1
@@ -185,18 +185,18 @@ def test_the_end_of_its_stdin_ends_it(demo):
         (["-m", "/nonexistent.gguf", "--port", "0"], "failed to open GGUF file '/nonexistent.gguf'"),
     ],
 )
-def test_what_it_cannot_do_it_refuses(arguments, message):
+def test_bad_arguments_are_rejected(arguments, message):
     ended = run(*arguments)
     assert (ended.returncode, message in ended.stderr) == (1, True), ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_in_use_is_said(demo, engine):
+def test_a_port_in_use_is_reported(demo, engine):
     ended = run("-m", str(demo), "--port", str(engine.port))
     assert (ended.returncode, "couldn't bind HTTP server socket" in ended.stderr) == (1, True), ended.stderr
 
 
-def test_every_option_our_launches_use_is_taken(demo):
+def test_every_option_of_our_launches_is_accepted(demo):
     arguments = (
         "--host 127.0.0.1 -np 2 --kv-unified -no-kvu -c 2048 -b 256 -ub 128 -ctk q8_0 -ctv q8_0 -fa on -ngl all "
         "-sm layer -ts 3,1 -mg 0 --pooling mean --metrics --slots --jinja --no-ui --no-mmap --warmup -lv 4"
@@ -214,12 +214,12 @@ def post(port: int, path: str, **body):
         connection.close()
 
 
-def test_a_projector_is_loaded_and_a_bad_one_refused(demo):
+def test_a_bad_projector_is_rejected(demo):
     ended = run("-m", str(demo), "--port", "0", "--no-warmup", "--mmproj", str(demo))
     assert (ended.returncode, f"failed to load multimodal model, '{demo}'" in ended.stderr) == (1, True), ended.stderr
 
 
-def test_what_a_user_may_add_for_chats_has_its_effect(demo):
+def test_chat_options_take_effect(demo):
     arguments = "-np 1 -c 256 -n 7 --keep 3 --context-shift --chat-template chatml --reasoning-format none"
     with serving(demo, "--no-warmup", *arguments.split()) as started:
         props = get(started.port, "/props")[1]
@@ -231,8 +231,8 @@ def test_what_a_user_may_add_for_chats_has_its_effect(demo):
         assert beyond_the_context["tokens_predicted"] == 300
 
 
-def test_what_a_user_may_add_for_prompts_has_its_effect(demo):
-    """The second prompt is the first without its beginning: what follows is moved in the cache, not computed anew."""
+def test_cache_reuse_takes_effect(demo):
+    """The second prompt is the first without its beginning: the rest is shifted in the cache, not recomputed."""
     with serving(demo, "--no-warmup", "-np", "1", "--cache-reuse", "8") as started:
         tail = " ".join(f"word{n}" for n in range(60))
         for prompt in (f"start one two three {tail}", f"start {tail}"):
@@ -240,32 +240,32 @@ def test_what_a_user_may_add_for_prompts_has_its_effect(demo):
         assert answer["timings"]["prompt_n"] < 10 < 400 < answer["timings"]["cache_n"]
 
 
-def test_what_a_user_may_add_for_embeddings_has_its_effect(demo):
+def test_embedding_options_take_effect(demo):
     with serving(demo, "--no-warmup", "--embeddings", "--pooling", "mean", "--embd-normalize", "0") as started:
         (vector,) = post(started.port, "/embedding", content="hello")[0]["embedding"]
     assert round(max(map(abs, vector))) == 32760  # 0: the largest value, in 16 bits
 
 
-def test_what_a_user_may_add_for_the_computation_is_taken(demo):
+def test_compute_options_take_effect(demo):
     arguments = "-t 1 -tb 2 --rope-freq-base 12345 --rope-freq-scale 0.5 --swa-full --no-warmup -lv 5"
     with spawn("-m", str(demo), "--port", "0", *arguments.split()) as process:
         watchdog = _kill_after(process, DEADLINE_SECONDS)
-        said = ""
-        while "listening on" not in said and (line := process.stderr.readline()):
-            said += line
+        log = ""
+        while "listening on" not in log and (line := process.stderr.readline()):
+            log += line
         process.kill()
         watchdog.cancel()
-    for told in (
+    for pattern in (
         "n_threads_batch = 2",
         r"freq_base +=.12345",
         r"freq_scale +=.0\.5",
         "swa_full is not supported by this",
     ):
-        assert re.search(told, said), told
+        assert re.search(pattern, log), pattern
 
 
 def log_of(*arguments: str, **options) -> list[str]:
-    """What it logs until it is ready."""
+    """The lines it logs until it is ready."""
     with spawn("--port", "0", "-t", "1", "--no-warmup", *arguments, **options) as process:
         watchdog = _kill_after(process, DEADLINE_SECONDS)
         lines = []
@@ -278,21 +278,21 @@ def log_of(*arguments: str, **options) -> list[str]:
     return lines
 
 
-def test_it_says_what_it_needs_before_it_loads_and_what_it_took(demo):
-    """40 layers x 4096 cells x 32 wide x 2 (K and V) x 2 bytes are 20 MiB; 1.57 MiB of weights are the file's."""
+def test_memory_is_reported_before_and_after_the_load(demo):
+    """40 layers x 4096 cells x 32 values x 2 (K and V) x 2 bytes = 20 MiB; the weights are the file's 1.57 MiB."""
     lines = log_of("-m", str(demo), "-c", "4096", "-ngl", "0", "-fit", "on", "-lv", "4")
     report = EngineReport()
-    told = [number for number, line in enumerate(lines) if report.read(line)]
+    reported = [number for number, line in enumerate(lines) if report.read(line)]
     loading = [number for number, line in enumerate(lines) if "load_tensors" in line]
-    assert len(told) == 1
-    assert told[0] < loading[0]
+    assert len(reported) == 1
+    assert reported[0] < loading[0]
     assert report.projected.host.context_bytes == report.loaded().need.host.context_bytes == 20 * 2**20
     assert report.projected.total_bytes <= report.loaded().need.total_bytes <= report.projected.booked_bytes
     assert abs(report.loaded().need.host.weights_bytes - demo.stat().st_size) < 100_000
 
 
-def test_asking_it_shrinks_nothing_even_where_there_is_no_room(demo, tmp_path):
-    """It is told to leave a pebibyte free: it says that it cannot, and loads as it was told to."""
+def test_fit_reports_without_changing_the_context_even_if_it_does_not_fit(demo, tmp_path):
+    """Asked to leave a pebibyte free, it logs that it cannot, and loads with the given arguments."""
     script = tmp_path / "engine.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import embedded_engine as engine\n"
@@ -313,8 +313,8 @@ def test_help_and_version():
     assert run("--version").stderr.startswith("version: xllamacpp 20")
 
 
-def test_its_devices_are_listed_as_llama_server_lists_them(tmp_path):
-    """This wheel has none but the CPU, which llama-server does not list either."""
+def test_devices_are_listed_in_llama_servers_format(tmp_path):
+    """This wheel has only the CPU, which llama-server does not list either."""
     assert run("--list-devices").stdout == "Available devices:\n"
     assert re.search(r"^--list-devices {20,}print", run("--help").stdout, re.MULTILINE)
     script = tmp_path / "engine.py"

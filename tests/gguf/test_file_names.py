@@ -1,14 +1,14 @@
-"""What the names of GGUF files say."""
+"""Parsing of GGUF file names."""
 
 from __future__ import annotations
 
 import pytest
 
-from workers.gguf.file_names import endings, family, part_of, quantization
+from workers.gguf.file_names import family, name_suffixes, part_of, quantization
 
 
 @pytest.mark.parametrize(
-    ("stem", "told"),
+    ("stem", "expected"),
     [
         ("Qwen3-8B-Q4_K_M", "Q4_K_M"),
         ("Qwen3-8B-UD-Q4_K_XL", "UD-Q4_K_XL"),
@@ -21,19 +21,19 @@ from workers.gguf.file_names import endings, family, part_of, quantization
         ("x-BF16", "BF16"),
         ("x-TQ1_0", "TQ1_0"),
         ("gpt-oss-20b-mxfp4", "MXFP4"),
-        ("x-F16-Q4_K_S", "Q4_K_S"),  # made from F16: the last one is what it is
+        ("x-F16-Q4_K_S", "Q4_K_S"),  # made from F16: the last one counts
         ("Q8_0", "Q8_0"),
         ("gemma-3-4b-it", ""),
         ("VQ4_0", ""),
         ("x-Q4_Kay", ""),
     ],
 )
-def test_the_quantization_is_read_from_the_name(stem: str, told: str):
-    assert quantization(stem) == told
+def test_the_quantization_is_read_from_the_name(stem: str, expected: str):
+    assert quantization(stem) == expected
 
 
 @pytest.mark.parametrize(
-    ("stem", "rest"),
+    ("stem", "expected"),
     [
         ("Qwen2.5-VL-7B-Instruct-Q4_K_M", "qwen25vl7binstruct"),
         ("mmproj-Qwen2.5-VL-7B-Instruct-f16", "qwen25vl7binstruct"),
@@ -46,12 +46,12 @@ def test_the_quantization_is_read_from_the_name(stem: str, told: str):
         ("模型-Q4_0", "模型"),
     ],
 )
-def test_the_family_is_what_quantizations_and_projectors_share(stem: str, rest: str):
-    assert family(stem) == rest
+def test_quantizations_and_projectors_of_a_model_have_one_family(stem: str, expected: str):
+    assert family(stem) == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("big-00001-of-00003.gguf", ("big", 1, 3)),
         ("a/big-00003-of-00003.GGUF", ("a/big", 3, 3)),
@@ -62,9 +62,9 @@ def test_the_family_is_what_quantizations_and_projectors_share(stem: str, rest: 
         ("-00001-of-00003.gguf", None),
     ],
 )
-def test_parts_are_told_as_llama_gguf_split_names_them(name: str, told: object):
-    assert part_of(name) == told
+def test_parts_are_recognized_by_the_names_llama_gguf_split_gives(name: str, expected: object):
+    assert part_of(name) == expected
 
 
-def test_endings_begin_after_separators():
-    assert endings("Foo-UD-Q4_K") == ["UD-Q4_K", "Q4_K", "K"]
+def test_name_suffixes_begin_after_separators():
+    assert name_suffixes("Foo-UD-Q4_K") == ["UD-Q4_K", "Q4_K", "K"]

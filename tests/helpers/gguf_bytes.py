@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.gguf.constants import TENSOR_TYPES, ValueType
-from workers.gguf.metadata import LETTERS
+from workers.gguf.metadata import STRUCT_CODES
 
 F32, F16, Q4_0 = 0, 1, 2
 TINY = {"general.architecture": "llama", "llama.block_count": 1}
@@ -95,7 +95,7 @@ def _typed(given: Any) -> Typed:
 def _plain(kind: int, each: Any) -> bytes:
     if kind == ValueType.STRING:
         return text(each)
-    return each if isinstance(each, bytes) else struct.pack("<" + LETTERS[kind], each)
+    return each if isinstance(each, bytes) else struct.pack("<" + STRUCT_CODES[kind], each)
 
 
 def padded(count: int, alignment: int) -> int:

@@ -137,10 +137,10 @@ def test_ten_cold_models_at_once_all_get_their_turn_and_no_card_is_over_committe
 
 
 @needs_compiler
-def test_a_card_that_a_stranger_fills_is_left_alone(machine: Machine):
+def test_a_gpu_filled_by_another_process_is_not_used(machine: Machine):
     machine.show(A, B)
     with machine.serving(models={"m": SMALL, "n": SMALL, "large": LARGE}) as service:
-        assert device_of(service, "m") == "cuda:0"  # and the next one would go there, too
+        assert device_of(service, "m") == "cuda:0"  # the next model would be placed there too
         full = replace(A, processes={os.getpid(): 400})
         machine.show(full, B)
         sees_used(service, GPU_a=947)

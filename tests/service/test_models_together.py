@@ -132,7 +132,7 @@ def test_what_is_configured_is_what_runs(tmp_path: Path):
             }
         )
     )
-    os.environ["LLAMA_ARG_TOOLS"] = "all"  # a child must not inherit what opens doors
+    os.environ["LLAMA_ARG_TOOLS"] = "all"  # unsafe: a child process must not inherit it
     try:
         with serving(tmp_path, "--config", str(tmp_path / "config.yaml"), DEFAULTS__CTX_SIZE="4096") as service:
             for name in ("mine", "gpt-4o-mini", "one", "one.gguf"):

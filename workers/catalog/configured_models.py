@@ -13,10 +13,10 @@ from app.entities.placement import PlacementConstraints
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
 from workers.catalog.hub_cache import DEFAULT_QUANTIZATION
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
-from workers.gguf.file_names import part_of, stem_of
-from workers.gguf.first_bytes import FirstBytes
+from workers.gguf.file_names import file_stem, part_of
+from workers.gguf.first_bytes import FirstBytesChecker
 
-SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: a letter too many, or the quantization left out
+SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: tolerates an extra letter or a missing quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +52,18 @@ class FileResolver:
         found: Sequence[DiscoveredModel],
         projectors: Sequence[GgufFile],
         find: Callable[[str], DiscoveredModel | None],
-        first_bytes: FirstBytes,
+        checker: FirstBytesChecker,
     ) -> None:
         self._bases = bases
         self._cache = cache
-        self._by_path = {part.path: each.files for each in found for part in each.files.parts}
-        self._names = [each.names[0] for each in found]
+        self._by_path = {part.path: model.files for model in found for part in model.files.parts}
+        self._names = [model.names[0] for model in found]
         self._projectors = projectors
-        in_cache = [each for each in reversed(found) if each.lowercase_names]  # the first one keeps a key
-        self._cached = {key: each for each in in_cache for key in each.lowercase_names}
-        self._cached |= {name: each for each in in_cache for name in each.names}
+        in_cache = [model for model in reversed(found) if model.lowercase_names]  # reversed: the first keeps a key
+        self._cached = {key: model for model in in_cache for key in model.lowercase_names}
+        self._cached |= {name: model for model in in_cache for name in model.names}
         self._find = find
-        self._first_bytes = first_bytes
+        self._checker = checker
 
     def files(self, entry: ConfiguredModel) -> ModelFiles:
         """The files of an entry, with its projector. Raises ModelFileNotFound."""
@@ -73,7 +73,7 @@ class FileResolver:
         if entry.mmproj == "off":
             return replace(files, projector=None)
         try:
-            projector = inspect_file(self._existing(entry.mmproj), self._first_bytes, "")
+            projector = inspect_file(self._existing(entry.mmproj), self._checker, "")
         except ModelFileNotFound as error:
             raise ModelFileNotFound(f"mmproj: {error}") from error
         problem = files.problem or (projector.problem and f"mmproj: {projector.problem}")
@@ -93,7 +93,7 @@ class FileResolver:
     def _existing(self, path: str) -> str:
         path = os.path.expanduser(path)
         places = [os.path.normpath(os.path.join(base, path)) for base in self._bases] or [os.path.abspath(path)]
-        for place in dict.fromkeys(places):  # of an absolute path all are the same
+        for place in dict.fromkeys(places):  # an absolute path gives only one
             if os.path.lexists(place):
                 return place
         if os.path.isabs(path):
@@ -104,15 +104,15 @@ class FileResolver:
         """The model a file belongs to, discovered or not."""
         if path in self._by_path:
             return self._by_path[path]
-        for files in group_files([*files_in_same_folder(path, self._first_bytes), *self._projectors], []):
+        for files in group_files([*files_in_same_folder(path, self._checker), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files
-        return _single_file_model(inspect_file(path, self._first_bytes, ""))  # its name is not that of a model
+        return _single_file_model(inspect_file(path, self._checker, ""))  # a file that a scan would skip
 
     def _not_found_message(self, entry: ConfiguredModel) -> str:
         if entry.repo:
-            here = "not in the Hugging Face cache" if self._cache else "no Hugging Face cache is looked at"
-            return f"{here}: {entry.repo}; download it with: {download_command(entry.repo)}"
+            reason = "not in the Hugging Face cache" if self._cache else "the Hugging Face cache is disabled"
+            return f"{reason}: {entry.repo}; download it with: {download_command(entry.repo)}"
         places = [*self._bases, *(("the Hugging Face cache",) if self._cache else ())]
         near = difflib.get_close_matches(entry.name, self._names, n=1, cutoff=SIMILARITY_CUTOFF)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -120,7 +120,7 @@ class FileResolver:
 
 
 def _single_file_model(file: GgufFile) -> ModelFiles:
-    return ModelFiles(stem_of(file.name), file.path, file.relative_path, (file,), file.problem)
+    return ModelFiles(file_stem(file.name), file.path, file.relative_path, (file,), file.problem)
 
 
 def download_command(repo: str) -> str:

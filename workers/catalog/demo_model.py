@@ -1,6 +1,6 @@
-"""A tiny GGUF model written on the spot, so that the service has something to serve where no model is configured.
+"""Writes a tiny GGUF model, which the service offers if no model is configured.
 
-Its sentences are grammatical noise: a fixed word list walked at random. Nothing in it was trained.
+It generates grammatical nonsense: a random walk over a fixed word list. Nothing in it was trained.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import gguf
     import numpy as np
 
-# Changes with the content below: a file that does not name it near its beginning is written anew.
+# Increment with the content below: a file without this version near its beginning is replaced.
 _VERSION = "demo-1"
 _HEAD_BYTES = 1024
 
 _CONTEXT_TOKENS = 32768
-_LAYERS = 40  # makes a token take about a millisecond, so that a stream lasts long enough to be watched
+_LAYERS = 40  # a token takes about a millisecond, so that a stream lasts long enough to watch
 _WIDTH = 64
-_HEADS = 2  # 32 values each: the quantised cache types need multiples of 32
+_HEADS = 2  # 32 values each: quantized cache types need multiples of 32
 _HEADS_KV = 1
 _FEED_FORWARD = 32
 
@@ -31,8 +31,8 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 
-# What may follow what. Every word of a kind is as likely as the others of all the kinds that may follow, so an
-# answer ends after one sentence in four: </s> stands beside three determiners.
+# Kind of word -> kinds that may follow. All words of these kinds are equally likely, so an answer ends after one
+# sentence in four: </s> competes with the three openings.
 _NEXT: dict[str, tuple[str, ...]] = {
     "other": ("opening",),  # the prompt's bytes, <s>
     "opening": ("subject",),
@@ -63,16 +63,16 @@ class _Token(NamedTuple):
 
 
 def write_demo_model(folder: Path) -> Path:
-    """The path of `demo.gguf` in `folder`, written there if this version of it is not there yet.
+    """The path of `demo.gguf` in `folder`, which is written unless it has the current version.
 
-    Safe beside another process that does the same: the name changes over in one step.
+    Several processes may do this at once: the file is replaced atomically.
     """
     path = folder / "demo.gguf"
     if _is_current(path):
         return path
     folder.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=".demo-", dir=folder)
-    os.fchmod(descriptor, 0o644)  # mkstemp makes it private, a model is not
+    os.fchmod(descriptor, 0o644)  # mkstemp creates private files, but others may read a model
     os.close(descriptor)
     try:
         _write(temporary)
@@ -93,7 +93,7 @@ def _is_current(path: Path) -> bool:
 
 
 def _write(path: str) -> None:
-    import gguf  # 170 ms with numpy: only the one time the file is missing
+    import gguf  # takes 170 ms with numpy: only if the file is missing
 
     writer = gguf.GGUFWriter(path, "llama")
     tokens = _vocabulary()
@@ -121,11 +121,11 @@ def _add_header(writer: gguf.GGUFWriter) -> None:
     writer.add_head_count_kv(_HEADS_KV)
     writer.add_rope_dimension_count(_WIDTH // _HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_pooling_type(gguf.PoolingType.MEAN)  # or /v1/embeddings would refuse the model
+    writer.add_pooling_type(gguf.PoolingType.MEAN)  # required by /v1/embeddings
 
 
 def _vocabulary() -> list[_Token]:
-    """Control tokens, one token for each byte (so that any text has tokens), then the words."""
+    """Control tokens, one token per byte (so that any text can be tokenized), then the words."""
     from gguf import TokenType
 
     control = [
@@ -133,8 +133,8 @@ def _vocabulary() -> list[_Token]:
         _Token("<s>", "other", TokenType.CONTROL),
         _Token("</s>", "end", TokenType.CONTROL),
     ]
-    # The tokenizer merges neighbours, so each word would need its prefixes too. It gets along without: a word
-    # that is typed in becomes bytes, only the model itself says whole words.
+    # The tokenizer merges neighbours, so it would need each word's prefixes to find the word. They are left out:
+    # words of a prompt become bytes, and only the model generates whole words.
     raw = [_Token(f"<0x{byte:02X}>", "other", TokenType.BYTE) for byte in range(256)]
     words = [_Token("▁" + word, kind, TokenType.NORMAL) for kind in _WORDS for word in _WORDS[kind].split()]
     return [*control, *raw, *words, _Token(".", "stop", TokenType.NORMAL)]
@@ -166,10 +166,10 @@ def _add_weights(writer: gguf.GGUFWriter, tokens: list[_Token]) -> None:
 
 
 def _grammar(random: np.random.RandomState, tokens: list[_Token]) -> tuple[np.ndarray, np.ndarray]:
-    """Embedding and output rows: a token's kind is one coordinate, and lifts the tokens that may come next.
+    """Embedding and output rows: a token's kind is one coordinate, which raises the logits of its successors.
 
-    RMS norm makes that coordinate about sqrt(width) = 8, so a weight of 2.5 is some 20 in the logits. The rest of
-    the row is small noise, there so that embeddings of different texts differ and answers depend on the prompt.
+    RMS norm makes that coordinate about sqrt(width) = 8, so a weight of 2.5 adds about 20 to the logits. The rest of
+    the row is small noise, so that embeddings of different texts differ and answers depend on the prompt.
     """
     import numpy as np
 
@@ -178,8 +178,8 @@ def _grammar(random: np.random.RandomState, tokens: list[_Token]) -> tuple[np.nd
     output = random.normal(0, 0.05, (len(tokens), _WIDTH)).astype(np.float32)
     for row, token in enumerate(tokens):
         embedding[row, kinds.index(token.kind)] += 1
-        before = [kind for kind in kinds if token.kind in _NEXT[kind]]
-        output[row, : len(kinds)] = [2.5 * (kind in before) for kind in kinds]
+        predecessors = [kind for kind in kinds if token.kind in _NEXT[kind]]
+        output[row, : len(kinds)] = [2.5 * (kind in predecessors) for kind in kinds]
     return embedding, output
 
 
@@ -197,7 +197,7 @@ def _add_layer(writer: gguf.GGUFWriter, random: np.random.RandomState, prefix: s
         "ffn_down": (_WIDTH, _FEED_FORWARD),
     }
     for name, shape in shapes.items():
-        # Small enough that the layers only stir the noise and leave the grammar standing.
+        # Small enough that the layers change the noise but not the grammar.
         writer.add_tensor(f"{prefix}{name}.weight", random.normal(0, 0.02, shape).astype(np.float16))
     for name in ("attn_norm", "ffn_norm"):
         writer.add_tensor(f"{prefix}{name}.weight", np.ones(_WIDTH, np.float32))

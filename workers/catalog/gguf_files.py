@@ -1,6 +1,6 @@
-"""GGUF files in folders, and the problem of each.
+"""Finds GGUF files in folders, with the problem of each.
 
-Problems of no particular model (an unreadable folder) are added to `notes`, for the caller to log.
+Other problems, such as an unreadable folder, are added to `notes`, for the caller to log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from workers.gguf.file_names import part_of
-from workers.gguf.first_bytes import FirstBytes
+from workers.gguf.first_bytes import FirstBytesChecker
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +20,25 @@ class GgufFile:
     """A GGUF file found by a scan."""
 
     path: str
-    relative_path: str  # its path below the folder that was walked
+    relative_path: str  # relative to the scanned folder
     size_bytes: int = 0
     mtime_ns: int = 0
-    identity: tuple[int, int] | None = None  # device and inode; None: it cannot be looked at
-    problem: str = ""  # what is wrong with it, its name first
-    is_missing: bool = False  # a link to nowhere
+    identity: tuple[int, int] | None = None  # device and inode; None if it cannot be read
+    problem: str = ""  # begins with the file's name; "" if none was found
+    is_missing: bool = False  # a dangling link
 
     @property
     def name(self) -> str:
         return os.path.basename(self.path)
 
 
-def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tuple[int, int]]) -> Iterator[GgufFile]:
-    """The GGUF files in a folder and below it, shallow ones first, then by name. No folder is read twice, however many
-    links lead to it."""
+def walk(
+    folder: str, checker: FirstBytesChecker, notes: list[str], visited: set[tuple[int, int]]
+) -> Iterator[GgufFile]:
+    """The GGUF files in a folder and its subfolders, breadth-first, then by name.
+
+    Adds the folders read to `visited` (device, inode) and skips those in it, so that links cannot form a loop.
+    """
     queue = deque([(folder, "")])
     while queue:
         path, relative_path = queue.popleft()
@@ -42,17 +46,18 @@ def walk(folder: str, first_bytes: FirstBytes, notes: list[str], visited: set[tu
             if _is_folder(entry):
                 queue.append((entry.path, f"{relative_path}{entry.name}/"))
             elif entry.name.lower().endswith(".gguf"):
-                yield inspect_file(entry.path, first_bytes, relative_path + entry.name)
+                yield inspect_file(entry.path, checker, relative_path + entry.name)
 
 
-def files_in_same_folder(path: str, first_bytes: FirstBytes) -> list[GgufFile]:
-    """The GGUF files in the folder of a file, that one included whatever its name."""
-    others = (entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry))
-    paths = {path, *(other for other in others if other.lower().endswith(".gguf"))}
-    return [inspect_file(each, first_bytes, os.path.basename(each)) for each in sorted(paths)]
+def files_in_same_folder(path: str, checker: FirstBytesChecker) -> list[GgufFile]:
+    """The GGUF files in the folder of the file at `path`, and that file, whatever its name."""
+    neighbours = (entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry))
+    paths = {path, *(neighbour for neighbour in neighbours if neighbour.lower().endswith(".gguf"))}
+    return [inspect_file(file, checker, os.path.basename(file)) for file in sorted(paths)]
 
 
-def inspect_file(path: str, first_bytes: FirstBytes, relative_path: str) -> GgufFile:
+def inspect_file(path: str, checker: FirstBytesChecker, relative_path: str) -> GgufFile:
+    """The file at `path`, with its size and its problem, from its first bytes."""
     name = os.path.basename(path)
     try:
         stat = os.stat(path)
@@ -61,15 +66,15 @@ def inspect_file(path: str, first_bytes: FirstBytes, relative_path: str) -> Gguf
         return GgufFile(path, relative_path, problem=f"{name} cannot be read: {error.strerror}", is_missing=is_missing)
     if st.S_ISREG(stat.st_mode):
         part = part_of(name)
-        problem = first_bytes.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
+        problem = checker.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
     else:
-        problem = "is not a regular file"  # and never opened: a pipe would wait for its writer
-    said = f"{name} {problem}" if problem else ""
-    return GgufFile(path, relative_path, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino), said)
+        problem = "is not a regular file"  # never opened: opening a pipe blocks
+    problem = f"{name} {problem}" if problem else ""
+    return GgufFile(path, relative_path, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino), problem)
 
 
 def _entries(folder: str, notes: list[str], visited: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name, hidden things left out; nothing for one that was read before."""
+    """The entries of a folder by name, without hidden ones; none if it was visited before or cannot be read."""
     try:
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in visited:

@@ -1,7 +1,7 @@
 """The Hugging Face cache: GGUF files that `hf download` or another program fetched, by repository.
 
-Read by hand: huggingface_hub.scan_cache_dir (2.4.0) gives up a whole repository for one broken link or one reference
-to a revision that is not there, and looks at every file of every data set. A test compares the two.
+Does not use huggingface_hub.scan_cache_dir (2.4.0), which skips a whole repository for one broken link or one reference
+to a missing revision, and reads every file of every data set. A test compares the two.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Iterator, Sequence
 
 from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
-from workers.gguf.file_names import endings, quantization, stem_of
-from workers.gguf.first_bytes import FirstBytes
+from workers.gguf.file_names import file_stem, name_suffixes, quantization
+from workers.gguf.first_bytes import FirstBytesChecker
 
 DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
 
 
-def discover_cached(cache: str, first_bytes: FirstBytes, notes: list[str]) -> list[DiscoveredModel]:
-    """Every whole download, by repository and file. A cache that is not there has none."""
+def discover_cached(cache: str, checker: FirstBytesChecker, notes: list[str]) -> list[DiscoveredModel]:
+    """All complete downloads, by repository and file; none if there is no cache."""
     found = []
     for folder in _names_in(cache, notes) if os.path.lexists(cache) else ():
         if folder.startswith(_FOLDER):
             repo = folder.removeprefix(_FOLDER).replace("--", "/")
-            files = _files(os.path.join(cache, folder), first_bytes, notes)
+            files = _files(os.path.join(cache, folder), checker, notes)
             found += _repository_models(
                 repo,
                 group_files(sorted(files, key=lambda file: (file.name, file.relative_path)), notes, one_family=True),
@@ -34,30 +34,30 @@ def discover_cached(cache: str, first_bytes: FirstBytes, notes: list[str]) -> li
 
 
 def _repository_models(repo: str, models: Sequence[ModelFiles]) -> list[DiscoveredModel]:
-    """The models of one repository, named by their quantization where that says which one is meant."""
+    """The models of one repository, named by their quantization where it is unique."""
     kinds = [quantization(model.name) for model in models]
     count = Counter(kinds)
     keys: dict[str, list[str]] = defaultdict(list)
-    for key, meant in _lowercase_names(repo, models, kinds).items():
-        keys[meant.path].append(key)
+    for key, model in _lowercase_names(repo, models, kinds).items():
+        keys[model.path].append(key)
     found = []
     for model, kind in zip(models, kinds, strict=True):
-        by_file = (f"{repo}:{model.name}", f"{repo}:{stem_of(model.relative_path)}")
+        by_file = (f"{repo}:{model.name}", f"{repo}:{file_stem(model.relative_path)}")
         names = (f"{repo}:{kind}", *by_file) if kind and count[kind] == 1 else by_file
         found.append(DiscoveredModel(model, names, lowercase_names=tuple(keys[model.path])))
     return found
 
 
 def _lowercase_names(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -> dict[str, ModelFiles]:
-    """In lower case, what is asked for -> the model meant. The plainer meaning wins, then the first by name."""
+    """Lower-case names -> models. The more specific kind of name takes precedence, then the first model by name."""
     keys: dict[str, ModelFiles] = {}
     for model, kind in zip(models, kinds, strict=True):
         keys.setdefault(f"{repo}:{kind or model.name}".lower(), model)
     for model in models:
-        for file in (model.name, stem_of(model.relative_path), model.relative_path, os.path.basename(model.path)):
+        for file in (model.name, file_stem(model.relative_path), model.relative_path, os.path.basename(model.path)):
             keys.setdefault(f"{repo}:{file}".lower(), model)
     for model in models:
-        for variant in endings(model.name):
+        for variant in name_suffixes(model.name):
             keys.setdefault(f"{repo}:{variant}".lower(), model)
     if models:
         default = keys.get(f"{repo}:{DEFAULT_QUANTIZATION}".lower(), models[0])
@@ -65,19 +65,19 @@ def _lowercase_names(repo: str, models: Sequence[ModelFiles], kinds: Sequence[st
     return keys
 
 
-def _files(folder: str, first_bytes: FirstBytes, notes: list[str]) -> list[GgufFile]:
-    """The files of the revision in use: what refs/main says, else the one that changed last."""
+def _files(folder: str, checker: FirstBytesChecker, notes: list[str]) -> list[GgufFile]:
+    """The files of the current revision: the one in refs/main, else the one modified last."""
     snapshots = os.path.join(folder, "snapshots")
     revisions = _names_in(snapshots, notes)
     main = _main_revision(folder)
     chosen = [main] if main in revisions else revisions
-    seen = [list(_complete_files(os.path.join(snapshots, revision), first_bytes, notes)) for revision in chosen]
-    return max(seen, key=lambda files: max((file.mtime_ns for file in files), default=0), default=[])
+    found = [list(_complete_files(os.path.join(snapshots, revision), checker, notes)) for revision in chosen]
+    return max(found, key=lambda files: max((file.mtime_ns for file in files), default=0), default=[])
 
 
-def _complete_files(snapshot: str, first_bytes: FirstBytes, notes: list[str]) -> Iterator[GgufFile]:
-    """A link to nowhere is a download that is not complete: not there."""
-    return (file for file in walk(snapshot, first_bytes, notes, set()) if not file.is_missing)
+def _complete_files(snapshot: str, checker: FirstBytesChecker, notes: list[str]) -> Iterator[GgufFile]:
+    """The files of a snapshot, without dangling links: those are incomplete downloads."""
+    return (file for file in walk(snapshot, checker, notes, set()) if not file.is_missing)
 
 
 def _main_revision(folder: str) -> str:

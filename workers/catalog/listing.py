@@ -19,7 +19,7 @@ from workers.catalog.model_headers import Stamp
 
 MAX_NAME_LENGTH = 512
 
-Configured = tuple[ConfiguredModel, Model, ModelFiles | None]  # the files: None when they are not there
+Configured = tuple[ConfiguredModel, Model, ModelFiles | None]  # the files: None if missing
 
 
 class Listing:
@@ -27,14 +27,13 @@ class Listing:
 
     def __init__(self, defaults: LaunchSettings, constraints: PlacementConstraints) -> None:
         self.listed: dict[str, Model] = {}
-        self.by_name: dict[str, Model] = {}  # exact: the listed names and all others
-        self.by_lowercase_name: dict[str, Model] = {}  # in lower case: names of the Hugging Face cache
-        self.stamps: dict[str, Stamp] = {}  # of the files that were seen, by the path in their models
+        self.by_name: dict[str, Model] = {}  # exact names: listed and other ones
+        self.by_lowercase_name: dict[str, Model] = {}  # names from the Hugging Face cache, in lower case
+        self.stamps: dict[str, Stamp] = {}  # of the files found, by model path
         self.notes: list[str] = []
         self._defaults, self._constraints = defaults, constraints  # for discovered models
-        self._entries_by_file: dict[object, list[Model]] = defaultdict(
-            list
-        )  # identity of a file -> entries that serve it
+        # Identity of a file -> entries that serve it.
+        self._entries_by_file: dict[object, list[Model]] = defaultdict(list)
 
     def add_configured(self, configured: Sequence[Configured]) -> None:
         taken = {entry.name for entry, _, _ in configured}
@@ -51,40 +50,43 @@ class Listing:
 
     def add_discovered(self, found: Sequence[DiscoveredModel]) -> None:
         own_names = {each.files.path: name for name, each in listed_names(found).items()}
-        meant = [(each, self._model_for(each, own_names.get(each.files.path))) for each in found]
-        for each, model in meant:
+        models = [
+            (discovered, self._model_for(discovered, own_names.get(discovered.files.path))) for discovered in found
+        ]
+        for discovered, model in models:
             if model is None:
                 continue
-            for key in _usable_names((*each.names, *each.other_names)):
+            for key in _usable_names((*discovered.names, *discovered.other_names)):
                 self.by_name.setdefault(key, model)
-            for key in each.lowercase_names:
+            for key in discovered.lowercase_names:
                 self.by_lowercase_name.setdefault(key, model)
 
-    def _model_for(self, each: DiscoveredModel, own_name: str | None) -> Model | None:
-        """The model for a discovered one's names; None if all names are taken."""
-        served_by = self._entries_by_file.get(each.files.identity, [])
+    def _model_for(self, discovered: DiscoveredModel, own_name: str | None) -> Model | None:
+        """The catalogue's model for a discovered one; None if all of its names are taken."""
+        served_by = self._entries_by_file.get(discovered.files.identity, [])
         if len(served_by) == 1:
             if own_name is not None:
                 self.by_name.setdefault(own_name, served_by[0])
             return served_by[0]
-        name = next((name for name in _usable_names(each.names) if name not in self.by_name), None)
-        if name is None or name != next(iter(_usable_names(each.names)), None):
-            self._note_lost_name(each, own_name, name, served_by)
+        files, names = discovered.files, _usable_names(discovered.names)
+        name = next((name for name in names if name not in self.by_name), None)
+        if name is None or name != next(iter(names), None):
+            self._note_lost_name(discovered, own_name, name, served_by)
         if name is None:
             return None
-        model = self.listed[name] = self.by_name[name] = model_of(name, each.files, self._defaults, self._constraints)
-        self.stamps[each.files.path] = each.files.stamp
+        model = self.listed[name] = self.by_name[name] = model_of(name, files, self._defaults, self._constraints)
+        self.stamps[files.path] = files.stamp
         return model
 
     def _note_lost_name(
-        self, each: DiscoveredModel, own_name: str | None, name: str | None, served_by: Sequence[Model]
+        self, discovered: DiscoveredModel, own_name: str | None, name: str | None, served_by: Sequence[Model]
     ) -> None:
         if self.by_name.get(own_name or "") in served_by:
-            return  # an entry serves the file under the name it has anyway
-        became = f"listed as {name}" if name else "not served"
-        lost = next((taken for taken in (own_name, *_usable_names(each.names)) if taken in self.by_name), None)
+            return  # an entry serves the file under the same name
+        result = f"listed as {name}" if name else "not served"
+        lost = next((taken for taken in (own_name, *_usable_names(discovered.names)) if taken in self.by_name), None)
         why = _why_taken(lost, self.by_name[lost]) if lost is not None else "its name is too long"
-        self.notes.append(f"{each.files.path} is {became}: {why}")
+        self.notes.append(f"{discovered.files.path} is {result}: {why}")
 
 
 def _why_taken(name: str, holder: Model) -> str:
@@ -94,22 +96,22 @@ def _why_taken(name: str, holder: Model) -> str:
 
 
 def listed_names(found: Sequence[DiscoveredModel]) -> dict[str, DiscoveredModel]:
-    """The listed names of discovered models if nothing were configured."""
+    """The names under which discovered models would be listed without a configuration."""
     names: dict[str, DiscoveredModel] = {}
-    for each in found:
-        if (name := next((name for name in _usable_names(each.names) if name not in names), None)) is not None:
-            names[name] = each
+    for model in found:
+        if (name := next((name for name in _usable_names(model.names) if name not in names), None)) is not None:
+            names[name] = model
     return names
 
 
 def discovered_lookup(found: Sequence[DiscoveredModel]) -> Callable[[str], DiscoveredModel | None]:
-    """A look-up of discovered models by any of their names, as if nothing were configured."""
+    """A function that finds a discovered model by any of its names, as if nothing were configured."""
     keys, lowercase_names = listed_names(found), dict[str, DiscoveredModel]()
-    for each in found:
-        for key in each.other_names:
-            keys.setdefault(key, each)
-        for key in each.lowercase_names:
-            lowercase_names.setdefault(key, each)
+    for model in found:
+        for key in model.other_names:
+            keys.setdefault(key, model)
+        for key in model.lowercase_names:
+            lowercase_names.setdefault(key, model)
     return lambda name: keys.get(name) or lowercase_names.get(name.lower())
 
 

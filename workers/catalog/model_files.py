@@ -1,6 +1,6 @@
-"""Model files: groups GGUF files into models, with the parts of a split model and its projector.
+"""Groups GGUF files into models, with the parts of a split model and its projector.
 
-Decided by names alone. Skipped files are added to `notes`, for the caller to log.
+Uses the files' names only. Skipped files are added to `notes`, for the caller to log.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from workers.catalog.gguf_files import GgufFile
-from workers.gguf.file_names import family, is_projector, part_of, part_path, quantization, stem_of
+from workers.gguf.file_names import family, file_stem, is_projector, part_of, part_path, quantization
 
-PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # the original weights first, in the type every backend computes in
+PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """One model: a file or all parts of a split one, and the projector that goes with it."""
+    """One model: a file or all parts of a split one, and its projector."""
 
-    name: str  # the file's stem, without the number of its part
-    path: str  # of the first part, there or not
-    relative_path: str  # the same below the folder that was walked
-    parts: tuple[GgufFile, ...]  # those that are there
+    name: str  # the file's stem, without the part number
+    path: str  # of the first part, even if it is missing
+    relative_path: str  # of the first part, relative to the scanned folder
+    parts: tuple[GgufFile, ...]  # without missing ones
     problem: str = ""
     projector: GgufFile | None = None
 
     @property
     def identity(self) -> object:
-        """Equal for what is the same file, whatever leads to it."""
+        """Equal for equal files, even through different links."""
         return self.parts[0].identity or self.path
 
     @property
     def stamp(self) -> tuple[tuple[int, int], ...]:
-        """What changes when its files do: size and mtime_ns of every part."""
+        """(size, mtime_ns) of every part: changes when the files do."""
         return tuple((part.size_bytes, part.mtime_ns) for part in self.parts)
 
     @property
@@ -47,20 +47,20 @@ class DiscoveredModel:
     """A model on disk, and its possible names."""
 
     files: ModelFiles
-    names: tuple[str, ...]  # the name it is listed under, best first
+    names: tuple[str, ...]  # names to list it under, best first
     other_names: tuple[str, ...] = ()  # further exact names
     lowercase_names: tuple[str, ...] = ()  # further names, matched case-insensitively
 
 
 def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = False) -> list[ModelFiles]:
-    """The models made up of these files, in the order of the files. `one_family`: all are of one repository."""
+    """The models that these files form, in the order of the files. `one_family`: all are from one repository."""
     sets: dict[tuple[str, int], list[GgufFile]] = defaultdict(list)
     projectors = []
     for file in files:
-        if not file.name.isprintable():  # nor is what is not UTF-8
-            notes.append(f"not served, its name cannot be shown: {file.path!r}")
+        if not file.name.isprintable():  # includes names that are not UTF-8
+            notes.append(f"not served, its name is not printable: {file.path!r}")
         elif not is_projector(file.name):
-            sets[_set_of(file)].append(file)
+            sets[_part_set(file)].append(file)
         elif file.problem:
             notes.append(f"{file.path} is not used: {file.problem}")
         else:
@@ -69,8 +69,8 @@ def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = 
     return _with_projectors(models, projectors, one_family)
 
 
-def _set_of(file: GgufFile) -> tuple[str, int]:
-    """What the parts of one model have in common: the path up to the number, and how many there are."""
+def _part_set(file: GgufFile) -> tuple[str, int]:
+    """Equal for the parts of one model: the path without the part number, and the number of parts."""
     part = part_of(file.path)
     return (part[0] + file.path[-5:], part[2]) if part else (file.path, 0)
 
@@ -79,9 +79,9 @@ def _model_files(parts: Sequence[GgufFile], count: int) -> ModelFiles:
     parts = sorted(parts, key=lambda file: file.path)
     first = parts[0]
     if not count:
-        return ModelFiles(stem_of(first.name), first.path, first.relative_path, tuple(parts), first.problem)
+        return ModelFiles(file_stem(first.name), first.path, first.relative_path, tuple(parts), first.problem)
     problem = _missing_part(parts, count) or next((part.problem for part in parts if part.problem), "")
-    path, relative_path = (part_path(each, 1) for each in (first.path, first.relative_path))
+    path, relative_path = part_path(first.path, 1), part_path(first.relative_path, 1)
     name = os.path.basename(first.path)[: -len("-00001-of-00001.gguf")]
     return ModelFiles(name, path, relative_path, tuple(parts), problem)
 
@@ -101,36 +101,35 @@ def _missing_part(parts: Sequence[GgufFile], count: int) -> str:
 def _with_projectors(
     models: Sequence[ModelFiles], projectors: Sequence[GgufFile], one_family: bool
 ) -> list[ModelFiles]:
-    """Each model with its projector: of those in its folder the best, else the best one of its name.
+    """The models with their projectors: the best match in the model's folder, else the best match by name.
 
-    A projector whose name says nothing serves its folder if all models there are one. A repository counts as one
-    folder, and there a name that fits no model says nothing: google/gemma-3-4b-it-qat-q4_0-gguf has
+    A projector without a model name matches the models of its folder if all are of one family. A repository counts as
+    one folder; if it has one family, a projector matches whatever its name: google/gemma-3-4b-it-qat-q4_0-gguf contains
     gemma-3-4b-it-q4_0.gguf and mmproj-model-f16-4B.gguf.
     """
     group = (lambda path: "") if one_family else os.path.dirname
     families: dict[str, set[str]] = defaultdict(set)
     for model in models:
         families[group(model.path)].add(family(model.name))
-    near: dict[tuple[str, str], list[GgufFile]] = defaultdict(list)
-    far: dict[str, list[GgufFile]] = defaultdict(list)
+    in_folder: dict[tuple[str, str], list[GgufFile]] = defaultdict(list)
+    by_name: dict[str, list[GgufFile]] = defaultdict(list)
     for file in projectors:
-        rest, here = family(stem_of(file.name)), families[group(file.path)]
-        if rest:
-            far[rest].append(file)
-        if len(here) == 1 and (one_family or not rest):
-            rest = next(iter(here))
-        if rest in here and (rest or len(here) == 1):
-            near[group(file.path), rest].append(file)
-    return [replace(model, projector=_best(near, far, group(model.path), family(model.name))) for model in models]
+        name, names_in_folder = family(file_stem(file.name)), families[group(file.path)]
+        if name:
+            by_name[name].append(file)
+        if len(names_in_folder) == 1 and (one_family or not name):
+            name = next(iter(names_in_folder))
+        if name in names_in_folder and (name or len(names_in_folder) == 1):
+            in_folder[group(file.path), name].append(file)
 
+    def best(folder: str, name: str) -> GgufFile | None:
+        return min(in_folder.get((folder, name)) or by_name.get(name) or (), key=_projector_rank, default=None)
 
-def _best(
-    near: dict[tuple[str, str], list[GgufFile]], far: dict[str, list[GgufFile]], group: str, name: str
-) -> GgufFile | None:
-    return min(near.get((group, name)) or far.get(name) or (), key=_projector_rank, default=None)
+    return [replace(model, projector=best(group(model.path), family(model.name))) for model in models]
 
 
 def _projector_rank(file: GgufFile) -> tuple[int, str]:
-    kind = quantization(stem_of(file.name)).replace("FP", "F")
+    """Sort key: the best projector first."""
+    kind = quantization(file_stem(file.name)).replace("FP", "F")
     order = PROJECTOR_ORDER
     return (order.index(kind) if kind in order else len(order), file.name)

@@ -1,4 +1,4 @@
-"""Which llama-server to run and what it can do: the configured binary, the one on PATH, or the embedded engine.
+"""Selects the llama-server to run (configured, on PATH, or embedded) and probes what it supports.
 
-embedded_engine.py is a program of its own: it runs as a child process and imports none of our packages.
+embedded_engine.py is a separate program: it runs as a child process and imports none of our packages.
 """

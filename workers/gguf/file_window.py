@@ -1,6 +1,6 @@
-"""A file read forwards, in pieces of bounded size.
+"""Reads a file sequentially through a buffer of bounded size.
 
-Not mapped: a page of a mapped file that somebody cuts off meanwhile kills the process with SIGBUS.
+Not memory-mapped: if a mapped file is truncated, access to a lost page kills the process with SIGBUS.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from contextlib import contextmanager
 from stat import S_ISDIR, S_ISREG
 from typing import Any
 
-WINDOW_BYTES = 1 << 18  # larger ones are not faster
+WINDOW_BYTES = 1 << 18  # larger windows are not faster
 LENGTH = struct.Struct("<Q")
 
 
-class Unreadable(Exception):
-    """A file is not what it should be; the text is read after its name."""
+class InvalidGguf(Exception):
+    """A file is not a valid GGUF file; the message is a predicate, to follow the file's name."""
 
 
 class FileWindow:
-    """A position `at` in a file, and a buffer of the bytes around it. Reading beyond the end raises Unreadable."""
+    """A read position `at` in a file, and a buffer of the bytes near it. Reading past the end raises InvalidGguf."""
 
-    def __init__(self, number: int, size_bytes: int) -> None:
+    def __init__(self, fd: int, size_bytes: int) -> None:
         self.size_bytes = size_bytes  # bytes appended later are ignored
         self.at = 0
-        self._number = number
-        self._bytes = b""  # those from `_start` on
+        self._fd = fd
+        self._bytes = b""  # the file from offset `_start`
         self._start = 0
 
     def take(self, count: int) -> bytes:
-        """The next bytes. The caller bounds how many."""
+        """The next `count` bytes; the caller limits `count`."""
         begin = self.at - self._start
         if begin + count > len(self._bytes):
             self._fill(count)
@@ -43,15 +43,15 @@ class FileWindow:
         return form.unpack(self.take(form.size))
 
     def skip(self, count: int) -> None:
-        """Pass over bytes without reading them."""
+        """Skip `count` bytes without reading them."""
         if count > self.size_bytes - self.at:
-            raise self._cut_off()
+            raise self._truncated()
         self.at += count
 
     def skip_strings(self, count: int) -> None:
-        """Pass over strings, each with its length before it; only the lengths are looked at.
+        """Skip `count` length-prefixed strings, reading only the lengths.
 
-        This loop is most of what a header costs: 50 ns a string, of which Gemma 3 has 780,000.
+        Most of the time spent on a header goes into this loop: 50 ns per string; Gemma 3 has 780,000.
         """
         unpack, left = LENGTH.unpack_from, count
         while left:
@@ -61,29 +61,29 @@ class FileWindow:
                 for left in range(left - 1, -1, -1):  # noqa: B007, B020
                     (length,) = unpack(window, at)
                     at += LENGTH.size + length
-            except (struct.error, OverflowError):  # this one's length is not, or not whole, in the window
+            except (struct.error, OverflowError):  # the length is not entirely in the window
                 left += 1
             self.skip(at)
 
     def _fill(self, count: int) -> None:
-        """Have the window begin at `at`, with at least so many bytes."""
-        self._bytes, self._start = os.pread(self._number, max(count, WINDOW_BYTES), self.at), self.at
+        """Refill the window from `at`, with at least `count` bytes."""
+        self._bytes, self._start = os.pread(self._fd, max(count, WINDOW_BYTES), self.at), self.at
         if len(self._bytes) < count:
-            raise self._cut_off()
+            raise self._truncated()
 
-    def _cut_off(self) -> Unreadable:
-        return Unreadable(f"is cut off, or still being written: it ends in its header, after {self.size_bytes} bytes")
+    def _truncated(self) -> InvalidGguf:
+        return InvalidGguf(f"is truncated or still being written: it ends in its header, after {self.size_bytes} bytes")
 
 
 @contextmanager
-def opened(path: str) -> Iterator[FileWindow]:
-    """A regular file, to be read once. Raises Unreadable if it is something else, and OSError."""
-    # Not blocking: a pipe would wait for its writer.
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def open_window(path: str) -> Iterator[FileWindow]:
+    """Open a regular file for reading. Raises InvalidGguf if it is not one, and OSError."""
+    # Non-blocking: opening a pipe would wait for a writer.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        stat = os.fstat(number)
+        stat = os.fstat(fd)
         if not S_ISREG(stat.st_mode):
-            raise Unreadable("is a folder, not a file" if S_ISDIR(stat.st_mode) else "is not a regular file")
-        yield FileWindow(number, stat.st_size)
+            raise InvalidGguf("is a directory, not a file" if S_ISDIR(stat.st_mode) else "is not a regular file")
+        yield FileWindow(fd, stat.st_size)
     finally:
-        os.close(number)
+        os.close(fd)

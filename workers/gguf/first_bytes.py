@@ -1,7 +1,7 @@
-"""The first 24 bytes of a GGUF file: enough to say that llama.cpp would not read on.
+"""Checks the first 24 bytes of a GGUF file.
 
-Meant to catch what is wrong with a file as a whole (not GGUF, cut off, another byte order), at the price of one read.
-The rest (keys, tensors, whether the data is complete) is checked by header.py.
+One read detects files that llama.cpp would reject as a whole: not GGUF, cut within the header, wrong byte order.
+Keys, tensors and completeness of the data are checked by header.py.
 """
 
 from __future__ import annotations
@@ -12,42 +12,45 @@ from collections.abc import Mapping
 
 from workers.gguf.constants import MAGIC, NEWEST_VERSION
 
-HEADER = struct.Struct("<4sIQQ")  # magic, version, tensors, key-value pairs (ggml/src/gguf.cpp; 2 and 3 are alike)
-TENSOR_INFO_BYTES = 24  # the least one takes: length of the name, dimensions, type, offset
-KEY_VALUE_BYTES = 14  # the least one takes: length of the key, a letter, type, one byte
+HEADER = struct.Struct("<4sIQQ")  # magic, version, tensors, key-value pairs (ggml/src/gguf.cpp; same in 2 and 3)
+TENSOR_INFO_BYTES = 24  # minimum: length of the name, dimensions, type, offset
+KEY_VALUE_BYTES = 14  # minimum: length of the key, one letter, type, one byte
 
-Verdicts = Mapping[tuple[str, int, int], str]  # (path, size, mtime_ns): what is wrong, empty for nothing
+Verdicts = Mapping[tuple[str, int, int], str]  # (path, size, mtime_ns): problem, "" if none
 
 
-class FirstBytes:
-    """What is wrong with files, of one scan. A file that has not changed since the last one is not read again."""
+class FirstBytesChecker:
+    """Checks the files of one scan; files unchanged since the previous scan are not read again."""
 
-    def __init__(self, last: Verdicts | None = None) -> None:
-        self._last = last or {}
+    def __init__(self, previous: Verdicts | None = None) -> None:
+        self._previous = previous or {}
         self.verdicts: dict[tuple[str, int, int], str] = {}
 
     def problem(self, path: str, stat: os.stat_result, may_lack_tensors: bool = False) -> str:
-        """What is wrong with a regular file, to be read after its name; empty for nothing."""
+        """What is wrong with a regular file, as a predicate to follow its name; "" if nothing."""
         key = (path, stat.st_size, stat.st_mtime_ns)
-        verdict = self._last.get(key)
+        verdict = self._previous.get(key)
         if verdict is None:
             try:
                 verdict = first_bytes_problem(_read_head(path), stat.st_size, may_lack_tensors)
-            except OSError as error:  # not kept: a right to read comes without a new mtime
+            except OSError as error:  # not cached: permissions change without a new mtime
                 return f"cannot be read: {error.strerror}"
         self.verdicts[key] = verdict
         return verdict
 
 
 def first_bytes_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = False) -> str:
-    """What is wrong with a file that begins with `head`; empty for nothing. A split model's first part may hold
-    metadata alone (llama-gguf-split --no-tensor-first-split)."""
+    """What is wrong with a file that begins with `head`; "" if nothing.
+
+    `may_lack_tensors`: the first part of a split model may contain metadata only (llama-gguf-split
+    --no-tensor-first-split).
+    """
     if not size_bytes:
         return "is empty"
     if head.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer and not the file itself: git lfs pull fetches it"
+        return "is a Git LFS pointer, not the file itself: fetch it with git lfs pull"
     if head.lstrip().startswith((b"<", b"{")):
-        return "is a page or a message of some web site, not a model: fetch it again, logged in where that is needed"
+        return "is a web page or a JSON message, not a model: download it again, logged in if required"
     if not head.startswith(MAGIC):
         return "is not a GGUF file"
     if len(head) < HEADER.size:
@@ -57,19 +60,19 @@ def first_bytes_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = F
 
 
 def _version_problem(version: int) -> str:
-    if version and not version & 0xFFFF:  # as llama.cpp tells it: 3 read from the other end is 0x03000000
-        return "is a big-endian GGUF file, which cannot be read here"
+    if version and not version & 0xFFFF:  # the test llama.cpp uses: a byte-swapped 3 is 0x03000000
+        return "is a big-endian GGUF file, which is not supported"
     if version == 1:
-        return "is of GGUF version 1, which llama.cpp no longer reads: convert the model anew"
+        return "is GGUF version 1, which llama.cpp no longer supports: convert the model again"
     if not 2 <= version <= NEWEST_VERSION:
-        return f"is of GGUF version {version}; 2 and 3 can be read"
+        return f"is GGUF version {version}; versions 2 and 3 are supported"
     return ""
 
 
 def _count_problem(tensors: int, pairs: int, size_bytes: int, may_lack_tensors: bool) -> str:
-    # llama.cpp's own limits are far above what any file holds; a negative count is a huge one here.
+    # llama.cpp's limits are far above what any file holds. Counts are unsigned here, so a negative one is huge.
     if HEADER.size + tensors * TENSOR_INFO_BYTES + pairs * KEY_VALUE_BYTES > size_bytes:
-        return f"says it has {tensors} tensors and {pairs} metadata keys, more than its {size_bytes} bytes can hold"
+        return f"declares {tensors} tensors and {pairs} metadata keys, more than its {size_bytes} bytes can hold"
     if not pairs:
         return "has no metadata"
     if not tensors and not may_lack_tensors:
@@ -78,9 +81,9 @@ def _count_problem(tensors: int, pairs: int, size_bytes: int, may_lack_tensors: 
 
 
 def _read_head(path: str) -> bytes:
-    # Not blocking: the file may have become a pipe since it was looked at.
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # Non-blocking: the file may have been replaced by a pipe since its stat.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.read(number, HEADER.size)
+        return os.read(fd, HEADER.size)
     finally:
-        os.close(number)
+        os.close(fd)

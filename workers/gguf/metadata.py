@@ -1,6 +1,6 @@
-"""The metadata of a GGUF file: its keys and values, as far as they are worth keeping.
+"""Reads the metadata of a GGUF file: its keys and values.
 
-Long values and those of the tokenizer are skipped, only their lengths are kept. Their total size is bounded.
+Long values and tokenizer arrays are skipped; of arrays the length is kept. The total size kept is bounded.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 
 from app.entities.gguf import Value
 from workers.gguf.constants import DEFAULT_ALIGNMENT, Keys, ValueType
-from workers.gguf.file_window import LENGTH, FileWindow, Unreadable
+from workers.gguf.file_window import LENGTH, FileWindow, InvalidGguf
 
-MOST_KEPT_BYTES = 1 << 21  # of keys and values, about what they take in memory; models have 50,000
-MOST_VALUES = 4096  # of an array that is kept
-LONGEST_TEXT = 1 << 16  # that is kept; chat templates are shorter
-MOST_STRINGS = 10_000_000  # in the arrays of one file; Gemma 3 has 780,000
-LONGEST = 1 << 30  # text or array: llama.cpp's own bound (b11434, ggml/src/gguf.cpp)
-VALUE_BYTES, TEXT_BYTES, KEY_BYTES = 40, 60, 200  # what one takes in memory, without its text
+MAX_KEPT_BYTES = 1 << 21  # of keys and values, approximate size in memory; models have 50,000
+MAX_ARRAY_VALUES = 4096  # longer arrays are skipped
+MAX_STRING_BYTES = 1 << 16  # longer strings are skipped; chat templates are shorter
+MAX_STRINGS = 10_000_000  # in the arrays of one file; Gemma 3 has 780,000
+MAX_LENGTH = 1 << 30  # of a string or array: llama.cpp's own limit (b11434, ggml/src/gguf.cpp)
+VALUE_BYTES, STRING_BYTES, KEY_BYTES = 40, 60, 200  # approximate memory per object, without characters
 
 NUMBER = struct.Struct("<I")
 ARRAY_HEAD = struct.Struct("<IQ")  # type, length
-LETTERS: dict[int, str] = {  # of the `struct` module
+STRUCT_CODES: dict[int, str] = {  # format characters of the `struct` module
     ValueType.UINT8: "B",
     ValueType.INT8: "b",
     ValueType.UINT16: "H",
@@ -45,15 +45,15 @@ class Metadata:
 
     @property
     def alignment(self) -> int:
-        """What the data of every tensor begins at a multiple of. Raises Unreadable."""
+        """Alignment of tensor data in bytes. Raises InvalidGguf."""
         alignment = self.values.get(Keys.General.ALIGNMENT, DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment.bit_count() != 1:
-            raise Unreadable(f"is damaged: its alignment is {alignment!r}, and not a power of two")
+            raise InvalidGguf(f"is damaged: its alignment, {alignment!r}, is not a power of two")
         return alignment
 
 
 def read_metadata(window: FileWindow, pairs: int) -> Metadata:
-    """The next `pairs` of key and value. Raises Unreadable."""
+    """Read the next `pairs` key-value pairs. Raises InvalidGguf."""
     reader = _Reader(window)
     for _ in range(pairs):
         reader.read_pair()
@@ -65,14 +65,14 @@ class _Reader:
         self.metadata = Metadata()
         self._window = window
         self._keys: set[str] = set()
-        self._bytes_left = MOST_KEPT_BYTES
-        self._strings_left = MOST_STRINGS
+        self._bytes_left = MAX_KEPT_BYTES
+        self._strings_left = MAX_STRINGS
 
     def read_pair(self) -> None:
         key = self._key()
         (kind,) = self._window.unpack(NUMBER)
         if key == Keys.General.ALIGNMENT and kind != ValueType.UINT32:
-            raise Unreadable(f"is damaged: its alignment is of type {kind}")
+            raise InvalidGguf(f"is damaged: its alignment has type {kind}")
         value = self._array(key) if kind == ValueType.ARRAY else self._scalar(key, kind)
         if value is not None:
             self.metadata.values[key] = value
@@ -80,76 +80,78 @@ class _Reader:
     def _key(self) -> str:
         (length,) = self._window.unpack(LENGTH)
         if not length:
-            raise Unreadable("is damaged: it has a metadata key without a name")
-        if not self._can_keep(length + KEY_BYTES):
-            raise Unreadable("is damaged: its metadata keys alone are longer than any model's metadata")
-        key = _decoded(self._window.take(length))
-        if not key.isprintable() or " " in key:  # llama.cpp writes it into its log as it is
-            raise Unreadable(f"is damaged: {quoted(key)} is no name for metadata")
+            raise InvalidGguf("is damaged: it has an empty metadata key")
+        if not self._reserve(length + KEY_BYTES):
+            raise InvalidGguf("is damaged: its metadata keys are too many or too long")
+        key = _decode(self._window.take(length))
+        if not key.isprintable() or " " in key:  # llama.cpp logs it unescaped
+            raise InvalidGguf(f"is damaged: {quote_name(key)} is not a valid metadata key")
         if key in self._keys:
-            raise Unreadable(f"is damaged: it has the metadata key {quoted(key)} twice")
+            raise InvalidGguf(f"is damaged: metadata key {quote_name(key)} occurs twice")
         self._keys.add(key)
         return key
 
     def _scalar(self, key: str, kind: int) -> Value | None:
         if kind == ValueType.STRING:
-            return self._text(key)
-        (value,) = self._window.unpack(struct.Struct("<" + _letter(key, kind)))
+            return self._string(key)
+        (value,) = self._window.unpack(struct.Struct("<" + _struct_code(key, kind)))
         return value  # type: ignore[no-any-return]
 
-    def _text(self, key: str) -> str | None:
+    def _string(self, key: str) -> str | None:
         (length,) = self._window.unpack(LENGTH)
-        if length > LONGEST:
-            raise Unreadable(f"is damaged: the metadata key {quoted(key)} has a text of {length} bytes")
-        if length > LONGEST_TEXT or not self._can_keep(length + TEXT_BYTES):
+        if length > MAX_LENGTH:
+            raise InvalidGguf(f"is damaged: metadata key {quote_name(key)} has a string of {length} bytes")
+        if length > MAX_STRING_BYTES or not self._reserve(length + STRING_BYTES):
             self._window.skip(length)
             return None
-        return _decoded(self._window.take(length))
+        return _decode(self._window.take(length))
 
     def _array(self, key: str) -> Value | None:
         kind, length = self._window.unpack(ARRAY_HEAD)
-        if length > LONGEST:
-            raise Unreadable(f"is damaged: the metadata key {quoted(key)} has {length} values")
+        if length > MAX_LENGTH:
+            raise InvalidGguf(f"is damaged: metadata key {quote_name(key)} has {length} values")
         self.metadata.lengths[key] = length
-        is_kept = length <= MOST_VALUES and not key.startswith("tokenizer.") and self._can_keep(length * VALUE_BYTES)
+        is_kept = (
+            length <= MAX_ARRAY_VALUES and not key.startswith("tokenizer.") and self._reserve(length * VALUE_BYTES)
+        )
         if kind == ValueType.STRING:
-            return self._texts(key, length, is_kept)
-        form = struct.Struct(f"<{length}{_letter(key, kind)}") if is_kept else struct.Struct("<" + _letter(key, kind))
+            return self._strings(key, length, is_kept)
+        code = _struct_code(key, kind)
         if is_kept:
-            return self._window.unpack(form)
-        self._window.skip(length * form.size)
+            return self._window.unpack(struct.Struct(f"<{length}{code}"))
+        self._window.skip(length * struct.calcsize("<" + code))
         return None
 
-    def _texts(self, key: str, length: int, is_kept: bool) -> Value | None:
+    def _strings(self, key: str, length: int, is_kept: bool) -> Value | None:
         self._strings_left -= length
         if self._strings_left < 0:
-            raise Unreadable(f"is damaged: with {quoted(key)} it has more than {MOST_STRINGS} strings of metadata")
+            raise InvalidGguf(f"is damaged: its metadata has more than {MAX_STRINGS} strings, up to {quote_name(key)}")
         if not is_kept:
             self._window.skip_strings(length)
             return None
-        texts = [self._text(key) for _ in range(length)]
-        kept = tuple(text for text in texts if text is not None)
-        return kept if len(kept) == length else None  # half an array would say something else
+        strings = [self._string(key) for _ in range(length)]
+        kept = tuple(string for string in strings if string is not None)
+        return kept if len(kept) == length else None  # never a partial array
 
-    def _can_keep(self, count: int) -> bool:
-        """Whether there is room for so many bytes more, which are then taken."""
+    def _reserve(self, count: int) -> bool:
+        """Whether `count` more bytes fit into the budget; if so, they are taken from it."""
         if count > self._bytes_left:
             return False
         self._bytes_left -= count
         return True
 
 
-def _letter(key: str, kind: int) -> str:
-    letter = LETTERS.get(kind)
-    if letter is None:  # an array of arrays too, as for llama.cpp
-        raise Unreadable(f"is damaged: the metadata key {quoted(key)} has values of type {kind}")
-    return letter
+def _struct_code(key: str, kind: int) -> str:
+    code = STRUCT_CODES.get(kind)
+    if code is None:  # rejects arrays of arrays too, as llama.cpp does
+        raise InvalidGguf(f"is damaged: metadata key {quote_name(key)} has values of unsupported type {kind}")
+    return code
 
 
-def _decoded(text: bytes) -> str:
-    return text.decode(errors="backslashreplace")
+def _decode(content: bytes) -> str:
+    return content.decode(errors="backslashreplace")
 
 
-def quoted(name: str) -> str:
-    """A name from a file, quoted and shortened for an error message."""
+def quote_name(name: str) -> str:
+    """Quote and shorten a name from a file for an error message."""
     return repr(name if len(name) <= 80 else name[:80] + "...")

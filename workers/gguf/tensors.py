@@ -1,6 +1,6 @@
-"""The tensor infos of a GGUF file: names, shapes and types, and whether the file is as long as they need it.
+"""Reads the tensor infos of a GGUF file (names, shapes, types) and checks that the file contains all their data.
 
-Checked as in llama.cpp (b11434, ggml/src/gguf.cpp and src/llama-model-loader.h).
+The checks are those of llama.cpp (b11434, ggml/src/gguf.cpp and src/llama-model-loader.h).
 """
 
 from __future__ import annotations
@@ -10,63 +10,63 @@ import struct
 
 from app.entities.gguf import Tensor
 from workers.gguf.constants import TENSOR_TYPES
-from workers.gguf.file_window import LENGTH, FileWindow, Unreadable
-from workers.gguf.metadata import NUMBER, quoted
+from workers.gguf.file_window import LENGTH, FileWindow, InvalidGguf
+from workers.gguf.metadata import NUMBER, quote_name
 
-MOST_TENSORS = 1 << 16  # llama.cpp has no bound; models have some 2,000 at most
-LONGEST_NAME = 63
-MOST_ELEMENTS = 2**63 - 1
+MAX_TENSORS = 1 << 16  # llama.cpp has no limit; the largest models have some 2,000
+MAX_NAME_BYTES = 63
+MAX_ELEMENTS = 2**63 - 1
 SHAPES = [struct.Struct(f"<{dimensions}q") for dimensions in range(5)]
 TAIL = struct.Struct("<IQ")  # type, offset
 
 
 def read_tensors(window: FileWindow, count: int, alignment: int) -> list[Tensor]:
-    """The next `count` tensors. Raises Unreadable, also when the file ends before their data does."""
-    if count > MOST_TENSORS:
-        raise Unreadable(f"is damaged: it says that it has {count} tensors")
+    """Read the next `count` tensor infos. Raises InvalidGguf, also if the file ends before the tensor data."""
+    if count > MAX_TENSORS:
+        raise InvalidGguf(f"is damaged: it declares {count} tensors")
     tensors: dict[str, Tensor] = {}
-    free = end = 0  # in the data: where the next tensor has to begin, and where the last one ends
+    expected = end = 0  # offsets in the data: where the next tensor must begin, where the last one ends
     for _ in range(count):
         tensor, offset = _read_tensor(window)
         if tensor.name in tensors:
-            raise Unreadable(f"is damaged: it has the tensor {quoted(tensor.name)} twice")
-        if offset != free:
-            raise Unreadable(f"is damaged: tensor {quoted(tensor.name)} is at {offset}, and should be at {free}")
+            raise InvalidGguf(f"is damaged: tensor {quote_name(tensor.name)} occurs twice")
+        if offset != expected:
+            raise InvalidGguf(f"is damaged: tensor {quote_name(tensor.name)} is at offset {offset}, not {expected}")
         tensors[tensor.name] = tensor
         end = offset + tensor.size_bytes
-        free = _padded(end, alignment)
-    needed = _padded(window.at, alignment) + end if count else 0
+        expected = _align_up(end, alignment)
+    needed = _align_up(window.at, alignment) + end if count else 0
     if needed > window.size_bytes:
-        raise Unreadable(f"is cut off, or still being written: it has {window.size_bytes} bytes of {needed}")
+        raise InvalidGguf(f"is truncated or still being written: it has {window.size_bytes} of {needed} bytes")
     return list(tensors.values())
 
 
 def _read_tensor(window: FileWindow) -> tuple[Tensor, int]:
-    """A tensor, and where its data begins."""
+    """A tensor and the offset of its data."""
     (length,) = window.unpack(LENGTH)
-    if length > LONGEST_NAME:
-        raise Unreadable(f"is damaged: the name of a tensor has {length} bytes")
+    if length > MAX_NAME_BYTES:
+        raise InvalidGguf(f"is damaged: a tensor has a name of {length} bytes")
     name = window.take(length).decode(errors="backslashreplace")
     shape = _read_shape(window, name)
     kind, offset = window.unpack(TAIL)
     if kind not in TENSOR_TYPES:
-        raise Unreadable(f"is damaged, or newer than the gguf package here: tensor {quoted(name)} is of type {kind}")
+        raise InvalidGguf(f"is damaged or too new: tensor {quote_name(name)} has the unknown type {kind}")
     type_name, block, block_bytes = TENSOR_TYPES[kind]
     row = shape[0] if shape else 1
     if row % block:
-        raise Unreadable(f"is damaged: tensor {quoted(name)} has rows of {row}, and {type_name} blocks of {block}")
+        raise InvalidGguf(f"is damaged: tensor {quote_name(name)} has rows of {row}, but {type_name} blocks of {block}")
     return Tensor(name, shape, type_name, math.prod(shape) // block * block_bytes), offset
 
 
 def _read_shape(window: FileWindow, name: str) -> tuple[int, ...]:
     (dimensions,) = window.unpack(NUMBER)
     if dimensions >= len(SHAPES):
-        raise Unreadable(f"is damaged: tensor {quoted(name)} has {dimensions} dimensions")
+        raise InvalidGguf(f"is damaged: tensor {quote_name(name)} has {dimensions} dimensions")
     shape = window.unpack(SHAPES[dimensions])
-    if any(each < 0 for each in shape) or math.prod(shape) > MOST_ELEMENTS:
-        raise Unreadable(f"is damaged: tensor {quoted(name)} has the shape {shape}")
+    if any(extent < 0 for extent in shape) or math.prod(shape) > MAX_ELEMENTS:
+        raise InvalidGguf(f"is damaged: tensor {quote_name(name)} has an invalid shape: {shape}")
     return shape
 
 
-def _padded(count: int, alignment: int) -> int:
+def _align_up(count: int, alignment: int) -> int:
     return -(-count // alignment) * alignment
