@@ -98,6 +98,26 @@ def test_a_request_sent_before_the_answer_is_served_next(service: Running):
     assert len(service.handler.served) == 4
 
 
+def test_clients_that_read_no_answers_occupy_no_threads(service: Running):
+    """Their next requests wait until they read: as many such clients as threads would stop health checks too."""
+    count, size = 3000, 4000  # more than the buffers of both ends hold
+    service.handler.before_keeping = lambda connection: connection.sock.sendall(b"x" * size)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(2)]
+        for client in clients:
+            client.sendall(GET * count)
+        wait_for(lambda: [c.phase for c in service.loop._connections.values()] == [Phase.UNREAD] * 2, 10)
+        with service.connect() as other:
+            other.sendall(GET)
+            assert other.recv(len(GET)).startswith(GET.strip())
+        expected_bytes = count * (len(GET.strip()) + size)
+        for client in clients:
+            received_bytes = 0
+            while received_bytes < expected_bytes:
+                received_bytes += len(client.recv(1024 * 1024))
+            assert received_bytes == expected_bytes
+
+
 def test_an_idle_connection_is_closed_after_its_timeout():
     with running(keepalive=0.2) as service, service.connect() as client:
         service.ask(client)

@@ -1,6 +1,7 @@
 """ConnectionLoop: accepts connections, reads request heads and closes connections; a pool of threads answers requests.
 
-The rule: a request occupies a thread only once its head is complete. Everything before the head and after the answer
+The rule: a request occupies a thread only once its head is complete and the client has read earlier answers, but for
+what fits in the socket's buffer. Everything before the head and after the answer
 happens in the main loop, which never blocks.
 """
 
@@ -36,6 +37,7 @@ MIN_SWEEP_SECONDS = 0.05
 HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
 MAX_WAITING_HEALTH_CHECKS = 32
 ONCE = select.EPOLLIN | select.EPOLLONESHOT
+ONCE_WRITABLE = select.EPOLLOUT | select.EPOLLONESHOT
 
 
 class ConnectionLoop:
@@ -99,7 +101,7 @@ class ConnectionLoop:
     def _run_once(self) -> None:
         for fd, _ in self._epoll.poll(max(0.0, self._sweep_at - time.monotonic())):
             if (conn := self._connections.get(fd)) is not None:
-                self._on_readable(conn)
+                self._on_event(conn)
             elif fd == self._wakeup:
                 self._take_back()
             elif (conn := self._acceptor.accept(fd)) is not None:
@@ -108,12 +110,14 @@ class ConnectionLoop:
         if time.monotonic() >= self._sweep_at:
             self._sweep()
 
-    def _on_readable(self, conn: ClientConnection) -> None:
+    def _on_event(self, conn: ClientConnection) -> None:
         match conn.phase:
             case Phase.HEAD:
                 self._read_head(conn)
             case Phase.IDLE:
                 self._await_head(conn)
+            case Phase.UNREAD:
+                self._submit(conn)
             case Phase.LINGERING:
                 self._discard(conn)
 
@@ -122,11 +126,11 @@ class ConnectionLoop:
         conn.deadline = time.monotonic() + timeout_seconds
         self._sweep_at = min(self._sweep_at, conn.deadline)
 
-    def _watch(self, conn: ClientConnection) -> None:
+    def _watch(self, conn: ClientConnection, events: int = ONCE) -> None:
         """Report the connection's next bytes to the loop, once. Thread-safe: epoll sets can be shared."""
         arm = self._epoll.modify if conn.is_watched else self._epoll.register
         conn.is_watched = True
-        arm(conn.sock, ONCE)
+        arm(conn.sock, events)
 
     def _await_head(self, conn: ClientConnection) -> None:
         self._enter(conn, Phase.HEAD, self._timeouts.receive_timeout_seconds)
@@ -147,6 +151,11 @@ class ConnectionLoop:
                 self._watch(conn)
 
     def _submit(self, conn: ClientConnection) -> None:
+        if not conn.accepts_answer():
+            # Requests of clients that read no answers would occupy every thread, those for health checks included.
+            self._enter(conn, Phase.UNREAD, self._timeouts.send_timeout_seconds)
+            self._watch(conn, ONCE_WRITABLE)
+            return
         permit = self._admit(conn)
         if permit is None:
             self._refuse(conn, Overloaded("every request thread is busy"))

@@ -37,6 +37,7 @@ class Phase(enum.Enum):
     """The state of a connection: what it is waiting for."""
 
     HEAD = enum.auto()  # the rest of a request's head
+    UNREAD = enum.auto()  # the client's reading of earlier answers, before its next request is served
     SERVED = enum.auto()  # the pool thread that answers; only it may touch the connection
     IDLE = enum.auto()  # the next request
     LINGERING = enum.auto()  # the client's close, after our last byte
@@ -98,6 +99,12 @@ class ClientConnection:
         self.received.clear()
         self._searched = 0
         return received.removeprefix(b"\r\n")
+
+    def accepts_answer(self) -> bool:
+        """Whether a small answer can be sent without waiting for the client, or the connection is broken."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def discard(self) -> bool:
         """Discard bytes received after our answer; whether to wait for more."""
