@@ -1,4 +1,4 @@
-"""The sweep at start kills orphaned llama-servers and nothing else."""
+"""The sweep at startup kills orphaned llama-servers and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.server.orphans import PidRecords
 
 pytestmark = pytest.mark.integration
 
-# A process that records a child of its own and dies, as a killed worker does.
+# Records a child and exits without stopping it, like a killed worker.
 OWNER = """
 import subprocess, sys, pathlib
 from workers.server.orphans import PidRecords
@@ -49,13 +49,13 @@ def test_a_child_whose_owner_is_alive_is_not_killed(tmp_path: Path):
 
 
 def test_a_reused_pid_is_not_killed(tmp_path: Path):
-    with subprocess.Popen(["sleep", "60"]) as stranger:
-        gone = {"pid": 1, "started": "never", "boot": "another"}
-        record = {"child": {"pid": stranger.pid, "started": "1", "boot": "another"}, "owner": gone}
+    with subprocess.Popen(["sleep", "60"]) as unrelated:
+        dead = {"pid": 1, "started": "never", "boot": "another"}
+        record = {"child": {"pid": unrelated.pid, "started": "1", "boot": "another"}, "owner": dead}
         (tmp_path / "1.json").write_text(json.dumps(record))
         assert PidRecords(tmp_path).sweep() == []
-        assert stranger.poll() is None
-        stranger.kill()
+        assert unrelated.poll() is None
+        unrelated.kill()
 
 
 def test_a_broken_record_is_removed(tmp_path: Path):

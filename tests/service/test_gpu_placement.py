@@ -1,4 +1,4 @@
-"""Where models go on a machine with GPUs, as users see it: the whole service, real engine processes, filling cards."""
+"""Placement of models on GPUs: the whole service, real engine processes, fake GPUs whose memory fills up."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from tests.helpers.gpu_machine import (
 from tests.helpers.service import serving, wait_for
 from tests.helpers.stand_in_nvml import needs_compiler
 
-# With less to compute at a time it is the cache that counts, 4 MiB a layer: 676 MiB on one card, on several some 526
-# and its 41 layers.
+# A small ubatch makes the KV cache dominate, 4 MiB per layer: 676 MiB on one GPU; on several, about 526 MiB each plus
+# its share of the 41 layers.
 LAYERED: dict[str, Any] = {"ctx_size": 32768, "ubatch_size": 32}
 
 
@@ -51,7 +51,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @needs_compiler
-def test_a_model_on_one_card_is_where_every_account_says(machine: Machine):
+def test_all_reports_agree_on_the_gpu_of_a_model(machine: Machine):
     machine.show(a_card("GPU-a", used_mib=100))
     with machine.serving(models={"m": SMALL}) as service:
         assert device_of(service, "m") == "cuda:0"
@@ -66,7 +66,7 @@ def test_a_model_on_one_card_is_where_every_account_says(machine: Machine):
             "gpu_ids": [0],
             "tensor_splits": [],
             "estimated_vram_required": booked / 1024**3,
-            "actual_vram_used": None,  # a CPU's engine says nothing of GPUs
+            "actual_vram_used": None,  # an engine on the CPU reports no GPUs
             "n_gpu_layers": ALL_LAYERS,
         }
         sees_used(service, GPU_a=100 + booked // MIB)
@@ -79,15 +79,15 @@ def test_a_model_on_one_card_is_where_every_account_says(machine: Machine):
     ("sizes", "expected"),
     [
         ((614, 614), 2),
-        ((590, 640), 2),  # 15 layers and 27
-        ((573,) * 4, 4),  # 11 layers each at most
-        ((560, 620, 540, 590), 3),  # 8, 22, 3 and 15
-        ((552,) * 8, 7),  # 6 layers each at most
-        ((548, 548, 548, 552, 548, 548, 548, 548), 8),  # 5 layers, and once 6
+        ((590, 640), 2),  # 15 and 27 layers
+        ((573,) * 4, 4),  # at most 11 layers each
+        ((560, 620, 540, 590), 3),  # 8, 22, 3 and 15 layers
+        ((552,) * 8, 7),  # at most 6 layers each
+        ((548, 548, 548, 552, 548, 548, 548, 548), 8),  # 5 layers each, once 6
     ],
     ids=str,
 )
-def test_a_model_too_large_for_one_card_is_split_over_the_fewest(machine: Machine, sizes: Sequence[int], expected: int):
+def test_a_model_too_large_for_one_gpu_is_split_over_the_fewest(machine: Machine, sizes: Sequence[int], expected: int):
     machine.show(*(a_card(f"GPU-{n}", size) for n, size in enumerate(sizes)))
     with machine.serving(models={"m": LAYERED}) as service:
         device, placement, server = device_of(service, "m"), placement_of(service, "m"), loaded(service)["m"]
@@ -104,8 +104,8 @@ def test_a_model_too_large_for_one_card_is_split_over_the_fewest(machine: Machin
 
 
 @needs_compiler
-def test_a_card_is_known_by_its_uuid_whatever_its_index(machine: Machine):
-    """NVML lists them otherwise than the bus does, and later otherwise again."""
+def test_a_gpu_is_identified_by_its_uuid_not_its_index(machine: Machine):
+    """NVML order differs from bus order, and changes later."""
     on_a = {"gpus": ["GPU-a"]}
     machine.show(B, A)
     with machine.serving(models={"m": on_a, "n": on_a, "o": SMALL}) as service:
@@ -122,8 +122,8 @@ def test_a_card_is_known_by_its_uuid_whatever_its_index(machine: Machine):
 
 
 @needs_compiler
-def test_ten_cold_models_at_once_all_get_their_turn_and_no_card_is_over_committed(machine: Machine):
-    """Two cards hold four of them. The machine's own account is asserted at every look."""
+def test_ten_cold_models_at_once_are_all_served_and_no_gpu_is_overcommitted(machine: Machine):
+    """The two GPUs hold four of them. The fake machine checks its own memory at every look."""
     names = [f"m{number}" for number in range(10)]
     machine.show(A, B)
     with machine.serving(models=dict.fromkeys(names, SMALL)) as service:
@@ -137,10 +137,10 @@ def test_ten_cold_models_at_once_all_get_their_turn_and_no_card_is_over_committe
 
 
 @needs_compiler
-def test_a_card_that_a_stranger_fills_is_left_alone(machine: Machine):
+def test_a_gpu_filled_by_another_process_is_avoided(machine: Machine):
     machine.show(A, B)
     with machine.serving(models={"m": SMALL, "n": SMALL, "large": LARGE}) as service:
-        assert device_of(service, "m") == "cuda:0"  # and the next one would go there, too
+        assert device_of(service, "m") == "cuda:0"  # the next one would be placed there too
         full = replace(A, processes={os.getpid(): 400})
         machine.show(full, B)
         sees_used(service, GPU_a=947)
@@ -158,7 +158,7 @@ def test_a_card_that_a_stranger_fills_is_left_alone(machine: Machine):
 
 
 @needs_compiler
-def test_a_model_that_no_card_and_no_two_could_ever_hold_is_refused_for_good(machine: Machine):
+def test_a_model_that_exceeds_all_gpus_is_rejected_permanently(machine: Machine):
     machine.show(a_card("GPU-a", 700), a_card("GPU-b", 700))
     with machine.serving(models={"m": SMALL, "large": LARGE}) as service:
         assert device_of(service, "m") == "cuda:0"
@@ -171,7 +171,7 @@ def test_a_model_that_no_card_and_no_two_could_ever_hold_is_refused_for_good(mac
 
 
 @needs_compiler
-def test_decisions_are_told_newest_first_with_their_reasons(machine: Machine):
+def test_decisions_are_listed_newest_first_with_their_reasons(machine: Machine):
     machine.show(a_card("GPU-a", 600))
     with machine.serving(models={"m": SMALL, "n": SMALL}) as service:
         assert (device_of(service, "m"), device_of(service, "n")) == ("cuda:0", "cuda:0")
@@ -194,7 +194,7 @@ def test_decisions_are_told_newest_first_with_their_reasons(machine: Machine):
     assert all(0 < each["elapsed_ms"] < 1000 and 0 <= each["gpus_age_seconds"] < 2 for each in told)
 
 
-def test_decisions_are_for_admins_and_without_gpus_nothing_need_run_on_the_cpu(tmp_path: Path):
+def test_decisions_are_for_admins_and_cpu_fallback_never_rejects_models_without_gpus(tmp_path: Path):
     admin, user = "b" * 48, "c" * 48
     keys = [
         {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "admin": key == admin}
@@ -215,7 +215,7 @@ def test_decisions_are_for_admins_and_without_gpus_nothing_need_run_on_the_cpu(t
 
 
 @needs_compiler
-def test_the_metrics_show_what_a_loading_model_has_yet_to_take(machine: Machine):
+def test_metrics_show_the_memory_a_loading_model_has_yet_to_allocate(machine: Machine):
     machine.show(A)
     machine.holds_back_at = 0.0
     with machine.serving(models={"m": SMALL}) as service:

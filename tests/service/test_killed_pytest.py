@@ -1,4 +1,4 @@
-"""What becomes of the services that a pytest has started when it is killed and can stop nothing."""
+"""Services started by pytest end with it, even if it is killed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_it(tmp_path):
 
 
 @pytest.mark.parametrize("processes", ["0", "1"])
-def test_a_pytest_that_is_killed_leaves_no_service_behind(tmp_path: Path, processes: str):
-    """With pytest-xdist it is a worker's service, and the worker goes with its pytest."""
+def test_a_killed_pytest_leaves_no_service_behind(tmp_path: Path, processes: str):
+    """With pytest-xdist a worker owns the service, and dies with its pytest."""
     (tmp_path / "test_it.py").write_text(TEST)
     pids = tmp_path / "pids"
     options = ("-p", "tests.conftest", "-c", str(ROOT / "setup.cfg"), "--basetemp", str(tmp_path / "temp"))
