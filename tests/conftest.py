@@ -1,7 +1,7 @@
-"""Which tests are pure, which seeds random tests use, and what becomes of the processes of a pytest that is killed.
+"""Pure and integration tests, seeds of random tests, and cleanup after a killed pytest.
 
-A pure test starts no process and opens no socket; `make check` runs those. The others are marked `integration`, one by
-one, by module or by folder. A test that is neither pure nor marked fails, wherever it is run.
+A pure test starts no process and opens no socket; `make check` runs only those. All others are marked `integration`:
+singly, by module or by folder. An impure test without the mark fails.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ INTEGRATION_FOLDERS = {"engine", "extra", "gunicorn_worker", "service"}
 IMPURE_EVENTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.__new__", "subprocess.Popen"}
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-pure_test: str | None = None  # that runs just now; written by `pytest_runtest_protocol` alone
+pure_test: str | None = None  # the one that is running; written only by `pytest_runtest_protocol`
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    help = "run each random test with N new seeds instead of its fixed ones; they are printed, and part of its name"
+    help = "run each random test with N new seeds instead of its fixed ones; the summary and test names show them"
     parser.addoption("--random-seeds", type=int, metavar="N", help=help)
     parser.addoption("--seed", type=int, action="append", help="run each random test with this seed; may be repeated")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Without its bytecode, each of some three hundred services would compile itself again.
+    # Without cached bytecode, each of about three hundred services would be compiled again.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     fix_ram()
     sys.addaudithook(forbid_in_pure_tests)
     if hasattr(config, "workerinput"):
-        # A worker of pytest-xdist is killed with its pytest, and the services it has started with it.
+        # If pytest is killed, its xdist workers are killed too, and with them the services they started.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    elif config.option.random_seeds:  # drawn here, so that all workers get the same
+    elif config.option.random_seeds:  # chosen here, so that all workers use the same
         config.option.seed = [random.SystemRandom().randrange(2**31) for _ in range(config.option.random_seeds)]
 
 
@@ -49,7 +49,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes `seed` runs with 0, or with as many as its mark `seeds` says, unless told otherwise."""
+    """Runs a test with a `seed` argument with seed 0, or as many as its `seeds` mark states; options override both."""
     if "seed" in metafunc.fixturenames:
         mark = metafunc.definition.get_closest_marker("seeds")
         seeds = metafunc.config.option.seed or range(mark.args[0] if mark else 1)

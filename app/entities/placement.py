@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from app.entities.memory import Estimate
 
-# Resources that all placements share. They are keys beside the UUIDs of GPUs.
+# Resources that all placements share, used as keys like the UUIDs of GPUs.
 CPU = "cpu"  # available RAM
 UNBOOKED_RAM = "unbooked_ram"  # total RAM less all bookings: mapped file pages count as available, yet they are needed
 LOAD_QUOTA = "load_quota"  # servers that scheduling.max_loaded still permits
@@ -87,7 +87,7 @@ class GpuLimits:
     busy_utilization: float = 0.9
 
     def budget(self, total_bytes: int, free_bytes: int, booked_bytes: int) -> tuple[int, int]:
-        """A GPU's (capacity, usable) bytes: for models in total, and beside what is booked.
+        """A GPU's (capacity, usable) bytes: for models in total, and for further models.
 
         `usable` is negative if more is reserved than is free.
         """

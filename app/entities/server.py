@@ -27,7 +27,7 @@ class ServerState(enum.StrEnum):
     STARTING = "starting"  # spawned, loading its model
     READY = "ready"  # serves requests
     DRAINING = "draining"  # finishes its requests, accepts no new ones
-    STOPPING = "stopping"  # told to exit; its memory is being released
+    STOPPING = "stopping"  # ordered to exit; its memory is being released
     STOPPED = "stopped"  # reaped after an ordered stop
     FAILED = "failed"  # exited without an order
 

@@ -43,13 +43,13 @@ class ConfigurationCheck:
         return self.file is None or self.file.exists()
 
     def as_json(self) -> dict[str, Any]:
-        found = self.configuration
+        configuration = self.configuration
         return {
             "ok": self.is_good,
             "file": str(self.file) if self.file else None,
             "errors": list(self.errors),
-            "warnings": list(found.warnings) if found else [],
-            "settings": _without_secrets(found.settings.model_dump(mode="json")) if found else {},
+            "warnings": list(configuration.warnings) if configuration else [],
+            "settings": _without_secrets(configuration.settings.model_dump(mode="json")) if configuration else {},
         }
 
     def lines(self) -> list[str]:
@@ -58,7 +58,7 @@ class ConfigurationCheck:
             return list(self.errors)
         differences = list(_differences(self.configuration.settings)) or ["nothing"]
         return [
-            "The configuration is good.",
+            "The configuration is valid.",
             f"Read from: {', '.join(_sources(self.configuration)) or 'nothing; these are the defaults'}",
             f"Reachable: {_reach(self.configuration.settings)}",
             "Differs from the defaults:",
@@ -83,33 +83,34 @@ def _reach(settings: Settings) -> str:
     """Who can use the service, in one line."""
     address = f"{settings.server.host} port {settings.server.port}"
     if settings.keys:
-        where = "this machine" if settings.server.is_loopback else "whoever reaches it"
-        return f"{address}, by {where}, with a key ({len(settings.keys)} configured)"
+        clients = "this machine only" if settings.server.is_loopback else "any machine"
+        return f"{address}, from {clients}, with a key ({len(settings.keys)} configured)"
     if settings.is_open or settings.server.allow_open:
-        return f"{address}, open to everybody who reaches it: there are no keys"
-    return f"{address}, by this machine only, without a key"
+        return f"{address}, from any machine, without a key: no keys are configured"
+    return f"{address}, from this machine only, without a key"
 
 
 def _differences(settings: Settings) -> Iterator[str]:
-    written = settings.model_dump(mode="json", include={"keys", "models"}, exclude_unset=True)
-    found = dict(_leaves(_without_secrets(settings.model_dump(mode="json") | written)))
+    """The keys and values that differ from the defaults; of `keys` and `models`, only what the user set."""
+    explicit = settings.model_dump(mode="json", include={"keys", "models"}, exclude_unset=True)
+    values = dict(_leaves(_without_secrets(settings.model_dump(mode="json") | explicit)))
     defaults = dict(_leaves(Settings.model_construct().model_dump(mode="json")))
-    for key, value in found.items():
+    for key, value in values.items():
         if key not in defaults or defaults[key] != value:
             yield f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
-        for key, each in value.items():
-            yield from _leaves(each, f"{place}.{key}" if place else key)
+        for key, item in value.items():
+            yield from _leaves(item, f"{place}.{key}" if place else key)
     else:
         yield place, value
 
 
 def _without_secrets(dumped: dict[str, Any]) -> dict[str, Any]:
     """The settings without the keys' hashes and the values of variables."""
-    keys = [{name: each for name, each in key.items() if name != "sha256"} for key in dumped.get("keys", [])]
+    keys = [{name: value for name, value in key.items() if name != "sha256"} for key in dumped.get("keys", [])]
     models = {name: _without_values(model) for name, model in dumped.get("models", {}).items()}
     return dumped | {"keys": keys, "models": models, "engine": _without_values(dumped["engine"])}
 

@@ -213,7 +213,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_written_model_has_the_shape_it_was_asked_for(tiny: Path):
+def test_a_written_model_has_the_requested_shape(tiny: Path):
     said = read_header(str(tiny))
     assert said.tensors == TINY.header.tensors
     assert {**TINY.header.metadata, **said.metadata} == said.metadata | {

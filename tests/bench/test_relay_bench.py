@@ -64,7 +64,7 @@ def test_every_token_through_the_service_is_counted(service: Running, programs: 
     assert (seen["latency_ms"]["count"], seen["first_token_ms"]["count"]) == (72, 8)
 
 
-def test_every_token_asked_for_directly_is_counted(programs: Programs, tmp_path: Path):
+def test_every_token_is_counted_without_a_proxy(programs: Programs, tmp_path: Path):
     with upstream(programs) as port, direct(Surroundings(tmp_path, programs, port)) as running:
         seen = ten_tokens_each(programs, running.port, 300)
     assert (seen["tokens"], seen["streams"]) == (3000, whole(300))

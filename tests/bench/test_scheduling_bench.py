@@ -53,10 +53,10 @@ def test_each_machine_has_thirty_models_that_fit_it(machine: Machine):
     assert max(each.gpu_bytes for each in machine.models) < machine.bytes
 
 
-def test_a_trace_has_the_load_that_was_asked_for_and_is_the_same_each_time():
-    one, again = (trace("sessions", FIVE, 0.6, 200) for _ in range(2))
-    assert one == again
-    assert offered_load(list(one), FIVE) == pytest.approx(0.6, rel=0.01)
+def test_a_trace_has_the_requested_load_and_is_reproducible():
+    first, second = (trace("sessions", FIVE, 0.6, 200) for _ in range(2))
+    assert first == second
+    assert offered_load(list(first), FIVE) == pytest.approx(0.6, rel=0.01)
 
 
 def test_no_policy_has_fewer_loads_than_the_bound_for_its_worst_wait():

@@ -179,7 +179,7 @@ def test_a_similar_name_is_suggested(home: Path, name: str, near: str | None):
 
 def test_a_repository_without_a_cache_is_a_problem(tmp_path: Path):
     catalog = Catalog([tmp_path], DEFAULTS, entries=[an_entry("mine", repo="u/Foo")])
-    assert catalog.find("mine").problem.startswith("no Hugging Face cache is looked at: u/Foo")
+    assert catalog.find("mine").problem.startswith("the Hugging Face cache is disabled: u/Foo")
 
 
 @pytest.mark.parametrize(

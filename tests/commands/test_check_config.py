@@ -43,9 +43,9 @@ def test_no_configuration_means_the_defaults():
     assert (done.exit_code, done.output.splitlines()) == (
         0,
         [
-            "The configuration is good.",
+            "The configuration is valid.",
             "Read from: nothing; these are the defaults",
-            "Reachable: 127.0.0.1 port 8080, by this machine only, without a key",
+            "Reachable: 127.0.0.1 port 8080, from this machine only, without a key",
             "Differs from the defaults:",
             "  nothing",
         ],
@@ -65,7 +65,7 @@ def test_sources_and_differences_from_the_defaults_are_printed(tmp_path):
     assert done.exit_code == 0
     assert [line for line in done.output.splitlines()[1:] if not line.startswith("warning: model ")] == [
         f"Read from: {file}, LLAMA_SMART_PROXY_SERVER__PORT",
-        "Reachable: 0.0.0.0 port 9000, by whoever reaches it, with a key (1 configured)",
+        "Reachable: 0.0.0.0 port 9000, from any machine, with a key (1 configured)",
         "Differs from the defaults:",
         "  server.host: 0.0.0.0",
         "  server.port: 9000",
@@ -85,14 +85,14 @@ def test_sources_and_differences_from_the_defaults_are_printed(tmp_path):
 @pytest.mark.parametrize(
     ("variables", "reachable"),
     [
-        ({"SERVER__PORT": "9"}, "127.0.0.1 port 9, by this machine only, without a key"),
+        ({"SERVER__PORT": "9"}, "127.0.0.1 port 9, from this machine only, without a key"),
         (
             {"KEYS": f'[{{"name": "a", "sha256": "{HASH}"}}]'},
-            "127.0.0.1 port 8080, by this machine, with a key (1 configured)",
+            "127.0.0.1 port 8080, from this machine only, with a key (1 configured)",
         ),
         (
             {"SERVER__HOST": "", "SERVER__ALLOW_OPEN": "true"},
-            "0.0.0.0 port 8080, open to everybody who reaches it: there are no keys",
+            "0.0.0.0 port 8080, from any machine, without a key: no keys are configured",
         ),
     ],
 )

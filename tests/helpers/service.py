@@ -170,12 +170,12 @@ def wait_for(condition: Callable[[], Any], seconds: float, explain: Callable[[],
     deadline, pause_seconds = time.monotonic() + seconds, 0.005
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
-        time.sleep(pause_seconds)  # what is asked is often a request: asked all the time it would take a core
+        time.sleep(pause_seconds)  # conditions are often requests, which would use a core without a pause
         pause_seconds = min(0.05, 1.3 * pause_seconds)
     return value
 
 
-def is_gone(process: psutil.Process) -> bool:
+def has_exited(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.Error:

@@ -62,9 +62,9 @@ class StandIn:
         """Set the hardware. Faults: `error CALL CODE` and `delay CALL MILLISECONDS`, for an NVML function or `all`, and
         `stale_until_init N`: every card is lost until the process initializes NVML for the Nth time."""
         text = "\n".join(["driver 580.10 13000", *faults, *(line for card in cards for line in card.lines())]) + "\n"
-        beside = self.path.with_suffix(".new")
-        beside.write_text(text)
-        os.replace(beside, self.path)
+        temporary = self.path.with_suffix(".new")
+        temporary.write_text(text)
+        os.replace(temporary, self.path)
 
     def unload(self) -> None:
         """Simulate that the driver is not loaded."""

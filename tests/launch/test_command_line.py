@@ -1,4 +1,4 @@
-"""The command line of a llama-server."""
+"""The command line and environment of a llama-server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def option(argv: tuple[str, ...], name: str) -> str:
     return argv[argv.index(name) + 1]
 
 
-def test_every_argument_that_decides_about_memory_is_given():
+def test_every_argument_that_affects_memory_is_set():
     argv = plan(ctx_size=8192, parallel=3, ubatch_size=256, cache_type_k="q8_0", cache_type_v="q4_0").argv
     assert argv[0] == "/bin/llama-server"
     assert {name: option(argv, name) for name in argv if name.startswith("--")} == {
@@ -37,7 +37,7 @@ def test_every_argument_that_decides_about_memory_is_given():
     }
 
 
-def test_newer_options_are_used_where_the_engine_names_them_and_only_there():
+def test_newer_options_are_used_only_if_the_engine_supports_them():
     assert "--kv-unified" not in plan().argv
     assert "--kv-unified" in plan("--kv-unified").argv
     assert "--no-kv-unified" in plan("--kv-unified", "--no-kv-unified", kv_unified=False).argv
@@ -45,46 +45,47 @@ def test_newer_options_are_used_where_the_engine_names_them_and_only_there():
     assert "--cache-ram" not in plan().argv
 
 
-def test_an_engine_that_can_say_what_it_needs_is_asked_and_no_other():
-    asked = plan("-fit", "--log-jsonl", "-lv").argv
-    assert (option(asked, "-fit"), option(asked, "-lv")) == ("on", "4")
-    for silent in (plan("-fit", "-lv"), plan("--log-jsonl", "-lv"), plan("-fit", "--log-jsonl", ctx_size=0)):
-        assert "-lv" not in silent.argv
+def test_a_memory_projection_is_requested_only_if_the_engine_supports_it():
+    argv = plan("-fit", "--log-jsonl", "-lv").argv
+    assert (option(argv, "-fit"), option(argv, "-lv")) == ("on", "4")
+    for without in (plan("-fit", "-lv"), plan("--log-jsonl", "-lv"), plan("-fit", "--log-jsonl", ctx_size=0)):
+        assert "-lv" not in without.argv
     assert option(plan("-fit", "-lv").argv, "-fit") == "off"
 
 
-def test_what_is_not_given_would_be_shrunk_by_asking():
-    for open_ended in ({"ctx_size": 0}, {"n_gpu_layers": -1}):
-        assert option(plan("-fit", "--log-jsonl", **open_ended).argv, "-fit") == "off"
+def test_no_projection_is_requested_for_automatic_sizes():
+    """-fit would reduce them."""
+    for automatic in ({"ctx_size": 0}, {"n_gpu_layers": -1}):
+        assert option(plan("-fit", "--log-jsonl", **automatic).argv, "-fit") == "off"
 
 
-def test_the_embedded_engine_needs_no_json_to_be_asked():
+def test_the_embedded_engine_needs_no_json_log_for_a_projection():
     embedded = replace(an_engine("-fit", "-lv"), kind=EngineKind.EMBEDDED)
     argv = launch_plan(a_model(), embedded, {}, api_key="", port=0).argv
     assert (option(argv, "-fit"), option(argv, "-lv")) == ("on", "4")
 
 
-def test_slots_are_saved_where_it_is_said_and_nowhere_else():
+def test_slots_are_saved_only_with_a_folder():
     assert "--slot-save-path" not in plan("--slot-save-path").argv
     argv = launch_plan(a_model(), an_engine(), {}, api_key="", port=0, slots_folder="/state/slots/a-1").argv
     assert option(argv, "--slot-save-path") == "/state/slots/a-1"
 
 
-def test_a_projector_is_given_to_an_engine_that_takes_one():
+def test_a_projector_is_passed_to_an_engine_that_supports_it():
     assert option(plan("--mmproj", mmproj="/models/mmproj.gguf").argv, "--mmproj") == "/models/mmproj.gguf"
     assert "--mmproj" not in plan("--mmproj").argv
     assert "--mmproj" not in plan(mmproj="/models/mmproj.gguf").argv
 
 
-def test_a_models_own_arguments_stand_before_ours_which_therefore_win():
+def test_a_models_arguments_precede_ours_which_override_them():
     argv = plan(args=("--swa-full", "--ctx-size", "1")).argv
     assert argv[:4] == ("/bin/llama-server", "--swa-full", "--ctx-size", "1")
     assert argv[4] == "--model"
     assert option(argv[4:], "--ctx-size") == "4096"
 
 
-def test_a_models_own_variables_win_over_the_shared_ones_and_ours_over_both():
-    env = plan(env={"PATH": "/own", "MINE": "1", "LLAMA_API_KEY": "theirs", "CUDA_VISIBLE_DEVICES": "0"}).env
+def test_a_models_variables_override_shared_ones_and_ours_override_both():
+    env = plan(env={"PATH": "/own", "MINE": "1", "LLAMA_API_KEY": "other", "CUDA_VISIBLE_DEVICES": "0"}).env
     assert env == {
         "PATH": "/own",
         "MINE": "1",
@@ -94,18 +95,18 @@ def test_a_models_own_variables_win_over_the_shared_ones_and_ours_over_both():
     }
 
 
-def test_a_start_on_gpus_sees_them_alone_and_is_dealt_out_as_it_was_booked():
+def test_a_launch_on_gpus_sees_only_these_and_is_split_as_booked():
     estimate = Estimate((DeviceMemory(), DeviceMemory()), DeviceMemory(), Confidence.EXACT)
     placement = Placement(("GPU-b", "GPU-a"), (20, 13), 999, 8192, 4, estimate)
     model = replace(a_model(), launch=launch_on(a_launch(ctx_size=1), placement))
     found = launch_plan(model, an_engine(), {}, api_key="", port=0)
     assert found.env["CUDA_VISIBLE_DEVICES"] == "GPU-b,GPU-a"
-    given = {name: option(found.argv, name) for name in ("--tensor-split", "--n-gpu-layers", "--ctx-size")}
-    assert given == {"--tensor-split": "20,13", "--n-gpu-layers": "999", "--ctx-size": "8192"}
+    options = {name: option(found.argv, name) for name in ("--tensor-split", "--n-gpu-layers", "--ctx-size")}
+    assert options == {"--tensor-split": "20,13", "--n-gpu-layers": "999", "--ctx-size": "8192"}
     assert option(found.argv, "--n-cpu-moe") == "4"
 
 
-def test_a_start_on_the_cpu_sees_no_gpu():
+def test_a_launch_placed_on_the_cpu_sees_no_gpu():
     model = replace(a_model(), launch=launch_on(LaunchSettings(), on_the_cpu(1)))
     found = launch_plan(model, an_engine(), {}, api_key="", port=0)
     assert (found.env["CUDA_VISIBLE_DEVICES"], option(found.argv, "--n-gpu-layers")) == ("", "0")
@@ -120,26 +121,26 @@ def test_a_tiny_model_gets_one_thread():
 
 def test_flash_attention_is_a_switch_in_older_builds():
     old = replace(an_engine("--flash-attn"), switches=frozenset({"--flash-attn"}))
-    for wanted, given in (("on", 1), ("auto", 0), ("off", 0)):
-        model = replace(a_model(), launch=a_launch(flash_attn=wanted))
+    for value, count in (("on", 1), ("auto", 0), ("off", 0)):
+        model = replace(a_model(), launch=a_launch(flash_attn=value))
         argv = launch_plan(model, old, {}, api_key="", port=0).argv
-        assert argv.count("--flash-attn") == given
-        assert wanted not in argv
+        assert argv.count("--flash-attn") == count
+        assert value not in argv
 
 
-def test_the_key_is_in_the_environment_and_nowhere_else():
-    made = plan()
-    assert made.env["LLAMA_API_KEY"] == "secret"
-    assert "secret" not in " ".join(made.argv)
-    assert "secret" not in repr(made)
+def test_the_api_key_is_only_in_the_environment():
+    launch = plan()
+    assert launch.env["LLAMA_API_KEY"] == "secret"
+    assert "secret" not in " ".join(launch.argv)
+    assert "secret" not in repr(launch)
 
 
-def test_a_model_on_the_cpu_sees_no_gpu():
+def test_a_launch_without_a_placement_sees_no_gpu():
     assert plan().env["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_the_known_abort_is_avoided():
-    """phi3, quantized cache, slots with their own cells: llama.cpp b11434 ends with a fatal error."""
+    """phi3, quantized cache, separate caches per slot: llama.cpp b11434 aborts."""
     aborts = a_launch(cache_type_k="q8_0", parallel=2, kv_unified=False)
     assert avoid_known_crash(aborts, "phi3") == a_launch(cache_type_k="q8_0", parallel=2, kv_unified=True)
     for harmless in (a_launch(cache_type_k="q8_0", parallel=1, kv_unified=False), a_launch(kv_unified=False)):

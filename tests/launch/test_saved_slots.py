@@ -1,4 +1,4 @@
-"""Which saved KV caches are restored and which go: names and sums."""
+"""Saved KV caches: their names, which are restored and which are deleted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def saved(at_ms: int = 1000, server: str = A, slot: int = 0, size_bytes: int = 0
 # --- names ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_name_says_all_that_is_known_of_it():
+def test_a_file_name_round_trips():
     one = saved(1764241370123, slot=3, size_bytes=7)
     assert one.name == "0123456789abcdef-1764241370123-aaaaaaaa-3.kv"
     assert saved_slot(one.name, 7, "f") == one
@@ -44,11 +44,11 @@ def test_a_name_says_all_that_is_known_of_it():
 @pytest.mark.parametrize(
     "name", ["", "x.kv", f"{saved().name}.writing", f"{saved().name}.reading", f"../{saved().name}"]
 )
-def test_other_names_are_no_saved_slots(name: str):
+def test_other_file_names_are_ignored(name: str):
     assert saved_slot(name, 0, "f") is None
 
 
-def test_a_folder_is_one_plain_name_whatever_its_model_is_called():
+def test_any_model_name_becomes_a_plain_folder_name():
     names = ["qwen3-8b", "user/repo:Q4_K_M", "user_repo_Q4_K_M", "..", ".", "../../etc", "模型", "x" * 512, "x" * 511]
     folders = [folder_name(name) for name in names]
     assert len(set(folders)) == len(names)
@@ -76,12 +76,12 @@ def with_launch(**settings: object):
         with_launch(mmproj="/models/mmproj.gguf"),
     ],
 )
-def test_what_a_cache_depends_on_changes_its_start(model):
+def test_options_that_affect_the_cache_change_the_digest(model):
     engine = an_engine("--kv-unified", "--mmproj")
     assert start_digest(model, engine, {}, ()) != start_digest(MODEL, engine, {}, ())
 
 
-def test_so_do_other_files_another_engine_and_a_variable_of_all_models():
+def test_files_engine_and_shared_variables_change_the_digest():
     digests = {
         start_digest(MODEL, ENGINE, {}, [(1, 2)]),
         start_digest(MODEL, ENGINE, {}, [(1, 3)]),
@@ -99,40 +99,42 @@ def test_so_do_other_files_another_engine_and_a_variable_of_all_models():
         with_launch(env={"TOKEN": "secret"}),
     ],
 )
-def test_where_it_lies_and_who_it_is_for_do_not(model):
+def test_placement_and_names_do_not_change_the_digest(model):
     assert start_digest(model, ENGINE, {"PATH": "/bin"}, ()) == start_digest(MODEL, ENGINE, {}, ())
 
 
-# --- which are restored, and which go -------------------------------------------------------------------------------
+# --- which are restored or deleted ---------------------------------------------------------------------------------
 
 
-def test_the_newest_are_restored_each_to_its_own_slot():
+def test_the_newest_files_are_restored_each_to_its_own_slot():
     old, new, newest = saved(1, slot=0), saved(2, slot=2), saved(3, slot=1)
     assert match_slots([old, new, newest], slots=2) == [(newest, 1), (new, 0)]
     assert match_slots([old, new, newest], slots=4) == [(newest, 1), (new, 2), (old, 0)]
 
 
-def test_of_two_servers_one_gets_a_slot_that_nobody_had():
+def test_a_file_whose_slot_is_taken_gets_a_free_slot():
     first, second, third = saved(3, A, slot=0), saved(2, B, slot=0), saved(1, B, slot=1)
     assert match_slots([third, second, first], slots=3) == [(first, 0), (second, 2), (third, 1)]
 
 
-def test_there_is_a_slot_for_each_whatever_they_had():
-    """All pairs of slots of two servers, in a server of two."""
-    for mine in range(4):
-        for its in range(4):
-            placed = match_slots([saved(2, A, slot=mine), saved(1, B, slot=its)], slots=2)
-            assert sorted(slot for _, slot in placed) == [0, 1]
+def test_each_file_gets_a_slot_whatever_its_slot_was():
+    """All pairs of slots of two servers, restored to a server with two slots."""
+    for first in range(4):
+        for second in range(4):
+            matched = match_slots([saved(2, A, slot=first), saved(1, B, slot=second)], slots=2)
+            assert sorted(slot for _, slot in matched) == [0, 1]
 
 
-def test_the_oldest_go_first_and_no_more_than_have_to():
+def test_the_oldest_files_are_deleted_first_and_no_more_than_necessary():
     old, new, newest = saved(1, size_bytes=10), saved(2, size_bytes=10), saved(3, size_bytes=10)
-    some = [newest, old, new]
-    assert files_to_delete(some, needed_bytes=5, left_bytes=5, free_bytes=99) == ()
-    assert files_to_delete(some, needed_bytes=15, left_bytes=5, free_bytes=99) == (old,)
-    assert files_to_delete(some, needed_bytes=16, left_bytes=5, free_bytes=99) == (old, new)
-    assert files_to_delete(some, needed_bytes=16, left_bytes=99, free_bytes=5) == (old, new), "the disk counts as well"
-    assert files_to_delete(some, needed_bytes=36, left_bytes=5, free_bytes=99) is None, "nothing goes in vain"
+    files = [newest, old, new]
+    assert files_to_delete(files, needed_bytes=5, left_bytes=5, free_bytes=99) == ()
+    assert files_to_delete(files, needed_bytes=15, left_bytes=5, free_bytes=99) == (old,)
+    assert files_to_delete(files, needed_bytes=16, left_bytes=5, free_bytes=99) == (old, new)
+    assert files_to_delete(files, needed_bytes=16, left_bytes=99, free_bytes=5) == (old, new), (
+        "free disk space is a limit too"
+    )
+    assert files_to_delete(files, needed_bytes=36, left_bytes=5, free_bytes=99) is None, "nothing is deleted in vain"
     assert files_to_delete([], needed_bytes=0, left_bytes=-1, free_bytes=99) is None
 
 
@@ -151,7 +153,7 @@ def kept(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*.kv*"))
 
 
-def test_two_servers_of_a_model_do_not_get_the_same_files(tmp_path: Path):
+def test_two_servers_of_a_model_take_different_files(tmp_path: Path):
     files = SlotFiles(tmp_path / "slots", 1000)
     for server in (A, B):
         for slot in (0, 1):
@@ -162,7 +164,7 @@ def test_two_servers_of_a_model_do_not_get_the_same_files(tmp_path: Path):
     assert files.take("m", START, slots=2) == []
 
 
-def test_what_was_taken_and_not_tried_is_there_for_the_next(tmp_path: Path):
+def test_a_file_that_was_put_back_can_be_taken_again(tmp_path: Path):
     files = SlotFiles(tmp_path / "slots", 1000)
     write(files, "m", saved())
     ((file, _),) = files.take("m", START, slots=1)
@@ -170,7 +172,7 @@ def test_what_was_taken_and_not_tried_is_there_for_the_next(tmp_path: Path):
     assert kept(tmp_path) == [saved().name]
 
 
-def test_of_another_start_it_is_deleted_and_other_models_keep_theirs(tmp_path: Path):
+def test_files_of_another_start_are_deleted_but_not_those_of_other_models(tmp_path: Path):
     files = SlotFiles(tmp_path / "slots", 1000)
     write(files, "m", saved(start=OTHER_START))
     write(files, "n", saved(start=OTHER_START, slot=1))
@@ -178,7 +180,7 @@ def test_of_another_start_it_is_deleted_and_other_models_keep_theirs(tmp_path: P
     assert kept(tmp_path) == [saved(start=OTHER_START, slot=1).name]
 
 
-def test_what_is_being_written_counts_as_large_as_it_may_become(tmp_path: Path):
+def test_a_file_being_written_counts_with_its_maximum_size(tmp_path: Path):
     files = SlotFiles(tmp_path / "slots", 100)
     assert write(files, "m", saved(1, A), 10)
     assert files.begin("m", saved(2, B), 60)
@@ -186,7 +188,7 @@ def test_what_is_being_written_counts_as_large_as_it_may_become(tmp_path: Path):
     assert kept(tmp_path) == [saved(1, A).name, saved(2, B).name + ".writing"]
 
 
-def test_a_server_does_not_push_out_what_it_has_just_saved(tmp_path: Path):
+def test_a_server_does_not_delete_the_files_it_has_just_saved(tmp_path: Path):
     files = SlotFiles(tmp_path / "slots", 100)
     assert write(files, "m", saved(1, A), 40)
     assert write(files, "m", saved(2, B, slot=0), 60)
@@ -195,22 +197,22 @@ def test_a_server_does_not_push_out_what_it_has_just_saved(tmp_path: Path):
     assert kept(tmp_path) == [saved(2, B, slot=0).name, saved(2, B, slot=1).name]
 
 
-def test_the_disk_is_never_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_disk_reserve_is_kept_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(slot_files, "DISK_RESERVE_BYTES", 2**60)
     assert not write(SlotFiles(tmp_path / "slots", 1000), "m", saved())
     assert kept(tmp_path) == []
 
 
-def test_a_quota_of_nothing_keeps_nothing(tmp_path: Path):
+def test_with_a_quota_of_zero_nothing_is_saved(tmp_path: Path):
     assert not write(SlotFiles(tmp_path / "slots", 0), "m", saved())
 
 
-# --- one server's ----------------------------------------------------------------------------------------------------
+# --- one server ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.integration
-def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The file that was tried is gone, and the others are there for the next start."""
+def test_after_one_restore_timed_out_no_other_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The file that was tried is deleted, the others are kept for the next start."""
     monkeypatch.setattr(kept_cache, "RESTORE_SECONDS", 0.3)
     files = SlotFiles(tmp_path / "slots", 1000)
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
@@ -228,9 +230,7 @@ def test_a_restore_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: py
     assert kept(tmp_path) == [saved(slot=1, start=start).name]
 
 
-def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_without_a_thread_nothing_is_restored_and_no_file_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     files = SlotFiles(tmp_path / "slots", 1000)
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
     file = saved(start=start_digest(server.model, SAVING, {}, [stamp_of(server.model.path)]))
@@ -238,10 +238,10 @@ def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
     cache = KeptCaches(files, SAVING, {}).prepare(server, bool)
     assert cache is not None
 
-    def none_left(thread: threading.Thread) -> None:
+    def fail_to_start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", none_left)
+    monkeypatch.setattr(threading.Thread, "start", fail_to_start)
     assert not cache.restore(1, "key")
     cache.save(1, "key", seconds=600)
     assert cache.deadline <= time.monotonic()
@@ -249,17 +249,17 @@ def test_where_no_thread_is_left_nothing_is_waited_for_and_nothing_lost(
     assert kept(tmp_path) == [file.name]
 
 
-def test_what_hangs_is_not_asked_to_save():
+def test_a_server_that_hangs_or_failed_is_not_saved():
     saves = {reason.value for reason in StopReason if reason.allows_cache_save}
     assert saves == {"idle", "room", "drained", "unload", "shutdown"}
 
 
-def test_a_model_without_the_setting_has_nothing_on_disk(tmp_path: Path):
+def test_without_keep_kv_cache_nothing_is_written(tmp_path: Path):
     assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).prepare(a_server(MODEL, 1000), bool) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_nothing_can_be_written_the_model_is_served_without(tmp_path: Path):
+def test_without_a_writable_folder_the_model_is_served_without_saving(tmp_path: Path):
     (tmp_path / "slots").write_text("a file")
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
     assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).prepare(server, bool) is None

@@ -1,4 +1,4 @@
-"""What is kept of past loads, and that nothing about the file it is kept in can hurt the service."""
+"""The history of measured loads, and that no problem with its file affects the service."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "state" / "history.sqlite3"
 
 
-def a_life(file: Path) -> History:
+def started(file: Path) -> History:
     history = History(file)
     history.start()
     return history
 
 
 def test_the_history_is_kept_over_a_restart(file: Path):
-    first = a_life(file)
+    first = started(file)
     assert first.estimate(a_start()) is None
     first.remember(a_start(), a_need(100, overhead_mib=20))
     first.remember(a_start("b", GPU), on_gpu(50), {0: 300 * MIB})
     first.close()
-    second = a_life(file)
+    second = started(file)
     assert second.estimate(a_start()) == a_need(100, overhead_mib=20)
     assert second.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=250 * MIB),)
     assert second.of_model("").overheads == {HOST: 20 * MIB, GPU: 250 * MIB}
@@ -80,7 +80,7 @@ def test_a_start_differs_by_file_options_engine_and_gpu():
 
 
 def test_keys_of_earlier_releases_stay_valid():
-    """Computed on 2026-12-01. Another value here means that everybody's measured loads are forgotten."""
+    """Computed on 2026-12-01. A different key discards all users' measured loads."""
     launch = a_launch(
         cache_type_k="q8_0", kv_unified=False, n_gpu_layers=20, n_cpu_moe=3, args=("--swa-full",), env={"GGML_X": "1"}
     )
@@ -88,7 +88,7 @@ def test_keys_of_earlier_releases_stay_valid():
     estimate = Estimate((DeviceMemory(), DeviceMemory()), DeviceMemory(), Confidence.EXACT)
     placement = Placement(("GPU-a", "GPU-b"), (10, 23), 33, 16384, 4, estimate)
     launches = (model.launch, launch, launch_on(launch, placement))
-    keys = [start_of(replace(model, launch=each), engine, (GPU,)).key[:16] for each in launches]
+    keys = [start_of(replace(model, launch=settings), engine, (GPU,)).key[:16] for settings in launches]
     assert keys == ["4b0c9cda21bff28b", "ca44827cc6f7a14a", "d8b5d45921f8d652"]
 
 
@@ -99,7 +99,7 @@ def test_a_models_name_and_secrets_are_not_part_of_its_start():
 
 
 def test_an_overhead_is_the_median_of_the_last_loads(file: Path):
-    history = a_life(file)
+    history = started(file)
     assert history.of_model("").overheads == {}
     for number, mib in enumerate((900, 451, 456, 9000, 456, 449)):
         history.remember(a_start(f"m{number}", GPU), on_gpu(50), {0: (50 + mib) * MIB})
@@ -108,8 +108,8 @@ def test_an_overhead_is_the_median_of_the_last_loads(file: Path):
 
 
 def test_an_unmeasured_start_has_the_overhead_of_others(file: Path):
-    """NVML lists no process in some containers, and a projection measures nothing."""
-    history = a_life(file)
+    """In some containers NVML lists no processes, and a projection measures nothing."""
+    history = started(file)
     history.remember(a_start("b", GPU), on_gpu(50), is_measured=False)
     assert history.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=GPU_OVERHEAD_BYTES),)
     history.remember(a_start("a", GPU), on_gpu(100), {0: 400 * MIB})
@@ -119,7 +119,7 @@ def test_an_unmeasured_start_has_the_overhead_of_others(file: Path):
 
 def test_a_gpu_not_used_before_has_the_overhead_of_the_table(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers.measurement.history, "measured_overheads", lambda: {GPU: 480 * MIB})
-    history = a_life(file)
+    history = started(file)
     need = history.with_overheads(a_start("a", GPU, "another"), replace(on_gpu(50), devices=(DeviceMemory(1),) * 2))
     assert [each.overhead_bytes for each in need.devices] == [480 * MIB, GPU_OVERHEAD_BYTES]
     history.remember(a_start("b", GPU), on_gpu(50), {0: (50 + 300) * MIB})
@@ -128,7 +128,7 @@ def test_a_gpu_not_used_before_has_the_overhead_of_the_table(file: Path, monkeyp
 
 
 def test_ram_has_a_default_overhead(file: Path):
-    history = a_life(file)
+    history = started(file)
     history.remember(a_start(), a_need(100), is_measured=False)
     assert history.estimate(a_start()).host.overhead_bytes == BASE_BYTES
     history.remember(a_start("b"), a_need(100, overhead_mib=20))
@@ -137,8 +137,8 @@ def test_ram_has_a_default_overhead(file: Path):
 
 
 def test_a_start_keeps_its_own_overhead(file: Path):
-    """Its projection is compared with the booking, which came from the same row."""
-    history = a_life(file)
+    """Its projection is compared with the booking, which is from the same row."""
+    history = started(file)
     history.remember(a_start(), a_need(100, overhead_mib=20))
     for name in "bcd":
         history.remember(a_start(name), a_need(100, overhead_mib=70))
@@ -148,33 +148,33 @@ def test_a_start_keeps_its_own_overhead(file: Path):
 
 def test_only_the_newest_rows_are_kept(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers.measurement.history, "MAX_ROWS", 3)
-    first = a_life(file)
+    first = started(file)
     for name in "abcda":
         first.remember(a_start(name), a_need())
     first.close()
-    for history in (first, a_life(file)):
+    for history in (first, started(file)):
         assert [name for name in "abcd" if history.estimate(a_start(name))] == ["a", "c", "d"]
 
 
 def test_a_broken_database_is_renamed_and_replaced(file: Path, caplog: pytest.LogCaptureFixture):
     file.parent.mkdir()
     file.write_bytes(b"this is no database " * 100)
-    history = a_life(file)
+    history = started(file)
     history.remember(a_start(), a_need())
     history.close()
     assert "cannot be used" in caplog.text
-    assert a_life(file).estimate(a_start()) is not None
+    assert started(file).estimate(a_start()) is not None
 
 
 def test_a_database_of_a_newer_version_is_not_modified(file: Path, caplog: pytest.LogCaptureFixture):
-    a_life(file).close()
+    started(file).close()
     with sqlite3.connect(file) as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
-    history = a_life(file)
+    history = started(file)
     history.remember(a_start(), a_need())
     history.close()
-    assert history.estimate(a_start()), "this life knows it all the same"
+    assert history.estimate(a_start()), "kept in memory all the same"
     assert caplog.text.count("its schema version is 99") == 2
     with sqlite3.connect(file) as database:
         assert database.execute("SELECT count(*) FROM loads").fetchone() == (0,)
@@ -182,10 +182,10 @@ def test_a_database_of_a_newer_version_is_not_modified(file: Path, caplog: pytes
 
 
 def test_a_locked_database_blocks_no_caller(file: Path, caplog: pytest.LogCaptureFixture):
-    a_life(file).close()
+    started(file).close()
     locker = sqlite3.connect(file)
     locker.execute("BEGIN EXCLUSIVE")
-    history = a_life(file)
+    history = started(file)
     begun_at = time.monotonic()
     history.remember(a_start(), a_need())
     assert history.estimate(a_start()) is not None
@@ -196,7 +196,7 @@ def test_a_locked_database_blocks_no_caller(file: Path, caplog: pytest.LogCaptur
 
 
 def test_a_folder_that_is_not_writable_is_a_warning(caplog: pytest.LogCaptureFixture):
-    history = a_life(Path("/dev/null/nowhere/history.sqlite3"))
+    history = started(Path("/dev/null/nowhere/history.sqlite3"))
     history.remember(a_start(), a_need())
     history.close()
     assert history.estimate(a_start()) is not None
@@ -204,14 +204,14 @@ def test_a_folder_that_is_not_writable_is_a_warning(caplog: pytest.LogCaptureFix
 
 
 def test_an_unreadable_row_is_skipped(file: Path):
-    first = a_life(file)
+    first = started(file)
     first.remember(a_start("a"), a_need())
     first.remember(a_start("b"), a_need())
     first.close()
     with sqlite3.connect(file) as database:
         database.execute("UPDATE loads SET need = ? WHERE model = ?", ('{"host": 7}', a_model("a").path))
     database.close()
-    second = a_life(file)
+    second = started(file)
     assert (second.estimate(a_start("a")), second.estimate(a_start("b"))) == (None, a_need_with_base())
     second.close()
 

@@ -1,4 +1,4 @@
-"""What is told and remembered of one start, from its log and from what its process holds."""
+"""Measurement of one load: events posted and rows remembered, from the log and the memory of the process."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Case:
     def __init__(self, folder: Path, booked_mib: int, mmproj: str | None = None, on_gpu: bool = False) -> None:
         model = replace(a_model(), launch=LaunchSettings(mmproj=mmproj))
         self.start, self.history = start_of(model, an_engine()), History(folder / "history.sqlite3")
-        self.told: list[ev.Event] = []
+        self.posted: list[ev.Event] = []
         server = a_server(model, booked_mib * MIB)
         if on_gpu:
             server = a_server(model, booked_mib * MIB, placement=replace(server.placement, uuids=("GPU-a",)))
-        self.measurement = Measurement(server, self.start, self.history, self.told.append, logs_json=True)
+        self.measurement = Measurement(server, self.start, self.history, self.posted.append, logs_json=True)
 
     @property
-    def told_mib(self) -> list[tuple[type, float]]:
-        return [(type(event), event.needs[CPU] / MIB) for event in self.told]  # type: ignore[union-attr]
+    def posted_mib(self) -> list[tuple[type, float]]:
+        return [(type(event), event.needs[CPU] / MIB) for event in self.posted]  # type: ignore[union-attr]
 
 
 @pytest.fixture
 def held_mib(monkeypatch: pytest.MonkeyPatch):
-    """The RAM of the process before the load and after it."""
+    """The RAM of the process before and after the load, in MiB."""
     held = [20, 130]
     monkeypatch.setattr(
         workers.measurement.measurement,
@@ -54,13 +54,13 @@ def held_mib(monkeypatch: pytest.MonkeyPatch):
 def test_projection_and_measurement_are_posted(tmp_path: Path, held_mib: list[int]):
     case = Case(tmp_path, booked_mib=500)
     case.measurement.read([PROJECTION], PID)
-    # 999, at most one more by rounding, and what a process is taken to hold besides
-    assert case.told_mib == [(ev.Projected, 1000 + BASE_BYTES / MIB)]
+    # 999, at most one more by rounding, and the assumed base of a process
+    assert case.posted_mib == [(ev.Projected, 1000 + BASE_BYTES / MIB)]
     assert case.history.estimate(case.start).booked_bytes == 1000 * MIB + BASE_BYTES
     case.measurement.read(BUFFERS, PID)
     case.measurement.finish(PID)
-    # 900 + 90 + 9 + 2 of buffers; of the 130 MiB it holds, 101 are buffers that are not the mapped file
-    assert case.told_mib[1:] == [(ev.Measured, 1001 + 29)]
+    # 900 + 90 + 9 + 2 of buffers; of the 130 MiB of the process, 101 are buffers other than the mapped file
+    assert case.posted_mib[1:] == [(ev.Measured, 1001 + 29)]
     assert case.history.of_model("").overheads[HOST] == 29 * MIB
 
 
@@ -69,20 +69,20 @@ def test_untouched_buffers_do_not_reduce_the_overhead(tmp_path: Path, held_mib: 
     case = Case(tmp_path, booked_mib=500)
     case.measurement.read([PROJECTION, *BUFFERS], PID)
     case.measurement.finish(PID)
-    assert case.told_mib[1:] == [(ev.Measured, 1001 + 20)]
+    assert case.posted_mib[1:] == [(ev.Measured, 1001 + 20)]
 
 
 @pytest.mark.parametrize(("booked_mib", "is_confirmed"), [(1062, False), (1063, True), (1066, True), (1073, False)])
 def test_a_booking_within_the_rounding_is_confirmed(
     tmp_path: Path, held_mib: list[int], booked_mib: int, is_confirmed: bool
 ):
-    """999 MiB and 64: whole MiB, and without the outputs. A booking of measured bytes must not move by these."""
+    """999 MiB and 64, in whole MiB and without outputs: the difference must not change a booking of measured bytes."""
     case = Case(tmp_path, booked_mib)
     case.measurement.read([PROJECTION], PID)
-    assert case.told_mib == [(ev.Projected, booked_mib if is_confirmed else 1064)]
+    assert case.posted_mib == [(ev.Projected, booked_mib if is_confirmed else 1064)]
 
 
-def test_a_projection_that_confirms_what_was_measured_does_not_replace_it(tmp_path: Path, held_mib: list[int]):
+def test_a_projection_that_confirms_a_measurement_does_not_replace_it(tmp_path: Path, held_mib: list[int]):
     first = Case(tmp_path, booked_mib=500)
     first.measurement.read([PROJECTION, *BUFFERS], PID)
     first.measurement.finish(PID)
@@ -91,7 +91,7 @@ def test_a_projection_that_confirms_what_was_measured_does_not_replace_it(tmp_pa
     second.history.remember(second.start, measured)
     second.measurement.read([PROJECTION], PID)
     assert second.history.estimate(second.start) == measured
-    assert second.told_mib == [(ev.Projected, measured.booked_bytes / MIB)]
+    assert second.posted_mib == [(ev.Projected, measured.booked_bytes / MIB)]
 
 
 def test_an_incomplete_report_is_not_posted(tmp_path: Path, held_mib: list[int]):
@@ -99,7 +99,7 @@ def test_an_incomplete_report_is_not_posted(tmp_path: Path, held_mib: list[int])
     case = Case(tmp_path, booked_mib=500, mmproj="/models/mmproj.gguf")
     case.measurement.read([PROJECTION, *BUFFERS], PID)
     case.measurement.finish(PID)
-    assert case.told == []
+    assert case.posted == []
     assert case.history.estimate(case.start) is None
 
 
@@ -109,7 +109,7 @@ def test_memory_that_nvml_reports_beyond_the_buffers_is_overhead(tmp_path: Path,
     case.measurement.finish(PID, nvml_bytes={0: 1450 * MIB})
     (device,) = case.history.estimate(case.start).devices
     assert device.overhead_bytes == (1450 - 1001) * MIB
-    (measured,) = case.told
+    (measured,) = case.posted
     assert isinstance(measured, ev.Measured) and measured.needs["GPU-a"] == 1450 * MIB
 
 
@@ -117,4 +117,4 @@ def test_a_report_of_ram_alone_adds_nothing_about_gpus(tmp_path: Path, held_mib:
     case = Case(tmp_path, booked_mib=500, on_gpu=True)
     case.measurement.read([PROJECTION, *BUFFERS], PID)
     case.measurement.finish(PID)
-    assert (case.told, case.history.estimate(case.start)) == ([], None)
+    assert (case.posted, case.history.estimate(case.start)) == ([], None)

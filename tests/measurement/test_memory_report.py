@@ -1,4 +1,4 @@
-"""What is read from a llama-server's log about its memory. The lines are llama.cpp's (b11434), as they were printed."""
+"""Memory reports in llama-server's log. The lines were printed by llama.cpp b11434."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read(*texts: str, in_json: bool = False) -> EngineReport:
 def test_a_projection_is_complete_with_the_line_after_its_table():
     report = EngineReport()
     assert [report.read(line) for line in CPU_TABLE.splitlines()] == [False] * 4 + [True]
-    # 345 + 28 weights; 434 is all of 345 + 48 + 41 and whatever their fractions make, at most one MiB more; so is 28
+    # 345 + 28 weights; 434 is 345 + 48 + 41 and their fractions, at most one MiB more; the same holds for 28
     assert report.projected == need(memory(373, 48, 41, margin=2))
 
 
@@ -69,7 +69,7 @@ def test_a_projection_in_json_is_complete_at_once():
     report = EngineReport(in_json=True)
     line = breakdown(row("CUDA0", 1091, 762, 256, 72), row("Host", 216, 205, 0, 10))
     assert report.read(line)
-    # 1091 - 762 - 256 - 72 = 1 MiB of fractions, and the sum's own fraction
+    # 1091 - 762 - 256 - 72 = 1 MiB of fractions, and the fraction of the sum
     assert report.projected == need(memory(205, 0, 10, margin=2), memory(762, 256, 72, margin=2))
 
 
@@ -79,13 +79,13 @@ def test_table_and_json_of_one_breakdown_are_not_added():
     assert report.projected == need(memory(205, 0, 9, margin=2), memory(762, 256, 72, margin=1))
 
 
-def test_a_table_split_by_a_line_of_another_thread_is_complete_in_the_end():
+def test_a_table_interrupted_by_another_threads_line_is_read_completely():
     *first, last, end = CPU_TABLE.splitlines()
     report = read(*first, "0.00.252.360 I srv  done request: GET /health 127.0.0.1 503", last, end)
     assert report.projected == read(CPU_TABLE).projected
 
 
-def test_devices_keep_their_numbers():
+def test_devices_keep_their_order():
     report = read(GPU_TABLE, "common_params_fit_impl: projected to use ...")
     assert report.projected.devices == (memory(762, 256, 72, margin=1), memory(400, 100, 12, margin=2))
 
@@ -98,7 +98,7 @@ def test_a_draft_models_breakdown_is_added():
     )
 
 
-def test_the_weights_of_a_draft_within_the_model_are_not_added():
+def test_the_weights_of_a_draft_head_in_the_models_file_are_not_added_again():
     main = breakdown(row("CUDA0", 1090, 762, 256, 72), row("Host", 215, 205, 0, 10))
     head = breakdown(row("CUDA0", 792, 762, 20, 10), row("Host", 205, 205, 0, 0))
     assert read(main, head, in_json=True).projected == need(
@@ -112,7 +112,7 @@ def test_the_breakdown_at_exit_is_ignored():
     assert report.projected is None
 
 
-def test_a_projector_is_added_where_the_model_is():
+def test_a_projector_is_added_to_the_models_device():
     line = "srv    load_model: [mtmd] estimated worst-case memory usage of mmproj is 1103.50 MiB (took 45.25 ms)"
     assert read(line, CPU_TABLE).projected.host == memory(373 + 1103.5, 48, 41, margin=2)
     on_gpu = read(line, breakdown(row("CUDA0", 1090, 762, 256, 72), row("Host", 215, 205, 0, 10)), in_json=True)
@@ -120,8 +120,8 @@ def test_a_projector_is_added_where_the_model_is():
     assert (on_gpu.knows_projector, read(CPU_TABLE).knows_projector) == (True, False)
 
 
-def test_buffers_are_added_up_and_the_mapped_file_counts_as_projected():
-    """The mapping spans the file, 373.5 MiB; of these 345 to 346 stay in use, the others were copied to be repacked."""
+def test_buffers_are_added_and_the_mapped_file_counts_as_projected():
+    """The mapping spans the file of 373.5 MiB; 345 to 346 stay in use, the rest was copied and repacked."""
     loaded = read(CPU_TABLE, CPU_BUFFERS).loaded()
     mapped = 373 + 2 - 28.25
     assert loaded == Loaded(
@@ -130,8 +130,8 @@ def test_buffers_are_added_up_and_the_mapped_file_counts_as_projected():
     )
 
 
-def test_the_prefix_of_a_line_may_be_cut_off():
-    """xllamacpp's engine prints its state from another thread, between a log line's time and its words."""
+def test_the_prefix_of_a_line_may_be_incomplete():
+    """xllamacpp's engine prints its state from another thread, between a log line's time and its text."""
     whole = read(CPU_BUFFERS).loaded()
     for cut in ("I load_tensors:   CPU_Mapped", "load_tensors:   CPU_Mapped", "0.01.1 load_tensors:   CPU_Mapped"):
         lines = [
@@ -140,11 +140,11 @@ def test_the_prefix_of_a_line_may_be_cut_off():
         assert read(*lines).loaded() == whole
 
 
-def test_without_a_projection_the_whole_mapping_counts():
+def test_without_a_projection_the_whole_mapped_file_counts():
     assert read(CPU_BUFFERS).loaded().need.host == memory(373.5 + 28.25, 48, 43.5)
 
 
-def test_two_caches_of_a_device_are_added_and_the_last_size_of_a_graph_counts():
+def test_two_caches_of_a_device_are_added_and_the_last_graph_size_counts():
     lines = """\
 load_tensors:        CUDA0 model buffer size =   762.50 MiB
 llama_context:  CUDA_Host  output buffer size =     2.00 MiB
@@ -183,7 +183,7 @@ def test_an_incomplete_report_is_none():
     assert read("main: model loaded").loaded() is None
 
 
-def test_lines_that_only_look_like_a_report_are_ignored():
+def test_malformed_reports_are_ignored():
     for line in (
         '{"type": "fit_memory_breakdown"',
         '{"type": "fit_memory_breakdown", "data": {"rows": [{"name": "CUDA0"}]}}',
@@ -203,7 +203,7 @@ def test_lines_that_only_look_like_a_report_are_ignored():
         "llama_model_loader: - kv  26: worst-case memory usage of mmproj is 99999999 MiB u32 = 1",
         "llama_model_loader: - kv  26: memory_breakdown_print: | - Host | 9 = 1 + 1 + 1 | u32 = 1",
         'print_info: general.name = {"type":"fit_memory_breakdown"}',
-        breakdown(row("Host", 9, 9, 0, 0)),  # it does not log in JSON: somebody else's words
+        breakdown(row("Host", 9, 9, 0, 0)),  # not from an engine that logs plain text
         "load_tensors: CUDA0 model buffer size = 1.2.3 MiB",
         "load_tensors: CUDA0 model buffer size = ... MiB",
         f"load_tensors: CUDA0 model buffer size = {'9' * 400} MiB",
@@ -221,7 +221,7 @@ def test_a_projection_with_impossible_sizes_is_none(figure: object):
     assert read(rows, "[" * 5000, in_json=True).projected is None
 
 
-def test_there_are_no_millions_of_devices():
+def test_the_number_of_devices_is_limited():
     report = read(
         "load_tensors: B3000000 model buffer size = 1.00 MiB", "sched_reserve: B1 compute buffer size = 1 MiB"
     )

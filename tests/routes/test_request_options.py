@@ -54,7 +54,7 @@ def test_context_may_be_requested_in_two_places():
         assert requested_context(odd) is None
 
 
-def test_the_last_answers_wish_decides_how_long_a_server_stays():
+def test_the_last_requests_keep_alive_decides_when_an_idle_server_stops():
     play = Play(SchedulingLimits(ttl_seconds=100))
     for _ in range(2):
         play.ask(a_model())
@@ -63,7 +63,7 @@ def test_the_last_answers_wish_decides_how_long_a_server_stays():
     assert due_at(play.state) == 32.0
     play.ask(a_model(), at=3.0)
     play.post(ev.Release(3, at=4.0))
-    assert due_at(play.state) == 104.0, "this one wished for nothing"
+    assert due_at(play.state) == 104.0, "this request has no keep_alive"
     play.ask(a_model(), at=5.0)
     play.post(ev.Release(4, at=6.0, keep_alive_seconds=math.inf))
     assert stopped(play.post(ev.Tick(at=1e6))) == []

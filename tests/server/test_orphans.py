@@ -49,13 +49,13 @@ def test_a_child_whose_owner_is_alive_is_not_killed(tmp_path: Path):
 
 
 def test_a_reused_pid_is_not_killed(tmp_path: Path):
-    with subprocess.Popen(["sleep", "60"]) as unrelated:
-        dead = {"pid": 1, "started": "never", "boot": "another"}
-        record = {"child": {"pid": unrelated.pid, "started": "1", "boot": "another"}, "owner": dead}
+    with subprocess.Popen(["sleep", "60"]) as other:
+        dead_owner = {"pid": 1, "started": "never", "boot": "another"}
+        record = {"child": {"pid": other.pid, "started": "1", "boot": "another"}, "owner": dead_owner}
         (tmp_path / "1.json").write_text(json.dumps(record))
         assert PidRecords(tmp_path).sweep() == []
-        assert unrelated.poll() is None
-        unrelated.kill()
+        assert other.poll() is None
+        other.kill()
 
 
 def test_a_broken_record_is_removed(tmp_path: Path):

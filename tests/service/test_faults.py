@@ -20,7 +20,7 @@ import requests
 from tests.helpers.builders import a_gguf
 from tests.helpers.fake_llama_server import install_fake
 from tests.helpers.fixed_ram import RAM_BYTES
-from tests.helpers.service import Service, is_gone, serving, wait_for
+from tests.helpers.service import Service, has_exited, serving, wait_for
 
 
 @contextlib.contextmanager
@@ -44,8 +44,8 @@ def journal(service: Service, event: str) -> list[tuple[float, str]]:
 
 
 def error_of(answer) -> dict[str, object]:
-    found: dict[str, object] = answer.json()["error"]
-    return found
+    error: dict[str, object] = answer.json()["error"]
+    return error
 
 
 def test_an_old_build_without_the_newer_options_works(tmp_path: Path):
@@ -165,7 +165,7 @@ def test_an_engine_that_continues_after_a_disconnect_is_stopped(tmp_path: Path):
         with service.send_raw({"model": "m"}):
             wait_for(lambda: journal(service, "request"), 10)
         (engine,) = service.engines()
-        wait_for(lambda: is_gone(engine), 15)
+        wait_for(lambda: has_exited(engine), 15)
         wait_for(lambda: "why=abandoned" in service.output, 10)  # the log may be read with a delay
 
 
@@ -176,7 +176,7 @@ def test_an_engine_that_watches_nothing_dies_with_a_killed_arbiter(tmp_path: Pat
         family = service.family()
         assert len(family) == 3, "master, worker, engine"
         service.master.kill()
-        wait_for(lambda: all(is_gone(process) for process in family), 2)
+        wait_for(lambda: all(has_exited(process) for process in family), 2)
 
 
 def test_the_head_of_a_stream_does_not_wait_for_the_first_token(tmp_path: Path):
@@ -262,7 +262,7 @@ def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path):
         service.chat("m")
         family = service.family()
         assert service.stop() == 0
-        assert all(is_gone(process) for process in family)
+        assert all(has_exited(process) for process in family)
 
 
 def test_an_engine_in_router_mode_exits_at_once(tmp_path: Path):
@@ -286,7 +286,7 @@ def test_a_grandchild_that_holds_the_pipes_is_killed_with_its_parent(tmp_path: P
             (engine,) = (p for p in service.engines() if p.pid != grandchild.pid)
             engine.send_signal(signal.SIGKILL)
             wait_for(lambda: not service.servers(), 5)
-        wait_for(lambda: is_gone(grandchild), 5)
+        wait_for(lambda: has_exited(grandchild), 5)
 
 
 def test_a_flood_of_log_lines_delays_no_request_and_takes_no_memory(tmp_path: Path):
@@ -337,12 +337,12 @@ def test_two_models_that_do_not_fit_together_alternate(tmp_path: Path):
         service.process.send_signal(signal.SIGHUP)
         wait_for(lambda: len(service.get("/v1/models").json()["data"]) == 3, 5)
         with ThreadPoolExecutor(2) as pool:
-            asked = [pool.submit(service.chat, name) for name in ("left", "right") * 3]
+            chats = [pool.submit(service.chat, name) for name in ("left", "right") * 3]
             seen = []
-            while not all(each.done() for each in asked):
+            while not all(chat.done() for chat in chats):
                 seen.append([s["model_id"] for s in service.servers()])
                 time.sleep(0.02)
-        assert [each.result().status_code for each in asked] == [200] * 6
+        assert [chat.result().status_code for chat in chats] == [200] * 6
         assert max(map(len, seen)) == 1
         assert {tuple(names) for names in seen} >= {("left",), ("right",)}
 
@@ -382,7 +382,7 @@ def test_an_engine_that_continues_after_our_timeout_is_stopped(tmp_path: Path):
     with faulty(tmp_path, settings, FAKE_DEAF=1, FAKE_TOKEN_DELAY_SECONDS=30) as service:
         assert service.chat("m").status_code == 504
         (engine,) = service.engines()
-        wait_for(lambda: is_gone(engine), 15)
+        wait_for(lambda: has_exited(engine), 15)
 
 
 def test_a_slow_answer_about_slots_is_retried(tmp_path: Path):
@@ -439,15 +439,15 @@ def test_an_engine_being_probed_does_not_outlive_the_service(tmp_path: Path, num
     with serving(tmp_path, ENGINE__BINARY=str(binary)) as service:
         family = wait_for(lambda: len(service.family()) == 3 and service.family(), 10)
         service.process.send_signal(number)
-        wait_for(lambda: all(is_gone(process) for process in family), 5)
+        wait_for(lambda: all(has_exited(process) for process in family), 5)
 
 
 def test_a_load_that_fails_repeatedly_is_not_retried_by_every_request(tmp_path: Path):
     with faulty(tmp_path, FAKE_LOAD="exit1", FAKE_PORT_ZERO=1) as service:
         answers = [service.chat("m") for _ in range(4)]
-        assert {(each.status_code, error_of(each)["code"]) for each in answers} == {(503, "model_load_failed")}
-        assert [each.headers.get("x-should-retry") for each in answers] == ["false", "false", None, None]
-        assert {each.headers["Retry-After"] for each in answers[2:]} <= {"1", "2"}
+        assert {(answer.status_code, error_of(answer)["code"]) for answer in answers} == {(503, "model_load_failed")}
+        assert [answer.headers.get("x-should-retry") for answer in answers] == ["false", "false", None, None]
+        assert {answer.headers["Retry-After"] for answer in answers[2:]} <= {"1", "2"}
         assert "failed 2 times in a row" in answers[3].text and "unknown model architecture" in answers[3].text
         assert len(journal(service, "start")) == 2
         order = requests.post(f"{service.url}/models/load", json={"model": "m"}, timeout=20)

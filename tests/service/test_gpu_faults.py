@@ -96,10 +96,10 @@ def test_gpus_that_report_only_memory_are_shared_without_overcommitment(machine:
     """Also if the second starts while the first loads, when nothing reports which missing memory is already booked."""
     machine.show(replace(A, flags=(*LITTLE, flag)))
     machine.holds_back_at = 0.5
-    with machine.serving(models=dict.fromkeys("mno", SMALL)) as service, ThreadPoolExecutor(1) as beside:
+    with machine.serving(models=dict.fromkeys("mno", SMALL)) as service, ThreadPoolExecutor(1) as pool:
         assert service.post("/models/load", {"model": "m"}).status_code == 200
         sees_used(service, GPU_a=272)
-        second = beside.submit(device_of, service, "n")
+        second = pool.submit(device_of, service, "n")
         wait_for(lambda: decisions(service, "?model=n"), 20)
         machine.holds_back_at = None
         assert second.result(40) == "cuda:0"

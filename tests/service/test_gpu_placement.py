@@ -92,7 +92,7 @@ def test_a_model_too_large_for_one_gpu_is_split_over_the_fewest(machine: Machine
     with machine.serving(models={"m": LAYERED}) as service:
         device, placement, server = device_of(service, "m"), placement_of(service, "m"), loaded(service)["m"]
         process = process_of(service, "m")
-        layers = {each["uuid"]: each["layers"] for each in placement["devices"]}
+        layers = {device["uuid"]: device["layers"] for device in placement["devices"]}
         assert visible(process) == list(layers)
         assert option(process, "--tensor-split") == ",".join(map(str, layers.values()))
     assert (len(layers), sum(layers.values()), min(layers.values()) > 0) == (expected, 41, True)
@@ -100,7 +100,7 @@ def test_a_model_too_large_for_one_gpu_is_split_over_the_fewest(machine: Machine
     numbers = [int(uuid.removeprefix("GPU-")) for uuid in layers]
     assert device == server["device"] == f"cuda:{','.join(map(str, numbers))}"
     assert server["gpu_assignment"]["gpu_ids"] == numbers
-    assert server["gpu_assignment"]["tensor_splits"] == [each / 41 for each in layers.values()]
+    assert server["gpu_assignment"]["tensor_splits"] == [count / 41 for count in layers.values()]
 
 
 @needs_compiler
@@ -129,18 +129,18 @@ def test_ten_cold_models_at_once_are_all_served_and_no_gpu_is_overcommitted(mach
     with machine.serving(models=dict.fromkeys(names, SMALL)) as service:
         with ThreadPoolExecutor(len(names)) as together:
             devices = set(together.map(lambda name: device_of(service, name), names))
-        places = [each["model"] for each in decisions(service) if each["outcome"] == "place"]
+        places = [decision["model"] for decision in decisions(service) if decision["outcome"] == "place"]
         assert len(service.servers()) <= 4
     assert devices == {"cuda:0", "cuda:1"}
-    assert sorted(places) == names, "each was loaded once"
+    assert sorted(places) == names, "every model was loaded once"
     assert machine.most_at_once == 4
 
 
 @needs_compiler
-def test_a_gpu_filled_by_another_process_is_avoided(machine: Machine):
+def test_a_gpu_filled_by_another_process_is_not_used(machine: Machine):
     machine.show(A, B)
     with machine.serving(models={"m": SMALL, "n": SMALL, "large": LARGE}) as service:
-        assert device_of(service, "m") == "cuda:0"  # the next one would be placed there too
+        assert device_of(service, "m") == "cuda:0"  # the next model would be placed there too
         full = replace(A, processes={os.getpid(): 400})
         machine.show(full, B)
         sees_used(service, GPU_a=947)
@@ -149,7 +149,7 @@ def test_a_gpu_filled_by_another_process_is_avoided(machine: Machine):
         sees_used(service, GPU_a=947, GPU_b=1047)
         error, retry_after = refusal(service, "large", 503, "insufficient_vram")
         free = {uuid: gpu["free_bytes"] for uuid, gpu in gpus(service).items()}
-        assert {each["uuid"]: each["free_bytes"] for each in error["devices"]} == free
+        assert {device["uuid"]: device["free_bytes"] for device in error["devices"]} == free
         assert free == {"GPU-a": 253 * MIB, "GPU-b": 153 * MIB}
         assert error["needed_bytes"] == error["devices"][0]["needed_bytes"] > 850 * MIB
         assert error["nearest"].startswith("cache_type_k") and error["nearest"] in error["message"]
@@ -163,7 +163,7 @@ def test_a_model_that_exceeds_all_gpus_is_rejected_permanently(machine: Machine)
     with machine.serving(models={"m": SMALL, "large": LARGE}) as service:
         assert device_of(service, "m") == "cuda:0"
         error, retry_after = refusal(service, "large", 422, "model_does_not_fit")
-        assert {each["uuid"]: each["free_bytes"] for each in error["devices"]} == dict.fromkeys(
+        assert {device["uuid"]: device["free_bytes"] for device in error["devices"]} == dict.fromkeys(
             ("GPU-a", "GPU-b"), 700 * MIB
         )
         assert (error["needed_bytes"] > 850 * MIB, retry_after) == (True, None)
@@ -175,23 +175,23 @@ def test_decisions_are_listed_newest_first_with_their_reasons(machine: Machine):
     machine.show(a_card("GPU-a", 600))
     with machine.serving(models={"m": SMALL, "n": SMALL}) as service:
         assert (device_of(service, "m"), device_of(service, "n")) == ("cuda:0", "cuda:0")
-        told = [each for each in decisions(service) if each["outcome"] != "wait"]
-        assert [(each["model"], each["outcome"], each["evict"]) for each in told] == [
+        listed = [decision for decision in decisions(service) if decision["outcome"] != "wait"]
+        assert [(decision["model"], decision["outcome"], decision["evict"]) for decision in listed] == [
             ("n", "place", []),
             ("n", "evict", ["m"]),
             ("m", "place", []),
         ]
-        assert [each["at"] for each in told] == sorted((each["at"] for each in told), reverse=True)
-        assert decisions(service, "?model=m") == told[-1:]
+        assert [decision["at"] for decision in listed] == sorted((decision["at"] for decision in listed), reverse=True)
+        assert decisions(service, "?model=m") == listed[-1:]
         assert decisions(service, "?model=nobody") == []
-        assert told[0] == service.get("/v1/models/n").json()["decision"]
-        assert told[0]["placement"] == placement_of(service, "n")
-    evict = told[1]
+        assert listed[0] == service.get("/v1/models/n").json()["decision"]
+        assert listed[0]["placement"] == placement_of(service, "n")
+    evict = listed[1]
     assert evict["reason"] == "fits on GPU 0 (NVIDIA GeForce RTX 4090) after evicting m"
     assert evict["considered"][0] == "one GPU, context 4096: needs 546 MiB, 0 of 1 have enough free"
-    assert evict["needed_bytes"] == told[0]["placement"]["devices"][0]["total_bytes"]
-    assert evict["free_bytes"]["GPU-a"] <= 54 * MIB < told[0]["free_bytes"]["GPU-a"] == 600 * MIB
-    assert all(0 < each["elapsed_ms"] < 1000 and 0 <= each["gpus_age_seconds"] < 2 for each in told)
+    assert evict["needed_bytes"] == listed[0]["placement"]["devices"][0]["total_bytes"]
+    assert evict["free_bytes"]["GPU-a"] <= 54 * MIB < listed[0]["free_bytes"]["GPU-a"] == 600 * MIB
+    assert all(0 < decision["elapsed_ms"] < 1000 and 0 <= decision["gpus_age_seconds"] < 2 for decision in listed)
 
 
 def test_decisions_are_for_admins_and_cpu_fallback_never_rejects_models_without_gpus(tmp_path: Path):

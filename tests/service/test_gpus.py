@@ -238,7 +238,7 @@ def test_a_machine_without_gpus_is_reported_in_one_line_and_serves(tmp_path: Pat
 
 
 @needs_compiler
-def test_anonymous_clients_learn_nothing_about_the_hardware(hardware: StandIn, tmp_path: Path):
+def test_anonymous_clients_get_no_hardware_details(hardware: StandIn, tmp_path: Path):
     key = "7e4f14d64f8c4fb31a5ef6e5bb4b0bd8dbde8d3b6cd3a15d"
     keys = json.dumps([{"name": "k", "sha256": hashlib.sha256(key.encode()).hexdigest()}])
     hardware.show(A)

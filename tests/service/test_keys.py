@@ -147,8 +147,8 @@ def test_an_invalid_key_is_answered_with_how_to_send_one(service: Service, heade
     assert "Retry-After" not in answer.headers
 
 
-def test_a_browser_is_asked_for_a_password_on_the_page(service: Service):
-    """Two header lines: Chromium shows no prompt if both challenges are in one."""
+def test_the_page_makes_browsers_prompt_for_a_password(service: Service):
+    """One header line per scheme: Chromium does not prompt if one line has both."""
     with service.connect() as connection:
         connection.sendall(plain("GET", "/", "Connection: close"))
         head = connection.makefile("rb").read()
@@ -193,7 +193,7 @@ def test_a_key_can_use_every_model_it_can_see(tmp_path: Path):
         assert outcome(chat(service, USER, "secret")) == outcome(chat(service, USER, "gpt-5")) == FORBIDDEN
 
 
-def test_anonymous_clients_get_the_short_health(service: Service):
+def test_health_is_minimal_for_anonymous_clients(service: Service):
     assert ask(service, "/health").json() == {"status": "ok", "degraded": False}
     assert ask(service, "/health", "wrong").json() == {"status": "ok", "degraded": False}
     assert "servers" in ask(service, "/health", USER).json()

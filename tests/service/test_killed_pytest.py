@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers.service import is_gone, wait_for
+from tests.helpers.service import has_exited, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = """
@@ -23,7 +23,7 @@ def test_it(tmp_path):
     with serving(tmp_path) as service:
         assert service.chat().status_code == 200
         pids = pathlib.Path(__file__).with_name("pids")
-        pids.with_suffix(".new").write_text(json.dumps([os.getpid(), *(each.pid for each in service.family())]))
+        pids.with_suffix(".new").write_text(json.dumps([os.getpid(), *(p.pid for p in service.family())]))
         pids.with_suffix(".new").rename(pids)
         time.sleep(60)
 """
@@ -43,4 +43,6 @@ def test_a_killed_pytest_leaves_no_service_behind(tmp_path: Path, processes: str
         finally:
             killed.kill()
         assert len(family) >= 4, "pytest, gunicorn's master, its worker, an engine"
-    wait_for(lambda: all(map(is_gone, family)), 20, lambda: [each for each in family if not is_gone(each)])
+    wait_for(
+        lambda: all(map(has_exited, family)), 20, lambda: [process for process in family if not has_exited(process)]
+    )

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from tests.helpers.builders import a_gguf
-from tests.helpers.service import ENDLESS, Service, is_gone, serving, wait_for
+from tests.helpers.service import ENDLESS, Service, has_exited, serving, wait_for
 
 
 def stream_of(service: Service, **fields: object) -> requests.Response:
@@ -52,10 +52,10 @@ def test_the_service_starts_from_any_working_directory(tmp_path: Path):
 
 def test_the_start_prints_the_address_and_a_request_to_try(tmp_path: Path):
     with serving(tmp_path) as service:
-        said = wait_for(lambda: "curl" in service.output and service.output, 20)
-        assert f"{service.url}/v1/chat/completions" in said
-        assert "answers are noise" in said
-        command = next(line.strip() for line in said.splitlines() if line.strip().startswith("curl"))
+        output = wait_for(lambda: "curl" in service.output and service.output, 20)
+        assert f"{service.url}/v1/chat/completions" in output
+        assert "answers are noise" in output
+        command = next(line.strip() for line in output.splitlines() if line.strip().startswith("curl"))
         answer = subprocess.run(["sh", "-c", f"{command} -sS"], capture_output=True, text=True, timeout=60)
         assert '"chat.completion"' in answer.stdout
 
@@ -75,7 +75,7 @@ def test_a_stop_drains_streams(tmp_path: Path, number: signal.Signals):
         assert lines[-1] == "data: [DONE]"
         assert len(lines) > 1500
         assert service.process.wait(10) == 0
-        assert all(is_gone(process) for process in family)
+        assert all(has_exited(process) for process in family)
 
 
 def test_ctrl_c_in_a_terminal_reaches_every_process_and_counts_once(tmp_path: Path):
@@ -86,7 +86,7 @@ def test_ctrl_c_in_a_terminal_reaches_every_process_and_counts_once(tmp_path: Pa
         os.killpg(service.process.pid, signal.SIGINT)
         assert service.process.wait(10) == 0
         assert time.monotonic() - began < 5
-        assert all(is_gone(process) for process in family)
+        assert all(has_exited(process) for process in family)
 
 
 def test_a_stream_that_exceeds_the_drain_ends_with_an_error_not_with_done(tmp_path: Path):
@@ -105,10 +105,10 @@ def test_a_second_stop_signal_skips_the_drain(tmp_path: Path):
         family = service.family()
         service.process.send_signal(signal.SIGTERM)
         time.sleep(1.2)  # a signal within the first second counts as the first
-        assert not any(is_gone(process) for process in family)
+        assert not any(has_exited(process) for process in family)
         service.process.send_signal(signal.SIGTERM)
         service.process.wait(5)
-        wait_for(lambda: all(is_gone(process) for process in family), 2)
+        wait_for(lambda: all(has_exited(process) for process in family), 2)
         answer.close()
 
 
@@ -117,7 +117,7 @@ def test_sigkill_of_the_arbiter_ends_every_process(tmp_path: Path):
         family = service.family()
         assert len(family) >= 3, "master, worker, engine"
         service.master.kill()
-        wait_for(lambda: all(is_gone(process) for process in family), 2)
+        wait_for(lambda: all(has_exited(process) for process in family), 2)
 
 
 def test_sigkill_of_the_worker_ends_its_engines_and_a_new_worker_serves(tmp_path: Path):
@@ -125,7 +125,7 @@ def test_sigkill_of_the_worker_ends_its_engines_and_a_new_worker_serves(tmp_path
         with stream_of(service, **ENDLESS):
             old = [service.worker, *service.engines()]
             service.worker.kill()
-            wait_for(lambda: all(is_gone(process) for process in old), 2)
+            wait_for(lambda: all(has_exited(process) for process in old), 2)
         wait_for(lambda: service.output.count("is ready") == 2, 10)
         assert service.chat().status_code == 200
         assert len(service.master.children()) == 1
@@ -138,7 +138,7 @@ def test_an_engine_can_be_stopped_during_its_load(tmp_path: Path):
         with service.send_raw({}):
             (engine,) = wait_for(service.engines, 5)
             assert service.stop() == 0
-            assert is_gone(engine)
+            assert has_exited(engine)
 
 
 def test_a_killed_engine_is_reaped_and_restarted(tmp_path: Path):

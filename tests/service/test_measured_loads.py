@@ -36,7 +36,7 @@ def test_a_start_that_needs_more_than_the_machine_has_is_stopped_before_its_weig
         assert not service.servers()
         assert (len(journal(service, "start")), journal(service, "weights")) == (1, [])
         assert error_of(service.chat("m"))["needed_bytes"] == error_of(refused)["needed_bytes"]
-        assert len(journal(service, "start")) == 1, "what it said is remembered"
+        assert len(journal(service, "start")) == 1, "its report is remembered"
 
 
 def test_a_start_that_needs_more_memory_than_is_free_evicts_others(tmp_path: Path):
@@ -56,9 +56,9 @@ def test_a_booking_follows_the_report_and_then_the_measurement(tmp_path: Path):
         a_gguf(tmp_path / "models" / "large.gguf", 3000 * MIB)
         service.get("/v1/models?reload=1")
         assert service.post("/models/load", {"model": "large"}).status_code == 200
-        said = [1000 * MIB + BASE_BYTES]
-        wait_for(lambda: booked(service) == said, 5, lambda: booked(service))
-        wait_for(lambda: booked(service) != said, 5, lambda: service.output)
+        reported = [1000 * MIB + BASE_BYTES]
+        wait_for(lambda: booked(service) == reported, 5, lambda: booked(service))
+        wait_for(lambda: booked(service) != reported, 5, lambda: service.output)
         (server,) = service.servers()
         assert server["expected_bytes"] == server["reported_bytes"]
         assert 0 < server["reported_bytes"] - 999 * MIB < 200 * MIB, "the buffers and what the process itself holds"

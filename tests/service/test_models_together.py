@@ -134,7 +134,7 @@ def test_the_configuration_reaches_the_engine(tmp_path: Path):
             }
         )
     )
-    os.environ["LLAMA_ARG_TOOLS"] = "all"  # must not be inherited: it would enable tools
+    os.environ["LLAMA_ARG_TOOLS"] = "all"  # unsafe: a child process must not inherit it
     try:
         with serving(tmp_path, "--config", str(tmp_path / "config.yaml"), DEFAULTS__CTX_SIZE="4096") as service:
             for name in ("mine", "gpt-4o-mini", "one", "one.gguf"):

@@ -1,4 +1,4 @@
-"""The access log: each line has the format of all others, and no failure to write it fails a request."""
+"""The access log: its lines have the format of the log, and a write error fails no request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_queued(log: AccessLog) -> None:
     log.close()
 
 
-def test_a_line_has_the_format_of_all_others_and_the_time_of_the_requests_end():
+def test_a_line_has_the_log_format_and_the_time_of_the_requests_end():
     file = io.StringIO()
     log = AccessLog(file)
     a_line(log)
@@ -38,7 +38,7 @@ def test_a_line_has_the_format_of_all_others_and_the_time_of_the_requests_end():
     assert time.time() - at >= 1.0, "the request's end, not the time of writing"
 
 
-def test_a_model_name_from_a_client_makes_neither_a_second_line_nor_a_long_one():
+def test_a_clients_model_name_is_escaped_and_truncated():
     file = io.StringIO()
     log = AccessLog(file)
     a_line(log, asked="a\nb" + "x" * 1000)
@@ -68,7 +68,7 @@ class FullDisk(io.StringIO):
         return super().write(text)
 
 
-def test_a_line_that_cannot_be_written_is_lost_and_later_ones_are_not():
+def test_lines_are_written_again_after_a_write_error():
     file = FullDisk()
     log = AccessLog(file)
     a_line(log)
@@ -92,7 +92,7 @@ class Blocked(io.StringIO):
         return super().write(text)
 
 
-def test_a_blocked_file_neither_blocks_a_request_nor_fills_the_memory(monkeypatch: pytest.MonkeyPatch):
+def test_a_blocked_file_neither_blocks_requests_nor_fills_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(access_log, "MAX_QUEUED", 10)
     file = Blocked()
     log = AccessLog(file)

@@ -1,4 +1,4 @@
-"""The counters of the pool, after the steps of short histories of events."""
+"""The pool's counters after short histories of events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_failed_loads_and_crashed_servers_are_counted_separately():
     for at, outcome in enumerate(({}, {"could_not_spawn": True}, {"ran_out_of_memory": True})):
         play.ask(a_model(), at=float(at))
         play.post(ev.Exited(play.state.servers[0].id, "x", at + 0.5, **outcome))
-    server = play.state.servers[0].id  # the one that ran out of memory was planned once more
+    server = play.state.servers[0].id  # placed again after it ran out of memory
     play.post(ev.Ready(server, 9001, at=5.0), ev.Exited(server, "segfault", at=6.0))
     counts = {how: play.value("server_starts_total", model="a", outcome=how) for how in ("failed", "spawn_failed")}
     assert counts == {"failed": 1, "spawn_failed": 1}

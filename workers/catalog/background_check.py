@@ -19,19 +19,19 @@ REST_FACTOR = 19  # sleep this many times the CPU time of the last header
 
 
 class BackgroundCheck:
-    """`unchecked_models`: the models to check after a scan; `check` reads one, and raises InvalidModelFile."""
+    """`unchecked_models` returns the models to check; `check` checks one of them and may raise InvalidModelFile."""
 
     def __init__(self, unchecked_models: Callable[[], Iterable[Model]], check: Callable[[Model], object]) -> None:
         self._unchecked_models = unchecked_models
         self._check = check
-        self._scanned = threading.Event()  # set by any thread, cleared by this one
+        self._scanned = threading.Event()  # set by any thread, cleared only by this one
         self._thread = threading.Thread(target=self._run, name="headers", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def restart(self) -> None:
-        """Start over after a scan; the models left over from the one before are dropped."""
+        """Start over after a scan; models of the previous scan are dropped."""
         self._scanned.set()
 
     def _run(self) -> None:
@@ -47,7 +47,7 @@ class BackgroundCheck:
         try:
             self._check(model)
         except InvalidModelFile:
-            pass  # `check` remembers it
-        except Exception:  # a bug, and about one model
+            pass  # `check` stores the problem
+        except Exception:  # a bug must not stop the checks of other models
             log.exception("the header of %s could not be checked", model.path)
         return time.thread_time() - began

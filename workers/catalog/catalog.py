@@ -51,22 +51,20 @@ class Catalog:
     ) -> None:
         self._folders = [os.path.abspath(folder) for folder in folders]
         self._bases = [*([os.path.abspath(base)] if base else []), *self._folders]
-        self._defaults, self._constraints = (
-            defaults,
-            constraints or PlacementConstraints(),
-        )  # of models that are merely found
+        # For discovered models.
+        self._defaults, self._constraints = defaults, constraints or PlacementConstraints()
         self._cache = os.path.abspath(hub_cache) if hub_cache else None
         self._entries = tuple(entries)
-        self.knows_replicas = any(entry.replicas.max > 1 for entry in self._entries)  # asked at every request
+        self.knows_replicas = any(entry.replicas.max > 1 for entry in self._entries)  # read at every request
         self._headers = headers or ModelHeaders(lambda header: None)
         self._background = BackgroundCheck(self._unchecked_models, self.servable)
-        self._scans = threading.Condition()  # guards the three below, and is never held while files are read
-        self._scans_started = self._scans_finished = 0  # scans, in turn: one at a time
+        self._scans = threading.Condition()  # guards the three below; not held while files are read
+        self._scans_started = self._scans_finished = 0  # counts; one scan runs at a time
         self._is_scanning = False
-        self._listing = Listing(defaults, self._constraints)  # these two are written by the thread that scans alone
+        self._listing = Listing(defaults, self._constraints)  # written only by the scanning thread, as are the verdicts
         self._verdicts: Verdicts = {}
         self._warnings_lock = threading.Lock()
-        self.warnings: tuple[str, ...] = ()  # what is wrong since the last scan, for people
+        self.warnings: tuple[str, ...] = ()  # problems found by the last scan or since
         self.reload()
 
     def start(self) -> None:
@@ -74,10 +72,7 @@ class Catalog:
         self._background.start()
 
     def find(self, name: str) -> Model:
-        """The model of that name, or one of its other names; its `problem` says what is known to be wrong with it.
-
-        Raises ModelNotFound.
-        """
+        """The model with that name or other name, with its last known `problem`. Raises ModelNotFound."""
         listing, model = self._listing, None
         if len(name) <= MAX_NAME_LENGTH:
             model = listing.by_name.get(name) or listing.by_lowercase_name.get(name.lower())
@@ -86,7 +81,7 @@ class Catalog:
         return self._with_known_problem(model)
 
     def has_replicas(self, names: Sequence[str]) -> bool:
-        """Whether all these are names of models that may have several servers."""
+        """Whether all of these models may have several servers."""
         try:
             return all(self.find(name.strip()).replicas.max > 1 for name in names)
         except ModelNotFound:
@@ -97,9 +92,9 @@ class Catalog:
         return sorted(map(self._with_known_problem, self._listing.listed.values()), key=lambda model: model.name)
 
     def servable(self, model: Model) -> Model:
-        """The model, after a look at its whole header if its files changed since the last one.
+        """The model, after its header was checked, which is read again only if its files have changed.
 
-        What a scan found wrong holds until the next one. Raises InvalidModelFile.
+        A problem found by a scan holds until the next scan. Raises InvalidModelFile.
         """
         problem = model.problem
         if not problem or problem == self._headers.last_problem(model.path):
@@ -120,46 +115,48 @@ class Catalog:
         return [model for model in listed if not self._headers.is_known(model.path, listing.stamps[model.path])]
 
     def reload(self) -> None:
-        """Rescan the files. Everything that existed at the time of the call is known on return.
+        """Rescan the files. Files that existed at the time of the call are known on return.
 
-        A scan that was running may be past what changed, so everybody waits for one that began after their call: those
-        who come meanwhile for the same one, and not for ever if a disk does not answer. Look-ups never wait.
+        A running scan may have missed a change, so each caller waits for a scan that starts after its call; concurrent
+        callers share one. The wait is limited, in case a disk hangs. Lookups never wait.
         """
         with self._scans:
-            wanted = self._scans_started + 1
-            self._scans.wait_for(lambda: self._scans_finished >= wanted or not self._is_scanning, SCAN_WAIT_SECONDS)
-            if self._scans_finished >= wanted:
+            scan_number = self._scans_started + 1
+            self._scans.wait_for(
+                lambda: self._scans_finished >= scan_number or not self._is_scanning, SCAN_WAIT_SECONDS
+            )
+            if self._scans_finished >= scan_number:
                 return
             if self._is_scanning:
                 log.warning(
                     "a scan takes longer than %g s; the catalogue is unchanged until it ends", SCAN_WAIT_SECONDS
                 )
                 return
-            self._is_scanning, self._scans_started = True, wanted
+            self._is_scanning, self._scans_started = True, scan_number
         try:
             self._scan()
-        finally:  # also when the worker is told to exit: nobody may wait for a scan that has ended
+        finally:  # also on SystemExit: no thread may wait for a scan that has ended
             with self._scans:
-                self._is_scanning, self._scans_finished = False, wanted
+                self._is_scanning, self._scans_finished = False, scan_number
                 self._scans.notify_all()
 
     def _scan(self) -> None:
         began = time.monotonic()
         try:
             listing, verdicts = self._read()
-        except Exception:  # whatever it is: the models that are served go on being served
+        except Exception:  # of any kind: the known models must still be served
             log.exception("the scan failed; the catalogue is unchanged")
             return
         self._headers.keep(listing.stamps)
         self._listing, self._verdicts = listing, verdicts
         self._background.restart()
-        broken = [_problem_line(each, each.problem) for each in self.models() if each.problem]
+        broken = [_problem_line(model, model.problem) for model in self.models() if model.problem]
         self._warn([*listing.notes, *broken])
         seconds = time.monotonic() - began
         log.info("catalogue models=%d broken=%d seconds=%.3f", len(listing.listed), len(broken), seconds)
 
     def _warn(self, notes: Sequence[str]) -> None:
-        """Log what the previous scan did not log: reloads are frequent, and files rarely change."""
+        """Log only notes that the previous scan did not log: reloads are frequent, and files rarely change."""
         notes = tuple(dict.fromkeys(notes))
         with self._warnings_lock:
             new = [note for note in notes if note not in self.warnings]
@@ -179,7 +176,7 @@ class Catalog:
         listing = Listing(self._defaults, self._constraints)
         checker = FirstBytesChecker(self._verdicts)
         files = self._files(checker, listing.notes)
-        found = [_discovered_in_folder(each) for each in group_files(files, listing.notes)]
+        found = [_discovered_in_folder(model_files) for model_files in group_files(files, listing.notes)]
         if self._cache is not None:
             found += discover_cached(self._cache, checker, listing.notes)
         projectors = [file for file in files if is_projector(file.name)]
@@ -198,7 +195,7 @@ def _problem_line(model: Model, problem: str) -> str:
 
 
 def _discovered_in_folder(files: ModelFiles) -> DiscoveredModel:
-    """Named after its file, or after its path in the models_dir if another model has that name."""
+    """The model, named after its file, or after its path in the models_dir if another model has that name."""
     file, relative_path = os.path.basename(files.path), files.relative_path
     part = part_of(relative_path)
     path_name = part[0] if part else file_stem(relative_path)

@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 
 class CompanionFiles:
-    """Thread-safe. A file is read again when it has changed."""
+    """Thread-safe. A file is read again after it has changed."""
 
     def __init__(self) -> None:
         self._headers = ModelHeaders[Companion](read_companion, problem_of=_nothing)
 
     def read(self, launch: LaunchSettings) -> Companions:
-        """What stands beside a model with these settings. Raises InvalidModelFile for its projector.
+        """The companions of a model with these settings. Raises InvalidModelFile for its projector.
 
-        Draft models and adapters come from `args`, which are the engine's to judge: one that cannot be read counts
-        for nothing here, and the start fails with the engine's own words.
+        Draft models and adapters come from `args`, which only the engine validates: one that cannot be read is left
+        out here, and the launch fails with the engine's error message.
         """
         files = companion_paths(launch)
         projector = [self._projector(files.projector)] if files.projector else []

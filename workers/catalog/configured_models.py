@@ -16,7 +16,7 @@ from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.gguf.file_names import file_stem, part_of
 from workers.gguf.first_bytes import FirstBytesChecker
 
-SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: a letter too many, or the quantization left out
+SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: tolerates an extra letter or a missing quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,12 @@ class FileResolver:
     ) -> None:
         self._bases = bases
         self._cache = cache
-        self._by_path = {part.path: each.files for each in found for part in each.files.parts}
-        self._names = [each.names[0] for each in found]
+        self._by_path = {part.path: model.files for model in found for part in model.files.parts}
+        self._names = [model.names[0] for model in found]
         self._projectors = projectors
-        in_cache = [each for each in reversed(found) if each.lowercase_names]  # the first one keeps a key
-        self._cached = {key: each for each in in_cache for key in each.lowercase_names}
-        self._cached |= {name: each for each in in_cache for name in each.names}
+        in_cache = [model for model in reversed(found) if model.lowercase_names]  # reversed: the first keeps a key
+        self._cached = {key: model for model in in_cache for key in model.lowercase_names}
+        self._cached |= {name: model for model in in_cache for name in model.names}
         self._find = find
         self._checker = checker
 
@@ -93,7 +93,7 @@ class FileResolver:
     def _existing(self, path: str) -> str:
         path = os.path.expanduser(path)
         places = [os.path.normpath(os.path.join(base, path)) for base in self._bases] or [os.path.abspath(path)]
-        for place in dict.fromkeys(places):  # of an absolute path all are the same
+        for place in dict.fromkeys(places):  # an absolute path gives only one
             if os.path.lexists(place):
                 return place
         if os.path.isabs(path):
@@ -107,12 +107,12 @@ class FileResolver:
         for files in group_files([*files_in_same_folder(path, self._checker), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files
-        return _single_file_model(inspect_file(path, self._checker, ""))  # its name is not that of a model
+        return _single_file_model(inspect_file(path, self._checker, ""))  # a file that a scan would skip
 
     def _not_found_message(self, entry: ConfiguredModel) -> str:
         if entry.repo:
-            here = "not in the Hugging Face cache" if self._cache else "no Hugging Face cache is looked at"
-            return f"{here}: {entry.repo}; download it with: {download_command(entry.repo)}"
+            reason = "not in the Hugging Face cache" if self._cache else "the Hugging Face cache is disabled"
+            return f"{reason}: {entry.repo}; download it with: {download_command(entry.repo)}"
         places = [*self._bases, *(("the Hugging Face cache",) if self._cache else ())]
         near = difflib.get_close_matches(entry.name, self._names, n=1, cutoff=SIMILARITY_CUTOFF)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -25,16 +25,16 @@ Stamp = tuple[tuple[int, int], ...]  # size and mtime_ns of every part
 
 @dataclass(frozen=True, slots=True)
 class HeaderCheck:
-    """What was wrong with a model when its files were as they are stamped; None: they could not be looked at."""
+    """The problem of a model whose files had this stamp."""
 
-    problem: str
-    stamp: Stamp | None
+    problem: str  # "" for none
+    stamp: Stamp | None  # None: the files could not be read
 
 
 class ModelHeaders(Generic[T]):
-    """For any thread. `derive` makes of a header what is to be kept; it may raise InvalidModelFile.
+    """Thread-safe. `derive` computes the cached value from a header and may raise InvalidModelFile.
 
-    `problem_of` says what is wrong with a header, empty for nothing.
+    `problem_of` returns the problem of a header, "" for none.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class ModelHeaders(Generic[T]):
         self._capacity = capacity
         self._changed = threading.Condition()  # guards the three below; not held while files are read
         self._checks: dict[str, HeaderCheck] = {}  # by the path of the first part
-        self._derived: OrderedDict[str, T] = OrderedDict()  # the one used last comes last
+        self._derived: OrderedDict[str, T] = OrderedDict()  # most recently used last
         self._being_read: set[str] = set()
 
     def get(self, path: str) -> T:
-        """What was derived from the header of the model, as its files are now. Raises InvalidModelFile."""
+        """The value derived from the model's header, from its current files. Raises InvalidModelFile."""
         with self._exclusively(path):
             stamp = stamp_of(path)
             if (check := self._fresh(path, stamp)) and check.problem:
@@ -64,7 +64,7 @@ class ModelHeaders(Generic[T]):
             return self._read(path, stamp)
 
     def problem(self, path: str) -> str:
-        """What is wrong with the model, as its files are now; empty for nothing."""
+        """The problem of the model's current files; "" for none."""
         with self._exclusively(path):
             stamp = stamp_of(path)
             if check := self._fresh(path, stamp):
@@ -76,7 +76,7 @@ class ModelHeaders(Generic[T]):
             return ""
 
     def last_problem(self, path: str) -> str:
-        """The problem found at the last check; empty for none, or if never checked. Reads no file."""
+        """The problem found by the last check; "" for none, or if never checked. Reads no file."""
         check = self._checks.get(path)
         return check.problem if check else ""
 
@@ -86,7 +86,7 @@ class ModelHeaders(Generic[T]):
         return check is not None and check.stamp == stamp
 
     def keep(self, stamps: Mapping[str, Stamp]) -> None:
-        """Forget all models but these, and those whose files are not as they are stamped here."""
+        """Drop all models except those whose files still have these stamps."""
         with self._changed:
             for path in [path for path, check in self._checks.items() if stamps.get(path) != check.stamp]:
                 del self._checks[path]
@@ -110,11 +110,11 @@ class ModelHeaders(Generic[T]):
         return check if check and check.stamp == stamp is not None else None
 
     def _read(self, path: str, stamp: Stamp | None) -> T:
-        """What is derived from the header, which is remembered with the verdict. Raises InvalidModelFile."""
+        """Read the header, and store its problem and the derived value. Raises InvalidModelFile."""
         try:
             derived = self._derive(self._header(path))
         except InvalidModelFile as error:
-            # What could not be read is looked at again: a right to read comes without a new mtime.
+            # After a read error the file is checked again: new permissions do not change its mtime.
             self._remember(path, error.problem, None if isinstance(error.__cause__, OSError) else stamp)
             raise
         with self._changed:
@@ -132,12 +132,14 @@ class ModelHeaders(Generic[T]):
 
     def _remember(self, path: str, problem: str, stamp: Stamp | None) -> None:
         with self._changed:
-            self._checks[path] = HeaderCheck(problem, stamp)  # from before the read: a change since then shows
+            self._checks[path] = HeaderCheck(
+                problem, stamp
+            )  # the stamp from before the read, so that a later change is noticed
             self._derived.pop(path, None)
 
 
 def stamp_of(path: str) -> Stamp | None:
-    """What changes when the files of a model do; None when one of them cannot be looked at."""
+    """(size, mtime_ns) of every part of a model; None if one of them cannot be read."""
     try:
         stats = [os.stat(part) for part in all_part_paths(path)]
     except OSError:

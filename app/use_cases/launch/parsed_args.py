@@ -1,4 +1,4 @@
-"""llama-server's command line, read back: the options and files that a model's `args` name."""
+"""Parses llama-server arguments: the options and files in a model's `args`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _count(names: str, field: str) -> dict[str, _Reading]:
 
 
 def _natural(value: str) -> int:
-    """Negative numbers are llama-server's own choice, where it takes them at all."""
+    """A non-negative number. Raises ValueError for others: negative ones mean llama-server's own choice."""
     if not value.isascii() or not value.isdecimal() or len(value) > MOST_DIGITS:
         raise ValueError(value)
     return int(value)
@@ -56,24 +56,24 @@ def _cache_type(names: str, field: str) -> dict[str, _Reading]:
 
 
 def _shares(value: str) -> dict[str, Any]:
-    shares = tuple(float(each) for each in value.replace("/", ",").split(","))
+    shares = tuple(float(share) for share in value.replace("/", ",").split(","))
     if not all(0 <= share < 1e9 for share in shares):
         raise ValueError(value)
-    return {"tensor_split": shares if any(shares) else ()}  # zeros: by the devices' free memory
+    return {"tensor_split": shares if any(shares) else ()}  # all zero: llama-server splits by free memory
 
 
 def _slots(value: str) -> dict[str, Any]:
-    """Slots that are asked for have cells of their own."""
+    """An explicit number of slots means separate caches."""
     return {"parallel": _natural(value), "kv_unified": False}
 
 
 def _overrides(value: str) -> dict[str, Any]:
-    option_pairs = (each.rpartition("=") for each in value.split(","))
-    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in option_pairs)}
+    pairs = (override.rpartition("=") for override in value.split(","))
+    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in pairs)}
 
 
 def _dense_in_ram(value: str) -> dict[str, Any]:
-    """--n-cpu-ffn, as common/arg.cpp turns it into patterns."""
+    """The patterns that common/arg.cpp generates for --n-cpu-ffn."""
     return {"overrides": tuple((rf"blk\.{il}\.ffn_(up|down|gate)\.", "CPU") for il in range(min(int(value), 512)))}
 
 
@@ -105,7 +105,7 @@ _VALUES: Mapping[str, _Reading] = {
 }
 _SLOTS = frozenset({"--parallel", "-np"})
 _NOT_UNIFIED = frozenset({"--no-kv-unified", "-no-kvu"})
-_SEVERAL = frozenset({"overrides"})  # each time the option is given adds to these
+_CUMULATIVE = frozenset({"overrides"})  # fields that repeated options add to
 
 
 def parse_model_options(args: Sequence[str]) -> ModelOptions:
@@ -114,21 +114,20 @@ def parse_model_options(args: Sequence[str]) -> ModelOptions:
     A value that cannot be parsed is ignored here: llama-server reports it when it starts.
     """
     options = ModelOptions()
-    given = list(option_pairs(args))
-    if not any(option in _SLOTS for option, _ in given):  # its own choice of slots shares the cache in any case
-        given = [(option, value) for option, value in given if option not in _NOT_UNIFIED]
-    for option, value in sorted(
-        given, key=lambda pair: "kv" in pair[0]
-    ):  # --parallel implies --no-kv-unified unless --kv-unified is given
-        said = _read_option(option, value)
-        for field in _SEVERAL & said.keys():
-            said = {**said, field: getattr(options, field) + said[field]}
-        options = replace(options, **said)
+    pairs = list(option_pairs(args))
+    if not any(option in _SLOTS for option, _ in pairs):  # llama-server's default number of slots shares the cache
+        pairs = [(option, value) for option, value in pairs if option not in _NOT_UNIFIED]
+    # --parallel implies --no-kv-unified unless --kv-unified is given, so kv options are applied last.
+    for option, value in sorted(pairs, key=lambda pair: "kv" in pair[0]):
+        fields = _read_option(option, value)
+        for field in _CUMULATIVE & fields.keys():
+            fields = {**fields, field: getattr(options, field) + fields[field]}
+        options = replace(options, **fields)
     return options
 
 
 def option_pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each argument that may be an option, with what follows it: its value, if it takes one."""
+    """Each argument with the next one, which is its value if it is an option that takes one."""
     for option, value in zip(args, [*args, ""][1:], strict=True):
         name, equals, inline = option.partition("=")
         if name.startswith("--"):
@@ -156,7 +155,7 @@ class CompanionPaths:
 
 
 def companion_paths(launch: LaunchSettings) -> CompanionPaths:
-    """The companion files in these settings. The last of a repeated option counts; adapters add up."""
+    """The companion files in these settings. The last of a repeated option counts; adapters accumulate."""
     found = CompanionPaths(launch.mmproj)
     for option, value in option_pairs(launch.args):
         if option in ("--mmproj", "-mm"):
@@ -167,6 +166,6 @@ def companion_paths(launch: LaunchSettings) -> CompanionPaths:
             found = replace(found, adapters=found.adapters + tuple(value.split(",")))
         elif option == "--lora-scaled":
             found = replace(
-                found, adapters=found.adapters + tuple(each.rpartition(":")[0] for each in value.split(","))
+                found, adapters=found.adapters + tuple(adapter.rpartition(":")[0] for adapter in value.split(","))
             )
     return found

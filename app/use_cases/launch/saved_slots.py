@@ -15,7 +15,7 @@ from app.entities.model import Model
 from app.use_cases.launch.command_line import ANY_PORT, launch_plan
 
 READABLE_CHARACTERS = 40  # of a model's name in its folder's
-_TELLING_VARIABLES = ("LLAMA_ARG_", "GGML_")
+_RELEVANT_VARIABLES = ("LLAMA_ARG_", "GGML_")
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9]{1,16})-([0-9a-f]{8})-([0-9]{1,4})\.kv", re.ASCII)
 
 
@@ -23,9 +23,9 @@ _NAME = re.compile(r"([0-9a-f]{16})-([0-9]{1,16})-([0-9a-f]{8})-([0-9]{1,4})\.kv
 class SavedSlot:
     """The saved KV cache of one slot."""
 
-    start: str  # start_digest its start
+    start: str  # the start_digest of the server
     at_ms: int  # Unix time
-    server: str  # eight hexadecimal digits of its own, so that two servers of one model do not meet
+    server: str  # eight random hexadecimal digits: file names of two servers of one model must differ
     slot: int
     size_bytes: int = 0
     folder: str = ""  # of its model
@@ -50,29 +50,30 @@ def folder_name(model: str) -> str:
 def start_digest(model: Model, engine: EngineFacts, env: Mapping[str, str], stamps: Iterable[object]) -> str:
     """A digest of everything a saved cache depends on: files, engine, command line and environment variables.
 
-    `stamps` are the files' as they are now: what the catalogue says may be from before a change. Where the layers lie
-    does not count: llama.cpp's file is the same, and it refuses one that differs after all. The size of the context
-    does: some models (longrope) rotate otherwise in a longer one.
+    `stamps` are the files' current ones: those of the catalogue may be outdated. The placement of layers is excluded:
+    llama.cpp's file does not depend on it, and llama.cpp rejects a file that does not match. The context size is
+    included: some models (longrope) rotate differently in a longer context.
     """
     options = replace(model.launch.options, n_gpu_layers=0, n_cpu_moe=0, tensor_split=())
     anywhere = replace(model.launch, options=options, gpus=())
     argv = launch_plan(replace(model, name="", launch=anywhere), engine, {}, api_key="", port=ANY_PORT).argv
-    every = {**env, **model.launch.env}
-    variables = sorted(item for item in every.items() if item[0].upper().startswith(_TELLING_VARIABLES))
+    merged = {**env, **model.launch.env}
+    variables = sorted(item for item in merged.items() if item[0].upper().startswith(_RELEVANT_VARIABLES))
     parts = (argv, variables, model.path, tuple(stamps), engine.identity)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def match_slots(saved: Iterable[SavedSlot], slots: int) -> list[tuple[SavedSlot, int]]:
     """The newest caches, each with its slot: the one it was saved from, or a free one if two servers saved the same."""
-    newest = sorted(saved, key=lambda each: (-each.at_ms, each.server, each.slot))[:slots]
+    newest = sorted(saved, key=lambda cache: (-cache.at_ms, cache.server, cache.slot))[:slots]
+    saved_from = {cache.slot for cache in newest}
     free = set(range(slots))
-    placed = []
-    for each in newest:
-        slot = each.slot if each.slot in free else min(free - {other.slot for other in newest} or free)
+    matched = []
+    for cache in newest:
+        slot = cache.slot if cache.slot in free else min(free - saved_from or free)
         free.remove(slot)
-        placed.append((each, slot))
-    return placed
+        matched.append((cache, slot))
+    return matched
 
 
 def files_to_delete(
@@ -82,10 +83,10 @@ def files_to_delete(
 
     `left_bytes` are left of the quota, `free_bytes` on the disk; both may be below zero.
     """
-    room, gone = min(left_bytes, free_bytes), []
-    for each in sorted(saved, key=lambda each: (each.at_ms, each.server, each.slot)):
-        if room >= needed_bytes:
+    available_bytes, deleted = min(left_bytes, free_bytes), []
+    for cache in sorted(saved, key=lambda cache: (cache.at_ms, cache.server, cache.slot)):
+        if available_bytes >= needed_bytes:
             break
-        gone.append(each)
-        room += each.size_bytes
-    return tuple(gone) if room >= needed_bytes else None
+        deleted.append(cache)
+        available_bytes += cache.size_bytes
+    return tuple(deleted) if available_bytes >= needed_bytes else None
