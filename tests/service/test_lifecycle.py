@@ -78,7 +78,7 @@ def test_a_stop_lets_a_stream_run_to_its_end(tmp_path: Path, number: signal.Sign
         assert all(is_gone(process) for process in family)
 
 
-def test_ctrl_c_in_a_terminal_reaches_everybody_and_is_one_order(tmp_path: Path):
+def test_ctrl_c_reaches_all_processes_and_counts_as_one_stop_signal(tmp_path: Path):
     with serving(tmp_path) as service:
         service.chat()
         family = service.family()
