@@ -16,10 +16,10 @@ from app.settings.schema_keys import Place, format_place, known_part, may_be_sec
 
 MAX_VALUE_LENGTH = 60
 
-_OF_A_FEW = ("literal_error", "enum")  # a value outside a fixed set
+_FIXED_SET = ("literal_error", "enum")  # a value outside a fixed set
 
-# pydantic's kind of error -> what the value should have been.
-_WANTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+# pydantic's kind of error -> the expected value.
+_EXPECTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), lambda _: "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing", "finite_number"), lambda _: "a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), lambda _: "true or false"),
@@ -52,14 +52,14 @@ def _message(place: Place, problems: Sequence[ErrorDetails]) -> str:
     if kind == "value_error":
         return first["msg"].removeprefix("Value error, ")
     value = _value(place, first["input"])
-    if kind in _OF_A_FEW and len(problems) == 1:
+    if kind in _FIXED_SET and len(problems) == 1:
         return f"must be one of {_choices(first)}{value}"
-    wanted = [_choices(each) if each["type"] in _OF_A_FEW else _wanted(each) for each in problems]
-    return f"must be {' or '.join(dict.fromkeys(wanted))}{value}"
+    expected = [_choices(problem) if problem["type"] in _FIXED_SET else _expected(problem) for problem in problems]
+    return f"must be {' or '.join(dict.fromkeys(expected))}{value}"
 
 
-def _wanted(problem: ErrorDetails) -> str:
-    words = _WANTED.get(problem["type"])
+def _expected(problem: ErrorDetails) -> str:
+    words = _EXPECTED.get(problem["type"])
     return words(problem.get("ctx", {})) if words else f"valid ({problem['msg'].lower()})"
 
 
@@ -69,7 +69,7 @@ def _choices(problem: ErrorDetails) -> str:
 
 
 def _value(place: Place, value: object) -> str:
-    """The end of a message: which value was rejected; empty if it may be a secret."""
+    """The end of a message, with the rejected value; "" if that may be a secret."""
     match value:
         case None:
             return ", not null"

@@ -68,9 +68,9 @@ class ModelDefaults(Section):
     )
 
     def over_arguments(self, args: Sequence[str]) -> ModelOptions:
-        """The options of a llama-server started with `args` and these keys, which beat `args`.
+        """The options of a llama-server launched with `args` and these keys, which override `args`.
 
-        A key reaches the option of its name; the words for numbers are translated here.
+        A key sets the option with its name; words for numbers are translated here.
         """
         keys: dict[str, Any] = {
             option.name: getattr(self, option.name)

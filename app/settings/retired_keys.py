@@ -17,11 +17,11 @@ ANY = "*"  # in a retired place: any name or index
 
 @dataclass(frozen=True, slots=True)
 class RetiredKey:
-    """A key that settings no longer have."""
+    """A key that was removed from the settings."""
 
     place: tuple[str, ...]
     replacement: str  # what to do instead, as an imperative
-    since: str  # ISO date; a year later the entry is deleted, and the key is an unknown one
+    since: str  # ISO date; a year later the entry is deleted, and the key is unknown
 
     @property
     def warning(self) -> str:

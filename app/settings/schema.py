@@ -55,7 +55,7 @@ class ServerSettings(Section):
     drain_seconds: float = Field(30.0, ge=0, description="How long running streams may continue after a stop signal.")
     stop_seconds: float = Field(10.0, gt=0, description="How long a llama-server may take to exit before it is killed.")
     allow_open: bool = Field(
-        False, description="Without keys, let everybody who can reach the address use the service, under any Host name."
+        False, description="Without keys, let anyone who can reach the address use the service, under any Host name."
     )
 
     @field_validator("host")
@@ -104,7 +104,7 @@ class ApiKeySettings(Section):
 
 
 class EngineSettings(Section):
-    """Which llama-server runs, and what all of them have in common."""
+    """Which llama-server runs, and options for all of them."""
 
     binary: str = Field(
         "auto", description="auto (llama-server on PATH, otherwise the embedded engine), embedded, or a path."
@@ -211,7 +211,7 @@ class Settings(BaseSettings):
     keys: list[ApiKeySettings] = Field(
         [],
         description=(
-            "API keys. Without keys the service is open to this machine only, or to everybody with `server.allow_open`."
+            "API keys. Without keys the service is open to this machine only, or to anyone with `server.allow_open`."
         ),
     )
     engine: EngineSettings = EngineSettings()
@@ -258,44 +258,46 @@ class Settings(BaseSettings):
     @field_validator("keys")
     @classmethod
     def _unique_api_keys(cls, keys: list[ApiKeySettings]) -> list[ApiKeySettings]:
-        if twice := _first_duplicate(key.name for key in keys):
-            raise ValueError(f"two keys have the name {twice!r}")
-        if twice := _first_duplicate(key.sha256 for key in keys):
-            names = [key.name for key in keys if key.sha256 == twice]
+        if duplicate := _first_duplicate(key.name for key in keys):
+            raise ValueError(f"two keys have the name {duplicate!r}")
+        if duplicate := _first_duplicate(key.sha256 for key in keys):
+            names = [key.name for key in keys if key.sha256 == duplicate]
             raise ValueError(f"{' and '.join(names)} are the same key; remove one")
         return keys
 
     @field_validator("models")
     @classmethod
     def _unique_model_names(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
-        if twice := _first_duplicate(name for own, model in models.items() for name in (own, *model.aliases)):
-            holders = [own for own, model in models.items() if twice in (own, *model.aliases)]
+        if duplicate := _first_duplicate(name for own, model in models.items() for name in (own, *model.aliases)):
+            holders = [own for own, model in models.items() if duplicate in (own, *model.aliases)]
             if len(holders) == 1:
-                what = "its own name" if twice == holders[0] else f"{twice!r} twice"
+                what = "its own name" if duplicate == holders[0] else f"{duplicate!r} twice"
                 raise ValueError(f"{holders[0]!r} has {what} among its aliases; remove it")
-            raise ValueError(f"{twice!r} is a name or alias of both {' and '.join(holders)}; only one can have it")
+            raise ValueError(f"{duplicate!r} is a name or alias of both {' and '.join(holders)}; only one can have it")
         return models
 
     @model_validator(mode="after")
     def _waiting_requests_fit_the_threads(self) -> Settings:
-        room = self.server.threads - self.server.reserve_threads
+        available = self.server.threads - self.server.reserve_threads
         if "max_waiting" not in self.scheduling.model_fields_set:
             # The default adapts; a configured number is used or rejected.
-            fitting = self.scheduling.model_copy(update={"max_waiting": min(self.scheduling.max_waiting, room - 1)})
+            fitting = self.scheduling.model_copy(
+                update={"max_waiting": min(self.scheduling.max_waiting, available - 1)}
+            )
             object.__setattr__(self, "scheduling", fitting)
-        elif self.scheduling.max_waiting >= room:
+        elif self.scheduling.max_waiting >= available:
             raise ValueError(
                 f"scheduling.max_waiting ({self.scheduling.max_waiting}) must be below server.threads - "
-                f"server.reserve_threads ({room}): every waiting request occupies a thread"
+                f"server.reserve_threads ({available}): every waiting request occupies a thread"
             )
         return self
 
     @model_validator(mode="after")
     def _pinned_models_may_all_be_loaded(self) -> Settings:
-        pinned, most = self.pinned, self.scheduling.max_loaded
-        if most is not None and len(pinned) > most:
+        pinned, max_loaded = self.pinned, self.scheduling.max_loaded
+        if max_loaded is not None and len(pinned) > max_loaded:
             raise ValueError(
-                f"scheduling.max_loaded ({most}) must not be below the number of pinned models ({len(pinned)}: "
+                f"scheduling.max_loaded ({max_loaded}) must not be below the number of pinned models ({len(pinned)}: "
                 f"{', '.join(pinned)}): they stay loaded"
             )
         return self
@@ -323,7 +325,7 @@ class Settings(BaseSettings):
         return tuple(key.api_key() for key in self.keys)
 
     def launch_of(self, name: str | None = None) -> LaunchSettings:
-        """How the model of that name is started. None, or a name without an entry: according to `defaults`.
+        """The launch settings of the model with that name. None, or a name without an entry: as in `defaults`.
 
         `mmproj` is left None (the catalogue finds the projector), and `env` does not include `engine.env`.
         """
@@ -332,7 +334,7 @@ class Settings(BaseSettings):
         return LaunchSettings(model.over_arguments(args), args=args, env=dict(model.env))
 
     def constraints_of(self, name: str | None = None) -> PlacementConstraints:
-        """Which GPUs the model of that name may use. None, or a name without an entry: according to `defaults`."""
+        """The placement constraints of the model with that name. None, or a name without an entry: as in `defaults`."""
         model = self._model(name)
         return PlacementConstraints(
             gpus=tuple(model.gpus),
@@ -346,11 +348,11 @@ class Settings(BaseSettings):
         )
 
     def policy(self) -> Policy:
-        """Which GPUs are used first."""
+        """The order in which GPUs are used."""
         return Policy(self.gpu.strategy, tuple(self.gpu.order))
 
     def gpu_limits(self) -> GpuLimits:
-        """What is held back of each GPU, and from when on one is busy."""
+        """The limits on each GPU's memory and utilization."""
         return GpuLimits(self.gpu.reserve, self.gpu.max_vram, self.gpu.busy_utilization)
 
     def _model(self, name: str | None) -> ModelSettings:

@@ -35,7 +35,7 @@ from bench.relay.figures import figures
 from bench.relay.load import beside, burst, small, streams
 from bench.relay.rounds import Round, Seen
 from bench.relay.stand_in import MEASURED_CORE, OTHER_CORE, Programs, compiled, pin, upstream
-from bench.relay.systems import SYSTEMS, Running, Surroundings, System
+from bench.relay.systems import SYSTEMS, Running, Surroundings, System, earlier
 from bench.relay.usage import memory_mib
 from tests.helpers.service import wait_for
 
@@ -51,6 +51,8 @@ def main() -> None:
     for what, why in left_out.items():
         _say(f"skipped: {what}: {why}")
     chosen = [each for each in SYSTEMS if each.name in options.systems and each.name not in left_out]
+    if options.earlier:
+        chosen.append(earlier(options.earlier))
     rounds = _rounds(chosen, options.rounds, QUICK if options.quick else Times())
     made = {**figures(rounds), "left_out": left_out}
     print(json.dumps(made) if options.json else _tables(made))
@@ -72,6 +74,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--systems", type=lambda text: text.split(","), default=names, help=f"comma-separated: {', '.join(names)}"
     )
+    parser.add_argument("--earlier", type=Path, help="also measure ours from this checkout, in the same rounds")
     parser.add_argument("--json", action="store_true", help="print only JSON on stdout")
     parser.add_argument("--record", type=Path, help="also write the results to this file")
     parser.add_argument("--plot", type=Path, help="also draw a plot into this SVG file")

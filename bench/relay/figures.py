@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.relay.bounds import bounds
-from bench.relay.cases import FAST, MANY, SLOW, Case
+from bench.relay.cases import FAST, FEW, MANY, SLOW, Case
 from bench.relay.rounds import Round, digits, health, median, p99, ratio, within
 
 STREAM_FIGURES = (
@@ -29,6 +29,8 @@ def figures(rounds: list[Round]) -> dict[str, Any]:
             made["small"].append({"system": name, **row})
     made["ratios"] = ratios(rounds)
     made["health_p99_ms"] = {str(case): p99(values) for case, values in health(rounds).items()}
+    if earlier := health(rounds, "earlier"):
+        made["earlier_health_p99_ms"] = {str(case): p99(values) for case, values in earlier.items()}
     made["bursts"] = [_without_health(each["ours"]["burst"]) for each in rounds if "burst" in each.get("ours", {})]
     made["bounds"] = [bound for bound in bounds(rounds) if bound["measured"] is not None]
     return made
@@ -44,15 +46,16 @@ def _row(rounds: list[Round], name: str, case: object, columns: Iterable[str]) -
 
 
 def ratios(rounds: list[Round]) -> list[dict[str, Any]]:
-    """Our figures divided by those of nginx and of the naive proxy, within each round."""
+    """Our figures divided by those of nginx, of the naive proxy and of an earlier checkout, within each round."""
     pairs = [
         *((case, "cpu_us_per_token") for case in (SLOW, FAST, MANY)),
         *((case, "mb_per_100_streams") for case in (SLOW,)),
         *(("small", figure) for figure in ("requests_per_s", "cpu_us")),
     ]
+    latencies = [(case, figure) for case in (FEW, SLOW, FAST) for figure in ("p99_ms", "ttft_p50_ms", "ttft_p99_ms")]
     made = []
-    for case, figure in pairs:
-        for peer in ("nginx", "naive"):
+    for case, figure in pairs + latencies:
+        for peer in ("earlier",) if (case, figure) in latencies else ("nginx", "naive", "earlier"):
             values = within(rounds, peer, case, figure, ratio)
             if values:
                 spread = [digits(min(values)), digits(max(values))]

@@ -37,11 +37,11 @@ def ratio(own: float, others: float) -> float | None:
     return own / others if others else None
 
 
-def health(rounds: list[Round]) -> dict[object, list[float]]:
+def health(rounds: list[Round], system: str = "ours") -> dict[object, list[float]]:
     """Milliseconds of /health by case, over all rounds: a percentile needs many values."""
     made: dict[object, list[float]] = {}
     for each in rounds:
-        for case, seen in each.get("ours", {}).items():
+        for case, seen in each.get(system, {}).items():
             if seen.get("health_ms"):
                 made.setdefault(case, []).extend(seen["health_ms"])
     return made

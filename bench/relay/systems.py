@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import requests
@@ -62,12 +63,22 @@ class System:
     clients: int = 32  # concurrent clients for small answers
 
 
+def earlier(checkout: Path) -> System:
+    """Ours as it is in another checkout, whose .venv has the program; on this Python and its packages."""
+    program = ("-P", str(checkout / ".venv" / "bin" / "llama-smart-proxy"))
+    return System(
+        "earlier",
+        lambda given: ours(given, program=program, plain={"PYTHONPATH": str(checkout)}, GPU__ENABLED="false"),
+        most_streams=1000,
+    )
+
+
 @contextlib.contextmanager
-def ours(given: Surroundings) -> Iterator[Running]:
+def ours(given: Surroundings, **options: Any) -> Iterator[Running]:
     """`llama-smart-proxy serve` with the fake server as its llama-server and every model loaded."""
     path = given.folder / "config.json"
     path.write_text(json.dumps(our_settings(given)))
-    with serving(given.folder, "--config", str(path)) as service:
+    with serving(given.folder, "--config", str(path), **options) as service:
         for model in MODELS:
             assert service.chat(model).status_code == 200, service.output
         assert all(engine.cpu_affinity() == [OTHER_CORE] for engine in service.engines()), "wrong core"

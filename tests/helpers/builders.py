@@ -111,7 +111,7 @@ class Play:
 
     def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
         self.state, effects = step(before, event)
-        steady_step_is_the_usual_one(before, event)
+        assert_steady_step_equals_usual_step(before, event)
         return effects
 
     def answer(self, effect: Effect, at: float) -> ev.Event | None:
@@ -138,13 +138,13 @@ class Play:
         return self.post(a_command(command, self._ticket, model, at, at + patience))
 
     def up(self, model: Model, at: float = 0.0) -> int:
-        """The id of an idle server of this model."""
+        """Load the model; returns the id of its idle server."""
         effects = self.ask(model, at)
         server = next(e.server for e in effects if isinstance(e, Spawn))
         self.post(ev.Ready(server.id, 9000 + server.id, at), ev.Release(self._ticket, at))
         return server.id
 
-    def up_by_hand(self, model: Model) -> None:
+    def up_without_readings(self, model: Model) -> None:
         """As `up`, in a play that does not answer readings."""
         self.ask(model)
         self.post(ev.MemoryRead(memory(at=0.0), at=0.0), ev.Ready(1, 9001, at=0.0), ev.Release(self._ticket, at=0.0))
@@ -209,9 +209,8 @@ __all__ = [
 ]
 
 
-def steady_step_is_the_usual_one(before: PoolState, event: ev.Event) -> None:
-    """A step that runs no passes gives what they would have given, unless something else is due as well: that is left
-    to the Tick."""
+def assert_steady_step_equals_usual_step(before: PoolState, event: ev.Event) -> None:
+    """Check that a step without passes equals one with them, unless something else is due too (left to the Tick)."""
     steady = grant_or_release(before, event)
     due = due_at(steady[0]) if steady else None
     if steady and (due is None or event.at < due):

@@ -1,4 +1,4 @@
-"""A machine of 16 GiB of RAM, all of it available: what a test expects must not depend on where and when it runs.
+"""A machine with 16 GiB of available RAM, so that tests do not depend on the machine they run on.
 
 The tests see it, and so does a service that is started as `python -P fixed_ram.py serve ...`.
 """
@@ -16,7 +16,7 @@ RAM_BYTES = 16 * 1024**3
 
 
 def fix_ram() -> None:
-    """From now on, in this process and those that it forks."""
+    """Fix the RAM of this process and those it forks from now on."""
     memory = psutil.virtual_memory()._replace(total=RAM_BYTES, available=RAM_BYTES)
     psutil.virtual_memory = lambda: memory
     ram.OWN_CGROUP = Path(os.devnull)  # names no control group, whose limit would count

@@ -27,7 +27,7 @@ from tests.helpers.stand_in_nvml import Card, StandIn
 from workers.catalog.demo_model import write_demo_model
 
 MIB = 1024**2
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 
 # With 4,096 tokens the model needs 547 MiB, most of it CUDA overhead: two fit in 1,200 MiB. With 32,768 tokens it needs
 # 857 MiB on one card, or 970 MiB on each of two.
@@ -76,7 +76,7 @@ class Machine:
         self._booked: dict[int, dict[str, int]] = {}  # pid -> bytes by UUID, as booked
         self._lock = threading.Lock()
         self.problems: list[str] = []  # violations; appended to by the polling thread
-        self.looks = self.most_at_once = 0  # the latter: engines alive at the same time
+        self.polls = self.most_at_once = 0  # the latter: engines alive at the same time
         self._gate.mkdir(parents=True)
         (self._gate / "sitecustomize.py").write_text(GATE)
 
@@ -101,14 +101,14 @@ class Machine:
             **environment,
         ) as service:
             ended = threading.Event()
-            looking = threading.Thread(target=self._look_on, args=(service, ended), daemon=True)
-            looking.start()
+            poller = threading.Thread(target=self._poll, args=(service, ended), daemon=True)
+            poller.start()
             try:
                 yield service
             finally:
                 ended.set()
-                looking.join(20)
-        assert self.looks and self.problems == [], self.problems
+                poller.join(20)
+        assert self.polls and self.problems == [], self.problems
 
     def config(self, models: dict[str, dict[str, Any]], gpu: dict[str, Any]) -> Path:
         """A configuration with these models, each a copy of the demo model."""
@@ -129,18 +129,18 @@ class Machine:
 
     # --- the polling thread ---------------------------------------------------------------------------------
 
-    def _look_on(self, service: Service, ended: threading.Event) -> None:
+    def _poll(self, service: Service, ended: threading.Event) -> None:
         try:
             with requests.Session() as session:
-                while not ended.wait(LOOK_SECONDS):
+                while not ended.wait(POLL_SECONDS):
                     servers = session.get(f"{service.url}/health", timeout=20).json()["servers"]
                     with self._lock:
-                        self._look_at(servers)
-                    self.looks += 1
+                        self._update(servers)
+                    self.polls += 1
         except Exception as error:  # the service exited, or this is a bug
             self.problems.append(repr(error))
 
-    def _look_at(self, servers: list[dict[str, Any]]) -> None:
+    def _update(self, servers: list[dict[str, Any]]) -> None:
         booked = {server["process"]: _on_gpus(server) for server in servers if server["process"]}
         self._booked = {pid: each for pid, each in (self._booked | booked).items() if _is_alive(pid)}
         self.most_at_once = max(self.most_at_once, len(self._booked))
@@ -177,7 +177,7 @@ class Machine:
         with contextlib.suppress(psutil.Error):
             shown = (
                 psutil.Process(pid).environ().get("CUDA_VISIBLE_DEVICES")
-            )  # None: it is executing another program just now
+            )  # None: the process is just executing another program
             if shown is not None and {uuid for uuid in shown.split(",") if uuid} != set(booked):
                 self.problems.append(f"process {pid} sees {shown}, but {booked} is booked")
 

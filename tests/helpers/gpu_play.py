@@ -68,7 +68,7 @@ def eight_layers(ctx_size: int = 4096, constraints: PlacementConstraints = NO_CO
 
 @dataclass
 class Hardware:
-    """GPUs by UUID: GiB of each, and what other processes hold of it."""
+    """GPUs by UUID: GiB of each, and GiB used by other processes."""
 
     total_gib: dict[str, float]
     other_gib: dict[str, float] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class GpuPlay(Play):
     def polled(self, at: float) -> ev.GpusPolled:
         return ev.GpusPolled(self.hardware.snapshot(self.state.servers, at), at)
 
-    def wants(
+    def request(
         self,
         name: str,
         at: float = 0.0,
@@ -127,9 +127,9 @@ class GpuPlay(Play):
         model: Model = replace(a_model(name), constraints=constraints)
         return self.post(command(self._ticket, model, at, at + patience, eight_layers(ctx_size, constraints)))
 
-    def loaded(self, name: str, at: float = 0.0, **wanted: object) -> Server:
-        """An idle server of this model."""
-        server = next(e.server for e in self.wants(name, at, **wanted) if isinstance(e, Spawn))  # type: ignore[arg-type]
+    def loaded(self, name: str, at: float = 0.0, **options: object) -> Server:
+        """Load the model; returns its idle server."""
+        server = next(e.server for e in self.request(name, at, **options) if isinstance(e, Spawn))  # type: ignore[arg-type]
         ticket = self._ticket
         self.post(ev.Spawned(server.id, 1000 + server.id, at), ev.Ready(server.id, 9000 + server.id, at))
         self.post(ev.Release(ticket, at))

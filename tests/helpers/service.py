@@ -156,9 +156,13 @@ class Service:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, *arguments: str, plain: Mapping[str, str] | None = None, **environment: str
+    folder: Path,
+    *arguments: str,
+    plain: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("-P", FIXED_RAM),
+    **environment: str,
 ) -> Iterator[Service]:
-    service = Service(folder, *arguments, plain=plain, **environment)
+    service = Service(folder, *arguments, plain=plain, program=program, **environment)
     try:
         yield service
     finally:

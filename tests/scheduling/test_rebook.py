@@ -149,7 +149,7 @@ def test_a_loaded_server_is_booked_as_measured():
 
 def test_a_measurement_that_frees_memory_starts_a_waiting_load():
     play = Play(answers_readings=False)
-    play.up_by_hand(a_model("a", gib=10))
+    play.up_without_readings(a_model("a", gib=10))
     play.ask(a_model("b", gib=8), at=1.0)
     play.ask(a_model("a", gib=10), at=1.0)
     # a is memory-mapped, so 15 of 16 GiB are available; booked are 11.5, then 5; b needs 8 GiB + 15 % = 9.2

@@ -424,7 +424,7 @@ def test_no_model_is_evicted_in_vain():
 
 def test_a_failed_memory_reading_rejects_the_load():
     play = Play(answers_readings=False)
-    play.up_by_hand(a_model("up"))
+    play.up_without_readings(a_model("up"))
     play.ask(a_model("cold"), at=2.0)
     effects = play.post(ev.MemoryReadFailed("too many open files", at=2.1))
     assert refusals(effects) == {2: Reason.SPAWN_FAILED}

@@ -40,7 +40,7 @@ def outcomes(play: GpuPlay) -> list[Outcome]:
 
 def test_a_cold_model_goes_to_a_gpu_that_was_just_read():
     play = play_on(ONE)
-    assert where(play.wants("a")) == [("GPU-a",)]
+    assert where(play.request("a")) == [("GPU-a",)]
     (server,) = play.state.servers
     assert play.polls == 1
     assert set(server.booked) == {"GPU-a", CPU} and 4 * GIB < server.booked["GPU-a"] < 5 * GIB
@@ -48,20 +48,20 @@ def test_a_cold_model_goes_to_a_gpu_that_was_just_read():
 
 def test_a_machine_without_gpus_requests_no_gpu_reading():
     play = GpuPlay(Hardware({}))
-    assert where(play.wants("a")) == [(CPU,)]
+    assert where(play.request("a")) == [(CPU,)]
     assert play.polls == 0
 
 
 def test_simultaneous_models_are_never_placed_in_the_same_memory():
     play = play_on(TWO)
-    effects = [*play.wants("a"), *play.wants("b"), *play.wants("c")]
+    effects = [*play.request("a"), *play.request("b"), *play.request("c")]
     assert sorted(where(effects)) == [("GPU-a",), ("GPU-b",)]
     assert outcomes(play)[-1] is Outcome.WAIT
 
 
 def test_a_late_gpu_reading_is_waited_for_briefly_then_the_last_one_is_used():
     play = play_on(ONE, answers_polls=False)
-    assert play.wants("a") == [ReadGpus()]
+    assert play.request("a") == [ReadGpus()]
     assert due_at(play.state) == GPU_READING_TIMEOUT_SECONDS
     assert play.post(ev.Tick(at=GPU_READING_TIMEOUT_SECONDS - 0.001)) == []
     assert where(play.post(ev.Tick(at=GPU_READING_TIMEOUT_SECONDS))) == [("GPU-a",)]
@@ -71,7 +71,7 @@ def test_a_late_gpu_reading_is_waited_for_briefly_then_the_last_one_is_used():
 def test_a_request_before_the_first_reading_waits_for_it():
     play = GpuPlay(replace(ONE, state=GpuState.UNREAD), answers_polls=False)
     play.post(play.polled(at=0.0))
-    assert play.wants("a", at=0.1) == [ReadGpus()]
+    assert play.request("a", at=0.1) == [ReadGpus()]
     assert play.post(ev.Tick(at=1.0)) == []
     play.hardware.state = GpuState.OK
     assert where(play.post(play.polled(at=2.0))) == [("GPU-a",)]
@@ -80,7 +80,7 @@ def test_a_request_before_the_first_reading_waits_for_it():
 def test_a_first_reading_that_never_arrives_is_not_waited_for_for_ever():
     play = GpuPlay(replace(ONE, state=GpuState.UNREAD), answers_polls=False)
     play.post(play.polled(at=0.0))
-    play.wants("a", at=0.1)
+    play.request("a", at=0.1)
     play.post(ev.Tick(at=0.1 + GPU_READING_TIMEOUT_SECONDS))
     due = due_at(play.state)
     assert due == 5.0
@@ -94,7 +94,7 @@ def test_a_first_reading_that_never_arrives_is_not_waited_for_for_ever():
 def test_while_gpus_are_missing_the_cpu_is_used_only_when_configured(fallback: CpuFallback, answer: str):
     lost = replace(ONE, state=GpuState.LOST, expected="one was here")
     play = play_on(lost, SchedulingLimits(cpu_fallback=fallback))
-    effects = play.wants("a", constraints=PlacementConstraints(cpu_when_full=fallback is CpuFallback.WHEN_FULL))
+    effects = play.request("a", constraints=PlacementConstraints(cpu_when_full=fallback is CpuFallback.WHEN_FULL))
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
     assert outcomes(play) == [Outcome.PLACE if answer == CPU else Outcome.REFUSE], "every decision is recorded"
 
@@ -104,7 +104,7 @@ def test_while_gpus_are_missing_the_cpu_is_used_only_when_configured(fallback: C
 def test_an_engine_without_cuda_and_a_machine_without_gpus_use_the_cpu(
     hardware: Hardware, fallback: CpuFallback, answer: str
 ):
-    effects = play_on(hardware, SchedulingLimits(cpu_fallback=fallback)).wants("a")
+    effects = play_on(hardware, SchedulingLimits(cpu_fallback=fallback)).request("a")
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
 
 
@@ -119,9 +119,9 @@ def test_a_model_without_gpu_layers_needs_no_gpu():
 def test_a_model_that_has_just_loaded_is_not_evicted_for_one_that_fits_beside_it():
     """In a container pids are hidden: its memory was no longer free and still claimed, so it was stopped again."""
     play = play_on(Hardware({"GPU-a": 12}, shows_pids=False))
-    play.wants("a")
+    play.request("a")
     play.hardware.other_gib = {"GPU-a": 4.6}  # its own memory
-    assert where(play.wants("b", at=1.0)) == []
+    assert where(play.request("b", at=1.0)) == []
     play.hardware.other_gib, play.answers_polls = {}, False
     play.post(ev.Ready(1, 9001, at=2.0))
     assert play.state.server(1).state is ServerState.READY
@@ -133,7 +133,7 @@ def test_the_memory_of_an_evicted_server_is_waited_for():
     """It has ended at 10.5; the driver shows its memory as free at 11.2."""
     play = play_on(ONE)
     old = play.loaded("old")
-    assert stopped(play.wants("new", at=10.0)) == [old.id]
+    assert stopped(play.request("new", at=10.0)) == [old.id]
     play.hardware.late_gib = {"GPU-a": old.booked["GPU-a"] / GIB}
     assert play.post(ev.Exited(old.id, "", at=10.5)) == []
     due = due_at(play.state)
@@ -158,7 +158,7 @@ def test_a_server_is_shown_with_nvmls_present_indices():
 def test_memory_that_is_not_released_belongs_to_another_process():
     play = play_on(ONE)
     old = play.loaded("old")
-    play.wants("new", at=10.0)
+    play.request("new", at=10.0)
     play.hardware.other_gib = {"GPU-a": old.booked["GPU-a"] / GIB}
     effects = play.post(ev.Exited(old.id, "", at=10.5))
     while (due := due_at(play.state)) and due < 60 and not effects:
@@ -171,18 +171,18 @@ def test_memory_released_before_the_exit_event_is_not_waited_for():
     """The driver was fast, and a reading came before the exit: the load after next waited five seconds for nothing."""
     play = play_on(ONE)
     old = play.loaded("old")
-    assert stopped(play.wants("new", at=10.0)) == [old.id]
+    assert stopped(play.request("new", at=10.0)) == [old.id]
     assert where(play.post(ev.GpusPolled(play.hardware.snapshot((), at=10.2), at=10.2))) == [("GPU-a",)]
     play.post(
         ev.Exited(old.id, "", at=10.3), ev.Spawned(2, 1002, at=10.5), ev.Ready(2, 9002, at=10.6), ev.Release(2, at=10.7)
     )
-    assert stopped(play.wants("third", at=11.0)) == [2]
+    assert stopped(play.request("third", at=11.0)) == [2]
 
 
 def test_memory_being_released_causes_no_other_eviction():
     play = play_on(TWO)
     first, second = play.loaded("first"), play.loaded("second", at=1.0)
-    assert stopped(play.wants("new", at=100.0)) == [first.id]
+    assert stopped(play.request("new", at=100.0)) == [first.id]
     assert stopped(play.post(ev.Tick(at=100.1))) == []
     play.hardware.late_gib = {first.placement.uuids[0]: first.booked[first.placement.uuids[0]] / GIB}
     assert stopped(play.post(ev.Exited(first.id, "", at=100.2))) == []
@@ -191,9 +191,9 @@ def test_memory_being_released_causes_no_other_eviction():
 
 def test_a_busy_server_in_the_way_is_drained():
     play = play_on(ONE, IMPATIENT)
-    play.wants("busy")
+    play.request("busy")
     play.post(ev.Ready(1, 9001, at=0.0))
-    assert play.wants("new", at=1.0) == []
+    assert play.request("new", at=1.0) == []
     play.post(play.polled(at=6.0))
     assert play.state.server(1).state is ServerState.DRAINING
     assert stopped(play.post(ev.Release(1, at=7.0))) == [1]
@@ -209,16 +209,16 @@ def test_a_draining_server_is_not_waited_for_if_there_is_another_place(constrain
     assert play.state.server(busy.id).state is ServerState.DRAINING
     if constraints.cpu_when_full:
         play.post(ev.Acquire(52, a_model("b"), 0.7, 300.0, eight_layers()))
-        assert where(play.wants("c", at=1.0, constraints=constraints)) == [(CPU,)]
+        assert where(play.request("c", at=1.0, constraints=constraints)) == [(CPU,)]
     else:
-        assert stopped(play.wants("c", at=1.0, constraints=constraints)) == [idle.id]
+        assert stopped(play.request("c", at=1.0, constraints=constraints)) == [idle.id]
 
 
 def test_a_draining_server_is_waited_for_if_there_is_no_other_place():
     play = play_on(ONE)
     play.loaded("a")
     play.post(ev.Acquire(50, a_model("a"), 0.5, 300.0, eight_layers()), ev.Unload(51, a_model("a"), 0.6, 300.0))
-    assert play.wants("c", at=1.0) == []
+    assert play.request("c", at=1.0) == []
     assert "waiting for draining servers to finish: " in play.decided[-1].decision.reason
 
 
@@ -227,10 +227,10 @@ def test_a_server_drained_for_a_canceled_request_is_ready_although_another_load_
     play = play_on(TWO, IMPATIENT)
     here, there = PlacementConstraints(gpus=("GPU-a",)), PlacementConstraints(gpus=("GPU-b",))
     for name, constraints in (("a", here), ("b", there)):
-        play.wants(name, constraints=constraints)
+        play.request(name, constraints=constraints)
         play.post(ev.Ready(play.state.servers[-1].id, 9001, at=0.0))
-    play.wants("x", at=1.0, constraints=here)
-    play.wants("y", at=2.0, constraints=there)
+    play.request("x", at=1.0, constraints=here)
+    play.request("y", at=2.0, constraints=there)
     play.post(play.polled(at=5.5))
     assert [s.state for s in play.state.servers] == [ServerState.DRAINING, ServerState.READY]
     play.post(ev.Cancel(3, at=5.7), play.polled(at=7.0))
@@ -239,7 +239,7 @@ def test_a_server_drained_for_a_canceled_request_is_ready_although_another_load_
 
 def test_memory_held_by_another_process_is_reported_with_the_numbers():
     play = play_on(replace(ONE, other_gib={"GPU-a": 4}))
-    (refuse,) = play.wants("a")
+    (refuse,) = play.request("a")
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.INSUFFICIENT_MEMORY
     assert refuse.refusal.free_bytes == {"GPU-a": int(1.5 * GIB)}
     assert 4 * GIB < refuse.refusal.needed_bytes < 5 * GIB
@@ -248,9 +248,9 @@ def test_memory_held_by_another_process_is_reported_with_the_numbers():
 def test_a_missing_gpu_is_the_reason_if_it_would_have_been_used():
     play = play_on(ONE)
     constraints = PlacementConstraints(gpus=("GPU-z",))
-    assert refusals(play.wants("a", constraints=constraints)) == {1: Reason.DOES_NOT_FIT}
+    assert refusals(play.request("a", constraints=constraints)) == {1: Reason.DOES_NOT_FIT}
     play.answers_polls = False
-    play.wants("a", at=1.0, constraints=constraints)
+    play.request("a", at=1.0, constraints=constraints)
     missing = (MissingGpu("GPU-z", 1, "card", "lost"),)
     away = replace(play.polled(at=1.1).gpus, missing=missing)
     assert refusals(play.post(ev.GpusPolled(away, at=1.1))) == {2: Reason.NO_GPU}
@@ -259,7 +259,7 @@ def test_a_missing_gpu_is_the_reason_if_it_would_have_been_used():
 def test_a_model_that_never_fits_is_rejected_with_what_an_empty_gpu_offers():
     """Not with the size of the GPU: 6 GiB would be enough, but max_vram is 4. Nor with what is free at the moment."""
     play = play_on(replace(ONE, other_gib={"GPU-a": 3}), SchedulingLimits(gpu_limits=GpuLimits(max_vram_bytes=4 * GIB)))
-    (refuse,) = play.wants("a")
+    (refuse,) = play.request("a")
     assert isinstance(refuse, Refuse) and refuse.refusal.reason is Reason.DOES_NOT_FIT
     assert refuse.refusal.free_bytes == {"GPU-a": 4 * GIB}
     assert "usable at most: GPU 0 (card) 4,096 MiB" in refuse.refusal.detail
@@ -281,7 +281,7 @@ def test_a_missing_gpu_is_no_reason_for_a_model_that_would_not_use_it(layers: in
 
 def test_a_learned_gpu_margin_does_not_depend_on_ram():
     play = play_on(ONE)
-    (spawn,) = play.wants("a")
+    (spawn,) = play.request("a")
     booked = {"GPU-a": GIB, CPU: 60 * GIB}
     servers = (replace(spawn.server, booked=booked),)
     play.state = replace(play.state, servers=servers)
@@ -292,7 +292,7 @@ def test_a_learned_gpu_margin_does_not_depend_on_ram():
 def test_a_start_that_runs_out_of_memory_is_placed_once_more_with_a_margin():
     """Another process grew on the GPU that was chosen."""
     play = play_on(TWO)
-    (first,) = where(play.wants("a"))
+    (first,) = where(play.request("a"))
     play.hardware.other_gib = {first[0]: 5}
     effects = play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
     (second,) = where(effects)
@@ -306,7 +306,7 @@ def test_a_start_that_runs_out_of_memory_is_placed_once_more_with_a_margin():
 
 def test_a_learned_margin_is_kept_until_the_model_was_measured():
     play = play_on(ONE)
-    plain = play.wants("a")[0].server.booked["GPU-a"]
+    plain = play.request("a")[0].server.booked["GPU-a"]
     play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))
     warned = play.state.server(2).booked["GPU-a"]
     assert 256 * 1024**2 <= warned - plain < GIB
@@ -317,13 +317,13 @@ def test_a_learned_margin_is_kept_until_the_model_was_measured():
 
 def test_any_other_failure_of_a_start_is_not_retried():
     play = play_on(ONE)
-    play.wants("a")
+    play.request("a")
     assert refusals(play.post(ev.Exited(1, "bad file", at=2.0))) == {1: Reason.LOAD_FAILED}
 
 
 def test_a_start_that_reports_more_than_its_gpu_has_moves_to_another_gpu():
     play = play_on(Hardware({"GPU-a": 6, "GPU-b": 16}))
-    (first,) = where(play.wants("a"))
+    (first,) = where(play.request("a"))
     assert first == ("GPU-a",), "the fullest GPU that holds it"
     assert stopped(play.post(ev.Projected(1, {"GPU-a": 9 * GIB, CPU: GIB}, at=0.2))) == [1]
     assert where(play.post(ev.Exited(1, "", at=0.4))) == [("GPU-b",)]
@@ -332,10 +332,10 @@ def test_a_start_that_reports_more_than_its_gpu_has_moves_to_another_gpu():
 
 def test_nothing_is_decided_twice_on_the_same_facts():
     play = play_on(ONE)
-    play.wants("busy")
+    play.request("busy")
     play.post(ev.Ready(1, 9001, at=0.0))
-    play.wants("busy", at=0.5)
-    play.wants("new", at=1.0)
+    play.request("busy", at=0.5)
+    play.request("new", at=1.0)
     decided = len(play.decided)
     for number in range(5):
         play.post(ev.Tick(at=1.1 + number / 10))
@@ -351,7 +351,7 @@ def test_requests_for_loaded_models_need_no_reading():
     play = play_on(ONE)
     play.loaded("a")
     polls = play.polls
-    assert grants(play.wants("a", at=50.0)) == {2: 1}
+    assert grants(play.request("a", at=50.0)) == {2: 1}
     assert play.polls == polls
 
 

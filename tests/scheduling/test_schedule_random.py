@@ -46,7 +46,7 @@ from app.use_cases.scheduling.pool_state import Awaited, PoolState, SchedulingLi
 from app.use_cases.scheduling.readings import note_elapsed_time
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.schedule import PASSES, due_at, step
-from tests.helpers.builders import GIB, a_command, a_model, booked, steady_step_is_the_usual_one
+from tests.helpers.builders import GIB, a_command, a_model, assert_steady_step_equals_usual_step, booked
 
 FAILURES = {
     *(Reason.LOAD_FAILED, Reason.LOAD_TIMEOUT, Reason.SPAWN_FAILED),
@@ -147,7 +147,7 @@ class World:
             return
         before = self.state
         self.state, effects = step(before, event)
-        steady_step_is_the_usual_one(before, event)
+        assert_steady_step_equals_usual_step(before, event)
         self.check_victims(before, event, effects)
         self.check_ends(event.at, effects)
         self.check_replicas(before, event, effects)

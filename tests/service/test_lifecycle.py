@@ -78,7 +78,7 @@ def test_a_stop_drains_streams(tmp_path: Path, number: signal.Signals):
         assert all(has_exited(process) for process in family)
 
 
-def test_ctrl_c_in_a_terminal_reaches_every_process_and_counts_once(tmp_path: Path):
+def test_ctrl_c_reaches_all_processes_and_counts_as_one_stop_signal(tmp_path: Path):
     with serving(tmp_path) as service:
         service.chat()
         family = service.family()
