@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from bench.record import record, summary
-from tests.helpers.service import ENDLESS, Service, is_gone, serving, wait_for
+from tests.helpers.service import ENDLESS, Service, has_exited, serving, wait_for
 
 Case = Callable[[Path], float]
 
@@ -56,7 +56,7 @@ def master_killed(folder: Path) -> float:
         family = service.family()
         began = time.monotonic()
         service.master.kill()
-        wait_for(lambda: all(is_gone(process) for process in family), 10)
+        wait_for(lambda: all(has_exited(process) for process in family), 10)
         return time.monotonic() - began
 
 

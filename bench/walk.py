@@ -124,15 +124,15 @@ def followed(
 
 def walks(lines: Iterable[str]) -> dict[str, Walk]:
     """Walks by thread group, from lines of bench.walked_service."""
-    found = {group: Walk() for group in GROUPS}
+    by_group = {group: Walk() for group in GROUPS}
     last: dict[str, str] = {}
     for thread, file, is_from_elsewhere in (line.split("\t") for line in lines):
-        for walk in (found[group] for group, prefix in GROUPS.items() if thread.startswith(prefix)):
+        for walk in (by_group[group] for group, prefix in GROUPS.items() if thread.startswith(prefix)):
             walk.calls[file] += 1
             walk.entered[file] += file != last.get(thread)
             walk.through_libraries += is_from_elsewhere == "1"
         last[thread] = file
-    return found
+    return by_group
 
 
 def figures(runs: Sequence[dict[str, dict[str, Walk]]]) -> dict[str, Any]:

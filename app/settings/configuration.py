@@ -76,17 +76,17 @@ class _Sources:
 
     def of(self, place: Place) -> list[str]:
         """The sources of the value at that place: a variable or the file, or several that each set a part of it."""
-        below = [each.name for each in self.variables if place and each.below(place)]
-        typed = [each.name for each in self.variables if _holds(each.value, each.place, place)][-1:]
+        below = [variable.name for variable in self.variables if place and variable.below(place)]
+        direct = [variable.name for variable in self.variables if _holds(variable.value, variable.place, place)][-1:]
         file = [str(self.file)] if self.file and _holds(self.written.data, (), place) else []
-        if found := below + typed + file if below else typed or file:
+        if found := below + direct + file if below else direct or file:
             return found
         return self.of(place[:-1]) if place else []  # a missing key: the sources of its section
 
     def line(self, place: Place, message: str) -> str:
         """The error, with the source and the place's name in that source."""
         sources = self.of(place)
-        alone = [each.place for each in self.variables if [each.name] == sources]
+        alone = [variable.place for variable in self.variables if [variable.name] == sources]
         if alone == [place]:  # the variable's name is the place
             return f"{sources[0]}: {message}"
         place = place if alone else self.written.original_place(place)
@@ -112,7 +112,9 @@ def read_configuration() -> Configuration:
         raise ConfigurationError(*wrong, *more)
     settings, open_warning = _guard_open_access(settings, written.is_original, sources)
     warnings = (*written.warnings, *_retired_warnings(sources), *open_warning)
-    return Configuration(settings, file, tuple(each.name for each in variables if not each.is_retired), warnings)
+    return Configuration(
+        settings, file, tuple(variable.name for variable in variables if not variable.is_retired), warnings
+    )
 
 
 def variable_names() -> dict[str, tuple[Place, FieldInfo]]:
@@ -156,7 +158,7 @@ def _validated(sources: _Sources) -> tuple[Settings | None, list[str]]:
 def _is_unknown_variable(place: Place) -> bool:
     """Whether the place is an unknown variable, which `_variables` reports; pydantic-settings takes it for a key."""
     name = variable_name(place)
-    return name not in variable_names() and name in {each.upper() for each in os.environ}
+    return name not in variable_names() and name in {variable.upper() for variable in os.environ}
 
 
 def _guard_open_access(settings: Settings, is_original: bool, sources: _Sources) -> tuple[Settings, tuple[str, ...]]:
@@ -196,7 +198,7 @@ def _variables() -> tuple[tuple[_Variable, ...], list[str]]:
             found.append(_Variable(variable, place, _value(os.environ[variable], info)))
         except InvalidSettingsFile as broken:
             wrong.append(f"{variable}: not JSON ({broken}); {_as_json(info)}")
-    return tuple(sorted(found, key=lambda each: len(each.place))), wrong
+    return tuple(sorted(found, key=lambda variable: len(variable.place))), wrong
 
 
 def _value(text: str, info: FieldInfo) -> Any:
@@ -213,17 +215,17 @@ def _as_json(info: FieldInfo) -> str:
 
 def _nearest_variable(name: str, known: list[str]) -> str:
     above, _, last = name.rpartition("__")
-    has_names_below = {each.rpartition("__")[0] for each in known}
+    sections = {key.rpartition("__")[0] for key in known}
     for whole in known:  # models.NAME.ctx_size has no variable of its own
-        if name.startswith(f"{whole}__") and whole not in has_names_below:
+        if name.startswith(f"{whole}__") and whole not in sections:
             return f"; lists and maps are JSON: {whole}"
     if near := difflib.get_close_matches(name, known, n=1, cutoff=0.9):  # SERVER_PORT: one underscore
         return f"; did you mean {near[0]}?"
     # Compare only the last part: the common prefix would make every name similar.
-    ends = {each.rpartition("__")[2].removeprefix(PREFIX): each for each in known if each.startswith(f"{above}__")}
+    ends = {key.rpartition("__")[2].removeprefix(PREFIX): key for key in known if key.startswith(f"{above}__")}
     end = last.removeprefix(PREFIX)
-    near = [ends[each] for each in difflib.get_close_matches(end, list(ends), n=1, cutoff=SIMILARITY_CUTOFF)]
-    near = near or [each for each in known if each.endswith(f"__{end}")]
+    near = [ends[match] for match in difflib.get_close_matches(end, list(ends), n=1, cutoff=SIMILARITY_CUTOFF)]
+    near = near or [key for key in known if key.endswith(f"__{end}")]
     return f"; did you mean {near[0]}?" if len(near) == 1 else ""
 
 

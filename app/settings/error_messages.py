@@ -54,7 +54,7 @@ def _message(place: Place, problems: Sequence[ErrorDetails]) -> str:
     value = _value(place, first["input"])
     if kind in _FIXED_SET and len(problems) == 1:
         return f"must be one of {_choices(first)}{value}"
-    expected = [_choices(each) if each["type"] in _FIXED_SET else _expected(each) for each in problems]
+    expected = [_choices(problem) if problem["type"] in _FIXED_SET else _expected(problem) for problem in problems]
     return f"must be {' or '.join(dict.fromkeys(expected))}{value}"
 
 

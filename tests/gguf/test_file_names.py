@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.gguf.file_names import family, name_suffixes, part_of, quantization
+from workers.gguf.file_names import family, name_suffixes, parse_part_name, quantization
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_quantizations_and_projectors_of_a_model_have_one_family(stem: str, expe
     ],
 )
 def test_parts_are_recognized_by_the_names_llama_gguf_split_gives(name: str, expected: object):
-    assert part_of(name) == expected
+    assert parse_part_name(name) == expected
 
 
 def test_name_suffixes_begin_after_separators():

@@ -75,9 +75,9 @@ def read(folder: Path, content: bytes) -> GgufHeader:
 @pytest.mark.parametrize("version", [2, 3])
 def test_values_of_every_type_are_read(tmp_path: Path, version: int):
     header = read(tmp_path, a_file(ALL_KINDS, version=version))
-    plain = {key: each.value if isinstance(each, Typed) else each for key, each in ALL_KINDS.items()}
-    assert header.metadata == {key: tuple(each) if isinstance(each, list) else each for key, each in plain.items()}
-    assert header.lengths == {key: len(each) for key, each in plain.items() if isinstance(each, list)}
+    plain = {key: value.value if isinstance(value, Typed) else value for key, value in ALL_KINDS.items()}
+    assert header.metadata == {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    assert header.lengths == {key: len(value) for key, value in plain.items() if isinstance(value, list)}
     assert header.architecture == "gemma3"
 
 
@@ -147,7 +147,7 @@ def test_of_tokenizer_and_long_arrays_only_the_length_is_kept(tmp_path: Path):
     }
     header = read(tmp_path, a_file(TINY | long))
     assert set(header.metadata) == {*TINY, "kept", "longest", "last"}
-    assert header.lengths == {key: len(each) for key, each in long.items() if isinstance(each, list)}
+    assert header.lengths == {key: len(value) for key, value in long.items() if isinstance(value, list)}
 
 
 def test_a_string_may_end_anywhere_in_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -182,7 +182,7 @@ def write_parts(folder: Path, count: int = 3, **changes: object) -> Path:
         if index == 0:
             metadata = {**TINY, **metadata}
         if index == 1:
-            metadata |= {key.replace("__", "."): each for key, each in changes.items()}
+            metadata |= {key.replace("__", "."): value for key, value in changes.items()}
         (folder / f"big-{index + 1:05}-of-{count:05}.gguf").write_bytes(a_file(metadata, [Info(f"t{index}")]))
     return folder / f"big-00001-of-{count:05}.gguf"
 

@@ -571,7 +571,7 @@ def test_hup_reloads_inside_the_worker(service):
     assert len(service.workers()) == 1
 
 
-def test_signals_that_would_make_a_second_owner_are_refused(service):
+def test_signals_that_would_start_a_second_worker_are_rejected(service):
     worker, _ = service.pids()
     for name in ("USR2", "TTIN", "TTOU"):
         service.process.send_signal(getattr(signal, f"SIG{name}"))

@@ -23,7 +23,7 @@ from app.use_cases.scheduling.schedule import due_at, record_and_settle, step
 from app.use_cases.scheduling.steady import grant_or_release
 from tests.helpers.gguf_bytes import TINY, Info, Typed, a_file, a_header
 from workers.gguf.constants import ValueType
-from workers.gguf.file_names import part_of
+from workers.gguf.file_names import parse_part_name
 from workers.gguf.header import read_header
 
 MIB = 1024**2
@@ -52,7 +52,7 @@ def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: 
     """
     metadata: dict[str, Any] = dict(TINY)
     number, parts = 1, 1
-    if part := part_of(path.name):
+    if part := parse_part_name(path.name):
         _, number, parts = part
         metadata |= {"split.no": number - 1, "split.count": parts}  # llama.cpp reads 16 bits
         metadata |= {"split.tensors.count": Typed(ValueType.INT32, parts * tensors)}

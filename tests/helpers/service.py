@@ -179,7 +179,7 @@ def wait_for(condition: Callable[[], Any], seconds: float, explain: Callable[[],
     return value
 
 
-def is_gone(process: psutil.Process) -> bool:
+def has_exited(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.Error:

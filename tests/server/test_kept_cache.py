@@ -45,7 +45,7 @@ def cached_tokens(service: Service, story: list[dict[str, str]] = STORY) -> int:
 
 
 def unload(service: Service, model: str = "fox") -> float:
-    """Seconds it took."""
+    """Unload the model; returns the seconds it took."""
     began = time.monotonic()
     assert service.post("/models/unload", {"model": model}).status_code == 200
     return time.monotonic() - began
@@ -160,7 +160,7 @@ def test_a_file_that_changed_without_a_new_scan_discards_the_cache(tmp_path: Pat
 
 def test_a_saved_file_that_crashes_llama_cpp_costs_the_cache_and_no_request(tmp_path: Path):
     """A truncated file, as after a power failure."""
-    quickly = {"GGML_NO_BACKTRACE": "1"}  # with a debugger it takes longer than a restore is waited for
+    quickly = {"GGML_NO_BACKTRACE": "1"}  # with a debugger, a crash takes longer than the restore timeout
     with keeping(tmp_path, ENGINE__ENV=json.dumps(quickly)) as service:
         cached_tokens(service)
         unload(service)
@@ -238,10 +238,10 @@ def test_clients_can_erase(tmp_path: Path):
         assert cached_tokens(service) == 0
 
 
-# --- an engine that does not do it -------------------------------------------------------------------------------
+# --- engines without saved slots ---------------------------------------------------------------------------------
 
 KEPT = {"MODELS": '{"m": {"keep_kv_cache": true}}', "SERVER__STOP_SECONDS": "2"}
-LONG = {"SERVER__STOP_SECONDS": "60"}  # a save is waited for half of it: what takes less did not wait
+LONG = {"SERVER__STOP_SECONDS": "60"}  # a save may take half of it: anything faster did not wait
 
 
 def test_an_engine_without_the_option_is_used_without_saving(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""What is kept of a llama-server's log, and what of it explains an end."""
+"""The bounded log of a llama-server, and the lines that explain its exit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_memory_is_bounded_and_the_newest_lines_are_kept():
     assert log.lines()[-1].startswith("line 49999 ")
 
 
-def test_an_endless_line_takes_no_memory():
+def test_an_endless_line_is_bounded_in_memory():
     log = ServerLog()
     for _ in range(1000):
         log.feed(b"x" * 65536)
@@ -76,7 +76,7 @@ OUT_OF_GPU_MEMORY = (
     "ggml_gallocr_reserve_n_impl: failed to allocate CUDA1 buffer of size 317718528",
     "llama_model_load: error loading model: unable to allocate CUDA0 buffer",
     "CUDA error: out of memory",
-    "CUDA error: the resource allocation failed",  # cuBLAS found no room for its workspace
+    "CUDA error: the resource allocation failed",  # cuBLAS could not allocate its workspace
     NO_KV,
     NO_GRAPH,
 )
@@ -101,7 +101,7 @@ def test_missing_gpu_memory_is_recognized_in_json_lines():
         "error: invalid argument: --out-of-memory",
         "CUDA error: no kernel image is available for execution on the device",
         "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 1.00 MiB on device 0: cudaMalloc failed: unknown error",
-        "ggml_cuda_host_malloc: failed to allocate 852.89 MiB of pinned memory: out of memory",  # others are taken
+        "ggml_cuda_host_malloc: failed to allocate 852.89 MiB of pinned memory: out of memory",  # pageable is used
         "llama_init_from_model: failed to initialize the context: quantized V cache was requested, but this requires",
         *(f"llama_model_loader: - kv  26: general.description str = {words}" for words in OUT_OF_GPU_MEMORY),
         *(f"0.00.1 I print_info: general.name = {words}" for words in OUT_OF_GPU_MEMORY),
@@ -125,10 +125,10 @@ def test_missing_ram_for_the_context_is_not_missing_gpu_memory():
 
 def test_a_graph_that_fits_at_the_second_attempt_is_not_missing_gpu_memory():
     """With several GPUs llama.cpp first tries pipeline parallelism, which takes more memory."""
-    tried = [
+    first_attempt = [
         OUT_OF_GPU_MEMORY[0],
         OUT_OF_GPU_MEMORY[2],
         "0.05.1 W sched_reserve: compute buffer allocation failed, retrying without pipeline parallelism",
     ]
-    assert not is_out_of_gpu_memory([*tried, "couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 1"])
-    assert is_out_of_gpu_memory([*tried, OUT_OF_GPU_MEMORY[0]])
+    assert not is_out_of_gpu_memory([*first_attempt, "couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 1"])
+    assert is_out_of_gpu_memory([*first_attempt, OUT_OF_GPU_MEMORY[0]])

@@ -1,4 +1,4 @@
-"""The sweep at start kills orphaned llama-servers and nothing else."""
+"""The sweep at startup kills orphaned llama-servers and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.server.orphans import PidRecords
 
 pytestmark = pytest.mark.integration
 
-# A process that records a child of its own and dies, as a killed worker does.
+# Records a child and exits without stopping it, like a killed worker.
 OWNER = """
 import subprocess, sys, pathlib
 from workers.server.orphans import PidRecords

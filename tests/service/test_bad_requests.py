@@ -1,4 +1,4 @@
-"""Bad requests, each with the one answer it gets; nothing is opened or spawned, and the next good one is served."""
+"""Bad requests and their answers: nothing is opened or spawned, and the next good request is served."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEEDED = 'the request names no model: add "model" to the JSON body, or ?model= t
 
 @dataclass(frozen=True)
 class Case:
-    """A request as bytes, and the status, code, param and message (a pattern) it is answered with."""
+    """A raw request, and the expected status, code, param and message (a pattern)."""
 
     name: str
     request: bytes | list[bytes]
@@ -244,7 +244,7 @@ def answer_to(service: Service, request: bytes | Iterator[bytes]) -> http.client
             for piece in [request] if isinstance(request, bytes) else request:
                 connection.sendall(piece)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it was answered before it was sent
+            pass  # answered before it was sent completely
         response = http.client.HTTPResponse(connection)
         response.begin()
         response.body = response.read()  # type: ignore[attr-defined]
@@ -265,7 +265,7 @@ def assert_is(response: http.client.HTTPResponse, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_bad_request_gets_its_answer_and_touches_nothing(service: Service, case: Case):
+def test_a_bad_request_is_rejected_without_opening_a_file_or_starting_a_process(service: Service, case: Case):
     models = next((service.folder / "cache").rglob("demo.gguf")).parent
     engines, opened = service.engines(), OpenedFiles(models, service.folder)
     try:
@@ -277,7 +277,7 @@ def test_a_bad_request_gets_its_answer_and_touches_nothing(service: Service, cas
     assert service.chat(max_tokens=1).status_code == 200
 
 
-def test_the_watch_over_files_sees_a_load(tmp_path: Path):
+def test_opened_files_are_detected_during_a_load(tmp_path: Path):
     with serving(tmp_path) as service:
         service.get("/v1/models")
         opened = OpenedFiles(next((tmp_path / "cache").rglob("demo.gguf")).parent)
@@ -286,36 +286,36 @@ def test_the_watch_over_files_sees_a_load(tmp_path: Path):
         opened.close()
 
 
-def test_there_are_sixty_of_them():
+def test_there_are_at_least_sixty_cases():
     assert len({case.name for case in CASES}) == len(CASES) >= 60
 
 
-def test_300_megabytes_in_chunks_are_refused_once_they_are_too_many(service: Service):
+def test_a_chunked_body_is_rejected_once_it_exceeds_the_limit(service: Service):
     pieces = (b" " * MIB for _ in range(300))
     response = answer_to(service, chunked(pieces))
     assert_is(response, Case("", b"", 413, "request_too_large", "the body is larger than 268435456 bytes; .+"))
     assert service.chat(max_tokens=1).status_code == 200
 
 
-def test_a_body_that_comes_too_slowly_is_a_time_out(tmp_path: Path):
+def test_a_body_that_arrives_too_slowly_times_out(tmp_path: Path):
     with serving(tmp_path, SERVER__RECEIVE_TIMEOUT_SECONDS="0.3") as service:
         response = answer_to(service, plain("POST", CHAT, "Content-Length: 100") + b"{")
         assert_is(response, Case("", b"", 408, "request_timeout", "the request body was not received in time"))
         assert response.getheader("x-should-retry") == "false"
 
 
-def test_a_wrong_method_says_which_are_right(service: Service):
+def test_a_wrong_method_gets_the_allowed_methods(service: Service):
     allowed = answer_to(service, plain("DELETE", "/v1/models")).getheader("Allow")
     assert set(allowed.split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
 
-def test_a_client_cannot_move_the_paths(service: Service):
-    """gunicorn trusts SCRIPT_NAME from this machine; it made a 500 of every path that does not begin with it."""
+def test_a_client_cannot_set_script_name(service: Service):
+    """gunicorn trusts SCRIPT_NAME from loopback by default: every path without that prefix got a 500."""
     assert answer_to(service, plain("GET", "/livez", "SCRIPT_NAME: /x", "X-Forwarded-Proto: https")).status == 200
 
 
-def test_a_client_that_asks_faster_than_it_is_answered_is_not_remembered(service: Service):
-    """Before each request as much again was read as had come: 64 KiB a request stayed, copied for each of them."""
+def test_pipelined_requests_do_not_accumulate_memory(service: Service):
+    """Each request used to leave 64 KiB of read-ahead, copied again for every following request."""
     before = service.worker.memory_info().rss
     with service.connect() as connection:
         sender = threading.Thread(target=lambda: [connection.sendall(plain("GET", "/livez") * 1000) for _ in range(5)])
@@ -328,7 +328,7 @@ def test_a_client_that_asks_faster_than_it_is_answered_is_not_remembered(service
 
 
 def test_health_answers_while_many_large_bodies_are_read(service: Service):
-    """Each holds Python's lock while it is read; together they kept it for minutes."""
+    """Each holds the GIL while it is parsed; together they used to hold it for minutes."""
     heavy = post(b'{"model": "nope", "a": [' + b"[]," * 490_000 + b"[]]}")
     with ThreadPoolExecutor(30) as pool:
         answers = [pool.submit(answer_to, service, heavy) for _ in range(30)]
@@ -338,10 +338,10 @@ def test_health_answers_while_many_large_bodies_are_read(service: Service):
             assert answer_to(service, plain("GET", "/livez")).status == 200
             slowest = max(slowest, time.monotonic() - began)
     assert {answer.result().status for answer in answers} == {404}
-    assert slowest < 4.0  # expected: 0.2
+    assert slowest < 4.0  # expected: 0.2 s
 
 
-def test_a_client_that_hangs_up_in_its_body_is_no_matter(service: Service):
+def test_a_client_that_disconnects_during_its_body_does_no_harm(service: Service):
     connection: socket.socket = service.connect()
     connection.sendall(plain("POST", CHAT, "Content-Length: 100") + b"{")
     connection.close()

@@ -1,4 +1,4 @@
-"""Faults that a real engine cannot be brought to show on demand, by a scripted llama-server of an old build."""
+"""Faults that a real engine does not show on demand, from a fake llama-server of an old build."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import requests
 from tests.helpers.builders import a_gguf
 from tests.helpers.fake_llama_server import install_fake
 from tests.helpers.fixed_ram import RAM_BYTES
-from tests.helpers.service import Service, is_gone, serving, wait_for
+from tests.helpers.service import Service, has_exited, serving, wait_for
 
 
 @contextlib.contextmanager
 def faulty(folder: Path, settings: dict[str, str] | None = None, **fake: object) -> Iterator[Service]:
-    """The service with one model `m` and an engine that behaves as told."""
+    """The service with one model `m` and a fake engine with these faults."""
     (folder / "models").mkdir(exist_ok=True)
     a_gguf(folder / "models" / "m.gguf")
     journal = folder / "journal"
@@ -38,17 +38,17 @@ def faulty(folder: Path, settings: dict[str, str] | None = None, **fake: object)
 
 
 def journal(service: Service, event: str) -> list[tuple[float, str]]:
-    """When an event happened in the engine, and its detail."""
+    """(time, detail) of each such event in the engine."""
     rows = [line.split(" ", 2) for line in (service.folder / "journal").read_text().splitlines()]
     return [(float(at), " ".join(rest)) for at, name, *rest in rows if name == event]
 
 
 def error_of(answer) -> dict[str, object]:
-    found: dict[str, object] = answer.json()["error"]
-    return found
+    error: dict[str, object] = answer.json()["error"]
+    return error
 
 
-def test_an_old_build_without_the_newer_options_serves(tmp_path: Path):
+def test_an_old_build_without_the_newer_options_works(tmp_path: Path):
     with faulty(tmp_path) as service:
         answer = service.chat("m")
         assert answer.status_code == 200
@@ -80,7 +80,7 @@ server.serve_forever()
 
 
 def test_a_port_taken_by_a_foreign_server_without_keys_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The port we chose is taken before the child binds it, by a server that answers /health with 200."""
+    """Before the child binds its port, a server that answers /health with 200 takes it."""
     with subprocess.Popen([sys.executable, "-c", FOREIGN], stdout=subprocess.PIPE, text=True) as foreign:
         assert foreign.stdout is not None
         port = foreign.stdout.readline().strip()
@@ -113,7 +113,7 @@ def test_an_engine_that_answers_without_the_key_is_not_used(tmp_path: Path):
         assert not journal(service, "request")
 
 
-def test_a_load_that_hangs_is_ended_and_said(tmp_path: Path):
+def test_a_stalled_load_is_stopped_and_reported(tmp_path: Path):
     with faulty(tmp_path, {"SCHEDULING__STALL_TIMEOUT_SECONDS": "1"}, FAKE_LOAD="hang") as service:
         with ThreadPoolExecutor(3) as pool:
             answers = list(pool.map(lambda _: service.chat("m"), range(3)))
@@ -123,7 +123,7 @@ def test_a_load_that_hangs_is_ended_and_said(tmp_path: Path):
         wait_for(lambda: not service.engines(), 5)
 
 
-def test_a_slow_load_that_moves_is_left_alone(tmp_path: Path):
+def test_a_slow_load_that_progresses_is_not_stopped(tmp_path: Path):
     settings = {"SCHEDULING__STALL_TIMEOUT_SECONDS": "1.2"}
     with faulty(tmp_path, settings, FAKE_LOAD_SECONDS=3) as service:
         assert service.chat("m").status_code == 200
@@ -137,7 +137,7 @@ def test_a_slow_load_that_moves_is_left_alone(tmp_path: Path):
         ("segv", "ended by SIGSEGV"),
     ],
 )
-def test_a_load_that_fails_is_answered_with_the_engines_last_words(tmp_path: Path, load: str, words: str):
+def test_a_failed_load_is_answered_with_the_engines_last_lines(tmp_path: Path, load: str, words: str):
     with faulty(tmp_path, FAKE_LOAD=load, FAKE_PORT_ZERO=1) as service:
         answer = service.chat("m")
         assert (answer.status_code, error_of(answer)["code"]) == (503, "model_load_failed")
@@ -146,8 +146,8 @@ def test_a_load_that_fails_is_answered_with_the_engines_last_words(tmp_path: Pat
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_in_silence_is_noticed_at_once(tmp_path: Path, stream: bool):
-    """The engine computes and says nothing; our connection to it must close within 100 ms (asserted: 2 s)."""
+def test_a_disconnected_client_is_noticed_while_the_engine_is_silent(tmp_path: Path, stream: bool):
+    """The engine computes without output; our connection to it must close within 100 ms (asserted: 2 s)."""
     with faulty(tmp_path, FAKE_FIRST_BYTE_SECONDS=60) as service:
         with service.send_raw({"model": "m", "stream": stream}):
             wait_for(lambda: journal(service, "request"), 10)
@@ -159,24 +159,24 @@ def test_a_client_that_leaves_in_silence_is_noticed_at_once(tmp_path: Path, stre
         assert 'requests_total{code="499",endpoint="/v1/chat/completions",model="m"} 1.0' in page
 
 
-def test_an_engine_that_goes_on_for_a_client_that_left_is_ended(tmp_path: Path):
-    """It is given five seconds to notice by itself, as llama-server does within one."""
+def test_an_engine_that_continues_after_a_disconnect_is_stopped(tmp_path: Path):
+    """It has five seconds to stop by itself; llama-server needs less than one."""
     with faulty(tmp_path, FAKE_DEAF=1, FAKE_TOKEN_DELAY_SECONDS=30) as service:
         with service.send_raw({"model": "m"}):
             wait_for(lambda: journal(service, "request"), 10)
         (engine,) = service.engines()
-        wait_for(lambda: is_gone(engine), 15)
-        wait_for(lambda: "why=abandoned" in service.output, 10)  # the log's reader may be behind
+        wait_for(lambda: has_exited(engine), 15)
+        wait_for(lambda: "why=abandoned" in service.output, 10)  # the log may be read with a delay
 
 
-def test_an_engine_that_watches_nothing_dies_with_a_killed_master(tmp_path: Path):
-    """Nor does any engine watch its stdin while it loads: only the kernel can end it then."""
+def test_an_engine_that_watches_nothing_dies_with_a_killed_arbiter(tmp_path: Path):
+    """No engine watches stdin while it loads either: only the parent-death signal ends it then."""
     with faulty(tmp_path, FAKE_LOAD="hang", FAKE_PORT_ZERO=1) as service, service.send_raw({"model": "m"}):
         wait_for(lambda: journal(service, "bind"), 10)
         family = service.family()
         assert len(family) == 3, "master, worker, engine"
         service.master.kill()
-        wait_for(lambda: all(is_gone(process) for process in family), 2)
+        wait_for(lambda: all(has_exited(process) for process in family), 2)
 
 
 def test_the_head_of_a_stream_does_not_wait_for_the_first_token(tmp_path: Path):
@@ -187,7 +187,7 @@ def test_the_head_of_a_stream_does_not_wait_for_the_first_token(tmp_path: Path):
         assert connection.recv(12) == b"HTTP/1.1 200"  # within the socket's 10 s
 
 
-def test_clients_that_leave_a_queue_are_forgotten(tmp_path: Path):
+def test_disconnected_clients_leave_the_queue(tmp_path: Path):
     with faulty(tmp_path, FAKE_LOAD_SECONDS=3) as service:
         waiting = [service.send_raw({"model": "m"}) for _ in range(20)]
         wait_for(lambda: service.get("/health").json()["waiting"] == 20, 5)
@@ -198,30 +198,30 @@ def test_clients_that_leave_a_queue_are_forgotten(tmp_path: Path):
         assert len(journal(service, "request")) == 0
 
 
-def test_a_crash_in_mid_stream_reaches_the_client_as_an_error(tmp_path: Path):
-    """Without it the stream would just end, which client libraries take for success."""
+def test_a_crash_during_a_stream_reaches_the_client_as_an_error(tmp_path: Path):
+    """Without the error the stream would just end, which client libraries take for success."""
     with faulty(tmp_path, FAKE_DIE_AFTER_TOKENS=3) as service:
         client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
         with client, pytest.raises(openai.APIError, match="ended during the request"):
             list(client.chat.completions.create(model="m", messages=[], stream=True))
 
 
-def test_a_crash_before_the_first_byte(tmp_path: Path):
+def test_a_crash_before_the_first_byte_is_502(tmp_path: Path):
     with faulty(tmp_path, FAKE_DIE_AFTER_TOKENS=3) as service:
         answer = service.chat("m")
         assert (answer.status_code, error_of(answer)["code"]) == (502, "upstream_crashed")
         assert answer.headers["x-should-retry"] == "false"
 
 
-def test_a_small_body_that_ends_too_early_is_an_error(tmp_path: Path):
-    """It is sent once it is whole: nothing of it has gone out when it ends."""
+def test_a_truncated_small_body_is_an_error(tmp_path: Path):
+    """Small bodies are sent once complete: nothing has been sent when this one ends."""
     with faulty(tmp_path, FAKE_TRUNCATE=1) as service:
         answer = service.chat("m")
         assert (answer.status_code, error_of(answer)["code"]) == (502, "upstream_crashed")
         wait_for(lambda: service.servers()[0]["requests"] == 0, 5)
 
 
-def test_a_stream_that_ends_too_early_ends_with_an_error(tmp_path: Path):
+def test_a_truncated_stream_ends_with_an_error(tmp_path: Path):
     with faulty(tmp_path, FAKE_TRUNCATE=1) as service:
         lines = [line.decode() for line in service.chat("m", stream=True).iter_lines() if line]
         assert "upstream_crashed" in lines[-1]
@@ -229,14 +229,14 @@ def test_a_stream_that_ends_too_early_ends_with_an_error(tmp_path: Path):
 
 
 @pytest.mark.parametrize("fault", ["FAKE_GARBAGE", "FAKE_BAD_HEADER_NAME"])
-def test_an_engine_that_speaks_no_http(tmp_path: Path, fault: str):
+def test_an_answer_that_is_not_http_is_an_error(tmp_path: Path, fault: str):
     with faulty(tmp_path, **{fault: 1}) as service:
         answer = service.chat("m")
         assert (answer.status_code, error_of(answer)["code"]) == (502, "bad_upstream")
 
 
 @pytest.mark.parametrize("status", [400, 429, 500, 503])
-def test_the_engines_own_errors_pass_through(tmp_path: Path, status: int):
+def test_errors_of_the_engine_pass_through(tmp_path: Path, status: int):
     with faulty(tmp_path, FAKE_STATUS=status) as service:
         answer = service.chat("m")
         assert answer.status_code == status
@@ -244,14 +244,14 @@ def test_the_engines_own_errors_pass_through(tmp_path: Path, status: int):
         assert "x-llama-smart-proxy-error" not in answer.headers
 
 
-def test_an_answer_that_does_not_begin_in_time(tmp_path: Path):
+def test_an_answer_that_does_not_begin_in_time_is_an_error(tmp_path: Path):
     with faulty(tmp_path, {"UPSTREAM__FIRST_BYTE_SECONDS": "0.5"}, FAKE_FIRST_BYTE_SECONDS=30) as service:
         answer = service.chat("m")
         assert (answer.status_code, error_of(answer)["code"]) == (504, "upstream_timeout")
         assert service.servers()[0]["state"] == "ready", "slow is not broken"
 
 
-def test_an_answer_that_stalls(tmp_path: Path):
+def test_a_stalled_answer_is_an_error(tmp_path: Path):
     with faulty(tmp_path, {"UPSTREAM__STALL_SECONDS": "0.5"}, FAKE_TOKEN_DELAY_SECONDS=30) as service:
         lines = [line.decode() for line in service.chat("m", stream=True).iter_lines() if line]
         assert "upstream_timeout" in lines[-1]
@@ -262,12 +262,12 @@ def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path):
         service.chat("m")
         family = service.family()
         assert service.stop() == 0
-        assert all(is_gone(process) for process in family)
+        assert all(has_exited(process) for process in family)
 
 
-def test_an_engine_that_waits_for_its_routers_order_ends_at_once(tmp_path: Path):
-    """A llama-server with LLAMA_SERVER_ROUTER_PORT ends its HTTP at SIGTERM, then waits for a word on stdin: every stop
-    took `stop_seconds`, and a SIGKILL."""
+def test_an_engine_in_router_mode_exits_at_once(tmp_path: Path):
+    """A llama-server with LLAMA_SERVER_ROUTER_PORT closes HTTP on SIGTERM, then waits for a command on stdin: each
+    stop took `stop_seconds` and a SIGKILL."""
     with faulty(tmp_path, {"SERVER__STOP_SECONDS": "300"}, FAKE_WAITS_FOR_ORDER=1) as service:
         service.chat("m")
         assert service.stop() == 0
@@ -275,7 +275,7 @@ def test_an_engine_that_waits_for_its_routers_order_ends_at_once(tmp_path: Path)
 
 
 @pytest.mark.parametrize("how", ["stop", "kill the engine"])
-def test_a_grandchild_that_holds_the_pipes_goes_with_its_parent(tmp_path: Path, how: str):
+def test_a_grandchild_that_holds_the_pipes_is_killed_with_its_parent(tmp_path: Path, how: str):
     with faulty(tmp_path, FAKE_FORK_GRANDCHILD=1, FAKE_PORT_ZERO=1) as service:
         service.chat("m")
         ((_, pid),) = journal(service, "grandchild")
@@ -286,22 +286,22 @@ def test_a_grandchild_that_holds_the_pipes_goes_with_its_parent(tmp_path: Path, 
             (engine,) = (p for p in service.engines() if p.pid != grandchild.pid)
             engine.send_signal(signal.SIGKILL)
             wait_for(lambda: not service.servers(), 5)
-        wait_for(lambda: is_gone(grandchild), 5)
+        wait_for(lambda: has_exited(grandchild), 5)
 
 
-def test_a_flood_of_log_holds_nobody_up_and_takes_no_memory(tmp_path: Path):
+def test_a_flood_of_log_lines_delays_no_request_and_takes_no_memory(tmp_path: Path):
     with faulty(tmp_path, FAKE_STDERR_MB=50) as service:
         before = service.worker.memory_info().rss
         assert service.chat("m").status_code == 200
         assert service.worker.memory_info().rss - before < 30 * 2**20
 
 
-def test_an_engine_that_never_listens_is_ended(tmp_path: Path):
+def test_an_engine_that_never_listens_is_stopped(tmp_path: Path):
     with faulty(tmp_path, {"SCHEDULING__STALL_TIMEOUT_SECONDS": "1"}, FAKE_NO_BIND=1) as service:
         assert error_of(service.chat("m"))["code"] == "load_timeout"
 
 
-def test_a_queue_that_is_full_says_when_to_come_back(tmp_path: Path):
+def test_a_full_queue_answers_with_retry_after(tmp_path: Path):
     settings = {"SCHEDULING__MAX_WAITING_PER_MODEL": "2"}
     with faulty(tmp_path, settings, FAKE_LOAD_SECONDS=3) as service:
         waiting = [service.send_raw({"model": "m"}) for _ in range(2)]
@@ -313,13 +313,13 @@ def test_a_queue_that_is_full_says_when_to_come_back(tmp_path: Path):
             connection.close()
 
 
-def test_a_wait_ends_in_time(tmp_path: Path):
+def test_a_wait_times_out(tmp_path: Path):
     with faulty(tmp_path, {"SCHEDULING__MAX_WAIT_SECONDS": "0.5"}, FAKE_LOAD_SECONDS=5) as service:
         refused = service.chat("m")
         assert (refused.status_code, error_of(refused)["code"]) == (503, "wait_timeout")
 
 
-def test_a_configured_engine_that_is_not_there_is_said_and_the_service_stays(tmp_path: Path):
+def test_a_missing_configured_engine_is_reported_and_the_service_stays_up(tmp_path: Path):
     with serving(tmp_path, ENGINE__BINARY="/nowhere/llama-server") as service:
         health = service.get("/health").json()
         assert (health["status"], health["degraded"]) == ("ok", True)
@@ -329,25 +329,25 @@ def test_a_configured_engine_that_is_not_there_is_said_and_the_service_stays(tmp
         assert (refused.status_code, error_of(refused)["code"]) == (503, "no_engine")
 
 
-def test_two_models_that_do_not_fit_together_take_turns(tmp_path: Path):
-    """Room for one by the booked sizes: everyone is answered and never are two up at once."""
+def test_two_models_that_do_not_fit_together_alternate(tmp_path: Path):
+    """By the booked sizes one fits: every request is answered, and never do two run at once."""
     with faulty(tmp_path) as service:
         for name in ("left", "right"):
-            a_gguf(tmp_path / "models" / f"{name}.gguf", RAM_BYTES // 2)  # this engine does not read it
+            a_gguf(tmp_path / "models" / f"{name}.gguf", RAM_BYTES // 2)  # the fake engine does not read it
         service.process.send_signal(signal.SIGHUP)
         wait_for(lambda: len(service.get("/v1/models").json()["data"]) == 3, 5)
         with ThreadPoolExecutor(2) as pool:
-            asked = [pool.submit(service.chat, name) for name in ("left", "right") * 3]
+            chats = [pool.submit(service.chat, name) for name in ("left", "right") * 3]
             seen = []
-            while not all(each.done() for each in asked):
+            while not all(chat.done() for chat in chats):
                 seen.append([s["model_id"] for s in service.servers()])
                 time.sleep(0.02)
-        assert [each.result().status_code for each in asked] == [200] * 6
+        assert [chat.result().status_code for chat in chats] == [200] * 6
         assert max(map(len, seen)) == 1
         assert {tuple(names) for names in seen} >= {("left",), ("right",)}
 
 
-def test_a_model_larger_than_the_machine_is_refused_with_the_numbers(tmp_path: Path):
+def test_a_model_larger_than_the_machine_is_rejected_with_the_sizes(tmp_path: Path):
     with faulty(tmp_path) as service:
         a_gguf(tmp_path / "models" / "huge.gguf", RAM_BYTES)
         service.process.send_signal(signal.SIGHUP)
@@ -360,33 +360,33 @@ def test_a_model_larger_than_the_machine_is_refused_with_the_numbers(tmp_path: P
         assert not journal(service, "start")
 
 
-def test_headers_that_cannot_be_passed_on_are_dropped_and_nothing_is_lost(tmp_path: Path):
-    """gunicorn refuses control characters in a header: the answer failed and its slot was gone for ever."""
+def test_headers_that_cannot_be_forwarded_are_dropped_and_the_slot_is_released(tmp_path: Path):
+    """gunicorn rejects control characters in headers: the answer used to fail, and its slot was never released."""
     with faulty(tmp_path, {"DEFAULTS__PARALLEL": "2"}, FAKE_BAD_HEADER=1) as service:
         for _ in range(4):
             answer = service.chat("m")
             assert answer.status_code == 200
             assert not {"X-Control", "Set-Cookie", "X-Llama-Smart-Proxy-Error"} & set(answer.headers)
-        wait_for(lambda: service.servers()[0]["requests"] == 0, 5)  # released once the body is gone
+        wait_for(lambda: service.servers()[0]["requests"] == 0, 5)  # released once the body is closed
 
 
-def test_a_half_sent_event_is_ended_before_the_error(tmp_path: Path):
+def test_a_partial_event_is_terminated_before_the_error(tmp_path: Path):
     with faulty(tmp_path, FAKE_CUT_EVENT=1) as service:
         lines = [line.decode() for line in service.chat("m", stream=True).iter_lines() if line]
         assert lines[-2] == 'data: {"choices": [{"delt'
         assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "upstream_crashed"
 
 
-def test_an_engine_that_generates_on_after_our_own_time_out_is_ended(tmp_path: Path):
+def test_an_engine_that_continues_after_our_timeout_is_stopped(tmp_path: Path):
     settings = {"UPSTREAM__FIRST_BYTE_SECONDS": "0.5"}
     with faulty(tmp_path, settings, FAKE_DEAF=1, FAKE_TOKEN_DELAY_SECONDS=30) as service:
         assert service.chat("m").status_code == 504
         (engine,) = service.engines()
-        wait_for(lambda: is_gone(engine), 15)
+        wait_for(lambda: has_exited(engine), 15)
 
 
-def test_an_engine_that_is_slow_to_count_its_slots_is_asked_again(tmp_path: Path):
-    """The slot is not given away meanwhile: the engine may still be busy with it."""
+def test_a_slow_answer_about_slots_is_retried(tmp_path: Path):
+    """The slot is not reused meanwhile: the engine may still be working on it."""
     with faulty(tmp_path, {"DEFAULTS__PARALLEL": "1"}, FAKE_TOKEN_DELAY_SECONDS=30, FAKE_SLOTS_SECONDS=0.7) as service:
         with service.send_raw({"model": "m"}):
             wait_for(lambda: journal(service, "request"), 10)
@@ -405,8 +405,8 @@ def test_a_client_that_does_not_read_loses_its_slot(tmp_path: Path):
         wait_for(lambda: "read nothing for 1 s" in service.output, 5)
 
 
-def test_no_file_descriptor_left_is_said_and_got_over(tmp_path: Path):
-    """The thread that owns the scheduler died of it, and every request after that waited for ever."""
+def test_running_out_of_file_descriptors_is_reported_and_survived(tmp_path: Path):
+    """It used to end the scheduler's thread, and every later request waited forever."""
     with faulty(tmp_path) as service:
         connection = requests.Session()
         assert connection.get(service.url + "/livez", timeout=5).status_code == 200
@@ -421,8 +421,8 @@ def test_no_file_descriptor_left_is_said_and_got_over(tmp_path: Path):
         assert connection.post(service.url + "/v1/chat/completions", json=body, timeout=20).status_code == 200
 
 
-def test_a_useless_state_directory_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Not even a record could be removed, the end of a server was never told, its model was stuck."""
+def test_an_unusable_state_directory_is_only_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Removing a PID record failed, so the exit of a server was never posted and its model was stuck."""
     monkeypatch.setenv("STATE_DIRECTORY", "/dev/null/nowhere")
     with faulty(tmp_path, {"SCHEDULING__TTL_SECONDS": "0.3"}) as service:
         assert service.chat("m").status_code == 200
@@ -432,22 +432,22 @@ def test_a_useless_state_directory_costs_a_warning(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_engine_being_asked_what_it_can_do_does_not_outlive_us(tmp_path: Path, number: signal.Signals):
+def test_an_engine_being_probed_does_not_outlive_the_service(tmp_path: Path, number: signal.Signals):
     binary = tmp_path / "llama-server"
     binary.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
     binary.chmod(0o755)
     with serving(tmp_path, ENGINE__BINARY=str(binary)) as service:
         family = wait_for(lambda: len(service.family()) == 3 and service.family(), 10)
         service.process.send_signal(number)
-        wait_for(lambda: all(is_gone(process) for process in family), 5)
+        wait_for(lambda: all(has_exited(process) for process in family), 5)
 
 
-def test_a_load_that_fails_again_and_again_is_not_tried_at_every_request(tmp_path: Path):
+def test_a_load_that_fails_repeatedly_is_not_retried_by_every_request(tmp_path: Path):
     with faulty(tmp_path, FAKE_LOAD="exit1", FAKE_PORT_ZERO=1) as service:
         answers = [service.chat("m") for _ in range(4)]
-        assert {(each.status_code, error_of(each)["code"]) for each in answers} == {(503, "model_load_failed")}
-        assert [each.headers.get("x-should-retry") for each in answers] == ["false", "false", None, None]
-        assert {each.headers["Retry-After"] for each in answers[2:]} <= {"1", "2"}
+        assert {(answer.status_code, error_of(answer)["code"]) for answer in answers} == {(503, "model_load_failed")}
+        assert [answer.headers.get("x-should-retry") for answer in answers] == ["false", "false", None, None]
+        assert {answer.headers["Retry-After"] for answer in answers[2:]} <= {"1", "2"}
         assert "failed 2 times in a row" in answers[3].text and "unknown model architecture" in answers[3].text
         assert len(journal(service, "start")) == 2
         order = requests.post(f"{service.url}/models/load", json={"model": "m"}, timeout=20)

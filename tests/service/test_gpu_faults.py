@@ -1,4 +1,4 @@
-"""GPUs that get lost, hang, tell little or run out of memory, as users see it: the whole service, filling cards."""
+"""GPUs that are lost, hang, report little or run out of memory: the whole service, fake GPUs whose memory fills up."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reasons(service: Service) -> list[str]:
     return list(health["reasons"])
 
 
-def test_models_go_to_the_cards_that_are_left_and_back_to_one_that_came_back(machine: Machine):
+def test_models_move_to_the_remaining_gpus_and_return_to_a_recovered_one(machine: Machine):
     on_b: dict[str, Any] = {"gpus": ["GPU-b"]}
     machine.show(A, B)
     models = {"loaded": on_b, "m": SMALL, "n": SMALL, "only-on-b": on_b}
@@ -60,7 +60,7 @@ def test_models_go_to_the_cards_that_are_left_and_back_to_one_that_came_back(mac
         machine.show(LOST_A, B)
         sees(service, "GPU-b")
         assert device_of(service, "loaded") == "cuda:1"
-        assert device_of(service, "m") == "cuda:1"  # GPU 0 has more room
+        assert device_of(service, "m") == "cuda:1"  # GPU 0 has more free memory
         machine.show(LOST_A, LOST_B)
         sees(service)
         assert device_of(service, "loaded") == "cuda:1"
@@ -78,7 +78,7 @@ def test_models_go_to_the_cards_that_are_left_and_back_to_one_that_came_back(mac
         assert device_of(service, "n") == "cuda:0"
 
 
-def test_when_gpus_are_lost_models_run_on_the_cpu_if_they_may(machine: Machine):
+def test_when_gpus_are_lost_models_run_on_the_cpu_if_allowed(machine: Machine):
     machine.show(A)
     with machine.serving(models={"m": SMALL, "n": SMALL}, gpu={"cpu_fallback": "when_full"}) as service:
         assert device_of(service, "m") == "cuda:0"
@@ -92,14 +92,14 @@ def test_when_gpus_are_lost_models_run_on_the_cpu_if_they_may(machine: Machine):
 
 
 @pytest.mark.parametrize("flag", ["hidden_pids", "no_processes", "no_process_bytes"])
-def test_cards_that_tell_nothing_but_their_memory_are_shared_and_not_over_committed(machine: Machine, flag: str):
-    """Also when the second comes while the first one loads: nobody says that what is missing is claimed already."""
+def test_gpus_that_report_only_memory_are_shared_without_overcommitment(machine: Machine, flag: str):
+    """Also if the second starts while the first loads, when nothing reports which missing memory is already booked."""
     machine.show(replace(A, flags=(*LITTLE, flag)))
     machine.holds_back_at = 0.5
-    with machine.serving(models=dict.fromkeys("mno", SMALL)) as service, ThreadPoolExecutor(1) as beside:
+    with machine.serving(models=dict.fromkeys("mno", SMALL)) as service, ThreadPoolExecutor(1) as pool:
         assert service.post("/models/load", {"model": "m"}).status_code == 200
         sees_used(service, GPU_a=272)
-        second = beside.submit(device_of, service, "n")
+        second = pool.submit(device_of, service, "n")
         wait_for(lambda: decisions(service, "?model=n"), 20)
         machine.holds_back_at = None
         assert second.result(40) == "cuda:0"
@@ -112,7 +112,7 @@ def test_cards_that_tell_nothing_but_their_memory_are_shared_and_not_over_commit
     assert (shown["temperature"], shown["power_usage"], shown["others_bytes"]) == (None, None, None)
 
 
-def test_a_start_that_runs_out_of_gpu_memory_is_tried_once_more_and_then_explained(machine: Machine):
+def test_a_start_that_runs_out_of_gpu_memory_is_retried_once_and_then_explained(machine: Machine):
     journal = machine.folder / "journal"
     engine = install_fake(machine.folder / "bin", FAKE_LOAD="oom", FAKE_JOURNAL=str(journal))
     machine.show(A)
@@ -127,7 +127,7 @@ def test_a_start_that_runs_out_of_gpu_memory_is_tried_once_more_and_then_explain
         assert loaded(service) == {}
 
 
-def test_a_start_that_ran_out_of_gpu_memory_may_find_it_the_next_time(machine: Machine):
+def test_a_start_that_ran_out_of_gpu_memory_can_succeed_when_retried(machine: Machine):
     engine = install_fake(machine.folder / "bin", FAKE_OOM_ONCE=str(machine.folder / "ran-out"))
     machine.show(A, B)
     with machine.serving(models={"m": SMALL}, ENGINE__BINARY=str(engine)) as service:
@@ -137,7 +137,7 @@ def test_a_start_that_ran_out_of_gpu_memory_may_find_it_the_next_time(machine: M
 
 
 @pytest.mark.parametrize("fallback", ["auto", "when_full"])
-def test_a_hanging_nvml_holds_up_nobody_and_cold_models_are_refused_or_go_to_the_cpu(machine: Machine, fallback: str):
+def test_cold_models_are_rejected_or_run_on_the_cpu_while_nvml_hangs(machine: Machine, fallback: str):
     machine.show(A)
     with machine.serving(models={"m": SMALL, "n": SMALL}, gpu={"cpu_fallback": fallback}) as service:
         assert device_of(service, "m") == "cuda:0"
@@ -154,7 +154,7 @@ def test_a_hanging_nvml_holds_up_nobody_and_cold_models_are_refused_or_go_to_the
         assert time.monotonic() - began < 10
 
 
-def test_a_cold_model_that_comes_just_when_nvml_hangs_is_placed_on_the_last_reading(machine: Machine):
+def test_a_cold_model_is_placed_by_the_last_reading_while_nvml_hangs(machine: Machine):
     machine.show(A)
     with machine.serving(models={"m": SMALL}, gpu={"poll_seconds": 60}) as service:
         sees(service, "GPU-a")

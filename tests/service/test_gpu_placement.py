@@ -1,4 +1,4 @@
-"""Where models go on a machine with GPUs, as users see it: the whole service, real engine processes, filling cards."""
+"""Placement of models on GPUs: the whole service, real engine processes, fake GPUs whose memory fills up."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from tests.helpers.gpu_machine import (
 from tests.helpers.service import serving, wait_for
 from tests.helpers.stand_in_nvml import needs_compiler
 
-# With less to compute at a time it is the cache that counts, 4 MiB a layer: 676 MiB on one card, on several some 526
-# and its 41 layers.
+# A small ubatch makes the KV cache dominate, 4 MiB per layer: 676 MiB on one GPU; on several, about 526 MiB each plus
+# its share of the 41 layers.
 LAYERED: dict[str, Any] = {"ctx_size": 32768, "ubatch_size": 32}
 
 
@@ -51,7 +51,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @needs_compiler
-def test_a_model_on_one_card_is_where_every_account_says(machine: Machine):
+def test_all_reports_agree_on_the_gpu_of_a_model(machine: Machine):
     machine.show(a_card("GPU-a", used_mib=100))
     with machine.serving(models={"m": SMALL}) as service:
         assert device_of(service, "m") == "cuda:0"
@@ -66,7 +66,7 @@ def test_a_model_on_one_card_is_where_every_account_says(machine: Machine):
             "gpu_ids": [0],
             "tensor_splits": [],
             "estimated_vram_required": booked / 1024**3,
-            "actual_vram_used": None,  # a CPU's engine says nothing of GPUs
+            "actual_vram_used": None,  # an engine on the CPU reports no GPUs
             "n_gpu_layers": ALL_LAYERS,
         }
         sees_used(service, GPU_a=100 + booked // MIB)
@@ -79,20 +79,20 @@ def test_a_model_on_one_card_is_where_every_account_says(machine: Machine):
     ("sizes", "expected"),
     [
         ((614, 614), 2),
-        ((590, 640), 2),  # 15 layers and 27
-        ((573,) * 4, 4),  # 11 layers each at most
-        ((560, 620, 540, 590), 3),  # 8, 22, 3 and 15
-        ((552,) * 8, 7),  # 6 layers each at most
-        ((548, 548, 548, 552, 548, 548, 548, 548), 8),  # 5 layers, and once 6
+        ((590, 640), 2),  # 15 and 27 layers
+        ((573,) * 4, 4),  # at most 11 layers each
+        ((560, 620, 540, 590), 3),  # 8, 22, 3 and 15 layers
+        ((552,) * 8, 7),  # at most 6 layers each
+        ((548, 548, 548, 552, 548, 548, 548, 548), 8),  # 5 layers each, once 6
     ],
     ids=str,
 )
-def test_a_model_too_large_for_one_card_is_split_over_the_fewest(machine: Machine, sizes: Sequence[int], expected: int):
+def test_a_model_too_large_for_one_gpu_is_split_over_the_fewest(machine: Machine, sizes: Sequence[int], expected: int):
     machine.show(*(a_card(f"GPU-{n}", size) for n, size in enumerate(sizes)))
     with machine.serving(models={"m": LAYERED}) as service:
         device, placement, server = device_of(service, "m"), placement_of(service, "m"), loaded(service)["m"]
         process = process_of(service, "m")
-        layers = {each["uuid"]: each["layers"] for each in placement["devices"]}
+        layers = {device["uuid"]: device["layers"] for device in placement["devices"]}
         assert visible(process) == list(layers)
         assert option(process, "--tensor-split") == ",".join(map(str, layers.values()))
     assert (len(layers), sum(layers.values()), min(layers.values()) > 0) == (expected, 41, True)
@@ -100,12 +100,12 @@ def test_a_model_too_large_for_one_card_is_split_over_the_fewest(machine: Machin
     numbers = [int(uuid.removeprefix("GPU-")) for uuid in layers]
     assert device == server["device"] == f"cuda:{','.join(map(str, numbers))}"
     assert server["gpu_assignment"]["gpu_ids"] == numbers
-    assert server["gpu_assignment"]["tensor_splits"] == [each / 41 for each in layers.values()]
+    assert server["gpu_assignment"]["tensor_splits"] == [count / 41 for count in layers.values()]
 
 
 @needs_compiler
-def test_a_card_is_known_by_its_uuid_whatever_its_index(machine: Machine):
-    """NVML lists them otherwise than the bus does, and later otherwise again."""
+def test_a_gpu_is_identified_by_its_uuid_not_its_index(machine: Machine):
+    """NVML order differs from bus order, and changes later."""
     on_a = {"gpus": ["GPU-a"]}
     machine.show(B, A)
     with machine.serving(models={"m": on_a, "n": on_a, "o": SMALL}) as service:
@@ -122,17 +122,17 @@ def test_a_card_is_known_by_its_uuid_whatever_its_index(machine: Machine):
 
 
 @needs_compiler
-def test_ten_cold_models_at_once_all_get_their_turn_and_no_card_is_over_committed(machine: Machine):
-    """Two cards hold four of them. The machine's own account is asserted at every look."""
+def test_ten_cold_models_at_once_are_all_served_and_no_gpu_is_overcommitted(machine: Machine):
+    """The two GPUs hold four of them. The fake machine checks its own memory at every look."""
     names = [f"m{number}" for number in range(10)]
     machine.show(A, B)
     with machine.serving(models=dict.fromkeys(names, SMALL)) as service:
         with ThreadPoolExecutor(len(names)) as together:
             devices = set(together.map(lambda name: device_of(service, name), names))
-        places = [each["model"] for each in decisions(service) if each["outcome"] == "place"]
+        places = [decision["model"] for decision in decisions(service) if decision["outcome"] == "place"]
         assert len(service.servers()) <= 4
     assert devices == {"cuda:0", "cuda:1"}
-    assert sorted(places) == names, "each was loaded once"
+    assert sorted(places) == names, "every model was loaded once"
     assert machine.most_at_once == 4
 
 
@@ -149,7 +149,7 @@ def test_a_gpu_filled_by_another_process_is_not_used(machine: Machine):
         sees_used(service, GPU_a=947, GPU_b=1047)
         error, retry_after = refusal(service, "large", 503, "insufficient_vram")
         free = {uuid: gpu["free_bytes"] for uuid, gpu in gpus(service).items()}
-        assert {each["uuid"]: each["free_bytes"] for each in error["devices"]} == free
+        assert {device["uuid"]: device["free_bytes"] for device in error["devices"]} == free
         assert free == {"GPU-a": 253 * MIB, "GPU-b": 153 * MIB}
         assert error["needed_bytes"] == error["devices"][0]["needed_bytes"] > 850 * MIB
         assert error["nearest"].startswith("cache_type_k") and error["nearest"] in error["message"]
@@ -158,12 +158,12 @@ def test_a_gpu_filled_by_another_process_is_not_used(machine: Machine):
 
 
 @needs_compiler
-def test_a_model_that_no_card_and_no_two_could_ever_hold_is_refused_for_good(machine: Machine):
+def test_a_model_that_exceeds_all_gpus_is_rejected_permanently(machine: Machine):
     machine.show(a_card("GPU-a", 700), a_card("GPU-b", 700))
     with machine.serving(models={"m": SMALL, "large": LARGE}) as service:
         assert device_of(service, "m") == "cuda:0"
         error, retry_after = refusal(service, "large", 422, "model_does_not_fit")
-        assert {each["uuid"]: each["free_bytes"] for each in error["devices"]} == dict.fromkeys(
+        assert {device["uuid"]: device["free_bytes"] for device in error["devices"]} == dict.fromkeys(
             ("GPU-a", "GPU-b"), 700 * MIB
         )
         assert (error["needed_bytes"] > 850 * MIB, retry_after) == (True, None)
@@ -171,30 +171,30 @@ def test_a_model_that_no_card_and_no_two_could_ever_hold_is_refused_for_good(mac
 
 
 @needs_compiler
-def test_decisions_are_told_newest_first_with_their_reasons(machine: Machine):
+def test_decisions_are_listed_newest_first_with_their_reasons(machine: Machine):
     machine.show(a_card("GPU-a", 600))
     with machine.serving(models={"m": SMALL, "n": SMALL}) as service:
         assert (device_of(service, "m"), device_of(service, "n")) == ("cuda:0", "cuda:0")
-        told = [each for each in decisions(service) if each["outcome"] != "wait"]
-        assert [(each["model"], each["outcome"], each["evict"]) for each in told] == [
+        listed = [decision for decision in decisions(service) if decision["outcome"] != "wait"]
+        assert [(decision["model"], decision["outcome"], decision["evict"]) for decision in listed] == [
             ("n", "place", []),
             ("n", "evict", ["m"]),
             ("m", "place", []),
         ]
-        assert [each["at"] for each in told] == sorted((each["at"] for each in told), reverse=True)
-        assert decisions(service, "?model=m") == told[-1:]
+        assert [decision["at"] for decision in listed] == sorted((decision["at"] for decision in listed), reverse=True)
+        assert decisions(service, "?model=m") == listed[-1:]
         assert decisions(service, "?model=nobody") == []
-        assert told[0] == service.get("/v1/models/n").json()["decision"]
-        assert told[0]["placement"] == placement_of(service, "n")
-    evict = told[1]
+        assert listed[0] == service.get("/v1/models/n").json()["decision"]
+        assert listed[0]["placement"] == placement_of(service, "n")
+    evict = listed[1]
     assert evict["reason"] == "fits on GPU 0 (NVIDIA GeForce RTX 4090) after evicting m"
     assert evict["considered"][0] == "one GPU, context 4096: needs 546 MiB, 0 of 1 have enough free"
-    assert evict["needed_bytes"] == told[0]["placement"]["devices"][0]["total_bytes"]
-    assert evict["free_bytes"]["GPU-a"] <= 54 * MIB < told[0]["free_bytes"]["GPU-a"] == 600 * MIB
-    assert all(0 < each["elapsed_ms"] < 1000 and 0 <= each["gpus_age_seconds"] < 2 for each in told)
+    assert evict["needed_bytes"] == listed[0]["placement"]["devices"][0]["total_bytes"]
+    assert evict["free_bytes"]["GPU-a"] <= 54 * MIB < listed[0]["free_bytes"]["GPU-a"] == 600 * MIB
+    assert all(0 < decision["elapsed_ms"] < 1000 and 0 <= decision["gpus_age_seconds"] < 2 for decision in listed)
 
 
-def test_decisions_are_for_admins_and_without_gpus_nothing_need_run_on_the_cpu(tmp_path: Path):
+def test_decisions_are_for_admins_and_cpu_fallback_never_rejects_models_without_gpus(tmp_path: Path):
     admin, user = "b" * 48, "c" * 48
     keys = [
         {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "admin": key == admin}
@@ -215,7 +215,7 @@ def test_decisions_are_for_admins_and_without_gpus_nothing_need_run_on_the_cpu(t
 
 
 @needs_compiler
-def test_the_metrics_show_what_a_loading_model_has_yet_to_take(machine: Machine):
+def test_metrics_show_the_memory_a_loading_model_has_yet_to_allocate(machine: Machine):
     machine.show(A)
     machine.holds_back_at = 0.0
     with machine.serving(models={"m": SMALL}) as service:

@@ -1,4 +1,4 @@
-"""GPUs as users see them: the whole service on the stand-in's cards."""
+"""GPUs in /health, on the page and in the metrics: the whole service with a fake NVML."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ B = Card("GPU-b", "NVIDIA GeForce RTX 3060", 12288, 100, 90, 70, 160_000, "8.6",
 
 
 def block(service: Service) -> dict[str, Any]:
-    found: dict[str, Any] = service.get("/health").json()["gpu_pool_status"]
-    return found
+    status: dict[str, Any] = service.get("/health").json()["gpu_pool_status"]
+    return status
 
 
 def reasons(service: Service) -> list[str]:
@@ -43,7 +43,7 @@ def sees(service: Service, *uuids: str) -> None:
 
 
 def serving_on(hardware: StandIn, folder: Path, **variables: str):
-    """With an engine for the CPU, which is not asked whether it can use what the stand-in shows."""
+    """The service with a CPU engine that is assumed to use the fake GPUs (engine.assume_gpu)."""
     return serving(folder, plain=hardware.environment | variables, GPU__POLL_SECONDS="0.1", ENGINE__ASSUME_GPU="true")
 
 
@@ -54,7 +54,7 @@ def hardware(tmp_path: Path) -> StandIn:
 
 @needs_compiler
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_every_card_is_shown_with_its_own_numbers(hardware: StandIn, tmp_path: Path, count: int):
+def test_every_gpu_is_shown_with_its_own_figures(hardware: StandIn, tmp_path: Path, count: int):
     cards = [Card(f"GPU-{n}", f"Card {n}", 8192 * (n + 1), 100 * n, 10 * n, 30 + n, 20_000 + n) for n in range(count)]
     hardware.show(*cards)
     with serving_on(hardware, tmp_path) as service:
@@ -78,7 +78,7 @@ def test_every_card_is_shown_with_its_own_numbers(hardware: StandIn, tmp_path: P
 
 
 @needs_compiler
-def test_a_gpu_is_lost_while_serving_and_comes_back(hardware: StandIn, tmp_path: Path):
+def test_a_gpu_is_lost_while_serving_and_recovers(hardware: StandIn, tmp_path: Path):
     hardware.show(A, B)
     with serving_on(hardware, tmp_path) as service:
         sees(service, "GPU-a", "GPU-b")
@@ -100,7 +100,7 @@ def test_a_gpu_is_lost_while_serving_and_comes_back(hardware: StandIn, tmp_path:
 
 
 @needs_compiler
-def test_the_metrics_have_each_figure_in_its_base_unit(hardware: StandIn, tmp_path: Path):
+def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
     hardware.show(A, Card("GPU-m", "Grace", flags=("no_fields",)))
     with serving_on(hardware, tmp_path) as service:
         sees(service, "GPU-a", "GPU-m")
@@ -125,8 +125,8 @@ def test_the_metrics_have_each_figure_in_its_base_unit(hardware: StandIn, tmp_pa
 
 
 @needs_compiler
-def test_a_hanging_nvml_delays_nobody(hardware: StandIn, tmp_path: Path):
-    """Neither /health nor the page, a request for a loaded model, nor the end of the service."""
+def test_a_hanging_nvml_delays_no_request(hardware: StandIn, tmp_path: Path):
+    """Neither /health, the page, a request for a loaded model nor the shutdown."""
     hardware.show(A)
     with serving_on(hardware, tmp_path) as service:
         sees(service, "GPU-a")
@@ -140,14 +140,14 @@ def test_a_hanging_nvml_delays_nobody(hardware: StandIn, tmp_path: Path):
             assert time.monotonic() - began < 2
         shown = block(service)
         assert (shown["state"], shown["gpu_available"], len(shown["gpus"])) == ("hung", False, 1)
-        assert not [line for line in gpu_series(service) if "_bytes" in line]  # old figures are no figures
+        assert not [line for line in gpu_series(service) if "_bytes" in line]  # stale figures are not exported
         began = time.monotonic()
         assert service.stop() == 0
         assert time.monotonic() - began < 10
 
 
 @needs_compiler
-def test_a_hang_that_ends_is_forgotten(hardware: StandIn, tmp_path: Path):
+def test_the_service_recovers_when_nvml_stops_hanging(hardware: StandIn, tmp_path: Path):
     hardware.show(A)
     with serving_on(hardware, tmp_path) as service:
         sees(service, "GPU-a")
@@ -159,8 +159,8 @@ def test_a_hang_that_ends_is_forgotten(hardware: StandIn, tmp_path: Path):
 
 @needs_compiler
 @pytest.mark.parametrize("fault", ["error nvmlInitWithFlags 18", "error all 999", "unload", "nothing listed"])
-def test_a_machine_whose_gpus_vanished_says_so_and_heals(hardware: StandIn, tmp_path: Path, fault: str):
-    """Also in the next life of the service: they were seen in this one."""
+def test_vanished_gpus_are_reported_and_used_again_when_they_return(hardware: StandIn, tmp_path: Path, fault: str):
+    """Also after a restart: GPUs seen before are remembered."""
     hardware.show(A)
     with serving_on(hardware, tmp_path) as service:
         sees(service, "GPU-a")
@@ -186,7 +186,7 @@ def _break(hardware: StandIn, fault: str) -> None:
 
 
 @needs_compiler
-def test_gpus_that_the_engine_cannot_use_are_said_and_the_cpu_answers(hardware: StandIn, tmp_path: Path):
+def test_gpus_the_engine_cannot_use_are_reported_and_the_cpu_is_used(hardware: StandIn, tmp_path: Path):
     hardware.show(A)
     with serving(tmp_path, plain=hardware.environment, ENGINE__BINARY="embedded") as service:
         sees(service, "GPU-a")
@@ -200,7 +200,7 @@ def test_gpus_that_the_engine_cannot_use_are_said_and_the_cpu_answers(hardware: 
 
 @needs_compiler
 @pytest.mark.parametrize("devices", ["CUDA0", "Vulkan0"])
-def test_a_llama_server_is_believed_about_its_devices(hardware: StandIn, tmp_path: Path, devices: str):
+def test_a_llama_servers_device_list_is_trusted(hardware: StandIn, tmp_path: Path, devices: str):
     engine = install_fake(tmp_path / "bin", FAKE_DEVICES=devices)
     hardware.show(A)
     with serving(tmp_path, plain=hardware.environment, ENGINE__BINARY=str(engine)) as service:
@@ -209,7 +209,7 @@ def test_a_llama_server_is_believed_about_its_devices(hardware: StandIn, tmp_pat
 
 
 @needs_compiler
-def test_cuda_visible_devices_of_the_service_limits_it(hardware: StandIn, tmp_path: Path):
+def test_cuda_visible_devices_limits_the_service(hardware: StandIn, tmp_path: Path):
     hardware.show(A, B, an_a100())
     with serving_on(hardware, tmp_path, CUDA_VISIBLE_DEVICES="GPU-c,GPU-a") as service:
         sees(service, "GPU-cccc", "GPU-a")
@@ -217,7 +217,7 @@ def test_cuda_visible_devices_of_the_service_limits_it(hardware: StandIn, tmp_pa
 
 @needs_compiler
 @pytest.mark.parametrize("value", ["", "-1"])
-def test_a_service_that_may_see_no_gpu_is_in_order(hardware: StandIn, tmp_path: Path, value: str):
+def test_a_service_with_no_visible_gpu_is_not_degraded(hardware: StandIn, tmp_path: Path, value: str):
     hardware.show(A)
     with serving_on(hardware, tmp_path, CUDA_VISIBLE_DEVICES=value) as service:
         assert reasons(service) == []
@@ -227,7 +227,7 @@ def test_a_service_that_may_see_no_gpu_is_in_order(hardware: StandIn, tmp_path: 
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver")
-def test_a_machine_without_gpus_says_so_in_one_line_and_serves(tmp_path: Path):
+def test_a_machine_without_gpus_is_reported_in_one_line_and_serves(tmp_path: Path):
     with serving(tmp_path, plain={}) as service:
         assert service.chat().status_code == 200
         assert reasons(service) == []

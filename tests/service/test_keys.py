@@ -38,7 +38,7 @@ KEYS = [
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("keys")
     with serving(folder, KEYS=json.dumps(KEYS)) as running:
-        running.url  # noqa: B018 - it is up
+        running.url  # noqa: B018 - waits until it is ready
         yield running
 
 
@@ -59,7 +59,7 @@ def outcome(answer: requests.Response) -> tuple[int, str]:
 
 OK, NO_KEY, FORBIDDEN = (200, ""), (401, "invalid_api_key"), (403, "not_allowed")
 
-# Route -> what no key, a key, an admin's key get.
+# Route -> outcome without a key, with a key, with an admin key.
 ROUTES = {
     ("GET", "/livez"): (OK, OK, OK),
     ("GET", "/readyz"): (OK, OK, OK),
@@ -68,19 +68,19 @@ ROUTES = {
     ("GET", "/v1/models"): (NO_KEY, OK, OK),
     ("GET", "/v1/models/demo"): (NO_KEY, OK, OK),
     ("GET", "/props"): (NO_KEY, OK, OK),
-    ("GET", "/metrics"): (OK, OK, OK),  # from this machine
+    ("GET", "/metrics"): (OK, OK, OK),  # allowed from loopback
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
     ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
     ("GET", "/nowhere"): (NO_KEY, (404, "not_found"), (404, "not_found")),
-    ("POST", "/nowhere"): (NO_KEY, (404, "File Not Found"), (404, "File Not Found")),  # llama-server's own
+    ("POST", "/nowhere"): (NO_KEY, (404, "File Not Found"), (404, "File Not Found")),  # llama-server's own answer
     ("POST", "/tools"): (NO_KEY, (404, "not_found"), (404, "not_found")),
     ("DELETE", "/v1/models"): (NO_KEY, (405, "method_not_allowed"), (405, "method_not_allowed")),
 }
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: " ".join(route))
-def test_a_route_is_open_to_whom_it_should_be(service: Service, route: tuple[str, str]):
+def test_a_route_is_open_to_the_right_clients(service: Service, route: tuple[str, str]):
     method, path = route
     body = {"model": "demo", "messages": [], "max_tokens": 1} if method == "POST" else None
     got = [ask(service, path, key, method, json=body) for key in ("", USER, ADMIN)]
@@ -90,8 +90,8 @@ def test_a_route_is_open_to_whom_it_should_be(service: Service, route: tuple[str
             assert answer.json()["error"]["code"] == code
 
 
-def test_every_route_has_its_row():
-    """A new route requires a key by default; whether that is right is decided here."""
+def test_every_route_is_in_the_table():
+    """A new route requires a key by default; this table records that it was a decision."""
     from flask import Flask
 
     from app.routes import authorization, decisions, health, inference, metrics, models, status
@@ -123,7 +123,7 @@ def test_every_route_has_its_row():
         {"Authorization": "Bearer none", "x-api-key": USER},
     ],
 )
-def test_a_key_may_come_in_any_of_three_ways(service: Service, headers: dict[str, str]):
+def test_a_key_is_accepted_in_three_headers(service: Service, headers: dict[str, str]):
     assert outcome(chat(service, headers=headers)) == OK
 
 
@@ -139,7 +139,7 @@ def test_a_key_may_come_in_any_of_three_ways(service: Service, headers: dict[str
         {"Authorization": "Basic !!!"},
     ],
 )
-def test_what_is_no_key_is_told_how_to_send_one(service: Service, headers: dict[str, str]):
+def test_an_invalid_key_is_answered_with_how_to_send_one(service: Service, headers: dict[str, str]):
     answer = chat(service, headers=headers)
     assert outcome(answer) == NO_KEY
     assert answer.json()["error"]["type"] == "authentication_error"
@@ -156,8 +156,8 @@ def test_the_page_makes_browsers_prompt_for_a_password(service: Service):
     assert requests.get(service.url + "/", auth=("me", USER), timeout=10).status_code == 200
 
 
-def test_the_key_is_looked_at_before_the_body(service: Service):
-    """300 MB are announced and none of them is sent."""
+def test_the_key_is_checked_before_the_body_is_read(service: Service):
+    """Content-Length announces 300 MB; none are sent."""
     began = time.monotonic()
     answer = answer_to(service, plain("POST", "/v1/chat/completions", f"Content-Length: {300 * MIB}"))
     assert (answer.status, time.monotonic() - began < 5) == (401, True)
@@ -171,7 +171,7 @@ def test_an_openai_client_uses_its_key(service: Service):
         client.models.list()
 
 
-def test_a_key_reaches_its_models_and_sees_no_others(service: Service):
+def test_a_key_can_use_and_see_only_its_models(service: Service):
     assert outcome(chat(service, NARROW)) == FORBIDDEN
     assert outcome(ask(service, "/v1/models/demo", NARROW)) == FORBIDDEN
     assert ask(service, "/v1/models", NARROW).json()["data"] == []
@@ -179,8 +179,8 @@ def test_a_key_reaches_its_models_and_sees_no_others(service: Service):
     assert outcome(chat(service, NARROW, "other-one")) == (404, "model_not_found")
 
 
-def test_what_a_key_sees_it_may_use(tmp_path: Path):
-    """By any of the names a model is listed under, not by the requested one."""
+def test_a_key_can_use_every_model_it_can_see(tmp_path: Path):
+    """Access depends on the names under which a model is listed, not on the requested name."""
     demo = str(write_demo_model(tmp_path / "written"))
     models = {"mini": {"path": demo, "aliases": ["gpt-4o-mini"]}, "secret": {"path": "gpt-5.gguf"}}
     (tmp_path / "models").mkdir()
@@ -202,22 +202,22 @@ def test_health_is_minimal_for_anonymous_clients(service: Service):
 @pytest.mark.parametrize(
     "headers", [{"X-Forwarded-For": "192.0.2.1"}, {"Forwarded": "for=192.0.2.1"}, {"Host": "proxy.example"}]
 )
-def test_metrics_want_a_key_when_somebody_else_asks_through_a_proxy(service: Service, headers: dict[str, str]):
+def test_metrics_require_a_key_through_a_proxy(service: Service, headers: dict[str, str]):
     assert outcome(ask(service, "/metrics", headers=headers)) == NO_KEY
     assert ask(service, "/metrics", USER, headers=headers).status_code == 200
 
 
-def test_a_models_own_metrics_want_a_key_from_anybody(service: Service):
+def test_metrics_of_a_model_always_require_a_key(service: Service):
     assert outcome(ask(service, "/metrics?model=demo")) == NO_KEY
     assert outcome(ask(service, "/metrics?model=demo", NARROW)) == FORBIDDEN
 
 
-def test_with_keys_any_host_name_will_do(service: Service):
+def test_with_keys_any_host_name_is_accepted(service: Service):
     assert outcome(chat(service, USER, headers={"Host": "llm.example"})) == OK
 
 
-def test_an_order_wants_more_than_a_password_that_a_browser_keeps(service: Service):
-    """A page elsewhere may post a form here, and the browser adds the password it knows."""
+def test_a_password_stored_by_a_browser_cannot_load_models(service: Service):
+    """Another site's page can post a form here, and the browser adds the stored password."""
     body = json.dumps({"model": "demo"})
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     by_browser = requests.post(service.url + "/models/unload", data=body, headers=form, auth=("me", ADMIN), timeout=30)
@@ -225,8 +225,8 @@ def test_an_order_wants_more_than_a_password_that_a_browser_keeps(service: Servi
     assert outcome(ask(service, "/models/unload", ADMIN, "POST", data=body, headers=form)) == OK
 
 
-def test_no_key_is_ever_written_down(service: Service):
-    """Ours and the engine's: not in logs, answers, arguments or the engine's environment."""
+def test_no_key_appears_in_logs_answers_or_arguments(service: Service):
+    """Neither our keys nor the engine's: not in logs, answers, arguments or variables of the engine."""
     chat(service, USER)
     (engine,) = service.engines()
     environ = engine.environ()
@@ -242,21 +242,21 @@ def has_ended(process: psutil.Process) -> bool:
     return not process.is_running()
 
 
-def test_a_key_has_so_many_requests_a_minute(tmp_path: Path):
+def test_a_key_is_limited_in_requests_per_minute(tmp_path: Path):
     keys = [{**KEYS[0], "requests_per_minute": 3}, KEYS[1]]
     with serving(tmp_path, KEYS=json.dumps(keys)) as service:
         assert [outcome(chat(service, USER)) for _ in range(3)] == [OK] * 3
         refused = chat(service, USER)
         assert outcome(refused) == (429, "rate_limited")
         assert 1 <= int(refused.headers["Retry-After"]) <= 20
-        assert ask(service, "/v1/models", USER).status_code == 200, "inference alone is counted"
-        assert outcome(chat(service, ADMIN)) == OK, "and each key for itself"
+        assert ask(service, "/v1/models", USER).status_code == 200, "only inference is counted"
+        assert outcome(chat(service, ADMIN)) == OK, "each key is counted separately"
 
 
-def test_an_address_that_others_reach_wants_keys_or_a_word(tmp_path: Path):
+def test_an_open_address_requires_keys_or_allow_open(tmp_path: Path):
     with serving(tmp_path, "--host", "0.0.0.0") as service:
         assert service.process.wait(20) == 2
-        assert "there are no keys" in service.output
+        assert "no keys are configured" in service.output
     with serving(tmp_path, "--host", "0.0.0.0", SERVER__ALLOW_OPEN="true") as service:
         assert requests.get(service.url + "/v1/models", headers={"Host": "llm.example"}, timeout=10).status_code == 200
         assert "No keys are configured" in service.output

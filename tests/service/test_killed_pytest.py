@@ -1,4 +1,4 @@
-"""What becomes of the services that a pytest has started when it is killed and can stop nothing."""
+"""Services started by pytest end with it, even if it is killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers.service import is_gone, wait_for
+from tests.helpers.service import has_exited, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = """
@@ -23,15 +23,15 @@ def test_it(tmp_path):
     with serving(tmp_path) as service:
         assert service.chat().status_code == 200
         pids = pathlib.Path(__file__).with_name("pids")
-        pids.with_suffix(".new").write_text(json.dumps([os.getpid(), *(each.pid for each in service.family())]))
+        pids.with_suffix(".new").write_text(json.dumps([os.getpid(), *(p.pid for p in service.family())]))
         pids.with_suffix(".new").rename(pids)
         time.sleep(60)
 """
 
 
 @pytest.mark.parametrize("processes", ["0", "1"])
-def test_a_pytest_that_is_killed_leaves_no_service_behind(tmp_path: Path, processes: str):
-    """With pytest-xdist it is a worker's service, and the worker goes with its pytest."""
+def test_a_killed_pytest_leaves_no_service_behind(tmp_path: Path, processes: str):
+    """With pytest-xdist a worker owns the service, and dies with its pytest."""
     (tmp_path / "test_it.py").write_text(TEST)
     pids = tmp_path / "pids"
     options = ("-p", "tests.conftest", "-c", str(ROOT / "setup.cfg"), "--basetemp", str(tmp_path / "temp"))
@@ -43,4 +43,6 @@ def test_a_pytest_that_is_killed_leaves_no_service_behind(tmp_path: Path, proces
         finally:
             killed.kill()
         assert len(family) >= 4, "pytest, gunicorn's master, its worker, an engine"
-    wait_for(lambda: all(map(is_gone, family)), 20, lambda: [each for each in family if not is_gone(each)])
+    wait_for(
+        lambda: all(map(has_exited, family)), 20, lambda: [process for process in family if not has_exited(process)]
+    )

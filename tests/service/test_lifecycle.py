@@ -1,4 +1,4 @@
-"""Start, drain and death: whatever is killed, however, nothing of ours is left behind."""
+"""Start, drain and death: whatever is killed, no process is left behind."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 import requests
 
 from tests.helpers.builders import a_gguf
-from tests.helpers.service import ENDLESS, Service, is_gone, serving, wait_for
+from tests.helpers.service import ENDLESS, Service, has_exited, serving, wait_for
 
 
 def stream_of(service: Service, **fields: object) -> requests.Response:
-    """A stream that has begun; its head alone may come while its model is still loading."""
+    """A stream past its first event; the head alone may arrive while the model is still loading."""
     answer = service.chat(stream=True, **fields)
     assert answer.status_code == 200
     wait_for(lambda: [server["state"] for server in service.servers()] == ["ready"], 20)
@@ -29,8 +29,8 @@ def events(answer: requests.Response) -> list[str]:
     return [line.decode() for line in answer.iter_lines() if line]
 
 
-def test_no_name_of_the_checkout_or_the_working_directory_is_needed(tmp_path: Path):
-    """Started elsewhere, beside a folder that is called app/ too."""
+def test_the_service_starts_from_any_working_directory(tmp_path: Path):
+    """The working directory is another one that also contains a folder app/."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "__init__.py").write_text("raise SystemExit('the wrong app')")
     command = [str(Path(sys.executable).with_name("llama-smart-proxy")), "serve", "--port", "0"]
@@ -50,18 +50,18 @@ def test_no_name_of_the_checkout_or_the_working_directory_is_needed(tmp_path: Pa
     assert process.returncode == 0
 
 
-def test_the_start_tells_where_to_go_and_what_to_try(tmp_path: Path):
+def test_the_start_prints_the_address_and_a_request_to_try(tmp_path: Path):
     with serving(tmp_path) as service:
-        said = wait_for(lambda: "curl" in service.output and service.output, 20)
-        assert f"{service.url}/v1/chat/completions" in said
-        assert "answers are noise" in said
-        command = next(line.strip() for line in said.splitlines() if line.strip().startswith("curl"))
+        output = wait_for(lambda: "curl" in service.output and service.output, 20)
+        assert f"{service.url}/v1/chat/completions" in output
+        assert "answers are noise" in output
+        command = next(line.strip() for line in output.splitlines() if line.strip().startswith("curl"))
         answer = subprocess.run(["sh", "-c", f"{command} -sS"], capture_output=True, text=True, timeout=60)
         assert '"chat.completion"' in answer.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_a_stop_lets_a_stream_run_to_its_end(tmp_path: Path, number: signal.Signals):
+def test_a_stop_drains_streams(tmp_path: Path, number: signal.Signals):
     with serving(tmp_path) as service:
         family = [*service.family()]
         answer = stream_of(service, max_tokens=1500, ignore_eos=True)
@@ -75,10 +75,10 @@ def test_a_stop_lets_a_stream_run_to_its_end(tmp_path: Path, number: signal.Sign
         assert lines[-1] == "data: [DONE]"
         assert len(lines) > 1500
         assert service.process.wait(10) == 0
-        assert all(is_gone(process) for process in family)
+        assert all(has_exited(process) for process in family)
 
 
-def test_ctrl_c_in_a_terminal_reaches_everybody_and_is_one_order(tmp_path: Path):
+def test_ctrl_c_reaches_all_processes_and_counts_as_one_stop_signal(tmp_path: Path):
     with serving(tmp_path) as service:
         service.chat()
         family = service.family()
@@ -86,10 +86,10 @@ def test_ctrl_c_in_a_terminal_reaches_everybody_and_is_one_order(tmp_path: Path)
         os.killpg(service.process.pid, signal.SIGINT)
         assert service.process.wait(10) == 0
         assert time.monotonic() - began < 5
-        assert all(is_gone(process) for process in family)
+        assert all(has_exited(process) for process in family)
 
 
-def test_a_stream_that_outlives_the_drain_ends_with_an_error_not_with_done(tmp_path: Path):
+def test_a_stream_that_exceeds_the_drain_ends_with_an_error_not_with_done(tmp_path: Path):
     with serving(tmp_path, SERVER__DRAIN_SECONDS="0.3") as service:
         answer = stream_of(service, **ENDLESS)
         service.process.send_signal(signal.SIGTERM)
@@ -99,49 +99,49 @@ def test_a_stream_that_outlives_the_drain_ends_with_an_error_not_with_done(tmp_p
         assert service.process.wait(10) == 0
 
 
-def test_a_second_stop_signal_means_now(tmp_path: Path):
+def test_a_second_stop_signal_skips_the_drain(tmp_path: Path):
     with serving(tmp_path, SERVER__DRAIN_SECONDS="60") as service:
         answer = stream_of(service, **ENDLESS)
         family = service.family()
         service.process.send_signal(signal.SIGTERM)
         time.sleep(1.2)  # a signal within the first second counts as the first
-        assert not any(is_gone(process) for process in family)
+        assert not any(has_exited(process) for process in family)
         service.process.send_signal(signal.SIGTERM)
         service.process.wait(5)
-        wait_for(lambda: all(is_gone(process) for process in family), 2)
+        wait_for(lambda: all(has_exited(process) for process in family), 2)
         answer.close()
 
 
-def test_sigkill_of_the_master_takes_everything_with_it(tmp_path: Path):
+def test_sigkill_of_the_arbiter_ends_every_process(tmp_path: Path):
     with serving(tmp_path) as service, stream_of(service, **ENDLESS):
         family = service.family()
         assert len(family) >= 3, "master, worker, engine"
         service.master.kill()
-        wait_for(lambda: all(is_gone(process) for process in family), 2)
+        wait_for(lambda: all(has_exited(process) for process in family), 2)
 
 
-def test_sigkill_of_the_worker_takes_its_engines_and_a_new_one_serves(tmp_path: Path):
+def test_sigkill_of_the_worker_ends_its_engines_and_a_new_worker_serves(tmp_path: Path):
     with serving(tmp_path) as service:
         with stream_of(service, **ENDLESS):
             old = [service.worker, *service.engines()]
             service.worker.kill()
-            wait_for(lambda: all(is_gone(process) for process in old), 2)
+            wait_for(lambda: all(has_exited(process) for process in old), 2)
         wait_for(lambda: service.output.count("is ready") == 2, 10)
         assert service.chat().status_code == 200
         assert len(service.master.children()) == 1
 
 
-def test_an_engine_stopped_in_its_load_is_gone_too(tmp_path: Path):
-    """The embedded engine holds Python's lock while it loads; the signal must not need it."""
+def test_an_engine_can_be_stopped_during_its_load(tmp_path: Path):
+    """The embedded engine holds the GIL while it loads; the signal must work without it."""
     with serving(tmp_path) as service:
         service.get("/health")
         with service.send_raw({}):
             (engine,) = wait_for(service.engines, 5)
             assert service.stop() == 0
-            assert is_gone(engine)
+            assert has_exited(engine)
 
 
-def test_an_engine_that_is_killed_is_reaped_and_started_again(tmp_path: Path):
+def test_a_killed_engine_is_reaped_and_restarted(tmp_path: Path):
     with serving(tmp_path) as service:
         service.chat()
         for _ in range(5):
@@ -152,7 +152,7 @@ def test_an_engine_that_is_killed_is_reaped_and_started_again(tmp_path: Path):
         assert not [p for p in service.family() if p.status() == psutil.STATUS_ZOMBIE]
 
 
-def test_an_engine_killed_in_mid_stream_ends_the_stream_with_an_error(tmp_path: Path):
+def test_an_engine_killed_during_a_stream_ends_the_stream_with_an_error(tmp_path: Path):
     with serving(tmp_path) as service:
         answer = stream_of(service, **ENDLESS)
         service.engines()[0].kill()
@@ -161,7 +161,7 @@ def test_an_engine_killed_in_mid_stream_ends_the_stream_with_an_error(tmp_path: 
         assert "data: [DONE]" not in lines
 
 
-def test_hup_looks_for_models_again_in_the_same_worker(tmp_path: Path):
+def test_hup_rescans_models_in_the_same_worker(tmp_path: Path):
     models = tmp_path / "models"
     models.mkdir()
     with serving(tmp_path, "--models-dir", str(models)) as service:
@@ -174,7 +174,7 @@ def test_hup_looks_for_models_again_in_the_same_worker(tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU])
-def test_signals_that_would_make_a_second_owner_are_refused(tmp_path: Path, number: signal.Signals):
+def test_signals_that_would_start_a_second_worker_are_rejected(tmp_path: Path, number: signal.Signals):
     with serving(tmp_path) as service:
         service.get("/health")
         family = service.family()
@@ -184,17 +184,17 @@ def test_signals_that_would_make_a_second_owner_are_refused(tmp_path: Path, numb
         assert service.get("/readyz").status_code == 200
 
 
-def test_the_key_of_an_engine_is_nowhere_to_be_read(tmp_path: Path):
+def test_the_key_of_an_engine_is_not_in_logs_answers_or_arguments(tmp_path: Path):
     with serving(tmp_path) as service:
         service.chat()
         (engine,) = service.engines()
         key = engine.environ()["LLAMA_API_KEY"]
-        told = service.output + "".join(service.get(path).text for path in ("/health", "/metrics", "/", "/v1/models"))
-        assert key not in told
+        texts = service.output + "".join(service.get(path).text for path in ("/health", "/metrics", "/", "/v1/models"))
+        assert key not in texts
         assert key not in " ".join(engine.cmdline())
 
 
-def test_an_engine_gets_a_built_environment(tmp_path: Path):
+def test_an_engine_does_not_inherit_the_environment(tmp_path: Path):
     os.environ["LLAMA_ARG_TOOLS"] = "all"
     try:
         with serving(tmp_path, "--port", "0", ENGINE__ENV='{"MINE": "1"}') as service:
@@ -207,14 +207,14 @@ def test_an_engine_gets_a_built_environment(tmp_path: Path):
     assert {n for n in environment if not n.startswith(("CUDA_", "NVIDIA_"))} <= allowed
 
 
-def test_wrong_settings_are_said_at_once(tmp_path: Path):
+def test_wrong_settings_are_reported_at_once(tmp_path: Path):
     with serving(tmp_path, SERVER__PROT="1") as service:
         assert service.process.wait(20) == 2
         service.stop()
         assert "SERVER__PROT: unknown name; did you mean LLAMA_SMART_PROXY_SERVER__PORT?" in service.output
 
 
-def test_a_port_in_use_is_said_at_once(tmp_path: Path):
+def test_a_port_in_use_is_reported_at_once(tmp_path: Path):
     with serving(tmp_path / "first") as first:
         port = first.url.rpartition(":")[2]
         with serving(tmp_path / "second", "--port", port) as second:

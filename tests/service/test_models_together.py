@@ -1,4 +1,4 @@
-"""Several models at once, and models taking turns where there is memory for one: the real engine, the real ledger."""
+"""Several models at once, and models that alternate in memory for one: real engine, real bookings."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def two_models(folder: Path) -> Path:
 
 
 def a_modest_engine(folder: Path, share_of_memory: float) -> dict[str, str]:
-    """Settings under which each model is booked with that part of the machine's memory, for a context that the
-    engine, the embedded one without `-fit` as in older builds, does not really take."""
+    """Settings with which each model is booked with this share of the machine's memory.
+
+    The engine, the embedded one without `-fit` like older builds, does not really allocate that context.
+    """
     binary = folder / "llama-server"
     engine = f"{sys.executable} -P {EMBEDDED}"
     binary.write_text(
@@ -41,7 +43,7 @@ def a_modest_engine(folder: Path, share_of_memory: float) -> dict[str, str]:
     return {"ENGINE__BINARY": str(binary), "DEFAULTS__CTX_SIZE": str(tokens)}
 
 
-# 5120 in the demo model's KV cache (160 MiB for 32,768 tokens) and 2 in the mask for each of 512 tokens of a ubatch.
+# 5120 in the demo model's KV cache (160 MiB for 32,768 tokens), and 2 in the mask for each of 512 tokens of a ubatch.
 DEMO_TOKEN_BYTES = 5120 + 2 * 512
 ONE_AT_A_TIME = {"SCHEDULING__MAX_LOADED": "1"}
 EMBEDDED = Path(__file__).parents[2] / "workers" / "engine" / "embedded_engine.py"
@@ -51,7 +53,7 @@ def loads(service: Service) -> int:
     return service.output.count("spawn server=")
 
 
-def test_models_that_fit_together_stay_together(tmp_path: Path):
+def test_models_that_fit_together_stay_loaded(tmp_path: Path):
     with serving(tmp_path, "--models-dir", str(two_models(tmp_path))) as service:
         for name in ("one", "two", "one", "two"):
             assert service.chat(name).status_code == 200
@@ -60,10 +62,10 @@ def test_models_that_fit_together_stay_together(tmp_path: Path):
 
 
 @pytest.mark.parametrize("limit", ["memory", "max_loaded"])
-def test_two_models_alternate_under_load_where_there_is_room_for_one(tmp_path: Path, limit: str):
-    """Everybody is answered, by the model that was asked for, and never are two loaded at once."""
+def test_two_models_alternate_under_load_in_memory_for_one(tmp_path: Path, limit: str):
+    """Every request is answered by the requested model, and never are two loaded at once."""
     settings = a_modest_engine(tmp_path, 0.55) if limit == "memory" else ONE_AT_A_TIME
-    settings = {**settings, "SCHEDULING__MIN_RESIDENCY_SECONDS": "1"}  # the more swaps, the better
+    settings = {**settings, "SCHEDULING__MIN_RESIDENCY_SECONDS": "1"}  # more swaps
     answered: Counter[tuple[str, int, str]] = Counter()
     most_loaded = 0
 
@@ -85,7 +87,7 @@ def test_two_models_alternate_under_load_where_there_is_room_for_one(tmp_path: P
         assert loads(service) >= 2
 
 
-def test_a_busy_model_answers_to_its_end_before_it_leaves_for_another(tmp_path: Path):
+def test_a_busy_model_finishes_its_answer_before_it_is_evicted(tmp_path: Path):
     models = two_models(tmp_path)
     with serving(tmp_path, "--models-dir", str(models), **a_modest_engine(tmp_path, 0.55)) as service:
         stream = service.chat("one", stream=True, max_tokens=2000, ignore_eos=True)
@@ -100,7 +102,7 @@ def test_a_busy_model_answers_to_its_end_before_it_leaves_for_another(tmp_path: 
         assert [server["model_id"] for server in service.servers()] == ["two"]
 
 
-def test_an_order_to_load_makes_room_too(tmp_path: Path):
+def test_an_explicit_load_evicts_too(tmp_path: Path):
     with serving(tmp_path, "--models-dir", str(two_models(tmp_path)), **ONE_AT_A_TIME) as service:
         for name in ("one", "two"):
             assert service.post("/models/load", {"model": name}).json() == {"success": True}
@@ -108,8 +110,8 @@ def test_an_order_to_load_makes_room_too(tmp_path: Path):
             assert [server["model_id"] for server in service.servers()] == [name]
 
 
-def test_what_is_configured_is_what_runs(tmp_path: Path):
-    """From the file to the engine's command line and environment, read back from /proc."""
+def test_the_configuration_reaches_the_engine(tmp_path: Path):
+    """From the file to the engine's command line and environment, read from /proc."""
     models = two_models(tmp_path)
     (tmp_path / "config.yaml").write_text(
         json.dumps(
@@ -162,28 +164,28 @@ def value(line: list[str], option: str) -> str:
     return line[line.index(option) + 1]
 
 
-def test_an_embedding_model_takes_an_argument(tmp_path: Path):
+def test_an_embedding_model_is_served_with_embeddings_in_its_args(tmp_path: Path):
     demo = write_demo_model(tmp_path / "written")
     models = json.dumps({"embed": {"path": str(demo), "args": ["--embeddings"]}})
     with serving(tmp_path, MODELS=models) as service:
         answer = service.post("/v1/embeddings", {"model": "embed", "input": ["Hello!", "again"]})
         assert [len(row["embedding"]) for row in answer.json()["data"]] == [64, 64]
-        said = wait_for(lambda: "curl" in service.output and service.output, 20)
-        command = next(line.strip() for line in said.splitlines() if line.strip().startswith("curl"))
+        output = wait_for(lambda: "curl" in service.output and service.output, 20)
+        command = next(line.strip() for line in output.splitlines() if line.strip().startswith("curl"))
         tried = subprocess.run(["sh", "-c", f"{command} -sS"], capture_output=True, text=True, timeout=60)
-        assert '"embedding"' in tried.stdout, "what is printed at the start is for such a model"
+        assert '"embedding"' in tried.stdout, "the request printed at the start suits such a model"
 
 
-def test_the_start_prints_a_request_for_a_model_that_chats_where_there_is_one(tmp_path: Path):
+def test_the_start_prints_a_request_for_a_chat_model_if_there_is_one(tmp_path: Path):
     demo = str(write_demo_model(tmp_path / "written"))
     models = {"embed": {"path": demo, "args": ["--embeddings"]}, "speak": {"path": demo}}
     with serving(tmp_path, MODELS=json.dumps(models)) as service:
-        said = wait_for(lambda: "curl" in service.output and service.output, 20)
-        assert '/v1/chat/completions -d \'{"model": "speak"' in said
+        output = wait_for(lambda: "curl" in service.output and service.output, 20)
+        assert '/v1/chat/completions -d \'{"model": "speak"' in output
 
 
-def test_the_engines_not_supported_says_that_it_stays_so(tmp_path: Path):
-    """SDKs would repeat it. The body is the engine's own."""
+def test_not_supported_by_the_engine_is_marked_permanent(tmp_path: Path):
+    """SDKs would retry it otherwise. The body is the engine's own."""
     demo = write_demo_model(tmp_path / "written")
     with serving(tmp_path, MODELS=json.dumps({"speak": {"path": str(demo)}})) as service:
         answer = service.post("/v1/rerank", {"model": "speak", "query": "a", "documents": ["b"]})

@@ -58,7 +58,7 @@ def test_the_models_are_listed_with_their_status(client: openai.OpenAI, service:
     assert service.get("/models").json()["data"][0]["id"] == "demo"
 
 
-def test_the_engines_refusals_pass_through_unchanged(service: Service):
+def test_rejections_by_the_engine_pass_through_unchanged(service: Service):
     answer = service.post("/v1/embeddings", {"model": "demo", "input": "Hello!"})
     assert answer.status_code == 501  # the demo's server was not started for embeddings
     assert "x-llama-smart-proxy-error" not in answer.headers
@@ -75,8 +75,8 @@ def test_headers_name_the_model_the_device_and_the_request(service: Service):
 
 
 @pytest.mark.parametrize("given", ["1 status=200", "a=b", 'a"b', "é", "x" * 129])
-def test_a_request_id_that_could_pass_for_something_else_is_replaced(service: Service, given: str):
-    """It stands in a line of the log."""
+def test_an_unsafe_request_id_is_replaced(service: Service, given: str):
+    """It is part of a log line."""
     answer = requests.get(service.url + "/livez", headers={"x-request-id": given.encode()}, timeout=10)
     assert len(answer.headers["x-request-id"]) == 32
     assert answer.headers["x-request-id"] != given
@@ -119,7 +119,7 @@ def test_only_the_outermost_model_counts(service: Service):
     assert requests.post(f"{service.url}/v1/chat/completions", data=body, timeout=10).status_code == 200
 
 
-def test_unknown_paths_and_methods(service: Service):
+def test_unknown_paths_and_methods_are_rejected(service: Service):
     assert service.get("/nowhere").json()["error"]["code"] == "not_found"
     wrong = service.get("/v1/chat/completions")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
@@ -127,20 +127,20 @@ def test_unknown_paths_and_methods(service: Service):
 
 
 @pytest.mark.parametrize("order", ["load", "unload"])
-def test_an_order_is_no_model_that_one_could_get(service: Service, order: str):
+def test_load_and_unload_are_not_model_names(service: Service, order: str):
     wrong = service.get(f"/models/{order}")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert wrong.headers["Allow"] == "POST"
     assert service.get(f"/v1/models/{order}").status_code == 404
 
 
-def test_an_order_to_unload_is_logged_and_counted_although_it_waits_for_an_answer(tmp_path: Path):
+def test_an_unload_is_logged_and_counted_while_it_waits_for_an_answer(tmp_path: Path):
     with serving(tmp_path) as service:
         with service.chat(stream=True, **ENDLESS) as stream:
             lines = stream.iter_lines()
             next(lines)
-            with ThreadPoolExecutor(1) as beside:
-                order = beside.submit(service.post, "/models/unload", {"model": "demo"})
+            with ThreadPoolExecutor(1) as pool:
+                order = pool.submit(service.post, "/models/unload", {"model": "demo"})
                 wait_for(lambda: service.servers()[0]["state"] == "draining", 10)
                 assert "unload ordered model=demo" in service.output
                 stream.close()
@@ -154,7 +154,7 @@ def test_an_openai_client_gets_the_right_exception(client: openai.OpenAI):
         client.chat.completions.create(model="nope", messages=HELLO)
 
 
-def test_health_and_probes(service: Service):
+def test_health_and_probes_answer(service: Service):
     service.chat()
     health = service.get("/health").json()
     assert (health["status"], health["degraded"], health["reasons"]) == ("ok", False, [])
@@ -164,7 +164,7 @@ def test_health_and_probes(service: Service):
     assert service.get("/livez").status_code == service.get("/readyz").status_code == 200
 
 
-def test_health_has_every_key_that_the_original_service_and_its_contract_name(service: Service):
+def test_health_has_every_key_of_the_original_service(service: Service):
     service.chat()
     health = service.get("/health").json()
     (server,) = health["servers"]
@@ -189,7 +189,7 @@ def test_health_has_every_key_that_the_original_service_and_its_contract_name(se
     }
 
 
-def test_the_page_is_readable_and_fetches_nothing(service: Service):
+def test_the_page_loads_no_external_resources(service: Service):
     page = service.get("/")
     assert page.headers["Content-Type"].startswith("text/html")
     assert "demo" in page.text
@@ -200,7 +200,7 @@ def test_the_page_is_readable_and_fetches_nothing(service: Service):
 def test_metrics_count_requests_and_show_the_server(service: Service):
     service.chat()
     counted = 'llama_smart_proxy_requests_total{code="200",endpoint="/v1/chat/completions",model="demo"}'
-    wait_for(lambda: counted in service.get("/metrics").text, 5)  # once it is sent
+    wait_for(lambda: counted in service.get("/metrics").text, 5)  # counted once the answer is sent
     page = service.get("/metrics").text
     assert 'llama_smart_proxy_tokens_total{kind="completion",model="demo"}' in page
     assert 'llama_smart_proxy_server_state{model="demo",server="1",state="ready"} 1.0' in page
@@ -223,8 +223,8 @@ def test_a_connection_carries_one_request_after_another(service: Service):
                 answer.read(int(headers[b"Content-Length"]))
 
 
-def test_a_large_body_is_json_whatever_curl_calls_it(service: Service):
-    """llama-server refuses forms above 1 MiB with an empty 413, and a form is what `curl -d` says it sends."""
+def test_a_large_json_body_is_accepted_with_curls_content_type(service: Service):
+    """`curl -d` declares a form, and llama-server rejects forms above 1 MiB with an empty 413."""
     body = json.dumps({"model": "demo", "prompt": "Once", "max_tokens": 1, "user": "x" * 2**21})
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = requests.post(f"{service.url}/v1/completions", data=body, headers=headers, timeout=30)
@@ -232,7 +232,7 @@ def test_a_large_body_is_json_whatever_curl_calls_it(service: Service):
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_body_that_is_too_large_is_refused_however_it_comes(tmp_path: Path, chunked: bool):
+def test_a_body_that_is_too_large_is_rejected_in_any_framing(tmp_path: Path, chunked: bool):
     with serving(tmp_path, SERVER__MAX_BODY="1KiB") as service:
         body = b'{"model": "demo"}' + b" " * 5000
         sent = iter([body[:100], body[100:]]) if chunked else body
@@ -241,8 +241,8 @@ def test_a_body_that_is_too_large_is_refused_however_it_comes(tmp_path: Path, ch
         assert 'code="413"' in service.get("/metrics").text
 
 
-def test_a_name_in_any_script_is_served_and_named_in_the_header(tmp_path: Path, service: Service):
-    """It cannot stand in a header as it is: the answer failed, and its slot was lost for ever."""
+def test_a_model_name_in_any_script_is_served_and_escaped_in_the_header(tmp_path: Path, service: Service):
+    """Headers cannot contain it unescaped: the answer used to fail, and its slot was never released."""
     models = tmp_path / "models"
     models.mkdir()
     demo = next((service.folder / "cache").rglob("demo.gguf"))
@@ -256,8 +256,8 @@ def test_a_name_in_any_script_is_served_and_named_in_the_header(tmp_path: Path, 
         assert other.get("/").status_code == other.get("/metrics").status_code == 200
 
 
-def test_health_answers_while_bodies_that_nobody_wants_are_half_sent(tmp_path: Path):
-    """Their answers were there at once, but each held a thread until its body had timed out."""
+def test_health_answers_while_unneeded_bodies_are_incomplete(tmp_path: Path):
+    """They were answered at once, but each used to hold a thread until its body timed out."""
     with serving(tmp_path, SERVER__THREADS="24") as service:
         service.get("/health")
         halves = [service.connect() for _ in range(60)]
@@ -278,14 +278,14 @@ def engine_cpu_seconds(service: Service) -> float:
 
 
 def generation_has_stopped(service: Service) -> bool:
-    """No engine of ours computes any more."""
+    """Whether no engine is computing."""
     before = engine_cpu_seconds(service)
     time.sleep(0.1)
     return engine_cpu_seconds(service) - before < 0.02
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_stops_the_generation(service: Service, stream: bool):
+def test_a_client_disconnect_stops_the_generation(service: Service, stream: bool):
     service.chat()
     with service.send_raw({"stream": stream, **ENDLESS}) as connection:
         wait_for(lambda: slots_in_use(service) == 1, 5)
@@ -297,7 +297,7 @@ def test_a_client_that_leaves_stops_the_generation(service: Service, stream: boo
     assert service.chat().status_code == 200
 
 
-def test_a_client_that_leaves_a_load_is_forgotten_and_the_load_goes_on(tmp_path: Path):
+def test_a_client_disconnect_does_not_stop_the_load(tmp_path: Path):
     with serving(tmp_path) as service:
         service.get("/health")
         with service.send_raw({"max_tokens": 1}):
@@ -306,7 +306,7 @@ def test_a_client_that_leaves_a_load_is_forgotten_and_the_load_goes_on(tmp_path:
         wait_for(lambda: slots_in_use(service) == 0, 5)
 
 
-def test_a_hundred_ask_for_one_cold_model_and_one_server_starts(tmp_path: Path):
+def test_a_hundred_requests_for_a_cold_model_start_one_server(tmp_path: Path):
     with serving(tmp_path) as service:
         service.get("/health")
         with ThreadPoolExecutor(100) as pool:
@@ -315,7 +315,7 @@ def test_a_hundred_ask_for_one_cold_model_and_one_server_starts(tmp_path: Path):
         assert service.output.count("spawn server=") == 1
 
 
-def test_health_answers_while_as_many_heads_are_half_sent_as_there_are_threads(tmp_path: Path):
+def test_health_answers_while_as_many_heads_are_incomplete_as_there_are_threads(tmp_path: Path):
     settings = {"SERVER__THREADS": "24", "SERVER__RECEIVE_TIMEOUT_SECONDS": "3"}
     with serving(tmp_path, **settings) as service:
         service.chat()
@@ -340,11 +340,11 @@ def read_all(connection: socket.socket) -> bytes:
     return data
 
 
-def test_inference_leaves_a_reserve_of_threads(tmp_path: Path):
+def test_inference_leaves_the_reserved_threads_free(tmp_path: Path):
     settings = {"SERVER__THREADS": "6", "SERVER__RESERVE_THREADS": "3", "SCHEDULING__MAX_WAITING": "2"}
     with serving(tmp_path, **settings) as service:
         service.chat()
-        wait_for(lambda: slots_in_use(service) == 0, 5)  # its place is given back a moment after its answer is here
+        wait_for(lambda: slots_in_use(service) == 0, 5)  # released shortly after the answer arrives
         streams = [service.send_raw({"stream": True, **ENDLESS}) for _ in range(3)]
         wait_for(lambda: slots_in_use(service) == 3, 5)
         refused = service.chat()
@@ -356,7 +356,7 @@ def test_inference_leaves_a_reserve_of_threads(tmp_path: Path):
         wait_for(lambda: service.chat().status_code == 200, 5)
 
 
-def test_an_idle_model_is_unloaded_and_comes_back(tmp_path: Path):
+def test_an_idle_model_is_unloaded_and_reloaded_on_demand(tmp_path: Path):
     with serving(tmp_path, SCHEDULING__TTL_SECONDS="0.5") as service:
         service.chat()
         (engine,) = service.engines()
@@ -365,7 +365,7 @@ def test_an_idle_model_is_unloaded_and_comes_back(tmp_path: Path):
         assert service.chat().status_code == 200
 
 
-def test_requests_that_meet_an_unload_are_answered(tmp_path: Path):
+def test_requests_during_an_unload_are_answered(tmp_path: Path):
     """Every request is answered 200 while the model's idle time is shorter than the time between requests."""
     with serving(tmp_path, SCHEDULING__TTL_SECONDS="0.05") as service:
         statuses = []
@@ -375,7 +375,7 @@ def test_requests_that_meet_an_unload_are_answered(tmp_path: Path):
         assert statuses == [200] * 6
 
 
-def test_a_file_the_engine_refuses_is_explained_to_every_waiter(tmp_path: Path):
+def test_a_file_the_engine_rejects_is_explained_to_every_waiting_request(tmp_path: Path):
     (tmp_path / "models").mkdir()
     write_unknown_architecture(tmp_path / "models" / "strange.gguf")
     with serving(tmp_path, "--models-dir", str(tmp_path / "models")) as service:

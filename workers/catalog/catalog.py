@@ -26,7 +26,7 @@ from workers.catalog.hub_cache import discover_cached
 from workers.catalog.listing import MAX_NAME_LENGTH, Listing, discovered_lookup
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.catalog.model_headers import ModelHeaders
-from workers.gguf.file_names import file_stem, is_projector, part_of
+from workers.gguf.file_names import file_stem, is_projector, parse_part_name
 from workers.gguf.first_bytes import FirstBytesChecker, Verdicts
 
 __all__ = ["Catalog", "ConfiguredModel"]
@@ -197,7 +197,7 @@ def _problem_line(model: Model, problem: str) -> str:
 def _discovered_in_folder(files: ModelFiles) -> DiscoveredModel:
     """The model, named after its file, or after its path in the models_dir if another model has that name."""
     file, relative_path = os.path.basename(files.path), files.relative_path
-    part = part_of(relative_path)
+    part = parse_part_name(relative_path)
     path_name = part[0] if part else file_stem(relative_path)
     return DiscoveredModel(
         files, (files.name, path_name), (file, relative_path, file_stem(file), file_stem(relative_path), path_name)

@@ -13,7 +13,7 @@ from app.entities.placement import PlacementConstraints
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
 from workers.catalog.hub_cache import DEFAULT_QUANTIZATION
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
-from workers.gguf.file_names import file_stem, part_of
+from workers.gguf.file_names import file_stem, parse_part_name
 from workers.gguf.first_bytes import FirstBytesChecker
 
 SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: tolerates an extra letter or a missing quantization
@@ -126,7 +126,7 @@ def _single_file_model(file: GgufFile) -> ModelFiles:
 def download_command(repo: str) -> str:
     """The command that downloads "user/repo[:QUANT or file]" (huggingface_hub 2's CLI)."""
     name, _, file = repo.partition(":")
-    if part := part_of(file):
+    if part := parse_part_name(file):
         return f'hf download {name} --include "{part[0]}-*.gguf"'
     if file.lower().endswith(".gguf"):
         return f"hf download {name} {file}"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from workers.gguf.file_names import part_of
+from workers.gguf.file_names import parse_part_name
 from workers.gguf.first_bytes import FirstBytesChecker
 
 
@@ -65,7 +65,7 @@ def inspect_file(path: str, checker: FirstBytesChecker, relative_path: str) -> G
         is_missing = isinstance(error, FileNotFoundError)
         return GgufFile(path, relative_path, problem=f"{name} cannot be read: {error.strerror}", is_missing=is_missing)
     if st.S_ISREG(stat.st_mode):
-        part = part_of(name)
+        part = parse_part_name(name)
         problem = checker.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
     else:
         problem = "is not a regular file"  # never opened: opening a pipe blocks

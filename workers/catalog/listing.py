@@ -49,7 +49,7 @@ class Listing:
                 self._entries_by_file[files.identity].append(model)
 
     def add_discovered(self, found: Sequence[DiscoveredModel]) -> None:
-        own_names = {each.files.path: name for name, each in listed_names(found).items()}
+        own_names = {model.files.path: name for name, model in listed_names(found).items()}
         models = [
             (discovered, self._model_for(discovered, own_names.get(discovered.files.path))) for discovered in found
         ]

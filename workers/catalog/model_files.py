@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from workers.catalog.gguf_files import GgufFile
-from workers.gguf.file_names import family, file_stem, is_projector, part_of, part_path, quantization
+from workers.gguf.file_names import family, file_stem, is_projector, parse_part_name, part_path, quantization
 
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
 
@@ -71,7 +71,7 @@ def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = 
 
 def _part_set(file: GgufFile) -> tuple[str, int]:
     """Equal for the parts of one model: the path without the part number, and the number of parts."""
-    part = part_of(file.path)
+    part = parse_part_name(file.path)
     return (part[0] + file.path[-5:], part[2]) if part else (file.path, 0)
 
 

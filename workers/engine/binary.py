@@ -105,11 +105,11 @@ def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _first_working_engine(path: str | None) -> EngineFacts:
-    found = shutil.which("llama-server", path=path)
+    executable = shutil.which("llama-server", path=path)
     tried = ["llama-server is not on PATH"]
-    if found:
+    if executable:
         try:
-            return _facts_of_binary(found)
+            return _facts_of_binary(executable)
         except EngineNotFound as error:
             log.warning("engine skipped: %s", error)
             tried = [str(error)]
@@ -121,20 +121,20 @@ def _first_working_engine(path: str | None) -> EngineFacts:
 
 def _configured_engine(binary: str, path: str | None) -> EngineFacts:
     name = os.path.expanduser(binary)
-    found = shutil.which(name, path=path)
-    if found:
-        return _facts_of_binary(found)
+    executable = shutil.which(name, path=path)
+    if executable:
+        return _facts_of_binary(executable)
     reason = "is not executable" if os.path.exists(name) else "does not exist"
     raise EngineNotFound(f"engine.binary {binary!r} {reason}. Next: correct the path, or set engine.binary to auto")
 
 
-def _facts_of_binary(found: str) -> EngineFacts:
-    file = os.path.realpath(found)
+def _facts_of_binary(executable: str) -> EngineFacts:
+    file = os.path.realpath(executable)
     status = os.stat(file)
-    # Run by the path it was found at, links unresolved: a wrapper script may depend on its $0.
-    version, flags, switches = _probe((os.path.abspath(found),), (file, status.st_size, status.st_mtime_ns))
+    # Symbolic links stay unresolved in the command: a wrapper script may depend on its $0.
+    version, flags, switches = _probe((os.path.abspath(executable),), (file, status.st_size, status.st_mtime_ns))
     return EngineFacts(
-        EngineKind.BINARY, (os.path.abspath(found),), version, _file_identity(file, version), flags, switches
+        EngineKind.BINARY, (os.path.abspath(executable),), version, _file_identity(file, version), flags, switches
     )
 
 

@@ -28,7 +28,7 @@ def file_stem(name: str) -> str:
     return name[: -len(".gguf")] if name.lower().endswith(".gguf") else name
 
 
-def part_of(path: str) -> tuple[str, int, int] | None:
+def parse_part_name(path: str) -> tuple[str, int, int] | None:
     """(name before the numbers, part number, part count), or None if the model is not split."""
     match = _PART.fullmatch(path)
     if match is None:
@@ -44,7 +44,7 @@ def part_path(path: str, number: int) -> str:
 
 def all_part_paths(path: str) -> list[str]:
     """The paths of all parts of the model to which this file belongs, whether they exist or not."""
-    part = part_of(path)
+    part = parse_part_name(path)
     return [part_path(path, number) for number in range(1, part[2] + 1)] if part else [path]
 
 
