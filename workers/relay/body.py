@@ -82,13 +82,20 @@ class Chunked:
         self._is_in_trailers = False
         self._trailer_bytes = 0
 
+    def is_one_chunk(self, data: bytes) -> bool:
+        """Whether the next bytes are exactly one whole chunk, so that they can be forwarded as they are.
+
+        An engine writes each event as one chunk, and most reads return just one: this is asked for every token.
+        """
+        if self._missing_bytes or self._line or self._is_in_trailers:
+            return False
+        end = data.find(b"\r\n", 0, 20)
+        size = len(data) - end - 4
+        return end > 0 and size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(b"\r\n")
+
     def payload(self, data: bytes) -> bytes:
-        # An engine writes each event as one chunk, and most reads return just one: this is done for every token.
-        if not (self._missing_bytes or self._line or self._is_in_trailers):
-            end = data.find(b"\r\n", 0, 20)
-            size = len(data) - end - 4
-            if end > 0 and size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(b"\r\n"):
-                return data[end + 2 : -2]
+        if self.is_one_chunk(data):
+            return data[data.find(b"\n") + 1 : -2]
         pieces: list[bytes] = []
         at = 0
         while at < len(data):
@@ -183,11 +190,11 @@ class SocketSink:
 
     def __init__(self, client: ClientSocket, is_chunked: bool) -> None:
         self.client = client
-        self._is_chunked = is_chunked
+        self.is_chunked = is_chunked
 
     def framed(self, payload: bytes, is_last: bool) -> bytes:
         """The payload as the client expects it."""
-        if not self._is_chunked:
+        if not self.is_chunked:
             return payload
         chunk = b"%x\r\n%s\r\n" % (len(payload), payload) if payload else b""
         return chunk + LAST_CHUNK if is_last else chunk

@@ -115,9 +115,8 @@ class StreamMover:
 
     def _pull(self, stream: _Stream) -> None:
         """Once for each token of each stream."""
-        payload = stream.reply.payload(stream.source.recv(RECEIVE_BYTES, NO_WAIT))
+        piece = stream.reply.forwarded(stream.source.recv(RECEIVE_BYTES, NO_WAIT), stream.sink)
         is_over = stream.reply.body.is_over
-        piece = stream.sink.framed(payload, is_over)
         sent_bytes = self._send(stream, piece)
         if sent_bytes < len(piece):
             stream.pending = piece[sent_bytes:]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.ports import Address, UpstreamRequest, WatchedClient
-from workers.relay.body import Chunked, Counted, FramedBody, UntilClosed
+from workers.relay.body import Chunked, Counted, FramedBody, SocketSink, UntilClosed
 from workers.relay.connections import UpstreamConnection, UpstreamConnections
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -79,6 +79,17 @@ class Reply:
         if piece := self.body.payload(data):
             self.next_to_last, self.last = self.last, piece
         return piece
+
+    def forwarded(self, data: bytes, sink: SocketSink) -> bytes:
+        """What the sink's client gets for these bytes from the connection; b"" is its end. Raises NoAnswer, BadFraming.
+
+        A chunk of a stream is forwarded as it is.
+        """
+        if sink.is_chunked and self.is_stream and isinstance(self.body, Chunked) and self.body.is_one_chunk(data):
+            self.next_to_last, self.last = self.last, data
+            return data
+        payload = self.payload(data)
+        return sink.framed(payload, self.body.is_over)
 
 
 # --- the request ---------------------------------------------------------------------------------------
