@@ -135,8 +135,8 @@ class Runtime:
         self._catalog.start()
         if preloaded := [name for name, model in self._settings.models.items() if model.preload]:
             threading.Thread(target=self._preload, args=(preloaded,), name="preload", daemon=True).start()
-        # Objects of the start live as long as the process. A full collection that visits them pauses all streams: p99 at
-        # 256 streams x 100 tokens/s was 130 ms in some rounds of bench.relay, and 3 ms without them.
+        # Objects of the start live as long as the process. A full collection that visits them pauses all streams: p99
+        # at 256 streams x 100 tokens/s was 130 ms in some rounds of bench.relay, and 3 ms without them.
         gc.collect()
         gc.freeze()
 
