@@ -1,19 +1,19 @@
 """Steady: a slot granted or released while every server is ready and no request waits.
 
-Nearly all requests are for loaded models, and none of the passes has anything to do for them. They are handled here, in
-a quarter of the time. The passes would come to the same result: the scheduler's tests compare every such step.
+Nearly all requests are for loaded models, and none of the passes has anything to do for them. They are handled here,
+with the result that the passes would come to: the scheduler's tests compare every such step.
 """
 
 from __future__ import annotations
 
 from app.entities.frozen import replace
 from app.entities.gpu import GpuState
-from app.entities.server import Server, ServerState
+from app.entities.server import ServerState
 from app.use_cases.scheduling.demand import with_request
 from app.use_cases.scheduling.effects import Effect, Grant
 from app.use_cases.scheduling.events import Acquire, Ending, Event, Release
 from app.use_cases.scheduling.idle import idle_deadline
-from app.use_cases.scheduling.pool_state import PoolState, Step
+from app.use_cases.scheduling.pool_state import PoolState, Step, update_server
 
 
 def grant_or_release(state: PoolState, event: Event) -> Step | None:
@@ -28,11 +28,7 @@ def _is_steady(state: PoolState) -> bool:
         return False
     if state.releasing or state.gpus_requested_at is not None or state.gpus.state is GpuState.UNREAD:
         return False
-    # A generator expression would take half of the time of this function.
-    for server in state.servers:  # noqa: SIM110
-        if server.state is not ServerState.READY or server.model.replicas.max > 1:
-            return False
-    return True
+    return all(server.state is ServerState.READY and server.model.replicas.max == 1 for server in state.servers)
 
 
 def _granted(state: PoolState, event: Acquire) -> Step | None:
@@ -44,7 +40,8 @@ def _granted(state: PoolState, event: Acquire) -> Step | None:
         return None
     state = replace(state, demands=with_request(state.demands, name, event.at))
     effects: list[Effect] = [Grant(event.ticket, server.id)]
-    return _with(state, replace(server, leases=server.leases | {event.ticket})), effects
+    leased = replace(server, leases=server.leases | {event.ticket})
+    return update_server(state, server.id, lambda _: leased), effects
 
 
 def _released(state: PoolState, event: Release) -> Step | None:
@@ -55,8 +52,4 @@ def _released(state: PoolState, event: Release) -> Step | None:
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
     if freed.is_idle and idle_deadline(state, freed) <= event.at:  # keep_alive 0
         return None
-    return _with(state, freed), []
-
-
-def _with(state: PoolState, changed: Server) -> PoolState:
-    return replace(state, servers=tuple([changed if s.id == changed.id else s for s in state.servers]))
+    return update_server(state, server.id, lambda _: freed), []
