@@ -45,17 +45,14 @@ test-extra: install test-gunicorn-minor
 	@if command -v promtool >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_promtool.py; else echo "skipped: promtool is not installed"; fi
 
-# The worker's tests, and a few of the whole service, with a minor release of gunicorn that is not the pinned one. All
-# other packages are those of $(VENV). -k leaves out what does not depend on the release: the ways an answer takes
-# where it does not go straight to the client's socket, and which headers pass.
+# What depends on gunicorn's release, with a minor release that is not the pinned one. All other packages are those of
+# $(VENV).
 GUNICORN_MINOR := 26.2.0
 MINOR := build/gunicorn-$(GUNICORN_MINOR)
 
 test-gunicorn-minor: $(MINOR)/installed
-	$(MINOR)/bin/python -m pytest --dist worksteal -n $(TEST_PROCESSES) -p no:cacheprovider \
-	  -k '(not sends or socket) and not told' tests/gunicorn_worker \
-	  $(addprefix tests/service/test_service.py::test_,an_openai_client_gets_a_stream \
-	  a_connection_carries_one_request_after_another inference_leaves_a_reserve_of_threads)
+	$(MINOR)/bin/python -m pytest --dist worksteal -n $(TEST_PROCESSES) -p no:cacheprovider -m gunicorn \
+	  tests/gunicorn_worker tests/service
 
 $(MINOR)/installed: $(VENV)/installed
 	$(PYTHON) -m venv $(MINOR)

@@ -14,6 +14,8 @@ from gunicorn.http.wsgi import Response
 
 from workers.gunicorn_worker.client_socket import direct_answer
 
+pytestmark = pytest.mark.gunicorn
+
 
 @pytest.fixture
 def client() -> Iterator[socket.socket]:

@@ -30,6 +30,8 @@ from workers.gunicorn_worker.receiving import PacedUnreader
 from workers.gunicorn_worker.worker import ProxyWorker
 from workers.serve import Application
 
+pytestmark = pytest.mark.gunicorn
+
 ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "workers" / "gunicorn_worker").glob("*.py")), ROOT / "workers" / "serve.py"]
 CLASSES: dict[str, type] = {

@@ -22,6 +22,8 @@ import pytest
 from workers.gunicorn_worker.loop import MAX_WAITING_HEALTH_CHECKS
 from workers.gunicorn_worker.receiving import ClientConnection, Head
 
+pytestmark = pytest.mark.gunicorn
+
 THREADS = 24
 RECEIVE_TIMEOUT_SECONDS = 1.0
 PROBE = Path(__file__).parents[1] / "helpers" / "gunicorn_probe.py"

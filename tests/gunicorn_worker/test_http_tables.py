@@ -150,11 +150,13 @@ def exchanged(service: Service, request: bytes, count: int | None) -> tuple[list
 
 
 @pytest.mark.parametrize(("name", "request_", "wanted", "reached"), SERVED, ids=[row[0] for row in SERVED])
+@pytest.mark.gunicorn
 def test_a_connection_carries_on_after(ways: Ways, name: str, request_: bytes, wanted: list[int], reached: int):
     assert exchanged(ways.service("socket"), request_, len(wanted)) == (wanted, reached)
 
 
 @pytest.mark.parametrize(("name", "request_", "status"), REFUSED, ids=[row[0] for row in REFUSED])
+@pytest.mark.gunicorn
 def test_a_connection_ends_with(ways: Ways, name: str, request_: bytes, status: int):
     assert exchanged(ways.service("socket"), request_, None) == ([status], 0)
 
@@ -174,6 +176,7 @@ def test_a_connection_ends_with(ways: Ways, name: str, request_: bytes, status: 
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
+@pytest.mark.gunicorn
 def test_a_connection_ends_after(ways: Ways, name: str, request_: bytes, wanted: list[int], reached: int):
     """And no client is told to go on with a body that nobody wants."""
     assert exchanged(ways.service("socket"), request_, None) == (wanted, reached)
@@ -348,7 +351,11 @@ ROWS = [
 ]  # fmt: skip
 
 
-CASES = [pytest.param(row, way, id=f"{row.name}-{way}") for row in ROWS for way in row.ways]
+CASES = [
+    pytest.param(row, way, id=f"{row.name}-{way}", marks=[pytest.mark.gunicorn] if way == "socket" else [])
+    for row in ROWS
+    for way in row.ways
+]
 
 
 @pytest.mark.parametrize(("row", "way"), CASES)
@@ -396,6 +403,7 @@ def use_up_connections(ways: Ways) -> None:
 
 
 @pytest.mark.parametrize(("method", "then", "heard", "status"), STALE)
+@pytest.mark.gunicorn
 def test_a_request_is_repeated_only_where_it_may_be(ways: Ways, method: str, then: str, heard: int, status: int):
     """Once, and on a new connection; where that gives no byte either, no more."""
     service = ways.service("socket")
@@ -411,6 +419,7 @@ def test_a_request_is_repeated_only_where_it_may_be(ways: Ways, method: str, the
     assert len(journal(service, "said")) - before == 1
 
 
+@pytest.mark.gunicorn
 def test_a_connection_that_the_engine_closed_is_not_used(ways: Ways):
     service = ways.service("socket")
     use_up_connections(ways)

@@ -17,6 +17,8 @@ from workers.gunicorn_worker.receiving import ClientConnection, Phase
 from workers.gunicorn_worker.request_handler import After
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 
+pytestmark = pytest.mark.gunicorn
+
 GET = b"GET / HTTP/1.1\r\n\r\n"
 
 

@@ -11,6 +11,8 @@ import pytest
 from workers.gunicorn_worker.signals import ServiceControl
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 
+pytestmark = pytest.mark.gunicorn
+
 
 class Killed:
     count = 0

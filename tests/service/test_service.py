@@ -37,6 +37,7 @@ def test_an_openai_client_gets_an_answer(client: openai.OpenAI):
     assert answer.choices[0].message.content
 
 
+@pytest.mark.gunicorn
 def test_an_openai_client_gets_a_stream(client: openai.OpenAI):
     # Drawn by chance, a token may be a part of a character, which is no text yet, or the end.
     chunks = list(
@@ -210,6 +211,7 @@ def test_metrics_count_requests_and_show_the_server(service: Service):
     assert "made-up-by-a-client" not in service.get("/metrics").text
 
 
+@pytest.mark.gunicorn
 def test_a_connection_carries_one_request_after_another(service: Service):
     with service.connect() as connection:
         for _ in range(3):
@@ -340,6 +342,7 @@ def read_all(connection: socket.socket) -> bytes:
     return data
 
 
+@pytest.mark.gunicorn
 def test_inference_leaves_the_reserved_threads_free(tmp_path: Path):
     settings = {"SERVER__THREADS": "6", "SERVER__RESERVE_THREADS": "3", "SCHEDULING__MAX_WAITING": "2"}
     with serving(tmp_path, **settings) as service:
