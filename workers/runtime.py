@@ -20,6 +20,7 @@ from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.effects import StopReason
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog, has_models
 from workers.builders import (
@@ -75,6 +76,7 @@ class Runtime:
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
             lambda: self._store.pool.closing,
+            lambda server: self._store.pool.interrupted.get(server) is StopReason.HUNG,
         )
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled

@@ -178,6 +178,14 @@ class SchedulingSettings(Section):
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a loading llama-server may show no progress before it is stopped."
     )
+    hang_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        description=(
+            "How long a llama-server that has requests may not respond before it is killed and a new one started. "
+            "31536000, a year: never."
+        ),
+    )
     kv_cache_disk: Memory = Field(
         ByteSize(16 * 1024**3),
         description=(

@@ -148,7 +148,7 @@ class Case:
 
     def __init__(self, mover: StreamMover, *scripts: Script) -> None:
         self.server = Server(*scripts)
-        self.relay = Relay(1.5, 1.5, mover, lambda: False)
+        self.relay = Relay(1.5, 1.5, mover, lambda: False, lambda server: False)
         OPEN.callback(self.relay.close)
         OPEN.callback(self.server.listener.close)
         self.watch = ClientWatch(None, -1)

@@ -32,15 +32,22 @@ OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, err
 
 
 class Relay:
-    """Sends requests to llama-servers. `is_closing`: the service is stopping them, so a cut is not a crash."""
+    """Sends requests to llama-servers. `is_closing`: the service is stopping them, so a cut is not a crash; `is_hung`:
+    whether the server of this id was stopped because it did not respond."""
 
     def __init__(
-        self, first_byte_seconds: float, stall_seconds: float, mover: StreamMover, is_closing: Callable[[], bool]
+        self,
+        first_byte_seconds: float,
+        stall_seconds: float,
+        mover: StreamMover,
+        is_closing: Callable[[], bool],
+        is_hung: Callable[[int], bool],
     ) -> None:
         self._first_byte_seconds = first_byte_seconds
         self._stall_seconds = stall_seconds
         self.mover = mover
         self._is_closing = is_closing
+        self._is_hung = is_hung
         self.connections = UpstreamConnections()
 
     def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> UpstreamAnswer:
@@ -78,6 +85,8 @@ class Relay:
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
         model = address.model
+        if self._is_hung(address.server):
+            return UpstreamTimeout(f"{model}: llama-server did not respond and was stopped; a new one is started")
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"
             return UpstreamTimeout(f"{model}: {error}; increase {settings} if it needs longer")

@@ -27,13 +27,19 @@ class StopReason(enum.StrEnum):
     STALLED = "stalled"  # its load showed no progress
     TOO_LARGE = "too_large"  # it reported that it needs more memory than is available
     ABANDONED = "abandoned"  # it only generates for clients that have disconnected
+    HUNG = "hung"  # it does not respond
     SHUTDOWN = "shutdown"
 
     @property
     def allows_cache_save(self) -> bool:
-        """Whether the server may save its KV cache first. One that is stalled, too large or abandoned is stopped at
-        once."""
-        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED)
+        """Whether the server may save its KV cache first. One that is stalled, too large, abandoned or hung is
+        stopped at once."""
+        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED, StopReason.HUNG)
+
+    @property
+    def allows_termination(self) -> bool:
+        """Whether the server gets a SIGTERM and time to end. One that is hung would not use it."""
+        return self is not StopReason.HUNG
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +100,11 @@ class CountSlots:
     server: int
 
 
-Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CountSlots
+@dataclass(frozen=True, slots=True)
+class CheckLiveness:
+    """Check whether this server responds; it is asked only if it has used no CPU time. Answered by SlotsCounted."""
+
+    server: int
+
+
+Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CountSlots | CheckLiveness

@@ -29,6 +29,9 @@ STARTING, READY, DRAINING, STOPPING = (
     ServerState.STOPPING,
 )
 
+CHECKS_WITHOUT_RESPONSE = 6  # about so many in a row, and a server is hung
+MAX_INTERRUPTED = 32  # servers; their requests ask why right after the end
+
 _PREFERENCE = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lowest serves a model best
 
 
@@ -50,9 +53,15 @@ class SchedulingLimits:
     first_slot_check_seconds: float = 0.2  # after a stream: the engine notices at the next token
     disconnect_notice_seconds: float = 5.0  # what an engine may take to notice that the client of a stream disconnected
     silent_disconnect_notice_seconds: float = 5.0  # the same while it has nothing to write
+    hang_timeout_seconds: float = 30.0
     gpu_limits: GpuLimits = field(default_factory=GpuLimits)
     policy: Policy = field(default_factory=Policy)
     cpu_fallback: CpuFallback = CpuFallback.AUTO
+
+    @property
+    def liveness_check_seconds(self) -> float:
+        """Between two checks of a server that has requests."""
+        return self.hang_timeout_seconds / CHECKS_WITHOUT_RESPONSE
 
 
 class Awaited(enum.Enum):
@@ -103,6 +112,7 @@ class PoolState:
     releasing: tuple[ReleasingMemory, ...] = ()  # GPU memory of servers that have ended
     # By server id: the GPU memory that servers held when their stop was ordered.
     held_when_stopped: Mapping[int, tuple[ReleasingMemory, ...]] = field(default_factory=dict)
+    interrupted: Mapping[int, StopReason] = field(default_factory=dict)  # by server id: stopped with requests; the last
     placement_requests: Mapping[int, PlacementRequest] = field(default_factory=dict)  # by server id: as it was started
     learned_margins: Mapping[str, LearnedMargin] = field(default_factory=dict)  # by model name
     evaluation: Evaluation | None = None
@@ -188,6 +198,8 @@ def stop_server(state: PoolState, server: Server, why: StopReason, detail: str =
     """Order a server's end. What it holds is noted now: a reading may show that as free before Exited arrives."""
     held = memory_to_release(server, state.servers_except(server), state.gpus, float("inf"), state.releasing)
     state = replace(state, held_when_stopped={**state.held_when_stopped, server.id: held})
+    if server.leases:
+        state = replace(state, interrupted=dict([*state.interrupted.items(), (server.id, why)][-MAX_INTERRUPTED:]))
     state = update_server(state, server.id, lambda s: s.with_state(STOPPING))
     return state, [Stop(server.id, why, detail)]
 
