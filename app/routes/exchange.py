@@ -177,7 +177,6 @@ class Exchange:
         self.slot = slot = self.services.pool.acquire(
             model, settings.max_wait_seconds, client, options.num_ctx, options.conversation, key
         )
-        )
         self.releases.append(self._release_slot)
         if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES):
             return slot.wait()
