@@ -187,7 +187,17 @@ class Exchange:
 
     def _release_slot(self) -> None:
         if self.slot is not None:
-            self.slot.end(self._ending, self.options.keep_alive_seconds if self.is_sent else None)
+            self.slot.end(self._ending, self._keep_alive_seconds if self.is_sent else None)
+
+    @property
+    def _keep_alive_seconds(self) -> float | None:
+        """As requested. A key that may not unload models may not have them unloaded sooner either."""
+        requested, key = self.options.keep_alive_seconds, self.request.key
+        if requested is None or key is None or key.admin:
+            return requested
+        assert self.model is not None
+        ttl, default = self.model.ttl_seconds, self.services.store.pool.limits.ttl_seconds
+        return requested if requested >= (default if ttl is None else ttl) else None
 
     @property
     def _ending(self) -> Ending:
