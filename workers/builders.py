@@ -76,6 +76,7 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         max_body=server.max_body,
         max_loaded=scheduling.max_loaded,
         max_wait_seconds=scheduling.max_wait_seconds,
+        media_urls=settings.upstream.allowed_media_urls(),
         loading_comments=scheduling.loading_comments,
     )
 
