@@ -30,6 +30,7 @@ FAKE_BREAKDOWN=900,90,9   accepts -fit and --log-jsonl, and logs before the load
                           weights, the context and the graph
 FAKE_DEVICES=CUDA0,CUDA1  accepts --list-devices and lists these; empty: none
 FAKE_PORT_ZERO=1          accepts --port 0, as newer builds do
+FAKE_BINDS_AFTER=FILE     writes its port to FILE, and binds it once FILE.taken exists or FILE existed before
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, weights, request PATH,
                           closed PATH, said NAME
 """
@@ -415,6 +416,8 @@ def listen(chosen: dict[str, str]) -> None:
     if port == 0 and not is_on("FAKE_PORT_ZERO"):
         log("couldn't bind to server socket: hostname=127.0.0.1 port=0")  # builds before `--port 0`
         sys.exit(1)
+    if "FAKE_BINDS_AFTER" in SETTINGS:
+        announce(port, Path(SETTINGS["FAKE_BINDS_AFTER"]))
     try:
         server = Server((chosen.get("host", "127.0.0.1"), port), Handler)
     except OSError:
@@ -425,6 +428,15 @@ def listen(chosen: dict[str, str]) -> None:
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     journal(f"bind {server.server_port}")
     log(f"main: HTTP server is listening, hostname: 127.0.0.1, port: {server.server_port}, http threads: 8")
+
+
+def announce(port: int, file: Path) -> None:
+    """Let somebody take the port first."""
+    if not file.exists():
+        file.write_text(str(port))
+        until = time.monotonic() + 5
+        while not Path(f"{file}.taken").exists() and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 def load(chosen: dict[str, str]) -> None:
