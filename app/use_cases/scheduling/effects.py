@@ -22,7 +22,7 @@ class StopReason(enum.StrEnum):
 
     IDLE = "idle"  # unused for its ttl, or as a surplus replica for its residency
     EVICTED = "room"  # idle, and another model needs its memory
-    DRAINED = "drained"  # after its running requests, for another model or because its file has changed
+    DRAINED = "drained"  # after its running requests, for another model or because its settings or file changed
     UNLOAD = "unload"  # by order, after its running requests
     STALLED = "stalled"  # its load showed no progress
     TOO_LARGE = "too_large"  # it reported that it needs more memory than is available

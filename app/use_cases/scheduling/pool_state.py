@@ -195,6 +195,12 @@ def stop_server(state: PoolState, server: Server, why: StopReason, detail: str =
     return state, [Stop(server.id, why, detail)]
 
 
+def begin_termination(state: PoolState, server: Server) -> PoolState:
+    """The server draining for good: never ready again, even if the client that ordered it disconnects."""
+    draining = server if server.state is DRAINING else server.with_state(DRAINING)
+    return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
+
+
 def reject(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:
     """Reject the waiting requests with these tickets."""
     if not refusals:

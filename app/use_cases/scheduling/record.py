@@ -15,7 +15,6 @@ from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.exits import record_exit
 from app.use_cases.scheduling.pool_state import (
-    DRAINING,
     READY,
     STARTING,
     Awaited,
@@ -23,12 +22,14 @@ from app.use_cases.scheduling.pool_state import (
     SchedulingLimits,
     Step,
     Waiter,
+    begin_termination,
     reject,
     reject_model,
     stop_server,
     update_server,
 )
 from app.use_cases.scheduling.rebook import reported_excess
+from app.use_cases.scheduling.reconfigure import reconfigure
 
 
 def record(state: PoolState, event: Event) -> Step:
@@ -67,6 +68,8 @@ def record(state: PoolState, event: Event) -> Step:
             return _memory_read_failed(state, detail, at)
         case ev.GpusPolled(gpus):
             return _gpus_polled(state, gpus), []
+        case ev.Reconfigured():
+            return reconfigure(state, event)
         case ev.Drain():
             return replace(state, draining=True), []
         case ev.Close():
@@ -85,7 +88,7 @@ def _enqueued(state: PoolState, waiter: Waiter) -> PoolState:
         if server.model.name != waiter.model.name:
             continue
         if server.is_up and not server.model.is_served_as(waiter.model):
-            state = _terminated(state, server)
+            state = begin_termination(state, server)
         request = waiter.placement_request
         if request is not None and request is state.placement_requests.get(server.id):
             # That of a running server was reused: what the server has reported since is added to it.
@@ -147,7 +150,7 @@ def _enqueued_unload(state: PoolState, waiter: Waiter) -> Step:
     state = replace(state, waiting=(*state.waiting, waiter))
     for server in state.servers_of(waiter.model.name):
         if server.is_up:
-            state = _terminated(state, server)
+            state = begin_termination(state, server)
             state = update_server(state, server.id, lambda s: replace(s, is_unload_requested=True))
         elif server.state is STARTING:
             if not state.has_another(server):
@@ -155,12 +158,6 @@ def _enqueued_unload(state: PoolState, waiter: Waiter) -> Step:
             state, orders = stop_server(state, server, StopReason.UNLOAD)
             effects += orders
     return state, effects
-
-
-def _terminated(state: PoolState, server: Server) -> PoolState:
-    """The server draining for good: never ready again, even if the client that ordered it disconnects."""
-    draining = server if server.state is DRAINING else server.with_state(DRAINING)
-    return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
 
 
 def _released(state: PoolState, event: ev.Release) -> PoolState:
