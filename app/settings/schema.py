@@ -201,6 +201,15 @@ class SchedulingSettings(Section):
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a loading llama-server may show no progress before it is stopped."
     )
+    max_excess_memory: Memory | None = Field(
+        ByteSize(4 * 1024**3),
+        description=(
+            "RAM that a llama-server may hold beyond what was booked for it; one that holds more is killed, and its "
+            "requests fail. 4 GiB is above what honest requests take (the largest bodies, several times over, while "
+            "they are parsed); a runaway JSON schema or grammar takes it in seconds. Context checkpoints do not "
+            "count. null: no limit."
+        ),
+    )
     kv_cache_disk: Memory = Field(
         ByteSize(16 * 1024**3),
         description=(

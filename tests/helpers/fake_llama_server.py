@@ -11,6 +11,7 @@ FAKE_OOM_ONCE=FILE        as FAKE_LOAD=oom unless FILE exists; creates it
 FAKE_STREAM_TOKENS=20     tokens per answer              FAKE_TOKEN_DELAY_SECONDS=0.01   between two tokens
 FAKE_DIE_AFTER_TOKENS=5   exits in mid-stream            FAKE_TRUNCATE=1                 closes in mid-stream
 FAKE_FIRST_BYTE_SECONDS=5 delay before the answer        FAKE_STATUS=500                 answers with this error
+FAKE_GROW_MB=600          takes this much memory for a prompt "grow"
 FAKE_GARBAGE=1            answers with invalid HTTP      FAKE_NO_BIND=1                  never listens
 FAKE_IGNORE_TERM=1        ignores SIGTERM                FAKE_FORK_GRANDCHILD=1          a child keeps its pipes open
 FAKE_WAITS_FOR_ORDER=1    after SIGTERM, exits only on a router's command on stdin
@@ -52,6 +53,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 HELP = """\
@@ -337,6 +339,8 @@ class Handler(BaseHTTPRequestHandler):
         if "input" in request:
             vector = {"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}
             return self.answer(200, {"object": "list", "data": [vector], "usage": {"prompt_tokens": 1}})
+        if request.get("prompt") == "grow":
+            self.server.grown.append(b"x" * int(number("FAKE_GROW_MB") * 2**20))
         self.server.generating += 1
         try:
             return self.stream() if request.get("stream") else self.whole()
@@ -402,6 +406,7 @@ class Server(ThreadingHTTPServer):
     alias = ""
     slots_folder = ""
     generating = 0
+    grown: ClassVar[list[bytes]] = []
 
     def handle_error(self, *_: object) -> None:
         pass  # disconnecting clients are expected
