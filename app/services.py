@@ -10,6 +10,7 @@ from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 from app.ports import (
     Admission,
+    Bodies,
     Clients,
     Metrics,
     ModelCatalog,
@@ -42,12 +43,12 @@ class Services:
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     rates: RateLimits
+    bodies: Bodies
     access_log: RequestLog
     gauges: Metrics
     engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do
     engine_problem: str
     access_policy: AccessPolicy
-    max_body: int  # bytes
     max_loaded: int | None
     max_wait_seconds: float
     loading_comments: bool | str  # "reasoning_content": as reasoning, which chat clients display

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.ports import Address, UpstreamRequest, WatchedClient
+from app.ports import Address, BodyFile, UpstreamRequest, WatchedClient
 from workers.relay.body import Chunked, Counted, FramedBody, SocketSink, UntilClosed
 from workers.relay.connections import UpstreamConnection, UpstreamConnections
 
@@ -112,7 +112,7 @@ def ask(
     connection = connections.take(address.port)
     if connection.is_reused:
         try:
-            return _ask_on(connection, request.method, data, client, first_byte_seconds)
+            return _ask_on(connection, request, data, client, first_byte_seconds)
         except _Unsent:
             pass
         except NoAnswer:
@@ -120,21 +120,28 @@ def ask(
                 raise
         connection = connections.new(address.port)
     try:
-        return _ask_on(connection, request.method, data, client, first_byte_seconds)
+        return _ask_on(connection, request, data, client, first_byte_seconds)
     except _Unsent as error:
         raise NoAnswer(str(error)) from error
 
 
 def _ask_on(
-    connection: UpstreamConnection, method: str, data: bytes, client: WatchedClient, first_byte_seconds: float
+    connection: UpstreamConnection,
+    request: UpstreamRequest,
+    data: bytes,
+    client: WatchedClient,
+    first_byte_seconds: float,
 ) -> Reply:
+    method, body = request.method, request.body
     connection.patience_seconds, connection.on_silence = first_byte_seconds, client.begin
     try:
         client.on_disconnect(connection.shut)
-        if len(data) > SMALL_BYTES:
+        if len(data) > SMALL_BYTES or isinstance(body, BodyFile):
             client.begin()
         try:
             connection.send(data)
+            if isinstance(body, BodyFile):
+                connection.send_file(body)
         except (BrokenPipeError, ConnectionResetError) as error:
             # An engine that rejects a request before it has read the body may have said so.
             try:
@@ -151,7 +158,10 @@ def _ask_on(
 
 
 def request_bytes(request: UpstreamRequest, address: Address) -> bytes:
-    """The whole request. Raises ValueError for a line end in its head: values are checked, whoever made them."""
+    """The whole request, but for a body in a file.
+
+    Raises ValueError for a line end in its head: values are checked, whoever made them.
+    """
     lines = [
         f"{request.method} {request.target} HTTP/1.1",
         f"Host: 127.0.0.1:{address.port}",
@@ -163,7 +173,8 @@ def request_bytes(request: UpstreamRequest, address: Address) -> bytes:
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
         raise ValueError("a line end in the head of a request")
-    return head.encode("latin-1") + b"\r\n\r\n" + request.body
+    data = head.encode("latin-1") + b"\r\n\r\n"
+    return data if isinstance(request.body, BodyFile) else data + request.body
 
 
 # --- the head of the answer ----------------------------------------------------------------------------
