@@ -35,7 +35,20 @@ class AccessPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """The settings that decide how requests are answered. A reload replaces them whole; a request keeps those it
+    began with, so that it never meets two policies."""
+
+    access_policy: AccessPolicy = AccessPolicy()
+    max_loaded: int | None = None
+    max_wait_seconds: float = 300.0
+    loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
+
+
+@dataclass(slots=True)
 class Services:
+    """`settings` is replaced by a reload (workers/runtime.py); nothing else changes."""
+
     catalog: ModelCatalog
     store: Snapshots
     pool: ServerPool
@@ -48,11 +61,8 @@ class Services:
     gauges: Metrics
     engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do
     engine_problem: str
-    access_policy: AccessPolicy
-    max_loaded: int | None
-    max_wait_seconds: float
-    loading_comments: bool | str  # "reasoning_content": as reasoning, which chat clients display
     version: str
+    settings: RequestSettings
 
 
 def services() -> Services:

@@ -11,6 +11,7 @@ from functools import partial
 from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
+from app.services import AccessPolicy, RequestSettings
 from app.settings.schema import Settings
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
@@ -60,6 +61,21 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
         cpu_fallback=settings.gpu.cpu_fallback,
+    )
+
+
+def build_request_settings(settings: Settings) -> RequestSettings:
+    """What the routes go by."""
+    server, scheduling = settings.server, settings.scheduling
+    return RequestSettings(
+        access_policy=AccessPolicy(
+            keys=settings.api_keys(),
+            host=server.host,
+            loopback_only=server.is_loopback and not server.allow_open,
+        ),
+        max_loaded=scheduling.max_loaded,
+        max_wait_seconds=scheduling.max_wait_seconds,
+        loading_comments=scheduling.loading_comments,
     )
 
 

@@ -36,13 +36,14 @@ _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{
 
 
 class IncomingRequest:
-    """One HTTP request. `key`: the API key that it was authorized with."""
+    """One HTTP request. `key`: the API key that it was authorized with; `settings`: those in force when it came."""
 
-    __slots__ = ("endpoint", "environ", "key", "method", "request_id", "services")
+    __slots__ = ("endpoint", "environ", "key", "method", "request_id", "services", "settings")
 
     def __init__(self, environ: dict[str, Any], services: Services, endpoint: str) -> None:
         self.environ = environ
         self.services = services
+        self.settings = services.settings
         self.endpoint = endpoint  # Flask's name of the route; "" for a path without one
         self.method: str = environ["REQUEST_METHOD"]
         self.key: ApiKey | None = None

@@ -14,6 +14,7 @@ import pytest
 from app.request_body.options import opening_hash
 from app.routes.incoming_request import IncomingRequest
 from app.routes.requested_model import read_request
+from app.services import RequestSettings
 from workers.request_bodies.held_body import RequestBodies
 
 BODIES = RequestBodies(2**24, 2**24)
@@ -31,7 +32,8 @@ class Catalogue:
 
 def conversation(body: dict[str, Any], model: str = "several", **headers: str) -> int | None:
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "CONTENT_TYPE": "application/json"}
-    request: Any = IncomingRequest(environ | headers, SimpleNamespace(catalog=Catalogue()), "")  # type: ignore[arg-type]
+    services: Any = SimpleNamespace(catalog=Catalogue(), settings=RequestSettings())
+    request = IncomingRequest(environ | headers, services, "")
     data = json.dumps({"model": model, **body}).encode()
     return read_request(request, BODIES.receive(io.BytesIO(data).read, len(data))).conversation
 

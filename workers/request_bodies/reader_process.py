@@ -18,7 +18,6 @@ from app.errors import ProxyError, RequestTooLarge
 from app.request_body.content import BodyContent, BodyFormat, read_content
 
 QUESTION_BYTES = 64 * 1024
-NICE = 5  # streams come first
 
 
 def run(channel_fd: int, memory_bytes: int) -> None:
@@ -26,7 +25,6 @@ def run(channel_fd: int, memory_bytes: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are the service's, which drains
     Path("/proc/self/comm").write_text("body-reader")  # for ps and top
-    os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     gc.disable()  # it would scan a million new values again and again, and none of them are cyclic
     with socket.socket(fileno=channel_fd) as channel:
