@@ -39,6 +39,7 @@ PURE = ("app/entities", "app/use_cases")
 # is named. `PURE` is what any layer may use of the decisions.
 USE_CASES = {
     "app/use_cases/credentials.py": {"app/entities"},
+    "app/use_cases/body_checks": {"app/entities"},
     "app/use_cases/model_shape": {"app/entities"},
     "app/use_cases/estimate": {"app/entities", "app/use_cases/model_shape"},
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
@@ -50,7 +51,7 @@ APP = {
     "app/entities": set(),
     "app/errors.py": {"app/entities"},
     "app/settings": {"app/entities", "app/use_cases/credentials.py", "app/use_cases/launch"},
-    "app/request_body": {"app/errors.py"},
+    "app/request_body": {"app/entities", "app/errors.py", "app/use_cases/body_checks"},
     "app/ports.py": {"app/entities", "app/request_body", "app/use_cases/reporting", "app/use_cases/scheduling"},
     "app/services.py": {"app/entities", "app/ports.py"},
     "app/routes": {

@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
 from app.request_body.json_body import Pair, read_json
 from app.request_body.options import keep_alive_seconds, opening_hash, requested_context
 
+MULTIPART = "multipart/form-data"
 MAX_NAME = 512  # characters
 OPTION_KEYS = {"stream", "keep_alive", "ttl", "num_ctx", "options"}
 
@@ -22,6 +24,7 @@ class BodyFormat:
     mimetype: str = "application/json"
     boundary: str = ""  # of a form
     is_named: bool = False  # the query names the model, so the body need not
+    media_urls: MediaUrls = DATA_ONLY
     wants_conversation: bool = False  # a model may have several servers
 
 
@@ -38,11 +41,11 @@ class BodyContent:
 
 def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
     """Read the body. Raises InvalidRequest for what cannot be parsed or is ambiguous."""
-    if form.mimetype == "multipart/form-data":
+    if form.mimetype == MULTIPART:
         from app.request_body.form import names_in_form  # werkzeug takes long to load
 
         return BodyContent(tuple(_checked(names_in_form(body, form.boundary, 4 * MAX_NAME), "the form")))
-    pairs = read_json(body, may_be_a_list=form.is_named)
+    pairs = read_json(body, form.media_urls, may_be_a_list=form.is_named)
     names = [value for key, value in pairs if key == "model"]
     conversation = opening_hash(pairs) if form.wants_conversation else None
     options = [pair for pair in pairs if pair[0] in OPTION_KEYS]

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import re
 
+from app.entities.media_urls import MediaUrls
 from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
 from app.request_body.long_strings import LONG_BYTES, shortened
+from app.use_cases.body_checks.media import disallowed_media
 
 MAX_VALUES = 1_000_000  # a picture or a long text is one value
 MAX_DEPTH = 200  # of nested brackets; a JSON schema for a tool has some twenty
 TOO_DEEP = f"the body's JSON is more than {MAX_DEPTH} levels deep"
+
+# A URL that the engine would fetch has one of these in its body: the last begins an escaped letter.
+_MAY_NAME_URLS = (b"http", b"file:", b"\\u00")
 
 Pair = tuple[str, object]  # of a JSON object: objects are read as tuples of pairs
 
@@ -24,7 +29,7 @@ def values_bound(text: bytes) -> int:
     return text.count(b"[") + text.count(b"{") + text.count(b",")
 
 
-def read_json(body: Buffer, may_be_a_list: bool) -> tuple[Pair, ...]:
+def read_json(body: Buffer, media_urls: MediaUrls, may_be_a_list: bool) -> tuple[Pair, ...]:
     """The members of the body's object, in their order, duplicates included. Objects in it are tuples of pairs, and a
     string of more than LONG_BYTES is its beginning. Raises InvalidRequest.
 
@@ -42,11 +47,18 @@ def read_json(body: Buffer, may_be_a_list: bool) -> tuple[Pair, ...]:
     # The depth is at most the number of opening brackets, and most bodies have few.
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_too_deep(text):
         raise InvalidRequest(TOO_DEEP)
+    _check(text, pairs, media_urls)
     if isinstance(pairs, list) and may_be_a_list:
         return ()
     if not isinstance(pairs, tuple):
         raise InvalidRequest("the body is not a JSON object")
     return pairs
+
+
+def _check(text: bytes, value: object, media_urls: MediaUrls) -> None:
+    """Raises InvalidRequest for what the engine must not be asked for. Most bodies are not walked through for it."""
+    if any(mark in text for mark in _MAY_NAME_URLS) and (found := disallowed_media(value, media_urls)):
+        raise InvalidRequest(f"{found.param}: {found.message}", found.param)
 
 
 def _is_too_deep(text: bytes) -> bool:

@@ -18,6 +18,7 @@ from werkzeug.wsgi import get_input_stream
 
 from app.entities.key import ApiKey
 from app.ports import BodyFile, RequestBody, UpstreamRequest, WatchedClient
+from app.request_body.content import MULTIPART
 from app.routes.paths import PLAIN_ROUTES
 from app.services import Services, services
 
@@ -30,7 +31,6 @@ PATH_SAFE = "/:@!$&'()*+,;=~"
 FORWARDED_HEADERS = ("Accept", "Traceparent", "Tracestate")  # and X-Request-Id, with our own value if it has none
 # Whatever the client calls its JSON: llama-server accepts a form, curl's default for -d, only up to 1 MiB.
 CONTENT_TYPE = "application/json"
-MULTIPART = "multipart/form-data"  # forwarded as it is, with its boundary
 # A traceparent (W3C Trace Context, 3.2).
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -128,8 +128,8 @@ class IncomingRequest:
         if not _TRACE.fullmatch(headers.get("Traceparent", "")):
             headers.pop("Tracestate", None)  # it belongs to the trace that cannot be read
             headers["Traceparent"] = f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
-        content_type = self.header("Content-Type")
-        headers["Content-Type"] = content_type if content_type.lower().startswith(MULTIPART) else CONTENT_TYPE
+        # The engine reads any type that begins with MULTIPART as a form; what was checked as JSON must arrive as JSON.
+        headers["Content-Type"] = self.header("Content-Type") if self.mimetype == MULTIPART else CONTENT_TYPE
         return headers
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.errors import InvalidRequest, MissingModel
 from app.ports import RequestBody
-from app.request_body.content import BodyContent, BodyFormat, at_most_one
+from app.request_body.content import MULTIPART, BodyContent, BodyFormat, at_most_one
 from app.request_body.options import CONVERSATION_HEADERS, hash_of_text
 from app.routes.incoming_request import IncomingRequest
 
@@ -38,10 +38,11 @@ def _content(request: IncomingRequest, body: RequestBody | None, is_named: bool)
     """`is_named`: the query names the model, so the body need not."""
     if body is None or (not len(body) and (is_named or request.method in ("GET", "HEAD"))):
         return BodyContent()
-    mimetype, boundary = request.mimetype, ""
-    if mimetype == "multipart/form-data":
-        boundary = request.boundary
-    return body.content(BodyFormat(mimetype, boundary, is_named, request.services.catalog.knows_replicas))
+    boundary = request.boundary if request.mimetype == MULTIPART else ""
+    wants_conversation = request.services.catalog.knows_replicas
+    return body.content(
+        BodyFormat(request.mimetype, boundary, is_named, request.settings.media_urls, wants_conversation)
+    )
 
 
 def _model(values: list[str]) -> str:

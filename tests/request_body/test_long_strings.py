@@ -9,7 +9,6 @@ import pytest
 
 from app.errors import InvalidRequest
 from app.request_body.content import BodyContent, BodyFormat, read_content
-from app.request_body.json_body import read_json
 from app.request_body.long_strings import LONG_BYTES, shortened
 
 
@@ -41,13 +40,13 @@ def test_a_long_string_that_is_not_json_is_rejected(bad: bytes, place: int, monk
     text = b"x" * place + bad + b"x" * (128 - place)
     for body in (b'{"model": "demo", "a": "' + text + b'"}', b'{"model": "demo", "a": "' + text):
         with pytest.raises(InvalidRequest, match="the body is not JSON"):
-            read_json(body, may_be_a_list=False)
+            read_content(body, BodyFormat())
 
 
 def test_a_text_without_an_end_takes_linear_time():
     for text in (b'{"a": "' + b'\\"' * 1_000_000, b'{"a": ' + b'"\\' * 1_000_001, b'"' + b"\\" * 1_000_001):
         with pytest.raises(InvalidRequest):
-            read_json(text, may_be_a_list=False)
+            read_content(text, BodyFormat())
 
 
 @pytest.mark.seeds(3)
