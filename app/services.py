@@ -8,6 +8,7 @@ from flask import current_app
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
+from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.ports import (
     Admission,
     Clients,
@@ -34,7 +35,22 @@ class AccessPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """The settings that decide how requests are answered. A reload replaces them whole; a request keeps those it
+    began with, so that it never meets two policies."""
+
+    access_policy: AccessPolicy = AccessPolicy()
+    max_body: int = 256 * 1024**2  # bytes
+    max_loaded: int | None = None
+    max_wait_seconds: float = 300.0
+    media_urls: MediaUrls = DATA_ONLY
+    loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
+
+
+@dataclass(slots=True)
 class Services:
+    """`settings` is replaced by a reload (workers/runtime.py); nothing else changes."""
+
     catalog: ModelCatalog
     store: Snapshots
     pool: ServerPool
@@ -46,12 +62,8 @@ class Services:
     gauges: Metrics
     engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do
     engine_problem: str
-    access_policy: AccessPolicy
-    max_body: int  # bytes
-    max_loaded: int | None
-    max_wait_seconds: float
-    loading_comments: bool | str  # "reasoning_content": as reasoning, which chat clients display
     version: str
+    settings: RequestSettings
 
 
 def services() -> Services:

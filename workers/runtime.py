@@ -15,7 +15,7 @@ from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, Task
 from app.entities.model import Model
 from app.errors import ProxyError
-from app.services import AccessPolicy, Services
+from app.services import Services
 from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
@@ -25,6 +25,7 @@ from workers.build_catalog import build_catalog, has_models
 from workers.builders import (
     build_gpu_poller,
     build_limits,
+    build_request_settings,
     build_spawn,
     find_configured_engine,
     gpus_at_start,
@@ -77,6 +78,7 @@ class Runtime:
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
             *(lambda: self._store.pool.closing, self._has_ended),
+            lambda server: self._store.pool.kills.get(server, ""),
         )
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled
@@ -93,7 +95,7 @@ class Runtime:
         return Pool(store, spawn, read_memory, self._read_gpus, needs.placement_request, count, forget)
 
     def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
-        server, scheduling = self._settings.server, self._settings.scheduling
+        server = self._settings.server
         return Services(
             catalog=self._catalog,
             store=self._store,
@@ -106,16 +108,8 @@ class Runtime:
             gauges=self._gauges,
             engine=engine,
             engine_problem=engine_problem,
-            access_policy=AccessPolicy(
-                keys=self._settings.api_keys(),
-                host=server.host,
-                loopback_only=server.is_loopback and not server.allow_open,
-            ),
-            max_body=server.max_body,
-            max_loaded=scheduling.max_loaded,
-            max_wait_seconds=scheduling.max_wait_seconds,
-            loading_comments=scheduling.loading_comments,
             version=version(),
+            settings=build_request_settings(self._settings),
         )
 
     # --- start --------------------------------------------------------------------------------------------
@@ -161,7 +155,7 @@ class Runtime:
         for name in names:
             try:
                 model = self._catalog.servable(self._catalog.find(name))
-                self._pool.load(model, self.services.max_wait_seconds, self._clients.watch(None))
+                self._pool.load(model, self.services.settings.max_wait_seconds, self._clients.watch(None))
             except ProxyError as error:
                 log.warning("not preloaded model=%s: %s", name, error)
 

@@ -38,7 +38,7 @@ def authorize_current_request() -> None:
 def authorize(request: IncomingRequest) -> None:
     """Accept the request, and set its key. Raises InvalidApiKey, NotAllowed or InvalidRequest."""
     try:
-        _check(request, request.services.access_policy)
+        _check(request, request.settings.access_policy)
     except ProxyError as problem:
         name = request.key.name if request.key else None
         log.info(
@@ -50,7 +50,7 @@ def authorize(request: IncomingRequest) -> None:
 
 def is_anonymous(request: IncomingRequest) -> bool:
     """Whether only a PUBLIC route accepts the request, whose answer then has no details."""
-    policy = request.services.access_policy
+    policy = request.settings.access_policy
     return request.key is None if policy.keys else not _is_trusted_host(request.header("Host"), policy)
 
 
@@ -62,7 +62,7 @@ def find_model(request: IncomingRequest, name: str) -> Model:
 def check_access(request: IncomingRequest, model: Model) -> Model:
     """The model, if the request's key may use it. Raises NotAllowed."""
     key = request.key
-    assert key or not request.services.access_policy.keys, "no route for a model is public where there are keys"
+    assert key or not request.settings.access_policy.keys, "no route for a model is public where there are keys"
     if key and not may_use(key, model):
         raise NotAllowed(f"the key {key.name!r} may not use {model.name}; its `models` setting lists what it may use")
     return model

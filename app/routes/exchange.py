@@ -174,12 +174,12 @@ class Exchange:
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
-        services, options = self.services, self.options
-        self.slot = slot = services.pool.acquire(
-            model, services.max_wait_seconds, client, options.num_ctx, options.conversation
+        settings, options = self.request.settings, self.options
+        self.slot = slot = self.services.pool.acquire(
+            model, settings.max_wait_seconds, client, options.num_ctx, options.conversation
         )
         self.releases.append(self._release_slot)
-        if not (options.streams and services.loading_comments and self.route in STREAMING_ROUTES):
+        if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES):
             return slot.wait()
         lease = loading_stream.wait_silently(slot, self._server)
         if lease is None and (server := self._server()) is not None:
@@ -239,7 +239,7 @@ class Exchange:
     def _finish_load(self, write: Callable[[bytes], object]) -> None:
         """Write progress until the request was sent to its server. From now on an error is an event."""
         assert self.model is not None and self.slot is not None
-        name, setting = _as_header(self.model.name), self.services.loading_comments
+        name, setting = _as_header(self.model.name), self.request.settings.loading_comments
         try:
             describe = functools.partial(self._progress, name)
             self._send_on(loading_stream.write_progress(write, self.slot, describe, self.route, setting))

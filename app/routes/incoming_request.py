@@ -37,13 +37,14 @@ _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{
 
 
 class IncomingRequest:
-    """One HTTP request. `key`: the API key that it was authorized with."""
+    """One HTTP request. `key`: the API key that it was authorized with; `settings`: those in force when it came."""
 
-    __slots__ = ("endpoint", "environ", "key", "method", "request_id", "services")
+    __slots__ = ("endpoint", "environ", "key", "method", "request_id", "services", "settings")
 
     def __init__(self, environ: dict[str, Any], services: Services, endpoint: str) -> None:
         self.environ = environ
         self.services = services
+        self.settings = services.settings
         self.endpoint = endpoint  # Flask's name of the route; "" for a path without one
         self.method: str = environ["REQUEST_METHOD"]
         self.key: ApiKey | None = None
@@ -102,7 +103,7 @@ class IncomingRequest:
 
     def read_body(self) -> bytes:
         """The body. Raises RequestTooLarge, by the announced length or as soon as more has arrived."""
-        max_bytes = self.services.max_body
+        max_bytes = self.settings.max_body
         if self.announced_bytes <= max_bytes:
             # A server that does not end its stream with the body is asked for the announced bytes only.
             body: bytes = get_input_stream(self.environ).read(max_bytes + 1)
@@ -132,8 +133,8 @@ class IncomingRequest:
         if not _TRACE.fullmatch(headers.get("Traceparent", "")):
             headers.pop("Tracestate", None)  # it belongs to the trace that cannot be read
             headers["Traceparent"] = f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
-        content_type = self.header("Content-Type")
-        headers["Content-Type"] = content_type if content_type.lower().startswith(MULTIPART) else CONTENT_TYPE
+        # The engine reads any type that begins with MULTIPART as a form; what was checked as JSON must arrive as JSON.
+        headers["Content-Type"] = self.header("Content-Type") if self.mimetype == MULTIPART else CONTENT_TYPE
         return headers
 
 

@@ -54,7 +54,7 @@ def load() -> Response:
     if s.engine is None:
         raise NoEngine(s.engine_problem)
     with _command(servable_model) as (model, client):
-        s.pool.load(model, s.max_wait_seconds, client)
+        s.pool.load(model, s.settings.max_wait_seconds, client)
     return jsonify(success=True)
 
 
@@ -63,7 +63,7 @@ def unload() -> Response:
     """Returns once its processes have ended. Requests that they are answering are finished first."""
     s = services()
     with _command(_known_or_loaded) as (model, client):
-        s.pool.unload(model, s.max_wait_seconds, client)
+        s.pool.unload(model, s.settings.max_wait_seconds, client)
     return jsonify(success=True)
 
 
@@ -91,7 +91,7 @@ def props() -> Response:
     if "model" in flask_request.args:
         return forward()
     s = services()
-    return jsonify(router_props(s.engine, s.max_loaded))
+    return jsonify(router_props(s.engine, s.settings.max_loaded))
 
 
 @contextlib.contextmanager

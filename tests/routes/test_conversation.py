@@ -13,6 +13,7 @@ import pytest
 from app.routes.incoming_request import IncomingRequest
 from app.routes.request_options import conversation_hash
 from app.routes.requested_model import read_request
+from app.services import RequestSettings
 
 SYSTEM = {"role": "system", "content": "You are kind."}
 FIRST = {"role": "user", "content": [{"type": "text", "text": "Hello!"}]}
@@ -28,7 +29,9 @@ class Catalogue:
 
 def conversation(body: dict[str, Any], model: str = "several", **headers: str) -> int | None:
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "CONTENT_TYPE": "application/json"}
-    request: Any = IncomingRequest(environ | headers, SimpleNamespace(catalog=Catalogue()), "")  # type: ignore[arg-type]
+    request: Any = IncomingRequest(
+        environ | headers, SimpleNamespace(catalog=Catalogue(), settings=RequestSettings()), ""
+    )  # type: ignore[arg-type]
     return read_request(request, json.dumps({"model": model, **body}).encode()).conversation
 
 

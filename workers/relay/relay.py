@@ -38,7 +38,8 @@ class Relay:
     """Sends requests to llama-servers.
 
     `is_closing`: the service is stopping them, so a cut is not a crash. `has_ended`: whether the process of a server,
-    by its id, has ended or is being stopped; it waits a moment for that.
+    by its id, has ended or is being stopped; it waits a moment for that. `why_killed`: why the service itself killed
+    the server with this id; "" if it did not.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Relay:
         mover: StreamMover,
         is_closing: Callable[[], bool],
         has_ended: Callable[[int], bool],
+        why_killed: Callable[[int], str] = lambda server: "",
     ) -> None:
         self._first_byte_seconds = first_byte_seconds
         self._stall_seconds = stall_seconds
         self.mover = mover
         self._is_closing = is_closing
         self._has_ended = has_ended
+        self._why_killed = why_killed
         self.connections = UpstreamConnections()
 
     def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> UpstreamAnswer:
@@ -90,6 +93,8 @@ class Relay:
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
+        if why := self._why_killed(address.server):
+            return UpstreamCrashed(f"{why}; the next request restarts it")
         model = address.model
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"

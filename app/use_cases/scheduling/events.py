@@ -10,6 +10,7 @@ from app.entities.gpu import GpuSnapshot
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.use_cases.placement.request import PlacementRequest
+from app.use_cases.scheduling.pool_state import SchedulingLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,17 @@ class GpusPolled:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """The configuration was reloaded. `placement_requests`: of models whose settings have changed and that requests
+    wait for, by name."""
+
+    limits: SchedulingLimits
+    models: Mapping[str, Model]  # the whole catalogue, by name
+    placement_requests: Mapping[str, PlacementRequest]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Only time has passed: something may be due."""
 
@@ -200,6 +212,7 @@ Event = (
     | MemoryRead
     | MemoryReadFailed
     | GpusPolled
+    | Reconfigured
     | Tick
     | Drain
     | Close

@@ -43,6 +43,7 @@ class SchedulingLimits:
     min_residency_seconds: float = 20.0
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
+    max_excess_memory_bytes: int | None = None  # None: RAM is not watched
     # How often an engine is polled for its busy slots after a client has disconnected. llama-server checks for the
     # client only after a second without any result, and an answer to this poll is a result: polled more often, it
     # generates for ever (b11434, server-queue.cpp, recv_with_timeout and HTTP_POLLING_SECONDS).
@@ -97,6 +98,7 @@ class PoolState:
     waiting: tuple[Waiter, ...] = ()  # oldest first
     memory: MemoryReading | None = None
     memory_requested_at: float | None = None  # of the reading on its way
+    memory_failed_at: float = float("-inf")  # of the last reading that failed
     gpus: GpuSnapshot = NO_GPUS
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
@@ -112,6 +114,7 @@ class PoolState:
     last_exit_at: float = float("-inf")  # a reading from before still counts memory that is being released
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
+    kills: Mapping[int, str] = field(default_factory=dict)  # by server id, the last few: why it was killed
     draining: bool = False
     closing: bool = False
     next_server: int = 1
@@ -190,6 +193,12 @@ def stop_server(state: PoolState, server: Server, why: StopReason, detail: str =
     state = replace(state, held_when_stopped={**state.held_when_stopped, server.id: held})
     state = update_server(state, server.id, lambda s: s.with_state(STOPPING))
     return state, [Stop(server.id, why, detail)]
+
+
+def begin_termination(state: PoolState, server: Server) -> PoolState:
+    """The server draining for good: never ready again, even if the client that ordered it disconnects."""
+    draining = server if server.state is DRAINING else server.with_state(DRAINING)
+    return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
 
 
 def reject(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:
