@@ -40,7 +40,9 @@ log = logging.getLogger(__name__)
 UNKNOWN_MODEL = "_unknown"  # the label of requests for a name that is not in the catalogue: clients add no series
 HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"  # printable ASCII but "%"; the rest of a name is percent-encoded
 LOADS_NOTHING = ("GET", "HEAD")
-NOT_IMPLEMENTED = 501  # llama-server's, for what its start options disabled
+# llama-server answers 500 for requests that it cannot process (an image without a projector, an input longer than
+# ubatch_size), 501 for what its start options disabled. SDKs repeat 5xx, here with the same result.
+NOT_RETRIED = (500, 501)
 
 
 def respond(request: IncomingRequest, route: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -233,8 +235,8 @@ class Exchange:
         ours.append(("x-llama-smart-proxy-wait-ms", str(round(self.waited_seconds * 1000))))
         if self.answer.is_stream:
             ours.append(("X-Accel-Buffering", "no"))
-        if self.answer.status == NOT_IMPLEMENTED:
-            ours.append(("x-should-retry", "false"))  # SDKs would repeat the request, with the same result
+        if self.answer.status in NOT_RETRIED:
+            ours.append(("x-should-retry", "false"))
         return self.answer.status, [*self.answer.headers, *ours]
 
     def _finish_load(self, write: Callable[[bytes], object]) -> None:

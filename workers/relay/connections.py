@@ -21,6 +21,7 @@ MAX_KEPT = 64  # for each server
 CONNECT_SECONDS = 10.0  # to a listening socket of this machine
 MOMENT_SECONDS = 0.004  # small answers of small models take no longer
 SEND_SECONDS = 300  # a healthy server reads its requests
+RESET_SECONDS = 0.05  # a reset follows the end of a connection as soon as its server closes the socket
 
 
 @dataclass(slots=True)
@@ -62,6 +63,16 @@ class UpstreamConnection:
         if not poll.poll(1000 * self.patience_seconds):
             raise TimeoutError(f"llama-server sent nothing for {self.patience_seconds:g} s")
         return self.socket.recv(RECEIVE_BYTES)
+
+    def was_reset(self) -> bool:
+        """After the end of the connection: whether the server left bytes of ours unread.
+
+        Its kernel sends a reset for those once the socket is closed, and for bytes that arrive later (Linux 6.1,
+        tcp_close and tcp_rcv_state_process). cpp-httplib shuts a socket down, then closes it: the end comes first.
+        """
+        poll = select.poll()
+        poll.register(self.socket, 0)  # POLLHUP and POLLERR are always reported
+        return bool(poll.poll(1000 * RESET_SECONDS))
 
     def shut(self) -> None:
         """Wake the thread that waits on it. From any thread."""
