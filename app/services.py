@@ -8,8 +8,10 @@ from flask import current_app
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
+from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.ports import (
     Admission,
+    Bodies,
     Clients,
     Metrics,
     ModelCatalog,
@@ -30,11 +32,26 @@ class AccessPolicy:
 
     keys: tuple[ApiKey, ...] = ()
     host: str = "127.0.0.1"  # server.host
+    public_origin: str = ""  # of server.public_url, as browsers send it
     loopback_only: bool = True  # it listens for this machine alone; False also with server.allow_open
 
 
 @dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """The settings that decide how requests are answered. A reload replaces them whole; a request keeps those it
+    began with, so that it never meets two policies."""
+
+    access_policy: AccessPolicy = AccessPolicy()
+    max_loaded: int | None = None
+    max_wait_seconds: float = 300.0
+    media_urls: MediaUrls = DATA_ONLY
+    loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
+
+
+@dataclass(slots=True)
 class Services:
+    """`settings` is replaced by a reload (workers/runtime.py); nothing else changes."""
+
     catalog: ModelCatalog
     store: Snapshots
     pool: ServerPool
@@ -42,16 +59,13 @@ class Services:
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     rates: RateLimits
+    bodies: Bodies
     access_log: RequestLog
     gauges: Metrics
     engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do
     engine_problem: str
-    access_policy: AccessPolicy
-    max_body: int  # bytes
-    max_loaded: int | None
-    max_wait_seconds: float
-    loading_comments: bool | str  # "reasoning_content": as reasoning, which chat clients display
     version: str
+    settings: RequestSettings
 
 
 def services() -> Services:

@@ -39,6 +39,7 @@ PURE = ("app/entities", "app/use_cases")
 # is named. `PURE` is what any layer may use of the decisions.
 USE_CASES = {
     "app/use_cases/credentials.py": {"app/entities"},
+    "app/use_cases/body_checks": {"app/entities"},
     "app/use_cases/model_shape": {"app/entities"},
     "app/use_cases/estimate": {"app/entities", "app/use_cases/model_shape"},
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
@@ -50,12 +51,14 @@ APP = {
     "app/entities": set(),
     "app/errors.py": {"app/entities"},
     "app/settings": {"app/entities", "app/use_cases/credentials.py", "app/use_cases/launch"},
-    "app/ports.py": {"app/entities", "app/use_cases/reporting", "app/use_cases/scheduling"},
+    "app/request_body": {"app/entities", "app/errors.py", "app/use_cases/body_checks"},
+    "app/ports.py": {"app/entities", "app/request_body", "app/use_cases/reporting", "app/use_cases/scheduling"},
     "app/services.py": {"app/entities", "app/ports.py"},
     "app/routes": {
         "app/entities",
         "app/errors.py",
         "app/ports.py",
+        "app/request_body",
         "app/services.py",
         "app/use_cases/credentials.py",
         "app/use_cases/reporting",
@@ -75,6 +78,7 @@ WORKERS = {
     "workers/engine": {"workers/server"},
     "workers/pool": {"workers/catalog", "workers/measurement", "workers/telemetry"},
     "workers/relay": set(),
+    "workers/request_bodies": {"app/request_body"},
     "workers/gunicorn_worker": {
         "app/services.py",
         "workers/telemetry",
@@ -91,6 +95,7 @@ THIRD_PARTY = {
     "app/use_cases": set(),
     "app/errors.py": set(),
     "app/ports.py": set(),
+    "app/request_body": {"werkzeug"},
     "app/services.py": {"flask"},
     "app/routes": {"flask", "werkzeug"},
     "app/web.py": {"flask", "werkzeug"},

@@ -11,6 +11,7 @@ from functools import partial
 from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
+from app.services import AccessPolicy, RequestSettings
 from app.settings.schema import Settings
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
@@ -57,10 +58,28 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         ttl_seconds=scheduling.ttl_seconds,
         stall_timeout_seconds=scheduling.stall_timeout_seconds,
         hang_timeout_seconds=scheduling.hang_timeout_seconds,
+        max_excess_memory_bytes=scheduling.max_excess_memory,
         silent_disconnect_notice_seconds=_silent_disconnect_notice_seconds(engine),
         gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
         cpu_fallback=settings.gpu.cpu_fallback,
+    )
+
+
+def build_request_settings(settings: Settings) -> RequestSettings:
+    """What the routes go by."""
+    server, scheduling = settings.server, settings.scheduling
+    return RequestSettings(
+        access_policy=AccessPolicy(
+            keys=settings.api_keys(),
+            host=server.host,
+            public_origin=server.public_origin,
+            loopback_only=server.is_loopback and not server.allow_open,
+        ),
+        max_loaded=scheduling.max_loaded,
+        max_wait_seconds=scheduling.max_wait_seconds,
+        media_urls=settings.upstream.allowed_media_urls(),
+        loading_comments=scheduling.loading_comments,
     )
 
 

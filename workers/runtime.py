@@ -15,17 +15,17 @@ from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, Task
 from app.entities.model import Model
 from app.errors import ProxyError
-from app.services import AccessPolicy, Services
+from app.services import Services
 from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.effects import StopReason
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog, has_models
 from workers.builders import (
     build_gpu_poller,
     build_limits,
+    build_request_settings,
     build_spawn,
     find_configured_engine,
     gpus_at_start,
@@ -42,6 +42,7 @@ from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
+from workers.request_bodies.held_body import RequestBodies
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
@@ -50,6 +51,8 @@ from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 
+# From the end of a process's connections to its own: it gives back what it holds on GPUs, which takes up to 1.5 s.
+EXIT_SECONDS = 2.0
 KILL_GRACE_SECONDS = 2.0  # beyond stop_seconds: the kernel needs time to free a killed process's memory
 
 
@@ -75,8 +78,8 @@ class Runtime:
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
-            lambda: self._store.pool.closing,
-            lambda server: self._store.pool.interrupted.get(server) is StopReason.HUNG,
+            *(lambda: self._store.pool.closing, self._has_ended),
+            lambda server: self._store.pool.kills.get(server),
         )
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled
@@ -93,7 +96,7 @@ class Runtime:
         return Pool(store, spawn, read_memory, self._read_gpus, needs.placement_request, count, forget)
 
     def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
-        server, scheduling = self._settings.server, self._settings.scheduling
+        server = self._settings.server
         return Services(
             catalog=self._catalog,
             store=self._store,
@@ -102,20 +105,13 @@ class Runtime:
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
+            bodies=RequestBodies(server.max_body, server.max_bodies),
             access_log=self._access_log,
             gauges=self._gauges,
             engine=engine,
             engine_problem=engine_problem,
-            access_policy=AccessPolicy(
-                keys=self._settings.api_keys(),
-                host=server.host,
-                loopback_only=server.is_loopback and not server.allow_open,
-            ),
-            max_body=server.max_body,
-            max_loaded=scheduling.max_loaded,
-            max_wait_seconds=scheduling.max_wait_seconds,
-            loading_comments=scheduling.loading_comments,
             version=version(),
+            settings=build_request_settings(self._settings),
         )
 
     # --- start --------------------------------------------------------------------------------------------
@@ -161,7 +157,7 @@ class Runtime:
         for name in names:
             try:
                 model = self._catalog.servable(self._catalog.find(name))
-                self._pool.load(model, self.services.max_wait_seconds, self._clients.watch(None))
+                self._pool.load(model, self.services.settings.max_wait_seconds, self._clients.watch(None))
             except ProxyError as error:
                 log.warning("not preloaded model=%s: %s", name, error)
 
@@ -174,6 +170,10 @@ class Runtime:
     def task_of(self, model: Model) -> Task:
         """What the model is for. Raises the ProxyError of a model that cannot be served."""
         return self._needs.placement_request(model).task
+
+    def _has_ended(self, server_id: int) -> bool:
+        """Whether a server's process has ended, or is being stopped; waits for the former."""
+        return self._pool.wait_until(lambda s: not (found := s.server(server_id)) or not found.is_up, EXIT_SECONDS)
 
     def _read_gpus(self) -> None:
         if self._gpus is not None:
@@ -205,6 +205,7 @@ class Runtime:
         if self._gpus is not None:
             self._gpus.close()
         self._history.close()
+        self.services.bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
 
     def kill(self) -> None:

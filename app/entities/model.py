@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.entities.launch import LaunchSettings
 from app.entities.placement import PlacementConstraints
@@ -35,11 +35,19 @@ class Model:
     replicas: Replicas = field(default_factory=Replicas)
 
     def is_served_as(self, other: Model) -> bool:
-        """Whether a llama-server started for this model also serves `other`: same file, unchanged, same options."""
-        return (self.path, self.size_bytes, self.created, self.launch, self.constraints) == (
+        """Whether a llama-server started for this model also serves `other`: same file, unchanged, same options.
+
+        Whatever else differs (names, pin, priority, ttl, replicas) applies to a running server, too.
+        """
+        return (self.path, self.size_bytes, self.created, self.launch, self.keep_kv_cache) == (
             other.path,
             other.size_bytes,
             other.created,
             other.launch,
-            other.constraints,
-        )
+            other.keep_kv_cache,
+        ) and (self.constraints == other.constraints or self._where_it_runs == other._where_it_runs)
+
+    @property
+    def _where_it_runs(self) -> PlacementConstraints:
+        """Without what only decides whether the next load waits for a GPU."""
+        return replace(self.constraints, cpu_when_full=False)

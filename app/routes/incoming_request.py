@@ -17,8 +17,8 @@ from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_input_stream
 
 from app.entities.key import ApiKey
-from app.errors import RequestTooLarge
-from app.ports import UpstreamRequest, WatchedClient
+from app.ports import BodyFile, RequestBody, UpstreamRequest, WatchedClient
+from app.request_body.content import MULTIPART
 from app.routes.paths import PLAIN_ROUTES
 from app.services import Services, services
 
@@ -31,19 +31,19 @@ PATH_SAFE = "/:@!$&'()*+,;=~"
 FORWARDED_HEADERS = ("Accept", "Traceparent", "Tracestate")  # and X-Request-Id, with our own value if it has none
 # Whatever the client calls its JSON: llama-server accepts a form, curl's default for -d, only up to 1 MiB.
 CONTENT_TYPE = "application/json"
-MULTIPART = "multipart/form-data"  # forwarded as it is, with its boundary
 # A traceparent (W3C Trace Context, 3.2).
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class IncomingRequest:
-    """One HTTP request. `key`: the API key that it was authorized with."""
+    """One HTTP request. `key`: the API key that it was authorized with; `settings`: those in force when it came."""
 
-    __slots__ = ("endpoint", "environ", "key", "method", "request_id", "services")
+    __slots__ = ("endpoint", "environ", "key", "method", "request_id", "services", "settings")
 
     def __init__(self, environ: dict[str, Any], services: Services, endpoint: str) -> None:
         self.environ = environ
         self.services = services
+        self.settings = services.settings
         self.endpoint = endpoint  # Flask's name of the route; "" for a path without one
         self.method: str = environ["REQUEST_METHOD"]
         self.key: ApiKey | None = None
@@ -70,6 +70,11 @@ class IncomingRequest:
         query: str = self.environ.get("QUERY_STRING", "")
         pairs = parse_qsl(_text(query), keep_blank_values=True) if query else ()
         return [value for key, value in pairs if key == name]
+
+    @property
+    def wants_scan(self) -> bool:
+        """Whether a list of models should look for new files first."""
+        return self.arguments("reload")[:1] == ["1"]
 
     @property
     def mimetype(self) -> str:
@@ -100,17 +105,13 @@ class IncomingRequest:
         """A watch over the client's connection; close it."""
         return self.services.clients.watch(self.environ.get("gunicorn.socket"))
 
-    def read_body(self) -> bytes:
-        """The body. Raises RequestTooLarge, by the announced length or as soon as more has arrived."""
-        max_bytes = self.services.max_body
-        if self.announced_bytes <= max_bytes:
-            # A server that does not end its stream with the body is asked for the announced bytes only.
-            body: bytes = get_input_stream(self.environ).read(max_bytes + 1)
-            if len(body) <= max_bytes:
-                return body
-        raise RequestTooLarge(f"the body is larger than {max_bytes} bytes; server.max_body sets the limit")
+    def receive_body(self) -> RequestBody:
+        """The body; close it. Raises RequestTooLarge and Overloaded: by the announced length, or as soon as more has
+        arrived."""
+        # A server that does not end its stream with the body is asked for the announced bytes only.
+        return self.services.bodies.receive(get_input_stream(self.environ).read, self.announced_bytes)
 
-    def for_engine(self, body: bytes) -> UpstreamRequest:
+    def for_engine(self, body: bytes | BodyFile) -> UpstreamRequest:
         """The request that goes to a llama-server: the same method, path, query and body, and headers of a list."""
         return UpstreamRequest(self.method, self._target(), self._forwarded_headers(), body)
 
@@ -132,8 +133,8 @@ class IncomingRequest:
         if not _TRACE.fullmatch(headers.get("Traceparent", "")):
             headers.pop("Tracestate", None)  # it belongs to the trace that cannot be read
             headers["Traceparent"] = f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
-        content_type = self.header("Content-Type")
-        headers["Content-Type"] = content_type if content_type.lower().startswith(MULTIPART) else CONTENT_TYPE
+        # The engine reads any type that begins with MULTIPART as a form; what was checked as JSON must arrive as JSON.
+        headers["Content-Type"] = self.header("Content-Type") if self.mimetype == MULTIPART else CONTENT_TYPE
         return headers
 
 
@@ -155,7 +156,17 @@ def _variable(name: str) -> str:
     return "HTTP_" + name.upper().replace("-", "_")
 
 
-_COMMON = ("X-Request-Id", "Host", "Origin", "Authorization", "X-Api-Key", "Accept", "Connection", "Traceparent")
+_COMMON = (
+    "X-Request-Id",
+    "Host",
+    "Origin",
+    "Sec-Fetch-Site",
+    "Authorization",
+    "X-Api-Key",
+    "Accept",
+    "Connection",
+    "Traceparent",
+)
 _VARIABLE = {
     **{name: _variable(name) for name in (*_COMMON, "Tracestate")},
     "Content-Type": "CONTENT_TYPE",

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app.entities.key import ApiKey
 from app.entities.launch import LaunchSettings
+from app.entities.media_urls import MediaUrls
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.settings.gpu import GpuSettings
 from app.settings.model import ModelDefaults, ModelSettings
@@ -33,8 +34,11 @@ from app.settings.values import (
     Variables,
     absolute,
     start_folder,
+    url_origin,
 )
 from app.use_cases.credentials import is_loopback
+
+_HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 
 
 class ServerSettings(Section):
@@ -49,6 +53,10 @@ class ServerSettings(Section):
         16, ge=1, description="Threads never used for inference, so that health checks are always answered."
     )
     max_body: ByteSize = Field(ByteSize(256 * 1024**2), description="Largest request body.")
+    max_bodies: ByteSize = Field(
+        ByteSize(1024**3),
+        description="Memory for all request bodies together, at least one of `max_body`; further requests get 503.",
+    )
     receive_timeout_seconds: float = Field(
         10.0, gt=0, description="Timeout for a request's headers, and for a pause while its body arrives."
     )
@@ -57,6 +65,30 @@ class ServerSettings(Section):
     allow_open: bool = Field(
         False, description="Without keys, let anyone who can reach the address use the service, under any Host name."
     )
+
+    public_url: Text | None = Field(
+        None,
+        description=(
+            "URL of the service as browsers know it, if a reverse proxy changes the Host header: "
+            "https://llm.example.org. Its pages count as our own; see [keys.md](keys.md#browsers)."
+        ),
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, url: str | None) -> str | None:
+        try:
+            is_valid = url is None or bool(re.match(r"(?i)https?://[^/]", url) and url_origin(url))
+        except ValueError:
+            is_valid = False
+        if not is_valid:
+            raise ValueError("must begin with http:// or https:// and a host name")
+        return url
+
+    @property
+    def public_origin(self) -> str:
+        """That of public_url; "" without one."""
+        return url_origin(self.public_url) if self.public_url else ""
 
     @field_validator("host")
     @classmethod
@@ -84,7 +116,9 @@ class ApiKeySettings(Section):
         description='The hash of the key, never the key itself: `printf %s "$KEY" | sha256sum` prints it.'
     )
     models: list[Text] = Field(["*"], description="Models that the key may use; `*` and `?` are wildcards.")
-    admin: bool = Field(False, description="May load and unload models.")
+    admin: bool = Field(
+        False, description="May load and unload models, change the engine's LoRA scales, and read `/decisions`."
+    )
     requests_per_minute: int = Field(600, ge=1, description="Limit on inference requests per minute.")
 
     @field_validator("sha256")
@@ -147,12 +181,32 @@ class CatalogSettings(Section):
 
 
 class UpstreamSettings(Section):
-    """Timeouts for responses of a llama-server."""
+    """Timeouts for responses of a llama-server, and what it may fetch."""
 
     first_byte_seconds: float = Field(
         600.0, gt=0, description="How long a llama-server may take to begin its response."
     )
     stall_seconds: float = Field(300.0, gt=0, description="How long a response that has begun may pause.")
+    media_urls: Literal["data", "http"] | list[Text] = Field(
+        "data",
+        description=(
+            "URLs of images, audio and video that a request may name; llama-server fetches them from this machine. "
+            "data: only data: URLs, which are a part of the request; http: any http: or https: URL; or a list of "
+            "hosts (`example.com`, or `example.com:8443` for another port than the default one)."
+        ),
+    )
+
+    @field_validator("media_urls")
+    @classmethod
+    def _check_hosts(cls, allowed: str | list[str]) -> str | list[str]:
+        if isinstance(allowed, list) and (wrong := [host for host in allowed if not _HOST.fullmatch(host)]):
+            raise ValueError(f"{wrong[0]!r} is not a host; write example.com, 10.0.0.7:8080 or [fd00::7]")
+        return allowed
+
+    def allowed_media_urls(self) -> MediaUrls:
+        if isinstance(self.media_urls, str):
+            return MediaUrls(any_host=self.media_urls == "http")
+        return MediaUrls(hosts=frozenset(host.lower() for host in self.media_urls))
 
 
 class SchedulingSettings(Section):
@@ -184,6 +238,15 @@ class SchedulingSettings(Section):
         description=(
             "How long a llama-server that has requests may not respond before it is killed and a new one started. "
             "31536000, a year: never."
+        ),
+    )
+    max_excess_memory: Memory | None = Field(
+        ByteSize(4 * 1024**3),
+        description=(
+            "RAM that a llama-server may hold beyond what was booked for it; one that holds more is killed, and its "
+            "requests fail. 4 GiB is above what honest requests take (the largest bodies, several times over, while "
+            "they are parsed); a runaway JSON schema or grammar takes it in seconds. Context checkpoints do not "
+            "count. null: no limit."
         ),
     )
     kv_cache_disk: Memory = Field(

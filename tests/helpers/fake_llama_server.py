@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A scripted llama-server, for faults that a real one does not show on demand.
 
-It accepts llama-server's command line and prints the --help and --version of a build of mid 2024. Its behaviour is set
+It accepts llama-server's command line and prints the --help and --version of a build of mid 2024. Like a real one it
+closes the connection after each stream, a little late, although it has announced keep-alive. Its behaviour is set
 by FAKE_* variables, or by the same names in a JSON file next to it (`<argv[0]>.json`), because the environment of an
 engine is built from an allow-list. `install_fake(folder, FAKE_LOAD="hang")` writes such a pair.
 
@@ -11,6 +12,7 @@ FAKE_OOM_ONCE=FILE        as FAKE_LOAD=oom unless FILE exists; creates it
 FAKE_STREAM_TOKENS=20     tokens per answer              FAKE_TOKEN_DELAY_SECONDS=0.01   between two tokens
 FAKE_DIE_AFTER_TOKENS=5   exits in mid-stream            FAKE_TRUNCATE=1                 closes in mid-stream
 FAKE_FIRST_BYTE_SECONDS=5 delay before the answer        FAKE_STATUS=500                 answers with this error
+FAKE_GROW_MB=600          takes this much memory for a prompt "grow"
 FAKE_GARBAGE=1            answers with invalid HTTP      FAKE_NO_BIND=1                  never listens
 FAKE_IGNORE_TERM=1        ignores SIGTERM                FAKE_FORK_GRANDCHILD=1          a child keeps its pipes open
 FAKE_WAITS_FOR_ORDER=1    after SIGTERM, exits only on a router's command on stdin
@@ -30,6 +32,7 @@ FAKE_BREAKDOWN=900,90,9   accepts -fit and --log-jsonl, and logs before the load
                           weights, the context and the graph
 FAKE_DEVICES=CUDA0,CUDA1  accepts --list-devices and lists these; empty: none
 FAKE_PORT_ZERO=1          accepts --port 0, as newer builds do
+FAKE_BINDS_AFTER=FILE     writes its port to FILE, and binds it once FILE.taken exists or FILE existed before
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, weights, request PATH,
                           closed PATH, said NAME
 """
@@ -40,6 +43,7 @@ import hmac
 import io
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -51,6 +55,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 HELP = """\
@@ -124,6 +129,8 @@ def _settings() -> dict[str, str]:
     return {**{name: str(value) for name, value in configured.items()}, **given}
 
 
+MAX_CLOSING_SECONDS = 0.005  # after a stream
+
 SETTINGS = _settings() if __name__ == "__main__" else {}
 loaded = threading.Event()
 journal_lock = threading.Lock()
@@ -180,6 +187,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+    def end_headers(self) -> None:
+        self.send_header("Keep-Alive", "timeout=5, max=100")
+        super().end_headers()
 
     def setup(self) -> None:
         super().setup()
@@ -336,15 +347,20 @@ class Handler(BaseHTTPRequestHandler):
         if "input" in request:
             vector = {"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}
             return self.answer(200, {"object": "list", "data": [vector], "usage": {"prompt_tokens": 1}})
+        if request.get("prompt") == "grow":
+            self.server.grown.append(b"x" * int(number("FAKE_GROW_MB") * 2**20))
         self.server.generating += 1
         try:
-            return self.stream() if request.get("stream") else self.whole()
+            self.stream() if request.get("stream") else self.whole()
         except OSError:
             journal(f"closed {self.path}")
             self.close_connection = True
-            return None
         finally:
             self.server.generating -= 1
+        if request.get("stream") and not self.close_connection:
+            time.sleep(random.uniform(0, MAX_CLOSING_SECONDS))
+            self.close_connection = True
+        return None
 
     def tokens(self) -> range:
         return range(int(number("FAKE_STREAM_TOKENS", 20)))
@@ -401,6 +417,7 @@ class Server(ThreadingHTTPServer):
     alias = ""
     slots_folder = ""
     generating = 0
+    grown: ClassVar[list[bytes]] = []
 
     def handle_error(self, *_: object) -> None:
         pass  # disconnecting clients are expected
@@ -415,6 +432,8 @@ def listen(chosen: dict[str, str]) -> None:
     if port == 0 and not is_on("FAKE_PORT_ZERO"):
         log("couldn't bind to server socket: hostname=127.0.0.1 port=0")  # builds before `--port 0`
         sys.exit(1)
+    if "FAKE_BINDS_AFTER" in SETTINGS:
+        announce(port, Path(SETTINGS["FAKE_BINDS_AFTER"]))
     try:
         server = Server((chosen.get("host", "127.0.0.1"), port), Handler)
     except OSError:
@@ -425,6 +444,15 @@ def listen(chosen: dict[str, str]) -> None:
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     journal(f"bind {server.server_port}")
     log(f"main: HTTP server is listening, hostname: 127.0.0.1, port: {server.server_port}, http threads: 8")
+
+
+def announce(port: int, file: Path) -> None:
+    """Let somebody take the port first."""
+    if not file.exists():
+        file.write_text(str(port))
+        until = time.monotonic() + 5
+        while not Path(f"{file}.taken").exists() and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 def load(chosen: dict[str, str]) -> None:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
+
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, GpuLimits
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import RELEASE_TIMEOUT_SECONDS, Ledger, ReleasingMemory, memory_to_release
+from app.use_cases.placement.ledger import (
+    RELEASE_TIMEOUT_SECONDS,
+    Ledger,
+    ReleasingMemory,
+    memory_to_release,
+)
 from tests.helpers.builders import GIB, a_model, a_server, memory
 
 NO_RESERVE = GpuLimits(reserve_bytes=0)
 STOPPING = ServerState.STOPPING
+ENDING = pytest.mark.parametrize("state", [ServerState.DRAINING, STOPPING])
 
 
 def seen(
@@ -225,3 +233,29 @@ def test_shared_resources_being_released_and_of_an_empty_machine():
     assert account.shared_releasing() == {CPU: 9 * GIB, UNBOOKED_RAM: 10 * GIB, LOAD_QUOTA: 1}
     assert account.shared_totals() == {CPU: 16 * GIB, UNBOOKED_RAM: 16 * GIB, LOAD_QUOTA: 3}
     assert account.shared_free()[LOAD_QUOTA] == 2
+
+
+@ENDING
+def test_a_server_that_is_ending_keeps_its_booking_until_its_process_has_ended(state: ServerState):
+    """The kernel counts pages of a mapped file as available while a stopping server still has them mapped: booked
+    again, the same RAM was promised to two models."""
+    ending, loading = in_ram(10, ready_at=1.0, state=state), in_ram(4, ready_at=6.0, state=state)
+    assert ram(15, ending) == (15, 6)
+    assert ram(12, loading) == (8, 12), "what it has yet to allocate is claimed as well"
+    account = Ledger(seen(24), memory(5.0, 15, 16), (ending,), NO_RESERVE, (), 3)
+    assert account.shared_free()[LOAD_QUOTA] == 2
+    released = {CPU: 0, UNBOOKED_RAM: 10 * GIB, LOAD_QUOTA: 1}
+    nothing = dict.fromkeys(released, 0)
+    is_stopping = state is STOPPING
+    assert account.shared_releasing() == (released if is_stopping else nothing)
+    assert account.shared_draining() == (nothing if is_stopping else released)
+
+
+@ENDING
+def test_a_server_that_is_ending_keeps_its_booking_on_a_gpu(state: ServerState):
+    ending = on_gpu(10, ready_at=1, state=state)
+    assert usable(seen(14), ending, gpu_limits=GpuLimits(0, 16 * GIB)) == 6
+    (card,) = ledger(seen(14, {7: 10 * GIB}), ending).cards()
+    assert (card.releasing_bytes, card.draining_bytes) == ((10 * GIB, 0) if state is STOPPING else (0, 10 * GIB))
+    assert usable(seen(14, at=0.5), ending) == 4, "claimed: the reading is older than the load's end"
+    assert ledger(seen(14), ending).residents(now=105.0) == (), "it is no candidate for eviction"

@@ -47,7 +47,14 @@ from app.use_cases.scheduling.pool_state import Awaited, PoolState, SchedulingLi
 from app.use_cases.scheduling.readings import note_elapsed_time
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.schedule import PASSES, due_at, step
-from tests.helpers.builders import GIB, a_command, a_model, assert_steady_step_equals_usual_step, booked
+from tests.helpers.builders import (
+    GIB,
+    a_command,
+    a_model,
+    a_placement_request,
+    assert_steady_step_equals_usual_step,
+    booked,
+)
 
 FAILURES = {
     *(Reason.LOAD_FAILED, Reason.LOAD_TIMEOUT, Reason.SPAWN_FAILED),
@@ -58,10 +65,12 @@ ARRIVALS = 40
 
 
 class World:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, reloads: int = 0) -> None:
         self.random = random.Random(seed)
+        self.reloads = reloads
         self.now = 0.0
         self.total = self.random.choice([8, 16, 32]) * GIB
+        self.has_keys = self.random.random() < 0.5
         self.others_bytes = self.others_bytes_when_read = 0
         self.held_when_read: dict[int, int] = {}
         self.models = [self.some_model(number) for number in range(self.random.randint(1, 5))]
@@ -112,6 +121,8 @@ class World:
                 self.later(at + self.random.expovariate(0.3), ev.Cancel(ticket, 0.0))
         if self.random.random() < 0.2:
             self.later(self.random.uniform(0, at), ev.Drain(0.0))
+        for _ in range(self.reloads):
+            self.later(self.random.uniform(0, at), self.some_reload())
         self.run()
         assert set(self.answers) == set(range(1, ARRIVALS + 1)), "every request is answered"
         assert not self.state.waiting, "no request is left waiting"
@@ -229,7 +240,7 @@ class World:
             if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
                 assert server.is_terminating, "a pinned model is drained only by order"
             if server.leases and server.state not in (ServerState.READY, ServerState.DRAINING):
-                assert self.state.interrupted[server.id] is StopReason.HUNG, "a busy server is never interrupted"
+                assert self.state.kills[server.id].why is StopReason.HUNG, "a busy server is never interrupted"
 
     def check_victims(self, before: PoolState, event: ev.Event, effects: list[Effect]) -> None:
         """Victims are idle and not pinned, and recently loaded only where no others would do: the first load of the
@@ -328,8 +339,24 @@ class World:
 
     # --- helpers -----------------------------------------------------------------------------------------
 
+    def some_reload(self) -> ev.Event:
+        """Models that are the same, have other settings, are another file, or are gone; and other limits."""
+        models = {}
+        for model in self.models:
+            created = self.random.choice([model.created, model.created, 1, 3])
+            priority, ttl = self.random.choice([model.priority, 2]), self.random.choice([model.ttl_seconds, 5.0])
+            if self.random.random() < 0.8:
+                models[model.name] = replace(model, created=created, priority=priority, ttl_seconds=ttl)
+        served = [model for model in models.values() if self.random.random() < 0.9]
+        requests = {model.name: a_placement_request(booked(model), model.constraints) for model in served}
+        limits = replace(self.state.limits, ttl_seconds=self.random.choice([1, 20]))
+        return ev.Reconfigured(limits, models, requests, 0.0)
+
     def command(self, kind: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
-        return self.in_conversation(a_command(kind, ticket, model, at, deadline))
+        command = a_command(kind, ticket, model, at, deadline)
+        if isinstance(command, ev.Acquire) and self.has_keys:
+            command = replace(command, key=self.random.choice(["a", "a", "a", "b"]))
+        return self.in_conversation(command)
 
     def in_conversation(self, command: ev.Event) -> ev.Event:
         if not isinstance(command, ev.Acquire) or command.model.replicas.max == 1:
@@ -386,3 +413,12 @@ def test_random_histories(seed: int):
             World(history).play()
         except AssertionError as error:
             raise AssertionError(f"World({history}): {error}") from error
+
+
+@pytest.mark.seeds(3)
+def test_random_histories_with_reloads(seed: int):
+    for history in range(seed * HISTORIES, (seed + 1) * HISTORIES):
+        try:
+            World(history, reloads=4).play()
+        except AssertionError as error:
+            raise AssertionError(f"World({history}, reloads=4): {error}") from error

@@ -26,7 +26,7 @@ def test_an_engine_that_hangs_is_replaced_and_says_so(tmp_path: Path):
         assert sorted(chat.result().status_code for chat in chats) == [200, 200, 504]
         assert '"code": "upstream_timeout"' in [line.decode() for line in lines if line][-1]
         (failed,) = [chat.result() for chat in chats if chat.result().status_code == 504]
-        assert "did not respond and was stopped" in failed.json()["error"]["message"]
+        assert "has not responded for" in failed.json()["error"]["message"]
         assert has_exited(engine)
         wait_for(lambda: [server["requests"] for server in service.servers()] == [0], 10)
         assert service.get("/health").json()["degraded"] is False

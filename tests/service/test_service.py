@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from tests.helpers.service import ENDLESS, Service, serving, wait_for
+from workers.catalog.demo_model import write_demo_model
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_an_unload_is_logged_and_counted_while_it_waits_for_an_answer(tmp_path: 
     with serving(tmp_path) as service:
         with service.chat(stream=True, **ENDLESS) as stream:
             lines = stream.iter_lines()
-            next(lines)
+            next(line for line in lines if line.startswith(b"data:"))  # a slow load sends comments first
             with ThreadPoolExecutor(1) as pool:
                 order = pool.submit(service.post, "/models/unload", {"model": "demo"})
                 wait_for(lambda: service.servers()[0]["state"] == "draining", 10)
@@ -243,19 +244,23 @@ def test_a_body_that_is_too_large_is_rejected_in_any_framing(tmp_path: Path, chu
         assert 'code="413"' in service.get("/metrics").text
 
 
-def test_a_model_name_in_any_script_is_served_and_escaped_in_the_header(tmp_path: Path, service: Service):
+def test_a_model_name_in_any_script_is_served_and_escaped_in_the_header(tmp_path: Path):
     """Headers cannot contain it unescaped: the answer used to fail, and its slot was never released."""
     models = tmp_path / "models"
     models.mkdir()
-    demo = next((service.folder / "cache").rglob("demo.gguf"))
+    demo = write_demo_model(tmp_path / "written")
     (models / "模型 100%.gguf").write_bytes(demo.read_bytes())
+    (models / "<img src=x onerror=alert(1)>.gguf").write_bytes(demo.read_bytes())
     with serving(tmp_path, "--models-dir", str(models)) as other:
         for _ in range(6):  # more than it has slots
             answer = other.chat("模型 100%", max_tokens=1)
             assert answer.status_code == 200
         assert answer.json()["model"] == "模型 100%"
         assert answer.headers["x-llama-smart-proxy-model"] == "%E6%A8%A1%E5%9E%8B 100%25"
-        assert other.get("/").status_code == other.get("/metrics").status_code == 200
+        assert other.chat("<img src=x onerror=alert(1)>", max_tokens=1).status_code == 200
+        page = other.get("/")
+        assert page.status_code == other.get("/metrics").status_code == 200
+        assert "<img" not in page.text and "&lt;img src=x" in page.text
 
 
 def test_health_answers_while_unneeded_bodies_are_incomplete(tmp_path: Path):

@@ -14,6 +14,7 @@ import yaml
 
 from app.entities.key import ApiKey
 from app.entities.launch import ALL_LAYERS, ModelOptions, Task
+from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
 from app.settings.configuration import (
     OPEN_WITHOUT_KEYS,
@@ -34,6 +35,7 @@ from tests.helpers.builders import a_launch
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
 SECRET = "sk-sesame-open"
 HASH = hashlib.sha256(SECRET.encode()).hexdigest()
+URL_EXPECTED = "must begin with http:// or https:// and a host name"
 BAD_NAME = "a name must have 1 to 512 printable characters, without leading or trailing spaces"
 
 
@@ -82,6 +84,19 @@ def test_maps_are_merged_and_lists_replaced(tmp_path):
     settings = configured(tmp_path, text, **variables)
     assert (sorted(settings.models), settings.models["a"].parallel) == (["a", "b", "c"], 2)
     assert (settings.models["a"].aliases, settings.engine.args) == (["y"], ["--mlock"])
+
+
+def test_media_urls_are_a_word_or_a_list_of_hosts(tmp_path):
+    def allowed(text: str = "", **variables: str) -> MediaUrls:
+        return configured(tmp_path, text, **variables).upstream.allowed_media_urls()
+
+    hosts = MediaUrls(hosts=frozenset({"a.example", "[::1]:80"}))
+    assert allowed() == allowed("upstream: {media_urls: data}") == allowed("upstream: {media_urls: []}") == DATA_ONLY
+    assert allowed(UPSTREAM__MEDIA_URLS="http") == MediaUrls(any_host=True)
+    assert allowed("upstream: {media_urls: [A.example, '[::1]:80']}") == hosts
+    assert allowed(UPSTREAM__MEDIA_URLS='["a.example", "[::1]:80"]') == hosts
+    for wrong in ("[http://a.example]", "[a/b]", "https", "['*.example']", "[x@y]"):
+        assert "upstream.media_urls" in error_messages(tmp_path, f"upstream: {{media_urls: {wrong}}}")[0]
 
 
 def test_json_is_accepted(tmp_path):
@@ -159,6 +174,10 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         ("server: 3", "server: must be a mapping of keys to values, not 3"),
         ("server: {allow_open: maybe}", "server.allow_open: must be true or false, not 'maybe'"),
         ("server: {threads: 8, reserve_threads: 8}", "server: reserve_threads (8) must be below threads (8) - 1"),
+        *(
+            (f"server: {{public_url: '{url}'}}", f"server.public_url: {URL_EXPECTED}")
+            for url in ("llm.example.org", "ftp://llm.example.org", "https://", "https:///x", "http://h:port")
+        ),
         ("scheduling: {ttl_seconds: .inf}", "scheduling.ttl_seconds: must be a number, not inf"),
         ("scheduling: {max_loaded: 0}", "scheduling.max_loaded: must be at least 1, not 0"),
         ("defaults: {ctx_size: -1}", "defaults.ctx_size: must be auto or greater than 0, not -1"),
@@ -312,6 +331,21 @@ def test_no_error_message_contains_a_secret(tmp_path, text):
 
 
 # --- keys -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://llm.example.org", "https://llm.example.org"),
+        ("HTTPS://LLM.example.org:443/chat?x#y", "https://llm.example.org"),
+        ("http://llm.example.org:80/", "http://llm.example.org"),
+        ("http://10.0.0.2:8080", "http://10.0.0.2:8080"),
+        ("http://[::1]:8080/", "http://[::1]:8080"),
+    ],
+)
+def test_the_public_url_is_compared_as_browsers_send_it(tmp_path, url, origin):
+    assert configured(tmp_path, f"server: {{public_url: '{url}'}}").server.public_origin == origin
+    assert configured(tmp_path).server.public_origin == ""
 
 
 def test_keys_become_api_keys(tmp_path):

@@ -20,20 +20,28 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.ports import Address, ClientSocket, TokenUsage, UpstreamRequest, WatchedClient
+from app.use_cases.scheduling.effects import Stop, StopReason
 from workers.relay.body import BadFraming, Counted, SendFailed, Sink, SocketSink, WsgiSink
 from workers.relay.connections import UpstreamConnections
+from workers.relay.reply import BadAnswer, Reply
 from workers.relay.stream_mover import StreamMover
-from workers.relay.upstream import WITH_BODY, BadAnswer, Reply, ask
+from workers.relay.upstream import WITH_BODY, ask
 from workers.relay.usage import token_usage
 
 log = logging.getLogger(__name__)
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+ALIVE = UpstreamRequest("GET", "/health", {}, b"")
+ALIVE_SECONDS = 0.5  # /health waits for no computation
 
 
 class Relay:
-    """Sends requests to llama-servers. `is_closing`: the service is stopping them, so a cut is not a crash; `is_hung`:
-    whether the server of this id was stopped because it did not respond."""
+    """Sends requests to llama-servers.
+
+    `is_closing`: the service is stopping them, so a cut is not a crash. `has_ended`: whether the process of a server,
+    by its id, has ended or is being stopped; it waits a moment for that. `why_killed`: the stop by which the
+    service itself killed the server with this id; None if it did not.
+    """
 
     def __init__(
         self,
@@ -41,13 +49,15 @@ class Relay:
         stall_seconds: float,
         mover: StreamMover,
         is_closing: Callable[[], bool],
-        is_hung: Callable[[int], bool],
+        has_ended: Callable[[int], bool],
+        why_killed: Callable[[int], Stop | None] = lambda server: None,
     ) -> None:
         self._first_byte_seconds = first_byte_seconds
         self._stall_seconds = stall_seconds
         self.mover = mover
         self._is_closing = is_closing
-        self._is_hung = is_hung
+        self._has_ended = has_ended
+        self._why_killed = why_killed
         self.connections = UpstreamConnections()
 
     def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> UpstreamAnswer:
@@ -77,16 +87,17 @@ class Relay:
         self.connections.close()
 
     def error_of(self, error: Exception, address: Address, client: WatchedClient) -> ProxyError:
-        """What an exception of the exchange with a server means."""
+        """What an exception of the exchange with a server means. May ask the server whether it is alive."""
         if isinstance(error, SendFailed) and error.errno is None:
             return ClientDisconnected(str(error))
         if client.is_disconnected or isinstance(error, SendFailed):
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
+        if kill := self._why_killed(address.server):
+            failure = UpstreamTimeout if kill.why is StopReason.HUNG else UpstreamCrashed
+            return failure(f"{kill.detail}; the next request restarts it")
         model = address.model
-        if self._is_hung(address.server):
-            return UpstreamTimeout(f"{model}: llama-server did not respond and was stopped; a new one is started")
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"
             return UpstreamTimeout(f"{model}: {error}; increase {settings} if it needs longer")
@@ -94,7 +105,18 @@ class Relay:
             return SpawnFailed(f"{model}: cannot connect to llama-server: {error.strerror}; try again later")
         if isinstance(error, BadAnswer | BadFraming):
             return BadUpstream(f"{model}: llama-server's answer is not valid HTTP: {error}; check engine.binary")
-        return UpstreamCrashed(f"{model}: llama-server ended during the request; the next request restarts it")
+        if not self._is_alive(address, client) and self._has_ended(address.server):
+            return UpstreamCrashed(f"{model}: llama-server ended during the request; the next request restarts it")
+        return BadUpstream(f"{model}: llama-server runs on, but the request failed: {error}; check its log")
+
+    def _is_alive(self, address: Address, client: WatchedClient) -> bool:
+        """Whether the server answers another request."""
+        try:
+            reply = ask(self.connections, address, ALIVE, client, ALIVE_SECONDS)
+        except (OSError, BadAnswer):
+            return False
+        reply.connection.close()
+        return True
 
 
 class UpstreamAnswer:

@@ -22,24 +22,25 @@ class StopReason(enum.StrEnum):
 
     IDLE = "idle"  # unused for its ttl, or as a surplus replica for its residency
     EVICTED = "room"  # idle, and another model needs its memory
-    DRAINED = "drained"  # after its running requests, for another model or because its file has changed
+    DRAINED = "drained"  # after its running requests, for another model or because its settings or file changed
     UNLOAD = "unload"  # by order, after its running requests
     STALLED = "stalled"  # its load showed no progress
     TOO_LARGE = "too_large"  # it reported that it needs more memory than is available
     ABANDONED = "abandoned"  # it only generates for clients that have disconnected
     HUNG = "hung"  # it does not respond
+    MEMORY_EXCEEDED = "memory_exceeded"  # it held far more RAM than was booked
     SHUTDOWN = "shutdown"
 
     @property
     def allows_cache_save(self) -> bool:
-        """Whether the server may save its KV cache first. One that is stalled, too large, abandoned or hung is
-        stopped at once."""
-        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED, StopReason.HUNG)
+        """Whether the server may save its KV cache first. One that is stalled, too large or abandoned is stopped at
+        once."""
+        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED) and not self.kills
 
     @property
-    def allows_termination(self) -> bool:
-        """Whether the server gets a SIGTERM and time to end. One that is hung would not use it."""
-        return self is not StopReason.HUNG
+    def kills(self) -> bool:
+        """Whether the server gets SIGKILL at once: one that is hung would not exit, one that grows would go on."""
+        return self in (StopReason.HUNG, StopReason.MEMORY_EXCEEDED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from app.entities.gpu import GpuSnapshot
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.use_cases.placement.request import PlacementRequest
+from app.use_cases.scheduling.pool_state import SchedulingLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Acquire:
     deadline: float
     placement_request: PlacementRequest  # what the model needs if a server has to be started
     conversation: int | None = None  # if its model may have several servers
+    key: str = ""  # name of the client's API key; "" without keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,17 @@ class GpusPolled:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """The configuration was reloaded. `placement_requests`: of models whose settings have changed and that requests
+    wait for, by name."""
+
+    limits: SchedulingLimits
+    models: Mapping[str, Model]  # the whole catalogue, by name
+    placement_requests: Mapping[str, PlacementRequest]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Only time has passed: something may be due."""
 
@@ -203,6 +216,7 @@ Event = (
     | MemoryRead
     | MemoryReadFailed
     | GpusPolled
+    | Reconfigured
     | Tick
     | Drain
     | Close

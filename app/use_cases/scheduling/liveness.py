@@ -99,5 +99,5 @@ def _stop_hung(state: PoolState, server: Server, seconds: float) -> Step:
         f"its llama-server (server {server.id}) has not responded for {seconds:.0f} s: stopped, with {running} running "
         f"and {waiting} waiting requests"
     )
-    state, effects = stop_server(state, server, StopReason.HUNG, reason)
+    state, effects = stop_server(state, server, StopReason.HUNG, f"{name}: {reason}")
     return state, [Decided(name, Decision(Outcome.STOP, reason, needed_bytes=0), ()), *effects]

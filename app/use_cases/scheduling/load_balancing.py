@@ -49,10 +49,11 @@ def retention_rank(state: PoolState, server: Server) -> int:
     if server.model.replicas.max == 1 or server.state not in (READY, STARTING):
         return 0
     ranked = [replica for replica in state.servers_of(server.model.name) if replica.state in (READY, STARTING)]
-    return [replica.id for replica in sorted(ranked, key=_retention_key)].index(server.id)
+    return [replica.id for replica in sorted(ranked, key=retention_key)].index(server.id)
 
 
-def _retention_key(server: Server) -> tuple[bool, bool, float, int]:
+def retention_key(server: Server) -> tuple[bool, bool, float, int]:
+    """Orders the servers of a model that are ready or starting: the one that is kept longest comes first."""
     return server.state is STARTING, server.is_idle, -server.last_used, server.id
 
 

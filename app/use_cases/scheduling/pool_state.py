@@ -30,7 +30,7 @@ STARTING, READY, DRAINING, STOPPING = (
 )
 
 CHECKS_WITHOUT_RESPONSE = 6  # about so many in a row, and a server is hung
-MAX_INTERRUPTED = 32  # servers; their requests ask why right after the end
+REMEMBERED_KILLS = 32  # their requests learn the reason within milliseconds
 
 _PREFERENCE = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lowest serves a model best
 
@@ -46,6 +46,7 @@ class SchedulingLimits:
     min_residency_seconds: float = 20.0
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
+    max_excess_memory_bytes: int | None = None  # None: RAM is not watched
     # How often an engine is polled for its busy slots after a client has disconnected. llama-server checks for the
     # client only after a second without any result, and an answer to this poll is a result: polled more often, it
     # generates for ever (b11434, server-queue.cpp, recv_with_timeout and HTTP_POLLING_SECONDS).
@@ -84,6 +85,7 @@ class Waiter:
     placement_request: PlacementRequest | None = None  # what its model needs; None while it awaits UNLOADED
     conversation: int | None = None  # if its model may have several servers
     is_replanned: bool = False  # a start for it was aborted already, because the model needed more than was booked
+    key: str = ""  # name of the client's API key; "" without keys, and for loads and unloads
 
 
 Conversations = Mapping[int, int]  # the id of the server that each used last, the latest conversation last
@@ -106,22 +108,26 @@ class PoolState:
     waiting: tuple[Waiter, ...] = ()  # oldest first
     memory: MemoryReading | None = None
     memory_requested_at: float | None = None  # of the reading on its way
+    memory_failed_at: float = float("-inf")  # of the last reading that failed
     gpus: GpuSnapshot = NO_GPUS
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
     releasing: tuple[ReleasingMemory, ...] = ()  # GPU memory of servers that have ended
     # By server id: the GPU memory that servers held when their stop was ordered.
     held_when_stopped: Mapping[int, tuple[ReleasingMemory, ...]] = field(default_factory=dict)
-    interrupted: Mapping[int, StopReason] = field(default_factory=dict)  # by server id: stopped with requests; the last
     placement_requests: Mapping[int, PlacementRequest] = field(default_factory=dict)  # by server id: as it was started
     learned_margins: Mapping[str, LearnedMargin] = field(default_factory=dict)  # by model name
     evaluation: Evaluation | None = None
     demands: Demands = field(default_factory=dict)
     saturated_since: Mapping[str, float] = field(default_factory=dict)  # by model name: while requests wait for a slot
     conversations: Mapping[str, Conversations] = field(default_factory=dict)  # by name, of models with replicas
+    # By model name: keys in the order in which they last got a slot of it while others waited.
+    slot_rotation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    load_rotation: tuple[str, ...] = ()  # keys in the order in which their last load began
     last_exit_at: float = float("-inf")  # a reading from before still counts memory that is being released
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
+    kills: Mapping[int, Stop] = field(default_factory=dict)  # by server id, the last few
     draining: bool = False
     closing: bool = False
     next_server: int = 1
@@ -190,7 +196,11 @@ def start_server(state: PoolState, waiter: Waiter, placement: Placement, now: fl
     )
     requests = {**state.placement_requests, server.id: waiter.placement_request}
     servers = (*state.servers, server)
-    state = replace(state, servers=servers, placement_requests=requests, next_server=server.id + 1)
+    keys = dict.fromkeys(w.key for w in state.waiting_for_server if w.model.name == waiter.model.name)
+    rotation = (*(key for key in state.load_rotation if key not in keys), *keys)
+    state = replace(
+        state, servers=servers, placement_requests=requests, next_server=server.id + 1, load_rotation=rotation
+    )
     return state, [Spawn(server)]
 
 
@@ -198,10 +208,17 @@ def stop_server(state: PoolState, server: Server, why: StopReason, detail: str =
     """Order a server's end. What it holds is noted now: a reading may show that as free before Exited arrives."""
     held = memory_to_release(server, state.servers_except(server), state.gpus, float("inf"), state.releasing)
     state = replace(state, held_when_stopped={**state.held_when_stopped, server.id: held})
-    if server.leases:
-        state = replace(state, interrupted=dict([*state.interrupted.items(), (server.id, why)][-MAX_INTERRUPTED:]))
+    stop = Stop(server.id, why, detail)
+    if why.kills:
+        state = replace(state, kills=dict([*state.kills.items(), (server.id, stop)][-REMEMBERED_KILLS:]))
     state = update_server(state, server.id, lambda s: s.with_state(STOPPING))
-    return state, [Stop(server.id, why, detail)]
+    return state, [stop]
+
+
+def begin_termination(state: PoolState, server: Server) -> PoolState:
+    """The server draining for good: never ready again, even if the client that ordered it disconnects."""
+    draining = server if server.state is DRAINING else server.with_state(DRAINING)
+    return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
 
 
 def reject(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:

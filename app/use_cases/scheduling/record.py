@@ -16,27 +16,29 @@ from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.exits import record_exit
 from app.use_cases.scheduling.liveness import record_check, with_abandoned_slot
 from app.use_cases.scheduling.pool_state import (
-    DRAINING,
     READY,
     STARTING,
     Awaited,
     PoolState,
     Step,
     Waiter,
+    begin_termination,
     reject,
     reject_model,
     stop_server,
     update_server,
 )
 from app.use_cases.scheduling.rebook import reported_excess
+from app.use_cases.scheduling.reconfigure import reconfigure
 
 
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the effects that the event itself implies."""
     match event:
-        case ev.Acquire(ticket, model, at, deadline, request, conversation):
+        case ev.Acquire(ticket, model, at, deadline, request, conversation, key):
             state = replace(state, demands=with_request(state.demands, model.name, at))
-            return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation)), []
+            waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, key=key)
+            return _enqueued(state, waiter), []
         case ev.Load(ticket, model, at, deadline, request):  # by order: the client wants to see it fail, or not
             state = replace(state, backoffs=without_backoff(state.backoffs, model.name))
             return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.LOADED, request)), []
@@ -63,10 +65,12 @@ def record(state: PoolState, event: Event) -> Step:
             return record_exit(state, event)
         case ev.MemoryRead(memory):
             return replace(state, memory=memory, memory_requested_at=None), []
-        case ev.MemoryReadFailed(detail):
-            return _memory_read_failed(state, detail)
+        case ev.MemoryReadFailed(detail, at):
+            return _memory_read_failed(state, detail, at)
         case ev.GpusPolled(gpus):
             return _gpus_polled(state, gpus), []
+        case ev.Reconfigured():
+            return reconfigure(state, event)
         case ev.Drain():
             return replace(state, draining=True), []
         case ev.Close():
@@ -85,7 +89,7 @@ def _enqueued(state: PoolState, waiter: Waiter) -> PoolState:
         if server.model.name != waiter.model.name:
             continue
         if server.is_up and not server.model.is_served_as(waiter.model):
-            state = _terminated(state, server)
+            state = begin_termination(state, server)
         request = waiter.placement_request
         if request is not None and request is state.placement_requests.get(server.id):
             # That of a running server was reused: what the server has reported since is added to it.
@@ -147,7 +151,7 @@ def _enqueued_unload(state: PoolState, waiter: Waiter) -> Step:
     state = replace(state, waiting=(*state.waiting, waiter))
     for server in state.servers_of(waiter.model.name):
         if server.is_up:
-            state = _terminated(state, server)
+            state = begin_termination(state, server)
             state = update_server(state, server.id, lambda s: replace(s, is_unload_requested=True))
         elif server.state is STARTING:
             if not state.has_another(server):
@@ -155,12 +159,6 @@ def _enqueued_unload(state: PoolState, waiter: Waiter) -> Step:
             state, orders = stop_server(state, server, StopReason.UNLOAD)
             effects += orders
     return state, effects
-
-
-def _terminated(state: PoolState, server: Server) -> PoolState:
-    """The server draining for good: never ready again, even if the client that ordered it disconnects."""
-    draining = server if server.state is DRAINING else server.with_state(DRAINING)
-    return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
 
 
 def _released(state: PoolState, event: ev.Release) -> PoolState:
@@ -184,10 +182,10 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
     return update_server(state, server_id, lambda s: replace(s.with_state(READY), port=port, ready_at=at, last_used=at))
 
 
-def _memory_read_failed(state: PoolState, detail: str) -> Step:
+def _memory_read_failed(state: PoolState, detail: str, at: float) -> Step:
     """Nothing can be placed: requests that need a new server are rejected, the others keep waiting."""
     effects: list[Effect] = []
-    state = replace(state, memory_requested_at=None)
+    state = replace(state, memory_requested_at=None, memory_failed_at=at)
     for name in dict.fromkeys(waiter.model.name for waiter in state.waiting_for_server):
         if state.server_of(name) is None:
             state, orders = reject_model(state, Refusal(Reason.SPAWN_FAILED, name, detail))

@@ -1,0 +1,27 @@
+"""Fault 42: the clock is set."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WALL_CLOCK = re.compile(
+    r"\btime\.(?:time|time_ns|localtime|gmtime|ctime|strftime)\(|\bdatetime\b.*\b(?:now|today|utcnow)\("
+)
+
+# Each shows the time to people or stores it. Nothing waits or ends by it.
+READERS = {
+    "app/routes/loading_stream.py",  # `created` of a chunk
+    "workers/measurement/history.py",  # of a row
+    "workers/pool/decision_log.py",  # of a decision
+    "workers/server/kept_cache.py",  # of a saved file
+    "workers/telemetry/gpu_gauges.py",  # of a reading
+}
+
+
+def test_the_wall_clock_is_read_only_for_people():
+    """Timeouts, ages and orders come from `time.monotonic()`: a clock that jumps unloads nothing."""
+    sources = [path for folder in ("app", "workers") for path in (ROOT / folder).rglob("*.py")]
+    found = {str(path.relative_to(ROOT)) for path in sources if WALL_CLOCK.search(path.read_text())}
+    assert found == READERS
