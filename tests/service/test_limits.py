@@ -23,8 +23,8 @@ USER = 100_000 + os.getpid()  # nobody else's: the limit is on all processes and
 AS_USER = f"""
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NPROC, ({LIMIT}, {LIMIT}))
-caps = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
-os.execvp("setpriv", ["setpriv", "--reuid={USER}", "--clear-groups", "--pdeathsig=KILL", *caps, sys.executable, *sys.argv[1:]])
+user = ["--reuid={USER}", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+os.execvp("setpriv", ["setpriv", *user, "--pdeathsig=KILL", sys.executable, *sys.argv[1:]])
 """
 TAKE_THE_REST = """
 import threading, time
