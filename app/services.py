@@ -32,6 +32,7 @@ class AccessPolicy:
 
     keys: tuple[ApiKey, ...] = ()
     host: str = "127.0.0.1"  # server.host
+    public_origin: str = ""  # of server.public_url, as browsers send it
     loopback_only: bool = True  # it listens for this machine alone; False also with server.allow_open
 
 

@@ -42,7 +42,7 @@ def show_model(name: str) -> Response:
 
 def _reload_if_requested() -> None:
     """A scan takes up to a second, and requests for one wait for each other: they must not take the last thread."""
-    if flask_request.args.get("reload") == "1":
+    if current_request().wants_scan:
         with _admitted(services()):
             services().catalog.reload()
 
