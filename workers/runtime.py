@@ -42,6 +42,7 @@ from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
+from workers.request_bodies.held_body import RequestBodies
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
@@ -104,6 +105,7 @@ class Runtime:
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
+            bodies=RequestBodies(server.max_body, server.max_bodies),
             access_log=self._access_log,
             gauges=self._gauges,
             engine=engine,
@@ -203,6 +205,7 @@ class Runtime:
         if self._gpus is not None:
             self._gpus.close()
         self._history.close()
+        self.services.bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
 
     def kill(self) -> None:

@@ -123,7 +123,7 @@ class Service:
         return wait_for(lambda: self.master.children(), 10)[0]
 
     def engines(self) -> list[psutil.Process]:
-        return [p for p in self.worker.children() if "setpriv" not in p.name()]
+        return [p for p in self.worker.children() if p.name() not in ("setpriv", "body-reader")]
 
     def family(self) -> list[psutil.Process]:
         return [self.master, *self.master.children(recursive=True)]

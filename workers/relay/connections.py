@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import struct
@@ -11,6 +12,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from app.ports import BodyFile
 
 RECEIVE_BYTES = 64 * 1024
 KEPT_SECONDS = 3.0  # llama-server closes a connection that was idle for 5 s
@@ -37,6 +40,15 @@ class UpstreamConnection:
         """Raises TimeoutError, OSError."""
         try:
             self.socket.sendall(data)
+        except BlockingIOError as error:
+            raise TimeoutError(f"llama-server read nothing for {SEND_SECONDS} s") from error
+
+    def send_file(self, body: BodyFile) -> None:
+        """Raises TimeoutError, OSError."""
+        sent_bytes = 0
+        try:
+            while sent_bytes < len(body):
+                sent_bytes += os.sendfile(self.socket.fileno(), body.fd, sent_bytes, len(body) - sent_bytes)
         except BlockingIOError as error:
             raise TimeoutError(f"llama-server read nothing for {SEND_SECONDS} s") from error
 

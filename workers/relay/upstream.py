@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.ports import Address, UpstreamRequest, WatchedClient
+from app.ports import Address, BodyFile, UpstreamRequest, WatchedClient
 from workers.relay.connections import UpstreamConnection, UpstreamConnections
 from workers.relay.reply import NoAnswer, Reply, read_reply
 
@@ -38,34 +38,40 @@ def ask(
     connection = connections.take(address.port)
     if connection.is_reused:
         try:
-            return _ask_on(connection, request.method, data, client, first_byte_seconds)
+            return _ask_on(connection, request, data, client, first_byte_seconds)
         except Unanswered as error:
             is_repeatable = request.method in IDEMPOTENT or not error.may_be_running
             if client.is_disconnected or not is_repeatable:
                 raise
         connection = connections.new(address.port)
-    return _ask_on(connection, request.method, data, client, first_byte_seconds)
+    return _ask_on(connection, request, data, client, first_byte_seconds)
 
 
 def _ask_on(
-    connection: UpstreamConnection, method: str, data: bytes, client: WatchedClient, first_byte_seconds: float
+    connection: UpstreamConnection,
+    request: UpstreamRequest,
+    data: bytes,
+    client: WatchedClient,
+    first_byte_seconds: float,
 ) -> Reply:
     connection.patience_seconds, connection.on_silence = first_byte_seconds, client.begin
     try:
         client.on_disconnect(connection.shut)
-        if len(data) > WATCHED_BYTES:
+        if len(request.body) > WATCHED_BYTES:
             client.begin()
-        return read_reply(connection, method, _first_bytes(connection, data))
+        return read_reply(connection, request.method, _first_bytes(connection, data, request.body))
     except BaseException:
         connection.close()
         raise
 
 
-def _first_bytes(connection: UpstreamConnection, data: bytes) -> bytes:
+def _first_bytes(connection: UpstreamConnection, data: bytes, body: bytes | BodyFile) -> bytes:
     """Send a request and wait for the first bytes of its answer. Raises Unanswered, OSError (TimeoutError included)."""
     is_sent = True
     try:
         connection.send(data)
+        if isinstance(body, BodyFile):
+            connection.send_file(body)
     except (BrokenPipeError, ConnectionResetError):
         is_sent = False  # a server that rejects a request before it has read the body may have said so
     try:
@@ -78,7 +84,10 @@ def _first_bytes(connection: UpstreamConnection, data: bytes) -> bytes:
 
 
 def request_bytes(request: UpstreamRequest, address: Address) -> bytes:
-    """The whole request. Raises ValueError for a line end in its head: values are checked, whoever made them."""
+    """The whole request, but for a body in a file.
+
+    Raises ValueError for a line end in its head: values are checked, whoever made them.
+    """
     lines = [
         f"{request.method} {request.target} HTTP/1.1",
         f"Host: 127.0.0.1:{address.port}",
@@ -90,4 +99,5 @@ def request_bytes(request: UpstreamRequest, address: Address) -> bytes:
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
         raise ValueError("a line end in the head of a request")
-    return head.encode("latin-1") + b"\r\n\r\n" + request.body
+    data = head.encode("latin-1") + b"\r\n\r\n"
+    return data if isinstance(request.body, BodyFile) else data + request.body
