@@ -56,7 +56,7 @@ def test_a_server_that_does_not_respond_is_stopped_and_started_anew_for_those_wh
     play = a_busy_play(requests=3)
     assert not stops(checked(play, until=34.9, is_listening=False))
     assert stops(checked(play, until=40.0, is_listening=False)) == [(1, StopReason.HUNG)]
-    assert play.state.kills[1].why is StopReason.HUNG
+    assert play.state.endings[1].is_hung
     effects = play.post(ev.Exited(1, "ended by SIGKILL", at=40.0))
     assert [effect.server.id for effect in effects if isinstance(effect, Spawn)] == [2]
     assert play.post(ev.Ready(2, 9002, at=41.0)) == [Grant(2, 2)]

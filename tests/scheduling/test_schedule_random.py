@@ -240,7 +240,7 @@ class World:
             if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
                 assert server.is_terminating, "a pinned model is drained only by order"
             if server.leases and server.state not in (ServerState.READY, ServerState.DRAINING):
-                assert self.state.kills[server.id].why is StopReason.HUNG, "a busy server is never interrupted"
+                assert self.state.endings[server.id].is_hung, "a busy server is never interrupted"
 
     def check_victims(self, before: PoolState, event: ev.Event, effects: list[Effect]) -> None:
         """Victims are idle and not pinned, and recently loaded only where no others would do: the first load of the

@@ -20,7 +20,7 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.ports import Address, ClientSocket, TokenUsage, UpstreamRequest, WatchedClient
-from app.use_cases.scheduling.effects import Stop, StopReason
+from app.use_cases.scheduling.pool_state import ServerEnding
 from workers.relay.body import BadFraming, Counted, SendFailed, Sink, SocketSink, WsgiSink
 from workers.relay.connections import UpstreamConnections
 from workers.relay.reply import BadAnswer, Reply
@@ -39,8 +39,8 @@ class Relay:
     """Sends requests to llama-servers.
 
     `is_closing`: the service is stopping them, so a cut is not a crash. `has_ended`: whether the process of a server,
-    by its id, has ended or is being stopped; it waits a moment for that. `why_killed`: the stop by which the
-    service itself killed the server with this id; None if it did not.
+    by its id, has ended or is being stopped; it waits a moment for that. `why_ended`: why the server with this id
+    ended or was killed while it answered; None if nothing more is known.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Relay:
         mover: StreamMover,
         is_closing: Callable[[], bool],
         has_ended: Callable[[int], bool],
-        why_killed: Callable[[int], Stop | None] = lambda server: None,
+        why_ended: Callable[[int], ServerEnding | None] = lambda server: None,
     ) -> None:
         self._first_byte_seconds = first_byte_seconds
         self._stall_seconds = stall_seconds
         self.mover = mover
         self._is_closing = is_closing
         self._has_ended = has_ended
-        self._why_killed = why_killed
+        self._why_ended = why_ended
         self.connections = UpstreamConnections()
 
     def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> UpstreamAnswer:
@@ -94,9 +94,9 @@ class Relay:
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
-        if kill := self._why_killed(address.server):
-            failure = UpstreamTimeout if kill.why is StopReason.HUNG else UpstreamCrashed
-            return failure(f"{kill.detail}; the next request restarts it")
+        if ending := self._why_ended(address.server):
+            failure = UpstreamTimeout if ending.is_hung else UpstreamCrashed
+            return failure(f"{ending.detail}; the next request restarts it")
         model = address.model
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"
@@ -106,7 +106,8 @@ class Relay:
         if isinstance(error, BadAnswer | BadFraming):
             return BadUpstream(f"{model}: llama-server's answer is not valid HTTP: {error}; check engine.binary")
         if not self._is_alive(address, client) and self._has_ended(address.server):
-            return UpstreamCrashed(f"{model}: llama-server ended during the request; the next request restarts it")
+            why = self._why_ended(address.server) or f"{model}: llama-server ended during the request"
+            return UpstreamCrashed(f"{why}; the next request restarts it")
         return BadUpstream(f"{model}: llama-server runs on, but the request failed: {error}; check its log")
 
     def _is_alive(self, address: Address, client: WatchedClient) -> bool:

@@ -14,7 +14,14 @@ from app.entities.placement import Decision, Outcome
 from app.entities.server import Server
 from app.use_cases.scheduling.effects import CheckLiveness, CountSlots, Decided, Effect, StopReason
 from app.use_cases.scheduling.events import Ending, Release, SlotsCounted
-from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits, Step, stop_server, update_server
+from app.use_cases.scheduling.pool_state import (
+    PoolState,
+    SchedulingLimits,
+    Step,
+    note_ending,
+    stop_server,
+    update_server,
+)
 
 
 def check_servers(state: PoolState, now: float) -> Step:
@@ -99,5 +106,6 @@ def _stop_hung(state: PoolState, server: Server, seconds: float) -> Step:
         f"its llama-server (server {server.id}) has not responded for {seconds:.0f} s: stopped, with {running} running "
         f"and {waiting} waiting requests"
     )
-    state, effects = stop_server(state, server, StopReason.HUNG, f"{name}: {reason}")
+    state = note_ending(state, server, f"{name}: {reason}", is_hung=True)
+    state, effects = stop_server(state, server, StopReason.HUNG, reason)
     return state, [Decided(name, Decision(Outcome.STOP, reason, needed_bytes=0), ()), *effects]

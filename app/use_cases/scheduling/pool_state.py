@@ -30,8 +30,7 @@ STARTING, READY, DRAINING, STOPPING = (
 )
 
 CHECKS_WITHOUT_RESPONSE = 6  # about so many in a row, and a server is hung
-REMEMBERED_KILLS = 32  # their requests learn the reason within milliseconds
-
+REMEMBERED_ENDINGS = 32  # requests learn them within milliseconds
 _PREFERENCE = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lowest serves a model best
 
 
@@ -99,6 +98,14 @@ class Failure:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class ServerEnding:
+    """Why a server ended or was killed while it answered requests."""
+
+    detail: str
+    is_hung: bool = False  # it did not respond
+
+
 @dataclass(frozen=True)
 class PoolState:
     """Everything the scheduler knows. Replaced whole by `step`; any thread may keep and read an old one."""
@@ -116,7 +123,8 @@ class PoolState:
     # By server id: the GPU memory that servers held when their stop was ordered.
     held_when_stopped: Mapping[int, tuple[ReleasingMemory, ...]] = field(default_factory=dict)
     placement_requests: Mapping[int, PlacementRequest] = field(default_factory=dict)  # by server id: as it was started
-    learned_margins: Mapping[str, LearnedMargin] = field(default_factory=dict)  # by model name
+    learned_margins: Mapping[str, LearnedMargin] = field(default_factory=dict)  # by model name; until it is measured
+    runtime_margins: Mapping[str, LearnedMargin] = field(default_factory=dict)  # by model name
     evaluation: Evaluation | None = None
     demands: Demands = field(default_factory=dict)
     saturated_since: Mapping[str, float] = field(default_factory=dict)  # by model name: while requests wait for a slot
@@ -127,7 +135,7 @@ class PoolState:
     last_exit_at: float = float("-inf")  # a reading from before still counts memory that is being released
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
-    kills: Mapping[int, Stop] = field(default_factory=dict)  # by server id, the last few
+    endings: Mapping[int, ServerEnding] = field(default_factory=dict)  # by server id, the last few in mid-answer
     draining: bool = False
     closing: bool = False
     next_server: int = 1
@@ -208,17 +216,20 @@ def stop_server(state: PoolState, server: Server, why: StopReason, detail: str =
     """Order a server's end. What it holds is noted now: a reading may show that as free before Exited arrives."""
     held = memory_to_release(server, state.servers_except(server), state.gpus, float("inf"), state.releasing)
     state = replace(state, held_when_stopped={**state.held_when_stopped, server.id: held})
-    stop = Stop(server.id, why, detail)
-    if why.kills:
-        state = replace(state, kills=dict([*state.kills.items(), (server.id, stop)][-REMEMBERED_KILLS:]))
     state = update_server(state, server.id, lambda s: s.with_state(STOPPING))
-    return state, [stop]
+    return state, [Stop(server.id, why, detail)]
 
 
 def begin_termination(state: PoolState, server: Server) -> PoolState:
     """The server draining for good: never ready again, even if the client that ordered it disconnects."""
     draining = server if server.state is DRAINING else server.with_state(DRAINING)
     return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
+
+
+def note_ending(state: PoolState, server: Server, why: str, is_hung: bool = False) -> PoolState:
+    """Note why a server ended that had requests, for the errors that they get."""
+    endings = {**state.endings, server.id: ServerEnding(why, is_hung)}
+    return replace(state, endings=dict(list(endings.items())[-REMEMBERED_ENDINGS:]))
 
 
 def reject(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:
