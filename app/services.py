@@ -14,6 +14,7 @@ from app.ports import (
     Metrics,
     ModelCatalog,
     RateLimits,
+    Reloader,
     RequestLog,
     RequestRelay,
     ServerPool,
@@ -51,6 +52,7 @@ class Services:
 
     catalog: ModelCatalog
     store: Snapshots
+    configuration: Reloader
     pool: ServerPool
     relay: RequestRelay
     clients: Clients

@@ -30,7 +30,12 @@ def health_report() -> dict[str, object]:
     s, key = services(), current_request().key
     visible = tuple(server for server in s.store.pool.servers if key is None or may_use(key, server.model))
     pool = replace(s.store.pool, servers=visible)
-    return health(pool, s.store.gpus, s.store.pins, s.engine, s.engine_problem, s.version, time.monotonic())
+    configuration = s.store.configuration
+    if key is not None and not key.admin:
+        configuration = configuration.without_details()
+    return health(
+        pool, s.store.gpus, s.store.pins, configuration, s.engine, s.engine_problem, s.version, time.monotonic()
+    )
 
 
 @bp.get("/livez")

@@ -43,7 +43,7 @@ def show_model(name: str) -> Response:
 def _reload_if_requested() -> None:
     """A scan takes up to a second, and requests for one wait for each other: they must not take the last thread."""
     if flask_request.args.get("reload") == "1":
-        with _admitted(services()):
+        with admitted(services()):
             services().catalog.reload()
 
 
@@ -98,14 +98,14 @@ def props() -> Response:
 def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
     """The model of a load or unload, and its watched client; takes a place among the inference requests meanwhile."""
     request = current_request()
-    with _admitted(request.services):
+    with admitted(request.services):
         model = find(request, read_request(request, request.read_body()).model)
         with contextlib.closing(request.watch_client()) as client:
             yield model, client
 
 
 @contextlib.contextmanager
-def _admitted(services: Services) -> Iterator[None]:
+def admitted(services: Services) -> Iterator[None]:
     """Take a place among the inference requests for something that waits. Raises Overloaded if none is free."""
     if not services.admission.acquire():
         raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
