@@ -159,11 +159,8 @@ class ServerPool(Protocol):
         client: WatchedClient,
         context_tokens: int | None = None,
         conversation: int | None = None,
-        key: str = "",
     ) -> SlotRequest:
-        """Request a slot, which loads the model if necessary. Raises the ProxyError that makes waiting pointless.
-
-        `key`: name of the client's API key; keys take turns where requests wait."""
+        """Request a slot, which loads the model if necessary. Raises the ProxyError that makes waiting pointless."""
 
     def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
         """Load the model; returns once its llama-server is starting. Raises the ProxyError of a rejected load."""

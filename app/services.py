@@ -8,6 +8,7 @@ from flask import current_app
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
+from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.ports import (
     Admission,
     Clients,
@@ -43,6 +44,7 @@ class RequestSettings:
     max_body: int = 256 * 1024**2  # bytes
     max_loaded: int | None = None
     max_wait_seconds: float = 300.0
+    media_urls: MediaUrls = DATA_ONLY
     loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
 
 

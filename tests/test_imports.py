@@ -39,6 +39,7 @@ PURE = ("app/entities", "app/use_cases")
 # is named. `PURE` is what any layer may use of the decisions.
 USE_CASES = {
     "app/use_cases/credentials.py": {"app/entities"},
+    "app/use_cases/body_checks": {"app/entities"},
     "app/use_cases/model_shape": {"app/entities"},
     "app/use_cases/estimate": {"app/entities", "app/use_cases/model_shape"},
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
@@ -57,6 +58,7 @@ APP = {
         "app/errors.py",
         "app/ports.py",
         "app/services.py",
+        "app/use_cases/body_checks",
         "app/use_cases/credentials.py",
         "app/use_cases/reporting",
         "app/use_cases/scheduling",

@@ -57,6 +57,7 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         min_residency_seconds=scheduling.min_residency_seconds,
         ttl_seconds=scheduling.ttl_seconds,
         stall_timeout_seconds=scheduling.stall_timeout_seconds,
+        max_excess_memory_bytes=scheduling.max_excess_memory,
         silent_disconnect_notice_seconds=_silent_disconnect_notice_seconds(engine),
         gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
@@ -76,6 +77,7 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         max_body=server.max_body,
         max_loaded=scheduling.max_loaded,
         max_wait_seconds=scheduling.max_wait_seconds,
+        media_urls=settings.upstream.allowed_media_urls(),
         loading_comments=scheduling.loading_comments,
     )
 

@@ -81,7 +81,7 @@ class Runtime:
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
-            lambda: self._store.pool.closing,
+            *(lambda: self._store.pool.closing, lambda server: self._store.pool.kills.get(server, "")),
         )
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled

@@ -173,9 +173,8 @@ class Exchange:
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
         settings, options = self.request.settings, self.options
-        key = self.request.key.name if self.request.key else ""
         self.slot = slot = self.services.pool.acquire(
-            model, settings.max_wait_seconds, client, options.num_ctx, options.conversation, key
+            model, settings.max_wait_seconds, client, options.num_ctx, options.conversation
         )
         self.releases.append(self._release_slot)
         if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES):

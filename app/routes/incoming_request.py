@@ -133,8 +133,8 @@ class IncomingRequest:
         if not _TRACE.fullmatch(headers.get("Traceparent", "")):
             headers.pop("Tracestate", None)  # it belongs to the trace that cannot be read
             headers["Traceparent"] = f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-00"
-        content_type = self.header("Content-Type")
-        headers["Content-Type"] = content_type if content_type.lower().startswith(MULTIPART) else CONTENT_TYPE
+        # The engine reads any type that begins with MULTIPART as a form; what was checked as JSON must arrive as JSON.
+        headers["Content-Type"] = self.header("Content-Type") if self.mimetype == MULTIPART else CONTENT_TYPE
         return headers
 
 

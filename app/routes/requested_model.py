@@ -17,8 +17,9 @@ from typing import NamedTuple
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
+from app.entities.media_urls import MediaUrls
 from app.errors import InvalidRequest, MissingModel
-from app.routes.incoming_request import IncomingRequest
+from app.routes.incoming_request import MULTIPART, IncomingRequest
 from app.routes.request_options import (
     CONVERSATION_HEADERS,
     Pair,
@@ -27,6 +28,7 @@ from app.routes.request_options import (
     keep_alive_seconds,
     requested_context,
 )
+from app.use_cases.body_checks.media import disallowed_media
 
 MAX_VALUES = 1_000_000  # parsing them holds Python's lock for some 0.3 s; a picture or a long text is one value
 MAX_DEPTH = 200  # of nested brackets; a JSON schema for a tool has some twenty
@@ -39,6 +41,9 @@ OPTION_KEYS = {"stream", "keep_alive", "ttl", "num_ctx", "options"}
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+# A URL that the engine would fetch has one of these in its body: the last begins an escaped letter.
+_MAY_NAME_URLS = (b"http", b"file:", b"\\u00")
 
 _large_bodies = threading.Lock()
 
@@ -55,8 +60,8 @@ def read_request(request: IncomingRequest, body: bytes) -> RequestOptions:
 
     Raises InvalidRequest for what cannot be parsed or is ambiguous, MissingModel without a model.
     """
-    in_address, mimetype = request.arguments("model"), request.mimetype
-    content = _content(request, body, mimetype, is_named=any(in_address))
+    in_address = request.arguments("model")
+    content = _content(request, body, is_named=any(in_address))
     model = _model([*_at_most_one(in_address, "the query"), *content.names])
     conversation = _conversation(request, content, [*in_address, *content.names])
     options = [pair for pair in content.pairs if pair[0] in OPTION_KEYS]
@@ -92,14 +97,14 @@ def _conversation(request: IncomingRequest, content: _Content, names: list[str])
     return conversation_hash(map(request.header, CONVERSATION_HEADERS), content.pairs)
 
 
-def _content(request: IncomingRequest, body: bytes, mimetype: str, is_named: bool) -> _Content:
+def _content(request: IncomingRequest, body: bytes, is_named: bool) -> _Content:
     """`is_named`: the query names the model, so the body need not."""
     if not body and (is_named or request.method in ("GET", "HEAD")):
         return _Content()
     with _exclusive() if len(body) > LARGE_BYTES else contextlib.nullcontext():
-        if mimetype == "multipart/form-data":
+        if request.mimetype == MULTIPART:
             return _Content(_names_in_form(body, request.boundary))
-        return _json_content(body, may_be_a_list=is_named)
+        return _json_content(body, request.settings.media_urls, may_be_a_list=is_named)
 
 
 @contextlib.contextmanager
@@ -119,7 +124,7 @@ def _exclusive() -> Iterator[None]:
 # --- JSON ----------------------------------------------------------------------------------------------
 
 
-def _json_content(body: bytes, may_be_a_list: bool) -> _Content:
+def _json_content(body: bytes, media_urls: MediaUrls, may_be_a_list: bool) -> _Content:
     openers = body.count(b"[") + body.count(b"{")
     if openers + body.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"the body has more than {MAX_VALUES:,} JSON values")
@@ -132,6 +137,7 @@ def _json_content(body: bytes, may_be_a_list: bool) -> _Content:
     # The depth is at most the number of opening brackets, and most bodies have few.
     if openers > MAX_DEPTH and _is_too_deep(body):
         raise InvalidRequest(TOO_DEEP)
+    _check(body, pairs, media_urls)
     if isinstance(pairs, list) and may_be_a_list:
         return _Content()  # POST /lora-adapters expects a list, which cannot name a model
     if not isinstance(pairs, tuple):
@@ -140,6 +146,12 @@ def _json_content(body: bytes, may_be_a_list: bool) -> _Content:
     if not all(isinstance(name, str) for name in names):
         raise InvalidRequest('"model" is not a string', param="model")
     return _Content(_at_most_one(names, "the body"), pairs)
+
+
+def _check(body: bytes, value: object, media_urls: MediaUrls) -> None:
+    """Raises InvalidRequest for what the engine must not be asked for. Most bodies are not walked through for it."""
+    if any(mark in body for mark in _MAY_NAME_URLS) and (found := disallowed_media(value, media_urls)):
+        raise InvalidRequest(f"{found.param}: {found.message}", found.param)
 
 
 def _is_too_deep(body: bytes) -> bool:

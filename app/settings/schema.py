@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app.entities.key import ApiKey
 from app.entities.launch import LaunchSettings
+from app.entities.media_urls import MediaUrls
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.settings.gpu import GpuSettings
 from app.settings.model import ModelDefaults, ModelSettings
@@ -36,6 +37,8 @@ from app.settings.values import (
     start_folder,
 )
 from app.use_cases.credentials import is_loopback
+
+_HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 
 
 class ServerSettings(Section):
@@ -150,12 +153,32 @@ class CatalogSettings(Section):
 
 
 class UpstreamSettings(Section):
-    """Timeouts for responses of a llama-server."""
+    """Timeouts for responses of a llama-server, and what it may fetch."""
 
     first_byte_seconds: float = Field(
         600.0, gt=0, description="How long a llama-server may take to begin its response."
     )
     stall_seconds: float = Field(300.0, gt=0, description="How long a response that has begun may pause.")
+    media_urls: Literal["data", "http"] | list[Text] = Field(
+        "data",
+        description=(
+            "URLs of images, audio and video that a request may name; llama-server fetches them from this machine. "
+            "data: only data: URLs, which are a part of the request; http: any http: or https: URL; or a list of "
+            "hosts (`example.com`, or `example.com:8443` for another port than the default one)."
+        ),
+    )
+
+    @field_validator("media_urls")
+    @classmethod
+    def _check_hosts(cls, allowed: str | list[str]) -> str | list[str]:
+        if isinstance(allowed, list) and (wrong := [host for host in allowed if not _HOST.fullmatch(host)]):
+            raise ValueError(f"{wrong[0]!r} is not a host; write example.com, 10.0.0.7:8080 or [fd00::7]")
+        return allowed
+
+    def allowed_media_urls(self) -> MediaUrls:
+        if isinstance(self.media_urls, str):
+            return MediaUrls(any_host=self.media_urls == "http")
+        return MediaUrls(hosts=frozenset(host.lower() for host in self.media_urls))
 
 
 class SchedulingSettings(Section):
@@ -180,6 +203,15 @@ class SchedulingSettings(Section):
     )
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a loading llama-server may show no progress before it is stopped."
+    )
+    max_excess_memory: Memory | None = Field(
+        ByteSize(4 * 1024**3),
+        description=(
+            "RAM that a llama-server may hold beyond what was booked for it; one that holds more is killed, and its "
+            "requests fail. 4 GiB is above what honest requests take (the largest bodies, several times over, while "
+            "they are parsed); a runaway JSON schema or grammar takes it in seconds. Context checkpoints do not "
+            "count. null: no limit."
+        ),
     )
     kv_cache_disk: Memory = Field(
         ByteSize(16 * 1024**3),

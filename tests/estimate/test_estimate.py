@@ -13,6 +13,7 @@ from app.entities.launch import ModelOptions, Task
 from app.entities.memory import Confidence
 from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.estimate.kv_cache import checkpoint_bytes
 from app.use_cases.estimate.projector import projector
 from app.use_cases.estimate.tensor_split import layer_ranges
 from app.use_cases.model_shape.shape import model_shape
@@ -69,6 +70,21 @@ def test_companions_and_parts_in_ram_are_estimated_as_accurately():
     assert len(totals) == 362
     assert sum(abs(each) <= 0.02 for each in totals) >= 0.97 * len(totals)
     assert min(totals) > -0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "mib"),
+    [
+        # 32 checkpoints x 4 slots x (1024 + 512 tokens) x (106,496 + 106,496 values) x 2 bytes
+        ("gemma-3-27b", 79_872),
+        # 32 x 4 x 75.375 MiB of recurrent state
+        ("qwen3-next-80b-a3b", 9_648),
+        ("qwen3-8b", 0),
+    ],
+)
+def test_context_checkpoints_copy_windows_and_recurrent_states(name: str, mib: int):
+    row = next(row for row in rows() if row.shape == name)
+    assert checkpoint_bytes(shape_of(row.shape, row.quant), ModelOptions(ctx_size=32768)) == mib * 2**20
 
 
 def test_one_gpu_with_f16_is_within_two_and_a_half_percent():

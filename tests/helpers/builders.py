@@ -88,7 +88,7 @@ class Play:
         self.effects: list[Effect] = []
         self.decided: list[Decided] = []
         self._total_gib = total_gib
-        self._answers_readings = answers_readings
+        self.answers_readings = answers_readings
         self._ticket = 0
 
     def post(self, *events: ev.Event) -> list[Effect]:
@@ -116,7 +116,7 @@ class Play:
 
     def answer(self, effect: Effect, at: float) -> ev.Event | None:
         """The event that answers an effect at once."""
-        if not isinstance(effect, ReadMemory) or not self._answers_readings:
+        if not isinstance(effect, ReadMemory) or not self.answers_readings:
             return None
         return ev.MemoryRead(memory(at, self.available_gib, self._total_gib, self.held_gib), at)
 

@@ -11,6 +11,7 @@ FAKE_OOM_ONCE=FILE        as FAKE_LOAD=oom unless FILE exists; creates it
 FAKE_STREAM_TOKENS=20     tokens per answer              FAKE_TOKEN_DELAY_SECONDS=0.01   between two tokens
 FAKE_DIE_AFTER_TOKENS=5   exits in mid-stream            FAKE_TRUNCATE=1                 closes in mid-stream
 FAKE_FIRST_BYTE_SECONDS=5 delay before the answer        FAKE_STATUS=500                 answers with this error
+FAKE_GROW_MB=600          takes this much memory for a prompt "grow"
 FAKE_GARBAGE=1            answers with invalid HTTP      FAKE_NO_BIND=1                  never listens
 FAKE_IGNORE_TERM=1        ignores SIGTERM                FAKE_FORK_GRANDCHILD=1          a child keeps its pipes open
 FAKE_WAITS_FOR_ORDER=1    after SIGTERM, exits only on a router's command on stdin
@@ -30,6 +31,7 @@ FAKE_BREAKDOWN=900,90,9   accepts -fit and --log-jsonl, and logs before the load
                           weights, the context and the graph
 FAKE_DEVICES=CUDA0,CUDA1  accepts --list-devices and lists these; empty: none
 FAKE_PORT_ZERO=1          accepts --port 0, as newer builds do
+FAKE_BINDS_AFTER=FILE     writes its port to FILE, and binds it once FILE.taken exists or FILE existed before
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, weights, request PATH,
                           closed PATH, said NAME
 """
@@ -51,6 +53,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 HELP = """\
@@ -336,6 +339,8 @@ class Handler(BaseHTTPRequestHandler):
         if "input" in request:
             vector = {"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}
             return self.answer(200, {"object": "list", "data": [vector], "usage": {"prompt_tokens": 1}})
+        if request.get("prompt") == "grow":
+            self.server.grown.append(b"x" * int(number("FAKE_GROW_MB") * 2**20))
         self.server.generating += 1
         try:
             return self.stream() if request.get("stream") else self.whole()
@@ -401,6 +406,7 @@ class Server(ThreadingHTTPServer):
     alias = ""
     slots_folder = ""
     generating = 0
+    grown: ClassVar[list[bytes]] = []
 
     def handle_error(self, *_: object) -> None:
         pass  # disconnecting clients are expected
@@ -415,6 +421,8 @@ def listen(chosen: dict[str, str]) -> None:
     if port == 0 and not is_on("FAKE_PORT_ZERO"):
         log("couldn't bind to server socket: hostname=127.0.0.1 port=0")  # builds before `--port 0`
         sys.exit(1)
+    if "FAKE_BINDS_AFTER" in SETTINGS:
+        announce(port, Path(SETTINGS["FAKE_BINDS_AFTER"]))
     try:
         server = Server((chosen.get("host", "127.0.0.1"), port), Handler)
     except OSError:
@@ -425,6 +433,15 @@ def listen(chosen: dict[str, str]) -> None:
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     journal(f"bind {server.server_port}")
     log(f"main: HTTP server is listening, hostname: 127.0.0.1, port: {server.server_port}, http threads: 8")
+
+
+def announce(port: int, file: Path) -> None:
+    """Let somebody take the port first."""
+    if not file.exists():
+        file.write_text(str(port))
+        until = time.monotonic() + 5
+        while not Path(f"{file}.taken").exists() and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 def load(chosen: dict[str, str]) -> None:

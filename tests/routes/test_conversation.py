@@ -29,8 +29,9 @@ class Catalogue:
 
 def conversation(body: dict[str, Any], model: str = "several", **headers: str) -> int | None:
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "CONTENT_TYPE": "application/json"}
-    services: Any = SimpleNamespace(catalog=Catalogue(), settings=RequestSettings())
-    request = IncomingRequest(environ | headers, services, "")
+    request: Any = IncomingRequest(
+        environ | headers, SimpleNamespace(catalog=Catalogue(), settings=RequestSettings()), ""
+    )  # type: ignore[arg-type]
     return read_request(request, json.dumps({"model": model, **body}).encode()).conversation
 
 

@@ -120,6 +120,10 @@ CASES = [
     no_object("a number", b"17"),
     Case("depth 201", post(b'{"model": "demo", "a": ' + b"[" * 200 + b"]" * 200 + b"}"), 400, "invalid_request",
          "the body's JSON is more than 200 levels deep"),
+    Case("media URL", post(b'{"model": "demo", "messages": [{"role": "user", "content": [{"type": "image_url", '
+                           b'"image_url": {"url": "http://127.0.0.1:1/"}}]}]}'), 400, "invalid_request",
+         "messages.0..content.0..image_url.url: only data: URLs are allowed here .upstream.media_urls.: .+",
+         "messages[0].content[0].image_url.url"),
     Case("depth 10,000", post(b'{"model":' * 10_000 + b'"demo"' + b"}" * 10_000), 400, "invalid_request",
          "the body's JSON is more than 200 levels deep"),
     Case("depth without an end", post(b"[" * 1_000_000), 400, "invalid_request",

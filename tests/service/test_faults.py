@@ -24,17 +24,28 @@ from tests.helpers.service import Service, has_exited, serving, wait_for
 
 
 @contextlib.contextmanager
-def faulty(folder: Path, settings: dict[str, str] | None = None, **fake: object) -> Iterator[Service]:
-    """The service with one model `m` and a fake engine with these faults."""
+def faulty(
+    folder: Path, settings: dict[str, str] | None = None, is_wrapped: bool = False, **fake: object
+) -> Iterator[Service]:
+    """The service with one model `m` and a fake engine with these faults, which may be run by a script without exec."""
     (folder / "models").mkdir(exist_ok=True)
     a_gguf(folder / "models" / "m.gguf")
     journal = folder / "journal"
     journal.touch()
     binary = install_fake(folder / "bin", FAKE_JOURNAL=str(journal), **fake)
+    if is_wrapped:
+        binary = a_wrapper(folder / "wrapper", binary)
     models = ("--models-dir", str(folder / "models"))
     with serving(folder, *models, ENGINE__BINARY=str(binary), **(settings or {})) as service:
         service.get("/health")
         yield service
+
+
+def a_wrapper(path: Path, binary: Path) -> Path:
+    """A script that runs the binary as its child."""
+    path.write_text(f'#!/bin/sh\n{binary} "$@"\nexit $?\n')
+    path.chmod(0o755)
+    return path
 
 
 def journal(service: Service, event: str) -> list[tuple[float, str]]:
@@ -211,6 +222,34 @@ def test_a_crash_before_the_first_byte_is_502(tmp_path: Path):
         answer = service.chat("m")
         assert (answer.status_code, error_of(answer)["code"]) == (502, "upstream_crashed")
         assert answer.headers["x-should-retry"] == "false"
+
+
+def test_an_engine_that_takes_far_more_memory_than_booked_is_killed_and_started_again(tmp_path: Path):
+    """A JSON schema took a llama-server that was booked at 93 MiB to 23 GB, and nothing noticed. Its binary is a script
+    that runs it without exec: the memory is that of a grandchild."""
+    settings = {"SCHEDULING__MAX_EXCESS_MEMORY": "200MiB"}
+    tokens = {"FAKE_STREAM_TOKENS": 3000, "FAKE_GROW_MB": 500}
+    with faulty(tmp_path, settings, is_wrapped=True, **tokens) as service, ThreadPoolExecutor(2) as pool:
+        stream = service.chat("m", stream=True)
+        (shell,) = service.engines()
+        priorities = [Path(f"/proc/{process.pid}/oom_score_adj").read_text() for process in family_of(shell)]
+        assert priorities == ["500\n", "500\n"], "the kernel's first victims"
+        assert Path(f"/proc/{service.worker.pid}/oom_score_adj").read_text() != "500\n"
+        refused = pool.submit(service.post, "/v1/completions", {"model": "m", "prompt": "grow"}).result()
+        assert (refused.status_code, error_of(refused)["code"]) == (502, "upstream_crashed")
+        assert refused.headers["x-should-retry"] == "false"
+        message = str(error_of(refused)["message"])
+        assert "scheduling.max_excess_memory is 200 MiB; the next request restarts it" in message
+        assert "MiB of RAM" in message
+        last = [line.decode() for line in stream.iter_lines() if line][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["message"] == message
+        wait_for(lambda: has_exited(shell) and not service.servers(), 10)
+        assert service.chat("m", stream=True).status_code == 200, "loaded again"
+        assert 'server_stops_total{model="m",reason="memory_exceeded"} 1.0' in service.get("/metrics").text
+
+
+def family_of(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
 
 
 def test_a_truncated_small_body_is_an_error(tmp_path: Path):

@@ -14,6 +14,7 @@ import yaml
 
 from app.entities.key import ApiKey
 from app.entities.launch import ALL_LAYERS, ModelOptions, Task
+from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
 from app.settings.configuration import (
     OPEN_WITHOUT_KEYS,
@@ -82,6 +83,19 @@ def test_maps_are_merged_and_lists_replaced(tmp_path):
     settings = configured(tmp_path, text, **variables)
     assert (sorted(settings.models), settings.models["a"].parallel) == (["a", "b", "c"], 2)
     assert (settings.models["a"].aliases, settings.engine.args) == (["y"], ["--mlock"])
+
+
+def test_media_urls_are_a_word_or_a_list_of_hosts(tmp_path):
+    def allowed(text: str = "", **variables: str) -> MediaUrls:
+        return configured(tmp_path, text, **variables).upstream.allowed_media_urls()
+
+    hosts = MediaUrls(hosts=frozenset({"a.example", "[::1]:80"}))
+    assert allowed() == allowed("upstream: {media_urls: data}") == allowed("upstream: {media_urls: []}") == DATA_ONLY
+    assert allowed(UPSTREAM__MEDIA_URLS="http") == MediaUrls(any_host=True)
+    assert allowed("upstream: {media_urls: [A.example, '[::1]:80']}") == hosts
+    assert allowed(UPSTREAM__MEDIA_URLS='["a.example", "[::1]:80"]') == hosts
+    for wrong in ("[http://a.example]", "[a/b]", "https", "['*.example']", "[x@y]"):
+        assert "upstream.media_urls" in error_messages(tmp_path, f"upstream: {{media_urls: {wrong}}}")[0]
 
 
 def test_json_is_accepted(tmp_path):

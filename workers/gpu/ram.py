@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from app.entities.memory import MemoryReading
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def read_memory(pids: Mapping[int, int]) -> MemoryReading:
@@ -28,12 +30,18 @@ def read_memory(pids: Mapping[int, int]) -> MemoryReading:
 
 
 def process_bytes(pid: int) -> int:
-    """RAM that is freed when the process ends. Excludes mapped files: their pages count as available anyway."""
+    """RAM that is freed when the process ends, with the processes it started: an engine may be run by a wrapper script.
+    Excludes mapped files: their pages count as available anyway."""
+    folder = Path(f"/proc/{pid}")
     try:
-        memory = psutil.Process(pid).memory_info()
-    except psutil.Error:
+        _, resident, shared, *_ = map(int, (folder / "statm").read_text().split())
+    except (OSError, ValueError):  # it has ended
         return 0
-    return max(0, int(memory.rss - memory.shared))
+    try:
+        children = (folder / f"task/{pid}/children").read_text().split()  # of its first thread: all that a script has
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        children = []
+    return max(0, resident - shared) * PAGE_BYTES + sum(process_bytes(int(child)) for child in children)
 
 
 def _cgroup_limits() -> Iterator[tuple[int, int]]:

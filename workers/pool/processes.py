@@ -48,9 +48,12 @@ class Processes:
             self._post(Exited(server.id, str(error), time.monotonic(), could_not_spawn=True))
 
     def stop(self, server_id: int, why: StopReason, detail: str) -> None:
-        log.info("stop server=%d why=%s%s", server_id, why, f" {detail}" if detail else "")
+        level = logging.WARNING if why.kills else logging.INFO
+        log.log(level, "stop server=%d why=%s%s", server_id, why, f" {detail}" if detail else "")
         if process := self._processes.get(server_id):
             process.stop(why.allows_cache_save)
+            if why.kills:
+                process.kill()
 
     def count_slots(self, server_id: int) -> None:
         if process := self._processes.get(server_id):

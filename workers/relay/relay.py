@@ -32,15 +32,22 @@ OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, err
 
 
 class Relay:
-    """Sends requests to llama-servers. `is_closing`: the service is stopping them, so a cut is not a crash."""
+    """Sends requests to llama-servers. `is_closing`: the service is stopping them, so a cut is not a crash.
+    `why_killed`: why the service itself killed the server with this id; "" if it did not."""
 
     def __init__(
-        self, first_byte_seconds: float, stall_seconds: float, mover: StreamMover, is_closing: Callable[[], bool]
+        self,
+        first_byte_seconds: float,
+        stall_seconds: float,
+        mover: StreamMover,
+        is_closing: Callable[[], bool],
+        why_killed: Callable[[int], str] = lambda server: "",
     ) -> None:
         self._first_byte_seconds = first_byte_seconds  # this and the next: replaced by a reload
         self._stall_seconds = stall_seconds
         self.mover = mover
         self._is_closing = is_closing
+        self._why_killed = why_killed
         self.connections = UpstreamConnections()
 
     def set_timeouts(self, first_byte_seconds: float, stall_seconds: float) -> None:
@@ -82,6 +89,8 @@ class Relay:
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
+        if why := self._why_killed(address.server):
+            return UpstreamCrashed(f"{why}; the next request restarts it")
         model = address.model
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"

@@ -16,6 +16,11 @@ from app.use_cases.launch.command_line import LaunchPlan
 READ_BYTES = 64 * 1024
 EXIT_COMMAND = b"cmd_router_to_child:exit\n"
 
+# When the machine runs out of memory, the kernel is to kill an engine, not the service, which would take all of them
+# along. 500 counts like half of the machine's RAM. Set before the engine runs, because what a wrapper script starts
+# inherits it; raising it needs no privilege (proc(5)).
+_FIRST_OOM_VICTIM = ("/bin/sh", "-c", '{ echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"', "sh")
+
 # Replaces setpriv. A parent that died before prctl(PR_SET_PDEATHSIG, SIGKILL) is no longer the parent.
 _TRAMPOLINE = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9)\n"
@@ -79,7 +84,7 @@ def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
     Only this process holds the other end of its stdin: an engine that watches stdin exits by itself when we die.
     """
     return subprocess.Popen(
-        [*parent_death_argv(), *plan.argv],
+        [*parent_death_argv(), *_FIRST_OOM_VICTIM, *plan.argv],
         env=dict(plan.env),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ llama-kv-cache-dsa.cpp, llama-memory-recurrent.cpp.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.entities.launch import DRAFTS_ITSELF, ModelOptions
 from app.use_cases.model_shape.shape import Cache, ModelShape, between
@@ -25,6 +25,7 @@ CACHE_TYPES: Mapping[str, tuple[int, int]] = {
     "iq4_nl": (18, 32),
 }
 CELLS_PADDING = 256
+CHECKPOINTS = 32  # of each slot (--ctx-checkpoints, server-context.cpp of b11434)
 ROLLS_BACK = frozenset({DRAFTS_ITSELF, "draft-eagle3", "draft-dflash", "draft-dspark"})  # common: need_n_rs_seq
 
 
@@ -73,6 +74,17 @@ def drafting_context_bytes(shape: ModelShape, options: ModelOptions) -> int:
         * (row_bytes(k, options.draft_cache_type_k) + row_bytes(v, options.draft_cache_type_v))
         for k, v in shape.drafting
     )
+
+
+def checkpoint_bytes(shape: ModelShape, options: ModelOptions) -> int:
+    """The most RAM that context checkpoints take: CHECKPOINTS copies for each slot of what cannot be rolled back, which
+    are its sliding windows and its recurrent state (create_checkpoint in server-context.cpp)."""
+    n = shape.hparams.n_layer_all
+    window = cache_cells(shape, replace(options, parallel=1)).window
+    widths = ((shape.window.k_width, options.cache_type_k), (shape.window.v_width, options.cache_type_v))
+    windows = sum(row_bytes(between(sums, 0, n), cache_type) for sums, cache_type in widths)
+    states = _states(options) * between(shape.state_bytes, 0, n)
+    return CHECKPOINTS * max(1, options.parallel) * (window * windows + states)
 
 
 def _context(shape: ModelShape, options: ModelOptions, cells: CacheCells, start: int, stop: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from app.entities.launch import ModelOptions, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import PlacementConstraints
+from app.use_cases.estimate.kv_cache import checkpoint_bytes
 from app.use_cases.model_shape.shape import ModelShape
 
 _LAST, _RANK = 3, 4  # enum llama_pooling_type (llama.h); a model that also chats may have another
@@ -51,6 +52,11 @@ class PlacementRequest:
             return Task.RERANK
         is_encoder = hparams.value("attention.causal") is False
         return Task.EMBEDDING if is_encoder or pooling == _LAST else Task.COMPLETION
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """RAM that context checkpoints may take while the model is in use. Not booked: few servers take as much."""
+        return checkpoint_bytes(self.shape, self.options) if self.task is Task.COMPLETION else 0
 
     def estimate_with_margin(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         found = self.estimate(options, gpus)

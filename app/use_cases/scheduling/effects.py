@@ -27,13 +27,22 @@ class StopReason(enum.StrEnum):
     STALLED = "stalled"  # its load showed no progress
     TOO_LARGE = "too_large"  # it reported that it needs more memory than is available
     ABANDONED = "abandoned"  # it only generates for clients that have disconnected
+    MEMORY_EXCEEDED = "memory_exceeded"  # it held far more RAM than was booked
     SHUTDOWN = "shutdown"
 
     @property
     def allows_cache_save(self) -> bool:
         """Whether the server may save its KV cache first. One that is stalled, too large or abandoned is stopped at
         once."""
-        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED)
+        return self not in (
+            *(StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED),
+            StopReason.MEMORY_EXCEEDED,
+        )
+
+    @property
+    def kills(self) -> bool:
+        """Whether the server gets SIGKILL at once: in the time to exit it would go on growing."""
+        return self is StopReason.MEMORY_EXCEEDED
 
 
 @dataclass(frozen=True, slots=True)

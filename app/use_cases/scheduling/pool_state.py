@@ -43,6 +43,7 @@ class SchedulingLimits:
     min_residency_seconds: float = 20.0
     ttl_seconds: float = 900.0
     stall_timeout_seconds: float = 300.0
+    max_excess_memory_bytes: int | None = None  # None: RAM is not watched
     # How often an engine is polled for its busy slots after a client has disconnected. llama-server checks for the
     # client only after a second without any result, and an answer to this poll is a result: polled more often, it
     # generates for ever (b11434, server-queue.cpp, recv_with_timeout and HTTP_POLLING_SECONDS).
@@ -75,7 +76,6 @@ class Waiter:
     placement_request: PlacementRequest | None = None  # what its model needs; None while it awaits UNLOADED
     conversation: int | None = None  # if its model may have several servers
     is_replanned: bool = False  # a start for it was aborted already, because the model needed more than was booked
-    key: str = ""  # name of the client's API key; "" without keys, and for loads and unloads
 
 
 Conversations = Mapping[int, int]  # the id of the server that each used last, the latest conversation last
@@ -98,6 +98,7 @@ class PoolState:
     waiting: tuple[Waiter, ...] = ()  # oldest first
     memory: MemoryReading | None = None
     memory_requested_at: float | None = None  # of the reading on its way
+    memory_failed_at: float = float("-inf")  # of the last reading that failed
     gpus: GpuSnapshot = NO_GPUS
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
@@ -110,12 +111,10 @@ class PoolState:
     demands: Demands = field(default_factory=dict)
     saturated_since: Mapping[str, float] = field(default_factory=dict)  # by model name: while requests wait for a slot
     conversations: Mapping[str, Conversations] = field(default_factory=dict)  # by name, of models with replicas
-    # By model name: keys in the order in which they last got a slot of it while others waited.
-    slot_rotation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    load_rotation: tuple[str, ...] = ()  # keys in the order in which their last load began
     last_exit_at: float = float("-inf")  # a reading from before still counts memory that is being released
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
+    kills: Mapping[int, str] = field(default_factory=dict)  # by server id, the last few: why it was killed
     draining: bool = False
     closing: bool = False
     next_server: int = 1
@@ -184,11 +183,7 @@ def start_server(state: PoolState, waiter: Waiter, placement: Placement, now: fl
     )
     requests = {**state.placement_requests, server.id: waiter.placement_request}
     servers = (*state.servers, server)
-    keys = dict.fromkeys(w.key for w in state.waiting_for_server if w.model.name == waiter.model.name)
-    rotation = (*(key for key in state.load_rotation if key not in keys), *keys)
-    state = replace(
-        state, servers=servers, placement_requests=requests, next_server=server.id + 1, load_rotation=rotation
-    )
+    state = replace(state, servers=servers, placement_requests=requests, next_server=server.id + 1)
     return state, [Spawn(server)]
 
 

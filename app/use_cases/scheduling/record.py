@@ -35,10 +35,9 @@ from app.use_cases.scheduling.reconfigure import reconfigure
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the effects that the event itself implies."""
     match event:
-        case ev.Acquire(ticket, model, at, deadline, request, conversation, key):
+        case ev.Acquire(ticket, model, at, deadline, request, conversation):
             state = replace(state, demands=with_request(state.demands, model.name, at))
-            waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, key=key)
-            return _enqueued(state, waiter), []
+            return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation)), []
         case ev.Load(ticket, model, at, deadline, request):  # by order: the client wants to see it fail, or not
             state = replace(state, backoffs=without_backoff(state.backoffs, model.name))
             return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.LOADED, request)), []
@@ -65,8 +64,8 @@ def record(state: PoolState, event: Event) -> Step:
             return record_exit(state, event)
         case ev.MemoryRead(memory):
             return replace(state, memory=memory, memory_requested_at=None), []
-        case ev.MemoryReadFailed(detail):
-            return _memory_read_failed(state, detail)
+        case ev.MemoryReadFailed(detail, at):
+            return _memory_read_failed(state, detail, at)
         case ev.GpusPolled(gpus):
             return _gpus_polled(state, gpus), []
         case ev.Reconfigured():
@@ -215,10 +214,10 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
     return update_server(state, server_id, lambda s: replace(s.with_state(READY), port=port, ready_at=at, last_used=at))
 
 
-def _memory_read_failed(state: PoolState, detail: str) -> Step:
+def _memory_read_failed(state: PoolState, detail: str, at: float) -> Step:
     """Nothing can be placed: requests that need a new server are rejected, the others keep waiting."""
     effects: list[Effect] = []
-    state = replace(state, memory_requested_at=None)
+    state = replace(state, memory_requested_at=None, memory_failed_at=at)
     for name in dict.fromkeys(waiter.model.name for waiter in state.waiting_for_server):
         if state.server_of(name) is None:
             state, orders = reject_model(state, Refusal(Reason.SPAWN_FAILED, name, detail))

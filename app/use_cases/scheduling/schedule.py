@@ -15,6 +15,7 @@ from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.eviction import evaluation_due_times, place_or_evict
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.lifecycle import check_abandoned_slots, resume_drained, stop_stalled, stop_unneeded
+from app.use_cases.scheduling.memory_watch import watch_due_at, watch_memory
 from app.use_cases.scheduling.pool_state import STARTING, PoolState, Step
 from app.use_cases.scheduling.queueing import (
     complete_commands,
@@ -37,6 +38,7 @@ PASSES = (
     limit_queue,
     stop_stalled,
     stop_unneeded,
+    watch_memory,
     rebook_starting_servers,
     check_abandoned_slots,
     add_replicas,
@@ -75,6 +77,8 @@ def due_at(state: PoolState) -> float | None:
     if state.waiting:
         times += [waiter.deadline for waiter in state.waiting]
         times += [*readings.reading_due_times(state), *evaluation_due_times(state)]
+    if (watch_at := watch_due_at(state)) is not None:
+        times.append(watch_at)
     if state.saturated_since or state.evaluation or state.backoffs:
         times += replica_due_times(state)
     return min(times, default=None)

@@ -1,0 +1,18 @@
+"""Violation: where a body asks for something that the engine must not be asked for, and why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """`param`: the place in the body, such as `messages[0].content[1].image_url.url`."""
+
+    message: str
+    param: str = ""
+
+    def below(self, place: str) -> Violation:
+        """The same, seen from the object or array that has it at `place`: a key, or an index in brackets."""
+        joint = "." if self.param and not self.param.startswith("[") else ""
+        return Violation(self.message, f"{place}{joint}{self.param}")
