@@ -24,6 +24,8 @@ from tests.helpers.service import ENDLESS, Service, serving, wait_for
 from workers.catalog.demo_model import write_demo_model
 
 ADMIN, USER, OTHER_USER = "admin-key", "user-key", "other-key"
+# Each token is 2 KB, more than the buffers between the client and the engine hold: a stream that is not read waits.
+LONG_STREAM = {**ENDLESS, "stream": True, "logprobs": True, "top_logprobs": 20}
 CHAT = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 4}
 
 
@@ -79,12 +81,20 @@ class Reloaded:
         return float(next(line for line in lines if line.startswith(f"llama_smart_proxy_config_{name} ")).split()[1])
 
 
+def begun(stream: requests.Response) -> Iterator[bytes]:
+    """The lines of a stream, after the first token: comments about the load come before."""
+    lines: Iterator[bytes] = stream.iter_lines()
+    wait_for(lambda: next(lines).startswith(b"data:"), 20)
+    return lines
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reloaded]:
     folder = tmp_path_factory.mktemp("reload")
     file, model = folder / "config.yaml", write_demo_model(folder / "models")
     file.write_text(yaml.safe_dump(Reloaded(None, file, model).settings()))  # type: ignore[arg-type]
     with serving(folder, "--config", str(file)) as service:
+        service.url  # noqa: B018 - waits until it is ready: it has read the file
         yield Reloaded(service, file, model)
 
 
@@ -97,9 +107,8 @@ def proxy(running: Reloaded) -> Iterator[Reloaded]:
 def test_a_stream_notices_nothing_of_edits_and_broken_files(proxy: Reloaded):
     """Ten reloads by command and by HUP, five of them of broken files."""
     failures = proxy.metric("reload_failures_total")
-    with proxy.chat("kept", stream=True, **ENDLESS) as stream:
-        lines = stream.iter_lines()
-        next(lines)
+    with proxy.chat("kept", **LONG_STREAM) as stream:
+        lines = begun(stream)
         before = proxy.servers("kept")
         for number in range(5):
             edited = proxy.models(edited={"parallel": 1 + number}, kept={"ttl_seconds": 500 + number, "pin": True})
@@ -115,9 +124,8 @@ def test_a_stream_notices_nothing_of_edits_and_broken_files(proxy: Reloaded):
 
 
 def test_a_changed_model_finishes_its_stream_and_starts_anew_with_the_next_request(proxy: Reloaded):
-    with proxy.chat("edited", stream=True, **ENDLESS) as stream:
-        lines = stream.iter_lines()
-        next(lines)
+    with proxy.chat("edited", **LONG_STREAM) as stream:
+        lines = begun(stream)
         (old,) = proxy.servers("edited")
         report = proxy.reload(proxy.models(edited={"parallel": 2})).json()
         assert report["models"]["restarted"] == ["edited"]
@@ -141,9 +149,8 @@ def test_a_removed_model_goes_and_a_new_one_is_served(proxy: Reloaded):
 def test_a_replaced_key_is_refused_at_once_and_its_stream_runs_on(proxy: Reloaded):
     settings = proxy.settings()
     settings["keys"][1]["sha256"] = hashlib.sha256(OTHER_USER.encode()).hexdigest()
-    with proxy.chat("kept", USER, stream=True, **ENDLESS) as stream:
-        lines = stream.iter_lines()
-        next(lines)
+    with proxy.chat("kept", USER, **LONG_STREAM) as stream:
+        lines = begun(stream)
         assert proxy.reload(settings).json()["changed"] == ["keys"]
         assert proxy.chat("kept", USER).status_code == 401
         assert proxy.chat("kept", OTHER_USER).status_code == 200
