@@ -294,7 +294,7 @@ class UpstreamCrashed(ProxyError):
 
 
 class BadUpstream(ProxyError):
-    """The engine's answer is not valid HTTP."""
+    """The engine runs, but its answer is not valid HTTP, or was cut."""
 
     status, code = 502, "bad_upstream"
 

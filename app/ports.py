@@ -15,6 +15,7 @@ from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
 from app.entities.key import ApiKey
 from app.entities.model import Model
+from app.request_body.content import BodyContent, BodyFormat
 from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.reload_report import ReloadReport
 from app.use_cases.scheduling.events import Ending
@@ -70,6 +71,44 @@ class Reloader(Protocol):
     def reload(self) -> ReloadReport:
         """Read the sources again and apply what changed. Raises InvalidConfiguration or Draining; nothing changed then,
         except that model files were searched."""
+
+
+# --- bodies of requests --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BodyFile:
+    """A large body in a file of memory, whose bytes are moved without Python's lock."""
+
+    fd: int
+    size_bytes: int
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+
+class RequestBody(Protocol):
+    """The body of one request (workers.request_bodies.held_body.HeldBody)."""
+
+    @property
+    def data(self) -> bytes | BodyFile: ...
+    def __len__(self) -> int: ...
+
+    def content(self, form: BodyFormat) -> BodyContent:
+        """What it says. Raises InvalidRequest."""
+
+    def close(self) -> None:
+        """Give its memory back. More than once does no harm."""
+
+
+class Bodies(Protocol):
+    """Receives bodies within `server.max_body` and `server.max_bodies` (workers.request_bodies.held_body)."""
+
+    def receive(self, read: Callable[[int], bytes], announced_bytes: int) -> RequestBody:
+        """The body, read to its end. Raises RequestTooLarge and Overloaded; close it otherwise."""
+
+    def close(self) -> None:
+        """End the process that reads large bodies."""
 
 
 # --- clients -------------------------------------------------------------------------------------------
@@ -159,8 +198,11 @@ class ServerPool(Protocol):
         client: WatchedClient,
         context_tokens: int | None = None,
         conversation: int | None = None,
+        key: str = "",
     ) -> SlotRequest:
-        """Request a slot, which loads the model if necessary. Raises the ProxyError that makes waiting pointless."""
+        """Request a slot, which loads the model if necessary. Raises the ProxyError that makes waiting pointless.
+
+        `key`: name of the client's API key; keys take turns where requests wait."""
 
     def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
         """Load the model; returns once its llama-server is starting. Raises the ProxyError of a rejected load."""
@@ -182,7 +224,7 @@ class UpstreamRequest:
     method: str
     target: str  # path and query, percent-encoded
     headers: Mapping[str, str]  # those of the client that may go on; Host and Authorization are the relay's
-    body: bytes
+    body: bytes | BodyFile
 
 
 @dataclass(frozen=True, slots=True)

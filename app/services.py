@@ -11,6 +11,7 @@ from app.entities.launch import EngineFacts
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.ports import (
     Admission,
+    Bodies,
     Clients,
     Metrics,
     ModelCatalog,
@@ -32,6 +33,7 @@ class AccessPolicy:
 
     keys: tuple[ApiKey, ...] = ()
     host: str = "127.0.0.1"  # server.host
+    public_origin: str = ""  # of server.public_url, as browsers send it
     loopback_only: bool = True  # it listens for this machine alone; False also with server.allow_open
 
 
@@ -41,7 +43,6 @@ class RequestSettings:
     began with, so that it never meets two policies."""
 
     access_policy: AccessPolicy = AccessPolicy()
-    max_body: int = 256 * 1024**2  # bytes
     max_loaded: int | None = None
     max_wait_seconds: float = 300.0
     media_urls: MediaUrls = DATA_ONLY
@@ -60,6 +61,7 @@ class Services:
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     rates: RateLimits
+    bodies: Bodies
     access_log: RequestLog
     gauges: Metrics
     engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do

@@ -72,9 +72,9 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         access_policy=AccessPolicy(
             keys=settings.api_keys(),
             host=server.host,
+            public_origin=server.public_origin,
             loopback_only=server.is_loopback and not server.allow_open,
         ),
-        max_body=server.max_body,
         max_loaded=scheduling.max_loaded,
         max_wait_seconds=scheduling.max_wait_seconds,
         media_urls=settings.upstream.allowed_media_urls(),

@@ -47,6 +47,7 @@ from workers.pool.pool import Pool
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
 from workers.reload import CheckedConfiguration, ConfigurationReload, newly_preloaded
+from workers.request_bodies.held_body import RequestBodies
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
@@ -55,6 +56,8 @@ from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 
+# From the end of a process's connections to its own: it gives back what it holds on GPUs, which takes up to 1.5 s.
+EXIT_SECONDS = 2.0
 KILL_GRACE_SECONDS = 2.0  # beyond stop_seconds: the kernel needs time to free a killed process's memory
 
 
@@ -81,7 +84,8 @@ class Runtime:
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
-            *(lambda: self._store.pool.closing, lambda server: self._store.pool.kills.get(server, "")),
+            *(lambda: self._store.pool.closing, self._has_ended),
+            lambda server: self._store.pool.kills.get(server, ""),
         )
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled
@@ -111,6 +115,7 @@ class Runtime:
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
+            bodies=RequestBodies(server.max_body, server.max_bodies),
             access_log=self._access_log,
             gauges=self._gauges,
             engine=engine,
@@ -214,6 +219,10 @@ class Runtime:
         """What the model is for. Raises the ProxyError of a model that cannot be served."""
         return self._needs.placement_request(model).task
 
+    def _has_ended(self, server_id: int) -> bool:
+        """Whether a server's process has ended, or is being stopped; waits for the former."""
+        return self._pool.wait_until(lambda s: not (found := s.server(server_id)) or not found.is_up, EXIT_SECONDS)
+
     def _read_gpus(self) -> None:
         if self._gpus is not None:
             self._gpus.read_now()
@@ -244,6 +253,7 @@ class Runtime:
         if self._gpus is not None:
             self._gpus.close()
         self._history.close()
+        self.services.bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
 
     def kill(self) -> None:

@@ -4,6 +4,9 @@ With keys, every route requires one except those in PUBLIC, and those in ADMIN r
 reaches the address may do everything: the service listens on loopback only then, and must still be out of reach for web
 pages that a browser on this machine has open. Their requests are recognized by Host and Origin, and by content types
 that a page may send to any site.
+
+A key that came by Basic may be one that a browser remembers and adds to requests of any page: it counts only if the
+headers that browsers send tell of no other site.
 """
 
 from __future__ import annotations
@@ -17,8 +20,15 @@ from app.entities.model import Model
 from app.entities.server import ServerState
 from app.errors import InvalidApiKey, InvalidRequest, NotAllowed, ProxyError
 from app.routes.incoming_request import IncomingRequest, current_request
+from app.routes.paths import changes_engine
 from app.services import AccessPolicy
-from app.use_cases.credentials import Credentials, credentials_offered, is_loopback, matching_key
+from app.use_cases.credentials import (
+    Credentials,
+    credentials_offered,
+    is_from_another_site,
+    is_loopback,
+    matching_key,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +38,7 @@ PUBLIC = {"health.show_health", "health.alive", "health.ready"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
 STATE_CHANGING = {"models.load", "models.unload", "configuration.reload_configuration"}
 ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
+SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1
 
 
 @bp.before_app_request
@@ -97,23 +108,46 @@ def may_use(key: ApiKey, model: Model) -> bool:
 
 
 def _check(request: IncomingRequest, policy: AccessPolicy) -> None:
-    has_explicit_key = False
     if policy.keys:
-        has_explicit_key = _find_key(request, policy.keys)
+        request.key = _find_key(request, policy)
         _check_key(request)
-    elif policy.loopback_only:
+        return
+    if policy.loopback_only:
         _check_origin(request, policy)
-    if request.endpoint in STATE_CHANGING and not has_explicit_key and request.mimetype != "application/json":
+    if _changes_state(request) and _is_from_another_site(request, policy) and not _is_local_page(request):
+        raise NotAllowed("a web page of another site may not do this without a key; configure keys")
+    if request.endpoint in STATE_CHANGING and request.mimetype != "application/json":
         raise InvalidRequest('this route requires a key, or -H "Content-Type: application/json"')
 
 
-def _find_key(request: IncomingRequest, keys: tuple[ApiKey, ...]) -> bool:
-    """Set the request's key. True if the client sent it explicitly; a browser repeats passwords unasked."""
+def _find_key(request: IncomingRequest, policy: AccessPolicy) -> ApiKey | None:
+    """The key that the request was sent with; one that a browser may have added for a page of another site is none."""
+    counts_by_itself = not _is_from_another_site(request, policy) or _follows_link_to_page(request)
     for credentials in _credentials(request):
-        if key := matching_key(keys, credentials.key):
-            request.key = key
-            return credentials.is_explicit
-    return False
+        if (credentials.is_explicit or counts_by_itself) and (key := matching_key(policy.keys, credentials.key)):
+            return key
+    return None
+
+
+def _is_from_another_site(request: IncomingRequest, policy: AccessPolicy) -> bool:
+    site, origin, host = map(request.header, ("Sec-Fetch-Site", "Origin", "Host"))
+    return bool(site or origin) and is_from_another_site(site, origin, host, policy.public_origin)
+
+
+def _follows_link_to_page(request: IncomingRequest) -> bool:
+    """A link in a wiki may open the status page: it changes nothing, and only the browser's user sees it."""
+    is_navigation = request.header("Sec-Fetch-Mode") == "navigate" and request.header("Sec-Fetch-Dest") == "document"
+    return request.endpoint == "status.show_status" and request.method == "GET" and is_navigation
+
+
+def _is_local_page(request: IncomingRequest) -> bool:
+    return is_loopback(request.header("Origin").lower().partition("://")[2])
+
+
+def _changes_state(request: IncomingRequest) -> bool:
+    if request.endpoint in SCANNING and request.wants_scan:
+        return True
+    return request.endpoint in STATE_CHANGING or changes_engine(request.method, request.path)
 
 
 def _credentials(request: IncomingRequest) -> list[Credentials]:
@@ -130,7 +164,8 @@ def _check_key(request: IncomingRequest) -> None:
         raise InvalidApiKey(
             has_credentials=bool(_credentials(request)), is_browser=request.endpoint == "status.show_status"
         )
-    if request.endpoint in ADMIN and request.key and not request.key.admin:
+    needs_admin = request.endpoint in ADMIN or changes_engine(request.method, request.path)
+    if needs_admin and request.key and not request.key.admin:
         raise NotAllowed(f"the key {request.key.name!r} may not do this; it needs `admin: true`")
 
 

@@ -25,14 +25,13 @@ from app.errors import (
     RateLimited,
     UpstreamCrashed,
 )
-from app.ports import Address, EngineAnswer, Lease, SlotRequest, WatchedClient
+from app.ports import Address, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
 from app.routes.authorization import servable_model
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error
 from app.routes.incoming_request import IncomingRequest
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
-from app.routes.request_options import RequestOptions
-from app.routes.requested_model import read_request
+from app.routes.requested_model import RequestOptions, read_request
 from app.services import CLIENT_SOCKET
 from app.use_cases.scheduling.events import Ending
 
@@ -41,7 +40,9 @@ log = logging.getLogger(__name__)
 UNKNOWN_MODEL = "_unknown"  # the label of requests for a name that is not in the catalogue: clients add no series
 HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"  # printable ASCII but "%"; the rest of a name is percent-encoded
 LOADS_NOTHING = ("GET", "HEAD")
-NOT_IMPLEMENTED = 501  # llama-server's, for what its start options disabled
+# llama-server answers 500 for requests that it cannot process (an image without a projector, an input longer than
+# ubatch_size), 501 for what its start options disabled. SDKs repeat 5xx, here with the same result.
+NOT_RETRIED = (500, 501)
 
 
 def respond(request: IncomingRequest, route: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -73,7 +74,7 @@ class Exchange:
         self.route = route
         self.services = request.services
         self.arrived_at = time.monotonic()
-        self.body = b""
+        self.body: RequestBody | None = None
         self.options = RequestOptions("")
         self.model: Model | None = None
         self.client: WatchedClient | None = None
@@ -157,7 +158,8 @@ class Exchange:
     def _read_request(self) -> None:
         """Read the body, and the options in it. A path without a route exists only for bodies that name a model."""
         if self.route == OTHER_PATH or self.request.method not in LOADS_NOTHING:
-            self.body = self.request.read_body()
+            self.body = self.request.receive_body()
+            self.releases.append(self.body.close)
         try:
             self.options = read_request(self.request, self.body)
         except (InvalidRequest, MissingModel) as error:
@@ -173,8 +175,9 @@ class Exchange:
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
         settings, options = self.request.settings, self.options
+        key = self.request.key.name if self.request.key else ""
         self.slot = slot = self.services.pool.acquire(
-            model, settings.max_wait_seconds, client, options.num_ctx, options.conversation
+            model, settings.max_wait_seconds, client, options.num_ctx, options.conversation, key
         )
         self.releases.append(self._release_slot)
         if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES):
@@ -186,7 +189,17 @@ class Exchange:
 
     def _release_slot(self) -> None:
         if self.slot is not None:
-            self.slot.end(self._ending, self.options.keep_alive_seconds if self.is_sent else None)
+            self.slot.end(self._ending, self._keep_alive_seconds if self.is_sent else None)
+
+    @property
+    def _keep_alive_seconds(self) -> float | None:
+        """As requested. A key that may not unload models may not have them unloaded sooner either."""
+        requested, key = self.options.keep_alive_seconds, self.request.key
+        if requested is None or key is None or key.admin:
+            return requested
+        assert self.model is not None
+        ttl, default = self.model.ttl_seconds, self.services.store.pool.limits.ttl_seconds
+        return requested if requested >= (default if ttl is None else ttl) else None
 
     @property
     def _ending(self) -> Ending:
@@ -213,8 +226,11 @@ class Exchange:
         """Send the request; on return the head of the answer is here."""
         assert self.model is not None and self.client is not None
         self.device, self.is_sent = address.device, True
-        self.answer = self.services.relay.send(address, self.request.for_engine(self.body), self.client)
+        data = self.body.data if self.body else b""
+        self.answer = self.services.relay.send(address, self.request.for_engine(data), self.client)
         self.releases.append(self.answer.close)
+        if self.body:
+            self.body.close()  # the engine has it
         self.services.gauges.first_byte(self.model.name, time.monotonic() - self.arrived_at, self.waited_seconds)
 
     def _head(self) -> tuple[int, list[tuple[str, str]]]:
@@ -230,8 +246,8 @@ class Exchange:
         ours.append(("x-llama-smart-proxy-wait-ms", str(round(self.waited_seconds * 1000))))
         if self.answer.is_stream:
             ours.append(("X-Accel-Buffering", "no"))
-        if self.answer.status == NOT_IMPLEMENTED:
-            ours.append(("x-should-retry", "false"))  # SDKs would repeat the request, with the same result
+        if self.answer.status in NOT_RETRIED:
+            ours.append(("x-should-retry", "false"))
         return self.answer.status, [*self.answer.headers, *ours]
 
     def _finish_load(self, write: Callable[[bytes], object]) -> None:

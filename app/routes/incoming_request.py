@@ -17,8 +17,8 @@ from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_input_stream
 
 from app.entities.key import ApiKey
-from app.errors import RequestTooLarge
-from app.ports import UpstreamRequest, WatchedClient
+from app.ports import BodyFile, RequestBody, UpstreamRequest, WatchedClient
+from app.request_body.content import MULTIPART
 from app.routes.paths import PLAIN_ROUTES
 from app.services import Services, services
 
@@ -31,7 +31,6 @@ PATH_SAFE = "/:@!$&'()*+,;=~"
 FORWARDED_HEADERS = ("Accept", "Traceparent", "Tracestate")  # and X-Request-Id, with our own value if it has none
 # Whatever the client calls its JSON: llama-server accepts a form, curl's default for -d, only up to 1 MiB.
 CONTENT_TYPE = "application/json"
-MULTIPART = "multipart/form-data"  # forwarded as it is, with its boundary
 # A traceparent (W3C Trace Context, 3.2).
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -73,6 +72,11 @@ class IncomingRequest:
         return [value for key, value in pairs if key == name]
 
     @property
+    def wants_scan(self) -> bool:
+        """Whether a list of models should look for new files first."""
+        return self.arguments("reload")[:1] == ["1"]
+
+    @property
     def mimetype(self) -> str:
         return self.header("Content-Type").partition(";")[0].strip().lower()
 
@@ -101,17 +105,13 @@ class IncomingRequest:
         """A watch over the client's connection; close it."""
         return self.services.clients.watch(self.environ.get("gunicorn.socket"))
 
-    def read_body(self) -> bytes:
-        """The body. Raises RequestTooLarge, by the announced length or as soon as more has arrived."""
-        max_bytes = self.settings.max_body
-        if self.announced_bytes <= max_bytes:
-            # A server that does not end its stream with the body is asked for the announced bytes only.
-            body: bytes = get_input_stream(self.environ).read(max_bytes + 1)
-            if len(body) <= max_bytes:
-                return body
-        raise RequestTooLarge(f"the body is larger than {max_bytes} bytes; server.max_body sets the limit")
+    def receive_body(self) -> RequestBody:
+        """The body; close it. Raises RequestTooLarge and Overloaded: by the announced length, or as soon as more has
+        arrived."""
+        # A server that does not end its stream with the body is asked for the announced bytes only.
+        return self.services.bodies.receive(get_input_stream(self.environ).read, self.announced_bytes)
 
-    def for_engine(self, body: bytes) -> UpstreamRequest:
+    def for_engine(self, body: bytes | BodyFile) -> UpstreamRequest:
         """The request that goes to a llama-server: the same method, path, query and body, and headers of a list."""
         return UpstreamRequest(self.method, self._target(), self._forwarded_headers(), body)
 
@@ -156,7 +156,17 @@ def _variable(name: str) -> str:
     return "HTTP_" + name.upper().replace("-", "_")
 
 
-_COMMON = ("X-Request-Id", "Host", "Origin", "Authorization", "X-Api-Key", "Accept", "Connection", "Traceparent")
+_COMMON = (
+    "X-Request-Id",
+    "Host",
+    "Origin",
+    "Sec-Fetch-Site",
+    "Authorization",
+    "X-Api-Key",
+    "Accept",
+    "Connection",
+    "Traceparent",
+)
 _VARIABLE = {
     **{name: _variable(name) for name in (*_COMMON, "Tracestate")},
     "Content-Type": "CONTENT_TYPE",

@@ -42,7 +42,7 @@ def show_model(name: str) -> Response:
 
 def _reload_if_requested() -> None:
     """A scan takes up to a second, and requests for one wait for each other: they must not take the last thread."""
-    if flask_request.args.get("reload") == "1":
+    if current_request().wants_scan:
         with admitted(services()):
             services().catalog.reload()
 
@@ -99,7 +99,9 @@ def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Mo
     """The model of a load or unload, and its watched client; takes a place among the inference requests meanwhile."""
     request = current_request()
     with admitted(request.services):
-        model = find(request, read_request(request, request.read_body()).model)
+        with contextlib.closing(request.receive_body()) as body:
+            name = read_request(request, body).model
+        model = find(request, name)
         with contextlib.closing(request.watch_client()) as client:
             yield model, client
 

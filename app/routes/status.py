@@ -13,7 +13,10 @@ from app.use_cases.reporting.report import model_list
 bp = Blueprint("status", __name__)
 
 # The page loads nothing from other sites, and a model's name cannot become a script.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 @bp.get("/")

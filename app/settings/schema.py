@@ -35,6 +35,7 @@ from app.settings.values import (
     Variables,
     absolute,
     start_folder,
+    url_origin,
 )
 from app.use_cases.credentials import is_loopback
 
@@ -55,6 +56,10 @@ class ServerSettings(Section):
         16, ge=1, description="Threads never used for inference, so that health checks are always answered."
     )
     max_body: ByteSize = Field(ByteSize(256 * 1024**2), description="Largest request body.")
+    max_bodies: ByteSize = Field(
+        ByteSize(1024**3),
+        description="Memory for all request bodies together, at least one of `max_body`; further requests get 503.",
+    )
     receive_timeout_seconds: float = Field(
         10.0, gt=0, description="Timeout for a request's headers, and for a pause while its body arrives."
     )
@@ -63,6 +68,30 @@ class ServerSettings(Section):
     allow_open: bool = Field(
         False, description="Without keys, let anyone who can reach the address use the service, under any Host name."
     )
+
+    public_url: Text | None = Field(
+        None,
+        description=(
+            "URL of the service as browsers know it, if a reverse proxy changes the Host header: "
+            "https://llm.example.org. Its pages count as our own; see [keys.md](keys.md#browsers)."
+        ),
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, url: str | None) -> str | None:
+        try:
+            is_valid = url is None or bool(re.match(r"(?i)https?://[^/]", url) and url_origin(url))
+        except ValueError:
+            is_valid = False
+        if not is_valid:
+            raise ValueError("must begin with http:// or https:// and a host name")
+        return url
+
+    @property
+    def public_origin(self) -> str:
+        """That of public_url; "" without one."""
+        return url_origin(self.public_url) if self.public_url else ""
 
     @field_validator("host")
     @classmethod
@@ -90,7 +119,9 @@ class ApiKeySettings(Section):
         description='The hash of the key, never the key itself: `printf %s "$KEY" | sha256sum` prints it.'
     )
     models: list[Text] = Field(["*"], description="Models that the key may use; `*` and `?` are wildcards.")
-    admin: bool = Field(False, description="May load and unload models.")
+    admin: bool = Field(
+        False, description="May load and unload models, change the engine's LoRA scales, and read `/decisions`."
+    )
     requests_per_minute: int = Field(600, ge=1, description="Limit on inference requests per minute.")
 
     @field_validator("sha256")

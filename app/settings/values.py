@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 
@@ -120,3 +121,12 @@ ModelName = Annotated[Text, AfterValidator(_check_model_name)]
 Folder = Annotated[Path, AfterValidator(absolute)]
 Arguments = Annotated[list[Text], AfterValidator(_check_arguments)]
 Variables = Annotated[dict[str, Text], AfterValidator(_check_variables)]
+
+
+def url_origin(url: str) -> str:
+    """The origin of an http(s) URL, as browsers send it: without a path, and without the scheme's usual port."""
+    parts = urlsplit(url)
+    scheme, name = parts.scheme.lower(), (parts.hostname or "").lower()
+    name = f"[{name}]" if ":" in name else name
+    has_usual_port = parts.port in (None, {"http": 80, "https": 443}.get(scheme))
+    return f"{scheme}://{name}" if has_usual_port else f"{scheme}://{name}:{parts.port}"

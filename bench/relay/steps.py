@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import sys
@@ -121,6 +122,9 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
         answer.usage()
         answer.close()
 
+    def read_body() -> None:
+        read_request(incoming, services.bodies.receive(io.BytesIO(BODY).read, len(BODY)))
+
     def report() -> None:
         services.gauges.first_byte(model.name, 0.001, 0.0)
         services.gauges.answered(path, model.name, 200, 0.001, 7, 1)
@@ -129,7 +133,9 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
     return {
         "parse the request": lambda: IncomingRequest(environ, services, "bench"),
         "authorization": lambda: authorize(incoming),
-        "JSON: the model's name": lambda: read_request(incoming, BODY),
+        "JSON: the model's name": lambda: read_request(
+            incoming, services.bodies.receive(io.BytesIO(BODY).read, len(BODY))
+        ),
         "catalog": lambda: servable_model(incoming, MODELS[0]),
         "scheduler: acquire and release a slot": slot,
         "relay to llama-server and back, usage": relay,

@@ -10,8 +10,8 @@ import pytest
 
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.errors import InvalidRequest
+from app.request_body.content import BodyFormat, read_content
 from app.routes.incoming_request import IncomingRequest
-from app.routes.requested_model import read_request
 from app.services import RequestSettings
 
 ANY = MediaUrls(any_host=True)
@@ -35,11 +35,8 @@ def claude(part: dict[str, object]) -> dict[str, object]:
 
 def rejected(body: dict[str, object], allowed: MediaUrls = DATA_ONLY, text: str = "") -> str:
     """Where the body is rejected; "" if it is not."""
-    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "CONTENT_TYPE": "application/json"}
-    catalog = SimpleNamespace(knows_replicas=False)
-    services: Any = SimpleNamespace(catalog=catalog, settings=RequestSettings(media_urls=allowed))
     try:
-        read_request(IncomingRequest(environ, services, ""), (text or json.dumps({"model": "m", **body})).encode())
+        read_content((text or json.dumps({"model": "m", **body})).encode(), BodyFormat(media_urls=allowed))
     except InvalidRequest as error:
         assert error.param and "upstream.media_urls" in str(error)
         return error.param

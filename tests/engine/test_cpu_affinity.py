@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.service import serving
+from tests.helpers.service import FIXED_RAM, serving
 
 CPUS = os.sched_getaffinity(0)
 
@@ -24,7 +24,7 @@ def pinned_cpu() -> Iterator[int]:
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
 def test_an_engine_inherits_the_services_cpu_mask(tmp_path: Path, pinned_cpu: int):
-    with serving(tmp_path) as service:
+    with serving(tmp_path, program=("-P", FIXED_RAM)) as service:
         assert service.chat().status_code == 200
         masks = [process.cpu_affinity() for process in (service.master, service.worker, *service.engines())]
     assert masks == [[pinned_cpu]] * 3

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A scripted llama-server, for faults that a real one does not show on demand.
 
-It accepts llama-server's command line and prints the --help and --version of a build of mid 2024. Its behaviour is set
+It accepts llama-server's command line and prints the --help and --version of a build of mid 2024. Like a real one it
+closes the connection after each stream, a little late, although it has announced keep-alive. Its behaviour is set
 by FAKE_* variables, or by the same names in a JSON file next to it (`<argv[0]>.json`), because the environment of an
 engine is built from an allow-list. `install_fake(folder, FAKE_LOAD="hang")` writes such a pair.
 
@@ -42,6 +43,7 @@ import hmac
 import io
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -127,6 +129,8 @@ def _settings() -> dict[str, str]:
     return {**{name: str(value) for name, value in configured.items()}, **given}
 
 
+MAX_CLOSING_SECONDS = 0.005  # after a stream
+
 SETTINGS = _settings() if __name__ == "__main__" else {}
 loaded = threading.Event()
 journal_lock = threading.Lock()
@@ -183,6 +187,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+    def end_headers(self) -> None:
+        self.send_header("Keep-Alive", "timeout=5, max=100")
+        super().end_headers()
 
     def setup(self) -> None:
         super().setup()
@@ -343,13 +351,16 @@ class Handler(BaseHTTPRequestHandler):
             self.server.grown.append(b"x" * int(number("FAKE_GROW_MB") * 2**20))
         self.server.generating += 1
         try:
-            return self.stream() if request.get("stream") else self.whole()
+            self.stream() if request.get("stream") else self.whole()
         except OSError:
             journal(f"closed {self.path}")
             self.close_connection = True
-            return None
         finally:
             self.server.generating -= 1
+        if request.get("stream") and not self.close_connection:
+            time.sleep(random.uniform(0, MAX_CLOSING_SECONDS))
+            self.close_connection = True
+        return None
 
     def tokens(self) -> range:
         return range(int(number("FAKE_STREAM_TOKENS", 20)))

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import requests
 
+from tests.helpers.preloaded import PreloadedProcess
 from workers.server.child_process import parent_death_argv
 
 FIXED_RAM = str(Path(__file__).with_name("fixed_ram.py"))
@@ -36,7 +37,7 @@ class Service:
         folder: Path,
         *arguments: str,
         plain: Mapping[str, str] | None = None,
-        program: Sequence[str] = ("-P", FIXED_RAM),
+        program: Sequence[str] | None = None,
         **environment: str,
     ):
         """`environment` are settings, which get our prefix; `plain` are environment variables without a prefix."""
@@ -56,14 +57,7 @@ class Service:
         if plain is None:  # without a fake NVML, a test sees no GPUs, whatever the machine has
             env["LLAMA_SMART_PROXY_GPU__ENABLED"] = "false"
         env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()} | dict(plain or {})
-        self.process = subprocess.Popen(
-            [*parent_death_argv(), sys.executable, *program, "serve", "--port", "0", *arguments],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self.process = start(program, ("serve", "--port", "0", *arguments), env)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -129,7 +123,7 @@ class Service:
         return wait_for(lambda: self.master.children(), 10)[0]
 
     def engines(self) -> list[psutil.Process]:
-        return [p for p in self.worker.children() if "setpriv" not in p.name()]
+        return [p for p in self.worker.children() if p.name() not in ("setpriv", "body-reader")]
 
     def family(self) -> list[psutil.Process]:
         return [self.master, *self.master.children(recursive=True)]
@@ -154,12 +148,29 @@ class Service:
         self.process.stdout.close()
 
 
+def start(
+    program: Sequence[str] | None, arguments: Sequence[str], env: Mapping[str, str]
+) -> subprocess.Popen[str] | PreloadedProcess:
+    """The master process. Forked unless `program` is given, or `env` has a library path, which only an exec reads."""
+    if program is None and "LD_LIBRARY_PATH" not in env:
+        return PreloadedProcess(arguments, env)
+    program = program or ("-P", FIXED_RAM)
+    return subprocess.Popen(
+        [*parent_death_argv(), sys.executable, *program, *arguments],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
 @contextlib.contextmanager
 def serving(
     folder: Path,
     *arguments: str,
     plain: Mapping[str, str] | None = None,
-    program: Sequence[str] = ("-P", FIXED_RAM),
+    program: Sequence[str] | None = None,
     **environment: str,
 ) -> Iterator[Service]:
     service = Service(folder, *arguments, plain=plain, program=program, **environment)

@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,18 +55,28 @@ def test_a_client_that_knows_no_chunks_gets_the_same_events(tmp_path: Path):
         assert events.count(b"data: ") > 40 and plain.endswith(b"data: [DONE]\n\n")
 
 
-def test_a_connection_carries_one_stream_after_another(tmp_path: Path):
+def test_streams_follow_each_other_on_kept_connections(tmp_path: Path):
+    """The engine closes its side after each, up to 5 ms late, although it has announced keep-alive: a request that was
+    sent on such a connection was answered 502 `upstream_crashed`."""
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(BODY)}\r\n\r\n"
     again = head.encode() + BODY
-    with faulty(tmp_path, **TOKENS) as service, ask(service, close=False) as connection:
-        for _ in range(2):
-            body, data = Chunked(), b""
-            while b"\r\n\r\n" not in data:
-                data += connection.recv(65536)
-            body.payload(data.partition(b"\r\n\r\n")[2])
-            while not body.is_over:
-                body.payload(connection.recv(65536))
-            connection.sendall(again)
+
+    def ask_repeatedly(_: int) -> set[bytes]:
+        heads = set()
+        with ask(service, close=False) as connection:
+            for _ in range(20):
+                body, data = Chunked(), b""
+                while b"\r\n\r\n" not in data:
+                    data += connection.recv(65536)
+                heads.add(data.partition(b"\r\n")[0])
+                body.payload(data.partition(b"\r\n\r\n")[2])
+                while not body.is_over:
+                    body.payload(connection.recv(65536))
+                connection.sendall(again)
+        return heads
+
+    with faulty(tmp_path, FAKE_STREAM_TOKENS=1, FAKE_TOKEN_DELAY_SECONDS=0) as service, ThreadPoolExecutor(6) as pool:
+        assert set.union(*pool.map(ask_repeatedly, range(6))) == {b"HTTP/1.1 200 OK"}
 
 
 def without_times(body: bytes) -> bytes:

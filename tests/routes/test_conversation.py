@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from app.request_body.options import opening_hash
 from app.routes.incoming_request import IncomingRequest
-from app.routes.request_options import conversation_hash
 from app.routes.requested_model import read_request
 from app.services import RequestSettings
+from workers.request_bodies.held_body import RequestBodies
 
+BODIES = RequestBodies(2**24, 2**24)
 SYSTEM = {"role": "system", "content": "You are kind."}
 FIRST = {"role": "user", "content": [{"type": "text", "text": "Hello!"}]}
 MORE = [{"role": "assistant", "content": "Hi."}, {"role": "user", "content": "And now?"}]
@@ -29,10 +32,10 @@ class Catalogue:
 
 def conversation(body: dict[str, Any], model: str = "several", **headers: str) -> int | None:
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "CONTENT_TYPE": "application/json"}
-    request: Any = IncomingRequest(
-        environ | headers, SimpleNamespace(catalog=Catalogue(), settings=RequestSettings()), ""
-    )  # type: ignore[arg-type]
-    return read_request(request, json.dumps({"model": model, **body}).encode()).conversation
+    services: Any = SimpleNamespace(catalog=Catalogue(), settings=RequestSettings())
+    request = IncomingRequest(environ | headers, services, "")
+    data = json.dumps({"model": model, **body}).encode()
+    return read_request(request, BODIES.receive(io.BytesIO(data).read, len(data))).conversation
 
 
 def test_a_conversation_goes_on_as_it_began():
@@ -90,7 +93,7 @@ def test_a_conversation_of_many_messages_costs_less_than_reading_them():
         work()
         return time.process_time() - began
 
-    knowing = min(seconds(lambda: conversation_hash((), [("messages", [message] * 50_000)])) for _ in range(5))
+    knowing = min(seconds(lambda: opening_hash([("messages", [message] * 50_000)])) for _ in range(5))
     assert knowing < min(seconds(lambda: json.loads(body)) for _ in range(5))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.entities.launch import ModelOptions
 from app.errors import InvalidRequest
-from app.routes.request_options import keep_alive_seconds, requested_context
+from app.request_body.options import keep_alive_seconds, requested_context
 from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits

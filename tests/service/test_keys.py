@@ -15,7 +15,7 @@ import psutil
 import pytest
 import requests
 
-from tests.helpers.service import Service, serving
+from tests.helpers.service import Service, serving, wait_for
 from tests.service.test_bad_requests import MIB, answer_to, plain
 from workers.catalog.demo_model import write_demo_model
 
@@ -57,6 +57,7 @@ def outcome(answer: requests.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"] if answer.status_code >= 400 else ""
 
 
+BRIEF = {"model": "demo", "prompt": "x", "max_tokens": 1}
 OK, NO_KEY, FORBIDDEN = (200, ""), (401, "invalid_api_key"), (403, "not_allowed")
 
 # Route -> outcome without a key, with a key, with an admin key.
@@ -72,6 +73,9 @@ ROUTES = {
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
     ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/slots/0?action=erase&model=demo"): (NO_KEY, FORBIDDEN, (501, "")),  # not without --slot-save-path
+    ("POST", "/lora-adapters?model=demo"): (NO_KEY, FORBIDDEN, (400, "")),  # it wants a list
+    ("POST", "/v1/stream"): (NO_KEY, (404, "not_found"), (404, "not_found")),
     ("GET", "/nowhere"): (NO_KEY, (404, "not_found"), (404, "not_found")),
     ("POST", "/nowhere"): (NO_KEY, (404, "File Not Found"), (404, "File Not Found")),  # llama-server's own answer
     ("POST", "/tools"): (NO_KEY, (404, "not_found"), (404, "not_found")),
@@ -86,7 +90,7 @@ def test_a_route_is_open_to_the_right_clients(service: Service, route: tuple[str
     got = [ask(service, path, key, method, json=body) for key in ("", USER, ADMIN)]
     for answer, (status, code) in zip(got, ROUTES[route], strict=True):
         assert answer.status_code == status
-        if status >= 400 and code != "File Not Found":
+        if status >= 400 and code not in ("", "File Not Found"):
             assert answer.json()["error"]["code"] == code
 
 
@@ -220,9 +224,22 @@ def test_a_password_stored_by_a_browser_cannot_load_models(service: Service):
     """Another site's page can post a form here, and the browser adds the stored password."""
     body = json.dumps({"model": "demo"})
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    by_browser = requests.post(service.url + "/models/unload", data=body, headers=form, auth=("me", ADMIN), timeout=30)
-    assert outcome(by_browser) == (400, "invalid_request")
+
+    def unload(**origin: str) -> requests.Response:
+        headers = form | origin
+        return requests.post(service.url + "/models/unload", data=body, headers=headers, auth=("me", ADMIN), timeout=30)
+
+    assert outcome(unload(Origin="http://evil.example")) == NO_KEY
+    assert outcome(unload()) == outcome(unload(Origin=service.url)) == OK
     assert outcome(ask(service, "/models/unload", ADMIN, "POST", data=body, headers=form)) == OK
+
+
+def test_a_key_that_may_not_unload_cannot_do_so_by_keep_alive(service: Service):
+    chat(service, USER)
+    assert outcome(ask(service, "/v1/completions", USER, "POST", json=BRIEF | {"keep_alive": 0})) == OK
+    assert [server["state"] for server in ask(service, "/health", USER).json()["servers"]] == ["ready"]
+    assert outcome(ask(service, "/v1/completions", ADMIN, "POST", json=BRIEF | {"keep_alive": 0})) == OK
+    wait_for(lambda: ask(service, "/health", USER).json()["servers"] == [], 20)
 
 
 def test_no_key_appears_in_logs_answers_or_arguments(service: Service):

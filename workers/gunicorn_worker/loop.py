@@ -1,4 +1,4 @@
-"""ConnectionLoop: accepts connections, reads request heads and closes connections; a pool of threads answers requests.
+"""ConnectionLoop: accepts connections, reads request heads and closes connections; request threads answer.
 
 The rule: a request occupies a thread only once its head is complete and the client has read earlier answers, but for
 what fits in the socket's buffer. Everything before the head and after the answer
@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from gunicorn.config import Config
 
@@ -25,6 +25,7 @@ from workers.gunicorn_worker.accepting import Acceptor
 from workers.gunicorn_worker.error_answers import send_error
 from workers.gunicorn_worker.receiving import ClientConnection, Head, Phase
 from workers.gunicorn_worker.request_handler import After, RequestHandler
+from workers.gunicorn_worker.request_threads import RequestThreads
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,14 @@ class ConnectionLoop:
         self._max_kept = cfg.worker_connections - cfg.threads
         self._threads = threading.BoundedSemaphore(cfg.threads)
         self._health_checks = threading.BoundedSemaphore(MAX_WAITING_HEALTH_CHECKS)
-        self._pool = ThreadPoolExecutor(cfg.threads, thread_name_prefix="request")
-        self._pool.submit(bool)  # start one thread now, in case no thread can be started later
+        self._request_threads = RequestThreads(cfg.threads)
+        self._request_threads.submit(bool)  # start one thread now, in case no thread can be started later
         self._epoll = select.epoll()
         self._acceptor = Acceptor(listeners, self._epoll, timeouts.send_timeout_seconds)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = queue.SimpleQueue()  # filled by pool threads
+        self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = (
+            queue.SimpleQueue()
+        )  # filled by request threads
         self._is_draining = False  # written only by `begin_drain`
         self._is_stopping = False  # written only by `stop`
         # Only the main thread writes the fields below.
@@ -96,7 +99,6 @@ class ConnectionLoop:
         self._sweep_at = now
         while self._connections and time.monotonic() < now + LAST_WAIT_SECONDS:
             self._run_once()
-        self._pool.shutdown(wait=False)
 
     def _run_once(self) -> None:
         for fd, _ in self._epoll.poll(max(0.0, self._sweep_at - time.monotonic())):
@@ -162,9 +164,9 @@ class ConnectionLoop:
             return
         conn.phase, conn.deadline = Phase.SERVED, math.inf
         try:
-            self._pool.submit(self._serve, conn, permit)
+            self._request_threads.submit(partial(self._serve, conn, permit))
         except RuntimeError as error:
-            # No new thread can be started, but the request is in the pool's queue: the next free thread takes it.
+            # No new thread can be started: the next free one takes the request.
             self._log_rate_limited("request waits for a thread: %s", error)
 
     def _admit(self, conn: ClientConnection) -> threading.Semaphore | None:
@@ -180,7 +182,7 @@ class ConnectionLoop:
         return None
 
     def _serve(self, conn: ClientConnection, permit: threading.Semaphore) -> None:
-        """Answer the request and hand the connection back. Runs on a pool thread."""
+        """Answer the request and hand the connection back. Runs on a request thread."""
         after = After.RESET
         try:
             after = self._handler.handle(conn)

@@ -1,4 +1,4 @@
-"""RequestHandler: one request on a pool thread, from its complete head to the end of its answer.
+"""RequestHandler: one request on a request thread, from its complete head to the end of its answer.
 
 gunicorn parses the head and frames the answer; the environ is that of PEP 3333 plus the client's socket.
 """

@@ -136,7 +136,7 @@ class ServiceControl:
             log.exception("kill failed")
 
     def exit_process(self) -> None:
-        """Exit without joining the pool: a thread may be blocked on a dead client's socket for hours."""
+        """Exit without waiting for request threads: a thread may be blocked on a dead client's socket for hours."""
         if not self._closed.is_set():
             self._kill_service()
         logging.shutdown()

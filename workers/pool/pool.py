@@ -96,6 +96,7 @@ class Pool:
         client: WatchedClient,
         context_tokens: int | None = None,
         conversation: int | None = None,
+        key: str = "",
     ) -> PendingLease:
         """Request a slot of one of the model's servers, loading it if necessary; of several servers the one that this
         conversation used last, if it has a free slot. The caller must `end` the result.
@@ -106,7 +107,7 @@ class Pool:
         now, request = time.monotonic(), self._placement_request(model)
         if context_tokens is not None and 0 < (most := max_request_tokens(request)) < context_tokens:
             raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
-        command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, request, conversation)
+        command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, request, conversation, key)
         return PendingLease(command, self._submit(command, client), client, self.post, self._address_of)
 
     def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:

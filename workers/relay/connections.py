@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import struct
@@ -12,12 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.ports import BodyFile
+
 RECEIVE_BYTES = 64 * 1024
 KEPT_SECONDS = 3.0  # llama-server closes a connection that was idle for 5 s
 MAX_KEPT = 64  # for each server
 CONNECT_SECONDS = 10.0  # to a listening socket of this machine
 MOMENT_SECONDS = 0.004  # small answers of small models take no longer
 SEND_SECONDS = 300  # a healthy server reads its requests
+RESET_SECONDS = 0.05  # a reset follows the end of a connection as soon as its server closes the socket
 
 
 @dataclass(slots=True)
@@ -39,6 +43,15 @@ class UpstreamConnection:
         except BlockingIOError as error:
             raise TimeoutError(f"llama-server read nothing for {SEND_SECONDS} s") from error
 
+    def send_file(self, body: BodyFile) -> None:
+        """Raises TimeoutError, OSError."""
+        sent_bytes = 0
+        try:
+            while sent_bytes < len(body):
+                sent_bytes += os.sendfile(self.socket.fileno(), body.fd, sent_bytes, len(body) - sent_bytes)
+        except BlockingIOError as error:
+            raise TimeoutError(f"llama-server read nothing for {SEND_SECONDS} s") from error
+
     def receive(self) -> bytes:
         """The next bytes; empty at the end of the connection. Raises TimeoutError, OSError."""
         try:
@@ -50,6 +63,16 @@ class UpstreamConnection:
         if not poll.poll(1000 * self.patience_seconds):
             raise TimeoutError(f"llama-server sent nothing for {self.patience_seconds:g} s")
         return self.socket.recv(RECEIVE_BYTES)
+
+    def was_reset(self) -> bool:
+        """After the end of the connection: whether the server left bytes of ours unread.
+
+        Its kernel sends a reset for those once the socket is closed, and for bytes that arrive later (Linux 6.1,
+        tcp_close and tcp_rcv_state_process). cpp-httplib shuts a socket down, then closes it: the end comes first.
+        """
+        poll = select.poll()
+        poll.register(self.socket, 0)  # POLLHUP and POLLERR are always reported
+        return bool(poll.poll(1000 * RESET_SECONDS))
 
     def shut(self) -> None:
         """Wake the thread that waits on it. From any thread."""

@@ -22,18 +22,25 @@ from app.errors import (
 from app.ports import Address, ClientSocket, TokenUsage, UpstreamRequest, WatchedClient
 from workers.relay.body import BadFraming, Counted, SendFailed, Sink, SocketSink, WsgiSink
 from workers.relay.connections import UpstreamConnections
+from workers.relay.reply import BadAnswer, Reply
 from workers.relay.stream_mover import StreamMover
-from workers.relay.upstream import WITH_BODY, BadAnswer, Reply, ask
+from workers.relay.upstream import WITH_BODY, ask
 from workers.relay.usage import token_usage
 
 log = logging.getLogger(__name__)
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+ALIVE = UpstreamRequest("GET", "/health", {}, b"")
+ALIVE_SECONDS = 0.5  # /health waits for no computation
 
 
 class Relay:
-    """Sends requests to llama-servers. `is_closing`: the service is stopping them, so a cut is not a crash.
-    `why_killed`: why the service itself killed the server with this id; "" if it did not."""
+    """Sends requests to llama-servers.
+
+    `is_closing`: the service is stopping them, so a cut is not a crash. `has_ended`: whether the process of a server,
+    by its id, has ended or is being stopped; it waits a moment for that. `why_killed`: why the service itself killed
+    the server with this id; "" if it did not.
+    """
 
     def __init__(
         self,
@@ -41,12 +48,14 @@ class Relay:
         stall_seconds: float,
         mover: StreamMover,
         is_closing: Callable[[], bool],
+        has_ended: Callable[[int], bool],
         why_killed: Callable[[int], str] = lambda server: "",
     ) -> None:
         self._first_byte_seconds = first_byte_seconds  # this and the next: replaced by a reload
         self._stall_seconds = stall_seconds
         self.mover = mover
         self._is_closing = is_closing
+        self._has_ended = has_ended
         self._why_killed = why_killed
         self.connections = UpstreamConnections()
 
@@ -82,7 +91,7 @@ class Relay:
         self.connections.close()
 
     def error_of(self, error: Exception, address: Address, client: WatchedClient) -> ProxyError:
-        """What an exception of the exchange with a server means."""
+        """What an exception of the exchange with a server means. May ask the server whether it is alive."""
         if isinstance(error, SendFailed) and error.errno is None:
             return ClientDisconnected(str(error))
         if client.is_disconnected or isinstance(error, SendFailed):
@@ -99,7 +108,18 @@ class Relay:
             return SpawnFailed(f"{model}: cannot connect to llama-server: {error.strerror}; try again later")
         if isinstance(error, BadAnswer | BadFraming):
             return BadUpstream(f"{model}: llama-server's answer is not valid HTTP: {error}; check engine.binary")
-        return UpstreamCrashed(f"{model}: llama-server ended during the request; the next request restarts it")
+        if not self._is_alive(address, client) and self._has_ended(address.server):
+            return UpstreamCrashed(f"{model}: llama-server ended during the request; the next request restarts it")
+        return BadUpstream(f"{model}: llama-server runs on, but the request failed: {error}; check its log")
+
+    def _is_alive(self, address: Address, client: WatchedClient) -> bool:
+        """Whether the server answers another request."""
+        try:
+            reply = ask(self.connections, address, ALIVE, client, ALIVE_SECONDS)
+        except (OSError, BadAnswer):
+            return False
+        reply.connection.close()
+        return True
 
 
 class UpstreamAnswer:

@@ -17,7 +17,7 @@ import time
 
 from workers.relay.body import BadFraming, SendFailed, SocketSink
 from workers.relay.connections import RECEIVE_BYTES
-from workers.relay.upstream import Reply
+from workers.relay.reply import Reply
 
 log = logging.getLogger(__name__)
 

@@ -1,98 +1,23 @@
-"""HTTP/1.1 to a llama-server on this machine: the request as bytes, the head of its answer, the body as it arrives.
-
-Small and strict: one peer, which this service started. Anything it sends that is not HTTP/1.1 (RFC 9112) is BadAnswer,
-never a guess.
-"""
+"""One request to a llama-server of this machine, up to the head of its answer."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-
-from app.ports import Address, UpstreamRequest, WatchedClient
-from workers.relay.body import Chunked, Counted, FramedBody, SocketSink, UntilClosed
+from app.ports import Address, BodyFile, UpstreamRequest, WatchedClient
 from workers.relay.connections import UpstreamConnection, UpstreamConnections
+from workers.relay.reply import NoAnswer, Reply, read_reply
 
-MAX_HEAD_BYTES = 64 * 1024
-SMALL_BYTES = 64 * 1024  # an answer of no more is read as a whole before its head is sent
+WATCHED_BYTES = 64 * 1024  # a request of more may take a while to send
 IDEMPOTENT = ("GET", "HEAD")
 WITH_BODY = ("POST", "PUT", "PATCH")  # servers read the bodies of these
-# Headers of an answer that are not the engine's to set: hop-by-hop ones (RFC 9110, 7.6.1), and those we set ourselves.
-NOT_FORWARDED = {
-    *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
-    *("upgrade", "server", "date", "set-cookie", "set-cookie2", "location", "x-request-id"),
-}
-NOT_FORWARDED_PREFIXES = ("access-control-", "x-llama-smart-proxy-")  # an answer with the latter would look like ours
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
-_FORWARDED_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110, 5.5; gunicorn rejects any other
-_LENGTH = re.compile(r"[0-9]{1,18}")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
-class BadAnswer(Exception):
-    """The server sent something that is not HTTP/1.1."""
+class Unanswered(NoAnswer):
+    """The server closed the connection before the first byte of its answer. `may_be_running`: it had read the whole
+    request."""
 
-
-class NoAnswer(ConnectionError):
-    """The server closed the connection before the end of its answer."""
-
-
-class _Unsent(ConnectionError):
-    """The connection was closed before the server had the whole request."""
-
-
-@dataclass(slots=True)
-class Reply:
-    """An answer whose head has arrived. `headers`: those that go on to the client."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: FramedBody
-    connection: UpstreamConnection
-    is_kept: bool  # the connection may carry another request after the body
-    is_stream: bool  # of events
-    is_encoded: bool  # compressed, mostly
-    undecoded: bytes = b""  # what arrived of the body with the head
-    first: bytes = b""  # the same, decoded by `prepare`
-    next_to_last: bytes = b""  # the last two pieces have the token counts
-    last: bytes = b""
-
-    def prepare(self) -> None:
-        """Decode the beginning of the body, and wait for the whole of a small one: a bad answer can still become an
-        error of its own, because the client has not got its head. Raises NoAnswer, BadFraming, OSError."""
-        if isinstance(self.body, Counted) and self.body.missing_bytes <= SMALL_BYTES:
-            while len(self.undecoded) < self.body.missing_bytes:
-                if not (data := self.connection.receive()):
-                    raise NoAnswer("the connection was closed in mid-answer")
-                self.undecoded += data
-        if self.undecoded:
-            self.first = self.payload(self.undecoded)
-
-    def payload(self, data: bytes) -> bytes:
-        """The body in these bytes from the connection; b"" is its end. Raises NoAnswer, BadFraming."""
-        if not data:
-            if not self.body.ends_with_connection():
-                raise NoAnswer("the connection was closed in mid-answer")
-            return b""
-        if piece := self.body.payload(data):
-            self.next_to_last, self.last = self.last, piece
-        return piece
-
-    def forwarded(self, data: bytes, sink: SocketSink) -> bytes:
-        """What the sink's client gets for these bytes from the connection; b"" is its end. Raises NoAnswer, BadFraming.
-
-        A chunk of a stream is forwarded as it is.
-        """
-        if sink.is_chunked and self.is_stream and isinstance(self.body, Chunked) and self.body.is_one_chunk(data):
-            self.next_to_last, self.last = self.last, data
-            return data
-        payload = self.payload(data)
-        return sink.framed(payload, self.body.is_over)
-
-
-# --- the request ---------------------------------------------------------------------------------------
+    def __init__(self, may_be_running: bool) -> None:
+        super().__init__("it closed the connection without an answer")
+        self.may_be_running = may_be_running
 
 
 def ask(
@@ -104,54 +29,65 @@ def ask(
 ) -> Reply:
     """Send a request and wait for the head of its answer.
 
-    A kept connection may have been closed meanwhile. The request is sent once more, on a new connection, if the server
-    cannot have received it, or did not answer and the method allows a repetition: a POST may be running.
+    A server may close a kept connection at any moment, also while the next request is on its way. Then the request is
+    sent once more, on a new connection, if that cannot make the server do it twice: the server did not read all of it,
+    so no slot is busy with it, or the method allows a repetition.
     Raises NoAnswer, BadAnswer, OSError (TimeoutError included).
     """
     data = request_bytes(request, address)
     connection = connections.take(address.port)
     if connection.is_reused:
         try:
-            return _ask_on(connection, request.method, data, client, first_byte_seconds)
-        except _Unsent:
-            pass
-        except NoAnswer:
-            if request.method not in IDEMPOTENT or client.is_disconnected:
+            return _ask_on(connection, request, data, client, first_byte_seconds)
+        except Unanswered as error:
+            is_repeatable = request.method in IDEMPOTENT or not error.may_be_running
+            if client.is_disconnected or not is_repeatable:
                 raise
         connection = connections.new(address.port)
-    try:
-        return _ask_on(connection, request.method, data, client, first_byte_seconds)
-    except _Unsent as error:
-        raise NoAnswer(str(error)) from error
+    return _ask_on(connection, request, data, client, first_byte_seconds)
 
 
 def _ask_on(
-    connection: UpstreamConnection, method: str, data: bytes, client: WatchedClient, first_byte_seconds: float
+    connection: UpstreamConnection,
+    request: UpstreamRequest,
+    data: bytes,
+    client: WatchedClient,
+    first_byte_seconds: float,
 ) -> Reply:
     connection.patience_seconds, connection.on_silence = first_byte_seconds, client.begin
     try:
         client.on_disconnect(connection.shut)
-        if len(data) > SMALL_BYTES:
+        if len(request.body) > WATCHED_BYTES:
             client.begin()
-        try:
-            connection.send(data)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            # An engine that rejects a request before it has read the body may have said so.
-            try:
-                return read_reply(connection, method)
-            except (NoAnswer, ConnectionResetError):
-                raise _Unsent(str(error)) from error
-        return read_reply(connection, method)
-    except ConnectionResetError as error:
-        connection.close()
-        raise NoAnswer(str(error)) from error
+        return read_reply(connection, request.method, _first_bytes(connection, data, request.body))
     except BaseException:
         connection.close()
         raise
 
 
+def _first_bytes(connection: UpstreamConnection, data: bytes, body: bytes | BodyFile) -> bytes:
+    """Send a request and wait for the first bytes of its answer. Raises Unanswered, OSError (TimeoutError included)."""
+    is_sent = True
+    try:
+        connection.send(data)
+        if isinstance(body, BodyFile):
+            connection.send_file(body)
+    except (BrokenPipeError, ConnectionResetError):
+        is_sent = False  # a server that rejects a request before it has read the body may have said so
+    try:
+        first = connection.receive()
+    except ConnectionResetError as error:  # without an end before it, this can be how a server closes what it has read
+        raise Unanswered(may_be_running=is_sent) from error
+    if not first:
+        raise Unanswered(may_be_running=is_sent and not connection.was_reset())
+    return first
+
+
 def request_bytes(request: UpstreamRequest, address: Address) -> bytes:
-    """The whole request. Raises ValueError for a line end in its head: values are checked, whoever made them."""
+    """The whole request, but for a body in a file.
+
+    Raises ValueError for a line end in its head: values are checked, whoever made them.
+    """
     lines = [
         f"{request.method} {request.target} HTTP/1.1",
         f"Host: 127.0.0.1:{address.port}",
@@ -163,97 +99,5 @@ def request_bytes(request: UpstreamRequest, address: Address) -> bytes:
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
         raise ValueError("a line end in the head of a request")
-    return head.encode("latin-1") + b"\r\n\r\n" + request.body
-
-
-# --- the head of the answer ----------------------------------------------------------------------------
-
-
-def read_reply(connection: UpstreamConnection, method: str) -> Reply:
-    """The head of the answer to a request of this method; informational answers (1xx) are skipped.
-
-    Raises NoAnswer, BadAnswer, OSError (TimeoutError included).
-    """
-    data, skipped_bytes = b"", 0
-    while True:
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            data += _more(connection, data)
-            continue
-        version, status, headers = _parse(data[:end])
-        data = data[end + 4 :]
-        if status >= 200:
-            break
-        if status == 101:
-            raise BadAnswer("it switches protocols unasked")
-        skipped_bytes += end
-        if skipped_bytes > MAX_HEAD_BYTES:
-            raise BadAnswer("its answer never begins")
-    body, has_end = _body(method, version, status, headers)
-    options = _connection_options(headers)
-    is_kept = has_end and "close" not in options and (version == 1 or "keep-alive" in options)
-    undecoded = b"" if body.is_over and not has_end else data
-    values = {name.lower(): value for name, value in headers}
-    is_stream = values.get("content-type", "").lower().startswith("text/event-stream")
-    is_encoded = bool(values.get("content-encoding"))
-    return Reply(status, _forwarded(headers, options), body, connection, is_kept, is_stream, is_encoded, undecoded)
-
-
-def _more(connection: UpstreamConnection, data: bytes) -> bytes:
-    """The next bytes of a head that begins with `data`."""
-    if len(data) > MAX_HEAD_BYTES:
-        raise BadAnswer("the head of its answer is too long")
-    if _BARE_LF.search(data):  # it will never end
-        raise BadAnswer("a line in the head of its answer ends without a carriage return")
-    piece = connection.receive()
-    if not piece:
-        raise BadAnswer("the head of its answer is incomplete") if data else NoAnswer("it closed the connection")
-    return piece
-
-
-def _parse(head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
-    """HTTP's minor version, the status, the headers."""
-    first, *rest = head.split(b"\r\n")
-    status_line = _STATUS.fullmatch(first)
-    if not status_line:
-        raise BadAnswer("its answer has no status line")
-    headers = []
-    for line in rest:
-        header = _FIELD.fullmatch(line)
-        if not header:
-            raise BadAnswer("a header of its answer cannot be parsed")
-        headers.append((header[1].decode(), header[2].strip(b" \t").decode("latin-1")))
-    return int(status_line[1]), int(status_line[2]), headers
-
-
-def _body(method: str, version: int, status: int, headers: list[tuple[str, str]]) -> tuple[FramedBody, bool]:
-    """The framing of the body (RFC 9112, 6.3), and whether the body ends before the connection does."""
-    codings = [value.lower() for name, value in headers if name.lower() == "transfer-encoding"]
-    lengths = [value for name, value in headers if name.lower() == "content-length"]
-    if codings and (codings != ["chunked"] or lengths or version == 0):
-        raise BadAnswer("the framing of its answer is ambiguous")
-    if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
-        raise BadAnswer("the length of its answer cannot be parsed")
-    if method == "HEAD" or status in (204, 304):
-        # Some servers send a body all the same: it must not become the next request's answer.
-        return Counted(0), False
-    if codings:
-        return Chunked(), True
-    return (Counted(int(lengths.pop())), True) if lengths else (UntilClosed(), False)
-
-
-def _connection_options(headers: Iterable[tuple[str, str]]) -> set[str]:
-    """What all Connection headers list, in lower case: options, and headers that end at this hop (RFC 9110, 7.6.1)."""
-    values = [value for name, value in headers if name.lower() == "connection"]
-    return {option.strip(" \t").lower() for value in values for option in value.split(",")}
-
-
-def _forwarded(headers: list[tuple[str, str]], options: set[str]) -> list[tuple[str, str]]:
-    dropped = NOT_FORWARDED | options
-    return [
-        (name, value)
-        for name, value in headers
-        if name.lower() not in dropped
-        and not name.lower().startswith(NOT_FORWARDED_PREFIXES)
-        and _FORWARDED_VALUE.fullmatch(value)
-    ]
+    data = head.encode("latin-1") + b"\r\n\r\n"
+    return data if isinstance(request.body, BodyFile) else data + request.body

@@ -19,7 +19,7 @@ EXIT_COMMAND = b"cmd_router_to_child:exit\n"
 # When the machine runs out of memory, the kernel is to kill an engine, not the service, which would take all of them
 # along. 500 counts like half of the machine's RAM. Set before the engine runs, because what a wrapper script starts
 # inherits it; raising it needs no privilege (proc(5)).
-_FIRST_OOM_VICTIM = ("/bin/sh", "-c", '{ echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"', "sh")
+_FIRST_OOM_VICTIM = ("/bin/sh", "-c", '{ echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"', "sh")
 
 # Replaces setpriv. A parent that died before prctl(PR_SET_PDEATHSIG, SIGKILL) is no longer the parent.
 _TRAMPOLINE = (

@@ -23,6 +23,7 @@ class Acquire:
     deadline: float
     placement_request: PlacementRequest  # what the model needs if a server has to be started
     conversation: int | None = None  # if its model may have several servers
+    key: str = ""  # name of the client's API key; "" without keys
 
 
 @dataclass(frozen=True, slots=True)

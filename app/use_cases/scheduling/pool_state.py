@@ -76,6 +76,7 @@ class Waiter:
     placement_request: PlacementRequest | None = None  # what its model needs; None while it awaits UNLOADED
     conversation: int | None = None  # if its model may have several servers
     is_replanned: bool = False  # a start for it was aborted already, because the model needed more than was booked
+    key: str = ""  # name of the client's API key; "" without keys, and for loads and unloads
 
 
 Conversations = Mapping[int, int]  # the id of the server that each used last, the latest conversation last
@@ -111,6 +112,9 @@ class PoolState:
     demands: Demands = field(default_factory=dict)
     saturated_since: Mapping[str, float] = field(default_factory=dict)  # by model name: while requests wait for a slot
     conversations: Mapping[str, Conversations] = field(default_factory=dict)  # by name, of models with replicas
+    # By model name: keys in the order in which they last got a slot of it while others waited.
+    slot_rotation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    load_rotation: tuple[str, ...] = ()  # keys in the order in which their last load began
     last_exit_at: float = float("-inf")  # a reading from before still counts memory that is being released
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
@@ -183,7 +187,11 @@ def start_server(state: PoolState, waiter: Waiter, placement: Placement, now: fl
     )
     requests = {**state.placement_requests, server.id: waiter.placement_request}
     servers = (*state.servers, server)
-    state = replace(state, servers=servers, placement_requests=requests, next_server=server.id + 1)
+    keys = dict.fromkeys(w.key for w in state.waiting_for_server if w.model.name == waiter.model.name)
+    rotation = (*(key for key in state.load_rotation if key not in keys), *keys)
+    state = replace(
+        state, servers=servers, placement_requests=requests, next_server=server.id + 1, load_rotation=rotation
+    )
     return state, [Spawn(server)]
 
 

@@ -35,9 +35,10 @@ from app.use_cases.scheduling.reconfigure import reconfigure
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the effects that the event itself implies."""
     match event:
-        case ev.Acquire(ticket, model, at, deadline, request, conversation):
+        case ev.Acquire(ticket, model, at, deadline, request, conversation, key):
             state = replace(state, demands=with_request(state.demands, model.name, at))
-            return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation)), []
+            waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, key=key)
+            return _enqueued(state, waiter), []
         case ev.Load(ticket, model, at, deadline, request):  # by order: the client wants to see it fail, or not
             state = replace(state, backoffs=without_backoff(state.backoffs, model.name))
             return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.LOADED, request)), []

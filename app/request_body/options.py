@@ -9,9 +9,10 @@ import marshal
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from hashlib import blake2b
 
 from app.errors import InvalidRequest
+from app.request_body.json_body import Pair
 
 MAX_DURATION_CHARACTERS = 40  # _PART takes quadratic time, and holds Python's lock meanwhile
 CONVERSATION_HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")  # never forwarded to the engine
@@ -19,19 +20,6 @@ PROMPT_CHARACTERS = 256  # of a prompt without messages: a later one of the conv
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PLAIN = 2  # the last marshal version that writes equal values alike, whatever else refers to them
-
-Pair = tuple[str, object]  # of a JSON object: objects are read as tuples of pairs
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOptions:
-    """What is read from a request."""
-
-    model: str  # its name, without surrounding white space
-    streams: bool = False  # the answer is requested as events
-    keep_alive_seconds: float | None = None  # how long the model stays loaded afterwards; None: as the settings say
-    num_ctx: int | None = None  # tokens of context
-    conversation: int | None = None  # its hash, if the model may have several servers
 
 
 def keep_alive_seconds(pairs: Iterable[Pair]) -> float | None:
@@ -76,24 +64,31 @@ def requested_context(pairs: Iterable[Pair]) -> int | None:
     return None
 
 
-def conversation_hash(headers: Iterable[str], pairs: Iterable[Pair]) -> int | None:
-    """A number that all requests of a conversation have in common, in this process: one of its servers has it cached.
+def opening_hash(pairs: Iterable[Pair]) -> int | None:
+    """A number that all requests of a conversation have in common: one of the model's servers has it cached.
 
-    By the first of these that is there: one of the CONVERSATION_HEADERS, OpenAI's `prompt_cache_key`, the messages up
-    to the first of a user, the beginning of the prompt. None without any.
+    By the first of these that is there: OpenAI's `prompt_cache_key`, the messages up to the first of a user, the
+    beginning of the prompt. None without any. The same in every process, unlike Python's `hash`.
     """
-    if name := next(filter(None, headers), ""):
-        return hash(name)
     body = dict(pairs)
     if isinstance(key := body.get("prompt_cache_key"), str) and key:
-        return hash(key)
+        return hash_of_text(key)
     messages = body.get("messages", body.get("input"))  # /v1/responses has the latter
     if isinstance(messages, list) and messages and isinstance(messages[0], tuple):
         # Not by walking through it in Python: that took twice as long as parsing it, and both hold Python's lock.
-        return hash(marshal.dumps(list(_opening(messages)), _PLAIN))
+        return _hash(marshal.dumps(list(_opening(messages)), _PLAIN))
     if isinstance(prompt := body.get("prompt"), str) and prompt:
-        return hash(prompt[:PROMPT_CHARACTERS])
+        return hash_of_text(prompt[:PROMPT_CHARACTERS])
     return None
+
+
+def hash_of_text(text: str) -> int:
+    """Eight bytes that are the same in every process."""
+    return _hash(text.encode("utf-8", "surrogatepass"))
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
 def _opening(messages: list[object]) -> Iterator[object]:

@@ -1,0 +1,75 @@
+"""What is read from a body, whichever its format. The engine gets the client's own bytes: the name that decides here
+must be the one that the engine would read too, and anything that could be read in two ways is rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.entities.media_urls import DATA_ONLY, MediaUrls
+from app.errors import InvalidRequest
+from app.request_body.buffer import Buffer
+from app.request_body.json_body import Pair, read_json
+from app.request_body.options import keep_alive_seconds, opening_hash, requested_context
+
+MULTIPART = "multipart/form-data"
+MAX_NAME = 512  # characters
+OPTION_KEYS = {"stream", "keep_alive", "ttl", "num_ctx", "options"}
+
+
+@dataclass(frozen=True, slots=True)
+class BodyFormat:
+    """What the head and the settings say about how to read the body."""
+
+    mimetype: str = "application/json"
+    boundary: str = ""  # of a form
+    is_named: bool = False  # the query names the model, so the body need not
+    media_urls: MediaUrls = DATA_ONLY
+    wants_conversation: bool = False  # a model may have several servers
+
+
+@dataclass(frozen=True, slots=True)
+class BodyContent:
+    """What a body says. All of it is small, however large the body is."""
+
+    names: tuple[str, ...] = ()  # its "model"; at most one
+    streams: bool = False
+    keep_alive_seconds: float | None = None
+    num_ctx: int | None = None
+    conversation: int | None = None
+
+
+def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
+    """Read the body. Raises InvalidRequest for what cannot be parsed or is ambiguous."""
+    if form.mimetype == MULTIPART:
+        from app.request_body.form import names_in_form  # werkzeug takes long to load
+
+        return BodyContent(tuple(_checked(names_in_form(body, form.boundary, 4 * MAX_NAME), "the form")))
+    pairs = read_json(body, form.media_urls, may_be_a_list=form.is_named)
+    names = [value for key, value in pairs if key == "model"]
+    conversation = opening_hash(pairs) if form.wants_conversation else None
+    options = [pair for pair in pairs if pair[0] in OPTION_KEYS]
+    if not options and conversation is None:
+        return BodyContent(tuple(_checked(names, "the body")))
+    return _with_options(_checked(names, "the body"), options, conversation)
+
+
+def _with_options(names: Sequence[str], options: list[Pair], conversation: int | None) -> BodyContent:
+    streams = any(key == "stream" and value is True for key, value in options)
+    return BodyContent(tuple(names), streams, keep_alive_seconds(options), requested_context(options), conversation)
+
+
+def _checked(names: list[object] | list[str], place: str) -> list[str]:
+    strings = [name for name in names if isinstance(name, str)]
+    if len(strings) < len(names):
+        raise InvalidRequest('"model" is not a string', param="model")
+    return at_most_one(strings, place)
+
+
+def at_most_one(names: list[str], place: str) -> list[str]:
+    """The names. Raises InvalidRequest for more than one, or one that is too long to be a model's."""
+    if len(names) > 1:
+        raise InvalidRequest(f'{place} has more than one "model"', param="model")
+    if any(len(name.strip()) > MAX_NAME for name in names):
+        raise InvalidRequest(f'"model" is longer than {MAX_NAME} characters', param="model")
+    return names

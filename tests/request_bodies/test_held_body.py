@@ -1,0 +1,135 @@
+"""Bodies: what they take of the budget, where they are kept, and what is read of them elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.errors import InvalidRequest, Overloaded, RequestTooLarge
+from app.ports import BodyFile
+from app.request_body.content import BodyContent, BodyFormat
+from workers.request_bodies.held_body import INLINE_VALUES, PIECE_BYTES, HeldBody, RequestBodies
+
+MIB = 1024**2
+FORM = BodyFormat("multipart/form-data", "b")
+
+
+def received(bodies: RequestBodies, data: bytes, announced: bool = True) -> HeldBody:
+    return bodies.receive(io.BytesIO(data).read, len(data) if announced else 0)
+
+
+def content_of(held: HeldBody) -> bytes:
+    data = held.data
+    return os.pread(data.fd, data.size_bytes + 1, 0) if isinstance(data, BodyFile) else data
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 5 * PIECE_BYTES, 2 * MIB])
+def test_a_body_takes_its_size_until_it_is_closed(size: int, announced: bool):
+    bodies, data = RequestBodies(2 * MIB, 4 * MIB), os.urandom(size)
+    held = received(bodies, data, announced)
+    assert (content_of(held), len(held), bodies.budget.taken_bytes) == (data, size, size)
+    held.close()
+    held.close()
+    assert bodies.budget.taken_bytes == 0
+
+
+def test_a_body_that_is_too_large_is_not_read():
+    bodies, source = RequestBodies(MIB, MIB), io.BytesIO(b"x" * (MIB + 1))
+    with pytest.raises(RequestTooLarge):
+        bodies.receive(source.read, MIB + 1)
+    assert (source.tell(), bodies.budget.taken_bytes) == (0, 0)
+
+
+def test_chunks_are_read_only_until_they_are_too_much():
+    bodies, source = RequestBodies(MIB, 2 * MIB), io.BytesIO(b"x" * 10 * MIB)
+    with pytest.raises(RequestTooLarge):
+        bodies.receive(source.read, 0)
+    assert source.tell() <= MIB + PIECE_BYTES
+    assert bodies.budget.taken_bytes == 0
+
+
+def test_bodies_beyond_the_budget_are_turned_away_before_they_are_read():
+    bodies, source = RequestBodies(2 * MIB, 3 * MIB), io.BytesIO(b"x" * 2 * MIB)
+    with_room = received(bodies, b"x" * 2 * MIB)
+    with pytest.raises(Overloaded) as raised:
+        bodies.receive(source.read, 2 * MIB)
+    assert (source.tell(), raised.value.headers["Retry-After"]) == (0, "1")
+    with_room.close()
+    received(bodies, b"x" * 2 * MIB).close()
+
+
+def test_chunks_are_turned_away_when_they_outgrow_the_budget():
+    bodies = RequestBodies(2 * MIB, 3 * MIB)
+    other = received(bodies, b"x" * 2 * MIB)
+    with pytest.raises(Overloaded):
+        received(bodies, b"x" * 2 * MIB, announced=False)
+    assert bodies.budget.taken_bytes == len(other)
+
+
+def test_one_body_of_the_largest_size_always_fits():
+    received(RequestBodies(2 * MIB, 1), b"x" * 2 * MIB).close()
+
+
+def test_a_body_that_ends_early_leaves_nothing(tmp_path: Path):
+    def read(size: int) -> bytes:
+        raise ConnectionResetError
+
+    bodies, before = RequestBodies(MIB, MIB), len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ConnectionResetError):
+        bodies.receive(read, MIB)
+    assert (bodies.budget.taken_bytes, len(os.listdir("/proc/self/fd"))) == (0, before)
+
+
+@pytest.fixture(scope="module")
+def bodies() -> Iterator[RequestBodies]:
+    with contextlib.closing(RequestBodies(8 * MIB, 64 * MIB)) as made:
+        yield made
+
+
+@pytest.mark.integration
+def test_another_process_reads_the_same(bodies: RequestBodies):
+    body = json.dumps({"model": "demo", "stream": True, "num_ctx": 4096, "a": "x" * 3 * MIB}).encode()
+    held = received(bodies, body)
+    assert isinstance(held.data, BodyFile)
+    assert held.content(BodyFormat()) == BodyContent(("demo",), streams=True, num_ctx=4096)
+
+
+@pytest.mark.integration
+def test_many_values_are_read_elsewhere(bodies: RequestBodies, monkeypatch):
+    monkeypatch.setattr("workers.request_bodies.held_body.read_content", None)
+    body = json.dumps({"model": "demo", "a": [0] * INLINE_VALUES}).encode()
+    assert len(body) < PIECE_BYTES
+    assert received(bodies, body).content(BodyFormat()).names == ("demo",)
+
+
+@pytest.mark.integration
+def test_errors_of_the_other_process_are_raised_here(bodies: RequestBodies):
+    with pytest.raises(InvalidRequest, match='more than one "model"') as raised:
+        received(bodies, b'{"model": "a", "model": "b", "x": "' + b"x" * MIB + b'"}').content(BodyFormat())
+    assert raised.value.param == "model"
+
+
+@pytest.mark.integration
+def test_a_large_form_is_read_elsewhere(bodies: RequestBodies):
+    head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
+    body = head % b'file"; filename="x' + b"\0" * 2 * MIB + b"\r\n" + head % b"model" + b"demo\r\n--b--\r\n"
+    assert received(bodies, body).content(FORM).names == ("demo",)
+
+
+@pytest.mark.integration
+def test_the_process_that_reads_is_started_anew_after_its_end(bodies: RequestBodies):
+    body = b'{"model": "demo", "x": "' + b"x" * MIB + b'"}'
+    held = received(bodies, body)
+    assert held.content(BodyFormat()).names == ("demo",)
+    (process,) = [each for each in psutil.Process().children() if each.name() == "body-reader"]
+    process.kill()
+    assert held.content(BodyFormat()).names == ("demo",)
+    assert not process.is_running()

@@ -1,0 +1,138 @@
+"""HeldBody: the body of one request, from its first byte until the engine has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from app.errors import Overloaded, RequestTooLarge
+from app.ports import BodyFile
+from app.request_body.content import BodyContent, BodyFormat, read_content
+from app.request_body.json_body import values_bound
+from workers.request_bodies.budget import BodyBudget
+from workers.request_bodies.reader import LargeBodyReader
+
+PIECE_BYTES = 256 * 1024  # copying one takes some 0.1 ms, with Python's lock
+# More values in a body that is no file are read elsewhere, too: this many hold the lock for 5 ms.
+INLINE_VALUES = 20_000
+
+
+class RequestBodies:
+    """Receives bodies, within the limits of one body and of all together."""
+
+    def __init__(self, max_body_bytes: int, max_bodies_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+        self.budget = BodyBudget(max(max_body_bytes, max_bodies_bytes))
+        self._reader = LargeBodyReader(max_body_bytes)
+
+    def receive(self, read: Callable[[int], bytes], announced_bytes: int) -> HeldBody:
+        """The body, which `read` returns piece by piece; 0 announced: chunks, or none. Close it.
+
+        Raises RequestTooLarge and Overloaded, if the length is announced before anything is read.
+        """
+        held = HeldBody(self.budget, self._reader, self._max_body_bytes)
+        try:
+            held.receive(read, announced_bytes)
+        except BaseException:
+            held.close()
+            raise
+        return held
+
+    def close(self) -> None:
+        """End the process that reads large bodies."""
+        self._reader.close()
+
+
+class HeldBody:
+    """Used by the request's own thread alone."""
+
+    def __init__(self, budget: BodyBudget, reader: LargeBodyReader, max_bytes: int) -> None:
+        self.data: bytes | BodyFile = b""
+        self._budget = budget
+        self._reader = reader
+        self._max_bytes = max_bytes
+        self._taken_bytes = 0
+        self._fd = -1
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def receive(self, read: Callable[[int], bytes], announced_bytes: int) -> None:
+        """Fill it. Raises RequestTooLarge, Overloaded."""
+        self._check_size(announced_bytes)
+        self._take(announced_bytes or PIECE_BYTES)
+        piece = read(PIECE_BYTES)
+        if len(piece) < PIECE_BYTES or len(piece) == announced_bytes:
+            self.data, size = piece, len(piece)
+            self._check_size(size)
+        else:
+            self._fd = _memory_file()
+            size = self._store(piece, read, announced_bytes)
+            self.data = BodyFile(self._fd, size)
+        self._give_back_all_but(size)
+
+    def _store(self, piece: bytes, read: Callable[[int], bytes], announced_bytes: int) -> int:
+        """Write this piece and those that follow; returns the bytes in all."""
+        size = 0
+        while piece:
+            _write(self._fd, piece)
+            size += len(piece)
+            if size == announced_bytes:
+                break
+            self._check_size(size)
+            if size + PIECE_BYTES > self._taken_bytes and not announced_bytes:
+                self._take(PIECE_BYTES)
+            piece = read(PIECE_BYTES)
+        return size
+
+    def _check_size(self, count: int) -> None:
+        if count > self._max_bytes:
+            raise RequestTooLarge(f"the body is larger than {self._max_bytes} bytes; server.max_body sets the limit")
+
+    def _take(self, count: int) -> None:
+        self._budget.take(count)
+        self._taken_bytes += count
+
+    def _give_back_all_but(self, count: int) -> None:
+        self._budget.release(self._taken_bytes - count)
+        self._taken_bytes = count
+
+    def content(self, form: BodyFormat) -> BodyContent:
+        """What it says. Raises InvalidRequest."""
+        data = self.data
+        if isinstance(data, BodyFile):
+            return self._reader.read(data, form)
+        if len(data) > INLINE_VALUES and values_bound(data) > INLINE_VALUES:
+            return self._read_elsewhere(data, form)
+        return read_content(data, form)
+
+    def _read_elsewhere(self, data: bytes, form: BodyFormat) -> BodyContent:
+        fd = _memory_file()
+        try:
+            _write(fd, data)
+            return self._reader.read(BodyFile(fd, len(data)), form)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Give its memory back. More than once does no harm."""
+        self.data = b""
+        self._give_back_all_but(0)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _memory_file() -> int:
+    try:
+        return os.memfd_create("request-body", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise Overloaded(f"the body cannot be stored: {error.strerror}; try again") from error
+
+
+def _write(fd: int, piece: bytes) -> None:
+    try:
+        while piece:
+            piece = piece[os.write(fd, piece) :]
+    except OSError as error:
+        raise Overloaded(f"the body cannot be stored: {error.strerror}; try again") from error

@@ -1,0 +1,105 @@
+"""LargeBodyReader: reads large bodies in a process of its own, so that no stream waits for Python's lock meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from app.errors import Overloaded, ProxyError
+from app.ports import BodyFile
+from app.request_body.content import BodyContent, BodyFormat
+
+log = logging.getLogger(__name__)
+
+READ_SECONDS = 60.0  # 256 MiB of a million values take some 3 s
+ANSWER_BYTES = 256 * 1024
+MEMORY_PER_BYTE = 10  # the worst: each byte decoded to a character of 4 bytes, twice
+_ROOT = Path(__file__).resolve().parents[2]
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from workers.request_bodies.reader_process import run; run(int(sys.argv[2]), int(sys.argv[3]))"
+)
+_INHERITED = ("PATH", "LANG", "LD_LIBRARY_PATH")
+
+
+class _Ended(Exception):
+    """The process ended without an answer."""
+
+
+class LargeBodyReader:
+    """One process, started for the first large body, which reads one body at a time. Any thread, by the lock."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self._memory_bytes = MEMORY_PER_BYTE * max_body_bytes + 1024**3
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+
+    def read(self, body: BodyFile, form: BodyFormat) -> BodyContent:
+        """What the body says. Raises InvalidRequest; Overloaded if it could not be read."""
+        with self._lock:
+            answer = self._answer(body, form)
+        if isinstance(answer, ProxyError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """End the process; the next body would start another."""
+        with self._lock:
+            self._end()
+
+    def _answer(self, body: BodyFile, form: BodyFormat) -> BodyContent | ProxyError:
+        is_reused = self._channel is not None
+        try:
+            try:
+                return self._ask(body, form)
+            except _Ended:
+                if not is_reused:
+                    raise
+                return self._ask(body, form)  # it ended before, the kernel may have needed its memory
+        except (_Ended, OSError) as error:
+            self._end()
+            log.error("a body of %d bytes could not be read: %s", len(body), error)
+            return Overloaded("the body could not be read now; try again")
+
+    def _ask(self, body: BodyFile, form: BodyFormat) -> BodyContent | ProxyError:
+        channel = self._channel or self._start()
+        try:
+            socket.send_fds(channel, [pickle.dumps((len(body), form))], [body.fd])
+            answer = channel.recv(ANSWER_BYTES)
+        except (BrokenPipeError, ConnectionResetError):
+            answer = b""
+        if not answer:
+            self._end()
+            raise _Ended("the body reader ended")
+        result: BodyContent | ProxyError = pickle.loads(answer)
+        return result
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-I", "-c", _START, str(_ROOT), str(theirs.fileno()), str(self._memory_bytes)]
+        env = {name: value for name, value in os.environ.items() if name in _INHERITED}
+        with theirs:
+            self._process = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+            )
+        ours.settimeout(READ_SECONDS)
+        self._channel = ours
+        return ours
+
+    def _end(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.wait()
+            self._process = None
