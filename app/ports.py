@@ -7,7 +7,7 @@ names the class that implements it; the composition root (workers/runtime.py) is
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -311,5 +311,6 @@ class Metrics(Protocol):
     ) -> None:
         """An inference request has ended."""
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """The page in the format of an Accept header, and its content type."""
+    def render(self, accept: str, models: Set[str] | None = None) -> tuple[bytes, str]:
+        """The page in the format of an Accept header, and its content type. `models`: only what concerns these models
+        and the machine; None: everything."""

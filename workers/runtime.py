@@ -85,7 +85,7 @@ class Runtime:
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
             *(lambda: self._store.pool.closing, self._has_ended),
-            lambda server: self._store.pool.kills.get(server, ""),
+            lambda server: self._store.pool.endings.get(server, ""),
         )
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled

@@ -13,10 +13,10 @@ from werkzeug.exceptions import MethodNotAllowed
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine, Overloaded
 from app.ports import WatchedClient
-from app.routes.authorization import check_access, find_model, servable_model, visible_models
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.requested_model import read_request
+from app.routes.visibility import check_access, find_model, servable_model, visible_decisions, visible_models
 from app.services import Services, services
 from app.use_cases.reporting.report import model_entry, model_list, model_placement, router_props
 
@@ -36,7 +36,7 @@ def show_model(name: str) -> Response:
     _reload_if_requested()
     request = current_request()
     store, model, key = request.services.store, find_model(request, name), request.key
-    decisions = store.decisions if key is None or key.admin else ()  # they name other models
+    decisions = visible_decisions(request) if key is None or key.admin else ()
     return jsonify(model_entry(model, store.pool) | model_placement(model, store.pool, decisions))
 
 
@@ -82,7 +82,7 @@ def _known_or_loaded(request: IncomingRequest, name: str) -> Model:
         server = request.services.store.pool.server_of(name)
         if server is None:
             raise
-        return check_access(request, server.model)
+        return check_access(request, server.model, name)
 
 
 @bp.get("/props")
