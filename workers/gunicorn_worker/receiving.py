@@ -223,10 +223,15 @@ class BodyReader:
             self._due_bytes -= len(data)
         return data
 
+    @property
+    def is_received(self) -> bool:
+        """Whether its end was received. Of a chunked body, whether that was read."""
+        return self._is_over if self._due_bytes is None else self._due_bytes <= self._unreader.buffered_bytes
+
     def discard(self) -> bool:
         """Skip the rest if all of it has been received; whether the next request can be read. Never blocks."""
         self._continue_on = None
-        if not (self._is_over if self._due_bytes is None else self._due_bytes <= self._unreader.buffered_bytes):
+        if not self.is_received:
             return False
         try:
             while self.read(RECEIVE_BYTES):

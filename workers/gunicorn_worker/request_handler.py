@@ -88,7 +88,14 @@ class RequestHandler:
 
     def _respond(self, environ: dict[str, Any], response: Response, body: BodyReader) -> None:
         environ[CLIENT_SOCKET] = direct_answer(environ, response.start_response)
-        chunks = self._application(environ, response.start_response)
+
+        def start_response(*arguments: Any) -> Callable[[bytes], None]:
+            if not body.is_received:  # nobody will wait for the rest
+                response.force_close()
+            write: Callable[[bytes], None] = response.start_response(*arguments)
+            return write
+
+        chunks = self._application(environ, start_response)
         with contextlib.ExitStack() as stack:
             if (close := getattr(chunks, "close", None)) is not None:
                 stack.callback(close)
