@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
 from app.entities.key import ApiKey
 from app.entities.model import Model
 from app.request_body.content import BodyContent, BodyFormat
 from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.reload_report import ReloadReport
 from app.use_cases.scheduling.events import Ending
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -57,8 +59,18 @@ class Snapshots(Protocol):
         """Why the pinned models do not fit together; empty if they do."""
 
     @property
+    def configuration(self) -> ConfigurationState: ...
+    @property
     def decisions(self) -> tuple[DecisionRecord, ...]:
         """The last ones, newest last."""
+
+
+class Reloader(Protocol):
+    """Reloads the configuration (workers.reload.ConfigurationReload)."""
+
+    def reload(self) -> ReloadReport:
+        """Read the sources again and apply what changed. Raises InvalidConfiguration or Draining; nothing changed then,
+        except that model files were searched."""
 
 
 # --- bodies of requests --------------------------------------------------------------------------------

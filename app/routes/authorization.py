@@ -34,8 +34,8 @@ bp = Blueprint("authorization", __name__)
 
 PUBLIC = {"health.show_health", "health.alive", "health.ready"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
-ADMIN = {"models.load", "models.unload", "decisions.show_decisions"}
-STATE_CHANGING = {"models.load", "models.unload"}
+STATE_CHANGING = {"models.load", "models.unload", "configuration.reload_configuration"}
+ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
 SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1
 
 

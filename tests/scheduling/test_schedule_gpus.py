@@ -305,6 +305,15 @@ def test_a_start_that_runs_out_of_memory_is_placed_once_more_with_a_margin():
     }
 
 
+def test_a_start_that_runs_out_of_memory_for_nobody_is_a_failed_load():
+    """Its client disconnected: it is not placed again, and the model list says why."""
+    play = play_on(TWO)
+    play.request("a")
+    play.post(ev.Cancel(1, at=1.0))
+    assert where(play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))) == []
+    assert play.state.failures["a"].detail == "cudaMalloc failed"
+
+
 def test_a_learned_margin_is_kept_until_the_model_was_measured():
     play = play_on(ONE)
     plain = play.request("a")[0].server.booked["GPU-a"]

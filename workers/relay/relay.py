@@ -52,13 +52,18 @@ class Relay:
         has_ended: Callable[[int], bool],
         why_ended: Callable[[int], ServerEnding | None] = lambda server: None,
     ) -> None:
-        self._first_byte_seconds = first_byte_seconds
+        self._first_byte_seconds = first_byte_seconds  # this and the next: replaced by a reload
         self._stall_seconds = stall_seconds
         self.mover = mover
         self._is_closing = is_closing
         self._has_ended = has_ended
         self._why_ended = why_ended
         self.connections = UpstreamConnections()
+
+    def set_timeouts(self, first_byte_seconds: float, stall_seconds: float) -> None:
+        """Use these from now on; running streams are held to the new stall_seconds, too."""
+        self._first_byte_seconds, self._stall_seconds = first_byte_seconds, stall_seconds
+        self.mover.set_timeouts(stall_seconds, stall_seconds)
 
     def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> UpstreamAnswer:
         """Forward a request and wait for the head of its answer.
