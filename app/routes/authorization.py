@@ -8,7 +8,7 @@ that a page may send to any site.
 
 from __future__ import annotations
 
-import logging
+import time
 
 from flask import Blueprint
 
@@ -19,8 +19,6 @@ from app.errors import InvalidApiKey, InvalidRequest, NotAllowed, ProxyError
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.services import AccessPolicy
 from app.use_cases.credentials import Credentials, credentials_offered, is_loopback, matching_key
-
-log = logging.getLogger(__name__)
 
 bp = Blueprint("authorization", __name__)
 
@@ -41,10 +39,8 @@ def authorize(request: IncomingRequest) -> None:
         _check(request, request.settings.access_policy)
     except ProxyError as problem:
         name = request.key.name if request.key else None
-        log.info(
-            "refused status=%d endpoint=%s client=%s key=%s",
-            *(problem.status, request.endpoint or None, request.client_address, name),
-        )
+        details = f"endpoint={request.endpoint or None} key={name}"
+        request.services.refusals.note(problem, request.client_address, time.monotonic(), details)
         raise
 
 

@@ -7,6 +7,7 @@ happens in the main loop, which never blocks.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -15,17 +16,20 @@ import select
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from gunicorn.config import Config
 
 from app.errors import Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_worker.accepting import Acceptor
+from workers.gunicorn_worker.connection_limit import ConnectionLimit, longest_waiting
 from workers.gunicorn_worker.error_answers import send_error
 from workers.gunicorn_worker.receiving import ClientConnection, Head, Phase
 from workers.gunicorn_worker.request_handler import After, RequestHandler
+from workers.gunicorn_worker.request_threads import RequestThreads
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
+from workers.telemetry.refusal_log import RefusalLog
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,8 @@ MAX_SWEEP_SECONDS = 1.0  # between two sweeps, and so between two heartbeats
 MIN_SWEEP_SECONDS = 0.05
 HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
 MAX_WAITING_HEALTH_CHECKS = 32
+SPARE_CONNECTIONS = 64  # beyond the limit: its connections may all be busy for a moment
+EVICTIONS_LOG_SECONDS = 10.0
 ONCE = select.EPOLLIN | select.EPOLLONESHOT
 ONCE_WRITABLE = select.EPOLLOUT | select.EPOLLONESHOT
 
@@ -46,13 +52,13 @@ class ConnectionLoop:
     def __init__(self, listeners: Sequence[socket.socket], cfg: Config, timeouts: WorkerTimeouts) -> None:
         self._timeouts = timeouts
         self._keepalive_seconds = cfg.keepalive
-        self._max_connections = cfg.worker_connections
-        self._max_kept = cfg.worker_connections - cfg.threads
+        self._limit = ConnectionLimit.of(cfg.worker_connections)
         self._threads = threading.BoundedSemaphore(cfg.threads)
         self._health_checks = threading.BoundedSemaphore(MAX_WAITING_HEALTH_CHECKS)
-        self._pool = ThreadPoolExecutor(cfg.threads, thread_name_prefix="request")
+        self._pool = RequestThreads(cfg.threads)
         self._pool.submit(bool)  # start one thread now, in case no thread can be started later
         self._epoll = select.epoll()
+        self.refusals = RefusalLog()
         self._acceptor = Acceptor(listeners, self._epoll, timeouts.send_timeout_seconds)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = queue.SimpleQueue()  # filled by pool threads
@@ -61,7 +67,8 @@ class ConnectionLoop:
         # Only the main thread writes the fields below.
         self._connections: dict[int, ClientConnection] = {}  # all open connections by file descriptor
         self._sweep_at = 0.0
-        self._overload_logged_at = 0.0
+        self._counts: Counter[str] = Counter()  # of connections, by client address
+        self._evicted_logged_at = -math.inf
 
     def begin_drain(self) -> None:
         """Add `Connection: close` to every answer from now on. Async-signal-safe."""
@@ -74,8 +81,7 @@ class ConnectionLoop:
 
     def keeps_connections(self) -> bool:
         """Whether a connection may be kept after its present request."""
-        # Kept connections must leave one connection for each thread.
-        return not self._is_draining and len(self._connections) <= self._max_kept
+        return not self._is_draining
 
     def run(self, handler: RequestHandler, notify: Callable[[], None]) -> None:
         """Serve until `stop`; calls `notify` at least once a second."""
@@ -83,7 +89,7 @@ class ConnectionLoop:
         self._notify = notify
         self._epoll.register(self._wakeup, select.EPOLLIN)
         while not self._is_stopping:
-            self._acceptor.watch(has_capacity=len(self._connections) < self._max_connections)
+            self._acceptor.watch(has_capacity=len(self._connections) < self._limit.total + SPARE_CONNECTIONS)
             self._run_once()
         self._finish()
 
@@ -96,7 +102,6 @@ class ConnectionLoop:
         self._sweep_at = now
         while self._connections and time.monotonic() < now + LAST_WAIT_SECONDS:
             self._run_once()
-        self._pool.shutdown(wait=False)
 
     def _run_once(self) -> None:
         for fd, _ in self._epoll.poll(max(0.0, self._sweep_at - time.monotonic())):
@@ -105,10 +110,28 @@ class ConnectionLoop:
             elif fd == self._wakeup:
                 self._take_back()
             elif (conn := self._acceptor.accept(fd)) is not None:
-                self._connections[conn.sock.fileno()] = conn
-                self._await_head(conn)  # its request has usually arrived already
+                self._open(conn)
         if time.monotonic() >= self._sweep_at:
             self._sweep()
+
+    def _open(self, conn: ClientConnection) -> None:
+        if (address := self._limit.excess(self._counts, len(self._connections), conn.address)) is not None:
+            self._evict(address)
+        self._connections[conn.sock.fileno()] = conn
+        self._counts[conn.address] += 1
+        self._await_head(conn)  # its request has usually arrived already
+
+    def _evict(self, address: str) -> None:
+        """Close the connections of this address that have waited longest for their client."""
+        now = time.monotonic()
+        evicted = longest_waiting(self._connections.values(), address, now)
+        for conn in evicted:
+            if conn.phase is Phase.HEAD and conn.received:
+                send_error(conn.sock, Overloaded("too many connections; this one had waited longest"))
+            self._close(conn)
+        if now - self._evicted_logged_at >= EVICTIONS_LOG_SECONDS:
+            self._evicted_logged_at = now
+            log.warning("connection limit: closed %d waiting connections client=%s", len(evicted), address)
 
     def _on_event(self, conn: ClientConnection) -> None:
         match conn.phase:
@@ -123,7 +146,8 @@ class ConnectionLoop:
 
     def _enter(self, conn: ClientConnection, phase: Phase, timeout_seconds: float) -> None:
         conn.phase = phase
-        conn.deadline = time.monotonic() + timeout_seconds
+        conn.since = time.monotonic()
+        conn.deadline = conn.since + timeout_seconds
         self._sweep_at = min(self._sweep_at, conn.deadline)
 
     def _watch(self, conn: ClientConnection, events: int = ONCE) -> None:
@@ -162,10 +186,9 @@ class ConnectionLoop:
             return
         conn.phase, conn.deadline = Phase.SERVED, math.inf
         try:
-            self._pool.submit(self._serve, conn, permit)
-        except RuntimeError as error:
-            # No new thread can be started, but the request is in the pool's queue: the next free thread takes it.
-            self._log_rate_limited("request waits for a thread: %s", error)
+            self._pool.submit(functools.partial(self._serve, conn, permit))
+        except RuntimeError as error:  # no new thread can be started: the next free one takes it
+            self.refusals.note(Overloaded(f"a request waits for a thread: {error}"), conn.address, time.monotonic())
 
     def _admit(self, conn: ClientConnection) -> threading.Semaphore | None:
         """The permit that the request holds until it is answered; None if it is rejected.
@@ -192,7 +215,8 @@ class ConnectionLoop:
 
     def _give_back(self, conn: ClientConnection, after: After) -> None:
         if after is After.KEEP and not conn.received and not self._is_stopping:
-            conn.deadline = time.monotonic() + self._keepalive_seconds
+            conn.since = time.monotonic()
+            conn.deadline = conn.since + self._keepalive_seconds
             conn.phase = Phase.IDLE  # from here on the main loop owns it
             self._watch(conn)
         else:
@@ -215,16 +239,9 @@ class ConnectionLoop:
                 self._watch(conn)
 
     def _refuse(self, conn: ClientConnection, problem: ProxyError) -> None:
-        write = self._log_rate_limited if isinstance(problem, Overloaded) else log.info
-        write("refused status=%d client=%s reason=%r", problem.status, conn.client, str(problem))
+        self.refusals.note(problem, conn.address, time.monotonic())
         send_error(conn.sock, problem)
         self._linger(conn)
-
-    def _log_rate_limited(self, text: str, *values: object) -> None:
-        # At most one line per second: under overload the main loop has no time for more.
-        if time.monotonic() - self._overload_logged_at >= 1.0:
-            self._overload_logged_at = time.monotonic()
-            log.info(text, *values)
 
     def _linger(self, conn: ClientConnection) -> None:
         """Close after the client has: closing with unread bytes resets the connection, which can destroy the answer."""
@@ -244,12 +261,16 @@ class ConnectionLoop:
 
     def _close(self, conn: ClientConnection) -> None:
         del self._connections[conn.sock.fileno()]
+        self._counts[conn.address] -= 1
+        if not self._counts[conn.address]:
+            del self._counts[conn.address]
         conn.sock.close()
 
     def _sweep(self) -> None:
         """Send the heartbeat, and end connections whose deadline has passed."""
         self._notify()
         now = time.monotonic()
+        self.refusals.flush(now)
         for conn in [each for each in self._connections.values() if each.deadline <= now]:
             if conn.phase is Phase.HEAD and conn.received:
                 self._refuse(conn, RequestTimeout("the request's headers were not received in time"))
