@@ -108,7 +108,7 @@ def test_clients_that_read_no_answers_occupy_no_threads(service: Running):
         clients = [stack.enter_context(service.connect()) for _ in range(2)]
         for client in clients:
             client.sendall(GET * count)
-        wait_for(lambda: [c.phase for c in service.loop._connections.values()] == [Phase.UNREAD] * 2, 10)
+        wait_for(lambda: [c.phase for c in service.loop._connections] == [Phase.UNREAD] * 2, 10)
         with service.connect() as other:
             other.sendall(GET)
             assert other.recv(len(GET)).startswith(GET.strip())
@@ -169,7 +169,7 @@ def open_connections(service: Running, stack: contextlib.ExitStack, count: int, 
     for client in clients:
         client.sendall(sent)
     wait_for(lambda: len(service.loop._connections) == count, 5)
-    for connection in list(service.loop._connections.values()):
+    for connection in list(service.loop._connections):
         connection.since -= 1.0
     return clients
 
@@ -189,8 +189,10 @@ def test_at_the_limit_the_connection_that_waited_longest_makes_room(sent: bytes)
 def test_an_idle_connection_makes_room_too():
     with running(worker_connections=8) as service, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(4)]
-        kept = [service.ask(client) for client in clients]
-        wait_for(lambda: all(connection.phase is Phase.IDLE for connection in kept), 5)
+        kept = []
+        for client in clients:
+            kept.append(service.ask(client))
+            wait_for(lambda: kept[-1].phase is Phase.IDLE, 5)
         for connection in kept:
             connection.since -= 1.0
         kept[2].since -= 1.0

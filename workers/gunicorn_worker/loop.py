@@ -16,14 +16,13 @@ import select
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from gunicorn.config import Config
 
 from app.errors import Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_worker.accepting import Acceptor
-from workers.gunicorn_worker.connection_limit import ConnectionLimit, longest_waiting
+from workers.gunicorn_worker.connection_limit import ConnectionLimit, OpenConnections, max_connections
 from workers.gunicorn_worker.error_answers import send_error
 from workers.gunicorn_worker.receiving import ClientConnection, Head, Phase
 from workers.gunicorn_worker.request_handler import After, RequestHandler
@@ -40,7 +39,6 @@ MAX_SWEEP_SECONDS = 1.0  # between two sweeps, and so between two heartbeats
 MIN_SWEEP_SECONDS = 0.05
 HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
 MAX_WAITING_HEALTH_CHECKS = 32
-SPARE_CONNECTIONS = 64  # beyond the limit: its connections may all be busy for a moment
 EVICTIONS_LOG_SECONDS = 10.0
 ONCE = select.EPOLLIN | select.EPOLLONESHOT
 ONCE_WRITABLE = select.EPOLLOUT | select.EPOLLONESHOT
@@ -52,7 +50,6 @@ class ConnectionLoop:
     def __init__(self, listeners: Sequence[socket.socket], cfg: Config, timeouts: WorkerTimeouts) -> None:
         self._timeouts = timeouts
         self._keepalive_seconds = cfg.keepalive
-        self._limit = ConnectionLimit.of(cfg.worker_connections)
         self._threads = threading.BoundedSemaphore(cfg.threads)
         self._health_checks = threading.BoundedSemaphore(MAX_WAITING_HEALTH_CHECKS)
         self._pool = RequestThreads(cfg.threads)
@@ -65,9 +62,8 @@ class ConnectionLoop:
         self._is_draining = False  # written only by `begin_drain`
         self._is_stopping = False  # written only by `stop`
         # Only the main thread writes the fields below.
-        self._connections: dict[int, ClientConnection] = {}  # all open connections by file descriptor
+        self._connections = OpenConnections(ConnectionLimit.of(max_connections(cfg.worker_connections)))
         self._sweep_at = 0.0
-        self._counts: Counter[str] = Counter()  # of connections, by client address
         self._evicted_logged_at = -math.inf
 
     def begin_drain(self) -> None:
@@ -89,7 +85,7 @@ class ConnectionLoop:
         self._notify = notify
         self._epoll.register(self._wakeup, select.EPOLLIN)
         while not self._is_stopping:
-            self._acceptor.watch(has_capacity=len(self._connections) < self._limit.total + SPARE_CONNECTIONS)
+            self._acceptor.watch(has_capacity=self._connections.has_capacity)
             self._run_once()
         self._finish()
 
@@ -97,7 +93,7 @@ class ConnectionLoop:
         """Close connections without a running request soon, and wait briefly for the others."""
         self._acceptor.watch(has_capacity=False)
         now = time.monotonic()
-        for conn in [each for each in self._connections.values() if each.phase is not Phase.SERVED]:
+        for conn in [each for each in self._connections if each.phase is not Phase.SERVED]:
             conn.deadline = min(conn.deadline, now + STOPPING_LINGER_SECONDS)
         self._sweep_at = now
         while self._connections and time.monotonic() < now + LAST_WAIT_SECONDS:
@@ -115,23 +111,20 @@ class ConnectionLoop:
             self._sweep()
 
     def _open(self, conn: ClientConnection) -> None:
-        if (address := self._limit.excess(self._counts, len(self._connections), conn.address)) is not None:
-            self._evict(address)
-        self._connections[conn.sock.fileno()] = conn
-        self._counts[conn.address] += 1
+        if evicted := self._connections.in_the_way(conn.address, conn.since):
+            self._evict(evicted)
+        self._connections.add(conn)
         self._await_head(conn)  # its request has usually arrived already
 
-    def _evict(self, address: str) -> None:
-        """Close the connections of this address that have waited longest for their client."""
-        now = time.monotonic()
-        evicted = longest_waiting(self._connections.values(), address, now)
+    def _evict(self, evicted: list[ClientConnection]) -> None:
         for conn in evicted:
             if conn.phase is Phase.HEAD and conn.received:
                 send_error(conn.sock, Overloaded("too many connections; this one had waited longest"))
             self._close(conn)
+        now = time.monotonic()
         if now - self._evicted_logged_at >= EVICTIONS_LOG_SECONDS:
             self._evicted_logged_at = now
-            log.warning("connection limit: closed %d waiting connections client=%s", len(evicted), address)
+            log.warning("connection limit: closed %d waiting ones client=%s", len(evicted), evicted[0].address)
 
     def _on_event(self, conn: ClientConnection) -> None:
         match conn.phase:
@@ -260,21 +253,17 @@ class ConnectionLoop:
             self._close(conn)
 
     def _close(self, conn: ClientConnection) -> None:
-        del self._connections[conn.sock.fileno()]
-        self._counts[conn.address] -= 1
-        if not self._counts[conn.address]:
-            del self._counts[conn.address]
-        conn.sock.close()
+        self._connections.close(conn)
 
     def _sweep(self) -> None:
         """Send the heartbeat, and end connections whose deadline has passed."""
         self._notify()
         now = time.monotonic()
         self.refusals.flush(now)
-        for conn in [each for each in self._connections.values() if each.deadline <= now]:
+        for conn in [each for each in self._connections if each.deadline <= now]:
             if conn.phase is Phase.HEAD and conn.received:
                 self._refuse(conn, RequestTimeout("the request's headers were not received in time"))
             else:
                 self._close(conn)
-        first = min((conn.deadline for conn in self._connections.values()), default=math.inf)
+        first = min((conn.deadline for conn in self._connections), default=math.inf)
         self._sweep_at = now + min(max(first - now, MIN_SWEEP_SECONDS), MAX_SWEEP_SECONDS)
