@@ -7,16 +7,18 @@ names the class that implements it; the composition root (workers/runtime.py) is
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
 from app.entities.key import ApiKey
 from app.entities.model import Model
 from app.errors import ProxyError
 from app.request_body.content import BodyContent, BodyFormat
 from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.reload_report import ReloadReport
 from app.use_cases.scheduling.events import Ending
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -58,8 +60,18 @@ class Snapshots(Protocol):
         """Why the pinned models do not fit together; empty if they do."""
 
     @property
+    def configuration(self) -> ConfigurationState: ...
+    @property
     def decisions(self) -> tuple[DecisionRecord, ...]:
         """The last ones, newest last."""
+
+
+class Reloader(Protocol):
+    """Reloads the configuration (workers.reload.ConfigurationReload)."""
+
+    def reload(self) -> ReloadReport:
+        """Read the sources again and apply what changed. Raises InvalidConfiguration or Draining; nothing changed then,
+        except that model files were searched."""
 
 
 # --- bodies of requests --------------------------------------------------------------------------------
@@ -187,8 +199,11 @@ class ServerPool(Protocol):
         client: WatchedClient,
         context_tokens: int | None = None,
         conversation: int | None = None,
+        key: str = "",
     ) -> SlotRequest:
-        """Request a slot, which loads the model if necessary. Raises the ProxyError that makes waiting pointless."""
+        """Request a slot, which loads the model if necessary. Raises the ProxyError that makes waiting pointless.
+
+        `key`: name of the client's API key; keys take turns where requests wait."""
 
     def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
         """Load the model; returns once its llama-server is starting. Raises the ProxyError of a rejected load."""
@@ -304,5 +319,6 @@ class Metrics(Protocol):
     ) -> None:
         """An inference request has ended."""
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """The page in the format of an Accept header, and its content type."""
+    def render(self, accept: str, models: Set[str] | None = None) -> tuple[bytes, str]:
+        """The page in the format of an Accept header, and its content type. `models`: only what concerns these models
+        and the machine; None: everything."""

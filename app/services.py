@@ -17,6 +17,7 @@ from app.ports import (
     ModelCatalog,
     RateLimits,
     Refusals,
+    Reloader,
     RequestLog,
     RequestRelay,
     ServerPool,
@@ -33,6 +34,7 @@ class AccessPolicy:
 
     keys: tuple[ApiKey, ...] = ()
     host: str = "127.0.0.1"  # server.host
+    public_origin: str = ""  # of server.public_url, as browsers send it
     loopback_only: bool = True  # it listens for this machine alone; False also with server.allow_open
 
 
@@ -54,6 +56,7 @@ class Services:
 
     catalog: ModelCatalog
     store: Snapshots
+    configuration: Reloader
     pool: ServerPool
     relay: RequestRelay
     clients: Clients

@@ -33,7 +33,7 @@ CHAT = b"/v1/chat/completions"
 
 
 def single_string(model: str = "none") -> Iterator[bytes]:
-    yield from _padded(b'{"model": "%s", "prompt": "' % model.encode(), b'"}', 200 * MIB)
+    yield from _padded(b'{"model": "%s", "stream": true, "prompt": "' % model.encode(), b'"}', 200 * MIB)
 
 
 def million_values() -> Iterator[bytes]:

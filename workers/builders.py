@@ -72,6 +72,7 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         access_policy=AccessPolicy(
             keys=settings.api_keys(),
             host=server.host,
+            public_origin=server.public_origin,
             loopback_only=server.is_loopback and not server.allow_open,
         ),
         max_loaded=scheduling.max_loaded,

@@ -4,6 +4,9 @@ With keys, every route requires one except those in PUBLIC, and those in ADMIN r
 reaches the address may do everything: the service listens on loopback only then, and must still be out of reach for web
 pages that a browser on this machine has open. Their requests are recognized by Host and Origin, and by content types
 that a page may send to any site.
+
+A key that came by Basic may be one that a browser remembers and adds to requests of any page: it counts only if the
+headers that browsers send tell of no other site.
 """
 
 from __future__ import annotations
@@ -13,19 +16,25 @@ import time
 from flask import Blueprint
 
 from app.entities.key import ApiKey
-from app.entities.model import Model
-from app.entities.server import ServerState
 from app.errors import InvalidApiKey, InvalidRequest, NotAllowed, ProxyError
 from app.routes.incoming_request import IncomingRequest, current_request
+from app.routes.paths import changes_engine
 from app.services import AccessPolicy
-from app.use_cases.credentials import Credentials, credentials_offered, is_loopback, matching_key
+from app.use_cases.credentials import (
+    Credentials,
+    credentials_offered,
+    is_from_another_site,
+    is_loopback,
+    matching_key,
+)
 
 bp = Blueprint("authorization", __name__)
 
 PUBLIC = {"health.show_health", "health.alive", "health.ready"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
-ADMIN = {"models.load", "models.unload", "decisions.show_decisions"}
-STATE_CHANGING = {"models.load", "models.unload"}
+STATE_CHANGING = {"models.load", "models.unload", "configuration.reload_configuration"}
+ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
+SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1
 
 
 @bp.before_app_request
@@ -50,66 +59,47 @@ def is_anonymous(request: IncomingRequest) -> bool:
     return request.key is None if policy.keys else not _is_trusted_host(request.header("Host"), policy)
 
 
-def find_model(request: IncomingRequest, name: str) -> Model:
-    """The model of that name, if the request's key may use it. Raises ModelNotFound or NotAllowed."""
-    return check_access(request, request.services.catalog.find(name))
-
-
-def check_access(request: IncomingRequest, model: Model) -> Model:
-    """The model, if the request's key may use it. Raises NotAllowed."""
-    key = request.key
-    assert key or not request.settings.access_policy.keys, "no route for a model is public where there are keys"
-    if key and not may_use(key, model):
-        raise NotAllowed(f"the key {key.name!r} may not use {model.name}; its `models` setting lists what it may use")
-    return model
-
-
-def servable_model(request: IncomingRequest, name: str) -> Model:
-    """As find_model, and its header is valid. Raises InvalidModelFile too.
-
-    The files of a model that is loaded are not read.
-    """
-    model = find_model(request, name)
-    if _is_loaded(request, model) and not model.problem:
-        return model
-    return request.services.catalog.servable(model)
-
-
-def _is_loaded(request: IncomingRequest, model: Model) -> bool:
-    """Whether it has a server, loading or loaded."""
-    server = request.services.store.pool.server_of(model.name)
-    return server is not None and server.state is not ServerState.STOPPING and server.model.is_served_as(model)
-
-
-def visible_models(request: IncomingRequest) -> list[Model]:
-    """The models that the request's key may use."""
-    models = request.services.catalog.models()
-    return [model for model in models if request.key is None or may_use(request.key, model)]
-
-
-def may_use(key: ApiKey, model: Model) -> bool:
-    """By the names under which the model is listed, whichever was requested: a key may use what it sees."""
-    return key.allows(model.name, *model.aliases)
-
-
 def _check(request: IncomingRequest, policy: AccessPolicy) -> None:
-    has_explicit_key = False
     if policy.keys:
-        has_explicit_key = _find_key(request, policy.keys)
+        request.key = _find_key(request, policy)
         _check_key(request)
-    elif policy.loopback_only:
+        return
+    if policy.loopback_only:
         _check_origin(request, policy)
-    if request.endpoint in STATE_CHANGING and not has_explicit_key and request.mimetype != "application/json":
+    if _changes_state(request) and _is_from_another_site(request, policy) and not _is_local_page(request):
+        raise NotAllowed("a web page of another site may not do this without a key; configure keys")
+    if request.endpoint in STATE_CHANGING and request.mimetype != "application/json":
         raise InvalidRequest('this route requires a key, or -H "Content-Type: application/json"')
 
 
-def _find_key(request: IncomingRequest, keys: tuple[ApiKey, ...]) -> bool:
-    """Set the request's key. True if the client sent it explicitly; a browser repeats passwords unasked."""
+def _find_key(request: IncomingRequest, policy: AccessPolicy) -> ApiKey | None:
+    """The key that the request was sent with; one that a browser may have added for a page of another site is none."""
+    counts_by_itself = not _is_from_another_site(request, policy) or _follows_link_to_page(request)
     for credentials in _credentials(request):
-        if key := matching_key(keys, credentials.key):
-            request.key = key
-            return credentials.is_explicit
-    return False
+        if (credentials.is_explicit or counts_by_itself) and (key := matching_key(policy.keys, credentials.key)):
+            return key
+    return None
+
+
+def _is_from_another_site(request: IncomingRequest, policy: AccessPolicy) -> bool:
+    site, origin, host = map(request.header, ("Sec-Fetch-Site", "Origin", "Host"))
+    return bool(site or origin) and is_from_another_site(site, origin, host, policy.public_origin)
+
+
+def _follows_link_to_page(request: IncomingRequest) -> bool:
+    """A link in a wiki may open the status page: it changes nothing, and only the browser's user sees it."""
+    is_navigation = request.header("Sec-Fetch-Mode") == "navigate" and request.header("Sec-Fetch-Dest") == "document"
+    return request.endpoint == "status.show_status" and request.method == "GET" and is_navigation
+
+
+def _is_local_page(request: IncomingRequest) -> bool:
+    return is_loopback(request.header("Origin").lower().partition("://")[2])
+
+
+def _changes_state(request: IncomingRequest) -> bool:
+    if request.endpoint in SCANNING and request.wants_scan:
+        return True
+    return request.endpoint in STATE_CHANGING or changes_engine(request.method, request.path)
 
 
 def _credentials(request: IncomingRequest) -> list[Credentials]:
@@ -126,7 +116,8 @@ def _check_key(request: IncomingRequest) -> None:
         raise InvalidApiKey(
             has_credentials=bool(_credentials(request)), is_browser=request.endpoint == "status.show_status"
         )
-    if request.endpoint in ADMIN and request.key and not request.key.admin:
+    needs_admin = request.endpoint in ADMIN or changes_engine(request.method, request.path)
+    if needs_admin and request.key and not request.key.admin:
         raise NotAllowed(f"the key {request.key.name!r} may not do this; it needs `admin: true`")
 
 

@@ -27,11 +27,11 @@ from app.errors import (
 )
 from app.ports import Address, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
-from app.routes.authorization import servable_model
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error
 from app.routes.incoming_request import IncomingRequest
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
 from app.routes.requested_model import RequestOptions, read_request
+from app.routes.visibility import servable_model, visible_error
 from app.services import CLIENT_SOCKET
 from app.use_cases.scheduling.events import Ending
 
@@ -175,8 +175,9 @@ class Exchange:
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
         settings, options = self.request.settings, self.options
+        key = self.request.key.name if self.request.key else ""
         self.slot = slot = self.services.pool.acquire(
-            model, settings.max_wait_seconds, client, options.num_ctx, options.conversation
+            model, settings.max_wait_seconds, client, options.num_ctx, options.conversation, key
         )
         self.releases.append(self._release_slot)
         if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES):
@@ -188,7 +189,17 @@ class Exchange:
 
     def _release_slot(self) -> None:
         if self.slot is not None:
-            self.slot.end(self._ending, self.options.keep_alive_seconds if self.is_sent else None)
+            self.slot.end(self._ending, self._keep_alive_seconds if self.is_sent else None)
+
+    @property
+    def _keep_alive_seconds(self) -> float | None:
+        """As requested. A key that may not unload models may not have them unloaded sooner either."""
+        requested, key = self.options.keep_alive_seconds, self.request.key
+        if requested is None or key is None or key.admin:
+            return requested
+        assert self.model is not None
+        ttl, default = self.model.ttl_seconds, self.services.store.pool.limits.ttl_seconds
+        return requested if requested >= (default if ttl is None else ttl) else None
 
     @property
     def _ending(self) -> Ending:
@@ -253,7 +264,7 @@ class Exchange:
                 write(b"data: " + b" ".join(b"".join(pieces).splitlines()) + b"\n\n")
         except ProxyError as error:
             self.failure = error
-            write(error.event)
+            write(visible_error(self.request, error).event)
 
     def _progress(self, name: str) -> str:
         return loading_stream.progress(name, self._server())

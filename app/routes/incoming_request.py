@@ -72,6 +72,11 @@ class IncomingRequest:
         return [value for key, value in pairs if key == name]
 
     @property
+    def wants_scan(self) -> bool:
+        """Whether a list of models should look for new files first."""
+        return self.arguments("reload")[:1] == ["1"]
+
+    @property
     def mimetype(self) -> str:
         return self.header("Content-Type").partition(";")[0].strip().lower()
 
@@ -151,7 +156,17 @@ def _variable(name: str) -> str:
     return "HTTP_" + name.upper().replace("-", "_")
 
 
-_COMMON = ("X-Request-Id", "Host", "Origin", "Authorization", "X-Api-Key", "Accept", "Connection", "Traceparent")
+_COMMON = (
+    "X-Request-Id",
+    "Host",
+    "Origin",
+    "Sec-Fetch-Site",
+    "Authorization",
+    "X-Api-Key",
+    "Accept",
+    "Connection",
+    "Traceparent",
+)
 _VARIABLE = {
     **{name: _variable(name) for name in (*_COMMON, "Tracestate")},
     "Content-Type": "CONTENT_TYPE",

@@ -19,9 +19,18 @@ PLAIN_ROUTES = frozenset(route for route in POST_ROUTES if "<" not in route)  # 
 
 OTHER_PATH = "_other"  # the label of paths without a route
 
-# Never forwarded, to whatever model: they fetch URLs, run commands or reach other programs, or address slots by a path
-# that is not ours.
-DENIED = ("cors-proxy", "tools", "mcp", "agent", "slots")
+# Change what llama-server (b11549, server.cpp) does for all its clients: scales of adapters, properties, and, below
+# /slots/, the cache of a slot.
+ENGINE_SETTINGS = ("/lora-adapters", "/props")
+
+# Never forwarded, to whatever model: they fetch URLs, run commands or reach other programs, address slots by a path
+# that is not ours, or read and end streams of other clients (/v1/stream, /v1/streams/lookup).
+DENIED = ("cors-proxy", "tools", "mcp", "agent", "slots", "stream")
+
+
+def changes_engine(method: str, path: str) -> bool:
+    """Whether a request changes what a llama-server does for its other clients. With keys, that takes an admin's."""
+    return method == "POST" and (path in ENGINE_SETTINGS or path.startswith("/slots/"))
 
 
 def may_be_forwarded(path: str) -> bool:

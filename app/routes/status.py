@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, make_response, render_template
 
-from app.routes.authorization import visible_models
 from app.routes.health import health_report
 from app.routes.incoming_request import current_request
+from app.routes.visibility import visible_models
 from app.services import services
 from app.use_cases.reporting.report import model_list
 
 bp = Blueprint("status", __name__)
 
 # The page loads nothing from other sites, and a model's name cannot become a script.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 @bp.get("/")

@@ -55,6 +55,21 @@ def matching_key(keys: Iterable[ApiKey], offered: str) -> ApiKey | None:
     return match
 
 
+def is_from_another_site(sec_fetch_site: str, origin: str, host: str, public_origin: str) -> bool:
+    """Whether a browser sent the request for a page of another site, by the headers that no page can set.
+
+    Browsers send Sec-Fetch-Site to HTTPS and loopback addresses, and Origin to all, but not with every GET. Programs
+    send neither. `public_origin` is that of `server.public_url`, which counts like the Host.
+    """
+    if sec_fetch_site:
+        return sec_fetch_site.strip().lower() not in ("same-origin", "none")
+    if not origin:
+        return False
+    scheme, _, name = origin.strip().lower().partition("://")
+    is_own = scheme in ("http", "https") and bool(name) and name == host.strip().lower()
+    return not is_own and origin.strip().lower() != (public_origin or None)
+
+
 @functools.lru_cache(maxsize=1024)  # called for the Host header of every request
 def is_loopback(host: str) -> bool:
     """Whether a host, as in a setting or a Host header (port and brackets allowed), is a loopback address."""

@@ -376,6 +376,16 @@ def error_code(got: Got) -> object:
     return json.loads(text.removeprefix(b"data: "))["error"]["code"]
 
 
+@pytest.mark.gunicorn
+@pytest.mark.parametrize(("sent", "says"), [(b"{}", b"keep-alive"), (b"{", b"close"), (b"", b"close")])
+def test_an_answer_says_close_if_the_rest_of_its_body_is_not_waited_for(ways: Ways, sent: bytes, says: bytes):
+    """It said keep-alive and closed: the next request on the connection was lost."""
+    with ways.service("socket").connect() as connection:
+        connection.sendall(b"DELETE /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n" + sent)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 405") and b"\r\nConnection: %s\r\n" % says in answer
+
+
 # --- connections to engines that are kept ---------------------------------------------------------------
 
 STALE = [  # on a connection that has carried a request: how often the engine hears it, and what the client gets

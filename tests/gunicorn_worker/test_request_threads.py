@@ -1,94 +1,106 @@
-"""The threads that answer requests: as many as there are requests at once, and fewer after a while."""
+"""Request threads: as many as there is work, at most, and one after a while without."""
 
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 
 import pytest
 
 from tests.helpers.service import wait_for
-from workers.gunicorn_worker.request_threads import KEPT_THREADS, RequestThreads
-
-pytestmark = pytest.mark.gunicorn
-
-
-def hold(threads: RequestThreads, count: int) -> tuple[threading.Event, list[str]]:
-    """Occupy so many threads until the event; their names."""
-    event, names = threading.Event(), list[str]()
-
-    def wait() -> None:
-        names.append(threading.current_thread().name)
-        event.wait(20)
-
-    for _ in range(count):
-        threads.submit(wait)
-    wait_for(lambda: len(names) == count, 20)
-    return event, names
+from workers.gunicorn_worker import request_threads
+from workers.gunicorn_worker.request_threads import RequestThreads
 
 
-def test_threads_end_some_time_after_a_burst():
-    """8,400 streams left early took the pool from 11 threads to 446, which stayed."""
-    threads = RequestThreads(50, idle_seconds=0.05)
-    event, names = hold(threads, 50)
-    assert (len(threads), len(set(names))) == (50, 50)
-    event.set()
-    wait_for(lambda: len(threads) == KEPT_THREADS, 20)
+class Calls:
+    """Calls that last until `over` is set."""
+
+    def __init__(self, threads: RequestThreads) -> None:
+        self.threads, self.over = threads, threading.Event()
+        self.began, self.done = [], []
+
+    def submit(self, count: int) -> None:
+        for number in range(count):
+            self.threads.submit(self._call(number))
+
+    def _call(self, number: int) -> Callable[[], object]:
+        def call() -> None:
+            self.began.append(threading.get_ident())
+            self.over.wait(60)
+            self.done.append(number)
+
+        return call
 
 
-def test_the_thread_that_was_used_last_is_used_next():
-    """In turn, a few requests a second would keep all threads of a burst from ending."""
-    threads = RequestThreads(50)
-    event, _ = hold(threads, 8)
-    event.set()
-    wait_for(lambda: len(threads._idle) == 8, 20)
-    used = set()
-    for _ in range(20):
-        event, names = hold(threads, 1)
-        used.update(names)
-        event.set()
-        wait_for(lambda: len(threads._idle) == 8, 20)
-    assert len(used) == 1
+def test_no_more_calls_run_at_once_than_the_limit():
+    calls = Calls(RequestThreads(3, idle_seconds=60))
+    calls.submit(6)
+    wait_for(lambda: len(calls.began) == 3, 10)
+    assert calls.threads._count == 3
+    calls.over.set()
+    wait_for(lambda: len(calls.done) == 6, 10)
+    assert len(set(calls.began)) == 3
 
 
-def test_tasks_beyond_the_threads_wait_for_one():
-    threads = RequestThreads(2)
-    event, _ = hold(threads, 2)
-    done = threading.Event()
-    threads.submit(done.set)
-    assert not done.wait(0.05)
-    event.set()
-    assert done.wait(20)
+def test_calls_that_wait_for_a_thread_run_in_order():
+    calls = Calls(RequestThreads(1, idle_seconds=60))
+    calls.submit(6)
+    calls.over.set()
+    wait_for(lambda: len(calls.done) == 6, 10)
+    assert calls.done == list(range(6))
 
 
-def test_a_task_for_which_no_thread_can_be_started_runs_on_the_next_free_one(monkeypatch):
-    threads = RequestThreads(8)
-    event, _ = hold(threads, 1)
+def test_threads_without_work_end_except_the_last():
+    calls = Calls(RequestThreads(20, idle_seconds=0.2))
+    calls.submit(20)
+    wait_for(lambda: len(calls.began) == 20, 10)
+    calls.over.set()
+    wait_for(lambda: calls.threads._count == 1, 10)
+    wait_for(lambda: threading.active_count() < 20, 10)
+    calls.submit(1)
+    wait_for(lambda: len(calls.done) == 21, 10)
+    assert calls.began[-1] in calls.began[:20], "the last one stayed"
 
-    def start(thread: threading.Thread) -> None:
+
+def test_the_thread_that_became_idle_last_gets_the_next_call():
+    """With the longest idle one, a call now and then would keep all of them."""
+    calls = Calls(RequestThreads(10, idle_seconds=60))
+    calls.submit(10)
+    wait_for(lambda: len(calls.began) == 10, 10)
+    calls.over.set()
+    wait_for(lambda: len(calls.threads._idle) == 10, 10)
+    for number in range(5):
+        calls.submit(1)
+        wait_for(lambda number=number: len(calls.done) == 11 + number and len(calls.threads._idle) == 10, 10)
+    assert len(set(calls.began[10:])) == 1
+
+
+def test_a_call_for_which_no_thread_can_be_started_is_run_by_the_next_free_one(monkeypatch: pytest.MonkeyPatch):
+    calls = Calls(RequestThreads(5, idle_seconds=60))
+    calls.submit(1)
+    wait_for(lambda: calls.began, 10)
+
+    def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    done = threading.Event()
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(threading.Thread, "start", start)
-        threads.submit(done.set)
-    event.set()
-    assert done.wait(20)
-    assert len(threads) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(request_threads.threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            calls.submit(1)
+    calls.over.set()
+    wait_for(lambda: len(calls.done) == 2, 10)
+    calls.over.clear()
+    calls.submit(5)
+    wait_for(lambda: len(calls.began) == 7, 10)
+    calls.over.set()
 
 
-def test_no_task_is_lost_while_threads_end():
-    """A task may be given to a thread just when it has waited for long enough."""
-    threads, count = RequestThreads(20, idle_seconds=0.0005), 0
-    lock = threading.Lock()
-
-    def add() -> None:
-        nonlocal count
-        with lock:
-            count += 1
-
-    for number in range(2000):
-        threads.submit(add)
+def test_no_call_is_lost_while_threads_end():
+    """A call may be handed to a thread in the moment in which it gives up waiting."""
+    threads, done, over = RequestThreads(8, idle_seconds=0.001), [], threading.Event()
+    for number in range(3000):
+        threads.submit(lambda number=number: done.append(number))
         if number % 7 == 0:
-            time.sleep(0.0005)
-    wait_for(lambda: count == 2000, 20)
+            over.wait(0.001)
+    wait_for(lambda: len(done) == 3000, 20)
+    assert sorted(done) == list(range(3000))

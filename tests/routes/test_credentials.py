@@ -53,6 +53,16 @@ def test_a_key_is_known_by_its_hash():
     assert matching_key(keys, "\udcff") is None
 
 
+@pytest.mark.parametrize("digits", [1, 8, 32, 63])
+def test_keys_whose_hashes_begin_alike_are_different_keys(digits: int):
+    """All 64 digits count: eight of them are found by trying some four billion keys."""
+    digest = hashlib.sha256(b"k").hexdigest()
+    other = digest[:digits] + "".join("1" if digit == "0" else "0" for digit in digest[digits:])
+    assert matching_key([ApiKey("alike", other)], "k") is None
+    keys = [ApiKey("alike", other), ApiKey("same", digest)]
+    assert matching_key(keys, "k") == matching_key(keys[::-1], "k") == ApiKey("same", digest)
+
+
 def test_a_key_may_use_what_its_globs_match():
     key = ApiKey("one", "", models=("qwen*", "org/*"))
     assert key.allows("qwen3-8b")

@@ -69,6 +69,7 @@ class World:
         self.reloads = reloads
         self.now = 0.0
         self.total = self.random.choice([8, 16, 32]) * GIB
+        self.has_keys = self.random.random() < 0.5
         self.others_bytes = self.others_bytes_when_read = 0
         self.held_when_read: dict[int, int] = {}
         self.models = [self.some_model(number) for number in range(self.random.randint(1, 5))]
@@ -348,7 +349,10 @@ class World:
         return ev.Reconfigured(limits, models, requests, 0.0)
 
     def command(self, kind: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
-        return self.in_conversation(a_command(kind, ticket, model, at, deadline))
+        command = a_command(kind, ticket, model, at, deadline)
+        if isinstance(command, ev.Acquire) and self.has_keys:
+            command = replace(command, key=self.random.choice(["a", "a", "a", "b"]))
+        return self.in_conversation(command)
 
     def in_conversation(self, command: ev.Event) -> ev.Event:
         if not isinstance(command, ev.Acquire) or command.model.replicas.max == 1:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import requests
 
-from tests.helpers.service import Service, serving
+from tests.helpers.service import Service, serving, wait_for
 from tests.service.test_bad_requests import MIB, answer_to, plain
 from workers.catalog.demo_model import write_demo_model
 
@@ -57,6 +57,8 @@ def outcome(answer: requests.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"] if answer.status_code >= 400 else ""
 
 
+UNKNOWN = (404, "model_not_found")
+BRIEF = {"model": "demo", "prompt": "x", "max_tokens": 1}
 OK, NO_KEY, FORBIDDEN = (200, ""), (401, "invalid_api_key"), (403, "not_allowed")
 
 # Route -> outcome without a key, with a key, with an admin key.
@@ -72,6 +74,9 @@ ROUTES = {
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
     ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/slots/0?action=erase&model=demo"): (NO_KEY, FORBIDDEN, (501, "")),  # not without --slot-save-path
+    ("POST", "/lora-adapters?model=demo"): (NO_KEY, FORBIDDEN, (400, "")),  # it wants a list
+    ("POST", "/v1/stream"): (NO_KEY, (404, "not_found"), (404, "not_found")),
     ("GET", "/nowhere"): (NO_KEY, (404, "not_found"), (404, "not_found")),
     ("POST", "/nowhere"): (NO_KEY, (404, "File Not Found"), (404, "File Not Found")),  # llama-server's own answer
     ("POST", "/tools"): (NO_KEY, (404, "not_found"), (404, "not_found")),
@@ -86,7 +91,7 @@ def test_a_route_is_open_to_the_right_clients(service: Service, route: tuple[str
     got = [ask(service, path, key, method, json=body) for key in ("", USER, ADMIN)]
     for answer, (status, code) in zip(got, ROUTES[route], strict=True):
         assert answer.status_code == status
-        if status >= 400 and code != "File Not Found":
+        if status >= 400 and code not in ("", "File Not Found"):
             assert answer.json()["error"]["code"] == code
 
 
@@ -172,11 +177,27 @@ def test_an_openai_client_uses_its_key(service: Service):
 
 
 def test_a_key_can_use_and_see_only_its_models(service: Service):
-    assert outcome(chat(service, NARROW)) == FORBIDDEN
-    assert outcome(ask(service, "/v1/models/demo", NARROW)) == FORBIDDEN
-    assert ask(service, "/v1/models", NARROW).json()["data"] == []
-    assert "demo" not in ask(service, "/", NARROW).text
-    assert outcome(chat(service, NARROW, "other-one")) == (404, "model_not_found")
+    chat(service, USER)
+    assert outcome(ask(service, "/v1/models/demo", NARROW)) == UNKNOWN
+    for path in ("/", "/v1/models", "/health", "/metrics", "/props"):
+        assert "demo" not in ask(service, path, NARROW).text, path
+    assert "llama_smart_proxy_requests_total" not in ask(service, "/metrics", NARROW).text
+    assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text
+
+
+def test_a_model_of_others_is_answered_like_a_name_that_does_not_exist(service: Service):
+    """403 against 404 told which names exist."""
+    chat(service, USER)
+
+    def answer(name: str, **options: Any) -> tuple[int, str]:
+        got = chat(service, NARROW, name, **options)
+        return got.status_code, got.text.replace(name, "NAME")
+
+    assert answer("demo") == answer("nope")
+    assert outcome(chat(service, NARROW)) == UNKNOWN
+    for path in ("/slots?model=", "/metrics?model=", "/props?model=", "/v1/models/", "/models/"):
+        theirs, nobodys = (ask(service, path + name, NARROW) for name in ("demo", "nope"))
+        assert (theirs.status_code, theirs.text.replace("demo", "nope")) == (404, nobodys.text), path
 
 
 def test_a_key_can_use_every_model_it_can_see(tmp_path: Path):
@@ -190,7 +211,7 @@ def test_a_key_can_use_every_model_it_can_see(tmp_path: Path):
     with serving(tmp_path, "--models-dir", folder, KEYS=json.dumps(keys), MODELS=json.dumps(models)) as service:
         assert [model["id"] for model in ask(service, "/v1/models", USER).json()["data"]] == ["mini"]
         assert outcome(chat(service, USER, "mini")) == outcome(chat(service, USER, "gpt-4o-mini")) == OK
-        assert outcome(chat(service, USER, "secret")) == outcome(chat(service, USER, "gpt-5")) == FORBIDDEN
+        assert outcome(chat(service, USER, "secret")) == outcome(chat(service, USER, "gpt-5")) == UNKNOWN
 
 
 def test_health_is_minimal_for_anonymous_clients(service: Service):
@@ -209,7 +230,7 @@ def test_metrics_require_a_key_through_a_proxy(service: Service, headers: dict[s
 
 def test_metrics_of_a_model_always_require_a_key(service: Service):
     assert outcome(ask(service, "/metrics?model=demo")) == NO_KEY
-    assert outcome(ask(service, "/metrics?model=demo", NARROW)) == FORBIDDEN
+    assert outcome(ask(service, "/metrics?model=demo", NARROW)) == UNKNOWN
 
 
 def test_with_keys_any_host_name_is_accepted(service: Service):
@@ -220,9 +241,22 @@ def test_a_password_stored_by_a_browser_cannot_load_models(service: Service):
     """Another site's page can post a form here, and the browser adds the stored password."""
     body = json.dumps({"model": "demo"})
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    by_browser = requests.post(service.url + "/models/unload", data=body, headers=form, auth=("me", ADMIN), timeout=30)
-    assert outcome(by_browser) == (400, "invalid_request")
+
+    def unload(**origin: str) -> requests.Response:
+        headers = form | origin
+        return requests.post(service.url + "/models/unload", data=body, headers=headers, auth=("me", ADMIN), timeout=30)
+
+    assert outcome(unload(Origin="http://evil.example")) == NO_KEY
+    assert outcome(unload()) == outcome(unload(Origin=service.url)) == OK
     assert outcome(ask(service, "/models/unload", ADMIN, "POST", data=body, headers=form)) == OK
+
+
+def test_a_key_that_may_not_unload_cannot_do_so_by_keep_alive(service: Service):
+    chat(service, USER)
+    assert outcome(ask(service, "/v1/completions", USER, "POST", json=BRIEF | {"keep_alive": 0})) == OK
+    assert [server["state"] for server in ask(service, "/health", USER).json()["servers"]] == ["ready"]
+    assert outcome(ask(service, "/v1/completions", ADMIN, "POST", json=BRIEF | {"keep_alive": 0})) == OK
+    wait_for(lambda: ask(service, "/health", USER).json()["servers"] == [], 20)
 
 
 def test_no_key_appears_in_logs_answers_or_arguments(service: Service):

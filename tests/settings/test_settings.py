@@ -35,6 +35,7 @@ from tests.helpers.builders import a_launch
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
 SECRET = "sk-sesame-open"
 HASH = hashlib.sha256(SECRET.encode()).hexdigest()
+URL_EXPECTED = "must begin with http:// or https:// and a host name"
 BAD_NAME = "a name must have 1 to 512 printable characters, without leading or trailing spaces"
 
 
@@ -173,6 +174,10 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         ("server: 3", "server: must be a mapping of keys to values, not 3"),
         ("server: {allow_open: maybe}", "server.allow_open: must be true or false, not 'maybe'"),
         ("server: {threads: 8, reserve_threads: 8}", "server: reserve_threads (8) must be below threads (8) - 1"),
+        *(
+            (f"server: {{public_url: '{url}'}}", f"server.public_url: {URL_EXPECTED}")
+            for url in ("llm.example.org", "ftp://llm.example.org", "https://", "https:///x", "http://h:port")
+        ),
         ("scheduling: {ttl_seconds: .inf}", "scheduling.ttl_seconds: must be a number, not inf"),
         ("scheduling: {max_loaded: 0}", "scheduling.max_loaded: must be at least 1, not 0"),
         ("defaults: {ctx_size: -1}", "defaults.ctx_size: must be auto or greater than 0, not -1"),
@@ -326,6 +331,21 @@ def test_no_error_message_contains_a_secret(tmp_path, text):
 
 
 # --- keys -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://llm.example.org", "https://llm.example.org"),
+        ("HTTPS://LLM.example.org:443/chat?x#y", "https://llm.example.org"),
+        ("http://llm.example.org:80/", "http://llm.example.org"),
+        ("http://10.0.0.2:8080", "http://10.0.0.2:8080"),
+        ("http://[::1]:8080/", "http://[::1]:8080"),
+    ],
+)
+def test_the_public_url_is_compared_as_browsers_send_it(tmp_path, url, origin):
+    assert configured(tmp_path, f"server: {{public_url: '{url}'}}").server.public_origin == origin
+    assert configured(tmp_path).server.public_origin == ""
 
 
 def test_keys_become_api_keys(tmp_path):

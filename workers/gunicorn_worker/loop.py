@@ -1,4 +1,4 @@
-"""ConnectionLoop: accepts connections, reads request heads and closes connections; a pool of threads answers requests.
+"""ConnectionLoop: accepts connections, reads request heads and closes connections; request threads answer.
 
 The rule: a request occupies a thread only once its head is complete and the client has read earlier answers, but for
 what fits in the socket's buffer. Everything before the head and after the answer
@@ -52,13 +52,15 @@ class ConnectionLoop:
         self._keepalive_seconds = cfg.keepalive
         self._threads = threading.BoundedSemaphore(cfg.threads)
         self._health_checks = threading.BoundedSemaphore(MAX_WAITING_HEALTH_CHECKS)
-        self._pool = RequestThreads(cfg.threads)
-        self._pool.submit(bool)  # start one thread now, in case no thread can be started later
+        self._request_threads = RequestThreads(cfg.threads)
+        self._request_threads.submit(bool)  # start one thread now, in case no thread can be started later
         self._epoll = select.epoll()
         self.refusals = RefusalLog()
         self._acceptor = Acceptor(listeners, self._epoll, timeouts.send_timeout_seconds)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = queue.SimpleQueue()  # filled by pool threads
+        self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = (
+            queue.SimpleQueue()
+        )  # filled by request threads
         self._is_draining = False  # written only by `begin_drain`
         self._is_stopping = False  # written only by `stop`
         # Only the main thread writes the fields below.
@@ -179,7 +181,7 @@ class ConnectionLoop:
             return
         conn.phase, conn.deadline = Phase.SERVED, math.inf
         try:
-            self._pool.submit(functools.partial(self._serve, conn, permit))
+            self._request_threads.submit(functools.partial(self._serve, conn, permit))
         except RuntimeError as error:  # no new thread can be started: the next free one takes it
             self.refusals.note(Overloaded(f"a request waits for a thread: {error}"), conn.address, time.monotonic())
 
@@ -196,7 +198,7 @@ class ConnectionLoop:
         return None
 
     def _serve(self, conn: ClientConnection, permit: threading.Semaphore) -> None:
-        """Answer the request and hand the connection back. Runs on a pool thread."""
+        """Answer the request and hand the connection back. Runs on a request thread."""
         after = After.RESET
         try:
             after = self._handler.handle(conn)

@@ -1,6 +1,6 @@
 """Receives requests: heads without a thread, bodies with a minimum pace.
 
-The main loop collects the head in a ClientConnection. The pool thread that serves the request reads its body through a
+The main loop collects the head in a ClientConnection. The request thread that serves it reads the body through a
 PacedUnreader, which returns the bytes received with the head first.
 """
 
@@ -42,7 +42,7 @@ class Phase(enum.Enum):
 
     HEAD = enum.auto()  # the rest of a request's head
     UNREAD = enum.auto()  # the client's reading of earlier answers, before its next request is served
-    SERVED = enum.auto()  # the pool thread that answers; only it may touch the connection
+    SERVED = enum.auto()  # the request thread that answers; only it may touch the connection
     IDLE = enum.auto()  # the next request
     LINGERING = enum.auto()  # the client's close, after our last byte
 
@@ -56,8 +56,8 @@ class Head(enum.Enum):
 class ClientConnection:
     """One client's socket and the bytes of its next request.
 
-    Written only by the main loop, or while `phase` is SERVED, only by the pool thread that serves it. The socket is in
-    blocking mode for the pool thread; the main loop uses MSG_DONTWAIT.
+    Written only by the main loop, or while `phase` is SERVED, only by its request thread. The socket is in
+    blocking mode for the request thread; the main loop uses MSG_DONTWAIT.
     """
 
     def __init__(self, sock: socket.socket, client: Any, server: Any) -> None:
@@ -143,7 +143,7 @@ def receive(sock: socket.socket) -> bytes | None:
 
 
 class PacedUnreader(Unreader):
-    """The source from which gunicorn's parser reads one request. Used by one pool thread."""
+    """The source from which gunicorn's parser reads one request. Used by one request thread."""
 
     buf: io.BytesIO  # gunicorn's buffer of unread bytes
 
@@ -237,10 +237,15 @@ class BodyReader:
             self._due_bytes -= len(data)
         return data
 
+    @property
+    def is_received(self) -> bool:
+        """Whether its end was received. Of a chunked body, whether that was read."""
+        return self._is_over if self._due_bytes is None else self._due_bytes <= self._unreader.buffered_bytes
+
     def discard(self) -> bool:
         """Skip the rest if all of it has been received; whether the next request can be read. Never blocks."""
         self._continue_on = None
-        if not (self._is_over if self._due_bytes is None else self._due_bytes <= self._unreader.buffered_bytes):
+        if not self.is_received:
             return False
         try:
             while self.read(RECEIVE_BYTES):

@@ -1,4 +1,4 @@
-"""RequestHandler: one request on a pool thread, from its complete head to the end of its answer.
+"""RequestHandler: one request on a request thread, from its complete head to the end of its answer.
 
 gunicorn parses the head and frames the answer; the environ is that of PEP 3333 plus the client's socket.
 """
@@ -92,7 +92,14 @@ class RequestHandler:
 
     def _respond(self, environ: dict[str, Any], response: Response, body: BodyReader) -> None:
         environ[CLIENT_SOCKET] = direct_answer(environ, response.start_response)
-        chunks = self._application(environ, response.start_response)
+
+        def start_response(*arguments: Any) -> Callable[[bytes], None]:
+            if not body.is_received:  # nobody will wait for the rest
+                response.force_close()
+            write: Callable[[bytes], None] = response.start_response(*arguments)
+            return write
+
+        chunks = self._application(environ, start_response)
         with contextlib.ExitStack() as stack:
             if (close := getattr(chunks, "close", None)) is not None:
                 stack.callback(close)

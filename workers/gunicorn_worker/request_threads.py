@@ -1,93 +1,81 @@
-"""RequestThreads: the threads that answer requests, as many as there were requests at once, and fewer after a while.
+"""Request threads: they answer requests, are started when all others are busy, and end after a while without work.
 
-Like concurrent.futures.ThreadPoolExecutor, whose threads stay for good: after one burst, hundreds of them kept their
-stacks and buffers.
+The one that became idle last gets the next call. So after a burst the others see no work and end, however many requests
+come later: a thread left over counts against the limit on processes, which engines need.
 """
 
 from __future__ import annotations
 
-import logging
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable
 
-log = logging.getLogger(__name__)
+IDLE_SECONDS = 30.0  # a burst is often followed by another; a thread that waits costs about 100 KiB
 
-IDLE_SECONDS = 30.0  # without a request, until a thread ends
-KEPT_THREADS = 4  # that never end: one can be had even when no thread can be started any more
+Call = Callable[[], object]
 
-Task = Callable[[], object]
+
+class _Idle:
+    """A thread that waits for a call. `ready` is released once `call` is set."""
+
+    __slots__ = ("call", "ready")
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+        self.ready = threading.Lock()
+        self.ready.acquire()
 
 
 class RequestThreads:
-    """Any thread may submit. The lock guards the fields below it."""
+    """At most `most` threads, at least one after the first call. Any thread may submit."""
 
-    def __init__(self, max_threads: int, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._max_threads = max_threads
+    def __init__(self, most: int, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._most = most
         self._idle_seconds = idle_seconds
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the fields below
         self._count = 0
-        self._started = 0
-        self._idle: list[queue.SimpleQueue[Task]] = []  # their inboxes; the last to become idle is at the end
-        self._waiting: deque[Task] = deque()  # tasks for which there is no thread
+        self._idle: list[_Idle] = []  # the last is the next to get a call
+        self._waiting: deque[Call] = deque()  # for a thread, in order
 
-    def __len__(self) -> int:
-        return self._count
+    def submit(self, call: Call) -> None:
+        """Have a thread run the call, which must not raise.
 
-    def submit(self, task: Task) -> None:
-        """Run the task on the thread that has been idle for the shortest time, else on a new one.
-
-        Raises RuntimeError if no thread can be started: the next that is free runs it.
+        Raises RuntimeError if no thread is idle and no new one can be started: the next free one runs the call then.
         """
         with self._lock:
             if self._idle:
-                self._idle.pop().put(task)
+                idle = self._idle.pop()
+                idle.call = call
+                idle.ready.release()
                 return
-            if self._count >= self._max_threads:
-                self._waiting.append(task)
+            self._waiting.append(call)
+            if self._count == self._most:
                 return
             self._count += 1
-            self._started += 1
-        self._start(task)
-
-    def _start(self, task: Task) -> None:
         try:
-            threading.Thread(target=self._run, args=(task,), name=f"request_{self._started}", daemon=True).start()
+            threading.Thread(target=self._run, name="request", daemon=True).start()
         except RuntimeError:
             with self._lock:
                 self._count -= 1
-                self._waiting.append(task)
             raise
 
-    def _run(self, task: Task) -> None:
-        inbox: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        following: Task | None = task
-        while following is not None:
-            try:
-                following()
-            except Exception:
-                log.exception("a request's thread failed")
-            following = self._next_task(inbox)
+    def _run(self) -> None:
+        idle = _Idle()
+        while call := self._next(idle):
+            call()
+            del call  # it holds the connection
 
-    def _next_task(self, inbox: queue.SimpleQueue[Task]) -> Task | None:
-        """The next task; None if there was none for a while, and the thread should end."""
+    def _next(self, idle: _Idle) -> Call | None:
+        """The next call for this thread; None: it ends."""
         with self._lock:
             if self._waiting:
                 return self._waiting.popleft()
-            self._idle.append(inbox)
-        while True:
-            try:
-                return inbox.get(timeout=self._idle_seconds)
-            except queue.Empty:
-                if self._ends(inbox):
+            self._idle.append(idle)
+        while not idle.ready.acquire(timeout=self._idle_seconds):
+            with self._lock:
+                if idle in self._idle and self._count > 1:
+                    self._idle.remove(idle)
+                    self._count -= 1
                     return None
-
-    def _ends(self, inbox: queue.SimpleQueue[Task]) -> bool:
-        with self._lock:
-            # A thread that is not among the idle ones is about to get a task.
-            if inbox not in self._idle or self._count <= KEPT_THREADS:
-                return False
-            self._idle.remove(inbox)
-            self._count -= 1
-            return True
+        call, idle.call = idle.call, None
+        return call

@@ -23,6 +23,7 @@ class Acquire:
     deadline: float
     placement_request: PlacementRequest  # what the model needs if a server has to be started
     conversation: int | None = None  # if its model may have several servers
+    key: str = ""  # name of the client's API key; "" without keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Exited:
     detail: str  # exit status and the last relevant lines of its log
     at: float
     could_not_spawn: bool = False
-    ran_out_of_memory: bool = False  # of a GPU, while it was loading
+    ran_out_of_memory: bool = False  # of a GPU
 
 
 @dataclass(frozen=True, slots=True)

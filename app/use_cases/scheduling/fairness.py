@@ -22,6 +22,7 @@ from app.entities.server import Server
 from app.use_cases.scheduling.demand import RATE_DECAY_SECONDS, expected_load_seconds, request_rate
 from app.use_cases.scheduling.load_balancing import is_surplus
 from app.use_cases.scheduling.pool_state import PoolState, Waiter
+from app.use_cases.scheduling.round_robin import models_by_key_in_turn
 
 EVICTION_COST_FACTOR = 20.0  # a larger one means fewer loads and longer waits (bench/scheduling)
 SWAP_OVERHEAD_SECONDS = 2.0  # from a stop to the next start, including the time until the memory is released
@@ -31,13 +32,19 @@ MIN_SERVICE_FRACTION = 0.2  # of max_wait_seconds: for so long a busy server ser
 
 def waiting_loads(state: PoolState, now: float) -> list[Waiter]:
     """The oldest waiter for each model without a server, in loading order: starving ones first, then by priority, then
-    by arrival."""
+    keys in turn, then by arrival."""
     loaded = {server.model.name for server in state.servers}
     oldest: dict[str, Waiter] = {}
+    oldest_of_key: dict[tuple[str, str], Waiter] = {}
     for waiter in state.waiting_for_server:
         if waiter.model.name not in loaded:
             oldest.setdefault(waiter.model.name, waiter)
-    return sorted(oldest.values(), key=lambda waiter: (0, 0) if is_starving(state, waiter, now) else _rank(waiter))
+            oldest_of_key.setdefault((waiter.model.name, waiter.key), waiter)
+    names = models_by_key_in_turn(tuple(oldest_of_key.values()), state.load_rotation)
+    return sorted(
+        (oldest[name] for name in names),
+        key=lambda waiter: (0, 0) if is_starving(state, waiter, now) else _rank(waiter),
+    )
 
 
 def _rank(waiter: Waiter) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
@@ -12,6 +13,7 @@ from app.use_cases.scheduling.effects import Done, Grant
 from app.use_cases.scheduling.load_balancing import pick_server, with_conversation
 from app.use_cases.scheduling.pool_state import READY, STARTING, STOPPING, Awaited, PoolState, Step, Waiter, reject
 from app.use_cases.scheduling.retry_after import retry_after_seconds
+from app.use_cases.scheduling.round_robin import by_key_in_turn, moved_to_back
 
 
 def expire_waits(state: PoolState, now: float) -> Step:
@@ -63,7 +65,8 @@ def reject_in_backoff(state: PoolState, now: float) -> Step:
 
 
 def grant_slots(state: PoolState, now: float) -> Step:
-    """Free slots of ready servers are granted to the requests that wait for them, oldest first."""
+    """Free slots of ready servers are granted to the requests that wait for them: keys in turn, of each the oldest
+    first."""
     if not state.waiting:
         return state, []
     free: dict[str, list[Server]] = {}
@@ -73,7 +76,7 @@ def grant_slots(state: PoolState, now: float) -> Step:
     grants: dict[int, int] = {}
     leased: dict[int, Server] = {}
     conversations = state.conversations
-    for waiter in state.waiting:
+    for waiter in by_key_in_turn(state.waiting, state.slot_rotation):
         servers = free.get(waiter.model.name)
         if waiter.awaited is Awaited.SLOT and servers:
             server = servers[0] if len(servers) == 1 else pick_server(servers, waiter, conversations)
@@ -86,13 +89,28 @@ def grant_slots(state: PoolState, now: float) -> Step:
                 servers.append(server)
     if not grants:
         return state, []
+    waiting = tuple([waiter for waiter in state.waiting if waiter.ticket not in grants])
     state = replace(
         state,
         servers=tuple([leased.get(server.id, server) for server in state.servers]),
-        waiting=tuple([waiter for waiter in state.waiting if waiter.ticket not in grants]),
+        waiting=waiting,
         conversations=conversations,
+        slot_rotation=_slot_rotation(state, waiting, grants) if waiting else state.slot_rotation,
     )
     return state, [Grant(ticket, server_id) for ticket, server_id in grants.items()]
+
+
+def _slot_rotation(
+    state: PoolState, still_waiting: Sequence[Waiter], grants: Mapping[int, int]
+) -> Mapping[str, tuple[str, ...]]:
+    """The rotation after these grants; those of models for which nobody waits any more are not recorded."""
+    rotation, contended = dict(state.slot_rotation), {waiter.model.name for waiter in still_waiting}
+    granted = {waiter.ticket: waiter for waiter in state.waiting if waiter.model.name in contended}
+    for ticket in grants:
+        if waiter := granted.get(ticket):
+            name = waiter.model.name
+            rotation[name] = moved_to_back(rotation.get(name, ()), waiter.key)
+    return rotation
 
 
 def complete_commands(state: PoolState, now: float) -> Step:
@@ -114,13 +132,14 @@ def _is_carried_out(state: PoolState, waiter: Waiter) -> bool:
 
 
 def limit_queue(state: PoolState, now: float) -> Step:
-    """The newest requests beyond the limits are rejected. One that got a slot at once was never in the queue."""
+    """Requests beyond the limits are rejected: the newest of the key that has the most in the queue. One that got a
+    slot at once was never in the queue."""
     most, most_per_model = state.limits.max_waiting, state.limits.max_waiting_per_model
     if len(state.waiting) <= min(most, most_per_model):
         return state, []
     refusals: dict[int, Refusal] = {}
     accepted: Counter[str] = Counter()
-    for waiter in state.waiting:
+    for waiter in by_key_in_turn(state.waiting, {}):
         if accepted.total() >= most:
             detail = f"{most} requests are waiting already (scheduling.max_waiting)"
             refusals[waiter.ticket] = _busy(state, waiter, Reason.OVERLOADED, detail, now)

@@ -30,14 +30,16 @@ from app.use_cases.scheduling.pool_state import (
 )
 from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
+from app.use_cases.scheduling.runtime_margin import with_runtime_margin
 
 
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the effects that the event itself implies."""
     match event:
-        case ev.Acquire(ticket, model, at, deadline, request, conversation):
+        case ev.Acquire(ticket, model, at, deadline, request, conversation, key):
             state = replace(state, demands=with_request(state.demands, model.name, at))
-            return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation)), []
+            waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, key=key)
+            return _enqueued(state, waiter), []
         case ev.Load(ticket, model, at, deadline, request):  # by order: the client wants to see it fail, or not
             state = replace(state, backoffs=without_backoff(state.backoffs, model.name))
             return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.LOADED, request)), []
@@ -124,7 +126,8 @@ def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> Poo
         return state
     margins = {name: margin for name, margin in state.learned_margins.items() if name != server.model.name}
     state = replace(state, learned_margins=margins)
-    return update_server(state, server_id, lambda s: replace(s, booked=needs, reported=needs))
+    booked = with_runtime_margin(state, server.model.name, needs)
+    return update_server(state, server_id, lambda s: replace(s, booked=booked, reported=needs))
 
 
 def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:

@@ -1,0 +1,150 @@
+"""Who may send which request: requests of browsers and of programs, with and without keys."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.entities.key import ApiKey
+from app.errors import ProxyError
+from app.routes.authorization import authorize
+from app.routes.incoming_request import IncomingRequest
+from app.services import AccessPolicy, RequestSettings
+
+FORWARD, LIST, PAGE, LOAD = "inference.forward", "models.list_models", "status.show_status", "models.load"
+CHAT = ("POST", "/v1/chat/completions", FORWARD)
+ENGINE_SETTINGS = [
+    ("POST", "/lora-adapters", FORWARD),
+    ("POST", "//lora-adapters", ""),
+    ("POST", "/props", FORWARD),
+    ("POST", "/slots/0", FORWARD),
+]
+SCAN = ("GET", "/v1/models?reload=1", LIST)
+SCANS = [SCAN, ("GET", "/models?reload=1", LIST), ("GET", "/v1/models/m?reload=1", "models.show_model")]
+MUTATING = [("POST", "/models/load", LOAD), *ENGINE_SETTINGS, *SCANS]
+
+
+def hashed(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+KEYS = (ApiKey("user", hashed("u")), ApiKey("ops", hashed("o"), admin=True))
+WITH_KEYS = AccessPolicy(KEYS, public_origin="https://llm.example.org")
+LOOPBACK, OPEN = AccessPolicy(), AccessPolicy(host="0.0.0.0", loopback_only=False)
+
+
+def basic(password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"me:{password}".encode()).decode()}
+
+
+def refusal(policy: AccessPolicy, what: tuple[str, str, str], headers: dict[str, str]) -> tuple[int, str]:
+    """Status and code of the refusal; (200, "") of a request that is accepted."""
+    method, address, endpoint = what
+    path, _, query = address.partition("?")
+    environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+    environ |= {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8080", "CONTENT_TYPE": "application/json"}
+    for name, value in headers.items():
+        variable = name.upper().replace("-", "_")
+        environ[variable if name == "Content-Type" else f"HTTP_{variable}"] = value
+    services: Any = SimpleNamespace(settings=RequestSettings(access_policy=policy))
+    try:
+        authorize(IncomingRequest(environ, services, endpoint))
+    except ProxyError as error:
+        return error.status, error.code
+    return 200, ""
+
+
+OK, NO_KEY, FORBIDDEN = (200, ""), (401, "invalid_api_key"), (403, "not_allowed")
+
+OWN_PAGE_OR_NO_BROWSER = [
+    {},
+    {"Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "none"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:8080"},
+    {"Origin": "http://localhost:8080"},
+    {"Origin": "HTTP://LOCALHOST:8080"},
+    {"Origin": "https://llm.example.org"},
+    {"Origin": "https://llm.example", "Host": "llm.example"},
+]
+ANOTHER_SITE = [
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost:8080"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://localhost:3000"},
+    {"Origin": "http://localhost:8080.evil.example"},
+    {"Origin": "https://llm.example.org.evil.example"},
+    {"Origin": "https://llm.example.org:8443"},
+    {"Origin": "file://"},
+    {"Origin": "http://"},
+]
+
+
+@pytest.mark.parametrize("headers", OWN_PAGE_OR_NO_BROWSER, ids=str)
+def test_a_key_by_basic_counts_in_full_for_programs_and_our_own_pages(headers: dict[str, str]):
+    """`curl -u me:KEY` could not unload a model, because its content type is that of a form."""
+    for form in ({}, {"Content-Type": "application/x-www-form-urlencoded"}):
+        for what in (CHAT, *MUTATING):
+            assert refusal(WITH_KEYS, what, basic("o") | headers | form) == OK
+
+
+@pytest.mark.parametrize("headers", ANOTHER_SITE, ids=str)
+def test_a_key_by_basic_counts_for_nothing_from_another_site(headers: dict[str, str]):
+    """A browser adds the password it remembers to whatever a page sends: a foreign page erased slots with it."""
+    for what in (CHAT, SCAN, ("GET", "/v1/models", LIST), ("GET", "/", PAGE), *MUTATING):
+        assert refusal(WITH_KEYS, what, basic("o") | headers) == NO_KEY
+
+
+@pytest.mark.parametrize("headers", ANOTHER_SITE, ids=str)
+def test_a_key_that_the_client_sent_itself_counts_from_anywhere(headers: dict[str, str]):
+    for explicit in ({"Authorization": "Bearer o"}, {"X-Api-Key": "o"}, basic("u") | {"X-Api-Key": "o"}):
+        assert refusal(WITH_KEYS, ("POST", "/models/load", LOAD), explicit | headers) == OK
+
+
+def test_a_link_on_another_site_opens_the_status_page_and_nothing_else():
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert refusal(WITH_KEYS, ("GET", "/", PAGE), basic("u") | link) == OK
+    assert refusal(WITH_KEYS, ("GET", "/", PAGE), basic("u") | link | {"Sec-Fetch-Dest": "iframe"}) == NO_KEY
+    assert refusal(WITH_KEYS, SCAN, basic("u") | link) == NO_KEY
+
+
+@pytest.mark.parametrize("what", [("POST", "/models/load", LOAD), *ENGINE_SETTINGS], ids=str)
+def test_what_changes_a_model_for_everybody_takes_an_admins_key(what: tuple[str, str, str]):
+    assert refusal(WITH_KEYS, what, {"Authorization": "Bearer u"}) == FORBIDDEN
+    assert refusal(WITH_KEYS, what, {"Authorization": "Bearer o"}) == OK
+    assert refusal(LOOPBACK, what, {}) == OK
+
+
+def test_reading_what_an_engine_does_takes_any_key():
+    for path in ("/slots?model=m", "/lora-adapters?model=m", "/props?model=m"):
+        assert refusal(WITH_KEYS, ("GET", path, FORWARD), {"Authorization": "Bearer u"}) == OK
+
+
+@pytest.mark.parametrize("what", SCANS, ids=str)
+@pytest.mark.parametrize("policy", [LOOPBACK, OPEN], ids=["loopback", "open"])
+def test_a_picture_in_a_foreign_page_starts_no_scan(policy: AccessPolicy, what: tuple[str, str, str]):
+    """<img src="http://127.0.0.1:8080/v1/models?reload=1">"""
+    assert refusal(policy, what, {"Sec-Fetch-Site": "cross-site"}) == FORBIDDEN
+    assert refusal(policy, what, {"Origin": "http://evil.example"}) == FORBIDDEN
+    assert refusal(policy, what, {}) == refusal(policy, what, {"Sec-Fetch-Site": "none"}) == OK
+    assert refusal(policy, ("GET", "/v1/models", LIST), {"Sec-Fetch-Site": "cross-site"}) == OK
+
+
+@pytest.mark.parametrize("what", [("POST", "/models/load", LOAD), *ENGINE_SETTINGS], ids=str)
+def test_a_foreign_page_changes_nothing_in_a_service_that_is_open(what: tuple[str, str, str]):
+    assert refusal(OPEN, what, {"Origin": "http://evil.example"}) == FORBIDDEN
+    assert refusal(OPEN, what, {}) == OK
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_without_keys_a_foreign_page_may_use_no_method_but_those_that_read(method: str):
+    foreign = {"Origin": "http://evil.example"}
+    assert refusal(LOOPBACK, (method, "/v1/anything", ""), foreign) == FORBIDDEN
+    assert refusal(LOOPBACK, (method, "/v1/anything", ""), {"Origin": "http://localhost:3000"}) == OK
+    for reading in ("GET", "HEAD", "OPTIONS"):
+        assert refusal(LOOPBACK, (reading, "/v1/models", LIST), foreign) == OK
