@@ -52,6 +52,7 @@ from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.gauges import Gauges
+from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class Runtime:
             rates=KeyRateLimits(),
             bodies=RequestBodies(server.max_body, server.max_bodies),
             access_log=self._access_log,
+            refusals=RefusalLog(),
             gauges=self._gauges,
             engine=engine,
             engine_problem=engine_problem,
