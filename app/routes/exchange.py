@@ -177,7 +177,8 @@ class Exchange:
         settings, options = self.request.settings, self.options
         key = self.request.key.name if self.request.key else ""
         self.slot = slot = self.services.pool.acquire(
-            model, settings.max_wait_seconds, client, options.num_ctx, options.conversation, key
+            *(model, settings.max_wait_seconds, client, options.num_ctx, options.conversation, key),
+            self._request_hash(model, key),
         )
         self.releases.append(self._release_slot)
         if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES):
@@ -186,6 +187,11 @@ class Exchange:
         if lease is None and (server := self._server()) is not None:
             self.device = server.placement.device
         return lease
+
+    def _request_hash(self, model: Model, key: str) -> str:
+        query = self.request.environ.get("QUERY_STRING", "")
+        labels = key, model.name, self.request.method, self.request.path, query
+        return "" if self.body is None else self.body.hash(*labels)
 
     def _release_slot(self) -> None:
         if self.slot is not None:
