@@ -14,6 +14,7 @@ from app.errors import (
     BadUpstream,
     ClientDisconnected,
     Draining,
+    EngineGone,
     ProxyError,
     SpawnFailed,
     UpstreamCrashed,
@@ -24,7 +25,7 @@ from workers.relay.body import BadFraming, Counted, SendFailed, Sink, SocketSink
 from workers.relay.connections import UpstreamConnections
 from workers.relay.reply import BadAnswer, Reply
 from workers.relay.stream_mover import StreamMover
-from workers.relay.upstream import WITH_BODY, ask
+from workers.relay.upstream import WITH_BODY, Unanswered, ask
 from workers.relay.usage import token_usage
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,9 @@ class Relay:
     def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> UpstreamAnswer:
         """Forward a request and wait for the head of its answer.
 
-        Raises UpstreamCrashed, BadUpstream or UpstreamTimeout if none arrives, ClientDisconnected if the client does
-        not wait for it: the connection to the engine is shut within milliseconds then, so that it stops generating.
+        Raises UpstreamCrashed (EngineGone if it read no request), BadUpstream or UpstreamTimeout if none arrives,
+        ClientDisconnected if the client does not wait for it: the connection to the engine is shut within milliseconds
+        then, so that it stops generating.
         """
         try:
             reply = ask(self.connections, address, request, client, self._first_byte_seconds)
@@ -93,8 +95,10 @@ class Relay:
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
+        is_unread = isinstance(error, ConnectionRefusedError) or (isinstance(error, Unanswered) and error.was_reset)
+        crashed = EngineGone if is_unread else UpstreamCrashed
         if why := self._why_killed(address.server):
-            return UpstreamCrashed(f"{why}; the next request restarts it")
+            return crashed(f"{why}; the next request restarts it")
         model = address.model
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"
@@ -104,7 +108,7 @@ class Relay:
         if isinstance(error, BadAnswer | BadFraming):
             return BadUpstream(f"{model}: llama-server's answer is not valid HTTP: {error}; check engine.binary")
         if not self._is_alive(address, client) and self._has_ended(address.server):
-            return UpstreamCrashed(f"{model}: llama-server ended during the request; the next request restarts it")
+            return crashed(f"{model}: llama-server ended during the request; the next request restarts it")
         return BadUpstream(f"{model}: llama-server runs on, but the request failed: {error}; check its log")
 
     def _is_alive(self, address: Address, client: WatchedClient) -> bool:
