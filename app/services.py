@@ -16,6 +16,7 @@ from app.ports import (
     Metrics,
     ModelCatalog,
     RateLimits,
+    Reloader,
     RequestLog,
     RequestRelay,
     ServerPool,
@@ -54,6 +55,7 @@ class Services:
 
     catalog: ModelCatalog
     store: Snapshots
+    configuration: Reloader
     pool: ServerPool
     relay: RequestRelay
     clients: Clients

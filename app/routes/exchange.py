@@ -28,11 +28,11 @@ from app.errors import (
 )
 from app.ports import Address, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
-from app.routes.authorization import servable_model
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error
 from app.routes.incoming_request import IncomingRequest
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
 from app.routes.requested_model import RequestOptions, read_request
+from app.routes.visibility import servable_model, visible_error
 from app.services import CLIENT_SOCKET
 from app.use_cases.scheduling.events import Ending
 
@@ -282,7 +282,7 @@ class Exchange:
                 write(b"data: " + b" ".join(b"".join(pieces).splitlines()) + b"\n\n")
         except ProxyError as error:
             self.failure = error
-            write(error.event)
+            write(visible_error(self.request, error).event)
 
     def _progress(self, name: str) -> str:
         return loading_stream.progress(name, self._server())

@@ -20,6 +20,7 @@ from tests.helpers.builders import GIB, a_model, a_placement_request, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
 from tests.scheduling.test_schedule import IMPATIENT, grants, refusals, spawned, stopped
 
+MARGIN = 256 * 1024**2
 # A model takes some 4.6 GiB; half a GiB of each GPU is reserved.
 ONE, TWO = Hardware({"GPU-a": 6}), Hardware({"GPU-a": 6, "GPU-b": 6})
 
@@ -304,6 +305,15 @@ def test_a_start_that_runs_out_of_memory_is_placed_once_more_with_a_margin():
     }
 
 
+def test_a_start_that_runs_out_of_memory_for_nobody_is_a_failed_load():
+    """Its client disconnected: it is not placed again, and the model list says why."""
+    play = play_on(TWO)
+    play.request("a")
+    play.post(ev.Cancel(1, at=1.0))
+    assert where(play.post(ev.Exited(1, "cudaMalloc failed", at=2.0, ran_out_of_memory=True))) == []
+    assert play.state.failures["a"].detail == "cudaMalloc failed"
+
+
 def test_a_learned_margin_is_kept_until_the_model_was_measured():
     play = play_on(ONE)
     plain = play.request("a")[0].server.booked["GPU-a"]
@@ -313,6 +323,36 @@ def test_a_learned_margin_is_kept_until_the_model_was_measured():
     play.post(ev.Ready(2, 9002, at=3.0), ev.Release(1, at=3.0))
     play.post(ev.Measured(2, {"GPU-a": plain, CPU: GIB}, at=3.5))
     assert play.state.learned_margins == {}
+
+
+def test_a_server_that_runs_out_of_memory_while_it_answers_is_booked_with_more_from_then_on():
+    """Its reports and measurements are from before its first request, so they do not replace the margin."""
+    play = play_on(Hardware({"GPU-a": 12}))
+    plain = play.request("a")[0].server.booked["GPU-a"]
+    play.post(ev.Ready(1, 9001, at=1.0), ev.Measured(1, {"GPU-a": plain, CPU: GIB}, at=1.5))
+    neighbour = play.request("b", at=1.6)[0].server.id
+    play.post(ev.Exited(1, "CUDA error: out of memory", at=2.0, ran_out_of_memory=True), ev.Release(1, at=2.0))
+    assert "ran out of GPU memory" in play.state.endings[1]
+    assert "256 MiB more on each GPU" in play.state.endings[1]
+    assert [server.id for server in play.state.servers] == [neighbour]
+    (spawn,) = [each for each in play.request("a", at=8.0) if isinstance(each, Spawn)]
+    assert spawn.server.booked["GPU-a"] == plain + MARGIN
+    play.post(ev.Projected(3, {"GPU-a": plain - 7, CPU: GIB}, at=8.5))
+    assert play.state.server(3).booked == {"GPU-a": plain - 7 + MARGIN, CPU: GIB}
+    play.post(ev.Ready(3, 9003, at=9.0), ev.Measured(3, {"GPU-a": plain - 8, CPU: GIB}, at=9.5))
+    assert play.state.server(3).booked == {"GPU-a": plain - 8 + MARGIN, CPU: GIB}
+    assert play.state.server(3).reported == {"GPU-a": plain - 8, CPU: GIB}
+
+
+def test_the_margin_of_a_model_that_runs_out_again_and_again_is_bounded():
+    """Something else is wrong then, and it must still be loaded."""
+    play = play_on(Hardware({"GPU-a": 12}))
+    for number in range(1, 9):
+        at = 100.0 * number
+        play.request("a", at=at)
+        play.post(ev.Ready(number, 9000, at=at + 1), ev.Exited(number, "", at=at + 2, ran_out_of_memory=True))
+        play.post(ev.Release(number, at=at + 2))
+    assert play.state.runtime_margins["a"].device_bytes < 5 * MARGIN
 
 
 def test_any_other_failure_of_a_start_is_not_retried():

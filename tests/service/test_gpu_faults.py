@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -134,6 +135,28 @@ def test_a_start_that_ran_out_of_gpu_memory_can_succeed_when_retried(machine: Ma
         assert device_of(service, "m") == "cuda:0"
         assert len(re.findall("spawn server=", service.output)) == 2
         assert service.get("/v1/models/m").json()["status"] == {"value": "loaded"}
+
+
+def test_a_model_that_ran_out_of_gpu_memory_while_answering_is_started_again_with_more(machine: Machine):
+    """The request fails with the reason, and the neighbour on the same card stays."""
+    engine = install_fake(machine.folder / "bin", FAKE_DIE_AFTER_TOKENS=5)
+    machine.show(replace(A, total_mib=2400))
+    with machine.serving(models={"m": SMALL, "n": SMALL}, ENGINE__BINARY=str(engine)) as service:
+        assert service.post("/models/load", {"model": "n"}).status_code == 200
+        lines = service.chat("m", stream=True).iter_lines()
+        *tokens, last = [line for line in lines if line.startswith(b"data: ")]
+        assert len(tokens) == 5
+        error = json.loads(last.removeprefix(b"data: "))["error"]
+        assert error["code"] == "upstream_crashed"
+        assert "m: llama-server ran out of GPU memory during the request" in error["message"]
+        before = loaded(service)
+        assert list(before) == ["n"]
+        assert service.post("/models/load", {"model": "m"}).status_code == 200
+        after = loaded(service)
+        assert after["n"]["port"] == before["n"]["port"]
+        more = after["m"]["booked_bytes"]["GPU-a"] - after["n"]["booked_bytes"]["GPU-a"]
+        assert more == 256 * MIB
+        assert 'server_stops_total{model="m",reason="out_of_memory"} 1.0' in service.get("/metrics").text
 
 
 @pytest.mark.parametrize("fallback", ["auto", "when_full"])

@@ -51,7 +51,8 @@ class ProxyWorker(Worker):
 
     def load_wsgi(self) -> None:
         """Start the service and the Flask application; our signal handlers are already installed."""
-        self.control.service, self.application = self.app.load_service()
+        service, self.application = self.app.load_service()
+        self.control.serve(service)
         warn_if_untested()
 
     def run(self) -> None:

@@ -39,8 +39,8 @@ class Relay:
     """Sends requests to llama-servers.
 
     `is_closing`: the service is stopping them, so a cut is not a crash. `has_ended`: whether the process of a server,
-    by its id, has ended or is being stopped; it waits a moment for that. `why_killed`: why the service itself killed
-    the server with this id; "" if it did not.
+    by its id, has ended or is being stopped; it waits a moment for that. `why_ended`: why the server with this id
+    ended or was killed while it answered; "" if nothing more is known.
     """
 
     def __init__(
@@ -50,15 +50,20 @@ class Relay:
         mover: StreamMover,
         is_closing: Callable[[], bool],
         has_ended: Callable[[int], bool],
-        why_killed: Callable[[int], str] = lambda server: "",
+        why_ended: Callable[[int], str] = lambda server: "",
     ) -> None:
-        self._first_byte_seconds = first_byte_seconds
+        self._first_byte_seconds = first_byte_seconds  # this and the next: replaced by a reload
         self._stall_seconds = stall_seconds
         self.mover = mover
         self._is_closing = is_closing
         self._has_ended = has_ended
-        self._why_killed = why_killed
+        self._why_ended = why_ended
         self.connections = UpstreamConnections()
+
+    def set_timeouts(self, first_byte_seconds: float, stall_seconds: float) -> None:
+        """Use these from now on; running streams are held to the new stall_seconds, too."""
+        self._first_byte_seconds, self._stall_seconds = first_byte_seconds, stall_seconds
+        self.mover.set_timeouts(stall_seconds, stall_seconds)
 
     def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> UpstreamAnswer:
         """Forward a request and wait for the head of its answer.
@@ -95,10 +100,8 @@ class Relay:
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
-        is_unread = isinstance(error, ConnectionRefusedError) or (isinstance(error, Unanswered) and error.was_reset)
-        crashed = EngineGone if is_unread else UpstreamCrashed
-        if why := self._why_killed(address.server):
-            return crashed(f"{why}; the next request restarts it")
+        if why := self._why_ended(address.server):
+            return _crash(error, why)
         model = address.model
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"
@@ -108,7 +111,8 @@ class Relay:
         if isinstance(error, BadAnswer | BadFraming):
             return BadUpstream(f"{model}: llama-server's answer is not valid HTTP: {error}; check engine.binary")
         if not self._is_alive(address, client) and self._has_ended(address.server):
-            return crashed(f"{model}: llama-server ended during the request; the next request restarts it")
+            why = self._why_ended(address.server) or f"{model}: llama-server ended during the request"
+            return _crash(error, why)
         return BadUpstream(f"{model}: llama-server runs on, but the request failed: {error}; check its log")
 
     def _is_alive(self, address: Address, client: WatchedClient) -> bool:
@@ -119,6 +123,11 @@ class Relay:
             return False
         reply.connection.close()
         return True
+
+
+def _crash(error: Exception, why: str) -> UpstreamCrashed:
+    is_unread = isinstance(error, ConnectionRefusedError) or (isinstance(error, Unanswered) and error.was_reset)
+    return (EngineGone if is_unread else UpstreamCrashed)(f"{why}; the next request restarts it")
 
 
 class UpstreamAnswer:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
+CRASH_LINES = 50  # the last words of a crash: the error, then up to a backtrace
 
 _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use|invalid port", re.IGNORECASE)
 
@@ -81,9 +82,14 @@ class LlamaServer:
             log.exception("server=%d", self._server.id)
         finally:  # in any case: without Exited the model would never be loaded again
             self._release()
-            process = self._process
-            ran_out = process is not None and not process.is_ready and is_out_of_gpu_memory(process.log.lines())
-            self._post(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn, ran_out))
+            self._post(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn, self._ran_out_of_memory()))
+
+    def _ran_out_of_memory(self) -> bool:
+        """Of a GPU. While it answers, other lines about memory may be about requests that failed without harm."""
+        if self._process is None:
+            return False
+        lines = self._process.log.lines()
+        return is_out_of_gpu_memory(lines[-CRASH_LINES:] if self._process.is_ready else lines)
 
     def _release(self) -> None:
         try:

@@ -116,7 +116,7 @@ def error_lines(lines: Iterable[str]) -> str:
 
 
 def is_out_of_gpu_memory(lines: Iterable[str]) -> bool:
-    """Whether a llama-server that exited during its load ran out of GPU memory, by its `ServerLog.lines`."""
+    """Whether a llama-server that exited ran out of GPU memory, by its `ServerLog.lines`: all, or the last ones."""
     final: list[str] = []
     for line in lines:
         final.append(line)

@@ -53,7 +53,7 @@ class PoolCounts:
         if server.ready_at is None:
             self._starts.labels(server.model.name, _outcome(server, event)).inc()
         elif server.state is not ServerState.STOPPING:
-            self._stops.labels(server.model.name, "crashed").inc()
+            self._stops.labels(server.model.name, "out_of_memory" if event.ran_out_of_memory else "crashed").inc()
 
 
 def _outcome(server: Server, event: ev.Exited) -> str:

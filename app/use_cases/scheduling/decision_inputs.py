@@ -18,7 +18,10 @@ from app.use_cases.scheduling.pool_state import PoolState, Waiter
 def request_with_margin(state: PoolState, waiter: Waiter) -> PlacementRequest:
     """The waiter's request, plus what earlier starts of its model were seen to need beyond their estimate."""
     assert waiter.placement_request is not None, "a request that needs a server says what the model needs"
-    return waiter.placement_request.with_margin(state.learned_margins.get(waiter.model.name, NO_MARGIN))
+    name, request = waiter.model.name, waiter.placement_request
+    for margins in (state.learned_margins, state.runtime_margins):
+        request = request.with_margin(margins.get(name, NO_MARGIN))
+    return request
 
 
 def current_ledger(state: PoolState) -> Ledger:

@@ -140,7 +140,7 @@ class Exited:
     detail: str  # exit status and the last relevant lines of its log
     at: float
     could_not_spawn: bool = False
-    ran_out_of_memory: bool = False  # of a GPU, while it was loading
+    ran_out_of_memory: bool = False  # of a GPU
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from app.entities.frozen import replace
-from app.entities.placement import CPU
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.placement.ledger import memory_to_release
-from app.use_cases.placement.request import LearnedMargin
 from app.use_cases.scheduling.backoff import with_failure, without_backoff
 from app.use_cases.scheduling.events import Exited
 from app.use_cases.scheduling.pool_state import (
@@ -18,11 +16,12 @@ from app.use_cases.scheduling.pool_state import (
     PoolState,
     Step,
     Waiter,
+    note_ending,
     reject_model,
 )
+from app.use_cases.scheduling.runtime_margin import margin_after_failure, raise_runtime_margin
 
-MIN_MARGIN_BYTES = 256 * 1024**2
-MARGIN_FRACTION = 0.05  # of what was booked on the fullest GPU
+MIB = 1024**2
 
 
 def record_exit(state: PoolState, event: Exited) -> Step:
@@ -58,10 +57,12 @@ def _record_failure(state: PoolState, server: Server, event: Exited) -> Step:
     is placed once more first. While the model has another server, nothing is rejected: the next try would be lost."""
     name, has_another = server.model.name, state.has_another(server)
     if server.state is STARTING and event.ran_out_of_memory:
-        state = replace(state, learned_margins={**state.learned_margins, name: _margin_after_failure(server)})
+        state = replace(state, learned_margins={**state.learned_margins, name: margin_after_failure(server)})
         is_awaited = any(waiter.model.name == name for waiter in state.waiting_for_server)
         if is_awaited and not has_another and not server.is_replanned:
             return replace(state, waiting=tuple(_replanned(waiter, server) for waiter in state.waiting)), []
+    elif event.ran_out_of_memory and not server.placement.is_on_cpu:
+        state = _record_exhaustion(state, server)
     if has_another or not event.could_not_spawn:
         state = replace(state, backoffs=with_failure(state.backoffs, server, event.at))
     if has_another:
@@ -79,8 +80,13 @@ def _replanned(waiter: Waiter, server: Server) -> Waiter:
     return replace(waiter, is_replanned=True) if is_for_server else waiter
 
 
-def _margin_after_failure(server: Server) -> LearnedMargin:
-    """A GPU ran out of memory although all was booked: another process grew, or the model needs more than estimated;
-    nothing tells which. The margin is booked for the model until one of its servers was measured."""
-    most = max((size for device, size in server.booked.items() if device != CPU), default=0)
-    return LearnedMargin(device_bytes=max(MIN_MARGIN_BYTES, round(MARGIN_FRACTION * most)))
+def _record_exhaustion(state: PoolState, server: Server) -> PoolState:
+    """It ran out of a GPU's memory while it answered: the model's next server gets more."""
+    name = server.model.name
+    state = raise_runtime_margin(state, server)
+    why = (
+        f"{name}: llama-server ran out of GPU memory during the request; {server.expected_bytes / MIB:.0f} MiB were "
+        f"booked for it, from now on {state.runtime_margins[name].device_bytes / MIB:.0f} MiB more on each GPU than it "
+        "reports"
+    )
+    return note_ending(state, server, why)

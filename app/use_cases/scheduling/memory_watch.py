@@ -17,7 +17,7 @@ from app.entities.memory import MemoryReading
 from app.entities.placement import CPU
 from app.entities.server import Server
 from app.use_cases.scheduling.effects import Effect, ReadMemory, StopReason
-from app.use_cases.scheduling.pool_state import Failure, PoolState, Step, stop_server
+from app.use_cases.scheduling.pool_state import Failure, PoolState, Step, note_ending, stop_server
 
 MIB, GIB = 1024**2, 1024**3
 WATCH_SECONDS = 0.5  # that schema makes an engine grow by about 0.5 GB in this time
@@ -26,7 +26,6 @@ WATCH_SECONDS = 0.5  # that schema makes an engine grow by about 0.5 GB in this 
 WATCH_AFTER_USE_SECONDS = 60.0
 LOW_BYTES, LOW_SHARE = GIB, 1 / 16  # of RAM: the smaller of both is little
 MIN_EXCESS_BYTES = 512 * MIB
-REMEMBERED_KILLS = 32  # their requests learn the reason within milliseconds
 
 
 def watch_due_at(state: PoolState) -> float | None:
@@ -58,8 +57,7 @@ def _kill_oversized(state: PoolState, now: float) -> Step:
         detail = _detail(server, state.memory, why)
         if not state.has_another(server):
             state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
-        kills = list({**state.kills, server.id: detail}.items())[-REMEMBERED_KILLS:]
-        state, orders = stop_server(replace(state, kills=dict(kills)), server, StopReason.MEMORY_EXCEEDED, detail)
+        state, orders = stop_server(note_ending(state, server, detail), server, StopReason.MEMORY_EXCEEDED, detail)
         effects += orders
     return state, effects
 
@@ -82,7 +80,7 @@ def _oversized(state: PoolState, memory: MemoryReading) -> list[tuple[Server, st
 
 def _is_low(state: PoolState, memory: MemoryReading) -> bool:
     """Whether little RAM is left. Not known while the last server that was killed still holds what it had."""
-    is_releasing = memory.at <= state.last_exit_at or any(server.id in state.kills for server in state.servers)
+    is_releasing = memory.at <= state.last_exit_at or any(server.id in state.endings for server in state.servers)
     return not is_releasing and memory.available_bytes < min(LOW_BYTES, LOW_SHARE * memory.total_bytes)
 
 

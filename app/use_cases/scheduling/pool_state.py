@@ -29,6 +29,7 @@ STARTING, READY, DRAINING, STOPPING = (
     ServerState.STOPPING,
 )
 
+REMEMBERED_ENDINGS = 32  # requests learn them within milliseconds
 _PREFERENCE = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lowest serves a model best
 
 
@@ -107,7 +108,8 @@ class PoolState:
     # By server id: the GPU memory that servers held when their stop was ordered.
     held_when_stopped: Mapping[int, tuple[ReleasingMemory, ...]] = field(default_factory=dict)
     placement_requests: Mapping[int, PlacementRequest] = field(default_factory=dict)  # by server id: as it was started
-    learned_margins: Mapping[str, LearnedMargin] = field(default_factory=dict)  # by model name
+    learned_margins: Mapping[str, LearnedMargin] = field(default_factory=dict)  # by model name; until it is measured
+    runtime_margins: Mapping[str, LearnedMargin] = field(default_factory=dict)  # by model name
     evaluation: Evaluation | None = None
     demands: Demands = field(default_factory=dict)
     saturated_since: Mapping[str, float] = field(default_factory=dict)  # by model name: while requests wait for a slot
@@ -118,7 +120,7 @@ class PoolState:
     last_exit_at: float = float("-inf")  # a reading from before still counts memory that is being released
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
-    kills: Mapping[int, str] = field(default_factory=dict)  # by server id, the last few: why it was killed
+    endings: Mapping[int, str] = field(default_factory=dict)  # by server id, the last few: why it ended in its requests
     draining: bool = False
     closing: bool = False
     next_server: int = 1
@@ -207,6 +209,11 @@ def begin_termination(state: PoolState, server: Server) -> PoolState:
     """The server draining for good: never ready again, even if the client that ordered it disconnects."""
     draining = server if server.state is DRAINING else server.with_state(DRAINING)
     return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
+
+
+def note_ending(state: PoolState, server: Server, why: str) -> PoolState:
+    """Note why a server ended that had requests, for the errors that they get."""
+    return replace(state, endings=dict(list({**state.endings, server.id: why}.items())[-REMEMBERED_ENDINGS:]))
 
 
 def reject(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from app.entities.frozen import replace
 from app.entities.placement import CPU
@@ -29,6 +30,7 @@ from app.use_cases.scheduling.pool_state import (
     stop_server,
     update_server,
 )
+from app.use_cases.scheduling.runtime_margin import with_runtime_margin
 
 MIB = 1024**2
 
@@ -37,13 +39,16 @@ def rebook_starting_servers(state: PoolState, now: float) -> Step:
     """Book what starting servers report; abort those for which there is not enough memory."""
     effects: list[Effect] = []
     for server in state.servers:
-        if server.state is not STARTING or server.reported is None or server.reported == server.booked:
+        if server.state is not STARTING or server.reported is None:
+            continue
+        needs = with_runtime_margin(state, server.model.name, server.reported)
+        if needs == server.booked:
             continue
         if not _are_devices_read(state, server):
             continue  # one of its GPUs is lost for now
-        shortage = _shortage(state, server, server.reported)
+        shortage = _shortage(state, server, needs)
         if shortage is None:
-            state = update_server(state, server.id, lambda s: replace(s, booked=s.reported or s.booked))
+            state = update_server(state, server.id, partial(replace, booked=needs))
             continue
         state, orders = _abort_start(state, server, shortage, now)
         effects += orders

@@ -30,6 +30,7 @@ from app.use_cases.scheduling.pool_state import (
 )
 from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
+from app.use_cases.scheduling.runtime_margin import with_runtime_margin
 
 
 def record(state: PoolState, event: Event) -> Step:
@@ -125,7 +126,8 @@ def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> Poo
         return state
     margins = {name: margin for name, margin in state.learned_margins.items() if name != server.model.name}
     state = replace(state, learned_margins=margins)
-    return update_server(state, server_id, lambda s: replace(s, booked=needs, reported=needs))
+    booked = with_runtime_margin(state, server.model.name, needs)
+    return update_server(state, server_id, lambda s: replace(s, booked=booked, reported=needs))
 
 
 def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:
