@@ -21,6 +21,7 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.ports import Address, ClientSocket, TokenUsage, UpstreamRequest, WatchedClient
+from app.use_cases.scheduling.pool_state import ServerEnding
 from workers.relay.body import BadFraming, Counted, SendFailed, Sink, SocketSink, WsgiSink
 from workers.relay.connections import UpstreamConnections
 from workers.relay.reply import BadAnswer, Reply
@@ -40,7 +41,7 @@ class Relay:
 
     `is_closing`: the service is stopping them, so a cut is not a crash. `has_ended`: whether the process of a server,
     by its id, has ended or is being stopped; it waits a moment for that. `why_ended`: why the server with this id
-    ended or was killed while it answered; "" if nothing more is known.
+    ended or was killed while it answered; None if nothing more is known.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Relay:
         mover: StreamMover,
         is_closing: Callable[[], bool],
         has_ended: Callable[[int], bool],
-        why_ended: Callable[[int], str] = lambda server: "",
+        why_ended: Callable[[int], ServerEnding | None] = lambda server: None,
     ) -> None:
         self._first_byte_seconds = first_byte_seconds  # this and the next: replaced by a reload
         self._stall_seconds = stall_seconds
@@ -100,8 +101,10 @@ class Relay:
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
-        if why := self._why_ended(address.server):
-            return _crash(error, why)
+        if ending := self._why_ended(address.server):
+            if ending.is_hung:
+                return UpstreamTimeout(f"{ending.detail}; the next request restarts it")
+            return _crash(error, ending.detail)
         model = address.model
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"
@@ -111,8 +114,8 @@ class Relay:
         if isinstance(error, BadAnswer | BadFraming):
             return BadUpstream(f"{model}: llama-server's answer is not valid HTTP: {error}; check engine.binary")
         if not self._is_alive(address, client) and self._has_ended(address.server):
-            why = self._why_ended(address.server) or f"{model}: llama-server ended during the request"
-            return _crash(error, why)
+            ending = self._why_ended(address.server)
+            return _crash(error, ending.detail if ending else f"{model}: llama-server ended during the request")
         return BadUpstream(f"{model}: llama-server runs on, but the request failed: {error}; check its log")
 
     def _is_alive(self, address: Address, client: WatchedClient) -> bool:
