@@ -52,6 +52,7 @@ from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.gauges import Gauges
+from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Runtime:
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
             *(lambda: self._store.pool.closing, self._has_ended),
-            lambda server: self._store.pool.endings.get(server, ""),
+            lambda server: self._store.pool.endings.get(server),
         )
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled
@@ -117,6 +118,7 @@ class Runtime:
             rates=KeyRateLimits(),
             bodies=RequestBodies(server.max_body, server.max_bodies),
             access_log=self._access_log,
+            refusals=RefusalLog(),
             gauges=self._gauges,
             engine=engine,
             engine_problem=engine_problem,
