@@ -13,6 +13,8 @@ WALL_CLOCK = re.compile(
 # Each shows the time to people or stores it. Nothing waits or ends by it.
 READERS = {
     "app/routes/loading_stream.py",  # `created` of a chunk
+    "workers/reload.py",  # of the configuration in force
+    "workers/telemetry/store.py",  # the same, at the start
     "workers/measurement/history.py",  # of a row
     "workers/pool/decision_log.py",  # of a decision
     "workers/server/kept_cache.py",  # of a saved file
