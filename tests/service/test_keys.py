@@ -74,6 +74,7 @@ ROUTES = {
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
     ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/admin/reload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/slots/0?action=erase&model=demo"): (NO_KEY, FORBIDDEN, (501, "")),  # not without --slot-save-path
     ("POST", "/lora-adapters?model=demo"): (NO_KEY, FORBIDDEN, (400, "")),  # it wants a list
     ("POST", "/v1/stream"): (NO_KEY, (404, "not_found"), (404, "not_found")),
@@ -99,16 +100,16 @@ def test_every_route_is_in_the_table():
     """A new route requires a key by default; this table records that it was a decision."""
     from flask import Flask
 
-    from app.routes import authorization, decisions, health, inference, metrics, models, status
+    from app.routes import authorization, configuration, decisions, health, inference, metrics, models, status
 
     app = Flask("app")
-    for routes in (authorization, inference, models, decisions, health, metrics, status):
+    for routes in (authorization, inference, models, configuration, decisions, health, metrics, status):
         app.register_blueprint(routes.bp)
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
-        "models.reject_get",
+        *("models.reject_get", "configuration.reload_configuration"),
         "inference.forward",
         "decisions.show_decisions",
     }
