@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from app.entities.key import ApiKey
@@ -25,6 +25,7 @@ class ProxyError(Exception):
     code: ClassVar[str] = "internal_error"
     retry_after: int | None = None
     param: str | None = None
+    names_models: ClassVar[bool] = False  # the message may name other models than the request's
     challenges: tuple[str, ...] = ()  # WWW-Authenticate, one header each: browsers do not parse a list
 
     def __init__(self, message: str, *, fields: Mapping[str, object] | None = None) -> None:
@@ -50,6 +51,16 @@ class ProxyError(Exception):
         elif self.status >= 500 or self.status in (408, 422):
             headers["x-should-retry"] = "false"  # SDKs would repeat these requests
         return headers
+
+
+class InvalidConfiguration(ProxyError):
+    """A reload found errors in the configuration; the earlier one stays in force."""
+
+    status, type, code = 422, "invalid_request_error", "invalid_configuration"
+
+    def __init__(self, errors: Sequence[str]) -> None:
+        message = "the configuration was not reloaded, the earlier one stays in force:\n" + "\n".join(errors)
+        super().__init__(message, fields={"errors": list(errors)})
 
 
 # --- the request -----------------------------------------------------------------------------------
@@ -186,6 +197,7 @@ class ClientDisconnected(ProxyError):
 class ModelDoesNotFit(ProxyError):
     """The model cannot fit on this machine with its settings, even if nothing else is loaded."""
 
+    names_models = True
     status, code = 422, "model_does_not_fit"
 
 
@@ -224,6 +236,7 @@ class Draining(ProxyError):
 class InsufficientVram(ProxyError):
     """There is not enough memory now, and other programs or pinned models hold it."""
 
+    names_models = True
     status, code = 503, "insufficient_vram"
     retry_after = 10
 
@@ -231,6 +244,7 @@ class InsufficientVram(ProxyError):
 class NoGpu(ProxyError):
     """A GPU is missing or unusable, and the settings do not allow the CPU instead."""
 
+    names_models = True
     status, code = 503, "no_gpu"
     retry_after = 10
 
@@ -281,6 +295,10 @@ class UpstreamCrashed(ProxyError):
     """The engine ended during the request."""
 
     status, code = 502, "upstream_crashed"
+
+
+class EngineGone(UpstreamCrashed):
+    """The engine ended before it had read the request, which another one can answer."""
 
 
 class BadUpstream(ProxyError):

@@ -16,6 +16,8 @@ from app.ports import (
     Metrics,
     ModelCatalog,
     RateLimits,
+    Refusals,
+    Reloader,
     RequestLog,
     RequestRelay,
     ServerPool,
@@ -54,6 +56,7 @@ class Services:
 
     catalog: ModelCatalog
     store: Snapshots
+    configuration: Reloader
     pool: ServerPool
     relay: RequestRelay
     clients: Clients
@@ -61,6 +64,7 @@ class Services:
     rates: RateLimits
     bodies: Bodies
     access_log: RequestLog
+    refusals: Refusals
     gauges: Metrics
     engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do
     engine_problem: str

@@ -11,13 +11,11 @@ headers that browsers send tell of no other site.
 
 from __future__ import annotations
 
-import logging
+import time
 
 from flask import Blueprint
 
 from app.entities.key import ApiKey
-from app.entities.model import Model
-from app.entities.server import ServerState
 from app.errors import InvalidApiKey, InvalidRequest, NotAllowed, ProxyError
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.paths import changes_engine
@@ -30,14 +28,12 @@ from app.use_cases.credentials import (
     matching_key,
 )
 
-log = logging.getLogger(__name__)
-
 bp = Blueprint("authorization", __name__)
 
 PUBLIC = {"health.show_health", "health.alive", "health.ready"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
-ADMIN = {"models.load", "models.unload", "decisions.show_decisions"}
-STATE_CHANGING = {"models.load", "models.unload"}
+STATE_CHANGING = {"models.load", "models.unload", "configuration.reload_configuration"}
+ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
 SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1
 
 
@@ -52,10 +48,8 @@ def authorize(request: IncomingRequest) -> None:
         _check(request, request.settings.access_policy)
     except ProxyError as problem:
         name = request.key.name if request.key else None
-        log.info(
-            "refused status=%d endpoint=%s client=%s key=%s",
-            *(problem.status, request.endpoint or None, request.client_address, name),
-        )
+        details = f"endpoint={request.endpoint or None} key={name}"
+        request.services.refusals.note(problem, request.client_address, time.monotonic(), details)
         raise
 
 
@@ -63,48 +57,6 @@ def is_anonymous(request: IncomingRequest) -> bool:
     """Whether only a PUBLIC route accepts the request, whose answer then has no details."""
     policy = request.settings.access_policy
     return request.key is None if policy.keys else not _is_trusted_host(request.header("Host"), policy)
-
-
-def find_model(request: IncomingRequest, name: str) -> Model:
-    """The model of that name, if the request's key may use it. Raises ModelNotFound or NotAllowed."""
-    return check_access(request, request.services.catalog.find(name))
-
-
-def check_access(request: IncomingRequest, model: Model) -> Model:
-    """The model, if the request's key may use it. Raises NotAllowed."""
-    key = request.key
-    assert key or not request.settings.access_policy.keys, "no route for a model is public where there are keys"
-    if key and not may_use(key, model):
-        raise NotAllowed(f"the key {key.name!r} may not use {model.name}; its `models` setting lists what it may use")
-    return model
-
-
-def servable_model(request: IncomingRequest, name: str) -> Model:
-    """As find_model, and its header is valid. Raises InvalidModelFile too.
-
-    The files of a model that is loaded are not read.
-    """
-    model = find_model(request, name)
-    if _is_loaded(request, model) and not model.problem:
-        return model
-    return request.services.catalog.servable(model)
-
-
-def _is_loaded(request: IncomingRequest, model: Model) -> bool:
-    """Whether it has a server, loading or loaded."""
-    server = request.services.store.pool.server_of(model.name)
-    return server is not None and server.state is not ServerState.STOPPING and server.model.is_served_as(model)
-
-
-def visible_models(request: IncomingRequest) -> list[Model]:
-    """The models that the request's key may use."""
-    models = request.services.catalog.models()
-    return [model for model in models if request.key is None or may_use(request.key, model)]
-
-
-def may_use(key: ApiKey, model: Model) -> bool:
-    """By the names under which the model is listed, whichever was requested: a key may use what it sees."""
-    return key.allows(model.name, *model.aliases)
 
 
 def _check(request: IncomingRequest, policy: AccessPolicy) -> None:

@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
+from app.routes.visibility import visible_error
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 def error_response(request: IncomingRequest, error: Exception) -> tuple[int, list[tuple[str, str]], bytes]:
     """Status, headers and body."""
-    problem = error if isinstance(error, ProxyError) else _proxy_error(request, error)
+    problem = visible_error(request, error) if isinstance(error, ProxyError) else _proxy_error(request, error)
     body = json.dumps(problem.body).encode() + b"\n"
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *problem.headers.items()]
     headers += [("WWW-Authenticate", challenge) for challenge in problem.challenges]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from flask import Blueprint, Response, jsonify
 
 from app.errors import Draining, NoEngine
-from app.routes.authorization import is_anonymous, may_use
+from app.routes.authorization import is_anonymous
 from app.routes.incoming_request import current_request
+from app.routes.visibility import visible_pool, visible_text
 from app.services import services
 from app.use_cases.reporting.report import health
 
@@ -27,10 +27,12 @@ def show_health() -> Response:
 
 def health_report() -> dict[str, object]:
     """The state of the service, with the servers of the models that the request's key may use."""
-    s, key = services(), current_request().key
-    visible = tuple(server for server in s.store.pool.servers if key is None or may_use(key, server.model))
-    pool = replace(s.store.pool, servers=visible)
-    return health(pool, s.store.gpus, s.store.pins, s.engine, s.engine_problem, s.version, time.monotonic())
+    s, request = services(), current_request()
+    pool, pins = visible_pool(request), [visible_text(request, reason) for reason in s.store.pins]
+    configuration = s.store.configuration
+    if request.key is not None and not request.key.admin:
+        configuration = configuration.without_details()
+    return health(pool, s.store.gpus, pins, configuration, s.engine, s.engine_problem, s.version, time.monotonic())
 
 
 @bp.get("/livez")

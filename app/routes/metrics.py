@@ -5,7 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response
 from flask import request as flask_request
 
+from app.routes.incoming_request import current_request
 from app.routes.inference import forward
+from app.routes.visibility import is_limited, visible_models
 from app.services import services
 
 bp = Blueprint("metrics", __name__)
@@ -15,5 +17,7 @@ bp = Blueprint("metrics", __name__)
 def show_metrics() -> Response:
     if "model" in flask_request.args:
         return forward()  # to the model's server, if it is loaded
-    page, content_type = services().gauges.render(flask_request.headers.get("Accept", ""))
+    request, gauges = current_request(), services().gauges
+    models = {model.name for model in visible_models(request)} if is_limited(request.key) else None
+    page, content_type = gauges.render(request.header("Accept"), models)
     return Response(page, content_type=content_type)

@@ -13,10 +13,10 @@ from werkzeug.exceptions import MethodNotAllowed
 from app.entities.model import Model
 from app.errors import ModelNotFound, NoEngine, Overloaded
 from app.ports import WatchedClient
-from app.routes.authorization import check_access, find_model, servable_model, visible_models
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.requested_model import read_request
+from app.routes.visibility import check_access, find_model, servable_model, visible_decisions, visible_models
 from app.services import Services, services
 from app.use_cases.reporting.report import model_entry, model_list, model_placement, router_props
 
@@ -36,14 +36,14 @@ def show_model(name: str) -> Response:
     _reload_if_requested()
     request = current_request()
     store, model, key = request.services.store, find_model(request, name), request.key
-    decisions = store.decisions if key is None or key.admin else ()  # they name other models
+    decisions = visible_decisions(request) if key is None or key.admin else ()
     return jsonify(model_entry(model, store.pool) | model_placement(model, store.pool, decisions))
 
 
 def _reload_if_requested() -> None:
     """A scan takes up to a second, and requests for one wait for each other: they must not take the last thread."""
     if current_request().wants_scan:
-        with _admitted(services()):
+        with admitted(services()):
             services().catalog.reload()
 
 
@@ -82,7 +82,7 @@ def _known_or_loaded(request: IncomingRequest, name: str) -> Model:
         server = request.services.store.pool.server_of(name)
         if server is None:
             raise
-        return check_access(request, server.model)
+        return check_access(request, server.model, name)
 
 
 @bp.get("/props")
@@ -98,7 +98,7 @@ def props() -> Response:
 def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
     """The model of a load or unload, and its watched client; takes a place among the inference requests meanwhile."""
     request = current_request()
-    with _admitted(request.services):
+    with admitted(request.services):
         with contextlib.closing(request.receive_body()) as body:
             name = read_request(request, body).model
         model = find(request, name)
@@ -107,7 +107,7 @@ def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Mo
 
 
 @contextlib.contextmanager
-def _admitted(services: Services) -> Iterator[None]:
+def admitted(services: Services) -> Iterator[None]:
     """Take a place among the inference requests for something that waits. Raises Overloaded if none is free."""
     if not services.admission.acquire():
         raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, make_response, render_template
 
-from app.routes.authorization import visible_models
 from app.routes.health import health_report
 from app.routes.incoming_request import current_request
+from app.routes.visibility import visible_models
 from app.services import services
 from app.use_cases.reporting.report import model_list
 

@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.routes.authorization import authorize, servable_model
+from app.routes.authorization import authorize
 from app.routes.incoming_request import IncomingRequest
 from app.routes.requested_model import read_request
+from app.routes.visibility import servable_model
 from app.settings.configuration import load_settings
 from app.use_cases.scheduling.events import Ending
 from bench.record import record, summary

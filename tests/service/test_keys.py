@@ -57,6 +57,7 @@ def outcome(answer: requests.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"] if answer.status_code >= 400 else ""
 
 
+UNKNOWN = (404, "model_not_found")
 BRIEF = {"model": "demo", "prompt": "x", "max_tokens": 1}
 OK, NO_KEY, FORBIDDEN = (200, ""), (401, "invalid_api_key"), (403, "not_allowed")
 
@@ -176,11 +177,27 @@ def test_an_openai_client_uses_its_key(service: Service):
 
 
 def test_a_key_can_use_and_see_only_its_models(service: Service):
-    assert outcome(chat(service, NARROW)) == FORBIDDEN
-    assert outcome(ask(service, "/v1/models/demo", NARROW)) == FORBIDDEN
-    assert ask(service, "/v1/models", NARROW).json()["data"] == []
-    assert "demo" not in ask(service, "/", NARROW).text
-    assert outcome(chat(service, NARROW, "other-one")) == (404, "model_not_found")
+    chat(service, USER)
+    assert outcome(ask(service, "/v1/models/demo", NARROW)) == UNKNOWN
+    for path in ("/", "/v1/models", "/health", "/metrics", "/props"):
+        assert "demo" not in ask(service, path, NARROW).text, path
+    assert "llama_smart_proxy_requests_total" not in ask(service, "/metrics", NARROW).text
+    assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text
+
+
+def test_a_model_of_others_is_answered_like_a_name_that_does_not_exist(service: Service):
+    """403 against 404 told which names exist."""
+    chat(service, USER)
+
+    def answer(name: str, **options: Any) -> tuple[int, str]:
+        got = chat(service, NARROW, name, **options)
+        return got.status_code, got.text.replace(name, "NAME")
+
+    assert answer("demo") == answer("nope")
+    assert outcome(chat(service, NARROW)) == UNKNOWN
+    for path in ("/slots?model=", "/metrics?model=", "/props?model=", "/v1/models/", "/models/"):
+        theirs, nobodys = (ask(service, path + name, NARROW) for name in ("demo", "nope"))
+        assert (theirs.status_code, theirs.text.replace("demo", "nope")) == (404, nobodys.text), path
 
 
 def test_a_key_can_use_every_model_it_can_see(tmp_path: Path):
@@ -194,7 +211,7 @@ def test_a_key_can_use_every_model_it_can_see(tmp_path: Path):
     with serving(tmp_path, "--models-dir", folder, KEYS=json.dumps(keys), MODELS=json.dumps(models)) as service:
         assert [model["id"] for model in ask(service, "/v1/models", USER).json()["data"]] == ["mini"]
         assert outcome(chat(service, USER, "mini")) == outcome(chat(service, USER, "gpt-4o-mini")) == OK
-        assert outcome(chat(service, USER, "secret")) == outcome(chat(service, USER, "gpt-5")) == FORBIDDEN
+        assert outcome(chat(service, USER, "secret")) == outcome(chat(service, USER, "gpt-5")) == UNKNOWN
 
 
 def test_health_is_minimal_for_anonymous_clients(service: Service):
@@ -213,7 +230,7 @@ def test_metrics_require_a_key_through_a_proxy(service: Service, headers: dict[s
 
 def test_metrics_of_a_model_always_require_a_key(service: Service):
     assert outcome(ask(service, "/metrics?model=demo")) == NO_KEY
-    assert outcome(ask(service, "/metrics?model=demo", NARROW)) == FORBIDDEN
+    assert outcome(ask(service, "/metrics?model=demo", NARROW)) == UNKNOWN
 
 
 def test_with_keys_any_host_name_is_accepted(service: Service):

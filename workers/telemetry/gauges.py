@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -12,7 +12,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from app.entities.server import ServerState
+from workers.telemetry.configuration_metrics import ConfigurationMetrics
 from workers.telemetry.gpu_gauges import GpuGauges
+from workers.telemetry.limited_registry import LimitedRegistry
 from workers.telemetry.pool_counts import PoolCounts
 from workers.telemetry.store import StateStore
 
@@ -28,6 +30,7 @@ class Gauges:
         PlatformCollector(registry=registry)
         registry.register(_ServerCollector(store))
         registry.register(GpuGauges(store))
+        registry.register(ConfigurationMetrics(store))
         Gauge("llama_smart_proxy_build_info", "Build information.", ["version"], registry=registry).labels(version).set(
             1
         )
@@ -88,10 +91,12 @@ class Gauges:
             series = self._series_by_labels[key] = family.labels(*labels)
         return series
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """The page in the format that the scraper accepts, and its content type."""
+    def render(self, accept: str, models: Set[str] | None = None) -> tuple[bytes, str]:
+        """The page in the format that the scraper accepts, and its content type. `models`: only what concerns these
+        models and the machine; None: everything."""
         encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
+        registry = self._registry if models is None else LimitedRegistry(self._registry, models)
+        return encoder(registry), content_type
 
 
 def _memory_gauge(name: str, help_text: str, sizes: Counts[tuple[str, str]]) -> GaugeMetricFamily:

@@ -1,0 +1,110 @@
+"""Visibility: what a key may see. Models that it may not use do not exist for it: no list, number or text has them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from app.entities.key import ApiKey
+from app.entities.model import Model
+from app.entities.server import ServerState
+from app.errors import ModelNotFound, ProxyError
+from app.routes.incoming_request import IncomingRequest
+from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.scheduling.pool_state import PoolState
+
+NOT_SHOWN = "another model"
+
+
+def may_use(key: ApiKey | None, model: Model) -> bool:
+    """By the names under which the model is listed, whichever was requested: a key may use what it sees."""
+    return key is None or key.allows(model.name, *model.aliases)
+
+
+def find_model(request: IncomingRequest, name: str) -> Model:
+    """The model of that name, if the request's key may use it. Raises ModelNotFound."""
+    return check_access(request, request.services.catalog.find(name), name)
+
+
+def check_access(request: IncomingRequest, model: Model, name: str) -> Model:
+    """The model, if the request's key may use it. Raises ModelNotFound: nobody learns which names others have."""
+    key = request.key
+    assert key or not request.settings.access_policy.keys, "no route for a model is public where there are keys"
+    if not may_use(key, model):
+        raise ModelNotFound(name)
+    return model
+
+
+def servable_model(request: IncomingRequest, name: str) -> Model:
+    """As find_model, and its header is valid. Raises InvalidModelFile too.
+
+    The files of a model that is loaded are not read.
+    """
+    model = find_model(request, name)
+    if _is_loaded(request, model) and not model.problem:
+        return model
+    return request.services.catalog.servable(model)
+
+
+def _is_loaded(request: IncomingRequest, model: Model) -> bool:
+    """Whether it has a server, loading or loaded."""
+    server = request.services.store.pool.server_of(model.name)
+    return server is not None and server.state is not ServerState.STOPPING and server.model.is_served_as(model)
+
+
+def visible_models(request: IncomingRequest) -> list[Model]:
+    """The models that the request's key may use."""
+    return [model for model in request.services.catalog.models() if may_use(request.key, model)]
+
+
+def visible_pool(request: IncomingRequest) -> PoolState:
+    """The pool with the servers and waiting requests of those models."""
+    pool, key = request.services.store.pool, request.key
+    if not is_limited(key):
+        return pool
+    servers = tuple(server for server in pool.servers if may_use(key, server.model))
+    return replace(pool, servers=servers, waiting=tuple(w for w in pool.waiting if may_use(key, w.model)))
+
+
+def visible_decisions(request: IncomingRequest) -> tuple[DecisionRecord, ...]:
+    """Decisions about those models, the newest last."""
+    decisions = request.services.store.decisions
+    if not is_limited(request.key):
+        return decisions
+    names = {model.name for model in visible_models(request)}
+    return tuple(_without_others(request, record) for record in decisions if record.model in names)
+
+
+def _without_others(request: IncomingRequest, record: DecisionRecord) -> DecisionRecord:
+    decision = record.decision
+    shown = replace(
+        decision,
+        reason=visible_text(request, decision.reason),
+        considered=tuple(visible_text(request, text) for text in decision.considered),
+    )
+    return replace(record, decision=shown, evict=tuple(visible_text(request, name) for name in record.evict))
+
+
+def visible_text(request: IncomingRequest, text: str) -> str:
+    """The text without names of models that the request's key may not use."""
+    if not is_limited(request.key):
+        return text
+    known = [*request.services.catalog.models(), *(server.model for server in request.services.store.pool.servers)]
+    shown = {name: may_use(request.key, model) for model in known for name in (model.name, *model.aliases)}
+    # The longest first: a name may begin with another one.
+    names = "|".join(re.escape(name) for name in sorted(shown, key=len, reverse=True) if name in text)
+    if not names:
+        return text
+    return re.sub(rf"(?<!\w)(?:{names})(?!\w)", lambda match: match[0] if shown[match[0]] else NOT_SHOWN, text)
+
+
+def visible_error(request: IncomingRequest, error: ProxyError) -> ProxyError:
+    """The error, its message without names of models that the request's key may not use."""
+    if error.names_models and is_limited(request.key):
+        error.args = (visible_text(request, str(error)),)
+    return error
+
+
+def is_limited(key: ApiKey | None) -> bool:
+    """Whether there may be models that the key may not use."""
+    return key is not None and "*" not in key.models

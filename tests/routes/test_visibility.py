@@ -1,0 +1,113 @@
+"""What a key that is limited to some models may see."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.entities.key import ApiKey
+from app.entities.placement import Decision, Outcome
+from app.errors import InsufficientVram, ModelNotFound
+from app.routes.incoming_request import IncomingRequest
+from app.routes.visibility import (
+    find_model,
+    visible_decisions,
+    visible_error,
+    visible_models,
+    visible_pool,
+    visible_text,
+)
+from app.services import RequestSettings
+from app.use_cases.reporting.decisions import DecisionRecord
+from tests.helpers.builders import Play, a_model, replace
+
+MODELS = [
+    a_model("mine"),
+    a_model("mine-too"),
+    replace(a_model("secret"), aliases=("hidden-alias",)),
+    a_model("min"),
+    a_model("a+b"),
+]
+LIMITED = ApiKey("limited", "", models=("mine*",))
+
+
+class Catalog:
+    knows_replicas = False
+
+    def models(self) -> list[Any]:
+        return MODELS
+
+    def find(self, name: str) -> Any:
+        for model in MODELS:
+            if name in (model.name, *model.aliases):
+                return model
+        raise ModelNotFound(name)
+
+
+def a_request(key: ApiKey | None, pool: Any = None, decisions: tuple[DecisionRecord, ...] = ()) -> IncomingRequest:
+    store = SimpleNamespace(pool=pool or Play().state, decisions=decisions)
+    services: Any = SimpleNamespace(settings=RequestSettings(), catalog=Catalog(), store=store)
+    request = IncomingRequest({"REQUEST_METHOD": "GET"}, services, "")
+    request.key = key
+    return request
+
+
+def test_models_of_others_are_not_found_under_any_name():
+    request = a_request(LIMITED)
+    assert [model.name for model in visible_models(request)] == ["mine", "mine-too"]
+    for name in ("secret", "hidden-alias", "nowhere"):
+        with pytest.raises(ModelNotFound) as refused:
+            find_model(request, name)
+        assert str(refused.value) == str(ModelNotFound(name))
+    assert find_model(a_request(ApiKey("all", "")), "hidden-alias").name == "secret"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("waiting for secret to become idle", "waiting for another model to become idle"),
+        ("evict secret, mine and hidden-alias", "evict another model, mine and another model"),
+        ("mine-too is not mine", "mine-too is not mine"),
+        ("min; minimum", "another model; minimum"),
+        ("models.a+b.pin", "models.another model.pin"),
+        ("12 MiB free", "12 MiB free"),
+    ],
+)
+def test_texts_do_not_name_models_of_others(text: str, shown: str):
+    assert visible_text(a_request(LIMITED), text) == shown
+    assert visible_text(a_request(None), text) == visible_text(a_request(ApiKey("all", "")), text) == text
+
+
+def test_decisions_about_other_models_are_not_listed_nor_named():
+    def about(model: str) -> DecisionRecord:
+        decision = Decision(Outcome.WAIT, "waiting for secret", 0, considered=("secret is busy",))
+        return DecisionRecord(0.0, model, decision, ("secret",), 1.0, 0.0)
+
+    (record,) = visible_decisions(a_request(LIMITED, decisions=(about("mine"), about("secret"))))
+    assert (record.model, record.decision.reason, record.evict) == (
+        "mine",
+        "waiting for another model",
+        ("another model",),
+    )
+    assert record.decision.considered == ("another model is busy",)
+    assert len(visible_decisions(a_request(None, decisions=(about("mine"), about("secret"))))) == 2
+
+
+def test_servers_and_waiting_requests_of_other_models_are_not_counted():
+    play = Play()
+    for name in ("mine", "secret"):
+        play.ask(a_model(name, slots=1))
+        play.ask(a_model(name, slots=1))
+    pool = visible_pool(a_request(LIMITED, play.state))
+    assert [server.model.name for server in pool.servers] == ["mine"]
+    assert {waiter.model.name for waiter in pool.waiting} == {"mine"}
+    assert visible_pool(a_request(None, play.state)) is play.state
+
+
+def test_an_error_about_memory_does_not_name_models_of_others():
+    error = InsufficientVram("mine: pinned models are not evicted: secret")
+    assert str(visible_error(a_request(LIMITED), error)) == "mine: pinned models are not evicted: another model"
+    unknown = ModelNotFound("secret")
+    assert str(visible_error(a_request(LIMITED), unknown)) == str(ModelNotFound("secret")), "as for any other name"

@@ -1,0 +1,38 @@
+"""LimitedRegistry: the metrics that a key which is limited to some models may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.samples import Sample
+
+# Without a label `model`, only these: others add up the requests of all models.
+OF_THE_MACHINE = (
+    "process_",
+    "python_",
+    "llama_smart_proxy_gpu_",
+    "llama_smart_proxy_nvml_",
+    "llama_smart_proxy_build_",
+)
+
+
+class LimitedRegistry(CollectorRegistry):
+    """Another registry's metrics of these models and of the machine."""
+
+    def __init__(self, whole: CollectorRegistry, models: Set[str]) -> None:
+        super().__init__()
+        self._whole = whole
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._whole.collect():
+            shown = Metric(family.name, family.documentation, family.type, family.unit)
+            shown.samples = [sample for sample in family.samples if self._shows(sample)]
+            if shown.samples:
+                yield shown
+
+    def _shows(self, sample: Sample) -> bool:
+        model = sample.labels.get("model")
+        return sample.name.startswith(OF_THE_MACHINE) if model is None else model in self._models
