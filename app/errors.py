@@ -297,6 +297,10 @@ class UpstreamCrashed(ProxyError):
     status, code = 502, "upstream_crashed"
 
 
+class EngineGone(UpstreamCrashed):
+    """The engine ended before it had read the request, which another one can answer."""
+
+
 class BadUpstream(ProxyError):
     """The engine runs, but its answer is not valid HTTP, or was cut."""
 

@@ -15,6 +15,7 @@ from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
 from app.entities.key import ApiKey
 from app.entities.model import Model
+from app.errors import ProxyError
 from app.request_body.content import BodyContent, BodyFormat
 from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.reload_report import ReloadReport
@@ -281,6 +282,13 @@ class RequestRelay(Protocol):
 
 
 # --- telemetry -----------------------------------------------------------------------------------------
+
+
+class Refusals(Protocol):
+    """Logs refused requests, repeated ones as a count (workers.telemetry.refusal_log.RefusalLog)."""
+
+    def note(self, problem: ProxyError, address: str, now: float, details: str = "") -> None:
+        """`now`: monotonic seconds."""
 
 
 class RequestLog(Protocol):

@@ -16,6 +16,7 @@ from app.ports import (
     Metrics,
     ModelCatalog,
     RateLimits,
+    Refusals,
     Reloader,
     RequestLog,
     RequestRelay,
@@ -63,6 +64,7 @@ class Services:
     rates: RateLimits
     bodies: Bodies
     access_log: RequestLog
+    refusals: Refusals
     gauges: Metrics
     engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do
     engine_problem: str

@@ -52,6 +52,7 @@ from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.gauges import Gauges
+from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Runtime:
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
             *(lambda: self._store.pool.closing, self._has_ended),
-            lambda server: self._store.pool.endings.get(server, ""),
+            lambda server: self._store.pool.endings.get(server),
         )
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled
@@ -117,6 +118,7 @@ class Runtime:
             rates=KeyRateLimits(),
             bodies=RequestBodies(server.max_body, server.max_bodies),
             access_log=self._access_log,
+            refusals=RefusalLog(),
             gauges=self._gauges,
             engine=engine,
             engine_problem=engine_problem,
@@ -133,6 +135,7 @@ class Runtime:
         """
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
+        self._records.begin()
         self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
         self._history.start()
         self._access_log.start()
@@ -246,7 +249,9 @@ class Runtime:
     def close(self, timeout: float) -> None:
         """Stop every llama-server, and kill those that do not exit within `timeout` seconds."""
         self._pool.post(ev.Close(time.monotonic()))
-        if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
+        if self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
+            self._records.end()
+        else:
             log.error("llama-servers did not exit in time; killing them")
             self._pool.kill()
         self._relay.close()

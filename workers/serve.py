@@ -19,6 +19,7 @@ from app.settings.schema import Settings
 from app.web import create_app
 from workers.gunicorn_worker.worker import CannotStart
 from workers.runtime import Runtime
+from workers.server.open_files import raise_soft_limit
 
 GUNICORN_CONF = Path(__file__).resolve().parent.parent / "gunicorn.conf.py"
 
@@ -32,6 +33,7 @@ class Application(BaseApplication):  # type: ignore[misc]
         super().__init__()
 
     def load_config(self) -> None:
+        raise_soft_limit()  # before the worker counts what it may open
         for name, value in runpy.run_path(str(GUNICORN_CONF)).items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)

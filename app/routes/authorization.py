@@ -11,7 +11,7 @@ headers that browsers send tell of no other site.
 
 from __future__ import annotations
 
-import logging
+import time
 
 from flask import Blueprint
 
@@ -27,8 +27,6 @@ from app.use_cases.credentials import (
     is_loopback,
     matching_key,
 )
-
-log = logging.getLogger(__name__)
 
 bp = Blueprint("authorization", __name__)
 
@@ -50,10 +48,8 @@ def authorize(request: IncomingRequest) -> None:
         _check(request, request.settings.access_policy)
     except ProxyError as problem:
         name = request.key.name if request.key else None
-        log.info(
-            "refused status=%d endpoint=%s client=%s key=%s",
-            *(problem.status, request.endpoint or None, request.client_address, name),
-        )
+        details = f"endpoint={request.endpoint or None} key={name}"
+        request.services.refusals.note(problem, request.client_address, time.monotonic(), details)
         raise
 
 

@@ -235,6 +235,14 @@ class SchedulingSettings(Section):
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a loading llama-server may show no progress before it is stopped."
     )
+    hang_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        description=(
+            "How long a llama-server that has requests may not respond before it is killed and a new one started. "
+            "31536000, a year: never."
+        ),
+    )
     max_excess_memory: Memory | None = Field(
         ByteSize(4 * 1024**3),
         description=(

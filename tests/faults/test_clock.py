@@ -17,8 +17,10 @@ READERS = {
     "workers/telemetry/store.py",  # the same, at the start
     "workers/measurement/history.py",  # of a row
     "workers/pool/decision_log.py",  # of a decision
+    "workers/reload.py",  # of a reload
     "workers/server/kept_cache.py",  # of a saved file
     "workers/telemetry/gpu_gauges.py",  # of a reading
+    "workers/telemetry/store.py",  # of the first configuration
 }
 
 

@@ -56,7 +56,8 @@ class ProxyWorker(Worker):
         warn_if_untested()
 
     def run(self) -> None:
-        handler = RequestHandler(self.application, self.cfg, self.timeouts, self.loop.keeps_connections)
+        loop = self.loop
+        handler = RequestHandler(self.application, self.cfg, self.timeouts, loop.keeps_connections, loop.refusals)
         self.loop.run(handler, self.notify)
 
 
