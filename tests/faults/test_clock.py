@@ -13,8 +13,6 @@ WALL_CLOCK = re.compile(
 # Each shows the time to people or stores it. Nothing waits or ends by it.
 READERS = {
     "app/routes/loading_stream.py",  # `created` of a chunk
-    "workers/reload.py",  # of the configuration in force
-    "workers/telemetry/store.py",  # the same, at the start
     "workers/measurement/history.py",  # of a row
     "workers/pool/decision_log.py",  # of a decision
     "workers/reload.py",  # of a reload
