@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+<<<<<<< HEAD
 from collections.abc import Mapping
 from datetime import date, timedelta
+=======
+from collections.abc import Mapping, Sequence
+>>>>>>> main
 from typing import ClassVar
 
 from app.entities.key import ApiKey
@@ -53,6 +57,16 @@ class ProxyError(Exception):
         elif not self.should_retry or self.status >= 500 or self.status in (408, 422):
             headers["x-should-retry"] = "false"  # SDKs would repeat these requests
         return headers
+
+
+class InvalidConfiguration(ProxyError):
+    """A reload found errors in the configuration; the earlier one stays in force."""
+
+    status, type, code = 422, "invalid_request_error", "invalid_configuration"
+
+    def __init__(self, errors: Sequence[str]) -> None:
+        message = "the configuration was not reloaded, the earlier one stays in force:\n" + "\n".join(errors)
+        super().__init__(message, fields={"errors": list(errors)})
 
 
 # --- the request -----------------------------------------------------------------------------------

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
 
+from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
 from app.entities.key import ApiKey
 from app.entities.model import Model
+from app.errors import ProxyError
 from app.request_body.content import BodyContent, BodyFormat
 from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.reload_report import ReloadReport
 from app.use_cases.scheduling.events import Ending
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -58,8 +61,18 @@ class Snapshots(Protocol):
         """Why the pinned models do not fit together; empty if they do."""
 
     @property
+    def configuration(self) -> ConfigurationState: ...
+    @property
     def decisions(self) -> tuple[DecisionRecord, ...]:
         """The last ones, newest last."""
+
+
+class Reloader(Protocol):
+    """Reloads the configuration (workers.reload.ConfigurationReload)."""
+
+    def reload(self) -> ReloadReport:
+        """Read the sources again and apply what changed. Raises InvalidConfiguration or Draining; nothing changed then,
+        except that model files were searched."""
 
 
 # --- bodies of requests --------------------------------------------------------------------------------
@@ -283,6 +296,13 @@ class RequestRelay(Protocol):
 
 
 # --- telemetry -----------------------------------------------------------------------------------------
+
+
+class Refusals(Protocol):
+    """Logs refused requests, repeated ones as a count (workers.telemetry.refusal_log.RefusalLog)."""
+
+    def note(self, problem: ProxyError, address: str, now: float, details: str = "") -> None:
+        """`now`: monotonic seconds."""
 
 
 class RequestLog(Protocol):

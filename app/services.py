@@ -16,6 +16,8 @@ from app.ports import (
     Metrics,
     ModelCatalog,
     RateLimits,
+    Refusals,
+    Reloader,
     RequestLog,
     RequestRelay,
     ServerPool,
@@ -55,6 +57,7 @@ class Services:
 
     catalog: ModelCatalog
     store: Snapshots
+    configuration: Reloader
     pool: ServerPool
     relay: RequestRelay
     clients: Clients
@@ -63,6 +66,7 @@ class Services:
     tokens: TokenCounts
     bodies: Bodies
     access_log: RequestLog
+    refusals: Refusals
     gauges: Metrics
     engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do
     engine_problem: str

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask, Response
 
-from app.routes import authorization, decisions, health, inference, metrics, models, status
+from app.routes import authorization, configuration, decisions, health, inference, metrics, models, status
 from app.routes.error_response import error_response, respond_with_error
 from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
@@ -26,7 +26,7 @@ def create_app(services: Services) -> Flask:
     app.extensions[EXTENSION] = services
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # one path, one meaning
-    for routes in (authorization, inference, models, decisions, health, metrics, status):
+    for routes in (authorization, inference, models, configuration, decisions, health, metrics, status):
         app.register_blueprint(routes.bp)
     app.register_error_handler(Exception, _on_error)
     app.after_request(_add_request_id)

@@ -52,7 +52,13 @@ APP = {
     "app/errors.py": {"app/entities"},
     "app/settings": {"app/entities", "app/use_cases/credentials.py", "app/use_cases/launch"},
     "app/request_body": {"app/entities", "app/errors.py", "app/use_cases/body_checks"},
-    "app/ports.py": {"app/entities", "app/request_body", "app/use_cases/reporting", "app/use_cases/scheduling"},
+    "app/ports.py": {
+        "app/entities",
+        "app/errors.py",
+        "app/request_body",
+        "app/use_cases/reporting",
+        "app/use_cases/scheduling",
+    },
     "app/services.py": {"app/entities", "app/ports.py"},
     "app/routes": {
         "app/entities",
@@ -86,7 +92,7 @@ WORKERS = {
 }
 COMPOSITION_ROOT = {
     *("workers/folders.py", "workers/builders.py", "workers/build_catalog.py", "workers/check_pinned.py"),
-    *("workers/runtime.py", "workers/serve.py", "app/commands"),
+    *("workers/runtime.py", "workers/reload.py", "workers/serve.py", "app/commands"),
 }
 PACKAGES = USE_CASES | APP | WORKERS
 

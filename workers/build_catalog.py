@@ -13,8 +13,11 @@ from workers.catalog.model_headers import ModelHeaders
 from workers.folders import cache_folder
 
 
-def build_catalog(settings: Settings, shapes: ModelHeaders[ModelShape] | None = None) -> Catalog:
-    """The catalogue for these settings, scanned. `shapes` caches what is read from the models' headers.
+def build_catalog(
+    settings: Settings, shapes: ModelHeaders[ModelShape] | None = None, earlier: Catalog | None = None
+) -> Catalog:
+    """The catalogue for these settings, scanned. `shapes` caches what is read from the models' headers; `earlier`: the
+    catalogue that this one may replace.
 
     Raises OSError if the demo model is needed and cannot be written.
     """
@@ -27,6 +30,7 @@ def build_catalog(settings: Settings, shapes: ModelHeaders[ModelShape] | None = 
         settings.folder,
         shapes,
         settings.constraints_of(),
+        earlier,
     )
 
 

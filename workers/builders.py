@@ -57,6 +57,7 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         min_residency_seconds=scheduling.min_residency_seconds,
         ttl_seconds=scheduling.ttl_seconds,
         stall_timeout_seconds=scheduling.stall_timeout_seconds,
+        hang_timeout_seconds=scheduling.hang_timeout_seconds,
         max_excess_memory_bytes=scheduling.max_excess_memory,
         silent_disconnect_notice_seconds=_silent_disconnect_notice_seconds(engine),
         gpu_limits=settings.gpu_limits(),

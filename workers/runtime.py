@@ -6,10 +6,12 @@ clients and streams, read the GPUs, check that the pinned models fit, then start
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import threading
 import time
+from collections.abc import Iterable
 
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, Task
@@ -19,6 +21,7 @@ from app.services import Services
 from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
+from app.use_cases.reporting.reload_report import ModelChanges
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog, has_models
@@ -30,6 +33,7 @@ from workers.builders import (
     find_configured_engine,
     gpus_at_start,
 )
+from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
@@ -43,12 +47,14 @@ from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
+from workers.reload import CheckedConfiguration, ConfigurationReload, newly_preloaded
 from workers.request_bodies.held_body import RequestBodies
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.gauges import Gauges
 from workers.telemetry.key_gauges import KeyGauges
+from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -67,6 +73,7 @@ class Runtime:
         self._settings = settings
         self.has_models = has_models(settings)
         engine, engine_problem = find_configured_engine(settings)
+        self._engine = engine
         state, shapes = state_folder(), ModelHeaders(model_shape)
         self._records = PidRecords(state / "servers")
         self._history = History(state / "history.sqlite3")
@@ -83,13 +90,16 @@ class Runtime:
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
             *(lambda: self._store.pool.closing, self._has_ended),
-            lambda server: self._store.pool.endings.get(server, ""),
+            lambda server: self._store.pool.endings.get(server),
         )
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled
         if self._store.gpus.state is not GpuState.DISABLED:
             self._gpus = build_gpu_poller(settings, engine, self._publish_gpus)
-        self._pinned_check: PinnedModelsCheck | None = None  # set before the GPU poller starts
+        # Set before the GPU poller starts, and replaced by a reload.
+        self._pinned_check: PinnedModelsCheck | None = None
+        self._shapes = shapes
+        self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
         self.services = self._build_services(engine, engine_problem)
 
     def _build_pool(self, engine: EngineFacts | None) -> Pool:
@@ -104,6 +114,7 @@ class Runtime:
         return Services(
             catalog=self._catalog,
             store=self._store,
+            configuration=self._reload,
             pool=self._pool,
             relay=self._relay,
             clients=self._clients,
@@ -112,6 +123,7 @@ class Runtime:
             tokens=self._tokens,
             bodies=RequestBodies(server.max_body, server.max_bodies),
             access_log=self._access_log,
+            refusals=RefusalLog(),
             gauges=self._gauges,
             engine=engine,
             engine_problem=engine_problem,
@@ -137,8 +149,7 @@ class Runtime:
         self._start_gpus()
         self._pool.start()
         self._catalog.start()
-        if preloaded := [name for name, model in self._settings.models.items() if model.preload]:
-            threading.Thread(target=self._preload, args=(preloaded,), name="preload", daemon=True).start()
+        self._begin_preload(name for name, model in self._settings.models.items() if model.preload)
         # Objects of the start live as long as the process. A full collection that visits them pauses all streams: p99
         # at 256 streams x 100 tokens/s was 130 ms in some rounds of bench.relay, and 3 ms without them.
         gc.collect()
@@ -147,8 +158,7 @@ class Runtime:
     def _start_gpus(self) -> None:
         """Start reading the GPUs; with pinned models, wait for the first reading and check that they fit."""
         if self._settings.pinned:  # needs the history of loads
-            pinned = pinned_requests(self._settings.pinned, self._catalog, self._needs)
-            self._pinned_check = PinnedModelsCheck(self._store, pinned, self._store.pool.limits, read_memory)
+            self._pinned_check = self._check_of_pinned(self._settings, self._catalog)
         if self._gpus is not None:
             self._gpus.start()
         if self._pinned_check is not None:
@@ -157,6 +167,14 @@ class Runtime:
             self._pinned_check.wait()
             if self._pinned_check.errors:
                 raise ConfigurationError(*self._pinned_check.errors)
+
+    def _check_of_pinned(self, settings: Settings, catalog: Catalog) -> PinnedModelsCheck:
+        pinned = pinned_requests(settings.pinned, catalog, self._needs)
+        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine), read_memory)
+
+    def _begin_preload(self, names: Iterable[str]) -> None:
+        if preloaded := [*names]:
+            threading.Thread(target=self._preload, args=(preloaded,), name="preload", daemon=True).start()
 
     def _preload(self, names: list[str]) -> None:
         """Load the models one after the other, each once the one before is starting. Failures are logged."""
@@ -170,8 +188,40 @@ class Runtime:
     # --- while it runs ------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Scan for model files again. Running servers and streams are not affected."""
-        self._catalog.reload()
+        """Search for model files, and apply a changed configuration. The log says what came of it."""
+        with contextlib.suppress(ProxyError):  # is logged
+            self._reload.reload()
+
+    def _prepare(self, settings: Settings) -> CheckedConfiguration:
+        """Checks what a start checks. Raises ConfigurationError and OSError."""
+        catalog = build_catalog(settings, self._shapes, earlier=self._catalog)
+        if not catalog.is_scanned:
+            raise OSError("the models could not be searched; the log says why")
+        check = self._check_of_pinned(settings, catalog)
+        if errors := check.certain_errors(self._store.gpus):
+            raise ConfigurationError(*errors)
+        return CheckedConfiguration(settings, catalog, check)
+
+    def _apply(self, candidate: CheckedConfiguration, changes: ModelChanges) -> None:
+        """New requests see the new keys and models first; then the pool ends what has changed."""
+        before, settings = self._settings, candidate.settings
+        self._settings = settings
+        self.services.settings = build_request_settings(settings)
+        self._relay.set_timeouts(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds)
+        self._slots.quota_bytes = settings.scheduling.kv_cache_disk
+        self._catalog.replace_by(candidate.catalog)
+        models = {model.name: model for model in self._catalog.models()}
+        self._pool.reconfigure(build_limits(settings, self._engine), models)
+        self._replace_pinned_check(candidate.pinned)
+        self._begin_preload(newly_preloaded(before, settings, changes))
+
+    def _replace_pinned_check(self, check: PinnedModelsCheck) -> None:
+        """The thread that reads the GPUs checks again, and publishes the result."""
+        self._pinned_check = check
+        if self._gpus is None:
+            check.check(self._store.gpus)
+        else:
+            self._gpus.read_now()
 
     def task_of(self, model: Model) -> Task:
         """What the model is for. Raises the ProxyError of a model that cannot be served."""

@@ -14,9 +14,12 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from app.settings.configuration import ConfigurationError, load_settings
+from app.settings.reload import applicable_settings
+from app.settings.schema import Settings
 from app.web import create_app
 from workers.gunicorn_worker.worker import CannotStart
 from workers.runtime import Runtime
+from workers.server.open_files import raise_soft_limit
 
 GUNICORN_CONF = Path(__file__).resolve().parent.parent / "gunicorn.conf.py"
 
@@ -24,20 +27,25 @@ GUNICORN_CONF = Path(__file__).resolve().parent.parent / "gunicorn.conf.py"
 class Application(BaseApplication):  # type: ignore[misc]
     """What gunicorn runs: its settings from gunicorn.conf.py, everything else built in the worker."""
 
-    def __init__(self, announce: Callable[[Runtime, str], None]) -> None:
+    def __init__(self, started: Settings, announce: Callable[[Runtime, str], None]) -> None:
+        self._started = started
         self._announce = announce
         super().__init__()
 
     def load_config(self) -> None:
+        raise_soft_limit()  # before the worker counts what it may open
         for name, value in runpy.run_path(str(GUNICORN_CONF)).items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
         self.cfg.set("post_worker_init", self._announce_worker)
 
     def load_service(self) -> tuple[Runtime, Any]:
-        """The service and its WSGI application, started. Called by ProxyWorker after the fork."""
+        """The service and its WSGI application, started. Called by ProxyWorker after the fork.
+
+        A worker that replaces one which died reads the configuration again, but listens on the same sockets.
+        """
         try:
-            runtime = Runtime(load_settings())
+            runtime = Runtime(applicable_settings(load_settings(), self._started))
             runtime.start()
         except (ConfigurationError, OSError) as error:
             raise CannotStart(f"cannot start: {error}") from error

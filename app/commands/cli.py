@@ -17,6 +17,7 @@ import click
 from app.commands.estimate import estimate
 from app.commands.options import ANSWER_IS_NO, WRONG_USE
 from app.commands.plan import plan
+from app.commands.reload import reload
 
 GUNICORN_CANNOT_START = 4  # gunicorn's APP_LOAD_ERROR: a restart would fail too
 
@@ -79,7 +80,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
 
     arbiter_pid = os.getpid()
     try:
-        Application(functools.partial(_print_ready_message, settings)).run()
+        Application(settings, functools.partial(_print_ready_message, settings)).run()
     except SystemExit as end:  # also raised in the worker, which is a fork of this process
         is_arbiter = os.getpid() == arbiter_pid
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
@@ -87,6 +88,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
 
 main.add_command(estimate)
 main.add_command(plan)
+main.add_command(reload)
 
 
 @main.command("check-config")

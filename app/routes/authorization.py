@@ -11,7 +11,7 @@ headers that browsers send tell of no other site.
 
 from __future__ import annotations
 
-import logging
+import time
 
 from flask import Blueprint
 
@@ -28,14 +28,12 @@ from app.use_cases.credentials import (
     matching_key,
 )
 
-log = logging.getLogger(__name__)
-
 bp = Blueprint("authorization", __name__)
 
 PUBLIC = {"health.show_health", "health.alive", "health.ready"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
-ADMIN = {"models.load", "models.unload", "decisions.show_decisions"}
-STATE_CHANGING = {"models.load", "models.unload"}
+STATE_CHANGING = {"models.load", "models.unload", "configuration.reload_configuration"}
+ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
 SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1
 
 
@@ -50,10 +48,8 @@ def authorize(request: IncomingRequest) -> None:
         _check(request, request.settings.access_policy)
     except ProxyError as problem:
         name = request.key.name if request.key else None
-        log.info(
-            "refused status=%d endpoint=%s client=%s key=%s",
-            *(problem.status, request.endpoint or None, request.client_address, name),
-        )
+        details = f"endpoint={request.endpoint or None} key={name}"
+        request.services.refusals.note(problem, request.client_address, time.monotonic(), details)
         raise
 
 

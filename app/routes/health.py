@@ -29,7 +29,10 @@ def health_report() -> dict[str, object]:
     """The state of the service, with the servers of the models that the request's key may use."""
     s, request = services(), current_request()
     pool, pins = visible_pool(request), [visible_text(request, reason) for reason in s.store.pins]
-    return health(pool, s.store.gpus, pins, s.engine, s.engine_problem, s.version, time.monotonic())
+    configuration = s.store.configuration
+    if request.key is not None and not request.key.admin:
+        configuration = configuration.without_details()
+    return health(pool, s.store.gpus, pins, configuration, s.engine, s.engine_problem, s.version, time.monotonic())
 
 
 @bp.get("/livez")

@@ -25,7 +25,7 @@ from app.settings.schema import Settings
 from app.settings.schema_keys import SIMILARITY_CUTOFF, Place, holds_many, keys, section_in
 from app.settings.values import PREFIX, configured_file
 
-OUTSIDE_THE_SCHEMA = {"CONFIG", "URL"}  # names with our prefix that are not settings
+OUTSIDE_THE_SCHEMA = {"CONFIG", "URL", "API_KEY"}  # names with our prefix that are not settings
 
 OPEN_WITHOUT_KEYS = (
     "server.host is {host}, which other machines may reach, and no keys are configured: anyone could use the models. "

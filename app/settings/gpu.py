@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import ByteSize, Field
 
 from app.entities.placement import CpuFallback, GpuLimits, Strategy
-from app.settings.values import GpuNames, Memory, Section
+from app.settings.values import NEEDS_RESTART, GpuNames, Memory, Section
 
 
 class GpuSettings(Section):
     """How NVIDIA GPUs are used. Sizes are per GPU."""
 
-    enabled: bool = Field(True, description="Use NVIDIA GPUs. false: behave like a machine without GPUs.")
-    poll_seconds: float = Field(
+    enabled: Annotated[bool, NEEDS_RESTART] = Field(
+        True, description="Use NVIDIA GPUs. false: behave like a machine without GPUs."
+    )
+    poll_seconds: Annotated[float, NEEDS_RESTART] = Field(
         1.0,
         ge=0.1,
         le=3600,

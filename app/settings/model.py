@@ -146,7 +146,9 @@ class ModelSettings(ModelDefaults):
             "idle. The service refuses to start if the machine cannot hold all pinned models together."
         ),
     )
-    preload: bool = Field(False, description="Load the model when the service starts.")
+    preload: bool = Field(
+        False, description="Load the model when the service starts, and when a reload adds or changes it."
+    )
     priority: int = Field(
         0,
         ge=-MAX_INT,

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from app.settings.model import ModelDefaults, ModelSettings
 from app.settings.schema import Settings
-from app.settings.schema_keys import default_of, is_section, section_in
+from app.settings.schema_keys import default_of, is_section, needs_restart, section_in
 from app.settings.values import Section
 
 _HEAD = """\
@@ -45,6 +45,10 @@ From highest to lowest precedence:
 Maps are merged key by key, lists are replaced. An unknown key is an error that names the nearest known one. A retired
 key is ignored with a warning for a year ([upgrading.md](upgrading.md)). The original service's `config.json` is read
 unchanged: each of its keys becomes a setting, or a warning at start.
+
+## Changes while the service runs
+
+A [reload](reload.md) applies changes without a restart, except those of the keys marked *Restart*.
 
 ## Access from other machines
 
@@ -81,6 +85,7 @@ def _rows(section: type[Section], below: str = "") -> Iterator[str]:
             yield from _rows(inner, f"{below}{key}.")
         else:
             meaning = str(field.description).replace("|", "\\|")  # a plain | would end the cell
+            meaning += " *Restart.*" if needs_restart(section, field) else ""
             yield f"| `{below}{key}` | {_default(section, key, field)} | {meaning} |"
 
 

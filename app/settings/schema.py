@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -22,6 +22,7 @@ from app.settings.gpu import GpuSettings
 from app.settings.model import ModelDefaults, ModelSettings
 from app.settings.retired_keys import without_retired_keys
 from app.settings.values import (
+    NEEDS_RESTART,
     PREFIX,
     Arguments,
     AutoOffOrPath,
@@ -43,6 +44,8 @@ _HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 
 class ServerSettings(Section):
     """Where the service listens, and limits on connections."""
+
+    reload = NEEDS_RESTART  # of all keys but those that are marked APPLIES_AT_ONCE
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on. 0: the system chooses a free port.")
@@ -146,14 +149,14 @@ class ApiKeySettings(Section):
 class EngineSettings(Section):
     """Which llama-server runs, and options for all of them."""
 
-    binary: str = Field(
+    binary: Annotated[str, NEEDS_RESTART] = Field(
         "auto", description="auto (llama-server on PATH, otherwise the embedded engine), embedded, or a path."
     )
     args: Arguments = Field(
         [], description="Additional arguments for every llama-server, one word per item. A model's own come after them."
     )
-    env: Variables = Field({}, description="Environment variables of every llama-server.")
-    assume_gpu: bool = Field(
+    env: Annotated[Variables, NEEDS_RESTART] = Field({}, description="Environment variables of every llama-server.")
+    assume_gpu: Annotated[bool, NEEDS_RESTART] = Field(
         False, description="Assume that the engine supports NVIDIA GPUs instead of probing it; for wrapper scripts."
     )
 
@@ -238,6 +241,14 @@ class SchedulingSettings(Section):
     stall_timeout_seconds: float = Field(
         300.0, gt=0, description="How long a loading llama-server may show no progress before it is stopped."
     )
+    hang_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        description=(
+            "How long a llama-server that has requests may not respond before it is killed and a new one started. "
+            "31536000, a year: never."
+        ),
+    )
     max_excess_memory: Memory | None = Field(
         ByteSize(4 * 1024**3),
         description=(
@@ -261,6 +272,16 @@ class SchedulingSettings(Section):
             "clients display; false: nothing is sent while waiting."
         ),
     )
+
+    def fitting(self, server: ServerSettings) -> SchedulingSettings:
+        """These settings, with a default of `max_waiting` that fits the threads. A configured number stays."""
+        if "max_waiting" in self.model_fields_set:
+            return self
+        default = type(self).model_fields["max_waiting"].default
+        available = server.threads - server.reserve_threads
+        fitting = self.model_copy(update={"max_waiting": min(default, available - 1)})
+        fitting.model_fields_set.discard("max_waiting")  # it is still a default
+        return fitting
 
 
 class Settings(BaseSettings):
@@ -349,11 +370,7 @@ class Settings(BaseSettings):
     def _waiting_requests_fit_the_threads(self) -> Settings:
         available = self.server.threads - self.server.reserve_threads
         if "max_waiting" not in self.scheduling.model_fields_set:
-            # The default adapts; a configured number is used or rejected.
-            fitting = self.scheduling.model_copy(
-                update={"max_waiting": min(self.scheduling.max_waiting, available - 1)}
-            )
-            object.__setattr__(self, "scheduling", fitting)
+            object.__setattr__(self, "scheduling", self.scheduling.fitting(self.server))
         elif self.scheduling.max_waiting >= available:
             raise ValueError(
                 f"scheduling.max_waiting ({self.scheduling.max_waiting}) must be below server.threads - "

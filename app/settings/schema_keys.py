@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from app.settings.schema import Settings
-from app.settings.values import Section
+from app.settings.values import Reload, Section
 
 Place = tuple[str | int, ...]  # ("keys", 0, "name")
 
@@ -52,6 +52,13 @@ def keys(section: type[BaseModel] = Settings, below: Place = ()) -> Iterator[tup
         inner = section_in(field)
         if inner is not None and is_section(field):
             yield from keys(inner, place)
+
+
+def needs_restart(section: type[BaseModel], field: FieldInfo) -> bool:
+    """Whether a change of this key of the section takes effect only at the next start."""
+    assert issubclass(section, Section)
+    marks = (mark for mark in field.metadata if isinstance(mark, Reload))
+    return not next(marks, section.reload).is_enough
 
 
 def known_part(place: Place) -> tuple[Place, type[BaseModel] | None]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
@@ -18,10 +19,21 @@ MAX_INT = 2**31 - 1  # llama-server's integers have 32 bits
 SECTION: ConfigDict = {"extra": "forbid", "frozen": True, "allow_inf_nan": False, "hide_input_in_errors": True}
 
 
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Marks a key: whether a reload of the configuration applies a change of it, or only a restart does."""
+
+    is_enough: bool
+
+
+NEEDS_RESTART, APPLIES_AT_ONCE = Reload(False), Reload(True)
+
+
 class Section(BaseModel):
     """A group of keys. An empty one has its defaults."""
 
     model_config = SECTION
+    reload: ClassVar[Reload] = APPLIES_AT_ONCE  # of keys without a mark of their own
 
     @model_validator(mode="before")
     @classmethod

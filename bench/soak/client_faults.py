@@ -133,6 +133,21 @@ def malformed_requests(target: Target, chance: random.Random) -> None:
 
 
 @fault
+def media_urls(target: Target, chance: random.Random) -> None:
+    """Addresses that an engine would fetch."""
+    url = chance.choice(("http://127.0.0.1:9/x", "http://169.254.169.254/", "file:///etc/passwd"))
+    part = chance.choice(
+        (
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "video_url", "video_url": {"url": url}},
+            {"type": "input_audio", "input_audio": {"url": url}},
+        )
+    )
+    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}, part]}]
+    target.expect(target.client.chat(chance.choice(REAL), messages=messages), "invalid_request", "overloaded")
+
+
+@fault
 def strange_protocols(target: Target, chance: random.Random) -> None:
     for data in chance.sample(STRANGE, 3):
         with contextlib.suppress(OSError), target.client.connect() as connection:

@@ -154,6 +154,16 @@ def engine_ignores_a_disconnect(target: Target, chance: random.Random) -> None:
 
 
 @fault
+def engine_takes_memory(target: Target, chance: random.Random) -> None:
+    """Far more than was booked for it, for one request; another is in it at the same time."""
+    body = {"model": SCRIPTED, "prompt": "grow", "max_tokens": 1}
+    with target.scripted(FAKE_GROW_MB=600, FAKE_STREAM_TOKENS=300), Together(target) as asked:
+        asked.chat(SCRIPTED, stream=True)
+        pause(chance.uniform(0, 1))
+        target.account.add(target.client.post("/v1/completions", body))
+
+
+@fault
 def port_stolen(target: Target, chance: random.Random) -> None:
     """Somebody listens on the port before the engine does, and answers whatever is asked."""
     announced = target.folder / "announced-port"

@@ -27,7 +27,7 @@ from bench.soak.client import Client
 from bench.soak.machine import Gpus, StateDisk, WallClock
 from bench.soak.outcome import Answer
 from tests.helpers.fake_llama_server import install_fake
-from tests.helpers.service import Service
+from tests.helpers.service import FIXED_RAM, Service
 from workers.catalog.demo_model import write_demo_model
 
 STEADY, REAL, SCRIPTED = "steady", ("alpha", "beta", "gamma", "delta"), "scripted"
@@ -37,13 +37,13 @@ MIB = 1024**2
 
 # Short limits: what takes minutes in use takes seconds here.
 SETTINGS: dict[str, Any] = {
-    "server": {"threads": 160, "reserve_threads": 16, "max_body": "8MiB", "receive_timeout_seconds": 3,
-               "drain_seconds": 5, "stop_seconds": 2},
+    "server": {"threads": 160, "reserve_threads": 16, "max_body": "8MiB", "max_bodies": "32MiB",
+               "receive_timeout_seconds": 3, "drain_seconds": 5, "stop_seconds": 2},
     "engine": {"assume_gpu": True},
     "gpu": {"reserve": 0, "poll_seconds": 0.25},
     "upstream": {"first_byte_seconds": 6, "stall_seconds": 6},
     "scheduling": {"max_waiting": 96, "max_waiting_per_model": 48, "max_wait_seconds": 25, "min_residency_seconds": 3,
-                   "ttl_seconds": 20, "stall_timeout_seconds": 5},
+                   "ttl_seconds": 20, "stall_timeout_seconds": 5, "max_excess_memory": "256MiB"},
     "defaults": {"ctx_size": 4096},
 }  # fmt: skip
 
@@ -94,7 +94,7 @@ class Target:
         self._fake = install_fake(folder / "scripted", **CALM)
         self.write_config(self.settings())
         plain = self.gpus.environment | self.clock.environment
-        self.service = ReadService(folder, "--config", str(self.config), plain=plain)
+        self.service = ReadService(folder, "--config", str(self.config), plain=plain, program=("-P", FIXED_RAM))
         self.client = Client(int(self.service.url.rpartition(":")[2]))
         self.worker = psutil.Process(self.service.worker.pid)
         threading.Thread(target=self._follow_bookings, daemon=True).start()

@@ -108,7 +108,7 @@ def test_clients_that_read_no_answers_occupy_no_threads(service: Running):
         clients = [stack.enter_context(service.connect()) for _ in range(2)]
         for client in clients:
             client.sendall(GET * count)
-        wait_for(lambda: [c.phase for c in service.loop._connections.values()] == [Phase.UNREAD] * 2, 10)
+        wait_for(lambda: [c.phase for c in service.loop._connections] == [Phase.UNREAD] * 2, 10)
         with service.connect() as other:
             other.sendall(GET)
             assert other.recv(len(GET)).startswith(GET.strip())
@@ -163,26 +163,67 @@ def test_a_closed_connection_that_a_child_still_holds_is_ignored(service: Runnin
             os.close(copy)
 
 
-def test_no_more_connections_are_kept_than_leave_one_for_each_thread():
-    with running(worker_connections=5) as service, contextlib.ExitStack() as stack:  # 5 less 2 threads
-        for count in range(1, 5):
-            service.ask(stack.enter_context(service.connect()))
-            assert service.loop.keeps_connections() == (count <= 3)
+def open_connections(service: Running, stack: contextlib.ExitStack, count: int, sent: bytes) -> list[socket.socket]:
+    """So many connections that have waited for a while, with these bytes."""
+    clients = [stack.enter_context(service.connect()) for _ in range(count)]
+    for client in clients:
+        client.sendall(sent)
+    wait_for(lambda: len(service.loop._connections) == count, 5)
+    for connection in list(service.loop._connections):
+        connection.since -= 1.0
+    return clients
 
 
-def test_connections_beyond_the_limit_wait_until_one_is_closed():
-    with running(worker_connections=3) as service, contextlib.ExitStack() as stack:
-        first = stack.enter_context(service.connect())
-        for client in (first, *(stack.enter_context(service.connect()) for _ in range(2))):
+@pytest.mark.parametrize("sent", [b"", GET[:5]])
+def test_at_the_limit_the_connection_that_waited_longest_makes_room(sent: bytes):
+    """Connections beyond the limit used to wait for others to close: half-sent heads kept health checks out."""
+    with running(worker_connections=8) as service, contextlib.ExitStack() as stack:
+        clients = open_connections(service, stack, 4, sent)  # half of all, the bound of one address
+        with service.connect() as other:
+            service.ask(other)
+            answer = clients[0].recv(1000)
+            assert answer.startswith(b"HTTP/1.1 503") if sent else answer == b""
+            assert len(service.loop._connections) == 4
+
+
+def test_an_idle_connection_makes_room_too():
+    with running(worker_connections=8) as service, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(4)]
+        kept = []
+        for client in clients:
+            kept.append(service.ask(client))
+            wait_for(lambda: kept[-1].phase is Phase.IDLE, 5)
+        for connection in kept:
+            connection.since -= 1.0
+        kept[2].since -= 1.0
+        service.ask(stack.enter_context(service.connect()))
+        assert clients[2].recv(1) == b""
+        service.ask(clients[0])
+
+
+def test_a_request_that_is_served_never_makes_room():
+    with running(worker_connections=4) as service, contextlib.ExitStack() as stack:
+        is_released = threading.Event()
+        stack.callback(is_released.set)
+        service.handler.before_keeping = lambda connection: is_released.wait(20) and None
+        first, second = (stack.enter_context(service.connect()) for _ in range(2))
+        for client in (first, second):
             service.ask(client)
-        waiting = stack.enter_context(service.connect())
-        waiting.sendall(GET)
-        waiting.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            waiting.recv(1)
-        first.close()
-        waiting.settimeout(5)
-        assert waiting.recv(1000) == GET.strip()
+        for _ in range(5):
+            stack.enter_context(service.connect()).sendall(GET[:5])
+        service.handler.before_keeping = lambda connection: None
+        is_released.set()
+        for client in (first, second):
+            service.ask(client)
+
+
+@pytest.mark.parametrize("first_bytes", [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
+def test_another_protocol_is_answered_at_once(service: Running, first_bytes: bytes):
+    """A TLS ClientHello got silence until the time-out of the head, 5 s here."""
+    with service.connect() as client:
+        client.settimeout(4)
+        client.sendall(first_bytes)
+        assert client.recv(1000).startswith(b"HTTP/1.1 400")
 
 
 def test_an_answer_that_was_cut_ends_in_a_reset(service: Running):

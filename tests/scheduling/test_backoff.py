@@ -8,7 +8,7 @@ from app.entities.model import Model
 from app.entities.refusal import Reason
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.demand import expected_load_seconds
-from app.use_cases.scheduling.effects import Refuse
+from app.use_cases.scheduling.effects import Done, Refuse
 from app.use_cases.scheduling.pool_state import SchedulingLimits
 from tests.helpers.builders import Play, a_model
 from tests.scheduling.test_schedule import spawned
@@ -117,4 +117,16 @@ def test_a_request_that_was_never_sent_does_not_reset_the_backoff():
         (server,) = play.state.servers
         assert not server.leases and not server.abandoned_slots
         play.post(ev.Exited(number, "it crashed", at=at + 0.3))
+    assert play.state.backoffs["a"].consecutive_failures == 2
+
+
+def test_an_unload_during_a_backoff_completes():
+    """There is nothing to unload: only requests that need a server are rejected."""
+    play, _ = crash_loop(*[a_model()] * 3)
+    assert play.ask(a_model(), at=3.0, command=ev.Unload) == [Done(4)]
+
+
+def test_failures_of_an_earlier_file_do_not_count():
+    play, refused = crash_loop(a_model(), a_model(), replace(a_model(), created=7), replace(a_model(), created=7))
+    assert [effect.refusal.detail for effect in refused] == ["it crashed"] * 4, "each was tried"
     assert play.state.backoffs["a"].consecutive_failures == 2

@@ -130,6 +130,18 @@ def test_of_two_busy_victims_the_memory_of_the_first_is_reserved_until_the_secon
     assert play.state.server(2).state is ServerState.DRAINING
 
 
+def test_an_idle_victim_is_evicted_at_once_also_if_it_has_just_become_ready():
+    """Only a server with requests of its own is left alone for a while; its memory is needed beside a busy one's."""
+    play = Play(total_gib=24)
+    play.ask(a_model("a", gib=10), patience=1000)
+    play.post(ev.Ready(1, 9001, at=0.0))
+    play.ask(a_model("large", gib=18), at=1.0, patience=1000)
+    play.ask(a_model("b", gib=10), at=100.0)
+    play.post(ev.Ready(2, 9002, at=100.0), ev.Release(3, at=101.0))
+    assert stopped(play.post(ev.Tick(at=121.0))) == [2]
+    assert play.state.server(1).state is ServerState.DRAINING
+
+
 def test_a_server_that_becomes_idle_is_evicted_at_once():
     play = Play(total_gib=16)
     play.ask(a_model("busy", gib=10))

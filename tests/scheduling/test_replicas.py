@@ -457,6 +457,16 @@ def test_requests_keep_waiting_when_a_replica_cannot_be_started(end: ev.Exited):
     assert grants(play.post(ev.Release(2, at=13.0))) == {3: 1}
 
 
+def test_a_replica_that_cannot_be_spawned_is_retried_with_backoff():
+    """At once, it would be tried again and again while no process is left."""
+    play = saturated(a_replicated(), Play())
+    play.post(ev.Tick(at=12.0))
+    for number, at in ((2, 12.5), (3, 13.0)):
+        play.post(ev.Exited(number, "no process", at=at, could_not_spawn=True), ev.Tick(at=at + 0.1))
+    assert play.state.backoffs["a"].until == 15.0
+    assert len(play.state.servers) == 1
+
+
 def test_a_stalled_replica_is_stopped_and_rejects_no_request():
     play = saturated(a_replicated(), Play(SchedulingLimits(stall_timeout_seconds=20)))
     play.post(ev.Tick(at=12.0))

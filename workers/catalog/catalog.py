@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,27 @@ log = logging.getLogger(__name__)
 SCAN_WAIT_SECONDS = 10.0  # for a scan that another thread has started
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where models come from, and the settings of those without an entry. `bases`: folders of relative paths."""
+
+    folders: tuple[str, ...]
+    bases: tuple[str, ...]
+    cache: str | None
+    entries: tuple[ConfiguredModel, ...]
+    defaults: LaunchSettings
+    constraints: PlacementConstraints
+
+    @property
+    def has_replicas(self) -> bool:
+        return any(entry.replicas.max > 1 for entry in self.entries)
+
+
 class Catalog:
-    """Models by name. `reload` rescans and replaces everything at once."""
+    """Models by name. `reload` rescans and replaces everything at once; `replace_by` takes over another catalogue.
+
+    `earlier`: the catalogue that this one may replace. What its scans found is not read or logged once more.
+    """
 
     def __init__(
         self,
@@ -48,23 +67,29 @@ class Catalog:
         base: Path | None = None,
         headers: ModelHeaders[Any] | None = None,
         constraints: PlacementConstraints | None = None,
+        earlier: Catalog | None = None,
     ) -> None:
-        self._folders = [os.path.abspath(folder) for folder in folders]
-        self._bases = [*([os.path.abspath(base)] if base else []), *self._folders]
-        # For discovered models.
-        self._defaults, self._constraints = defaults, constraints or PlacementConstraints()
-        self._cache = os.path.abspath(hub_cache) if hub_cache else None
-        self._entries = tuple(entries)
-        self.knows_replicas = any(entry.replicas.max > 1 for entry in self._entries)  # read at every request
+        absolute = [os.path.abspath(folder) for folder in folders]
+        self._sources = sources = Sources(  # replaced by `replace_by` alone
+            folders=tuple(absolute),
+            bases=(*([os.path.abspath(base)] if base else []), *absolute),
+            cache=os.path.abspath(hub_cache) if hub_cache else None,
+            entries=tuple(entries),
+            defaults=defaults,
+            constraints=constraints or PlacementConstraints(),
+        )
+        self.knows_replicas = sources.has_replicas  # read at every request
         self._headers = headers or ModelHeaders(lambda header: None)
         self._background = BackgroundCheck(self._unchecked_models, self.servable)
         self._scans = threading.Condition()  # guards the three below; not held while files are read
         self._scans_started = self._scans_finished = 0  # counts; one scan runs at a time
         self._is_scanning = False
-        self._listing = Listing(defaults, self._constraints)  # written only by the scanning thread, as are the verdicts
-        self._verdicts: Verdicts = {}
+        # Both are written only by the scanning thread, and by `replace_by` between two scans.
+        self._listing = Listing(defaults, sources.constraints)
+        self._verdicts: Verdicts = earlier._verdicts if earlier else {}
         self._warnings_lock = threading.Lock()
-        self.warnings: tuple[str, ...] = ()  # problems found by the last scan or since
+        self.warnings: tuple[str, ...] = earlier.warnings if earlier else ()  # found by the last scan or since
+        self.is_scanned = False  # False: no scan has succeeded yet
         self.reload()
 
     def start(self) -> None:
@@ -140,15 +165,30 @@ class Catalog:
                 self._is_scanning, self._scans_finished = False, scan_number
                 self._scans.notify_all()
 
+    def replace_by(self, other: Catalog) -> None:
+        """Be what `other` is, between two scans. A scan that hangs must not hold up a new configuration: its result is
+        dropped."""
+        with self._scans:
+            if not self._scans.wait_for(lambda: not self._is_scanning, SCAN_WAIT_SECONDS):
+                log.warning("a scan takes longer than %g s; its result will be dropped", SCAN_WAIT_SECONDS)
+            self._sources, self.knows_replicas = other._sources, other.knows_replicas
+            self._listing, self._verdicts = other._listing, other._verdicts
+        with self._warnings_lock:
+            self.warnings = other.warnings
+        self._background.restart()
+
     def _scan(self) -> None:
-        began = time.monotonic()
+        began, sources = time.monotonic(), self._sources
         try:
-            listing, verdicts = self._read()
+            listing, verdicts = self._read(sources)
         except Exception:  # of any kind: the known models must still be served
             log.exception("the scan failed; the catalogue is unchanged")
             return
+        with self._scans:
+            if self._sources is not sources:
+                return
+            self._listing, self._verdicts, self.is_scanned = listing, verdicts, True
         self._headers.keep(listing.stamps)
-        self._listing, self._verdicts = listing, verdicts
         self._background.restart()
         broken = [_problem_line(model, model.problem) for model in self.models() if model.problem]
         self._warn([*listing.notes, *broken])
@@ -172,22 +212,23 @@ class Catalog:
         if is_new:
             log.warning("%s", note)
 
-    def _read(self) -> tuple[Listing, Verdicts]:
-        listing = Listing(self._defaults, self._constraints)
+    def _read(self, sources: Sources) -> tuple[Listing, Verdicts]:
+        listing = Listing(sources.defaults, sources.constraints)
         checker = FirstBytesChecker(self._verdicts)
-        files = self._files(checker, listing.notes)
+        files = _files(sources.folders, checker, listing.notes)
         found = [_discovered_in_folder(model_files) for model_files in group_files(files, listing.notes)]
-        if self._cache is not None:
-            found += discover_cached(self._cache, checker, listing.notes)
+        if sources.cache is not None:
+            found += discover_cached(sources.cache, checker, listing.notes)
         projectors = [file for file in files if is_projector(file.name)]
-        resolver = FileResolver(self._bases, self._cache, found, projectors, discovered_lookup(found), checker)
-        listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in self._entries])
+        resolver = FileResolver(sources.bases, sources.cache, found, projectors, discovered_lookup(found), checker)
+        listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in sources.entries])
         listing.add_discovered(found)
         return listing, checker.verdicts
 
-    def _files(self, checker: FirstBytesChecker, notes: list[str]) -> list[GgufFile]:
-        visited: set[tuple[int, int]] = set()
-        return [file for folder in self._folders for file in walk(folder, checker, notes, visited)]
+
+def _files(folders: Sequence[str], checker: FirstBytesChecker, notes: list[str]) -> list[GgufFile]:
+    visited: set[tuple[int, int]] = set()
+    return [file for folder in folders for file in walk(folder, checker, notes, visited)]
 
 
 def _problem_line(model: Model, problem: str) -> str:

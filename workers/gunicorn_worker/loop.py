@@ -7,6 +7,7 @@ happens in the main loop, which never blocks.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -16,17 +17,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from gunicorn.config import Config
 
 from app.errors import Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_worker.accepting import Acceptor
+from workers.gunicorn_worker.connection_limit import ConnectionLimit, OpenConnections, max_connections
 from workers.gunicorn_worker.error_answers import send_error
 from workers.gunicorn_worker.receiving import ClientConnection, Head, Phase
 from workers.gunicorn_worker.request_handler import After, RequestHandler
 from workers.gunicorn_worker.request_threads import RequestThreads
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
+from workers.telemetry.refusal_log import RefusalLog
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ MAX_SWEEP_SECONDS = 1.0  # between two sweeps, and so between two heartbeats
 MIN_SWEEP_SECONDS = 0.05
 HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
 MAX_WAITING_HEALTH_CHECKS = 32
+EVICTIONS_LOG_SECONDS = 10.0
 ONCE = select.EPOLLIN | select.EPOLLONESHOT
 ONCE_WRITABLE = select.EPOLLOUT | select.EPOLLONESHOT
 
@@ -47,13 +50,12 @@ class ConnectionLoop:
     def __init__(self, listeners: Sequence[socket.socket], cfg: Config, timeouts: WorkerTimeouts) -> None:
         self._timeouts = timeouts
         self._keepalive_seconds = cfg.keepalive
-        self._max_connections = cfg.worker_connections
-        self._max_kept = cfg.worker_connections - cfg.threads
         self._threads = threading.BoundedSemaphore(cfg.threads)
         self._health_checks = threading.BoundedSemaphore(MAX_WAITING_HEALTH_CHECKS)
         self._request_threads = RequestThreads(cfg.threads)
         self._request_threads.submit(bool)  # start one thread now, in case no thread can be started later
         self._epoll = select.epoll()
+        self.refusals = RefusalLog()
         self._acceptor = Acceptor(listeners, self._epoll, timeouts.send_timeout_seconds)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = (
@@ -62,9 +64,9 @@ class ConnectionLoop:
         self._is_draining = False  # written only by `begin_drain`
         self._is_stopping = False  # written only by `stop`
         # Only the main thread writes the fields below.
-        self._connections: dict[int, ClientConnection] = {}  # all open connections by file descriptor
+        self._connections = OpenConnections(ConnectionLimit.of(max_connections(cfg.worker_connections)))
         self._sweep_at = 0.0
-        self._overload_logged_at = 0.0
+        self._evicted_logged_at = -math.inf
 
     def begin_drain(self) -> None:
         """Add `Connection: close` to every answer from now on. Async-signal-safe."""
@@ -77,8 +79,7 @@ class ConnectionLoop:
 
     def keeps_connections(self) -> bool:
         """Whether a connection may be kept after its present request."""
-        # Kept connections must leave one connection for each thread.
-        return not self._is_draining and len(self._connections) <= self._max_kept
+        return not self._is_draining
 
     def run(self, handler: RequestHandler, notify: Callable[[], None]) -> None:
         """Serve until `stop`; calls `notify` at least once a second."""
@@ -86,7 +87,7 @@ class ConnectionLoop:
         self._notify = notify
         self._epoll.register(self._wakeup, select.EPOLLIN)
         while not self._is_stopping:
-            self._acceptor.watch(has_capacity=len(self._connections) < self._max_connections)
+            self._acceptor.watch(has_capacity=self._connections.has_capacity)
             self._run_once()
         self._finish()
 
@@ -94,7 +95,7 @@ class ConnectionLoop:
         """Close connections without a running request soon, and wait briefly for the others."""
         self._acceptor.watch(has_capacity=False)
         now = time.monotonic()
-        for conn in [each for each in self._connections.values() if each.phase is not Phase.SERVED]:
+        for conn in [each for each in self._connections if each.phase is not Phase.SERVED]:
             conn.deadline = min(conn.deadline, now + STOPPING_LINGER_SECONDS)
         self._sweep_at = now
         while self._connections and time.monotonic() < now + LAST_WAIT_SECONDS:
@@ -107,10 +108,25 @@ class ConnectionLoop:
             elif fd == self._wakeup:
                 self._take_back()
             elif (conn := self._acceptor.accept(fd)) is not None:
-                self._connections[conn.sock.fileno()] = conn
-                self._await_head(conn)  # its request has usually arrived already
+                self._open(conn)
         if time.monotonic() >= self._sweep_at:
             self._sweep()
+
+    def _open(self, conn: ClientConnection) -> None:
+        if evicted := self._connections.in_the_way(conn.address, conn.since):
+            self._evict(evicted)
+        self._connections.add(conn)
+        self._await_head(conn)  # its request has usually arrived already
+
+    def _evict(self, evicted: list[ClientConnection]) -> None:
+        for conn in evicted:
+            if conn.phase is Phase.HEAD and conn.received:
+                send_error(conn.sock, Overloaded("too many connections; this one had waited longest"))
+            self._close(conn)
+        now = time.monotonic()
+        if now - self._evicted_logged_at >= EVICTIONS_LOG_SECONDS:
+            self._evicted_logged_at = now
+            log.warning("connection limit: closed %d waiting ones client=%s", len(evicted), evicted[0].address)
 
     def _on_event(self, conn: ClientConnection) -> None:
         match conn.phase:
@@ -125,7 +141,8 @@ class ConnectionLoop:
 
     def _enter(self, conn: ClientConnection, phase: Phase, timeout_seconds: float) -> None:
         conn.phase = phase
-        conn.deadline = time.monotonic() + timeout_seconds
+        conn.since = time.monotonic()
+        conn.deadline = conn.since + timeout_seconds
         self._sweep_at = min(self._sweep_at, conn.deadline)
 
     def _watch(self, conn: ClientConnection, events: int = ONCE) -> None:
@@ -164,10 +181,9 @@ class ConnectionLoop:
             return
         conn.phase, conn.deadline = Phase.SERVED, math.inf
         try:
-            self._request_threads.submit(partial(self._serve, conn, permit))
-        except RuntimeError as error:
-            # No new thread can be started: the next free one takes the request.
-            self._log_rate_limited("request waits for a thread: %s", error)
+            self._request_threads.submit(functools.partial(self._serve, conn, permit))
+        except RuntimeError as error:  # no new thread can be started: the next free one takes it
+            self.refusals.note(Overloaded(f"a request waits for a thread: {error}"), conn.address, time.monotonic())
 
     def _admit(self, conn: ClientConnection) -> threading.Semaphore | None:
         """The permit that the request holds until it is answered; None if it is rejected.
@@ -194,7 +210,8 @@ class ConnectionLoop:
 
     def _give_back(self, conn: ClientConnection, after: After) -> None:
         if after is After.KEEP and not conn.received and not self._is_stopping:
-            conn.deadline = time.monotonic() + self._keepalive_seconds
+            conn.since = time.monotonic()
+            conn.deadline = conn.since + self._keepalive_seconds
             conn.phase = Phase.IDLE  # from here on the main loop owns it
             self._watch(conn)
         else:
@@ -217,16 +234,9 @@ class ConnectionLoop:
                 self._watch(conn)
 
     def _refuse(self, conn: ClientConnection, problem: ProxyError) -> None:
-        write = self._log_rate_limited if isinstance(problem, Overloaded) else log.info
-        write("refused status=%d client=%s reason=%r", problem.status, conn.client, str(problem))
+        self.refusals.note(problem, conn.address, time.monotonic())
         send_error(conn.sock, problem)
         self._linger(conn)
-
-    def _log_rate_limited(self, text: str, *values: object) -> None:
-        # At most one line per second: under overload the main loop has no time for more.
-        if time.monotonic() - self._overload_logged_at >= 1.0:
-            self._overload_logged_at = time.monotonic()
-            log.info(text, *values)
 
     def _linger(self, conn: ClientConnection) -> None:
         """Close after the client has: closing with unread bytes resets the connection, which can destroy the answer."""
@@ -245,17 +255,17 @@ class ConnectionLoop:
             self._close(conn)
 
     def _close(self, conn: ClientConnection) -> None:
-        del self._connections[conn.sock.fileno()]
-        conn.sock.close()
+        self._connections.close(conn)
 
     def _sweep(self) -> None:
         """Send the heartbeat, and end connections whose deadline has passed."""
         self._notify()
         now = time.monotonic()
-        for conn in [each for each in self._connections.values() if each.deadline <= now]:
+        self.refusals.flush(now)
+        for conn in [each for each in self._connections if each.deadline <= now]:
             if conn.phase is Phase.HEAD and conn.received:
                 self._refuse(conn, RequestTimeout("the request's headers were not received in time"))
             else:
                 self._close(conn)
-        first = min((conn.deadline for conn in self._connections.values()), default=math.inf)
+        first = min((conn.deadline for conn in self._connections), default=math.inf)
         self._sweep_at = now + min(max(first - now, MIN_SWEEP_SECONDS), MAX_SWEEP_SECONDS)

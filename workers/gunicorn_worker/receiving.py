@@ -22,6 +22,7 @@ from gunicorn.http.errors import NoMoreData
 from gunicorn.http.unreader import Unreader
 
 from app.errors import HeadTooLarge, InvalidRequest, RequestTimeout
+from workers.gunicorn_worker.client_address import address_of
 
 RECEIVE_BYTES = 64 * 1024
 MAX_RECEIVE_BYTES = 1024 * 1024  # per call, for bodies known to be that long
@@ -30,6 +31,9 @@ MAX_DISCARDED_BYTES = 16 * 1024 * 1024  # of a client that sends on after the an
 MIN_BODY_BYTES_PER_SECOND = 64 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446, 5.1
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4
+_OTHER_PROTOCOLS = (_TLS_HANDSHAKE, _HTTP2_PREFACE)
 _HEAD_END = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 
 
@@ -61,6 +65,8 @@ class ClientConnection:
         self.client = client  # the addresses of both ends
         self.server = server
         self.phase = Phase.HEAD
+        self.address = address_of(client)
+        self.since = time.monotonic()  # when the phase began
         self.deadline = math.inf  # monotonic time at which the phase ends
         self.received = bytearray()  # received bytes that no request has consumed
         self.is_watched = False  # registered in the loop's epoll set
@@ -84,6 +90,8 @@ class ClientConnection:
         return Head.CLOSED if data == b"" else Head.PARTIAL
 
     def _head_is_complete(self) -> bool:
+        if self.received.startswith(_OTHER_PROTOCOLS):
+            raise InvalidRequest(_not_http1(self.received))
         # RFC 9112, 2.2: one empty line may come before a request.
         if self.received.startswith(b"\r\n\r\n"):
             raise InvalidRequest("missing request line")
@@ -116,6 +124,12 @@ class ClientConnection:
         """Make the close a reset: only so can an HTTP/1.0 client tell that an answer was cut off."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _not_http1(received: bytearray) -> str:
+    if received.startswith(_TLS_HANDSHAKE):
+        return "TLS on a port that speaks plain HTTP; use http://, or a proxy in front that ends TLS"
+    return "HTTP/2 without negotiation; this service speaks HTTP/1.1"
 
 
 def receive(sock: socket.socket) -> bytes | None:

@@ -10,6 +10,7 @@ import enum
 import errno
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -25,6 +26,7 @@ from workers.gunicorn_worker.client_socket import direct_answer, has_no_body
 from workers.gunicorn_worker.error_answers import application_error, request_error, send_error
 from workers.gunicorn_worker.receiving import BodyFailed, BodyReader, ClientConnection, PacedUnreader
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
+from workers.telemetry.refusal_log import RefusalLog
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +51,13 @@ class RequestHandler:
         cfg: Config,
         timeouts: WorkerTimeouts,
         keeps_connections: Callable[[], bool],
+        refusals: RefusalLog,
     ) -> None:
         self._application = application
         self._cfg = cfg
         self._timeouts = timeouts
         self._keeps_connections = keeps_connections
+        self._refusals = refusals
 
     def handle(self, connection: ClientConnection) -> After:
         """Answer the request whose head was received; returns what to do with the connection."""
@@ -130,7 +134,7 @@ class RequestHandler:
         if problem.status == 500:
             log.error("request failed path=%s", path, exc_info=error)
         else:
-            log.info("refused status=%d client=%s reason=%r", problem.status, connection.client, str(problem))
+            self._refusals.note(problem, connection.address, time.monotonic())
         send_error(connection.sock, problem)
         return After.CLOSE
 

@@ -37,13 +37,21 @@ class ServiceControl:
     """Signal handlers only assign and enqueue; the thread "signals" acts on them, and starts threads for long work."""
 
     def __init__(self, loop: ConnectionLoop, timeouts: WorkerTimeouts) -> None:
-        self.service: DrainableService | None = None  # written once by the main thread, after the start
+        self.service: DrainableService | None = None  # written once by `serve`
+        self._has_service = threading.Event()
         self._loop = loop
         self._timeouts = timeouts
         self._stop_signals = StopSignals()
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # filled by the signal handlers
         self._reload_lock = threading.Lock()
+        # Set by the thread "signals", cleared by a thread "reload" before it reads anything.
+        self._is_reload_due = False
         self._closed = threading.Event()
+
+    def serve(self, service: DrainableService) -> None:
+        """The service has started. Called once, by the main thread."""
+        self.service = service
+        self._has_service.set()
 
     def install_signal_handlers(self) -> None:
         for number in STOP_SIGNALS:
@@ -63,7 +71,7 @@ class ServiceControl:
                 self._orders.put(self._exit_now)
 
     def _on_reload_signal(self, number: int, frame: Any) -> None:
-        self._orders.put(partial(_start_thread, "reload", self._reload))
+        self._orders.put(self._begin_reload)
 
     def _run(self) -> None:
         while True:
@@ -73,11 +81,23 @@ class ServiceControl:
             except Exception:  # for example: no new thread; the next signal must still be handled
                 log.exception("signal handling failed")
 
-    def _reload(self) -> None:
-        if self.service is None:
+    def _begin_reload(self) -> None:
+        """One reload that has not begun yet is enough for all signals that arrive until then."""
+        if self._is_reload_due:
             return
+        self._is_reload_due = True
+        try:
+            _start_thread("reload", self._reload)
+        except RuntimeError:  # no thread is left; the next signal tries again
+            self._is_reload_due = False
+            raise
+
+    def _reload(self) -> None:
+        self._has_service.wait()  # the start may have read the configuration before the signal
+        assert self.service is not None
         try:
             with self._reload_lock:
+                self._is_reload_due = False
                 self.service.reload()
         except Exception:
             log.exception("reload failed")

@@ -51,11 +51,13 @@ class ProxyWorker(Worker):
 
     def load_wsgi(self) -> None:
         """Start the service and the Flask application; our signal handlers are already installed."""
-        self.control.service, self.application = self.app.load_service()
+        service, self.application = self.app.load_service()
+        self.control.serve(service)
         warn_if_untested()
 
     def run(self) -> None:
-        handler = RequestHandler(self.application, self.cfg, self.timeouts, self.loop.keeps_connections)
+        loop = self.loop
+        handler = RequestHandler(self.application, self.cfg, self.timeouts, loop.keeps_connections, loop.refusals)
         self.loop.run(handler, self.notify)
 
 

@@ -56,6 +56,12 @@ class PinnedModelsCheck:
         if gpus.state is not GpuState.UNREAD:
             self._are_gpus_read.set()
 
+    def certain_errors(self, gpus: GpuSnapshot) -> tuple[str, ...]:
+        """Why the pinned models do not fit together on these GPUs; publishes nothing. Raises OSError."""
+        if not is_capacity_known(gpus, self._limits.cpu_fallback):
+            return ()
+        return pinned_problems(self._pinned, self._empty_world(gpus))
+
     def wait(self, seconds: float = FIRST_CHECK_SECONDS) -> None:
         """Wait until the GPUs were read, `seconds` at most. Logs a warning if no check was possible by then; a later
         check shows in /health."""

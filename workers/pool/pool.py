@@ -24,12 +24,13 @@ from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import effects as fx
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import PoolState
+from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at, step
 from workers.pool.clock import Clock
 from workers.pool.decision_log import record_decision
 from workers.pool.pending_lease import Answer, PendingLease, outcome_of
 from workers.pool.processes import Processes, Spawn
+from workers.pool.reconfiguration import reconfigured
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,10 @@ class Pool:
         log.info("unload ordered model=%s", model.name)
         command = ev.Unload(next(self._tickets), model, now, now + max_wait_seconds)
         outcome_of(self._submit(command, client), client)
+
+    def reconfigure(self, limits: SchedulingLimits, models: Mapping[str, Model]) -> None:
+        """Apply a reloaded configuration. `models`: the whole catalogue by name."""
+        self.post(reconfigured(self._store.pool, limits, models, self._make_placement_request))
 
     def address(self, model: Model) -> Address | None:
         """Where a llama-server of the model answers now; None if it is not loaded. Loads nothing and takes no slot."""
@@ -227,6 +232,8 @@ class Pool:
                 self._processes.stop(server_id, why, detail)
             case fx.CountSlots(server_id):
                 self._processes.count_slots(server_id)
+            case fx.CheckLiveness(server_id):
+                self._processes.check_liveness(server_id)
             case fx.ReadMemory():
                 self._read()
             case fx.ReadGpus():

@@ -20,6 +20,7 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.ports import Address, ClientSocket, TokenUsage, UpstreamRequest, WatchedClient
+from app.use_cases.scheduling.pool_state import ServerEnding
 from workers.relay.body import BadFraming, Counted, SendFailed, Sink, SocketSink, WsgiSink
 from workers.relay.connections import UpstreamConnections
 from workers.relay.reply import BadAnswer, Reply
@@ -40,7 +41,7 @@ class Relay:
 
     `is_closing`: the service is stopping them, so a cut is not a crash. `has_ended`: whether the process of a server,
     by its id, has ended or is being stopped; it waits a moment for that. `why_ended`: why the server with this id
-    ended or was killed while it answered; "" if nothing more is known.
+    ended or was killed while it answered; None if nothing more is known.
     """
 
     def __init__(
@@ -50,15 +51,20 @@ class Relay:
         mover: StreamMover,
         is_closing: Callable[[], bool],
         has_ended: Callable[[int], bool],
-        why_ended: Callable[[int], str] = lambda server: "",
+        why_ended: Callable[[int], ServerEnding | None] = lambda server: None,
     ) -> None:
-        self._first_byte_seconds = first_byte_seconds
+        self._first_byte_seconds = first_byte_seconds  # this and the next: replaced by a reload
         self._stall_seconds = stall_seconds
         self.mover = mover
         self._is_closing = is_closing
         self._has_ended = has_ended
         self._why_ended = why_ended
         self.connections = UpstreamConnections()
+
+    def set_timeouts(self, first_byte_seconds: float, stall_seconds: float) -> None:
+        """Use these from now on; running streams are held to the new stall_seconds, too."""
+        self._first_byte_seconds, self._stall_seconds = first_byte_seconds, stall_seconds
+        self.mover.set_timeouts(stall_seconds, stall_seconds)
 
     def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> UpstreamAnswer:
         """Forward a request and wait for the head of its answer.
@@ -94,8 +100,9 @@ class Relay:
             return ClientDisconnected("the client closed its connection")
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
-        if why := self._why_ended(address.server):
-            return UpstreamCrashed(f"{why}; the next request restarts it")
+        if ending := self._why_ended(address.server):
+            failure = UpstreamTimeout if ending.is_hung else UpstreamCrashed
+            return failure(f"{ending.detail}; the next request restarts it")
         model = address.model
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"

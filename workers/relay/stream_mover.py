@@ -48,14 +48,18 @@ class StreamMover:
     """The thread, and its epoll set. A fault in one stream ends that stream alone."""
 
     def __init__(self, stall_seconds: float, send_seconds: float) -> None:
-        self._stall_seconds = stall_seconds
-        self._send_seconds = send_seconds
+        self.set_timeouts(stall_seconds, send_seconds)
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._new: queue.SimpleQueue[_Stream] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}  # by the descriptor that is waited for; the mover's thread alone
         self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
+
+    def set_timeouts(self, stall_seconds: float, send_seconds: float) -> None:
+        """How long a server may send nothing, and how long a client may read nothing."""
+        self._stall_seconds = stall_seconds
+        self._send_seconds = send_seconds
 
     def start(self) -> None:
         self._thread.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 
 from app.use_cases.launch.command_line import LaunchPlan
+from workers.server.open_files import inherited_soft_limit
 
 READ_BYTES = 64 * 1024
 EXIT_COMMAND = b"cmd_router_to_child:exit\n"
@@ -19,7 +21,7 @@ EXIT_COMMAND = b"cmd_router_to_child:exit\n"
 # When the machine runs out of memory, the kernel is to kill an engine, not the service, which would take all of them
 # along. 500 counts like half of the machine's RAM. Set before the engine runs, because what a wrapper script starts
 # inherits it; raising it needs no privilege (proc(5)).
-_FIRST_OOM_VICTIM = ("/bin/sh", "-c", '{ echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"', "sh")
+_FIRST_OOM_VICTIM = "echo 500 >/proc/self/oom_score_adj"
 
 # Replaces setpriv. A parent that died before prctl(PR_SET_PDEATHSIG, SIGKILL) is no longer the parent.
 _TRAMPOLINE = (
@@ -84,7 +86,7 @@ def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
     Only this process holds the other end of its stdin: an engine that watches stdin exits by itself when we die.
     """
     return subprocess.Popen(
-        [*parent_death_argv(), *_FIRST_OOM_VICTIM, *plan.argv],
+        [*parent_death_argv(), *_prepared_argv(), *plan.argv],
         env=dict(plan.env),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -92,6 +94,14 @@ def popen(plan: LaunchPlan) -> subprocess.Popen[bytes]:
         bufsize=0,
         start_new_session=True,
     )
+
+
+def _prepared_argv() -> tuple[str, ...]:
+    """The argv prefix that sets what a child inherits from no process of ours."""
+    soft = inherited_soft_limit()
+    limit = "unlimited" if soft == resource.RLIM_INFINITY else soft
+    script = f'{{ {_FIRST_OOM_VICTIM}; ulimit -Sn {limit}; }} 2>/dev/null; unset PWD; exec "$@"'
+    return ("/bin/sh", "-c", script, "sh")
 
 
 def parent_death_argv() -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class SlotFiles:
 
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         self._folder = folder
-        self._quota_bytes = quota_bytes
+        self.quota_bytes = quota_bytes  # replaced by a reload
         self._booked: dict[Path, int] = {}  # expected bytes of files being written; under the lock
         self._lock = threading.Lock()
 
@@ -104,7 +104,7 @@ class SlotFiles:
         slots first."""
         free_bytes = shutil.disk_usage(self._folder).free - sum(self._booked.values()) - DISK_RESERVE_BYTES
         files = self._files()
-        left_bytes = self._quota_bytes - self._used_bytes(files)
+        left_bytes = self.quota_bytes - self._used_bytes(files)
         deletable = [one for one in _complete(files) if one.server != server]
         deleted = files_to_delete(deletable, needed_bytes, left_bytes, free_bytes)
         for one in deleted or ():

@@ -12,6 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from app.entities.server import ServerState
+from workers.telemetry.configuration_metrics import ConfigurationMetrics
 from workers.telemetry.gpu_gauges import GpuGauges
 from workers.telemetry.limited_registry import LimitedRegistry
 from workers.telemetry.pool_counts import PoolCounts
@@ -29,6 +30,7 @@ class Gauges:
         PlatformCollector(registry=registry)
         registry.register(_ServerCollector(store))
         registry.register(GpuGauges(store))
+        registry.register(ConfigurationMetrics(store))
         Gauge("llama_smart_proxy_build_info", "Build information.", ["version"], registry=registry).labels(version).set(
             1
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
 from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.scheduling.pool_state import PoolState
@@ -11,6 +14,7 @@ class StateStore:
     """One writer for each snapshot; readers take the reference once and use it for the whole of their answer."""
 
     def __init__(self, pool: PoolState) -> None:
+        self.configuration = ConfigurationState(time.time())  # written by ConfigurationReload, under its lock
         self.pool = pool  # written by the pool's lock holder
         self.decisions: tuple[DecisionRecord, ...] = ()  # the last ones, newest last; written by the pool's lock holder
         self.pins: tuple[str, ...] = ()  # why the pinned models do not fit together; written by the thread `gpus`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
@@ -26,6 +27,7 @@ def health(
     pool: PoolState,
     gpus: GpuSnapshot,
     pins: Sequence[str],
+    configuration: ConfigurationState,
     engine: EngineFacts | None,
     engine_problem: str,
     version: str,
@@ -33,17 +35,29 @@ def health(
 ) -> dict[str, object]:
     """The body of /health; `reasons` lists what is wrong. `now` in monotonic seconds."""
     gpus = gpus.as_of(now)
-    reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins]
+    hung = [_unresponsive(server, now) for server in pool.servers if server.unresponsive_since is not None]
+    reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins, *hung]
+    reasons += [configuration.problem] if configuration.problem else []
     return {
         "status": "draining" if pool.draining else "ok",
         "degraded": bool(reasons),
         "reasons": reasons,
         "version": version,
         "engine": {"kind": engine.kind, "version": engine.version} if engine else None,
+        "configuration": {
+            "loaded_at": round(configuration.loaded_at, 3),
+            "errors": list(configuration.errors),
+            "needs_restart": list(configuration.needs_restart),
+        },
         "servers": [_server(s, now) for s in pool.servers],
         "waiting": len(pool.waiting),
         "gpu_pool_status": gpu_pool_status(gpus, pool.servers),
     }
+
+
+def _unresponsive(server: Server, now: float) -> str:
+    seconds = now - (server.unresponsive_since or 0.0)
+    return f"{server.model.name}: its llama-server (server {server.id}) has not responded for {seconds:.0f} s"
 
 
 def _server(server: Server, now: float) -> dict[str, object]:

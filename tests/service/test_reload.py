@@ -1,0 +1,242 @@
+"""A reload of the configuration under load: what is unchanged does not notice, and a broken file changes nothing.
+
+All tests share one service; each writes the whole configuration that it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from click.testing import CliRunner
+
+from app.commands.cli import main
+from tests.helpers.builders import GIB, a_gguf
+from tests.helpers.service import ENDLESS, Service, serving, wait_for
+from workers.catalog.demo_model import write_demo_model
+
+ADMIN, USER, OTHER_USER = "admin-key", "user-key", "other-key"
+# Each token is 2 KB, more than the buffers between the client and the engine hold: a stream that is not read waits.
+LONG_STREAM = {**ENDLESS, "stream": True, "logprobs": True, "top_logprobs": 20}
+CHAT = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 4}
+
+
+class Reloaded:
+    """The service, its configuration file, and an admin's requests."""
+
+    def __init__(self, service: Service, file: Path, model: Path) -> None:
+        self.service, self.file, self.model = service, file, model
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        keys = {ADMIN: {"admin": True}, USER: {}}
+        return {
+            "keys": [
+                {"name": key, "sha256": hashlib.sha256(key.encode()).hexdigest(), **more} for key, more in keys.items()
+            ],
+            "models": {"kept": {"path": str(self.model)}, "edited": {"path": str(self.model)}},
+            **changes,
+        }
+
+    def models(self, **models: dict[str, Any] | None) -> dict[str, Any]:
+        """The settings with other models; None: without that one."""
+        known = self.settings()["models"]
+        known |= {name: {"path": str(self.model), **more} for name, more in models.items() if more is not None}
+        return self.settings(models={name: each for name, each in known.items() if models.get(name, {}) is not None})
+
+    def write(self, settings: dict[str, Any] | str) -> None:
+        """Replaced whole, as editors do: a reload never reads half a file."""
+        new = self.file.with_name(f"{threading.get_ident()}.new")
+        new.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
+        new.replace(self.file)
+
+    def reload(self, settings: dict[str, Any] | str, key: str = ADMIN) -> requests.Response:
+        self.write(settings)
+        return self.request("POST", "/admin/reload", key, json={})
+
+    def request(self, method: str, path: str, key: str = ADMIN, **more: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {key}"}
+        return requests.request(method, self.service.url + path, headers=headers, timeout=60, **more)
+
+    def chat(self, model: str, key: str = USER, **fields: Any) -> requests.Response:
+        body = {"model": model, **CHAT, **fields}
+        return self.request("POST", "/v1/chat/completions", key, json=body, stream=bool(fields.get("stream")))
+
+    def health(self, key: str = ADMIN) -> dict[str, Any]:
+        report: dict[str, Any] = self.request("GET", "/health", key).json()
+        return report
+
+    def servers(self, model: str) -> list[dict[str, Any]]:
+        return [server for server in self.health()["servers"] if server["model_id"] == model]
+
+    def metric(self, name: str) -> float:
+        lines = self.request("GET", "/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith(f"llama_smart_proxy_config_{name} ")).split()[1])
+
+
+def begun(stream: requests.Response) -> Iterator[bytes]:
+    """The lines of a stream, after the first token: comments about the load come before."""
+    lines: Iterator[bytes] = stream.iter_lines()
+    wait_for(lambda: next(lines).startswith(b"data:"), 20)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reloaded]:
+    folder = tmp_path_factory.mktemp("reload")
+    file, model = folder / "config.yaml", write_demo_model(folder / "models")
+    file.write_text(yaml.safe_dump(Reloaded(None, file, model).settings()))  # type: ignore[arg-type]
+    with serving(folder, "--config", str(file)) as service:
+        service.url  # noqa: B018 - waits until it is ready: it has read the file
+        yield Reloaded(service, file, model)
+
+
+@pytest.fixture
+def proxy(running: Reloaded) -> Iterator[Reloaded]:
+    yield running
+    assert running.reload(running.settings()).status_code == 200
+
+
+def test_a_stream_notices_nothing_of_edits_and_broken_files(proxy: Reloaded):
+    """Ten reloads by command and by HUP, five of them of broken files."""
+    failures = proxy.metric("reload_failures_total")
+    with proxy.chat("kept", **LONG_STREAM) as stream:
+        lines = begun(stream)
+        before = proxy.servers("kept")
+        for number in range(5):
+            edited = proxy.models(edited={"parallel": 1 + number}, kept={"ttl_seconds": 500 + number, "pin": True})
+            assert proxy.reload(edited).json()["changed"]
+            proxy.write("models: {kept: [}")
+            proxy.service.process.send_signal(signal.SIGHUP)
+            wait_for(lambda number=number: proxy.metric("reload_failures_total") == failures + number + 1, 20)
+        assert [(server["id"], server["process"], server["state"]) for server in before] == [
+            (server["id"], server["process"], server["state"]) for server in proxy.servers("kept")
+        ]
+        text = [next(lines) for _ in range(2000)]
+        assert not [line for line in text if b"error" in line]
+
+
+def test_a_changed_model_finishes_its_stream_and_starts_anew_with_the_next_request(proxy: Reloaded):
+    with proxy.chat("edited", **LONG_STREAM) as stream:
+        lines = begun(stream)
+        (old,) = proxy.servers("edited")
+        report = proxy.reload(proxy.models(edited={"parallel": 2})).json()
+        assert report["models"]["restarted"] == ["edited"]
+        assert [server["state"] for server in proxy.servers("edited")] == ["draining"]
+        assert all(next(lines) is not None for _ in range(50))
+    assert proxy.chat("edited").status_code == 200
+    (new,) = proxy.servers("edited")
+    assert (old["slots"], new["slots"]) == (4, 2)
+    assert new["process"] != old["process"]
+
+
+def test_a_removed_model_goes_and_a_new_one_is_served(proxy: Reloaded):
+    assert proxy.chat("edited").status_code == 200
+    models = proxy.reload(proxy.models(edited=None, added={"preload": True})).json()["models"]
+    assert (models["added"], models["removed"]) == (["added"], ["edited"])
+    wait_for(lambda: not proxy.servers("edited") and proxy.servers("added"), 20)  # `added` is preloaded
+    assert proxy.chat("edited").status_code == 404
+    assert proxy.chat("added").status_code == 200
+
+
+def test_a_replaced_key_is_refused_at_once_and_its_stream_runs_on(proxy: Reloaded):
+    settings = proxy.settings()
+    settings["keys"][1]["sha256"] = hashlib.sha256(OTHER_USER.encode()).hexdigest()
+    with proxy.chat("kept", USER, **LONG_STREAM) as stream:
+        lines = begun(stream)
+        assert proxy.reload(settings).json()["changed"] == ["keys"]
+        assert proxy.chat("kept", USER).status_code == 401
+        assert proxy.chat("kept", OTHER_USER).status_code == 200
+        assert all(next(lines) is not None for _ in range(50))
+
+
+def test_only_an_admin_reloads(proxy: Reloaded):
+    assert proxy.reload(proxy.settings(), USER).status_code == 403
+    assert proxy.request("POST", "/admin/reload", "wrong").status_code == 401
+    assert proxy.request("GET", "/admin/reload").status_code == 405
+
+
+def test_a_failed_reload_shows_in_health_and_metrics_until_one_succeeds(proxy: Reloaded):
+    answer = proxy.reload(proxy.settings(scheduling={"ttl_secs": 5}))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], answer.headers["x-should-retry"]) == (
+        *(422, "invalid_configuration", "false"),
+    )
+    assert [line.partition("config.yaml: ")[2] for line in error["errors"]] == [
+        "scheduling.ttl_secs: unknown key; did you mean scheduling.ttl_seconds?"
+    ]
+    report = proxy.health()
+    assert report["degraded"] and report["status"] == "ok"
+    assert "did you mean scheduling.ttl_seconds?" in report["reasons"][-1]
+    assert proxy.health(USER)["reasons"] == [
+        "the configuration was not reloaded, the earlier one stays in force: it is invalid"
+    ]
+    assert proxy.metric("last_reload_successful") == 0
+    loaded_at = proxy.metric("last_reload_success_timestamp_seconds")
+    assert proxy.reload(proxy.settings()).status_code == 200
+    assert not proxy.health()["degraded"]
+    assert proxy.metric("last_reload_successful") == 1
+    assert proxy.metric("last_reload_success_timestamp_seconds") > loaded_at
+
+
+def test_keys_that_wait_for_a_restart_are_named_until_they_are_reverted(proxy: Reloaded):
+    report = proxy.reload(proxy.settings(server={"threads": 64}, scheduling={"ttl_seconds": 60})).json()
+    assert (report["needs_restart"], report["changed"]) == (["server.threads"], ["scheduling.ttl_seconds"])
+    health = proxy.health()
+    assert health["configuration"]["needs_restart"] == ["server.threads"]
+    assert not health["degraded"]
+    assert proxy.reload(proxy.settings()).json()["needs_restart"] == []
+
+
+def test_pinned_models_that_cannot_fit_are_refused_as_at_start(proxy: Reloaded):
+    huge = a_gguf(proxy.model.parent / "huge.gguf", size_bytes=40 * GIB)
+    answer = proxy.reload(proxy.models(huge={"path": str(huge), "pin": True}))
+    assert answer.status_code == 422
+    assert "huge" in answer.json()["error"]["message"]
+    assert proxy.chat("huge").status_code == 404
+
+
+def test_reloads_at_the_same_time_leave_the_last_file_in_force(proxy: Reloaded):
+    def edit(number: int) -> int:
+        return proxy.reload(proxy.models(edited={"ttl_seconds": 100 + number})).status_code
+
+    with ThreadPoolExecutor(8) as threads:
+        statuses = [*threads.map(edit, range(16))]
+    assert set(statuses) == {200}
+    assert proxy.request("POST", "/admin/reload", json={}).json()["changed"] == []
+
+
+def test_hup_finds_new_files_and_applies_the_configuration(proxy: Reloaded):
+    folder = proxy.file.parent / "more"
+    a_gguf(folder / "found.gguf")
+    proxy.write(proxy.settings(catalog={"models_dirs": [str(folder)]}))
+    proxy.service.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "found" in [model["id"] for model in proxy.request("GET", "/v1/models").json()["data"]], 20)
+
+
+def test_the_command_says_what_changed_and_fails_if_the_service_says_no(
+    proxy: Reloaded, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LLAMA_SMART_PROXY_URL", proxy.service.url)
+    run = CliRunner().invoke
+    assert (run(main, ["reload"]).exit_code, run(main, ["reload"]).output) == (
+        1,
+        f"{proxy.service.url} requires a key: set LLAMA_SMART_PROXY_API_KEY\n",
+    )
+    monkeypatch.setenv("LLAMA_SMART_PROXY_API_KEY", ADMIN)
+    proxy.write(proxy.models(added={}, edited=None))
+    result = run(main, ["reload"])
+    assert result.exit_code == 0
+    assert "Changed keys: models.edited, models.added" in result.output
+    assert "  edited: removed" in result.output
+    proxy.write("models: [")
+    result = run(main, ["reload"])
+    assert result.exit_code == 1
+    assert "line 1" in result.output
