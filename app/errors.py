@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-<<<<<<< HEAD
-from collections.abc import Mapping
-from datetime import date, timedelta
-=======
 from collections.abc import Mapping, Sequence
->>>>>>> main
+from datetime import date, timedelta
 from typing import ClassVar
 
 from app.entities.key import ApiKey
@@ -315,6 +311,10 @@ class UpstreamCrashed(ProxyError):
     """The engine ended during the request."""
 
     status, code = 502, "upstream_crashed"
+
+
+class EngineGone(UpstreamCrashed):
+    """The engine ended before it had read the request, which another one can answer."""
 
 
 class BadUpstream(ProxyError):

@@ -16,6 +16,7 @@ from app.entities.server import Server
 from app.errors import (
     ClientDisconnected,
     ContextLengthExceeded,
+    EngineGone,
     InsufficientQuota,
     InvalidRequest,
     MissingModel,
@@ -188,10 +189,7 @@ class Exchange:
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
         settings, options = self.request.settings, self.options
-        key = self.request.key.name if self.request.key else ""
-        self.slot = slot = self.services.pool.acquire(
-            model, settings.max_wait_seconds, client, options.num_ctx, options.conversation, key
-        )
+        slot = self._acquire(model, client)
         self.releases.append(self._release_slot)
         if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES):
             return slot.wait()
@@ -199,6 +197,12 @@ class Exchange:
         if lease is None and (server := self._server()) is not None:
             self.device = server.placement.device
         return lease
+
+    def _acquire(self, model: Model, client: WatchedClient) -> SlotRequest:
+        options, wait_seconds = self.options, self.request.settings.max_wait_seconds
+        key = self.request.key.name if self.request.key else ""
+        self.slot = self.services.pool.acquire(model, wait_seconds, client, options.num_ctx, options.conversation, key)
+        return self.slot
 
     def _release_slot(self) -> None:
         if self.slot is not None:
@@ -233,7 +237,21 @@ class Exchange:
         available, requested = lease.address.context_tokens, self.options.num_ctx
         if requested is not None and available and requested > available:
             raise ContextLengthExceeded(lease.address.model, requested, available, is_loaded=True)
-        self._send(lease.address)
+        try:
+            self._send(lease.address)
+        except EngineGone:
+            self._send(self._next_lease().address)
+
+    def _next_lease(self) -> Lease:
+        """Another slot, once: the server of the first one ended before it had read the request."""
+        assert self.model is not None and self.client is not None
+        self.is_sent = False
+        self._release_slot()
+        self.slot = None  # it is released
+        lease = self._acquire(self.model, self.client).wait()
+        assert lease is not None
+        self.waited_seconds += lease.waited_seconds
+        return lease
 
     def _send(self, address: Address) -> None:
         """Send the request; on return the head of the answer is here."""
