@@ -140,6 +140,7 @@ class Runtime:
         """
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
+        self._records.begin()
         self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
         self._history.start()
         self._tokens.start()
@@ -254,7 +255,9 @@ class Runtime:
     def close(self, timeout: float) -> None:
         """Stop every llama-server, and kill those that do not exit within `timeout` seconds."""
         self._pool.post(ev.Close(time.monotonic()))
-        if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
+        if self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
+            self._records.end()
+        else:
             log.error("llama-servers did not exit in time; killing them")
             self._pool.kill()
         self._relay.close()
