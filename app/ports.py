@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from datetime import date
 from typing import Protocol
 
 from app.entities.configuration import ConfigurationState
@@ -156,6 +157,16 @@ class RateLimits(Protocol):
         """Count one request: 0.0 if it is allowed, else the seconds until the next one is."""
 
 
+class TokenCounts(Protocol):
+    """Tokens that each key has used today (workers.clients.daily_tokens.DailyTokens)."""
+
+    def used(self, key: str) -> tuple[int, date]:
+        """Tokens that the key of this name has used, and the UTC day on which it has."""
+
+    def count(self, key: str, tokens: int) -> None:
+        """Add to them."""
+
+
 # --- servers -------------------------------------------------------------------------------------------
 
 
@@ -269,6 +280,9 @@ class EngineAnswer(Protocol):
 
     def usage(self) -> TokenUsage | None:
         """The tokens, once the body was sent; None if the answer does not tell."""
+
+    def estimated_tokens(self) -> int:
+        """How many tokens of a stream arrived that ended before it told."""
 
     def close(self) -> None:
         """Give back its connection, whether or not the body was read."""

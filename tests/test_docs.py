@@ -44,6 +44,7 @@ def test_the_numbers_of_the_scheduling_page_are_the_defaults():
     assert f"`parallel` slots ({ModelDefaults().parallel})" in page
     assert f"{of.max_waiting_per_model} wait for one model, {of.max_waiting} in all" in page
     assert f"`stall_timeout_seconds` ({of.stall_timeout_seconds:g})" in page
+    assert f"`hang_timeout_seconds`\n({of.hang_timeout_seconds:g}) is killed" in page
     for share in (STARVATION_FRACTION, MIN_SERVICE_FRACTION):
         assert f"{100 * share:g} % of `max_wait_seconds` ({share * of.max_wait_seconds:g} s)" in page
     assert EVICTION_COST_FACTOR == 20 and "twenty times as long" in page

@@ -27,7 +27,7 @@ from workers.pool.estimate_source import EstimateSource
 from workers.pool.processes import Process
 from workers.server.kept_cache import KeptCaches
 from workers.server.launcher import Launcher
-from workers.server.orphans import PidRecords
+from workers.server.orphans import MARK_VARIABLE, PidRecords
 from workers.server.slot_files import SlotFiles
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         min_residency_seconds=scheduling.min_residency_seconds,
         ttl_seconds=scheduling.ttl_seconds,
         stall_timeout_seconds=scheduling.stall_timeout_seconds,
+        hang_timeout_seconds=scheduling.hang_timeout_seconds,
         max_excess_memory_bytes=scheduling.max_excess_memory,
         silent_disconnect_notice_seconds=_silent_disconnect_notice_seconds(engine),
         gpu_limits=settings.gpu_limits(),
@@ -102,7 +103,7 @@ def build_spawn(
         return _spawn_without_engine
     env = engine_environment(settings.engine.env)
     caches = KeptCaches(slots, engine, env)
-    stop_seconds = settings.server.stop_seconds
+    stop_seconds, env = settings.server.stop_seconds, {**env, MARK_VARIABLE: records.mark}
     return Launcher(engine, env, records, history, needs.as_started, gpus, stop_seconds, caches).spawn
 
 

@@ -171,6 +171,7 @@ class Outcome(enum.StrEnum):
     EVICT = "evict"  # after the named servers have stopped
     WAIT = "wait"  # the memory is held by busy, loading or stopping servers
     REFUSE = "refuse"
+    STOP = "stop"  # a server that does not respond; never the answer to a request
 
 
 @dataclass(frozen=True, slots=True)

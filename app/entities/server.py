@@ -64,7 +64,8 @@ class Server:
     is_terminating: bool = False  # stops once drained, never returns to ready
     is_unload_requested: bool = False  # stops because of an unload command
     abandoned_slots: int = 0  # slots whose client disconnected, until the engine reports them free
-    next_slot_check_at: float | None = None  # when to ask the engine about them
+    next_check_at: float | None = None  # when to ask the engine about them, or whether it responds
+    unresponsive_since: float | None = None  # the first check without a sign of life since the last one with
     disconnect_deadline: float = 0.0  # when the engine must have noticed the disconnects
     leases: frozenset[int] = frozenset()  # tickets of its running requests
     pid: int | None = None
@@ -95,13 +96,24 @@ class Server:
 
     @property
     def has_free_slot(self) -> bool:
-        return self.state is ServerState.READY and len(self.leases) + self.abandoned_slots < self.slots
+        """A server that does not respond has none: what is sent to it now might be lost with it."""
+        if self.state is not ServerState.READY or self.unresponsive_since is not None:
+            return False
+        return len(self.leases) + self.abandoned_slots < self.slots
+
+    def leased(self, ticket: int, check_at: float) -> Server:
+        """This server with one more lease. `check_at`: when it is checked, unless it is sooner."""
+        next_check_at = check_at if self.next_check_at is None else self.next_check_at
+        return replace(self, leases=self.leases | {ticket}, next_check_at=next_check_at)
 
     def released(self, ticket: int, at: float, is_complete: bool, keep_alive_seconds: float | None) -> Server:
         """This server without the lease. `is_complete`: the request was answered completely."""
+        leases = self.leases - {ticket}
+        is_checked = leases or self.abandoned_slots or self.unresponsive_since is not None
         return replace(
             self,
-            leases=self.leases - {ticket},
+            leases=leases,
+            next_check_at=self.next_check_at if is_checked else None,
             last_used=at,
             has_completed_request=self.has_completed_request or is_complete,
             keep_alive_seconds=keep_alive_seconds,

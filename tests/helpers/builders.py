@@ -6,6 +6,7 @@ import functools
 import tempfile
 from collections.abc import Callable
 from dataclasses import fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,20 @@ def memory(
 
 
 class Play:
-    """The scheduler, event by event; its effects are collected. Memory is read as soon as it is requested."""
+    """The scheduler, event by event; its effects are collected. Memory is read as soon as it is requested.
+
+    Without `checks_liveness` no time is due for checks of busy servers.
+    """
 
     def __init__(
-        self, limits: SchedulingLimits | None = None, total_gib: float = 16.0, answers_readings: bool = True
+        self,
+        limits: SchedulingLimits | None = None,
+        total_gib: float = 16.0,
+        answers_readings: bool = True,
+        checks_liveness: bool = False,
     ) -> None:
-        self.state = PoolState(limits or SchedulingLimits())
+        limits = limits or SchedulingLimits()
+        self.state = PoolState(limits if checks_liveness else replace(limits, hang_timeout_seconds=inf))
         self.effects: list[Effect] = []
         self.decided: list[Decided] = []
         self._total_gib = total_gib

@@ -10,7 +10,7 @@ from app.entities.server import ServerState
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import ReadMemory, Spawn, Stop, StopReason
 from app.use_cases.scheduling.memory_watch import MIN_EXCESS_BYTES, WATCH_AFTER_USE_SECONDS, WATCH_SECONDS
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.pool_state import SchedulingLimits, ServerEnding
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import GIB, Play, a_model, booked, memory
 
@@ -63,7 +63,7 @@ def test_a_server_far_above_its_booking_is_killed_and_its_requests_learn_the_num
     (stop,) = read(play, 1.5, {1: 5.5})
     assert (stop.server, stop.why) == (1, StopReason.MEMORY_EXCEEDED)
     assert stop.why.kills and not stop.why.allows_cache_save
-    assert play.state.endings == {1: stop.detail}
+    assert play.state.endings == {1: ServerEnding(stop.detail)}
     assert stop.detail == (
         "a: its llama-server was stopped because it held 5632 MiB of RAM, 1178 MiB were booked, "
         "and scheduling.max_excess_memory is 4096 MiB"

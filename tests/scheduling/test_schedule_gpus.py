@@ -332,8 +332,8 @@ def test_a_server_that_runs_out_of_memory_while_it_answers_is_booked_with_more_f
     play.post(ev.Ready(1, 9001, at=1.0), ev.Measured(1, {"GPU-a": plain, CPU: GIB}, at=1.5))
     neighbour = play.request("b", at=1.6)[0].server.id
     play.post(ev.Exited(1, "CUDA error: out of memory", at=2.0, ran_out_of_memory=True), ev.Release(1, at=2.0))
-    assert "ran out of GPU memory" in play.state.endings[1]
-    assert "256 MiB more on each GPU" in play.state.endings[1]
+    assert "ran out of GPU memory" in play.state.endings[1].detail
+    assert "256 MiB more on each GPU" in play.state.endings[1].detail
     assert [server.id for server in play.state.servers] == [neighbour]
     (spawn,) = [each for each in play.request("a", at=8.0) if isinstance(each, Spawn)]
     assert spawn.server.booked["GPU-a"] == plain + MARGIN

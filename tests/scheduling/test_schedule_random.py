@@ -29,6 +29,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.backoff import active_backoff
 from app.use_cases.scheduling.decision_inputs import world_with_eviction_costs
 from app.use_cases.scheduling.effects import (
+    CheckLiveness,
     CountSlots,
     Decided,
     Done,
@@ -84,6 +85,7 @@ class World:
                 min_residency_seconds=self.random.choice([0, 3, 20]),
                 ttl_seconds=self.random.choice([1, 20, 900]),
                 stall_timeout_seconds=15,
+                hang_timeout_seconds=self.random.choice([3, 30, inf]),
             )
         )
         self.answers_a_second = self.random.choice([0.5, 0.5, 0.1])
@@ -191,9 +193,10 @@ class World:
                     self.now + self.random.expovariate(self.answers_a_second),
                     ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending)), self.some_keep_alive()),
                 )
-            case CountSlots(server):
+            case CountSlots(server) | CheckLiveness(server):
                 busy = self.random.choice([None, 0, 1, 2])
-                self.later(self.now + 0.1, ev.SlotsCounted(server, busy, self.now, 0.0))
+                signs = self.random.random() < 0.5, self.random.random() < 0.3
+                self.later(self.now + 0.1, ev.SlotsCounted(server, busy, self.now, 0.0, *signs))
             case Done(ticket) | Refuse(ticket):
                 self.answers[ticket] += 1
 
@@ -236,10 +239,8 @@ class World:
         for server in servers:
             if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
                 assert server.is_terminating, "a pinned model is drained only by order"
-            if server.leases:
-                assert server.state not in (ServerState.STARTING, ServerState.STOPPING), (
-                    "a busy server is never interrupted"
-                )
+            if server.leases and server.state not in (ServerState.READY, ServerState.DRAINING):
+                assert self.state.endings[server.id].is_hung, "a busy server is never interrupted"
 
     def check_victims(self, before: PoolState, event: ev.Event, effects: list[Effect]) -> None:
         """Victims are idle and not pinned, and recently loaded only where no others would do: the first load of the
@@ -277,6 +278,9 @@ class World:
                 self.check_idle_end(server, now)
             if effect.why is StopReason.STALLED:
                 assert now >= server.progress_at + self.state.limits.stall_timeout_seconds, "it has progressed"
+            if effect.why is StopReason.HUNG:
+                assert server.unresponsive_since is not None, "it has responded"
+                assert now >= server.unresponsive_since + self.state.limits.hang_timeout_seconds, "too early"
             if effect.why is StopReason.UNLOAD:
                 assert server.is_unload_requested or server.ready_at is None, "no unload was ordered"
 

@@ -232,6 +232,8 @@ class Pool:
                 self._processes.stop(server_id, why, detail)
             case fx.CountSlots(server_id):
                 self._processes.count_slots(server_id)
+            case fx.CheckLiveness(server_id):
+                self._processes.check_liveness(server_id)
             case fx.ReadMemory():
                 self._read()
             case fx.ReadGpus():

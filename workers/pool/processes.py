@@ -22,6 +22,7 @@ class Process(Protocol):
     def api_key(self) -> str: ...
     def stop(self, saves: bool = False) -> None: ...
     def count_slots(self) -> None: ...
+    def check_liveness(self) -> None: ...
     def kill(self) -> None: ...
 
 
@@ -58,6 +59,10 @@ class Processes:
     def count_slots(self, server_id: int) -> None:
         if process := self._processes.get(server_id):
             process.count_slots()
+
+    def check_liveness(self, server_id: int) -> None:
+        if process := self._processes.get(server_id):
+            process.check_liveness()
 
     def remove(self, server_id: int) -> None:
         """The process has ended."""

@@ -35,8 +35,7 @@ _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use|
 
 
 class LlamaServer:
-    """One server of the pool. `stop`, `count_slots` and `kill` may be called from any thread; the rest is its own
-    thread's."""
+    """One server of the pool. What is public may be called from any thread; the rest is its own thread's."""
 
     def __init__(self, launcher: Launcher, server: Server, post: Callable[[ev.Event], None]) -> None:
         self.api_key = secrets.token_urlsafe(32)
@@ -66,6 +65,10 @@ class LlamaServer:
     def count_slots(self) -> None:
         """Query how many of its slots are busy; posts SlotsCounted, even if there is no answer."""
         self._orders.count_slots()
+
+    def check_liveness(self) -> None:
+        """Check whether it responds; posts SlotsCounted."""
+        self._orders.check_liveness()
 
     def kill(self) -> None:
         """SIGKILL to its process group, now."""

@@ -14,6 +14,7 @@ class Orders:
         self.is_stop_wanted = False
         self.is_save_wanted = False  # before the stop
         self.is_count_wanted = False  # of busy slots; reset by the server's thread
+        self.is_check_wanted = False  # whether it responds; reset by the server's thread
         self._lock = threading.Lock()  # after close() the number may belong to another file
         self._is_closed = False
 
@@ -24,6 +25,10 @@ class Orders:
 
     def count_slots(self) -> None:
         self.is_count_wanted = True
+        self.wake()
+
+    def check_liveness(self) -> None:
+        self.is_check_wanted = True
         self.wake()
 
     def wake(self) -> None:

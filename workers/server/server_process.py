@@ -20,6 +20,7 @@ from app.use_cases.placement.ledger import shown_bytes
 from app.use_cases.scheduling import events as ev
 from workers.measurement.measurement import Measurement
 from workers.server.child_process import ChildProcess
+from workers.server.cpu_use import CpuUse
 from workers.server.kept_cache import KeptCache
 from workers.server.listening_ports import listening_ports
 from workers.server.load_progress import load_progress
@@ -72,6 +73,7 @@ class ServerProcess:
         self._measurement: Measurement | None = launcher.measurement(server, post)  # None: it is finished
         slots = str(cache.folder) if cache else ""
         self._child = ChildProcess(launch_plan(server.model, launcher.engine, launcher.env, api_key, port, slots))
+        self._cpu = CpuUse(self._child.pid)
 
     def kill(self) -> None:
         """SIGKILL to its process group, now."""
@@ -209,10 +211,16 @@ class ServerProcess:
             self._begin_stop(now)
         elif self._is_stopping and not self._is_terminated and not (self._cache and self._cache.is_busy):
             self._terminate_at = now
-        elif self._orders.is_count_wanted and self._port is not None:
-            self._orders.is_count_wanted = False
-            busy = count_busy_slots(self._port, self._api_key)
-            self._post(ev.SlotsCounted(self._server.id, busy, now, time.monotonic()))
+        elif (self._orders.is_count_wanted or self._orders.is_check_wanted) and self._port is not None:
+            self._check(self._port, now)
+
+    def _check(self, port: int, now: float) -> None:
+        """Count its busy slots, unless only a sign of life is wanted and it has worked: /slots may have megabytes."""
+        is_count_wanted, has_worked = self._orders.is_count_wanted, self._cpu.has_worked()
+        self._orders.is_count_wanted = self._orders.is_check_wanted = False
+        busy = count_busy_slots(port, self._api_key) if is_count_wanted or not has_worked else None
+        is_listening = busy is not None or has_worked or is_loaded(port, self._api_key)
+        self._post(ev.SlotsCounted(self._server.id, busy, now, time.monotonic(), is_listening, has_worked))
 
     def _begin_stop(self, now: float) -> None:
         """Time for saving is taken out of stop_seconds, so that its memory is free no later."""

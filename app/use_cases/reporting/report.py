@@ -35,7 +35,8 @@ def health(
 ) -> dict[str, object]:
     """The body of /health; `reasons` lists what is wrong. `now` in monotonic seconds."""
     gpus = gpus.as_of(now)
-    reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins]
+    hung = [_unresponsive(server, now) for server in pool.servers if server.unresponsive_since is not None]
+    reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins, *hung]
     reasons += [configuration.problem] if configuration.problem else []
     return {
         "status": "draining" if pool.draining else "ok",
@@ -52,6 +53,11 @@ def health(
         "waiting": len(pool.waiting),
         "gpu_pool_status": gpu_pool_status(gpus, pool.servers),
     }
+
+
+def _unresponsive(server: Server, now: float) -> str:
+    seconds = now - (server.unresponsive_since or 0.0)
+    return f"{server.model.name}: its llama-server (server {server.id}) has not responded for {seconds:.0f} s"
 
 
 def _server(server: Server, now: float) -> dict[str, object]:

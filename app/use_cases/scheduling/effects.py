@@ -27,6 +27,7 @@ class StopReason(enum.StrEnum):
     STALLED = "stalled"  # its load showed no progress
     TOO_LARGE = "too_large"  # it reported that it needs more memory than is available
     ABANDONED = "abandoned"  # it only generates for clients that have disconnected
+    HUNG = "hung"  # it does not respond
     MEMORY_EXCEEDED = "memory_exceeded"  # it held far more RAM than was booked
     SHUTDOWN = "shutdown"
 
@@ -34,15 +35,12 @@ class StopReason(enum.StrEnum):
     def allows_cache_save(self) -> bool:
         """Whether the server may save its KV cache first. One that is stalled, too large or abandoned is stopped at
         once."""
-        return self not in (
-            *(StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED),
-            StopReason.MEMORY_EXCEEDED,
-        )
+        return self not in (StopReason.STALLED, StopReason.TOO_LARGE, StopReason.ABANDONED) and not self.kills
 
     @property
     def kills(self) -> bool:
-        """Whether the server gets SIGKILL at once: in the time to exit it would go on growing."""
-        return self is StopReason.MEMORY_EXCEEDED
+        """Whether the server gets SIGKILL at once: one that is hung would not exit, one that grows would go on."""
+        return self in (StopReason.HUNG, StopReason.MEMORY_EXCEEDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +101,11 @@ class CountSlots:
     server: int
 
 
-Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CountSlots
+@dataclass(frozen=True, slots=True)
+class CheckLiveness:
+    """Check whether this server responds; it is asked only if it has used no CPU time. Answered by SlotsCounted."""
+
+    server: int
+
+
+Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CountSlots | CheckLiveness

@@ -124,12 +124,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class SlotsCounted:
-    """How many slots a server reports as busy; None: it did not answer."""
+    """A check of a server: how many slots it reports as busy (None: it did not answer, or was not asked because it has
+    worked), and its other signs of life."""
 
     server: int
     busy: int | None
     requested_at: float
     at: float
+    is_listening: bool = True  # it answered something, if only /health
+    has_worked: bool = False  # it has used CPU time since the last check
 
 
 @dataclass(frozen=True, slots=True)

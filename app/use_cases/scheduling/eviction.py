@@ -219,8 +219,8 @@ def _carry_out(state: PoolState, waiter: Waiter, decision: Decision, now: float)
             return start_server(state, waiter, decision.placement, now)
         case Outcome.EVICT | Outcome.WAIT:
             return _evict(state, set(decision.evict), waiter)
-        case Outcome.REFUSE:
-            return reject_model(state, refusal_for(state, waiter, decision))
+    assert decision.outcome is Outcome.REFUSE, "no placement decision stops a server"
+    return reject_model(state, refusal_for(state, waiter, decision))
 
 
 def _evict(state: PoolState, victims: set[int], waiter: Waiter) -> Step:

@@ -1,4 +1,4 @@
-"""Lifecycle: passes over the servers: which are stopped, made ready again, or polled for their busy slots."""
+"""Lifecycle: passes over the servers: which are stopped, or made ready again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.scheduling.backoff import with_failure
-from app.use_cases.scheduling.effects import CountSlots, Effect, StopReason
+from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pool_state import (
     DRAINING,
@@ -71,13 +71,3 @@ def _stop_reason(state: PoolState, server: Server, now: float) -> StopReason | N
     if (state.draining and is_unused) or (state.closing and server.state is not STOPPING):
         return StopReason.SHUTDOWN
     return None
-
-
-def check_abandoned_slots(state: PoolState, now: float) -> Step:
-    """A server whose client disconnected in mid-answer is polled, when due, for the number of its busy slots."""
-    effects: list[Effect] = []
-    for server in state.servers:
-        if server.next_slot_check_at is not None and now >= server.next_slot_check_at:
-            state = update_server(state, server.id, lambda s: replace(s, next_slot_check_at=None))
-            effects.append(CountSlots(server.id))
-    return state, effects

@@ -29,6 +29,7 @@ STARTING, READY, DRAINING, STOPPING = (
     ServerState.STOPPING,
 )
 
+CHECKS_WITHOUT_RESPONSE = 6  # about so many in a row, and a server is hung
 REMEMBERED_ENDINGS = 32  # requests learn them within milliseconds
 _PREFERENCE = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lowest serves a model best
 
@@ -52,9 +53,15 @@ class SchedulingLimits:
     first_slot_check_seconds: float = 0.2  # after a stream: the engine notices at the next token
     disconnect_notice_seconds: float = 5.0  # what an engine may take to notice that the client of a stream disconnected
     silent_disconnect_notice_seconds: float = 5.0  # the same while it has nothing to write
+    hang_timeout_seconds: float = 30.0
     gpu_limits: GpuLimits = field(default_factory=GpuLimits)
     policy: Policy = field(default_factory=Policy)
     cpu_fallback: CpuFallback = CpuFallback.AUTO
+
+    @property
+    def liveness_check_seconds(self) -> float:
+        """Between two checks of a server that has requests."""
+        return self.hang_timeout_seconds / CHECKS_WITHOUT_RESPONSE
 
 
 class Awaited(enum.Enum):
@@ -91,6 +98,14 @@ class Failure:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class ServerEnding:
+    """Why a server ended or was killed while it answered requests."""
+
+    detail: str
+    is_hung: bool = False  # it did not respond
+
+
 @dataclass(frozen=True)
 class PoolState:
     """Everything the scheduler knows. Replaced whole by `step`; any thread may keep and read an old one."""
@@ -120,7 +135,7 @@ class PoolState:
     last_exit_at: float = float("-inf")  # a reading from before still counts memory that is being released
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
-    endings: Mapping[int, str] = field(default_factory=dict)  # by server id, the last few: why it ended in its requests
+    endings: Mapping[int, ServerEnding] = field(default_factory=dict)  # by server id, the last few in mid-answer
     draining: bool = False
     closing: bool = False
     next_server: int = 1
@@ -211,9 +226,10 @@ def begin_termination(state: PoolState, server: Server) -> PoolState:
     return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
 
 
-def note_ending(state: PoolState, server: Server, why: str) -> PoolState:
+def note_ending(state: PoolState, server: Server, why: str, is_hung: bool = False) -> PoolState:
     """Note why a server ended that had requests, for the errors that they get."""
-    return replace(state, endings=dict(list({**state.endings, server.id: why}.items())[-REMEMBERED_ENDINGS:]))
+    endings = {**state.endings, server.id: ServerEnding(why, is_hung)}
+    return replace(state, endings=dict(list(endings.items())[-REMEMBERED_ENDINGS:]))
 
 
 def reject(state: PoolState, refusals: Mapping[int, Refusal]) -> Step:

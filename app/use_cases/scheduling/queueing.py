@@ -84,7 +84,7 @@ def grant_slots(state: PoolState, now: float) -> Step:
                 conversations = with_conversation(conversations, waiter, server)
             servers.remove(server)
             grants[waiter.ticket] = server.id
-            server = leased[server.id] = replace(server, leases=server.leases | {waiter.ticket})
+            server = leased[server.id] = server.leased(waiter.ticket, now + state.limits.liveness_check_seconds)
             if server.has_free_slot:
                 servers.append(server)
     if not grants:

@@ -14,12 +14,12 @@ from app.use_cases.scheduling.demand import with_load_seconds, with_request
 from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.exits import record_exit
+from app.use_cases.scheduling.liveness import record_check, with_abandoned_slot
 from app.use_cases.scheduling.pool_state import (
     READY,
     STARTING,
     Awaited,
     PoolState,
-    SchedulingLimits,
     Step,
     Waiter,
     begin_termination,
@@ -61,7 +61,7 @@ def record(state: PoolState, event: Event) -> Step:
         case ev.Ready(server_id, port, at):
             return _became_ready(state, server_id, port, at), []
         case ev.SlotsCounted():
-            return _slots_counted(state, event)
+            return record_check(state, event)
         case ev.Exited():
             return record_exit(state, event)
         case ev.MemoryRead(memory):
@@ -170,41 +170,8 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
     is_complete = event.ending is ev.Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
     if event.ending not in (ev.Ending.COMPLETE, ev.Ending.NOT_SENT):
-        freed = _with_abandoned_slot(freed, event, state.limits)
+        freed = with_abandoned_slot(freed, event, state.limits)
     return update_server(state, server.id, lambda _: freed)
-
-
-def _with_abandoned_slot(server: Server, event: ev.Release, limits: SchedulingLimits) -> Server:
-    """The slot stays taken until the engine itself reports that it is free; it is polled for that."""
-    if event.ending is ev.Ending.ABORTED_WHILE_STREAMING:
-        first_check_seconds, notice_seconds = limits.first_slot_check_seconds, limits.disconnect_notice_seconds
-    else:
-        first_check_seconds, notice_seconds = limits.slot_check_seconds, limits.silent_disconnect_notice_seconds
-    check_at = event.at + min(notice_seconds, first_check_seconds)
-    return replace(
-        server,
-        abandoned_slots=server.abandoned_slots + 1,
-        next_slot_check_at=min(check_at, server.next_slot_check_at or check_at),
-        disconnect_deadline=event.at + notice_seconds,
-    )
-
-
-def _slots_counted(state: PoolState, event: ev.SlotsCounted) -> Step:
-    """Slots are free when the engine reports it. An idle server that still generates at its disconnect deadline is
-    stopped, which is the only way to end that in some engines; a count from before the last release does not decide."""
-    server = state.server(event.server)
-    if server is None or not server.abandoned_slots:
-        return state, []
-    abandoned = server.abandoned_slots
-    if event.busy is not None:
-        abandoned = min(abandoned, max(0, event.busy - len(server.leases)))
-        is_overdue = event.requested_at > server.last_used and event.requested_at >= server.disconnect_deadline
-        if abandoned and server.is_idle and is_overdue:
-            return stop_server(state, server, StopReason.ABANDONED)
-    next_at = event.at + state.limits.slot_check_seconds if abandoned else None
-    return update_server(
-        state, server.id, lambda s: replace(s, abandoned_slots=abandoned, next_slot_check_at=next_at)
-    ), []
 
 
 def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> PoolState:

@@ -14,7 +14,8 @@ from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.eviction import evaluation_due_times, place_or_evict
 from app.use_cases.scheduling.idle import idle_deadline
-from app.use_cases.scheduling.lifecycle import check_abandoned_slots, resume_drained, stop_stalled, stop_unneeded
+from app.use_cases.scheduling.lifecycle import resume_drained, stop_stalled, stop_unneeded
+from app.use_cases.scheduling.liveness import check_servers
 from app.use_cases.scheduling.memory_watch import watch_due_at, watch_memory
 from app.use_cases.scheduling.pool_state import STARTING, PoolState, Step
 from app.use_cases.scheduling.queueing import (
@@ -40,7 +41,7 @@ PASSES = (
     stop_unneeded,
     watch_memory,
     rebook_starting_servers,
-    check_abandoned_slots,
+    check_servers,
     add_replicas,
     place_or_evict,
 )
@@ -72,8 +73,8 @@ def due_at(state: PoolState) -> float | None:
             times.append(server.progress_at + state.limits.stall_timeout_seconds)
         elif server.is_idle and (at := idle_deadline(state, server)) < inf:
             times.append(at)
-        if server.next_slot_check_at is not None:
-            times.append(server.next_slot_check_at)
+        if server.next_check_at is not None and server.next_check_at < inf:
+            times.append(server.next_check_at)
     if state.waiting:
         times += [waiter.deadline for waiter in state.waiting]
         times += [*readings.reading_due_times(state), *evaluation_due_times(state)]

@@ -40,7 +40,7 @@ def _granted(state: PoolState, event: Acquire) -> Step | None:
         return None
     state = replace(state, demands=with_request(state.demands, name, event.at))
     effects: list[Effect] = [Grant(event.ticket, server.id)]
-    leased = replace(server, leases=server.leases | {event.ticket})
+    leased = server.leased(event.ticket, event.at + state.limits.liveness_check_seconds)
     return update_server(state, server.id, lambda _: leased), effects
 
 
