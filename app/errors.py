@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from typing import ClassVar
 
 from app.entities.key import ApiKey
@@ -24,6 +25,7 @@ class ProxyError(Exception):
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
     retry_after: int | None = None
+    should_retry: ClassVar[bool] = True  # False: SDKs would repeat the request because of its status
     param: str | None = None
     names_models: ClassVar[bool] = False  # the message may name other models than the request's
     challenges: tuple[str, ...] = ()  # WWW-Authenticate, one header each: browsers do not parse a list
@@ -48,7 +50,7 @@ class ProxyError(Exception):
         headers = {"x-llama-smart-proxy-error": "1"}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
-        elif self.status >= 500 or self.status in (408, 422):
+        elif not self.should_retry or self.status >= 500 or self.status in (408, 422):
             headers["x-should-retry"] = "false"  # SDKs would repeat these requests
         return headers
 
@@ -217,6 +219,20 @@ class RateLimited(ProxyError):
         self.retry_after = min(60, max(1, math.ceil(wait_seconds)))
         allowed = f"{key.requests_per_minute} requests a minute"
         super().__init__(f"the key {key.name!r} has used its {allowed}; try again in {self.retry_after} s")
+
+
+class InsufficientQuota(ProxyError):
+    """The key has used its `tokens_per_day`."""
+
+    status, type, code = 429, "rate_limit_error", "insufficient_quota"
+    should_retry = False
+
+    def __init__(self, key: ApiKey, used_tokens: int, day: date) -> None:
+        next_day = day + timedelta(days=1)
+        super().__init__(
+            f"the key {key.name!r} has used {used_tokens:,} of its {key.tokens_per_day:,} tokens of {day} (UTC); "
+            f"it can be used again from {next_day} 00:00 UTC"
+        )
 
 
 class Overloaded(ProxyError):

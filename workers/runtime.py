@@ -38,6 +38,7 @@ from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
+from workers.clients.daily_tokens import DailyTokens
 from workers.folders import state_folder, version
 from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
@@ -54,6 +55,7 @@ from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.gauges import Gauges
+from workers.telemetry.key_gauges import KeyGauges
 from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
 
@@ -77,6 +79,7 @@ class Runtime:
         state, shapes = state_folder(), ModelHeaders(model_shape)
         self._records = PidRecords(state / "servers")
         self._history = History(state / "history.sqlite3")
+        self._tokens = DailyTokens(state / "key-tokens.json")
         self._slots = SlotFiles(state / "slots", settings.scheduling.kv_cache_disk)
         self._store = StateStore(PoolState(build_limits(settings, engine), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
@@ -84,6 +87,7 @@ class Runtime:
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
         self._gauges = Gauges(self._store, version())
+        self._gauges.add(KeyGauges(self._tokens.all))
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
@@ -118,6 +122,7 @@ class Runtime:
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
+            tokens=self._tokens,
             bodies=RequestBodies(server.max_body, server.max_bodies),
             access_log=self._access_log,
             refusals=RefusalLog(),
@@ -140,6 +145,7 @@ class Runtime:
         self._records.begin()
         self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
         self._history.start()
+        self._tokens.start()
         self._access_log.start()
         self._clients.start()
         self._mover.start()
@@ -262,6 +268,7 @@ class Runtime:
         if self._gpus is not None:
             self._gpus.close()
         self._history.close()
+        self._tokens.close()
         self.services.bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
 

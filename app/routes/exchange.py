@@ -17,6 +17,7 @@ from app.errors import (
     ClientDisconnected,
     ContextLengthExceeded,
     EngineGone,
+    InsufficientQuota,
     InvalidRequest,
     MissingModel,
     ModelUnloaded,
@@ -96,7 +97,7 @@ class Exchange:
         if not services.admission.acquire():
             raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
         self.releases.append(services.admission.release)
-        self._check_rate()
+        self._check_limits()
         self._read_request()
         self.model = servable_model(request, self.options.model)
         if services.engine is None:
@@ -130,10 +131,17 @@ class Exchange:
         model = self.model.name if self.model else UNKNOWN_MODEL
         usage = self.answer.usage() if self.answer and self.is_complete else None
         prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        self._count_tokens(prompt + completion)
         self.services.gauges.answered(self.route, model, status, seconds, prompt, completion)
         self.services.access_log.note(
             *(status, self.route, model, self.options.model, seconds, prompt, completion, self.request.request_id)
         )
+
+    def _count_tokens(self, tokens: int) -> None:
+        """For the key. A stream whose client leaves before the end counts too: each client could do that."""
+        if self.request.key is not None and self.answer is not None:
+            counted = tokens if self.is_complete else self.answer.estimated_tokens()
+            self.services.tokens.count(self.request.key.name, counted)
 
     @property
     def final_status(self) -> int:
@@ -149,12 +157,17 @@ class Exchange:
 
     # --- before the answer ----------------------------------------------------------------------------
 
-    def _check_rate(self) -> None:
+    def _check_limits(self) -> None:
+        """Raises RateLimited or InsufficientQuota."""
         key = self.request.key
         if key is None or self.request.method in LOADS_NOTHING:
             return
         if wait_seconds := self.services.rates.take(key):
             raise RateLimited(key, wait_seconds)
+        if key.tokens_per_day is not None:
+            used_tokens, day = self.services.tokens.used(key.name)
+            if used_tokens >= key.tokens_per_day:
+                raise InsufficientQuota(key, used_tokens, day)
 
     def _read_request(self) -> None:
         """Read the body, and the options in it. A path without a route exists only for bodies that name a model."""

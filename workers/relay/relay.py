@@ -32,6 +32,7 @@ from workers.relay.usage import token_usage
 log = logging.getLogger(__name__)
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+STREAM_BYTES_PER_TOKEN = 200  # llama-server (b11549): 110 (messages) to 241 (chat), mostly around the text
 ALIVE = UpstreamRequest("GET", "/health", {}, b"")
 ALIVE_SECONDS = 0.5  # /health waits for no computation
 
@@ -201,6 +202,10 @@ class UpstreamAnswer:
         """The tokens, after the body; None if the answer does not tell."""
         reply = self._reply
         return None if reply.is_encoded else token_usage(reply.next_to_last + reply.last, reply.is_stream)
+
+    def estimated_tokens(self) -> int:
+        """How many tokens of a stream arrived that ended before it told, by its bytes."""
+        return -(-self._reply.received_bytes // STREAM_BYTES_PER_TOKEN) if self.is_stream else 0
 
     def close(self) -> None:
         """Keep the connection for another request, or close it."""
