@@ -71,8 +71,8 @@ class Reloader(Protocol):
     """Reloads the configuration (workers.reload.ConfigurationReload)."""
 
     def reload(self) -> ReloadReport:
-        """Read the sources again and apply what changed. Raises InvalidConfiguration or Draining; nothing changed then,
-        except that model files were searched."""
+        """Read the sources again and apply what changed. Raises InvalidConfiguration, Draining or Overloaded; nothing
+        changed then, except that model files were searched."""
 
 
 # --- bodies of requests --------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ def refusal(policy: AccessPolicy, what: tuple[str, str, str], headers: dict[str,
     for name, value in headers.items():
         variable = name.upper().replace("-", "_")
         environ[variable if name == "Content-Type" else f"HTTP_{variable}"] = value
-    services: Any = SimpleNamespace(settings=RequestSettings(access_policy=policy))
+    refusals = SimpleNamespace(note=lambda *refusal: None)
+    services: Any = SimpleNamespace(settings=RequestSettings(access_policy=policy), refusals=refusals)
     try:
         authorize(IncomingRequest(environ, services, endpoint))
     except ProxyError as error:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import openai
-import psutil
 import pytest
 import requests
 
@@ -265,21 +264,46 @@ def test_a_key_that_may_not_unload_cannot_do_so_by_keep_alive(service: Service):
     wait_for(lambda: ask(service, "/health", USER).json()["servers"] == [], 20)
 
 
-def test_no_key_appears_in_logs_answers_or_arguments(service: Service):
-    """Neither our keys nor the engine's: not in logs, answers, arguments or variables of the engine."""
+def test_no_key_is_found_anywhere(service: Service):
+    """Neither our keys nor the engine's, in any form: not in answers, the log, arguments, environments or files."""
+    wrong = "a-key-of-nobody"
+    encoded = {key: base64.b64encode(f"me:{key}".encode()).decode() for key in (USER, ADMIN, wrong)}
+    for key in encoded:
+        chat(service, key)
+        ask(
+            service,
+            "/models/unload",
+            headers={"Authorization": f"Basic {encoded[key]}", "Origin": "http://evil.example"},
+        )
     chat(service, USER)
     (engine,) = service.engines()
     environ = engine.environ()
-    own = environ["LLAMA_API_KEY"]
-    pages = [ask(service, path, ADMIN).text for path in ("/health", "/v1/models", "/metrics", "/", "/props")]
-    lines = [" ".join(process.cmdline()) for process in service.family() if not has_ended(process)]
-    for secret in (*SECRETS, own, *(hashed(key) for key in SECRETS)):
-        assert not [text for text in (*pages, *lines, service.output) if secret in text]
+    own = environ.pop("LLAMA_API_KEY")
+    paths = (
+        "/health",
+        "/v1/models",
+        "/v1/models/demo",
+        "/metrics",
+        "/",
+        "/props",
+        "/decisions",
+        "/nowhere",
+        "/slots/0",
+    )
+    texts = {path: ask(service, path, key).text for path in paths for key in (ADMIN, USER, wrong)}
+    texts |= {
+        f"argv of {process.pid}": " ".join(process.cmdline()) for process in service.family() if process.is_running()
+    }
+    texts |= {"log": service.output, "environment of the engine": str(environ)}
+    wait_for(lambda: tokens_in_file(service.folder).keys() >= {"user"}, 20)
+    texts |= {str(file): file.read_bytes().decode("latin-1") for file in written_files(service.folder)}
+    for secret in (*SECRETS, wrong, own, *map(hashed, (*SECRETS, wrong)), *encoded.values()):
+        assert [place for place, text in texts.items() if secret in text] == []
     assert not [name for name in environ if name.startswith("LLAMA_SMART_PROXY")]
 
 
-def has_ended(process: psutil.Process) -> bool:
-    return not process.is_running()
+def written_files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".gguf"]
 
 
 def test_a_key_is_limited_in_requests_per_minute_and_tokens_per_day(tmp_path: Path):
