@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -45,6 +46,7 @@ from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
+from workers.pool.watchdog import status_line, watchdog_from
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
 from workers.reload import CheckedConfiguration, ConfigurationReload, newly_preloaded
@@ -149,6 +151,8 @@ class Runtime:
         self._mover.start()
         self._start_gpus()
         self._pool.start()
+        if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):
+            watchdog.start()
         self._catalog.start()
         self._begin_preload(name for name, model in self._settings.models.items() if model.preload)
         # Objects of the start live as long as the process. A full collection that visits them pauses all streams: p99
