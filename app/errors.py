@@ -109,8 +109,10 @@ class InvalidApiKey(ProxyError):
 
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
-    def __init__(self, has_credentials: bool, is_browser: bool = False) -> None:
+    def __init__(self, has_credentials: bool, is_browser: bool = False, is_remembered: bool = False) -> None:
         problem = "unknown API key" if has_credentials else "this service requires an API key"
+        if is_remembered:
+            problem = "a password that a browser remembers does not count for a page of another site"
         super().__init__(f"{problem}; send Authorization: Bearer KEY, or x-api-key: KEY")
         # A browser prompts for a password only if Basic is offered.
         self.challenges = (

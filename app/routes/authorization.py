@@ -113,8 +113,12 @@ def _decoded(header: str) -> str:
 
 def _check_key(request: IncomingRequest) -> None:
     if request.key is None and request.endpoint not in PUBLIC and not _is_public_on_loopback(request):
+        credentials = _credentials(request)
         raise InvalidApiKey(
-            has_credentials=bool(_credentials(request)), is_browser=request.endpoint == "status.show_status"
+            has_credentials=bool(credentials),
+            is_browser=request.endpoint == "status.show_status",
+            is_remembered=any(not each.is_explicit for each in credentials)
+            and _is_from_another_site(request, request.settings.access_policy),
         )
     needs_admin = request.endpoint in ADMIN or changes_engine(request.method, request.path)
     if needs_admin and request.key and not request.key.admin:

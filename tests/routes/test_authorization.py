@@ -43,6 +43,11 @@ def basic(password: str) -> dict[str, str]:
 
 def refusal(policy: AccessPolicy, what: tuple[str, str, str], headers: dict[str, str]) -> tuple[int, str]:
     """Status and code of the refusal; (200, "") of a request that is accepted."""
+    error = refused_with(policy, what, headers)
+    return (error.status, error.code) if error else (200, "")
+
+
+def refused_with(policy: AccessPolicy, what: tuple[str, str, str], headers: dict[str, str]) -> ProxyError | None:
     method, address, endpoint = what
     path, _, query = address.partition("?")
     environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
@@ -55,8 +60,8 @@ def refusal(policy: AccessPolicy, what: tuple[str, str, str], headers: dict[str,
     try:
         authorize(IncomingRequest(environ, services, endpoint))
     except ProxyError as error:
-        return error.status, error.code
-    return 200, ""
+        return error
+    return None
 
 
 OK, NO_KEY, FORBIDDEN = (200, ""), (401, "invalid_api_key"), (403, "not_allowed")
@@ -105,6 +110,13 @@ def test_a_key_by_basic_counts_for_nothing_from_another_site(headers: dict[str, 
 def test_a_key_that_the_client_sent_itself_counts_from_anywhere(headers: dict[str, str]):
     for explicit in ({"Authorization": "Bearer o"}, {"X-Api-Key": "o"}, basic("u") | {"X-Api-Key": "o"}):
         assert refusal(WITH_KEYS, ("POST", "/models/load", LOAD), explicit | headers) == OK
+
+
+def test_the_refusal_of_a_remembered_password_says_so():
+    error = refused_with(WITH_KEYS, CHAT, basic("o") | {"Sec-Fetch-Site": "cross-site"})
+    assert "a browser remembers does not count for a page of another site" in str(error)
+    assert "unknown API key" in str(refused_with(WITH_KEYS, CHAT, basic("wrong")))
+    assert "requires an API key" in str(refused_with(WITH_KEYS, CHAT, {"Sec-Fetch-Site": "cross-site"}))
 
 
 def test_a_link_on_another_site_opens_the_status_page_and_nothing_else():
