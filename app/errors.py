@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from typing import ClassVar
 
 from app.entities.key import ApiKey
@@ -24,6 +25,7 @@ class ProxyError(Exception):
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
     retry_after: int | None = None
+    should_retry: ClassVar[bool] = True  # False: SDKs would repeat the request because of its status
     param: str | None = None
     names_models: ClassVar[bool] = False  # the message may name other models than the request's
     challenges: tuple[str, ...] = ()  # WWW-Authenticate, one header each: browsers do not parse a list
@@ -48,7 +50,7 @@ class ProxyError(Exception):
         headers = {"x-llama-smart-proxy-error": "1"}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
-        elif self.status >= 500 or self.status in (408, 422):
+        elif not self.should_retry or self.status >= 500 or self.status in (408, 422):
             headers["x-should-retry"] = "false"  # SDKs would repeat these requests
         return headers
 
@@ -107,8 +109,10 @@ class InvalidApiKey(ProxyError):
 
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
-    def __init__(self, has_credentials: bool, is_browser: bool = False) -> None:
+    def __init__(self, has_credentials: bool, is_browser: bool = False, is_remembered: bool = False) -> None:
         problem = "unknown API key" if has_credentials else "this service requires an API key"
+        if is_remembered:
+            problem = "a password that a browser remembers does not count for a page of another site"
         super().__init__(f"{problem}; send Authorization: Bearer KEY, or x-api-key: KEY")
         # A browser prompts for a password only if Basic is offered.
         self.challenges = (
@@ -225,6 +229,20 @@ class RateLimited(ProxyError):
         super().__init__(f"the key {key.name!r} has used its {allowed}; try again in {self.retry_after} s")
 
 
+class InsufficientQuota(ProxyError):
+    """The key has used its `tokens_per_day`."""
+
+    status, type, code = 429, "rate_limit_error", "insufficient_quota"
+    should_retry = False
+
+    def __init__(self, key: ApiKey, used_tokens: int, day: date) -> None:
+        next_day = day + timedelta(days=1)
+        super().__init__(
+            f"the key {key.name!r} has used {used_tokens:,} of its {key.tokens_per_day:,} tokens of {day} (UTC); "
+            f"it can be used again from {next_day} 00:00 UTC"
+        )
+
+
 class Overloaded(ProxyError):
     """The service has as many requests as it can hold."""
 
@@ -301,6 +319,10 @@ class UpstreamCrashed(ProxyError):
     """The engine ended during the request."""
 
     status, code = 502, "upstream_crashed"
+
+
+class EngineGone(UpstreamCrashed):
+    """The engine ended before it had read the request, which another one can answer."""
 
 
 class BadUpstream(ProxyError):

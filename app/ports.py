@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from datetime import date
 from typing import Protocol
 
 from app.entities.configuration import ConfigurationState
@@ -70,8 +71,8 @@ class Reloader(Protocol):
     """Reloads the configuration (workers.reload.ConfigurationReload)."""
 
     def reload(self) -> ReloadReport:
-        """Read the sources again and apply what changed. Raises InvalidConfiguration or Draining; nothing changed then,
-        except that model files were searched."""
+        """Read the sources again and apply what changed. Raises InvalidConfiguration, Draining or Overloaded; nothing
+        changed then, except that model files were searched."""
 
 
 # --- bodies of requests --------------------------------------------------------------------------------
@@ -157,6 +158,16 @@ class RateLimits(Protocol):
 
     def take(self, key: ApiKey) -> float:
         """Count one request: 0.0 if it is allowed, else the seconds until the next one is."""
+
+
+class TokenCounts(Protocol):
+    """Tokens that each key has used today (workers.clients.daily_tokens.DailyTokens)."""
+
+    def used(self, key: str) -> tuple[int, date]:
+        """Tokens that the key of this name has used, and the UTC day on which it has."""
+
+    def count(self, key: str, tokens: int) -> None:
+        """Add to them."""
 
 
 # --- servers -------------------------------------------------------------------------------------------
@@ -274,6 +285,9 @@ class EngineAnswer(Protocol):
 
     def usage(self) -> TokenUsage | None:
         """The tokens, once the body was sent; None if the answer does not tell."""
+
+    def estimated_tokens(self) -> int:
+        """How many tokens of a stream arrived that ended before it told."""
 
     def close(self) -> None:
         """Give back its connection, whether or not the body was read."""

@@ -22,6 +22,7 @@ from app.ports import (
     RequestRelay,
     ServerPool,
     Snapshots,
+    TokenCounts,
 )
 
 EXTENSION = "llama-smart-proxy"
@@ -62,6 +63,7 @@ class Services:
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     rates: RateLimits
+    tokens: TokenCounts
     bodies: Bodies
     access_log: RequestLog
     refusals: Refusals

@@ -56,8 +56,9 @@ def form() -> Iterator[bytes]:
 
 def _padded(head: bytes, tail: bytes, size: int) -> Iterator[bytes]:
     yield head
+    piece = b"x" * MIB
     for _ in range(size // MIB):
-        yield b"x" * MIB
+        yield piece
     yield tail
 
 
@@ -67,9 +68,10 @@ def send(service_url: tuple[str, int], pieces: Iterable[bytes], content_type: by
     length = sum(map(len, pieces))
     with socket.create_connection(service_url, timeout=300) as client:
         head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
-        client.sendall(head % (CHAT, content_type, length))
-        for piece in pieces:
-            client.sendall(piece)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before it was sent completely
+            client.sendall(head % (CHAT, content_type, length))
+            for piece in pieces:
+                client.sendall(piece)
         return int(client.recv(64).split()[1])
 
 
@@ -120,9 +122,9 @@ def beside_bodies(address: tuple[str, int], seconds: float) -> dict[str, object]
     cases: dict[str, tuple[Callable[[], Iterable[bytes]], bytes, int, int]] = {
         "a string of 200 MiB": (single_string, b"application/json", 1, 2),
         "a string of 200 MiB, forwarded": (lambda: single_string("n"), b"application/json", 1, 2),
-        "a million values": (million_values, b"application/json", 1, 5),
-        "half a million lists": (half_a_million_lists, b"application/json", 1, 5),
-        "490,000 levels": (deep_nesting, b"application/json", 1, 5),
+        "a million values": (million_values, b"application/json", 1, 20),
+        "half a million lists": (half_a_million_lists, b"application/json", 1, 20),
+        "490,000 levels": (deep_nesting, b"application/json", 1, 20),
         "a form of 200 MiB": (form, b"multipart/form-data; boundary=b", 1, 2),
         "10 clients, 200 MiB each": (single_string, b"application/json", 10, 1),
     }
@@ -179,7 +181,8 @@ def _health_ms(service: Service) -> float | None:
             ok = client.recv(64).startswith(b"HTTP/1.1 200")
     except OSError:
         return None
-    return (time.perf_counter() - began) * 1000 if ok else None
+    milliseconds = (time.perf_counter() - began) * 1000
+    return milliseconds if ok and milliseconds < 1000 else None
 
 
 def measured(folder: Path, seconds: float) -> dict[str, object]:

@@ -27,7 +27,7 @@ from workers.pool.estimate_source import EstimateSource
 from workers.pool.processes import Process
 from workers.server.kept_cache import KeptCaches
 from workers.server.launcher import Launcher
-from workers.server.orphans import PidRecords
+from workers.server.orphans import MARK_VARIABLE, PidRecords
 from workers.server.slot_files import SlotFiles
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def build_spawn(
         return _spawn_without_engine
     env = engine_environment(settings.engine.env)
     caches = KeptCaches(slots, engine, env)
-    stop_seconds = settings.server.stop_seconds
+    stop_seconds, env = settings.server.stop_seconds, {**env, MARK_VARIABLE: records.mark}
     return Launcher(engine, env, records, history, needs.as_started, gpus, stop_seconds, caches).spawn
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from app.entities.configuration import ConfigurationState
 from app.entities.frozen import replace
 from app.entities.model import Model
-from app.errors import Draining, InvalidConfiguration
+from app.errors import Draining, InvalidConfiguration, Overloaded
 from app.settings.configuration import Configuration, ConfigurationError, read_configuration
 from app.settings.reload import applicable_settings, changed_keys, pending_restart
 from app.settings.schema import Settings
@@ -24,6 +24,8 @@ from workers.pool.pinned_models import PinnedModelsCheck
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
+
+MAX_RELOADS = 4  # running and waiting: each keeps a thread from other requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +56,29 @@ class ConfigurationReload:
         self._prepare = prepare
         self._apply = apply
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MAX_RELOADS)
 
     def reload(self) -> ReloadReport:
         """Apply the changes of the sources. Where they are invalid, only model files are searched, and
-        InvalidConfiguration says why. Raises Draining while the service shuts down."""
-        with self._lock:
-            if self._store.pool.draining:
-                raise Draining("the service is shutting down; its configuration is not reloaded")
-            try:
-                configuration = read_configuration()
-                candidate = self._prepare(applicable_settings(configuration.settings, self._settings))
-            except (ConfigurationError, OSError) as error:
-                raise self._failure(error) from error
-            return self._put_into_force(candidate, configuration)
+        InvalidConfiguration says why. Raises Draining while the service shuts down, and Overloaded if several reloads
+        wait: they will see whatever this one would see."""
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(f"{MAX_RELOADS} reloads are running or waiting already")
+        try:
+            with self._lock:
+                return self._reload()
+        finally:
+            self._places.release()
+
+    def _reload(self) -> ReloadReport:
+        if self._store.pool.draining:
+            raise Draining("the service is shutting down; its configuration is not reloaded")
+        try:
+            configuration = read_configuration()
+            candidate = self._prepare(applicable_settings(configuration.settings, self._settings))
+        except (ConfigurationError, OSError) as error:
+            raise self._failure(error) from error
+        return self._put_into_force(candidate, configuration)
 
     def _failure(self, error: Exception) -> InvalidConfiguration:
         lines = error.lines if isinstance(error, ConfigurationError) else (str(error),)

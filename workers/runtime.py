@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -37,6 +38,7 @@ from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
+from workers.clients.daily_tokens import DailyTokens
 from workers.folders import state_folder, version
 from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
@@ -44,6 +46,7 @@ from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
+from workers.pool.watchdog import status_line, watchdog_from
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
 from workers.reload import CheckedConfiguration, ConfigurationReload, newly_preloaded
@@ -52,6 +55,7 @@ from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.gauges import Gauges
+from workers.telemetry.key_gauges import KeyGauges
 from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
 
@@ -75,6 +79,7 @@ class Runtime:
         state, shapes = state_folder(), ModelHeaders(model_shape)
         self._records = PidRecords(state / "servers")
         self._history = History(state / "history.sqlite3")
+        self._tokens = DailyTokens(state / "key-tokens.json")
         self._slots = SlotFiles(state / "slots", settings.scheduling.kv_cache_disk)
         self._store = StateStore(PoolState(build_limits(settings, engine), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
@@ -82,6 +87,7 @@ class Runtime:
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
         self._gauges = Gauges(self._store, version())
+        self._gauges.add(KeyGauges(self._tokens.all))
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
@@ -116,6 +122,7 @@ class Runtime:
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
+            tokens=self._tokens,
             bodies=RequestBodies(server.max_body, server.max_bodies),
             access_log=self._access_log,
             refusals=RefusalLog(),
@@ -135,13 +142,17 @@ class Runtime:
         """
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
+        self._records.begin()
         self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
         self._history.start()
+        self._tokens.start()
         self._access_log.start()
         self._clients.start()
         self._mover.start()
         self._start_gpus()
         self._pool.start()
+        if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):
+            watchdog.start()
         self._catalog.start()
         self._begin_preload(name for name, model in self._settings.models.items() if model.preload)
         # Objects of the start live as long as the process. A full collection that visits them pauses all streams: p99
@@ -248,13 +259,16 @@ class Runtime:
     def close(self, timeout: float) -> None:
         """Stop every llama-server, and kill those that do not exit within `timeout` seconds."""
         self._pool.post(ev.Close(time.monotonic()))
-        if not self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
+        if self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
+            self._records.end()
+        else:
             log.error("llama-servers did not exit in time; killing them")
             self._pool.kill()
         self._relay.close()
         if self._gpus is not None:
             self._gpus.close()
         self._history.close()
+        self._tokens.close()
         self.services.bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
 

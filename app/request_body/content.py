@@ -11,6 +11,7 @@ from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
 from app.request_body.json_body import Pair, read_json
 from app.request_body.options import keep_alive_seconds, opening_hash, requested_context
+from app.use_cases.body_checks.constraints import MAX_GRAMMAR, excessive_constraint
 
 MULTIPART = "multipart/form-data"
 MAX_NAME = 512  # characters
@@ -42,9 +43,7 @@ class BodyContent:
 def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
     """Read the body. Raises InvalidRequest for what cannot be parsed or is ambiguous."""
     if form.mimetype == MULTIPART:
-        from app.request_body.form import names_in_form  # werkzeug takes long to load
-
-        return BodyContent(tuple(_checked(names_in_form(body, form.boundary, 4 * MAX_NAME), "the form")))
+        return BodyContent(tuple(_names_in_form(body, form.boundary)))
     pairs = read_json(body, form.media_urls, may_be_a_list=form.is_named)
     names = [value for key, value in pairs if key == "model"]
     conversation = opening_hash(pairs) if form.wants_conversation else None
@@ -52,6 +51,17 @@ def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
     if not options and conversation is None:
         return BodyContent(tuple(_checked(names, "the body")))
     return _with_options(_checked(names, "the body"), options, conversation)
+
+
+def _names_in_form(body: Buffer, boundary: str) -> list[str]:
+    """Of the other fields, which the engine reads as strings, only a grammar could ask too much."""
+    from app.request_body.form import fields_in_form  # werkzeug takes long to load
+
+    fields = fields_in_form(body, boundary, {"model": 4 * MAX_NAME, "grammar": 4 * MAX_GRAMMAR})
+    for grammar in fields["grammar"]:
+        if found := excessive_constraint((("grammar", grammar),)):
+            raise InvalidRequest(f"{found.param}: {found.message}", found.param)
+    return _checked(fields["model"], "the form")
 
 
 def _with_options(names: Sequence[str], options: list[Pair], conversation: int | None) -> BodyContent:

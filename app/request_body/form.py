@@ -1,8 +1,8 @@
-"""Multipart forms: the field "model"; files are skipped."""
+"""Multipart forms: the fields that matter to the proxy; files are skipped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
@@ -14,34 +14,36 @@ MAX_PARTS = 1000
 PART_BYTES = 64 * 1024  # the head of a part
 
 
-def names_in_form(body: Buffer, boundary: str, max_bytes: int) -> list[str]:
-    """The values of the field "model", each of at most `max_bytes`. Raises InvalidRequest."""
+def fields_in_form(body: Buffer, boundary: str, max_bytes: Mapping[str, int]) -> dict[str, list[str]]:
+    """The values of these fields, each of at most so many bytes. Raises InvalidRequest."""
     if not boundary:
         raise InvalidRequest("the form has no boundary")
     try:
-        return [value.decode() for value in _form_fields(body, boundary, "model", max_bytes)]
+        found = _form_fields(body, boundary, max_bytes)
+        return {name: [value.decode() for value in values] for name, values in found.items()}
     except (ValueError, RequestEntityTooLarge) as error:
         raise InvalidRequest(f"the form cannot be parsed: {error}") from error
 
 
-def _form_fields(body: Buffer, boundary: str, field: str, max_bytes: int) -> list[bytes]:
-    values: list[bytes] = []
-    is_wanted = False
+def _form_fields(body: Buffer, boundary: str, max_bytes: Mapping[str, int]) -> dict[str, list[bytes]]:
+    fields: dict[str, list[bytes]] = {name: [] for name in max_bytes}
+    current = ""  # the wanted field whose data come
     for event in _form_events(body, boundary):
         match event:
             case Field(name=name):
-                is_wanted = name == field
-                if is_wanted:
-                    values.append(b"")
+                current = name if name in fields else ""
+                if current:
+                    fields[current].append(b"")
             case File(name=name):
-                if name == field:
-                    raise ValueError(f'"{field}" is a file')
-                is_wanted = False
-            case Data(data=data) if is_wanted:
+                if name in fields:
+                    raise ValueError(f'"{name}" is a file')
+                current = ""
+            case Data(data=data) if current:
+                values = fields[current]
                 values[-1] += data
-                if len(values[-1]) > max_bytes:  # four bytes a character
-                    raise ValueError(f'"{field}" is longer than {max_bytes // 4} characters')
-    return values
+                if len(values[-1]) > max_bytes[current]:  # four bytes a character
+                    raise ValueError(f'"{current}" is longer than {max_bytes[current] // 4} characters')
+    return fields
 
 
 def _form_events(body: Buffer, boundary: str) -> Iterator[Event]:

@@ -9,6 +9,7 @@ from app.entities.media_urls import MediaUrls
 from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
 from app.request_body.long_strings import LONG_BYTES, shortened
+from app.use_cases.body_checks.constraints import excessive_constraint
 from app.use_cases.body_checks.media import disallowed_media
 
 MAX_VALUES = 1_000_000  # a picture or a long text is one value
@@ -57,7 +58,8 @@ def read_json(body: Buffer, media_urls: MediaUrls, may_be_a_list: bool) -> tuple
 
 def _check(text: bytes, value: object, media_urls: MediaUrls) -> None:
     """Raises InvalidRequest for what the engine must not be asked for. Most bodies are not walked through for it."""
-    if any(mark in text for mark in _MAY_NAME_URLS) and (found := disallowed_media(value, media_urls)):
+    found = disallowed_media(value, media_urls) if any(mark in text for mark in _MAY_NAME_URLS) else None
+    if found := found or excessive_constraint(value):
         raise InvalidRequest(f"{found.param}: {found.message}", found.param)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from app.request_body.buffer import Buffer
 
-LONG_BYTES = 256 * 1024  # between its quotes: at least 64 Ki characters, more than any limit on a string
+LONG_BYTES = 800 * 1024  # between its quotes: at least 68,266 characters, more than any limit on a string
 SLICE_BYTES = 1024 * 1024
 
 # Matches at every quote that begins a string, even one without an end: a search that failed would begin anew at the

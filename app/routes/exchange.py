@@ -16,6 +16,8 @@ from app.entities.server import Server
 from app.errors import (
     ClientDisconnected,
     ContextLengthExceeded,
+    EngineGone,
+    InsufficientQuota,
     InvalidRequest,
     MissingModel,
     ModelUnloaded,
@@ -95,7 +97,7 @@ class Exchange:
         if not services.admission.acquire():
             raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
         self.releases.append(services.admission.release)
-        self._check_rate()
+        self._check_limits()
         self._read_request()
         self.model = servable_model(request, self.options.model)
         if services.engine is None:
@@ -129,10 +131,17 @@ class Exchange:
         model = self.model.name if self.model else UNKNOWN_MODEL
         usage = self.answer.usage() if self.answer and self.is_complete else None
         prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        self._count_tokens(prompt + completion)
         self.services.gauges.answered(self.route, model, status, seconds, prompt, completion)
         self.services.access_log.note(
             *(status, self.route, model, self.options.model, seconds, prompt, completion, self.request.request_id)
         )
+
+    def _count_tokens(self, tokens: int) -> None:
+        """For the key. A stream whose client leaves before the end counts too: each client could do that."""
+        if self.request.key is not None and self.answer is not None:
+            counted = tokens if self.is_complete else self.answer.estimated_tokens()
+            self.services.tokens.count(self.request.key.name, counted)
 
     @property
     def final_status(self) -> int:
@@ -148,12 +157,17 @@ class Exchange:
 
     # --- before the answer ----------------------------------------------------------------------------
 
-    def _check_rate(self) -> None:
+    def _check_limits(self) -> None:
+        """Raises RateLimited or InsufficientQuota."""
         key = self.request.key
         if key is None or self.request.method in LOADS_NOTHING:
             return
         if wait_seconds := self.services.rates.take(key):
             raise RateLimited(key, wait_seconds)
+        if key.tokens_per_day is not None:
+            used_tokens, day = self.services.tokens.used(key.name)
+            if used_tokens >= key.tokens_per_day:
+                raise InsufficientQuota(key, used_tokens, day)
 
     def _read_request(self) -> None:
         """Read the body, and the options in it. A path without a route exists only for bodies that name a model."""
@@ -175,11 +189,7 @@ class Exchange:
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
         settings, options = self.request.settings, self.options
-        key = self.request.key.name if self.request.key else ""
-        self.slot = slot = self.services.pool.acquire(
-            *(model, settings.max_wait_seconds, client, options.num_ctx, options.conversation, key),
-            self._request_hash(model, key),
-        )
+        slot = self._acquire(model, client)
         self.releases.append(self._release_slot)
         if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES):
             return slot.wait()
@@ -188,10 +198,15 @@ class Exchange:
             self.device = server.placement.device
         return lease
 
-    def _request_hash(self, model: Model, key: str) -> str:
-        query = self.request.environ.get("QUERY_STRING", "")
-        labels = key, model.name, self.request.method, self.request.path, query
-        return "" if self.body is None else self.body.hash(*labels)
+    def _acquire(self, model: Model, client: WatchedClient) -> SlotRequest:
+        options, wait_seconds = self.options, self.request.settings.max_wait_seconds
+        key = self.request.key.name if self.request.key else ""
+        labels = key, model.name, self.request.method, self.request.path, self.request.environ.get("QUERY_STRING", "")
+        self.slot = self.services.pool.acquire(
+            *(model, wait_seconds, client, options.num_ctx, options.conversation, key),
+            "" if self.body is None else self.body.hash(*labels),
+        )
+        return self.slot
 
     def _release_slot(self) -> None:
         if self.slot is not None:
@@ -226,7 +241,21 @@ class Exchange:
         available, requested = lease.address.context_tokens, self.options.num_ctx
         if requested is not None and available and requested > available:
             raise ContextLengthExceeded(lease.address.model, requested, available, is_loaded=True)
-        self._send(lease.address)
+        try:
+            self._send(lease.address)
+        except EngineGone:
+            self._send(self._next_lease().address)
+
+    def _next_lease(self) -> Lease:
+        """Another slot, once: the server of the first one ended before it had read the request."""
+        assert self.model is not None and self.client is not None
+        self.is_sent = False
+        self._release_slot()
+        self.slot = None  # it is released
+        lease = self._acquire(self.model, self.client).wait()
+        assert lease is not None
+        self.waited_seconds += lease.waited_seconds
+        return lease
 
     def _send(self, address: Address) -> None:
         """Send the request; on return the head of the answer is here."""

@@ -43,7 +43,7 @@ def show_model(name: str) -> Response:
 def _reload_if_requested() -> None:
     """A scan takes up to a second, and requests for one wait for each other: they must not take the last thread."""
     if current_request().wants_scan:
-        with admitted(services()):
+        with _admitted(services()):
             services().catalog.reload()
 
 
@@ -98,7 +98,7 @@ def props() -> Response:
 def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
     """The model of a load or unload, and its watched client; takes a place among the inference requests meanwhile."""
     request = current_request()
-    with admitted(request.services):
+    with _admitted(request.services):
         with contextlib.closing(request.receive_body()) as body:
             name = read_request(request, body).model
         model = find(request, name)
@@ -107,7 +107,7 @@ def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Mo
 
 
 @contextlib.contextmanager
-def admitted(services: Services) -> Iterator[None]:
+def _admitted(services: Services) -> Iterator[None]:
     """Take a place among the inference requests for something that waits. Raises Overloaded if none is free."""
     if not services.admission.acquire():
         raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")

@@ -120,9 +120,18 @@ class ApiKeySettings(Section):
     )
     models: list[Text] = Field(["*"], description="Models that the key may use; `*` and `?` are wildcards.")
     admin: bool = Field(
-        False, description="May load and unload models, change the engine's LoRA scales, and read `/decisions`."
+        False,
+        description=(
+            "May load and unload models, reload the configuration, change the engine's LoRA scales, and read "
+            "`/decisions`."
+        ),
     )
     requests_per_minute: int = Field(600, ge=1, description="Limit on inference requests per minute.")
+    tokens_per_day: int | None = Field(
+        None,
+        ge=1,
+        description="Limit on the tokens of prompts and answers per UTC day, cached prompts included. null: no limit.",
+    )
 
     @field_validator("sha256")
     @classmethod
@@ -137,7 +146,8 @@ class ApiKeySettings(Section):
         return found[0]
 
     def api_key(self) -> ApiKey:
-        return ApiKey(self.name, self.sha256, tuple(self.models), self.admin, self.requests_per_minute)
+        limits = self.requests_per_minute, self.tokens_per_day
+        return ApiKey(self.name, self.sha256, tuple(self.models), self.admin, *limits)
 
 
 class EngineSettings(Section):

@@ -59,6 +59,37 @@ def hup(target: Target, chance: random.Random) -> None:
 
 
 @fault
+def configuration_reloaded(target: Target, chance: random.Random) -> None:
+    """Streams run meanwhile, of a model that changes and of one that does not."""
+    changed, other = chance.sample(REAL, 2)
+    settings = target.settings()
+    settings["models"][changed] = chance.choice(({"parallel": 2}, {"aliases": ["changed"]}, {"ctx_size": 2048}))
+    settings["scheduling"] = settings["scheduling"] | {"ttl_seconds": chance.choice((10, 30))}
+    with target.lock_for("configuration"), Together(target) as asked:
+        for model in (changed, other):
+            asked.chat(model, **LONG)
+        pause(0.3)
+        for new in (settings, target.settings()):
+            target.write_config(new)
+            target.expect(target.client.post("/admin/reload", {}), "200", "overloaded")
+            asked.chat(changed)
+            pause(chance.uniform(0, 1))
+
+
+@fault
+def invalid_configuration_reloaded(target: Target, chance: random.Random) -> None:
+    with target.lock_for("configuration"):
+        try:
+            target.config.write_text(chance.choice(("models: [", "scheduling: {max_waiting: -1}", "made_up: 1")))
+            target.expect(target.client.post("/admin/reload", {}), "invalid_configuration", "overloaded")
+            target.service.process.send_signal(signal.SIGHUP)
+            target.ask(chance.choice(REAL))
+        finally:
+            target.write_config(target.settings())
+            target.expect(target.client.post("/admin/reload", {}), "200", "overloaded")
+
+
+@fault
 def unload_races(target: Target, chance: random.Random) -> None:
     model = chance.choice(REAL)
     with Together(target) as asked:

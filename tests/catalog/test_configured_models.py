@@ -238,6 +238,14 @@ def test_an_entry_may_name_a_file_that_a_scan_would_skip(home: Path, name: str):
     assert a_catalog(home, an_entry("mine", path=home / "far" / name)).find("mine").path == str(home / "far" / name)
 
 
+def test_hard_links_of_a_file_with_several_entries_keep_their_names(home: Path):
+    """The entry called b was found as b, but not as b.gguf: nothing had that name."""
+    (home / "models" / "e.gguf").hardlink_to(home / "models" / "sub" / "b.gguf")
+    catalog = a_catalog(home, an_entry("e", path="e.gguf"), an_entry("b"))
+    for name in ("e", "e.gguf", "b", "b.gguf", "sub/b"):
+        assert catalog.find(name).name == name.removesuffix(".gguf").removeprefix("sub/")
+
+
 def test_a_link_to_the_file_of_an_entry_is_another_name_of_the_entry(home: Path):
     (home / "models" / "link.gguf").symlink_to(home / "far" / "d.gguf")
     catalog = a_catalog(home, an_entry("mine", path=home / "far" / "d.gguf"))

@@ -15,8 +15,10 @@ READERS = {
     "app/routes/loading_stream.py",  # `created` of a chunk
     "workers/measurement/history.py",  # of a row
     "workers/pool/decision_log.py",  # of a decision
+    "workers/reload.py",  # of a reload
     "workers/server/kept_cache.py",  # of a saved file
     "workers/telemetry/gpu_gauges.py",  # of a reading
+    "workers/telemetry/store.py",  # of the first configuration
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.service import wait_for
 from workers.gunicorn_worker.signals import ServiceControl
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 
@@ -36,3 +37,36 @@ def test_a_second_stop_signal_kills_and_exits_even_without_a_new_thread(monkeypa
     control.service = service
     control._exit_now()
     assert (service.count, statuses) == (1, [1])
+
+
+def test_reload_signals_during_the_start_are_one_reload_after_it():
+    """The start may have read the configuration before the signal: it was ignored, and the old one stayed in force."""
+
+    class Reloading:
+        count = 0
+
+        def reload(self) -> None:
+            self.count += 1
+
+    loop: Any = None
+    control, service = ServiceControl(loop, WorkerTimeouts()), Reloading()
+    for _ in range(5):
+        control._begin_reload()
+    assert service.count == 0
+    started: Any = service
+    control.serve(started)
+    wait_for(lambda: service.count == 1 and not control._is_reload_due, 20)
+    control._begin_reload()
+    wait_for(lambda: service.count == 2, 20)
+
+
+def test_a_reload_that_found_no_thread_does_not_end_all_later_ones(monkeypatch: pytest.MonkeyPatch):
+    def no_thread(thread: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    loop: Any = None
+    control = ServiceControl(loop, WorkerTimeouts())
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            control._begin_reload()

@@ -89,10 +89,17 @@ def test_a_models_variables_override_shared_ones_and_ours_override_both():
     assert env == {
         "PATH": "/own",
         "MINE": "1",
+        "GGML_NO_BACKTRACE": "1",
         "LLAMA_API_KEY": "secret",
         "LLAMA_SERVER_ROUTER_PORT": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+def test_backtraces_of_crashes_can_be_had():
+    """ggml takes any value of the variable for yes, also 0."""
+    assert "GGML_NO_BACKTRACE" not in plan(env={"GGML_NO_BACKTRACE": "0"}).env
+    assert plan(env={"GGML_NO_BACKTRACE": "yes"}).env["GGML_NO_BACKTRACE"] == "yes"
 
 
 def test_a_launch_on_gpus_sees_only_these_and_is_split_as_booked():

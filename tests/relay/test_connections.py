@@ -33,6 +33,17 @@ def test_a_returned_connection_carries_the_next_request():
         first.close()
 
 
+def test_a_server_that_accepts_no_connection_is_named(monkeypatch: pytest.MonkeyPatch):
+    """Its backlog is full: the error said just "timed out"."""
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.1)
+    with socket.socket() as listener, contextlib.ExitStack() as opened:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        with pytest.raises(TimeoutError, match="accepted no connection"):
+            for _ in range(5):
+                opened.callback(UpstreamConnections().new(listener.getsockname()[1]).close)
+
+
 def test_connections_of_an_ended_server_are_closed():
     connections = UpstreamConnections()
     with a_server() as one, a_server() as other:

@@ -8,6 +8,7 @@ import random
 import select
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from typing import Any
 import h11
 import pytest
 
-from app.errors import BadUpstream, ClientDisconnected, ProxyError, UpstreamCrashed, UpstreamTimeout
-from app.ports import Address, UpstreamRequest
+from app.errors import BadUpstream, ClientDisconnected, EngineGone, ProxyError, UpstreamCrashed, UpstreamTimeout
+from app.ports import Address, BodyFile, UpstreamRequest
 from tests.relay.test_body import chunked
 from workers.clients.client_watch import ClientWatch
 from workers.relay.body import BadFraming, Chunked, SocketSink
@@ -171,7 +172,7 @@ class Case:
         OPEN.callback(self.server.listener.close)
         self.watch = ClientWatch(None, -1)
 
-    def send(self, method: str = "POST", body: bytes = b"{}") -> Any:
+    def send(self, method: str = "POST", body: bytes | BodyFile = b"{}") -> Any:
         request = UpstreamRequest(method, "/v1/x", {}, body)
         return self.relay.send(Address(1, "m", self.server.port, "key"), request, self.watch)
 
@@ -224,6 +225,15 @@ def test_bodies_arrive_byte_for_byte(
     pieces = [sent] if size is None else [sent[at : at + size] for at in range(0, len(sent), size)]
     case = Case(mover, says(*pieces))
     assert received(case, way) == (payload, True)
+
+
+def test_a_body_in_a_file_arrives_whole(mover: StreamMover):
+    case, body = Case(mover, says(counted(b"{}"))), random.Random(3).randbytes(3_000_000)
+    with tempfile.TemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        case.send(body=BodyFile(file.fileno(), len(body))).close()
+    assert case.server.requests[0].partition(b"\r\n\r\n")[2] == body
 
 
 @both
@@ -293,6 +303,21 @@ def test_a_request_that_may_be_running_is_never_sent_twice(mover: StreamMover, e
     with pytest.raises(UpstreamCrashed):
         case.send()
     assert len(case.server.requests) == 2
+
+
+@pytest.mark.parametrize(("script", "error"), [(closes_unread, EngineGone), (END, UpstreamCrashed)])
+def test_a_request_is_the_crashs_only_if_the_server_had_read_it(
+    mover: StreamMover, script: Script, error: type[ProxyError]
+):
+    """Another server can answer what a killed one has not read."""
+    with pytest.raises(UpstreamCrashed) as caught:
+        Case(mover, script).send()
+    assert caught.type is error
+
+
+def test_a_get_that_had_no_answer_is_sent_once_more(mover: StreamMover):
+    case = Case(mover, says(counted(b"1")), END, says(counted(b"3")))
+    received(case, "socket")
     assert received(case, "socket", method="GET", body=b"") == (b"3", True)
 
 
@@ -379,9 +404,9 @@ def test_an_answer_that_is_cut_is_a_crash_only_if_the_process_ended(
 
 
 def test_a_server_that_accepts_no_connection_has_crashed_only_if_its_process_ended(mover: StreamMover):
-    for has_ended, error in ((True, UpstreamCrashed), (False, BadUpstream)):
+    for has_ended, error in ((True, EngineGone), (False, BadUpstream)):
         case = Case(mover, has_ended=has_ended)
-        case.server.listener.close()
+        case.server.listener.shutdown(socket.SHUT_RDWR)  # its thread would accept one more
         with pytest.raises(error):
             case.send()
 

@@ -15,7 +15,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from app.errors import EngineGone
 from app.routes.exchange import Exchange
+from app.use_cases.scheduling.events import Ending
 from tests.helpers.service import Service, wait_for
 from tests.service.test_faults import faulty
 from workers.relay.body import Chunked
@@ -45,6 +47,7 @@ def answer(connection: socket.socket, size: int = 65536, pause: float = 0.0) -> 
 
 def test_a_client_that_knows_no_chunks_gets_the_same_events(tmp_path: Path):
     with faulty(tmp_path, **TOKENS) as service:
+        answer(ask(service))  # a load that takes long adds comments
         head, chunked = answer(ask(service))
         assert b"transfer-encoding: chunked" in head and b"x-accel-buffering: no" in head
         events = Chunked().payload(chunked)
@@ -120,6 +123,37 @@ def test_clients_that_disconnect_at_any_moment_leave_nothing_behind(tmp_path: Pa
         # A few kept connections to the server, and idle ones of clients, come and go.
         wait_for(lambda: worker.num_fds() <= before + 4, 20, worker.num_fds)
         assert answer(ask(service))[0].startswith(b"http/1.1 200")
+
+
+def test_a_request_that_a_killed_server_had_not_read_is_answered_by_the_next():
+    """Each request in the milliseconds before the pool saw the end of an idle server was 502 `upstream_crashed`."""
+    calls: list[object] = []
+
+    def slot_of(server: int) -> object:
+        lease = SimpleNamespace(
+            address=SimpleNamespace(server=server, device="cpu", context_tokens=0), waited_seconds=1
+        )
+        return SimpleNamespace(wait=lambda: lease, end=lambda ending, seconds: calls.append((server, ending)))
+
+    def send(address: SimpleNamespace, request: object, client: object) -> object:
+        calls.append(address.server)
+        if address.server == 1:
+            raise EngineGone("killed")
+        return SimpleNamespace(close=lambda: None)
+
+    services = SimpleNamespace(
+        relay=SimpleNamespace(send=send),
+        pool=SimpleNamespace(acquire=lambda *arguments: slot_of(2)),
+        gauges=SimpleNamespace(first_byte=lambda *arguments: None),
+    )
+    request = SimpleNamespace(
+        services=services, key=None, settings=SimpleNamespace(max_wait_seconds=9), for_engine=lambda body: body
+    )
+    exchange = Exchange(request, "/v1/chat/completions")
+    exchange.client, exchange.model, exchange.slot = SimpleNamespace(), SimpleNamespace(name="m"), slot_of(1)
+    exchange._send_on(exchange.slot.wait())
+    assert calls == [1, (1, Ending.NOT_SENT), 2]
+    assert exchange.waited_seconds == 2
 
 
 def test_a_client_that_disconnects_as_soon_as_it_was_told_of_a_cut_has_not_disconnected_first():

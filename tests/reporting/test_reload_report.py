@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from app.entities.configuration import ConfigurationState
 from app.entities.model import Replicas
+from app.settings.schema import Settings
 from app.use_cases.reporting.reload_report import ModelChanges, model_changes
 from tests.helpers.builders import a_launch, a_model
+from workers.reload import newly_preloaded
 
 A, B = a_model("a"), a_model("b")
 
@@ -39,3 +41,13 @@ def test_a_client_without_admin_key_learns_that_a_reload_failed_but_no_names():
     assert shown.problem == "the configuration was not reloaded, the earlier one stays in force: it is invalid"
     assert shown.needs_restart == ()
     assert ConfigurationState(1.0).without_details().problem == ""
+
+
+def test_a_reload_preloads_what_is_new_or_has_changed_and_nothing_that_was_unloaded_since():
+    def settings(**models: bool) -> Settings:
+        return Settings(models={name: {"preload": preload} for name, preload in models.items()})  # type: ignore[arg-type]
+
+    before = settings(same=True, flagged=False, changed=True, off=True)
+    after = settings(same=True, flagged=True, changed=True, off=False, added=True)
+    changes = ModelChanges(added=("added",), restarted=("changed", "off"), updated=("same",))
+    assert [*newly_preloaded(before, after, changes)] == ["flagged", "changed", "added"]

@@ -186,6 +186,14 @@ def test_the_cost_of_a_set_of_victims_is_that_of_the_whole_set():
     assert all(play.state.server(each).state is ServerState.READY for each in small)
 
 
+def test_a_set_of_victims_is_protected_as_long_as_the_one_used_last():
+    play = Play(total_gib=24)
+    used(play, "earlier", times=20, until=90)
+    used(play, "later", times=20, until=100)
+    play.ask(a_model("large", gib=18), at=101)
+    assert first_stop(play, until=200) == 120.0  # 20 s after the use at 100
+
+
 def test_a_recently_loaded_model_is_evicted_last():
     play = Play(total_gib=24)
     old = used(play, "old", times=2, until=80)

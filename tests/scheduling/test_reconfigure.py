@@ -138,10 +138,12 @@ def test_fewer_replicas_than_run_end_and_the_least_needed_end_first():
             if server.state is ServerState.STARTING:
                 play.post(ev.Ready(server.id, 9000 + server.id, at=1.0))
     assert states(play) == [ServerState.READY] * 3
-    play.ask(several, at=2.0)  # granted by the oldest
+    for _ in range(2):
+        play.ask(several, at=2.0)
+    play.post(ev.Release(2, at=3.0))  # of the oldest; the second one is still busy
     effects = reload(play, replace(A, replicas=Replicas(1, 1)))
-    assert {effect.server for effect in effects if isinstance(effect, Stop)} == {2, 3}
-    assert states(play) == [ServerState.READY, ServerState.STOPPING, ServerState.STOPPING]
+    assert {effect.server for effect in effects if isinstance(effect, Stop)} == {1, 3}
+    assert states(play) == [ServerState.STOPPING, ServerState.READY, ServerState.STOPPING]
 
 
 def test_more_replicas_are_started_at_once():
@@ -166,6 +168,26 @@ def test_a_load_that_was_too_large_for_the_limits_starts_under_the_new_ones():
     assert play.ask(a_model("b"), at=2.0) == []
     effects = reload(play, A, a_model("b"), limits=LIMITS)
     assert [effect.server.model.name for effect in effects if isinstance(effect, Spawn)] == ["b"]
+
+
+def test_a_load_that_waits_for_a_protected_model_is_decided_anew_under_the_new_limits():
+    play = Play(limits=replace(LIMITS, max_loaded=1, min_residency_seconds=10_000))
+    play.up(A)
+    for number in range(20):  # in frequent use
+        play.ask(A, at=number)
+        play.post(ev.Release(number + 2, at=number))
+    b = a_model("b")
+    assert play.ask(b, at=20.0) == []
+    effects = reload(play, A, b, at=20.01, limits=replace(LIMITS, max_loaded=1, min_residency_seconds=0.0))
+    assert effects == [Stop(1, StopReason.EVICTED, "for b")]
+
+
+def test_a_waiting_request_has_its_models_new_priority():
+    play = a_play_with_a_stream()
+    for _ in range(2):
+        play.ask(A)
+    reload(play, replace(A, priority=7))
+    assert [waiter.model.priority for waiter in play.state.waiting] == [7]
 
 
 def test_a_model_with_corrected_settings_is_started_without_the_pause_of_its_failures():

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.server.orphans import PidRecords
+from workers.server.orphans import MARK_VARIABLE, PidRecords
 
 pytestmark = pytest.mark.integration
 
@@ -61,4 +61,83 @@ def test_a_reused_pid_is_not_killed(tmp_path: Path):
 def test_a_broken_record_is_removed(tmp_path: Path):
     (tmp_path / "1.json").write_text("{")
     assert PidRecords(tmp_path).sweep() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+# A service's process that records itself and starts a script which runs a command without exec; then the script is
+# killed. Prints the pid of the command.
+SERVICE = """
+import os, pathlib, subprocess, sys
+from workers.server.orphans import MARK_VARIABLE, PidRecords
+records = PidRecords(pathlib.Path(sys.argv[1]))
+records.begin()
+environment = {**os.environ, MARK_VARIABLE: records.mark}
+command = ["sh", "-c", "sleep 60 >/dev/null & echo $!; wait"]
+script = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True)
+records.write(script.pid)
+print(script.stdout.readline().strip(), flush=True)
+script.kill()
+script.wait()
+if sys.argv[2:]: input()
+"""
+
+
+def started_by_a_wrapper(folder: Path) -> psutil.Process:
+    command = [sys.executable, "-c", SERVICE, str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    return psutil.Process(int(done.stdout))
+
+
+def test_what_a_wrapper_script_started_is_killed_although_the_script_has_ended(tmp_path: Path):
+    """The sweep asked for the script only: the engine lived on for ever, and its record was deleted without a word."""
+    engine = started_by_a_wrapper(tmp_path)
+    assert engine.is_running()
+    assert PidRecords(tmp_path).sweep() == [engine.pid]
+    engine.wait(5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_of_another_instance_and_of_a_living_service_are_left_alone(tmp_path: Path):
+    other = started_by_a_wrapper(tmp_path / "other")
+    command = [sys.executable, "-c", SERVICE, str(tmp_path / "ours"), "wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        ours = psutil.Process(int(service.stdout.readline()))
+        assert PidRecords(tmp_path / "ours").sweep() == []
+        assert ours.is_running() and other.is_running()
+        service.communicate("\n", timeout=10)
+    assert PidRecords(tmp_path / "ours").sweep() == [ours.pid]
+    assert other.is_running()
+    other.kill()
+
+
+def test_processes_of_another_container_are_left_alone(tmp_path: Path):
+    """Its pids mean other processes here: an owner that seems to have exited may be running."""
+    engine = started_by_a_wrapper(tmp_path)
+    (file,) = tmp_path.glob("owner-*.json")
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "owner": {**record["owner"], "namespace": "pid:[1]"}}))
+    assert PidRecords(tmp_path).sweep() == []
+    assert engine.is_running()
+    engine.kill()
+
+
+@pytest.mark.parametrize("mark", ["", "0", None, 5, "A" * 32])
+def test_a_record_without_a_proper_mark_kills_nothing(tmp_path: Path, mark: object):
+    environment = {"PATH": "/usr/bin:/bin", MARK_VARIABLE: str(mark or "")}
+    with subprocess.Popen(["sleep", "60"], env=environment) as other:
+        PidRecords(tmp_path).begin()
+        (file,) = tmp_path.glob("owner-*.json")
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps({"owner": {**record["owner"], "started": "1"}, "mark": mark}))
+        assert PidRecords(tmp_path).sweep() == []
+        assert other.poll() is None
+        other.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_service_that_has_stopped_its_servers_leaves_no_record(tmp_path: Path):
+    records = PidRecords(tmp_path)
+    records.begin()
+    records.end()
     assert list(tmp_path.iterdir()) == []

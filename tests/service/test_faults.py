@@ -190,6 +190,31 @@ def test_an_engine_that_watches_nothing_dies_with_a_killed_arbiter(tmp_path: Pat
         wait_for(lambda: all(has_exited(process) for process in family), 2)
 
 
+def test_engines_that_outlive_a_killed_service_are_killed_at_its_next_start(tmp_path: Path):
+    """A script runs them without exec, so the kernel's signal ends the script only; one of them is still loading. A
+    llama-server that somebody else runs is left alone."""
+    a_gguf(tmp_path / "models" / "half.gguf")
+    settings = {"MODELS": json.dumps({"half": {"env": {"FAKE_LOAD": "hang"}}})}
+    with faulty(tmp_path, settings, is_wrapped=True, FAKE_PORT_ZERO=1) as service:
+        assert service.chat("m").status_code == 200
+        assert service.post("/models/load", {"model": "half"}).status_code == 200
+        wait_for(lambda: len(journal(service, "bind")) == 2, 20)
+        engines = [engine for script in service.engines() for engine in script.children()]
+        own = [str(tmp_path / "bin" / "llama-server"), "--port", "0", "--model", str(tmp_path / "models" / "m.gguf")]
+        with subprocess.Popen(own, stderr=subprocess.DEVNULL) as foreign:
+            worker = service.worker
+            service.master.kill()
+            wait_for(lambda: has_exited(worker), 10)
+            assert [has_exited(engine) for engine in engines] == [False, False]
+            with faulty(tmp_path, settings, is_wrapped=True, FAKE_PORT_ZERO=1) as again:
+                wait_for(lambda: all(map(has_exited, engines)), 10)
+                assert "killed orphans" in again.output
+                assert foreign.poll() is None
+                assert again.stop() == 0
+            assert not list((tmp_path / "state").rglob("owner-*.json"))
+            foreign.kill()
+
+
 def test_the_head_of_a_stream_does_not_wait_for_the_first_token(tmp_path: Path):
     with (
         faulty(tmp_path, FAKE_TOKEN_DELAY_SECONDS=30) as service,

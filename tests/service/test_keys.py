@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
-import psutil
 import pytest
 import requests
 
@@ -58,6 +58,10 @@ def outcome(answer: requests.Response) -> tuple[int, str]:
 
 
 UNKNOWN = (404, "model_not_found")
+QUOTA_MESSAGE = (
+    r"the key 'admin' has used \d+ of its 50 tokens of \d{4}-\d\d-\d\d \(UTC\); "
+    r"it can be used again from \d{4}-\d\d-\d\d 00:00 UTC"
+)
 BRIEF = {"model": "demo", "prompt": "x", "max_tokens": 1}
 OK, NO_KEY, FORBIDDEN = (200, ""), (401, "invalid_api_key"), (403, "not_allowed")
 
@@ -74,6 +78,7 @@ ROUTES = {
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
     ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/admin/reload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/slots/0?action=erase&model=demo"): (NO_KEY, FORBIDDEN, (501, "")),  # not without --slot-save-path
     ("POST", "/lora-adapters?model=demo"): (NO_KEY, FORBIDDEN, (400, "")),  # it wants a list
     ("POST", "/v1/stream"): (NO_KEY, (404, "not_found"), (404, "not_found")),
@@ -99,16 +104,16 @@ def test_every_route_is_in_the_table():
     """A new route requires a key by default; this table records that it was a decision."""
     from flask import Flask
 
-    from app.routes import authorization, decisions, health, inference, metrics, models, status
+    from app.routes import authorization, configuration, decisions, health, inference, metrics, models, status
 
     app = Flask("app")
-    for routes in (authorization, inference, models, decisions, health, metrics, status):
+    for routes in (authorization, inference, models, configuration, decisions, health, metrics, status):
         app.register_blueprint(routes.bp)
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
-        "models.reject_get",
+        *("models.reject_get", "configuration.reload_configuration"),
         "inference.forward",
         "decisions.show_decisions",
     }
@@ -259,25 +264,39 @@ def test_a_key_that_may_not_unload_cannot_do_so_by_keep_alive(service: Service):
     wait_for(lambda: ask(service, "/health", USER).json()["servers"] == [], 20)
 
 
-def test_no_key_appears_in_logs_answers_or_arguments(service: Service):
-    """Neither our keys nor the engine's: not in logs, answers, arguments or variables of the engine."""
+def test_no_key_is_found_anywhere(service: Service):
+    """Neither our keys nor the engine's, in any form: not in answers, the log, arguments, environments or files."""
+    wrong = "a-key-of-nobody"
+    encoded = {key: base64.b64encode(f"me:{key}".encode()).decode() for key in (USER, ADMIN, wrong)}
+    for key in encoded:
+        chat(service, key)
+        ask(
+            service,
+            "/models/unload",
+            headers={"Authorization": f"Basic {encoded[key]}", "Origin": "http://evil.example"},
+        )
     chat(service, USER)
     (engine,) = service.engines()
     environ = engine.environ()
-    own = environ["LLAMA_API_KEY"]
-    pages = [ask(service, path, ADMIN).text for path in ("/health", "/v1/models", "/metrics", "/", "/props")]
-    lines = [" ".join(process.cmdline()) for process in service.family() if not has_ended(process)]
-    for secret in (*SECRETS, own, *(hashed(key) for key in SECRETS)):
-        assert not [text for text in (*pages, *lines, service.output) if secret in text]
+    own = environ.pop("LLAMA_API_KEY")
+    paths = ("/health", "/v1/models/demo", "/metrics", "/", "/props", "/decisions", "/nowhere", "/slots/0")
+    texts = {f"{path} for {key}": ask(service, path, key).text for path in paths for key in (ADMIN, USER, wrong)}
+    running = [process for process in service.family() if process.is_running()]
+    texts |= {f"argv of {process.pid}": " ".join(process.cmdline()) for process in running}
+    texts |= {"log": service.output, "environment of the engine": str(environ)}
+    wait_for(lambda: tokens_in_file(service.folder).keys() >= {"user"}, 20)
+    texts |= {str(file): file.read_bytes().decode("latin-1") for file in written_files(service.folder)}
+    for secret in (*SECRETS, wrong, own, *map(hashed, (*SECRETS, wrong)), *encoded.values()):
+        assert [place for place, text in texts.items() if secret in text] == []
     assert not [name for name in environ if name.startswith("LLAMA_SMART_PROXY")]
 
 
-def has_ended(process: psutil.Process) -> bool:
-    return not process.is_running()
+def written_files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".gguf"]
 
 
-def test_a_key_is_limited_in_requests_per_minute(tmp_path: Path):
-    keys = [{**KEYS[0], "requests_per_minute": 3}, KEYS[1]]
+def test_a_key_is_limited_in_requests_per_minute_and_tokens_per_day(tmp_path: Path):
+    keys = [{**KEYS[0], "requests_per_minute": 3}, {**KEYS[1], "tokens_per_day": 50}, {**KEYS[2], "models": ["*"]}]
     with serving(tmp_path, KEYS=json.dumps(keys)) as service:
         assert [outcome(chat(service, USER)) for _ in range(3)] == [OK] * 3
         refused = chat(service, USER)
@@ -285,6 +304,33 @@ def test_a_key_is_limited_in_requests_per_minute(tmp_path: Path):
         assert 1 <= int(refused.headers["Retry-After"]) <= 20
         assert ask(service, "/v1/models", USER).status_code == 200, "only inference is counted"
         assert outcome(chat(service, ADMIN)) == OK, "each key is counted separately"
+        used = 0
+        while (answer := chat(service, ADMIN)).status_code == 200:
+            used += answer.json()["usage"]["total_tokens"]
+            assert used < 100, "the request that crosses the limit is the last one"
+        assert outcome(answer) == (429, "insufficient_quota")
+        assert answer.headers["x-should-retry"] == "false" and "Retry-After" not in answer.headers
+        assert re.fullmatch(QUOTA_MESSAGE, answer.json()["error"]["message"])
+        assert ask(service, "/v1/models", ADMIN).status_code == 200
+        assert outcome(chat(service, NARROW)) == OK
+        before = tokens_today(service, "narrow")
+        body = {"model": "demo", "prompt": "x", "max_tokens": 100_000, "stream": True, "ignore_eos": True}
+        with ask(service, "/v1/completions", NARROW, "POST", json=body, stream=True) as answer:
+            next(answer.iter_content(100))
+        wait_for(lambda: tokens_today(service, "narrow") > before, 20)  # though it left before the end
+        wait_for(lambda: tokens_in_file(tmp_path).keys() == {"user", "admin", "narrow"}, 20)
+
+
+def tokens_today(service: Service, key: str) -> float:
+    (count,) = re.findall(
+        rf'llama_smart_proxy_key_tokens_today{{key="{key}"}} (.+)', ask(service, "/metrics", key).text
+    )
+    return float(count)
+
+
+def tokens_in_file(folder: Path) -> dict[str, int]:
+    files = [*folder.rglob("key-tokens.json")]
+    return json.loads(files[0].read_text())["tokens"] if files else {}
 
 
 def test_an_open_address_requires_keys_or_allow_open(tmp_path: Path):

@@ -1,5 +1,7 @@
-"""Fault 44: no process is left. The service runs as a user of its own with `ulimit -u 50`, and others of that user take
-what it does not use."""
+"""Fault 44: no file descriptor or process is left.
+
+With `ulimit -u 50` the service runs as a user of its own, and others of that user take what it does not use.
+"""
 
 from __future__ import annotations
 
@@ -79,3 +81,21 @@ def test_without_a_process_left_a_load_is_spawn_failed_and_works_once_there_are(
             assert refused.headers["Retry-After"]
             assert service.get("/health").status_code == 200
         wait_for(lambda: code_of(service) == "", 20)
+
+
+FEW_FILES = f"""
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+os.execv(sys.executable, [sys.executable, "-P", {FIXED_RAM!r}, *sys.argv[1:]])
+"""
+
+
+def test_with_64_descriptors_idle_connections_make_room_for_engines(tmp_path: Path):
+    """They used to take all of them: a cold model was spawn_failed for as long as they stayed."""
+    with serving(tmp_path, program=("-c", FEW_FILES)) as service, contextlib.ExitStack() as idle:
+        service.get("/health")
+        for _ in range(100):
+            idle.enter_context(service.connect())
+        assert code_of(service) == ""
+        assert service.worker.num_fds() < 64
+        assert service.get("/readyz").status_code == 200

@@ -207,7 +207,7 @@ def test_reloads_at_the_same_time_leave_the_last_file_in_force(proxy: Reloaded):
     def edit(number: int) -> int:
         return proxy.reload(proxy.models(edited={"ttl_seconds": 100 + number})).status_code
 
-    with ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(4) as threads:
         statuses = [*threads.map(edit, range(16))]
     assert set(statuses) == {200}
     assert proxy.request("POST", "/admin/reload", json={}).json()["changed"] == []

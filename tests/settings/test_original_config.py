@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from app.settings.configuration import PREFIX, Configuration, ConfigurationError, read_configuration
 from app.settings.model import ModelSettings
+from app.settings.reload import applicable_settings, changed_keys
+from app.settings.schema import Settings
 from tests.helpers.service import serving
 
 # Every key of the original, and `health_timeout`, which its file contained although its code did not read it.
@@ -241,3 +244,20 @@ def test_the_shipped_file_starts_the_service_and_each_warning_is_logged_once(tmp
         service.stop()
         lines = [line for line in service.lines if "configuration: " in line]
     assert [line.partition("configuration: ")[2] for line in lines] == list(warned)
+
+
+def test_the_file_of_the_original_service_is_reloaded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It listens on all addresses without keys, with a warning, as at its start. Keys that it had are not dropped."""
+    file = tmp_path / "config.json"
+    monkeypatch.setenv("LLAMA_SMART_PROXY_CONFIG", str(file))
+
+    def settings(**more: Any) -> Settings:
+        file.write_text(json.dumps({"backend": "llama.cpp", "server_pool": {"size": 2}, **more}))
+        return read_configuration().settings
+
+    running = settings()
+    applied = applicable_settings(settings(server_pool={"size": 4}, server={"port": 9999}), running)
+    assert changed_keys(running, applied) == ("scheduling.max_loaded",)
+    keys = [{"name": "alice", "sha256": hashlib.sha256(b"alice").hexdigest()}]
+    with pytest.raises(ConfigurationError, match="no keys are configured"):
+        applicable_settings(running, settings(keys=keys))

@@ -68,21 +68,19 @@ class Listing:
             if own_name is not None:
                 self.by_name.setdefault(own_name, served_by[0])
             return served_by[0]
+        if (namesake := self.by_name.get(own_name or "")) and namesake in served_by:
+            return namesake  # of several entries for the file, the one with its name
         files, names = discovered.files, _usable_names(discovered.names)
         name = next((name for name in names if name not in self.by_name), None)
         if name is None or name != next(iter(names), None):
-            self._note_lost_name(discovered, own_name, name, served_by)
+            self._note_lost_name(discovered, own_name, name)
         if name is None:
             return None
         model = self.listed[name] = self.by_name[name] = model_of(name, files, self._defaults, self._constraints)
         self.stamps[files.path] = files.stamp
         return model
 
-    def _note_lost_name(
-        self, discovered: DiscoveredModel, own_name: str | None, name: str | None, served_by: Sequence[Model]
-    ) -> None:
-        if self.by_name.get(own_name or "") in served_by:
-            return  # an entry serves the file under the same name
+    def _note_lost_name(self, discovered: DiscoveredModel, own_name: str | None, name: str | None) -> None:
         result = f"listed as {name}" if name else "not served"
         lost = next((taken for taken in (own_name, *_usable_names(discovered.names)) if taken in self.by_name), None)
         why = _why_taken(lost, self.by_name[lost]) if lost is not None else "its name is too long"

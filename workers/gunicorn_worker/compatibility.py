@@ -36,7 +36,7 @@ IMPORTED = {
 # By class: members that we override.
 OVERRIDDEN = {
     "Worker": {"init_process", "init_signals", "load_wsgi", "run"},
-    "Unreader": {"chunk"},
+    "Unreader": {"chunk", "read"},
     "Logger": {"error_fmt", "datefmt"},
     "BaseApplication": {"load_config"},
     "Arbiter": {"handle_hup", "handle_int", "handle_quit", "handle_ttin", "handle_ttou", "handle_usr2"},

@@ -166,6 +166,24 @@ class PacedUnreader(Unreader):
         self._received_bytes += len(data)
         return data
 
+    def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
+        """The next `size` bytes, fewer at the end of the connection; without one, the next bytes there are.
+
+        gunicorn copies what it has read ahead at every call, under Python's lock: five times the bytes of a body.
+        """
+        if not size or size < 0:
+            data: bytes = super().read(size, read_ahead)
+            return data
+        pieces = [self.take_rest()]
+        missing = size - len(pieces[0])
+        while missing > 0 and (piece := self.chunk(missing)):
+            pieces.append(piece)
+            missing -= len(piece)
+        data = b"".join(pieces)
+        if missing < 0:
+            self.unread(data[size:])
+        return data[:size]
+
     def _wait(self) -> None:
         # Only time spent waiting for the client counts, not that of an application that reads late.
         earned = max(self._receive_timeout_seconds, self._received_bytes / MIN_BODY_BYTES_PER_SECOND)

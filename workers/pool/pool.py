@@ -36,6 +36,7 @@ from workers.telemetry.store import StateStore
 log = logging.getLogger(__name__)
 
 MAX_LOGGED_CHARACTERS = 300  # of a refusal's detail: its end, which says most
+RESPONSE_POLL_SECONDS = 0.05
 PAUSE_AFTER_BUG_SECONDS = 0.1  # what is overdue would be due again at once
 NO_PORT = 0  # of a server that has ended: nothing listens there
 
@@ -88,6 +89,16 @@ class Pool:
                 self._process_inbox()
             finally:
                 self._lock.release()
+
+    def is_responsive(self, seconds: float) -> bool:
+        """Whether an event that is posted now is processed within so many seconds."""
+        deadline = time.monotonic() + seconds
+        self.post(ev.Tick(time.monotonic()))  # if the lock holder is stuck, it stays in the inbox
+        while not self._inbox.empty():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(min(RESPONSE_POLL_SECONDS, seconds))
+        return True
 
     def acquire(
         self,

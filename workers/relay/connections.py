@@ -101,8 +101,11 @@ class UpstreamConnections:
         return self.new(port)
 
     def new(self, port: int) -> UpstreamConnection:
-        """Raises OSError."""
-        made = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
+        """Raises OSError (TimeoutError included)."""
+        try:
+            made = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise TimeoutError(f"llama-server accepted no connection for {CONNECT_SECONDS:g} s") from error
         made.setblocking(True)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(MOMENT_SECONDS * 1e6)))

@@ -14,6 +14,7 @@ from app.errors import (
     BadUpstream,
     ClientDisconnected,
     Draining,
+    EngineGone,
     ProxyError,
     SpawnFailed,
     UpstreamCrashed,
@@ -25,12 +26,13 @@ from workers.relay.body import BadFraming, Counted, SendFailed, Sink, SocketSink
 from workers.relay.connections import UpstreamConnections
 from workers.relay.reply import BadAnswer, Reply
 from workers.relay.stream_mover import StreamMover
-from workers.relay.upstream import WITH_BODY, ask
+from workers.relay.upstream import WITH_BODY, Unanswered, ask
 from workers.relay.usage import token_usage
 
 log = logging.getLogger(__name__)
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+STREAM_BYTES_PER_TOKEN = 200  # llama-server (b11549): 110 (messages) to 241 (chat), mostly around the text
 ALIVE = UpstreamRequest("GET", "/health", {}, b"")
 ALIVE_SECONDS = 0.5  # /health waits for no computation
 
@@ -68,8 +70,9 @@ class Relay:
     def send(self, address: Address, request: UpstreamRequest, client: WatchedClient) -> UpstreamAnswer:
         """Forward a request and wait for the head of its answer.
 
-        Raises UpstreamCrashed, BadUpstream or UpstreamTimeout if none arrives, ClientDisconnected if the client does
-        not wait for it: the connection to the engine is shut within milliseconds then, so that it stops generating.
+        Raises UpstreamCrashed (EngineGone if it read no request), BadUpstream or UpstreamTimeout if none arrives,
+        ClientDisconnected if the client does not wait for it: the connection to the engine is shut within milliseconds
+        then, so that it stops generating.
         """
         try:
             reply = ask(self.connections, address, request, client, self._first_byte_seconds)
@@ -100,8 +103,9 @@ class Relay:
         if self._is_closing():
             return Draining("the service is shutting down and the answer was cut")
         if ending := self._why_ended(address.server):
-            failure = UpstreamTimeout if ending.is_hung else UpstreamCrashed
-            return failure(f"{ending.detail}; the next request restarts it")
+            if ending.is_hung:
+                return UpstreamTimeout(f"{ending.detail}; the next request restarts it")
+            return _crash(error, ending.detail)
         model = address.model
         if isinstance(error, TimeoutError):
             settings = "upstream.first_byte_seconds or upstream.stall_seconds"
@@ -111,8 +115,8 @@ class Relay:
         if isinstance(error, BadAnswer | BadFraming):
             return BadUpstream(f"{model}: llama-server's answer is not valid HTTP: {error}; check engine.binary")
         if not self._is_alive(address, client) and self._has_ended(address.server):
-            why = self._why_ended(address.server) or f"{model}: llama-server ended during the request"
-            return UpstreamCrashed(f"{why}; the next request restarts it")
+            ending = self._why_ended(address.server)
+            return _crash(error, ending.detail if ending else f"{model}: llama-server ended during the request")
         return BadUpstream(f"{model}: llama-server runs on, but the request failed: {error}; check its log")
 
     def _is_alive(self, address: Address, client: WatchedClient) -> bool:
@@ -123,6 +127,11 @@ class Relay:
             return False
         reply.connection.close()
         return True
+
+
+def _crash(error: Exception, why: str) -> UpstreamCrashed:
+    is_unread = isinstance(error, ConnectionRefusedError) or (isinstance(error, Unanswered) and error.was_reset)
+    return (EngineGone if is_unread else UpstreamCrashed)(f"{why}; the next request restarts it")
 
 
 class UpstreamAnswer:
@@ -193,6 +202,10 @@ class UpstreamAnswer:
         """The tokens, after the body; None if the answer does not tell."""
         reply = self._reply
         return None if reply.is_encoded else token_usage(reply.next_to_last + reply.last, reply.is_stream)
+
+    def estimated_tokens(self) -> int:
+        """How many tokens of a stream arrived that ended before it told, by its bytes."""
+        return -(-self._reply.received_bytes // STREAM_BYTES_PER_TOKEN) if self.is_stream else 0
 
     def close(self) -> None:
         """Keep the connection for another request, or close it."""

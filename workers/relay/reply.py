@@ -51,6 +51,7 @@ class Reply:
     first: bytes = b""  # the same, decoded by `prepare`
     next_to_last: bytes = b""  # the last two pieces have the token counts
     last: bytes = b""
+    received_bytes: int = 0  # of the body
 
     def prepare(self) -> None:
         """Decode the beginning of the body, and wait for the whole of a small one: a bad answer can still become an
@@ -71,6 +72,7 @@ class Reply:
             return b""
         if piece := self.body.payload(data):
             self.next_to_last, self.last = self.last, piece
+            self.received_bytes += len(piece)
         return piece
 
     def forwarded(self, data: bytes, sink: SocketSink) -> bytes:
@@ -80,6 +82,7 @@ class Reply:
         """
         if sink.is_chunked and self.is_stream and isinstance(self.body, Chunked) and self.body.is_one_chunk(data):
             self.next_to_last, self.last = self.last, data
+            self.received_bytes += len(data)
             return data
         payload = self.payload(data)
         return sink.framed(payload, self.body.is_over)

@@ -12,12 +12,16 @@ WITH_BODY = ("POST", "PUT", "PATCH")  # servers read the bodies of these
 
 
 class Unanswered(NoAnswer):
-    """The server closed the connection before the first byte of its answer. `may_be_running`: it had read the whole
-    request."""
+    """The server closed the connection before the first byte of its answer.
 
-    def __init__(self, may_be_running: bool) -> None:
+    `may_be_running`: it had read the whole request, or that is not certain. `was_reset`: it had not if its process has
+    ended since.
+    """
+
+    def __init__(self, may_be_running: bool, was_reset: bool) -> None:
         super().__init__("it closed the connection without an answer")
         self.may_be_running = may_be_running
+        self.was_reset = was_reset
 
 
 def ask(
@@ -77,9 +81,10 @@ def _first_bytes(connection: UpstreamConnection, data: bytes, body: bytes | Body
     try:
         first = connection.receive()
     except ConnectionResetError as error:  # without an end before it, this can be how a server closes what it has read
-        raise Unanswered(may_be_running=is_sent) from error
+        raise Unanswered(may_be_running=is_sent, was_reset=True) from error
     if not first:
-        raise Unanswered(may_be_running=is_sent and not connection.was_reset())
+        was_reset = connection.was_reset()
+        raise Unanswered(may_be_running=is_sent and not was_reset, was_reset=was_reset)
     return first
 
 

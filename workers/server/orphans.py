@@ -1,6 +1,9 @@
-"""The last safeguard against orphans: the pids of our llama-servers are on disk, and a start kills those left over.
+"""The last safeguard against orphans: what belongs to us is recorded on disk, and a start kills what was left over.
 
-A process is identified by pid, start time and boot id. It is killed only if its recorded owner has exited.
+A process is ours if its pid, start time and boot id are recorded, or if its environment has the mark of a recorded
+service, a random number: an engine that was started by a wrapper script outlives the script. It is killed only if its
+owner, the service's process, has exited. Nothing else is touched: no process of that name, no reused pid, and nothing
+of another container, where pids mean other processes.
 """
 
 from __future__ import annotations
@@ -8,50 +11,102 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import secrets
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 log = logging.getLogger(__name__)
 
+MARK_VARIABLE = "LLAMA_PROXY_MARK"  # without the prefix of our settings, which an engine may read too
+MARK_BYTES = 16
+
 
 class PidRecords:
-    """One small file for each running llama-server, in the state directory."""
+    """Small files in the state directory: one for this service, and one for each running llama-server."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.mark = secrets.token_hex(MARK_BYTES)  # the value of MARK_VARIABLE in every child's environment
+
+    def begin(self) -> None:
+        """Record this process as the owner of what has its mark. Call it after the fork, before the first child."""
+        self._write(f"owner-{os.getpid()}", {"mark": self.mark})
 
     def write(self, pid: int) -> None:
-        """Record a child of this process. If the disk is full, only this safeguard is lost."""
-        try:
-            record = {"child": _identity(pid), "owner": _identity(os.getpid())}
-            self._folder.mkdir(parents=True, exist_ok=True)
-            partial = self._folder / f".{pid}.partial"
-            partial.write_text(json.dumps(record))
-            partial.replace(self._folder / f"{pid}.json")
-        except OSError as error:
-            log.warning("pid %d not recorded: %s", pid, error)
+        """Record a child of this process."""
+        self._write(str(pid), {"child": _identity(pid)})
 
     def remove(self, pid: int) -> None:
+        """The child was reaped."""
         _unlink(self._folder / f"{pid}.json")
 
+    def end(self) -> None:
+        """Every child was reaped."""
+        _unlink(self._folder / f"owner-{os.getpid()}.json")
+
     def sweep(self) -> list[int]:
-        """Kill the recorded processes that outlived their owner; returns their pids."""
-        killed = []
+        """Kill the processes that outlived their owner; returns their pids."""
+        killed, marks = list[int](), set[str]()
         for file in sorted(self._folder.glob("*.json")):
             try:
                 record = json.loads(file.read_text())
-                child, owner = record["child"], record["owner"]
-                if _is_alive(owner):
+                if _is_alive(record["owner"]):
                     continue
-                if _is_alive(child):
-                    _kill(child["pid"])
-                    killed.append(child["pid"])
+                if "mark" in record:
+                    marks.add(_checked_mark(record))
+                elif _is_alive(record["child"]):
+                    _kill(record["child"]["pid"])
+                    killed.append(record["child"]["pid"])
             except Exception as error:  # no content of the file may prevent the start
                 log.warning("pid record %s is unreadable; removing it: %r", file.name, error)
             _unlink(file)
-        return killed
+        return [*killed, *_kill_marked(marks)]
+
+    def _write(self, name: str, record: dict[str, object]) -> None:
+        """If the disk is full, only this safeguard is lost."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            partial = self._folder / f".{name}.partial"
+            partial.write_text(json.dumps({"owner": _identity(os.getpid()), **record}))
+            partial.replace(self._folder / f"{name}.json")
+        except OSError as error:
+            log.warning("pid record %s not written: %s", name, error)
+
+
+def _checked_mark(record: dict[str, Any]) -> str:
+    """Its mark, or "" if the owner was in another container: that one may still run. Raises ValueError."""
+    mark, namespace = record["mark"], record["owner"]["namespace"]
+    if not isinstance(mark, str) or not re.fullmatch(rf"[0-9a-f]{{{2 * MARK_BYTES}}}", mark):
+        raise ValueError("no mark")
+    return mark if namespace == _pid_namespace() else ""
+
+
+def _kill_marked(marks: set[str]) -> list[int]:
+    """Kill every process with one of these marks in its environment; returns their pids."""
+    variables = {f"{MARK_VARIABLE}={mark}".encode() for mark in marks if mark}
+    return [pid for pid in psutil.pids() if _kill_if_marked(pid, variables)] if variables else []
+
+
+def _kill_if_marked(pid: int, variables: set[bytes]) -> bool:
+    try:
+        pidfd = os.pidfd_open(pid)  # first: from here on it cannot be another process
+    except OSError:
+        return False
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if variables.isdisjoint(environment):
+            return False
+        log.warning("killing pid=%d, started by a llama-server whose owner has exited", pid)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
+    except OSError:  # another user's, or it has exited
+        return False
+    finally:
+        os.close(pidfd)
 
 
 def _unlink(file: Path) -> None:
@@ -65,8 +120,13 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def _pid_namespace() -> str:
+    return os.readlink("/proc/self/ns/pid")
+
+
 def _identity(pid: int) -> dict[str, object]:
-    return {"pid": pid, "started": _start_time(pid), "boot": _boot_id()}  # raises OSError
+    """Raises OSError."""
+    return {"pid": pid, "started": _start_time(pid), "boot": _boot_id(), "namespace": _pid_namespace()}
 
 
 def _start_time(pid: int) -> str | None:

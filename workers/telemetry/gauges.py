@@ -70,6 +70,10 @@ class Gauges:
         self._series_by_labels: dict[tuple[object, ...], Any] = {}
         self.pool = PoolCounts(registry)
 
+    def add(self, collector: Collector) -> None:
+        """Show more metrics."""
+        self._registry.register(collector)
+
     def answered(
         self, endpoint: str, model: str, code: int, seconds: float, prompt_tokens: int, completion_tokens: int
     ) -> None:

@@ -16,3 +16,18 @@ class Violation:
         """The same, seen from the object or array that has it at `place`: a key, or an index in brackets."""
         joint = "." if self.param and not self.param.startswith("[") else ""
         return Violation(self.message, f"{place}{joint}{self.param}")
+
+
+class BeyondBounds(Exception):
+    """Raised where a bound is exceeded, and again on the way out, so that each level adds its place."""
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(violation.message)
+        self.violation = violation
+
+    def below(self, place: str) -> BeyondBounds:
+        return BeyondBounds(self.violation.below(place))
+
+
+def exceed(message: str) -> BeyondBounds:
+    return BeyondBounds(Violation(message))

@@ -92,7 +92,19 @@ def launch_plan(
     for option in (*_optional_arguments(settings), *_fit_arguments(settings, engine)):
         if option[0] in engine.flags:
             argv += option
-    return LaunchPlan(tuple(argv), {**env, **settings.env, **_own_environment(api_key, settings.gpus)})
+    environment = _with_backtrace_choice({**env, **settings.env})
+    return LaunchPlan(tuple(argv), {**environment, **_own_environment(api_key, settings.gpus)})
+
+
+def _with_backtrace_choice(env: Mapping[str, str]) -> dict[str, str]:
+    """No backtrace when llama.cpp aborts, unless `env` has GGML_NO_BACKTRACE: 0.
+
+    It runs gdb for it, if there is one (ggml.c, ggml_print_backtrace), which outlasts the crash by seconds; until then
+    the requests wait and the memory is held. ggml takes any value, also an empty one, for yes.
+    """
+    if env.get("GGML_NO_BACKTRACE") in ("", "0"):
+        return {name: value for name, value in env.items() if name != "GGML_NO_BACKTRACE"}
+    return {"GGML_NO_BACKTRACE": "1", **env}
 
 
 def reports_memory_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
