@@ -109,8 +109,10 @@ class InvalidApiKey(ProxyError):
 
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
-    def __init__(self, has_credentials: bool, is_browser: bool = False) -> None:
+    def __init__(self, has_credentials: bool, is_browser: bool = False, is_remembered: bool = False) -> None:
         problem = "unknown API key" if has_credentials else "this service requires an API key"
+        if is_remembered:
+            problem = "a password that a browser remembers does not count for a page of another site"
         super().__init__(f"{problem}; send Authorization: Bearer KEY, or x-api-key: KEY")
         # A browser prompts for a password only if Basic is offered.
         self.challenges = (
@@ -143,6 +145,12 @@ class InvalidModelFile(ProxyError):
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"model {name!r} cannot be served: {problem}")
         self.problem = problem  # without the name, for callers that have another
+
+
+class RequestCrashesEngine(ProxyError):
+    """The same request has ended its llama-server twice, the second time while it ran alone."""
+
+    status, type, code = 422, "invalid_request_error", "request_crashes_engine"
 
 
 class NotFound(ProxyError):
@@ -343,6 +351,11 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
     Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
     Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
     Reason.SPAWN_FAILED: (SpawnFailed, "{model}: the engine could not be started: {detail}"),
+    Reason.CRASHES_ENGINE: (
+        RequestCrashesEngine,
+        "{model}: this request has ended llama-server twice, the second time while it ran alone; it is refused for "
+        "another {detail}",
+    ),
     Reason.CLIENT_DISCONNECTED: (ClientDisconnected, "the client closed its connection"),
 }
 

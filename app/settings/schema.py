@@ -120,7 +120,11 @@ class ApiKeySettings(Section):
     )
     models: list[Text] = Field(["*"], description="Models that the key may use; `*` and `?` are wildcards.")
     admin: bool = Field(
-        False, description="May load and unload models, change the engine's LoRA scales, and read `/decisions`."
+        False,
+        description=(
+            "May load and unload models, reload the configuration, change the engine's LoRA scales, and read "
+            "`/decisions`."
+        ),
     )
     requests_per_minute: int = Field(600, ge=1, description="Limit on inference requests per minute.")
     tokens_per_day: int | None = Field(

@@ -33,6 +33,7 @@ def test_it_holds_the_data_files(wheel: Path):
         "config.example.yaml",
         "workers/measurement/gpu_overheads.json",
         "systemd/llama-smart-proxy.service",
+        "systemd/examples/memory.conf",
     } <= names
     assert not [name for name in names if name.startswith("tests/")]
 

@@ -8,6 +8,7 @@ import random
 import select
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import h11
 import pytest
 
 from app.errors import BadUpstream, ClientDisconnected, EngineGone, ProxyError, UpstreamCrashed, UpstreamTimeout
-from app.ports import Address, UpstreamRequest
+from app.ports import Address, BodyFile, UpstreamRequest
 from tests.relay.test_body import chunked
 from workers.clients.client_watch import ClientWatch
 from workers.relay.body import BadFraming, Chunked, SocketSink
@@ -171,7 +172,7 @@ class Case:
         OPEN.callback(self.server.listener.close)
         self.watch = ClientWatch(None, -1)
 
-    def send(self, method: str = "POST", body: bytes = b"{}") -> Any:
+    def send(self, method: str = "POST", body: bytes | BodyFile = b"{}") -> Any:
         request = UpstreamRequest(method, "/v1/x", {}, body)
         return self.relay.send(Address(1, "m", self.server.port, "key"), request, self.watch)
 
@@ -224,6 +225,15 @@ def test_bodies_arrive_byte_for_byte(
     pieces = [sent] if size is None else [sent[at : at + size] for at in range(0, len(sent), size)]
     case = Case(mover, says(*pieces))
     assert received(case, way) == (payload, True)
+
+
+def test_a_body_in_a_file_arrives_whole(mover: StreamMover):
+    case, body = Case(mover, says(counted(b"{}"))), random.Random(3).randbytes(3_000_000)
+    with tempfile.TemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        case.send(body=BodyFile(file.fileno(), len(body))).close()
+    assert case.server.requests[0].partition(b"\r\n\r\n")[2] == body
 
 
 @both

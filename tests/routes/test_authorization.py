@@ -32,7 +32,11 @@ def hashed(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-KEYS = (ApiKey("user", hashed("u")), ApiKey("ops", hashed("o"), admin=True))
+KEYS = (
+    ApiKey("user", hashed("u")),
+    ApiKey("ops", hashed("o"), admin=True),
+    ApiKey("team", hashed("t"), admin=True, models=("team-*",)),
+)
 WITH_KEYS = AccessPolicy(KEYS, public_origin="https://llm.example.org")
 LOOPBACK, OPEN = AccessPolicy(), AccessPolicy(host="0.0.0.0", loopback_only=False)
 
@@ -43,6 +47,11 @@ def basic(password: str) -> dict[str, str]:
 
 def refusal(policy: AccessPolicy, what: tuple[str, str, str], headers: dict[str, str]) -> tuple[int, str]:
     """Status and code of the refusal; (200, "") of a request that is accepted."""
+    error = refused_with(policy, what, headers)
+    return (error.status, error.code) if error else (200, "")
+
+
+def refused_with(policy: AccessPolicy, what: tuple[str, str, str], headers: dict[str, str]) -> ProxyError | None:
     method, address, endpoint = what
     path, _, query = address.partition("?")
     environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
@@ -55,8 +64,8 @@ def refusal(policy: AccessPolicy, what: tuple[str, str, str], headers: dict[str,
     try:
         authorize(IncomingRequest(environ, services, endpoint))
     except ProxyError as error:
-        return error.status, error.code
-    return 200, ""
+        return error
+    return None
 
 
 OK, NO_KEY, FORBIDDEN = (200, ""), (401, "invalid_api_key"), (403, "not_allowed")
@@ -107,6 +116,13 @@ def test_a_key_that_the_client_sent_itself_counts_from_anywhere(headers: dict[st
         assert refusal(WITH_KEYS, ("POST", "/models/load", LOAD), explicit | headers) == OK
 
 
+def test_the_refusal_of_a_remembered_password_says_so():
+    error = refused_with(WITH_KEYS, CHAT, basic("o") | {"Sec-Fetch-Site": "cross-site"})
+    assert "a browser remembers does not count for a page of another site" in str(error)
+    assert "unknown API key" in str(refused_with(WITH_KEYS, CHAT, basic("wrong")))
+    assert "requires an API key" in str(refused_with(WITH_KEYS, CHAT, {"Sec-Fetch-Site": "cross-site"}))
+
+
 def test_a_link_on_another_site_opens_the_status_page_and_nothing_else():
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
     assert refusal(WITH_KEYS, ("GET", "/", PAGE), basic("u") | link) == OK
@@ -119,6 +135,14 @@ def test_what_changes_a_model_for_everybody_takes_an_admins_key(what: tuple[str,
     assert refusal(WITH_KEYS, what, {"Authorization": "Bearer u"}) == FORBIDDEN
     assert refusal(WITH_KEYS, what, {"Authorization": "Bearer o"}) == OK
     assert refusal(LOOPBACK, what, {}) == OK
+
+
+def test_a_reload_takes_an_admins_key_that_sees_all_models():
+    """Its answer, and the errors of the file, name models."""
+    reload = ("POST", "/admin/reload", "configuration.reload_configuration")
+    assert refusal(WITH_KEYS, reload, {"Authorization": "Bearer t"}) == FORBIDDEN
+    assert refusal(WITH_KEYS, reload, {"Authorization": "Bearer o"}) == OK
+    assert refusal(WITH_KEYS, ("POST", "/models/load", LOAD), {"Authorization": "Bearer t"}) == OK
 
 
 def test_reading_what_an_engine_does_takes_any_key():

@@ -51,6 +51,12 @@ def test_a_server_is_watched_for_a_while_after_its_last_request():
     assert due_at(play.state) == 1.0 + WATCHED.ttl_seconds
 
 
+def test_a_request_that_takes_long_is_watched_to_its_end():
+    play = busy()
+    read(play, 10 * WATCH_AFTER_USE_SECONDS, {1: BOOKED_GIB})
+    assert due_at(play.state) == 10 * WATCH_AFTER_USE_SECONDS + WATCH_SECONDS
+
+
 def test_a_failed_reading_is_repeated_later_not_at_once():
     play = busy()
     play.post(ev.Tick(0.5), ev.MemoryReadFailed("no file descriptor", at=0.6))

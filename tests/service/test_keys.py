@@ -279,21 +279,10 @@ def test_no_key_is_found_anywhere(service: Service):
     (engine,) = service.engines()
     environ = engine.environ()
     own = environ.pop("LLAMA_API_KEY")
-    paths = (
-        "/health",
-        "/v1/models",
-        "/v1/models/demo",
-        "/metrics",
-        "/",
-        "/props",
-        "/decisions",
-        "/nowhere",
-        "/slots/0",
-    )
-    texts = {path: ask(service, path, key).text for path in paths for key in (ADMIN, USER, wrong)}
-    texts |= {
-        f"argv of {process.pid}": " ".join(process.cmdline()) for process in service.family() if process.is_running()
-    }
+    paths = ("/health", "/v1/models/demo", "/metrics", "/", "/props", "/decisions", "/nowhere", "/slots/0")
+    texts = {f"{path} for {key}": ask(service, path, key).text for path in paths for key in (ADMIN, USER, wrong)}
+    running = [process for process in service.family() if process.is_running()]
+    texts |= {f"argv of {process.pid}": " ".join(process.cmdline()) for process in running}
     texts |= {"log": service.output, "environment of the engine": str(environ)}
     wait_for(lambda: tokens_in_file(service.folder).keys() >= {"user"}, 20)
     texts |= {str(file): file.read_bytes().decode("latin-1") for file in written_files(service.folder)}

@@ -9,13 +9,14 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from workers.gunicorn_worker.receiving import ClientConnection
 
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.5
+MAX_ACCEPTS = 16  # in a turn of the loop: enough to outrun a burst, few enough for those that are connected
 
 
 class Acceptor:
@@ -41,21 +42,22 @@ class Acceptor:
             else:
                 self._epoll.unregister(listener)
 
-    def accept(self, fd: int) -> ClientConnection | None:
-        """Accept a connection from the listener `fd`; None if there is none after all, or accepting fails for now."""
+    def accept(self, fd: int) -> Iterator[ClientConnection]:
+        """Accept the connections that wait at the listener `fd`, at most MAX_ACCEPTS, until accepting fails for now."""
         listener = self._listeners.get(fd)
         if listener is None:
             # A connection that was closed while a child, between fork and exec, still holds a copy of its socket: epoll
             # keeps reporting it. Because of EPOLLONESHOT this is its last event.
-            return None
-        try:
-            sock, client = listener.accept()
-        except OSError as error:
-            self._pause(error)
-            return None
-        sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, self._send_timeout)
-        return ClientConnection(sock, client, listener.getsockname())
+            return
+        for _ in range(MAX_ACCEPTS):
+            try:
+                sock, client = listener.accept()
+            except OSError as error:
+                self._pause(error)
+                return
+            sock.setblocking(True)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, self._send_timeout)
+            yield ClientConnection(sock, client, listener.getsockname())
 
     def _pause(self, error: OSError) -> None:
         if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):

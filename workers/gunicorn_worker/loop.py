@@ -107,8 +107,9 @@ class ConnectionLoop:
                 self._on_event(conn)
             elif fd == self._wakeup:
                 self._take_back()
-            elif (conn := self._acceptor.accept(fd)) is not None:
-                self._open(conn)
+            else:
+                for accepted in self._acceptor.accept(fd):
+                    self._open(accepted)
         if time.monotonic() >= self._sweep_at:
             self._sweep()
 

@@ -27,7 +27,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at, step
 from workers.pool.clock import Clock
-from workers.pool.decision_log import record_decision
+from workers.pool.decision_log import log_suspects, record_decision
 from workers.pool.pending_lease import Answer, PendingLease, outcome_of
 from workers.pool.processes import Processes, Spawn
 from workers.pool.reconfiguration import reconfigured
@@ -36,6 +36,7 @@ from workers.telemetry.store import StateStore
 log = logging.getLogger(__name__)
 
 MAX_LOGGED_CHARACTERS = 300  # of a refusal's detail: its end, which says most
+RESPONSE_POLL_SECONDS = 0.05
 PAUSE_AFTER_BUG_SECONDS = 0.1  # what is overdue would be due again at once
 NO_PORT = 0  # of a server that has ended: nothing listens there
 
@@ -89,6 +90,16 @@ class Pool:
             finally:
                 self._lock.release()
 
+    def is_responsive(self, seconds: float) -> bool:
+        """Whether an event that is posted now is processed within so many seconds."""
+        deadline = time.monotonic() + seconds
+        self.post(ev.Tick(time.monotonic()))  # if the lock holder is stuck, it stays in the inbox
+        while not self._inbox.empty():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(min(RESPONSE_POLL_SECONDS, seconds))
+        return True
+
     def acquire(
         self,
         model: Model,
@@ -97,6 +108,7 @@ class Pool:
         context_tokens: int | None = None,
         conversation: int | None = None,
         key: str = "",
+        request_hash: str = "",
     ) -> PendingLease:
         """Request a slot of one of the model's servers, loading it if necessary; of several servers the one that this
         conversation used last, if it has a free slot. The caller must `end` the result.
@@ -107,7 +119,8 @@ class Pool:
         now, request = time.monotonic(), self._placement_request(model)
         if context_tokens is not None and 0 < (most := max_request_tokens(request)) < context_tokens:
             raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
-        command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, request, conversation, key)
+        about = request, conversation, key, request_hash
+        command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, *about)
         return PendingLease(command, self._submit(command, client), client, self.post, self._address_of)
 
     def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
@@ -203,6 +216,8 @@ class Pool:
             self._processes.remove(event.server)
             if (ended := before.server(event.server)) and ended.port is not None:
                 self._on_server_ended(ended.port)
+        if state.suspects is not before.suspects:
+            log_suspects(before, state)
         self._on_step(before, event, effects)
 
     def _publish(self, state: PoolState) -> None:
