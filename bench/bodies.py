@@ -193,6 +193,7 @@ def measured(folder: Path, seconds: float) -> dict[str, object]:
         host, port = service.url.removeprefix("http://").split(":")
         made: dict[str, object] = {"gaps_ms_beside": beside_bodies((host, int(port)), seconds)}
     with serving(folder / "connections") as service:
+        service.get("/health")  # it has started
         made["health_beside"] = {
             "1,100 idle connections": health_beside(service, 1100, b""),
             "4,000 half-sent heads": health_beside(service, 4000, b"GET / HTTP/1.1\r\nX-Half: "),

@@ -17,6 +17,11 @@ class ApiKey:
     requests_per_minute: int = 600  # inference only
     tokens_per_day: int | None = None  # of prompts and answers, per UTC day; None: no limit
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there may be models that the key may not use."""
+        return "*" not in self.models
+
     def allows(self, *names: str) -> bool:
         """Whether the key may use the model with these names."""
         return any(fnmatchcase(name, glob) for name in names for glob in self.models)

@@ -34,6 +34,7 @@ PUBLIC = {"health.show_health", "health.alive", "health.ready"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
 STATE_CHANGING = {"models.load", "models.unload", "configuration.reload_configuration"}
 ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
+ALL_MODELS = {"configuration.reload_configuration"}  # a key that does not see them all may not do this
 SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1
 
 
@@ -120,6 +121,8 @@ def _check_key(request: IncomingRequest) -> None:
             is_remembered=any(not each.is_explicit for each in credentials)
             and _is_from_another_site(request, request.settings.access_policy),
         )
+    if request.endpoint in ALL_MODELS and request.key and request.key.is_limited:
+        raise NotAllowed(f'the key {request.key.name!r} may not do this; it concerns all models: `models: ["*"]`')
     needs_admin = request.endpoint in ADMIN or changes_engine(request.method, request.path)
     if needs_admin and request.key and not request.key.admin:
         raise NotAllowed(f"the key {request.key.name!r} may not do this; it needs `admin: true`")

@@ -30,7 +30,7 @@ def health_report() -> dict[str, object]:
     s, request = services(), current_request()
     pool, pins = visible_pool(request), [visible_text(request, reason) for reason in s.store.pins]
     configuration = s.store.configuration
-    if request.key is not None and not request.key.admin:
+    if request.key is not None and (request.key.is_limited or not request.key.admin):  # it names models
         configuration = configuration.without_details()
     return health(pool, s.store.gpus, pins, configuration, s.engine, s.engine_problem, s.version, time.monotonic())
 

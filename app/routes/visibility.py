@@ -107,4 +107,4 @@ def visible_error(request: IncomingRequest, error: ProxyError) -> ProxyError:
 
 def is_limited(key: ApiKey | None) -> bool:
     """Whether there may be models that the key may not use."""
-    return key is not None and "*" not in key.models
+    return key is not None and key.is_limited

@@ -6,15 +6,17 @@ import contextlib
 import io
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from app.errors import InvalidRequest, Overloaded, RequestTooLarge
+from app.errors import Draining, InvalidRequest, Overloaded, RequestTooLarge
 from app.ports import BodyFile
 from app.request_body.content import BodyContent, BodyFormat
+from tests.helpers.service import wait_for
 from workers.request_bodies.held_body import INLINE_VALUES, PIECE_BYTES, HeldBody, RequestBodies
 
 MIB = 1024**2
@@ -133,3 +135,25 @@ def test_the_process_that_reads_is_started_anew_after_its_end(bodies: RequestBod
     process.kill()
     assert held.content(BodyFormat()).names == ("demo",)
     assert not process.is_running()
+
+
+@pytest.mark.integration
+def test_a_shutdown_does_not_wait_for_a_body_that_is_read():
+    bodies = RequestBodies(64 * MIB, 64 * MIB)
+    held = received(bodies, b'{"model": "demo", "x": [' + b'"\\n",' * 999_000 + b"1]}")
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            for _ in range(100):
+                held.content(BodyFormat())
+        except Draining as error:
+            raised.append(error)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    wait_for(lambda: bodies._reader._process, 20)
+    bodies.close()
+    reading.join(20)
+    assert len(raised) == 1
+    assert bodies._reader._process is None

@@ -32,7 +32,11 @@ def hashed(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-KEYS = (ApiKey("user", hashed("u")), ApiKey("ops", hashed("o"), admin=True))
+KEYS = (
+    ApiKey("user", hashed("u")),
+    ApiKey("ops", hashed("o"), admin=True),
+    ApiKey("team", hashed("t"), admin=True, models=("team-*",)),
+)
 WITH_KEYS = AccessPolicy(KEYS, public_origin="https://llm.example.org")
 LOOPBACK, OPEN = AccessPolicy(), AccessPolicy(host="0.0.0.0", loopback_only=False)
 
@@ -131,6 +135,14 @@ def test_what_changes_a_model_for_everybody_takes_an_admins_key(what: tuple[str,
     assert refusal(WITH_KEYS, what, {"Authorization": "Bearer u"}) == FORBIDDEN
     assert refusal(WITH_KEYS, what, {"Authorization": "Bearer o"}) == OK
     assert refusal(LOOPBACK, what, {}) == OK
+
+
+def test_a_reload_takes_an_admins_key_that_sees_all_models():
+    """Its answer, and the errors of the file, name models."""
+    reload = ("POST", "/admin/reload", "configuration.reload_configuration")
+    assert refusal(WITH_KEYS, reload, {"Authorization": "Bearer t"}) == FORBIDDEN
+    assert refusal(WITH_KEYS, reload, {"Authorization": "Bearer o"}) == OK
+    assert refusal(WITH_KEYS, ("POST", "/models/load", LOAD), {"Authorization": "Bearer t"}) == OK
 
 
 def test_reading_what_an_engine_does_takes_any_key():

@@ -233,7 +233,12 @@ class World:
         assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
         assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
-        free = {server.model.name for server in servers if server.has_free_slot}
+        held_back = {each.model.name for each in self.state.waiting if each.request_hash in self.state.suspects}
+        free = {server.model.name for server in servers if server.has_free_slot} - held_back
+        for server in servers:
+            assert server.leases <= server.in_flight.keys()
+            if server.sole in server.leases:
+                assert server.leases == {server.sole}, "a suspect runs alone"
         waits = [each for each in self.state.waiting if each.awaited is Awaited.SLOT]
         assert not any(each.model.name in free for each in waits), "no request waits while its model has a free slot"
         for server in servers:
@@ -356,6 +361,8 @@ class World:
         command = a_command(kind, ticket, model, at, deadline)
         if isinstance(command, ev.Acquire) and self.has_keys:
             command = replace(command, key=self.random.choice(["a", "a", "a", "b"]))
+        if isinstance(command, ev.Acquire):
+            command = replace(command, request_hash=self.random.choice(["", f"{model.name} x", f"{model.name} y"]))
         return self.in_conversation(command)
 
     def in_conversation(self, command: ev.Event) -> ev.Event:

@@ -231,3 +231,23 @@ def test_metrics_show_the_memory_a_loading_model_has_yet_to_allocate(machine: Ma
         wait_for(lambda: claimed_bytes(service, "GPU-a") == 0, 20)
         assert device_of(service, "m") == "cuda:0"
         wait_for(lambda: claimed_bytes(service, "GPU-a") == 0, 20)
+
+
+@needs_compiler
+def test_a_reload_applies_gpu_limits_to_later_loads_and_checks_pinned_models_by_them(machine: Machine):
+    machine.show(a_card("GPU-a"))
+    models: dict[str, dict[str, Any]] = {"m": SMALL, "later": SMALL}
+    with machine.serving(models=models) as service:
+        assert device_of(service, "m") == "cuda:0"
+        process = process_of(service, "m")
+        machine.config({**models, "m": {**SMALL, "pin": True}}, {"reserve": "1150MiB"})
+        answer = service.post("/admin/reload", {})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_configuration")
+        assert "m" in answer.json()["error"]["errors"][0]
+        machine.config(models, {"reserve": "1150MiB"})
+        assert service.post("/admin/reload", {}).json()["changed"] == ["gpu.reserve"]
+        refusal(service, "later", 422, "model_does_not_fit")
+        machine.config({**models, "m": {**SMALL, "pin": True}}, {})
+        assert service.post("/admin/reload", {}).json()["models"]["updated"] == ["m"]
+        assert device_of(service, "later") == "cuda:0"
+        assert process_of(service, "m").pid == process.pid

@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-from app.errors import Overloaded, ProxyError
+from app.errors import Draining, Overloaded, ProxyError
 from app.ports import BodyFile
 from app.request_body.content import BodyContent, BodyFormat
 
@@ -41,9 +41,10 @@ class LargeBodyReader:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._is_closed = False  # written by `close` alone
 
     def read(self, body: BodyFile, form: BodyFormat) -> BodyContent:
-        """What the body says. Raises InvalidRequest; Overloaded if it could not be read."""
+        """What the body says. Raises InvalidRequest; Overloaded or Draining if it could not be read."""
         with self._lock:
             answer = self._answer(body, form)
         if isinstance(answer, ProxyError):
@@ -51,7 +52,10 @@ class LargeBodyReader:
         return answer
 
     def close(self) -> None:
-        """End the process; the next body would start another."""
+        """End the process, whatever it is reading, and start no other."""
+        self._is_closed = True
+        if (process := self._process) is not None:
+            process.kill()
         with self._lock:
             self._end()
 
@@ -66,6 +70,8 @@ class LargeBodyReader:
                 return self._ask(body, form)  # it ended before, the kernel may have needed its memory
         except (_Ended, OSError) as error:
             self._end()
+            if self._is_closed:
+                return Draining("the service is shutting down; try again once it has restarted")
             log.error("a body of %d bytes could not be read: %s", len(body), error)
             return Overloaded("the body could not be read now; try again")
 
@@ -83,6 +89,8 @@ class LargeBodyReader:
         return result
 
     def _start(self) -> socket.socket:
+        if self._is_closed:
+            raise _Ended("the service is shutting down")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-I", "-c", _START, str(_ROOT), str(theirs.fileno()), str(self._memory_bytes)]
         env = {name: value for name, value in os.environ.items() if name in _INHERITED}

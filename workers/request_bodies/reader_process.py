@@ -5,6 +5,7 @@ It ends with the service, whose end closes the channel.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import mmap
 import os
@@ -25,6 +26,8 @@ def run(channel_fd: int, memory_bytes: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are the service's, which drains
     Path("/proc/self/comm").write_text("body-reader")  # for ps and top
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")  # it can be started anew, unlike the service
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     gc.disable()  # it would scan a million new values again and again, and none of them are cyclic
     with socket.socket(fileno=channel_fd) as channel:
@@ -32,7 +35,11 @@ def run(channel_fd: int, memory_bytes: int) -> None:
             question, fds, _, _ = socket.recv_fds(channel, QUESTION_BYTES, 1)
             if not question:
                 return
-            channel.send(pickle.dumps(_answer(question, fds[0])))
+            answer = pickle.dumps(_answer(question, fds[0]))
+            try:
+                channel.send(answer)
+            except OSError:  # the service ended meanwhile
+                return
 
 
 def _answer(question: bytes, fd: int) -> BodyContent | ProxyError:
