@@ -147,6 +147,12 @@ class InvalidModelFile(ProxyError):
         self.problem = problem  # without the name, for callers that have another
 
 
+class RequestCrashesEngine(ProxyError):
+    """The same request has ended its llama-server twice, the second time while it ran alone."""
+
+    status, type, code = 422, "invalid_request_error", "request_crashes_engine"
+
+
 class NotFound(ProxyError):
     """No such path."""
 
@@ -345,6 +351,11 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
     Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
     Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
     Reason.SPAWN_FAILED: (SpawnFailed, "{model}: the engine could not be started: {detail}"),
+    Reason.CRASHES_ENGINE: (
+        RequestCrashesEngine,
+        "{model}: this request has ended llama-server twice, the second time while it ran alone; it is refused for "
+        "another {detail}",
+    ),
     Reason.CLIENT_DISCONNECTED: (ClientDisconnected, "the client closed its connection"),
 }
 

@@ -99,6 +99,9 @@ class RequestBody(Protocol):
     def content(self, form: BodyFormat) -> BodyContent:
         """What it says. Raises InvalidRequest."""
 
+    def hash(self, *labels: str) -> str:
+        """A cryptographic hash of these labels and the body."""
+
     def close(self) -> None:
         """Give its memory back. More than once does no harm."""
 
@@ -211,10 +214,12 @@ class ServerPool(Protocol):
         context_tokens: int | None = None,
         conversation: int | None = None,
         key: str = "",
+        request_hash: str = "",
     ) -> SlotRequest:
         """Request a slot, which loads the model if necessary. Raises the ProxyError that makes waiting pointless.
 
-        `key`: name of the client's API key; keys take turns where requests wait."""
+        `key`: name of the client's API key; keys take turns where requests wait. `request_hash`: of all that the engine
+        gets, and the key; "" for a request that is never blamed for the end of a server."""
 
     def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
         """Load the model; returns once its llama-server is starting. Raises the ProxyError of a rejected load."""

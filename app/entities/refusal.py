@@ -23,6 +23,7 @@ class Reason(enum.StrEnum):
     UNLOADED = "model_unloaded"
     LOAD_TIMEOUT = "load_timeout"
     SPAWN_FAILED = "spawn_failed"
+    CRASHES_ENGINE = "request_crashes_engine"
     CLIENT_DISCONNECTED = "client_left"
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.entities.frozen import replace
 from app.entities.model import Model
@@ -56,6 +56,7 @@ class Server:
     load_progress: float | None = None  # of the current load, 0 to 1; None: not reported by the engine
     ready_at: float | None = None
     reported: Mapping[str, int] | None = None  # bytes its llama-server reports: before loading, then as measured
+    is_load_ordered: bool = False  # started for a Load, whose client does not wait until it is ready
     is_replanned: bool = False  # replaces a server that was stopped because it needed more than was booked
     state: ServerState = ServerState.STARTING
     keep_alive_seconds: float | None = None  # idle time requested by its last request; None: as configured
@@ -68,6 +69,11 @@ class Server:
     unresponsive_since: float | None = None  # the first check without a sign of life since the last one with
     disconnect_deadline: float = 0.0  # when the engine must have noticed the disconnects
     leases: frozenset[int] = frozenset()  # tickets of its running requests
+    # The hash of each request that it may be working on, by ticket: the running ones, and those whose clients have
+    # disconnected, until all slots of such are free.
+    in_flight: Mapping[int, str] = field(default_factory=dict)
+    sole: int | None = None  # ticket of the suspect request that runs alone
+    sole_until: float = 0.0
     pid: int | None = None
     port: int | None = None
 
@@ -97,14 +103,25 @@ class Server:
     @property
     def has_free_slot(self) -> bool:
         """A server that does not respond has none: what is sent to it now might be lost with it."""
-        if self.state is not ServerState.READY or self.unresponsive_since is not None:
+        if self.state is not ServerState.READY or self.unresponsive_since is not None or self.sole is not None:
             return False
         return len(self.leases) + self.abandoned_slots < self.slots
 
-    def leased(self, ticket: int, check_at: float) -> Server:
+    @property
+    def is_empty(self) -> bool:
+        """Whether it works on no request at all."""
+        return not (self.leases or self.abandoned_slots or self.in_flight)
+
+    def leased(self, ticket: int, request_hash: str, check_at: float) -> Server:
         """This server with one more lease. `check_at`: when it is checked, unless it is sooner."""
         next_check_at = check_at if self.next_check_at is None else self.next_check_at
-        return replace(self, leases=self.leases | {ticket}, next_check_at=next_check_at)
+        in_flight = {**self.in_flight, ticket: request_hash}
+        return replace(self, leases=self.leases | {ticket}, in_flight=in_flight, next_check_at=next_check_at)
+
+    def with_only_leases_in_flight(self) -> Server:
+        """This server once it works on nothing but its running requests."""
+        in_flight = {ticket: each for ticket, each in self.in_flight.items() if ticket in self.leases}
+        return replace(self, in_flight=in_flight, sole=self.sole if self.sole in self.leases else None)
 
     def released(self, ticket: int, at: float, is_complete: bool, keep_alive_seconds: float | None) -> Server:
         """This server without the lease. `is_complete`: the request was answered completely."""

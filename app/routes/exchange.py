@@ -201,7 +201,11 @@ class Exchange:
     def _acquire(self, model: Model, client: WatchedClient) -> SlotRequest:
         options, wait_seconds = self.options, self.request.settings.max_wait_seconds
         key = self.request.key.name if self.request.key else ""
-        self.slot = self.services.pool.acquire(model, wait_seconds, client, options.num_ctx, options.conversation, key)
+        labels = key, model.name, self.request.method, self.request.path, self.request.environ.get("QUERY_STRING", "")
+        self.slot = self.services.pool.acquire(
+            *(model, wait_seconds, client, options.num_ctx, options.conversation, key),
+            "" if self.body is None else self.body.hash(*labels),
+        )
         return self.slot
 
     def _release_slot(self) -> None:

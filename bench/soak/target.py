@@ -43,7 +43,8 @@ SETTINGS: dict[str, Any] = {
     "gpu": {"reserve": 0, "poll_seconds": 0.25},
     "upstream": {"first_byte_seconds": 6, "stall_seconds": 6},
     "scheduling": {"max_waiting": 96, "max_waiting_per_model": 48, "max_wait_seconds": 25, "min_residency_seconds": 3,
-                   "ttl_seconds": 20, "stall_timeout_seconds": 5, "max_excess_memory": "256MiB"},
+                   "ttl_seconds": 20, "stall_timeout_seconds": 5, "hang_timeout_seconds": 4,
+                   "max_excess_memory": "256MiB"},
     "defaults": {"ctx_size": 4096},
 }  # fmt: skip
 

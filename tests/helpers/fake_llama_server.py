@@ -11,6 +11,7 @@ FAKE_PROGRESS=0.6         reports this load progress (above 0.5) in llama.cpp's 
 FAKE_OOM_ONCE=FILE        as FAKE_LOAD=oom unless FILE exists; creates it
 FAKE_STREAM_TOKENS=20     tokens per answer              FAKE_TOKEN_DELAY_SECONDS=0.01   between two tokens
 FAKE_DIE_AFTER_TOKENS=5   exits in mid-stream            FAKE_TRUNCATE=1                 closes in mid-stream
+FAKE_DIE_ON=TEXT          ends by SIGSEGV when a request contains this text
 FAKE_FIRST_BYTE_SECONDS=5 delay before the answer        FAKE_STATUS=500                 answers with this error
 FAKE_GROW_MB=600          takes this much memory for a prompt "grow"
 FAKE_GARBAGE=1            answers with invalid HTTP      FAKE_NO_BIND=1                  never listens
@@ -232,6 +233,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         journal(f"request {self.path}")
+        if (text := SETTINGS.get("FAKE_DIE_ON", "")) and text.encode() in body:
+            os.kill(os.getpid(), signal.SIGSEGV)
         if self.refused():
             return
         if name := self.option("say"):

@@ -73,7 +73,8 @@ def test_a_server_that_completed_a_request_is_started_again_at_once():
     assert spawned(play.ask(a_model(), at=50.0)) == ["a"]
 
 
-def test_a_server_that_crashes_at_its_first_request_counts_for_the_backoff():
+def test_a_server_that_crashes_in_mid_answer_does_not_count_for_the_backoff():
+    """Others got 1 of 44 answers while one client sent a request that crashed the engine once a second."""
     play = Play()
     for number in range(2):
         at = float(number)
@@ -82,7 +83,7 @@ def test_a_server_that_crashes_at_its_first_request_counts_for_the_backoff():
         ticket = play.state.waiting[0].ticket
         play.post(ev.Ready(server.id, 9001, at=at + 0.1), ev.Exited(server.id, "it crashed", at=at + 0.2))
         play.post(ev.Release(ticket, at=at + 0.3, ending=ev.Ending.ABORTED_WHILE_SILENT))
-    assert spawned(play.ask(a_model(), at=2.0)) == []
+    assert spawned(play.ask(a_model(), at=2.0)) == ["a"]
 
 
 def test_retry_after_is_the_remaining_load_time_of_a_loading_model():

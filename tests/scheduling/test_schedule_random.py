@@ -41,7 +41,7 @@ from app.use_cases.scheduling.effects import (
     Stop,
     StopReason,
 )
-from app.use_cases.scheduling.fairness import waiting_loads
+from app.use_cases.scheduling.fairness import is_abandoned_load, waiting_loads
 from app.use_cases.scheduling.load_balancing import is_surplus
 from app.use_cases.scheduling.pool_state import Awaited, PoolState, SchedulingLimits
 from app.use_cases.scheduling.readings import note_elapsed_time
@@ -233,7 +233,12 @@ class World:
         assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
         assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
-        free = {server.model.name for server in servers if server.has_free_slot}
+        held_back = {each.model.name for each in self.state.waiting if each.request_hash in self.state.suspects}
+        free = {server.model.name for server in servers if server.has_free_slot} - held_back
+        for server in servers:
+            assert server.leases <= server.in_flight.keys()
+            if server.sole in server.leases:
+                assert server.leases == {server.sole}, "a suspect runs alone"
         waits = [each for each in self.state.waiting if each.awaited is Awaited.SLOT]
         assert not any(each.model.name in free for each in waits), "no request waits while its model has a free slot"
         for server in servers:
@@ -251,12 +256,17 @@ class World:
             return
         state = settled_except_for_loads(before, event)
         surplus = {server.id for server in state.servers if is_surplus(state, server)}
+        abandoned = {server.id for server in state.servers if is_abandoned_load(state, server, event.at)}
         assert not any(v.model.pin and v.id not in surplus for v in victims), "pinned models are never evicted"
         decided = [each for each in effects if isinstance(each, Decided)]
         if not decided or not set(decided[0].evict) & {server.model.name for server in victims}:
             return
         residency = before.limits.min_residency_seconds
-        recent = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency} - surplus
+        recent = (
+            {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency}
+            - surplus
+            - abandoned
+        )
         if recent & {server.id for server in victims if server.model.name in decided[0].evict}:
             (waiting,) = [each for each in waiting_loads(state, event.at) if each.model.name == decided[0].model][:1]
             assert waiting.placement_request is not None
@@ -356,6 +366,8 @@ class World:
         command = a_command(kind, ticket, model, at, deadline)
         if isinstance(command, ev.Acquire) and self.has_keys:
             command = replace(command, key=self.random.choice(["a", "a", "a", "b"]))
+        if isinstance(command, ev.Acquire):
+            command = replace(command, request_hash=self.random.choice(["", f"{model.name} x", f"{model.name} y"]))
         return self.in_conversation(command)
 
     def in_conversation(self, command: ev.Event) -> ev.Event:

@@ -138,12 +138,13 @@ class GpuPoller:
         from apscheduler.executors.debug import DebugExecutor
         from apscheduler.schedulers.background import BackgroundScheduler
 
+        from workers.gpu.poll_trigger import PollTrigger
+
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it logs every run
         # The job only sets an event, so the scheduler's own thread runs it instead of a thread pool.
         self._scheduler = BackgroundScheduler(executors={"default": DebugExecutor()}, timezone=datetime.UTC)
         self._scheduler.add_job(
-            *(self._request_reading, "interval"),
-            seconds=self._poll_seconds,
+            *(self._request_reading, PollTrigger(self._poll_seconds)),
             max_instances=1,
             coalesce=True,
             misfire_grace_time=None,

@@ -23,3 +23,11 @@ def record_decision(store: StateStore, decided: Decided, state: PoolState, now: 
     if len(others) == len(known):
         log.info("decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason)
     store.decisions = (*others[-MAX_RECORDS + 1 :], record)
+
+
+def log_suspects(before: PoolState, after: PoolState) -> None:
+    """Log which requests became suspect, or are refused from now on, because a server ended."""
+    for request_hash, suspect in after.suspects.items():
+        if suspect != before.suspects.get(request_hash):
+            action = "refused" if suspect.is_refused else "runs alone the next time"
+            log.warning("in flight when a server ended request_hash=%s: %s", request_hash, action)

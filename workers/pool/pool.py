@@ -27,7 +27,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at, step
 from workers.pool.clock import Clock
-from workers.pool.decision_log import record_decision
+from workers.pool.decision_log import log_suspects, record_decision
 from workers.pool.pending_lease import Answer, PendingLease, outcome_of
 from workers.pool.processes import Processes, Spawn
 from workers.pool.reconfiguration import reconfigured
@@ -108,6 +108,7 @@ class Pool:
         context_tokens: int | None = None,
         conversation: int | None = None,
         key: str = "",
+        request_hash: str = "",
     ) -> PendingLease:
         """Request a slot of one of the model's servers, loading it if necessary; of several servers the one that this
         conversation used last, if it has a free slot. The caller must `end` the result.
@@ -118,7 +119,8 @@ class Pool:
         now, request = time.monotonic(), self._placement_request(model)
         if context_tokens is not None and 0 < (most := max_request_tokens(request)) < context_tokens:
             raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
-        command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, request, conversation, key)
+        about = request, conversation, key, request_hash
+        command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, *about)
         return PendingLease(command, self._submit(command, client), client, self.post, self._address_of)
 
     def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
@@ -214,6 +216,8 @@ class Pool:
             self._processes.remove(event.server)
             if (ended := before.server(event.server)) and ended.port is not None:
                 self._on_server_ended(ended.port)
+        if state.suspects is not before.suspects:
+            log_suspects(before, state)
         self._on_step(before, event, effects)
 
     def _publish(self, state: PoolState) -> None:

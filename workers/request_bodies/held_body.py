@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 
@@ -113,6 +114,16 @@ class HeldBody:
             return self._reader.read(BodyFile(fd, len(data)), form)
         finally:
             os.close(fd)
+
+    def hash(self, *labels: str) -> str:
+        """A cryptographic hash of these labels and the body."""
+        result = hashlib.blake2b("\0".join(labels).encode(errors="surrogatepass") + b"\0", digest_size=16)
+        if isinstance(self.data, BodyFile):
+            for offset in range(0, len(self.data), PIECE_BYTES):
+                result.update(os.pread(self._fd, PIECE_BYTES, offset))
+        else:
+            result.update(self.data)
+        return result.hexdigest()
 
     def close(self) -> None:
         """Give its memory back. More than once does no harm."""

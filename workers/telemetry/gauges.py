@@ -137,6 +137,15 @@ class _ServerCollector(Collector):
                 estimated[name] += sum(server.placement.booked_bytes.values())
                 reported[name] += server.reported_bytes
         running = sum(len(server.leases) for server in pool.servers)
+        suspects = GaugeMetricFamily(
+            "llama_smart_proxy_suspect_requests",
+            "Requests, by hash, that were in flight when a server ended: to run alone, or refused.",
+            labels=["action"],
+        )
+        refused = sum(suspect.is_refused for suspect in pool.suspects.values())
+        suspects.add_metric(["refuse"], refused)
+        suspects.add_metric(["run_alone"], len(pool.suspects) - refused)
+        yield suspects
         yield state
         help_text = "Memory booked for the servers of a model (gpu: UUID, or cpu)."
         yield _memory_gauge("server_memory_estimate_bytes", help_text, booked)

@@ -24,6 +24,7 @@ class Acquire:
     placement_request: PlacementRequest  # what the model needs if a server has to be started
     conversation: int | None = None  # if its model may have several servers
     key: str = ""  # name of the client's API key; "" without keys
+    request_hash: str = ""  # of the key, the model and all that the engine gets
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from app.use_cases.scheduling.pool_state import (
     reject_model,
 )
 from app.use_cases.scheduling.runtime_margin import margin_after_failure, raise_runtime_margin
+from app.use_cases.scheduling.suspects import with_suspects
 
 MIB = 1024**2
 
@@ -30,8 +31,12 @@ def record_exit(state: PoolState, event: Exited) -> Step:
     assert server is not None, f"server {event.server} exited twice"
     ended = server.with_state(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
     state = _without(state, server, event.at)
+    if ended.state is ServerState.FAILED and server.ready_at is not None and server.in_flight:
+        return _record_crash(state, server, event), []
     if ended.state is ServerState.FAILED:
         return _record_failure(state, server, event)
+    if server.id in state.endings:  # it was killed in mid-answer
+        state = with_suspects(state, server, event.at)
     if server.ready_at is None:
         return state, []
     return replace(state, backoffs=without_backoff(state.backoffs, server.model.name)), []
@@ -52,6 +57,14 @@ def _without(state: PoolState, server: Server, at: float) -> PoolState:
     )
 
 
+def _record_crash(state: PoolState, server: Server, event: Exited) -> PoolState:
+    """A death in mid-answer is due to a request: the model is loaded again at once. For one that ran out of a GPU's
+    memory more is booked instead."""
+    if event.ran_out_of_memory and not server.placement.is_on_cpu:
+        return _record_exhaustion(state, server)
+    return with_suspects(state, server, event.at)
+
+
 def _record_failure(state: PoolState, server: Server, event: Exited) -> Step:
     """A failed load is answered to its waiters; a later request may try again. A start that ran out of a GPU's memory
     is placed once more first. While the model has another server, nothing is rejected: the next try would be lost."""
@@ -61,8 +74,6 @@ def _record_failure(state: PoolState, server: Server, event: Exited) -> Step:
         is_awaited = any(waiter.model.name == name for waiter in state.waiting_for_server)
         if is_awaited and not has_another and not server.is_replanned:
             return replace(state, waiting=tuple(_replanned(waiter, server) for waiter in state.waiting)), []
-    elif event.ran_out_of_memory and not server.placement.is_on_cpu:
-        state = _record_exhaustion(state, server)
     if has_another or not event.could_not_spawn:
         state = replace(state, backoffs=with_failure(state.backoffs, server, event.at))
     if has_another:

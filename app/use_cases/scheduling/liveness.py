@@ -75,6 +75,8 @@ def _checked(server: Server, event: SlotsCounted, limits: SchedulingLimits) -> S
     abandoned = server.abandoned_slots
     if event.busy is not None:
         abandoned = min(abandoned, max(0, event.busy - len(server.leases)))
+    if not abandoned:
+        server = server.with_only_leases_in_flight()
     server = replace(server, abandoned_slots=abandoned, unresponsive_since=None if _responds(server, event) else since)
     is_soon = abandoned > 0 or server.unresponsive_since is not None
     pause_seconds = limits.slot_check_seconds if is_soon else limits.liveness_check_seconds

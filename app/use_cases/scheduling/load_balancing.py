@@ -20,10 +20,11 @@ def pick_server(free: Sequence[Server], waiter: Waiter, conversations: Mapping[s
     """The server of `free`, those with a free slot, that the waiter gets."""
     known = conversations.get(waiter.model.name, {})
     server_id = known.get(waiter.conversation) if waiter.conversation is not None else None
-    return next((server for server in free if server.id == server_id), None) or min(free, key=_load)
+    return next((server for server in free if server.id == server_id), None) or min(free, key=load_of)
 
 
-def _load(server: Server) -> tuple[int, int]:
+def load_of(server: Server) -> tuple[int, int]:
+    """Sort key: the least busy first, of equals the oldest."""
     return len(server.leases) + server.abandoned_slots, server.id
 
 

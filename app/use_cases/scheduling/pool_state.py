@@ -85,6 +85,7 @@ class Waiter:
     conversation: int | None = None  # if its model may have several servers
     is_replanned: bool = False  # a start for it was aborted already, because the model needed more than was booked
     key: str = ""  # name of the client's API key; "" without keys, and for loads and unloads
+    request_hash: str = ""
 
 
 Conversations = Mapping[int, int]  # the id of the server that each used last, the latest conversation last
@@ -96,6 +97,14 @@ class Failure:
 
     detail: str
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A request that was in flight when a server ended."""
+
+    until: float
+    is_refused: bool  # it ran alone then; else it runs alone the next time
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,7 @@ class PoolState:
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
     endings: Mapping[int, ServerEnding] = field(default_factory=dict)  # by server id, the last few in mid-answer
+    suspects: Mapping[str, Suspect] = field(default_factory=dict)  # by request hash, the latest last
     draining: bool = False
     closing: bool = False
     next_server: int = 1
@@ -197,6 +207,7 @@ def start_server(state: PoolState, waiter: Waiter, placement: Placement, now: fl
         model=waiter.model,
         placement=placement,
         booked=placement.booked_bytes,
+        is_load_ordered=waiter.awaited is Awaited.LOADED,
         is_replanned=waiter.is_replanned,
         started_at=now,
         last_used=now,

@@ -10,10 +10,12 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.scheduling.backoff import active_backoff
 from app.use_cases.scheduling.effects import Done, Grant
-from app.use_cases.scheduling.load_balancing import pick_server, with_conversation
+from app.use_cases.scheduling.fairness import is_starving
+from app.use_cases.scheduling.load_balancing import load_of, pick_server, with_conversation
 from app.use_cases.scheduling.pool_state import READY, STARTING, STOPPING, Awaited, PoolState, Step, Waiter, reject
 from app.use_cases.scheduling.retry_after import retry_after_seconds
 from app.use_cases.scheduling.round_robin import by_key_in_turn, moved_to_back
+from app.use_cases.scheduling.suspects import alone, is_suspect
 
 
 def expire_waits(state: PoolState, now: float) -> Step:
@@ -79,12 +81,20 @@ def grant_slots(state: PoolState, now: float) -> Step:
     for waiter in by_key_in_turn(state.waiting, state.slot_rotation):
         servers = free.get(waiter.model.name)
         if waiter.awaited is Awaited.SLOT and servers:
-            server = servers[0] if len(servers) == 1 else pick_server(servers, waiter, conversations)
+            runs_alone = is_suspect(state, waiter, now)
+            suitable = [server for server in servers if server.is_empty] if runs_alone else servers
+            if not suitable:
+                if is_starving(state, waiter, now):
+                    servers.remove(min(servers, key=load_of))  # it accepts nothing until it is empty
+                continue
+            server = suitable[0] if len(suitable) == 1 else pick_server(suitable, waiter, conversations)
             if waiter.conversation is not None:
                 conversations = with_conversation(conversations, waiter, server)
             servers.remove(server)
             grants[waiter.ticket] = server.id
-            server = leased[server.id] = server.leased(waiter.ticket, now + state.limits.liveness_check_seconds)
+            check_at = now + state.limits.liveness_check_seconds
+            server = server.leased(waiter.ticket, waiter.request_hash, check_at)
+            server = leased[server.id] = alone(server, waiter.ticket, now) if runs_alone else server
             if server.has_free_slot:
                 servers.append(server)
     if not grants:

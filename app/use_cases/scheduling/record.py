@@ -31,14 +31,15 @@ from app.use_cases.scheduling.pool_state import (
 from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
 from app.use_cases.scheduling.runtime_margin import with_runtime_margin
+from app.use_cases.scheduling.suspects import without_suspect
 
 
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the effects that the event itself implies."""
     match event:
-        case ev.Acquire(ticket, model, at, deadline, request, conversation, key):
+        case ev.Acquire(ticket, model, at, deadline, request, conversation, key, request_hash):
             state = replace(state, demands=with_request(state.demands, model.name, at))
-            waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, key=key)
+            waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, False, key, request_hash)
             return _enqueued(state, waiter), []
         case ev.Load(ticket, model, at, deadline, request):  # by order: the client wants to see it fail, or not
             state = replace(state, backoffs=without_backoff(state.backoffs, model.name))
@@ -169,8 +170,12 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
         return state
     is_complete = event.ending is ev.Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
+    if is_complete:
+        state = without_suspect(state, server.in_flight.get(event.ticket, ""))
     if event.ending not in (ev.Ending.COMPLETE, ev.Ending.NOT_SENT):
         freed = with_abandoned_slot(freed, event, state.limits)
+    elif not freed.abandoned_slots:
+        freed = freed.with_only_leases_in_flight()
     return update_server(state, server.id, lambda _: freed)
 
 

@@ -29,10 +29,13 @@ from app.use_cases.scheduling.rebook import rebook_starting_servers
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.replicas import add_replicas, replica_due_times
 from app.use_cases.scheduling.steady import grant_or_release
+from app.use_cases.scheduling.suspects import end_exclusivity, refuse_crashing
 
 PASSES = (
     expire_waits,
+    refuse_crashing,
     reject_in_backoff,
+    end_exclusivity,
     resume_drained,
     grant_slots,
     complete_commands,
@@ -73,6 +76,8 @@ def due_at(state: PoolState) -> float | None:
             times.append(server.progress_at + state.limits.stall_timeout_seconds)
         elif server.is_idle and (at := idle_deadline(state, server)) < inf:
             times.append(at)
+        if server.sole is not None:
+            times.append(server.sole_until)
         if server.next_check_at is not None and server.next_check_at < inf:
             times.append(server.next_check_at)
     if state.waiting:

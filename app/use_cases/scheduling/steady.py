@@ -36,11 +36,11 @@ def _granted(state: PoolState, event: Acquire) -> Step | None:
     server = next((server for server in state.servers if server.model.name == name), None)
     if server is None or not server.has_free_slot or not server.model.is_served_as(event.model):
         return None
-    if event.deadline <= event.at:
+    if event.deadline <= event.at or event.request_hash in state.suspects:
         return None
     state = replace(state, demands=with_request(state.demands, name, event.at))
     effects: list[Effect] = [Grant(event.ticket, server.id)]
-    leased = server.leased(event.ticket, event.at + state.limits.liveness_check_seconds)
+    leased = server.leased(event.ticket, event.request_hash, event.at + state.limits.liveness_check_seconds)
     return update_server(state, server.id, lambda _: leased), effects
 
 
@@ -48,8 +48,11 @@ def _released(state: PoolState, event: Release) -> Step | None:
     server = next((server for server in state.servers if event.ticket in server.leases), None)
     if server is None or event.ending not in (Ending.COMPLETE, Ending.NOT_SENT):
         return None
+    if server.abandoned_slots or server.sole is not None or server.in_flight.get(event.ticket) in state.suspects:
+        return None
     is_complete = event.ending is Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
     if freed.is_idle and idle_deadline(state, freed) <= event.at:  # keep_alive 0
         return None
+    freed = freed.with_only_leases_in_flight()
     return update_server(state, server.id, lambda _: freed), []
