@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from app.errors import ProxyError
 from tests.fuzz.strategies import corpus, damaged
+from workers.gunicorn_worker.body_reading import BodyFailed, BodyReader, PacedUnreader
 from workers.gunicorn_worker.error_answers import request_error, response_bytes
-from workers.gunicorn_worker.receiving import BodyFailed, BodyReader, ClientConnection, Head, PacedUnreader
+from workers.gunicorn_worker.receiving import ClientConnection, Head
 from workers.gunicorn_worker.request_handler import parse, wsgi_environ
 
 pytestmark = [pytest.mark.integration, pytest.mark.gunicorn]
