@@ -10,9 +10,7 @@ import contextlib
 import gc
 import logging
 import os
-import threading
 import time
-from collections.abc import Iterable
 
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, Task
@@ -46,6 +44,7 @@ from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
+from workers.pool.preload import begin_preload
 from workers.pool.watchdog import status_line, watchdog_from
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
@@ -154,7 +153,8 @@ class Runtime:
         if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):
             watchdog.start()
         self._catalog.start()
-        self._begin_preload(name for name, model in self._settings.models.items() if model.preload)
+        preloaded = [name for name, model in self._settings.models.items() if model.preload]
+        begin_preload(preloaded, self._catalog, self._load)
         # Objects of the start live as long as the process. A full collection that visits them pauses all streams: p99
         # at 256 streams x 100 tokens/s was 130 ms in some rounds of bench.relay, and 3 ms without them.
         gc.collect()
@@ -177,18 +177,8 @@ class Runtime:
         pinned = pinned_requests(settings.pinned, catalog, self._needs)
         return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine), read_memory)
 
-    def _begin_preload(self, names: Iterable[str]) -> None:
-        if preloaded := [*names]:
-            threading.Thread(target=self._preload, args=(preloaded,), name="preload", daemon=True).start()
-
-    def _preload(self, names: list[str]) -> None:
-        """Load the models one after the other, each once the one before is starting. Failures are logged."""
-        for name in names:
-            try:
-                model = self._catalog.servable(self._catalog.find(name))
-                self._pool.load(model, self.services.settings.max_wait_seconds, self._clients.watch(None))
-            except ProxyError as error:
-                log.warning("not preloaded model=%s: %s", name, error)
+    def _load(self, model: Model) -> None:
+        self._pool.load(model, self.services.settings.max_wait_seconds, self._clients.watch(None))
 
     # --- while it runs ------------------------------------------------------------------------------------
 
@@ -218,7 +208,7 @@ class Runtime:
         models = {model.name: model for model in self._catalog.models()}
         self._pool.reconfigure(build_limits(settings, self._engine), models)
         self._replace_pinned_check(candidate.pinned)
-        self._begin_preload(newly_preloaded(before, settings, changes))
+        begin_preload(newly_preloaded(before, settings, changes), self._catalog, self._load)
 
     def _replace_pinned_check(self, check: PinnedModelsCheck) -> None:
         """The thread that reads the GPUs checks again, and publishes the result."""

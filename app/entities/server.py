@@ -56,6 +56,7 @@ class Server:
     load_progress: float | None = None  # of the current load, 0 to 1; None: not reported by the engine
     ready_at: float | None = None
     reported: Mapping[str, int] | None = None  # bytes its llama-server reports: before loading, then as measured
+    is_load_ordered: bool = False  # started for a Load, whose client does not wait until it is ready
     is_replanned: bool = False  # replaces a server that was stopped because it needed more than was booked
     state: ServerState = ServerState.STARTING
     keep_alive_seconds: float | None = None  # idle time requested by its last request; None: as configured

@@ -39,13 +39,15 @@ def error_messages(error: ValidationError) -> Iterator[tuple[Place, str]]:
     for problem in error.errors(include_url=False):
         groups[known_part(problem["loc"])[0]].append(problem)
     for place, problems in groups.items():
-        yield _without_key_marker(place), _message(place, problems)
+        yield _without_value(_without_key_marker(place)), _message(place, problems)
 
 
 def _message(place: Place, problems: Sequence[ErrorDetails]) -> str:
     first = problems[0]
     kind = first["type"]
     if kind == "extra_forbidden":
+        if _without_value(place) != place:
+            return "unknown key; a space is missing after its colon"
         return f"unknown key{nearest_key(place)}"
     if kind == "missing":
         return "is missing"
@@ -88,6 +90,14 @@ def _value(place: Place, value: object) -> str:
 
 def _without_key_marker(place: Place) -> Place:
     return tuple(part for part in place if part != "[key]")
+
+
+def _without_value(place: Place) -> Place:
+    """`{sha256:KEY}`, without a space, is a key for YAML: what follows its colon may be a secret."""
+    *above, last = place or ("",)
+    name, colon, _ = str(last).partition(":")
+    is_unknown = colon and may_be_secret((*above, name))
+    return (*above, f"{name}:") if is_unknown else place
 
 
 def error_line(place: Place, message: str) -> str:

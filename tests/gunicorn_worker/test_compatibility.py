@@ -24,9 +24,9 @@ from gunicorn.http.wsgi import Response
 from gunicorn.workers.base import Worker
 
 from workers.gunicorn_worker import compatibility
+from workers.gunicorn_worker.body_reading import PacedUnreader
 from workers.gunicorn_worker.compatibility import IMPORTED, OVERRIDDEN, USED
 from workers.gunicorn_worker.logger import ServiceLogger
-from workers.gunicorn_worker.receiving import PacedUnreader
 from workers.gunicorn_worker.worker import ProxyWorker
 from workers.serve import Application
 

@@ -41,7 +41,7 @@ from app.use_cases.scheduling.effects import (
     Stop,
     StopReason,
 )
-from app.use_cases.scheduling.fairness import waiting_loads
+from app.use_cases.scheduling.fairness import is_abandoned_load, waiting_loads
 from app.use_cases.scheduling.load_balancing import is_surplus
 from app.use_cases.scheduling.pool_state import Awaited, PoolState, SchedulingLimits
 from app.use_cases.scheduling.readings import note_elapsed_time
@@ -256,12 +256,17 @@ class World:
             return
         state = settled_except_for_loads(before, event)
         surplus = {server.id for server in state.servers if is_surplus(state, server)}
+        abandoned = {server.id for server in state.servers if is_abandoned_load(state, server, event.at)}
         assert not any(v.model.pin and v.id not in surplus for v in victims), "pinned models are never evicted"
         decided = [each for each in effects if isinstance(each, Decided)]
         if not decided or not set(decided[0].evict) & {server.model.name for server in victims}:
             return
         residency = before.limits.min_residency_seconds
-        recent = {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency} - surplus
+        recent = (
+            {s.id for s in before.servers if s.ready_at is None or event.at < s.ready_at + residency}
+            - surplus
+            - abandoned
+        )
         if recent & {server.id for server in victims if server.model.name in decided[0].evict}:
             (waiting,) = [each for each in waiting_loads(state, event.at) if each.model.name == decided[0].model][:1]
             assert waiting.placement_request is not None

@@ -99,6 +99,14 @@ def test_media_urls_are_a_word_or_a_list_of_hosts(tmp_path):
         assert "upstream.media_urls" in error_messages(tmp_path, f"upstream: {{media_urls: {wrong}}}")[0]
 
 
+def test_a_key_written_without_a_space_before_its_value_is_not_shown_with_it(tmp_path):
+    (missing, unknown) = error_messages(tmp_path, f"keys:\n- {{name: a, sha256:{SECRET}}}")
+    assert (missing, unknown) == (
+        "config.yaml: keys[0].sha256: is missing",
+        "config.yaml: keys[0].sha256:: unknown key; a space is missing after its colon",
+    )
+
+
 def test_json_is_accepted(tmp_path):
     tabs_and_all = '{\n\t"server": {"max_body": "1MiB"}, "defaults": {"flash_attn": false}}'
     settings = configured(tmp_path, tabs_and_all, "c.conf")

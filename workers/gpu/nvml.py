@@ -236,4 +236,4 @@ def _failed_since_start(failures: dict[int, str], absent: list[_Device]) -> Iter
 
 
 def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -22,9 +22,10 @@ from gunicorn.http.wsgi import Response
 
 from app.errors import ProxyError
 from app.services import CLIENT_SOCKET
+from workers.gunicorn_worker.body_reading import BodyFailed, BodyReader, PacedUnreader
 from workers.gunicorn_worker.client_socket import direct_answer, has_no_body
 from workers.gunicorn_worker.error_answers import application_error, request_error, send_error
-from workers.gunicorn_worker.receiving import BodyFailed, BodyReader, ClientConnection, PacedUnreader
+from workers.gunicorn_worker.receiving import ClientConnection
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 from workers.telemetry.refusal_log import RefusalLog
 

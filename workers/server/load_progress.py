@@ -25,6 +25,6 @@ def _share(text: str) -> float | None:
         payload = json.loads(text)["payload"]
         stages, current, value = payload["stages"], payload["current"], float(payload["value"])
         share = (stages.index(current) + value) / len(stages)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None  # another state, or the format of another build
     return share if 0.0 <= share <= 1.0 else None

@@ -74,7 +74,7 @@ class PidRecords:
             partial.write_text(json.dumps({"owner": _identity(os.getpid()), **record}))
             partial.replace(self._folder / f"{name}.json")
         except OSError as error:
-            log.warning("pid record %s not written: %s", name, error)
+            log.warning("pid %s not recorded: %s", name, error)
 
 
 def _checked_mark(record: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from app.use_cases.placement.usable_gpus import gpus_are_usable
 from app.use_cases.placement.world import World, world_of
 from app.use_cases.scheduling.demand import expected_load_seconds, request_rate
 from app.use_cases.scheduling.evaluation import Facts, server_states
+from app.use_cases.scheduling.fairness import is_abandoned_load
 from app.use_cases.scheduling.load_balancing import is_surplus
 from app.use_cases.scheduling.pool_state import PoolState, Waiter
 
@@ -59,12 +60,12 @@ def world_with_eviction_costs(state: PoolState, now: float) -> World:
 def _with_eviction_cost(state: PoolState, resident: Resident, server: Server, now: float) -> Resident:
     """A surplus replica is evicted first, even if its model is pinned and while it loads."""
     ready_at = now if server.ready_at is None else server.ready_at
-    surplus = is_surplus(state, server)
+    surplus, abandoned = is_surplus(state, server), is_abandoned_load(state, server, now)
     return replace(
         resident,
         is_pinned=server.model.pin and not surplus,
-        is_surplus=surplus,
-        is_loading=resident.is_loading and not surplus,
+        is_surplus=surplus or abandoned,
+        is_loading=resident.is_loading and not (surplus or abandoned),
         priority=server.model.priority,
         is_in_min_residency=now < ready_at + state.limits.min_residency_seconds,
         requests_per_second=request_rate(state.demands, server.model, now),

@@ -21,12 +21,13 @@ from collections.abc import Sequence
 from app.entities.server import Server
 from app.use_cases.scheduling.demand import RATE_DECAY_SECONDS, expected_load_seconds, request_rate
 from app.use_cases.scheduling.load_balancing import is_surplus
-from app.use_cases.scheduling.pool_state import PoolState, Waiter
+from app.use_cases.scheduling.pool_state import STARTING, PoolState, Waiter
 from app.use_cases.scheduling.round_robin import models_by_key_in_turn
 
 EVICTION_COST_FACTOR = 20.0  # a larger one means fewer loads and longer waits (bench/scheduling)
 SWAP_OVERHEAD_SECONDS = 2.0  # from a stop to the next start, including the time until the memory is released
 STARVATION_FRACTION = 0.4  # of max_wait_seconds
+NEARLY_LOADED = 0.8  # a load for nobody that is so far is finished
 MIN_SERVICE_FRACTION = 0.2  # of max_wait_seconds: for so long a busy server serves its own waiters undisturbed
 
 
@@ -73,12 +74,24 @@ def _ready_at(server: Server) -> float:
     return server.started_at if server.ready_at is None else server.ready_at
 
 
+def is_abandoned_load(state: PoolState, server: Server, now: float) -> bool:
+    """Whether the server still loads, without having nearly finished, although nobody waits for its model any more."""
+    if server.state is not STARTING or server.is_load_ordered:
+        return False
+    if any(waiter.model.name == server.model.name for waiter in state.waiting_for_server):
+        return False
+    progress = server.load_progress
+    if progress is None:
+        progress = (now - server.started_at) / expected_load_seconds(state.demands, server.model)
+    return progress < NEARLY_LOADED
+
+
 def eviction_allowed_at(state: PoolState, waiter: Waiter, victims: Sequence[Server], now: float) -> float:
     """Earliest time (monotonic seconds) at which `victims` may be evicted for `waiter`; `<= now` means at once.
 
-    Surplus replicas are never protected.
+    Surplus replicas and abandoned loads are never protected.
     """
-    victims = [server for server in victims if not is_surplus(state, server)]
+    victims = [s for s in victims if not (is_surplus(state, s) or is_abandoned_load(state, s, now))]
     if not victims:
         return now
     unused_at = max(server.last_used for server in victims) + state.limits.min_residency_seconds

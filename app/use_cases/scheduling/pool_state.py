@@ -207,6 +207,7 @@ def start_server(state: PoolState, waiter: Waiter, placement: Placement, now: fl
         model=waiter.model,
         placement=placement,
         booked=placement.booked_bytes,
+        is_load_ordered=waiter.awaited is Awaited.LOADED,
         is_replanned=waiter.is_replanned,
         started_at=now,
         last_used=now,

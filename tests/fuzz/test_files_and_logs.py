@@ -1,0 +1,82 @@
+"""GGUF headers, configurations and engines' logs: whatever they contain is a value or the error that says so."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import InvalidModelFile
+from app.settings.configuration import Configuration, ConfigurationError, read_configuration
+from tests.fuzz.strategies import corpus, damaged
+from tests.helpers.gguf_bytes import TINY, a_file
+from workers.gguf.header import read_header
+from workers.measurement.memory_report import EngineReport
+from workers.server.load_progress import load_progress
+from workers.server.log import ERROR_BYTES, RING_BYTES, ServerLog, error_lines, is_out_of_gpu_memory
+
+HEADERS = [
+    a_file(),
+    a_file({**TINY, "tokenizer.ggml.tokens": ["a", "b"], "llama.rope.freq_base": 1e4, "split.count": 1}),
+]
+SECRET = "sk-sesame-open"  # by mistake where its hash should be
+WITH_SECRET = f"keys:\n  - {{name: a, sha256: {SECRET}}}\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "file"
+
+
+@given(content=damaged(HEADERS) | st.binary(max_size=64))
+def test_any_file_is_a_model_or_invalid(file: Path, content: bytes):
+    file.write_bytes(content)
+    try:
+        header = read_header(str(file))
+    except InvalidModelFile as error:
+        assert "\n" not in str(error)
+    else:
+        assert header.tensors is not None
+
+
+@given(content=damaged([*corpus("configuration.txt"), WITH_SECRET.encode()]))
+def test_any_configuration_is_valid_or_an_error_without_its_secrets(file: Path, content: bytes):
+    file.write_bytes(content)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_SMART_PROXY_")}
+    environment["LLAMA_SMART_PROXY_CONFIG"] = str(file)
+    with mock.patch.dict(os.environ, environment, clear=True):
+        try:
+            assert isinstance(read_configuration(), Configuration)
+        except ConfigurationError as error:
+            assert all(error.lines)
+            assert SECRET not in str(error) or b"sha256:" not in content  # else it stands where a key's name would
+
+
+@given(st.lists(damaged(corpus("logs.txt")), max_size=6).map(b"".join), st.lists(st.integers(0, 400), max_size=5))
+def test_any_log_is_read_the_same_in_any_pieces(output: bytes, cuts: list[int]):
+    whole, pieces = ServerLog(), ServerLog()
+    whole.feed(output)
+    edges = [0, *sorted(min(cut, len(output)) for cut in cuts), len(output)]
+    for start, end in itertools.pairwise(edges):
+        pieces.feed(output[start:end])
+    lines = whole.lines()
+    assert pieces.lines() == lines
+    assert sum(map(len, lines)) <= RING_BYTES + len(output) and len(error_lines(lines).encode()) <= ERROR_BYTES
+    is_out_of_gpu_memory(lines)
+
+
+@given(st.lists(damaged(corpus("logs.txt")), max_size=6), st.booleans())
+def test_any_log_gives_a_report_of_bytes_or_none(lines: list[bytes], in_json: bool):
+    report = EngineReport(in_json)
+    for line in lines:
+        report.read(line.decode(errors="replace").rstrip("\n"))
+    share = load_progress(line.decode(errors="replace") for line in lines)
+    assert share is None or 0 <= share <= 1
+    projected, loaded = report.projected, report.loaded()
+    assert projected is None or projected.total_bytes >= 0
+    assert loaded is None or loaded.unmapped_bytes >= 0
