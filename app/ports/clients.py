@@ -37,11 +37,11 @@ class Clients(Protocol):
 class Admission(Protocol):
     """The limit on concurrent inference requests (workers.clients.admission.AdmissionLimit)."""
 
-    def acquire(self) -> bool:
-        """Take a place; False if none is free. Never waits."""
+    def acquire(self) -> None:
+        """One more is running. Raises Overloaded if too many are; never waits."""
 
     def release(self) -> None:
-        """Give the place back."""
+        """One has ended."""
 
 
 class RateLimits(Protocol):

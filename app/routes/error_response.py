@@ -38,6 +38,16 @@ def respond_with_error(
     return [body]
 
 
+def status_of(error: BaseException) -> int:
+    """The status that the client of a request which ended so will see."""
+    for each in (error, error.__cause__):
+        if isinstance(each, ProxyError):
+            return each.status
+    if isinstance(error, HTTPException):
+        return error.code or 500
+    return 500 if isinstance(error, Exception) else 400  # what is not an Exception is a body that could not be read
+
+
 def no_such_path(request: IncomingRequest, reason: str = "") -> NotFound:
     return NotFound(f"no such path: {request.method} {request.path[:200]}{f' ({reason})' if reason else ''}")
 

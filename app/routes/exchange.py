@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import quote
-
-from werkzeug.exceptions import HTTPException
 
 from app.entities.model import Model
 from app.entities.server import Server
@@ -17,20 +13,19 @@ from app.errors import (
     ClientDisconnected,
     ContextLengthExceeded,
     EngineGone,
-    InsufficientQuota,
     InvalidRequest,
     MissingModel,
     ModelUnloaded,
     NoEngine,
-    Overloaded,
     ProxyError,
-    RateLimited,
     UpstreamCrashed,
 )
 from app.ports import Address, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
-from app.routes.error_response import PHRASES, no_such_path, respond_with_error
+from app.routes.answer_head import answer_head, as_header
+from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
 from app.routes.incoming_request import IncomingRequest
+from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
 from app.routes.requested_model import RequestOptions, read_request
 from app.routes.visibility import servable_model, visible_error
@@ -40,11 +35,7 @@ from app.use_cases.scheduling.events import Ending
 log = logging.getLogger(__name__)
 
 UNKNOWN_MODEL = "_unknown"  # the label of requests for a name that is not in the catalogue: clients add no series
-HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"  # printable ASCII but "%"; the rest of a name is percent-encoded
 LOADS_NOTHING = ("GET", "HEAD")
-# llama-server answers 500 for requests that it cannot process (an image without a projector, an input longer than
-# ubatch_size), 501 for what its start options disabled. SDKs repeat 5xx, here with the same result.
-NOT_RETRIED = (500, 501)
 
 
 def respond(request: IncomingRequest, route: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -57,7 +48,7 @@ def respond(request: IncomingRequest, route: str, start_response: Callable[..., 
     try:
         exchange.begin()
     except BaseException as error:
-        exchange.end(_status_of(error))
+        exchange.end(status_of(error))
         if isinstance(error, Exception):
             return respond_with_error(request, error, start_response)
         raise
@@ -94,10 +85,10 @@ class Exchange:
     def begin(self) -> None:
         """Get the head of the answer; for a stream whose model is loading, return before. Raises ProxyError."""
         request, services = self.request, self.services
-        if not services.admission.acquire():
-            raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
+        services.admission.acquire()
         self.releases.append(services.admission.release)
-        self._check_limits()
+        if request.key is not None and request.method not in LOADS_NOTHING:
+            take_request(services, request.key)
         self._read_request()
         self.model = servable_model(request, self.options.model)
         if services.engine is None:
@@ -111,7 +102,10 @@ class Exchange:
 
     def send_answer(self, start_response: Callable[..., Any]) -> None:
         """Send the head and the body to the client. Raises ConnectionResetError if the answer must be cut."""
-        status, headers = self._head()
+        assert self.model is not None
+        status, headers = answer_head(
+            self.answer, self.model.name, self.device, self.waited_seconds, self.request.request_id
+        )
         write = start_response(f"{status} {PHRASES.get(status, 'Unknown')}", headers)
         self.has_begun = True
         if self.answer is None:
@@ -157,18 +151,6 @@ class Exchange:
 
     # --- before the answer ----------------------------------------------------------------------------
 
-    def _check_limits(self) -> None:
-        """Raises RateLimited or InsufficientQuota."""
-        key = self.request.key
-        if key is None or self.request.method in LOADS_NOTHING:
-            return
-        if wait_seconds := self.services.rates.take(key):
-            raise RateLimited(key, wait_seconds)
-        if key.tokens_per_day is not None:
-            used_tokens, day = self.services.tokens.used(key.name)
-            if used_tokens >= key.tokens_per_day:
-                raise InsufficientQuota(key, used_tokens, day)
-
     def _read_request(self) -> None:
         """Read the body, and the options in it. A path without a route exists only for bodies that name a model."""
         if self.route == OTHER_PATH or self.request.method not in LOADS_NOTHING:
@@ -201,12 +183,16 @@ class Exchange:
     def _acquire(self, model: Model, client: WatchedClient) -> SlotRequest:
         options, wait_seconds = self.options, self.request.settings.max_wait_seconds
         key = self.request.key.name if self.request.key else ""
-        labels = key, model.name, self.request.method, self.request.path, self.request.environ.get("QUERY_STRING", "")
         self.slot = self.services.pool.acquire(
-            *(model, wait_seconds, client, options.num_ctx, options.conversation, key),
-            "" if self.body is None else self.body.hash(*labels),
+            *(model, wait_seconds, client, options.num_ctx, options.conversation, key), self._hash(key, model)
         )
         return self.slot
+
+    def _hash(self, key: str, model: Model) -> str:
+        if self.body is None:
+            return ""
+        request = self.request
+        return self.body.hash(key, model.name, request.method, request.path, request.environ.get("QUERY_STRING", ""))
 
     def _release_slot(self) -> None:
         if self.slot is not None:
@@ -214,13 +200,9 @@ class Exchange:
 
     @property
     def _keep_alive_seconds(self) -> float | None:
-        """As requested. A key that may not unload models may not have them unloaded sooner either."""
-        requested, key = self.options.keep_alive_seconds, self.request.key
-        if requested is None or key is None or key.admin:
-            return requested
         assert self.model is not None
         ttl, default = self.model.ttl_seconds, self.services.store.pool.limits.ttl_seconds
-        return requested if requested >= (default if ttl is None else ttl) else None
+        return permitted_keep_alive(self.request.key, self.options.keep_alive_seconds, default if ttl is None else ttl)
 
     @property
     def _ending(self) -> Ending:
@@ -268,30 +250,12 @@ class Exchange:
             self.body.close()  # the engine has it
         self.services.gauges.first_byte(self.model.name, time.monotonic() - self.arrived_at, self.waited_seconds)
 
-    def _head(self) -> tuple[int, list[tuple[str, str]]]:
-        """The status and headers for the client: the engine's and ours."""
-        assert self.model is not None
-        ours = [
-            ("x-llama-smart-proxy-model", _as_header(self.model.name)),
-            ("x-llama-smart-proxy-device", self.device),
-            ("x-request-id", self.request.request_id),
-        ]
-        if self.answer is None:
-            return 200, [*loading_stream.HEADERS, *ours]
-        ours.append(("x-llama-smart-proxy-wait-ms", str(round(self.waited_seconds * 1000))))
-        if self.answer.is_stream:
-            ours.append(("X-Accel-Buffering", "no"))
-        if self.answer.status in NOT_RETRIED:
-            ours.append(("x-should-retry", "false"))
-        return self.answer.status, [*self.answer.headers, *ours]
-
     def _finish_load(self, write: Callable[[bytes], object]) -> None:
         """Write progress until the request was sent to its server. From now on an error is an event."""
         assert self.model is not None and self.slot is not None
-        name, setting = _as_header(self.model.name), self.request.settings.loading_comments
+        name, setting = as_header(self.model.name), self.request.settings.loading_comments
         try:
-            describe = functools.partial(self._progress, name)
-            self._send_on(loading_stream.write_progress(write, self.slot, describe, self.route, setting))
+            self._send_on(loading_stream.write_progress(write, self.slot, name, self._server, self.route, setting))
             assert self.answer is not None
             if not self.answer.is_stream:  # an error of the engine, mostly
                 pieces: list[bytes] = []
@@ -300,21 +264,3 @@ class Exchange:
         except ProxyError as error:
             self.failure = error
             write(visible_error(self.request, error).event)
-
-    def _progress(self, name: str) -> str:
-        return loading_stream.progress(name, self._server())
-
-
-@functools.lru_cache(maxsize=1024)
-def _as_header(name: str) -> str:
-    return quote(name, safe=HEADER_SAFE)
-
-
-def _status_of(error: BaseException) -> int:
-    """The status that the client of a request which ended so will see."""
-    for each in (error, error.__cause__):
-        if isinstance(each, ProxyError):
-            return each.status
-    if isinstance(error, HTTPException):
-        return error.code or 500
-    return 500 if isinstance(error, Exception) else 400  # what is not an Exception is a body that could not be read

@@ -27,35 +27,41 @@ def wait_silently(slot: SlotRequest, server_of_model: Callable[[], Server | None
     Until the load has started a rejection can still have a status of its own, so the stream does not begin.
     """
     lease = slot.wait(SILENT_SECONDS)
-    while lease is None and not is_loading(server_of_model()):
+    while lease is None and not _is_loading(server_of_model()):
         lease = slot.wait(CHECK_SECONDS)
     return lease
 
 
 def write_progress(
-    write: Callable[[bytes], object], slot: SlotRequest, describe: Callable[[], str], route: str, setting: bool | str
+    write: Callable[[bytes], object],
+    slot: SlotRequest,
+    model: str,
+    server_of_model: Callable[[], Server | None],
+    route: str,
+    setting: bool | str,
 ) -> Lease:
-    """Write how far the load is, until there is a slot. Raises the ProxyError of a rejected request."""
+    """Write how far the load is, until there is a slot. Raises the ProxyError of a rejected request.
+
+    `model`: its name, without anything that could end a line. `setting`: scheduling.loading_comments.
+    """
     last_text, lease = "", None
     while lease is None:
-        text = describe()
-        write(progress_event(text, route, setting if text != last_text else True))
+        text = _progress(model, server_of_model())
+        write(_progress_event(text, route, setting if text != last_text else True))
         last_text, lease = text, slot.wait(COMMENT_SECONDS)
     return lease
 
 
-def is_loading(server: Server | None) -> bool:
+def _is_loading(server: Server | None) -> bool:
     return server is not None and server.state is ServerState.STARTING
 
 
-def progress(model: str, server: Server | None) -> str:
-    """One line. `model`: its name, without anything that could end a line."""
+def _progress(model: str, server: Server | None) -> str:
     share = server.load_progress if server is not None else None
     return f"loading {model}" + ("" if share is None else f" {100 * share:.0f} %")
 
 
-def progress_event(text: str, route: str, setting: bool | str) -> bytes:
-    """`setting` is scheduling.loading_comments."""
+def _progress_event(text: str, route: str, setting: bool | str) -> bytes:
     if setting != "reasoning_content" or route not in CHAT_ROUTES:
         return f": {text}\n\n".encode()
     delta = {"role": "assistant", "reasoning_content": f"{text}\n"}

@@ -11,7 +11,7 @@ from flask import request as flask_request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
-from app.errors import ModelNotFound, NoEngine, Overloaded
+from app.errors import ModelNotFound, NoEngine
 from app.ports import WatchedClient
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
@@ -108,9 +108,8 @@ def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Mo
 
 @contextlib.contextmanager
 def _admitted(services: Services) -> Iterator[None]:
-    """Take a place among the inference requests for something that waits. Raises Overloaded if none is free."""
-    if not services.admission.acquire():
-        raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
+    """Count something that waits as an inference request. Raises Overloaded if too many are running."""
+    services.admission.acquire()
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Clients: who has disconnected, how many inference requests may run, the rate limit of each key.
+"""Clients: who has disconnected, how many inference requests may run, the requests and tokens of each key.
 
 Imports no other worker package.
 """

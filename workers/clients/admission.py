@@ -1,4 +1,4 @@
-"""Which inference requests may start: a limit on all of them at once, and a rate limit for each key."""
+"""Which inference requests may start: a limit on all that run, and a rate limit for each key."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import threading
 import time
 
 from app.entities.key import ApiKey
+from app.errors import Overloaded
 
 
 class AdmissionLimit:
     """A counting semaphore that never blocks, so it has nobody to wake."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._taken = 0
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running = 0
         self._lock = threading.Lock()
 
-    def acquire(self) -> bool:
-        """Take a place; False if none is free."""
+    def acquire(self) -> None:
+        """One more is running. Raises Overloaded if it would be one too many."""
         with self._lock:
-            is_free = self._taken < self._count
-            self._taken += is_free
-        return is_free
+            if self._running == self._most:
+                raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
+            self._running += 1
 
     def release(self) -> None:
-        """Give a place back."""
+        """One has ended."""
         with self._lock:
-            self._taken -= 1
+            self._running -= 1
 
 
 class KeyRateLimits:
@@ -34,9 +35,8 @@ class KeyRateLimits:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._buckets: dict[
-            str, tuple[float, float]
-        ] = {}  # by key name: tokens, and when they were counted (monotonic)
+        # By key name: tokens, and when they were counted (monotonic).
+        self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, key: ApiKey) -> float:
         """Take one request from the key's bucket: 0.0, or the seconds until the bucket has one again."""
