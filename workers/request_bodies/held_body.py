@@ -91,7 +91,8 @@ class HeldBody:
             raise RequestTooLarge(f"the body is larger than {self._max_bytes} bytes; server.max_body sets the limit")
 
     def _take(self, count: int) -> None:
-        self._budget.take(count)
+        # Four large bodies, or their announcements, fill the budget: nearly all others are small, and go on.
+        self._budget.take(count, may_exceed=self._taken_bytes + count <= PIECE_BYTES)
         self._taken_bytes += count
 
     def _give_back_all_but(self, count: int) -> None:
