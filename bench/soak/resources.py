@@ -9,6 +9,7 @@ import psutil
 MAX_GROWTH_MIB = 24.0  # of RSS, between two moments of rest
 MAX_MORE_DESCRIPTORS = 8  # the prober's own connections are among them
 MAX_MORE_THREADS = 8
+MAX_MORE_PROCESSES = 1  # the one that reads large bodies stays once it was needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ def _is_zombie(process: psutil.Process) -> bool:
 
 def growth(before: Held, after: Held) -> list[str]:
     """What grew between two moments of rest, or should not be there at rest."""
-    limits = {"rss_mib": MAX_GROWTH_MIB, "fds": MAX_MORE_DESCRIPTORS, "threads": MAX_MORE_THREADS, "processes": 0}
+    limits = {"rss_mib": MAX_GROWTH_MIB, "fds": MAX_MORE_DESCRIPTORS, "threads": MAX_MORE_THREADS}
+    limits["processes"] = MAX_MORE_PROCESSES
     was, now = asdict(before), asdict(after)
     grown = [
         f"{name} grew from {was[name]} to {now[name]}" for name, most in limits.items() if now[name] - was[name] > most

@@ -50,12 +50,12 @@ class _Soak:
         self._over = threading.Event()
 
     def run(self, seconds: float, warm_up_seconds: float) -> dict[str, Any]:
-        self._period(plan(self._kinds, warm_up_seconds, self._seed + 1, WARM_UP_GAP_SECONDS))
+        self._period(plan(self._kinds, warm_up_seconds, self._seed + 1, WARM_UP_GAP_SECONDS), warm_up_seconds)
         before = self._at_rest()
         self._account.reset()
         probes, sampler = Probes(self._target.client.port), threading.Thread(target=self._sample)
         sampler.start()
-        self._period(plan(self._kinds, seconds, self._seed))
+        self._period(plan(self._kinds, seconds, self._seed), seconds)
         figures = {"seconds": round(self._account.seconds), "requests": self._requests()}
         probes.close()
         self._over.set()
@@ -67,17 +67,20 @@ class _Soak:
 
     # --- periods ----------------------------------------------------------------------------------------------
 
-    def _period(self, planned: Iterable[Planned]) -> None:
-        """Users, and faults as planned; both have ended afterwards."""
+    def _period(self, planned: Iterable[Planned], seconds: float) -> None:
+        """Users, and faults as planned; both have ended afterwards. A fault that could not begin in time is left out:
+        a busy machine takes longer for each."""
         traffic, began = Traffic(self._target, USERS, self._seed), time.monotonic()
         traffic.start()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for each in planned:
                 time.sleep(max(0.0, began + each.at - time.monotonic()))
-                pool.submit(self._inject, each)
+                pool.submit(self._inject, each, began + seconds)
         traffic.stop()
 
-    def _inject(self, each: Planned) -> None:
+    def _inject(self, each: Planned, until: float) -> None:
+        if time.monotonic() > until:
+            return
         self._account.begin(each.kind)
         try:
             FAULTS[each.kind](self._target, random.Random(each.seed))

@@ -167,6 +167,8 @@ def test_a_resident_has_the_state_of_its_server():
     (busy,) = ledger(seen(4), on_gpu(10, ready_at=1, leases=frozenset({3}))).residents(now=105.0)
     (loading,) = ledger(seen(4), on_gpu(10)).residents(now=105.0)
     assert (busy.is_busy, loading.is_loading, loading.is_busy) == (True, True, False)
+    (abandoned,) = ledger(seen(4), on_gpu(10, ready_at=1, abandoned_slots=1)).residents(now=105.0)
+    assert abandoned.is_busy, "it may still generate for a client that disconnected"
 
 
 def test_what_is_available_to_a_server_includes_what_it_holds():
