@@ -49,21 +49,21 @@ USE_CASES = {
 }
 APP = {
     "app/entities": set(),
-    "app/errors.py": {"app/entities"},
+    "app/errors": {"app/entities"},
     "app/settings": {"app/entities", "app/use_cases/credentials.py", "app/use_cases/launch"},
-    "app/request_body": {"app/entities", "app/errors.py", "app/use_cases/body_checks"},
-    "app/ports.py": {
+    "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks"},
+    "app/ports": {
         "app/entities",
-        "app/errors.py",
+        "app/errors",
         "app/request_body",
         "app/use_cases/reporting",
         "app/use_cases/scheduling",
     },
-    "app/services.py": {"app/entities", "app/ports.py"},
+    "app/services.py": {"app/entities", "app/ports"},
     "app/routes": {
         "app/entities",
-        "app/errors.py",
-        "app/ports.py",
+        "app/errors",
+        "app/ports",
         "app/request_body",
         "app/services.py",
         "app/use_cases/credentials.py",
@@ -72,7 +72,7 @@ APP = {
     },
     "app/web.py": {"app/routes", "app/services.py"},
 }
-# Of `app`, these may also import entities, use_cases, errors.py and ports.py; what else they import is named.
+# Of `app`, these may also import entities, use_cases, errors and ports; what else they import is named.
 WORKERS = {
     "workers/telemetry": set(),
     "workers/gguf": set(),
@@ -99,8 +99,8 @@ PACKAGES = USE_CASES | APP | WORKERS
 THIRD_PARTY = {
     "app/entities": set(),
     "app/use_cases": set(),
-    "app/errors.py": set(),
-    "app/ports.py": set(),
+    "app/errors": set(),
+    "app/ports": set(),
     "app/request_body": {"werkzeug"},
     "app/services.py": {"flask"},
     "app/routes": {"flask", "werkzeug"},
@@ -165,9 +165,7 @@ def members(place: str) -> list[str]:
 
 def shared_by_all(place: str) -> set[str]:
     """What a package may import without being named for it."""
-    return (
-        PACKAGES.keys() & {"app/entities", "app/errors.py", "app/ports.py", *USE_CASES} if place in WORKERS else set()
-    )
+    return PACKAGES.keys() & {"app/entities", "app/errors", "app/ports", *USE_CASES} if place in WORKERS else set()
 
 
 def test_every_file_stands_in_a_package_of_the_table():

@@ -1,4 +1,4 @@
-"""Refusal: why a request gets no server, as a value. app/errors.py turns it into an HTTP error."""
+"""Refusal: why a request gets no server, as a value. app/errors/refusal.py turns it into an HTTP error."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.entities.launch import ALL_LAYERS
-from app.settings.gpu import GpuSettings
-from app.settings.model import ModelSettings
+from app.settings.sections.gpu import GpuSettings
+from app.settings.sections.model import ModelSettings
 
 Place = tuple[str | int, ...]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
-from app.settings.model import ModelDefaults, ModelSettings
 from app.settings.schema import Settings
 from app.settings.schema_keys import default_of, is_section, needs_restart, section_in
+from app.settings.sections.model import ModelDefaults, ModelSettings
 from app.settings.values import Section
 
 _HEAD = """\

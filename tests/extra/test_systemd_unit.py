@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings.schema import ServerSettings
+from app.settings.sections.server import ServerSettings
 from tests.helpers.service import serving
 
 UNIT = Path(__file__).resolve().parents[2] / "systemd" / "llama-smart-proxy.service"

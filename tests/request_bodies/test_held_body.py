@@ -88,7 +88,16 @@ def test_small_bodies_are_read_while_large_ones_fill_the_budget():
 
 
 def test_one_body_of_the_largest_size_always_fits():
-    received(RequestBodies(2 * MIB, 1), b"x" * 2 * MIB).close()
+    for announced in (True, False):
+        received(RequestBodies(2 * MIB, 1), b"x" * 2 * MIB, announced).close()
+    received(RequestBodies(1000, 1000), b"", announced=False).close()
+
+
+def test_chunks_beyond_the_largest_size_are_too_large_even_if_all_bodies_may_have_no_more():
+    bodies = RequestBodies(MIB, MIB)
+    with pytest.raises(RequestTooLarge):
+        received(bodies, b"x" * 2 * MIB, announced=False)
+    assert bodies.budget.taken_bytes == 0
 
 
 def test_a_body_that_ends_early_leaves_nothing(tmp_path: Path):

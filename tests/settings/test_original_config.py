@@ -12,9 +12,9 @@ from unittest import mock
 import pytest
 
 from app.settings.configuration import PREFIX, Configuration, ConfigurationError, read_configuration
-from app.settings.model import ModelSettings
 from app.settings.reload import applicable_settings, changed_keys
 from app.settings.schema import Settings
+from app.settings.sections.model import ModelSettings
 from tests.helpers.service import serving
 
 # Every key of the original, and `health_timeout`, which its file contained although its code did not read it.

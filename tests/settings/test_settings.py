@@ -26,9 +26,9 @@ from app.settings.configuration import (
     variable_names,
 )
 from app.settings.denied_options import why_argument_denied, why_variable_denied
-from app.settings.model import ModelDefaults, ModelSettings
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
+from app.settings.sections.model import ModelDefaults, ModelSettings
 from app.use_cases.placement.contexts import AUTO_CONTEXTS
 from tests.helpers.builders import a_launch
 

@@ -36,7 +36,7 @@ _PREFERENCE = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lowest se
 
 @dataclass(frozen=True, slots=True)
 class SchedulingLimits:
-    """The settings that decide; app/settings/schema.py says what each means."""
+    """The settings that decide; app/settings/sections/scheduling.py says what each means."""
 
     max_waiting: int = 256
     max_waiting_per_model: int = 128

@@ -1,0 +1,53 @@
+"""Errors of the engine: it does not start, load, answer, or answer in time."""
+
+from __future__ import annotations
+
+from app.errors.base import ProxyError
+
+
+class SpawnFailed(ProxyError):
+    """The engine's process could not be started: no file descriptor or process left, or its file is missing."""
+
+    status, code = 503, "spawn_failed"
+    retry_after = 5
+
+
+class ModelLoadFailed(ProxyError):
+    """The engine refused the model or crashed while loading it; its last lines are in the message."""
+
+    status, code = 503, "model_load_failed"
+
+
+class ModelUnloaded(ProxyError):
+    """The model is not loaded: it was unloaded while loading, or the request is a GET, which loads nothing."""
+
+    status, code = 503, "model_unloaded"
+    retry_after = 2
+
+
+class LoadTimeout(ProxyError):
+    """The load made no progress for `scheduling.stall_timeout_seconds`."""
+
+    status, code = 504, "load_timeout"
+
+
+class UpstreamCrashed(ProxyError):
+    """The engine ended during the request."""
+
+    status, code = 502, "upstream_crashed"
+
+
+class EngineGone(UpstreamCrashed):
+    """The engine ended before it had read the request, which another one can answer."""
+
+
+class BadUpstream(ProxyError):
+    """The engine runs, but its answer is not valid HTTP, or was cut."""
+
+    status, code = 502, "bad_upstream"
+
+
+class UpstreamTimeout(ProxyError):
+    """The engine's first byte, or the next one, did not arrive in time."""
+
+    status, code = 504, "upstream_timeout"

@@ -1,0 +1,40 @@
+"""Ports: what the HTTP layer asks of the machine, and the values that cross the border.
+
+`app` may not import `workers`, so the routes know the pool, the catalogue and the rest by these protocols. Each names
+the class that implements it; the composition root (workers/runtime.py) is type-checked against them. Other packages
+import the names from here.
+"""
+
+from app.ports.bodies import Bodies, BodyFile, RequestBody
+from app.ports.clients import Admission, Clients, RateLimits, TokenCounts, WatchedClient
+from app.ports.models import ModelCatalog
+from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, TokenUsage, UpstreamRequest
+from app.ports.servers import Address, Lease, ServerPool, SlotRequest
+from app.ports.state import Reloader, Snapshots
+from app.ports.telemetry import Metrics, Refusals, RequestLog
+
+__all__ = [
+    "Address",
+    "Admission",
+    "Bodies",
+    "BodyFile",
+    "ClientSocket",
+    "Clients",
+    "EngineAnswer",
+    "Lease",
+    "Metrics",
+    "ModelCatalog",
+    "RateLimits",
+    "Refusals",
+    "Reloader",
+    "RequestBody",
+    "RequestLog",
+    "RequestRelay",
+    "ServerPool",
+    "SlotRequest",
+    "Snapshots",
+    "TokenCounts",
+    "TokenUsage",
+    "UpstreamRequest",
+    "WatchedClient",
+]

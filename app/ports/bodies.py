@@ -1,0 +1,47 @@
+"""Ports of request bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.request_body.content import BodyContent, BodyFormat
+
+
+@dataclass(frozen=True, slots=True)
+class BodyFile:
+    """A large body in a file of memory, whose bytes are moved without Python's lock."""
+
+    fd: int
+    size_bytes: int
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+
+class RequestBody(Protocol):
+    """The body of one request (workers.request_bodies.held_body.HeldBody)."""
+
+    @property
+    def data(self) -> bytes | BodyFile: ...
+    def __len__(self) -> int: ...
+
+    def content(self, form: BodyFormat) -> BodyContent:
+        """What it says. Raises InvalidRequest."""
+
+    def hash(self, *labels: str) -> str:
+        """A cryptographic hash of these labels and the body."""
+
+    def close(self) -> None:
+        """Give its memory back. More than once does no harm."""
+
+
+class Bodies(Protocol):
+    """Receives bodies within `server.max_body` and `server.max_bodies` (workers.request_bodies.held_body)."""
+
+    def receive(self, read: Callable[[int], bytes], announced_bytes: int) -> RequestBody:
+        """The body, read to its end. Raises RequestTooLarge and Overloaded; close it otherwise."""
+
+    def close(self) -> None:
+        """End the process that reads large bodies."""

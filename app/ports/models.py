@@ -1,0 +1,31 @@
+"""Port of the catalogue of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from app.entities.model import Model
+
+
+class ModelCatalog(Protocol):
+    """Models by name (workers.catalog.catalog.Catalog)."""
+
+    @property
+    def knows_replicas(self) -> bool:
+        """Whether any model may have several servers."""
+
+    def find(self, name: str) -> Model:
+        """The model of that name or alias. Raises ModelNotFound."""
+
+    def models(self) -> list[Model]:
+        """All of them, by name."""
+
+    def servable(self, model: Model) -> Model:
+        """The model, its header checked. Raises InvalidModelFile."""
+
+    def has_replicas(self, names: Sequence[str]) -> bool:
+        """Whether every one of these models may have several servers."""
+
+    def reload(self) -> None:
+        """Scan the folders again."""

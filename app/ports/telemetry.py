@@ -1,0 +1,48 @@
+"""Ports of logs and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Protocol
+
+from app.errors import ProxyError
+
+
+class Refusals(Protocol):
+    """Logs refused requests, repeated ones as a count (workers.telemetry.refusal_log.RefusalLog)."""
+
+    def note(self, problem: ProxyError, address: str, now: float, details: str = "") -> None:
+        """`now`: monotonic seconds."""
+
+
+class RequestLog(Protocol):
+    """One log line for each inference request (workers.telemetry.access_log.AccessLog)."""
+
+    def note(
+        self,
+        status: int,
+        path: str,
+        model: str,
+        requested_name: str,
+        seconds: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        request_id: str,
+    ) -> None:
+        """`requested_name`: the model's name as the client wrote it."""
+
+
+class Metrics(Protocol):
+    """What /metrics shows (workers.telemetry.gauges.Gauges)."""
+
+    def first_byte(self, model: str, seconds: float, waited_seconds: float) -> None:
+        """The engine's answer has begun, so long after the request arrived, of which it waited for a slot."""
+
+    def answered(
+        self, endpoint: str, model: str, code: int, seconds: float, prompt_tokens: int, completion_tokens: int
+    ) -> None:
+        """An inference request has ended."""
+
+    def render(self, accept: str, models: Set[str] | None = None) -> tuple[bytes, str]:
+        """The page in the format of an Accept header, and its content type. `models`: only what concerns these models
+        and the machine; None: everything."""

@@ -1,0 +1,37 @@
+"""Settings of the catalogue: where model files are searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from app.settings.values import AutoOffOrPath, Folder, Section, absolute
+
+
+class HuggingFaceSettings(Section):
+    """Models that the Hugging Face libraries or llama.cpp have downloaded."""
+
+    cache: AutoOffOrPath = Field(
+        "auto",
+        description="Folder of the cache. auto: the default of the Hugging Face libraries; off: do not use it.",
+    )
+
+    @field_validator("cache")
+    @classmethod
+    def _absolute(cls, cache: str) -> str:
+        return cache if cache in ("auto", "off") else str(absolute(Path(cache)))
+
+
+class CatalogSettings(Section):
+    """Where model files are searched."""
+
+    models_dirs: list[Folder] = Field(
+        [],
+        description=(
+            "Folders that are searched for *.gguf files, including subfolders. Each file is served under its "
+            "name. `~` is the home directory; a relative path is resolved against the configuration file's "
+            "folder."
+        ),
+    )
+    hugging_face: HuggingFaceSettings = HuggingFaceSettings()
