@@ -77,7 +77,7 @@ def _checked(names: list[object] | list[str], place: str) -> list[str]:
 
 
 def at_most_one(names: list[str], place: str) -> list[str]:
-    """The names, without surrounding white space. Raises InvalidRequest for more than one, or one that is too long to be a model's."""
+    """The names, stripped. Raises InvalidRequest for more than one, or one that is too long to be a model's."""
     if len(names) > 1:
         raise InvalidRequest(f'{place} has more than one "model"', param="model")
     names = [name.strip() for name in names]
