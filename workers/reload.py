@@ -95,7 +95,7 @@ class ConfigurationReload:
             changed=changed_keys(self._settings, candidate.settings),
             models=changes,
             needs_restart=pending_restart(configuration.settings, candidate.settings),
-            warnings=configuration.warnings,
+            warnings=(*configuration.warnings, *candidate.catalog.warnings),
         )
         self._apply(candidate, changes)
         self._settings = candidate.settings
@@ -103,19 +103,20 @@ class ConfigurationReload:
         self._store.configuration = ConfigurationState(
             loaded_at=time.time(), needs_restart=report.needs_restart, failed_reloads=state.failed_reloads
         )
-        self._log(report)
+        self._log(report, configuration.warnings)
         return report
 
-    def _log(self, report: ReloadReport) -> None:
+    def _log(self, report: ReloadReport, warnings: tuple[str, ...]) -> None:
+        """`warnings`: without those of the catalogue, which logs its own."""
         models = report.models
         log.info(
             "configuration reloaded changed=%s added=%s restarted=%s updated=%s removed=%s needs_restart=%s",
             *(report.changed, models.added, models.restarted, models.updated, models.removed, report.needs_restart),
         )
-        for warning in report.warnings:
+        for warning in warnings:
             if warning not in self._warnings:
                 log.warning("configuration: %s", warning)
-        self._warnings = report.warnings
+        self._warnings = warnings
 
 
 def _by_name(catalog: Catalog) -> dict[str, Model]:

@@ -42,8 +42,8 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
     Reason.SPAWN_FAILED: (SpawnFailed, "{model}: the engine could not be started: {detail}"),
     Reason.CRASHES_ENGINE: (
         RequestCrashesEngine,
-        "{model}: this request has ended llama-server twice, the second time while it ran alone; it is refused for "
-        "another {detail}",
+        "{model}: this request has ended llama-server twice, the second time while it ran alone; change it: as "
+        "it is, it is refused for another {detail}",
     ),
     Reason.CLIENT_DISCONNECTED: (ClientDisconnected, "the client closed its connection"),
 }

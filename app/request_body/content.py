@@ -77,9 +77,10 @@ def _checked(names: list[object] | list[str], place: str) -> list[str]:
 
 
 def at_most_one(names: list[str], place: str) -> list[str]:
-    """The names. Raises InvalidRequest for more than one, or one that is too long to be a model's."""
+    """The names, stripped. Raises InvalidRequest for more than one, or one that is too long to be a model's."""
     if len(names) > 1:
         raise InvalidRequest(f'{place} has more than one "model"', param="model")
-    if any(len(name.strip()) > MAX_NAME for name in names):
+    names = [name.strip() for name in names]
+    if any(len(name) > MAX_NAME for name in names):
         raise InvalidRequest(f'"model" is longer than {MAX_NAME} characters', param="model")
     return names

@@ -122,7 +122,7 @@ def _check_key(request: IncomingRequest) -> None:
             and _is_from_another_site(request, request.settings.access_policy),
         )
     if request.endpoint in ALL_MODELS and request.key and request.key.is_limited:
-        raise NotAllowed(f'the key {request.key.name!r} may not do this; it concerns all models: `models: ["*"]`')
+        raise NotAllowed(f'the key {request.key.name!r} may not do this; it needs `admin: true` and `models: ["*"]`')
     needs_admin = request.endpoint in ADMIN or changes_engine(request.method, request.path)
     if needs_admin and request.key and not request.key.admin:
         raise NotAllowed(f"the key {request.key.name!r} may not do this; it needs `admin: true`")

@@ -159,3 +159,9 @@ def test_a_type_that_only_the_engine_takes_for_a_form_reaches_it_as_json():
     services: Any = SimpleNamespace(settings=RequestSettings())
     sent = IncomingRequest(environ, services, "").for_engine(b"{}")
     assert sent.headers["Content-Type"] == "application/json"
+
+
+def test_the_error_names_the_port_that_is_not_listed():
+    body = json.dumps({"model": "m", **chat(image("http://a.example:81/x.png"))}).encode()
+    with pytest.raises(InvalidRequest, match=r"'a\.example:81' is not in upstream\.media_urls; send .* a data: URL"):
+        read_content(body, BodyFormat(media_urls=MediaUrls(hosts=frozenset(["a.example"]))))

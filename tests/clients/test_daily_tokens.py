@@ -70,6 +70,7 @@ def test_a_full_disk_costs_one_warning_and_no_count(tmp_path: Path, caplog: pyte
     "text",
     [
         *("", "{}", "[]", "null", '{"day": "2026-12-02"}', '{"day": 3, "tokens": {}}', "\x00" * 100),
+        '{"day": "2026-12-02", "tokens": {"a": 1e999}}',
         *('{"day": "2026-12-02", "tokens": {"a": "x"}}', '{"day": "2026-12-02", "tokens": [1]}', "[" * 100_000),
     ],
 )

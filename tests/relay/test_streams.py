@@ -147,7 +147,13 @@ def test_a_request_that_a_killed_server_had_not_read_is_answered_by_the_next():
         gauges=SimpleNamespace(first_byte=lambda *arguments: None),
     )
     request = SimpleNamespace(
-        services=services, key=None, settings=SimpleNamespace(max_wait_seconds=9), for_engine=lambda body: body
+        services=services,
+        key=None,
+        settings=SimpleNamespace(max_wait_seconds=9),
+        method="POST",
+        path="/v1/chat/completions",
+        environ={},
+        for_engine=lambda body: body,
     )
     exchange = Exchange(request, "/v1/chat/completions")
     exchange.client, exchange.model, exchange.slot = SimpleNamespace(), SimpleNamespace(name="m"), slot_of(1)

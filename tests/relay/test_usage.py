@@ -42,6 +42,14 @@ def test_each_form_is_known(answer: object):
     ) == TokenUsage(7, 3)
 
 
+@pytest.mark.parametrize("counts", [{"usage": USAGE}, {"timings": TIMINGS}])
+def test_a_long_answer_is_counted_by_its_end(counts: object):
+    """With logprobs, 2,000 tokens are 8 MB: they were not counted for the key."""
+    whole = json.dumps({"content": '"usage":{"prompt_tokens":1}' * 9, **counts, "id": "x"}).encode()
+    assert counted(whole[20:]) == TokenUsage(7, 3)
+    assert counted(json.dumps({"content": '"usage":{"prompt_tokens":1}' * 9}).encode()[20:]) is None
+
+
 def test_the_last_event_with_counts_is_used():
     both = event({"timings": {"predicted_n": 1}}) + event({"usage": USAGE, "choices": []}) + b"data: [DONE]\n\n"
     assert counted(chunk(both), is_stream=True) == TokenUsage(7, 3)

@@ -76,8 +76,28 @@ def test_chunks_are_turned_away_when_they_outgrow_the_budget():
     assert bodies.budget.taken_bytes == len(other)
 
 
+def test_small_bodies_are_read_while_large_ones_fill_the_budget():
+    bodies = RequestBodies(MIB, MIB)
+    large = received(bodies, b"x" * MIB)
+    for announced in (True, False):
+        received(bodies, b"x" * 1000, announced=announced).close()
+    with pytest.raises(Overloaded):
+        received(bodies, b"x" * (PIECE_BYTES + 1))
+    large.close()
+    assert bodies.budget.taken_bytes == 0
+
+
 def test_one_body_of_the_largest_size_always_fits():
-    received(RequestBodies(2 * MIB, 1), b"x" * 2 * MIB).close()
+    for announced in (True, False):
+        received(RequestBodies(2 * MIB, 1), b"x" * 2 * MIB, announced).close()
+    received(RequestBodies(1000, 1000), b"", announced=False).close()
+
+
+def test_chunks_beyond_the_largest_size_are_too_large_even_if_all_bodies_may_have_no_more():
+    bodies = RequestBodies(MIB, MIB)
+    with pytest.raises(RequestTooLarge):
+        received(bodies, b"x" * 2 * MIB, announced=False)
+    assert bodies.budget.taken_bytes == 0
 
 
 def test_a_body_that_ends_early_leaves_nothing(tmp_path: Path):
@@ -117,6 +137,16 @@ def test_errors_of_the_other_process_are_raised_here(bodies: RequestBodies):
     with pytest.raises(InvalidRequest, match='more than one "model"') as raised:
         received(bodies, b'{"model": "a", "model": "b", "x": "' + b"x" * MIB + b'"}').content(BodyFormat())
     assert raised.value.param == "model"
+
+
+@pytest.mark.integration
+def test_what_a_large_body_says_is_small_however_long_its_names_are(bodies: RequestBodies):
+    padded = received(bodies, b'{"model": "%s"}' % (b" " * 400_000 + b"demo"))
+    assert padded.content(BodyFormat()).names == ("demo",)
+    nested = received(bodies, b'{"%s": {"type": "image", "url": "http://x"}}' % (b"k" * 400_000))
+    with pytest.raises(InvalidRequest) as raised:
+        nested.content(BodyFormat())
+    assert len(str(raised.value)) < 2000
 
 
 @pytest.mark.integration

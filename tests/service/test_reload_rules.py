@@ -24,6 +24,7 @@ class Parts:
     def __init__(self, draining: bool = False) -> None:
         self.store = StateStore(PoolState(draining=draining))
         self.scans = 0
+        self.warnings = ("model m cannot be served: truncated",)
         self.applied: list[Settings] = []
         catalog: Any = self
         self.reloader = ConfigurationReload(Settings(), self.store, catalog, self.prepare, self.apply)
@@ -109,3 +110,5 @@ def test_the_report_says_what_was_applied_and_what_was_not(monkeypatch: pytest.M
     assert [settings.server.port for settings in parts.applied] == [8080, 8080]
     warned = [record.message for record in caplog.records if "SERVER__CPU" in record.message]
     assert len(warned) == 1, "a warning is logged once, not at every reload"
+    assert (len(report.warnings), report.warnings[-1:]) == (2, parts.warnings)
+    assert "truncated" not in caplog.text, "the catalogue logs its own warnings"

@@ -116,6 +116,6 @@ def _read(file: Path) -> tuple[date, dict[str, int]]:
         return date.fromisoformat(written["day"]), tokens
     except FileNotFoundError:
         return date.min, {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         log.warning("cannot read the tokens used today, counting from zero (%s): %s", file, error)
         return date.min, {}

@@ -18,12 +18,27 @@ def token_usage(end: bytes, is_stream: bool) -> TokenUsage | None:
     """The counts in the last bytes of an answer; None if there are none, or in an unknown form."""
     if len(end) > MAX_BYTES or not _has_counts(end):
         return None
-    texts = [event for event in _EVENT.findall(end) if _has_counts(event)] if is_stream else [end]
+    if not is_stream:
+        return _of_json(end) or _of_end(end)
+    texts = [event for event in _EVENT.findall(end) if _has_counts(event)]
     return next(filter(None, map(_of_json, reversed(texts))), None)
 
 
 def _has_counts(text: bytes) -> bool:
     return any(key in text for key in _KEYS)
+
+
+def _of_end(end: bytes) -> TokenUsage | None:
+    """The counts of a long answer, whose beginning is not in `end`. Text cannot have them: its quotes are escaped."""
+    for key, read in zip(_KEYS, (_of_usage, _of_timings), strict=True):
+        _, found, rest = end.rpartition(key + b":")
+        try:
+            value, _ = json.JSONDecoder().raw_decode(rest.decode(errors="replace").lstrip()) if found else (None, 0)
+        except (ValueError, RecursionError):
+            continue
+        if counts := read(value):
+            return counts
+    return None
 
 
 def _of_json(text: bytes) -> TokenUsage | None:

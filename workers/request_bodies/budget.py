@@ -19,10 +19,10 @@ class BodyBudget:
     def taken_bytes(self) -> int:
         return self._taken_bytes
 
-    def take(self, count: int) -> None:
-        """Raises Overloaded if they are more than is left."""
+    def take(self, count: int, may_exceed: bool = False) -> None:
+        """Raises Overloaded if they are more than is left, unless they may exceed the total."""
         with self._lock:
-            if self._taken_bytes + count > self._total_bytes:
+            if not may_exceed and self._taken_bytes + count > self._total_bytes:
                 total = f"{self._total_bytes} bytes (server.max_bodies)"
                 raise Overloaded(f"the bodies of other requests leave too little of {total} for this one; try again")
             self._taken_bytes += count

@@ -28,7 +28,8 @@ class ServerSettings(Section):
     max_body: ByteSize = Field(ByteSize(256 * 1024**2), description="Largest request body.")
     max_bodies: ByteSize = Field(
         ByteSize(1024**3),
-        description="Memory for all request bodies together, at least one of `max_body`; further requests get 503.",
+        description="Memory for all request bodies together, at least one of `max_body`; further ones of more than "
+        "256 KiB get 503.",
     )
     receive_timeout_seconds: float = Field(
         10.0, gt=0, description="Timeout for a request's headers, and for a pause while its body arrives."

@@ -54,6 +54,9 @@ def excessive_constraint(body: object) -> Violation | None:
     return None
 
 
+_SHORTEN = "repetitions like {0,n} written out; shorten it, or lower n"
+
+
 def _check_grammar(_: str, grammar: object) -> None:
     if not isinstance(grammar, str):
         return
@@ -65,9 +68,9 @@ def _check_grammar(_: str, grammar: object) -> None:
     if expanded.depth > MAX_GRAMMAR_DEPTH:
         raise exceed(f"the grammar has more than {MAX_GRAMMAR_DEPTH} levels of parentheses")
     if expanded.elements > MAX_GRAMMAR_ELEMENTS:
-        raise exceed(f"the grammar has more than {MAX_GRAMMAR_ELEMENTS:,} elements, repetitions written out")
+        raise exceed(f"the grammar has more than {MAX_GRAMMAR_ELEMENTS:,} elements, {_SHORTEN}")
     if expanded.optional > MAX_OPTIONAL:
-        raise exceed(f"the grammar has more than {MAX_OPTIONAL} optional elements, repetitions written out")
+        raise exceed(f"the grammar has more than {MAX_OPTIONAL} optional elements, {_SHORTEN}")
 
 
 def _check_number(key: str, number: object) -> None:

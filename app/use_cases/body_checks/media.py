@@ -30,6 +30,7 @@ _SOURCES = frozenset(
 _CONTAINERS = (tuple, list)  # types are compared, which takes half the time of isinstance
 _FETCHED = ("http", "file:")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+_SEND_IT = "send the media itself, as a data: URL with base64"
 _OLD_IPV4 = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
 
 
@@ -70,7 +71,7 @@ def _why_disallowed(url: str, allowed: MediaUrls) -> str:
     if not url.startswith(_FETCHED):
         return ""
     if not (allowed.any_host or allowed.hosts):
-        return "only data: URLs are allowed here (upstream.media_urls): send the media itself, as base64"
+        return f"only data: URLs are allowed here (upstream.media_urls); {_SEND_IT}"
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _DEFAULT_PORTS:
         return "only data:, http: and https: URLs are allowed (upstream.media_urls)"
@@ -78,8 +79,13 @@ def _why_disallowed(url: str, allowed: MediaUrls) -> str:
     if allowed.any_host:
         return "a link-local address is not allowed (upstream.media_urls)" if _is_link_local(host) else ""
     names = {f"{host}:{port or _DEFAULT_PORTS[scheme]}"} | ({host} if port in ("", _DEFAULT_PORTS[scheme]) else set())
+    target = f"{host}:{port}" if port else host
     # The engine takes what follows the first @ for the host, even if that is in the path; others do not.
-    return "" if names & allowed.hosts and "@" not in rest else f"{host[:200]!r} is not in upstream.media_urls"
+    return (
+        ""
+        if names & allowed.hosts and "@" not in rest
+        else f"{target[:200]!r} is not in upstream.media_urls; {_SEND_IT}"
+    )
 
 
 def _target(rest: str) -> tuple[str, str]:

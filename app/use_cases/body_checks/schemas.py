@@ -106,12 +106,16 @@ class SchemaBounds:
             if not (is_tools and key == "maxItems" and value > UNBOUNDED):
                 self._items += int(min(value, MAX_ITEMS + 1)) * times
             if self._items > MAX_ITEMS:
-                raise exceed(f"minItems and maxItems of the request's schemas are more than {MAX_ITEMS:,} together")
+                raise exceed(
+                    f"minItems and maxItems of the request's schemas add up to more than {MAX_ITEMS:,}; lower them"
+                )
         elif key in ("minLength", "maxLength"):
             if key == "minLength" or value <= UNBOUNDED:
                 self._lengths += int(min(value, MAX_LENGTHS + 1)) * times
             if self._lengths > MAX_LENGTHS:
-                raise exceed(f"minLength and maxLength of the request's schemas are more than {MAX_LENGTHS:,} together")
+                raise exceed(
+                    f"minLength and maxLength of the request's schemas add up to more than {MAX_LENGTHS:,}; lower them"
+                )
 
     def _check_text(self, key: str, text: str) -> None:
         if key == "pattern":
@@ -130,7 +134,8 @@ class SchemaBounds:
         self._pattern_elements += expanded.elements
         if self._pattern_elements > MAX_PATTERN_ELEMENTS:
             raise exceed(
-                f"the request's patterns have more than {MAX_PATTERN_ELEMENTS:,} elements, repetitions written out"
+                f"the request's patterns have more than {MAX_PATTERN_ELEMENTS:,} elements, "
+                "repetitions like {n} written out; shorten them"
             )
 
     def _check_enum(self, values: list[object] | Pairs) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_PARAM = 1000  # characters; keys may be as long as the body
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -15,7 +17,7 @@ class Violation:
     def below(self, place: str) -> Violation:
         """The same, seen from the object or array that has it at `place`: a key, or an index in brackets."""
         joint = "." if self.param and not self.param.startswith("[") else ""
-        return Violation(self.message, f"{place}{joint}{self.param}")
+        return Violation(self.message, f"{place}{joint}{self.param}"[:MAX_PARAM])
 
 
 class BeyondBounds(Exception):

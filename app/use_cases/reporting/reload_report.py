@@ -25,7 +25,7 @@ class ReloadReport:
     changed: tuple[str, ...]  # keys that are in force now
     models: ModelChanges
     needs_restart: tuple[str, ...]  # keys whose new values are not
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # about the configuration and about model files
 
     def as_json(self) -> dict[str, object]:
         models = self.models
