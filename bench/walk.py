@@ -48,7 +48,7 @@ QUIET_SECONDS = 1.0  # after the start, for background work
 SETTLE_SECONDS = 0.3  # after an answer: log lines are written by another thread (QueueListener)
 LOADED_SECONDS = 2.0  # after a load: its memory is measured 0.5 s later
 MOST_ENTERED = 10  # shown without --files
-GROUPS = {"request": "request_", "server": "server-", "all": ""}  # prefixes of thread names
+GROUPS = {"request": "request", "server": "server-", "all": ""}  # prefixes of thread names
 
 
 @dataclass

@@ -146,7 +146,7 @@ def test_json_has_everything_but_secrets(tmp_path):
         [],
     )
     assert answer["settings"]["keys"] == [
-        {"name": "alice", "models": ["*"], "admin": False, "requests_per_minute": 600}
+        {"name": "alice", "models": ["*"], "admin": False, "requests_per_minute": 600, "tokens_per_day": None}
     ]
     assert answer["settings"]["models"]["m"]["env"] == {"T": "(not shown)"}
     assert SECRET not in done.output and HASH not in done.output

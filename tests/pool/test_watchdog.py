@@ -40,6 +40,7 @@ def test_systemd_is_notified_while_the_scheduler_answers(tmp_path: Path, abstrac
         answers.set()
         systemd.settimeout(20)
         assert systemd.recv(4096).startswith(b"WATCHDOG=1")
+        watchdog.stop()
 
 
 @pytest.mark.parametrize(

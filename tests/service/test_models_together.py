@@ -156,7 +156,7 @@ def test_the_configuration_reaches_the_engine(tmp_path: Path):
     assert value(line, "--reasoning-format") == value(other, "--reasoning-format") == "none"
     assert (environ["COLOUR"], environ["SHAPE"]) == ("blue", "round")
     inherited = {"PATH", "HOME", "LANG", "LD_LIBRARY_PATH"}
-    given = {"COLOUR", "SHAPE", "LLAMA_API_KEY", "LLAMA_SERVER_ROUTER_PORT"}
+    given = {"COLOUR", "SHAPE", "LLAMA_API_KEY", "LLAMA_SERVER_ROUTER_PORT", "LLAMA_PROXY_MARK", "GGML_NO_BACKTRACE"}
     assert {name for name in environ if not name.startswith(("CUDA_", "NVIDIA_"))} <= inherited | given
 
 

@@ -11,7 +11,6 @@ import logging
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
 
 from app.use_cases.scheduling.pool_state import PoolState
@@ -32,17 +31,23 @@ class Watchdog:
         self._pause_seconds = period_seconds / FEEDS_PER_PERIOD
         self._is_responsive = is_responsive
         self._status = status
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="watchdog", daemon=True).start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
 
     def _run(self) -> None:
-        while True:
+        while not self._stopped.is_set():
             if self._is_responsive(self._pause_seconds):
                 self._notify(f"WATCHDOG=1\nSTATUS={self._status()}")
             else:
                 log.error("the scheduler has not answered for %g s; systemd is not notified", self._pause_seconds)
-            time.sleep(self._pause_seconds)
+            self._stopped.wait(self._pause_seconds)
 
     def _notify(self, message: str) -> None:
         # systemd's end may be full for a moment; a leading @ means Linux's abstract namespace
