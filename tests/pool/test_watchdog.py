@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.entities.server import Server
+from app.errors import WaitTimeout
 from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.builders import a_model
 from tests.pool.test_pool import Case, Process
@@ -60,8 +62,12 @@ def test_a_scheduler_that_is_stuck_does_not_answer(monkeypatch: pytest.MonkeyPat
         started.set()
         goes_on.wait(60)
 
+    def acquire() -> None:
+        with contextlib.suppress(WaitTimeout):  # after this test: the server that was spawned never loads
+            case.acquire(a_model())
+
     monkeypatch.setattr(Process, "__init__", stuck)
-    threading.Thread(target=lambda: case.acquire(a_model()), daemon=True).start()
+    threading.Thread(target=acquire, daemon=True).start()
     assert started.wait(20)
     assert not case.pool.is_responsive(0.1)
     goes_on.set()
