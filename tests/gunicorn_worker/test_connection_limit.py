@@ -21,13 +21,13 @@ def a_connection(phase: Phase, since: float, address: str = "a") -> Any:
 
 
 def test_one_address_leaves_room_for_others():
-    assert ConnectionLimit(2560, 1536) == LIMIT
+    assert ConnectionLimit(2560, 2048) == LIMIT
     assert ConnectionLimit.of(100) == ConnectionLimit(100, 50)
 
 
 @pytest.mark.parametrize(
     ("counts", "address", "makes_room"),
-    [({"a": 1535}, "a", None), ({"a": 1536}, "a", "a"), ({"a": 1536}, "b", None), ({"a": 1500, "b": 1060}, "b", "a")],
+    [({"a": 2047}, "a", None), ({"a": 2048}, "a", "a"), ({"a": 2048}, "b", None), ({"a": 1500, "b": 1060}, "b", "a")],
 )
 def test_the_address_with_the_most_makes_room(counts: dict[str, int], address: str, makes_room: str | None):
     assert LIMIT.excess(Counter(counts), sum(counts.values()), address) == makes_room

@@ -122,11 +122,11 @@ CASES = [
          "the body's JSON is more than 200 levels deep"),
     Case("media URL", post(b'{"model": "demo", "messages": [{"role": "user", "content": [{"type": "image_url", '
                            b'"image_url": {"url": "http://127.0.0.1:1/"}}]}]}'), 400, "invalid_request",
-         "messages.0..content.0..image_url.url: only data: URLs are allowed here .upstream.media_urls.: .+",
+         "messages.0..content.0..image_url.url: only data: URLs are allowed here .upstream.media_urls.; .+",
          "messages[0].content[0].image_url.url"),
     Case("schema bomb", post(b'{"model": "demo", "prompt": "x", "json_schema": {"type": "array", "items": {}, '
                              b'"minItems": 1e6}}', "/v1/completions"), 400, "invalid_request",
-         "json_schema.minItems: minItems and maxItems of the request's schemas are more than 10,000 together",
+         "json_schema.minItems: minItems and maxItems of the request's schemas add up to more than 10,000; lower them",
          "json_schema.minItems"),
     Case("depth 10,000", post(b'{"model":' * 10_000 + b'"demo"' + b"}" * 10_000), 400, "invalid_request",
          "the body's JSON is more than 200 levels deep"),
