@@ -51,9 +51,10 @@ class PacedUnreader(Unreader):
 
         gunicorn copies what it has read ahead at every call, under Python's lock: five times the bytes of a body.
         """
-        if not size or size < 0:
-            data: bytes = super().read(size, read_ahead)
-            return data
+        if size == 0:
+            return b""
+        if size is None or size < 0:
+            return self.take_rest() or self.chunk(read_ahead)
         pieces = [self.take_rest()]
         missing = size - len(pieces[0])
         while missing > 0 and (piece := self.chunk(missing)):
