@@ -15,7 +15,7 @@ from app.services import AccessPolicy, RequestSettings
 from app.settings.schema import Settings
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
 from workers.engine.binary import cuda_problem, find_engine
 from workers.engine.probe_process import EngineNotFound, engine_environment
 from workers.folders import state_folder

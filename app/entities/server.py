@@ -72,8 +72,8 @@ class Server:
     # The hash of each request that it may be working on, by ticket: the running ones, and those whose clients have
     # disconnected, until all slots of such are free.
     in_flight: Mapping[int, str] = field(default_factory=dict)
-    sole: int | None = None  # ticket of the suspect request that runs alone
-    sole_until: float = 0.0
+    exclusive_ticket: int | None = None  # ticket of the suspect request that runs alone
+    exclusive_until: float = 0.0
     pid: int | None = None
     port: int | None = None
 
@@ -103,9 +103,8 @@ class Server:
     @property
     def has_free_slot(self) -> bool:
         """A server that does not respond has none: what is sent to it now might be lost with it."""
-        if self.state is not ServerState.READY or self.unresponsive_since is not None or self.sole is not None:
-            return False
-        return len(self.leases) + self.abandoned_slots < self.slots
+        is_open = self.state is ServerState.READY and self.exclusive_ticket is None
+        return is_open and self.unresponsive_since is None and len(self.leases) + self.abandoned_slots < self.slots
 
     @property
     def is_empty(self) -> bool:
@@ -121,7 +120,11 @@ class Server:
     def with_only_leases_in_flight(self) -> Server:
         """This server once it works on nothing but its running requests."""
         in_flight = {ticket: each for ticket, each in self.in_flight.items() if ticket in self.leases}
-        return replace(self, in_flight=in_flight, sole=self.sole if self.sole in self.leases else None)
+        return replace(
+            self,
+            in_flight=in_flight,
+            exclusive_ticket=self.exclusive_ticket if self.exclusive_ticket in self.leases else None,
+        )
 
     def released(self, ticket: int, at: float, is_complete: bool, keep_alive_seconds: float | None) -> Server:
         """This server without the lease. `is_complete`: the request was answered completely."""

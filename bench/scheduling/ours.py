@@ -17,7 +17,8 @@ from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect, Grant, ReadGpus, ReadMemory, Refuse, Spawn, Stop
-from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
 from bench.scheduling.arrivals import Request
 from bench.scheduling.machines import GIB, RETURN_SECONDS, SLOTS, STOP_SECONDS, Machine, Subject

@@ -19,7 +19,8 @@ from app.use_cases.model_shape.shape import ModelShape, model_shape
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Decided, Effect, ReadMemory, Spawn
-from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, record_and_settle, step
 from app.use_cases.scheduling.steady import grant_or_release
 from tests.helpers.gguf_bytes import TINY, Info, Typed, a_file, a_header

@@ -19,7 +19,7 @@ from app.use_cases.model_shape.shape import ModelShape, model_shape
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect, ReadGpus, Spawn
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
 from tests.helpers.builders import GIB, Play, a_model
 from tests.helpers.gguf_bytes import Info, a_header
 from workers.gguf.header import read_header

@@ -17,7 +17,8 @@ from app.errors import InvalidModelFile, WaitTimeout
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Decided
-from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.builders import GIB, a_launch, a_model, a_placement_request, replace
 from workers.pool.decision_log import record_decision
 from workers.pool.pool import Pool
@@ -36,8 +37,7 @@ class Process:
     def stop(self, saves: bool = False) -> None:
         self.post(ev.Exited(self.server.id, "", time.monotonic()))
 
-    def count_slots(self) -> None: ...
-    def check_liveness(self) -> None: ...
+    def check(self, counts_slots: bool) -> None: ...
     def kill(self) -> None: ...
 
 

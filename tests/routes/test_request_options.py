@@ -13,7 +13,8 @@ from app.errors import InvalidRequest
 from app.request_body.options import keep_alive_seconds, requested_context
 from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import Play, a_model, a_placement_request, replace
 from tests.helpers.service import wait_for

@@ -9,7 +9,7 @@ from app.entities.refusal import Reason
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.demand import expected_load_seconds
 from app.use_cases.scheduling.effects import Done, Refuse
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
 from tests.helpers.builders import Play, a_model
 from tests.scheduling.test_schedule import spawned
 

@@ -10,7 +10,7 @@ from app.errors import error_for
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.demand import with_load_seconds
 from app.use_cases.scheduling.effects import Grant, Refuse
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import Play, a_model, replace
 from tests.scheduling.test_schedule import IMPATIENT, grants, refusals, spawned, stopped

@@ -7,13 +7,12 @@ import pytest
 from app.entities.placement import Outcome
 from app.entities.server import ServerState
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.effects import CheckLiveness, CountSlots, Effect, Grant, Spawn, Stop, StopReason
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.effects import CheckServer, Effect, Grant, Spawn, Stop, StopReason
+from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import Play, a_model
 
 LIMITS = SchedulingLimits(hang_timeout_seconds=30, stall_timeout_seconds=300)
-CHECKS = CheckLiveness, CountSlots
 
 
 def a_busy_play(requests: int = 1, slots: int = 1) -> Play:
@@ -31,9 +30,9 @@ def checked(play: Play, until: float, **found: object) -> list[Effect]:
     while (at := due_at(play.state)) is not None and at <= until:
         effects = play.post(ev.Tick(at))
         for effect in effects:
-            if isinstance(effect, CHECKS):
-                effects += play.post(ev.SlotsCounted(effect.server, None, at, at + 0.5, **found))
-        others += [effect for effect in effects if not isinstance(effect, CHECKS)]
+            if isinstance(effect, CheckServer):
+                effects += play.post(ev.ServerChecked(effect.server, None, at, at + 0.5, **found))
+        others += [effect for effect in effects if not isinstance(effect, CheckServer)]
     return others
 
 
@@ -44,8 +43,8 @@ def stops(effects: list[Effect]) -> list[tuple[int, StopReason]]:
 def test_a_busy_server_is_checked_every_few_seconds_and_an_idle_one_never():
     play = a_busy_play()
     assert due_at(play.state) == 5.0
-    assert play.post(ev.Tick(at=5.0)) == [CheckLiveness(1)]
-    play.post(ev.SlotsCounted(1, None, 5.0, 5.0, has_worked=True))
+    assert play.post(ev.Tick(at=5.0)) == [CheckServer(1, counts_slots=False)]
+    play.post(ev.ServerChecked(1, None, 5.0, 5.0, has_worked=True))
     assert due_at(play.state) == 10.0
     play.post(ev.Release(1, at=6.0))
     assert due_at(play.state) == 6.0 + LIMITS.ttl_seconds
@@ -89,7 +88,7 @@ def test_a_server_that_only_listens_has_as_long_as_a_load_without_progress():
 def test_one_sign_of_life_starts_the_count_anew():
     play = a_busy_play()
     checked(play, until=30.0, is_listening=False)
-    play.post(ev.SlotsCounted(1, busy=1, requested_at=30.0, at=30.1))
+    play.post(ev.ServerChecked(1, busy=1, requested_at=30.0, at=30.1))
     assert not stops(checked(play, until=60.0, is_listening=False))
     assert stops(checked(play, until=70.0, is_listening=False)) == [(1, StopReason.HUNG)]
 
@@ -107,14 +106,14 @@ def test_no_request_is_sent_to_a_server_while_it_does_not_respond():
     play = a_busy_play(slots=2)
     checked(play, until=5.0, is_listening=False)
     assert play.ask(a_model(slots=2), at=6.0) == []
-    assert play.post(ev.SlotsCounted(1, busy=1, requested_at=7.0, at=7.0)) == [Grant(2, 1)]
+    assert play.post(ev.ServerChecked(1, busy=1, requested_at=7.0, at=7.0)) == [Grant(2, 1)]
 
 
 def test_an_answer_that_arrives_after_the_stop_changes_nothing():
     play = a_busy_play()
     checked(play, until=40.0, is_listening=False)
-    assert play.post(ev.SlotsCounted(1, busy=0, requested_at=39.0, at=40.1)) == []
+    assert play.post(ev.ServerChecked(1, busy=0, requested_at=39.0, at=40.1)) == []
     assert play.state.servers[0].state is ServerState.STOPPING
     play.post(ev.Release(1, at=40.2, ending=ev.Ending.ABORTED_WHILE_SILENT))
-    assert not [effect for effect in checked(play, until=60.0) if isinstance(effect, CHECKS)]
+    assert not [effect for effect in checked(play, until=60.0) if isinstance(effect, CheckServer)]
     assert due_at(play.state) is None

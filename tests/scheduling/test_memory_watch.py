@@ -9,8 +9,9 @@ import pytest
 from app.entities.server import ServerState
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import ReadMemory, Spawn, Stop, StopReason
+from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.memory_watch import MIN_EXCESS_BYTES, WATCH_AFTER_USE_SECONDS, WATCH_SECONDS
-from app.use_cases.scheduling.pool_state import SchedulingLimits, ServerEnding
+from app.use_cases.scheduling.pool_state import ServerEnding
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import GIB, Play, a_model, booked, memory
 

@@ -12,7 +12,7 @@ from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect, Grant, Refuse, Spawn, Stop, StopReason
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import Play, a_launch, a_model, a_placement_request
 

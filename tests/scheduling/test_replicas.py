@@ -14,8 +14,8 @@ from app.entities.server import ServerState
 from app.use_cases.reporting.report import model_entry, model_list
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Done, ReadMemory
+from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.load_balancing import MAX_CONVERSATIONS
-from app.use_cases.scheduling.pool_state import SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import GIB, Play, a_model, a_placement_request, booked, memory, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers

@@ -6,7 +6,7 @@ from app.entities.model import Model
 from app.entities.refusal import Reason
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
 from tests.helpers.builders import Play, a_model, a_placement_request, booked
 from tests.scheduling.test_schedule import grants, refusals, spawned
 

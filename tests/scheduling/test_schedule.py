@@ -9,8 +9,9 @@ from app.entities.refusal import Reason
 from app.entities.server import ServerState
 from app.errors import error_for
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.effects import CountSlots, Effect, Grant, ReadMemory, Refuse, Spawn, Stop
-from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
+from app.use_cases.scheduling.effects import CheckServer, Effect, Grant, ReadMemory, Refuse, Spawn, Stop
+from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
 from tests.helpers.builders import Play, a_model, memory
 
@@ -313,11 +314,11 @@ def test_an_abandoned_slot_is_not_granted_until_the_engine_reports_it_free():
     play.ask(a_model(slots=1))
     play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_STREAMING))
     assert grants(play.ask(a_model(slots=1), at=1.1)) == {}
-    assert play.post(ev.Tick(at=1.25)) == [CountSlots(1)]
-    assert play.post(ev.SlotsCounted(1, busy=1, requested_at=1.25, at=1.5)) == [], "it has five seconds to notice"
+    assert play.post(ev.Tick(at=1.25)) == [CheckServer(1, counts_slots=True)]
+    assert play.post(ev.ServerChecked(1, busy=1, requested_at=1.25, at=1.5)) == [], "it has five seconds to notice"
     assert play.post(ev.Tick(at=2.5)) == [], "asking it all the time would keep llama-server from noticing"
-    assert play.post(ev.Tick(at=3.0)) == [CountSlots(1)]
-    assert grants(play.post(ev.SlotsCounted(1, busy=0, requested_at=3.0, at=3.1))) == {2: 1}
+    assert play.post(ev.Tick(at=3.0)) == [CheckServer(1, counts_slots=True)]
+    assert grants(play.post(ev.ServerChecked(1, busy=0, requested_at=3.0, at=3.1))) == {2: 1}
 
 
 def test_an_engine_abandoned_in_silence_is_not_asked_before_it_looks_itself():
@@ -336,7 +337,7 @@ def test_of_many_abandoned_slots_the_free_ones_are_granted():
     play.post(
         *(ev.Release(ticket, at=1.0, ending=ev.Ending.ABORTED_WHILE_STREAMING) for ticket in (1, 2, 3)), ev.Tick(at=1.2)
     )
-    play.post(ev.SlotsCounted(1, busy=2, requested_at=1.2, at=1.25))
+    play.post(ev.ServerChecked(1, busy=2, requested_at=1.2, at=1.25))
     assert play.state.server(1).abandoned_slots == 1
     assert grants(play.ask(a_model(slots=4), at=1.3)) == {5: 1}
 
@@ -353,7 +354,7 @@ def abandoned_slots(busy: int | None, requested_at: float, **limits: float) -> t
     play = Play(SchedulingLimits(disconnect_notice_seconds=5, slot_check_seconds=5, **limits))
     play.ask(a_model())
     play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT), ev.Tick(at=6.0))
-    return play, play.post(ev.SlotsCounted(1, busy=busy, requested_at=requested_at, at=6.1))
+    return play, play.post(ev.ServerChecked(1, busy=busy, requested_at=requested_at, at=6.1))
 
 
 def test_a_server_that_generates_for_nobody_is_stopped():
@@ -369,7 +370,7 @@ def test_a_server_that_stopped_generating_is_kept_and_not_asked_again():
 def test_a_server_that_does_not_answer_is_asked_again():
     play, effects = abandoned_slots(busy=None, requested_at=6.0)
     assert effects == []
-    assert play.post(ev.Tick(at=11.1)) == [CountSlots(1)]
+    assert play.post(ev.Tick(at=11.1)) == [CheckServer(1, counts_slots=True)]
 
 
 def test_a_count_from_before_the_last_request_ended_stops_nothing():
@@ -378,7 +379,7 @@ def test_a_count_from_before_the_last_request_ended_stops_nothing():
         play.ask(a_model())
     play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT), ev.Tick(at=6.0))
     play.post(ev.Release(2, at=6.05))
-    assert play.post(ev.SlotsCounted(1, busy=1, requested_at=6.0, at=6.1)) == []
+    assert play.post(ev.ServerChecked(1, busy=1, requested_at=6.0, at=6.1)) == []
 
 
 def test_a_server_that_also_serves_another_request_is_not_stopped():
@@ -386,8 +387,8 @@ def test_a_server_that_also_serves_another_request_is_not_stopped():
     for _ in range(2):
         play.ask(a_model())
     play.post(ev.Ready(1, 9001, at=0.0), ev.Release(1, at=1.0, ending=ev.Ending.ABORTED_WHILE_SILENT), ev.Tick(at=6.0))
-    assert play.post(ev.SlotsCounted(1, busy=2, requested_at=6.0, at=6.1)) == []
-    assert play.post(ev.Tick(at=11.1)) == [CountSlots(1)]
+    assert play.post(ev.ServerChecked(1, busy=2, requested_at=6.0, at=6.1)) == []
+    assert play.post(ev.Tick(at=11.1)) == [CheckServer(1, counts_slots=True)]
 
 
 def test_a_server_drained_for_a_canceled_request_accepts_requests_again():

@@ -13,7 +13,7 @@ from app.use_cases.placement.ledger import RELEASE_TIMEOUT_SECONDS
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect, ReadGpus, Refuse, Spawn
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.readings import GPU_READING_TIMEOUT_SECONDS
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import GIB, a_model, a_placement_request, replace

@@ -29,8 +29,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.backoff import active_backoff
 from app.use_cases.scheduling.decision_inputs import world_with_eviction_costs
 from app.use_cases.scheduling.effects import (
-    CheckLiveness,
-    CountSlots,
+    CheckServer,
     Decided,
     Done,
     Effect,
@@ -42,8 +41,9 @@ from app.use_cases.scheduling.effects import (
     StopReason,
 )
 from app.use_cases.scheduling.fairness import is_abandoned_load, waiting_loads
+from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.load_balancing import is_surplus
-from app.use_cases.scheduling.pool_state import Awaited, PoolState, SchedulingLimits
+from app.use_cases.scheduling.pool_state import Awaited, PoolState
 from app.use_cases.scheduling.readings import note_elapsed_time
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.schedule import PASSES, due_at, step
@@ -193,10 +193,10 @@ class World:
                     self.now + self.random.expovariate(self.answers_a_second),
                     ev.Release(ticket, 0.0, self.random.choice(list(ev.Ending)), self.some_keep_alive()),
                 )
-            case CountSlots(server) | CheckLiveness(server):
+            case CheckServer(server):
                 busy = self.random.choice([None, 0, 1, 2])
                 signs = self.random.random() < 0.5, self.random.random() < 0.3
-                self.later(self.now + 0.1, ev.SlotsCounted(server, busy, self.now, 0.0, *signs))
+                self.later(self.now + 0.1, ev.ServerChecked(server, busy, self.now, 0.0, *signs))
             case Done(ticket) | Refuse(ticket):
                 self.answers[ticket] += 1
 
@@ -237,8 +237,8 @@ class World:
         free = {server.model.name for server in servers if server.has_free_slot} - held_back
         for server in servers:
             assert server.leases <= server.in_flight.keys()
-            if server.sole in server.leases:
-                assert server.leases == {server.sole}, "a suspect runs alone"
+            if server.exclusive_ticket in server.leases:
+                assert server.leases == {server.exclusive_ticket}, "a suspect runs alone"
         waits = [each for each in self.state.waiting if each.awaited is Awaited.SLOT]
         assert not any(each.model.name in free for each in waits), "no request waits while its model has a free slot"
         for server in servers:

@@ -6,8 +6,8 @@ from app.entities.refusal import Reason
 from app.errors import error_for
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect, Grant, Refuse, Spawn
-from app.use_cases.scheduling.pool_state import SchedulingLimits
-from app.use_cases.scheduling.suspects import ALONE_SECONDS, MAX_SUSPECTS, SUSPECTED_SECONDS
+from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.suspects import EXCLUSIVE_SECONDS, MAX_SUSPECTS, SUSPECTED_SECONDS
 from tests.helpers.builders import Play, a_model, a_placement_request, booked
 
 LIMITS = SchedulingLimits(max_wait_seconds=100)  # a request is starving after 40
@@ -116,7 +116,7 @@ def test_a_crash_after_an_abandoned_request_was_gone_does_not_blame_it():
     service = Service()
     service.send("gone", at=0.0)
     service.end("gone", at=0.1, ending=ev.Ending.ABORTED_WHILE_SILENT)
-    service.post(ev.SlotsCounted(1, busy=0, requested_at=2.0, at=2.0))
+    service.post(ev.ServerChecked(1, busy=0, requested_at=2.0, at=2.0))
     service.send("killer", at=3.0)
     service.crash(at=4.0)
     assert service.state.suspects.keys() == {"killer"}
@@ -141,7 +141,7 @@ def test_a_suspect_that_runs_for_long_shares_its_server_again():
     service = crashed_with("suspect")
     service.send("suspect", at=2.0)
     service.send("other", at=3.0)
-    service.post(ev.Tick(2.0 + ALONE_SECONDS))
+    service.post(ev.Tick(2.0 + EXCLUSIVE_SECONDS))
     assert service.running() == {"suspect", "other"}
     service.crash(at=70.0)
     assert not any(suspect.is_refused for suspect in service.state.suspects.values())

@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry
 
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect
-from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.builders import Play, a_model
 from workers.telemetry.pool_counts import PoolCounts
 

@@ -14,7 +14,7 @@ from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.pins import PinnedRequests, auto_context_problems, is_capacity_known, pinned_problems
 from app.use_cases.placement.usable_gpus import gpus_are_usable
 from app.use_cases.placement.world import World, world_of
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
 from workers.catalog.catalog import Catalog
 from workers.pool.estimate_source import EstimateSource
 from workers.telemetry.store import StateStore

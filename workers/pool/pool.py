@@ -24,7 +24,8 @@ from app.use_cases.placement.contexts import max_request_tokens
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import effects as fx
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
 from workers.pool.clock import Clock
 from workers.pool.decision_log import log_suspects, record_decision
@@ -245,10 +246,8 @@ class Pool:
                 self._processes.start(server)
             case fx.Stop(server_id, why, detail):
                 self._processes.stop(server_id, why, detail)
-            case fx.CountSlots(server_id):
-                self._processes.count_slots(server_id)
-            case fx.CheckLiveness(server_id):
-                self._processes.check_liveness(server_id)
+            case fx.CheckServer(server_id, counts_slots):
+                self._processes.check(server_id, counts_slots)
             case fx.ReadMemory():
                 self._read()
             case fx.ReadGpus():

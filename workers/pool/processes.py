@@ -21,8 +21,7 @@ class Process(Protocol):
     @property
     def api_key(self) -> str: ...
     def stop(self, saves: bool = False) -> None: ...
-    def count_slots(self) -> None: ...
-    def check_liveness(self) -> None: ...
+    def check(self, counts_slots: bool) -> None: ...
     def kill(self) -> None: ...
 
 
@@ -56,13 +55,9 @@ class Processes:
             if why.kills:
                 process.kill()
 
-    def count_slots(self, server_id: int) -> None:
+    def check(self, server_id: int, counts_slots: bool) -> None:
         if process := self._processes.get(server_id):
-            process.count_slots()
-
-    def check_liveness(self, server_id: int) -> None:
-        if process := self._processes.get(server_id):
-            process.check_liveness()
+            process.check(counts_slots)
 
     def remove(self, server_id: int) -> None:
         """The process has ended."""

@@ -10,7 +10,8 @@ from app.entities.model import Model
 from app.errors import ProxyError
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling.events import Reconfigured
-from app.use_cases.scheduling.pool_state import PoolState, SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pool_state import PoolState
 
 
 def reconfigured(

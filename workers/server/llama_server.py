@@ -62,13 +62,9 @@ class LlamaServer:
         if its model has keep_kv_cache."""
         self._orders.stop(saves)
 
-    def count_slots(self) -> None:
-        """Query how many of its slots are busy; posts SlotsCounted, even if there is no answer."""
-        self._orders.count_slots()
-
-    def check_liveness(self) -> None:
-        """Check whether it responds; posts SlotsCounted."""
-        self._orders.check_liveness()
+    def check(self, counts_slots: bool) -> None:
+        """Carry out CheckServer; posts ServerChecked, even if there is no answer."""
+        self._orders.check(counts_slots)
 
     def kill(self) -> None:
         """SIGKILL to its process group, now."""

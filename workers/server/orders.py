@@ -13,8 +13,8 @@ class Orders:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.is_stop_wanted = False
         self.is_save_wanted = False  # before the stop
-        self.is_count_wanted = False  # of busy slots; reset by the server's thread
-        self.is_check_wanted = False  # whether it responds; reset by the server's thread
+        self.is_check_wanted = False  # whether it responds; this and the next are reset by the server's thread
+        self.is_count_wanted = False  # of busy slots, at the check
         self._lock = threading.Lock()  # after close() the number may belong to another file
         self._is_closed = False
 
@@ -23,11 +23,8 @@ class Orders:
         self.is_stop_wanted = True
         self.wake()
 
-    def count_slots(self) -> None:
-        self.is_count_wanted = True
-        self.wake()
-
-    def check_liveness(self) -> None:
+    def check(self, counts_slots: bool) -> None:
+        self.is_count_wanted |= counts_slots
         self.is_check_wanted = True
         self.wake()
 

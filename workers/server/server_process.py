@@ -211,7 +211,7 @@ class ServerProcess:
             self._begin_stop(now)
         elif self._is_stopping and not self._is_terminated and not (self._cache and self._cache.is_busy):
             self._terminate_at = now
-        elif (self._orders.is_count_wanted or self._orders.is_check_wanted) and self._port is not None:
+        elif self._orders.is_check_wanted and self._port is not None:
             self._check(self._port, now)
 
     def _check(self, port: int, now: float) -> None:
@@ -220,7 +220,7 @@ class ServerProcess:
         self._orders.is_count_wanted = self._orders.is_check_wanted = False
         busy = count_busy_slots(port, self._api_key) if is_count_wanted or not has_worked else None
         is_listening = busy is not None or has_worked or is_loaded(port, self._api_key)
-        self._post(ev.SlotsCounted(self._server.id, busy, now, time.monotonic(), is_listening, has_worked))
+        self._post(ev.ServerChecked(self._server.id, busy, now, time.monotonic(), is_listening, has_worked))
 
     def _begin_stop(self, now: float) -> None:
         """Time for saving is taken out of stop_seconds, so that its memory is free no later."""

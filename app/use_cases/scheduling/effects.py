@@ -95,17 +95,14 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
-class CountSlots:
-    """Ask this server how many of its slots are busy; answered by SlotsCounted."""
+class CheckServer:
+    """Check whether this server responds, and how many of its slots are busy; answered by ServerChecked.
+
+    Without `counts_slots`, it is asked only if it has used no CPU time.
+    """
 
     server: int
+    counts_slots: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CheckLiveness:
-    """Check whether this server responds; it is asked only if it has used no CPU time. Answered by SlotsCounted."""
-
-    server: int
-
-
-Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CountSlots | CheckLiveness
+Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CheckServer

@@ -10,7 +10,7 @@ from app.entities.gpu import GpuSnapshot
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.use_cases.placement.request import PlacementRequest
-from app.use_cases.scheduling.pool_state import SchedulingLimits
+from app.use_cases.scheduling.limits import SchedulingLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class SlotsCounted:
-    """A check of a server: how many slots it reports as busy (None: it did not answer, or was not asked because it has
-    worked), and its other signs of life."""
+class ServerChecked:
+    """How many slots a server reports as busy (None: it did not answer, or was not asked because it has worked), and
+    its other signs of life."""
 
     server: int
     busy: int | None
@@ -212,7 +212,7 @@ Event = (
     | Measured
     | Progress
     | Ready
-    | SlotsCounted
+    | ServerChecked
     | Exited
     | MemoryRead
     | MemoryReadFailed

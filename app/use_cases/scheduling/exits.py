@@ -12,11 +12,11 @@ from app.use_cases.scheduling.pool_state import (
     STARTING,
     STOPPING,
     Awaited,
-    Failure,
     PoolState,
     Step,
     Waiter,
     note_ending,
+    note_failure,
     reject_model,
 )
 from app.use_cases.scheduling.runtime_margin import margin_after_failure, raise_runtime_margin
@@ -78,7 +78,7 @@ def _record_failure(state: PoolState, server: Server, event: Exited) -> Step:
         state = replace(state, backoffs=with_failure(state.backoffs, server, event.at))
     if has_another:
         return state, []
-    state = replace(state, failures={**state.failures, name: Failure(event.detail, event.at)})
+    state = note_failure(state, server, event.detail, event.at)
     if server.state is not STARTING:
         return state, []
     reason = Reason.SPAWN_FAILED if event.could_not_spawn else Reason.LOAD_FAILED

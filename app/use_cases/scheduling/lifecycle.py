@@ -13,9 +13,9 @@ from app.use_cases.scheduling.pool_state import (
     READY,
     STARTING,
     STOPPING,
-    Failure,
     PoolState,
     Step,
+    note_failure,
     reject_model,
     stop_server,
     update_server,
@@ -44,7 +44,7 @@ def stop_stalled(state: PoolState, now: float) -> Step:
             state = replace(state, backoffs=with_failure(state.backoffs, server, now))
             if not state.has_another(server):
                 state, orders = reject_model(state, Refusal(Reason.LOAD_TIMEOUT, name, detail))
-                state = replace(state, failures={**state.failures, name: Failure(detail, now)})
+                state = note_failure(state, server, detail, now)
                 effects += orders
             state, orders = stop_server(state, server, StopReason.STALLED)
             effects += orders

@@ -12,11 +12,11 @@ from __future__ import annotations
 from app.entities.frozen import replace
 from app.entities.placement import Decision, Outcome
 from app.entities.server import Server
-from app.use_cases.scheduling.effects import CheckLiveness, CountSlots, Decided, Effect, StopReason
-from app.use_cases.scheduling.events import Ending, Release, SlotsCounted
+from app.use_cases.scheduling.effects import CheckServer, Decided, Effect, StopReason
+from app.use_cases.scheduling.events import Ending, Release, ServerChecked
+from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.pool_state import (
     PoolState,
-    SchedulingLimits,
     Step,
     note_ending,
     stop_server,
@@ -31,10 +31,9 @@ def check_servers(state: PoolState, now: float) -> Step:
     for server in state.servers:
         if server.next_check_at is not None and now >= server.next_check_at:
             state = update_server(state, server.id, lambda s: replace(s, next_check_at=None))
-            if server.is_up and (server.abandoned_slots or server.unresponsive_since is not None):
-                effects.append(CountSlots(server.id))
-            elif server.is_up and server.leases:
-                effects.append(CheckLiveness(server.id))
+            counts_slots = server.abandoned_slots > 0 or server.unresponsive_since is not None
+            if server.is_up and (counts_slots or server.leases):
+                effects.append(CheckServer(server.id, counts_slots))
     return state, effects
 
 
@@ -53,7 +52,7 @@ def with_abandoned_slot(server: Server, event: Release, limits: SchedulingLimits
     )
 
 
-def record_check(state: PoolState, event: SlotsCounted) -> Step:
+def record_check(state: PoolState, event: ServerChecked) -> Step:
     """Slots are free when the engine reports it. A server is stopped if it does not respond, or if it is idle and still
     generates at its disconnect deadline: in some engines nothing else ends that."""
     server = state.server(event.server)
@@ -69,7 +68,7 @@ def record_check(state: PoolState, event: SlotsCounted) -> Step:
     return state, []
 
 
-def _checked(server: Server, event: SlotsCounted, limits: SchedulingLimits) -> Server:
+def _checked(server: Server, event: ServerChecked, limits: SchedulingLimits) -> Server:
     """The server with what a check has found, and with the time of the next one."""
     since = event.requested_at if server.unresponsive_since is None else server.unresponsive_since
     abandoned = server.abandoned_slots
@@ -83,18 +82,18 @@ def _checked(server: Server, event: SlotsCounted, limits: SchedulingLimits) -> S
     return replace(server, next_check_at=event.at + pause_seconds if is_soon or server.leases else None)
 
 
-def _responds(server: Server, event: SlotsCounted) -> bool:
+def _responds(server: Server, event: ServerChecked) -> bool:
     """What an engine computes while no request runs is no sign of life: its slots should be free."""
     return event.busy is not None or (event.has_worked and bool(server.leases))
 
 
-def _is_abandoned(server: Server, event: SlotsCounted) -> bool:
+def _is_abandoned(server: Server, event: ServerChecked) -> bool:
     """A count from before the last release does not decide."""
     is_overdue = event.requested_at > server.last_used and event.requested_at >= server.disconnect_deadline
     return event.busy is not None and server.abandoned_slots > 0 and server.is_idle and is_overdue
 
 
-def _patience_seconds(server: Server, event: SlotsCounted, limits: SchedulingLimits) -> float:
+def _patience_seconds(server: Server, event: ServerChecked, limits: SchedulingLimits) -> float:
     """How long the server may not respond."""
     if event.is_listening and server.leases:
         return max(limits.hang_timeout_seconds, limits.stall_timeout_seconds)

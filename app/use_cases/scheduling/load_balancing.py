@@ -18,6 +18,8 @@ MAX_CONVERSATIONS = 512  # remembered per model; copying that many costs 2 us at
 
 def pick_server(free: Sequence[Server], waiter: Waiter, conversations: Mapping[str, Conversations]) -> Server:
     """The server of `free`, those with a free slot, that the waiter gets."""
+    if len(free) == 1:
+        return free[0]
     known = conversations.get(waiter.model.name, {})
     server_id = known.get(waiter.conversation) if waiter.conversation is not None else None
     return next((server for server in free if server.id == server_id), None) or min(free, key=load_of)

@@ -17,7 +17,7 @@ from app.entities.memory import MemoryReading
 from app.entities.placement import CPU
 from app.entities.server import Server
 from app.use_cases.scheduling.effects import Effect, ReadMemory, StopReason
-from app.use_cases.scheduling.pool_state import Failure, PoolState, Step, note_ending, stop_server
+from app.use_cases.scheduling.pool_state import PoolState, Step, note_ending, note_failure, stop_server
 
 MIB, GIB = 1024**2, 1024**3
 WATCH_SECONDS = 0.5  # that schema makes an engine grow by about 0.5 GB in this time
@@ -56,7 +56,7 @@ def _kill_oversized(state: PoolState, now: float) -> Step:
     for server, why in _oversized(state, state.memory):
         detail = _detail(server, state.memory, why)
         if not state.has_another(server):
-            state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
+            state = note_failure(state, server, detail, now)
         state, orders = stop_server(note_ending(state, server, detail), server, StopReason.MEMORY_EXCEEDED, detail)
         effects += orders
     return state, effects

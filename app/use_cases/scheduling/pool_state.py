@@ -10,7 +10,7 @@ from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
-from app.entities.placement import CpuFallback, GpuLimits, Placement, Policy
+from app.entities.placement import Placement
 from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.placement.ledger import ReleasingMemory, memory_to_release
@@ -19,6 +19,7 @@ from app.use_cases.scheduling.backoff import Backoffs
 from app.use_cases.scheduling.demand import Demands
 from app.use_cases.scheduling.effects import Effect, Refuse, Spawn, Stop, StopReason
 from app.use_cases.scheduling.evaluation import Evaluation
+from app.use_cases.scheduling.limits import SchedulingLimits
 
 NO_GPUS = GpuSnapshot(GpuState.NO_GPU, at=float("-inf"))
 
@@ -29,39 +30,8 @@ STARTING, READY, DRAINING, STOPPING = (
     ServerState.STOPPING,
 )
 
-CHECKS_WITHOUT_RESPONSE = 6  # about so many in a row, and a server is hung
 REMEMBERED_ENDINGS = 32  # requests learn them within milliseconds
 _PREFERENCE = {READY: 0, DRAINING: 1, STARTING: 2, STOPPING: 3}  # the lowest serves a model best
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulingLimits:
-    """The settings that decide; app/settings/sections/scheduling.py says what each means."""
-
-    max_waiting: int = 256
-    max_waiting_per_model: int = 128
-    max_loaded: int | None = None
-    max_wait_seconds: float = 300.0
-    min_residency_seconds: float = 20.0
-    ttl_seconds: float = 900.0
-    stall_timeout_seconds: float = 300.0
-    max_excess_memory_bytes: int | None = None  # None: RAM is not watched
-    # How often an engine is polled for its busy slots after a client has disconnected. llama-server checks for the
-    # client only after a second without any result, and an answer to this poll is a result: polled more often, it
-    # generates for ever (b11434, server-queue.cpp, recv_with_timeout and HTTP_POLLING_SECONDS).
-    slot_check_seconds: float = 1.5
-    first_slot_check_seconds: float = 0.2  # after a stream: the engine notices at the next token
-    disconnect_notice_seconds: float = 5.0  # what an engine may take to notice that the client of a stream disconnected
-    silent_disconnect_notice_seconds: float = 5.0  # the same while it has nothing to write
-    hang_timeout_seconds: float = 30.0
-    gpu_limits: GpuLimits = field(default_factory=GpuLimits)
-    policy: Policy = field(default_factory=Policy)
-    cpu_fallback: CpuFallback = CpuFallback.AUTO
-
-    @property
-    def liveness_check_seconds(self) -> float:
-        """Between two checks of a server that has requests."""
-        return self.hang_timeout_seconds / CHECKS_WITHOUT_RESPONSE
 
 
 class Awaited(enum.Enum):
@@ -119,7 +89,7 @@ class ServerEnding:
 class PoolState:
     """Everything the scheduler knows. Replaced whole by `step`; any thread may keep and read an old one."""
 
-    limits: SchedulingLimits = SchedulingLimits()
+    limits: SchedulingLimits = field(default_factory=SchedulingLimits)
     servers: tuple[Server, ...] = ()  # from the order to spawn until the exit, oldest first
     waiting: tuple[Waiter, ...] = ()  # oldest first
     memory: MemoryReading | None = None
@@ -235,6 +205,11 @@ def begin_termination(state: PoolState, server: Server) -> PoolState:
     """The server draining for good: never ready again, even if the client that ordered it disconnects."""
     draining = server if server.state is DRAINING else server.with_state(DRAINING)
     return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
+
+
+def note_failure(state: PoolState, server: Server, detail: str, at: float) -> PoolState:
+    """Note how the server's start failed, or why it was stopped, for the next request's error."""
+    return replace(state, failures={**state.failures, server.model.name: Failure(detail, at)})
 
 
 def note_ending(state: PoolState, server: Server, why: str, is_hung: bool = False) -> PoolState:

@@ -12,10 +12,20 @@ from app.use_cases.scheduling.backoff import active_backoff
 from app.use_cases.scheduling.effects import Done, Grant
 from app.use_cases.scheduling.fairness import is_starving
 from app.use_cases.scheduling.load_balancing import load_of, pick_server, with_conversation
-from app.use_cases.scheduling.pool_state import READY, STARTING, STOPPING, Awaited, PoolState, Step, Waiter, reject
+from app.use_cases.scheduling.pool_state import (
+    READY,
+    STARTING,
+    STOPPING,
+    Awaited,
+    Conversations,
+    PoolState,
+    Step,
+    Waiter,
+    reject,
+)
 from app.use_cases.scheduling.retry_after import retry_after_seconds
 from app.use_cases.scheduling.round_robin import by_key_in_turn, moved_to_back
-from app.use_cases.scheduling.suspects import alone, is_suspect
+from app.use_cases.scheduling.suspects import is_suspect, with_exclusive_request
 
 
 def expire_waits(state: PoolState, now: float) -> Step:
@@ -80,23 +90,18 @@ def grant_slots(state: PoolState, now: float) -> Step:
     conversations = state.conversations
     for waiter in by_key_in_turn(state.waiting, state.slot_rotation):
         servers = free.get(waiter.model.name)
-        if waiter.awaited is Awaited.SLOT and servers:
-            runs_alone = is_suspect(state, waiter, now)
-            suitable = [server for server in servers if server.is_empty] if runs_alone else servers
-            if not suitable:
-                if is_starving(state, waiter, now):
-                    servers.remove(min(servers, key=load_of))  # it accepts nothing until it is empty
-                continue
-            server = suitable[0] if len(suitable) == 1 else pick_server(suitable, waiter, conversations)
-            if waiter.conversation is not None:
-                conversations = with_conversation(conversations, waiter, server)
-            servers.remove(server)
-            grants[waiter.ticket] = server.id
-            check_at = now + state.limits.liveness_check_seconds
-            server = server.leased(waiter.ticket, waiter.request_hash, check_at)
-            server = leased[server.id] = alone(server, waiter.ticket, now) if runs_alone else server
-            if server.has_free_slot:
-                servers.append(server)
+        if waiter.awaited is not Awaited.SLOT or not servers:
+            continue
+        picked = _pick(state, waiter, servers, conversations, now)
+        if picked is None:
+            continue
+        if waiter.conversation is not None:
+            conversations = with_conversation(conversations, waiter, picked)
+        grants[waiter.ticket] = picked.id
+        servers.remove(picked)
+        server = leased[picked.id] = _leased(state, picked, waiter, now)
+        if server.has_free_slot:
+            servers.append(server)
     if not grants:
         return state, []
     waiting = tuple([waiter for waiter in state.waiting if waiter.ticket not in grants])
@@ -108,6 +113,25 @@ def grant_slots(state: PoolState, now: float) -> Step:
         slot_rotation=_slot_rotation(state, waiting, grants) if waiting else state.slot_rotation,
     )
     return state, [Grant(ticket, server_id) for ticket, server_id in grants.items()]
+
+
+def _pick(
+    state: PoolState, waiter: Waiter, free: list[Server], conversations: Mapping[str, Conversations], now: float
+) -> Server | None:
+    """The server of `free` that the waiter gets. A suspect gets an empty one, or none yet; once it is starving, the
+    least busy one is taken out of `free`, and so gets empty."""
+    if not is_suspect(state, waiter, now):
+        return pick_server(free, waiter, conversations)
+    if empty := [server for server in free if server.is_empty]:
+        return pick_server(empty, waiter, conversations)
+    if is_starving(state, waiter, now):
+        free.remove(min(free, key=load_of))
+    return None
+
+
+def _leased(state: PoolState, server: Server, waiter: Waiter, now: float) -> Server:
+    server = server.leased(waiter.ticket, waiter.request_hash, now + state.limits.liveness_check_seconds)
+    return with_exclusive_request(server, waiter.ticket, now) if is_suspect(state, waiter, now) else server
 
 
 def _slot_rotation(

@@ -22,10 +22,10 @@ from app.use_cases.placement.request import NO_MARGIN, LearnedMargin
 from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.pool_state import (
     STARTING,
-    Failure,
     PoolState,
     Step,
     Waiter,
+    note_failure,
     reject_model,
     stop_server,
     update_server,
@@ -108,7 +108,7 @@ def _abort_start(state: PoolState, server: Server, shortage: _Shortage, now: flo
     state = replace(state, waiting=tuple(_with_reported_needs(waiter, server) for waiter in state.waiting))
     if not any(waiter.model.name == server.model.name for waiter in state.waiting_for_server):
         # No waiter would see the reason. The next request is placed with what was reported.
-        state = replace(state, failures={**state.failures, server.model.name: Failure(detail, now)})
+        state = note_failure(state, server, detail, now)
     state, orders = stop_server(state, server, StopReason.TOO_LARGE, detail)
     return state, [*effects, *orders]
 

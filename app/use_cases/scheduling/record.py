@@ -61,7 +61,7 @@ def record(state: PoolState, event: Event) -> Step:
             return update_server(state, server_id, lambda s: _with_progress(s, progress, at)), []
         case ev.Ready(server_id, port, at):
             return _became_ready(state, server_id, port, at), []
-        case ev.SlotsCounted():
+        case ev.ServerChecked():
             return record_check(state, event)
         case ev.Exited():
             return record_exit(state, event)

@@ -76,8 +76,8 @@ def due_at(state: PoolState) -> float | None:
             times.append(server.progress_at + state.limits.stall_timeout_seconds)
         elif server.is_idle and (at := idle_deadline(state, server)) < inf:
             times.append(at)
-        if server.sole is not None:
-            times.append(server.sole_until)
+        if server.exclusive_ticket is not None:
+            times.append(server.exclusive_until)
         if server.next_check_at is not None and server.next_check_at < inf:
             times.append(server.next_check_at)
     if state.waiting:

@@ -48,7 +48,9 @@ def _released(state: PoolState, event: Release) -> Step | None:
     server = next((server for server in state.servers if event.ticket in server.leases), None)
     if server is None or event.ending not in (Ending.COMPLETE, Ending.NOT_SENT):
         return None
-    if server.abandoned_slots or server.sole is not None or server.in_flight.get(event.ticket) in state.suspects:
+    if server.abandoned_slots or server.exclusive_ticket is not None:
+        return None
+    if server.in_flight.get(event.ticket) in state.suspects:
         return None
     is_complete = event.ending is Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
