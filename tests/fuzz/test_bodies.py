@@ -53,18 +53,18 @@ def test_a_body_that_is_accepted_means_one_thing(body: bytes):
 
 # How to wrap a value, again and again: in an array, or as an object's member.
 WRAPPERS = st.lists(st.none() | st.sampled_from(KEYS), max_size=6)
-SIBLINGS = st.lists(json_values(), min_size=1, max_size=2)
-PLACES = st.tuples(WRAPPERS, SIBLINGS)
+NEIGHBORS = st.lists(json_values(), min_size=1, max_size=2)
+PLACES = st.tuples(WRAPPERS, NEIGHBORS)
 MEDIA_MEMBERS = st.sampled_from(["messages", "input", "content", "documents", "prompt", "x"])
 SCHEMA_MEMBERS = st.sampled_from(["json_schema", "response_format", "tools", "functions", "text"])
 
 
 def inside(planted: Any, place: tuple[list[str | None], list[Any]]) -> Any:
     """A JSON value that has `planted` somewhere."""
-    wrappers, siblings = place
+    wrappers, neighbors = place
     value = planted
     for wrapper in wrappers:
-        value = [*siblings, value] if wrapper is None else {"sibling": siblings[0], wrapper: value}
+        value = [*neighbors, value] if wrapper is None else {"neighbor": neighbors[0], wrapper: value}
     return value
 
 
