@@ -16,8 +16,9 @@ from app.settings.schema import Settings
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.limits import SchedulingLimits
-from workers.engine.binary import cuda_problem, find_engine
-from workers.engine.probe_process import EngineNotFound, engine_environment
+from workers.engine.current_engine import CurrentEngine
+from workers.engine.devices import cuda_problem
+from workers.engine.probe_process import engine_environment
 from workers.folders import state_folder
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
@@ -33,17 +34,6 @@ from workers.server.slot_files import SlotFiles
 log = logging.getLogger(__name__)
 
 Spawn = Callable[[Server, Callable[[ev.Event], None]], Process]
-
-
-def find_configured_engine(settings: Settings) -> tuple[EngineFacts | None, str]:
-    """The engine to run and "", or None and why there is none."""
-    try:
-        engine = find_engine(settings.engine.binary)
-    except EngineNotFound as error:
-        log.error("no engine: %s", error)
-        return None, str(error)
-    log.info("engine kind=%s version=%s command=%s", engine.kind, engine.version, engine.command[-1])
-    return engine, ""
 
 
 def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLimits:
@@ -91,7 +81,7 @@ def _silent_disconnect_notice_seconds(engine: EngineFacts | None) -> float:
 
 def build_spawn(
     settings: Settings,
-    engine: EngineFacts | None,
+    engine: CurrentEngine,
     records: PidRecords,
     history: History,
     needs: EstimateSource,
@@ -99,16 +89,19 @@ def build_spawn(
     slots: SlotFiles,
 ) -> Spawn:
     """The function that starts a llama-server for the pool."""
-    if engine is None:
-        return _spawn_without_engine
     env = engine_environment(settings.engine.env)
-    caches = KeptCaches(slots, engine, env)
+    caches = KeptCaches(slots, env)
     stop_seconds, env = settings.server.stop_seconds, {**env, MARK_VARIABLE: records.mark}
-    return Launcher(engine, env, records, history, needs.as_started, gpus, stop_seconds, caches).spawn
+    find = partial(_working_engine, engine)
+    return Launcher(find, env, records, history, needs.as_started, gpus, stop_seconds, caches).spawn
 
 
-def _spawn_without_engine(server: Server, post: Callable[[ev.Event], None]) -> Process:
-    raise OSError("there is no engine")  # the routes reject requests before this is called
+def _working_engine(engine: CurrentEngine) -> EngineFacts:
+    """The engine as it is now. Raises OSError if it does not work."""
+    facts = engine.refresh()
+    if facts is None:
+        raise OSError(engine.problem)
+    return facts
 
 
 def gpus_at_start(settings: Settings) -> GpuSnapshot:
@@ -121,12 +114,18 @@ def gpus_at_start(settings: Settings) -> GpuSnapshot:
     return GpuSnapshot(GpuState.DISABLED, time.monotonic(), problem=problem)
 
 
-def build_gpu_poller(
-    settings: Settings, engine: EngineFacts | None, publish: Callable[[GpuSnapshot], None]
-) -> GpuPoller:
+def build_gpu_poller(settings: Settings, engine: CurrentEngine, publish: Callable[[GpuSnapshot], None]) -> GpuPoller:
     read = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES")).read_gpus
     history = GpuHistory(state_folder() / "gpus.json")
-    if engine is None or settings.engine.assume_gpu:
+    if settings.engine.assume_gpu:
         return GpuPoller(read, publish, history, settings.gpu.poll_seconds)
-    engine_problem = partial(cuda_problem, engine, settings.engine.env)
-    return GpuPoller(read, publish, history, settings.gpu.poll_seconds, engine_problem=engine_problem)
+
+    def engine_build() -> str:
+        return facts.identity if (facts := engine.refresh()) else ""
+
+    def engine_problem() -> str:
+        return cuda_problem(facts, settings.engine.env) if (facts := engine.refresh()) else ""
+
+    return GpuPoller(
+        *(read, publish, history, settings.gpu.poll_seconds), engine_problem=engine_problem, engine_build=engine_build
+    )

@@ -13,7 +13,7 @@ import os
 import time
 
 from app.entities.gpu import GpuSnapshot, GpuState
-from app.entities.launch import EngineFacts, Task
+from app.entities.launch import Task
 from app.entities.model import Model
 from app.errors import ProxyError
 from app.services import Services
@@ -29,7 +29,6 @@ from workers.builders import (
     build_limits,
     build_request_settings,
     build_spawn,
-    find_configured_engine,
     gpus_at_start,
 )
 from workers.catalog.catalog import Catalog
@@ -37,6 +36,7 @@ from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
 from workers.clients.daily_tokens import DailyTokens
+from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder, version
 from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
@@ -73,16 +73,15 @@ class Runtime:
         """Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
         self._settings = settings
         self.has_models = has_models(settings)
-        engine, engine_problem = find_configured_engine(settings)
-        self._engine = engine
+        self._engine = engine = CurrentEngine(settings.engine.binary, self._engine_replaced)
         state, shapes = state_folder(), ModelHeaders(model_shape)
         self._records = PidRecords(state / "servers")
         self._history = History(state / "history.sqlite3")
         self._tokens = DailyTokens(state / "key-tokens.json")
         self._slots = SlotFiles(state / "slots", settings.scheduling.kv_cache_disk)
-        self._store = StateStore(PoolState(build_limits(settings, engine), gpus=gpus_at_start(settings)))
+        self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
-        self._needs = EstimateSource(self._history, engine, shapes)
+        self._needs = EstimateSource(self._history, engine.refresh, shapes)
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
         self._gauges = Gauges(self._store, version())
@@ -93,7 +92,7 @@ class Runtime:
             *(lambda: self._store.pool.closing, self._has_ended),
             lambda server: self._store.pool.endings.get(server),
         )
-        self._pool = self._build_pool(engine)
+        self._pool = self._build_pool()
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled
         if self._store.gpus.state is not GpuState.DISABLED:
             self._gpus = build_gpu_poller(settings, engine, self._publish_gpus)
@@ -101,16 +100,16 @@ class Runtime:
         self._pinned_check: PinnedModelsCheck | None = None
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
-        self.services = self._build_services(engine, engine_problem)
+        self.services = self._build_services()
 
-    def _build_pool(self, engine: EngineFacts | None) -> Pool:
+    def _build_pool(self) -> Pool:
         store, needs = self._store, self._needs
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
-        spawn = build_spawn(self._settings, engine, *parts)
+        spawn = build_spawn(self._settings, self._engine, *parts)
         count, forget = self._gauges.pool.count_step, self._relay.forget
         return Pool(store, spawn, read_memory, self._read_gpus, needs.placement_request, count, forget)
 
-    def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
+    def _build_services(self) -> Services:
         server = self._settings.server
         return Services(
             catalog=self._catalog,
@@ -126,8 +125,8 @@ class Runtime:
             access_log=self._access_log,
             refusals=RefusalLog(),
             gauges=self._gauges,
-            engine=engine,
-            engine_problem=engine_problem,
+            engine=self._engine.facts,
+            engine_problem=self._engine.problem,
             version=version(),
             settings=build_request_settings(self._settings),
         )
@@ -175,7 +174,7 @@ class Runtime:
 
     def _check_of_pinned(self, settings: Settings, catalog: Catalog) -> PinnedModelsCheck:
         pinned = pinned_requests(settings.pinned, catalog, self._needs)
-        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine), read_memory)
+        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine.facts), read_memory)
 
     def _load(self, model: Model) -> None:
         self._pool.load(model, self.services.settings.max_wait_seconds, self._clients.watch(None))
@@ -206,7 +205,7 @@ class Runtime:
         self._slots.quota_bytes = settings.scheduling.kv_cache_disk
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
-        self._pool.reconfigure(build_limits(settings, self._engine), models)
+        self._pool.reconfigure(build_limits(settings, self._engine.facts), models)
         self._replace_pinned_check(candidate.pinned)
         begin_preload(newly_preloaded(before, settings, changes), self._catalog, self._load)
 
@@ -217,6 +216,12 @@ class Runtime:
             check.check(self._store.gpus)
         else:
             self._gpus.read_now()
+
+    def _engine_replaced(self) -> None:
+        """Called by the thread that noticed it. Running servers stay; the next ones are started with the new engine."""
+        self.services.engine, self.services.engine_problem = self._engine.facts, self._engine.problem
+        self._pool.post(ev.EngineReplaced(time.monotonic()))
+        self._read_gpus()
 
     def task_of(self, model: Model) -> Task:
         """What the model is for. Raises the ProxyError of a model that cannot be served."""

@@ -62,6 +62,7 @@ def polling(
     card: Card,
     expected: Callable[[GpuHistory], str] = GpuHistory.names,
     engine_problem: Callable[[], str] = lambda: "",
+    engine_build: Callable[[], str] = lambda: "",
 ) -> tuple[StateStore, GpuPoller]:
     store = StateStore(PoolState())
 
@@ -69,7 +70,8 @@ def polling(
         store.pool = replace(store.pool, gpus=snapshot)
 
     history = GpuHistory(folder / "gpus.json")
-    poller = GpuPoller(card.read, publish, history, 0.02, expected=expected, engine_problem=engine_problem)
+    engine = {"engine_problem": engine_problem, "engine_build": engine_build}
+    poller = GpuPoller(card.read, publish, history, 0.02, expected=expected, **engine)
     poller.start()
     POLLERS.append(poller)
     wait_for(lambda: store.gpus.state is not GpuState.UNREAD or not card.answers.is_set(), 10)
@@ -278,6 +280,26 @@ def test_the_engine_is_probed_again_after_a_change_of_gpus_which_are_published_m
     wait_for(lambda: store.gpus.gpus == (A,), 10)
     readings_later(card)
     assert engine.probes == 3
+
+
+def test_another_engine_is_probed_and_loads_wait_for_the_result(tmp_path: Path):
+    build, answers, states = ["a"], threading.Event(), list[GpuState]()
+    answers.set()
+
+    def probe() -> str:
+        states.append(store.gpus.state if states else GpuState.UNREAD)
+        assert answers.wait(60)
+        return f"the engine {build[0]} has no CUDA"
+
+    store, _ = polling(tmp_path, Card(A), engine_problem=probe, engine_build=lambda: build[0])
+    wait_for(lambda: store.gpus.engine_problem == "the engine a has no CUDA", 10)
+    answers.clear()
+    build[0] = "b"
+    wait_for(lambda: len(states) == 2, 10)
+    assert (store.gpus.state, store.gpus.gpus, store.gpus.overdue_at) == (GpuState.UNREAD, (A,), None)
+    answers.set()
+    wait_for(lambda: store.gpus.engine_problem == "the engine b has no CUDA", 10)
+    assert (store.gpus.state, states) == (GpuState.OK, [GpuState.UNREAD, GpuState.UNREAD])
 
 
 def test_lost_gpus_are_not_reported_as_an_engine_problem(tmp_path: Path):

@@ -5,8 +5,8 @@ by its age. An APScheduler job requests a reading every `poll_seconds`, and any 
 no GPU is visible and none is expected, there is no job: the thread reads once a minute.
 
 Visible GPUs may still be unusable for the engine. The engine is probed on the same thread before GPUs are first
-published and after every change of the set of GPUs: one that reappeared may not work, and an engine that saw none while
-the driver was down may see them now.
+published, after every change of the set of GPUs (one that reappeared may not work, and an engine that saw none while
+the driver was down may see them now), and when it is another build.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_MISSED_POLLS = 3  # then read anyway: APScheduler uses the wall clock, which
 class GpuPoller:
     """`read` reads the GPUs, `publish` receives each snapshot, `history` keeps the GPUs that were seen; `expected`
     returns why there should be a GPU ("" if nothing suggests one), `engine_problem` why the engine cannot use the GPUs
-    ("" if it can)."""
+    ("" if it can), `engine_build` what identifies the engine."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class GpuPoller:
         poll_seconds: float,
         expected: Callable[[GpuHistory], str] = evidence_of_gpus,
         engine_problem: Callable[[], str] = lambda: "",
+        engine_build: Callable[[], str] = lambda: "",
     ) -> None:
         self._read = read
         self._publish = publish
@@ -52,9 +53,11 @@ class GpuPoller:
         self._poll_seconds = poll_seconds
         self._expected = expected
         self._probe_engine = engine_problem
+        self._engine_build = engine_build  # what identifies the engine
         self._last = NOT_READ  # the last snapshot published; written by `start`, then by `gpus` alone
-        self._engine_problem = ""  # the last result; this and the next two: written by `gpus` alone
+        self._engine_problem = ""  # the last result; this and the next three: written by `gpus` alone
         self._probed_at = 0.0
+        self._probed_build = ""
         self._uuids: set[str] = set()  # in the last reading
         self._wanted = threading.Event()  # set by any thread, cleared by `gpus`
         self._scheduler: BackgroundScheduler | None = None  # written by `gpus` alone
@@ -93,23 +96,28 @@ class GpuPoller:
         try:
             snapshot = self._read()
             self._history.add(snapshot.gpus)
-            if self._must_probe_engine(snapshot):
-                self._publish_during_probe(snapshot)
+            build = self._engine_build()
+            if self._must_probe_engine(snapshot, build):
+                self._publish_during_probe(snapshot, is_replaced=build != self._probed_build)
                 self._engine_problem, self._probed_at = self._probe_engine(), time.monotonic()
+                self._probed_build = build
                 snapshot = self._read()  # the first one is as old as the probe took
         except Exception as error:  # a bug, here or in nvidia-ml-py
             log.exception("the GPUs could not be read")
             snapshot = GpuSnapshot(GpuState.FAILED, began, problem=f"internal error: {error}")
         return self._completed(snapshot)
 
-    def _must_probe_engine(self, snapshot: GpuSnapshot) -> bool:
+    def _must_probe_engine(self, snapshot: GpuSnapshot, build: str) -> bool:
         before, self._uuids = self._uuids, {gpu.uuid for gpu in snapshot.gpus}
         is_retry_due = self._engine_problem and time.monotonic() - self._probed_at >= PROBE_AGAIN_SECONDS
-        return bool(self._uuids) and bool(self._uuids != before or is_retry_due)
+        return bool(self._uuids) and bool(self._uuids != before or is_retry_due or build != self._probed_build)
 
-    def _publish_during_probe(self, snapshot: GpuSnapshot) -> None:
-        """With GPUs published before: the new reading. Otherwise still none, marked as not overdue."""
-        if self._last.gpus:
+    def _publish_during_probe(self, snapshot: GpuSnapshot, is_replaced: bool) -> None:
+        """With GPUs published before: the new reading; with another engine as not read yet, so that loads wait.
+        Otherwise still none. Both are marked as not overdue."""
+        if self._last.gpus and is_replaced:
+            self._set(replace(snapshot, state=GpuState.UNREAD, poll_seconds=None))
+        elif self._last.gpus:
             self._set_and_log(self._completed(snapshot))
         else:
             self._set(replace(self._last, poll_seconds=None))

@@ -36,7 +36,7 @@ def health(
     """The body of /health; `reasons` lists what is wrong. `now` in monotonic seconds."""
     gpus = gpus.as_of(now)
     hung = [_unresponsive(server, now) for server in pool.servers if server.unresponsive_since is not None]
-    reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins, *hung]
+    reasons = [*([engine_problem] if engine_problem else []), *gpus.problems, *pins, *hung]
     reasons += [configuration.problem] if configuration.problem else []
     return {
         "status": "draining" if pool.draining else "ok",

@@ -98,6 +98,7 @@ class PoolState:
     gpus: GpuSnapshot = NO_GPUS
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
+    engine_replaced_at: float = float("-inf")  # a reading from before says nothing about what the engine can use
     releasing: tuple[ReleasingMemory, ...] = ()  # GPU memory of servers that have ended
     # By server id: the GPU memory that servers held when their stop was ordered.
     held_when_stopped: Mapping[int, tuple[ReleasingMemory, ...]] = field(default_factory=dict)
