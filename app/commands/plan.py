@@ -23,8 +23,8 @@ from app.commands.options import (
 )
 from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate, MemoryReading
-from app.entities.placement import CPU, Decision, Outcome, PlacementConstraints
-from app.use_cases.placement.cards import format_mib
+from app.entities.placement import CPU, Card, Decision, Outcome, PlacementConstraints
+from app.use_cases.placement.cards import describe_card, format_mib, unmatched_names
 
 if TYPE_CHECKING:
     from app.use_cases.placement.request import PlacementRequest
@@ -55,13 +55,15 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     except InvalidModelFile as error:
         exit_wrong_use(error.problem)
     world, problem = _world(gpus, query)
+    _note_unmatched_names(query, world)
     begin = time.perf_counter()
     refused = Decision(Outcome.REFUSE, problem, 0) if problem and request.options.n_gpu_layers else None
     decision = refused or decide(request, world)
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
-    report = decision_json(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
-    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report, decision)))
+    report = decision_json(decision, [names[number] for number in decision.evict])
+    report |= {"gpus": [_gpu_json(card) for card in world.cards], "elapsed_ms": elapsed_ms}
+    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report, decision, world)))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
 
@@ -129,6 +131,11 @@ def _world(file: Path | None, query: MemoryQuery) -> tuple[World, str]:
     return world, "" if world.cards else unplaceable_reason(nothing, query.cpu_fallback)
 
 
+def _note_unmatched_names(query: MemoryQuery, world: World) -> None:
+    for line in unmatched_names(query.gpu_names, world.cards) if world.cards else ():
+        click.echo(f"note: {line}", err=True)
+
+
 def _this_machine(memory: MemoryReading, query: MemoryQuery) -> tuple[World, str]:
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.placement.ledger import Ledger
@@ -146,7 +153,16 @@ def _this_machine(memory: MemoryReading, query: MemoryQuery) -> tuple[World, str
     return world_of(ledger, query.policy, memory.at), unplaceable_reason(snapshot, query.cpu_fallback)
 
 
-def _lines(report: dict[str, Any], decision: Decision) -> list[str]:
+def _gpu_json(card: Card) -> dict[str, object]:
+    return {"uuid": card.uuid, "usable_bytes": card.usable_bytes, "reserve_bytes": card.reserve_bytes}
+
+
+def _gpu_line(card: Card) -> str:
+    usable, reserve = format_mib(max(0, card.usable_bytes)), format_mib(card.reserve_bytes)
+    return f"{describe_card(card)}: {usable} usable, {reserve} reserved"
+
+
+def _lines(report: dict[str, Any], decision: Decision, world: World) -> list[str]:
     """The decision as text, in MiB."""
     lines = [f"{report['outcome']}: {report['reason']}"]
     if report["evict"]:
@@ -164,4 +180,5 @@ def _lines(report: dict[str, Any], decision: Decision) -> list[str]:
         )
     if decision.suggestion:
         lines.append(f"suggestion: it would fit with {decision.suggestion}")
-    return [*lines, "", *(f"- {step}" for step in decision.considered), f"decided in {report['elapsed_ms']} ms"]
+    steps = (*map(_gpu_line, world.cards), *decision.considered)
+    return [*lines, "", *(f"- {step}" for step in steps), f"decided in {report['elapsed_ms']} ms"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Protocol
 
 OVERDUE_POLLS = 3  # a snapshot is overdue after this many missed polls
 OVERDUE_SECONDS = 2.0  # plus the time a reading itself may take
@@ -29,6 +30,22 @@ class GpuState(StrEnum):
     LOST = "lost"  # all GPUs seen before have disappeared
     HUNG = "hung"  # an NVML call has not returned
     FAILED = "failed"  # any other error
+
+
+class NamedGpu(Protocol):
+    """A GPU that settings may name."""
+
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+
+def names_of(gpu: NamedGpu) -> tuple[str, ...]:
+    """What settings may call this GPU, the most specific first: UUID, NVML's index, product name."""
+    return gpu.uuid, str(gpu.index), gpu.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,10 +57,14 @@ def hardware(tmp_path: Path) -> StandIn:
 def test_every_gpu_is_shown_with_its_own_figures(hardware: StandIn, tmp_path: Path, count: int):
     cards = [Card(f"GPU-{n}", f"Card {n}", 8192 * (n + 1), 100 * n, 10 * n, 30 + n, 20_000 + n) for n in range(count)]
     hardware.show(*cards)
-    with serving_on(hardware, tmp_path) as service:
+    reserve = json.dumps({"GPU-0": "1GiB", "GPU-9": "1GiB"})
+    with serving_on(hardware, tmp_path, LLAMA_SMART_PROXY_GPU__RESERVE=reserve) as service:
         sees(service, *(card.uuid for card in cards))
         shown = block(service)
         page = service.get("/").text
+        (warning,) = (line for line in service.lines if "matches no GPU" in line)
+    assert "gpu.reserve: 'GPU-9' matches no GPU; there are: 0 (Card 0, GPU-0)" in warning
+    assert [gpu["reserve_bytes"] for gpu in shown["gpus"]] == [GB, *([GB // 2] * (count - 1))]
     assert (shown["total_gpus"], shown["available_gpus"], shown["state"]) == (count, count, "ok")
     assert shown["total_vram"] == shown["total_memory"] == sum(card.total_mib for card in cards) / 1024
     assert shown["used_memory"] == sum(card.used_mib for card in cards) / 1024

@@ -145,8 +145,9 @@ class Ledger:
     def _card(self, gpu: Gpu) -> Card:
         ours = [server for server in self.servers if gpu.uuid in server.booked]
         booked = sum(server.booked[gpu.uuid] for server in ours)
+        reserve = self.gpu_limits.reserve_of(gpu)
         capacity, usable = self.gpu_limits.budget(
-            gpu.total_bytes, gpu.free_bytes - self.claimed_bytes(gpu.uuid), booked
+            reserve, gpu.total_bytes, gpu.free_bytes - self.claimed_bytes(gpu.uuid), booked
         )
         releasing = sum(
             each.outstanding_bytes(self.gpus, self.servers) + each.claimed_bytes(self.gpus)
@@ -163,6 +164,7 @@ class Ledger:
             draining_bytes=self._held_on(gpu.uuid, ServerState.DRAINING),
             is_busy=self.gpu_limits.is_busy(gpu.utilization_percent or 0),
             is_mig=gpu.is_mig,
+            reserve_bytes=reserve,
         )
 
     def _held_on(self, uuid: str, state: ServerState) -> int:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from app.entities.placement import GpuLimits
 from app.entities.server import Server
 
 GB = 1024**3  # as the original service counts
+DEFAULT_LIMITS = GpuLimits()
 
 
-def gpu_pool_status(snapshot: GpuSnapshot, servers: Sequence[Server] = ()) -> dict[str, object]:
+def gpu_pool_status(
+    snapshot: GpuSnapshot, servers: Sequence[Server] = (), limits: GpuLimits = DEFAULT_LIMITS
+) -> dict[str, object]:
     """The block for `snapshot` (as of now); all zeros without GPUs."""
-    gpus = [_gpu(gpu, [each for each in servers if gpu.uuid in each.booked]) for gpu in snapshot.gpus]
+    gpus = [_gpu(gpu, [each for each in servers if gpu.uuid in each.booked], limits) for gpu in snapshot.gpus]
     total, used, free = (
         sum(getattr(gpu, name) for gpu in snapshot.gpus) / GB for name in ("total_bytes", "used_bytes", "free_bytes")
     )
@@ -41,7 +45,7 @@ def gpu_pool_status(snapshot: GpuSnapshot, servers: Sequence[Server] = ()) -> di
     }
 
 
-def _gpu(gpu: Gpu, servers: Sequence[Server]) -> dict[str, object]:
+def _gpu(gpu: Gpu, servers: Sequence[Server], limits: GpuLimits) -> dict[str, object]:
     capability = gpu.compute_capability
     return {
         "id": gpu.index,
@@ -60,6 +64,7 @@ def _gpu(gpu: Gpu, servers: Sequence[Server]) -> dict[str, object]:
         "total_bytes": gpu.total_bytes,
         "free_bytes": gpu.free_bytes,
         "used_bytes": gpu.used_bytes,
+        "reserve_bytes": limits.reserve_of(gpu),
         "booked_bytes": sum(server.booked[gpu.uuid] for server in servers),
         "others_bytes": _others_bytes(gpu, servers),
         "utilization_percent": gpu.utilization_percent,
