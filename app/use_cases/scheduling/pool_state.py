@@ -13,7 +13,7 @@ from app.entities.model import Model
 from app.entities.placement import Placement
 from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import ReleasingMemory, memory_to_release
+from app.use_cases.placement.releasing import ReleasingMemory, memory_to_release
 from app.use_cases.placement.request import LearnedMargin, PlacementRequest
 from app.use_cases.scheduling.backoff import Backoffs
 from app.use_cases.scheduling.demand import Demands
