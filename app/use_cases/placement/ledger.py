@@ -2,11 +2,13 @@
 
     claim(server, device) = 0 for a reading taken after the server was ready, else max(0, booked - shown by the reading)
     usable(gpu) = min(free - claims - reserve, max_vram - all bookings on it, those of stopping servers included)
-    usable(RAM) = min(available - claims, total - all bookings)
+    usable(RAM) = min(available - claims, total - all bookings), less the reserve of a GPU that uses RAM as its memory
 
 Once its claim has ended, a server's bytes are missing from what is free, whichever process NVML attributes them to.
 Other processes need no entry: what they hold is not free. RAM has the second term because the kernel counts the pages
 of mapped files as available although a model needs them; the two terms are the resources CPU and UNBOOKED_RAM.
+
+A GPU with unified memory has none of its own: a byte booked on it is booked in RAM, and its max_vram is one of RAM.
 """
 
 from __future__ import annotations
@@ -39,16 +41,24 @@ class Ledger:
 
     def shared_free(self) -> dict[str, int]:
         """What is free of each shared resource; negative if another process took RAM that was booked."""
-        claimed = sum(self._claim(server, CPU) for server in self.servers)
+        claimed = sum(self._claim(server, each) for server in self.servers for each in server.placement.ram_devices)
+        exited = sum(each.claimed_bytes(self.gpus) for each in self._releasing_ram)
+        # The GPUs' reading of RAM is as old as what they show of processes, which reduces the claims.
+        readings = (self.memory.available_bytes, *(gpu.free_bytes for gpu in self._unified))
         free = {
-            CPU: self.memory.available_bytes - claimed,
-            UNBOOKED_RAM: self.memory.total_bytes - sum(server.booked.get(CPU, 0) for server in self.servers),
+            CPU: min(readings) - claimed - exited - self._ram_reserve,
+            UNBOOKED_RAM: self._ram_capacity - sum(map(_booked_ram, self.servers)),
         }
         return free if self.max_loaded is None else {**free, LOAD_QUOTA: self.max_loaded - len(self.servers)}
 
     def shared_releasing(self) -> dict[str, int]:
         """What stopping servers will release of each shared resource."""
-        return self._released_in(ServerState.STOPPING)
+        released = self._released_in(ServerState.STOPPING)
+        exited = sum(
+            each.outstanding_bytes(self.gpus, self.servers) + each.claimed_bytes(self.gpus)
+            for each in self._releasing_ram
+        )
+        return {**released, CPU: released[CPU] + exited}
 
     def shared_draining(self) -> dict[str, int]:
         """What draining servers will release of each shared resource."""
@@ -60,12 +70,12 @@ class Ledger:
 
     def shared_totals(self) -> dict[str, int]:
         """What an empty machine has of each shared resource."""
-        total = {CPU: self.memory.total_bytes, UNBOOKED_RAM: self.memory.total_bytes}
+        total = {CPU: self._ram_capacity, UNBOOKED_RAM: self._ram_capacity}
         return total if self.max_loaded is None else {**total, LOAD_QUOTA: self.max_loaded}
 
     def residents(self, now: float) -> tuple[Resident, ...]:
         """Our servers that are neither draining nor stopping. `now` in monotonic seconds."""
-        present = {gpu.uuid for gpu in self.gpus.gpus}
+        present = {gpu.uuid for gpu in self.gpus.gpus if not gpu.is_unified}
         return tuple(
             Resident(
                 server.id,
@@ -93,9 +103,10 @@ class Ledger:
         """Bytes that a running server may use on each of its devices: what it holds and what is free."""
         others = replace(self, servers=tuple(each for each in self.servers if each != server))
         shared = others.shared_free()
-        available = {CPU: min(shared[CPU] + (self._shown(server, CPU) or 0), shared[UNBOOKED_RAM])}
+        held = sum(self._shown(server, each) or 0 for each in server.placement.ram_devices)
+        available = {CPU: min(shared[CPU] + held, shared[UNBOOKED_RAM])}
         for card in others.cards():
-            if card.uuid in server.booked:
+            if card.uuid in server.booked and not card.is_unified:
                 available[card.uuid] = card.usable_bytes + (self._shown(server, card.uuid) or 0)
         return available
 
@@ -104,7 +115,42 @@ class Ledger:
         exited = sum(each.claimed_bytes(self.gpus) for each in self.releasing if each.uuid == uuid)
         return exited + sum(self._claim(server, uuid) for server in self.servers if uuid in server.booked)
 
+    @property
+    def _unified(self) -> tuple[Gpu, ...]:
+        return tuple(gpu for gpu in self.gpus.gpus if gpu.is_unified)
+
+    @property
+    def _releasing_ram(self) -> list[ReleasingMemory]:
+        unified = {gpu.uuid for gpu in self._unified}
+        return [each for each in self.releasing if each.uuid in unified]
+
+    @property
+    def _ram_reserve(self) -> int:
+        return max((self.gpu_limits.reserve_of(gpu, gpu.ram_bytes) for gpu in self._unified), default=0)
+
+    @property
+    def _ram_capacity(self) -> int:
+        """RAM for models in total."""
+        total = self.memory.total_bytes
+        return self.gpu_limits.budget(self._ram_reserve, total, 0, 0)[0] if self._unified else total
+
+    def _unified_card(self, gpu: Gpu) -> Card:
+        """What is being released of it is RAM, and counted as such."""
+        shared = self.shared_free()
+        return Card(
+            uuid=gpu.uuid,
+            name=gpu.name,
+            index=gpu.index,
+            total_bytes=self._ram_capacity,
+            usable_bytes=min(shared[CPU], shared[UNBOOKED_RAM]),
+            is_busy=self.gpu_limits.is_busy(gpu.utilization_percent or 0),
+            is_unified=True,
+            reserve_bytes=self._ram_reserve,
+        )
+
     def _card(self, gpu: Gpu) -> Card:
+        if gpu.is_unified:
+            return self._unified_card(gpu)
         ours = [server for server in self.servers if gpu.uuid in server.booked]
         booked = sum(server.booked[gpu.uuid] for server in ours)
         reserve = self.gpu_limits.reserve_of(gpu)
@@ -142,13 +188,17 @@ class Ledger:
         if device == LOAD_QUOTA:
             return 1
         if device == UNBOOKED_RAM:
-            return server.booked.get(CPU, 0)
+            return _booked_ram(server)
+        devices = server.placement.ram_devices if device == CPU else (device,)
+        return sum(self._released_on(server, each) for each in devices)
+
+    def _released_on(self, server: Server, device: str) -> int:
         shown = self._shown(server, device)
         if shown is None and is_all_shown(server, self._read_at(device)):
             return server.booked.get(device, 0)
         released = self._claim(server, device) + (shown or 0)
         # If max_vram limits the GPU, no more than the booking becomes usable.
-        is_bounded = device != CPU and self.gpu_limits.max_vram_bytes is not None
+        is_bounded = device not in server.placement.ram_devices and self.gpu_limits.max_vram_bytes is not None
         return min(released, server.booked.get(device, 0)) if is_bounded else released
 
     def _read_at(self, device: str) -> float:
@@ -159,3 +209,7 @@ class Ledger:
         if device == CPU:
             return self.memory.held_bytes.get(server.id, 0)
         return shown_bytes(self.gpus, device, server.pid)
+
+
+def _booked_ram(server: Server) -> int:
+    return server.placement.by_pool(server.booked)[CPU]

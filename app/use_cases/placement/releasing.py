@@ -97,4 +97,5 @@ def unseen_bytes(server: Server, device: str, shown: int | None, read_at: float)
 
 
 def is_all_shown(server: Server, read_at: float) -> bool:
+    """Whether a reading taken at `read_at` shows all that the server allocates: it was ready before."""
     return server.ready_at is not None and read_at > server.ready_at
