@@ -27,6 +27,7 @@ class _Gpu(_Strict):
     total_bytes: NonNegativeInt
     free_bytes: NonNegativeInt
     utilization_percent: float = Field(0.0, ge=0, le=100)
+    drives_display: bool = False
 
 
 class _Server(_Strict):
@@ -75,7 +76,8 @@ def _card(index: int, gpu: _Gpu, servers: list[_Server], gpu_limits: GpuLimits) 
     def used_bytes(*states: ServerState) -> int:
         return sum(server.bytes.get(gpu.uuid, 0) for server in servers if not states or server.state in states)
 
-    card = Card(gpu.uuid, gpu.name, index, 0, 0, is_busy=gpu_limits.is_busy(gpu.utilization_percent))
+    is_busy = gpu_limits.is_busy(gpu.utilization_percent)
+    card = Card(gpu.uuid, gpu.name, index, 0, 0, is_busy=is_busy, drives_display=gpu.drives_display)
     reserve = gpu_limits.reserve_of(card)
     limit, usable = gpu_limits.budget(reserve, gpu.total_bytes, gpu.free_bytes, used_bytes())
     return replace(

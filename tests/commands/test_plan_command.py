@@ -51,6 +51,12 @@ def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     assert report["placement"]["ctx_size"] == 32768, "the longest automatic context that fits"
 
 
+def test_the_gpu_of_a_display_is_used_last(model: str, tmp_path: Path):
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 12, drives_display=True)]})
+    assert report["placement"]["devices"][0]["uuid"] == "GPU-a"
+    assert report["reason"].endswith("; used last: GPU 1 (card, drives a display)")
+
+
 def test_a_split_is_reported_with_its_shares(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 4), gpu("GPU-b", 3.5)]}, "-c", "4096")
     assert report["outcome"] == "place"

@@ -183,6 +183,7 @@ class Nvml:
             power_watts=milliwatts / 1000 if milliwatts is not None else None,
             compute_capability=query(nv, nv.nvmlDeviceGetCudaComputeCapability, handle),
             is_mig=is_mig,
+            drives_display=query(nv, nv.nvmlDeviceGetDisplayActive, handle) == nv.NVML_FEATURE_ENABLED,
             processes=self._processes(nv, handle),
         )
 
