@@ -12,8 +12,9 @@ from app.entities.model import Model, Replicas
 from app.entities.placement import PlacementConstraints
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
-from workers.catalog.hub_cache import DEFAULT_QUANTIZATION
+from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, is_being_fetched
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
+from workers.catalog.unfinished import marker_of
 from workers.gguf.file_names import file_stem, parse_part_name
 
 SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: tolerates an extra letter or a missing quantization
@@ -96,7 +97,7 @@ class FileResolver:
         path = os.path.expanduser(path)
         places = [os.path.normpath(os.path.join(base, path)) for base in self._bases] or [os.path.abspath(path)]
         for place in dict.fromkeys(places):  # an absolute path gives only one
-            if os.path.lexists(place):
+            if os.path.lexists(place) or marker_of(place):
                 return place
         if os.path.isabs(path):
             raise ModelFileNotFound(f"no such file: {path}")
@@ -112,6 +113,10 @@ class FileResolver:
         return _single_file_model(inspect_file(path, self._summaries, ""))  # a file that a scan would skip
 
     def _not_found_message(self, entry: ConfiguredModel) -> str:
+        if entry.repo and self._cache and is_being_fetched(self._cache, entry.repo):
+            return (
+                f"{entry.repo} is not in the Hugging Face cache yet: a file of this repository is still being written"
+            )
         if entry.repo:
             reason = "not in the Hugging Face cache" if self._cache else "the Hugging Face cache is disabled"
             return f"{reason}: {entry.repo}; download it with: {download_command(entry.repo)}"

@@ -9,10 +9,11 @@ import os
 import stat as st
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.entities.gguf import FileKind
 from workers.catalog.file_summaries import FileSummaries, FileSummary
+from workers.catalog.unfinished import finished_path, marker_of, unfinished_problem
 from workers.gguf.file_names import kind_by_name, parse_part_name
 
 
@@ -43,18 +44,31 @@ def walk(folder: str, summaries: FileSummaries, notes: list[str], visited: set[t
     queue = deque([(folder, "")])
     while queue:
         path, relative_path = queue.popleft()
-        for entry in _entries(path, notes, visited):
-            if _is_folder(entry):
-                queue.append((entry.path, f"{relative_path}{entry.name}/"))
-            elif entry.name.lower().endswith(".gguf"):
-                yield inspect_file(entry.path, summaries, relative_path + entry.name)
+        entries = _entries(path, notes, visited)
+        queue += [(entry.path, f"{relative_path}{entry.name}/") for entry in entries if _is_folder(entry)]
+        yield from _inspect_all([entry.path for entry in entries if not _is_folder(entry)], summaries, relative_path)
 
 
 def files_in_same_folder(path: str, summaries: FileSummaries) -> list[GgufFile]:
     """The GGUF files in the folder of the file at `path`, and that file, whatever its name."""
-    neighbours = (entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry))
-    paths = {path, *(neighbour for neighbour in neighbours if neighbour.lower().endswith(".gguf"))}
-    return [inspect_file(file, summaries, os.path.basename(file)) for file in sorted(paths)]
+    neighbours = [entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry)]
+    found = list(_inspect_all(neighbours, summaries, ""))
+    if all(file.path != path for file in found):
+        found.append(inspect_file(path, summaries, os.path.basename(path)))
+    return sorted(found, key=lambda file: file.path)
+
+
+def _inspect_all(paths: list[str], summaries: FileSummaries, folder: str) -> Iterator[GgufFile]:
+    """The GGUF files among these files of one folder, also unfinished ones, under the names they will have."""
+    present = set(paths)
+    for path in paths:
+        name = os.path.basename(path)
+        if name.lower().endswith(".gguf"):
+            file, marker = inspect_file(path, summaries, folder + name), marker_of(path, present.__contains__)
+            yield replace(file, problem=unfinished_problem(path, marker)) if marker else file
+        elif (final := finished_path(path)) and final not in present:
+            file = inspect_file(path, summaries, folder + os.path.basename(final))
+            yield replace(file, path=final, problem=unfinished_problem(final, path))
 
 
 def inspect_file(path: str, summaries: FileSummaries, relative_path: str) -> GgufFile:

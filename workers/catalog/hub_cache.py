@@ -33,6 +33,12 @@ def discover_cached(cache: str, summaries: FileSummaries, notes: list[str]) -> l
     return found
 
 
+def is_being_fetched(cache: str, repo: str) -> bool:
+    """Whether a file of this repository is not complete; huggingface_hub does not say which before it is."""
+    blobs = os.path.join(cache, _FOLDER + repo.partition(":")[0].replace("/", "--"), "blobs")
+    return any(name.endswith(".incomplete") for name in _names_in(blobs, []))
+
+
 def _repository_models(repo: str, models: Sequence[ModelFiles]) -> list[DiscoveredModel]:
     """The models of one repository, named by their quantization where it is unique."""
     kinds = [quantization(model.name) for model in models]
