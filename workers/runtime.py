@@ -42,6 +42,7 @@ from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
+from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.pool.preload import begin_preload
@@ -99,6 +100,7 @@ class Runtime:
             self._gpus = build_gpu_poller(settings, engine, self._publish_gpus)
         # Set before the GPU poller starts, and replaced by a reload.
         self._pinned_check: PinnedModelsCheck | None = None
+        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
         self.services = self._build_services(engine, engine_problem)
@@ -207,6 +209,7 @@ class Runtime:
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
         self._pool.reconfigure(build_limits(settings, self._engine), models)
+        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
         self._replace_pinned_check(candidate.pinned)
         begin_preload(newly_preloaded(before, settings, changes), self._catalog, self._load)
 
@@ -233,6 +236,7 @@ class Runtime:
     def _publish_gpus(self, gpus: GpuSnapshot) -> None:
         """Called by the GPU poller. The pool's state is where the snapshot is kept."""
         self._pool.post(ev.GpusPolled(gpus, time.monotonic()))
+        self._gpu_names_check.check(gpus)
         if self._pinned_check is not None:
             self._pinned_check.check(gpus)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
@@ -74,6 +75,14 @@ def _card(index: int, gpu: _Gpu, servers: list[_Server], gpu_limits: GpuLimits) 
     def used_bytes(*states: ServerState) -> int:
         return sum(server.bytes.get(gpu.uuid, 0) for server in servers if not states or server.state in states)
 
-    limit, usable = gpu_limits.budget(gpu.total_bytes, gpu.free_bytes, used_bytes())
-    being_released = used_bytes(ServerState.STOPPING), used_bytes(ServerState.DRAINING)
-    return Card(gpu.uuid, gpu.name, index, limit, usable, *being_released, gpu_limits.is_busy(gpu.utilization_percent))
+    card = Card(gpu.uuid, gpu.name, index, 0, 0, is_busy=gpu_limits.is_busy(gpu.utilization_percent))
+    reserve = gpu_limits.reserve_of(card)
+    limit, usable = gpu_limits.budget(reserve, gpu.total_bytes, gpu.free_bytes, used_bytes())
+    return replace(
+        card,
+        total_bytes=limit,
+        usable_bytes=usable,
+        releasing_bytes=used_bytes(ServerState.STOPPING),
+        draining_bytes=used_bytes(ServerState.DRAINING),
+        reserve_bytes=reserve,
+    )

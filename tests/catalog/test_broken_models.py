@@ -23,9 +23,9 @@ from workers.catalog.catalog import Catalog
 DEADLINE_SECONDS = 10.0
 CUT_OFF = "cut.gguf is truncated or still being written: it has 150 of 192 bytes"
 NO_LAYERS = "zero.gguf is damaged: its layer count (llama.block_count) is 0"
-PROJECTOR = "eyes.gguf is a multimodal projector, not a model: set it as the `mmproj` of its model"
+NO_LANGUAGE = "flux.gguf is not a language model: it has no layer count (flux.block_count)"
 NAN = "nan.gguf is damaged: llama.rope.freq_base is not a number (NaN)"
-ADAPTER = "lora.gguf is an adapter, not a model"
+VOCABULARY = "vocab.gguf is not a model: its general.type is 'vocab'"
 
 
 def broken_files(folder: Path) -> dict[str, str]:
@@ -33,10 +33,10 @@ def broken_files(folder: Path) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     os.truncate(a_gguf(folder / "cut.gguf"), 150)
     (folder / "zero.gguf").write_bytes(a_file(TINY | {"llama.block_count": 0}))
-    (folder / "eyes.gguf").write_bytes(a_file({"general.architecture": "clip"}))
+    (folder / "flux.gguf").write_bytes(a_file({"general.architecture": "flux"}))
     (folder / "nan.gguf").write_bytes(a_file(TINY | {"llama.rope.freq_base": float("nan")}))
-    (folder / "lora.gguf").write_bytes(a_file(TINY | {"general.type": "adapter"}))
-    return {"cut": CUT_OFF, "eyes": PROJECTOR, "lora": ADAPTER, "nan": NAN, "zero": NO_LAYERS}
+    (folder / "vocab.gguf").write_bytes(a_file(TINY | {"general.type": "vocab"}))
+    return {"cut": CUT_OFF, "flux": NO_LANGUAGE, "nan": NAN, "vocab": VOCABULARY, "zero": NO_LAYERS}
 
 
 def problems(catalog: Catalog) -> dict[str, str]:
@@ -67,9 +67,10 @@ def test_a_replaced_file_is_read_again_after_the_next_scan(tmp_path: Path):
     assert problems(catalog), "not scanned again yet"
     catalog.reload()
     assert problems(catalog) == {} and catalog.warnings == ()
-    path.write_bytes(a_file({"general.type": "imatrix"}))
+    path.write_bytes(a_file({"general.architecture": "flux"}))
     catalog.reload()
-    wait_for(lambda: problems(catalog) == {"a": "a.gguf is an importance matrix, not a model"}, DEADLINE_SECONDS)
+    problem = "a.gguf is not a language model: it has no layer count (flux.block_count)"
+    wait_for(lambda: problems(catalog) == {"a": problem}, DEADLINE_SECONDS)
 
 
 def test_unchanged_files_are_not_read_again_after_the_next_scan(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -152,10 +152,10 @@ def test_a_broken_file_is_listed_with_its_problem(tmp_path: Path):
 def test_a_file_without_read_permission_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     a_gguf(tmp_path / "a.gguf")
 
-    def refuse(path: str) -> bytes:  # permissions do not apply to root, who may run this test
+    def refuse(path: str, _: bool) -> None:  # permissions do not apply to root, who may run this test
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("workers.gguf.first_bytes._read_head", refuse)
+    monkeypatch.setattr("workers.catalog.file_summaries._read_summary", refuse)
     assert problems(tmp_path) == {"a": "a.gguf cannot be read: Permission denied"}
 
 

@@ -50,7 +50,7 @@ def test_what_earlier_scans_found_is_neither_read_nor_logged_once_more(
     catalog = Catalog([old], DEFAULTS)
     assert "broken" in caplog.text
     caplog.clear()
-    monkeypatch.setattr("workers.gguf.first_bytes._read_head", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("workers.catalog.file_summaries._read_summary", lambda path, _: pytest.fail(f"{path} was read"))
     other = Catalog([old], DEFAULTS, earlier=catalog)
     assert (names(other), other.warnings) == (names(catalog), catalog.warnings)
     assert "broken" not in [record.message for record in caplog.records if record.levelname == "WARNING"]

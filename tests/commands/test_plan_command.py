@@ -43,7 +43,7 @@ def answer(model: str, folder: Path, world: object, *args: str, status: int = 0)
 
 def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 12)]})
-    assert set(report) == {"outcome", "placement", "evict", "reason", "needed_bytes", "elapsed_ms"}
+    assert set(report) == {"outcome", "placement", "evict", "reason", "needed_bytes", "gpus", "elapsed_ms"}
     (device,) = report["placement"]["devices"]
     assert (report["outcome"], device["uuid"], device["layers"]) == ("place", "GPU-b", 9)
     items = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
@@ -97,6 +97,19 @@ def test_the_text_names_the_gpu_and_the_ram_needed(model: str, tmp_path: Path):
     lines = run_plan(model, "--gpus", str(file), "-c", "4096").output.splitlines()
     assert re.fullmatch(r"  GPU 0 \(.+, GPU-a\)  9 layers, [\d,]+ MiB", lines[1]), lines
     assert re.fullmatch(r"  RAM  \d+ MiB", lines[2]), lines
+
+
+def test_the_reserve_of_each_gpu_is_shown_and_a_name_that_no_gpu_has_is_a_note(model: str, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text('gpu: {reserve: {GPU-a: 2GiB, "2": 1GiB}}')
+    file = tmp_path / "gpus.json"
+    file.write_text(json.dumps({"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 20)]}))
+    arguments = (model, "--gpus", str(file), "--config", str(tmp_path / "config.yaml"))
+    result = run_plan(*arguments)
+    assert "- GPU 0 (card): 18,432 MiB usable, 2,048 MiB reserved" in result.output.splitlines()
+    assert "- GPU 1 (card): 19,968 MiB usable, 512 MiB reserved" in result.output.splitlines()
+    assert result.stderr == "note: gpu.reserve: '2' matches no GPU; there are: 0 (card, GPU-a), 1 (card, GPU-b)\n"
+    report = json.loads(run_plan(*arguments, "--json").stdout)
+    assert [gpu["reserve_bytes"] for gpu in report["gpus"]] == [2 * GIB, GIB // 2]
 
 
 def test_without_a_gpu_the_cpu_is_used(model: str):

@@ -15,19 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from app.entities.gguf import FileKind
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
 from app.errors import InvalidModelFile, ModelNotFound
 from workers.catalog.background_check import BackgroundCheck
 from workers.catalog.configured_models import ConfiguredModel, FileResolver, resolve_configured_model
+from workers.catalog.file_summaries import FileSummaries, Summaries
 from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.hub_cache import discover_cached
 from workers.catalog.listing import MAX_NAME_LENGTH, Listing, discovered_lookup
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.catalog.model_headers import ModelHeaders
-from workers.gguf.file_names import file_stem, is_projector, parse_part_name
-from workers.gguf.first_bytes import FirstBytesChecker, Verdicts
+from workers.gguf.file_names import file_stem, parse_part_name
 
 __all__ = ["Catalog", "ConfiguredModel"]
 
@@ -86,7 +87,7 @@ class Catalog:
         self._is_scanning = False
         # Both are written only by the scanning thread, and by `replace_by` between two scans.
         self._listing = Listing(defaults, sources.constraints)
-        self._verdicts: Verdicts = earlier._verdicts if earlier else {}
+        self._summaries: Summaries = earlier._summaries if earlier else {}
         self._warnings_lock = threading.Lock()
         self.warnings: tuple[str, ...] = earlier.warnings if earlier else ()  # found by the last scan or since
         self.is_scanned = False  # False: no scan has succeeded yet
@@ -172,7 +173,7 @@ class Catalog:
             if not self._scans.wait_for(lambda: not self._is_scanning, SCAN_WAIT_SECONDS):
                 log.warning("a scan takes longer than %g s; its result will be dropped", SCAN_WAIT_SECONDS)
             self._sources, self.knows_replicas = other._sources, other.knows_replicas
-            self._listing, self._verdicts = other._listing, other._verdicts
+            self._listing, self._summaries = other._listing, other._summaries
         with self._warnings_lock:
             self.warnings = other.warnings
         self._background.restart()
@@ -180,14 +181,14 @@ class Catalog:
     def _scan(self) -> None:
         began, sources = time.monotonic(), self._sources
         try:
-            listing, verdicts = self._read(sources)
+            listing, summaries = self._read(sources)
         except Exception:  # of any kind: the known models must still be served
             log.exception("the scan failed; the catalogue is unchanged")
             return
         with self._scans:
             if self._sources is not sources:
                 return
-            self._listing, self._verdicts, self.is_scanned = listing, verdicts, True
+            self._listing, self._summaries, self.is_scanned = listing, summaries, True
         self._headers.keep(listing.stamps)
         self._background.restart()
         broken = [_problem_line(model, model.problem) for model in self.models() if model.problem]
@@ -212,23 +213,23 @@ class Catalog:
         if is_new:
             log.warning("%s", note)
 
-    def _read(self, sources: Sources) -> tuple[Listing, Verdicts]:
+    def _read(self, sources: Sources) -> tuple[Listing, Summaries]:
         listing = Listing(sources.defaults, sources.constraints)
-        checker = FirstBytesChecker(self._verdicts)
-        files = _files(sources.folders, checker, listing.notes)
+        summaries = FileSummaries(self._summaries)
+        files = _files(sources.folders, summaries, listing.notes)
         found = [_discovered_in_folder(model_files) for model_files in group_files(files, listing.notes)]
         if sources.cache is not None:
-            found += discover_cached(sources.cache, checker, listing.notes)
-        projectors = [file for file in files if is_projector(file.name)]
-        resolver = FileResolver(sources.bases, sources.cache, found, projectors, discovered_lookup(found), checker)
+            found += discover_cached(sources.cache, summaries, listing.notes)
+        projectors = [file for file in files if file.kind is FileKind.PROJECTOR]
+        resolver = FileResolver(sources.bases, sources.cache, found, projectors, discovered_lookup(found), summaries)
         listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in sources.entries])
         listing.add_discovered(found)
-        return listing, checker.verdicts
+        return listing, summaries.summaries
 
 
-def _files(folders: Sequence[str], checker: FirstBytesChecker, notes: list[str]) -> list[GgufFile]:
+def _files(folders: Sequence[str], summaries: FileSummaries, notes: list[str]) -> list[GgufFile]:
     visited: set[tuple[int, int]] = set()
-    return [file for folder in folders for file in walk(folder, checker, notes, visited)]
+    return [file for folder in folders for file in walk(folder, summaries, notes, visited)]
 
 
 def _problem_line(model: Model, problem: str) -> str:
