@@ -69,7 +69,7 @@ def test_a_card_is_set_aside_once_its_model_was_loaded_on_another():
     play = with_card_a_set_aside()
     assert [gpu.uuid for gpu in play.state.gpus.gpus] == ["GPU-b"]
     (problem,) = problems(play, at=2.0)
-    assert problem == f"GPU 0 (card, GPU-a): set aside for another 60 s, because loads failed on it: {NO_KERNEL}"
+    assert problem == f"GPU 0 (card, GPU-a): set aside, next try in 60 s, because loads failed on it: {NO_KERNEL}"
     assert where(play.request("n", at=3.0)) == [("GPU-b",)]
 
 
@@ -180,7 +180,7 @@ def test_a_server_that_uses_no_gpu_is_a_failed_load(fallback: CpuFallback, answe
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
     assert ProbeEngine() in effects
     (problem,) = problems(play, at=2.0)
-    assert "set aside for another 10 s, because its llama-server computed on the CPU" in problem
+    assert "set aside, next try in 10 s, because its llama-server computed on the CPU" in problem
     assert NO_DEVICE in problem
 
 

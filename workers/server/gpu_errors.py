@@ -24,7 +24,9 @@ _NOT_ALLOCATED = re.compile(
 _VULKAN_LOST = re.compile(r"\s*what\(\):\s+(vk::\S+: ErrorDeviceLost)")
 # It then computes on the CPU.
 _NOT_INITIALIZED = re.compile(rf"{_LINE_START}\w+: (failed to initialize CUDA: .+)$")
-_LAYERS_IGNORED = re.compile(rf"{_LINE_START}(?:warning: )?((?:no usable GPU|not compiled).+-gpu-layers option .*ignored)")
+_LAYERS_IGNORED = re.compile(
+    rf"{_LINE_START}(?:warning: )?((?:no usable GPU|not compiled) .+-gpu-layers option will be ignored)"
+)
 
 _UPDATED = (
     "the NVIDIA driver was updated: its kernel module and its libraries have different versions; "

@@ -1,7 +1,7 @@
 """Card failures: GPUs on which loads fail, and which of them are set aside.
 
-A load that ends with a CUDA error, other than out of memory, is tried again on the other GPUs that its model may use. If
-it fails on all of them, the model is to blame. A card is to blame, and set aside, once it fails where another works:
+A load that ends with a CUDA error, other than out of memory, is tried again on the other GPUs that its model may use.
+If it fails on all GPUs, the model is to blame. A card is to blame, and set aside, once it fails where another works:
 
 1. a model that failed on it was loaded on another card;
 2. two models failed on it while a server is up on another card;
@@ -49,7 +49,7 @@ class CardFailure:
         seconds = self.until - now
         wait = f"{ceil(seconds / 60)} min" if seconds > 60 else f"{ceil(seconds / 10) * 10} s"
         why = "its llama-server computed on the CPU" if self.is_unused else "loads failed on it"
-        return f"set aside for another {wait}, because {why}: {self.detail}"
+        return f"set aside, next try in {wait}, because {why}: {self.detail}"
 
 
 CardFailures = Mapping[str, CardFailure]  # by UUID
@@ -70,8 +70,9 @@ def with_failed_load(
 
 def with_unused_cards(failures: CardFailures, uuids: Collection[str], detail: str, at: float) -> CardFailures:
     """After a llama-server that was placed on these GPUs used none."""
-    known = {uuid: failures.get(uuid, CardFailure()) for uuid in uuids}
-    return {**failures, **{uuid: replace(each, detail=detail, is_unused=True).paused(at) for uuid, each in known.items()}}
+    known = ((uuid, failures.get(uuid, CardFailure())) for uuid in uuids)
+    unused = {uuid: replace(failure, detail=detail, is_unused=True).paused(at) for uuid, failure in known}
+    return {**failures, **unused}
 
 
 def with_successful_load(failures: CardFailures, uuids: Collection[str], model: str, at: float) -> CardFailures:
