@@ -124,7 +124,7 @@ def gpus_at_start(settings: Settings) -> GpuSnapshot:
 def build_gpu_poller(
     settings: Settings, engine: EngineFacts | None, publish: Callable[[GpuSnapshot], None]
 ) -> GpuPoller:
-    read = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES")).read_gpus
+    read = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds).read_gpus
     history = GpuHistory(state_folder() / "gpus.json")
     if engine is None or settings.engine.assume_gpu:
         return GpuPoller(read, publish, history, settings.gpu.poll_seconds)

@@ -42,6 +42,7 @@ from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
+from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.pool.preload import begin_preload
@@ -87,6 +88,9 @@ class Runtime:
         self._access_log = AccessLog()
         self._gauges = Gauges(self._store, version())
         self._gauges.add(KeyGauges(self._tokens.all))
+        self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
+        help_text = "Memory taken by request bodies, those that were announced and have not arrived included."
+        self._gauges.watch("request_bodies_bytes", help_text, lambda: self._bodies.budget.taken_bytes)
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
@@ -99,6 +103,7 @@ class Runtime:
             self._gpus = build_gpu_poller(settings, engine, self._publish_gpus)
         # Set before the GPU poller starts, and replaced by a reload.
         self._pinned_check: PinnedModelsCheck | None = None
+        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
         self.services = self._build_services(engine, engine_problem)
@@ -122,7 +127,7 @@ class Runtime:
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
             tokens=self._tokens,
-            bodies=RequestBodies(server.max_body, server.max_bodies),
+            bodies=self._bodies,
             access_log=self._access_log,
             refusals=RefusalLog(),
             gauges=self._gauges,
@@ -207,6 +212,7 @@ class Runtime:
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
         self._pool.reconfigure(build_limits(settings, self._engine), models)
+        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
         self._replace_pinned_check(candidate.pinned)
         begin_preload(newly_preloaded(before, settings, changes), self._catalog, self._load)
 
@@ -233,6 +239,7 @@ class Runtime:
     def _publish_gpus(self, gpus: GpuSnapshot) -> None:
         """Called by the GPU poller. The pool's state is where the snapshot is kept."""
         self._pool.post(ev.GpusPolled(gpus, time.monotonic()))
+        self._gpu_names_check.check(gpus)
         if self._pinned_check is not None:
             self._pinned_check.check(gpus)
 
@@ -259,7 +266,7 @@ class Runtime:
             self._gpus.close()
         self._history.close()
         self._tokens.close()
-        self.services.bodies.close()
+        self._bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
 
     def kill(self) -> None:

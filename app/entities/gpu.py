@@ -1,6 +1,7 @@
 """Gpu: one NVIDIA device at one moment. GpuSnapshot: the GPUs the service may use, or why there are none.
 
-A value the GPU does not support is None; 0 is a measurement. A snapshot does not know its age: call `as_of(now)`.
+A GPU whose memory cannot be read is not usable: a snapshot lists it as missing, with the reason. Other values that a
+GPU does not support are None; 0 is a measurement. A snapshot does not know its age: call `as_of(now)`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Protocol
 
 OVERDUE_POLLS = 3  # a snapshot is overdue after this many missed polls
 OVERDUE_SECONDS = 2.0  # plus the time a reading itself may take
@@ -30,6 +32,22 @@ class GpuState(StrEnum):
     FAILED = "failed"  # any other error
 
 
+class NamedGpu(Protocol):
+    """A GPU that settings may name."""
+
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+
+def names_of(gpu: NamedGpu) -> tuple[str, ...]:
+    """What settings may call this GPU, the most specific first: UUID, NVML's index, product name."""
+    return gpu.uuid, str(gpu.index), gpu.name
+
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """A GPU or a MIG device. Identified by `uuid`; `index` may change after a reboot."""
@@ -38,21 +56,24 @@ class Gpu:
     index: int  # NVML's, in PCI bus order; a MIG device has the index of its GPU
     name: str
     pci_bus: str | None = None
-    total_bytes: int | None = None
-    free_bytes: int | None = None
-    used_bytes: int | None = None  # by all processes and the driver: total less free
+    total_bytes: int = 0
+    free_bytes: int = 0
+    used_bytes: int = 0  # by all processes and the driver: total less free
     utilization_percent: int | None = None
     temperature_celsius: int | None = None
     power_watts: float | None = None
     compute_capability: tuple[int, int] | None = None
     is_mig: bool = False
+    drives_display: bool = False
     # pid -> bytes, None if NVML does not report them. In a container the pids may be the host's, or missing.
     processes: Mapping[int, int | None] | None = None
+    problem: str = ""  # why memory and processes could not be read just now: they are the last reading's
+    memory_at: float | None = None  # monotonic seconds of that reading; None: of this one
 
 
 @dataclass(frozen=True, slots=True)
 class MissingGpu:
-    """A GPU that has disappeared while others remain, or that had failed before the service started."""
+    """A GPU that has disappeared, that had failed before the service started, or whose memory cannot be read."""
 
     uuid: str  # "" if it was never read
     index: int
@@ -87,6 +108,17 @@ class GpuSnapshot:
             return self
         problem = f"NVML has not responded for {now - self.at:.0f} s; GPU data is that old"
         return replace(self, state=GpuState.HUNG, problem=problem)
+
+    @property
+    def has_usable_gpu(self) -> bool:
+        """Whether models can be placed on a GPU: what health, placements and launches go by. Ask the snapshot as of
+        now."""
+        return self.state is GpuState.OK and bool(self.gpus) and not self.engine_problem
+
+    def read_at(self, uuid: str) -> float:
+        """When the memory of a GPU was read, in monotonic seconds: earlier than `at` if that failed this time."""
+        gpu = next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)
+        return self.at if gpu is None or gpu.memory_at is None else gpu.memory_at
 
     @property
     def overdue_at(self) -> float | None:

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from app.entities.gpu import NamedGpu, names_of
 from app.entities.memory import Estimate
 
 # Resources that all placements share, used as keys like the UUIDs of GPUs.
@@ -13,6 +14,8 @@ CPU = "cpu"  # available RAM
 UNBOOKED_RAM = "unbooked_ram"  # total RAM less all bookings: mapped file pages count as available, yet they are needed
 LOAD_QUOTA = "load_quota"  # servers that scheduling.max_loaded still permits
 SHARED_RESOURCES = (CPU, UNBOOKED_RAM, LOAD_QUOTA)
+
+DEFAULT_RESERVE_BYTES = 512 * 1024**2  # left free on each GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Card:
     draining_bytes: int = 0  # held by draining servers: usable once their requests are finished
     is_busy: bool = False  # its utilization exceeds gpu.busy_utilization
     is_mig: bool = False  # CUDA shows a process at most one MIG device
+    reserve_bytes: int = 0  # left free on it
+    drives_display: bool = False  # taken last: a desktop freezes when its GPU is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +87,22 @@ class Policy:
 class GpuLimits:
     """How much of each GPU models may use, and when a GPU counts as busy."""
 
-    reserve_bytes: int = 512 * 1024**2
+    reserve_bytes: int | None = None  # left free on each GPU; None: the default
     max_vram_bytes: int | None = None
     busy_utilization: float = 0.9
+    reserves: Mapping[str, int] = field(default_factory=dict)  # bytes left free on single GPUs, by a name of theirs
 
-    def budget(self, total_bytes: int, free_bytes: int, booked_bytes: int) -> tuple[int, int]:
-        """A GPU's (capacity, usable) bytes: for models in total, and for further models.
+    def reserve_of(self, gpu: NamedGpu) -> int:
+        """Bytes left free on this GPU. Of several names that mean it, the most specific counts."""
+        named = (self.reserves[name] for name in names_of(gpu) if name in self.reserves)
+        return next(named, DEFAULT_RESERVE_BYTES if self.reserve_bytes is None else self.reserve_bytes)
+
+    def budget(self, reserve_bytes: int, total_bytes: int, free_bytes: int, booked_bytes: int) -> tuple[int, int]:
+        """(capacity, usable) bytes of a GPU with that reserve: for models in total, and for further models.
 
         `usable` is negative if more is reserved than is free.
         """
-        capacity, usable = total_bytes - self.reserve_bytes, free_bytes - self.reserve_bytes
+        capacity, usable = total_bytes - reserve_bytes, free_bytes - reserve_bytes
         if self.max_vram_bytes is not None:
             capacity, usable = min(capacity, self.max_vram_bytes), min(usable, self.max_vram_bytes - booked_bytes)
         return max(0, capacity), usable

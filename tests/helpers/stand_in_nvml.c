@@ -14,6 +14,7 @@
 #define DRIVER_NOT_LOADED 9
 #define INSUFFICIENT_SIZE 7
 #define LOST 15
+#define UNKNOWN 999
 #define GPUS 32
 #define PROCESSES 64
 #define FAULTS 16
@@ -102,7 +103,7 @@ static int refused(const char *call, void *handle, const char *unless, gpu_t **g
     if (code) return code;
     if (!(*g = behind(handle))) return LOST;
     if (strstr((*g)->flags, "lost") || stand_in_inits < now.stale_until_init) return LOST;
-    return unless && (strstr((*g)->flags, unless) || strstr((*g)->flags, "no_fields")) ? NOT_SUPPORTED : 0;
+    return unless && strstr((*g)->flags, unless) ? NOT_SUPPORTED : 0;
 }
 #define TELL(unless) gpu_t *g; int code = refused(__func__, d, unless, &g); if (code) return code
 
@@ -127,6 +128,7 @@ int nvmlDeviceGetPciInfo_v3(void *d, char *v) { /* busId is the last of its fiel
     TELL("no_pci"); snprintf(v + 36, 32, "%s", g->bus); return 0; }
 int nvmlDeviceGetMemoryInfo(void *d, unsigned long long *v) {
     TELL("no_memory");
+    if (strstr(g->flags, "memory_fails")) return UNKNOWN;
     v[0] = g->total * MIB;
     v[2] = g->used * MIB;
     for (int i = 0; i < g->pids; i++) v[2] += is_alive(g->pid[i]) ? g->mib[i] * MIB : 0;
@@ -141,6 +143,8 @@ int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *v) {
 int nvmlDeviceGetPowerUsage(void *d, unsigned *v) { TELL("no_power"); *v = g->milliwatts; return 0; }
 int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) {
     TELL("no_capability"); *a = g->major; *b = g->minor; return 0; }
+int nvmlDeviceGetDisplayActive(void *d, int *v) {
+    TELL("no_display"); *v = strstr(g->flags, "display") != NULL; return 0; }
 int nvmlDeviceGetMigMode(void *d, unsigned *a, unsigned *b) {
     TELL("no_mig"); *a = *b = !!strstr(g->flags, "mig_mode"); return 0; }
 int nvmlDeviceGetMaxMigDeviceCount(void *d, unsigned *n) { TELL(NULL); *n = 7; return 0; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,15 @@ def hardware(tmp_path: Path) -> StandIn:
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_every_gpu_is_shown_with_its_own_figures(hardware: StandIn, tmp_path: Path, count: int):
     cards = [Card(f"GPU-{n}", f"Card {n}", 8192 * (n + 1), 100 * n, 10 * n, 30 + n, 20_000 + n) for n in range(count)]
-    hardware.show(*cards)
-    with serving_on(hardware, tmp_path) as service:
+    hardware.show(*cards[:-1], replace(cards[-1], flags=("display",)))
+    reserve = json.dumps({"GPU-0": "1GiB", "GPU-9": "1GiB"})
+    with serving_on(hardware, tmp_path, LLAMA_SMART_PROXY_GPU__RESERVE=reserve) as service:
         sees(service, *(card.uuid for card in cards))
         shown = block(service)
         page = service.get("/").text
+        (warning,) = (line for line in service.lines if "matches no GPU" in line)
+    assert "gpu.reserve: 'GPU-9' matches no GPU; there are: 0 (Card 0, GPU-0)" in warning
+    assert [gpu["reserve_bytes"] for gpu in shown["gpus"]] == [GB, *([GB // 2] * (count - 1))]
     assert (shown["total_gpus"], shown["available_gpus"], shown["state"]) == (count, count, "ok")
     assert shown["total_vram"] == shown["total_memory"] == sum(card.total_mib for card in cards) / 1024
     assert shown["used_memory"] == sum(card.used_mib for card in cards) / 1024
@@ -68,6 +73,7 @@ def test_every_gpu_is_shown_with_its_own_figures(hardware: StandIn, tmp_path: Pa
     assert shown["utilization_average"] == sum(card.utilization for card in cards) / count
     assert shown["gpu_available"] and shown["gpu_monitoring_enabled"]
     assert shown["gpu_list"] == shown["gpus"]
+    assert [gpu["drives_display"] for gpu in shown["gpus"]] == [*([False] * (count - 1)), True]
     last = shown["gpus"][-1]
     n = count - 1
     assert (last["id"], last["name"], last["temperature"], last["utilization"]) == (n, f"Card {n}", 30 + n, 10 * n)
@@ -101,12 +107,13 @@ def test_a_gpu_is_lost_while_serving_and_recovers(hardware: StandIn, tmp_path: P
 
 @needs_compiler
 def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
-    hardware.show(A, Card("GPU-m", "Grace", flags=("no_fields",)))
+    untold = ("no_utilization", "no_temperature", "no_power", "no_pci", "no_capability", "no_processes")
+    hardware.show(A, Card("GPU-m", "Grace", flags=untold), Card("GPU-u", flags=("no_memory",)))
     with serving_on(hardware, tmp_path) as service:
         sees(service, "GPU-a", "GPU-m")
         series, page = gpu_series(service), service.get("/metrics").text
-        assert "unknown" in service.get("/").text
-    of_a = 'gpu="0",uuid="GPU-a"'
+        assert reasons(service) == ["GPU 2 (NVIDIA GeForce RTX 4090, GPU-u): memory cannot be read: Not Supported"]
+    of_a, of_m = 'gpu="0",uuid="GPU-a"', 'gpu="1",uuid="GPU-m"'
     prefix = "llama_smart_proxy_gpu_"
     figures = dict(line.rsplit(" ", 1) for line in series if "info" not in line)
     assert {name: float(figure) for name, figure in figures.items()} == {
@@ -117,6 +124,11 @@ def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
         f"{prefix}utilization_ratio{{{of_a}}}": 0.07,
         f"{prefix}temperature_celsius{{{of_a}}}": 41,
         f"{prefix}power_watts{{{of_a}}}": 22.5,
+        f"{prefix}memory_total_bytes{{{of_m}}}": 24564 * MIB,
+        f"{prefix}memory_used_bytes{{{of_m}}}": 300 * MIB,
+        f"{prefix}memory_free_bytes{{{of_m}}}": 24264 * MIB,
+        f"{prefix}memory_claimed_bytes{{{of_m}}}": 0,
+        f'{prefix}missing{{gpu="2",uuid="GPU-u"}}': 1,
     }
     assert f'{prefix}info{{gpu="1",name="Grace",pci_bus="",uuid="GPU-m"}} 1.0' in series
     assert 'llama_smart_proxy_nvml_state{state="ok"} 1.0' in page

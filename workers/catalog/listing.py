@@ -14,7 +14,7 @@ from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
 from workers.catalog.configured_models import ConfiguredModel, model_of
-from workers.catalog.model_files import DiscoveredModel, ModelFiles
+from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
 from workers.catalog.model_headers import Stamp
 
 MAX_NAME_LENGTH = 512
@@ -47,6 +47,7 @@ class Listing:
             if files is not None:
                 self.stamps[files.path] = files.stamp
                 self._entries_by_file[files.identity].append(model)
+                self._note_unfit_projector(entry.name, files)
 
     def add_discovered(self, found: Sequence[DiscoveredModel]) -> None:
         own_names = {model.files.path: name for name, model in listed_names(found).items()}
@@ -78,7 +79,13 @@ class Listing:
             return None
         model = self.listed[name] = self.by_name[name] = model_of(name, files, self._defaults, self._constraints)
         self.stamps[files.path] = files.stamp
+        self._note_unfit_projector(name, files)
         return model
+
+    def _note_unfit_projector(self, name: str, files: ModelFiles) -> None:
+        if files.unfit_projector is not None:
+            reason = mismatch_of(files, files.unfit_projector)
+            self.notes.append(f"model {name} is served without {files.unfit_projector.path}: {reason}")
 
     def _note_lost_name(self, discovered: DiscoveredModel, own_name: str | None, name: str | None) -> None:
         result = f"listed as {name}" if name else "not served"

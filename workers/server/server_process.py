@@ -192,7 +192,8 @@ class ServerProcess:
             self._measure_at = NEVER
             return
         gpus, now = self._launcher.gpus(), time.monotonic()
-        if self._server.model.launch.gpus and gpus.at <= self._ready_at and now < self._ready_at + NVML_WAIT_SECONDS:
+        is_read = all(gpus.read_at(uuid) > self._ready_at for uuid in self._server.model.launch.gpus)
+        if not is_read and now < self._ready_at + NVML_WAIT_SECONDS:
             self._measure_at = now + MEASURE_AFTER_SECONDS  # the last reading of NVML is older than the process
             return
         measurement, self._measurement, self._measure_at = self._measurement, None, NEVER
@@ -201,7 +202,8 @@ class ServerProcess:
     def _nvml_bytes(self, gpus: GpuSnapshot) -> dict[int, int]:
         """The process's memory as NVML reports it, by the index of the GPU among those it may use."""
         pid = self._child.pid
-        reported = ((n, shown_bytes(gpus, uuid, pid)) for n, uuid in enumerate(self._server.model.launch.gpus))
+        read = {n: uuid for n, uuid in enumerate(self._server.model.launch.gpus) if gpus.read_at(uuid) > self._ready_at}
+        reported = ((number, shown_bytes(gpus, uuid, pid)) for number, uuid in read.items())
         return {number: size for number, size in reported if size is not None}
 
     # --- orders -----------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class GpuGauges(Collector):
         yield info
         missing = GaugeMetricFamily(
             f"{_PREFIX}missing",
-            "1 for a GPU that has disappeared, or has not responded since the start.",
+            "1 for a GPU that has disappeared, has not responded since the start, or whose memory cannot be read.",
             labels=_LABELS,
         )
         for gone in snapshot.missing:
@@ -72,8 +72,7 @@ def _claimed(snapshot: GpuSnapshot, pool: PoolState) -> Metric:
     family = GaugeMetricFamily(f"{_PREFIX}memory_claimed_bytes", help_text, labels=_LABELS)
     ledger = Ledger(snapshot, pool.memory or MemoryReading(0, 0, 0.0), pool.servers, pool.limits.gpu_limits)
     for gpu in snapshot.gpus:
-        if gpu.free_bytes is not None:
-            family.add_metric(_labels(gpu), ledger.claimed_bytes(gpu.uuid))
+        family.add_metric(_labels(gpu), ledger.claimed_bytes(gpu.uuid))
     return family
 
 

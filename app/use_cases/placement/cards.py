@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from app.entities.gpu import NamedGpu, names_of
 from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import Card, Placement, PlacementConstraints
@@ -20,9 +21,21 @@ def allowed_cards(cards: Iterable[Card], constraints: PlacementConstraints) -> t
     )
 
 
-def matches_any(card: Card, names: Iterable[str]) -> bool:
+def matches_any(gpu: NamedGpu, names: Iterable[str]) -> bool:
     """Whether one of `names` is the GPU's UUID, product name or index."""
-    return any(name in (card.uuid, card.name, str(card.index)) for name in names)
+    return any(name in names_of(gpu) for name in names)
+
+
+def unmatched_names(named: Mapping[str, Iterable[str]], gpus: Sequence[NamedGpu]) -> tuple[str, ...]:
+    """A line for each name in the settings (by key) that none of these GPUs has."""
+    known = {name for gpu in gpus for name in names_of(gpu)}
+    there = ", ".join(f"{gpu.index} ({gpu.name}, {gpu.uuid})" for gpu in gpus)
+    return tuple(
+        f"{key}: {name!r} matches no GPU; there are: {there}"
+        for key, names in named.items()
+        for name in names
+        if name not in known
+    )
 
 
 def position_in(order: Sequence[str], card: Card) -> int:
@@ -56,4 +69,4 @@ def format_mib(size: int) -> str:
 
 
 def describe_card(card: Card) -> str:
-    return f"GPU {card.index} ({card.name})"
+    return f"GPU {card.index} ({card.name}{', drives a display' if card.drives_display else ''})"

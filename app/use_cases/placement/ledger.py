@@ -44,18 +44,18 @@ class ReleasingMemory:
 
     def is_pending(self, snapshot: GpuSnapshot, servers: Iterable[Server], now: float) -> bool:
         """Whether it is still waited for: RELEASED_SHARE of it is not free yet, and it has not expired."""
-        is_read = snapshot.at >= self.at
+        is_read = snapshot.read_at(self.uuid) >= self.at
         is_free = is_read and self.outstanding_bytes(snapshot, servers) <= (1 - RELEASED_SHARE) * self.size_bytes
         return now < self.expires_at and not is_free
 
     def claimed_bytes(self, snapshot: GpuSnapshot) -> int:
         """What this reading shows as free although the process may have allocated it."""
-        return self.unseen_bytes if snapshot.at < self.at else 0
+        return self.unseen_bytes if snapshot.read_at(self.uuid) < self.at else 0
 
     def outstanding_bytes(self, snapshot: GpuSnapshot, servers: Iterable[Server]) -> int:
         """What this reading does not show as free yet."""
         free = _free_without(servers, snapshot, self.uuid)
-        if free is None or snapshot.at < self.at:
+        if free is None or snapshot.read_at(self.uuid) < self.at:
             return self.size_bytes
         return max(0, self.size_bytes - max(0, free - self.free_before))
 
@@ -72,10 +72,8 @@ class Ledger:
     max_loaded: int | None = None
 
     def cards(self) -> tuple[Card, ...]:
-        """The GPUs as a decision sees them, except those whose memory NVML does not report."""
-        return tuple(
-            self._card(gpu) for gpu in self.gpus.gpus if gpu.total_bytes is not None and gpu.free_bytes is not None
-        )
+        """The GPUs as a decision sees them."""
+        return tuple(map(self._card, self.gpus.gpus))
 
     def shared_free(self) -> dict[str, int]:
         """What is free of each shared resource; negative if another process took RAM that was booked."""
@@ -145,11 +143,11 @@ class Ledger:
         return exited + sum(self._claim(server, uuid) for server in self.servers if uuid in server.booked)
 
     def _card(self, gpu: Gpu) -> Card:
-        assert gpu.total_bytes is not None and gpu.free_bytes is not None
         ours = [server for server in self.servers if gpu.uuid in server.booked]
         booked = sum(server.booked[gpu.uuid] for server in ours)
+        reserve = self.gpu_limits.reserve_of(gpu)
         capacity, usable = self.gpu_limits.budget(
-            gpu.total_bytes, gpu.free_bytes - self.claimed_bytes(gpu.uuid), booked
+            reserve, gpu.total_bytes, gpu.free_bytes - self.claimed_bytes(gpu.uuid), booked
         )
         releasing = sum(
             each.outstanding_bytes(self.gpus, self.servers) + each.claimed_bytes(self.gpus)
@@ -166,6 +164,8 @@ class Ledger:
             draining_bytes=self._held_on(gpu.uuid, ServerState.DRAINING),
             is_busy=self.gpu_limits.is_busy(gpu.utilization_percent or 0),
             is_mig=gpu.is_mig,
+            reserve_bytes=reserve,
+            drives_display=gpu.drives_display,
         )
 
     def _held_on(self, uuid: str, state: ServerState) -> int:
@@ -191,7 +191,7 @@ class Ledger:
         return min(released, server.booked.get(device, 0)) if is_bounded else released
 
     def _read_at(self, device: str) -> float:
-        return self.memory.at if device == CPU else self.gpus.at
+        return self.memory.at if device == CPU else self.gpus.read_at(device)
 
     def _shown(self, server: Server, device: str) -> int | None:
         """What the reading attributes to it; None: NVML does not say."""
@@ -222,7 +222,7 @@ def memory_to_release(
         free = _free_without(others, snapshot, gpu.uuid)
         if gpu.uuid in server.booked and free is not None:
             size = _held(server, snapshot, gpu.uuid)
-            unseen = _unseen(server, gpu.uuid, size, snapshot.at)
+            unseen = _unseen(server, gpu.uuid, size, snapshot.read_at(gpu.uuid))
             earlier = (each for each in releasing if each.uuid == gpu.uuid)
             outstanding = sum(each.outstanding_bytes(snapshot, (*others, server)) for each in earlier)
             if size or unseen:
@@ -231,7 +231,7 @@ def memory_to_release(
 
 
 def _free_without(servers: Iterable[Server], snapshot: GpuSnapshot, uuid: str) -> int | None:
-    """What would be free on a GPU without these servers, as far as the reading shows them; None: not reported."""
+    """What would be free on a GPU without these servers, as far as the reading shows them; None: it is missing."""
     free = next((gpu.free_bytes for gpu in snapshot.gpus if gpu.uuid == uuid), None)
     return None if free is None else free + sum(_held(server, snapshot, uuid) for server in servers)
 
@@ -240,7 +240,7 @@ def _held(server: Server, snapshot: GpuSnapshot, uuid: str) -> int:
     shown = shown_bytes(snapshot, uuid, server.pid)
     if shown is not None:
         return shown
-    return server.booked.get(uuid, 0) if _is_all_shown(server, snapshot.at) else 0
+    return server.booked.get(uuid, 0) if _is_all_shown(server, snapshot.read_at(uuid)) else 0
 
 
 def _unseen(server: Server, device: str, shown: int | None, read_at: float) -> int:

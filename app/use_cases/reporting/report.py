@@ -51,7 +51,7 @@ def health(
         },
         "servers": [_server(s, now) for s in pool.servers],
         "waiting": len(pool.waiting),
-        "gpu_pool_status": gpu_pool_status(gpus, pool.servers),
+        "gpu_pool_status": gpu_pool_status(gpus, pool.servers, pool.limits.gpu_limits),
     }
 
 

@@ -75,7 +75,7 @@ def reported_excess(server: Server) -> LearnedMargin:
 
 
 def _are_devices_read(state: PoolState, server: Server) -> bool:
-    return server.booked.keys() <= {CPU, *(gpu.uuid for gpu in state.gpus.gpus if gpu.free_bytes is not None)}
+    return server.booked.keys() <= {CPU, *(gpu.uuid for gpu in state.gpus.gpus)}
 
 
 def _shortage(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Shortage | None:
