@@ -88,6 +88,9 @@ class Runtime:
         self._access_log = AccessLog()
         self._gauges = Gauges(self._store, version())
         self._gauges.add(KeyGauges(self._tokens.all))
+        self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
+        help_text = "Memory taken by request bodies, those that were announced and have not arrived included."
+        self._gauges.watch("request_bodies_bytes", help_text, lambda: self._bodies.budget.taken_bytes)
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
@@ -126,7 +129,7 @@ class Runtime:
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
             tokens=self._tokens,
-            bodies=RequestBodies(server.max_body, server.max_bodies),
+            bodies=self._bodies,
             access_log=self._access_log,
             refusals=RefusalLog(),
             gauges=self._gauges,
@@ -269,7 +272,7 @@ class Runtime:
             self._gpus.close()
         self._history.close()
         self._tokens.close()
-        self.services.bodies.close()
+        self._bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
 
     def kill(self) -> None:
