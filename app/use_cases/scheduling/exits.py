@@ -94,10 +94,10 @@ def _record_failure(state: PoolState, server: Server, event: Exited) -> Step:
 def _record_gpu_failure(state: PoolState, server: Server, event: Exited, failure: GpuFailure) -> Step:
     """Its waiters are placed again, on other GPUs, if that can help; the engine is asked which it can use."""
     effects: list[Effect] = [ProbeEngine()]
-    state, is_placed_again = record_gpu_failure(state, server, failure, event.at)
+    state, is_retried = record_gpu_failure(state, server, failure, event.at)
     if not state.has_another(server):
         state = note_failure(state, server, event.detail, event.at)
-    if is_placed_again:
+    if is_retried:
         return state, effects
     state = replace(state, backoffs=with_failure(state.backoffs, server, event.at))
     if state.has_another(server) or server.state is not STARTING:
