@@ -1,7 +1,7 @@
 """What a scan learns from the beginning of every GGUF file: whether it is one, what it is for, and how wide it is.
 
 A few kilobytes are read, up to the tokenizer. Projectors, which have none, and files with few tensors for a model with
-multi-token prediction are read to the end of their header. Completeness of the data is left to header.py, before a load.
+multi-token prediction are read to the end of their header. header.py checks that the data are complete, before a load.
 """
 
 from __future__ import annotations
