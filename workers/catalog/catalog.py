@@ -106,6 +106,10 @@ class Catalog:
             raise ModelNotFound(name)
         return self._with_known_problem(model)
 
+    def definition(self, name: str) -> Model | None:
+        """The model of this name, no other; None if there is none, or none any more."""
+        return self._listing.listed.get(name)
+
     def has_replicas(self, names: Sequence[str]) -> bool:
         """Whether all of these models may have several servers."""
         try:
@@ -128,7 +132,7 @@ class Catalog:
         if problem:
             self._warn_once(_problem_line(model, problem))
             raise InvalidModelFile(model.name, problem)
-        return replace(model, problem="")
+        return replace(model, problem="") if model.problem else model
 
     def _with_known_problem(self, model: Model) -> Model:
         problem = not model.problem and self._headers.last_problem(model.path)
