@@ -64,6 +64,7 @@ class Gpu:
     power_watts: float | None = None
     compute_capability: tuple[int, int] | None = None
     is_mig: bool = False
+    drives_display: bool = False
     # pid -> bytes, None if NVML does not report them. In a container the pids may be the host's, or missing.
     processes: Mapping[int, int | None] | None = None
     problem: str = ""  # why memory and processes could not be read just now: they are the last reading's

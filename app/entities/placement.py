@@ -32,6 +32,7 @@ class Card:
     is_busy: bool = False  # its utilization exceeds gpu.busy_utilization
     is_mig: bool = False  # CUDA shows a process at most one MIG device
     reserve_bytes: int = 0  # left free on it
+    drives_display: bool = False  # taken last: a desktop freezes when its GPU is full
 
 
 @dataclass(frozen=True, slots=True)

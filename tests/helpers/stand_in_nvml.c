@@ -143,6 +143,8 @@ int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *v) {
 int nvmlDeviceGetPowerUsage(void *d, unsigned *v) { TELL("no_power"); *v = g->milliwatts; return 0; }
 int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) {
     TELL("no_capability"); *a = g->major; *b = g->minor; return 0; }
+int nvmlDeviceGetDisplayActive(void *d, int *v) {
+    TELL("no_display"); *v = strstr(g->flags, "display") != NULL; return 0; }
 int nvmlDeviceGetMigMode(void *d, unsigned *a, unsigned *b) {
     TELL("no_mig"); *a = *b = !!strstr(g->flags, "mig_mode"); return 0; }
 int nvmlDeviceGetMaxMigDeviceCount(void *d, unsigned *n) { TELL(NULL); *n = 7; return 0; }

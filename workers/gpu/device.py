@@ -72,6 +72,7 @@ def read_gpu(query: NvmlQuery, handle: Any, index: int, uuid: str, is_mig: bool 
         power_watts=milliwatts / 1000 if milliwatts is not None else None,
         compute_capability=query(nv.nvmlDeviceGetCudaComputeCapability, handle),
         is_mig=is_mig,
+        drives_display=query(nv.nvmlDeviceGetDisplayActive, handle) == nv.NVML_FEATURE_ENABLED,
         processes=_processes(query, handle),
         problem=f"memory cannot be read: {problem}" if problem else "",
     )

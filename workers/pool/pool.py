@@ -28,7 +28,7 @@ from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
 from workers.pool.clock import Clock
-from workers.pool.decision_log import log_suspects, record_decision
+from workers.pool.decision_log import log_set_aside, log_suspects, record_decision
 from workers.pool.pending_lease import Answer, PendingLease, outcome_of
 from workers.pool.processes import Processes, Spawn
 from workers.pool.reconfiguration import command_in_force, completed, reconfigured
@@ -46,9 +46,10 @@ class Pool:
     """Owner of the llama-servers.
 
     `spawn` starts one, which reports through `post`; `read_memory` reads RAM, given the pids by server id; `read_gpus`
-    requests a GpusPolled; `placement_request` makes that of a model, or raises the ProxyError of one that cannot be
-    served; `definition` is the model that a name means now, or None; `on_step` is called with the state before, the
-    event and the effects of every step, `on_server_ended` with the port of each server that has ended.
+    requests a GpusPolled, `probe_engine` one after a new probe of the engine; `placement_request` makes that of a
+    model, or raises the ProxyError of one that cannot be served; `definition` is the model that a name means now, or
+    None; `on_step` is called with the state before, the event and the effects of every step, `on_server_ended` with
+    the port of each server that has ended.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class Pool:
         definition: Callable[[str], Model | None],
         on_step: Callable[[PoolState, ev.Event, Sequence[fx.Effect]], None] = lambda before, event, effects: None,
         on_server_ended: Callable[[int], None] = lambda port: None,
+        probe_engine: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._read_memory = read_memory
         self._read_gpus = read_gpus
+        self._probe_engine = probe_engine
         self._make_placement_request = placement_request
         self._definition = definition
         self._on_step = on_step
@@ -233,6 +236,8 @@ class Pool:
             self._processes.remove(event.server)
             if (ended := before.server(event.server)) and ended.port is not None:
                 self._on_server_ended(ended.port)
+        if state.card_failures is not before.card_failures:
+            log_set_aside(before, state)
         if state.suspects is not before.suspects:
             log_suspects(before, state)
         self._on_step(before, event, effects)
@@ -268,6 +273,8 @@ class Pool:
                 self._read()
             case fx.ReadGpus():
                 self._read_gpus()
+            case fx.ProbeEngine():
+                self._probe_engine()
 
     def _reject(self, ticket: int, refusal: Refusal) -> None:
         detail = refusal.detail[-MAX_LOGGED_CHARACTERS:]

@@ -61,6 +61,7 @@ def _gpu(gpu: Gpu, servers: Sequence[Server], limits: GpuLimits) -> dict[str, ob
         "uuid": gpu.uuid,
         "pci_bus": gpu.pci_bus,
         "is_mig": gpu.is_mig,
+        "drives_display": gpu.drives_display,
         "total_bytes": gpu.total_bytes,
         "free_bytes": gpu.free_bytes,
         "used_bytes": gpu.used_bytes,
