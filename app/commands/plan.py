@@ -40,9 +40,9 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     """Show where FILE_OR_NAME would be placed, what would be evicted for it, or why it does not fit.
 
     Nothing is started. Options default to the settings. Without --gpus, the GPUs of this machine are used, with no
-    servers on them and an engine that supports them; without GPUs, its CPU. RAM is always this machine's.
-    docs/estimates.md describes the file. Exit status: 0 it can be placed, now or after evictions; 1 it cannot;
-    2 usage error, or the file is not a model.
+    servers on them and an engine that supports them; without GPUs, its CPU. The file's machine has the RAM that the
+    file gives, else enough; docs/estimates.md describes it. Exit status: 0 it can be placed, now or after evictions;
+    1 it cannot; 2 usage error, or the file is not a model.
     """
     from app.errors import InvalidModelFile
     from app.use_cases.placement.placement import decide
@@ -62,7 +62,7 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
     report = decision_json(decision, [names[number] for number in decision.evict])
-    report |= {"gpus": [_gpu_json(card) for card in world.cards], "elapsed_ms": elapsed_ms}
+    report |= {"gpus": [_gpu_json(card) for card in world.cards], "ram": _ram_json(world), "elapsed_ms": elapsed_ms}
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report, decision, world)))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
@@ -120,11 +120,10 @@ def _world(file: Path | None, query: MemoryQuery) -> tuple[World, str]:
     from app.use_cases.placement.usable_gpus import unplaceable_reason
     from workers.gpu.ram import read_memory
 
-    memory = read_memory({})
     if file is None:
-        return _this_machine(memory, query)
+        return _this_machine(read_memory({}), query)
     try:
-        world = read_world(file, memory.available_bytes, query.gpu_limits, query.policy)
+        world = read_world(file, query.gpu_limits, query.policy)
     except InvalidGpusFile as error:
         exit_wrong_use(f"--gpus {file}: {error}")
     nothing = GpuSnapshot(GpuState.NO_GPU, at=0.0)
@@ -158,6 +157,16 @@ def _gpu_json(card: Card) -> dict[str, object]:
     return {"uuid": card.uuid, **sizes, "unified": card.is_unified}
 
 
+def _ram_json(world: World) -> dict[str, int | None]:
+    """null: not limited."""
+    return {"total_bytes": world.totals.get(CPU), "free_bytes": world.shared.get(CPU)}
+
+
+def _ram_line(world: World) -> str:
+    free = world.shared.get(CPU)
+    return "RAM: assumed to be enough; the file gives none" if free is None else f"RAM: {format_mib(free)} free"
+
+
 def _gpu_line(card: Card) -> str:
     usable, reserve = format_mib(max(0, card.usable_bytes)), format_mib(card.reserve_bytes)
     return f"{describe_card(card)}: {usable} usable, {reserve} reserved{', unified memory' if card.is_unified else ''}"
@@ -181,5 +190,5 @@ def _lines(report: dict[str, Any], decision: Decision, world: World) -> list[str
         )
     if decision.suggestion:
         lines.append(f"suggestion: it would fit with {decision.suggestion}")
-    steps = (*map(_gpu_line, world.cards), *decision.considered)
+    steps = (*map(_gpu_line, world.cards), _ram_line(world), *decision.considered)
     return [*lines, "", *(f"- {step}" for step in steps), f"decided in {report['elapsed_ms']} ms"]

@@ -65,6 +65,7 @@ class Gpu:
     compute_capability: tuple[int, int] | None = None
     is_mig: bool = False
     is_unified: bool = False  # it uses the machine's RAM as its memory: the sizes are RAM's
+    drives_display: bool = False
     # pid -> bytes, None if NVML does not report them. In a container the pids may be the host's, or missing.
     processes: Mapping[int, int | None] | None = None
     problem: str = ""  # why memory and processes could not be read just now: they are the last reading's

@@ -35,6 +35,7 @@ class Card:
     is_mig: bool = False  # CUDA shows a process at most one MIG device
     is_unified: bool = False  # its memory is RAM: what is placed on it needs CPU and UNBOOKED_RAM
     reserve_bytes: int = 0  # left free on it
+    drives_display: bool = False  # taken last: a desktop freezes when its GPU is full
 
 
 @dataclass(frozen=True, slots=True)

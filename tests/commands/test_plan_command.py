@@ -43,12 +43,18 @@ def answer(model: str, folder: Path, world: object, *args: str, status: int = 0)
 
 def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 12)]})
-    assert set(report) == {"outcome", "placement", "evict", "reason", "needed_bytes", "gpus", "elapsed_ms"}
+    assert set(report) == {"outcome", "placement", "evict", "reason", "needed_bytes", "gpus", "ram", "elapsed_ms"}
     (device,) = report["placement"]["devices"]
     assert (report["outcome"], device["uuid"], device["layers"]) == ("place", "GPU-b", 9)
     items = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
     assert device["total_bytes"] == sum(device[item] for item in items) <= report["needed_bytes"]
     assert report["placement"]["ctx_size"] == 32768, "the longest automatic context that fits"
+
+
+def test_the_gpu_of_a_display_is_used_last(model: str, tmp_path: Path):
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 12, drives_display=True)]})
+    assert report["placement"]["devices"][0]["uuid"] == "GPU-a"
+    assert report["reason"].endswith("; used last: GPU 1 (card, drives a display)")
 
 
 def test_a_split_is_reported_with_its_shares(model: str, tmp_path: Path):
@@ -132,6 +138,35 @@ def test_the_reserve_of_each_gpu_is_shown_and_a_name_that_no_gpu_has_is_a_note(m
     assert [gpu["reserve_bytes"] for gpu in report["gpus"]] == [2 * GIB, GIB // 2]
 
 
+@pytest.mark.parametrize(
+    ("ram", "status"),
+    [
+        ({}, 0),
+        ({"ram_free_bytes": 64 * GIB}, 0),
+        ({"ram_total_bytes": 64 * GIB}, 0),
+        ({"ram_total_bytes": 64 * GIB, "ram_free_bytes": GIB}, 1),
+        ({"ram_total_bytes": GIB}, 1),
+        ({"ram_free_bytes": GIB}, 1),
+    ],
+)
+def test_another_machines_ram_is_the_files_or_assumed_to_be_enough(
+    model: str, tmp_path: Path, ram: dict[str, int], status: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Not this machine's: the file usually describes another one."""
+    monkeypatch.setattr("workers.gpu.ram.read_memory", lambda pids: pytest.fail("this machine's RAM was read"))
+    report = answer(model, tmp_path, {"gpus": [], **ram}, "-c", "4096", status=status)
+    assert (report["outcome"] == "place") == (status == 0)
+    free = ram.get("ram_free_bytes", ram.get("ram_total_bytes"))
+    assert report["ram"] == {"total_bytes": ram.get("ram_total_bytes"), "free_bytes": free}
+    text = run_plan(model, "--gpus", str(tmp_path / "gpus.json"), "-c", "4096").output
+    assert ("- RAM: assumed to be enough; the file gives none" in text) == (not ram)
+
+
+def test_ram_that_could_never_be_free_is_permanently_short(model: str, tmp_path: Path):
+    report = answer(model, tmp_path, {"gpus": [], "ram_total_bytes": GIB, "ram_free_bytes": GIB // 2}, status=1)
+    assert "usable at most: 1,024 MiB" in report["reason"]
+
+
 def test_without_a_gpu_the_cpu_is_used(model: str):
     assert "CPU" in run_plan(model, "-c", "512").output.upper()
 
@@ -142,6 +177,7 @@ def test_without_a_gpu_the_cpu_is_used(model: str):
         ("{", "JSON"),
         ('{"gpus": [{"uuid": "a"}]}', "gpus.0.total_bytes"),
         ('{"gpus": [], "cards": []}', "cards"),
+        ('{"gpus": [], "ram_total_bytes": 1, "ram_free_bytes": 2}', "more than ram_total_bytes"),
         ('{"gpus": [], "servers": [{"model": "m", "bytes": {"x": 1}}]}', "not one of the GPUs"),
     ],
 )

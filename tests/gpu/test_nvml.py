@@ -69,6 +69,17 @@ def test_every_field_of_a_gpu_is_read(hardware: StandIn):
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("card", "drives_display"),
+    [(Card(), False), (Card(flags=("display",)), True), (Card(flags=("no_display",)), False)],
+)
+def test_a_gpu_drives_a_display_only_if_nvml_says_so(hardware: StandIn, card: Card, drives_display: bool):
+    hardware.show(card)
+    (gpu,) = Nvml().read_gpus().gpus
+    assert gpu.drives_display is drives_display
+
+
+@needs_compiler
 def test_memory_follows_the_processes(hardware: StandIn, sleeper: subprocess.Popen[bytes]):
     hardware.show(Card(used_mib=0, processes={sleeper.pid: 700}))
     nvml = Nvml()
@@ -87,6 +98,7 @@ FIELDS = {
     "no_capability": ["compute_capability"],
     "no_processes": ["processes"],
     "no_mig": [],
+    "no_display": [],
 }
 
 

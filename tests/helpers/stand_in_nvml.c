@@ -145,6 +145,8 @@ int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) {
     TELL("no_capability"); *a = g->major; *b = g->minor; return 0; }
 int nvmlDeviceGetAddressingMode(void *d, unsigned *v) { /* v[0] is the version of the struct */
     TELL(NULL); v[1] = strstr(g->flags, "ats") ? 2 : 0; return 0; }
+int nvmlDeviceGetDisplayActive(void *d, int *v) {
+    TELL("no_display"); *v = strstr(g->flags, "display") != NULL; return 0; }
 int nvmlDeviceGetMigMode(void *d, unsigned *a, unsigned *b) {
     TELL("no_mig"); *a = *b = !!strstr(g->flags, "mig_mode"); return 0; }
 int nvmlDeviceGetMaxMigDeviceCount(void *d, unsigned *n) { TELL(NULL); *n = 7; return 0; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def hardware(tmp_path: Path) -> StandIn:
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_every_gpu_is_shown_with_its_own_figures(hardware: StandIn, tmp_path: Path, count: int):
     cards = [Card(f"GPU-{n}", f"Card {n}", 8192 * (n + 1), 100 * n, 10 * n, 30 + n, 20_000 + n) for n in range(count)]
-    hardware.show(*cards)
+    hardware.show(*cards[:-1], replace(cards[-1], flags=("display",)))
     reserve = json.dumps({"GPU-0": "1GiB", "GPU-9": "1GiB"})
     with serving_on(hardware, tmp_path, LLAMA_SMART_PROXY_GPU__RESERVE=reserve) as service:
         sees(service, *(card.uuid for card in cards))
@@ -72,6 +73,7 @@ def test_every_gpu_is_shown_with_its_own_figures(hardware: StandIn, tmp_path: Pa
     assert shown["utilization_average"] == sum(card.utilization for card in cards) / count
     assert shown["gpu_available"] and shown["gpu_monitoring_enabled"]
     assert shown["gpu_list"] == shown["gpus"]
+    assert [gpu["drives_display"] for gpu in shown["gpus"]] == [*([False] * (count - 1)), True]
     last = shown["gpus"][-1]
     n = count - 1
     assert (last["id"], last["name"], last["temperature"], last["utilization"]) == (n, f"Card {n}", 30 + n, 10 * n)

@@ -84,6 +84,7 @@ def _read_all_but_memory(query: NvmlQuery, handle: Any, index: int, uuid: str, i
         power_watts=milliwatts / 1000 if milliwatts is not None else None,
         compute_capability=query(nv.nvmlDeviceGetCudaComputeCapability, handle),
         is_mig=is_mig,
+        drives_display=query(nv.nvmlDeviceGetDisplayActive, handle) == nv.NVML_FEATURE_ENABLED,
         processes=_processes(query, handle),
     )
 

@@ -63,6 +63,15 @@ class Measurement:
         on_gpus = sum(device.total_bytes for device in need.devices)
         return held_bytes - on_gpus if self._server.placement.unified and held_bytes >= on_gpus else held_bytes
 
+    @property
+    def reports_no_gpu(self) -> bool:
+        """Whether it was placed on GPUs, and the memory that it reports is all RAM."""
+        if self._server.placement.is_on_cpu:
+            return False
+        loaded = self._report.loaded()
+        reports = (self._report.projected, loaded.need if loaded else None)
+        return any(report is not None and not report.devices for report in reports)
+
     def _post_projected(self) -> None:
         projected = self._report.projected
         assert projected is not None

@@ -43,7 +43,8 @@ class GpuSettings(Section):
         Strategy.PACK,
         description=(
             "Which GPU to choose if a model fits on several. pack: the one with the least free memory, which "
-            "leaves the others whole for large models; spread: the one with the most."
+            "leaves the others whole for large models; spread: the one with the most. A GPU that drives a display is "
+            "used last, unless `order` names it."
         ),
     )
     busy_utilization: float = Field(

@@ -104,7 +104,8 @@ class Candidates:
                 self.considered.append(f"one GPU, context {ctx_size}: needs {format_mib(need)}, {count}")
             if fitting:
                 card = min(fitting, key=lambda card: self._rank(card, ctx_size))
-                return Candidate(self._on_one(card, ctx_size), (), f"fits on {describe_card(card)}")
+                reason = f"fits on {describe_card(card)}{self._displays_passed_over(card, fitting, ctx_size)}"
+                return Candidate(self._on_one(card, ctx_size), (), reason)
         return None
 
     def on_card_with_eviction(self, servers: Sequence[Resident], which: str) -> Candidate | None:
@@ -155,15 +156,24 @@ class Candidates:
         return self.estimates.request.shape.hparams.n_layer_all + 1
 
     def _rank(self, card: Card, ctx_size: int) -> tuple[object, ...]:
-        """Sort key: preferred cards, those with memory of their own, idle before busy ones, then by strategy."""
+        """Sort key: preferred cards, those with memory of their own, idle before busy ones, those without a display,
+        then by strategy."""
         left = card.usable_bytes - self._estimate_on(card, ctx_size).devices[0].booked_bytes
         return (
             position_in(self.world.policy.order, card),
             card.is_unified,
             card.is_busy,
+            card.drives_display,
             left if self.world.policy.strategy is Strategy.PACK else -left,
             card.index,
         )
+
+    def _displays_passed_over(self, chosen: Card, fitting: Sequence[Card], ctx_size: int) -> str:
+        """Tail of a reason: the cards that would have come before the chosen one if they drove no display."""
+        rank = self._rank(chosen, ctx_size)
+        others = (card for card in fitting if card.drives_display and card is not chosen)
+        first = [card for card in others if self._rank(replace(card, drives_display=False), ctx_size) < rank]
+        return f"; used last: {', '.join(map(describe_card, first))}" if first else ""
 
     # --- several cards -------------------------------------------------------------------------------------
 

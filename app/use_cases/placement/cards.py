@@ -75,4 +75,4 @@ def format_mib(size: int) -> str:
 
 
 def describe_card(card: Card) -> str:
-    return f"GPU {card.index} ({card.name})"
+    return f"GPU {card.index} ({card.name}{', drives a display' if card.drives_display else ''})"

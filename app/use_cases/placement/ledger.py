@@ -173,6 +173,7 @@ class Ledger:
             is_busy=self.gpu_limits.is_busy(gpu.utilization_percent or 0),
             is_mig=gpu.is_mig,
             reserve_bytes=reserve,
+            drives_display=gpu.drives_display,
         )
 
     def _held_on(self, uuid: str, state: ServerState) -> int:

@@ -62,6 +62,7 @@ def _gpu(gpu: Gpu, servers: Sequence[Server], limits: GpuLimits) -> dict[str, ob
         "pci_bus": gpu.pci_bus,
         "is_mig": gpu.is_mig,
         "unified": gpu.is_unified,
+        "drives_display": gpu.drives_display,
         "total_bytes": gpu.total_bytes,
         "free_bytes": gpu.free_bytes,
         "used_bytes": gpu.used_bytes,
