@@ -57,6 +57,12 @@ class Waiter:
     key: str = ""  # name of the client's API key; "" without keys, and for loads and unloads
     request_hash: str = ""
 
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether its model may be placed on GPUs."""
+        request = self.placement_request
+        return (request.options if request else self.model.launch.options).n_gpu_layers != 0
+
 
 Conversations = Mapping[int, int]  # the id of the server that each used last, the latest conversation last
 
@@ -98,6 +104,7 @@ class PoolState:
     gpus: GpuSnapshot = NO_GPUS
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
+    gpus_needed_at: float = float("-inf")  # when a load last asked for a reading; at first: when the GPUs were read
     releasing: tuple[ReleasingMemory, ...] = ()  # GPU memory of servers that have ended
     # By server id: the GPU memory that servers held when their stop was ordered.
     held_when_stopped: Mapping[int, tuple[ReleasingMemory, ...]] = field(default_factory=dict)

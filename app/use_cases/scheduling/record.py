@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot
@@ -133,7 +134,8 @@ def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> Poo
 
 def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:
     servers = tuple(_renumbered(server, gpus) for server in state.servers)
-    state = replace(state, servers=servers, gpus=gpus)
+    needed_at = state.gpus_needed_at if state.gpus_needed_at > -inf else gpus.at
+    state = replace(state, servers=servers, gpus=gpus, gpus_needed_at=needed_at)
     if state.gpus_requested_at is not None and gpus.at < state.gpus_requested_at:
         return state  # read before the request for a new reading: that is still on its way
     return replace(state, gpus_requested_at=None, gpu_reading_is_late=False)
