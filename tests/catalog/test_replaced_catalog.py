@@ -13,6 +13,7 @@ from app.entities.model import Replicas
 from tests.helpers.builders import a_gguf
 from tests.helpers.service import wait_for
 from workers.catalog import catalog as module
+from workers.catalog import scans
 from workers.catalog.catalog import Catalog
 from workers.catalog.configured_models import ConfiguredModel
 
@@ -67,7 +68,7 @@ def test_the_result_of_a_scan_that_hangs_is_dropped(folders: tuple[Path, Path], 
         is_free.wait(20)
         return read(sources)
 
-    monkeypatch.setattr(module, "SCAN_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(scans, "SCAN_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(catalog, "_read", slow)
     scan = threading.Thread(target=catalog.reload)
     scan.start()

@@ -31,3 +31,9 @@ def unfinished_problem(path: str, marker: str) -> str:
         f"{name} is still being written ({found} exists). It can be served when the download is complete; if it was "
         "aborted, resume it or delete its files"
     )
+
+
+def current_problem(path: str) -> str:
+    """The same for the file as it is now; "" if nothing writes it."""
+    marker = marker_of(path)
+    return unfinished_problem(path, marker) if marker else ""

@@ -64,6 +64,7 @@ class GpuPoller:
         self._uuids: set[str] = set()  # in the last reading
         self._wanted = threading.Event()  # set by any thread, cleared by `gpus`
         self._is_ordered = threading.Event()  # the same: it is wanted even if the GPUs sleep
+        self._is_probe_wanted = False  # set by any thread, cleared by `gpus`
         self._scheduler: BackgroundScheduler | None = None  # written by `gpus` alone
         self._is_closed = False  # written once, by any thread
         self._was_hung = False  # written by APScheduler's thread alone
@@ -78,6 +79,11 @@ class GpuPoller:
         """Request a reading, which wakes the GPUs; does not wait for it."""
         self._is_ordered.set()
         self._wanted.set()
+
+    def probe_engine(self) -> None:
+        """Request a reading and, before it, a new probe of the engine; does not wait for them."""
+        self._is_probe_wanted = True
+        self.read_now()
 
     def close(self) -> None:
         """End the thread after the current reading, without waiting for it."""
@@ -142,8 +148,9 @@ class GpuPoller:
 
     def _must_probe_engine(self, snapshot: GpuSnapshot) -> bool:
         before, self._uuids = self._uuids, {gpu.uuid for gpu in snapshot.gpus}
+        is_wanted, self._is_probe_wanted = self._is_probe_wanted, False
         is_retry_due = self._engine_problem and time.monotonic() - self._probed_at >= PROBE_AGAIN_SECONDS
-        return bool(self._uuids) and bool(self._uuids != before or is_retry_due)
+        return bool(self._uuids) and bool(self._uuids != before or is_retry_due or is_wanted)
 
     def _publish_during_probe(self, snapshot: GpuSnapshot) -> None:
         """With GPUs published before: the new reading. Otherwise still none, marked as not overdue."""

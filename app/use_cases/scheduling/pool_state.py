@@ -16,10 +16,12 @@ from app.entities.server import Server, ServerState
 from app.use_cases.placement.ledger import ReleasingMemory, memory_to_release
 from app.use_cases.placement.request import LearnedMargin, PlacementRequest
 from app.use_cases.scheduling.backoff import Backoffs
+from app.use_cases.scheduling.card_failures import CardFailures
 from app.use_cases.scheduling.demand import Demands
 from app.use_cases.scheduling.effects import Effect, Refuse, Spawn, Stop, StopReason
 from app.use_cases.scheduling.evaluation import Evaluation
 from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.suspicion import ExclusiveUse, Suspect
 
 NO_GPUS = GpuSnapshot(GpuState.NO_GPU, at=float("-inf"))
 
@@ -76,14 +78,6 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
-    """A request that was in flight when a server ended."""
-
-    until: float
-    is_refused: bool  # it ran alone then; else it runs alone the next time
-
-
-@dataclass(frozen=True, slots=True)
 class ServerEnding:
     """Why a server ended or was killed while it answered requests."""
 
@@ -121,8 +115,10 @@ class PoolState:
     last_exit_at: float = float("-inf")  # a reading from before still counts memory that is being released
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
+    card_failures: CardFailures = field(default_factory=dict)  # `gpus` is without the cards that are set aside
     endings: Mapping[int, ServerEnding] = field(default_factory=dict)  # by server id, the last few in mid-answer
     suspects: Mapping[str, Suspect] = field(default_factory=dict)  # by request hash, the latest last
+    exclusive_uses: Mapping[str, ExclusiveUse] = field(default_factory=dict)  # by model name
     draining: bool = False
     closing: bool = False
     next_server: int = 1
