@@ -145,6 +145,7 @@ class Exited:
     at: float
     could_not_spawn: bool = False
     ran_out_of_memory: bool = False  # of a GPU
+    exit_code: int | None = None  # negative: the number of the signal that ended it; None: unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ class ServerEnding:
 
     detail: str
     is_hung: bool = False  # it did not respond
+    is_due_to_request: bool = False  # for which it took far more memory than was booked
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,9 @@ def note_failure(state: PoolState, server: Server, detail: str, at: float) -> Po
     return replace(state, failures={**state.failures, server.model.name: Failure(detail, at)})
 
 
-def note_ending(state: PoolState, server: Server, why: str, is_hung: bool = False) -> PoolState:
+def note_ending(state: PoolState, server: Server, ending: ServerEnding) -> PoolState:
     """Note why a server ended that had requests, for the errors that they get."""
-    endings = {**state.endings, server.id: ServerEnding(why, is_hung)}
+    endings = {**state.endings, server.id: ending}
     return replace(state, endings=dict(list(endings.items())[-REMEMBERED_ENDINGS:]))
 
 
