@@ -113,7 +113,8 @@ class Runtime:
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
         spawn = build_spawn(self._settings, engine, *parts)
         count, forget = self._gauges.pool.count_step, self._relay.forget
-        return Pool(store, spawn, read_memory, self._read_gpus, needs.placement_request, count, forget)
+        models = needs.placement_request, self._catalog.definition
+        return Pool(store, spawn, read_memory, self._read_gpus, *models, count, forget, self._probe_engine)
 
     def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
         server = self._settings.server
@@ -235,6 +236,10 @@ class Runtime:
     def _read_gpus(self) -> None:
         if self._gpus is not None:
             self._gpus.read_now()
+
+    def _probe_engine(self) -> None:
+        if self._gpus is not None:
+            self._gpus.probe_engine()
 
     def _publish_gpus(self, gpus: GpuSnapshot) -> None:
         """Called by the GPU poller. The pool's state is where the snapshot is kept."""

@@ -57,6 +57,7 @@ class GpuPoller:
         self._probed_at = 0.0
         self._uuids: set[str] = set()  # in the last reading
         self._wanted = threading.Event()  # set by any thread, cleared by `gpus`
+        self._is_probe_wanted = False  # set by any thread, cleared by `gpus`
         self._scheduler: BackgroundScheduler | None = None  # written by `gpus` alone
         self._is_closed = False  # written once, by any thread
         self._was_hung = False  # written by APScheduler's thread alone
@@ -69,6 +70,11 @@ class GpuPoller:
 
     def read_now(self) -> None:
         """Request a reading; does not wait for it."""
+        self._wanted.set()
+
+    def probe_engine(self) -> None:
+        """Request a reading and, before it, a new probe of the engine; does not wait for them."""
+        self._is_probe_wanted = True
         self._wanted.set()
 
     def close(self) -> None:
@@ -104,8 +110,9 @@ class GpuPoller:
 
     def _must_probe_engine(self, snapshot: GpuSnapshot) -> bool:
         before, self._uuids = self._uuids, {gpu.uuid for gpu in snapshot.gpus}
+        is_wanted, self._is_probe_wanted = self._is_probe_wanted, False
         is_retry_due = self._engine_problem and time.monotonic() - self._probed_at >= PROBE_AGAIN_SECONDS
-        return bool(self._uuids) and bool(self._uuids != before or is_retry_due)
+        return bool(self._uuids) and bool(self._uuids != before or is_retry_due or is_wanted)
 
     def _publish_during_probe(self, snapshot: GpuSnapshot) -> None:
         """With GPUs published before: the new reading. Otherwise still none, marked as not overdue."""

@@ -56,6 +56,15 @@ class Measurement:
         self._log("measured", need)
         self._post(ev.Measured(self._server.id, self._server.placement.booking_for(need), time.monotonic()))
 
+    @property
+    def reports_no_gpu(self) -> bool:
+        """Whether it was placed on GPUs, and the memory that it reports is all RAM."""
+        if self._server.placement.is_on_cpu:
+            return False
+        loaded = self._report.loaded()
+        reports = (self._report.projected, loaded.need if loaded else None)
+        return any(report is not None and not report.devices for report in reports)
+
     def _post_projected(self) -> None:
         projected = self._report.projected
         assert projected is not None

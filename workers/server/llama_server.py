@@ -18,6 +18,7 @@ from app.entities.server import Server
 from app.use_cases.launch.command_line import ANY_PORT, launch_on
 from app.use_cases.scheduling import events as ev
 from workers.server.child_process import describe_exit, free_port
+from workers.server.gpu_errors import find_gpu_failure
 from workers.server.kept_cache import KeptCache
 from workers.server.log import error_lines, is_out_of_gpu_memory
 from workers.server.orders import Orders
@@ -81,15 +82,23 @@ class LlamaServer:
             log.exception("server=%d", self._server.id)
         finally:  # in any case: without Exited the model would never be loaded again
             self._release()
-            ran_out = self._ran_out_of_memory()
-            self._post(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn, ran_out, code))
+            gpu_failure = self._gpu_failure()
+            ran_out_of_memory = gpu_failure is None and is_out_of_gpu_memory(self._last_lines)
+            how = could_not_spawn, ran_out_of_memory, gpu_failure, code
+            self._post(ev.Exited(self._server.id, detail, time.monotonic(), *how))
 
-    def _ran_out_of_memory(self) -> bool:
-        """Of a GPU. While it answers, other lines about memory may be about requests that failed without harm."""
+    def _gpu_failure(self) -> ev.GpuFailure | None:
+        if self._process is None or self._server.placement.is_on_cpu:
+            return None
+        return self._process.gpu_failure or find_gpu_failure(self._last_lines)
+
+    @property
+    def _last_lines(self) -> list[str]:
+        """Of its log: while it answers, earlier lines may be about requests that failed without harm."""
         if self._process is None:
-            return False
+            return []
         lines = self._process.log.lines()
-        return is_out_of_gpu_memory(lines[-CRASH_LINES:] if self._process.is_ready else lines)
+        return lines[-CRASH_LINES:] if self._process.is_ready else lines
 
     def _release(self) -> None:
         try:

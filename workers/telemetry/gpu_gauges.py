@@ -45,7 +45,7 @@ class GpuGauges(Collector):
         yield info
         missing = GaugeMetricFamily(
             f"{_PREFIX}missing",
-            "1 for a GPU that has disappeared, has not responded since the start, or whose memory cannot be read.",
+            "1 for a GPU that is not used: it has disappeared, cannot be read, or is set aside because loads failed.",
             labels=_LABELS,
         )
         for gone in snapshot.missing:

@@ -8,6 +8,7 @@ from app.entities.server import Server
 from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.request import NO_MARGIN, PlacementRequest
 from app.use_cases.placement.world import World, world_of
+from app.use_cases.scheduling.card_failures import cards_tried
 from app.use_cases.scheduling.demand import expected_load_seconds, request_rate
 from app.use_cases.scheduling.evaluation import Facts, server_states
 from app.use_cases.scheduling.fairness import is_abandoned_load
@@ -22,6 +23,15 @@ def request_with_margin(state: PoolState, waiter: Waiter) -> PlacementRequest:
     for margins in (state.learned_margins, state.runtime_margins):
         request = request.with_margin(margins.get(name, NO_MARGIN))
     return request
+
+
+def request_elsewhere(state: PoolState, request: PlacementRequest, model: str) -> PlacementRequest:
+    """The request, without the GPUs on which the model's last load failed."""
+    tried = cards_tried(state.card_failures, model)
+    if not tried:
+        return request
+    constraints = replace(request.constraints, exclude=(*request.constraints.exclude, *sorted(tried)))
+    return replace(request, constraints=constraints)
 
 
 def current_ledger(state: PoolState) -> Ledger:

@@ -86,6 +86,11 @@ class ReadGpus:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeEngine:
+    """Ask the engine which GPUs it can use; the result is part of a later GpusPolled."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
     """A decision about a model's place, for the log and GET /decisions."""
 
@@ -105,4 +110,4 @@ class CheckServer:
     counts_slots: bool
 
 
-Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CheckServer
+Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | ProbeEngine | Decided | CheckServer

@@ -16,6 +16,7 @@ from app.entities.server import Server, ServerState
 from app.use_cases.placement.ledger import ReleasingMemory, memory_to_release
 from app.use_cases.placement.request import LearnedMargin, PlacementRequest
 from app.use_cases.scheduling.backoff import Backoffs
+from app.use_cases.scheduling.card_failures import CardFailures
 from app.use_cases.scheduling.demand import Demands
 from app.use_cases.scheduling.effects import Effect, Refuse, Spawn, Stop, StopReason
 from app.use_cases.scheduling.evaluation import Evaluation
@@ -108,6 +109,7 @@ class PoolState:
     last_exit_at: float = float("-inf")  # a reading from before still counts memory that is being released
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by model name
     backoffs: Backoffs = field(default_factory=dict)
+    card_failures: CardFailures = field(default_factory=dict)  # `gpus` is without the cards that are set aside
     endings: Mapping[int, ServerEnding] = field(default_factory=dict)  # by server id, the last few in mid-answer
     suspects: Mapping[str, Suspect] = field(default_factory=dict)  # by request hash, the latest last
     exclusive_uses: Mapping[str, ExclusiveUse] = field(default_factory=dict)  # by model name

@@ -10,6 +10,7 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.backoff import without_backoff
+from app.use_cases.scheduling.card_failures import with_successful_load, without_set_aside
 from app.use_cases.scheduling.demand import with_load_seconds, with_request
 from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.events import Event
@@ -70,8 +71,8 @@ def record(state: PoolState, event: Event) -> Step:
             return replace(state, memory=memory, memory_requested_at=None), []
         case ev.MemoryReadFailed(detail, at):
             return _memory_read_failed(state, detail, at)
-        case ev.GpusPolled(gpus):
-            return _gpus_polled(state, gpus), []
+        case ev.GpusPolled(gpus, at):
+            return _gpus_polled(state, without_set_aside(gpus, state.card_failures, at)), []
         case ev.Reconfigured():
             return reconfigure(state, event)
         case ev.Drain():
@@ -186,7 +187,9 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
         return state
     failures = {name: failure for name, failure in state.failures.items() if name != server.model.name}
     demands = with_load_seconds(state.demands, server.model.name, at - server.started_at)
-    state = replace(state, failures=failures, demands=demands)
+    cards = with_successful_load(state.card_failures, server.placement.uuids, server.model.name, at)
+    gpus = without_set_aside(state.gpus, cards, at)
+    state = replace(state, failures=failures, demands=demands, card_failures=cards, gpus=gpus)
     return update_server(state, server_id, lambda s: replace(s.with_state(READY), port=port, ready_at=at, last_used=at))
 
 
