@@ -113,9 +113,8 @@ class Runtime:
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
         spawn = build_spawn(self._settings, engine, *parts)
         count, forget = self._gauges.pool.count_step, self._relay.forget
-        return Pool(
-            *(store, spawn, read_memory, self._read_gpus, needs.placement_request, count, forget, self._probe_engine)
-        )
+        models = needs.placement_request, self._catalog.definition
+        return Pool(store, spawn, read_memory, self._read_gpus, *models, count, forget, self._probe_engine)
 
     def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
         server = self._settings.server

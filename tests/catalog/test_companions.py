@@ -166,6 +166,19 @@ def test_an_entry_for_a_companion_is_listed_and_says_why_it_cannot_be_served(tmp
         catalog.servable(catalog.find("mine"))
 
 
+@pytest.mark.parametrize("file", ["MTP/head.gguf", "head.gguf", "head"])
+def test_an_entry_for_a_companion_in_the_cache_says_why_it_cannot_be_served(tmp_path: Path, file: str):
+    (cached(tmp_path, "u/Foo", "MTP/head.gguf") / "MTP" / "head.gguf").resolve().write_bytes(COMPANIONS["mtp"])
+    entries = [
+        ConfiguredModel("mine", LaunchSettings(), repo=f"u/Foo:{file}"),
+        ConfiguredModel("u/Foo", LaunchSettings()),
+    ]
+    catalog = Catalog([], LaunchSettings(), hub_cache=tmp_path, entries=entries)
+    with pytest.raises(InvalidModelFile, match=r"head\.gguf is a draft head, not a model"):
+        catalog.servable(catalog.find("mine"))
+    assert "no such model" in catalog.find("u/Foo").problem
+
+
 def test_a_projector_that_an_entry_names_must_fit(tmp_path: Path):
     write(tmp_path, {"m.gguf": a_model(128), "eyes.gguf": a_projector(64), "good.gguf": a_projector(128)})
     entries = [
@@ -228,11 +241,15 @@ def test_a_file_that_cannot_be_read_is_judged_by_its_name(tmp_path: Path):
     assert list(listed(tmp_path)) == ["x"]
 
 
-def test_a_scan_reads_a_few_kilobytes_of_a_large_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    tokens = [f"token {number}" for number in range(20_000)]
-    content = a_file(
-        TINY | {"llama.embedding_length": 64, "tokenizer.ggml.model": "x", "tokenizer.ggml.tokens": tokens}
-    )
+@pytest.mark.parametrize("mtp_layers", [0, 1])
+def test_a_scan_reads_a_few_kilobytes_of_a_large_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mtp_layers: int
+):
+    """Also of a model with MTP layers: it has too many tensors to be those layers alone."""
+    large = {"llama.embedding_length": 64, "llama.nextn_predict_layers": mtp_layers, "tokenizer.ggml.model": "gpt2"}
+    tokens = {"tokenizer.ggml.tokens": [f"token {number}" for number in range(20_000)]}
+    infos = [Info(f"blk.{layer}.{number}") for layer in range(3) for number in range(6)]
+    content = a_file(TINY | {"llama.block_count": 3} | large | tokens, infos)
     write(tmp_path, {f"{number}.gguf": content for number in range(5)})
     read: list[int] = []
     pread = os.pread

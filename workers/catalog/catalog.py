@@ -105,6 +105,10 @@ class Catalog:
             raise ModelNotFound(name)
         return self._with_known_problem(model)
 
+    def definition(self, name: str) -> Model | None:
+        """The model of this name, no other; None if there is none, or none any more."""
+        return self._listing.listed.get(name)
+
     def has_replicas(self, names: Sequence[str]) -> bool:
         """Whether all of these models may have several servers."""
         try:
@@ -130,7 +134,7 @@ class Catalog:
         if problem:
             self._warn_once(_problem_line(model, problem))
             raise InvalidModelFile(model.name, problem)
-        return replace(model, problem="")
+        return replace(model, problem="") if model.problem else model
 
     def _current(self, model: Model) -> Model:
         """The model as a scan finds it now, if its files may have changed since the last one."""
@@ -195,8 +199,8 @@ class Catalog:
         """Log only notes that the previous scan did not log: reloads are frequent, and files rarely change."""
         notes = tuple(dict.fromkeys(notes))
         with self._warnings_lock:
-            new = [note for note in notes if note not in self.warnings]
-            self.warnings = notes
+            known, self.warnings = set(self.warnings), notes
+        new = [note for note in notes if note not in known]
         for note in new:
             log.warning("%s", note)
 

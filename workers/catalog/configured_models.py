@@ -12,7 +12,7 @@ from app.entities.model import Model, Replicas
 from app.entities.placement import PlacementConstraints
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
-from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, is_being_fetched
+from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, companion_in_cache, is_being_fetched
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
 from workers.catalog.unfinished import marker_of
 from workers.gguf.file_names import file_stem, parse_part_name
@@ -85,10 +85,11 @@ class FileResolver:
     def _model_files(self, entry: ConfiguredModel) -> ModelFiles:
         if entry.path is not None:
             return self._at(self._existing(os.fspath(entry.path)))
-        found = self._in_cache(entry.repo) if entry.repo else self._find(entry.name)
-        if found is None:
-            raise ModelFileNotFound(self._not_found_message(entry))
-        return found.files
+        if found := self._in_cache(entry.repo) if entry.repo else self._find(entry.name):
+            return found.files
+        if entry.repo and self._cache and (file := companion_in_cache(self._cache, entry.repo, self._summaries)):
+            return _single_file_model(file)
+        raise ModelFileNotFound(self._not_found_message(entry))
 
     def _in_cache(self, repo: str) -> DiscoveredModel | None:
         return self._cached.get(repo) or self._cached.get(repo.lower())

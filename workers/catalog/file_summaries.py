@@ -1,7 +1,7 @@
 """What a scan learns from the beginning of every GGUF file: whether it is one, what it is for, and how wide it is.
 
-A few kilobytes are read, up to the tokenizer. Projectors, which have none, and models with layers for multi-token
-prediction are read to the end of their header. Completeness of the data is checked by header.py, before a load.
+A few kilobytes are read, up to the tokenizer. Projectors, which have none, and files with few tensors for a model with
+multi-token prediction are read to the end of their header. header.py checks that the data are complete, before a load.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from app.entities.gguf import FileKind, GgufHeader
 from app.errors import InvalidModelFile
 from app.use_cases.model_shape.embedding_width import model_width, projector_width
-from app.use_cases.model_shape.file_kind import file_kind, may_be_draft_head
+from app.use_cases.model_shape.file_kind import file_kind, may_have_only_mtp_layers
 from workers.gguf.file_names import kind_by_name
 from workers.gguf.file_window import FileWindow, InvalidGguf, open_window
 from workers.gguf.first_bytes import HEADER, first_bytes_problem
@@ -69,10 +69,10 @@ def _read_summary(path: str, may_lack_tensors: bool) -> FileSummary:
 
 def _whole_or_leading(path: str, head: bytes, window: FileWindow) -> GgufHeader:
     """The header as far as the summary needs it. Raises InvalidGguf, InvalidModelFile and OSError."""
-    _, _, _, pairs = HEADER.unpack(head)
+    _, _, tensors, pairs = HEADER.unpack(head)
     metadata = read_leading_metadata(window, pairs)
     leading = GgufHeader(metadata.values, metadata.lengths, ())
-    needs_tensors = file_kind(leading) is FileKind.PROJECTOR or may_be_draft_head(leading)
+    needs_tensors = file_kind(leading) is FileKind.PROJECTOR or may_have_only_mtp_layers(leading, tensors)
     return read_header(path) if needs_tensors else leading
 
 

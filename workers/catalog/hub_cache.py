@@ -33,6 +33,13 @@ def discover_cached(cache: str, summaries: FileSummaries, notes: list[str]) -> l
     return found
 
 
+def companion_in_cache(cache: str, repo: str, summaries: FileSummaries) -> GgufFile | None:
+    """The file "user/repo:FILE", which is not a model."""
+    name, _, wanted = repo.partition(":")
+    files = _files(os.path.join(cache, _FOLDER + name.replace("/", "--")), summaries, [])
+    return next((file for file in files if wanted in (file.name, file_stem(file.name), file.relative_path)), None)
+
+
 def is_being_fetched(cache: str, repo: str) -> bool:
     """Whether a file of this repository is not complete; huggingface_hub does not say which before it is."""
     blobs = os.path.join(cache, _FOLDER + repo.partition(":")[0].replace("/", "--"), "blobs")

@@ -16,6 +16,7 @@ _TYPES = {
     "imatrix": FileKind.IMPORTANCE_MATRIX,
 }
 _ARCHITECTURES = {"clip": FileKind.PROJECTOR, "controlvector": FileKind.CONTROL_VECTOR}
+TENSORS_OF_A_LAYER = 4  # norms, attention or state, and a feed-forward network have at least six
 _DRAFT_PREFIXES = ("eagle", "dflash", "dspark")  # eagle3 is a converter's name; others are numbered likewise
 
 
@@ -27,9 +28,11 @@ def file_kind(header: GgufHeader) -> FileKind:
     return kind or FileKind.MODEL
 
 
-def may_be_draft_head(header: GgufHeader) -> bool:
-    """Whether only its tensors tell: models with layers for multi-token prediction (MTP), and those layers alone."""
-    return Hparams(header).integer("nextn_predict_layers") > 0
+def may_have_only_mtp_layers(header: GgufHeader, tensors: int) -> bool:
+    """Whether the names of its tensors decide. `tensors`: their number; a model has more than a few in every layer."""
+    hp = Hparams(header)
+    is_small = not hp.n_layer or tensors < hp.n_layer * TENSORS_OF_A_LAYER
+    return is_small and hp.integer("nextn_predict_layers") > 0
 
 
 def _drafts_by_architecture(architecture: str) -> bool:
@@ -41,10 +44,11 @@ def _has_only_mtp_layers(header: GgufHeader) -> bool:
 
     Embeddings and output matrix do not tell: `--mtp` exports them too.
     """
-    if not may_be_draft_head(header):
+    hp = Hparams(header)
+    if not hp.integer("nextn_predict_layers"):
         return False
     layers = {layer for tensor in header.tensors if (layer := _layer(tensor)) is not None}
-    return bool(layers) and min(layers) >= Hparams(header).n_layer
+    return bool(layers) and min(layers) >= hp.n_layer
 
 
 def _layer(tensor: Tensor) -> int | None:
