@@ -33,7 +33,7 @@ from app.use_cases.scheduling.pool_state import (
 from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
 from app.use_cases.scheduling.runtime_margin import with_runtime_margin
-from app.use_cases.scheduling.suspects import without_suspect
+from app.use_cases.scheduling.suspects import without_suspect, without_suspects_of, without_unread
 
 
 def record(state: PoolState, event: Event) -> Step:
@@ -44,6 +44,7 @@ def record(state: PoolState, event: Event) -> Step:
             waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, False, key, request_hash)
             return _enqueued(state, waiter), []
         case ev.Load(ticket, model, at, deadline, request):  # by order: the client wants to see it fail, or not
+            state = without_suspects_of(state, model.name)
             state = replace(state, backoffs=without_backoff(state.backoffs, model.name))
             return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.LOADED, request)), []
         case ev.Unload(ticket, model, at, deadline):
@@ -170,7 +171,7 @@ def _enqueued_unload(state: PoolState, waiter: Waiter) -> Step:
 def _released(state: PoolState, event: ev.Release) -> PoolState:
     server = next((s for s in state.servers if event.ticket in s.leases), None)
     if server is None:  # it ended before the request did
-        return state
+        return without_unread(state, event.ticket) if event.ending is ev.Ending.NOT_SENT else state
     is_complete = event.ending is ev.Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
     if is_complete:
