@@ -6,6 +6,7 @@ The library reads the hardware from a text file on every call: a test changes th
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -71,10 +72,20 @@ class StandIn:
         """Simulate that the driver is not loaded."""
         self.path.unlink()
 
+    def is_open(self, pid: int) -> bool:
+        """Whether the process keeps the hardware awake: NVML is initialized in it."""
+        return f"{self.path}.device" in map(_target, Path(f"/proc/{pid}/fd").iterdir())
+
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables with which a process sees this hardware."""
         return {"LD_LIBRARY_PATH": str(library().parent), "STAND_IN_NVML": str(self.path)}
+
+
+def _target(link: Path) -> str:
+    with contextlib.suppress(OSError):  # the file was closed meanwhile
+        return os.readlink(link)
+    return ""
 
 
 @functools.cache

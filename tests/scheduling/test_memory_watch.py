@@ -86,7 +86,7 @@ def test_a_server_far_above_its_booking_is_killed_and_its_requests_learn_the_num
     (stop,) = read(play, 1.5, {1: 5.5})
     assert (stop.server, stop.why) == (1, StopReason.MEMORY_EXCEEDED)
     assert stop.why.kills and not stop.why.allows_cache_save
-    assert play.state.endings == {1: ServerEnding(stop.detail)}
+    assert play.state.endings == {1: ServerEnding(stop.detail, is_due_to_request=True)}
     assert stop.detail == (
         "a: its llama-server was stopped because it held 5632 MiB of RAM, 1178 MiB were booked, "
         "and scheduling.max_excess_memory is 4096 MiB"

@@ -1,4 +1,5 @@
-"""The GPU metrics of /metrics, from the last reading. While NVML hangs, values are left out instead of repeated."""
+"""The GPU metrics of /metrics, from the last reading. While NVML hangs or is closed, values are left out
+instead of repeated."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class GpuGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         pool = self._store.pool
         snapshot = pool.gpus.as_of(time.monotonic())
-        current = replace(snapshot, gpus=()) if snapshot.state is GpuState.HUNG else snapshot
+        is_current = snapshot.state not in (GpuState.HUNG, GpuState.ASLEEP)
+        current = snapshot if is_current else replace(snapshot, gpus=())
         yield from _values(current.gpus)
         yield _claimed(current, pool)
         info = GaugeMetricFamily(f"{_PREFIX}info", "GPU metadata.", labels=[*_LABELS, "name", "pci_bus"])

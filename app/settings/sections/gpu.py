@@ -22,6 +22,14 @@ class GpuSettings(Section):
         le=3600,
         description="Polling interval of the GPUs. A machine without GPUs is polled once a minute.",
     )
+    idle_close_seconds: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "Close NVML when no model has used or needed the GPUs for so long: an open NVML alone keeps a GPU awake. "
+            "The next load opens it, which takes a second or more. null: never."
+        ),
+    )
     reserve: MemoryByGpu = Field(
         ByteSize(DEFAULT_RESERVE_BYTES),
         description=(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from app.entities.gpu import NamedGpu, names_of
 from app.entities.launch import ModelOptions
@@ -12,7 +13,10 @@ from app.entities.placement import Card, Placement, PlacementConstraints
 MIB = 1024**2
 
 
-def allowed_cards(cards: Iterable[Card], constraints: PlacementConstraints) -> tuple[Card, ...]:
+G = TypeVar("G", bound=NamedGpu)
+
+
+def allowed_cards(cards: Iterable[G], constraints: PlacementConstraints) -> tuple[G, ...]:
     """The GPUs that a model's `gpus` and `exclude` permit."""
     return tuple(
         card

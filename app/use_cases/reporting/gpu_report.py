@@ -32,7 +32,7 @@ def gpu_pool_status(
         "gpus": gpus,
         "utilization_average": _average([gpu.utilization_percent or 0 for gpu in snapshot.gpus]),
         "allocation_strategy": "single-gpu-preferred",
-        "gpu_available": snapshot.has_usable_gpu,
+        "gpu_available": snapshot.as_awake().has_usable_gpu,
         "gpu_monitoring_enabled": snapshot.state is GpuState.OK,
         "state": snapshot.state,
         "problem": snapshot.problem,

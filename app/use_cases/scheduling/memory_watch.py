@@ -20,7 +20,7 @@ from app.entities.memory import MemoryReading
 from app.entities.placement import CPU
 from app.entities.server import Server
 from app.use_cases.scheduling.effects import Effect, ReadMemory, StopReason
-from app.use_cases.scheduling.pool_state import PoolState, Step, note_ending, note_failure, stop_server
+from app.use_cases.scheduling.pool_state import PoolState, ServerEnding, Step, note_ending, note_failure, stop_server
 
 MIB, GIB = 1024**2, 1024**3
 WATCH_SECONDS = 0.5  # that schema makes an engine grow by about 0.5 GB in this time
@@ -48,6 +48,16 @@ def watch_memory(state: PoolState, now: float) -> Step:
     return replace(state, memory_requested_at=now), [*effects, ReadMemory()]
 
 
+def has_outgrown_booking(state: PoolState, server: Server) -> bool:
+    """Whether it held far more RAM than was booked when that was last read, or more than it may: a request made it
+    grow, whoever else has used up the machine's RAM."""
+    if state.memory is None:
+        return False
+    limit = state.limits.max_excess_memory_bytes
+    most = MIN_EXCESS_BYTES if limit is None else min(limit, MIN_EXCESS_BYTES)
+    return _excess(server, state.memory) > most + _checkpoint_bytes(state, server)
+
+
 def _is_watched(server: Server, at: float) -> bool:
     return server.is_up and bool(server.leases or at <= server.last_used + WATCH_AFTER_USE_SECONDS)
 
@@ -60,7 +70,8 @@ def _kill_oversized(state: PoolState, now: float) -> Step:
         detail = _detail(server, state.memory, why)
         if not state.has_another(server):
             state = note_failure(state, server, detail, now)
-        state, orders = stop_server(note_ending(state, server, detail), server, StopReason.MEMORY_EXCEEDED, detail)
+        ending = ServerEnding(detail, is_due_to_request=has_outgrown_booking(state, server))
+        state, orders = stop_server(note_ending(state, server, ending), server, StopReason.MEMORY_EXCEEDED, detail)
         effects += orders
     return state, effects
 
