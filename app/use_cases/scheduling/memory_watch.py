@@ -55,7 +55,7 @@ def has_outgrown_booking(state: PoolState, server: Server) -> bool:
         return False
     limit = state.limits.max_excess_memory_bytes
     most = MIN_EXCESS_BYTES if limit is None else min(limit, MIN_EXCESS_BYTES)
-    return _excess(server, state.memory) > most + _checkpoint_bytes(state, server)
+    return _excess(server, state.memory) > most + _permitted_bytes(state, server)
 
 
 def _is_watched(server: Server, at: float) -> bool:
