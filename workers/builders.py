@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
@@ -53,6 +53,7 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
         cpu_fallback=settings.gpu.cpu_fallback,
+        gpu_idle_close_seconds=settings.gpu.idle_close_seconds,
     )
 
 
@@ -114,18 +115,32 @@ def gpus_at_start(settings: Settings) -> GpuSnapshot:
     return GpuSnapshot(GpuState.DISABLED, time.monotonic(), problem=problem)
 
 
-def build_gpu_poller(settings: Settings, engine: CurrentEngine, publish: Callable[[GpuSnapshot], None]) -> GpuPoller:
-    read = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES")).read_gpus
-    history = GpuHistory(state_folder() / "gpus.json")
-    if settings.engine.assume_gpu:
-        return GpuPoller(read, publish, history, settings.gpu.poll_seconds)
-
-    def engine_build() -> str:
-        return facts.identity if (facts := engine.refresh()) else ""
-
-    def engine_problem() -> str:
-        return cuda_problem(facts, settings.engine.env) if (facts := engine.refresh()) else ""
-
+def build_gpu_poller(
+    settings: Settings,
+    engine: CurrentEngine,
+    publish: Callable[[GpuSnapshot], None],
+    may_sleep: Callable[[float], bool] = lambda now: False,
+) -> GpuPoller:
+    nvml = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds)
+    probed = None if settings.engine.assume_gpu else engine
     return GpuPoller(
-        *(read, publish, history, settings.gpu.poll_seconds), engine_problem=engine_problem, engine_build=engine_build
+        nvml.read_gpus,
+        publish,
+        GpuHistory(state_folder() / "gpus.json"),
+        settings.gpu.poll_seconds,
+        engine_problem=lambda: _gpu_problem(probed, settings.engine.env),
+        engine_build=lambda: _build_of(probed),
+        may_sleep=may_sleep,
+        close_nvml=nvml.close,
     )
+
+
+def _gpu_problem(engine: CurrentEngine | None, env: Mapping[str, str]) -> str:
+    """Why the engine cannot use the GPUs; "" if it can, or where that is assumed."""
+    facts = engine.refresh() if engine else None
+    return cuda_problem(facts, env) if facts else ""
+
+
+def _build_of(engine: CurrentEngine | None) -> str:
+    facts = engine.refresh() if engine else None
+    return facts.identity if facts else ""

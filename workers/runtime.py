@@ -22,6 +22,7 @@ from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.reporting.reload_report import ModelChanges
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.gpu_sleep import may_sleep
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog, has_models
 from workers.builders import (
@@ -42,6 +43,7 @@ from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
+from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pool import Pool
 from workers.pool.preload import begin_preload
@@ -86,6 +88,9 @@ class Runtime:
         self._access_log = AccessLog()
         self._gauges = Gauges(self._store, version())
         self._gauges.add(KeyGauges(self._tokens.all))
+        self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
+        help_text = "Memory taken by request bodies, those that were announced and have not arrived included."
+        self._gauges.watch("request_bodies_bytes", help_text, lambda: self._bodies.budget.taken_bytes)
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
@@ -95,9 +100,12 @@ class Runtime:
         self._pool = self._build_pool()
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled
         if self._store.gpus.state is not GpuState.DISABLED:
-            self._gpus = build_gpu_poller(settings, engine, self._publish_gpus)
+            self._gpus = build_gpu_poller(
+                *(settings, engine, self._publish_gpus), lambda now: may_sleep(self._store.pool, now)
+            )
         # Set before the GPU poller starts, and replaced by a reload.
         self._pinned_check: PinnedModelsCheck | None = None
+        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
         self.services = self._build_services()
@@ -107,7 +115,8 @@ class Runtime:
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
         spawn = build_spawn(self._settings, self._engine, *parts)
         count, forget = self._gauges.pool.count_step, self._relay.forget
-        return Pool(store, spawn, read_memory, self._read_gpus, needs.placement_request, count, forget)
+        models = needs.placement_request, self._catalog.definition
+        return Pool(store, spawn, read_memory, self._read_gpus, *models, count, forget, self._probe_engine)
 
     def _build_services(self) -> Services:
         server = self._settings.server
@@ -121,7 +130,7 @@ class Runtime:
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
             tokens=self._tokens,
-            bodies=RequestBodies(server.max_body, server.max_bodies),
+            bodies=self._bodies,
             access_log=self._access_log,
             refusals=RefusalLog(),
             gauges=self._gauges,
@@ -206,6 +215,7 @@ class Runtime:
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
         self._pool.reconfigure(build_limits(settings, self._engine.facts), models)
+        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
         self._replace_pinned_check(candidate.pinned)
         begin_preload(newly_preloaded(before, settings, changes), self._catalog, self._load)
 
@@ -235,9 +245,14 @@ class Runtime:
         if self._gpus is not None:
             self._gpus.read_now()
 
+    def _probe_engine(self) -> None:
+        if self._gpus is not None:
+            self._gpus.probe_engine()
+
     def _publish_gpus(self, gpus: GpuSnapshot) -> None:
         """Called by the GPU poller. The pool's state is where the snapshot is kept."""
         self._pool.post(ev.GpusPolled(gpus, time.monotonic()))
+        self._gpu_names_check.check(gpus)
         if self._pinned_check is not None:
             self._pinned_check.check(gpus)
 
@@ -264,7 +279,7 @@ class Runtime:
             self._gpus.close()
         self._history.close()
         self._tokens.close()
-        self.services.bodies.close()
+        self._bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
 
     def kill(self) -> None:

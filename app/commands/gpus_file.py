@@ -1,12 +1,14 @@
-"""The file that `plan --gpus` reads: GPUs and the servers on them."""
+"""The file that `plan --gpus` reads: the GPUs of a machine, the servers on them, and its RAM."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from app.entities.placement import CPU, Card, GpuLimits, Policy, Resident
+from app.entities.placement import CPU, UNBOOKED_RAM, Card, GpuLimits, Policy, Resident
 from app.entities.server import ServerState
 from app.use_cases.placement.ledger import ENDING_STATES
 from app.use_cases.placement.world import World
@@ -26,6 +28,7 @@ class _Gpu(_Strict):
     total_bytes: NonNegativeInt
     free_bytes: NonNegativeInt
     utilization_percent: float = Field(0.0, ge=0, le=100)
+    drives_display: bool = False
 
 
 class _Server(_Strict):
@@ -39,10 +42,21 @@ class _Server(_Strict):
 class _File(_Strict):
     gpus: list[_Gpu]
     servers: list[_Server] = []
+    ram_total_bytes: NonNegativeInt | None = None
+    ram_free_bytes: NonNegativeInt | None = None
+
+    @property
+    def ram_totals(self) -> dict[str, int]:
+        return {} if self.ram_total_bytes is None else dict.fromkeys((CPU, UNBOOKED_RAM), self.ram_total_bytes)
+
+    @property
+    def free_ram(self) -> dict[str, int]:
+        """Without any figure nothing: the RAM is not limited."""
+        return self.ram_totals if self.ram_free_bytes is None else {**self.ram_totals, CPU: self.ram_free_bytes}
 
 
-def read_world(file: Path, ram_bytes: int, gpu_limits: GpuLimits, policy: Policy) -> World:
-    """The GPUs and servers in the file, with the settings' limits applied to each GPU. Raises InvalidGpusFile."""
+def read_world(file: Path, gpu_limits: GpuLimits, policy: Policy) -> World:
+    """The machine in the file, with the settings' limits applied to each GPU. Raises InvalidGpusFile."""
     try:
         content = _File.model_validate_json(file.read_bytes())
     except OSError as error:
@@ -57,6 +71,8 @@ def read_world(file: Path, ram_bytes: int, gpu_limits: GpuLimits, policy: Policy
         raise InvalidGpusFile("two GPUs have the same uuid")
     if unknown := sorted({uuid for server in content.servers for uuid in server.bytes} - uuids):
         raise InvalidGpusFile(f"a server has memory on {unknown[0]}, which is not one of the GPUs")
+    if content.free_ram.get(CPU, 0) > content.ram_totals.get(CPU, inf):
+        raise InvalidGpusFile("ram_free_bytes is more than ram_total_bytes")
     alive = [server for server in content.servers if server.state not in (ServerState.STOPPED, ServerState.FAILED)]
     cards = tuple(_card(index, gpu, alive, gpu_limits) for index, gpu in enumerate(content.gpus))
     residents = tuple(
@@ -67,13 +83,22 @@ def read_world(file: Path, ram_bytes: int, gpu_limits: GpuLimits, policy: Policy
         for number, server in enumerate(alive)
         if server.state not in ENDING_STATES
     )
-    return World(cards, residents, {CPU: ram_bytes}, policy=policy)
+    return World(cards, residents, content.free_ram, totals=content.ram_totals, policy=policy)
 
 
 def _card(index: int, gpu: _Gpu, servers: list[_Server], gpu_limits: GpuLimits) -> Card:
     def used_bytes(*states: ServerState) -> int:
         return sum(server.bytes.get(gpu.uuid, 0) for server in servers if not states or server.state in states)
 
-    limit, usable = gpu_limits.budget(gpu.total_bytes, gpu.free_bytes, used_bytes())
-    being_released = used_bytes(ServerState.STOPPING), used_bytes(ServerState.DRAINING)
-    return Card(gpu.uuid, gpu.name, index, limit, usable, *being_released, gpu_limits.is_busy(gpu.utilization_percent))
+    is_busy = gpu_limits.is_busy(gpu.utilization_percent)
+    card = Card(gpu.uuid, gpu.name, index, 0, 0, is_busy=is_busy, drives_display=gpu.drives_display)
+    reserve = gpu_limits.reserve_of(card)
+    limit, usable = gpu_limits.budget(reserve, gpu.total_bytes, gpu.free_bytes, used_bytes())
+    return replace(
+        card,
+        total_bytes=limit,
+        usable_bytes=usable,
+        releasing_bytes=used_bytes(ServerState.STOPPING),
+        draining_bytes=used_bytes(ServerState.DRAINING),
+        reserve_bytes=reserve,
+    )

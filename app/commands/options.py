@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -79,6 +79,7 @@ class MemoryQuery:
     policy: Policy = field(default_factory=Policy)
     uses_gpus: bool = True
     cpu_fallback: CpuFallback = CpuFallback.AUTO
+    gpu_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # in the settings, by key
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -117,8 +118,8 @@ def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
             exit_wrong_use(f"model '{found.name}' cannot be served: {found.problem}")
         path, name, launch = found.path, found.name, found.launch
     constraints, gpu_limits, policy = settings.constraints_of(name), settings.gpu_limits(), settings.policy()
-    gpu = settings.gpu
-    return MemoryQuery(path, launch.options, launch, constraints, gpu_limits, policy, gpu.enabled, gpu.cpu_fallback)
+    about_gpus = settings.gpu.enabled, settings.gpu.cpu_fallback, settings.gpu_names()
+    return MemoryQuery(path, launch.options, launch, constraints, gpu_limits, policy, *about_gpus)
 
 
 def read_settings(config: Path | None) -> Settings:

@@ -23,8 +23,8 @@ from app.commands.options import (
 )
 from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate, MemoryReading
-from app.entities.placement import CPU, Decision, Outcome, PlacementConstraints
-from app.use_cases.placement.cards import format_mib
+from app.entities.placement import CPU, Card, Decision, Outcome, PlacementConstraints
+from app.use_cases.placement.cards import describe_card, format_mib, unmatched_names
 
 if TYPE_CHECKING:
     from app.use_cases.placement.request import PlacementRequest
@@ -40,9 +40,9 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     """Show where FILE_OR_NAME would be placed, what would be evicted for it, or why it does not fit.
 
     Nothing is started. Options default to the settings. Without --gpus, the GPUs of this machine are used, with no
-    servers on them and an engine that supports them; without GPUs, its CPU. RAM is always this machine's.
-    docs/estimates.md describes the file. Exit status: 0 it can be placed, now or after evictions; 1 it cannot;
-    2 usage error, or the file is not a model.
+    servers on them and an engine that supports them; without GPUs, its CPU. The file's machine has the RAM that the
+    file gives, else enough; docs/estimates.md describes it. Exit status: 0 it can be placed, now or after evictions;
+    1 it cannot; 2 usage error, or the file is not a model.
     """
     from app.errors import InvalidModelFile
     from app.use_cases.placement.placement import decide
@@ -54,13 +54,16 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
         request = _request(query, typed)
     except InvalidModelFile as error:
         exit_wrong_use(error.problem)
-    world = _world(gpus, query)
+    world, problem = _world(gpus, query)
+    _note_unmatched_names(query, world)
     begin = time.perf_counter()
-    decision = _no_gpu(query, request, world) or decide(request, world)
+    refused = Decision(Outcome.REFUSE, problem, 0) if problem and request.options.n_gpu_layers else None
+    decision = refused or decide(request, world)
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
-    report = decision_json(decision, [names[number] for number in decision.evict]) | {"elapsed_ms": elapsed_ms}
-    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report, decision)))
+    report = decision_json(decision, [names[number] for number in decision.evict])
+    report |= {"gpus": [_gpu_json(card) for card in world.cards], "ram": _ram_json(world), "elapsed_ms": elapsed_ms}
+    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report, decision, world)))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
 
@@ -110,34 +113,32 @@ def _constraints(constraints: PlacementConstraints, typed: dict[str, Any]) -> Pl
     )
 
 
-def _no_gpu(query: MemoryQuery, request: PlacementRequest, world: World) -> Decision | None:
-    """The refusal if the model needs a GPU, there is none and the settings forbid the CPU (no_gpu in the service)."""
+def _world(file: Path | None, query: MemoryQuery) -> tuple[World, str]:
+    """The machine, and why no model that uses GPUs can be placed on it (no_gpu in the service); "" if it can."""
+    from app.commands.gpus_file import InvalidGpusFile, read_world
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.placement.usable_gpus import unplaceable_reason
-
-    if world.cards or not request.options.n_gpu_layers:
-        return None
-    why = unplaceable_reason(GpuSnapshot(GpuState.NO_GPU, at=0.0), query.cpu_fallback)
-    return Decision(Outcome.REFUSE, why, 0) if why else None
-
-
-def _world(file: Path | None, query: MemoryQuery) -> World:
-    from app.commands.gpus_file import InvalidGpusFile, read_world
     from workers.gpu.ram import read_memory
 
-    memory = read_memory({})
     if file is None:
-        return _this_machine(memory, query)
+        return _this_machine(read_memory({}), query)
     try:
-        return read_world(file, memory.available_bytes, query.gpu_limits, query.policy)
+        world = read_world(file, query.gpu_limits, query.policy)
     except InvalidGpusFile as error:
         exit_wrong_use(f"--gpus {file}: {error}")
+    nothing = GpuSnapshot(GpuState.NO_GPU, at=0.0)
+    return world, "" if world.cards else unplaceable_reason(nothing, query.cpu_fallback)
 
 
-def _this_machine(memory: MemoryReading, query: MemoryQuery) -> World:
+def _note_unmatched_names(query: MemoryQuery, world: World) -> None:
+    for line in unmatched_names(query.gpu_names, world.cards) if world.cards else ():
+        click.echo(f"note: {line}", err=True)
+
+
+def _this_machine(memory: MemoryReading, query: MemoryQuery) -> tuple[World, str]:
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.placement.ledger import Ledger
-    from app.use_cases.placement.usable_gpus import hides_all_gpus
+    from app.use_cases.placement.usable_gpus import hides_all_gpus, unplaceable_reason
     from app.use_cases.placement.world import world_of
     from workers.gpu.nvml import Nvml
 
@@ -148,10 +149,30 @@ def _this_machine(memory: MemoryReading, query: MemoryQuery) -> World:
     for complaint in snapshot.problems:
         click.echo(f"note: {complaint}", err=True)
     ledger = Ledger(snapshot, memory, (), query.gpu_limits)
-    return world_of(ledger, query.policy, memory.at)
+    return world_of(ledger, query.policy, memory.at), unplaceable_reason(snapshot, query.cpu_fallback)
 
 
-def _lines(report: dict[str, Any], decision: Decision) -> list[str]:
+def _gpu_json(card: Card) -> dict[str, object]:
+    sizes = {"usable_bytes": card.usable_bytes, "reserve_bytes": card.reserve_bytes}
+    return {"uuid": card.uuid, **sizes, "unified": card.is_unified}
+
+
+def _ram_json(world: World) -> dict[str, int | None]:
+    """null: not limited."""
+    return {"total_bytes": world.totals.get(CPU), "free_bytes": world.shared.get(CPU)}
+
+
+def _ram_line(world: World) -> str:
+    free = world.shared.get(CPU)
+    return "RAM: assumed to be enough; the file gives none" if free is None else f"RAM: {format_mib(free)} free"
+
+
+def _gpu_line(card: Card) -> str:
+    usable, reserve = format_mib(max(0, card.usable_bytes)), format_mib(card.reserve_bytes)
+    return f"{describe_card(card)}: {usable} usable, {reserve} reserved{', unified memory' if card.is_unified else ''}"
+
+
+def _lines(report: dict[str, Any], decision: Decision, world: World) -> list[str]:
     """The decision as text, in MiB."""
     lines = [f"{report['outcome']}: {report['reason']}"]
     if report["evict"]:
@@ -169,4 +190,5 @@ def _lines(report: dict[str, Any], decision: Decision) -> list[str]:
         )
     if decision.suggestion:
         lines.append(f"suggestion: it would fit with {decision.suggestion}")
-    return [*lines, "", *(f"- {step}" for step in decision.considered), f"decided in {report['elapsed_ms']} ms"]
+    steps = (*map(_gpu_line, world.cards), _ram_line(world), *decision.considered)
+    return [*lines, "", *(f"- {step}" for step in steps), f"decided in {report['elapsed_ms']} ms"]

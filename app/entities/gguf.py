@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 Scalar = bool | int | float | str
 Value = Scalar | tuple[Scalar, ...]
+
+
+class FileKind(StrEnum):
+    """What a GGUF file is for. All but models are companions: they are loaded beside a model, never by themselves."""
+
+    MODEL = "model"
+    PROJECTOR = "projector"
+    DRAFT_HEAD = "draft head"
+    ADAPTER = "adapter"
+    IMPORTANCE_MATRIX = "importance matrix"
+    CONTROL_VECTOR = "control vector"
 
 
 @dataclass(frozen=True, slots=True)

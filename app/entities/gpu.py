@@ -1,6 +1,7 @@
 """Gpu: one NVIDIA device at one moment. GpuSnapshot: the GPUs the service may use, or why there are none.
 
-A value the GPU does not support is None; 0 is a measurement. A snapshot does not know its age: call `as_of(now)`.
+A GPU whose memory cannot be read is not usable: a snapshot lists it as missing, with the reason. Other values that a
+GPU does not support are None; 0 is a measurement. A snapshot does not know its age: call `as_of(now)`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Protocol
 
 OVERDUE_POLLS = 3  # a snapshot is overdue after this many missed polls
 OVERDUE_SECONDS = 2.0  # plus the time a reading itself may take
@@ -27,7 +29,24 @@ class GpuState(StrEnum):
     NOT_FOUND = "not_found"  # CUDA_VISIBLE_DEVICES names none of the GPUs present
     LOST = "lost"  # all GPUs seen before have disappeared
     HUNG = "hung"  # an NVML call has not returned
+    ASLEEP = "asleep"  # closed while nothing uses the GPUs; the next load opens it (gpu.idle_close_seconds)
     FAILED = "failed"  # any other error
+
+
+class NamedGpu(Protocol):
+    """A GPU that settings may name."""
+
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+
+def names_of(gpu: NamedGpu) -> tuple[str, ...]:
+    """What settings may call this GPU, the most specific first: UUID, NVML's index, product name."""
+    return gpu.uuid, str(gpu.index), gpu.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +57,30 @@ class Gpu:
     index: int  # NVML's, in PCI bus order; a MIG device has the index of its GPU
     name: str
     pci_bus: str | None = None
-    total_bytes: int | None = None
-    free_bytes: int | None = None
-    used_bytes: int | None = None  # by all processes and the driver: total less free
+    total_bytes: int = 0
+    free_bytes: int = 0
+    used_bytes: int = 0  # by all processes and the driver: total less free
     utilization_percent: int | None = None
     temperature_celsius: int | None = None
     power_watts: float | None = None
     compute_capability: tuple[int, int] | None = None
     is_mig: bool = False
+    is_unified: bool = False  # it uses the machine's RAM as its memory: the sizes are RAM's
+    drives_display: bool = False
     # pid -> bytes, None if NVML does not report them. In a container the pids may be the host's, or missing.
     processes: Mapping[int, int | None] | None = None
+    problem: str = ""  # why memory and processes could not be read just now: they are the last reading's
+    memory_at: float | None = None  # monotonic seconds of that reading; None: of this one
+
+    @property
+    def ram_bytes(self) -> int:
+        """The RAM of the machine, if it uses that as its memory; else 0."""
+        return self.total_bytes if self.is_unified else 0
 
 
 @dataclass(frozen=True, slots=True)
 class MissingGpu:
-    """A GPU that has disappeared while others remain, or that had failed before the service started."""
+    """A GPU that has disappeared, that had failed before the service started, or whose memory cannot be read."""
 
     uuid: str  # "" if it was never read
     index: int
@@ -89,6 +117,29 @@ class GpuSnapshot:
         return replace(self, state=GpuState.HUNG, problem=problem)
 
     @property
+    def has_usable_gpu(self) -> bool:
+        """Whether models can be placed on a GPU: what health, placements and launches go by. Ask the snapshot as of
+        now."""
+        return self.state is GpuState.OK and bool(self.gpus) and not self.engine_problem
+
+    def read_at(self, uuid: str) -> float:
+        """When the memory of a GPU was read, in monotonic seconds: earlier than `at` if that failed this time."""
+        gpu = next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)
+        return self.at if gpu is None or gpu.memory_at is None else gpu.memory_at
+
+    def asleep(self) -> GpuSnapshot:
+        """This snapshot from when NVML is closed: without what lasts only a moment, and no reading is expected."""
+        gpus = tuple(
+            replace(gpu, utilization_percent=None, temperature_celsius=None, power_watts=None, processes=None)
+            for gpu in self.gpus
+        )
+        return replace(self, state=GpuState.ASLEEP, gpus=gpus, poll_seconds=None)
+
+    def as_awake(self) -> GpuSnapshot:
+        """The same, with the last readings of GPUs that are asleep: for questions about the machine without models."""
+        return replace(self, state=GpuState.OK) if self.state is GpuState.ASLEEP else self
+
+    @property
     def overdue_at(self) -> float | None:
         """When the next reading is overdue, in monotonic seconds; None: none is expected."""
         return None if self.poll_seconds is None else self.at + OVERDUE_POLLS * self.poll_seconds + OVERDUE_SECONDS
@@ -100,7 +151,7 @@ class GpuSnapshot:
         others = (*([self.engine_problem] if self.engine_problem else []), *lost)
         if self.state is GpuState.HUNG or self.state is GpuState.NOT_FOUND:
             return (self.problem, *others)
-        if self.state in (GpuState.OK, GpuState.DISABLED, GpuState.UNREAD):
+        if self.state in (GpuState.OK, GpuState.ASLEEP, GpuState.DISABLED, GpuState.UNREAD):
             return others
         return (f"no GPU: {self.problem}; {self.expected}", *others) if self.expected else others
 

@@ -57,6 +57,7 @@ class Server:
     ready_at: float | None = None
     reported: Mapping[str, int] | None = None  # bytes its llama-server reports: before loading, then as measured
     is_load_ordered: bool = False  # started for a Load, whose client does not wait until it is ready
+    gpu_problem: str = ""  # why it is on the CPU: no GPU that it may use was usable when it was placed
     is_replanned: bool = False  # replaces a server that was stopped because it needed more than was booked
     state: ServerState = ServerState.STARTING
     keep_alive_seconds: float | None = None  # idle time requested by its last request; None: as configured
@@ -72,8 +73,7 @@ class Server:
     # The hash of each request that it may be working on, by ticket: the running ones, and those whose clients have
     # disconnected, until all slots of such are free.
     in_flight: Mapping[int, str] = field(default_factory=dict)
-    exclusive_ticket: int | None = None  # ticket of the suspect request that runs alone
-    exclusive_until: float = 0.0
+    exclusive_ticket: int | None = None  # ticket of the suspect request that it is held for, or that runs alone
     pid: int | None = None
     port: int | None = None
 
@@ -102,9 +102,13 @@ class Server:
 
     @property
     def has_free_slot(self) -> bool:
-        """A server that does not respond has none: what is sent to it now might be lost with it."""
-        is_open = self.state is ServerState.READY and self.exclusive_ticket is None
-        return is_open and self.unresponsive_since is None and len(self.leases) + self.abandoned_slots < self.slots
+        is_used_up = len(self.leases) + self.abandoned_slots >= self.slots
+        return self.is_responding and self.exclusive_ticket is None and not is_used_up
+
+    @property
+    def is_responding(self) -> bool:
+        """Whether it accepts requests. What is sent to a server that does not respond might be lost with it."""
+        return self.state is ServerState.READY and self.unresponsive_since is None
 
     @property
     def is_empty(self) -> bool:
@@ -120,11 +124,7 @@ class Server:
     def with_only_leases_in_flight(self) -> Server:
         """This server once it works on nothing but its running requests."""
         in_flight = {ticket: each for ticket, each in self.in_flight.items() if ticket in self.leases}
-        return replace(
-            self,
-            in_flight=in_flight,
-            exclusive_ticket=self.exclusive_ticket if self.exclusive_ticket in self.leases else None,
-        )
+        return replace(self, in_flight=in_flight)
 
     def released(self, ticket: int, at: float, is_complete: bool, keep_alive_seconds: float | None) -> Server:
         """This server without the lease. `is_complete`: the request was answered completely."""

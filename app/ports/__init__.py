@@ -8,7 +8,7 @@ import the names from here.
 from app.ports.bodies import Bodies, BodyFile, RequestBody
 from app.ports.clients import Admission, Clients, RateLimits, TokenCounts, WatchedClient
 from app.ports.models import ModelCatalog
-from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, TokenUsage, UpstreamRequest
+from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, UpstreamRequest
 from app.ports.servers import Address, Lease, ServerPool, SlotRequest
 from app.ports.state import Reloader, Snapshots
 from app.ports.telemetry import Metrics, Refusals, RequestLog
@@ -34,7 +34,6 @@ __all__ = [
     "SlotRequest",
     "Snapshots",
     "TokenCounts",
-    "TokenUsage",
     "UpstreamRequest",
     "WatchedClient",
 ]

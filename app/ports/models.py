@@ -29,3 +29,6 @@ class ModelCatalog(Protocol):
 
     def reload(self) -> None:
         """Scan the folders again."""
+
+    def rescan(self) -> bool:
+        """Scan the folders again, unless a request has just caused that. Whether names may differ now."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.entities.token_usage import TokenUsage
+from app.errors import ProxyError
 from app.ports.bodies import BodyFile
 from app.ports.clients import WatchedClient
 from app.ports.servers import Address
@@ -20,14 +22,6 @@ class UpstreamRequest:
     target: str  # path and query, percent-encoded
     headers: Mapping[str, str]  # those of the client that may go on; Host and Authorization are the relay's
     body: bytes | BodyFile
-
-
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
-    """Tokens of one answer, as the engine counted them."""
-
-    prompt_tokens: int
-    completion_tokens: int
 
 
 class ClientSocket(Protocol):
@@ -58,14 +52,18 @@ class EngineAnswer(Protocol):
     @property
     def is_stream(self) -> bool: ...
 
+    @property
+    def failure(self) -> ProxyError | None:
+        """Why its body was cut, once it was."""
+
     def copy_body(self, write: Callable[[bytes], object], client_socket: ClientSocket | None) -> bool:
         """Send the body; False if it was cut and the client was told. Raises ConnectionResetError otherwise."""
 
-    def usage(self) -> TokenUsage | None:
-        """The tokens, once the body was sent; None if the answer does not tell."""
+    def usage(self) -> TokenUsage:
+        """The tokens that the body has reported so far."""
 
     def estimated_tokens(self) -> int:
-        """How many tokens of a stream arrived that ended before it told."""
+        """How many tokens of text the body has so far, by its events or its size."""
 
     def close(self) -> None:
         """Give back its connection, whether or not the body was read."""

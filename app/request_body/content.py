@@ -3,14 +3,13 @@ must be the one that the engine would read too, and anything that could be read 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
-from app.request_body.json_body import Pair, read_json
-from app.request_body.options import keep_alive_seconds, opening_hash, requested_context
+from app.request_body.json_body import read_json
+from app.request_body.options import keep_alive_seconds, opening_hash, prompt_count, query_bytes, requested_context
 from app.use_cases.body_checks.constraints import MAX_GRAMMAR, excessive_constraint
 
 MULTIPART = "multipart/form-data"
@@ -38,6 +37,8 @@ class BodyContent:
     keep_alive_seconds: float | None = None
     num_ctx: int | None = None
     conversation: int | None = None
+    prompts: int = 1  # or more: members of its longest list of texts
+    repeated_bytes: int = 0  # of what is in it once, and read again with every prompt
 
 
 def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
@@ -45,12 +46,14 @@ def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
     if form.mimetype == MULTIPART:
         return BodyContent(tuple(_names_in_form(body, form.boundary)))
     pairs = read_json(body, form.media_urls, may_be_a_list=form.is_named)
-    names = [value for key, value in pairs if key == "model"]
+    names = _checked([value for key, value in pairs if key == "model"], "the body")
     conversation = opening_hash(pairs) if form.wants_conversation else None
+    prompts = prompt_count(pairs)
+    repeated_bytes = (prompts - 1) * query_bytes(pairs) if prompts > 1 else 0
     options = [pair for pair in pairs if pair[0] in OPTION_KEYS]
-    if not options and conversation is None:
-        return BodyContent(tuple(_checked(names, "the body")))
-    return _with_options(_checked(names, "the body"), options, conversation)
+    streams = any(key == "stream" and value is True for key, value in options)
+    keep_alive, context = keep_alive_seconds(options), requested_context(options)
+    return BodyContent(tuple(names), streams, keep_alive, context, conversation, prompts, repeated_bytes)
 
 
 def _names_in_form(body: Buffer, boundary: str) -> list[str]:
@@ -62,11 +65,6 @@ def _names_in_form(body: Buffer, boundary: str) -> list[str]:
         if found := excessive_constraint((("grammar", grammar),)):
             raise InvalidRequest(f"{found.param}: {found.message}", found.param)
     return _checked(fields["model"], "the form")
-
-
-def _with_options(names: Sequence[str], options: list[Pair], conversation: int | None) -> BodyContent:
-    streams = any(key == "stream" and value is True for key, value in options)
-    return BodyContent(tuple(names), streams, keep_alive_seconds(options), requested_context(options), conversation)
 
 
 def _checked(names: list[object] | list[str], place: str) -> list[str]:

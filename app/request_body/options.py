@@ -1,4 +1,4 @@
-"""Options of a request besides its model: how long to keep the model, how much context, which conversation.
+"""Options of a request besides its model: how long to keep it, how much context, how many prompts, which conversation.
 
 `keep_alive` and `num_ctx` are sent by Ollama's clients, `ttl` by LM Studio's. The engine ignores them.
 """
@@ -17,6 +17,7 @@ from app.request_body.json_body import Pair
 MAX_DURATION_CHARACTERS = 40  # _PART takes quadratic time, and holds Python's lock meanwhile
 CONVERSATION_HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")  # never forwarded to the engine
 PROMPT_CHARACTERS = 256  # of a prompt without messages: a later one of the conversation begins with them too
+PROMPT_LISTS = {"prompt", "input", "content", "documents", "texts"}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PLAIN = 2  # the last marshal version that writes equal values alike, whatever else refers to them
@@ -62,6 +63,18 @@ def requested_context(pairs: Iterable[Pair]) -> int | None:
         elif key == "num_ctx" and isinstance(value, float) and value.is_integer():
             return int(value)
     return None
+
+
+def prompt_count(pairs: Iterable[Pair]) -> int:
+    """How many prompts the body has at most. For the engine, a list may also be one prompt in several parts."""
+    lists = [value for key, value in pairs if key in PROMPT_LISTS and isinstance(value, list)]
+    return max((len(texts) for texts in lists if texts), default=1)
+
+
+def query_bytes(pairs: Iterable[Pair]) -> int:
+    """Of what a reranker reads together with each document."""
+    queries = [value for key, value in pairs if key == "query" and isinstance(value, str)]
+    return sum(len(query.encode("utf-8", "surrogatepass")) for query in queries)
 
 
 def opening_hash(pairs: Iterable[Pair]) -> int | None:

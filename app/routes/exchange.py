@@ -9,6 +9,7 @@ from typing import Any
 
 from app.entities.model import Model
 from app.entities.server import Server
+from app.entities.token_usage import TokenUsage
 from app.errors import (
     ClientDisconnected,
     ContextLengthExceeded,
@@ -28,9 +29,11 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
 from app.routes.requested_model import RequestOptions, read_request
+from app.routes.token_counting import tokens_of_key
 from app.routes.visibility import servable_model, visible_error
 from app.services import CLIENT_SOCKET
 from app.use_cases.scheduling.events import Ending
+from app.use_cases.token_counts import Prompts
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class Exchange:
         self.services = request.services
         self.arrived_at = time.monotonic()
         self.body: RequestBody | None = None
+        self.prompts = Prompts()
         self.options = RequestOptions("")
         self.model: Model | None = None
         self.client: WatchedClient | None = None
@@ -78,7 +82,6 @@ class Exchange:
         self.is_sent = False  # to the engine, which may be working on it
         self.has_begun = False  # the server accepted the head of the answer
         self.is_complete = False  # the whole answer was sent
-        self.is_cut = False  # and the client was told
         self.failure: ProxyError | None = None  # after a stream had begun with progress
         self.releases: list[Callable[[], None]] = []  # what gives back what is held, the last one first
 
@@ -112,7 +115,6 @@ class Exchange:
             self._finish_load(write)
         if self.answer is not None and not self.is_complete:
             self.is_complete = self.answer.copy_body(write, self.request.environ.get(CLIENT_SOCKET))
-            self.is_cut = not self.is_complete
 
     def end(self, status: int) -> None:
         """Give everything back, then count and log the request."""
@@ -123,30 +125,32 @@ class Exchange:
                 log.exception("a request could not give back what it holds")
         seconds = time.monotonic() - self.arrived_at
         model = self.model.name if self.model else UNKNOWN_MODEL
-        usage = self.answer.usage() if self.answer and self.is_complete else None
-        prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        self._count_tokens(prompt + completion)
+        usage = self.answer.usage() if self.answer and self.is_complete else TokenUsage()
+        prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        self._count_tokens()
         self.services.gauges.answered(self.route, model, status, seconds, prompt, completion)
         self.services.access_log.note(
             *(status, self.route, model, self.options.model, seconds, prompt, completion, self.request.request_id)
         )
 
-    def _count_tokens(self, tokens: int) -> None:
-        """For the key. A stream whose client leaves before the end counts too: each client could do that."""
-        if self.request.key is not None and self.answer is not None:
-            counted = tokens if self.is_complete else self.answer.estimated_tokens()
-            self.services.tokens.count(self.request.key.name, counted)
+    def _count_tokens(self) -> None:
+        """For the key. A request whose client leaves before the end counts too: each client could do that."""
+        if self.request.key is None or not self.is_sent or self.request.method in LOADS_NOTHING:
+            return
+        is_disconnected = self.client is not None and self.client.is_disconnected
+        tokens = tokens_of_key(self.route, self.prompts, self.answer, self.is_complete, is_disconnected)
+        self.services.tokens.count(self.request.key.name, tokens)
 
     @property
     def final_status(self) -> int:
         """The status in log and metrics, which for an answer that was cut is not the one that was sent."""
         if self.is_complete and self.answer:
             return self.answer.status
-        if self.failure:
-            return self.failure.status
+        if failure := self.failure or (self.answer.failure if self.answer else None):
+            return failure.status
         if not self.has_begun:
             return ProxyError.status
-        is_disconnect = self.client is not None and self.client.is_disconnected and not self.is_cut
+        is_disconnect = self.client is not None and self.client.is_disconnected
         return ClientDisconnected.status if is_disconnect else UpstreamCrashed.status
 
     # --- before the answer ----------------------------------------------------------------------------
@@ -244,6 +248,8 @@ class Exchange:
         assert self.model is not None and self.client is not None
         self.device, self.is_sent = address.device, True
         data = self.body.data if self.body else b""
+        size_bytes = len(data) + self.options.repeated_bytes
+        self.prompts = Prompts(self.options.prompts, size_bytes, address.context_tokens)
         self.answer = self.services.relay.send(address, self.request.for_engine(data), self.client)
         self.releases.append(self.answer.close)
         if self.body:

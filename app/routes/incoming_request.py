@@ -16,6 +16,7 @@ from flask import request as flask_request
 from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_input_stream
 
+from app.entities.client_address import network_of
 from app.entities.key import ApiKey
 from app.ports import BodyFile, RequestBody, UpstreamRequest, WatchedClient
 from app.request_body.content import MULTIPART
@@ -101,6 +102,11 @@ class IncomingRequest:
         address: str = self.environ.get("REMOTE_ADDR", "")
         return address
 
+    @property
+    def _client(self) -> str:
+        """Whose share of the memory for bodies this request takes."""
+        return f"key {self.key.name}" if self.key else network_of(self.client_address)
+
     def watch_client(self) -> WatchedClient:
         """A watch over the client's connection; close it."""
         return self.services.clients.watch(self.environ.get("gunicorn.socket"))
@@ -109,7 +115,7 @@ class IncomingRequest:
         """The body; close it. Raises RequestTooLarge and Overloaded: by the announced length, or as soon as more has
         arrived."""
         # A server that does not end its stream with the body is asked for the announced bytes only.
-        return self.services.bodies.receive(get_input_stream(self.environ).read, self.announced_bytes)
+        return self.services.bodies.receive(get_input_stream(self.environ).read, self.announced_bytes, self._client)
 
     def for_engine(self, body: bytes | BodyFile) -> UpstreamRequest:
         """The request that goes to a llama-server: the same method, path, query and body, and headers of a list."""

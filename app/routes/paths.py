@@ -7,12 +7,21 @@ STREAMING_ROUTES = (
     *("/v1/chat/completions", "/chat/completions", "/v1/completions", "/completions", "/completion", "/infill"),
     *("/v1/responses", "/responses", "/v1/messages"),
 )
+# Their answers are numbers: the engine reads prompts and writes no text.
+READING_ROUTES = (
+    *("/v1/embeddings", "/embeddings", "/embedding", "/v1/rerank", "/v1/reranking", "/rerank", "/reranking"),
+)
+# The model computes nothing for these, so they use no tokens of a key.
+ROUTES_WITHOUT_TOKENS = (
+    *("/v1/responses/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
+    *("/v1/messages/count_tokens", "/tokenize", "/detokenize", "/apply-template"),
+    *("/lora-adapters", "/slots/<int:slot>", "/props"),
+)
 POST_ROUTES = (
     *STREAMING_ROUTES,
-    *("/v1/responses/input_tokens", "/v1/chat/completions/input_tokens", "/v1/chat/completions/control"),
-    *("/v1/messages/count_tokens", "/v1/systemone", "/tokenize", "/detokenize", "/apply-template"),
-    *("/v1/embeddings", "/embeddings", "/embedding", "/v1/rerank", "/v1/reranking", "/rerank", "/reranking"),
-    *("/v1/audio/transcriptions", "/audio/transcriptions", "/lora-adapters", "/slots/<int:slot>", "/props"),
+    *READING_ROUTES,
+    *ROUTES_WITHOUT_TOKENS,
+    *("/v1/systemone", "/v1/audio/transcriptions", "/audio/transcriptions"),
 )
 GET_ROUTES = ("/slots", "/lora-adapters")  # and /props and /metrics, which are ours without ?model=
 PLAIN_ROUTES = frozenset(route for route in POST_ROUTES if "<" not in route)  # found by comparison, without Flask

@@ -20,6 +20,8 @@ class RequestOptions:
     keep_alive_seconds: float | None = None  # how long the model stays loaded afterwards; None: as the settings say
     num_ctx: int | None = None  # tokens of context
     conversation: int | None = None  # a hash of what its requests have in common, if the model may have several servers
+    prompts: int = 1  # or more
+    repeated_bytes: int = 0  # of the body, that the engine reads again with every prompt
 
 
 def read_request(request: IncomingRequest, body: RequestBody | None) -> RequestOptions:
@@ -31,7 +33,8 @@ def read_request(request: IncomingRequest, body: RequestBody | None) -> RequestO
     content = _content(request, body, is_named=any(in_address))
     model = _model([*at_most_one(in_address, "the query"), *content.names])
     conversation = _conversation(request, content, [*in_address, *content.names])
-    return RequestOptions(model, content.streams, content.keep_alive_seconds, content.num_ctx, conversation)
+    options = content.streams, content.keep_alive_seconds, content.num_ctx, conversation
+    return RequestOptions(model, *options, content.prompts, content.repeated_bytes)
 
 
 def _content(request: IncomingRequest, body: RequestBody | None, is_named: bool) -> BodyContent:

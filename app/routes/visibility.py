@@ -22,8 +22,17 @@ def may_use(key: ApiKey | None, model: Model) -> bool:
 
 
 def find_model(request: IncomingRequest, name: str) -> Model:
-    """The model of that name, if the request's key may use it. Raises ModelNotFound."""
-    return check_access(request, request.services.catalog.find(name), name)
+    """The model of that name, if the request's key may use it. Raises ModelNotFound.
+
+    An unknown name may be that of a new file. One that the key may not use takes as long: time must not tell.
+    """
+    catalog = request.services.catalog
+    try:
+        return check_access(request, catalog.find(name), name)
+    except ModelNotFound:
+        if not catalog.rescan():
+            raise
+    return check_access(request, catalog.find(name), name)
 
 
 def check_access(request: IncomingRequest, model: Model, name: str) -> Model:

@@ -180,7 +180,17 @@ class Settings(BaseSettings):
 
     def gpu_limits(self) -> GpuLimits:
         """The limits on each GPU's memory and utilization."""
-        return GpuLimits(self.gpu.reserve, self.gpu.max_vram, self.gpu.busy_utilization)
+        gpu = self.gpu
+        return GpuLimits(gpu.reserve_bytes, gpu.max_vram, gpu.busy_utilization, gpu.reserves)
+
+    def gpu_names(self) -> dict[str, tuple[str, ...]]:
+        """What the settings call GPUs, by key."""
+        models = {
+            f"models.{name}.{key}": tuple(names)
+            for name, model in self.models.items()
+            for key, names in (("gpus", model.gpus), ("exclude", model.exclude))
+        }
+        return {"gpu.reserve": tuple(self.gpu.reserves), "gpu.order": tuple(self.gpu.order)} | models
 
     def _model(self, name: str | None) -> ModelSettings:
         return self.models.get(name or "", ModelSettings()).over(self.defaults)

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from app.settings.denied_options import why_argument_denied, why_variable_denied
 
@@ -117,6 +127,11 @@ Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Name = Annotated[Text, AfterValidator(_check_name)]
 Memory = Annotated[ByteSize, AfterValidator(_require_unit)]
 GpuNames = list[Name]  # UUIDs, NVML indices or names
+# One size, or one for each of some GPUs. Told apart beforehand, so that an error is about the form that was meant.
+MemoryByGpu = Annotated[
+    Annotated[Memory, Tag("size")] | Annotated[dict[Name, Memory], Tag("map")],
+    Discriminator(lambda value: "map" if isinstance(value, dict) else "size"),
+]
 ModelName = Annotated[Text, AfterValidator(_check_model_name)]
 Folder = Annotated[Path, AfterValidator(absolute)]
 Arguments = Annotated[list[Text], AfterValidator(_check_arguments)]

@@ -124,7 +124,7 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
         answer.close()
 
     def read_body() -> None:
-        read_request(incoming, services.bodies.receive(io.BytesIO(BODY).read, len(BODY)))
+        read_request(incoming, services.bodies.receive(io.BytesIO(BODY).read, len(BODY), "x"))
 
     def report() -> None:
         services.gauges.first_byte(model.name, 0.001, 0.0)
@@ -135,7 +135,7 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
         "parse the request": lambda: IncomingRequest(environ, services, "bench"),
         "authorization": lambda: authorize(incoming),
         "JSON: the model's name": lambda: read_request(
-            incoming, services.bodies.receive(io.BytesIO(BODY).read, len(BODY))
+            incoming, services.bodies.receive(io.BytesIO(BODY).read, len(BODY), "x")
         ),
         "catalog": lambda: servable_model(incoming, MODELS[0]),
         "scheduler: acquire and release a slot": slot,

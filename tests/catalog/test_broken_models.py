@@ -10,7 +10,7 @@ import pytest
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
-from app.errors import InvalidModelFile
+from app.errors import InvalidModelFile, ModelNotFound
 from tests.helpers.builders import GGUF_BYTES, a_gguf, a_model
 from tests.helpers.gguf_bytes import TINY, a_file
 from tests.helpers.opened_files import OpenedFiles
@@ -18,14 +18,14 @@ from tests.helpers.service import Service, wait_for
 from tests.service.test_faults import error_of, faulty, journal
 from workers.catalog import background_check
 from workers.catalog.background_check import BackgroundCheck
-from workers.catalog.catalog import Catalog
+from workers.catalog.catalog import Catalog, ConfiguredModel
 
 DEADLINE_SECONDS = 10.0
 CUT_OFF = "cut.gguf is truncated or still being written: it has 150 of 192 bytes"
 NO_LAYERS = "zero.gguf is damaged: its layer count (llama.block_count) is 0"
-PROJECTOR = "eyes.gguf is a multimodal projector, not a model: set it as the `mmproj` of its model"
+NO_LANGUAGE = "flux.gguf is not a language model: it has no layer count (flux.block_count)"
 NAN = "nan.gguf is damaged: llama.rope.freq_base is not a number (NaN)"
-ADAPTER = "lora.gguf is an adapter, not a model"
+VOCABULARY = "vocab.gguf is not a model: its general.type is 'vocab'"
 
 
 def broken_files(folder: Path) -> dict[str, str]:
@@ -33,10 +33,10 @@ def broken_files(folder: Path) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     os.truncate(a_gguf(folder / "cut.gguf"), 150)
     (folder / "zero.gguf").write_bytes(a_file(TINY | {"llama.block_count": 0}))
-    (folder / "eyes.gguf").write_bytes(a_file({"general.architecture": "clip"}))
+    (folder / "flux.gguf").write_bytes(a_file({"general.architecture": "flux"}))
     (folder / "nan.gguf").write_bytes(a_file(TINY | {"llama.rope.freq_base": float("nan")}))
-    (folder / "lora.gguf").write_bytes(a_file(TINY | {"general.type": "adapter"}))
-    return {"cut": CUT_OFF, "eyes": PROJECTOR, "lora": ADAPTER, "nan": NAN, "zero": NO_LAYERS}
+    (folder / "vocab.gguf").write_bytes(a_file(TINY | {"general.type": "vocab"}))
+    return {"cut": CUT_OFF, "flux": NO_LANGUAGE, "nan": NAN, "vocab": VOCABULARY, "zero": NO_LAYERS}
 
 
 def problems(catalog: Catalog) -> dict[str, str]:
@@ -67,9 +67,10 @@ def test_a_replaced_file_is_read_again_after_the_next_scan(tmp_path: Path):
     assert problems(catalog), "not scanned again yet"
     catalog.reload()
     assert problems(catalog) == {} and catalog.warnings == ()
-    path.write_bytes(a_file({"general.type": "imatrix"}))
+    path.write_bytes(a_file({"general.architecture": "flux"}))
     catalog.reload()
-    wait_for(lambda: problems(catalog) == {"a": "a.gguf is an importance matrix, not a model"}, DEADLINE_SECONDS)
+    problem = "a.gguf is not a language model: it has no layer count (flux.block_count)"
+    wait_for(lambda: problems(catalog) == {"a": problem}, DEADLINE_SECONDS)
 
 
 def test_unchanged_files_are_not_read_again_after_the_next_scan(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -108,17 +109,57 @@ def test_a_download_completed_since_the_last_check_is_served(tmp_path: Path):
     assert problems(catalog) == {}
 
 
-def test_a_problem_found_by_a_scan_holds_until_the_next_scan(tmp_path: Path):
-    """The model's size does not include the missing parts yet."""
+def test_a_part_that_has_arrived_since_the_last_scan_completes_its_model(tmp_path: Path):
+    """It took an explicit scan: the model's size did not include the missing parts."""
     for part in (1, 2):
         a_gguf(tmp_path / f"big-0000{part}-of-00002.gguf")
     (tmp_path / "big-00002-of-00002.gguf").rename(tmp_path / "aside")
     catalog = Catalog([tmp_path], LaunchSettings())
     (tmp_path / "aside").rename(tmp_path / "big-00002-of-00002.gguf")
-    with pytest.raises(InvalidModelFile, match="part 2 of 2 is missing"):
-        catalog.servable(catalog.find("big"))
-    catalog.reload()
     assert catalog.servable(catalog.find("big")).size_bytes == 2 * GGUF_BYTES
+
+
+def test_a_changed_size_or_time_makes_a_scans_verdict_void(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also where no scan is due."""
+    path, page = tmp_path / "a.gguf", b"<html>log in first</html>"
+    path.write_bytes(page)
+    catalog = Catalog([tmp_path], LaunchSettings())
+    monkeypatch.setattr(catalog, "rescan", lambda: False)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(InvalidModelFile, match="is a web page"):
+        catalog.servable(catalog.find("a"))
+    a_gguf(path)
+    assert catalog.servable(catalog.find("a")).problem == ""
+    path.with_name("a.gguf.aria2").touch()
+    with pytest.raises(InvalidModelFile, match="still being written"):
+        catalog.servable(catalog.find("a"))
+
+
+def test_an_entry_is_served_as_soon_as_its_file_exists(tmp_path: Path):
+    entry = ConfiguredModel("mine", LaunchSettings(), path=Path("late.gguf"))
+    catalog = Catalog([tmp_path], LaunchSettings(), entries=[entry])
+    a_gguf(tmp_path / "late.gguf")
+    assert catalog.servable(catalog.find("mine")).path == str(tmp_path / "late.gguf")
+
+
+def test_a_model_whose_file_was_removed_is_unknown(tmp_path: Path):
+    path = a_gguf(tmp_path / "a.gguf")
+    catalog = Catalog([tmp_path], LaunchSettings())
+    model = catalog.find("a")
+    path.unlink()
+    with pytest.raises(ModelNotFound):
+        catalog.servable(model)
+
+
+def test_a_broken_model_causes_one_scan_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.gguf").touch()
+    catalog = Catalog([tmp_path], LaunchSettings())
+    scans: list[object] = []
+    monkeypatch.setattr(catalog, "_read", lambda sources, read=catalog._read: scans.append(sources) or read(sources))
+    for _ in range(20):
+        with pytest.raises(InvalidModelFile):
+            catalog.servable(catalog.find("a"))
+    assert len(scans) == 1
 
 
 def test_looking_up_a_model_known_to_be_broken_opens_no_file(tmp_path: Path):
@@ -222,6 +263,11 @@ def test_the_list_shows_broken_models_before_they_are_requested(tmp_path: Path):
         wait_for(lambda: listed(service) == broken, DEADLINE_SECONDS)
         assert service.get("/v1/models/nan").json()["status"]["message"] == NAN
         assert NAN in service.get("/").text
+        # An unknown name may be that of a new file.
+        a_gguf(tmp_path / "models" / "new.gguf")
+        assert service.chat("new").status_code == 200
+        assert service.chat("nowhere").status_code == 404
+        assert "new" in {model["id"] for model in service.get("/v1/models").json()["data"]}
 
 
 @pytest.mark.integration

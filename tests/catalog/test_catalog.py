@@ -16,6 +16,7 @@ from app.errors import ModelNotFound
 from tests.helpers.builders import GGUF_BYTES, a_gguf, a_launch
 from tests.helpers.service import wait_for
 from workers.catalog import catalog as catalog_module
+from workers.catalog import scans
 from workers.catalog.catalog import Catalog
 
 DEADLINE_SECONDS = 10.0
@@ -152,10 +153,10 @@ def test_a_broken_file_is_listed_with_its_problem(tmp_path: Path):
 def test_a_file_without_read_permission_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     a_gguf(tmp_path / "a.gguf")
 
-    def refuse(path: str) -> bytes:  # permissions do not apply to root, who may run this test
+    def refuse(path: str, _: bool) -> None:  # permissions do not apply to root, who may run this test
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("workers.gguf.first_bytes._read_head", refuse)
+    monkeypatch.setattr("workers.catalog.file_summaries._read_summary", refuse)
     assert problems(tmp_path) == {"a": "a.gguf cannot be read: Permission denied"}
 
 
@@ -310,7 +311,7 @@ class HeldScans:
 
 def test_all_reloads_during_a_scan_share_the_next_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     catalog = a_catalog(tmp_path)
-    scans = HeldScans(monkeypatch)
+    held = HeldScans(monkeypatch)
     seen: list[list[str]] = []
 
     def reload() -> None:
@@ -319,28 +320,28 @@ def test_all_reloads_during_a_scan_share_the_next_scan(tmp_path: Path, monkeypat
 
     callers = [threading.Thread(target=reload) for _ in range(4)]
     callers[0].start()
-    assert scans.began.acquire(timeout=DEADLINE_SECONDS)
+    assert held.began.acquire(timeout=DEADLINE_SECONDS)
     a_gguf(tmp_path / "late.gguf")  # not seen by the running scan, which has already read the folder
     for caller in callers[1:]:
         caller.start()
-    wait_for(lambda: len(catalog._scans._waiters) == 3, DEADLINE_SECONDS)
+    wait_for(lambda: len(catalog._scans._state._waiters) == 3, DEADLINE_SECONDS)
     assert catalog.models() == []  # lookups are not blocked
-    scans.go_on.release(2)
+    held.go_on.release(2)
     for caller in callers:
         caller.join(DEADLINE_SECONDS)
-    assert seen.count(["late"]) >= 3 and scans.count == 2
+    assert seen.count(["late"]) >= 3 and held.count == 2
 
 
 def test_a_hanging_disk_blocks_one_caller_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(catalog_module, "SCAN_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(scans, "SCAN_WAIT_SECONDS", 0.05)
     catalog = a_catalog(tmp_path)
-    scans = HeldScans(monkeypatch)
+    held = HeldScans(monkeypatch)
     stuck = threading.Thread(target=catalog.reload)
     stuck.start()
-    assert scans.began.acquire(timeout=DEADLINE_SECONDS)
+    assert held.began.acquire(timeout=DEADLINE_SECONDS)
     catalog.reload()
-    assert scans.count == 1
-    scans.go_on.release()
+    assert held.count == 1
+    held.go_on.release()
     stuck.join(DEADLINE_SECONDS)
     assert not stuck.is_alive()
 

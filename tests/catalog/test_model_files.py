@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.builders import a_gguf
+from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import walk
 from workers.catalog.model_files import ModelFiles, group_files
-from workers.gguf.first_bytes import FirstBytesChecker
 
 
 def models(folder: Path, one_family: bool = False) -> dict[str, ModelFiles]:
     notes: list[str] = []
-    files = walk(str(folder), FirstBytesChecker(), notes, set())
+    files = walk(str(folder), FileSummaries(), notes, set())
     return {model.name: model for model in group_files(files, notes, one_family)}
 
 
@@ -59,7 +59,7 @@ def test_a_broken_part_is_the_models_problem(tmp_path: Path):
 def test_parts_of_different_folders_or_numbers_are_different_models(tmp_path: Path):
     for file in ("a/big-00001-of-00002", "b/big-00002-of-00002", "c/big-00001-of-00001"):
         a_gguf(tmp_path / f"{file}.gguf")
-    found = group_files(walk(str(tmp_path), FirstBytesChecker(), [], set()), [])
+    found = group_files(walk(str(tmp_path), FileSummaries(), [], set()), [])
     assert [(model.name, bool(model.problem)) for model in found] == [("big", True), ("big", True), ("big", False)]
 
 
@@ -122,12 +122,12 @@ def test_links_to_folders_are_followed_and_no_folder_is_read_twice(tmp_path: Pat
     (tmp_path / "models" / "self").symlink_to("self")
     (tmp_path / "models" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path)
-    found = walk(str(tmp_path / "models"), FirstBytesChecker(), [], set())
+    found = walk(str(tmp_path / "models"), FileSummaries(), [], set())
     assert [file.relative_path for file in found] == ["a.gguf", "more/b.gguf"]
 
 
 def test_shallow_files_come_first_then_names(tmp_path: Path):
     for file in ("z.gguf", "b/a.gguf", "a/z.gguf", "a/a/a.gguf", "m.gguf"):
         a_gguf(tmp_path / file)
-    found = [file.relative_path for file in walk(str(tmp_path), FirstBytesChecker(), [], set())]
+    found = [file.relative_path for file in walk(str(tmp_path), FileSummaries(), [], set())]
     assert found == ["m.gguf", "z.gguf", "a/z.gguf", "b/a.gguf", "a/a/a.gguf"]

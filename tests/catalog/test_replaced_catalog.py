@@ -13,6 +13,7 @@ from app.entities.model import Replicas
 from tests.helpers.builders import a_gguf
 from tests.helpers.service import wait_for
 from workers.catalog import catalog as module
+from workers.catalog import scans
 from workers.catalog.catalog import Catalog
 from workers.catalog.configured_models import ConfiguredModel
 
@@ -50,7 +51,7 @@ def test_what_earlier_scans_found_is_neither_read_nor_logged_once_more(
     catalog = Catalog([old], DEFAULTS)
     assert "broken" in caplog.text
     caplog.clear()
-    monkeypatch.setattr("workers.gguf.first_bytes._read_head", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("workers.catalog.file_summaries._read_summary", lambda path, _: pytest.fail(f"{path} was read"))
     other = Catalog([old], DEFAULTS, earlier=catalog)
     assert (names(other), other.warnings) == (names(catalog), catalog.warnings)
     assert "broken" not in [record.message for record in caplog.records if record.levelname == "WARNING"]
@@ -67,7 +68,7 @@ def test_the_result_of_a_scan_that_hangs_is_dropped(folders: tuple[Path, Path], 
         is_free.wait(20)
         return read(sources)
 
-    monkeypatch.setattr(module, "SCAN_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(scans, "SCAN_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(catalog, "_read", slow)
     scan = threading.Thread(target=catalog.reload)
     scan.start()

@@ -43,12 +43,18 @@ def answer(model: str, folder: Path, world: object, *args: str, status: int = 0)
 
 def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 12)]})
-    assert set(report) == {"outcome", "placement", "evict", "reason", "needed_bytes", "elapsed_ms"}
+    assert set(report) == {"outcome", "placement", "evict", "reason", "needed_bytes", "gpus", "ram", "elapsed_ms"}
     (device,) = report["placement"]["devices"]
     assert (report["outcome"], device["uuid"], device["layers"]) == ("place", "GPU-b", 9)
     items = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
     assert device["total_bytes"] == sum(device[item] for item in items) <= report["needed_bytes"]
     assert report["placement"]["ctx_size"] == 32768, "the longest automatic context that fits"
+
+
+def test_the_gpu_of_a_display_is_used_last(model: str, tmp_path: Path):
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 12, drives_display=True)]})
+    assert report["placement"]["devices"][0]["uuid"] == "GPU-a"
+    assert report["reason"].endswith("; used last: GPU 1 (card, drives a display)")
 
 
 def test_a_split_is_reported_with_its_shares(model: str, tmp_path: Path):
@@ -74,11 +80,11 @@ def test_a_refusal_is_exit_1_with_the_numbers_and_a_suggestion(model: str, tmp_p
     assert report["needed_bytes"] > 5 * GIB and report["nearest"]
 
 
-def on_hardware(environment: dict[str, str], *args: str) -> dict:
+def on_hardware(environment: dict[str, str], *args: str, exit_code: int = 0) -> dict:
     """Runs `plan` in a subprocess, because a loaded library cannot be unloaded."""
     command = [sys.executable, "-m", "app.commands.cli", "plan", *args, "--json"]
     result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == exit_code, result.stderr
     return json.loads(result.stdout)
 
 
@@ -91,12 +97,74 @@ def test_without_a_file_the_gpus_of_this_machine_are_used(model: str, tmp_path: 
     assert [device["uuid"] for device in report["placement"]["devices"]] == ["GPU-large"]
 
 
+@needs_compiler
+@pytest.mark.integration
+def test_a_sparks_memory_is_the_machines_and_called_unified(model: str, tmp_path: Path):
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-s", "NVIDIA GB10", capability="12.1", flags=("no_memory",)))
+    report = on_hardware(hardware.environment, model, "-c", "512")
+    (gpu,) = report["gpus"]
+    assert (gpu["uuid"], gpu["unified"], gpu["reserve_bytes"] >= 2 * 1024**3) == ("GPU-s", True, True)
+
+
+@needs_compiler
+@pytest.mark.integration
+def test_a_gpu_whose_memory_cannot_be_read_is_no_reason_to_plan_for_the_cpu(model: str, tmp_path: Path):
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-a", flags=("no_memory",)))
+    report = on_hardware(hardware.environment, model, "-c", "512", exit_code=1)
+    assert (report["outcome"], report["placement"]) == ("refuse", None)
+    assert "memory cannot be read: Not Supported; to run it on the CPU" in report["reason"]
+
+
 def test_the_text_names_the_gpu_and_the_ram_needed(model: str, tmp_path: Path):
     file = tmp_path / "gpus.json"
     file.write_text(json.dumps({"gpus": [gpu("GPU-a", 20)]}))
     lines = run_plan(model, "--gpus", str(file), "-c", "4096").output.splitlines()
     assert re.fullmatch(r"  GPU 0 \(.+, GPU-a\)  9 layers, [\d,]+ MiB", lines[1]), lines
     assert re.fullmatch(r"  RAM  \d+ MiB", lines[2]), lines
+
+
+def test_the_reserve_of_each_gpu_is_shown_and_a_name_that_no_gpu_has_is_a_note(model: str, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text('gpu: {reserve: {GPU-a: 2GiB, "2": 1GiB}}')
+    file = tmp_path / "gpus.json"
+    file.write_text(json.dumps({"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 20)]}))
+    arguments = (model, "--gpus", str(file), "--config", str(tmp_path / "config.yaml"))
+    result = run_plan(*arguments)
+    assert "- GPU 0 (card): 18,432 MiB usable, 2,048 MiB reserved" in result.output.splitlines()
+    assert "- GPU 1 (card): 19,968 MiB usable, 512 MiB reserved" in result.output.splitlines()
+    assert result.stderr == "note: gpu.reserve: '2' matches no GPU; there are: 0 (card, GPU-a), 1 (card, GPU-b)\n"
+    report = json.loads(run_plan(*arguments, "--json").stdout)
+    assert [gpu["reserve_bytes"] for gpu in report["gpus"]] == [2 * GIB, GIB // 2]
+
+
+@pytest.mark.parametrize(
+    ("ram", "status"),
+    [
+        ({}, 0),
+        ({"ram_free_bytes": 64 * GIB}, 0),
+        ({"ram_total_bytes": 64 * GIB}, 0),
+        ({"ram_total_bytes": 64 * GIB, "ram_free_bytes": GIB}, 1),
+        ({"ram_total_bytes": GIB}, 1),
+        ({"ram_free_bytes": GIB}, 1),
+    ],
+)
+def test_another_machines_ram_is_the_files_or_assumed_to_be_enough(
+    model: str, tmp_path: Path, ram: dict[str, int], status: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Not this machine's: the file usually describes another one."""
+    monkeypatch.setattr("workers.gpu.ram.read_memory", lambda pids: pytest.fail("this machine's RAM was read"))
+    report = answer(model, tmp_path, {"gpus": [], **ram}, "-c", "4096", status=status)
+    assert (report["outcome"] == "place") == (status == 0)
+    free = ram.get("ram_free_bytes", ram.get("ram_total_bytes"))
+    assert report["ram"] == {"total_bytes": ram.get("ram_total_bytes"), "free_bytes": free}
+    text = run_plan(model, "--gpus", str(tmp_path / "gpus.json"), "-c", "4096").output
+    assert ("- RAM: assumed to be enough; the file gives none" in text) == (not ram)
+
+
+def test_ram_that_could_never_be_free_is_permanently_short(model: str, tmp_path: Path):
+    report = answer(model, tmp_path, {"gpus": [], "ram_total_bytes": GIB, "ram_free_bytes": GIB // 2}, status=1)
+    assert "usable at most: 1,024 MiB" in report["reason"]
 
 
 def test_without_a_gpu_the_cpu_is_used(model: str):
@@ -109,6 +177,7 @@ def test_without_a_gpu_the_cpu_is_used(model: str):
         ("{", "JSON"),
         ('{"gpus": [{"uuid": "a"}]}', "gpus.0.total_bytes"),
         ('{"gpus": [], "cards": []}', "cards"),
+        ('{"gpus": [], "ram_total_bytes": 1, "ram_free_bytes": 2}', "more than ram_total_bytes"),
         ('{"gpus": [], "servers": [{"model": "m", "bytes": {"x": 1}}]}', "not one of the GPUs"),
     ],
 )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import struct
-from pathlib import Path
 
 import pytest
 
-from tests.helpers.builders import a_gguf
-from workers.catalog.gguf_files import inspect_file
-from workers.gguf.first_bytes import FirstBytesChecker, first_bytes_problem
+from workers.gguf.first_bytes import first_bytes_problem
 
 
 def header(version: int = 3, tensors: int = 1, pairs: int = 1) -> bytes:
@@ -49,44 +45,3 @@ def test_a_bad_header_is_explained(head: bytes, size_bytes: int, problem: str):
 @pytest.mark.parametrize("count", [2**63, 2**64 - 1, 2**60])
 def test_an_absurd_count_is_rejected_despite_overflow(field: str, count: int):
     assert "can hold" in first_bytes_problem(header(**{field: count}), 2**50)
-
-
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("whole.gguf", "whole.gguf has no tensors"),
-        ("big-00001-of-00002.gguf", ""),
-        ("big-00002-of-00002.gguf", "big-00002-of-00002.gguf has no tensors"),
-        ("one-00001-of-00001.gguf", "one-00001-of-00001.gguf has no tensors"),
-    ],
-)
-def test_only_the_first_of_several_parts_may_lack_tensors(tmp_path: Path, name: str, problem: str):
-    assert inspect_file(str(a_gguf(tmp_path / name, tensors=0)), FirstBytesChecker(), name).problem == problem
-
-
-def test_an_unchanged_file_is_not_read_again(tmp_path: Path):
-    path = a_gguf(tmp_path / "a.gguf")
-    stat = path.stat()
-    first = FirstBytesChecker()
-    assert first.problem(str(path), stat) == ""
-    path.unlink()
-    assert FirstBytesChecker(first.verdicts).problem(str(path), stat) == ""
-    assert FirstBytesChecker().problem(str(path), stat) == "cannot be read: No such file or directory"
-
-
-def test_a_changed_file_is_read_again(tmp_path: Path):
-    path = a_gguf(tmp_path / "a.gguf")
-    os.utime(path, ns=(1, 1))
-    first = FirstBytesChecker()
-    first.problem(str(path), path.stat())
-    path.write_bytes(b"x" * 128)
-    os.utime(path, ns=(2, 2))
-    assert FirstBytesChecker(first.verdicts).problem(str(path), path.stat()) == "is not a GGUF file"
-
-
-def test_a_failed_read_is_not_cached(tmp_path: Path):
-    """chmod grants access without changing size or mtime."""
-    path = a_gguf(tmp_path / "a.gguf")
-    checker = FirstBytesChecker()
-    assert checker.problem(str(tmp_path / "missing"), path.stat()) == "cannot be read: No such file or directory"
-    assert checker.verdicts == {}

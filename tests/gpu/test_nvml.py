@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -11,9 +12,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from app.entities.placement import CpuFallback
+from app.use_cases.placement.usable_gpus import unplaceable_reason
 from tests.helpers.builders import MIB
 from tests.helpers.stand_in_nvml import Card, StandIn, an_a100, library, needs_compiler
 from workers.gpu.expected_gpus import GpuHistory, evidence_of_gpus
@@ -24,11 +28,14 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+def hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     ctypes.CDLL(str(library()))  # from now on it is what this process loads by that name
     stand_in = StandIn(tmp_path)
     monkeypatch.setenv("STAND_IN_NVML", str(stand_in.path))
-    return stand_in
+    yield stand_in
+    with contextlib.suppress(pynvml.NVMLError):  # until nothing is left open that the next test would find
+        while True:
+            pynvml.nvmlShutdown()
 
 
 def uuids(snapshot: GpuSnapshot) -> list[str]:
@@ -67,6 +74,48 @@ def test_every_field_of_a_gpu_is_read(hardware: StandIn):
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("card", "drives_display"),
+    [(Card(), False), (Card(flags=("display",)), True), (Card(flags=("no_display",)), False)],
+)
+def test_a_gpu_drives_a_display_only_if_nvml_says_so(hardware: StandIn, card: Card, drives_display: bool):
+    hardware.show(card)
+    (gpu,) = Nvml().read_gpus().gpus
+    assert gpu.drives_display is drives_display
+
+
+@needs_compiler
+def test_a_closed_nvml_lets_the_hardware_sleep_and_the_next_reading_opens_it(hardware: StandIn):
+    hardware.show(Card("GPU-a"), Card("GPU-b", bus="00000000:02:00.0"))
+    nvml = Nvml()
+    assert uuids(nvml.read_gpus()) == ["GPU-a", "GPU-b"]
+    assert hardware.is_open(os.getpid())
+    nvml.close()
+    nvml.close()
+    assert not hardware.is_open(os.getpid())
+    hardware.show(Card("GPU-b", bus="00000000:02:00.0"))
+    snapshot = nvml.read_gpus()
+    assert hardware.is_open(os.getpid())
+    assert (uuids(snapshot), [gone.uuid for gone in snapshot.missing]) == (["GPU-b"], ["GPU-a"])
+    nvml.close()
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", ["error nvmlInitWithFlags 9", "error nvmlInitWithFlags 999", "error all 15"])
+def test_a_closed_nvml_that_does_not_open_again_is_a_state(hardware: StandIn, fault: str):
+    hardware.show(Card())
+    nvml = Nvml(poll_seconds=0)  # keeps no reading
+    nvml.read_gpus()
+    nvml.close()
+    hardware.show(Card(), faults=(fault,))
+    assert not nvml.read_gpus().has_usable_gpu
+    hardware.show(Card())
+    assert nvml.read_gpus().has_usable_gpu
+    nvml.close()
+    assert not hardware.is_open(os.getpid())
+
+
+@needs_compiler
 def test_memory_follows_the_processes(hardware: StandIn, sleeper: subprocess.Popen[bytes]):
     hardware.show(Card(used_mib=0, processes={sleeper.pid: 700}))
     nvml = Nvml()
@@ -78,7 +127,6 @@ def test_memory_follows_the_processes(hardware: StandIn, sleeper: subprocess.Pop
 
 
 FIELDS = {
-    "no_memory": ["total_bytes", "free_bytes", "used_bytes"],
     "no_utilization": ["utilization_percent"],
     "no_temperature": ["temperature_celsius"],
     "no_power": ["power_watts"],
@@ -86,10 +134,7 @@ FIELDS = {
     "no_capability": ["compute_capability"],
     "no_processes": ["processes"],
     "no_mig": [],
-    "no_fields": [
-        *("total_bytes", "free_bytes", "used_bytes", "utilization_percent", "temperature_celsius", "power_watts"),
-        *("pci_bus", "compute_capability", "processes"),
-    ],
+    "no_display": [],
 }
 
 
@@ -100,6 +145,7 @@ def test_an_unsupported_field_is_none_and_no_error(hardware: StandIn, flag: str)
     snapshot = Nvml().read_gpus()
     assert (snapshot.state, snapshot.errors) == (GpuState.OK, {})
     unknown = [name for name in Gpu.__dataclass_fields__ if getattr(snapshot.gpus[0], name) is None]
+    unknown.remove("memory_at")
     assert sorted(unknown) == sorted(FIELDS[flag])
 
 
@@ -126,6 +172,120 @@ def test_hidden_pids_and_bytes_are_none(hardware: StandIn):
     a, b = Nvml().read_gpus().gpus
     assert (a.used_bytes, a.processes) == (9 * MIB, {})
     assert (b.used_bytes, b.processes) == (9 * MIB, {os.getpid(): None})
+
+
+# --- devices that cannot be read for a moment, or at all -----------------------------------------------
+
+MEMORY_ERRORS = {
+    *(("NotSupported", 3), ("NoPermission", 4), ("NotFound", 6), ("Timeout", 10), ("IrqIssue", 12)),
+    *(("FunctionNotFound", 13), ("OperatingSystem", 17), ("InUse", 19), ("InsufficientResources", 23)),
+    *(("NotReady", 27), ("InvalidState", 29), ("Unknown", 999)),
+}
+A_DAY, NO_TIME = 86400.0, 0.0  # as poll_seconds: every reading is recent, or none
+
+
+@needs_compiler
+@pytest.mark.parametrize("code", [code for _, code in sorted(MEMORY_ERRORS)])
+def test_memory_that_fails_to_be_read_for_a_moment_keeps_the_last_reading(hardware: StandIn, code: int):
+    """Drivers of the 580 series do that. Models went to the CPU, and stayed there."""
+    hardware.show(Card(processes={os.getpid(): 500}))
+    nvml = Nvml(poll_seconds=A_DAY)
+    before = nvml.read_gpus()
+    hardware.show(Card(utilization=99, used_mib=0), faults=(f"error nvmlDeviceGetMemoryInfo {code}",))
+    snapshot = nvml.read_gpus()
+    (was,), (gpu,) = before.gpus, snapshot.gpus
+    assert (snapshot.state, snapshot.missing, snapshot.has_usable_gpu) == (GpuState.OK, (), True)
+    assert gpu == replace(was, utilization_percent=99, problem=gpu.problem, memory_at=before.at)
+    assert gpu.problem.startswith("memory cannot be read: ")
+    assert snapshot.read_at("GPU-aaaa") == before.at < snapshot.at
+    hardware.show(Card(used_mib=0))
+    assert nvml.read_gpus().gpus == (replace(was, free_bytes=24564 * MIB, used_bytes=0, processes={}),)
+
+
+@needs_compiler
+@pytest.mark.parametrize("code", [code for _, code in sorted(MEMORY_ERRORS)])
+def test_memory_that_cannot_be_read_any_longer_makes_the_card_missing_with_its_reason(hardware: StandIn, code: int):
+    hardware.show(Card())
+    nvml = Nvml(poll_seconds=NO_TIME)
+    assert nvml.read_gpus().has_usable_gpu
+    hardware.show(Card(), faults=(f"error nvmlDeviceGetMemoryInfo {code}",))
+    snapshot = nvml.read_gpus()
+    assert (snapshot.state, snapshot.gpus, snapshot.has_usable_gpu) == (GpuState.FAILED, (), False)
+    (missing,) = snapshot.missing
+    assert (missing.uuid, missing.index, missing.name) == ("GPU-aaaa", 0, "NVIDIA GeForce RTX 4090")
+    assert missing.problem.startswith("memory cannot be read: ")
+    assert snapshot.problems == (f"GPU 0 (NVIDIA GeForce RTX 4090, GPU-aaaa): {missing.problem}",)
+    hardware.show(Card())
+    assert (uuids(nvml.read_gpus()), nvml.read_gpus().problems) == (["GPU-aaaa"], ())
+
+
+@needs_compiler
+def test_a_card_that_never_told_its_memory_is_a_gpu_and_no_reason_for_the_cpu(hardware: StandIn):
+    """One of another maker's driver, or in a state that only a reset ends: nothing else says that there is a GPU."""
+    hardware.show(Card(flags=("no_memory",)))
+    snapshot = Nvml().read_gpus()
+    assert snapshot.problems == ("GPU 0 (NVIDIA GeForce RTX 4090, GPU-aaaa): memory cannot be read: Not Supported",)
+    assert unplaceable_reason(snapshot, CpuFallback.AUTO)
+    assert unplaceable_reason(snapshot, CpuFallback.WHEN_FULL) == ""
+    hardware.show(Card(total_mib=0, used_mib=0))
+    assert Nvml().read_gpus().missing[0].problem == "memory cannot be read: it is reported as 0 bytes"
+
+
+@needs_compiler
+def test_one_of_two_cards_that_cannot_be_read_is_named_and_the_other_is_used(hardware: StandIn):
+    a, b = Card("GPU-a"), Card("GPU-b", flags=("memory_fails",), bus="00000000:02:00.0")
+    hardware.show(a, b)
+    snapshot = Nvml().read_gpus()
+    assert (snapshot.has_usable_gpu, uuids(snapshot)) == (True, ["GPU-a"])
+    assert snapshot.problems == ("GPU 1 (NVIDIA GeForce RTX 4090, GPU-b): memory cannot be read: Unknown Error",)
+    assert snapshot.errors == {"Unknown": 1}
+    assert Nvml("GPU-a").read_gpus().problems == (), "the other is hidden from this service"
+    assert Nvml("1").read_gpus().problems == snapshot.problems, "it is the only one that this service may use"
+
+
+@needs_compiler
+@pytest.mark.parametrize("call", ["nvmlDeviceGetCount_v2", "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetUUID"])
+def test_cards_that_cannot_be_listed_for_a_moment_keep_their_last_reading(hardware: StandIn, call: str):
+    a, b = Card("GPU-a"), Card("GPU-b", bus="00000000:02:00.0")
+    hardware.show(a, b)
+    nvml = Nvml(poll_seconds=A_DAY)
+    before = nvml.read_gpus()
+    hardware.show(a, b, faults=(f"error {call} 999",))
+    snapshot = nvml.read_gpus()
+    assert (snapshot.state, uuids(snapshot), snapshot.missing) == (GpuState.OK, ["GPU-a", "GPU-b"], ())
+    assert {gpu.memory_at for gpu in snapshot.gpus} == {before.at}
+    hardware.show(a, b)
+    assert [gpu.memory_at for gpu in nvml.read_gpus().gpus] == [None, None]
+
+
+@needs_compiler
+def test_a_card_whose_handle_is_lost_for_longer_is_missing_and_the_others_remain(hardware: StandIn):
+    a, b = Card("GPU-a"), Card("GPU-b", bus="00000000:02:00.0")
+    hardware.show(a, b)
+    nvml = Nvml(poll_seconds=NO_TIME)
+    nvml.read_gpus()
+    hardware.show(a, b, faults=("error nvmlDeviceGetHandleByIndex_v2 999",))
+    snapshot = nvml.read_gpus()
+    assert (snapshot.state, uuids(snapshot)) == (GpuState.LOST, [])
+    assert [each.uuid for each in snapshot.missing] == ["GPU-a", "GPU-b"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("call", ["nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetUUID"])
+def test_a_card_that_fails_from_the_start_is_missing_although_nothing_else_says_that_there_is_one(
+    hardware: StandIn, call: str
+):
+    hardware.show(Card(), faults=(f"error {call} 999",))
+    snapshot = Nvml().read_gpus()
+    assert (snapshot.state, snapshot.problems) == (GpuState.FAILED, ("GPU 0 (unknown): Unknown Error",))
+    assert unplaceable_reason(snapshot, CpuFallback.AUTO)
+
+
+@needs_compiler
+def test_a_utilization_that_cannot_be_read_does_not_make_the_card_missing(hardware: StandIn):
+    hardware.show(Card(), faults=("error nvmlDeviceGetUtilizationRates 999",))
+    snapshot = Nvml().read_gpus()
+    assert (snapshot.has_usable_gpu, snapshot.gpus[0].utilization_percent, snapshot.problems) == (True, None, ())
 
 
 @needs_compiler

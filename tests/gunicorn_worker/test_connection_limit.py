@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from workers.gunicorn_worker.client_address import address_of
 from workers.gunicorn_worker.connection_limit import ConnectionLimit, longest_waiting
 from workers.gunicorn_worker.receiving import Phase
 
@@ -50,18 +49,3 @@ def test_the_longest_waiting_go_and_answers_on_their_way_last():
 def test_a_flood_is_closed_in_batches():
     flood = [a_connection(Phase.HEAD, since) for since in range(1000)]
     assert longest_waiting(flood, "a", NOW) == flood[:32]
-
-
-@pytest.mark.parametrize(
-    ("client", "address"),
-    [
-        (("192.0.2.7", 5000), "192.0.2.7"),
-        (("2001:db8:1:2:3:4:5:6", 5000, 0, 0), "2001:db8:1:2::/64"),
-        (("fe80::1%eth0", 5000, 0, 2), "fe80::/64"),
-        (("::ffff:192.0.2.7", 5000, 0, 0), "192.0.2.7"),
-        ("", ""),
-        (None, ""),
-    ],
-)
-def test_an_ipv6_network_is_one_client(client: object, address: str):
-    assert address_of(client) == address

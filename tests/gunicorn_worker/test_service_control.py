@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from tests.helpers.service import wait_for
-from workers.gunicorn_worker.signals import ServiceControl
+from workers.gunicorn_worker.signals import RELOAD_SECONDS, ServiceControl
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 
 pytestmark = pytest.mark.gunicorn
@@ -58,6 +60,28 @@ def test_reload_signals_during_the_start_are_one_reload_after_it():
     wait_for(lambda: service.count == 1 and not control._is_reload_due, 20)
     control._begin_reload()
     wait_for(lambda: service.count == 2, 20)
+
+
+def test_a_flood_of_reload_signals_is_one_reload_a_second():
+    """A loop that sends HUP kept the disk busy: each reload reads every model's header."""
+
+    class Reloading:
+        def __init__(self) -> None:
+            self.began_at: list[float] = []
+
+        def reload(self) -> None:
+            self.began_at.append(time.monotonic())
+
+    loop: Any = None
+    control, service = ServiceControl(loop, WorkerTimeouts()), Reloading()
+    control.service = service  # type: ignore[assignment]
+    control._has_service.set()
+    while len(service.began_at) < 3:
+        control._begin_reload()
+        time.sleep(0.001)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(service.began_at)]
+    assert min(pauses) > 0.9 * RELOAD_SECONDS
+    wait_for(lambda: not control._is_reload_due, 20)
 
 
 def test_a_reload_that_found_no_thread_does_not_end_all_later_ones(monkeypatch: pytest.MonkeyPatch):

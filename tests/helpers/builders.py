@@ -23,7 +23,7 @@ from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, record_and_settle, step
 from app.use_cases.scheduling.steady import grant_or_release
-from tests.helpers.gguf_bytes import TINY, Info, Typed, a_file, a_header
+from tests.helpers.gguf_bytes import PROJECTOR, TINY, Info, Typed, a_file, a_header
 from workers.gguf.constants import ValueType
 from workers.gguf.file_names import parse_part_name
 from workers.gguf.header import read_header
@@ -50,9 +50,9 @@ GGUF_BYTES = 320  # default size of `a_gguf`
 def a_gguf(path: Path, size_bytes: int = GGUF_BYTES, version: int = 3, tensors: int = 1) -> Path:
     """Write a complete model file of one layer with little metadata; the last tensor is sparse and fills up the size.
 
-    Creates parent folders. A file name of a split model's part makes it such a part.
+    Creates parent folders. A file name of a split model's part makes it such a part, "mmproj" in it a projector.
     """
-    metadata: dict[str, Any] = dict(TINY)
+    metadata: dict[str, Any] = dict(PROJECTOR if "mmproj" in path.name.lower() else TINY)
     number, parts = 1, 1
     if part := parse_part_name(path.name):
         _, number, parts = part

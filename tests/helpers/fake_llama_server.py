@@ -32,6 +32,9 @@ FAKE_SAVE_BYTES=5000      size of the saved file         FAKE_RESTORE=ok|hang|di
 FAKE_BREAKDOWN=900,90,9   accepts -fit and --log-jsonl, and logs before the load how many MiB of RAM it needs for the
                           weights, the context and the graph
 FAKE_DEVICES=CUDA0,CUDA1  accepts --list-devices and lists these; empty: none
+FAKE_CARDS=GPU-a,GPU-b    accepts --list-devices; the GPUs that CUDA can use, limited by CUDA_VISIBLE_DEVICES as CUDA
+                          does; without one it computes on the CPU and says so
+FAKE_CUDA_INIT=TEXT       why CUDA can use none          FAKE_BAD_CARDS=GPU-a  loads on these end with a CUDA error
 FAKE_PORT_ZERO=1          accepts --port 0, as newer builds do
 FAKE_BINDS_AFTER=FILE     writes its port to FILE, and binds it once FILE.taken exists or FILE existed before
 FAKE_JOURNAL=FILE         appends "<monotonic seconds> <event>": start PID, bind PORT, weights, request PATH,
@@ -42,6 +45,7 @@ from __future__ import annotations
 
 import hmac
 import io
+import itertools
 import json
 import os
 import random
@@ -489,6 +493,7 @@ def load(chosen: dict[str, str]) -> None:
         case "segv":
             signal.signal(signal.SIGSEGV, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGSEGV)
+    fail_on_bad_card()
     journal("weights")
     tell_buffers()
     log("main: model loaded")
@@ -520,7 +525,8 @@ def tell_need() -> None:
 
 def tell_buffers() -> None:
     if not breakdown():
-        return log("load_tensors:        CUDA0 model buffer size =   852.89 MiB")
+        name = "CUDA0" if "FAKE_CARDS" not in SETTINGS or visible_cards() else "CPU_Mapped"
+        return log(f"load_tensors: {name:>12} model buffer size =   852.89 MiB")
     lines = ("load_tensors: CPU_Mapped model", "llama_kv_cache: CPU KV", "sched_reserve: CPU compute")
     for line, mib in zip(lines, breakdown(), strict=True):
         message = f"{line} buffer size = {mib:.2f} MiB\n"
@@ -534,9 +540,41 @@ def flood(megabytes: float) -> None:
         sys.stderr.write(line)
 
 
+def visible_cards() -> list[str]:
+    """The GPUs of FAKE_CARDS that CUDA finds: the list in CUDA_VISIBLE_DEVICES ends at the first that it does not."""
+    present = [uuid for uuid in SETTINGS["FAKE_CARDS"].split(",") if uuid and "FAKE_CUDA_INIT" not in SETTINGS]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return present
+    return list(itertools.takewhile(lambda uuid: uuid in present, named.split(",")))
+
+
+def tell_no_gpu() -> None:
+    """As b11434 does: the first line when CUDA is initialized, the second for --n-gpu-layers."""
+    if "FAKE_CARDS" in SETTINGS and not visible_cards():
+        why = SETTINGS.get("FAKE_CUDA_INIT", "no CUDA-capable device is detected")
+        log(f"ggml_cuda_init: failed to initialize CUDA: {why}")
+        log("warning: no usable GPU found, --gpu-layers option will be ignored")
+
+
+def fail_on_bad_card() -> None:
+    """As ggml_cuda_error does."""
+    for device, uuid in enumerate(visible_cards() if "FAKE_BAD_CARDS" in SETTINGS else ()):
+        if uuid in SETTINGS["FAKE_BAD_CARDS"].split(","):
+            log("CUDA error: no kernel image is available for execution on the device")
+            log(f"  current device: {device}, in function ggml_cuda_compute_forward at /src/ggml-cuda.cu:2429")
+            log("  err")
+            log("/src/ggml-cuda.cu:97: CUDA error")
+            os.abort()
+
+
 def list_devices() -> None:
     """Print as b11434 does, preceded by the CUDA backend's messages."""
-    names = SETTINGS["FAKE_DEVICES"].split(",") if SETTINGS["FAKE_DEVICES"] else []
+    if "FAKE_CARDS" in SETTINGS:
+        tell_no_gpu()
+        names = [f"CUDA{number}" for number in range(len(visible_cards()))]
+    else:
+        names = SETTINGS["FAKE_DEVICES"].split(",") if SETTINGS["FAKE_DEVICES"] else []
     log(f"ggml_cuda_init: found {len(names)} CUDA devices:")
     for name in names:
         log(f"  Device {name[-1]}: NVIDIA GeForce RTX 4090, compute capability 8.9, VMM: yes")
@@ -546,17 +584,18 @@ def list_devices() -> None:
 
 def main() -> None:
     if {"-h", "--help", "--usage"} & set(sys.argv[1:]):
-        more = HELP_DEVICES if "FAKE_DEVICES" in SETTINGS else ""
+        more = HELP_DEVICES if {"FAKE_DEVICES", "FAKE_CARDS"} & SETTINGS.keys() else ""
         more += HELP_SAVE if "FAKE_SAVE" in SETTINGS else ""
         print(HELP.format(name=sys.argv[0]), end=more + (HELP_ASKED if breakdown() else ""))
         sys.exit(1)  # as some builds did
     if "--version" in sys.argv[1:]:
         sys.stderr.write(VERSION)
         sys.exit(0)
-    if "--list-devices" in sys.argv[1:] and "FAKE_DEVICES" in SETTINGS:
+    if "--list-devices" in sys.argv[1:] and {"FAKE_DEVICES", "FAKE_CARDS"} & SETTINGS.keys():
         list_devices()
         sys.exit(0)
     chosen = parse(sys.argv[1:])
+    tell_no_gpu()
     journal(f"start {os.getpid()}")
     signal.signal(signal.SIGTERM, signal.SIG_IGN if is_on("FAKE_IGNORE_TERM") else signal.SIG_DFL)
     if is_on("FAKE_WAITS_FOR_ORDER"):

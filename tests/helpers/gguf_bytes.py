@@ -12,6 +12,7 @@ from workers.gguf.metadata import STRUCT_CODES
 
 F32, F16, Q4_0 = 0, 1, 2
 TINY = {"general.architecture": "llama", "llama.block_count": 1}
+PROJECTOR = {"general.architecture": "clip"}
 
 
 @dataclass(frozen=True)

@@ -91,14 +91,13 @@ class Machine:
         self, *arguments: str, models: dict[str, dict[str, Any]], gpu: dict[str, Any] | None = None, **environment: str
     ) -> Iterator[Service]:
         """The service with the embedded engine, copies of the demo model, and no GPU reserve."""
-        environment = {"ENGINE__BINARY": "embedded", "DEFAULTS__CTX_SIZE": "4096", **environment}
+        defaults = {"ENGINE__BINARY": "embedded", "ENGINE__ASSUME_GPU": "true", "DEFAULTS__CTX_SIZE": "4096"}
         config = self.config(models, gpu or {})
         with serving(
             self.folder,
             *("--config", str(config), *arguments),
             plain=self.hardware.environment,
-            ENGINE__ASSUME_GPU="true",
-            **environment,
+            **{**defaults, **environment},
         ) as service:
             ended = threading.Event()
             poller = threading.Thread(target=self._poll, args=(service, ended), daemon=True)

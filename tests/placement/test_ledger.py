@@ -10,12 +10,8 @@ import pytest
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, GpuLimits
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import (
-    RELEASE_TIMEOUT_SECONDS,
-    Ledger,
-    ReleasingMemory,
-    memory_to_release,
-)
+from app.use_cases.placement.ledger import Ledger
+from app.use_cases.placement.releasing import RELEASE_TIMEOUT_SECONDS, ReleasingMemory, memory_to_release
 from tests.helpers.builders import GIB, a_model, a_server, memory
 
 NO_RESERVE = GpuLimits(reserve_bytes=0)
@@ -176,8 +172,16 @@ def test_what_is_available_to_a_server_includes_what_it_holds():
     assert ledger(seen(10, {7: 6 * GIB}), on_gpu(8), other).available_to(on_gpu(8))["GPU-a"] == 12 * GIB
 
 
-def test_a_gpu_without_memory_figures_is_not_used():
-    assert ledger(GpuSnapshot(GpuState.OK, 1.0, (Gpu("GPU-a", 0, "card"),))).cards() == ()
+def test_claims_follow_the_age_of_a_gpus_own_figures():
+    """Its memory could not be read for a moment: a server that became ready since is not in the last figures."""
+    assert usable(seen(24, at=101), on_gpu(10, ready_at=100.5)) == 24
+    assert usable(seen(24, at=101, memory_at=100), on_gpu(10, ready_at=100.5)) == 14
+
+
+def test_memory_is_pending_while_its_gpu_shows_figures_from_before_the_exit():
+    released = ReleasingMemory("GPU-a", 8 * GIB, free_before=4 * GIB, at=100.5)
+    assert not released.is_pending(seen(12, at=101), (), now=101)
+    assert released.is_pending(seen(12, at=101, memory_at=100), (), now=101)
 
 
 def test_a_gpu_with_high_utilization_is_busy():

@@ -105,7 +105,6 @@ KNOWN = GpuSnapshot(GpuState.OK, 0.0, (A_GPU,))
         (GpuSnapshot(GpuState.UNREAD, 0.0), CpuFallback.AUTO, False),
         (replace(KNOWN, missing=(MissingGpu("GPU-1", 1, "card", "lost"),)), CpuFallback.AUTO, False),
         (replace(KNOWN, engine_problem="it has no CUDA"), CpuFallback.AUTO, False),
-        (replace(KNOWN, gpus=(A_GPU, replace(A_GPU, total_bytes=None))), CpuFallback.AUTO, False),
         (GpuSnapshot(GpuState.FAILED, 0.0), CpuFallback.AUTO, False),
         (GpuSnapshot(GpuState.NO_LIBRARY, 0.0), CpuFallback.AUTO, True),
         (GpuSnapshot(GpuState.NO_LIBRARY, 0.0), CpuFallback.NEVER, False),

@@ -57,6 +57,41 @@ def test_an_idle_gpu_is_preferred_to_a_busy_one():
     assert where(decide(request(), World(cards))) == ("GPU-1",)
 
 
+DISPLAY = card(0, 8, drives_display=True)  # the one that `pack` would take
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_the_gpu_of_a_display_is_used_last(strategy: Strategy):
+    """A compositor freezes when its GPU is full."""
+    display = replace(DISPLAY, usable_bytes=(8 if strategy is Strategy.PACK else 24) * GIB)
+    decision = decide(request(), World((display, card(1, 20)), policy=Policy(strategy)))
+    assert where(decision) == ("GPU-1",)
+    assert decision.reason == "fits on GPU 1 (RTX 4090); used last: GPU 0 (RTX 4090, drives a display)"
+
+
+def test_the_order_and_idleness_count_more_than_a_display():
+    for world in (
+        World((DISPLAY, card(1, 20)), policy=Policy(order=("GPU-0",))),
+        World((DISPLAY, card(1, 20, is_busy=True))),
+        World((DISPLAY, card(1, 2))),
+    ):
+        decision = decide(request(), world)
+        assert where(decision) == ("GPU-0",)
+        assert decision.reason == "fits on GPU 0 (RTX 4090, drives a display)"
+
+
+def test_the_reason_is_silent_about_a_display_that_changed_nothing():
+    decision = decide(request(), World((replace(DISPLAY, usable_bytes=24 * GIB), card(1, 20))))
+    assert decision.reason == "fits on GPU 1 (RTX 4090)"
+
+
+def test_a_split_uses_the_gpu_of_a_display_only_if_as_few_others_do_not_hold_the_model():
+    display, others = card(0, 24, drives_display=True), (card(1, 23), card(2, 23))
+    assert where(decide(request(LARGE), World((display, *others)))) == ("GPU-1", "GPU-2")
+    smaller = replace(others[1], usable_bytes=12 * GIB)
+    assert where(decide(request(LARGE), World((display, others[0], smaller)))) == ("GPU-0", "GPU-1")
+
+
 def test_only_allowed_gpus_are_used():
     cards = (card(0, 8), card(1, 20))
     assert where(decide(request(gpus=("1",)), World(cards))) == ("GPU-1",)

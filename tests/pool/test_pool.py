@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,16 +13,19 @@ import pytest
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.placement import Decision, Outcome
+from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.errors import InvalidModelFile, WaitTimeout
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Decided
 from app.use_cases.scheduling.limits import SchedulingLimits
-from app.use_cases.scheduling.pool_state import PoolState
+from app.use_cases.scheduling.pool_state import Awaited, PoolState, Waiter
+from app.use_cases.scheduling.schedule import step
 from tests.helpers.builders import GIB, a_launch, a_model, a_placement_request, replace
 from workers.pool.decision_log import record_decision
 from workers.pool.pool import Pool
+from workers.pool.reconfiguration import completed, reconfigured
 from workers.telemetry.store import StateStore
 
 
@@ -53,11 +57,13 @@ def read_memory(pids: Mapping[int, int]) -> MemoryReading:
 class Case:
     def __init__(self, limits: SchedulingLimits | None = None) -> None:
         self.estimated: list[str] = []
+        self.definitions: dict[str, Model] = {}  # the catalogue
         self.store = StateStore(PoolState())
         self.step_threads: list[int] = []
         on_step = lambda before, event, effects: self.step_threads.append(threading.get_ident())  # noqa: E731
         self.store.pool = PoolState(limits or SchedulingLimits())
-        self.pool = Pool(self.store, Process, read_memory, lambda: None, self.placement_request, on_step)
+        about_models = self.placement_request, self.definitions.get
+        self.pool = Pool(self.store, Process, read_memory, lambda: None, *about_models, on_step)
         self.pool.start()
 
     def placement_request(self, model: Model) -> PlacementRequest:
@@ -67,6 +73,7 @@ class Case:
         return a_placement_request(3 * GIB)
 
     def acquire(self, model: Model) -> None:
+        self.definitions[model.name] = model
         lease = self.pool.acquire(model, 10, Client())  # type: ignore[arg-type]
         lease.wait()
         lease.end(ev.Ending.COMPLETE)
@@ -110,6 +117,43 @@ def test_a_load_that_keeps_waiting_is_one_decision_record():
     record_decision(case.store, Decided("b", replace(waiting, outcome=Outcome.PLACE), ()), case.store.pool, 9.0, 0.1)
     assert len(case.store.decisions) == 4
     lease.end(ev.Ending.COMPLETE)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_request_that_a_reload_overtook_gets_the_new_definition(loaded: bool):
+    """It had looked its model up before. Its old definition was started, and the new server drained for it."""
+    case, old, new = Case(), a_model(), replace(a_model(), launch=a_launch(ctx_size=9000))
+    if loaded:
+        case.acquire(new)
+    case.definitions["a"] = new
+    for ask in (case.pool.acquire, case.pool.load):
+        ask(old, 10, Client())  # type: ignore[operator]
+    case.pool.acquire(replace(old, ttl_seconds=5.0), 10, Client()).wait()  # type: ignore[arg-type]
+    assert [(server.model, server.is_terminating) for server in case.store.pool.servers] == [(new, False)]
+
+
+def test_a_request_whose_model_a_reload_removed_starts_nothing():
+    case = Case()
+    for name in ("a", "bad"):
+        case.definitions[name] = replace(a_model("bad"), created=2)
+    del case.definitions["a"]
+    for old in (a_model("a"), a_model("bad")):
+        command = ev.Acquire(99, old, 0.0, 10.0, a_placement_request(3 * GIB))
+        answer = case.pool._submit(command, Client())  # type: ignore[arg-type]
+        assert answer.result(5) == Refusal(Reason.UNLOADED, old.name)
+    assert not case.store.pool.servers
+
+
+def test_a_reload_has_what_a_request_needs_that_began_to_wait_meanwhile():
+    """It was rejected: the event had been made from a state without it."""
+    old, new = a_model(), replace(a_model(), created=2)
+    waiter = Waiter(1, old, 0.0, math.inf, Awaited.SLOT, a_placement_request(GIB))
+    event = reconfigured(PoolState(), SchedulingLimits(), {"a": new}, lambda model: pytest.fail("nothing waits"))
+    wanted = a_placement_request(2 * GIB)
+    event = completed(event, PoolState(waiting=(waiter,)), lambda model: wanted)
+    assert event.placement_requests == {"a": wanted}
+    state, _ = step(PoolState(waiting=(waiter,)), event)
+    assert [(each.model, each.placement_request) for each in state.waiting] == [(new, wanted)]
 
 
 def test_a_request_for_a_loaded_model_changes_no_thread():

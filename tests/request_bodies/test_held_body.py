@@ -23,8 +23,8 @@ MIB = 1024**2
 FORM = BodyFormat("multipart/form-data", "b")
 
 
-def received(bodies: RequestBodies, data: bytes, announced: bool = True) -> HeldBody:
-    return bodies.receive(io.BytesIO(data).read, len(data) if announced else 0)
+def received(bodies: RequestBodies, data: bytes, announced: bool = True, client: str = "x") -> HeldBody:
+    return bodies.receive(io.BytesIO(data).read, len(data) if announced else 0, client)
 
 
 def content_of(held: HeldBody) -> bytes:
@@ -46,14 +46,14 @@ def test_a_body_takes_its_size_until_it_is_closed(size: int, announced: bool):
 def test_a_body_that_is_too_large_is_not_read():
     bodies, source = RequestBodies(MIB, MIB), io.BytesIO(b"x" * (MIB + 1))
     with pytest.raises(RequestTooLarge):
-        bodies.receive(source.read, MIB + 1)
+        bodies.receive(source.read, MIB + 1, "y")
     assert (source.tell(), bodies.budget.taken_bytes) == (0, 0)
 
 
 def test_chunks_are_read_only_until_they_are_too_much():
     bodies, source = RequestBodies(MIB, 2 * MIB), io.BytesIO(b"x" * 10 * MIB)
     with pytest.raises(RequestTooLarge):
-        bodies.receive(source.read, 0)
+        bodies.receive(source.read, 0, "y")
     assert source.tell() <= MIB + PIECE_BYTES
     assert bodies.budget.taken_bytes == 0
 
@@ -62,7 +62,7 @@ def test_bodies_beyond_the_budget_are_turned_away_before_they_are_read():
     bodies, source = RequestBodies(2 * MIB, 3 * MIB), io.BytesIO(b"x" * 2 * MIB)
     with_room = received(bodies, b"x" * 2 * MIB)
     with pytest.raises(Overloaded) as raised:
-        bodies.receive(source.read, 2 * MIB)
+        bodies.receive(source.read, 2 * MIB, "y")
     assert (source.tell(), raised.value.headers["Retry-After"]) == (0, "1")
     with_room.close()
     received(bodies, b"x" * 2 * MIB).close()
@@ -87,6 +87,24 @@ def test_small_bodies_are_read_while_large_ones_fill_the_budget():
     assert bodies.budget.taken_bytes == 0
 
 
+def test_one_client_leaves_half_of_the_budget_to_others():
+    """Four announcements of 256 MiB, each sent as slowly as is allowed, kept every other large body out."""
+    bodies = RequestBodies(MIB, 4 * MIB)
+    held = [received(bodies, b"x" * MIB, client="slow") for _ in range(2)]
+    for announced in (True, False):
+        with pytest.raises(Overloaded, match="share, 2097152 of 4194304 bytes"):
+            received(bodies, b"x" * MIB, announced, client="slow")
+    received(bodies, b"x" * 1000, client="slow").close()
+    held += [received(bodies, b"x" * MIB, client=f"other {i}") for i in range(2)]
+    with pytest.raises(Overloaded, match="other requests"):
+        received(bodies, b"x" * MIB, client="a third")
+    held.pop(0).close()
+    received(bodies, b"x" * MIB, client="slow").close()
+    for each in held:
+        each.close()
+    assert bodies.budget.taken_bytes == 0
+
+
 def test_one_body_of_the_largest_size_always_fits():
     for announced in (True, False):
         received(RequestBodies(2 * MIB, 1), b"x" * 2 * MIB, announced).close()
@@ -106,7 +124,7 @@ def test_a_body_that_ends_early_leaves_nothing(tmp_path: Path):
 
     bodies, before = RequestBodies(MIB, MIB), len(os.listdir("/proc/self/fd"))
     with pytest.raises(ConnectionResetError):
-        bodies.receive(read, MIB)
+        bodies.receive(read, MIB, "y")
     assert (bodies.budget.taken_bytes, len(os.listdir("/proc/self/fd"))) == (0, before)
 
 

@@ -35,7 +35,7 @@ def conversation(body: dict[str, Any], model: str = "several", **headers: str) -
     services: Any = SimpleNamespace(catalog=Catalogue(), settings=RequestSettings())
     request = IncomingRequest(environ | headers, services, "")
     data = json.dumps({"model": model, **body}).encode()
-    return read_request(request, BODIES.receive(io.BytesIO(data).read, len(data))).conversation
+    return read_request(request, BODIES.receive(io.BytesIO(data).read, len(data), "x")).conversation
 
 
 def test_a_conversation_goes_on_as_it_began():

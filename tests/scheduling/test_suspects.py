@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from signal import SIGSEGV
+
+from app.entities.frozen import replace
+from app.entities.model import Replicas
 from app.entities.refusal import Reason
 from app.errors import error_for
 from app.use_cases.scheduling import events as ev
@@ -10,22 +14,23 @@ from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.suspects import EXCLUSIVE_SECONDS, MAX_SUSPECTS, SUSPECTED_SECONDS
 from tests.helpers.builders import Play, a_model, a_placement_request, booked
 
+ONE = Replicas()
 LIMITS = SchedulingLimits(max_wait_seconds=100)  # a request is starving after 40
 
 
 class Service(Play):
     """One model with two slots; requests are named by their hash."""
 
-    def __init__(self) -> None:
+    def __init__(self, replicas: Replicas = ONE) -> None:
         super().__init__(LIMITS)
+        self.model = replace(a_model(slots=2), replicas=replicas)
         self.tickets: dict[str, int] = {}
 
     def send(self, request_hash: str, at: float) -> list[Effect]:
         self._ticket += 1
         self.tickets[request_hash] = self._ticket
-        model = a_model(slots=2)
-        needed = a_placement_request(booked(model), model.constraints)
-        command = ev.Acquire(self._ticket, model, at, at + 100, needed, request_hash=request_hash)
+        needed = a_placement_request(booked(self.model), self.model.constraints)
+        command = ev.Acquire(self._ticket, self.model, at, at + 100, needed, request_hash=request_hash)
         effects = self.post(command)
         for effect in effects:
             if isinstance(effect, Spawn):
@@ -37,7 +42,7 @@ class Service(Play):
 
     def crash(self, at: float) -> list[Effect]:
         """The server ends; a new one is ready at once if a request waits."""
-        effects = self.post(ev.Exited(self.state.servers[0].id, "ended by SIGSEGV", at))
+        effects = self.post(ev.Exited(self.state.servers[0].id, "ended by SIGSEGV", at, exit_code=-SIGSEGV))
         for effect in effects:
             if isinstance(effect, Spawn):
                 effects += self.post(ev.Ready(effect.server.id, 9001, at))

@@ -36,7 +36,7 @@ from tests.helpers.stand_in_nvml import needs_compiler
 
 pytestmark = needs_compiler
 
-LOST_A, LOST_B = replace(A, flags=("lost",)), replace(B, flags=("lost",))
+LOST_A = replace(A, flags=("lost",))
 LITTLE = ("no_utilization", "no_temperature", "no_power", "no_pci", "no_capability", "no_mig")
 HANGS = "delay nvmlDeviceGetMemoryInfo 600000"
 
@@ -52,24 +52,34 @@ def reasons(service: Service) -> list[str]:
     return list(health["reasons"])
 
 
-def test_models_move_to_the_remaining_gpus_and_return_to_a_recovered_one(machine: Machine):
+@pytest.mark.parametrize(
+    ("flag", "reason", "problem"),
+    [
+        ("lost", "no GPU: all GPUs seen before are gone", "the driver has lost it"),
+        ("memory_fails", "no GPU: memory cannot be read: Unknown Error", "memory cannot be read: Unknown Error"),
+    ],
+)
+def test_models_move_to_the_remaining_gpus_and_return_to_a_recovered_one(
+    machine: Machine, flag: str, reason: str, problem: str
+):
+    lost_a, lost_b = replace(A, flags=(flag,)), replace(B, flags=(flag,))
     on_b: dict[str, Any] = {"gpus": ["GPU-b"]}
     machine.show(A, B)
     models = {"loaded": on_b, "m": SMALL, "n": SMALL, "only-on-b": on_b}
     with machine.serving(models=models, gpu={"strategy": "spread"}) as service:
         assert device_of(service, "loaded") == "cuda:1"
-        machine.show(LOST_A, B)
+        machine.show(lost_a, B)
         sees(service, "GPU-b")
         assert device_of(service, "loaded") == "cuda:1"
         assert device_of(service, "m") == "cuda:1"  # GPU 0 has more free memory
-        machine.show(LOST_A, LOST_B)
+        machine.show(lost_a, lost_b)
         sees(service)
         assert device_of(service, "loaded") == "cuda:1"
         error, retry_after = refusal(service, "n", 503, "no_gpu")
         assert retry_after == "10"
-        assert "the driver has lost it" in error["message"]
-        assert reasons(service)[0].startswith("no GPU: all GPUs seen before are gone")
-        machine.show(A, LOST_B)
+        assert problem in error["message"]
+        assert reasons(service)[0].startswith(reason)
+        machine.show(A, lost_b)
         sees(service, "GPU-a")
         error, retry_after = refusal(service, "only-on-b", 503, "no_gpu")
         assert (retry_after, "GPU-b" in error["message"]) == ("10", True)
@@ -79,7 +89,7 @@ def test_models_move_to_the_remaining_gpus_and_return_to_a_recovered_one(machine
         assert device_of(service, "n") == "cuda:0"
 
 
-def test_when_gpus_are_lost_models_run_on_the_cpu_if_allowed(machine: Machine):
+def test_when_gpus_are_lost_models_run_on_the_cpu_if_allowed_until_the_gpus_are_back(machine: Machine):
     machine.show(A)
     with machine.serving(models={"m": SMALL, "n": SMALL}, gpu={"cpu_fallback": "when_full"}) as service:
         assert device_of(service, "m") == "cuda:0"
@@ -89,7 +99,11 @@ def test_when_gpus_are_lost_models_run_on_the_cpu_if_allowed(machine: Machine):
         process, server = process_of(service, "n"), loaded(service)["n"]
         assert (visible(process), option(process, "--n-gpu-layers")) == ([], "0")
         assert (server["gpu_assignment"], set(server["booked_bytes"])) == (None, {"cpu"})
-        assert reasons(service)
+        assert any(reason.startswith("n: on the CPU, because no GPU could be used") for reason in reasons(service))
+        machine.show(A)
+        wait_for(lambda: "n" not in loaded(service), 20)
+        assert device_of(service, "n") == "cuda:0"
+        assert reasons(service) == []
 
 
 @pytest.mark.parametrize("flag", ["hidden_pids", "no_processes", "no_process_bytes"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
@@ -56,11 +58,15 @@ def hardware(tmp_path: Path) -> StandIn:
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_every_gpu_is_shown_with_its_own_figures(hardware: StandIn, tmp_path: Path, count: int):
     cards = [Card(f"GPU-{n}", f"Card {n}", 8192 * (n + 1), 100 * n, 10 * n, 30 + n, 20_000 + n) for n in range(count)]
-    hardware.show(*cards)
-    with serving_on(hardware, tmp_path) as service:
+    hardware.show(*cards[:-1], replace(cards[-1], flags=("display",)))
+    reserve = json.dumps({"GPU-0": "1GiB", "GPU-9": "1GiB"})
+    with serving_on(hardware, tmp_path, LLAMA_SMART_PROXY_GPU__RESERVE=reserve) as service:
         sees(service, *(card.uuid for card in cards))
         shown = block(service)
         page = service.get("/").text
+        (warning,) = (line for line in service.lines if "matches no GPU" in line)
+    assert "gpu.reserve: 'GPU-9' matches no GPU; there are: 0 (Card 0, GPU-0)" in warning
+    assert [gpu["reserve_bytes"] for gpu in shown["gpus"]] == [GB, *([GB // 2] * (count - 1))]
     assert (shown["total_gpus"], shown["available_gpus"], shown["state"]) == (count, count, "ok")
     assert shown["total_vram"] == shown["total_memory"] == sum(card.total_mib for card in cards) / 1024
     assert shown["used_memory"] == sum(card.used_mib for card in cards) / 1024
@@ -68,6 +74,7 @@ def test_every_gpu_is_shown_with_its_own_figures(hardware: StandIn, tmp_path: Pa
     assert shown["utilization_average"] == sum(card.utilization for card in cards) / count
     assert shown["gpu_available"] and shown["gpu_monitoring_enabled"]
     assert shown["gpu_list"] == shown["gpus"]
+    assert [gpu["drives_display"] for gpu in shown["gpus"]] == [*([False] * (count - 1)), True]
     last = shown["gpus"][-1]
     n = count - 1
     assert (last["id"], last["name"], last["temperature"], last["utilization"]) == (n, f"Card {n}", 30 + n, 10 * n)
@@ -100,13 +107,55 @@ def test_a_gpu_is_lost_while_serving_and_recovers(hardware: StandIn, tmp_path: P
 
 
 @needs_compiler
+def test_idle_gpus_sleep_until_a_model_needs_them(hardware: StandIn, tmp_path: Path):
+    """An open NVML alone keeps a card awake. Health checks, scrapes and the page neither wake it nor count as use."""
+    hardware.show(A)
+    with serving_on(hardware, tmp_path, LLAMA_SMART_PROXY_GPU__IDLE_CLOSE_SECONDS="0.5") as service:
+        wait_for(lambda: block(service)["state"] == "asleep", 20, lambda: block(service))
+        assert not any(hardware.is_open(pid) for pid in service_pids(service))
+        time.sleep(0.5)  # five polls
+        shown, page = block(service), service.get("/metrics").text
+        assert (shown["state"], shown["gpu_available"], shown["total_gpus"]) == ("asleep", True, 1)
+        assert shown["gpus"][0]["free_bytes"] == 24264 * MIB
+        assert 0.5 <= shown["age_seconds"] < 20
+        assert reasons(service) == []
+        assert [line.split("{")[0] for line in gpu_series(service)] == ["llama_smart_proxy_gpu_info"]
+        assert 'llama_smart_proxy_nvml_state{state="asleep"} 1.0' in page
+        assert 'llama_smart_proxy_nvml_state{state="ok"} 0.0' in page
+        assert "Asleep until a model needs them" in service.get("/").text
+        assert service.get("/readyz").status_code == 200
+        assert not any(hardware.is_open(pid) for pid in service_pids(service))
+        with service.chat() as answer:
+            assert (answer.status_code, answer.headers["x-llama-smart-proxy-device"]) == (200, "cuda:0")
+        assert block(service)["state"] == "ok"
+        assert any(hardware.is_open(pid) for pid in service_pids(service))
+        assert service.post("/models/unload", {"model": "demo"}).status_code == 200
+        wait_for(lambda: block(service)["state"] == "asleep", 20, lambda: block(service))
+        hardware.show(replace(A, flags=("lost",)))
+        time.sleep(0.3)
+        assert (block(service)["state"], reasons(service)) == ("asleep", [])
+        with service.chat() as answer:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_gpu")
+        assert reasons(service)[0].startswith("no GPU: all GPUs seen before are gone")
+        hardware.show(A)
+        wait_for(lambda: not reasons(service), 20, lambda: reasons(service))
+
+
+def service_pids(service: Service) -> list[int]:
+    """gunicorn's arbiter and worker."""
+    arbiter = psutil.Process(service.process.pid)
+    return [arbiter.pid, *(child.pid for child in arbiter.children(recursive=True))]
+
+
+@needs_compiler
 def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
-    hardware.show(A, Card("GPU-m", "Grace", flags=("no_fields",)))
+    untold = ("no_utilization", "no_temperature", "no_power", "no_pci", "no_capability", "no_processes")
+    hardware.show(A, Card("GPU-m", "Grace", flags=untold), Card("GPU-u", flags=("no_memory",)))
     with serving_on(hardware, tmp_path) as service:
         sees(service, "GPU-a", "GPU-m")
         series, page = gpu_series(service), service.get("/metrics").text
-        assert "unknown" in service.get("/").text
-    of_a = 'gpu="0",uuid="GPU-a"'
+        assert reasons(service) == ["GPU 2 (NVIDIA GeForce RTX 4090, GPU-u): memory cannot be read: Not Supported"]
+    of_a, of_m = 'gpu="0",uuid="GPU-a"', 'gpu="1",uuid="GPU-m"'
     prefix = "llama_smart_proxy_gpu_"
     figures = dict(line.rsplit(" ", 1) for line in series if "info" not in line)
     assert {name: float(figure) for name, figure in figures.items()} == {
@@ -114,9 +163,16 @@ def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
         f"{prefix}memory_used_bytes{{{of_a}}}": 300 * MIB,
         f"{prefix}memory_free_bytes{{{of_a}}}": 24264 * MIB,
         f"{prefix}memory_claimed_bytes{{{of_a}}}": 0,
+        f"{prefix}memory_unified{{{of_a}}}": 0,
         f"{prefix}utilization_ratio{{{of_a}}}": 0.07,
         f"{prefix}temperature_celsius{{{of_a}}}": 41,
         f"{prefix}power_watts{{{of_a}}}": 22.5,
+        f"{prefix}memory_total_bytes{{{of_m}}}": 24564 * MIB,
+        f"{prefix}memory_used_bytes{{{of_m}}}": 300 * MIB,
+        f"{prefix}memory_free_bytes{{{of_m}}}": 24264 * MIB,
+        f"{prefix}memory_claimed_bytes{{{of_m}}}": 0,
+        f"{prefix}memory_unified{{{of_m}}}": 0,
+        f'{prefix}missing{{gpu="2",uuid="GPU-u"}}': 1,
     }
     assert f'{prefix}info{{gpu="1",name="Grace",pci_bus="",uuid="GPU-m"}} 1.0' in series
     assert 'llama_smart_proxy_nvml_state{state="ok"} 1.0' in page

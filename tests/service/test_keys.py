@@ -314,10 +314,14 @@ def test_a_key_is_limited_in_requests_per_minute_and_tokens_per_day(tmp_path: Pa
         assert ask(service, "/v1/models", ADMIN).status_code == 200
         assert outcome(chat(service, NARROW)) == OK
         before = tokens_today(service, "narrow")
-        body = {"model": "demo", "prompt": "x", "max_tokens": 100_000, "stream": True, "ignore_eos": True}
+        body = {"model": "demo", "prompt": "x" * 900, "max_tokens": 100_000, "stream": True, "ignore_eos": True}
         with ask(service, "/v1/completions", NARROW, "POST", json=body, stream=True) as answer:
             next(answer.iter_content(100))
-        wait_for(lambda: tokens_today(service, "narrow") > before, 20)  # though it left before the end
+        wait_for(lambda: tokens_today(service, "narrow") > before + 300, 20)  # though it left before the end
+        before = tokens_today(service, "narrow")
+        body = {"model": "demo", "prompt": ["x" * 300] * 3, "n_predict": 1, "response_fields": ["content"]}
+        assert outcome(ask(service, "/completion", NARROW, "POST", json=body)) == OK
+        assert tokens_today(service, "narrow") > before + 300, "though its answer has no counts"
         wait_for(lambda: tokens_in_file(tmp_path).keys() == {"user", "admin", "narrow"}, 20)
 
 

@@ -197,6 +197,10 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         ("models: {m: {cpu_moe: all}}", "models.m.cpu_moe: must be off, on or a whole number, not 'all'"),
         ("defaults: {partial_offload: auto}", "defaults.partial_offload: must be one of off, on, not 'auto'"),
         ("gpu: {reserve: some}", "gpu.reserve: must be a size like 256MiB, not 'some'"),
+        ("gpu: {reserve: {GPU-a: some}}", "gpu.reserve: must be a size like 256MiB, not 'some'"),
+        ("gpu: {reserve: {'0': 2}}", "gpu.reserve: 2 bytes is too small; add a unit, such as 20GiB"),
+        ("gpu: {reserve: {'': 1GiB}}", f"gpu.reserve: {BAD_NAME}"),
+        ("gpu: {reserve: [1GiB]}", "gpu.reserve: must be a size like 256MiB, not a list"),
         ("gpu: {max_vram: 20}", "gpu.max_vram: 20 bytes is too small; add a unit, such as 20GiB"),
         ("gpu: {max_vram: -1}", "gpu.max_vram: must be a size like 256MiB, not -1"),
         ("gpu: {order: 0}", 'gpu.order: must be a list like ["one", "two"], not 0'),
@@ -542,6 +546,34 @@ def test_the_gpu_section_becomes_a_policy_and_limits(tmp_path):
     assert settings.engine.assume_gpu
     assert settings.policy() == Policy(Strategy.SPREAD, ("1", "NVIDIA L4"))
     assert settings.gpu_limits() == GpuLimits(reserve_bytes=2**30, max_vram_bytes=20 * 2**30, busy_utilization=0.5)
+
+
+def test_the_reserve_may_be_given_for_each_gpu(tmp_path):
+    limits = configured(tmp_path, "gpu: {reserve: {'0': 2GiB, NVIDIA L4: 0}}").gpu_limits()
+    assert limits == GpuLimits(reserves={"0": 2 * 2**30, "NVIDIA L4": 0})
+
+
+@pytest.mark.parametrize(
+    ("value", "limits"),
+    [
+        ("1GiB", GpuLimits(reserve_bytes=2**30)),
+        ("0", GpuLimits(reserve_bytes=0)),
+        ('{"GPU-1a": "1GiB"}', GpuLimits(reserves={"GPU-1a": 2**30})),
+    ],
+)
+def test_the_environment_sets_the_reserve_in_both_forms(tmp_path, value: str, limits: GpuLimits):
+    assert configured(tmp_path, "gpu: {reserve: 3GiB}", GPU__RESERVE=value).gpu_limits() == limits
+
+
+def test_the_default_reserve_is_no_choice_even_if_it_is_written_down(tmp_path):
+    """config.example.yaml has it, and some GPUs have a default of their own."""
+    assert configured(tmp_path, "gpu: {reserve: 512MiB}").gpu_limits().reserve_bytes is None
+
+
+def test_the_names_of_gpus_are_collected_by_key(tmp_path):
+    text = "gpu: {reserve: {a: 1GiB}, order: [b]}\nmodels: {m: {gpus: [c], exclude: [1]}}"
+    names = {"gpu.reserve": ("a",), "gpu.order": ("b",), "models.m.gpus": ("c",), "models.m.exclude": ("1",)}
+    assert configured(tmp_path, text).gpu_names() == names
 
 
 def test_the_environment_sets_gpu_keys(tmp_path):

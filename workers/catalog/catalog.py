@@ -15,25 +15,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from app.entities.gguf import FileKind
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
 from app.errors import InvalidModelFile, ModelNotFound
 from workers.catalog.background_check import BackgroundCheck
 from workers.catalog.configured_models import ConfiguredModel, FileResolver, resolve_configured_model
+from workers.catalog.file_summaries import FileSummaries, Summaries
 from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.hub_cache import discover_cached
 from workers.catalog.listing import MAX_NAME_LENGTH, Listing, discovered_lookup
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
-from workers.catalog.model_headers import ModelHeaders
-from workers.gguf.file_names import file_stem, is_projector, parse_part_name
-from workers.gguf.first_bytes import FirstBytesChecker, Verdicts
+from workers.catalog.model_headers import ModelHeaders, stamp_of
+from workers.catalog.scans import Scans
+from workers.catalog.unfinished import current_problem
+from workers.gguf.file_names import file_stem, parse_part_name
 
 __all__ = ["Catalog", "ConfiguredModel"]
 
 log = logging.getLogger(__name__)
-
-SCAN_WAIT_SECONDS = 10.0  # for a scan that another thread has started
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,11 @@ class Catalog:
         self.knows_replicas = sources.has_replicas  # read at every request
         self._headers = headers or ModelHeaders(lambda header: None)
         self._background = BackgroundCheck(self._unchecked_models, self.servable)
-        self._scans = threading.Condition()  # guards the three below; not held while files are read
-        self._scans_started = self._scans_finished = 0  # counts; one scan runs at a time
-        self._is_scanning = False
-        # Both are written only by the scanning thread, and by `replace_by` between two scans.
+        self._scans = Scans(self._scan)
+        # Sources, listing and summaries are replaced together, by the scanning thread and by `replace_by`.
+        self._replacing = threading.Lock()
         self._listing = Listing(defaults, sources.constraints)
-        self._verdicts: Verdicts = earlier._verdicts if earlier else {}
+        self._summaries: Summaries = earlier._summaries if earlier else {}
         self._warnings_lock = threading.Lock()
         self.warnings: tuple[str, ...] = earlier.warnings if earlier else ()  # found by the last scan or since
         self.is_scanned = False  # False: no scan has succeeded yet
@@ -105,6 +105,10 @@ class Catalog:
             raise ModelNotFound(name)
         return self._with_known_problem(model)
 
+    def definition(self, name: str) -> Model | None:
+        """The model of this name, no other; None if there is none, or none any more."""
+        return self._listing.listed.get(name)
+
     def has_replicas(self, names: Sequence[str]) -> bool:
         """Whether all of these models may have several servers."""
         try:
@@ -119,15 +123,30 @@ class Catalog:
     def servable(self, model: Model) -> Model:
         """The model, after its header was checked, which is read again only if its files have changed.
 
-        A problem found by a scan holds until the next scan. Raises InvalidModelFile.
+        What a scan found is void once they have changed. Raises InvalidModelFile, and ModelNotFound if it is gone.
         """
+        model = self._current(model)
         problem = model.problem
         if not problem or problem == self._headers.last_problem(model.path):
             problem = self._headers.problem(model.path)
+        elif self._has_changed(model):
+            problem = current_problem(model.path) or self._headers.problem(model.path)
         if problem:
             self._warn_once(_problem_line(model, problem))
             raise InvalidModelFile(model.name, problem)
-        return replace(model, problem="")
+        return replace(model, problem="") if model.problem else model
+
+    def _current(self, model: Model) -> Model:
+        """The model as a scan finds it now, if its files may have changed since the last one."""
+        if not (model.problem or self._has_changed(model)) or not self.rescan():
+            return model
+        if (current := self._listing.listed.get(model.name)) is None:
+            raise ModelNotFound(model.name)
+        return current
+
+    def _has_changed(self, model: Model) -> bool:
+        """Whether its files have changed since the last scan."""
+        return stamp_of(model.path) != self._listing.stamps.get(model.path)
 
     def _with_known_problem(self, model: Model) -> Model:
         problem = not model.problem and self._headers.last_problem(model.path)
@@ -140,39 +159,20 @@ class Catalog:
         return [model for model in listed if not self._headers.is_known(model.path, listing.stamps[model.path])]
 
     def reload(self) -> None:
-        """Rescan the files. Files that existed at the time of the call are known on return.
+        """Rescan the files. Files that existed at the time of the call are known on return. Look-ups never wait."""
+        self._scans.run()
 
-        A running scan may have missed a change, so each caller waits for a scan that starts after its call; concurrent
-        callers share one. The wait is limited, in case a disk hangs. Lookups never wait.
-        """
-        with self._scans:
-            scan_number = self._scans_started + 1
-            self._scans.wait_for(
-                lambda: self._scans_finished >= scan_number or not self._is_scanning, SCAN_WAIT_SECONDS
-            )
-            if self._scans_finished >= scan_number:
-                return
-            if self._is_scanning:
-                log.warning(
-                    "a scan takes longer than %g s; the catalogue is unchanged until it ends", SCAN_WAIT_SECONDS
-                )
-                return
-            self._is_scanning, self._scans_started = True, scan_number
-        try:
-            self._scan()
-        finally:  # also on SystemExit: no thread may wait for a scan that has ended
-            with self._scans:
-                self._is_scanning, self._scans_finished = False, scan_number
-                self._scans.notify_all()
+    def rescan(self) -> bool:
+        """Scan for a request whose model is unknown, unless one has just done so. Whether names may differ now."""
+        return self._scans.run_if_due()
 
     def replace_by(self, other: Catalog) -> None:
         """Be what `other` is, between two scans. A scan that hangs must not hold up a new configuration: its result is
         dropped."""
-        with self._scans:
-            if not self._scans.wait_for(lambda: not self._is_scanning, SCAN_WAIT_SECONDS):
-                log.warning("a scan takes longer than %g s; its result will be dropped", SCAN_WAIT_SECONDS)
+        self._scans.wait_until_idle()
+        with self._replacing:
             self._sources, self.knows_replicas = other._sources, other.knows_replicas
-            self._listing, self._verdicts = other._listing, other._verdicts
+            self._listing, self._summaries = other._listing, other._summaries
         with self._warnings_lock:
             self.warnings = other.warnings
         self._background.restart()
@@ -180,14 +180,14 @@ class Catalog:
     def _scan(self) -> None:
         began, sources = time.monotonic(), self._sources
         try:
-            listing, verdicts = self._read(sources)
+            listing, summaries = self._read(sources)
         except Exception:  # of any kind: the known models must still be served
             log.exception("the scan failed; the catalogue is unchanged")
             return
-        with self._scans:
+        with self._replacing:
             if self._sources is not sources:
                 return
-            self._listing, self._verdicts, self.is_scanned = listing, verdicts, True
+            self._listing, self._summaries, self.is_scanned = listing, summaries, True
         self._headers.keep(listing.stamps)
         self._background.restart()
         broken = [_problem_line(model, model.problem) for model in self.models() if model.problem]
@@ -199,8 +199,8 @@ class Catalog:
         """Log only notes that the previous scan did not log: reloads are frequent, and files rarely change."""
         notes = tuple(dict.fromkeys(notes))
         with self._warnings_lock:
-            new = [note for note in notes if note not in self.warnings]
-            self.warnings = notes
+            known, self.warnings = set(self.warnings), notes
+        new = [note for note in notes if note not in known]
         for note in new:
             log.warning("%s", note)
 
@@ -212,23 +212,23 @@ class Catalog:
         if is_new:
             log.warning("%s", note)
 
-    def _read(self, sources: Sources) -> tuple[Listing, Verdicts]:
+    def _read(self, sources: Sources) -> tuple[Listing, Summaries]:
         listing = Listing(sources.defaults, sources.constraints)
-        checker = FirstBytesChecker(self._verdicts)
-        files = _files(sources.folders, checker, listing.notes)
+        summaries = FileSummaries(self._summaries)
+        files = _files(sources.folders, summaries, listing.notes)
         found = [_discovered_in_folder(model_files) for model_files in group_files(files, listing.notes)]
         if sources.cache is not None:
-            found += discover_cached(sources.cache, checker, listing.notes)
-        projectors = [file for file in files if is_projector(file.name)]
-        resolver = FileResolver(sources.bases, sources.cache, found, projectors, discovered_lookup(found), checker)
+            found += discover_cached(sources.cache, summaries, listing.notes)
+        projectors = [file for file in files if file.kind is FileKind.PROJECTOR]
+        resolver = FileResolver(sources.bases, sources.cache, found, projectors, discovered_lookup(found), summaries)
         listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in sources.entries])
         listing.add_discovered(found)
-        return listing, checker.verdicts
+        return listing, summaries.summaries
 
 
-def _files(folders: Sequence[str], checker: FirstBytesChecker, notes: list[str]) -> list[GgufFile]:
+def _files(folders: Sequence[str], summaries: FileSummaries, notes: list[str]) -> list[GgufFile]:
     visited: set[tuple[int, int]] = set()
-    return [file for folder in folders for file in walk(folder, checker, notes, visited)]
+    return [file for folder in folders for file in walk(folder, summaries, notes, visited)]
 
 
 def _problem_line(model: Model, problem: str) -> str:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model, Replicas
 from app.entities.placement import PlacementConstraints
+from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
-from workers.catalog.hub_cache import DEFAULT_QUANTIZATION
-from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
+from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, companion_in_cache, is_being_fetched
+from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
+from workers.catalog.unfinished import marker_of
 from workers.gguf.file_names import file_stem, parse_part_name
-from workers.gguf.first_bytes import FirstBytesChecker
 
 SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: tolerates an extra letter or a missing quantization
 
@@ -52,7 +53,7 @@ class FileResolver:
         found: Sequence[DiscoveredModel],
         projectors: Sequence[GgufFile],
         find: Callable[[str], DiscoveredModel | None],
-        checker: FirstBytesChecker,
+        summaries: FileSummaries,
     ) -> None:
         self._bases = bases
         self._cache = cache
@@ -63,29 +64,32 @@ class FileResolver:
         self._cached = {key: model for model in in_cache for key in model.lowercase_names}
         self._cached |= {name: model for model in in_cache for name in model.names}
         self._find = find
-        self._checker = checker
+        self._summaries = summaries
 
     def files(self, entry: ConfiguredModel) -> ModelFiles:
         """The files of an entry, with its projector. Raises ModelFileNotFound."""
         files = self._model_files(entry)
         if entry.mmproj == "auto":
             return files
+        files = replace(files, projector=None, unfit_projector=None)
         if entry.mmproj == "off":
-            return replace(files, projector=None)
+            return files
         try:
-            projector = inspect_file(self._existing(entry.mmproj), self._checker, "")
+            projector = inspect_file(self._existing(entry.mmproj), self._summaries, "")
         except ModelFileNotFound as error:
             raise ModelFileNotFound(f"mmproj: {error}") from error
-        problem = files.problem or (projector.problem and f"mmproj: {projector.problem}")
-        return replace(files, projector=projector, problem=problem)
+        mismatch = "" if files.takes(projector) else mismatch_of(files, projector)
+        problem = projector.problem or mismatch
+        return replace(files, projector=projector, problem=files.problem or (problem and f"mmproj: {problem}"))
 
     def _model_files(self, entry: ConfiguredModel) -> ModelFiles:
         if entry.path is not None:
             return self._at(self._existing(os.fspath(entry.path)))
-        found = self._in_cache(entry.repo) if entry.repo else self._find(entry.name)
-        if found is None:
-            raise ModelFileNotFound(self._not_found_message(entry))
-        return found.files
+        if found := self._in_cache(entry.repo) if entry.repo else self._find(entry.name):
+            return found.files
+        if entry.repo and self._cache and (file := companion_in_cache(self._cache, entry.repo, self._summaries)):
+            return _single_file_model(file)
+        raise ModelFileNotFound(self._not_found_message(entry))
 
     def _in_cache(self, repo: str) -> DiscoveredModel | None:
         return self._cached.get(repo) or self._cached.get(repo.lower())
@@ -94,7 +98,7 @@ class FileResolver:
         path = os.path.expanduser(path)
         places = [os.path.normpath(os.path.join(base, path)) for base in self._bases] or [os.path.abspath(path)]
         for place in dict.fromkeys(places):  # an absolute path gives only one
-            if os.path.lexists(place):
+            if os.path.lexists(place) or marker_of(place):
                 return place
         if os.path.isabs(path):
             raise ModelFileNotFound(f"no such file: {path}")
@@ -104,12 +108,16 @@ class FileResolver:
         """The model a file belongs to, discovered or not."""
         if path in self._by_path:
             return self._by_path[path]
-        for files in group_files([*files_in_same_folder(path, self._checker), *self._projectors], []):
+        for files in group_files([*files_in_same_folder(path, self._summaries), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files
-        return _single_file_model(inspect_file(path, self._checker, ""))  # a file that a scan would skip
+        return _single_file_model(inspect_file(path, self._summaries, ""))  # a file that a scan would skip
 
     def _not_found_message(self, entry: ConfiguredModel) -> str:
+        if entry.repo and self._cache and is_being_fetched(self._cache, entry.repo):
+            return (
+                f"{entry.repo} is not in the Hugging Face cache yet: a file of this repository is still being written"
+            )
         if entry.repo:
             reason = "not in the Hugging Face cache" if self._cache else "the Hugging Face cache is disabled"
             return f"{reason}: {entry.repo}; download it with: {download_command(entry.repo)}"

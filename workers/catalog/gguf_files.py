@@ -9,10 +9,12 @@ import os
 import stat as st
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from workers.gguf.file_names import parse_part_name
-from workers.gguf.first_bytes import FirstBytesChecker
+from app.entities.gguf import FileKind
+from workers.catalog.file_summaries import FileSummaries, FileSummary
+from workers.catalog.unfinished import finished_path, marker_of, unfinished_problem
+from workers.gguf.file_names import kind_by_name, parse_part_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,15 @@ class GgufFile:
     identity: tuple[int, int] | None = None  # device and inode; None if it cannot be read
     problem: str = ""  # begins with the file's name; "" if none was found
     is_missing: bool = False  # a dangling link
+    kind: FileKind = FileKind.MODEL
+    width: int | None = None  # of its embeddings; None: unknown
 
     @property
     def name(self) -> str:
         return os.path.basename(self.path)
 
 
-def walk(
-    folder: str, checker: FirstBytesChecker, notes: list[str], visited: set[tuple[int, int]]
-) -> Iterator[GgufFile]:
+def walk(folder: str, summaries: FileSummaries, notes: list[str], visited: set[tuple[int, int]]) -> Iterator[GgufFile]:
     """The GGUF files in a folder and its subfolders, breadth-first, then by name.
 
     Adds the folders read to `visited` (device, inode) and skips those in it, so that links cannot form a loop.
@@ -42,35 +44,56 @@ def walk(
     queue = deque([(folder, "")])
     while queue:
         path, relative_path = queue.popleft()
-        for entry in _entries(path, notes, visited):
-            if _is_folder(entry):
-                queue.append((entry.path, f"{relative_path}{entry.name}/"))
-            elif entry.name.lower().endswith(".gguf"):
-                yield inspect_file(entry.path, checker, relative_path + entry.name)
+        entries = _entries(path, notes, visited)
+        queue += [(entry.path, f"{relative_path}{entry.name}/") for entry in entries if _is_folder(entry)]
+        yield from _inspect_all([entry.path for entry in entries if not _is_folder(entry)], summaries, relative_path)
 
 
-def files_in_same_folder(path: str, checker: FirstBytesChecker) -> list[GgufFile]:
+def files_in_same_folder(path: str, summaries: FileSummaries) -> list[GgufFile]:
     """The GGUF files in the folder of the file at `path`, and that file, whatever its name."""
-    neighbours = (entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry))
-    paths = {path, *(neighbour for neighbour in neighbours if neighbour.lower().endswith(".gguf"))}
-    return [inspect_file(file, checker, os.path.basename(file)) for file in sorted(paths)]
+    neighbours = [entry.path for entry in _entries(os.path.dirname(path), [], set()) if not _is_folder(entry)]
+    found = list(_inspect_all(neighbours, summaries, ""))
+    if all(file.path != path for file in found):
+        found.append(inspect_file(path, summaries, os.path.basename(path)))
+    return sorted(found, key=lambda file: file.path)
 
 
-def inspect_file(path: str, checker: FirstBytesChecker, relative_path: str) -> GgufFile:
-    """The file at `path`, with its size and its problem, from its first bytes."""
+def _inspect_all(paths: list[str], summaries: FileSummaries, folder: str) -> Iterator[GgufFile]:
+    """The GGUF files among these files of one folder, also unfinished ones, under the names they will have."""
+    present = set(paths)
+    for path in paths:
+        name = os.path.basename(path)
+        if name.lower().endswith(".gguf"):
+            file, marker = inspect_file(path, summaries, folder + name), marker_of(path, present.__contains__)
+            yield replace(file, problem=unfinished_problem(path, marker)) if marker else file
+        elif (final := finished_path(path)) and final not in present:
+            file = inspect_file(path, summaries, folder + os.path.basename(final))
+            yield replace(file, path=final, problem=unfinished_problem(final, path))
+
+
+def inspect_file(path: str, summaries: FileSummaries, relative_path: str) -> GgufFile:
+    """The file at `path`, with its size, kind and problem, from its first bytes."""
     name = os.path.basename(path)
     try:
         stat = os.stat(path)
     except OSError as error:
-        is_missing = isinstance(error, FileNotFoundError)
-        return GgufFile(path, relative_path, problem=f"{name} cannot be read: {error.strerror}", is_missing=is_missing)
+        problem, is_missing = f"{name} cannot be read: {error.strerror}", isinstance(error, FileNotFoundError)
+        return GgufFile(path, relative_path, problem=problem, is_missing=is_missing, kind=kind_by_name(name))
     if st.S_ISREG(stat.st_mode):
         part = parse_part_name(name)
-        problem = checker.problem(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
+        summary = summaries.of(path, stat, may_lack_tensors=part is not None and part[1] == 1 < part[2])
     else:
-        problem = "is not a regular file"  # never opened: opening a pipe blocks
-    problem = f"{name} {problem}" if problem else ""
-    return GgufFile(path, relative_path, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino), problem)
+        summary = FileSummary(problem="is not a regular file")  # never opened: opening a pipe blocks
+    return GgufFile(
+        path,
+        relative_path,
+        stat.st_size,
+        stat.st_mtime_ns,
+        (stat.st_dev, stat.st_ino),
+        summary.problem and f"{name} {summary.problem}",
+        kind=summary.kind,
+        width=summary.width,
+    )
 
 
 def _entries(folder: str, notes: list[str], visited: set[tuple[int, int]]) -> list[os.DirEntry[str]]:

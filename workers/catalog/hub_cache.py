@@ -10,27 +10,40 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.gguf.file_names import file_stem, name_suffixes, quantization
-from workers.gguf.first_bytes import FirstBytesChecker
 
 DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
 
 
-def discover_cached(cache: str, checker: FirstBytesChecker, notes: list[str]) -> list[DiscoveredModel]:
+def discover_cached(cache: str, summaries: FileSummaries, notes: list[str]) -> list[DiscoveredModel]:
     """All complete downloads, by repository and file; none if there is no cache."""
     found = []
     for folder in _names_in(cache, notes) if os.path.lexists(cache) else ():
         if folder.startswith(_FOLDER):
             repo = folder.removeprefix(_FOLDER).replace("--", "/")
-            files = _files(os.path.join(cache, folder), checker, notes)
+            files = _files(os.path.join(cache, folder), summaries, notes)
             found += _repository_models(
                 repo,
                 group_files(sorted(files, key=lambda file: (file.name, file.relative_path)), notes, one_family=True),
             )
     return found
+
+
+def companion_in_cache(cache: str, repo: str, summaries: FileSummaries) -> GgufFile | None:
+    """The file "user/repo:FILE", which is not a model."""
+    name, _, wanted = repo.partition(":")
+    files = _files(os.path.join(cache, _FOLDER + name.replace("/", "--")), summaries, [])
+    return next((file for file in files if wanted in (file.name, file_stem(file.name), file.relative_path)), None)
+
+
+def is_being_fetched(cache: str, repo: str) -> bool:
+    """Whether a file of this repository is not complete; huggingface_hub does not say which before it is."""
+    blobs = os.path.join(cache, _FOLDER + repo.partition(":")[0].replace("/", "--"), "blobs")
+    return any(name.endswith(".incomplete") for name in _names_in(blobs, []))
 
 
 def _repository_models(repo: str, models: Sequence[ModelFiles]) -> list[DiscoveredModel]:
@@ -65,19 +78,19 @@ def _lowercase_names(repo: str, models: Sequence[ModelFiles], kinds: Sequence[st
     return keys
 
 
-def _files(folder: str, checker: FirstBytesChecker, notes: list[str]) -> list[GgufFile]:
+def _files(folder: str, summaries: FileSummaries, notes: list[str]) -> list[GgufFile]:
     """The files of the current revision: the one in refs/main, else the one modified last."""
     snapshots = os.path.join(folder, "snapshots")
     revisions = _names_in(snapshots, notes)
     main = _main_revision(folder)
     chosen = [main] if main in revisions else revisions
-    found = [list(_complete_files(os.path.join(snapshots, revision), checker, notes)) for revision in chosen]
+    found = [list(_complete_files(os.path.join(snapshots, revision), summaries, notes)) for revision in chosen]
     return max(found, key=lambda files: max((file.mtime_ns for file in files), default=0), default=[])
 
 
-def _complete_files(snapshot: str, checker: FirstBytesChecker, notes: list[str]) -> Iterator[GgufFile]:
+def _complete_files(snapshot: str, summaries: FileSummaries, notes: list[str]) -> Iterator[GgufFile]:
     """The files of a snapshot, without dangling links: those are incomplete downloads."""
-    return (file for file in walk(snapshot, checker, notes, set()) if not file.is_missing)
+    return (file for file in walk(snapshot, summaries, notes, set()) if not file.is_missing)
 
 
 def _main_revision(folder: str) -> str:

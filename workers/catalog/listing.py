@@ -14,7 +14,7 @@ from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
 from workers.catalog.configured_models import ConfiguredModel, model_of
-from workers.catalog.model_files import DiscoveredModel, ModelFiles
+from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
 from workers.catalog.model_headers import Stamp
 
 MAX_NAME_LENGTH = 512
@@ -34,6 +34,7 @@ class Listing:
         self._defaults, self._constraints = defaults, constraints  # for discovered models
         # Identity of a file -> entries that serve it.
         self._entries_by_file: dict[object, list[Model]] = defaultdict(list)
+        self._listed_by_file: dict[object, list[Model]] = defaultdict(list)
 
     def add_configured(self, configured: Sequence[Configured]) -> None:
         taken = {entry.name for entry, _, _ in configured}
@@ -45,8 +46,8 @@ class Listing:
             model = self.listed[entry.name] = replace(model, aliases=aliases)
             self.by_name |= dict.fromkeys((entry.name, *aliases), model)
             if files is not None:
-                self.stamps[files.path] = files.stamp
                 self._entries_by_file[files.identity].append(model)
+                self._note_files(model, files)
 
     def add_discovered(self, found: Sequence[DiscoveredModel]) -> None:
         own_names = {model.files.path: name for name, model in listed_names(found).items()}
@@ -77,14 +78,32 @@ class Listing:
         if name is None:
             return None
         model = self.listed[name] = self.by_name[name] = model_of(name, files, self._defaults, self._constraints)
-        self.stamps[files.path] = files.stamp
+        self._note_files(model, files)
         return model
+
+    def _note_files(self, model: Model, files: ModelFiles) -> None:
+        self.stamps[files.path] = files.stamp
+        if files.unfit_projector is not None:
+            reason = mismatch_of(files, files.unfit_projector)
+            self.notes.append(f"model {model.name} is served without {files.unfit_projector.path}: {reason}")
+        others = self._listed_by_file[files.identity]
+        if twin := next((other for other in others if _has_same_settings(other, model)), None):
+            self.notes.append(
+                f"models {twin.name} and {model.name} are one file with the same settings, which is loaded once for "
+                f"each: in their place, set models.{twin.name}.aliases to [{model.name}]"
+            )
+        others.append(model)
 
     def _note_lost_name(self, discovered: DiscoveredModel, own_name: str | None, name: str | None) -> None:
         result = f"listed as {name}" if name else "not served"
         lost = next((taken for taken in (own_name, *_usable_names(discovered.names)) if taken in self.by_name), None)
         why = _why_taken(lost, self.by_name[lost]) if lost is not None else "its name is too long"
         self.notes.append(f"{discovered.files.path} is {result}: {why}")
+
+
+def _has_same_settings(one: Model, other: Model) -> bool:
+    """Whether two models of one file differ only by their names; links give it several paths."""
+    return replace(one, name=other.name, aliases=other.aliases, path=other.path) == other
 
 
 def _why_taken(name: str, holder: Model) -> str:

@@ -1,6 +1,7 @@
 """Groups GGUF files into models, with the parts of a split model and its projector.
 
-Uses the files' names only. Skipped files are added to `notes`, for the caller to log.
+Which files are models is decided by their headers, what belongs together by names and the width of embeddings. Skipped
+files are added to `notes`, for the caller to log.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
+from app.entities.gguf import FileKind
 from workers.catalog.gguf_files import GgufFile
-from workers.gguf.file_names import family, file_stem, is_projector, parse_part_name, part_path, quantization
+from workers.gguf.file_names import family, file_stem, parse_part_name, part_path, quantization
 
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
 
@@ -26,6 +29,21 @@ class ModelFiles:
     parts: tuple[GgufFile, ...]  # without missing ones
     problem: str = ""
     projector: GgufFile | None = None
+    unfit_projector: GgufFile | None = None  # belongs to it by its name, but its embeddings have another width
+
+    @property
+    def kind(self) -> FileKind:
+        return self.parts[0].kind
+
+    @property
+    def width(self) -> int | None:
+        """Of the embeddings that the model takes; None if unknown."""
+        return self.parts[0].width
+
+    def takes(self, projector: GgufFile) -> bool:
+        """Whether the engine accepts this projector with the model, as far as both widths are known."""
+        is_known = projector.kind is FileKind.PROJECTOR and None not in (self.width, projector.width)
+        return not is_known or self.width == projector.width
 
     @property
     def identity(self) -> object:
@@ -55,18 +73,16 @@ class DiscoveredModel:
 def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = False) -> list[ModelFiles]:
     """The models that these files form, in the order of the files. `one_family`: all are from one repository."""
     sets: dict[tuple[str, int], list[GgufFile]] = defaultdict(list)
-    projectors = []
     for file in files:
-        if not file.name.isprintable():  # includes names that are not UTF-8
-            notes.append(f"not served, its name is not printable: {file.path!r}")
-        elif not is_projector(file.name):
+        if file.name.isprintable():
             sets[_part_set(file)].append(file)
-        elif file.problem:
-            notes.append(f"{file.path} is not used: {file.problem}")
-        else:
-            projectors.append(file)
-    models = [_model_files(parts, count) for (_, count), parts in sets.items()]
-    return _with_projectors(models, projectors, one_family)
+        else:  # includes names that are not UTF-8
+            notes.append(f"not served, its name is not printable: {file.path!r}")
+    grouped = [_model_files(parts, count) for (_, count), parts in sets.items()]
+    models = [group for group in grouped if group.kind is FileKind.MODEL]
+    projectors = [group for group in grouped if group.kind is FileKind.PROJECTOR]
+    notes += [f"{each.path} is not used: {each.problem}" for each in projectors if each.problem]
+    return _with_projectors(models, [each.parts[0] for each in projectors if not each.problem], one_family)
 
 
 def _part_set(file: GgufFile) -> tuple[str, int]:
@@ -101,7 +117,8 @@ def _missing_part(parts: Sequence[GgufFile], count: int) -> str:
 def _with_projectors(
     models: Sequence[ModelFiles], projectors: Sequence[GgufFile], one_family: bool
 ) -> list[ModelFiles]:
-    """The models with their projectors: the best match in the model's folder, else the best match by name.
+    """The models with their projectors: the best match in the model's folder, else the best match by name, of those
+    that fit.
 
     A projector without a model name matches the models of its folder if all are of one family. A repository counts as
     one folder; if it has one family, a projector matches whatever its name: google/gemma-3-4b-it-qat-q4_0-gguf contains
@@ -122,10 +139,15 @@ def _with_projectors(
         if name in names_in_folder and (name or len(names_in_folder) == 1):
             in_folder[group(file.path), name].append(file)
 
-    def best(folder: str, name: str) -> GgufFile | None:
-        return min(in_folder.get((folder, name)) or by_name.get(name) or (), key=_projector_rank, default=None)
+    def with_projector(model: ModelFiles) -> ModelFiles:
+        name = family(model.name)
+        nearest = sorted(in_folder.get((group(model.path), name), ()), key=_projector_rank)
+        others = sorted(by_name.get(name, ()), key=_projector_rank)
+        projector = next(filter(model.takes, chain(nearest, others)), None)
+        unfit = next(chain(nearest, others), None) if projector is None else None
+        return replace(model, projector=projector, unfit_projector=unfit)
 
-    return [replace(model, projector=best(group(model.path), family(model.name))) for model in models]
+    return [with_projector(model) for model in models]
 
 
 def _projector_rank(file: GgufFile) -> tuple[int, str]:
@@ -133,3 +155,8 @@ def _projector_rank(file: GgufFile) -> tuple[int, str]:
     kind = quantization(file_stem(file.name)).replace("FP", "F")
     order = PROJECTOR_ORDER
     return (order.index(kind) if kind in order else len(order), file.name)
+
+
+def mismatch_of(model: ModelFiles, projector: GgufFile) -> str:
+    """Why the projector cannot be used with the model, in one line."""
+    return f"{projector.name} makes embeddings of {projector.width} values, {model.name} takes {model.width}"

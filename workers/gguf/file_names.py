@@ -1,8 +1,11 @@
-"""Parses names of GGUF files: part of a split model, projector, quantization, family."""
+"""Parses names of GGUF files: part of a split model, quantization, family, kind."""
 
 from __future__ import annotations
 
+import os
 import re
+
+from app.entities.gguf import FileKind
 
 # The naming scheme of llama-gguf-split; llama.cpp derives the other names from that of the first part.
 _PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.IGNORECASE | re.DOTALL)
@@ -21,6 +24,9 @@ _QUANTIZATION = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SEPARATORS = re.compile(r"[\W_]+")
+# Words that say how a file was made, not from which model: quantized with an importance matrix, or with MTP layers.
+_VARIANTS = frozenset({"model", "i1", "imat", "mtp"})
+_DRAFT_HEADS = ("mtp-", "eagle3-", "dflash-", "dspark-")
 
 
 def file_stem(name: str) -> str:
@@ -48,8 +54,17 @@ def all_part_paths(path: str) -> list[str]:
     return [part_path(path, number) for number in range(1, part[2] + 1)] if part else [path]
 
 
-def is_projector(name: str) -> bool:
-    return "mmproj" in name.lower()
+def kind_by_name(path: str) -> FileKind:
+    """What a file is for if its header cannot be read: by the names that converters and llama.cpp give.
+
+    As gguf_filename_is_model (llama.cpp b11434, common/download.cpp).
+    """
+    name = os.path.basename(path).lower()
+    if "mmproj" in name:
+        return FileKind.PROJECTOR
+    if "imatrix" in name:
+        return FileKind.IMPORTANCE_MATRIX
+    return FileKind.DRAFT_HEAD if name.startswith(_DRAFT_HEADS) else FileKind.MODEL
 
 
 def quantization(stem: str) -> str:
@@ -61,7 +76,7 @@ def quantization(stem: str) -> str:
 def family(stem: str) -> str:
     """The name without what differs between a model's quantizations and projectors."""
     rest = _QUANTIZATION.sub(" ", stem).lower().replace("mmproj", " ")
-    return "".join(word for word in _SEPARATORS.split(rest) if word != "model")
+    return "".join(word for word in _SEPARATORS.split(rest) if word not in _VARIANTS)
 
 
 def name_suffixes(stem: str) -> list[str]:

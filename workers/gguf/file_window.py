@@ -23,9 +23,10 @@ class InvalidGguf(Exception):
 class FileWindow:
     """A read position `at` in a file, and a buffer of the bytes near it. Reading past the end raises InvalidGguf."""
 
-    def __init__(self, fd: int, size_bytes: int) -> None:
+    def __init__(self, fd: int, size_bytes: int, window_bytes: int = WINDOW_BYTES) -> None:
         self.size_bytes = size_bytes  # bytes appended later are ignored
         self.at = 0
+        self._window_bytes = window_bytes
         self._fd = fd
         self._bytes = b""  # the file from offset `_start`
         self._start = 0
@@ -67,7 +68,7 @@ class FileWindow:
 
     def _fill(self, count: int) -> None:
         """Refill the window from `at`, with at least `count` bytes."""
-        self._bytes, self._start = os.pread(self._fd, max(count, WINDOW_BYTES), self.at), self.at
+        self._bytes, self._start = os.pread(self._fd, max(count, self._window_bytes), self.at), self.at
         if len(self._bytes) < count:
             raise self._truncated()
 
@@ -76,14 +77,14 @@ class FileWindow:
 
 
 @contextmanager
-def open_window(path: str) -> Iterator[FileWindow]:
-    """Open a regular file for reading. Raises InvalidGguf if it is not one, and OSError."""
+def open_window(path: str, window_bytes: int = WINDOW_BYTES) -> Iterator[FileWindow]:
+    """Open a regular file for reading, `window_bytes` at a time. Raises InvalidGguf if it is not one, and OSError."""
     # Non-blocking: opening a pipe would wait for a writer.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         stat = os.fstat(fd)
         if not S_ISREG(stat.st_mode):
             raise InvalidGguf("is a directory, not a file" if S_ISDIR(stat.st_mode) else "is not a regular file")
-        yield FileWindow(fd, stat.st_size)
+        yield FileWindow(fd, stat.st_size, window_bytes)
     finally:
         os.close(fd)

@@ -1,42 +1,18 @@
 """Checks the first 24 bytes of a GGUF file.
 
-One read detects files that llama.cpp would reject as a whole: not GGUF, cut within the header, wrong byte order.
+Detects files that llama.cpp would reject as a whole: not GGUF, cut within the header, wrong byte order.
 Keys, tensors and completeness of the data are checked by header.py.
 """
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Mapping
 
 from workers.gguf.constants import MAGIC, NEWEST_VERSION
 
 HEADER = struct.Struct("<4sIQQ")  # magic, version, tensors, key-value pairs (ggml/src/gguf.cpp; same in 2 and 3)
 TENSOR_INFO_BYTES = 24  # minimum: length of the name, dimensions, type, offset
 KEY_VALUE_BYTES = 14  # minimum: length of the key, one letter, type, one byte
-
-Verdicts = Mapping[tuple[str, int, int], str]  # (path, size, mtime_ns): problem, "" if none
-
-
-class FirstBytesChecker:
-    """Checks the files of one scan; files unchanged since the previous scan are not read again."""
-
-    def __init__(self, previous: Verdicts | None = None) -> None:
-        self._previous = previous or {}
-        self.verdicts: dict[tuple[str, int, int], str] = {}
-
-    def problem(self, path: str, stat: os.stat_result, may_lack_tensors: bool = False) -> str:
-        """What is wrong with a regular file, as a predicate to follow its name; "" if nothing."""
-        key = (path, stat.st_size, stat.st_mtime_ns)
-        verdict = self._previous.get(key)
-        if verdict is None:
-            try:
-                verdict = first_bytes_problem(_read_head(path), stat.st_size, may_lack_tensors)
-            except OSError as error:  # not cached: permissions change without a new mtime
-                return f"cannot be read: {error.strerror}"
-        self.verdicts[key] = verdict
-        return verdict
 
 
 def first_bytes_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = False) -> str:
@@ -78,12 +54,3 @@ def _count_problem(tensors: int, pairs: int, size_bytes: int, may_lack_tensors: 
     if not tensors and not may_lack_tensors:
         return "has no tensors"
     return ""
-
-
-def _read_head(path: str) -> bytes:
-    # Non-blocking: the file may have been replaced by a pipe since its stat.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return os.read(fd, HEADER.size)
-    finally:
-        os.close(fd)

@@ -17,6 +17,7 @@ MAX_ARRAY_VALUES = 4096  # longer arrays are skipped
 MAX_STRING_BYTES = 1 << 16  # longer strings are skipped; chat templates are shorter
 MAX_STRINGS = 10_000_000  # in the arrays of one file; Gemma 3 has 780,000
 MAX_LENGTH = 1 << 30  # of a string or array: llama.cpp's own limit (b11434, ggml/src/gguf.cpp)
+TOKENIZER = "tokenizer."
 VALUE_BYTES, STRING_BYTES, KEY_BYTES = 40, 60, 200  # approximate memory per object, without characters
 
 NUMBER = struct.Struct("<I")
@@ -60,6 +61,18 @@ def read_metadata(window: FileWindow, pairs: int) -> Metadata:
     return reader.metadata
 
 
+def read_leading_metadata(window: FileWindow, pairs: int) -> Metadata:
+    """The pairs before the tokenizer's, which are by far the longest and come last in what converters write.
+
+    Reads on if the architecture's keys have not come by then. Raises InvalidGguf.
+    """
+    reader = _Reader(window)
+    for _ in range(pairs):
+        if reader.read_pair().startswith(TOKENIZER) and reader.has_architecture:
+            break
+    return reader.metadata
+
+
 class _Reader:
     def __init__(self, window: FileWindow) -> None:
         self.metadata = Metadata()
@@ -68,7 +81,14 @@ class _Reader:
         self._bytes_left = MAX_KEPT_BYTES
         self._strings_left = MAX_STRINGS
 
-    def read_pair(self) -> None:
+    @property
+    def has_architecture(self) -> bool:
+        """Whether the keys of the model's architecture have been read, as far as one of them shows."""
+        architecture = self.metadata.values.get(Keys.General.ARCHITECTURE)
+        return f"{architecture}.embedding_length" in self.metadata.values
+
+    def read_pair(self) -> str:
+        """Keep the next value, if it is not too long. Returns its key."""
         key = self._key()
         (kind,) = self._window.unpack(NUMBER)
         if key == Keys.General.ALIGNMENT and kind != ValueType.UINT32:
@@ -76,6 +96,7 @@ class _Reader:
         value = self._array(key) if kind == ValueType.ARRAY else self._scalar(key, kind)
         if value is not None:
             self.metadata.values[key] = value
+        return key
 
     def _key(self) -> str:
         (length,) = self._window.unpack(LENGTH)
@@ -111,9 +132,7 @@ class _Reader:
         if length > MAX_LENGTH:
             raise InvalidGguf(f"is damaged: metadata key {quote_name(key)} has {length} values")
         self.metadata.lengths[key] = length
-        is_kept = (
-            length <= MAX_ARRAY_VALUES and not key.startswith("tokenizer.") and self._reserve(length * VALUE_BYTES)
-        )
+        is_kept = length <= MAX_ARRAY_VALUES and not key.startswith(TOKENIZER) and self._reserve(length * VALUE_BYTES)
         if kind == ValueType.STRING:
             return self._strings(key, length, is_kept)
         code = _struct_code(key, kind)

@@ -12,8 +12,8 @@ import struct
 import time
 from typing import Any
 
+from app.entities.client_address import network_of
 from app.errors import HeadTooLarge, InvalidRequest
-from workers.gunicorn_worker.client_address import address_of
 
 RECEIVE_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 64 * 1024  # in addition to gunicorn's limits on the request line and fields
@@ -53,7 +53,7 @@ class ClientConnection:
         self.client = client  # the addresses of both ends
         self.server = server
         self.phase = Phase.HEAD
-        self.address = address_of(client)
+        self.address = network_of(client[0]) if isinstance(client, tuple) else ""  # none for a Unix socket
         self.since = time.monotonic()  # when the phase began
         self.deadline = math.inf  # monotonic time at which the phase ends
         self.received = bytearray()  # received bytes that no request has consumed

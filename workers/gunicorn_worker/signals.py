@@ -21,6 +21,7 @@ from workers.gunicorn_worker.timeouts import WorkerTimeouts
 log = logging.getLogger(__name__)
 
 KILL_SECONDS = 2.0
+RELOAD_SECONDS = 1.0  # between the beginnings of two reloads by signal: each reads the files and every model's header
 
 
 class DrainableService(Protocol):
@@ -46,6 +47,7 @@ class ServiceControl:
         self._reload_lock = threading.Lock()
         # Set by the thread "signals", cleared by a thread "reload" before it reads anything.
         self._is_reload_due = False
+        self._reload_at = 0.0  # when the next may begin; under the lock
         self._closed = threading.Event()
 
     def serve(self, service: DrainableService) -> None:
@@ -97,6 +99,8 @@ class ServiceControl:
         assert self.service is not None
         try:
             with self._reload_lock:
+                time.sleep(max(0.0, self._reload_at - time.monotonic()))
+                self._reload_at = time.monotonic() + RELOAD_SECONDS
                 self._is_reload_due = False
                 self.service.reload()
         except Exception:

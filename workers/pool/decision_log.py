@@ -25,6 +25,13 @@ def record_decision(store: StateStore, decided: Decided, state: PoolState, now: 
     store.decisions = (*others[-MAX_RECORDS + 1 :], record)
 
 
+def log_set_aside(before: PoolState, after: PoolState) -> None:
+    """Log which GPUs are set aside from now on."""
+    for gpu in after.gpus.missing:
+        if after.card_failures.get(gpu.uuid) != before.card_failures.get(gpu.uuid):
+            log.warning("set aside gpu=%d uuid=%s %s", gpu.index, gpu.uuid, gpu.problem)
+
+
 def log_suspects(before: PoolState, after: PoolState) -> None:
     """Log which requests became suspect, or are refused from now on, because a server ended."""
     for request_hash, suspect in after.suspects.items():

@@ -12,7 +12,6 @@ from app.entities.model import Model
 from app.errors import ProxyError
 from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.pins import PinnedRequests, auto_context_problems, is_capacity_known, pinned_problems
-from app.use_cases.placement.usable_gpus import gpus_are_usable
 from app.use_cases.placement.world import World, world_of
 from app.use_cases.scheduling.limits import SchedulingLimits
 from workers.catalog.catalog import Catalog
@@ -58,6 +57,7 @@ class PinnedModelsCheck:
 
     def certain_errors(self, gpus: GpuSnapshot) -> tuple[str, ...]:
         """Why the pinned models do not fit together on these GPUs; publishes nothing. Raises OSError."""
+        gpus = gpus.as_awake()
         if not is_capacity_known(gpus, self._limits.cpu_fallback):
             return ()
         return pinned_problems(self._pinned, self._empty_world(gpus))
@@ -73,7 +73,7 @@ class PinnedModelsCheck:
     def _empty_world(self, gpus: GpuSnapshot) -> World:
         memory = self._read_memory({})
         ledger = Ledger(gpus, memory, (), self._limits.gpu_limits, max_loaded=self._limits.max_loaded)
-        return world_of(ledger, self._limits.policy, memory.at, gpus_are_usable(gpus))
+        return world_of(ledger, self._limits.policy, memory.at, gpus.has_usable_gpu)
 
 
 def pinned_requests(names: Iterable[str], catalog: Catalog, needs: EstimateSource) -> PinnedRequests:

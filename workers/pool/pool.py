@@ -28,10 +28,10 @@ from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
 from workers.pool.clock import Clock
-from workers.pool.decision_log import log_suspects, record_decision
+from workers.pool.decision_log import log_set_aside, log_suspects, record_decision
 from workers.pool.pending_lease import Answer, PendingLease, outcome_of
 from workers.pool.processes import Processes, Spawn
-from workers.pool.reconfiguration import reconfigured
+from workers.pool.reconfiguration import command_in_force, completed, reconfigured
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,9 @@ class Pool:
     """Owner of the llama-servers.
 
     `spawn` starts one, which reports through `post`; `read_memory` reads RAM, given the pids by server id; `read_gpus`
-    requests a GpusPolled; `placement_request` makes that of a model, or raises the ProxyError of one that cannot be
-    served; `on_step` is called with the state before, the event and the effects of every step, `on_server_ended` with
+    requests a GpusPolled, `probe_engine` one after a new probe of the engine; `placement_request` makes that of a
+    model, or raises the ProxyError of one that cannot be served; `definition` is the model that a name means now, or
+    None; `on_step` is called with the state before, the event and the effects of every step, `on_server_ended` with
     the port of each server that has ended.
     """
 
@@ -58,13 +59,17 @@ class Pool:
         read_memory: Callable[[Mapping[int, int]], MemoryReading],
         read_gpus: Callable[[], None],
         placement_request: Callable[[Model], PlacementRequest],
+        definition: Callable[[str], Model | None],
         on_step: Callable[[PoolState, ev.Event, Sequence[fx.Effect]], None] = lambda before, event, effects: None,
         on_server_ended: Callable[[int], None] = lambda port: None,
+        probe_engine: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._read_memory = read_memory
         self._read_gpus = read_gpus
+        self._probe_engine = probe_engine
         self._make_placement_request = placement_request
+        self._definition = definition
         self._on_step = on_step
         self._on_server_ended = on_server_ended
         self._inbox: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()  # any thread may put, even a signal handler
@@ -193,7 +198,8 @@ class Pool:
         while not self._inbox.empty():
             event = self._inbox.get()
             try:
-                self._process(event)
+                if (current := self._in_force(event)) is not None:
+                    self._process(current)
             except Exception:
                 # A bug. The state before the event is sound; the one request it was about must not wait for ever.
                 log.exception("event dropped: %r", event)
@@ -201,6 +207,19 @@ class Pool:
                     answer.set_result(Refusal(Reason.SPAWN_FAILED, event.model.name, "internal error"))
                 time.sleep(PAUSE_AFTER_BUG_SECONDS)
         self._clock.update(due_at(self._store.pool))
+
+    def _in_force(self, event: ev.Event) -> ev.Event | None:
+        """The event, about models as they are defined now; None if it is answered. Reads a header only for a request
+        that was overtaken by a reload."""
+        if isinstance(event, ev.Reconfigured):
+            return completed(event, self._store.pool, self._make_placement_request)
+        if not isinstance(event, ev.Acquire | ev.Load):
+            return event
+        current = command_in_force(event, self._definition(event.model.name), self._placement_request)
+        if isinstance(current, Refusal):
+            self._reject(event.ticket, current)
+            return None
+        return current
 
     def _process(self, event: ev.Event) -> None:
         began = time.perf_counter()
@@ -217,6 +236,8 @@ class Pool:
             self._processes.remove(event.server)
             if (ended := before.server(event.server)) and ended.port is not None:
                 self._on_server_ended(ended.port)
+        if state.card_failures is not before.card_failures:
+            log_set_aside(before, state)
         if state.suspects is not before.suspects:
             log_suspects(before, state)
         self._on_step(before, event, effects)
@@ -252,6 +273,8 @@ class Pool:
                 self._read()
             case fx.ReadGpus():
                 self._read_gpus()
+            case fx.ProbeEngine():
+                self._probe_engine()
 
     def _reject(self, ticket: int, refusal: Refusal) -> None:
         detail = refusal.detail[-MAX_LOGGED_CHARACTERS:]

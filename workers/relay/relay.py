@@ -10,6 +10,7 @@ import errno
 import logging
 from collections.abc import Callable
 
+from app.entities.token_usage import TokenUsage
 from app.errors import (
     BadUpstream,
     ClientDisconnected,
@@ -20,19 +21,18 @@ from app.errors import (
     UpstreamCrashed,
     UpstreamTimeout,
 )
-from app.ports import Address, ClientSocket, TokenUsage, UpstreamRequest, WatchedClient
+from app.ports import Address, ClientSocket, UpstreamRequest, WatchedClient
 from app.use_cases.scheduling.pool_state import ServerEnding
+from app.use_cases.token_counts import tokens_in
 from workers.relay.body import BadFraming, Counted, SendFailed, Sink, SocketSink, WsgiSink
 from workers.relay.connections import UpstreamConnections
 from workers.relay.reply import BadAnswer, Reply
 from workers.relay.stream_mover import StreamMover
 from workers.relay.upstream import WITH_BODY, Unanswered, ask
-from workers.relay.usage import token_usage
 
 log = logging.getLogger(__name__)
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
-STREAM_BYTES_PER_TOKEN = 200  # llama-server (b11549): 110 (messages) to 241 (chat), mostly around the text
 ALIVE = UpstreamRequest("GET", "/health", {}, b"")
 ALIVE_SECONDS = 0.5  # /health waits for no computation
 
@@ -143,6 +143,7 @@ class UpstreamAnswer:
         self.status = reply.status
         self.headers = reply.headers
         self.is_stream = reply.is_stream
+        self.failure: ProxyError | None = None  # why its body was cut
         self._relay = relay
         self._address = address
         self._client = client
@@ -188,7 +189,7 @@ class UpstreamAnswer:
     def _error_event(self, error: Exception) -> bytes:
         """The end of an answer that was cut. Raises ConnectionResetError where there can be none: the client is gone,
         or the body has a format, or an announced length, into which no event fits."""
-        problem = self._relay.error_of(error, self._address, self._client)
+        problem = self.failure = self._relay.error_of(error, self._address, self._client)
         is_disconnect = self._client.is_disconnected or isinstance(error, SendFailed)
         log.log(
             logging.INFO if is_disconnect else logging.WARNING,
@@ -198,14 +199,14 @@ class UpstreamAnswer:
             raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
         return b"\n\n" + problem.event  # an event that was cut is ended first
 
-    def usage(self) -> TokenUsage | None:
-        """The tokens, after the body; None if the answer does not tell."""
-        reply = self._reply
-        return None if reply.is_encoded else token_usage(reply.next_to_last + reply.last, reply.is_stream)
+    def usage(self) -> TokenUsage:
+        """The tokens that the body has reported so far."""
+        return self._reply.meter.usage()
 
     def estimated_tokens(self) -> int:
-        """How many tokens of a stream arrived that ended before it told, by its bytes."""
-        return -(-self._reply.received_bytes // STREAM_BYTES_PER_TOKEN) if self.is_stream else 0
+        """How many tokens of text the body has so far: one for each event of a stream."""
+        meter = self._reply.meter
+        return meter.events if self.is_stream else tokens_in(meter.received_bytes)
 
     def close(self) -> None:
         """Keep the connection for another request, or close it."""

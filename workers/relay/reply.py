@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from workers.relay.body import Chunked, Counted, FramedBody, SocketSink, UntilClosed
 from workers.relay.connections import UpstreamConnection
+from workers.relay.usage import UsageMeter
 
 MAX_HEAD_BYTES = 64 * 1024
 SMALL_BYTES = 64 * 1024  # an answer of no more is read as a whole before its head is sent
@@ -46,12 +47,9 @@ class Reply:
     connection: UpstreamConnection
     is_kept: bool  # the connection may carry another request after the body
     is_stream: bool  # of events
-    is_encoded: bool  # compressed, mostly
+    meter: UsageMeter
     undecoded: bytes = b""  # what arrived of the body with the head
     first: bytes = b""  # the same, decoded by `prepare`
-    next_to_last: bytes = b""  # the last two pieces have the token counts
-    last: bytes = b""
-    received_bytes: int = 0  # of the body
 
     def prepare(self) -> None:
         """Decode the beginning of the body, and wait for the whole of a small one: a bad answer can still become an
@@ -71,8 +69,7 @@ class Reply:
                 raise NoAnswer("it closed the connection in mid-answer")
             return b""
         if piece := self.body.payload(data):
-            self.next_to_last, self.last = self.last, piece
-            self.received_bytes += len(piece)
+            self.meter.read(piece)
         return piece
 
     def forwarded(self, data: bytes, sink: SocketSink) -> bytes:
@@ -81,8 +78,7 @@ class Reply:
         A chunk of a stream is forwarded as it is.
         """
         if sink.is_chunked and self.is_stream and isinstance(self.body, Chunked) and self.body.is_one_chunk(data):
-            self.next_to_last, self.last = self.last, data
-            self.received_bytes += len(data)
+            self.meter.read(data)
             return data
         payload = self.payload(data)
         return sink.framed(payload, self.body.is_over)
@@ -115,8 +111,8 @@ def read_reply(connection: UpstreamConnection, method: str, data: bytes) -> Repl
     values = {name.lower(): value for name, value in headers}
     is_stream = values.get("content-type", "").lower().startswith("text/event-stream")
     is_kept = is_reusable and not is_stream and "close" not in options and (version == 1 or "keep-alive" in options)
-    is_encoded = bool(values.get("content-encoding"))
-    return Reply(status, _forwarded(headers, options), body, connection, is_kept, is_stream, is_encoded, undecoded)
+    meter = UsageMeter(is_stream)
+    return Reply(status, _forwarded(headers, options), body, connection, is_kept, is_stream, meter, undecoded)
 
 
 def _more(connection: UpstreamConnection, data: bytes) -> bytes:

@@ -1,4 +1,9 @@
-"""Token counts, as an answer reports them: in one of its last events, or in its JSON."""
+"""UsageMeter: counts the tokens of one answer while its body passes.
+
+llama-server (b11549) reports them as `usage` or `timings`: in the JSON of an answer, in front of the vectors of an
+embedding, in one of the last events of a stream, in its first one (the prompt of Anthropic's messages), once for each
+of several prompts, or with every token (`timings_per_token`).
+"""
 
 from __future__ import annotations
 
@@ -7,70 +12,101 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from app.ports import TokenUsage
+from app.entities.token_usage import TokenUsage
 
-MAX_BYTES = 128 * 1024  # of the end of an answer that are searched
-_EVENT = re.compile(rb"^data: ?(\{.*\})\r?$", re.MULTILINE)
-_KEYS = (b'"usage"', b'"timings"')
-
-
-def token_usage(end: bytes, is_stream: bool) -> TokenUsage | None:
-    """The counts in the last bytes of an answer; None if there are none, or in an unknown form."""
-    if len(end) > MAX_BYTES or not _has_counts(end):
-        return None
-    if not is_stream:
-        return _of_json(end) or _of_end(end)
-    texts = [event for event in _EVENT.findall(end) if _has_counts(event)]
-    return next(filter(None, map(_of_json, reversed(texts))), None)
+KEPT_BYTES = 1024  # of a piece that ends in mid-event: a report is shorter
+_MAY_REPORT = re.compile(rb'"(?:usage|timings)":').search
+_EVENT = b"data: {"
+_EVENT_ENDS = (b"\n\n", b"\n\n\r\n")  # the latter with its chunk
+# The quotes of a text are escaped, so none can have a report. Possessive: no failed search begins anew. The index of a
+# tool call has one of these behind it.
+_REPORT = re.compile(
+    rb'"index":\s*(\d{1,9}+)(?!,"(?:id|type|function)")|"(?:usage|timings)":\s*(\{(?:[^{}]++|\{[^{}]*+\})*+\})'
+)
 
 
-def _has_counts(text: bytes) -> bool:
-    return any(key in text for key in _KEYS)
+class UsageMeter:
+    """Used by whoever moves the body, and after it by the request's thread."""
+
+    __slots__ = ("_counts", "_index", "_last_index", "_unread", "events", "is_stream", "received_bytes")
+
+    def __init__(self, is_stream: bool) -> None:
+        self.is_stream = is_stream
+        self.received_bytes = 0  # of the body
+        self.events = 0  # of a stream: nearly always one for each token
+        self._unread = b""  # what a report in the next piece may have begun with
+        self._index = -1  # of the prompt, or choice, that is being reported
+        self._last_index = 0  # the highest
+        self._counts: dict[int, tuple[int | None, int | None]] = {}  # of prompt and completion, by that
+
+    def read(self, piece: bytes) -> None:
+        """The next piece of the body; of a stream it may be one whole chunk with its framing."""
+        self.received_bytes += len(piece)
+        if self.is_stream:  # this runs once for each token of each stream
+            self.events += piece.count(_EVENT)
+            if piece.endswith(_EVENT_ENDS) and not self._unread:
+                if _MAY_REPORT(piece):
+                    self._note(piece)
+                return
+        text = self._unread + piece
+        end = self._note(text)
+        is_between_events = self.is_stream and piece.endswith(_EVENT_ENDS)
+        self._unread = b"" if is_between_events else text[max(end, len(text) - KEPT_BYTES) :]
+
+    def usage(self) -> TokenUsage:
+        """What the answer has reported so far, of all prompts and choices."""
+        prompts, completions = zip(*self._counts.values(), strict=True) if self._counts else ((), ())
+        prompt, completion = _sum_of_known(prompts), _sum_of_known(completions)
+        # In the JSON of OpenAI's completions and chats, `usage` is that of one choice. Embeddings have one sum.
+        is_whole = self.is_stream or completion is None or self._last_index < len(self._counts)
+        return TokenUsage(prompt, completion, is_whole)
+
+    def _note(self, text: bytes) -> int:
+        """Take the reports in this text; returns where the last one ends."""
+        end = 0
+        for match in _REPORT.finditer(text):
+            end = match.end()
+            if match[1]:
+                self._index = int(match[1])
+                self._last_index = max(self._last_index, self._index)
+            else:
+                known = self._counts.get(self._index, (None, None))
+                # The same answer may report twice, and with `timings_per_token` each report has the sum so far.
+                self._counts[self._index] = tuple(map(_larger, known, _counts_of(match[2])))  # type: ignore[assignment]
+        return end
 
 
-def _of_end(end: bytes) -> TokenUsage | None:
-    """The counts of a long answer, whose beginning is not in `end`. Text cannot have them: its quotes are escaped."""
-    for key, read in zip(_KEYS, (_of_usage, _of_timings), strict=True):
-        _, found, rest = end.rpartition(key + b":")
-        try:
-            value, _ = json.JSONDecoder().raw_decode(rest.decode(errors="replace").lstrip()) if found else (None, 0)
-        except (ValueError, RecursionError):
-            continue
-        if counts := read(value):
-            return counts
-    return None
-
-
-def _of_json(text: bytes) -> TokenUsage | None:
+def _counts_of(text: bytes) -> tuple[int | None, int | None]:
+    """Tokens of the prompt and of the completion in one report."""
     try:
-        answer = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(answer, dict):
-        return None
-    inner = answer.get("response")  # of OpenAI's responses
-    usage = answer.get("usage") or (inner.get("usage") if isinstance(inner, dict) else None)
-    return _of_usage(usage) or _of_timings(answer.get("timings"))
+        report = json.loads(text)
+    except ValueError:
+        return None, None
+    if "prompt_n" in report or "predicted_n" in report:  # llama-server's own timings
+        return _sum(report, "prompt_n", "cache_n"), _count(report, "predicted_n")
+    if "input_tokens" in report or "output_tokens" in report:
+        # OpenAI's responses count cached tokens among the input, Anthropic's messages beside it.
+        cached = _count(report, "cache_read_input_tokens") or 0
+        prompt = _count(report, "input_tokens")
+        return None if prompt is None else prompt + cached, _count(report, "output_tokens")
+    return _count(report, "prompt_tokens"), _count(report, "completion_tokens")
 
 
-def _of_usage(usage: Any) -> TokenUsage | None:
-    """OpenAI's names, and those of Anthropic's messages and OpenAI's responses."""
-    if not isinstance(usage, dict):
-        return None
-    prompt = _count(usage, "prompt_tokens") or _count(usage, "input_tokens") or 0
-    completion = _count(usage, "completion_tokens") or _count(usage, "output_tokens") or 0
-    return TokenUsage(prompt, completion) if prompt or completion else None
+def _sum(report: Mapping[str, Any], *names: str) -> int | None:
+    """None unless it has them all: a client can choose which it gets, by `response_fields`."""
+    counts = [_count(report, name) for name in names]
+    return None if None in counts else sum(filter(None, counts))
 
 
-def _of_timings(timings: Any) -> TokenUsage | None:
-    """llama-server's own: prompt tokens that were computed, and those that the cache had."""
-    if not isinstance(timings, dict):
-        return None
-    prompt = (_count(timings, "prompt_n") or 0) + (_count(timings, "cache_n") or 0)
-    completion = _count(timings, "predicted_n") or 0
-    return TokenUsage(prompt, completion) if prompt or completion else None
-
-
-def _count(counts: Mapping[str, Any], name: str) -> int | None:
-    value = counts.get(name)
+def _count(report: Mapping[str, Any], name: str) -> int | None:
+    value = report.get(name)
     return value if type(value) is int and 0 <= value < 2**53 else None
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return max((count for count in (one, other) if count is not None), default=None)
+
+
+def _sum_of_known(counts: tuple[int | None, ...]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

@@ -23,15 +23,16 @@ class RequestBodies:
 
     def __init__(self, max_body_bytes: int, max_bodies_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
-        self.budget = BodyBudget(max(max_body_bytes, max_bodies_bytes))
+        self.budget = BodyBudget(max_bodies_bytes, max_body_bytes)
         self._reader = LargeBodyReader(max_body_bytes)
 
-    def receive(self, read: Callable[[int], bytes], announced_bytes: int) -> HeldBody:
-        """The body, which `read` returns piece by piece; 0 announced: chunks, or none. Close it.
+    def receive(self, read: Callable[[int], bytes], announced_bytes: int, client: str) -> HeldBody:
+        """The body, which `read` returns piece by piece; 0 announced: chunks, or none. Close it. `client`: an API key's
+        name, or an address, whose share it takes.
 
         Raises RequestTooLarge and Overloaded, if the length is announced before anything is read.
         """
-        held = HeldBody(self.budget, self._reader, self._max_body_bytes)
+        held = HeldBody(self.budget, client, self._reader, self._max_body_bytes)
         try:
             held.receive(read, announced_bytes)
         except BaseException:
@@ -47,9 +48,10 @@ class RequestBodies:
 class HeldBody:
     """Used by the request's own thread alone."""
 
-    def __init__(self, budget: BodyBudget, reader: LargeBodyReader, max_bytes: int) -> None:
+    def __init__(self, budget: BodyBudget, client: str, reader: LargeBodyReader, max_bytes: int) -> None:
         self.data: bytes | BodyFile = b""
         self._budget = budget
+        self._client = client
         self._reader = reader
         self._max_bytes = max_bytes
         self._taken_bytes = 0
@@ -93,11 +95,11 @@ class HeldBody:
     def _take(self, count: int) -> None:
         count = min(count, self._max_bytes - self._taken_bytes)  # no body has more, and max_bodies may be max_body
         # Four large bodies, or their announcements, fill the budget: nearly all others are small, and go on.
-        self._budget.take(count, may_exceed=self._taken_bytes + count <= PIECE_BYTES)
+        self._budget.take(self._client, count, may_exceed=self._taken_bytes + count <= PIECE_BYTES)
         self._taken_bytes += count
 
     def _give_back_all_but(self, count: int) -> None:
-        self._budget.release(self._taken_bytes - count)
+        self._budget.release(self._client, self._taken_bytes - count)
         self._taken_bytes = count
 
     def content(self, form: BodyFormat) -> BodyContent:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from app.entities.gpu import GpuSnapshot
-from app.entities.launch import EngineFacts
+from app.entities.launch import EngineFacts, EngineKind
 from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
@@ -39,6 +39,11 @@ class Launcher:
         process = LlamaServer(self, server, post)
         process.start()
         return process
+
+    @staticmethod
+    def must_use_gpus(server: Server, engine: EngineFacts) -> bool:
+        """Whether it was placed on GPUs. The embedded engine has none of its own; only tests place it there."""
+        return not server.placement.is_on_cpu and engine.kind is not EngineKind.EMBEDDED
 
     def measurement(self, server: Server, engine: EngineFacts, post: Callable[[ev.Event], None]) -> Measurement:
         """For one attempt to start the server."""

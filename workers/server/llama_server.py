@@ -19,6 +19,7 @@ from app.entities.server import Server
 from app.use_cases.launch.command_line import ANY_PORT, launch_on
 from app.use_cases.scheduling import events as ev
 from workers.server.child_process import describe_exit, free_port
+from workers.server.gpu_errors import find_gpu_failure
 from workers.server.kept_cache import KeptCache
 from workers.server.log import error_lines, is_out_of_gpu_memory
 from workers.server.orders import Orders
@@ -75,21 +76,30 @@ class LlamaServer:
     # --- its own thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        could_not_spawn, detail = True, "internal error"
+        could_not_spawn, detail, code = True, "internal error", None
         try:
-            could_not_spawn, detail = self._run_until_exit()
+            could_not_spawn, detail, code = self._run_until_exit()
         except Exception:
             log.exception("server=%d", self._server.id)
         finally:  # in any case: without Exited the model would never be loaded again
             self._release()
-            self._post(ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn, self._ran_out_of_memory()))
+            gpu_failure = self._gpu_failure()
+            ran_out_of_memory = gpu_failure is None and is_out_of_gpu_memory(self._last_lines)
+            how = could_not_spawn, ran_out_of_memory, gpu_failure, code
+            self._post(ev.Exited(self._server.id, detail, time.monotonic(), *how))
 
-    def _ran_out_of_memory(self) -> bool:
-        """Of a GPU. While it answers, other lines about memory may be about requests that failed without harm."""
+    def _gpu_failure(self) -> ev.GpuFailure | None:
+        if self._process is None or self._server.placement.is_on_cpu:
+            return None
+        return self._process.gpu_failure or find_gpu_failure(self._last_lines)
+
+    @property
+    def _last_lines(self) -> list[str]:
+        """Of its log: while it answers, earlier lines may be about requests that failed without harm."""
         if self._process is None:
-            return False
+            return []
         lines = self._process.log.lines()
-        return is_out_of_gpu_memory(lines[-CRASH_LINES:] if self._process.is_ready else lines)
+        return lines[-CRASH_LINES:] if self._process.is_ready else lines
 
     def _release(self) -> None:
         try:
@@ -101,8 +111,8 @@ class LlamaServer:
         if self._cache is not None:
             self._cache.return_untried()
 
-    def _run_until_exit(self) -> tuple[bool, str]:
-        """(whether the process could not be spawned, how it ended).
+    def _run_until_exit(self) -> tuple[bool, str, int | None]:
+        """(whether the process could not be spawned, how it ended, its exit code).
 
         Another process may take its port, and llama.cpp may abort on a saved KV cache: both cost a new attempt, not
         the load.
@@ -110,7 +120,7 @@ class LlamaServer:
         try:
             engine = self._launcher.engine()
         except OSError as error:
-            return True, str(error)
+            return True, str(error), None
         model = self._launcher.as_started(self._server.model)
         launch = launch_on(model.launch, self._server.placement)
         self._server = replace(self._server, model=replace(model, launch=launch))
@@ -120,7 +130,7 @@ class LlamaServer:
             try:
                 self._process = process = self._spawn(engine)
             except (OSError, ValueError) as error:
-                return True, str(error)
+                return True, str(error), None
             process.watch()
             code = process.reap()
             errors = error_lines(process.log.lines())
@@ -130,7 +140,7 @@ class LlamaServer:
         level = logging.INFO if self._orders.is_stop_wanted else logging.WARNING
         how = describe_exit(code)
         log.log(level, "exited server=%d model=%s %s", self._server.id, self._server.model.name, how)
-        return False, f"{process.problem or how}\n{errors}"
+        return False, f"{process.problem or how}\n{errors}", code
 
     def _spawn(self, engine: EngineFacts) -> ServerProcess:
         port = free_port() if self._launcher.needs_fixed_ports else ANY_PORT

@@ -17,11 +17,12 @@ from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.server import Server
 from app.use_cases.launch.command_line import launch_plan
-from app.use_cases.placement.ledger import shown_bytes
+from app.use_cases.placement.releasing import shown_bytes
 from app.use_cases.scheduling import events as ev
 from workers.measurement.measurement import Measurement
 from workers.server.child_process import ChildProcess
 from workers.server.cpu_use import CpuUse
+from workers.server.gpu_errors import GpuUse
 from workers.server.kept_cache import KeptCache
 from workers.server.listening_ports import listening_ports
 from workers.server.load_progress import load_progress
@@ -67,12 +68,14 @@ class ServerProcess:
         self.log = ServerLog()
         self.is_ready = False
         self.problem = ""  # why the server cannot be used although it runs
+        self.gpu_failure: ev.GpuFailure | None = None
         self._port: int | None = None  # set once it is proven to be our child's
         self._is_stopping = self._is_terminated = False  # terminated: SIGTERM was sent
         self._terminate_at = self._kill_at = self._measure_at = self._ready_at = NEVER
         self._probe_at, self._probe_seconds, self._progress_at = time.monotonic(), FIRST_PROBE_SECONDS, 0.0
         self._progress: float | None = None  # of the load, 0 to 1
         self._measurement: Measurement | None = launcher.measurement(server, engine, post)  # None: it is finished
+        self._gpu_use = GpuUse() if launcher.must_use_gpus(server, engine) else None  # None: it need not, or does not
         slots = str(cache.folder) if cache else ""
         self._child = ChildProcess(launch_plan(server.model, engine, launcher.env, api_key, port, slots))
         self._cpu = CpuUse(self._child.pid)
@@ -160,7 +163,18 @@ class ServerProcess:
             self._progress = load_progress(lines) or self._progress
         if self._measurement is not None:
             self._measurement.read(lines, self._child.pid)
+            self._check_gpu_use(lines, self._measurement)
         return bool(data)
+
+    def _check_gpu_use(self, lines: list[str], measurement: Measurement) -> None:
+        """End it if it computes on the CPU although it was placed on GPUs: nobody would notice."""
+        if self._gpu_use is None:
+            return
+        self._gpu_use.read(lines)
+        if words := self._gpu_use.problem(measurement.reports_no_gpu):
+            self.problem = f"it was placed on {self._server.placement.device} and uses no GPU: {words}"
+            self.gpu_failure, self._gpu_use = ev.GpuFailure(words, is_unused=True), None
+            self._child.kill()
 
     def _read_rest_of_log(self) -> None:
         for _ in range(LAST_READS):
@@ -194,7 +208,8 @@ class ServerProcess:
             self._measure_at = NEVER
             return
         gpus, now = self._launcher.gpus(), time.monotonic()
-        if self._server.model.launch.gpus and gpus.at <= self._ready_at and now < self._ready_at + NVML_WAIT_SECONDS:
+        is_read = all(gpus.read_at(uuid) > self._ready_at for uuid in self._server.model.launch.gpus)
+        if not is_read and now < self._ready_at + NVML_WAIT_SECONDS:
             self._measure_at = now + MEASURE_AFTER_SECONDS  # the last reading of NVML is older than the process
             return
         measurement, self._measurement, self._measure_at = self._measurement, None, NEVER
@@ -203,7 +218,8 @@ class ServerProcess:
     def _nvml_bytes(self, gpus: GpuSnapshot) -> dict[int, int]:
         """The process's memory as NVML reports it, by the index of the GPU among those it may use."""
         pid = self._child.pid
-        reported = ((n, shown_bytes(gpus, uuid, pid)) for n, uuid in enumerate(self._server.model.launch.gpus))
+        read = {n: uuid for n, uuid in enumerate(self._server.model.launch.gpus) if gpus.read_at(uuid) > self._ready_at}
+        reported = ((number, shown_bytes(gpus, uuid, pid)) for number, uuid in read.items())
         return {number: size for number, size in reported if size is not None}
 
     # --- orders -----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -73,6 +73,10 @@ class Gauges:
     def add(self, collector: Collector) -> None:
         """Show more metrics."""
         self._registry.register(collector)
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Show a number that is read at each scrape."""
+        Gauge(f"llama_smart_proxy_{name}", help_text, registry=self._registry).set_function(read)
 
     def answered(
         self, endpoint: str, model: str, code: int, seconds: float, prompt_tokens: int, completion_tokens: int

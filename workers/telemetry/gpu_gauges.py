@@ -1,4 +1,5 @@
-"""The GPU metrics of /metrics, from the last reading. While NVML hangs, values are left out instead of repeated."""
+"""The GPU metrics of /metrics, from the last reading. While NVML hangs or is closed, values are left out
+instead of repeated."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
     ("memory_total_bytes", "Total GPU memory.", lambda gpu: gpu.total_bytes),
     ("memory_used_bytes", "GPU memory in use by all processes.", lambda gpu: gpu.used_bytes),
     ("memory_free_bytes", "Free GPU memory.", lambda gpu: gpu.free_bytes),
+    ("memory_unified", "1 if the GPU's memory is the machine's RAM, else 0.", lambda gpu: float(gpu.is_unified)),
     ("utilization_ratio", "GPU utilization (0 to 1).", lambda gpu: _ratio(gpu.utilization_percent)),
     ("temperature_celsius", "GPU temperature.", lambda gpu: gpu.temperature_celsius),
     ("power_watts", "GPU power draw.", lambda gpu: gpu.power_watts),
@@ -36,7 +38,8 @@ class GpuGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         pool = self._store.pool
         snapshot = pool.gpus.as_of(time.monotonic())
-        current = replace(snapshot, gpus=()) if snapshot.state is GpuState.HUNG else snapshot
+        is_current = snapshot.state not in (GpuState.HUNG, GpuState.ASLEEP)
+        current = snapshot if is_current else replace(snapshot, gpus=())
         yield from _values(current.gpus)
         yield _claimed(current, pool)
         info = GaugeMetricFamily(f"{_PREFIX}info", "GPU metadata.", labels=[*_LABELS, "name", "pci_bus"])
@@ -45,7 +48,7 @@ class GpuGauges(Collector):
         yield info
         missing = GaugeMetricFamily(
             f"{_PREFIX}missing",
-            "1 for a GPU that has disappeared, or has not responded since the start.",
+            "1 for a GPU that is not used: it has disappeared, cannot be read, or is set aside because loads failed.",
             labels=_LABELS,
         )
         for gone in snapshot.missing:
@@ -72,8 +75,7 @@ def _claimed(snapshot: GpuSnapshot, pool: PoolState) -> Metric:
     family = GaugeMetricFamily(f"{_PREFIX}memory_claimed_bytes", help_text, labels=_LABELS)
     ledger = Ledger(snapshot, pool.memory or MemoryReading(0, 0, 0.0), pool.servers, pool.limits.gpu_limits)
     for gpu in snapshot.gpus:
-        if gpu.free_bytes is not None:
-            family.add_metric(_labels(gpu), ledger.claimed_bytes(gpu.uuid))
+        family.add_metric(_labels(gpu), ledger.claimed_bytes(gpu.uuid))
     return family
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import ByteSize, Field
 
-from app.entities.placement import CpuFallback, GpuLimits, Strategy
-from app.settings.values import NEEDS_RESTART, GpuNames, Memory, Section
+from app.entities.placement import DEFAULT_RESERVE_BYTES, CpuFallback, GpuLimits, Strategy
+from app.settings.values import NEEDS_RESTART, GpuNames, Memory, MemoryByGpu, Section
 
 
 class GpuSettings(Section):
@@ -22,8 +22,21 @@ class GpuSettings(Section):
         le=3600,
         description="Polling interval of the GPUs. A machine without GPUs is polled once a minute.",
     )
-    reserve: Memory = Field(
-        ByteSize(GpuLimits().reserve_bytes), description="Memory left free on each GPU. 0: use all of it."
+    idle_close_seconds: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "Close NVML when no model has used or needed the GPUs for so long: an open NVML alone keeps a GPU awake. "
+            "The next load opens it, which takes a second or more. null: never."
+        ),
+    )
+    reserve: MemoryByGpu = Field(
+        ByteSize(DEFAULT_RESERVE_BYTES),
+        description=(
+            "Memory left free on each GPU; by default 10 % of the RAM, at least 2 GiB, where a GPU uses that as its "
+            "memory. 0: use all of it. Or a size for each of some GPUs, by UUID, NVML index or "
+            'name: {"0": "2GiB"}; the others have the default.'
+        ),
     )
     max_vram: Memory | None = Field(
         None, description="Memory that models may use on each GPU. null: all but `reserve`."
@@ -38,7 +51,8 @@ class GpuSettings(Section):
         Strategy.PACK,
         description=(
             "Which GPU to choose if a model fits on several. pack: the one with the least free memory, which "
-            "leaves the others whole for large models; spread: the one with the most."
+            "leaves the others whole for large models; spread: the one with the most. A GPU that drives a display is "
+            "used last, unless `order` names it."
         ),
     )
     busy_utilization: float = Field(
@@ -55,3 +69,14 @@ class GpuSettings(Section):
             "waiting for memory, and when GPUs are lost."
         ),
     )
+
+    @property
+    def reserve_bytes(self) -> int | None:
+        """Left free on each GPU; None if nothing was chosen. The default counts as not chosen where it was written
+        down, as in a copy of config.example.yaml: some kinds of GPUs have a default of their own."""
+        return None if isinstance(self.reserve, dict) or self.reserve == DEFAULT_RESERVE_BYTES else self.reserve
+
+    @property
+    def reserves(self) -> dict[str, int]:
+        """Bytes left free on single GPUs, by the names in the settings."""
+        return dict(self.reserve) if isinstance(self.reserve, dict) else {}

@@ -29,7 +29,7 @@ class ServerSettings(Section):
     max_bodies: ByteSize = Field(
         ByteSize(1024**3),
         description="Memory for all request bodies together, at least one of `max_body`; further ones of more than "
-        "256 KiB get 503.",
+        "256 KiB get 503. One key, or one address where there are no keys, gets half of it.",
     )
     receive_timeout_seconds: float = Field(
         10.0, gt=0, description="Timeout for a request's headers, and for a pause while its body arrives."

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from app.entities.gguf import GgufHeader
+from app.entities.gguf import FileKind, GgufHeader
+from app.use_cases.model_shape.file_kind import file_kind
 
 MAX_HEADER_LAYERS = 4096  # llama.cpp b11434 accepts 512 and fails an assertion above
 
-_OTHER_TYPES = {
-    "adapter": "is an adapter, not a model",
-    "imatrix": "is an importance matrix, not a model",
+_COMPANIONS = {
+    FileKind.PROJECTOR: "is a multimodal projector, not a model: set it as the `mmproj` of its model",
+    FileKind.DRAFT_HEAD: "is a draft head, not a model: it only predicts tokens for the model it was made for",
+    FileKind.ADAPTER: "is an adapter, not a model",
+    FileKind.IMPORTANCE_MATRIX: "is an importance matrix, not a model",
+    FileKind.CONTROL_VECTOR: "is a control vector, not a model",
 }
 
 
@@ -25,12 +29,12 @@ def why_not_servable(header: GgufHeader) -> str:
 
 
 def _type_problem(header: GgufHeader) -> str:
-    architecture, kind = header.architecture, header.metadata.get("general.type", "model")
-    if architecture == "clip":
-        return "is a multimodal projector, not a model: set it as the `mmproj` of its model"
-    if kind != "model":
-        return _OTHER_TYPES.get(str(kind), f"is not a model: its general.type is {str(kind)[:80]!r}")
-    if not architecture:
+    kind, declared = file_kind(header), header.metadata.get("general.type", "model")
+    if kind != FileKind.MODEL:
+        return _COMPANIONS[kind]
+    if declared != "model":
+        return f"is not a model: its general.type is {str(declared)[:80]!r}"
+    if not header.architecture:
         return "has no architecture (general.architecture)"
     return ""
 

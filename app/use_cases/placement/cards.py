@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
+from app.entities.gpu import NamedGpu, names_of
 from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import Card, Placement, PlacementConstraints
@@ -11,7 +13,10 @@ from app.entities.placement import Card, Placement, PlacementConstraints
 MIB = 1024**2
 
 
-def allowed_cards(cards: Iterable[Card], constraints: PlacementConstraints) -> tuple[Card, ...]:
+G = TypeVar("G", bound=NamedGpu)
+
+
+def allowed_cards(cards: Iterable[G], constraints: PlacementConstraints) -> tuple[G, ...]:
     """The GPUs that a model's `gpus` and `exclude` permit."""
     return tuple(
         card
@@ -20,9 +25,26 @@ def allowed_cards(cards: Iterable[Card], constraints: PlacementConstraints) -> t
     )
 
 
-def matches_any(card: Card, names: Iterable[str]) -> bool:
+def matches_any(gpu: NamedGpu, names: Iterable[str]) -> bool:
     """Whether one of `names` is the GPU's UUID, product name or index."""
-    return any(name in (card.uuid, card.name, str(card.index)) for name in names)
+    return any(name in names_of(gpu) for name in names)
+
+
+def unmatched_names(named: Mapping[str, Iterable[str]], gpus: Sequence[NamedGpu]) -> tuple[str, ...]:
+    """A line for each name in the settings (by key) that none of these GPUs has."""
+    known = {name for gpu in gpus for name in names_of(gpu)}
+    there = ", ".join(f"{gpu.index} ({gpu.name}, {gpu.uuid})" for gpu in gpus)
+    return tuple(
+        f"{key}: {name!r} matches no GPU; there are: {there}"
+        for key, names in named.items()
+        for name in names
+        if name not in known
+    )
+
+
+def can_split(card: Card) -> bool:
+    """Whether it can be one of a model's GPUs. llama.cpp uses an integrated GPU only where there is no other."""
+    return not (card.is_mig or card.is_unified)
 
 
 def position_in(order: Sequence[str], card: Card) -> int:
@@ -48,6 +70,7 @@ def placement_on(
         estimate=estimate,
         indices=tuple(card.index for card in cards),
         names=tuple(card.name for card in cards),
+        unified=tuple(card.uuid for card in cards if card.is_unified),
     )
 
 
@@ -56,4 +79,4 @@ def format_mib(size: int) -> str:
 
 
 def describe_card(card: Card) -> str:
-    return f"GPU {card.index} ({card.name})"
+    return f"GPU {card.index} ({card.name}{', drives a display' if card.drives_display else ''})"

@@ -14,7 +14,7 @@ from app.use_cases.placement.cards import format_mib
 from app.use_cases.placement.contexts import candidate_contexts
 from app.use_cases.placement.placement import decide
 from app.use_cases.placement.request import PlacementRequest
-from app.use_cases.placement.usable_gpus import gpus_are_usable, unplaceable_reason
+from app.use_cases.placement.usable_gpus import unplaceable_reason
 from app.use_cases.placement.world import World
 
 MAX_ORDERS = 120  # all orders of five models; of more models, those that load the largest first
@@ -55,8 +55,7 @@ def _in_order(order: Iterable[str], pinned: PinnedRequests, world: World) -> Pin
 
 def is_capacity_known(gpus: GpuSnapshot, fallback: CpuFallback) -> bool:
     """Whether it is certain what the machine has: not while a GPU is missing, or not read yet."""
-    is_read = gpus.state in CERTAIN_STATES and all(gpu.total_bytes is not None for gpu in gpus.gpus)
-    return is_read and not gpus.problems and (gpus_are_usable(gpus) or not unplaceable_reason(gpus, fallback))
+    return gpus.state in CERTAIN_STATES and not gpus.problems and not unplaceable_reason(gpus, fallback)
 
 
 def pinned_problems(pinned: PinnedRequests, world: World) -> tuple[str, ...]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from itertools import accumulate
 
 from app.entities.launch import ModelOptions
 from app.entities.placement import Card, Placement, Resident
-from app.use_cases.placement.cards import placement_on, shortfall
+from app.use_cases.placement.cards import can_split, placement_on, shortfall
 from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.layer_split import split_layers
 from app.use_cases.placement.victims import memory_held_by, sufficient_victims
@@ -19,14 +19,14 @@ Split = tuple[Placement, tuple[Resident, ...]]  # and the servers to evict for i
 
 
 class Splits:
-    """Finds splits over `cards`, MIG devices excepted. `free` and `held` are bytes by resource."""
+    """Finds splits over those of `cards` that can be split over. `free` and `held` are bytes by resource."""
 
     def __init__(
         self, estimates: EstimateCache, cards: Sequence[Card], free: Mapping[str, int], options: ModelOptions
     ) -> None:
         self.estimates = estimates
         self.constraints = estimates.request.constraints
-        self.cards = [card for card in cards if not card.is_mig]
+        self.cards = [card for card in cards if can_split(card)]
         self.free = free
         self.options = options
 
@@ -70,13 +70,21 @@ class Splits:
     def _after_evicting(self, servers: Sequence[Resident], max_cards: int) -> Split | None:
         """A split over the fewest cards, `max_cards` at most, with `servers` gone; and which of them to evict."""
         held = memory_held_by(servers)
-        cards = sorted(self.cards, key=lambda card: (-_usable_with(card, held), card.index))
         for count in self._card_counts(held):
-            placement = self.over(cards[:count], held) if count <= max_cards else None
-            victims = sufficient_victims(servers, shortfall(placement.needs, self.free)) if placement else None
-            if placement and victims is not None:
-                return placement, victims
+            for cards in self._most_usable(count, held) if count <= max_cards else ():
+                placement = self.over(cards, held)
+                victims = sufficient_victims(servers, shortfall(placement.needs, self.free)) if placement else None
+                if placement and victims is not None:
+                    return placement, victims
         return None
+
+    def _most_usable(self, count: int, held: Mapping[str, int]) -> Iterator[Sequence[Card]]:
+        """The cards with the most usable bytes: first with as few as possible that drive a display, then of all."""
+        cards = sorted(self.cards, key=lambda card: (-_usable_with(card, held), card.index))
+        displays_last = sorted(cards, key=lambda card: card.drives_display)
+        if displays_last[:count] != cards[:count]:
+            yield displays_last[:count]
+        yield cards[:count]
 
     def _card_counts(self, held: Mapping[str, int]) -> list[int]:
         """Numbers of cards that have enough bytes together once `held` is free, taking those with the most first."""

@@ -1,4 +1,4 @@
-"""Usable GPUs: which ones CUDA_VISIBLE_DEVICES selects, and whether models may be placed on GPUs at all.
+"""Usable GPUs: which ones CUDA_VISIBLE_DEVICES selects, and why a model may not be placed at all.
 
 `visible_gpus` follows the rules that PyTorch documents (torch/cuda/__init__.py, `_parse_visible_devices`): the list
 ends at the first entry that names no device, and a list that names one device twice selects none. Two rules are our
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from app.entities.gpu import Gpu, GpuSnapshot
 from app.entities.placement import CpuFallback
 
 
@@ -48,18 +48,13 @@ def _by_index(entry: str, gpus: Sequence[Gpu]) -> list[Gpu]:
     return [gpu for gpu in gpus if number and gpu.index == int(number[1])]
 
 
-def gpus_are_usable(gpus: GpuSnapshot) -> bool:
-    """Whether models can be placed on these GPUs. `gpus` is the snapshot as of now."""
-    return gpus.state is GpuState.OK and bool(gpus.gpus) and not gpus.engine_problem
-
-
 def unplaceable_reason(gpus: GpuSnapshot, fallback: CpuFallback) -> str:
-    """Why a model may be placed neither on a GPU nor on the CPU; "" if it may.
+    """Why a model may be placed neither on a GPU nor on the CPU; "" if it may. `gpus` is the snapshot as of now.
 
     A machine that never had GPUs, or whose engine cannot use them, serves from the CPU. If expected GPUs are missing,
     it does not fall back to the CPU unless configured: that would be many times slower without a visible reason.
     """
-    if gpus_are_usable(gpus) or fallback is CpuFallback.WHEN_FULL:
+    if gpus.has_usable_gpu or fallback is CpuFallback.WHEN_FULL:
         return ""
     problem = "; ".join(gpus.problems) or gpus.problem or "there is no GPU"
     if fallback is CpuFallback.NEVER:

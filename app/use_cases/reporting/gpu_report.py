@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from app.entities.placement import GpuLimits
 from app.entities.server import Server
 
 GB = 1024**3  # as the original service counts
+DEFAULT_LIMITS = GpuLimits()
 
 
-def gpu_pool_status(snapshot: GpuSnapshot, servers: Sequence[Server] = ()) -> dict[str, object]:
+def gpu_pool_status(
+    snapshot: GpuSnapshot, servers: Sequence[Server] = (), limits: GpuLimits = DEFAULT_LIMITS
+) -> dict[str, object]:
     """The block for `snapshot` (as of now); all zeros without GPUs."""
-    gpus = [_gpu(gpu, [each for each in servers if gpu.uuid in each.booked]) for gpu in snapshot.gpus]
+    gpus = [_gpu(gpu, [each for each in servers if gpu.uuid in each.booked], limits) for gpu in snapshot.gpus]
     total, used, free = (
-        sum(getattr(gpu, name) or 0 for gpu in snapshot.gpus) / GB
-        for name in ("total_bytes", "used_bytes", "free_bytes")
+        sum(getattr(gpu, name) for gpu in snapshot.gpus) / GB for name in ("total_bytes", "used_bytes", "free_bytes")
     )
     return {
         "total_gpus": len(gpus),
@@ -29,7 +32,7 @@ def gpu_pool_status(snapshot: GpuSnapshot, servers: Sequence[Server] = ()) -> di
         "gpus": gpus,
         "utilization_average": _average([gpu.utilization_percent or 0 for gpu in snapshot.gpus]),
         "allocation_strategy": "single-gpu-preferred",
-        "gpu_available": bool(gpus) and snapshot.state is GpuState.OK and not snapshot.engine_problem,
+        "gpu_available": snapshot.as_awake().has_usable_gpu,
         "gpu_monitoring_enabled": snapshot.state is GpuState.OK,
         "state": snapshot.state,
         "problem": snapshot.problem,
@@ -42,14 +45,14 @@ def gpu_pool_status(snapshot: GpuSnapshot, servers: Sequence[Server] = ()) -> di
     }
 
 
-def _gpu(gpu: Gpu, servers: Sequence[Server]) -> dict[str, object]:
+def _gpu(gpu: Gpu, servers: Sequence[Server], limits: GpuLimits) -> dict[str, object]:
     capability = gpu.compute_capability
     return {
         "id": gpu.index,
         "name": gpu.name,
-        "total_memory": (gpu.total_bytes or 0) / GB,
-        "free_memory": (gpu.free_bytes or 0) / GB,
-        "used_memory": (gpu.used_bytes or 0) / GB,
+        "total_memory": gpu.total_bytes / GB,
+        "free_memory": gpu.free_bytes / GB,
+        "used_memory": gpu.used_bytes / GB,
         "utilization": float(gpu.utilization_percent or 0),
         "temperature": gpu.temperature_celsius,
         "power_usage": gpu.power_watts,
@@ -58,19 +61,23 @@ def _gpu(gpu: Gpu, servers: Sequence[Server]) -> dict[str, object]:
         "uuid": gpu.uuid,
         "pci_bus": gpu.pci_bus,
         "is_mig": gpu.is_mig,
+        "unified": gpu.is_unified,
+        "drives_display": gpu.drives_display,
         "total_bytes": gpu.total_bytes,
         "free_bytes": gpu.free_bytes,
         "used_bytes": gpu.used_bytes,
+        "reserve_bytes": limits.reserve_of(gpu, gpu.ram_bytes),
         "booked_bytes": sum(server.booked[gpu.uuid] for server in servers),
         "others_bytes": _others_bytes(gpu, servers),
         "utilization_percent": gpu.utilization_percent,
+        "problem": gpu.problem,
     }
 
 
 def _others_bytes(gpu: Gpu, servers: Sequence[Server]) -> int | None:
     """Bytes used by other processes and the driver; None if NVML does not report our servers' share."""
     shown = [(gpu.processes or {}).get(server.pid or 0) for server in servers]
-    if gpu.used_bytes is None or None in shown:
+    if None in shown:
         return None
     return max(0, gpu.used_bytes - sum(size or 0 for size in shown))
 

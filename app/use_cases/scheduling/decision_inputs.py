@@ -7,8 +7,8 @@ from app.entities.placement import Resident
 from app.entities.server import Server
 from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.request import NO_MARGIN, PlacementRequest
-from app.use_cases.placement.usable_gpus import gpus_are_usable
 from app.use_cases.placement.world import World, world_of
+from app.use_cases.scheduling.card_failures import cards_tried
 from app.use_cases.scheduling.demand import expected_load_seconds, request_rate
 from app.use_cases.scheduling.evaluation import Facts, server_states
 from app.use_cases.scheduling.fairness import is_abandoned_load
@@ -25,6 +25,15 @@ def request_with_margin(state: PoolState, waiter: Waiter) -> PlacementRequest:
     return request
 
 
+def request_elsewhere(state: PoolState, request: PlacementRequest, model: str) -> PlacementRequest:
+    """The request, without the GPUs on which the model's last load failed."""
+    tried = cards_tried(state.card_failures, model)
+    if not tried:
+        return request
+    constraints = replace(request.constraints, exclude=(*request.constraints.exclude, *sorted(tried)))
+    return replace(request, constraints=constraints)
+
+
 def current_ledger(state: PoolState) -> Ledger:
     assert state.memory is not None, "decisions are made on readings"
     limits = state.limits
@@ -36,7 +45,7 @@ def current_facts(state: PoolState, now: float) -> Facts:
     return Facts(
         servers=server_states(state.servers),
         awaited_models=frozenset(waiter.model.name for waiter in state.waiting_for_server) & loaded,
-        has_gpus=gpus_are_usable(state.gpus.as_of(now)),
+        has_gpus=state.gpus.as_of(now).has_usable_gpu,
         memory=current_ledger(state).fingerprint() if state.memory else (),
     )
 
@@ -47,7 +56,7 @@ def busy_servers(state: PoolState) -> frozenset[int]:
 
 def current_world(state: PoolState, now: float) -> World:
     """The machine by the last readings and the ledger, without what evicting its servers would cost."""
-    return world_of(current_ledger(state), state.limits.policy, now, uses_gpus=gpus_are_usable(state.gpus.as_of(now)))
+    return world_of(current_ledger(state), state.limits.policy, now, uses_gpus=state.gpus.as_of(now).has_usable_gpu)
 
 
 def world_with_eviction_costs(state: PoolState, now: float) -> World:

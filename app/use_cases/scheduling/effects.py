@@ -29,6 +29,7 @@ class StopReason(enum.StrEnum):
     ABANDONED = "abandoned"  # it only generates for clients that have disconnected
     HUNG = "hung"  # it does not respond
     MEMORY_EXCEEDED = "memory_exceeded"  # it held far more RAM than was booked
+    GPU_USABLE = "gpu_usable"  # it is on the CPU, and its model can be placed on a GPU again
     SHUTDOWN = "shutdown"
 
     @property
@@ -86,6 +87,11 @@ class ReadGpus:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeEngine:
+    """Ask the engine which GPUs it can use; the result is part of a later GpusPolled."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
     """A decision about a model's place, for the log and GET /decisions."""
 
@@ -105,4 +111,4 @@ class CheckServer:
     counts_slots: bool
 
 
-Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | Decided | CheckServer
+Effect = Spawn | Stop | Grant | Done | Refuse | ReadMemory | ReadGpus | ProbeEngine | Decided | CheckServer

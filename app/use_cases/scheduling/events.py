@@ -137,6 +137,15 @@ class ServerChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuFailure:
+    """How a server failed on its GPUs, other than by running out of their memory."""
+
+    detail: str  # the engine's words
+    is_unused: bool = False  # it ran, and used none: the model was on the CPU
+    device: int | None = None  # the one that failed, by its place among the server's GPUs; None: not told
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """The server's process has ended and was reaped, or could not be spawned."""
 
@@ -145,6 +154,8 @@ class Exited:
     at: float
     could_not_spawn: bool = False
     ran_out_of_memory: bool = False  # of a GPU
+    gpu_failure: GpuFailure | None = None
+    exit_code: int | None = None  # negative: the number of the signal that ended it; None: unknown
 
 
 @dataclass(frozen=True, slots=True)

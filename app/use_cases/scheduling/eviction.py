@@ -23,6 +23,7 @@ from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.decision_inputs import (
     busy_servers,
     current_facts,
+    request_elsewhere,
     request_with_margin,
     world_with_eviction_costs,
 )
@@ -153,7 +154,11 @@ class _Decider:
         world = self._world_of(state)
         for place, victims in self._reservations:
             world = world.with_reservation(place, victims)
-        decision = decide(request_with_margin(state, waiter), world)
+        request = request_with_margin(state, waiter)
+        elsewhere = request_elsewhere(state, request, waiter.model.name)
+        decision = decide(elsewhere, world)
+        if elsewhere is not request and decision.outcome is Outcome.REFUSE:
+            decision = decide(request, world)  # there is no other card for it
         if decision.outcome is Outcome.REFUSE and not decision.is_permanent and self._reservations:
             return Decision(Outcome.WAIT, "the free memory is reserved for earlier requests", decision.needed_bytes)
         return decision

@@ -10,14 +10,12 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.scheduling.backoff import active_backoff
 from app.use_cases.scheduling.effects import Done, Grant
-from app.use_cases.scheduling.fairness import is_starving
-from app.use_cases.scheduling.load_balancing import load_of, pick_server, with_conversation
+from app.use_cases.scheduling.load_balancing import pick_server, with_conversation
 from app.use_cases.scheduling.pool_state import (
     READY,
     STARTING,
     STOPPING,
     Awaited,
-    Conversations,
     PoolState,
     Step,
     Waiter,
@@ -25,7 +23,7 @@ from app.use_cases.scheduling.pool_state import (
 )
 from app.use_cases.scheduling.retry_after import retry_after_seconds
 from app.use_cases.scheduling.round_robin import by_key_in_turn, moved_to_back
-from app.use_cases.scheduling.suspects import is_suspect, with_exclusive_request
+from app.use_cases.scheduling.suspects import is_suspect, servers_to_be_alone_on, with_run
 
 
 def expire_waits(state: PoolState, now: float) -> Step:
@@ -34,22 +32,24 @@ def expire_waits(state: PoolState, now: float) -> Step:
         return reject(state, {w.ticket: Refusal(Reason.DRAINING, w.model.name) for w in state.waiting})
     expired = [waiter for waiter in state.waiting if waiter.deadline <= now]
     return reject(
-        state, {w.ticket: _busy(state, w, Reason.WAIT_TIMEOUT, _timeout_detail(state, w), now) for w in expired}
+        state, {w.ticket: _busy(state, w, Reason.WAIT_TIMEOUT, _timeout_detail(state, w, now), now) for w in expired}
     )
 
 
-def _timeout_detail(state: PoolState, waiter: Waiter) -> str:
+def _timeout_detail(state: PoolState, waiter: Waiter, now: float) -> str:
     seconds = waiter.deadline - waiter.since
-    return f"timed out after {seconds:g} s (scheduling.max_wait_seconds) waiting for {_awaited(state, waiter)}"
+    return f"timed out after {seconds:g} s (scheduling.max_wait_seconds) waiting for {_awaited(state, waiter, now)}"
 
 
-def _awaited(state: PoolState, waiter: Waiter) -> str:
+def _awaited(state: PoolState, waiter: Waiter, now: float) -> str:
     name = waiter.model.name
     server = state.server_of(name)
     if server is None or (server.state is STOPPING and waiter.awaited is not Awaited.UNLOADED):
         return f"memory to load it; see GET /decisions?model={name}"
     if waiter.awaited is Awaited.UNLOADED:
         return "its running requests to finish"
+    if is_suspect(state, waiter, now):
+        return "a server for itself, because it was in flight when one ended"
     return "a free slot" if server.is_up else "it to load"
 
 
@@ -78,7 +78,7 @@ def reject_in_backoff(state: PoolState, now: float) -> Step:
 
 def grant_slots(state: PoolState, now: float) -> Step:
     """Free slots of ready servers are granted to the requests that wait for them: keys in turn, of each the oldest
-    first."""
+    first. A suspect gets a server for itself, or none yet."""
     if not state.waiting:
         return state, []
     free: dict[str, list[Server]] = {}
@@ -87,19 +87,24 @@ def grant_slots(state: PoolState, now: float) -> Step:
             free.setdefault(server.model.name, []).append(server)
     grants: dict[int, int] = {}
     leased: dict[int, Server] = {}
-    conversations = state.conversations
+    conversations, uses = state.conversations, state.exclusive_uses
     for waiter in by_key_in_turn(state.waiting, state.slot_rotation):
-        servers = free.get(waiter.model.name)
-        if waiter.awaited is not Awaited.SLOT or not servers:
+        if waiter.awaited is not Awaited.SLOT:
             continue
-        picked = _pick(state, waiter, servers, conversations, now)
-        if picked is None:
+        servers, is_alone = free.get(waiter.model.name, []), is_suspect(state, waiter, now)
+        candidates = servers_to_be_alone_on(state, waiter, servers, uses) if is_alone else servers
+        if not candidates:
             continue
+        picked = pick_server(candidates, waiter, conversations)
         if waiter.conversation is not None:
             conversations = with_conversation(conversations, waiter, picked)
         grants[waiter.ticket] = picked.id
-        servers.remove(picked)
-        server = leased[picked.id] = _leased(state, picked, waiter, now)
+        servers[:] = [server for server in servers if server is not picked]
+        server = picked.leased(waiter.ticket, waiter.request_hash, now + state.limits.liveness_check_seconds)
+        if is_alone:
+            uses = with_run(uses, waiter, server, now)
+            server = replace(server, exclusive_ticket=waiter.ticket)
+        leased[picked.id] = server
         if server.has_free_slot:
             servers.append(server)
     if not grants:
@@ -110,28 +115,10 @@ def grant_slots(state: PoolState, now: float) -> Step:
         servers=tuple([leased.get(server.id, server) for server in state.servers]),
         waiting=waiting,
         conversations=conversations,
+        exclusive_uses=uses,
         slot_rotation=_slot_rotation(state, waiting, grants) if waiting else state.slot_rotation,
     )
     return state, [Grant(ticket, server_id) for ticket, server_id in grants.items()]
-
-
-def _pick(
-    state: PoolState, waiter: Waiter, free: list[Server], conversations: Mapping[str, Conversations], now: float
-) -> Server | None:
-    """The server of `free` that the waiter gets. A suspect gets an empty one, or none yet; once it is starving, the
-    least busy one is taken out of `free`, and so gets empty."""
-    if not is_suspect(state, waiter, now):
-        return pick_server(free, waiter, conversations)
-    if empty := [server for server in free if server.is_empty]:
-        return pick_server(empty, waiter, conversations)
-    if is_starving(state, waiter, now):
-        free.remove(min(free, key=load_of))
-    return None
-
-
-def _leased(state: PoolState, server: Server, waiter: Waiter, now: float) -> Server:
-    server = server.leased(waiter.ticket, waiter.request_hash, now + state.limits.liveness_check_seconds)
-    return with_exclusive_request(server, waiter.ticket, now) if is_suspect(state, waiter, now) else server
 
 
 def _slot_rotation(

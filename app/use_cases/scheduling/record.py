@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot, GpuState
@@ -10,6 +11,7 @@ from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.backoff import without_backoff
+from app.use_cases.scheduling.card_failures import with_successful_load, without_set_aside
 from app.use_cases.scheduling.demand import with_load_seconds, with_request
 from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.events import Event
@@ -31,7 +33,7 @@ from app.use_cases.scheduling.pool_state import (
 from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
 from app.use_cases.scheduling.runtime_margin import with_runtime_margin
-from app.use_cases.scheduling.suspects import without_suspect
+from app.use_cases.scheduling.suspects import without_suspect, without_suspects_of, without_unread
 
 
 def record(state: PoolState, event: Event) -> Step:
@@ -42,6 +44,7 @@ def record(state: PoolState, event: Event) -> Step:
             waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, False, key, request_hash)
             return _enqueued(state, waiter), []
         case ev.Load(ticket, model, at, deadline, request):  # by order: the client wants to see it fail, or not
+            state = without_suspects_of(state, model.name)
             state = replace(state, backoffs=without_backoff(state.backoffs, model.name))
             return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.LOADED, request)), []
         case ev.Unload(ticket, model, at, deadline):
@@ -69,8 +72,8 @@ def record(state: PoolState, event: Event) -> Step:
             return replace(state, memory=memory, memory_requested_at=None), []
         case ev.MemoryReadFailed(detail, at):
             return _memory_read_failed(state, detail, at)
-        case ev.GpusPolled(gpus):
-            return _gpus_polled(state, gpus), []
+        case ev.GpusPolled(gpus, at):
+            return _gpus_polled(state, without_set_aside(gpus, state.card_failures, at)), []
         case ev.EngineReplaced(at):
             return _engine_replaced(state, at), []
         case ev.Reconfigured():
@@ -137,7 +140,9 @@ def _engine_replaced(state: PoolState, at: float) -> PoolState:
     """What was learned from failures of the old build is forgotten: the new one may have been installed because of
     them. Loads wait until it is known which GPUs the new one can use."""
     state = replace(state, engine_replaced_at=at, gpus=_before_reading(state.gpus))
-    return replace(state, backoffs={}, failures={}, suspects={}, learned_margins={}, runtime_margins={})
+    return replace(
+        state, backoffs={}, failures={}, suspects={}, learned_margins={}, runtime_margins={}, card_failures={}
+    )
 
 
 def _before_reading(gpus: GpuSnapshot) -> GpuSnapshot:
@@ -149,7 +154,8 @@ def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:
     if gpus.at < state.engine_replaced_at:
         gpus = _before_reading(gpus)
     servers = tuple(_renumbered(server, gpus) for server in state.servers)
-    state = replace(state, servers=servers, gpus=gpus)
+    needed_at = state.gpus_needed_at if state.gpus_needed_at > -inf else gpus.at
+    state = replace(state, servers=servers, gpus=gpus, gpus_needed_at=needed_at)
     if state.gpus_requested_at is not None and gpus.at < state.gpus_requested_at:
         return state  # read before the request for a new reading: that is still on its way
     return replace(state, gpus_requested_at=None, gpu_reading_is_late=False)
@@ -183,7 +189,7 @@ def _enqueued_unload(state: PoolState, waiter: Waiter) -> Step:
 def _released(state: PoolState, event: ev.Release) -> PoolState:
     server = next((s for s in state.servers if event.ticket in s.leases), None)
     if server is None:  # it ended before the request did
-        return state
+        return without_unread(state, event.ticket) if event.ending is ev.Ending.NOT_SENT else state
     is_complete = event.ending is ev.Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
     if is_complete:
@@ -201,7 +207,9 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
         return state
     failures = {name: failure for name, failure in state.failures.items() if name != server.model.name}
     demands = with_load_seconds(state.demands, server.model.name, at - server.started_at)
-    state = replace(state, failures=failures, demands=demands)
+    cards = with_successful_load(state.card_failures, server.placement.uuids, server.model.name, at)
+    gpus = without_set_aside(state.gpus, cards, at)
+    state = replace(state, failures=failures, demands=demands, card_failures=cards, gpus=gpus)
     return update_server(state, server_id, lambda s: replace(s.with_state(READY), port=port, ready_at=at, last_used=at))
 
 

@@ -21,7 +21,12 @@ from app.use_cases.placement.placement import decide
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.backoff import backoff_until
-from app.use_cases.scheduling.decision_inputs import current_facts, current_world, request_with_margin
+from app.use_cases.scheduling.decision_inputs import (
+    current_facts,
+    current_world,
+    request_elsewhere,
+    request_with_margin,
+)
 from app.use_cases.scheduling.demand import expected_load_seconds
 from app.use_cases.scheduling.effects import Decided, Effect
 from app.use_cases.scheduling.evaluation import Evaluation, server_states
@@ -153,7 +158,8 @@ def _add_replica(state: PoolState, oldest: Server, now: float) -> Step:
     """Start a server if there is a free place for it; either way the decision is recorded."""
     model, request = oldest.model, state.placement_requests[oldest.id]
     load = Waiter(NO_TICKET, model, now, inf, Awaited.LOADED, request)
-    request = _matching(request_with_margin(state, load).with_margin(reported_excess(oldest)), oldest.placement)
+    request = request_elsewhere(state, request_with_margin(state, load), model.name)
+    request = _matching(request.with_margin(reported_excess(oldest)), oldest.placement)
     decision = _decide(state, request, oldest, now)
     number = f"server {len(state.servers_of(model.name)) + 1} of {model.replicas.max}"
     place = _place(decision, oldest)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from math import inf
 
 from app.use_cases.scheduling import readings
+from app.use_cases.scheduling.back_to_gpus import leave_cpu
 from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.eviction import evaluation_due_times, place_or_evict
 from app.use_cases.scheduling.idle import idle_deadline
@@ -29,19 +30,26 @@ from app.use_cases.scheduling.rebook import rebook_starting_servers
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.replicas import add_replicas, replica_due_times
 from app.use_cases.scheduling.steady import grant_or_release
-from app.use_cases.scheduling.suspects import end_exclusivity, refuse_crashing
+from app.use_cases.scheduling.suspects import (
+    end_exclusive_uses,
+    exclusive_use_due_times,
+    hold_servers,
+    refuse_crashing,
+)
 
 PASSES = (
     expire_waits,
     refuse_crashing,
     reject_in_backoff,
-    end_exclusivity,
+    end_exclusive_uses,
+    hold_servers,
     resume_drained,
     grant_slots,
     complete_commands,
     limit_queue,
     stop_stalled,
     stop_unneeded,
+    leave_cpu,
     watch_memory,
     rebook_starting_servers,
     check_servers,
@@ -76,13 +84,13 @@ def due_at(state: PoolState) -> float | None:
             times.append(server.progress_at + state.limits.stall_timeout_seconds)
         elif server.is_idle and (at := idle_deadline(state, server)) < inf:
             times.append(at)
-        if server.exclusive_ticket is not None:
-            times.append(server.exclusive_until)
         if server.next_check_at is not None and server.next_check_at < inf:
             times.append(server.next_check_at)
     if state.waiting:
         times += [waiter.deadline for waiter in state.waiting]
         times += [*readings.reading_due_times(state), *evaluation_due_times(state)]
+    if state.exclusive_uses:
+        times += exclusive_use_due_times(state)
     if (watch_at := watch_due_at(state)) is not None:
         times.append(watch_at)
     if state.saturated_since or state.evaluation or state.backoffs:

@@ -24,7 +24,7 @@ def grant_or_release(state: PoolState, event: Event) -> Step | None:
 
 
 def _is_steady(state: PoolState) -> bool:
-    if state.waiting or state.draining or state.evaluation or state.saturated_since:
+    if state.waiting or state.draining or state.evaluation or state.saturated_since or state.exclusive_uses:
         return False
     if state.releasing or state.gpus_requested_at is not None or state.gpus.state is GpuState.UNREAD:
         return False
@@ -48,9 +48,7 @@ def _released(state: PoolState, event: Release) -> Step | None:
     server = next((server for server in state.servers if event.ticket in server.leases), None)
     if server is None or event.ending not in (Ending.COMPLETE, Ending.NOT_SENT):
         return None
-    if server.abandoned_slots or server.exclusive_ticket is not None:
-        return None
-    if server.in_flight.get(event.ticket) in state.suspects:
+    if server.abandoned_slots or server.in_flight.get(event.ticket) in state.suspects:
         return None
     is_complete = event.ending is Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 
 
-def address_of(client: object) -> str:
-    """What counts as one client: an IPv4 address, an IPv6 network of 64 bits; "" for a Unix socket."""
-    host = client[0] if isinstance(client, tuple) else ""
+@functools.lru_cache(maxsize=1024)
+def network_of(host: str) -> str:
+    """An IPv4 address as it is; of an IPv6 address its network of 64 bits, all of which one client may use."""
     if ":" not in host:
-        return str(host)
+        return host
     address = ipaddress.IPv6Address(host.partition("%")[0])
     return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))

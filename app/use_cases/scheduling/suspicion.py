@@ -1,0 +1,28 @@
+"""Suspicion: what is remembered of requests that were in flight when a server ended. suspects.py says what follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.entities.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A request that was in flight when a server of its model ended."""
+
+    model: Model
+    ticket: int  # by which it was sent then
+    until: float
+    is_refused: bool  # it ran alone then; else it runs alone the next time
+
+
+@dataclass(frozen=True, slots=True)
+class ExclusiveUse:
+    """One server of a model is closed to all but one suspect, first until it is empty, then while the suspect runs."""
+
+    server: int
+    ticket: int
+    since: float
+    until: float  # of the present part
+    open_until: float | None = None  # it is over: all servers of the model are open to everyone until then
