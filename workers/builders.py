@@ -63,6 +63,7 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
         cpu_fallback=settings.gpu.cpu_fallback,
+        gpu_idle_close_seconds=settings.gpu.idle_close_seconds,
     )
 
 
@@ -122,11 +123,25 @@ def gpus_at_start(settings: Settings) -> GpuSnapshot:
 
 
 def build_gpu_poller(
-    settings: Settings, engine: EngineFacts | None, publish: Callable[[GpuSnapshot], None]
+    settings: Settings,
+    engine: EngineFacts | None,
+    publish: Callable[[GpuSnapshot], None],
+    may_sleep: Callable[[float], bool] = lambda now: False,
 ) -> GpuPoller:
-    read = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds).read_gpus
-    history = GpuHistory(state_folder() / "gpus.json")
+    nvml = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds)
+    return GpuPoller(
+        nvml.read_gpus,
+        publish,
+        GpuHistory(state_folder() / "gpus.json"),
+        settings.gpu.poll_seconds,
+        engine_problem=_engine_probe(settings, engine),
+        may_sleep=may_sleep,
+        close_nvml=nvml.close,
+    )
+
+
+def _engine_probe(settings: Settings, engine: EngineFacts | None) -> Callable[[], str]:
+    """Says when called why the engine cannot use the GPUs; "" if it can, or where that is assumed."""
     if engine is None or settings.engine.assume_gpu:
-        return GpuPoller(read, publish, history, settings.gpu.poll_seconds)
-    engine_problem = partial(cuda_problem, engine, settings.engine.env)
-    return GpuPoller(read, publish, history, settings.gpu.poll_seconds, engine_problem=engine_problem)
+        return lambda: ""
+    return partial(cuda_problem, engine, settings.engine.env)

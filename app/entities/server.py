@@ -57,6 +57,7 @@ class Server:
     ready_at: float | None = None
     reported: Mapping[str, int] | None = None  # bytes its llama-server reports: before loading, then as measured
     is_load_ordered: bool = False  # started for a Load, whose client does not wait until it is ready
+    gpu_problem: str = ""  # why it is on the CPU: no GPU that it may use was usable when it was placed
     is_replanned: bool = False  # replaces a server that was stopped because it needed more than was booked
     state: ServerState = ServerState.STARTING
     keep_alive_seconds: float | None = None  # idle time requested by its last request; None: as configured

@@ -8,7 +8,7 @@ import pytest
 
 from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile
-from tests.helpers.builders import a_gguf
+from tests.helpers.builders import GGUF_BYTES, a_gguf
 from workers.catalog.catalog import Catalog, ConfiguredModel
 
 
@@ -31,7 +31,8 @@ def test_a_file_with_a_downloads_file_beside_it_is_still_being_written(tmp_path:
     """jan#5266: aria2 allocates the whole file at once, so that its size and header look complete."""
     a_gguf(tmp_path / "x.gguf")
     a_gguf(tmp_path / "other.gguf")
-    (tmp_path / f"x.gguf{suffix}").touch()
+    (tmp_path / f"x.gguf{suffix}").write_bytes(b"GGUF")
+    assert sum(model.size_bytes for model in Catalog([tmp_path], LaunchSettings()).models()) == 2 * GGUF_BYTES
     assert problems(tmp_path) == {"other": "", "x": still_written("x.gguf", f"x.gguf{suffix}")}
 
 

@@ -89,7 +89,7 @@ def test_models_move_to_the_remaining_gpus_and_return_to_a_recovered_one(
         assert device_of(service, "n") == "cuda:0"
 
 
-def test_when_gpus_are_lost_models_run_on_the_cpu_if_allowed(machine: Machine):
+def test_when_gpus_are_lost_models_run_on_the_cpu_if_allowed_until_the_gpus_are_back(machine: Machine):
     machine.show(A)
     with machine.serving(models={"m": SMALL, "n": SMALL}, gpu={"cpu_fallback": "when_full"}) as service:
         assert device_of(service, "m") == "cuda:0"
@@ -99,7 +99,11 @@ def test_when_gpus_are_lost_models_run_on_the_cpu_if_allowed(machine: Machine):
         process, server = process_of(service, "n"), loaded(service)["n"]
         assert (visible(process), option(process, "--n-gpu-layers")) == ([], "0")
         assert (server["gpu_assignment"], set(server["booked_bytes"])) == (None, {"cpu"})
-        assert reasons(service)
+        assert any(reason.startswith("n: on the CPU, because no GPU could be used") for reason in reasons(service))
+        machine.show(A)
+        wait_for(lambda: "n" not in loaded(service), 20)
+        assert device_of(service, "n") == "cuda:0"
+        assert reasons(service) == []
 
 
 @pytest.mark.parametrize("flag", ["hidden_pids", "no_processes", "no_process_bytes"])

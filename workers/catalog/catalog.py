@@ -199,8 +199,8 @@ class Catalog:
         """Log only notes that the previous scan did not log: reloads are frequent, and files rarely change."""
         notes = tuple(dict.fromkeys(notes))
         with self._warnings_lock:
-            new = [note for note in notes if note not in self.warnings]
-            self.warnings = notes
+            known, self.warnings = set(self.warnings), notes
+        new = [note for note in notes if note not in known]
         for note in new:
             log.warning("%s", note)
 

@@ -37,6 +37,8 @@ def health(
     gpus = gpus.as_of(now)
     hung = [_unresponsive(server, now) for server in pool.servers if server.unresponsive_since is not None]
     reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins, *hung]
+    if gpus.has_usable_gpu or (gpus.problems and not gpus.engine_problem):
+        reasons += dict.fromkeys(_on_cpu(server) for server in pool.servers if server.gpu_problem)
     reasons += [configuration.problem] if configuration.problem else []
     return {
         "status": "draining" if pool.draining else "ok",
@@ -51,13 +53,21 @@ def health(
         },
         "servers": [_server(s, now) for s in pool.servers],
         "waiting": len(pool.waiting),
-        "gpu_pool_status": gpu_pool_status(gpus, pool.servers, pool.limits.gpu_limits),
+        "gpu_pool_status": gpu_pool_status(gpus, pool.servers, pool.limits.gpu_limits)
+        | {"age_seconds": round(now - gpus.at, 1) if gpus.gpus else None},
     }
 
 
 def _unresponsive(server: Server, now: float) -> str:
     seconds = now - (server.unresponsive_since or 0.0)
     return f"{server.model.name}: its llama-server (server {server.id}) has not responded for {seconds:.0f} s"
+
+
+def _on_cpu(server: Server) -> str:
+    return (
+        f"{server.model.name}: on the CPU, because no GPU could be used when it was loaded; "
+        "it moves to a GPU once one has room for it and it is idle"
+    )
 
 
 def _server(server: Server, now: float) -> dict[str, object]:

@@ -102,6 +102,15 @@ def cards_tried(failures: CardFailures, model: str) -> frozenset[str]:
     return frozenset(uuid for uuid, failure in failures.items() if model in failure.models and not failure.pauses)
 
 
+def cards_in_doubt(failures: CardFailures, now: float) -> frozenset[str]:
+    """The GPUs for which no server leaves the CPU yet: they were set aside, and no load has succeeded there since."""
+    return frozenset(
+        uuid
+        for uuid, failure in failures.items()
+        if now < failure.until + min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failure.pauses - 1, 16))
+    )
+
+
 def without_set_aside(gpus: GpuSnapshot, failures: CardFailures, now: float) -> GpuSnapshot:
     """The snapshot with the cards that are set aside as missing, with the reason; not the last ones that are left,
     unless engines do not use them."""

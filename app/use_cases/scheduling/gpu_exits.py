@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from app.entities.frozen import replace
-from app.entities.placement import Card
 from app.entities.server import Server
 from app.use_cases.placement.cards import allowed_cards
 from app.use_cases.scheduling.card_failures import (
@@ -58,5 +57,5 @@ def _failed_cards(server: Server, failure: GpuFailure) -> tuple[str, ...]:
 
 def _has_untried_card(state: PoolState, server: Server) -> bool:
     tried = cards_tried(state.card_failures, server.model.name)
-    untried = (Card(gpu.uuid, gpu.name, gpu.index, 0, 0) for gpu in state.gpus.gpus if gpu.uuid not in tried)
+    untried = (gpu for gpu in state.gpus.gpus if gpu.uuid not in tried)
     return bool(allowed_cards(untried, server.model.constraints))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.entities.placement import CPU, Card, Decision
+from app.entities.placement import CPU, Decision
 from app.entities.refusal import Reason, Refusal
 from app.use_cases.placement.cards import allowed_cards
 from app.use_cases.placement.ledger import Ledger
@@ -34,13 +34,12 @@ def _lacks_missing_gpus(state: PoolState, waiter: Waiter) -> bool:
     """Whether GPUs are missing that this model may use."""
     if waiter.placement_request is None or not waiter.placement_request.options.n_gpu_layers:
         return False
-    missing = (Card(gpu.uuid, gpu.name, gpu.index, 0, 0) for gpu in state.gpus.missing)
-    return bool(allowed_cards(missing, waiter.placement_request.constraints))
+    return bool(allowed_cards(state.gpus.missing, waiter.placement_request.constraints))
 
 
 def _capacity_bytes(state: PoolState, decision: Decision) -> dict[str, int]:
     """What an empty machine would have on the devices of the decision."""
     assert state.memory is not None
     ledger = Ledger(state.gpus, state.memory, (), state.limits.gpu_limits)
-    totals = {card.uuid: card.total_bytes for card in ledger.cards()} | {CPU: state.memory.total_bytes}
+    totals = {card.uuid: card.total_bytes for card in ledger.cards()} | {CPU: ledger.shared_totals()[CPU]}
     return {device: totals[device] for device in decision.free_bytes}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from math import inf
 
 from app.use_cases.scheduling import readings
+from app.use_cases.scheduling.back_to_gpus import leave_cpu
 from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.eviction import evaluation_due_times, place_or_evict
 from app.use_cases.scheduling.idle import idle_deadline
@@ -48,6 +49,7 @@ PASSES = (
     limit_queue,
     stop_stalled,
     stop_unneeded,
+    leave_cpu,
     watch_memory,
     rebook_starting_servers,
     check_servers,
