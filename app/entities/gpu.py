@@ -65,11 +65,17 @@ class Gpu:
     power_watts: float | None = None
     compute_capability: tuple[int, int] | None = None
     is_mig: bool = False
+    is_unified: bool = False  # it uses the machine's RAM as its memory: the sizes are RAM's
     drives_display: bool = False
     # pid -> bytes, None if NVML does not report them. In a container the pids may be the host's, or missing.
     processes: Mapping[int, int | None] | None = None
     problem: str = ""  # why memory and processes could not be read just now: they are the last reading's
     memory_at: float | None = None  # monotonic seconds of that reading; None: of this one
+
+    @property
+    def ram_bytes(self) -> int:
+        """The RAM of the machine, if it uses that as its memory; else 0."""
+        return self.total_bytes if self.is_unified else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,8 @@ int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *v) {
 int nvmlDeviceGetPowerUsage(void *d, unsigned *v) { TELL("no_power"); *v = g->milliwatts; return 0; }
 int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) {
     TELL("no_capability"); *a = g->major; *b = g->minor; return 0; }
+int nvmlDeviceGetAddressingMode(void *d, unsigned *v) { /* v[0] is the version of the struct */
+    TELL(NULL); v[1] = strstr(g->flags, "ats") ? 2 : 0; return 0; }
 int nvmlDeviceGetDisplayActive(void *d, int *v) {
     TELL("no_display"); *v = strstr(g->flags, "display") != NULL; return 0; }
 int nvmlDeviceGetMigMode(void *d, unsigned *a, unsigned *b) {

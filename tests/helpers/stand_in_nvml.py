@@ -27,8 +27,8 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc,
 class Card:
     """One GPU. `flags` are missing features and faults: no_memory, memory_fails (an error), no_utilization,
     no_temperature, no_power, no_pci, no_capability, no_processes, no_mig, no_display, old_temperature (only the old
-    call knows it), lost, forbidden, hidden_pids, no_process_bytes; and display (it drives one). With `parts` it is in
-    MIG mode. Dead processes use none."""
+    call knows it), lost, forbidden, hidden_pids, no_process_bytes; display (it drives one), ats (its addressing mode).
+    With `parts` it is in MIG mode. Dead processes use none."""
 
     uuid: str = "GPU-aaaa"
     name: str = "NVIDIA GeForce RTX 4090"

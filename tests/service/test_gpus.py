@@ -163,6 +163,7 @@ def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
         f"{prefix}memory_used_bytes{{{of_a}}}": 300 * MIB,
         f"{prefix}memory_free_bytes{{{of_a}}}": 24264 * MIB,
         f"{prefix}memory_claimed_bytes{{{of_a}}}": 0,
+        f"{prefix}memory_unified{{{of_a}}}": 0,
         f"{prefix}utilization_ratio{{{of_a}}}": 0.07,
         f"{prefix}temperature_celsius{{{of_a}}}": 41,
         f"{prefix}power_watts{{{of_a}}}": 22.5,
@@ -170,6 +171,7 @@ def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
         f"{prefix}memory_used_bytes{{{of_m}}}": 300 * MIB,
         f"{prefix}memory_free_bytes{{{of_m}}}": 24264 * MIB,
         f"{prefix}memory_claimed_bytes{{{of_m}}}": 0,
+        f"{prefix}memory_unified{{{of_m}}}": 0,
         f'{prefix}missing{{gpu="2",uuid="GPU-u"}}': 1,
     }
     assert f'{prefix}info{{gpu="1",name="Grace",pci_bus="",uuid="GPU-m"}} 1.0' in series

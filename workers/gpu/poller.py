@@ -216,7 +216,7 @@ def _log(snapshot: GpuSnapshot) -> None:
     for complaint in snapshot.problems:
         log.warning("gpus state=%s %s", snapshot.state, complaint)
     if snapshot.gpus:
-        names = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in snapshot.gpus)
+        names = ", ".join(f"{gpu.index}: {gpu.name}{' (unified memory)' * gpu.is_unified}" for gpu in snapshot.gpus)
         log.info("gpus state=%s driver=%s gpus=[%s]", snapshot.state, snapshot.driver_version, names)
     elif not snapshot.problems:
         level = logging.WARNING if snapshot.state is GpuState.NO_PACKAGE else logging.INFO

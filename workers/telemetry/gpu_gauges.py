@@ -22,6 +22,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
     ("memory_total_bytes", "Total GPU memory.", lambda gpu: gpu.total_bytes),
     ("memory_used_bytes", "GPU memory in use by all processes.", lambda gpu: gpu.used_bytes),
     ("memory_free_bytes", "Free GPU memory.", lambda gpu: gpu.free_bytes),
+    ("memory_unified", "1 if the GPU's memory is the machine's RAM, else 0.", lambda gpu: float(gpu.is_unified)),
     ("utilization_ratio", "GPU utilization (0 to 1).", lambda gpu: _ratio(gpu.utilization_percent)),
     ("temperature_celsius", "GPU temperature.", lambda gpu: gpu.temperature_celsius),
     ("power_watts", "GPU power draw.", lambda gpu: gpu.power_watts),

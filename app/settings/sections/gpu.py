@@ -33,7 +33,8 @@ class GpuSettings(Section):
     reserve: MemoryByGpu = Field(
         ByteSize(DEFAULT_RESERVE_BYTES),
         description=(
-            "Memory left free on each GPU. 0: use all of it. Or a size for each of some GPUs, by UUID, NVML index or "
+            "Memory left free on each GPU; by default 10 % of the RAM, at least 2 GiB, where a GPU uses that as its "
+            "memory. 0: use all of it. Or a size for each of some GPUs, by UUID, NVML index or "
             'name: {"0": "2GiB"}; the others have the default.'
         ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import memory_to_release
+from app.use_cases.placement.releasing import memory_to_release
 from app.use_cases.scheduling.backoff import with_failure, without_backoff
 from app.use_cases.scheduling.blame import is_due_to_request
 from app.use_cases.scheduling.effects import Effect, ProbeEngine

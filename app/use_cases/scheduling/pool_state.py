@@ -14,7 +14,7 @@ from app.entities.placement import Placement
 from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.placement.cards import allowed_cards
-from app.use_cases.placement.ledger import ReleasingMemory, memory_to_release
+from app.use_cases.placement.releasing import ReleasingMemory, memory_to_release
 from app.use_cases.placement.request import LearnedMargin, PlacementRequest
 from app.use_cases.scheduling.backoff import Backoffs
 from app.use_cases.scheduling.card_failures import CardFailures
