@@ -45,6 +45,23 @@ def test_the_projecting_tensor_has_the_width(kind: str, tensors: dict[str, tuple
     assert projector_width(a_projector(kind, tensors, "clip.vision.projector_type")) == width
 
 
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "width"),
+    [
+        ({"general.type": "mmproj"}, {}, 768),
+        ({"general.type": "mmproj", "clip.vision.projection_dim": 0, "clip.audio.projection_dim": 2048}, {}, 2048),
+        ({"general.type": "mmproj", "clip.vision.projection_dim": "768"}, {}, None),
+        ({"general.type": "mmproj"}, {"v.deepstack.5.fc1.weight": (1,)}, None),
+        ({}, {}, None),  # an older converter's: may be the vision model's own
+    ],
+)
+def test_a_projector_of_an_unknown_type_has_the_width_that_it_declares(
+    metadata: dict[str, Any], tensors: dict[str, tuple[int, ...]], width: int | None
+):
+    plain = a_projector("newer-than-us", tensors)
+    assert projector_width(GgufHeader(dict(plain.metadata) | metadata, {}, plain.tensors)) == width
+
+
 def test_a_projector_for_audio_has_a_width_too():
     assert (
         projector_width(a_projector("voxtral", {"mm.a.mlp.2.weight": (1, 3072)}, "clip.audio.projector_type")) == 3072
