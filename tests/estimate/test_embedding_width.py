@@ -16,8 +16,13 @@ def a_projector(kind: str, tensors: dict[str, tuple[int, ...]], key: str = "clip
     return GgufHeader({"general.architecture": "clip", key: kind, "clip.vision.projection_dim": 768}, {}, described)
 
 
-def test_real_projectors_have_the_width_of_their_models():
-    assert projector_width(header("mmproj-gemma-3-4b", "F16")) == model_width(header("gemma-3-4b", "Q4_K_M")) == 2560
+@pytest.mark.parametrize(
+    ("model", "width"),
+    [("gemma-3-4b", 2560), ("qwen2.5-vl-7b", 3584), ("qwen3-vl-2b", 8192), ("qwen3-vl-30b-a3b", 8192)],
+)
+def test_real_projectors_have_the_width_of_their_models(model: str, width: int):
+    """Qwen3-VL: 2,048 and as many again for each of three deepstack layers."""
+    assert projector_width(header(f"mmproj-{model}", "F16")) == model_width(header(model, "Q4_K_M")) == width
 
 
 @pytest.mark.parametrize(
