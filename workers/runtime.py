@@ -71,9 +71,12 @@ class Runtime:
     """The service behind the HTTP application: built by the constructor, run by `start`, ended by `begin_drain`,
     `wait_drained` and `close`."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
+    def __init__(self, settings: Settings, refusals: RefusalLog) -> None:
+        """`refusals`: its owner flushes it.
+
+        Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
         self._settings = settings
+        self._refusals = refusals
         self.has_models = has_models(settings)
         self._engine = engine = CurrentEngine(settings.engine.binary, self._engine_replaced)
         state, shapes = state_folder(), ModelHeaders(model_shape)
@@ -132,7 +135,7 @@ class Runtime:
             tokens=self._tokens,
             bodies=self._bodies,
             access_log=self._access_log,
-            refusals=RefusalLog(),
+            refusals=self._refusals,
             gauges=self._gauges,
             engine=self._engine.facts,
             engine_problem=self._engine.problem,
