@@ -16,7 +16,8 @@ from app.settings.schema import Settings
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.limits import SchedulingLimits
-from workers.engine.binary import cuda_problem, find_engine
+from workers.engine.binary import find_engine
+from workers.engine.gpu_probe import probe_gpus
 from workers.engine.probe_process import EngineNotFound, engine_environment
 from workers.folders import state_folder
 from workers.gpu.expected_gpus import GpuHistory
@@ -128,5 +129,5 @@ def build_gpu_poller(
     history = GpuHistory(state_folder() / "gpus.json")
     if engine is None or settings.engine.assume_gpu:
         return GpuPoller(read, publish, history, settings.gpu.poll_seconds)
-    engine_problem = partial(cuda_problem, engine, settings.engine.env)
-    return GpuPoller(read, publish, history, settings.gpu.poll_seconds, engine_problem=engine_problem)
+    probe = partial(probe_gpus, engine, settings.engine.env)
+    return GpuPoller(read, publish, history, settings.gpu.poll_seconds, probe_engine=probe)

@@ -15,11 +15,13 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
+from app.entities.gpu import NOT_READ, Gpu, GpuSnapshot, GpuState
+from app.use_cases.placement.engine_gpus import EngineProbe, as_the_engine_sees_them
+from workers.gpu.driver_update import REPLACED, is_driver_replaced
 from workers.gpu.expected_gpus import GpuHistory, evidence_of_gpus
 
 if TYPE_CHECKING:
@@ -28,14 +30,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 60.0
-PROBE_AGAIN_SECONDS = 60.0  # while the engine cannot use the GPUs: it may have been replaced
+# Until the engine is probed again while it cannot use some GPUs, doubled each time: the driver may not be ready yet. A
+# probe opens every GPU, so it is rare where others work.
+PROBE_AGAIN_SECONDS, MAX_PROBE_AGAIN_SECONDS, MAX_PROBE_AGAIN_SECONDS_BESIDE_OTHERS = 5.0, 60.0, 600.0
 MAX_MISSED_POLLS = 3  # then read anyway: APScheduler uses the wall clock, which may have been set back
 
 
 class GpuPoller:
     """`read` reads the GPUs, `publish` receives each snapshot, `history` keeps the GPUs that were seen; `expected`
-    returns why there should be a GPU ("" if nothing suggests one), `engine_problem` why the engine cannot use the GPUs
-    ("" if it can)."""
+    returns why there should be a GPU ("" if nothing suggests one), `probe_engine` what the engine says about GPUs; it
+    calls its second argument now and then."""
 
     def __init__(
         self,
@@ -44,17 +48,18 @@ class GpuPoller:
         history: GpuHistory,
         poll_seconds: float,
         expected: Callable[[GpuHistory], str] = evidence_of_gpus,
-        engine_problem: Callable[[], str] = lambda: "",
+        probe_engine: Callable[[Sequence[Gpu], Callable[[], None]], EngineProbe] = lambda gpus, between: EngineProbe(),
     ) -> None:
         self._read = read
         self._publish = publish
         self._history = history
         self._poll_seconds = poll_seconds
         self._expected = expected
-        self._probe_engine = engine_problem
+        self._probe_engine = probe_engine
         self._last = NOT_READ  # the last snapshot published; written by `start`, then by `gpus` alone
-        self._engine_problem = ""  # the last result; this and the next two: written by `gpus` alone
+        self._probe = EngineProbe()  # the last one; this and the next three: written by `gpus` alone
         self._probed_at = 0.0
+        self._failed_probes = 0  # in a row
         self._uuids: set[str] = set()  # in the last reading
         self._wanted = threading.Event()  # set by any thread, cleared by `gpus`
         self._is_probe_wanted = False  # set by any thread, cleared by `gpus`
@@ -101,7 +106,7 @@ class GpuPoller:
             self._history.add(snapshot.gpus)
             if self._must_probe_engine(snapshot):
                 self._publish_during_probe(snapshot)
-                self._engine_problem, self._probed_at = self._probe_engine(), time.monotonic()
+                self._set_probe(self._probe_engine(snapshot.gpus, self._read_during_probe))
                 snapshot = self._read()  # the first one is as old as the probe took
         except Exception as error:  # a bug, here or in nvidia-ml-py
             log.exception("the GPUs could not be read")
@@ -111,8 +116,21 @@ class GpuPoller:
     def _must_probe_engine(self, snapshot: GpuSnapshot) -> bool:
         before, self._uuids = self._uuids, {gpu.uuid for gpu in snapshot.gpus}
         is_wanted, self._is_probe_wanted = self._is_probe_wanted, False
-        is_retry_due = self._engine_problem and time.monotonic() - self._probed_at >= PROBE_AGAIN_SECONDS
+        is_retry_due = not self._probe.is_fine and time.monotonic() >= self._probed_at + self._probe_again_seconds
         return bool(self._uuids) and bool(self._uuids != before or is_retry_due or is_wanted)
+
+    @property
+    def _probe_again_seconds(self) -> float:
+        longest = MAX_PROBE_AGAIN_SECONDS_BESIDE_OTHERS if self._last.has_usable_gpu else MAX_PROBE_AGAIN_SECONDS
+        return min(longest, PROBE_AGAIN_SECONDS * 2.0 ** min(self._failed_probes - 1, 16))
+
+    def _set_probe(self, probe: EngineProbe) -> None:
+        self._probe = probe.with_cause(REPLACED) if probe.unusable and is_driver_replaced() else probe
+        self._probed_at = time.monotonic()
+        self._failed_probes = 0 if probe.is_fine else self._failed_probes + 1
+
+    def _read_during_probe(self) -> None:
+        self._publish_during_probe(self._read())
 
     def _publish_during_probe(self, snapshot: GpuSnapshot) -> None:
         """With GPUs published before: the new reading. Otherwise still none, marked as not overdue."""
@@ -123,7 +141,7 @@ class GpuPoller:
 
     def _completed(self, snapshot: GpuSnapshot) -> GpuSnapshot:
         if snapshot.gpus:
-            return replace(snapshot, engine_problem=self._engine_problem)
+            return as_the_engine_sees_them(snapshot, self._probe)
         return replace(snapshot, expected=self._expected(self._history))
 
     def _is_worth_polling(self, snapshot: GpuSnapshot) -> bool:
