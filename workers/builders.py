@@ -20,6 +20,7 @@ from workers.engine.binary import find_engine
 from workers.engine.gpu_probe import probe_gpus
 from workers.engine.probe_process import EngineNotFound, engine_environment
 from workers.folders import state_folder
+from workers.gpu.engine_check import AskEngine, assume_usable
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
@@ -64,6 +65,7 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
         cpu_fallback=settings.gpu.cpu_fallback,
+        gpu_idle_close_seconds=settings.gpu.idle_close_seconds,
     )
 
 
@@ -123,11 +125,25 @@ def gpus_at_start(settings: Settings) -> GpuSnapshot:
 
 
 def build_gpu_poller(
-    settings: Settings, engine: EngineFacts | None, publish: Callable[[GpuSnapshot], None]
+    settings: Settings,
+    engine: EngineFacts | None,
+    publish: Callable[[GpuSnapshot], None],
+    may_sleep: Callable[[float], bool] = lambda now: False,
 ) -> GpuPoller:
-    read = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds).read_gpus
-    history = GpuHistory(state_folder() / "gpus.json")
+    nvml = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds)
+    return GpuPoller(
+        nvml.read_gpus,
+        publish,
+        GpuHistory(state_folder() / "gpus.json"),
+        settings.gpu.poll_seconds,
+        ask_engine=_ask_engine(settings, engine),
+        may_sleep=may_sleep,
+        close_nvml=nvml.close,
+    )
+
+
+def _ask_engine(settings: Settings, engine: EngineFacts | None) -> AskEngine:
+    """Says when called which GPUs the engine cannot use; none where that is assumed."""
     if engine is None or settings.engine.assume_gpu:
-        return GpuPoller(read, publish, history, settings.gpu.poll_seconds)
-    probe = partial(probe_gpus, engine, settings.engine.env)
-    return GpuPoller(read, publish, history, settings.gpu.poll_seconds, probe_engine=probe)
+        return assume_usable
+    return partial(probe_gpus, engine, settings.engine.env)

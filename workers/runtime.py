@@ -22,6 +22,7 @@ from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.reporting.reload_report import ModelChanges
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.gpu_sleep import may_sleep
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog, has_models
 from workers.builders import (
@@ -70,9 +71,12 @@ class Runtime:
     """The service behind the HTTP application: built by the constructor, run by `start`, ended by `begin_drain`,
     `wait_drained` and `close`."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
+    def __init__(self, settings: Settings, refusals: RefusalLog) -> None:
+        """`refusals`: its owner flushes it.
+
+        Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
         self._settings = settings
+        self._refusals = refusals
         self.has_models = has_models(settings)
         engine, engine_problem = find_configured_engine(settings)
         self._engine = engine
@@ -100,7 +104,9 @@ class Runtime:
         self._pool = self._build_pool(engine)
         self._gpus: GpuPoller | None = None  # None: GPUs are disabled
         if self._store.gpus.state is not GpuState.DISABLED:
-            self._gpus = build_gpu_poller(settings, engine, self._publish_gpus)
+            self._gpus = build_gpu_poller(
+                *(settings, engine, self._publish_gpus), lambda now: may_sleep(self._store.pool, now)
+            )
         # Set before the GPU poller starts, and replaced by a reload.
         self._pinned_check: PinnedModelsCheck | None = None
         self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
@@ -130,7 +136,7 @@ class Runtime:
             tokens=self._tokens,
             bodies=self._bodies,
             access_log=self._access_log,
-            refusals=RefusalLog(),
+            refusals=self._refusals,
             gauges=self._gauges,
             engine=engine,
             engine_problem=engine_problem,

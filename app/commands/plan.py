@@ -153,7 +153,8 @@ def _this_machine(memory: MemoryReading, query: MemoryQuery) -> tuple[World, str
 
 
 def _gpu_json(card: Card) -> dict[str, object]:
-    return {"uuid": card.uuid, "usable_bytes": card.usable_bytes, "reserve_bytes": card.reserve_bytes}
+    sizes = {"usable_bytes": card.usable_bytes, "reserve_bytes": card.reserve_bytes}
+    return {"uuid": card.uuid, **sizes, "unified": card.is_unified}
 
 
 def _ram_json(world: World) -> dict[str, int | None]:
@@ -168,7 +169,7 @@ def _ram_line(world: World) -> str:
 
 def _gpu_line(card: Card) -> str:
     usable, reserve = format_mib(max(0, card.usable_bytes)), format_mib(card.reserve_bytes)
-    return f"{describe_card(card)}: {usable} usable, {reserve} reserved"
+    return f"{describe_card(card)}: {usable} usable, {reserve} reserved{', unified memory' if card.is_unified else ''}"
 
 
 def _lines(report: dict[str, Any], decision: Decision, world: World) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.entities.token_usage import TokenUsage
+from app.errors import ProxyError
 from app.ports.bodies import BodyFile
 from app.ports.clients import WatchedClient
 from app.ports.servers import Address
@@ -50,6 +51,10 @@ class EngineAnswer(Protocol):
 
     @property
     def is_stream(self) -> bool: ...
+
+    @property
+    def failure(self) -> ProxyError | None:
+        """Why its body was cut, once it was."""
 
     def copy_body(self, write: Callable[[bytes], object], client_socket: ClientSocket | None) -> bool:
         """Send the body; False if it was cut and the client was told. Raises ConnectionResetError otherwise."""

@@ -82,7 +82,6 @@ class Exchange:
         self.is_sent = False  # to the engine, which may be working on it
         self.has_begun = False  # the server accepted the head of the answer
         self.is_complete = False  # the whole answer was sent
-        self.is_cut = False  # and the client was told
         self.failure: ProxyError | None = None  # after a stream had begun with progress
         self.releases: list[Callable[[], None]] = []  # what gives back what is held, the last one first
 
@@ -116,7 +115,6 @@ class Exchange:
             self._finish_load(write)
         if self.answer is not None and not self.is_complete:
             self.is_complete = self.answer.copy_body(write, self.request.environ.get(CLIENT_SOCKET))
-            self.is_cut = not self.is_complete
 
     def end(self, status: int) -> None:
         """Give everything back, then count and log the request."""
@@ -148,11 +146,11 @@ class Exchange:
         """The status in log and metrics, which for an answer that was cut is not the one that was sent."""
         if self.is_complete and self.answer:
             return self.answer.status
-        if self.failure:
-            return self.failure.status
+        if failure := self.failure or (self.answer.failure if self.answer else None):
+            return failure.status
         if not self.has_begun:
             return ProxyError.status
-        is_disconnect = self.client is not None and self.client.is_disconnected and not self.is_cut
+        is_disconnect = self.client is not None and self.client.is_disconnected
         return ClientDisconnected.status if is_disconnect else UpstreamCrashed.status
 
     # --- before the answer ----------------------------------------------------------------------------

@@ -80,11 +80,11 @@ def test_a_refusal_is_exit_1_with_the_numbers_and_a_suggestion(model: str, tmp_p
     assert report["needed_bytes"] > 5 * GIB and report["nearest"]
 
 
-def on_hardware(environment: dict[str, str], *args: str) -> dict:
+def on_hardware(environment: dict[str, str], *args: str, exit_code: int = 0) -> dict:
     """Runs `plan` in a subprocess, because a loaded library cannot be unloaded."""
     command = [sys.executable, "-m", "app.commands.cli", "plan", *args, "--json"]
     result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == exit_code, result.stderr
     return json.loads(result.stdout)
 
 
@@ -95,6 +95,26 @@ def test_without_a_file_the_gpus_of_this_machine_are_used(model: str, tmp_path: 
     hardware.show(Card("GPU-small", total_mib=4096), Card("GPU-large", total_mib=24564, bus="00000000:02:00.0"))
     report = on_hardware(hardware.environment, model, "-c", "4096")
     assert [device["uuid"] for device in report["placement"]["devices"]] == ["GPU-large"]
+
+
+@needs_compiler
+@pytest.mark.integration
+def test_a_sparks_memory_is_the_machines_and_called_unified(model: str, tmp_path: Path):
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-s", "NVIDIA GB10", capability="12.1", flags=("no_memory",)))
+    report = on_hardware(hardware.environment, model, "-c", "512")
+    (gpu,) = report["gpus"]
+    assert (gpu["uuid"], gpu["unified"], gpu["reserve_bytes"] >= 2 * 1024**3) == ("GPU-s", True, True)
+
+
+@needs_compiler
+@pytest.mark.integration
+def test_a_gpu_whose_memory_cannot_be_read_is_no_reason_to_plan_for_the_cpu(model: str, tmp_path: Path):
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-a", flags=("no_memory",)))
+    report = on_hardware(hardware.environment, model, "-c", "512", exit_code=1)
+    assert (report["outcome"], report["placement"]) == ("refuse", None)
+    assert "memory cannot be read: Not Supported; to run it on the CPU" in report["reason"]
 
 
 def test_the_text_names_the_gpu_and_the_ram_needed(model: str, tmp_path: Path):

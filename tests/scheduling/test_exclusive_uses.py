@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from signal import SIGSEGV
+
 import pytest
 
 from app.entities.model import Replicas
@@ -75,7 +77,8 @@ def test_the_load_after_a_suspects_crash_counts_as_time_taken_from_others():
     service.send("killer", at=2.0)
     service.send("another killer", at=3.0)
     service.send("other", at=4.0)
-    (spawn,) = (effect for effect in service.post(ev.Exited(2, "ended by SIGSEGV", 5.0)) if isinstance(effect, Spawn))
+    effects = service.post(ev.Exited(2, "ended by SIGSEGV", 5.0, exit_code=-SIGSEGV))
+    (spawn,) = (effect for effect in effects if isinstance(effect, Spawn))
     service.post(ev.Tick(30.0), ev.Ready(spawn.server.id, 9001, at=32.0))
     for second in range(32, 62):  # it was closed from 2 to 32
         assert service.running() == {"other"}

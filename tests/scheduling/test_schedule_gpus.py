@@ -9,7 +9,7 @@ from app.entities.launch import ModelOptions
 from app.entities.placement import CPU, CpuFallback, GpuLimits, Outcome, PlacementConstraints
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
-from app.use_cases.placement.ledger import RELEASE_TIMEOUT_SECONDS
+from app.use_cases.placement.releasing import RELEASE_TIMEOUT_SECONDS
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect, ReadGpus, Refuse, Spawn

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
+from signal import SIGSEGV
 
 import pytest
 
@@ -215,7 +216,8 @@ class World:
             if self.random.random() < 0.5:
                 self.later(self.now + seconds + 0.5, ev.Measured(server, self.measurement(started), 0.0))
             if self.random.random() < 0.2:
-                self.later(self.now + seconds + self.random.uniform(0, 20), ev.Exited(server, "crash", 0.0))
+                crash = ev.Exited(server, "crash", 0.0, exit_code=-SIGSEGV)
+                self.later(self.now + seconds + self.random.uniform(0, 20), crash)
         elif fate < 0.9:
             ran_out = self.random.random() < 0.5
             self.later(self.now + seconds, ev.Exited(server, "bad file", 0.0, ran_out_of_memory=ran_out))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from signal import SIGSEGV
+
 from app.entities.frozen import replace
 from app.entities.model import Replicas
 from app.entities.refusal import Reason
@@ -40,7 +42,7 @@ class Service(Play):
 
     def crash(self, at: float) -> list[Effect]:
         """The server ends; a new one is ready at once if a request waits."""
-        effects = self.post(ev.Exited(self.state.servers[0].id, "ended by SIGSEGV", at))
+        effects = self.post(ev.Exited(self.state.servers[0].id, "ended by SIGSEGV", at, exit_code=-SIGSEGV))
         for effect in effects:
             if isinstance(effect, Spawn):
                 effects += self.post(ev.Ready(effect.server.id, 9001, at))

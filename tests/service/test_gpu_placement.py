@@ -75,6 +75,24 @@ def test_all_reports_agree_on_the_gpu_of_a_model(machine: Machine):
 
 
 @needs_compiler
+def test_a_spark_that_does_not_tell_its_memory_loads_models_on_its_gpu(machine: Machine):
+    """DGX Spark, driver 580: every model was on the CPU, and nothing said so. The machine has 16 GiB of RAM."""
+    spark = a_card("GPU-s", total_mib=16384, name="NVIDIA GB10", capability="12.1", flags=("no_memory",))
+    machine.show(spark)
+    models: dict[str, dict[str, Any]] = {"m": SMALL, "cpu": {"n_gpu_layers": 0}, "pinned-to-it": {"gpus": ["GPU-s"]}}
+    with machine.serving(models=models, gpu={"reserve": "512MiB"}) as service:
+        assert [device_of(service, model) for model in models] == ["cuda:0", "cpu", "cuda:0"]
+        assert visible(process_of(service, "m")) == ["GPU-s"]
+        health, card = service.get("/health").json(), gpus(service)["GPU-s"]
+        assert (health["degraded"], health["gpu_pool_status"]["gpu_available"]) == (False, True)
+        assert (card["unified"], card["total_bytes"], card["reserve_bytes"]) == (True, 16384 * MIB, 2048 * MIB)
+        assert series(service, "llama_smart_proxy_gpu_memory_unified") == {'gpu="0",uuid="GPU-s"': 1}
+        assert "NVIDIA GB10 (unified memory)" in service.get("/").text
+        machine.show(replace(spark, flags=("memory_fails",)))
+        assert device_of(service, "m") == "cuda:0"
+
+
+@needs_compiler
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [

@@ -32,5 +32,10 @@ def test_an_engine_that_hangs_is_replaced_and_says_so(tmp_path: Path):
         assert service.get("/health").json()["degraded"] is False
         decisions = service.get("/decisions").json()["decisions"]
         assert "with 2 running and 2 waiting requests" in next(d["reason"] for d in decisions if d["outcome"] == "stop")
-        assert 'server_stops_total{model="demo",reason="hung"} 1.0' in service.get("/metrics").text
+        metrics = service.get("/metrics").text
+        assert 'server_stops_total{model="demo",reason="hung"} 1.0' in metrics
+        assert (
+            'requests_total{code="504",endpoint="/v1/chat/completions",model="demo"} 2.0' in metrics
+        )  # the stream, too
+        assert 'suspect_requests{action="run_alone"} 0.0' in metrics, "a hang is no request's fault"
         wait_for(lambda: "why=hung" in service.output, 10)

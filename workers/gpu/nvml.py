@@ -57,6 +57,13 @@ class Nvml:
             self._shut_down(nv)
         return snapshot
 
+    def close(self) -> None:
+        """Close NVML until the next reading. May hang in the driver."""
+        if self._initialized_at is not None:
+            import pynvml as nv
+
+            self._shut_down(nv)
+
     def _initialize(self, query: NvmlQuery, at: float) -> None:
         if self._initialized_at is not None:
             return

@@ -52,7 +52,7 @@ class Relay:
         mover: StreamMover,
         is_closing: Callable[[], bool],
         has_ended: Callable[[int], bool],
-        why_ended: Callable[[int], ServerEnding | None] = lambda server: None,
+        why_ended: Callable[[int], ServerEnding | None],
     ) -> None:
         self._first_byte_seconds = first_byte_seconds  # this and the next: replaced by a reload
         self._stall_seconds = stall_seconds
@@ -143,6 +143,7 @@ class UpstreamAnswer:
         self.status = reply.status
         self.headers = reply.headers
         self.is_stream = reply.is_stream
+        self.failure: ProxyError | None = None  # why its body was cut
         self._relay = relay
         self._address = address
         self._client = client
@@ -188,7 +189,7 @@ class UpstreamAnswer:
     def _error_event(self, error: Exception) -> bytes:
         """The end of an answer that was cut. Raises ConnectionResetError where there can be none: the client is gone,
         or the body has a format, or an announced length, into which no event fits."""
-        problem = self._relay.error_of(error, self._address, self._client)
+        problem = self.failure = self._relay.error_of(error, self._address, self._client)
         is_disconnect = self._client.is_disconnected or isinstance(error, SendFailed)
         log.log(
             logging.INFO if is_disconnect else logging.WARNING,

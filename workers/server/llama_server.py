@@ -75,18 +75,17 @@ class LlamaServer:
     # --- its own thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        could_not_spawn, detail = True, "internal error"
+        could_not_spawn, detail, code = True, "internal error", None
         try:
-            could_not_spawn, detail = self._run_until_exit()
+            could_not_spawn, detail, code = self._run_until_exit()
         except Exception:
             log.exception("server=%d", self._server.id)
         finally:  # in any case: without Exited the model would never be loaded again
             self._release()
             gpu_failure = self._gpu_failure()
             ran_out_of_memory = gpu_failure is None and is_out_of_gpu_memory(self._last_lines)
-            self._post(
-                ev.Exited(self._server.id, detail, time.monotonic(), could_not_spawn, ran_out_of_memory, gpu_failure)
-            )
+            how = could_not_spawn, ran_out_of_memory, gpu_failure, code
+            self._post(ev.Exited(self._server.id, detail, time.monotonic(), *how))
 
     def _gpu_failure(self) -> ev.GpuFailure | None:
         if self._process is None or self._server.placement.is_on_cpu:
@@ -111,8 +110,8 @@ class LlamaServer:
         if self._cache is not None:
             self._cache.return_untried()
 
-    def _run_until_exit(self) -> tuple[bool, str]:
-        """(whether the process could not be spawned, how it ended).
+    def _run_until_exit(self) -> tuple[bool, str, int | None]:
+        """(whether the process could not be spawned, how it ended, its exit code).
 
         Another process may take its port, and llama.cpp may abort on a saved KV cache: both cost a new attempt, not
         the load.
@@ -126,7 +125,7 @@ class LlamaServer:
             try:
                 self._process = process = self._spawn()
             except (OSError, ValueError) as error:
-                return True, str(error)
+                return True, str(error), None
             process.watch()
             code = process.reap()
             errors = error_lines(process.log.lines())
@@ -136,7 +135,7 @@ class LlamaServer:
         level = logging.INFO if self._orders.is_stop_wanted else logging.WARNING
         how = describe_exit(code)
         log.log(level, "exited server=%d model=%s %s", self._server.id, self._server.model.name, how)
-        return False, f"{process.problem or how}\n{errors}"
+        return False, f"{process.problem or how}\n{errors}", code
 
     def _spawn(self) -> ServerProcess:
         port = free_port() if self._launcher.needs_fixed_ports else ANY_PORT

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from app.entities.gpu import GpuSnapshot
 from app.entities.server import Server
 from app.use_cases.launch.command_line import launch_plan
-from app.use_cases.placement.ledger import shown_bytes
+from app.use_cases.placement.releasing import shown_bytes
 from app.use_cases.scheduling import events as ev
 from workers.measurement.measurement import Measurement
 from workers.server.child_process import ChildProcess

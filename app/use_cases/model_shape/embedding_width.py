@@ -47,7 +47,7 @@ def projector_width(header: GgufHeader) -> int | None:
     shape = next((tensor.shape for tensor in header.tensors if tensor.name == name), ())
     if len(shape) <= axis:
         return None
-    return shape[axis] * (1 + _deepstack_layers(header)) if kind == "qwen3vl_merger" else shape[axis]
+    return shape[axis] * (1 + _deepstack_layers(header) * (kind == "qwen3vl_merger")) or None
 
 
 def model_width(header: GgufHeader) -> int | None:

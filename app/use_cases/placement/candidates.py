@@ -10,6 +10,7 @@ from app.entities.memory import Estimate
 from app.entities.placement import CPU, Card, Placement, Resident, Strategy, shared_resources_needed
 from app.use_cases.placement.cards import (
     allowed_cards,
+    can_split,
     describe_card,
     format_mib,
     placement_on,
@@ -49,7 +50,8 @@ class Candidates:
         self.options = options or estimates.request.options
         self.world = world
         self.cards = allowed_cards(world.cards, self.constraints) if self.options.n_gpu_layers else ()
-        self.free = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
+        own_memory = {card.uuid: card.usable_bytes for card in self.cards if not card.is_unified}
+        self.free = own_memory | dict(world.shared)
         self.contexts = (options.ctx_size,) if options else candidate_contexts(estimates.request)
         self.splits = Splits(estimates, self.cards, self.free, self.shortest_context_options)
         self.considered: list[str] = []
@@ -140,8 +142,10 @@ class Candidates:
     def _missing_on(self, card: Card, ctx_size: int) -> dict[str, int]:
         """What is missing for the whole model on this card; empty if it fits."""
         estimate = self._estimate_on(card, ctx_size)
-        needs = {card.uuid: estimate.devices[0].booked_bytes, **shared_resources_needed(estimate)}
-        return shortfall(needs, self.free)
+        on_card, in_ram = estimate.devices[0].booked_bytes, estimate.host.booked_bytes
+        if card.is_unified:
+            return shortfall(shared_resources_needed(in_ram + on_card), self.free)
+        return shortfall({card.uuid: on_card, **shared_resources_needed(in_ram)}, self.free)
 
     def _one_card_options(self, ctx_size: int) -> ModelOptions:
         return replace(self.options, ctx_size=ctx_size, devices=1, tensor_split=())
@@ -152,10 +156,12 @@ class Candidates:
         return self.estimates.request.shape.hparams.n_layer_all + 1
 
     def _rank(self, card: Card, ctx_size: int) -> tuple[object, ...]:
-        """Sort key: preferred cards, then idle before busy ones, then those without a display, then by strategy."""
+        """Sort key: preferred cards, those with memory of their own, idle before busy ones, those without a display,
+        then by strategy."""
         left = card.usable_bytes - self._estimate_on(card, ctx_size).devices[0].booked_bytes
         return (
             position_in(self.world.policy.order, card),
+            card.is_unified,
             card.is_busy,
             card.drives_display,
             left if self.world.policy.strategy is Strategy.PACK else -left,
@@ -211,7 +217,7 @@ class Candidates:
 
     def _most_layers(self, cards: Sequence[Card]) -> Placement | None:
         """The most layers on GPUs: on the first card, or on as many as permitted if these hold more."""
-        splittable = [card for card in cards if not card.is_mig and card.usable_bytes > self.splits.min_overhead_bytes]
+        splittable = [card for card in cards if can_split(card) and card.usable_bytes > self.splits.min_overhead_bytes]
         splittable = splittable[: self.constraints.max_gpus]
         best = None
         if cards and self.constraints.min_gpus == 1:

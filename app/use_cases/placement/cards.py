@@ -42,6 +42,11 @@ def unmatched_names(named: Mapping[str, Iterable[str]], gpus: Sequence[NamedGpu]
     )
 
 
+def can_split(card: Card) -> bool:
+    """Whether it can be one of a model's GPUs. llama.cpp uses an integrated GPU only where there is no other."""
+    return not (card.is_mig or card.is_unified)
+
+
 def position_in(order: Sequence[str], card: Card) -> int:
     """Index of the GPU in a preference list; its length if the GPU is not listed."""
     return next((position for position, name in enumerate(order) if matches_any(card, (name,))), len(order))
@@ -65,6 +70,7 @@ def placement_on(
         estimate=estimate,
         indices=tuple(card.index for card in cards),
         names=tuple(card.name for card in cards),
+        unified=tuple(card.uuid for card in cards if card.is_unified),
     )
 
 

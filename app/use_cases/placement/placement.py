@@ -21,7 +21,7 @@ from app.entities.placement import (
     no_suggestion,
 )
 from app.use_cases.placement.candidates import Candidate, Candidates
-from app.use_cases.placement.cards import describe_card, format_mib, shortfall
+from app.use_cases.placement.cards import can_split, describe_card, format_mib, shortfall
 from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.suggestion import find_suggestion
@@ -182,7 +182,7 @@ class _Decider:
             reason = f"{reason}; pinned models are not evicted: {model_names(self._pinned)}"
         found = self._decision(Outcome.REFUSE, reason, smallest.needed_bytes if smallest else 0)
         if smallest and _is_short_of_ram(smallest, candidates):
-            needed, free = smallest.booked_bytes[CPU], {CPU: _free_ram(self.candidates)}
+            needed, free = smallest.needs[CPU], {CPU: _free_ram(self.candidates)}
             found = replace(found, needed_bytes=needed, free_bytes=free)
         world = empty if is_permanent else evicted
         suggest = cache(lambda: find_suggestion(self.estimates, world))
@@ -196,13 +196,13 @@ class _Decider:
             present = ", ".join(map(describe_card, self.world.cards))
             return f"none of the GPUs allowed by its settings is present ({settings}); present: {present}"
         if _is_short_of_ram(smallest, candidates):
-            free = format_mib(_free_ram(candidates))
-            return f"it needs {format_mib(smallest.booked_bytes[CPU])} of RAM; {usable}: {free}"
+            free, ram = format_mib(_free_ram(candidates)), "unified memory" if smallest.unified else "RAM"
+            return f"it needs {format_mib(smallest.needs[CPU])} of {ram}; {usable}: {free}"
         cards = candidates.cards
         free = ", ".join(f"{describe_card(card)} {format_mib(max(0, card.usable_bytes))}" for card in cards)
         min_gpus = self.constraints.min_gpus
         if min_gpus > 1:
-            count = sum(not card.is_mig for card in cards)
+            count = sum(map(can_split, cards))
             few = f"only {count} {'is' if count == 1 else 'are'} available for a split"
             problem = "it does not fit on them" if count >= min_gpus else few
             return f"min_gpus is {min_gpus}, but {problem}; {usable}: {free}"

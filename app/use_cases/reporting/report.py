@@ -53,7 +53,8 @@ def health(
         },
         "servers": [_server(s, now) for s in pool.servers],
         "waiting": len(pool.waiting),
-        "gpu_pool_status": gpu_pool_status(gpus, pool.servers, pool.limits.gpu_limits),
+        "gpu_pool_status": gpu_pool_status(gpus, pool.servers, pool.limits.gpu_limits)
+        | {"age_seconds": round(now - gpus.at, 1) if gpus.gpus else None},
     }
 
 

@@ -155,6 +155,7 @@ class Exited:
     could_not_spawn: bool = False
     ran_out_of_memory: bool = False  # of a GPU
     gpu_failure: GpuFailure | None = None
+    exit_code: int | None = None  # negative: the number of the signal that ended it; None: unknown
 
 
 @dataclass(frozen=True, slots=True)

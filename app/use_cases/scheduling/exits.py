@@ -5,8 +5,9 @@ from __future__ import annotations
 from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import memory_to_release
+from app.use_cases.placement.releasing import memory_to_release
 from app.use_cases.scheduling.backoff import with_failure, without_backoff
+from app.use_cases.scheduling.blame import is_due_to_request
 from app.use_cases.scheduling.effects import Effect, ProbeEngine
 from app.use_cases.scheduling.events import Exited, GpuFailure
 from app.use_cases.scheduling.gpu_exits import record_gpu_failure
@@ -15,6 +16,7 @@ from app.use_cases.scheduling.pool_state import (
     STOPPING,
     Awaited,
     PoolState,
+    ServerEnding,
     Step,
     Waiter,
     note_ending,
@@ -36,11 +38,11 @@ def record_exit(state: PoolState, event: Exited) -> Step:
     if ended.state is ServerState.FAILED and server.ready_at is not None and server.in_flight:
         if event.gpu_failure is None or not event.gpu_failure.is_unused:
             return _record_crash(state, server, event), []
-        state = note_ending(state, server, event.detail)
+        state = note_ending(state, server, ServerEnding(event.detail))
     if ended.state is ServerState.FAILED:
         return _record_failure(state, server, event)
     if server.id in state.endings:  # it was killed in mid-answer
-        state = with_suspects(state, server, event.at)
+        state = _with_suspects(state, server, event)
     if server.ready_at is None:
         return state, []
     return replace(state, backoffs=without_backoff(state.backoffs, server.model.name)), []
@@ -62,11 +64,15 @@ def _without(state: PoolState, server: Server, at: float) -> PoolState:
 
 
 def _record_crash(state: PoolState, server: Server, event: Exited) -> PoolState:
-    """A death in mid-answer is due to a request: the model is loaded again at once. For one that ran out of a GPU's
-    memory more is booked instead."""
+    """A death in mid-answer is not the model's fault: it is loaded again at once. One that ran out of a GPU's memory is
+    no request's fault either: more is booked."""
     if event.ran_out_of_memory and not server.placement.is_on_cpu:
         return _record_exhaustion(state, server)
-    return with_suspects(state, server, event.at)
+    return _with_suspects(state, server, event)
+
+
+def _with_suspects(state: PoolState, server: Server, event: Exited) -> PoolState:
+    return with_suspects(state, server, event.at) if is_due_to_request(state, server, event.exit_code) else state
 
 
 def _record_failure(state: PoolState, server: Server, event: Exited) -> Step:
@@ -122,4 +128,4 @@ def _record_exhaustion(state: PoolState, server: Server) -> PoolState:
         f"booked for it, from now on {state.runtime_margins[name].device_bytes / MIB:.0f} MiB more on each GPU than it "
         "reports"
     )
-    return note_ending(state, server, why)
+    return note_ending(state, server, ServerEnding(why))

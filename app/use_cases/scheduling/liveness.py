@@ -17,6 +17,7 @@ from app.use_cases.scheduling.events import Ending, Release, ServerChecked
 from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.pool_state import (
     PoolState,
+    ServerEnding,
     Step,
     note_ending,
     stop_server,
@@ -107,6 +108,6 @@ def _stop_hung(state: PoolState, server: Server, seconds: float) -> Step:
         f"its llama-server (server {server.id}) has not responded for {seconds:.0f} s: stopped, with {running} running "
         f"and {waiting} waiting requests"
     )
-    state = note_ending(state, server, f"{name}: {reason}", is_hung=True)
+    state = note_ending(state, server, ServerEnding(f"{name}: {reason}", is_hung=True))
     state, effects = stop_server(state, server, StopReason.HUNG, reason)
     return state, [Decided(name, Decision(Outcome.STOP, reason, needed_bytes=0), ()), *effects]

@@ -7,6 +7,9 @@ killed before the machine runs out:
 1. one that exceeds its booking by `max_excess_memory`, not counting context checkpoints, which engines keep by design;
 2. when little RAM is left, the one with the largest excess, unless that is small: it is not to blame then.
 
+Where a GPU uses RAM as its memory, drivers differ in whether that counts as the process's own. So the first rule
+permits what was booked there, too. The second does not: an engine could grow by as much unnoticed.
+
 Loading servers are not judged here: rebook.py compares their own reports with their bookings.
 """
 
@@ -17,7 +20,7 @@ from app.entities.memory import MemoryReading
 from app.entities.placement import CPU
 from app.entities.server import Server
 from app.use_cases.scheduling.effects import Effect, ReadMemory, StopReason
-from app.use_cases.scheduling.pool_state import PoolState, Step, note_ending, note_failure, stop_server
+from app.use_cases.scheduling.pool_state import PoolState, ServerEnding, Step, note_ending, note_failure, stop_server
 
 MIB, GIB = 1024**2, 1024**3
 WATCH_SECONDS = 0.5  # that schema makes an engine grow by about 0.5 GB in this time
@@ -45,6 +48,16 @@ def watch_memory(state: PoolState, now: float) -> Step:
     return replace(state, memory_requested_at=now), [*effects, ReadMemory()]
 
 
+def has_outgrown_booking(state: PoolState, server: Server) -> bool:
+    """Whether it held far more RAM than was booked when that was last read, or more than it may: a request made it
+    grow, whoever else has used up the machine's RAM."""
+    if state.memory is None:
+        return False
+    limit = state.limits.max_excess_memory_bytes
+    most = MIN_EXCESS_BYTES if limit is None else min(limit, MIN_EXCESS_BYTES)
+    return _excess(server, state.memory) > most + _permitted_bytes(state, server)
+
+
 def _is_watched(server: Server, at: float) -> bool:
     return server.is_up and bool(server.leases or at <= server.last_used + WATCH_AFTER_USE_SECONDS)
 
@@ -57,7 +70,8 @@ def _kill_oversized(state: PoolState, now: float) -> Step:
         detail = _detail(server, state.memory, why)
         if not state.has_another(server):
             state = note_failure(state, server, detail, now)
-        state, orders = stop_server(note_ending(state, server, detail), server, StopReason.MEMORY_EXCEEDED, detail)
+        ending = ServerEnding(detail, is_due_to_request=has_outgrown_booking(state, server))
+        state, orders = stop_server(note_ending(state, server, ending), server, StopReason.MEMORY_EXCEEDED, detail)
         effects += orders
     return state, effects
 
@@ -67,7 +81,7 @@ def _oversized(state: PoolState, memory: MemoryReading) -> list[tuple[Server, st
     limit = state.limits.max_excess_memory_bytes
     assert limit is not None
     servers = [server for server in state.servers if server.is_up and _excess(server, memory) > 0]
-    above = [server for server in servers if _excess(server, memory) > limit + _checkpoint_bytes(state, server)]
+    above = [server for server in servers if _excess(server, memory) > limit + _permitted_bytes(state, server)]
     if above:
         return [(server, f"scheduling.max_excess_memory is {limit / MIB:.0f} MiB") for server in above]
     if not servers or not _is_low(state, memory):
@@ -88,9 +102,11 @@ def _excess(server: Server, memory: MemoryReading) -> int:
     return memory.held_bytes.get(server.id, 0) - server.booked.get(CPU, 0)
 
 
-def _checkpoint_bytes(state: PoolState, server: Server) -> int:
+def _permitted_bytes(state: PoolState, server: Server) -> int:
+    """Beyond the booking of RAM: context checkpoints, and a GPU's memory where that is RAM."""
     request = state.placement_requests.get(server.id)
-    return request.checkpoint_bytes if request else 0
+    checkpoints = request.checkpoint_bytes if request else 0
+    return checkpoints + sum(server.booked.get(uuid, 0) for uuid in server.placement.unified)
 
 
 def _detail(server: Server, memory: MemoryReading, why: str) -> str:

@@ -14,7 +14,7 @@ from app.entities.placement import Placement
 from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.placement.cards import allowed_cards
-from app.use_cases.placement.ledger import ReleasingMemory, memory_to_release
+from app.use_cases.placement.releasing import ReleasingMemory, memory_to_release
 from app.use_cases.placement.request import LearnedMargin, PlacementRequest
 from app.use_cases.scheduling.backoff import Backoffs
 from app.use_cases.scheduling.card_failures import CardFailures
@@ -60,6 +60,12 @@ class Waiter:
     key: str = ""  # name of the client's API key; "" without keys, and for loads and unloads
     request_hash: str = ""
 
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether its model may be placed on GPUs."""
+        request = self.placement_request
+        return (request.options if request else self.model.launch.options).n_gpu_layers != 0
+
 
 Conversations = Mapping[int, int]  # the id of the server that each used last, the latest conversation last
 
@@ -78,6 +84,7 @@ class ServerEnding:
 
     detail: str
     is_hung: bool = False  # it did not respond
+    is_due_to_request: bool = False  # for which it took far more memory than was booked
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class PoolState:
     gpus: GpuSnapshot = NO_GPUS
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
+    gpus_needed_at: float = float("-inf")  # when a load last asked for a reading; at first: when the GPUs were read
     releasing: tuple[ReleasingMemory, ...] = ()  # GPU memory of servers that have ended
     # By server id: the GPU memory that servers held when their stop was ordered.
     held_when_stopped: Mapping[int, tuple[ReleasingMemory, ...]] = field(default_factory=dict)
@@ -219,9 +227,9 @@ def note_failure(state: PoolState, server: Server, detail: str, at: float) -> Po
     return replace(state, failures={**state.failures, server.model.name: Failure(detail, at)})
 
 
-def note_ending(state: PoolState, server: Server, why: str, is_hung: bool = False) -> PoolState:
+def note_ending(state: PoolState, server: Server, ending: ServerEnding) -> PoolState:
     """Note why a server ended that had requests, for the errors that they get."""
-    endings = {**state.endings, server.id: ServerEnding(why, is_hung)}
+    endings = {**state.endings, server.id: ending}
     return replace(state, endings=dict(list(endings.items())[-REMEMBERED_ENDINGS:]))
 
 

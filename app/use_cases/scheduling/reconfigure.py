@@ -60,7 +60,12 @@ def _without_old_failures(state: PoolState, models: Mapping[str, Model]) -> Pool
         failures={name: failure for name, failure in state.failures.items() if name in kept},
         learned_margins={name: margin for name, margin in state.learned_margins.items() if name in kept},
         backoffs={name: backoff for name, backoff in state.backoffs.items() if name in kept},
+        suspects={each: known for each, known in state.suspects.items() if _is_unchanged(known.model, models)},
     )
+
+
+def _is_unchanged(model: Model, models: Mapping[str, Model]) -> bool:
+    return model.name in models and model.is_served_as(models[model.name])
 
 
 def _end(state: PoolState, server: Server) -> Step:

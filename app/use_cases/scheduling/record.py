@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot
@@ -32,7 +33,7 @@ from app.use_cases.scheduling.pool_state import (
 from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
 from app.use_cases.scheduling.runtime_margin import with_runtime_margin
-from app.use_cases.scheduling.suspects import without_suspect
+from app.use_cases.scheduling.suspects import without_suspect, without_suspects_of, without_unread
 
 
 def record(state: PoolState, event: Event) -> Step:
@@ -43,6 +44,7 @@ def record(state: PoolState, event: Event) -> Step:
             waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, False, key, request_hash)
             return _enqueued(state, waiter), []
         case ev.Load(ticket, model, at, deadline, request):  # by order: the client wants to see it fail, or not
+            state = without_suspects_of(state, model.name)
             state = replace(state, backoffs=without_backoff(state.backoffs, model.name))
             return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.LOADED, request)), []
         case ev.Unload(ticket, model, at, deadline):
@@ -134,7 +136,8 @@ def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> Poo
 
 def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:
     servers = tuple(_renumbered(server, gpus) for server in state.servers)
-    state = replace(state, servers=servers, gpus=gpus)
+    needed_at = state.gpus_needed_at if state.gpus_needed_at > -inf else gpus.at
+    state = replace(state, servers=servers, gpus=gpus, gpus_needed_at=needed_at)
     if state.gpus_requested_at is not None and gpus.at < state.gpus_requested_at:
         return state  # read before the request for a new reading: that is still on its way
     return replace(state, gpus_requested_at=None, gpu_reading_is_late=False)
@@ -168,7 +171,7 @@ def _enqueued_unload(state: PoolState, waiter: Waiter) -> Step:
 def _released(state: PoolState, event: ev.Release) -> PoolState:
     server = next((s for s in state.servers if event.ticket in s.leases), None)
     if server is None:  # it ended before the request did
-        return state
+        return without_unread(state, event.ticket) if event.ending is ev.Ending.NOT_SENT else state
     is_complete = event.ending is ev.Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
     if is_complete:

@@ -1,7 +1,7 @@
 """Suspects: requests that may end the server that answers them.
 
-A server that dies while it answers does so because of a request, not of its model, but which of them is unknown. All
-that were in flight are suspects, known by their hash: the next time, each runs alone on its server, for
+A server that crashes while it answers does so because of a request (blame.py), not of its model, but which of them is
+unknown. All that were in flight are suspects, known by their hash: the next time, each runs alone on its server, for
 EXCLUSIVE_SECONDS at most. One that ends a server again while it runs alone is refused for an hour; one that completes
 is no suspect any more. So other requests are hit once, and the model itself is not in backoff.
 
@@ -32,11 +32,13 @@ MAX_SUSPECTS = 1024
 
 def with_suspects(state: PoolState, server: Server, at: float) -> PoolState:
     """The state after a server ended in mid-answer: what it had in flight is suspect, or refused if it was alone."""
-    hashes = {each for each in server.in_flight.values() if each}
+    hashes = {each: ticket for ticket, each in sorted(server.in_flight.items()) if each}
     was_alone = server.exclusive_ticket is not None and server.in_flight.keys() == {server.exclusive_ticket}
     known = {each: suspect for each, suspect in state.suspects.items() if suspect.until > at and each not in hashes}
-    refused = {each for each in hashes if was_alone or _is_refused(state, each, at)}
-    known |= {each: Suspect(at + SUSPECTED_SECONDS, is_refused=each in refused) for each in sorted(hashes)}
+    for each, ticket in hashes.items():
+        earlier = state.suspects.get(each)
+        is_refused = was_alone or (earlier is not None and earlier.is_refused and at < earlier.until)
+        known[each] = Suspect(server.model, ticket, at + SUSPECTED_SECONDS, is_refused)
     return replace(state, suspects=dict(list(known.items())[-MAX_SUSPECTS:]))
 
 
@@ -48,15 +50,26 @@ def without_suspect(state: PoolState, request_hash: str) -> PoolState:
     return replace(state, suspects={each: other for each, other in state.suspects.items() if each != request_hash})
 
 
+def without_unread(state: PoolState, ticket: int) -> PoolState:
+    """The state after it turned out that a request had not been sent when its server ended."""
+    return replace(state, suspects={each: other for each, other in state.suspects.items() if other.ticket != ticket})
+
+
+def without_suspects_of(state: PoolState, model: str) -> PoolState:
+    """The state after an order to load the model: nothing is held against its requests any more."""
+    return replace(state, suspects={each: other for each, other in state.suspects.items() if other.model.name != model})
+
+
 def is_suspect(state: PoolState, waiter: Waiter, now: float) -> bool:
     """Whether the request must run alone."""
+    return _suspect(state, waiter, now) is not None
+
+
+def _suspect(state: PoolState, waiter: Waiter, now: float) -> Suspect | None:
+    """What is held against the request; nothing if its model's file or settings have changed since."""
     suspect = state.suspects.get(waiter.request_hash)
-    return suspect is not None and suspect.until > now
-
-
-def _is_refused(state: PoolState, request_hash: str, now: float) -> bool:
-    suspect = state.suspects.get(request_hash)
-    return suspect is not None and suspect.is_refused and suspect.until > now
+    is_valid = suspect is not None and suspect.until > now and suspect.model.is_served_as(waiter.model)
+    return suspect if is_valid else None
 
 
 def refuse_crashing(state: PoolState, now: float) -> Step:
@@ -65,8 +78,8 @@ def refuse_crashing(state: PoolState, now: float) -> Step:
         return state, []
     refusals = {}
     for waiter in state.waiting:
-        if _is_refused(state, waiter.request_hash, now):
-            minutes = (state.suspects[waiter.request_hash].until - now) / 60
+        if (suspect := _suspect(state, waiter, now)) and suspect.is_refused:
+            minutes = (suspect.until - now) / 60
             refusals[waiter.ticket] = Refusal(Reason.CRASHES_ENGINE, waiter.model.name, f"{minutes:.0f} min")
     return reject(state, refusals)
 

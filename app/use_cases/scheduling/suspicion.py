@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.entities.model import Model
+
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A request that was in flight when a server ended."""
+    """A request that was in flight when a server of its model ended."""
 
+    model: Model
+    ticket: int  # by which it was sent then
     until: float
     is_refused: bool  # it ran alone then; else it runs alone the next time
 
