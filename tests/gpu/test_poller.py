@@ -233,6 +233,8 @@ def sleeping(folder: Path, card: Card, may_sleep: Callable[[float], bool]) -> tu
 
 
 def test_gpus_that_may_sleep_are_closed_and_not_read_until_a_reading_is_requested(tmp_path: Path):
+    from apscheduler.schedulers.base import STATE_PAUSED, STATE_RUNNING
+
     may = threading.Event()
     store, poller, closings = sleeping(tmp_path, card := Card(A), lambda now: may.is_set())
     wait_for(lambda: card.readings > 3, 10)
@@ -244,10 +246,11 @@ def test_gpus_that_may_sleep_are_closed_and_not_read_until_a_reading_is_requeste
     assert (card.readings, closings) == (readings, ["gpus"])
     assert (store.gpus.gpus, store.gpus.problems) == ((A,), ())
     assert store.gpus.as_of(time.monotonic() + 10_000).state is GpuState.ASLEEP, "no reading is overdue"
+    assert poller._scheduler is not None and poller._scheduler.state == STATE_PAUSED, "no thread wakes up for a poll"
     may.clear()
     poller.read_now()
     wait_for(lambda: store.gpus.state is GpuState.OK and card.readings > readings + 3, 10)
-    assert threading.active_count() == threads
+    assert (poller._scheduler.state, threading.active_count()) == (STATE_RUNNING, threads)
 
 
 def test_without_a_use_they_fall_asleep_again_after_one_reading(tmp_path: Path):

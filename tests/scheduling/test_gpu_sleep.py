@@ -95,8 +95,7 @@ def test_a_model_that_uses_no_gpu_neither_keeps_them_awake_nor_counts():
 
 def test_a_model_on_the_cpu_for_want_of_a_gpu_keeps_them_awake():
     play = play_on(replace(ONE, engine_problem="no CUDA"))
-    play.request("a", at=1.0)
-    play.post(play.polled(at=1.0))
+    loaded(play, at=1.0)
     assert [server.placement.uuids for server in play.state.servers] == [(CPU,)]
     assert not may_sleep(play.state, 1000.0)
 

@@ -23,7 +23,7 @@ def may_sleep(state: PoolState, now: float) -> bool:
 
 
 def _are_in_use(state: PoolState) -> bool:
-    is_awaited = state.gpus_requested_at is not None or any(waiter.uses_gpus for waiter in state.waiting_for_server)
+    is_awaited = any(waiter.uses_gpus for waiter in state.waiting_for_server)
     return is_awaited or any(_may_use_gpus(state, server) for server in state.servers)
 
 
