@@ -379,7 +379,7 @@ def test_lost_gpus_are_not_reported_as_an_engine_problem(tmp_path: Path):
 
 
 def test_an_engine_that_cannot_use_the_gpus_is_probed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(workers.gpu.engine_check, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(workers.gpu.engine_check, "RETRY_SECONDS", 0.05)
     store, _ = polling(tmp_path, card := Card(A), engine_problem=(engine := Engine("none")).problem_now)
     wait_for(lambda: engine.probes > 3, 10)
     engine.problem = ""

@@ -10,8 +10,8 @@ from app.use_cases.placement.engine_gpus import EngineProbe, as_the_engine_sees_
 from workers.gpu.driver_update import REPLACED, is_driver_replaced
 
 # Until the engine is asked again while it cannot use some GPUs, doubled each time: the driver may not be ready yet.
-AGAIN_SECONDS, MAX_AGAIN_SECONDS = 5.0, 60.0
-MAX_AGAIN_SECONDS_BESIDE_OTHERS = 600.0  # where it can use others: it opens all of them
+RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 60.0
+MAX_RETRY_SECONDS_BESIDE_OTHERS = 600.0  # where it can use others: it opens all of them
 
 AskEngine = Callable[[Sequence[Gpu], Callable[[], None]], EngineProbe]
 
@@ -27,7 +27,7 @@ class EngineCheck:
     def __init__(self, ask: AskEngine) -> None:
         self._ask = ask
         self._last = EngineProbe()
-        self._asked_at = 0.0
+        self._answered_at = 0.0
         self._failures = 0  # in a row
         self._uuids: set[str] = set()  # in the last reading
         self._is_ordered = False  # set by any thread
@@ -40,16 +40,16 @@ class EngineCheck:
         """Whether the engine must be asked about this reading. `has_usable_gpu`: it could use some so far."""
         before, self._uuids = self._uuids, {gpu.uuid for gpu in gpus.gpus}
         is_ordered, self._is_ordered = self._is_ordered, False
-        longest = MAX_AGAIN_SECONDS_BESIDE_OTHERS if has_usable_gpu else MAX_AGAIN_SECONDS
-        again_at = self._asked_at + min(longest, AGAIN_SECONDS * 2.0 ** min(self._failures - 1, 16))
-        is_retry_due = not self._last.is_fine and time.monotonic() >= again_at
+        longest = MAX_RETRY_SECONDS_BESIDE_OTHERS if has_usable_gpu else MAX_RETRY_SECONDS
+        retry_at = self._answered_at + min(longest, RETRY_SECONDS * 2.0 ** min(self._failures - 1, 16))
+        is_retry_due = not self._last.is_fine and time.monotonic() >= retry_at
         return bool(self._uuids) and (self._uuids != before or is_retry_due or is_ordered)
 
     def ask(self, gpus: GpuSnapshot, between: Callable[[], None]) -> None:
         """Takes seconds; `between` is called now and then."""
         probe = self._ask(gpus.gpus, between)
         self._last = probe.with_cause(REPLACED) if probe.unusable and is_driver_replaced() else probe
-        self._asked_at = time.monotonic()
+        self._answered_at = time.monotonic()
         self._failures = 0 if probe.is_fine else self._failures + 1
 
     def completed(self, gpus: GpuSnapshot) -> GpuSnapshot:
