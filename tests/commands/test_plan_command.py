@@ -48,7 +48,7 @@ def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     assert (report["outcome"], device["uuid"], device["layers"]) == ("place", "GPU-b", 9)
     items = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
     assert device["total_bytes"] == sum(device[item] for item in items) <= report["needed_bytes"]
-    assert report["placement"]["ctx_size"] == 32768, "the longest automatic context that fits"
+    assert report["placement"]["ctx_size"] == 65536, "it takes less than half of the GPU"
 
 
 def test_the_gpu_of_a_display_is_used_last(model: str, tmp_path: Path):

@@ -104,6 +104,12 @@ def test_a_card_of_the_size_of_the_ram_is_a_usual_card(hardware: StandIn):
     assert (gpu.is_unified, gpu.free_bytes) == (False, RAM_BYTES - GIB)
 
 
+def test_an_integrated_gpu_with_a_part_of_the_ram_has_that_part(hardware: StandIn):
+    hardware.show(a_spark(total_mib=RAM_MIB // 2, used_mib=1024))
+    gpu = the_gpu(Nvml().read_gpus())
+    assert (gpu.is_unified, gpu.total_bytes) == (False, RAM_BYTES // 2)
+
+
 def test_a_discrete_card_that_tells_no_memory_does_not_get_the_ram(hardware: StandIn):
     hardware.show(Card(flags=("no_memory",)))
     assert Nvml().read_gpus().gpus == ()
