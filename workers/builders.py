@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
+from app.entities.gpu import NOT_READ, Gpu, GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
 from app.services import AccessPolicy, RequestSettings
 from app.settings.schema import Settings
+from app.use_cases.placement.engine_gpus import EngineProbe
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.limits import SchedulingLimits
 from workers.engine.current_engine import CurrentEngine
-from workers.engine.devices import cuda_problem
+from workers.engine.gpu_probe import probe_gpus
 from workers.engine.probe_process import engine_environment
 from workers.folders import state_folder
+from workers.gpu.engine_check import assume_usable
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
@@ -128,17 +130,19 @@ def build_gpu_poller(
         publish,
         GpuHistory(state_folder() / "gpus.json"),
         settings.gpu.poll_seconds,
-        engine_problem=lambda: _gpu_problem(probed, settings.engine.env),
-        engine_build=lambda: _build_of(probed),
+        ask_engine=partial(_ask_engine, probed, settings.engine.env),
+        engine_build=partial(_build_of, probed),
         may_sleep=may_sleep,
         close_nvml=nvml.close,
     )
 
 
-def _gpu_problem(engine: CurrentEngine | None, env: Mapping[str, str]) -> str:
-    """Why the engine cannot use the GPUs; "" if it can, or where that is assumed."""
+def _ask_engine(
+    engine: CurrentEngine | None, env: Mapping[str, str], gpus: Sequence[Gpu], between: Callable[[], None]
+) -> EngineProbe:
+    """Which GPUs the engine cannot use; none where that is assumed."""
     facts = engine.refresh() if engine else None
-    return cuda_problem(facts, env) if facts else ""
+    return probe_gpus(facts, env, gpus, between) if facts else assume_usable(gpus, between)
 
 
 def _build_of(engine: CurrentEngine | None) -> str:

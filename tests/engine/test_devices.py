@@ -6,12 +6,26 @@ from pathlib import Path
 
 import pytest
 
+from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts, EngineKind
 from tests.engine.test_binary import program
 from tests.helpers.fake_llama_server import install_fake
 from workers.engine import probe_process
 from workers.engine.binary import find_engine
-from workers.engine.devices import cuda_problem, devices_in_list, probe_devices
+from workers.engine.gpu_probe import devices_in_list, list_devices, probe_gpus
+
+CARD = Gpu("GPU-a", 0, "card")
+
+
+def names(engine: EngineFacts, **extra: str) -> tuple[str, ...] | None:
+    """The devices that the engine lists; None if it cannot be asked."""
+    return listed.names if (listed := list_devices(engine, extra)) else None
+
+
+def problem(engine: EngineFacts) -> str:
+    probe = probe_gpus(engine, {}, [CARD], lambda: None)
+    assert not probe.unusable
+    return probe.problem
 
 
 def a_scripted(folder: Path, text: str) -> EngineFacts:
@@ -43,7 +57,7 @@ def test_a_list_in_another_form_says_nothing_about_the_devices(tmp_path: Path, r
     with pytest.raises(ValueError, match="in an unknown form"):
         devices_in_list(f"Available devices:\n{row}\n")
     engine = a_scripted(tmp_path, f"echo 'Available devices:'; echo '{row}'")
-    assert (probe_devices(engine), cuda_problem(engine)) == (None, "")
+    assert (names(engine), problem(engine)) == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -52,20 +66,20 @@ def test_a_list_in_another_form_says_nothing_about_the_devices(tmp_path: Path, r
 )
 def test_an_engine_without_cuda_is_recognized_by_its_devices(tmp_path: Path, devices: str, named: str | None):
     engine = find_engine(str(install_fake(tmp_path, FAKE_DEVICES=devices)))
-    assert probe_devices(engine) == tuple(devices.split(",") if devices else ())
-    problem = cuda_problem(engine)
-    assert bool(problem) == bool(named)
+    assert names(engine) == tuple(devices.split(",") if devices else ())
+    found = problem(engine)
+    assert bool(found) == bool(named)
     if named:
-        assert problem.startswith("the engine (3091 (fake)) has no CUDA: ") and named in problem
+        assert found.startswith("the engine (3091 (fake)) has no CUDA: ") and named in found
 
 
 def test_the_embedded_engine_of_the_cpu_wheel_has_no_cuda():
-    assert "has no CUDA: its --list-devices lists no GPU; install a CUDA build" in cuda_problem(find_engine("embedded"))
+    assert "has no CUDA: its --list-devices lists no GPU; install a CUDA build" in problem(find_engine("embedded"))
 
 
 def test_an_engine_without_list_devices_is_not_probed_and_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     engine = find_engine(str(install_fake(tmp_path)))
-    assert (probe_devices(engine), cuda_problem(engine), caplog.text) == (None, "", "")
+    assert (names(engine), problem(engine), caplog.text) == (None, "", "")
 
 
 @pytest.mark.parametrize(
@@ -83,12 +97,12 @@ def test_a_failed_probe_is_logged_and_the_engine_accepted(
 ):
     monkeypatch.setattr(probe_process, "_TIMEOUT_SECONDS", 0.3)
     engine = a_scripted(tmp_path, text)
-    assert (probe_devices(engine), cuda_problem(engine)) == (None, "")
+    assert (names(engine), problem(engine)) == (None, "")
     assert caplog.records[0].levelname == "WARNING" and message in caplog.text
 
 
 def test_devices_are_probed_each_time_in_the_environment_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LLAMA_ARG_DEVICE", "none")
     engine = a_scripted(tmp_path, 'echo "Available devices:"; echo "  $DEVICE$LLAMA_ARG_DEVICE: a (1 MiB, 1 MiB free)"')
-    assert probe_devices(engine, {"DEVICE": "CUDA0"}) == ("CUDA0",)
-    assert probe_devices(engine, {"DEVICE": "CUDA1"}) == ("CUDA1",)
+    assert names(engine, DEVICE="CUDA0") == ("CUDA0",)
+    assert names(engine, DEVICE="CUDA1") == ("CUDA1",)

@@ -1,14 +1,16 @@
-"""The devices that an engine can compute on, besides the CPU, from its own --list-devices."""
+"""Asks an engine which GPUs it can use: all at once, and each alone if it lists fewer than there are."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
 
+from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
+from app.use_cases.placement.engine_gpus import DeviceList, EngineProbe, engine_probe, gpus_to_ask_for
 from workers.engine.probe_process import EngineNotFound, last_lines, probe_output
+from workers.server.gpu_errors import find_cuda_error
 
 log = logging.getLogger(__name__)
 
@@ -17,16 +19,28 @@ _DEVICE = re.compile(r" +(\S+): .*MiB")
 _NO_DEVICE = "(none)"
 
 
-def probe_devices(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...] | None:
-    """The devices besides the CPU that the engine can use now: "CUDA0", "Vulkan0", ... None if unknown.
+def probe_gpus(
+    engine: EngineFacts, extra: Mapping[str, str], gpus: Sequence[Gpu], between: Callable[[], None]
+) -> EngineProbe:
+    """What the engine says about these GPUs now. `extra` is added to its environment, as for a server.
 
-    `extra` is added to its environment, as for a server. Never cached: the list is empty while the driver is down. The
-    engine opens every visible GPU, which takes seconds and temporarily some hundred MiB of VRAM on each.
+    Never cached: the list is empty while the driver is down. The engine opens every visible GPU, which takes seconds
+    and temporarily some hundred MiB of VRAM on each. `between` is called between two starts of the engine.
     """
+    listed, alone = list_devices(engine, extra), dict[str, DeviceList | None]()
+    for gpu in gpus_to_ask_for(listed, gpus):
+        between()
+        alone[gpu.uuid] = list_devices(engine, {**extra, "CUDA_VISIBLE_DEVICES": gpu.uuid})
+    return engine_probe(engine.version, listed, alone, gpus)
+
+
+def list_devices(engine: EngineFacts, extra: Mapping[str, str]) -> DeviceList | None:
+    """The devices that the engine lists; None if it cannot be asked."""
     if _LIST_DEVICES not in engine.flags:
         return None
     try:
-        return devices_in_list(probe_output((*engine.command, _LIST_DEVICES), extra))
+        text = probe_output((*engine.command, _LIST_DEVICES), extra)
+        return DeviceList(devices_in_list(text), find_cuda_error(text.splitlines()))
     except (EngineNotFound, ValueError) as error:
         log.warning("cannot list the devices of the engine: %s", error)
         return None
@@ -49,15 +63,3 @@ def devices_in_list(text: str) -> tuple[str, ...]:
     if rows and not devices:
         raise ValueError(f"{_LIST_DEVICES} printed a list in an unknown form{last_lines(listed)}")
     return tuple(devices)
-
-
-def cuda_problem(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Why the engine cannot use the NVIDIA GPUs; "" if it can, or if that is unknown (see `probe_devices`)."""
-    devices = probe_devices(engine, extra)
-    if devices is None or any(re.fullmatch(r"CUDA\d+", device) for device in devices):
-        return ""
-    listed = f"lists only {', '.join(devices)}" if devices else "lists no GPU"
-    return (
-        f"the engine ({engine.version}) has no CUDA: its {_LIST_DEVICES} {listed}; "
-        "install a CUDA build of llama.cpp or set engine.binary to one"
-    )
