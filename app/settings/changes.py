@@ -81,8 +81,8 @@ CHANGES = (
     Change(
         "automatic-context",
         _models_with_automatic_context,
-        "the context no longer depends on what is loaded; of a model that is split, evicts others or runs on the CPU it "
-        "was 4096 and may be longer now, which takes more memory; ctx_size: 4096 restores it",
+        "the context no longer depends on what is loaded; of a model that is split, evicts others or runs on the CPU "
+        "it was 4096 and may be longer now, which takes more memory; ctx_size: 4096 restores it",
     ),
     Change(
         "excess-memory",
