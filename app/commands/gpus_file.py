@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -29,6 +30,7 @@ class _Gpu(_Strict):
     free_bytes: NonNegativeInt
     utilization_percent: float = Field(0.0, ge=0, le=100)
     drives_display: bool = False
+    unified: bool = False  # its sizes are the machine's RAM
 
 
 class _Server(_Strict):
@@ -71,6 +73,9 @@ def read_world(file: Path, gpu_limits: GpuLimits, policy: Policy) -> World:
         raise InvalidGpusFile("two GPUs have the same uuid")
     if unknown := sorted({uuid for server in content.servers for uuid in server.bytes} - uuids):
         raise InvalidGpusFile(f"a server has memory on {unknown[0]}, which is not one of the GPUs")
+    unified = [gpu for gpu in content.gpus if gpu.unified]
+    if len(unified) > 1 or (unified and content.ram_totals):
+        raise InvalidGpusFile("a unified GPU's total_bytes and free_bytes are the machine's RAM: give them once")
     if content.free_ram.get(CPU, 0) > content.ram_totals.get(CPU, inf):
         raise InvalidGpusFile("ram_free_bytes is more than ram_total_bytes")
     alive = [server for server in content.servers if server.state not in (ServerState.STOPPED, ServerState.FAILED)]
@@ -83,7 +88,26 @@ def read_world(file: Path, gpu_limits: GpuLimits, policy: Policy) -> World:
         for number, server in enumerate(alive)
         if server.state not in ENDING_STATES
     )
-    return World(cards, residents, content.free_ram, totals=content.ram_totals, policy=policy)
+    world = World(cards, residents, content.free_ram, totals=content.ram_totals, policy=policy)
+    return _with_unified(world, next(card for card in cards if card.is_unified), alive) if unified else world
+
+
+def _with_unified(world: World, card: Card, servers: list[_Server]) -> World:
+    """What the servers hold on this GPU, and what is free of it, is RAM."""
+    booked = sum(server.bytes.get(card.uuid, 0) for server in servers)
+    return replace(
+        world,
+        residents=tuple(replace(each, held_bytes=_in_ram(each.held_bytes, card.uuid)) for each in world.residents),
+        shared={CPU: card.usable_bytes, UNBOOKED_RAM: card.total_bytes - booked},
+        releasing=dict.fromkeys((CPU, UNBOOKED_RAM), card.releasing_bytes),
+        draining=dict.fromkeys((CPU, UNBOOKED_RAM), card.draining_bytes),
+        totals=dict.fromkeys((CPU, UNBOOKED_RAM), card.total_bytes),
+    )
+
+
+def _in_ram(held_bytes: Mapping[str, int], uuid: str) -> dict[str, int]:
+    in_ram = held_bytes.get(uuid, 0)
+    return {each: size for each, size in held_bytes.items() if each != uuid} | {CPU: in_ram, UNBOOKED_RAM: in_ram}
 
 
 def _card(index: int, gpu: _Gpu, servers: list[_Server], gpu_limits: GpuLimits) -> Card:
@@ -91,8 +115,9 @@ def _card(index: int, gpu: _Gpu, servers: list[_Server], gpu_limits: GpuLimits) 
         return sum(server.bytes.get(gpu.uuid, 0) for server in servers if not states or server.state in states)
 
     is_busy = gpu_limits.is_busy(gpu.utilization_percent)
-    card = Card(gpu.uuid, gpu.name, index, 0, 0, is_busy=is_busy, drives_display=gpu.drives_display)
-    reserve = gpu_limits.reserve_of(card)
+    kind = {"drives_display": gpu.drives_display, "is_unified": gpu.unified}
+    card = Card(gpu.uuid, gpu.name, index, 0, 0, is_busy=is_busy, **kind)
+    reserve = gpu_limits.reserve_of(card, gpu.total_bytes if gpu.unified else 0)
     limit, usable = gpu_limits.budget(reserve, gpu.total_bytes, gpu.free_bytes, used_bytes())
     return replace(
         card,

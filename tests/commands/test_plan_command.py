@@ -162,6 +162,22 @@ def test_another_machines_ram_is_the_files_or_assumed_to_be_enough(
     assert ("- RAM: assumed to be enough; the file gives none" in text) == (not ram)
 
 
+def a_spark(free_gib: int, **more: object) -> dict[str, object]:
+    gpu = {"uuid": "GPU-s", "name": "NVIDIA GB10", "unified": True, "total_bytes": 120 * GIB}
+    return {"gpus": [gpu | {"free_bytes": free_gib * GIB}], **more}
+
+
+def test_a_spark_in_the_file_has_one_pool_for_what_is_on_its_gpu_and_in_ram(model: str, tmp_path: Path):
+    report = answer(model, tmp_path, a_spark(free_gib=100), "-c", "4096")
+    assert report["gpus"] == [{"uuid": "GPU-s", "usable_bytes": 88 * GIB, "reserve_bytes": 12 * GIB, "unified": True}]
+    assert report["ram"] == {"total_bytes": 108 * GIB, "free_bytes": 88 * GIB}
+    idle = {"model": "old", "idle_seconds": 900, "bytes": {"GPU-s": 60 * GIB}}
+    report = answer(model, tmp_path, a_spark(free_gib=13, servers=[idle]), "-c", "4096")
+    assert (report["outcome"], report["evict"]) == ("evict", ["old"])
+    report = answer(model, tmp_path, a_spark(free_gib=13), "-c", "4096", status=1)
+    assert "of unified memory; usable: 1,024 MiB" in report["reason"]
+
+
 def test_ram_that_could_never_be_free_is_permanently_short(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [], "ram_total_bytes": GIB, "ram_free_bytes": GIB // 2}, status=1)
     assert "usable at most: 1,024 MiB" in report["reason"]
@@ -178,6 +194,10 @@ def test_without_a_gpu_the_cpu_is_used(model: str):
         ('{"gpus": [{"uuid": "a"}]}', "gpus.0.total_bytes"),
         ('{"gpus": [], "cards": []}', "cards"),
         ('{"gpus": [], "ram_total_bytes": 1, "ram_free_bytes": 2}', "more than ram_total_bytes"),
+        (
+            '{"gpus": [{"uuid": "s", "total_bytes": 2, "free_bytes": 1, "unified": true}], "ram_total_bytes": 2}',
+            "a unified GPU's total_bytes",
+        ),
         ('{"gpus": [], "servers": [{"model": "m", "bytes": {"x": 1}}]}', "not one of the GPUs"),
     ],
 )
