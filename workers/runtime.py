@@ -12,7 +12,6 @@ import logging
 import os
 import time
 
-from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, Task
 from app.entities.model import Model
 from app.errors import ProxyError
@@ -22,11 +21,9 @@ from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.reporting.reload_report import ModelChanges
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.gpu_sleep import may_sleep
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog, has_models
 from workers.builders import (
-    build_gpu_poller,
     build_limits,
     build_request_settings,
     build_spawn,
@@ -39,8 +36,8 @@ from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
 from workers.clients.daily_tokens import DailyTokens
 from workers.folders import state_folder, version
-from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
+from workers.gpu_watch import GpuWatch
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
@@ -59,6 +56,7 @@ from workers.telemetry.gauges import Gauges
 from workers.telemetry.key_gauges import KeyGauges
 from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
+from workers.upgrade_notices import warn_of_changes
 
 log = logging.getLogger(__name__)
 
@@ -101,26 +99,19 @@ class Runtime:
             *(lambda: self._store.pool.closing, self._has_ended),
             lambda server: self._store.pool.endings.get(server),
         )
+        self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
         self._pool = self._build_pool(engine)
-        self._gpus: GpuPoller | None = None  # None: GPUs are disabled
-        if self._store.gpus.state is not GpuState.DISABLED:
-            self._gpus = build_gpu_poller(
-                *(settings, engine, self._publish_gpus), lambda now: may_sleep(self._store.pool, now)
-            )
-        # Set before the GPU poller starts, and replaced by a reload.
-        self._pinned_check: PinnedModelsCheck | None = None
-        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
         self.services = self._build_services(engine, engine_problem)
 
     def _build_pool(self, engine: EngineFacts | None) -> Pool:
-        store, needs = self._store, self._needs
+        store, needs, gpus = self._store, self._needs, self._gpus
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
         spawn = build_spawn(self._settings, engine, *parts)
         count, forget = self._gauges.pool.count_step, self._relay.forget
         models = needs.placement_request, self._catalog.definition
-        return Pool(store, spawn, read_memory, self._read_gpus, *models, count, forget, self._probe_engine)
+        return Pool(store, spawn, read_memory, gpus.read_now, *models, count, forget, gpus.probe_engine)
 
     def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
         server = self._settings.server
@@ -151,6 +142,7 @@ class Runtime:
 
         Raises ConfigurationError if it is certain that the pinned models do not fit together.
         """
+        warn_of_changes(state_folder(), self._settings, self._catalog.models())
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
         self._records.begin()
@@ -160,7 +152,8 @@ class Runtime:
         self._access_log.start()
         self._clients.start()
         self._mover.start()
-        self._start_gpus()
+        # Needs the history of loads.
+        self._gpus.start(self._check_of_pinned(self._settings, self._catalog) if self._settings.pinned else None)
         self._pool.start()
         if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):
             watchdog.start()
@@ -171,19 +164,6 @@ class Runtime:
         # at 256 streams x 100 tokens/s was 130 ms in some rounds of bench.relay, and 3 ms without them.
         gc.collect()
         gc.freeze()
-
-    def _start_gpus(self) -> None:
-        """Start reading the GPUs; with pinned models, wait for the first reading and check that they fit."""
-        if self._settings.pinned:  # needs the history of loads
-            self._pinned_check = self._check_of_pinned(self._settings, self._catalog)
-        if self._gpus is not None:
-            self._gpus.start()
-        if self._pinned_check is not None:
-            if self._gpus is None:
-                self._pinned_check.check(self._store.gpus)
-            self._pinned_check.wait()
-            if self._pinned_check.errors:
-                raise ConfigurationError(*self._pinned_check.errors)
 
     def _check_of_pinned(self, settings: Settings, catalog: Catalog) -> PinnedModelsCheck:
         pinned = pinned_requests(settings.pinned, catalog, self._needs)
@@ -219,17 +199,8 @@ class Runtime:
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
         self._pool.reconfigure(build_limits(settings, self._engine), models)
-        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
-        self._replace_pinned_check(candidate.pinned)
+        self._gpus.replace_checks(GpuNamesCheck(settings.gpu_names()), candidate.pinned)
         begin_preload(newly_preloaded(before, settings, changes), self._catalog, self._load)
-
-    def _replace_pinned_check(self, check: PinnedModelsCheck) -> None:
-        """The thread that reads the GPUs checks again, and publishes the result."""
-        self._pinned_check = check
-        if self._gpus is None:
-            check.check(self._store.gpus)
-        else:
-            self._gpus.read_now()
 
     def task_of(self, model: Model) -> Task:
         """What the model is for. Raises the ProxyError of a model that cannot be served."""
@@ -238,21 +209,6 @@ class Runtime:
     def _has_ended(self, server_id: int) -> bool:
         """Whether a server's process has ended, or is being stopped; waits for the former."""
         return self._pool.wait_until(lambda s: not (found := s.server(server_id)) or not found.is_up, EXIT_SECONDS)
-
-    def _read_gpus(self) -> None:
-        if self._gpus is not None:
-            self._gpus.read_now()
-
-    def _probe_engine(self) -> None:
-        if self._gpus is not None:
-            self._gpus.probe_engine()
-
-    def _publish_gpus(self, gpus: GpuSnapshot) -> None:
-        """Called by the GPU poller. The pool's state is where the snapshot is kept."""
-        self._pool.post(ev.GpusPolled(gpus, time.monotonic()))
-        self._gpu_names_check.check(gpus)
-        if self._pinned_check is not None:
-            self._pinned_check.check(gpus)
 
     # --- end ----------------------------------------------------------------------------------------------
 
@@ -273,8 +229,7 @@ class Runtime:
             log.error("llama-servers did not exit in time; killing them")
             self._pool.kill()
         self._relay.close()
-        if self._gpus is not None:
-            self._gpus.close()
+        self._gpus.close()
         self._history.close()
         self._tokens.close()
         self._bodies.close()

@@ -58,7 +58,7 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     _note_unmatched_names(query, world)
     begin = time.perf_counter()
     refused = Decision(Outcome.REFUSE, problem, 0) if problem and request.options.n_gpu_layers else None
-    decision = refused or decide(request, world)
+    decision = refused or decide(request, world.with_others_taken())
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
     report = decision_json(decision, [names[number] for number in decision.evict])

@@ -71,7 +71,7 @@ class PlacementConstraints:
     exclude: tuple[str, ...] = ()
     min_gpus: int = 1
     max_gpus: int | None = None
-    has_auto_context: bool = False  # the longest of a few context sizes that fits
+    has_auto_context: bool = False  # the longest of a few context sizes that fits the empty machine
     cpu_moe: bool = False  # experts may be kept in RAM
     partial_offload: bool = False  # some layers may be kept in RAM
     cpu_when_full: bool = False  # the whole model may run on the CPU
@@ -146,6 +146,7 @@ class Placement:
     estimate: Estimate
     indices: tuple[int, ...] = ()  # NVML's, of the GPUs
     names: tuple[str, ...] = ()  # product names of the GPUs
+    full_ctx_size: int = 0  # the context if nobody else held memory, where ctx_size is shorter than that
     unified: tuple[str, ...] = ()  # UUIDs of the GPUs whose memory is RAM
 
     @property
@@ -181,7 +182,7 @@ class Placement:
     def by_pool(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """`sizes` by device, with those of GPUs whose memory is RAM added to RAM's."""
         if not self.unified:
-            return dict(sizes)
+            return {CPU: 0, **sizes}
         in_ram = sum(sizes.get(device, 0) for device in self.ram_devices)
         return {device: size for device, size in sizes.items() if device not in self.unified} | {CPU: in_ram}
 
@@ -222,6 +223,7 @@ class Decision:
     is_permanent: bool = False  # with REFUSE: it would not fit on an empty machine either
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each allowed GPU, or of RAM
     considered: tuple[str, ...] = ()  # each step with its numbers
+    shorter_ctx_size: int = 0  # with WAIT for other processes: the context if they do not release memory in time
     suggest: Callable[[], str] = field(default=no_suggestion, compare=False, repr=False)
 
     @property

@@ -48,7 +48,7 @@ def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     assert (report["outcome"], device["uuid"], device["layers"]) == ("place", "GPU-b", 9)
     items = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
     assert device["total_bytes"] == sum(device[item] for item in items) <= report["needed_bytes"]
-    assert report["placement"]["ctx_size"] == 32768, "the longest automatic context that fits"
+    assert report["placement"]["ctx_size"] == 65536, "it takes less than half of the GPU"
 
 
 def test_the_gpu_of_a_display_is_used_last(model: str, tmp_path: Path):
@@ -162,25 +162,34 @@ def test_another_machines_ram_is_the_files_or_assumed_to_be_enough(
     assert ("- RAM: assumed to be enough; the file gives none" in text) == (not ram)
 
 
-def a_spark(free_gib: int, **more: object) -> dict[str, object]:
-    gpu = {"uuid": "GPU-s", "name": "NVIDIA GB10", "unified": True, "total_bytes": 120 * GIB}
-    return {"gpus": [gpu | {"free_bytes": free_gib * GIB}], **more}
-
-
-def test_a_spark_in_the_file_has_one_pool_for_what_is_on_its_gpu_and_in_ram(model: str, tmp_path: Path):
-    report = answer(model, tmp_path, a_spark(free_gib=100), "-c", "4096")
-    assert report["gpus"] == [{"uuid": "GPU-s", "usable_bytes": 88 * GIB, "reserve_bytes": 12 * GIB, "unified": True}]
-    assert report["ram"] == {"total_bytes": 108 * GIB, "free_bytes": 88 * GIB}
-    idle = {"model": "old", "idle_seconds": 900, "bytes": {"GPU-s": 60 * GIB}}
-    report = answer(model, tmp_path, a_spark(free_gib=13, servers=[idle]), "-c", "4096")
-    assert (report["outcome"], report["evict"]) == ("evict", ["old"])
-    report = answer(model, tmp_path, a_spark(free_gib=13), "-c", "4096", status=1)
-    assert "of unified memory; usable: 1,024 MiB" in report["reason"]
-
-
 def test_ram_that_could_never_be_free_is_permanently_short(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [], "ram_total_bytes": GIB, "ram_free_bytes": GIB // 2}, status=1)
     assert "usable at most: 1,024 MiB" in report["reason"]
+
+
+SPARK = gpu("GPU-a", 100, 120, unified=True)
+UNIFIED_RESERVE = 12 * GIB  # 10 % of RAM
+
+
+def test_a_gpu_with_unified_memory_is_one_pool_with_ram(model: str, tmp_path: Path):
+    """A model on it, or in RAM, takes of the same bytes, less the reserve for the system."""
+    world = {"gpus": [SPARK], "ram_total_bytes": 120 * GIB, "ram_free_bytes": 90 * GIB}
+    report = answer(model, tmp_path, world, "-c", "4096")
+    assert report["placement"]["devices"][0]["uuid"] == "GPU-a"
+    (shown,) = report["gpus"]
+    assert (shown["unified"], shown["reserve_bytes"]) == (True, UNIFIED_RESERVE)
+    assert shown["usable_bytes"] == report["ram"]["free_bytes"] == 90 * GIB - UNIFIED_RESERVE
+    assert report["ram"]["total_bytes"] == 120 * GIB - UNIFIED_RESERVE
+
+
+def test_servers_on_unified_memory_hold_ram_and_are_evicted_for_it(model: str, tmp_path: Path):
+    server = {"model": "old", "idle_seconds": 900, "bytes": {"GPU-a": 80 * GIB}}
+    world = {"gpus": [SPARK | {"free_bytes": 14 * GIB}], "servers": [server]}
+    report = answer(model, tmp_path, world, "-c", "4096")
+    assert (report["outcome"], report["evict"]) == ("evict", ["old"])
+    assert report["gpus"][0]["usable_bytes"] == 2 * GIB
+    waiting = world | {"servers": [server | {"state": "stopping"}]}
+    assert answer(model, tmp_path, waiting, "-c", "4096")["outcome"] == "wait"
 
 
 def test_without_a_gpu_the_cpu_is_used(model: str):
@@ -194,10 +203,6 @@ def test_without_a_gpu_the_cpu_is_used(model: str):
         ('{"gpus": [{"uuid": "a"}]}', "gpus.0.total_bytes"),
         ('{"gpus": [], "cards": []}', "cards"),
         ('{"gpus": [], "ram_total_bytes": 1, "ram_free_bytes": 2}', "more than ram_total_bytes"),
-        (
-            '{"gpus": [{"uuid": "s", "total_bytes": 2, "free_bytes": 1, "unified": true}], "ram_total_bytes": 2}',
-            "a unified GPU's total_bytes",
-        ),
         ('{"gpus": [], "servers": [{"model": "m", "bytes": {"x": 1}}]}', "not one of the GPUs"),
     ],
 )

@@ -29,7 +29,7 @@ from app.settings.denied_options import why_argument_denied, why_variable_denied
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
 from app.settings.sections.model import ModelDefaults, ModelSettings
-from app.use_cases.placement.contexts import AUTO_CONTEXTS
+from app.use_cases.placement.contexts import STEPS
 from tests.helpers.builders import a_launch
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
@@ -522,9 +522,7 @@ def test_an_automatic_context_has_4096_tokens(tmp_path):
 
 def test_the_description_of_ctx_size_lists_the_automatic_contexts():
     message = ModelDefaults.model_fields["ctx_size"].description or ""
-    assert (
-        list(AUTO_CONTEXTS) == [int(number) for number in re.findall(r"\d+", message)][:-1]
-    )  # the last one is for the CPU
+    assert list(STEPS) == sorted(int(number) for number in re.findall(r"\d{4,}", message))
 
 
 def test_the_defaults_do_not_constrain_gpus():

@@ -92,6 +92,9 @@ class ModelHistory:
         return replace(memory, overhead_bytes=overhead_bytes)
 
 
+NO_HISTORY = ModelHistory({}, {})
+
+
 def start_of(model: Model, engine: EngineFacts, gpus: tuple[str, ...] = ()) -> Start:
     """The key of `model` in the history: equal for the same, unchanged file with the same settings.
 

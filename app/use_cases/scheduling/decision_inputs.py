@@ -13,6 +13,7 @@ from app.use_cases.scheduling.demand import expected_load_seconds, request_rate
 from app.use_cases.scheduling.evaluation import Facts, server_states
 from app.use_cases.scheduling.fairness import is_abandoned_load
 from app.use_cases.scheduling.load_balancing import is_surplus
+from app.use_cases.scheduling.other_processes import absent_cards, taken_bytes
 from app.use_cases.scheduling.pool_state import PoolState, Waiter
 
 
@@ -56,7 +57,8 @@ def busy_servers(state: PoolState) -> frozenset[int]:
 
 def current_world(state: PoolState, now: float) -> World:
     """The machine by the last readings and the ledger, without what evicting its servers would cost."""
-    return world_of(current_ledger(state), state.limits.policy, now, uses_gpus=state.gpus.as_of(now).has_usable_gpu)
+    world = world_of(current_ledger(state), state.limits.policy, now, uses_gpus=state.gpus.as_of(now).has_usable_gpu)
+    return replace(world, absent=absent_cards(state, world.cards), taken=taken_bytes(state, now))
 
 
 def world_with_eviction_costs(state: PoolState, now: float) -> World:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from app.entities.frozen import replace
-from app.entities.gpu import GpuSnapshot, GpuState
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.placement import Placement
@@ -21,6 +21,7 @@ from app.use_cases.scheduling.card_failures import CardFailures
 from app.use_cases.scheduling.demand import Demands
 from app.use_cases.scheduling.effects import Effect, Refuse, Spawn, Stop, StopReason
 from app.use_cases.scheduling.evaluation import Evaluation
+from app.use_cases.scheduling.held_levels import HeldLevels
 from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.suspicion import ExclusiveUse, Suspect
 
@@ -100,6 +101,8 @@ class PoolState:
     gpus: GpuSnapshot = NO_GPUS
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
+    known_gpus: Mapping[str, Gpu] = field(default_factory=dict)  # by UUID, as last read: those missing now, too
+    held_by_others: Mapping[str, HeldLevels] = field(default_factory=dict)  # by GPU's UUID, and of RAM (CPU)
     gpus_needed_at: float = float("-inf")  # when a load last asked for a reading; at first: when the GPUs were read
     releasing: tuple[ReleasingMemory, ...] = ()  # GPU memory of servers that have ended
     # By server id: the GPU memory that servers held when their stop was ordered.

@@ -17,6 +17,7 @@ from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.exits import record_exit
 from app.use_cases.scheduling.liveness import record_check, with_abandoned_slot
+from app.use_cases.scheduling.other_processes import with_gpu_reading, with_memory_reading
 from app.use_cases.scheduling.pool_state import (
     READY,
     STARTING,
@@ -69,7 +70,7 @@ def record(state: PoolState, event: Event) -> Step:
         case ev.Exited():
             return record_exit(state, event)
         case ev.MemoryRead(memory):
-            return replace(state, memory=memory, memory_requested_at=None), []
+            return with_memory_reading(replace(state, memory=memory, memory_requested_at=None), memory), []
         case ev.MemoryReadFailed(detail, at):
             return _memory_read_failed(state, detail, at)
         case ev.GpusPolled(gpus, at):
@@ -137,7 +138,7 @@ def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> Poo
 def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:
     servers = tuple(_renumbered(server, gpus) for server in state.servers)
     needed_at = state.gpus_needed_at if state.gpus_needed_at > -inf else gpus.at
-    state = replace(state, servers=servers, gpus=gpus, gpus_needed_at=needed_at)
+    state = with_gpu_reading(replace(state, servers=servers, gpus=gpus, gpus_needed_at=needed_at), gpus)
     if state.gpus_requested_at is not None and gpus.at < state.gpus_requested_at:
         return state  # read before the request for a new reading: that is still on its way
     return replace(state, gpus_requested_at=None, gpu_reading_is_late=False)
