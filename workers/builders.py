@@ -16,9 +16,11 @@ from app.settings.schema import Settings
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.limits import SchedulingLimits
-from workers.engine.binary import cuda_problem, find_engine
+from workers.engine.binary import find_engine
+from workers.engine.gpu_probe import probe_gpus
 from workers.engine.probe_process import EngineNotFound, engine_environment
 from workers.folders import state_folder
+from workers.gpu.engine_check import AskEngine, assume_usable
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
@@ -134,14 +136,14 @@ def build_gpu_poller(
         publish,
         GpuHistory(state_folder() / "gpus.json"),
         settings.gpu.poll_seconds,
-        engine_problem=_engine_probe(settings, engine),
+        ask_engine=_ask_engine(settings, engine),
         may_sleep=may_sleep,
         close_nvml=nvml.close,
     )
 
 
-def _engine_probe(settings: Settings, engine: EngineFacts | None) -> Callable[[], str]:
-    """Says when called why the engine cannot use the GPUs; "" if it can, or where that is assumed."""
+def _ask_engine(settings: Settings, engine: EngineFacts | None) -> AskEngine:
+    """Says when called which GPUs the engine cannot use; none where that is assumed."""
     if engine is None or settings.engine.assume_gpu:
-        return lambda: ""
-    return partial(cuda_problem, engine, settings.engine.env)
+        return assume_usable
+    return partial(probe_gpus, engine, settings.engine.env)

@@ -178,6 +178,31 @@ def test_ram_that_could_never_be_free_is_permanently_short(model: str, tmp_path:
     assert "usable at most: 1,024 MiB" in report["reason"]
 
 
+SPARK = gpu("GPU-a", 100, 120, unified=True)
+UNIFIED_RESERVE = 12 * GIB  # 10 % of RAM
+
+
+def test_a_gpu_with_unified_memory_is_one_pool_with_ram(model: str, tmp_path: Path):
+    """A model on it, or in RAM, takes of the same bytes, less the reserve for the system."""
+    world = {"gpus": [SPARK], "ram_total_bytes": 120 * GIB, "ram_free_bytes": 90 * GIB}
+    report = answer(model, tmp_path, world, "-c", "4096")
+    assert report["placement"]["devices"][0]["uuid"] == "GPU-a"
+    (shown,) = report["gpus"]
+    assert (shown["unified"], shown["reserve_bytes"]) == (True, UNIFIED_RESERVE)
+    assert shown["usable_bytes"] == report["ram"]["free_bytes"] == 90 * GIB - UNIFIED_RESERVE
+    assert report["ram"]["total_bytes"] == 120 * GIB - UNIFIED_RESERVE
+
+
+def test_servers_on_unified_memory_hold_ram_and_are_evicted_for_it(model: str, tmp_path: Path):
+    server = {"model": "old", "idle_seconds": 900, "bytes": {"GPU-a": 80 * GIB}}
+    world = {"gpus": [SPARK | {"free_bytes": 14 * GIB}], "servers": [server]}
+    report = answer(model, tmp_path, world, "-c", "4096")
+    assert (report["outcome"], report["evict"]) == ("evict", ["old"])
+    assert report["gpus"][0]["usable_bytes"] == 2 * GIB
+    waiting = world | {"servers": [server | {"state": "stopping"}]}
+    assert answer(model, tmp_path, waiting, "-c", "4096")["outcome"] == "wait"
+
+
 def test_without_a_gpu_the_cpu_is_used(model: str):
     assert "CPU" in run_plan(model, "-c", "512").output.upper()
 

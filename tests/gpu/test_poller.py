@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import workers.gpu.engine_check
 import workers.gpu.poller
 from app.entities.gpu import OVERDUE_POLLS, OVERDUE_SECONDS, Gpu, GpuSnapshot, GpuState, MissingGpu
+from app.use_cases.placement.engine_gpus import EngineProbe
 from app.use_cases.reporting.gpu_report import gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.service import wait_for
@@ -69,7 +71,11 @@ def polling(
         store.pool = replace(store.pool, gpus=snapshot)
 
     history = GpuHistory(folder / "gpus.json")
-    poller = GpuPoller(card.read, publish, history, 0.02, expected=expected, engine_problem=engine_problem)
+
+    def probe(gpus: Sequence[Gpu], _: Callable[[], None]) -> EngineProbe:
+        return EngineProbe(engine_problem())
+
+    poller = GpuPoller(card.read, publish, history, 0.02, expected=expected, ask_engine=probe)
     poller.start()
     POLLERS.append(poller)
     wait_for(lambda: store.gpus.state is not GpuState.UNREAD or not card.answers.is_set(), 10)
@@ -373,7 +379,7 @@ def test_lost_gpus_are_not_reported_as_an_engine_problem(tmp_path: Path):
 
 
 def test_an_engine_that_cannot_use_the_gpus_is_probed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(workers.gpu.poller, "PROBE_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(workers.gpu.engine_check, "RETRY_SECONDS", 0.05)
     store, _ = polling(tmp_path, card := Card(A), engine_problem=(engine := Engine("none")).problem_now)
     wait_for(lambda: engine.probes > 3, 10)
     engine.problem = ""
@@ -381,6 +387,15 @@ def test_an_engine_that_cannot_use_the_gpus_is_probed_again(tmp_path: Path, monk
     probes = engine.probes
     readings_later(card, 10)
     assert engine.probes == probes
+
+
+def test_the_engine_is_probed_again_when_a_load_used_no_gpu(tmp_path: Path):
+    store, poller = polling(tmp_path, card := Card(A), engine_problem=(engine := Engine("")).problem_now)
+    readings_later(card)
+    assert engine.probes == 1
+    engine.problem = "none"
+    poller.probe_engine()
+    wait_for(lambda: store.gpus.engine_problem == "none", 10)
 
 
 def test_a_bug_in_the_probe_does_not_end_the_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
+from workers.gpu.engine_check import AskEngine, EngineCheck, assume_usable
 from workers.gpu.expected_gpus import GpuHistory, evidence_of_gpus
 
 if TYPE_CHECKING:
@@ -29,15 +30,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 60.0
-PROBE_AGAIN_SECONDS = 60.0  # while the engine cannot use the GPUs: it may have been replaced
 MAX_MISSED_POLLS = 3  # then read anyway: APScheduler uses the wall clock, which may have been set back
 
 
 class GpuPoller:
     """`read` reads the GPUs, `publish` receives each snapshot, `history` keeps the GPUs that were seen; `expected`
-    returns why there should be a GPU ("" if nothing suggests one), `engine_problem` why the engine cannot use the GPUs
-    ("" if it can). `may_sleep` says whether the GPUs may sleep at a time in monotonic seconds, `close_nvml` closes NVML
-    until the next reading."""
+    returns why there should be a GPU ("" if nothing suggests one), `ask_engine` which GPUs the engine cannot use; it
+    calls its second argument now and then. `may_sleep` says whether the GPUs may sleep at a time in monotonic seconds,
+    `close_nvml` closes NVML until the next reading."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class GpuPoller:
         history: GpuHistory,
         poll_seconds: float,
         expected: Callable[[GpuHistory], str] = evidence_of_gpus,
-        engine_problem: Callable[[], str] = lambda: "",
+        ask_engine: AskEngine = assume_usable,
         may_sleep: Callable[[float], bool] = lambda now: False,
         close_nvml: Callable[[], None] = lambda: None,
     ) -> None:
@@ -55,16 +55,12 @@ class GpuPoller:
         self._history = history
         self._poll_seconds = poll_seconds
         self._expected = expected
-        self._probe_engine = engine_problem
+        self._engine = EngineCheck(ask_engine)
         self._may_sleep = may_sleep
         self._close_nvml = close_nvml
         self._last = NOT_READ  # the last snapshot published; written by `start`, then by `gpus` alone
-        self._engine_problem = ""  # the last result; this and the next two: written by `gpus` alone
-        self._probed_at = 0.0
-        self._uuids: set[str] = set()  # in the last reading
         self._wanted = threading.Event()  # set by any thread, cleared by `gpus`
         self._is_ordered = threading.Event()  # the same: it is wanted even if the GPUs sleep
-        self._is_probe_wanted = False  # set by any thread, cleared by `gpus`
         self._scheduler: BackgroundScheduler | None = None  # written by `gpus` alone
         self._is_closed = False  # written once, by any thread
         self._was_hung = False  # written by APScheduler's thread alone
@@ -82,7 +78,7 @@ class GpuPoller:
 
     def probe_engine(self) -> None:
         """Request a reading and, before it, a new probe of the engine; does not wait for them."""
-        self._is_probe_wanted = True
+        self._engine.order()
         self.read_now()
 
     def close(self) -> None:
@@ -137,20 +133,17 @@ class GpuPoller:
         try:
             snapshot = self._read()
             self._history.add(snapshot.gpus)
-            if self._must_probe_engine(snapshot):
+            if self._engine.is_due(snapshot, self._last.as_awake().has_usable_gpu):
                 self._publish_during_probe(snapshot)
-                self._engine_problem, self._probed_at = self._probe_engine(), time.monotonic()
+                self._engine.ask(snapshot, self._read_during_probe)
                 snapshot = self._read()  # the first one is as old as the probe took
         except Exception as error:  # a bug, here or in nvidia-ml-py
             log.exception("the GPUs could not be read")
             snapshot = GpuSnapshot(GpuState.FAILED, began, problem=f"internal error: {error}")
         return self._completed(snapshot)
 
-    def _must_probe_engine(self, snapshot: GpuSnapshot) -> bool:
-        before, self._uuids = self._uuids, {gpu.uuid for gpu in snapshot.gpus}
-        is_wanted, self._is_probe_wanted = self._is_probe_wanted, False
-        is_retry_due = self._engine_problem and time.monotonic() - self._probed_at >= PROBE_AGAIN_SECONDS
-        return bool(self._uuids) and bool(self._uuids != before or is_retry_due or is_wanted)
+    def _read_during_probe(self) -> None:
+        self._publish_during_probe(self._read())
 
     def _publish_during_probe(self, snapshot: GpuSnapshot) -> None:
         """With GPUs published before: the new reading. Otherwise still none, marked as not overdue."""
@@ -161,7 +154,7 @@ class GpuPoller:
 
     def _completed(self, snapshot: GpuSnapshot) -> GpuSnapshot:
         if snapshot.gpus:
-            return replace(snapshot, engine_problem=self._engine_problem)
+            return self._engine.completed(snapshot)
         return replace(snapshot, expected=self._expected(self._history))
 
     def _is_worth_polling(self, snapshot: GpuSnapshot) -> bool:

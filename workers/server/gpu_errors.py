@@ -70,6 +70,12 @@ def find_gpu_failure(lines: Iterable[str]) -> GpuFailure | None:
     return GpuFailure(with_advice(words), device=device) if words else None
 
 
+def find_cuda_error(lines: Iterable[str]) -> str:
+    """Why CUDA could not be initialized, with advice; "" if it was, or if the engine has none."""
+    found = next((found for line in lines if (found := _NOT_INITIALIZED.match(line))), None)
+    return with_advice(found[1]) if found else ""
+
+
 class GpuUse:
     """Reads a llama-server's log for the messages that it computes on the CPU, although it was told to use GPUs."""
 
