@@ -51,6 +51,17 @@ def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     assert report["placement"]["ctx_size"] == 65536, "it takes less than half of the GPU"
 
 
+def test_what_others_hold_shortens_an_automatic_context_and_plan_says_so(model: str, tmp_path: Path):
+    """But not what servers hold that would be evicted."""
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 5, 8)]})
+    assert (report["placement"]["ctx_size"], report["placement"]["full_ctx_size"]) == (16384, 32768)
+    why = "context 16,384 instead of 32,768: other processes hold 3,072 MiB of GPU 0 (card)"
+    assert report["reason"] == f"fits on GPU 0 (card); {why}"
+    idle = {"model": "old", "idle_seconds": 90, "bytes": {"GPU-a": 3 * GIB}}
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 5, 8)], "servers": [idle]})
+    assert (report["outcome"], report["placement"]["ctx_size"]) == ("evict", 32768)
+
+
 def test_the_gpu_of_a_display_is_used_last(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 12, drives_display=True)]})
     assert report["placement"]["devices"][0]["uuid"] == "GPU-a"
@@ -165,6 +176,31 @@ def test_another_machines_ram_is_the_files_or_assumed_to_be_enough(
 def test_ram_that_could_never_be_free_is_permanently_short(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [], "ram_total_bytes": GIB, "ram_free_bytes": GIB // 2}, status=1)
     assert "usable at most: 1,024 MiB" in report["reason"]
+
+
+SPARK = gpu("GPU-a", 100, 120, unified=True)
+UNIFIED_RESERVE = 12 * GIB  # 10 % of RAM
+
+
+def test_a_gpu_with_unified_memory_is_one_pool_with_ram(model: str, tmp_path: Path):
+    """A model on it, or in RAM, takes of the same bytes, less the reserve for the system."""
+    world = {"gpus": [SPARK], "ram_total_bytes": 120 * GIB, "ram_free_bytes": 90 * GIB}
+    report = answer(model, tmp_path, world, "-c", "4096")
+    assert report["placement"]["devices"][0]["uuid"] == "GPU-a"
+    (shown,) = report["gpus"]
+    assert (shown["unified"], shown["reserve_bytes"]) == (True, UNIFIED_RESERVE)
+    assert shown["usable_bytes"] == report["ram"]["free_bytes"] == 90 * GIB - UNIFIED_RESERVE
+    assert report["ram"]["total_bytes"] == 120 * GIB - UNIFIED_RESERVE
+
+
+def test_servers_on_unified_memory_hold_ram_and_are_evicted_for_it(model: str, tmp_path: Path):
+    server = {"model": "old", "idle_seconds": 900, "bytes": {"GPU-a": 80 * GIB}}
+    world = {"gpus": [SPARK | {"free_bytes": 14 * GIB}], "servers": [server]}
+    report = answer(model, tmp_path, world, "-c", "4096")
+    assert (report["outcome"], report["evict"]) == ("evict", ["old"])
+    assert report["gpus"][0]["usable_bytes"] == 2 * GIB
+    waiting = world | {"servers": [server | {"state": "stopping"}]}
+    assert answer(model, tmp_path, waiting, "-c", "4096")["outcome"] == "wait"
 
 
 def test_without_a_gpu_the_cpu_is_used(model: str):

@@ -133,7 +133,7 @@ class GpuPoller:
         try:
             snapshot = self._read()
             self._history.add(snapshot.gpus)
-            if self._engine.is_due(snapshot, self._last.has_usable_gpu):
+            if self._engine.is_due(snapshot, self._last.as_awake().has_usable_gpu):
                 self._publish_during_probe(snapshot)
                 self._engine.ask(snapshot, self._read_during_probe)
                 snapshot = self._read()  # the first one is as old as the probe took

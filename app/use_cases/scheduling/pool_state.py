@@ -99,6 +99,7 @@ class PoolState:
     memory_requested_at: float | None = None  # of the reading on its way
     memory_failed_at: float = float("-inf")  # of the last reading that failed
     gpus: GpuSnapshot = NO_GPUS
+    are_pids_shown: bool = False  # NVML has shown the pid of a server: one that it does not show uses no GPU
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
     known_gpus: Mapping[str, Gpu] = field(default_factory=dict)  # by UUID, as last read: those missing now, too

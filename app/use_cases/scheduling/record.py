@@ -35,6 +35,7 @@ from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
 from app.use_cases.scheduling.runtime_margin import with_runtime_margin
 from app.use_cases.scheduling.suspects import without_suspect, without_suspects_of, without_unread
+from app.use_cases.scheduling.unused_gpus import note_shown_pids
 
 
 def record(state: PoolState, event: Event) -> Step:
@@ -74,6 +75,7 @@ def record(state: PoolState, event: Event) -> Step:
         case ev.MemoryReadFailed(detail, at):
             return _memory_read_failed(state, detail, at)
         case ev.GpusPolled(gpus, at):
+            state = note_shown_pids(state, gpus)
             return _gpus_polled(state, without_set_aside(gpus, state.card_failures, at)), []
         case ev.Reconfigured():
             return reconfigure(state, event)
