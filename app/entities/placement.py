@@ -176,11 +176,13 @@ class Placement:
     @property
     def needs(self) -> Mapping[str, int]:
         """Everything it needs: bytes by GPU's UUID, and of the shared resources."""
-        by_pool = self.by_pool(self.booked_bytes)
-        return {**by_pool, **shared_resources_needed(by_pool[CPU])}
+        needs = self.by_pool(self.booked_bytes)
+        return {**needs, **shared_resources_needed(needs[CPU])}
 
     def by_pool(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """`sizes` by device, with those of GPUs whose memory is RAM added to RAM's."""
+        if not self.unified:
+            return {CPU: 0, **sizes}
         in_ram = sum(sizes.get(device, 0) for device in self.ram_devices)
         return {device: size for device, size in sizes.items() if device not in self.unified} | {CPU: in_ram}
 

@@ -262,3 +262,9 @@ def test_models_never_book_more_than_the_ram(seed: int):
                 servers[number] = a_server(a_model("m"), 0, id=number, pid=number, placement=place, booked=booked)
                 allocated[number] = 0
             assert others + sum(each.expected_bytes for each in servers.values()) <= (TOTAL - 12) * GIB
+
+
+def test_the_last_reading_of_a_sleeping_gpu_says_nothing_about_ram():
+    """A model on the CPU is placed without waking it."""
+    assert free(ledger(a_spark(free=10), available=100))[0] == 10 - 12
+    assert free(ledger(a_spark(free=10).asleep(), available=100))[0] == 100 - 12

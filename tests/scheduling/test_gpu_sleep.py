@@ -8,7 +8,7 @@ import pytest
 
 from app.entities.gpu import GpuState, MissingGpu
 from app.entities.launch import ModelOptions
-from app.entities.placement import CPU
+from app.entities.placement import CPU, PlacementConstraints
 from app.entities.refusal import Reason
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import ReadGpus, ReadMemory
@@ -183,6 +183,19 @@ def test_a_model_that_uses_no_gpu_is_loaded_without_waking_them():
     assert where(acquire_cpu_only(play, at=200.0)) == [(CPU,)]
     assert play.state.gpus.state is GpuState.ASLEEP
     assert play.state.gpus_requested_at is None
+
+
+def test_such_a_model_gets_the_same_context_whether_they_sleep_or_not():
+    contexts = []
+    for is_asleep in (False, True):
+        play = play_on()
+        play.post(play.polled(at=199.5))
+        if is_asleep:
+            asleep(play, at=199.5)
+        request = replace(CPU_ONLY, constraints=PlacementConstraints(has_auto_context=True))
+        play.post(ev.Acquire(1, a_model("c"), 200.0, 500.0, request), play.polled(at=200.0))
+        contexts += [server.placement.ctx_size for server in play.state.servers]
+    assert contexts[0] == contexts[1] > 4096
 
 
 def test_all_models_that_wait_wake_them_once():

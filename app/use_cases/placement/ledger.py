@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from app.entities.gpu import Gpu, GpuSnapshot
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.placement import CPU, LOAD_QUOTA, SHARED_RESOURCES, UNBOOKED_RAM, Card, GpuLimits, Resident
 from app.entities.server import Server, ServerState
@@ -43,8 +43,10 @@ class Ledger:
         """What is free of each shared resource; negative if another process took RAM that was booked."""
         claimed = sum(self._claim(server, each) for server in self.servers for each in server.placement.ram_devices)
         exited = sum(each.claimed_bytes(self.gpus) for each in self._releasing_ram)
-        # The GPUs' reading of RAM is as old as what they show of processes, which reduces the claims.
-        readings = (self.memory.available_bytes, *(gpu.free_bytes for gpu in self._unified))
+        # The GPUs' reading of RAM is as old as what they show of processes, which reduces the claims. While they are
+        # asleep no server is on them.
+        unified = () if self.gpus.state is GpuState.ASLEEP else self._unified
+        readings = (self.memory.available_bytes, *(gpu.free_bytes for gpu in unified))
         free = {
             CPU: min(readings) - claimed - exited - self._ram_reserve,
             UNBOOKED_RAM: self._ram_capacity - sum(map(_booked_ram, self.servers)),
