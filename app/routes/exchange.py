@@ -21,11 +21,11 @@ from app.errors import (
 from app.ports import Address, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
 from app.routes.answer_head import answer_head, as_header
+from app.routes.answer_progress import AnswerProgress
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
 from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
-from app.routes.progress import Progress
 from app.routes.requested_model import RequestOptions, read_request
 from app.routes.visibility import servable_model, visible_error
 from app.services import CLIENT_SOCKET
@@ -58,7 +58,7 @@ def respond(request: IncomingRequest, route: str, start_response: Callable[..., 
     return ()
 
 
-class Exchange(Progress):
+class Exchange(AnswerProgress):
     """The state of one inference request; used by its own thread alone."""
 
     def __init__(self, request: IncomingRequest, route: str) -> None:

@@ -1,4 +1,4 @@
-"""Progress: how far an inference request got, and what that means for its status, its slot and its key."""
+"""AnswerProgress: how far an inference request got, and what that means for its status, its slot and its key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.use_cases.scheduling.events import Ending
 from app.use_cases.token_counts import Prompts
 
 
-class Progress:
+class AnswerProgress:
     """Written by the request's own thread alone (exchange.py)."""
 
     def __init__(self) -> None:
