@@ -54,7 +54,10 @@ def reader(folder: Path, *prefix: str) -> Iterator[Reader]:
 
 
 READ = "file.read(30 * 2**20)"
-MAP = "m = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ); maps.append(m); sum(m[i] for i in range(0, 30 * 2**20, 4096))"
+MAP = (
+    "m = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ); maps.append(m); "
+    "sum(m[i] for i in range(0, 30 * 2**20, 4096))"
+)
 
 
 @pytest.mark.parametrize("how", [READ, MAP, "maps.append(bytearray(30 * 2**20))"])
@@ -64,9 +67,7 @@ def test_reading_and_touching_memory_are_signs_of_life(tmp_path: Path, how: str)
         assert not process.does("pass")
 
 
-@pytest.mark.parametrize(
-    "how", ["pass", "file.read(100)", "for _ in range(300_000): pass", "open('/proc/self/stat').read()"]
-)
+@pytest.mark.parametrize("how", ["pass", "file.read(100)", "for _ in range(300_000): pass"])
 def test_a_process_that_hardly_reads_shows_none(tmp_path: Path, how: str):
     with reader(tmp_path) as process:
         assert not process.does(how)

@@ -1,8 +1,8 @@
 """LoadReading: how far a llama-server has loaded its model, by its log and by what it reads, as the kernel counts it.
 
-llama.cpp maps a model with MAP_POPULATE: the kernel reads the whole file before the first line about progress. Seen with
-xllamacpp 2026.10.11549, a file of 945 MiB, on ext4: from disk, `read_bytes` and the resident pages of the file grow to
-its size; from the page cache only the latter; with --no-mmap `rchar`. The log stands still meanwhile.
+llama.cpp maps a model with MAP_POPULATE: the kernel reads the whole file before the first line about progress. With
+xllamacpp 2026.10.11549 and a file of 945 MiB on ext4, `read_bytes` and the resident pages of files grow by its size if
+it comes from the disk, only the latter if it comes from the page cache, and `rchar` with --no-mmap.
 """
 
 from __future__ import annotations
