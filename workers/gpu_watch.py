@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 from app.entities.gpu import GpuSnapshot, GpuState
-from app.entities.launch import EngineFacts
 from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.gpu_sleep import may_sleep
 from workers.builders import build_gpu_poller
+from workers.engine.current_engine import CurrentEngine
 from workers.gpu.poller import GpuPoller
 from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck
@@ -22,7 +22,7 @@ class GpuWatch:
     """Owner of the GPU poller. `post` gives the pool, in whose state the snapshot is kept, an event."""
 
     def __init__(
-        self, settings: Settings, engine: EngineFacts | None, store: StateStore, post: Callable[[ev.Event], None]
+        self, settings: Settings, engine: CurrentEngine, store: StateStore, post: Callable[[ev.Event], None]
     ) -> None:
         self._store = store
         self._post = post

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 
-from app.entities.launch import EngineFacts, Task
+from app.entities.launch import Task
 from app.entities.model import Model
 from app.errors import ProxyError
 from app.services import Services
@@ -27,7 +27,6 @@ from workers.builders import (
     build_limits,
     build_request_settings,
     build_spawn,
-    find_configured_engine,
     gpus_at_start,
 )
 from workers.catalog.catalog import Catalog
@@ -35,6 +34,7 @@ from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
 from workers.clients.daily_tokens import DailyTokens
+from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder, version
 from workers.gpu.ram import read_memory
 from workers.gpu_watch import GpuWatch
@@ -76,16 +76,15 @@ class Runtime:
         self._settings = settings
         self._refusals = refusals
         self.has_models = has_models(settings)
-        engine, engine_problem = find_configured_engine(settings)
-        self._engine = engine
+        self._engine = engine = CurrentEngine(settings.engine.binary, self._engine_replaced)
         state, shapes = state_folder(), ModelHeaders(model_shape)
         self._records = PidRecords(state / "servers")
         self._history = History(state / "history.sqlite3")
         self._tokens = DailyTokens(state / "key-tokens.json")
         self._slots = SlotFiles(state / "slots", settings.scheduling.kv_cache_disk)
-        self._store = StateStore(PoolState(build_limits(settings, engine), gpus=gpus_at_start(settings)))
+        self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
-        self._needs = EstimateSource(self._history, engine, shapes)
+        self._needs = EstimateSource(self._history, engine.refresh, shapes)
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
         self._gauges = Gauges(self._store, version())
@@ -100,20 +99,20 @@ class Runtime:
             lambda server: self._store.pool.endings.get(server),
         )
         self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
-        self._pool = self._build_pool(engine)
+        self._pool = self._build_pool()
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
-        self.services = self._build_services(engine, engine_problem)
+        self.services = self._build_services()
 
-    def _build_pool(self, engine: EngineFacts | None) -> Pool:
+    def _build_pool(self) -> Pool:
         store, needs, gpus = self._store, self._needs, self._gpus
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
-        spawn = build_spawn(self._settings, engine, *parts)
+        spawn = build_spawn(self._settings, self._engine, *parts)
         count, forget = self._gauges.pool.count_step, self._relay.forget
         models = needs.placement_request, self._catalog.definition
         return Pool(store, spawn, read_memory, gpus.read_now, *models, count, forget, gpus.probe_engine)
 
-    def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
+    def _build_services(self) -> Services:
         server = self._settings.server
         return Services(
             catalog=self._catalog,
@@ -129,8 +128,8 @@ class Runtime:
             access_log=self._access_log,
             refusals=self._refusals,
             gauges=self._gauges,
-            engine=engine,
-            engine_problem=engine_problem,
+            engine=self._engine.facts,
+            engine_problem=self._engine.problem,
             version=version(),
             settings=build_request_settings(self._settings),
         )
@@ -167,7 +166,7 @@ class Runtime:
 
     def _check_of_pinned(self, settings: Settings, catalog: Catalog) -> PinnedModelsCheck:
         pinned = pinned_requests(settings.pinned, catalog, self._needs)
-        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine), read_memory)
+        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine.facts), read_memory)
 
     def _load(self, model: Model) -> None:
         self._pool.load(model, self.services.settings.max_wait_seconds, self._clients.watch(None))
@@ -198,9 +197,15 @@ class Runtime:
         self._slots.quota_bytes = settings.scheduling.kv_cache_disk
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
-        self._pool.reconfigure(build_limits(settings, self._engine), models)
+        self._pool.reconfigure(build_limits(settings, self._engine.facts), models)
         self._gpus.replace_checks(GpuNamesCheck(settings.gpu_names()), candidate.pinned)
         begin_preload(newly_preloaded(before, settings, changes), self._catalog, self._load)
+
+    def _engine_replaced(self) -> None:
+        """Called by the thread that noticed it. Running servers stay; the next ones are started with the new engine."""
+        self.services.engine, self.services.engine_problem = self._engine.facts, self._engine.problem
+        self._pool.post(ev.EngineReplaced(time.monotonic()))
+        self._gpus.read_now()
 
     def task_of(self, model: Model) -> Task:
         """What the model is for. Raises the ProxyError of a model that cannot be served."""

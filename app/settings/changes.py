@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from app.entities.model import Model
 from app.settings.schema import Settings
 
+MAX_NAMED = 5  # models: more are counted
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -46,6 +48,11 @@ def _models_with_more_checkpoints(settings: Settings, models: Sequence[Model]) -
     return "" if is_decided else _named("model", _with_argument(models, ("--ctx-checkpoints", "--swa-checkpoints")))
 
 
+def _models_with_automatic_context(settings: Settings, models: Sequence[Model]) -> str:
+    found = [model.name for model in models if model.constraints.has_auto_context]
+    return _named("model", found) if len(found) <= MAX_NAMED else f"{len(found)} models with ctx_size auto"
+
+
 def _with_argument(models: Iterable[Model], options: tuple[str, ...]) -> list[str]:
     return [model.name for model in models if any(each.startswith(options) for each in model.launch.args)]
 
@@ -70,6 +77,12 @@ CHANGES = (
         "admin-routes",
         _models_that_keys_adjust,
         "POST /lora-adapters, /props and /slots need a key with admin: true",
+    ),
+    Change(
+        "automatic-context",
+        _models_with_automatic_context,
+        "the context no longer depends on what is loaded; of a model that is split, evicts others or runs on the CPU "
+        "it was 4096 and may be longer now, which takes more memory; ctx_size: 4096 restores it",
     ),
     Change(
         "excess-memory",

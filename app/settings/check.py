@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ByteSize
+
 from app.settings.configuration import Configuration, ConfigurationError, read_configuration
 from app.settings.schema import Settings
-from app.settings.values import configured_file
+from app.settings.values import configured_file, size_text
 
 NOT_SHOWN = "(not shown)"
 
@@ -95,9 +97,10 @@ def _differences(settings: Settings) -> Iterator[str]:
     explicit = settings.model_dump(mode="json", include={"keys", "models"}, exclude_unset=True)
     values = dict(_leaves(_without_secrets(settings.model_dump(mode="json") | explicit)))
     defaults = dict(_leaves(Settings.model_construct().model_dump(mode="json")))
+    sizes = {key: size_text(value) for key, value in _leaves(settings.model_dump()) if isinstance(value, ByteSize)}
     for key, value in values.items():
         if key not in defaults or defaults[key] != value:
-            yield f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
+            yield f"{key}: {sizes.get(key) or (value if isinstance(value, str) else json.dumps(value))}"
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

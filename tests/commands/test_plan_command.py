@@ -51,6 +51,17 @@ def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     assert report["placement"]["ctx_size"] == 65536, "it takes less than half of the GPU"
 
 
+def test_what_others_hold_shortens_an_automatic_context_and_plan_says_so(model: str, tmp_path: Path):
+    """But not what servers hold that would be evicted."""
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 5, 8)]})
+    assert (report["placement"]["ctx_size"], report["placement"]["full_ctx_size"]) == (16384, 32768)
+    why = "context 16,384 instead of 32,768: other processes hold 3,072 MiB of GPU 0 (card)"
+    assert report["reason"] == f"fits on GPU 0 (card); {why}"
+    idle = {"model": "old", "idle_seconds": 90, "bytes": {"GPU-a": 3 * GIB}}
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 5, 8)], "servers": [idle]})
+    assert (report["outcome"], report["placement"]["ctx_size"]) == ("evict", 32768)
+
+
 def test_the_gpu_of_a_display_is_used_last(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20), gpu("GPU-b", 12, drives_display=True)]})
     assert report["placement"]["devices"][0]["uuid"] == "GPU-a"

@@ -64,6 +64,7 @@ def polling(
     card: Card,
     expected: Callable[[GpuHistory], str] = GpuHistory.names,
     engine_problem: Callable[[], str] = lambda: "",
+    engine_build: Callable[[], str] = lambda: "",
 ) -> tuple[StateStore, GpuPoller]:
     store = StateStore(PoolState())
 
@@ -75,7 +76,9 @@ def polling(
     def probe(gpus: Sequence[Gpu], _: Callable[[], None]) -> EngineProbe:
         return EngineProbe(engine_problem())
 
-    poller = GpuPoller(card.read, publish, history, 0.02, expected=expected, ask_engine=probe)
+    poller = GpuPoller(
+        card.read, publish, history, 0.02, expected=expected, ask_engine=probe, engine_build=engine_build
+    )
     poller.start()
     POLLERS.append(poller)
     wait_for(lambda: store.gpus.state is not GpuState.UNREAD or not card.answers.is_set(), 10)
@@ -368,6 +371,26 @@ def test_the_engine_is_probed_again_after_a_change_of_gpus_which_are_published_m
     wait_for(lambda: store.gpus.gpus == (A,), 10)
     readings_later(card)
     assert engine.probes == 3
+
+
+def test_another_engine_is_probed_and_loads_wait_for_the_result(tmp_path: Path):
+    build, answers, states = ["a"], threading.Event(), list[GpuState]()
+    answers.set()
+
+    def probe() -> str:
+        states.append(store.gpus.state if states else GpuState.UNREAD)
+        assert answers.wait(60)
+        return f"the engine {build[0]} has no CUDA"
+
+    store, _ = polling(tmp_path, Card(A), engine_problem=probe, engine_build=lambda: build[0])
+    wait_for(lambda: store.gpus.engine_problem == "the engine a has no CUDA", 10)
+    answers.clear()
+    build[0] = "b"
+    wait_for(lambda: len(states) == 2, 10)
+    assert (store.gpus.state, store.gpus.gpus, store.gpus.overdue_at) == (GpuState.UNREAD, (A,), None)
+    answers.set()
+    wait_for(lambda: store.gpus.engine_problem == "the engine b has no CUDA", 10)
+    assert (store.gpus.state, states) == (GpuState.OK, [GpuState.UNREAD, GpuState.UNREAD])
 
 
 def test_lost_gpus_are_not_reported_as_an_engine_problem(tmp_path: Path):

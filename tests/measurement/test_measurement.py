@@ -69,7 +69,7 @@ def test_projection_and_measurement_are_posted(tmp_path: Path, held_mib: list[in
     case.measurement.finish(PID)
     # 900 + 90 + 9 + 2 of buffers; of the 130 MiB of the process, 101 are buffers other than the mapped file
     assert case.posted_mib[1:] == [(ev.Measured, 1001 + 29)]
-    assert case.history.of_model("").overheads[HOST] == 29 * MIB
+    assert case.history.of_model("", "id").overheads[HOST] == 29 * MIB
 
 
 def test_untouched_buffers_do_not_reduce_the_overhead(tmp_path: Path, held_mib: list[int]):

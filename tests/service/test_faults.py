@@ -381,6 +381,33 @@ def test_a_wait_times_out(tmp_path: Path):
         assert (refused.status_code, error_of(refused)["code"]) == (503, "wait_timeout")
 
 
+def test_an_upgraded_engine_is_asked_anew_and_loaded_models_do_not_notice(tmp_path: Path):
+    """Every load failed until the service was restarted: the new build lacks an option that the old one had."""
+    a_gguf(tmp_path / "models" / "n.gguf")
+    with faulty(tmp_path, FAKE_STREAM_TOKENS=200) as service:
+        with service.chat("m", stream=True) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            upgrade(tmp_path / "bin" / "llama-server", {"3091 (fake)": "3092 (newer)", '"--metrics",': ""})
+            assert service.chat("n").status_code == 200
+            assert "data: [DONE]" in [line.decode() for line in lines]
+        assert service.get("/health").json()["engine"]["version"] == "3092 (newer)"
+        assert service.chat("m").status_code == 200, "its server runs on"
+        assert "engine replaced kind=binary version=3092 (newer)" in service.output
+
+
+def upgrade(binary: Path, changes: dict[str, str]) -> None:
+    """Replace the fake engine by another build: rename a changed copy onto it, as package managers do."""
+    text = binary.read_text()
+    for before, after in changes.items():
+        text = text.replace(before, after)
+    without_metrics = "\n".join(line for line in text.split("\n") if not line.startswith("         --metrics"))
+    new = binary.with_name("new")
+    new.write_text(without_metrics)
+    new.chmod(0o755)
+    new.replace(binary)
+
+
 def test_a_missing_configured_engine_is_reported_and_the_service_stays_up(tmp_path: Path):
     with serving(tmp_path, ENGINE__BINARY="/nowhere/llama-server") as service:
         health = service.get("/health").json()

@@ -269,3 +269,25 @@ def test_a_reload_applies_gpu_limits_to_later_loads_and_checks_pinned_models_by_
         assert service.post("/admin/reload", {}).json()["models"]["updated"] == ["m"]
         assert device_of(service, "later") == "cuda:0"
         assert process_of(service, "m").pid == process.pid
+
+
+@needs_compiler
+def test_an_automatic_context_gives_way_to_other_processes_and_all_reports_say_so(machine: Machine):
+    """With 8k the model needs 591 MiB, with 16k 680, with 32k 857. A quarter of the longest wait is a second."""
+    automatic = {"DEFAULTS__CTX_SIZE": "auto", "SCHEDULING__MAX_WAIT_SECONDS": "4"}
+    machine.show(a_card("GPU-a", used_mib=560))
+    with machine.serving(models={"m": {}}, **automatic) as service:
+        assert device_of(service, "m") == "cuda:0"
+        shortened = {"ctx_size": 8192, "full_ctx_size": 32768}
+        assert option(process_of(service, "m"), "--ctx-size") == "8192"
+        model = service.get("/v1/models/m").json()
+        for report in (model["status"], model["placement"], model["decision"]["placement"], service.servers()[0]):
+            assert {key: report[key] for key in shortened} == shortened
+        why = "context 8,192 instead of 32,768: other processes hold 560 MiB of GPU 0 (NVIDIA GeForce RTX 4090)"
+        assert model["decision"]["reason"].endswith(why)
+        assert "instead of 32768" in service.get("/").text
+        machine.show(a_card("GPU-a"))
+        service.post("/models/unload", {"model": "m"})
+        sees_used(service, GPU_a=0)
+        assert device_of(service, "m") == "cuda:0"
+        assert service.get("/v1/models/m").json()["status"] == {"value": "loaded", "ctx_size": 32768}

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from app.entities.model import Model
+from app.entities.placement import PlacementConstraints
 from app.settings.changes import CHANGES
 from app.settings.schema import Settings
 from tests.helpers.builders import a_launch, a_model, replace
 from workers.upgrade_notices import FILE, warn_of_changes
 
 HASH = "0" * 64
+AUTO = PlacementConstraints(has_auto_context=True)
 SEES = replace(a_model("sees"), launch=replace(a_launch(), mmproj="/models/mmproj.gguf"))
 
 
@@ -54,6 +56,12 @@ def test_more_checkpoints_may_be_far_above_the_booking():
     models = (with_args("--ctx-checkpoints", "500"),)
     assert notices(models) == {"excess-memory": "model m"}
     assert notices(models, scheduling={"max_excess_memory": None}) == {}
+
+
+def test_automatic_contexts_are_longer():
+    automatic = [replace(a_model(f"m{number}"), constraints=AUTO) for number in range(6)]
+    assert notices((*automatic[:2], a_model())) == {"automatic-context": "models m0, m1"}
+    assert notices(tuple(automatic)) == {"automatic-context": "6 models with ctx_size auto"}
 
 
 def test_a_change_is_announced_at_the_first_start_after_an_upgrade(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
 from app.use_cases.placement.engine_gpus import DeviceList, EngineProbe, engine_probe, gpus_to_ask_for
-from workers.engine.binary import devices_in_list
-from workers.engine.probe_process import EngineNotFound, probe_output
+from workers.engine.probe_process import EngineNotFound, last_lines, probe_output
 from workers.server.gpu_errors import find_cuda_error
 
 log = logging.getLogger(__name__)
 
 _LIST_DEVICES = "--list-devices"
+_DEVICE = re.compile(r" +(\S+): .*MiB")
+_NO_DEVICE = "(none)"
 
 
 def probe_gpus(
@@ -42,3 +44,22 @@ def list_devices(engine: EngineFacts, extra: Mapping[str, str]) -> DeviceList | 
     except (EngineNotFound, ValueError) as error:
         log.warning("cannot list the devices of the engine: %s", error)
         return None
+
+
+def devices_in_list(text: str) -> tuple[str, ...]:
+    """The devices in the output of --list-devices (llama.cpp, common/arg.cpp).
+
+        Available devices:
+          CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)
+
+    Backends print similar lines about their devices before it ("  Device 0: NVIDIA GeForce RTX 4090, ..."). Raises
+    ValueError if there is no list, or one in another form: nothing follows from that about the devices.
+    """
+    before, heading, listed = text.partition("Available devices:\n")
+    if not heading:
+        raise ValueError(f"{_LIST_DEVICES} printed no list{last_lines(before)}")
+    rows = [line for line in listed.splitlines() if line.startswith(" ") and line.strip() != _NO_DEVICE]
+    devices = [found[1] for row in rows if (found := _DEVICE.match(row))]
+    if rows and not devices:
+        raise ValueError(f"{_LIST_DEVICES} printed a list in an unknown form{last_lines(listed)}")
+    return tuple(devices)

@@ -24,8 +24,12 @@ def assume_usable(gpus: Sequence[Gpu], between: Callable[[], None]) -> EnginePro
 class EngineCheck:
     """Used by the thread `gpus` alone, but for `order`."""
 
-    def __init__(self, ask: AskEngine) -> None:
+    def __init__(self, ask: AskEngine, build: Callable[[], str] = lambda: "") -> None:
+        """`build` identifies the engine that would be asked now."""
         self._ask = ask
+        self._build = build
+        self._probed_build = ""
+        self.is_replaced = False  # since it was asked
         self._last = EngineProbe()
         self._answered_at = 0.0
         self._failures = 0  # in a row
@@ -43,10 +47,12 @@ class EngineCheck:
         longest = MAX_RETRY_SECONDS_BESIDE_OTHERS if has_usable_gpu else MAX_RETRY_SECONDS
         retry_at = self._answered_at + min(longest, RETRY_SECONDS * 2.0 ** min(self._failures - 1, 16))
         is_retry_due = not self._last.is_fine and time.monotonic() >= retry_at
-        return bool(self._uuids) and (self._uuids != before or is_retry_due or is_ordered)
+        self.is_replaced = self._build() != self._probed_build
+        return bool(self._uuids) and (self._uuids != before or is_retry_due or is_ordered or self.is_replaced)
 
     def ask(self, gpus: GpuSnapshot, between: Callable[[], None]) -> None:
         """Takes seconds; `between` is called now and then."""
+        self._probed_build = self._build()
         probe = self._ask(gpus.gpus, between)
         self._last = probe.with_cause(REPLACED) if probe.unusable and is_driver_replaced() else probe
         self._answered_at = time.monotonic()

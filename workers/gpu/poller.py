@@ -6,8 +6,8 @@ no GPU is visible and none is expected, there is no job: the thread reads once a
 is closed and the job paused: the thread waits for a request.
 
 Visible GPUs may still be unusable for the engine. The engine is probed on the same thread before GPUs are first
-published and after every change of the set of GPUs: one that reappeared may not work, and an engine that saw none while
-the driver was down may see them now.
+published, after every change of the set of GPUs (one that reappeared may not work, and an engine that saw none while
+the driver was down may see them now), and when it is another build.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ MAX_MISSED_POLLS = 3  # then read anyway: APScheduler uses the wall clock, which
 class GpuPoller:
     """`read` reads the GPUs, `publish` receives each snapshot, `history` keeps the GPUs that were seen; `expected`
     returns why there should be a GPU ("" if nothing suggests one), `ask_engine` which GPUs the engine cannot use; it
-    calls its second argument now and then. `may_sleep` says whether the GPUs may sleep at a time in monotonic seconds,
-    `close_nvml` closes NVML until the next reading."""
+    calls its second argument now and then. `engine_build` identifies the engine. `may_sleep` says whether the GPUs may
+    sleep at a time in monotonic seconds, `close_nvml` closes NVML until the next reading."""
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class GpuPoller:
         poll_seconds: float,
         expected: Callable[[GpuHistory], str] = evidence_of_gpus,
         ask_engine: AskEngine = assume_usable,
+        engine_build: Callable[[], str] = lambda: "",
         may_sleep: Callable[[float], bool] = lambda now: False,
         close_nvml: Callable[[], None] = lambda: None,
     ) -> None:
@@ -55,7 +56,7 @@ class GpuPoller:
         self._history = history
         self._poll_seconds = poll_seconds
         self._expected = expected
-        self._engine = EngineCheck(ask_engine)
+        self._engine = EngineCheck(ask_engine, engine_build)
         self._may_sleep = may_sleep
         self._close_nvml = close_nvml
         self._last = NOT_READ  # the last snapshot published; written by `start`, then by `gpus` alone
@@ -146,8 +147,11 @@ class GpuPoller:
         self._publish_during_probe(self._read())
 
     def _publish_during_probe(self, snapshot: GpuSnapshot) -> None:
-        """With GPUs published before: the new reading. Otherwise still none, marked as not overdue."""
-        if self._last.gpus:
+        """With GPUs published before: the new reading; with another engine as not read yet, so that loads wait.
+        Otherwise still none. Both are marked as not overdue."""
+        if self._last.gpus and self._engine.is_replaced:
+            self._set(replace(snapshot, state=GpuState.UNREAD, poll_seconds=None))
+        elif self._last.gpus:
             self._set_and_log(self._completed(snapshot))
         else:
             self._set(replace(self._last, poll_seconds=None))

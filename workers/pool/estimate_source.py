@@ -5,6 +5,7 @@ The only place that chooses where these numbers come from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from app.entities.launch import EngineFacts, ModelOptions
@@ -24,7 +25,10 @@ from workers.measurement.history import NO_HISTORY, History, start_of
 class EstimateSource:
     """Makes placement requests, on the thread of the request that may have to load a model."""
 
-    def __init__(self, history: History, engine: EngineFacts | None, shapes: ModelHeaders[ModelShape]) -> None:
+    def __init__(
+        self, history: History, engine: Callable[[], EngineFacts | None], shapes: ModelHeaders[ModelShape]
+    ) -> None:
+        """`engine` returns the engine as it is now, None without one that works; it may take seconds."""
         self._history = history
         self._engine = engine
         self._shapes = shapes
@@ -38,8 +42,8 @@ class EstimateSource:
         Raises the ProxyError of a model that cannot be served."""
         model = self.as_started(model)
         shape, companions = self._shapes.get(model.path), self._companions.read(model.launch)
-        learned = self._history.of_model(model.path)
-        engine = self._engine
+        engine = self._engine()
+        learned = self._history.of_model(model.path, engine.identity if engine else "")
 
         def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
             if engine is not None and learned.rows:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from app.entities.gpu import GpuSnapshot
+from app.entities.launch import EngineFacts
 from app.entities.server import Server
 from app.use_cases.launch.command_line import launch_plan
 from app.use_cases.placement.releasing import shown_bytes
@@ -49,6 +50,7 @@ class ServerProcess:
     def __init__(
         self,
         launcher: Launcher,
+        engine: EngineFacts,
         server: Server,
         post: Callable[[ev.Event], None],
         orders: Orders,
@@ -72,10 +74,10 @@ class ServerProcess:
         self._terminate_at = self._kill_at = self._measure_at = self._ready_at = NEVER
         self._probe_at, self._probe_seconds, self._progress_at = time.monotonic(), FIRST_PROBE_SECONDS, 0.0
         self._progress: float | None = None  # of the load, 0 to 1
-        self._measurement: Measurement | None = launcher.measurement(server, post)  # None: it is finished
-        self._gpu_use = GpuUse() if launcher.must_use_gpus(server) else None  # None: it need not, or does not
+        self._measurement: Measurement | None = launcher.measurement(server, engine, post)  # None: it is finished
+        self._gpu_use = GpuUse() if launcher.must_use_gpus(server, engine) else None  # None: it need not, or does not
         slots = str(cache.folder) if cache else ""
-        self._child = ChildProcess(launch_plan(server.model, launcher.engine, launcher.env, api_key, port, slots))
+        self._child = ChildProcess(launch_plan(server.model, engine, launcher.env, api_key, port, slots))
         self._cpu = CpuUse(self._child.pid)
 
     def kill(self) -> None:

@@ -36,7 +36,7 @@ def health(
     """The body of /health; `reasons` lists what is wrong. `now` in monotonic seconds."""
     gpus = gpus.as_of(now)
     hung = [_unresponsive(server, now) for server in pool.servers if server.unresponsive_since is not None]
-    reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins, *hung]
+    reasons = [*([engine_problem] if engine_problem else []), *gpus.problems, *pins, *hung]
     if gpus.has_usable_gpu or (gpus.problems and not gpus.engine_problem):
         reasons += dict.fromkeys(_on_cpu(server) for server in pool.servers if server.gpu_problem)
     reasons += [configuration.problem] if configuration.problem else []

@@ -183,6 +183,13 @@ class GpusPolled:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineReplaced:
+    """New servers are started with another build of the engine; what earlier ones needed says nothing about it."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reconfigured:
     """The configuration was reloaded. `placement_requests`: of models whose settings have changed and that requests
     wait for, by name."""
@@ -228,6 +235,7 @@ Event = (
     | MemoryRead
     | MemoryReadFailed
     | GpusPolled
+    | EngineReplaced
     | Reconfigured
     | Tick
     | Drain

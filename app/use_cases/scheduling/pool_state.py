@@ -102,6 +102,7 @@ class PoolState:
     are_pids_shown: bool = False  # NVML has shown the pid of a server: one that it does not show uses no GPU
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
+    engine_replaced_at: float = float("-inf")  # a reading from before says nothing about what the engine can use
     known_gpus: Mapping[str, Gpu] = field(default_factory=dict)  # by UUID, as last read: those missing now, too
     held_by_others: Mapping[str, HeldLevels] = field(default_factory=dict)  # by GPU's UUID, and of RAM (CPU)
     gpus_needed_at: float = float("-inf")  # when a load last asked for a reading; at first: when the GPUs were read

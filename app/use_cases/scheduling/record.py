@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import inf
 
 from app.entities.frozen import replace
-from app.entities.gpu import GpuSnapshot
+from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
@@ -77,6 +77,8 @@ def record(state: PoolState, event: Event) -> Step:
         case ev.GpusPolled(gpus, at):
             state = note_shown_pids(state, gpus)
             return _gpus_polled(state, without_set_aside(gpus, state.card_failures, at)), []
+        case ev.EngineReplaced(at):
+            return _engine_replaced(state, at), []
         case ev.Reconfigured():
             return reconfigure(state, event)
         case ev.Drain():
@@ -137,7 +139,23 @@ def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> Poo
     return update_server(state, server_id, lambda s: replace(s, booked=booked, reported=needs))
 
 
+def _engine_replaced(state: PoolState, at: float) -> PoolState:
+    """What was learned from failures of the old build is forgotten: the new one may have been installed because of
+    them. Loads wait until it is known which GPUs the new one can use."""
+    state = replace(state, engine_replaced_at=at, gpus=_before_reading(state.gpus))
+    return replace(
+        state, backoffs={}, failures={}, suspects={}, learned_margins={}, runtime_margins={}, card_failures={}
+    )
+
+
+def _before_reading(gpus: GpuSnapshot) -> GpuSnapshot:
+    """This snapshot as one whose reading is awaited: that of another engine."""
+    return replace(gpus, state=GpuState.UNREAD) if gpus.state is GpuState.OK else gpus
+
+
 def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:
+    if gpus.at < state.engine_replaced_at:
+        gpus = _before_reading(gpus)
     servers = tuple(_renumbered(server, gpus) for server in state.servers)
     needed_at = state.gpus_needed_at if state.gpus_needed_at > -inf else gpus.at
     state = with_gpu_reading(replace(state, servers=servers, gpus=gpus, gpus_needed_at=needed_at), gpus)
