@@ -143,6 +143,7 @@ class GpuFailure:
     detail: str  # the engine's words
     is_unused: bool = False  # it ran, and used none: the model was on the CPU
     device: int | None = None  # the one that failed, by its place among the server's GPUs; None: not told
+    is_of_card: bool = False  # no request and no model can cause it
 
 
 @dataclass(frozen=True, slots=True)

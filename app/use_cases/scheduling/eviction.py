@@ -17,14 +17,12 @@ from app.entities.frozen import replace
 from app.entities.placement import Decision, Outcome, Placement
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
-from app.use_cases.placement.placement import decide
 from app.use_cases.placement.world import World
 from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.decision_inputs import (
     busy_servers,
     current_facts,
-    request_elsewhere,
-    request_with_margin,
+    decide_load,
     world_with_eviction_costs,
 )
 from app.use_cases.scheduling.effects import Decided, Effect, StopReason
@@ -156,11 +154,10 @@ class _Decider:
         world = self._world_of(state)
         for place, victims in self._reservations:
             world = world.with_reservation(place, victims)
-        request = request_with_margin(state, waiter)
-        elsewhere = request_elsewhere(state, request, waiter.model.name)
-        decision = decide(elsewhere, world)
-        if elsewhere is not request and decision.outcome is Outcome.REFUSE:
-            decision = decide(request, world)  # there is no other card for it
+        decision = decide_load(state, waiter, world)
+        if decision.shorter_ctx_size and is_starving(state, waiter, self._now):
+            taken = self._world_of(state).with_others_taken().taken
+            decision = decide_load(state, waiter, replace(world, taken=taken))
         is_short = decision.outcome is Outcome.REFUSE and not decision.is_permanent
         if (is_short or decision.shorter_ctx_size) and self._reservations:
             return Decision(Outcome.WAIT, "the free memory is reserved for earlier requests", decision.needed_bytes)

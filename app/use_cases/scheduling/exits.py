@@ -36,7 +36,7 @@ def record_exit(state: PoolState, event: Exited) -> Step:
     ended = server.with_state(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
     state = _without(state, server, event.at)
     if ended.state is ServerState.FAILED and server.ready_at is not None and server.in_flight:
-        if event.gpu_failure is None or not event.gpu_failure.is_unused:
+        if event.gpu_failure is None or not (event.gpu_failure.is_unused or event.gpu_failure.is_of_card):
             return _record_crash(state, server, event), []
         state = note_ending(state, server, ServerEnding(event.detail))
     if ended.state is ServerState.FAILED:
