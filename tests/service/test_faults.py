@@ -264,9 +264,8 @@ def test_an_engine_in_a_session_of_its_own_ends_with_its_server(tmp_path: Path):
 
 def test_a_script_that_ends_before_its_engine_is_a_failed_load_and_leaves_nothing_behind(tmp_path: Path):
     binary = install_fake(tmp_path / "bin", FAKE_PORT_ZERO=1)
-    script = detached(
-        tmp_path / "wrapper", binary, 'case "$*" in *--port*) setsid {0} "$@" & sleep 1;; *) {0} "$@";; esac'
-    )
+    how = 'case "$*" in *--port*) setsid {0} "$@" & sleep 1;; *) {0} "$@";; esac'
+    script = detached(tmp_path / "wrapper", binary, how)
     with faulty(tmp_path, {"ENGINE__BINARY": str(script)}, FAKE_LOAD_SECONDS=30) as service:
         answer = service.chat("m")
         assert (answer.status_code, error_of(answer)["code"]) == (503, "model_load_failed")

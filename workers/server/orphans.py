@@ -1,9 +1,9 @@
 """The last safeguard against orphans: what belongs to us is recorded on disk, and a start kills what was left over.
 
 A process is ours if its pid, start time and boot id are recorded, or if its environment has the mark of a recorded
-service, a random number: an engine that was started by a wrapper script outlives the script. It is killed only if its
-owner, the service's process, has exited; then the rest of its session is ours, too. Nothing else is touched: no process of that name, no reused pid, and nothing
-of another container, where pids mean other processes.
+service, a random number: an engine that was started by a wrapper script outlives the script. The rest of its session is
+ours, too. It is killed only if its owner, the service's process, has exited. Nothing else is touched: no process of
+that name, no reused pid, and nothing of another container, where pids mean other processes.
 """
 
 from __future__ import annotations
