@@ -53,7 +53,8 @@ class RequestSettings:
 
 @dataclass(slots=True)
 class Services:
-    """`settings` is replaced by a reload (workers/runtime.py); nothing else changes."""
+    """workers/runtime.py replaces `settings` at a reload, and `engine` and `engine_problem` when the engine's files
+    change; nothing else changes."""
 
     catalog: ModelCatalog
     store: Snapshots
@@ -68,8 +69,8 @@ class Services:
     access_log: RequestLog
     refusals: Refusals
     gauges: Metrics
-    engine: EngineFacts | None  # None: there is none; `engine_problem` says what to do
-    engine_problem: str
+    engine: EngineFacts | None  # the last that worked; None: there is none
+    engine_problem: str  # why there is none, or why the one that replaced it does not work, and what to do
     version: str
     settings: RequestSettings
 

@@ -94,7 +94,15 @@ WORKERS = {
 }
 COMPOSITION_ROOT = {
     *("workers/folders.py", "workers/builders.py", "workers/build_catalog.py", "workers/check_pinned.py"),
-    *("workers/runtime.py", "workers/reload.py", "workers/serve.py", "app/commands"),
+    *(
+        "workers/runtime.py",
+        "workers/reload.py",
+        "workers/serve.py",
+        "workers/state_lock.py",
+        "workers/gpu_watch.py",
+        "workers/upgrade_notices.py",
+        "app/commands",
+    ),
 }
 PACKAGES = USE_CASES | APP | WORKERS
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
+from app.entities.gpu import NOT_READ, Gpu, GpuSnapshot, GpuState
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.server import Server
 from app.services import AccessPolicy, RequestSettings
 from app.settings.schema import Settings
+from app.use_cases.placement.engine_gpus import EngineProbe
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.limits import SchedulingLimits
-from workers.engine.binary import cuda_problem, find_engine
-from workers.engine.probe_process import EngineNotFound, engine_environment
+from workers.engine.current_engine import CurrentEngine
+from workers.engine.gpu_probe import probe_gpus
+from workers.engine.listed_memory import listed_memory
+from workers.engine.probe_process import engine_environment
 from workers.folders import state_folder
+from workers.gpu.engine_check import assume_usable
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
@@ -33,17 +37,6 @@ from workers.server.slot_files import SlotFiles
 log = logging.getLogger(__name__)
 
 Spawn = Callable[[Server, Callable[[ev.Event], None]], Process]
-
-
-def find_configured_engine(settings: Settings) -> tuple[EngineFacts | None, str]:
-    """The engine to run and "", or None and why there is none."""
-    try:
-        engine = find_engine(settings.engine.binary)
-    except EngineNotFound as error:
-        log.error("no engine: %s", error)
-        return None, str(error)
-    log.info("engine kind=%s version=%s command=%s", engine.kind, engine.version, engine.command[-1])
-    return engine, ""
 
 
 def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLimits:
@@ -63,6 +56,7 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
         cpu_fallback=settings.gpu.cpu_fallback,
+        gpu_idle_close_seconds=settings.gpu.idle_close_seconds,
     )
 
 
@@ -91,7 +85,7 @@ def _silent_disconnect_notice_seconds(engine: EngineFacts | None) -> float:
 
 def build_spawn(
     settings: Settings,
-    engine: EngineFacts | None,
+    engine: CurrentEngine,
     records: PidRecords,
     history: History,
     needs: EstimateSource,
@@ -99,16 +93,19 @@ def build_spawn(
     slots: SlotFiles,
 ) -> Spawn:
     """The function that starts a llama-server for the pool."""
-    if engine is None:
-        return _spawn_without_engine
     env = engine_environment(settings.engine.env)
-    caches = KeptCaches(slots, engine, env)
+    caches = KeptCaches(slots, env)
     stop_seconds, env = settings.server.stop_seconds, {**env, MARK_VARIABLE: records.mark}
-    return Launcher(engine, env, records, history, needs.as_started, gpus, stop_seconds, caches).spawn
+    find = partial(_working_engine, engine)
+    return Launcher(find, env, records, history, needs.as_started, gpus, stop_seconds, caches).spawn
 
 
-def _spawn_without_engine(server: Server, post: Callable[[ev.Event], None]) -> Process:
-    raise OSError("there is no engine")  # the routes reject requests before this is called
+def _working_engine(engine: CurrentEngine) -> EngineFacts:
+    """The engine as it is now. Raises OSError if it does not work."""
+    facts = engine.refresh()
+    if facts is None:
+        raise OSError(engine.problem)
+    return facts
 
 
 def gpus_at_start(settings: Settings) -> GpuSnapshot:
@@ -122,11 +119,39 @@ def gpus_at_start(settings: Settings) -> GpuSnapshot:
 
 
 def build_gpu_poller(
-    settings: Settings, engine: EngineFacts | None, publish: Callable[[GpuSnapshot], None]
+    settings: Settings,
+    engine: CurrentEngine,
+    publish: Callable[[GpuSnapshot], None],
+    may_sleep: Callable[[float], bool] = lambda now: False,
 ) -> GpuPoller:
-    read = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds).read_gpus
-    history = GpuHistory(state_folder() / "gpus.json")
-    if engine is None or settings.engine.assume_gpu:
-        return GpuPoller(read, publish, history, settings.gpu.poll_seconds)
-    engine_problem = partial(cuda_problem, engine, settings.engine.env)
-    return GpuPoller(read, publish, history, settings.gpu.poll_seconds, engine_problem=engine_problem)
+    probed = None if settings.engine.assume_gpu else engine
+    listed = partial(_listed_memory, probed, settings.engine.env)
+    nvml = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds, listed)
+    return GpuPoller(
+        nvml.read_gpus,
+        publish,
+        GpuHistory(state_folder() / "gpus.json"),
+        settings.gpu.poll_seconds,
+        ask_engine=partial(_ask_engine, probed, settings.engine.env),
+        engine_build=partial(_build_of, probed),
+        may_sleep=may_sleep,
+        close_nvml=nvml.close,
+    )
+
+
+def _ask_engine(
+    engine: CurrentEngine | None, env: Mapping[str, str], gpus: Sequence[Gpu], between: Callable[[], None]
+) -> EngineProbe:
+    """Which GPUs the engine cannot use; none where that is assumed."""
+    facts = engine.refresh() if engine else None
+    return probe_gpus(facts, env, gpus, between) if facts else assume_usable(gpus, between)
+
+
+def _listed_memory(engine: CurrentEngine | None, env: Mapping[str, str], uuid: str) -> int:
+    facts = engine.refresh() if engine else None
+    return listed_memory(facts, env, uuid) if facts else 0
+
+
+def _build_of(engine: CurrentEngine | None) -> str:
+    facts = engine.refresh() if engine else None
+    return facts.identity if facts else ""

@@ -9,8 +9,9 @@ from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog
-from workers.builders import build_gpu_poller, build_limits, find_configured_engine, gpus_at_start
+from workers.builders import build_gpu_poller, build_limits, gpus_at_start
 from workers.catalog.model_headers import ModelHeaders
+from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
@@ -21,10 +22,10 @@ from workers.telemetry.store import StateStore
 
 def check_pinned_models(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(errors, warnings) that a start would report. Reads the GPUs, and what earlier loads took."""
-    engine, _ = find_configured_engine(settings)
-    limits, shapes = build_limits(settings, engine), ModelHeaders(model_shape)
+    engine = CurrentEngine(settings.engine.binary)
+    limits, shapes = build_limits(settings, engine.facts), ModelHeaders(model_shape)
     store = StateStore(PoolState(limits, gpus=gpus_at_start(settings)))
-    needs = EstimateSource(_past_loads(), engine, shapes)
+    needs = EstimateSource(_past_loads(), engine.refresh, shapes)
     pinned = pinned_requests(settings.pinned, build_catalog(settings, shapes), needs)
     check = PinnedModelsCheck(store, pinned, limits, read_memory)
 

@@ -12,8 +12,7 @@ import logging
 import os
 import time
 
-from app.entities.gpu import GpuSnapshot, GpuState
-from app.entities.launch import EngineFacts, Task
+from app.entities.launch import Task
 from app.entities.model import Model
 from app.errors import ProxyError
 from app.services import Services
@@ -25,11 +24,9 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog, has_models
 from workers.builders import (
-    build_gpu_poller,
     build_limits,
     build_request_settings,
     build_spawn,
-    find_configured_engine,
     gpus_at_start,
 )
 from workers.catalog.catalog import Catalog
@@ -37,9 +34,10 @@ from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits
 from workers.clients.client_watch import ClientWatcher
 from workers.clients.daily_tokens import DailyTokens
+from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder, version
-from workers.gpu.poller import GpuPoller
 from workers.gpu.ram import read_memory
+from workers.gpu_watch import GpuWatch
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
@@ -58,6 +56,7 @@ from workers.telemetry.gauges import Gauges
 from workers.telemetry.key_gauges import KeyGauges
 from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
+from workers.upgrade_notices import warn_of_changes
 
 log = logging.getLogger(__name__)
 
@@ -70,20 +69,22 @@ class Runtime:
     """The service behind the HTTP application: built by the constructor, run by `start`, ended by `begin_drain`,
     `wait_drained` and `close`."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
+    def __init__(self, settings: Settings, refusals: RefusalLog) -> None:
+        """`refusals`: its owner flushes it.
+
+        Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
         self._settings = settings
+        self._refusals = refusals
         self.has_models = has_models(settings)
-        engine, engine_problem = find_configured_engine(settings)
-        self._engine = engine
+        self._engine = engine = CurrentEngine(settings.engine.binary, self._engine_replaced)
         state, shapes = state_folder(), ModelHeaders(model_shape)
         self._records = PidRecords(state / "servers")
         self._history = History(state / "history.sqlite3")
         self._tokens = DailyTokens(state / "key-tokens.json")
         self._slots = SlotFiles(state / "slots", settings.scheduling.kv_cache_disk)
-        self._store = StateStore(PoolState(build_limits(settings, engine), gpus=gpus_at_start(settings)))
+        self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
-        self._needs = EstimateSource(self._history, engine, shapes)
+        self._needs = EstimateSource(self._history, engine.refresh, shapes)
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
         self._gauges = Gauges(self._store, version())
@@ -97,26 +98,21 @@ class Runtime:
             *(lambda: self._store.pool.closing, self._has_ended),
             lambda server: self._store.pool.endings.get(server),
         )
-        self._pool = self._build_pool(engine)
-        self._gpus: GpuPoller | None = None  # None: GPUs are disabled
-        if self._store.gpus.state is not GpuState.DISABLED:
-            self._gpus = build_gpu_poller(settings, engine, self._publish_gpus)
-        # Set before the GPU poller starts, and replaced by a reload.
-        self._pinned_check: PinnedModelsCheck | None = None
-        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
+        self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
+        self._pool = self._build_pool()
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
-        self.services = self._build_services(engine, engine_problem)
+        self.services = self._build_services()
 
-    def _build_pool(self, engine: EngineFacts | None) -> Pool:
-        store, needs = self._store, self._needs
+    def _build_pool(self) -> Pool:
+        store, needs, gpus = self._store, self._needs, self._gpus
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
-        spawn = build_spawn(self._settings, engine, *parts)
+        spawn = build_spawn(self._settings, self._engine, *parts)
         count, forget = self._gauges.pool.count_step, self._relay.forget
         models = needs.placement_request, self._catalog.definition
-        return Pool(store, spawn, read_memory, self._read_gpus, *models, count, forget, self._probe_engine)
+        return Pool(store, spawn, read_memory, gpus.read_now, *models, count, forget, gpus.probe_engine)
 
-    def _build_services(self, engine: EngineFacts | None, engine_problem: str) -> Services:
+    def _build_services(self) -> Services:
         server = self._settings.server
         return Services(
             catalog=self._catalog,
@@ -130,10 +126,10 @@ class Runtime:
             tokens=self._tokens,
             bodies=self._bodies,
             access_log=self._access_log,
-            refusals=RefusalLog(),
+            refusals=self._refusals,
             gauges=self._gauges,
-            engine=engine,
-            engine_problem=engine_problem,
+            engine=self._engine.facts,
+            engine_problem=self._engine.problem,
             version=version(),
             settings=build_request_settings(self._settings),
         )
@@ -145,6 +141,7 @@ class Runtime:
 
         Raises ConfigurationError if it is certain that the pinned models do not fit together.
         """
+        warn_of_changes(state_folder(), self._settings, self._catalog.models())
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
         self._records.begin()
@@ -154,7 +151,8 @@ class Runtime:
         self._access_log.start()
         self._clients.start()
         self._mover.start()
-        self._start_gpus()
+        # Needs the history of loads.
+        self._gpus.start(self._check_of_pinned(self._settings, self._catalog) if self._settings.pinned else None)
         self._pool.start()
         if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):
             watchdog.start()
@@ -166,22 +164,9 @@ class Runtime:
         gc.collect()
         gc.freeze()
 
-    def _start_gpus(self) -> None:
-        """Start reading the GPUs; with pinned models, wait for the first reading and check that they fit."""
-        if self._settings.pinned:  # needs the history of loads
-            self._pinned_check = self._check_of_pinned(self._settings, self._catalog)
-        if self._gpus is not None:
-            self._gpus.start()
-        if self._pinned_check is not None:
-            if self._gpus is None:
-                self._pinned_check.check(self._store.gpus)
-            self._pinned_check.wait()
-            if self._pinned_check.errors:
-                raise ConfigurationError(*self._pinned_check.errors)
-
     def _check_of_pinned(self, settings: Settings, catalog: Catalog) -> PinnedModelsCheck:
         pinned = pinned_requests(settings.pinned, catalog, self._needs)
-        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine), read_memory)
+        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine.facts), read_memory)
 
     def _load(self, model: Model) -> None:
         self._pool.load(model, self.services.settings.max_wait_seconds, self._clients.watch(None))
@@ -212,18 +197,15 @@ class Runtime:
         self._slots.quota_bytes = settings.scheduling.kv_cache_disk
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
-        self._pool.reconfigure(build_limits(settings, self._engine), models)
-        self._gpu_names_check = GpuNamesCheck(settings.gpu_names())
-        self._replace_pinned_check(candidate.pinned)
+        self._pool.reconfigure(build_limits(settings, self._engine.facts), models)
+        self._gpus.replace_checks(GpuNamesCheck(settings.gpu_names()), candidate.pinned)
         begin_preload(newly_preloaded(before, settings, changes), self._catalog, self._load)
 
-    def _replace_pinned_check(self, check: PinnedModelsCheck) -> None:
-        """The thread that reads the GPUs checks again, and publishes the result."""
-        self._pinned_check = check
-        if self._gpus is None:
-            check.check(self._store.gpus)
-        else:
-            self._gpus.read_now()
+    def _engine_replaced(self) -> None:
+        """Called by the thread that noticed it. Running servers stay; the next ones are started with the new engine."""
+        self.services.engine, self.services.engine_problem = self._engine.facts, self._engine.problem
+        self._pool.post(ev.EngineReplaced(time.monotonic()))
+        self._gpus.read_now()
 
     def task_of(self, model: Model) -> Task:
         """What the model is for. Raises the ProxyError of a model that cannot be served."""
@@ -232,21 +214,6 @@ class Runtime:
     def _has_ended(self, server_id: int) -> bool:
         """Whether a server's process has ended, or is being stopped; waits for the former."""
         return self._pool.wait_until(lambda s: not (found := s.server(server_id)) or not found.is_up, EXIT_SECONDS)
-
-    def _read_gpus(self) -> None:
-        if self._gpus is not None:
-            self._gpus.read_now()
-
-    def _probe_engine(self) -> None:
-        if self._gpus is not None:
-            self._gpus.probe_engine()
-
-    def _publish_gpus(self, gpus: GpuSnapshot) -> None:
-        """Called by the GPU poller. The pool's state is where the snapshot is kept."""
-        self._pool.post(ev.GpusPolled(gpus, time.monotonic()))
-        self._gpu_names_check.check(gpus)
-        if self._pinned_check is not None:
-            self._pinned_check.check(gpus)
 
     # --- end ----------------------------------------------------------------------------------------------
 
@@ -267,8 +234,7 @@ class Runtime:
             log.error("llama-servers did not exit in time; killing them")
             self._pool.kill()
         self._relay.close()
-        if self._gpus is not None:
-            self._gpus.close()
+        self._gpus.close()
         self._history.close()
         self._tokens.close()
         self._bodies.close()

@@ -20,6 +20,7 @@ from app.web import create_app
 from workers.gunicorn_worker.worker import CannotStart
 from workers.runtime import Runtime
 from workers.server.open_files import raise_soft_limit
+from workers.telemetry.refusal_log import RefusalLog
 
 GUNICORN_CONF = Path(__file__).resolve().parent.parent / "gunicorn.conf.py"
 
@@ -39,13 +40,13 @@ class Application(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
         self.cfg.set("post_worker_init", self._announce_worker)
 
-    def load_service(self) -> tuple[Runtime, Any]:
-        """The service and its WSGI application, started. Called by ProxyWorker after the fork.
+    def load_service(self, refusals: RefusalLog) -> tuple[Runtime, Any]:
+        """The service and its WSGI application, started. Called by ProxyWorker after the fork, with its refusal log.
 
         A worker that replaces one which died reads the configuration again, but listens on the same sockets.
         """
         try:
-            runtime = Runtime(applicable_settings(load_settings(), self._started))
+            runtime = Runtime(applicable_settings(load_settings(), self._started), refusals)
             runtime.start()
         except (ConfigurationError, OSError) as error:
             raise CannotStart(f"cannot start: {error}") from error

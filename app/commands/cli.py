@@ -76,6 +76,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
     _exit_if_address_in_use(settings.server.host, settings.server.port)
     _log_to_stderr()
     _log_warnings(configuration.warnings)
+    _lock_state_or_exit()
     from workers.serve import Application
 
     arbiter_pid = os.getpid()
@@ -172,6 +173,18 @@ def _exit_if_address_in_use(host: str, port: int) -> None:
         except OSError as error:
             click.echo(f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port", err=True)
             sys.exit(1)
+
+
+def _lock_state_or_exit() -> None:
+    """Lock the state directory for the life of this process, or end the command."""
+    from workers.folders import state_folder
+    from workers.state_lock import StateInUse, lock_state
+
+    try:
+        lock_state(state_folder())
+    except StateInUse as error:
+        click.echo(f"cannot start: {error}", err=True)
+        sys.exit(1)
 
 
 def _example_model(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:

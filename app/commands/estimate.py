@@ -45,9 +45,12 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     """Estimate the memory FILE_OR_NAME needs, by item. Nothing is loaded: only the file's header is read.
 
     Options default to llama-server's for a FILE, and to the model's settings, on one GPU, for a NAME of the catalogue.
-    Measurements of earlier loads are not used. docs/estimates.md explains the output.
+    The context of ctx_size auto is that on this machine. Measurements of earlier loads are not used.
+    docs/estimates.md explains the output.
     Exit status: 0 success, 1 nothing fits in --fit-in, 2 usage error, or the file is not a model.
     """
+    from app.commands.placement_request import automatic_context, request_by_file
+    from app.commands.this_machine import this_machine
     from app.errors import InvalidModelFile
     from app.use_cases.estimate.companions import NO_COMPANIONS
     from app.use_cases.estimate.estimate import estimate_memory
@@ -62,14 +65,19 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
         header = read_header(path)
         exit_unless_model(header, path)
         shape = model_shape(header)
-        options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
         sizes = _sizes(fit_in, options.devices) if fit_in is not None else None
         companions = CompanionFiles().read(launch) if launch else NO_COMPANIONS
+        is_automatic = query.constraints.has_auto_context and typed["ctx_size"] is None
+        if is_automatic:
+            request = request_by_file(shape, options, companions, query.constraints)
+            options = replace(options, ctx_size=automatic_context(request, this_machine(query)[0]))
+        options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
         result = estimate_memory(shape, options, companions=companions)
     except InvalidModelFile as error:
         exit_wrong_use(error.problem)
     fits = largest_contexts(shape, options, companions, sizes) if sizes else None
-    report = report_data(path, header, options, result, _notes(shape, options), fits)
+    notes = ["the context is that of ctx_size auto on this machine"] if is_automatic else []
+    report = report_data(path, header, options, result, [*notes, *_notes(shape, options)], fits)
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:

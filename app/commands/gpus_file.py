@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class _Gpu(_Strict):
     free_bytes: NonNegativeInt
     utilization_percent: float = Field(0.0, ge=0, le=100)
     drives_display: bool = False
+    unified: bool = False
 
 
 class _Server(_Strict):
@@ -46,17 +47,62 @@ class _File(_Strict):
     ram_free_bytes: NonNegativeInt | None = None
 
     @property
-    def ram_totals(self) -> dict[str, int]:
-        return {} if self.ram_total_bytes is None else dict.fromkeys((CPU, UNBOOKED_RAM), self.ram_total_bytes)
+    def unified(self) -> set[str]:
+        """UUIDs of the GPUs that use RAM as their memory."""
+        return {gpu.uuid for gpu in self.gpus if gpu.unified}
 
     @property
-    def free_ram(self) -> dict[str, int]:
-        """Without any figure nothing: the RAM is not limited."""
-        return self.ram_totals if self.ram_free_bytes is None else {**self.ram_totals, CPU: self.ram_free_bytes}
+    def alive(self) -> list[_Server]:
+        return [server for server in self.servers if server.state not in (ServerState.STOPPED, ServerState.FAILED)]
+
+    def held(self, *states: ServerState) -> dict[str, int]:
+        """Bytes by resource that the servers in these states hold together; without states, all of them."""
+        total: dict[str, int] = {}
+        for server in self.alive:
+            for what, size in self.held_by(server).items() if not states or server.state in states else ():
+                total[what] = total.get(what, 0) + size
+        return total
+
+    def held_by(self, server: _Server) -> dict[str, int]:
+        own_memory = {uuid: size for uuid, size in server.bytes.items() if uuid not in self.unified}
+        in_ram = sum(server.bytes.values()) - sum(own_memory.values())
+        return own_memory | {CPU: in_ram, UNBOOKED_RAM: in_ram}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ram:
+    """Bytes for models, as the ledger computes them. `free` and `totals` are by shared resource; one without any figure
+    is left out: it is not limited."""
+
+    free: dict[str, int]
+    totals: dict[str, int]
+    reserve_bytes: int  # of GPUs that use RAM as their memory
 
 
 def read_world(file: Path, gpu_limits: GpuLimits, policy: Policy) -> World:
     """The machine in the file, with the settings' limits applied to each GPU. Raises InvalidGpusFile."""
+    content = _read(file)
+    ram = _ram(content, gpu_limits)
+    residents = tuple(
+        Resident(
+            *(number, server.model, content.held_by(server), server.busy, server.idle_seconds),
+            is_loading=server.state is ServerState.STARTING,
+        )
+        for number, server in enumerate(content.alive)
+        if server.state not in ENDING_STATES
+    )
+    return World(
+        cards=tuple(_card(index, gpu, content, gpu_limits, ram) for index, gpu in enumerate(content.gpus)),
+        residents=residents,
+        shared=ram.free,
+        releasing=content.held(ServerState.STOPPING),
+        draining=content.held(ServerState.DRAINING),
+        totals=ram.totals,
+        policy=policy,
+    )
+
+
+def _read(file: Path) -> _File:
     try:
         content = _File.model_validate_json(file.read_bytes())
     except OSError as error:
@@ -71,34 +117,44 @@ def read_world(file: Path, gpu_limits: GpuLimits, policy: Policy) -> World:
         raise InvalidGpusFile("two GPUs have the same uuid")
     if unknown := sorted({uuid for server in content.servers for uuid in server.bytes} - uuids):
         raise InvalidGpusFile(f"a server has memory on {unknown[0]}, which is not one of the GPUs")
-    if content.free_ram.get(CPU, 0) > content.ram_totals.get(CPU, inf):
+    if (content.ram_free_bytes or 0) > (inf if content.ram_total_bytes is None else content.ram_total_bytes):
         raise InvalidGpusFile("ram_free_bytes is more than ram_total_bytes")
-    alive = [server for server in content.servers if server.state not in (ServerState.STOPPED, ServerState.FAILED)]
-    cards = tuple(_card(index, gpu, alive, gpu_limits) for index, gpu in enumerate(content.gpus))
-    residents = tuple(
-        Resident(
-            *(number, server.model, server.bytes, server.busy, server.idle_seconds),
-            is_loading=server.state is ServerState.STARTING,
-        )
-        for number, server in enumerate(alive)
-        if server.state not in ENDING_STATES
-    )
-    return World(cards, residents, content.free_ram, totals=content.ram_totals, policy=policy)
+    return content
 
 
-def _card(index: int, gpu: _Gpu, servers: list[_Server], gpu_limits: GpuLimits) -> Card:
-    def used_bytes(*states: ServerState) -> int:
-        return sum(server.bytes.get(gpu.uuid, 0) for server in servers if not states or server.state in states)
-
-    is_busy = gpu_limits.is_busy(gpu.utilization_percent)
-    card = Card(gpu.uuid, gpu.name, index, 0, 0, is_busy=is_busy, drives_display=gpu.drives_display)
-    reserve = gpu_limits.reserve_of(card)
-    limit, usable = gpu_limits.budget(reserve, gpu.total_bytes, gpu.free_bytes, used_bytes())
+def _card(index: int, gpu: _Gpu, content: _File, gpu_limits: GpuLimits, ram: _Ram) -> Card:
+    card = replace(_unmeasured(index, gpu), is_busy=gpu_limits.is_busy(gpu.utilization_percent))
+    if gpu.unified:
+        usable = min(ram.free.values())
+        return replace(card, total_bytes=ram.totals[CPU], usable_bytes=usable, reserve_bytes=ram.reserve_bytes)
+    held, reserve = content.held().get(gpu.uuid, 0), gpu_limits.reserve_of(card)
+    limit, usable = gpu_limits.budget(reserve, gpu.total_bytes, gpu.free_bytes, held)
     return replace(
         card,
         total_bytes=limit,
         usable_bytes=usable,
-        releasing_bytes=used_bytes(ServerState.STOPPING),
-        draining_bytes=used_bytes(ServerState.DRAINING),
+        releasing_bytes=content.held(ServerState.STOPPING).get(gpu.uuid, 0),
+        draining_bytes=content.held(ServerState.DRAINING).get(gpu.uuid, 0),
         reserve_bytes=reserve,
     )
+
+
+def _unmeasured(index: int, gpu: _Gpu) -> Card:
+    return Card(gpu.uuid, gpu.name, index, 0, 0, is_unified=gpu.unified, drives_display=gpu.drives_display)
+
+
+def _ram(content: _File, gpu_limits: GpuLimits) -> _Ram:
+    unified = [(index, gpu) for index, gpu in enumerate(content.gpus) if gpu.unified]
+    totals = [content.ram_total_bytes, *(gpu.total_bytes for _, gpu in unified)]
+    total = min((size for size in totals if size is not None), default=None)
+    free = content.ram_total_bytes if content.ram_free_bytes is None else content.ram_free_bytes
+    available = min(
+        (size for size in (free, *(gpu.free_bytes for _, gpu in unified)) if size is not None), default=None
+    )
+    reserve = max((gpu_limits.reserve_of(_unmeasured(*each), total or 0) for each in unified), default=0)
+    shared = {} if available is None else {CPU: available - reserve}
+    if total is None:
+        return _Ram(shared, {}, reserve)
+    capacity = gpu_limits.budget(reserve, total, 0, 0)[0] if unified else total
+    shared[UNBOOKED_RAM] = capacity - content.held().get(UNBOOKED_RAM, 0)
+    return _Ram(shared, {CPU: capacity, UNBOOKED_RAM: capacity}, reserve)

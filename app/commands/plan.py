@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import replace
@@ -21,8 +20,8 @@ from app.commands.options import (
     model_options,
     query_from_settings,
 )
+from app.commands.this_machine import this_machine
 from app.entities.launch import ModelOptions
-from app.entities.memory import Estimate, MemoryReading
 from app.entities.placement import CPU, Card, Decision, Outcome, PlacementConstraints
 from app.use_cases.placement.cards import describe_card, format_mib, unmatched_names
 
@@ -58,7 +57,7 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     _note_unmatched_names(query, world)
     begin = time.perf_counter()
     refused = Decision(Outcome.REFUSE, problem, 0) if problem and request.options.n_gpu_layers else None
-    decision = refused or decide(request, world)
+    decision = refused or decide(request, world.with_others_taken())
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
     report = decision_json(decision, [names[number] for number in decision.evict])
@@ -79,10 +78,9 @@ def _reject_placement_options(typed: dict[str, Any]) -> None:
 
 def _request(query: MemoryQuery, typed: dict[str, Any]) -> PlacementRequest:
     """The question to the placement. Raises InvalidModelFile."""
+    from app.commands.placement_request import request_by_file
     from app.use_cases.estimate.companions import NO_COMPANIONS
-    from app.use_cases.estimate.estimate import estimate_memory
     from app.use_cases.model_shape.shape import model_shape
-    from app.use_cases.placement.request import PlacementRequest
     from workers.catalog.companion_files import CompanionFiles
     from workers.gguf.header import read_header
 
@@ -90,11 +88,8 @@ def _request(query: MemoryQuery, typed: dict[str, Any]) -> PlacementRequest:
     exit_unless_model(header, query.path)
     shape = model_shape(header)
     companions = CompanionFiles().read(query.launch) if query.launch else NO_COMPANIONS
-
-    def estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
-        return estimate_memory(shape, options, companions=companions)
-
-    return PlacementRequest(shape, _options(query.options, typed), estimate, _constraints(query.constraints, typed))
+    constraints = _constraints(query.constraints, typed)
+    return request_by_file(shape, _options(query.options, typed), companions, constraints)
 
 
 def _options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
@@ -118,10 +113,9 @@ def _world(file: Path | None, query: MemoryQuery) -> tuple[World, str]:
     from app.commands.gpus_file import InvalidGpusFile, read_world
     from app.entities.gpu import GpuSnapshot, GpuState
     from app.use_cases.placement.usable_gpus import unplaceable_reason
-    from workers.gpu.ram import read_memory
 
     if file is None:
-        return _this_machine(read_memory({}), query)
+        return this_machine(query)
     try:
         world = read_world(file, query.gpu_limits, query.policy)
     except InvalidGpusFile as error:
@@ -135,25 +129,9 @@ def _note_unmatched_names(query: MemoryQuery, world: World) -> None:
         click.echo(f"note: {line}", err=True)
 
 
-def _this_machine(memory: MemoryReading, query: MemoryQuery) -> tuple[World, str]:
-    from app.entities.gpu import GpuSnapshot, GpuState
-    from app.use_cases.placement.ledger import Ledger
-    from app.use_cases.placement.usable_gpus import hides_all_gpus, unplaceable_reason
-    from app.use_cases.placement.world import world_of
-    from workers.gpu.nvml import Nvml
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    hidden = GpuSnapshot(GpuState.DISABLED, at=0.0)
-    is_hidden = not query.uses_gpus or hides_all_gpus(visible)
-    snapshot = hidden if is_hidden else Nvml(visible).read_gpus()
-    for complaint in snapshot.problems:
-        click.echo(f"note: {complaint}", err=True)
-    ledger = Ledger(snapshot, memory, (), query.gpu_limits)
-    return world_of(ledger, query.policy, memory.at), unplaceable_reason(snapshot, query.cpu_fallback)
-
-
 def _gpu_json(card: Card) -> dict[str, object]:
-    return {"uuid": card.uuid, "usable_bytes": card.usable_bytes, "reserve_bytes": card.reserve_bytes}
+    sizes = {"usable_bytes": card.usable_bytes, "reserve_bytes": card.reserve_bytes}
+    return {"uuid": card.uuid, **sizes, "unified": card.is_unified}
 
 
 def _ram_json(world: World) -> dict[str, int | None]:
@@ -168,7 +146,7 @@ def _ram_line(world: World) -> str:
 
 def _gpu_line(card: Card) -> str:
     usable, reserve = format_mib(max(0, card.usable_bytes)), format_mib(card.reserve_bytes)
-    return f"{describe_card(card)}: {usable} usable, {reserve} reserved"
+    return f"{describe_card(card)}: {usable} usable, {reserve} reserved{', unified memory' if card.is_unified else ''}"
 
 
 def _lines(report: dict[str, Any], decision: Decision, world: World) -> list[str]:

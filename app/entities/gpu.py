@@ -29,6 +29,7 @@ class GpuState(StrEnum):
     NOT_FOUND = "not_found"  # CUDA_VISIBLE_DEVICES names none of the GPUs present
     LOST = "lost"  # all GPUs seen before have disappeared
     HUNG = "hung"  # an NVML call has not returned
+    ASLEEP = "asleep"  # closed while nothing uses the GPUs; the next load opens it (gpu.idle_close_seconds)
     FAILED = "failed"  # any other error
 
 
@@ -64,11 +65,17 @@ class Gpu:
     power_watts: float | None = None
     compute_capability: tuple[int, int] | None = None
     is_mig: bool = False
+    is_unified: bool = False  # it uses the machine's RAM as its memory: the sizes are RAM's
     drives_display: bool = False
     # pid -> bytes, None if NVML does not report them. In a container the pids may be the host's, or missing.
     processes: Mapping[int, int | None] | None = None
     problem: str = ""  # why memory and processes could not be read just now: they are the last reading's
     memory_at: float | None = None  # monotonic seconds of that reading; None: of this one
+
+    @property
+    def ram_bytes(self) -> int:
+        """The RAM of the machine, if it uses that as its memory; else 0."""
+        return self.total_bytes if self.is_unified else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,18 @@ class GpuSnapshot:
         gpu = next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)
         return self.at if gpu is None or gpu.memory_at is None else gpu.memory_at
 
+    def asleep(self) -> GpuSnapshot:
+        """This snapshot from when NVML is closed: without what lasts only a moment, and no reading is expected."""
+        gpus = tuple(
+            replace(gpu, utilization_percent=None, temperature_celsius=None, power_watts=None, processes=None)
+            for gpu in self.gpus
+        )
+        return replace(self, state=GpuState.ASLEEP, gpus=gpus, poll_seconds=None)
+
+    def as_awake(self) -> GpuSnapshot:
+        """The same, with the last readings of GPUs that are asleep: for questions about the machine without models."""
+        return replace(self, state=GpuState.OK) if self.state is GpuState.ASLEEP else self
+
     @property
     def overdue_at(self) -> float | None:
         """When the next reading is overdue, in monotonic seconds; None: none is expected."""
@@ -132,7 +151,7 @@ class GpuSnapshot:
         others = (*([self.engine_problem] if self.engine_problem else []), *lost)
         if self.state is GpuState.HUNG or self.state is GpuState.NOT_FOUND:
             return (self.problem, *others)
-        if self.state in (GpuState.OK, GpuState.DISABLED, GpuState.UNREAD):
+        if self.state in (GpuState.OK, GpuState.ASLEEP, GpuState.DISABLED, GpuState.UNREAD):
             return others
         return (f"no GPU: {self.problem}; {self.expected}", *others) if self.expected else others
 

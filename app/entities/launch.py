@@ -19,9 +19,10 @@ class EngineFacts:
     kind: EngineKind
     command: tuple[str, ...]  # the argv every start begins with
     version: str  # what the engine calls itself; for people
-    identity: str  # changes whenever the engine does: hash of the file, or package version
+    identity: str  # of the build: a hash of its files, or of those of its package
     flags: frozenset[str]  # every option its --help names, as "--port" and "-m"
     switches: frozenset[str] = frozenset()  # those of them that take no value: --flash-attn once was one
+    files: tuple[str, ...] = ()  # what it runs from, as far as known; a change there may be another build
 
 
 ALL_LAYERS = 999  # the customary number; llama-server takes any above the number of layers

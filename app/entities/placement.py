@@ -16,6 +16,8 @@ LOAD_QUOTA = "load_quota"  # servers that scheduling.max_loaded still permits
 SHARED_RESOURCES = (CPU, UNBOOKED_RAM, LOAD_QUOTA)
 
 DEFAULT_RESERVE_BYTES = 512 * 1024**2  # left free on each GPU
+# Of the RAM that a GPU uses as its memory, for the system and other programs: without any, the kernel ends processes.
+DEFAULT_RAM_RESERVE, MIN_RAM_RESERVE_BYTES = 0.1, 2 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Card:
     draining_bytes: int = 0  # held by draining servers: usable once their requests are finished
     is_busy: bool = False  # its utilization exceeds gpu.busy_utilization
     is_mig: bool = False  # CUDA shows a process at most one MIG device
+    is_unified: bool = False  # its memory is RAM: what is placed on it needs CPU and UNBOOKED_RAM
     reserve_bytes: int = 0  # left free on it
     drives_display: bool = False  # taken last: a desktop freezes when its GPU is full
 
@@ -68,7 +71,7 @@ class PlacementConstraints:
     exclude: tuple[str, ...] = ()
     min_gpus: int = 1
     max_gpus: int | None = None
-    has_auto_context: bool = False  # the longest of a few context sizes that fits
+    has_auto_context: bool = False  # the longest of a few context sizes that fits the empty machine
     cpu_moe: bool = False  # experts may be kept in RAM
     partial_offload: bool = False  # some layers may be kept in RAM
     cpu_when_full: bool = False  # the whole model may run on the CPU
@@ -92,10 +95,13 @@ class GpuLimits:
     busy_utilization: float = 0.9
     reserves: Mapping[str, int] = field(default_factory=dict)  # bytes left free on single GPUs, by a name of theirs
 
-    def reserve_of(self, gpu: NamedGpu) -> int:
-        """Bytes left free on this GPU. Of several names that mean it, the most specific counts."""
+    def reserve_of(self, gpu: NamedGpu, ram_bytes: int = 0) -> int:
+        """Bytes left free on this GPU. Of several names that mean it, the most specific counts.
+
+        `ram_bytes`: the RAM of the machine, if the GPU uses that as its memory.
+        """
         named = (self.reserves[name] for name in names_of(gpu) if name in self.reserves)
-        return next(named, DEFAULT_RESERVE_BYTES if self.reserve_bytes is None else self.reserve_bytes)
+        return next(named, _default_reserve_bytes(ram_bytes) if self.reserve_bytes is None else self.reserve_bytes)
 
     def budget(self, reserve_bytes: int, total_bytes: int, free_bytes: int, booked_bytes: int) -> tuple[int, int]:
         """(capacity, usable) bytes of a GPU with that reserve: for models in total, and for further models.
@@ -111,6 +117,10 @@ class GpuLimits:
         return utilization_percent >= 100 * self.busy_utilization
 
 
+def _default_reserve_bytes(ram_bytes: int) -> int:
+    return max(MIN_RAM_RESERVE_BYTES, int(DEFAULT_RAM_RESERVE * ram_bytes)) if ram_bytes else DEFAULT_RESERVE_BYTES
+
+
 class CpuFallback(enum.StrEnum):
     """When a model may run on the CPU of a machine that has GPUs, or should have some."""
 
@@ -119,9 +129,9 @@ class CpuFallback(enum.StrEnum):
     WHEN_FULL = "when_full"  # also instead of waiting for memory, and when GPUs are lost
 
 
-def shared_resources_needed(estimate: Estimate) -> dict[str, int]:
-    """What a server needs of the resources that all placements share."""
-    return {CPU: estimate.host.booked_bytes, UNBOOKED_RAM: estimate.host.booked_bytes, LOAD_QUOTA: 1}
+def shared_resources_needed(ram_bytes: int) -> dict[str, int]:
+    """What a server with so much RAM needs of the resources that all placements share."""
+    return {CPU: ram_bytes, UNBOOKED_RAM: ram_bytes, LOAD_QUOTA: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,8 @@ class Placement:
     estimate: Estimate
     indices: tuple[int, ...] = ()  # NVML's, of the GPUs
     names: tuple[str, ...] = ()  # product names of the GPUs
+    full_ctx_size: int = 0  # the context if nobody else held memory, where ctx_size is shorter than that
+    unified: tuple[str, ...] = ()  # UUIDs of the GPUs whose memory is RAM
 
     @property
     def tensor_split(self) -> tuple[int, ...]:
@@ -164,7 +176,20 @@ class Placement:
     @property
     def needs(self) -> Mapping[str, int]:
         """Everything it needs: bytes by GPU's UUID, and of the shared resources."""
-        return {**self.booked_bytes, **shared_resources_needed(self.estimate)}
+        needs = self.by_pool(self.booked_bytes)
+        return {**needs, **shared_resources_needed(needs[CPU])}
+
+    def by_pool(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """`sizes` by device, with those of GPUs whose memory is RAM added to RAM's."""
+        if not self.unified:
+            return {CPU: 0, **sizes}
+        in_ram = sum(sizes.get(device, 0) for device in self.ram_devices)
+        return {device: size for device, size in sizes.items() if device not in self.unified} | {CPU: in_ram}
+
+    @property
+    def ram_devices(self) -> tuple[str, ...]:
+        """The devices on which it holds RAM."""
+        return (CPU, *self.unified)
 
     @property
     def needed_bytes(self) -> int:
@@ -198,6 +223,7 @@ class Decision:
     is_permanent: bool = False  # with REFUSE: it would not fit on an empty machine either
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each allowed GPU, or of RAM
     considered: tuple[str, ...] = ()  # each step with its numbers
+    shorter_ctx_size: int = 0  # with WAIT for other processes: the context if they do not release memory in time
     suggest: Callable[[], str] = field(default=no_suggestion, compare=False, repr=False)
 
     @property

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from app.settings.schema import Settings
 from app.settings.schema_keys import default_of, is_section, needs_restart, section_in
 from app.settings.sections.model import ModelDefaults, ModelSettings
-from app.settings.values import Section
+from app.settings.values import Section, size_text
 
 _HEAD = """\
 # Configuration
@@ -95,7 +95,7 @@ def _default(section: type[Section], key: str, field: FieldInfo) -> str:
     if section is ModelSettings and key in ModelDefaults.model_fields:
         return "as in `defaults`"
     default = default_of(field)
-    return f"`{default.human_readable() if isinstance(default, ByteSize) else json.dumps(default)}`"
+    return f"`{size_text(default) if isinstance(default, ByteSize) else json.dumps(default)}`"
 
 
 if __name__ == "__main__":

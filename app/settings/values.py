@@ -79,6 +79,12 @@ def _require_unit(size: ByteSize) -> ByteSize:
     return size
 
 
+def size_text(size: ByteSize) -> str:
+    """As a setting is written: 1GiB, or 1073741825 where no unit divides it."""
+    units = ((1024**4, "TiB"), (1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
+    return next((f"{size // unit}{name}" for unit, name in units if size and size % unit == 0), str(int(size)))
+
+
 def _check_name(name: str) -> str:
     if not 0 < len(name) <= MAX_NAME_LENGTH or name != name.strip() or not name.isprintable():
         raise ValueError(

@@ -63,7 +63,7 @@ class Application(BaseApplication):  # type: ignore[misc]
     def load(self) -> Any:
         return by_flask() if self._kind == "flask" else bare
 
-    def load_service(self) -> tuple[NoService, Any]:
+    def load_service(self, refusals: Any) -> tuple[NoService, Any]:
         return NoService(), bare
 
 

@@ -35,6 +35,7 @@ from bench.relay.stand_in import MEASURED_CORE, OTHER_CORE, Programs, compiled, 
 from bench.relay.systems import MODELS, Running, Surroundings
 from workers.runtime import Runtime
 from workers.server.child_process import free_port
+from workers.telemetry.refusal_log import RefusalLog
 
 SECONDS, CLIENTS = 4.0, 32
 BATCHES, BATCH = 60, 200
@@ -151,7 +152,7 @@ def _runtime(folder: Path, programs: Programs) -> Iterator[Any]:
     config.write_text(json.dumps(systems.our_settings(Surroundings(folder / "steps", programs, 0))))
     os.environ |= {"XDG_STATE_HOME": str(folder), "LLAMA_SMART_PROXY_CONFIG": str(config)}
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        runtime = Runtime(load_settings())
+        runtime = Runtime(load_settings(), RefusalLog())
         runtime.start()
         try:
             yield runtime.services

@@ -142,6 +142,27 @@ def test_an_entry_is_served_as_soon_as_its_file_exists(tmp_path: Path):
     assert catalog.servable(catalog.find("mine")).path == str(tmp_path / "late.gguf")
 
 
+def test_a_download_over_a_known_file_is_noticed_before_it_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = a_gguf(tmp_path / "a.gguf")
+    catalog = Catalog([tmp_path], LaunchSettings())
+    monkeypatch.setattr(catalog, "rescan", lambda: False)
+    os.utime(path, ns=(1, 1))
+    path.with_name("a.gguf.aria2").touch()
+    with pytest.raises(InvalidModelFile, match="still being written"):
+        catalog.servable(catalog.find("a"))
+
+
+def test_what_a_header_lacks_causes_no_scan_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    broken_files(tmp_path)
+    catalog = Catalog([tmp_path], LaunchSettings())
+    scans: list[object] = []
+    monkeypatch.setattr(catalog, "rescan", lambda: scans.append(1))
+    for _ in range(3):
+        with pytest.raises(InvalidModelFile):
+            catalog.servable(catalog.find("nan"))
+    assert not scans
+
+
 def test_a_model_whose_file_was_removed_is_unknown(tmp_path: Path):
     path = a_gguf(tmp_path / "a.gguf")
     catalog = Catalog([tmp_path], LaunchSettings())

@@ -39,6 +39,28 @@ def test_tokens_are_counted_for_each_key_until_midnight_utc(tmp_path: Path):
     assert tokens.all() == {"a": 3}
 
 
+def test_the_day_does_not_go_back_with_the_clock(tmp_path: Path):
+    """A clock that was set back over midnight gave each key the tokens of the new day twice."""
+    clock = Clock(NOON + DAY / 2 + 60)
+    tokens = DailyTokens(tmp_path / "tokens.json", clock)
+    tokens.count("a", 12)
+    clock.at -= 120
+    tokens.count("a", 1)
+    assert tokens.used("a") == (13, date(2026, 12, 3)), "one minute before midnight, again"
+    clock.at += 120
+    assert tokens.used("a") == (13, date(2026, 12, 3))
+
+
+def test_a_clock_that_was_far_ahead_does_not_keep_a_quota_used_up_for_years(tmp_path: Path):
+    clock = Clock(NOON + 400 * DAY)
+    tokens = DailyTokens(tmp_path / "tokens.json", clock)
+    tokens.count("a", 12)
+    clock.at = NOON
+    assert tokens.used("a") == (12, date(2026, 12, 2)), "set right, the counts go on"
+    clock.at += DAY
+    assert tokens.used("a") == (0, date(2026, 12, 3))
+
+
 def test_counts_survive_a_restart_on_the_same_day(tmp_path: Path):
     file = tmp_path / "state" / "tokens.json"
     before = DailyTokens(file, Clock())

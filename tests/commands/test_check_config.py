@@ -71,7 +71,7 @@ def test_sources_and_differences_from_the_defaults_are_printed(tmp_path):
         "  server.port: 9000",
         '  keys: [{"name": "alice"}]',
         "  engine.env.TOKEN: (not shown)",
-        "  gpu.reserve: 1073741824",
+        "  gpu.reserve: 1GiB",
         '  gpu.order: ["1"]',
         "  gpu.strategy: spread",
         "  models.qwen.ctx_size: 8192",

@@ -140,6 +140,17 @@ def test_a_file_with_fewer_layers_than_its_header_states_has_low_confidence(tmp_
     assert "6 of the 7 layers have no tensors" in report["notes"]
 
 
+def test_an_automatic_context_is_that_on_this_machine(demo: str, tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"models: {{m: {{path: '{demo}'}}, set: {{path: '{demo}', ctx_size: 2048}}}}\n")
+    report = answer("m", "--config", str(config))
+    note = "the context is that of ctx_size auto on this machine"
+    assert (report["settings"]["ctx_size"], report["notes"][0]) == (32768, note)
+    for typed in (("set",), ("m", "-c", "2048")):
+        report = answer(*typed, "--config", str(config))
+        assert (report["settings"]["ctx_size"], report["notes"]) == (2048, [])
+
+
 def test_an_unservable_model_is_one_line_with_the_reason(tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text(f"models: {{gone: {{path: '{tmp_path}/none.gguf'}}, other: {{path: '{tmp_path}/none2.gguf'}}}}\n")

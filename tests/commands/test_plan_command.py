@@ -48,7 +48,18 @@ def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     assert (report["outcome"], device["uuid"], device["layers"]) == ("place", "GPU-b", 9)
     items = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
     assert device["total_bytes"] == sum(device[item] for item in items) <= report["needed_bytes"]
-    assert report["placement"]["ctx_size"] == 32768, "the longest automatic context that fits"
+    assert report["placement"]["ctx_size"] == 65536, "it takes less than half of the GPU"
+
+
+def test_what_others_hold_shortens_an_automatic_context_and_plan_says_so(model: str, tmp_path: Path):
+    """But not what servers hold that would be evicted."""
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 5, 8)]})
+    assert (report["placement"]["ctx_size"], report["placement"]["full_ctx_size"]) == (16384, 32768)
+    why = "context 16,384 instead of 32,768: other processes hold 3,072 MiB of GPU 0 (card)"
+    assert report["reason"] == f"fits on GPU 0 (card); {why}"
+    idle = {"model": "old", "idle_seconds": 90, "bytes": {"GPU-a": 3 * GIB}}
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 5, 8)], "servers": [idle]})
+    assert (report["outcome"], report["placement"]["ctx_size"]) == ("evict", 32768)
 
 
 def test_the_gpu_of_a_display_is_used_last(model: str, tmp_path: Path):
@@ -80,11 +91,11 @@ def test_a_refusal_is_exit_1_with_the_numbers_and_a_suggestion(model: str, tmp_p
     assert report["needed_bytes"] > 5 * GIB and report["nearest"]
 
 
-def on_hardware(environment: dict[str, str], *args: str) -> dict:
+def on_hardware(environment: dict[str, str], *args: str, exit_code: int = 0) -> dict:
     """Runs `plan` in a subprocess, because a loaded library cannot be unloaded."""
     command = [sys.executable, "-m", "app.commands.cli", "plan", *args, "--json"]
     result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == exit_code, result.stderr
     return json.loads(result.stdout)
 
 
@@ -95,6 +106,26 @@ def test_without_a_file_the_gpus_of_this_machine_are_used(model: str, tmp_path: 
     hardware.show(Card("GPU-small", total_mib=4096), Card("GPU-large", total_mib=24564, bus="00000000:02:00.0"))
     report = on_hardware(hardware.environment, model, "-c", "4096")
     assert [device["uuid"] for device in report["placement"]["devices"]] == ["GPU-large"]
+
+
+@needs_compiler
+@pytest.mark.integration
+def test_a_sparks_memory_is_the_machines_and_called_unified(model: str, tmp_path: Path):
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-s", "NVIDIA GB10", capability="12.1", flags=("no_memory",)))
+    report = on_hardware(hardware.environment, model, "-c", "512")
+    (gpu,) = report["gpus"]
+    assert (gpu["uuid"], gpu["unified"], gpu["reserve_bytes"] >= 2 * 1024**3) == ("GPU-s", True, True)
+
+
+@needs_compiler
+@pytest.mark.integration
+def test_a_gpu_whose_memory_cannot_be_read_is_no_reason_to_plan_for_the_cpu(model: str, tmp_path: Path):
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-a", flags=("no_memory",)))
+    report = on_hardware(hardware.environment, model, "-c", "512", exit_code=1)
+    assert (report["outcome"], report["placement"]) == ("refuse", None)
+    assert "memory cannot be read: Not Supported; to run it on the CPU" in report["reason"]
 
 
 def test_the_text_names_the_gpu_and_the_ram_needed(model: str, tmp_path: Path):
@@ -145,6 +176,31 @@ def test_another_machines_ram_is_the_files_or_assumed_to_be_enough(
 def test_ram_that_could_never_be_free_is_permanently_short(model: str, tmp_path: Path):
     report = answer(model, tmp_path, {"gpus": [], "ram_total_bytes": GIB, "ram_free_bytes": GIB // 2}, status=1)
     assert "usable at most: 1,024 MiB" in report["reason"]
+
+
+SPARK = gpu("GPU-a", 100, 120, unified=True)
+UNIFIED_RESERVE = 12 * GIB  # 10 % of RAM
+
+
+def test_a_gpu_with_unified_memory_is_one_pool_with_ram(model: str, tmp_path: Path):
+    """A model on it, or in RAM, takes of the same bytes, less the reserve for the system."""
+    world = {"gpus": [SPARK], "ram_total_bytes": 120 * GIB, "ram_free_bytes": 90 * GIB}
+    report = answer(model, tmp_path, world, "-c", "4096")
+    assert report["placement"]["devices"][0]["uuid"] == "GPU-a"
+    (shown,) = report["gpus"]
+    assert (shown["unified"], shown["reserve_bytes"]) == (True, UNIFIED_RESERVE)
+    assert shown["usable_bytes"] == report["ram"]["free_bytes"] == 90 * GIB - UNIFIED_RESERVE
+    assert report["ram"]["total_bytes"] == 120 * GIB - UNIFIED_RESERVE
+
+
+def test_servers_on_unified_memory_hold_ram_and_are_evicted_for_it(model: str, tmp_path: Path):
+    server = {"model": "old", "idle_seconds": 900, "bytes": {"GPU-a": 80 * GIB}}
+    world = {"gpus": [SPARK | {"free_bytes": 14 * GIB}], "servers": [server]}
+    report = answer(model, tmp_path, world, "-c", "4096")
+    assert (report["outcome"], report["evict"]) == ("evict", ["old"])
+    assert report["gpus"][0]["usable_bytes"] == 2 * GIB
+    waiting = world | {"servers": [server | {"state": "stopping"}]}
+    assert answer(model, tmp_path, waiting, "-c", "4096")["outcome"] == "wait"
 
 
 def test_without_a_gpu_the_cpu_is_used(model: str):

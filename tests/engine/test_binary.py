@@ -1,4 +1,4 @@
-"""Selection of the engine, and the probe of its version, options and devices."""
+"""Selection of the engine, and the probe of its version and options."""
 
 import importlib.metadata
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.entities.launch import EngineFacts, EngineKind
+from app.entities.launch import EngineKind
 from tests.helpers.fake_llama_server import install_fake
 from workers.engine import probe_process
-from workers.engine.binary import cuda_problem, devices_in_list, find_engine, flags_in_help, probe_devices
+from workers.engine.binary import find_engine, flags_in_help
 from workers.engine.probe_process import EngineNotFound, engine_environment
 
 NOWHERE = "/nonexistent"
@@ -139,22 +139,9 @@ def test_without_any_engine_the_error_lists_what_was_tried_and_the_next_step(mon
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(EngineNotFound, match=r"not on PATH.*not installed.*Next:.*engine\.binary.*pip install"):
         find_engine("auto", NOWHERE)
-
-
-def test_an_engine_is_probed_once_until_its_file_changes(tmp_path):
-    text = f"echo probed >> {tmp_path}/times; echo 'version: 1 (a)'; echo '-m,    --model F'; echo '--port PORT'"
-    path = program(tmp_path, text)
-    first = find_engine(str(path))
-    assert find_engine(str(path)) == first
-    assert (tmp_path / "times").read_text().count("probed") == 2  # --version and --help
-
-    program(tmp_path, text.replace("1 (a)", "22 (b)"))
-    second = find_engine(str(path))
-    assert (first.version, second.version) == ("1 (a)", "22 (b)")
-    assert first.identity != second.identity
 
 
 def test_the_environment_is_built_not_inherited(monkeypatch):
@@ -165,76 +152,3 @@ def test_the_environment_is_built_not_inherited(monkeypatch):
     assert (environment["CUDA_HOME"], environment["NVIDIA_VISIBLE_DEVICES"]) == ("/c", "all")
     assert environment["LLAMA_API_KEY"] == "key"
     assert "LLAMA_ARG_TOOLS" not in environment
-
-
-# --- devices -----------------------------------------------------------------------------
-
-
-def a_scripted(folder: Path, text: str) -> EngineFacts:
-    """An engine that has --list-devices, which runs the script `text`."""
-    path = program(folder, text)
-    return EngineFacts(EngineKind.BINARY, (str(path),), "1 (a)", "id", frozenset({"--list-devices"}))
-
-
-def test_devices_are_parsed_and_the_output_of_backends_before_them_is_not():
-    text = """\
-ggml_cuda_init: found 2 CUDA devices (Total VRAM: 48160 MiB):
-  Device 0: NVIDIA GeForce RTX 4090, compute capability 8.9, VMM: yes, VRAM: 24080 MiB
-Available devices:
-  CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)
-  CUDA1: NVIDIA H100 80GB HBM3 MIG 1g.10gb (9856 MiB, 9500 MiB free)
-  Vulkan0: NVIDIA GeForce RTX 4090 (NVK AD102) (24564 MiB, 24000 MiB free)
-  RPC0[10.0.0.1:50052]: 10.0.0.1:50052 (9856 MiB, 9500 MiB free)
-"""
-    assert devices_in_list(text) == ("CUDA0", "CUDA1", "Vulkan0", "RPC0[10.0.0.1:50052]")
-    assert devices_in_list("Available devices:\n  (none)\n") == ()
-    with pytest.raises(ValueError, match=r"printed no list: CUDA0: a \(1 MiB"):
-        devices_in_list("  CUDA0: a (1 MiB, 1 MiB free)")
-
-
-@pytest.mark.parametrize(
-    ("devices", "named"),
-    [("CUDA0,CUDA1", None), ("Vulkan0,CUDA0", None), ("", "lists no GPU"), ("Vulkan0,ROCm0", "only Vulkan0, ROCm0")],
-)
-def test_an_engine_without_cuda_is_recognized_by_its_devices(tmp_path: Path, devices: str, named: str | None):
-    engine = find_engine(str(install_fake(tmp_path, FAKE_DEVICES=devices)))
-    assert probe_devices(engine) == tuple(devices.split(",") if devices else ())
-    problem = cuda_problem(engine)
-    assert bool(problem) == bool(named)
-    if named:
-        assert problem.startswith("the engine (3091 (fake)) has no CUDA: ") and named in problem
-
-
-def test_the_embedded_engine_of_the_cpu_wheel_has_no_cuda():
-    assert "has no CUDA: its --list-devices lists no GPU; install a CUDA build" in cuda_problem(find_engine("embedded"))
-
-
-def test_an_engine_without_list_devices_is_not_probed_and_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    engine = find_engine(str(install_fake(tmp_path)))
-    assert (probe_devices(engine), cuda_problem(engine), caplog.text) == (None, "", "")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("echo 'error while loading shared libraries'; exit 127", "no list: error while loading shared libraries"),
-        ("echo started; kill -ABRT $$", "was killed by SIGABRT: started"),
-        ("exit 0", "printed nothing"),
-        ("echo 'Available devices:'; sleep 60", "did not exit within 0.3 s: Available devices:"),
-        ("yes", "did not exit within 0.3 s: y"),
-    ],
-)
-def test_a_failed_probe_is_logged_and_the_engine_accepted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str, message: str
-):
-    monkeypatch.setattr(probe_process, "_TIMEOUT_SECONDS", 0.3)
-    engine = a_scripted(tmp_path, text)
-    assert (probe_devices(engine), cuda_problem(engine)) == (None, "")
-    assert caplog.records[0].levelname == "WARNING" and message in caplog.text
-
-
-def test_devices_are_probed_each_time_in_the_environment_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LLAMA_ARG_DEVICE", "none")
-    engine = a_scripted(tmp_path, 'echo "Available devices:"; echo "  $DEVICE$LLAMA_ARG_DEVICE: a (1 MiB, 1 MiB free)"')
-    assert probe_devices(engine, {"DEVICE": "CUDA0"}) == ("CUDA0",)
-    assert probe_devices(engine, {"DEVICE": "CUDA1"}) == ("CUDA1",)

@@ -16,8 +16,13 @@ def a_projector(kind: str, tensors: dict[str, tuple[int, ...]], key: str = "clip
     return GgufHeader({"general.architecture": "clip", key: kind, "clip.vision.projection_dim": 768}, {}, described)
 
 
-def test_real_projectors_have_the_width_of_their_models():
-    assert projector_width(header("mmproj-gemma-3-4b", "F16")) == model_width(header("gemma-3-4b", "Q4_K_M")) == 2560
+@pytest.mark.parametrize(
+    ("model", "width"),
+    [("gemma-3-4b", 2560), ("qwen2.5-vl-7b", 3584), ("qwen3-vl-2b", 8192), ("qwen3-vl-30b-a3b", 8192)],
+)
+def test_real_projectors_have_the_width_of_their_models(model: str, width: int):
+    """Qwen3-VL: 2,048 and as many again for each of three deepstack layers."""
+    assert projector_width(header(f"mmproj-{model}", "F16")) == model_width(header(model, "Q4_K_M")) == width
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,23 @@ def test_real_projectors_have_the_width_of_their_models():
 def test_the_projecting_tensor_has_the_width(kind: str, tensors: dict[str, tuple[int, ...]], width: int | None):
     assert projector_width(a_projector(kind, tensors)) == width
     assert projector_width(a_projector(kind, tensors, "clip.vision.projector_type")) == width
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "width"),
+    [
+        ({"general.type": "mmproj"}, {}, 768),
+        ({"general.type": "mmproj", "clip.vision.projection_dim": 0, "clip.audio.projection_dim": 2048}, {}, 2048),
+        ({"general.type": "mmproj", "clip.vision.projection_dim": "768"}, {}, None),
+        ({"general.type": "mmproj"}, {"v.deepstack.5.fc1.weight": (1,)}, None),
+        ({}, {}, None),  # an older converter's: may be the vision model's own
+    ],
+)
+def test_a_projector_of_an_unknown_type_has_the_width_that_it_declares(
+    metadata: dict[str, Any], tensors: dict[str, tuple[int, ...]], width: int | None
+):
+    plain = a_projector("newer-than-us", tensors)
+    assert projector_width(GgufHeader(dict(plain.metadata) | metadata, {}, plain.tensors)) == width
 
 
 def test_a_projector_for_audio_has_a_width_too():

@@ -9,6 +9,7 @@ import pytest
 from app.entities.gguf import FileKind, GgufHeader, Tensor
 from app.use_cases.model_shape.file_kind import file_kind
 from app.use_cases.model_shape.servable import why_not_servable
+from bench.vram_truth import header, pairs_with_headers
 
 OUTSIDE = ("token_embd.weight", "output_norm.weight", "output.weight")
 
@@ -52,7 +53,7 @@ def test_the_header_says_what_a_file_is_for(metadata: dict[str, Any], kind: File
 
 
 @pytest.mark.parametrize(
-    ("header", "kind"),
+    ("of_file", "kind"),
     [
         (with_layers(65, 1, range(64, 65)), FileKind.DRAFT_HEAD),  # as converted with --mtp
         (with_layers(65, 1, range(65)), FileKind.MODEL),  # with its own MTP layer
@@ -63,8 +64,15 @@ def test_the_header_says_what_a_file_is_for(metadata: dict[str, Any], kind: File
         (with_layers(65, 1, range(0)), FileKind.MODEL),  # the first part of a split model may have no tensors
     ],
 )
-def test_layers_for_multi_token_prediction_alone_are_a_draft_head(header: GgufHeader, kind: FileKind):
-    assert file_kind(header) is kind
+def test_layers_for_multi_token_prediction_alone_are_a_draft_head(of_file: GgufHeader, kind: FileKind):
+    assert file_kind(of_file) is kind
+
+
+def test_real_files_are_what_they_are_called():
+    """Among them models with MTP layers of their own: GLM 4.5, Qwen3.5, DeepSeek V3.2."""
+    kinds = {"mmproj": FileKind.PROJECTOR, "lora": FileKind.ADAPTER}
+    for name, quantization in pairs_with_headers():
+        assert file_kind(header(name, quantization)) is kinds.get(name.partition("-")[0], FileKind.MODEL), name
 
 
 def test_a_draft_head_is_not_servable_and_the_reason_says_where_it_belongs():

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.entities.gguf import FileKind
 from app.errors import InvalidModelFile
 from app.settings.configuration import Configuration, ConfigurationError, read_configuration
 from tests.fuzz.strategies import corpus, damaged
-from tests.helpers.gguf_bytes import TINY, a_file
+from tests.helpers.gguf_bytes import PROJECTOR, TINY, Info, a_file
+from workers.catalog.file_summaries import FileSummaries
+from workers.catalog.gguf_files import inspect_file
 from workers.gguf.header import read_header
 from workers.measurement.memory_report import EngineReport
 from workers.server.load_progress import load_progress
@@ -23,6 +26,15 @@ from workers.server.log import ERROR_BYTES, RING_BYTES, ServerLog, error_lines, 
 HEADERS = [
     a_file(),
     a_file({**TINY, "tokenizer.ggml.tokens": ["a", "b"], "llama.rope.freq_base": 1e4, "split.count": 1}),
+]
+COMPANIONS = [
+    a_file(
+        {**PROJECTOR, "clip.projector_type": "qwen3vl_merger"}, [Info("mm.2.weight", (8, 8)), Info("v.deepstack.1.a")]
+    ),
+    a_file(
+        {**TINY, "llama.block_count": 3, "llama.nextn_predict_layers": 1, "llama.embedding_length": 8},
+        [Info("blk.2.nextn.eh_proj.weight")],
+    ),
 ]
 SECRET = "sk-sesame-open"  # by mistake where its hash should be
 WITH_SECRET = f"keys:\n  - {{name: a, sha256: {SECRET}}}\n"
@@ -42,6 +54,13 @@ def test_any_file_is_a_model_or_invalid(file: Path, content: bytes):
         assert "\n" not in str(error)
     else:
         assert header.tensors is not None
+
+
+@given(content=damaged([*HEADERS, *COMPANIONS]) | st.binary(max_size=64))
+def test_any_file_has_a_kind_and_at_most_a_width(file: Path, content: bytes):
+    file.write_bytes(content)
+    found = inspect_file(str(file), FileSummaries(), file.name)
+    assert isinstance(found.kind, FileKind) and (found.width is None or found.width > 0)
 
 
 @given(content=damaged([*corpus("configuration.txt"), WITH_SECRET.encode()]))

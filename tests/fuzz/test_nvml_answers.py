@@ -29,6 +29,7 @@ ANSWERS: dict[str, st.SearchStrategy[Any]] = {
     "nvmlDeviceGetMemoryInfo": st.builds(SimpleNamespace, total=BYTES, free=BYTES, used=BYTES),
     "nvmlDeviceGetUtilizationRates": st.builds(SimpleNamespace, gpu=st.integers(0, 2**32 - 1)),
     "nvmlDeviceGetPowerUsage": BYTES,
+    "nvmlDeviceGetAddressingMode": st.integers(0, 3),
     "nvmlDeviceGetDisplayActive": st.integers(0, 2),
     "nvmlDeviceGetPciInfo": st.builds(SimpleNamespace, busId=st.sampled_from(["00000000:01:00.0", b"", b"\xff"])),
     "nvmlDeviceGetName": st.sampled_from(["NVIDIA L4", ""]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
@@ -26,11 +28,14 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+def hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     ctypes.CDLL(str(library()))  # from now on it is what this process loads by that name
     stand_in = StandIn(tmp_path)
     monkeypatch.setenv("STAND_IN_NVML", str(stand_in.path))
-    return stand_in
+    yield stand_in
+    with contextlib.suppress(pynvml.NVMLError):  # until nothing is left open that the next test would find
+        while True:
+            pynvml.nvmlShutdown()
 
 
 def uuids(snapshot: GpuSnapshot) -> list[str]:
@@ -77,6 +82,37 @@ def test_a_gpu_drives_a_display_only_if_nvml_says_so(hardware: StandIn, card: Ca
     hardware.show(card)
     (gpu,) = Nvml().read_gpus().gpus
     assert gpu.drives_display is drives_display
+
+
+@needs_compiler
+def test_a_closed_nvml_lets_the_hardware_sleep_and_the_next_reading_opens_it(hardware: StandIn):
+    hardware.show(Card("GPU-a"), Card("GPU-b", bus="00000000:02:00.0"))
+    nvml = Nvml()
+    assert uuids(nvml.read_gpus()) == ["GPU-a", "GPU-b"]
+    assert hardware.is_open(os.getpid())
+    nvml.close()
+    nvml.close()
+    assert not hardware.is_open(os.getpid())
+    hardware.show(Card("GPU-b", bus="00000000:02:00.0"))
+    snapshot = nvml.read_gpus()
+    assert hardware.is_open(os.getpid())
+    assert (uuids(snapshot), [gone.uuid for gone in snapshot.missing]) == (["GPU-b"], ["GPU-a"])
+    nvml.close()
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", ["error nvmlInitWithFlags 9", "error nvmlInitWithFlags 999", "error all 15"])
+def test_a_closed_nvml_that_does_not_open_again_is_a_state(hardware: StandIn, fault: str):
+    hardware.show(Card())
+    nvml = Nvml(poll_seconds=0)  # keeps no reading
+    nvml.read_gpus()
+    nvml.close()
+    hardware.show(Card(), faults=(fault,))
+    assert not nvml.read_gpus().has_usable_gpu
+    hardware.show(Card())
+    assert nvml.read_gpus().has_usable_gpu
+    nvml.close()
+    assert not hardware.is_open(os.getpid())
 
 
 @needs_compiler
@@ -460,6 +496,12 @@ def test_a_gpu_on_the_pci_bus_is_evidence(tmp_path: Path, kind: str):
 def test_a_loaded_kernel_module_is_evidence(tmp_path: Path):
     (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
     assert "/proc/driver/nvidia" in evidence_of_gpus(GpuHistory(tmp_path / "gpus.json"), tmp_path)
+
+
+def test_a_jetsons_kernel_module_is_evidence(tmp_path: Path):
+    """Its GPU is on no PCI bus, and older systems (JetPack 5) have no NVML: models ran on the CPU."""
+    (tmp_path / "sys/module/nvgpu").mkdir(parents=True)
+    assert "a Jetson's GPU" in evidence_of_gpus(GpuHistory(tmp_path / "gpus.json"), tmp_path)
 
 
 def test_gpus_seen_before_are_evidence(tmp_path: Path):

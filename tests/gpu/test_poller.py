@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import workers.gpu.engine_check
 import workers.gpu.poller
 from app.entities.gpu import OVERDUE_POLLS, OVERDUE_SECONDS, Gpu, GpuSnapshot, GpuState, MissingGpu
+from app.use_cases.placement.engine_gpus import EngineProbe
 from app.use_cases.reporting.gpu_report import gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.service import wait_for
@@ -62,6 +64,7 @@ def polling(
     card: Card,
     expected: Callable[[GpuHistory], str] = GpuHistory.names,
     engine_problem: Callable[[], str] = lambda: "",
+    engine_build: Callable[[], str] = lambda: "",
 ) -> tuple[StateStore, GpuPoller]:
     store = StateStore(PoolState())
 
@@ -69,7 +72,13 @@ def polling(
         store.pool = replace(store.pool, gpus=snapshot)
 
     history = GpuHistory(folder / "gpus.json")
-    poller = GpuPoller(card.read, publish, history, 0.02, expected=expected, engine_problem=engine_problem)
+
+    def probe(gpus: Sequence[Gpu], _: Callable[[], None]) -> EngineProbe:
+        return EngineProbe(engine_problem())
+
+    poller = GpuPoller(
+        card.read, publish, history, 0.02, expected=expected, ask_engine=probe, engine_build=engine_build
+    )
     poller.start()
     POLLERS.append(poller)
     wait_for(lambda: store.gpus.state is not GpuState.UNREAD or not card.answers.is_set(), 10)
@@ -204,6 +213,90 @@ def test_a_closed_poller_reads_no_more_and_leaves_no_thread(tmp_path: Path):
     wait_for(lambda: threading.active_count() <= before, 10)
 
 
+# --- GPUs that sleep ------------------------------------------------------------------------------------------
+
+
+def sleeping(folder: Path, card: Card, may_sleep: Callable[[float], bool]) -> tuple[StateStore, GpuPoller, list[str]]:
+    """`closings`: names of the threads that closed NVML."""
+    store, closings = StateStore(PoolState()), list[str]()
+
+    def publish(snapshot: GpuSnapshot) -> None:
+        store.pool = replace(store.pool, gpus=snapshot)
+
+    def close_nvml() -> None:
+        closings.append(threading.current_thread().name)
+
+    history = GpuHistory(folder / "gpus.json")
+    poller = GpuPoller(
+        *(card.read, publish, history, 0.02), expected=GpuHistory.names, may_sleep=may_sleep, close_nvml=close_nvml
+    )
+    poller.start()
+    POLLERS.append(poller)
+    return store, poller, closings
+
+
+def test_gpus_that_may_sleep_are_closed_and_not_read_until_a_reading_is_requested(tmp_path: Path):
+    from apscheduler.schedulers.base import STATE_PAUSED, STATE_RUNNING
+
+    may = threading.Event()
+    store, poller, closings = sleeping(tmp_path, card := Card(A), lambda now: may.is_set())
+    wait_for(lambda: card.readings > 3, 10)
+    assert closings == []
+    may.set()
+    wait_for(lambda: store.gpus.state is GpuState.ASLEEP, 10)
+    readings, threads = card.readings, threading.active_count()
+    time.sleep(0.3)  # fifteen polls
+    assert (card.readings, closings) == (readings, ["gpus"])
+    assert (store.gpus.gpus, store.gpus.problems) == ((A,), ())
+    assert store.gpus.as_of(time.monotonic() + 10_000).state is GpuState.ASLEEP, "no reading is overdue"
+    assert poller._scheduler is not None and poller._scheduler.state == STATE_PAUSED, "no thread wakes up for a poll"
+    may.clear()
+    poller.read_now()
+    wait_for(lambda: store.gpus.state is GpuState.OK and card.readings > readings + 3, 10)
+    assert (poller._scheduler.state, threading.active_count()) == (STATE_RUNNING, threads)
+
+
+def test_without_a_use_they_fall_asleep_again_after_one_reading(tmp_path: Path):
+    store, poller, closings = sleeping(tmp_path, card := Card(A), lambda now: card.readings > 1)
+    wait_for(lambda: store.gpus.state is GpuState.ASLEEP, 10)
+    readings = card.readings
+    poller.read_now()
+    wait_for(lambda: len(closings) == 2 and store.gpus.state is GpuState.ASLEEP, 10)
+    assert card.readings == readings + 1
+
+
+def test_a_reading_requested_while_nvml_is_being_closed_is_made(tmp_path: Path):
+    store, poller, _ = sleeping(tmp_path, card := Card(A), lambda now: False)
+    wait_for(lambda: card.readings > 1, 10)
+    poller._close_nvml, poller._may_sleep = poller.read_now, lambda now: card.readings == readings
+    readings = card.readings
+    wait_for(lambda: card.readings > readings + 1, 10)
+    assert store.gpus.state is GpuState.OK
+
+
+def test_gpus_that_were_lost_in_their_sleep_are_polled_for_after_waking(tmp_path: Path):
+    may = threading.Event()
+    store, poller, _ = sleeping(tmp_path, card := Card(A), lambda now: may.is_set() and store.gpus.state is GpuState.OK)
+    wait_for(lambda: store.gpus.state is GpuState.OK, 10)
+    may.set()
+    wait_for(lambda: store.gpus.state is GpuState.ASLEEP, 10)
+    card.gpus = ()
+    poller.read_now()
+    wait_for(lambda: store.gpus.problems == ("no GPU: no library; RTX 4090",), 10)
+    readings_later(card)
+    may.clear()
+    card.gpus = (A,)
+    wait_for(lambda: store.gpus.state is GpuState.OK, 10)
+
+
+def test_a_sleeping_poller_can_be_closed(tmp_path: Path):
+    before = threading.active_count()
+    store, poller, _ = sleeping(tmp_path, card := Card(A), lambda now: card.readings > 0)
+    wait_for(lambda: store.gpus.state is GpuState.ASLEEP, 10)
+    poller.close()
+    wait_for(lambda: threading.active_count() <= before, 10)
+
+
 # --- whether the engine can use the GPUs ----------------------------------------------------------------------
 
 
@@ -280,6 +373,26 @@ def test_the_engine_is_probed_again_after_a_change_of_gpus_which_are_published_m
     assert engine.probes == 3
 
 
+def test_another_engine_is_probed_and_loads_wait_for_the_result(tmp_path: Path):
+    build, answers, states = ["a"], threading.Event(), list[GpuState]()
+    answers.set()
+
+    def probe() -> str:
+        states.append(store.gpus.state if states else GpuState.UNREAD)
+        assert answers.wait(60)
+        return f"the engine {build[0]} has no CUDA"
+
+    store, _ = polling(tmp_path, Card(A), engine_problem=probe, engine_build=lambda: build[0])
+    wait_for(lambda: store.gpus.engine_problem == "the engine a has no CUDA", 10)
+    answers.clear()
+    build[0] = "b"
+    wait_for(lambda: len(states) == 2, 10)
+    assert (store.gpus.state, store.gpus.gpus, store.gpus.overdue_at) == (GpuState.UNREAD, (A,), None)
+    answers.set()
+    wait_for(lambda: store.gpus.engine_problem == "the engine b has no CUDA", 10)
+    assert (store.gpus.state, states) == (GpuState.OK, [GpuState.UNREAD, GpuState.UNREAD])
+
+
 def test_lost_gpus_are_not_reported_as_an_engine_problem(tmp_path: Path):
     store, _ = polling(tmp_path, card := Card(A), engine_problem=Engine("none").problem_now)
     wait_for(lambda: store.gpus.engine_problem == "none", 10)
@@ -289,7 +402,7 @@ def test_lost_gpus_are_not_reported_as_an_engine_problem(tmp_path: Path):
 
 
 def test_an_engine_that_cannot_use_the_gpus_is_probed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(workers.gpu.poller, "PROBE_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(workers.gpu.engine_check, "RETRY_SECONDS", 0.05)
     store, _ = polling(tmp_path, card := Card(A), engine_problem=(engine := Engine("none")).problem_now)
     wait_for(lambda: engine.probes > 3, 10)
     engine.problem = ""
@@ -297,6 +410,15 @@ def test_an_engine_that_cannot_use_the_gpus_is_probed_again(tmp_path: Path, monk
     probes = engine.probes
     readings_later(card, 10)
     assert engine.probes == probes
+
+
+def test_the_engine_is_probed_again_when_a_load_used_no_gpu(tmp_path: Path):
+    store, poller = polling(tmp_path, card := Card(A), engine_problem=(engine := Engine("")).problem_now)
+    readings_later(card)
+    assert engine.probes == 1
+    engine.problem = "none"
+    poller.probe_engine()
+    wait_for(lambda: store.gpus.engine_problem == "none", 10)
 
 
 def test_a_bug_in_the_probe_does_not_end_the_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture):

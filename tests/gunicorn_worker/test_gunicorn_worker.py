@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.gunicorn_worker.loop import MAX_WAITING_HEALTH_CHECKS
+from workers.gunicorn_worker.permits import MAX_WAITING_HEALTH_CHECKS
 from workers.gunicorn_worker.receiving import ClientConnection, Head
 
 pytestmark = pytest.mark.gunicorn

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -133,6 +134,32 @@ def test_the_youngest_idle_connection_outlives_the_oldest(service: Running):
         old_one.deadline = 0.0
         assert old.recv(1) == b""
         assert service.ask(young) is young_one
+
+
+def test_a_connection_is_not_closed_while_its_thread_still_gives_it_back(service: Running):
+    """Its thread was paused between marking it idle and watching its socket: the socket was closed meanwhile, and the
+    thread ended with an exception."""
+    watch, is_paused, may_go_on = service.loop._watch, threading.Event(), threading.Event()
+
+    def paused_watch(connection: ClientConnection, *events: int) -> None:
+        if threading.current_thread() is not service.thread:
+            connection.deadline = 0.0  # the main loop finds it due
+            is_paused.set()
+            may_go_on.wait(5)
+            assert connection.sock.fileno() >= 0
+        watch(connection, *events)
+
+    service.loop._watch = paused_watch  # type: ignore[method-assign]
+    with service.connect() as client:
+        connection = service.ask(client)
+        assert is_paused.wait(5)
+        service.loop._sweep_at = 0.0
+        time.sleep(0.2)  # a sweep comes at least once a second, and at once with another connection
+        with service.connect():
+            time.sleep(0.2)
+            assert connection.sock.fileno() >= 0
+            may_go_on.set()
+            assert client.recv(1) == b""
 
 
 def test_a_reused_descriptor_is_a_new_connection(service: Running):

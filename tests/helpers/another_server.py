@@ -14,6 +14,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from app.commands import cli
 from workers import serve
+from workers.telemetry.refusal_log import RefusalLog
 
 
 class Handler(WSGIRequestHandler):
@@ -27,7 +28,7 @@ class Werkzeug(serve.Application):
     """Replaces gunicorn in the command line."""
 
     def run(self) -> None:
-        runtime, application = self.load_service()
+        runtime, application = self.load_service(RefusalLog())
         server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
         self._announce(runtime, f"http://127.0.0.1:{server.server_port}")
         server.serve_forever()

@@ -156,7 +156,7 @@ class Probe(BaseApplication):
         for name, value in SERVER.pop("gunicorn", {}).items():
             self.cfg.set(name, value)
 
-    def load_service(self):
+    def load_service(self, refusals):
         if "refuse_to_start" in SERVER:
             raise CannotStart(SERVER["refuse_to_start"])
         services = FakeServices()

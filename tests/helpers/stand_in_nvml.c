@@ -1,12 +1,14 @@
 /* A fake libnvidia-ml.so.1. Each call reports what the file $STAND_IN_NVML contains: see stand_in_nvml.py.
    The number behind a handle is 100 * card + 1 + part, with part 0 for the card itself and 1, 2, .. for MIG devices. */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define UNINITIALIZED 1
 #define INVALID_ARGUMENT 2
 #define NOT_SUPPORTED 3
 #define NO_PERMISSION 4
@@ -35,6 +37,7 @@ static struct {
     fault_t fault[FAULTS];
 } now;
 int stand_in_inits; /* how often this process has initialised it */
+static int open_inits, device = -1; /* inits without a shutdown; the device file that is open meanwhile */
 
 static int is_alive(int pid) {
     char path[40], state = 0;
@@ -81,7 +84,7 @@ static int look(const char *call) {
         fclose(f);
         before = is;
     }
-    int code = 0;
+    int code = open_inits || !strcmp(call, "nvmlInitWithFlags") ? 0 : UNINITIALIZED;
     for (fault_t *f = now.fault; f < now.fault + now.faults; f++) {
         if (strcmp(f->call, call) && strcmp(f->call, "all")) continue;
         if (!strcmp(f->kind, "delay")) usleep(f->value * 1000);
@@ -108,8 +111,23 @@ static int refused(const char *call, void *handle, const char *unless, gpu_t **g
 #define TELL(unless) gpu_t *g; int code = refused(__func__, d, unless, &g); if (code) return code
 
 int nvmlInitWithFlags(unsigned flags) {
-    (void)flags; int code = look(__func__); if (!code) stand_in_inits++; return code; }
-int nvmlShutdown(void) { return 0; }
+    (void)flags;
+    int code = look(__func__);
+    if (code) return code;
+    stand_in_inits++;
+    if (!open_inits++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s.device", getenv("STAND_IN_NVML"));
+        device = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    }
+    return 0;
+}
+int nvmlShutdown(void) {
+    look(__func__);
+    if (!open_inits) return UNINITIALIZED;
+    if (!--open_inits) close(device);
+    return 0;
+}
 const char *nvmlErrorString(int code) { (void)code; return "stand-in"; }
 int nvmlSystemGetDriverVersion(char *v, unsigned n) {
     int code = look(__func__); if (!code) snprintf(v, n, "%s", now.driver); return code; }
@@ -143,6 +161,8 @@ int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *v) {
 int nvmlDeviceGetPowerUsage(void *d, unsigned *v) { TELL("no_power"); *v = g->milliwatts; return 0; }
 int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) {
     TELL("no_capability"); *a = g->major; *b = g->minor; return 0; }
+int nvmlDeviceGetAddressingMode(void *d, unsigned *v) { /* v[0] is the version of the struct */
+    TELL(NULL); v[1] = strstr(g->flags, "ats") ? 2 : 0; return 0; }
 int nvmlDeviceGetDisplayActive(void *d, int *v) {
     TELL("no_display"); *v = strstr(g->flags, "display") != NULL; return 0; }
 int nvmlDeviceGetMigMode(void *d, unsigned *a, unsigned *b) {

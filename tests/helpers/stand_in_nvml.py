@@ -6,6 +6,7 @@ The library reads the hardware from a text file on every call: a test changes th
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -26,8 +27,8 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc,
 class Card:
     """One GPU. `flags` are missing features and faults: no_memory, memory_fails (an error), no_utilization,
     no_temperature, no_power, no_pci, no_capability, no_processes, no_mig, no_display, old_temperature (only the old
-    call knows it), lost, forbidden, hidden_pids, no_process_bytes; and display (it drives one). With `parts` it is in
-    MIG mode. Dead processes use none."""
+    call knows it), lost, forbidden, hidden_pids, no_process_bytes; display (it drives one), ats (its addressing mode).
+    With `parts` it is in MIG mode. Dead processes use none."""
 
     uuid: str = "GPU-aaaa"
     name: str = "NVIDIA GeForce RTX 4090"
@@ -71,10 +72,20 @@ class StandIn:
         """Simulate that the driver is not loaded."""
         self.path.unlink()
 
+    def is_open(self, pid: int) -> bool:
+        """Whether the process keeps the hardware awake: NVML is initialized in it."""
+        return f"{self.path}.device" in map(_target, Path(f"/proc/{pid}/fd").iterdir())
+
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables with which a process sees this hardware."""
         return {"LD_LIBRARY_PATH": str(library().parent), "STAND_IN_NVML": str(self.path)}
+
+
+def _target(link: Path) -> str:
+    with contextlib.suppress(OSError):  # the file was closed meanwhile
+        return os.readlink(link)
+    return ""
 
 
 @functools.cache

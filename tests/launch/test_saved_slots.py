@@ -221,7 +221,7 @@ def test_after_one_restore_timed_out_no_other_is_tried(tmp_path: Path, monkeypat
         write(files, "qwen", saved(slot=slot, start=start))
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         woken = threading.Event()
-        cache = KeptCaches(files, SAVING, {}).prepare(server, woken.set)
+        cache = KeptCaches(files, {}).prepare(server, SAVING, woken.set)
         assert cache is not None
         assert cache.restore(deaf.getsockname()[1], "key")
         assert woken.wait(6)
@@ -235,7 +235,7 @@ def test_without_a_thread_nothing_is_restored_and_no_file_is_lost(tmp_path: Path
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
     file = saved(start=start_digest(server.model, SAVING, {}, [stamp_of(server.model.path)]))
     write(files, "qwen", file)
-    cache = KeptCaches(files, SAVING, {}).prepare(server, bool)
+    cache = KeptCaches(files, {}).prepare(server, SAVING, bool)
     assert cache is not None
 
     def fail_to_start(thread: threading.Thread) -> None:
@@ -255,11 +255,11 @@ def test_a_server_that_hangs_or_failed_is_not_saved():
 
 
 def test_without_keep_kv_cache_nothing_is_written(tmp_path: Path):
-    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).prepare(a_server(MODEL, 1000), bool) is None
+    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), {}).prepare(a_server(MODEL, 1000), SAVING, bool) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_writable_folder_the_model_is_served_without_saving(tmp_path: Path):
     (tmp_path / "slots").write_text("a file")
     server = a_server(replace(MODEL, keep_kv_cache=True), 1000)
-    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), SAVING, {}).prepare(server, bool) is None
+    assert KeptCaches(SlotFiles(tmp_path / "slots", 1000), {}).prepare(server, SAVING, bool) is None

@@ -51,7 +51,7 @@ def test_the_history_is_kept_over_a_restart(file: Path):
     second = started(file)
     assert second.estimate(a_start()) == a_need(100, overhead_mib=20)
     assert second.estimate(a_start("b", GPU)).devices == (DeviceMemory(50 * MIB, overhead_bytes=250 * MIB),)
-    assert second.of_model("").overheads == {HOST: 20 * MIB, GPU: 250 * MIB}
+    assert second.of_model("", "id").overheads == {HOST: 20 * MIB, GPU: 250 * MIB}
     second.close()
 
 
@@ -100,10 +100,10 @@ def test_a_models_name_and_secrets_are_not_part_of_its_start():
 
 def test_an_overhead_is_the_median_of_the_last_loads(file: Path):
     history = started(file)
-    assert history.of_model("").overheads == {}
+    assert history.of_model("", "id").overheads == {}
     for number, mib in enumerate((900, 451, 456, 9000, 456, 449)):
         history.remember(a_start(f"m{number}", GPU), on_gpu(50), {0: (50 + mib) * MIB})
-    assert history.of_model("").overheads[GPU] == 456 * MIB  # of 451, 456, 9000, 456, 449
+    assert history.of_model("", "id").overheads[GPU] == 456 * MIB  # of 451, 456, 9000, 456, 449
     history.close()
 
 

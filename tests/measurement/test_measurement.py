@@ -25,13 +25,21 @@ PID = 7
 
 
 class Case:
-    def __init__(self, folder: Path, booked_mib: int, mmproj: str | None = None, on_gpu: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        booked_mib: int,
+        mmproj: str | None = None,
+        on_gpu: bool = False,
+        unified: tuple[str, ...] = (),
+    ) -> None:
         model = replace(a_model(), launch=LaunchSettings(mmproj=mmproj))
         self.start, self.history = start_of(model, an_engine()), History(folder / "history.sqlite3")
         self.posted: list[ev.Event] = []
         server = a_server(model, booked_mib * MIB)
         if on_gpu:
-            server = a_server(model, booked_mib * MIB, placement=replace(server.placement, uuids=("GPU-a",)))
+            placement = replace(server.placement, uuids=("GPU-a",), unified=unified)
+            server = a_server(model, booked_mib * MIB, placement=placement)
         self.measurement = Measurement(server, self.start, self.history, self.posted.append, logs_json=True)
 
     @property
@@ -61,7 +69,7 @@ def test_projection_and_measurement_are_posted(tmp_path: Path, held_mib: list[in
     case.measurement.finish(PID)
     # 900 + 90 + 9 + 2 of buffers; of the 130 MiB of the process, 101 are buffers other than the mapped file
     assert case.posted_mib[1:] == [(ev.Measured, 1001 + 29)]
-    assert case.history.of_model("").overheads[HOST] == 29 * MIB
+    assert case.history.of_model("", "id").overheads[HOST] == 29 * MIB
 
 
 def test_untouched_buffers_do_not_reduce_the_overhead(tmp_path: Path, held_mib: list[int]):
@@ -111,6 +119,18 @@ def test_memory_that_nvml_reports_beyond_the_buffers_is_overhead(tmp_path: Path,
     assert device.overhead_bytes == (1450 - 1001) * MIB
     (measured,) = case.posted
     assert isinstance(measured, ev.Measured) and measured.needs["GPU-a"] == 1450 * MIB
+
+
+@pytest.mark.parametrize("counted_mib", [0, 1001])
+def test_buffers_of_a_gpu_that_is_ram_are_booked_once_whether_or_not_the_process_counts_them(
+    tmp_path: Path, held_mib: list[int], counted_mib: int
+):
+    held_mib[:] = [130 + counted_mib]
+    case = Case(tmp_path, booked_mib=500, on_gpu=True, unified=("GPU-a",))
+    case.measurement.read([line.replace("CPU_Mapped", "CUDA0").replace(" CPU ", " CUDA0 ") for line in BUFFERS], PID)
+    case.measurement.finish(PID)
+    (measured,) = case.posted
+    assert isinstance(measured, ev.Measured) and measured.needs[CPU] == 130 * MIB
 
 
 def test_a_report_of_ram_alone_adds_nothing_about_gpus(tmp_path: Path, held_mib: list[int]):

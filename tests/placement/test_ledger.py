@@ -10,12 +10,8 @@ import pytest
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, GpuLimits
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import (
-    RELEASE_TIMEOUT_SECONDS,
-    Ledger,
-    ReleasingMemory,
-    memory_to_release,
-)
+from app.use_cases.placement.ledger import Ledger
+from app.use_cases.placement.releasing import RELEASE_TIMEOUT_SECONDS, ReleasingMemory, memory_to_release
 from tests.helpers.builders import GIB, a_model, a_server, memory
 
 NO_RESERVE = GpuLimits(reserve_bytes=0)

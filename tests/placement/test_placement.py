@@ -199,15 +199,6 @@ def test_min_and_max_gpus():
     assert decide(request(LARGE, max_gpus=1), World(cards)).outcome is Outcome.REFUSE
 
 
-def test_an_automatic_context_is_the_longest_that_fits_one_free_gpu():
-    model = request(has_auto_context=True)
-    sizes = [decide(model, World((card(0, free),))).placement.ctx_size for free in (20, 8, 7, 6)]
-    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 32768 and len(set(sizes)) > 2
-    # a longer one is never worth an eviction: if none fits, servers are evicted for 4k
-    found = decide(model, World((card(0, 2),), (resident(1, GPU_0=20),)))
-    assert (found.outcome, found.placement.ctx_size) == (Outcome.EVICT, 4096)
-
-
 def test_busy_servers_are_waited_for_and_other_processes_are_not():
     busy = decide(request(), World((card(0, 1),), (resident(1, busy=True, GPU_0=20),)))
     assert busy.outcome is Outcome.WAIT and "m1" in busy.reason

@@ -167,7 +167,7 @@ class Case:
 
     def __init__(self, mover: StreamMover, *scripts: Script, has_ended: bool = True, is_alive: bool = False) -> None:
         self.server = Server(*scripts, is_alive=is_alive)
-        self.relay = Relay(1.5, 1.5, mover, lambda: False, lambda server: has_ended)
+        self.relay = Relay(1.5, 1.5, mover, lambda: False, lambda server: has_ended, lambda server: None)
         OPEN.callback(self.relay.close)
         OPEN.callback(self.server.listener.close)
         self.watch = ClientWatch(None, -1)

@@ -50,6 +50,14 @@ def test_ordering_a_load_ends_the_backoff():
     assert spawned(play.ask(a_model(), at=3.6)) == ["a"], "earlier failures no longer count"
 
 
+def test_another_engine_ends_the_backoff():
+    """It may have been installed because of the failures: models stayed in backoff with the repaired one."""
+    play, _ = crash_loop(*[a_model()] * 3)
+    play.post(ev.EngineReplaced(at=3.0))
+    assert (play.state.backoffs, play.state.failures) == ({}, {})
+    assert spawned(play.ask(a_model(), at=3.0)) == ["a"]
+
+
 def test_no_backoff_is_longer_than_a_minute():
     play, now, pauses = Play(), 0.0, []
     for _ in range(9):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from app.entities.gpu import GpuSnapshot
@@ -156,6 +158,33 @@ def test_a_split_that_needs_the_failed_card_is_tried_once_more_and_then_rejected
     assert where(play.request("m", constraints=two)) == [("GPU-a", "GPU-b")]
     assert where(failed(play, at=1.0, device=1)) == [("GPU-a", "GPU-b")]
     assert refusals(failed(play, at=2.0, device=1)) == {1: Reason.LOAD_FAILED}
+
+
+def crashed(play: GpuPlay, at: float, words: str, is_of_card: bool) -> list[Effect]:
+    """The last server ends while it answers."""
+    failure = ev.GpuFailure(words, is_of_card=is_of_card)
+    return play.post(ev.Exited(play.state.servers[-1].id, words, at, exit_code=-6, gpu_failure=failure))
+
+
+def test_a_request_is_not_to_blame_for_a_card_that_breaks_while_it_is_answered():
+    """It would be suspect, and refused for an hour once the card had failed again."""
+    play = play_on(UNEQUAL)
+    ask = partial(play.request, "m", command=partial(ev.Acquire, request_hash="hash"))
+    ask()
+    ready(play, at=1.0)
+    crashed(play, 2.0, "CUDA error: uncorrectable ECC error encountered", is_of_card=True)
+    assert play.state.suspects == {} and "ECC" in play.state.endings[1].detail
+    assert where(ask(at=3.0)) == [("GPU-b",)]
+    ready(play, at=4.0)
+    assert "ECC" in problems(play, at=5.0)[0]
+
+
+def test_a_card_is_not_to_blame_for_an_error_that_a_request_may_have_caused():
+    play = play_on(UNEQUAL)
+    play.request("m", command=partial(ev.Acquire, request_hash="hash"))
+    ready(play, at=1.0)
+    crashed(play, 2.0, "CUDA error: an illegal memory access was encountered", is_of_card=False)
+    assert play.state.card_failures == {}
 
 
 def test_a_replica_that_fails_on_a_card_rejects_nobody():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.entities.placement import CPU
 from app.entities.server import ServerState
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import ReadMemory, Spawn, Stop, StopReason
@@ -62,6 +63,21 @@ def test_a_failed_reading_is_repeated_later_not_at_once():
     play = busy()
     play.post(ev.Tick(0.5), ev.MemoryReadFailed("no file descriptor", at=0.6))
     assert due_at(play.state) == 0.6 + WATCH_SECONDS
+
+
+def test_memory_of_a_gpu_that_is_ram_does_not_count_as_excess_but_no_server_may_use_up_the_machine():
+    """Whether a driver counts it as the process's own is not known."""
+    play = busy()
+    server = play.state.servers[0]
+    on_spark = replace(server.placement, uuids=("GPU-s",), unified=("GPU-s",))
+    server = replace(server, placement=on_spark, booked={"GPU-s": 8 * GIB, CPU: GIB})
+    play.state = replace(play.state, servers=(server,))
+    assert read(play, 1.0, {1: 9.0}) == []
+    assert read(play, 2.0, {1: 12.9}) == []
+    assert len(read(play, 3.0, {1: 13.1})) == 1
+    play.state = replace(play.state, servers=(server,), endings={})
+    (stop,) = read(play, 4.0, {1: 2.0}, available_gib=0.5)
+    assert "only 512 MiB of the machine's RAM were left" in stop.detail
 
 
 def test_a_server_far_above_its_booking_is_killed_and_its_requests_learn_the_numbers():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import CPU
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
@@ -35,6 +37,20 @@ def test_reporting_more_than_was_booked_is_booked_if_available():
     assert play.post(report(1, gib=15)) == []
     assert play.state.server(1).expected_bytes == 15 * GIB
     assert grants(play.post(ev.Ready(1, 9001, at=2.0))) == {1: 1}
+
+
+def test_a_report_for_a_gpu_whose_memory_is_ram_is_held_against_both_together():
+    """16 GiB, of which 2 are left to the system."""
+    spark = Gpu("GPU-s", 0, "NVIDIA GB10", total_bytes=16 * GIB, free_bytes=16 * GIB, is_unified=True, processes={})
+    play = Play(total_gib=16)
+    play.ask(a_model(gib=2))
+    server = play.state.servers[0]
+    estimate = Estimate((DeviceMemory(GIB),), DeviceMemory(GIB), Confidence.EXACT)
+    placement = replace(server.placement, uuids=("GPU-s",), unified=("GPU-s",), estimate=estimate)
+    server = replace(server, placement=placement, booked=placement.booked_bytes)
+    play.state = replace(play.state, gpus=GpuSnapshot(GpuState.OK, 0.0, (spark,)), servers=(server,))
+    assert stopped(play.post(ev.Projected(1, {"GPU-s": 8 * GIB, CPU: 6 * GIB}, 1.0))) == []
+    assert stopped(play.post(ev.Projected(1, {"GPU-s": 9 * GIB, CPU: 6 * GIB}, 1.0))) == [1]
 
 
 def test_memory_a_server_holds_already_counts_for_what_it_needs():

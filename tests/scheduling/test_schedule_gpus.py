@@ -9,7 +9,7 @@ from app.entities.launch import ModelOptions
 from app.entities.placement import CPU, CpuFallback, GpuLimits, Outcome, PlacementConstraints
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
-from app.use_cases.placement.ledger import RELEASE_TIMEOUT_SECONDS
+from app.use_cases.placement.releasing import RELEASE_TIMEOUT_SECONDS
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect, ReadGpus, Refuse, Spawn
@@ -442,3 +442,16 @@ def test_one_decision_rejects_all_waiters_of_a_model():
     effects = play.post(play.polled(at=0.01))
     assert len(refusals(effects)) == 6 and outcomes(play) == [Outcome.REFUSE]
     assert play.state.servers == (), "no request is left to load it for"
+
+
+def test_loads_wait_for_what_another_engine_can_use_and_loaded_models_do_not():
+    play = GpuPlay(Hardware({"GPU-a": 24}), answers_polls=False)
+    play.post(play.polled(at=0.0))
+    play.loaded("a", at=0.0)
+    reading_from_before = play.polled(at=1.0)
+    play.post(ev.EngineReplaced(at=1.5), reading_from_before)
+    assert spawned(play.request("b", at=1.6)) == []
+    assert len(grants(play.request("a", at=1.7))) == 1
+    play.post(ev.Tick(at=2.5))
+    assert play.state.has_waiting_load, "also after the time in which a reading is late"
+    assert spawned(play.post(play.polled(at=2.6))) == ["b"]

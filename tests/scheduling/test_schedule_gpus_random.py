@@ -6,17 +6,19 @@ A failure names its world; `GpuWorld(number).play()` replays it.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
+from app.entities.gpu import NOT_READ, Gpu, GpuSnapshot, GpuState, MissingGpu
 from app.entities.model import Model
 from app.entities.placement import CPU, CpuFallback, GpuLimits, PlacementConstraints
 from app.entities.server import Server, ServerState
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect, ReadGpus, Spawn
+from app.use_cases.scheduling.gpu_sleep import may_sleep
 from tests.helpers.builders import GIB
 from tests.helpers.gpu_play import eight_layers
 from tests.scheduling.test_schedule_random import ARRIVALS, World
@@ -39,9 +41,9 @@ class GpuWorld(World):
         self.shows_pids = chance.random() < 0.7
         self.gpu_limits = GpuLimits(chance.choice([0, GIB // 2]), chance.choice([None, None, 7 * GIB]))
         fallback = chance.choice(list(CpuFallback))
-        self.state = replace(
-            self.state, limits=replace(self.state.limits, gpu_limits=self.gpu_limits, cpu_fallback=fallback)
-        )
+        self.idle_seconds = random.Random(seed).choice([None, 1.0, 3.0])
+        limits = replace(self.state.limits, gpu_limits=self.gpu_limits, cpu_fallback=fallback)
+        self.state = replace(self.state, limits=replace(limits, gpu_idle_close_seconds=self.idle_seconds))
         self.contexts = {model.name: chance.choice([4096, 8192, 65536]) for model in self.models}
         self.models = [replace(model, constraints=self.some_constraints(fallback)) for model in self.models]
         for second in range(LONGEST_SECONDS):
@@ -63,8 +65,8 @@ class GpuWorld(World):
 
     def happen(self, event: ev.Event) -> None:
         if isinstance(event, ev.Tick) and event.at == int(event.at) and self.random.random() < 0.95:
-            event = ev.GpusPolled(self.gpus(), event.at)
-        if isinstance(event, ev.GpusPolled):
+            event = self.polled(event)
+        if isinstance(event, ev.GpusPolled) and event.gpus.state is not GpuState.ASLEEP:
             event = ev.GpusPolled(self.gpus(), event.at)  # as of now, not of the request
         if isinstance(event, ev.Exited) and event.server in self.alive:
             ended = self.state.server(event.server)
@@ -73,10 +75,19 @@ class GpuWorld(World):
                 self.releasing.append((event.at + self.random.choice([0, 0.3, 1.5, 3]), uuid, size))
         super().happen(event)
 
+    def polled(self, event: ev.Tick) -> ev.Event:
+        """The next poll. Idle GPUs are closed instead, and no longer polled."""
+        if self.state.gpus.state is GpuState.ASLEEP:
+            return event
+        # A load may ask for a reading while NVML is being closed.
+        is_asked = self.idle_seconds is not None and not self.state.servers and self.state.gpus.state is GpuState.OK
+        is_closed = may_sleep(self.state, event.at) or (is_asked and self.random.random() < 0.2)
+        return ev.GpusPolled(self.state.gpus.asleep() if is_closed else self.gpus(), event.at)
+
     def obey(self, effect: Effect) -> None:
         if isinstance(effect, ReadGpus):
             if self.random.random() < 0.9:
-                self.later(self.now + self.random.choice([0, 0.002, 0.2]), ev.GpusPolled(self.state.gpus, 0.0))
+                self.later(self.now + self.random.choice([0, 0.002, 0.2]), ev.GpusPolled(NOT_READ, 0.0))
             return
         super().obey(effect)
         if isinstance(effect, Spawn):
@@ -99,6 +110,7 @@ class GpuWorld(World):
             if self.gpu_limits.max_vram_bytes is not None:
                 booked = sum(each.booked.get(uuid, 0) for each in self.state.servers)
                 assert booked <= self.gpu_limits.max_vram_bytes, "more than max_vram is booked"
+        assert self.state.gpus.state is not GpuState.ASLEEP, "a load wakes the GPUs before it is placed"
         constraints = server.model.constraints
         if not server.placement.is_on_cpu:
             assert constraints.min_gpus <= len(server.placement.uuids) <= (constraints.max_gpus or 99)

@@ -28,19 +28,24 @@ LOST = "terminate called after throwing an instance of 'vk::DeviceLostError'\n  
 
 
 @pytest.mark.parametrize(
-    ("text", "words", "device"),
+    ("text", "words", "device", "is_of_card"),
     [
-        (PASCAL, "CUDA error: no kernel image is available for execution on the device", 1),
-        (ECC, "CUDA error: uncorrectable ECC error encountered", 0),
-        (BUSY, "cudaMalloc failed: CUDA-capable device(s) is/are busy or unavailable", 1),
-        (OLD, OLD, None),
-        (LOST, "vk::submit: ErrorDeviceLost", None),
-        ("0.01.234.567 E CUDA error: unspecified launch failure", "CUDA error: unspecified launch failure", None),
+        (PASCAL, "CUDA error: no kernel image is available for execution on the device", 1, True),
+        (ECC, "CUDA error: uncorrectable ECC error encountered", 0, True),
+        (BUSY, "cudaMalloc failed: CUDA-capable device(s) is/are busy or unavailable", 1, True),
+        (OLD, OLD, None, True),
+        (LOST, "vk::submit: ErrorDeviceLost", None, False),
+        (
+            "0.01.234.567 E CUDA error: unspecified launch failure",
+            "CUDA error: unspecified launch failure",
+            None,
+            False,
+        ),
     ],
     ids=["Pascal", "ECC", "busy", "2023", "Vulkan", "launch failure"],
 )
-def test_a_cuda_error_is_found_with_its_device(text: str, words: str, device: int | None):
-    assert find_gpu_failure(text.splitlines()) == GpuFailure(with_advice(words), device=device)
+def test_a_cuda_error_is_found_with_its_device(text: str, words: str, device: int | None, is_of_card: bool):
+    assert find_gpu_failure(text.splitlines()) == GpuFailure(with_advice(words), device=device, is_of_card=is_of_card)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_llama_server import install_fake
-from tests.helpers.gpu_machine import SMALL, A, B, Machine, device_of, loaded, refusal
+from tests.helpers.gpu_machine import SMALL, A, B, Machine, a_card, device_of, loaded, refusal, sees
 from tests.helpers.service import Service, wait_for
 from tests.helpers.stand_in_nvml import needs_compiler
 
@@ -28,43 +28,59 @@ def health(service: Service) -> dict[str, Any]:
     return found
 
 
+def asking(engine: Path) -> dict[str, str]:
+    """Settings with which this engine is used and asked which GPUs it can use."""
+    return {"ENGINE__BINARY": str(engine), "ENGINE__ASSUME_GPU": "false"}
+
+
 def becomes(engine: Path, **settings: object) -> None:
     """The scripted engine behaves like this from its next start on."""
     Path(f"{engine}.json").write_text(json.dumps(settings))
 
 
+def spawns(service: Service) -> int:
+    return sum("spawn server=" in line for line in service.lines)
+
+
 def test_a_pascal_card_that_a_cuda_13_build_does_not_support_is_set_aside(machine: Machine):
-    """The smaller card is chosen first: six of six loads failed there, and the good one was idle."""
+    """The smaller card is chosen first: six of six loads failed there, and a good one was idle. Another one is not in
+    the engine's list, and nothing said so."""
     engine = install_fake(machine.folder / "bin", FAKE_CARDS="GPU-a,GPU-b", FAKE_BAD_CARDS="GPU-a")
-    machine.show(A, B)
-    with machine.serving(models={"m": SMALL, "n": SMALL}, ENGINE__BINARY=str(engine)) as service:
+    machine.show(A, B, a_card("GPU-c", bus="00000000:03:00.0"))
+    with machine.serving(models={"m": SMALL, "n": SMALL}, **asking(engine)) as service:
+        sees(service, "GPU-a", "GPU-b")
         assert device_of(service, "m") == "cuda:1"
         assert device_of(service, "n") == "cuda:1"
         report = health(service)
-        (reason,) = report["reasons"]
-        assert reason.startswith("GPU 0 (NVIDIA GeForce RTX 4090, GPU-a): set aside, next try in ")
-        assert "CUDA error: no kernel image is available for execution on the device (" in reason
-        (card,) = report["gpu_pool_status"]["missing_gpus"]
-        assert card["uuid"] == "GPU-a"
+        unseen, aside = report["reasons"]
+        assert unseen.startswith(
+            "GPU 2 (NVIDIA GeForce RTX 4090, GPU-c): the engine cannot use it: failed to initialize "
+        )
+        assert aside.startswith("GPU 0 (NVIDIA GeForce RTX 4090, GPU-a): set aside, next try in ")
+        assert "CUDA error: no kernel image is available for execution on the device (" in aside
+        assert [card["uuid"] for card in report["gpu_pool_status"]["missing_gpus"]] == ["GPU-c", "GPU-a"]
         assert "no kernel image is available" in service.get("/").text
         assert 'llama_smart_proxy_gpu_missing{gpu="0",uuid="GPU-a"} 1.0' in service.get("/metrics").text
         assert sum("set aside gpu=0" in line for line in service.lines) == 1
-        assert sum("spawn server=" in line for line in service.lines) == 3
+        assert spawns(service) == 3
 
 
 def test_a_driver_updated_under_the_service_is_recognized(machine: Machine):
     """NVML, mapped before the update, went on: models were on the CPU for 38 minutes, and the header said cuda:0."""
     engine = install_fake(machine.folder / "bin", FAKE_CARDS="GPU-a")
     machine.show(A)
-    with machine.serving(models={"m": SMALL, "n": SMALL}, ENGINE__BINARY=str(engine)) as service:
+    with machine.serving(models={"m": SMALL, "n": SMALL}, **asking(engine)) as service:
+        sees(service, "GPU-a")
         assert device_of(service, "m") == "cuda:0"
         assert service.post("/models/unload", {"model": "m"}).status_code == 200
         becomes(engine, FAKE_CARDS="GPU-a", FAKE_CUDA_INIT=UPDATED)
-        error, retry_after = refusal(service, "n", 503, "no_gpu")
-        assert retry_after is not None
-        assert f"failed to initialize CUDA: {UPDATED} (the NVIDIA driver was updated" in error["message"]
-        (reason,) = health(service)["reasons"]
-        assert UPDATED in reason and loaded(service) == {}
+        for _ in range(3):
+            error, retry_after = refusal(service, "n", 503, "no_gpu")
+            assert f"failed to initialize CUDA: {UPDATED} (the NVIDIA driver was updated" in error["message"]
+            assert retry_after is not None
+        assert spawns(service) == 2, "the first load shows it, and the next ones are not started"
+        wait_for(lambda: "the engine cannot use it: failed to" in health(service)["reasons"][0], 20)
+        assert loaded(service) == {}
         becomes(engine, FAKE_CARDS="GPU-a")
         wait_for(lambda: service.chat("n").status_code == 200, 60)
         assert device_of(service, "n") == "cuda:0"

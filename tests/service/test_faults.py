@@ -29,7 +29,8 @@ def faulty(
 ) -> Iterator[Service]:
     """The service with one model `m` and a fake engine with these faults, which may be run by a script without exec."""
     (folder / "models").mkdir(exist_ok=True)
-    a_gguf(folder / "models" / "m.gguf")
+    if not (folder / "models" / "m.gguf").exists():
+        a_gguf(folder / "models" / "m.gguf")
     journal = folder / "journal"
     journal.touch()
     binary = install_fake(folder / "bin", FAKE_JOURNAL=str(journal), **fake)
@@ -138,6 +139,24 @@ def test_a_slow_load_that_progresses_is_not_stopped(tmp_path: Path):
     settings = {"SCHEDULING__STALL_TIMEOUT_SECONDS": "1.2"}
     with faulty(tmp_path, settings, FAKE_LOAD_SECONDS=3) as service:
         assert service.chat("m").status_code == 200
+
+
+def test_a_load_that_only_reads_is_not_stopped_and_shows_how_far_it_is(tmp_path: Path):
+    """llama.cpp logs nothing while the kernel reads the file for it: large models on slow disks never loaded."""
+    settings = {"SCHEDULING__STALL_TIMEOUT_SECONDS": "1.2"}
+    a_gguf(tmp_path / "models" / "m.gguf", size_bytes=64 * 1024**2)
+    with (
+        faulty(tmp_path, settings, FAKE_LOAD_SECONDS=4, FAKE_READS=1) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(service.chat, "m")
+
+        def progress() -> float:
+            (entry,) = service.get("/v1/models").json()["data"]
+            return float(entry["status"].get("progress", 0.0))
+
+        wait_for(lambda: 0.0 < progress() < 0.6, 10)  # of 64 MiB it has read 8 times 2, and its own libraries
+        assert answer.result().status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -379,6 +398,33 @@ def test_a_wait_times_out(tmp_path: Path):
     with faulty(tmp_path, {"SCHEDULING__MAX_WAIT_SECONDS": "0.5"}, FAKE_LOAD_SECONDS=5) as service:
         refused = service.chat("m")
         assert (refused.status_code, error_of(refused)["code"]) == (503, "wait_timeout")
+
+
+def test_an_upgraded_engine_is_asked_anew_and_loaded_models_do_not_notice(tmp_path: Path):
+    """Every load failed until the service was restarted: the new build lacks an option that the old one had."""
+    a_gguf(tmp_path / "models" / "n.gguf")
+    with faulty(tmp_path, FAKE_STREAM_TOKENS=200) as service:
+        with service.chat("m", stream=True) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            upgrade(tmp_path / "bin" / "llama-server", {"3091 (fake)": "3092 (newer)", '"--metrics",': ""})
+            assert service.chat("n").status_code == 200
+            assert "data: [DONE]" in [line.decode() for line in lines]
+        assert service.get("/health").json()["engine"]["version"] == "3092 (newer)"
+        assert service.chat("m").status_code == 200, "its server runs on"
+        assert "engine replaced kind=binary version=3092 (newer)" in service.output
+
+
+def upgrade(binary: Path, changes: dict[str, str]) -> None:
+    """Replace the fake engine by another build: rename a changed copy onto it, as package managers do."""
+    text = binary.read_text()
+    for before, after in changes.items():
+        text = text.replace(before, after)
+    without_metrics = "\n".join(line for line in text.split("\n") if not line.startswith("         --metrics"))
+    new = binary.with_name("new")
+    new.write_text(without_metrics)
+    new.chmod(0o755)
+    new.replace(binary)
 
 
 def test_a_missing_configured_engine_is_reported_and_the_service_stays_up(tmp_path: Path):

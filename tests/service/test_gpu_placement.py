@@ -75,6 +75,24 @@ def test_all_reports_agree_on_the_gpu_of_a_model(machine: Machine):
 
 
 @needs_compiler
+def test_a_spark_that_does_not_tell_its_memory_loads_models_on_its_gpu(machine: Machine):
+    """DGX Spark, driver 580: every model was on the CPU, and nothing said so. The machine has 16 GiB of RAM."""
+    spark = a_card("GPU-s", total_mib=16384, name="NVIDIA GB10", capability="12.1", flags=("no_memory",))
+    machine.show(spark)
+    models: dict[str, dict[str, Any]] = {"m": SMALL, "cpu": {"n_gpu_layers": 0}, "pinned-to-it": {"gpus": ["GPU-s"]}}
+    with machine.serving(models=models, gpu={"reserve": "512MiB"}) as service:
+        assert [device_of(service, model) for model in models] == ["cuda:0", "cpu", "cuda:0"]
+        assert visible(process_of(service, "m")) == ["GPU-s"]
+        health, card = service.get("/health").json(), gpus(service)["GPU-s"]
+        assert (health["degraded"], health["gpu_pool_status"]["gpu_available"]) == (False, True)
+        assert (card["unified"], card["total_bytes"], card["reserve_bytes"]) == (True, 16384 * MIB, 2048 * MIB)
+        assert series(service, "llama_smart_proxy_gpu_memory_unified") == {'gpu="0",uuid="GPU-s"': 1}
+        assert "NVIDIA GB10 (unified memory)" in service.get("/").text
+        machine.show(replace(spark, flags=("memory_fails",)))
+        assert device_of(service, "m") == "cuda:0"
+
+
+@needs_compiler
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
@@ -251,3 +269,25 @@ def test_a_reload_applies_gpu_limits_to_later_loads_and_checks_pinned_models_by_
         assert service.post("/admin/reload", {}).json()["models"]["updated"] == ["m"]
         assert device_of(service, "later") == "cuda:0"
         assert process_of(service, "m").pid == process.pid
+
+
+@needs_compiler
+def test_an_automatic_context_gives_way_to_other_processes_and_all_reports_say_so(machine: Machine):
+    """With 8k the model needs 591 MiB, with 16k 680, with 32k 857. A quarter of the longest wait is a second."""
+    automatic = {"DEFAULTS__CTX_SIZE": "auto", "SCHEDULING__MAX_WAIT_SECONDS": "4"}
+    machine.show(a_card("GPU-a", used_mib=560))
+    with machine.serving(models={"m": {}}, **automatic) as service:
+        assert device_of(service, "m") == "cuda:0"
+        shortened = {"ctx_size": 8192, "full_ctx_size": 32768}
+        assert option(process_of(service, "m"), "--ctx-size") == "8192"
+        model = service.get("/v1/models/m").json()
+        for report in (model["status"], model["placement"], model["decision"]["placement"], service.servers()[0]):
+            assert {key: report[key] for key in shortened} == shortened
+        why = "context 8,192 instead of 32,768: other processes hold 560 MiB of GPU 0 (NVIDIA GeForce RTX 4090)"
+        assert model["decision"]["reason"].endswith(why)
+        assert "instead of 32768" in service.get("/").text
+        machine.show(a_card("GPU-a"))
+        service.post("/models/unload", {"model": "m"})
+        sees_used(service, GPU_a=0)
+        assert device_of(service, "m") == "cuda:0"
+        assert service.get("/v1/models/m").json()["status"] == {"value": "loaded", "ctx_size": 32768}

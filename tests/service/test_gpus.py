@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
@@ -106,6 +107,47 @@ def test_a_gpu_is_lost_while_serving_and_recovers(hardware: StandIn, tmp_path: P
 
 
 @needs_compiler
+def test_idle_gpus_sleep_until_a_model_needs_them(hardware: StandIn, tmp_path: Path):
+    """An open NVML alone keeps a card awake. Health checks, scrapes and the page neither wake it nor count as use."""
+    hardware.show(A)
+    with serving_on(hardware, tmp_path, LLAMA_SMART_PROXY_GPU__IDLE_CLOSE_SECONDS="0.5") as service:
+        wait_for(lambda: block(service)["state"] == "asleep", 20, lambda: block(service))
+        assert not any(hardware.is_open(pid) for pid in service_pids(service))
+        time.sleep(0.5)  # five polls
+        shown, page = block(service), service.get("/metrics").text
+        assert (shown["state"], shown["gpu_available"], shown["total_gpus"]) == ("asleep", True, 1)
+        assert shown["gpus"][0]["free_bytes"] == 24264 * MIB
+        assert 0.5 <= shown["age_seconds"] < 20
+        assert reasons(service) == []
+        assert [line.split("{")[0] for line in gpu_series(service)] == ["llama_smart_proxy_gpu_info"]
+        assert 'llama_smart_proxy_nvml_state{state="asleep"} 1.0' in page
+        assert 'llama_smart_proxy_nvml_state{state="ok"} 0.0' in page
+        assert "Asleep until a model needs them" in service.get("/").text
+        assert service.get("/readyz").status_code == 200
+        assert not any(hardware.is_open(pid) for pid in service_pids(service))
+        with service.chat() as answer:
+            assert (answer.status_code, answer.headers["x-llama-smart-proxy-device"]) == (200, "cuda:0")
+        assert block(service)["state"] == "ok"
+        assert any(hardware.is_open(pid) for pid in service_pids(service))
+        assert service.post("/models/unload", {"model": "demo"}).status_code == 200
+        wait_for(lambda: block(service)["state"] == "asleep", 20, lambda: block(service))
+        hardware.show(replace(A, flags=("lost",)))
+        time.sleep(0.3)
+        assert (block(service)["state"], reasons(service)) == ("asleep", [])
+        with service.chat() as answer:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_gpu")
+        assert reasons(service)[0].startswith("no GPU: all GPUs seen before are gone")
+        hardware.show(A)
+        wait_for(lambda: not reasons(service), 20, lambda: reasons(service))
+
+
+def service_pids(service: Service) -> list[int]:
+    """gunicorn's arbiter and worker."""
+    arbiter = psutil.Process(service.process.pid)
+    return [arbiter.pid, *(child.pid for child in arbiter.children(recursive=True))]
+
+
+@needs_compiler
 def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
     untold = ("no_utilization", "no_temperature", "no_power", "no_pci", "no_capability", "no_processes")
     hardware.show(A, Card("GPU-m", "Grace", flags=untold), Card("GPU-u", flags=("no_memory",)))
@@ -121,6 +163,7 @@ def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
         f"{prefix}memory_used_bytes{{{of_a}}}": 300 * MIB,
         f"{prefix}memory_free_bytes{{{of_a}}}": 24264 * MIB,
         f"{prefix}memory_claimed_bytes{{{of_a}}}": 0,
+        f"{prefix}memory_unified{{{of_a}}}": 0,
         f"{prefix}utilization_ratio{{{of_a}}}": 0.07,
         f"{prefix}temperature_celsius{{{of_a}}}": 41,
         f"{prefix}power_watts{{{of_a}}}": 22.5,
@@ -128,6 +171,7 @@ def test_metrics_use_base_units(hardware: StandIn, tmp_path: Path):
         f"{prefix}memory_used_bytes{{{of_m}}}": 300 * MIB,
         f"{prefix}memory_free_bytes{{{of_m}}}": 24264 * MIB,
         f"{prefix}memory_claimed_bytes{{{of_m}}}": 0,
+        f"{prefix}memory_unified{{{of_m}}}": 0,
         f'{prefix}missing{{gpu="2",uuid="GPU-u"}}': 1,
     }
     assert f'{prefix}info{{gpu="1",name="Grace",pci_bus="",uuid="GPU-m"}} 1.0' in series

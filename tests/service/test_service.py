@@ -55,7 +55,7 @@ def test_an_openai_client_gets_a_completion(client: openai.OpenAI):
 def test_the_models_are_listed_with_their_status(client: openai.OpenAI, service: Service):
     client.chat.completions.create(model="demo", messages=HELLO, max_tokens=1)
     (model,) = client.models.list().data
-    assert (model.id, model.status) == ("demo", {"value": "loaded"})
+    assert (model.id, model.status) == ("demo", {"value": "loaded", "ctx_size": 32768})
     assert client.models.retrieve("demo").id == "demo"
     assert service.get("/models").json()["data"][0]["id"] == "demo"
 
@@ -188,6 +188,7 @@ def test_health_has_every_key_of_the_original_service(service: Service):
         "driver_version": "",
         "cuda_version": "",
         "missing_gpus": [],
+        "age_seconds": None,
     }
 
 

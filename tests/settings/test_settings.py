@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from pydantic import ByteSize
 
 from app.entities.key import ApiKey
 from app.entities.launch import ALL_LAYERS, ModelOptions, Task
@@ -29,7 +30,8 @@ from app.settings.denied_options import why_argument_denied, why_variable_denied
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
 from app.settings.sections.model import ModelDefaults, ModelSettings
-from app.use_cases.placement.contexts import AUTO_CONTEXTS
+from app.settings.values import size_text
+from app.use_cases.placement.contexts import STEPS
 from tests.helpers.builders import a_launch
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
@@ -522,9 +524,7 @@ def test_an_automatic_context_has_4096_tokens(tmp_path):
 
 def test_the_description_of_ctx_size_lists_the_automatic_contexts():
     message = ModelDefaults.model_fields["ctx_size"].description or ""
-    assert (
-        list(AUTO_CONTEXTS) == [int(number) for number in re.findall(r"\d+", message)][:-1]
-    )  # the last one is for the CPU
+    assert list(STEPS) == sorted(int(number) for number in re.findall(r"\d{4,}", message))
 
 
 def test_the_defaults_do_not_constrain_gpus():
@@ -686,3 +686,10 @@ def test_every_value_of_the_example_is_explained():
     values = [line for line in uncommented().splitlines() if re.match(r" *(- )?#?\w+: +[^# ]", line)]
     assert len(values) > 45
     assert not [line for line in values if not re.search(r"\S +# \S", line)]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(1024**3, "1GiB"), (1536 * 1024**2, "1536MiB"), (2048, "2KiB"), (1000, "1000"), (0, "0")]
+)
+def test_a_size_is_shown_as_it_is_written(size: int, text: str):
+    assert size_text(ByteSize(size)) == text

@@ -81,7 +81,7 @@ class Catalog:
         )
         self.knows_replicas = sources.has_replicas  # read at every request
         self._headers = headers or ModelHeaders(lambda header: None)
-        self._background = BackgroundCheck(self._unchecked_models, self.servable)
+        self._background = BackgroundCheck(self._unchecked_models, self._checked)
         self._scans = Scans(self._scan)
         # Sources, listing and summaries are replaced together, by the scanning thread and by `replace_by`.
         self._replacing = threading.Lock()
@@ -125,20 +125,21 @@ class Catalog:
 
         What a scan found is void once they have changed. Raises InvalidModelFile, and ModelNotFound if it is gone.
         """
-        model = self._current(model)
-        problem = model.problem
+        return self._checked(self._current(model))
+
+    def _checked(self, model: Model) -> Model:
+        problem = current_problem(model.path) if self._has_changed(model) else model.problem
         if not problem or problem == self._headers.last_problem(model.path):
             problem = self._headers.problem(model.path)
-        elif self._has_changed(model):
-            problem = current_problem(model.path) or self._headers.problem(model.path)
         if problem:
             self._warn_once(_problem_line(model, problem))
             raise InvalidModelFile(model.name, problem)
         return replace(model, problem="") if model.problem else model
 
     def _current(self, model: Model) -> Model:
-        """The model as a scan finds it now, if its files may have changed since the last one."""
-        if not (model.problem or self._has_changed(model)) or not self.rescan():
+        """The model as a scan finds it now, if its files have changed or the last scan found it broken."""
+        found_by_scan = model.problem and model.problem != self._headers.last_problem(model.path)
+        if not (found_by_scan or self._has_changed(model)) or not self.rescan():
             return model
         if (current := self._listing.listed.get(model.name)) is None:
             raise ModelNotFound(model.name)

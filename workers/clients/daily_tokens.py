@@ -14,11 +14,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+ONE_DAY = timedelta(days=1)
 WRITE_SECONDS = 1.0  # between two writes; a service that is killed loses this much
 
 
@@ -66,10 +67,16 @@ class DailyTokens:
             return dict(self._tokens)
 
     def _begin_day(self) -> None:
-        """Forget the counts of another day. The caller holds the lock."""
+        """Forget the counts of an earlier day. The caller holds the lock.
+
+        A clock that is set back over midnight must not give the day's tokens once more: the day stays, as long as the
+        clock is not more than a day behind. Then it was wrong before, and the counts go on under the right day.
+        """
         today = datetime.fromtimestamp(self._clock(), UTC).date()
-        if today != self._day:
+        if today > self._day:
             self._day, self._tokens = today, Counter()
+        elif self._day - today > ONE_DAY:
+            self._day = today
 
     def _run(self) -> None:
         while not self._closing.wait(WRITE_SECONDS):

@@ -1,11 +1,10 @@
-"""Selects the llama-server to run, and probes its version, options and devices.
+"""Selects the llama-server to run, and probes its version and options.
 
-Capabilities are read from the engine's own output, once per file, and never inferred from a version number.
+Capabilities are read from the engine's own output, and never inferred from a version number.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.metadata
 import logging
@@ -13,18 +12,15 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from app.entities.launch import EngineFacts, EngineKind
-from workers.engine.probe_process import EngineNotFound, last_lines, probe_output
+from workers.engine.engine_files import content_identity, folders_of, running_files
+from workers.engine.probe_process import LONG_OUTPUT_BYTES, EngineNotFound, last_lines, probe_output
 
 log = logging.getLogger(__name__)
 
 _EMBEDDED = Path(__file__).with_name("embedded_engine.py")
-_HASHED_BYTES = 1 << 20
-_LIST_DEVICES = "--list-devices"
 _OPTION = r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)"
 
 _NEXT_STEP = (
@@ -46,45 +42,11 @@ def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
     return _first_working_engine(path)
 
 
-def probe_devices(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...] | None:
-    """The devices besides the CPU that the engine can use now: "CUDA0", "Vulkan0", ... None if unknown.
-
-    `extra` is added to its environment, as for a server. Never cached: the list is empty while the driver is down. The
-    engine opens every visible GPU, which takes seconds and temporarily some hundred MiB of VRAM on each.
-    """
-    if _LIST_DEVICES not in engine.flags:
-        return None
-    try:
-        return devices_in_list(probe_output((*engine.command, _LIST_DEVICES), extra))
-    except (EngineNotFound, ValueError) as error:
-        log.warning("cannot list the devices of the engine: %s", error)
-        return None
-
-
-def devices_in_list(text: str) -> tuple[str, ...]:
-    """The devices in the output of --list-devices (llama.cpp, common/arg.cpp). Raises ValueError if there is no list.
-
-        Available devices:
-          CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)
-
-    Backends print similar lines about their devices before it ("  Device 0: NVIDIA GeForce RTX 4090, ...").
-    """
-    before, heading, listed = text.partition("Available devices:\n")
-    if not heading:
-        raise ValueError(f"{_LIST_DEVICES} printed no list{last_lines(before)}")
-    return tuple(re.findall(r"^ +(\S+): .*MiB", listed, re.MULTILINE))
-
-
-def cuda_problem(engine: EngineFacts, extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Why the engine cannot use the NVIDIA GPUs; "" if it can, or if that is unknown (see `probe_devices`)."""
-    devices = probe_devices(engine, extra)
-    if devices is None or any(re.fullmatch(r"CUDA\d+", device) for device in devices):
-        return ""
-    listed = f"lists only {', '.join(devices)}" if devices else "lists no GPU"
-    return (
-        f"the engine ({engine.version}) has no CUDA: its {_LIST_DEVICES} {listed}; "
-        "install a CUDA build of llama.cpp or set engine.binary to one"
-    )
+def find_same_engine(engine: EngineFacts) -> EngineFacts:
+    """The engine as it is now, after its files have changed. Raises EngineNotFound."""
+    if engine.kind is EngineKind.EMBEDDED:
+        return _embedded_engine()
+    return _configured_engine(engine.command[0], None)
 
 
 def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -129,49 +91,49 @@ def _configured_engine(binary: str, path: str | None) -> EngineFacts:
 
 
 def _facts_of_binary(executable: str) -> EngineFacts:
-    file = os.path.realpath(executable)
-    status = os.stat(file)
     # Symbolic links stay unresolved in the command: a wrapper script may depend on its $0.
-    version, flags, switches = _probe((os.path.abspath(executable),), (file, status.st_size, status.st_mtime_ns))
-    return EngineFacts(
-        EngineKind.BINARY, (os.path.abspath(executable),), version, _file_identity(file, version), flags, switches
-    )
+    command = (os.path.abspath(executable),)
+    version, flags, switches, running = _probe(command)
+    content = (*command, *running)
+    try:
+        identity = content_identity(content, version)
+    except OSError as error:
+        raise EngineNotFound(f"{error.filename} was replaced while it was asked: {error.strerror}") from error
+    files = tuple(dict.fromkeys((*content, *folders_of(content))))
+    return EngineFacts(EngineKind.BINARY, command, version, identity, flags, switches, files)
 
 
 def _embedded_engine() -> EngineFacts:
     try:
-        package = f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+        package = importlib.metadata.distribution("xllamacpp")
     except importlib.metadata.PackageNotFoundError:
         raise EngineNotFound(
             "the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'"
         ) from None
     command = (sys.executable, "-P", str(_EMBEDDED))
-    version, flags, switches = _probe(command, (package, _EMBEDDED.stat().st_mtime_ns))
-    return EngineFacts(EngineKind.EMBEDDED, command, version, package, flags, switches)
+    version, flags, switches, _ = _probe(command)
+    built = [file for file in package.files or () if file.suffix == ".so" and file.hash]
+    hashes = " ".join(sorted(file.hash.value for file in built if file.hash))
+    identity = f"xllamacpp {package.version} {hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
+    files = (str(_EMBEDDED), *(str(file.locate()) for file in package.files or () if file in built or _is_record(file)))
+    return EngineFacts(EngineKind.EMBEDDED, command, version, identity, flags, switches, files)
 
 
-def _file_identity(file: str, version: str) -> str:
-    """A hash of the file's beginning, end, size and version: hashing a CUDA build of 500 MB takes a second."""
-    digest = hashlib.sha256(version.encode())
-    with open(file, "rb") as binary:
-        size = os.fstat(binary.fileno()).st_size
-        digest.update(str(size).encode())
-        digest.update(binary.read(_HASHED_BYTES))
-        binary.seek(max(0, size - _HASHED_BYTES))
-        digest.update(binary.read(_HASHED_BYTES))
-    return digest.hexdigest()
+def _is_record(file: importlib.metadata.PackagePath) -> bool:
+    """Whether it lists the files of a package: pip replaces it with every version."""
+    return file.name == "RECORD"
 
 
-@functools.lru_cache(maxsize=8)
-def _probe(command: tuple[str, ...], key: tuple[object, ...]) -> tuple[str, frozenset[str], frozenset[str]]:
-    """(version, flags, switches) of the engine; `key` changes with its file. Raises EngineNotFound, uncached."""
+def _probe(command: tuple[str, ...]) -> tuple[str, frozenset[str], frozenset[str], tuple[str, ...]]:
+    """(version, flags, switches, files that it runs from) of the engine. Raises EngineNotFound."""
     lines = probe_output((*command, "--version")).splitlines()
     # Device lines may come first ("ggml_cuda_init: found 1 CUDA devices").
     version = next((line.removeprefix("version:").strip() for line in lines if line.startswith("version")), "unknown")
-    text = probe_output((*command, "--help"))
+    files: list[str] = []
+    text = probe_output((*command, "--help"), while_it_prints=lambda pid: files.extend(running_files(pid)))
     flags, switches = flags_in_help(text)
     if not {"--model", "--port"} <= flags:
         raise EngineNotFound(
             f"{command[-1]} is not a llama-server: its --help does not list --model and --port{last_lines(text)}"
         )
-    return version, flags, switches
+    return version, flags, switches, tuple(files) if len(text) >= LONG_OUTPUT_BYTES else ()

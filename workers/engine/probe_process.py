@@ -7,7 +7,8 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import IO
 
@@ -16,6 +17,9 @@ from workers.server.child_process import parent_death_argv
 _TIMEOUT_SECONDS = 20.0
 _OUTPUT_LIMIT_BYTES = 1 << 20  # llama-server's help is 60 KB
 _TAIL_LINES = 5
+_PIPE_BYTES = 4096  # the least a pipe can hold
+# While the first page of such an output is read, its process still has to write the rest: it is there to be looked at.
+LONG_OUTPUT_BYTES = 4 * _PIPE_BYTES
 
 _INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 _INHERITED_PREFIXES = ("CUDA_", "NVIDIA_")
@@ -36,8 +40,16 @@ def engine_environment(extra: Mapping[str, str] = MappingProxyType({})) -> dict[
     return {**ours, **extra}
 
 
-def probe_output(command: tuple[str, ...], extra: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The output of `command` (stdout and stderr). Ignores the exit code: builds differ. Raises EngineNotFound."""
+def probe_output(
+    command: tuple[str, ...],
+    extra: Mapping[str, str] = MappingProxyType({}),
+    while_it_prints: Callable[[int], None] = lambda pid: None,
+) -> str:
+    """The output of `command` (stdout and stderr). Ignores the exit code: builds differ. Raises EngineNotFound.
+
+    `while_it_prints` is called with its pid once it has printed a page. Of an output of LONG_OUTPUT_BYTES it certainly
+    runs at that time.
+    """
     try:
         process = subprocess.Popen(
             [*parent_death_argv(), *command],
@@ -46,20 +58,21 @@ def probe_output(command: tuple[str, ...], extra: Mapping[str, str] = MappingPro
             stderr=subprocess.STDOUT,
             env=engine_environment(extra),
             start_new_session=True,
+            pipesize=_PIPE_BYTES,
         )
     except OSError as error:
         raise EngineNotFound(f"{command[-2]} cannot be run: {error.strerror}") from error
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     with process:  # closes the pipe
         assert process.stdout is not None
-        text = _read_until(process.stdout, deadline)
+        text = _read_until(process.stdout, deadline, partial(while_it_prints, process.pid))
         code = _wait_or_kill(process, deadline)
     return _check_output(" ".join(command[-2:]), text, code)
 
 
-def _read_until(stream: IO[bytes], deadline: float) -> str:
+def _read_until(stream: IO[bytes], deadline: float, after_a_page: Callable[[], None]) -> str:
     """Read up to the end, the size limit or the deadline: a child outside the process group can keep the pipe open."""
-    content = b""
+    content, has_a_page = b"", False
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         while len(content) < _OUTPUT_LIMIT_BYTES and selector.select(max(0.0, deadline - time.monotonic())):
@@ -67,6 +80,9 @@ def _read_until(stream: IO[bytes], deadline: float) -> str:
             if not piece:
                 break
             content += piece
+            if not has_a_page and len(content) >= _PIPE_BYTES:
+                has_a_page = True
+                after_a_page()
     return content.decode(errors="replace")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from app.entities.gpu import Gpu
 from workers.gpu.nvml_errors import driver_errors, lost_gpu_errors, unavailable_errors
+from workers.gpu.unified_memory import uses_ram, with_ram
 
 T = TypeVar("T")
 
@@ -32,30 +33,51 @@ class NvmlQuery:
 
     def __call__(self, function: Callable[..., T], *arguments: Any) -> T | None:
         """The function's result; None if it is unavailable. Raises errors that mean the GPU or the driver is lost."""
-        return self.with_problem(function, *arguments)[0]
+        return self.with_error(function, *arguments)[0]
 
-    def with_problem(self, function: Callable[..., T], *arguments: Any) -> tuple[T | None, str]:
-        """The same, and why it is unavailable."""
+    def with_error(self, function: Callable[..., T], *arguments: Any) -> tuple[T | None, Any]:
+        """The same, and the NVMLError for which it is unavailable."""
         try:
-            return function(*arguments), ""
+            return function(*arguments), None
         except self.nv.NVMLError as error:
             if error.value in lost_gpu_errors(self.nv) or error.value in driver_errors(self.nv):
                 raise
             if error.value not in unavailable_errors(self.nv):
                 self.count(error)
-            return None, f"{error}"
+            return None, error
 
     def count(self, error: Exception) -> None:
         self._errors[type(error).__name__.removeprefix("NVMLError_")] += 1
 
 
-def read_gpu(query: NvmlQuery, handle: Any, index: int, uuid: str, is_mig: bool = False) -> Gpu:
-    """Raises NVMLError if the GPU or the driver is lost."""
+def read_gpu(
+    query: NvmlQuery, lists_ram: Callable[[str], bool], handle: Any, index: int, uuid: str, is_mig: bool = False
+) -> Gpu:
+    """`lists_ram`: whether the engine lists it with the size of RAM. Raises NVMLError if it or the driver is lost."""
     nv = query.nv
+    gpu = _read_all_but_memory(query, handle, index, uuid, is_mig)
     # Not version 2 of the struct: it reports `reserved` separately, and total would exceed used + free.
-    memory, problem = query.with_problem(nv.nvmlDeviceGetMemoryInfo, handle)
-    if memory and not memory.total:
-        problem = "it is reported as 0 bytes"
+    memory, error = query.with_error(nv.nvmlDeviceGetMemoryInfo, handle)
+    is_untold = not memory.total if memory else error.value == nv.NVML_ERROR_NOT_SUPPORTED
+    gpu = _with_memory(gpu, memory, error)
+    is_ram = uses_ram(gpu, is_untold) or (is_untold and not is_mig and (_uses_ats(query, handle) or lists_ram(uuid)))
+    return with_ram(gpu) if is_ram else gpu
+
+
+def _uses_ats(query: NvmlQuery, handle: Any) -> bool:
+    """Whether it shares the CPU's page tables, as Grace's GPUs do."""
+    return bool(query(query.nv.nvmlDeviceGetAddressingMode, handle) == query.nv.NVML_DEVICE_ADDRESSING_MODE_ATS)
+
+
+def _with_memory(gpu: Gpu, memory: Any, error: Any) -> Gpu:
+    """With the memory that NVML reports, or with the problem."""
+    if memory is None or not memory.total:
+        return replace(gpu, problem=f"memory cannot be read: {error or 'it is reported as 0 bytes'}")
+    return replace(gpu, total_bytes=memory.total, free_bytes=memory.free, used_bytes=memory.used)
+
+
+def _read_all_but_memory(query: NvmlQuery, handle: Any, index: int, uuid: str, is_mig: bool) -> Gpu:
+    nv = query.nv
     utilization = query(nv.nvmlDeviceGetUtilizationRates, handle)
     milliwatts = query(nv.nvmlDeviceGetPowerUsage, handle)
     pci = query(nv.nvmlDeviceGetPciInfo, handle)
@@ -64,9 +86,6 @@ def read_gpu(query: NvmlQuery, handle: Any, index: int, uuid: str, is_mig: bool 
         index=index,
         name=query(nv.nvmlDeviceGetName, handle) or "NVIDIA GPU",
         pci_bus=_text(pci.busId) if pci else None,
-        total_bytes=memory.total if memory else 0,
-        free_bytes=memory.free if memory else 0,
-        used_bytes=memory.used if memory else 0,
         utilization_percent=utilization.gpu if utilization else None,
         temperature_celsius=_temperature(query, handle),
         power_watts=milliwatts / 1000 if milliwatts is not None else None,
@@ -74,7 +93,6 @@ def read_gpu(query: NvmlQuery, handle: Any, index: int, uuid: str, is_mig: bool 
         is_mig=is_mig,
         drives_display=query(nv.nvmlDeviceGetDisplayActive, handle) == nv.NVML_FEATURE_ENABLED,
         processes=_processes(query, handle),
-        problem=f"memory cannot be read: {problem}" if problem else "",
     )
 
 

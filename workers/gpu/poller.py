@@ -2,11 +2,12 @@
 
 A reading may hang in the driver. Nothing waits for it and no second one is started; readers recognize an old snapshot
 by its age. An APScheduler job requests a reading every `poll_seconds`, and any thread may request one in between. While
-no GPU is visible and none is expected, there is no job: the thread reads once a minute.
+no GPU is visible and none is expected, there is no job: the thread reads once a minute. While the GPUs are asleep, NVML
+is closed and the job paused: the thread waits for a request.
 
 Visible GPUs may still be unusable for the engine. The engine is probed on the same thread before GPUs are first
-published and after every change of the set of GPUs: one that reappeared may not work, and an engine that saw none while
-the driver was down may see them now.
+published, after every change of the set of GPUs (one that reappeared may not work, and an engine that saw none while
+the driver was down may see them now), and when it is another build.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
+from workers.gpu.engine_check import AskEngine, EngineCheck, assume_usable
 from workers.gpu.expected_gpus import GpuHistory, evidence_of_gpus
 
 if TYPE_CHECKING:
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 60.0
-PROBE_AGAIN_SECONDS = 60.0  # while the engine cannot use the GPUs: it may have been replaced
 MAX_MISSED_POLLS = 3  # then read anyway: APScheduler uses the wall clock, which may have been set back
 
 
 class GpuPoller:
     """`read` reads the GPUs, `publish` receives each snapshot, `history` keeps the GPUs that were seen; `expected`
-    returns why there should be a GPU ("" if nothing suggests one), `engine_problem` why the engine cannot use the GPUs
-    ("" if it can)."""
+    returns why there should be a GPU ("" if nothing suggests one), `ask_engine` which GPUs the engine cannot use; it
+    calls its second argument now and then. `engine_build` identifies the engine. `may_sleep` says whether the GPUs may
+    sleep at a time in monotonic seconds, `close_nvml` closes NVML until the next reading."""
 
     def __init__(
         self,
@@ -44,20 +46,22 @@ class GpuPoller:
         history: GpuHistory,
         poll_seconds: float,
         expected: Callable[[GpuHistory], str] = evidence_of_gpus,
-        engine_problem: Callable[[], str] = lambda: "",
+        ask_engine: AskEngine = assume_usable,
+        engine_build: Callable[[], str] = lambda: "",
+        may_sleep: Callable[[float], bool] = lambda now: False,
+        close_nvml: Callable[[], None] = lambda: None,
     ) -> None:
         self._read = read
         self._publish = publish
         self._history = history
         self._poll_seconds = poll_seconds
         self._expected = expected
-        self._probe_engine = engine_problem
+        self._engine = EngineCheck(ask_engine, engine_build)
+        self._may_sleep = may_sleep
+        self._close_nvml = close_nvml
         self._last = NOT_READ  # the last snapshot published; written by `start`, then by `gpus` alone
-        self._engine_problem = ""  # the last result; this and the next two: written by `gpus` alone
-        self._probed_at = 0.0
-        self._uuids: set[str] = set()  # in the last reading
         self._wanted = threading.Event()  # set by any thread, cleared by `gpus`
-        self._is_probe_wanted = False  # set by any thread, cleared by `gpus`
+        self._is_ordered = threading.Event()  # the same: it is wanted even if the GPUs sleep
         self._scheduler: BackgroundScheduler | None = None  # written by `gpus` alone
         self._is_closed = False  # written once, by any thread
         self._was_hung = False  # written by APScheduler's thread alone
@@ -69,13 +73,14 @@ class GpuPoller:
         self._thread.start()
 
     def read_now(self) -> None:
-        """Request a reading; does not wait for it."""
+        """Request a reading, which wakes the GPUs; does not wait for it."""
+        self._is_ordered.set()
         self._wanted.set()
 
     def probe_engine(self) -> None:
         """Request a reading and, before it, a new probe of the engine; does not wait for them."""
-        self._is_probe_wanted = True
-        self._wanted.set()
+        self._engine.order()
+        self.read_now()
 
     def close(self) -> None:
         """End the thread after the current reading, without waiting for it."""
@@ -87,43 +92,73 @@ class GpuPoller:
     def _run(self) -> None:
         while not self._is_closed:
             self._wanted.clear()  # before the reading: a request that comes during it wants a newer one
-            self._set_and_log(self._reading())
-            if self._scheduler is None and self._is_worth_polling(self._last):
-                self._schedule()
-            self._wanted.wait(MAX_MISSED_POLLS * self._poll_seconds if self._scheduler else IDLE_SECONDS)
+            self._read_or_sleep()
+            self._wanted.wait(self._max_wait_seconds)
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=False)
+
+    def _read_or_sleep(self) -> None:
+        if self._is_ordered.is_set() or not (self._is_asleep or self._may_sleep(time.monotonic())):
+            self._is_ordered.clear()
+            self._poll()
+        elif not self._is_asleep:
+            self._fall_asleep()
+
+    def _poll(self) -> None:
+        was_asleep = self._is_asleep
+        self._set_and_log(self._reading())
+        if self._scheduler is None and self._is_worth_polling(self._last):
+            self._schedule()
+        elif self._scheduler is not None and was_asleep:
+            self._scheduler.resume()
+
+    def _fall_asleep(self) -> None:
+        self._close_nvml()
+        if self._scheduler is not None:
+            self._scheduler.pause()
+        self._set(self._last.asleep())
+        _log(self._last)
+
+    @property
+    def _is_asleep(self) -> bool:
+        return self._last.state is GpuState.ASLEEP
+
+    @property
+    def _max_wait_seconds(self) -> float | None:
+        if self._is_asleep:
+            return None
+        return MAX_MISSED_POLLS * self._poll_seconds if self._scheduler else IDLE_SECONDS
 
     def _reading(self) -> GpuSnapshot:
         began = time.monotonic()
         try:
             snapshot = self._read()
             self._history.add(snapshot.gpus)
-            if self._must_probe_engine(snapshot):
+            if self._engine.is_due(snapshot, self._last.as_awake().has_usable_gpu):
                 self._publish_during_probe(snapshot)
-                self._engine_problem, self._probed_at = self._probe_engine(), time.monotonic()
+                self._engine.ask(snapshot, self._read_during_probe)
                 snapshot = self._read()  # the first one is as old as the probe took
         except Exception as error:  # a bug, here or in nvidia-ml-py
             log.exception("the GPUs could not be read")
             snapshot = GpuSnapshot(GpuState.FAILED, began, problem=f"internal error: {error}")
         return self._completed(snapshot)
 
-    def _must_probe_engine(self, snapshot: GpuSnapshot) -> bool:
-        before, self._uuids = self._uuids, {gpu.uuid for gpu in snapshot.gpus}
-        is_wanted, self._is_probe_wanted = self._is_probe_wanted, False
-        is_retry_due = self._engine_problem and time.monotonic() - self._probed_at >= PROBE_AGAIN_SECONDS
-        return bool(self._uuids) and bool(self._uuids != before or is_retry_due or is_wanted)
+    def _read_during_probe(self) -> None:
+        self._publish_during_probe(self._read())
 
     def _publish_during_probe(self, snapshot: GpuSnapshot) -> None:
-        """With GPUs published before: the new reading. Otherwise still none, marked as not overdue."""
-        if self._last.gpus:
+        """With GPUs published before: the new reading; with another engine as not read yet, so that loads wait.
+        Otherwise still none. Both are marked as not overdue."""
+        if self._last.gpus and self._engine.is_replaced:
+            self._set(replace(snapshot, state=GpuState.UNREAD, poll_seconds=None))
+        elif self._last.gpus:
             self._set_and_log(self._completed(snapshot))
         else:
             self._set(replace(self._last, poll_seconds=None))
 
     def _completed(self, snapshot: GpuSnapshot) -> GpuSnapshot:
         if snapshot.gpus:
-            return replace(snapshot, engine_problem=self._engine_problem)
+            return self._engine.completed(snapshot)
         return replace(snapshot, expected=self._expected(self._history))
 
     def _is_worth_polling(self, snapshot: GpuSnapshot) -> bool:
@@ -178,7 +213,7 @@ def _log(snapshot: GpuSnapshot) -> None:
     for complaint in snapshot.problems:
         log.warning("gpus state=%s %s", snapshot.state, complaint)
     if snapshot.gpus:
-        names = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in snapshot.gpus)
+        names = ", ".join(f"{gpu.index}: {gpu.name}{' (unified memory)' * gpu.is_unified}" for gpu in snapshot.gpus)
         log.info("gpus state=%s driver=%s gpus=[%s]", snapshot.state, snapshot.driver_version, names)
     elif not snapshot.problems:
         level = logging.WARNING if snapshot.state is GpuState.NO_PACKAGE else logging.INFO

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 SPARE = 64  # connections beyond the limit: those within it may all be busy for a moment
 BATCH = 32  # closed at once, so that a flood costs one search per batch
 OTHERS_SHARE = 512  # connections that one address alone cannot take
-MIN_IDLE_SECONDS = 0.1  # a connection that has just become idle is still the thread's that served it
+MIN_IDLE_SECONDS = 0.1  # many clients send their next request at once
 _LAST = {Phase.UNREAD, Phase.LINGERING}  # an answer may be on its way
 
 

@@ -24,6 +24,7 @@ from app.errors import Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_worker.accepting import Acceptor
 from workers.gunicorn_worker.connection_limit import ConnectionLimit, OpenConnections, max_connections
 from workers.gunicorn_worker.error_answers import send_error
+from workers.gunicorn_worker.permits import RequestPermits
 from workers.gunicorn_worker.receiving import ClientConnection, Head, Phase
 from workers.gunicorn_worker.request_handler import After, RequestHandler
 from workers.gunicorn_worker.request_threads import RequestThreads
@@ -37,9 +38,6 @@ STOPPING_LINGER_SECONDS = 0.2  # instead, when stopping; also for a request in t
 LAST_WAIT_SECONDS = 2.0  # when stopping, for clients that do not read
 MAX_SWEEP_SECONDS = 1.0  # between two sweeps, and so between two heartbeats
 MIN_SWEEP_SECONDS = 0.05
-HEALTH = (b"GET /health ", b"GET /livez ", b"GET /readyz ")
-MAX_WAITING_HEALTH_CHECKS = 32
-EVICTIONS_LOG_SECONDS = 10.0
 ONCE = select.EPOLLIN | select.EPOLLONESHOT
 ONCE_WRITABLE = select.EPOLLOUT | select.EPOLLONESHOT
 
@@ -50,8 +48,7 @@ class ConnectionLoop:
     def __init__(self, listeners: Sequence[socket.socket], cfg: Config, timeouts: WorkerTimeouts) -> None:
         self._timeouts = timeouts
         self._keepalive_seconds = cfg.keepalive
-        self._threads = threading.BoundedSemaphore(cfg.threads)
-        self._health_checks = threading.BoundedSemaphore(MAX_WAITING_HEALTH_CHECKS)
+        self._permits = RequestPermits(cfg.threads)
         self._request_threads = RequestThreads(cfg.threads)
         self._request_threads.submit(bool)  # start one thread now, in case no thread can be started later
         self._epoll = select.epoll()
@@ -61,12 +58,12 @@ class ConnectionLoop:
         self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = (
             queue.SimpleQueue()
         )  # filled by request threads
+        self._handover = threading.Lock()  # between a request thread that gives back a connection, and its close
         self._is_draining = False  # written only by `begin_drain`
         self._is_stopping = False  # written only by `stop`
         # Only the main thread writes the fields below.
         self._connections = OpenConnections(ConnectionLimit.of(max_connections(cfg.worker_connections)))
         self._sweep_at = 0.0
-        self._evicted_logged_at = -math.inf
 
     def begin_drain(self) -> None:
         """Add `Connection: close` to every answer from now on. Async-signal-safe."""
@@ -120,14 +117,12 @@ class ConnectionLoop:
         self._await_head(conn)  # its request has usually arrived already
 
     def _evict(self, evicted: list[ClientConnection]) -> None:
+        problem = Overloaded("too many connections; this one had waited longest")
         for conn in evicted:
+            self.refusals.note(problem, conn.address, time.monotonic())
             if conn.phase is Phase.HEAD and conn.received:
-                send_error(conn.sock, Overloaded("too many connections; this one had waited longest"))
+                send_error(conn.sock, problem)
             self._close(conn)
-        now = time.monotonic()
-        if now - self._evicted_logged_at >= EVICTIONS_LOG_SECONDS:
-            self._evicted_logged_at = now
-            log.warning("connection limit: closed %d waiting ones client=%s", len(evicted), evicted[0].address)
 
     def _on_event(self, conn: ClientConnection) -> None:
         match conn.phase:
@@ -176,7 +171,7 @@ class ConnectionLoop:
             self._enter(conn, Phase.UNREAD, self._timeouts.send_timeout_seconds)
             self._watch(conn, ONCE_WRITABLE)
             return
-        permit = self._admit(conn)
+        permit = self._permits.take(conn.received)
         if permit is None:
             self._refuse(conn, Overloaded("every request thread is busy"))
             return
@@ -185,18 +180,6 @@ class ConnectionLoop:
             self._request_threads.submit(functools.partial(self._serve, conn, permit))
         except RuntimeError as error:  # no new thread can be started: the next free one takes it
             self.refusals.note(Overloaded(f"a request waits for a thread: {error}"), conn.address, time.monotonic())
-
-    def _admit(self, conn: ClientConnection) -> threading.Semaphore | None:
-        """The permit that the request holds until it is answered; None if it is rejected.
-
-        A limited number of health checks may wait for a thread. They get one soon: requests that wait for models leave
-        some threads free, and rejecting a request is quick.
-        """
-        if self._threads.acquire(blocking=False):
-            return self._threads
-        if conn.received.startswith(HEALTH) and self._health_checks.acquire(blocking=False):
-            return self._health_checks
-        return None
 
     def _serve(self, conn: ClientConnection, permit: threading.Semaphore) -> None:
         """Answer the request and hand the connection back. Runs on a request thread."""
@@ -211,10 +194,11 @@ class ConnectionLoop:
 
     def _give_back(self, conn: ClientConnection, after: After) -> None:
         if after is After.KEEP and not conn.received and not self._is_stopping:
-            conn.since = time.monotonic()
-            conn.deadline = conn.since + self._keepalive_seconds
-            conn.phase = Phase.IDLE  # from here on the main loop owns it
-            self._watch(conn)
+            with self._handover:
+                conn.since = time.monotonic()
+                conn.deadline = conn.since + self._keepalive_seconds
+                conn.phase = Phase.IDLE  # from here on the main loop may close it
+                self._watch(conn)
         else:
             self._served.put((conn, after))
             os.eventfd_write(self._wakeup, 1)
@@ -256,7 +240,8 @@ class ConnectionLoop:
             self._close(conn)
 
     def _close(self, conn: ClientConnection) -> None:
-        self._connections.close(conn)
+        with self._handover:  # the thread that made it idle may not have finished with its socket
+            self._connections.close(conn)
 
     def _sweep(self) -> None:
         """Send the heartbeat, and end connections whose deadline has passed."""

@@ -51,7 +51,7 @@ class ProxyWorker(Worker):
 
     def load_wsgi(self) -> None:
         """Start the service and the Flask application; our signal handlers are already installed."""
-        service, self.application = self.app.load_service()
+        service, self.application = self.app.load_service(self.loop.refusals)
         self.control.serve(service)
         warn_if_untested()
 

@@ -66,10 +66,10 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class ModelHistory:
-    """A snapshot of the history of one model, and of all overheads."""
+    """A snapshot of the history of one model with one build of the engine, and of the overheads of that build."""
 
     rows: Mapping[str, _Row]  # by the start's key
-    overheads: Mapping[str, int]  # bytes besides the buffers, by GPU model, and of RAM (HOST)
+    overheads: Mapping[str, int]  # bytes besides the buffers of this build, by GPU model, and of RAM (HOST)
 
     def estimate(self, start: Start) -> Estimate | None:
         """The measured memory of this start, or else the projected; None if it is new."""
@@ -92,6 +92,9 @@ class ModelHistory:
         return replace(memory, overhead_bytes=overhead_bytes)
 
 
+NO_HISTORY = ModelHistory({}, {})
+
+
 def start_of(model: Model, engine: EngineFacts, gpus: tuple[str, ...] = ()) -> Start:
     """The key of `model` in the history: equal for the same, unchanged file with the same settings.
 
@@ -110,7 +113,7 @@ class History:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._rows: dict[str, _Row] = {}  # by key, oldest first; under the lock
-        self._overheads: Mapping[str, int] | None = None  # of these rows, computed on demand; under the lock
+        self._overheads: dict[str, Mapping[str, int]] = {}  # of these rows, by engine, on demand; under the lock
         self._lock = threading.Lock()
         self._unwritten: queue.SimpleQueue[_Row | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_rows, name="history", daemon=True)
@@ -118,7 +121,7 @@ class History:
     def start(self) -> None:
         """Read the file, then start the thread that writes it."""
         with self._lock:
-            self._rows, self._overheads = {row.start.key: row for row in self._read()}, None
+            self._rows, self._overheads = {row.start.key: row for row in self._read()}, {}
         self._thread.start()
 
     def close(self, timeout: float = 1.0) -> None:
@@ -126,20 +129,21 @@ class History:
         self._unwritten.put(None)
         self._thread.join(timeout)
 
-    def of_model(self, model: str) -> ModelHistory:
-        """The history of the model with this path."""
+    def of_model(self, model: str, engine: str) -> ModelHistory:
+        """The history of the model with this path. `engine`: EngineFacts.identity."""
         with self._lock:
-            rows = {key: row for key, row in self._rows.items() if row.start.model == model}
-            if self._overheads is None:
-                self._overheads = _overheads_of(self._rows.values())
-            return ModelHistory(rows, self._overheads)
+            same_build = {key: row for key, row in self._rows.items() if row.start.engine == engine}
+            if engine not in self._overheads:
+                self._overheads[engine] = _overheads_of(same_build.values())
+            rows = {key: row for key, row in same_build.items() if row.start.model == model}
+            return ModelHistory(rows, self._overheads[engine])
 
     def estimate(self, start: Start) -> Estimate | None:
         """The measured memory of this start, or else the projected; None if it is new."""
-        return self.of_model(start.model).estimate(start)
+        return self.of_model(start.model, start.engine).estimate(start)
 
     def with_overheads(self, start: Start, need: Estimate) -> Estimate:
-        return self.of_model(start.model).with_overheads(need, start.gpus, start.key)
+        return self.of_model(start.model, start.engine).with_overheads(need, start.gpus, start.key)
 
     def remember(
         self, start: Start, need: Estimate, nvml_bytes: Mapping[int, int] | None = None, is_measured: bool = True
@@ -149,7 +153,7 @@ class History:
         devices = tuple(_with_overhead_of(device, (nvml_bytes or {}).get(n)) for n, device in enumerate(need.devices))
         row = _Row(start, int(time.time()), is_measured, replace(need, devices=devices))
         with self._lock:
-            self._overheads = None
+            self._overheads.pop(start.engine, None)
             self._rows.pop(start.key, None)
             self._rows[start.key] = row
             while len(self._rows) > MAX_ROWS:

@@ -48,13 +48,20 @@ class Measurement:
         if loaded is None or not self._is_complete or not self._matches_placement(loaded.need):
             return
         # Buffers may not be touched yet, so the difference may be below what the process held without any.
-        overhead_bytes = max(self._base_bytes, process_bytes(pid) - loaded.unmapped_bytes)
+        held = self._without_gpu_buffers(process_bytes(pid) - loaded.unmapped_bytes, loaded.need)
+        overhead_bytes = max(self._base_bytes, held)
         host = replace(loaded.need.host, overhead_bytes=overhead_bytes)
         self._history.remember(self._start, replace(loaded.need, host=host), nvml_bytes)
         need = self._history.estimate(self._start)
         assert need is not None
         self._log("measured", need)
         self._post(ev.Measured(self._server.id, self._server.placement.booking_for(need), time.monotonic()))
+
+    def _without_gpu_buffers(self, held_bytes: int, need: Estimate) -> int:
+        """Of a process's RAM. Where a GPU uses RAM as its memory, its buffers may count as the process's own, and they
+        are booked on the GPU."""
+        on_gpus = sum(device.total_bytes for device in need.devices)
+        return held_bytes - on_gpus if self._server.placement.unified and held_bytes >= on_gpus else held_bytes
 
     @property
     def reports_no_gpu(self) -> bool:

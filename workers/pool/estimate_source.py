@@ -5,29 +5,36 @@ The only place that chooses where these numbers come from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from app.entities.launch import EngineFacts, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
+from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.launch.command_line import avoid_known_crash, launch_with_options
 from app.use_cases.model_shape.shape import ModelShape
-from app.use_cases.placement.request import PlacementRequest
+from app.use_cases.placement.request import FoundContexts, PlacementRequest
 from workers.catalog.companion_files import CompanionFiles
 from workers.catalog.model_headers import ModelHeaders
-from workers.measurement.history import History, start_of
+from workers.measurement.history import NO_HISTORY, History, start_of
 
 
 class EstimateSource:
     """Makes placement requests, on the thread of the request that may have to load a model."""
 
-    def __init__(self, history: History, engine: EngineFacts | None, shapes: ModelHeaders[ModelShape]) -> None:
+    def __init__(
+        self, history: History, engine: Callable[[], EngineFacts | None], shapes: ModelHeaders[ModelShape]
+    ) -> None:
+        """`engine` returns the engine as it is now, None without one that works; it may take seconds."""
         self._history = history
         self._engine = engine
         self._shapes = shapes
         self._companions = CompanionFiles()
+        # By path, with what they were found for; any thread may replace an entry, at worst one is found twice.
+        self._contexts: dict[str, tuple[ModelShape, Companions, FoundContexts]] = {}
 
     def placement_request(self, model: Model) -> PlacementRequest:
         """What placing the model depends on. The result reads no file later, and its estimates never change.
@@ -35,8 +42,8 @@ class EstimateSource:
         Raises the ProxyError of a model that cannot be served."""
         model = self.as_started(model)
         shape, companions = self._shapes.get(model.path), self._companions.read(model.launch)
-        learned = self._history.of_model(model.path)
-        engine = self._engine
+        engine = self._engine()
+        learned = self._history.of_model(model.path, engine.identity if engine else "")
 
         def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
             if engine is not None and learned.rows:
@@ -45,7 +52,21 @@ class EstimateSource:
                     return known
             return learned.with_overheads(estimate_memory(shape, options, 0, companions), gpus)
 
-        return PlacementRequest(shape, model.launch.options, estimate, model.constraints)
+        def without_history(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
+            return NO_HISTORY.with_overheads(estimate_memory(shape, options, 0, companions), gpus)
+
+        return PlacementRequest(
+            *(shape, model.launch.options, estimate, model.constraints),
+            estimate_without_history=without_history,
+            found_contexts=self._found_contexts(model.path, shape, companions),
+        )
+
+    def _found_contexts(self, path: str, shape: ModelShape, companions: Companions) -> FoundContexts:
+        """Those found before for these files, unless they have changed."""
+        known = self._contexts.get(path)
+        if known is None or known[0] is not shape or known[1] != companions:
+            known = self._contexts[path] = shape, companions, {}
+        return known[2]
 
     def as_started(self, model: Model) -> Model:
         """The model with the settings it is actually started with, which avoid the engine's known faults."""

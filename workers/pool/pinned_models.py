@@ -57,6 +57,7 @@ class PinnedModelsCheck:
 
     def certain_errors(self, gpus: GpuSnapshot) -> tuple[str, ...]:
         """Why the pinned models do not fit together on these GPUs; publishes nothing. Raises OSError."""
+        gpus = gpus.as_awake()
         if not is_capacity_known(gpus, self._limits.cpu_fallback):
             return ()
         return pinned_problems(self._pinned, self._empty_world(gpus))

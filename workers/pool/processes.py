@@ -38,9 +38,9 @@ class Processes:
 
     def start(self, server: Server) -> None:
         log.info(
-            "spawn server=%d model=%s device=%s book_mib=%d confidence=%s",
+            "spawn server=%d model=%s device=%s book_mib=%d confidence=%s ctx_size=%d",
             *(server.id, server.model.name, server.placement.device, server.expected_bytes >> 20),
-            server.placement.estimate.confidence,
+            *(server.placement.estimate.confidence, server.placement.ctx_size),
         )
         try:
             self._processes[server.id] = self._spawn(server, self._post)

@@ -52,7 +52,7 @@ class Relay:
         mover: StreamMover,
         is_closing: Callable[[], bool],
         has_ended: Callable[[int], bool],
-        why_ended: Callable[[int], ServerEnding | None] = lambda server: None,
+        why_ended: Callable[[int], ServerEnding | None],
     ) -> None:
         self._first_byte_seconds = first_byte_seconds  # this and the next: replaced by a reload
         self._stall_seconds = stall_seconds

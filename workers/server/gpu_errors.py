@@ -22,6 +22,8 @@ _NOT_ALLOCATED = re.compile(
     rf"{_LINE_START}\w+: allocating [\d.]+ MiB on device (\d{{1,2}}): (cudaMalloc failed: (?!{_NO_MEMORY}).+)$"
 )
 _VULKAN_LOST = re.compile(r"\s*what\(\):\s+(vk::\S+: ErrorDeviceLost)")
+# Errors of other kinds may be due to a model or a request, as "an illegal memory access was encountered".
+_OF_CARD = re.compile("ECC error|NVLink error|hardware|no kernel image|busy or unavailable|no CUDA-capable")
 # It then computes on the CPU.
 _NOT_INITIALIZED = re.compile(rf"{_LINE_START}\w+: (failed to initialize CUDA: .+)$")
 _LAYERS_IGNORED = re.compile(
@@ -67,7 +69,13 @@ def find_gpu_failure(lines: Iterable[str]) -> GpuFailure | None:
             words, device = found[1], None
         elif words and device is None and (found := _CURRENT_DEVICE.match(line)):
             device = int(found[1])
-    return GpuFailure(with_advice(words), device=device) if words else None
+    return GpuFailure(with_advice(words), device=device, is_of_card=bool(_OF_CARD.search(words))) if words else None
+
+
+def find_cuda_error(lines: Iterable[str]) -> str:
+    """Why CUDA could not be initialized, with advice; "" if it was, or if the engine has none."""
+    found = next((found for line in lines if (found := _NOT_INITIALIZED.match(line))), None)
+    return with_advice(found[1]) if found else ""
 
 
 class GpuUse:

@@ -30,22 +30,21 @@ JOIN_SECONDS = 1.0  # for a thread that waits for an answer of a process that ha
 class KeptCaches:
     """Decides which servers keep their KV cache."""
 
-    def __init__(self, files: SlotFiles, engine: EngineFacts, env: Mapping[str, str]) -> None:
+    def __init__(self, files: SlotFiles, env: Mapping[str, str]) -> None:
         self._files = files
-        self._engine = engine
         self._env = env
 
-    def prepare(self, server: Server, wake: Callable[[], None]) -> KeptCache | None:
+    def prepare(self, server: Server, engine: EngineFacts, wake: Callable[[], None]) -> KeptCache | None:
         """The cache of a server that is about to start; None if it is not kept, by the settings or because the engine
         or the disk does not allow it. `wake` is called when a restore or save has ended."""
         model = server.model
         if not model.keep_kv_cache:
             return None
-        if OPTION not in self._engine.flags:
+        if OPTION not in engine.flags:
             log.info("kv cache not kept model=%s: this llama-server has no %s", model.name, OPTION)
             return None
         stamps = [stamp_of(path) for path in (model.path, model.launch.mmproj) if path]
-        start = start_digest(model, self._engine, self._env, stamps)
+        start = start_digest(model, engine, self._env, stamps)
         try:
             folder = self._files.folder(model.name)
             taken = self._files.take(model.name, start, server.slots)

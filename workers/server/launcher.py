@@ -19,10 +19,10 @@ from workers.server.orphans import PidRecords
 
 @dataclass
 class Launcher:
-    """Starts llama-servers with one engine. `as_started` returns a model with the settings it is really started with,
-    `gpus` the last snapshot of the GPUs."""
+    """Starts llama-servers. `engine` returns the engine as it is now, which may take seconds, or raises OSError;
+    `as_started` returns a model with the settings it is really started with, `gpus` the last snapshot of the GPUs."""
 
-    engine: EngineFacts
+    engine: Callable[[], EngineFacts]
     env: Mapping[str, str]  # the whole environment of the processes
     records: PidRecords
     history: History
@@ -40,11 +40,12 @@ class Launcher:
         process.start()
         return process
 
-    def must_use_gpus(self, server: Server) -> bool:
+    @staticmethod
+    def must_use_gpus(server: Server, engine: EngineFacts) -> bool:
         """Whether it was placed on GPUs. The embedded engine has none of its own; only tests place it there."""
-        return not server.placement.is_on_cpu and self.engine.kind is not EngineKind.EMBEDDED
+        return not server.placement.is_on_cpu and engine.kind is not EngineKind.EMBEDDED
 
-    def measurement(self, server: Server, post: Callable[[ev.Event], None]) -> Measurement:
+    def measurement(self, server: Server, engine: EngineFacts, post: Callable[[ev.Event], None]) -> Measurement:
         """For one attempt to start the server."""
-        start = start_of(server.model, self.engine, server.placement.names)
-        return Measurement(server, start, self.history, post, logs_json="--log-jsonl" in self.engine.flags)
+        start = start_of(server.model, engine, server.placement.names)
+        return Measurement(server, start, self.history, post, logs_json="--log-jsonl" in engine.flags)

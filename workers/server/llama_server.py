@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from app.entities.launch import EngineFacts
 from app.entities.server import Server
 from app.use_cases.launch.command_line import ANY_PORT, launch_on
 from app.use_cases.scheduling import events as ev
@@ -116,14 +117,18 @@ class LlamaServer:
         Another process may take its port, and llama.cpp may abort on a saved KV cache: both cost a new attempt, not
         the load.
         """
+        try:
+            engine = self._launcher.engine()
+        except OSError as error:
+            return True, str(error), None
         model = self._launcher.as_started(self._server.model)
         launch = launch_on(model.launch, self._server.placement)
         self._server = replace(self._server, model=replace(model, launch=launch))
-        self._cache = self._launcher.caches.prepare(self._server, self._orders.wake)
+        self._cache = self._launcher.caches.prepare(self._server, engine, self._orders.wake)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             self._process = None
             try:
-                self._process = process = self._spawn()
+                self._process = process = self._spawn(engine)
             except (OSError, ValueError) as error:
                 return True, str(error), None
             process.watch()
@@ -137,9 +142,10 @@ class LlamaServer:
         log.log(level, "exited server=%d model=%s %s", self._server.id, self._server.model.name, how)
         return False, f"{process.problem or how}\n{errors}", code
 
-    def _spawn(self) -> ServerProcess:
+    def _spawn(self, engine: EngineFacts) -> ServerProcess:
         port = free_port() if self._launcher.needs_fixed_ports else ANY_PORT
-        return ServerProcess(self._launcher, self._server, self._post, self._orders, self._cache, self.api_key, port)
+        about = self._launcher, engine, self._server
+        return ServerProcess(*about, self._post, self._orders, self._cache, self.api_key, port)
 
     def _prepare_retry(self, errors: str) -> bool:
         """Whether another attempt may succeed, by the error lines of the last one."""

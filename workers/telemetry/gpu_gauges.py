@@ -1,4 +1,5 @@
-"""The GPU metrics of /metrics, from the last reading. While NVML hangs, values are left out instead of repeated."""
+"""The GPU metrics of /metrics, from the last reading. While NVML hangs or is closed, values are left out
+instead of repeated."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
     ("memory_total_bytes", "Total GPU memory.", lambda gpu: gpu.total_bytes),
     ("memory_used_bytes", "GPU memory in use by all processes.", lambda gpu: gpu.used_bytes),
     ("memory_free_bytes", "Free GPU memory.", lambda gpu: gpu.free_bytes),
+    ("memory_unified", "1 if the GPU's memory is the machine's RAM, else 0.", lambda gpu: float(gpu.is_unified)),
     ("utilization_ratio", "GPU utilization (0 to 1).", lambda gpu: _ratio(gpu.utilization_percent)),
     ("temperature_celsius", "GPU temperature.", lambda gpu: gpu.temperature_celsius),
     ("power_watts", "GPU power draw.", lambda gpu: gpu.power_watts),
@@ -36,7 +38,8 @@ class GpuGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         pool = self._store.pool
         snapshot = pool.gpus.as_of(time.monotonic())
-        current = replace(snapshot, gpus=()) if snapshot.state is GpuState.HUNG else snapshot
+        is_current = snapshot.state not in (GpuState.HUNG, GpuState.ASLEEP)
+        current = snapshot if is_current else replace(snapshot, gpus=())
         yield from _values(current.gpus)
         yield _claimed(current, pool)
         info = GaugeMetricFamily(f"{_PREFIX}info", "GPU metadata.", labels=[*_LABELS, "name", "pci_bus"])

@@ -22,10 +22,19 @@ class GpuSettings(Section):
         le=3600,
         description="Polling interval of the GPUs. A machine without GPUs is polled once a minute.",
     )
+    idle_close_seconds: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "Close NVML when no model has used or needed the GPUs for so long: an open NVML alone keeps a GPU awake. "
+            "The next load opens it, which takes a second or more. null: never."
+        ),
+    )
     reserve: MemoryByGpu = Field(
         ByteSize(DEFAULT_RESERVE_BYTES),
         description=(
-            "Memory left free on each GPU. 0: use all of it. Or a size for each of some GPUs, by UUID, NVML index or "
+            "Memory left free on each GPU; by default 10 % of the RAM, at least 2 GiB, where a GPU uses that as its "
+            "memory. 0: use all of it. Or a size for each of some GPUs, by UUID, NVML index or "
             'name: {"0": "2GiB"}; the others have the default.'
         ),
     )

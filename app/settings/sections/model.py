@@ -38,7 +38,9 @@ class ModelDefaults(Section):
         "auto",
         description=(
             "Context in tokens, shared by all slots. auto: the largest of 32768, 16384, 8192 and 4096 that "
-            f"fits one free GPU, never above the model's own; in any other placement {AUTO_CTX_TOKENS}."
+            "fits an empty GPU, or the fewest that hold the model; 65536 or 131072 if the model then takes half "
+            "of it at most; never above the model's own. On the CPU: if it takes half of the RAM at most. "
+            "What is loaded makes no difference (docs/estimates.md)."
         ),
     )
     parallel: int = Field(

@@ -1,9 +1,9 @@
 """Whether a projector fits a model: both have embeddings of the same width, in values per token.
 
-llama-server ends while it loads a model and a projector that differ ("mismatch between text model and mmproj").
+llama-server exits while it loads a model and a projector that differ ("mismatch between text model and mmproj").
 Source: llama.cpp b11434, tools/mtmd/mtmd.cpp (mtmd_context), tools/mtmd/clip.cpp (clip_n_mmproj_embd, load_tensors),
 src/llama-hparams.cpp (n_embd_inp). `clip.vision.projection_dim` is not what it compares: older converters wrote the
-vision model's own there.
+vision model's own there, such as CLIP's 768.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from app.entities.gguf import GgufHeader
 from app.use_cases.model_shape.hparams import Hparams
 
-# By type: the tensor that projects, and which of its dimensions is the width. Missing types are never rejected.
+# By type: the tensor that projects, and which of its dimensions is the width.
 _MLP = "mm.2.weight", 1
 _AUDIO_MLP = "mm.a.mlp.2.weight", 1
 _FC = "mm.model.fc.weight", 1
@@ -41,13 +41,26 @@ _DEEPSTACK = re.compile(r"v\.deepstack\.([0-9]{1,4})\.")
 
 
 def projector_width(header: GgufHeader) -> int | None:
-    """The width of the embeddings that this projector produces; None if its type or its tensor is unknown."""
-    kind = next((value for key in _TYPE_KEYS if (value := header.metadata.get(key))), None)
-    name, axis = _PROJECTING.get(str(kind), ("", 0))
+    """The width of the embeddings that this projector produces; None if unknown."""
+    kind = str(next((value for key in _TYPE_KEYS if (value := header.metadata.get(key))), None))
+    if kind not in _PROJECTING:
+        return _declared_width(header)
+    name, axis = _PROJECTING[kind]
     shape = next((tensor.shape for tensor in header.tensors if tensor.name == name), ())
     if len(shape) <= axis:
         return None
-    return shape[axis] * (1 + _deepstack_layers(header)) if kind == "qwen3vl_merger" else shape[axis]
+    return shape[axis] * (1 + _deepstack_layers(header) * (kind == "qwen3vl_merger")) or None
+
+
+def _declared_width(header: GgufHeader) -> int | None:
+    """Of a type that is not listed: what llama.cpp's converter has written since it writes a type (conversion/base.py).
+
+    Deepstack multiplies it, by a rule of each type.
+    """
+    if header.metadata.get("general.type") != "mmproj" or _deepstack_layers(header):
+        return None
+    declared = header.metadata.get("clip.vision.projection_dim") or header.metadata.get("clip.audio.projection_dim")
+    return declared if type(declared) is int and declared > 0 else None
 
 
 def model_width(header: GgufHeader) -> int | None:

@@ -10,13 +10,13 @@ from app.entities.memory import Estimate
 from app.entities.placement import CPU, Card, Placement, Resident, Strategy, shared_resources_needed
 from app.use_cases.placement.cards import (
     allowed_cards,
+    can_split,
     describe_card,
     format_mib,
     placement_on,
     position_in,
     shortfall,
 )
-from app.use_cases.placement.contexts import candidate_contexts
 from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.splits import Splits
 from app.use_cases.placement.victims import (
@@ -49,20 +49,15 @@ class Candidates:
         self.options = options or estimates.request.options
         self.world = world
         self.cards = allowed_cards(world.cards, self.constraints) if self.options.n_gpu_layers else ()
-        self.free = {card.uuid: card.usable_bytes for card in self.cards} | dict(world.shared)
-        self.contexts = (options.ctx_size,) if options else candidate_contexts(estimates.request)
-        self.splits = Splits(estimates, self.cards, self.free, self.shortest_context_options)
+        own_memory = {card.uuid: card.usable_bytes for card in self.cards if not card.is_unified}
+        self.free = own_memory | dict(world.shared)
+        self.splits = Splits(estimates, self.cards, self.free, self.options)
         self.considered: list[str] = []
-        self._on_one_card: dict[tuple[str, int], Estimate] = {}  # by product name and context
+        self._on_one_card: dict[str, Estimate] = {}  # by product name
 
     @property
     def is_cpu_only(self) -> bool:
         return not self.world.cards or not self.options.n_gpu_layers
-
-    @property
-    def shortest_context_options(self) -> ModelOptions:
-        """Used wherever a longer context would cost an eviction or a split."""
-        return replace(self.options, ctx_size=self.contexts[-1])
 
     def without_eviction(self) -> Candidate | None:
         if self.is_cpu_only:
@@ -85,88 +80,89 @@ class Candidates:
         """The placement that needs the fewest bytes, whether they are free or not; None without an allowed GPU."""
         if self.is_cpu_only:
             return self.cpu_placement()
-        on_one = (self._on_one(card, self.contexts[-1]) for card in self.cards)
+        on_one = (self._on_one(card) for card in self.cards)
         return min(on_one, key=lambda placement: placement.needed_bytes, default=None)
 
     # --- one card ------------------------------------------------------------------------------------------
 
     def on_free_card(self) -> Candidate | None:
-        """The highest-ranking card that has enough memory, with the longest context that fits on any."""
-        if self.constraints.min_gpus > 1:
+        """The highest-ranking card that has enough memory."""
+        if self.constraints.min_gpus > 1 or not self.cards:
             return None
-        for ctx_size in self.contexts:
-            fitting = [card for card in self.cards if not self._missing_on(card, ctx_size)]
-            if self.cards:
-                need = self._estimate_on(self.cards[0], ctx_size).devices[0].booked_bytes
-                count = f"{len(fitting)} of {len(self.cards)} have enough free"
-                self.considered.append(f"one GPU, context {ctx_size}: needs {format_mib(need)}, {count}")
-            if fitting:
-                card = min(fitting, key=lambda card: self._rank(card, ctx_size))
-                reason = f"fits on {describe_card(card)}{self._displays_passed_over(card, fitting, ctx_size)}"
-                return Candidate(self._on_one(card, ctx_size), (), reason)
-        return None
+        fitting = [card for card in self.cards if not self._missing_on(card)]
+        need = self._estimate_on(self.cards[0]).devices[0].booked_bytes
+        count = f"{len(fitting)} of {len(self.cards)} have enough free"
+        self.considered.append(f"one GPU, context {self.options.ctx_size}: needs {format_mib(need)}, {count}")
+        if not fitting:
+            return None
+        card = min(fitting, key=self._rank)
+        reason = f"fits on {describe_card(card)}{self._displays_passed_over(card, fitting)}"
+        return Candidate(self._on_one(card), (), reason)
 
     def on_card_with_eviction(self, servers: Sequence[Resident], which: str) -> Candidate | None:
-        """With the shortest context: a longer one is never worth an eviction. `which` describes `servers`."""
+        """`which` describes `servers`."""
         if self.constraints.min_gpus > 1 or not servers:
             return None
-        options, ctx_size = [], self.contexts[-1]
+        options = []
         for card in self.cards:
-            victims = cheapest_victims(servers, self._missing_on(card, ctx_size))
-            if victims is not None and self._estimate_on(card, ctx_size).devices[0].booked_bytes <= card.total_bytes:
-                options.append(((eviction_price(victims), self._rank(card, ctx_size)), card, victims))
+            victims = cheapest_victims(servers, self._missing_on(card))
+            if victims is not None and self._estimate_on(card).devices[0].booked_bytes <= card.total_bytes:
+                options.append(((eviction_price(victims), self._rank(card)), card, victims))
         count = f"fits on {len(options)} of {len(self.cards)}"
         self.considered.append(f"one GPU after evicting {which} servers: {count}")
         if not options:
             return None
         _, card, victims = min(options, key=lambda option: option[0])
-        reason = f"fits on {describe_card(card)}{after_evicting(victims)}"
-        return Candidate(self._on_one(card, ctx_size), victims, reason)
+        return Candidate(self._on_one(card), victims, f"fits on {describe_card(card)}{after_evicting(victims)}")
 
-    def _on_one(self, card: Card, ctx_size: int) -> Placement:
-        return self._on(card, self._one_card_options(ctx_size))
+    def _on_one(self, card: Card) -> Placement:
+        return self._on(card, self._one_card_options)
 
     def _on(self, card: Card, options: ModelOptions) -> Placement:
         layers = min(options.n_gpu_layers, self._layer_count)
         return placement_on((card,), (layers,), options, self.estimates.estimate(options, (card.name,)))
 
-    def _estimate_on(self, card: Card, ctx_size: int) -> Estimate:
+    def _estimate_on(self, card: Card) -> Estimate:
         """The same for all cards of one product name."""
-        key = card.name, ctx_size
-        if key not in self._on_one_card:
-            self._on_one_card[key] = self.estimates.estimate(self._one_card_options(ctx_size), (card.name,))
-        return self._on_one_card[key]
+        if card.name not in self._on_one_card:
+            self._on_one_card[card.name] = self.estimates.estimate(self._one_card_options, (card.name,))
+        return self._on_one_card[card.name]
 
-    def _missing_on(self, card: Card, ctx_size: int) -> dict[str, int]:
+    def _missing_on(self, card: Card) -> dict[str, int]:
         """What is missing for the whole model on this card; empty if it fits."""
-        estimate = self._estimate_on(card, ctx_size)
-        needs = {card.uuid: estimate.devices[0].booked_bytes, **shared_resources_needed(estimate)}
-        return shortfall(needs, self.free)
+        estimate = self._estimate_on(card)
+        on_card, in_ram = estimate.devices[0].booked_bytes, estimate.host.booked_bytes
+        if card.is_unified:
+            return shortfall(shared_resources_needed(in_ram + on_card), self.free)
+        return shortfall({card.uuid: on_card, **shared_resources_needed(in_ram)}, self.free)
 
-    def _one_card_options(self, ctx_size: int) -> ModelOptions:
-        return replace(self.options, ctx_size=ctx_size, devices=1, tensor_split=())
+    @property
+    def _one_card_options(self) -> ModelOptions:
+        return replace(self.options, devices=1, tensor_split=())
 
     @property
     def _layer_count(self) -> int:
         """The output counts as one layer."""
         return self.estimates.request.shape.hparams.n_layer_all + 1
 
-    def _rank(self, card: Card, ctx_size: int) -> tuple[object, ...]:
-        """Sort key: preferred cards, then idle before busy ones, then those without a display, then by strategy."""
-        left = card.usable_bytes - self._estimate_on(card, ctx_size).devices[0].booked_bytes
+    def _rank(self, card: Card) -> tuple[object, ...]:
+        """Sort key: preferred cards, those with memory of their own, idle before busy ones, those without a display,
+        then by strategy."""
+        left = card.usable_bytes - self._estimate_on(card).devices[0].booked_bytes
         return (
             position_in(self.world.policy.order, card),
+            card.is_unified,
             card.is_busy,
             card.drives_display,
             left if self.world.policy.strategy is Strategy.PACK else -left,
             card.index,
         )
 
-    def _displays_passed_over(self, chosen: Card, fitting: Sequence[Card], ctx_size: int) -> str:
+    def _displays_passed_over(self, chosen: Card, fitting: Sequence[Card]) -> str:
         """Tail of a reason: the cards that would have come before the chosen one if they drove no display."""
-        rank = self._rank(chosen, ctx_size)
+        rank = self._rank(chosen)
         others = (card for card in fitting if card.drives_display and card is not chosen)
-        first = [card for card in others if self._rank(replace(card, drives_display=False), ctx_size) < rank]
+        first = [card for card in others if self._rank(replace(card, drives_display=False)) < rank]
         return f"; used last: {', '.join(map(describe_card, first))}" if first else ""
 
     # --- several cards -------------------------------------------------------------------------------------
@@ -187,10 +183,10 @@ class Candidates:
     # --- parts of the model, or all of it, in RAM ----------------------------------------------------------
 
     def with_parts_in_ram(self) -> Candidate | None:
-        """Experts, some layers or the whole model in RAM, if the settings permit; with the shortest context."""
+        """Experts, some layers or the whole model in RAM, if the settings permit."""
         cards = sorted(self.cards, key=lambda card: (-card.usable_bytes, card.index))
         if self.constraints.cpu_moe and self.constraints.min_gpus == 1 and cards:
-            without_experts = replace(self._one_card_options(self.contexts[-1]), n_cpu_moe=ALL_LAYERS)
+            without_experts = replace(self._one_card_options, n_cpu_moe=ALL_LAYERS)
             if found := self._if_it_fits(cards[0], without_experts):
                 return Candidate(found, (), f"fits on {describe_card(cards[0])} with the experts in RAM")
         if self.constraints.partial_offload and (found := self._most_layers(cards)):
@@ -202,8 +198,7 @@ class Candidates:
     def with_parts_in_ram_and_eviction(self, servers: Sequence[Resident]) -> Candidate | None:
         if not servers:
             return None
-        world, options = self.world.after_eviction(servers), self.shortest_context_options
-        found = Candidates(self.estimates, world, options).with_parts_in_ram()
+        found = Candidates(self.estimates, self.world.after_eviction(servers), self.options).with_parts_in_ram()
         victims = sufficient_victims(servers, shortfall(found.placement.needs, self.free)) if found else None
         if found is None or victims is None:
             return None
@@ -211,11 +206,11 @@ class Candidates:
 
     def _most_layers(self, cards: Sequence[Card]) -> Placement | None:
         """The most layers on GPUs: on the first card, or on as many as permitted if these hold more."""
-        splittable = [card for card in cards if not card.is_mig and card.usable_bytes > self.splits.min_overhead_bytes]
+        splittable = [card for card in cards if can_split(card) and card.usable_bytes > self.splits.min_overhead_bytes]
         splittable = splittable[: self.constraints.max_gpus]
         best = None
         if cards and self.constraints.min_gpus == 1:
-            options = self._one_card_options(self.contexts[-1])
+            options = self._one_card_options
             best = self._largest(lambda count: self._if_it_fits(cards[0], replace(options, n_gpu_layers=count)))
         if len(splittable) >= max(2, self.constraints.min_gpus):
             together = self._largest(lambda count: self.splits.over(splittable, {}, count))
@@ -247,5 +242,5 @@ class Candidates:
         return Candidate(placement, victims, f"{why}; fits in RAM{after_evicting(victims)}")
 
     def cpu_placement(self) -> Placement:
-        options = replace(self._one_card_options(self.contexts[-1]), devices=0, n_gpu_layers=0)
+        options = replace(self._one_card_options, devices=0, n_gpu_layers=0)
         return Placement((CPU,), (), 0, options.ctx_size, 0, self.estimates.estimate(options))

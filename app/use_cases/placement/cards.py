@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from app.entities.gpu import NamedGpu, names_of
-from app.entities.launch import ModelOptions
+from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import Card, Placement, PlacementConstraints
 
@@ -42,6 +42,11 @@ def unmatched_names(named: Mapping[str, Iterable[str]], gpus: Sequence[NamedGpu]
     )
 
 
+def can_split(card: Card) -> bool:
+    """Whether it can be one of a model's GPUs. llama.cpp uses an integrated GPU only where there is no other."""
+    return not (card.is_mig or card.is_unified)
+
+
 def position_in(order: Sequence[str], card: Card) -> int:
     """Index of the GPU in a preference list; its length if the GPU is not listed."""
     return next((position for position, name in enumerate(order) if matches_any(card, (name,))), len(order))
@@ -65,7 +70,20 @@ def placement_on(
         estimate=estimate,
         indices=tuple(card.index for card in cards),
         names=tuple(card.name for card in cards),
+        unified=tuple(card.uuid for card in cards if card.is_unified),
     )
+
+
+def placement_rank(placement: Placement) -> int:
+    """Lower is better: 1 is all layers on one GPU, then by number of GPUs, then with parts in RAM; the CPU is worst.
+
+    With parts of the model in RAM, the number of layers on GPUs counts first.
+    """
+    if placement.is_on_cpu:
+        return 100_000
+    is_partial = placement.n_gpu_layers < ALL_LAYERS or placement.n_cpu_moe > 0
+    in_ram = max(0, ALL_LAYERS - placement.n_gpu_layers)
+    return len(placement.uuids) + (1_000 + 50 * in_ram if is_partial else 0)
 
 
 def format_mib(size: int) -> str:

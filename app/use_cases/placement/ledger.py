@@ -2,62 +2,26 @@
 
     claim(server, device) = 0 for a reading taken after the server was ready, else max(0, booked - shown by the reading)
     usable(gpu) = min(free - claims - reserve, max_vram - all bookings on it, those of stopping servers included)
-    usable(RAM) = min(available - claims, total - all bookings)
+    usable(RAM) = min(available - claims, total - all bookings), less the reserve of a GPU that uses RAM as its memory
 
 Once its claim has ended, a server's bytes are missing from what is free, whichever process NVML attributes them to.
 Other processes need no entry: what they hold is not free. RAM has the second term because the kernel counts the pages
 of mapped files as available although a model needs them; the two terms are the resources CPU and UNBOOKED_RAM.
+
+A GPU with unified memory has none of its own: a byte booked on it is booked in RAM, and its max_vram is one of RAM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from app.entities.gpu import Gpu, GpuSnapshot
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.placement import CPU, LOAD_QUOTA, SHARED_RESOURCES, UNBOOKED_RAM, Card, GpuLimits, Resident
 from app.entities.server import Server, ServerState
+from app.use_cases.placement.releasing import ReleasingMemory, is_all_shown, shown_bytes, unseen_bytes
 
 ENDING_STATES = (ServerState.DRAINING, ServerState.STOPPING)
-RELEASE_TIMEOUT_SECONDS = 5.0  # a driver frees the memory within 0.5 to 1.5 s of a process's exit
-RELEASED_SHARE = 0.75  # of the memory: then the rest is no longer waited for
-
-
-@dataclass(frozen=True, slots=True)
-class ReleasingMemory:
-    """GPU memory of a process that has exited, not yet shown as free by NVML.
-
-    Measured by what would be free without our servers: another of them may take the memory before a reading shows it.
-    """
-
-    uuid: str
-    size_bytes: int
-    free_before: int  # free without our other servers, by a reading from before the exit
-    at: float  # monotonic seconds of the exit
-    unseen_bytes: int = 0  # what it may have allocated after the last reading before its exit
-
-    @property
-    def expires_at(self) -> float:
-        """When it is no longer waited for: another process must have taken it."""
-        return self.at + RELEASE_TIMEOUT_SECONDS
-
-    def is_pending(self, snapshot: GpuSnapshot, servers: Iterable[Server], now: float) -> bool:
-        """Whether it is still waited for: RELEASED_SHARE of it is not free yet, and it has not expired."""
-        is_read = snapshot.read_at(self.uuid) >= self.at
-        is_free = is_read and self.outstanding_bytes(snapshot, servers) <= (1 - RELEASED_SHARE) * self.size_bytes
-        return now < self.expires_at and not is_free
-
-    def claimed_bytes(self, snapshot: GpuSnapshot) -> int:
-        """What this reading shows as free although the process may have allocated it."""
-        return self.unseen_bytes if snapshot.read_at(self.uuid) < self.at else 0
-
-    def outstanding_bytes(self, snapshot: GpuSnapshot, servers: Iterable[Server]) -> int:
-        """What this reading does not show as free yet."""
-        free = _free_without(servers, snapshot, self.uuid)
-        if free is None or snapshot.read_at(self.uuid) < self.at:
-            return self.size_bytes
-        return max(0, self.size_bytes - max(0, free - self.free_before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +41,26 @@ class Ledger:
 
     def shared_free(self) -> dict[str, int]:
         """What is free of each shared resource; negative if another process took RAM that was booked."""
-        claimed = sum(self._claim(server, CPU) for server in self.servers)
+        claimed = sum(self._claim(server, each) for server in self.servers for each in server.placement.ram_devices)
+        exited = sum(each.claimed_bytes(self.gpus) for each in self._releasing_ram)
+        # The GPUs' reading of RAM is as old as what they show of processes, which reduces the claims. While they are
+        # asleep no server is on them.
+        unified = () if self.gpus.state is GpuState.ASLEEP else self._unified
+        readings = (self.memory.available_bytes, *(gpu.free_bytes for gpu in unified))
         free = {
-            CPU: self.memory.available_bytes - claimed,
-            UNBOOKED_RAM: self.memory.total_bytes - sum(server.booked.get(CPU, 0) for server in self.servers),
+            CPU: min(readings) - claimed - exited - self._ram_reserve,
+            UNBOOKED_RAM: self._ram_capacity - sum(map(_booked_ram, self.servers)),
         }
         return free if self.max_loaded is None else {**free, LOAD_QUOTA: self.max_loaded - len(self.servers)}
 
     def shared_releasing(self) -> dict[str, int]:
         """What stopping servers will release of each shared resource."""
-        return self._released_in(ServerState.STOPPING)
+        released = self._released_in(ServerState.STOPPING)
+        exited = sum(
+            each.outstanding_bytes(self.gpus, self.servers) + each.claimed_bytes(self.gpus)
+            for each in self._releasing_ram
+        )
+        return {**released, CPU: released[CPU] + exited}
 
     def shared_draining(self) -> dict[str, int]:
         """What draining servers will release of each shared resource."""
@@ -98,12 +72,12 @@ class Ledger:
 
     def shared_totals(self) -> dict[str, int]:
         """What an empty machine has of each shared resource."""
-        total = {CPU: self.memory.total_bytes, UNBOOKED_RAM: self.memory.total_bytes}
+        total = {CPU: self._ram_capacity, UNBOOKED_RAM: self._ram_capacity}
         return total if self.max_loaded is None else {**total, LOAD_QUOTA: self.max_loaded}
 
     def residents(self, now: float) -> tuple[Resident, ...]:
         """Our servers that are neither draining nor stopping. `now` in monotonic seconds."""
-        present = {gpu.uuid for gpu in self.gpus.gpus}
+        present = {gpu.uuid for gpu in self.gpus.gpus if not gpu.is_unified}
         return tuple(
             Resident(
                 server.id,
@@ -131,9 +105,10 @@ class Ledger:
         """Bytes that a running server may use on each of its devices: what it holds and what is free."""
         others = replace(self, servers=tuple(each for each in self.servers if each != server))
         shared = others.shared_free()
-        available = {CPU: min(shared[CPU] + (self._shown(server, CPU) or 0), shared[UNBOOKED_RAM])}
+        held = sum(self._shown(server, each) or 0 for each in server.placement.ram_devices)
+        available = {CPU: min(shared[CPU] + held, shared[UNBOOKED_RAM])}
         for card in others.cards():
-            if card.uuid in server.booked:
+            if card.uuid in server.booked and not card.is_unified:
                 available[card.uuid] = card.usable_bytes + (self._shown(server, card.uuid) or 0)
         return available
 
@@ -142,7 +117,42 @@ class Ledger:
         exited = sum(each.claimed_bytes(self.gpus) for each in self.releasing if each.uuid == uuid)
         return exited + sum(self._claim(server, uuid) for server in self.servers if uuid in server.booked)
 
+    @property
+    def _unified(self) -> tuple[Gpu, ...]:
+        return tuple(gpu for gpu in self.gpus.gpus if gpu.is_unified)
+
+    @property
+    def _releasing_ram(self) -> list[ReleasingMemory]:
+        unified = {gpu.uuid for gpu in self._unified}
+        return [each for each in self.releasing if each.uuid in unified]
+
+    @property
+    def _ram_reserve(self) -> int:
+        return max((self.gpu_limits.reserve_of(gpu, gpu.ram_bytes) for gpu in self._unified), default=0)
+
+    @property
+    def _ram_capacity(self) -> int:
+        """RAM for models in total."""
+        total = self.memory.total_bytes
+        return self.gpu_limits.budget(self._ram_reserve, total, 0, 0)[0] if self._unified else total
+
+    def _unified_card(self, gpu: Gpu) -> Card:
+        """What is being released of it is RAM, and counted as such."""
+        shared = self.shared_free()
+        return Card(
+            uuid=gpu.uuid,
+            name=gpu.name,
+            index=gpu.index,
+            total_bytes=self._ram_capacity,
+            usable_bytes=min(shared[CPU], shared[UNBOOKED_RAM]),
+            is_busy=self.gpu_limits.is_busy(gpu.utilization_percent or 0),
+            is_unified=True,
+            reserve_bytes=self._ram_reserve,
+        )
+
     def _card(self, gpu: Gpu) -> Card:
+        if gpu.is_unified:
+            return self._unified_card(gpu)
         ours = [server for server in self.servers if gpu.uuid in server.booked]
         booked = sum(server.booked[gpu.uuid] for server in ours)
         reserve = self.gpu_limits.reserve_of(gpu)
@@ -174,20 +184,24 @@ class Ledger:
 
     def _claim(self, server: Server, device: str) -> int:
         """What it has allocated or will allocate that the reading still shows as free; stopping does not change it."""
-        return _unseen(server, device, self._shown(server, device), self._read_at(device))
+        return unseen_bytes(server, device, self._shown(server, device), self._read_at(device))
 
     def _released_by(self, server: Server, device: str) -> int:
         """What is usable for others once it has exited."""
         if device == LOAD_QUOTA:
             return 1
         if device == UNBOOKED_RAM:
-            return server.booked.get(CPU, 0)
+            return _booked_ram(server)
+        devices = server.placement.ram_devices if device == CPU else (device,)
+        return sum(self._released_on(server, each) for each in devices)
+
+    def _released_on(self, server: Server, device: str) -> int:
         shown = self._shown(server, device)
-        if shown is None and _is_all_shown(server, self._read_at(device)):
+        if shown is None and is_all_shown(server, self._read_at(device)):
             return server.booked.get(device, 0)
         released = self._claim(server, device) + (shown or 0)
         # If max_vram limits the GPU, no more than the booking becomes usable.
-        is_bounded = device != CPU and self.gpu_limits.max_vram_bytes is not None
+        is_bounded = device not in server.placement.ram_devices and self.gpu_limits.max_vram_bytes is not None
         return min(released, server.booked.get(device, 0)) if is_bounded else released
 
     def _read_at(self, device: str) -> float:
@@ -200,53 +214,5 @@ class Ledger:
         return shown_bytes(self.gpus, device, server.pid)
 
 
-def shown_bytes(snapshot: GpuSnapshot, uuid: str, pid: int | None) -> int | None:
-    """What NVML shows for a process on a GPU; None: it does not say. In some containers pids differ."""
-    processes = next((gpu.processes for gpu in snapshot.gpus if gpu.uuid == uuid), None)
-    return None if pid is None or processes is None else processes.get(pid)
-
-
-def memory_to_release(
-    server: Server,
-    others: Collection[Server],
-    snapshot: GpuSnapshot,
-    at: float,
-    releasing: Iterable[ReleasingMemory] = (),
-) -> tuple[ReleasingMemory, ...]:
-    """What a server that exits `at` (monotonic seconds) holds on GPUs, by a reading from before.
-
-    What earlier exits have still to release there is not counted as this server's.
-    """
-    found = []
-    for gpu in snapshot.gpus:
-        free = _free_without(others, snapshot, gpu.uuid)
-        if gpu.uuid in server.booked and free is not None:
-            size = _held(server, snapshot, gpu.uuid)
-            unseen = _unseen(server, gpu.uuid, size, snapshot.read_at(gpu.uuid))
-            earlier = (each for each in releasing if each.uuid == gpu.uuid)
-            outstanding = sum(each.outstanding_bytes(snapshot, (*others, server)) for each in earlier)
-            if size or unseen:
-                found.append(ReleasingMemory(gpu.uuid, size, free + outstanding, at, unseen))
-    return tuple(found)
-
-
-def _free_without(servers: Iterable[Server], snapshot: GpuSnapshot, uuid: str) -> int | None:
-    """What would be free on a GPU without these servers, as far as the reading shows them; None: it is missing."""
-    free = next((gpu.free_bytes for gpu in snapshot.gpus if gpu.uuid == uuid), None)
-    return None if free is None else free + sum(_held(server, snapshot, uuid) for server in servers)
-
-
-def _held(server: Server, snapshot: GpuSnapshot, uuid: str) -> int:
-    shown = shown_bytes(snapshot, uuid, server.pid)
-    if shown is not None:
-        return shown
-    return server.booked.get(uuid, 0) if _is_all_shown(server, snapshot.read_at(uuid)) else 0
-
-
-def _unseen(server: Server, device: str, shown: int | None, read_at: float) -> int:
-    """The part of its booking that a reading taken at `read_at` still shows as free."""
-    return 0 if _is_all_shown(server, read_at) else max(0, server.booked.get(device, 0) - (shown or 0))
-
-
-def _is_all_shown(server: Server, read_at: float) -> bool:
-    return server.ready_at is not None and read_at > server.ready_at
+def _booked_ram(server: Server) -> int:
+    return server.placement.by_pool(server.booked)[CPU]

@@ -11,7 +11,7 @@ from app.entities.launch import ModelOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import CpuFallback, Decision, Outcome, Placement
 from app.use_cases.placement.cards import format_mib
-from app.use_cases.placement.contexts import candidate_contexts
+from app.use_cases.placement.contexts import context_steps
 from app.use_cases.placement.placement import decide
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.usable_gpus import unplaceable_reason
@@ -47,7 +47,7 @@ def _in_order(order: Iterable[str], pinned: PinnedRequests, world: World) -> Pin
         decision = decide(pinned[name], world)
         if decision.outcome is Outcome.PLACE and decision.placement:
             placements[name] = decision.placement
-            world = world.with_reservation(decision.placement, ())
+            world = world.with_pinned(decision.placement)
         else:
             unplaced[name] = decision
     return PinnedPlacements(placements, unplaced)
@@ -78,7 +78,7 @@ def auto_context_problems(pinned: PinnedRequests, world: World) -> tuple[str, ..
 
 
 def _smallest_need(request: PlacementRequest) -> PlacementRequest:
-    options = replace(request.options, ctx_size=candidate_contexts(request)[-1])
+    options = replace(request.options, ctx_size=context_steps(request)[0])
 
     def certain(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
         estimate = request.estimate_with_margin(options, gpus)

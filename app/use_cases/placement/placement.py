@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache, cached_property
 
-from app.entities.launch import ALL_LAYERS
 from app.entities.placement import (
     CPU,
     LOAD_QUOTA,
@@ -21,7 +20,8 @@ from app.entities.placement import (
     no_suggestion,
 )
 from app.use_cases.placement.candidates import Candidate, Candidates
-from app.use_cases.placement.cards import describe_card, format_mib, shortfall
+from app.use_cases.placement.cards import can_split, describe_card, format_mib, placement_rank, shortfall
+from app.use_cases.placement.contexts import choose_context, waiting_for_others, with_context_note
 from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.suggestion import find_suggestion
@@ -35,8 +35,19 @@ def decide(request: PlacementRequest, world: World) -> Decision:
     Memory being released is not free yet, but is no reason to evict another server: if it will make a better placement
     possible, the load waits for it. Draining servers may take minutes: the load waits for them only if there is no
     other placement, not even with an eviction.
+
+    With ctx_size "auto" the context is chosen first, whatever is loaded. A load that other processes leave no room for
+    waits, until the world lists their memory as taken.
     """
-    estimates = EstimateCache(request)
+    context = choose_context(request, world)
+    chosen = replace(request, options=replace(request.options, ctx_size=context.ctx_size))
+    found = _decide(EstimateCache(chosen), world)
+    if found.outcome is Outcome.REFUSE and request.constraints.has_auto_context:
+        found = waiting_for_others(found, request, world, context)
+    return with_context_note(found, request, world, context) if context.is_shortened else found
+
+
+def _decide(estimates: EstimateCache, world: World) -> Decision:
     found = _Decider(estimates, world).decide()
     if world.is_releasing and _rank(found) > 1:
         soon = _Decider(estimates, world.after_release()).decide()
@@ -64,18 +75,10 @@ def _better(now: Decision, soon: Decision, awaited: str) -> Decision:
 
 
 def _rank(decision: Decision) -> int:
-    """Rank of a placement, lower is better: 1 is all layers on one GPU, then by number of GPUs; no placement is worst.
-
-    With parts of the model in RAM, the number of layers on GPUs counts first: released memory becomes free in steps.
-    """
-    placement = decision.placement
-    if placement is None or decision.outcome is not Outcome.PLACE:
+    """Rank of the placement; none is worst. Released memory becomes free in steps: more layers are worth a wait."""
+    if decision.placement is None or decision.outcome is not Outcome.PLACE:
         return 1_000_000
-    if placement.is_on_cpu:
-        return 100_000
-    is_partial = placement.n_gpu_layers < ALL_LAYERS or placement.n_cpu_moe > 0
-    in_ram = max(0, ALL_LAYERS - placement.n_gpu_layers)
-    return len(placement.uuids) + (1_000 + 50 * in_ram if is_partial else 0)
+    return placement_rank(decision.placement)
 
 
 def _free_ram(candidates: Candidates) -> int:
@@ -173,7 +176,7 @@ class _Decider:
             reason = f"pinned models ({model_names(self._pinned)}) use up scheduling.max_loaded; raise it or unpin one"
             return self._decision(Outcome.REFUSE, reason, needed_bytes=0)
         empty = self.world.empty()
-        on_empty = Candidates(self.estimates, empty, self.candidates.shortest_context_options)
+        on_empty = Candidates(self.estimates, empty)
         is_permanent = on_empty.without_eviction() is None
         smallest = self.candidates.smallest()
         candidates, usable = (on_empty, "usable at most") if is_permanent else (self.candidates, "usable")
@@ -182,7 +185,7 @@ class _Decider:
             reason = f"{reason}; pinned models are not evicted: {model_names(self._pinned)}"
         found = self._decision(Outcome.REFUSE, reason, smallest.needed_bytes if smallest else 0)
         if smallest and _is_short_of_ram(smallest, candidates):
-            needed, free = smallest.booked_bytes[CPU], {CPU: _free_ram(self.candidates)}
+            needed, free = smallest.needs[CPU], {CPU: _free_ram(self.candidates)}
             found = replace(found, needed_bytes=needed, free_bytes=free)
         world = empty if is_permanent else evicted
         suggest = cache(lambda: find_suggestion(self.estimates, world))
@@ -196,13 +199,13 @@ class _Decider:
             present = ", ".join(map(describe_card, self.world.cards))
             return f"none of the GPUs allowed by its settings is present ({settings}); present: {present}"
         if _is_short_of_ram(smallest, candidates):
-            free = format_mib(_free_ram(candidates))
-            return f"it needs {format_mib(smallest.booked_bytes[CPU])} of RAM; {usable}: {free}"
+            free, ram = format_mib(_free_ram(candidates)), "unified memory" if smallest.unified else "RAM"
+            return f"it needs {format_mib(smallest.needs[CPU])} of {ram}; {usable}: {free}"
         cards = candidates.cards
         free = ", ".join(f"{describe_card(card)} {format_mib(max(0, card.usable_bytes))}" for card in cards)
         min_gpus = self.constraints.min_gpus
         if min_gpus > 1:
-            count = sum(not card.is_mig for card in cards)
+            count = sum(map(can_split, cards))
             few = f"only {count} {'is' if count == 1 else 'are'} available for a split"
             problem = "it does not fit on them" if count >= min_gpus else few
             return f"min_gpus is {min_gpus}, but {problem}; {usable}: {free}"

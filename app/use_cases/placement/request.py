@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from app.entities.launch import ModelOptions, Task
 from app.entities.memory import DeviceMemory, Estimate
-from app.entities.placement import PlacementConstraints
+from app.entities.placement import Placement, PlacementConstraints
 from app.use_cases.estimate.kv_cache import checkpoint_bytes
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -29,6 +29,17 @@ NO_MARGIN = LearnedMargin()
 
 
 @dataclass(frozen=True, slots=True)
+class FoundContext:
+    """The context of ctx_size "auto" on one machine, and the placement with the smallest that it chooses from."""
+
+    ctx_size: int
+    smallest: Placement
+
+
+FoundContexts = dict[tuple[object, ...], FoundContext | None]  # None: not even the smallest fits
+
+
+@dataclass(frozen=True, slots=True)
 class PlacementRequest:
     """What is to be placed: a model, its options, and a function that estimates its needs with other options.
 
@@ -40,6 +51,10 @@ class PlacementRequest:
     estimate: Callable[[ModelOptions, tuple[str, ...]], Estimate]
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     learned_margin: LearnedMargin = NO_MARGIN
+    # The estimate by the file and the settings alone; None: `estimate` is that.
+    estimate_without_history: Callable[[ModelOptions, tuple[str, ...]], Estimate] | None = None
+    # What contexts.py found by the estimate alone; the requests of one file share it.
+    found_contexts: FoundContexts = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def task(self) -> Task:
@@ -64,6 +79,15 @@ class PlacementRequest:
             return found
         devices = tuple(_with_margin(each, self.learned_margin.device_bytes) for each in found.devices)
         return replace(found, devices=devices, host=_with_margin(found.host, self.learned_margin.host_bytes))
+
+    @property
+    def has_history(self) -> bool:
+        """Whether its needs are not by the estimate alone."""
+        return self.estimate_without_history is not None or self.learned_margin != NO_MARGIN
+
+    def without_history(self) -> PlacementRequest:
+        """The same by the estimate alone, whatever earlier starts were seen to need."""
+        return replace(self, estimate=self.estimate_without_history or self.estimate, learned_margin=NO_MARGIN)
 
     def with_margin(self, learned_margin: LearnedMargin) -> PlacementRequest:
         """The same, with so much more on top."""

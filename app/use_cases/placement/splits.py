@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from app.entities.launch import ModelOptions
 from app.entities.placement import Card, Placement, Resident
-from app.use_cases.placement.cards import placement_on, shortfall
+from app.use_cases.placement.cards import can_split, placement_on, shortfall
 from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.layer_split import split_layers
 from app.use_cases.placement.victims import memory_held_by, sufficient_victims
@@ -19,14 +19,14 @@ Split = tuple[Placement, tuple[Resident, ...]]  # and the servers to evict for i
 
 
 class Splits:
-    """Finds splits over `cards`, MIG devices excepted. `free` and `held` are bytes by resource."""
+    """Finds splits over those of `cards` that can be split over. `free` and `held` are bytes by resource."""
 
     def __init__(
         self, estimates: EstimateCache, cards: Sequence[Card], free: Mapping[str, int], options: ModelOptions
     ) -> None:
         self.estimates = estimates
         self.constraints = estimates.request.constraints
-        self.cards = [card for card in cards if not card.is_mig]
+        self.cards = [card for card in cards if can_split(card)]
         self.free = free
         self.options = options
 

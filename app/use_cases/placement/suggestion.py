@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from app.use_cases.estimate.kv_cache import row_bytes
 from app.use_cases.placement.candidates import Candidates
-from app.use_cases.placement.contexts import AUTO_CONTEXTS
+from app.use_cases.placement.contexts import STEPS
 from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.world import World
 
@@ -22,11 +22,11 @@ def find_suggestion(estimates: EstimateCache, world: World) -> str:
 def _suggest_cache(estimates: EstimateCache, world: World) -> str:
     """A smaller cache type, else a shorter context, else both."""
     candidates = Candidates(estimates, world)
-    options, longest = candidates.options, candidates.contexts[-1]
+    options, longest = candidates.options, candidates.options.ctx_size
     types = [options.cache_type_k]
     if options.flash_attn != "off":
         types += [each for each in ("q8_0", "q4_0") if row_bytes(32, each) < row_bytes(32, options.cache_type_k)]
-    contexts = (longest, *(each for each in AUTO_CONTEXTS if each < longest))
+    contexts = (longest, *(each for each in reversed(STEPS) if each < longest))
     tries = [(ctx_size, cache_type) for ctx_size in contexts for cache_type in types]
     if not _fits_with(candidates, *tries[-1]):  # the smallest
         return ""
@@ -53,8 +53,7 @@ def _suggest_constraint(estimates: EstimateCache, world: World) -> str:
     }
     for setting, changed in tries.items():
         if changed != constraints:
-            options = Candidates(estimates, world).shortest_context_options
-            candidates = Candidates(EstimateCache(replace(request, constraints=changed)), world, options)
+            candidates = Candidates(EstimateCache(replace(request, constraints=changed)), world)
             if candidates.without_eviction() is not None:
                 return setting
     return ""

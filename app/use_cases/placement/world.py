@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from app.entities.placement import Card, Placement, Policy, Resident
+from app.entities.placement import CPU, Card, Placement, Policy, Resident
 from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.victims import memory_held_by
 
@@ -23,6 +23,9 @@ class World:
     releasing: Mapping[str, int] = field(default_factory=dict)  # held by stopping servers
     draining: Mapping[str, int] = field(default_factory=dict)  # held by draining servers
     totals: Mapping[str, int] = field(default_factory=dict)  # of a machine without servers or other processes
+    absent: tuple[Card, ...] = ()  # GPUs that are missing for now
+    # What nothing here can free, by GPU's UUID and of CPU: held by other processes for long, or on a missing GPU.
+    taken: Mapping[str, int] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
 
     @property
@@ -86,6 +89,19 @@ class World:
             releasing={what: releasing for what, (_, releasing, _) in rest.items()},
             draining={what: draining for what, (_, _, draining) in rest.items()},
         )
+
+    def with_pinned(self, placement: Placement) -> World:
+        """With a server in `placement` that is never evicted."""
+        return replace(self.with_reservation(placement, ()), taken=_sum(placement.booked_bytes, self.taken))
+
+    def with_others_taken(self) -> World:
+        """With everything that is neither free nor held by our servers taken for good, as if it had been for long."""
+        held, totals = memory_held_by(self.residents), self.totals
+        taken = {CPU: totals[CPU] - self.shared[CPU] - held.get(CPU, 0)} if CPU in totals else {}
+        for card in (each for each in self.cards if not each.is_unified):
+            ours = held.get(card.uuid, 0) + card.releasing_bytes + card.draining_bytes
+            taken[card.uuid] = card.total_bytes - card.usable_bytes - ours
+        return replace(self, taken={what: size for what, size in taken.items() if size > 0})
 
     def empty(self) -> World:
         """Without any servers or other processes."""

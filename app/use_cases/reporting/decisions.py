@@ -50,6 +50,8 @@ def decision_json(decision: Decision, evict: Iterable[str]) -> dict[str, object]
         "reason": decision.reason,
         "needed_bytes": decision.needed_bytes,
     }
+    if decision.shorter_ctx_size:
+        result["shorter_ctx_size"] = decision.shorter_ctx_size
     return result | {"nearest": suggestion} if (suggestion := decision.suggestion) else result
 
 
@@ -64,8 +66,14 @@ def placement_json(placement: Placement) -> dict[str, object]:
         ],
         "tensor_split": list(placement.tensor_split),
         "n_gpu_layers": placement.n_gpu_layers,
-        "ctx_size": placement.ctx_size,
+        **context_json(placement),
     }
+
+
+def context_json(placement: Placement) -> dict[str, int]:
+    """The context, and the one it would have if nobody else held memory, where it is shorter than that."""
+    full = {"full_ctx_size": placement.full_ctx_size} if placement.full_ctx_size else {}
+    return {"ctx_size": placement.ctx_size} | full
 
 
 def estimate_json(placement: Placement) -> dict[str, object]:

@@ -10,7 +10,7 @@ from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
-from app.use_cases.reporting.decisions import DecisionRecord, estimate_json, last_decision, placement_json
+from app.use_cases.reporting.decisions import DecisionRecord, context_json, estimate_json, last_decision, placement_json
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -36,7 +36,7 @@ def health(
     """The body of /health; `reasons` lists what is wrong. `now` in monotonic seconds."""
     gpus = gpus.as_of(now)
     hung = [_unresponsive(server, now) for server in pool.servers if server.unresponsive_since is not None]
-    reasons = [*([] if engine else [engine_problem]), *gpus.problems, *pins, *hung]
+    reasons = [*([engine_problem] if engine_problem else []), *gpus.problems, *pins, *hung]
     if gpus.has_usable_gpu or (gpus.problems and not gpus.engine_problem):
         reasons += dict.fromkeys(_on_cpu(server) for server in pool.servers if server.gpu_problem)
     reasons += [configuration.problem] if configuration.problem else []
@@ -53,7 +53,8 @@ def health(
         },
         "servers": [_server(s, now) for s in pool.servers],
         "waiting": len(pool.waiting),
-        "gpu_pool_status": gpu_pool_status(gpus, pool.servers, pool.limits.gpu_limits),
+        "gpu_pool_status": gpu_pool_status(gpus, pool.servers, pool.limits.gpu_limits)
+        | {"age_seconds": round(now - gpus.at, 1) if gpus.gpus else None},
     }
 
 
@@ -82,6 +83,7 @@ def _server(server: Server, now: float) -> dict[str, object]:
         "device": server.placement.device,
         "requests": len(server.leases),
         "slots": server.slots,
+        **context_json(server.placement),
         "expected_bytes": server.expected_bytes,
         "booked_bytes": dict(server.booked),
         "reported_bytes": server.reported_bytes,
@@ -146,7 +148,8 @@ def _status(model: Model, server: Server | None, pool: PoolState) -> dict[str, o
     failure = pool.failures.get(model.name)
     message = model.problem or (failure.detail if failure else "")
     failed = {"failed": True, "message": message} if message else {}
-    return {"value": value} | _instances(model, pool) | _progress(server) | failed
+    context = context_json(server.placement) if server and server.state in MODEL_STATUS else {}
+    return {"value": value} | context | _instances(model, pool) | _progress(server) | failed
 
 
 def _instances(model: Model, pool: PoolState) -> dict[str, object]:

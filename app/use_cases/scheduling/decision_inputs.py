@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from app.entities.frozen import replace
-from app.entities.placement import Resident
+from app.entities.placement import Decision, Outcome, Resident
 from app.entities.server import Server
 from app.use_cases.placement.ledger import Ledger
+from app.use_cases.placement.placement import decide
 from app.use_cases.placement.request import NO_MARGIN, PlacementRequest
 from app.use_cases.placement.world import World, world_of
 from app.use_cases.scheduling.card_failures import cards_tried
@@ -13,6 +14,7 @@ from app.use_cases.scheduling.demand import expected_load_seconds, request_rate
 from app.use_cases.scheduling.evaluation import Facts, server_states
 from app.use_cases.scheduling.fairness import is_abandoned_load
 from app.use_cases.scheduling.load_balancing import is_surplus
+from app.use_cases.scheduling.other_processes import absent_cards, taken_bytes
 from app.use_cases.scheduling.pool_state import PoolState, Waiter
 
 
@@ -23,6 +25,14 @@ def request_with_margin(state: PoolState, waiter: Waiter) -> PlacementRequest:
     for margins in (state.learned_margins, state.runtime_margins):
         request = request.with_margin(margins.get(name, NO_MARGIN))
     return request
+
+
+def decide_load(state: PoolState, waiter: Waiter, world: World) -> Decision:
+    """On other GPUs than those on which the model's last load failed, if there are any for it."""
+    request = request_with_margin(state, waiter)
+    elsewhere = request_elsewhere(state, request, waiter.model.name)
+    decision = decide(elsewhere, world)
+    return decide(request, world) if elsewhere is not request and decision.outcome is Outcome.REFUSE else decision
 
 
 def request_elsewhere(state: PoolState, request: PlacementRequest, model: str) -> PlacementRequest:
@@ -56,7 +66,8 @@ def busy_servers(state: PoolState) -> frozenset[int]:
 
 def current_world(state: PoolState, now: float) -> World:
     """The machine by the last readings and the ledger, without what evicting its servers would cost."""
-    return world_of(current_ledger(state), state.limits.policy, now, uses_gpus=state.gpus.as_of(now).has_usable_gpu)
+    world = world_of(current_ledger(state), state.limits.policy, now, uses_gpus=state.gpus.as_of(now).has_usable_gpu)
+    return replace(world, absent=absent_cards(state, world.cards), taken=taken_bytes(state, now))
 
 
 def world_with_eviction_costs(state: PoolState, now: float) -> World:

@@ -29,6 +29,7 @@ class StopReason(enum.StrEnum):
     ABANDONED = "abandoned"  # it only generates for clients that have disconnected
     HUNG = "hung"  # it does not respond
     MEMORY_EXCEEDED = "memory_exceeded"  # it held far more RAM than was booked
+    GPU_UNUSED = "gpu_unused"  # it was placed on GPUs, and computes on the CPU
     GPU_USABLE = "gpu_usable"  # it is on the CPU, and its model can be placed on a GPU again
     SHUTDOWN = "shutdown"
 

@@ -143,6 +143,7 @@ class GpuFailure:
     detail: str  # the engine's words
     is_unused: bool = False  # it ran, and used none: the model was on the CPU
     device: int | None = None  # the one that failed, by its place among the server's GPUs; None: not told
+    is_of_card: bool = False  # no request and no model can cause it
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,13 @@ class GpusPolled:
     """The GPUs were read; the snapshot says why if there are none."""
 
     gpus: GpuSnapshot
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReplaced:
+    """New servers are started with another build of the engine; what earlier ones needed says nothing about it."""
+
     at: float
 
 
@@ -228,6 +236,7 @@ Event = (
     | MemoryRead
     | MemoryReadFailed
     | GpusPolled
+    | EngineReplaced
     | Reconfigured
     | Tick
     | Drain

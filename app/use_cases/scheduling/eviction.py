@@ -17,14 +17,12 @@ from app.entities.frozen import replace
 from app.entities.placement import Decision, Outcome, Placement
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
-from app.use_cases.placement.placement import decide
 from app.use_cases.placement.world import World
 from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.decision_inputs import (
     busy_servers,
     current_facts,
-    request_elsewhere,
-    request_with_margin,
+    decide_load,
     world_with_eviction_costs,
 )
 from app.use_cases.scheduling.effects import Decided, Effect, StopReason
@@ -36,6 +34,7 @@ from app.use_cases.scheduling.fairness import (
     starvation_at,
     waiting_loads,
 )
+from app.use_cases.scheduling.other_processes import next_standing_at
 from app.use_cases.scheduling.pool_state import (
     DRAINING,
     READY,
@@ -51,6 +50,7 @@ from app.use_cases.scheduling.pool_state import (
 from app.use_cases.scheduling.rejection import gpu_problem, refusal_for
 
 MAX_EVALUATED_LOADS = 8  # in one step: a decision takes milliseconds
+OTHERS_POLL_SECONDS = 5.0  # between two looks at what other processes hold, for a load that waits for them
 MIN_REEVALUATION_SECONDS = 0.05  # between two evaluations for nothing but a server that became idle
 
 
@@ -154,12 +154,12 @@ class _Decider:
         world = self._world_of(state)
         for place, victims in self._reservations:
             world = world.with_reservation(place, victims)
-        request = request_with_margin(state, waiter)
-        elsewhere = request_elsewhere(state, request, waiter.model.name)
-        decision = decide(elsewhere, world)
-        if elsewhere is not request and decision.outcome is Outcome.REFUSE:
-            decision = decide(request, world)  # there is no other card for it
-        if decision.outcome is Outcome.REFUSE and not decision.is_permanent and self._reservations:
+        decision = decide_load(state, waiter, world)
+        if decision.shorter_ctx_size and is_starving(state, waiter, self._now):
+            taken = self._world_of(state).with_others_taken().taken
+            decision = decide_load(state, waiter, replace(world, taken=taken))
+        is_short = decision.outcome is Outcome.REFUSE and not decision.is_permanent
+        if (is_short or decision.shorter_ctx_size) and self._reservations:
             return Decision(Outcome.WAIT, "the free memory is reserved for earlier requests", decision.needed_bytes)
         return decision
 
@@ -181,6 +181,8 @@ class _Decider:
             return self._without_protected(state, victims, decision)
         if not is_starving(state, waiter, self._now):
             self._repeat_by(starvation_at(state, waiter))
+        if decision.shorter_ctx_size:
+            self._repeat_by(min(next_standing_at(state, self._now), self._now + OTHERS_POLL_SECONDS))
         return self._reserved_from(self._now, decision, decision.awaited_placement)
 
     def _reserved_from(self, at: float, decision: Decision, place: Placement | None) -> Decision:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.ledger import memory_to_release
+from app.use_cases.placement.releasing import memory_to_release
 from app.use_cases.scheduling.backoff import with_failure, without_backoff
 from app.use_cases.scheduling.blame import is_due_to_request
 from app.use_cases.scheduling.effects import Effect, ProbeEngine
@@ -37,7 +37,7 @@ def record_exit(state: PoolState, event: Exited) -> Step:
     ended = server.with_state(ServerState.STOPPED if server.state is STOPPING else ServerState.FAILED)
     state = _without(state, server, event.at)
     if ended.state is ServerState.FAILED and server.ready_at is not None and server.in_flight:
-        if event.gpu_failure is None or not event.gpu_failure.is_unused:
+        if event.gpu_failure is None or not (event.gpu_failure.is_unused or event.gpu_failure.is_of_card):
             return _record_crash(state, server, event), []
         state = note_ending(state, server, ServerEnding(event.detail))
     if ended.state is ServerState.FAILED:

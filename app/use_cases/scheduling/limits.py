@@ -32,6 +32,7 @@ class SchedulingLimits:
     gpu_limits: GpuLimits = field(default_factory=GpuLimits)
     policy: Policy = field(default_factory=Policy)
     cpu_fallback: CpuFallback = CpuFallback.AUTO
+    gpu_idle_close_seconds: float | None = None  # None: NVML is never closed
 
     @property
     def liveness_check_seconds(self) -> float:

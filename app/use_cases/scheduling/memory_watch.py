@@ -7,6 +7,9 @@ killed before the machine runs out:
 1. one that exceeds its booking by `max_excess_memory`, not counting context checkpoints, which engines keep by design;
 2. when little RAM is left, the one with the largest excess, unless that is small: it is not to blame then.
 
+Where a GPU uses RAM as its memory, drivers differ in whether that counts as the process's own. So the first rule
+permits what was booked there, too. The second does not: an engine could grow by as much unnoticed.
+
 Loading servers are not judged here: rebook.py compares their own reports with their bookings.
 """
 
@@ -52,7 +55,7 @@ def has_outgrown_booking(state: PoolState, server: Server) -> bool:
         return False
     limit = state.limits.max_excess_memory_bytes
     most = MIN_EXCESS_BYTES if limit is None else min(limit, MIN_EXCESS_BYTES)
-    return _excess(server, state.memory) > most + _checkpoint_bytes(state, server)
+    return _excess(server, state.memory) > most + _permitted_bytes(state, server)
 
 
 def _is_watched(server: Server, at: float) -> bool:
@@ -78,7 +81,7 @@ def _oversized(state: PoolState, memory: MemoryReading) -> list[tuple[Server, st
     limit = state.limits.max_excess_memory_bytes
     assert limit is not None
     servers = [server for server in state.servers if server.is_up and _excess(server, memory) > 0]
-    above = [server for server in servers if _excess(server, memory) > limit + _checkpoint_bytes(state, server)]
+    above = [server for server in servers if _excess(server, memory) > limit + _permitted_bytes(state, server)]
     if above:
         return [(server, f"scheduling.max_excess_memory is {limit / MIB:.0f} MiB") for server in above]
     if not servers or not _is_low(state, memory):
@@ -99,9 +102,11 @@ def _excess(server: Server, memory: MemoryReading) -> int:
     return memory.held_bytes.get(server.id, 0) - server.booked.get(CPU, 0)
 
 
-def _checkpoint_bytes(state: PoolState, server: Server) -> int:
+def _permitted_bytes(state: PoolState, server: Server) -> int:
+    """Beyond the booking of RAM: context checkpoints, and a GPU's memory where that is RAM."""
     request = state.placement_requests.get(server.id)
-    return request.checkpoint_bytes if request else 0
+    checkpoints = request.checkpoint_bytes if request else 0
+    return checkpoints + sum(server.booked.get(uuid, 0) for uuid in server.placement.unified)
 
 
 def _detail(server: Server, memory: MemoryReading, why: str) -> str:

@@ -7,20 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from app.entities.frozen import replace
-from app.entities.gpu import GpuSnapshot, GpuState
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.placement import Placement
 from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
 from app.use_cases.placement.cards import allowed_cards
-from app.use_cases.placement.ledger import ReleasingMemory, memory_to_release
+from app.use_cases.placement.releasing import ReleasingMemory, memory_to_release
 from app.use_cases.placement.request import LearnedMargin, PlacementRequest
 from app.use_cases.scheduling.backoff import Backoffs
 from app.use_cases.scheduling.card_failures import CardFailures
 from app.use_cases.scheduling.demand import Demands
 from app.use_cases.scheduling.effects import Effect, Refuse, Spawn, Stop, StopReason
 from app.use_cases.scheduling.evaluation import Evaluation
+from app.use_cases.scheduling.held_levels import HeldLevels
 from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.suspicion import Crash, ExclusiveUse, Suspect
 
@@ -60,6 +61,12 @@ class Waiter:
     key: str = ""  # name of the client's API key; "" without keys, and for loads and unloads
     request_hash: str = ""
 
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether its model may be placed on GPUs."""
+        request = self.placement_request
+        return (request.options if request else self.model.launch.options).n_gpu_layers != 0
+
 
 Conversations = Mapping[int, int]  # the id of the server that each used last, the latest conversation last
 
@@ -92,8 +99,13 @@ class PoolState:
     memory_requested_at: float | None = None  # of the reading on its way
     memory_failed_at: float = float("-inf")  # of the last reading that failed
     gpus: GpuSnapshot = NO_GPUS
+    are_pids_shown: bool = False  # NVML has shown the pid of a server: one that it does not show uses no GPU
     gpus_requested_at: float | None = None  # of the reading on its way
     gpu_reading_is_late: bool = False  # and no longer waited for
+    engine_replaced_at: float = float("-inf")  # a reading from before says nothing about what the engine can use
+    known_gpus: Mapping[str, Gpu] = field(default_factory=dict)  # by UUID, as last read: those missing now, too
+    held_by_others: Mapping[str, HeldLevels] = field(default_factory=dict)  # by GPU's UUID, and of RAM (CPU)
+    gpus_needed_at: float = float("-inf")  # when a load last asked for a reading; at first: when the GPUs were read
     releasing: tuple[ReleasingMemory, ...] = ()  # GPU memory of servers that have ended
     # By server id: the GPU memory that servers held when their stop was ordered.
     held_when_stopped: Mapping[int, tuple[ReleasingMemory, ...]] = field(default_factory=dict)

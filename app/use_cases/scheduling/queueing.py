@@ -163,11 +163,15 @@ def limit_queue(state: PoolState, now: float) -> Step:
     accepted: Counter[str] = Counter()
     for waiter in by_key_in_turn(state.waiting, {}):
         if accepted.total() >= most:
-            detail = f"{most} requests are waiting already (scheduling.max_waiting)"
+            detail = f"{_are_waiting(most)} already (scheduling.max_waiting)"
             refusals[waiter.ticket] = _busy(state, waiter, Reason.OVERLOADED, detail, now)
         elif accepted[waiter.model.name] >= most_per_model:
-            detail = f"{most_per_model} requests are waiting for it already (scheduling.max_waiting_per_model)"
+            detail = f"{_are_waiting(most_per_model)} for it already (scheduling.max_waiting_per_model)"
             refusals[waiter.ticket] = _busy(state, waiter, Reason.QUEUE_FULL, detail, now)
         else:
             accepted[waiter.model.name] += 1
     return reject(state, refusals)
+
+
+def _are_waiting(count: int) -> str:
+    return "1 request is waiting" if count == 1 else f"{count} requests are waiting"

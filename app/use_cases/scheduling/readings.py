@@ -3,7 +3,8 @@
 A load is decided on readings that are younger than its request and than the last exit, and at most MAX_AGE_SECONDS
 old; those of the GPUs are also younger than the end of the last load. A GPU reading is waited for only
 GPU_READING_TIMEOUT_SECONDS: a call may hang in the driver, and then the last reading is used until it is too old to
-mean anything. Before the first GPU reading loads wait for it. Requests for loaded models wait for no reading.
+mean anything. Before the first GPU reading, and while the GPUs are asleep, loads wait for one: WAKE_TIMEOUT_SECONDS at
+most in the latter case. Requests for loaded models wait for no reading.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from app.use_cases.scheduling.pool_state import PoolState, Step, Waiter
 
 MAX_AGE_SECONDS = 1.0  # other processes come and go
 GPU_READING_TIMEOUT_SECONDS = 0.05
+WAKE_TIMEOUT_SECONDS = 10.0  # the driver initializes a card that nothing uses in one to three seconds, one by one
 RELEASE_POLL_SECONDS = 0.1  # while memory is being released
 
 
@@ -27,6 +29,9 @@ def note_elapsed_time(state: PoolState, now: float) -> PoolState:
         state = replace(state, gpu_reading_is_late=True)
     if state.gpus.state is GpuState.UNREAD:
         state = replace(state, gpus=state.gpus.as_of(now))  # the first reading hangs, or is not due yet
+    if (timeout_at := _wake_timeout_at(state)) is not None and now >= timeout_at:
+        problem = f"NVML has not responded within {WAKE_TIMEOUT_SECONDS:.0f} s of being opened again"
+        state = replace(state, gpus=replace(state.gpus, state=GpuState.HUNG, problem=problem))
     pending = tuple(memory for memory in state.releasing if memory.is_pending(state.gpus, state.servers, now))
     return state if pending == state.releasing else replace(state, releasing=pending)
 
@@ -38,6 +43,8 @@ def reading_due_times(state: PoolState) -> list[float]:
     times = [memory.expires_at for memory in state.releasing]
     if state.gpus.state is GpuState.UNREAD and state.gpus.overdue_at is not None:
         times.append(state.gpus.overdue_at)
+    if (timeout_at := _wake_timeout_at(state)) is not None:
+        times.append(timeout_at)
     if state.gpus_requested_at is None:
         times += [state.gpus.at + RELEASE_POLL_SECONDS] if _is_release_polled(state) else []
     elif not state.gpu_reading_is_late:
@@ -57,7 +64,7 @@ def request_readings(state: PoolState, waiter: Waiter, now: float) -> Step:
         state = replace(state, memory_requested_at=now)
         effects.append(ReadMemory())
     if state.gpus_requested_at is None and not _is_gpu_reading_fresh(state, waiter, now):
-        state = replace(state, gpus_requested_at=now)
+        state = replace(state, gpus_requested_at=now, gpus_needed_at=now)
         effects.append(ReadGpus())
     return state, effects
 
@@ -70,6 +77,8 @@ def _is_gpu_reading_fresh(state: PoolState, waiter: Waiter, now: float) -> bool:
     gpus = state.gpus.as_of(now)
     if gpus.state is GpuState.UNREAD:
         return False
+    if gpus.state is GpuState.ASLEEP:
+        return not waiter.uses_gpus
     # The very sum of `reading_due_times`: a difference might round the other way.
     is_poll_due = _is_release_polled(state) and now >= gpus.at + RELEASE_POLL_SECONDS
     if gpus.poll_seconds is None or gpus.state is GpuState.HUNG:
@@ -77,6 +86,13 @@ def _is_gpu_reading_fresh(state: PoolState, waiter: Waiter, now: float) -> bool:
         return not is_poll_due or state.gpus_requested_at is not None
     oldest_usable_at = max(_oldest_usable_at(state, waiter, now), _last_ready_at(state))
     return (gpus.at >= oldest_usable_at and not is_poll_due) or state.gpu_reading_is_late
+
+
+def _wake_timeout_at(state: PoolState) -> float | None:
+    """When GPUs that are waking up are no longer waited for; None if they are not."""
+    if state.gpus.state is not GpuState.ASLEEP or state.gpus_requested_at is None:
+        return None
+    return state.gpus_requested_at + WAKE_TIMEOUT_SECONDS
 
 
 def _last_ready_at(state: PoolState) -> float:

@@ -81,7 +81,8 @@ def _are_devices_read(state: PoolState, server: Server) -> bool:
 def _shortage(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Shortage | None:
     """The device that lacks most for these needs, next to all other servers and including what the server holds
     already; None if they fit. A device that needs no more than was booked always fits."""
-    increased = {device: size for device, size in needs.items() if size > server.booked.get(device, 0)}
+    by_pool, before = server.placement.by_pool(needs), server.placement.by_pool(server.booked)
+    increased = {device: size for device, size in by_pool.items() if size > before.get(device, 0)}
     if not increased:
         return None
     assert state.memory is not None, "the server was started on a reading"
@@ -91,9 +92,8 @@ def _shortage(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Sh
     if not short:
         return None
     worst = max(short, key=lambda device: increased[device] - available[device])
-    totals = {CPU: state.memory.total_bytes} | {card.uuid: card.total_bytes for card in ledger.cards()}
-    booked = server.booked.get(worst, 0)
-    return _Shortage(worst, increased[worst], booked, max(0, available[worst]), totals[worst])
+    totals = {CPU: ledger.shared_totals()[CPU]} | {card.uuid: card.total_bytes for card in ledger.cards()}
+    return _Shortage(worst, increased[worst], before.get(worst, 0), max(0, available[worst]), totals[worst])
 
 
 def _abort_start(state: PoolState, server: Server, shortage: _Shortage, now: float) -> Step:

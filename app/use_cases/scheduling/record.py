@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from app.entities.frozen import replace
-from app.entities.gpu import GpuSnapshot
+from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
@@ -16,6 +17,7 @@ from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.exits import record_exit
 from app.use_cases.scheduling.liveness import record_check, with_abandoned_slot
+from app.use_cases.scheduling.other_processes import with_gpu_reading, with_memory_reading
 from app.use_cases.scheduling.pool_state import (
     READY,
     STARTING,
@@ -33,6 +35,7 @@ from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
 from app.use_cases.scheduling.runtime_margin import with_runtime_margin
 from app.use_cases.scheduling.suspects import without_suspect, without_suspects_of, without_unread
+from app.use_cases.scheduling.unused_gpus import note_shown_pids
 
 
 def record(state: PoolState, event: Event) -> Step:
@@ -68,11 +71,14 @@ def record(state: PoolState, event: Event) -> Step:
         case ev.Exited():
             return record_exit(state, event)
         case ev.MemoryRead(memory):
-            return replace(state, memory=memory, memory_requested_at=None), []
+            return with_memory_reading(replace(state, memory=memory, memory_requested_at=None), memory), []
         case ev.MemoryReadFailed(detail, at):
             return _memory_read_failed(state, detail, at)
         case ev.GpusPolled(gpus, at):
+            state = note_shown_pids(state, gpus)
             return _gpus_polled(state, without_set_aside(gpus, state.card_failures, at)), []
+        case ev.EngineReplaced(at):
+            return _engine_replaced(state, at), []
         case ev.Reconfigured():
             return reconfigure(state, event)
         case ev.Drain():
@@ -133,9 +139,26 @@ def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> Poo
     return update_server(state, server_id, lambda s: replace(s, booked=booked, reported=needs))
 
 
+def _engine_replaced(state: PoolState, at: float) -> PoolState:
+    """What was learned from failures of the old build is forgotten: the new one may have been installed because of
+    them. Loads wait until it is known which GPUs the new one can use."""
+    state = replace(state, engine_replaced_at=at, gpus=_before_reading(state.gpus))
+    return replace(
+        state, backoffs={}, failures={}, suspects={}, learned_margins={}, runtime_margins={}, card_failures={}
+    )
+
+
+def _before_reading(gpus: GpuSnapshot) -> GpuSnapshot:
+    """This snapshot as one whose reading is awaited: that of another engine."""
+    return replace(gpus, state=GpuState.UNREAD) if gpus.state is GpuState.OK else gpus
+
+
 def _gpus_polled(state: PoolState, gpus: GpuSnapshot) -> PoolState:
+    if gpus.at < state.engine_replaced_at:
+        gpus = _before_reading(gpus)
     servers = tuple(_renumbered(server, gpus) for server in state.servers)
-    state = replace(state, servers=servers, gpus=gpus)
+    needed_at = state.gpus_needed_at if state.gpus_needed_at > -inf else gpus.at
+    state = with_gpu_reading(replace(state, servers=servers, gpus=gpus, gpus_needed_at=needed_at), gpus)
     if state.gpus_requested_at is not None and gpus.at < state.gpus_requested_at:
         return state  # read before the request for a new reading: that is still on its way
     return replace(state, gpus_requested_at=None, gpu_reading_is_late=False)

@@ -41,5 +41,5 @@ def _capacity_bytes(state: PoolState, decision: Decision) -> dict[str, int]:
     """What an empty machine would have on the devices of the decision."""
     assert state.memory is not None
     ledger = Ledger(state.gpus, state.memory, (), state.limits.gpu_limits)
-    totals = {card.uuid: card.total_bytes for card in ledger.cards()} | {CPU: state.memory.total_bytes}
+    totals = {card.uuid: card.total_bytes for card in ledger.cards()} | {CPU: ledger.shared_totals()[CPU]}
     return {device: totals[device] for device in decision.free_bytes}

@@ -168,6 +168,7 @@ def _add_replica(state: PoolState, oldest: Server, now: float) -> Step:
         needed, free = decision.needed_bytes, decision.free_bytes
         waits = Decision(Outcome.WAIT, reason, needed, free_bytes=free, considered=decision.considered)
         return state, [Decided(model.name, waits, ())]
+    place = replace(place, full_ctx_size=oldest.placement.full_ctx_size)
     state, effects = start_server(state, load, place, now)
     return state, [Decided(model.name, replace(decision, reason=f"{number}: {decision.reason}"), ()), *effects]
 

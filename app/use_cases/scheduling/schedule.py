@@ -36,6 +36,7 @@ from app.use_cases.scheduling.suspects import (
     hold_servers,
     refuse_crashing,
 )
+from app.use_cases.scheduling.unused_gpus import end_unaccelerated
 
 PASSES = (
     expire_waits,
@@ -49,6 +50,7 @@ PASSES = (
     limit_queue,
     stop_stalled,
     stop_unneeded,
+    end_unaccelerated,
     leave_cpu,
     watch_memory,
     rebook_starting_servers,

@@ -1,0 +1,36 @@
+"""The machine that a command runs on, as placement decisions see it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from app.commands.options import MemoryQuery
+
+if TYPE_CHECKING:
+    from app.use_cases.placement.world import World
+
+
+def this_machine(query: MemoryQuery) -> tuple[World, str]:
+    """This machine as it is now, without servers of ours, and why no model can be placed on its GPUs; "" if one can.
+
+    Prints what is wrong with the GPUs.
+    """
+    from app.entities.gpu import GpuSnapshot, GpuState
+    from app.use_cases.placement.ledger import Ledger
+    from app.use_cases.placement.usable_gpus import hides_all_gpus, unplaceable_reason
+    from app.use_cases.placement.world import world_of
+    from workers.gpu.nvml import Nvml
+    from workers.gpu.ram import read_memory
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = GpuSnapshot(GpuState.DISABLED, at=0.0)
+    is_hidden = not query.uses_gpus or hides_all_gpus(visible)
+    snapshot = hidden if is_hidden else Nvml(visible).read_gpus()
+    for complaint in snapshot.problems:
+        click.echo(f"note: {complaint}", err=True)
+    memory = read_memory({})
+    ledger = Ledger(snapshot, memory, (), query.gpu_limits)
+    return world_of(ledger, query.policy, memory.at), unplaceable_reason(snapshot, query.cpu_fallback)

@@ -1,0 +1,92 @@
+"""Changes of behaviour that an existing configuration may rely on, as far as the configuration shows it.
+
+docs/upgrading.md has all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from app.entities.model import Model
+from app.settings.schema import Settings
+
+MAX_NAMED = 5  # models: more are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`relies_on_it`: what relies on the earlier behaviour, "" for nothing, of these settings and models."""
+
+    name: str
+    relies_on_it: Callable[[Settings, Sequence[Model]], str]
+    now: str  # what it is like now, and what to do
+
+    def notice(self, settings: Settings, models: Sequence[Model]) -> str:
+        """What to tell the operator; "" if nothing relies on the earlier behaviour."""
+        found = self.relies_on_it(settings, models)
+        return f"{found}: {self.now}" if found else ""
+
+
+def _models_with_projectors(settings: Settings, models: Sequence[Model]) -> str:
+    is_decided = "media_urls" in settings.upstream.model_fields_set
+    return "" if is_decided else _named("model", (model.name for model in models if model.launch.mmproj))
+
+
+def _limited_keys(settings: Settings, models: Sequence[Model]) -> str:
+    return _named("key", (key.name for key in settings.api_keys() if key.is_limited))
+
+
+def _models_that_keys_adjust(settings: Settings, models: Sequence[Model]) -> str:
+    if all(key.admin for key in settings.api_keys()):
+        return ""
+    return _named("model", _with_argument(models, ("--lora", "--props", "--slot-save-path")))
+
+
+def _models_with_more_checkpoints(settings: Settings, models: Sequence[Model]) -> str:
+    is_decided = "max_excess_memory" in settings.scheduling.model_fields_set
+    return "" if is_decided else _named("model", _with_argument(models, ("--ctx-checkpoints", "--swa-checkpoints")))
+
+
+def _models_with_automatic_context(settings: Settings, models: Sequence[Model]) -> str:
+    found = [model.name for model in models if model.constraints.has_auto_context]
+    return _named("model", found) if len(found) <= MAX_NAMED else f"{len(found)} models with ctx_size auto"
+
+
+def _with_argument(models: Iterable[Model], options: tuple[str, ...]) -> list[str]:
+    return [model.name for model in models if any(each.startswith(options) for each in model.launch.args)]
+
+
+def _named(kind: str, names: Iterable[str]) -> str:
+    found = list(names)
+    return f"{kind}{'s' if len(found) > 1 else ''} {', '.join(found)}" if found else ""
+
+
+CHANGES = (
+    Change(
+        "media-urls",
+        _models_with_projectors,
+        "http: URLs of images, audio and video are rejected; upstream.media_urls permits them",
+    ),
+    Change(
+        "limited-keys",
+        _limited_keys,
+        "other models are answered with 404 instead of 403, and /metrics shows only the key's own models",
+    ),
+    Change(
+        "admin-routes",
+        _models_that_keys_adjust,
+        "POST /lora-adapters, /props and /slots need a key with admin: true",
+    ),
+    Change(
+        "automatic-context",
+        _models_with_automatic_context,
+        "the context no longer depends on what is loaded; of a model that is split, evicts others or runs on the CPU "
+        "it was 4096 and may be longer now, which takes more memory; ctx_size: 4096 restores it",
+    ),
+    Change(
+        "excess-memory",
+        _models_with_more_checkpoints,
+        "a llama-server that holds far more RAM than was booked is killed; scheduling.max_excess_memory sets how much",
+    ),
+)

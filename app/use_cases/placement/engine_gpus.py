@@ -1,0 +1,91 @@
+"""Engine GPUs: which of the GPUs that NVML lists the engine can use, by its own list of devices.
+
+An engine that lists fewer than NVML is asked for each alone, because a list does not say which is missing. An engine
+whose CUDA fails is one whose GPUs are lost; only one without CUDA is an engine for the CPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from app.entities.gpu import Gpu, GpuSnapshot, MissingGpu
+
+_CUDA = re.compile(r"CUDA\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceList:
+    """The devices that an engine lists besides the CPU: "CUDA0", "Vulkan0", ..."""
+
+    names: tuple[str, ...]
+    cuda_error: str = ""  # why CUDA finds none; "" if it does, or if the engine has no CUDA
+
+    @property
+    def count(self) -> int:
+        """Number of NVIDIA GPUs."""
+        return sum(bool(_CUDA.fullmatch(name)) for name in self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProbe:
+    """What the engine says about the GPUs."""
+
+    problem: str = ""  # why it can use none, whatever the driver does
+    unusable: Mapping[str, str] = field(default_factory=dict)  # why it cannot use some, or all of them now; by UUID
+
+    @property
+    def is_fine(self) -> bool:
+        return not (self.problem or self.unusable)
+
+    def with_cause(self, cause: str) -> EngineProbe:
+        """The same, with another reason why it cannot use GPUs that it could use."""
+        return replace(self, unusable={uuid: f"{reason}; {cause}" for uuid, reason in self.unusable.items()})
+
+
+def gpus_to_ask_for(listed: DeviceList | None, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """The GPUs that the engine has to be asked for alone. `listed`: by the engine, None if that is unknown.
+
+    CUDA shows a process one MIG device at most, so their number says nothing.
+    """
+    if listed is None or any(gpu.is_mig for gpu in gpus) or listed.count >= len(gpus):
+        return ()
+    return tuple(gpus) if listed.count or (listed.cuda_error and len(gpus) > 1) else ()
+
+
+def engine_probe(
+    engine: str, listed: DeviceList | None, alone: Mapping[str, DeviceList | None], gpus: Sequence[Gpu]
+) -> EngineProbe:
+    """What follows from the engine's lists. `engine`: its version; `alone`: the list for each GPU that was asked for
+    alone, by UUID."""
+    if listed is None:
+        return EngineProbe()
+    if alone:
+        return EngineProbe(
+            unusable={uuid: _reason(found) for uuid, found in alone.items() if found and not found.count}
+        )
+    if listed.count:
+        return EngineProbe()
+    if listed.cuda_error:
+        return EngineProbe(unusable={gpu.uuid: _reason(listed) for gpu in gpus})
+    what = f"lists only {', '.join(listed.names)}" if listed.names else "lists no GPU"
+    return EngineProbe(
+        f"the engine ({engine}) has no CUDA: its --list-devices {what}; "
+        "install a CUDA build of llama.cpp or set engine.binary to one"
+    )
+
+
+def _reason(listed: DeviceList) -> str:
+    return f"the engine cannot use it: {listed.cuda_error or 'its --list-devices does not list it'}"
+
+
+def as_the_engine_sees_them(gpus: GpuSnapshot, probe: EngineProbe) -> GpuSnapshot:
+    """The snapshot without the GPUs that the engine cannot use: they are missing, with the reason."""
+    unusable = tuple(
+        MissingGpu(gpu.uuid, gpu.index, gpu.name, probe.unusable[gpu.uuid])
+        for gpu in gpus.gpus
+        if gpu.uuid in probe.unusable
+    )
+    left = tuple(gpu for gpu in gpus.gpus if gpu.uuid not in probe.unusable)
+    return replace(gpus, gpus=left, missing=(*gpus.missing, *unusable), engine_problem=probe.problem)

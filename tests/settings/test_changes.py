@@ -1,0 +1,90 @@
+"""Changes of behaviour that a configuration relies on are announced once, and never to a new installation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.entities.model import Model
+from app.entities.placement import PlacementConstraints
+from app.settings.changes import CHANGES
+from app.settings.schema import Settings
+from tests.helpers.builders import a_launch, a_model, replace
+from workers.upgrade_notices import FILE, warn_of_changes
+
+HASH = "0" * 64
+AUTO = PlacementConstraints(has_auto_context=True)
+SEES = replace(a_model("sees"), launch=replace(a_launch(), mmproj="/models/mmproj.gguf"))
+
+
+def notices(models: tuple[Model, ...] = (), **settings: Any) -> dict[str, str]:
+    found = {change.name: change.notice(Settings(**settings), models) for change in CHANGES}
+    return {name: notice.partition(":")[0] for name, notice in found.items() if notice}
+
+
+def with_args(*args: str) -> Model:
+    return replace(a_model("m"), launch=replace(a_launch(), args=args))
+
+
+def test_the_defaults_rely_on_nothing():
+    assert notices((a_model(), with_args("--verbose"))) == {}
+
+
+def test_a_model_with_a_projector_may_have_had_urls():
+    assert notices((SEES, a_model())) == {"media-urls": "model sees"}
+    for decided in ("data", "http", ["example.com"]):
+        assert notices((SEES,), upstream={"media_urls": decided}) == {}
+
+
+def test_keys_of_some_models_see_less():
+    keys = [{"name": "all", "sha256": HASH}, {"name": "few", "sha256": HASH[1:] + "1", "models": ["qwen*"]}]
+    assert notices(keys=keys) == {"limited-keys": "key few"}
+
+
+@pytest.mark.parametrize("args", [("--lora", "x.gguf"), ("--props",), ("--slot-save-path=/x",)])
+def test_routes_that_became_an_admins(args: tuple[str, ...]):
+    key = {"name": "all", "sha256": HASH}
+    assert notices((with_args(*args),), keys=[key]) == {"admin-routes": "model m"}
+    assert notices((with_args(*args),), keys=[{**key, "admin": True}]) == {}
+    assert notices((with_args(*args),)) == {}, "without keys they are open"
+
+
+def test_more_checkpoints_may_be_far_above_the_booking():
+    models = (with_args("--ctx-checkpoints", "500"),)
+    assert notices(models) == {"excess-memory": "model m"}
+    assert notices(models, scheduling={"max_excess_memory": None}) == {}
+
+
+def test_automatic_contexts_are_longer():
+    automatic = [replace(a_model(f"m{number}"), constraints=AUTO) for number in range(6)]
+    assert notices((*automatic[:2], a_model())) == {"automatic-context": "models m0, m1"}
+    assert notices(tuple(automatic)) == {"automatic-context": "6 models with ctx_size auto"}
+
+
+def test_a_change_is_announced_at_the_first_start_after_an_upgrade(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "history.sqlite3").touch()  # of an earlier release
+    warn_of_changes(tmp_path, Settings(), [SEES])
+    assert "model sees: http: URLs of images" in caplog.text
+    caplog.clear()
+    warn_of_changes(tmp_path, Settings(), [SEES, replace(SEES, name="another")])
+    assert caplog.text == ""
+    (tmp_path / FILE).write_text("not JSON")
+    warn_of_changes(tmp_path, Settings(), [SEES])
+    assert "model sees" in caplog.text
+
+
+def test_a_new_installation_has_no_earlier_behaviour(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    warn_of_changes(tmp_path / "new", Settings(), [SEES])
+    (tmp_path / "new" / "history.sqlite3").touch()
+    warn_of_changes(tmp_path / "new", Settings(), [SEES])
+    assert caplog.text == ""
+    assert json.loads((tmp_path / "new" / FILE).read_text()) == sorted(change.name for change in CHANGES)
+
+
+def test_a_state_directory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "file").touch()
+    warn_of_changes(tmp_path / "file", Settings(), [])
+    assert "will be again" in caplog.text

@@ -1,0 +1,65 @@
+"""Asks an engine which GPUs it can use: all at once, and each alone if it lists fewer than there are."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from app.entities.gpu import Gpu
+from app.entities.launch import EngineFacts
+from app.use_cases.placement.engine_gpus import DeviceList, EngineProbe, engine_probe, gpus_to_ask_for
+from workers.engine.probe_process import EngineNotFound, last_lines, probe_output
+from workers.server.gpu_errors import find_cuda_error
+
+log = logging.getLogger(__name__)
+
+LIST_DEVICES = "--list-devices"
+_DEVICE = re.compile(r" +(\S+): .*MiB")
+_NO_DEVICE = "(none)"
+
+
+def probe_gpus(
+    engine: EngineFacts, extra: Mapping[str, str], gpus: Sequence[Gpu], between: Callable[[], None]
+) -> EngineProbe:
+    """What the engine says about these GPUs now. `extra` is added to its environment, as for a server.
+
+    Never cached: the list is empty while the driver is down. The engine opens every visible GPU, which takes seconds
+    and temporarily some hundred MiB of VRAM on each. `between` is called between two starts of the engine.
+    """
+    listed, alone = list_devices(engine, extra), dict[str, DeviceList | None]()
+    for gpu in gpus_to_ask_for(listed, gpus):
+        between()
+        alone[gpu.uuid] = list_devices(engine, {**extra, "CUDA_VISIBLE_DEVICES": gpu.uuid})
+    return engine_probe(engine.version, listed, alone, gpus)
+
+
+def list_devices(engine: EngineFacts, extra: Mapping[str, str]) -> DeviceList | None:
+    """The devices that the engine lists; None if it cannot be asked."""
+    if LIST_DEVICES not in engine.flags:
+        return None
+    try:
+        text = probe_output((*engine.command, LIST_DEVICES), extra)
+        return DeviceList(devices_in_list(text), find_cuda_error(text.splitlines()))
+    except (EngineNotFound, ValueError) as error:
+        log.warning("cannot list the devices of the engine: %s", error)
+        return None
+
+
+def devices_in_list(text: str) -> tuple[str, ...]:
+    """The devices in the output of --list-devices (llama.cpp, common/arg.cpp).
+
+        Available devices:
+          CUDA0: NVIDIA GeForce RTX 4090 (24080 MiB, 23500 MiB free)
+
+    Backends print similar lines about their devices before it ("  Device 0: NVIDIA GeForce RTX 4090, ..."). Raises
+    ValueError if there is no list, or one in another form: nothing follows from that about the devices.
+    """
+    before, heading, listed = text.partition("Available devices:\n")
+    if not heading:
+        raise ValueError(f"{LIST_DEVICES} printed no list{last_lines(before)}")
+    rows = [line for line in listed.splitlines() if line.startswith(" ") and line.strip() != _NO_DEVICE]
+    devices = [found[1] for row in rows if (found := _DEVICE.match(row))]
+    if rows and not devices:
+        raise ValueError(f"{LIST_DEVICES} printed a list in an unknown form{last_lines(listed)}")
+    return tuple(devices)
