@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from app.entities.frozen import replace
-from app.entities.placement import Resident
+from app.entities.placement import Decision, Outcome, Resident
 from app.entities.server import Server
 from app.use_cases.placement.ledger import Ledger
+from app.use_cases.placement.placement import decide
 from app.use_cases.placement.request import NO_MARGIN, PlacementRequest
 from app.use_cases.placement.world import World, world_of
 from app.use_cases.scheduling.card_failures import cards_tried
@@ -24,6 +25,15 @@ def request_with_margin(state: PoolState, waiter: Waiter) -> PlacementRequest:
     for margins in (state.learned_margins, state.runtime_margins):
         request = request.with_margin(margins.get(name, NO_MARGIN))
     return request
+
+
+def decide_for(state: PoolState, waiter: Waiter, world: World) -> Decision:
+    """The decision for the waiter's load, which uses GPUs on which the last one failed only if there are no others."""
+    request = request_with_margin(state, waiter)
+    elsewhere = request_elsewhere(state, request, waiter.model.name)
+    decision = decide(elsewhere, world)
+    is_restricted = elsewhere is not request and decision.outcome is Outcome.REFUSE
+    return decide(request, world) if is_restricted else decision
 
 
 def request_elsewhere(state: PoolState, request: PlacementRequest, model: str) -> PlacementRequest:

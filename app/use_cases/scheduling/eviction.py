@@ -15,16 +15,13 @@ from math import inf
 
 from app.entities.frozen import replace
 from app.entities.placement import Decision, Outcome, Placement
-from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
-from app.use_cases.placement.placement import decide
 from app.use_cases.placement.world import World
 from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.decision_inputs import (
     busy_servers,
     current_facts,
-    request_elsewhere,
-    request_with_margin,
+    decide_for,
     world_with_eviction_costs,
 )
 from app.use_cases.scheduling.effects import Decided, Effect, StopReason
@@ -49,7 +46,7 @@ from app.use_cases.scheduling.pool_state import (
     stop_server,
     update_server,
 )
-from app.use_cases.scheduling.rejection import gpu_problem, refusal_for
+from app.use_cases.scheduling.rejection import gpu_problem, no_gpu, refusal_for
 
 MAX_EVALUATED_LOADS = 8  # in one step: a decision takes milliseconds
 OTHERS_POLL_SECONDS = 5.0  # between two looks at what other processes hold, for a load that waits for them
@@ -144,7 +141,7 @@ class _Decider:
     def decide(self, state: PoolState, waiter: Waiter) -> Step:
         name = waiter.model.name
         if problem := gpu_problem(state, waiter, self._now):
-            state, orders = reject_model(state, Refusal(Reason.NO_GPU, name, problem))
+            state, orders = reject_model(state, no_gpu(state, name, problem, self._now))
             return state, [Decided(name, Decision(Outcome.REFUSE, problem, needed_bytes=0), ()), *orders]
         decision = self._when_allowed(state, waiter, self._decision(state, waiter))
         victims = tuple(server.model.name for server in _servers(state, decision.evict))
@@ -156,11 +153,7 @@ class _Decider:
         world = self._world_of(state)
         for place, victims in self._reservations:
             world = world.with_reservation(place, victims)
-        request = request_with_margin(state, waiter)
-        elsewhere = request_elsewhere(state, request, waiter.model.name)
-        decision = decide(elsewhere, world)
-        if elsewhere is not request and decision.outcome is Outcome.REFUSE:
-            decision = decide(request, world)  # there is no other card for it
+        decision = decide_for(state, waiter, world)
         is_short = decision.outcome is Outcome.REFUSE and not decision.is_permanent
         if (is_short or decision.shorter_ctx_size) and self._reservations:
             return Decision(Outcome.WAIT, "the free memory is reserved for earlier requests", decision.needed_bytes)
