@@ -47,7 +47,8 @@ class GpuWatch:
                 raise ConfigurationError(*pinned.errors)
 
     def replace_checks(self, names: GpuNamesCheck, pinned: PinnedModelsCheck) -> None:
-        """The thread that reads the GPUs checks again, and publishes the result."""
+        """The thread that reads the GPUs checks again, and publishes the result. GPUs that sleep are woken: their
+        settings may no longer permit it."""
         self._names, self._pinned = names, pinned
         if self._poller is None:
             pinned.check(self._store.gpus)

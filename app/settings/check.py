@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ByteSize
+from pydantic import BaseModel, ByteSize
 
 from app.settings.configuration import Configuration, ConfigurationError, read_configuration
 from app.settings.schema import Settings
@@ -97,10 +97,19 @@ def _differences(settings: Settings) -> Iterator[str]:
     explicit = settings.model_dump(mode="json", include={"keys", "models"}, exclude_unset=True)
     values = dict(_leaves(_without_secrets(settings.model_dump(mode="json") | explicit)))
     defaults = dict(_leaves(Settings.model_construct().model_dump(mode="json")))
-    sizes = {key: size_text(value) for key, value in _leaves(settings.model_dump()) if isinstance(value, ByteSize)}
+    sizes = dict(_sizes(settings))
     for key, value in values.items():
         if key not in defaults or defaults[key] != value:
             yield f"{key}: {sizes.get(key) or (value if isinstance(value, str) else json.dumps(value))}"
+
+
+def _sizes(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """The places of sizes, which a dump has as plain numbers, and how they are written."""
+    if isinstance(value, ByteSize):
+        yield place, size_text(value)
+    elif isinstance(value, BaseModel | dict):
+        for key, item in value if isinstance(value, BaseModel) else value.items():
+            yield from _sizes(item, f"{place}.{key}" if place else str(key))
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

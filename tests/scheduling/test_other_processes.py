@@ -46,7 +46,7 @@ def test_a_load_waits_for_other_processes_and_then_has_a_shorter_context():
     (spawn,) = (each for each in polled_until(play, 74, 77) if isinstance(each, Spawn))
     assert (spawn.server.placement.ctx_size, spawn.server.placement.full_ctx_size) == (16384, 32768)
     reason = play.decided[-1].decision.reason
-    assert reason.endswith("context 16,384 instead of 32,768: other processes hold 2,864 MiB of GPU 0 (card)")
+    assert reason.endswith("context 16,384 instead of 32,768: other processes hold 2,880 MiB of GPU 0 (card)")
 
 
 class SharedRam(Play):
@@ -71,7 +71,7 @@ def test_time_alone_ends_the_wait():
         assert due is not None and at < due < 100
         at, spawned = due, contexts(play.post(ev.Tick(at=due)))
     assert (at, spawned) == (75.0, [16384])
-    why = "context 16,384 instead of 65,536: other processes hold 11,664 MiB of RAM"
+    why = "context 16,384 instead of 65,536: other processes hold 11,680 MiB of RAM"
     assert play.decided[-1].decision.reason.endswith(why)
 
 
@@ -98,6 +98,17 @@ def test_what_comes_and_goes_shortens_nothing():
     assert contexts(play.request("a", at=200.0, constraints=AUTO)) == []
     play.hardware.other_gib = {}
     assert contexts(polled_until(play, 201, 203)) == [32768]
+
+
+def test_a_starving_request_takes_what_fits():
+    """Where pids are hidden, what others hold is known within 256 MiB while a server of ours is there."""
+    play = play_on(Hardware({"GPU-a": 8}, other_gib={"GPU-a": 2.6}, shows_pids=False))
+    other = play.loaded("b")
+    polled_until(play, 1, 100)
+    assert play.request("a", at=100.0, constraints=AUTO) == []
+    assert polled_until(play, 101, 220) == [] and play.decided[-1].decision.shorter_ctx_size == 16384
+    assert polled_until(play, 220, 222) == [Stop(other.id, StopReason.EVICTED, "for a")]
+    assert contexts(play.post(ev.Exited(other.id, "", at=223.0), play.polled(224.0))) == [16384]
 
 
 def test_a_model_comes_back_with_the_context_it_had():

@@ -29,7 +29,8 @@ def faulty(
 ) -> Iterator[Service]:
     """The service with one model `m` and a fake engine with these faults, which may be run by a script without exec."""
     (folder / "models").mkdir(exist_ok=True)
-    a_gguf(folder / "models" / "m.gguf")
+    if not (folder / "models" / "m.gguf").exists():
+        a_gguf(folder / "models" / "m.gguf")
     journal = folder / "journal"
     journal.touch()
     binary = install_fake(folder / "bin", FAKE_JOURNAL=str(journal), **fake)
@@ -138,6 +139,24 @@ def test_a_slow_load_that_progresses_is_not_stopped(tmp_path: Path):
     settings = {"SCHEDULING__STALL_TIMEOUT_SECONDS": "1.2"}
     with faulty(tmp_path, settings, FAKE_LOAD_SECONDS=3) as service:
         assert service.chat("m").status_code == 200
+
+
+def test_a_load_that_only_reads_is_not_stopped_and_shows_how_far_it_is(tmp_path: Path):
+    """llama.cpp logs nothing while the kernel reads the file for it: large models on slow disks never loaded."""
+    settings = {"SCHEDULING__STALL_TIMEOUT_SECONDS": "1.2"}
+    a_gguf(tmp_path / "models" / "m.gguf", size_bytes=64 * 1024**2)
+    with (
+        faulty(tmp_path, settings, FAKE_LOAD_SECONDS=4, FAKE_READS=1) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(service.chat, "m")
+
+        def progress() -> float:
+            (entry,) = service.get("/v1/models").json()["data"]
+            return float(entry["status"].get("progress", 0.0))
+
+        wait_for(lambda: 0.0 < progress() < 0.6, 10)  # of 64 MiB it has read 8 times 2, and its own libraries
+        assert answer.result().status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,10 @@ def _largest_context(request: PlacementRequest, machine: World) -> int | None:
     if not request.has_history:
         return found.ctx_size
     shorter = (step for step in reversed(steps) if step <= found.ctx_size)
-    return next((step for step in shorter if _fits(estimates, machine, step, found.smallest)), None)
+    if fitting := next((step for step in shorter if _fits(estimates, machine, step, found.smallest)), None):
+        return fitting
+    by_history = _largest(request, machine)  # it needs more cards than estimated
+    return min(found.ctx_size, by_history.ctx_size) if by_history else None
 
 
 def _found_by_estimate(request: PlacementRequest, machine: World) -> FoundContext | None:

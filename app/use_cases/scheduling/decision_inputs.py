@@ -27,13 +27,12 @@ def request_with_margin(state: PoolState, waiter: Waiter) -> PlacementRequest:
     return request
 
 
-def decide_for(state: PoolState, waiter: Waiter, world: World) -> Decision:
-    """The decision for the waiter's load, which uses GPUs on which the last one failed only if there are no others."""
+def decide_load(state: PoolState, waiter: Waiter, world: World) -> Decision:
+    """On other GPUs than those on which the model's last load failed, if there are any for it."""
     request = request_with_margin(state, waiter)
     elsewhere = request_elsewhere(state, request, waiter.model.name)
     decision = decide(elsewhere, world)
-    is_restricted = elsewhere is not request and decision.outcome is Outcome.REFUSE
-    return decide(request, world) if is_restricted else decision
+    return decide(request, world) if elsewhere is not request and decision.outcome is Outcome.REFUSE else decision
 
 
 def request_elsewhere(state: PoolState, request: PlacementRequest, model: str) -> PlacementRequest:

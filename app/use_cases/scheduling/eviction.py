@@ -21,7 +21,7 @@ from app.use_cases.scheduling import readings
 from app.use_cases.scheduling.decision_inputs import (
     busy_servers,
     current_facts,
-    decide_for,
+    decide_load,
     world_with_eviction_costs,
 )
 from app.use_cases.scheduling.effects import Decided, Effect, StopReason
@@ -153,7 +153,10 @@ class _Decider:
         world = self._world_of(state)
         for place, victims in self._reservations:
             world = world.with_reservation(place, victims)
-        decision = decide_for(state, waiter, world)
+        decision = decide_load(state, waiter, world)
+        if decision.shorter_ctx_size and is_starving(state, waiter, self._now):
+            taken = self._world_of(state).with_others_taken().taken
+            decision = decide_load(state, waiter, replace(world, taken=taken))
         is_short = decision.outcome is Outcome.REFUSE and not decision.is_permanent
         if (is_short or decision.shorter_ctx_size) and self._reservations:
             return Decision(Outcome.WAIT, "the free memory is reserved for earlier requests", decision.needed_bytes)

@@ -25,7 +25,7 @@ HeldLevels = tuple[HeldLevel, ...]
 def with_reading(levels: HeldLevels, at: float, size_bytes: int, seconds: float) -> HeldLevels:
     """The levels after a reading that shows `size_bytes`. Older levels that one of the last `seconds` covers are
     forgotten."""
-    size = max(0, size_bytes) // GRANULARITY_BYTES * GRANULARITY_BYTES
+    size = -(-max(0, size_bytes) // GRANULARITY_BYTES) * GRANULARITY_BYTES
     lower = tuple(level for level in levels if level.size_bytes < size)
     higher = levels[len(lower) :]
     found = (*lower, HeldLevel(higher[0].since if higher else at, size))

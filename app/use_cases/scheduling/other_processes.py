@@ -19,6 +19,8 @@ from app.use_cases.scheduling.held_levels import standing_bytes, with_reading
 from app.use_cases.scheduling.pool_state import READY, PoolState
 
 PATIENCE_FRACTION = 0.25  # of max_wait_seconds
+# By how much a server may exceed its booking where NVML does not show its memory: 256 MiB, or a twentieth.
+UNSEEN_GROWTH_BYTES, UNSEEN_GROWTH_DIVISOR = 256 * 1024**2, 20
 
 
 def with_gpu_reading(state: PoolState, gpus: GpuSnapshot) -> PoolState:
@@ -89,9 +91,11 @@ def _held_on(state: PoolState, gpus: GpuSnapshot, gpu: Gpu) -> int:
 
 def _gpu_bytes_of(server: Server, gpus: GpuSnapshot, uuid: str) -> int:
     """What a server of ours holds; rather too much, so that none of it is taken for another process's."""
-    shown = shown_bytes(gpus, uuid, server.pid)
+    shown, booked = shown_bytes(gpus, uuid, server.pid), server.booked[uuid]
     is_settled = server.state is READY and server.ready_at is not None and gpus.at > server.ready_at
-    return shown if shown is not None and is_settled else max(shown or 0, server.booked[uuid])
+    if shown is not None and is_settled:
+        return shown
+    return max(shown or 0, booked + max(UNSEEN_GROWTH_BYTES, booked // UNSEEN_GROWTH_DIVISOR))
 
 
 def _ram_of(server: Server, memory: MemoryReading) -> int:
