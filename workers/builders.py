@@ -19,6 +19,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.limits import SchedulingLimits
 from workers.engine.current_engine import CurrentEngine
 from workers.engine.gpu_probe import probe_gpus
+from workers.engine.listed_memory import listed_memory
 from workers.engine.probe_process import engine_environment
 from workers.folders import state_folder
 from workers.gpu.engine_check import assume_usable
@@ -123,8 +124,9 @@ def build_gpu_poller(
     publish: Callable[[GpuSnapshot], None],
     may_sleep: Callable[[float], bool] = lambda now: False,
 ) -> GpuPoller:
-    nvml = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds)
     probed = None if settings.engine.assume_gpu else engine
+    listed = partial(_listed_memory, probed, settings.engine.env)
+    nvml = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds, listed)
     return GpuPoller(
         nvml.read_gpus,
         publish,
@@ -143,6 +145,11 @@ def _ask_engine(
     """Which GPUs the engine cannot use; none where that is assumed."""
     facts = engine.refresh() if engine else None
     return probe_gpus(facts, env, gpus, between) if facts else assume_usable(gpus, between)
+
+
+def _listed_memory(engine: CurrentEngine | None, env: Mapping[str, str], uuid: str) -> int:
+    facts = engine.refresh() if engine else None
+    return listed_memory(facts, env, uuid) if facts else 0
 
 
 def _build_of(engine: CurrentEngine | None) -> str:

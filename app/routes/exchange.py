@@ -9,9 +9,7 @@ from typing import Any
 
 from app.entities.model import Model
 from app.entities.server import Server
-from app.entities.token_usage import TokenUsage
 from app.errors import (
-    ClientDisconnected,
     ContextLengthExceeded,
     EngineGone,
     InvalidRequest,
@@ -19,20 +17,18 @@ from app.errors import (
     ModelUnloaded,
     NoEngine,
     ProxyError,
-    UpstreamCrashed,
 )
-from app.ports import Address, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
+from app.ports import Address, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
 from app.routes.answer_head import answer_head, as_header
+from app.routes.answer_progress import AnswerProgress
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
 from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
 from app.routes.requested_model import RequestOptions, read_request
-from app.routes.token_counting import tokens_of_key
 from app.routes.visibility import servable_model, visible_error
 from app.services import CLIENT_SOCKET
-from app.use_cases.scheduling.events import Ending
 from app.use_cases.token_counts import Prompts
 
 log = logging.getLogger(__name__)
@@ -62,27 +58,21 @@ def respond(request: IncomingRequest, route: str, start_response: Callable[..., 
     return ()
 
 
-class Exchange:
+class Exchange(AnswerProgress):
     """The state of one inference request; used by its own thread alone."""
 
     def __init__(self, request: IncomingRequest, route: str) -> None:
+        super().__init__()
         self.request = request
         self.route = route
         self.services = request.services
         self.arrived_at = time.monotonic()
         self.body: RequestBody | None = None
-        self.prompts = Prompts()
         self.options = RequestOptions("")
         self.model: Model | None = None
-        self.client: WatchedClient | None = None
         self.slot: SlotRequest | None = None
-        self.answer: EngineAnswer | None = None  # None while its model is loading
         self.device = ""
         self.waited_seconds = 0.0
-        self.is_sent = False  # to the engine, which may be working on it
-        self.has_begun = False  # the server accepted the head of the answer
-        self.is_complete = False  # the whole answer was sent
-        self.failure: ProxyError | None = None  # after a stream had begun with progress
         self.releases: list[Callable[[], None]] = []  # what gives back what is held, the last one first
 
     def begin(self) -> None:
@@ -125,33 +115,14 @@ class Exchange:
                 log.exception("a request could not give back what it holds")
         seconds = time.monotonic() - self.arrived_at
         model = self.model.name if self.model else UNKNOWN_MODEL
-        usage = self.answer.usage() if self.answer and self.is_complete else TokenUsage()
+        usage = self.usage
         prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
-        self._count_tokens()
+        if self.request.key is not None and self.request.method not in LOADS_NOTHING:
+            self.services.tokens.count(self.request.key.name, self.tokens_of_key(self.route))
         self.services.gauges.answered(self.route, model, status, seconds, prompt, completion)
         self.services.access_log.note(
             *(status, self.route, model, self.options.model, seconds, prompt, completion, self.request.request_id)
         )
-
-    def _count_tokens(self) -> None:
-        """For the key. A request whose client leaves before the end counts too: each client could do that."""
-        if self.request.key is None or not self.is_sent or self.request.method in LOADS_NOTHING:
-            return
-        is_disconnected = self.client is not None and self.client.is_disconnected
-        tokens = tokens_of_key(self.route, self.prompts, self.answer, self.is_complete, is_disconnected)
-        self.services.tokens.count(self.request.key.name, tokens)
-
-    @property
-    def final_status(self) -> int:
-        """The status in log and metrics, which for an answer that was cut is not the one that was sent."""
-        if self.is_complete and self.answer:
-            return self.answer.status
-        if failure := self.failure or (self.answer.failure if self.answer else None):
-            return failure.status
-        if not self.has_begun:
-            return ProxyError.status
-        is_disconnect = self.client is not None and self.client.is_disconnected
-        return ClientDisconnected.status if is_disconnect else UpstreamCrashed.status
 
     # --- before the answer ----------------------------------------------------------------------------
 
@@ -200,22 +171,13 @@ class Exchange:
 
     def _release_slot(self) -> None:
         if self.slot is not None:
-            self.slot.end(self._ending, self._keep_alive_seconds if self.is_sent else None)
+            self.slot.end(self.ending, self._keep_alive_seconds if self.is_sent else None)
 
     @property
     def _keep_alive_seconds(self) -> float | None:
         assert self.model is not None
         ttl, default = self.model.ttl_seconds, self.services.store.pool.limits.ttl_seconds
         return permitted_keep_alive(self.request.key, self.options.keep_alive_seconds, default if ttl is None else ttl)
-
-    @property
-    def _ending(self) -> Ending:
-        if not self.is_sent:
-            return Ending.NOT_SENT
-        if self.is_complete:
-            return Ending.COMPLETE
-        is_stream = self.answer is not None and self.answer.is_stream
-        return Ending.ABORTED_WHILE_STREAMING if is_stream else Ending.ABORTED_WHILE_SILENT
 
     def _server(self) -> Server | None:
         return self.services.store.pool.server_of(self.model.name) if self.model else None

@@ -43,6 +43,24 @@ def test_it_is_what_the_other_is_and_scans_where_the_other_does(folders: tuple[P
     assert names(catalog) == ["later", "several"]
 
 
+def test_a_request_has_the_very_definition_that_is_in_force_until_a_scan_or_a_reload_makes_another(
+    folders: tuple[Path, Path],
+):
+    """The scheduler compares them at every request: identity is all it needs as long as nothing has changed."""
+    old, new = folders
+    entry = ConfiguredModel("entry", DEFAULTS, path=old / "old.gguf", aliases=("alias",))
+    catalog = Catalog([old, new], DEFAULTS, entries=[entry])
+    for name in ("alias", "new"):
+        model = catalog.find(name)
+        assert catalog.servable(model) is model is catalog.definition(model.name)
+    assert catalog.definition("alias") is None
+    before = catalog.find("new")
+    (new / "new.gguf").unlink()
+    catalog.reload()
+    assert catalog.definition(before.name) is None
+    assert catalog.definition("entry") == catalog.find("alias")
+
+
 def test_what_earlier_scans_found_is_neither_read_nor_logged_once_more(
     folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

@@ -8,6 +8,7 @@ from app.entities.gpu import Gpu
 from tests.helpers.fake_llama_server import install_fake
 from workers.engine.binary import find_engine
 from workers.engine.gpu_probe import probe_gpus
+from workers.engine.listed_memory import listed_memory
 from workers.gpu.driver_update import is_driver_replaced
 
 CARDS = tuple(Gpu(f"GPU-{name}", number, "card") for number, name in enumerate("abc"))
@@ -29,6 +30,13 @@ def test_an_engine_that_lists_all_gpus_is_asked_once(tmp_path: Path):
 
 def test_an_engine_that_cannot_be_asked_is_trusted(tmp_path: Path):
     assert probe_gpus(find_engine(str(install_fake(tmp_path))), {}, CARDS, lambda: None).is_fine
+
+
+def test_the_memory_of_one_gpu_is_read_from_the_engines_list(tmp_path: Path):
+    engine = find_engine(str(install_fake(tmp_path, FAKE_CARDS="GPU-a,GPU-b")))
+    assert listed_memory(engine, {}, "GPU-b") == 24080 * 1024**2
+    assert listed_memory(engine, {}, "GPU-c") == 0, "CUDA does not find it"
+    assert listed_memory(find_engine(str(install_fake(tmp_path / "old"))), {}, "GPU-a") == 0, "it has no such list"
 
 
 def test_a_driver_that_was_replaced_is_seen_in_the_maps_of_this_process(tmp_path: Path):

@@ -91,6 +91,34 @@ def test_an_unknown_gpu_that_shares_the_cpus_page_tables_and_tells_no_memory_is_
     assert the_gpu(Nvml().read_gpus()).is_unified
 
 
+def test_an_unknown_gpu_for_which_the_engine_lists_as_much_memory_as_the_ram_is_one(hardware: StandIn):
+    asked: list[str] = []
+    nvml = Nvml(listed_memory=lambda uuid: asked.append(uuid) or int(0.98 * RAM_BYTES))  # type: ignore[func-returns-value]
+    hardware.show(Card("GPU-n", "a new name", capability="15.0", flags=("no_memory",)))
+    assert all(the_gpu(nvml.read_gpus()).is_unified for _ in range(3))
+    assert asked == ["GPU-n"]
+
+
+@pytest.mark.parametrize("size", [0, RAM_BYTES // 2, 5 * RAM_BYTES])
+def test_another_size_in_the_engines_list_is_no_sign_and_an_unknown_one_is_asked_for_rarely(
+    hardware: StandIn, size: int
+):
+    asked: list[str] = []
+    nvml = Nvml(listed_memory=lambda uuid: asked.append(uuid) or size)  # type: ignore[func-returns-value]
+    hardware.show(Card(flags=("no_memory",)))
+    assert [nvml.read_gpus().gpus for _ in range(3)] == 3 * [()]
+    assert len(asked) == 1
+
+
+WITH_SIGNS = Card(), Card(flags=("memory_fails",)), a_spark("no_memory"), Card(flags=("no_memory", "ats"))
+
+
+@pytest.mark.parametrize("card", WITH_SIGNS)
+def test_the_engine_is_asked_only_where_there_is_no_other_sign(hardware: StandIn, card: Card):
+    hardware.show(card)
+    Nvml(listed_memory=lambda uuid: pytest.fail("asked")).read_gpus()
+
+
 def test_a_gh200_that_tells_its_own_memory_is_a_usual_card(hardware: StandIn):
     hardware.show(Card(name="NVIDIA GH200 480GB", capability="9.0", total_mib=97871, used_mib=500, flags=("ats",)))
     gpu = the_gpu(Nvml().read_gpus())

@@ -7,6 +7,7 @@ by FAKE_* variables, or by the same names in a JSON file next to it (`<argv[0]>.
 engine is built from an allow-list. `install_fake(folder, FAKE_LOAD="hang")` writes such a pair.
 
 FAKE_LOAD_SECONDS=1.5     duration of the load           FAKE_LOAD=hang|exit1|oom|segv   how the load fails
+FAKE_READS=1              reads its model during the load, and logs nothing
 FAKE_PROGRESS=0.6         reports this load progress (above 0.5) in llama.cpp's protocol
 FAKE_OOM_ONCE=FILE        as FAKE_LOAD=oom unless FILE exists; creates it
 FAKE_STREAM_TOKENS=20     tokens per answer              FAKE_TOKEN_DELAY_SECONDS=0.01   between two tokens
@@ -468,9 +469,13 @@ def load(chosen: dict[str, str]) -> None:
     log(f"llama_model_loader: loaded meta data from {chosen.get('model') or chosen.get('m')}")
     flood(number("FAKE_STDERR_MB"))
     tell_need()
+    model = open(chosen.get("model") or chosen["m"], "rb")  # noqa: SIM115 - until the process ends
     until = time.monotonic() + number("FAKE_LOAD_SECONDS")
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.5))
+        if is_on("FAKE_READS"):
+            model.read(2 * 1024**2)
+            continue
         log(".")  # progress, if slow
         if share := number("FAKE_PROGRESS"):
             payload = {"stages": ["text_model", "mmproj_model"], "current": "mmproj_model", "value": 2 * share - 1}

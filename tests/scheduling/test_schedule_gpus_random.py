@@ -41,6 +41,7 @@ class GpuWorld(World):
         self.ends: dict[int, Server] = {}
         self.seen_others: dict[str, list[tuple[float, int]]] = {}  # by GPU: (when read, bytes)
         self.away: str | None = None  # the GPU that is missing at the moment
+        self.card_faults = random.Random(seed)
         self.shows_pids = chance.random() < 0.7
         self.gpu_limits = GpuLimits(chance.choice([0, GIB // 2]), chance.choice([None, None, 7 * GIB]))
         fallback = chance.choice(list(CpuFallback))
@@ -76,6 +77,8 @@ class GpuWorld(World):
             assert ended is not None
             for uuid, size in self.on_cards(ended).items():
                 self.releasing.append((event.at + self.random.choice([0, 0.3, 1.5, 3]), uuid, size))
+            if not ended.placement.is_on_cpu and self.card_faults.random() < 0.3:
+                event = replace(event, gpu_failure=self.gpu_failure(), ran_out_of_memory=False)
         super().happen(event)
         if isinstance(event, ev.GpusPolled):
             self.check_others(event.gpus)
@@ -99,6 +102,11 @@ class GpuWorld(World):
         is_asked = self.idle_seconds is not None and not self.state.servers and self.state.gpus.state is GpuState.OK
         is_closed = may_sleep(self.state, event.at) or (is_asked and self.random.random() < 0.2)
         return ev.GpusPolled(self.state.gpus.asleep() if is_closed else self.gpus(), event.at)
+
+    def gpu_failure(self) -> ev.GpuFailure:
+        chance = self.card_faults
+        device, is_of_card = chance.choice([None, 0, 1]), chance.random() < 0.3
+        return ev.GpuFailure("CUDA error", chance.random() < 0.3, device, is_of_card)
 
     def obey(self, effect: Effect) -> None:
         if isinstance(effect, ReadGpus):
@@ -129,6 +137,8 @@ class GpuWorld(World):
         assert self.state.gpus.state is not GpuState.ASLEEP, "a load wakes the GPUs before it is placed"
         constraints = server.model.constraints
         if not server.placement.is_on_cpu:
+            missing = {gpu.uuid for gpu in self.state.gpus.missing}
+            assert not missing & set(server.placement.uuids), "a card that is set aside is not used"
             assert constraints.min_gpus <= len(server.placement.uuids) <= (constraints.max_gpus or 99)
             assert not constraints.gpus or set(server.placement.uuids) <= set(constraints.gpus)
             assert not set(server.placement.uuids) & set(constraints.exclude)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,14 +30,15 @@ def faulty(
 ) -> Iterator[Service]:
     """The service with one model `m` and a fake engine with these faults, which may be run by a script without exec."""
     (folder / "models").mkdir(exist_ok=True)
-    a_gguf(folder / "models" / "m.gguf")
+    if not (folder / "models" / "m.gguf").exists():
+        a_gguf(folder / "models" / "m.gguf")
     journal = folder / "journal"
     journal.touch()
     binary = install_fake(folder / "bin", FAKE_JOURNAL=str(journal), **fake)
     if is_wrapped:
         binary = a_wrapper(folder / "wrapper", binary)
     models = ("--models-dir", str(folder / "models"))
-    with serving(folder, *models, ENGINE__BINARY=str(binary), **(settings or {})) as service:
+    with serving(folder, *models, **{"ENGINE__BINARY": str(binary), **(settings or {})}) as service:
         service.get("/health")
         yield service
 
@@ -44,6 +46,13 @@ def faulty(
 def a_wrapper(path: Path, binary: Path) -> Path:
     """A script that runs the binary as its child."""
     path.write_text(f'#!/bin/sh\n{binary} "$@"\nexit $?\n')
+    path.chmod(0o755)
+    return path
+
+
+def detached(path: Path, binary: Path, how: str) -> Path:
+    """A script that runs the binary outside its own process group."""
+    path.write_text(f"#!/bin/sh\n{how.format(binary)}\n")
     path.chmod(0o755)
     return path
 
@@ -140,6 +149,24 @@ def test_a_slow_load_that_progresses_is_not_stopped(tmp_path: Path):
         assert service.chat("m").status_code == 200
 
 
+def test_a_load_that_only_reads_is_not_stopped_and_shows_how_far_it_is(tmp_path: Path):
+    """llama.cpp logs nothing while the kernel reads the file for it: large models on slow disks never loaded."""
+    settings = {"SCHEDULING__STALL_TIMEOUT_SECONDS": "1.2"}
+    a_gguf(tmp_path / "models" / "m.gguf", size_bytes=64 * 1024**2)
+    with (
+        faulty(tmp_path, settings, FAKE_LOAD_SECONDS=4, FAKE_READS=1) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(service.chat, "m")
+
+        def progress() -> float:
+            (entry,) = service.get("/v1/models").json()["data"]
+            return float(entry["status"].get("progress", 0.0))
+
+        wait_for(lambda: 0.0 < progress() < 0.6, 10)  # of 64 MiB it has read 8 times 2, and its own libraries
+        assert answer.result().status_code == 200
+
+
 @pytest.mark.parametrize(
     ("load", "words"),
     [
@@ -213,6 +240,49 @@ def test_engines_that_outlive_a_killed_service_are_killed_at_its_next_start(tmp_
                 assert again.stop() == 0
             assert not list((tmp_path / "state").rglob("owner-*.json"))
             foreign.kill()
+
+
+def test_an_engine_in_a_session_of_its_own_ends_with_its_server(tmp_path: Path):
+    """Stopping the script left the engine behind, and the memory that it held. After SIGKILL of the service, too."""
+    binary = install_fake(tmp_path / "bin", FAKE_PORT_ZERO=1, FAKE_JOURNAL=str(tmp_path / "journal"))
+    script = detached(tmp_path / "wrapper", binary, 'setsid -w {} "$@"; exit $?')
+    settings = {"ENGINE__BINARY": str(script)}
+    with faulty(tmp_path, settings, FAKE_PORT_ZERO=1, FAKE_IGNORE_TERM=1) as service:
+        assert service.chat("m").status_code == 200
+        (engine,) = engines_of(tmp_path)
+        assert engine.pid == os.getsid(engine.pid)
+        assert service.post("/models/unload", {"model": "m"}).status_code == 200
+        wait_for(lambda: has_exited(engine), 20)
+        assert service.chat("m").status_code == 200
+        (engine,) = engines_of(tmp_path)
+        worker = service.worker
+        service.master.kill()
+        wait_for(lambda: has_exited(worker), 10)
+        with faulty(tmp_path, settings, FAKE_PORT_ZERO=1):
+            wait_for(lambda: has_exited(engine), 10)
+
+
+def test_a_script_that_ends_before_its_engine_is_a_failed_load_and_leaves_nothing_behind(tmp_path: Path):
+    binary = install_fake(tmp_path / "bin", FAKE_PORT_ZERO=1)
+    how = 'case "$*" in *--port*) setsid {0} "$@" & sleep 1;; *) {0} "$@";; esac'
+    script = detached(tmp_path / "wrapper", binary, how)
+    with faulty(tmp_path, {"ENGINE__BINARY": str(script)}, FAKE_LOAD_SECONDS=30) as service:
+        answer = service.chat("m")
+        assert (answer.status_code, error_of(answer)["code"]) == (503, "model_load_failed")
+        assert "a script must exec llama-server, or wait" in str(error_of(answer)["message"])
+        assert engines_of(tmp_path) == []
+
+
+def engines_of(folder: Path) -> list[psutil.Process]:
+    """The processes that run the folder's fake engine and serve a model."""
+    name = str(folder / "bin" / "llama-server")
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if name in line[:2] and "--port" in line:
+                found.append(process)
+    return found
 
 
 def test_the_head_of_a_stream_does_not_wait_for_the_first_token(tmp_path: Path):

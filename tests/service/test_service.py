@@ -188,6 +188,7 @@ def test_health_has_every_key_of_the_original_service(service: Service):
         "driver_version": "",
         "cuda_version": "",
         "missing_gpus": [],
+        "age_seconds": None,
     }
 
 

@@ -14,7 +14,7 @@ from workers.server.gpu_errors import find_cuda_error
 
 log = logging.getLogger(__name__)
 
-_LIST_DEVICES = "--list-devices"
+LIST_DEVICES = "--list-devices"
 _DEVICE = re.compile(r" +(\S+): .*MiB")
 _NO_DEVICE = "(none)"
 
@@ -36,10 +36,10 @@ def probe_gpus(
 
 def list_devices(engine: EngineFacts, extra: Mapping[str, str]) -> DeviceList | None:
     """The devices that the engine lists; None if it cannot be asked."""
-    if _LIST_DEVICES not in engine.flags:
+    if LIST_DEVICES not in engine.flags:
         return None
     try:
-        text = probe_output((*engine.command, _LIST_DEVICES), extra)
+        text = probe_output((*engine.command, LIST_DEVICES), extra)
         return DeviceList(devices_in_list(text), find_cuda_error(text.splitlines()))
     except (EngineNotFound, ValueError) as error:
         log.warning("cannot list the devices of the engine: %s", error)
@@ -57,9 +57,9 @@ def devices_in_list(text: str) -> tuple[str, ...]:
     """
     before, heading, listed = text.partition("Available devices:\n")
     if not heading:
-        raise ValueError(f"{_LIST_DEVICES} printed no list{last_lines(before)}")
+        raise ValueError(f"{LIST_DEVICES} printed no list{last_lines(before)}")
     rows = [line for line in listed.splitlines() if line.startswith(" ") and line.strip() != _NO_DEVICE]
     devices = [found[1] for row in rows if (found := _DEVICE.match(row))]
     if rows and not devices:
-        raise ValueError(f"{_LIST_DEVICES} printed a list in an unknown form{last_lines(listed)}")
+        raise ValueError(f"{LIST_DEVICES} printed a list in an unknown form{last_lines(listed)}")
     return tuple(devices)

@@ -50,16 +50,23 @@ class NvmlQuery:
         self._errors[type(error).__name__.removeprefix("NVMLError_")] += 1
 
 
-def read_gpu(query: NvmlQuery, handle: Any, index: int, uuid: str, is_mig: bool = False) -> Gpu:
-    """Raises NVMLError if the GPU or the driver is lost."""
+def read_gpu(
+    query: NvmlQuery, lists_ram: Callable[[str], bool], handle: Any, index: int, uuid: str, is_mig: bool = False
+) -> Gpu:
+    """`lists_ram`: whether the engine lists it with the size of RAM. Raises NVMLError if it or the driver is lost."""
     nv = query.nv
     gpu = _read_all_but_memory(query, handle, index, uuid, is_mig)
     # Not version 2 of the struct: it reports `reserved` separately, and total would exceed used + free.
     memory, error = query.with_error(nv.nvmlDeviceGetMemoryInfo, handle)
     is_untold = not memory.total if memory else error.value == nv.NVML_ERROR_NOT_SUPPORTED
-    uses_ats = is_untold and query(nv.nvmlDeviceGetAddressingMode, handle) == nv.NVML_DEVICE_ADDRESSING_MODE_ATS
     gpu = _with_memory(gpu, memory, error)
-    return with_ram(gpu) if uses_ram(gpu, is_untold, uses_ats) else gpu
+    is_ram = uses_ram(gpu, is_untold) or (is_untold and not is_mig and (_uses_ats(query, handle) or lists_ram(uuid)))
+    return with_ram(gpu) if is_ram else gpu
+
+
+def _uses_ats(query: NvmlQuery, handle: Any) -> bool:
+    """Whether it shares the CPU's page tables, as Grace's GPUs do."""
+    return bool(query(query.nv.nvmlDeviceGetAddressingMode, handle) == query.nv.NVML_DEVICE_ADDRESSING_MODE_ATS)
 
 
 def _with_memory(gpu: Gpu, memory: Any, error: Any) -> Gpu:

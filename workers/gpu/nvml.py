@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
@@ -17,6 +18,7 @@ from app.use_cases.placement.usable_gpus import visible_gpus
 from workers.gpu.device import Device, NvmlQuery, read_gpu
 from workers.gpu.known_devices import KnownDevices, NvmlListing, failed_since_start
 from workers.gpu.nvml_errors import LOST, driver_errors, lost_gpu_errors, state_of_error
+from workers.gpu.unified_memory import EngineSign
 
 REINIT_SECONDS = 10.0  # a GPU that reappeared may be listed only after NVML is initialized again
 
@@ -25,10 +27,15 @@ class Nvml:
     """NVML for one thread: initialized once, and again after errors. Remembers every GPU it has listed."""
 
     def __init__(
-        self, visible: str | None = None, poll_seconds: float = 1.0, reinit_seconds: float = REINIT_SECONDS
+        self,
+        visible: str | None = None,
+        poll_seconds: float = 1.0,
+        listed_memory: Callable[[str], int] = lambda uuid: 0,
+        reinit_seconds: float = REINIT_SECONDS,
     ) -> None:
-        """`visible`: the service's CUDA_VISIBLE_DEVICES; None if it is not set."""
+        """`visible`: the service's CUDA_VISIBLE_DEVICES; None if it is not set. `listed_memory`: see EngineSign."""
         self._visible = visible
+        self._engine_sign = EngineSign(listed_memory)
         self._known = KnownDevices(poll_seconds)
         self._reinit_seconds = reinit_seconds
         self._initialized_at: float | None = None
@@ -46,7 +53,7 @@ class Nvml:
         query = NvmlQuery(nv, self._errors)
         try:
             self._initialize(query, at)
-            listing = _list(query, at)
+            listing = _list(query, at, partial(read_gpu, query, partial(self._engine_sign.lists_ram, now=at)))
         except nv.NVMLError as error:
             query.count(error)
             self._shut_down(nv)
@@ -139,13 +146,13 @@ def _missing(device: Device) -> MissingGpu:
     return MissingGpu(device.gpu.uuid, device.gpu.index, device.gpu.name, device.missing)
 
 
-def _list(query: NvmlQuery, at: float) -> NvmlListing:
+def _list(query: NvmlQuery, at: float, read: Callable[..., Gpu]) -> NvmlListing:
     nv, listing = query.nv, NvmlListing(at)
     for index in range(nv.nvmlDeviceGetCount()):
         try:
             handle = nv.nvmlDeviceGetHandleByIndex(index)
             card = nv.nvmlDeviceGetUUID(handle)
-            listing.devices.extend([Device(gpu, card, at) for gpu in _gpus_on(query, handle, index, card)])
+            listing.devices.extend([Device(gpu, card, at) for gpu in _gpus_on(query, read, handle, index, card)])
         except nv.NVMLError as error:
             if error.value in driver_errors(nv):
                 raise
@@ -158,14 +165,14 @@ def _list(query: NvmlQuery, at: float) -> NvmlListing:
     return listing
 
 
-def _gpus_on(query: NvmlQuery, handle: Any, index: int, card: str) -> Iterator[Gpu]:
+def _gpus_on(query: NvmlQuery, read: Callable[..., Gpu], handle: Any, index: int, card: str) -> Iterator[Gpu]:
     """The card itself, or its MIG devices."""
     nv = query.nv
     mode = query(nv.nvmlDeviceGetMigMode, handle)
     if not mode or mode[0] != nv.NVML_DEVICE_MIG_ENABLE:
-        yield read_gpu(query, handle, index, card)
+        yield read(handle, index, card)
         return
     for number in range(query(nv.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
         part = query(nv.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
         if part is not None:  # numbers may have gaps
-            yield read_gpu(query, part, index, nv.nvmlDeviceGetUUID(part), is_mig=True)
+            yield read(part, index, nv.nvmlDeviceGetUUID(part), is_mig=True)

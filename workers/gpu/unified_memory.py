@@ -8,7 +8,9 @@ https://docs.nvidia.com/dgx/dgx-spark/known-issues.html
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 import psutil
 
@@ -19,17 +21,35 @@ from workers.gpu.ram import read_memory
 # Orin, Thor (10.1 before CUDA 13) and GB10. A GH200 has 9.0, like an H100: its HBM is memory of its own.
 _CAPABILITIES = {(7, 2), (8, 7), (10, 1), (11, 0), (12, 1)}
 _NAMES = re.compile(r"\b(GB10|Thor|Orin|Xavier|Tegra|Jetson|nvgpu)\b")
-_SHARE_OF_RAM = 0.95  # of MemTotal; a GPU of that size in a machine with as much RAM is no sign by itself
+_TOLERANCE = 0.05  # of MemTotal; a GPU of that size in a machine with as much RAM is no sign by itself
+
+RETRY_SECONDS = 60.0
 
 
-def uses_ram(gpu: Gpu, is_untold: bool, uses_ats: bool) -> bool:
-    """Whether the GPU has no memory of its own.
+class EngineSign:
+    """The engine's own list as a sign: it has a GPU with as much memory as the machine has RAM.
 
-    `is_untold`: NVML reports no memory for it; `uses_ats`: it shares the CPU's page tables, as Grace does.
+    For GPUs that give no other. Asking takes seconds, so it is done once a minute until there is an answer, and never
+    after that. Used by the thread `gpus` alone.
     """
-    if is_integrated(gpu):
-        return is_untold or bool(gpu.problem) or gpu.total_bytes >= _SHARE_OF_RAM * psutil.virtual_memory().total
-    return is_untold and uses_ats
+
+    def __init__(self, listed_memory: Callable[[str], int]) -> None:
+        """`listed_memory`: bytes that the engine lists for the GPU with this UUID, 0 if that is unknown."""
+        self._listed_memory = listed_memory
+        self._bytes: dict[str, int] = {}  # by UUID
+        self._probed_at: dict[str, float] = {}
+
+    def lists_ram(self, uuid: str, now: float) -> bool:
+        if not self._bytes.get(uuid) and now >= self._probed_at.get(uuid, -inf) + RETRY_SECONDS:
+            self._bytes[uuid], self._probed_at[uuid] = self._listed_memory(uuid), now
+        total = psutil.virtual_memory().total
+        return abs(self._bytes.get(uuid, 0) - total) <= _TOLERANCE * total
+
+
+def uses_ram(gpu: Gpu, is_untold: bool) -> bool:
+    """Whether the GPU is integrated, and its memory RAM. `is_untold`: NVML reports no memory for it."""
+    is_as_large = gpu.total_bytes >= (1 - _TOLERANCE) * psutil.virtual_memory().total
+    return is_integrated(gpu) and (is_untold or bool(gpu.problem) or is_as_large)
 
 
 def is_integrated(gpu: Gpu) -> bool:

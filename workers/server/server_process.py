@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.server import Server
-from app.use_cases.launch.command_line import launch_plan
+from app.use_cases.launch.command_line import KEY_VARIABLE, launch_plan
 from app.use_cases.placement.releasing import shown_bytes
 from app.use_cases.scheduling import events as ev
 from workers.measurement.measurement import Measurement
@@ -25,8 +25,9 @@ from workers.server.cpu_use import CpuUse
 from workers.server.gpu_errors import GpuUse
 from workers.server.kept_cache import KeptCache
 from workers.server.listening_ports import listening_ports
-from workers.server.load_progress import load_progress
+from workers.server.load_reading import LoadReading, bytes_to_read
 from workers.server.log import ServerLog
+from workers.server.marked_processes import kill_marked, marked_processes
 from workers.server.orders import Orders
 from workers.server.probe import count_busy_slots, is_loaded, requires_key
 
@@ -65,6 +66,7 @@ class ServerProcess:
         self._orders = orders
         self._cache = cache  # None: the KV cache ends with the process
         self._api_key = api_key
+        self._marks = {f"{KEY_VARIABLE}={api_key}".encode()}  # in the environment of all that it starts
         self.log = ServerLog()
         self.is_ready = False
         self.problem = ""  # why the server cannot be used although it runs
@@ -73,12 +75,12 @@ class ServerProcess:
         self._is_stopping = self._is_terminated = False  # terminated: SIGTERM was sent
         self._terminate_at = self._kill_at = self._measure_at = self._ready_at = NEVER
         self._probe_at, self._probe_seconds, self._progress_at = time.monotonic(), FIRST_PROBE_SECONDS, 0.0
-        self._progress: float | None = None  # of the load, 0 to 1
         self._measurement: Measurement | None = launcher.measurement(server, engine, post)  # None: it is finished
         self._gpu_use = GpuUse() if launcher.must_use_gpus(server, engine) else None  # None: it need not, or does not
         slots = str(cache.folder) if cache else ""
         self._child = ChildProcess(launch_plan(server.model, engine, launcher.env, api_key, port, slots))
         self._cpu = CpuUse(self._child.pid)
+        self._reading = LoadReading(self._child.pid, bytes_to_read(server.model))
 
     def kill(self) -> None:
         """SIGKILL to its process group, now."""
@@ -87,15 +89,21 @@ class ServerProcess:
     def reap(self) -> int | None:
         """Kill the process group, then collect its leader: the exit code, None if that was done before.
 
-        No EOF is awaited: a grandchild may hold the pipe.
+        No EOF is awaited: a grandchild may hold the pipe. What a script has started, in whatever session, ends, too.
         """
         if self._child.is_reaped:
             return None
+        self._note_early_end()
         self._child.kill()  # the leader, dead or not, still holds the group's number
         self._read_rest_of_log()
         code = self._child.reap()
+        kill_marked(self._marks)
         self._launcher.records.remove(self._child.pid)
         return code
+
+    def _note_early_end(self) -> None:
+        if not (self._orders.is_stop_wanted or self.problem) and marked_processes(self._marks):
+            self.problem = "it ended while what it had started was running: a script must exec llama-server, or wait"
 
     def watch(self) -> None:
         """Handle its log, orders and timers until the process has exited."""
@@ -144,14 +152,19 @@ class ServerProcess:
             self._kill_at = NEVER
         if now >= self._measure_at:
             self._measure()
-        if self.log.takes_progress() and not self.is_ready and now - self._progress_at >= PROGRESS_SECONDS:
-            self._progress_at = now
-            self._post(ev.Progress(self._server.id, now, self._progress))
+        if not self.is_ready and now - self._progress_at >= PROGRESS_SECONDS:
+            self._note_progress(now)
         if self._is_probed and now >= self._probe_at:
             self._probe()
             # Counted from the end of the probe: a slow one must not keep the log from being read.
             self._probe_at = time.monotonic() + self._probe_seconds
             self._probe_seconds = min(2 * self._probe_seconds, MAX_PROBE_SECONDS)
+
+    def _note_progress(self, now: float) -> None:
+        """A process that reads its model makes progress, whatever it prints."""
+        self._progress_at, has_read, has_logged = now, self._reading.has_read(), self.log.takes_progress()
+        if has_read or has_logged:
+            self._post(ev.Progress(self._server.id, now, self._reading.progress))
 
     def _read_log(self) -> bool:
         """False at the end of the pipe."""
@@ -160,7 +173,7 @@ class ServerProcess:
             return True
         lines = self.log.feed(data)
         if not self.is_ready:
-            self._progress = load_progress(lines) or self._progress
+            self._reading.note(lines)
         if self._measurement is not None:
             self._measurement.read(lines, self._child.pid)
             self._check_gpu_use(lines, self._measurement)

@@ -31,7 +31,9 @@ class SchedulingSettings(Section):
         900.0, gt=0, description="Idle time after which a model is unloaded; 31536000 is a year."
     )
     stall_timeout_seconds: float = Field(
-        300.0, gt=0, description="How long a loading llama-server may show no progress before it is stopped."
+        300.0,
+        gt=0,
+        description="How long a loading llama-server may neither log nor read before it is stopped.",
     )
     hang_timeout_seconds: float = Field(
         30.0,

@@ -34,13 +34,13 @@ def resume_drained(state: PoolState, now: float) -> Step:
 
 
 def stop_stalled(state: PoolState, now: float) -> Step:
-    """A load without progress for `stall_timeout_seconds` is stopped; one that progresses never is, however slow."""
+    """A load without progress for `stall_timeout_seconds` is stopped; one that logs or reads never is, however slow."""
     effects: list[Effect] = []
     seconds = state.limits.stall_timeout_seconds
     for server in state.servers:
         if server.state is STARTING and now >= server.progress_at + seconds:
             name = server.model.name
-            detail = f"{name}: no progress for {seconds:g} s while loading"
+            detail = f"{name}: no progress for {seconds:g} s while loading: nothing logged, nothing read"
             state = replace(state, backoffs=with_failure(state.backoffs, server, now))
             if not state.has_another(server):
                 state, orders = reject_model(state, Refusal(Reason.LOAD_TIMEOUT, name, detail))
