@@ -233,6 +233,7 @@ class Runtime:
         else:
             log.error("llama-servers did not exit in time; killing them")
             self._pool.kill()
+            self._records.kill_all()
         self._relay.close()
         self._gpus.close()
         self._history.close()
@@ -243,3 +244,4 @@ class Runtime:
     def kill(self) -> None:
         """Kill every llama-server now; the process is about to exit."""
         self._pool.kill()
+        self._records.kill_all()

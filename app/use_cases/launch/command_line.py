@@ -11,6 +11,7 @@ from app.entities.placement import Placement
 from app.use_cases.estimate.kv_cache import is_quantized
 
 ANY_PORT = 0
+KEY_VARIABLE = "LLAMA_API_KEY"
 BUFFERS_LOGGED = "4"  # the verbosity at which llama.cpp logs every buffer it allocates; the default is 3
 
 # Below this size, more threads only wait for each other: the 1.7 MB demo model generates 1,900 tokens/s with two
@@ -136,7 +137,7 @@ def _flash_attention(value: str, engine: EngineFacts) -> tuple[str, ...]:
 
 def _own_environment(api_key: str, gpus: tuple[str, ...]) -> dict[str, str]:
     return {
-        "LLAMA_API_KEY": api_key,
+        KEY_VARIABLE: api_key,
         "LLAMA_SERVER_ROUTER_PORT": "1",  # builds that support it exit when their stdin closes
         # UUIDs, because CUDA and NVML number GPUs differently. Empty for the CPU: a CUDA build would compute on a GPU
         # even without layers there.
