@@ -39,6 +39,12 @@ def test_vulkan_devices_are_numbered_as_vulkan_enumerates_them(tmp_path: Path):
     assert list(probe.unusable) == ["GPU-c"] and "Vulkan devices has its name and size" in probe.unusable["GPU-c"]
 
 
+def test_a_vulkan_whose_order_cannot_be_had_is_assumed_to_have_that_of_the_list(tmp_path: Path):
+    engine = find_engine(str(install_fake(tmp_path, FAKE_VULKAN="card:0", FAKE_VULKAN_FAILS="1")))
+    probe = probe_gpus(engine, {}, CARDS[:1], lambda: None)
+    assert (dict(probe.vulkan.numbers), probe.vulkan.assumed) == ({"GPU-a": 0}, {"GPU-a"})
+
+
 def test_an_engine_whose_vulkan_has_no_nvidia_gpu_is_one_for_the_cpu(tmp_path: Path):
     engine = find_engine(str(install_fake(tmp_path, FAKE_VULKAN="llvmpipe:16000,Intel:16000")))
     probe = probe_gpus(engine, {}, CARDS, lambda: None)

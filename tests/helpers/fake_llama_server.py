@@ -36,7 +36,8 @@ FAKE_DEVICES=CUDA0,CUDA1  accepts --list-devices and lists these; empty: none
 FAKE_CARDS=GPU-a,GPU-b    accepts --list-devices; the GPUs that CUDA can use, limited by CUDA_VISIBLE_DEVICES as CUDA
                           does; without one it computes on the CPU and says so
 FAKE_VULKAN=A:8192,B:8192 accepts --list-devices; what Vulkan enumerates: name and MiB. GGML_VK_VISIBLE_DEVICES limits
-                          it as in llama.cpp; without it, those of a CPU (llvmpipe) are not listed
+                          it as in llama.cpp, or fails with FAKE_VULKAN_FAILS=1; without it, those of a CPU (llvmpipe)
+                          are not listed
 FAKE_CUDA_INIT=TEXT       why CUDA can use none          FAKE_BAD_CARDS=GPU-a  loads on these end with a CUDA error
 FAKE_PORT_ZERO=1          accepts --port 0, as newer builds do
 FAKE_BINDS_AFTER=FILE     writes its port to FILE, and binds it once FILE.taken exists or FILE existed before
@@ -585,7 +586,7 @@ def vulkan_devices() -> list[str]:
     if named is None:
         return [each for each in present if "llvmpipe" not in each]
     numbers = [int(number) for number in named.split(",") if number]
-    if any(number >= len(present) for number in numbers):
+    if any(number >= len(present) for number in numbers) or "FAKE_VULKAN_FAILS" in SETTINGS:
         log("ggml_vulkan: Invalid device index in GGML_VK_VISIBLE_DEVICES.")
         return []
     return [present[number] for number in numbers]

@@ -30,8 +30,10 @@ def probe_gpus(
     and temporarily some hundred MiB of VRAM on each. `between` is called between two starts of the engine.
     """
     listed, alone = list_devices(engine, extra), dict[str, DeviceList | None]()
-    if listed and listed.vulkan and (found := vulkan_probe(_enumerate_vulkan(engine, extra, listed, between), gpus)):
-        return found
+    if listed and listed.vulkan:
+        enumerated = _enumerate_vulkan(engine, extra, listed, between)
+        if found := vulkan_probe(enumerated or listed.vulkan, gpus, is_assumed=not enumerated):
+            return found
     for gpu in gpus_to_ask_for(listed, gpus):
         between()
         alone[gpu.uuid] = list_devices(engine, {**extra, "CUDA_VISIBLE_DEVICES": gpu.uuid})
@@ -54,8 +56,8 @@ def list_devices(engine: EngineFacts, extra: Mapping[str, str]) -> DeviceList | 
 def _enumerate_vulkan(
     engine: EngineFacts, extra: Mapping[str, str], listed: DeviceList, between: Callable[[], None]
 ) -> tuple[ListedDevice, ...]:
-    """Vulkan's devices in its own order, up to the last one that the engine lists; those listed if that fails: an
-    engine that is told a number which does not exist shows none."""
+    """Vulkan's devices in its own order, up to the last one that the engine lists; none if that fails: an engine that
+    is told a number which does not exist shows none."""
     for size in enumeration_sizes(listed.vulkan):
         between()
         found = list_devices(engine, {**extra, VULKAN_VARIABLE: ",".join(map(str, range(size)))})
@@ -64,7 +66,7 @@ def _enumerate_vulkan(
         if is_enumerated(listed.vulkan, found.vulkan):
             return found.vulkan
     log.warning("the engine's Vulkan devices cannot be enumerated; assuming the order of its list")
-    return listed.vulkan
+    return ()
 
 
 def devices_in_list(text: str) -> tuple[ListedDevice, ...]:

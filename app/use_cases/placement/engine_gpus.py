@@ -85,9 +85,12 @@ def engine_probe(
     )
 
 
-def vulkan_probe(listed: Sequence[ListedDevice], gpus: Sequence[Gpu]) -> EngineProbe | None:
-    """What follows from the Vulkan devices, all in Vulkan's order; None if no GPU is among them."""
+def vulkan_probe(listed: Sequence[ListedDevice], gpus: Sequence[Gpu], is_assumed: bool = False) -> EngineProbe | None:
+    """What follows from the Vulkan devices, all in Vulkan's order, which `is_assumed` or known; None if no GPU is among
+    them."""
     match = match_vulkan(listed, gpus)
+    if is_assumed:
+        match = replace(match, assumed=frozenset(match.numbers))
     reason = f"none of the engine's Vulkan devices has its name and size ({_listed(listed)})"
     missing = {gpu.uuid: reason for gpu in gpus if gpu.uuid not in match.numbers}
     return EngineProbe(unusable=missing, vulkan=match) if match.numbers else None
