@@ -42,6 +42,14 @@ TRANSITIONS: Mapping[ServerState, frozenset[ServerState]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A request that a server may be working on."""
+
+    request_hash: str  # "" if it has no body
+    key: str  # name of the client's API key; "" without keys
+
+
 @dataclass(frozen=True)
 class Server:
     """A llama-server as the scheduler knows it. Immutable: changes make a new value. Times are monotonic seconds."""
@@ -70,9 +78,8 @@ class Server:
     unresponsive_since: float | None = None  # the first check without a sign of life since the last one with
     disconnect_deadline: float = 0.0  # when the engine must have noticed the disconnects
     leases: frozenset[int] = frozenset()  # tickets of its running requests
-    # The hash of each request that it may be working on, by ticket: the running ones, and those whose clients have
-    # disconnected, until all slots of such are free.
-    in_flight: Mapping[int, str] = field(default_factory=dict)
+    # By ticket: the running requests, and those whose clients have disconnected, until all slots of such are free.
+    in_flight: Mapping[int, InFlight] = field(default_factory=dict)
     exclusive_ticket: int | None = None  # ticket of the suspect request that it is held for, or that runs alone
     pid: int | None = None
     port: int | None = None
@@ -115,10 +122,10 @@ class Server:
         """Whether it works on no request at all."""
         return not (self.leases or self.abandoned_slots or self.in_flight)
 
-    def leased(self, ticket: int, request_hash: str, check_at: float) -> Server:
+    def leased(self, ticket: int, request: InFlight, check_at: float) -> Server:
         """This server with one more lease. `check_at`: when it is checked, unless it is sooner."""
         next_check_at = check_at if self.next_check_at is None else self.next_check_at
-        in_flight = {**self.in_flight, ticket: request_hash}
+        in_flight = {**self.in_flight, ticket: request}
         return replace(self, leases=self.leases | {ticket}, in_flight=in_flight, next_check_at=next_check_at)
 
     def with_only_leases_in_flight(self) -> Server:

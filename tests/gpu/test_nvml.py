@@ -498,6 +498,12 @@ def test_a_loaded_kernel_module_is_evidence(tmp_path: Path):
     assert "/proc/driver/nvidia" in evidence_of_gpus(GpuHistory(tmp_path / "gpus.json"), tmp_path)
 
 
+def test_a_jetsons_kernel_module_is_evidence(tmp_path: Path):
+    """Its GPU is on no PCI bus, and older systems (JetPack 5) have no NVML: models ran on the CPU."""
+    (tmp_path / "sys/module/nvgpu").mkdir(parents=True)
+    assert "a Jetson's GPU" in evidence_of_gpus(GpuHistory(tmp_path / "gpus.json"), tmp_path)
+
+
 def test_gpus_seen_before_are_evidence(tmp_path: Path):
     file = tmp_path / "state" / "gpus.json"
     GpuHistory(file).add([Gpu("GPU-a", 0, "RTX 4090"), Gpu("MIG-b", 1, "A100 MIG", is_mig=True)])

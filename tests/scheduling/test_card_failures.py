@@ -217,7 +217,9 @@ def test_no_load_is_started_while_the_only_card_is_unused_and_one_later_succeeds
     play = play_on(ONE)
     play.request("m")
     failed(play, 1.0, NO_DEVICE, is_unused=True)
-    assert refusals(play.request("m", at=3.0)) == {2: Reason.NO_GPU}
+    effects = play.request("m", at=3.0)
+    assert refusals(effects) == {2: Reason.NO_GPU}
+    assert effects[-1].refusal.retry_after_seconds == 3.0  # type: ignore[union-attr]
     assert where(play.request("m", at=7.0)) == [("GPU-a",)]
     ready(play, at=8.0)
     assert problems(play, at=9.0) == []

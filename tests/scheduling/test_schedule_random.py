@@ -48,6 +48,7 @@ from app.use_cases.scheduling.pool_state import Awaited, PoolState
 from app.use_cases.scheduling.readings import note_elapsed_time
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.schedule import PASSES, due_at, step
+from app.use_cases.scheduling.suspects import is_suspect
 from tests.helpers.builders import (
     GIB,
     a_command,
@@ -235,7 +236,7 @@ class World:
         assert all(len(s.leases) <= s.slots for s in servers), "no more requests than slots"
         assert len(self.state.waiting) <= self.state.limits.max_waiting
         assert len(servers) <= (self.state.limits.max_loaded or len(servers)), "no more than max_loaded"
-        held_back = {each.model.name for each in self.state.waiting if each.request_hash in self.state.suspects}
+        held_back = {each.model.name for each in self.state.waiting if is_suspect(self.state, each, self.now)}
         free = {server.model.name for server in servers if server.has_free_slot} - held_back
         for server in servers:
             assert server.leases <= server.in_flight.keys()

@@ -26,11 +26,11 @@ class Service(Play):
         self.model = replace(a_model(slots=2), replicas=replicas)
         self.tickets: dict[str, int] = {}
 
-    def send(self, request_hash: str, at: float) -> list[Effect]:
+    def send(self, request_hash: str, at: float, key: str = "") -> list[Effect]:
         self._ticket += 1
         self.tickets[request_hash] = self._ticket
         needed = a_placement_request(booked(self.model), self.model.constraints)
-        command = ev.Acquire(self._ticket, self.model, at, at + 100, needed, request_hash=request_hash)
+        command = ev.Acquire(self._ticket, self.model, at, at + 100, needed, key=key, request_hash=request_hash)
         effects = self.post(command)
         for effect in effects:
             if isinstance(effect, Spawn):

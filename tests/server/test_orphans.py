@@ -141,3 +141,15 @@ def test_a_service_that_has_stopped_its_servers_leaves_no_record(tmp_path: Path)
     records.begin()
     records.end()
     assert list(tmp_path.iterdir()) == []
+
+
+# A wrapper script that clears the environment of what it runs beside the engine.
+SESSION = SERVICE.replace("sleep 60 >/dev/null &", "sleep 60 & env -i sleep 60 >/dev/null &")
+
+
+def test_what_cleared_its_environment_ends_with_its_session(tmp_path: Path):
+    command = [sys.executable, "-c", SESSION, str(tmp_path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    unmarked = psutil.Process(int(done.stdout))
+    assert unmarked.pid in PidRecords(tmp_path).sweep()
+    unmarked.wait(5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def faulty(
     if is_wrapped:
         binary = a_wrapper(folder / "wrapper", binary)
     models = ("--models-dir", str(folder / "models"))
-    with serving(folder, *models, ENGINE__BINARY=str(binary), **(settings or {})) as service:
+    with serving(folder, *models, **{"ENGINE__BINARY": str(binary), **(settings or {})}) as service:
         service.get("/health")
         yield service
 
@@ -45,6 +46,13 @@ def faulty(
 def a_wrapper(path: Path, binary: Path) -> Path:
     """A script that runs the binary as its child."""
     path.write_text(f'#!/bin/sh\n{binary} "$@"\nexit $?\n')
+    path.chmod(0o755)
+    return path
+
+
+def detached(path: Path, binary: Path, how: str) -> Path:
+    """A script that runs the binary outside its own process group."""
+    path.write_text(f"#!/bin/sh\n{how.format(binary)}\n")
     path.chmod(0o755)
     return path
 
@@ -232,6 +240,49 @@ def test_engines_that_outlive_a_killed_service_are_killed_at_its_next_start(tmp_
                 assert again.stop() == 0
             assert not list((tmp_path / "state").rglob("owner-*.json"))
             foreign.kill()
+
+
+def test_an_engine_in_a_session_of_its_own_ends_with_its_server(tmp_path: Path):
+    """Stopping the script left the engine behind, and the memory that it held. After SIGKILL of the service, too."""
+    binary = install_fake(tmp_path / "bin", FAKE_PORT_ZERO=1, FAKE_JOURNAL=str(tmp_path / "journal"))
+    script = detached(tmp_path / "wrapper", binary, 'setsid -w {} "$@"; exit $?')
+    settings = {"ENGINE__BINARY": str(script)}
+    with faulty(tmp_path, settings, FAKE_PORT_ZERO=1, FAKE_IGNORE_TERM=1) as service:
+        assert service.chat("m").status_code == 200
+        (engine,) = engines_of(tmp_path)
+        assert engine.pid == os.getsid(engine.pid)
+        assert service.post("/models/unload", {"model": "m"}).status_code == 200
+        wait_for(lambda: has_exited(engine), 20)
+        assert service.chat("m").status_code == 200
+        (engine,) = engines_of(tmp_path)
+        worker = service.worker
+        service.master.kill()
+        wait_for(lambda: has_exited(worker), 10)
+        with faulty(tmp_path, settings, FAKE_PORT_ZERO=1):
+            wait_for(lambda: has_exited(engine), 10)
+
+
+def test_a_script_that_ends_before_its_engine_is_a_failed_load_and_leaves_nothing_behind(tmp_path: Path):
+    binary = install_fake(tmp_path / "bin", FAKE_PORT_ZERO=1)
+    how = 'case "$*" in *--port*) setsid {0} "$@" & sleep 1;; *) {0} "$@";; esac'
+    script = detached(tmp_path / "wrapper", binary, how)
+    with faulty(tmp_path, {"ENGINE__BINARY": str(script)}, FAKE_LOAD_SECONDS=30) as service:
+        answer = service.chat("m")
+        assert (answer.status_code, error_of(answer)["code"]) == (503, "model_load_failed")
+        assert "a script must exec llama-server, or wait" in str(error_of(answer)["message"])
+        assert engines_of(tmp_path) == []
+
+
+def engines_of(folder: Path) -> list[psutil.Process]:
+    """The processes that run the folder's fake engine and serve a model."""
+    name = str(folder / "bin" / "llama-server")
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if name in line[:2] and "--port" in line:
+                found.append(process)
+    return found
 
 
 def test_the_head_of_a_stream_does_not_wait_for_the_first_token(tmp_path: Path):

@@ -49,6 +49,8 @@ def evidence_of_gpus(history: GpuHistory, root: Path = ROOT) -> str:
         return f"there is one on the PCI bus ({bus}); to run without it: gpu.enabled: false"
     if (root / "proc/driver/nvidia").exists():
         return "the NVIDIA kernel module is loaded (/proc/driver/nvidia); to run without GPUs: gpu.enabled: false"
+    if (root / "sys/module/nvgpu").exists():  # of a Jetson's GPU, which is on no bus
+        return "the kernel module of a Jetson's GPU is loaded (nvgpu); to run without it: gpu.enabled: false"
     if names := history.names():
         return f"seen before: {names} (if removed for good, delete {history.path} and restart)"
     return ""

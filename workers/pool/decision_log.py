@@ -8,6 +8,7 @@ import time
 from app.use_cases.reporting.decisions import MAX_RECORDS, DecisionRecord
 from app.use_cases.scheduling.effects import Decided
 from app.use_cases.scheduling.pool_state import PoolState
+from app.use_cases.scheduling.quarantine import quarantined_keys
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,13 @@ def log_set_aside(before: PoolState, after: PoolState) -> None:
 
 
 def log_suspects(before: PoolState, after: PoolState) -> None:
-    """Log which requests became suspect, or are refused from now on, because a server ended."""
+    """Log which requests became suspect, or are refused from now on, because a server crashed, and which keys are in
+    quarantine from now on."""
     for request_hash, suspect in after.suspects.items():
         if suspect != before.suspects.get(request_hash):
             action = "refused" if suspect.is_refused else "runs alone the next time"
             log.warning("in flight when a server ended request_hash=%s: %s", request_hash, action)
+    for name, crashes in after.crashes.items():
+        model, at = crashes[-1].model, crashes[-1].at
+        for key in sorted(quarantined_keys(after, model, at) - quarantined_keys(before, model, at)):
+            log.warning("in flight at each of the last crashes of model=%s key=%s: its requests run alone", name, key)

@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 
+import psutil
+
 from app.use_cases.launch.command_line import LaunchPlan
 from workers.server.open_files import inherited_soft_limit
 
@@ -62,9 +64,20 @@ class ChildProcess:
         server_child::setup in server-models.cpp, whose thread server.cpp joins at its end).
         """
         signal_group(self.pid, signal.SIGTERM)
+        for pid in self._elsewhere():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.write(EXIT_COMMAND)
+
+    def _elsewhere(self) -> list[int]:
+        """Its descendants outside its group: a script may have run the engine with setsid."""
+        try:
+            descendants = psutil.Process(self.pid).children(recursive=True)
+            return [process.pid for process in descendants if os.getpgid(process.pid) != self.pid]
+        except (psutil.Error, ProcessLookupError):
+            return []
 
     def kill(self) -> None:
         """SIGKILL to its group, unless it is reaped."""

@@ -1,9 +1,9 @@
 """The last safeguard against orphans: what belongs to us is recorded on disk, and a start kills what was left over.
 
 A process is ours if its pid, start time and boot id are recorded, or if its environment has the mark of a recorded
-service, a random number: an engine that was started by a wrapper script outlives the script. It is killed only if its
-owner, the service's process, has exited. Nothing else is touched: no process of that name, no reused pid, and nothing
-of another container, where pids mean other processes.
+service, a random number: an engine that was started by a wrapper script outlives the script. The rest of its session is
+ours, too. It is killed only if its owner, the service's process, has exited. Nothing else is touched: no process of
+that name, no reused pid, and nothing of another container, where pids mean other processes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from workers.server.marked_processes import kill_marked
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,14 @@ class PidRecords:
             except Exception as error:  # no content of the file may prevent the start
                 log.warning("pid record %s is unreadable; removing it: %r", file.name, error)
             _unlink(file)
-        return [*killed, *_kill_marked(marks)]
+        found = kill_marked({_variable(mark) for mark in marks if mark})
+        if found:
+            log.warning("killing pids=%s: started by llama-servers whose owner has exited", found)
+        return [*killed, *found]
+
+    def kill_all(self) -> None:
+        """Kill everything that this service's children have started, and they themselves."""
+        kill_marked({_variable(self.mark)})
 
     def _write(self, name: str, record: dict[str, object]) -> None:
         """If the disk is full, only this safeguard is lost."""
@@ -85,28 +94,8 @@ def _checked_mark(record: dict[str, Any]) -> str:
     return mark if namespace == _pid_namespace() else ""
 
 
-def _kill_marked(marks: set[str]) -> list[int]:
-    """Kill every process with one of these marks in its environment; returns their pids."""
-    variables = {f"{MARK_VARIABLE}={mark}".encode() for mark in marks if mark}
-    return [pid for pid in psutil.pids() if _kill_if_marked(pid, variables)] if variables else []
-
-
-def _kill_if_marked(pid: int, variables: set[bytes]) -> bool:
-    try:
-        pidfd = os.pidfd_open(pid)  # first: from here on it cannot be another process
-    except OSError:
-        return False
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if variables.isdisjoint(environment):
-            return False
-        log.warning("killing pid=%d, started by a llama-server whose owner has exited", pid)
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        return True
-    except OSError:  # another user's, or it has exited
-        return False
-    finally:
-        os.close(pidfd)
+def _variable(mark: str) -> bytes:
+    return f"{MARK_VARIABLE}={mark}".encode()
 
 
 def _unlink(file: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.server import Server
-from app.use_cases.launch.command_line import launch_plan
+from app.use_cases.launch.command_line import KEY_VARIABLE, launch_plan
 from app.use_cases.placement.releasing import shown_bytes
 from app.use_cases.scheduling import events as ev
 from workers.measurement.measurement import Measurement
@@ -27,6 +27,7 @@ from workers.server.kept_cache import KeptCache
 from workers.server.listening_ports import listening_ports
 from workers.server.load_reading import LoadReading, bytes_to_read
 from workers.server.log import ServerLog
+from workers.server.marked_processes import kill_marked, marked_processes
 from workers.server.orders import Orders
 from workers.server.probe import count_busy_slots, is_loaded, requires_key
 
@@ -65,6 +66,7 @@ class ServerProcess:
         self._orders = orders
         self._cache = cache  # None: the KV cache ends with the process
         self._api_key = api_key
+        self._marks = {f"{KEY_VARIABLE}={api_key}".encode()}  # in the environment of all that it starts
         self.log = ServerLog()
         self.is_ready = False
         self.problem = ""  # why the server cannot be used although it runs
@@ -76,7 +78,8 @@ class ServerProcess:
         self._measurement: Measurement | None = launcher.measurement(server, engine, post)  # None: it is finished
         self._gpu_use = GpuUse() if launcher.must_use_gpus(server, engine) else None  # None: it need not, or does not
         slots = str(cache.folder) if cache else ""
-        self._child = ChildProcess(launch_plan(server.model, engine, launcher.env, api_key, port, slots))
+        env = launcher.environment(server)
+        self._child = ChildProcess(launch_plan(server.model, engine, env, api_key, port, slots))
         self._cpu = CpuUse(self._child.pid)
         self._reading = LoadReading(self._child.pid, bytes_to_read(server.model))
 
@@ -87,15 +90,21 @@ class ServerProcess:
     def reap(self) -> int | None:
         """Kill the process group, then collect its leader: the exit code, None if that was done before.
 
-        No EOF is awaited: a grandchild may hold the pipe.
+        No EOF is awaited: a grandchild may hold the pipe. What a script has started, in whatever session, ends, too.
         """
         if self._child.is_reaped:
             return None
+        self._note_early_end()
         self._child.kill()  # the leader, dead or not, still holds the group's number
         self._read_rest_of_log()
         code = self._child.reap()
+        kill_marked(self._marks)
         self._launcher.records.remove(self._child.pid)
         return code
+
+    def _note_early_end(self) -> None:
+        if not (self._orders.is_stop_wanted or self.problem) and marked_processes(self._marks):
+            self.problem = "it ended while what it had started was running: a script must exec llama-server, or wait"
 
     def watch(self) -> None:
         """Handle its log, orders and timers until the process has exited."""

@@ -102,6 +102,11 @@ def cards_tried(failures: CardFailures, model: str) -> frozenset[str]:
     return frozenset(uuid for uuid, failure in failures.items() if model in failure.models and not failure.pauses)
 
 
+def next_try_seconds(failures: CardFailures, now: float) -> float | None:
+    """Until the first card that is set aside is tried again; None if there is none."""
+    return min((failure.until - now for failure in failures.values() if now < failure.until), default=None)
+
+
 def cards_in_doubt(failures: CardFailures, now: float) -> frozenset[str]:
     """The GPUs for which no server leaves the CPU yet: they were set aside, and no load has succeeded there since."""
     return frozenset(

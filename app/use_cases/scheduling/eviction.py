@@ -15,7 +15,6 @@ from math import inf
 
 from app.entities.frozen import replace
 from app.entities.placement import Decision, Outcome, Placement
-from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.placement.world import World
 from app.use_cases.scheduling import readings
@@ -47,7 +46,7 @@ from app.use_cases.scheduling.pool_state import (
     stop_server,
     update_server,
 )
-from app.use_cases.scheduling.rejection import gpu_problem, refusal_for
+from app.use_cases.scheduling.rejection import gpu_problem, no_gpu, refusal_for
 
 MAX_EVALUATED_LOADS = 8  # in one step: a decision takes milliseconds
 OTHERS_POLL_SECONDS = 5.0  # between two looks at what other processes hold, for a load that waits for them
@@ -142,7 +141,7 @@ class _Decider:
     def decide(self, state: PoolState, waiter: Waiter) -> Step:
         name = waiter.model.name
         if problem := gpu_problem(state, waiter, self._now):
-            state, orders = reject_model(state, Refusal(Reason.NO_GPU, name, problem))
+            state, orders = reject_model(state, no_gpu(state, name, problem, self._now))
             return state, [Decided(name, Decision(Outcome.REFUSE, problem, needed_bytes=0), ()), *orders]
         decision = self._when_allowed(state, waiter, self._decision(state, waiter))
         victims = tuple(server.model.name for server in _servers(state, decision.evict))

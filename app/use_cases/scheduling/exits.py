@@ -23,6 +23,7 @@ from app.use_cases.scheduling.pool_state import (
     note_failure,
     reject_model,
 )
+from app.use_cases.scheduling.quarantine import with_crash
 from app.use_cases.scheduling.runtime_margin import margin_after_failure, raise_runtime_margin
 from app.use_cases.scheduling.suspects import with_suspects
 
@@ -72,7 +73,9 @@ def _record_crash(state: PoolState, server: Server, event: Exited) -> PoolState:
 
 
 def _with_suspects(state: PoolState, server: Server, event: Exited) -> PoolState:
-    return with_suspects(state, server, event.at) if is_due_to_request(state, server, event.exit_code) else state
+    if not is_due_to_request(state, server, event.exit_code):
+        return state
+    return with_crash(with_suspects(state, server, event.at), server, event.at)
 
 
 def _record_failure(state: PoolState, server: Server, event: Exited) -> Step:

@@ -23,7 +23,7 @@ from app.use_cases.scheduling.effects import Effect, Refuse, Spawn, Stop, StopRe
 from app.use_cases.scheduling.evaluation import Evaluation
 from app.use_cases.scheduling.held_levels import HeldLevels
 from app.use_cases.scheduling.limits import SchedulingLimits
-from app.use_cases.scheduling.suspicion import ExclusiveUse, Suspect
+from app.use_cases.scheduling.suspicion import Crash, ExclusiveUse, Suspect
 
 NO_GPUS = GpuSnapshot(GpuState.NO_GPU, at=float("-inf"))
 
@@ -125,6 +125,7 @@ class PoolState:
     card_failures: CardFailures = field(default_factory=dict)  # `gpus` is without the cards that are set aside
     endings: Mapping[int, ServerEnding] = field(default_factory=dict)  # by server id, the last few in mid-answer
     suspects: Mapping[str, Suspect] = field(default_factory=dict)  # by request hash, the latest last
+    crashes: Mapping[str, tuple[Crash, ...]] = field(default_factory=dict)  # by model name, the last few
     exclusive_uses: Mapping[str, ExclusiveUse] = field(default_factory=dict)  # by model name
     draining: bool = False
     closing: bool = False

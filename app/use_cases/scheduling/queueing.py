@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from app.entities.frozen import replace
 from app.entities.refusal import Reason, Refusal
-from app.entities.server import Server
+from app.entities.server import InFlight, Server
 from app.use_cases.scheduling.backoff import active_backoff
 from app.use_cases.scheduling.effects import Done, Grant
 from app.use_cases.scheduling.load_balancing import pick_server, with_conversation
@@ -100,7 +100,8 @@ def grant_slots(state: PoolState, now: float) -> Step:
             conversations = with_conversation(conversations, waiter, picked)
         grants[waiter.ticket] = picked.id
         servers[:] = [server for server in servers if server is not picked]
-        server = picked.leased(waiter.ticket, waiter.request_hash, now + state.limits.liveness_check_seconds)
+        request = InFlight(waiter.request_hash, waiter.key)
+        server = picked.leased(waiter.ticket, request, now + state.limits.liveness_check_seconds)
         if is_alone:
             uses = with_run(uses, waiter, server, now)
             server = replace(server, exclusive_ticket=waiter.ticket)

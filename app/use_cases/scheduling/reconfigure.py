@@ -61,6 +61,7 @@ def _without_old_failures(state: PoolState, models: Mapping[str, Model]) -> Pool
         learned_margins={name: margin for name, margin in state.learned_margins.items() if name in kept},
         backoffs={name: backoff for name, backoff in state.backoffs.items() if name in kept},
         suspects={each: known for each, known in state.suspects.items() if _is_unchanged(known.model, models)},
+        crashes={name: known for name, known in state.crashes.items() if _is_unchanged(known[-1].model, models)},
     )
 
 

@@ -196,7 +196,7 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
     is_complete = event.ending is ev.Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
     if is_complete:
-        state = without_suspect(state, server.in_flight.get(event.ticket, ""))
+        state = without_suspect(state, server.in_flight[event.ticket].request_hash)
     if event.ending not in (ev.Ending.COMPLETE, ev.Ending.NOT_SENT):
         freed = with_abandoned_slot(freed, event, state.limits)
     elif not freed.abandoned_slots:

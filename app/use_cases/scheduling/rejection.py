@@ -7,6 +7,7 @@ from app.entities.refusal import Reason, Refusal
 from app.use_cases.placement.cards import allowed_cards
 from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.usable_gpus import unplaceable_reason
+from app.use_cases.scheduling.card_failures import next_try_seconds
 from app.use_cases.scheduling.pool_state import PoolState, Waiter
 
 
@@ -15,6 +16,12 @@ def gpu_problem(state: PoolState, waiter: Waiter, now: float) -> str:
     if waiter.placement_request is not None and not waiter.placement_request.options.n_gpu_layers:
         return ""
     return unplaceable_reason(state.gpus.as_of(now), state.limits.cpu_fallback)
+
+
+def no_gpu(state: PoolState, model: str, problem: str, now: float) -> Refusal:
+    """The refusal for this problem of the GPUs. A card that is set aside is tried again at a known time."""
+    seconds = next_try_seconds(state.card_failures, now)
+    return Refusal(Reason.NO_GPU, model, problem, retry_after_seconds=seconds)
 
 
 def refusal_for(state: PoolState, waiter: Waiter, decision: Decision) -> Refusal:

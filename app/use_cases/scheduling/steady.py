@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from app.entities.frozen import replace
 from app.entities.gpu import GpuState
-from app.entities.server import ServerState
+from app.entities.server import InFlight, ServerState
 from app.use_cases.scheduling.demand import with_request
 from app.use_cases.scheduling.effects import Effect, Grant
 from app.use_cases.scheduling.events import Acquire, Ending, Event, Release
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pool_state import PoolState, Step, update_server
+from app.use_cases.scheduling.quarantine import quarantined_keys
 
 
 def grant_or_release(state: PoolState, event: Event) -> Step | None:
@@ -38,9 +39,12 @@ def _granted(state: PoolState, event: Acquire) -> Step | None:
         return None
     if event.deadline <= event.at or event.request_hash in state.suspects:
         return None
+    if state.crashes and event.key in quarantined_keys(state, event.model, event.at):
+        return None
     state = replace(state, demands=with_request(state.demands, name, event.at))
     effects: list[Effect] = [Grant(event.ticket, server.id)]
-    leased = server.leased(event.ticket, event.request_hash, event.at + state.limits.liveness_check_seconds)
+    request = InFlight(event.request_hash, event.key)
+    leased = server.leased(event.ticket, request, event.at + state.limits.liveness_check_seconds)
     return update_server(state, server.id, lambda _: leased), effects
 
 
@@ -48,7 +52,7 @@ def _released(state: PoolState, event: Release) -> Step | None:
     server = next((server for server in state.servers if event.ticket in server.leases), None)
     if server is None or event.ending not in (Ending.COMPLETE, Ending.NOT_SENT):
         return None
-    if server.abandoned_slots or server.in_flight.get(event.ticket) in state.suspects:
+    if server.abandoned_slots or server.in_flight[event.ticket].request_hash in state.suspects:
         return None
     is_complete = event.ending is Ending.COMPLETE
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)

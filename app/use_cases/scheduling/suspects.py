@@ -21,6 +21,7 @@ from app.entities.server import Server
 from app.use_cases.scheduling.fairness import is_starving
 from app.use_cases.scheduling.load_balancing import load_of
 from app.use_cases.scheduling.pool_state import READY, Awaited, PoolState, Step, Waiter, reject, update_server
+from app.use_cases.scheduling.quarantine import quarantined_keys
 from app.use_cases.scheduling.round_robin import by_key_in_turn
 from app.use_cases.scheduling.suspicion import ExclusiveUse, Suspect
 
@@ -32,7 +33,8 @@ MAX_SUSPECTS = 1024
 
 def with_suspects(state: PoolState, server: Server, at: float) -> PoolState:
     """The state after a server ended in mid-answer: what it had in flight is suspect, or refused if it was alone."""
-    hashes = {each: ticket for ticket, each in sorted(server.in_flight.items()) if each}
+    in_flight = sorted(server.in_flight.items(), key=lambda each: each[0])
+    hashes = {each.request_hash: ticket for ticket, each in in_flight if each.request_hash}
     was_alone = server.exclusive_ticket is not None and server.in_flight.keys() == {server.exclusive_ticket}
     known = {each: suspect for each, suspect in state.suspects.items() if suspect.until > at and each not in hashes}
     for each, ticket in hashes.items():
@@ -56,13 +58,14 @@ def without_unread(state: PoolState, ticket: int) -> PoolState:
 
 
 def without_suspects_of(state: PoolState, model: str) -> PoolState:
-    """The state after an order to load the model: nothing is held against its requests any more."""
-    return replace(state, suspects={each: other for each, other in state.suspects.items() if other.model.name != model})
+    """The state after an order to load the model: nothing is held against its requests or keys any more."""
+    suspects = {each: other for each, other in state.suspects.items() if other.model.name != model}
+    return replace(state, suspects=suspects, crashes={m: known for m, known in state.crashes.items() if m != model})
 
 
 def is_suspect(state: PoolState, waiter: Waiter, now: float) -> bool:
-    """Whether the request must run alone."""
-    return _suspect(state, waiter, now) is not None
+    """Whether the request must run alone: it is suspect itself, or its key is in quarantine."""
+    return _suspect(state, waiter, now) is not None or waiter.key in quarantined_keys(state, waiter.model, now)
 
 
 def _suspect(state: PoolState, waiter: Waiter, now: float) -> Suspect | None:
@@ -137,7 +140,7 @@ def exclusive_use_due_times(state: PoolState) -> list[float]:
 
 def hold_servers(state: PoolState, now: float) -> Step:
     """For each model, the least busy server is closed to all but a suspect that is starving."""
-    if not state.suspects:
+    if not state.suspects and not state.crashes:
         return state, []
     for waiter in by_key_in_turn(state.waiting, state.slot_rotation):
         name = waiter.model.name

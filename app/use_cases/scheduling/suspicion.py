@@ -18,6 +18,16 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Crash:
+    """A server of the model was crashed by one of its requests."""
+
+    model: Model
+    at: float
+    keys: frozenset[str]  # names of the keys whose requests it was working on
+    users: frozenset[str]  # and of all that used the model: their requests ran or waited
+
+
+@dataclass(frozen=True, slots=True)
 class ExclusiveUse:
     """One server of a model is closed to all but one suspect, first until it is empty, then while the suspect runs."""
 
