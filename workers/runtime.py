@@ -191,6 +191,7 @@ class Runtime:
     def _apply(self, candidate: CheckedConfiguration, changes: ModelChanges) -> None:
         """New requests see the new keys and models first; then the pool ends what has changed."""
         before, settings = self._settings, candidate.settings
+        self._engine.refresh()  # one that was missing may be installed by now
         self._settings = settings
         self.services.settings = build_request_settings(settings)
         self._relay.set_timeouts(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds)

@@ -455,3 +455,18 @@ def test_loads_wait_for_what_another_engine_can_use_and_loaded_models_do_not():
     play.post(ev.Tick(at=2.5))
     assert play.state.has_waiting_load, "also after the time in which a reading is late"
     assert spawned(play.post(play.polled(at=2.6))) == ["b"]
+
+
+@pytest.mark.parametrize("number", [None, 0])
+def test_a_server_that_uses_vulkan_need_not_be_shown_among_the_processes_of_cuda(number: int | None):
+    play = GpuPlay(Hardware({"GPU-a": 24}))
+    server = play.loaded("a")
+    numbers = () if number is None else (number,)
+    shown = replace(server, placement=replace(server.placement, vulkan_numbers=numbers), ready_at=0.0, pid=1, port=1)
+    play.state = replace(play.state, servers=(shown.with_state(ServerState.READY),), are_pids_shown=True)
+    (gpu,) = play.hardware.snapshot((), at=60.0).gpus
+    polled = replace(play.hardware.snapshot((), at=60.0), gpus=(replace(gpu, processes={}),))
+    play.post(ev.GpusPolled(polled, at=60.0))
+    assert [each.state for each in play.state.servers] == [
+        ServerState.STOPPING if number is None else ServerState.READY
+    ]

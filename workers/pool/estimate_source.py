@@ -40,8 +40,9 @@ class EstimateSource:
         self._engine = engine
         self._shapes = shapes
         self._companions = CompanionFiles()
-        # By path, with what they were found for; any thread may replace an entry, at worst one is found twice.
-        self._contexts: dict[str, tuple[ModelShape, Companions, FoundContexts]] = {}
+        # By path and whether Vulkan is used, with what they were found for; any thread may replace an entry, at worst
+        # one is found twice.
+        self._contexts: dict[tuple[str, bool], tuple[ModelShape, Companions, FoundContexts]] = {}
 
     def placement_request(self, model: Model) -> PlacementRequest:
         """What placing the model depends on. The result reads no file later, and its estimates never change.
@@ -70,14 +71,14 @@ class EstimateSource:
         return PlacementRequest(
             *(shape, model.launch.options, estimate, model.constraints),
             estimate_without_history=without_history,
-            found_contexts=self._found_contexts(model.path, shape, companions),
+            found_contexts=self._found_contexts((model.path, uses_vulkan), shape, companions),
         )
 
-    def _found_contexts(self, path: str, shape: ModelShape, companions: Companions) -> FoundContexts:
+    def _found_contexts(self, key: tuple[str, bool], shape: ModelShape, companions: Companions) -> FoundContexts:
         """Those found before for these files, unless they have changed."""
-        known = self._contexts.get(path)
+        known = self._contexts.get(key)
         if known is None or known[0] is not shape or known[1] != companions:
-            known = self._contexts[path] = shape, companions, {}
+            known = self._contexts[key] = shape, companions, {}
         return known[2]
 
     def as_started(self, model: Model) -> Model:

@@ -143,6 +143,7 @@ def _engine_replaced(state: PoolState, at: float) -> PoolState:
     """What was learned from failures of the old build is forgotten: the new one may have been installed because of
     them. Loads wait until it is known which GPUs the new one can use."""
     state = replace(state, engine_replaced_at=at, gpus=_before_reading(state.gpus))
+    state = replace(state, are_pids_shown=False)  # the new one may be a script, which runs another process
     return replace(
         state, backoffs={}, failures={}, suspects={}, learned_margins={}, runtime_margins={}, card_failures={}
     )

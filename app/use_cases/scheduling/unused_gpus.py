@@ -2,7 +2,7 @@
 
 An engine whose CUDA fails computes on the CPU. Nearly all say so while they load (workers/server/gpu_errors.py), and
 end there. For one that reports nothing, NVML decides: but only where it has shown the pid of a server before. In
-containers, and with some drivers, it shows none.
+containers, and with some drivers, it shows none. Processes that use Vulkan are not in its list of CUDA's.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def end_unaccelerated(state: PoolState, now: float) -> Step:
 def _is_unaccelerated(state: PoolState, server: Server) -> bool:
     if server.placement.is_on_cpu or server.ready_at is None or not server.is_up or server.is_terminating:
         return False
-    if server.pid is None or server.reported is not None:
+    if server.pid is None or server.reported is not None or server.placement.vulkan_numbers:
         return False
     gpus = {gpu.uuid: gpu for gpu in state.gpus.gpus}
     shown_since = server.ready_at + SHOWN_AFTER_SECONDS
