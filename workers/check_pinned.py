@@ -25,7 +25,7 @@ def check_pinned_models(settings: Settings) -> tuple[tuple[str, ...], tuple[str,
     engine = CurrentEngine(settings.engine.binary)
     limits, shapes = build_limits(settings, engine.facts), ModelHeaders(model_shape)
     store = StateStore(PoolState(limits, gpus=gpus_at_start(settings)))
-    needs = EstimateSource(_past_loads(), engine.refresh, shapes)
+    needs = EstimateSource(_past_loads(), engine.refresh, shapes, lambda: store.gpus)
     pinned = pinned_requests(settings.pinned, build_catalog(settings, shapes), needs)
     check = PinnedModelsCheck(store, pinned, limits, read_memory)
 

@@ -84,7 +84,7 @@ class Runtime:
         self._slots = SlotFiles(state / "slots", settings.scheduling.kv_cache_disk)
         self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
-        self._needs = EstimateSource(self._history, engine.refresh, shapes)
+        self._needs = EstimateSource(self._history, engine.refresh, shapes, lambda: self._store.gpus)
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
         self._gauges = Gauges(self._store, version())

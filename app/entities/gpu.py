@@ -71,6 +71,8 @@ class Gpu:
     processes: Mapping[int, int | None] | None = None
     problem: str = ""  # why memory and processes could not be read just now: they are the last reading's
     memory_at: float | None = None  # monotonic seconds of that reading; None: of this one
+    vulkan_number: int | None = None  # by which the engine selects it, if it has Vulkan and no CUDA
+    is_vulkan_assumed: bool = False  # several GPUs are alike, and were told apart by their order
 
     @property
     def ram_bytes(self) -> int:

@@ -82,6 +82,7 @@ class LaunchSettings:
 
     options: ModelOptions = ModelOptions(ctx_size=AUTO_CTX_TOKENS)
     gpus: tuple[str, ...] = ()  # UUIDs of the GPUs it may see, in its order; empty until it is placed, and on the CPU
+    vulkan_numbers: tuple[int, ...] = ()  # of the same GPUs, if the engine uses them through Vulkan
     mmproj: str | None = None  # path of the projector that lets the model see or hear
     args: tuple[str, ...] = ()  # further arguments, passed on unchanged
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # further variables; may hold secrets

@@ -36,6 +36,7 @@ class Card:
     is_unified: bool = False  # its memory is RAM: what is placed on it needs CPU and UNBOOKED_RAM
     reserve_bytes: int = 0  # left free on it
     drives_display: bool = False  # taken last: a desktop freezes when its GPU is full
+    vulkan_number: int | None = None  # by which the engine selects it, if it has Vulkan and no CUDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,7 @@ class Placement:
     estimate: Estimate
     indices: tuple[int, ...] = ()  # NVML's, of the GPUs
     names: tuple[str, ...] = ()  # product names of the GPUs
+    vulkan_numbers: tuple[int, ...] = ()  # of the GPUs, if the engine uses them through Vulkan
     full_ctx_size: int = 0  # the context if nobody else held memory, where ctx_size is shorter than that
     unified: tuple[str, ...] = ()  # UUIDs of the GPUs whose memory is RAM
 
@@ -160,8 +162,10 @@ class Placement:
 
     @property
     def device(self) -> str:
-        """As in response headers: `cpu`, or NVML's indices as `cuda:0,1`."""
-        return CPU if self.is_on_cpu else f"cuda:{','.join(map(str, self.indices))}"
+        """As in response headers: `cpu`, or NVML's indices as `cuda:0,1`, or as `vulkan:0,1`."""
+        if self.is_on_cpu:
+            return CPU
+        return f"{'vulkan' if self.vulkan_numbers else 'cuda'}:{','.join(map(str, self.indices))}"
 
     @property
     def booked_bytes(self) -> Mapping[str, int]:

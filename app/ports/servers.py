@@ -19,7 +19,7 @@ class Address:
     port: int
     api_key: str
     context_tokens: int = 0  # that one request may use; 0: as many as the model was trained with
-    device: str = "cpu"  # "cuda:0,1": its GPUs, by NVML index
+    device: str = "cpu"  # "cuda:0,1" or "vulkan:0,1": its GPUs, by NVML index
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,10 @@ Checked: every request ends in an answer or a clear error (docs/errors.md). /hea
 99.99 % of the answers arrive within a second. At rest, after a warm-up and at the end, the service holds as much memory
 and as many descriptors, threads and processes. There are no zombies and no tracebacks. A stop leaves nothing behind.
 Exit status 1: one of these failed.
+
+At the end the service itself is killed several times, its worker or all of it. What clients see then (connections that
+are refused, answers that are cut) is counted for itself, and /health is not probed; checked is that it is back soon,
+that nothing of the killed one is left, and that later requests are answered.
 """
 
 from __future__ import annotations
@@ -24,13 +28,14 @@ from typing import Any
 
 from bench.record import record
 from bench.soak.faults import FAULTS
+from bench.soak.kills import KILLS
 from bench.soak.run import soak
 
 
 def main() -> None:
     options = _options()
     if options.list:
-        print("\n".join(sorted(FAULTS)))
+        print("\n".join(sorted(FAULTS | KILLS)))
         return
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
         made = soak(Path(folder), 60 * options.minutes, options.seed, options.warm_up, options.faults)
@@ -63,7 +68,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--record", type=Path, help="write the figures to this file")
     parser.add_argument("--plot", type=Path, help="write a plot to this file; needs matplotlib")
     options = parser.parse_args()
-    if unknown := set(options.faults) - set(FAULTS):
+    if unknown := set(options.faults) - set(FAULTS | KILLS):
         parser.error(f"unknown faults: {', '.join(sorted(unknown))}")
     if options.plot and not importlib.util.find_spec("matplotlib"):  # fail now, not after the run
         parser.error("--plot needs matplotlib: pip install '.[bench]'")

@@ -57,7 +57,8 @@ class Client:
                     connection.sendall(request)  # it may be answered before it was sent completely
                 return read(connection, model, began)
         except OSError as error:
-            return Answer(model, problem=f"cannot connect: {error!r}", seconds=time.monotonic() - began)
+            problem, seconds = f"cannot connect: {error!r}", time.monotonic() - began
+            return Answer(model, problem=problem, seconds=seconds, is_refused=True)
 
 
 def read(connection: socket.socket, model: str, began: float) -> Answer:

@@ -17,6 +17,7 @@ from typing import Any
 ERRORS = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 KEYS = {"message", "type", "param", "code"}
 LEFT = "left"  # the client disconnected on purpose
+REFUSED, CUT = "connection refused, the service is down", "cut by a kill of the service"
 BUGS = {"internal_error"}
 
 
@@ -30,6 +31,7 @@ class Answer:
     body: bytes = b""
     problem: str = ""
     seconds: float = 0.0
+    is_refused: bool = False  # there was no connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ def plan(kinds: Sequence[str], seconds: float, seed: int, gap_seconds: float = G
     Kinds come from a bag that holds each once and is filled again when it is empty, so that none is left out.
     """
     chance, bag, at = random.Random(seed), list[str](), 0.0
-    while (at := at + gap_seconds * chance.uniform(0.2, 1.8)) < seconds:
+    while kinds and (at := at + gap_seconds * chance.uniform(0.2, 1.8)) < seconds:
         if not bag:
             bag = sorted(kinds)
             chance.shuffle(bag)

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.soak import client_faults, engine_faults, gpu_faults, service_faults  # noqa: F401 - they register
+from bench.soak import client_faults, crash_faults, engine_faults, gpu_faults, service_faults  # noqa: F401 - they register
 from bench.soak.account import Account
 from bench.soak.faults import FAULTS
+from bench.soak.kills import KILLS
 from bench.soak.machine import allow_many_descriptors
-from bench.soak.outcome import LEFT
+from bench.soak.outcome import CUT, LEFT, REFUSED
 from bench.soak.plan import Planned, plan
 from bench.soak.probes import Probes, summary
 from bench.soak.resources import Held, growth
@@ -28,6 +29,7 @@ AT_ONCE = 4  # faults
 USERS = 4
 WARM_UP_GAP_SECONDS = 0.8
 SAMPLE_SECONDS = 5.0
+SECONDS_PER_KILL = 200.0  # of the faults before
 QUIET_SECONDS = 6.0  # at rest, before what is held is counted: kept connections close after 3 s
 MIN_HEALTH_PERCENT = 99.99
 
@@ -38,14 +40,16 @@ def soak(folder: Path, seconds: float, seed: int, warm_up_seconds: float, kinds:
     account = Account()
     target = Target(folder, account)
     try:
-        return _Soak(target, seed, sorted(kinds) or sorted(FAULTS)).run(seconds, warm_up_seconds)
+        return _Soak(target, seed, sorted(kinds) or sorted(FAULTS | KILLS)).run(seconds, warm_up_seconds)
     finally:
         target.close()
 
 
 class _Soak:
     def __init__(self, target: Target, seed: int, kinds: list[str]) -> None:
-        self._target, self._account, self._seed, self._kinds = target, target.account, seed, kinds
+        self._target, self._account, self._seed = target, target.account, seed
+        self._kinds = [kind for kind in kinds if kind in FAULTS]
+        self._kills = [kind for kind in kinds if kind in KILLS]
         self._samples: list[dict[str, Any]] = []
         self._over = threading.Event()
 
@@ -61,6 +65,7 @@ class _Soak:
         self._over.set()
         sampler.join()
         after = self._at_rest()
+        figures |= {"kills": self._kill_the_service(1 + int(seconds / SECONDS_PER_KILL))}
         self._end()
         health = summary(probes.seconds)
         return self._verdict(figures, health, before, after) | {"samples": self._samples, "probes": probes.seconds}
@@ -86,6 +91,20 @@ class _Soak:
             FAULTS[each.kind](self._target, random.Random(each.seed))
         except Exception as error:
             self._account.fail(f"{each.kind} could not be injected: {error!r}")
+
+    def _kill_the_service(self, times: int) -> dict[str, Any]:
+        """Each kind of kill, so often, while users go on. A killed service starts anew, so this comes after what it
+        holds was counted."""
+        before, chance = self._account.totals(), random.Random(self._seed)
+        traffic = Traffic(self._target, USERS, self._seed)
+        traffic.start()
+        for kind in self._kills * times:
+            try:
+                KILLS[kind](self._target, chance)
+            except Exception as error:
+                self._account.fail(f"{kind}: {error!r}")
+        traffic.stop()
+        return self._killed(self._account.totals() - before)
 
     def _at_rest(self) -> Held:
         if not self._target.come_to_rest():
@@ -127,6 +146,19 @@ class _Soak:
             "by_outcome": dict(totals.most_common()),
             "steady_model": dict(self._account.by_model.get(STEADY, {})),
             "left_by_the_client": left,
+        }
+
+    def _killed(self, counts: Counter[str]) -> dict[str, Any]:
+        outages = self._account.outages
+        return {
+            "kills": len(outages),
+            "down_seconds": [round(each.ended - each.began, 1) for each in outages],
+            "processes_that_survived_their_service": sum(each.survivors for each in outages),
+            "requests": counts.total(),
+            "answered": counts["200"],
+            "refused_while_down": counts[REFUSED],
+            "cut_by_a_kill": counts[CUT],
+            "by_outcome": dict(counts.most_common()),
         }
 
     def _verdict(self, figures: dict[str, Any], health: dict[str, Any], before: Held, after: Held) -> dict[str, Any]:

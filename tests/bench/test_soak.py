@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from bench.soak import client_faults, engine_faults, gpu_faults, service_faults  # noqa: F401 - they register
+from bench.soak import client_faults, crash_faults, engine_faults, gpu_faults, service_faults  # noqa: F401 - they register
+from bench.soak.account import Account
 from bench.soak.faults import FAULTS
-from bench.soak.outcome import Answer, outcome
+from bench.soak.outcome import CUT, REFUSED, Answer, outcome
 from bench.soak.plan import plan
 from bench.soak.resources import Held, growth
 
@@ -73,6 +74,22 @@ def test_an_answer_and_a_clear_error_are_no_problem(answer: Answer, kind: str):
 )
 def test_anything_else_is_a_problem(answer: Answer):
     assert outcome(answer).problem
+
+
+def test_what_a_kill_of_the_service_cuts_or_refuses_is_counted_for_itself_and_nothing_else_is_excused():
+    account = Account()
+    with account.outage():
+        account.add(Answer("m", problem="ConnectionRefusedError", is_refused=True))
+    account.add(Answer("m", problem="ConnectionResetError", seconds=5.0))  # it began before the kill
+    assert account.totals() == {REFUSED: 1, CUT: 1} and not account.failures
+    account.outages[0].ended -= 10
+    account.add(Answer("m", problem="ConnectionResetError", seconds=5.0))
+    account.add(Answer("m", status=500, headers=OURS, body=error("internal_error"), seconds=60.0))
+    assert account.failure_count == 2
+
+
+def test_without_kinds_there_is_no_plan():
+    assert not list(plan([], 100, seed=1))
 
 
 def test_what_is_held_at_rest_may_not_grow():

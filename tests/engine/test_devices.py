@@ -8,6 +8,7 @@ import pytest
 
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts, EngineKind
+from app.use_cases.placement.vulkan_gpus import ListedDevice
 from tests.engine.test_binary import program
 from tests.helpers.fake_llama_server import install_fake
 from workers.engine import probe_process
@@ -44,7 +45,9 @@ Available devices:
   Vulkan0: NVIDIA GeForce RTX 4090 (NVK AD102) (24564 MiB, 24000 MiB free)
   RPC0[10.0.0.1:50052]: 10.0.0.1:50052 (9856 MiB, 9500 MiB free)
 """
-    assert devices_in_list(text) == ("CUDA0", "CUDA1", "Vulkan0", "RPC0[10.0.0.1:50052]")
+    devices = devices_in_list(text)
+    assert [device.name for device in devices] == ["CUDA0", "CUDA1", "Vulkan0", "RPC0[10.0.0.1:50052]"]
+    assert devices[2] == ListedDevice("Vulkan0", "NVIDIA GeForce RTX 4090 (NVK AD102)", 24564)
     assert devices_in_list("Available devices:\n  (none)\n") == ()
     assert devices_in_list("Available devices:\n") == ()
     with pytest.raises(ValueError, match=r"printed no list: CUDA0: a \(1 MiB"):

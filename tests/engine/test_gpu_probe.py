@@ -28,6 +28,29 @@ def test_an_engine_that_lists_all_gpus_is_asked_once(tmp_path: Path):
     assert pauses == []
 
 
+def test_vulkan_devices_are_numbered_as_vulkan_enumerates_them(tmp_path: Path):
+    """The engine does not list the CPU that comes first, but counts it in GGML_VK_VISIBLE_DEVICES."""
+    cards = [Gpu(f"GPU-{name}", n, "NVIDIA RTX", total_bytes=8 * 2**30) for n, name in enumerate("abc")]
+    scripted = "llvmpipe:16000,NVIDIA RTX:8192,Intel:16000,NVIDIA RTX:8192"
+    engine = find_engine(str(install_fake(tmp_path, FAKE_VULKAN=scripted)))
+    probe = probe_gpus(engine, {}, cards, lambda: None)
+    assert (probe.problem, dict(probe.vulkan.numbers)) == ("", {"GPU-a": 1, "GPU-b": 3})
+    assert probe.vulkan.assumed == {"GPU-a", "GPU-b"}
+    assert list(probe.unusable) == ["GPU-c"] and "Vulkan devices has its name and size" in probe.unusable["GPU-c"]
+
+
+def test_a_vulkan_whose_order_cannot_be_had_is_assumed_to_have_that_of_the_list(tmp_path: Path):
+    engine = find_engine(str(install_fake(tmp_path, FAKE_VULKAN="card:0", FAKE_VULKAN_FAILS="1")))
+    probe = probe_gpus(engine, {}, CARDS[:1], lambda: None)
+    assert (dict(probe.vulkan.numbers), probe.vulkan.assumed) == ({"GPU-a": 0}, {"GPU-a"})
+
+
+def test_an_engine_whose_vulkan_has_no_nvidia_gpu_is_one_for_the_cpu(tmp_path: Path):
+    engine = find_engine(str(install_fake(tmp_path, FAKE_VULKAN="llvmpipe:16000,Intel:16000")))
+    probe = probe_gpus(engine, {}, CARDS, lambda: None)
+    assert "has no CUDA: its --list-devices lists only Vulkan0" in probe.problem
+
+
 def test_an_engine_that_cannot_be_asked_is_trusted(tmp_path: Path):
     assert probe_gpus(find_engine(str(install_fake(tmp_path))), {}, CARDS, lambda: None).is_fine
 

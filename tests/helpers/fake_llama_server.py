@@ -35,6 +35,9 @@ FAKE_BREAKDOWN=900,90,9   accepts -fit and --log-jsonl, and logs before the load
 FAKE_DEVICES=CUDA0,CUDA1  accepts --list-devices and lists these; empty: none
 FAKE_CARDS=GPU-a,GPU-b    accepts --list-devices; the GPUs that CUDA can use, limited by CUDA_VISIBLE_DEVICES as CUDA
                           does; without one it computes on the CPU and says so
+FAKE_VULKAN=A:8192,B:8192 accepts --list-devices; what Vulkan enumerates: name and MiB. GGML_VK_VISIBLE_DEVICES limits
+                          it as in llama.cpp, or fails with FAKE_VULKAN_FAILS=1; without it, those of a CPU (llvmpipe)
+                          are not listed
 FAKE_CUDA_INIT=TEXT       why CUDA can use none          FAKE_BAD_CARDS=GPU-a  loads on these end with a CUDA error
 FAKE_PORT_ZERO=1          accepts --port 0, as newer builds do
 FAKE_BINDS_AFTER=FILE     writes its port to FILE, and binds it once FILE.taken exists or FILE existed before
@@ -107,6 +110,7 @@ HELP_SAVE = """\
 HELP_DEVICES = """\
          --list-devices           print list of available devices and exit
 """
+LISTING = {"FAKE_DEVICES", "FAKE_CARDS", "FAKE_VULKAN"}
 VERSION = "version: 3091 (fake)\nbuilt with nothing for x86_64-linux-gnu\n"
 SWITCHES = {"--no-mmap", "--embedding", "--embeddings", "--metrics", "--slots", "--log-disable", "-fa", "--flash-attn",
             "--log-jsonl"}  # fmt: skip
@@ -530,6 +534,8 @@ def tell_need() -> None:
 
 def tell_buffers() -> None:
     if not breakdown():
+        if "FAKE_VULKAN" in SETTINGS and vulkan_devices():
+            return log("load_tensors:      Vulkan0 model buffer size =   852.89 MiB")
         name = "CUDA0" if "FAKE_CARDS" not in SETTINGS or visible_cards() else "CPU_Mapped"
         return log(f"load_tensors: {name:>12} model buffer size =   852.89 MiB")
     lines = ("load_tensors: CPU_Mapped model", "llama_kv_cache: CPU KV", "sched_reserve: CPU compute")
@@ -573,8 +579,26 @@ def fail_on_bad_card() -> None:
             os.abort()
 
 
+def vulkan_devices() -> list[str]:
+    """Those of FAKE_VULKAN that are visible; none if a number does not exist, as ggml_vk_instance_init."""
+    present = SETTINGS["FAKE_VULKAN"].split(",")
+    named = os.environ.get("GGML_VK_VISIBLE_DEVICES")
+    if named is None:
+        return [each for each in present if "llvmpipe" not in each]
+    numbers = [int(number) for number in named.split(",") if number]
+    if any(number >= len(present) for number in numbers) or "FAKE_VULKAN_FAILS" in SETTINGS:
+        log("ggml_vulkan: Invalid device index in GGML_VK_VISIBLE_DEVICES.")
+        return []
+    return [present[number] for number in numbers]
+
+
 def list_devices() -> None:
     """Print as b11434 does, preceded by the CUDA backend's messages."""
+    if "FAKE_VULKAN" in SETTINGS:
+        rows = (each.split(":") for each in vulkan_devices())
+        vulkan = (f"  Vulkan{n}: {name} ({mib} MiB, {mib} MiB free)" for n, (name, mib) in enumerate(rows))
+        print("Available devices:", *vulkan, sep="\n")
+        return
     if "FAKE_CARDS" in SETTINGS:
         tell_no_gpu()
         names = [f"CUDA{number}" for number in range(len(visible_cards()))]
@@ -589,14 +613,14 @@ def list_devices() -> None:
 
 def main() -> None:
     if {"-h", "--help", "--usage"} & set(sys.argv[1:]):
-        more = HELP_DEVICES if {"FAKE_DEVICES", "FAKE_CARDS"} & SETTINGS.keys() else ""
+        more = HELP_DEVICES if LISTING & SETTINGS.keys() else ""
         more += HELP_SAVE if "FAKE_SAVE" in SETTINGS else ""
         print(HELP.format(name=sys.argv[0]), end=more + (HELP_ASKED if breakdown() else ""))
         sys.exit(1)  # as some builds did
     if "--version" in sys.argv[1:]:
         sys.stderr.write(VERSION)
         sys.exit(0)
-    if "--list-devices" in sys.argv[1:] and {"FAKE_DEVICES", "FAKE_CARDS"} & SETTINGS.keys():
+    if "--list-devices" in sys.argv[1:] and LISTING & SETTINGS.keys():
         list_devices()
         sys.exit(0)
     chosen = parse(sys.argv[1:])

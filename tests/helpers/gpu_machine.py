@@ -174,10 +174,13 @@ class Machine:
 
     def _check_visible(self, pid: int, booked: dict[str, int]) -> None:
         with contextlib.suppress(psutil.Error):
-            shown = (
-                psutil.Process(pid).environ().get("CUDA_VISIBLE_DEVICES")
-            )  # None: the process is just executing another program
-            if shown is not None and {uuid for uuid in shown.split(",") if uuid} != set(booked):
+            environment = psutil.Process(pid).environ()
+            shown = environment.get("CUDA_VISIBLE_DEVICES")  # None: the process is just executing another program
+            if (
+                shown is not None
+                and "GGML_VK_VISIBLE_DEVICES" not in environment
+                and {uuid for uuid in shown.split(",") if uuid} != set(booked)
+            ):
                 self.problems.append(f"process {pid} sees {shown}, but {booked} is booked")
 
     def _enter(self) -> None:

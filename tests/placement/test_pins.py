@@ -65,6 +65,7 @@ def test_an_automatic_context_counts_as_the_shortest():
         "set ctx_size for each of them"
     )
     assert auto_context_problems({"a": eight_layers(), "b": eight_layers()}, world) == ()
+    assert auto_context_problems(pinned, World((card(0, free=9.7, total=9.7),))) == (), "the second has what is left"
 
 
 def test_other_load_orders_are_tried():

@@ -205,6 +205,12 @@ def test_a_model_on_the_gpu_may_grow_by_what_the_pool_has_left():
     assert account.available_to(server) == {CPU: 89 * GIB}
 
 
+def test_a_pinned_model_on_the_gpu_takes_ram_for_good():
+    world = world_of(ledger(a_spark()), Policy(), now=1000.0)
+    pinned = decide(a_request(30, host=1), world).placement
+    assert pinned is not None and world.with_pinned(pinned).taken == {CPU: 31 * GIB}
+
+
 # --- beside usual cards ------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from app.use_cases.scheduling.other_processes import taken_bytes
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import GIB, Play, a_model, memory, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware, eight_layers
+from tests.scheduling.test_replicas import a_replicated
 
 AUTO = PlacementConstraints(has_auto_context=True, max_gpus=1)
 
@@ -126,15 +127,16 @@ def test_a_model_comes_back_with_the_context_it_had():
 
 @pytest.mark.parametrize("shows_pids", [True, False])
 def test_our_own_servers_never_count_as_others(shows_pids: bool):
-    """Loading, ready, growing and ending, with pids hidden or not."""
-    play = play_on(Hardware({"GPU-a": 8}, shows_pids=shows_pids), ttl_seconds=100)
+    """Loading, ready and ending, with pids hidden or not, even if a quarter of the longest wait is half a second."""
+    play = play_on(Hardware({"GPU-a": 8}, shows_pids=shows_pids), ttl_seconds=100, max_wait_seconds=2)
     server = play.loaded("b")
     polled_until(play, 1, 100)
     assert taken_bytes(play.state, 99.0) == {}
     polled_until(play, 100, 102)
-    play.hardware.late_gib = {"GPU-a": 4.5}
+    play.hardware.late_gib = {"GPU-a": 4.0}
     play.post(ev.Exited(server.id, "", at=102.0))
     polled_until(play, 102, 104)
+    assert taken_bytes(play.state, 103.0) == {}
     play.hardware.late_gib = {}
     assert contexts(play.request("a", at=105.0, constraints=AUTO)) == [32768]
 
@@ -181,6 +183,26 @@ def test_other_processes_in_ram_count_in_the_same_way():
     assert taken_bytes(play.state, 80.0) == {CPU: 6 * GIB}
     play.post(ev.MemoryRead(memory(81.0, available_gib=13), 81.0))
     assert taken_bytes(play.state, 81.0) == {CPU: 3 * GIB}
+
+
+def test_a_server_that_loads_into_ram_is_not_another_process():
+    play = Play(total_gib=16)
+    play.ask(a_model("a", gib=6))
+    for at in (1.0, 50.0, 100.0):
+        play.post(ev.MemoryRead(memory(at, available_gib=10), at))
+    assert taken_bytes(play.state, 100.0) == {}
+
+
+def test_a_replica_says_as_the_first_server_does_that_its_context_is_shortened():
+    play = play_on(Hardware({"GPU-a": 8, "GPU-b": 8}, other_gib={"GPU-a": 2.8, "GPU-b": 2.8}))
+    polled_until(play, 0, 80)
+    model = replace(a_replicated(low=2), constraints=AUTO)
+    play.post(ev.Acquire(1, model, 80.0, 300.0, eight_layers(constraints=AUTO)))
+    polled_until(play, 80, 82)
+    play.post(ev.Spawned(1, 1001, 82.0), ev.Ready(1, 9001, 82.0))
+    polled_until(play, 83, 85)
+    contexts = [(s.placement.ctx_size, s.placement.full_ctx_size) for s in play.state.servers]
+    assert contexts == [(16384, 32768)] * 2
 
 
 # --- levels -----------------------------------------------------------------------------------------------------

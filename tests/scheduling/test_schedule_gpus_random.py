@@ -19,11 +19,13 @@ from app.entities.server import Server, ServerState
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect, ReadGpus, Spawn
 from app.use_cases.scheduling.gpu_sleep import may_sleep
+from app.use_cases.scheduling.held_levels import GRANULARITY_BYTES, standing_bytes
 from tests.helpers.builders import GIB
 from tests.helpers.gpu_play import eight_layers
 from tests.scheduling.test_schedule_random import ARRIVALS, World
 
 HISTORIES = 15  # for each seed
+RELEASED_LATE_SECONDS = 6.0  # by then what was released is free, or no longer waited for
 LONGEST_SECONDS = ARRIVALS * 10
 
 
@@ -37,6 +39,7 @@ class GpuWorld(World):
         self.releasing: list[tuple[float, str, int]] = []  # (until, GPU, bytes): not shown as free yet
         self.on_cards_when_read: dict[int, dict[str, int]] = {}
         self.ends: dict[int, Server] = {}
+        self.seen_others: dict[str, list[tuple[float, int]]] = {}  # by GPU: (when read, bytes)
         self.away: str | None = None  # the GPU that is missing at the moment
         self.card_faults = random.Random(seed)
         self.shows_pids = chance.random() < 0.7
@@ -77,6 +80,19 @@ class GpuWorld(World):
             if not ended.placement.is_on_cpu and self.card_faults.random() < 0.3:
                 event = replace(event, gpu_failure=self.gpu_failure(), ran_out_of_memory=False)
         super().happen(event)
+        if isinstance(event, ev.GpusPolled):
+            self.check_others(event.gpus)
+
+    def check_others(self, gpus: GpuSnapshot) -> None:
+        """Nothing of ours counts for long as another process's, whatever it does and however late it is released."""
+        begin, present = self.now - RELEASED_LATE_SECONDS, {gpu.uuid for gpu in gpus.gpus}
+        for uuid in self.state.known_gpus:
+            levels = self.state.held_by_others[uuid]
+            true_sizes = self.seen_others.setdefault(uuid, [])
+            true_sizes.append((self.now, self.others_by_gpu_when_read[uuid] if uuid in present else self.cards[uuid]))
+            most = max(size for at, size in true_sizes if at >= begin)
+            standing = standing_bytes(levels, self.now, RELEASED_LATE_SECONDS)
+            assert standing <= most + GRANULARITY_BYTES, f"{uuid}: {standing} of {most} bytes are other processes'"
 
     def polled(self, event: ev.Tick) -> ev.Event:
         """The next poll. Idle GPUs are closed instead, and no longer polled."""

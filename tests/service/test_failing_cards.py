@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_llama_server import install_fake
-from tests.helpers.gpu_machine import SMALL, A, B, Machine, a_card, device_of, loaded, refusal, sees
+from tests.helpers.gpu_machine import (
+    SMALL,
+    A,
+    B,
+    Machine,
+    a_card,
+    device_of,
+    loaded,
+    placement_of,
+    process_of,
+    refusal,
+    sees,
+)
 from tests.helpers.service import Service, wait_for
 from tests.helpers.stand_in_nvml import needs_compiler
 
@@ -85,3 +97,24 @@ def test_a_driver_updated_under_the_service_is_recognized(machine: Machine):
         wait_for(lambda: service.chat("n").status_code == 200, 60)
         assert device_of(service, "n") == "cuda:0"
         assert health(service)["reasons"] == []
+
+
+def test_an_engine_with_vulkan_and_no_cuda_uses_the_nvidia_gpus_by_vulkans_numbers(machine: Machine):
+    """llama.cpp's official Linux binaries: every model was on the CPU. Vulkan counts a CPU first, and has the GPUs in
+    another order than NVML."""
+    other = a_card("GPU-b", total_mib=2400, name="NVIDIA RTX A2000", bus="00000000:02:00.0")
+    machine.show(A, other)
+    vulkan = f"llvmpipe (LLVM 19):16000,{other.name}:2400,Intel UHD:16000,{A.name}:{A.total_mib + 40}"
+    engine = install_fake(machine.folder / "bin", FAKE_VULKAN=vulkan)
+    with machine.serving(models={"m": SMALL, "n": {**SMALL, "gpus": ["GPU-b"]}}, **asking(engine)) as service:
+        sees(service, "GPU-a", "GPU-b")
+        assert (device_of(service, "m"), device_of(service, "n")) == ("vulkan:0", "vulkan:1")
+        numbers = {name: process_of(service, name).environ()["GGML_VK_VISIBLE_DEVICES"] for name in ("m", "n")}
+        assert numbers == {"m": "3", "n": "1"}
+        assert process_of(service, "m").environ()["CUDA_VISIBLE_DEVICES"] == ""
+        report = health(service)
+        assert report["reasons"] == []
+        assert [gpu["vulkan_number"] for gpu in report["gpu_pool_status"]["gpus"]] == [3, 1]
+        assert "vulkan:0" in service.get("/").text
+        assert placement_of(service, "m")["device"] == "vulkan:0"
+        assert any("device=vulkan:0" in line and "confidence=low" in line for line in service.lines)

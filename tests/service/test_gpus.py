@@ -255,7 +255,7 @@ def test_gpus_the_engine_cannot_use_are_reported_and_the_cpu_is_used(hardware: S
 
 
 @needs_compiler
-@pytest.mark.parametrize("devices", ["CUDA0", "Vulkan0"])
+@pytest.mark.parametrize("devices", ["CUDA0", "ROCm0"])
 def test_a_llama_servers_device_list_is_trusted(hardware: StandIn, tmp_path: Path, devices: str):
     engine = install_fake(tmp_path / "bin", FAKE_DEVICES=devices)
     hardware.show(A)

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
-from app.use_cases.placement.engine_gpus import DeviceList, EngineProbe, engine_probe, gpus_to_ask_for
+from app.use_cases.launch.command_line import VULKAN_VARIABLE
+from app.use_cases.placement.engine_gpus import DeviceList, EngineProbe, engine_probe, gpus_to_ask_for, vulkan_probe
+from app.use_cases.placement.vulkan_gpus import ListedDevice, enumeration_sizes, is_enumerated
 from workers.engine.probe_process import EngineNotFound, last_lines, probe_output
 from workers.server.gpu_errors import find_cuda_error
 
 log = logging.getLogger(__name__)
 
 LIST_DEVICES = "--list-devices"
-_DEVICE = re.compile(r" +(\S+): .*MiB")
+_DEVICE = re.compile(r" +(\S+): (.*) \((\d{1,9}) MiB")
 _NO_DEVICE = "(none)"
 
 
@@ -28,6 +30,10 @@ def probe_gpus(
     and temporarily some hundred MiB of VRAM on each. `between` is called between two starts of the engine.
     """
     listed, alone = list_devices(engine, extra), dict[str, DeviceList | None]()
+    if listed and listed.vulkan:
+        enumerated = _enumerate_vulkan(engine, extra, listed, between)
+        if found := vulkan_probe(enumerated or listed.vulkan, gpus, is_assumed=not enumerated):
+            return found
     for gpu in gpus_to_ask_for(listed, gpus):
         between()
         alone[gpu.uuid] = list_devices(engine, {**extra, "CUDA_VISIBLE_DEVICES": gpu.uuid})
@@ -40,13 +46,30 @@ def list_devices(engine: EngineFacts, extra: Mapping[str, str]) -> DeviceList | 
         return None
     try:
         text = probe_output((*engine.command, LIST_DEVICES), extra)
-        return DeviceList(devices_in_list(text), find_cuda_error(text.splitlines()))
+        devices = devices_in_list(text)
+        return DeviceList(tuple(each.name for each in devices), find_cuda_error(text.splitlines()), devices)
     except (EngineNotFound, ValueError) as error:
         log.warning("cannot list the devices of the engine: %s", error)
         return None
 
 
-def devices_in_list(text: str) -> tuple[str, ...]:
+def _enumerate_vulkan(
+    engine: EngineFacts, extra: Mapping[str, str], listed: DeviceList, between: Callable[[], None]
+) -> tuple[ListedDevice, ...]:
+    """Vulkan's devices in its own order, up to the last one that the engine lists; none if that fails: an engine that
+    is told a number which does not exist shows none."""
+    for size in enumeration_sizes(listed.vulkan):
+        between()
+        found = list_devices(engine, {**extra, VULKAN_VARIABLE: ",".join(map(str, range(size)))})
+        if found is None or len(found.vulkan) < size:
+            break
+        if is_enumerated(listed.vulkan, found.vulkan):
+            return found.vulkan
+    log.warning("the engine's Vulkan devices cannot be enumerated; assuming the order of its list")
+    return ()
+
+
+def devices_in_list(text: str) -> tuple[ListedDevice, ...]:
     """The devices in the output of --list-devices (llama.cpp, common/arg.cpp).
 
         Available devices:
@@ -59,7 +82,8 @@ def devices_in_list(text: str) -> tuple[str, ...]:
     if not heading:
         raise ValueError(f"{LIST_DEVICES} printed no list{last_lines(before)}")
     rows = [line for line in listed.splitlines() if line.startswith(" ") and line.strip() != _NO_DEVICE]
-    devices = [found[1] for row in rows if (found := _DEVICE.match(row))]
+    found = [match for row in rows if (match := _DEVICE.match(row))]
+    devices = [ListedDevice(match[1], match[2], int(match[3])) for match in found]
     if rows and not devices:
         raise ValueError(f"{LIST_DEVICES} printed a list in an unknown form{last_lines(listed)}")
     return tuple(devices)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.companions import Companions
-from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.estimate.estimate import estimate_memory, for_vulkan
 from app.use_cases.launch.command_line import avoid_known_crash, launch_with_options
 from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.request import FoundContexts, PlacementRequest
@@ -26,9 +27,15 @@ class EstimateSource:
     """Makes placement requests, on the thread of the request that may have to load a model."""
 
     def __init__(
-        self, history: History, engine: Callable[[], EngineFacts | None], shapes: ModelHeaders[ModelShape]
+        self,
+        history: History,
+        engine: Callable[[], EngineFacts | None],
+        shapes: ModelHeaders[ModelShape],
+        gpus: Callable[[], GpuSnapshot],
     ) -> None:
-        """`engine` returns the engine as it is now, None without one that works; it may take seconds."""
+        """`engine` returns the engine as it is now, None without one that works; it may take seconds. `gpus`: the last
+        snapshot."""
+        self._gpus = gpus
         self._history = history
         self._engine = engine
         self._shapes = shapes
@@ -43,6 +50,7 @@ class EstimateSource:
         model = self.as_started(model)
         shape, companions = self._shapes.get(model.path), self._companions.read(model.launch)
         engine = self._engine()
+        uses_vulkan = any(gpu.vulkan_number is not None for gpu in self._gpus().gpus)
         learned = self._history.of_model(model.path, engine.identity if engine else "")
 
         def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
@@ -50,10 +58,14 @@ class EstimateSource:
                 start = start_of(replace(model, launch=launch_with_options(model.launch, options)), engine, gpus)
                 if known := learned.estimate(start):
                     return known
-            return learned.with_overheads(estimate_memory(shape, options, 0, companions), gpus)
+            return learned.with_overheads(unmeasured(options), gpus)
+
+        def unmeasured(options: ModelOptions) -> Estimate:
+            found = estimate_memory(shape, options, 0, companions)
+            return for_vulkan(found) if uses_vulkan else found
 
         def without_history(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:
-            return NO_HISTORY.with_overheads(estimate_memory(shape, options, 0, companions), gpus)
+            return NO_HISTORY.with_overheads(unmeasured(options), gpus)
 
         return PlacementRequest(
             *(shape, model.launch.options, estimate, model.constraints),

@@ -29,6 +29,7 @@ from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
 from workers.pool.clock import Clock
 from workers.pool.decision_log import log_set_aside, log_suspects, record_decision
+from workers.pool.effect_runner import EffectRunner
 from workers.pool.pending_lease import Answer, PendingLease, outcome_of
 from workers.pool.processes import Processes, Spawn
 from workers.pool.reconfiguration import command_in_force, completed, reconfigured
@@ -36,7 +37,6 @@ from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 
-MAX_LOGGED_CHARACTERS = 300  # of a refusal's detail: its end, which says most
 RESPONSE_POLL_SECONDS = 0.05
 PAUSE_AFTER_BUG_SECONDS = 0.1  # what is overdue would be due again at once
 NO_PORT = 0  # of a server that has ended: nothing listens there
@@ -65,9 +65,6 @@ class Pool:
         probe_engine: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
-        self._read_memory = read_memory
-        self._read_gpus = read_gpus
-        self._probe_engine = probe_engine
         self._make_placement_request = placement_request
         self._definition = definition
         self._on_step = on_step
@@ -76,6 +73,8 @@ class Pool:
         self._tickets = itertools.count(1)
         self._answers: dict[int, Answer] = {}  # added by a request's thread, removed by the lock holder
         self._processes = Processes(spawn, self.post)
+        readings = read_memory, read_gpus, probe_engine
+        self._effects = EffectRunner(store, self._answers, self._processes, *readings, self.post)
         self._lock = threading.Lock()  # for the processing of the inbox; never waited for
         self._changed = threading.Condition()  # notified after a step, for `wait_until`
         self._watchers = 0  # threads in `wait_until`; under the condition's lock
@@ -217,7 +216,7 @@ class Pool:
             return event
         current = command_in_force(event, self._definition(event.model.name), self._placement_request)
         if isinstance(current, Refusal):
-            self._reject(event.ticket, current)
+            self._effects.reject(event.ticket, current)
             return None
         return current
 
@@ -231,7 +230,7 @@ class Pool:
             if isinstance(effect, fx.Decided):
                 record_decision(self._store, effect, state, event.at, step_ms)
             else:
-                self._try_to_carry_out(effect)
+                self._effects.run(effect)
         if isinstance(event, ev.Exited):
             self._processes.remove(event.server)
             if (ended := before.server(event.server)) and ended.port is not None:
@@ -247,46 +246,3 @@ class Pool:
         if self._watchers:  # a thread that begins to wait after this line sees the new state
             with self._changed:
                 self._changed.notify_all()
-
-    def _try_to_carry_out(self, effect: fx.Effect) -> None:
-        """One that fails does not prevent the others: they are other requests' answers."""
-        try:
-            self._carry_out(effect)
-        except Exception:
-            log.exception("effect failed: %r", effect)
-
-    def _carry_out(self, effect: fx.Effect) -> None:
-        match effect:
-            case fx.Grant(ticket, server_id):
-                self._answers.pop(ticket).set_result(server_id)
-            case fx.Done(ticket):
-                self._answers.pop(ticket).set_result(None)
-            case fx.Refuse(ticket, refusal):
-                self._reject(ticket, refusal)
-            case fx.Spawn(server):
-                self._processes.start(server)
-            case fx.Stop(server_id, why, detail):
-                self._processes.stop(server_id, why, detail)
-            case fx.CheckServer(server_id, counts_slots):
-                self._processes.check(server_id, counts_slots)
-            case fx.ReadMemory():
-                self._read()
-            case fx.ReadGpus():
-                self._read_gpus()
-            case fx.ProbeEngine():
-                self._probe_engine()
-
-    def _reject(self, ticket: int, refusal: Refusal) -> None:
-        detail = refusal.detail[-MAX_LOGGED_CHARACTERS:]
-        fields = ticket, refusal.model, refusal.reason, detail
-        log.info("request rejected ticket=%d model=%s reason=%s detail=%r", *fields)
-        self._answers.pop(ticket).set_result(refusal)
-
-    def _read(self) -> None:
-        pids = {server.id: server.pid for server in self._store.pool.servers if server.pid is not None}
-        try:
-            memory = self._read_memory(pids)
-        except OSError as error:
-            self.post(ev.MemoryReadFailed(f"cannot read the machine's memory: {error}", time.monotonic()))
-        else:
-            self.post(ev.MemoryRead(memory, time.monotonic()))

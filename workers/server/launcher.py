@@ -9,6 +9,7 @@ from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.model import Model
 from app.entities.server import Server
+from app.use_cases.launch.command_line import VULKAN_VARIABLE
 from app.use_cases.scheduling import events as ev
 from workers.measurement.history import History, start_of
 from workers.measurement.measurement import Measurement
@@ -39,6 +40,12 @@ class Launcher:
         process = LlamaServer(self, server, post)
         process.start()
         return process
+
+    def environment(self, server: Server) -> Mapping[str, str]:
+        """For a server on the CPU without Vulkan's devices: an engine would compute long prompts there, unbooked. Where
+        there is no NVIDIA GPU, Vulkan is left as it is."""
+        is_hidden = server.placement.is_on_cpu and any(gpu.vulkan_number is not None for gpu in self.gpus().gpus)
+        return {**self.env, VULKAN_VARIABLE: ""} if is_hidden else self.env
 
     @staticmethod
     def must_use_gpus(server: Server, engine: EngineFacts) -> bool:

@@ -78,7 +78,8 @@ class ServerProcess:
         self._measurement: Measurement | None = launcher.measurement(server, engine, post)  # None: it is finished
         self._gpu_use = GpuUse() if launcher.must_use_gpus(server, engine) else None  # None: it need not, or does not
         slots = str(cache.folder) if cache else ""
-        self._child = ChildProcess(launch_plan(server.model, engine, launcher.env, api_key, port, slots))
+        env = launcher.environment(server)
+        self._child = ChildProcess(launch_plan(server.model, engine, env, api_key, port, slots))
         self._cpu = CpuUse(self._child.pid)
         self._reading = LoadReading(self._child.pid, bytes_to_read(server.model))
 

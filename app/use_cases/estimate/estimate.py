@@ -35,6 +35,21 @@ GPU_OVERHEAD_BYTES = 500 * 1024**2
 MEASURED_SPECULATION = frozenset({"none", DRAFTS_ITSELF, "draft-simple", "ngram-simple", "ngram-mod"})
 
 
+VULKAN_SHARE, VULKAN_MARGIN_BYTES = 0.1, 256 * 1024**2
+
+
+def for_vulkan(estimate: Estimate) -> Estimate:
+    """The estimate for an engine that uses the GPUs through Vulkan: the rules for its buffers are CUDA's."""
+    devices = tuple(
+        replace(each, margin_bytes=each.margin_bytes + round(VULKAN_SHARE * each.total_bytes) + VULKAN_MARGIN_BYTES)
+        for each in estimate.devices
+    )
+    if not devices:
+        return estimate
+    notes = (*estimate.notes, "the engine uses Vulkan, whose buffers have not been measured")
+    return replace(estimate, devices=devices, confidence=Confidence.LOW, notes=notes)
+
+
 def estimate_memory(
     shape: ModelShape,
     options: ModelOptions,

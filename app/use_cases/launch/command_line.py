@@ -12,6 +12,7 @@ from app.use_cases.estimate.kv_cache import is_quantized
 
 ANY_PORT = 0
 KEY_VARIABLE = "LLAMA_API_KEY"
+VULKAN_VARIABLE = "GGML_VK_VISIBLE_DEVICES"
 BUFFERS_LOGGED = "4"  # the verbosity at which llama.cpp logs every buffer it allocates; the default is 3
 
 # Below this size, more threads only wait for each other: the 1.7 MB demo model generates 1,900 tokens/s with two
@@ -57,7 +58,7 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
         devices=len(gpus),
         tensor_split=placement.tensor_split,
     )
-    return replace(launch, options=options, gpus=gpus)
+    return replace(launch, options=options, gpus=gpus, vulkan_numbers=placement.vulkan_numbers)
 
 
 def launch_with_options(launch: LaunchSettings, options: ModelOptions) -> LaunchSettings:
@@ -94,7 +95,7 @@ def launch_plan(
         if option[0] in engine.flags:
             argv += option
     environment = _with_backtrace_choice({**env, **settings.env})
-    return LaunchPlan(tuple(argv), {**environment, **_own_environment(api_key, settings.gpus)})
+    return LaunchPlan(tuple(argv), {**environment, **_own_environment(api_key, settings)})
 
 
 def _with_backtrace_choice(env: Mapping[str, str]) -> dict[str, str]:
@@ -135,13 +136,16 @@ def _flash_attention(value: str, engine: EngineFacts) -> tuple[str, ...]:
     return ("--flash-attn", value)
 
 
-def _own_environment(api_key: str, gpus: tuple[str, ...]) -> dict[str, str]:
+def _own_environment(api_key: str, settings: LaunchSettings) -> dict[str, str]:
+    numbers = settings.vulkan_numbers
     return {
+        # In this order: Vulkan0 is the first of them, and --tensor-split counts like that.
+        **({VULKAN_VARIABLE: ",".join(map(str, numbers))} if numbers else {}),
         KEY_VARIABLE: api_key,
         "LLAMA_SERVER_ROUTER_PORT": "1",  # builds that support it exit when their stdin closes
         # UUIDs, because CUDA and NVML number GPUs differently. Empty for the CPU: a CUDA build would compute on a GPU
         # even without layers there.
-        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+        "CUDA_VISIBLE_DEVICES": "" if numbers else ",".join(settings.gpus),
     }
 
 

@@ -100,7 +100,7 @@ _VALUES: Mapping[str, _Reading] = {
     **dict.fromkeys(("--tensor-split", "-ts"), _shares),
     **dict.fromkeys(
         ("--spec-draft-device", "--device-draft", "-devd"),
-        lambda value: {"draft_device": _natural(value.removeprefix("CUDA"))},
+        lambda value: {"draft_device": _natural(value.removeprefix("CUDA").removeprefix("Vulkan"))},
     ),
 }
 _SLOTS = frozenset({"--parallel", "-np"})

@@ -71,6 +71,7 @@ def placement_on(
         indices=tuple(card.index for card in cards),
         names=tuple(card.name for card in cards),
         unified=tuple(card.uuid for card in cards if card.is_unified),
+        vulkan_numbers=tuple(card.vulkan_number for card in cards if card.vulkan_number is not None),
     )
 
 

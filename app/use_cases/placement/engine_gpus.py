@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.entities.gpu import Gpu, GpuSnapshot, MissingGpu
+from app.use_cases.placement.vulkan_gpus import NO_MATCH, ListedDevice, VulkanMatch, match_vulkan
 
 _CUDA = re.compile(r"CUDA\d+")
 
@@ -21,6 +22,13 @@ class DeviceList:
 
     names: tuple[str, ...]
     cuda_error: str = ""  # why CUDA finds none; "" if it does, or if the engine has no CUDA
+
+    devices: tuple[ListedDevice, ...] = ()  # the same, with their names and sizes
+
+    @property
+    def vulkan(self) -> tuple[ListedDevice, ...]:
+        """The devices of Vulkan, if those of CUDA cannot be used instead."""
+        return () if self.count or self.cuda_error else tuple(each for each in self.devices if each.is_vulkan)
 
     @property
     def count(self) -> int:
@@ -34,6 +42,7 @@ class EngineProbe:
 
     problem: str = ""  # why it can use none, whatever the driver does
     unusable: Mapping[str, str] = field(default_factory=dict)  # why it cannot use some, or all of them now; by UUID
+    vulkan: VulkanMatch = NO_MATCH  # the GPUs that it uses through Vulkan
 
     @property
     def is_fine(self) -> bool:
@@ -76,6 +85,21 @@ def engine_probe(
     )
 
 
+def vulkan_probe(listed: Sequence[ListedDevice], gpus: Sequence[Gpu], is_assumed: bool = False) -> EngineProbe | None:
+    """What follows from the Vulkan devices, all in Vulkan's order, which `is_assumed` or known; None if no GPU is among
+    them."""
+    match = match_vulkan(listed, gpus)
+    if is_assumed:
+        match = replace(match, assumed=frozenset(match.numbers))
+    reason = f"none of the engine's Vulkan devices has its name and size ({_listed(listed)})"
+    missing = {gpu.uuid: reason for gpu in gpus if gpu.uuid not in match.numbers}
+    return EngineProbe(unusable=missing, vulkan=match) if match.numbers else None
+
+
+def _listed(devices: Sequence[ListedDevice]) -> str:
+    return ", ".join(f"{each.description} with {each.total_mib} MiB" for each in devices)
+
+
 def _reason(listed: DeviceList) -> str:
     return f"the engine cannot use it: {listed.cuda_error or 'its --list-devices does not list it'}"
 
@@ -87,5 +111,10 @@ def as_the_engine_sees_them(gpus: GpuSnapshot, probe: EngineProbe) -> GpuSnapsho
         for gpu in gpus.gpus
         if gpu.uuid in probe.unusable
     )
-    left = tuple(gpu for gpu in gpus.gpus if gpu.uuid not in probe.unusable)
+    left = tuple(_numbered(gpu, probe.vulkan) for gpu in gpus.gpus if gpu.uuid not in probe.unusable)
     return replace(gpus, gpus=left, missing=(*gpus.missing, *unusable), engine_problem=probe.problem)
+
+
+def _numbered(gpu: Gpu, match: VulkanMatch) -> Gpu:
+    number = match.numbers.get(gpu.uuid)
+    return gpu if number is None else replace(gpu, vulkan_number=number, is_vulkan_assumed=gpu.uuid in match.assumed)

@@ -148,6 +148,7 @@ class Ledger:
             is_busy=self.gpu_limits.is_busy(gpu.utilization_percent or 0),
             is_unified=True,
             reserve_bytes=self._ram_reserve,
+            vulkan_number=gpu.vulkan_number,
         )
 
     def _card(self, gpu: Gpu) -> Card:
@@ -176,6 +177,7 @@ class Ledger:
             is_mig=gpu.is_mig,
             reserve_bytes=reserve,
             drives_display=gpu.drives_display,
+            vulkan_number=gpu.vulkan_number,
         )
 
     def _held_on(self, uuid: str, state: ServerState) -> int:

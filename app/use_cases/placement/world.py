@@ -92,7 +92,8 @@ class World:
 
     def with_pinned(self, placement: Placement) -> World:
         """With a server in `placement` that is never evicted."""
-        return replace(self.with_reservation(placement, ()), taken=_sum(placement.booked_bytes, self.taken))
+        taken = _sum(placement.by_pool(placement.booked_bytes), self.taken)
+        return replace(self.with_reservation(placement, ()), taken=taken)
 
     def with_others_taken(self) -> World:
         """With everything that is neither free nor held by our servers taken for good, as if it had been for long."""

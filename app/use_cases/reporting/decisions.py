@@ -60,6 +60,7 @@ def placement_json(placement: Placement) -> dict[str, object]:
     on_gpus = zip(placement.uuids, placement.layers, placement.estimate.devices, strict=False)
     devices = [(CPU, 0, placement.estimate.host)] if placement.is_on_cpu else on_gpus
     return {
+        "device": placement.device,
         "devices": [
             {"uuid": uuid, "layers": layers} | {item: getattr(memory, item) for item in ITEMS}
             for uuid, layers, memory in devices

@@ -71,6 +71,8 @@ def _gpu(gpu: Gpu, servers: Sequence[Server], limits: GpuLimits) -> dict[str, ob
         "others_bytes": _others_bytes(gpu, servers),
         "utilization_percent": gpu.utilization_percent,
         "problem": gpu.problem,
+        "vulkan_number": gpu.vulkan_number,
+        "vulkan_number_assumed": gpu.is_vulkan_assumed,
     }
 
 

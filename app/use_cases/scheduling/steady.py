@@ -39,7 +39,7 @@ def _granted(state: PoolState, event: Acquire) -> Step | None:
         return None
     if event.deadline <= event.at or event.request_hash in state.suspects:
         return None
-    if event.key in quarantined_keys(state, event.model, event.at):
+    if state.crashes and event.key in quarantined_keys(state, event.model, event.at):
         return None
     state = replace(state, demands=with_request(state.demands, name, event.at))
     effects: list[Effect] = [Grant(event.ticket, server.id)]

@@ -1,0 +1,19 @@
+"""What is logged when a server was crashed by a request."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scheduling.test_quarantine import crashed
+from workers.pool.decision_log import log_suspects
+
+
+def test_suspects_and_keys_in_quarantine_are_logged_once(caplog: pytest.LogCaptureFixture):
+    before = crashed("a", "b", times=2).state
+    service = crashed("a", "b", "c")
+    log_suspects(before, service.state)
+    assert "request_hash=body 2: runs alone the next time" in caplog.text
+    assert "model=a key=killer: its requests run alone" in caplog.text
+    caplog.clear()
+    log_suspects(service.state, service.state)
+    assert not caplog.text
