@@ -114,4 +114,5 @@ def test_one_model_leaves_the_cpu_at_a_time():
     play.loaded("n", at=1.0, constraints=ANYWHERE)
     play.hardware = replace(ONE)
     assert stopped(play.post(play.polled(at=10.0))) == [1]
+    assert stopped(play.post(play.polled(at=10.5))) == [], "the next one, once it is known what the first leaves"
     assert stopped(play.post(ev.Exited(1, "", at=11.0), play.polled(at=11.5))) == [2]

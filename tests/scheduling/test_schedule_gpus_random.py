@@ -81,11 +81,12 @@ class GpuWorld(World):
                 event = replace(event, gpu_failure=self.gpu_failure(), ran_out_of_memory=False)
         super().happen(event)
         if isinstance(event, ev.GpusPolled):
-            self.check_others(event.gpus)
+            self.check_others()
 
-    def check_others(self, gpus: GpuSnapshot) -> None:
-        """Nothing of ours counts for long as another process's, whatever it does and however late it is released."""
-        begin, present = self.now - RELEASED_LATE_SECONDS, {gpu.uuid for gpu in gpus.gpus}
+    def check_others(self) -> None:
+        """Nothing of ours counts for long as another process's, whatever it does and however late it is released. A GPU
+        that is missing or set aside counts as a whole."""
+        begin, present = self.now - RELEASED_LATE_SECONDS, {gpu.uuid for gpu in self.state.gpus.gpus}
         for uuid in self.state.known_gpus:
             levels = self.state.held_by_others[uuid]
             true_sizes = self.seen_others.setdefault(uuid, [])
