@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import psutil
+from workers.server.process_tree import descendants
 
 # libllama.so, libggml-cpu-haswell.so, libggml-cuda.so.0.9.4, libmtmd.so, libllama-common.so
 _LIBRARY = re.compile(r"lib(?:ggml|llama|mtmd)[\w.+-]*\.so[\w.]*")
@@ -42,12 +42,7 @@ def running_files(pid: int) -> tuple[str, ...]:
 
 def _leaves(pid: int) -> list[int]:
     """What a script runs right now, or the process itself."""
-    try:
-        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        parents = {process.ppid() for process in tree}
-    except psutil.Error:
-        return []
-    return sorted(process.pid for process in tree if process.pid not in parents)
+    return sorted(each for each in (pid, *descendants(pid)) if not descendants(each))
 
 
 def _mapped_by(pid: int) -> Iterator[str]:

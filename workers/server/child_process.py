@@ -12,10 +12,9 @@ import socket
 import subprocess
 import sys
 
-import psutil
-
 from app.use_cases.launch.command_line import LaunchPlan
 from workers.server.open_files import inherited_soft_limit
+from workers.server.process_tree import descendants
 
 READ_BYTES = 64 * 1024
 EXIT_COMMAND = b"cmd_router_to_child:exit\n"
@@ -74,9 +73,8 @@ class ChildProcess:
     def _elsewhere(self) -> list[int]:
         """Its descendants outside its group: a script may have run the engine with setsid."""
         try:
-            descendants = psutil.Process(self.pid).children(recursive=True)
-            return [process.pid for process in descendants if os.getpgid(process.pid) != self.pid]
-        except (psutil.Error, ProcessLookupError):
+            return [pid for pid in descendants(self.pid) if os.getpgid(pid) != self.pid]
+        except ProcessLookupError:
             return []
 
     def kill(self) -> None:

@@ -11,11 +11,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
-
 from app.entities.model import Model
 from app.use_cases.launch.parsed_args import companion_paths
 from workers.server.load_progress import load_progress
+from workers.server.process_tree import descendants
 
 MIB = 1024**2
 MIN_BYTES = MIB  # less is no sign of life: a process that hangs may still wake up now and then
@@ -51,7 +50,7 @@ class LoadReading:
 
     def has_read(self) -> bool:
         """Whether it has read, or touched for the first time, MIN_BYTES more since that was last so."""
-        now = {pid: counters for pid in self._tree() if (counters := _counters(pid))}
+        now = {pid: counters for pid in (self._pid, *descendants(self._pid)) if (counters := _counters(pid))}
         totals = [sum(each) for each in zip(*now.values(), strict=True)][:3]
         self._most_bytes = max(self._most_bytes, *totals, 0)
         for pid, counters in now.items():
@@ -71,12 +70,6 @@ class LoadReading:
         if self._to_read_bytes < MIN_SHOWN_BYTES:
             return self._reported
         return progress_of(self._reported, min(MOST, self._most_bytes / self._to_read_bytes))
-
-    def _tree(self) -> list[int]:
-        try:
-            return [self._pid, *(child.pid for child in psutil.Process(self._pid).children(recursive=True))]
-        except psutil.Error:
-            return []
 
 
 def progress_of(reported: float | None, read: float) -> float:
