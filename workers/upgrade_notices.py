@@ -36,15 +36,15 @@ def _is_new(state: Path) -> bool:
 def _read(file: Path) -> set[str]:
     try:
         return set(map(str, json.loads(file.read_text())))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return set()
 
 
 def _write(file: Path, names: list[str]) -> None:
-    text = json.dumps(names) + "\n"
+    data = json.dumps(names).encode() + b"\n"
     try:
-        if not file.exists() or file.read_text() != text:
+        if not file.exists() or file.read_bytes() != data:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
+            file.write_bytes(data)
     except OSError as error:
         log.warning("cannot note that changes were announced (%s): %s; they will be again", file, error)

@@ -128,6 +128,10 @@ class Server:
         in_flight = {**self.in_flight, ticket: request}
         return replace(self, leases=self.leases | {ticket}, in_flight=in_flight, next_check_at=next_check_at)
 
+    def without_in_flight(self, ticket: int) -> Server:
+        """This server, which does not work on the request any more."""
+        return replace(self, in_flight={other: each for other, each in self.in_flight.items() if other != ticket})
+
     def with_only_leases_in_flight(self) -> Server:
         """This server once it works on nothing but its running requests."""
         in_flight = {ticket: each for ticket, each in self.in_flight.items() if ticket in self.leases}

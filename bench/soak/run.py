@@ -24,6 +24,7 @@ from bench.soak.resources import Held, growth
 from bench.soak.target import STEADY, Target
 from bench.soak.traffic import Traffic
 from tests.helpers.service import has_exited, wait_for
+from workers.gunicorn_worker.request_threads import IDLE_SECONDS
 
 AT_ONCE = 4  # faults
 USERS = 4
@@ -64,7 +65,7 @@ class _Soak:
         probes.close()
         self._over.set()
         sampler.join()
-        after = self._at_rest()
+        after = self._at_rest_since(before)
         figures |= {"kills": self._kill_the_service(1 + int(seconds / SECONDS_PER_KILL))}
         self._end()
         health = summary(probes.seconds)
@@ -111,6 +112,14 @@ class _Soak:
             self._account.fail(f"it did not come to rest: {self._target.health()}")
         time.sleep(QUIET_SECONDS)
         return Held.by(self._target.worker, self._target.service.master)
+
+    def _at_rest_since(self, before: Held) -> Held:
+        """At rest, and when idle request threads have had the time to end, if some are left from the last burst."""
+        after, until = self._at_rest(), time.monotonic() + IDLE_SECONDS
+        while growth(before, after) and time.monotonic() < until:
+            time.sleep(1.0)
+            after = Held.by(self._target.worker, self._target.service.master)
+        return after
 
     def _end(self) -> None:
         """A stop leaves nothing behind."""

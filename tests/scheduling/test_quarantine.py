@@ -98,3 +98,9 @@ def test_a_load_and_changed_settings_end_a_quarantine():
     service.state = state
     service.post(ev.Load(99, service.model, 130.0, 200.0, a_placement_request(booked(service.model))))
     assert not quarantined(service, 130.0)
+
+
+def test_another_engine_ends_a_quarantine():
+    service = crashed("a", "b", "c")
+    service.post(ev.EngineReplaced(at=130.0))
+    assert not quarantined(service, 130.0)

@@ -127,6 +127,20 @@ def test_a_crash_after_an_abandoned_request_was_gone_does_not_blame_it():
     assert service.state.suspects.keys() == {"killer"}
 
 
+def test_an_answered_request_is_no_suspect_of_a_crash_by_an_abandoned_one():
+    """While the slot of one was counted as taken, all that were answered meanwhile stayed in flight."""
+    service = Service()
+    service.send("killer", at=0.0, key="k")
+    service.send("answered", at=0.0, key="a")
+    service.end("killer", at=0.1, ending=ev.Ending.ABORTED_WHILE_SILENT)
+    service.end("answered", at=0.2)
+    service.send("not sent", at=0.3, key="b")
+    service.end("not sent", at=0.4, ending=ev.Ending.NOT_SENT)
+    service.crash(at=0.5)
+    assert service.state.suspects.keys() == {"killer"}
+    assert service.state.crashes["a"][-1].keys == {"k"}
+
+
 def test_a_starving_suspect_holds_others_back_until_the_server_is_empty():
     service = crashed_with("suspect")
     service.send("long", at=2.0)

@@ -88,3 +88,10 @@ def test_a_state_directory_that_cannot_be_written_costs_a_warning(tmp_path: Path
     (tmp_path / "file").touch()
     warn_of_changes(tmp_path / "file", Settings(), [])
     assert "will be again" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe[", b"[" * 100_000, b"7"])
+def test_a_damaged_file_of_notices_is_written_anew(tmp_path: Path, damage: bytes):
+    (tmp_path / FILE).write_bytes(damage)
+    warn_of_changes(tmp_path, Settings(), [])
+    assert json.loads((tmp_path / FILE).read_text()) == sorted(change.name for change in CHANGES)

@@ -144,9 +144,8 @@ def _engine_replaced(state: PoolState, at: float) -> PoolState:
     them. Loads wait until it is known which GPUs the new one can use."""
     state = replace(state, engine_replaced_at=at, gpus=_before_reading(state.gpus))
     state = replace(state, are_pids_shown=False)  # the new one may be a script, which runs another process
-    return replace(
-        state, backoffs={}, failures={}, suspects={}, learned_margins={}, runtime_margins={}, card_failures={}
-    )
+    state = replace(state, backoffs={}, failures={}, suspects={}, crashes={})
+    return replace(state, learned_margins={}, runtime_margins={}, card_failures={})
 
 
 def _before_reading(gpus: GpuSnapshot) -> GpuSnapshot:
@@ -200,8 +199,8 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
         state = without_suspect(state, server.in_flight[event.ticket].request_hash)
     if event.ending not in (ev.Ending.COMPLETE, ev.Ending.NOT_SENT):
         freed = with_abandoned_slot(freed, event, state.limits)
-    elif not freed.abandoned_slots:
-        freed = freed.with_only_leases_in_flight()
+    else:
+        freed = freed.without_in_flight(event.ticket)
     return update_server(state, server.id, lambda _: freed)
 
 

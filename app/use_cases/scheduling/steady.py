@@ -58,5 +58,5 @@ def _released(state: PoolState, event: Release) -> Step | None:
     freed = server.released(event.ticket, event.at, is_complete, event.keep_alive_seconds)
     if freed.is_idle and idle_deadline(state, freed) <= event.at:  # keep_alive 0
         return None
-    freed = freed.with_only_leases_in_flight()
+    freed = freed.without_in_flight(event.ticket)
     return update_server(state, server.id, lambda _: freed), []
