@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -153,3 +155,20 @@ def test_what_cleared_its_environment_ends_with_its_session(tmp_path: Path):
     unmarked = psutil.Process(int(done.stdout))
     assert unmarked.pid in PidRecords(tmp_path).sweep()
     unmarked.wait(5)
+
+
+# A shell in a session of its own, as of a terminal, which runs a command that has the mark.
+SHELL = f"env {MARK_VARIABLE}=$1 sleep 60 >/dev/null & echo $!; sleep 60"
+
+
+def test_a_session_that_something_else_leads_is_not_killed(tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", SERVICE, str(tmp_path)], capture_output=True, text=True, check=True)
+    (file,) = tmp_path.glob("owner-*.json")
+    command = ["sh", "-c", SHELL, "sh", json.loads(file.read_text())["mark"]]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        marked = int(shell.stdout.readline())
+        killed = PidRecords(tmp_path).sweep()
+        assert {int(done.stdout), marked} <= set(killed)
+        assert shell.pid not in killed and shell.poll() is None
+        os.killpg(shell.pid, signal.SIGKILL)

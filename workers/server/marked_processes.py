@@ -28,8 +28,8 @@ def kill_marked(variables: Set[bytes]) -> list[int]:
     """Kill these processes, and what runs in their sessions; returns their pids once they have ended, END_SECONDS at
     most.
 
-    A session is only joined by being started in it, so one with a process of ours is ours: also what has cleared its
-    environment.
+    A session that a process of ours leads, or whose leader has exited, is ours: also what has cleared its environment.
+    Another one is not: someone may have copied the variable into a shell to query the engine by hand.
     """
     killed: dict[int, None] = {}
     deadline = time.monotonic() + END_SECONDS
@@ -43,8 +43,10 @@ def kill_marked(variables: Set[bytes]) -> list[int]:
 
 
 def _with_sessions(pids: Iterable[int]) -> list[int]:
-    ours = {session for pid in pids if (session := _session(pid))}
-    return [pid for pid in psutil.pids() if _session(pid) in ours]
+    marked = set(pids)
+    sessions = {session for pid in marked if (session := _session(pid))}
+    ours = {session for session in sessions if session in marked or not psutil.pid_exists(session)}
+    return [pid for pid in psutil.pids() if pid in marked or _session(pid) in ours]
 
 
 def _session(pid: int) -> int | None:

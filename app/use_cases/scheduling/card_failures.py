@@ -46,7 +46,7 @@ class CardFailure:
     def problem_at(self, now: float) -> str:
         seconds = self.until - now
         wait = f"{ceil(seconds / 60)} min" if seconds > 60 else f"{ceil(seconds / 10) * 10} s"
-        why = "its llama-server computed on the CPU" if self.is_unused else "loads failed on it"
+        why = "a load computed on the CPU" if self.is_unused else "loads failed on it"
         return f"set aside, next try in {wait}, because {why}: {self.detail}"
 
 
