@@ -20,10 +20,10 @@ from app.commands.options import (
     model_options,
     query_from_settings,
 )
-from app.commands.this_machine import this_machine
+from app.commands.this_machine import note_unmatched_names, this_machine
 from app.entities.launch import ModelOptions
 from app.entities.placement import CPU, Card, Decision, Outcome, PlacementConstraints
-from app.use_cases.placement.cards import describe_card, format_mib, unmatched_names
+from app.use_cases.placement.cards import describe_card, format_mib
 
 if TYPE_CHECKING:
     from app.use_cases.placement.request import PlacementRequest
@@ -54,7 +54,6 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     except InvalidModelFile as error:
         exit_wrong_use(error.problem)
     world, problem = _world(gpus, query)
-    _note_unmatched_names(query, world)
     begin = time.perf_counter()
     refused = Decision(Outcome.REFUSE, problem, 0) if problem and request.options.n_gpu_layers else None
     decision = refused or decide(request, world.with_others_taken())
@@ -120,13 +119,9 @@ def _world(file: Path | None, query: MemoryQuery) -> tuple[World, str]:
         world = read_world(file, query.gpu_limits, query.policy)
     except InvalidGpusFile as error:
         exit_wrong_use(f"--gpus {file}: {error}")
+    note_unmatched_names(query, world.cards)
     nothing = GpuSnapshot(GpuState.NO_GPU, at=0.0)
     return world, "" if world.cards else unplaceable_reason(nothing, query.cpu_fallback)
-
-
-def _note_unmatched_names(query: MemoryQuery, world: World) -> None:
-    for line in unmatched_names(query.gpu_names, world.cards) if world.cards else ():
-        click.echo(f"note: {line}", err=True)
 
 
 def _gpu_json(card: Card) -> dict[str, object]:

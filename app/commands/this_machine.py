@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from app.commands.options import MemoryQuery
+from app.entities.gpu import NamedGpu
+from app.use_cases.placement.cards import unmatched_names
 
 if TYPE_CHECKING:
     from app.use_cases.placement.world import World
@@ -31,6 +34,13 @@ def this_machine(query: MemoryQuery) -> tuple[World, str]:
     snapshot = hidden if is_hidden else Nvml(visible).read_gpus()
     for complaint in snapshot.problems:
         click.echo(f"note: {complaint}", err=True)
+    note_unmatched_names(query, (*snapshot.gpus, *snapshot.missing))
     memory = read_memory({})
     ledger = Ledger(snapshot, memory, (), query.gpu_limits)
     return world_of(ledger, query.policy, memory.at), unplaceable_reason(snapshot, query.cpu_fallback)
+
+
+def note_unmatched_names(query: MemoryQuery, gpus: Sequence[NamedGpu]) -> None:
+    """Prints the names in the settings that none of these GPUs has, those that are missing included."""
+    for line in unmatched_names(query.gpu_names, gpus) if gpus else ():
+        click.echo(f"note: {line}", err=True)

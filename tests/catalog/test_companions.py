@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -162,6 +163,7 @@ def test_an_entry_for_a_companion_is_listed_and_says_why_it_cannot_be_served(tmp
     write(tmp_path, {"it.gguf": COMPANIONS[kind], "model.gguf": a_model()})
     catalog = a_catalog(tmp_path, ConfiguredModel("mine", LaunchSettings(), path=Path("it.gguf")))
     assert [model.name for model in catalog.models()] == ["mine", "model"]
+    assert re.match(r"it\.gguf is an? .*, not a model", catalog.find("mine").problem), "a start and check-config warn"
     with pytest.raises(InvalidModelFile, match=r"it\.gguf is an? .*, not a model"):
         catalog.servable(catalog.find("mine"))
 

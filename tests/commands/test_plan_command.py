@@ -128,6 +128,21 @@ def test_a_gpu_whose_memory_cannot_be_read_is_no_reason_to_plan_for_the_cpu(mode
     assert "memory cannot be read: Not Supported; to run it on the CPU" in report["reason"]
 
 
+@needs_compiler
+@pytest.mark.integration
+def test_a_name_of_a_gpu_that_is_missing_is_not_taken_for_a_wrong_one(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    hardware = StandIn(tmp_path / "hardware")
+    hardware.show(Card("GPU-a"), Card("GPU-b", bus="00000000:02:00.0", flags=("no_memory",)))
+    monkeypatch.setenv("LLAMA_SMART_PROXY_GPU__ORDER", '["GPU-b", "GPU-c"]')
+    command = [sys.executable, "-m", "app.commands.cli", "plan", model, "-c", "512"]
+    environment = os.environ | hardware.environment
+    notes = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60).stderr.splitlines()
+    assert [line.split(";")[0] for line in notes[1:]] == ["note: gpu.order: 'GPU-c' matches no GPU"]
+    assert "GPU-b): memory cannot be read" in notes[0]
+
+
 def test_the_text_names_the_gpu_and_the_ram_needed(model: str, tmp_path: Path):
     file = tmp_path / "gpus.json"
     file.write_text(json.dumps({"gpus": [gpu("GPU-a", 20)]}))

@@ -12,8 +12,9 @@ from app.entities.placement import CPU
 from app.use_cases.scheduling import events as ev
 from tests.helpers.builders import MIB, a_model, a_server, an_engine, replace
 from tests.measurement.test_memory_report import breakdown, row
-from workers.measurement.history import BASE_BYTES, HOST, History, start_of
+from workers.measurement.history import History
 from workers.measurement.measurement import Measurement
+from workers.measurement.model_history import BASE_BYTES, HOST, start_of
 
 PROJECTION = breakdown(row("Host", 999, 900, 90, 9))
 BUFFERS = """\

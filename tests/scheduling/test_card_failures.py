@@ -209,7 +209,7 @@ def test_a_server_that_uses_no_gpu_is_a_failed_load(fallback: CpuFallback, answe
     assert (where(effects), refusals(effects)) == (([(CPU,)], {}) if answer == CPU else ([], {1: answer}))
     assert ProbeEngine() in effects
     (problem,) = problems(play, at=2.0)
-    assert "set aside, next try in 10 s, because its llama-server computed on the CPU" in problem
+    assert "set aside, next try in 10 s, because a load computed on the CPU" in problem
     assert NO_DEVICE in problem
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model, Replicas
 from app.entities.placement import PlacementConstraints
+from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
 from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, companion_in_cache, is_being_fetched
@@ -128,7 +129,9 @@ class FileResolver:
 
 
 def _single_file_model(file: GgufFile) -> ModelFiles:
-    return ModelFiles(file_stem(file.name), file.path, file.relative_path, (file,), file.problem)
+    """A file that a scan does not list as a model: its problem is that it is a companion, if it is nothing worse."""
+    companion = f"{file.name} {COMPANIONS[file.kind]}" if file.kind in COMPANIONS else ""
+    return ModelFiles(file_stem(file.name), file.path, file.relative_path, (file,), file.problem or companion)
 
 
 def download_command(repo: str) -> str:

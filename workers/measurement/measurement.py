@@ -12,8 +12,9 @@ from app.entities.placement import CPU
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
 from workers.gpu.ram import process_bytes
-from workers.measurement.history import History, Start
+from workers.measurement.history import History
 from workers.measurement.memory_report import EngineReport
+from workers.measurement.model_history import Start
 
 log = logging.getLogger(__name__)
 

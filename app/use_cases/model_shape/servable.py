@@ -10,7 +10,7 @@ from app.use_cases.model_shape.file_kind import file_kind
 
 MAX_HEADER_LAYERS = 4096  # llama.cpp b11434 accepts 512 and fails an assertion above
 
-_COMPANIONS = {
+COMPANIONS = {  # what to say of a file that is used with a model, to follow its name
     FileKind.PROJECTOR: "is a multimodal projector, not a model: set it as the `mmproj` of its model",
     FileKind.DRAFT_HEAD: "is a draft head, not a model: it only predicts tokens for the model it was made for",
     FileKind.ADAPTER: "is an adapter, not a model",
@@ -31,7 +31,7 @@ def why_not_servable(header: GgufHeader) -> str:
 def _type_problem(header: GgufHeader) -> str:
     kind, declared = file_kind(header), header.metadata.get("general.type", "model")
     if kind != FileKind.MODEL:
-        return _COMPANIONS[kind]
+        return COMPANIONS[kind]
     if declared != "model":
         return f"is not a model: its general.type is {str(declared)[:80]!r}"
     if not header.architecture:
