@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.entities.gpu import GpuSnapshot
+from app.entities.gpu import GpuSnapshot, NamedGpu
 from app.entities.placement import CPU, Decision, PlacementConstraints
 from app.entities.refusal import Reason, Refusal
 from app.use_cases.placement.cards import allowed_cards, matches_any
@@ -49,7 +49,7 @@ def _lacks_missing_gpus(state: PoolState, waiter: Waiter) -> bool:
 def _may_name_unread_gpu(gpus: GpuSnapshot, constraints: PlacementConstraints) -> bool:
     """Whether `gpus` may name a GPU that failed before the service started: its UUID and product name are unknown."""
     unread = [gpu for gpu in gpus.missing if not gpu.uuid and not matches_any(gpu, constraints.exclude)]
-    others = [gpu for gpu in (*gpus.gpus, *gpus.missing) if gpu.uuid]
+    others: list[NamedGpu] = [*gpus.gpus, *(gpu for gpu in gpus.missing if gpu.uuid)]
     of_others = {name for gpu in others for name in (gpu.uuid, str(gpu.index))}
     return bool(unread) and not of_others.issuperset(constraints.gpus)
 
