@@ -257,6 +257,17 @@ def test_a_missing_gpu_is_the_reason_if_it_would_have_been_used():
     assert refusals(play.post(ev.GpusPolled(away, at=1.1))) == {2: Reason.NO_GPU}
 
 
+@pytest.mark.parametrize("state", [GpuState.HUNG, GpuState.LOST])
+def test_a_model_too_large_for_ram_may_be_retried_while_all_gpus_are_away(state: GpuState):
+    play = play_on(ONE, SchedulingLimits(cpu_fallback=CpuFallback.WHEN_FULL))
+    away = replace(play.polled(at=1.0).gpus, state=state, problem="no answer", expected="there is one on the PCI bus")
+    away = away if state is GpuState.HUNG else replace(away, gpus=())
+    play.answers_polls = False
+    model = a_placement_request(200 * GIB, PlacementConstraints())
+    effects = play.post(ev.GpusPolled(away, 1.0), ev.Acquire(1, a_model("a"), 1.0, 300.0, model), ev.Tick(1.1))
+    assert refusals(effects) == {1: Reason.NO_GPU}
+
+
 @pytest.mark.parametrize("name, reason", [("GPU-z", Reason.NO_GPU), ("GPU-a", Reason.DOES_NOT_FIT)])
 def test_a_gpu_that_was_never_read_may_be_the_one_that_a_model_names(name: str, reason: Reason):
     play = play_on(ONE)

@@ -226,7 +226,7 @@ def _carry_out(state: PoolState, waiter: Waiter, decision: Decision, now: float)
         case Outcome.EVICT | Outcome.WAIT:
             return _evict(state, set(decision.evict), waiter)
     assert decision.outcome is Outcome.REFUSE, "no placement decision stops a server"
-    return reject_model(state, refusal_for(state, waiter, decision))
+    return reject_model(state, refusal_for(state, waiter, decision, now))
 
 
 def _evict(state: PoolState, victims: set[int], waiter: Waiter) -> Step:

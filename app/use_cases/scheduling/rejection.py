@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.entities.gpu import GpuSnapshot, NamedGpu
+from app.entities.gpu import GpuSnapshot, GpuState, NamedGpu
 from app.entities.placement import CPU, Decision, PlacementConstraints
 from app.entities.refusal import Reason, Refusal
 from app.use_cases.placement.cards import allowed_cards, matches_any
@@ -25,11 +25,11 @@ def no_gpu(state: PoolState, model: str, problem: str, now: float) -> Refusal:
     return Refusal(Reason.NO_GPU, model, problem, retry_after_seconds=seconds)
 
 
-def refusal_for(state: PoolState, waiter: Waiter, decision: Decision) -> Refusal:
+def refusal_for(state: PoolState, waiter: Waiter, decision: Decision, now: float) -> Refusal:
     """The refusal that a decision with the outcome REFUSE means for its requests."""
-    model = waiter.model.name
-    if decision.is_permanent and _lacks_missing_gpus(state, waiter):  # with them it might fit
-        reason = "; ".join((decision.reason, *state.gpus.problems))
+    model, gpus = waiter.model.name, state.gpus.as_of(now)
+    if decision.is_permanent and _lacks_missing_gpus(gpus, waiter):  # with them it might fit
+        reason = "; ".join((decision.reason, *gpus.problems))
         return Refusal(Reason.NO_GPU, model, reason, decision.needed_bytes, decision.free_bytes)
     if decision.is_permanent:
         capacity = _capacity_bytes(state, decision)
@@ -38,12 +38,14 @@ def refusal_for(state: PoolState, waiter: Waiter, decision: Decision) -> Refusal
     return Refusal(Reason.INSUFFICIENT_MEMORY, model, decision.reason, decision.needed_bytes, free, decision.suggest)
 
 
-def _lacks_missing_gpus(state: PoolState, waiter: Waiter) -> bool:
-    """Whether GPUs are missing that this model may use."""
+def _lacks_missing_gpus(gpus: GpuSnapshot, waiter: Waiter) -> bool:
+    """Whether GPUs are missing that this model may use. All are while NVML is hung or lost (`cpu_fallback`)."""
     if waiter.placement_request is None or not waiter.placement_request.options.n_gpu_layers:
         return False
     constraints = waiter.placement_request.constraints
-    return bool(allowed_cards(state.gpus.missing, constraints)) or _may_name_unread_gpu(state.gpus, constraints)
+    if not gpus.gpus or gpus.state is GpuState.HUNG:
+        return bool(gpus.problems) and not gpus.engine_problem
+    return bool(allowed_cards(gpus.missing, constraints)) or _may_name_unread_gpu(gpus, constraints)
 
 
 def _may_name_unread_gpu(gpus: GpuSnapshot, constraints: PlacementConstraints) -> bool:
