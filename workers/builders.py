@@ -18,8 +18,7 @@ from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.limits import SchedulingLimits
 from workers.engine.current_engine import CurrentEngine
-from workers.engine.gpu_probe import probe_gpus
-from workers.engine.listed_memory import listed_memory
+from workers.engine.gpu_probe import listed_memory, probe_gpus
 from workers.engine.probe_process import engine_environment
 from workers.folders import state_folder
 from workers.gpu.engine_check import assume_usable

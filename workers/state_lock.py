@@ -36,7 +36,7 @@ def lock_state(folder: Path, wait_seconds: float = WAIT_SECONDS) -> int | None:
             os.close(fd)
             raise
     except OSError as error:
-        log.warning("the state directory is not locked, give it to no other service (%s): %s", folder, error)
+        log.warning("cannot lock the state directory %s: %s; do not run a second service on it", folder, error)
         return None
     _write_pid(fd)
     return fd

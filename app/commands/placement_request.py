@@ -11,7 +11,7 @@ from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.contexts import choose_context
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
-from workers.measurement.history import NO_HISTORY
+from workers.measurement.model_history import NO_HISTORY
 
 
 def request_by_file(

@@ -129,6 +129,14 @@ class GpuSnapshot:
         gpu = next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)
         return self.at if gpu is None or gpu.memory_at is None else gpu.memory_at
 
+    def without(self, problems: Mapping[str, str]) -> GpuSnapshot:
+        """This snapshot with some GPUs missing, for these reasons (by UUID)."""
+        unusable = tuple(
+            MissingGpu(gpu.uuid, gpu.index, gpu.name, problems[gpu.uuid]) for gpu in self.gpus if gpu.uuid in problems
+        )
+        left = tuple(gpu for gpu in self.gpus if gpu.uuid not in problems)
+        return replace(self, gpus=left, missing=(*self.missing, *unusable))
+
     def asleep(self) -> GpuSnapshot:
         """This snapshot from when NVML is closed: without what lasts only a moment, and no reading is expected."""
         gpus = tuple(

@@ -180,10 +180,10 @@ class Placement:
     @property
     def needs(self) -> Mapping[str, int]:
         """Everything it needs: bytes by GPU's UUID, and of the shared resources."""
-        needs = self.by_pool(self.booked_bytes)
+        needs = self.by_memory(self.booked_bytes)
         return {**needs, **shared_resources_needed(needs[CPU])}
 
-    def by_pool(self, sizes: Mapping[str, int]) -> dict[str, int]:
+    def by_memory(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """`sizes` by device, with those of GPUs whose memory is RAM added to RAM's."""
         if not self.unified:
             return {CPU: 0, **sizes}

@@ -7,8 +7,7 @@ from pathlib import Path
 from app.entities.gpu import Gpu
 from tests.helpers.fake_llama_server import install_fake
 from workers.engine.binary import find_engine
-from workers.engine.gpu_probe import probe_gpus
-from workers.engine.listed_memory import listed_memory
+from workers.engine.gpu_probe import listed_memory, probe_gpus
 from workers.gpu.driver_update import is_driver_replaced
 
 CARDS = tuple(Gpu(f"GPU-{name}", number, "card") for number, name in enumerate("abc"))

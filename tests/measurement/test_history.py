@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-import workers.measurement.history
+import workers.measurement.model_history
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import Placement
 from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES
 from app.use_cases.launch.command_line import launch_on
 from tests.helpers.builders import MIB, a_launch, a_model, an_engine, replace
-from workers.measurement.history import BASE_BYTES, HOST, History, start_of
+from workers.measurement.history import History
+from workers.measurement.model_history import BASE_BYTES, HOST, start_of
 
 GPU = "NVIDIA GeForce RTX 4090"
 
@@ -118,7 +119,7 @@ def test_an_unmeasured_start_has_the_overhead_of_others(file: Path):
 
 
 def test_a_gpu_not_used_before_has_the_overhead_of_the_table(file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(workers.measurement.history, "measured_overheads", lambda: {GPU: 480 * MIB})
+    monkeypatch.setattr(workers.measurement.model_history, "measured_overheads", lambda: {GPU: 480 * MIB})
     history = started(file)
     need = history.with_overheads(a_start("a", GPU, "another"), replace(on_gpu(50), devices=(DeviceMemory(1),) * 2))
     assert [each.overhead_bytes for each in need.devices] == [480 * MIB, GPU_OVERHEAD_BYTES]

@@ -12,8 +12,9 @@ from app.entities.placement import CPU
 from app.use_cases.scheduling import events as ev
 from tests.helpers.builders import MIB, a_model, a_server, an_engine, replace
 from tests.measurement.test_memory_report import breakdown, row
-from workers.measurement.history import BASE_BYTES, HOST, History, start_of
+from workers.measurement.history import History
 from workers.measurement.measurement import Measurement
+from workers.measurement.model_history import BASE_BYTES, HOST, start_of
 
 PROJECTION = breakdown(row("Host", 999, 900, 90, 9))
 BUFFERS = """\
@@ -32,6 +33,7 @@ class Case:
         mmproj: str | None = None,
         on_gpu: bool = False,
         unified: tuple[str, ...] = (),
+        logs_json: bool = True,
     ) -> None:
         model = replace(a_model(), launch=LaunchSettings(mmproj=mmproj))
         self.start, self.history = start_of(model, an_engine()), History(folder / "history.sqlite3")
@@ -40,7 +42,7 @@ class Case:
         if on_gpu:
             placement = replace(server.placement, uuids=("GPU-a",), unified=unified)
             server = a_server(model, booked_mib * MIB, placement=placement)
-        self.measurement = Measurement(server, self.start, self.history, self.posted.append, logs_json=True)
+        self.measurement = Measurement(server, self.start, self.history, self.posted.append, logs_json)
 
     @property
     def posted_mib(self) -> list[tuple[type, float]]:
@@ -138,3 +140,16 @@ def test_a_report_of_ram_alone_adds_nothing_about_gpus(tmp_path: Path, held_mib:
     case.measurement.read([PROJECTION, *BUFFERS], PID)
     case.measurement.finish(PID)
     assert (case.posted, case.history.estimate(case.start)) == ([], None)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_table_in_which_the_row_of_a_gpu_was_cut_proves_no_use_of_the_cpu(
+    on_gpu: bool, tmp_path: Path, held_mib: list[int]
+):
+    case = Case(tmp_path, booked_mib=1019, on_gpu=True, logs_json=False)
+    table = "common_memory_breakdown_print: |   - "
+    lines = [f"{table}CUDA0 (RTX 40", f"{table}Host               |                  999 =   900 +      90 +       9 |"]
+    case.measurement.read([*lines, "I load_model: loading"], PID)
+    assert not case.measurement.reports_no_gpu
+    case.measurement.read([line.replace("CPU_Mapped", "CUDA0") if on_gpu else line for line in BUFFERS], PID)
+    assert case.measurement.reports_no_gpu is not on_gpu

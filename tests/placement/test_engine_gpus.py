@@ -14,9 +14,16 @@ from app.use_cases.placement.engine_gpus import (
     gpus_to_ask_for,
 )
 from app.use_cases.placement.usable_gpus import unplaceable_reason
+from app.use_cases.placement.vulkan_gpus import ListedDevice
 
 A, B, PART = Gpu("GPU-a", 0, "GTX 1060"), Gpu("GPU-b", 1, "RTX 3090"), Gpu("MIG-1", 0, "A100 MIG 3g.40gb", is_mig=True)
-NOTHING, ONE, BOTH = DeviceList(()), DeviceList(("CUDA0",)), DeviceList(("CUDA0", "CUDA1"))
+
+
+def listing(*names: str) -> DeviceList:
+    return DeviceList(tuple(ListedDevice(name, "card", 24000) for name in names))
+
+
+NOTHING, ONE, BOTH = listing(), listing("CUDA0"), listing("CUDA0", "CUDA1")
 FAILING = DeviceList((), "failed to initialize CUDA: no CUDA-capable device is detected")
 
 
@@ -29,7 +36,7 @@ FAILING = DeviceList((), "failed to initialize CUDA: no CUDA-capable device is d
         (FAILING, (A, B), (A, B)),
         (FAILING, (A,), ()),
         (NOTHING, (A, B), ()),
-        (DeviceList(("Vulkan0", "Vulkan1")), (A, B), ()),
+        (listing("Vulkan0", "Vulkan1"), (A, B), ()),
         (ONE, (PART, PART), ()),
         (None, (A, B), ()),
     ],
@@ -57,7 +64,7 @@ def test_an_engine_whose_cuda_fails_is_not_an_engine_for_the_cpu():
 
 
 def test_an_engine_without_cuda_is_one_for_the_cpu():
-    probe = engine_probe("b1", DeviceList(("Vulkan0",)), {}, (A,))
+    probe = engine_probe("b1", listing("Vulkan0"), {}, (A,))
     assert "the engine (b1) has no CUDA: its --list-devices lists only Vulkan0" in probe.problem
     snapshot = as_the_engine_sees_them(GpuSnapshot(GpuState.OK, 0.0, (A,)), probe)
     assert snapshot.problems == (probe.problem,)

@@ -147,7 +147,7 @@ def test_the_placement_is_on_the_gpu_and_names_what_is_ram():
     placement = decided(ledger(a_spark()), a_request(30, host=1)).placement
     assert placement is not None
     assert (placement.device, placement.unified, placement.booked_bytes) == ("cuda:0", (S,), {S: 30 * GIB, CPU: GIB})
-    assert placement.by_pool(placement.booked_bytes) == {CPU: 31 * GIB}
+    assert placement.by_memory(placement.booked_bytes) == {CPU: 31 * GIB}
 
 
 # --- readings --------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ def test_suspects_and_keys_in_quarantine_are_logged_once(caplog: pytest.LogCaptu
     before = crashed("a", "b", times=2).state
     service = crashed("a", "b", "c")
     log_suspects(before, service.state)
-    assert "request_hash=body 2: runs alone the next time" in caplog.text
-    assert "model=a key=killer: its requests run alone" in caplog.text
+    assert "suspect request_hash=body 2: in flight when a server crashed; runs alone the next time" in caplog.text
+    assert "quarantine model=a key=killer:" in caplog.text
     caplog.clear()
     log_suspects(service.state, service.state)
     assert not caplog.text

@@ -257,6 +257,16 @@ def test_a_missing_gpu_is_the_reason_if_it_would_have_been_used():
     assert refusals(play.post(ev.GpusPolled(away, at=1.1))) == {2: Reason.NO_GPU}
 
 
+@pytest.mark.parametrize("name, reason", [("GPU-z", Reason.NO_GPU), ("GPU-a", Reason.DOES_NOT_FIT)])
+def test_a_gpu_that_was_never_read_may_be_the_one_that_a_model_names(name: str, reason: Reason):
+    play = play_on(ONE)
+    away = replace(play.polled(at=1.0).gpus, missing=(MissingGpu("", 1, "unknown", "lost"),))
+    huge = a_placement_request(200 * GIB, PlacementConstraints(gpus=(name,)))
+    play.answers_polls = False
+    effects = play.post(ev.GpusPolled(away, 1.0), ev.Acquire(1, a_model("a"), 1.0, 300.0, huge), ev.Tick(1.1))
+    assert refusals(effects) == {1: reason}
+
+
 def test_a_model_that_never_fits_is_rejected_with_what_an_empty_gpu_offers():
     """Not with the size of the GPU: 6 GiB would be enough, but max_vram is 4. Nor with what is free at the moment."""
     play = play_on(replace(ONE, other_gib={"GPU-a": 3}), SchedulingLimits(gpu_limits=GpuLimits(max_vram_bytes=4 * GIB)))

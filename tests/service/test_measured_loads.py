@@ -11,7 +11,7 @@ from tests.helpers.builders import MIB, a_gguf
 from tests.helpers.fixed_ram import RAM_BYTES
 from tests.helpers.service import serving, wait_for
 from tests.service.test_faults import error_of, faulty, journal
-from workers.measurement.history import BASE_BYTES
+from workers.measurement.model_history import BASE_BYTES
 
 TOTAL_MIB = RAM_BYTES // MIB
 

@@ -35,15 +35,20 @@ def discover_cached(cache: str, summaries: FileSummaries, notes: list[str]) -> l
 
 def companion_in_cache(cache: str, repo: str, summaries: FileSummaries) -> GgufFile | None:
     """The file "user/repo:FILE", which is not a model."""
-    name, _, wanted = repo.partition(":")
-    files = _files(os.path.join(cache, _FOLDER + name.replace("/", "--")), summaries, [])
+    wanted = repo.partition(":")[2]
+    files = _files(_folder_of(cache, repo), summaries, [])
     return next((file for file in files if wanted in (file.name, file_stem(file.name), file.relative_path)), None)
 
 
 def is_being_fetched(cache: str, repo: str) -> bool:
     """Whether a file of this repository is not complete; huggingface_hub does not say which before it is."""
-    blobs = os.path.join(cache, _FOLDER + repo.partition(":")[0].replace("/", "--"), "blobs")
+    blobs = os.path.join(_folder_of(cache, repo), "blobs")
     return any(name.endswith(".incomplete") for name in _names_in(blobs, []))
+
+
+def _folder_of(cache: str, repo: str) -> str:
+    """The folder of "user/repo" or "user/repo:FILE"."""
+    return os.path.join(cache, _FOLDER + repo.partition(":")[0].replace("/", "--"))
 
 
 def _repository_models(repo: str, models: Sequence[ModelFiles]) -> list[DiscoveredModel]:

@@ -10,7 +10,7 @@ from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
 from app.use_cases.launch.command_line import VULKAN_VARIABLE
 from app.use_cases.placement.engine_gpus import DeviceList, EngineProbe, engine_probe, gpus_to_ask_for, vulkan_probe
-from app.use_cases.placement.vulkan_gpus import ListedDevice, enumeration_sizes, is_enumerated
+from app.use_cases.placement.vulkan_gpus import MIB, ListedDevice, enumeration_sizes, is_enumerated
 from workers.engine.probe_process import EngineNotFound, last_lines, probe_output
 from workers.server.gpu_errors import find_cuda_error
 
@@ -47,10 +47,20 @@ def list_devices(engine: EngineFacts, extra: Mapping[str, str]) -> DeviceList | 
     try:
         text = probe_output((*engine.command, LIST_DEVICES), extra)
         devices = devices_in_list(text)
-        return DeviceList(tuple(each.name for each in devices), find_cuda_error(text.splitlines()), devices)
+        return DeviceList(devices, find_cuda_error(text.splitlines()))
     except (EngineNotFound, ValueError) as error:
         log.warning("cannot list the devices of the engine: %s", error)
         return None
+
+
+def listed_memory(engine: EngineFacts, extra: Mapping[str, str], uuid: str) -> int:
+    """Bytes of this GPU in the engine's list; 0 if it lists none, or cannot be asked. Takes seconds.
+
+    Where NVML reports none, it tells whether the GPU uses the machine's RAM: for an integrated GPU, CUDA's total is
+    about the RAM's (llama.cpp, ggml-cuda.cu, b11549).
+    """
+    listed = list_devices(engine, {**extra, "CUDA_VISIBLE_DEVICES": uuid})
+    return next((each.total_mib * MIB for each in listed.cuda), 0) if listed else 0
 
 
 def _enumerate_vulkan(

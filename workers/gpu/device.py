@@ -51,16 +51,18 @@ class NvmlQuery:
 
 
 def read_gpu(
-    query: NvmlQuery, lists_ram: Callable[[str], bool], handle: Any, index: int, uuid: str, is_mig: bool = False
+    query: NvmlQuery, has_size_of_ram: Callable[[str], bool], handle: Any, index: int, uuid: str, is_mig: bool = False
 ) -> Gpu:
-    """`lists_ram`: whether the engine lists it with the size of RAM. Raises NVMLError if it or the driver is lost."""
+    """`has_size_of_ram`: whether the engine lists it so. Raises NVMLError if it or the driver is lost."""
     nv = query.nv
     gpu = _read_all_but_memory(query, handle, index, uuid, is_mig)
     # Not version 2 of the struct: it reports `reserved` separately, and total would exceed used + free.
     memory, error = query.with_error(nv.nvmlDeviceGetMemoryInfo, handle)
-    is_untold = not memory.total if memory else error.value == nv.NVML_ERROR_NOT_SUPPORTED
+    is_unreported = not memory.total if memory else error.value == nv.NVML_ERROR_NOT_SUPPORTED
     gpu = _with_memory(gpu, memory, error)
-    is_ram = uses_ram(gpu, is_untold) or (is_untold and not is_mig and (_uses_ats(query, handle) or lists_ram(uuid)))
+    is_ram = uses_ram(gpu, is_unreported)
+    if not is_ram and is_unreported and not is_mig:
+        is_ram = _uses_ats(query, handle) or has_size_of_ram(uuid)
     return with_ram(gpu) if is_ram else gpu
 
 

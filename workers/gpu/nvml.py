@@ -18,7 +18,7 @@ from app.use_cases.placement.usable_gpus import visible_gpus
 from workers.gpu.device import Device, NvmlQuery, read_gpu
 from workers.gpu.known_devices import KnownDevices, NvmlListing, failed_since_start
 from workers.gpu.nvml_errors import LOST, driver_errors, lost_gpu_errors, state_of_error
-from workers.gpu.unified_memory import EngineSign
+from workers.gpu.unified_memory import ListedSizes
 
 REINIT_SECONDS = 10.0  # a GPU that reappeared may be listed only after NVML is initialized again
 
@@ -33,9 +33,9 @@ class Nvml:
         listed_memory: Callable[[str], int] = lambda uuid: 0,
         reinit_seconds: float = REINIT_SECONDS,
     ) -> None:
-        """`visible`: the service's CUDA_VISIBLE_DEVICES; None if it is not set. `listed_memory`: see EngineSign."""
+        """`visible`: the service's CUDA_VISIBLE_DEVICES; None if it is not set. `listed_memory`: see ListedSizes."""
         self._visible = visible
-        self._engine_sign = EngineSign(listed_memory)
+        self._listed_sizes = ListedSizes(listed_memory)
         self._known = KnownDevices(poll_seconds)
         self._reinit_seconds = reinit_seconds
         self._initialized_at: float | None = None
@@ -53,7 +53,7 @@ class Nvml:
         query = NvmlQuery(nv, self._errors)
         try:
             self._initialize(query, at)
-            listing = _list(query, at, partial(read_gpu, query, partial(self._engine_sign.lists_ram, now=at)))
+            listing = _list(query, at, partial(read_gpu, query, partial(self._listed_sizes.has_size_of_ram, now=at)))
         except nv.NVMLError as error:
             query.count(error)
             self._shut_down(nv)

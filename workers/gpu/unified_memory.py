@@ -26,11 +26,11 @@ _TOLERANCE = 0.05  # of MemTotal; a GPU of that size in a machine with as much R
 RETRY_SECONDS = 60.0
 
 
-class EngineSign:
-    """The engine's own list as a sign: it has a GPU with as much memory as the machine has RAM.
+class ListedSizes:
+    """Whether the engine lists a GPU with as much memory as the machine has RAM, for GPUs of which nothing else tells.
 
-    For GPUs that give no other. Asking takes seconds, so it is done once a minute until there is an answer, and never
-    after that. Used by the thread `gpus` alone.
+    Asking takes seconds, so it is done once a minute until there is an answer, and never after that. Used by the thread
+    `gpus` alone.
     """
 
     def __init__(self, listed_memory: Callable[[str], int]) -> None:
@@ -39,17 +39,17 @@ class EngineSign:
         self._bytes: dict[str, int] = {}  # by UUID
         self._probed_at: dict[str, float] = {}
 
-    def lists_ram(self, uuid: str, now: float) -> bool:
+    def has_size_of_ram(self, uuid: str, now: float) -> bool:
         if not self._bytes.get(uuid) and now >= self._probed_at.get(uuid, -inf) + RETRY_SECONDS:
             self._bytes[uuid], self._probed_at[uuid] = self._listed_memory(uuid), now
         total = psutil.virtual_memory().total
         return abs(self._bytes.get(uuid, 0) - total) <= _TOLERANCE * total
 
 
-def uses_ram(gpu: Gpu, is_untold: bool) -> bool:
-    """Whether the GPU is integrated, and its memory RAM. `is_untold`: NVML reports no memory for it."""
+def uses_ram(gpu: Gpu, is_unreported: bool) -> bool:
+    """Whether the GPU is integrated, and its memory RAM. `is_unreported`: NVML reports no memory for it."""
     is_as_large = gpu.total_bytes >= (1 - _TOLERANCE) * psutil.virtual_memory().total
-    return is_integrated(gpu) and (is_untold or bool(gpu.problem) or is_as_large)
+    return is_integrated(gpu) and (is_unreported or bool(gpu.problem) or is_as_large)
 
 
 def is_integrated(gpu: Gpu) -> bool:

@@ -7,37 +7,26 @@ database is broken, locked or read-only, a warning is logged and the history is 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import queue
 import sqlite3
-import statistics
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from app.entities.launch import EngineFacts
 from app.entities.memory import Confidence, DeviceMemory, Estimate
-from app.entities.model import Model
-from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES
-from app.use_cases.launch.command_line import ANY_PORT, launch_plan
-from workers.measurement.gpu_overheads import measured_overheads
+from workers.measurement.model_history import ModelHistory, Row, Start, overheads_of
 
 log = logging.getLogger(__name__)
 
-HOST = "host"  # the name of RAM among the names of GPU models
 SCHEMA_VERSION = 1
 MAX_ROWS = 1000
-OVERHEADS = 5  # the last loads that determine an overhead
-BASE_BYTES = 64 * 1024**2  # overhead of RAM until one is measured: about 20 MiB, and the vocabulary
 BUSY_SECONDS = 0.5  # another process has the database locked
 _COLUMN_NAMES = "key, at, model, engine, gpus, is_measured, need"
 _MAX_BYTES = 2**60  # beyond any machine
-_MEMORY_VARIABLES = ("LLAMA_ARG_", "GGML_")
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS loads (
     key TEXT PRIMARY KEY, at INTEGER NOT NULL, model TEXT NOT NULL, engine TEXT NOT NULL, gpus TEXT NOT NULL,
@@ -46,76 +35,15 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Everything that determines the memory of a start: file, command line, engine, and the GPUs in order."""
-
-    key: str
-    model: str  # its path
-    engine: str  # EngineFacts.identity
-    gpus: tuple[str, ...] = ()  # their models, as "NVIDIA GeForce RTX 4090"
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    start: Start
-    at: int  # Unix seconds
-    is_measured: bool  # False: projected by llama-server before it loaded, overhead unknown
-    need: Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class ModelHistory:
-    """A snapshot of the history of one model with one build of the engine, and of the overheads of that build."""
-
-    rows: Mapping[str, _Row]  # by the start's key
-    overheads: Mapping[str, int]  # bytes besides the buffers of this build, by GPU model, and of RAM (HOST)
-
-    def estimate(self, start: Start) -> Estimate | None:
-        """The measured memory of this start, or else the projected; None if it is new."""
-        row = self.rows.get(start.key)
-        return self.with_overheads(row.need, start.gpus, start.key) if row else None
-
-    def with_overheads(self, need: Estimate, gpus: Sequence[str], key: str = "") -> Estimate:
-        """`need` with missing overheads filled in: those of an earlier start with this key, else those of other starts
-        on this machine, else (GPU) those in the table of `gpu_overheads`."""
-        row = self.rows.get(key)
-        own = dict(_overheads(row)) if row else {}
-        devices = tuple(
-            self._with_overhead(device, own, name, measured_overheads().get(name, GPU_OVERHEAD_BYTES))
-            for name, device in zip(_names(gpus, need), need.devices, strict=False)
-        )
-        return replace(need, devices=devices, host=self._with_overhead(need.host, own, HOST, BASE_BYTES))
-
-    def _with_overhead(self, memory: DeviceMemory, own: Mapping[str, int], name: str, assumed: int) -> DeviceMemory:
-        overhead_bytes = memory.overhead_bytes or own.get(name) or self.overheads.get(name) or assumed
-        return replace(memory, overhead_bytes=overhead_bytes)
-
-
-NO_HISTORY = ModelHistory({}, {})
-
-
-def start_of(model: Model, engine: EngineFacts, gpus: tuple[str, ...] = ()) -> Start:
-    """The key of `model` in the history: equal for the same, unchanged file with the same settings.
-
-    Derived from the command line itself, so that no option that affects memory can be forgotten. The model's name and
-    secrets in its environment are excluded.
-    """
-    argv = launch_plan(replace(model, name=""), engine, {}, api_key="", port=ANY_PORT).argv
-    variables = sorted(item for item in model.launch.env.items() if item[0].upper().startswith(_MEMORY_VARIABLES))
-    parts = (argv, variables, model.path, model.size_bytes, model.created, engine.identity, gpus)
-    return Start(hashlib.sha256(repr(parts).encode()).hexdigest(), model.path, engine.identity, gpus)
-
-
 class History:
     """What past loads took. Any thread may read and add; the thread `history` alone writes the file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._rows: dict[str, _Row] = {}  # by key, oldest first; under the lock
+        self._rows: dict[str, Row] = {}  # by key, oldest first; under the lock
         self._overheads: dict[str, Mapping[str, int]] = {}  # of these rows, by engine, on demand; under the lock
         self._lock = threading.Lock()
-        self._unwritten: queue.SimpleQueue[_Row | None] = queue.SimpleQueue()
+        self._unwritten: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_rows, name="history", daemon=True)
 
     def start(self) -> None:
@@ -134,7 +62,7 @@ class History:
         with self._lock:
             same_build = {key: row for key, row in self._rows.items() if row.start.engine == engine}
             if engine not in self._overheads:
-                self._overheads[engine] = _overheads_of(same_build.values())
+                self._overheads[engine] = overheads_of(same_build.values())
             rows = {key: row for key, row in same_build.items() if row.start.model == model}
             return ModelHistory(rows, self._overheads[engine])
 
@@ -151,7 +79,7 @@ class History:
         """Add the memory of a start. `nvml_bytes`: the process's memory as NVML reports it, by the index of the GPU
         among those it may use; the part beyond its buffers is overhead."""
         devices = tuple(_with_overhead_of(device, (nvml_bytes or {}).get(n)) for n, device in enumerate(need.devices))
-        row = _Row(start, int(time.time()), is_measured, replace(need, devices=devices))
+        row = Row(start, int(time.time()), is_measured, replace(need, devices=devices))
         with self._lock:
             self._overheads.pop(start.engine, None)
             self._rows.pop(start.key, None)
@@ -162,7 +90,7 @@ class History:
 
     # --- the file ------------------------------------------------------------------------------------------
 
-    def _read(self) -> list[_Row]:
+    def _read(self) -> list[Row]:
         try:
             with self._database() as database:
                 found = database.execute(f"SELECT {_COLUMN_NAMES} FROM loads ORDER BY at, rowid").fetchall()
@@ -205,29 +133,6 @@ class History:
         log.warning("history %s cannot be used: %s; measurements are lost at the next restart", self._file, error)
 
 
-def _names(gpus: Sequence[str], need: Estimate) -> Iterator[str]:
-    """The model of each GPU; devices without a name are numbered."""
-    yield from gpus
-    yield from (f"device {number}" for number in range(len(gpus), len(need.devices)))
-
-
-def _overheads_of(rows: Iterable[_Row]) -> dict[str, int]:
-    """The (upper) median of the last few measured loads, so that a single outlier has no effect."""
-    seen = defaultdict(list)
-    for row in rows:
-        if row.is_measured:
-            for name, overhead in _overheads(row):
-                seen[name].append(overhead)
-    return {name: statistics.median_high(overheads[-OVERHEADS:]) for name, overheads in seen.items()}
-
-
-def _overheads(row: _Row) -> Iterator[tuple[str, int]]:
-    devices = zip(_names(row.start.gpus, row.need), row.need.devices, strict=False)
-    for name, memory in ((HOST, row.need.host), *devices):
-        if memory.overhead_bytes:
-            yield name, memory.overhead_bytes
-
-
 def _with_overhead_of(device: DeviceMemory, nvml_bytes: int | None) -> DeviceMemory:
     if nvml_bytes is None:
         return device
@@ -235,12 +140,12 @@ def _with_overhead_of(device: DeviceMemory, nvml_bytes: int | None) -> DeviceMem
     return replace(device, overhead_bytes=max(0, nvml_bytes - buffers))
 
 
-def _columns(row: _Row) -> tuple[object, ...]:
+def _columns(row: Row) -> tuple[object, ...]:
     start, need = row.start, json.dumps(asdict(row.need))
     return (start.key, row.at, start.model, start.engine, json.dumps(start.gpus), row.is_measured, need)
 
 
-def _row_of(columns: tuple[str, int, str, str, str, int, str]) -> _Row | None:
+def _row_of(columns: tuple[str, int, str, str, str, int, str]) -> Row | None:
     """A row of the table; None if it cannot be parsed."""
     key, at, model, engine, gpus, is_measured, text = columns
     try:
@@ -250,7 +155,7 @@ def _row_of(columns: tuple[str, int, str, str, str, int, str]) -> _Row | None:
             for memory in (need["host"], *need["devices"])
         )
         estimate = Estimate(tuple(devices), host, Confidence(need["confidence"]), tuple(need["notes"]))
-        return _Row(Start(key, model, engine, tuple(json.loads(gpus))), at, bool(is_measured), estimate)
+        return Row(Start(key, model, engine, tuple(json.loads(gpus))), at, bool(is_measured), estimate)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         log.warning("history: skipping the unreadable row of %s", model)
         return None

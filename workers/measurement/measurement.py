@@ -12,8 +12,9 @@ from app.entities.placement import CPU
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
 from workers.gpu.ram import process_bytes
-from workers.measurement.history import History, Start
+from workers.measurement.history import History
 from workers.measurement.memory_report import EngineReport
+from workers.measurement.model_history import Start
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Measurement:
         self._start = start
         self._history = history
         self._post = post
+        self._logs_json = logs_json
         self._report = EngineReport(logs_json)
         self._base_bytes = 0  # RAM of the process before it loads anything of the model
 
@@ -65,11 +67,14 @@ class Measurement:
 
     @property
     def reports_no_gpu(self) -> bool:
-        """Whether it was placed on GPUs, and the memory that it reports is all RAM."""
+        """Whether it was placed on GPUs, and the memory that it reports is all RAM.
+
+        A table proves nothing: another thread's line may have cut a GPU's row. The buffers follow it.
+        """
         if self._server.placement.is_on_cpu:
             return False
         loaded = self._report.loaded()
-        reports = (self._report.projected, loaded.need if loaded else None)
+        reports = (self._report.projected if self._logs_json else None, loaded.need if loaded else None)
         return any(report is not None and not report.devices for report in reports)
 
     def _post_projected(self) -> None:

@@ -39,8 +39,8 @@ def log_suspects(before: PoolState, after: PoolState) -> None:
     for request_hash, suspect in after.suspects.items():
         if suspect != before.suspects.get(request_hash):
             action = "refused" if suspect.is_refused else "runs alone the next time"
-            log.warning("in flight when a server ended request_hash=%s: %s", request_hash, action)
+            log.warning("suspect request_hash=%s: in flight when a server crashed; %s", request_hash, action)
     for name, crashes in after.crashes.items():
         model, at = crashes[-1].model, crashes[-1].at
         for key in sorted(quarantined_keys(after, model, at) - quarantined_keys(before, model, at)):
-            log.warning("in flight at each of the last crashes of model=%s key=%s: its requests run alone", name, key)
+            log.warning("quarantine model=%s key=%s: in flight at each of the last crashes; runs alone", name, key)

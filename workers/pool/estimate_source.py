@@ -20,7 +20,8 @@ from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.request import FoundContexts, PlacementRequest
 from workers.catalog.companion_files import CompanionFiles
 from workers.catalog.model_headers import ModelHeaders
-from workers.measurement.history import NO_HISTORY, History, start_of
+from workers.measurement.history import History
+from workers.measurement.model_history import NO_HISTORY, start_of
 
 
 class EstimateSource:

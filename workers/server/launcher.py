@@ -11,8 +11,9 @@ from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases.launch.command_line import VULKAN_VARIABLE
 from app.use_cases.scheduling import events as ev
-from workers.measurement.history import History, start_of
+from workers.measurement.history import History
 from workers.measurement.measurement import Measurement
+from workers.measurement.model_history import start_of
 from workers.server.kept_cache import KeptCaches
 from workers.server.llama_server import LlamaServer
 from workers.server.orphans import PidRecords

@@ -19,7 +19,7 @@ from workers.server.process_tree import descendants
 MIB = 1024**2
 MIN_BYTES = MIB  # less is no sign of life: a process that hangs may still wake up now and then
 MIN_SHOWN_BYTES = 64 * MIB  # smaller models are read at once; what an engine reads of its own would count as theirs
-MOST = 0.95  # what follows takes time, too
+MAX_READ_PROGRESS = 0.95  # what follows the reading takes time, too
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 Counters = tuple[int, int, int, int]  # bytes: read from disk, read by system calls, resident of files, resident
@@ -46,13 +46,13 @@ class LoadReading:
         self._to_read_bytes = to_read_bytes
         self._reported: float | None = None  # by its log
         self._counted: dict[int, Counters] = {}  # by pid, when it was last seen to read
-        self._most_bytes = 0
+        self._read_bytes = 0
 
     def has_read(self) -> bool:
         """Whether it has read, or touched for the first time, MIN_BYTES more since that was last so."""
         now = {pid: counters for pid in (self._pid, *descendants(self._pid)) if (counters := _counters(pid))}
         totals = [sum(each) for each in zip(*now.values(), strict=True)][:3]
-        self._most_bytes = max(self._most_bytes, *totals, 0)
+        self._read_bytes = max(self._read_bytes, *totals, 0)
         for pid, counters in now.items():
             before = self._counted.get(pid, (0, 0, 0, 0))
             if any(after - earlier >= MIN_BYTES for after, earlier in zip(counters, before, strict=True)):
@@ -69,7 +69,7 @@ class LoadReading:
         """0 to 1; None for a small model whose engine reports none."""
         if self._to_read_bytes < MIN_SHOWN_BYTES:
             return self._reported
-        return progress_of(self._reported, min(MOST, self._most_bytes / self._to_read_bytes))
+        return progress_of(self._reported, min(MAX_READ_PROGRESS, self._read_bytes / self._to_read_bytes))
 
 
 def progress_of(reported: float | None, read: float) -> float:

@@ -66,10 +66,7 @@ class PidRecords:
             except Exception as error:  # no content of the file may prevent the start
                 log.warning("pid record %s is unreadable; removing it: %r", file.name, error)
             _unlink(file)
-        found = kill_marked({_variable(mark) for mark in marks if mark})
-        if found:
-            log.warning("killing pids=%s: started by llama-servers whose owner has exited", found)
-        return [*killed, *found]
+        return [*killed, *kill_marked({_variable(mark) for mark in marks if mark})]
 
     def kill_all(self) -> None:
         """Kill everything that this service's children have started, and they themselves."""

@@ -6,34 +6,33 @@ whose CUDA fails is one whose GPUs are lost; only one without CUDA is an engine 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from app.entities.gpu import Gpu, GpuSnapshot, MissingGpu
+from app.entities.gpu import Gpu, GpuSnapshot
 from app.use_cases.placement.vulkan_gpus import NO_MATCH, ListedDevice, VulkanMatch, match_vulkan
-
-_CUDA = re.compile(r"CUDA\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceList:
     """The devices that an engine lists besides the CPU: "CUDA0", "Vulkan0", ..."""
 
-    names: tuple[str, ...]
+    devices: tuple[ListedDevice, ...]
     cuda_error: str = ""  # why CUDA finds none; "" if it does, or if the engine has no CUDA
 
-    devices: tuple[ListedDevice, ...] = ()  # the same, with their names and sizes
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(device.name for device in self.devices)
+
+    @property
+    def cuda(self) -> tuple[ListedDevice, ...]:
+        """The NVIDIA GPUs that it uses through CUDA."""
+        return tuple(device for device in self.devices if device.is_cuda)
 
     @property
     def vulkan(self) -> tuple[ListedDevice, ...]:
         """The devices of Vulkan, if those of CUDA cannot be used instead."""
-        return () if self.count or self.cuda_error else tuple(each for each in self.devices if each.is_vulkan)
-
-    @property
-    def count(self) -> int:
-        """Number of NVIDIA GPUs."""
-        return sum(bool(_CUDA.fullmatch(name)) for name in self.names)
+        return () if self.cuda or self.cuda_error else tuple(device for device in self.devices if device.is_vulkan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,9 @@ def gpus_to_ask_for(listed: DeviceList | None, gpus: Sequence[Gpu]) -> tuple[Gpu
 
     CUDA shows a process one MIG device at most, so their number says nothing.
     """
-    if listed is None or any(gpu.is_mig for gpu in gpus) or listed.count >= len(gpus):
+    if listed is None or any(gpu.is_mig for gpu in gpus) or len(listed.cuda) >= len(gpus):
         return ()
-    return tuple(gpus) if listed.count or (listed.cuda_error and len(gpus) > 1) else ()
+    return tuple(gpus) if listed.cuda or (listed.cuda_error and len(gpus) > 1) else ()
 
 
 def engine_probe(
@@ -71,10 +70,8 @@ def engine_probe(
     if listed is None:
         return EngineProbe()
     if alone:
-        return EngineProbe(
-            unusable={uuid: _reason(found) for uuid, found in alone.items() if found and not found.count}
-        )
-    if listed.count:
+        return EngineProbe(unusable={uuid: _reason(found) for uuid, found in alone.items() if found and not found.cuda})
+    if listed.cuda:
         return EngineProbe()
     if listed.cuda_error:
         return EngineProbe(unusable={gpu.uuid: _reason(listed) for gpu in gpus})
@@ -106,13 +103,9 @@ def _reason(listed: DeviceList) -> str:
 
 def as_the_engine_sees_them(gpus: GpuSnapshot, probe: EngineProbe) -> GpuSnapshot:
     """The snapshot without the GPUs that the engine cannot use: they are missing, with the reason."""
-    unusable = tuple(
-        MissingGpu(gpu.uuid, gpu.index, gpu.name, probe.unusable[gpu.uuid])
-        for gpu in gpus.gpus
-        if gpu.uuid in probe.unusable
-    )
-    left = tuple(_numbered(gpu, probe.vulkan) for gpu in gpus.gpus if gpu.uuid not in probe.unusable)
-    return replace(gpus, gpus=left, missing=(*gpus.missing, *unusable), engine_problem=probe.problem)
+    usable = gpus.without(probe.unusable)
+    numbered = tuple(_numbered(gpu, probe.vulkan) for gpu in usable.gpus)
+    return replace(usable, gpus=numbered, engine_problem=probe.problem)
 
 
 def _numbered(gpu: Gpu, match: VulkanMatch) -> Gpu:

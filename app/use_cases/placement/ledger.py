@@ -217,4 +217,4 @@ class Ledger:
 
 
 def _booked_ram(server: Server) -> int:
-    return server.placement.by_pool(server.booked)[CPU]
+    return server.placement.by_memory(server.booked)[CPU]

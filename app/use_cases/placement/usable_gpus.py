@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from app.entities.gpu import Gpu, GpuSnapshot
 from app.entities.placement import CpuFallback
+from app.use_cases.placement.cards import allowed_cards
+from app.use_cases.placement.request import PlacementRequest
 
 
 def hides_all_gpus(value: str | None) -> bool:
@@ -56,8 +58,20 @@ def unplaceable_reason(gpus: GpuSnapshot, fallback: CpuFallback) -> str:
     """
     if gpus.has_usable_gpu or fallback is CpuFallback.WHEN_FULL:
         return ""
-    problem = "; ".join(gpus.problems) or gpus.problem or "there is no GPU"
+    problem = _problem(gpus) or "there is no GPU"
     if fallback is CpuFallback.NEVER:
         return f"{problem}; gpu.cpu_fallback is never"
     is_missing = bool(gpus.problems) and not gpus.engine_problem
     return f"{problem}; to run it on the CPU, set gpu.cpu_fallback: when_full" if is_missing else ""
+
+
+def why_no_gpu(gpus: GpuSnapshot, request: PlacementRequest) -> str:
+    """Why none of the GPUs, as of now, can be used for the request; "" if it needs none, or some can."""
+    usable = allowed_cards(gpus.gpus, request.constraints) if gpus.has_usable_gpu else ()
+    if usable or not request.options.n_gpu_layers:
+        return ""
+    return _problem(gpus) or "no GPU that it may use was present"
+
+
+def _problem(gpus: GpuSnapshot) -> str:
+    return "; ".join(gpus.problems) or gpus.problem

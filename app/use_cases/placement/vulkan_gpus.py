@@ -9,6 +9,7 @@ only against scripted lists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,10 @@ class ListedDevice:
     name: str  # "Vulkan0"
     description: str  # "NVIDIA GeForce RTX 4090"
     total_mib: int
+
+    @property
+    def is_cuda(self) -> bool:
+        return re.fullmatch(r"CUDA\d+", self.name) is not None
 
     @property
     def is_vulkan(self) -> bool:

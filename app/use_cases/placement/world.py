@@ -92,7 +92,7 @@ class World:
 
     def with_pinned(self, placement: Placement) -> World:
         """With a server in `placement` that is never evicted."""
-        taken = _sum(placement.by_pool(placement.booked_bytes), self.taken)
+        taken = _sum(placement.by_memory(placement.booked_bytes), self.taken)
         return replace(self.with_reservation(placement, ()), taken=taken)
 
     def with_others_taken(self) -> World:

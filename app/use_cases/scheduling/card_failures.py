@@ -19,12 +19,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, inf
 
-from app.entities.gpu import GpuSnapshot, MissingGpu
+from app.entities.gpu import GpuSnapshot
 from app.entities.placement import CPU
 
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 60.0, 3600.0  # the next try costs a request a failed load
+# The first pause and the longest one.
+_PAUSE_SECONDS = FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 60.0, 3600.0  # the next try costs a request a failed load
 # Without CUDA: as when the service starts before the driver is ready. A try ends before the weights are loaded.
-FIRST_UNUSED_PAUSE_SECONDS, MAX_UNUSED_PAUSE_SECONDS = 5.0, 60.0
+_UNUSED_PAUSE_SECONDS = 5.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,8 @@ class CardFailure:
 
     def paused(self, at: float) -> CardFailure:
         """Set aside from `at` on."""
-        first, longest = FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS
-        if self.is_unused:
-            first, longest = FIRST_UNUSED_PAUSE_SECONDS, MAX_UNUSED_PAUSE_SECONDS
-        seconds = min(longest, first * 2.0 ** min(self.pauses, 16))
-        return replace(self, pauses=self.pauses + 1, until=at + seconds)
+        pause = _UNUSED_PAUSE_SECONDS if self.is_unused else _PAUSE_SECONDS
+        return replace(self, pauses=self.pauses + 1, until=at + _doubled(*pause, self.pauses))
 
     def problem_at(self, now: float) -> str:
         seconds = self.until - now
@@ -112,8 +110,12 @@ def cards_in_doubt(failures: CardFailures, now: float) -> frozenset[str]:
     return frozenset(
         uuid
         for uuid, failure in failures.items()
-        if now < failure.until + min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failure.pauses - 1, 16))
+        if now < failure.until + _doubled(*_PAUSE_SECONDS, failure.pauses - 1)
     )
+
+
+def _doubled(first: float, longest: float, times: int) -> float:
+    return min(longest, first * 2.0 ** min(times, 16))
 
 
 def without_set_aside(gpus: GpuSnapshot, failures: CardFailures, now: float) -> GpuSnapshot:
@@ -124,10 +126,4 @@ def without_set_aside(gpus: GpuSnapshot, failures: CardFailures, now: float) -> 
         return gpus
     if all(gpu.uuid in active for gpu in gpus.gpus):
         active = {uuid: failure for uuid, failure in active.items() if failure.is_unused}
-    aside = tuple(
-        MissingGpu(gpu.uuid, gpu.index, gpu.name, active[gpu.uuid].problem_at(now))
-        for gpu in gpus.gpus
-        if gpu.uuid in active
-    )
-    left = tuple(gpu for gpu in gpus.gpus if gpu.uuid not in active)
-    return replace(gpus, gpus=left, missing=(*gpus.missing, *aside))
+    return gpus.without({uuid: failure.problem_at(now) for uuid, failure in active.items()})

@@ -99,6 +99,6 @@ def _gpu_bytes_of(server: Server, gpus: GpuSnapshot, uuid: str) -> int:
 
 
 def _ram_of(server: Server, memory: MemoryReading) -> int:
-    held, booked = memory.held_bytes.get(server.id, 0), server.placement.by_pool(server.booked)[CPU]
+    held, booked = memory.held_bytes.get(server.id, 0), server.placement.by_memory(server.booked)[CPU]
     is_shown = server.state is READY and server.id in memory.held_bytes and not server.placement.unified
     return held if is_shown else max(held, booked)

@@ -13,9 +13,9 @@ from app.entities.model import Model
 from app.entities.placement import Placement
 from app.entities.refusal import Refusal
 from app.entities.server import Server, ServerState
-from app.use_cases.placement.cards import allowed_cards
 from app.use_cases.placement.releasing import ReleasingMemory, memory_to_release
 from app.use_cases.placement.request import LearnedMargin, PlacementRequest
+from app.use_cases.placement.usable_gpus import why_no_gpu
 from app.use_cases.scheduling.backoff import Backoffs
 from app.use_cases.scheduling.card_failures import CardFailures
 from app.use_cases.scheduling.demand import Demands
@@ -189,7 +189,7 @@ def start_server(state: PoolState, waiter: Waiter, placement: Placement, now: fl
         placement=placement,
         booked=placement.booked_bytes,
         is_load_ordered=waiter.awaited is Awaited.LOADED,
-        gpu_problem=_gpu_problem(state, waiter.placement_request, now) if placement.is_on_cpu else "",
+        gpu_problem=why_no_gpu(state.gpus.as_of(now), waiter.placement_request) if placement.is_on_cpu else "",
         is_replanned=waiter.is_replanned,
         started_at=now,
         last_used=now,
@@ -203,15 +203,6 @@ def start_server(state: PoolState, waiter: Waiter, placement: Placement, now: fl
         state, servers=servers, placement_requests=requests, next_server=server.id + 1, load_rotation=rotation
     )
     return state, [Spawn(server)]
-
-
-def _gpu_problem(state: PoolState, request: PlacementRequest, now: float) -> str:
-    """Why no GPU could be used for this request; "" if it needs none, or there are some, which may be full."""
-    gpus = state.gpus.as_of(now)
-    usable = allowed_cards(gpus.gpus, request.constraints) if gpus.has_usable_gpu else ()
-    if usable or not request.options.n_gpu_layers:
-        return ""
-    return "; ".join(gpus.problems) or gpus.problem or "no GPU that it may use was present"
 
 
 def stop_server(state: PoolState, server: Server, why: StopReason, detail: str = "") -> Step:

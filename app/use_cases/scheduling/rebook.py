@@ -81,8 +81,8 @@ def _are_devices_read(state: PoolState, server: Server) -> bool:
 def _shortage(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Shortage | None:
     """The device that lacks most for these needs, next to all other servers and including what the server holds
     already; None if they fit. A device that needs no more than was booked always fits."""
-    by_pool, before = server.placement.by_pool(needs), server.placement.by_pool(server.booked)
-    increased = {device: size for device, size in by_pool.items() if size > before.get(device, 0)}
+    by_memory, before = server.placement.by_memory(needs), server.placement.by_memory(server.booked)
+    increased = {device: size for device, size in by_memory.items() if size > before.get(device, 0)}
     if not increased:
         return None
     assert state.memory is not None, "the server was started on a reading"

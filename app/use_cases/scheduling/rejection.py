@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from app.entities.placement import CPU, Decision
+from app.entities.gpu import GpuSnapshot, NamedGpu
+from app.entities.placement import CPU, Decision, PlacementConstraints
 from app.entities.refusal import Reason, Refusal
-from app.use_cases.placement.cards import allowed_cards
+from app.use_cases.placement.cards import allowed_cards, matches_any
 from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.usable_gpus import unplaceable_reason
 from app.use_cases.scheduling.card_failures import next_try_seconds
@@ -41,7 +42,16 @@ def _lacks_missing_gpus(state: PoolState, waiter: Waiter) -> bool:
     """Whether GPUs are missing that this model may use."""
     if waiter.placement_request is None or not waiter.placement_request.options.n_gpu_layers:
         return False
-    return bool(allowed_cards(state.gpus.missing, waiter.placement_request.constraints))
+    constraints = waiter.placement_request.constraints
+    return bool(allowed_cards(state.gpus.missing, constraints)) or _may_name_unread_gpu(state.gpus, constraints)
+
+
+def _may_name_unread_gpu(gpus: GpuSnapshot, constraints: PlacementConstraints) -> bool:
+    """Whether `gpus` may name a GPU that failed before the service started: its UUID and product name are unknown."""
+    unread = [gpu for gpu in gpus.missing if not gpu.uuid and not matches_any(gpu, constraints.exclude)]
+    others: list[NamedGpu] = [*gpus.gpus, *(gpu for gpu in gpus.missing if gpu.uuid)]
+    of_others = {name for gpu in others for name in (gpu.uuid, str(gpu.index))}
+    return bool(unread) and not of_others.issuperset(constraints.gpus)
 
 
 def _capacity_bytes(state: PoolState, decision: Decision) -> dict[str, int]:
