@@ -33,7 +33,7 @@ def header(version: int = 3, tensors: int = 1, pairs: int = 1) -> bytes:
         (
             header(tensors=290, pairs=29),
             24 + 290 * 24 + 29 * 14 - 1,
-            "declares 290 tensors and 29 metadata keys, more than its 7389 bytes can hold",
+            "declares 290 tensors and 29 metadata keys, more than its 7389 bytes can hold: download it again",
         ),
     ],
 )

@@ -203,6 +203,11 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         ("gpu: {reserve: {'0': 2}}", "gpu.reserve: 2 bytes is too small; add a unit, such as 20GiB"),
         ("gpu: {reserve: {'': 1GiB}}", f"gpu.reserve: {BAD_NAME}"),
         ("gpu: {reserve: [1GiB]}", "gpu.reserve: must be a size like 256MiB, not a list"),
+        (
+            "scheduling: {max_excess_memory: 0}",
+            "scheduling.max_excess_memory: 0 would end every llama-server that takes "
+            "a little more than was booked; null: no limit",
+        ),
         ("gpu: {max_vram: 20}", "gpu.max_vram: 20 bytes is too small; add a unit, such as 20GiB"),
         ("gpu: {max_vram: -1}", "gpu.max_vram: must be a size like 256MiB, not -1"),
         ("gpu: {order: 0}", 'gpu.order: must be a list like ["one", "two"], not 0'),

@@ -48,7 +48,8 @@ def _version_problem(version: int) -> str:
 def _count_problem(tensors: int, pairs: int, size_bytes: int, may_lack_tensors: bool) -> str:
     # llama.cpp's limits are far above what any file holds. Counts are unsigned here, so a negative one is huge.
     if HEADER.size + tensors * TENSOR_INFO_BYTES + pairs * KEY_VALUE_BYTES > size_bytes:
-        return f"declares {tensors} tensors and {pairs} metadata keys, more than its {size_bytes} bytes can hold"
+        counts = f"declares {tensors} tensors and {pairs} metadata keys"
+        return f"{counts}, more than its {size_bytes} bytes can hold: download it again"
     if not pairs:
         return "has no metadata"
     if not tensors and not may_lack_tensors:

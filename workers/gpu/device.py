@@ -60,9 +60,9 @@ def read_gpu(
     memory, error = query.with_error(nv.nvmlDeviceGetMemoryInfo, handle)
     is_unreported = not memory.total if memory else error.value == nv.NVML_ERROR_NOT_SUPPORTED
     gpu = _with_memory(gpu, memory, error)
-    is_ram = uses_ram(gpu, is_unreported) or (
-        is_unreported and not is_mig and (_uses_ats(query, handle) or has_size_of_ram(uuid))
-    )
+    is_ram = uses_ram(gpu, is_unreported)
+    if not is_ram and is_unreported and not is_mig:
+        is_ram = _uses_ats(query, handle) or has_size_of_ram(uuid)
     return with_ram(gpu) if is_ram else gpu
 
 

@@ -1,8 +1,7 @@
 """ConnectionLoop: accepts connections, reads request heads and closes connections; request threads answer.
 
 The rule: a request occupies a thread only once its head is complete and the client has read earlier answers, but for
-what fits in the socket's buffer. Everything before the head and after the answer
-happens in the main loop, which never blocks.
+what fits in the socket's buffer. All before the head and after the answer happens in the main loop, which never blocks.
 """
 
 from __future__ import annotations
@@ -55,9 +54,7 @@ class ConnectionLoop:
         self.refusals = RefusalLog()
         self._acceptor = Acceptor(listeners, self._epoll, timeouts.send_timeout_seconds)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._served: queue.SimpleQueue[tuple[ClientConnection, After]] = (
-            queue.SimpleQueue()
-        )  # filled by request threads
+        self._served = queue.SimpleQueue[tuple[ClientConnection, After]]()  # filled by request threads
         self._handover = threading.Lock()  # between a request thread that gives back a connection, and its close
         self._is_draining = False  # written only by `begin_drain`
         self._is_stopping = False  # written only by `stop`
@@ -111,8 +108,7 @@ class ConnectionLoop:
             self._sweep()
 
     def _open(self, conn: ClientConnection) -> None:
-        if evicted := self._connections.in_the_way(conn.address, conn.since):
-            self._evict(evicted)
+        self._evict(self._connections.in_the_way(conn.address, conn.since))
         self._connections.add(conn)
         self._await_head(conn)  # its request has usually arrived already
 
@@ -171,8 +167,7 @@ class ConnectionLoop:
             self._enter(conn, Phase.UNREAD, self._timeouts.send_timeout_seconds)
             self._watch(conn, ONCE_WRITABLE)
             return
-        permit = self._permits.take(conn.received)
-        if permit is None:
+        if (permit := self._permits.take(conn.received)) is None:
             self._refuse(conn, Overloaded("every request thread is busy"))
             return
         conn.phase, conn.deadline = Phase.SERVED, math.inf

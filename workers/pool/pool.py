@@ -32,7 +32,7 @@ from workers.pool.decision_log import log_set_aside, log_suspects, record_decisi
 from workers.pool.effect_runner import EffectRunner
 from workers.pool.pending_lease import Answer, PendingLease, outcome_of
 from workers.pool.processes import Processes, Spawn
-from workers.pool.reconfiguration import command_in_force, completed, reconfigured
+from workers.pool.reconfiguration import completed, reconfigured, with_current_model
 from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ class Pool:
         while not self._inbox.empty():
             event = self._inbox.get()
             try:
-                if (current := self._in_force(event)) is not None:
+                if (current := self._with_current_models(event)) is not None:
                     self._process(current)
             except Exception:
                 # A bug. The state before the event is sound; the one request it was about must not wait for ever.
@@ -207,14 +207,14 @@ class Pool:
                 time.sleep(PAUSE_AFTER_BUG_SECONDS)
         self._clock.update(due_at(self._store.pool))
 
-    def _in_force(self, event: ev.Event) -> ev.Event | None:
+    def _with_current_models(self, event: ev.Event) -> ev.Event | None:
         """The event, about models as they are defined now; None if it is answered. Reads a header only for a request
         that was overtaken by a reload."""
         if isinstance(event, ev.Reconfigured):
             return completed(event, self._store.pool, self._make_placement_request)
         if not isinstance(event, ev.Acquire | ev.Load):
             return event
-        current = command_in_force(event, self._definition(event.model.name), self._placement_request)
+        current = with_current_model(event, self._definition(event.model.name), self._placement_request)
         if isinstance(current, Refusal):
             self._effects.reject(event.ticket, current)
             return None

@@ -1,4 +1,4 @@
-"""Definitions in force: a command or a reload meets the models as the catalogue has them when it is processed.
+"""Current definitions: a command or a reload meets the models as the catalogue has them when it is processed.
 
 A request looks its model up some time before. If a reload or a scan redefines the model in between, the request would
 have a server of the old definition started, and those of the new one drained.
@@ -22,7 +22,7 @@ from app.use_cases.scheduling.pool_state import PoolState
 MakeRequest = Callable[[Model], PlacementRequest]  # raises the ProxyError of a model that cannot be served
 
 
-def command_in_force(
+def with_current_model(
     command: Acquire | Load, model: Model | None, placement_request: MakeRequest
 ) -> Acquire | Load | Refusal:
     """The command, for `model`, which its model's name means now; None: nothing."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field
 
 from app.settings.sections.server import ServerSettings
 from app.settings.values import Memory, Section
+
+
+def _check_excess(size: ByteSize) -> ByteSize:
+    if not size:
+        raise ValueError("0 would end every llama-server that takes a little more than was booked; null: no limit")
+    return size
 
 
 class SchedulingSettings(Section):
@@ -43,7 +49,7 @@ class SchedulingSettings(Section):
             "31536000, a year: never."
         ),
     )
-    max_excess_memory: Memory | None = Field(
+    max_excess_memory: Annotated[Memory, AfterValidator(_check_excess)] | None = Field(
         ByteSize(4 * 1024**3),
         description=(
             "RAM that a llama-server may hold beyond what was booked for it; one that holds more is killed, and its "
