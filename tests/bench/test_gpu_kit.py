@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -526,7 +527,9 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path):
     arguments = ("--rehearse", "--server", "embedded", "--work", tmp_path / "w", "--results", tmp_path / "r")
     command = [str(RUN), "--quick", *map(str, arguments)]
     env = {**os.environ, "PYTHON": sys.executable}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as kit:
+    # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+    heeds_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, preexec_fn=heeds_ctrl_c) as kit:
         assert kit.stdout
         try:
             assert "measure:\n" in iter(kit.stdout.readline, ""), "it ended before it measured"

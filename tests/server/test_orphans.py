@@ -162,7 +162,8 @@ SHELL = f"env {MARK_VARIABLE}=$1 sleep 60 >/dev/null & echo $!; sleep 60"
 
 
 def test_a_session_that_something_else_leads_is_not_killed(tmp_path: Path):
-    done = subprocess.run([sys.executable, "-c", SERVICE, str(tmp_path)], capture_output=True, text=True, check=True)
+    service = [sys.executable, "-c", SERVICE, str(tmp_path)]
+    done = subprocess.run(service, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
     (file,) = tmp_path.glob("owner-*.json")
     command = ["sh", "-c", SHELL, "sh", json.loads(file.read_text())["mark"]]
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as shell:

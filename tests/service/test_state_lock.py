@@ -30,7 +30,7 @@ def test_a_state_directory_has_one_service_until_that_ends(tmp_path: Path):
 def test_a_directory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "file").touch()
     assert lock_state(tmp_path / "file" / "state") is None
-    assert "not locked" in caplog.text
+    assert "cannot lock the state directory" in caplog.text
 
 
 @pytest.mark.integration
