@@ -144,7 +144,7 @@ def test_a_start_that_runs_out_of_gpu_memory_is_retried_once_and_then_explained(
 
 def test_a_start_that_ran_out_of_gpu_memory_can_succeed_when_retried(machine: Machine):
     engine = install_fake(machine.folder / "bin", FAKE_OOM_ONCE=str(machine.folder / "ran-out"))
-    machine.show(A, B)
+    machine.show(A)  # a second GPU would be taken if the memory of the first is still being released
     with machine.serving(models={"m": SMALL}, ENGINE__BINARY=str(engine)) as service:
         assert device_of(service, "m") == "cuda:0"
         assert len(re.findall("spawn server=", service.output)) == 2
