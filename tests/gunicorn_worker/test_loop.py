@@ -164,13 +164,13 @@ def test_a_connection_is_not_closed_while_its_thread_still_gives_it_back(service
 
 def test_a_reused_descriptor_is_a_new_connection(service: Running):
     numbers = []
-    for _ in range(3):
+    for _ in range(10):
         with service.connect() as client:
             connection = service.ask(client)
             numbers.append(connection.sock.fileno())
         wait_for(lambda sock=connection.sock: sock.fileno() == -1, 5)
-    assert len(set(numbers)) == 1, "the kernel gives the lowest"
-    assert len(set(map(id, service.handler.served))) == 3
+    assert len(set(numbers)) < 10, "the kernel gives the lowest that is free, most often the same one"
+    assert len(set(map(id, service.handler.served))) == 10
 
 
 def test_a_closed_connection_that_a_child_still_holds_is_ignored(service: Running):
