@@ -27,7 +27,7 @@ RETRY_SECONDS = 60.0
 
 
 class ListedSizes:
-    """Whether the engine lists a GPU with as much memory as the machine has RAM, for GPUs of which nothing else tells.
+    """Whether the engine lists a GPU with as much memory as the machine has RAM, for GPUs without another sign of it.
 
     Asking takes seconds, so it is done once a minute until there is an answer, and never after that. Used by the thread
     `gpus` alone.

@@ -10,24 +10,23 @@ import re
 from collections.abc import Iterable
 
 from app.use_cases.scheduling.events import GpuFailure
+from workers.server.log import LINE_START
 
-# What may precede a message, as in log.py: patterns are matched at the beginning of a line only.
-_LINE_START = r"(?:[\d.]+ )?(?:[A-Z] )?"
 _NO_MEMORY = r"out of memory|the resource allocation failed|CUBLAS_STATUS_ALLOC_FAILED"
 # CUDA error: no kernel image is available for execution on the device
 #   current device: 1, in function ggml_cuda_compute_forward at /src/ggml-cuda.cu:2429
-_CUDA_ERROR = re.compile(rf"{_LINE_START}(CUDA error(?: \d+ at \S+)?: (?!{_NO_MEMORY}).+)$")
-_CURRENT_DEVICE = re.compile(rf"{_LINE_START}\s*current device: (\d{{1,2}})\b")
+_CUDA_ERROR = re.compile(rf"{LINE_START}(CUDA error(?: \d+ at \S+)?: (?!{_NO_MEMORY}).+)$")
+_CURRENT_DEVICE = re.compile(rf"{LINE_START}\s*current device: (\d{{1,2}})\b")
 _NOT_ALLOCATED = re.compile(
-    rf"{_LINE_START}\w+: allocating [\d.]+ MiB on device (\d{{1,2}}): (cudaMalloc failed: (?!{_NO_MEMORY}).+)$"
+    rf"{LINE_START}\w+: allocating [\d.]+ MiB on device (\d{{1,2}}): (cudaMalloc failed: (?!{_NO_MEMORY}).+)$"
 )
 _VULKAN_LOST = re.compile(r"\s*what\(\):\s+(vk::\S+: ErrorDeviceLost)")
 # Errors of other kinds may be due to a model or a request, as "an illegal memory access was encountered".
 _OF_CARD = re.compile("ECC error|NVLink error|hardware|no kernel image|busy or unavailable|no CUDA-capable")
 # It then computes on the CPU.
-_NOT_INITIALIZED = re.compile(rf"{_LINE_START}\w+: (failed to initialize CUDA: .+)$")
+_NOT_INITIALIZED = re.compile(rf"{LINE_START}\w+: (failed to initialize CUDA: .+)$")
 _LAYERS_IGNORED = re.compile(
-    rf"{_LINE_START}(?:warning: )?((?:no usable GPU|not compiled) .+-gpu-layers option will be ignored)"
+    rf"{LINE_START}(?:warning: )?((?:no usable GPU|not compiled) .+-gpu-layers option will be ignored)"
 )
 
 _UPDATED = (

@@ -26,11 +26,11 @@ _PREFIX = re.compile(r"^([\d.]+ [A-Z]|E) ")  # "seconds.millis.micros LEVEL ", o
 
 # What may precede a message, also if a line of another thread has cut it (memory_report.py). Patterns are matched at
 # the beginning of a line only: the rest may repeat text from a model file.
-_LINE_START = r"(?:[\d.]+ )?(?:[A-Z] )?"
+LINE_START = r"(?:[\d.]+ )?(?:[A-Z] )?"
 # ggml-cuda.cu: ggml_backend_cuda_buffer_type_alloc_buffer, ggml_cuda_error (cuMemCreate, cublasCreate); ggml-alloc.c:
 # alloc_tensor_range, ggml_gallocr_reserve_n_impl; llama-model.cpp: load_tensors
 _NO_GPU_MEMORY = re.compile(
-    rf"{_LINE_START}(?:"
+    rf"{LINE_START}(?:"
     r"\w+: allocating [\d.]+ MiB on device \d+: cudaMalloc failed: out of memory|"
     r"CUDA error: (?:out of memory|the resource allocation failed|CUBLAS_STATUS_ALLOC_FAILED)|"
     r"\w+: failed to allocate CUDA\d+ buffer of size \d+|"
@@ -39,15 +39,15 @@ _NO_GPU_MEMORY = re.compile(
 )
 # ggml.c: ggml_aligned_malloc; ggml-backend.cpp: ggml_backend_cpu_buffer_type_alloc_buffer
 _NO_RAM = re.compile(
-    rf"{_LINE_START}(?:ggml_aligned_malloc: insufficient memory|\w+: failed to allocate (?:CPU\w* )?buffer of size \d+)"
+    rf"{LINE_START}(?:ggml_aligned_malloc: insufficient memory|\w+: failed to allocate (?:CPU\w* )?buffer of size \d+)"
 )
 # llama-context.cpp, llama-kv-cache.cpp, llama-memory-recurrent.cpp: GPU memory or RAM
 _NO_CONTEXT = re.compile(
-    rf"{_LINE_START}llama_init_from_model: failed to initialize the context: "
+    rf"{LINE_START}llama_init_from_model: failed to initialize the context: "
     r"failed to allocate (?:buffer for \w+ cache|compute \w+ buffers)$"
 )
 # llama-context.cpp, sched_reserve: the failure before this line is not final
-_RETRY = re.compile(rf"{_LINE_START}\w+: compute buffer allocation failed, retrying without pipeline parallelism$")
+_RETRY = re.compile(rf"{LINE_START}\w+: compute buffer allocation failed, retrying without pipeline parallelism$")
 
 
 class ServerLog:

@@ -34,19 +34,17 @@ def kill_marked(variables: Set[bytes]) -> list[int]:
     killed: dict[int, None] = {}
     deadline = time.monotonic() + END_SECONDS
     while (found := marked_processes(variables)) and time.monotonic() < deadline:  # again: they may fork meanwhile
-        pids = _with_sessions(found)
-        killed |= dict.fromkeys(pids)
-        for pid in pids:
-            _kill(pid)
+        sessions = _our_sessions(found)
+        killed |= dict.fromkeys(pid for pid in psutil.pids() if _kill_if_ours(pid, variables, sessions))
         time.sleep(_POLL_SECONDS)
     return list(killed)
 
 
-def _with_sessions(pids: Iterable[int]) -> list[int]:
-    marked = set(pids)
-    sessions = {session for pid in marked if (session := _session(pid))}
-    ours = {session for session in sessions if session in marked or not psutil.pid_exists(session)}
-    return [pid for pid in psutil.pids() if pid in marked or _session(pid) in ours]
+def _our_sessions(marked: Iterable[int]) -> set[int]:
+    """The sessions of these processes that one of them leads, or whose leader has exited."""
+    pids = set(marked)
+    sessions = {session for pid in pids if (session := _session(pid))}
+    return {session for session in sessions if session in pids or not psutil.pid_exists(session)}
 
 
 def _session(pid: int) -> int | None:
@@ -71,14 +69,17 @@ def _is_marked(pid: int, variables: Set[bytes]) -> bool:
         return False
 
 
-def _kill(pid: int) -> None:
+def _kill_if_ours(pid: int, variables: Set[bytes], sessions: Set[int]) -> bool:
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = os.pidfd_open(pid)  # first: from here on it cannot be another process
     except OSError:
-        return
+        return False
     try:
+        if _session(pid) not in sessions and not (_owner(pid) == os.geteuid() and _is_marked(pid, variables)):
+            return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
     except OSError:  # another user's, or it has exited
-        pass
+        return False
     finally:
         os.close(pidfd)
