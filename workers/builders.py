@@ -123,7 +123,7 @@ def build_gpu_poller(
     publish: Callable[[GpuSnapshot], None],
     may_sleep: Callable[[float], bool] = lambda now: False,
 ) -> GpuPoller:
-    probed = None if settings.engine.assume_gpu else engine
+    probed = _no_engine if settings.engine.assume_gpu else engine.refresh
     listed = partial(_listed_memory, probed, settings.engine.env)
     nvml = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds, listed)
     return GpuPoller(
@@ -138,19 +138,24 @@ def build_gpu_poller(
     )
 
 
+def _no_engine() -> EngineFacts | None:
+    """None is asked: GPUs are assumed to be usable."""
+    return None
+
+
 def _ask_engine(
-    engine: CurrentEngine | None, env: Mapping[str, str], gpus: Sequence[Gpu], between: Callable[[], None]
+    engine: Callable[[], EngineFacts | None], env: Mapping[str, str], gpus: Sequence[Gpu], between: Callable[[], None]
 ) -> EngineProbe:
     """Which GPUs the engine cannot use; none where that is assumed."""
-    facts = engine.refresh() if engine else None
+    facts = engine()
     return probe_gpus(facts, env, gpus, between) if facts else assume_usable(gpus, between)
 
 
-def _listed_memory(engine: CurrentEngine | None, env: Mapping[str, str], uuid: str) -> int:
-    facts = engine.refresh() if engine else None
+def _listed_memory(engine: Callable[[], EngineFacts | None], env: Mapping[str, str], uuid: str) -> int:
+    facts = engine()
     return listed_memory(facts, env, uuid) if facts else 0
 
 
-def _build_of(engine: CurrentEngine | None) -> str:
-    facts = engine.refresh() if engine else None
+def _build_of(engine: Callable[[], EngineFacts | None]) -> str:
+    facts = engine()
     return facts.identity if facts else ""

@@ -124,6 +124,11 @@ class GpuSnapshot:
         now."""
         return self.state is GpuState.OK and bool(self.gpus) and not self.engine_problem
 
+    @property
+    def uses_vulkan(self) -> bool:
+        """Whether the engine uses GPUs through Vulkan."""
+        return any(gpu.vulkan_number is not None for gpu in self.gpus)
+
     def read_at(self, uuid: str) -> float:
         """When the memory of a GPU was read, in monotonic seconds: earlier than `at` if that failed this time."""
         gpu = next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)

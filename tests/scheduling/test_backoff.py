@@ -7,6 +7,7 @@ from dataclasses import replace
 from app.entities.model import Model
 from app.entities.refusal import Reason
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.backoff import MAX_BACKOFF_SECONDS, Backoff, with_failure
 from app.use_cases.scheduling.demand import expected_load_seconds
 from app.use_cases.scheduling.effects import Done, Refuse
 from app.use_cases.scheduling.limits import SchedulingLimits
@@ -139,3 +140,12 @@ def test_failures_of_an_earlier_file_do_not_count():
     play, refused = crash_loop(a_model(), a_model(), replace(a_model(), created=7), replace(a_model(), created=7))
     assert [effect.refusal.detail for effect in refused] == ["it crashed"] * 4, "each was tried"
     assert play.state.backoffs["a"].consecutive_failures == 2
+
+
+def test_a_model_that_has_crashed_for_days_is_still_delayed_by_a_minute():
+    """The exponent is limited: 2.0 ** 1024 is more than a float can be."""
+    play = Play()
+    play.ask(a_model(), at=0.0)
+    (server,) = play.state.servers
+    backoffs = with_failure({server.model.name: Backoff(server.model, 2000, 0.0)}, server, at=1.0)
+    assert backoffs[server.model.name].until == 1.0 + MAX_BACKOFF_SECONDS

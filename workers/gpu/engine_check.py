@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from app.entities.gpu import Gpu, GpuSnapshot
 from app.use_cases.placement.engine_gpus import EngineProbe, as_the_engine_sees_them
+from app.use_cases.scheduling.backoff import doubled
 from workers.gpu.driver_update import REPLACED, is_driver_replaced
 
 # Until the engine is asked again while it cannot use some GPUs, doubled each time: the driver may not be ready yet.
@@ -45,7 +46,7 @@ class EngineCheck:
         before, self._uuids = self._uuids, {gpu.uuid for gpu in gpus.gpus}
         is_ordered, self._is_ordered = self._is_ordered, False
         longest = MAX_RETRY_SECONDS_BESIDE_OTHERS if has_usable_gpu else MAX_RETRY_SECONDS
-        retry_at = self._answered_at + min(longest, RETRY_SECONDS * 2.0 ** min(self._failures - 1, 16))
+        retry_at = self._answered_at + doubled(RETRY_SECONDS, longest, self._failures - 1)
         is_retry_due = not self._last.is_fine and time.monotonic() >= retry_at
         self.is_replaced = self._build() != self._probed_build
         return bool(self._uuids) and (self._uuids != before or is_retry_due or is_ordered or self.is_replaced)

@@ -52,7 +52,7 @@ class EstimateSource:
         model = self.as_started(model)
         shape, companions = self._shapes.get(model.path), self._companions.read(model.launch)
         engine = self._engine()
-        uses_vulkan = any(gpu.vulkan_number is not None for gpu in self._gpus().gpus)
+        uses_vulkan = self._gpus().uses_vulkan
         learned = self._history.of_model(model.path, engine.identity if engine else "")
 
         def estimate(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:

@@ -45,7 +45,7 @@ class Launcher:
     def environment(self, server: Server) -> Mapping[str, str]:
         """For a server on the CPU without Vulkan's devices: an engine would compute long prompts there, unbooked. Where
         there is no NVIDIA GPU, Vulkan is left as it is."""
-        is_hidden = server.placement.is_on_cpu and any(gpu.vulkan_number is not None for gpu in self.gpus().gpus)
+        is_hidden = server.placement.is_on_cpu and self.gpus().uses_vulkan
         return {**self.env, VULKAN_VARIABLE: ""} if is_hidden else self.env
 
     @staticmethod

@@ -33,8 +33,13 @@ def with_failure(backoffs: Backoffs, server: Server, at: float) -> Backoffs:
     before = backoffs.get(server.model.name)
     is_first = before is None or not before.model.is_served_as(server.model) or was_healthy(server, at)
     failures = 1 if before is None or is_first else before.consecutive_failures + 1
-    pause_seconds = min(MAX_BACKOFF_SECONDS, 2.0 ** (failures - 1)) if failures > 1 else 0.0
+    pause_seconds = doubled(1.0, MAX_BACKOFF_SECONDS, failures - 1) if failures > 1 else 0.0
     return {**backoffs, server.model.name: Backoff(server.model, failures, at + pause_seconds)}
+
+
+def doubled(first: float, longest: float, times: int) -> float:
+    """A pause that is doubled so many times, `longest` at most."""
+    return min(longest, first * 2.0 ** min(times, 16))
 
 
 def without_backoff(backoffs: Backoffs, name: str) -> Backoffs:

@@ -21,6 +21,7 @@ from math import ceil, inf
 
 from app.entities.gpu import GpuSnapshot
 from app.entities.placement import CPU
+from app.use_cases.scheduling.backoff import doubled
 
 # The first pause and the longest one.
 _PAUSE_SECONDS = FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 60.0, 3600.0  # the next try costs a request a failed load
@@ -41,7 +42,7 @@ class CardFailure:
     def paused(self, at: float) -> CardFailure:
         """Set aside from `at` on."""
         pause = _UNUSED_PAUSE_SECONDS if self.is_unused else _PAUSE_SECONDS
-        return replace(self, pauses=self.pauses + 1, until=at + _doubled(*pause, self.pauses))
+        return replace(self, pauses=self.pauses + 1, until=at + doubled(*pause, self.pauses))
 
     def problem_at(self, now: float) -> str:
         seconds = self.until - now
@@ -108,14 +109,8 @@ def next_try_seconds(failures: CardFailures, now: float) -> float | None:
 def cards_in_doubt(failures: CardFailures, now: float) -> frozenset[str]:
     """The GPUs for which no server leaves the CPU yet: they were set aside, and no load has succeeded there since."""
     return frozenset(
-        uuid
-        for uuid, failure in failures.items()
-        if now < failure.until + _doubled(*_PAUSE_SECONDS, failure.pauses - 1)
+        uuid for uuid, failure in failures.items() if now < failure.until + doubled(*_PAUSE_SECONDS, failure.pauses - 1)
     )
-
-
-def _doubled(first: float, longest: float, times: int) -> float:
-    return min(longest, first * 2.0 ** min(times, 16))
 
 
 def without_set_aside(gpus: GpuSnapshot, failures: CardFailures, now: float) -> GpuSnapshot:
