@@ -8,12 +8,14 @@ from typing import Any
 
 from flask import Flask, Response
 
-from app.routes import authorization, configuration, decisions, health, inference, metrics, models, status
+from app.routes import authorization, configuration, decisions, health, inference, metrics, models, ollama, status
 from app.routes.error_response import error_response, respond_with_error
 from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
+from app.routes.ollama_exchange import respond_to_ollama
 from app.routes.paths import PLAIN_ROUTES
 from app.services import EXTENSION, Services
+from app.use_cases.ollama.translation import Api
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
@@ -26,7 +28,7 @@ def create_app(services: Services) -> Flask:
     app.extensions[EXTENSION] = services
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # one path, one meaning
-    for routes in (authorization, inference, models, configuration, decisions, health, metrics, status):
+    for routes in (authorization, inference, models, configuration, decisions, health, metrics, ollama, status):
         app.register_blueprint(routes.bp)
     app.register_error_handler(Exception, _on_error)
     app.after_request(_add_request_id)
@@ -36,16 +38,18 @@ def create_app(services: Services) -> Flask:
 
 def _inference_first(services: Services, flask_app: Wsgi) -> Wsgi:
     """Inference requests bypass Flask, which takes longer for a request than all of our own code."""
+    responders = dict.fromkeys(PLAIN_ROUTES, respond) | dict.fromkeys(Api, respond_to_ollama)
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] != "POST" or environ["PATH_INFO"] not in PLAIN_ROUTES:
+        responder = responders.get(environ["PATH_INFO"])
+        if environ["REQUEST_METHOD"] != "POST" or responder is None:
             return flask_app(environ, start_response)
         request = IncomingRequest(environ, services, inference.ENDPOINT)
         try:
             authorization.authorize(request)
         except Exception as error:
             return respond_with_error(request, error, start_response)
-        return respond(request, environ["PATH_INFO"], start_response)
+        return responder(request, environ["PATH_INFO"], start_response)
 
     return call
 

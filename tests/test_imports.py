@@ -28,6 +28,7 @@ PURE_STDLIB = {
     "hmac",
     "ipaddress",
     "itertools",
+    "json",
     "math",
     "re",
     "struct",
@@ -41,6 +42,7 @@ USE_CASES = {
     "app/use_cases/credentials.py": {"app/entities"},
     "app/use_cases/token_counts.py": {"app/entities"},
     "app/use_cases/body_checks": {"app/entities"},
+    "app/use_cases/ollama": set(),
     "app/use_cases/model_shape": {"app/entities"},
     "app/use_cases/estimate": {"app/entities", "app/use_cases/model_shape"},
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
@@ -52,7 +54,7 @@ APP = {
     "app/entities": set(),
     "app/errors": {"app/entities"},
     "app/settings": {"app/entities", "app/use_cases/credentials.py", "app/use_cases/launch"},
-    "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks"},
+    "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks", "app/use_cases/ollama"},
     "app/ports": {
         "app/entities",
         "app/errors",
@@ -68,11 +70,12 @@ APP = {
         "app/request_body",
         "app/services.py",
         "app/use_cases/credentials.py",
+        "app/use_cases/ollama",
         "app/use_cases/reporting",
         "app/use_cases/scheduling",
         "app/use_cases/token_counts.py",
     },
-    "app/web.py": {"app/routes", "app/services.py"},
+    "app/web.py": {"app/routes", "app/services.py", "app/use_cases/ollama"},
 }
 # Of `app`, these may also import entities, use_cases, errors and ports; what else they import is named.
 WORKERS = {

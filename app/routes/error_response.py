@@ -21,7 +21,8 @@ PHRASES = {status.value: status.phrase for status in HTTPStatus}
 def error_response(request: IncomingRequest, error: Exception) -> tuple[int, list[tuple[str, str]], bytes]:
     """Status, headers and body."""
     problem = visible_error(request, error) if isinstance(error, ProxyError) else _proxy_error(request, error)
-    body = json.dumps(problem.body).encode() + b"\n"
+    is_ollama = request.path.startswith("/api/")  # its clients read one text
+    body = json.dumps({"error": str(problem)} if is_ollama else problem.body).encode() + b"\n"
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *problem.headers.items()]
     headers += [("WWW-Authenticate", challenge) for challenge in problem.challenges]
     if isinstance(error, HTTPException) and (allow := dict(error.get_headers()).get("Allow")):

@@ -18,7 +18,7 @@ from app.errors import (
     NoEngine,
     ProxyError,
 )
-from app.ports import Address, Lease, RequestBody, SlotRequest, WatchedClient
+from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
 from app.routes.answer_head import answer_head, as_header
 from app.routes.answer_progress import AnswerProgress
@@ -37,13 +37,18 @@ UNKNOWN_MODEL = "_unknown"  # the label of requests for a name that is not in th
 LOADS_NOTHING = ("GET", "HEAD")
 
 
-def respond(request: IncomingRequest, route: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
+def respond(
+    request: IncomingRequest,
+    route: str,
+    start_response: Callable[..., Any],
+    kind: Callable[[IncomingRequest, str], Exchange] | None = None,
+) -> Iterable[bytes]:
     """Answer an inference request, as a WSGI application: route it by its model, wait for a server, copy its answer.
 
     The body is not returned but sent, through `write` or on the client's socket (PEP 3333 has both ways).
     Raises an exception only where the answer has begun and must be cut: ConnectionResetError, mostly.
     """
-    exchange = Exchange(request, route)
+    exchange = (kind or Exchange)(request, route)
     try:
         exchange.begin()
     except BaseException as error:
@@ -131,12 +136,16 @@ class Exchange(AnswerProgress):
         if self.route == OTHER_PATH or self.request.method not in LOADS_NOTHING:
             self.body = self.request.receive_body()
             self.releases.append(self.body.close)
+            self._translate(self.body)
         try:
             self.options = read_request(self.request, self.body)
         except (InvalidRequest, MissingModel) as error:
             if self.route == OTHER_PATH:
                 raise no_such_path(self.request, str(error)) from error
             raise
+
+    def _translate(self, body: RequestBody) -> None:
+        """Nothing: it goes to the engine as it is."""
 
     def _loaded_address(self, model: Model) -> Address:
         if address := self.services.pool.address(model):
@@ -212,11 +221,14 @@ class Exchange(AnswerProgress):
         data = self.body.data if self.body else b""
         size_bytes = len(data) + self.options.repeated_bytes
         self.prompts = Prompts(self.options.prompts, size_bytes, address.context_tokens)
-        self.answer = self.services.relay.send(address, self.request.for_engine(data), self.client)
+        self.answer = self._ask(address, data, self.client)
         self.releases.append(self.answer.close)
         if self.body:
             self.body.close()  # the engine has it
         self.services.gauges.first_byte(self.model.name, time.monotonic() - self.arrived_at, self.waited_seconds)
+
+    def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
+        return self.services.relay.send(address, self.request.for_engine(data), client)
 
     def _finish_load(self, write: Callable[[bytes], object]) -> None:
         """Write progress until the request was sent to its server. From now on an error is an event."""

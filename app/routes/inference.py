@@ -20,19 +20,21 @@ from app.routes.paths import GET_ROUTES, OTHER_PATH, POST_ROUTES, may_be_forward
 bp = Blueprint("inference", __name__)
 
 ENDPOINT = "inference.forward"
+Respond = Callable[[IncomingRequest, str, Callable[..., Any]], Iterable[bytes]]
 FORWARDED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class InferenceResponse(Response):
     """Flask's stand-in for an inference answer: the answer is made, and sent, when the server calls it."""
 
-    def __init__(self, request: IncomingRequest, route: str) -> None:
+    def __init__(self, request: IncomingRequest, route: str, respond: Respond = respond) -> None:
         super().__init__()
         self._request = request
         self._route = route
+        self._respond = respond
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        return respond(self._request, self._route, start_response)
+        return self._respond(self._request, self._route, start_response)
 
 
 def forward(slot: int | None = None) -> Response:

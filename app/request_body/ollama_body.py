@@ -1,0 +1,41 @@
+"""The body of an Ollama request as that of llama-server's, and what its answer's translation depends on."""
+
+from __future__ import annotations
+
+import json
+
+from app.entities.media_urls import MediaUrls
+from app.errors import InvalidRequest
+from app.request_body.buffer import Buffer
+from app.request_body.json_body import read_json
+from app.use_cases.ollama.requests import engine_request
+from app.use_cases.ollama.translation import Api, NotTranslatable, Translation
+
+ANY_MEDIA = MediaUrls(any_host=True)  # the translated body is checked by the settings
+MAX_DIGITS = 300  # of an integer: no number that a float could hold has more
+
+
+def translated(body: Buffer, api: Api) -> tuple[bytes, Translation]:
+    """The engine's body, which the caller reads once more, and checks. Raises InvalidRequest."""
+    pairs = read_json(body, ANY_MEDIA, may_be_a_list=False)  # valid JSON of a bounded size and depth
+    if sum(key == "model" for key, _ in pairs) > 1:
+        raise InvalidRequest('the body has more than one "model"', param="model")
+    try:
+        found = engine_request(api, json.loads(body[:], parse_int=_number))
+        return _encoded(found.body), found.translation
+    except NotTranslatable as problem:
+        raise InvalidRequest(str(problem), problem.param) from problem
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < MAX_DIGITS else float(digits)
+
+
+def _encoded(value: dict[str, object]) -> bytes:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can express
+        return json.dumps(value, separators=(",", ":")).encode()
+    except ValueError as error:
+        raise InvalidRequest("a number in the body is out of range") from error

@@ -1,0 +1,82 @@
+"""Inference requests of Ollama's API: an exchange like any other, with its body and its answer translated.
+
+From the translated body on, nothing differs from a request to llama-server's own route: options, checks, slot, tokens.
+While its model loads, nothing is sent: Ollama's clients read every line as an object.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from app.entities.model import Model
+from app.entities.server import ServerState
+from app.ports import Address, EngineAnswer, Lease, RequestBody, WatchedClient
+from app.request_body.ollama_body import translated
+from app.routes.exchange import Exchange, respond
+from app.routes.incoming_request import IncomingRequest
+from app.routes.ollama_answer import LoadedAnswer, Occasion, TranslatedAnswer
+from app.use_cases.ollama.translation import Api, Translation
+
+log = logging.getLogger(__name__)
+
+ENDING = (ServerState.DRAINING, ServerState.STOPPING)
+MAX_NOTED = 200
+_noted: set[str] = set()  # ignored options that were logged; any thread, and twice does no harm
+
+
+def respond_to_ollama(request: IncomingRequest, route: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer a request to one of the routes of `Api`, as a WSGI application."""
+    return respond(request, route, start_response, OllamaExchange)
+
+
+class OllamaExchange(Exchange):
+    """Used by its request's own thread alone."""
+
+    translation: Translation  # since the body was received
+
+    def _translate(self, body: RequestBody) -> None:
+        self.translation = body.rewrite(partial(translated, api=Api(self.route)))
+        for option in self.translation.ignored:
+            _note(option)
+
+    def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
+        """None, with the answer made, for a request to unload a model that is not loaded, or is being unloaded."""
+        server = self._server()
+        if self._is_unload and (server is None or server.state in ENDING):
+            self.answer = self._loaded()
+            return None
+        return super()._wait_for_slot(model, client)
+
+    def _ask(self, address: Address, data: Any, client: WatchedClient) -> EngineAnswer:
+        if not self.translation.path:
+            return self._loaded()
+        request = replace(self.request.for_engine(data), target=self.translation.path)
+        answer = self.services.relay.send(address, request, client)
+        try:
+            return TranslatedAnswer(answer, self.translation, self._occasion)
+        except BaseException:
+            answer.close()
+            raise
+
+    @property
+    def _is_unload(self) -> bool:
+        return not self.translation.path and self.options.keep_alive_seconds == 0
+
+    @property
+    def _occasion(self) -> Occasion:
+        assert self.model is not None
+        return Occasion(self.model.name, self.arrived_at, self.waited_seconds)
+
+    def _loaded(self) -> LoadedAnswer:
+        return LoadedAnswer(self.translation.api, self._occasion, self._is_unload)
+
+
+def _note(option: str) -> None:
+    """Log an ignored option, once; clients choose the names, so there is a limit."""
+    if option not in _noted and len(_noted) < MAX_NOTED:
+        _noted.add(option)
+        log.info("ollama: option %r is ignored: llama-server has no such option of a request", option)

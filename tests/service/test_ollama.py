@@ -1,0 +1,151 @@
+"""Ollama's own Python client, unmodified, against the service and the embedded engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ollama
+import pytest
+
+from tests.helpers.service import Service, serving, wait_for
+from tests.service.test_faults import faulty
+from workers.catalog.demo_model import write_demo_model
+
+HI = [{"role": "user", "content": "Hi"}]
+THREE = {"num_predict": 3, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """It serves one model as `demo`, and as `vectors` for embeddings."""
+    folder = tmp_path_factory.mktemp("ollama")
+    file = write_demo_model(folder / "models")
+    vectors = {"path": str(file), "args": ["--embeddings", "--pooling", "mean"]}
+    config = folder / "config.json"
+    config.write_text(json.dumps({"models": {"demo": {"path": str(file)}, "vectors": vectors}}))
+    with serving(folder, "--config", str(config)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[ollama.Client]:
+    with ollama.Client(host=service.url, timeout=60) as made:
+        yield made
+
+
+def test_a_chat_is_one_object(client: ollama.Client):
+    answer = client.chat(model="demo", messages=HI, options=THREE)
+    assert (answer.model, answer.message.role, answer.done, answer.done_reason) == ("demo", "assistant", True, "length")
+    assert answer.message.content
+    assert answer.eval_count == 3
+    assert answer.prompt_eval_count and answer.prompt_eval_count > 3
+    assert answer.total_duration and answer.load_duration and answer.total_duration > answer.load_duration
+    assert answer.eval_duration and answer.prompt_eval_duration
+    assert answer.created_at and answer.created_at.endswith("Z")
+
+
+def test_a_chat_is_a_stream_of_objects(client: ollama.Client):
+    whole = client.chat(model="demo", messages=HI, options=THREE)
+    *parts, last = client.chat(model="demo", messages=HI, options=THREE, stream=True)
+    assert [part.done for part in parts] == 3 * [False]
+    assert "".join(part.message.content or "" for part in parts) == whole.message.content
+    assert (last.message.content, last.done, last.done_reason, last.eval_count) == ("", True, "length", 3)
+
+
+def test_a_stream_is_lines_of_json(service: Service):
+    body = {"model": "demo", "messages": HI, "options": THREE}
+    answer = service.post("/api/chat", body)
+    assert answer.headers["Content-Type"] == "application/x-ndjson"
+    assert [json.loads(line)["done"] for line in answer.text.splitlines()] == [False, False, False, True]
+    assert answer.headers["x-llama-smart-proxy-model"] == "demo"
+
+
+def test_a_prompt_gets_the_models_template_unless_it_is_raw(client: ollama.Client):
+    chat = client.chat(model="demo", messages=HI, options=THREE)
+    prompt = client.generate(model="demo", prompt="Hi", options=THREE)
+    assert (prompt.response, prompt.prompt_eval_count) == (chat.message.content, chat.prompt_eval_count)
+    raw = client.generate(model="demo", prompt="Hi", raw=True, options=THREE)
+    assert raw.eval_count == 3 and raw.prompt_eval_count and raw.prompt_eval_count < 10
+    *parts, last = client.generate(model="demo", prompt="Hi", raw=True, options=THREE, stream=True)
+    assert "".join(part.response or "" for part in parts) == raw.response
+    assert (last.done, last.done_reason) == (True, "length")
+
+
+def test_log_probabilities(client: ollama.Client):
+    chat = client.chat(model="demo", messages=HI, options=THREE, logprobs=True, top_logprobs=2)
+    raw = client.generate(model="demo", prompt="Hi", raw=True, options=THREE, logprobs=True, top_logprobs=2)
+    for answer in (chat, raw):
+        assert answer.logprobs and len(answer.logprobs) == 3
+        assert [len(each.top_logprobs or ()) for each in answer.logprobs] == [2, 2, 2]
+
+
+def test_embeddings(client: ollama.Client):
+    answer = client.embed(model="vectors", input=["one slot", "two servers"])
+    assert len(answer.embeddings) == 2
+    assert all(sum(value**2 for value in each) == pytest.approx(1) for each in answer.embeddings)
+    assert answer.prompt_eval_count and answer.total_duration
+    (short,) = client.embed(model="vectors", input="one slot", dimensions=4).embeddings
+    assert len(short) == 4 and sum(value**2 for value in short) == pytest.approx(1)
+    (alone,) = client.embed(model="vectors", input="one slot").embeddings
+    assert client.embeddings(model="vectors", prompt="one slot").embedding == alone
+    assert client.embed(model="vectors", input=[]).embeddings == []
+
+
+def test_a_model_is_loaded_and_unloaded_without_a_prompt(client: ollama.Client, service: Service):
+    def is_loaded() -> bool:
+        return any(each["model_id"] == "demo" and each["state"] == "ready" for each in service.servers())
+
+    assert client.generate(model="demo", keep_alive="1h").done_reason == "load"
+    assert is_loaded()
+    for _ in range(2):
+        assert client.chat(model="demo", messages=[], keep_alive=0).done_reason == "unload"
+    wait_for(lambda: not is_loaded(), 20)
+    assert client.chat(model="demo", messages=[]).done_reason == "load"
+    assert is_loaded()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "text"),
+    [
+        ({"model": "nope", "messages": HI}, 404, "'nope' not found"),
+        ({"model": "demo", "messages": HI, "options": {"num_ctx": 10**6}}, 400, "num_ctx"),
+        ({"model": "demo", "messages": HI, "think": "hard"}, 400, "think"),
+        ({"model": "demo", "messages": HI, "options": {"top_k": "x"}}, 400, "top_k"),
+        ({"model": "demo", "messages": [{"role": "user", "images": [3]}]}, 400, "messages"),
+    ],
+)
+def test_errors_are_texts(service: Service, request_: dict[str, Any], status: int, text: str):
+    answer = service.post("/api/chat", request_)
+    assert answer.status_code == status
+    (message,) = answer.json().values()
+    assert list(answer.json()) == ["error"] and text in message
+
+
+def test_the_client_raises_errors_with_their_status(client: ollama.Client):
+    with pytest.raises(ollama.ResponseError) as raised:
+        client.chat(model="nope", messages=HI, stream=False)
+    assert raised.value.status_code == 404
+
+
+def test_a_stream_that_is_cut_raises(tmp_path: Path):
+    """And while the model loads nothing is sent: every line is an object."""
+    with faulty(tmp_path, FAKE_PORT_ZERO=1, FAKE_TRUNCATE=1, FAKE_LOAD_SECONDS=2.5) as service:
+        with ollama.Client(host=service.url, timeout=60) as client:
+            stream = client.chat(model="m", messages=HI, stream=True)
+            assert next(stream).message.content
+            with pytest.raises(ollama.ResponseError, match="llama-server"):
+                list(stream)
+            with pytest.raises(ollama.ResponseError) as raised:
+                client.chat(model="m", messages=HI)
+        assert raised.value.status_code == 502
+
+
+def test_a_large_image_is_translated_elsewhere(service: Service):
+    """The engine cannot see, and says so: it understood the request."""
+    image = "iVBORw0KGgo" + "A" * 2_000_000
+    answer = service.post("/api/chat", {"model": "demo", "messages": [{"role": "user", "images": [image]}]})
+    assert "image" in answer.json()["error"]
+    assert any(each.name() == "body-reader" for each in service.worker.children())
