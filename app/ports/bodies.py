@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from app.request_body.buffer import Buffer
 from app.request_body.content import BodyContent, BodyFormat
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,13 @@ class RequestBody(Protocol):
 
     def content(self, form: BodyFormat) -> BodyContent:
         """What it says. Raises InvalidRequest."""
+
+    def rewrite(self, rewriting: Callable[[Buffer], tuple[bytes, T]]) -> T:
+        """Replace it by the bytes that `rewriting` makes of it; returns what `rewriting` says about them.
+
+        `rewriting` can be pickled: a large body is rewritten in another process. Raises what it raises, a ProxyError,
+        and Overloaded if the new body does not fit into the budget.
+        """
 
     def hash(self, *labels: str) -> str:
         """A cryptographic hash of these labels and the body."""

@@ -15,6 +15,7 @@ import pytest
 
 from app.errors import Draining, InvalidRequest, Overloaded, RequestTooLarge
 from app.ports import BodyFile
+from app.request_body.buffer import Buffer
 from app.request_body.content import BodyContent, BodyFormat
 from tests.helpers.service import wait_for
 from workers.request_bodies.held_body import INLINE_VALUES, PIECE_BYTES, HeldBody, RequestBodies
@@ -143,11 +144,58 @@ def test_another_process_reads_the_same(bodies: RequestBodies):
 
 
 @pytest.mark.integration
-def test_many_values_are_read_elsewhere(bodies: RequestBodies, monkeypatch):
-    monkeypatch.setattr("workers.request_bodies.held_body.read_content", None)
+def test_many_values_are_read_elsewhere(bodies: RequestBodies):
     body = json.dumps({"model": "demo", "a": [0] * INLINE_VALUES}).encode()
     assert len(body) < PIECE_BYTES
-    assert received(bodies, body).content(BodyFormat()).names == ("demo",)
+    held = received(bodies, body)
+    assert held.content(BodyFormat()).names == ("demo",)
+    assert isinstance(held.data, BodyFile), "which the other process has read"
+
+
+def reversed_body(body: Buffer) -> tuple[bytes, int]:
+    return body[:][::-1], os.getpid()
+
+
+def doubled(body: Buffer) -> tuple[bytes, None]:
+    return 2 * body[:], None
+
+
+def rejected(body: Buffer) -> tuple[bytes, None]:
+    raise InvalidRequest("no", "x")
+
+
+@pytest.mark.parametrize(("size", "is_large"), [(0, False), (1000, False), (3 * MIB, True)])
+@pytest.mark.integration
+def test_a_body_is_rewritten_where_it_would_be_read(bodies: RequestBodies, size: int, is_large: bool):
+    others, held = bodies.budget.taken_bytes, received(bodies, os.urandom(size))
+    data = content_of(held)
+    assert (held.rewrite(reversed_body) != os.getpid()) == is_large
+    assert (content_of(held), bodies.budget.taken_bytes) == (data[::-1], others + size)
+    held.close()
+    assert bodies.budget.taken_bytes == others
+
+
+@pytest.mark.integration
+def test_a_rewritten_body_takes_its_new_size_of_the_budget():
+    bodies = RequestBodies(2 * MIB, 3 * MIB)
+    held = received(bodies, b"x" * MIB)
+    held.rewrite(doubled)
+    assert (len(held), bodies.budget.taken_bytes) == (2 * MIB, 2 * MIB)
+    with pytest.raises(Overloaded):
+        held.rewrite(doubled)
+    held.close()
+    bodies.close()
+    assert bodies.budget.taken_bytes == 0
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+@pytest.mark.integration
+def test_a_body_that_cannot_be_rewritten_stays_as_it_is(bodies: RequestBodies, size: int):
+    others, held = bodies.budget.taken_bytes, received(bodies, b"x" * size)
+    with pytest.raises(InvalidRequest) as raised:
+        held.rewrite(rejected)
+    assert (raised.value.param, len(held), bodies.budget.taken_bytes) == ("x", size, others + size)
+    held.close()
 
 
 @pytest.mark.integration

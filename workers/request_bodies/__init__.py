@@ -1,4 +1,4 @@
 """Bodies of requests: how much memory they take together, where they are kept, and the process that reads large ones.
 
-Nothing here copies or parses a large body under Python's lock, which would pause every running stream.
+Nothing here copies, parses or rewrites a large body under Python's lock, which would pause every running stream.
 """

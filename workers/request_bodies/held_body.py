@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from app.errors import Overloaded, RequestTooLarge
 from app.ports import BodyFile
+from app.request_body.buffer import Buffer
 from app.request_body.content import BodyContent, BodyFormat, read_content
 from app.request_body.json_body import values_bound
 from workers.request_bodies.budget import BodyBudget
@@ -16,6 +19,8 @@ from workers.request_bodies.reader import LargeBodyReader
 PIECE_BYTES = 256 * 1024  # copying one takes some 0.1 ms, with Python's lock
 # More values in a body that is no file are read elsewhere, too: this many hold the lock for 5 ms.
 INLINE_VALUES = 20_000
+
+T = TypeVar("T")
 
 
 class RequestBodies:
@@ -104,20 +109,48 @@ class HeldBody:
 
     def content(self, form: BodyFormat) -> BodyContent:
         """What it says. Raises InvalidRequest."""
-        data = self.data
-        if isinstance(data, BodyFile):
-            return self._reader.read(data, form)
-        if len(data) > INLINE_VALUES and values_bound(data) > INLINE_VALUES:
-            return self._read_elsewhere(data, form)
-        return read_content(data, form)
+        if isinstance(data := self._data_to_read(), bytes):
+            return read_content(data, form)
+        return self._reader.read(data, partial(read_content, form=form))
 
-    def _read_elsewhere(self, data: bytes, form: BodyFormat) -> BodyContent:
+    def rewrite(self, rewriting: Callable[[Buffer], tuple[bytes, T]]) -> T:
+        """Replace it by what `rewriting` makes of it; returns what `rewriting` says. Raises its ProxyError, and
+        Overloaded."""
+        if isinstance(data := self._data_to_read(), bytes):
+            new, result = rewriting(data)
+            self._resize(len(new))
+            self.data = new
+            return result
         fd = _memory_file()
         try:
-            _write(fd, data)
-            return self._reader.read(BodyFile(fd, len(data)), form)
-        finally:
+            result = self._reader.rewrite(data, rewriting, fd)
+            self._resize(size := os.fstat(fd).st_size)
+        except BaseException:
             os.close(fd)
+            raise
+        self._replace_file(fd, size)
+        return result
+
+    def _data_to_read(self) -> bytes | BodyFile:
+        """The body; in a file if it is read elsewhere."""
+        data = self.data
+        if isinstance(data, bytes) and len(data) > INLINE_VALUES and values_bound(data) > INLINE_VALUES:
+            fd = _memory_file()
+            self._replace_file(fd, len(data))
+            _write(fd, data)
+        return self.data
+
+    def _resize(self, size: int) -> None:
+        """Take this many bytes of the budget instead. Raises Overloaded."""
+        if size > self._taken_bytes:
+            self._budget.take(self._client, size - self._taken_bytes, may_exceed=size <= PIECE_BYTES)
+            self._taken_bytes = size
+        self._give_back_all_but(size)
+
+    def _replace_file(self, fd: int, size: int) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self.data = fd, BodyFile(fd, size)
 
     def hash(self, *labels: str) -> str:
         """A cryptographic hash of these labels and the body."""

@@ -10,13 +10,18 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from app.errors import Draining, Overloaded, ProxyError
 from app.ports import BodyFile
-from app.request_body.content import BodyContent, BodyFormat
+from app.request_body.buffer import Buffer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Question = tuple[int, Callable[[Buffer], Any]]  # the body's size, and what is to be done with it
 
 READ_SECONDS = 60.0  # 256 MiB of a million values take some 3 s
 ANSWER_BYTES = 256 * 1024
@@ -43,10 +48,22 @@ class LargeBodyReader:
         self._channel: socket.socket | None = None
         self._is_closed = False  # written by `close` alone
 
-    def read(self, body: BodyFile, form: BodyFormat) -> BodyContent:
-        """What the body says. Raises InvalidRequest; Overloaded or Draining if it could not be read."""
+    def read(self, body: BodyFile, reading: Callable[[Buffer], T]) -> T:
+        """What `reading` returns for the body. `reading` can be pickled, and raises nothing but ProxyErrors.
+
+        Raises what it raises; Overloaded or Draining if the body could not be read.
+        """
+        result: T = self._result_of((len(body), reading), body.fd)
+        return result
+
+    def rewrite(self, body: BodyFile, rewriting: Callable[[Buffer], tuple[bytes, T]], target_fd: int) -> T:
+        """The same for a function that returns a new body too, which is written to `target_fd`."""
+        result: T = self._result_of((len(body), rewriting), body.fd, target_fd)
+        return result
+
+    def _result_of(self, question: Question, *fds: int) -> Any:
         with self._lock:
-            answer = self._answer(body, form)
+            answer = self._answer(question, fds)
         if isinstance(answer, ProxyError):
             raise answer
         return answer
@@ -59,34 +76,33 @@ class LargeBodyReader:
         with self._lock:
             self._end()
 
-    def _answer(self, body: BodyFile, form: BodyFormat) -> BodyContent | ProxyError:
+    def _answer(self, question: Question, fds: Sequence[int]) -> Any:
         is_reused = self._channel is not None
         try:
             try:
-                return self._ask(body, form)
+                return self._ask(question, fds)
             except _Ended:
                 if not is_reused:
                     raise
-                return self._ask(body, form)  # it ended before, the kernel may have needed its memory
+                return self._ask(question, fds)  # it ended before, the kernel may have needed its memory
         except (_Ended, OSError) as error:
             self._end()
             if self._is_closed:
                 return Draining("the service is shutting down; try again once it has restarted")
-            log.error("a body of %d bytes could not be read: %s", len(body), error)
+            log.error("a body of %d bytes could not be read: %s", question[0], error)
             return Overloaded("the body could not be read now; try again")
 
-    def _ask(self, body: BodyFile, form: BodyFormat) -> BodyContent | ProxyError:
+    def _ask(self, question: Question, fds: Sequence[int]) -> Any:
         channel = self._channel or self._start()
         try:
-            socket.send_fds(channel, [pickle.dumps((len(body), form))], [body.fd])
+            socket.send_fds(channel, [pickle.dumps(question)], list(fds))
             answer = channel.recv(ANSWER_BYTES)
         except (BrokenPipeError, ConnectionResetError):
             answer = b""
         if not answer:
             self._end()
             raise _Ended("the body reader ended")
-        result: BodyContent | ProxyError = pickle.loads(answer)
-        return result
+        return pickle.loads(answer)
 
     def _start(self) -> socket.socket:
         if self._is_closed:

@@ -1,4 +1,4 @@
-"""The body reader's process: reads one body after the other, each from a file of memory that it is sent.
+"""The body reader's process: reads, or rewrites, one body after the other, each in a file of memory that it is sent.
 
 It ends with the service, whose end closes the channel.
 """
@@ -13,10 +13,11 @@ import pickle
 import resource
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from app.errors import ProxyError, RequestTooLarge
-from app.request_body.content import BodyContent, BodyFormat, read_content
 
 QUESTION_BYTES = 64 * 1024
 
@@ -32,28 +33,37 @@ def run(channel_fd: int, memory_bytes: int) -> None:
     gc.disable()  # it would scan a million new values again and again, and none of them are cyclic
     with socket.socket(fileno=channel_fd) as channel:
         while True:
-            question, fds, _, _ = socket.recv_fds(channel, QUESTION_BYTES, 1)
+            question, fds, _, _ = socket.recv_fds(channel, QUESTION_BYTES, 2)
             if not question:
                 return
-            answer = pickle.dumps(_answer(question, fds[0]))
+            answer = pickle.dumps(_answer(question, fds))
             try:
                 channel.send(answer)
             except OSError:  # the service ended meanwhile
                 return
 
 
-def _answer(question: bytes, fd: int) -> BodyContent | ProxyError:
-    size, form = pickle.loads(question)
+def _answer(question: bytes, fds: Sequence[int]) -> Any:
+    """What the function in the question returns for the body, or the ProxyError that it raises."""
+    size, function = pickle.loads(question)
     try:
-        return _read(fd, size, form)
+        with mmap.mmap(fds[0], size, access=mmap.ACCESS_READ) as body:
+            result = function(body)
+        if len(fds) == 1:
+            return result
+        new_body, said = result
+        _write(fds[1], new_body)
+        return said
     except ProxyError as error:
         return error.with_traceback(None)
     except MemoryError:
         return RequestTooLarge("reading the body would take too much memory; send fewer or smaller values")
     finally:
-        os.close(fd)
+        for fd in fds:
+            os.close(fd)
 
 
-def _read(fd: int, size: int, form: BodyFormat) -> BodyContent:
-    with mmap.mmap(fd, size, access=mmap.ACCESS_READ) as body:
-        return read_content(body, form)
+def _write(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
