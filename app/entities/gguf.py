@@ -38,6 +38,7 @@ class GgufHeader:
     metadata: Mapping[str, Value]  # of the first part; arrays longer than a few thousand values are omitted
     lengths: Mapping[str, int]  # of every array, also omitted ones: "tokenizer.ggml.tokens" gives the vocabulary size
     tensors: tuple[Tensor, ...]  # of all parts
+    has_infill_tokens: bool = False  # the vocabulary has a token for the middle of a text
 
     @property
     def architecture(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from app.entities.capabilities import Capabilities, HeaderFacts, Media
 from app.entities.launch import LaunchSettings
 from app.entities.placement import PlacementConstraints
 
@@ -33,6 +34,10 @@ class Model:
     priority: int = 0  # higher is loaded first and evicted last
     keep_kv_cache: bool = False  # save the KV cache to disk when its server stops
     replicas: Replicas = field(default_factory=Replicas)
+    media: frozenset[Media] = frozenset()  # what its projector takes
+    # None until the header has been read. Not compared: the same model is known better later.
+    facts: HeaderFacts | None = field(default=None, compare=False, repr=False)
+    capabilities: Capabilities | None = field(default=None, compare=False, repr=False)
 
     def is_served_as(self, other: Model) -> bool:
         """Whether a llama-server started for this model also serves `other`: same file, unchanged, same options.

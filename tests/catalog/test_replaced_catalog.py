@@ -51,8 +51,10 @@ def test_a_request_has_the_very_definition_that_is_in_force_until_a_scan_or_a_re
     entry = ConfiguredModel("entry", DEFAULTS, path=old / "old.gguf", aliases=("alias",))
     catalog = Catalog([old, new], DEFAULTS, entries=[entry])
     for name in ("alias", "new"):
-        model = catalog.find(name)
-        assert catalog.servable(model) is model is catalog.definition(model.name)
+        unread = catalog.find(name)
+        assert unread is catalog.definition(unread.name)
+        model = catalog.servable(unread)  # reads its header, and then has its facts
+        assert catalog.servable(model) is model is catalog.find(name) is catalog.definition(model.name)
     assert catalog.definition("alias") is None
     before = catalog.find("new")
     (new / "new.gguf").unlink()

@@ -159,6 +159,23 @@ def test_a_string_may_end_anywhere_in_a_window(tmp_path: Path, monkeypatch: pyte
         assert (header.metadata["last"], len(header.tensors)) == (17, 1)
 
 
+@pytest.mark.parametrize(
+    "token", ["<|fim_middle|>", "<fim_middle>", "▁<MID>", "<\uff5cfim▁end\uff5c>", "<|code_middle|>"]
+)
+def test_a_token_for_infill_is_found_anywhere_in_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str):
+    tokens = ["x" * (length % 40) for length in range(50)]
+    content = a_file(TINY | {"tokenizer.ggml.tokens": [*tokens, token, *tokens]})
+    for window_bytes in range(1, 300, 7):
+        monkeypatch.setattr(file_window, "WINDOW_BYTES", window_bytes)
+        assert read(tmp_path, content).has_infill_tokens
+
+
+def test_only_a_whole_token_of_the_vocabulary_is_one_for_infill(tmp_path: Path):
+    near = TINY | {"tokenizer.ggml.tokens": ["a<|fim_middle|>", "middle|>", "<MID"], "text": "<|fim_middle|>"}
+    assert not read(tmp_path, a_file(near)).has_infill_tokens
+    assert read(tmp_path, a_file(TINY | {"tokenizer.ggml.fim_mid_token_id": 7})).has_infill_tokens
+
+
 def test_invalid_utf8_is_escaped_and_stays_distinct(tmp_path: Path):
     header = read(tmp_path, a_file({b"\xff": 1, b"\xfe": 2, "k": b"\xfd"}))
     assert header.metadata == {"\\xff": 1, "\\xfe": 2, "k": "\\xfd"}

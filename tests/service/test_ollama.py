@@ -132,7 +132,7 @@ def test_the_client_raises_errors_with_their_status(client: ollama.Client):
 
 def test_a_stream_that_is_cut_raises(tmp_path: Path):
     """And while the model loads nothing is sent: every line is an object."""
-    with faulty(tmp_path, FAKE_PORT_ZERO=1, FAKE_TRUNCATE=1, FAKE_LOAD_SECONDS=2.5) as service:
+    with faulty(tmp_path, FAKE_PORT_ZERO=1, FAKE_TRUNCATE=1, FAKE_LOAD_SECONDS=2.2) as service:
         with ollama.Client(host=service.url, timeout=60) as client:
             stream = client.chat(model="m", messages=HI, stream=True)
             assert next(stream).message.content

@@ -22,6 +22,7 @@ from app.entities.placement import PlacementConstraints
 from app.errors import InvalidModelFile, ModelNotFound
 from workers.catalog.background_check import BackgroundCheck
 from workers.catalog.configured_models import ConfiguredModel, FileResolver, resolve_configured_model
+from workers.catalog.described_models import DescribedModels
 from workers.catalog.file_summaries import FileSummaries, Summaries
 from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.hub_cache import discover_cached
@@ -81,6 +82,7 @@ class Catalog:
         )
         self.knows_replicas = sources.has_replicas  # read at every request
         self._headers = headers or ModelHeaders(lambda header: None)
+        self._described = DescribedModels(self._headers)
         self._background = BackgroundCheck(self._unchecked_models, self._checked)
         self._scans = Scans(self._scan)
         # Sources, listing and summaries are replaced together, by the scanning thread and by `replace_by`.
@@ -97,17 +99,18 @@ class Catalog:
         self._background.start()
 
     def find(self, name: str) -> Model:
-        """The model with that name or other name, with its last known `problem`. Raises ModelNotFound."""
+        """The model with that name or other name, with what is known of its header. Raises ModelNotFound."""
         listing, model = self._listing, None
         if len(name) <= MAX_NAME_LENGTH:
             model = listing.by_name.get(name) or listing.by_lowercase_name.get(name.lower())
         if model is None:
             raise ModelNotFound(name)
-        return self._with_known_problem(model)
+        return self._described.of(model)
 
     def definition(self, name: str) -> Model | None:
         """The model of this name, no other; None if there is none, or none any more."""
-        return self._listing.listed.get(name)
+        model = self._listing.listed.get(name)
+        return self._described.of(model) if model else None
 
     def has_replicas(self, names: Sequence[str]) -> bool:
         """Whether all of these models may have several servers."""
@@ -118,14 +121,14 @@ class Catalog:
 
     def models(self) -> list[Model]:
         """All models by name, including those that cannot be served."""
-        return sorted(map(self._with_known_problem, self._listing.listed.values()), key=lambda model: model.name)
+        return sorted(map(self._described.of, self._listing.listed.values()), key=lambda model: model.name)
 
     def servable(self, model: Model) -> Model:
         """The model, after its header was checked, which is read again only if its files have changed.
 
         What a scan found is void once they have changed. Raises InvalidModelFile, and ModelNotFound if it is gone.
         """
-        return self._checked(self._current(model))
+        return self._described.of(self._checked(self._current(model)))
 
     def _checked(self, model: Model) -> Model:
         problem = current_problem(model.path) if self._has_changed(model) else model.problem
@@ -149,9 +152,9 @@ class Catalog:
         """Whether its files have changed since the last scan."""
         return stamp_of(model.path) != self._listing.stamps.get(model.path)
 
-    def _with_known_problem(self, model: Model) -> Model:
-        problem = not model.problem and self._headers.last_problem(model.path)
-        return replace(model, problem=problem) if problem else model
+    def read_headers(self, seconds: float) -> None:
+        """Read headers that are not known yet, until so much time has passed: the models have their facts then."""
+        self._background.check_now(seconds)
 
     def _unchecked_models(self) -> list[Model]:
         """Models whose headers have not been read."""
@@ -190,6 +193,7 @@ class Catalog:
                 return
             self._listing, self._summaries, self.is_scanned = listing, summaries, True
         self._headers.keep(listing.stamps)
+        self._described.forget()
         self._background.restart()
         broken = [_problem_line(model, model.problem) for model in self.models() if model.problem]
         self._warn([*listing.notes, *broken])

@@ -169,5 +169,8 @@ def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: 
     if projector is not None:
         size_bytes += projector.size_bytes
         launch = replace(launch, mmproj=projector.path)
+    media = projector.media if projector is not None else frozenset()
     created = files.parts[0].mtime_ns // 10**9
-    return Model(name, files.path, size_bytes, created, launch, problem=files.problem, constraints=constraints)
+    return Model(
+        name, files.path, size_bytes, created, launch, problem=files.problem, constraints=constraints, media=media
+    )

@@ -1,4 +1,5 @@
-"""What a scan learns from the beginning of every GGUF file: whether it is one, what it is for, and how wide it is.
+"""What a scan learns from the beginning of every GGUF file: whether it is one, what it is for, how wide it is, and
+what a projector takes.
 
 A few kilobytes are read, up to the tokenizer. Projectors, which have none, and files with few tensors for a model with
 multi-token prediction are read to the end of their header. header.py checks that the data are complete, before a load.
@@ -10,10 +11,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.entities.capabilities import Media
 from app.entities.gguf import FileKind, GgufHeader
 from app.errors import InvalidModelFile
 from app.use_cases.model_shape.embedding_width import model_width, projector_width
 from app.use_cases.model_shape.file_kind import file_kind, may_have_only_mtp_layers
+from app.use_cases.model_shape.header_facts import projector_media
 from workers.gguf.file_names import kind_by_name
 from workers.gguf.file_window import FileWindow, InvalidGguf, open_window
 from workers.gguf.first_bytes import HEADER, first_bytes_problem
@@ -30,6 +33,7 @@ class FileSummary:
     kind: FileKind = FileKind.MODEL
     problem: str = ""  # a predicate, to follow the file's name; "" for none
     width: int | None = None  # of the embeddings that a model takes or a projector produces; None: unknown
+    media: frozenset[Media] = frozenset()  # that a projector takes
 
 
 Summaries = Mapping[tuple[str, int, int], FileSummary]  # by path, size and mtime_ns
@@ -79,5 +83,5 @@ def _whole_or_leading(path: str, head: bytes, window: FileWindow) -> GgufHeader:
 def _summary(header: GgufHeader) -> FileSummary:
     kind = file_kind(header)
     if kind is FileKind.PROJECTOR:
-        return FileSummary(kind, width=projector_width(header))
+        return FileSummary(kind, width=projector_width(header), media=projector_media(header))
     return FileSummary(kind, width=model_width(header) if kind is FileKind.MODEL else None)

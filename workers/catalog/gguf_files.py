@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from app.entities.capabilities import Media
 from app.entities.gguf import FileKind
 from workers.catalog.file_summaries import FileSummaries, FileSummary
 from workers.catalog.unfinished import finished_path, marker_of, unfinished_problem
@@ -30,6 +31,7 @@ class GgufFile:
     is_missing: bool = False  # a dangling link
     kind: FileKind = FileKind.MODEL
     width: int | None = None  # of its embeddings; None: unknown
+    media: frozenset[Media] = frozenset()  # that a projector takes
 
     @property
     def name(self) -> str:
@@ -93,6 +95,7 @@ def inspect_file(path: str, summaries: FileSummaries, relative_path: str) -> Ggu
         summary.problem and f"{name} {summary.problem}",
         kind=summary.kind,
         width=summary.width,
+        media=summary.media,
     )
 
 

@@ -1,6 +1,7 @@
 """A cache of model headers, which are read again only if their files change.
 
-It keeps the problem of every model, and the value derived from the header for the most recently used ones.
+It keeps the problem and the facts of every model, and the value derived from the header for the most recently used
+ones.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from app.entities.capabilities import HeaderFacts
 from app.entities.gguf import GgufHeader
 from app.errors import InvalidModelFile
+from app.use_cases.model_shape.header_facts import header_facts
 from app.use_cases.model_shape.servable import why_not_servable
 from workers.gguf.file_names import all_part_paths
 from workers.gguf.header import read_header
@@ -25,10 +28,11 @@ Stamp = tuple[tuple[int, int], ...]  # size and mtime_ns of every part
 
 @dataclass(frozen=True, slots=True)
 class HeaderCheck:
-    """The problem of a model whose files had this stamp."""
+    """What the header of a model said whose files had this stamp."""
 
     problem: str  # "" for none
     stamp: Stamp | None  # None: the files could not be read
+    facts: HeaderFacts | None = None  # None if there is a problem
 
 
 class ModelHeaders(Generic[T]):
@@ -75,6 +79,10 @@ class ModelHeaders(Generic[T]):
                 return error.problem
             return ""
 
+    def last_check(self, path: str) -> HeaderCheck | None:
+        """The result of the last check; None if never checked. Reads no file."""
+        return self._checks.get(path)
+
     def last_problem(self, path: str) -> str:
         """The problem found by the last check; "" for none, or if never checked. Reads no file."""
         check = self._checks.get(path)
@@ -112,13 +120,14 @@ class ModelHeaders(Generic[T]):
     def _read(self, path: str, stamp: Stamp | None) -> T:
         """Read the header, and store its problem and the derived value. Raises InvalidModelFile."""
         try:
-            derived = self._derive(self._header(path))
+            header = self._header(path)
+            derived, facts = self._derive(header), header_facts(header)
         except InvalidModelFile as error:
             # After a read error the file is checked again: new permissions do not change its mtime.
             self._remember(path, error.problem, None if isinstance(error.__cause__, OSError) else stamp)
             raise
         with self._changed:
-            self._remember(path, "", stamp)
+            self._remember(path, "", stamp, facts)
             self._derived[path] = derived
             if len(self._derived) > self._capacity:
                 self._derived.popitem(last=False)
@@ -130,11 +139,10 @@ class ModelHeaders(Generic[T]):
             raise InvalidModelFile(name, f"{name} {problem}")
         return header
 
-    def _remember(self, path: str, problem: str, stamp: Stamp | None) -> None:
+    def _remember(self, path: str, problem: str, stamp: Stamp | None, facts: HeaderFacts | None = None) -> None:
+        """`stamp`: from before the read, so that a later change is noticed."""
         with self._changed:
-            self._checks[path] = HeaderCheck(
-                problem, stamp
-            )  # the stamp from before the read, so that a later change is noticed
+            self._checks[path] = HeaderCheck(problem, stamp, facts)
             self._derived.pop(path, None)
 
 

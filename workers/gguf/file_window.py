@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from stat import S_ISDIR, S_ISREG
 from typing import Any
@@ -49,12 +49,13 @@ class FileWindow:
             raise self._truncated()
         self.at += count
 
-    def skip_strings(self, count: int) -> None:
-        """Skip `count` length-prefixed strings, reading only the lengths.
+    def skip_strings(self, count: int, wanted: Mapping[bytes, Sequence[bytes]]) -> list[bytes]:
+        """Skip `count` length-prefixed strings, reading only the lengths. Returns which of `wanted` were among them,
+        by a part of them that is searched first.
 
         Most of the time spent on a header goes into this loop: 50 ns per string; Gemma 3 has 780,000.
         """
-        unpack, left = LENGTH.unpack_from, count
+        unpack, left, found = LENGTH.unpack_from, count, list[bytes]()
         while left:
             self._fill(LENGTH.size)
             window, at = self._bytes, 0
@@ -64,7 +65,12 @@ class FileWindow:
                     at += LENGTH.size + length
             except (struct.error, OverflowError):  # the length is not entirely in the window
                 left += 1
+            if len(window) < at and (start := at - LENGTH.size - length) > 0:
+                at, left = start, left + 1  # read the last string again, which is cut
+            parts = [part for part in wanted if window.find(part, 0, at) >= 0]
+            found += [each for part in parts for each in wanted[part] if LENGTH.pack(len(each)) + each in window[:at]]
             self.skip(at)
+        return found
 
     def _fill(self, count: int) -> None:
         """Refill the window from `at`, with at least `count` bytes."""

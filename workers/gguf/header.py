@@ -32,7 +32,7 @@ def read_header(path: str) -> GgufHeader:
     if problem := _problem_of_parts(metadata, tensors, len(paths)):
         name = os.path.basename(path)
         raise InvalidModelFile(name, f"{name} {problem}")
-    return GgufHeader(metadata.values, metadata.lengths, tuple(tensors))
+    return GgufHeader(metadata.values, metadata.lengths, tuple(tensors), metadata.has_infill_tokens)
 
 
 def _problem_of_parts(metadata: Metadata, tensors: list[Tensor], parts: int) -> str:

@@ -18,6 +18,16 @@ MAX_STRING_BYTES = 1 << 16  # longer strings are skipped; chat templates are sho
 MAX_STRINGS = 10_000_000  # in the arrays of one file; Gemma 3 has 780,000
 MAX_LENGTH = 1 << 30  # of a string or array: llama.cpp's own limit (b11434, ggml/src/gguf.cpp)
 TOKENIZER = "tokenizer."
+TOKENS = "tokenizer.ggml.tokens"
+# What llama.cpp takes for the token between prefix, suffix and answer, where no key names it (b11549, llama-vocab.cpp,
+# special_fim_mid_id), with a part of it that is rare enough to be searched first.
+INFILL_KEYS = ("tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id")
+INFILL_TOKENS = {
+    b"middle|>": (b"<|fim_middle|>", b"<|code_middle|>", b"<|middle|>"),
+    b"middle>": (b"<fim-middle>", b"<fim_middle>"),
+    b"<MID>": (b"<MID>", "▁<MID>".encode()),
+    "fim▁end".encode(): ("<\uff5cfim▁end\uff5c>".encode(),),
+}
 VALUE_BYTES, STRING_BYTES, KEY_BYTES = 40, 60, 200  # approximate memory per object, without characters
 
 NUMBER = struct.Struct("<I")
@@ -43,6 +53,11 @@ class Metadata:
 
     values: dict[str, Value] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)  # of all arrays
+    infill_tokens: list[bytes] = field(default_factory=list)  # those found that stand for the middle of a text
+
+    @property
+    def has_infill_tokens(self) -> bool:
+        return bool(self.infill_tokens) or not self.values.keys().isdisjoint(INFILL_KEYS)
 
     @property
     def alignment(self) -> int:
@@ -146,7 +161,8 @@ class _Reader:
         if self._strings_left < 0:
             raise InvalidGguf(f"is damaged: its metadata has more than {MAX_STRINGS} strings, up to {quote_name(key)}")
         if not is_kept:
-            self._window.skip_strings(length)
+            found = self._window.skip_strings(length, INFILL_TOKENS if key == TOKENS else {})
+            self.metadata.infill_tokens.extend(found)
             return None
         strings = [self._string(key) for _ in range(length)]
         kept = tuple(string for string in strings if string is not None)
