@@ -34,7 +34,7 @@ class UpstreamSettings(Section):
     first_byte_seconds: float = Field(
         3600.0,
         gt=0,
-        description="How long a llama-server may take to begin its response: without `stream`, that is the whole answer.",
+        description="How long a llama-server may take to begin its response; without `stream`, to complete it.",
     )
     stall_seconds: float = Field(300.0, gt=0, description="How long a response that has begun may pause.")
     media_urls: Literal["data", "http"] | list[Text] = Field(
