@@ -114,7 +114,7 @@ THIRD_PARTY = {
     "app/use_cases": set(),
     "app/errors": set(),
     "app/ports": set(),
-    "app/request_body": {"werkzeug"},
+    "app/request_body": {"werkzeug", "backports", "compression"},
     "app/services.py": {"flask"},
     "app/routes": {"flask", "werkzeug"},
     "app/web.py": {"flask", "werkzeug"},

@@ -45,6 +45,7 @@ from app.errors.request import (
     RequestCrashesEngine,
     RequestTimeout,
     RequestTooLarge,
+    UnsupportedEncoding,
     UriTooLong,
 )
 
@@ -81,6 +82,7 @@ __all__ = [
     "RequestTimeout",
     "RequestTooLarge",
     "SpawnFailed",
+    "UnsupportedEncoding",
     "UpstreamCrashed",
     "UpstreamTimeout",
     "UriTooLong",

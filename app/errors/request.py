@@ -116,6 +116,20 @@ class RequestTooLarge(ProxyError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
+class UnsupportedEncoding(ProxyError):
+    """The body has a Content-Encoding that is not understood."""
+
+    status, type, code = 415, "invalid_request_error", "unsupported_encoding"
+
+    def __init__(self, given: str, accepted: Sequence[str]) -> None:
+        self.accepted = ", ".join(accepted)
+        super().__init__(f"Content-Encoding {given!r} is not supported; send {self.accepted} (two at most) or none")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"Accept-Encoding": self.accepted}
+
+
 class UriTooLong(ProxyError):
     """The request line is longer than the server reads."""
 
