@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.commands.estimate import estimate
+from app.commands.launch import launch
 from app.commands.options import ANSWER_IS_NO, WRONG_USE
 from app.commands.plan import plan
 from app.commands.reload import reload
@@ -87,9 +88,8 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
 
 
-main.add_command(estimate)
-main.add_command(plan)
-main.add_command(reload)
+for command in (estimate, launch, plan, reload):
+    main.add_command(command)
 
 
 @main.command("check-config")

@@ -1,0 +1,108 @@
+"""The command `launch`: starts a coding agent that uses this service."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import click
+
+from app.commands.client_setup import CLIENTS, KEY, Client, Setup, Target, context_warning
+from app.commands.options import ANSWER_IS_NO
+from app.commands.service_client import KEY_VARIABLE, call_service, exit_with_error, url_option
+
+
+@click.command()
+@click.argument("name", metavar="CLIENT", type=click.Choice(list(CLIENTS)))
+@click.option("--model", help="The model to use.  [default: the only one, or the only one that is loaded]")
+@click.option("--print", "only_print", is_flag=True, help="Print the shell commands, and start nothing.")
+@url_option
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def launch(name: str, model: str | None, only_print: bool, url: str, arguments: tuple[str, ...]) -> None:
+    """Start CLIENT with this service as its model.
+
+    CLIENT is claude, codex, opencode, qwen, aider or goose. Address, key, model and context are set in its environment
+    and its arguments; none of its files is written. The key is that in LLAMA_SMART_PROXY_API_KEY. What follows `--`
+    goes to the client:
+
+        llama-smart-proxy launch claude --model qwen3-coder-30b -- --continue
+    """
+    client = CLIENTS[name]
+    entry, why = _requested_model(url, model) if model else _obvious_model(url)
+    target = Target(url.rstrip("/"), entry["id"], context_tokens(entry), bool(os.environ.get(KEY_VARIABLE)))
+    setup = client.setup(target)
+    argv = (client.program, *setup.arguments, *(arguments or client.default_arguments))
+    for line in _report(client, target, why, setup):
+        click.echo(line, err=True)
+    if only_print:
+        click.echo("\n".join(shell_lines(setup.environment, argv)))
+        return
+    click.echo("\n".join(_settings(setup)), err=True)
+    _start(client, argv, setup.environment)
+
+
+def _requested_model(url: str, name: str) -> tuple[dict[str, Any], str]:
+    answer = call_service(url, "GET", f"/v1/models/{quote(name)}")
+    if not answer.is_yes:
+        exit_with_error(answer)
+    return answer.body, "--model"
+
+
+def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
+    answer = call_service(url, "GET", "/v1/models")
+    if not answer.is_yes:
+        exit_with_error(answer)
+    models = [entry for entry in answer.body.get("data", ()) if _can_chat(entry)]
+    loaded = [entry for entry in models if entry.get("status", {}).get("value") == "loaded"]
+    for found, why in ((models, "the only one"), (loaded, "the only one that is loaded")):
+        if len(found) == 1:
+            return found[0], why
+    names = ", ".join(entry["id"] for entry in models)
+    _exit_no(f"choose a model with --model: {names}" if models else f"{url} has no model that can chat")
+
+
+def _can_chat(entry: Mapping[str, Any]) -> bool:
+    return not entry.get("status", {}).get("failed")
+
+
+def context_tokens(entry: Mapping[str, Any]) -> int | None:
+    """The context of one conversation, in tokens, from the model's entry in /v1/models; None if it is not known yet."""
+    found = entry.get("context_length") or entry.get("status", {}).get("ctx_size")
+    return found if isinstance(found, int) else None
+
+
+def _report(client: Client, target: Target, why: str, setup: Setup) -> Iterator[str]:
+    context = f"{target.context_tokens:,} tokens" if target.context_tokens else "unknown until the model is loaded"
+    yield f"{client.title} with {target.model} ({why}) at {target.url}, context: {context}"
+    yield from (f"warning: {line}" for line in (context_warning(client, target), setup.note) if line)
+
+
+def _settings(setup: Setup) -> Iterator[str]:
+    yield from (f"  {name}={value}" for name, value in setup.environment.items())
+    if setup.arguments:
+        yield f"  arguments: {shlex.join(setup.arguments)}"
+
+
+def shell_lines(environment: Mapping[str, str], argv: Sequence[str]) -> list[str]:
+    """The same as shell commands. The key is a reference to its variable."""
+    values = {name: f'"{KEY}"' if value == KEY else shlex.quote(value) for name, value in environment.items()}
+    return [*(f"export {name}={value}" for name, value in values.items()), shlex.join(argv)]
+
+
+def _start(client: Client, argv: tuple[str, ...], environment: Mapping[str, str]) -> NoReturn:
+    if shutil.which(client.program) is None:
+        _exit_no(f"{client.title} is not installed: {client.install}")
+    key = os.environ.get(KEY_VARIABLE, "")
+    own = {name: key if value == KEY else value for name, value in environment.items()}
+    sys.stdout.flush()
+    os.execvpe(client.program, argv, os.environ | own)
+
+
+def _exit_no(why: str) -> NoReturn:
+    click.echo(why, err=True)
+    sys.exit(ANSWER_IS_NO)
