@@ -48,6 +48,7 @@ class RequestSettings:
     max_loaded: int | None = None
     max_wait_seconds: float = 300.0
     media_urls: MediaUrls = DATA_ONLY
+    load_on_any_path: bool = False  # a path that is not an inference route may load the model in its body
     loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
 
 

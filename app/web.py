@@ -13,7 +13,7 @@ from app.routes.error_response import error_response, respond_with_error
 from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.ollama_exchange import respond_to_ollama
-from app.routes.paths import PLAIN_ROUTES
+from app.routes.paths import PLAIN_ROUTES, plain_path
 from app.services import EXTENSION, Services
 from app.use_cases.ollama.translation import Api
 
@@ -42,6 +42,9 @@ def _inference_first(services: Services, flask_app: Wsgi) -> Wsgi:
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         responder = responders.get(environ["PATH_INFO"])
+        if responder is None:
+            environ["PATH_INFO"] = plain_path(environ["PATH_INFO"])
+            responder = responders.get(environ["PATH_INFO"])
         if environ["REQUEST_METHOD"] != "POST" or responder is None:
             return flask_app(environ, start_response)
         request = IncomingRequest(environ, services, inference.ENDPOINT)

@@ -72,6 +72,7 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         max_loaded=scheduling.max_loaded,
         max_wait_seconds=scheduling.max_wait_seconds,
         media_urls=settings.upstream.allowed_media_urls(),
+        load_on_any_path=settings.catalog.load_on_any_path,
         loading_comments=scheduling.loading_comments,
     )
 

@@ -36,7 +36,10 @@ _LEAVES: Mapping[Reason, tuple[type[ProxyError], str]] = {
     Reason.INSUFFICIENT_MEMORY: (InsufficientVram, "{model}: {detail}; {advice}"),
     Reason.DOES_NOT_FIT: (ModelDoesNotFit, "{model}: {detail}; {advice}"),
     Reason.NO_GPU: (NoGpu, "{model}: {detail}"),
-    Reason.UNLOADED: (ModelUnloaded, "{model} was unloaded while it was loading; send the request again to load it"),
+    Reason.UNLOADED: (
+        ModelUnloaded,
+        "{model} was unloaded while the request waited for it; send it again, or load it with POST /models/load",
+    ),
     Reason.LOAD_FAILED: (ModelLoadFailed, "{model} could not be loaded: {detail}"),
     Reason.LOAD_TIMEOUT: (LoadTimeout, "{detail}"),
     Reason.SPAWN_FAILED: (SpawnFailed, "{model}: the engine could not be started: {detail}"),

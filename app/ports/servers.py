@@ -52,8 +52,10 @@ class ServerPool(Protocol):
         conversation: int | None = None,
         key: str = "",
         request_hash: str = "",
+        may_load: bool = True,
     ) -> SlotRequest:
-        """Request a slot, which loads the model if necessary. Raises the ProxyError that makes waiting pointless.
+        """Request a slot, which loads the model if necessary and it `may_load`. Raises the ProxyError that makes
+        waiting pointless.
 
         `key`: name of the client's API key; keys take turns where requests wait. `request_hash`: of all that the engine
         gets, and the key; "" for a request that is never blamed for the end of a server."""

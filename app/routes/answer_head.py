@@ -26,7 +26,7 @@ def answer_head(
     if answer is None:
         return 200, [*loading_stream.HEADERS, *ours]
     ours.append(("x-llama-smart-proxy-wait-ms", str(round(waited_seconds * 1000))))
-    if answer.is_stream:
+    if answer.is_stream and not any(name.lower() == "x-accel-buffering" for name, _ in answer.headers):
         ours.append(("X-Accel-Buffering", "no"))
     if answer.status in NOT_RETRIED:
         ours.append(("x-should-retry", "false"))

@@ -30,7 +30,7 @@ from app.use_cases.credentials import (
 
 bp = Blueprint("authorization", __name__)
 
-PUBLIC = {"health.show_health", "health.alive", "health.ready"}
+PUBLIC = {"health.show_health", "health.alive", "health.ready", "status.answer_probe"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
 STATE_CHANGING = {"models.load", "models.unload", "configuration.reload_configuration"}
 ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
@@ -104,7 +104,8 @@ def _changes_state(request: IncomingRequest) -> bool:
 
 
 def _credentials(request: IncomingRequest) -> list[Credentials]:
-    return credentials_offered(_decoded(request.header("Authorization")), _decoded(request.header("X-Api-Key")))
+    plain = [_decoded(request.header(name)) for name in ("X-Api-Key", "Api-Key")]
+    return credentials_offered(_decoded(request.header("Authorization")), plain)
 
 
 def _decoded(header: str) -> str:

@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
+from app.routes.paths import hint
 from app.routes.visibility import visible_error
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def status_of(error: BaseException) -> int:
 
 
 def no_such_path(request: IncomingRequest, reason: str = "") -> NotFound:
+    reason = reason or hint(request.path)
     return NotFound(f"no such path: {request.method} {request.path[:200]}{f' ({reason})' if reason else ''}")
 
 

@@ -14,7 +14,6 @@ from app.errors import (
     EngineGone,
     InvalidRequest,
     MissingModel,
-    ModelUnloaded,
     NoEngine,
     ProxyError,
 )
@@ -25,16 +24,16 @@ from app.routes.answer_progress import AnswerProgress
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
 from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
+from app.routes.loading_rules import LOADS_NOTHING, loaded_address, may_load, model_for
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
 from app.routes.requested_model import RequestOptions, read_request
-from app.routes.visibility import servable_model, visible_error
+from app.routes.visibility import visible_error
 from app.services import CLIENT_SOCKET
 from app.use_cases.token_counts import Prompts
 
 log = logging.getLogger(__name__)
 
 UNKNOWN_MODEL = "_unknown"  # the label of requests for a name that is not in the catalogue: clients add no series
-LOADS_NOTHING = ("GET", "HEAD")
 
 
 def respond(
@@ -71,6 +70,7 @@ class Exchange(AnswerProgress):
         self.request = request
         self.route = route
         self.services = request.services
+        self.may_load = may_load(request, route)
         self.arrived_at = time.monotonic()
         self.body: RequestBody | None = None
         self.options = RequestOptions("")
@@ -88,13 +88,13 @@ class Exchange(AnswerProgress):
         if request.key is not None and request.method not in LOADS_NOTHING:
             take_request(services, request.key)
         self._read_request()
-        self.model = servable_model(request, self.options.model)
+        self.model = model_for(request, self.route, self.options.model, self.may_load)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
         self.client = request.watch_client()
         self.releases.append(self.client.close)
         if request.method in LOADS_NOTHING:
-            self._send(self._loaded_address(self.model))
+            self._send(loaded_address(request, self.route, self.model))
         elif (lease := self._wait_for_slot(self.model, self.client)) is not None:
             self._send_on(lease)
 
@@ -147,11 +147,6 @@ class Exchange(AnswerProgress):
     def _translate(self, body: RequestBody) -> None:
         """Nothing: it goes to the engine as it is."""
 
-    def _loaded_address(self, model: Model) -> Address:
-        if address := self.services.pool.address(model):
-            return address
-        raise ModelUnloaded(f"{model.name} is not loaded, and a GET loads nothing; POST /models/load loads it")
-
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
         settings, options = self.request.settings, self.options
@@ -167,9 +162,8 @@ class Exchange(AnswerProgress):
     def _acquire(self, model: Model, client: WatchedClient) -> SlotRequest:
         options, wait_seconds = self.options, self.request.settings.max_wait_seconds
         key = self.request.key.name if self.request.key else ""
-        self.slot = self.services.pool.acquire(
-            *(model, wait_seconds, client, options.num_ctx, options.conversation, key), self._hash(key, model)
-        )
+        about = options.conversation, key, self._hash(key, model), self.may_load
+        self.slot = self.services.pool.acquire(model, wait_seconds, client, options.num_ctx, *about)
         return self.slot
 
     def _hash(self, key: str, model: Model) -> str:

@@ -169,6 +169,7 @@ _COMMON = (
     "Sec-Fetch-Site",
     "Authorization",
     "X-Api-Key",
+    "Api-Key",
     "Accept",
     "Connection",
     "Traceparent",

@@ -15,7 +15,7 @@ from werkzeug.exceptions import NotFound as NoSuchRule
 from app.errors import InvalidRequest
 from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
-from app.routes.paths import GET_ROUTES, OTHER_PATH, POST_ROUTES, may_be_forwarded
+from app.routes.paths import GET_ROUTES, OTHER_PATH, POST_ROUTES, hint, may_be_forwarded
 
 bp = Blueprint("inference", __name__)
 
@@ -54,11 +54,13 @@ for path in GET_ROUTES:
 
 @bp.before_app_request
 def forward_other_path() -> Response | None:
-    """A path without a route goes to the model that its JSON body names, as in the original service."""
+    """A path without a route goes to the model that its JSON body names, if that is loaded (loading_rules.py)."""
     if not isinstance(flask_request.routing_exception, NoSuchRule):
         return None
     request = current_request()
     is_form = request.mimetype == "multipart/form-data"
     if not request.has_body or is_form or request.method not in FORWARDED_METHODS or not may_be_forwarded(request.path):
+        return None
+    if hint(request.path) and not request.settings.load_on_any_path:
         return None
     return forward()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.errors import InvalidRequest, MissingModel
+from app.errors import InvalidRequest, MissingModel, ModelNotFound
 from app.ports import RequestBody
 from app.request_body.content import MULTIPART, BodyContent, BodyFormat, at_most_one
 from app.request_body.options import CONVERSATION_HEADERS, hash_of_text
 from app.routes.incoming_request import IncomingRequest
+from app.routes.visibility import find_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def read_request(request: IncomingRequest, body: RequestBody | None) -> RequestO
     """
     in_address = request.arguments("model")
     content = _content(request, body, is_named=any(in_address))
-    model = _model([*at_most_one(in_address, "the query"), *content.names])
+    model = _model(request, [*at_most_one(in_address, "the query"), *content.names])
     conversation = _conversation(request, content, [*in_address, *content.names])
     options = content.streams, content.keep_alive_seconds, content.num_ctx, conversation
     return RequestOptions(model, *options, content.prompts, content.repeated_bytes)
@@ -48,13 +49,21 @@ def _content(request: IncomingRequest, body: RequestBody | None, is_named: bool)
     )
 
 
-def _model(values: list[str]) -> str:
-    names = {value.strip() for value in values} - {""}
+def _model(request: IncomingRequest, values: list[str]) -> str:
+    names = list(dict.fromkeys(name for value in values if (name := value.strip())))
     if not names:
         raise MissingModel
-    if len(names) > 1:
+    if len(names) > 1 and not _name_one_model(request, names):
         raise InvalidRequest("the query and the body name different models", param="model")
-    return names.pop()
+    return names[-1]
+
+
+def _name_one_model(request: IncomingRequest, names: list[str]) -> bool:
+    """Whether they are an alias and the name of a model, say. One that the key may not use is none."""
+    try:
+        return len({find_model(request, name).name for name in names}) == 1
+    except ModelNotFound:
+        return False
 
 
 def _conversation(request: IncomingRequest, content: BodyContent, names: list[str]) -> int | None:

@@ -19,6 +19,12 @@ POLICY = (
 )
 
 
+@bp.route("/", methods=["HEAD"])
+def answer_probe() -> Response:
+    """Claude Code, and Ollama's clients, ask by HEAD whether there is a server; they send no key."""
+    return Response()
+
+
 @bp.get("/")
 def show_status() -> Response:
     s = services()

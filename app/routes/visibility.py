@@ -50,12 +50,12 @@ def servable_model(request: IncomingRequest, name: str) -> Model:
     The files of a model that is loaded are not read.
     """
     model = find_model(request, name)
-    if _is_loaded(request, model) and not model.problem:
+    if has_server(request, model) and not model.problem:
         return model
     return request.services.catalog.servable(model)
 
 
-def _is_loaded(request: IncomingRequest, model: Model) -> bool:
+def has_server(request: IncomingRequest, model: Model) -> bool:
     """Whether it has a server, loading or loaded."""
     server = request.services.store.pool.server_of(model.name)
     return server is not None and server.state is not ServerState.STOPPING and server.model.is_served_as(model)

@@ -53,6 +53,11 @@ def _models_with_automatic_context(settings: Settings, models: Sequence[Model]) 
     return _named("model", found) if len(found) <= MAX_NAMED else f"{len(found)} models with ctx_size auto"
 
 
+def _any_path(settings: Settings, models: Sequence[Model]) -> str:
+    is_decided = "load_on_any_path" in settings.catalog.model_fields_set
+    return "" if is_decided or not models else "requests on paths that are not inference routes"
+
+
 def _with_argument(models: Iterable[Model], options: tuple[str, ...]) -> list[str]:
     return [model.name for model in models if any(each.startswith(options) for each in model.launch.args)]
 
@@ -83,6 +88,11 @@ CHANGES = (
         _models_with_automatic_context,
         "the context no longer depends on what is loaded; of a model that is split, evicts others or runs on the CPU "
         "it was 4096 and may be longer now, which takes more memory; ctx_size: 4096 restores it",
+    ),
+    Change(
+        "load-on-any-path",
+        _any_path,
+        "they reach only a model that is loaded, and are 404 otherwise; catalog.load_on_any_path: true loads it",
     ),
     Change(
         "excess-memory",

@@ -25,9 +25,10 @@ class Credentials:
     is_explicit: bool
 
 
-def credentials_offered(authorization: str, x_api_key: str) -> list[Credentials]:
-    """The keys in the two headers: x-api-key; Bearer, or the password of Basic with any user name."""
-    credentials = [Credentials(x_api_key.strip(), is_explicit=True)] if x_api_key.strip() else []
+def credentials_offered(authorization: str, plain: Iterable[str]) -> list[Credentials]:
+    """The keys in the headers: `plain` are those of x-api-key (Anthropic) and api-key (Azure), "" without one; then
+    Bearer, or the password of Basic with any user name."""
+    credentials = [Credentials(key.strip(), is_explicit=True) for key in plain if key.strip()]
     scheme, _, rest = authorization.strip().partition(" ")
     match scheme.lower():
         case "bearer" if rest.strip():

@@ -36,7 +36,12 @@ def basic(text: str) -> str:
     ],
 )
 def test_a_key_is_offered_by_bearer_x_api_key_or_basic(authorization: str, x_api_key: str, found: list[Credentials]):
-    assert credentials_offered(authorization, x_api_key) == found
+    assert credentials_offered(authorization, [x_api_key]) == found
+
+
+def test_azures_header_offers_a_key_too():
+    found = [Credentials("a", True), Credentials("b", True)]
+    assert credentials_offered("", ["a", "b"]) == found
 
 
 def a_key(name: str, secret: str) -> ApiKey:

@@ -97,7 +97,41 @@ def test_any_other_path_goes_to_the_model_that_its_body_names(service: Service, 
     assert (got["method"], got["path"]) == (method, "/some/path%20of%20mine/%C3%A9?a=b")
 
 
+def test_any_other_path_loads_nothing(tmp_path: Path):
+    """`/v1/images/generations` and the like loaded the model, and evicted another, before the engine's 404."""
+    with faulty(tmp_path, FAKE_PORT_ZERO=1) as service:
+        for path in ("/v1/images/generations", "/v1/audio/speech", "/v1/moderations", "/v1/typo"):
+            error = service.post(path, {"model": "m"}).json()["error"]
+            assert (error["code"], "m is not loaded" in error["message"]) == ("not_found", True)
+        with_body = requests.get(f"{service.url}/other", data=json.dumps({"model": "m"}), timeout=10)
+        assert (with_body.status_code, with_body.json()["error"]["code"]) == (404, "not_found")
+        not_loaded = service.post("/v1/completions?autoload=false", {"model": "m"})
+        assert (not_loaded.status_code, not_loaded.json()["error"]["code"]) == (503, "model_unloaded")
+        assert service.servers() == []
+        assert "spawn server=" not in service.output
+
+
+def test_with_load_on_any_path_any_path_loads(tmp_path: Path):
+    with faulty(tmp_path, {"CATALOG__LOAD_ON_ANY_PATH": "true"}, FAKE_PORT_ZERO=1, FAKE_ECHO=1) as service:
+        assert sent(service, "/api/some/path")["path"] == "/api/some/path"
+        assert service.chat("m").status_code == 200
+
+
+def test_a_path_that_no_engine_has_reaches_none(service: Service):
+    sent(service, "/v1/completions")
+    answer = service.post("/v1/v1/chat/completions", {"model": "m"})
+    assert (answer.status_code, "already ends in /v1" in answer.json()["error"]["message"]) == (404, True)
+
+
+def test_the_engine_gets_the_path_that_it_has(service: Service):
+    for path in ("/v1/chat/completions/", "//v1/chat/completions", "/v1/tokenize", "/v1/infill/?x=1"):
+        known = path.strip("/").replace("v1/tokenize", "tokenize").replace("v1/infill/", "infill")
+        assert sent(service, path)["path"] == f"/{known}"
+    assert sent(service, "/v1/props/?model=m", b"", method="GET")["path"] == "/props?model=m"
+
+
 def test_other_paths_make_no_series(service: Service):
+    sent(service, "/v1/completions")
     sent(service, "/some/path")
     wait_for(lambda: 'endpoint="_other",model="m"' in service.get("/metrics").text, 5)  # counted once it is sent
     assert "/some/path" not in service.get("/metrics").text
@@ -128,8 +162,6 @@ def test_a_get_loads_nothing_and_is_no_use_of_the_model(tmp_path: Path):
             answer = service.get(path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unloaded")
             assert answer.headers["Retry-After"]
-        with_body = requests.get(f"{service.url}/other", data=json.dumps({"model": "m"}), timeout=10)
-        assert (with_body.status_code, with_body.json()["error"]["code"]) == (503, "model_unloaded")
         assert service.servers() == []
         service.chat("m")
         wait_for(

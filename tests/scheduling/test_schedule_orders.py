@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from app.entities.refusal import Reason
+from app.entities.refusal import Reason, Refusal
 from app.entities.server import ServerState
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.effects import Done, Effect, Spawn, Stop, StopReason
+from app.use_cases.scheduling.effects import Done, Effect, Refuse, Spawn, Stop, StopReason
 from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.schedule import due_at
-from tests.helpers.builders import Play, a_model, replace
+from tests.helpers.builders import Play, a_model, a_placement_request, replace
 from tests.scheduling.test_schedule import grants, refusals, spawned, stopped
 
 
@@ -190,3 +190,33 @@ def test_a_waiter_gets_a_server_of_the_changed_file():
     assert spawn.server.model == changed
     assert grants(play.post(ev.Ready(2, 9002, at=5.0))) == {2: 2}
     assert play.state.server(2).state is ServerState.READY
+
+
+def ask_for_loaded(play: Play, ticket: int, at: float) -> list[Effect]:
+    request = a_placement_request(2**30)
+    return list(play.post(ev.Acquire(ticket, a_model(), at, at + 300, request, may_load=False)))
+
+
+def test_a_request_that_may_not_load_waits_for_a_load_of_others_but_causes_none():
+    play = Play()
+    assert ask_for_loaded(play, 50, at=0.0) == [Refuse(50, Refusal(Reason.UNLOADED, "a"))]
+    play.ask(a_model(), at=1.0)
+    assert ask_for_loaded(play, 51, at=1.1) == []
+    assert set(grants(play.post(ev.Ready(1, 9001, at=2.0)))) == {1, 51}
+
+
+def test_a_request_that_may_not_load_is_rejected_when_the_load_it_waits_for_fails():
+    play = Play()
+    play.ask(a_model())
+    ask_for_loaded(play, 51, at=0.1)
+    effects = play.post(ev.Cancel(1, at=0.2), ev.Exited(1, "failed", at=0.3))
+    assert 51 in refusals(effects)
+    assert not spawned(effects)
+
+
+def test_a_request_that_may_not_load_is_rejected_by_a_server_that_ends():
+    play = Play()
+    play.up(a_model())
+    play.ask(a_model(), at=1.0)
+    play.ask(a_model(), at=1.1, command=ev.Unload)
+    assert refusals(ask_for_loaded(play, 51, at=1.2)) == {51: Reason.UNLOADED}

@@ -71,6 +71,9 @@ ROUTES = {
     ("GET", "/readyz"): (OK, OK, OK),
     ("GET", "/health"): (OK, OK, OK),
     ("GET", "/"): (NO_KEY, OK, OK),
+    ("HEAD", "/"): (OK, OK, OK),
+    ("GET", "/v1/health/"): (OK, OK, OK),
+    ("GET", "/v1/props"): (NO_KEY, OK, OK),
     ("GET", "/v1/models"): (NO_KEY, OK, OK),
     ("GET", "/v1/models/demo"): (NO_KEY, OK, OK),
     ("GET", "/props"): (NO_KEY, OK, OK),
@@ -112,6 +115,7 @@ def test_every_route_is_in_the_table():
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
+        "status.answer_probe",
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
         *("models.reject_get", "configuration.reload_configuration"),
         "inference.forward",
@@ -129,6 +133,7 @@ def test_every_route_is_in_the_table():
         {"Authorization": f"Bearer {USER}"},
         {"Authorization": f"bearer {USER}"},
         {"x-api-key": USER},
+        {"api-key": USER},
         {"Authorization": "Basic " + base64.b64encode(f"anybody:{USER}".encode()).decode()},
         {"Authorization": "Bearer none", "x-api-key": USER},
     ],

@@ -21,6 +21,8 @@ SEES = replace(a_model("sees"), launch=replace(a_launch(), mmproj="/models/mmpro
 
 
 def notices(models: tuple[Model, ...] = (), **settings: Any) -> dict[str, str]:
+    """Of the changes that a configuration shows its reliance on."""
+    settings = {"catalog": {"load_on_any_path": False}} | settings
     found = {change.name: change.notice(Settings(**settings), models) for change in CHANGES}
     return {name: notice.partition(":")[0] for name, notice in found.items() if notice}
 
@@ -31,6 +33,13 @@ def with_args(*args: str) -> Model:
 
 def test_the_defaults_rely_on_nothing():
     assert notices((a_model(), with_args("--verbose"))) == {}
+
+
+def test_only_a_configuration_that_says_so_decides_about_unknown_paths():
+    """No configuration shows whether clients have used them."""
+    assert notices((a_model(),), catalog={}) == {"load-on-any-path": "requests on paths that are not inference routes"}
+    assert notices((), catalog={}) == {}
+    assert notices((a_model(),), catalog={"load_on_any_path": True}) == {}
 
 
 def test_a_model_with_a_projector_may_have_had_urls():

@@ -114,9 +114,10 @@ class Pool:
         conversation: int | None = None,
         key: str = "",
         request_hash: str = "",
+        may_load: bool = True,
     ) -> PendingLease:
-        """Request a slot of one of the model's servers, loading it if necessary; of several servers the one that this
-        conversation used last, if it has a free slot. The caller must `end` the result.
+        """Request a slot of one of the model's servers, loading it if necessary and it `may_load`; of several servers
+        the one that this conversation used last, if it has a free slot. The caller must `end` the result.
 
         Raises the ProxyError that makes waiting pointless: ContextLengthExceeded if `context_tokens` are more than the
         model is ever loaded with.
@@ -124,7 +125,7 @@ class Pool:
         now, request = time.monotonic(), self._placement_request(model)
         if context_tokens is not None and 0 < (most := max_request_tokens(request)) < context_tokens:
             raise ContextLengthExceeded(model.name, context_tokens, most, is_loaded=False)
-        about = request, conversation, key, request_hash
+        about = request, conversation, key, request_hash, may_load
         command = ev.Acquire(next(self._tickets), model, now, now + max_wait_seconds, *about)
         return PendingLease(command, self._submit(command, client), client, self.post, self._address_of)
 

@@ -34,4 +34,11 @@ class CatalogSettings(Section):
             "folder."
         ),
     )
+    load_on_any_path: bool = Field(
+        False,
+        description=(
+            "A request on a path that is not an inference route of llama-server reaches the model that its JSON body "
+            "names only if that is loaded. true: the model is loaded for it."
+        ),
+    )
     hugging_face: HuggingFaceSettings = HuggingFaceSettings()

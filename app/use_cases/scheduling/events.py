@@ -25,6 +25,7 @@ class Acquire:
     conversation: int | None = None  # if its model may have several servers
     key: str = ""  # name of the client's API key; "" without keys
     request_hash: str = ""  # of the key, the model and all that the engine gets
+    may_load: bool = True  # False: it is rejected where no server of its model is loading or loaded
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Waiter:
     is_replanned: bool = False  # a start for it was aborted already, because the model needed more than was booked
     key: str = ""  # name of the client's API key; "" without keys, and for loads and unloads
     request_hash: str = ""
+    may_load: bool = True  # False: it is rejected once its model has no server
 
     @property
     def uses_gpus(self) -> bool:

@@ -76,6 +76,21 @@ def reject_in_backoff(state: PoolState, now: float) -> Step:
     return reject(state, refusals)
 
 
+def reject_unloaded(state: PoolState, now: float) -> Step:
+    """Requests that may not load their model are rejected once it has no server, or only servers that end."""
+    refusals = {
+        waiter.ticket: Refusal(Reason.UNLOADED, waiter.model.name)
+        for waiter in state.waiting
+        if not waiter.may_load and not any(_may_serve(server, waiter) for server in state.servers)
+    }
+    return reject(state, refusals)
+
+
+def _may_serve(server: Server, waiter: Waiter) -> bool:
+    is_ending = server.state is STOPPING or server.is_terminating
+    return server.model.name == waiter.model.name and not is_ending and server.model.is_served_as(waiter.model)
+
+
 def grant_slots(state: PoolState, now: float) -> Step:
     """Free slots of ready servers are granted to the requests that wait for them: keys in turn, of each the oldest
     first. A suspect gets a server for itself, or none yet."""

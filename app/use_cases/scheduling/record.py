@@ -41,9 +41,10 @@ from app.use_cases.scheduling.unused_gpus import note_shown_pids
 def record(state: PoolState, event: Event) -> Step:
     """The state with the event in it, and the effects that the event itself implies."""
     match event:
-        case ev.Acquire(ticket, model, at, deadline, request, conversation, key, request_hash):
+        case ev.Acquire(ticket, model, at, deadline, request, conversation, key, request_hash, may_load):
             state = replace(state, demands=with_request(state.demands, model.name, at))
-            waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, conversation, False, key, request_hash)
+            about = conversation, False, key, request_hash, may_load
+            waiter = Waiter(ticket, model, at, deadline, Awaited.SLOT, request, *about)
             return _enqueued(state, waiter), []
         case ev.Load(ticket, model, at, deadline, request):  # by order: the client wants to see it fail, or not
             state = without_suspects_of(state, model.name)

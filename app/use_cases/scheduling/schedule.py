@@ -25,6 +25,7 @@ from app.use_cases.scheduling.queueing import (
     grant_slots,
     limit_queue,
     reject_in_backoff,
+    reject_unloaded,
 )
 from app.use_cases.scheduling.rebook import rebook_starting_servers
 from app.use_cases.scheduling.record import record
@@ -42,6 +43,7 @@ PASSES = (
     expire_waits,
     refuse_crashing,
     reject_in_backoff,
+    reject_unloaded,
     end_exclusive_uses,
     hold_servers,
     resume_drained,
