@@ -31,8 +31,9 @@ threads = server.threads
 # REQUIRED, above `threads`: maximum open connections. Idle ones and those still sending a head hold no thread.
 worker_connections = server.threads + 2048
 
-# Seconds an idle connection is kept open for reuse by the client or a proxy in front.
-keepalive = 75
+# Seconds an idle connection is kept open for reuse by the client or a proxy in front. Longer than the 90 s of the
+# connection pools of reqwest and Go: the side that closes first must be the client, or a request can meet the close.
+keepalive = 100
 
 # REQUIRED: never restart the worker after a number of requests; its llama-servers and streams would end with it.
 max_requests = 0

@@ -71,8 +71,8 @@ class ModelNotFound(ProxyError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
     param = "model"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"model {name[:200]!r} not found; GET /v1/models lists the names")
+    def __init__(self, name: str, advice: str = "GET /v1/models lists the names") -> None:
+        super().__init__(f"model {name[:200]!r} not found; {advice}")
 
 
 class InvalidModelFile(ProxyError):

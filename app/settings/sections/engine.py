@@ -32,7 +32,9 @@ class UpstreamSettings(Section):
     """Timeouts for responses of a llama-server, and what it may fetch."""
 
     first_byte_seconds: float = Field(
-        600.0, gt=0, description="How long a llama-server may take to begin its response."
+        3600.0,
+        gt=0,
+        description="How long a llama-server may take to begin its response; without `stream`, to complete it.",
     )
     stall_seconds: float = Field(300.0, gt=0, description="How long a response that has begun may pause.")
     media_urls: Literal["data", "http"] | list[Text] = Field(
