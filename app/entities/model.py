@@ -8,6 +8,8 @@ from app.entities.capabilities import Capabilities, HeaderFacts, Media
 from app.entities.launch import LaunchSettings
 from app.entities.placement import PlacementConstraints
 
+LATEST = ":latest"  # the tag that Ollama's clients add to a name without one
+
 
 @dataclass(frozen=True, slots=True)
 class Replicas:

@@ -23,6 +23,7 @@ from app.errors.engine import (
     LoadTimeout,
     ModelLoadFailed,
     ModelUnloaded,
+    NotSupported,
     SpawnFailed,
     UpstreamCrashed,
     UpstreamTimeout,
@@ -45,6 +46,7 @@ from app.errors.request import (
     RequestCrashesEngine,
     RequestTimeout,
     RequestTooLarge,
+    UnsupportedEncoding,
     UriTooLong,
 )
 
@@ -73,6 +75,7 @@ __all__ = [
     "NoGpu",
     "NotAllowed",
     "NotFound",
+    "NotSupported",
     "Overloaded",
     "ProxyError",
     "QueueFull",
@@ -81,6 +84,7 @@ __all__ = [
     "RequestTimeout",
     "RequestTooLarge",
     "SpawnFailed",
+    "UnsupportedEncoding",
     "UpstreamCrashed",
     "UpstreamTimeout",
     "UriTooLong",

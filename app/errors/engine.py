@@ -47,6 +47,12 @@ class BadUpstream(ProxyError):
     status, code = 502, "bad_upstream"
 
 
+class NotSupported(ProxyError):
+    """What the request asks for does not exist here, or the model's engine lacks it."""
+
+    status, type, code = 501, "invalid_request_error", "not_supported"
+
+
 class UpstreamTimeout(ProxyError):
     """The engine's first byte, or the next one, did not arrive in time."""
 

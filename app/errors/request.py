@@ -71,8 +71,8 @@ class ModelNotFound(ProxyError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
     param = "model"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"model {name[:200]!r} not found; GET /v1/models lists the names")
+    def __init__(self, name: str, advice: str = "GET /v1/models lists the names") -> None:
+        super().__init__(f"model {name[:200]!r} not found; {advice}")
 
 
 class InvalidModelFile(ProxyError):
@@ -114,6 +114,20 @@ class RequestTooLarge(ProxyError):
     """The body is larger than `server.max_body`."""
 
     status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class UnsupportedEncoding(ProxyError):
+    """The body has a Content-Encoding that is not understood."""
+
+    status, type, code = 415, "invalid_request_error", "unsupported_encoding"
+
+    def __init__(self, given: str, accepted: Sequence[str]) -> None:
+        self.accepted = ", ".join(accepted)
+        super().__init__(f"Content-Encoding {given!r} is not supported; send {self.accepted} (two at most) or none")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"Accept-Encoding": self.accepted}
 
 
 class UriTooLong(ProxyError):

@@ -50,9 +50,11 @@ class RequestBody(Protocol):
 class Bodies(Protocol):
     """Receives bodies within `server.max_body` and `server.max_bodies` (workers.request_bodies.held_body)."""
 
-    def receive(self, read: Callable[[int], bytes], announced_bytes: int, client: str) -> RequestBody:
-        """The body, read to its end. `client`: whose share it takes. Raises RequestTooLarge and Overloaded; close it
-        otherwise."""
+    def receive(
+        self, read: Callable[[int], bytes], announced_bytes: int, client: str, codings: tuple[str, ...] = ()
+    ) -> RequestBody:
+        """The body, read to its end and decoded. `client`: whose share it takes. Raises RequestTooLarge, Overloaded
+        and, for `codings` that it does not have, InvalidRequest; close it otherwise."""
 
     def close(self) -> None:
         """End the process that reads large bodies."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from app.entities.gguf import Value
 from app.entities.model import Model
 
 
@@ -23,6 +24,9 @@ class ModelCatalog(Protocol):
 
     def servable(self, model: Model) -> Model:
         """The model, its header checked. Raises InvalidModelFile."""
+
+    def metadata(self, model: Model) -> Mapping[str, Value]:
+        """Of its header, without long arrays. Raises InvalidModelFile."""
 
     def has_replicas(self, names: Sequence[str]) -> bool:
         """Whether every one of these models may have several servers."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from app.entities.media_urls import MediaUrls
 from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
+from app.request_body.content import MAX_NAME
 from app.request_body.json_body import read_json
 from app.use_cases.ollama.requests import engine_request
 from app.use_cases.ollama.translation import Api, NotTranslatable, Translation
@@ -25,6 +27,26 @@ def translated(body: Buffer, api: Api) -> tuple[bytes, Translation]:
         return _encoded(found.body), found.translation
     except NotTranslatable as problem:
         raise InvalidRequest(str(problem), problem.param) from problem
+
+
+@dataclass(frozen=True, slots=True)
+class NameRequest:
+    """A request about one model, and nothing else."""
+
+    name: str  # "" if it names none
+    streams: bool
+
+
+def name_request(body: Buffer) -> tuple[bytes, NameRequest]:
+    """The model that a request names, by either of Ollama's keys; nothing of the body is needed any more.
+
+    Raises InvalidRequest.
+    """
+    pairs = dict(read_json(body, ANY_MEDIA, may_be_a_list=False))
+    value = pairs.get("model") or pairs.get("name") or ""
+    if not isinstance(value, str) or len(value) > MAX_NAME:
+        raise InvalidRequest(f'"model" is not a string of at most {MAX_NAME} characters', param="model")
+    return b"", NameRequest(value.strip(), pairs.get("stream") is not False)
 
 
 def _number(digits: str) -> int | float:

@@ -20,6 +20,7 @@ from app.entities.client_address import network_of
 from app.entities.key import ApiKey
 from app.ports import BodyFile, RequestBody, UpstreamRequest, WatchedClient
 from app.request_body.content import MULTIPART
+from app.request_body.content_coding import content_codings
 from app.routes.paths import PLAIN_ROUTES
 from app.services import Services, services
 
@@ -112,10 +113,13 @@ class IncomingRequest:
         return self.services.clients.watch(self.environ.get("gunicorn.socket"))
 
     def receive_body(self) -> RequestBody:
-        """The body; close it. Raises RequestTooLarge and Overloaded: by the announced length, or as soon as more has
-        arrived."""
+        """The decoded body; close it. Raises RequestTooLarge and Overloaded: by the announced length, or as soon as
+        more has arrived; UnsupportedEncoding, and InvalidRequest for a body that is not encoded as its header says."""
+        header = self.header("Content-Encoding")
+        codings = content_codings(header) if header else ()
         # A server that does not end its stream with the body is asked for the announced bytes only.
-        return self.services.bodies.receive(get_input_stream(self.environ).read, self.announced_bytes, self._client)
+        read = get_input_stream(self.environ).read
+        return self.services.bodies.receive(read, self.announced_bytes, self._client, codings)
 
     def for_engine(self, body: bytes | BodyFile) -> UpstreamRequest:
         """The request that goes to a llama-server: the same method, path, query and body, and headers of a list."""
@@ -172,6 +176,7 @@ _COMMON = (
     "Api-Key",
     "Accept",
     "Connection",
+    "Content-Encoding",
     "Traceparent",
 )
 _VARIABLE = {

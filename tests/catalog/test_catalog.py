@@ -44,6 +44,16 @@ def test_each_file_is_a_model_with_its_name(tmp_path: Path):
     assert names(tmp_path) == ["-x", "<img onerror>", "a b", "b", "c", "模型"]
 
 
+def test_the_tag_of_ollamas_clients_is_no_part_of_a_name(tmp_path: Path):
+    for name in ("a.gguf", "b.gguf", "b:latest.gguf"):
+        a_gguf(tmp_path / name)
+    catalog = a_catalog(tmp_path)
+    assert [catalog.find(name).name for name in ("a:latest", "b", "b:latest")] == ["a", "b", "b:latest"]
+    for name in ("c:latest", "a:8b", ":latest"):
+        with pytest.raises(ModelNotFound):
+            catalog.find(name)
+
+
 def test_a_model_has_its_files_path_size_and_time(tmp_path: Path):
     path = a_gguf(tmp_path / "a.gguf", size_bytes=1000)
     os.utime(path, (1_700_000_000.9, 1_700_000_000.9))

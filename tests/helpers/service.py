@@ -138,7 +138,7 @@ class Service:
 
     def end(self) -> None:
         """Kill whatever is still running."""
-        if self.process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):  # the master has ended, or ends now
             for member in self.family():
                 with contextlib.suppress(psutil.Error):
                     member.kill()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
+import itertools
 import json
 import os
 import threading
+import time
+import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +47,51 @@ def test_a_body_takes_its_size_until_it_is_closed(size: int, announced: bool):
     held.close()
     held.close()
     assert bodies.budget.taken_bytes == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, PIECE_BYTES, MIB])
+def test_a_compressed_body_counts_decoded(size: int):
+    bodies, data = RequestBodies(2 * MIB, 4 * MIB), os.urandom(size)
+    encoded = gzip.compress(data)
+    held = bodies.receive(io.BytesIO(encoded).read, len(encoded), "x", ("gzip",))
+    assert (content_of(held), len(held), bodies.budget.taken_bytes) == (data, size, size)
+    held.close()
+    assert bodies.budget.taken_bytes == 0
+
+
+def test_a_bomb_is_cut_at_the_limit_of_a_body():
+    bodies, encoded = RequestBodies(MIB, 2 * MIB), gzip.compress(bytes(20 * MIB))
+    began, source = time.process_time(), io.BytesIO(encoded)
+    with pytest.raises(RequestTooLarge):
+        bodies.receive(source.read, len(encoded), "x", ("gzip",))
+    assert bodies.budget.taken_bytes == 0
+    assert time.process_time() - began < 1.0, "20 MiB take 0.05 s"
+
+
+def test_a_body_that_decodes_to_nothing_for_ever_is_cut_at_the_limit():
+    bodies = RequestBodies(MIB, 2 * MIB)
+    empty = zlib.compressobj(0).compress(b"") or zlib.compress(b"", 0)[:2]
+    empty_block = b"\x00\x00\x00\xff\xff"  # of deflate: stored, no bytes, not the last
+    pieces = itertools.chain([empty], itertools.repeat(empty_block * 1000))
+    with pytest.raises(RequestTooLarge):
+        bodies.receive(lambda size: next(pieces), 0, "x", ("deflate",))
+    assert bodies.budget.taken_bytes == 0
+
+
+def test_a_body_that_is_too_large_compressed_is_not_read():
+    bodies, source = RequestBodies(MIB, MIB), io.BytesIO(b"x")
+    with pytest.raises(RequestTooLarge):
+        bodies.receive(source.read, MIB + 1, "y", ("gzip",))
+    assert source.tell() == 0
+
+
+@pytest.mark.parametrize("size", [0, 5, PIECE_BYTES - 3, PIECE_BYTES, MIB])
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_byte_order_mark_is_dropped(size: int, announced: bool):
+    bodies, data = RequestBodies(2 * MIB, 4 * MIB), b"x" * size
+    held = received(bodies, BOM_UTF8 + data, announced)
+    assert (content_of(held), len(held), bodies.budget.taken_bytes) == (data, size, size)
+    held.close()
 
 
 def test_a_body_that_is_too_large_is_not_read():

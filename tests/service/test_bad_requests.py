@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import re
@@ -17,6 +18,7 @@ import pytest
 
 from tests.helpers.opened_files import OpenedFiles
 from tests.helpers.service import Service, serving
+from tests.request_body.test_content_coding import ENCODERS
 
 CHAT = "/v1/chat/completions"
 MIB = 1024**2
@@ -108,7 +110,13 @@ CASES = [
     not_json("a comma too many", b'{"model": "demo",}'),
     not_json("single quotes", b"{'model': 'demo'}"),
     not_json("a comment", b'{"model": "demo" /* mine */}'),
-    not_json("BOM", b'\xef\xbb\xbf{"model": "demo"}'),
+    not_json("two BOMs", b'\xef\xbb\xbf\xef\xbb\xbf{"model": "demo"}'),
+    Case("brotli", post(asks("demo"), CHAT, "Content-Encoding: br"), 415, "unsupported_encoding",
+         "Content-Encoding 'br' is not supported; send gzip, deflate, zstd .two at most. or none"),
+    Case("no gzip", post(asks("demo"), CHAT, "Content-Encoding: gzip"), 400, "invalid_request",
+         "the body cannot be decoded as gzip: .+"),
+    Case("half a gzip", post(gzip.compress(asks("demo"))[:-9], CHAT, "Content-Encoding: gzip"), 400, "invalid_request",
+         "the body cannot be decoded as gzip: its end is missing"),
     not_json("UTF-16", '{"model": "demo"}'.encode("utf-16")),
     not_json("invalid UTF-8", b'{"model": "demo", "user": "\xff\xfe"}'),
     not_json("a raw newline in a string", b'{"model": "de\nmo"}'),
@@ -296,6 +304,33 @@ def test_opened_files_are_detected_during_a_load(tmp_path: Path):
 
 def test_there_are_at_least_sixty_cases():
     assert len({case.name for case in CASES}) == len(CASES) >= 60
+
+
+def test_codings_that_are_understood_are_named(service: Service):
+    response = answer_to(service, post(asks("demo"), CHAT, "Content-Encoding: br"))
+    assert response.getheader("Accept-Encoding") == "gzip, deflate, zstd"
+
+
+@pytest.mark.parametrize("size", [0, 3 * MIB])  # in memory, and in a file
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
+def test_the_engine_gets_a_compressed_body_decoded(service: Service, coding: str, size: int):
+    """Codex compresses by zstd, Claude Code by gzip above a size: both were told that the body is not JSON."""
+    body = b'{"model": "demo", "prompt": "x", "max_tokens": 1, "user": "' + b"u" * size + b'"}'
+    encoded = ENCODERS[coding](body)
+    for request in (
+        post(encoded, "/v1/completions", f"Content-Encoding: {coding}"),
+        b"".join(chunked(iter([encoded[:20], encoded[20:]]), "/v1/completions")).replace(
+            b"\r\n", f"\r\nContent-Encoding: {coding}\r\n".encode(), 1
+        ),
+    ):
+        response = answer_to(service, request)
+        assert (response.status, json.loads(response.body)["model"]) == (200, "demo")  # type: ignore[attr-defined]
+
+
+def test_a_byte_order_mark_in_front_of_the_json_is_ignored(service: Service):
+    """PowerShell writes one."""
+    response = answer_to(service, post(b'\xef\xbb\xbf{"model": "demo", "prompt": "x", "max_tokens": 1}', "/completion"))
+    assert response.status == 200
 
 
 def test_a_chunked_body_is_rejected_once_it_exceeds_the_limit(service: Service):

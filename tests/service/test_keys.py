@@ -76,6 +76,14 @@ ROUTES = {
     ("GET", "/v1/props"): (NO_KEY, OK, OK),
     ("GET", "/v1/models"): (NO_KEY, OK, OK),
     ("GET", "/v1/models/demo"): (NO_KEY, OK, OK),
+    ("GET", "/api/tags"): (NO_KEY, OK, OK),
+    ("GET", "/api/ps"): (NO_KEY, OK, OK),
+    ("GET", "/api/version"): (NO_KEY, OK, OK),
+    ("POST", "/api/show"): (NO_KEY, OK, OK),
+    ("POST", "/api/chat"): (NO_KEY, OK, OK),
+    ("POST", "/api/pull"): (NO_KEY, OK, OK),
+    ("POST", "/api/copy"): (NO_KEY, (501, ""), (501, "")),
+    ("DELETE", "/api/delete"): (NO_KEY, (501, ""), (501, "")),
     ("GET", "/props"): (NO_KEY, OK, OK),
     ("GET", "/metrics"): (OK, OK, OK),  # allowed from loopback
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
@@ -99,7 +107,7 @@ def test_a_route_is_open_to_the_right_clients(service: Service, route: tuple[str
     got = [ask(service, path, key, method, json=body) for key in ("", USER, ADMIN)]
     for answer, (status, code) in zip(got, ROUTES[route], strict=True):
         assert answer.status_code == status
-        if status >= 400 and code not in ("", "File Not Found"):
+        if status >= 400 and code not in ("", "File Not Found") and not path.startswith("/api/"):
             assert answer.json()["error"]["code"] == code
 
 
@@ -107,10 +115,10 @@ def test_every_route_is_in_the_table():
     """A new route requires a key by default; this table records that it was a decision."""
     from flask import Flask
 
-    from app.routes import authorization, configuration, decisions, health, inference, metrics, models, status
+    from app.routes import authorization, configuration, decisions, health, inference, metrics, models, ollama, status
 
     app = Flask("app")
-    for routes in (authorization, inference, models, configuration, decisions, health, metrics, status):
+    for routes in (authorization, inference, models, configuration, decisions, health, metrics, ollama, status):
         app.register_blueprint(routes.bp)
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
@@ -118,6 +126,8 @@ def test_every_route_is_in_the_table():
         "status.answer_probe",
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
         *("models.reject_get", "configuration.reload_configuration"),
+        *("ollama.forward_translated", "ollama.show_version", "ollama.list_tags", "ollama.list_processes"),
+        *("ollama.show_details", "ollama.pull", "ollama.reject_file_command", "ollama.reject_copy"),
         "inference.forward",
         "decisions.show_decisions",
     }
@@ -189,7 +199,7 @@ def test_an_openai_client_uses_its_key(service: Service):
 def test_a_key_can_use_and_see_only_its_models(service: Service):
     chat(service, USER)
     assert outcome(ask(service, "/v1/models/demo", NARROW)) == UNKNOWN
-    for path in ("/", "/v1/models", "/health", "/metrics", "/props"):
+    for path in ("/", "/v1/models", "/health", "/metrics", "/props", "/api/tags", "/api/ps"):
         assert "demo" not in ask(service, path, NARROW).text, path
     assert "llama_smart_proxy_requests_total" not in ask(service, "/metrics", NARROW).text
     assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text
@@ -205,6 +215,9 @@ def test_a_model_of_others_is_answered_like_a_name_that_does_not_exist(service: 
 
     assert answer("demo") == answer("nope")
     assert outcome(chat(service, NARROW)) == UNKNOWN
+    for path in ("/api/chat", "/api/generate", "/api/show", "/api/pull"):
+        theirs, nobodys = (ask(service, path, NARROW, "POST", json={"model": name}) for name in ("demo", "nope"))
+        assert (theirs.status_code, theirs.text.replace("demo", "nope")) == (404, nobodys.text), path
     for path in ("/slots?model=", "/metrics?model=", "/props?model=", "/v1/models/", "/models/"):
         theirs, nobodys = (ask(service, path + name, NARROW) for name in ("demo", "nope"))
         assert (theirs.status_code, theirs.text.replace("demo", "nope")) == (404, nobodys.text), path

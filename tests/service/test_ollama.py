@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ollama
 import pytest
+import requests
 
 from tests.helpers.service import Service, serving, wait_for
 from tests.service.test_faults import faulty
@@ -105,6 +106,57 @@ def test_a_model_is_loaded_and_unloaded_without_a_prompt(client: ollama.Client, 
     wait_for(lambda: not is_loaded(), 20)
     assert client.chat(model="demo", messages=[]).done_reason == "load"
     assert is_loaded()
+
+
+def test_models_are_listed(client: ollama.Client, service: Service):
+    listed = {model.model: model for model in client.list().models}
+    assert set(listed) == {"demo:latest", "vectors:latest"}, "clients add the tag before they look a name up"
+    demo = listed["demo:latest"]
+    assert demo.details and demo.details.format == "gguf"
+    assert demo.size and demo.digest and demo.modified_at
+    client.generate(model="demo:latest")
+    (process,) = [each for each in client.ps().models if each.model == "demo:latest"]
+    assert process.digest == demo.digest
+    assert (process.context_length, process.size_vram) == (32768, 0)
+    assert process.size and process.expires_at and process.expires_at > demo.modified_at
+    assert service.get("/api/version").json().keys() == {"version"}
+
+
+def test_a_model_tells_its_details(client: ollama.Client, service: Service):
+    shown = client.show("demo")
+    assert shown.modelinfo and shown.details
+    architecture = shown.modelinfo["general.architecture"]
+    assert (shown.details.family, shown.parameters) == (architecture, f"{'num_ctx':<30} 32768")
+    assert shown.modelinfo[f"{architecture}.context_length"] > 0
+    assert shown.capabilities
+    assert client.show("vectors").capabilities == ["embedding"]
+    assert service.post("/api/show", {"name": "demo:latest"}).json()["details"]["family"] == architecture
+    for body, status in (({"model": "nope"}, 404), ({}, 400), ({"model": 5}, 400)):
+        answer = service.post("/api/show", body)
+        assert (answer.status_code, [*answer.json()]) == (status, ["error"])
+
+
+def test_only_what_is_there_can_be_pulled(client: ollama.Client):
+    assert client.pull("demo").status == "success"
+    assert [part.status for part in client.pull("demo:latest", stream=True)] == ["success"]
+    with pytest.raises(ollama.ResponseError, match="downloads nothing") as raised:
+        client.pull("llama3.2")
+    assert raised.value.status_code == 404
+
+
+def test_what_has_no_counterpart_says_what_to_do(client: ollama.Client, service: Service):
+    commands: list[Callable[[], object]] = [
+        lambda: client.delete("demo"),
+        lambda: client.create(model="other", from_="demo"),
+        lambda: client.push("demo"),
+        lambda: client.copy("demo", "other"),
+    ]
+    for command in commands:
+        with pytest.raises(ollama.ResponseError, match=r"not supported: (models are files|give a model)") as raised:
+            command()
+        assert raised.value.status_code == 501
+    assert requests.head(f"{service.url}/api/blobs/sha256:00", timeout=10).status_code == 501
+    assert requests.get(f"{service.url}/api/chat", timeout=10).headers["Allow"] == "OPTIONS, POST"
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.entities.gguf import FileKind
+from app.entities.gguf import FileKind, Value
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
@@ -25,33 +25,19 @@ from workers.catalog.configured_models import ConfiguredModel, FileResolver, res
 from workers.catalog.described_models import DescribedModels
 from workers.catalog.file_summaries import FileSummaries, Summaries
 from workers.catalog.gguf_files import GgufFile, walk
+from workers.catalog.header_metadata import header_metadata
 from workers.catalog.hub_cache import discover_cached
-from workers.catalog.listing import MAX_NAME_LENGTH, Listing, discovered_lookup
+from workers.catalog.listing import Listing, discovered_lookup
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.catalog.model_headers import ModelHeaders, stamp_of
 from workers.catalog.scans import Scans
+from workers.catalog.sources import Sources
 from workers.catalog.unfinished import current_problem
 from workers.gguf.file_names import file_stem, parse_part_name
 
 __all__ = ["Catalog", "ConfiguredModel"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Where models come from, and the settings of those without an entry. `bases`: folders of relative paths."""
-
-    folders: tuple[str, ...]
-    bases: tuple[str, ...]
-    cache: str | None
-    entries: tuple[ConfiguredModel, ...]
-    defaults: LaunchSettings
-    constraints: PlacementConstraints
-
-    @property
-    def has_replicas(self) -> bool:
-        return any(entry.replicas.max > 1 for entry in self.entries)
 
 
 class Catalog:
@@ -100,10 +86,7 @@ class Catalog:
 
     def find(self, name: str) -> Model:
         """The model with that name or other name, with what is known of its header. Raises ModelNotFound."""
-        listing, model = self._listing, None
-        if len(name) <= MAX_NAME_LENGTH:
-            model = listing.by_name.get(name) or listing.by_lowercase_name.get(name.lower())
-        if model is None:
+        if (model := self._listing.find(name)) is None:
             raise ModelNotFound(name)
         return self._described.of(model)
 
@@ -151,6 +134,10 @@ class Catalog:
     def _has_changed(self, model: Model) -> bool:
         """Whether its files have changed since the last scan."""
         return stamp_of(model.path) != self._listing.stamps.get(model.path)
+
+    def metadata(self, model: Model) -> Mapping[str, Value]:
+        """Of its header, without long arrays. Raises InvalidModelFile."""
+        return header_metadata(model.path)
 
     def read_headers(self, seconds: float) -> None:
         """Read headers that are not known yet, until so much time has passed: the models have their facts then."""

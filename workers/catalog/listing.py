@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.entities.launch import LaunchSettings
-from app.entities.model import Model
+from app.entities.model import LATEST, Model
 from app.entities.placement import PlacementConstraints
 from workers.catalog.configured_models import ConfiguredModel, model_of
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
@@ -35,6 +35,12 @@ class Listing:
         # Identity of a file -> entries that serve it.
         self._entries_by_file: dict[object, list[Model]] = defaultdict(list)
         self._listed_by_file: dict[object, list[Model]] = defaultdict(list)
+
+    def find(self, name: str) -> Model | None:
+        """The model with that name or other name, with or without the tag that Ollama's clients add."""
+        names = (name, name.removesuffix(LATEST)) if len(name) <= MAX_NAME_LENGTH else ()
+        found = (self.by_name.get(each) or self.by_lowercase_name.get(each.lower()) for each in names)
+        return next(filter(None, found), None)
 
     def add_configured(self, configured: Sequence[Configured]) -> None:
         taken = {entry.name for entry, _, _ in configured}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -12,6 +13,7 @@ from app.errors import Overloaded, RequestTooLarge
 from app.ports import BodyFile
 from app.request_body.buffer import Buffer
 from app.request_body.content import BodyContent, BodyFormat, read_content
+from app.request_body.content_coding import decoded
 from app.request_body.json_body import values_bound
 from workers.request_bodies.budget import BodyBudget
 from workers.request_bodies.reader import LargeBodyReader
@@ -31,12 +33,18 @@ class RequestBodies:
         self.budget = BodyBudget(max_bodies_bytes, max_body_bytes)
         self._reader = LargeBodyReader(max_body_bytes)
 
-    def receive(self, read: Callable[[int], bytes], announced_bytes: int, client: str) -> HeldBody:
+    def receive(
+        self, read: Callable[[int], bytes], announced_bytes: int, client: str, codings: tuple[str, ...] = ()
+    ) -> HeldBody:
         """The body, which `read` returns piece by piece; 0 announced: chunks, or none. Close it. `client`: an API key's
-        name, or an address, whose share it takes.
+        name, or an address, whose share it takes. `codings`: of what `read` returns; the decoded body has the limits.
 
-        Raises RequestTooLarge and Overloaded, if the length is announced before anything is read.
+        Raises RequestTooLarge and Overloaded, if the length is announced before anything is read, and InvalidRequest
+        for a body without these codings.
         """
+        if codings:
+            _check_size(announced_bytes, self._max_body_bytes)
+            read, announced_bytes = decoded(self._limited(read), codings), 0
         held = HeldBody(self.budget, client, self._reader, self._max_body_bytes)
         try:
             held.receive(read, announced_bytes)
@@ -44,6 +52,18 @@ class RequestBodies:
             held.close()
             raise
         return held
+
+    def _limited(self, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+        """Encoded bytes count too: they may decode to nothing for ever."""
+        total = 0
+
+        def read_counted(size: int) -> bytes:
+            nonlocal total
+            total += len(piece := read(size))
+            _check_size(total, self._max_body_bytes)
+            return piece
+
+        return read_counted
 
     def close(self) -> None:
         """End the process that reads large bodies."""
@@ -67,15 +87,16 @@ class HeldBody:
 
     def receive(self, read: Callable[[int], bytes], announced_bytes: int) -> None:
         """Fill it. Raises RequestTooLarge, Overloaded."""
-        self._check_size(announced_bytes)
+        _check_size(announced_bytes, self._max_bytes)
         self._take(announced_bytes or PIECE_BYTES)
         piece = read(PIECE_BYTES)
+        text = piece.removeprefix(BOM_UTF8)  # the engine skips it, Python's decoder does not
         if len(piece) < PIECE_BYTES or len(piece) == announced_bytes:
-            self.data, size = piece, len(piece)
-            self._check_size(size)
+            self.data, size = text, len(text)
+            _check_size(size, self._max_bytes)
         else:
             self._fd = _memory_file()
-            size = self._store(piece, read, announced_bytes)
+            size = self._store(text, read, announced_bytes)
             self.data = BodyFile(self._fd, size)
         self._give_back_all_but(size)
 
@@ -87,15 +108,11 @@ class HeldBody:
             size += len(piece)
             if size == announced_bytes:
                 break
-            self._check_size(size)
+            _check_size(size, self._max_bytes)
             if size + PIECE_BYTES > self._taken_bytes and not announced_bytes:
                 self._take(PIECE_BYTES)
             piece = read(PIECE_BYTES)
         return size
-
-    def _check_size(self, count: int) -> None:
-        if count > self._max_bytes:
-            raise RequestTooLarge(f"the body is larger than {self._max_bytes} bytes; server.max_body sets the limit")
 
     def _take(self, count: int) -> None:
         count = min(count, self._max_bytes - self._taken_bytes)  # no body has more, and max_bodies may be max_body
@@ -169,6 +186,12 @@ class HeldBody:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _check_size(count: int, max_bytes: int) -> None:
+    """Raises RequestTooLarge."""
+    if count > max_bytes:
+        raise RequestTooLarge(f"the body is larger than {max_bytes} bytes; server.max_body sets the limit")
 
 
 def _memory_file() -> int:

@@ -1,0 +1,150 @@
+"""Models in the form of Ollama's lists: /api/tags, /api/ps and /api/show (api/types.go at 0013818)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from app.entities.capabilities import Capabilities
+from app.entities.gguf import Value
+from app.entities.model import LATEST, Model
+from app.entities.placement import CPU
+from app.entities.server import Server, ServerState
+from app.use_cases.scheduling.idle import idle_deadline
+from app.use_cases.scheduling.pool_state import PoolState
+
+FOREVER_SECONDS = 100 * 365 * 86400.0  # Ollama's clients expect a time even for a model that is kept
+LONG_ARRAY = 5  # longer ones are left empty, as in Ollama
+PARAMETER_WIDTH = 30  # of a name in `parameters`
+HIDDEN_KEYS = ("general.name", "tokenizer.chat_template")
+# Ollama's names of what a model can do.
+CAPABILITIES = {
+    "completion": "completion",
+    "tools": "tools",
+    "infill": "insert",
+    "vision": "vision",
+    "audio": "audio",
+    "embedding": "embedding",
+    "thinking": "thinking",
+}
+
+
+def tagged(name: str) -> str:
+    """The name as Ollama's clients look it up in the list: they add the tag to a name that has none."""
+    return name if ":" in name else name + LATEST
+
+
+def tag_list(models: Iterable[Model]) -> dict[str, object]:
+    """The body of /api/tags: the models that can be served, the newest first."""
+    listed = sorted((model for model in models if not model.problem), key=lambda model: -model.created)
+    return {"models": [_entry(model) | _file(model) for model in listed]}
+
+
+def process_list(pool: PoolState, now: float, unix_now: float) -> dict[str, object]:
+    """The body of /api/ps: the models that are loaded or loading. `now` in monotonic seconds."""
+    servers: dict[str, list[Server]] = {}
+    for server in pool.servers:
+        if server.state is not ServerState.STOPPING:
+            servers.setdefault(server.model.name, []).append(server)
+    return {"models": [_process(pool, each, now, unix_now) for each in servers.values()]}
+
+
+def model_details(model: Model, pool: PoolState, metadata: Mapping[str, Value]) -> dict[str, object]:
+    """The body of /api/show. `metadata`: of its header."""
+    template = metadata.get("tokenizer.chat_template")
+    return {
+        "modelfile": f"FROM {model.name}\n",
+        "parameters": _parameters(model, pool),
+        "template": template if isinstance(template, str) else "",
+        "details": _details(model),
+        "model_info": _model_info(model, metadata),
+        "capabilities": _capabilities(model.capabilities or Capabilities()),
+        "modified_at": _time(model.created),
+    }
+
+
+def _entry(model: Model) -> dict[str, object]:
+    name, stamp = tagged(model.name), f"{model.path}\0{model.size_bytes}\0{model.created}"
+    digest = hashlib.sha256(stamp.encode(errors="surrogateescape")).hexdigest()
+    return {"name": name, "model": name, "digest": digest, "details": _details(model)}
+
+
+def _file(model: Model) -> dict[str, object]:
+    return {"modified_at": _time(model.created), "size": model.size_bytes}
+
+
+def _process(pool: PoolState, servers: list[Server], now: float, unix_now: float) -> dict[str, object]:
+    """One model; `servers`: its replicas."""
+    sizes = [size for server in servers for size in (server.reported or server.booked).items()]
+    expires_in = max(_expires_in(pool, server, now) for server in servers)
+    return _entry(servers[0].model) | {
+        "size": sum(size for _, size in sizes),
+        "size_vram": sum(size for device, size in sizes if device != CPU),
+        "expires_at": _time(unix_now + min(expires_in, FOREVER_SECONDS)),
+        "context_length": _request_tokens(servers[0].model, servers[0].placement.ctx_size),
+    }
+
+
+def _expires_in(pool: PoolState, server: Server, now: float) -> float:
+    """Seconds until it is stopped if no request follows; of a busy one, if its requests ended now."""
+    since = server.last_used if server.is_idle else now
+    return max(0.0, since - now + idle_deadline(pool, server) - server.last_used)
+
+
+def _details(model: Model) -> dict[str, object]:
+    facts = model.facts
+    architecture = facts.architecture if facts else ""
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": architecture,
+        "families": [architecture] if architecture else None,
+        "parameter_size": _human_number(facts.parameters) if facts else "",
+        "quantization_level": facts.quantization if facts else "",
+    }
+
+
+def _human_number(count: int) -> str:
+    """As Ollama writes it (format.HumanNumber): 8.0B, 136.73M."""
+    for size, suffix, digits in ((1e12, "T", 1), (1e9, "B", 1), (1e6, "M", 2), (1e3, "K", 2)):
+        if count >= size:
+            return f"{count / size:.{digits}f}{suffix}"
+    return str(count)
+
+
+def _capabilities(capabilities: Capabilities) -> list[str]:
+    return [name for field, name in CAPABILITIES.items() if getattr(capabilities, field)]
+
+
+def _parameters(model: Model, pool: PoolState) -> str:
+    """The context that one request can have, as a parameter of a Modelfile: clients set their limits by it."""
+    server = pool.server_of(model.name)
+    has_context = server is not None and server.state is not ServerState.STOPPING
+    ctx_size = server.placement.ctx_size if server is not None and has_context else _configured_ctx_size(model)
+    return f"{'num_ctx':<{PARAMETER_WIDTH}} {_request_tokens(model, ctx_size)}" if ctx_size else ""
+
+
+def _configured_ctx_size(model: Model) -> int:
+    """0: it is chosen when the model is placed, or that of the training."""
+    return 0 if model.constraints.has_auto_context else model.launch.options.ctx_size
+
+
+def _request_tokens(model: Model, ctx_size: int) -> int:
+    options = model.launch.options
+    return ctx_size // (1 if options.kv_unified else max(1, options.parallel))
+
+
+def _model_info(model: Model, metadata: Mapping[str, Value]) -> dict[str, object]:
+    """The header's metadata. Numbers that JSON cannot express are left out."""
+    found: dict[str, object] = {"general.parameter_count": model.facts.parameters} if model.facts else {}
+    for key, value in metadata.items():
+        if key in HIDDEN_KEYS or (isinstance(value, float) and not math.isfinite(value)):
+            continue
+        found[key] = ([] if len(value) > LONG_ARRAY else list(value)) if isinstance(value, tuple) else value
+    return found
+
+
+def _time(unix_seconds: float) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat().replace("+00:00", "Z")
