@@ -123,12 +123,25 @@ def model_placement(model: Model, pool: PoolState, decisions: Iterable[DecisionR
 def model_list(models: Iterable[Model], pool: PoolState) -> dict[str, object]:
     """The body of /v1/models. Includes unloaded models: a request loads them."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    return {"object": "list", "data": [_entry(model, servers.get(model.name), pool) for model in models]}
+    entries = (entry for model in models for entry in _entries(model, servers.get(model.name), pool))
+    return {"object": "list", "data": list(entries)}
 
 
 def model_entry(model: Model, pool: PoolState) -> dict[str, object]:
     """One model in OpenAI's form, with llama.cpp's `status`."""
-    return _entry(model, pool.server_of(model.name), pool)
+    entry = _entry(model, pool.server_of(model.name), pool)
+    return _as_variant(entry, model.variant) if model.variant else entry
+
+
+def _entries(model: Model, server: Server | None, pool: PoolState) -> list[dict[str, object]]:
+    """The model, and each of its variants like a model of its own."""
+    entry = _entry(model, server, pool)
+    return [entry, *(_as_variant(entry, variant) for variant in model.variants)]
+
+
+def _as_variant(entry: dict[str, object], variant: str) -> dict[str, object]:
+    """`parent` as vLLM has it for LoRA adapters, other names of one loaded model."""
+    return entry | {"id": variant, "parent": entry["id"], "aliases": []}
 
 
 def _entry(model: Model, server: Server | None, pool: PoolState) -> dict[str, object]:
