@@ -6,6 +6,7 @@ import contextlib
 import http
 import json
 import socket
+from collections.abc import Iterable
 
 from gunicorn.http.errors import ExpectationFailed as GunicornExpectationFailed
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException
@@ -40,7 +41,7 @@ def application_error(error: BaseException | None) -> ProxyError:
     return error if isinstance(error, ProxyError) else ProxyError("internal error; see the service's log")
 
 
-def response_bytes(problem: ProxyError) -> bytes:
+def response_bytes(problem: ProxyError, more_headers: Iterable[tuple[str, str]] = ()) -> bytes:
     """The complete HTTP response; the connection closes after it."""
     body = json.dumps(problem.body).encode()
     headers = {
@@ -48,14 +49,15 @@ def response_bytes(problem: ProxyError) -> bytes:
         "Content-Length": str(len(body)),
         "Connection": "close",
         **problem.headers,
+        **dict(more_headers),
     }
     lines = [f"HTTP/1.1 {problem.status} {http.HTTPStatus(problem.status).phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def send_error(sock: socket.socket, problem: ProxyError) -> None:
+def send_error(sock: socket.socket, problem: ProxyError, more_headers: Iterable[tuple[str, str]] = ()) -> None:
     """Send the complete response without blocking, as far as possible."""
     # A few hundred bytes fit in an empty send buffer; it is full only if the client does not read.
     with contextlib.suppress(OSError):
-        sock.send(response_bytes(problem), socket.MSG_DONTWAIT)
+        sock.send(response_bytes(problem, more_headers), socket.MSG_DONTWAIT)
