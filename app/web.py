@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, Response
 
 from app.routes import authorization, configuration, decisions, health, inference, metrics, models, ollama, status
+from app.routes.cors import with_cors
 from app.routes.error_response import error_response, respond_with_error
 from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
@@ -32,7 +33,7 @@ def create_app(services: Services) -> Flask:
         app.register_blueprint(routes.bp)
     app.register_error_handler(Exception, _on_error)
     app.after_request(_add_request_id)
-    app.wsgi_app = _inference_first(services, app.wsgi_app)  # type: ignore[method-assign,assignment]
+    app.wsgi_app = with_cors(services, _inference_first(services, app.wsgi_app))  # type: ignore[method-assign,assignment]
     return app
 
 

@@ -2,7 +2,8 @@
 
 With keys, every route requires one except those in PUBLIC, and those in ADMIN require an admin's. Without keys, whoever
 reaches the address may do everything: the service listens on loopback only then, and must still be out of reach for web
-pages that a browser on this machine has open. Their requests are recognized by Host and Origin, and by content types
+pages that a browser on this machine has open, but for those of `server.cors_origins`, which may do all but change its
+state. Their requests are recognized by Host and Origin, and by content types
 that a page may send to any site.
 
 A key that came by Basic may be one that a browser remembers and adds to requests of any page: it counts only if the
@@ -133,6 +134,7 @@ def _check_origin(request: IncomingRequest, policy: AccessPolicy) -> None:
     """Reject a web page, which may use a host name of its own that resolves to this machine, or post to any address."""
     host, method = request.header("Host"), request.method
     origin = "" if method in ("GET", "HEAD", "OPTIONS") else request.header("Origin").lower()
+    origin = "" if policy.allows_page(origin) else origin
     if request.endpoint not in PUBLIC and not _is_trusted_host(host, policy):
         raise NotAllowed(
             f"the Host {host[:200]!r} is not this machine; to accept that name, configure keys or server.allow_open"

@@ -21,11 +21,13 @@ from click.testing import CliRunner
 from app.commands.cli import main
 from tests.helpers.builders import GIB, a_gguf
 from tests.helpers.service import ENDLESS, Service, serving, wait_for
+from tests.service.test_bad_requests import answer_to, plain
 from workers.catalog.demo_model import write_demo_model
 
 ADMIN, USER, OTHER_USER = "admin-key", "user-key", "other-key"
 # Each token is 2 KB, more than the buffers between the client and the engine hold: a stream that is not read waits.
 LONG_STREAM = {**ENDLESS, "stream": True, "logprobs": True, "top_logprobs": 20}
+CHUNKED = "Transfer-Encoding: chunked"
 CHAT = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 4}
 
 
@@ -155,6 +157,43 @@ def test_a_replaced_key_is_refused_at_once_and_its_stream_runs_on(proxy: Reloade
         assert proxy.chat("kept", USER).status_code == 401
         assert proxy.chat("kept", OTHER_USER).status_code == 200
         assert all(next(lines) is not None for _ in range(50))
+
+
+PAGE = "https://chat.example.org"
+
+
+def test_a_page_of_another_site_may_use_the_service_once_its_origin_is_listed(proxy: Reloaded):
+    """Preflights without a key, and the headers on streams, small answers, our errors and those of the worker."""
+
+    def options() -> requests.Response:
+        asked = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+        asked |= {"Access-Control-Request-Headers": "authorization,content-type"}
+        return requests.options(proxy.service.url + "/v1/chat/completions", headers=asked, timeout=20)
+
+    assert options().status_code == 401
+    assert proxy.reload(proxy.settings(server={"cors_origins": [PAGE]})).json()["needs_restart"] == []
+    allowed = options()
+    assert (allowed.status_code, allowed.content) == (204, b"")
+    assert allowed.headers["Access-Control-Allow-Headers"] == "authorization, content-type"
+    page = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site", "Authorization": f"Bearer {USER}"}
+    body = {"model": "kept", **CHAT}
+    for answer in (
+        requests.get(proxy.service.url + "/v1/models", headers=page, timeout=20),
+        requests.post(proxy.service.url + "/v1/chat/completions", headers=page, json=body, timeout=60),
+        requests.post(
+            proxy.service.url + "/v1/chat/completions", headers=page, json={**body, "stream": True}, timeout=60
+        ),
+        requests.post(proxy.service.url + "/v1/chat/completions", headers=page, json={"model": "no"}, timeout=20),
+        requests.post(proxy.service.url + "/v1/chat/completions", headers={"Origin": PAGE}, json=body, timeout=20),
+        requests.get(proxy.service.url + "/nowhere", headers=page, timeout=20),
+    ):
+        assert (answer.headers["Access-Control-Allow-Origin"], answer.headers["Vary"]) == (PAGE, "Origin")
+        assert "x-llama-smart-proxy-model" in answer.headers["Access-Control-Expose-Headers"]
+    cut = plain("POST", "/v1/chat/completions", *(f"{name}: {value}" for name, value in page.items()), CHUNKED)
+    broken = answer_to(proxy.service, cut + b"no chunk\r\n")
+    assert (broken.status, broken.getheader("Access-Control-Allow-Origin")) == (400, PAGE)
+    assert proxy.reload(proxy.settings()).status_code == 200
+    assert options().status_code == 401
 
 
 def test_only_an_admin_reloads(proxy: Reloaded):

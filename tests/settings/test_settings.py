@@ -38,6 +38,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
 SECRET = "sk-sesame-open"
 HASH = hashlib.sha256(SECRET.encode()).hexdigest()
 URL_EXPECTED = "must begin with http:// or https:// and a host name"
+ORIGINS = "write https://chat.example.org, or * for any"
 BAD_NAME = "a name must have 1 to 512 printable characters, without leading or trailing spaces"
 
 
@@ -187,6 +188,10 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         *(
             (f"server: {{public_url: '{url}'}}", f"server.public_url: {URL_EXPECTED}")
             for url in ("llm.example.org", "ftp://llm.example.org", "https://", "https:///x", "http://h:port")
+        ),
+        *(
+            (f"server: {{cors_origins: ['{origin}']}}", f"server.cors_origins: {origin!r} is not an origin; {ORIGINS}")
+            for origin in ("chat.example.org", "https://", "null", "https://a/path", "https://*.a", "https://u:p@a", "")
         ),
         ("scheduling: {ttl_seconds: .inf}", "scheduling.ttl_seconds: must be a number, not inf"),
         ("scheduling: {max_loaded: 0}", "scheduling.max_loaded: must be at least 1, not 0"),
@@ -365,6 +370,25 @@ def test_no_error_message_contains_a_secret(tmp_path, text):
 def test_the_public_url_is_compared_as_browsers_send_it(tmp_path, url, origin):
     assert configured(tmp_path, f"server: {{public_url: '{url}'}}").server.public_origin == origin
     assert configured(tmp_path).server.public_origin == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("'*'", {"*"}),
+        ("['*']", {"*"}),
+        ("[]", set()),
+        (
+            "[HTTPS://Chat.Example.org:443/, 'http://localhost:3000']",
+            {"https://chat.example.org", "http://localhost:3000"},
+        ),
+        ("['app://obsidian.md', 'chrome-extension://abcdef']", {"app://obsidian.md", "chrome-extension://abcdef"}),
+        ("['http://[::1]:80']", {"http://[::1]"}),
+    ],
+)
+def test_origins_of_pages_are_compared_as_browsers_send_them(tmp_path, text, origins):
+    assert configured(tmp_path, f"server: {{cors_origins: {text}}}").server.allowed_origins == origins
+    assert configured(tmp_path).server.allowed_origins == frozenset()
 
 
 def test_keys_become_api_keys(tmp_path):

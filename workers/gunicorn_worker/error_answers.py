@@ -6,6 +6,7 @@ import contextlib
 import http
 import json
 import socket
+from collections.abc import Iterable
 
 from gunicorn.http.errors import ExpectationFailed as GunicornExpectationFailed
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException
@@ -41,7 +42,9 @@ def application_error(error: BaseException | None) -> ProxyError:
     return error if isinstance(error, ProxyError) else ProxyError("internal error; see the service's log")
 
 
-def response_bytes(problem: ProxyError, form: ErrorForm = ErrorForm.OPENAI) -> bytes:
+def response_bytes(
+    problem: ProxyError, form: ErrorForm = ErrorForm.OPENAI, more_headers: Iterable[tuple[str, str]] = ()
+) -> bytes:
     """The complete HTTP response; the connection closes after it."""
     body = json.dumps(form.body(problem)).encode()
     headers = {
@@ -49,6 +52,7 @@ def response_bytes(problem: ProxyError, form: ErrorForm = ErrorForm.OPENAI) -> b
         "Content-Length": str(len(body)),
         "Connection": "close",
         **problem.headers,
+        **dict(more_headers),
     }
     lines = [f"HTTP/1.1 {problem.status} {http.HTTPStatus(problem.status).phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -61,8 +65,10 @@ def form_for(received: bytes | bytearray) -> ErrorForm:
     return error_form(target.decode("latin-1"))
 
 
-def send_error(sock: socket.socket, problem: ProxyError, form: ErrorForm = ErrorForm.OPENAI) -> None:
+def send_error(
+    sock: socket.socket, problem: ProxyError, form: ErrorForm, more_headers: Iterable[tuple[str, str]] = ()
+) -> None:
     """Send the complete response without blocking, as far as possible."""
     # A few hundred bytes fit in an empty send buffer; it is full only if the client does not read.
     with contextlib.suppress(OSError):
-        sock.send(response_bytes(problem, form), socket.MSG_DONTWAIT)
+        sock.send(response_bytes(problem, form, more_headers), socket.MSG_DONTWAIT)
