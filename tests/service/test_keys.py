@@ -205,6 +205,14 @@ def test_a_key_can_use_and_see_only_its_models(service: Service):
     assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text
 
 
+def test_only_an_admin_unloads_a_model_by_ollamas_api(service: Service):
+    unload = {"model": "demo", "keep_alive": 0}
+    chat(service, USER)
+    refused = ask(service, "/api/generate", USER, "POST", json=unload)
+    assert (refused.status_code, [*refused.json()]) == (403, ["error"])
+    assert ask(service, "/api/generate", ADMIN, "POST", json=unload).json()["done_reason"] == "unload"
+
+
 def test_a_model_of_others_is_answered_like_a_name_that_does_not_exist(service: Service):
     """403 against 404 told which names exist."""
     chat(service, USER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,14 @@ def test_a_chat_is_one_object(client: ollama.Client):
     assert answer.created_at and answer.created_at.endswith("Z")
 
 
-def test_a_chat_is_a_stream_of_objects(client: ollama.Client):
+def test_a_chat_is_a_stream_of_objects(client: ollama.Client, service: Service):
     whole = client.chat(model="demo", messages=HI, options=THREE)
     *parts, last = client.chat(model="demo", messages=HI, options=THREE, stream=True)
     assert [part.done for part in parts] == 3 * [False]
     assert "".join(part.message.content or "" for part in parts) == whole.message.content
     assert (last.message.content, last.done, last.done_reason, last.eval_count) == ("", True, "length", 3)
+    logged = rf"status=200 path=/api/chat model=demo .* prompt={last.prompt_eval_count} completion=3 "
+    wait_for(lambda: len(re.findall(logged, service.output)) >= 2, 20)
 
 
 def test_a_stream_is_lines_of_json(service: Service):
