@@ -234,7 +234,7 @@ class Exchange(AnswerProgress):
             if not self.answer.is_stream:  # an error of the engine, mostly
                 pieces: list[bytes] = []
                 self.is_complete = self.answer.copy_body(pieces.append, None)
-                write(b"data: " + b" ".join(b"".join(pieces).splitlines()) + b"\n\n")
+                write(self.request.error_form.engine_event(self.answer.status, b"".join(pieces)))
         except ProxyError as error:
             self.failure = error
-            write(visible_error(self.request, error).event)
+            write(self.request.error_form.event(visible_error(self.request, error)))

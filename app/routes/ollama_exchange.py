@@ -14,7 +14,7 @@ from typing import Any
 
 from app.entities.model import Model
 from app.entities.server import ServerState
-from app.errors import NotAllowed
+from app.errors import ErrorForm, NotAllowed
 from app.ports import Address, EngineAnswer, Lease, RequestBody, WatchedClient
 from app.request_body.ollama_body import translated
 from app.routes.exchange import Exchange, respond
@@ -57,7 +57,7 @@ class OllamaExchange(Exchange):
     def _ask(self, address: Address, data: Any, client: WatchedClient) -> EngineAnswer:
         if not self.translation.path:
             return self._loaded()
-        request = replace(self.request.for_engine(data), target=self.translation.path)
+        request = replace(self.request.for_engine(data), target=self.translation.path, error_form=ErrorForm.OPENAI)
         answer = self.services.relay.send(address, request, client)
         try:
             return TranslatedAnswer(answer, self.translation, self._occasion)
