@@ -161,7 +161,7 @@ def test_a_load_that_only_reads_is_not_stopped_and_shows_how_far_it_is(tmp_path:
 
         def progress() -> float:
             (entry,) = service.get("/v1/models").json()["data"]
-            return float(entry["status"].get("progress", 0.0))
+            return float(entry["status"].get("progress", {"value": 0.0})["value"])
 
         wait_for(lambda: 0.0 < progress() < 0.6, 10)  # of 64 MiB it has read 8 times 2, and its own libraries
         assert answer.result().status_code == 200

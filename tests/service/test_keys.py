@@ -87,6 +87,14 @@ ROUTES = {
     ("GET", "/props"): (NO_KEY, OK, OK),
     ("GET", "/metrics"): (OK, OK, OK),  # allowed from loopback
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
+    ("GET", "/running"): (NO_KEY, OK, OK),
+    ("GET", "/upstream/demo/health"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/upstream/demo/tokenize"): (NO_KEY, FORBIDDEN, OK),
+    ("GET", "/upstream/nope/health"): (NO_KEY, FORBIDDEN, UNKNOWN),
+    ("GET", "/upstream/demo/tools"): (NO_KEY, FORBIDDEN, (404, "not_found")),
+    ("POST", "/api/models/unload/demo"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/api/models/unload"): (NO_KEY, FORBIDDEN, OK),
+    ("GET", "/unload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/admin/reload"): (NO_KEY, FORBIDDEN, OK),
@@ -115,16 +123,19 @@ def test_every_route_is_in_the_table():
     """A new route requires a key by default; this table records that it was a decision."""
     from flask import Flask
 
-    from app.routes import authorization, configuration, decisions, health, inference, metrics, models, ollama, status
+    from app.routes import authorization
+    from app.web import BLUEPRINTS
 
     app = Flask("app")
-    for routes in (authorization, inference, models, configuration, decisions, health, metrics, ollama, status):
+    for routes in BLUEPRINTS:
         app.register_blueprint(routes.bp)
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
         "status.answer_probe",
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
+        *("llama_swap.list_running", "llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"),
+        *("model_events.stream_events", "upstream.forward_upstream"),
         *("models.reject_get", "configuration.reload_configuration"),
         *("ollama.forward_translated", "ollama.show_version", "ollama.list_tags", "ollama.list_processes"),
         *("ollama.show_details", "ollama.pull", "ollama.reject_file_command", "ollama.reject_copy"),
