@@ -19,6 +19,6 @@ assert client.messages.count_tokens(model="demo", messages=HELLO).input_tokens >
 try:
     client.messages.create(model="nosuch", messages=HELLO, max_tokens=4)
 except anthropic.NotFoundError as error:
-    assert "nosuch" in str(error)
+    assert (error.body["type"], error.body["error"]["type"]) == ("error", "not_found_error"), error.body
 else:
     raise AssertionError("an unknown model was answered")
