@@ -71,6 +71,7 @@ class Exchange(AnswerProgress):
         self.route = route
         self.services = request.services
         self.may_load = may_load(request, route)
+        self.takes_slot = request.method not in LOADS_NOTHING
         self.arrived_at = time.monotonic()
         self.body: RequestBody | None = None
         self.options = RequestOptions("")
@@ -89,12 +90,12 @@ class Exchange(AnswerProgress):
             take_request(services, request.key)
         self._read_request()
         self.model = model_for(request, self.route, self.options.model, self.may_load)
-        self.options = apply_rules(request, self.body, self.options, self.model.rules)
+        self._apply_rules(self.model)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
         self.client = request.watch_client()
         self.releases.append(self.client.close)
-        if request.method in LOADS_NOTHING:
+        if not self.takes_slot:
             self._send(loaded_address(request, self.route, self.model))
         elif (lease := self._wait_for_slot(self.model, self.client)) is not None:
             self._send_on(lease)
@@ -147,6 +148,9 @@ class Exchange(AnswerProgress):
 
     def _translate(self, body: RequestBody) -> None:
         """Nothing: it goes to the engine as it is."""
+
+    def _apply_rules(self, model: Model) -> None:
+        self.options = apply_rules(self.request, self.body, self.options, model.rules)
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
@@ -235,7 +239,7 @@ class Exchange(AnswerProgress):
             if not self.answer.is_stream:  # an error of the engine, mostly
                 pieces: list[bytes] = []
                 self.is_complete = self.answer.copy_body(pieces.append, None)
-                write(b"data: " + b" ".join(b"".join(pieces).splitlines()) + b"\n\n")
+                write(self.request.error_form.engine_event(self.answer.status, b"".join(pieces)))
         except ProxyError as error:
             self.failure = error
-            write(visible_error(self.request, error).event)
+            write(self.request.error_form.event(visible_error(self.request, error)))
