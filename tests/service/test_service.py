@@ -151,6 +151,29 @@ def test_an_unload_is_logged_and_counted_while_it_waits_for_an_answer(tmp_path: 
         assert counted in service.get("/metrics").text
 
 
+def test_a_forced_unload_ends_running_answers_at_once(service: Service):
+    """Streams get an error event, answers that have not begun a status; the next request loads the model again."""
+    with service.chat(stream=True, **ENDLESS) as stream, ThreadPoolExecutor(1) as pool:
+        lines = stream.iter_lines()
+        next(line for line in lines if line.startswith(b"data:"))
+        silent = pool.submit(service.chat, **ENDLESS)
+        wait_for(lambda: slots_in_use(service) == 2, 10)
+        assert service.post("/models/unload", {"model": "demo", "force": True}, timeout=10).json() == {"success": True}
+        assert service.servers() == []
+        *_, last = filter(None, lines)
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "model_unloaded"
+        answer = silent.result(20)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unloaded")
+    assert service.chat().status_code == 200
+
+
+def test_an_unload_that_bounds_running_answers_by_nonsense_is_rejected(service: Service):
+    wrong = service.post("/models/unload", {"model": "demo", "wait_seconds": "5"})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "wait_seconds")
+    bounded = service.post("/models/unload", {"model": "demo", "wait_seconds": 5}, timeout=10)
+    assert bounded.json() == {"success": True}, "an idle model does not take the time"
+
+
 def test_an_openai_client_gets_the_right_exception(client: openai.OpenAI):
     with pytest.raises(openai.NotFoundError, match="GET /v1/models lists the names"):
         client.chat.completions.create(model="nope", messages=HELLO)
