@@ -74,6 +74,7 @@ class Services:
     relay: RequestRelay
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
+    event_streams: Admission  # taken by streams of /models/sse
     rates: RateLimits
     tokens: TokenCounts
     bodies: Bodies

@@ -17,6 +17,7 @@ PURE_STDLIB = {
     "__future__",
     "base64",
     "binascii",
+    "shlex",
     "datetime",
     "bisect",
     "array",
@@ -49,7 +50,7 @@ USE_CASES = {
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
     "app/use_cases/placement": {"app/entities", "app/use_cases/estimate", "app/use_cases/model_shape"},
     "app/use_cases/scheduling": {"app/entities", "app/use_cases/placement"},
-    "app/use_cases/reporting": {"app/entities", "app/use_cases/scheduling"},
+    "app/use_cases/reporting": {"app/entities", "app/use_cases/launch", "app/use_cases/scheduling"},
 }
 APP = {
     "app/entities": set(),

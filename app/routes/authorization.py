@@ -33,9 +33,12 @@ bp = Blueprint("authorization", __name__)
 
 PUBLIC = {"health.show_health", "health.alive", "health.ready", "status.answer_probe"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
-STATE_CHANGING = {"models.load", "models.unload", "configuration.reload_configuration"}
+WANTS_JSON = {"models.load", "models.unload", "configuration.reload_configuration"}  # or a key: no form has that type
+UNLOADING = {"llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"}
+STATE_CHANGING = WANTS_JSON | UNLOADING | {"upstream.forward_upstream"}
 ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
 ALL_MODELS = {"configuration.reload_configuration"}  # a key that does not see them all may not do this
+PAGES = {"status.show_status", "upstream.forward_upstream"}  # a browser asks its user for a key
 SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1
 
 
@@ -70,7 +73,7 @@ def _check(request: IncomingRequest, policy: AccessPolicy) -> None:
         _check_origin(request, policy)
     if _changes_state(request) and _is_from_another_site(request, policy) and not _is_local_page(request):
         raise NotAllowed("a web page of another site may not do this without a key; configure keys")
-    if request.endpoint in STATE_CHANGING and request.mimetype != "application/json":
+    if request.endpoint in WANTS_JSON and request.mimetype != "application/json":
         raise InvalidRequest('this route requires a key, or -H "Content-Type: application/json"')
 
 
@@ -119,7 +122,7 @@ def _check_key(request: IncomingRequest) -> None:
         credentials = _credentials(request)
         raise InvalidApiKey(
             has_credentials=bool(credentials),
-            is_browser=request.endpoint == "status.show_status",
+            is_browser=request.endpoint in PAGES,
             is_remembered=any(not each.is_explicit for each in credentials)
             and _is_from_another_site(request, request.settings.access_policy),
         )

@@ -71,6 +71,7 @@ class Exchange(AnswerProgress):
         self.route = route
         self.services = request.services
         self.may_load = may_load(request, route)
+        self.takes_slot = request.method not in LOADS_NOTHING
         self.arrived_at = time.monotonic()
         self.body: RequestBody | None = None
         self.options = RequestOptions("")
@@ -93,7 +94,7 @@ class Exchange(AnswerProgress):
             raise NoEngine(services.engine_problem)
         self.client = request.watch_client()
         self.releases.append(self.client.close)
-        if request.method in LOADS_NOTHING:
+        if not self.takes_slot:
             self._send(loaded_address(request, self.route, self.model))
         elif (lease := self._wait_for_slot(self.model, self.client)) is not None:
             self._send_on(lease)
@@ -234,7 +235,7 @@ class Exchange(AnswerProgress):
             if not self.answer.is_stream:  # an error of the engine, mostly
                 pieces: list[bytes] = []
                 self.is_complete = self.answer.copy_body(pieces.append, None)
-                write(b"data: " + b" ".join(b"".join(pieces).splitlines()) + b"\n\n")
+                write(self.request.error_form.engine_event(self.answer.status, b"".join(pieces)))
         except ProxyError as error:
             self.failure = error
-            write(visible_error(self.request, error).event)
+            write(self.request.error_form.event(visible_error(self.request, error)))

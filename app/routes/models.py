@@ -19,7 +19,14 @@ from app.request_body.grace_period import grace_seconds
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.requested_model import read_request
-from app.routes.visibility import check_access, find_model, servable_model, visible_decisions, visible_models
+from app.routes.visibility import (
+    check_access,
+    find_model,
+    servable_model,
+    visible_decisions,
+    visible_engine,
+    visible_models,
+)
 from app.services import Services, services
 from app.use_cases.reporting.report import model_entry, model_list, model_placement, router_props
 
@@ -30,7 +37,8 @@ bp = Blueprint("models", __name__)
 @bp.get("/models")
 def list_models() -> Response:
     _reload_if_requested()
-    return jsonify(model_list(visible_models(current_request()), services().store.pool))
+    request = current_request()
+    return jsonify(model_list(visible_models(request), request.services.store.pool, visible_engine(request)))
 
 
 @bp.get("/v1/models/<path:name>")
@@ -40,13 +48,14 @@ def show_model(name: str) -> Response:
     request = current_request()
     store, model, key = request.services.store, find_model(request, name), request.key
     decisions = visible_decisions(request) if key is None or key.admin else ()
-    return jsonify(model_entry(model, store.pool) | model_placement(model, store.pool, decisions))
+    entry = model_entry(model, store.pool, visible_engine(request))
+    return jsonify(entry | model_placement(model, store.pool, decisions))
 
 
 def _reload_if_requested() -> None:
     """A scan takes up to a second, and requests for one wait for each other: they must not take the last thread."""
     if current_request().wants_scan:
-        with _admitted(services()):
+        with admitted(services()):
             services().catalog.reload()
 
 
@@ -66,7 +75,7 @@ def unload() -> Response:
     """Returns once its processes have ended. Requests that they are answering are finished first, if the order does
     not say how long it waits for them."""
     s = services()
-    with _command(_known_or_loaded, _grace_seconds) as (model, client, seconds):
+    with _command(known_or_loaded, _grace_seconds) as (model, client, seconds):
         max_wait_seconds = s.settings.max_wait_seconds + (0 if seconds == inf else seconds)
         s.pool.unload(model, max_wait_seconds, client, seconds)
     return jsonify(success=True)
@@ -87,7 +96,7 @@ def _grace_seconds(request: IncomingRequest, body: RequestBody) -> float:
     return grace_seconds(body.data)
 
 
-def _known_or_loaded(request: IncomingRequest, name: str) -> Model:
+def known_or_loaded(request: IncomingRequest, name: str) -> Model:
     """The model of that name, even if it is loaded but no longer in the catalogue."""
     try:
         return find_model(request, name)
@@ -115,7 +124,7 @@ def _command(
     """The model of a load or unload, its watched client, and how many seconds its running requests get; takes a place
     among the inference requests meanwhile."""
     request = current_request()
-    with _admitted(request.services):
+    with admitted(request.services):
         with contextlib.closing(request.receive_body()) as body:
             name, seconds = read_request(request, body).model, read_grace(request, body)
         model = find(request, name)
@@ -124,7 +133,7 @@ def _command(
 
 
 @contextlib.contextmanager
-def _admitted(services: Services) -> Iterator[None]:
+def admitted(services: Services) -> Iterator[None]:
     """Count something that waits as an inference request. Raises Overloaded if too many are running."""
     services.admission.acquire()
     try:

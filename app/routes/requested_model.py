@@ -25,14 +25,15 @@ class RequestOptions:
     repeated_bytes: int = 0  # of the body, that the engine reads again with every prompt
 
 
-def read_request(request: IncomingRequest, body: RequestBody | None) -> RequestOptions:
-    """Which model the request is for, and its other options.
+def read_request(request: IncomingRequest, body: RequestBody | None, in_path: str = "") -> RequestOptions:
+    """Which model the request is for, and its other options. `in_path`: the model's name, if the path has it; what the
+    body names does not matter then.
 
     Raises InvalidRequest for what cannot be parsed or is ambiguous, MissingModel without a model.
     """
-    in_address = request.arguments("model")
+    in_address = [in_path] if in_path else request.arguments("model")
     content = _content(request, body, is_named=any(in_address))
-    model = _model(request, [*at_most_one(in_address, "the query"), *content.names])
+    model = in_path or _model(request, [*at_most_one(in_address, "the query"), *content.names])
     conversation = _conversation(request, content, [*in_address, *content.names])
     options = content.streams, content.keep_alive_seconds, content.num_ctx, conversation
     return RequestOptions(model, *options, content.prompts, content.repeated_bytes)

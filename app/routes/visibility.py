@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from app.entities.key import ApiKey
+from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.server import ServerState
 from app.errors import ModelNotFound, ProxyError
@@ -73,6 +74,11 @@ def visible_pool(request: IncomingRequest) -> PoolState:
         return pool
     servers = tuple(server for server in pool.servers if may_use(key, server.model))
     return replace(pool, servers=servers, waiting=tuple(w for w in pool.waiting if may_use(key, w.model)))
+
+
+def visible_engine(request: IncomingRequest) -> EngineFacts | None:
+    """The engine, whose command lines have paths of this machine, for an admin or without keys."""
+    return request.services.engine if request.key is None or request.key.admin else None
 
 
 def visible_decisions(request: IncomingRequest) -> tuple[DecisionRecord, ...]:

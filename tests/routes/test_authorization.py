@@ -26,7 +26,9 @@ ENGINE_SETTINGS = [
 ]
 SCAN = ("GET", "/v1/models?reload=1", LIST)
 SCANS = [SCAN, ("GET", "/models?reload=1", LIST), ("GET", "/v1/models/m?reload=1", "models.show_model")]
-MUTATING = [("POST", "/models/load", LOAD), *ENGINE_SETTINGS, *SCANS]
+UPSTREAM = ("GET", "/upstream/m/", "upstream.forward_upstream")  # it loads the model
+UNLOAD = ("POST", "/api/models/unload", "llama_swap.unload_all")
+MUTATING = [("POST", "/models/load", LOAD), *ENGINE_SETTINGS, *SCANS, UPSTREAM, UNLOAD]
 
 
 def hashed(key: str) -> str:

@@ -20,7 +20,7 @@ from gunicorn.http import Request
 from gunicorn.http.errors import UnsupportedTransferCoding
 from gunicorn.http.wsgi import Response
 
-from app.errors import ProxyError
+from app.errors import ProxyError, error_form
 from app.services import ANSWER_HEADERS, CLIENT_SOCKET
 from workers.gunicorn_worker.body_reading import BodyFailed, BodyReader, PacedUnreader
 from workers.gunicorn_worker.client_socket import direct_answer, has_no_body
@@ -126,7 +126,7 @@ class RequestHandler:
             return _after_failed_answer(response)
         if is_reset:
             return After.CLOSE
-        return self._refuse(connection, request_error(cause), cause, more_headers=more_headers)
+        return self._refuse(connection, request_error(cause), cause, response.req.path, more_headers)
 
     def _after_cut(self, error: OSError, connection: ClientConnection) -> After:
         if isinstance(error, BlockingIOError):  # SO_SNDTIMEO
@@ -149,7 +149,7 @@ class RequestHandler:
             log.error("request failed path=%s", path, exc_info=error)
         else:
             self._refusals.note(problem, connection.address, time.monotonic())
-        send_error(connection.sock, problem, more_headers)
+        send_error(connection.sock, problem, error_form(path or ""), more_headers)
         return After.CLOSE
 
 
