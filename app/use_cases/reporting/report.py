@@ -120,12 +120,27 @@ def model_list(models: Iterable[Model], pool: PoolState, engine: EngineFacts | N
     """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
     see command lines."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    return {"object": "list", "data": [_entry(model, servers.get(model.name), pool, engine) for model in models]}
+    entries = (entry for model in models for entry in _entries(model, servers.get(model.name), pool, engine))
+    return {"object": "list", "data": list(entries)}
 
 
 def model_entry(model: Model, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
     """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
-    return _entry(model, pool.server_of(model.name), pool, engine)
+    entry = _entry(model, pool.server_of(model.name), pool, engine)
+    return _as_variant(entry, model.variant) if model.variant else entry
+
+
+def _entries(
+    model: Model, server: Server | None, pool: PoolState, engine: EngineFacts | None
+) -> list[dict[str, object]]:
+    """The model, and each of its variants like a model of its own."""
+    entry = _entry(model, server, pool, engine)
+    return [entry, *(_as_variant(entry, variant) for variant in model.variants)]
+
+
+def _as_variant(entry: dict[str, object], variant: str) -> dict[str, object]:
+    """`parent` as vLLM has it for LoRA adapters, other names of one loaded model."""
+    return entry | {"id": variant, "parent": entry["id"], "aliases": []}
 
 
 def _entry(model: Model, server: Server | None, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
