@@ -159,7 +159,7 @@ def test_what_has_no_counterpart_says_what_to_do(client: ollama.Client, service:
             command()
         assert raised.value.status_code == 501
     assert requests.head(f"{service.url}/api/blobs/sha256:00", timeout=10).status_code == 501
-    assert requests.get(f"{service.url}/api/chat", timeout=10).headers["Allow"] == "OPTIONS, POST"
+    assert "POST" in requests.get(f"{service.url}/api/chat", timeout=10).headers["Allow"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,10 @@ def model_list(
     see command lines."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
     earlier = _earlier_contexts(decisions)
-    data = [_entry(each, servers.get(each.name), pool, earlier.get(each.name, 0), engine) for each in models]
+    data: list[dict[str, object]] = []
+    for model in models:
+        entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
+        data += [entry, *(_as_variant(entry, variant) for variant in model.variants)]
     return {"object": "list", "data": data}
 
 
@@ -33,16 +36,18 @@ def model_entry(
     model: Model, pool: PoolState, decisions: Sequence[DecisionRecord], engine: EngineFacts | None
 ) -> dict[str, object]:
     """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
-    return _entry(model, pool.server_of(model.name), pool, _earlier_contexts(decisions).get(model.name, 0), engine)
+    entry = _entry(model, pool.server_of(model.name), pool, _earlier_contexts(decisions).get(model.name, 0), engine)
+    return _as_variant(entry, model.variant) if model.variant else entry
 
 
 def anthropic_list(models: Iterable[Model], pool: PoolState, decisions: Sequence[DecisionRecord]) -> dict[str, object]:
     """The body of Anthropic's /v1/models: the models that generate text, on one page."""
     earlier = _earlier_contexts(decisions)
     data = [
-        _anthropic_entry(each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
+        _anthropic_entry(name, each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
         for each in models
         if each.capabilities is None or each.capabilities.completion
+        for name in (each.name, *each.variants)
     ]
     return {
         "data": data,
@@ -55,7 +60,8 @@ def anthropic_list(models: Iterable[Model], pool: PoolState, decisions: Sequence
 def anthropic_entry(model: Model, pool: PoolState, decisions: Sequence[DecisionRecord]) -> dict[str, object]:
     """The body of Anthropic's /v1/models/ID."""
     earlier = _earlier_contexts(decisions).get(model.name, 0)
-    return _anthropic_entry(model, request_tokens(model, pool.server_of(model.name), earlier))
+    tokens = request_tokens(model, pool.server_of(model.name), earlier)
+    return _anthropic_entry(model.variant or model.name, model, tokens)
 
 
 def request_tokens(model: Model, server: Server | None, earlier_ctx_size: int = 0) -> int:
@@ -100,6 +106,11 @@ def _entry(
     }
 
 
+def _as_variant(entry: dict[str, object], variant: str) -> dict[str, object]:
+    """`parent` as vLLM has it for LoRA adapters, other names of one loaded model."""
+    return entry | {"id": variant, "parent": entry["id"], "aliases": []}
+
+
 def _modalities(model: Model) -> dict[str, list[str]]:
     """As llama.cpp's router has them; "text" where the header has not been read."""
     can = model.capabilities
@@ -136,7 +147,7 @@ def _meta(model: Model, tokens: int) -> dict[str, object]:
     }
 
 
-def _anthropic_entry(model: Model, tokens: int) -> dict[str, object]:
+def _anthropic_entry(name: str, model: Model, tokens: int) -> dict[str, object]:
     created = datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
     limits = {"max_input_tokens": tokens, "max_tokens": tokens} if tokens else {}
-    return {"type": "model", "id": model.name, "display_name": model.name, "created_at": created, **limits}
+    return {"type": "model", "id": name, "display_name": name, "created_at": created, **limits}
