@@ -26,7 +26,7 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.loading_rules import LOADS_NOTHING, loaded_address, may_load, model_for
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
-from app.routes.requested_model import RequestOptions, read_request
+from app.routes.requested_model import RequestOptions, apply_rules, read_request
 from app.routes.visibility import visible_error
 from app.services import CLIENT_SOCKET
 from app.use_cases.token_counts import Prompts
@@ -90,6 +90,7 @@ class Exchange(AnswerProgress):
             take_request(services, request.key)
         self._read_request()
         self.model = model_for(request, self.route, self.options.model, self.may_load)
+        self._apply_rules(self.model)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
         self.client = request.watch_client()
@@ -147,6 +148,9 @@ class Exchange(AnswerProgress):
 
     def _translate(self, body: RequestBody) -> None:
         """Nothing: it goes to the engine as it is."""
+
+    def _apply_rules(self, model: Model) -> None:
+        self.options = apply_rules(self.request, self.body, self.options, model.rules)
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from flask import Blueprint, Response, jsonify
+from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
 from app.errors import NotAllowed
@@ -29,6 +30,8 @@ def list_running() -> Response:
 def unload_by_get() -> Response:
     """As POST /api/models/unload, for whoever sends a key: without keys, any web page could send a GET."""
     request = current_request()
+    if request.method == "HEAD":  # Flask adds it to each GET, and nobody expects it to change anything
+        raise MethodNotAllowed(["GET"])
     if request.key is None:
         raise NotAllowed("GET /unload requires a key; without keys, POST /api/models/unload unloads all models")
     _unload(request, _loaded_models(request))

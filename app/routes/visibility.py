@@ -15,11 +15,12 @@ from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.scheduling.pool_state import PoolState
 
 NOT_SHOWN = "another model"
+HEADERS_SECONDS = 0.5  # that a list may spend on headers which have not been read yet
 
 
 def may_use(key: ApiKey | None, model: Model) -> bool:
     """By the names under which the model is listed, whichever was requested: a key may use what it sees."""
-    return key is None or key.allows(model.name, *model.aliases)
+    return key is None or key.allows(*model.names)
 
 
 def find_model(request: IncomingRequest, name: str) -> Model:
@@ -67,6 +68,11 @@ def visible_models(request: IncomingRequest) -> list[Model]:
     return [model for model in request.services.catalog.models() if may_use(request.key, model)]
 
 
+def described_models(request: IncomingRequest) -> list[Model]:
+    """The same, with the facts of headers that were not read before, as many as HEADERS_SECONDS allow."""
+    return request.services.catalog.read_headers(visible_models(request), HEADERS_SECONDS)
+
+
 def visible_pool(request: IncomingRequest) -> PoolState:
     """The pool with the servers and waiting requests of those models."""
     pool, key = request.services.store.pool, request.key
@@ -105,7 +111,7 @@ def visible_text(request: IncomingRequest, text: str) -> str:
     if not is_limited(request.key):
         return text
     known = [*request.services.catalog.models(), *(server.model for server in request.services.store.pool.servers)]
-    shown = {name: may_use(request.key, model) for model in known for name in (model.name, *model.aliases)}
+    shown = {name: may_use(request.key, model) for model in known for name in model.names}
     # The longest first: a name may begin with another one.
     names = "|".join(re.escape(name) for name in sorted(shown, key=len, reverse=True) if name in text)
     if not names:

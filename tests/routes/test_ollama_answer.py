@@ -11,6 +11,7 @@ import pytest
 
 from app.entities.token_usage import TokenUsage
 from app.errors import ProxyError, UpstreamCrashed
+from app.errors.forms import ErrorForm
 from app.routes.ollama_answer import LoadedAnswer, Occasion, TranslatedAnswer
 from app.use_cases.ollama.translation import CHAT, EMBEDDINGS, Api, Translation
 
@@ -33,7 +34,7 @@ class Engine:
         if self.is_cut and not self.is_stream:
             raise ConnectionResetError
         if self.failure:
-            write(b"\n\n" + self.failure.event)
+            write(b"\n\n" + ErrorForm.OPENAI.event(self.failure))
         return not self.is_cut
 
     def usage(self) -> TokenUsage:

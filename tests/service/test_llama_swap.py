@@ -13,13 +13,16 @@ import requests
 
 from tests.helpers.service import Service, wait_for
 from tests.service.test_faults import faulty
-from tests.service.test_keys import ADMIN, KEYS, NARROW, USER, ask
+from tests.service.test_keys import ADMIN, KEYS, NARROW, USER, ask, hashed
+
+OTHER_TEAM = "key-of-another-team's-admin"
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Its engine answers with what it was sent."""
-    settings = {"KEYS": json.dumps(KEYS)}
+    team = {"name": "team", "sha256": hashed(OTHER_TEAM), "admin": True, "models": ["team-*"]}
+    settings = {"KEYS": json.dumps([*KEYS, team])}
     with faulty(tmp_path_factory.mktemp("swap"), settings, FAKE_ECHO=1, FAKE_PORT_ZERO=1) as running:
         yield running
 
@@ -102,7 +105,8 @@ def test_upstream_is_for_admins_and_their_models(service: Service):
         assert ask(service, "/upstream/m/health", key).status_code == status
     asked = ask(service, "/upstream/m/", headers={"Accept": "text/html"})
     assert "Basic" in asked.headers["WWW-Authenticate"], "a browser asks for the key"
-    assert ask(service, "/upstream/nope/health", ADMIN).json()["error"]["code"] == "model_not_found"
+    for key, name in ((ADMIN, "nope"), (OTHER_TEAM, "m")):
+        assert ask(service, f"/upstream/{name}/health", key).json()["error"]["code"] == "model_not_found"
 
 
 def test_running_shows_command_lines_to_admins_only(service: Service):
@@ -122,6 +126,8 @@ def test_unload_ends_all_models_and_needs_a_key(service: Service):
         ask(service, "/upstream/m/health", ADMIN)
         method, path = unload
         assert [ask(service, path, key, method).status_code for key in ("", USER)] == [401, 403]
+        assert ask(service, path, OTHER_TEAM, method).status_code == (404 if path.endswith("/m") else 200)
+        assert ask(service, path, ADMIN, "HEAD").status_code == 405
         assert len(running(service, ADMIN)) == 1
         assert ask(service, path, ADMIN, method).status_code == 200
         assert running(service, ADMIN) == []
