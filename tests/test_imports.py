@@ -22,6 +22,7 @@ PURE_STDLIB = {
     "array",
     "collections",
     "dataclasses",
+    "difflib",
     "enum",
     "fnmatch",
     "functools",
@@ -34,6 +35,7 @@ PURE_STDLIB = {
     "re",
     "struct",
     "typing",
+    "unicodedata",
 }
 PURE = ("app/entities", "app/use_cases")
 

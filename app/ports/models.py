@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from app.entities.gguf import Value
@@ -28,8 +28,8 @@ class ModelCatalog(Protocol):
     def metadata(self, model: Model) -> Mapping[str, Value]:
         """Of its header, without long arrays. Raises InvalidModelFile."""
 
-    def has_replicas(self, names: Sequence[str]) -> bool:
-        """Whether every one of these models may have several servers."""
+    def has_replicas(self, name: str) -> bool:
+        """Whether the model of that name may have several servers."""
 
     def reload(self) -> None:
         """Scan the folders again."""

@@ -27,7 +27,8 @@ bp = Blueprint("models", __name__)
 @bp.get("/models")
 def list_models() -> Response:
     _reload_if_requested()
-    return jsonify(model_list(visible_models(current_request()), services().store.pool))
+    request = current_request()
+    return jsonify(model_list(visible_models(request), request.services.store.pool, request.settings.list_aliases))
 
 
 @bp.get("/v1/models/<path:name>")
@@ -100,7 +101,7 @@ def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Mo
     request = current_request()
     with _admitted(request.services):
         with contextlib.closing(request.receive_body()) as body:
-            name = read_request(request, body).model
+            name = read_request(request, body, must_name=True).model
         model = find(request, name)
         with contextlib.closing(request.watch_client()) as client:
             yield model, client

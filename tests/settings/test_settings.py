@@ -236,6 +236,10 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases; remove it"),
         ("models: {a: {aliases: [b, b]}}", "models: 'a' has 'b' twice among its aliases; remove it"),
         ("models: {a: {aliases: [b]}, b: {}}", "models: 'b' is a name or alias of both a and b; only one can have it"),
+        (
+            "models: {a: {aliases: ['c*']}, b: {aliases: ['C*']}}",
+            "models: 'c*' is a name or alias of both a and b; only one can have it",
+        ),
         ("models: {'a,b': {}}", "models.a,b: a model's name must not contain a comma"),
         ("models: {' a': {}}", f"models.' a': {BAD_NAME}"),
         ("keys: [{name: a}]", "keys[0].sha256: is missing"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
+from app.entities.model_name import is_glob
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decisions import DecisionRecord, context_json, estimate_json, last_decision, placement_json
@@ -120,10 +121,20 @@ def model_placement(model: Model, pool: PoolState, decisions: Iterable[DecisionR
     }
 
 
-def model_list(models: Iterable[Model], pool: PoolState) -> dict[str, object]:
-    """The body of /v1/models. Includes unloaded models: a request loads them."""
+def model_list(models: Iterable[Model], pool: PoolState, with_aliases: bool = False) -> dict[str, object]:
+    """The body of /v1/models. Includes unloaded models: a request loads them. `with_aliases`: each as an id, too."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    return {"object": "list", "data": [_entry(model, servers.get(model.name), pool) for model in models]}
+    entries = []
+    for model in models:
+        entry = _entry(model, servers.get(model.name), pool)
+        entries += [entry, *(_alias_entries(entry, model) if with_aliases else ())]
+    return {"object": "list", "data": entries}
+
+
+def _alias_entries(entry: Mapping[str, object], model: Model) -> list[dict[str, object]]:
+    """Of globs there are none: nobody can choose a model called "claude-*"."""
+    aliases = [alias for alias in model.aliases if not is_glob(alias)]
+    return [{**entry, "id": alias, "aliases": [], "alias_of": model.name} for alias in aliases]
 
 
 def model_entry(model: Model, pool: PoolState) -> dict[str, object]:
