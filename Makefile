@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-gunicorn-minor lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-gunicorn-minor lint constraints clean
 
 install: $(VENV)/installed
 
@@ -38,12 +38,35 @@ check-pythons: install
 test-all: test test-extra
 
 # What needs more than Python; a tool that is not there is one line of output.
-test-extra: install test-gunicorn-minor
+test-extra: install test-gunicorn-minor test-clients
 	$(BIN)/python -m pytest tests/extra/test_wheel.py
 	@if command -v systemd-analyze >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_systemd_unit.py; else echo "skipped: systemd-analyze is not installed"; fi
 	@if command -v promtool >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_promtool.py; else echo "skipped: promtool is not installed"; fi
+
+# Real clients, unmodified, each kind in an environment of its own.
+CLIENTS := tests/extra/clients
+test-clients: build/clients/python/installed build/clients/openai-2/installed build/clients/node/installed
+	@command -v chromium >/dev/null || echo "skipped: chromium is not installed"
+	$(BIN)/python -m pytest tests/extra/test_clients.py
+
+build/clients/python/installed: $(CLIENTS)/python/requirements.txt
+build/clients/openai-2/installed: $(CLIENTS)/openai-2.txt
+build/clients/open-webui/installed: $(CLIENTS)/open-webui.txt
+build/clients/python/installed build/clients/openai-2/installed build/clients/open-webui/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+build/clients/node/installed: $(CLIENTS)/node/package.json $(CLIENTS)/node/package-lock.json
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@if command -v npm >/dev/null; then \
+	  npm ci --prefix $(@D) --silent --no-audit --no-fund && touch $@; else echo "skipped: npm is not installed"; fi
+
+# Takes 7 GB and five minutes to install, so it is no part of test-extra.
+test-open-webui: install build/clients/open-webui/installed
+	$(BIN)/python -m pytest tests/extra/test_open_webui.py
 
 # What depends on gunicorn's release, with a minor release that is not the pinned one. All other packages are those of
 # $(VENV).

@@ -27,6 +27,7 @@ from app.ports import (
 
 EXTENSION = "llama-smart-proxy"
 CLIENT_SOCKET = "llama_smart_proxy.client_socket"  # in a WSGI environ: the ClientSocket of the request, or None
+ANSWER_HEADERS = "llama_smart_proxy.answer_headers"  # there too: of errors that the worker answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,15 @@ class AccessPolicy:
     host: str = "127.0.0.1"  # server.host
     public_origin: str = ""  # of server.public_url, as browsers send it
     loopback_only: bool = True  # it listens for this machine alone; False also with server.allow_open
+    cors_origins: frozenset[str] = frozenset()  # whose pages may use it, in lower case; "*": those of any
+
+    @property
+    def allows_any_page(self) -> bool:
+        return "*" in self.cors_origins
+
+    def allows_page(self, origin: str) -> bool:
+        """Whether pages of an origin, as in a request's Origin header, may use the service."""
+        return bool(origin) and (self.allows_any_page or origin.lower() in self.cors_origins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,7 @@ class Services:
     relay: RequestRelay
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
+    event_streams: Admission  # taken by streams of /models/sse
     rates: RateLimits
     tokens: TokenCounts
     bodies: Bodies

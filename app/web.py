@@ -8,7 +8,21 @@ from typing import Any
 
 from flask import Flask, Response
 
-from app.routes import authorization, configuration, decisions, health, inference, metrics, models, ollama, status
+from app.routes import (
+    authorization,
+    configuration,
+    decisions,
+    health,
+    inference,
+    llama_swap,
+    metrics,
+    model_events,
+    models,
+    ollama,
+    status,
+    upstream,
+)
+from app.routes.cors import with_cors
 from app.routes.error_response import error_response, respond_with_error
 from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
@@ -17,6 +31,10 @@ from app.routes.paths import PLAIN_ROUTES, plain_path
 from app.services import EXTENSION, Services
 from app.use_cases.ollama.translation import Api
 
+BLUEPRINTS = (
+    *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status),
+    *(llama_swap, model_events, upstream),
+)
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -28,11 +46,11 @@ def create_app(services: Services) -> Flask:
     app.extensions[EXTENSION] = services
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # one path, one meaning
-    for routes in (authorization, inference, models, configuration, decisions, health, metrics, ollama, status):
+    for routes in BLUEPRINTS:
         app.register_blueprint(routes.bp)
     app.register_error_handler(Exception, _on_error)
     app.after_request(_add_request_id)
-    app.wsgi_app = _inference_first(services, app.wsgi_app)  # type: ignore[method-assign,assignment]
+    app.wsgi_app = with_cors(services, _inference_first(services, app.wsgi_app))  # type: ignore[method-assign,assignment]
     return app
 
 

@@ -55,3 +55,13 @@ def test_the_readme_names_commands_that_exist():
     for target in set(re.findall(r"\bmake (\w[\w-]*)", (ROOT / "README.md").read_text())):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_recipe_of_a_client_names_its_test_and_every_test_of_a_client_is_named():
+    page = (ROOT / "docs" / "clients.md").read_text()
+    recipes = page.split("\n## ", 2)[2]  # coding agents have one list of tests
+    for recipe in re.split(r"\n### ", recipes)[1:]:
+        assert re.search(r"^Tested", recipe, re.MULTILINE), recipe.splitlines()[0]
+    programs = (ROOT / "tests" / "extra" / "clients").glob("*/*.[pm][yj]*")
+    startups = (ROOT / "tests" / "service" / "startups").glob("*.json")
+    assert [path.name for path in (*programs, *startups) if f"/{path.name})" not in page] == []

@@ -17,6 +17,7 @@ PURE_STDLIB = {
     "__future__",
     "base64",
     "binascii",
+    "shlex",
     "datetime",
     "bisect",
     "array",
@@ -51,12 +52,17 @@ USE_CASES = {
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
     "app/use_cases/placement": {"app/entities", "app/use_cases/estimate", "app/use_cases/model_shape"},
     "app/use_cases/scheduling": {"app/entities", "app/use_cases/placement"},
-    "app/use_cases/reporting": {"app/entities", "app/use_cases/scheduling"},
+    "app/use_cases/reporting": {"app/entities", "app/use_cases/launch", "app/use_cases/scheduling"},
 }
 APP = {
     "app/entities": set(),
     "app/errors": {"app/entities"},
-    "app/settings": {"app/entities", "app/use_cases/credentials.py", "app/use_cases/launch"},
+    "app/settings": {
+        "app/entities",
+        "app/use_cases/body_checks",
+        "app/use_cases/credentials.py",
+        "app/use_cases/launch",
+    },
     "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks", "app/use_cases/ollama"},
     "app/ports": {
         "app/entities",

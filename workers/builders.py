@@ -68,6 +68,7 @@ def build_request_settings(settings: Settings) -> RequestSettings:
             host=server.host,
             public_origin=server.public_origin,
             loopback_only=server.is_loopback and not server.allow_open,
+            cors_origins=server.allowed_origins,
         ),
         max_loaded=scheduling.max_loaded,
         max_wait_seconds=scheduling.max_wait_seconds,

@@ -31,7 +31,7 @@ from workers.builders import (
 )
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
-from workers.clients.admission import AdmissionLimit, KeyRateLimits
+from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit
 from workers.clients.client_watch import ClientWatcher
 from workers.clients.daily_tokens import DailyTokens
 from workers.engine.current_engine import CurrentEngine
@@ -122,6 +122,7 @@ class Runtime:
             relay=self._relay,
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
+            event_streams=event_stream_limit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
             tokens=self._tokens,
             bodies=self._bodies,

@@ -28,6 +28,7 @@ from app.errors.engine import (
     UpstreamCrashed,
     UpstreamTimeout,
 )
+from app.errors.forms import ErrorForm, error_form
 from app.errors.refusal import error_for
 from app.errors.request import (
     ClientDisconnected,
@@ -56,6 +57,7 @@ __all__ = [
     "ContextLengthExceeded",
     "Draining",
     "EngineGone",
+    "ErrorForm",
     "ExpectationFailed",
     "HeadTooLarge",
     "InsufficientQuota",
@@ -90,4 +92,5 @@ __all__ = [
     "UriTooLong",
     "WaitTimeout",
     "error_for",
+    "error_form",
 ]

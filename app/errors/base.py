@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -27,11 +26,6 @@ class ProxyError(Exception):
     def body(self) -> dict[str, dict[str, object]]:
         error: dict[str, object] = {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
         return {"error": error | self.fields}
-
-    @property
-    def event(self) -> bytes:
-        """The error as the last event of a stream that began with status 200: SDKs raise on it. No [DONE] follows."""
-        return b"data: " + json.dumps(self.body).encode() + b"\n\n"
 
     @property
     def headers(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.entities.token_usage import TokenUsage
-from app.errors import ProxyError
+from app.errors import ErrorForm, ProxyError
 from app.ports.bodies import BodyFile
 from app.ports.clients import WatchedClient
 from app.ports.servers import Address
@@ -22,6 +22,7 @@ class UpstreamRequest:
     target: str  # path and query, percent-encoded
     headers: Mapping[str, str]  # those of the client that may go on; Host and Authorization are the relay's
     body: bytes | BodyFile
+    error_form: ErrorForm = ErrorForm.OPENAI  # of the event that ends a stream which is cut
 
 
 class ClientSocket(Protocol):

@@ -2,7 +2,8 @@
 
 With keys, every route requires one except those in PUBLIC, and those in ADMIN require an admin's. Without keys, whoever
 reaches the address may do everything: the service listens on loopback only then, and must still be out of reach for web
-pages that a browser on this machine has open. Their requests are recognized by Host and Origin, and by content types
+pages that a browser on this machine has open, but for those of `server.cors_origins`, which may do all but change its
+state. Their requests are recognized by Host and Origin, and by content types
 that a page may send to any site.
 
 A key that came by Basic may be one that a browser remembers and adds to requests of any page: it counts only if the
@@ -32,9 +33,12 @@ bp = Blueprint("authorization", __name__)
 
 PUBLIC = {"health.show_health", "health.alive", "health.ready", "status.answer_probe"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
-STATE_CHANGING = {"models.load", "models.unload", "configuration.reload_configuration"}
+WANTS_JSON = {"models.load", "models.unload", "configuration.reload_configuration"}  # or a key: no form has that type
+UNLOADING = {"llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"}
+STATE_CHANGING = WANTS_JSON | UNLOADING | {"upstream.forward_upstream"}
 ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
 ALL_MODELS = {"configuration.reload_configuration"}  # a key that does not see them all may not do this
+PAGES = {"status.show_status", "upstream.forward_upstream"}  # a browser asks its user for a key
 SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1
 
 
@@ -69,7 +73,7 @@ def _check(request: IncomingRequest, policy: AccessPolicy) -> None:
         _check_origin(request, policy)
     if _changes_state(request) and _is_from_another_site(request, policy) and not _is_local_page(request):
         raise NotAllowed("a web page of another site may not do this without a key; configure keys")
-    if request.endpoint in STATE_CHANGING and request.mimetype != "application/json":
+    if request.endpoint in WANTS_JSON and request.mimetype != "application/json":
         raise InvalidRequest('this route requires a key, or -H "Content-Type: application/json"')
 
 
@@ -118,7 +122,7 @@ def _check_key(request: IncomingRequest) -> None:
         credentials = _credentials(request)
         raise InvalidApiKey(
             has_credentials=bool(credentials),
-            is_browser=request.endpoint == "status.show_status",
+            is_browser=request.endpoint in PAGES,
             is_remembered=any(not each.is_explicit for each in credentials)
             and _is_from_another_site(request, request.settings.access_policy),
         )
@@ -133,6 +137,7 @@ def _check_origin(request: IncomingRequest, policy: AccessPolicy) -> None:
     """Reject a web page, which may use a host name of its own that resolves to this machine, or post to any address."""
     host, method = request.header("Host"), request.method
     origin = "" if method in ("GET", "HEAD", "OPTIONS") else request.header("Origin").lower()
+    origin = "" if policy.allows_page(origin) else origin
     if request.endpoint not in PUBLIC and not _is_trusted_host(host, policy):
         raise NotAllowed(
             f"the Host {host[:200]!r} is not this machine; to accept that name, configure keys or server.allow_open"

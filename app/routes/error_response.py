@@ -1,4 +1,4 @@
-"""Error responses: any exception as OpenAI's error object, for the routes of Flask and those that bypass it."""
+"""Error responses: any exception as an error of the API that was called, in Flask's routes and those that bypass it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ PHRASES = {status.value: status.phrase for status in HTTPStatus}
 def error_response(request: IncomingRequest, error: Exception) -> tuple[int, list[tuple[str, str]], bytes]:
     """Status, headers and body."""
     problem = visible_error(request, error) if isinstance(error, ProxyError) else _proxy_error(request, error)
-    is_ollama = request.path.startswith("/api/")  # its clients read one text
-    body = json.dumps({"error": str(problem)} if is_ollama else problem.body).encode() + b"\n"
+    body = json.dumps(request.error_form.body(problem)).encode() + b"\n"
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *problem.headers.items()]
     headers += [("WWW-Authenticate", challenge) for challenge in problem.challenges]
     if isinstance(error, HTTPException) and (allow := dict(error.get_headers()).get("Allow")):

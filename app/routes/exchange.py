@@ -26,7 +26,7 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.loading_rules import LOADS_NOTHING, loaded_address, may_load, model_for
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
-from app.routes.requested_model import RequestOptions, read_request
+from app.routes.requested_model import RequestOptions, apply_rules, read_request
 from app.routes.visibility import visible_error
 from app.services import CLIENT_SOCKET
 from app.use_cases.token_counts import Prompts
@@ -71,6 +71,7 @@ class Exchange(AnswerProgress):
         self.route = route
         self.services = request.services
         self.may_load = may_load(request, route)
+        self.takes_slot = request.method not in LOADS_NOTHING
         self.arrived_at = time.monotonic()
         self.body: RequestBody | None = None
         self.options = RequestOptions("")
@@ -89,11 +90,12 @@ class Exchange(AnswerProgress):
             take_request(services, request.key)
         self._read_request()
         self.model = model_for(request, self.route, self.options.model, self.may_load)
+        self._apply_rules(self.model)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
         self.client = request.watch_client()
         self.releases.append(self.client.close)
-        if request.method in LOADS_NOTHING:
+        if not self.takes_slot:
             self._send(loaded_address(request, self.route, self.model))
         elif (lease := self._wait_for_slot(self.model, self.client)) is not None:
             self._send_on(lease)
@@ -146,6 +148,9 @@ class Exchange(AnswerProgress):
 
     def _translate(self, body: RequestBody) -> None:
         """Nothing: it goes to the engine as it is."""
+
+    def _apply_rules(self, model: Model) -> None:
+        self.options = apply_rules(self.request, self.body, self.options, model.rules)
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
@@ -234,7 +239,7 @@ class Exchange(AnswerProgress):
             if not self.answer.is_stream:  # an error of the engine, mostly
                 pieces: list[bytes] = []
                 self.is_complete = self.answer.copy_body(pieces.append, None)
-                write(b"data: " + b" ".join(b"".join(pieces).splitlines()) + b"\n\n")
+                write(self.request.error_form.engine_event(self.answer.status, b"".join(pieces)))
         except ProxyError as error:
             self.failure = error
-            write(visible_error(self.request, error).event)
+            write(self.request.error_form.event(visible_error(self.request, error)))

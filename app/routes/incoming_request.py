@@ -18,6 +18,7 @@ from werkzeug.wsgi import get_input_stream
 
 from app.entities.client_address import network_of
 from app.entities.key import ApiKey
+from app.errors import ErrorForm, error_form
 from app.ports import BodyFile, RequestBody, UpstreamRequest, WatchedClient
 from app.request_body.content import MULTIPART
 from app.request_body.content_coding import content_codings
@@ -66,6 +67,11 @@ class IncomingRequest:
     def path(self) -> str:
         """The path with exactly one slash in front: some clients add theirs to a base URL's."""
         return "/" + _text(self.environ.get("PATH_INFO", "")).lstrip("/")
+
+    @property
+    def error_form(self) -> ErrorForm:
+        """That of the API which the request is for."""
+        return error_form(self.path)
 
     def arguments(self, name: str) -> list[str]:
         """All values of a query parameter."""
@@ -123,7 +129,7 @@ class IncomingRequest:
 
     def for_engine(self, body: bytes | BodyFile) -> UpstreamRequest:
         """The request that goes to a llama-server: the same method, path, query and body, and headers of a list."""
-        return UpstreamRequest(self.method, self._target(), self._forwarded_headers(), body)
+        return UpstreamRequest(self.method, self._target(), self._forwarded_headers(), body, self.error_form)
 
     def _target(self) -> str:
         """The path and query, encoded anew: what was checked is what is sent."""

@@ -16,7 +16,14 @@ from app.ports import WatchedClient
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.requested_model import read_request
-from app.routes.visibility import check_access, find_model, servable_model, visible_decisions, visible_models
+from app.routes.visibility import (
+    check_access,
+    find_model,
+    servable_model,
+    visible_decisions,
+    visible_engine,
+    visible_models,
+)
 from app.services import Services, services
 from app.use_cases.reporting.report import model_entry, model_list, model_placement, router_props
 
@@ -28,7 +35,8 @@ bp = Blueprint("models", __name__)
 def list_models() -> Response:
     _reload_if_requested()
     request = current_request()
-    return jsonify(model_list(visible_models(request), request.services.store.pool, request.settings.list_aliases))
+    pool, settings = request.services.store.pool, request.settings
+    return jsonify(model_list(visible_models(request), pool, visible_engine(request), settings.list_aliases))
 
 
 @bp.get("/v1/models/<path:name>")
@@ -38,13 +46,14 @@ def show_model(name: str) -> Response:
     request = current_request()
     store, model, key = request.services.store, find_model(request, name), request.key
     decisions = visible_decisions(request) if key is None or key.admin else ()
-    return jsonify(model_entry(model, store.pool) | model_placement(model, store.pool, decisions))
+    entry = model_entry(model, store.pool, visible_engine(request))
+    return jsonify(entry | model_placement(model, store.pool, decisions))
 
 
 def _reload_if_requested() -> None:
     """A scan takes up to a second, and requests for one wait for each other: they must not take the last thread."""
     if current_request().wants_scan:
-        with _admitted(services()):
+        with admitted(services()):
             services().catalog.reload()
 
 
@@ -63,7 +72,7 @@ def load() -> Response:
 def unload() -> Response:
     """Returns once its processes have ended. Requests that they are answering are finished first."""
     s = services()
-    with _command(_known_or_loaded) as (model, client):
+    with _command(known_or_loaded) as (model, client):
         s.pool.unload(model, s.settings.max_wait_seconds, client)
     return jsonify(success=True)
 
@@ -75,7 +84,7 @@ def reject_get() -> NoReturn:
     raise MethodNotAllowed(["POST"])
 
 
-def _known_or_loaded(request: IncomingRequest, name: str) -> Model:
+def known_or_loaded(request: IncomingRequest, name: str) -> Model:
     """The model of that name, even if it is loaded but no longer in the catalogue."""
     try:
         return find_model(request, name)
@@ -99,7 +108,7 @@ def props() -> Response:
 def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
     """The model of a load or unload, and its watched client; takes a place among the inference requests meanwhile."""
     request = current_request()
-    with _admitted(request.services):
+    with admitted(request.services):
         with contextlib.closing(request.receive_body()) as body:
             name = read_request(request, body, must_name=True).model
         model = find(request, name)
@@ -108,7 +117,7 @@ def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Mo
 
 
 @contextlib.contextmanager
-def _admitted(services: Services) -> Iterator[None]:
+def admitted(services: Services) -> Iterator[None]:
     """Count something that waits as an inference request. Raises Overloaded if too many are running."""
     services.admission.acquire()
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from app.entities.model import Model
 from app.entities.server import ServerState
+from app.errors import ErrorForm, NotAllowed
 from app.ports import Address, EngineAnswer, Lease, RequestBody, WatchedClient
 from app.request_body.ollama_body import translated
 from app.routes.exchange import Exchange, respond
@@ -45,16 +46,18 @@ class OllamaExchange(Exchange):
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """None, with the answer made, for a request to unload a model that is not loaded, or is being unloaded."""
-        server = self._server()
-        if self._is_unload and (server is None or server.state in ENDING):
-            self.answer = self._loaded()
-            return None
+        if self._is_unload:
+            if (server := self._server()) is None or server.state in ENDING:
+                self.answer = self._loaded()
+                return None
+            if (key := self.request.key) and not key.admin:
+                raise NotAllowed(f"the key {key.name!r} may not unload a model; it needs `admin: true`")
         return super()._wait_for_slot(model, client)
 
     def _ask(self, address: Address, data: Any, client: WatchedClient) -> EngineAnswer:
         if not self.translation.path:
             return self._loaded()
-        request = replace(self.request.for_engine(data), target=self.translation.path)
+        request = replace(self.request.for_engine(data), target=self.translation.path, error_form=ErrorForm.OPENAI)
         answer = self.services.relay.send(address, request, client)
         try:
             return TranslatedAnswer(answer, self.translation, self._occasion)

@@ -28,7 +28,7 @@ def answer_probe() -> Response:
 @bp.get("/")
 def show_status() -> Response:
     s = services()
-    models = model_list(visible_models(current_request()), s.store.pool)
+    models = model_list(visible_models(current_request()), s.store.pool, None)
     page = make_response(render_template("status.html", report=health_report(), models=models["data"]))
     page.headers["Content-Security-Policy"] = POLICY
     return page

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 from app.entities.key import ApiKey
+from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
@@ -20,7 +21,7 @@ NOT_SHOWN = "another model"
 
 def may_use(key: ApiKey | None, model: Model) -> bool:
     """By the names under which the model is listed, whichever was requested: a key may use what it sees."""
-    return key is None or key.allows(model.name, *model.aliases)
+    return key is None or key.allows(*model.names)
 
 
 def find_model(request: IncomingRequest, name: str) -> Model:
@@ -51,7 +52,7 @@ def default_model(request: IncomingRequest) -> str:
 
 
 def _visible_names(request: IncomingRequest) -> list[str]:
-    return [name for model in visible_models(request) for name in (model.name, *model.aliases) if not is_glob(name)]
+    return [name for model in visible_models(request) for name in model.names if not is_glob(name)]
 
 
 def check_access(request: IncomingRequest, model: Model, name: str) -> Model:
@@ -94,6 +95,11 @@ def visible_pool(request: IncomingRequest) -> PoolState:
     return replace(pool, servers=servers, waiting=tuple(w for w in pool.waiting if may_use(key, w.model)))
 
 
+def visible_engine(request: IncomingRequest) -> EngineFacts | None:
+    """The engine, whose command lines have paths of this machine, for an admin or without keys."""
+    return request.services.engine if request.key is None or request.key.admin else None
+
+
 def visible_decisions(request: IncomingRequest) -> tuple[DecisionRecord, ...]:
     """Decisions about those models, the newest last."""
     decisions = request.services.store.decisions
@@ -118,7 +124,7 @@ def visible_text(request: IncomingRequest, text: str) -> str:
     if not is_limited(request.key):
         return text
     known = [*request.services.catalog.models(), *(server.model for server in request.services.store.pool.servers)]
-    shown = {name: may_use(request.key, model) for model in known for name in (model.name, *model.aliases)}
+    shown = {name: may_use(request.key, model) for model in known for name in model.names}
     # The longest first: a name may begin with another one.
     names = "|".join(re.escape(name) for name in sorted(shown, key=len, reverse=True) if name in text)
     if not names:

@@ -83,6 +83,16 @@ def _sources(configuration: Configuration) -> list[str]:
 
 def _reach(settings: Settings) -> str:
     """Who can use the service, in one line."""
+    return f"{_clients(settings)}{_pages(settings.server.allowed_origins)}"
+
+
+def _pages(origins: frozenset[str]) -> str:
+    if not origins:
+        return ""
+    return "; by web pages of any site" if "*" in origins else f"; by web pages of {', '.join(sorted(origins))}"
+
+
+def _clients(settings: Settings) -> str:
     address = f"{settings.server.host} port {settings.server.port}"
     if settings.keys:
         clients = "this machine only" if settings.server.is_loopback else "any machine"

@@ -100,13 +100,15 @@ class Settings(BaseSettings):
     @field_validator("models")
     @classmethod
     def _unique_model_names(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
-        claims = {own: [own, *map(_claimed, model.aliases)] for own, model in models.items()}
+        claims = {own: [*map(_claimed, model.names(own))] for own, model in models.items()}
         if duplicate := _first_duplicate(name for names in claims.values() for name in names):
             holders = [own for own, names in claims.items() if duplicate in names]
             if len(holders) == 1:
                 what = "its own name" if duplicate == holders[0] else f"{duplicate!r} twice"
-                raise ValueError(f"{holders[0]!r} has {what} among its aliases; remove it")
-            raise ValueError(f"{duplicate!r} is a name or alias of both {' and '.join(holders)}; only one can have it")
+                raise ValueError(f"{holders[0]!r} has {what} among its aliases and variants; remove it")
+            raise ValueError(
+                f"{duplicate!r} is a name, alias or variant of both {' and '.join(holders)}; only one can have it"
+            )
         return models
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ import pytest
 
 from app.entities.launch import LaunchSettings
 from app.entities.placement import PlacementConstraints
+from app.entities.request_rules import RequestRules
 from app.errors import ModelNotFound
 from app.settings.schema import Settings
 from tests.catalog.test_hub_cache import cached
@@ -266,6 +267,34 @@ def test_one_file_under_two_names_with_the_same_settings_is_a_warning_that_propo
     )
     catalog = a_catalog(home, an_entry("link", aliases=("b",)))
     assert catalog.find("b").name == "link" and "b" not in listed(catalog) and catalog.warnings == ()
+
+
+def test_a_variant_is_another_name_with_rules_of_its_own(home: Path):
+    rules = RequestRules(default={"top_k": 20})
+    fast = RequestRules(default={"top_k": 5}, set={"temperature": 1})
+    entry = an_entry("mine", path=Path("c.gguf"), aliases=("gpt",), requests=rules, variants={"fast": fast, "b": rules})
+    catalog = a_catalog(home, entry)
+    mine, variant = catalog.find("mine"), catalog.find("fast")
+    assert (mine.rules, catalog.find("gpt").rules, variant.rules) == (rules, rules, fast)
+    assert (variant.name, catalog.servable(variant).rules) == ("mine", fast)
+    assert variant.is_served_as(mine)
+    assert catalog.find("fast") is catalog.find("fast") is not catalog.find("mine")
+    assert {model.name for model in catalog.models()} == {*FOUND, "sub/b", "mine"} - {"b"}
+    assert "is listed as sub/b: b is a variant of mine" in " ".join(catalog.warnings)
+
+
+def test_a_missing_file_keeps_its_variants(home: Path):
+    entry = an_entry("mine", path=Path("gone.gguf"), variants={"fast": RequestRules()})
+    assert a_catalog(home, entry).find("fast").problem
+
+
+def test_a_variants_rules_include_those_of_its_model(tmp_path: Path):
+    requests = {"default": {"k": {"a": 1, "b": 1}, "top_k": 1}, "set": {"x": 1}, "strip": ["s"]}
+    fast = {"default": {"k": {"b": 2}}, "set": {"x": 2}, "strip": ["t"]}
+    settings = Settings(models={"m": {"path": tmp_path / "m", "requests": requests, "variants": {"fast": fast}}})
+    assert build_catalog(settings).find("fast").rules == RequestRules(
+        set={"x": 2}, default={"k": {"a": 1, "b": 2}, "top_k": 1}, strip=frozenset({"s", "t"})
+    )
 
 
 def test_an_entrys_path_is_not_a_name(home: Path):

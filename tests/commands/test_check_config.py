@@ -94,6 +94,14 @@ def test_sources_and_differences_from_the_defaults_are_printed(tmp_path):
             {"SERVER__HOST": "", "SERVER__ALLOW_OPEN": "true"},
             "0.0.0.0 port 8080, from any machine, without a key: no keys are configured",
         ),
+        (
+            {"SERVER__CORS_ORIGINS": "*"},
+            "127.0.0.1 port 8080, from this machine only, without a key; by web pages of any site",
+        ),
+        (
+            {"SERVER__CORS_ORIGINS": '["https://b", "https://a/"]'},
+            "127.0.0.1 port 8080, from this machine only, without a key; by web pages of https://a, https://b",
+        ),
     ],
 )
 def test_one_line_states_who_can_reach_the_service(variables, reachable):

@@ -13,6 +13,8 @@ WALL_CLOCK = re.compile(
 # Each shows the time to people or stores it. Nothing waits or ends by it.
 READERS = {
     "app/routes/loading_stream.py",  # `created` of a chunk
+    "app/routes/ollama.py",  # `expires_at` in /api/ps
+    "app/routes/ollama_answer.py",  # `created_at` of an answer
     "workers/measurement/history.py",  # of a row
     "workers/pool/decision_log.py",  # of a decision
     "workers/reload.py",  # of a reload

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from typing import Any
 
 import pytest
@@ -33,7 +35,7 @@ def test_a_chat_streams_unless_it_says_otherwise():
 
 def test_sampling_options_have_the_engines_names():
     same = {"temperature": 0, "top_k": 1, "top_p": 0.5, "min_p": 0.1, "typical_p": 1, "seed": 7, "stop": ["x"]}
-    same |= {"repeat_penalty": 1.1, "repeat_last_n": -1, "presence_penalty": 1, "frequency_penalty": 2}
+    same |= {"repeat_penalty": 1.1, "repeat_last_n": 64, "presence_penalty": 1, "frequency_penalty": 2}
     same |= {"mirostat": 2, "mirostat_tau": 5, "mirostat_eta": 0.1}
     assert chat(options=same | {"num_predict": 9, "num_keep": 4}) == same | {"max_tokens": 9, "n_keep": 4}
 
@@ -42,6 +44,11 @@ def test_sampling_options_have_the_engines_names():
 def test_a_negative_num_predict_is_no_limit(tokens: int):
     assert chat(options={"num_predict": tokens}) == {"max_tokens": -1}
     assert body_of(Api.GENERATE, prompt="x", raw=True, options={"num_predict": tokens})["n_predict"] == -1
+
+
+def test_a_negative_repeat_last_n_is_the_whole_context():
+    """llama-server rejects it."""
+    assert chat(options={"repeat_last_n": -1}) == {"repeat_last_n": 262_144}
 
 
 def test_an_option_without_a_value_is_no_option():
@@ -219,3 +226,60 @@ def test_what_has_no_meaning_is_rejected(api: Api, request_: dict[str, Any], par
     with pytest.raises(NotTranslatable) as raised:
         engine_request(api, {"model": "m", **request_})
     assert raised.value.param == param
+
+
+COMPLETE: dict[Api, dict[str, Any]] = {
+    Api.CHAT: {
+        "model": "m",
+        "messages": [
+            {"role": "user", "content": "Hi", "images": ["AAAA"]},
+            {"role": "assistant", "thinking": "x", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+            {"role": "tool", "tool_name": "f", "content": "1"},
+        ],
+        "options": {"num_predict": 1, "num_ctx": 1, "repeat_last_n": 1, "stop": ["x"], "num_gpu": 1},
+        "tools": [],
+        "format": {},
+        "think": True,
+        "keep_alive": 1,
+        "stream": True,
+        "logprobs": True,
+        "top_logprobs": 1,
+    },
+    Api.GENERATE: {
+        "model": "m",
+        "prompt": "x",
+        "suffix": "",
+        "system": "y",
+        "template": "z",
+        "raw": False,
+        "context": [],
+        "images": ["AAAA"],
+        "options": {"num_predict": 1},
+        "logprobs": True,
+        "top_logprobs": 1,
+    },
+    Api.EMBED: {"model": "m", "input": ["x"], "dimensions": 1, "options": {}},
+    Api.EMBEDDINGS: {"model": "m", "prompt": "x"},
+}
+ODD = (None, True, 0, -1, 1.5, "", "x", [], ["x"], [[]], {}, {"a": [1]}, [{}], [None])
+
+
+def damaged(value: Any, draw: random.Random) -> Any:
+    """The value with one place in it replaced, or removed."""
+    if not isinstance(value, dict | list) or not value or draw.random() < 0.2:
+        return draw.choice(ODD)
+    copied: Any = value.copy()
+    place = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
+    copied[place] = damaged(value[place], draw)
+    return copied
+
+
+@pytest.mark.parametrize("api", Api)
+def test_whatever_is_in_a_request_it_is_translated_or_rejected(api: Api, seed: int):
+    draw = random.Random(seed)
+    for _ in range(2000):
+        request = COMPLETE[api]
+        for _ in range(draw.randint(1, 3)):
+            request = {**request, **(found if isinstance(found := damaged(request, draw), dict) else {})}
+        with contextlib.suppress(NotTranslatable):
+            json.dumps(engine_request(api, request).body)

@@ -17,7 +17,15 @@ from typing import Any
 import h11
 import pytest
 
-from app.errors import BadUpstream, ClientDisconnected, EngineGone, ProxyError, UpstreamCrashed, UpstreamTimeout
+from app.errors import (
+    BadUpstream,
+    ClientDisconnected,
+    EngineGone,
+    ErrorForm,
+    ProxyError,
+    UpstreamCrashed,
+    UpstreamTimeout,
+)
 from app.ports import Address, BodyFile, UpstreamRequest
 from tests.relay.test_body import chunked
 from workers.clients.client_watch import ClientWatch
@@ -593,7 +601,7 @@ def test_whatever_comes_in_chunks_a_client_gets_a_body_in_chunks(seed: int):
                 is_bad = True
             data = data[size:]
         if is_bad or not body.is_over:
-            sent += sink.framed(b"\n\n" + BadUpstream("spoiled").event, is_last=True)
+            sent += sink.framed(b"\n\n" + ErrorForm.OPENAI.event(BadUpstream("spoiled")), is_last=True)
         reader = h11.Connection(h11.CLIENT)
         reader.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
         reader.send(h11.EndOfMessage())

@@ -9,7 +9,7 @@ from tests.helpers.builders import Play, a_model, replace
 def test_aliases_are_ids_of_their_own_if_wanted_and_globs_never():
     models = [replace(a_model("a"), aliases=("gpt-4o", "claude-*")), a_model("b")]
     pool = Play().state
-    assert [entry["id"] for entry in model_list(models, pool)["data"]] == ["a", "b"]
-    a, alias, b = model_list(models, pool, with_aliases=True)["data"]
+    assert [entry["id"] for entry in model_list(models, pool, None)["data"]] == ["a", "b"]
+    a, alias, b = model_list(models, pool, None, with_aliases=True)["data"]
     assert (a["id"], alias["id"], b["id"]) == ("a", "gpt-4o", "b")
-    assert alias == {**a, "id": "gpt-4o", "aliases": [], "alias_of": "a"}
+    assert alias == {**a, "id": "gpt-4o", "aliases": [], "parent": "a"}

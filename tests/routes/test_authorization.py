@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,9 @@ ENGINE_SETTINGS = [
 ]
 SCAN = ("GET", "/v1/models?reload=1", LIST)
 SCANS = [SCAN, ("GET", "/models?reload=1", LIST), ("GET", "/v1/models/m?reload=1", "models.show_model")]
-MUTATING = [("POST", "/models/load", LOAD), *ENGINE_SETTINGS, *SCANS]
+UPSTREAM = ("GET", "/upstream/m/", "upstream.forward_upstream")  # it loads the model
+UNLOAD = ("POST", "/api/models/unload", "llama_swap.unload_all")
+MUTATING = [("POST", "/models/load", LOAD), *ENGINE_SETTINGS, *SCANS, UPSTREAM, UNLOAD]
 
 
 def hashed(key: str) -> str:
@@ -173,3 +176,34 @@ def test_without_keys_a_foreign_page_may_use_no_method_but_those_that_read(metho
     assert refusal(LOOPBACK, (method, "/v1/anything", ""), {"Origin": "http://localhost:3000"}) == OK
     for reading in ("GET", "HEAD", "OPTIONS"):
         assert refusal(LOOPBACK, (reading, "/v1/models", LIST), foreign) == OK
+
+
+ALLOWED_PAGE = {"Origin": "https://chat.example.org", "Sec-Fetch-Site": "cross-site"}
+
+
+@pytest.mark.parametrize("origins", [{"https://chat.example.org"}, {"*"}], ids=str)
+def test_an_allowed_page_may_do_without_keys_what_changes_nothing_for_others(origins: set[str]):
+    """With a key, an admin's page may do the rest, too: what a page sends itself it knows."""
+    for policy in (replace(LOOPBACK, cors_origins=frozenset(origins)), replace(OPEN, cors_origins=frozenset(origins))):
+        assert refusal(policy, CHAT, ALLOWED_PAGE) == OK
+        assert refusal(policy, ("GET", "/v1/models", LIST), ALLOWED_PAGE) == OK
+        for what in MUTATING:
+            assert refusal(policy, what, ALLOWED_PAGE) == FORBIDDEN
+    with_keys = replace(WITH_KEYS, cors_origins=frozenset(origins))
+    for what in MUTATING:
+        assert refusal(with_keys, what, ALLOWED_PAGE | {"Authorization": "Bearer o"}) == OK
+
+
+def test_an_allowed_page_does_not_use_the_password_that_a_browser_remembers():
+    for origins in ({"https://chat.example.org"}, {"*"}):
+        assert refusal(replace(WITH_KEYS, cors_origins=frozenset(origins)), CHAT, basic("o") | ALLOWED_PAGE) == NO_KEY
+
+
+def test_a_page_under_a_name_of_its_own_stays_out_whatever_its_origin():
+    """DNS rebinding: the name resolves to this machine."""
+    for origins in ({"http://evil.example"}, {"*"}):
+        policy = replace(LOOPBACK, cors_origins=frozenset(origins))
+        assert refusal(policy, CHAT, {"Host": "evil.example", "Origin": "http://evil.example"}) == FORBIDDEN
+    listed = replace(LOOPBACK, cors_origins=frozenset({"https://chat.example.org"}))
+    assert refusal(listed, CHAT, {"Origin": "http://evil.example"}) == FORBIDDEN
+    assert refusal(listed, CHAT, {"Origin": "null", "Content-Type": "text/plain"}) == FORBIDDEN

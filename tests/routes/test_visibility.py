@@ -9,6 +9,7 @@ import pytest
 
 from app.entities.key import ApiKey
 from app.entities.placement import Decision, Outcome
+from app.entities.request_rules import RequestRules
 from app.errors import InsufficientVram, ModelNotFound
 from app.routes.incoming_request import IncomingRequest
 from app.routes.visibility import (
@@ -27,7 +28,7 @@ from tests.helpers.builders import Play, a_model, replace
 MODELS = [
     a_model("mine"),
     a_model("mine-too"),
-    replace(a_model("secret"), aliases=("hidden-alias",)),
+    replace(a_model("secret"), aliases=("hidden-alias",), variants={"hidden-variant": RequestRules()}),
     a_model("min"),
     a_model("a+b"),
 ]
@@ -43,7 +44,7 @@ class Catalog:
 
     def find(self, name: str) -> Any:
         for model in MODELS:
-            if name in (model.name, *model.aliases):
+            if name in model.names:
                 return model
         raise ModelNotFound(name)
 

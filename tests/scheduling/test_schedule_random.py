@@ -371,6 +371,7 @@ class World:
             command = replace(command, key=self.random.choice(["a", "a", "a", "b"]))
         if isinstance(command, ev.Acquire):
             command = replace(command, request_hash=self.random.choice(["", f"{model.name} x", f"{model.name} y"]))
+            command = replace(command, may_load=self.random.random() < 0.9)
         return self.in_conversation(command)
 
     def in_conversation(self, command: ev.Event) -> ev.Event:

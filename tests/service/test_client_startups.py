@@ -54,6 +54,8 @@ def assert_form(text: str, form: str) -> None:
             ]
         case "responses stream":
             assert (events(text)[0], events(text)[-1]) == ("response.created", "response.completed")
+        case "ollama stream":
+            assert json.loads(text.splitlines()[-1])["done"] is True
         case _:
             assert form in json.loads(text)
 

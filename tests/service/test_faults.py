@@ -161,7 +161,7 @@ def test_a_load_that_only_reads_is_not_stopped_and_shows_how_far_it_is(tmp_path:
 
         def progress() -> float:
             (entry,) = service.get("/v1/models").json()["data"]
-            return float(entry["status"].get("progress", 0.0))
+            return float(entry["status"].get("progress", {"value": 0.0})["value"])
 
         wait_for(lambda: 0.0 < progress() < 0.6, 10)  # of 64 MiB it has read 8 times 2, and its own libraries
         assert answer.result().status_code == 200
@@ -310,6 +310,10 @@ def test_a_crash_during_a_stream_reaches_the_client_as_an_error(tmp_path: Path):
         client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
         with client, pytest.raises(openai.APIError, match="ended during the request"):
             list(client.chat.completions.create(model="m", messages=[], stream=True))
+        body = {"model": "m", "messages": [], "stream": True}
+        answer = requests.post(f"{service.url}/v1/messages", json=body, timeout=60)
+        error = json.loads(answer.text.partition("\n\nevent: error\ndata: ")[2])
+        assert (error["type"], error["error"]["type"]) == ("error", "api_error")
 
 
 def test_a_crash_before_the_first_byte_is_502(tmp_path: Path):

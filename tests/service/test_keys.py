@@ -87,6 +87,14 @@ ROUTES = {
     ("GET", "/props"): (NO_KEY, OK, OK),
     ("GET", "/metrics"): (OK, OK, OK),  # allowed from loopback
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
+    ("GET", "/running"): (NO_KEY, OK, OK),
+    ("GET", "/upstream/demo/health"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/upstream/demo/tokenize"): (NO_KEY, FORBIDDEN, OK),
+    ("GET", "/upstream/nope/health"): (NO_KEY, FORBIDDEN, UNKNOWN),
+    ("GET", "/upstream/demo/tools"): (NO_KEY, FORBIDDEN, (404, "not_found")),
+    ("POST", "/api/models/unload/demo"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/api/models/unload"): (NO_KEY, FORBIDDEN, OK),
+    ("GET", "/unload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/admin/reload"): (NO_KEY, FORBIDDEN, OK),
@@ -115,16 +123,19 @@ def test_every_route_is_in_the_table():
     """A new route requires a key by default; this table records that it was a decision."""
     from flask import Flask
 
-    from app.routes import authorization, configuration, decisions, health, inference, metrics, models, ollama, status
+    from app.routes import authorization
+    from app.web import BLUEPRINTS
 
     app = Flask("app")
-    for routes in (authorization, inference, models, configuration, decisions, health, metrics, ollama, status):
+    for routes in BLUEPRINTS:
         app.register_blueprint(routes.bp)
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
         "status.answer_probe",
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
+        *("llama_swap.list_running", "llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"),
+        *("model_events.stream_events", "upstream.forward_upstream"),
         *("models.reject_get", "configuration.reload_configuration"),
         *("ollama.forward_translated", "ollama.show_version", "ollama.list_tags", "ollama.list_processes"),
         *("ollama.show_details", "ollama.pull", "ollama.reject_file_command", "ollama.reject_copy"),
@@ -203,6 +214,14 @@ def test_a_key_can_use_and_see_only_its_models(service: Service):
         assert "demo" not in ask(service, path, NARROW).text, path
     assert "llama_smart_proxy_requests_total" not in ask(service, "/metrics", NARROW).text
     assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text
+
+
+def test_only_an_admin_unloads_a_model_by_ollamas_api(service: Service):
+    unload = {"model": "demo", "keep_alive": 0}
+    chat(service, USER)
+    refused = ask(service, "/api/generate", USER, "POST", json=unload)
+    assert (refused.status_code, [*refused.json()]) == (403, ["error"])
+    assert ask(service, "/api/generate", ADMIN, "POST", json=unload).json()["done_reason"] == "unload"
 
 
 def test_a_model_of_others_is_answered_like_a_name_that_does_not_exist(service: Service):

@@ -88,7 +88,7 @@ def test_an_unload_during_a_load_answers_all_waiting_requests(tmp_path: Path):
             path, own = "/v1/chat/completions", {"Connection": "close"}  # else the connections stay open
             waiting = [pool.submit(service.post, path, body, headers=own) for body in bodies]
             wait_for(lambda: service.get("/health").json()["waiting"] == 10, 5)
-            wait_for(lambda: service.get("/v1/models/m").json()["status"].get("progress") == 0.6, 20)
+            wait_for(lambda: service.get("/v1/models/m").json()["status"].get("progress", {}).get("value") == 0.6, 20)
             assert service.post("/models/unload", {"model": "m"}).json() == {"success": True}
             assert is_at_rest(service), "the process has ended when the unload is answered"
             answers = [request.result(20) for request in waiting]

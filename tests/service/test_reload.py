@@ -21,11 +21,13 @@ from click.testing import CliRunner
 from app.commands.cli import main
 from tests.helpers.builders import GIB, a_gguf
 from tests.helpers.service import ENDLESS, Service, serving, wait_for
+from tests.service.test_bad_requests import answer_to, plain
 from workers.catalog.demo_model import write_demo_model
 
 ADMIN, USER, OTHER_USER = "admin-key", "user-key", "other-key"
 # Each token is 2 KB, more than the buffers between the client and the engine hold: a stream that is not read waits.
 LONG_STREAM = {**ENDLESS, "stream": True, "logprobs": True, "top_logprobs": 20}
+CHUNKED = "Transfer-Encoding: chunked"
 CHAT = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 4}
 
 
@@ -155,6 +157,71 @@ def test_a_replaced_key_is_refused_at_once_and_its_stream_runs_on(proxy: Reloade
         assert proxy.chat("kept", USER).status_code == 401
         assert proxy.chat("kept", OTHER_USER).status_code == 200
         assert all(next(lines) is not None for _ in range(50))
+
+
+def test_variants_are_names_of_one_server_and_change_their_requests_from_the_reload_on(proxy: Reloaded):
+    """A large body too, which the body reader rewrites."""
+    assert proxy.chat("kept").status_code == 200
+    (server,) = proxy.servers("kept")
+    short = {"set": {"max_tokens": 2, "system_prompt": "Be brief."}}
+    rules = {"requests": {"default": {"max_tokens": 3}}, "variants": {"short": short}}
+    assert proxy.reload(proxy.models(kept=rules)).json()["models"]["updated"] == ["kept"]
+    listed = {entry["id"]: entry for entry in proxy.request("GET", "/v1/models").json()["data"]}
+    assert listed["short"] == listed["kept"] | {"id": "short", "parent": "kept"}
+    assert proxy.request("GET", "/v1/models/short").json()["id"] == "short"
+    messages = [{"role": "user", "content": "x" * 300_000}]
+    for name, body, tokens in (
+        ("kept", {"max_tokens": None}, 3),
+        ("kept", {}, 4),
+        ("short", {}, 2),
+        ("short", {"ignored": "x" * 300_000}, 2),
+    ):
+        answer = proxy.chat(name, **body)
+        assert (answer.json()["usage"]["completion_tokens"], answer.json()["model"]) == (tokens, "kept")
+        assert answer.headers["x-llama-smart-proxy-model"] == "kept"
+    template = {"model": "short", "messages": messages}
+    assert "Be brief." in proxy.request("POST", "/apply-template", USER, json=template).json()["prompt"]
+    assert proxy.request("POST", "/models/load", json={"model": "short"}).json() == {"success": True}
+    assert [each["process"] for each in proxy.servers("kept")] == [server["process"]]
+    assert proxy.reload(proxy.settings()).json()["models"]["restarted"] == []
+    assert proxy.chat("short").status_code == 404
+
+
+PAGE = "https://chat.example.org"
+
+
+def test_a_page_of_another_site_may_use_the_service_once_its_origin_is_listed(proxy: Reloaded):
+    """Preflights without a key, and the headers on streams, small answers, our errors and those of the worker."""
+
+    def options() -> requests.Response:
+        asked = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+        asked |= {"Access-Control-Request-Headers": "authorization,content-type"}
+        return requests.options(proxy.service.url + "/v1/chat/completions", headers=asked, timeout=20)
+
+    assert options().status_code == 401
+    assert proxy.reload(proxy.settings(server={"cors_origins": [PAGE]})).json()["needs_restart"] == []
+    allowed = options()
+    assert (allowed.status_code, allowed.content) == (204, b"")
+    assert allowed.headers["Access-Control-Allow-Headers"] == "authorization, content-type"
+    page = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site", "Authorization": f"Bearer {USER}"}
+    body = {"model": "kept", **CHAT}
+    for answer in (
+        requests.get(proxy.service.url + "/v1/models", headers=page, timeout=20),
+        requests.post(proxy.service.url + "/v1/chat/completions", headers=page, json=body, timeout=60),
+        requests.post(
+            proxy.service.url + "/v1/chat/completions", headers=page, json={**body, "stream": True}, timeout=60
+        ),
+        requests.post(proxy.service.url + "/v1/chat/completions", headers=page, json={"model": "no"}, timeout=20),
+        requests.post(proxy.service.url + "/v1/chat/completions", headers={"Origin": PAGE}, json=body, timeout=20),
+        requests.get(proxy.service.url + "/nowhere", headers=page, timeout=20),
+    ):
+        assert (answer.headers["Access-Control-Allow-Origin"], answer.headers["Vary"]) == (PAGE, "Origin")
+        assert "x-llama-smart-proxy-model" in answer.headers["Access-Control-Expose-Headers"]
+    cut = plain("POST", "/v1/chat/completions", *(f"{name}: {value}" for name, value in page.items()), CHUNKED)
+    broken = answer_to(proxy.service, cut + b"no chunk\r\n")
+    assert (broken.status, broken.getheader("Access-Control-Allow-Origin")) == (400, PAGE)
+    assert proxy.reload(proxy.settings()).status_code == 200
+    assert options().status_code == 401
 
 
 def test_only_an_admin_reloads(proxy: Reloaded):

@@ -56,6 +56,7 @@ def test_an_openai_client_gets_a_completion(client: openai.OpenAI):
 def test_the_models_are_listed_with_their_status(client: openai.OpenAI, service: Service):
     client.chat.completions.create(model="demo", messages=HELLO, max_tokens=1)
     (model,) = client.models.list().data
+    assert "--model" in model.status.pop("args")
     assert (model.id, model.status) == ("demo", {"value": "loaded", "ctx_size": 32768})
     assert client.models.retrieve("demo").id == "demo"
     assert service.get("/models").json()["data"][0]["id"] == "demo"
@@ -99,7 +100,6 @@ def test_an_unsafe_request_id_is_replaced(service: Service, given: str):
         (b'{"model": 7777}', 400, "invalid_request"),
         (b'{"model": "demo", "n": NaN}', 400, "invalid_request"),
         ('{"model": "demo"}'.encode("utf-16"), 400, "invalid_request"),
-        (b'\xef\xbb\xbf{"model": "demo"}', 400, "invalid_request"),
         (b'{"model": "nope"}', 404, "model_not_found"),
         (b'{"model": "../../etc/passwd"}', 404, "model_not_found"),
         (b'{"model": "--port"}', 404, "model_not_found"),

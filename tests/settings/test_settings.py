@@ -38,6 +38,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
 SECRET = "sk-sesame-open"
 HASH = hashlib.sha256(SECRET.encode()).hexdigest()
 URL_EXPECTED = "must begin with http:// or https:// and a host name"
+ORIGINS = "write https://chat.example.org, or * for any"
 BAD_NAME = "a name must have 1 to 512 printable characters, without leading or trailing spaces"
 
 
@@ -188,6 +189,10 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
             (f"server: {{public_url: '{url}'}}", f"server.public_url: {URL_EXPECTED}")
             for url in ("llm.example.org", "ftp://llm.example.org", "https://", "https:///x", "http://h:port")
         ),
+        *(
+            (f"server: {{cors_origins: ['{origin}']}}", f"server.cors_origins: {origin!r} is not an origin; {ORIGINS}")
+            for origin in ("chat.example.org", "https://", "null", "https://a/path", "https://*.a", "https://u:p@a", "")
+        ),
         ("scheduling: {ttl_seconds: .inf}", "scheduling.ttl_seconds: must be a number, not inf"),
         ("scheduling: {max_loaded: 0}", "scheduling.max_loaded: must be at least 1, not 0"),
         ("defaults: {ctx_size: -1}", "defaults.ctx_size: must be auto or greater than 0, not -1"),
@@ -233,12 +238,15 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         ("catalog: {models_dirs: /models}", 'catalog.models_dirs: must be a list like ["one", "two"], not \'/models\''),
         ("catalog: {hugging_face: {cache: on}}", "catalog.hugging_face.cache: must be auto, off or a path"),
         ("models: {m: {path: a, repo: b/c}}", "models.m: path and repo exclude each other; remove one"),
-        ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases; remove it"),
-        ("models: {a: {aliases: [b, b]}}", "models: 'a' has 'b' twice among its aliases; remove it"),
-        ("models: {a: {aliases: [b]}, b: {}}", "models: 'b' is a name or alias of both a and b; only one can have it"),
+        ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases and variants; remove it"),
+        ("models: {a: {aliases: [b, b]}}", "models: 'a' has 'b' twice among its aliases and variants; remove it"),
+        (
+            "models: {a: {aliases: [b]}, b: {}}",
+            "models: 'b' is a name, alias or variant of both a and b; only one can have it",
+        ),
         (
             "models: {a: {aliases: ['c*']}, b: {aliases: ['C*']}}",
-            "models: 'c*' is a name or alias of both a and b; only one can have it",
+            "models: 'c*' is a name, alias or variant of both a and b; only one can have it",
         ),
         ("models: {'a,b': {}}", "models.a,b: a model's name must not contain a comma"),
         ("models: {' a': {}}", f"models.' a': {BAD_NAME}"),
@@ -369,6 +377,25 @@ def test_no_error_message_contains_a_secret(tmp_path, text):
 def test_the_public_url_is_compared_as_browsers_send_it(tmp_path, url, origin):
     assert configured(tmp_path, f"server: {{public_url: '{url}'}}").server.public_origin == origin
     assert configured(tmp_path).server.public_origin == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("'*'", {"*"}),
+        ("['*']", {"*"}),
+        ("[]", set()),
+        (
+            "[HTTPS://Chat.Example.org:443/, 'http://localhost:3000']",
+            {"https://chat.example.org", "http://localhost:3000"},
+        ),
+        ("['app://obsidian.md', 'chrome-extension://abcdef']", {"app://obsidian.md", "chrome-extension://abcdef"}),
+        ("['http://[::1]:80']", {"http://[::1]"}),
+    ],
+)
+def test_origins_of_pages_are_compared_as_browsers_send_them(tmp_path, text, origins):
+    assert configured(tmp_path, f"server: {{cors_origins: {text}}}").server.allowed_origins == origins
+    assert configured(tmp_path).server.allowed_origins == frozenset()
 
 
 def test_keys_become_api_keys(tmp_path):

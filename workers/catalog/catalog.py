@@ -129,7 +129,7 @@ class Catalog:
             return model
         if (current := self._listing.listed.get(model.name)) is None:
             raise ModelNotFound(model.name)
-        return current
+        return replace(current, variant=model.variant) if model.variant else current
 
     def _has_changed(self, model: Model) -> bool:
         """Whether its files have changed since the last scan."""

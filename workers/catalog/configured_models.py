@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model, Replicas
 from app.entities.model_name import folded, similar_names
 from app.entities.placement import PlacementConstraints
+from app.entities.request_rules import RequestRules
 from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
@@ -35,6 +36,8 @@ class ConfiguredModel:
     priority: int = 0
     keep_kv_cache: bool = False
     replicas: Replicas = field(default_factory=Replicas)
+    requests: RequestRules = field(default_factory=RequestRules)
+    variants: Mapping[str, RequestRules] = field(default_factory=dict)
 
 
 class ModelFileNotFound(Exception):

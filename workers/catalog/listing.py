@@ -58,8 +58,10 @@ class Listing:
             if lost := set(entry.aliases) - {*aliases, entry.name}:
                 self.notes.append(f"model {entry.name}: another model has its aliases {', '.join(sorted(lost))}")
             taken.update(aliases)
-            model = self.listed[entry.name] = replace(model, aliases=aliases)
+            model = replace(model, aliases=aliases, requests=entry.requests, variants=entry.variants)
+            self.listed[entry.name] = model
             self.by_name |= dict.fromkeys((entry.name, *(alias for alias in aliases if not is_glob(alias))), model)
+            self.by_name |= {variant: replace(model, variant=variant) for variant in entry.variants}
             self._globs += [(alias, glob_pattern(alias), model) for alias in aliases if is_glob(alias)]
             if files is not None:
                 self._entries_by_file[files.identity].append(model)
@@ -134,8 +136,8 @@ def _has_same_settings(one: Model, other: Model) -> bool:
 
 
 def _why_taken(name: str, holder: Model) -> str:
-    if name in holder.aliases:
-        return f"{name} is an alias of {holder.name}"
+    if name in holder.names[1:]:
+        return f"{name} is {'a variant' if name in holder.variants else 'an alias'} of {holder.name}"
     return f"{holder.path or holder.name} has the same name"
 
 

@@ -8,12 +8,15 @@ import time
 from app.entities.key import ApiKey
 from app.errors import Overloaded
 
+MAX_EVENT_STREAMS = 32
+
 
 class AdmissionLimit:
     """A counting semaphore that never blocks, so it has nobody to wake."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, what: str = "inference requests") -> None:
         self._most = most
+        self._what = what
         self._running = 0
         self._lock = threading.Lock()
 
@@ -21,13 +24,18 @@ class AdmissionLimit:
         """One more is running. Raises Overloaded if it would be one too many."""
         with self._lock:
             if self._running == self._most:
-                raise Overloaded("all places for inference requests are taken; try again, or raise server.threads")
+                raise Overloaded(f"all places for {self._what} are taken; try again, or raise server.threads")
             self._running += 1
 
     def release(self) -> None:
         """One has ended."""
         with self._lock:
             self._running -= 1
+
+
+def event_stream_limit(inference_places: int) -> AdmissionLimit:
+    """The limit on streams of /models/sse, each of which holds a thread for hours: a quarter of the places at most."""
+    return AdmissionLimit(min(MAX_EVENT_STREAMS, inference_places // 4), "streams of /models/sse")
 
 
 class KeyRateLimits:

@@ -1,4 +1,4 @@
-"""Error responses that are sent without the Flask application: our error object as a complete HTTP response."""
+"""Error responses that are sent without the Flask application: as complete HTTP responses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import http
 import json
 import socket
+from collections.abc import Iterable
 
 from gunicorn.http.errors import ExpectationFailed as GunicornExpectationFailed
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException
 
-from app.errors import ExpectationFailed, HeadTooLarge, InvalidRequest, ProxyError, UriTooLong
+from app.errors import ErrorForm, ExpectationFailed, HeadTooLarge, InvalidRequest, ProxyError, UriTooLong, error_form
 
 # All other parse errors are a 400, including an unsupported transfer coding, which makes the framing ambiguous.
 _OTHER_THAN_400: dict[type, type[ProxyError]] = {
@@ -19,6 +20,7 @@ _OTHER_THAN_400: dict[type, type[ProxyError]] = {
     LimitRequestHeaders: HeadTooLarge,
 }
 MESSAGE_CHARACTERS = 200
+MAX_TARGET = 100  # bytes of a request line that show its API
 
 
 def request_error(error: BaseException | None) -> ProxyError:
@@ -40,22 +42,33 @@ def application_error(error: BaseException | None) -> ProxyError:
     return error if isinstance(error, ProxyError) else ProxyError("internal error; see the service's log")
 
 
-def response_bytes(problem: ProxyError) -> bytes:
+def response_bytes(
+    problem: ProxyError, form: ErrorForm = ErrorForm.OPENAI, more_headers: Iterable[tuple[str, str]] = ()
+) -> bytes:
     """The complete HTTP response; the connection closes after it."""
-    body = json.dumps(problem.body).encode()
+    body = json.dumps(form.body(problem)).encode()
     headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
         "Connection": "close",
         **problem.headers,
+        **dict(more_headers),
     }
     lines = [f"HTTP/1.1 {problem.status} {http.HTTPStatus(problem.status).phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def send_error(sock: socket.socket, problem: ProxyError) -> None:
+def form_for(received: bytes | bytearray) -> ErrorForm:
+    """The form of an error for a request of which so much has been received."""
+    _, _, target = received[:MAX_TARGET].partition(b" ")
+    return error_form(target.decode("latin-1"))
+
+
+def send_error(
+    sock: socket.socket, problem: ProxyError, form: ErrorForm, more_headers: Iterable[tuple[str, str]] = ()
+) -> None:
     """Send the complete response without blocking, as far as possible."""
     # A few hundred bytes fit in an empty send buffer; it is full only if the client does not read.
     with contextlib.suppress(OSError):
-        sock.send(response_bytes(problem), socket.MSG_DONTWAIT)
+        sock.send(response_bytes(problem, form, more_headers), socket.MSG_DONTWAIT)

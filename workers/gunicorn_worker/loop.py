@@ -22,7 +22,7 @@ from gunicorn.config import Config
 from app.errors import Overloaded, ProxyError, RequestTimeout
 from workers.gunicorn_worker.accepting import Acceptor
 from workers.gunicorn_worker.connection_limit import ConnectionLimit, OpenConnections, max_connections
-from workers.gunicorn_worker.error_answers import send_error
+from workers.gunicorn_worker.error_answers import form_for, send_error
 from workers.gunicorn_worker.permits import RequestPermits
 from workers.gunicorn_worker.receiving import ClientConnection, Head, Phase
 from workers.gunicorn_worker.request_handler import After, RequestHandler
@@ -117,7 +117,7 @@ class ConnectionLoop:
         for conn in evicted:
             self.refusals.note(problem, conn.address, time.monotonic())
             if conn.phase is Phase.HEAD and conn.received:
-                send_error(conn.sock, problem)
+                send_error(conn.sock, problem, form_for(conn.received))
             self._close(conn)
 
     def _on_event(self, conn: ClientConnection) -> None:
@@ -215,7 +215,7 @@ class ConnectionLoop:
 
     def _refuse(self, conn: ClientConnection, problem: ProxyError) -> None:
         self.refusals.note(problem, conn.address, time.monotonic())
-        send_error(conn.sock, problem)
+        send_error(conn.sock, problem, form_for(conn.received))
         self._linger(conn)
 
     def _linger(self, conn: ClientConnection) -> None:

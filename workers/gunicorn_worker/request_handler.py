@@ -20,8 +20,8 @@ from gunicorn.http import Request
 from gunicorn.http.errors import UnsupportedTransferCoding
 from gunicorn.http.wsgi import Response
 
-from app.errors import ProxyError
-from app.services import CLIENT_SOCKET
+from app.errors import ProxyError, error_form
+from app.services import ANSWER_HEADERS, CLIENT_SOCKET
 from workers.gunicorn_worker.body_reading import BodyFailed, BodyReader, PacedUnreader
 from workers.gunicorn_worker.client_socket import direct_answer, has_no_body
 from workers.gunicorn_worker.error_answers import application_error, request_error, send_error
@@ -78,15 +78,18 @@ class RequestHandler:
         response = Response(request, connection.sock, self._cfg)
         if not self._keeps_connections():
             response.force_close()
+        environ = wsgi_environ(request, connection)
         try:
-            self._respond(wsgi_environ(request, connection), response, body)
+            self._respond(environ, response, body)
         except BodyFailed as failure:
-            return self._after_failed_body(failure.__cause__, response, connection)
+            return self._after_failed_body(failure.__cause__, response, connection, environ.get(ANSWER_HEADERS, ()))
         except OSError as error:
             return self._after_cut(error, connection)
         except Exception as error:
             if not response.headers_sent:
-                return self._refuse(connection, application_error(error), error, request.path)
+                return self._refuse(
+                    connection, application_error(error), error, request.path, environ.get(ANSWER_HEADERS, ())
+                )
             log.exception("answer failed path=%s", request.path)
             return _after_failed_answer(response)
         return After.CLOSE if response.should_close() or _is_short(response) else After.KEEP
@@ -111,7 +114,11 @@ class RequestHandler:
             response.close()
 
     def _after_failed_body(
-        self, cause: BaseException | None, response: Response, connection: ClientConnection
+        self,
+        cause: BaseException | None,
+        response: Response,
+        connection: ClientConnection,
+        more_headers: Iterable[tuple[str, str]],
     ) -> After:
         # No error response if the client reset the connection.
         is_reset = isinstance(cause, OSError) and cause.errno is not None
@@ -119,7 +126,7 @@ class RequestHandler:
             return _after_failed_answer(response)
         if is_reset:
             return After.CLOSE
-        return self._refuse(connection, request_error(cause), cause)
+        return self._refuse(connection, request_error(cause), cause, response.req.path, more_headers)
 
     def _after_cut(self, error: OSError, connection: ClientConnection) -> After:
         if isinstance(error, BlockingIOError):  # SO_SNDTIMEO
@@ -130,13 +137,19 @@ class RequestHandler:
         return After.RESET
 
     def _refuse(
-        self, connection: ClientConnection, problem: ProxyError, error: BaseException | None, path: str | None = None
+        self,
+        connection: ClientConnection,
+        problem: ProxyError,
+        error: BaseException | None,
+        path: str | None = None,
+        more_headers: Iterable[tuple[str, str]] = (),
     ) -> After:
+        """`more_headers`: what the application adds to every answer."""
         if problem.status == 500:
             log.error("request failed path=%s", path, exc_info=error)
         else:
             self._refusals.note(problem, connection.address, time.monotonic())
-        send_error(connection.sock, problem)
+        send_error(connection.sock, problem, error_form(path or ""), more_headers)
         return After.CLOSE
 
 

@@ -148,6 +148,7 @@ class UpstreamAnswer:
         self._address = address
         self._client = client
         self._reply = reply
+        self._error_form = request.error_form
         # A server that did not read the whole request would take the rest of it for the next one.
         self._is_request_read = reply.status < 300 and (not request.body or request.method in WITH_BODY)
 
@@ -197,7 +198,7 @@ class UpstreamAnswer:
         )
         if is_disconnect or not self.is_stream or isinstance(self._reply.body, Counted):
             raise ConnectionResetError(errno.ECONNRESET, str(problem)) from error
-        return b"\n\n" + problem.event  # an event that was cut is ended first
+        return b"\n\n" + self._error_form.event(problem)  # an event that was cut is ended first
 
     def usage(self) -> TokenUsage:
         """The tokens that the body has reported so far."""

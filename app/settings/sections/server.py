@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
 from app.entities.key import ApiKey
-from app.settings.values import NEEDS_RESTART, Name, Section, Text, url_origin
+from app.settings.values import APPLIES_AT_ONCE, NEEDS_RESTART, Name, Section, Text, url_origin
 from app.use_cases.credentials import is_loopback
+
+# A scheme and a host: browsers also send those of extensions and of apps (chrome-extension://..., app://obsidian.md).
+# `null` is none: a page of any site can have it.
+_ORIGIN = re.compile(r"(?i)[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/*?#@:\[\]\\]+)(:[0-9]{1,5})?/?")
 
 
 class ServerSettings(Section):
@@ -47,6 +52,26 @@ class ServerSettings(Section):
             "https://llm.example.org. Its pages count as our own; see [keys.md](keys.md#browsers)."
         ),
     )
+
+    cors_origins: Annotated[Literal["*"] | list[Text], APPLIES_AT_ONCE] = Field(
+        [],
+        description=(
+            "Origins whose web pages may use the service: `[https://chat.example.org]`; `*`: pages of any site. "
+            "See [keys.md](keys.md#pages-of-other-sites)."
+        ),
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str | list[str]) -> str | list[str]:
+        if wrong := [origin for origin in origins if origin != "*" and not _ORIGIN.fullmatch(origin)]:
+            raise ValueError(f"{wrong[0]!r} is not an origin; write https://chat.example.org, or * for any")
+        return origins
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """Those of cors_origins as browsers send them; {"*"}: any."""
+        return frozenset(origin if origin == "*" else url_origin(origin) for origin in self.cors_origins)
 
     @field_validator("public_url")
     @classmethod

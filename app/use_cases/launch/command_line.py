@@ -159,7 +159,6 @@ def _optional_arguments(settings: LaunchSettings) -> list[tuple[str, ...]]:
         else ("--no-kv-unified",),  # older builds always have separate caches
         ("--cache-ram", "0"),  # the default, 8 GiB of RAM for old prompts, is not booked
         ("--log-jsonl",),  # log levels, to explain failed loads, and the memory need as JSON
-        ("--no-webui",),  # the proxy has its own page
         ("--slots",),
         ("--metrics",),
     ]

@@ -16,6 +16,7 @@ SAMPLING = frozenset(
 )
 RENAMED = {"num_keep": "n_keep"}
 TRANSLATED = SAMPLING | RENAMED.keys() | {"num_predict", "num_ctx"}
+WHOLE_CONTEXT = 262_144  # tokens, for a repeat_last_n of -1, which llama-server rejects: more than nearly all contexts
 EFFORTS = ("low", "medium", "high", "max")
 MAX_IGNORED = 16  # names that are reported
 MAX_NAME = 64
@@ -39,10 +40,15 @@ def sampling_fields(options: Mapping[str, Any], path: str) -> dict[str, Any]:
     fields = {name: options[name] for name in options if name in SAMPLING}
     fields |= {new: options[old] for old, new in RENAMED.items() if old in options}
     if (tokens := options.get("num_predict")) is not None:
-        # Any negative number once meant "no limit", or, -2, the rest of the context.
-        is_unlimited = isinstance(tokens, int | float) and tokens < 0
-        fields["max_tokens" if path == CHAT else "n_predict"] = -1 if is_unlimited else tokens
+        # -2 once meant the rest of the context.
+        fields["max_tokens" if path == CHAT else "n_predict"] = -1 if _is_negative(tokens) else tokens
+    if _is_negative(fields.get("repeat_last_n")):
+        fields["repeat_last_n"] = WHOLE_CONTEXT
     return fields
+
+
+def _is_negative(value: object) -> bool:
+    return isinstance(value, int | float) and value < 0
 
 
 def common_fields(request: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,8 +99,13 @@ def thinking_fields(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def logprob_fields(request: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Log probabilities of the answer's tokens, of which llama-server's own routes call the number n_probs."""
+    """Log probabilities of the answer's tokens, of which llama-server's own routes call the number n_probs.
+
+    Raises NotTranslatable.
+    """
     if not request.get("logprobs"):
         return {}
     top = request.get("top_logprobs") or 0
+    if not isinstance(top, int):
+        raise NotTranslatable("top_logprobs", "expected a number")
     return {"logprobs": True, "top_logprobs": top} if path == CHAT else {"n_probs": max(1, top)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
@@ -13,15 +13,11 @@ from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decisions import DecisionRecord, context_json, estimate_json, last_decision, placement_json
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
+from app.use_cases.reporting.model_status import model_status
 from app.use_cases.scheduling.pool_state import PoolState
 
-# Server status as the original service names it (else "running"), and model status as llama.cpp's router names it.
+# As the original service names it; else "running".
 OLD_STATUS = {ServerState.STOPPED: "stopped", ServerState.FAILED: "error"}
-MODEL_STATUS = {
-    ServerState.STARTING: "loading",
-    ServerState.READY: "loaded",
-    ServerState.DRAINING: "loaded",
-}
 
 
 def health(
@@ -121,59 +117,44 @@ def model_placement(model: Model, pool: PoolState, decisions: Iterable[DecisionR
     }
 
 
-def model_list(models: Iterable[Model], pool: PoolState, with_aliases: bool = False) -> dict[str, object]:
-    """The body of /v1/models. Includes unloaded models: a request loads them. `with_aliases`: each as an id, too."""
+def model_list(
+    models: Iterable[Model], pool: PoolState, engine: EngineFacts | None, with_aliases: bool = False
+) -> dict[str, object]:
+    """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
+    see command lines; `with_aliases`: each is listed like a variant."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    entries = []
+    entries: list[dict[str, object]] = []
     for model in models:
-        entry = _entry(model, servers.get(model.name), pool)
-        entries += [entry, *(_alias_entries(entry, model) if with_aliases else ())]
+        entry = _entry(model, servers.get(model.name), pool, engine)
+        entries += [entry, *(_as_variant(entry, name) for name in _other_ids(model, with_aliases))]
     return {"object": "list", "data": entries}
 
 
-def _alias_entries(entry: Mapping[str, object], model: Model) -> list[dict[str, object]]:
-    """Of globs there are none: nobody can choose a model called "claude-*"."""
-    aliases = [alias for alias in model.aliases if not is_glob(alias)]
-    return [{**entry, "id": alias, "aliases": [], "alias_of": model.name} for alias in aliases]
+def _other_ids(model: Model, with_aliases: bool) -> list[str]:
+    """Globs are none: nobody can choose a model called "claude-*"."""
+    return [*(alias for alias in model.aliases if with_aliases and not is_glob(alias)), *model.variants]
 
 
-def model_entry(model: Model, pool: PoolState) -> dict[str, object]:
-    """One model in OpenAI's form, with llama.cpp's `status`."""
-    return _entry(model, pool.server_of(model.name), pool)
+def model_entry(model: Model, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
+    """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
+    entry = _entry(model, pool.server_of(model.name), pool, engine)
+    return _as_variant(entry, model.variant) if model.variant else entry
 
 
-def _entry(model: Model, server: Server | None, pool: PoolState) -> dict[str, object]:
+def _as_variant(entry: dict[str, object], variant: str) -> dict[str, object]:
+    """`parent` as vLLM has it for LoRA adapters, other names of one loaded model."""
+    return entry | {"id": variant, "parent": entry["id"], "aliases": []}
+
+
+def _entry(model: Model, server: Server | None, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
     return {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "llama-smart-proxy",
         "aliases": list(model.aliases),
-        "status": _status(model, server, pool),
+        "status": model_status(model, server, pool, engine),
     }
-
-
-def _status(model: Model, server: Server | None, pool: PoolState) -> dict[str, object]:
-    """Load status; `failed` with a message if the last load failed or the file cannot be served."""
-    value = MODEL_STATUS.get(server.state, "unloaded") if server else "unloaded"
-    failure = pool.failures.get(model.name)
-    message = model.problem or (failure.detail if failure else "")
-    failed = {"failed": True, "message": message} if message else {}
-    context = context_json(server.placement) if server and server.state in MODEL_STATUS else {}
-    return {"value": value} | context | _instances(model, pool) | _progress(server) | failed
-
-
-def _instances(model: Model, pool: PoolState) -> dict[str, object]:
-    """Number of servers that are loading or ready, for a model that may have replicas."""
-    if model.replicas.max == 1:
-        return {}
-    return {"instances": sum(each.state in MODEL_STATUS for each in pool.servers_of(model.name))}
-
-
-def _progress(server: Server | None) -> dict[str, object]:
-    if server is None or server.state is not ServerState.STARTING or server.load_progress is None:
-        return {}
-    return {"progress": round(server.load_progress, 3)}
 
 
 def router_props(engine: EngineFacts | None, max_loaded: int | None) -> dict[str, object]:

@@ -93,7 +93,7 @@ def _record_failure(state: PoolState, server: Server, event: Exited) -> Step:
         state = replace(state, backoffs=with_failure(state.backoffs, server, event.at))
     if has_another:
         return state, []
-    state = note_failure(state, server, event.detail, event.at)
+    state = note_failure(state, server, event.detail, event.at, event.exit_code)
     if server.state is not STARTING:
         return state, []
     reason = Reason.SPAWN_FAILED if event.could_not_spawn else Reason.LOAD_FAILED
@@ -105,7 +105,7 @@ def _record_gpu_failure(state: PoolState, server: Server, event: Exited, failure
     effects: list[Effect] = [ProbeEngine()]
     state, is_retried = record_gpu_failure(state, server, failure, event.at)
     if not state.has_another(server):
-        state = note_failure(state, server, event.detail, event.at)
+        state = note_failure(state, server, event.detail, event.at, event.exit_code)
     if is_retried:
         return state, effects
     state = replace(state, backoffs=with_failure(state.backoffs, server, event.at))

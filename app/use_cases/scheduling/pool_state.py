@@ -78,6 +78,7 @@ class Failure:
 
     detail: str
     at: float
+    exit_code: int | None = None  # of the process; negative: the number of the signal; None: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +221,9 @@ def begin_termination(state: PoolState, server: Server) -> PoolState:
     return update_server(state, server.id, lambda _: replace(draining, is_terminating=True))
 
 
-def note_failure(state: PoolState, server: Server, detail: str, at: float) -> PoolState:
+def note_failure(state: PoolState, server: Server, detail: str, at: float, exit_code: int | None = None) -> PoolState:
     """Note how the server's start failed, or why it was stopped, for the next request's error."""
-    return replace(state, failures={**state.failures, server.model.name: Failure(detail, at)})
+    return replace(state, failures={**state.failures, server.model.name: Failure(detail, at, exit_code)})
 
 
 def note_ending(state: PoolState, server: Server, ending: ServerEnding) -> PoolState:

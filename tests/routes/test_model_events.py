@@ -1,0 +1,105 @@
+"""/models/sse: when a stream ends, and that it gives back what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.entities.key import ApiKey
+from app.errors import Overloaded
+from app.routes import model_events
+from app.routes.incoming_request import IncomingRequest
+from app.routes.model_events import EventStream
+from app.services import RequestSettings
+from tests.helpers.builders import Play, a_model, replace
+from workers.clients.admission import AdmissionLimit, event_stream_limit
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_events, "POLL_SECONDS", 0.0)
+
+
+class Client:
+    is_disconnected = False
+
+    def begin(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def a_request(places: int = 8, key: ApiKey | None = None) -> Any:
+    services: Any = SimpleNamespace(
+        settings=RequestSettings(),
+        store=SimpleNamespace(pool=Play().state),
+        admission=AdmissionLimit(places),
+        event_streams=event_stream_limit(places),
+        clients=SimpleNamespace(watch=lambda socket: Client()),
+    )
+    request = IncomingRequest({"REQUEST_METHOD": "GET"}, services, "")
+    request.key = key
+    return request
+
+
+def begun(request: Any) -> tuple[EventStream, Iterator[bytes]]:
+    stream = EventStream(request)
+    chunks = stream.chunks()
+    assert next(chunks).startswith(b": ")
+    return stream, chunks
+
+
+def test_a_change_is_an_event(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(model_events, "COMMENT_SECONDS", 0.0)
+    request = a_request()
+    _, chunks = begun(request)
+    assert next(chunks).startswith(b": "), "the first event comes after the stream has begun to watch"
+    play = Play()
+    play.ask(a_model("a"))
+    request.services.store.pool = play.state
+    assert next(chunks) == b'data: {"model": "a", "event": "model_status", "data": {"status": "loading"}}\n\n'
+
+
+def test_a_key_gets_no_events_of_models_that_it_may_not_use(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(model_events, "COMMENT_SECONDS", 0.0)
+    request = a_request(key=ApiKey("limited", "", models=("b*",)))
+    _, chunks = begun(request)
+    next(chunks)
+    play = Play()
+    for name in ("a", "b"):
+        play.ask(a_model(name))
+    request.services.store.pool = play.state
+    assert b'"model": "b"' in (chunk := next(chunks))
+    assert b'"a"' not in chunk
+
+
+def test_a_stream_ends_at_a_drain_a_disconnect_and_a_reload():
+    for number in range(3):
+        request = a_request()
+        stream, chunks = begun(request)
+        if number == 0:
+            request.services.store.pool = replace(request.services.store.pool, draining=True)
+        elif number == 1:
+            stream._client.is_disconnected = True  # type: ignore[misc]
+        else:
+            request.services.settings = RequestSettings()
+        assert list(chunks) == []
+
+
+def test_streams_are_limited_and_leave_inference_its_places():
+    request = a_request(places=8)
+    streams = [EventStream(request) for _ in range(2)]
+    with pytest.raises(Overloaded, match="streams of /models/sse"):
+        EventStream(request)
+    streams[0].close()
+    EventStream(request).close()
+    for _ in range(7):  # one stream is left
+        request.services.admission.acquire()
+    with pytest.raises(Overloaded, match="inference requests"):
+        EventStream(request)
+    streams[1].close()
+    EventStream(request).close()
