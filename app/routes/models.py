@@ -17,17 +17,21 @@ from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.requested_model import read_request
 from app.routes.visibility import (
+    HEADERS_SECONDS,
     check_access,
+    described_models,
     find_model,
     servable_model,
     visible_decisions,
     visible_engine,
-    visible_models,
 )
 from app.services import Services, services
-from app.use_cases.reporting.report import model_entry, model_list, model_placement, router_props
+from app.use_cases.reporting.model_list import anthropic_entry, anthropic_list, model_entry, model_list
+from app.use_cases.reporting.report import model_placement, router_props
 
 bp = Blueprint("models", __name__)
+
+ANTHROPIC = "anthropic-version"  # a header that Anthropic's API requires
 
 
 @bp.get("/v1/models")
@@ -35,8 +39,13 @@ bp = Blueprint("models", __name__)
 def list_models() -> Response:
     _reload_if_requested()
     request = current_request()
-    pool, settings = request.services.store.pool, request.settings
-    return jsonify(model_list(visible_models(request), pool, visible_engine(request), settings.list_aliases))
+    store, models = request.services.store, described_models(request)
+    if request.path == "/v1/models":  # clients offer all of its models; llama.cpp's router says in /models what failed
+        models = [model for model in models if not model.problem]
+    with_aliases = request.settings.list_aliases
+    if request.has(ANTHROPIC):
+        return jsonify(anthropic_list(models, store.pool, store.decisions, with_aliases))
+    return jsonify(model_list(models, store.pool, store.decisions, visible_engine(request), with_aliases))
 
 
 @bp.get("/v1/models/<path:name>")
@@ -45,8 +54,11 @@ def show_model(name: str) -> Response:
     _reload_if_requested()
     request = current_request()
     store, model, key = request.services.store, find_model(request, name), request.key
+    (model,) = request.services.catalog.read_headers([model], HEADERS_SECONDS)
+    if request.has(ANTHROPIC):
+        return jsonify(anthropic_entry(model, store.pool, store.decisions))
     decisions = visible_decisions(request) if key is None or key.admin else ()
-    entry = model_entry(model, store.pool, visible_engine(request))
+    entry = model_entry(model, store.pool, store.decisions, visible_engine(request))
     return jsonify(entry | model_placement(model, store.pool, decisions))
 
 

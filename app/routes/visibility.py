@@ -17,6 +17,7 @@ from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.scheduling.pool_state import PoolState
 
 NOT_SHOWN = "another model"
+HEADERS_SECONDS = 0.5  # that a list may spend on headers which have not been read yet
 
 
 def may_use(key: ApiKey | None, model: Model) -> bool:
@@ -84,6 +85,11 @@ def has_server(request: IncomingRequest, model: Model) -> bool:
 def visible_models(request: IncomingRequest) -> list[Model]:
     """The models that the request's key may use."""
     return [model for model in request.services.catalog.models() if may_use(request.key, model)]
+
+
+def described_models(request: IncomingRequest) -> list[Model]:
+    """The same, with the facts of headers that were not read before, as many as HEADERS_SECONDS allow."""
+    return request.services.catalog.read_headers(visible_models(request), HEADERS_SECONDS)
 
 
 def visible_pool(request: IncomingRequest) -> PoolState:

@@ -7,6 +7,7 @@ from typing import Any
 from app.entities.capabilities import Capabilities, HeaderFacts
 from app.entities.model import Model
 from app.entities.placement import CPU, PlacementConstraints
+from app.entities.request_rules import RequestRules
 from app.entities.server import InFlight, Server, ServerState
 from app.use_cases.reporting.ollama_models import model_details, process_list, tag_list
 from app.use_cases.scheduling.limits import SchedulingLimits
@@ -57,6 +58,15 @@ def test_a_model_whose_header_was_not_read_has_few_details():
 def test_tags_are_the_models_that_can_be_served_the_newest_first():
     old, new, broken = replace(a_model("old"), created=1), a_model("new"), replace(a_model("x"), problem="is damaged")
     assert [tag["model"] for tag in tags(old, broken, new)] == ["new:latest", "old:latest"]
+
+
+def test_a_variant_is_a_model_with_a_parent():
+    model = replace(a_model("a"), variants={"a:quick": RequestRules(), "b": RequestRules()})
+    listed = tags(model)
+    assert [tag["model"] for tag in listed] == ["a:latest", "a:quick", "b:latest"]
+    assert [tag["details"]["parent_model"] for tag in listed] == ["", "a:latest", "a:latest"]
+    assert details(replace(model, variant="b"))["details"]["parent_model"] == "a:latest"
+    assert [process["model"] for process in running(ready(model=model))] == ["a:latest"]
 
 
 def test_a_digest_changes_with_the_file():

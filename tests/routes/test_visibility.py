@@ -78,7 +78,7 @@ def test_only_visible_names_are_suggested():
         (LIMITED, "secre", ""),
         (LIMITED, "secret", ""),
         (None, "secre", "did you mean secret? "),
-        (None, "hidden_alias", "did you mean hidden-alias? "),
+        (None, "hidden_alias", "did you mean hidden-alias or hidden-variant? "),
     ):
         with pytest.raises(ModelNotFound) as refused:
             find_model(a_request(key), name)

@@ -58,6 +58,8 @@ def test_the_models_are_listed_with_their_status(client: openai.OpenAI, service:
     (model,) = client.models.list().data
     assert "--model" in model.status.pop("args")
     assert (model.id, model.status) == ("demo", {"value": "loaded", "ctx_size": 32768})
+    assert model.context_length == model.meta["n_ctx"] == 32768
+    assert (model.capabilities, model.architecture["output_modalities"]) == (["completion", "chat"], ["text"])
     assert client.models.retrieve("demo").id == "demo"
     assert service.get("/models").json()["data"][0]["id"] == "demo"
 

@@ -139,9 +139,10 @@ class Catalog:
         """Of its header, without long arrays. Raises InvalidModelFile."""
         return header_metadata(model.path)
 
-    def read_headers(self, seconds: float) -> None:
-        """Read headers that are not known yet, until so much time has passed: the models have their facts then."""
-        self._background.check_now(seconds)
+    def read_headers(self, models: Sequence[Model], seconds: float) -> list[Model]:
+        """The models with their facts; headers that are not known yet are read until so much time has passed."""
+        self._background.check_now([model for model in models if model.facts is None and not model.problem], seconds)
+        return [self._described.of(model) for model in models]
 
     def _unchecked_models(self) -> list[Model]:
         """Models whose headers have not been read."""

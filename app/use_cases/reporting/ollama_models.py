@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from app.entities.capabilities import Capabilities
@@ -37,9 +38,10 @@ def tagged(name: str) -> str:
 
 
 def tag_list(models: Iterable[Model]) -> dict[str, object]:
-    """The body of /api/tags: the models that can be served, the newest first."""
+    """The body of /api/tags: the models that can be served, the newest first, each with its variants."""
     listed = sorted((model for model in models if not model.problem), key=lambda model: -model.created)
-    return {"models": [_entry(model) | _file(model) for model in listed]}
+    named = (replace(model, variant=name) for model in listed for name in ("", *model.variants))
+    return {"models": [_entry(model) | _file(model) for model in named]}
 
 
 def process_list(pool: PoolState, now: float, unix_now: float) -> dict[str, object]:
@@ -66,7 +68,7 @@ def model_details(model: Model, pool: PoolState, metadata: Mapping[str, Value]) 
 
 
 def _entry(model: Model) -> dict[str, object]:
-    name, stamp = tagged(model.name), f"{model.path}\0{model.size_bytes}\0{model.created}"
+    name, stamp = tagged(model.variant or model.name), f"{model.path}\0{model.size_bytes}\0{model.created}"
     digest = hashlib.sha256(stamp.encode(errors="surrogateescape")).hexdigest()
     return {"name": name, "model": name, "digest": digest, "details": _details(model)}
 
@@ -79,7 +81,7 @@ def _process(pool: PoolState, servers: list[Server], now: float, unix_now: float
     """One model; `servers`: its replicas."""
     sizes = [size for server in servers for size in (server.reported or server.booked).items()]
     expires_in = max(_expires_in(pool, server, now) for server in servers)
-    return _entry(servers[0].model) | {
+    return _entry(replace(servers[0].model, variant="")) | {
         "size": sum(size for _, size in sizes),
         "size_vram": sum(size for device, size in sizes if device != CPU),
         "expires_at": _time(unix_now + min(expires_in, FOREVER_SECONDS)),
@@ -97,7 +99,7 @@ def _details(model: Model) -> dict[str, object]:
     facts = model.facts
     architecture = facts.architecture if facts else ""
     return {
-        "parent_model": "",
+        "parent_model": tagged(model.name) if model.variant else "",
         "format": "gguf",
         "family": architecture,
         "families": [architecture] if architecture else None,

@@ -8,12 +8,10 @@ from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
-from app.entities.model_name import is_glob
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decisions import DecisionRecord, context_json, estimate_json, last_decision, placement_json
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
-from app.use_cases.reporting.model_status import model_status
 from app.use_cases.scheduling.pool_state import PoolState
 
 # As the original service names it; else "running".
@@ -114,46 +112,6 @@ def model_placement(model: Model, pool: PoolState, decisions: Iterable[DecisionR
         "placement": placement_json(server.placement) if server else None,
         "estimate": estimate_json(server.placement) if server else None,
         "decision": last_decision(decisions, model.name),
-    }
-
-
-def model_list(
-    models: Iterable[Model], pool: PoolState, engine: EngineFacts | None, with_aliases: bool = False
-) -> dict[str, object]:
-    """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
-    see command lines; `with_aliases`: each is listed like a variant."""
-    servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    entries: list[dict[str, object]] = []
-    for model in models:
-        entry = _entry(model, servers.get(model.name), pool, engine)
-        entries += [entry, *(_as_variant(entry, name) for name in _other_ids(model, with_aliases))]
-    return {"object": "list", "data": entries}
-
-
-def _other_ids(model: Model, with_aliases: bool) -> list[str]:
-    """Globs are none: nobody can choose a model called "claude-*"."""
-    return [*(alias for alias in model.aliases if with_aliases and not is_glob(alias)), *model.variants]
-
-
-def model_entry(model: Model, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
-    """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
-    entry = _entry(model, pool.server_of(model.name), pool, engine)
-    return _as_variant(entry, model.variant) if model.variant else entry
-
-
-def _as_variant(entry: dict[str, object], variant: str) -> dict[str, object]:
-    """`parent` as vLLM has it for LoRA adapters, other names of one loaded model."""
-    return entry | {"id": variant, "parent": entry["id"], "aliases": []}
-
-
-def _entry(model: Model, server: Server | None, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "llama-smart-proxy",
-        "aliases": list(model.aliases),
-        "status": model_status(model, server, pool, engine),
     }
 
 
