@@ -45,9 +45,10 @@ def list_models() -> Response:
     store, models = request.services.store, described_models(request)
     if request.path == "/v1/models":  # clients offer all of its models; llama.cpp's router says in /models what failed
         models = [model for model in models if not model.problem]
+    with_aliases = request.settings.list_aliases
     if request.has(ANTHROPIC):
-        return jsonify(anthropic_list(models, store.pool, store.decisions))
-    return jsonify(model_list(models, store.pool, store.decisions, visible_engine(request)))
+        return jsonify(anthropic_list(models, store.pool, store.decisions, with_aliases))
+    return jsonify(model_list(models, store.pool, store.decisions, visible_engine(request), with_aliases))
 
 
 @bp.get("/v1/models/<path:name>")
@@ -138,7 +139,8 @@ def _command(
     request = current_request()
     with admitted(request.services):
         with contextlib.closing(request.receive_body()) as body:
-            name, seconds = read_request(request, body).model, read_grace(request, body)
+            name = read_request(request, body, must_name=True).model
+            seconds = read_grace(request, body)
         model = find(request, name)
         with contextlib.closing(request.watch_client()) as client:
             yield model, client, seconds

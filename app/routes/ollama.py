@@ -59,7 +59,8 @@ def show_details() -> Response:
     """Reads the model's header, unless it was among the last that were asked for."""
     request, catalog = current_request(), services().catalog
     model = catalog.servable(find_model(request, _names(request).name))
-    return jsonify(model_details(model, services().store.pool, catalog.metadata(model)))
+    store = services().store
+    return jsonify(model_details(model, store.pool, store.decisions, catalog.metadata(model)))
 
 
 @bp.post("/api/pull")
