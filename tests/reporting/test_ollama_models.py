@@ -117,7 +117,7 @@ def test_replicas_are_one_process():
 
 
 def details(model: Model, pool: PoolState = POOL, **metadata: Any) -> dict[str, Any]:
-    return model_details(model, pool, {key.replace("__", "."): value for key, value in metadata.items()})
+    return model_details(model, pool, (), {key.replace("__", "."): value for key, value in metadata.items()})
 
 
 def test_details_have_the_headers_metadata():
