@@ -62,6 +62,8 @@ class RequestSettings:
     media_urls: MediaUrls = DATA_ONLY
     load_on_any_path: bool = False  # a path that is not an inference route may load the model in its body
     agents: Mapping[str, Agent] = field(default_factory=dict)  # by the names of their commands
+    default_model: str | None = None  # of requests that name none
+    list_aliases: bool = False  # /v1/models has them as ids
     loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
 
 

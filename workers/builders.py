@@ -76,6 +76,8 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         media_urls=settings.upstream.allowed_media_urls(),
         load_on_any_path=settings.catalog.load_on_any_path,
         agents=load_agents(settings.agents),
+        default_model=settings.catalog.default_model,
+        list_aliases=settings.catalog.list_aliases,
         loading_comments=scheduling.loading_comments,
     )
 

@@ -12,7 +12,6 @@ from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decisions import DecisionRecord, context_json, estimate_json, last_decision, placement_json
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
-from app.use_cases.reporting.model_status import model_status
 from app.use_cases.scheduling.pool_state import PoolState
 
 # As the original service names it; else "running".
@@ -113,44 +112,6 @@ def model_placement(model: Model, pool: PoolState, decisions: Iterable[DecisionR
         "placement": placement_json(server.placement) if server else None,
         "estimate": estimate_json(server.placement) if server else None,
         "decision": last_decision(decisions, model.name),
-    }
-
-
-def model_list(models: Iterable[Model], pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
-    """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
-    see command lines."""
-    servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    entries = (entry for model in models for entry in _entries(model, servers.get(model.name), pool, engine))
-    return {"object": "list", "data": list(entries)}
-
-
-def model_entry(model: Model, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
-    """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
-    entry = _entry(model, pool.server_of(model.name), pool, engine)
-    return _as_variant(entry, model.variant) if model.variant else entry
-
-
-def _entries(
-    model: Model, server: Server | None, pool: PoolState, engine: EngineFacts | None
-) -> list[dict[str, object]]:
-    """The model, and each of its variants like a model of its own."""
-    entry = _entry(model, server, pool, engine)
-    return [entry, *(_as_variant(entry, variant) for variant in model.variants)]
-
-
-def _as_variant(entry: dict[str, object], variant: str) -> dict[str, object]:
-    """`parent` as vLLM has it for LoRA adapters, other names of one loaded model."""
-    return entry | {"id": variant, "parent": entry["id"], "aliases": []}
-
-
-def _entry(model: Model, server: Server | None, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "llama-smart-proxy",
-        "aliases": list(model.aliases),
-        "status": model_status(model, server, pool, engine),
     }
 
 
