@@ -29,11 +29,11 @@ def model_list(
     """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
     see command lines; `with_aliases`: they are listed as variants are."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    earlier = _earlier_contexts(decisions)
+    earlier = earlier_contexts(decisions)
     data: list[dict[str, object]] = []
     for model in models:
         entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
-        data += [entry, *(_as_variant(entry, name) for name in _other_ids(model, with_aliases))]
+        data += [entry, *(_as_variant(entry, name) for name in other_ids(model, with_aliases))]
     return {"object": "list", "data": data}
 
 
@@ -41,7 +41,7 @@ def model_entry(
     model: Model, pool: PoolState, decisions: Sequence[DecisionRecord], engine: EngineFacts | None
 ) -> dict[str, object]:
     """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
-    entry = _entry(model, pool.server_of(model.name), pool, _earlier_contexts(decisions).get(model.name, 0), engine)
+    entry = _entry(model, pool.server_of(model.name), pool, earlier_contexts(decisions).get(model.name, 0), engine)
     return _as_variant(entry, model.variant) if model.variant else entry
 
 
@@ -49,12 +49,12 @@ def anthropic_list(
     models: Iterable[Model], pool: PoolState, decisions: Sequence[DecisionRecord], with_aliases: bool = False
 ) -> dict[str, object]:
     """The body of Anthropic's /v1/models: the models that generate text, on one page."""
-    earlier = _earlier_contexts(decisions)
+    earlier = earlier_contexts(decisions)
     data = [
         _anthropic_entry(name, each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
         for each in models
         if each.capabilities is None or each.capabilities.completion
-        for name in (each.name, *_other_ids(each, with_aliases))
+        for name in (each.name, *other_ids(each, with_aliases))
     ]
     return {
         "data": data,
@@ -66,12 +66,12 @@ def anthropic_list(
 
 def anthropic_entry(model: Model, pool: PoolState, decisions: Sequence[DecisionRecord]) -> dict[str, object]:
     """The body of Anthropic's /v1/models/ID."""
-    earlier = _earlier_contexts(decisions).get(model.name, 0)
+    earlier = earlier_contexts(decisions).get(model.name, 0)
     tokens = request_tokens(model, pool.server_of(model.name), earlier)
     return _anthropic_entry(model.variant or model.name, model, tokens)
 
 
-def _other_ids(model: Model, with_aliases: bool) -> list[str]:
+def other_ids(model: Model, with_aliases: bool) -> list[str]:
     """Globs are none: nobody can choose a model called "claude-*"."""
     return [*(alias for alias in model.aliases if with_aliases and not is_glob(alias)), *model.variants]
 
@@ -94,7 +94,7 @@ def request_tokens(model: Model, server: Server | None, earlier_ctx_size: int = 
     return min(slot, trained) if trained else slot  # llama-server limits a slot to the training context
 
 
-def _earlier_contexts(decisions: Iterable[DecisionRecord]) -> dict[str, int]:
+def earlier_contexts(decisions: Iterable[DecisionRecord]) -> dict[str, int]:
     """The context of each model's last placement, which ctx_size auto chooses again."""
     return {record.model: place.ctx_size for record in decisions if (place := record.decision.placement)}
 
