@@ -53,13 +53,40 @@ def test_an_openai_client_gets_a_completion(client: openai.OpenAI):
     assert answer.usage.completion_tokens == 3
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "day": {"enum": ["today", "tomorrow"]}},
+    "required": ["city", "day"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_matches_the_schema_of_its_request(client: openai.OpenAI, service: Service):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    messages = [{"role": "user", "content": "?"}]
+    answer = client.chat.completions.create(model="demo", messages=messages, response_format=form, max_tokens=500)
+    assert set(json.loads(answer.choices[0].message.content)) == {"city", "day"}
+    body = {"model": "demo", "prompt": "?", "json_schema": SCHEMA, "n_predict": 500}
+    assert set(json.loads(service.post("/completion", body).json()["content"])) == {"city", "day"}
+
+
+def test_a_required_tool_is_called(client: openai.OpenAI):
+    tool = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
+    messages = [{"role": "user", "content": "?"}]
+    answer = client.chat.completions.create(
+        model="demo", messages=messages, tools=[tool], tool_choice="required", max_tokens=500
+    )
+    call = answer.choices[0].message.tool_calls[0].function
+    assert call.name == "weather" and json.loads(call.arguments)["day"] in ("today", "tomorrow")
+
+
 def test_the_models_are_listed_with_their_status(client: openai.OpenAI, service: Service):
     client.chat.completions.create(model="demo", messages=HELLO, max_tokens=1)
     (model,) = client.models.list().data
     assert "--model" in model.status.pop("args")
     assert (model.id, model.status) == ("demo", {"value": "loaded", "ctx_size": 32768})
     assert model.context_length == model.meta["n_ctx"] == 32768
-    assert (model.capabilities, model.architecture["output_modalities"]) == (["completion", "chat"], ["text"])
+    assert (model.capabilities, model.architecture["output_modalities"]) == (["completion", "chat", "tools"], ["text"])
     assert client.models.retrieve("demo").id == "demo"
     assert service.get("/models").json()["data"][0]["id"] == "demo"
 
