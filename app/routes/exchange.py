@@ -19,6 +19,7 @@ from app.errors import (
 )
 from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
+from app.routes.abilities import check_abilities
 from app.routes.answer_head import answer_head, as_header
 from app.routes.answer_progress import AnswerProgress
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
@@ -81,6 +82,11 @@ class Exchange(AnswerProgress):
         self.waited_seconds = 0.0
         self.releases: list[Callable[[], None]] = []  # what gives back what is held, the last one first
 
+    @property
+    def engine_route(self) -> str:
+        """The route of the engine's that answers."""
+        return self.route
+
     def begin(self) -> None:
         """Get the head of the answer; for a stream whose model is loading, return before. Raises ProxyError."""
         request, services = self.request, self.services
@@ -90,6 +96,7 @@ class Exchange(AnswerProgress):
             take_request(services, request.key)
         self._read_request()
         self.model = model_for(request, self.route, self.options.model, self.may_load)
+        check_abilities(self.engine_route, self.model, self.options)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
         self.client = request.watch_client()

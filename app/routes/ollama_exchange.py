@@ -66,6 +66,11 @@ class OllamaExchange(Exchange):
             raise
 
     @property
+    def engine_route(self) -> str:
+        """ "" for a request that only loads or unloads its model."""
+        return self.translation.path
+
+    @property
     def _is_unload(self) -> bool:
         return not self.translation.path and self.options.keep_alive_seconds == 0
 

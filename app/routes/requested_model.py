@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.entities.capabilities import MediaPart
 from app.errors import InvalidRequest, MissingModel, ModelNotFound
 from app.ports import RequestBody
 from app.request_body.content import MULTIPART, BodyContent, BodyFormat, at_most_one
@@ -23,6 +24,8 @@ class RequestOptions:
     conversation: int | None = None  # a hash of what its requests have in common, if the model may have several servers
     prompts: int = 1  # or more
     repeated_bytes: int = 0  # of the body, that the engine reads again with every prompt
+    media: tuple[MediaPart, ...] = ()  # the first of each kind
+    requires_tool: bool = False  # the answer must call one
 
 
 def read_request(request: IncomingRequest, body: RequestBody | None, in_path: str = "") -> RequestOptions:
@@ -36,7 +39,9 @@ def read_request(request: IncomingRequest, body: RequestBody | None, in_path: st
     model = in_path or _model(request, [*at_most_one(in_address, "the query"), *content.names])
     conversation = _conversation(request, content, [*in_address, *content.names])
     options = content.streams, content.keep_alive_seconds, content.num_ctx, conversation
-    return RequestOptions(model, *options, content.prompts, content.repeated_bytes)
+    return RequestOptions(
+        model, *options, content.prompts, content.repeated_bytes, content.media, content.requires_tool
+    )
 
 
 def _content(request: IncomingRequest, body: RequestBody | None, is_named: bool) -> BodyContent:
