@@ -23,6 +23,7 @@ PURE_STDLIB = {
     "array",
     "collections",
     "dataclasses",
+    "difflib",
     "enum",
     "fnmatch",
     "functools",
@@ -35,6 +36,7 @@ PURE_STDLIB = {
     "re",
     "struct",
     "typing",
+    "unicodedata",
 }
 PURE = ("app/entities", "app/use_cases")
 
@@ -56,7 +58,12 @@ USE_CASES = {
 APP = {
     "app/entities": set(),
     "app/errors": {"app/entities"},
-    "app/settings": {"app/entities", "app/use_cases/credentials.py", "app/use_cases/launch"},
+    "app/settings": {
+        "app/entities",
+        "app/use_cases/body_checks",
+        "app/use_cases/credentials.py",
+        "app/use_cases/launch",
+    },
     "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks", "app/use_cases/ollama"},
     "app/ports": {
         "app/entities",

@@ -31,6 +31,7 @@ def build_catalog(
         shapes,
         settings.constraints_of(),
         earlier,
+        settings.catalog.default_model,
     )
 
 
@@ -78,6 +79,8 @@ def _entries(settings: Settings) -> list[ConfiguredModel]:
             priority=model.priority,
             keep_kv_cache=model.keep_kv_cache,
             replicas=Replicas(model.replicas.min, model.replicas.max),
+            requests=(rules := model.requests.rules()),
+            variants={variant: rules.overridden_by(each.rules()) for variant, each in model.variants.items()},
         )
         for name, model in settings.models.items()
     ]

@@ -34,7 +34,7 @@ def launch(name: str, model: str | None, only_print: bool, url: str, arguments: 
     """
     client = CLIENTS[name]
     entry, why = _requested_model(url, model) if model else _obvious_model(url)
-    target = Target(url.rstrip("/"), entry["id"], context_tokens(entry), bool(os.environ.get(KEY_VARIABLE)))
+    target = Target(url.rstrip("/"), entry["id"], entry.get("context_length"), bool(os.environ.get(KEY_VARIABLE)))
     setup = client.setup(target)
     argv = (client.program, *setup.arguments, *(arguments or client.default_arguments))
     for line in _report(client, target, why, setup):
@@ -67,17 +67,12 @@ def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
 
 
 def _can_chat(entry: Mapping[str, Any]) -> bool:
-    return not entry.get("status", {}).get("failed")
-
-
-def context_tokens(entry: Mapping[str, Any]) -> int | None:
-    """The context of one conversation, in tokens, from the model's entry in /v1/models; None if it is not known yet."""
-    found = entry.get("context_length") or entry.get("status", {}).get("ctx_size")
-    return found if isinstance(found, int) else None
+    """Variants are left out: they are further names of a model."""
+    return "parent" not in entry and "completion" in entry.get("capabilities", ("completion",))
 
 
 def _report(client: Client, target: Target, why: str, setup: Setup) -> Iterator[str]:
-    context = f"{target.context_tokens:,} tokens" if target.context_tokens else "unknown until the model is loaded"
+    context = f"{target.context_tokens:,} tokens" if target.context_tokens else "unknown"
     yield f"{client.title} with {target.model} ({why}) at {target.url}, context: {context}"
     yield from (f"warning: {line}" for line in (context_warning(client, target), setup.note) if line)
 

@@ -27,6 +27,7 @@ class EngineFacts:
 
 ALL_LAYERS = 999  # the customary number; llama-server takes any above the number of layers
 AUTO_CTX_TOKENS = 4096  # `ctx_size: auto`, before a placement chooses a longer context
+LONGEST_AUTO_CTX_TOKENS = 131072
 
 
 DRAFTS_ITSELF = "draft-mtp"  # the --spec-type of a model that has layers of its own to predict several tokens

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from app.entities.capabilities import Capabilities, HeaderFacts, Media
 from app.entities.launch import LaunchSettings
 from app.entities.placement import PlacementConstraints
+from app.entities.request_rules import RequestRules
 
 LATEST = ":latest"  # the tag that Ollama's clients add to a name without one
 
@@ -36,15 +38,28 @@ class Model:
     priority: int = 0  # higher is loaded first and evicted last
     keep_kv_cache: bool = False  # save the KV cache to disk when its server stops
     replicas: Replicas = field(default_factory=Replicas)
+    requests: RequestRules = field(default_factory=RequestRules)
+    variants: Mapping[str, RequestRules] = field(default_factory=dict)  # further names; their rules, with `requests`
+    variant: str = ""  # the one whose name it was found by
     media: frozenset[Media] = frozenset()  # what its projector takes
     # None until the header has been read. Not compared: the same model is known better later.
     facts: HeaderFacts | None = field(default=None, compare=False, repr=False)
     capabilities: Capabilities | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that settings give it."""
+        return self.name, *self.aliases, *self.variants
+
+    @property
+    def rules(self) -> RequestRules:
+        """For the bodies of requests by the name that it was found by."""
+        return self.variants.get(self.variant, self.requests)
+
     def is_served_as(self, other: Model) -> bool:
         """Whether a llama-server started for this model also serves `other`: same file, unchanged, same options.
 
-        Whatever else differs (names, pin, priority, ttl, replicas) applies to a running server, too.
+        Whatever else differs (names, rules, pin, priority, ttl, replicas) applies to a running server, too.
         """
         return (self.path, self.size_bytes, self.created, self.launch, self.keep_kv_cache) == (
             other.path,

@@ -27,7 +27,7 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.loading_rules import LOADS_NOTHING, loaded_address, may_load, model_for
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
-from app.routes.requested_model import RequestOptions, read_request
+from app.routes.requested_model import RequestOptions, apply_rules, read_request
 from app.routes.visibility import visible_error
 from app.services import CLIENT_SOCKET
 from app.use_cases.token_counts import Prompts
@@ -70,6 +70,7 @@ class Exchange(AnswerProgress):
         super().__init__()
         self.request = request
         self.route = route
+        self.engine_route = route  # of llama-server; "" for a request that it does not answer
         self.services = request.services
         self.may_load = may_load(request, route)
         self.takes_slot = request.method not in LOADS_NOTHING
@@ -82,11 +83,6 @@ class Exchange(AnswerProgress):
         self.waited_seconds = 0.0
         self.releases: list[Callable[[], None]] = []  # what gives back what is held, the last one first
 
-    @property
-    def engine_route(self) -> str:
-        """The route of the engine's that answers."""
-        return self.route
-
     def begin(self) -> None:
         """Get the head of the answer; for a stream whose model is loading, return before. Raises ProxyError."""
         request, services = self.request, self.services
@@ -96,6 +92,7 @@ class Exchange(AnswerProgress):
             take_request(services, request.key)
         self._read_request()
         self.model = model_for(request, self.route, self.options.model, self.may_load)
+        self._apply_rules(self.model)
         check_abilities(self.engine_route, self.model, self.options)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
@@ -146,7 +143,7 @@ class Exchange(AnswerProgress):
             self.releases.append(self.body.close)
             self._translate(self.body)
         try:
-            self.options = read_request(self.request, self.body)
+            self.options = read_request(self.request, self.body, must_name=self.route == OTHER_PATH)
         except (InvalidRequest, MissingModel) as error:
             if self.route == OTHER_PATH:
                 raise no_such_path(self.request, str(error)) from error
@@ -154,6 +151,9 @@ class Exchange(AnswerProgress):
 
     def _translate(self, body: RequestBody) -> None:
         """Nothing: it goes to the engine as it is."""
+
+    def _apply_rules(self, model: Model) -> None:
+        self.options = apply_rules(self.request, self.body, self.options, model.rules)
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""

@@ -17,7 +17,7 @@ from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import InferenceResponse
 from app.routes.ollama_answer import NDJSON
 from app.routes.ollama_exchange import respond_to_ollama
-from app.routes.visibility import find_model, visible_models, visible_pool
+from app.routes.visibility import described_models, find_model, visible_pool
 from app.services import services
 from app.use_cases.ollama.translation import Api
 from app.use_cases.reporting.ollama_models import model_details, process_list, tag_list
@@ -46,7 +46,7 @@ def show_version() -> Response:
 
 @bp.get("/api/tags")
 def list_tags() -> Response:
-    return jsonify(tag_list(visible_models(current_request())))
+    return jsonify(tag_list(described_models(current_request())))
 
 
 @bp.get("/api/ps")
@@ -59,7 +59,8 @@ def show_details() -> Response:
     """Reads the model's header, unless it was among the last that were asked for."""
     request, catalog = current_request(), services().catalog
     model = catalog.servable(find_model(request, _names(request).name))
-    return jsonify(model_details(model, services().store.pool, catalog.metadata(model)))
+    store = services().store
+    return jsonify(model_details(model, store.pool, store.decisions, catalog.metadata(model)))
 
 
 @bp.post("/api/pull")

@@ -41,6 +41,7 @@ class OllamaExchange(Exchange):
 
     def _translate(self, body: RequestBody) -> None:
         self.translation = body.rewrite(partial(translated, api=Api(self.route)))
+        self.engine_route = self.translation.path
         for option in self.translation.ignored:
             _note(option)
 
@@ -64,11 +65,6 @@ class OllamaExchange(Exchange):
         except BaseException:
             answer.close()
             raise
-
-    @property
-    def engine_route(self) -> str:
-        """ "" for a request that only loads or unloads its model."""
-        return self.translation.path
 
     @property
     def _is_unload(self) -> bool:

@@ -8,7 +8,7 @@ from app.routes.health import health_report
 from app.routes.incoming_request import current_request
 from app.routes.visibility import visible_models
 from app.services import services
-from app.use_cases.reporting.report import model_list
+from app.use_cases.reporting.model_list import model_list
 
 bp = Blueprint("status", __name__)
 
@@ -28,7 +28,7 @@ def answer_probe() -> Response:
 @bp.get("/")
 def show_status() -> Response:
     s = services()
-    models = model_list(visible_models(current_request()), s.store.pool, None)
+    models = model_list(visible_models(current_request()), s.store.pool, (), None)
     page = make_response(render_template("status.html", report=health_report(), models=models["data"]))
     page.headers["Content-Security-Policy"] = POLICY
     return page

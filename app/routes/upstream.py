@@ -83,6 +83,9 @@ class _UpstreamExchange(Exchange):
         if self._path in PLAIN_ROUTES and self.request.method == "POST":
             self.options = read_request(self.request, self.body, self._name)
 
+    def _apply_rules(self, model: Model) -> None:
+        """None: an admin asks the engine itself."""
+
     def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
         request = self.request.for_engine(data)
         query = request.target.partition("?")[2]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
+from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
 from app.errors import ModelNotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
@@ -15,11 +17,12 @@ from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.scheduling.pool_state import PoolState
 
 NOT_SHOWN = "another model"
+HEADERS_SECONDS = 0.5  # that a list may spend on headers which have not been read yet
 
 
 def may_use(key: ApiKey | None, model: Model) -> bool:
     """By the names under which the model is listed, whichever was requested: a key may use what it sees."""
-    return key is None or key.allows(model.name, *model.aliases)
+    return key is None or key.allows(*model.names)
 
 
 def find_model(request: IncomingRequest, name: str) -> Model:
@@ -31,9 +34,26 @@ def find_model(request: IncomingRequest, name: str) -> Model:
     try:
         return check_access(request, catalog.find(name), name)
     except ModelNotFound:
-        if not catalog.rescan():
-            raise
-    return check_access(request, catalog.find(name), name)
+        catalog.rescan()
+    try:
+        return check_access(request, catalog.find(name), name)
+    except ModelNotFound:
+        raise ModelNotFound(name, near=similar_names(name, _visible_names(request))) from None
+
+
+def default_model(request: IncomingRequest) -> str:
+    """The name that a request without one means: catalog.default_model, else the only model that can be served, of
+    those that its key may use; "" if there is none."""
+    name, catalog = request.settings.default_model, request.services.catalog
+    with contextlib.suppress(ModelNotFound):
+        if name and may_use(request.key, catalog.find(name)):
+            return name
+    servable = [model.name for model in visible_models(request) if not model.problem]
+    return servable[0] if len(servable) == 1 else ""
+
+
+def _visible_names(request: IncomingRequest) -> list[str]:
+    return [name for model in visible_models(request) for name in model.names if not is_glob(name)]
 
 
 def check_access(request: IncomingRequest, model: Model, name: str) -> Model:
@@ -65,6 +85,11 @@ def has_server(request: IncomingRequest, model: Model) -> bool:
 def visible_models(request: IncomingRequest) -> list[Model]:
     """The models that the request's key may use."""
     return [model for model in request.services.catalog.models() if may_use(request.key, model)]
+
+
+def described_models(request: IncomingRequest) -> list[Model]:
+    """The same, with the facts of headers that were not read before, as many as HEADERS_SECONDS allow."""
+    return request.services.catalog.read_headers(visible_models(request), HEADERS_SECONDS)
 
 
 def visible_pool(request: IncomingRequest) -> PoolState:
@@ -105,7 +130,7 @@ def visible_text(request: IncomingRequest, text: str) -> str:
     if not is_limited(request.key):
         return text
     known = [*request.services.catalog.models(), *(server.model for server in request.services.store.pool.servers)]
-    shown = {name: may_use(request.key, model) for model in known for name in (model.name, *model.aliases)}
+    shown = {name: may_use(request.key, model) for model in known for name in model.names}
     # The longest first: a name may begin with another one.
     names = "|".join(re.escape(name) for name in sorted(shown, key=len, reverse=True) if name in text)
     if not names:

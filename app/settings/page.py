@@ -81,12 +81,12 @@ def configuration_page() -> str:
 def _rows(section: type[Section], below: str = "") -> Iterator[str]:
     for key, field in section.model_fields.items():
         inner = section_in(field)
-        if inner is not None:
-            yield from _rows(inner, f"{below}{key}.")
-        else:
+        if inner is None or not is_section(field):
             meaning = str(field.description).replace("|", "\\|")  # a plain | would end the cell
             meaning += " *Restart.*" if needs_restart(section, field) else ""
             yield f"| `{below}{key}` | {_default(section, key, field)} | {meaning} |"
+        if inner is not None:
+            yield from _rows(inner, f"{below}{key}." if is_section(field) else f"{below}{key}.NAME.")
 
 
 def _default(section: type[Section], key: str, field: FieldInfo) -> str:

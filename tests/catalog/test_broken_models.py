@@ -250,7 +250,9 @@ def test_an_exception_for_one_model_does_not_stop_the_background_check(
 
 def listed(service: Service) -> dict[str, str]:
     """The message of each broken model in the list of models."""
-    models = service.get("/v1/models").json()["data"]
+    models = service.get("/models").json()["data"]
+    offered = {model["id"] for model in service.get("/v1/models").json()["data"]}
+    assert offered == {model["id"] for model in models if not model["status"].get("failed")}
     assert all(model["status"]["value"] == "unloaded" for model in models if model["status"].get("failed"))
     return {model["id"]: model["status"]["message"] for model in models if model["status"].get("failed")}
 

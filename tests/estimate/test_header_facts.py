@@ -80,6 +80,16 @@ def test_an_embedding_model_whose_file_names_no_pooling_pools_by_the_mean():
     assert header_facts(a_header("llama")).pooling == ""
 
 
+def test_a_model_that_chats_may_name_a_pooling():
+    """The demo model and GritLM do; llama-server then also embeds with them, if it is started for that."""
+    chats = {"tokenizer__chat_template": "{{ messages }}"}
+    assert header_facts(a_header("llama", A__pooling_type=1, **chats)).task is Task.COMPLETION
+    assert header_facts(a_header("llama", A__pooling_type=1)).task is Task.EMBEDDING
+    assert header_facts(a_header("qwen3", A__pooling_type=3, **chats)).task is Task.EMBEDDING
+    assert header_facts(a_header("qwen2", A__attention__causal=False, **chats)).task is Task.EMBEDDING
+    assert header_facts(a_header("llada", A__attention__causal=False, **chats)).task is Task.COMPLETION
+
+
 @pytest.mark.parametrize(
     ("template", "tools", "thinking"),
     [

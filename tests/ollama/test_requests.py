@@ -43,7 +43,7 @@ def test_sampling_options_have_the_engines_names():
 @pytest.mark.parametrize("tokens", [-1, -2])
 def test_a_negative_num_predict_is_no_limit(tokens: int):
     assert chat(options={"num_predict": tokens}) == {"max_tokens": -1}
-    assert body_of(Api.GENERATE, prompt="x", raw=True, options={"num_predict": tokens})["n_predict"] == -1
+    assert body_of(Api.GENERATE, prompt="x", raw=True, options={"num_predict": tokens})["max_tokens"] == -1
 
 
 def test_a_negative_repeat_last_n_is_the_whole_context():

@@ -7,6 +7,7 @@ from typing import Any
 from app.entities.capabilities import Capabilities, HeaderFacts
 from app.entities.model import Model
 from app.entities.placement import CPU, PlacementConstraints
+from app.entities.request_rules import RequestRules
 from app.entities.server import InFlight, Server, ServerState
 from app.use_cases.reporting.ollama_models import model_details, process_list, tag_list
 from app.use_cases.scheduling.limits import SchedulingLimits
@@ -59,6 +60,15 @@ def test_tags_are_the_models_that_can_be_served_the_newest_first():
     assert [tag["model"] for tag in tags(old, broken, new)] == ["new:latest", "old:latest"]
 
 
+def test_a_variant_is_a_model_with_a_parent():
+    model = replace(a_model("a"), variants={"a:quick": RequestRules(), "b": RequestRules()})
+    listed = tags(model)
+    assert [tag["model"] for tag in listed] == ["a:latest", "a:quick", "b:latest"]
+    assert [tag["details"]["parent_model"] for tag in listed] == ["", "a:latest", "a:latest"]
+    assert details(replace(model, variant="b"))["details"]["parent_model"] == "a:latest"
+    assert [process["model"] for process in running(ready(model=model))] == ["a:latest"]
+
+
 def test_a_digest_changes_with_the_file():
     model = a_model("a")
     changed = replace(model, created=model.created + 1)
@@ -107,7 +117,7 @@ def test_replicas_are_one_process():
 
 
 def details(model: Model, pool: PoolState = POOL, **metadata: Any) -> dict[str, Any]:
-    return model_details(model, pool, {key.replace("__", "."): value for key, value in metadata.items()})
+    return model_details(model, pool, (), {key.replace("__", "."): value for key, value in metadata.items()})
 
 
 def test_details_have_the_headers_metadata():

@@ -11,7 +11,7 @@ from app.entities.model import Model, Replicas
 from app.entities.placement import CPU, CpuFallback, Outcome, PlacementConstraints
 from app.entities.refusal import Reason
 from app.entities.server import ServerState
-from app.use_cases.reporting.report import model_entry, model_list
+from app.use_cases.reporting.model_list import model_entry, model_list
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Done, ReadMemory
 from app.use_cases.scheduling.limits import SchedulingLimits
@@ -510,17 +510,17 @@ def test_server_of_prefers_a_server_that_answers():
 def test_model_lists_show_the_number_of_instances_and_the_best_state():
     play = saturated(a_replicated(), Play())
     play.post(ev.Tick(at=12.0))
-    one, other = model_list([a_replicated(), a_model("b")], play.state, None)["data"]
+    one, other = model_list([a_replicated(), a_model("b")], play.state, (), None)["data"]
     loaded = {"value": "loaded", "ctx_size": 4096, "instances": 2}
     assert (one["status"], other["status"]) == (loaded, {"value": "unloaded"})
     play.post(ev.Release(2, at=12.5), ev.Release(3, at=12.6), ev.Exited(1, "it crashed", at=13.0))
-    assert model_entry(a_replicated(), play.state, None)["status"] == {
+    assert model_entry(a_replicated(), play.state, (), None)["status"] == {
         "value": "loading",
         "ctx_size": 4096,
         "instances": 1,
     }
     play.ask(a_replicated(), at=14.0, command=ev.Unload)
-    assert model_entry(a_replicated(), play.state, None)["status"] == {"value": "unloaded", "instances": 0}
+    assert model_entry(a_replicated(), play.state, (), None)["status"] == {"value": "unloaded", "instances": 0}
 
 
 def test_metrics_of_a_model_are_summed_over_its_servers():

@@ -22,12 +22,13 @@ THREE = {"num_predict": 3, "temperature": 0}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """It serves one model as `demo`, and as `vectors` for embeddings."""
+    """It serves one model as `demo`, with a variant `brief`, and as `vectors` for embeddings."""
     folder = tmp_path_factory.mktemp("ollama")
     file = write_demo_model(folder / "models")
     vectors = {"path": str(file), "args": ["--embeddings", "--pooling", "mean"]}
     config = folder / "config.json"
-    config.write_text(json.dumps({"models": {"demo": {"path": str(file)}, "vectors": vectors}}))
+    demo = {"path": str(file), "variants": {"brief": {"set": {"max_tokens": 1}}}}
+    config.write_text(json.dumps({"models": {"demo": demo, "vectors": vectors}}))
     with serving(folder, "--config", str(config)) as running:
         yield running
 
@@ -78,6 +79,15 @@ def test_a_prompt_gets_the_models_template_unless_it_is_raw(client: ollama.Clien
     assert (last.done, last.done_reason) == (True, "length")
 
 
+def test_a_models_rules_apply_to_the_translated_request(client: ollama.Client):
+    for answer in (
+        client.chat(model="brief", messages=HI, options=THREE),
+        client.generate(model="brief:latest", prompt="Hi", options=THREE),
+        client.generate(model="brief", prompt="Hi", raw=True, options=THREE),
+    ):
+        assert (answer.model, answer.eval_count, answer.done_reason) == ("demo", 1, "length")
+
+
 def test_log_probabilities(client: ollama.Client):
     chat = client.chat(model="demo", messages=HI, options=THREE, logprobs=True, top_logprobs=2)
     raw = client.generate(model="demo", prompt="Hi", raw=True, options=THREE, logprobs=True, top_logprobs=2)
@@ -113,7 +123,9 @@ def test_a_model_is_loaded_and_unloaded_without_a_prompt(client: ollama.Client, 
 
 def test_models_are_listed(client: ollama.Client, service: Service):
     listed = {model.model: model for model in client.list().models}
-    assert set(listed) == {"demo:latest", "vectors:latest"}, "clients add the tag before they look a name up"
+    assert set(listed) == {"demo:latest", "brief:latest", "vectors:latest"}, (
+        "clients add the tag before they look a name up"
+    )
     demo = listed["demo:latest"]
     assert demo.details and demo.details.format == "gguf"
     assert demo.size and demo.digest and demo.modified_at
@@ -131,7 +143,7 @@ def test_a_model_tells_its_details(client: ollama.Client, service: Service):
     architecture = shown.modelinfo["general.architecture"]
     assert (shown.details.family, shown.parameters) == (architecture, f"{'num_ctx':<30} 32768")
     assert shown.modelinfo[f"{architecture}.context_length"] > 0
-    assert shown.capabilities
+    assert shown.capabilities and shown.capabilities[0] == "completion"
     assert client.show("vectors").capabilities == ["embedding"]
     assert service.post("/api/show", {"name": "demo:latest"}).json()["details"]["family"] == architecture
     for body, status in (({"model": "nope"}, 404), ({}, 400), ({"model": 5}, 400)):

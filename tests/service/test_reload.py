@@ -159,6 +159,34 @@ def test_a_replaced_key_is_refused_at_once_and_its_stream_runs_on(proxy: Reloade
         assert all(next(lines) is not None for _ in range(50))
 
 
+def test_variants_are_names_of_one_server_and_change_their_requests_from_the_reload_on(proxy: Reloaded):
+    """A large body too, which the body reader rewrites."""
+    assert proxy.chat("kept").status_code == 200
+    (server,) = proxy.servers("kept")
+    short = {"set": {"max_tokens": 2, "system_prompt": "Be brief."}}
+    rules = {"requests": {"default": {"max_tokens": 3}}, "variants": {"short": short}}
+    assert proxy.reload(proxy.models(kept=rules)).json()["models"]["updated"] == ["kept"]
+    listed = {entry["id"]: entry for entry in proxy.request("GET", "/v1/models").json()["data"]}
+    assert listed["short"] == listed["kept"] | {"id": "short", "parent": "kept"}
+    assert proxy.request("GET", "/v1/models/short").json()["id"] == "short"
+    messages = [{"role": "user", "content": "x" * 300_000}]
+    for name, body, tokens in (
+        ("kept", {"max_tokens": None}, 3),
+        ("kept", {}, 4),
+        ("short", {}, 2),
+        ("short", {"ignored": "x" * 300_000}, 2),
+    ):
+        answer = proxy.chat(name, **body)
+        assert (answer.json()["usage"]["completion_tokens"], answer.json()["model"]) == (tokens, "kept")
+        assert answer.headers["x-llama-smart-proxy-model"] == "kept"
+    template = {"model": "short", "messages": messages}
+    assert "Be brief." in proxy.request("POST", "/apply-template", USER, json=template).json()["prompt"]
+    assert proxy.request("POST", "/models/load", json={"model": "short"}).json() == {"success": True}
+    assert [each["process"] for each in proxy.servers("kept")] == [server["process"]]
+    assert proxy.reload(proxy.settings()).json()["models"]["restarted"] == []
+    assert proxy.chat("short").status_code == 404
+
+
 PAGE = "https://chat.example.org"
 
 

@@ -34,10 +34,10 @@ class BackgroundCheck:
         """Start over after a scan; models of the previous scan are dropped."""
         self._scanned.set()
 
-    def check_now(self, seconds: float) -> None:
-        """Check models in the caller's thread, and begin no further one after so much time."""
+    def check_now(self, models: Iterable[Model], seconds: float) -> None:
+        """Check these models in the caller's thread, and begin no further one after so much time."""
         ends = time.monotonic() + seconds
-        for model in self._unchecked_models():
+        for model in models:
             self._cpu_seconds_of(model)
             if time.monotonic() >= ends:
                 break

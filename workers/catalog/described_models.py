@@ -18,8 +18,8 @@ class DescribedModels:
 
     def __init__(self, headers: ModelHeaders[Any]) -> None:
         self._headers = headers
-        # By name, with what it was made from; any thread may replace an entry, at worst one is made twice.
-        self._known: dict[str, tuple[Model, HeaderCheck | None, Model]] = {}
+        # By name and variant, with what it was made from; any thread may replace an entry, at worst one is made twice.
+        self._known: dict[tuple[str, str], tuple[Model, HeaderCheck | None, Model]] = {}
 
     def of(self, model: Model) -> Model:
         """The model with the problem, the facts and the capabilities that the last check of its header found.
@@ -27,13 +27,14 @@ class DescribedModels:
         The same object until another check.
         """
         check = self._headers.last_check(model.path)
-        known = self._known.get(model.name)
+        key = model.name, model.variant
+        known = self._known.get(key)
         if known is not None and (known[0] is model or known[2] is model):
             if known[1] is check:
                 return known[2]
             model = known[0]
         described = _described(model, check)
-        self._known[model.name] = model, check, described
+        self._known[key] = model, check, described
         return described
 
     def forget(self) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, ModelOptions
+from app.settings.sections.request_rules import RequestRuleSettings
 from app.settings.values import (
     MAX_INT,
     Arguments,
@@ -136,7 +137,13 @@ class ModelSettings(ModelDefaults):
             "`user/repo:FILE`."
         ),
     )
-    aliases: list[ModelName] = Field([], description="Other names that clients can use for the model.")
+    aliases: list[ModelName] = Field(
+        [],
+        description=(
+            "Other names that clients can use for the model. `*` and `?` are wildcards: `claude-*` is any name that "
+            "begins so and is no other model's; of several globs, the one with the most other characters counts."
+        ),
+    )
     ttl_seconds: float | None = Field(
         None, gt=0, description="Idle time after which the model is unloaded. null: `scheduling.ttl_seconds`."
     )
@@ -161,6 +168,14 @@ class ModelSettings(ModelDefaults):
         ),
     )
     replicas: ReplicaSettings = ReplicaSettings()
+    requests: RequestRuleSettings = RequestRuleSettings()
+    variants: dict[ModelName, RequestRuleSettings] = Field(
+        {},
+        description=(
+            "Further names of the model, listed like models, whose requests are changed in their own way after "
+            "`requests`. They share its llama-server: docs/models.md."
+        ),
+    )
     mmproj: AutoOffOrPath = Field(
         "auto",
         description=(
@@ -219,6 +234,10 @@ class ModelSettings(ModelDefaults):
         if self.max_gpus is not None and self.min_gpus > self.max_gpus:
             raise ValueError(f"min_gpus ({self.min_gpus}) must not be above max_gpus ({self.max_gpus})")
         return self
+
+    def names(self, own: str) -> tuple[str, ...]:
+        """All names that these settings give the model called `own`."""
+        return own, *self.aliases, *self.variants
 
     def over(self, defaults: ModelDefaults) -> ModelSettings:
         """These settings, with `defaults` for the keys that are not set."""

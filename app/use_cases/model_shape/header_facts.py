@@ -14,9 +14,10 @@ from app.entities.gguf import GgufHeader
 from app.entities.launch import Task
 from app.use_cases.model_shape.hparams import Hparams
 
-_RANK = 4  # LLAMA_POOLING_TYPE_RANK
-_POOLED = frozenset({1, 2, 3, _RANK})  # mean, cls, last
-# Encoders, which can only embed. Text diffusion models have no cache either, but are no encoders.
+_LAST, _RANK = 3, 4  # enum llama_pooling_type
+_POOLED = frozenset({1, 2, _LAST, _RANK})  # mean, cls
+_DIFFUSION = frozenset({"dream", "llada", "llada-moe", "rnd1"})  # not causal either, but made to generate text
+# Encoders, which can only embed.
 _ENCODERS = frozenset(
     {
         *("bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert"),
@@ -73,11 +74,15 @@ def _task(header: GgufHeader, hp: Hparams) -> Task:
     A file that ranks may say nothing of its pooling: `--reranking` sets it.
     """
     pooling = hp.integer("pooling_type")
-    if pooling in _POOLED:
-        return Task.RERANK if pooling == _RANK else Task.EMBEDDING
-    if any(tensor.name in _CLASSIFIERS for tensor in header.tensors):
+    has_classifier = any(tensor.name in _CLASSIFIERS for tensor in header.tensors)
+    if pooling == _RANK or (has_classifier and pooling not in _POOLED):
         return Task.RERANK
-    return Task.EMBEDDING if header.architecture in _ENCODERS else Task.COMPLETION
+    is_encoder = header.architecture in _ENCODERS or (
+        hp.value("attention.causal") is False and header.architecture not in _DIFFUSION
+    )
+    # A model that chats may name its pooling by the mean, too (GritLM): only that of the last token is no chat model's.
+    pools = pooling in _POOLED and (pooling == _LAST or _TEMPLATE not in header.metadata)
+    return Task.EMBEDDING if is_encoder or pools else Task.COMPLETION
 
 
 def _quantization(header: GgufHeader) -> str:

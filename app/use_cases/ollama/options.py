@@ -35,13 +35,13 @@ def ignored_options(options: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(name[:MAX_NAME] for name in options if name not in TRANSLATED)[:MAX_IGNORED])
 
 
-def sampling_fields(options: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The fields for a request to this path. Values are the engine's to judge."""
+def sampling_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """By names that all of the engine's routes know. Values are the engine's to judge."""
     fields = {name: options[name] for name in options if name in SAMPLING}
     fields |= {new: options[old] for old, new in RENAMED.items() if old in options}
     if (tokens := options.get("num_predict")) is not None:
         # -2 once meant the rest of the context.
-        fields["max_tokens" if path == CHAT else "n_predict"] = -1 if _is_negative(tokens) else tokens
+        fields["max_tokens"] = -1 if _is_negative(tokens) else tokens
     if _is_negative(fields.get("repeat_last_n")):
         fields["repeat_last_n"] = WHOLE_CONTEXT
     return fields

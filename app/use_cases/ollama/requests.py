@@ -93,7 +93,7 @@ def _embeddings(api: Api, request: Request, texts: list[str], dimensions: int | 
 def _generation(api: Api, path: str, request: Request, fields: dict[str, Any]) -> EngineRequest:
     """A request that generates text."""
     options, streams = options_of(request), wants_stream(request)
-    body = common_fields(request, options) | sampling_fields(options, path) | fields
+    body = common_fields(request, options) | sampling_fields(options) | fields
     body |= format_fields(request, path) | logprob_fields(request, path) | {"stream": streams}
     ignored = ignored_options(options) + (("template",) if request.get("template") else ())
     return EngineRequest(Translation(api, path, streams, ignored=ignored), body)

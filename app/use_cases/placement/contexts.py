@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from app.entities.launch import Task
+from app.entities.launch import AUTO_CTX_TOKENS, LONGEST_AUTO_CTX_TOKENS, Task
 from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, Decision, Outcome, Placement
 from app.use_cases.placement.candidates import Candidates
 from app.use_cases.placement.cards import allowed_cards, describe_card, format_mib, placement_rank
@@ -20,7 +20,7 @@ from app.use_cases.placement.request import FoundContext, PlacementRequest
 from app.use_cases.placement.victims import memory_held_by, model_names
 from app.use_cases.placement.world import World
 
-STEPS = (4096, 8192, 16384, 32768, 65536, 131072)
+STEPS = (AUTO_CTX_TOKENS, 8192, 16384, 32768, 65536, LONGEST_AUTO_CTX_TOKENS)
 LONGEST_ON_WHOLE_CARD = 32768  # a longer context may take half of a card at most, so that two models fit
 MAX_REMEMBERED = 64  # machines for each model: what others hold may change often
 

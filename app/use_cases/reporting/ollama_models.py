@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from app.entities.capabilities import Capabilities
@@ -12,6 +13,8 @@ from app.entities.gguf import Value
 from app.entities.model import LATEST, Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
+from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.model_list import earlier_contexts, request_tokens
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -37,9 +40,10 @@ def tagged(name: str) -> str:
 
 
 def tag_list(models: Iterable[Model]) -> dict[str, object]:
-    """The body of /api/tags: the models that can be served, the newest first."""
+    """The body of /api/tags: the models that can be served, the newest first, each with its variants."""
     listed = sorted((model for model in models if not model.problem), key=lambda model: -model.created)
-    return {"models": [_entry(model) | _file(model) for model in listed]}
+    named = (replace(model, variant=name) for model in listed for name in ("", *model.variants))
+    return {"models": [_entry(model) | _file(model) for model in named]}
 
 
 def process_list(pool: PoolState, now: float, unix_now: float) -> dict[str, object]:
@@ -51,12 +55,14 @@ def process_list(pool: PoolState, now: float, unix_now: float) -> dict[str, obje
     return {"models": [_process(pool, each, now, unix_now) for each in servers.values()]}
 
 
-def model_details(model: Model, pool: PoolState, metadata: Mapping[str, Value]) -> dict[str, object]:
+def model_details(
+    model: Model, pool: PoolState, decisions: Sequence[DecisionRecord], metadata: Mapping[str, Value]
+) -> dict[str, object]:
     """The body of /api/show. `metadata`: of its header."""
     template = metadata.get("tokenizer.chat_template")
     return {
         "modelfile": f"FROM {model.name}\n",
-        "parameters": _parameters(model, pool),
+        "parameters": _parameters(model, pool, decisions),
         "template": template if isinstance(template, str) else "",
         "details": _details(model),
         "model_info": _model_info(model, metadata),
@@ -66,7 +72,7 @@ def model_details(model: Model, pool: PoolState, metadata: Mapping[str, Value]) 
 
 
 def _entry(model: Model) -> dict[str, object]:
-    name, stamp = tagged(model.name), f"{model.path}\0{model.size_bytes}\0{model.created}"
+    name, stamp = tagged(model.variant or model.name), f"{model.path}\0{model.size_bytes}\0{model.created}"
     digest = hashlib.sha256(stamp.encode(errors="surrogateescape")).hexdigest()
     return {"name": name, "model": name, "digest": digest, "details": _details(model)}
 
@@ -79,11 +85,11 @@ def _process(pool: PoolState, servers: list[Server], now: float, unix_now: float
     """One model; `servers`: its replicas."""
     sizes = [size for server in servers for size in (server.reported or server.booked).items()]
     expires_in = max(_expires_in(pool, server, now) for server in servers)
-    return _entry(servers[0].model) | {
+    return _entry(replace(servers[0].model, variant="")) | {
         "size": sum(size for _, size in sizes),
         "size_vram": sum(size for device, size in sizes if device != CPU),
         "expires_at": _time(unix_now + min(expires_in, FOREVER_SECONDS)),
-        "context_length": _request_tokens(servers[0].model, servers[0].placement.ctx_size),
+        "context_length": request_tokens(servers[0].model, servers[0]),
     }
 
 
@@ -97,7 +103,7 @@ def _details(model: Model) -> dict[str, object]:
     facts = model.facts
     architecture = facts.architecture if facts else ""
     return {
-        "parent_model": "",
+        "parent_model": tagged(model.name) if model.variant else "",
         "format": "gguf",
         "family": architecture,
         "families": [architecture] if architecture else None,
@@ -118,22 +124,16 @@ def _capabilities(capabilities: Capabilities) -> list[str]:
     return [name for field, name in CAPABILITIES.items() if getattr(capabilities, field)]
 
 
-def _parameters(model: Model, pool: PoolState) -> str:
-    """The context that one request can have, as a parameter of a Modelfile: clients set their limits by it."""
-    server = pool.server_of(model.name)
-    has_context = server is not None and server.state is not ServerState.STOPPING
-    ctx_size = server.placement.ctx_size if server is not None and has_context else _configured_ctx_size(model)
-    return f"{'num_ctx':<{PARAMETER_WIDTH}} {_request_tokens(model, ctx_size)}" if ctx_size else ""
+def _parameters(model: Model, pool: PoolState, decisions: Sequence[DecisionRecord]) -> str:
+    """The context that one request can have, as a parameter of a Modelfile: clients set their limits by it.
 
-
-def _configured_ctx_size(model: Model) -> int:
-    """0: it is chosen when the model is placed, or that of the training."""
-    return 0 if model.constraints.has_auto_context else model.launch.options.ctx_size
-
-
-def _request_tokens(model: Model, ctx_size: int) -> int:
-    options = model.launch.options
-    return ctx_size // (1 if options.kv_unified else max(1, options.parallel))
+    Nothing for a context that is chosen when the model is loaded, and was not chosen before.
+    """
+    server, earlier = pool.server_of(model.name), earlier_contexts(decisions).get(model.name, 0)
+    is_loaded = server is not None and server.state is not ServerState.STOPPING
+    if model.constraints.has_auto_context and not is_loaded and not earlier:
+        return ""
+    return f"{'num_ctx':<{PARAMETER_WIDTH}} {request_tokens(model, server, earlier)}"
 
 
 def _model_info(model: Model, metadata: Mapping[str, Value]) -> dict[str, object]:

@@ -12,7 +12,6 @@ from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decisions import DecisionRecord, context_json, estimate_json, last_decision, placement_json
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
-from app.use_cases.reporting.model_status import model_status
 from app.use_cases.scheduling.pool_state import PoolState
 
 # As the original service names it; else "running".
@@ -113,29 +112,6 @@ def model_placement(model: Model, pool: PoolState, decisions: Iterable[DecisionR
         "placement": placement_json(server.placement) if server else None,
         "estimate": estimate_json(server.placement) if server else None,
         "decision": last_decision(decisions, model.name),
-    }
-
-
-def model_list(models: Iterable[Model], pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
-    """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
-    see command lines."""
-    servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    return {"object": "list", "data": [_entry(model, servers.get(model.name), pool, engine) for model in models]}
-
-
-def model_entry(model: Model, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
-    """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
-    return _entry(model, pool.server_of(model.name), pool, engine)
-
-
-def _entry(model: Model, server: Server | None, pool: PoolState, engine: EngineFacts | None) -> dict[str, object]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "llama-smart-proxy",
-        "aliases": list(model.aliases),
-        "status": model_status(model, server, pool, engine),
     }
 
 

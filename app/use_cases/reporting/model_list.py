@@ -1,0 +1,165 @@
+"""Lists of models, under the names that clients read: OpenAI's with the fields of llama.cpp, llama-swap and vLLM, and
+Anthropic's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+
+from app.entities.capabilities import Capabilities
+from app.entities.launch import LONGEST_AUTO_CTX_TOKENS, EngineFacts
+from app.entities.model import Model
+from app.entities.model_name import is_glob
+from app.entities.server import Server, ServerState
+from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.model_status import model_status
+from app.use_cases.scheduling.pool_state import PoolState
+
+_CONTEXT_NAMES = ("context_length", "max_context_length", "max_model_len")  # OpenRouter, LM Studio, vLLM
+
+
+def model_list(
+    models: Iterable[Model],
+    pool: PoolState,
+    decisions: Sequence[DecisionRecord],
+    engine: EngineFacts | None,
+    with_aliases: bool = False,
+) -> dict[str, object]:
+    """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
+    see command lines; `with_aliases`: they are listed as variants are."""
+    servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
+    earlier = earlier_contexts(decisions)
+    data: list[dict[str, object]] = []
+    for model in models:
+        entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
+        data += [entry, *(_as_variant(entry, name) for name in _other_ids(model, with_aliases))]
+    return {"object": "list", "data": data}
+
+
+def model_entry(
+    model: Model, pool: PoolState, decisions: Sequence[DecisionRecord], engine: EngineFacts | None
+) -> dict[str, object]:
+    """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
+    entry = _entry(model, pool.server_of(model.name), pool, earlier_contexts(decisions).get(model.name, 0), engine)
+    return _as_variant(entry, model.variant) if model.variant else entry
+
+
+def anthropic_list(
+    models: Iterable[Model], pool: PoolState, decisions: Sequence[DecisionRecord], with_aliases: bool = False
+) -> dict[str, object]:
+    """The body of Anthropic's /v1/models: the models that generate text, on one page."""
+    earlier = earlier_contexts(decisions)
+    data = [
+        _anthropic_entry(name, each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
+        for each in models
+        if each.capabilities is None or each.capabilities.completion
+        for name in (each.name, *_other_ids(each, with_aliases))
+    ]
+    return {
+        "data": data,
+        "has_more": False,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+    }
+
+
+def anthropic_entry(model: Model, pool: PoolState, decisions: Sequence[DecisionRecord]) -> dict[str, object]:
+    """The body of Anthropic's /v1/models/ID."""
+    earlier = earlier_contexts(decisions).get(model.name, 0)
+    tokens = request_tokens(model, pool.server_of(model.name), earlier)
+    return _anthropic_entry(model.variant or model.name, model, tokens)
+
+
+def _other_ids(model: Model, with_aliases: bool) -> list[str]:
+    """Globs are none: nobody can choose a model called "claude-*"."""
+    return [*(alias for alias in model.aliases if with_aliases and not is_glob(alias)), *model.variants]
+
+
+def request_tokens(model: Model, server: Server | None, earlier_ctx_size: int = 0) -> int:
+    """The context that one request can use, in tokens; 0 if unknown.
+
+    That of the server; of a model that is not loaded, what its settings say, what its last load had
+    (`earlier_ctx_size`, 0 without one), or else the most that it may get.
+    """
+    trained = model.facts.context_tokens if model.facts else 0
+    if server is not None and server.state is not ServerState.STOPPING:
+        ctx_size = server.placement.ctx_size
+    elif model.constraints.has_auto_context:
+        ctx_size = earlier_ctx_size or min(trained, LONGEST_AUTO_CTX_TOKENS)
+    else:
+        ctx_size = model.launch.options.ctx_size or trained
+    options = model.launch.options
+    slot = ctx_size // (1 if options.kv_unified else max(1, options.parallel))
+    return min(slot, trained) if trained else slot  # llama-server limits a slot to the training context
+
+
+def earlier_contexts(decisions: Iterable[DecisionRecord]) -> dict[str, int]:
+    """The context of each model's last placement, which ctx_size auto chooses again."""
+    return {record.model: place.ctx_size for record in decisions if (place := record.decision.placement)}
+
+
+def _entry(
+    model: Model, server: Server | None, pool: PoolState, earlier_ctx_size: int, engine: EngineFacts | None
+) -> dict[str, object]:
+    tokens = request_tokens(model, server, earlier_ctx_size)
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "llama-smart-proxy",
+        "aliases": list(model.aliases),
+        "status": model_status(model, server, pool, engine),
+        "size": model.size_bytes,
+        **(dict.fromkeys(_CONTEXT_NAMES, tokens) if tokens else {}),
+        "architecture": _modalities(model),
+        **_abilities(model.capabilities),
+        "meta": _meta(model, tokens),
+    }
+
+
+def _as_variant(entry: dict[str, object], variant: str) -> dict[str, object]:
+    """`parent` as vLLM has it for LoRA adapters, other names of one loaded model."""
+    return entry | {"id": variant, "parent": entry["id"], "aliases": []}
+
+
+def _modalities(model: Model) -> dict[str, list[str]]:
+    """As llama.cpp's router has them; "text" where the header has not been read."""
+    can = model.capabilities
+    if can == Capabilities():
+        return {"input_modalities": [], "output_modalities": []}
+    output = "embeddings" if can and can.embedding else "rerank" if can and can.rerank else "text"
+    return {"input_modalities": ["text", *sorted(model.media)], "output_modalities": [output]}
+
+
+def _abilities(capabilities: Capabilities | None) -> dict[str, object]:
+    """Nothing while the header has not been read."""
+    if capabilities is None:
+        return {}
+    return {
+        "capabilities": [each.name for each in fields(capabilities) if getattr(capabilities, each.name)],
+        "supported_parameters": ["tools", "tool_choice"] if capabilities.tools else [],
+    }
+
+
+def _meta(model: Model, tokens: int) -> dict[str, object]:
+    """llama-server's `meta`, by which clients recognize llama.cpp; of an unread header only what is known."""
+    context = {"n_ctx": tokens} if tokens else {}
+    if (facts := model.facts) is None:
+        return {**context, "size": model.size_bytes}
+    return {
+        **context,
+        "n_ctx_train": facts.context_tokens,
+        "n_embd": facts.embedding_width,
+        "n_vocab": facts.vocabulary,
+        "n_params": facts.parameters,
+        "size": facts.tensor_bytes,
+        "ftype": facts.quantization,
+        "architecture": facts.architecture,
+    }
+
+
+def _anthropic_entry(name: str, model: Model, tokens: int) -> dict[str, object]:
+    created = datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
+    limits = {"max_input_tokens": tokens, "max_tokens": tokens} if tokens else {}
+    return {"type": "model", "id": name, "display_name": name, "created_at": created, **limits}
