@@ -19,7 +19,7 @@ from app.commands.service_client import KEY_VARIABLE, call_service, exit_with_er
 
 @click.command()
 @click.argument("name", metavar="CLIENT", type=click.Choice(list(CLIENTS)))
-@click.option("--model", help="The model to use.  [default: the only one, or the only one that is loaded]")
+@click.option("--model", help="The model to use.  [default: the only one, the default, or the only one that is loaded]")
 @click.option("--print", "only_print", is_flag=True, help="Print the shell commands, and start nothing.")
 @url_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -57,9 +57,11 @@ def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
     answer = call_service(url, "GET", "/v1/models")
     if not answer.is_yes:
         exit_with_error(answer)
-    models = [entry for entry in answer.body.get("data", ()) if _can_chat(entry)]
+    listed, default_name = answer.body.get("data", ()), answer.body.get("default_model")
+    models = [entry for entry in listed if _can_chat(entry)]
+    default = [entry for entry in listed if default_name in (entry["id"], *entry.get("aliases", ()))]
     loaded = [entry for entry in models if entry.get("status", {}).get("value") == "loaded"]
-    for found, why in ((models, "the only one"), (loaded, "the only one that is loaded")):
+    for found, why in ((models, "the only one"), (default, "the default"), (loaded, "the only one that is loaded")):
         if len(found) == 1:
             return found[0], why
     names = ", ".join(entry["id"] for entry in models)

@@ -22,6 +22,7 @@ from app.routes.requested_model import read_request
 from app.routes.visibility import (
     HEADERS_SECONDS,
     check_access,
+    default_model,
     described_models,
     find_model,
     servable_model,
@@ -48,7 +49,8 @@ def list_models() -> Response:
     with_aliases = request.settings.list_aliases
     if request.has(ANTHROPIC):
         return jsonify(anthropic_list(models, store.pool, store.decisions, with_aliases))
-    return jsonify(model_list(models, store.pool, store.decisions, visible_engine(request), with_aliases))
+    listed = model_list(models, store.pool, store.decisions, visible_engine(request), with_aliases)
+    return jsonify(listed | {"default_model": default_model(request) or None})
 
 
 @bp.get("/v1/models/<path:name>")

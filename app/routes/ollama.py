@@ -46,7 +46,8 @@ def show_version() -> Response:
 
 @bp.get("/api/tags")
 def list_tags() -> Response:
-    return jsonify(tag_list(described_models(current_request())))
+    request = current_request()
+    return jsonify(tag_list(described_models(request), request.settings.list_aliases))
 
 
 @bp.get("/api/ps")

@@ -126,6 +126,7 @@ def test_the_printed_lines_mean_the_same_to_a_shell_and_only_refer_to_the_key():
 A, B = ({"id": name, "status": {"value": "unloaded"}, "context_length": 8192} for name in ("a", "b"))
 VARIANT = A | {"id": "a-thinking", "parent": "a"}
 EMBEDDER = B | {"id": "embedder", "capabilities": ["embedding"]}
+DEFAULT = A | {"id": "default"}
 LOADED = {"id": "c", "status": {"value": "loaded"}, "capabilities": ["completion", "chat"]}
 
 
@@ -136,13 +137,15 @@ LOADED = {"id": "c", "status": {"value": "loaded"}, "capabilities": ["completion
         ([A, VARIANT, EMBEDDER], "with a (the only one)"),
         ([A, B, LOADED], "with c (the only one that is loaded) at http://127.0.0.1:8080, context: unknown"),
         ([A, B], "choose a model with --model: a, b"),
+        ([A, EMBEDDER, DEFAULT, LOADED], "with default (the default)"),
         ([EMBEDDER], "has no model that can chat"),
     ],
 )
-def test_without_a_name_the_only_or_the_loaded_model_is_used(
+def test_without_a_name_the_only_the_default_or_the_loaded_model_is_used(
     monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]], said: str
 ):
-    monkeypatch.setattr(launch_module, "call_service", lambda *question: ServiceAnswer(200, {"data": models}))
+    body = {"data": models, "default_model": "default"}
+    monkeypatch.setattr(launch_module, "call_service", lambda *question: ServiceAnswer(200, body))
     assert said in CliRunner().invoke(main, ["launch", "claude", "--print"]).output
 
 

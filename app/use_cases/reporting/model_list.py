@@ -33,7 +33,7 @@ def model_list(
     data: list[dict[str, object]] = []
     for model in models:
         entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
-        data += [entry, *(_as_variant(entry, name) for name in _other_ids(model, with_aliases))]
+        data += [entry, *(_as_variant(entry, name) for name in other_ids(model, with_aliases))]
     return {"object": "list", "data": data}
 
 
@@ -54,7 +54,7 @@ def anthropic_list(
         _anthropic_entry(name, each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
         for each in models
         if each.capabilities is None or each.capabilities.completion
-        for name in (each.name, *_other_ids(each, with_aliases))
+        for name in (each.name, *other_ids(each, with_aliases))
     ]
     return {
         "data": data,
@@ -71,7 +71,7 @@ def anthropic_entry(model: Model, pool: PoolState, decisions: Sequence[DecisionR
     return _anthropic_entry(model.variant or model.name, model, tokens)
 
 
-def _other_ids(model: Model, with_aliases: bool) -> list[str]:
+def other_ids(model: Model, with_aliases: bool) -> list[str]:
     """Globs are none: nobody can choose a model called "claude-*"."""
     return [*(alias for alias in model.aliases if with_aliases and not is_glob(alias)), *model.variants]
 
