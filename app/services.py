@@ -59,6 +59,8 @@ class RequestSettings:
     max_wait_seconds: float = 300.0
     media_urls: MediaUrls = DATA_ONLY
     load_on_any_path: bool = False  # a path that is not an inference route may load the model in its body
+    default_model: str | None = None  # of requests that name none
+    list_aliases: bool = False  # /v1/models has them as ids
     loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
 
 

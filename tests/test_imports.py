@@ -23,6 +23,7 @@ PURE_STDLIB = {
     "array",
     "collections",
     "dataclasses",
+    "difflib",
     "enum",
     "fnmatch",
     "functools",
@@ -35,6 +36,7 @@ PURE_STDLIB = {
     "re",
     "struct",
     "typing",
+    "unicodedata",
 }
 PURE = ("app/entities", "app/use_cases")
 

@@ -31,6 +31,7 @@ def build_catalog(
         shapes,
         settings.constraints_of(),
         earlier,
+        settings.catalog.default_model,
     )
 
 

@@ -74,6 +74,8 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         max_wait_seconds=scheduling.max_wait_seconds,
         media_urls=settings.upstream.allowed_media_urls(),
         load_on_any_path=settings.catalog.load_on_any_path,
+        default_model=settings.catalog.default_model,
+        list_aliases=settings.catalog.list_aliases,
         loading_comments=scheduling.loading_comments,
     )
 

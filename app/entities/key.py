@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+
+from app.entities.model_name import covers
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,5 +24,5 @@ class ApiKey:
         return "*" not in self.models
 
     def allows(self, *names: str) -> bool:
-        """Whether the key may use the model with these names."""
-        return any(fnmatchcase(name, glob) for name in names for glob in self.models)
+        """Whether the key may use the model with these names, globs among its aliases included."""
+        return any(covers(glob, name) for name in names for glob in self.models)

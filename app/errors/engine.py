@@ -19,7 +19,7 @@ class ModelLoadFailed(ProxyError):
 
 
 class ModelUnloaded(ProxyError):
-    """The model is not loaded: it was unloaded while loading, or the request may not load it."""
+    """The model is not loaded: it was unloaded meanwhile, or the request may not load it."""
 
     status, code = 503, "model_unloaded"
     retry_after = 2

@@ -39,7 +39,8 @@ class MissingModel(ProxyError):
 
     def __init__(self) -> None:
         super().__init__(
-            'the request names no model: add "model" to the JSON body, or ?model= to a GET (/v1/models lists the names)'
+            'the request names no model: add "model" to the JSON body, or ?model= to a GET (/v1/models lists the '
+            "names); catalog.default_model is for requests that name none"
         )
 
 
@@ -71,8 +72,10 @@ class ModelNotFound(ProxyError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
     param = "model"
 
-    def __init__(self, name: str, advice: str = "GET /v1/models lists the names") -> None:
-        super().__init__(f"model {name[:200]!r} not found; {advice}")
+    def __init__(self, name: str, advice: str = "GET /v1/models lists the names", near: Sequence[str] = ()) -> None:
+        """`near`: similar names, which the client may see."""
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        super().__init__(f"model {name[:200]!r} not found; {hint}{advice}")
 
 
 class InvalidModelFile(ProxyError):

@@ -31,8 +31,8 @@ class ModelCatalog(Protocol):
     def read_headers(self, models: Sequence[Model], seconds: float) -> list[Model]:
         """The models with their facts, of headers that have not been read as many as this takes."""
 
-    def has_replicas(self, names: Sequence[str]) -> bool:
-        """Whether every one of these models may have several servers."""
+    def has_replicas(self, name: str) -> bool:
+        """Whether the model of that name may have several servers."""
 
     def reload(self) -> None:
         """Scan the folders again."""

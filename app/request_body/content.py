@@ -68,7 +68,8 @@ def _names_in_form(body: Buffer, boundary: str) -> list[str]:
 
 
 def _checked(names: list[object] | list[str], place: str) -> list[str]:
-    strings = [name for name in names if isinstance(name, str)]
+    """null names no model, as "" does."""
+    strings = ["" if name is None else name for name in names if name is None or isinstance(name, str)]
     if len(strings) < len(names):
         raise InvalidRequest('"model" is not a string', param="model")
     return at_most_one(strings, place)

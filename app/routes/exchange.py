@@ -140,7 +140,7 @@ class Exchange(AnswerProgress):
             self.releases.append(self.body.close)
             self._translate(self.body)
         try:
-            self.options = read_request(self.request, self.body)
+            self.options = read_request(self.request, self.body, must_name=self.route == OTHER_PATH)
         except (InvalidRequest, MissingModel) as error:
             if self.route == OTHER_PATH:
                 raise no_such_path(self.request, str(error)) from error

@@ -13,7 +13,7 @@ from app.request_body.options import CONVERSATION_HEADERS, hash_of_text
 from app.request_body.rewriting import rewritten
 from app.routes.incoming_request import IncomingRequest
 from app.routes.paths import changes_engine
-from app.routes.visibility import find_model
+from app.routes.visibility import default_model, find_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,23 @@ class RequestOptions:
     repeated_bytes: int = 0  # of the body, that the engine reads again with every prompt
 
 
-def read_request(request: IncomingRequest, body: RequestBody | None, in_path: str = "") -> RequestOptions:
-    """Which model the request is for, and its other options. `in_path`: the model's name, if the path has it; what the
-    body names does not matter then.
+def read_request(
+    request: IncomingRequest, body: RequestBody | None, in_path: str = "", must_name: bool = False
+) -> RequestOptions:
+    """Which model the request is for, and its other options. One that names none is for the default model. `in_path`:
+    the model's name, if the path has it; what the body names does not matter then.
 
-    Raises InvalidRequest for what cannot be parsed or is ambiguous, MissingModel without a model.
+    Raises InvalidRequest for what cannot be parsed or is ambiguous, MissingModel without a model; if it `must_name`
+    one, there is no default.
     """
     in_address = [in_path] if in_path else request.arguments("model")
     content = _content(request, body, is_named=any(in_address))
     model = in_path or _model(request, [*at_most_one(in_address, "the query"), *content.names])
-    conversation = _conversation(request, content, [*in_address, *content.names])
+    if not model and not must_name:
+        model = default_model(request)
+    if not model:
+        raise MissingModel
+    conversation = _conversation(request, content, model)
     options = content.streams, content.keep_alive_seconds, content.num_ctx, conversation
     return RequestOptions(model, *options, content.prompts, content.repeated_bytes)
 
@@ -78,12 +85,11 @@ def apply_rules(
 
 
 def _model(request: IncomingRequest, values: list[str]) -> str:
+    """Its name; "" if it names none."""
     names = list(dict.fromkeys(name for value in values if (name := value.strip())))
-    if not names:
-        raise MissingModel
     if len(names) > 1 and not _name_one_model(request, names):
         raise InvalidRequest("the query and the body name different models", param="model")
-    return names[-1]
+    return names[-1] if names else ""
 
 
 def _name_one_model(request: IncomingRequest, names: list[str]) -> bool:
@@ -94,10 +100,10 @@ def _name_one_model(request: IncomingRequest, names: list[str]) -> bool:
         return False
 
 
-def _conversation(request: IncomingRequest, content: BodyContent, names: list[str]) -> int | None:
+def _conversation(request: IncomingRequest, content: BodyContent, model: str) -> int | None:
     """The hash of what identifies it: one of the CONVERSATION_HEADERS, else its beginning."""
     catalog = request.services.catalog
-    if not catalog.knows_replicas or not catalog.has_replicas(names):
+    if not catalog.knows_replicas or not catalog.has_replicas(model):
         return None
     name = next(filter(None, map(request.header, CONVERSATION_HEADERS)), "")
     return hash_of_text(name) if name else content.conversation

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
+from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
 from app.errors import ModelNotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
@@ -32,9 +34,26 @@ def find_model(request: IncomingRequest, name: str) -> Model:
     try:
         return check_access(request, catalog.find(name), name)
     except ModelNotFound:
-        if not catalog.rescan():
-            raise
-    return check_access(request, catalog.find(name), name)
+        catalog.rescan()
+    try:
+        return check_access(request, catalog.find(name), name)
+    except ModelNotFound:
+        raise ModelNotFound(name, near=similar_names(name, _visible_names(request))) from None
+
+
+def default_model(request: IncomingRequest) -> str:
+    """The name that a request without one means: catalog.default_model, else the only model that can be served, of
+    those that its key may use; "" if there is none."""
+    name, catalog = request.settings.default_model, request.services.catalog
+    with contextlib.suppress(ModelNotFound):
+        if name and may_use(request.key, catalog.find(name)):
+            return name
+    servable = [model.name for model in visible_models(request) if not model.problem]
+    return servable[0] if len(servable) == 1 else ""
+
+
+def _visible_names(request: IncomingRequest) -> list[str]:
+    return [name for model in visible_models(request) for name in model.names if not is_glob(name)]
 
 
 def check_access(request: IncomingRequest, model: Model, name: str) -> Model:

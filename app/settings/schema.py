@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app.entities.key import ApiKey
 from app.entities.launch import LaunchSettings
+from app.entities.model_name import folded, is_glob
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.settings.retired_keys import without_retired_keys
 from app.settings.sections.catalog import CatalogSettings
@@ -99,8 +100,9 @@ class Settings(BaseSettings):
     @field_validator("models")
     @classmethod
     def _unique_model_names(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
-        if duplicate := _first_duplicate(name for own, model in models.items() for name in model.names(own)):
-            holders = [own for own, model in models.items() if duplicate in model.names(own)]
+        claims = {own: [*map(_claimed, model.names(own))] for own, model in models.items()}
+        if duplicate := _first_duplicate(name for names in claims.values() for name in names):
+            holders = [own for own, names in claims.items() if duplicate in names]
             if len(holders) == 1:
                 what = "its own name" if duplicate == holders[0] else f"{duplicate!r} twice"
                 raise ValueError(f"{holders[0]!r} has {what} among its aliases and variants; remove it")
@@ -196,6 +198,11 @@ class Settings(BaseSettings):
 
     def _model(self, name: str | None) -> ModelSettings:
         return self.models.get(name or "", ModelSettings()).over(self.defaults)
+
+
+def _claimed(alias: str) -> str:
+    """Two globs that differ only in case claim the same names."""
+    return folded(alias) if is_glob(alias) else alias
 
 
 def _first_duplicate(names: Iterator[str]) -> str | None:

@@ -222,7 +222,6 @@ def opened():
             "$HOME/a",
         ),
         *(
-            "A",
             "",
             " a",
             "a ",
@@ -231,7 +230,6 @@ def opened():
             "a.gguf\0",
             "-x",
             "--model",
-            "a.GGUF",
             "*",
             "a*",
             "\udcff",

@@ -323,3 +323,94 @@ def test_an_entry_is_served_once_its_file_exists(home: Path):
     a_gguf(home / "conf" / "x.gguf")
     catalog.reload()
     assert catalog.find("mine").problem == ""
+
+
+# --- names in other spellings, and globs ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("A-q4_k_m", "a-Q4_K_M"),
+        ("SUB/B.GGUF", "b"),
+        ("u/foo:q8_0", "u/Foo:Q8_0"),
+        ("Mine", "mine"),
+        ("GPT-4O", "mine"),
+        ("caf\u00e9", "cafe\u0301"),  # the file's name is decomposed, as macOS stores it
+        ("CAF\u00c9", "cafe\u0301"),
+        ("STRASSE", "stra\u00dfe"),
+    ],
+)
+def test_a_name_is_found_in_any_case_and_normal_form(home: Path, name: str, found: str):
+    a_gguf(home / "models" / "cafe\u0301.gguf")
+    a_gguf(home / "models" / "stra\u00dfe.gguf")
+    catalog = a_catalog(home, an_entry("mine", path=Path("c.gguf"), aliases=("gpt-4o",)))
+    assert catalog.find(name).name == found
+
+
+def test_the_exact_spelling_comes_first_then_configured_names_then_the_first_file(home: Path):
+    a_gguf(home / "models" / "Twin.gguf")
+    a_gguf(home / "models" / "twin.gguf")
+    catalog = a_catalog(home, an_entry("B", path=Path("c.gguf")))
+    assert [catalog.find(name).name for name in ("Twin", "twin", "TWIN")] == ["Twin", "twin", "Twin"]
+    assert [catalog.find(name).name for name in ("b", "B", "sub/B")] == ["b", "B", "b"]
+
+
+def test_an_entry_without_a_file_finds_its_file_in_another_spelling(home: Path):
+    a_gguf(home / "models" / "cafe\u0301.gguf")
+    models = a_catalog(home, an_entry("caf\u00e9"), an_entry("A-Q4_K_M")).models()
+    assert [model.name for model in models if not model.problem] == [
+        "A-Q4_K_M",
+        "b",
+        "caf\u00e9",
+        "u/Foo:Q4_K_M",
+        "u/Foo:Q8_0",
+    ]
+
+
+def test_the_most_specific_glob_counts_and_names_come_before_globs(home: Path):
+    small = an_entry("small", path=Path("c.gguf"), aliases=("claude-*", "gpt-?", "a-q4*"))
+    large = an_entry("large", path=Path("../far/d.gguf"), aliases=("claude-opus-*", "claude-haiku", "*-?"))
+    catalog = a_catalog(home, small, large)
+    for name, found in {
+        "claude-sonnet-5": "small",
+        "claude-opus-4-8": "large",
+        "Claude-Opus-4-8": "large",
+        "claude-haiku": "large",
+        "claude-haiku-4": "small",
+        "claude-*": "small",
+        "claude-opus:latest": "small",
+        "gpt-4": "small",
+        "x-9": "large",
+        "a-Q4_K_M": "a-Q4_K_M",
+        "a-q4_k_m": "a-Q4_K_M",
+        "a-Q4_K_L": "small",
+    }.items():
+        assert catalog.find(name).name == found, name
+    for name in ("claude", "gpt-40", "xclaude-1x", "claude-" + "x" * 600):
+        with pytest.raises(ModelNotFound):
+            catalog.find(name)
+
+
+def test_brackets_and_dots_of_a_glob_are_ordinary_characters(home: Path):
+    catalog = a_catalog(home, an_entry("mine", path=Path("c.gguf"), aliases=("v[12].*",)))
+    assert catalog.find("v[12].x").name == "mine"
+    for name in ("v1.x", "v[12]x"):
+        with pytest.raises(ModelNotFound):
+            catalog.find(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "warning"),
+    [
+        ("A-Q4_K_M", ""),
+        ("gpt", ""),
+        ("claude-1", ""),
+        ("mime", "catalog.default_model: no model is called mime; did you mean mine?"),
+        ("other", "catalog.default_model: no model is called other"),
+    ],
+)
+def test_a_default_model_that_does_not_exist_is_a_warning(home: Path, name: str, warning: str):
+    entries = [an_entry("mine", path=Path("c.gguf"), aliases=("gpt", "claude-*"))]
+    catalog = Catalog([home / "models"], DEFAULTS, entries=entries, base=home / "conf", default_model=name)
+    assert [line for line in catalog.warnings if "default_model" in line] == ([warning] if warning else [])

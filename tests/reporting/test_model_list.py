@@ -92,3 +92,14 @@ def test_anthropics_list_has_the_models_that_generate_text():
         "max_tokens": 8192,
     }
     assert anthropic_list([], EMPTY, ())["first_id"] is None
+
+
+def test_aliases_are_ids_of_their_own_if_wanted_and_globs_never():
+    models = [known(aliases=("gpt-4o", "claude-*")), known("b")]
+    listed: Any = model_list(models, EMPTY, (), None)["data"]
+    assert [entry["id"] for entry in listed] == ["a", "b"]
+    listed = model_list(models, EMPTY, (), None, with_aliases=True)["data"]
+    assert [entry["id"] for entry in listed] == ["a", "gpt-4o", "b"]
+    assert listed[1] == {**listed[0], "id": "gpt-4o", "aliases": [], "parent": "a"}
+    anthropic: Any = anthropic_list(models, EMPTY, (), with_aliases=True)["data"]
+    assert [entry["id"] for entry in anthropic] == ["a", "gpt-4o", "b"]

@@ -26,8 +26,8 @@ MORE = [{"role": "assistant", "content": "Hi."}, {"role": "user", "content": "An
 class Catalogue:
     knows_replicas = True
 
-    def has_replicas(self, names: list[str]) -> bool:
-        return names == ["several"]
+    def has_replicas(self, name: str) -> bool:
+        return name == "several"
 
 
 def conversation(body: dict[str, Any], model: str = "several", **headers: str) -> int | None:

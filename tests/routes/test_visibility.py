@@ -13,6 +13,7 @@ from app.entities.request_rules import RequestRules
 from app.errors import InsufficientVram, ModelNotFound
 from app.routes.incoming_request import IncomingRequest
 from app.routes.visibility import (
+    default_model,
     find_model,
     visible_decisions,
     visible_error,
@@ -69,6 +70,43 @@ def test_models_of_others_are_not_found_under_any_name():
         assert str(refused.value) == str(ModelNotFound(name))
         assert request.services.catalog.rescans == count, "or the time tells which names others have"
     assert find_model(a_request(ApiKey("all", "")), "hidden-alias").name == "secret"
+
+
+def test_only_visible_names_are_suggested():
+    for key, name, hint in (
+        (LIMITED, "mine-to", "did you mean mine-too or mine? "),
+        (LIMITED, "secre", ""),
+        (LIMITED, "secret", ""),
+        (None, "secre", "did you mean secret? "),
+        (None, "hidden_alias", "did you mean hidden-alias or hidden-variant? "),
+    ):
+        with pytest.raises(ModelNotFound) as refused:
+            find_model(a_request(key), name)
+        assert str(refused.value) == f"model {name!r} not found; {hint}GET /v1/models lists the names"
+
+
+@pytest.mark.parametrize(
+    ("configured", "models", "default"),
+    [
+        (None, ("mine*",), ""),
+        (None, ("min",), "min"),
+        ("hidden-alias", ("*",), "hidden-alias"),
+        ("hidden-alias", ("min",), "min"),
+        ("hidden-alias", ("mine*",), ""),
+        ("gone", ("min",), "min"),
+    ],
+)
+def test_a_request_that_names_none_is_for_a_model_that_its_key_may_use(
+    configured: str | None, models: tuple[str, ...], default: str
+):
+    request = a_request(ApiKey("k", "", models=models))
+    request.settings = replace(RequestSettings(), default_model=configured)
+    assert default_model(request) == default
+
+
+def test_a_broken_model_is_no_default(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Catalog, "models", lambda _: [a_model("good"), replace(a_model("bad"), problem="truncated")])
+    assert default_model(a_request(None)) == "good"
 
 
 @pytest.mark.parametrize(

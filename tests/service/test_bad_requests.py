@@ -19,10 +19,14 @@ import pytest
 from tests.helpers.opened_files import OpenedFiles
 from tests.helpers.service import Service, serving
 from tests.request_body.test_content_coding import ENCODERS
+from workers.catalog.demo_model import write_demo_model
 
 CHAT = "/v1/chat/completions"
 MIB = 1024**2
-NEEDED = 'the request names no model: add "model" to the JSON body, or ?model= to a GET (/v1/models lists the names)'
+NEEDED = (
+    'the request names no model: add "model" to the JSON body, or ?model= to a GET (/v1/models lists the names); '
+    "catalog.default_model is for requests that name none"
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def unknown(name: str) -> Case:
         post(asks(name)),
         404,
         "model_not_found",
-        f"model {listed} not found; GET /v1/models lists the names",
+        f"model {listed} not found; (did you mean demo. )?GET /v1/models lists the names",
         "model",
     )
 
@@ -143,6 +147,7 @@ CASES = [
     Case("a million values", post(b'{"model": "demo", "a": [' + b"[]," * 1_000_000 + b"[]]}"), 400, "invalid_request",
          "the body has more than 1,000,000 JSON values"),
     Case("no model", post(b'{"messages": []}'), 400, "missing_model", re.escape(NEEDED), "model"),
+    Case("model is null", post(b'{"model": null}'), 400, "missing_model", re.escape(NEEDED), "model"),
     Case("model of blanks", post(b'{"model": " \\t "}'), 400, "missing_model", re.escape(NEEDED), "model"),
     Case("model in the wrong place", post(b'{"options": {"model": "demo"}}'), 400, "missing_model",
          re.escape(NEEDED), "model"),
@@ -153,7 +158,7 @@ CASES = [
     *(
         Case(f"model is {value.decode()}", post(b'{"model": ' + value + b"}"), 400, "invalid_request",
              '"model" is not a string', "model")
-        for value in (b"5", b"null", b"true", b'["demo"]', b'{"id": "demo"}')
+        for value in (b"5", b"true", b'["demo"]', b'{"id": "demo"}')
     ),
     Case("two names in the address", post(asks("demo"), f"{CHAT}?model=demo&model=demo"), 400, "invalid_request",
          'the query has more than one "model"', "model"),
@@ -164,7 +169,7 @@ CASES = [
     Case("a name of 10 kB", post(asks("x" * 10_000)), 400, "invalid_request", '"model" is longer than 512 characters',
          "model"),
     *map(unknown, (
-        "nope", "DEMO", "demo\0", "../secret", "models/../../secret", "/etc/passwd", "file:///etc/passwd",
+        "nope", "demo\0", "../secret", "models/../../secret", "/etc/passwd", "file:///etc/passwd",
         "http://169.254.169.254/x.gguf", "--model", "-hf evil/evil", "--port=1", "${IFS}", "$(reboot)", "demo;reboot",
         "%2e%2e/secret", "..\\secret", "\u0434emo", "demo\r\nX-Evil: 1",
     )),
@@ -249,7 +254,10 @@ TYPES = {"not_allowed": "permission_error"}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("bad")) as running:
+    """With two models: one alone would answer requests that name none."""
+    folder = tmp_path_factory.mktemp("bad")
+    path = str(write_demo_model(folder / "cache" / "demo"))
+    with serving(folder, MODELS=json.dumps({"demo": {"path": path}, "twin": {"path": path}})) as running:
         assert running.chat(max_tokens=1).status_code == 200
         yield running
 

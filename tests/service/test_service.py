@@ -7,6 +7,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -93,8 +94,6 @@ def test_an_unsafe_request_id_is_replaced(service: Service, given: str):
         (b"", 400, "invalid_request"),
         (b"not json", 400, "invalid_request"),
         (b"[1]", 400, "invalid_request"),
-        (b'{"messages": []}', 400, "missing_model"),
-        (b'{"model": " "}', 400, "missing_model"),
         (b'{"model": 5}', 400, "invalid_request"),
         (b'{"model": "demo", "model": "other"}', 400, "invalid_request"),
         (b'{"a":' * 100_000, 400, "invalid_request"),
@@ -121,6 +120,18 @@ def test_a_bad_request_gets_the_error_object(service: Service, body: bytes, stat
 def test_only_the_outermost_model_counts(service: Service):
     body = b'{"messages": [{"role": "user", "content": "Hello!", "model": "a"}], "model": "demo", "max_tokens": 1}'
     assert requests.post(f"{service.url}/v1/chat/completions", data=body, timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("name", [{}, {"model": None}, {"model": " "}, {"model": "DEMO"}])
+def test_the_only_model_answers_requests_that_name_none(service: Service, name: dict[str, Any]):
+    """As llama.vim, llama.vscode and SillyTavern send them."""
+    answer = service.post("/v1/completions", {"prompt": "Hello", "max_tokens": 1} | name)
+    assert (answer.status_code, answer.headers["x-llama-smart-proxy-model"]) == (200, "demo")
+    assert service.post("/tokenize", {"content": "Hello"} | name).json()["tokens"]
+    assert service.get("/slots").json()[0]["n_ctx"]
+    assert service.get("/props").json()["role"] == "router"
+    for path in ("/models/load", "/models/unload"):
+        assert service.post(path, {}).json()["error"]["code"] == "missing_model", "nothing is unloaded by omission"
 
 
 def test_unknown_paths_and_methods_are_rejected(service: Service):
@@ -151,6 +162,31 @@ def test_an_unload_is_logged_and_counted_while_it_waits_for_an_answer(tmp_path: 
                 assert order.result(20).json() == {"success": True}
         counted = 'llama_smart_proxy_server_stops_total{model="demo",reason="unload"} 1.0'
         assert counted in service.get("/metrics").text
+
+
+def test_a_forced_unload_ends_running_answers_at_once(tmp_path: Path):
+    """Streams get an error event, answers that have not begun a status; the next request loads the model again."""
+    with serving(tmp_path) as service:
+        wrong = service.post("/models/unload", {"model": "demo", "wait_seconds": "5"})
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "wait_seconds")
+        for path in ("/models/unload", "/api/models/unload"):
+            assert_ends_running_answers(service, path)
+        assert service.chat().status_code == 200
+        assert service.post("/models/unload", {"model": "demo", "wait_seconds": 60}, timeout=10).status_code == 200
+
+
+def assert_ends_running_answers(service: Service, path: str) -> None:
+    with service.chat(stream=True, **ENDLESS) as stream, ThreadPoolExecutor(1) as pool:
+        lines = stream.iter_lines()
+        next(line for line in lines if line.startswith(b"data:"))
+        silent = pool.submit(service.chat, **ENDLESS)
+        wait_for(lambda: slots_in_use(service) == 2, 10)
+        assert service.post(path, {"model": "demo", "force": True}, timeout=10).status_code == 200
+        assert service.servers() == []
+        *_, last = filter(None, lines)
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "model_unloaded"
+        answer = silent.result(20)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unloaded")
 
 
 def test_an_openai_client_gets_the_right_exception(client: openai.OpenAI):

@@ -244,6 +244,10 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
             "models: {a: {aliases: [b]}, b: {}}",
             "models: 'b' is a name, alias or variant of both a and b; only one can have it",
         ),
+        (
+            "models: {a: {aliases: ['c*']}, b: {aliases: ['C*']}}",
+            "models: 'c*' is a name, alias or variant of both a and b; only one can have it",
+        ),
         ("models: {'a,b': {}}", "models.a,b: a model's name must not contain a comma"),
         ("models: {' a': {}}", f"models.' a': {BAD_NAME}"),
         ("keys: [{name: a}]", "keys[0].sha256: is missing"),

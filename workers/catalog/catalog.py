@@ -56,6 +56,7 @@ class Catalog:
         headers: ModelHeaders[Any] | None = None,
         constraints: PlacementConstraints | None = None,
         earlier: Catalog | None = None,
+        default_model: str | None = None,
     ) -> None:
         absolute = [os.path.abspath(folder) for folder in folders]
         self._sources = sources = Sources(  # replaced by `replace_by` alone
@@ -65,6 +66,7 @@ class Catalog:
             entries=tuple(entries),
             defaults=defaults,
             constraints=constraints or PlacementConstraints(),
+            default_model=default_model,
         )
         self.knows_replicas = sources.has_replicas  # read at every request
         self._headers = headers or ModelHeaders(lambda header: None)
@@ -95,12 +97,10 @@ class Catalog:
         model = self._listing.listed.get(name)
         return self._described.of(model) if model else None
 
-    def has_replicas(self, names: Sequence[str]) -> bool:
-        """Whether all of these models may have several servers."""
-        try:
-            return all(self.find(name.strip()).replicas.max > 1 for name in names)
-        except ModelNotFound:
-            return False
+    def has_replicas(self, name: str) -> bool:
+        """Whether the model of that name may have several servers."""
+        model = self._listing.find(name)
+        return model is not None and model.replicas.max > 1
 
     def models(self) -> list[Model]:
         """All models by name, including those that cannot be served."""
@@ -216,6 +216,8 @@ class Catalog:
         resolver = FileResolver(sources.bases, sources.cache, found, projectors, discovered_lookup(found), summaries)
         listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in sources.entries])
         listing.add_discovered(found)
+        if sources.default_model:
+            listing.note_if_unknown("catalog.default_model", sources.default_model)
         return listing, summaries.summaries
 
 

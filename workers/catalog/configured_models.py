@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model, Replicas
+from app.entities.model_name import folded, similar_names
 from app.entities.placement import PlacementConstraints
 from app.entities.request_rules import RequestRules
 from app.use_cases.model_shape.servable import COMPANIONS
@@ -18,8 +18,6 @@ from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, companion_in_cache, 
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
 from workers.catalog.unfinished import marker_of
 from workers.gguf.file_names import file_stem, parse_part_name
-
-SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: tolerates an extra letter or a missing quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +62,8 @@ class FileResolver:
         self._by_path = {part.path: model.files for model in found for part in model.files.parts}
         self._names = [model.names[0] for model in found]
         self._projectors = projectors
-        in_cache = [model for model in reversed(found) if model.lowercase_names]  # reversed: the first keeps a key
-        self._cached = {key: model for model in in_cache for key in model.lowercase_names}
+        in_cache = [model for model in reversed(found) if model.folded_names]  # reversed: the first keeps a key
+        self._cached = {key: model for model in in_cache for key in model.folded_names}
         self._cached |= {name: model for model in in_cache for name in model.names}
         self._find = find
         self._summaries = summaries
@@ -96,7 +94,7 @@ class FileResolver:
         raise ModelFileNotFound(self._not_found_message(entry))
 
     def _in_cache(self, repo: str) -> DiscoveredModel | None:
-        return self._cached.get(repo) or self._cached.get(repo.lower())
+        return self._cached.get(repo) or self._cached.get(folded(repo))
 
     def _existing(self, path: str) -> str:
         path = os.path.expanduser(path)
@@ -126,7 +124,7 @@ class FileResolver:
             reason = "not in the Hugging Face cache" if self._cache else "the Hugging Face cache is disabled"
             return f"{reason}: {entry.repo}; download it with: {download_command(entry.repo)}"
         places = [*self._bases, *(("the Hugging Face cache",) if self._cache else ())]
-        near = difflib.get_close_matches(entry.name, self._names, n=1, cutoff=SIMILARITY_CUTOFF)
+        near = similar_names(entry.name, self._names)[:1]
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"no such model: looked for {entry.name} in {', '.join(places) or 'no folder'}{hint}"
 

@@ -10,6 +10,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from app.entities.model_name import folded
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
@@ -56,30 +57,30 @@ def _repository_models(repo: str, models: Sequence[ModelFiles]) -> list[Discover
     kinds = [quantization(model.name) for model in models]
     count = Counter(kinds)
     keys: dict[str, list[str]] = defaultdict(list)
-    for key, model in _lowercase_names(repo, models, kinds).items():
+    for key, model in _folded_names(repo, models, kinds).items():
         keys[model.path].append(key)
     found = []
     for model, kind in zip(models, kinds, strict=True):
         by_file = (f"{repo}:{model.name}", f"{repo}:{file_stem(model.relative_path)}")
         names = (f"{repo}:{kind}", *by_file) if kind and count[kind] == 1 else by_file
-        found.append(DiscoveredModel(model, names, lowercase_names=tuple(keys[model.path])))
+        found.append(DiscoveredModel(model, names, folded_names=tuple(keys[model.path])))
     return found
 
 
-def _lowercase_names(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -> dict[str, ModelFiles]:
-    """Lower-case names -> models. The more specific kind of name takes precedence, then the first model by name."""
+def _folded_names(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -> dict[str, ModelFiles]:
+    """Folded names -> models. The more specific kind of name takes precedence, then the first model by name."""
     keys: dict[str, ModelFiles] = {}
     for model, kind in zip(models, kinds, strict=True):
-        keys.setdefault(f"{repo}:{kind or model.name}".lower(), model)
+        keys.setdefault(folded(f"{repo}:{kind or model.name}"), model)
     for model in models:
         for file in (model.name, file_stem(model.relative_path), model.relative_path, os.path.basename(model.path)):
-            keys.setdefault(f"{repo}:{file}".lower(), model)
+            keys.setdefault(folded(f"{repo}:{file}"), model)
     for model in models:
         for variant in name_suffixes(model.name):
-            keys.setdefault(f"{repo}:{variant}".lower(), model)
+            keys.setdefault(folded(f"{repo}:{variant}"), model)
     if models:
-        default = keys.get(f"{repo}:{DEFAULT_QUANTIZATION}".lower(), models[0])
-        keys.setdefault(repo.lower(), default)
+        default = keys.get(folded(f"{repo}:{DEFAULT_QUANTIZATION}"), models[0])
+        keys.setdefault(folded(repo), default)
     return keys
 
 

@@ -1,17 +1,20 @@
 """Listing: the mapping from names to models, from configured and discovered models.
 
 Precedence: configured names, then the listed names of discovered models, then their other names; on equal rank the
-first model keeps the name.
+first model keeps the name. A name that nobody has is looked for in any case and Unicode normal form, then among the
+globs.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import LATEST, Model
+from app.entities.model_name import folded, glob_pattern, is_glob, literal_length, similar_names
 from app.entities.placement import PlacementConstraints
 from workers.catalog.configured_models import ConfiguredModel, model_of
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
@@ -28,7 +31,8 @@ class Listing:
     def __init__(self, defaults: LaunchSettings, constraints: PlacementConstraints) -> None:
         self.listed: dict[str, Model] = {}
         self.by_name: dict[str, Model] = {}  # exact names: listed and other ones
-        self.by_lowercase_name: dict[str, Model] = {}  # names from the Hugging Face cache, in lower case
+        self._by_folded_name: dict[str, Model] = {}
+        self._globs: list[tuple[str, re.Pattern[str], Model]] = []  # the most specific first, else in the file's order
         self.stamps: dict[str, Stamp] = {}  # of the files found, by model path
         self.notes: list[str] = []
         self._defaults, self._constraints = defaults, constraints  # for discovered models
@@ -37,10 +41,15 @@ class Listing:
         self._listed_by_file: dict[object, list[Model]] = defaultdict(list)
 
     def find(self, name: str) -> Model | None:
-        """The model with that name or other name, with or without the tag that Ollama's clients add."""
-        names = (name, name.removesuffix(LATEST)) if len(name) <= MAX_NAME_LENGTH else ()
-        found = (self.by_name.get(each) or self.by_lowercase_name.get(each.lower()) for each in names)
-        return next(filter(None, found), None)
+        """The model that a client's name means, with or without the tag that Ollama's clients add."""
+        names = tuple(dict.fromkeys((name, name.removesuffix(LATEST)))) if len(name) <= MAX_NAME_LENGTH else ()
+        found = (self.by_name.get(each) or self._by_folded_name.get(folded(each)) for each in names)
+        return next(filter(None, found), None) or self._find_by_glob(names)
+
+    def _find_by_glob(self, names: Sequence[str]) -> Model | None:
+        folded_names = [folded(name) for name in names]
+        matches = (model for _, glob, model in self._globs if any(map(glob.fullmatch, folded_names)))
+        return next(matches, None)
 
     def add_configured(self, configured: Sequence[Configured]) -> None:
         taken = {entry.name for entry, _, _ in configured}
@@ -51,11 +60,13 @@ class Listing:
             taken.update(aliases)
             model = replace(model, aliases=aliases, requests=entry.requests, variants=entry.variants)
             self.listed[entry.name] = model
-            self.by_name |= dict.fromkeys((entry.name, *aliases), model)
+            self.by_name |= dict.fromkeys((entry.name, *(alias for alias in aliases if not is_glob(alias))), model)
             self.by_name |= {variant: replace(model, variant=variant) for variant in entry.variants}
+            self._globs += [(alias, glob_pattern(alias), model) for alias in aliases if is_glob(alias)]
             if files is not None:
                 self._entries_by_file[files.identity].append(model)
                 self._note_files(model, files)
+        self._globs.sort(key=lambda glob: -literal_length(glob[0]))
 
     def add_discovered(self, found: Sequence[DiscoveredModel]) -> None:
         own_names = {model.files.path: name for name, model in listed_names(found).items()}
@@ -67,8 +78,18 @@ class Listing:
                 continue
             for key in _usable_names((*discovered.names, *discovered.other_names)):
                 self.by_name.setdefault(key, model)
-            for key in discovered.lowercase_names:
-                self.by_lowercase_name.setdefault(key, model)
+        for key, model in self.by_name.items():
+            self._by_folded_name.setdefault(folded(key), model)
+        for discovered, served_by in models:
+            if served_by is not None:
+                for key in discovered.folded_names:
+                    self._by_folded_name.setdefault(key, served_by)
+
+    def note_if_unknown(self, setting: str, name: str) -> None:
+        """A warning, no error: files come and go."""
+        if self.find(name) is None:
+            near = similar_names(name, list(self.by_name))[:1]
+            self.notes.append(f"{setting}: no model is called {name}{f'; did you mean {near[0]}?' if near else ''}")
 
     def _model_for(self, discovered: DiscoveredModel, own_name: str | None) -> Model | None:
         """The catalogue's model for a discovered one; None if all of its names are taken."""
@@ -131,13 +152,16 @@ def listed_names(found: Sequence[DiscoveredModel]) -> dict[str, DiscoveredModel]
 
 def discovered_lookup(found: Sequence[DiscoveredModel]) -> Callable[[str], DiscoveredModel | None]:
     """A function that finds a discovered model by any of its names, as if nothing were configured."""
-    keys, lowercase_names = listed_names(found), dict[str, DiscoveredModel]()
+    keys, folded_names = listed_names(found), dict[str, DiscoveredModel]()
     for model in found:
         for key in model.other_names:
             keys.setdefault(key, model)
-        for key in model.lowercase_names:
-            lowercase_names.setdefault(key, model)
-    return lambda name: keys.get(name) or lowercase_names.get(name.lower())
+    for key, model in keys.items():
+        folded_names.setdefault(folded(key), model)
+    for model in found:
+        for key in model.folded_names:
+            folded_names.setdefault(key, model)
+    return lambda name: keys.get(name) or folded_names.get(folded(name))
 
 
 def _usable_names(names: Sequence[str]) -> list[str]:

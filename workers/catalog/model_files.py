@@ -67,7 +67,7 @@ class DiscoveredModel:
     files: ModelFiles
     names: tuple[str, ...]  # names to list it under, best first
     other_names: tuple[str, ...] = ()  # further exact names
-    lowercase_names: tuple[str, ...] = ()  # further names, matched case-insensitively
+    folded_names: tuple[str, ...] = ()  # further names, folded, which any spelling of them matches
 
 
 def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = False) -> list[ModelFiles]:

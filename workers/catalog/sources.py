@@ -19,6 +19,7 @@ class Sources:
     entries: tuple[ConfiguredModel, ...]
     defaults: LaunchSettings
     constraints: PlacementConstraints
+    default_model: str | None
 
     @property
     def has_replicas(self) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from app.settings.values import AutoOffOrPath, Folder, Section, absolute
+from app.settings.values import AutoOffOrPath, Folder, ModelName, Section, absolute
 
 
 class HuggingFaceSettings(Section):
@@ -33,6 +33,17 @@ class CatalogSettings(Section):
             "name. `~` is the home directory; a relative path is resolved against the configuration file's "
             "folder."
         ),
+    )
+    default_model: ModelName | None = Field(
+        None,
+        description=(
+            "Name of the model for requests that name none. null, or a model that the key may not use: the only model "
+            "that the key may use and that can be served, if there is exactly one."
+        ),
+    )
+    list_aliases: bool = Field(
+        False,
+        description="`/v1/models` lists aliases as models of their own, for clients that offer only what is listed.",
     )
     load_on_any_path: bool = Field(
         False,

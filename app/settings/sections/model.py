@@ -143,7 +143,13 @@ class ModelSettings(ModelDefaults):
             "`user/repo:FILE`."
         ),
     )
-    aliases: list[ModelName] = Field([], description="Other names that clients can use for the model.")
+    aliases: list[ModelName] = Field(
+        [],
+        description=(
+            "Other names that clients can use for the model. `*` and `?` are wildcards: `claude-*` is any name that "
+            "begins so and is no other model's; of several globs, the one with the most other characters counts."
+        ),
+    )
     ttl_seconds: float | None = Field(
         None, gt=0, description="Idle time after which the model is unloaded. null: `scheduling.ttl_seconds`."
     )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from app.entities.capabilities import Capabilities
 from app.entities.launch import LONGEST_AUTO_CTX_TOKENS, LONGEST_AUTO_INPUT_TOKENS, EngineFacts
 from app.entities.model import Model
+from app.entities.model_name import is_glob
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.model_status import model_status
@@ -19,16 +20,20 @@ _CONTEXT_NAMES = ("context_length", "max_context_length", "max_model_len")  # Op
 
 
 def model_list(
-    models: Iterable[Model], pool: PoolState, decisions: Sequence[DecisionRecord], engine: EngineFacts | None
+    models: Iterable[Model],
+    pool: PoolState,
+    decisions: Sequence[DecisionRecord],
+    engine: EngineFacts | None,
+    with_aliases: bool = False,
 ) -> dict[str, object]:
     """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
-    see command lines."""
+    see command lines; `with_aliases`: they are listed as variants are."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    earlier = _earlier_contexts(decisions)
+    earlier = earlier_contexts(decisions)
     data: list[dict[str, object]] = []
     for model in models:
         entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
-        data += [entry, *(_as_variant(entry, variant) for variant in model.variants)]
+        data += [entry, *(_as_variant(entry, name) for name in other_ids(model, with_aliases))]
     return {"object": "list", "data": data}
 
 
@@ -36,18 +41,20 @@ def model_entry(
     model: Model, pool: PoolState, decisions: Sequence[DecisionRecord], engine: EngineFacts | None
 ) -> dict[str, object]:
     """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
-    entry = _entry(model, pool.server_of(model.name), pool, _earlier_contexts(decisions).get(model.name, 0), engine)
+    entry = _entry(model, pool.server_of(model.name), pool, earlier_contexts(decisions).get(model.name, 0), engine)
     return _as_variant(entry, model.variant) if model.variant else entry
 
 
-def anthropic_list(models: Iterable[Model], pool: PoolState, decisions: Sequence[DecisionRecord]) -> dict[str, object]:
+def anthropic_list(
+    models: Iterable[Model], pool: PoolState, decisions: Sequence[DecisionRecord], with_aliases: bool = False
+) -> dict[str, object]:
     """The body of Anthropic's /v1/models: the models that generate text, on one page."""
-    earlier = _earlier_contexts(decisions)
+    earlier = earlier_contexts(decisions)
     data = [
         _anthropic_entry(name, each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
         for each in models
         if each.capabilities is None or each.capabilities.completion
-        for name in (each.name, *each.variants)
+        for name in (each.name, *other_ids(each, with_aliases))
     ]
     return {
         "data": data,
@@ -59,9 +66,14 @@ def anthropic_list(models: Iterable[Model], pool: PoolState, decisions: Sequence
 
 def anthropic_entry(model: Model, pool: PoolState, decisions: Sequence[DecisionRecord]) -> dict[str, object]:
     """The body of Anthropic's /v1/models/ID."""
-    earlier = _earlier_contexts(decisions).get(model.name, 0)
+    earlier = earlier_contexts(decisions).get(model.name, 0)
     tokens = request_tokens(model, pool.server_of(model.name), earlier)
     return _anthropic_entry(model.variant or model.name, model, tokens)
+
+
+def other_ids(model: Model, with_aliases: bool) -> list[str]:
+    """Globs are none: nobody can choose a model called "claude-*"."""
+    return [*(alias for alias in model.aliases if with_aliases and not is_glob(alias)), *model.variants]
 
 
 def request_tokens(model: Model, server: Server | None, earlier_ctx_size: int = 0) -> int:
@@ -84,7 +96,7 @@ def request_tokens(model: Model, server: Server | None, earlier_ctx_size: int = 
     return min(slot, trained) if trained else slot  # llama-server limits a slot to the training context
 
 
-def _earlier_contexts(decisions: Iterable[DecisionRecord]) -> dict[str, int]:
+def earlier_contexts(decisions: Iterable[DecisionRecord]) -> dict[str, int]:
     """The context of each model's last placement, which ctx_size auto chooses again."""
     return {record.model: place.ctx_size for record in decisions if (place := record.decision.placement)}
 
