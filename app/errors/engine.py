@@ -53,6 +53,12 @@ class NotSupported(ProxyError):
     status, type, code = 501, "invalid_request_error", "not_supported"
 
 
+class AgentFailed(ProxyError):
+    """An agent of the request raised an exception, or returned nothing that could be used."""
+
+    status, code = 500, "agent_failed"
+
+
 class UpstreamTimeout(ProxyError):
     """The engine's first byte, or the next one, did not arrive in time."""
 
