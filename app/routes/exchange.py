@@ -19,6 +19,7 @@ from app.errors import (
 )
 from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
+from app.routes.abilities import check_abilities
 from app.routes.answer_head import answer_head, as_header
 from app.routes.answer_progress import AnswerProgress
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
@@ -69,6 +70,7 @@ class Exchange(AnswerProgress):
         super().__init__()
         self.request = request
         self.route = route
+        self.engine_route = route  # of llama-server; "" for a request that it does not answer
         self.services = request.services
         self.may_load = may_load(request, route)
         self.takes_slot = request.method not in LOADS_NOTHING
@@ -91,6 +93,7 @@ class Exchange(AnswerProgress):
         self._read_request()
         self.model = model_for(request, self.route, self.options.model, self.may_load)
         self._apply_rules(self.model)
+        check_abilities(self.engine_route, self.model, self.options)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
         self.client = request.watch_client()

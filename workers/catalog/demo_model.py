@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Increment with the content below: a file without this version near its beginning is replaced.
-_VERSION = "demo-2"
+_VERSION = "demo-3"
 _HEAD_BYTES = 1024
 
 _CONTEXT_TOKENS = 32768
@@ -44,6 +44,7 @@ _TEMPLATE = """\
 # sentence in four: </s> competes with the three openings.
 _NEXT: dict[str, tuple[str, ...]] = {
     "other": ("opening",),  # the prompt's bytes, <s>
+    "blank": ("opening",),  # the prompt's white space
     "call": ("tool call",),  # the end of a prompt with tools
     "tool call": (),  # a grammar decides what follows
     "tool end": ("end",),
@@ -69,6 +70,7 @@ _WORDS: dict[str, str] = {
     "and": "and",
 }
 _VALUES = "red green blue left right north south"
+_KIND_OF_BYTE = {ord('"'): "quote"} | dict.fromkeys(b"\t\n\r ", "blank")
 
 
 class _Token(NamedTuple):
@@ -151,9 +153,9 @@ def _vocabulary() -> list[_Token]:
     ]
     # The tokenizer merges neighbours, so it would need each word's prefixes to find the word. They are left out:
     # words of a prompt become bytes, and only the model generates whole words.
-    raw = [_Token(f"<0x{byte:02X}>", "quote" if byte == ord('"') else "other", TokenType.BYTE) for byte in range(256)]
+    raw = [_Token(f"<0x{byte:02X}>", _KIND_OF_BYTE.get(byte, "other"), TokenType.BYTE) for byte in range(256)]
     words = [_Token("▁" + word, kind, TokenType.NORMAL) for kind in _WORDS for word in _WORDS[kind].split()]
-    space = _Token("▁", "other", TokenType.NORMAL)  # grammars know it as a space, unlike its three bytes
+    space = _Token("▁", "blank", TokenType.NORMAL)  # grammars know it as a space, unlike its three bytes
     words += [_Token(value, "value", TokenType.NORMAL) for value in _VALUES.split()]
     calls = [
         _Token("<tool_call>\n", "tool call", TokenType.NORMAL),
@@ -172,7 +174,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[_Token]) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
-    # As Gemma does. With the prefix the engine cannot match a JSON schema: it reads "{" as "▁{".
+    # With a space in front of "assistant:" or "{", llama-server matches neither with the grammar of a schema.
     writer.add_add_space_prefix(False)
     writer.add_chat_template(_TEMPLATE)
 
@@ -204,6 +206,8 @@ def _grammar(random: np.random.RandomState, tokens: list[_Token]) -> tuple[np.nd
         embedding[row, kinds.index(token.kind)] += 1
         predecessors = [kind for kind in kinds if token.kind in _NEXT[kind]]
         output[row, : len(kinds)] = [2.5 * (kind in predecessors) for kind in kinds]
+        if token.kind == "blank":  # the grammar of JSON allows it nearly everywhere, without end
+            output[row, : len(kinds)] = -2.5
     return embedding, output
 
 
