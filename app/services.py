@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from flask import current_app
 
@@ -11,6 +12,7 @@ from app.entities.launch import EngineFacts
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.ports import (
     Admission,
+    Agent,
     Bodies,
     Clients,
     Metrics,
@@ -59,6 +61,7 @@ class RequestSettings:
     max_wait_seconds: float = 300.0
     media_urls: MediaUrls = DATA_ONLY
     load_on_any_path: bool = False  # a path that is not an inference route may load the model in its body
+    agents: Mapping[str, Agent] = field(default_factory=dict)  # by the names of their commands
     default_model: str | None = None  # of requests that name none
     list_aliases: bool = False  # /v1/models has them as ids
     loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display

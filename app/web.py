@@ -22,6 +22,7 @@ from app.routes import (
     status,
     upstream,
 )
+from app.routes.agent_exchange import CHAT_ROUTES, respond_to_chat
 from app.routes.cors import with_cors
 from app.routes.error_response import error_response, respond_with_error
 from app.routes.exchange import respond
@@ -56,7 +57,8 @@ def create_app(services: Services) -> Flask:
 
 def _inference_first(services: Services, flask_app: Wsgi) -> Wsgi:
     """Inference requests bypass Flask, which takes longer for a request than all of our own code."""
-    responders = dict.fromkeys(PLAIN_ROUTES, respond) | dict.fromkeys(Api, respond_to_ollama)
+    responders = dict.fromkeys(PLAIN_ROUTES, respond)
+    responders |= dict.fromkeys(CHAT_ROUTES, respond_to_chat) | dict.fromkeys(Api, respond_to_ollama)
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         responder = responders.get(environ["PATH_INFO"])

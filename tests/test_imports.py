@@ -105,7 +105,13 @@ WORKERS = {
     },
 }
 COMPOSITION_ROOT = {
-    *("workers/folders.py", "workers/builders.py", "workers/build_catalog.py", "workers/check_pinned.py"),
+    *(
+        "workers/agents.py",
+        "workers/folders.py",
+        "workers/builders.py",
+        "workers/build_catalog.py",
+        "workers/check_pinned.py",
+    ),
     *(
         "workers/runtime.py",
         "workers/reload.py",

@@ -17,6 +17,7 @@ from app.use_cases.placement.engine_gpus import EngineProbe
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.limits import SchedulingLimits
+from workers.agents import load_agents
 from workers.engine.current_engine import CurrentEngine
 from workers.engine.gpu_probe import listed_memory, probe_gpus
 from workers.engine.probe_process import engine_environment
@@ -60,7 +61,7 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
 
 
 def build_request_settings(settings: Settings) -> RequestSettings:
-    """What the routes go by."""
+    """What the routes go by. Raises ConfigurationError."""
     server, scheduling = settings.server, settings.scheduling
     return RequestSettings(
         access_policy=AccessPolicy(
@@ -74,6 +75,7 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         max_wait_seconds=scheduling.max_wait_seconds,
         media_urls=settings.upstream.allowed_media_urls(),
         load_on_any_path=settings.catalog.load_on_any_path,
+        agents=load_agents(settings.agents),
         default_model=settings.catalog.default_model,
         list_aliases=settings.catalog.list_aliases,
         loading_comments=scheduling.loading_comments,

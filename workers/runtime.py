@@ -22,6 +22,7 @@ from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.reporting.reload_report import ModelChanges
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
+from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
 from workers.builders import (
     build_limits,
@@ -181,6 +182,7 @@ class Runtime:
 
     def _prepare(self, settings: Settings) -> CheckedConfiguration:
         """Checks what a start checks. Raises ConfigurationError and OSError."""
+        load_agents(settings.agents)
         catalog = build_catalog(settings, self._shapes, earlier=self._catalog)
         if not catalog.is_scanned:
             raise OSError("the models could not be searched; the log says why")

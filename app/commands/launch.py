@@ -19,7 +19,7 @@ from app.commands.service_client import KEY_VARIABLE, call_service, exit_with_er
 
 @click.command()
 @click.argument("name", metavar="CLIENT", type=click.Choice(list(CLIENTS)))
-@click.option("--model", help="The model to use.  [default: the only one, or the only one that is loaded]")
+@click.option("--model", help="The model to use.  [default: the only one, the default, or the only one that is loaded]")
 @click.option("--print", "only_print", is_flag=True, help="Print the shell commands, and start nothing.")
 @url_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -34,7 +34,7 @@ def launch(name: str, model: str | None, only_print: bool, url: str, arguments: 
     """
     client = CLIENTS[name]
     entry, why = _requested_model(url, model) if model else _obvious_model(url)
-    target = Target(url.rstrip("/"), entry["id"], context_tokens(entry), bool(os.environ.get(KEY_VARIABLE)))
+    target = Target(url.rstrip("/"), entry["id"], entry.get("context_length"), bool(os.environ.get(KEY_VARIABLE)))
     setup = client.setup(target)
     argv = (client.program, *setup.arguments, *(arguments or client.default_arguments))
     for line in _report(client, target, why, setup):
@@ -57,9 +57,11 @@ def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
     answer = call_service(url, "GET", "/v1/models")
     if not answer.is_yes:
         exit_with_error(answer)
-    models = [entry for entry in answer.body.get("data", ()) if _can_chat(entry)]
+    listed, default_name = answer.body.get("data", ()), answer.body.get("default_model")
+    models = [entry for entry in listed if _can_chat(entry)]
+    default = [entry for entry in listed if default_name in (entry["id"], *entry.get("aliases", ()))]
     loaded = [entry for entry in models if entry.get("status", {}).get("value") == "loaded"]
-    for found, why in ((models, "the only one"), (loaded, "the only one that is loaded")):
+    for found, why in ((models, "the only one"), (default, "the default"), (loaded, "the only one that is loaded")):
         if len(found) == 1:
             return found[0], why
     names = ", ".join(entry["id"] for entry in models)
@@ -67,17 +69,12 @@ def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
 
 
 def _can_chat(entry: Mapping[str, Any]) -> bool:
-    return not entry.get("status", {}).get("failed")
-
-
-def context_tokens(entry: Mapping[str, Any]) -> int | None:
-    """The context of one conversation, in tokens, from the model's entry in /v1/models; None if it is not known yet."""
-    found = entry.get("context_length") or entry.get("status", {}).get("ctx_size")
-    return found if isinstance(found, int) else None
+    """Variants are left out: they are further names of a model."""
+    return "parent" not in entry and "completion" in entry.get("capabilities", ("completion",))
 
 
 def _report(client: Client, target: Target, why: str, setup: Setup) -> Iterator[str]:
-    context = f"{target.context_tokens:,} tokens" if target.context_tokens else "unknown until the model is loaded"
+    context = f"{target.context_tokens:,} tokens" if target.context_tokens else "unknown"
     yield f"{client.title} with {target.model} ({why}) at {target.url}, context: {context}"
     yield from (f"warning: {line}" for line in (context_warning(client, target), setup.note) if line)
 

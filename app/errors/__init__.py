@@ -18,6 +18,7 @@ from app.errors.capacity import (
     WaitTimeout,
 )
 from app.errors.engine import (
+    AgentFailed,
     BadUpstream,
     EngineGone,
     LoadTimeout,
@@ -52,6 +53,7 @@ from app.errors.request import (
 )
 
 __all__ = [
+    "AgentFailed",
     "BadUpstream",
     "ClientDisconnected",
     "ContextLengthExceeded",

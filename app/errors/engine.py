@@ -19,7 +19,7 @@ class ModelLoadFailed(ProxyError):
 
 
 class ModelUnloaded(ProxyError):
-    """The model is not loaded: it was unloaded while loading, or the request may not load it."""
+    """The model is not loaded: it was unloaded meanwhile, or the request may not load it."""
 
     status, code = 503, "model_unloaded"
     retry_after = 2
@@ -51,6 +51,12 @@ class NotSupported(ProxyError):
     """What the request asks for does not exist here, or the model's engine lacks it."""
 
     status, type, code = 501, "invalid_request_error", "not_supported"
+
+
+class AgentFailed(ProxyError):
+    """An agent of the request raised an exception, or returned nothing that could be used."""
+
+    status, code = 500, "agent_failed"
 
 
 class UpstreamTimeout(ProxyError):

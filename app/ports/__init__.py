@@ -5,6 +5,7 @@ the class that implements it; the composition root (workers/runtime.py) is type-
 import the names from here.
 """
 
+from app.ports.agents import Agent
 from app.ports.bodies import Bodies, BodyFile, RequestBody
 from app.ports.clients import Admission, Clients, RateLimits, TokenCounts, WatchedClient
 from app.ports.models import ModelCatalog
@@ -16,6 +17,7 @@ from app.ports.telemetry import Metrics, Refusals, RequestLog
 __all__ = [
     "Address",
     "Admission",
+    "Agent",
     "Bodies",
     "BodyFile",
     "ClientSocket",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from app.entities.model import Model
@@ -64,8 +65,9 @@ class ServerPool(Protocol):
     def load(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
         """Load the model; returns once its llama-server is starting. Raises the ProxyError of a rejected load."""
 
-    def unload(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
-        """Unload the model after its running requests; returns once its processes have ended."""
+    def unload(self, model: Model, max_wait_seconds: float, client: WatchedClient, grace_seconds: float = inf) -> None:
+        """Unload the model after its running requests, which end with ModelUnloaded after `grace_seconds`; returns once
+        its processes have ended."""
 
     def by_availability(self, models: Sequence[Model]) -> list[Model]:
         """The models of a virtual name, the one that should answer first. Loads nothing and waits for nothing."""

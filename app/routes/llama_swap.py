@@ -17,6 +17,8 @@ from app.use_cases.reporting.model_status import running
 
 bp = Blueprint("llama_swap", __name__)
 
+NO_GRACE = 0.0  # seconds for running requests
+
 
 @bp.get("/running")
 def list_running() -> Response:
@@ -40,7 +42,7 @@ def unload_by_get() -> Response:
 
 @bp.post("/api/models/unload")
 def unload_all() -> Response:
-    """Returns once the processes of all models that the key may use have ended, after their running requests."""
+    """Ends all models that the key may use; returns once their processes have ended."""
     request = current_request()
     _unload(request, _loaded_models(request))
     return jsonify(msg="ok")
@@ -59,9 +61,10 @@ def _loaded_models(request: IncomingRequest) -> list[Model]:
 
 
 def _unload(request: IncomingRequest, models: Sequence[Model]) -> None:
-    """All at the same time: a stream of one may go on for minutes. They end even if the client disconnects."""
+    """All at the same time, and without waiting for running requests, like llama-swap. They end even if the client
+    disconnects."""
     pool, wait_seconds = request.services.pool, request.settings.max_wait_seconds
     nobody = request.services.clients.watch(None)
     with admitted(request.services), ThreadPoolExecutor(max(1, len(models)), "unload") as threads:
-        for order in [threads.submit(pool.unload, model, wait_seconds, nobody) for model in models]:
+        for order in [threads.submit(pool.unload, model, wait_seconds, nobody, NO_GRACE) for model in models]:
             order.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import NoReturn
 
 from flask import Blueprint, Response, jsonify
@@ -11,8 +12,10 @@ from flask import request as flask_request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
-from app.errors import ModelNotFound, NoEngine
-from app.ports import WatchedClient
+from app.errors import InvalidRequest, ModelNotFound, NoEngine
+from app.ports import BodyFile, RequestBody, WatchedClient
+from app.request_body.content import MULTIPART
+from app.request_body.grace_period import grace_seconds
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.requested_model import read_request
@@ -20,6 +23,7 @@ from app.routes.visibility import (
     HEADERS_SECONDS,
     alternatives,
     check_access,
+    default_model,
     described_models,
     find_model,
     servable_model,
@@ -47,7 +51,8 @@ def list_models() -> Response:
     others = request.settings.list_aliases, virtual_names(request)
     if request.has(ANTHROPIC):
         return jsonify(anthropic_list(models, store.pool, store.decisions, *others))
-    return jsonify(model_list(models, store.pool, store.decisions, visible_engine(request), *others))
+    listed = model_list(models, store.pool, store.decisions, visible_engine(request), *others)
+    return jsonify(listed | {"default_model": default_model(request) or None})
 
 
 @bp.get("/v1/models/<path:name>")
@@ -79,17 +84,19 @@ def load() -> Response:
     s = services()
     if s.engine is None:
         raise NoEngine(s.engine_problem)
-    with _command(servable_model) as (model, client):
+    with _command(servable_model) as (model, client, _):
         s.pool.load(model, s.settings.max_wait_seconds, client)
     return jsonify(success=True)
 
 
 @bp.post("/models/unload")
 def unload() -> Response:
-    """Returns once its processes have ended. Requests that they are answering are finished first."""
+    """Returns once its processes have ended. Requests that they are answering are finished first, if the order does
+    not say how long it waits for them."""
     s = services()
-    with _command(known_or_loaded) as (model, client):
-        s.pool.unload(model, s.settings.max_wait_seconds, client)
+    with _command(known_or_loaded, _grace_seconds) as (model, client, seconds):
+        max_wait_seconds = s.settings.max_wait_seconds + (0 if seconds == inf else seconds)
+        s.pool.unload(model, max_wait_seconds, client, seconds)
     return jsonify(success=True)
 
 
@@ -98,6 +105,14 @@ def unload() -> Response:
 def reject_get() -> NoReturn:
     """These are not names of models: a model called "load" is at /v1/models/load."""
     raise MethodNotAllowed(["POST"])
+
+
+def _grace_seconds(request: IncomingRequest, body: RequestBody) -> float:
+    if request.mimetype == MULTIPART:
+        return inf
+    if isinstance(body.data, BodyFile):
+        raise InvalidRequest("the body is too large for an order to unload a model")
+    return grace_seconds(body.data)
 
 
 def known_or_loaded(request: IncomingRequest, name: str) -> Model:
@@ -121,15 +136,20 @@ def props() -> Response:
 
 
 @contextlib.contextmanager
-def _command(find: Callable[[IncomingRequest, str], Model]) -> Iterator[tuple[Model, WatchedClient]]:
-    """The model of a load or unload, and its watched client; takes a place among the inference requests meanwhile."""
+def _command(
+    find: Callable[[IncomingRequest, str], Model],
+    read_grace: Callable[[IncomingRequest, RequestBody], float] = lambda request, body: inf,
+) -> Iterator[tuple[Model, WatchedClient, float]]:
+    """The model of a load or unload, its watched client, and how many seconds its running requests get; takes a place
+    among the inference requests meanwhile."""
     request = current_request()
     with admitted(request.services):
         with contextlib.closing(request.receive_body()) as body:
             name = read_request(request, body, must_name=True).model
+            seconds = read_grace(request, body)
         model = find(request, name)
         with contextlib.closing(request.watch_client()) as client:
-            yield model, client
+            yield model, client, seconds
 
 
 @contextlib.contextmanager

@@ -46,7 +46,8 @@ def show_version() -> Response:
 
 @bp.get("/api/tags")
 def list_tags() -> Response:
-    return jsonify(tag_list(described_models(current_request())))
+    request = current_request()
+    return jsonify(tag_list(described_models(request), request.settings.list_aliases))
 
 
 @bp.get("/api/ps")
@@ -59,7 +60,8 @@ def show_details() -> Response:
     """Reads the model's header, unless it was among the last that were asked for."""
     request, catalog = current_request(), services().catalog
     model = catalog.servable(find_model(request, _names(request).name))
-    return jsonify(model_details(model, services().store.pool, catalog.metadata(model)))
+    store = services().store
+    return jsonify(model_details(model, store.pool, store.decisions, catalog.metadata(model)))
 
 
 @bp.post("/api/pull")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.entities.launch import ALL_LAYERS
+from app.settings.agents import installed_agents
 from app.settings.sections.gpu import GpuSettings
 from app.settings.sections.model import ModelSettings
 
@@ -41,7 +42,6 @@ _WITHOUT_SETTING = {
     "gpu.activation_overhead_factor": _ESTIMATE,
     "gpu.vram_headroom_factor": _ESTIMATE,
     "ollama": "there is no ollama backend; llama-server runs all models",
-    "agents": "agents are not supported; clients call /v1/chat/completions",
     "simulation": "there is no simulation; if no model is configured, the service has a small demo model",
 }
 
@@ -103,9 +103,10 @@ def translate(data: dict[str, Any], environ: Mapping[str, str]) -> FileSettings:
         if leaves.get(key) is not None:
             settings.setdefault(str(place[0]), {})[place[1]] = _translate_value(key, leaves[key])
             names[place] = tuple(key.split("."))
+    agents, agent_warnings = _agents(leaves)
     models, model_names, model_warnings = _models(leaves)
-    warnings = (*_backend(leaves, environ), *_warnings(leaves), *model_warnings)
-    return FileSettings(_merge_ours(settings, ours) | {"models": models}, warnings, True, names | model_names)
+    warnings = (*_backend(leaves, environ), *_warnings(leaves), *agent_warnings, *model_warnings)
+    return FileSettings(_merge_ours(settings, ours) | {"models": models} | agents, warnings, True, names | model_names)
 
 
 def _translate_value(key: str, value: Any) -> Any:
@@ -146,13 +147,24 @@ def _backend(leaves: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[
 def _warnings(leaves: Mapping[str, Any]) -> Iterator[str]:
     """One line for each key without an equivalent setting."""
     for key in leaves:
-        if key in _SETTINGS or key in _MODELS or key == "backend" or leaves[key] in _ALREADY_DONE.get(key, ()):
+        if key in _SETTINGS or key in (*_MODELS, "backend", "agents") or leaves[key] in _ALREADY_DONE.get(key, ()):
             continue
         section = key.split(".")[0]
         if why := _WITHOUT_SETTING.get(key) or _WITHOUT_SETTING.get(section):
             yield f"{key}: not used; {why}"
         else:
             yield f"{key}: unknown key; not used, as in the original service"
+
+
+def _agents(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The agents that are installed as packages; the original's were files in a folder."""
+    names = leaves.get("agents") or []
+    if not isinstance(names, list):
+        return {"agents": names}, []  # validation reports it
+    installed = installed_agents() if names else {}
+    lost = [name for name in names if name not in installed]
+    warnings = [f"agents: {name} not used; no package with this agent is installed (docs/agents.md)" for name in lost]
+    return {"agents": [name for name in names if name in installed]}, warnings
 
 
 def _models(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Place, Place], list[str]]:

@@ -69,9 +69,9 @@ def configuration_page() -> str:
     """The page: every key with its default and description."""
     lines = [_HEAD]
     for name, field in Settings.model_fields.items():
-        section = section_in(field)
-        if section is None:
-            lines += [f"## {name}", "", str(field.description), ""]
+        if (section := section_in(field)) is None:
+            default = json.dumps(default_of(field))
+            lines += [f"## {name}", "", str(field.description), "", f"Default: `{default}`.", ""]
             continue
         heading = {"keys": "keys[]", "models": "models.NAME"}.get(name, name)
         intro = section.__doc__ if is_section(field) else f"{field.description} Each entry has:"

@@ -16,6 +16,7 @@ from app.entities.key import ApiKey
 from app.entities.launch import LaunchSettings
 from app.entities.model_name import folded, is_glob
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
+from app.settings.agents import GROUP, installed_agents
 from app.settings.retired_keys import without_retired_keys
 from app.settings.sections.catalog import CatalogSettings
 from app.settings.sections.engine import EngineSettings, UpstreamSettings
@@ -23,7 +24,7 @@ from app.settings.sections.gpu import GpuSettings
 from app.settings.sections.model import ModelDefaults, ModelSettings
 from app.settings.sections.scheduling import SchedulingSettings
 from app.settings.sections.server import ApiKeySettings, ServerSettings
-from app.settings.values import PREFIX, ModelName, start_folder
+from app.settings.values import PREFIX, ModelName, Name, start_folder
 
 
 class Settings(BaseSettings):
@@ -54,6 +55,13 @@ class Settings(BaseSettings):
     defaults: ModelDefaults = ModelDefaults()
     models: dict[ModelName, ModelSettings] = Field(
         {}, description="Models by name: additional models, or settings for discovered ones."
+    )
+    agents: list[Name] = Field(
+        [],
+        description=(
+            "Functions of other packages that change or answer chat requests whose last message has `/NAME`: "
+            "docs/agents.md."
+        ),
     )
 
     any_of: dict[ModelName, list[ModelName]] = Field(
@@ -91,10 +99,11 @@ class Settings(BaseSettings):
     def _drop_retired_keys(cls, data: Any) -> Any:
         return without_retired_keys(data)
 
-    @field_validator("keys", "models", "any_of", mode="before")
+    @field_validator("keys", "models", "any_of", "agents", mode="before")
     @classmethod
     def _null_means_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        return {"keys": [], "models": {}, "any_of": {}}[info.field_name or ""] if value is None else value
+        empty: dict[str, Any] = {"keys": [], "models": {}, "any_of": {}, "agents": []}
+        return empty[info.field_name or ""] if value is None else value
 
     @field_validator("keys")
     @classmethod
@@ -105,6 +114,15 @@ class Settings(BaseSettings):
             names = [key.name for key in keys if key.sha256 == duplicate]
             raise ValueError(f"{' and '.join(names)} are the same key; remove one")
         return keys
+
+    @field_validator("agents")
+    @classmethod
+    def _installed_agents(cls, agents: list[str]) -> list[str]:
+        installed = installed_agents() if agents else {}
+        if missing := [name for name in agents if name not in installed]:
+            found = ", ".join(sorted(installed)) or "none"
+            raise ValueError(f"{', '.join(missing)} not installed; entry points of {GROUP}: {found}")
+        return agents
 
     @field_validator("models")
     @classmethod

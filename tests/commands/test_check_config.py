@@ -130,10 +130,10 @@ def test_a_missing_configuration_file_is_exit_2(tmp_path):
 
 
 def test_warnings_of_the_originals_file_are_printed(tmp_path):
-    file = written(tmp_path, '{"backend": "llama.cpp", "agents": []}', "config.json")
+    file = written(tmp_path, '{"backend": "llama.cpp", "ollama": {}}', "config.json")
     done = check("--config", file)
     assert done.exit_code == 0
-    assert "warning: agents: not used; agents are not supported; clients call /v1/chat/completions" in done.output
+    assert "warning: ollama: not used; there is no ollama backend; llama-server runs all models" in done.output
 
 
 def test_json_has_everything_but_secrets(tmp_path):

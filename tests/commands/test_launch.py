@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from app.commands import launch as launch_module
 from app.commands.cli import main
 from app.commands.client_setup import CLIENTS, KEY, Target, context_warning
-from app.commands.launch import context_tokens, shell_lines
+from app.commands.launch import shell_lines
 from app.commands.service_client import ServiceAnswer
 
 URL = "http://127.0.0.1:8080"
@@ -116,13 +116,6 @@ def test_a_context_that_leaves_little_room_beside_the_clients_own_prompt_is_a_wa
     assert context_warning(CLIENTS[name], a_target("qwen3-8b", None)) == ""
 
 
-def test_the_context_is_that_of_a_conversation_where_the_list_says_it():
-    loaded = {"status": {"value": "loaded", "ctx_size": 32768}}
-    assert context_tokens(loaded | {"context_length": 8192}) == 8192
-    assert context_tokens(loaded) == 32768
-    assert context_tokens({"status": {"value": "unloaded"}}) is None
-
-
 def test_the_printed_lines_mean_the_same_to_a_shell_and_only_refer_to_the_key():
     lines = shell_lines({"TOKEN": KEY, "EMPTY": "", "JSON": '{"a b": "it\'s $HOME"}'}, ("printf", "%s|", "a b"))
     assert lines[0] == 'export TOKEN="$LLAMA_SMART_PROXY_API_KEY"'
@@ -130,25 +123,29 @@ def test_the_printed_lines_mean_the_same_to_a_shell_and_only_refer_to_the_key():
     assert shlex.split(lines[3]) == ["printf", "%s|", "a b"]
 
 
-A, B, BROKEN = ({"id": name, "status": {"value": "unloaded"}} for name in ("a", "b", "broken"))
-BROKEN["status"]["failed"] = True
-LOADED = {"id": "c", "status": {"value": "loaded", "ctx_size": 4096}}
+A, B = ({"id": name, "status": {"value": "unloaded"}, "context_length": 8192} for name in ("a", "b"))
+VARIANT = A | {"id": "a-thinking", "parent": "a"}
+EMBEDDER = B | {"id": "embedder", "capabilities": ["embedding"]}
+DEFAULT = A | {"id": "default"}
+LOADED = {"id": "c", "status": {"value": "loaded"}, "capabilities": ["completion", "chat"]}
 
 
 @pytest.mark.parametrize(
     ("models", "said"),
     [
-        ([A], "with a (the only one)"),
-        ([A, BROKEN], "with a (the only one)"),
-        ([A, B, LOADED], "with c (the only one that is loaded)"),
+        ([A], "with a (the only one) at http://127.0.0.1:8080, context: 8,192 tokens"),
+        ([A, VARIANT, EMBEDDER], "with a (the only one)"),
+        ([A, B, LOADED], "with c (the only one that is loaded) at http://127.0.0.1:8080, context: unknown"),
         ([A, B], "choose a model with --model: a, b"),
-        ([BROKEN], "has no model that can chat"),
+        ([A, EMBEDDER, DEFAULT, LOADED], "with default (the default)"),
+        ([EMBEDDER], "has no model that can chat"),
     ],
 )
-def test_without_a_name_the_only_or_the_loaded_model_is_used(
+def test_without_a_name_the_only_the_default_or_the_loaded_model_is_used(
     monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]], said: str
 ):
-    monkeypatch.setattr(launch_module, "call_service", lambda *question: ServiceAnswer(200, {"data": models}))
+    body = {"data": models, "default_model": "default"}
+    monkeypatch.setattr(launch_module, "call_service", lambda *question: ServiceAnswer(200, body))
     assert said in CliRunner().invoke(main, ["launch", "claude", "--print"]).output
 
 

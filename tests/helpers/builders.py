@@ -161,9 +161,10 @@ class Play:
 
 
 def a_command(command: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
-    """An Acquire or Load that needs the memory suggested by the model's file size, or an Unload."""
-    needed = () if command is ev.Unload else (a_placement_request(booked(model), model.constraints),)
-    return command(ticket, model, at, deadline, *needed)
+    """An Acquire or Load that needs the memory suggested by the model's file size; an Unload; or a partial of one."""
+    if getattr(command, "func", command) is ev.Unload:
+        return command(ticket, model, at, deadline)
+    return command(ticket, model, at, deadline, a_placement_request(booked(model), model.constraints))
 
 
 @functools.cache

@@ -150,6 +150,7 @@ def test_a_request_that_a_killed_server_had_not_read_is_answered_by_the_next():
         services=services,
         key=None,
         settings=SimpleNamespace(max_wait_seconds=9),
+        arguments=lambda name: [],
         method="POST",
         path="/v1/chat/completions",
         environ={},
@@ -169,7 +170,8 @@ def test_an_answer_that_was_cut_is_logged_with_the_status_of_what_cut_it():
         client.is_disconnected = True
         return False  # the client was told
 
-    exchange = Exchange(SimpleNamespace(services=None, environ={}, request_id="r"), "/v1/chat/completions")
+    request = SimpleNamespace(services=None, environ={}, request_id="r", method="POST", arguments=lambda name: [])
+    exchange = Exchange(request, "/v1/chat/completions")
     exchange.client = client = SimpleNamespace(is_disconnected=False)
     exchange.model = SimpleNamespace(name="m")
     exchange.answer = SimpleNamespace(status=200, headers=[], is_stream=True, copy_body=copy_body)

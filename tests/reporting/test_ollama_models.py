@@ -69,6 +69,13 @@ def test_a_variant_is_a_model_with_a_parent():
     assert [process["model"] for process in running(ready(model=model))] == ["a:latest"]
 
 
+def test_aliases_are_listed_where_lists_have_them():
+    model = replace(a_model("a"), aliases=("gpt", "claude-*"))
+    assert [tag["model"] for tag in tags(model)] == ["a:latest"]
+    listed: Any = tag_list([model], with_aliases=True)["models"]
+    assert [tag["model"] for tag in listed] == ["a:latest", "gpt:latest"]
+
+
 def test_a_digest_changes_with_the_file():
     model = a_model("a")
     changed = replace(model, created=model.created + 1)
@@ -117,7 +124,7 @@ def test_replicas_are_one_process():
 
 
 def details(model: Model, pool: PoolState = POOL, **metadata: Any) -> dict[str, Any]:
-    return model_details(model, pool, {key.replace("__", "."): value for key, value in metadata.items()})
+    return model_details(model, pool, (), {key.replace("__", "."): value for key, value in metadata.items()})
 
 
 def test_details_have_the_headers_metadata():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from app.entities.refusal import Reason, Refusal
@@ -9,6 +11,7 @@ from app.entities.server import ServerState
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Done, Effect, Refuse, Spawn, Stop, StopReason
 from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pool_state import ServerEnding
 from app.use_cases.scheduling.schedule import due_at
 from tests.helpers.builders import Play, a_model, a_placement_request, replace
 from tests.scheduling.test_schedule import grants, refusals, spawned, stopped
@@ -106,6 +109,87 @@ def test_an_unload_is_carried_out_although_its_client_disconnected():
     play.ask(a_model(), at=2.0, command=ev.Unload)
     play.post(ev.Cancel(3, at=2.5))
     assert stopped(play.post(ev.Release(2, at=4.0))) == [server]
+
+
+def unload(play: Play, at: float, grace_seconds: float) -> list[Effect]:
+    """An order that ends running requests `grace_seconds` later."""
+    return play.ask(a_model(slots=1), at=at, command=functools.partial(ev.Unload, force_at=at + grace_seconds))
+
+
+def busy(queued: int = 0) -> Play:
+    """Server 1 answers request 2 since 1 s; `queued` requests wait for its only slot."""
+    play = Play()
+    play.up(a_model(slots=1))
+    for _ in range(1 + queued):
+        play.ask(a_model(slots=1), at=1.0)
+    return play
+
+
+def test_a_forced_unload_waits_for_no_request():
+    """An order waited for a stream without a bound: 56 s were seen."""
+    play = busy()
+    assert unload(play, at=2.0, grace_seconds=0.0) == [Stop(1, StopReason.UNLOAD_FORCED)]
+    assert StopReason.UNLOAD_FORCED.kills
+    assert play.state.endings == {1: ServerEnding("a was unloaded", is_unloaded=True)}
+    assert play.post(ev.Release(2, at=2.1, ending=ev.Ending.ABORTED_WHILE_STREAMING)) == []
+    assert done(play.post(ev.Exited(1, "killed", at=2.2, exit_code=-9))) == [3]
+    assert not play.state.suspects and not play.state.backoffs, "it is nobody's fault"
+
+
+def test_an_unload_with_a_bound_is_forced_at_its_end():
+    play = busy()
+    assert unload(play, at=2.0, grace_seconds=10.0) == []
+    assert due_at(play.state) == 12.0
+    assert stopped(play.post(ev.Tick(at=11.9))) == []
+    assert play.post(ev.Tick(at=12.0)) == [Stop(1, StopReason.UNLOAD_FORCED)]
+    assert due_at(play.state) != 12.0
+
+
+def test_an_unload_with_a_bound_is_forced_although_its_client_disconnected():
+    play = busy()
+    unload(play, at=2.0, grace_seconds=10.0)
+    play.post(ev.Cancel(3, at=3.0))
+    assert stopped(play.post(ev.Tick(at=12.0))) == [1]
+
+
+def test_a_server_that_has_finished_is_stopped_before_that_and_may_save_its_cache():
+    play = busy()
+    unload(play, at=2.0, grace_seconds=10.0)
+    assert play.post(ev.Release(2, at=5.0)) == [Stop(1, StopReason.UNLOAD)]
+    idle = Play()
+    idle.up(a_model(slots=1))
+    assert unload(idle, at=1.0, grace_seconds=0.0) == [Stop(1, StopReason.UNLOAD)]
+
+
+def test_what_waited_before_a_forced_unload_does_not_load_the_model_again():
+    play = busy(queued=1)
+    effects = unload(play, at=2.0, grace_seconds=0.0)
+    assert (refusals(effects), stopped(effects)) == ({3: Reason.UNLOADED}, [1])
+
+
+def test_what_comes_after_the_order_is_served_by_the_next_server():
+    """Whether the running requests finished or were ended."""
+    play = busy(queued=1)
+    unload(play, at=2.0, grace_seconds=10.0)
+    assert grants(play.ask(a_model(slots=1), at=3.0)) == {}
+    assert refusals(play.post(ev.Tick(at=12.0))) == {3: Reason.UNLOADED}
+    effects = play.post(ev.Exited(1, "killed", at=12.1))
+    assert (done(effects), spawned(effects)) == ([4], ["a"])
+    assert grants(play.post(ev.Ready(2, 9002, at=14.0))) == {5: 2}
+
+
+def test_of_several_unloads_the_earliest_end_counts():
+    play = busy()
+    play.ask(a_model(slots=1), at=2.0, command=ev.Unload)
+    unload(play, at=3.0, grace_seconds=10.0)
+    unload(play, at=4.0, grace_seconds=100.0)
+    assert stopped(play.post(ev.Tick(at=13.0))) == [1]
+
+
+def test_an_engine_that_works_for_clients_who_left_is_not_waited_for_either():
+    play = busy()
+    play.post(ev.Release(2, at=1.5, ending=ev.Ending.ABORTED_WHILE_SILENT))
+    assert unload(play, at=2.0, grace_seconds=0.0) == [Stop(1, StopReason.UNLOAD_FORCED)]
 
 
 def test_a_draining_server_can_be_unloaded_for_good():

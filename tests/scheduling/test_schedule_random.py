@@ -248,7 +248,8 @@ class World:
             if server.model.pin and server.state is ServerState.DRAINING and server.model.replicas.max == 1:
                 assert server.is_terminating, "a pinned model is drained only by order"
             if server.leases and server.state not in (ServerState.READY, ServerState.DRAINING):
-                assert self.state.endings[server.id].is_hung, "a busy server is never interrupted"
+                ending = self.state.endings[server.id]
+                assert ending.is_hung or ending.is_unloaded, "a busy server is never interrupted"
 
     def check_victims(self, before: PoolState, event: ev.Event, effects: list[Effect]) -> None:
         """Victims are idle and not pinned, and recently loaded only where no others would do: the first load of the
@@ -294,6 +295,8 @@ class World:
             if effect.why is StopReason.HUNG:
                 assert server.unresponsive_since is not None, "it has responded"
                 assert now >= server.unresponsive_since + self.state.limits.hang_timeout_seconds, "too early"
+            if effect.why is StopReason.UNLOAD_FORCED:
+                assert now >= server.unload_by, "forced too early"
             if effect.why is StopReason.UNLOAD:
                 assert server.is_unload_requested or server.ready_at is None, "no unload was ordered"
 
@@ -367,6 +370,8 @@ class World:
 
     def command(self, kind: Callable[..., ev.Event], ticket: int, model: Model, at: float, deadline: float) -> ev.Event:
         command = a_command(kind, ticket, model, at, deadline)
+        if isinstance(command, ev.Unload):
+            command = replace(command, force_at=at + self.random.choice([inf, 0.0, 3.0]))
         if isinstance(command, ev.Acquire) and self.has_keys:
             command = replace(command, key=self.random.choice(["a", "a", "a", "b"]))
         if isinstance(command, ev.Acquire):

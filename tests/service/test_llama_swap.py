@@ -23,6 +23,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Its engine answers with what it was sent."""
     team = {"name": "team", "sha256": hashed(OTHER_TEAM), "admin": True, "models": ["team-*"]}
     settings = {"KEYS": json.dumps([*KEYS, team])}
+    settings["MODELS"] = json.dumps({"m": {"path": "m.gguf", "requests": {"set": {"seed": 1}}}})
     with faulty(tmp_path_factory.mktemp("swap"), settings, FAKE_ECHO=1, FAKE_PORT_ZERO=1) as running:
         yield running
 
@@ -74,6 +75,7 @@ def test_inference_below_upstream_is_for_the_model_in_the_path(service: Service)
     body = {"model": "whatever", "prompt": "x"}
     answer = ask(service, "/upstream/m/v1/completions", ADMIN, "POST", json=body)
     assert (answer.json()["path"], answer.headers["x-llama-smart-proxy-model"]) == ("/v1/completions", "m")
+    assert json.loads(answer.json()["body"]) == body, "no rule has changed it"
     url = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]}]}
     refused = ask(service, "/upstream/m/v1/chat/completions", ADMIN, "POST", json=url)
     assert (refused.status_code, "data: URLs" in refused.json()["error"]["message"]) == (400, True)

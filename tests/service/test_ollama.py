@@ -143,7 +143,7 @@ def test_a_model_tells_its_details(client: ollama.Client, service: Service):
     architecture = shown.modelinfo["general.architecture"]
     assert (shown.details.family, shown.parameters) == (architecture, f"{'num_ctx':<30} 32768")
     assert shown.modelinfo[f"{architecture}.context_length"] > 0
-    assert shown.capabilities
+    assert shown.capabilities and shown.capabilities[0] == "completion"
     assert client.show("vectors").capabilities == ["embedding"]
     assert service.post("/api/show", {"name": "demo:latest"}).json()["details"]["family"] == architecture
     for body, status in (({"model": "nope"}, 404), ({}, 400), ({"model": 5}, 400)):

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import signal
 import threading
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import requests
 import yaml
@@ -36,6 +38,7 @@ class Reloaded:
 
     def __init__(self, service: Service, file: Path, model: Path) -> None:
         self.service, self.file, self.model = service, file, model
+        self.site = file.parent / "site"  # on the import path
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         keys = {ADMIN: {"admin": True}, USER: {}}
@@ -93,9 +96,10 @@ def begun(stream: requests.Response) -> Iterator[bytes]:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reloaded]:
     folder = tmp_path_factory.mktemp("reload")
+    (folder / "site").mkdir()  # before the start: Python remembers that a folder is missing
     file, model = folder / "config.yaml", write_demo_model(folder / "models")
     file.write_text(yaml.safe_dump(Reloaded(None, file, model).settings()))  # type: ignore[arg-type]
-    with serving(folder, "--config", str(file)) as service:
+    with serving(folder, "--config", str(file), plain={"PYTHONPATH": str(folder / "site")}) as service:
         service.url  # noqa: B018 - waits until it is ready: it has read the file
         yield Reloaded(service, file, model)
 
@@ -185,6 +189,76 @@ def test_variants_are_names_of_one_server_and_change_their_requests_from_the_rel
     assert [each["process"] for each in proxy.servers("kept")] == [server["process"]]
     assert proxy.reload(proxy.settings()).json()["models"]["restarted"] == []
     assert proxy.chat("short").status_code == 404
+
+
+def install(site: Path, entry_points: str, **modules: str) -> None:
+    """Put a distribution into a folder of the import path, as pip does."""
+    info = site / "an_agent-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: an-agent\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[llama_smart_proxy.agents]\n{entry_points}\n")
+    for name, text in modules.items():
+        (site / f"{name}.py").write_text(text)
+
+
+BAD_AGENTS = """
+def fail(body):
+    raise KeyError(body["messages"])
+
+def nothing(body):
+    body.clear()
+
+def number(body):
+    return 5
+
+def set_result(body):
+    return {"messages": {1}}
+
+def too_much(body):
+    return body | {"n_probs": 1000}
+"""
+
+
+def test_agents_change_or_answer_the_requests_that_call_them(proxy: Reloaded):
+    """With the example of the page about them, and an agent for each way to fail."""
+    page = (Path(__file__).parents[2] / "docs/agents.md").read_text()
+    code, project = (page.split(f"```{kind}\n")[1].split("```")[0] for kind in ("python", "toml"))
+    example = tomllib.loads(project)["project"]["entry-points"]["llama_smart_proxy.agents"]
+    failing = ["fail", "nothing", "number", "set_result", "too_much"]
+    points = example | {name: f"bad_agents:{name}" for name in failing}
+    install(proxy.site, "\n".join(f"{name} = {point}" for name, point in points.items()), upper_agent=code,
+            bad_agents=BAD_AGENTS)  # fmt: skip
+
+    def say(text: str, **fields: Any) -> requests.Response:
+        return proxy.chat("kept", **{"messages": [{"role": "user", "content": text}], "max_tokens": 2, **fields})
+
+    assert say("/upper").json()["usage"]["completion_tokens"] == 2  # none is enabled
+    assert (
+        proxy.reload(proxy.settings(agents=["no"]))
+        .json()["error"]["errors"][0]
+        .endswith("agents: no not installed; entry points of llama_smart_proxy.agents: " + ", ".join(sorted(points)))
+    )
+    assert proxy.reload(proxy.settings(agents=[*points])).json()["changed"] == ["agents"]
+    assert say("Hello /upper").json()["usage"]["completion_tokens"] == 2
+    answer = say(" /upper ")
+    assert answer.json()["choices"][0]["message"]["content"] == "Usage: /upper TEXT"
+    assert (answer.json()["model"], answer.headers["x-llama-smart-proxy-model"]) == ("kept", "kept")
+    with openai.OpenAI(base_url=f"{proxy.service.url}/v1", api_key=USER, max_retries=0) as client:
+        hello: Any = [{"role": "user", "content": "/upper"}]
+        (chunk,) = client.chat.completions.create(model="kept", messages=hello, stream=True)
+    assert (chunk.choices[0].delta.content, chunk.choices[0].finish_reason) == ("Usage: /upper TEXT", "stop")
+    assert say("/nothing").json()["usage"]["completion_tokens"] == 2
+    for name, said in (
+        ("fail", "agent fail failed: KeyError; the log has its traceback"),
+        ("number", "agent number returned int instead of a request or an answer"),
+        ("set_result", "agent set_result returned what is no JSON: Object of type set is not JSON serializable"),
+    ):
+        answer = say(f"/{name}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "agent_failed")
+        assert answer.json()["error"]["message"] == said
+    assert (say("/too_much").status_code, say("/too_much").json()["error"]["param"]) == (400, "n_probs")
+    large = say("/upper " + "x" * 300_000)
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
 
 
 PAGE = "https://chat.example.org"

@@ -164,6 +164,31 @@ def test_an_unload_is_logged_and_counted_while_it_waits_for_an_answer(tmp_path: 
         assert counted in service.get("/metrics").text
 
 
+def test_a_forced_unload_ends_running_answers_at_once(tmp_path: Path):
+    """Streams get an error event, answers that have not begun a status; the next request loads the model again."""
+    with serving(tmp_path) as service:
+        wrong = service.post("/models/unload", {"model": "demo", "wait_seconds": "5"})
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "wait_seconds")
+        for path in ("/models/unload", "/api/models/unload"):
+            assert_ends_running_answers(service, path)
+        assert service.chat().status_code == 200
+        assert service.post("/models/unload", {"model": "demo", "wait_seconds": 60}, timeout=10).status_code == 200
+
+
+def assert_ends_running_answers(service: Service, path: str) -> None:
+    with service.chat(stream=True, **ENDLESS) as stream, ThreadPoolExecutor(1) as pool:
+        lines = stream.iter_lines()
+        next(line for line in lines if line.startswith(b"data:"))
+        silent = pool.submit(service.chat, **ENDLESS)
+        wait_for(lambda: slots_in_use(service) == 2, 10)
+        assert service.post(path, {"model": "demo", "force": True}, timeout=10).status_code == 200
+        assert service.servers() == []
+        *_, last = filter(None, lines)
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "model_unloaded"
+        answer = silent.result(20)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unloaded")
+
+
 def test_an_openai_client_gets_the_right_exception(client: openai.OpenAI):
     with pytest.raises(openai.NotFoundError, match="GET /v1/models lists the names"):
         client.chat.completions.create(model="nope", messages=HELLO)

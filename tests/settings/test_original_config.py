@@ -99,14 +99,14 @@ def test_every_key_is_a_setting_or_a_warning(tmp_path):
         for key in (value if isinstance(value, dict) else [""])
     ]
     expected = {leaf for leaf in leaves if leaf.split(".")[-1] not in TRANSLATED | ALREADY_DONE | {"llama_cpp_models"}}
-    assert sorted(line.split(":")[0] for line in lines) == sorted(expected)
+    assert sorted(line.split(":")[0] for line in lines) == sorted(expected - {"agents"})
     assert all(": not used; " in line for line in lines)
 
 
 def test_a_warning_says_what_happens_instead(tmp_path):
-    assert warnings(tmp_path, minimal(server_pool={"size": 1, "port_start": 8001}, agents=[])) == [
+    assert warnings(tmp_path, minimal(server_pool={"size": 1, "port_start": 8001}, agents=["rag"])) == [
         "server_pool.port_start: not used; each llama-server listens on a free port",
-        "agents: not used; agents are not supported; clients call /v1/chat/completions",
+        "agents: rag not used; no package with this agent is installed (docs/agents.md)",
     ]
 
 
@@ -231,8 +231,8 @@ def test_an_invalid_value_is_reported_at_its_place_in_the_file(tmp_path, content
 
 
 def test_our_own_file_is_not_mistaken_for_the_originals(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"agents: unknown key"):
-        read(tmp_path, {"agents": []})
+    with pytest.raises(ConfigurationError, match=r"simulation: unknown key"):
+        read(tmp_path, {"simulation": {}})
 
 
 @pytest.mark.integration

@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
@@ -137,14 +138,14 @@ class Pool:
         command = ev.Load(next(self._tickets), model, now, now + max_wait_seconds, request)
         outcome_of(self._submit(command, client), client)
 
-    def unload(self, model: Model, max_wait_seconds: float, client: WatchedClient) -> None:
-        """Unload the model after its running requests; returns once its processes have ended.
+    def unload(self, model: Model, max_wait_seconds: float, client: WatchedClient, grace_seconds: float = inf) -> None:
+        """Unload the model after its running requests, or kill it after `grace_seconds`; returns once it has ended.
 
         Raises as `PendingLease.wait` does; the model is unloaded even if the caller stops waiting.
         """
         now = time.monotonic()
-        log.info("unload ordered model=%s", model.name)
-        command = ev.Unload(next(self._tickets), model, now, now + max_wait_seconds)
+        log.info("unload ordered model=%s grace_seconds=%g", model.name, grace_seconds)
+        command = ev.Unload(next(self._tickets), model, now, now + max_wait_seconds, now + grace_seconds)
         outcome_of(self._submit(command, client), client)
 
     def reconfigure(self, limits: SchedulingLimits, models: Mapping[str, Model]) -> None:

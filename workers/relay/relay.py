@@ -16,6 +16,7 @@ from app.errors import (
     ClientDisconnected,
     Draining,
     EngineGone,
+    ModelUnloaded,
     ProxyError,
     SpawnFailed,
     UpstreamCrashed,
@@ -105,6 +106,8 @@ class Relay:
         if ending := self._why_ended(address.server):
             if ending.is_hung:
                 return UpstreamTimeout(f"{ending.detail}; the next request restarts it")
+            if ending.is_unloaded:
+                return ModelUnloaded(f"{ending.detail} during the request; send it again to load it")
             return _crash(error, ending.detail)
         model = address.model
         if isinstance(error, TimeoutError):

@@ -16,7 +16,7 @@ from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.model_status import model_status
 from app.use_cases.scheduling.pool_state import PoolState
 
-NONE: Mapping[str, Sequence[Model]] = {}
+NO_VIRTUAL_NAMES: Mapping[str, Sequence[Model]] = {}
 _CONTEXT_NAMES = ("context_length", "max_context_length", "max_model_len")  # OpenRouter, LM Studio, vLLM
 
 
@@ -26,16 +26,16 @@ def model_list(
     decisions: Sequence[DecisionRecord],
     engine: EngineFacts | None,
     with_aliases: bool = False,
-    virtual_names: Mapping[str, Sequence[Model]] = NONE,
+    virtual_names: Mapping[str, Sequence[Model]] = NO_VIRTUAL_NAMES,
 ) -> dict[str, object]:
     """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
     see command lines; `with_aliases`: they are listed as variants are; `virtual_names`: with what they stand for."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
-    earlier = _earlier_contexts(decisions)
+    earlier = earlier_contexts(decisions)
     data: list[dict[str, object]] = []
     for model in models:
         entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
-        data += [entry, *(_as_variant(entry, name) for name in _other_ids(model, with_aliases))]
+        data += [entry, *(_as_variant(entry, name) for name in other_ids(model, with_aliases))]
     for name, stands_for in virtual_names.items():
         model = _most_ready(stands_for, servers)
         entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
@@ -57,7 +57,7 @@ def model_entry(
     model: Model, pool: PoolState, decisions: Sequence[DecisionRecord], engine: EngineFacts | None
 ) -> dict[str, object]:
     """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
-    entry = _entry(model, pool.server_of(model.name), pool, _earlier_contexts(decisions).get(model.name, 0), engine)
+    entry = _entry(model, pool.server_of(model.name), pool, earlier_contexts(decisions).get(model.name, 0), engine)
     return _as_variant(entry, model.variant) if model.variant else entry
 
 
@@ -66,11 +66,11 @@ def anthropic_list(
     pool: PoolState,
     decisions: Sequence[DecisionRecord],
     with_aliases: bool = False,
-    virtual_names: Mapping[str, Sequence[Model]] = NONE,
+    virtual_names: Mapping[str, Sequence[Model]] = NO_VIRTUAL_NAMES,
 ) -> dict[str, object]:
     """The body of Anthropic's /v1/models: the models that generate text, on one page."""
-    earlier, servers = _earlier_contexts(decisions), {server.model.name: server for server in pool.servers}
-    named = [(name, each) for each in models for name in (each.name, *_other_ids(each, with_aliases))]
+    earlier, servers = earlier_contexts(decisions), {server.model.name: server for server in pool.servers}
+    named = [(name, each) for each in models for name in (each.name, *other_ids(each, with_aliases))]
     named += [(name, _most_ready(stands_for, servers)) for name, stands_for in virtual_names.items()]
     data = [
         _anthropic_entry(name, each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
@@ -87,12 +87,12 @@ def anthropic_list(
 
 def anthropic_entry(model: Model, pool: PoolState, decisions: Sequence[DecisionRecord]) -> dict[str, object]:
     """The body of Anthropic's /v1/models/ID."""
-    earlier = _earlier_contexts(decisions).get(model.name, 0)
+    earlier = earlier_contexts(decisions).get(model.name, 0)
     tokens = request_tokens(model, pool.server_of(model.name), earlier)
     return _anthropic_entry(model.variant or model.name, model, tokens)
 
 
-def _other_ids(model: Model, with_aliases: bool) -> list[str]:
+def other_ids(model: Model, with_aliases: bool) -> list[str]:
     """Globs are none: nobody can choose a model called "claude-*"."""
     return [*(alias for alias in model.aliases if with_aliases and not is_glob(alias)), *model.variants]
 
@@ -115,7 +115,7 @@ def request_tokens(model: Model, server: Server | None, earlier_ctx_size: int = 
     return min(slot, trained) if trained else slot  # llama-server limits a slot to the training context
 
 
-def _earlier_contexts(decisions: Iterable[DecisionRecord]) -> dict[str, int]:
+def earlier_contexts(decisions: Iterable[DecisionRecord]) -> dict[str, int]:
     """The context of each model's last placement, which ctx_size auto chooses again."""
     return {record.model: place.ctx_size for record in decisions if (place := record.decision.placement)}
 

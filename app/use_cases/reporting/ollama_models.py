@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -13,6 +13,8 @@ from app.entities.gguf import Value
 from app.entities.model import LATEST, Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
+from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.model_list import earlier_contexts, other_ids, request_tokens
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -37,10 +39,10 @@ def tagged(name: str) -> str:
     return name if ":" in name else name + LATEST
 
 
-def tag_list(models: Iterable[Model]) -> dict[str, object]:
-    """The body of /api/tags: the models that can be served, the newest first, each with its variants."""
+def tag_list(models: Iterable[Model], with_aliases: bool = False) -> dict[str, object]:
+    """The body of /api/tags: the models that can be served, the newest first, each with the names that lists have."""
     listed = sorted((model for model in models if not model.problem), key=lambda model: -model.created)
-    named = (replace(model, variant=name) for model in listed for name in ("", *model.variants))
+    named = (replace(model, variant=name) for model in listed for name in ("", *other_ids(model, with_aliases)))
     return {"models": [_entry(model) | _file(model) for model in named]}
 
 
@@ -53,12 +55,14 @@ def process_list(pool: PoolState, now: float, unix_now: float) -> dict[str, obje
     return {"models": [_process(pool, each, now, unix_now) for each in servers.values()]}
 
 
-def model_details(model: Model, pool: PoolState, metadata: Mapping[str, Value]) -> dict[str, object]:
+def model_details(
+    model: Model, pool: PoolState, decisions: Sequence[DecisionRecord], metadata: Mapping[str, Value]
+) -> dict[str, object]:
     """The body of /api/show. `metadata`: of its header."""
     template = metadata.get("tokenizer.chat_template")
     return {
         "modelfile": f"FROM {model.name}\n",
-        "parameters": _parameters(model, pool),
+        "parameters": _parameters(model, pool, decisions),
         "template": template if isinstance(template, str) else "",
         "details": _details(model),
         "model_info": _model_info(model, metadata),
@@ -85,7 +89,7 @@ def _process(pool: PoolState, servers: list[Server], now: float, unix_now: float
         "size": sum(size for _, size in sizes),
         "size_vram": sum(size for device, size in sizes if device != CPU),
         "expires_at": _time(unix_now + min(expires_in, FOREVER_SECONDS)),
-        "context_length": _request_tokens(servers[0].model, servers[0].placement.ctx_size),
+        "context_length": request_tokens(servers[0].model, servers[0]),
     }
 
 
@@ -120,22 +124,16 @@ def _capabilities(capabilities: Capabilities) -> list[str]:
     return [name for field, name in CAPABILITIES.items() if getattr(capabilities, field)]
 
 
-def _parameters(model: Model, pool: PoolState) -> str:
-    """The context that one request can have, as a parameter of a Modelfile: clients set their limits by it."""
-    server = pool.server_of(model.name)
-    has_context = server is not None and server.state is not ServerState.STOPPING
-    ctx_size = server.placement.ctx_size if server is not None and has_context else _configured_ctx_size(model)
-    return f"{'num_ctx':<{PARAMETER_WIDTH}} {_request_tokens(model, ctx_size)}" if ctx_size else ""
+def _parameters(model: Model, pool: PoolState, decisions: Sequence[DecisionRecord]) -> str:
+    """The context that one request can have, as a parameter of a Modelfile: clients set their limits by it.
 
-
-def _configured_ctx_size(model: Model) -> int:
-    """0: it is chosen when the model is placed, or that of the training."""
-    return 0 if model.constraints.has_auto_context else model.launch.options.ctx_size
-
-
-def _request_tokens(model: Model, ctx_size: int) -> int:
-    options = model.launch.options
-    return ctx_size // (1 if options.kv_unified else max(1, options.parallel))
+    Nothing for a context that is chosen when the model is loaded, and was not chosen before.
+    """
+    server, earlier = pool.server_of(model.name), earlier_contexts(decisions).get(model.name, 0)
+    is_loaded = server is not None and server.state is not ServerState.STOPPING
+    if model.constraints.has_auto_context and not is_loaded and not earlier:
+        return ""
+    return f"{'num_ctx':<{PARAMETER_WIDTH}} {request_tokens(model, server, earlier)}"
 
 
 def _model_info(model: Model, metadata: Mapping[str, Value]) -> dict[str, object]:

@@ -24,6 +24,7 @@ class StopReason(enum.StrEnum):
     EVICTED = "room"  # idle, and another model needs its memory
     DRAINED = "drained"  # after its running requests, for another model or because its settings or file changed
     UNLOAD = "unload"  # by order, after its running requests
+    UNLOAD_FORCED = "unload_forced"  # by order, which did not wait for its running requests, or no longer
     STALLED = "stalled"  # its load showed no progress
     TOO_LARGE = "too_large"  # it reported that it needs more memory than is available
     ABANDONED = "abandoned"  # it only generates for clients that have disconnected
@@ -41,8 +42,9 @@ class StopReason(enum.StrEnum):
 
     @property
     def kills(self) -> bool:
-        """Whether the server gets SIGKILL at once: one that is hung would not exit, one that grows would go on."""
-        return self in (StopReason.HUNG, StopReason.MEMORY_EXCEEDED)
+        """Whether the server gets SIGKILL at once: one that is hung would not exit, one that grows would go on, one
+        that answers would finish its answers."""
+        return self in (StopReason.HUNG, StopReason.MEMORY_EXCEEDED, StopReason.UNLOAD_FORCED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 from app.entities.gpu import GpuSnapshot
 from app.entities.memory import MemoryReading
@@ -47,6 +48,7 @@ class Unload:
     model: Model
     at: float
     deadline: float
+    force_at: float = inf  # when requests that came before this order are ended
 
 
 Command = Acquire | Load | Unload  # each is answered exactly once, by Grant, Done or Refuse

@@ -87,6 +87,7 @@ class ServerEnding:
 
     detail: str
     is_hung: bool = False  # it did not respond
+    is_unloaded: bool = False  # by order
     is_due_to_request: bool = False  # for which it took far more memory than was booked
 
 

@@ -13,7 +13,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.backoff import without_backoff
 from app.use_cases.scheduling.card_failures import with_successful_load, without_set_aside
 from app.use_cases.scheduling.demand import with_load_seconds, with_request
-from app.use_cases.scheduling.effects import Effect, StopReason
+from app.use_cases.scheduling.effects import Effect
 from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.exits import record_exit
 from app.use_cases.scheduling.liveness import record_check, with_abandoned_slot
@@ -28,13 +28,13 @@ from app.use_cases.scheduling.pool_state import (
     begin_termination,
     reject,
     reject_model,
-    stop_server,
     update_server,
 )
 from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
 from app.use_cases.scheduling.runtime_margin import with_runtime_margin
 from app.use_cases.scheduling.suspects import without_suspect, without_suspects_of, without_unread
+from app.use_cases.scheduling.unloads import record_unload
 from app.use_cases.scheduling.unused_gpus import note_shown_pids
 
 
@@ -50,8 +50,8 @@ def record(state: PoolState, event: Event) -> Step:
             state = without_suspects_of(state, model.name)
             state = replace(state, backoffs=without_backoff(state.backoffs, model.name))
             return _enqueued(state, Waiter(ticket, model, at, deadline, Awaited.LOADED, request)), []
-        case ev.Unload(ticket, model, at, deadline):
-            return _enqueued_unload(state, Waiter(ticket, model, at, deadline, Awaited.UNLOADED))
+        case ev.Unload():
+            return record_unload(state, event)
         case ev.Cancel(ticket):
             canceled = [waiter for waiter in state.waiting if waiter.ticket == ticket]
             return reject(state, {w.ticket: Refusal(Reason.CLIENT_DISCONNECTED, w.model.name) for w in canceled})
@@ -170,24 +170,6 @@ def _renumbered(server: Server, gpus: GpuSnapshot) -> Server:
     placement, numbers = server.placement, {gpu.uuid: gpu.index for gpu in gpus.gpus}
     indices = tuple(numbers.get(uuid, index) for uuid, index in zip(placement.uuids, placement.indices, strict=False))
     return server if indices == placement.indices else replace(server, placement=replace(placement, indices=indices))
-
-
-def _enqueued_unload(state: PoolState, waiter: Waiter) -> Step:
-    """The waiter in the queue, and its model's servers ending: ready ones accept nothing new from here on, a starting
-    one is stopped, and the requests that wait for its load are rejected if it is the only one. Later requests wait for
-    the end of the servers and have the model loaded again."""
-    effects: list[Effect] = []
-    state = replace(state, waiting=(*state.waiting, waiter))
-    for server in state.servers_of(waiter.model.name):
-        if server.is_up:
-            state = begin_termination(state, server)
-            state = update_server(state, server.id, lambda s: replace(s, is_unload_requested=True))
-        elif server.state is STARTING:
-            if not state.has_another(server):
-                state, effects = reject_model(state, Refusal(Reason.UNLOADED, waiter.model.name))
-            state, orders = stop_server(state, server, StopReason.UNLOAD)
-            effects += orders
-    return state, effects
 
 
 def _released(state: PoolState, event: ev.Release) -> PoolState:

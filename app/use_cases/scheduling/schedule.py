@@ -18,7 +18,7 @@ from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.lifecycle import resume_drained, stop_stalled, stop_unneeded
 from app.use_cases.scheduling.liveness import check_servers
 from app.use_cases.scheduling.memory_watch import watch_due_at, watch_memory
-from app.use_cases.scheduling.pool_state import STARTING, PoolState, Step
+from app.use_cases.scheduling.pool_state import DRAINING, STARTING, PoolState, Step
 from app.use_cases.scheduling.queueing import (
     complete_commands,
     expire_waits,
@@ -37,6 +37,7 @@ from app.use_cases.scheduling.suspects import (
     hold_servers,
     refuse_crashing,
 )
+from app.use_cases.scheduling.unloads import force_unloads
 from app.use_cases.scheduling.unused_gpus import end_unaccelerated
 
 PASSES = (
@@ -51,6 +52,7 @@ PASSES = (
     complete_commands,
     limit_queue,
     stop_stalled,
+    force_unloads,
     stop_unneeded,
     end_unaccelerated,
     leave_cpu,
@@ -88,6 +90,8 @@ def due_at(state: PoolState) -> float | None:
             times.append(server.progress_at + state.limits.stall_timeout_seconds)
         elif server.is_idle and (at := idle_deadline(state, server)) < inf:
             times.append(at)
+        elif server.state is DRAINING and server.unload_by < inf:
+            times.append(server.unload_by)
         if server.next_check_at is not None and server.next_check_at < inf:
             times.append(server.next_check_at)
     if state.waiting:

@@ -1,4 +1,4 @@
-"""anthropic-python: messages, streams, token counts, errors."""
+"""anthropic-python: messages, streams, token counts, the list, errors."""
 
 import os
 
@@ -15,6 +15,9 @@ with client.messages.stream(model="demo", messages=HELLO, max_tokens=4) as strea
 assert final.usage.output_tokens == 4, final
 
 assert client.messages.count_tokens(model="demo", messages=HELLO).input_tokens > 0
+
+models = list(client.models.list())
+assert [model.display_name for model in models if model.id == "demo"] == ["demo"], models
 
 try:
     client.messages.create(model="nosuch", messages=HELLO, max_tokens=4)

@@ -9,7 +9,7 @@ client = ollama.Client(os.environ["BASE_URL"], headers={"Authorization": f"Beare
 short = {"num_predict": 4}
 
 assert "demo:latest" in [model.model for model in client.list().models], client.list()
-assert client.show("demo").details is not None
+assert "completion" in client.show("demo").capabilities
 answer = client.chat("demo", HELLO, options=short)
 assert (answer.eval_count, answer.done) == (4, True), answer
 parts = list(client.chat("demo", HELLO, options=short, stream=True))

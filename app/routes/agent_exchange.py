@@ -1,0 +1,127 @@
+"""Chat requests with agents: functions that change a request, or answer it, before anything else happens to it.
+
+They run in the request's thread, one after the other, in the order of their commands (docs/agents.md).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from app.entities.model import Model
+from app.entities.token_usage import TokenUsage
+from app.errors import AgentFailed, ProxyError, RequestTooLarge
+from app.ports import BodyFile, ClientSocket, Lease, RequestBody, WatchedClient
+from app.request_body.buffer import Buffer
+from app.request_body.commands import commands_in
+from app.routes.exchange import Exchange, respond
+from app.routes.incoming_request import IncomingRequest
+from app.routes.requested_model import RequestOptions, read_request
+
+log = logging.getLogger(__name__)
+
+CHAT_ROUTES = ("/v1/chat/completions", "/chat/completions")
+TOO_LARGE = "agents take requests of up to 256 KiB; send less, or send it without /{}"
+
+
+def respond_to_chat(request: IncomingRequest, route: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer a chat request, as a WSGI application."""
+    return respond(request, route, start_response, AgentExchange if request.settings.agents else None)
+
+
+class AgentExchange(Exchange):
+    """Used by its request's own thread alone."""
+
+    def _read_request(self) -> None:
+        super()._read_request()
+        if self.body is None or not len(self.body):
+            return
+        known = self.request.settings.agents
+        if commands := self.body.rewrite(partial(commands_in, known=frozenset(known))):
+            self._ask_agents(self.body, commands)
+
+    def _ask_agents(self, body: RequestBody, names: Iterable[str]) -> None:
+        """Ask each; the first answer ends it. What they make of the request is read, and checked, like a client's."""
+        for name in names:
+            if isinstance(body.data, BodyFile):
+                raise RequestTooLarge(TOO_LARGE.format(name))
+            result = _result(name, self.request.settings.agents[name], body.data)
+            if result is None:
+                continue
+            if "choices" in result:
+                self.answer = AgentAnswer(_encoded(name, _completion(result, self.options)), self.options.streams)
+                return
+            new = _encoded(name, result)
+            body.rewrite(partial(_replaced, new))
+            self.options = read_request(self.request, body)
+
+    def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
+        """None, with the answer made, if an agent has answered."""
+        return None if self.answer is not None else super()._wait_for_slot(model, client)
+
+
+def _replaced(new: bytes, body: Buffer) -> tuple[bytes, None]:
+    return new, None
+
+
+def _result(name: str, agent: Callable[[dict[str, Any]], Any], data: bytes) -> Mapping[str, Any] | None:
+    """What an agent returns: a changed request, an answer, or None. Raises AgentFailed."""
+    try:
+        result = agent(json.loads(data))
+    except Exception as error:  # whatever it raises
+        log.exception("agent %s failed", name)
+        raise AgentFailed(f"agent {name} failed: {type(error).__name__}; the log has its traceback") from error
+    if result is not None and not isinstance(result, Mapping):
+        raise AgentFailed(f"agent {name} returned {type(result).__name__} instead of a request or an answer")
+    return result
+
+
+def _encoded(name: str, value: Any) -> bytes:
+    try:
+        return json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise AgentFailed(f"agent {name} returned what is no JSON: {error}") from error
+
+
+def _completion(answer: Mapping[str, Any], options: RequestOptions) -> dict[str, Any]:
+    """An agent's answer with what it may leave out; for a stream, as its only chunk."""
+    now = int(time.time())
+    whole = {"id": f"chatcmpl-{now}", "object": "chat.completion", "created": now, "model": options.model, **answer}
+    if not options.streams:
+        return whole
+    return whole | {"object": "chat.completion.chunk", "choices": [_delta(choice) for choice in whole["choices"]]}
+
+
+def _delta(choice: dict[str, Any]) -> dict[str, Any]:
+    rest = {name: value for name, value in choice.items() if name != "message"}
+    return {"index": 0, "finish_reason": "stop", **rest, "delta": choice.get("message", {})}
+
+
+class AgentAnswer:
+    """An answer that no engine has made. `completion`: JSON of a whole one, or of a chunk."""
+
+    status = 200
+    failure: ProxyError | None = None
+
+    def __init__(self, completion: bytes, is_stream: bool) -> None:
+        self.is_stream = is_stream
+        self._data = b"data: " + completion + b"\n\ndata: [DONE]\n\n" if is_stream else completion
+        kind = "text/event-stream" if is_stream else "application/json"
+        self.headers = [("Content-Type", kind), ("Content-Length", str(len(self._data)))]
+
+    def copy_body(self, write: Callable[[bytes], object], client_socket: ClientSocket | None) -> bool:
+        write(self._data)
+        return True
+
+    def usage(self) -> TokenUsage:
+        return TokenUsage()
+
+    def estimated_tokens(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
