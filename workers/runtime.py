@@ -213,7 +213,7 @@ class Runtime:
 
     def task_of(self, model: Model) -> Task:
         """What the model is for. Raises the ProxyError of a model that cannot be served."""
-        return self._needs.placement_request(model).task
+        return self._needs.placement_request(model).options.task
 
     def _has_ended(self, server_id: int) -> bool:
         """Whether a server's process has ended, or is being stopped; waits for the former."""

@@ -20,6 +20,7 @@ from app.commands.options import (
     exit_wrong_use,
     is_file,
     model_options,
+    options_for_task,
     pluralize,
     query_from_settings,
 )
@@ -61,10 +62,10 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
 
     try:
         query = MemoryQuery(model, ModelOptions(), None) if is_file(model) else query_from_settings(model, config)
-        path, options, launch = query.path, apply_typed_options(query.options, typed), query.launch
+        path, launch = query.path, query.launch
         header = read_header(path)
         exit_unless_model(header, path)
-        shape = model_shape(header)
+        shape, options = model_shape(header), apply_typed_options(options_for_task(query, header), typed)
         sizes = _sizes(fit_in, options.devices) if fit_in is not None else None
         companions = CompanionFiles().read(launch) if launch else NO_COMPANIONS
         is_automatic = query.constraints.has_auto_context and typed["ctx_size"] is None
@@ -77,6 +78,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
         exit_wrong_use(error.problem)
     fits = largest_contexts(shape, options, companions, sizes) if sizes else None
     notes = ["the context is that of ctx_size auto on this machine"] if is_automatic else []
+    options = replace(options, batch_size=options.batch_tokens, ubatch_size=options.ubatch_tokens)
     report = report_data(path, header, options, result, [*notes, *_notes(shape, options)], fits)
     if as_json:
         click.echo(json.dumps(report, indent=2))
@@ -107,7 +109,7 @@ def _notes(shape: ModelShape, options: ModelOptions) -> list[str]:
     notes, trained = [], shape.hparams.integer("context_length")
     if 0 < trained < options.ctx_size:
         notes.append(f"the model was trained with a context of {trained:,} tokens")
-    if options.ubatch_size > options.batch_size and options.task is Task.COMPLETION:
+    if options.ubatch_tokens > options.batch_tokens and options.task is Task.COMPLETION:
         notes.append(f"a ubatch is never larger than the batch, which has {options.batch_size:,} tokens")
     if options.n_cpu_moe and not shape.largest_expert_bytes:
         notes.append("the model has no experts to keep in RAM")

@@ -124,6 +124,14 @@ def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
     return MemoryQuery(path, launch.options, launch, constraints, gpu_limits, policy, *about_gpus)
 
 
+def options_for_task(query: MemoryQuery, header: GgufHeader) -> ModelOptions:
+    """Those with which the model is started for what it was made for; of a file without settings, as they are."""
+    from app.use_cases.launch.capabilities import launch_for_task
+    from app.use_cases.model_shape.header_facts import header_facts
+
+    return launch_for_task(query.launch, header_facts(header)).options if query.launch else query.options
+
+
 def read_settings(config: Path | None) -> Settings:
     """The service's settings. An invalid configuration ends the command."""
     from app.settings.configuration import ConfigurationError, read_configuration

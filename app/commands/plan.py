@@ -18,6 +18,7 @@ from app.commands.options import (
     exit_unless_model,
     exit_wrong_use,
     model_options,
+    options_for_task,
     query_from_settings,
 )
 from app.commands.this_machine import note_unmatched_names, this_machine
@@ -88,7 +89,7 @@ def _request(query: MemoryQuery, typed: dict[str, Any]) -> PlacementRequest:
     shape = model_shape(header)
     companions = CompanionFiles().read(query.launch) if query.launch else NO_COMPANIONS
     constraints = _constraints(query.constraints, typed)
-    return request_by_file(shape, _options(query.options, typed), companions, constraints)
+    return request_by_file(shape, _options(options_for_task(query, header), typed), companions, constraints)
 
 
 def _options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:

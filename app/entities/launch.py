@@ -28,6 +28,10 @@ class EngineFacts:
 ALL_LAYERS = 999  # the customary number; llama-server takes any above the number of layers
 AUTO_CTX_TOKENS = 4096  # `ctx_size: auto`, before a placement chooses a longer context
 LONGEST_AUTO_CTX_TOKENS = 131072
+# Of a model that embeds or reranks, whose buffers grow with it: OpenAI's embeddings take 8,191 tokens at most.
+LONGEST_AUTO_INPUT_TOKENS = 8192
+AUTO_UBATCH = 0
+CELLS_PADDING = 256  # llama.cpp rounds a context up to a multiple of it
 
 
 DRAFTS_ITSELF = "draft-mtp"  # the --spec-type of a model that has layers of its own to predict several tokens
@@ -53,7 +57,7 @@ class ModelOptions:
     parallel: int = 4  # slots (-np)
     kv_unified: bool = True
     batch_size: int = 2048
-    ubatch_size: int = 512
+    ubatch_size: int = 512  # AUTO_UBATCH: a slot's context of a server that embeds or reranks, else 512
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     flash_attn: str = "auto"  # on | off | auto
@@ -75,6 +79,24 @@ class ModelOptions:
     draft_cache_type_v: str = "f16"
     draft_n_gpu_layers: int = ALL_LAYERS
     draft_device: int | None = None  # the only GPU of the draft model (-devd); None: split as the main model
+
+    @property
+    def slot_tokens(self) -> int:
+        """The context of one slot; 0 if it is the model's training context."""
+        tokens = self.ctx_size // (1 if self.kv_unified else max(1, self.parallel))
+        return -(-tokens // CELLS_PADDING) * CELLS_PADDING
+
+    @property
+    def ubatch_tokens(self) -> int:
+        """The ubatch_size that a server is started with: it embeds and reranks only what fits into one ubatch."""
+        if self.ubatch_size != AUTO_UBATCH:
+            return self.ubatch_size
+        return (self.slot_tokens if self.task is not Task.COMPLETION else 0) or 512
+
+    @property
+    def batch_tokens(self) -> int:
+        """The batch_size that a server is started with."""
+        return self.batch_size if self.ubatch_size != AUTO_UBATCH else max(self.batch_size, self.ubatch_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def rewritten(body: Buffer, rules: RequestRules, path: str, form: BodyFormat) ->
 
 def _rewritten(text: str, rules: RequestRules, path: str) -> str:
     """`text`: each byte of the body as one character. Only the structure and the names are looked at."""
-    if text[_skip(text, 0) :][:1] != "{":
+    if not text.startswith("{", _skip(text, 0)):
         return text  # a list has no fields
     fields = _fields(text)
     if name := SYSTEM_FIELDS.get(path):

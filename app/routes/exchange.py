@@ -12,6 +12,7 @@ from app.entities.server import Server
 from app.errors import ContextLengthExceeded, EngineGone, InvalidRequest, MissingModel, NoEngine, ProxyError
 from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
+from app.routes.abilities import check_abilities
 from app.routes.answer_head import answer_head, as_header
 from app.routes.answer_progress import AnswerProgress
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
@@ -63,6 +64,7 @@ class Exchange(AnswerProgress):
         super().__init__()
         self.request = request
         self.route = route
+        self.engine_route = route  # of llama-server; "" for a request that it does not answer
         self.services = request.services
         self.may_load = may_load(request, route)
         self.takes_slot = request.method not in LOADS_NOTHING
@@ -84,12 +86,12 @@ class Exchange(AnswerProgress):
             take_request(services, request.key)
         self._read_request()
         self.model = model_for(request, self.route, self.options.model, self.may_load)
+        self._check_model(self.model)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
         self.client = request.watch_client()
         self.releases.append(self.client.close)
         if not self.takes_slot:
-            self._apply_rules(self.model)
             self._send(loaded_address(request, self.route, self.model))
         elif (lease := first_slot(request, self.options.model, self.model, self._wait_for)) is not None:
             self._send_on(lease)
@@ -146,10 +148,15 @@ class Exchange(AnswerProgress):
     def _apply_rules(self, model: Model) -> None:
         self.options = apply_rules(self.request, self.body, self.options, model.rules)
 
+    def _check_model(self, model: Model) -> None:
+        self._apply_rules(model)
+        check_abilities(self.engine_route, model, self.options)
+
     def _wait_for(self, model: Model) -> Lease | None:
         assert self.client is not None
-        self.model = model
-        self._apply_rules(model)
+        if model is not self.model:  # a virtual name's next one
+            self.model = model
+            self._check_model(model)
         return self._wait_for_slot(model, self.client)
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:

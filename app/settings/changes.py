@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from app.entities.launch import AUTO_UBATCH
 from app.entities.model import Model
 from app.settings.schema import Settings
 
@@ -58,6 +59,11 @@ def _any_path(settings: Settings, models: Sequence[Model]) -> str:
     return "" if is_decided or not models else "requests on paths that are not inference routes"
 
 
+def _models_that_embed(settings: Settings, models: Sequence[Model]) -> str:
+    found = [model for model in models if model.launch.options.ubatch_size == AUTO_UBATCH]
+    return _named("model", _with_argument(found, ("--embedding", "--rerank")))
+
+
 def _with_argument(models: Iterable[Model], options: tuple[str, ...]) -> list[str]:
     return [model.name for model in models if any(each.startswith(options) for each in model.launch.args)]
 
@@ -93,6 +99,12 @@ CHANGES = (
         "load-on-any-path",
         _any_path,
         "they reach only a model that is loaded, and are 404 otherwise; catalog.load_on_any_path: true loads it",
+    ),
+    Change(
+        "embedding-batches",
+        _models_that_embed,
+        "inputs may be as long as a slot's context, 8,192 tokens with ctx_size auto, which takes more memory; "
+        "ubatch_size: 512 restores it",
     ),
     Change(
         "excess-memory",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.entities.capabilities import Capabilities, HeaderFacts, Media
-from app.entities.launch import LaunchSettings, Task
-from app.use_cases.launch.capabilities import capabilities_of, served_task
+from app.entities.launch import AUTO_UBATCH, LaunchSettings, Task
+from app.use_cases.launch.capabilities import capabilities_of, launch_for_task, served_task
 from app.use_cases.launch.parsed_args import parse_model_options
 
 CHAT = HeaderFacts(has_chat_template=True, template_has_tools=True, template_has_thinking=True, has_infill_tokens=True)
@@ -57,3 +59,45 @@ def test_embedding_and_rerank_models_do_nothing_else():
 )
 def test_arguments_decide_what_a_model_is_served_for(made_for: Task, args: str, task: Task):
     assert served_task(HeaderFacts(task=made_for), a_launch(args)) is task
+
+
+# --- how it is started -------------------------------------------------------------------------------------------
+
+
+def started(facts: HeaderFacts, args: str = "", **options: object) -> LaunchSettings:
+    launch = a_launch(args)
+    changes = {"ubatch_size": AUTO_UBATCH, "ctx_size": 4096, **options}
+    found = launch_for_task(replace(launch, options=replace(launch.options, **changes)), facts)  # type: ignore[arg-type]
+    assert launch_for_task(found, facts) == found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("facts", "args", "expected"),
+    [
+        (CHAT, "", ""),
+        (HeaderFacts(task=Task.EMBEDDING), "", "--embeddings"),
+        (HeaderFacts(task=Task.EMBEDDING, pooling="mean"), "-v", "-v --embeddings --pooling mean"),
+        (HeaderFacts(task=Task.RERANK), "", "--reranking"),
+        (HeaderFacts(task=Task.EMBEDDING, pooling="mean"), "--embeddings", "--embeddings"),
+        (HeaderFacts(task=Task.EMBEDDING), "--pooling none", "--pooling none"),
+    ],
+)
+def test_a_model_is_started_for_its_task_unless_the_arguments_name_one(facts: HeaderFacts, args: str, expected: str):
+    assert " ".join(started(facts, args).args) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "batches"),
+    [
+        (Task.COMPLETION, {}, (2048, 512)),
+        (Task.EMBEDDING, {}, (4096, 4096)),
+        (Task.RERANK, {"ctx_size": 1000}, (2048, 1024)),  # as llama.cpp rounds it up
+        (Task.EMBEDDING, {"ctx_size": 32768}, (8192, 8192)),  # a slot has no more than the training context
+        (Task.EMBEDDING, {"ctx_size": 16384, "kv_unified": False}, (4096, 4096)),
+        (Task.EMBEDDING, {"ubatch_size": 512}, (2048, 512)),
+    ],
+)
+def test_a_whole_input_fits_into_one_ubatch(task: Task, options: dict[str, object], batches: tuple[int, int]):
+    found = started(HeaderFacts(task=task, context_tokens=8192), **options).options
+    assert (found.batch_tokens, found.ubatch_tokens) == batches

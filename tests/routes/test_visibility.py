@@ -71,7 +71,7 @@ def a_request(key: ApiKey | None, pool: Any = None, decisions: tuple[DecisionRec
 def test_models_of_others_are_not_found_under_any_name():
     request = a_request(LIMITED)
     assert [model.name for model in visible_models(request)] == ["mine", "mine-too"]
-    for count, name in enumerate(("secret", "hidden-alias", "nowhere"), 1):
+    for count, name in enumerate(("secret", "hidden-alias", "hidden-variant", "nowhere"), 1):
         with pytest.raises(ModelNotFound) as refused:
             find_model(request, name)
         assert str(refused.value) == str(ModelNotFound(name))
@@ -143,6 +143,7 @@ def test_a_broken_model_is_no_default(monkeypatch: pytest.MonkeyPatch):
     [
         ("waiting for secret to become idle", "waiting for another model to become idle"),
         ("evict secret, mine and hidden-alias", "evict another model, mine and another model"),
+        ("hidden-variant is another name", "another model is another name"),
         ("mine-too is not mine", "mine-too is not mine"),
         ("min; minimum", "another model; minimum"),
         ("models.a+b.pin", "models.another model.pin"),

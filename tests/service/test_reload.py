@@ -185,6 +185,13 @@ def test_variants_are_names_of_one_server_and_change_their_requests_from_the_rel
         assert answer.headers["x-llama-smart-proxy-model"] == "kept"
     template = {"model": "short", "messages": messages}
     assert "Be brief." in proxy.request("POST", "/apply-template", USER, json=template).json()["prompt"]
+    chat = {"model": "short", "messages": CHAT["messages"], "stream": False, "options": {"num_predict": 9}}
+    translated = proxy.request("POST", "/api/chat", USER, json=chat).json()
+    assert (translated["eval_count"], translated["model"]) == (2, "kept")
+    raw = proxy.request(
+        "POST", "/upstream/short/v1/chat/completions", json={**CHAT, "max_tokens": None, "n_predict": 5}
+    )
+    assert raw.json()["usage"]["completion_tokens"] == 5
     assert proxy.request("POST", "/models/load", json={"model": "short"}).json() == {"success": True}
     assert [each["process"] for each in proxy.servers("kept")] == [server["process"]]
     assert proxy.reload(proxy.settings()).json()["models"]["restarted"] == []
@@ -225,7 +232,8 @@ def test_agents_change_or_answer_the_requests_that_call_them(proxy: Reloaded):
     code, project = (page.split(f"```{kind}\n")[1].split("```")[0] for kind in ("python", "toml"))
     example = tomllib.loads(project)["project"]["entry-points"]["llama_smart_proxy.agents"]
     failing = ["fail", "nothing", "number", "set_result", "too_much"]
-    points = example | {name: f"bad_agents:{name}" for name in failing}
+    unusable = {"gone": "no_such_module:x", "constant": "bad_agents:__name__"}
+    points = example | {name: f"bad_agents:{name}" for name in failing} | unusable
     install(proxy.site, "\n".join(f"{name} = {point}" for name, point in points.items()), upper_agent=code,
             bad_agents=BAD_AGENTS)  # fmt: skip
 
@@ -238,7 +246,13 @@ def test_agents_change_or_answer_the_requests_that_call_them(proxy: Reloaded):
         .json()["error"]["errors"][0]
         .endswith("agents: no not installed; entry points of llama_smart_proxy.agents: " + ", ".join(sorted(points)))
     )
-    assert proxy.reload(proxy.settings(agents=[*points])).json()["changed"] == ["agents"]
+    for name, problem in (
+        ("gone", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("constant", "is not a function, but str"),
+    ):
+        refused = proxy.reload(proxy.settings(agents=[name])).json()["error"]
+        assert refused["errors"] == [f"agents: {name} {problem}"]
+    assert proxy.reload(proxy.settings(agents=["upper", *failing])).json()["changed"] == ["agents"]
     assert say("Hello /upper").json()["usage"]["completion_tokens"] == 2
     answer = say(" /upper ")
     assert answer.json()["choices"][0]["message"]["content"] == "Usage: /upper TEXT"

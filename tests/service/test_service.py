@@ -41,10 +41,9 @@ def test_an_openai_client_gets_an_answer(client: openai.OpenAI):
 
 @pytest.mark.gunicorn
 def test_an_openai_client_gets_a_stream(client: openai.OpenAI):
-    # Drawn by chance, a token may be a part of a character, which is no text yet, or the end.
-    chunks = list(
-        client.chat.completions.create(model="demo", messages=HELLO, max_tokens=8, temperature=0, stream=True)
-    )
+    # Drawn by chance, a token may be a part of a character, which is no text yet.
+    options = {"max_tokens": 8, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    chunks = list(client.chat.completions.create(model="demo", messages=HELLO, stream=True, **options))
     assert sum(bool(c.choices and c.choices[0].delta.content) for c in chunks) == 8
 
 
@@ -65,9 +64,20 @@ def test_the_models_are_listed_with_their_status(client: openai.OpenAI, service:
 
 
 def test_rejections_by_the_engine_pass_through_unchanged(service: Service):
-    answer = service.post("/v1/embeddings", {"model": "demo", "input": "Hello!"})
-    assert answer.status_code == 501  # the demo's server was not started for embeddings
+    answer = service.post("/props", {"model": "demo"})
+    assert answer.status_code == 501  # the demo's server was not started with --props
     assert "x-llama-smart-proxy-error" not in answer.headers
+
+
+def test_what_the_model_cannot_do_is_rejected_without_the_engine(service: Service, client: openai.OpenAI):
+    answer = service.post("/v1/embeddings", {"model": "demo", "input": "Hello!"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (501, "not_supported")
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": [picture]}])
+    assert raised.value.param == "messages[0].content[0]"
+    answer = service.post("/v1/messages", {"model": "demo", "messages": HELLO, "tool_choice": {"type": "any"}})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (501, "invalid_request_error")
 
 
 def test_headers_name_the_model_the_device_and_the_request(service: Service):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.entities.launch import AUTO_UBATCH
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
 from app.settings.changes import CHANGES
@@ -51,6 +52,16 @@ def test_a_model_with_a_projector_may_have_had_urls():
 def test_keys_of_some_models_see_less():
     keys = [{"name": "all", "sha256": HASH}, {"name": "few", "sha256": HASH[1:] + "1", "models": ["qwen*"]}]
     assert notices(keys=keys) == {"limited-keys": "key few"}
+
+
+def test_models_that_were_started_to_embed_have_larger_batches():
+    for args in (("--embeddings",), ("--embedding", "--pooling", "cls"), ("--reranking",)):
+        model = with_args(*args)
+        automatic = replace(model.launch.options, ubatch_size=AUTO_UBATCH)
+        assert notices((replace(model, launch=replace(model.launch, options=automatic)),)) == {
+            "embedding-batches": "model m"
+        }
+        assert notices((model,)) == {}, "its ubatch_size is set"
 
 
 @pytest.mark.parametrize("args", [("--lora", "x.gguf"), ("--props",), ("--slot-save-path=/x",)])

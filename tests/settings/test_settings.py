@@ -14,7 +14,7 @@ import yaml
 from pydantic import ByteSize
 
 from app.entities.key import ApiKey
-from app.entities.launch import ALL_LAYERS, ModelOptions, Task
+from app.entities.launch import ALL_LAYERS, AUTO_UBATCH, ModelOptions, Task
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
 from app.settings.configuration import (
@@ -537,10 +537,15 @@ def test_a_model_inherits_what_it_does_not_set(tmp_path):
         models: {m: {ctx_size: 8192, cache_type_k: f16, args: [--threads, 4], env: {B: 2}}}
     """
     settings = configured(tmp_path, text)
-    defaults = a_launch(parallel=2, cache_type_k="q8_0", kv_unified=False, args=("--jinja",))
+    defaults = a_launch(parallel=2, cache_type_k="q8_0", kv_unified=False, ubatch_size=AUTO_UBATCH, args=("--jinja",))
     assert settings.launch_of() == settings.launch_of("no entry") == defaults
     assert settings.launch_of("m") == a_launch(
-        ctx_size=8192, parallel=2, kv_unified=False, args=("--jinja", "--threads", "4"), env={"B": "2"}
+        ctx_size=8192,
+        parallel=2,
+        kv_unified=False,
+        ubatch_size=AUTO_UBATCH,
+        args=("--jinja", "--threads", "4"),
+        env={"B": "2"},
     )
 
 
@@ -577,7 +582,16 @@ def test_the_defaults_do_not_constrain_gpus():
         settings.constraints_of() == settings.constraints_of("no entry") == PlacementConstraints(has_auto_context=True)
     )
     assert settings.gpu.cpu_fallback == "auto"
-    assert settings.launch_of() == a_launch(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0)
+    assert settings.launch_of() == a_launch(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0, ubatch_size=AUTO_UBATCH)
+
+
+def test_the_batch_is_as_large_as_the_ubatch(tmp_path):
+    """llama-server reduces the ubatch to the batch, 2048, without a word."""
+    sizes = {}
+    for ubatch in (512, 4096):
+        options = configured(tmp_path, f"models: {{m: {{ubatch_size: {ubatch}}}}}").launch_of("m").options
+        sizes[ubatch] = options.batch_tokens, options.ubatch_tokens
+    assert sizes == {512: (2048, 512), 4096: (4096, 4096)}
 
 
 def test_the_gpu_section_becomes_a_policy_and_limits(tmp_path):

@@ -15,7 +15,9 @@ from app.entities.model import Model
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory, for_vulkan
-from app.use_cases.launch.command_line import avoid_known_crash, launch_with_options
+from app.use_cases.launch.capabilities import launch_as_started
+from app.use_cases.launch.command_line import launch_with_options
+from app.use_cases.model_shape.header_facts import header_facts
 from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.request import FoundContexts, PlacementRequest
 from workers.catalog.companion_files import CompanionFiles
@@ -83,9 +85,9 @@ class EstimateSource:
         return known[2]
 
     def as_started(self, model: Model) -> Model:
-        """The model with the settings it is actually started with, which avoid the engine's known faults."""
+        """The model with the settings it is really started with."""
         try:
-            architecture = self._shapes.get(model.path).hparams.architecture
+            facts = model.facts or header_facts(self._shapes.get(model.path).hparams.header)
         except InvalidModelFile:  # the engine will report it
             return model
-        return replace(model, launch=avoid_known_crash(model.launch, architecture))
+        return replace(model, launch=launch_as_started(model.launch, facts))

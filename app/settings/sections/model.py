@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, ModelOptions
+from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, ModelOptions
 from app.settings.sections.request_rules import RequestRuleSettings
 from app.settings.values import (
     MAX_INT,
@@ -50,8 +50,12 @@ class ModelDefaults(Section):
     kv_unified: bool = Field(
         True, description="Share one KV cache among the slots, so that each can use the whole context."
     )
-    ubatch_size: int = Field(
-        512, ge=1, le=MAX_INT, description="Physical batch size in tokens. The compute buffer grows with it."
+    ubatch_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MAX_INT)] = Field(
+        "auto",
+        description=(
+            "Physical batch size in tokens. The compute buffer grows with it. auto: 512; of a model that embeds or "
+            "reranks, the context of a slot, because an input must fit into one batch."
+        ),
     )
     cache_type_k: CacheType = Field("f16", description="Data type of the K cache.")
     cache_type_v: CacheType = Field("f16", description="Data type of the V cache.")
@@ -80,6 +84,8 @@ class ModelDefaults(Section):
             for option in fields(ModelOptions)
             if option.name in type(self).model_fields
         }
+        keys["ubatch_size"] = AUTO_UBATCH if self.ubatch_size == "auto" else self.ubatch_size
+        keys["batch_size"] = max(ModelOptions().batch_size, keys["ubatch_size"])  # llama-server reduces the larger one
         if self.ctx_size == "auto":
             keys["ctx_size"] = AUTO_CTX_TOKENS
         if self.n_gpu_layers == "all":

@@ -150,9 +150,9 @@ def uses_flash_attention(shape: ModelShape, options: ModelOptions) -> bool:
 
 
 def _work(graph: GraphShape, options: ModelOptions, cells: CacheCells) -> Work:
-    tokens = min(cells.ctx, options.ubatch_size, options.batch_size)
+    tokens = min(cells.ctx, options.ubatch_tokens, options.batch_tokens)
     if options.task is not Task.COMPLETION:
-        tokens = min(cells.ctx, options.ubatch_size)  # the server sets the batch to the ubatch
+        tokens = min(cells.ctx, options.ubatch_tokens)  # the server sets the batch to the ubatch
     slots = max(1, options.parallel)
     return Work(graph, -(-tokens // slots) * slots, slots)
 

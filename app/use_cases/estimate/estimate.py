@@ -151,7 +151,7 @@ def _is_exact(shape: ModelShape, options: ModelOptions, companions: Companions) 
         return False
     plain = (Task.COMPLETION, "none", (), 0, True, NO_COMPANIONS)
     actual = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, companions)
-    return actual == plain and options.flash_attn != "off" and options.ubatch_size <= options.batch_size
+    return actual == plain and options.flash_attn != "off" and options.ubatch_tokens <= options.batch_tokens
 
 
 def _offload(shape: ModelShape, options: ModelOptions) -> Offload:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from app.entities.launch import DRAFTS_ITSELF, ModelOptions
+from app.entities.launch import CELLS_PADDING, DRAFTS_ITSELF, ModelOptions
 from app.use_cases.model_shape.shape import Cache, ModelShape, between
 
 # Bytes and values per block (ggml-common.h) of the types that --cache-type-k and -v accept.
@@ -24,7 +24,6 @@ CACHE_TYPES: Mapping[str, tuple[int, int]] = {
     "q4_0": (18, 32),
     "iq4_nl": (18, 32),
 }
-CELLS_PADDING = 256
 CHECKPOINTS = 32  # of each slot (--ctx-checkpoints, server-context.cpp of b11434)
 ROLLS_BACK = frozenset({DRAFTS_ITSELF, "draft-eagle3", "draft-dflash", "draft-dspark"})  # common: need_n_rs_seq
 
@@ -46,7 +45,7 @@ def cache_cells(shape: ModelShape, options: ModelOptions) -> CacheCells:
     base = ctx if options.kv_unified else padded(max(1, ctx // slots))
     streams = 1 if options.kv_unified else slots
     window_cells = shape.hparams.window_tokens * (slots if options.kv_unified else 1) + min(
-        options.batch_size, options.ubatch_size
+        options.batch_tokens, options.ubatch_tokens
     )
     window = base if options.swa_full else padded(min(base, window_cells))
     return CacheCells(base * streams, base, window, streams)

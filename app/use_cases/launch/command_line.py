@@ -20,14 +20,14 @@ BUFFERS_LOGGED = "4"  # the verbosity at which llama.cpp logs every buffer it al
 TINY_BYTES = 64 * 1024**2
 
 
-# Each argument with its ModelOptions field. llama-server uses the last of repeated options, so these override the
+# Each argument with the ModelOptions attribute. llama-server uses the last of repeated options, so these override the
 # model's `args`. Add new arguments to the second table: a change to every command line would change the keys under
 # which earlier loads are stored (workers/measurement/history.py).
 _ALWAYS = (
     ("--ctx-size", "ctx_size"),
     ("--parallel", "parallel"),
-    ("--batch-size", "batch_size"),
-    ("--ubatch-size", "ubatch_size"),
+    ("--batch-size", "batch_tokens"),
+    ("--ubatch-size", "ubatch_tokens"),
     ("--cache-type-k", "cache_type_k"),
     ("--cache-type-v", "cache_type_v"),
     ("--n-gpu-layers", "n_gpu_layers"),

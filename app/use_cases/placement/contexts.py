@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from app.entities.launch import AUTO_CTX_TOKENS, LONGEST_AUTO_CTX_TOKENS, Task
+from app.entities.launch import AUTO_CTX_TOKENS, LONGEST_AUTO_CTX_TOKENS, LONGEST_AUTO_INPUT_TOKENS, Task
 from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, Decision, Outcome, Placement
 from app.use_cases.placement.candidates import Candidates
 from app.use_cases.placement.cards import allowed_cards, describe_card, format_mib, placement_rank
@@ -21,7 +21,9 @@ from app.use_cases.placement.victims import memory_held_by, model_names
 from app.use_cases.placement.world import World
 
 STEPS = (AUTO_CTX_TOKENS, 8192, 16384, 32768, 65536, LONGEST_AUTO_CTX_TOKENS)
-LONGEST_ON_WHOLE_CARD = 32768  # a longer context may take half of a card at most, so that two models fit
+# A longer context may take half of a card at most, so that two models fit. If the model embeds or reranks, any but the
+# smallest.
+LONGEST_ON_WHOLE_CARD = 32768
 MAX_REMEMBERED = 64  # machines for each model: what others hold may change often
 
 
@@ -45,12 +47,12 @@ class ChosenContext:
 def context_steps(request: PlacementRequest) -> tuple[int, ...]:
     """The context sizes that the model may get, smallest first: the steps up to its own, or the one configured.
 
-    Models that embed or rerank get none of the longest: their inputs are short.
+    Models that embed or rerank get none of the longest: an input is computed at once.
     """
     trained = request.shape.hparams.integer("context_length")
     if not request.constraints.has_auto_context:
         return (request.options.ctx_size or trained,)
-    longest = STEPS[-1] if request.task is Task.COMPLETION else LONGEST_ON_WHOLE_CARD
+    longest = STEPS[-1] if request.options.task is Task.COMPLETION else LONGEST_AUTO_INPUT_TOKENS
     return tuple(step for step in STEPS if step <= min(trained, longest)) or (trained or STEPS[0],)
 
 
@@ -115,7 +117,9 @@ def _largest(request: PlacementRequest, machine: World) -> FoundContext | None:
 
 
 def _fits(estimates: EstimateCache, machine: World, ctx_size: int, smallest: Placement) -> bool:
-    found = _placement(estimates, _share_for(machine, ctx_size, smallest), ctx_size)
+    generates = estimates.request.options.task is Task.COMPLETION
+    longest_on_whole_card = LONGEST_ON_WHOLE_CARD if generates else STEPS[0]
+    found = _placement(estimates, _share_for(machine, ctx_size, smallest, longest_on_whole_card), ctx_size)
     return found is not None and placement_rank(found) <= placement_rank(smallest)
 
 
@@ -125,12 +129,12 @@ def _placement(estimates: EstimateCache, machine: World, ctx_size: int) -> Place
     return found.placement if found else None
 
 
-def _share_for(machine: World, ctx_size: int, smallest: Placement) -> World:
+def _share_for(machine: World, ctx_size: int, smallest: Placement, longest_on_whole_card: int) -> World:
     """What a model may take for a context of this size: half of each card for the longest, and half of RAM if the
     context is there, as also on a card that has no memory of its own. The smallest step may take everything."""
     if ctx_size == smallest.ctx_size:
         return machine
-    if ctx_size > LONGEST_ON_WHOLE_CARD:
+    if ctx_size > longest_on_whole_card:
         cards = (replace(card, usable_bytes=min(card.usable_bytes, card.total_bytes // 2)) for card in machine.cards)
         machine = replace(machine, cards=tuple(cards))
     if smallest.is_on_cpu or smallest.unified or smallest.estimate.host.context_bytes:

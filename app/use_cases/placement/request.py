@@ -11,8 +11,6 @@ from app.entities.placement import Placement, PlacementConstraints
 from app.use_cases.estimate.kv_cache import checkpoint_bytes
 from app.use_cases.model_shape.shape import ModelShape
 
-_LAST, _RANK = 3, 4  # enum llama_pooling_type (llama.h); a model that also chats may have another
-
 
 @dataclass(frozen=True, slots=True)
 class LearnedMargin:
@@ -57,21 +55,9 @@ class PlacementRequest:
     found_contexts: FoundContexts = field(default_factory=dict, compare=False, repr=False)
 
     @property
-    def task(self) -> Task:
-        """What the model serves: its start options decide, else its header (pooling type, causal attention)."""
-        if self.options.task is not Task.COMPLETION:
-            return self.options.task
-        hparams = self.shape.hparams
-        pooling = hparams.integer("pooling_type")
-        if pooling == _RANK:
-            return Task.RERANK
-        is_encoder = hparams.value("attention.causal") is False
-        return Task.EMBEDDING if is_encoder or pooling == _LAST else Task.COMPLETION
-
-    @property
     def checkpoint_bytes(self) -> int:
         """RAM that context checkpoints may take while the model is in use. Not booked: few servers take as much."""
-        return checkpoint_bytes(self.shape, self.options) if self.task is Task.COMPLETION else 0
+        return checkpoint_bytes(self.shape, self.options) if self.options.task is Task.COMPLETION else 0
 
     def estimate_with_margin(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         found = self.estimate(options, gpus)

@@ -8,7 +8,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 
 from app.entities.capabilities import Capabilities
-from app.entities.launch import LONGEST_AUTO_CTX_TOKENS, EngineFacts
+from app.entities.launch import LONGEST_AUTO_CTX_TOKENS, LONGEST_AUTO_INPUT_TOKENS, EngineFacts
 from app.entities.model import Model
 from app.entities.model_name import is_glob
 from app.entities.server import Server, ServerState
@@ -107,7 +107,9 @@ def request_tokens(model: Model, server: Server | None, earlier_ctx_size: int = 
     if server is not None and server.state is not ServerState.STOPPING:
         ctx_size = server.placement.ctx_size
     elif model.constraints.has_auto_context:
-        ctx_size = earlier_ctx_size or min(trained, LONGEST_AUTO_CTX_TOKENS)
+        generates = model.capabilities is None or model.capabilities.completion
+        longest = LONGEST_AUTO_CTX_TOKENS if generates else LONGEST_AUTO_INPUT_TOKENS
+        ctx_size = earlier_ctx_size or min(trained, longest)
     else:
         ctx_size = model.launch.options.ctx_size or trained
     options = model.launch.options

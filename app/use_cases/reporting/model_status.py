@@ -9,6 +9,7 @@ from app.entities.frozen import replace
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.server import Server, ServerState
+from app.use_cases.launch.capabilities import launch_as_started
 from app.use_cases.launch.command_line import ANY_PORT, launch_on, launch_plan
 from app.use_cases.reporting.decisions import context_json
 from app.use_cases.scheduling.pool_state import PoolState
@@ -69,7 +70,9 @@ def _running(server: Server, engine: EngineFacts | None, ttl_seconds: float) -> 
 
 def command_of(server: Server, engine: EngineFacts) -> tuple[str, ...]:
     """The command line with which `engine` is started for this server; its key is not part of it."""
-    model = replace(server.model, launch=launch_on(server.model.launch, server.placement))
+    model = server.model
+    launch = launch_as_started(model.launch, model.facts) if model.facts else model.launch
+    model = replace(model, launch=launch_on(launch, server.placement))
     return launch_plan(model, engine, {}, api_key="", port=server.port or ANY_PORT).argv
 
 
