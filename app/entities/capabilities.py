@@ -16,6 +16,14 @@ class Media(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class MediaPart:
+    """A part of a request that is a picture, say. `param`: its place, such as `messages[0].content[1]`."""
+
+    media: Media
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderFacts:
     """What a model's header says, apart from what an estimate needs."""
 

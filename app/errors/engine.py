@@ -52,6 +52,10 @@ class NotSupported(ProxyError):
 
     status, type, code = 501, "invalid_request_error", "not_supported"
 
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
 
 class AgentFailed(ProxyError):
     """An agent of the request raised an exception, or returned nothing that could be used."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.entities.capabilities import MediaPart
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
+from app.request_body.demands import media_parts, requires_tool_call
 from app.request_body.json_body import read_json
 from app.request_body.options import keep_alive_seconds, opening_hash, prompt_count, query_bytes, requested_context
 from app.use_cases.body_checks.constraints import MAX_GRAMMAR, excessive_constraint
@@ -39,6 +41,8 @@ class BodyContent:
     conversation: int | None = None
     prompts: int = 1  # or more: members of its longest list of texts
     repeated_bytes: int = 0  # of what is in it once, and read again with every prompt
+    media: tuple[MediaPart, ...] = ()  # the first of each kind
+    requires_tool: bool = False  # the answer must call one
 
 
 def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
@@ -53,7 +57,8 @@ def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
     options = [pair for pair in pairs if pair[0] in OPTION_KEYS]
     streams = any(key == "stream" and value is True for key, value in options)
     keep_alive, context = keep_alive_seconds(options), requested_context(options)
-    return BodyContent(tuple(names), streams, keep_alive, context, conversation, prompts, repeated_bytes)
+    demands = media_parts(pairs), requires_tool_call(pairs)
+    return BodyContent(tuple(names), streams, keep_alive, context, conversation, prompts, repeated_bytes, *demands)
 
 
 def _names_in_form(body: Buffer, boundary: str) -> list[str]:

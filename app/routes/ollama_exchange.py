@@ -41,6 +41,7 @@ class OllamaExchange(Exchange):
 
     def _translate(self, body: RequestBody) -> None:
         self.translation = body.rewrite(partial(translated, api=Api(self.route)))
+        self.engine_route = self.translation.path
         for option in self.translation.ignored:
             _note(option)
 

@@ -8,9 +8,10 @@ STREAMING_ROUTES = (
     *("/v1/responses", "/responses", "/v1/messages"),
 )
 # Their answers are numbers: the engine reads prompts and writes no text.
-READING_ROUTES = (
-    *("/v1/embeddings", "/embeddings", "/embedding", "/v1/rerank", "/v1/reranking", "/rerank", "/reranking"),
-)
+EMBEDDING_ROUTES = ("/v1/embeddings", "/embeddings", "/embedding")
+RERANK_ROUTES = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
+READING_ROUTES = (*EMBEDDING_ROUTES, *RERANK_ROUTES)
+INFILL_ROUTES = ("/infill",)  # for models whose vocabulary has tokens for it
 # The model computes nothing for these, so they use no tokens of a key.
 ROUTES_WITHOUT_TOKENS = (
     *("/v1/responses/input_tokens", "/responses/input_tokens", "/v1/chat/completions/control"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+from app.entities.capabilities import MediaPart
 from app.entities.request_rules import RequestRules
 from app.errors import InvalidRequest, MissingModel, ModelNotFound
 from app.ports import RequestBody
@@ -27,6 +28,8 @@ class RequestOptions:
     conversation: int | None = None  # a hash of what its requests have in common, if the model may have several servers
     prompts: int = 1  # or more
     repeated_bytes: int = 0  # of the body, that the engine reads again with every prompt
+    media: tuple[MediaPart, ...] = ()  # the first of each kind
+    requires_tool: bool = False  # the answer must call one
 
 
 def read_request(
@@ -47,7 +50,8 @@ def read_request(
         raise MissingModel
     conversation = _conversation(request, content, model)
     options = content.streams, content.keep_alive_seconds, content.num_ctx, conversation
-    return RequestOptions(model, *options, content.prompts, content.repeated_bytes)
+    demands = content.media, content.requires_tool
+    return RequestOptions(model, *options, content.prompts, content.repeated_bytes, *demands)
 
 
 def _content(request: IncomingRequest, body: RequestBody | None, is_named: bool) -> BodyContent:
@@ -81,6 +85,8 @@ def apply_rules(
         num_ctx=content.num_ctx,
         prompts=content.prompts,
         repeated_bytes=content.repeated_bytes,
+        media=content.media,
+        requires_tool=content.requires_tool,
     )
 
 

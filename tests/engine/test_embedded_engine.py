@@ -104,6 +104,24 @@ def test_a_chat_is_answered(client):
     assert re.fullmatch(r"( [A-Za-z ]+\.)+", answer.choices[0].message.content)
 
 
+def test_an_answer_has_the_form_of_its_schema(client):
+    """A space that the tokenizer put in front of the template's "assistant:" did not match the schema's grammar: a chat
+    was 400, and a completion ignored the schema."""
+    properties = {"name": {"type": "string"}, "kind": {"enum": ["cat", "dog"]}, "number": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    chat = client.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": "Hello"}],
+        temperature=0,
+        max_tokens=500,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    body = {"prompt": "Hello", "json_schema": schema, "temperature": 0, "n_predict": 500}
+    completion = client.post("../completion", body=body, cast_to=object)
+    for text in (chat.choices[0].message.content, completion["content"]):
+        assert json.loads(text).keys() == properties.keys()
+
+
 def test_a_stream_ends_at_max_tokens(client):
     stream = client.chat.completions.create(
         model="demo",

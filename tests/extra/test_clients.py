@@ -42,7 +42,11 @@ def page_url(tmp_path_factory: pytest.TempPathFactory):
 def service(tmp_path_factory: pytest.TempPathFactory, page_url: str):
     folder = tmp_path_factory.mktemp("clients")
     demo = str(write_demo_model(folder))
-    models = {"demo": {"path": demo}, "embedder": {"path": demo, "args": ["--embeddings"]}}
+    models = {
+        "demo": {"path": demo},
+        "embedder": {"path": demo, "args": ["--embeddings"]},
+        "fragile": {"path": demo},  # its streams are cut
+    }
     configuration = {
         "server": {"cors_origins": [page_url]},
         "models": models,

@@ -20,8 +20,9 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Its engine answers with what it was sent."""
-    with faulty(tmp_path_factory.mktemp("routes"), FAKE_ECHO=1, FAKE_PORT_ZERO=1) as running:
+    """Its engine answers with what it was sent. A model with variables for the engine may be able to do anything."""
+    models = '{"m": {"path": "m.gguf", "env": {"LLAMA_ARG_EMBEDDINGS": "1"}}}'
+    with faulty(tmp_path_factory.mktemp("routes"), {"MODELS": models}, FAKE_ECHO=1, FAKE_PORT_ZERO=1) as running:
         yield running
 
 

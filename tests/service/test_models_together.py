@@ -188,7 +188,7 @@ def test_not_supported_by_the_engine_is_marked_permanent(tmp_path: Path):
     """SDKs would retry it otherwise. The body is the engine's own."""
     demo = write_demo_model(tmp_path / "written")
     with serving(tmp_path, MODELS=json.dumps({"speak": {"path": str(demo)}})) as service:
-        answer = service.post("/v1/rerank", {"model": "speak", "query": "a", "documents": ["b"]})
+        answer = service.post("/props", {"model": "speak"})
         assert (answer.status_code, answer.json()["error"]["type"]) == (501, "not_supported_error")
         assert answer.headers["x-should-retry"] == "false"
         assert "x-llama-smart-proxy-error" not in answer.headers

@@ -41,10 +41,9 @@ def test_an_openai_client_gets_an_answer(client: openai.OpenAI):
 
 @pytest.mark.gunicorn
 def test_an_openai_client_gets_a_stream(client: openai.OpenAI):
-    # Drawn by chance, a token may be a part of a character, which is no text yet, or the end.
-    chunks = list(
-        client.chat.completions.create(model="demo", messages=HELLO, max_tokens=8, temperature=0, stream=True)
-    )
+    # Drawn by chance, a token may be a part of a character, which is no text yet.
+    options = {"max_tokens": 8, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    chunks = list(client.chat.completions.create(model="demo", messages=HELLO, stream=True, **options))
     assert sum(bool(c.choices and c.choices[0].delta.content) for c in chunks) == 8
 
 
@@ -65,9 +64,20 @@ def test_the_models_are_listed_with_their_status(client: openai.OpenAI, service:
 
 
 def test_rejections_by_the_engine_pass_through_unchanged(service: Service):
-    answer = service.post("/v1/embeddings", {"model": "demo", "input": "Hello!"})
-    assert answer.status_code == 501  # the demo's server was not started for embeddings
+    answer = service.post("/props", {"model": "demo"})
+    assert answer.status_code == 501  # the demo's server was not started with --props
     assert "x-llama-smart-proxy-error" not in answer.headers
+
+
+def test_what_the_model_cannot_do_is_rejected_without_the_engine(service: Service, client: openai.OpenAI):
+    answer = service.post("/v1/embeddings", {"model": "demo", "input": "Hello!"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (501, "not_supported")
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": [picture]}])
+    assert raised.value.param == "messages[0].content[0]"
+    answer = service.post("/v1/messages", {"model": "demo", "messages": HELLO, "tool_choice": {"type": "any"}})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (501, "invalid_request_error")
 
 
 def test_headers_name_the_model_the_device_and_the_request(service: Service):
@@ -438,6 +448,29 @@ def test_a_file_the_engine_rejects_is_explained_to_every_waiting_request(tmp_pat
         (model,) = service.get("/v1/models").json()["data"]
         assert (model["status"]["value"], model["status"]["failed"]) == ("unloaded", True)
         assert service.servers() == []
+
+
+def test_a_virtual_name_is_answered_by_the_next_model_where_a_load_fails(tmp_path: Path):
+    """And then by the one that is loaded, without another try of the first."""
+    demo = write_demo_model(tmp_path / "models" / "demo")
+    write_unknown_architecture(tmp_path / "models" / "strange.gguf")
+    settings = {"ANY_OF": json.dumps({"fast": ["strange", "demo"]}), "CATALOG__DEFAULT_MODEL": "fast"}
+    with serving(tmp_path, "--models-dir", str(demo.parent.parent), **settings) as service:
+        for stream in (True, False):
+            answer = service.chat("fast", max_tokens=1, stream=stream)
+            assert (answer.status_code, answer.headers["x-llama-smart-proxy-model"]) == (200, "demo")
+            assert (b"[DONE]" in answer.content) == stream
+        assert service.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1}).json()["model"] == "demo"
+        assert service.post("/models/unload", {"model": "fast"}).json() == {"success": True}
+        assert service.servers() == []
+        assert service.post("/models/load", {"model": "FAST"}).json() == {"success": True}
+        wait_for(lambda: service.get("/slots?model=fast").status_code == 200, 20)
+        virtual = service.get("/v1/models/fast").json()
+        assert (virtual["id"], virtual["any_of"]) == ("fast", ["strange", "demo"])
+        assert virtual["status"]["value"] == "loaded"
+        assert "fast" in [entry["id"] for entry in service.get("/v1/models").json()["data"]]
+        starts = [line for line in service.get("/metrics").text.splitlines() if "server_starts_total{" in line]
+        assert [line.split()[-1] for line in starts if "strange" in line] == ["1.0"]
 
 
 def write_unknown_architecture(path: Path) -> None:

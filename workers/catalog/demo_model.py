@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Increment with the content below: a file without this version near its beginning is replaced.
-_VERSION = "demo-1"
+_VERSION = "demo-2"
 _HEAD_BYTES = 1024
 
 _CONTEXT_TOKENS = 32768
@@ -35,6 +35,8 @@ _TEMPLATE = (
 # sentence in four: </s> competes with the three openings.
 _NEXT: dict[str, tuple[str, ...]] = {
     "other": ("opening",),  # the prompt's bytes, <s>
+    "blank": ("opening",),  # the prompt's white space
+    "quote": ("quote",),  # strings in JSON are empty, unless a schema forbids it: words would go on for ever
     "opening": ("subject",),
     "subject": ("verb",),
     "verb": ("determiner",),
@@ -54,6 +56,7 @@ _WORDS: dict[str, str] = {
     "object": "token cache request queue port layer lease signal answer ledger",
     "and": "and",
 }
+_KIND_OF_BYTE = {ord('"'): "quote"} | dict.fromkeys(b"\t\n\r ", "blank")
 
 
 class _Token(NamedTuple):
@@ -135,7 +138,7 @@ def _vocabulary() -> list[_Token]:
     ]
     # The tokenizer merges neighbours, so it would need each word's prefixes to find the word. They are left out:
     # words of a prompt become bytes, and only the model generates whole words.
-    raw = [_Token(f"<0x{byte:02X}>", "other", TokenType.BYTE) for byte in range(256)]
+    raw = [_Token(f"<0x{byte:02X}>", _KIND_OF_BYTE.get(byte, "other"), TokenType.BYTE) for byte in range(256)]
     words = [_Token("▁" + word, kind, TokenType.NORMAL) for kind in _WORDS for word in _WORDS[kind].split()]
     return [*control, *raw, *words, _Token(".", "stop", TokenType.NORMAL)]
 
@@ -150,6 +153,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[_Token]) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
+    # With a space in front of the template's "assistant:", llama-server cannot match it with a schema's grammar.
+    writer.add_add_space_prefix(False)
     writer.add_chat_template(_TEMPLATE)
 
 
@@ -180,6 +185,8 @@ def _grammar(random: np.random.RandomState, tokens: list[_Token]) -> tuple[np.nd
         embedding[row, kinds.index(token.kind)] += 1
         predecessors = [kind for kind in kinds if token.kind in _NEXT[kind]]
         output[row, : len(kinds)] = [2.5 * (kind in predecessors) for kind in kinds]
+        if token.kind == "blank":  # the grammar of JSON allows it nearly everywhere, without end
+            output[row, : len(kinds)] = -2.5
     return embedding, output
 
 

@@ -1,0 +1,85 @@
+"""What a request asks for that a server of its model could not do, as far as header and settings tell before a load.
+
+A server would reject it after the load, or, a required tool call, ignore it. What is not known for sure is left to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from app.entities.capabilities import HeaderFacts, Media
+from app.entities.launch import Task
+from app.entities.model import Model
+
+# What may give a server more than the catalogue knows of.
+_TEMPLATE_OPTIONS = ("--chat-template", "--chat-template-file", "--jinja")
+_PROJECTOR_OPTIONS = ("--mmproj", "-mm")
+_ENGINE_VARIABLES = "LLAMA_ARG_"
+
+_ANOTHER = "or choose another model (`capabilities` in GET /v1/models)"
+
+
+class Ability(StrEnum):
+    """What the routes of llama-server are for, where not every model can do it."""
+
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    INFILL = "infill"
+
+
+def missing_ability(model: Model, ability: Ability) -> str:
+    """Why no server of the model has this ability, and what to do; "" if one may."""
+    facts, capabilities = model.facts, model.capabilities
+    if facts is None or capabilities is None or _has_engine_variables(model):
+        return ""
+    match ability:
+        case Ability.EMBEDDING if not (capabilities.embedding or capabilities.rerank):
+            return f"{model.name} is served without embeddings: add --embeddings to its `args`, {_ANOTHER}"
+        case Ability.RERANK if not capabilities.rerank:
+            return f"{model.name} is no reranker: add --reranking to its `args` if its file can rank, {_ANOTHER}"
+        case Ability.INFILL if not facts.has_infill_tokens:
+            return f"{model.name} has no tokens for infill in its vocabulary: choose a model made for code completion"
+        case Ability.COMPLETION | Ability.INFILL if _only_embeds(facts):
+            return f"{model.name} is made for {facts.task.value} and generates no text: use its route, {_ANOTHER}"
+    return ""
+
+
+def missing_media(model: Model, media: Media) -> str:
+    """Why no server of the model takes this kind of media, and what to do; "" if one may."""
+    if model.facts is None or media in model.media or _has_engine_variables(model):
+        return ""
+    if _names(model.launch.args, _PROJECTOR_OPTIONS):
+        return ""
+    has = f"its projector takes no {media.value}" if model.launch.mmproj else "it has no projector"
+    return f"{model.name} cannot read {media.value} input: {has}; set the model's `mmproj`, {_ANOTHER}"
+
+
+def missing_tools(model: Model) -> str:
+    """Why no server of the model can be made to call a tool, and what to do; "" if one may.
+
+    For a chat template without tools llama-server (b11549) writes no grammar, and ignores `tool_choice`.
+    """
+    facts = model.facts
+    if facts is None or facts.template_has_tools or _has_engine_variables(model):
+        return ""
+    if _names(model.launch.args, _TEMPLATE_OPTIONS):
+        return ""
+    return (
+        f"{model.name}: llama-server would ignore this tool_choice, because the model's chat template has no tools; "
+        f"add --chat-template-file with one that has them to its `args`, {_ANOTHER}"
+    )
+
+
+def _only_embeds(facts: HeaderFacts) -> bool:
+    """A decoder with a chat template generates text, whatever it was made for."""
+    return facts.task is not Task.COMPLETION and not facts.has_chat_template
+
+
+def _has_engine_variables(model: Model) -> bool:
+    return any(name.upper().startswith(_ENGINE_VARIABLES) for name in model.launch.env)
+
+
+def _names(args: Iterable[str], options: tuple[str, ...]) -> bool:
+    return any(arg.startswith(options) for arg in args)
