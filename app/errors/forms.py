@@ -17,6 +17,7 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    501: "invalid_request_error",  # as OpenAI's form has it: another request, or another model, is needed
     504: "timeout_error",
 }
 

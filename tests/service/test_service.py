@@ -477,6 +477,29 @@ def test_a_file_the_engine_rejects_is_explained_to_every_waiting_request(tmp_pat
         assert service.servers() == []
 
 
+def test_a_virtual_name_is_answered_by_the_next_model_where_a_load_fails(tmp_path: Path):
+    """And then by the one that is loaded, without another try of the first."""
+    demo = write_demo_model(tmp_path / "models" / "demo")
+    write_unknown_architecture(tmp_path / "models" / "strange.gguf")
+    settings = {"ANY_OF": json.dumps({"fast": ["strange", "demo"]}), "CATALOG__DEFAULT_MODEL": "fast"}
+    with serving(tmp_path, "--models-dir", str(demo.parent.parent), **settings) as service:
+        for stream in (True, False):
+            answer = service.chat("fast", max_tokens=1, stream=stream)
+            assert (answer.status_code, answer.headers["x-llama-smart-proxy-model"]) == (200, "demo")
+            assert (b"[DONE]" in answer.content) == stream
+        assert service.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1}).json()["model"] == "demo"
+        assert service.post("/models/unload", {"model": "fast"}).json() == {"success": True}
+        assert service.servers() == []
+        assert service.post("/models/load", {"model": "FAST"}).json() == {"success": True}
+        wait_for(lambda: service.get("/slots?model=fast").status_code == 200, 20)
+        virtual = service.get("/v1/models/fast").json()
+        assert (virtual["id"], virtual["any_of"]) == ("fast", ["strange", "demo"])
+        assert virtual["status"]["value"] == "loaded"
+        assert "fast" in [entry["id"] for entry in service.get("/v1/models").json()["data"]]
+        starts = [line for line in service.get("/metrics").text.splitlines() if "server_starts_total{" in line]
+        assert [line.split()[-1] for line in starts if "strange" in line] == ["1.0"]
+
+
 def write_unknown_architecture(path: Path) -> None:
     import gguf
     import numpy
