@@ -103,8 +103,9 @@ def test_what_the_model_cannot_do_is_rejected_without_the_engine(service: Servic
     with pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(model="demo", messages=[{"role": "user", "content": [picture]}])
     assert raised.value.param == "messages[0].content[0]"
-    answer = service.post("/v1/messages", {"model": "demo", "messages": HELLO, "tool_choice": {"type": "any"}})
-    assert (answer.status_code, answer.json()["error"]["type"]) == (501, "invalid_request_error")
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+    answer = service.post("/v1/messages", {"model": "demo", "messages": [{"role": "user", "content": [image]}]})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
 def test_headers_name_the_model_the_device_and_the_request(service: Service):

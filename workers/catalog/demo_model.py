@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Increment with the content below: a file without this version near its beginning is replaced.
-_VERSION = "demo-3"
+_VERSION = "demo-4"
 _HEAD_BYTES = 1024
 
 _CONTEXT_TOKENS = 32768
@@ -45,6 +45,7 @@ _TEMPLATE = """\
 _NEXT: dict[str, tuple[str, ...]] = {
     "other": ("opening",),  # the prompt's bytes, <s>
     "blank": ("opening",),  # the prompt's white space
+    "digit": ("opening",),
     "call": ("tool call",),  # the end of a prompt with tools
     "tool call": (),  # a grammar decides what follows
     "tool end": ("end",),
@@ -70,7 +71,7 @@ _WORDS: dict[str, str] = {
     "and": "and",
 }
 _VALUES = "red green blue left right north south"
-_KIND_OF_BYTE = {ord('"'): "quote"} | dict.fromkeys(b"\t\n\r ", "blank")
+_KIND_OF_BYTE = {ord('"'): "quote"} | dict.fromkeys(b"\t\n\r ", "blank") | dict.fromkeys(b"0123456789", "digit")
 
 
 class _Token(NamedTuple):
@@ -206,8 +207,11 @@ def _grammar(random: np.random.RandomState, tokens: list[_Token]) -> tuple[np.nd
         embedding[row, kinds.index(token.kind)] += 1
         predecessors = [kind for kind in kinds if token.kind in _NEXT[kind]]
         output[row, : len(kinds)] = [2.5 * (kind in predecessors) for kind in kinds]
-        if token.kind == "blank":  # the grammar of JSON allows it nearly everywhere, without end
+        # The grammar of JSON allows blanks nearly everywhere, and digits after digits, without end.
+        if token.kind == "blank":
             output[row, : len(kinds)] = -2.5
+        if token.kind == "digit":
+            output[row, kinds.index("digit")] = -2.5
     return embedding, output
 
 
