@@ -32,6 +32,7 @@ def build_catalog(
         settings.constraints_of(),
         earlier,
         settings.catalog.default_model,
+        {name: tuple(models) for name, models in settings.any_of.items()},
     )
 
 

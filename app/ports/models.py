@@ -19,6 +19,13 @@ class ModelCatalog(Protocol):
     def find(self, name: str) -> Model:
         """The model of that name or alias. Raises ModelNotFound."""
 
+    @property
+    def virtual_names(self) -> Mapping[str, tuple[str, ...]]:
+        """The names that stand for several models, and the names of these."""
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The models that a virtual name stands for; none for any other name."""
+
     def models(self) -> list[Model]:
         """All of them, by name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -67,6 +68,9 @@ class ServerPool(Protocol):
     def unload(self, model: Model, max_wait_seconds: float, client: WatchedClient, grace_seconds: float = inf) -> None:
         """Unload the model after its running requests, which end with ModelUnloaded after `grace_seconds`; returns once
         its processes have ended."""
+
+    def by_availability(self, models: Sequence[Model]) -> list[Model]:
+        """The models of a virtual name, the one that should answer first. Loads nothing and waits for nothing."""
 
     def address(self, model: Model) -> Address | None:
         """Where the model answers now; None if it is not loaded. Takes no slot."""

@@ -9,14 +9,7 @@ from typing import Any
 
 from app.entities.model import Model
 from app.entities.server import Server
-from app.errors import (
-    ContextLengthExceeded,
-    EngineGone,
-    InvalidRequest,
-    MissingModel,
-    NoEngine,
-    ProxyError,
-)
+from app.errors import ContextLengthExceeded, EngineGone, InvalidRequest, MissingModel, NoEngine, ProxyError
 from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
 from app.routes.abilities import check_abilities
@@ -28,7 +21,8 @@ from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.loading_rules import LOADS_NOTHING, loaded_address, may_load, model_for
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
 from app.routes.requested_model import RequestOptions, apply_rules, read_request
-from app.routes.visibility import visible_error
+from app.routes.virtual_names import first_slot
+from app.routes.visibility import alternatives, visible_error
 from app.services import CLIENT_SOCKET
 from app.use_cases.token_counts import Prompts
 
@@ -92,15 +86,14 @@ class Exchange(AnswerProgress):
             take_request(services, request.key)
         self._read_request()
         self.model = model_for(request, self.route, self.options.model, self.may_load)
-        self._apply_rules(self.model)
-        check_abilities(self.engine_route, self.model, self.options)
+        self._check_model(self.model)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
         self.client = request.watch_client()
         self.releases.append(self.client.close)
         if not self.takes_slot:
             self._send(loaded_address(request, self.route, self.model))
-        elif (lease := self._wait_for_slot(self.model, self.client)) is not None:
+        elif (lease := first_slot(request, self.options.model, self.model, self._wait_for)) is not None:
             self._send_on(lease)
 
     def send_answer(self, start_response: Callable[..., Any]) -> None:
@@ -155,12 +148,26 @@ class Exchange(AnswerProgress):
     def _apply_rules(self, model: Model) -> None:
         self.options = apply_rules(self.request, self.body, self.options, model.rules)
 
+    def _check_model(self, model: Model) -> None:
+        self._apply_rules(model)
+        check_abilities(self.engine_route, model, self.options)
+
+    def _wait_for(self, model: Model) -> Lease | None:
+        assert self.client is not None
+        if model is not self.model:  # a virtual name's next one
+            self.model = model
+            self._check_model(model)
+        return self._wait_for_slot(model, self.client)
+
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
         settings, options = self.request.settings, self.options
         slot = self._acquire(model, client)
-        self.releases.append(self._release_slot)
-        if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES):
+        if self._release_slot not in self.releases:
+            self.releases.append(self._release_slot)
+        # A stream that has begun could not be answered by another model of a virtual name.
+        is_final = len(alternatives(self.request, options.model)) < 2
+        if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES and is_final):
             return slot.wait()
         lease = loading_stream.wait_silently(slot, self._server)
         if lease is None and (server := self._server()) is not None:

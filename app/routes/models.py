@@ -21,16 +21,18 @@ from app.routes.inference import forward
 from app.routes.requested_model import read_request
 from app.routes.visibility import (
     HEADERS_SECONDS,
+    alternatives,
     check_access,
     default_model,
     described_models,
     find_model,
     servable_model,
+    virtual_names,
     visible_decisions,
     visible_engine,
 )
 from app.services import Services, services
-from app.use_cases.reporting.model_list import anthropic_entry, anthropic_list, model_entry, model_list
+from app.use_cases.reporting.model_list import anthropic_entry, anthropic_list, as_virtual, model_entry, model_list
 from app.use_cases.reporting.report import model_placement, router_props
 
 bp = Blueprint("models", __name__)
@@ -46,10 +48,10 @@ def list_models() -> Response:
     store, models = request.services.store, described_models(request)
     if request.path == "/v1/models":  # clients offer all of its models; llama.cpp's router says in /models what failed
         models = [model for model in models if not model.problem]
-    with_aliases = request.settings.list_aliases
+    others = request.settings.list_aliases, virtual_names(request)
     if request.has(ANTHROPIC):
-        return jsonify(anthropic_list(models, store.pool, store.decisions, with_aliases))
-    listed = model_list(models, store.pool, store.decisions, visible_engine(request), with_aliases)
+        return jsonify(anthropic_list(models, store.pool, store.decisions, *others))
+    listed = model_list(models, store.pool, store.decisions, visible_engine(request), *others)
     return jsonify(listed | {"default_model": default_model(request) or None})
 
 
@@ -64,6 +66,8 @@ def show_model(name: str) -> Response:
         return jsonify(anthropic_entry(model, store.pool, store.decisions))
     decisions = visible_decisions(request) if key is None or key.admin else ()
     entry = model_entry(model, store.pool, store.decisions, visible_engine(request))
+    if stands_for := alternatives(request, name):
+        entry = as_virtual(entry, name, stands_for)
     return jsonify(entry | model_placement(model, store.pool, decisions))
 
 

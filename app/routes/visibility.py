@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from app.entities.key import ApiKey
@@ -11,7 +12,7 @@ from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
-from app.errors import ModelNotFound, ProxyError
+from app.errors import InvalidModelFile, ModelNotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
 from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.scheduling.pool_state import PoolState
@@ -26,10 +27,13 @@ def may_use(key: ApiKey | None, model: Model) -> bool:
 
 
 def find_model(request: IncomingRequest, name: str) -> Model:
-    """The model of that name, if the request's key may use it. Raises ModelNotFound.
+    """The model of that name, if the request's key may use it; of a virtual name the one that should answer. Raises
+    ModelNotFound.
 
     An unknown name may be that of a new file. One that the key may not use takes as long: time must not tell.
     """
+    if models := alternatives(request, name):
+        return request.services.pool.by_availability(models)[0]
     catalog = request.services.catalog
     try:
         return check_access(request, catalog.find(name), name)
@@ -41,19 +45,42 @@ def find_model(request: IncomingRequest, name: str) -> Model:
         raise ModelNotFound(name, near=similar_names(name, _visible_names(request))) from None
 
 
+def alternatives(request: IncomingRequest, name: str) -> list[Model]:
+    """The models that a virtual name stands for, of those that the request's key may use; none for any other name.
+
+    A key that has a virtual name among its own has no right to its models.
+    """
+    return _usable(request, request.services.catalog.members(name))
+
+
+def _usable(request: IncomingRequest, names: Iterable[str]) -> list[Model]:
+    models = []
+    for name in names:
+        with contextlib.suppress(ModelNotFound):  # a warning of the last scan
+            if may_use(request.key, model := request.services.catalog.find(name)):
+                models.append(model)
+    return models
+
+
+def virtual_names(request: IncomingRequest) -> dict[str, list[Model]]:
+    """The virtual names that stand for models which the request's key may use, with these models."""
+    found = {name: alternatives(request, name) for name in request.services.catalog.virtual_names}
+    return {name: models for name, models in found.items() if models}
+
+
 def default_model(request: IncomingRequest) -> str:
     """The name that a request without one means: catalog.default_model, else the only model that can be served, of
     those that its key may use; "" if there is none."""
-    name, catalog = request.settings.default_model, request.services.catalog
-    with contextlib.suppress(ModelNotFound):
-        if name and may_use(request.key, catalog.find(name)):
-            return name
+    name = request.settings.default_model
+    if name and (alternatives(request, name) or _usable(request, [name])):
+        return name
     servable = [model.name for model in visible_models(request) if not model.problem]
     return servable[0] if len(servable) == 1 else ""
 
 
 def _visible_names(request: IncomingRequest) -> list[str]:
-    return [name for model in visible_models(request) for name in model.names if not is_glob(name)]
+    names = [name for model in visible_models(request) for name in model.names if not is_glob(name)]
+    return [*names, *virtual_names(request)]
 
 
 def check_access(request: IncomingRequest, model: Model, name: str) -> Model:
@@ -70,7 +97,14 @@ def servable_model(request: IncomingRequest, name: str) -> Model:
 
     The files of a model that is loaded are not read.
     """
-    model = find_model(request, name)
+    models = request.services.pool.by_availability(alternatives(request, name)) or [find_model(request, name)]
+    for model in models[:-1]:
+        with contextlib.suppress(InvalidModelFile):
+            return _checked(request, model)
+    return _checked(request, models[-1])
+
+
+def _checked(request: IncomingRequest, model: Model) -> Model:
     if has_server(request, model) and not model.problem:
         return model
     return request.services.catalog.servable(model)

@@ -64,6 +64,15 @@ class Settings(BaseSettings):
         ),
     )
 
+    any_of: dict[ModelName, list[ModelName]] = Field(
+        {},
+        description=(
+            "Virtual names, each with the models that it stands for. One that is loaded answers, else the first that "
+            "fits without an eviction, else the first that can be had; a model whose load fails is skipped. A key "
+            "needs access to the models."
+        ),
+    )
+
     _folder: Path = Path()
 
     def model_post_init(self, context: Any) -> None:
@@ -90,10 +99,11 @@ class Settings(BaseSettings):
     def _drop_retired_keys(cls, data: Any) -> Any:
         return without_retired_keys(data)
 
-    @field_validator("keys", "models", "agents", mode="before")
+    @field_validator("keys", "models", "any_of", "agents", mode="before")
     @classmethod
     def _null_means_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        return {"keys": [], "models": {}, "agents": []}[info.field_name or ""] if value is None else value
+        empty: dict[str, Any] = {"keys": [], "models": {}, "any_of": {}, "agents": []}
+        return empty[info.field_name or ""] if value is None else value
 
     @field_validator("keys")
     @classmethod
@@ -127,6 +137,19 @@ class Settings(BaseSettings):
                 f"{duplicate!r} is a name, alias or variant of both {' and '.join(holders)}; only one can have it"
             )
         return models
+
+    @model_validator(mode="after")
+    def _virtual_names_stand_for_models(self) -> Settings:
+        for name, members in self.any_of.items():
+            if not members:
+                raise ValueError(f"any_of.{name}: is empty; list the models that it stands for")
+            if duplicate := _first_duplicate(iter(members)):
+                raise ValueError(f"any_of.{name}: has {duplicate!r} twice; remove one")
+            if nested := next((member for member in members if member in self.any_of), None):
+                raise ValueError(f"any_of.{name}: {nested!r} is a virtual name, too; list its models")
+            if holder := next((own for own, model in self.models.items() if name in model.names(own)), None):
+                raise ValueError(f"any_of.{name}: is a name of the model {holder!r}; only one can have it")
+        return self
 
     @model_validator(mode="after")
     def _waiting_requests_fit_the_threads(self) -> Settings:

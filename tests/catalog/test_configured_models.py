@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.entities.launch import LaunchSettings
+from app.entities.model import Replicas
 from app.entities.placement import PlacementConstraints
 from app.entities.request_rules import RequestRules
 from app.errors import ModelNotFound
@@ -424,3 +425,16 @@ def test_a_default_model_that_does_not_exist_is_a_warning(home: Path, name: str,
     entries = [an_entry("mine", path=Path("c.gguf"), aliases=("gpt", "claude-*"))]
     catalog = Catalog([home / "models"], DEFAULTS, entries=entries, base=home / "conf", default_model=name)
     assert [line for line in catalog.warnings if "default_model" in line] == ([warning] if warning else [])
+
+
+def test_a_virtual_name_is_found_in_any_spelling_and_its_unknown_models_are_warnings(home: Path):
+    any_of = {"fast": ("mine", "a-q4_k_m"), "b": ("mime",)}
+    entries = [replace(an_entry("mine", path=Path("c.gguf")), replicas=Replicas(1, 2))]
+    catalog = Catalog([home / "models"], DEFAULTS, entries=entries, base=home / "conf", any_of=any_of)
+    assert catalog.members("fast") == catalog.members("FAST") == ("mine", "a-q4_k_m")
+    assert catalog.members("mine") == a_catalog(home).members("fast") == ()
+    assert [catalog.has_replicas(name) for name in ("fast", "b", "mine", "none")] == [True, False, True, False]
+    assert [line for line in catalog.warnings if line.startswith("any_of")] == [
+        "any_of.b: no model is called mime; did you mean mine?",
+        "any_of.b: hides the model b, which has this name",
+    ]

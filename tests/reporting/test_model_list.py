@@ -103,3 +103,11 @@ def test_aliases_are_ids_of_their_own_if_wanted_and_globs_never():
     assert listed[1] == {**listed[0], "id": "gpt-4o", "aliases": [], "parent": "a"}
     anthropic: Any = anthropic_list(models, EMPTY, (), with_aliases=True)["data"]
     assert [entry["id"] for entry in anthropic] == ["a", "gpt-4o", "b"]
+
+
+def test_a_virtual_name_is_listed_with_the_entry_of_the_model_that_would_answer():
+    a, b = known(problem="truncated"), known("b")
+    listed: Any = model_list([a, b], EMPTY, (), None, virtual_names={"fast": [a, b]})["data"]
+    assert listed[2] == {**listed[1], "id": "fast", "aliases": [], "any_of": ["a", "b"]}
+    anthropic: Any = anthropic_list([b], EMPTY, (), virtual_names={"fast": [a, b]})["data"]
+    assert [entry["id"] for entry in anthropic] == ["b", "fast"]

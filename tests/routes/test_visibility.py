@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +13,10 @@ from app.entities.request_rules import RequestRules
 from app.errors import InsufficientVram, ModelNotFound
 from app.routes.incoming_request import IncomingRequest
 from app.routes.visibility import (
+    alternatives,
     default_model,
     find_model,
+    virtual_names,
     visible_decisions,
     visible_error,
     visible_models,
@@ -48,6 +50,11 @@ class Catalog:
                 return model
         raise ModelNotFound(name)
 
+    virtual_names: Any = MappingProxyType({"fast": ("secret", "mine"), "hidden-fast": ("secret", "gone")})
+
+    def members(self, name: str) -> tuple[str, ...]:
+        return self.virtual_names.get(name, ())
+
     def rescan(self) -> bool:
         self.rescans += 1
         return False
@@ -78,7 +85,7 @@ def test_only_visible_names_are_suggested():
         (LIMITED, "secre", ""),
         (LIMITED, "secret", ""),
         (None, "secre", "did you mean secret? "),
-        (None, "hidden_alias", "did you mean hidden-alias or hidden-variant? "),
+        (None, "hidden_alias", "did you mean hidden-alias or hidden-fast? "),
     ):
         with pytest.raises(ModelNotFound) as refused:
             find_model(a_request(key), name)
@@ -102,6 +109,28 @@ def test_a_request_that_names_none_is_for_a_model_that_its_key_may_use(
     request = a_request(ApiKey("k", "", models=models))
     request.settings = replace(RequestSettings(), default_model=configured)
     assert default_model(request) == default
+
+
+def test_a_virtual_name_stands_for_the_models_that_the_key_may_use():
+    assert list(map(names_of, map(a_request, (LIMITED, None)))) == [
+        {"fast": ["mine"]},
+        {"fast": ["secret", "mine"], "hidden-fast": ["secret"]},
+    ]
+    named_like_it = a_request(ApiKey("k", "", models=("fast", "hidden-fast")))
+    assert names_of(named_like_it) == {} and alternatives(named_like_it, "fast") == []
+    with pytest.raises(ModelNotFound):
+        find_model(named_like_it, "fast")
+
+
+def test_the_default_model_may_be_a_virtual_name():
+    for key, default in ((LIMITED, "fast"), (ApiKey("k", "", models=("min",)), "min")):
+        request = a_request(key)
+        request.settings = replace(RequestSettings(), default_model="fast")
+        assert default_model(request) == default
+
+
+def names_of(request: IncomingRequest) -> dict[str, list[str]]:
+    return {name: [model.name for model in models] for name, models in virtual_names(request).items()}
 
 
 def test_a_broken_model_is_no_default(monkeypatch: pytest.MonkeyPatch):

@@ -52,13 +52,40 @@ def test_an_openai_client_gets_a_completion(client: openai.OpenAI):
     assert answer.usage.completion_tokens == 3
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "day": {"enum": ["today", "tomorrow"]}},
+    "required": ["city", "day"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_matches_the_schema_of_its_request(client: openai.OpenAI, service: Service):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    messages = [{"role": "user", "content": "?"}]
+    answer = client.chat.completions.create(model="demo", messages=messages, response_format=form, max_tokens=500)
+    assert set(json.loads(answer.choices[0].message.content)) == {"city", "day"}
+    body = {"model": "demo", "prompt": "?", "json_schema": SCHEMA, "n_predict": 500}
+    assert set(json.loads(service.post("/completion", body).json()["content"])) == {"city", "day"}
+
+
+def test_a_required_tool_is_called(client: openai.OpenAI):
+    tool = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
+    messages = [{"role": "user", "content": "?"}]
+    answer = client.chat.completions.create(
+        model="demo", messages=messages, tools=[tool], tool_choice="required", max_tokens=500
+    )
+    call = answer.choices[0].message.tool_calls[0].function
+    assert call.name == "weather" and json.loads(call.arguments)["day"] in ("today", "tomorrow")
+
+
 def test_the_models_are_listed_with_their_status(client: openai.OpenAI, service: Service):
     client.chat.completions.create(model="demo", messages=HELLO, max_tokens=1)
     (model,) = client.models.list().data
     assert "--model" in model.status.pop("args")
     assert (model.id, model.status) == ("demo", {"value": "loaded", "ctx_size": 32768})
     assert model.context_length == model.meta["n_ctx"] == 32768
-    assert (model.capabilities, model.architecture["output_modalities"]) == (["completion", "chat"], ["text"])
+    assert (model.capabilities, model.architecture["output_modalities"]) == (["completion", "chat", "tools"], ["text"])
     assert client.models.retrieve("demo").id == "demo"
     assert service.get("/models").json()["data"][0]["id"] == "demo"
 
@@ -448,6 +475,29 @@ def test_a_file_the_engine_rejects_is_explained_to_every_waiting_request(tmp_pat
         (model,) = service.get("/v1/models").json()["data"]
         assert (model["status"]["value"], model["status"]["failed"]) == ("unloaded", True)
         assert service.servers() == []
+
+
+def test_a_virtual_name_is_answered_by_the_next_model_where_a_load_fails(tmp_path: Path):
+    """And then by the one that is loaded, without another try of the first."""
+    demo = write_demo_model(tmp_path / "models" / "demo")
+    write_unknown_architecture(tmp_path / "models" / "strange.gguf")
+    settings = {"ANY_OF": json.dumps({"fast": ["strange", "demo"]}), "CATALOG__DEFAULT_MODEL": "fast"}
+    with serving(tmp_path, "--models-dir", str(demo.parent.parent), **settings) as service:
+        for stream in (True, False):
+            answer = service.chat("fast", max_tokens=1, stream=stream)
+            assert (answer.status_code, answer.headers["x-llama-smart-proxy-model"]) == (200, "demo")
+            assert (b"[DONE]" in answer.content) == stream
+        assert service.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1}).json()["model"] == "demo"
+        assert service.post("/models/unload", {"model": "fast"}).json() == {"success": True}
+        assert service.servers() == []
+        assert service.post("/models/load", {"model": "FAST"}).json() == {"success": True}
+        wait_for(lambda: service.get("/slots?model=fast").status_code == 200, 20)
+        virtual = service.get("/v1/models/fast").json()
+        assert (virtual["id"], virtual["any_of"]) == ("fast", ["strange", "demo"])
+        assert virtual["status"]["value"] == "loaded"
+        assert "fast" in [entry["id"] for entry in service.get("/v1/models").json()["data"]]
+        starts = [line for line in service.get("/metrics").text.splitlines() if "server_starts_total{" in line]
+        assert [line.split()[-1] for line in starts if "strange" in line] == ["1.0"]
 
 
 def write_unknown_architecture(path: Path) -> None:

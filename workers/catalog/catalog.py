@@ -57,6 +57,7 @@ class Catalog:
         constraints: PlacementConstraints | None = None,
         earlier: Catalog | None = None,
         default_model: str | None = None,
+        any_of: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         absolute = [os.path.abspath(folder) for folder in folders]
         self._sources = sources = Sources(  # replaced by `replace_by` alone
@@ -67,6 +68,7 @@ class Catalog:
             defaults=defaults,
             constraints=constraints or PlacementConstraints(),
             default_model=default_model,
+            any_of=any_of or {},
         )
         self.knows_replicas = sources.has_replicas  # read at every request
         self._headers = headers or ModelHeaders(lambda header: None)
@@ -97,10 +99,18 @@ class Catalog:
         model = self._listing.listed.get(name)
         return self._described.of(model) if model else None
 
+    @property
+    def virtual_names(self) -> Mapping[str, tuple[str, ...]]:
+        return self._sources.any_of
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The models that a virtual name stands for, in any spelling; none for any other name."""
+        return self._sources.members(name)
+
     def has_replicas(self, name: str) -> bool:
-        """Whether the model of that name may have several servers."""
-        model = self._listing.find(name)
-        return model is not None and model.replicas.max > 1
+        """Whether the model of that name, or one that it stands for, may have several servers."""
+        models = map(self._listing.find, self.members(name) or (name,))
+        return any(model is not None and model.replicas.max > 1 for model in models)
 
     def models(self) -> list[Model]:
         """All models by name, including those that cannot be served."""
@@ -216,8 +226,7 @@ class Catalog:
         resolver = FileResolver(sources.bases, sources.cache, found, projectors, discovered_lookup(found), summaries)
         listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in sources.entries])
         listing.add_discovered(found)
-        if sources.default_model:
-            listing.note_if_unknown("catalog.default_model", sources.default_model)
+        listing.note_unknown_names(sources)
         return listing, summaries.summaries
 
 

@@ -1,6 +1,7 @@
 """Writes a tiny GGUF model, which the service offers if no model is configured.
 
-It generates grammatical nonsense: a random walk over a fixed word list. Nothing in it was trained.
+It generates grammatical nonsense: a random walk over a fixed word list. Nothing in it was trained. It can be asked for
+JSON, and calls a tool where there are any.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Increment with the content below: a file without this version near its beginning is replaced.
-_VERSION = "demo-2"
+_VERSION = "demo-3"
 _HEAD_BYTES = 1024
 
 _CONTEXT_TOKENS = 32768
@@ -26,17 +27,29 @@ _HEADS = 2  # 32 values each: quantized cache types need multiples of 32
 _HEADS_KV = 1
 _FEED_FORWARD = 32
 
-_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
-)
+# Calls of tools as in Hermes 2 Pro: llama.cpp renders some to find their format. It drops a line's end after a tag.
+_TEMPLATE = """\
+{% if tools %}{{ 'tools:' }}{% for tool in tools %}{{ '\n' + (tool | tojson) }}{% endfor %}{{ '\n' }}{% endif %}
+{% for message in messages %}
+{{ message['role'] + ': ' + (message['content'] or '') }}
+{%- for call in message['tool_calls'] or [] %}
+{{ '<tool_call>\n' + (call['function'] | tojson) + '\n</tool_call>' }}
+{%- endfor %}
+{{ '\n' }}
+{%- endfor %}
+{% if add_generation_prompt %}{{ 'assistant: ' }}{% if tools and messages[-1]['role'] != 'tool' %}{{ '<call>' }}\
+{% endif %}{% endif %}"""
 
 # Kind of word -> kinds that may follow. All words of these kinds are equally likely, so an answer ends after one
 # sentence in four: </s> competes with the three openings.
 _NEXT: dict[str, tuple[str, ...]] = {
     "other": ("opening",),  # the prompt's bytes, <s>
     "blank": ("opening",),  # the prompt's white space
-    "quote": ("quote",),  # strings in JSON are empty, unless a schema forbids it: words would go on for ever
+    "call": ("tool call",),  # the end of a prompt with tools
+    "tool call": (),  # a grammar decides what follows
+    "tool end": ("end",),
+    "quote": ("value", "end"),  # a string in JSON is one word
+    "value": ("quote",),
     "opening": ("subject",),
     "subject": ("verb",),
     "verb": ("determiner",),
@@ -56,6 +69,7 @@ _WORDS: dict[str, str] = {
     "object": "token cache request queue port layer lease signal answer ledger",
     "and": "and",
 }
+_VALUES = "red green blue left right north south"
 _KIND_OF_BYTE = {ord('"'): "quote"} | dict.fromkeys(b"\t\n\r ", "blank")
 
 
@@ -135,12 +149,19 @@ def _vocabulary() -> list[_Token]:
         _Token("<unk>", "other", TokenType.UNKNOWN),
         _Token("<s>", "other", TokenType.CONTROL),
         _Token("</s>", "end", TokenType.CONTROL),
+        _Token("<call>", "call", TokenType.CONTROL),
     ]
     # The tokenizer merges neighbours, so it would need each word's prefixes to find the word. They are left out:
     # words of a prompt become bytes, and only the model generates whole words.
     raw = [_Token(f"<0x{byte:02X}>", _KIND_OF_BYTE.get(byte, "other"), TokenType.BYTE) for byte in range(256)]
     words = [_Token("▁" + word, kind, TokenType.NORMAL) for kind in _WORDS for word in _WORDS[kind].split()]
-    return [*control, *raw, *words, _Token(".", "stop", TokenType.NORMAL)]
+    space = _Token("▁", "blank", TokenType.NORMAL)  # grammars know it as a space, unlike its three bytes
+    words += [_Token(value, "value", TokenType.NORMAL) for value in _VALUES.split()]
+    calls = [
+        _Token("<tool_call>\n", "tool call", TokenType.NORMAL),
+        _Token("</tool_call>", "tool end", TokenType.NORMAL),
+    ]
+    return [*control, *raw, space, *words, _Token(".", "stop", TokenType.NORMAL), *calls]
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[_Token]) -> None:
@@ -153,7 +174,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[_Token]) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
-    # With a space in front of the template's "assistant:", llama-server cannot match it with a schema's grammar.
+    # With a space in front of "assistant:" or "{", llama-server matches neither with the grammar of a schema.
     writer.add_add_space_prefix(False)
     writer.add_chat_template(_TEMPLATE)
 

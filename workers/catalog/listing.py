@@ -19,6 +19,7 @@ from app.entities.placement import PlacementConstraints
 from workers.catalog.configured_models import ConfiguredModel, model_of
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
 from workers.catalog.model_headers import Stamp
+from workers.catalog.sources import Sources
 
 MAX_NAME_LENGTH = 512
 
@@ -85,8 +86,19 @@ class Listing:
                 for key in discovered.folded_names:
                     self._by_folded_name.setdefault(key, served_by)
 
-    def note_if_unknown(self, setting: str, name: str) -> None:
-        """A warning, no error: files come and go."""
+    def note_unknown_names(self, sources: Sources) -> None:
+        """Warnings, no errors: files come and go."""
+        if sources.default_model and not sources.members(sources.default_model):
+            self._note_if_unknown("catalog.default_model", sources.default_model)
+        for virtual, names in sources.any_of.items():
+            for name in names:
+                self._note_if_unknown(f"any_of.{virtual}", name)
+            if virtual in self.by_name:
+                self.notes.append(
+                    f"any_of.{virtual}: hides the model {self.by_name[virtual].name}, which has this name"
+                )
+
+    def _note_if_unknown(self, setting: str, name: str) -> None:
         if self.find(name) is None:
             near = similar_names(name, list(self.by_name))[:1]
             self.notes.append(f"{setting}: no model is called {name}{f'; did you mean {near[0]}?' if near else ''}")

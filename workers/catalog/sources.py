@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.entities.launch import LaunchSettings
+from app.entities.model_name import folded
 from app.entities.placement import PlacementConstraints
 from workers.catalog.configured_models import ConfiguredModel
 
@@ -20,6 +22,15 @@ class Sources:
     defaults: LaunchSettings
     constraints: PlacementConstraints
     default_model: str | None
+    any_of: Mapping[str, tuple[str, ...]]  # virtual names, and the models that they stand for
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The models that a virtual name stands for, the exact one or else in any spelling."""
+        if not self.any_of:  # at every request
+            return ()
+        return self.any_of.get(name) or next(
+            (self.any_of[each] for each in self.any_of if folded(each) == folded(name)), ()
+        )
 
     @property
     def has_replicas(self) -> bool:

@@ -28,6 +28,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
+from workers.pool.availability import in_order_of_availability
 from workers.pool.clock import Clock
 from workers.pool.decision_log import log_set_aside, log_suspects, record_decision
 from workers.pool.effect_runner import EffectRunner
@@ -150,6 +151,10 @@ class Pool:
     def reconfigure(self, limits: SchedulingLimits, models: Mapping[str, Model]) -> None:
         """Apply a reloaded configuration. `models`: the whole catalogue by name."""
         self.post(reconfigured(self._store.pool, limits, models, self._make_placement_request))
+
+    def by_availability(self, models: Sequence[Model]) -> list[Model]:
+        """The models of a virtual name, the one that should answer first."""
+        return in_order_of_availability(self._store.pool, models, self._placement_request)
 
     def address(self, model: Model) -> Address | None:
         """Where a llama-server of the model answers now; None if it is not loaded. Loads nothing and takes no slot."""

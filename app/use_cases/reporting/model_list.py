@@ -3,7 +3,7 @@ Anthropic's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 
@@ -16,6 +16,7 @@ from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.model_status import model_status
 from app.use_cases.scheduling.pool_state import PoolState
 
+NO_VIRTUAL_NAMES: Mapping[str, Sequence[Model]] = {}
 _CONTEXT_NAMES = ("context_length", "max_context_length", "max_model_len")  # OpenRouter, LM Studio, vLLM
 
 
@@ -25,16 +26,31 @@ def model_list(
     decisions: Sequence[DecisionRecord],
     engine: EngineFacts | None,
     with_aliases: bool = False,
+    virtual_names: Mapping[str, Sequence[Model]] = NO_VIRTUAL_NAMES,
 ) -> dict[str, object]:
     """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
-    see command lines; `with_aliases`: they are listed as variants are."""
+    see command lines; `with_aliases`: they are listed as variants are; `virtual_names`: with what they stand for."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
     earlier = earlier_contexts(decisions)
     data: list[dict[str, object]] = []
     for model in models:
         entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
         data += [entry, *(_as_variant(entry, name) for name in other_ids(model, with_aliases))]
+    for name, stands_for in virtual_names.items():
+        model = _most_ready(stands_for, servers)
+        entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
+        data.append(as_virtual(entry, name, stands_for))
     return {"object": "list", "data": data}
+
+
+def as_virtual(entry: Mapping[str, object], name: str, models: Iterable[Model]) -> dict[str, object]:
+    """The entry of the model that would answer, as the virtual name's."""
+    return {**entry, "id": name, "aliases": [], "any_of": [model.variant or model.name for model in models]}
+
+
+def _most_ready(models: Sequence[Model], servers: Mapping[str, Server | None]) -> Model:
+    """One that is loaded, else the first that is not broken."""
+    return min(models, key=lambda model: (bool(model.problem), servers.get(model.name) is None))
 
 
 def model_entry(
@@ -46,15 +62,20 @@ def model_entry(
 
 
 def anthropic_list(
-    models: Iterable[Model], pool: PoolState, decisions: Sequence[DecisionRecord], with_aliases: bool = False
+    models: Iterable[Model],
+    pool: PoolState,
+    decisions: Sequence[DecisionRecord],
+    with_aliases: bool = False,
+    virtual_names: Mapping[str, Sequence[Model]] = NO_VIRTUAL_NAMES,
 ) -> dict[str, object]:
     """The body of Anthropic's /v1/models: the models that generate text, on one page."""
-    earlier = earlier_contexts(decisions)
+    earlier, servers = earlier_contexts(decisions), {server.model.name: server for server in pool.servers}
+    named = [(name, each) for each in models for name in (each.name, *other_ids(each, with_aliases))]
+    named += [(name, _most_ready(stands_for, servers)) for name, stands_for in virtual_names.items()]
     data = [
         _anthropic_entry(name, each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
-        for each in models
+        for name, each in named
         if each.capabilities is None or each.capabilities.completion
-        for name in (each.name, *other_ids(each, with_aliases))
     ]
     return {
         "data": data,
