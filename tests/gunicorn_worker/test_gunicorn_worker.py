@@ -261,6 +261,14 @@ def test_a_head_that_cannot_be_served_is_refused_at_once(shared, head, status):
         assert time.monotonic() - began < RECEIVE_TIMEOUT_SECONDS / 2
 
 
+def test_an_error_for_a_head_has_the_form_of_the_path(shared):
+    with shared.connect() as client:
+        client.sendall(b"POST /v1/messages HTTP/1.1\r\nX: " + b"x" * 9000 + b"\r\n\r\n")
+        status, _, body = answer(client)
+        assert (status, json.loads(body)["error"]["type"]) == (431, "invalid_request_error")
+        assert json.loads(body)["type"] == "error"
+
+
 def test_a_client_that_does_not_close_delays_nobody(shared):
     """gunicorn waits for such a client in the main loop, 2 s each."""
     with contextlib.ExitStack() as stack:

@@ -51,9 +51,21 @@ def test_a_load_that_has_nearly_finished_goes_on(progress: float | None, is_stop
     assert bool(stopped(play.ask(OTHER, at=2.0))) == is_stopped
 
 
-def test_without_a_reported_progress_the_time_of_a_load_decides():
-    play = a_load()
-    assert not stopped(play.ask(OTHER, at=9.0)), "10 GiB take 10.7 s at 1 GB/s"
+@pytest.mark.parametrize(("waited", "is_stopped"), [(7.9, True), (8.0, False), (11.0, False)])
+def test_without_a_reported_progress_the_time_of_the_last_load_decides(waited: float, is_stopped: bool):
+    play = Play()
+    play.ask(LARGE)
+    play.post(ev.Ready(1, 9001, at=10.0), ev.Release(1, at=10.0))
+    play.ask(LARGE, at=11.0, command=ev.Unload)
+    play.post(ev.Exited(1, "stopped", at=11.0))
+    play.ask(LARGE, at=20.0)
+    play.post(ev.Cancel(3, at=21.0))
+    assert bool(stopped(play.ask(OTHER, at=20.0 + waited))) == is_stopped
+
+
+def test_a_first_load_without_a_reported_progress_is_not_taken_for_a_finished_one():
+    """By its size it should have taken 10.7 s: from a slow disk that is a tenth of it, and the rest was waited for."""
+    assert stopped(a_load().ask(OTHER, at=60.0)) == [(1, StopReason.EVICTED, "for other")]
 
 
 def test_a_load_by_order_and_that_of_a_pinned_model_are_not_abandoned():

@@ -61,8 +61,12 @@ def response_bytes(
 
 def form_for(received: bytes | bytearray) -> ErrorForm:
     """The form of an error for a request of which so much has been received."""
-    _, _, target = received[:MAX_TARGET].partition(b" ")
-    return error_form(target.decode("latin-1"))
+    return error_form(beginning_of_target(received))
+
+
+def beginning_of_target(received: bytes | bytearray) -> str:
+    """The path and what follows it, as far as MAX_TARGET; "" before it has been received."""
+    return received[:MAX_TARGET].partition(b" ")[2].decode("latin-1")
 
 
 def send_error(

@@ -24,7 +24,7 @@ from app.errors import ProxyError, error_form
 from app.services import ANSWER_HEADERS, CLIENT_SOCKET
 from workers.gunicorn_worker.body_reading import BodyFailed, BodyReader, PacedUnreader
 from workers.gunicorn_worker.client_socket import direct_answer, has_no_body
-from workers.gunicorn_worker.error_answers import application_error, request_error, send_error
+from workers.gunicorn_worker.error_answers import application_error, beginning_of_target, request_error, send_error
 from workers.gunicorn_worker.receiving import ClientConnection
 from workers.gunicorn_worker.timeouts import WorkerTimeouts
 from workers.telemetry.refusal_log import RefusalLog
@@ -62,11 +62,12 @@ class RequestHandler:
 
     def handle(self, connection: ClientConnection) -> After:
         """Answer the request whose head was received; returns what to do with the connection."""
+        target = beginning_of_target(connection.received)  # the parser takes the rest
         unreader = PacedUnreader(connection, self._timeouts.receive_timeout_seconds)
         try:
             request = parse(unreader, connection, self._cfg)
         except Exception as error:
-            return self._refuse(connection, request_error(error), error)
+            return self._refuse(connection, request_error(error), error, target)
         body = request.body.reader = BodyReader(request, unreader, connection.sock)
         after = self._answer(request, body, connection)
         if after is After.KEEP and not body.discard():

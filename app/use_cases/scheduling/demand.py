@@ -42,9 +42,14 @@ def with_load_seconds(demands: Demands, name: str, seconds: float) -> Demands:
 
 def expected_load_seconds(demands: Demands, model: Model) -> float:
     """How long the model's last load took; if it was never loaded, an estimate from its size."""
+    measured = measured_load_seconds(demands, model)
+    return max(MIN_LOAD_SECONDS, model.size_bytes / LOAD_BYTES_PER_SECOND) if measured is None else measured
+
+
+def measured_load_seconds(demands: Demands, model: Model) -> float | None:
+    """How long the model's last load took; None if it was never loaded."""
     known = demands.get(model.name)
-    measured = known.load_seconds if known is not None else None
-    return max(MIN_LOAD_SECONDS, model.size_bytes / LOAD_BYTES_PER_SECOND if measured is None else measured)
+    return None if known is None or known.load_seconds is None else max(MIN_LOAD_SECONDS, known.load_seconds)
 
 
 def request_rate(demands: Demands, model: Model, now: float) -> float:

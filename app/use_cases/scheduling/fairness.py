@@ -19,7 +19,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.entities.server import Server
-from app.use_cases.scheduling.demand import RATE_DECAY_SECONDS, expected_load_seconds, request_rate
+from app.use_cases.scheduling.demand import (
+    RATE_DECAY_SECONDS,
+    expected_load_seconds,
+    measured_load_seconds,
+    request_rate,
+)
 from app.use_cases.scheduling.load_balancing import is_surplus
 from app.use_cases.scheduling.pool_state import STARTING, PoolState, Waiter
 from app.use_cases.scheduling.round_robin import models_by_key_in_turn
@@ -75,14 +80,19 @@ def _ready_at(server: Server) -> float:
 
 
 def is_abandoned_load(state: PoolState, server: Server, now: float) -> bool:
-    """Whether the server still loads, without having nearly finished, although nobody waits for its model any more."""
+    """Whether the server still loads, without having nearly finished, although nobody waits for its model any more.
+
+    By the progress it reports, else by how long the model's last load took. Without either it has not: an estimate by
+    size would call a load from a slow disk finished that has hardly begun.
+    """
     if server.state is not STARTING or server.is_load_ordered:
         return False
     if any(waiter.model.name == server.model.name for waiter in state.waiting_for_server):
         return False
     progress = server.load_progress
     if progress is None:
-        progress = (now - server.started_at) / expected_load_seconds(state.demands, server.model)
+        seconds = measured_load_seconds(state.demands, server.model)
+        progress = 0.0 if seconds is None else (now - server.started_at) / seconds
     return progress < NEARLY_LOADED
 
 
