@@ -76,6 +76,14 @@ def test_aliases_are_listed_where_lists_have_them():
     assert [tag["model"] for tag in listed] == ["a:latest", "gpt:latest"]
 
 
+def test_a_virtual_name_is_listed_with_the_first_model_that_can_be_served():
+    broken, good = replace(a_model("x"), problem="is damaged"), a_model("a")
+    names: Any = {"chat": [broken, good, a_model("b")], "nothing": [broken]}
+    listed: Any = tag_list([broken, good], virtual_names=names)["models"]
+    assert [tag["model"] for tag in listed] == ["a:latest", "chat:latest"]
+    assert listed[1]["details"]["parent_model"] == "a:latest"
+
+
 def test_a_digest_changes_with_the_file():
     model = a_model("a")
     changed = replace(model, created=model.created + 1)
