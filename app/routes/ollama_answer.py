@@ -13,6 +13,7 @@ from typing import Any
 from app.entities.token_usage import TokenUsage
 from app.errors import BadUpstream, ProxyError
 from app.ports import ClientSocket, EngineAnswer
+from app.routes.own_answer import OwnAnswer
 from app.use_cases.ollama.answers import CUT, StreamTranslator, error_object, first_values, loaded_object, whole_object
 from app.use_cases.ollama.pieces import nanoseconds
 from app.use_cases.ollama.translation import EMBEDDINGS, Api, Translation
@@ -52,29 +53,10 @@ class Occasion:
         }
 
 
-class LoadedAnswer:
+def loaded_answer(api: Api, occasion: Occasion, is_unload: bool) -> OwnAnswer:
     """The answer to a request that only loads or unloads its model: no engine has answered anything."""
-
-    status, is_stream = 200, False
-    failure: ProxyError | None = None
-
-    def __init__(self, api: Api, occasion: Occasion, is_unload: bool) -> None:
-        part = loaded_object(api, is_unload)
-        self._data = occasion.encoded([part]) if api is not Api.EMBEDDINGS else json.dumps(part).encode()
-        self.headers = [("Content-Type", JSON), ("Content-Length", str(len(self._data)))]
-
-    def copy_body(self, write: Callable[[bytes], object], client_socket: ClientSocket | None) -> bool:
-        write(self._data)
-        return True
-
-    def usage(self) -> TokenUsage:
-        return TokenUsage(0, 0)
-
-    def estimated_tokens(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
+    part = loaded_object(api, is_unload)
+    return OwnAnswer(json.dumps(part).encode() if api is Api.EMBEDDINGS else occasion.encoded([part]), JSON)
 
 
 class TranslatedAnswer:

@@ -15,11 +15,12 @@ from typing import Any
 from app.entities.model import Model
 from app.entities.server import ServerState
 from app.errors import ErrorForm, NotAllowed
-from app.ports import Address, EngineAnswer, Lease, RequestBody, WatchedClient
+from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, WatchedClient
 from app.request_body.ollama_body import translated
 from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import IncomingRequest
-from app.routes.ollama_answer import LoadedAnswer, Occasion, TranslatedAnswer
+from app.routes.ollama_answer import Occasion, TranslatedAnswer, loaded_answer
+from app.routes.own_answer import OwnAnswer
 from app.use_cases.ollama.translation import Api, Translation
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class OllamaExchange(Exchange):
                 raise NotAllowed(f"the key {key.name!r} may not unload a model; it needs `admin: true`")
         return super()._wait_for_slot(model, client)
 
-    def _ask(self, address: Address, data: Any, client: WatchedClient) -> EngineAnswer:
+    def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
         if not self.translation.path:
             return self._loaded()
         request = replace(self.request.for_engine(data), target=self.translation.path, error_form=ErrorForm.OPENAI)
@@ -75,8 +76,8 @@ class OllamaExchange(Exchange):
         assert self.model is not None
         return Occasion(self.model.name, self.arrived_at, self.waited_seconds)
 
-    def _loaded(self) -> LoadedAnswer:
-        return LoadedAnswer(self.translation.api, self._occasion, self._is_unload)
+    def _loaded(self) -> OwnAnswer:
+        return loaded_answer(self.translation.api, self._occasion, self._is_unload)
 
 
 def _note(option: str) -> None:
