@@ -12,7 +12,7 @@ import pytest
 from app.entities.token_usage import TokenUsage
 from app.errors import ProxyError, UpstreamCrashed
 from app.errors.forms import ErrorForm
-from app.routes.ollama_answer import Occasion, TranslatedAnswer, loaded_answer
+from app.routes.ollama_answer import Envelope, TranslatedAnswer, loaded_answer
 from app.routes.own_answer import OwnAnswer
 from app.use_cases.ollama.translation import CHAT, EMBEDDINGS, Api, Translation
 
@@ -48,12 +48,12 @@ class Engine:
         pass
 
 
-def occasion() -> Occasion:
-    return Occasion("m", time.monotonic(), 1.5)
+def envelope() -> Envelope:
+    return Envelope("m", time.monotonic(), 1.5)
 
 
 def answer(engine: Engine, translation: Translation) -> TranslatedAnswer:
-    return TranslatedAnswer(engine, translation, occasion())
+    return TranslatedAnswer(engine, translation, envelope())
 
 
 def written(found: TranslatedAnswer | OwnAnswer) -> bytes:
@@ -143,8 +143,8 @@ def test_the_old_route_has_one_embedding():
 
 @pytest.mark.parametrize(("is_unload", "reason"), [(False, "load"), (True, "unload")])
 def test_a_load_is_answered_without_an_engine(is_unload: bool, reason: str):
-    found = loaded_answer(Api.GENERATE, occasion(), is_unload)
+    found = loaded_answer(Api.GENERATE, envelope(), is_unload)
     parsed = json.loads(written(found))
     assert (parsed["model"], parsed["response"], parsed["done_reason"]) == ("m", "", reason)
     assert (found.usage(), found.status) == (TokenUsage(0, 0), 200)
-    assert json.loads(written(loaded_answer(Api.EMBEDDINGS, occasion(), False))) == {"embedding": []}
+    assert json.loads(written(loaded_answer(Api.EMBEDDINGS, envelope(), False))) == {"embedding": []}
