@@ -84,7 +84,7 @@ def _encoded(name: str, value: Any) -> bytes:
     try:
         return json.dumps(value, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise AgentFailed(f"agent {name} returned what is no JSON: {error}") from error
+        raise AgentFailed(f"agent {name} returned a value that is not JSON: {error}") from error
 
 
 def _completion(answer: Mapping[str, Any], options: RequestOptions) -> dict[str, Any]:

@@ -267,7 +267,10 @@ def test_agents_change_or_answer_the_requests_that_call_them(proxy: Reloaded):
     for name, said in (
         ("fail", "agent fail failed: KeyError; the log has its traceback"),
         ("number", "agent number returned int instead of a request or an answer"),
-        ("set_result", "agent set_result returned what is no JSON: Object of type set is not JSON serializable"),
+        (
+            "set_result",
+            "agent set_result returned a value that is not JSON: Object of type set is not JSON serializable",
+        ),
     ):
         answer = say(f"/{name}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "agent_failed")

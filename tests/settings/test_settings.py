@@ -248,9 +248,9 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
             "models: {a: {aliases: ['c*']}, b: {aliases: ['C*']}}",
             "models: 'c*' is a name, alias or variant of both a and b; only one can have it",
         ),
-        ("any_of: {x: []}", "any_of.x: is empty; list the models that it stands for"),
+        ("any_of: {x: []}", "any_of.x: is empty; list at least one model"),
         ("any_of: {x: [a, a]}", "any_of.x: has 'a' twice; remove one"),
-        ("any_of: {x: [a, y], y: [a]}", "any_of.x: 'y' is a virtual name, too; list its models"),
+        ("any_of: {x: [a, y], y: [a]}", "any_of.x: 'y' is a virtual name itself; list its models"),
         (
             "{models: {a: {aliases: [x]}}, any_of: {x: [a]}}",
             "any_of.x: is a name of the model 'a'; only one can have it",

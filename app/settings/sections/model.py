@@ -178,8 +178,8 @@ class ModelSettings(ModelDefaults):
     variants: dict[ModelName, RequestRuleSettings] = Field(
         {},
         description=(
-            "Further names of the model, listed like models, whose requests are changed in their own way after "
-            "`requests`. They share its llama-server: docs/models.md."
+            "Further names of the model, listed like models, each with rules of its own in addition to `requests`. "
+            "They share its llama-server: docs/models.md."
         ),
     )
     mmproj: AutoOffOrPath = Field(
