@@ -21,7 +21,8 @@ from app.settings.retired_keys import without_retired_keys
 from app.settings.sections.catalog import CatalogSettings
 from app.settings.sections.engine import EngineSettings, UpstreamSettings
 from app.settings.sections.gpu import GpuSettings
-from app.settings.sections.model import ModelDefaults, ModelSettings
+from app.settings.sections.model import ModelSettings
+from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.sections.scheduling import SchedulingSettings
 from app.settings.sections.server import ApiKeySettings, ServerSettings
 from app.settings.values import PREFIX, ModelName, Name, start_folder

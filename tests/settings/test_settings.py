@@ -29,7 +29,8 @@ from app.settings.configuration import (
 from app.settings.denied_options import why_argument_denied, why_variable_denied
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
-from app.settings.sections.model import ModelDefaults, ModelSettings
+from app.settings.sections.model import ModelSettings
+from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.values import size_text
 from app.use_cases.placement.contexts import STEPS
 from tests.helpers.builders import a_launch
