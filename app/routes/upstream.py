@@ -20,7 +20,7 @@ from app.routes.incoming_request import PATH_SAFE, IncomingRequest, current_requ
 from app.routes.inference import FORWARDED_METHODS, InferenceResponse
 from app.routes.paths import PLAIN_ROUTES, may_be_forwarded
 from app.routes.requested_model import RequestOptions, read_request
-from app.routes.visibility import check_access, find_model
+from app.routes.visibility import find_model, known_model
 
 bp = Blueprint("upstream", __name__)
 
@@ -51,7 +51,7 @@ def _split(request: IncomingRequest, rest: str) -> tuple[Model, str]:
     for count in range(1, min(len(segments), MAX_NAME_SEGMENTS) + 1):
         name = "/".join(segments[:count])
         try:
-            model = check_access(request, request.services.catalog.find(name), name)
+            model = known_model(request, name)
         except ModelNotFound:
             continue
         return model, "".join(f"/{segment}" for segment in segments[count:])
