@@ -12,11 +12,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from app.entities.key import ApiKey
 from app.entities.model import Model
 from app.entities.server import ServerState
 from app.errors import ErrorForm, InvalidRequest, NotAllowed
 from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, WatchedClient
 from app.request_body.ollama_body import translated
+from app.routes.authorization import may_unload
 from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import IncomingRequest
 from app.routes.ollama_answer import Envelope, TranslatedAnswer, loaded_answer
@@ -68,8 +70,8 @@ class OllamaExchange(Exchange):
             if (server := self._server()) is None or server.state in ENDING:
                 self.answer = self._loaded()
                 return None
-            if (key := self.request.key) and not key.admin:
-                raise NotAllowed(f"the key {key.name!r} may not unload a model; it needs `admin: true`")
+            if not may_unload(self.request):
+                raise NotAllowed(_reason(self.request.key))
         return super()._wait_for_slot(model, client)
 
     def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
@@ -94,6 +96,12 @@ class OllamaExchange(Exchange):
 
     def _loaded(self) -> OwnAnswer:
         return loaded_answer(self.translation.api, self._envelope, self._is_unload)
+
+
+def _reason(key: ApiKey | None) -> str:
+    if key is None:
+        return "a web page of another site may not unload a model without a key; configure keys"
+    return f"the key {key.name!r} may not unload a model; it needs `admin: true`"
 
 
 def _note(option: str) -> None:

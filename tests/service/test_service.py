@@ -435,6 +435,8 @@ def test_inference_leaves_the_reserved_threads_free(tmp_path: Path):
         refused = service.chat()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
         assert refused.headers["Retry-After"] == "1"
+        for path in ("/api/show", "/api/pull"):  # a body that arrives slowly holds its thread
+            assert requests.post(service.url + path, json={"model": "demo"}, timeout=10).status_code == 503
         assert service.get("/readyz").status_code == 200
         for stream in streams:
             stream.close()
