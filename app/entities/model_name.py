@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 
 WILDCARDS = "*?"
 SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: tolerates an extra letter or a missing quantization
@@ -31,9 +31,8 @@ def is_glob(name: str) -> bool:
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """What folded names have to match as a whole."""
-    parts = re.split(r"([*?])", folded(glob))
-    return re.compile("".join({"*": "(?s:.*)", "?": "(?s:.)"}.get(part) or re.escape(part) for part in parts))
+    """What folded names have to match as a whole. fnmatch's patterns do not backtrack: clients choose the names."""
+    return re.compile(translate(folded(glob).replace("[", "[[]")))
 
 
 def literal_length(glob: str) -> int:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.entities.key import ApiKey
-from app.entities.model_name import similar_names
+from app.entities.model_name import glob_pattern, similar_names
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,27 @@ def test_a_suggestion_from_ten_thousand_names_holds_nobody_up():
     began = time.process_time()
     similar_names("model-77-" + "x" * 500, names)
     assert time.process_time() - began < 1.0, "0.05 s"
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "matches"),
+    [
+        ("claude-*", "claude-opus", True),
+        ("claude-*", "my-claude-opus", False),
+        ("*-[q4]-?", "Model-[Q4]-1", False),  # names are compared folded
+        ("*-[q4]-?", "model-[q4]-1", True),
+        ("*-[q4]-?", "model-q-1", False),
+        ("a*b*", "a\nb", True),
+        ("?", "\n", True),
+        ("*", "", True),
+    ],
+)
+def test_a_glob_matches_whole_names_and_brackets_are_ordinary(glob: str, name: str, matches: bool):
+    assert (glob_pattern(glob).fullmatch(name) is not None) == matches
+
+
+def test_no_name_makes_a_glob_backtrack():
+    """Python's lock is held meanwhile."""
+    began = time.process_time()
+    assert glob_pattern("*a*a*a*a*a*a*b").fullmatch("a" * 512) is None
+    assert time.process_time() - began < 0.1, "50 us"
