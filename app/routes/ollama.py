@@ -15,6 +15,7 @@ from app.errors import InvalidRequest, ModelNotFound, NotSupported
 from app.request_body.ollama_body import NameRequest, name_request
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import InferenceResponse
+from app.routes.models import admitted
 from app.routes.ollama_answer import NDJSON
 from app.routes.ollama_exchange import respond_to_ollama
 from app.routes.visibility import described_models, find_model, visible_pool
@@ -59,17 +60,20 @@ def list_processes() -> Response:
 def show_details() -> Response:
     """Reads the model's header, unless it was among the last that were asked for."""
     request, catalog = current_request(), services().catalog
-    model = catalog.servable(find_model(request, _names(request).name))
+    with admitted(request.services):
+        model = catalog.servable(find_model(request, _names(request).name))
+        metadata = catalog.metadata(model)
     store = services().store
-    return jsonify(model_details(model, store.pool, store.decisions, catalog.metadata(model)))
+    return jsonify(model_details(model, store.pool, store.decisions, metadata))
 
 
 @bp.post("/api/pull")
 def pull() -> Response:
     """Success, in Ollama's form, for a model that is there."""
     request = current_request()
-    found = _names(request)
-    _pulled(request, found.name)
+    with admitted(request.services):
+        found = _names(request)
+        _pulled(request, found.name)
     done = json.dumps({"status": "success"}) + "\n"
     return Response(done, content_type=NDJSON if found.streams else "application/json")
 
@@ -95,7 +99,8 @@ def reject_copy() -> NoReturn:
 
 
 def _names(request: IncomingRequest) -> NameRequest:
-    """What the body of a request about one model says. Raises InvalidRequest."""
+    """What the body of a request about one model says. It may arrive slowly: the caller is admitted. Raises
+    InvalidRequest."""
     with contextlib.closing(request.receive_body()) as body:
         found = body.rewrite(name_request)
     if not found.name:
