@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8080
 
-# Tests wait more than they compute: two at a time for each core.
-TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
+# Tests wait more than they compute: three at a time for each core.
+TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 6 ? 3 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
 .PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-gunicorn-minor lint constraints clean

@@ -12,7 +12,7 @@ from app.entities.server import Server
 from app.errors import ContextLengthExceeded, EngineGone, InvalidRequest, MissingModel, NoEngine, ProxyError
 from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
-from app.routes.abilities import check_abilities
+from app.routes.abilities import check_abilities, demands_of
 from app.routes.answer_head import answer_head, as_header
 from app.routes.answer_progress import AnswerProgress
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
@@ -24,6 +24,7 @@ from app.routes.requested_model import RequestOptions, apply_rules, read_request
 from app.routes.virtual_names import first_slot
 from app.routes.visibility import alternatives, visible_error
 from app.services import CLIENT_SOCKET
+from app.use_cases.missing_abilities import Demands
 from app.use_cases.token_counts import Prompts
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Exchange(AnswerProgress):
         if request.key is not None and request.method not in LOADS_NOTHING:
             take_request(services, request.key)
         self._read_request()
-        self.model = model_for(request, self.route, self.options.model, self.may_load)
+        self.model = model_for(request, self.route, self.options.model, self.may_load, self._demands)
         self._check_model(self.model)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
@@ -93,7 +94,7 @@ class Exchange(AnswerProgress):
         self.releases.append(self.client.close)
         if not self.takes_slot:
             self._send(loaded_address(request, self.route, self.model))
-        elif (lease := first_slot(request, self.options.model, self.model, self._wait_for)) is not None:
+        elif (lease := first_slot(request, self.options.model, self._demands, self.model, self._wait_for)) is not None:
             self._send_on(lease)
 
     def send_answer(self, start_response: Callable[..., Any]) -> None:
@@ -152,6 +153,10 @@ class Exchange(AnswerProgress):
         self._apply_rules(model)
         check_abilities(self.engine_route, model, self.options)
 
+    @property
+    def _demands(self) -> Demands:
+        return demands_of(self.engine_route, self.options)
+
     def _wait_for(self, model: Model) -> Lease | None:
         assert self.client is not None
         if model is not self.model:  # a virtual name's next one
@@ -166,7 +171,7 @@ class Exchange(AnswerProgress):
         if self._release_slot not in self.releases:
             self.releases.append(self._release_slot)
         # A stream that has begun could not be answered by another model of a virtual name.
-        is_final = len(alternatives(self.request, options.model)) < 2
+        is_final = len(alternatives(self.request, options.model, self._demands)) < 2
         if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES and is_final):
             return slot.wait()
         lease = loading_stream.wait_silently(slot, self._server)

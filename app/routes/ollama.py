@@ -18,7 +18,7 @@ from app.routes.inference import InferenceResponse
 from app.routes.models import admitted
 from app.routes.ollama_answer import NDJSON
 from app.routes.ollama_exchange import respond_to_ollama
-from app.routes.visibility import described_models, find_model, visible_pool
+from app.routes.visibility import described_models, find_model, virtual_names, visible_pool
 from app.services import services
 from app.use_cases.ollama.translation import Api
 from app.use_cases.reporting.ollama_models import model_details, process_list, tag_list
@@ -48,7 +48,8 @@ def show_version() -> Response:
 @bp.get("/api/tags")
 def list_tags() -> Response:
     request = current_request()
-    return jsonify(tag_list(described_models(request), request.settings.list_aliases))
+    models, servers = described_models(request), request.services.store.pool.servers
+    return jsonify(tag_list(models, servers, request.settings.list_aliases, virtual_names(request)))
 
 
 @bp.get("/api/ps")

@@ -14,18 +14,20 @@ from typing import Any
 
 from app.entities.model import Model
 from app.entities.server import ServerState
-from app.errors import ErrorForm, NotAllowed
+from app.errors import ErrorForm, InvalidRequest, NotAllowed
 from app.ports import Address, EngineAnswer, Lease, RequestBody, WatchedClient
 from app.request_body.ollama_body import translated
 from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import IncomingRequest
 from app.routes.ollama_answer import LoadedAnswer, Occasion, TranslatedAnswer
+from app.use_cases.missing_abilities import Demands, lacks_thinking, missing_tools
 from app.use_cases.ollama.translation import Api, Translation
 
 log = logging.getLogger(__name__)
 
 ENDING = (ServerState.DRAINING, ServerState.STOPPING)
 MAX_NOTED = 200
+NOT_IN_TEMPLATE = "its chat template has none; choose another model (`capabilities` in POST /api/show)"
 _noted: set[str] = set()  # ignored options that were logged; any thread, and twice does no harm
 
 
@@ -44,6 +46,20 @@ class OllamaExchange(Exchange):
         self.engine_route = self.translation.path
         for option in self.translation.ignored:
             _note(option)
+
+    @property
+    def _demands(self) -> Demands:
+        """Ollama rejects tools and thinking where the model does not know them."""
+        demands = super()._demands
+        return replace(demands, tools=demands.prefers_tools, thinking=self.translation.thinks)
+
+    def _check_model(self, model: Model) -> None:
+        super()._check_model(model)
+        demands = self._demands
+        if demands.tools and missing_tools(model):
+            raise InvalidRequest(f"{model.name} does not support tools: {NOT_IN_TEMPLATE}", "tools")
+        if demands.thinking and lacks_thinking(model):
+            raise InvalidRequest(f"{model.name} does not support thinking: {NOT_IN_TEMPLATE}", "think")
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """None, with the answer made, for a request to unload a model that is not loaded, or is being unloaded."""

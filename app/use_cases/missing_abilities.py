@@ -5,7 +5,8 @@ A server would reject it after the load, or, a required tool call, ignore it. Wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from app.entities.capabilities import HeaderFacts, Media
@@ -21,12 +22,50 @@ _ANOTHER = "or choose another model (`capabilities` in GET /v1/models)"
 
 
 class Ability(StrEnum):
-    """What the routes of llama-server are for, where not every model can do it."""
+    """What the routes of llama-server are for, where not every model can do it; the fields of Capabilities."""
 
     COMPLETION = "completion"
     EMBEDDING = "embedding"
     RERANK = "rerank"
     INFILL = "infill"
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What a request needs of its model."""
+
+    ability: Ability | None = None  # None: any model will do
+    media: tuple[Media, ...] = ()  # that it sends
+    tools: bool = False  # a call of one is required
+    thinking: bool = False
+    prefers_tools: bool = False  # it offers some, and a model without them answers, too
+
+
+ANYTHING = Demands()
+
+
+def suitable(models: Sequence[Model], demands: Demands) -> list[Model]:
+    """Those of a virtual name's models that could answer, as far as is known; without one all, to say why not.
+
+    In their order, but if the request offers tools, models that have them come first.
+    """
+    able = [model for model in models if not model.problem and _can_answer(model, demands)]
+    return sorted(able or models, key=lambda model: demands.prefers_tools and bool(missing_tools(model)))
+
+
+def _can_answer(model: Model, demands: Demands) -> bool:
+    return _is_served_for(model, demands.ability) and not (
+        any(missing_media(model, media) for media in demands.media)
+        or (demands.tools and missing_tools(model))
+        or (demands.thinking and lacks_thinking(model))
+    )
+
+
+def _is_served_for(model: Model, ability: Ability | None) -> bool:
+    """Stricter than `missing_ability`: a server that is started to embed may generate text, but another is better."""
+    if ability is None or model.capabilities is None or _has_engine_variables(model):
+        return True
+    return bool(getattr(model.capabilities, ability.value))
 
 
 def missing_ability(model: Model, ability: Ability) -> str:
@@ -62,14 +101,22 @@ def missing_tools(model: Model) -> str:
     For a chat template without tools llama-server (b11549) writes no grammar, and ignores `tool_choice`.
     """
     facts = model.facts
-    if facts is None or facts.template_has_tools or _has_engine_variables(model):
-        return ""
-    if _names(model.launch.args, _TEMPLATE_OPTIONS):
+    if facts is None or facts.template_has_tools or _may_have_another_template(model):
         return ""
     return (
         f"{model.name}: llama-server would ignore this tool_choice, because the model's chat template has no tools; "
         f"add --chat-template-file with one that has them to its `args`, {_ANOTHER}"
     )
+
+
+def lacks_thinking(model: Model) -> bool:
+    """Whether no server of the model can be made to think."""
+    facts = model.facts
+    return not (facts is None or facts.template_has_thinking or _may_have_another_template(model))
+
+
+def _may_have_another_template(model: Model) -> bool:
+    return _has_engine_variables(model) or _names(model.launch.args, _TEMPLATE_OPTIONS)
 
 
 def _only_embeds(facts: HeaderFacts) -> bool:

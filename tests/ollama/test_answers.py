@@ -1,4 +1,4 @@
-"""llama-server's answers, recorded from b11549, as Ollama's objects."""
+"""Answers in the form of llama-server's (b11549) as Ollama's objects."""
 
 from __future__ import annotations
 

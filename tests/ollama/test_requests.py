@@ -79,6 +79,8 @@ def test_what_the_proxy_reads_keeps_its_meaning():
 def test_think_is_an_argument_of_the_chat_template(think: object, arguments: dict[str, object]):
     assert chat(think=think) == {"chat_template_kwargs": arguments}
     assert body_of(Api.GENERATE, prompt="x", think=think)["chat_template_kwargs"] == arguments
+    for api, request in ((Api.CHAT, {"messages": HI}), (Api.GENERATE, {"prompt": "x"})):
+        assert engine_request(api, {**request, "think": think}).translation.thinks is arguments["enable_thinking"]
 
 
 def test_a_format_is_json_or_a_schema():

@@ -91,7 +91,8 @@ def test_paths_that_no_engine_has_are_explained():
 
 def body_that_names(name: str) -> Any:
     content = SimpleNamespace(names=(name,), streams=False, keep_alive_seconds=None, num_ctx=None, conversation=None,
-                              prompts=1, repeated_bytes=0, media=(), requires_tool=False)  # fmt: skip
+                              prompts=1, repeated_bytes=0, media=(), requires_tool=False,
+                              offers_tools=False)  # fmt: skip
 
     class Body:
         def __len__(self) -> int:

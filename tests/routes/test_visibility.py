@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from app.entities.capabilities import Capabilities, HeaderFacts
 from app.entities.key import ApiKey
 from app.entities.placement import Decision, Outcome
 from app.entities.request_rules import RequestRules
@@ -24,6 +25,7 @@ from app.routes.visibility import (
     visible_text,
 )
 from app.services import RequestSettings
+from app.use_cases.missing_abilities import Ability, Demands
 from app.use_cases.reporting.decisions import DecisionRecord
 from tests.helpers.builders import Play, a_model, replace
 
@@ -41,6 +43,9 @@ class Catalog:
     knows_replicas = False
     rescans = 0
 
+    def __init__(self) -> None:
+        self.headers_read: list[str] = []
+
     def models(self) -> list[Any]:
         return MODELS
 
@@ -54,6 +59,10 @@ class Catalog:
 
     def members(self, name: str) -> tuple[str, ...]:
         return self.virtual_names.get(name, ())
+
+    def read_headers(self, models: list[Any], seconds: float) -> list[Any]:
+        self.headers_read += [model.name for model in models]
+        return [replace(model, facts=HeaderFacts(), capabilities=Capabilities(completion=True)) for model in models]
 
     def rescan(self) -> bool:
         self.rescans += 1
@@ -120,6 +129,24 @@ def test_a_virtual_name_stands_for_the_models_that_the_key_may_use():
     assert names_of(named_like_it) == {} and alternatives(named_like_it, "fast") == []
     with pytest.raises(ModelNotFound):
         find_model(named_like_it, "fast")
+
+
+def test_headers_are_read_where_they_decide_which_model_answers():
+    for name, demands, read in (
+        ("fast", Demands(), []),
+        ("fast", Demands(Ability.COMPLETION), ["secret", "mine"]),
+        ("hidden-fast", Demands(Ability.COMPLETION), []),
+    ):
+        request = a_request(None)
+        assert alternatives(request, name, demands)
+        assert cast(Any, request.services.catalog).headers_read == read
+
+
+def test_a_virtual_name_of_broken_models_is_not_listed(monkeypatch: pytest.MonkeyPatch):
+    broken = [replace(model, problem="is damaged") if model.name == "secret" else model for model in MODELS]
+    monkeypatch.setattr(Catalog, "find", lambda self, name: next((m for m in broken if name in m.names), None))
+    monkeypatch.setattr(Catalog, "virtual_names", {"fast": ("secret", "mine"), "hidden-fast": ("secret",)})
+    assert names_of(a_request(None)) == {"fast": ["secret", "mine"]}
 
 
 def test_the_default_model_may_be_a_virtual_name():

@@ -96,7 +96,8 @@ def _generation(api: Api, path: str, request: Request, fields: dict[str, Any]) -
     body = common_fields(request, options) | sampling_fields(options) | fields
     body |= format_fields(request, path) | logprob_fields(request, path) | {"stream": streams}
     ignored = ignored_options(options) + (("template",) if request.get("template") else ())
-    return EngineRequest(Translation(api, path, streams, ignored=ignored), body)
+    thinks = fields.get("chat_template_kwargs", {}).get("enable_thinking", False)
+    return EngineRequest(Translation(api, path, streams, thinks=thinks, ignored=ignored), body)
 
 
 def _load(api: Api, request: Request) -> EngineRequest:
