@@ -89,9 +89,11 @@ def content_codings(header: str) -> tuple[str, ...]:
     return codings
 
 
-def decoded(read: Read, coding: str) -> Read:
-    """Reads the body without this coding. Raises InvalidRequest where it is not what its header says."""
-    return _DecodedBody(read, coding).read
+def decoded(read: Read, codings: tuple[str, ...]) -> Read:
+    """Reads the decoded body. Raises InvalidRequest where it is not what its header says."""
+    for coding in reversed(codings):
+        read = _DecodedBody(read, coding).read
+    return read
 
 
 class _DecodedBody:
@@ -124,7 +126,7 @@ class _DecodedBody:
         if decoder.eof:
             self._input, self._decoder = decoder.unused_data, None
         elif is_cut and not piece:
-            raise InvalidRequest(f"the body cannot be decoded as {self._coding}: its end is missing")
+            raise InvalidRequest(f"the body cannot be decoded as {self._coding}: it is truncated")
         return piece
 
     def _take_input(self) -> bytes:
@@ -139,6 +141,6 @@ class _DecodedBody:
             return None
         self._members += 1
         if self._members > (MAX_MEMBERS if self._coding in _MAY_REPEAT else 1):
-            raise InvalidRequest(f"the body cannot be decoded as {self._coding}: data follow its end")
+            raise InvalidRequest(f"the body cannot be decoded as {self._coding}: there is data after its end")
         self._decoder, self._error = _CODINGS[self._coding](self._input)
         return self._decoder

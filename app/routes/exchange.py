@@ -200,7 +200,7 @@ class Exchange(AnswerProgress):
     def _keep_alive_seconds(self) -> float | None:
         assert self.model is not None
         ttl, default = self.model.ttl_seconds, self.services.store.pool.limits.ttl_seconds
-        return permitted_keep_alive(self.request.key, self.options.keep_alive_seconds, default if ttl is None else ttl)
+        return permitted_keep_alive(self.request, self.options.keep_alive_seconds, default if ttl is None else ttl)
 
     def _server(self) -> Server | None:
         return self.services.store.pool.server_of(self.model.name) if self.model else None

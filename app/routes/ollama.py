@@ -61,20 +61,17 @@ def list_processes() -> Response:
 def show_details() -> Response:
     """Reads the model's header, unless it was among the last that were asked for."""
     request, catalog = current_request(), services().catalog
-    with admitted(request.services):
-        model = catalog.servable(find_model(request, _names(request).name))
-        metadata = catalog.metadata(model)
+    model = catalog.servable(find_model(request, _names(request).name))
     store = services().store
-    return jsonify(model_details(model, store.pool, store.decisions, metadata))
+    return jsonify(model_details(model, store.pool, store.decisions, catalog.metadata(model)))
 
 
 @bp.post("/api/pull")
 def pull() -> Response:
     """Success, in Ollama's form, for a model that is there."""
     request = current_request()
-    with admitted(request.services):
-        found = _names(request)
-        _pulled(request, found.name)
+    found = _names(request)
+    _pulled(request, found.name)
     done = json.dumps({"status": "success"}) + "\n"
     return Response(done, content_type=NDJSON if found.streams else "application/json")
 
@@ -100,9 +97,9 @@ def reject_copy() -> NoReturn:
 
 
 def _names(request: IncomingRequest) -> NameRequest:
-    """What the body of a request about one model says. It may arrive slowly: the caller is admitted. Raises
-    InvalidRequest."""
-    with contextlib.closing(request.receive_body()) as body:
+    """What the body of a request about one model says. Raises InvalidRequest, and Overloaded: a body may arrive slowly,
+    and must not take the last thread."""
+    with admitted(request.services), contextlib.closing(request.receive_body()) as body:
         found = body.rewrite(name_request)
     if not found.name:
         raise InvalidRequest('the request names no model: add "model"', param="model")

@@ -36,6 +36,9 @@ _WITHOUT_VERSION = {
     *("/props", "/slots", "/lora-adapters", "/health"),
 }
 
+# A second name of llama-server's (builds of 2025) for a route. Here it is another route: only /upstream leads to it.
+ENGINE_ALIASES = {"/api/chat": "/chat/completions"}
+
 OTHER_PATH = "_other"  # the label of paths without a route
 
 # Change what llama-server (b11549, server.cpp) does for all its clients: scales of adapters, properties, and, below

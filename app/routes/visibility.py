@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
@@ -35,15 +36,22 @@ def find_model(request: IncomingRequest, name: str, demands: Demands = ANYTHING)
     """
     if models := alternatives(request, name, demands):
         return request.services.pool.by_availability(models)[0]
-    catalog = request.services.catalog
     try:
-        return check_access(request, catalog.find(name), name)
+        return known_model(request, name)
     except ModelNotFound:
-        catalog.rescan()
+        request.services.catalog.rescan()
     try:
-        return check_access(request, catalog.find(name), name)
+        return known_model(request, name)
     except ModelNotFound:
         raise ModelNotFound(name, near=similar_names(name, _visible_names(request))) from None
+
+
+def known_model(request: IncomingRequest, name: str) -> Model:
+    """The model of that name in the last scan, no virtual name's. Raises ModelNotFound.
+
+    A name that the request's key may use by a glob is not taken away by another model's: it would tell that name.
+    """
+    return check_access(request, request.services.catalog.find(name, partial(may_use, request.key)), name)
 
 
 def alternatives(request: IncomingRequest, name: str, demands: Demands = ANYTHING) -> list[Model]:

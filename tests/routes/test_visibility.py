@@ -49,9 +49,9 @@ class Catalog:
     def models(self) -> list[Any]:
         return MODELS
 
-    def find(self, name: str) -> Any:
+    def find(self, name: str, may_use: Any = bool) -> Any:
         for model in MODELS:
-            if name in model.names:
+            if name in model.names and may_use(model):
                 return model
         raise ModelNotFound(name)
 
@@ -75,6 +75,20 @@ def a_request(key: ApiKey | None, pool: Any = None, decisions: tuple[DecisionRec
     request = IncomingRequest({"REQUEST_METHOD": "GET"}, services, "")
     request.key = key
     return request
+
+
+def test_a_name_below_a_glob_of_the_keys_own_does_not_tell_whether_others_have_it(monkeypatch: pytest.MonkeyPatch):
+    """The catch-all alias of one model answered with 404 to the names of the hidden ones."""
+    catch_all = replace(a_model("mine"), aliases=("*",))
+    found = {"secret": a_model("secret"), "hidden-alias": a_model("secret")}
+
+    def find(catalog: Catalog, name: str, may_use: Any = bool) -> Any:
+        return next(filter(may_use, (found.get(name, catch_all), catch_all)))
+
+    monkeypatch.setattr(Catalog, "find", find)
+    request = a_request(LIMITED)
+    assert {find_model(request, name).name for name in ("secret", "hidden-alias", "nowhere")} == {"mine"}
+    assert find_model(a_request(None), "secret").name == "secret"
 
 
 def test_models_of_others_are_not_found_under_any_name():

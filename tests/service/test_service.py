@@ -435,9 +435,9 @@ def test_inference_leaves_the_reserved_threads_free(tmp_path: Path):
         refused = service.chat()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
         assert refused.headers["Retry-After"] == "1"
+        for path in ("/api/show", "/api/pull"):  # a body that arrives slowly holds its thread
+            assert requests.post(service.url + path, json={"model": "demo"}, timeout=10).status_code == 503
         assert service.get("/readyz").status_code == 200
-        for path in ("/api/show", "/api/pull"):  # whose bodies may arrive slowly, too
-            assert service.post(path, {"model": "demo"}).status_code == 503
         for stream in streams:
             stream.close()
         wait_for(lambda: service.chat().status_code == 200, 5)
