@@ -37,7 +37,7 @@ class ModelCatalog(Protocol):
         """Of its header, without long arrays. Raises InvalidModelFile."""
 
     def read_headers(self, models: Sequence[Model], seconds: float) -> list[Model]:
-        """The models with their facts, of headers that have not been read as many as this takes."""
+        """The models with their facts. Headers that have not been read yet are read, for this long at most."""
 
     def has_replicas(self, name: str) -> bool:
         """Whether the model of that name may have several servers."""

@@ -2,9 +2,8 @@
 
 With keys, every route requires one except those in PUBLIC, and those in ADMIN require an admin's. Without keys, whoever
 reaches the address may do everything: the service listens on loopback only then, and must still be out of reach for web
-pages that a browser on this machine has open, but for those of `server.cors_origins`, which may do all but change its
-state. Their requests are recognized by Host and Origin, and by content types
-that a page may send to any site.
+pages that a browser on this machine has open. Their requests are recognized by Host and Origin, and by content types
+that a page may send to any site. Pages of `server.cors_origins` may do everything but change the service's state.
 
 A key that came by Basic may be one that a browser remembers and adds to requests of any page: it counts only if the
 headers that browsers send tell of no other site.

@@ -48,5 +48,5 @@ def _unloaded(request: IncomingRequest, route: str, model: Model) -> ProxyError:
             f"paths other than those of docs/api.md reach only a loaded model, and {model.name} is not loaded; "
             "POST /models/load loads it, and catalog.load_on_any_path: true does so for any path",
         )
-    reason = "a GET loads nothing" if request.method in LOADS_NOTHING else "autoload=false forbids to load it"
+    reason = "a GET loads nothing" if request.method in LOADS_NOTHING else "autoload=false forbids loading it"
     return ModelUnloaded(f"{model.name} is not loaded, and {reason}; POST /models/load loads it")

@@ -16,12 +16,13 @@ from app.entities.key import ApiKey
 from app.entities.model import Model
 from app.entities.server import ServerState
 from app.errors import ErrorForm, InvalidRequest, NotAllowed
-from app.ports import Address, EngineAnswer, Lease, RequestBody, WatchedClient
+from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, WatchedClient
 from app.request_body.ollama_body import translated
 from app.routes.authorization import may_unload
 from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import IncomingRequest
-from app.routes.ollama_answer import LoadedAnswer, Occasion, TranslatedAnswer
+from app.routes.ollama_answer import Envelope, TranslatedAnswer, loaded_answer
+from app.routes.own_answer import OwnAnswer
 from app.use_cases.missing_abilities import Demands, lacks_thinking, missing_tools
 from app.use_cases.ollama.translation import Api, Translation
 
@@ -73,13 +74,13 @@ class OllamaExchange(Exchange):
                 raise NotAllowed(_reason(self.request.key))
         return super()._wait_for_slot(model, client)
 
-    def _ask(self, address: Address, data: Any, client: WatchedClient) -> EngineAnswer:
+    def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
         if not self.translation.path:
             return self._loaded()
         request = replace(self.request.for_engine(data), target=self.translation.path, error_form=ErrorForm.OPENAI)
         answer = self.services.relay.send(address, request, client)
         try:
-            return TranslatedAnswer(answer, self.translation, self._occasion)
+            return TranslatedAnswer(answer, self.translation, self._envelope)
         except BaseException:
             answer.close()
             raise
@@ -89,12 +90,12 @@ class OllamaExchange(Exchange):
         return not self.translation.path and self.options.keep_alive_seconds == 0
 
     @property
-    def _occasion(self) -> Occasion:
+    def _envelope(self) -> Envelope:
         assert self.model is not None
-        return Occasion(self.model.name, self.arrived_at, self.waited_seconds)
+        return Envelope(self.model.name, self.arrived_at, self.waited_seconds)
 
-    def _loaded(self) -> LoadedAnswer:
-        return LoadedAnswer(self.translation.api, self._occasion, self._is_unload)
+    def _loaded(self) -> OwnAnswer:
+        return loaded_answer(self.translation.api, self._envelope, self._is_unload)
 
 
 def _reason(key: ApiKey | None) -> str:
@@ -107,4 +108,4 @@ def _note(option: str) -> None:
     """Log an ignored option, once; clients choose the names, so there is a limit."""
     if option not in _noted and len(_noted) < MAX_NOTED:
         _noted.add(option)
-        log.info("ollama: option %r is ignored: llama-server has no such option of a request", option)
+        log.info("ollama: option %r is ignored: llama-server has no such request option", option)

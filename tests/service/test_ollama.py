@@ -94,7 +94,7 @@ def test_a_models_rules_apply_to_the_translated_request(client: ollama.Client):
         assert (answer.model, answer.eval_count, answer.done_reason) == ("demo", 1, "length")
 
 
-def test_log_probabilities(client: ollama.Client):
+def test_every_token_has_its_log_probability_where_requested(client: ollama.Client):
     chat = client.chat(model="demo", messages=HI, options=THREE, logprobs=True, top_logprobs=2)
     raw = client.generate(model="demo", prompt="Hi", raw=True, options=THREE, logprobs=True, top_logprobs=2)
     for answer in (chat, raw):
@@ -102,7 +102,7 @@ def test_log_probabilities(client: ollama.Client):
         assert [len(each.top_logprobs or ()) for each in answer.logprobs] == [2, 2, 2]
 
 
-def test_embeddings(client: ollama.Client):
+def test_every_input_has_an_embedding_of_length_one(client: ollama.Client):
     answer = client.embed(model="vectors", input=["one slot", "two servers"])
     assert len(answer.embeddings) == 2
     assert all(sum(value**2 for value in each) == pytest.approx(1) for each in answer.embeddings)

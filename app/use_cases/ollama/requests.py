@@ -72,7 +72,7 @@ def _embed(request: Request) -> EngineRequest:
     value, dimensions = request.get("input"), request.get("dimensions")
     texts = [value] if isinstance(value, str) and value else value or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise NotTranslatable("input", "expected a text or a list of texts")
+        raise NotTranslatable("input", "expected a string or a list of strings")
     if dimensions is not None and (type(dimensions) is not int or dimensions < 0):
         raise NotTranslatable("dimensions", "expected a number of values")
     return _embeddings(Api.EMBED, request, texts, dimensions or None)
@@ -107,7 +107,7 @@ def _load(api: Api, request: Request) -> EngineRequest:
 def _text(request: Request, name: str) -> str:
     value = request.get(name)
     if value is not None and not isinstance(value, str):
-        raise NotTranslatable(name, "expected a text")
+        raise NotTranslatable(name, "expected a string")
     return value or ""
 
 
