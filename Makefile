@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8080
 
-# Tests wait more than they compute: three at a time for each core.
-TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 6 ? 3 * cores : 16)))
+# Tests wait more than they compute: two at a time for each core.
+TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
 .PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-gunicorn-minor lint constraints clean
@@ -35,11 +35,12 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra
+test-all: test test-extra test-clients
 
 # What needs more than Python; a tool that is not there is one line of output.
-test-extra: install test-gunicorn-minor test-clients
-	$(BIN)/python -m pytest tests/extra/test_wheel.py
+test-extra: install test-gunicorn-minor
+	$(PYTEST) -n $(TEST_PROCESSES) tests/extra/test_wheel.py tests/extra/test_gpu_kit_runs.py
+	$(PYTEST) -n $(TEST_PROCESSES) tests/scheduling -k random_histories $(foreach seed,51 52 53 54 55 56,--seed $(seed))
 	@if command -v systemd-analyze >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_systemd_unit.py; else echo "skipped: systemd-analyze is not installed"; fi
 	@if command -v promtool >/dev/null; then \

@@ -69,8 +69,8 @@ def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
 
 
 def _can_chat(entry: Mapping[str, Any]) -> bool:
-    """Variants are left out: they are further names of a model."""
-    return "parent" not in entry and "completion" in entry.get("capabilities", ("completion",))
+    """Variants and virtual names are left out: they are further names of models."""
+    return not entry.keys() & {"parent", "any_of"} and "completion" in entry.get("capabilities", ("completion",))
 
 
 def _report(client: Client, target: Target, why: str, setup: Setup) -> Iterator[str]:

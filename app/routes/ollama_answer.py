@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.entities.token_usage import TokenUsage
-from app.errors import BadUpstream, ProxyError
+from app.errors import BadUpstream, ProxyError, RequestTooLarge
 from app.ports import ClientSocket, EngineAnswer
 from app.routes.own_answer import OwnAnswer
 from app.use_cases.ollama.answers import CUT, StreamTranslator, error_object, first_values, loaded_object, whole_object
@@ -23,6 +23,7 @@ JSON = "application/json"
 DATA = b"data:"
 _VECTOR = re.compile(rb'"embedding":\s*(\[[^\[\]]*+\])')
 MAX_ERROR = 8192  # characters of an answer that is no JSON
+MAX_WHOLE = 128 * 1024**2  # bytes of an answer that is no stream: it is in memory up to three times
 
 Objects = Iterable[dict[str, Any]]
 
@@ -148,9 +149,21 @@ class Events:
 
 
 def _read(answer: EngineAnswer) -> bytes:
+    """Raises RequestTooLarge, and ProxyError if the answer is cut."""
     pieces: list[bytes] = []
+    size = 0
+
+    def add(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+        if size > MAX_WHOLE:
+            raise RequestTooLarge(
+                f"the answer has more than {MAX_WHOLE} bytes: send fewer texts, or use /v1/embeddings"
+            )
+        pieces.append(piece)
+
     try:
-        answer.copy_body(pieces.append, None)
+        answer.copy_body(add, None)
     except ConnectionResetError as error:
         raise answer.failure or BadUpstream(str(error)) from error
     return b"".join(pieces)

@@ -23,8 +23,8 @@ from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import IncomingRequest
 from app.routes.ollama_answer import Envelope, TranslatedAnswer, loaded_answer
 from app.routes.own_answer import OwnAnswer
-from app.use_cases.missing_abilities import Demands, lacks_thinking, missing_tools
 from app.use_cases.ollama.translation import Api, Translation
+from app.use_cases.requirements import Requirements, lacks_thinking, missing_tools
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +51,17 @@ class OllamaExchange(Exchange):
             _note(option)
 
     @property
-    def _demands(self) -> Demands:
+    def _requirements(self) -> Requirements:
         """Ollama rejects tools and thinking where the model does not know them."""
-        demands = super()._demands
-        return replace(demands, tools=demands.prefers_tools, thinking=self.translation.thinks)
+        requirements = super()._requirements
+        return replace(requirements, tools=requirements.prefers_tools, thinking=self.translation.thinks)
 
     def _check_model(self, model: Model) -> None:
         super()._check_model(model)
-        demands = self._demands
-        if demands.tools and missing_tools(model):
+        requirements = self._requirements
+        if requirements.tools and missing_tools(model):
             raise InvalidRequest(f"{model.name} does not support tools: {NOT_IN_TEMPLATE}", "tools")
-        if demands.thinking and lacks_thinking(model):
+        if requirements.thinking and lacks_thinking(model):
             raise InvalidRequest(f"{model.name} does not support thinking: {NOT_IN_TEMPLATE}", "think")
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:

@@ -51,8 +51,8 @@ def read_request(
         raise MissingModel
     conversation = _conversation(request, content, model)
     options = content.streams, content.keep_alive_seconds, content.num_ctx, conversation
-    demands = content.media, content.requires_tool, content.offers_tools
-    return RequestOptions(model, *options, content.prompts, content.repeated_bytes, *demands)
+    requirements = content.media, content.requires_tool, content.offers_tools
+    return RequestOptions(model, *options, content.prompts, content.repeated_bytes, *requirements)
 
 
 def _content(request: IncomingRequest, body: RequestBody | None, is_named: bool) -> BodyContent:

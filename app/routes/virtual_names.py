@@ -21,7 +21,7 @@ from app.errors import (
 from app.ports import Lease
 from app.routes.incoming_request import IncomingRequest
 from app.routes.visibility import alternatives, servable_model
-from app.use_cases.missing_abilities import Demands
+from app.use_cases.requirements import Requirements
 
 # The model was not loaded, and another may be.
 LOAD_FAILURES = (
@@ -30,7 +30,7 @@ LOAD_FAILURES = (
 
 
 def first_slot(
-    request: IncomingRequest, name: str, demands: Demands, model: Model, wait: Callable[[Model], Lease | None]
+    request: IncomingRequest, name: str, requirements: Requirements, model: Model, wait: Callable[[Model], Lease | None]
 ) -> Lease | None:
     """`wait(model)`; where its load fails, of the next model that the virtual name stands for.
 
@@ -41,7 +41,7 @@ def first_slot(
         try:
             return wait(model)
         except LOAD_FAILURES as error:
-            others = [] if model.rules else alternatives(request, name, demands)
+            others = [] if model.rules else alternatives(request, name, requirements)
             model = _next(request, [each for each in others if each.name not in tried], tried, error)
             tried.add(model.name)
 

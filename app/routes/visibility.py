@@ -15,8 +15,8 @@ from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
 from app.errors import InvalidModelFile, ModelNotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
-from app.use_cases.missing_abilities import ANYTHING, Demands, suitable
 from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.requirements import NO_REQUIREMENTS, Requirements, suitable
 from app.use_cases.scheduling.pool_state import PoolState
 
 NOT_SHOWN = "another model"
@@ -28,13 +28,13 @@ def may_use(key: ApiKey | None, model: Model) -> bool:
     return key is None or key.allows(*model.names)
 
 
-def find_model(request: IncomingRequest, name: str, demands: Demands = ANYTHING) -> Model:
+def find_model(request: IncomingRequest, name: str, requirements: Requirements = NO_REQUIREMENTS) -> Model:
     """The model of that name, if the request's key may use it; of a virtual name the one that should answer. Raises
     ModelNotFound.
 
     An unknown name may be that of a new file. One that the key may not use takes as long: time must not tell.
     """
-    if models := alternatives(request, name, demands):
+    if models := alternatives(request, name, requirements):
         return request.services.pool.by_availability(models)[0]
     try:
         return known_model(request, name)
@@ -54,18 +54,18 @@ def known_model(request: IncomingRequest, name: str) -> Model:
     return check_access(request, request.services.catalog.find(name, partial(may_use, request.key)), name)
 
 
-def alternatives(request: IncomingRequest, name: str, demands: Demands = ANYTHING) -> list[Model]:
+def alternatives(request: IncomingRequest, name: str, requirements: Requirements = NO_REQUIREMENTS) -> list[Model]:
     """The models that a virtual name stands for and that could answer, of those that the request's key may use; none
     for any other name.
 
     A key that has a virtual name among its own has no right to its models.
     """
     models = _usable(request, request.services.catalog.members(name))
-    if demands.ability is None or len(models) < 2:
+    if requirements.capability is None or len(models) < 2:
         return models
     if any(model.facts is None and not model.problem for model in models):  # soon after a start, or a new file
         models = request.services.catalog.read_headers(models, HEADERS_SECONDS)
-    return suitable(models, demands)
+    return suitable(models, requirements)
 
 
 def _usable(request: IncomingRequest, names: Iterable[str]) -> list[Model]:
@@ -108,12 +108,14 @@ def check_access(request: IncomingRequest, model: Model, name: str) -> Model:
     return model
 
 
-def servable_model(request: IncomingRequest, name: str, demands: Demands = ANYTHING) -> Model:
+def servable_model(request: IncomingRequest, name: str, requirements: Requirements = NO_REQUIREMENTS) -> Model:
     """As find_model, and its header is valid. Raises InvalidModelFile too.
 
     The files of a model that is loaded are not read.
     """
-    models = request.services.pool.by_availability(alternatives(request, name, demands)) or [find_model(request, name)]
+    models = request.services.pool.by_availability(alternatives(request, name, requirements)) or [
+        find_model(request, name)
+    ]
     for model in models[:-1]:
         with contextlib.suppress(InvalidModelFile):
             return _checked(request, model)

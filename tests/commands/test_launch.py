@@ -128,6 +128,7 @@ VARIANT = A | {"id": "a-thinking", "parent": "a"}
 EMBEDDER = B | {"id": "embedder", "capabilities": ["embedding"]}
 DEFAULT = A | {"id": "default"}
 LOADED = {"id": "c", "status": {"value": "loaded"}, "capabilities": ["completion", "chat"]}
+VIRTUAL = LOADED | {"id": "fast", "any_of": ["c", "a"]}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,7 @@ LOADED = {"id": "c", "status": {"value": "loaded"}, "capabilities": ["completion
     [
         ([A], "with a (the only one) at http://127.0.0.1:8080, context: 8,192 tokens"),
         ([A, VARIANT, EMBEDDER], "with a (the only one)"),
+        ([A, LOADED, VIRTUAL], "with c (the only one that is loaded)"),
         ([A, B, LOADED], "with c (the only one that is loaded) at http://127.0.0.1:8080, context: unknown"),
         ([A, B], "choose a model with --model: a, b"),
         ([A, EMBEDDER, DEFAULT, LOADED], "with default (the default)"),

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import threading
 import time
 import zlib
@@ -24,6 +25,7 @@ from app.request_body.buffer import Buffer
 from app.request_body.content import BodyContent, BodyFormat
 from tests.helpers.service import wait_for
 from workers.request_bodies.held_body import INLINE_VALUES, PIECE_BYTES, HeldBody, RequestBodies
+from workers.request_bodies.reader_process import _answer
 
 MIB = 1024**2
 FORM = BodyFormat("multipart/form-data", "b")
@@ -233,6 +235,15 @@ def test_a_body_is_rewritten_where_it_would_be_read(bodies: RequestBodies, size:
     assert (content_of(held), bodies.budget.taken_bytes) == (data[::-1], others + size)
     held.close()
     assert bodies.budget.taken_bytes == others
+
+
+def test_what_a_process_had_written_when_it_ended_is_no_part_of_the_body():
+    body, target = (os.memfd_create(name) for name in ("body", "target"))
+    os.write(body, b"ab")
+    os.write(target, b"a beginning")
+    _answer(pickle.dumps((2, doubled)), [body, os.dup(target)])
+    assert os.pread(target, 100, 0) == b"abab"
+    os.close(target)
 
 
 @pytest.mark.integration

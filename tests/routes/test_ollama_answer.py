@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.entities.token_usage import TokenUsage
-from app.errors import ProxyError, UpstreamCrashed
+from app.errors import ProxyError, RequestTooLarge, UpstreamCrashed
 from app.errors.forms import ErrorForm
 from app.routes.ollama_answer import Envelope, TranslatedAnswer, loaded_answer
 from app.routes.own_answer import OwnAnswer
@@ -148,3 +148,10 @@ def test_a_load_is_answered_without_an_engine(is_unload: bool, reason: str):
     assert (parsed["model"], parsed["response"], parsed["done_reason"]) == ("m", "", reason)
     assert (found.usage(), found.status) == (TokenUsage(0, 0), 200)
     assert json.loads(written(loaded_answer(Api.EMBEDDINGS, envelope(), False))) == {"embedding": []}
+
+
+def test_the_vectors_of_one_answer_do_not_take_all_memory():
+    """A limit of a body does not bound them: each text of a few bytes has a vector of 50 KB."""
+    piece = bytes(1024**2)
+    with pytest.raises(RequestTooLarge, match="/v1/embeddings"):
+        answer(Engine(*[piece] * 129), Translation(Api.EMBED, EMBEDDINGS))

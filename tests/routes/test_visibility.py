@@ -25,8 +25,8 @@ from app.routes.visibility import (
     visible_text,
 )
 from app.services import RequestSettings
-from app.use_cases.missing_abilities import Ability, Demands
 from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.requirements import Capability, Requirements
 from tests.helpers.builders import Play, a_model, replace
 
 MODELS = [
@@ -146,13 +146,13 @@ def test_a_virtual_name_stands_for_the_models_that_the_key_may_use():
 
 
 def test_headers_are_read_where_they_decide_which_model_answers():
-    for name, demands, read in (
-        ("fast", Demands(), []),
-        ("fast", Demands(Ability.COMPLETION), ["secret", "mine"]),
-        ("hidden-fast", Demands(Ability.COMPLETION), []),
+    for name, requirements, read in (
+        ("fast", Requirements(), []),
+        ("fast", Requirements(Capability.COMPLETION), ["secret", "mine"]),
+        ("hidden-fast", Requirements(Capability.COMPLETION), []),
     ):
         request = a_request(None)
-        assert alternatives(request, name, demands)
+        assert alternatives(request, name, requirements)
         assert cast(Any, request.services.catalog).headers_read == read
 
 

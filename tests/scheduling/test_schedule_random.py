@@ -62,7 +62,7 @@ FAILURES = {
     *(Reason.LOAD_FAILED, Reason.LOAD_TIMEOUT, Reason.SPAWN_FAILED),
     *(Reason.INSUFFICIENT_MEMORY, Reason.DOES_NOT_FIT, Reason.NO_GPU),
 }
-HISTORIES = 60  # for each seed
+HISTORIES = 25  # for each seed
 ARRIVALS = 40
 
 

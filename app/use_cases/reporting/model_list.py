@@ -136,7 +136,7 @@ def _entry(
         "size": model.size_bytes,
         **(dict.fromkeys(_CONTEXT_NAMES, tokens) if tokens else {}),
         "architecture": _modalities(model),
-        **_abilities(model.capabilities),
+        **_capabilities(model.capabilities),
         "meta": _meta(model, tokens),
     }
 
@@ -155,7 +155,7 @@ def _modalities(model: Model) -> dict[str, list[str]]:
     return {"input_modalities": ["text", *sorted(model.media)], "output_modalities": [output]}
 
 
-def _abilities(capabilities: Capabilities | None) -> dict[str, object]:
+def _capabilities(capabilities: Capabilities | None) -> dict[str, object]:
     """Nothing while the header has not been read."""
     if capabilities is None:
         return {}

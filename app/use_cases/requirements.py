@@ -1,6 +1,7 @@
-"""What a request asks for that a server of its model could not do, as far as header and settings tell before a load.
+"""What a request requires of its model, and what of that its server would lack, as far as is known before a load.
 
-A server would reject it after the load, or, a required tool call, ignore it. What is not known for sure is left to it.
+The server would reject such a request, or ignore a required tool call. What header and settings do not tell for sure is
+left to it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _ENGINE_VARIABLES = "LLAMA_ARG_"
 _ANOTHER = "or choose another model (`capabilities` in GET /v1/models)"
 
 
-class Ability(StrEnum):
+class Capability(StrEnum):
     """What the routes of llama-server are for, where not every model can do it; the fields of Capabilities."""
 
     COMPLETION = "completion"
@@ -31,56 +32,56 @@ class Ability(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Demands:
-    """What a request needs of its model."""
+class Requirements:
+    """What a request requires of its model."""
 
-    ability: Ability | None = None  # None: any model will do
+    capability: Capability | None = None  # None: any model will do
     media: tuple[Media, ...] = ()  # that it sends
     tools: bool = False  # a call of one is required
     thinking: bool = False
-    prefers_tools: bool = False  # it offers some, and a model without them answers, too
+    prefers_tools: bool = False  # it offers some; a model without them answers it nevertheless
 
 
-ANYTHING = Demands()
+NO_REQUIREMENTS = Requirements()
 
 
-def suitable(models: Sequence[Model], demands: Demands) -> list[Model]:
+def suitable(models: Sequence[Model], requirements: Requirements) -> list[Model]:
     """Those of a virtual name's models that could answer, as far as is known; without one all, to say why not.
 
     In their order, but if the request offers tools, models that have them come first.
     """
-    able = [model for model in models if not model.problem and _can_answer(model, demands)]
-    return sorted(able or models, key=lambda model: demands.prefers_tools and bool(missing_tools(model)))
+    able = [model for model in models if not model.problem and _can_answer(model, requirements)]
+    return sorted(able or models, key=lambda model: requirements.prefers_tools and bool(missing_tools(model)))
 
 
-def _can_answer(model: Model, demands: Demands) -> bool:
-    return _is_served_for(model, demands.ability) and not (
-        any(missing_media(model, media) for media in demands.media)
-        or (demands.tools and missing_tools(model))
-        or (demands.thinking and lacks_thinking(model))
+def _can_answer(model: Model, requirements: Requirements) -> bool:
+    return _is_served_for(model, requirements.capability) and not (
+        any(missing_media(model, media) for media in requirements.media)
+        or (requirements.tools and missing_tools(model))
+        or (requirements.thinking and lacks_thinking(model))
     )
 
 
-def _is_served_for(model: Model, ability: Ability | None) -> bool:
-    """Stricter than `missing_ability`: a server that is started to embed may generate text, but another is better."""
-    if ability is None or model.capabilities is None or _has_engine_variables(model):
+def _is_served_for(model: Model, capability: Capability | None) -> bool:
+    """Stricter than `missing_capability`: a server started to embed may generate text, but another is better."""
+    if capability is None or model.capabilities is None or _has_engine_variables(model):
         return True
-    return bool(getattr(model.capabilities, ability.value))
+    return bool(getattr(model.capabilities, capability.value))
 
 
-def missing_ability(model: Model, ability: Ability) -> str:
-    """Why no server of the model has this ability, and what to do; "" if one may."""
+def missing_capability(model: Model, capability: Capability) -> str:
+    """Why no server of the model has this capability, and what to do; "" if one may."""
     facts, capabilities = model.facts, model.capabilities
     if facts is None or capabilities is None or _has_engine_variables(model):
         return ""
-    match ability:
-        case Ability.EMBEDDING if not (capabilities.embedding or capabilities.rerank):
+    match capability:
+        case Capability.EMBEDDING if not (capabilities.embedding or capabilities.rerank):
             return f"{model.name} is served without embeddings: add --embeddings to its `args`, {_ANOTHER}"
-        case Ability.RERANK if not capabilities.rerank:
-            return f"{model.name} is no reranker: add --reranking to its `args` if its file can rank, {_ANOTHER}"
-        case Ability.INFILL if not facts.has_infill_tokens:
-            return f"{model.name} has no tokens for infill in its vocabulary: choose a model made for code completion"
-        case Ability.COMPLETION | Ability.INFILL if _only_embeds(facts):
+        case Capability.RERANK if not capabilities.rerank:
+            return f"{model.name} is not a reranker: add --reranking to its `args` if its file can rank, {_ANOTHER}"
+        case Capability.INFILL if not facts.has_infill_tokens:
+            return f"{model.name} has no infill (FIM) tokens in its vocabulary: choose a model made for code completion"
+        case Capability.COMPLETION | Capability.INFILL if _only_embeds(facts):
             return f"{model.name} is made for {facts.task.value} and generates no text: use its route, {_ANOTHER}"
     return ""
 

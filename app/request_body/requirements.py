@@ -1,4 +1,4 @@
-"""What a body demands of its model beyond text: pictures, audio, tools."""
+"""What a body requires of its model beyond text: pictures, audio, tools."""
 
 from __future__ import annotations
 

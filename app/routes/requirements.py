@@ -1,4 +1,4 @@
-"""What a request needs of its model; one that no server of it could answer is rejected before one is started for it."""
+"""What a request requires of its model. One that no server of the model could answer is rejected before a load."""
 
 from __future__ import annotations
 
@@ -7,29 +7,36 @@ from app.entities.model import Model
 from app.errors import InvalidRequest, NotSupported
 from app.routes.paths import EMBEDDING_ROUTES, INFILL_ROUTES, RERANK_ROUTES, STREAMING_ROUTES, TRANSCRIPTION_ROUTES
 from app.routes.requested_model import RequestOptions
-from app.use_cases.missing_abilities import ANYTHING, Ability, Demands, missing_ability, missing_media, missing_tools
+from app.use_cases.requirements import (
+    NO_REQUIREMENTS,
+    Capability,
+    Requirements,
+    missing_capability,
+    missing_media,
+    missing_tools,
+)
 
-_ABILITIES = (
-    dict.fromkeys((*STREAMING_ROUTES, *TRANSCRIPTION_ROUTES), Ability.COMPLETION)
-    | dict.fromkeys(EMBEDDING_ROUTES, Ability.EMBEDDING)
-    | dict.fromkeys(RERANK_ROUTES, Ability.RERANK)
-    | dict.fromkeys(INFILL_ROUTES, Ability.INFILL)
+_CAPABILITIES = (
+    dict.fromkeys((*STREAMING_ROUTES, *TRANSCRIPTION_ROUTES), Capability.COMPLETION)
+    | dict.fromkeys(EMBEDDING_ROUTES, Capability.EMBEDDING)
+    | dict.fromkeys(RERANK_ROUTES, Capability.RERANK)
+    | dict.fromkeys(INFILL_ROUTES, Capability.INFILL)
 )
 
 
-def demands_of(route: str, options: RequestOptions) -> Demands:
+def requirements_of(route: str, options: RequestOptions) -> Requirements:
     """`route`: of llama-server."""
-    if (ability := _ABILITIES.get(route)) is None:
-        return ANYTHING
+    if (capability := _CAPABILITIES.get(route)) is None:
+        return NO_REQUIREMENTS
     media = tuple(part.media for part in _media(route, options))
-    return Demands(ability, media, tools=options.requires_tool, prefers_tools=options.offers_tools)
+    return Requirements(capability, media, tools=options.requires_tool, prefers_tools=options.offers_tools)
 
 
-def check_abilities(route: str, model: Model, options: RequestOptions) -> None:
+def check_requirements(route: str, model: Model, options: RequestOptions) -> None:
     """`route`: of llama-server. Raises NotSupported and InvalidRequest."""
-    if (ability := _ABILITIES.get(route)) is None:
+    if (capability := _CAPABILITIES.get(route)) is None:
         return
-    if reason := missing_ability(model, ability):
+    if reason := missing_capability(model, capability):
         raise NotSupported(reason)
     for part in _media(route, options):
         if reason := missing_media(model, part.media):

@@ -13,9 +13,9 @@ from app.entities.launch import Task
 from app.entities.model import Model
 from app.errors import InvalidRequest, NotSupported, ProxyError
 from app.request_body.content import BodyContent, BodyFormat, read_content
-from app.routes.abilities import check_abilities, demands_of
 from app.routes.requested_model import RequestOptions
-from app.use_cases.missing_abilities import suitable
+from app.routes.requirements import check_requirements, requirements_of
+from app.use_cases.requirements import suitable
 from tests.helpers.builders import a_model
 
 CHAT = Capabilities(completion=True, chat=True)
@@ -33,7 +33,7 @@ def a_known_model(facts: HeaderFacts = PLAIN, capabilities: Capabilities = CHAT,
 
 def problem(route: str, model: Model, **options: Any) -> ProxyError | None:
     try:
-        check_abilities(route, model, RequestOptions("a", **options))
+        check_requirements(route, model, RequestOptions("a", **options))
     except (NotSupported, InvalidRequest) as error:
         return error
     return None
@@ -44,7 +44,7 @@ def problem(route: str, model: Model, **options: Any) -> ProxyError | None:
     [
         ("/v1/embeddings", a_known_model(), "add --embeddings to its `args`"),
         ("/rerank", a_known_model(), "add --reranking to its `args`"),
-        ("/v1/rerank", a_known_model(ENCODER, Capabilities(embedding=True)), "is no reranker"),
+        ("/v1/rerank", a_known_model(ENCODER, Capabilities(embedding=True)), "is not a reranker"),
         ("/infill", a_known_model(), "choose a model made for code completion"),
         ("/v1/chat/completions", a_known_model(ENCODER, Capabilities(embedding=True)), "made for embedding"),
         ("/v1/messages", a_known_model(ENCODER, Capabilities(embedding=True)), "choose another model"),
@@ -136,7 +136,7 @@ def test_a_virtual_name_is_answered_by_models_that_can_do_what_the_request_needs
 ):
     """What is not known counts as able; where none is, the error of one of them says what is missing."""
     models = [replace(model, name=str(number)) for number, model in enumerate(models)]
-    found = suitable(models, demands_of(route, RequestOptions("a", **options)))
+    found = suitable(models, requirements_of(route, RequestOptions("a", **options)))
     assert [(each.facts, each.capabilities, each.media, each.problem) for each in found] == [
         (each.facts, each.capabilities, each.media, each.problem) for each in chosen
     ]
