@@ -35,11 +35,12 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra
+test-all: test test-extra test-clients test-open-webui
 
 # What needs more than Python; a tool that is not there is one line of output.
-test-extra: install test-gunicorn-minor test-clients
-	$(BIN)/python -m pytest tests/extra/test_wheel.py
+test-extra: install test-gunicorn-minor
+	$(PYTEST) -n $(TEST_PROCESSES) tests/extra/test_wheel.py tests/extra/test_gpu_kit_runs.py
+	$(PYTEST) -n $(TEST_PROCESSES) tests/scheduling -k random_histories $(foreach seed,51 52 53 54 55 56,--seed $(seed))
 	@if command -v systemd-analyze >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_systemd_unit.py; else echo "skipped: systemd-analyze is not installed"; fi
 	@if command -v promtool >/dev/null; then \
@@ -64,7 +65,7 @@ build/clients/node/installed: $(CLIENTS)/node/package.json $(CLIENTS)/node/packa
 	@if command -v npm >/dev/null; then \
 	  npm ci --prefix $(@D) --silent --no-audit --no-fund && touch $@; else echo "skipped: npm is not installed"; fi
 
-# Takes 7 GB and five minutes to install, so it is no part of test-extra.
+# Takes 7 GB and five minutes to install.
 test-open-webui: install build/clients/open-webui/installed
 	$(BIN)/python -m pytest tests/extra/test_open_webui.py
 

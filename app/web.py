@@ -23,7 +23,7 @@ from app.routes import (
     upstream,
 )
 from app.routes.agent_exchange import CHAT_ROUTES, respond_to_chat
-from app.routes.cors import with_cors
+from app.routes.cors import Wsgi, with_cors
 from app.routes.error_response import error_response, respond_with_error
 from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
@@ -37,8 +37,6 @@ BLUEPRINTS = (
     *(llama_swap, model_events, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
-
-Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def create_app(services: Services) -> Flask:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app import errors
 from app.settings.page import configuration_page
-from app.settings.sections.model import ModelDefaults
+from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.sections.scheduling import SchedulingSettings
 from app.use_cases.scheduling.fairness import EVICTION_COST_FACTOR, MIN_SERVICE_FRACTION, STARVATION_FRACTION
 

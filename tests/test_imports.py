@@ -44,7 +44,7 @@ PURE = ("app/entities", "app/use_cases")
 # is named. `PURE` is what any layer may use of the decisions.
 USE_CASES = {
     "app/use_cases/credentials.py": {"app/entities"},
-    "app/use_cases/missing_abilities.py": {"app/entities"},
+    "app/use_cases/requirements.py": {"app/entities"},
     "app/use_cases/token_counts.py": {"app/entities"},
     "app/use_cases/body_checks": {"app/entities"},
     "app/use_cases/ollama": set(),
@@ -80,7 +80,7 @@ APP = {
         "app/request_body",
         "app/services.py",
         "app/use_cases/credentials.py",
-        "app/use_cases/missing_abilities.py",
+        "app/use_cases/requirements.py",
         "app/use_cases/ollama",
         "app/use_cases/reporting",
         "app/use_cases/scheduling",

@@ -24,12 +24,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
-from workers.builders import (
-    build_limits,
-    build_request_settings,
-    build_spawn,
-    gpus_at_start,
-)
+from workers.builders import build_limits, build_request_settings, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit

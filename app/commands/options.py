@@ -109,12 +109,13 @@ def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
     if is_file(model):
         path, name, launch = model, None, settings.launch_of()
     else:
+        with _logger_disabled("workers.catalog.catalog"):  # problems of other models are irrelevant here
+            catalog = build_catalog(settings)
+        if members := catalog.members(model):
+            exit_wrong_use(f"{model} stands for {', '.join(members)} (any_of); name one of them")
         try:
-            with _logger_disabled("workers.catalog.catalog"):  # problems of other models are irrelevant here
-                found = build_catalog(settings).find(model)
+            found = catalog.find(model)
         except ModelNotFound:
-            if members := settings.any_of.get(model):
-                exit_wrong_use(f"{model} stands for {', '.join(members)} (any_of); name one of them")
             exit_wrong_use(f"{model}: no such file, and no model of that name in the catalogue")
         if found.problem:
             exit_wrong_use(f"model '{found.name}' cannot be served: {found.problem}")

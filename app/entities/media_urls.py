@@ -14,3 +14,4 @@ class MediaUrls:
 
 
 DATA_ONLY = MediaUrls()
+ANY_MEDIA = MediaUrls(any_host=True)  # to read a body whose URLs are checked elsewhere

@@ -31,9 +31,20 @@ def is_glob(name: str) -> bool:
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """What folded names have to match as a whole."""
-    parts = re.split(r"([*?])", folded(glob))
-    return re.compile("".join({"*": "(?s:.*)", "?": "(?s:.)"}.get(part) or re.escape(part) for part in parts))
+    """What folded names have to match as a whole.
+
+    Each part between two `*` matches where it comes first, and nowhere else: to try the others takes a time that grows
+    with a power of the name's length, and holds Python's lock.
+    """
+    first, *rest = (_literal(part) for part in folded(glob).split("*"))
+    if not rest:
+        return re.compile(first)
+    middle = "".join(f"(?>(?s:.*?){part})" for part in rest[:-1])
+    return re.compile(f"{first}{middle}(?s:.*){rest[-1]}")
+
+
+def _literal(text: str) -> str:
+    return "(?s:.)".join(map(re.escape, text.split("?")))
 
 
 def literal_length(glob: str) -> int:

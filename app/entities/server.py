@@ -74,7 +74,7 @@ class Server:
     drained_for: str = ""  # the model it is drained for
     is_terminating: bool = False  # stops once drained, never returns to ready
     is_unload_requested: bool = False  # stops because of an unload command
-    unload_by: float = inf  # when that command ends the requests that came before it
+    force_unload_at: float = inf  # when that command ends the requests that came before it
     unload_ticket: int = 0  # of that command: earlier requests have smaller ones
     abandoned_slots: int = 0  # slots whose client disconnected, until the engine reports them free
     next_check_at: float | None = None  # when to ask the engine about them, or whether it responds

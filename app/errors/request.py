@@ -40,7 +40,7 @@ class MissingModel(ProxyError):
     def __init__(self) -> None:
         super().__init__(
             'the request names no model: add "model" to the JSON body, or ?model= to a GET (/v1/models lists the '
-            "names); catalog.default_model is for requests that name none"
+            "names), or set catalog.default_model"
         )
 
 

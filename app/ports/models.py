@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from app.entities.gguf import Value
@@ -16,8 +16,9 @@ class ModelCatalog(Protocol):
     def knows_replicas(self) -> bool:
         """Whether any model may have several servers."""
 
-    def find(self, name: str) -> Model:
-        """The model of that name or alias. Raises ModelNotFound."""
+    def find(self, name: str, may_use: Callable[[Model], bool] | None = None) -> Model:
+        """The model of that name or alias; where several match, the first that the client `may_use`. Raises
+        ModelNotFound."""
 
     @property
     def virtual_names(self) -> Mapping[str, tuple[str, ...]]:
@@ -36,7 +37,7 @@ class ModelCatalog(Protocol):
         """Of its header, without long arrays. Raises InvalidModelFile."""
 
     def read_headers(self, models: Sequence[Model], seconds: float) -> list[Model]:
-        """The models with their facts, of headers that have not been read as many as this takes."""
+        """The models with their facts. Headers that have not been read yet are read, for this long at most."""
 
     def has_replicas(self, name: str) -> bool:
         """Whether the model of that name may have several servers."""

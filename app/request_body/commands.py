@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from app.entities.media_urls import MediaUrls
+from app.entities.media_urls import ANY_MEDIA
 from app.request_body.buffer import Buffer
 from app.request_body.json_body import read_json
-
-ANY_MEDIA = MediaUrls(any_host=True)  # the body is checked by the settings elsewhere
 
 
 def commands_in(body: Buffer, known: Collection[str]) -> tuple[bytes, tuple[str, ...]]:

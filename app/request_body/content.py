@@ -9,9 +9,9 @@ from app.entities.capabilities import MediaPart
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
-from app.request_body.demands import media_parts, requires_tool_call
 from app.request_body.json_body import read_json
 from app.request_body.options import keep_alive_seconds, opening_hash, prompt_count, query_bytes, requested_context
+from app.request_body.requirements import media_parts, offers_tools, requires_tool_call
 from app.use_cases.body_checks.constraints import MAX_GRAMMAR, excessive_constraint
 
 MULTIPART = "multipart/form-data"
@@ -43,6 +43,7 @@ class BodyContent:
     repeated_bytes: int = 0  # of what is in it once, and read again with every prompt
     media: tuple[MediaPart, ...] = ()  # the first of each kind
     requires_tool: bool = False  # the answer must call one
+    offers_tools: bool = False
 
 
 def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
@@ -57,8 +58,9 @@ def read_content(body: Buffer, form: BodyFormat) -> BodyContent:
     options = [pair for pair in pairs if pair[0] in OPTION_KEYS]
     streams = any(key == "stream" and value is True for key, value in options)
     keep_alive, context = keep_alive_seconds(options), requested_context(options)
-    demands = media_parts(pairs), requires_tool_call(pairs)
-    return BodyContent(tuple(names), streams, keep_alive, context, conversation, prompts, repeated_bytes, *demands)
+    requirements = media_parts(pairs), requires_tool_call(pairs), offers_tools(pairs)
+    options_read = streams, keep_alive, context, conversation, prompts, repeated_bytes
+    return BodyContent(tuple(names), *options_read, *requirements)
 
 
 def _names_in_form(body: Buffer, boundary: str) -> list[str]:

@@ -126,7 +126,7 @@ class _DecodedBody:
         if decoder.eof:
             self._input, self._decoder = decoder.unused_data, None
         elif is_cut and not piece:
-            raise InvalidRequest(f"the body cannot be decoded as {self._coding}: its end is missing")
+            raise InvalidRequest(f"the body cannot be decoded as {self._coding}: it is truncated")
         return piece
 
     def _take_input(self) -> bytes:
@@ -141,6 +141,6 @@ class _DecodedBody:
             return None
         self._members += 1
         if self._members > (MAX_MEMBERS if self._coding in _MAY_REPEAT else 1):
-            raise InvalidRequest(f"the body cannot be decoded as {self._coding}: data follow its end")
+            raise InvalidRequest(f"the body cannot be decoded as {self._coding}: there is data after its end")
         self._decoder, self._error = _CODINGS[self._coding](self._input)
         return self._decoder

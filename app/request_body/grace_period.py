@@ -15,9 +15,9 @@ def grace_seconds(body: Buffer) -> float:
     fields = dict(read_json(body, DATA_ONLY, may_be_a_list=False)) if len(body) else {}
     force, seconds = fields.get("force"), fields.get("wait_seconds")
     if not isinstance(force, bool | None):
-        raise InvalidRequest("force is neither true nor false", param="force")
+        raise InvalidRequest("force must be true or false", param="force")
     if seconds is None:
         return 0.0 if force else inf
     if not isinstance(seconds, float) or not 0 <= seconds < inf:
-        raise InvalidRequest("wait_seconds is not a number of seconds", param="wait_seconds")
+        raise InvalidRequest("wait_seconds must be a number of seconds", param="wait_seconds")
     return 0.0 if force else seconds

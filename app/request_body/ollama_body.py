@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from app.entities.media_urls import MediaUrls
+from app.entities.media_urls import ANY_MEDIA
 from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
 from app.request_body.content import MAX_NAME
@@ -13,7 +13,6 @@ from app.request_body.json_body import read_json
 from app.use_cases.ollama.requests import engine_request
 from app.use_cases.ollama.translation import Api, NotTranslatable, Translation
 
-ANY_MEDIA = MediaUrls(any_host=True)  # the translated body is checked by the settings
 MAX_DIGITS = 300  # of an integer: no number that a float could hold has more
 
 

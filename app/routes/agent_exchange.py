@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any
 
 from app.entities.model import Model
-from app.entities.token_usage import TokenUsage
-from app.errors import AgentFailed, ProxyError, RequestTooLarge
-from app.ports import BodyFile, ClientSocket, Lease, RequestBody, WatchedClient
+from app.errors import AgentFailed, RequestTooLarge
+from app.ports import BodyFile, Lease, RequestBody, WatchedClient
 from app.request_body.buffer import Buffer
 from app.request_body.commands import commands_in
 from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import IncomingRequest
+from app.routes.own_answer import OwnAnswer
 from app.routes.requested_model import RequestOptions, read_request
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class AgentExchange(Exchange):
             if result is None:
                 continue
             if "choices" in result:
-                self.answer = AgentAnswer(_encoded(name, _completion(result, self.options)), self.options.streams)
+                self.answer = _answer(_encoded(name, _completion(result, self.options)), self.options.streams)
                 return
             new = _encoded(name, result)
             body.rewrite(partial(_replaced, new))
@@ -84,7 +84,7 @@ def _encoded(name: str, value: Any) -> bytes:
     try:
         return json.dumps(value, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise AgentFailed(f"agent {name} returned what is no JSON: {error}") from error
+        raise AgentFailed(f"agent {name} returned a value that is not JSON: {error}") from error
 
 
 def _completion(answer: Mapping[str, Any], options: RequestOptions) -> dict[str, Any]:
@@ -96,32 +96,13 @@ def _completion(answer: Mapping[str, Any], options: RequestOptions) -> dict[str,
     return whole | {"object": "chat.completion.chunk", "choices": [_delta(choice) for choice in whole["choices"]]}
 
 
+def _answer(completion: bytes, is_stream: bool) -> OwnAnswer:
+    """`completion`: JSON of a whole one or, for a stream, of a chunk."""
+    if not is_stream:
+        return OwnAnswer(completion, "application/json")
+    return OwnAnswer(b"data: " + completion + b"\n\ndata: [DONE]\n\n", "text/event-stream", is_stream=True)
+
+
 def _delta(choice: dict[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in choice.items() if name != "message"}
     return {"index": 0, "finish_reason": "stop", **rest, "delta": choice.get("message", {})}
-
-
-class AgentAnswer:
-    """An answer that no engine has made. `completion`: JSON of a whole one, or of a chunk."""
-
-    status = 200
-    failure: ProxyError | None = None
-
-    def __init__(self, completion: bytes, is_stream: bool) -> None:
-        self.is_stream = is_stream
-        self._data = b"data: " + completion + b"\n\ndata: [DONE]\n\n" if is_stream else completion
-        kind = "text/event-stream" if is_stream else "application/json"
-        self.headers = [("Content-Type", kind), ("Content-Length", str(len(self._data)))]
-
-    def copy_body(self, write: Callable[[bytes], object], client_socket: ClientSocket | None) -> bool:
-        write(self._data)
-        return True
-
-    def usage(self) -> TokenUsage:
-        return TokenUsage()
-
-    def estimated_tokens(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass

@@ -2,9 +2,8 @@
 
 With keys, every route requires one except those in PUBLIC, and those in ADMIN require an admin's. Without keys, whoever
 reaches the address may do everything: the service listens on loopback only then, and must still be out of reach for web
-pages that a browser on this machine has open, but for those of `server.cors_origins`, which may do all but change its
-state. Their requests are recognized by Host and Origin, and by content types
-that a page may send to any site.
+pages that a browser on this machine has open. Their requests are recognized by Host and Origin, and by content types
+that a page may send to any site. Pages of `server.cors_origins` may do everything but change the service's state.
 
 A key that came by Basic may be one that a browser remembers and adds to requests of any page: it counts only if the
 headers that browsers send tell of no other site.
@@ -35,6 +34,8 @@ PUBLIC = {"health.show_health", "health.alive", "health.ready", "status.answer_p
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
 WANTS_JSON = {"models.load", "models.unload", "configuration.reload_configuration"}  # or a key: no form has that type
 UNLOADING = {"llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"}
+# A GET by which a page changes something: to HTTP addresses other than loopback, browsers tell nothing of the page.
+NEEDS_EXPLICIT_KEY = {"llama_swap.unload_by_get"}
 STATE_CHANGING = WANTS_JSON | UNLOADING | {"upstream.forward_upstream"}
 ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
 ALL_MODELS = {"configuration.reload_configuration"}  # a key that does not see them all may not do this
@@ -58,6 +59,14 @@ def authorize(request: IncomingRequest) -> None:
         raise
 
 
+def may_unload(request: IncomingRequest) -> bool:
+    """Whether an option of an inference request may have its model unloaded: with a key an admin's; without keys no
+    page of another site, not even of `server.cors_origins`."""
+    if request.key is not None:
+        return request.key.admin
+    return not _is_foreign_page(request, request.settings.access_policy)
+
+
 def is_anonymous(request: IncomingRequest) -> bool:
     """Whether only a PUBLIC route accepts the request, whose answer then has no details."""
     policy = request.settings.access_policy
@@ -71,7 +80,7 @@ def _check(request: IncomingRequest, policy: AccessPolicy) -> None:
         return
     if policy.loopback_only:
         _check_origin(request, policy)
-    if _changes_state(request) and _is_from_another_site(request, policy) and not _is_local_page(request):
+    if _changes_state(request) and _is_foreign_page(request, policy):
         raise NotAllowed("a web page of another site may not do this without a key; configure keys")
     if request.endpoint in WANTS_JSON and request.mimetype != "application/json":
         raise InvalidRequest('this route requires a key, or -H "Content-Type: application/json"')
@@ -79,11 +88,17 @@ def _check(request: IncomingRequest, policy: AccessPolicy) -> None:
 
 def _find_key(request: IncomingRequest, policy: AccessPolicy) -> ApiKey | None:
     """The key that the request was sent with; one that a browser may have added for a page of another site is none."""
-    counts_by_itself = not _is_from_another_site(request, policy) or _follows_link_to_page(request)
+    counts_by_itself = not _may_be_for_another_site(request, policy) or _follows_link_to_page(request)
     for credentials in _credentials(request):
         if (credentials.is_explicit or counts_by_itself) and (key := matching_key(policy.keys, credentials.key)):
             return key
     return None
+
+
+def _may_be_for_another_site(request: IncomingRequest, policy: AccessPolicy) -> bool:
+    if request.endpoint in NEEDS_EXPLICIT_KEY and not request.header("Sec-Fetch-Site"):
+        return True
+    return _is_from_another_site(request, policy)
 
 
 def _is_from_another_site(request: IncomingRequest, policy: AccessPolicy) -> bool:
@@ -97,8 +112,10 @@ def _follows_link_to_page(request: IncomingRequest) -> bool:
     return request.endpoint == "status.show_status" and request.method == "GET" and is_navigation
 
 
-def _is_local_page(request: IncomingRequest) -> bool:
-    return is_loopback(request.header("Origin").lower().partition("://")[2])
+def _is_foreign_page(request: IncomingRequest, policy: AccessPolicy) -> bool:
+    """Of another site, and not of this machine."""
+    is_local = is_loopback(request.header("Origin").lower().partition("://")[2])
+    return _is_from_another_site(request, policy) and not is_local
 
 
 def _changes_state(request: IncomingRequest) -> bool:
@@ -124,7 +141,7 @@ def _check_key(request: IncomingRequest) -> None:
             has_credentials=bool(credentials),
             is_browser=request.endpoint in PAGES,
             is_remembered=any(not each.is_explicit for each in credentials)
-            and _is_from_another_site(request, request.settings.access_policy),
+            and _may_be_for_another_site(request, request.settings.access_policy),
         )
     if request.endpoint in ALL_MODELS and request.key and request.key.is_limited:
         raise NotAllowed(f'the key {request.key.name!r} may not do this; it needs `admin: true` and `models: ["*"]`')

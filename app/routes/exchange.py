@@ -12,7 +12,6 @@ from app.entities.server import Server
 from app.errors import ContextLengthExceeded, EngineGone, InvalidRequest, MissingModel, NoEngine, ProxyError
 from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
 from app.routes import loading_stream
-from app.routes.abilities import check_abilities
 from app.routes.answer_head import answer_head, as_header
 from app.routes.answer_progress import AnswerProgress
 from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
@@ -21,9 +20,11 @@ from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.loading_rules import LOADS_NOTHING, loaded_address, may_load, model_for
 from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
 from app.routes.requested_model import RequestOptions, apply_rules, read_request
+from app.routes.requirements import check_requirements, requirements_of
 from app.routes.virtual_names import first_slot
 from app.routes.visibility import alternatives, visible_error
 from app.services import CLIENT_SOCKET
+from app.use_cases.requirements import Requirements
 from app.use_cases.token_counts import Prompts
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Exchange(AnswerProgress):
         if request.key is not None and request.method not in LOADS_NOTHING:
             take_request(services, request.key)
         self._read_request()
-        self.model = model_for(request, self.route, self.options.model, self.may_load)
+        self.model = model_for(request, self.route, self.options.model, self.may_load, self._requirements)
         self._check_model(self.model)
         if services.engine is None:
             raise NoEngine(services.engine_problem)
@@ -93,7 +94,9 @@ class Exchange(AnswerProgress):
         self.releases.append(self.client.close)
         if not self.takes_slot:
             self._send(loaded_address(request, self.route, self.model))
-        elif (lease := first_slot(request, self.options.model, self.model, self._wait_for)) is not None:
+        elif (
+            lease := first_slot(request, self.options.model, self._requirements, self.model, self._wait_for)
+        ) is not None:
             self._send_on(lease)
 
     def send_answer(self, start_response: Callable[..., Any]) -> None:
@@ -143,14 +146,18 @@ class Exchange(AnswerProgress):
             raise
 
     def _translate(self, body: RequestBody) -> None:
-        """Nothing: it goes to the engine as it is."""
+        """For another API's body. OpenAI's goes to the engine as it is."""
 
     def _apply_rules(self, model: Model) -> None:
         self.options = apply_rules(self.request, self.body, self.options, model.rules)
 
     def _check_model(self, model: Model) -> None:
         self._apply_rules(model)
-        check_abilities(self.engine_route, model, self.options)
+        check_requirements(self.engine_route, model, self.options)
+
+    @property
+    def _requirements(self) -> Requirements:
+        return requirements_of(self.engine_route, self.options)
 
     def _wait_for(self, model: Model) -> Lease | None:
         assert self.client is not None
@@ -166,7 +173,7 @@ class Exchange(AnswerProgress):
         if self._release_slot not in self.releases:
             self.releases.append(self._release_slot)
         # A stream that has begun could not be answered by another model of a virtual name.
-        is_final = len(alternatives(self.request, options.model)) < 2
+        is_final = len(alternatives(self.request, options.model, self._requirements)) < 2
         if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES and is_final):
             return slot.wait()
         lease = loading_stream.wait_silently(slot, self._server)
@@ -195,7 +202,7 @@ class Exchange(AnswerProgress):
     def _keep_alive_seconds(self) -> float | None:
         assert self.model is not None
         ttl, default = self.model.ttl_seconds, self.services.store.pool.limits.ttl_seconds
-        return permitted_keep_alive(self.request.key, self.options.keep_alive_seconds, default if ttl is None else ttl)
+        return permitted_keep_alive(self.request, self.options.keep_alive_seconds, default if ttl is None else ttl)
 
     def _server(self) -> Server | None:
         return self.services.store.pool.server_of(self.model.name) if self.model else None

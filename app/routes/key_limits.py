@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from app.entities.key import ApiKey
 from app.errors import InsufficientQuota, RateLimited
+from app.routes.authorization import may_unload
+from app.routes.incoming_request import IncomingRequest
 from app.services import Services
 
 
@@ -17,11 +19,11 @@ def take_request(services: Services, key: ApiKey) -> None:
             raise InsufficientQuota(key, used_tokens, day)
 
 
-def permitted_keep_alive(key: ApiKey | None, requested_seconds: float | None, ttl_seconds: float) -> float | None:
+def permitted_keep_alive(request: IncomingRequest, requested_seconds: float | None, ttl_seconds: float) -> float | None:
     """How long the request keeps its model loaded. None: as long as without its option, `ttl_seconds`.
 
-    A key that may not unload models may not have them unloaded sooner either.
+    Who may not unload models may not have them unloaded sooner either.
     """
-    if requested_seconds is None or key is None or key.admin:
+    if requested_seconds is None or may_unload(request):
         return requested_seconds
     return requested_seconds if requested_seconds >= ttl_seconds else None

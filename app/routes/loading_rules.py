@@ -9,6 +9,7 @@ from app.routes.error_response import no_such_path
 from app.routes.incoming_request import IncomingRequest
 from app.routes.paths import OTHER_PATH
 from app.routes.visibility import find_model, has_server, servable_model
+from app.use_cases.requirements import NO_REQUIREMENTS, Requirements
 
 LOADS_NOTHING = ("GET", "HEAD")
 AUTOLOAD = {"true", "1", ""}  # what llama.cpp's router takes for yes; without the parameter, it loads
@@ -21,12 +22,14 @@ def may_load(request: IncomingRequest, route: str) -> bool:
     return AUTOLOAD.issuperset(request.arguments("autoload"))
 
 
-def model_for(request: IncomingRequest, route: str, name: str, loads: bool) -> Model:
+def model_for(
+    request: IncomingRequest, route: str, name: str, loads: bool, requirements: Requirements = NO_REQUIREMENTS
+) -> Model:
     """The model of that name. Raises ModelNotFound and InvalidModelFile, and ModelUnloaded or NotFound if it may not
     be loaded and is not."""
     if loads or request.method in LOADS_NOTHING:
-        return servable_model(request, name)
-    model = find_model(request, name)
+        return servable_model(request, name, requirements)
+    model = find_model(request, name, requirements)
     if not has_server(request, model):
         raise _unloaded(request, route, model)
     return model
@@ -47,5 +50,5 @@ def _unloaded(request: IncomingRequest, route: str, model: Model) -> ProxyError:
             f"paths other than those of docs/api.md reach only a loaded model, and {model.name} is not loaded; "
             "POST /models/load loads it, and catalog.load_on_any_path: true does so for any path",
         )
-    reason = "a GET loads nothing" if request.method in LOADS_NOTHING else "autoload=false forbids to load it"
+    reason = "a GET loads nothing" if request.method in LOADS_NOTHING else "autoload=false forbids loading it"
     return ModelUnloaded(f"{model.name} is not loaded, and {reason}; POST /models/load loads it")

@@ -111,7 +111,7 @@ def _grace_seconds(request: IncomingRequest, body: RequestBody) -> float:
     if request.mimetype == MULTIPART:
         return inf
     if isinstance(body.data, BodyFile):
-        raise InvalidRequest("the body is too large for an order to unload a model")
+        raise InvalidRequest("the body of a request to unload a model is too large")
     return grace_seconds(body.data)
 
 

@@ -15,6 +15,7 @@ from app.errors import InvalidRequest, ModelNotFound, NotSupported
 from app.request_body.ollama_body import NameRequest, name_request
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import InferenceResponse
+from app.routes.models import admitted
 from app.routes.ollama_answer import NDJSON
 from app.routes.ollama_exchange import respond_to_ollama
 from app.routes.visibility import described_models, find_model, virtual_names, visible_pool
@@ -47,7 +48,8 @@ def show_version() -> Response:
 @bp.get("/api/tags")
 def list_tags() -> Response:
     request = current_request()
-    return jsonify(tag_list(described_models(request), request.settings.list_aliases, virtual_names(request)))
+    models, servers = described_models(request), request.services.store.pool.servers
+    return jsonify(tag_list(models, servers, request.settings.list_aliases, virtual_names(request)))
 
 
 @bp.get("/api/ps")
@@ -95,8 +97,9 @@ def reject_copy() -> NoReturn:
 
 
 def _names(request: IncomingRequest) -> NameRequest:
-    """What the body of a request about one model says. Raises InvalidRequest."""
-    with contextlib.closing(request.receive_body()) as body:
+    """What the body of a request about one model says. Raises InvalidRequest, and Overloaded: a body may arrive slowly,
+    and must not take the last thread."""
+    with admitted(request.services), contextlib.closing(request.receive_body()) as body:
         found = body.rewrite(name_request)
     if not found.name:
         raise InvalidRequest('the request names no model: add "model"', param="model")

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.entities.token_usage import TokenUsage
-from app.errors import BadUpstream, ProxyError
+from app.errors import BadUpstream, ProxyError, RequestTooLarge
 from app.ports import ClientSocket, EngineAnswer
+from app.routes.own_answer import OwnAnswer
 from app.use_cases.ollama.answers import CUT, StreamTranslator, error_object, first_values, loaded_object, whole_object
 from app.use_cases.ollama.pieces import nanoseconds
 from app.use_cases.ollama.translation import EMBEDDINGS, Api, Translation
@@ -22,13 +23,17 @@ JSON = "application/json"
 DATA = b"data:"
 _VECTOR = re.compile(rb'"embedding":\s*(\[[^\[\]]*+\])')
 MAX_ERROR = 8192  # characters of an answer that is no JSON
+MAX_WHOLE = 128 * 1024**2  # bytes of an answer that is no stream: it is in memory up to three times
 
 Objects = Iterable[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
-    """What the objects of an answer say about the request. Times are monotonic seconds."""
+class Envelope:
+    """What every object of an answer has besides its content: the model, the time and, in the last one, the durations.
+
+    Times are monotonic seconds.
+    """
 
     model: str  # its name in the catalogue
     arrived_at: float
@@ -52,39 +57,20 @@ class Occasion:
         }
 
 
-class LoadedAnswer:
+def loaded_answer(api: Api, envelope: Envelope, is_unload: bool) -> OwnAnswer:
     """The answer to a request that only loads or unloads its model: no engine has answered anything."""
-
-    status, is_stream = 200, False
-    failure: ProxyError | None = None
-
-    def __init__(self, api: Api, occasion: Occasion, is_unload: bool) -> None:
-        part = loaded_object(api, is_unload)
-        self._data = occasion.encoded([part]) if api is not Api.EMBEDDINGS else json.dumps(part).encode()
-        self.headers = [("Content-Type", JSON), ("Content-Length", str(len(self._data)))]
-
-    def copy_body(self, write: Callable[[bytes], object], client_socket: ClientSocket | None) -> bool:
-        write(self._data)
-        return True
-
-    def usage(self) -> TokenUsage:
-        return TokenUsage(0, 0)
-
-    def estimated_tokens(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
+    part = loaded_object(api, is_unload)
+    return OwnAnswer(json.dumps(part).encode() if api is Api.EMBEDDINGS else envelope.encoded([part]), JSON)
 
 
 class TranslatedAnswer:
     """An engine's answer, translated. One that is no stream is read as a whole before its head is sent."""
 
-    def __init__(self, answer: EngineAnswer, translation: Translation, occasion: Occasion) -> None:
+    def __init__(self, answer: EngineAnswer, translation: Translation, envelope: Envelope) -> None:
         """Raises ProxyError if the answer is cut before its head was sent."""
         self._answer = answer
         self._translation = translation
-        self._occasion = occasion
+        self._envelope = envelope
         self._data = b"" if answer.is_stream else self._whole(_read(answer))
         self.headers = [("Content-Type", NDJSON if answer.is_stream else JSON)]
         if not answer.is_stream:
@@ -112,11 +98,11 @@ class TranslatedAnswer:
         def translate(piece: bytes) -> None:
             objects = [each for event in events.read(piece) for each in translator.objects(event)]
             if objects:
-                write(self._occasion.encoded(objects))
+                write(self._envelope.encoded(objects))
 
         is_complete = self._answer.copy_body(translate, None)
         if objects := translator.end():
-            write(self._occasion.encoded(objects))
+            write(self._envelope.encoded(objects))
         return is_complete
 
     def usage(self) -> TokenUsage:
@@ -130,10 +116,10 @@ class TranslatedAnswer:
 
     def _whole(self, data: bytes) -> bytes:
         if self.status >= 300:
-            return self._occasion.encoded([error_object(_parsed(data))])
+            return self._envelope.encoded([error_object(_parsed(data))])
         if self._translation.path == EMBEDDINGS:
             return self._embeddings(data)
-        return self._occasion.encoded([whole_object(_parsed(data), self._translation)])
+        return self._envelope.encoded([whole_object(_parsed(data), self._translation)])
 
     def _embeddings(self, data: bytes) -> bytes:
         """The vectors are copied as text: to parse many would take Python's lock for long."""
@@ -142,7 +128,7 @@ class TranslatedAnswer:
             vectors = [json.dumps(first_values(json.loads(vector), dimensions)).encode() for vector in vectors]
         if self._translation.api is Api.EMBEDDINGS:
             return b'{"embedding":' + (vectors[0] if vectors else b"[]") + b"}\n"
-        rest = {"model": self._occasion.model} | self._occasion.durations
+        rest = {"model": self._envelope.model} | self._envelope.durations
         rest |= {"prompt_eval_count": self.usage().prompt_tokens or 0}
         return json.dumps(rest).encode()[:-1] + b',"embeddings":[' + b",".join(vectors) + b"]}\n"
 
@@ -163,9 +149,21 @@ class Events:
 
 
 def _read(answer: EngineAnswer) -> bytes:
+    """Raises RequestTooLarge, and ProxyError if the answer is cut."""
     pieces: list[bytes] = []
+    size = 0
+
+    def add(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+        if size > MAX_WHOLE:
+            raise RequestTooLarge(
+                f"the answer has more than {MAX_WHOLE} bytes: send fewer texts, or use /v1/embeddings"
+            )
+        pieces.append(piece)
+
     try:
-        answer.copy_body(pieces.append, None)
+        answer.copy_body(add, None)
     except ConnectionResetError as error:
         raise answer.failure or BadUpstream(str(error)) from error
     return b"".join(pieces)

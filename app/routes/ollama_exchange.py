@@ -12,20 +12,25 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from app.entities.key import ApiKey
 from app.entities.model import Model
 from app.entities.server import ServerState
-from app.errors import ErrorForm, NotAllowed
-from app.ports import Address, EngineAnswer, Lease, RequestBody, WatchedClient
+from app.errors import ErrorForm, InvalidRequest, NotAllowed
+from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, WatchedClient
 from app.request_body.ollama_body import translated
+from app.routes.authorization import may_unload
 from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import IncomingRequest
-from app.routes.ollama_answer import LoadedAnswer, Occasion, TranslatedAnswer
+from app.routes.ollama_answer import Envelope, TranslatedAnswer, loaded_answer
+from app.routes.own_answer import OwnAnswer
 from app.use_cases.ollama.translation import Api, Translation
+from app.use_cases.requirements import Requirements, lacks_thinking, missing_tools
 
 log = logging.getLogger(__name__)
 
 ENDING = (ServerState.DRAINING, ServerState.STOPPING)
 MAX_NOTED = 200
+NOT_IN_TEMPLATE = "its chat template has none; choose another model (`capabilities` in POST /api/show)"
 _noted: set[str] = set()  # ignored options that were logged; any thread, and twice does no harm
 
 
@@ -45,23 +50,37 @@ class OllamaExchange(Exchange):
         for option in self.translation.ignored:
             _note(option)
 
+    @property
+    def _requirements(self) -> Requirements:
+        """Ollama rejects tools and thinking where the model does not know them."""
+        requirements = super()._requirements
+        return replace(requirements, tools=requirements.prefers_tools, thinking=self.translation.thinks)
+
+    def _check_model(self, model: Model) -> None:
+        super()._check_model(model)
+        requirements = self._requirements
+        if requirements.tools and missing_tools(model):
+            raise InvalidRequest(f"{model.name} does not support tools: {NOT_IN_TEMPLATE}", "tools")
+        if requirements.thinking and lacks_thinking(model):
+            raise InvalidRequest(f"{model.name} does not support thinking: {NOT_IN_TEMPLATE}", "think")
+
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """None, with the answer made, for a request to unload a model that is not loaded, or is being unloaded."""
         if self._is_unload:
             if (server := self._server()) is None or server.state in ENDING:
                 self.answer = self._loaded()
                 return None
-            if (key := self.request.key) and not key.admin:
-                raise NotAllowed(f"the key {key.name!r} may not unload a model; it needs `admin: true`")
+            if not may_unload(self.request):
+                raise NotAllowed(_reason(self.request.key))
         return super()._wait_for_slot(model, client)
 
-    def _ask(self, address: Address, data: Any, client: WatchedClient) -> EngineAnswer:
+    def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
         if not self.translation.path:
             return self._loaded()
         request = replace(self.request.for_engine(data), target=self.translation.path, error_form=ErrorForm.OPENAI)
         answer = self.services.relay.send(address, request, client)
         try:
-            return TranslatedAnswer(answer, self.translation, self._occasion)
+            return TranslatedAnswer(answer, self.translation, self._envelope)
         except BaseException:
             answer.close()
             raise
@@ -71,16 +90,22 @@ class OllamaExchange(Exchange):
         return not self.translation.path and self.options.keep_alive_seconds == 0
 
     @property
-    def _occasion(self) -> Occasion:
+    def _envelope(self) -> Envelope:
         assert self.model is not None
-        return Occasion(self.model.name, self.arrived_at, self.waited_seconds)
+        return Envelope(self.model.name, self.arrived_at, self.waited_seconds)
 
-    def _loaded(self) -> LoadedAnswer:
-        return LoadedAnswer(self.translation.api, self._occasion, self._is_unload)
+    def _loaded(self) -> OwnAnswer:
+        return loaded_answer(self.translation.api, self._envelope, self._is_unload)
+
+
+def _reason(key: ApiKey | None) -> str:
+    if key is None:
+        return "a web page of another site may not unload a model without a key; configure keys"
+    return f"the key {key.name!r} may not unload a model; it needs `admin: true`"
 
 
 def _note(option: str) -> None:
     """Log an ignored option, once; clients choose the names, so there is a limit."""
     if option not in _noted and len(_noted) < MAX_NOTED:
         _noted.add(option)
-        log.info("ollama: option %r is ignored: llama-server has no such option of a request", option)
+        log.info("ollama: option %r is ignored: llama-server has no such request option", option)

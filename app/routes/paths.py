@@ -11,6 +11,7 @@ STREAMING_ROUTES = (
 EMBEDDING_ROUTES = ("/v1/embeddings", "/embeddings", "/embedding")
 RERANK_ROUTES = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
 READING_ROUTES = (*EMBEDDING_ROUTES, *RERANK_ROUTES)
+TRANSCRIPTION_ROUTES = ("/v1/audio/transcriptions", "/audio/transcriptions")
 INFILL_ROUTES = ("/infill",)  # for models whose vocabulary has tokens for it
 # The model computes nothing for these, so they use no tokens of a key.
 ROUTES_WITHOUT_TOKENS = (
@@ -23,7 +24,8 @@ POST_ROUTES = (
     *STREAMING_ROUTES,
     *READING_ROUTES,
     *ROUTES_WITHOUT_TOKENS,
-    *("/v1/systemone", "/v1/audio/transcriptions", "/audio/transcriptions"),
+    *TRANSCRIPTION_ROUTES,
+    "/v1/systemone",
 )
 GET_ROUTES = ("/slots", "/lora-adapters")  # and /props and /metrics, which are ours without ?model=
 PLAIN_ROUTES = frozenset(route for route in POST_ROUTES if "<" not in route)  # found by comparison, without Flask
@@ -33,6 +35,9 @@ _WITHOUT_VERSION = {
     *("/completion", "/infill", "/embedding", "/tokenize", "/detokenize", "/apply-template"),
     *("/props", "/slots", "/lora-adapters", "/health"),
 }
+
+# A second name of llama-server's (builds of 2025) for a route. Here it is another route: only /upstream leads to it.
+ENGINE_ALIASES = {"/api/chat": "/chat/completions"}
 
 OTHER_PATH = "_other"  # the label of paths without a route
 

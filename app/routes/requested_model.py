@@ -30,6 +30,7 @@ class RequestOptions:
     repeated_bytes: int = 0  # of the body, that the engine reads again with every prompt
     media: tuple[MediaPart, ...] = ()  # the first of each kind
     requires_tool: bool = False  # the answer must call one
+    offers_tools: bool = False
 
 
 def read_request(
@@ -50,8 +51,8 @@ def read_request(
         raise MissingModel
     conversation = _conversation(request, content, model)
     options = content.streams, content.keep_alive_seconds, content.num_ctx, conversation
-    demands = content.media, content.requires_tool
-    return RequestOptions(model, *options, content.prompts, content.repeated_bytes, *demands)
+    requirements = content.media, content.requires_tool, content.offers_tools
+    return RequestOptions(model, *options, content.prompts, content.repeated_bytes, *requirements)
 
 
 def _content(request: IncomingRequest, body: RequestBody | None, is_named: bool) -> BodyContent:
@@ -87,6 +88,7 @@ def apply_rules(
         repeated_bytes=content.repeated_bytes,
         media=content.media,
         requires_tool=content.requires_tool,
+        offers_tools=content.offers_tools,
     )
 
 

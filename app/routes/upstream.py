@@ -18,9 +18,9 @@ from app.routes.error_response import no_such_path
 from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import PATH_SAFE, IncomingRequest, current_request
 from app.routes.inference import FORWARDED_METHODS, InferenceResponse
-from app.routes.paths import PLAIN_ROUTES, may_be_forwarded
+from app.routes.paths import ENGINE_ALIASES, PLAIN_ROUTES, may_be_forwarded
 from app.routes.requested_model import RequestOptions, read_request
-from app.routes.visibility import check_access, find_model
+from app.routes.visibility import find_model, known_model
 
 bp = Blueprint("upstream", __name__)
 
@@ -51,7 +51,7 @@ def _split(request: IncomingRequest, rest: str) -> tuple[Model, str]:
     for count in range(1, min(len(segments), MAX_NAME_SEGMENTS) + 1):
         name = "/".join(segments[:count])
         try:
-            model = check_access(request, request.services.catalog.find(name), name)
+            model = known_model(request, name)
         except ModelNotFound:
             continue
         return model, "".join(f"/{segment}" for segment in segments[count:])
@@ -72,6 +72,7 @@ class _UpstreamExchange(Exchange):
         self.may_load = self.takes_slot = True
         self._name = model.name
         self._path = path
+        self._known_path = ENGINE_ALIASES.get(path, path)
 
     def _read_request(self) -> None:
         """Options are read, and checked, where the engine would."""
@@ -80,7 +81,7 @@ class _UpstreamExchange(Exchange):
             return
         self.body = self.request.receive_body()
         self.releases.append(self.body.close)
-        if self._path in PLAIN_ROUTES and self.request.method == "POST":
+        if self._known_path in PLAIN_ROUTES and self.request.method == "POST":
             self.options = read_request(self.request, self.body, self._name)
 
     def _apply_rules(self, model: Model) -> None:
@@ -94,11 +95,11 @@ class _UpstreamExchange(Exchange):
         return self.services.relay.send(address, replace(request, target=target, headers=headers), client)
 
     def _more_headers(self) -> dict[str, str]:
-        names: tuple[str, ...] = () if self._path in PLAIN_ROUTES else ("Content-Type",)
+        names: tuple[str, ...] = () if self._known_path in PLAIN_ROUTES else ("Content-Type",)
         if self.request.method in ("GET", "HEAD"):
             names += PAGE_HEADERS
         return {name: value for name in names if (value := self.request.header(name))}
 
     def tokens_of_key(self, route: str) -> int:
         """As on the path itself."""
-        return super().tokens_of_key(self._path) if self._path in PLAIN_ROUTES else 0
+        return super().tokens_of_key(self._known_path) if self._known_path in PLAIN_ROUTES else 0

@@ -21,6 +21,7 @@ from app.errors import (
 from app.ports import Lease
 from app.routes.incoming_request import IncomingRequest
 from app.routes.visibility import alternatives, servable_model
+from app.use_cases.requirements import Requirements
 
 # The model was not loaded, and another may be.
 LOAD_FAILURES = (
@@ -29,7 +30,7 @@ LOAD_FAILURES = (
 
 
 def first_slot(
-    request: IncomingRequest, name: str, model: Model, wait: Callable[[Model], Lease | None]
+    request: IncomingRequest, name: str, requirements: Requirements, model: Model, wait: Callable[[Model], Lease | None]
 ) -> Lease | None:
     """`wait(model)`; where its load fails, of the next model that the virtual name stands for.
 
@@ -40,12 +41,12 @@ def first_slot(
         try:
             return wait(model)
         except LOAD_FAILURES as error:
-            model = _next(request, name, model, tried, error)
+            others = [] if model.rules else alternatives(request, name, requirements)
+            model = _next(request, [each for each in others if each.name not in tried], tried, error)
             tried.add(model.name)
 
 
-def _next(request: IncomingRequest, name: str, failed: Model, tried: set[str], error: ProxyError) -> Model:
-    others = [] if failed.rules else [each for each in alternatives(request, name) if each.name not in tried]
+def _next(request: IncomingRequest, others: list[Model], tried: set[str], error: ProxyError) -> Model:
     for other in request.services.pool.by_availability(others):
         try:
             return servable_model(request, other.variant or other.name)

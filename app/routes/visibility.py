@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
@@ -15,6 +16,7 @@ from app.entities.server import ServerState
 from app.errors import InvalidModelFile, ModelNotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
 from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.requirements import NO_REQUIREMENTS, Requirements, suitable
 from app.use_cases.scheduling.pool_state import PoolState
 
 NOT_SHOWN = "another model"
@@ -26,31 +28,44 @@ def may_use(key: ApiKey | None, model: Model) -> bool:
     return key is None or key.allows(*model.names)
 
 
-def find_model(request: IncomingRequest, name: str) -> Model:
+def find_model(request: IncomingRequest, name: str, requirements: Requirements = NO_REQUIREMENTS) -> Model:
     """The model of that name, if the request's key may use it; of a virtual name the one that should answer. Raises
     ModelNotFound.
 
     An unknown name may be that of a new file. One that the key may not use takes as long: time must not tell.
     """
-    if models := alternatives(request, name):
+    if models := alternatives(request, name, requirements):
         return request.services.pool.by_availability(models)[0]
-    catalog = request.services.catalog
     try:
-        return check_access(request, catalog.find(name), name)
+        return known_model(request, name)
     except ModelNotFound:
-        catalog.rescan()
+        request.services.catalog.rescan()
     try:
-        return check_access(request, catalog.find(name), name)
+        return known_model(request, name)
     except ModelNotFound:
         raise ModelNotFound(name, near=similar_names(name, _visible_names(request))) from None
 
 
-def alternatives(request: IncomingRequest, name: str) -> list[Model]:
-    """The models that a virtual name stands for, of those that the request's key may use; none for any other name.
+def known_model(request: IncomingRequest, name: str) -> Model:
+    """The model of that name in the last scan, no virtual name's. Raises ModelNotFound.
+
+    A name that the request's key may use by a glob is not taken away by another model's: it would tell that name.
+    """
+    return check_access(request, request.services.catalog.find(name, partial(may_use, request.key)), name)
+
+
+def alternatives(request: IncomingRequest, name: str, requirements: Requirements = NO_REQUIREMENTS) -> list[Model]:
+    """The models that a virtual name stands for and that could answer, of those that the request's key may use; none
+    for any other name.
 
     A key that has a virtual name among its own has no right to its models.
     """
-    return _usable(request, request.services.catalog.members(name))
+    models = _usable(request, request.services.catalog.members(name))
+    if requirements.capability is None or len(models) < 2:
+        return models
+    if any(model.facts is None and not model.problem for model in models):  # soon after a start, or a new file
+        models = request.services.catalog.read_headers(models, HEADERS_SECONDS)
+    return suitable(models, requirements)
 
 
 def _usable(request: IncomingRequest, names: Iterable[str]) -> list[Model]:
@@ -63,9 +78,10 @@ def _usable(request: IncomingRequest, names: Iterable[str]) -> list[Model]:
 
 
 def virtual_names(request: IncomingRequest) -> dict[str, list[Model]]:
-    """The virtual names that stand for models which the request's key may use, with these models."""
+    """The virtual names with the models for which they stand, of those that the request's key may use; not those of
+    which none can be served."""
     found = {name: alternatives(request, name) for name in request.services.catalog.virtual_names}
-    return {name: models for name, models in found.items() if models}
+    return {name: models for name, models in found.items() if not all(model.problem for model in models)}
 
 
 def default_model(request: IncomingRequest) -> str:
@@ -92,12 +108,14 @@ def check_access(request: IncomingRequest, model: Model, name: str) -> Model:
     return model
 
 
-def servable_model(request: IncomingRequest, name: str) -> Model:
+def servable_model(request: IncomingRequest, name: str, requirements: Requirements = NO_REQUIREMENTS) -> Model:
     """As find_model, and its header is valid. Raises InvalidModelFile too.
 
     The files of a model that is loaded are not read.
     """
-    models = request.services.pool.by_availability(alternatives(request, name)) or [find_model(request, name)]
+    models = request.services.pool.by_availability(alternatives(request, name, requirements)) or [
+        find_model(request, name)
+    ]
     for model in models[:-1]:
         with contextlib.suppress(InvalidModelFile):
             return _checked(request, model)

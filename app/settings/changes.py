@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from app.entities.launch import AUTO_UBATCH
 from app.entities.model import Model
+from app.entities.model_name import is_glob
 from app.settings.schema import Settings
 
 MAX_NAMED = 5  # models: more are counted
+LARGEST_EARLIER_UBATCH = 2048  # tokens: llama-server's batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,7 @@ def _models_with_more_checkpoints(settings: Settings, models: Sequence[Model]) -
 
 
 def _models_with_automatic_context(settings: Settings, models: Sequence[Model]) -> str:
-    found = [model.name for model in models if model.constraints.has_auto_context]
-    return _named("model", found) if len(found) <= MAX_NAMED else f"{len(found)} models with ctx_size auto"
+    return _named_or_counted([model.name for model in models if model.constraints.has_auto_context], "ctx_size auto")
 
 
 def _any_path(settings: Settings, models: Sequence[Model]) -> str:
@@ -62,6 +63,24 @@ def _any_path(settings: Settings, models: Sequence[Model]) -> str:
 def _models_that_embed(settings: Settings, models: Sequence[Model]) -> str:
     found = [model for model in models if model.launch.options.ubatch_size == AUTO_UBATCH]
     return _named("model", _with_argument(found, ("--embedding", "--rerank")))
+
+
+def _models_with_large_ubatches(settings: Settings, models: Sequence[Model]) -> str:
+    found = [model.name for model in models if model.launch.options.ubatch_size > LARGEST_EARLIER_UBATCH]
+    return _named_or_counted(found, f"a ubatch_size above {LARGEST_EARLIER_UBATCH}")
+
+
+def _models_with_globs(settings: Settings, models: Sequence[Model]) -> str:
+    return _named("model", (model.name for model in models if any(map(is_glob, model.aliases))))
+
+
+def _agents(settings: Settings, models: Sequence[Model]) -> str:
+    """Only the original's configuration can have had some before."""
+    return _named("agent", settings.agents)
+
+
+def _named_or_counted(models: Sequence[str], have: str) -> str:
+    return _named("model", models) if len(models) <= MAX_NAMED else f"{len(models)} models with {have}"
 
 
 def _with_argument(models: Iterable[Model], options: tuple[str, ...]) -> list[str]:
@@ -105,6 +124,23 @@ CHANGES = (
         _models_that_embed,
         "inputs may be as long as a slot's context, 8,192 tokens with ctx_size auto, which takes more memory; "
         "ubatch_size: 512 restores it",
+    ),
+    Change(
+        "large-ubatches",
+        _models_with_large_ubatches,
+        "llama-server reduced a ubatch_size above 2048; now it is used, which takes more memory; ubatch_size: 2048 "
+        "restores it",
+    ),
+    Change(
+        "alias-globs",
+        _models_with_globs,
+        "* and ? in an alias stand for any characters and for any one: the alias is the name of more than it was",
+    ),
+    Change(
+        "agents",
+        _agents,
+        "chat requests that name an agent in their messages are changed or answered by it (docs/agents.md); to prevent "
+        "this, remove its name",
     ),
     Change(
         "excess-memory",

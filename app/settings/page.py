@@ -10,7 +10,8 @@ from pydantic.fields import FieldInfo
 
 from app.settings.schema import Settings
 from app.settings.schema_keys import default_of, is_section, needs_restart, section_in
-from app.settings.sections.model import ModelDefaults, ModelSettings
+from app.settings.sections.model import ModelSettings
+from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.values import Section, size_text
 
 _HEAD = """\

@@ -21,7 +21,8 @@ from app.settings.retired_keys import without_retired_keys
 from app.settings.sections.catalog import CatalogSettings
 from app.settings.sections.engine import EngineSettings, UpstreamSettings
 from app.settings.sections.gpu import GpuSettings
-from app.settings.sections.model import ModelDefaults, ModelSettings
+from app.settings.sections.model import ModelSettings
+from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.sections.scheduling import SchedulingSettings
 from app.settings.sections.server import ApiKeySettings, ServerSettings
 from app.settings.values import PREFIX, ModelName, Name, start_folder
@@ -59,8 +60,8 @@ class Settings(BaseSettings):
     agents: list[Name] = Field(
         [],
         description=(
-            "Functions of other packages that change or answer chat requests whose last message has `/NAME`: "
-            "docs/agents.md."
+            "Functions in installed packages that change or answer chat requests whose last message contains "
+            "`/NAME`: docs/agents.md."
         ),
     )
 
@@ -68,8 +69,8 @@ class Settings(BaseSettings):
         {},
         description=(
             "Virtual names, each with the models that it stands for. One that is loaded answers, else the first that "
-            "fits without an eviction, else the first that can be had; a model whose load fails is skipped. A key "
-            "needs access to the models."
+            "fits without an eviction, else the first that can be loaded; a model whose load fails is skipped. A "
+            "key needs access to the models."
         ),
     )
 
@@ -142,11 +143,11 @@ class Settings(BaseSettings):
     def _virtual_names_stand_for_models(self) -> Settings:
         for name, members in self.any_of.items():
             if not members:
-                raise ValueError(f"any_of.{name}: is empty; list the models that it stands for")
+                raise ValueError(f"any_of.{name}: is empty; list at least one model")
             if duplicate := _first_duplicate(iter(members)):
                 raise ValueError(f"any_of.{name}: has {duplicate!r} twice; remove one")
             if nested := next((member for member in members if member in self.any_of), None):
-                raise ValueError(f"any_of.{name}: {nested!r} is a virtual name, too; list its models")
+                raise ValueError(f"any_of.{name}: {nested!r} is a virtual name itself; list its models")
             if holder := next((own for own, model in self.models.items() if name in model.names(own)), None):
                 raise ValueError(f"any_of.{name}: is a name of the model {holder!r}; only one can have it")
         return self

@@ -403,6 +403,17 @@ def test_the_most_specific_glob_counts_and_names_come_before_globs(home: Path):
             catalog.find(name)
 
 
+def test_a_name_means_the_nearest_model_that_the_client_may_use(home: Path):
+    small = an_entry("small", path=Path("c.gguf"), aliases=("claude-*",))
+    large = an_entry("large", path=Path("../far/d.gguf"), aliases=("claude-opus-*", "claude-haiku"))
+    catalog = a_catalog(home, small, large)
+    for name in ("claude-opus-4", "claude-haiku", "Claude-Haiku:latest"):
+        assert catalog.find(name).name == "large"
+        assert catalog.find(name, lambda model: model.name == "small").name == "small"
+    with pytest.raises(ModelNotFound):
+        catalog.find("large", lambda model: model.name == "small")
+
+
 def test_brackets_and_dots_of_a_glob_are_ordinary_characters(home: Path):
     catalog = a_catalog(home, an_entry("mine", path=Path("c.gguf"), aliases=("v[12].*",)))
     assert catalog.find("v[12].x").name == "mine"

@@ -128,7 +128,7 @@ VARIANT = A | {"id": "a-thinking", "parent": "a"}
 EMBEDDER = B | {"id": "embedder", "capabilities": ["embedding"]}
 DEFAULT = A | {"id": "default"}
 LOADED = {"id": "c", "status": {"value": "loaded"}, "capabilities": ["completion", "chat"]}
-VIRTUAL = LOADED | {"id": "any", "any_of": ["c"]}
+VIRTUAL = LOADED | {"id": "fast", "any_of": ["c", "a"]}
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ VIRTUAL = LOADED | {"id": "any", "any_of": ["c"]}
     [
         ([A], "with a (the only one) at http://127.0.0.1:8080, context: 8,192 tokens"),
         ([A, VARIANT, EMBEDDER], "with a (the only one)"),
+        ([A, LOADED, VIRTUAL], "with c (the only one that is loaded)"),
         ([A, B, LOADED], "with c (the only one that is loaded) at http://127.0.0.1:8080, context: unknown"),
-        ([A, B, LOADED, VIRTUAL], "with c (the only one that is loaded)"),
         ([A, B], "choose a model with --model: a, b"),
         ([A, EMBEDDER, DEFAULT, LOADED], "with default (the default)"),
         ([EMBEDDER], "has no model that can chat"),

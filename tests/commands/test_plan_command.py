@@ -262,6 +262,15 @@ def test_split_mode_none_with_several_devices_is_an_error(model: str):
     assert run_plan(model, "--split-mode", "none", "--devices", "2").exit_code == 2
 
 
+@pytest.mark.parametrize("command", ["plan", "estimate"])
+def test_a_virtual_name_is_no_model(model: str, tmp_path: Path, command: str):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"models": {"a": {"path": model}}, "any_of": {"fast": ["a", "b"]}}))
+    environment = {"LLAMA_SMART_PROXY_CONFIG": None}  # --config sets it, and it must not reach later tests
+    done = CliRunner().invoke(main, [command, "Fast", "--config", str(config)], env=environment)
+    assert (done.exit_code, done.stderr) == (2, "Fast stands for a, b (any_of); name one of them\n")
+
+
 def test_without_a_gpu_the_settings_may_forbid_the_cpu(model: str, tmp_path: Path):
     config = tmp_path / "never.yaml"
     config.write_text("gpu: {cpu_fallback: never}")

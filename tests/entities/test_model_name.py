@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.entities.key import ApiKey
-from app.entities.model_name import similar_names
+from app.entities.model_name import glob_pattern, similar_names
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,28 @@ from app.entities.model_name import similar_names
 def test_a_key_reaches_a_model_by_a_glob_only_if_all_its_names_are_allowed(key_glob: str, alias: str, is_allowed: bool):
     """The alias "*" of one model must not open it to every key that is limited to other models."""
     assert ApiKey("k", "", models=(key_glob,)).allows("qwen", alias) == is_allowed
+
+
+@pytest.mark.parametrize(
+    ("glob", "matching", "others"),
+    [
+        ("a*", ("a", "ab", "a\n"), ("ba", "")),
+        ("*", ("", "a"), ()),
+        ("a?c*", ("abc", "abcd"), ("ac", "abd")),
+        ("*ab*ab", ("abab", "xabab", "ababab", "abxab"), ("ab", "aba", "ababx")),
+        ("a*b*c", ("abc", "a-b-b-c", "abbc-c"), ("ac", "acb", "abc-")),
+    ],
+)
+def test_a_glob_matches_whole_names(glob: str, matching: tuple[str, ...], others: tuple[str, ...]):
+    pattern = glob_pattern(glob)
+    assert [name for name in (*matching, *others) if pattern.fullmatch(name)] == list(matching)
+
+
+def test_no_name_takes_long_to_compare_with_a_glob():
+    """This one took minutes, in which nothing else ran."""
+    began = time.monotonic()
+    assert not glob_pattern("*-*-*-*-x").fullmatch("-" * 512)
+    assert time.monotonic() - began < 0.1
 
 
 def test_the_nearest_names_are_suggested_in_whatever_case():

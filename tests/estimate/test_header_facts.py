@@ -24,7 +24,7 @@ def with_template(template: str) -> HeaderFacts:
     return header_facts(a_header(tokenizer__chat_template=template))
 
 
-def test_facts_of_a_chat_model():
+def test_the_facts_of_a_chat_model_are_in_its_header():
     header = a_header(
         tensors=("token_embd.weight", "blk.0.attn_q.weight"),
         general__file_type=15,

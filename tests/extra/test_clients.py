@@ -64,7 +64,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, page_url: str):
         *(("python", program.name) for program in sorted((CLIENTS / "python").glob("*.py"))),
     ],
 )
-def test_a_python_client(service: Service, tmp_path: Path, environment: str, program: str):
+def test_a_python_client_works_unmodified(service: Service, tmp_path: Path, environment: str, program: str):
     python = BUILD / environment / "bin" / "python"
     if not python.exists():
         pytest.skip(f"{python} is missing")
@@ -72,7 +72,7 @@ def test_a_python_client(service: Service, tmp_path: Path, environment: str, pro
 
 
 @pytest.mark.parametrize("program", sorted(program.name for program in (CLIENTS / "node").glob("*.mjs")))
-def test_a_node_client(service: Service, page_url: str, tmp_path: Path, program: str):
+def test_a_node_client_works_unmodified(service: Service, page_url: str, tmp_path: Path, program: str):
     if not (BUILD / "node" / "node_modules").exists():
         pytest.skip("node or its packages are missing")
     if program == "page.mjs" and CHROMIUM is None:

@@ -12,6 +12,7 @@ WALL_CLOCK = re.compile(
 
 # Each shows the time to people or stores it. Nothing waits or ends by it.
 READERS = {
+    "app/routes/agent_exchange.py",  # `created` of an answer
     "app/routes/loading_stream.py",  # `created` of a chunk
     "app/routes/ollama.py",  # `expires_at` in /api/ps
     "app/routes/ollama_answer.py",  # `created_at` of an answer

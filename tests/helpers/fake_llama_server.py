@@ -280,6 +280,8 @@ class Handler(BaseHTTPRequestHandler):
         for end in map(int, filter(None, self.option("parts").split(","))):
             self.wfile.write(data[at:end])
             at = end
+            while not is_read(self.connection):
+                time.sleep(0.001)
             time.sleep(0.01)
         self.wfile.write(data[at:])
         match self.option("then"):
@@ -433,6 +435,13 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         pass  # disconnecting clients are expected
+
+
+def is_read(connection: socket.socket) -> bool:
+    """Whether the peer, on this machine, has read all bytes that it was sent: what follows comes by itself then."""
+    peer, own = (f"0100007F:{port:04X}" for _, port in (connection.getpeername(), connection.getsockname()))
+    row = next((line for line in Path("/proc/net/tcp").read_text().splitlines() if f" {peer} {own} " in line), "")
+    return not row or row.split()[4].endswith(":00000000")  # its tx_queue:rx_queue
 
 
 def error(code: int, message: str, kind: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""llama-server's answers, recorded from b11549, as Ollama's objects."""
+"""Answers in the form of llama-server's (b11549) as Ollama's objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def message(**fields: Any) -> dict[str, Any]:
 DONE = message() | {"done": True, "done_reason": "stop", **COUNTS}
 
 
-def test_a_streamed_chat():
+def test_a_chat_streams_its_text_and_ends_with_reason_and_counts():
     found = objects(FIRST, chunk(content=" Every"), chunk(content=" slot"), chunk("length", TIMINGS))
     assert found == [message(content=" Every"), message(content=" slot"), DONE | {"done_reason": "length"}]
 
@@ -86,7 +86,7 @@ def test_counts_may_come_after_the_reason():
     assert objects(chunk("stop")) == [message() | {"done": True, "done_reason": "stop"}]
 
 
-def test_a_streamed_completion():
+def test_a_completion_streams_its_text_and_ends_with_reason_and_counts():
     last = {"index": 0, "content": "", "stop": True, "stop_type": "limit", "timings": TIMINGS}
     found = objects({"index": 0, "content": " A", "stop": False}, last, api=Api.GENERATE, path=COMPLETION)
     done = {"response": "", "done": True, "done_reason": "length", **COUNTS}
@@ -103,7 +103,7 @@ def test_a_stream_without_an_end_is_an_error():
     assert list(last) == ["error"]
 
 
-def test_a_whole_chat():
+def test_a_whole_chat_is_one_object():
     called = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     answer = {"role": "assistant", "content": None, "reasoning_content": "Hm", "tool_calls": [called]}
     found = whole_object(
@@ -114,13 +114,13 @@ def test_a_whole_chat():
     assert found == DONE | {"message": {"role": "assistant", "content": "", "thinking": "Hm", "tool_calls": calls}}
 
 
-def test_a_whole_completion():
+def test_a_whole_completion_is_one_object():
     answer = {"content": " A slot", "stop": True, "stop_type": "eos", "timings": TIMINGS}
     found = whole_object(answer, Translation(Api.GENERATE, COMPLETION))
     assert found == {"response": " A slot", "done": True, "done_reason": "stop", **COUNTS}
 
 
-def test_log_probabilities_of_both_routes():
+def test_log_probabilities_have_one_form_whichever_route_answers():
     token = {"id": 1, "token": " A", "bytes": [32, 65], "logprob": -1.0}
     entry = token | {"top_logprobs": [token]}
     shown = {"token": " A", "logprob": -1.0, "bytes": [32, 65]}

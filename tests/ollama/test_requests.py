@@ -79,6 +79,8 @@ def test_what_the_proxy_reads_keeps_its_meaning():
 def test_think_is_an_argument_of_the_chat_template(think: object, arguments: dict[str, object]):
     assert chat(think=think) == {"chat_template_kwargs": arguments}
     assert body_of(Api.GENERATE, prompt="x", think=think)["chat_template_kwargs"] == arguments
+    for api, request in ((Api.CHAT, {"messages": HI}), (Api.GENERATE, {"prompt": "x"})):
+        assert engine_request(api, {**request, "think": think}).translation.thinks is arguments["enable_thinking"]
 
 
 def test_a_format_is_json_or_a_schema():
@@ -90,7 +92,7 @@ def test_a_format_is_json_or_a_schema():
     assert body_of(Api.GENERATE, prompt="x", raw=True, format="json")["json_schema"] == {"type": "object"}
 
 
-def test_log_probabilities():
+def test_log_probabilities_are_requested_by_the_name_that_the_route_knows():
     assert chat(logprobs=True, top_logprobs=3) == {"logprobs": True, "top_logprobs": 3}
     assert chat(logprobs=False, top_logprobs=3) == {}
     assert body_of(Api.GENERATE, prompt="x", raw=True, logprobs=True)["n_probs"] == 1
@@ -193,7 +195,7 @@ def test_a_request_without_a_prompt_only_loads(api: Api, request_: dict[str, Any
     assert (found.translation, found.body) == (Translation(api), {"model": "m", "keep_alive": 0})
 
 
-def test_embeddings():
+def test_both_routes_for_embeddings_send_a_list_of_inputs():
     found = engine_request(Api.EMBED, {"model": "m", "input": ["a", "b"], "dimensions": 2, "truncate": True})
     assert found.translation == Translation(Api.EMBED, EMBEDDINGS, dimensions=2)
     assert found.body == {"model": "m", "input": ["a", "b"]}

@@ -76,12 +76,12 @@ def test_aliases_are_listed_where_lists_have_them():
     assert [tag["model"] for tag in listed] == ["a:latest", "gpt:latest"]
 
 
-def test_a_virtual_name_is_listed_with_the_first_model_that_can_be_served():
-    broken, good = replace(a_model("x"), problem="is damaged"), a_model("a")
-    names: Any = {"chat": [broken, good, a_model("b")], "nothing": [broken]}
-    listed: Any = tag_list([broken, good], virtual_names=names)["models"]
-    assert [tag["model"] for tag in listed] == ["a:latest", "chat:latest"]
-    assert listed[1]["details"]["parent_model"] == "a:latest"
+def test_virtual_names_are_listed_like_the_model_that_would_answer():
+    small, large = a_model("small"), replace(a_model("large"), size_bytes=9)
+    for servers, parent in (((), "small:latest"), ((ready(model=large),), "large:latest")):
+        listed: Any = tag_list([small, large], servers, virtual_names={"fast": [small, large]})["models"]
+        assert [tag["model"] for tag in listed] == ["small:latest", "large:latest", "fast:latest"]
+        assert listed[2]["details"]["parent_model"] == parent
 
 
 def test_a_digest_changes_with_the_file():

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import threading
 import time
 import zlib
@@ -24,6 +25,7 @@ from app.request_body.buffer import Buffer
 from app.request_body.content import BodyContent, BodyFormat
 from tests.helpers.service import wait_for
 from workers.request_bodies.held_body import INLINE_VALUES, PIECE_BYTES, HeldBody, RequestBodies
+from workers.request_bodies.reader_process import _answer
 
 MIB = 1024**2
 FORM = BodyFormat("multipart/form-data", "b")
@@ -75,6 +77,16 @@ def test_a_body_that_decodes_to_nothing_for_ever_is_cut_at_the_limit():
     pieces = itertools.chain([empty], itertools.repeat(empty_block * 1000))
     with pytest.raises(RequestTooLarge):
         bodies.receive(lambda size: next(pieces), 0, "x", ("deflate",))
+    assert bodies.budget.taken_bytes == 0
+
+
+def test_what_lies_between_two_codings_has_the_limit_too():
+    """600 KiB that decoded to 400 MiB of empty blocks took 2 s, the largest body a quarter of an hour."""
+    empty_blocks = zlib.compress(b"", 0)[:2] + b"\x00\x00\x00\xff\xff" * (2 * MIB)
+    bodies, encoded = RequestBodies(MIB, 2 * MIB), gzip.compress(empty_blocks)
+    assert len(encoded) < MIB / 10
+    with pytest.raises(RequestTooLarge):
+        bodies.receive(io.BytesIO(encoded).read, len(encoded), "x", ("deflate", "gzip"))
     assert bodies.budget.taken_bytes == 0
 
 
@@ -223,6 +235,15 @@ def test_a_body_is_rewritten_where_it_would_be_read(bodies: RequestBodies, size:
     assert (content_of(held), bodies.budget.taken_bytes) == (data[::-1], others + size)
     held.close()
     assert bodies.budget.taken_bytes == others
+
+
+def test_what_a_process_had_written_when_it_ended_is_no_part_of_the_body():
+    body, target = (os.memfd_create(name) for name in ("body", "target"))
+    os.write(body, b"ab")
+    os.write(target, b"a beginning")
+    _answer(pickle.dumps((2, doubled)), [body, os.dup(target)])
+    assert os.pread(target, 100, 0) == b"abab"
+    os.close(target)
 
 
 @pytest.mark.integration

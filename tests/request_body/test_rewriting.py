@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.entities.request_rules import RequestRules
@@ -154,6 +154,7 @@ def expected(body: dict[str, Any], rules: RequestRules) -> dict[str, Any]:
 
 
 @given(OBJECTS, OBJECTS, OBJECTS, st.frozensets(st.sampled_from(NAMES)), st.booleans(), st.sampled_from([None, 1]))
+@settings(deadline=None)
 def test_whatever_the_body_and_the_rules_say_the_new_body_is_the_expected_object(
     body: dict[str, Any],
     to_set: dict[str, Any],
@@ -174,6 +175,7 @@ MESSAGES = st.lists(st.fixed_dictionaries({"role": ROLES, "content": VALUES}) | 
 
 
 @given(MESSAGES, st.sampled_from([None, 1]))
+@settings(deadline=None)
 def test_whatever_the_messages_are_only_the_system_prompt_changes(messages: list[Any], indent: int | None):
     body = json.dumps({"messages": messages}, indent=indent)
     others = list(messages)

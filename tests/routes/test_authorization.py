@@ -12,8 +12,9 @@ import pytest
 
 from app.entities.key import ApiKey
 from app.errors import ProxyError
-from app.routes.authorization import authorize
+from app.routes.authorization import authorize, may_unload
 from app.routes.incoming_request import IncomingRequest
+from app.routes.key_limits import permitted_keep_alive
 from app.services import AccessPolicy, RequestSettings
 
 FORWARD, LIST, PAGE, LOAD = "inference.forward", "models.list_models", "status.show_status", "models.load"
@@ -117,6 +118,36 @@ def test_a_key_by_basic_counts_for_nothing_from_another_site(headers: dict[str, 
 def test_a_key_that_the_client_sent_itself_counts_from_anywhere(headers: dict[str, str]):
     for explicit in ({"Authorization": "Bearer o"}, {"X-Api-Key": "o"}, basic("u") | {"X-Api-Key": "o"}):
         assert refusal(WITH_KEYS, ("POST", "/models/load", LOAD), explicit | headers) == OK
+
+
+def test_unloading_by_get_takes_a_key_that_no_browser_has_added():
+    """<img src="http://llm.example:8080/unload">: to an address without HTTPS, browsers say nothing of the page."""
+    get = ("GET", "/unload", "llama_swap.unload_by_get")
+    assert refusal(WITH_KEYS, get, basic("o")) == refusal(WITH_KEYS, get, basic("o") | ANOTHER_SITE[0]) == NO_KEY
+    for headers in (basic("o") | {"Sec-Fetch-Site": "none"}, {"Authorization": "Bearer o"}, {"X-Api-Key": "o"}):
+        assert refusal(WITH_KEYS, get, headers) == OK
+
+
+@pytest.mark.parametrize(
+    ("key", "headers", "may"),
+    [
+        (None, {}, True),
+        (None, {"Origin": "http://localhost:3000"}, True),
+        (None, {"Origin": "https://chat.example.org"}, False),
+        (None, {"Sec-Fetch-Site": "cross-site"}, False),
+        (KEYS[0], {}, False),
+        (KEYS[1], {"Origin": "https://chat.example.org"}, True),
+    ],
+)
+def test_who_may_not_unload_a_model_may_not_shorten_its_stay(key: ApiKey | None, headers: dict[str, str], may: bool):
+    """A page of server.cors_origins unloaded models by `keep_alive: 0`."""
+    environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}
+    services: Any = SimpleNamespace(settings=RequestSettings(access_policy=LOOPBACK))
+    request = IncomingRequest({"REQUEST_METHOD": "POST", "HTTP_HOST": "localhost:8080"} | environ, services, FORWARD)
+    request.key = key
+    assert may_unload(request) == may
+    assert permitted_keep_alive(request, 0.0, ttl_seconds=900.0) == (0.0 if may else None)
+    assert permitted_keep_alive(request, 3600.0, ttl_seconds=900.0) == 3600.0
 
 
 def test_the_refusal_of_a_remembered_password_says_so():

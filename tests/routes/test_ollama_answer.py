@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from app.entities.token_usage import TokenUsage
-from app.errors import ProxyError, UpstreamCrashed
+from app.errors import ProxyError, RequestTooLarge, UpstreamCrashed
 from app.errors.forms import ErrorForm
-from app.routes.ollama_answer import LoadedAnswer, Occasion, TranslatedAnswer
+from app.routes.ollama_answer import Envelope, TranslatedAnswer, loaded_answer
+from app.routes.own_answer import OwnAnswer
 from app.use_cases.ollama.translation import CHAT, EMBEDDINGS, Api, Translation
 
 STREAM = Translation(Api.CHAT, CHAT, streams=True)
@@ -47,15 +48,15 @@ class Engine:
         pass
 
 
-def occasion() -> Occasion:
-    return Occasion("m", time.monotonic(), 1.5)
+def envelope() -> Envelope:
+    return Envelope("m", time.monotonic(), 1.5)
 
 
 def answer(engine: Engine, translation: Translation) -> TranslatedAnswer:
-    return TranslatedAnswer(engine, translation, occasion())
+    return TranslatedAnswer(engine, translation, envelope())
 
 
-def written(found: TranslatedAnswer | LoadedAnswer) -> bytes:
+def written(found: TranslatedAnswer | OwnAnswer) -> bytes:
     pieces: list[bytes] = []
     assert found.copy_body(pieces.append, None) in (True, False)
     return b"".join(pieces)
@@ -142,8 +143,15 @@ def test_the_old_route_has_one_embedding():
 
 @pytest.mark.parametrize(("is_unload", "reason"), [(False, "load"), (True, "unload")])
 def test_a_load_is_answered_without_an_engine(is_unload: bool, reason: str):
-    found = LoadedAnswer(Api.GENERATE, occasion(), is_unload)
+    found = loaded_answer(Api.GENERATE, envelope(), is_unload)
     parsed = json.loads(written(found))
     assert (parsed["model"], parsed["response"], parsed["done_reason"]) == ("m", "", reason)
     assert (found.usage(), found.status) == (TokenUsage(0, 0), 200)
-    assert json.loads(written(LoadedAnswer(Api.EMBEDDINGS, occasion(), False))) == {"embedding": []}
+    assert json.loads(written(loaded_answer(Api.EMBEDDINGS, envelope(), False))) == {"embedding": []}
+
+
+def test_the_vectors_of_one_answer_do_not_take_all_memory():
+    """A limit of a body does not bound them: each text of a few bytes has a vector of 50 KB."""
+    piece = bytes(1024**2)
+    with pytest.raises(RequestTooLarge, match="/v1/embeddings"):
+        answer(Engine(*[piece] * 129), Translation(Api.EMBED, EMBEDDINGS))

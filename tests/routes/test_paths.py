@@ -80,7 +80,7 @@ def test_what_may_not_be_loaded_is_told_how_to_load_it():
     assert "mine is not loaded; POST /models/load loads it" in str(other)
     known = told(a_request(query="autoload=false"), "/v1/completions")
     assert isinstance(known, ModelUnloaded)
-    assert str(known) == "mine is not loaded, and autoload=false forbids to load it; POST /models/load loads it"
+    assert str(known) == "mine is not loaded, and autoload=false forbids loading it; POST /models/load loads it"
 
 
 def test_paths_that_no_engine_has_are_explained():
@@ -91,7 +91,8 @@ def test_paths_that_no_engine_has_are_explained():
 
 def body_that_names(name: str) -> Any:
     content = SimpleNamespace(names=(name,), streams=False, keep_alive_seconds=None, num_ctx=None, conversation=None,
-                              prompts=1, repeated_bytes=0, media=(), requires_tool=False)  # fmt: skip
+                              prompts=1, repeated_bytes=0, media=(), requires_tool=False,
+                              offers_tools=False)  # fmt: skip
 
     class Body:
         def __len__(self) -> int:

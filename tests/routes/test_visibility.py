@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from app.entities.capabilities import Capabilities, HeaderFacts
 from app.entities.key import ApiKey
 from app.entities.placement import Decision, Outcome
 from app.entities.request_rules import RequestRules
@@ -25,6 +26,7 @@ from app.routes.visibility import (
 )
 from app.services import RequestSettings
 from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.requirements import Capability, Requirements
 from tests.helpers.builders import Play, a_model, replace
 
 MODELS = [
@@ -41,12 +43,15 @@ class Catalog:
     knows_replicas = False
     rescans = 0
 
+    def __init__(self) -> None:
+        self.headers_read: list[str] = []
+
     def models(self) -> list[Any]:
         return MODELS
 
-    def find(self, name: str) -> Any:
+    def find(self, name: str, may_use: Any = bool) -> Any:
         for model in MODELS:
-            if name in model.names:
+            if name in model.names and may_use(model):
                 return model
         raise ModelNotFound(name)
 
@@ -54,6 +59,10 @@ class Catalog:
 
     def members(self, name: str) -> tuple[str, ...]:
         return self.virtual_names.get(name, ())
+
+    def read_headers(self, models: list[Any], seconds: float) -> list[Any]:
+        self.headers_read += [model.name for model in models]
+        return [replace(model, facts=HeaderFacts(), capabilities=Capabilities(completion=True)) for model in models]
 
     def rescan(self) -> bool:
         self.rescans += 1
@@ -66,6 +75,20 @@ def a_request(key: ApiKey | None, pool: Any = None, decisions: tuple[DecisionRec
     request = IncomingRequest({"REQUEST_METHOD": "GET"}, services, "")
     request.key = key
     return request
+
+
+def test_a_name_below_a_glob_of_the_keys_own_does_not_tell_whether_others_have_it(monkeypatch: pytest.MonkeyPatch):
+    """The catch-all alias of one model answered with 404 to the names of the hidden ones."""
+    catch_all = replace(a_model("mine"), aliases=("*",))
+    found = {"secret": a_model("secret"), "hidden-alias": a_model("secret")}
+
+    def find(catalog: Catalog, name: str, may_use: Any = bool) -> Any:
+        return next(filter(may_use, (found.get(name, catch_all), catch_all)))
+
+    monkeypatch.setattr(Catalog, "find", find)
+    request = a_request(LIMITED)
+    assert {find_model(request, name).name for name in ("secret", "hidden-alias", "nowhere")} == {"mine"}
+    assert find_model(a_request(None), "secret").name == "secret"
 
 
 def test_models_of_others_are_not_found_under_any_name():
@@ -120,6 +143,24 @@ def test_a_virtual_name_stands_for_the_models_that_the_key_may_use():
     assert names_of(named_like_it) == {} and alternatives(named_like_it, "fast") == []
     with pytest.raises(ModelNotFound):
         find_model(named_like_it, "fast")
+
+
+def test_headers_are_read_where_they_decide_which_model_answers():
+    for name, requirements, read in (
+        ("fast", Requirements(), []),
+        ("fast", Requirements(Capability.COMPLETION), ["secret", "mine"]),
+        ("hidden-fast", Requirements(Capability.COMPLETION), []),
+    ):
+        request = a_request(None)
+        assert alternatives(request, name, requirements)
+        assert cast(Any, request.services.catalog).headers_read == read
+
+
+def test_a_virtual_name_of_broken_models_is_not_listed(monkeypatch: pytest.MonkeyPatch):
+    broken = [replace(model, problem="is damaged") if model.name == "secret" else model for model in MODELS]
+    monkeypatch.setattr(Catalog, "find", lambda self, name: next((m for m in broken if name in m.names), None))
+    monkeypatch.setattr(Catalog, "virtual_names", {"fast": ("secret", "mine"), "hidden-fast": ("secret",)})
+    assert names_of(a_request(None)) == {"fast": ["secret", "mine"]}
 
 
 def test_the_default_model_may_be_a_virtual_name():

@@ -67,7 +67,7 @@ def test_the_first_that_fits_without_an_eviction_comes_before_others():
     assert order(play, [large, A, small]) == "als"
 
 
-def test_without_one_that_fits_the_first_that_can_be_had_answers_and_one_that_never_fits_is_last():
+def test_without_one_that_fits_the_first_that_can_be_loaded_answers_and_one_that_never_fits_is_last():
     play = Play(total_gib=16)
     play.up(a_model("other", gib=12))
     giant = a_model("g", gib=40)

@@ -24,7 +24,7 @@ from tests.helpers.builders import GIB
 from tests.helpers.gpu_play import eight_layers
 from tests.scheduling.test_schedule_random import ARRIVALS, World
 
-HISTORIES = 15  # for each seed
+HISTORIES = 6  # for each seed
 RELEASED_LATE_SECONDS = 6.0  # by then what was released is free, or no longer waited for
 LONGEST_SECONDS = ARRIVALS * 10
 

@@ -62,7 +62,7 @@ FAILURES = {
     *(Reason.LOAD_FAILED, Reason.LOAD_TIMEOUT, Reason.SPAWN_FAILED),
     *(Reason.INSUFFICIENT_MEMORY, Reason.DOES_NOT_FIT, Reason.NO_GPU),
 }
-HISTORIES = 60  # for each seed
+HISTORIES = 25  # for each seed
 ARRIVALS = 40
 
 
@@ -296,7 +296,7 @@ class World:
                 assert server.unresponsive_since is not None, "it has responded"
                 assert now >= server.unresponsive_since + self.state.limits.hang_timeout_seconds, "too early"
             if effect.why is StopReason.UNLOAD_FORCED:
-                assert now >= server.unload_by, "forced too early"
+                assert now >= server.force_unload_at, "forced too early"
             if effect.why is StopReason.UNLOAD:
                 assert server.is_unload_requested or server.ready_at is None, "no unload was ordered"
 

@@ -24,8 +24,8 @@ from workers.catalog.demo_model import write_demo_model
 CHAT = "/v1/chat/completions"
 MIB = 1024**2
 NEEDED = (
-    'the request names no model: add "model" to the JSON body, or ?model= to a GET (/v1/models lists the names); '
-    "catalog.default_model is for requests that name none"
+    'the request names no model: add "model" to the JSON body, or ?model= to a GET (/v1/models lists the names), '
+    "or set catalog.default_model"
 )
 
 
@@ -120,7 +120,7 @@ CASES = [
     Case("no gzip", post(asks("demo"), CHAT, "Content-Encoding: gzip"), 400, "invalid_request",
          "the body cannot be decoded as gzip: .+"),
     Case("half a gzip", post(gzip.compress(asks("demo"))[:-9], CHAT, "Content-Encoding: gzip"), 400, "invalid_request",
-         "the body cannot be decoded as gzip: its end is missing"),
+         "the body cannot be decoded as gzip: it is truncated"),
     not_json("UTF-16", '{"model": "demo"}'.encode("utf-16")),
     not_json("invalid UTF-8", b'{"model": "demo", "user": "\xff\xfe"}'),
     not_json("a raw newline in a string", b'{"model": "de\nmo"}'),

@@ -77,8 +77,9 @@ def test_inference_below_upstream_is_for_the_model_in_the_path(service: Service)
     assert (answer.json()["path"], answer.headers["x-llama-smart-proxy-model"]) == ("/v1/completions", "m")
     assert json.loads(answer.json()["body"]) == body, "no rule has changed it"
     url = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]}]}
-    refused = ask(service, "/upstream/m/v1/chat/completions", ADMIN, "POST", json=url)
-    assert (refused.status_code, "data: URLs" in refused.json()["error"]["message"]) == (400, True)
+    for path in ("/v1/chat/completions", "/api/chat"):  # the latter is a name that some builds have for it
+        refused = ask(service, f"/upstream/m{path}", ADMIN, "POST", json=url)
+        assert (refused.status_code, "data: URLs" in refused.json()["error"]["message"]) == (400, True)
 
 
 DENIED = [
@@ -158,11 +159,9 @@ def test_streams_of_events_tell_each_key_of_its_models_and_end_with_their_client
         with pytest.raises(TimeoutError):
             while b'"m"' not in (got := others.recv(4096)):
                 assert got
-    many = [subscribed(service, USER) for _ in range(32)]
-    for each in many:
-        each.recv(4096)
-    refused = ask(service, "/models/sse", USER)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    many = [subscribed(service, USER) for _ in range(36)]
+    refused = [each for each in many if b" 503 " in each.recv(4096)]
+    assert 4 <= len(refused) <= 6, "of 32, the two above may not have ended yet"
     for each in many:
         each.close()
 

@@ -12,23 +12,29 @@ import ollama
 import pytest
 import requests
 
+from tests.helpers.builders import a_gguf
 from tests.helpers.service import Service, serving, wait_for
 from tests.service.test_faults import faulty
 from workers.catalog.demo_model import write_demo_model
 
 HI = [{"role": "user", "content": "Hi"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 THREE = {"num_predict": 3, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """It serves one model as `demo`, with a variant `brief`, and as `vectors` for embeddings."""
+    """It serves one model as `demo`, with a variant `brief`, and as `vectors` for embeddings; `any` is both.
+    `plain` has no chat template."""
     folder = tmp_path_factory.mktemp("ollama")
     file = write_demo_model(folder / "models")
     vectors = {"path": str(file), "args": ["--embeddings", "--pooling", "mean"]}
     config = folder / "config.json"
     demo = {"path": str(file), "variants": {"brief": {"set": {"max_tokens": 1}}}}
-    config.write_text(json.dumps({"models": {"demo": demo, "vectors": vectors}}))
+    a_gguf(folder / "plain.gguf")
+    models = {"demo": demo, "vectors": vectors, "plain": {"path": str(folder / "plain.gguf")}}
+    settings = {"models": models, "any_of": {"any": ["vectors", "demo"]}}
+    config.write_text(json.dumps(settings))
     with serving(folder, "--config", str(config)) as running:
         yield running
 
@@ -88,7 +94,7 @@ def test_a_models_rules_apply_to_the_translated_request(client: ollama.Client):
         assert (answer.model, answer.eval_count, answer.done_reason) == ("demo", 1, "length")
 
 
-def test_log_probabilities(client: ollama.Client):
+def test_every_token_has_its_log_probability_where_requested(client: ollama.Client):
     chat = client.chat(model="demo", messages=HI, options=THREE, logprobs=True, top_logprobs=2)
     raw = client.generate(model="demo", prompt="Hi", raw=True, options=THREE, logprobs=True, top_logprobs=2)
     for answer in (chat, raw):
@@ -96,7 +102,7 @@ def test_log_probabilities(client: ollama.Client):
         assert [len(each.top_logprobs or ()) for each in answer.logprobs] == [2, 2, 2]
 
 
-def test_embeddings(client: ollama.Client):
+def test_every_input_has_an_embedding_of_length_one(client: ollama.Client):
     answer = client.embed(model="vectors", input=["one slot", "two servers"])
     assert len(answer.embeddings) == 2
     assert all(sum(value**2 for value in each) == pytest.approx(1) for each in answer.embeddings)
@@ -121,9 +127,16 @@ def test_a_model_is_loaded_and_unloaded_without_a_prompt(client: ollama.Client, 
     assert is_loaded()
 
 
+def test_a_virtual_name_is_answered_by_the_model_that_can(client: ollama.Client, service: Service):
+    assert client.embed(model="any", input="one slot").model == "vectors"
+    assert client.chat(model="any", messages=HI, options=THREE).model == "demo"
+    assert service.chat("any", max_tokens=1).headers["x-llama-smart-proxy-model"] == "demo"
+    assert client.show("any").details
+
+
 def test_models_are_listed(client: ollama.Client, service: Service):
     listed = {model.model: model for model in client.list().models}
-    assert set(listed) == {"demo:latest", "brief:latest", "vectors:latest"}, (
+    assert set(listed) == {"demo:latest", "brief:latest", "vectors:latest", "plain:latest", "any:latest"}, (
         "clients add the tag before they look a name up"
     )
     demo = listed["demo:latest"]
@@ -180,6 +193,9 @@ def test_what_has_no_counterpart_says_what_to_do(client: ollama.Client, service:
         ({"model": "nope", "messages": HI}, 404, "'nope' not found"),
         ({"model": "demo", "messages": HI, "options": {"num_ctx": 10**6}}, 400, "num_ctx"),
         ({"model": "demo", "messages": HI, "think": "hard"}, 400, "think"),
+        ({"model": "demo", "messages": HI, "think": True}, 400, "demo does not support thinking"),
+        ({"model": "plain", "messages": HI, "think": "low"}, 400, "plain does not support thinking"),
+        ({"model": "plain", "messages": HI, "tools": [TOOL]}, 400, "plain does not support tools"),
         ({"model": "demo", "messages": HI, "options": {"top_k": "x"}}, 400, "top_k"),
         ({"model": "demo", "messages": [{"role": "user", "images": [3]}]}, 400, "messages"),
     ],

@@ -163,13 +163,13 @@ def test_a_replaced_key_is_refused_at_once_and_its_stream_runs_on(proxy: Reloade
         assert all(next(lines) is not None for _ in range(50))
 
 
-def test_variants_are_names_of_one_server_and_change_their_of_allfrom_the_reload_on(proxy: Reloaded):
+def test_variants_are_names_of_one_server_and_change_their_requests_from_the_reload_on(proxy: Reloaded):
     """A large body too, which the body reader rewrites."""
     assert proxy.chat("kept").status_code == 200
     (server,) = proxy.servers("kept")
     short = {"set": {"max_tokens": 2, "system_prompt": "Be brief."}}
-    of_all = {"default": {"max_tokens": 3}, "set": {"system_prompt": "Be polite."}}
-    rules = {"requests": of_all, "variants": {"short": short}}
+    of_model = {"default": {"max_tokens": 3}, "set": {"system_prompt": "Be polite."}}
+    rules = {"requests": of_model, "variants": {"short": short}}
     assert proxy.reload(proxy.models(kept=rules)).json()["models"]["updated"] == ["kept"]
     listed = {entry["id"]: entry for entry in proxy.request("GET", "/v1/models").json()["data"]}
     assert listed["short"] == listed["kept"] | {"id": "short", "parent": "kept"}
@@ -228,7 +228,7 @@ def too_much(body):
 """
 
 
-def test_agents_change_or_answer_the_of_allthat_call_them(proxy: Reloaded):
+def test_agents_change_or_answer_the_requests_that_call_them(proxy: Reloaded):
     """With the example of the page about them, and an agent for each way to fail."""
     page = (Path(__file__).parents[2] / "docs/agents.md").read_text()
     code, project = (page.split(f"```{kind}\n")[1].split("```")[0] for kind in ("python", "toml"))
@@ -267,7 +267,10 @@ def test_agents_change_or_answer_the_of_allthat_call_them(proxy: Reloaded):
     for name, said in (
         ("fail", "agent fail failed: KeyError; the log has its traceback"),
         ("number", "agent number returned int instead of a request or an answer"),
-        ("set_result", "agent set_result returned what is no JSON: Object of type set is not JSON serializable"),
+        (
+            "set_result",
+            "agent set_result returned a value that is not JSON: Object of type set is not JSON serializable",
+        ),
     ):
         answer = say(f"/{name}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "agent_failed")

@@ -84,6 +84,27 @@ def test_automatic_contexts_are_longer():
     assert notices(tuple(automatic)) == {"automatic-context": "6 models with ctx_size auto"}
 
 
+def test_larger_ubatches_are_no_longer_reduced():
+    def with_ubatch(name: str, tokens: int) -> Model:
+        options = replace(a_launch().options, ubatch_size=tokens)
+        return replace(a_model(name), launch=replace(a_launch(), options=options))
+
+    assert notices((with_ubatch("a", 2049), with_ubatch("b", 2048))) == {"large-ubatches": "model a"}
+    many = tuple(with_ubatch(str(number), 4096) for number in range(6))
+    assert notices(many) == {"large-ubatches": "6 models with a ubatch_size above 2048"}
+
+
+def test_aliases_became_globs():
+    aliases = {"a": ["gpt-*"], "b": ["gpt-5", "[x]"], "c": ["x?"]}
+    models = tuple(replace(a_model(name), aliases=tuple(found)) for name, found in aliases.items())
+    assert notices(models) == {"alias-globs": "models a, c"}
+
+
+def test_agents_of_the_originals_configuration_are_used(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("app.settings.schema.installed_agents", lambda: {"rag": None})
+    assert notices(agents=["rag"]) == {"agents": "agent rag"}
+
+
 def test_a_change_is_announced_at_the_first_start_after_an_upgrade(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "history.sqlite3").touch()  # of an earlier release
     warn_of_changes(tmp_path, Settings(), [SEES])

@@ -29,7 +29,8 @@ from app.settings.configuration import (
 from app.settings.denied_options import why_argument_denied, why_variable_denied
 from app.settings.schema import Settings
 from app.settings.schema_keys import is_section, section_in
-from app.settings.sections.model import ModelDefaults, ModelSettings
+from app.settings.sections.model import ModelSettings
+from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.values import size_text
 from app.use_cases.placement.contexts import STEPS
 from tests.helpers.builders import a_launch
@@ -248,9 +249,9 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
             "models: {a: {aliases: ['c*']}, b: {aliases: ['C*']}}",
             "models: 'c*' is a name, alias or variant of both a and b; only one can have it",
         ),
-        ("any_of: {x: []}", "any_of.x: is empty; list the models that it stands for"),
+        ("any_of: {x: []}", "any_of.x: is empty; list at least one model"),
         ("any_of: {x: [a, a]}", "any_of.x: has 'a' twice; remove one"),
-        ("any_of: {x: [a, y], y: [a]}", "any_of.x: 'y' is a virtual name, too; list its models"),
+        ("any_of: {x: [a, y], y: [a]}", "any_of.x: 'y' is a virtual name itself; list its models"),
         (
             "{models: {a: {aliases: [x]}}, any_of: {x: [a]}}",
             "any_of.x: is a name of the model 'a'; only one can have it",

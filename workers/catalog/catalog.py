@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,10 @@ class Catalog:
         """Start reading headers in the background."""
         self._background.start()
 
-    def find(self, name: str) -> Model:
-        """The model with that name or other name, with what is known of its header. Raises ModelNotFound."""
-        if (model := self._listing.find(name)) is None:
+    def find(self, name: str, may_use: Callable[[Model], bool] | None = None) -> Model:
+        """The model with that name or other name, with what is known of its header; the first that the client
+        `may_use`. Raises ModelNotFound."""
+        if (model := self._listing.find(name, may_use)) is None:
             raise ModelNotFound(name)
         return self._described.of(model)
 

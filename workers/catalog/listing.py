@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from app.entities.launch import LaunchSettings
@@ -41,16 +41,18 @@ class Listing:
         self._entries_by_file: dict[object, list[Model]] = defaultdict(list)
         self._listed_by_file: dict[object, list[Model]] = defaultdict(list)
 
-    def find(self, name: str) -> Model | None:
-        """The model that a client's name means, with or without the tag that Ollama's clients add."""
-        names = tuple(dict.fromkeys((name, name.removesuffix(LATEST)))) if len(name) <= MAX_NAME_LENGTH else ()
-        found = (self.by_name.get(each) or self._by_folded_name.get(folded(each)) for each in names)
-        return next(filter(None, found), None) or self._find_by_glob(names)
+    def find(self, name: str, may_use: Callable[[Model], bool] | None = None) -> Model | None:
+        """The model that a client's name means, with or without the tag that Ollama's clients add; of those that the
+        client `may_use`."""
+        return next(filter(may_use, self._meant_by(name)), None)
 
-    def _find_by_glob(self, names: Sequence[str]) -> Model | None:
-        folded_names = [folded(name) for name in names]
-        matches = (model for _, glob, model in self._globs if any(map(glob.fullmatch, folded_names)))
-        return next(matches, None)
+    def _meant_by(self, name: str) -> Iterator[Model]:
+        """The models that have the name, the one that it means first."""
+        names = tuple(dict.fromkeys((name, name.removesuffix(LATEST)))) if len(name) <= MAX_NAME_LENGTH else ()
+        for each in names:
+            yield from filter(None, (self.by_name.get(each), self._by_folded_name.get(folded(each))))
+        folded_names = [folded(each) for each in names]
+        yield from (model for _, glob, model in self._globs if any(map(glob.fullmatch, folded_names)))
 
     def add_configured(self, configured: Sequence[Configured]) -> None:
         taken = {entry.name for entry, _, _ in configured}

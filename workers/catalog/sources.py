@@ -28,9 +28,10 @@ class Sources:
         """The models that a virtual name stands for, the exact one or else in any spelling."""
         if not self.any_of:  # at every request
             return ()
-        return self.any_of.get(name) or next(
-            (self.any_of[each] for each in self.any_of if folded(each) == folded(name)), ()
-        )
+        if found := self.any_of.get(name):
+            return found
+        wanted = folded(name)
+        return next((names for each, names in self.any_of.items() if folded(each) == wanted), ())
 
     @property
     def has_replicas(self) -> bool:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from app.entities.launch import EngineFacts, EngineKind
+from workers.engine import embedded_engine
 from workers.engine.engine_files import content_identity, folders_of, running_files
 from workers.engine.probe_process import LONG_OUTPUT_BYTES, EngineNotFound, last_lines, probe_output
 
@@ -44,8 +45,8 @@ def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
 
 def find_same_engine(engine: EngineFacts) -> EngineFacts:
     """The engine as it is now, after its files have changed. Raises EngineNotFound."""
-    if engine.kind is EngineKind.EMBEDDED:
-        return _embedded_engine()
+    if engine.kind is EngineKind.EMBEDDED:  # its script may be newer than the module in this process
+        return _embedded_engine(probe_output((*engine.command, "--help")))
     return _configured_engine(engine.command[0], None)
 
 
@@ -103,7 +104,8 @@ def _facts_of_binary(executable: str) -> EngineFacts:
     return EngineFacts(EngineKind.BINARY, command, version, identity, flags, switches, files)
 
 
-def _embedded_engine() -> EngineFacts:
+def _embedded_engine(help_text: str = "") -> EngineFacts:
+    """`help_text`: its own; as in this process without one, which saves two starts of Python."""
     try:
         package = importlib.metadata.distribution("xllamacpp")
     except importlib.metadata.PackageNotFoundError:
@@ -111,11 +113,12 @@ def _embedded_engine() -> EngineFacts:
             "the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'"
         ) from None
     command = (sys.executable, "-P", str(_EMBEDDED))
-    version, flags, switches, _ = _probe(command)
+    flags, switches = flags_in_help(help_text or embedded_engine.help_text())
     built = [file for file in package.files or () if file.suffix == ".so" and file.hash]
     hashes = " ".join(sorted(file.hash.value for file in built if file.hash))
     identity = f"xllamacpp {package.version} {hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
     files = (str(_EMBEDDED), *(str(file.locate()) for file in package.files or () if file in built or _is_record(file)))
+    version = f"xllamacpp {package.version}"
     return EngineFacts(EngineKind.EMBEDDED, command, version, identity, flags, switches, files)
 
 

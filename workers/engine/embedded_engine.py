@@ -245,7 +245,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         chosen = _parse(arguments)
         if any(option.names[0] == "-h" for option, _ in chosen):
-            print(_help())
+            print(help_text())
             return 0
         version = importlib.metadata.version("xllamacpp")
         if any(option.names[0] == "--version" for option, _ in chosen):
@@ -283,8 +283,8 @@ def _parse(arguments: Sequence[str]) -> list[tuple[Option, str]]:
     return chosen
 
 
-def _help() -> str:
-    """The help in llama-server's format, so that one parser reads both."""
+def help_text() -> str:
+    """The help in llama-server's format, so that one parser reads both. Needs no xllamacpp."""
     return "\n".join(_help_line(option) for option in OPTIONS)
 
 

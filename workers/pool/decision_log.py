@@ -26,14 +26,22 @@ def record_decision(store: StateStore, decided: Decided, state: PoolState, now: 
     store.decisions = (*others[-MAX_RECORDS + 1 :], record)
 
 
-def log_set_aside(before: PoolState, after: PoolState) -> None:
+def log_isolation(before: PoolState, after: PoolState) -> None:
+    """Log which GPUs, requests and keys are kept apart from now on, and which requests are refused."""
+    if after.card_failures is not before.card_failures:
+        _log_set_aside(before, after)
+    if after.suspects is not before.suspects:
+        _log_suspects(before, after)
+
+
+def _log_set_aside(before: PoolState, after: PoolState) -> None:
     """Log which GPUs are set aside from now on."""
     for gpu in after.gpus.missing:
         if after.card_failures.get(gpu.uuid) != before.card_failures.get(gpu.uuid):
             log.warning("set aside gpu=%d uuid=%s %s", gpu.index, gpu.uuid, gpu.problem)
 
 
-def log_suspects(before: PoolState, after: PoolState) -> None:
+def _log_suspects(before: PoolState, after: PoolState) -> None:
     """Log which requests became suspect, or are refused from now on, because a server crashed, and which keys are in
     quarantine from now on."""
     for request_hash, suspect in after.suspects.items():

@@ -30,7 +30,7 @@ from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
 from workers.pool.availability import in_order_of_availability
 from workers.pool.clock import Clock
-from workers.pool.decision_log import log_set_aside, log_suspects, record_decision
+from workers.pool.decision_log import log_isolation, record_decision
 from workers.pool.effect_runner import EffectRunner
 from workers.pool.pending_lease import Answer, PendingLease, outcome_of
 from workers.pool.processes import Processes, Spawn
@@ -118,11 +118,11 @@ class Pool:
         request_hash: str = "",
         may_load: bool = True,
     ) -> PendingLease:
-        """Request a slot of one of the model's servers, loading it if necessary and it `may_load`; of several servers
-        the one that this conversation used last, if it has a free slot. The caller must `end` the result.
+        """Request a slot of one of the model's servers, preferably of the one that this conversation used last, and
+        load the model if necessary and it `may_load`. The caller must `end` the result.
 
-        Raises the ProxyError that makes waiting pointless: ContextLengthExceeded if `context_tokens` are more than the
-        model is ever loaded with.
+        Raises the ProxyError that makes waiting pointless: ContextLengthExceeded if the model is never loaded with so
+        many `context_tokens`.
         """
         now, request = time.monotonic(), self._placement_request(model)
         if context_tokens is not None and 0 < (most := max_request_tokens(request)) < context_tokens:
@@ -180,8 +180,7 @@ class Pool:
 
     def _submit(self, command: ev.Command, client: WatchedClient) -> Answer:
         """The scheduler's answer to a command, which may be there already. The client is watched while it is not."""
-        answer = Answer()
-        self._answers[command.ticket] = answer
+        answer = self._answers[command.ticket] = Answer()
         self.post(command)
         if not answer.done():
             client.on_disconnect(lambda: self.post(ev.Cancel(command.ticket, time.monotonic())))
@@ -190,8 +189,7 @@ class Pool:
 
     def _address_of(self, server_id: int, model: str) -> Address:
         """Where a server answers whose slot was granted; nobody answers there if it has ended since."""
-        address = self._processes.address(self._store.pool.server(server_id))
-        return address or Address(server_id, model, NO_PORT, "")
+        return self._processes.address(self._store.pool.server(server_id)) or Address(server_id, model, NO_PORT, "")
 
     def _tick(self) -> bool:
         """For the clock: False if the event is still in the inbox."""
@@ -228,8 +226,7 @@ class Pool:
         return current
 
     def _process(self, event: ev.Event) -> None:
-        began = time.perf_counter()
-        before = self._store.pool
+        began, before = time.perf_counter(), self._store.pool
         state, effects = step(before, event)
         step_ms = 1000 * (time.perf_counter() - began)
         self._publish(state)
@@ -242,10 +239,7 @@ class Pool:
             self._processes.remove(event.server)
             if (ended := before.server(event.server)) and ended.port is not None:
                 self._on_server_ended(ended.port)
-        if state.card_failures is not before.card_failures:
-            log_set_aside(before, state)
-        if state.suspects is not before.suspects:
-            log_suspects(before, state)
+        log_isolation(before, state)
         self._on_step(before, event, effects)
 
     def _publish(self, state: PoolState) -> None:

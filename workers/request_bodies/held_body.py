@@ -44,7 +44,8 @@ class RequestBodies:
         """
         if codings:
             _check_size(announced_bytes, self._max_body_bytes)
-            read, announced_bytes = decoded(self._limited(read), codings), 0
+            for coding in reversed(codings):
+                read, announced_bytes = decoded(self._limited(read), (coding,)), 0
         held = HeldBody(self.budget, client, self._reader, self._max_body_bytes)
         try:
             held.receive(read, announced_bytes)
@@ -54,7 +55,7 @@ class RequestBodies:
         return held
 
     def _limited(self, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
-        """Encoded bytes count too: they may decode to nothing for ever."""
+        """Encoded bytes count too, those of each coding: they may decode to nothing for ever."""
         total = 0
 
         def read_counted(size: int) -> bytes:

@@ -64,6 +64,9 @@ def _answer(question: bytes, fds: Sequence[int]) -> Any:
 
 
 def _write(fd: int, data: bytes) -> None:
+    """Replace what is in the file: an earlier reader may have ended while it wrote."""
+    os.ftruncate(fd, 0)
+    os.lseek(fd, 0, os.SEEK_SET)
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]

@@ -37,7 +37,7 @@ class CatalogSettings(Section):
     default_model: ModelName | None = Field(
         None,
         description=(
-            "Name of the model for requests that name none. null, or a model that the key may not use: the only model "
+            "The model for requests that name none. null, or a model that the key may not use: the only model "
             "that the key may use and that can be served, if there is exactly one."
         ),
     )

@@ -14,7 +14,7 @@ from app.use_cases.ollama.messages import ollama_calls
 from app.use_cases.ollama.pieces import Json, Piece, piece_of
 from app.use_cases.ollama.translation import Api, Translation
 
-CUT = "llama-server ended its answer too early; see its log"
+CUT = "llama-server ended its answer early; see its log"
 
 
 class StreamTranslator:

@@ -84,7 +84,7 @@ def _content(text: object, images: object, param: str) -> object:
     if not images:
         return "" if text is None else text
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise NotTranslatable(param, "images are strings, in base64")
+        raise NotTranslatable(param, "images must be base64 strings")
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
     return [*parts, {"type": "text", "text": text}] if text else parts
 

@@ -72,7 +72,7 @@ def _embed(request: Request) -> EngineRequest:
     value, dimensions = request.get("input"), request.get("dimensions")
     texts = [value] if isinstance(value, str) and value else value or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise NotTranslatable("input", "expected a text or a list of texts")
+        raise NotTranslatable("input", "expected a string or a list of strings")
     if dimensions is not None and (type(dimensions) is not int or dimensions < 0):
         raise NotTranslatable("dimensions", "expected a number of values")
     return _embeddings(Api.EMBED, request, texts, dimensions or None)
@@ -96,7 +96,8 @@ def _generation(api: Api, path: str, request: Request, fields: dict[str, Any]) -
     body = common_fields(request, options) | sampling_fields(options) | fields
     body |= format_fields(request, path) | logprob_fields(request, path) | {"stream": streams}
     ignored = ignored_options(options) + (("template",) if request.get("template") else ())
-    return EngineRequest(Translation(api, path, streams, ignored=ignored), body)
+    thinks = fields.get("chat_template_kwargs", {}).get("enable_thinking", False)
+    return EngineRequest(Translation(api, path, streams, thinks=thinks, ignored=ignored), body)
 
 
 def _load(api: Api, request: Request) -> EngineRequest:
@@ -106,7 +107,7 @@ def _load(api: Api, request: Request) -> EngineRequest:
 def _text(request: Request, name: str) -> str:
     value = request.get(name)
     if value is not None and not isinstance(value, str):
-        raise NotTranslatable(name, "expected a text")
+        raise NotTranslatable(name, "expected a string")
     return value or ""
 
 

@@ -38,6 +38,7 @@ class Translation:
     path: str = ""  # of the engine; "": it is not asked, its model is only loaded or unloaded
     streams: bool = False
     dimensions: int | None = None  # to which embeddings are shortened
+    thinks: bool = False  # thinking is asked for
     ignored: tuple[str, ...] = ()  # options without a counterpart
 
 

@@ -37,7 +37,7 @@ def model_list(
         entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
         data += [entry, *(_as_variant(entry, name) for name in other_ids(model, with_aliases))]
     for name, stands_for in virtual_names.items():
-        model = _most_ready(stands_for, servers)
+        model = most_ready(stands_for, servers)
         entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
         data.append(as_virtual(entry, name, stands_for))
     return {"object": "list", "data": data}
@@ -48,7 +48,7 @@ def as_virtual(entry: Mapping[str, object], name: str, models: Iterable[Model]) 
     return {**entry, "id": name, "aliases": [], "any_of": [model.variant or model.name for model in models]}
 
 
-def _most_ready(models: Sequence[Model], servers: Mapping[str, Server | None]) -> Model:
+def most_ready(models: Sequence[Model], servers: Mapping[str, Server | None]) -> Model:
     """One that is loaded, else the first that is not broken."""
     return min(models, key=lambda model: (bool(model.problem), servers.get(model.name) is None))
 
@@ -71,7 +71,7 @@ def anthropic_list(
     """The body of Anthropic's /v1/models: the models that generate text, on one page."""
     earlier, servers = earlier_contexts(decisions), {server.model.name: server for server in pool.servers}
     named = [(name, each) for each in models for name in (each.name, *other_ids(each, with_aliases))]
-    named += [(name, _most_ready(stands_for, servers)) for name, stands_for in virtual_names.items()]
+    named += [(name, most_ready(stands_for, servers)) for name, stands_for in virtual_names.items()]
     data = [
         _anthropic_entry(name, each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
         for name, each in named
@@ -136,7 +136,7 @@ def _entry(
         "size": model.size_bytes,
         **(dict.fromkeys(_CONTEXT_NAMES, tokens) if tokens else {}),
         "architecture": _modalities(model),
-        **_abilities(model.capabilities),
+        **_capabilities(model.capabilities),
         "meta": _meta(model, tokens),
     }
 
@@ -155,7 +155,7 @@ def _modalities(model: Model) -> dict[str, list[str]]:
     return {"input_modalities": ["text", *sorted(model.media)], "output_modalities": [output]}
 
 
-def _abilities(capabilities: Capabilities | None) -> dict[str, object]:
+def _capabilities(capabilities: Capabilities | None) -> dict[str, object]:
     """Nothing while the header has not been read."""
     if capabilities is None:
         return {}

@@ -14,7 +14,7 @@ from app.entities.model import LATEST, Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decisions import DecisionRecord
-from app.use_cases.reporting.model_list import NO_VIRTUAL_NAMES, earlier_contexts, other_ids, request_tokens
+from app.use_cases.reporting.model_list import NO_VIRTUAL_NAMES, earlier_contexts, most_ready, other_ids, request_tokens
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -41,15 +41,16 @@ def tagged(name: str) -> str:
 
 def tag_list(
     models: Iterable[Model],
+    servers: Iterable[Server] = (),
     with_aliases: bool = False,
     virtual_names: Mapping[str, Sequence[Model]] = NO_VIRTUAL_NAMES,
 ) -> dict[str, object]:
     """The body of /api/tags: the models that can be served, the newest first, each with the names that lists have; then
-    `virtual_names`, each with the first model that it stands for."""
+    virtual names."""
     listed = sorted((model for model in models if not model.problem), key=lambda model: -model.created)
     named = [replace(model, variant=name) for model in listed for name in ("", *other_ids(model, with_aliases))]
-    for name, stands_for in virtual_names.items():
-        named += [replace(model, variant=name) for model in stands_for if not model.problem][:1]
+    loaded = {server.model.name: server for server in servers}
+    named += [replace(most_ready(stands_for, loaded), variant=name) for name, stands_for in virtual_names.items()]
     return {"models": [_entry(model) | _file(model) for model in named]}
 
 

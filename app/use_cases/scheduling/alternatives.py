@@ -1,7 +1,7 @@
 """Alternatives: which of several models answers a virtual name (`any_of`).
 
 The one that is loaded, else one that is loading, else the first that fits without an eviction, else the first that can
-be had. Pure: what a snapshot of the pool says. The load itself is decided anew, by then on fresh readings.
+be loaded at all. Pure: what a snapshot of the pool says. The load itself is decided anew, by then on fresh readings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from app.use_cases.scheduling.decision_inputs import decide_load, world_with_evi
 from app.use_cases.scheduling.pool_state import READY, STARTING, PoolState, Waiter
 from app.use_cases.scheduling.rejection import gpu_problem
 
-PASSED_OVER_SECONDS = 60.0  # after a failed load, as long as another model can be had
+PASSED_OVER_SECONDS = 60.0  # after a failed load, as long as another model is available
 
 
 class Availability(enum.IntEnum):
@@ -28,7 +28,7 @@ class Availability(enum.IntEnum):
     LOADED = enum.auto()
     LOADING = enum.auto()
     FITS = enum.auto()
-    TO_BE_HAD = enum.auto()  # after evictions or a wait
+    LATER = enum.auto()  # after evictions or a wait
     FAILED = enum.auto()  # its last load, or there is no room now that could be made
     NEVER = enum.auto()
 
@@ -46,8 +46,8 @@ def by_availability(
     `requests`: by name, what each needs; without one a model that is not loaded cannot be served. Empty, they do not
     matter: `has_loaded`.
     """
-    places = _Places(state, requests, now)
-    found = {model.name: places.availability(model) for model in models}
+    availabilities = _Availabilities(state, requests, now)
+    found = {model.name: availabilities.of(model) for model in models}
     return sorted(models, key=lambda model: found[model.name])
 
 
@@ -59,7 +59,7 @@ def _serving(state: PoolState, model: Model) -> list[Server]:
     ]
 
 
-class _Places:
+class _Availabilities:
     """Decides until one model fits: what comes after it needs no decision, which takes milliseconds."""
 
     def __init__(self, state: PoolState, requests: Mapping[str, PlacementRequest], now: float) -> None:
@@ -67,7 +67,7 @@ class _Places:
         self._has_fitting = False
         self._world: World | None = None  # made for the first decision
 
-    def availability(self, model: Model) -> Availability:
+    def of(self, model: Model) -> Availability:
         if servers := _serving(self._state, model):
             ready = [server for server in servers if server.state is READY]
             if not ready:
@@ -78,17 +78,17 @@ class _Places:
             return Availability.FAILED
         if (request := self._requests.get(model.name)) is None:
             return Availability.NEVER
-        return Availability.TO_BE_HAD if self._has_fitting else self._placed(model, request)
+        return Availability.LATER if self._has_fitting else self._placed(model, request)
 
     def _placed(self, model: Model, request: PlacementRequest) -> Availability:
         waiter = Waiter(0, model, self._now, self._now, placement_request=request)
         if gpu_problem(self._state, waiter, self._now):
             return Availability.FAILED
         if self._state.memory is None:  # not read yet: nothing has been loaded
-            return Availability.TO_BE_HAD
+            return Availability.LATER
         self._world = self._world or world_with_eviction_costs(self._state, self._now)
         decision = decide_load(self._state, waiter, self._world)
         if decision.outcome is Outcome.REFUSE:
             return Availability.NEVER if decision.is_permanent else Availability.FAILED
         self._has_fitting = decision.outcome is Outcome.PLACE
-        return Availability.FITS if self._has_fitting else Availability.TO_BE_HAD
+        return Availability.FITS if self._has_fitting else Availability.LATER

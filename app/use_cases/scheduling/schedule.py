@@ -90,8 +90,8 @@ def due_at(state: PoolState) -> float | None:
             times.append(server.progress_at + state.limits.stall_timeout_seconds)
         elif server.is_idle and (at := idle_deadline(state, server)) < inf:
             times.append(at)
-        elif server.state is DRAINING and server.unload_by < inf:
-            times.append(server.unload_by)
+        elif server.state is DRAINING and server.force_unload_at < inf:
+            times.append(server.force_unload_at)
         if server.next_check_at is not None and server.next_check_at < inf:
             times.append(server.next_check_at)
     if state.waiting:

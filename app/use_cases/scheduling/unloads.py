@@ -53,16 +53,16 @@ def record_unload(state: PoolState, event: Unload) -> Step:
 def _ordered_to_end(server: Server, event: Unload) -> Server:
     """Of several orders the one with the earliest end counts."""
     server = replace(server, is_unload_requested=True)
-    if event.force_at > server.unload_by:
+    if event.force_at > server.force_unload_at:
         return server
-    return replace(server, unload_by=event.force_at, unload_ticket=event.ticket)
+    return replace(server, force_unload_at=event.force_at, unload_ticket=event.ticket)
 
 
 def force_unloads(state: PoolState, now: float) -> Step:
     """The time of running requests is over: their servers are killed."""
     effects: list[Effect] = []
     for server in state.servers:
-        if server.state is DRAINING and now >= server.unload_by:
+        if server.state is DRAINING and now >= server.force_unload_at:
             state, orders = _forced(state, server)
             effects += orders
     return state, effects

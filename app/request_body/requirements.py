@@ -1,4 +1,4 @@
-"""What a body demands of its model beyond text: pictures, audio, a tool call."""
+"""What a body requires of its model beyond text: pictures, audio, tools."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def _in_messages(key: str, messages: list[object]) -> Iterator[MediaPart]:
                     kind = next((value for name, value in _members(part) if name == "type"), None)
                     if isinstance(kind, str) and kind in _MEDIA:
                         yield MediaPart(_MEDIA[kind], f"{key}[{index}].content[{number}]")
+
+
+def offers_tools(pairs: Iterable[Pair]) -> bool:
+    """Whether the answer may call a tool."""
+    return any(key == "tools" and bool(value) for key, value in pairs)
 
 
 def requires_tool_call(pairs: Iterable[Pair]) -> bool:

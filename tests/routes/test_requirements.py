@@ -13,8 +13,9 @@ from app.entities.launch import Task
 from app.entities.model import Model
 from app.errors import InvalidRequest, NotSupported, ProxyError
 from app.request_body.content import BodyContent, BodyFormat, read_content
-from app.routes.abilities import check_abilities
 from app.routes.requested_model import RequestOptions
+from app.routes.requirements import check_requirements, requirements_of
+from app.use_cases.requirements import suitable
 from tests.helpers.builders import a_model
 
 CHAT = Capabilities(completion=True, chat=True)
@@ -32,7 +33,7 @@ def a_known_model(facts: HeaderFacts = PLAIN, capabilities: Capabilities = CHAT,
 
 def problem(route: str, model: Model, **options: Any) -> ProxyError | None:
     try:
-        check_abilities(route, model, RequestOptions("a", **options))
+        check_requirements(route, model, RequestOptions("a", **options))
     except (NotSupported, InvalidRequest) as error:
         return error
     return None
@@ -43,7 +44,7 @@ def problem(route: str, model: Model, **options: Any) -> ProxyError | None:
     [
         ("/v1/embeddings", a_known_model(), "add --embeddings to its `args`"),
         ("/rerank", a_known_model(), "add --reranking to its `args`"),
-        ("/v1/rerank", a_known_model(ENCODER, Capabilities(embedding=True)), "is no reranker"),
+        ("/v1/rerank", a_known_model(ENCODER, Capabilities(embedding=True)), "is not a reranker"),
         ("/infill", a_known_model(), "choose a model made for code completion"),
         ("/v1/chat/completions", a_known_model(ENCODER, Capabilities(embedding=True)), "made for embedding"),
         ("/v1/messages", a_known_model(ENCODER, Capabilities(embedding=True)), "choose another model"),
@@ -95,6 +96,52 @@ def test_a_required_tool_call_needs_a_template_with_tools():
         assert problem("/v1/chat/completions", model, requires_tool=True) is None
 
 
+def test_a_transcription_needs_a_projector_for_audio():
+    error = problem("/v1/audio/transcriptions", a_known_model(media=frozenset({Media.IMAGE})))
+    assert isinstance(error, InvalidRequest) and error.param == "file"
+    for model in (a_known_model(media=frozenset({Media.AUDIO})), a_model()):
+        assert problem("/v1/audio/transcriptions", model) is None
+
+
+TEXT = a_known_model()
+SEES = a_known_model(media=frozenset({Media.IMAGE}))
+HEARS = a_known_model(media=frozenset({Media.AUDIO}))
+EMBEDS = a_known_model(ENCODER, Capabilities(embedding=True))
+EMBEDS_BY_ARGS = a_known_model(capabilities=Capabilities(embedding=True))
+RANKS = a_known_model(capabilities=Capabilities(rerank=True))
+CALLS = a_known_model(CODER, Capabilities(completion=True, chat=True, tools=True, infill=True))
+UNKNOWN = a_model()
+BROKEN = replace(UNKNOWN, problem="is damaged")
+CHAT_ROUTE = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("route", "options", "models", "chosen"),
+    [
+        (CHAT_ROUTE, {"media": (PICTURE,)}, [TEXT, SEES, HEARS, UNKNOWN], [SEES, UNKNOWN]),
+        ("/v1/audio/transcriptions", {}, [TEXT, SEES, HEARS], [HEARS]),
+        ("/v1/embeddings", {}, [TEXT, RANKS, EMBEDS, UNKNOWN], [EMBEDS, UNKNOWN]),
+        ("/v1/rerank", {}, [EMBEDS, TEXT, RANKS], [RANKS]),
+        ("/infill", {}, [TEXT, CALLS], [CALLS]),
+        (CHAT_ROUTE, {}, [EMBEDS, EMBEDS_BY_ARGS, SEES, TEXT], [SEES, TEXT]),
+        (CHAT_ROUTE, {"requires_tool": True}, [TEXT, CALLS], [CALLS]),
+        (CHAT_ROUTE, {"offers_tools": True}, [TEXT, CALLS, UNKNOWN], [CALLS, UNKNOWN, TEXT]),
+        (CHAT_ROUTE, {"media": (PICTURE,)}, [BROKEN, TEXT], [BROKEN, TEXT]),
+        (CHAT_ROUTE, {}, [BROKEN, TEXT], [TEXT]),
+        ("/tokenize", {"offers_tools": True}, [EMBEDS, TEXT], [EMBEDS, TEXT]),
+    ],
+)
+def test_a_virtual_name_is_answered_by_models_that_can_do_what_the_request_needs(
+    route: str, options: dict[str, Any], models: list[Model], chosen: list[Model]
+):
+    """What is not known counts as able; where none is, the error of one of them says what is missing."""
+    models = [replace(model, name=str(number)) for number, model in enumerate(models)]
+    found = suitable(models, requirements_of(route, RequestOptions("a", **options)))
+    assert [(each.facts, each.capabilities, each.media, each.problem) for each in found] == [
+        (each.facts, each.capabilities, each.media, each.problem) for each in chosen
+    ]
+
+
 def content_of(**body: object) -> BodyContent:
     return read_content(json.dumps({"model": "a"} | body).encode(), BodyFormat())
 
@@ -143,3 +190,8 @@ def test_what_only_looks_like_media_is_none(messages: list[object]):
 )
 def test_a_tool_call_is_required_in_openais_and_anthropics_way(choice: object, is_required: bool):
     assert content_of(tool_choice=choice).requires_tool is is_required
+
+
+@pytest.mark.parametrize(("tools", "are_offered"), [([{"type": "function"}], True), ([], False), (None, False)])
+def test_tools_are_offered_where_there_are_some(tools: object, are_offered: bool):
+    assert content_of(tools=tools).offers_tools is are_offered

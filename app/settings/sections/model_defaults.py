@@ -1,0 +1,78 @@
+"""Settings of how models are started, unless a model has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, ModelOptions
+from app.settings.values import MAX_INT, CacheType, OffOnOrCount, OnOff, OnOffAuto, Section
+from app.use_cases.launch.parsed_args import parse_model_options
+
+MAX_SLOTS = 256  # LLAMA_MAX_SEQ
+
+
+class ModelDefaults(Section):
+    """How models are started, unless a model overrides it."""
+
+    ctx_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MAX_INT)] = Field(
+        "auto",
+        description=(
+            "Context in tokens, shared by all slots. auto: the largest of 32768, 16384, 8192 and 4096 that "
+            "fits an empty GPU, or the fewest that hold the model; 65536 or 131072 if the model then takes half "
+            "of it at most; never above the model's own. On the CPU: if it takes half of the RAM at most. "
+            "What is loaded makes no difference (docs/estimates.md)."
+        ),
+    )
+    parallel: int = Field(
+        4, ge=1, le=MAX_SLOTS, description="Number of slots: requests that a model processes at the same time."
+    )
+    kv_unified: bool = Field(
+        True, description="Share one KV cache among the slots, so that each can use the whole context."
+    )
+    ubatch_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MAX_INT)] = Field(
+        "auto",
+        description=(
+            "Physical batch size in tokens. The compute buffer grows with it. auto: 512; of a model that embeds or "
+            "reranks, the context of a slot, because an input must fit into one batch."
+        ),
+    )
+    cache_type_k: CacheType = Field("f16", description="Data type of the K cache.")
+    cache_type_v: CacheType = Field("f16", description="Data type of the V cache.")
+    flash_attn: OnOffAuto = Field("auto", description="Flash attention.")
+    n_gpu_layers: Literal["all"] | Annotated[int, Field(ge=0, le=MAX_INT)] = Field(
+        "all", description="Number of layers on GPUs. 0: run the model on the CPU."
+    )
+    cpu_moe: OffOnOrCount = Field(
+        "off",
+        description=(
+            "Keep mixture-of-experts weights in RAM. on: those of all layers, if no GPU has enough memory "
+            "for the whole model; a number: those of the first N layers, always."
+        ),
+    )
+    partial_offload: OnOff = Field(
+        "off", description="Allow layers in RAM if no GPU has enough memory for all of them."
+    )
+
+    def over_arguments(self, args: Sequence[str]) -> ModelOptions:
+        """The options of a llama-server launched with `args` and these keys, which override `args`.
+
+        A key sets the option with its name; words for numbers are translated here.
+        """
+        keys: dict[str, Any] = {
+            option.name: getattr(self, option.name)
+            for option in fields(ModelOptions)
+            if option.name in type(self).model_fields
+        }
+        keys["ubatch_size"] = AUTO_UBATCH if self.ubatch_size == "auto" else self.ubatch_size
+        keys["batch_size"] = max(ModelOptions().batch_size, keys["ubatch_size"])  # llama-server reduces the larger one
+        if self.ctx_size == "auto":
+            keys["ctx_size"] = AUTO_CTX_TOKENS
+        if self.n_gpu_layers == "all":
+            keys["n_gpu_layers"] = ALL_LAYERS
+        if isinstance(self.cpu_moe, int):
+            keys["n_cpu_moe"] = self.cpu_moe
+        return replace(parse_model_options(args), **keys)
