@@ -53,7 +53,7 @@ class AgentExchange(Exchange):
             if result is None:
                 continue
             if "choices" in result:
-                self.answer = _answer(_encoded(name, _completion(result, self.options)), self.options.streams)
+                self.answer = _answer(_encoded(name, _completion(name, result, self.options)), self.options.streams)
                 return
             new = _encoded(name, result)
             body.rewrite(partial(_replaced, new))
@@ -87,13 +87,17 @@ def _encoded(name: str, value: Any) -> bytes:
         raise AgentFailed(f"agent {name} returned a value that is not JSON: {error}") from error
 
 
-def _completion(answer: Mapping[str, Any], options: RequestOptions) -> dict[str, Any]:
+def _completion(name: str, answer: Mapping[str, Any], options: RequestOptions) -> dict[str, Any]:
     """An agent's answer with what it may leave out; for a stream, as its only chunk."""
     now = int(time.time())
+    try:
+        choices = [{"index": 0, "finish_reason": "stop", **choice} for choice in answer["choices"]]
+    except TypeError as error:
+        raise AgentFailed(f"agent {name} returned choices that are not a list of objects") from error
     whole = {"id": f"chatcmpl-{now}", "object": "chat.completion", "created": now, "model": options.model, **answer}
     if not options.streams:
-        return whole
-    return whole | {"object": "chat.completion.chunk", "choices": [_delta(choice) for choice in whole["choices"]]}
+        return whole | {"choices": choices}
+    return whole | {"object": "chat.completion.chunk", "choices": [_delta(choice) for choice in choices]}
 
 
 def _answer(completion: bytes, is_stream: bool) -> OwnAnswer:
@@ -105,4 +109,4 @@ def _answer(completion: bytes, is_stream: bool) -> OwnAnswer:
 
 def _delta(choice: dict[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in choice.items() if name != "message"}
-    return {"index": 0, "finish_reason": "stop", **rest, "delta": choice.get("message", {})}
+    return {**rest, "delta": choice.get("message", {})}

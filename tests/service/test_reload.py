@@ -220,6 +220,9 @@ def nothing(body):
 def number(body):
     return 5
 
+def no_choices(body):
+    return {"choices": None}
+
 def set_result(body):
     return {"messages": {1}}
 
@@ -233,7 +236,7 @@ def test_agents_change_or_answer_the_requests_that_call_them(proxy: Reloaded):
     page = (Path(__file__).parents[2] / "docs/agents.md").read_text()
     code, project = (page.split(f"```{kind}\n")[1].split("```")[0] for kind in ("python", "toml"))
     example = tomllib.loads(project)["project"]["entry-points"]["llama_smart_proxy.agents"]
-    failing = ["fail", "nothing", "number", "set_result", "too_much"]
+    failing = ["fail", "nothing", "no_choices", "number", "set_result", "too_much"]
     unusable = {"gone": "no_such_module:x", "constant": "bad_agents:__name__"}
     points = example | {name: f"bad_agents:{name}" for name in failing} | unusable
     install(proxy.site, "\n".join(f"{name} = {point}" for name, point in points.items()), upper_agent=code,
@@ -258,6 +261,7 @@ def test_agents_change_or_answer_the_requests_that_call_them(proxy: Reloaded):
     assert say("Hello /upper").json()["usage"]["completion_tokens"] == 2
     answer = say(" /upper ")
     assert answer.json()["choices"][0]["message"]["content"] == "Usage: /upper TEXT"
+    assert (answer.json()["choices"][0]["index"], answer.json()["choices"][0]["finish_reason"]) == (0, "stop")
     assert (answer.json()["model"], answer.headers["x-llama-smart-proxy-model"]) == ("kept", "kept")
     with openai.OpenAI(base_url=f"{proxy.service.url}/v1", api_key=USER, max_retries=0) as client:
         hello: Any = [{"role": "user", "content": "/upper"}]
@@ -266,6 +270,7 @@ def test_agents_change_or_answer_the_requests_that_call_them(proxy: Reloaded):
     assert say("/nothing").json()["usage"]["completion_tokens"] == 2
     for name, said in (
         ("fail", "agent fail failed: KeyError; the log has its traceback"),
+        ("no_choices", "agent no_choices returned choices that are not a list of objects"),
         ("number", "agent number returned int instead of a request or an answer"),
         (
             "set_result",
