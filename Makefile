@@ -35,7 +35,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-clients
+test-all: test test-extra test-clients test-open-webui
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -65,7 +65,7 @@ build/clients/node/installed: $(CLIENTS)/node/package.json $(CLIENTS)/node/packa
 	@if command -v npm >/dev/null; then \
 	  npm ci --prefix $(@D) --silent --no-audit --no-fund && touch $@; else echo "skipped: npm is not installed"; fi
 
-# Takes 7 GB and five minutes to install, so it is no part of test-extra.
+# Takes 7 GB and five minutes to install.
 test-open-webui: install build/clients/open-webui/installed
 	$(BIN)/python -m pytest tests/extra/test_open_webui.py
 

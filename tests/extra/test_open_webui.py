@@ -1,6 +1,6 @@
 """Open WebUI's API with both of its connections, OpenAI's and Ollama's, to the real service.
 
-It takes 7 GB, so `make test-open-webui` is run by hand.
+`make test-open-webui` runs it; its environment takes 7 GB.
 """
 
 from __future__ import annotations

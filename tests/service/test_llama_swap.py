@@ -159,11 +159,9 @@ def test_streams_of_events_tell_each_key_of_its_models_and_end_with_their_client
         with pytest.raises(TimeoutError):
             while b'"m"' not in (got := others.recv(4096)):
                 assert got
-    many = [subscribed(service, USER) for _ in range(32)]
-    for each in many:
-        each.recv(4096)
-    refused = ask(service, "/models/sse", USER)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    many = [subscribed(service, USER) for _ in range(36)]
+    refused = [each for each in many if b" 503 " in each.recv(4096)]
+    assert 4 <= len(refused) <= 6, "of 32, the two above may not have ended yet"
     for each in many:
         each.close()
 

@@ -76,13 +76,13 @@ def test_two_models_alternate_under_load_in_memory_for_one(tmp_path: Path, limit
 
     with serving(tmp_path, "--models-dir", str(two_models(tmp_path)), **settings) as service:
         service.get("/health")
-        clients = [threading.Thread(target=ask, args=(service, ["one", "two"] * 3)) for _ in range(6)]
+        clients = [threading.Thread(target=ask, args=(service, ["one", "two"] * 2)) for _ in range(4)]
         for client in clients:
             client.start()
         while any(client.is_alive() for client in clients):
             most_loaded = max(most_loaded, len(service.servers()))
             time.sleep(0.02)
-        assert answered == {("one", 200, "one"): 18, ("two", 200, "two"): 18}
+        assert answered == {("one", 200, "one"): 8, ("two", 200, "two"): 8}
         assert most_loaded == 1
         assert loads(service) >= 2
 
@@ -90,7 +90,7 @@ def test_two_models_alternate_under_load_in_memory_for_one(tmp_path: Path, limit
 def test_a_busy_model_finishes_its_answer_before_it_is_evicted(tmp_path: Path):
     models = two_models(tmp_path)
     with serving(tmp_path, "--models-dir", str(models), **a_modest_engine(tmp_path, 0.55)) as service:
-        stream = service.chat("one", stream=True, max_tokens=2000, ignore_eos=True)
+        stream = service.chat("one", stream=True, max_tokens=800, ignore_eos=True)
         lines = stream.iter_lines()
         next(line for line in lines if line.startswith(b"data:"))  # a slow load sends comments first
         with ThreadPoolExecutor() as pool:
@@ -98,7 +98,7 @@ def test_a_busy_model_finishes_its_answer_before_it_is_evicted(tmp_path: Path):
             events = [line for line in lines if line.startswith(b"data: ")]
             assert other.result(30).status_code == 200
         assert events[-1] == b"data: [DONE]"
-        assert sum(b'"content"' in event for event in events) >= 1990
+        assert sum(b'"content"' in event for event in events) >= 790
         assert [server["model_id"] for server in service.servers()] == ["two"]
 
 

@@ -69,6 +69,19 @@ def test_an_answer_matches_the_schema_of_its_request(client: openai.OpenAI, serv
     assert set(json.loads(service.post("/completion", body).json()["content"])) == {"city", "day"}
 
 
+def test_a_vocabulary_to_which_no_schema_can_be_applied_is_explained(tmp_path: Path):
+    """llama-server's 400 said "std::exception"."""
+    file = write_demo_model(tmp_path / "models")
+    data, key = file.read_bytes(), b"tokenizer.ggml.add_space_prefix" + b"\7\0\0\0"
+    assert key + b"\0" in data
+    file.rename(file.with_name("spaced.gguf")).write_bytes(data.replace(key + b"\0", key + b"\1"))
+    with serving(tmp_path, "--models-dir", str(tmp_path / "models")) as service:
+        answer = service.post("/v1/chat/completions", {"messages": HELLO, "response_format": {"type": "json_object"}})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (501, "not_supported")
+        assert "add_space_prefix" in answer.json()["error"]["message"]
+        assert service.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 2}).status_code == 200
+
+
 def test_a_required_tool_is_called(client: openai.OpenAI):
     tool = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
     messages = [{"role": "user", "content": "?"}]

@@ -17,6 +17,7 @@ from app.errors import (
     Draining,
     EngineGone,
     ModelUnloaded,
+    NotSupported,
     ProxyError,
     SpawnFailed,
     UpstreamCrashed,
@@ -34,6 +35,14 @@ from workers.relay.upstream import WITH_BODY, Unanswered, ask
 log = logging.getLogger(__name__)
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+# What llama-server (b11549) says where the end of the chat template, which the grammar of a schema or of tools begins
+# with, is other text once it was tokenized: a SentencePiece vocabulary may put a space before it.
+TEMPLATE_MISMATCH = b"Failed to initialize samplers: std::exception"
+ABOUT_TEMPLATE_MISMATCH = (
+    "llama-server cannot apply the schema or tools of this request, because the model's vocabulary puts a space before "
+    "its chat template's text; send a `grammar` instead, add [--override-kv, "
+    '"tokenizer.ggml.add_space_prefix=bool:false"] to the model\'s `args`, or choose another model'
+)
 ALIVE = UpstreamRequest("GET", "/health", {}, b"")
 ALIVE_SECONDS = 0.5  # /health waits for no computation
 
@@ -72,6 +81,7 @@ class Relay:
         """Forward a request and wait for the head of its answer.
 
         Raises UpstreamCrashed (EngineGone if it read no request), BadUpstream or UpstreamTimeout if none arrives,
+        NotSupported if it says that the request's schema cannot be applied to this model,
         ClientDisconnected if the client does not wait for it: the connection to the engine is shut within milliseconds
         then, so that it stops generating.
         """
@@ -85,7 +95,11 @@ class Relay:
                 raise
         except (OSError, BadAnswer, BadFraming) as error:
             raise self.error_of(error, address, client) from error
-        return UpstreamAnswer(self, address, request, client, reply)
+        answer = UpstreamAnswer(self, address, request, client, reply)
+        if reply.status == 400 and TEMPLATE_MISMATCH in reply.first:
+            answer.close()
+            raise NotSupported(f"{address.model}: {ABOUT_TEMPLATE_MISMATCH}")
+        return answer
 
     def forget(self, port: int) -> None:
         """The server on this port has ended."""
