@@ -27,6 +27,7 @@ class Target:
     model: str
     context_tokens: int | None  # of one conversation; None: unknown
     has_key: bool
+    ctx_size_key: str  # the setting that decides about context_tokens
 
     @property
     def openai_url(self) -> str:
@@ -166,6 +167,6 @@ def context_warning(client: Client, target: Target) -> str:
     sends = f"It sends about {client.prompt_tokens:,} before your first word. " if client.prompt_tokens else ""
     return (
         f"a context of {context:,} tokens is too short for {client.title}. {sends}"
-        f"Set models.{target.model}.ctx_size to {1 << (least - 1).bit_length()} or more, "
+        f"Set {target.ctx_size_key} to {1 << (least - 1).bit_length()} or more, "
         "as far as the model and the memory allow."
     )

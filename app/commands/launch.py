@@ -34,7 +34,8 @@ def launch(name: str, model: str | None, only_print: bool, url: str, arguments: 
     """
     client = CLIENTS[name]
     entry, why = _requested_model(url, model) if model else _obvious_model(url)
-    target = Target(url.rstrip("/"), entry["id"], entry.get("context_length"), bool(os.environ.get(KEY_VARIABLE)))
+    has_key = bool(os.environ.get(KEY_VARIABLE))
+    target = Target(url, entry["id"], entry.get("context_length"), has_key, _ctx_size_key(entry))
     setup = client.setup(target)
     argv = (client.program, *setup.arguments, *(arguments or client.default_arguments))
     for line in _report(client, target, why, setup):
@@ -50,6 +51,9 @@ def _requested_model(url: str, name: str) -> tuple[dict[str, Any], str]:
     answer = call_service(url, "GET", f"/v1/models/{quote(name)}")
     if not answer.is_yes:
         exit_with_error(answer)
+    if not _generates(answer.body):
+        why = answer.body["status"].get("message") or "its `capabilities` in GET /v1/models lack completion"
+        _exit_no(f"{name} generates no text: {why}")
     return answer.body, "--model"
 
 
@@ -70,7 +74,19 @@ def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
 
 def _can_chat(entry: Mapping[str, Any]) -> bool:
     """Variants and virtual names are left out: they are further names of models."""
-    return not entry.keys() & {"parent", "any_of"} and "completion" in entry.get("capabilities", ("completion",))
+    return not {"parent", "any_of"} & entry.keys() and _generates(entry)
+
+
+def _generates(entry: Mapping[str, Any]) -> bool:
+    """True as well where the header has not been read."""
+    return "completion" in entry.get("capabilities", ("completion",))
+
+
+def _ctx_size_key(entry: Mapping[str, Any]) -> str:
+    """A variant has that of its model, and a virtual name none."""
+    if members := entry.get("any_of"):
+        return f"ctx_size of {', '.join(members)}"
+    return f"models.{entry.get('parent', entry['id'])}.ctx_size"
 
 
 def _report(client: Client, target: Target, why: str, setup: Setup) -> Iterator[str]:

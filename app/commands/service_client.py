@@ -27,6 +27,7 @@ url_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     default=DEFAULT_URL,
     show_default=True,
     show_envvar=True,
+    callback=lambda context, option, url: url.rstrip("/").removesuffix("/v1"),  # the base URL of OpenAI's clients
     help="Address of the running service.",
 )
 
@@ -60,9 +61,7 @@ def call_service(url: str, method: str, path: str, body: dict[str, Any] | None =
     with requests.Session() as session:
         session.trust_env = False  # neither ~/.netrc, whose password would replace the key, nor a proxy for loopback
         try:
-            answer = session.request(
-                method, url.rstrip("/") + path, json=body, headers=headers, timeout=TIMEOUT_SECONDS
-            )
+            answer = session.request(method, url + path, json=body, headers=headers, timeout=TIMEOUT_SECONDS)
         except requests.exceptions.InvalidURL as error:
             exit_wrong_use(f"{url}: {error}")
         except (requests.RequestException, UnicodeError):

@@ -62,6 +62,8 @@ def _proxy_error(request: IncomingRequest, error: Exception) -> ProxyError:
         case 404:
             return no_such_path(request)
         case 405:
-            return MethodNotAllowed(f"{request.path[:200]} does not support {request.method}")
+            allowed = set(dict(error.get_headers()).get("Allow", "").split(", ")) - {"HEAD", "OPTIONS"}
+            text = f"{request.path[:200]} does not support {request.method}, only {', '.join(sorted(allowed))}"
+            return MethodNotAllowed(text)
         case _:
             return InvalidRequest(error.description or error.name)

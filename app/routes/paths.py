@@ -69,6 +69,8 @@ def plain_path(path: str) -> str:
 
 def hint(path: str) -> str:
     """What to tell the client of a path that no engine has; "" if one may have it."""
+    if path == "/v1":
+        return "the base URL of OpenAI's clients; GET /v1/models lists the models"
     return next((text for start, text in _HINTS if path.startswith(start)), "")
 
 

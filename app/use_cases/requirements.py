@@ -82,7 +82,8 @@ def missing_capability(model: Model, capability: Capability) -> str:
         case Capability.INFILL if not facts.has_infill_tokens:
             return f"{model.name} has no infill (FIM) tokens in its vocabulary: choose a model made for code completion"
         case Capability.COMPLETION | Capability.INFILL if _only_embeds(facts):
-            return f"{model.name} is made for {facts.task.value} and generates no text: use its route, {_ANOTHER}"
+            route = "/v1/rerank" if facts.task is Task.RERANK else "/v1/embeddings"
+            return f"{model.name} is made for {facts.task.value} and generates no text: use {route}, {_ANOTHER}"
     return ""
 
 

@@ -20,7 +20,7 @@ URL = "http://127.0.0.1:8080"
 
 
 def a_target(model: str = "qwen3-8b", context_tokens: int | None = 65_536, has_key: bool = True) -> Target:
-    return Target(URL, model, context_tokens, has_key)
+    return Target(URL, model, context_tokens, has_key, f"models.{model}.ctx_size")
 
 
 @pytest.mark.parametrize("name", CLIENTS)
@@ -149,6 +149,35 @@ def test_without_a_name_the_only_the_default_or_the_loaded_model_is_used(
     body = {"data": models, "default_model": "default"}
     monkeypatch.setattr(launch_module, "call_service", lambda *question: ServiceAnswer(200, body))
     assert said in CliRunner().invoke(main, ["launch", "claude", "--print"]).output
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (VARIANT, "Set models.a.ctx_size to 65536"),
+        (A | {"any_of": ["a", "b"]}, "Set ctx_size of a, b to 65536"),
+        (EMBEDDER, "x generates no text: its `capabilities`"),
+        (A | {"capabilities": [], "status": {"message": "a.gguf is truncated"}}, "no text: a.gguf is truncated"),
+    ],
+)
+def test_a_model_that_does_not_suit_the_client_is_a_warning_or_an_error(
+    monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any], said: str
+):
+    monkeypatch.setattr(launch_module, "call_service", lambda *question: ServiceAnswer(200, entry))
+    assert said in CliRunner().invoke(main, ["launch", "claude", "--print", "--model", "x"]).output
+
+
+@pytest.mark.parametrize("url", [URL, f"{URL}/", f"{URL}/v1", f"{URL}/v1/"])
+def test_the_base_url_of_openai_s_clients_is_an_address_of_the_service(monkeypatch: pytest.MonkeyPatch, url: str):
+    asked = []
+
+    def answer(url: str, method: str, path: str) -> ServiceAnswer:
+        asked.append(url + path)
+        return ServiceAnswer(200, A)
+
+    monkeypatch.setattr(launch_module, "call_service", answer)
+    assert f"{URL}\n" in CliRunner().invoke(main, ["launch", "claude", "--print", "--model", "a", "--url", url]).output
+    assert asked == [f"{URL}/v1/models/a"]
 
 
 def test_an_unknown_model_is_the_services_answer(monkeypatch: pytest.MonkeyPatch):

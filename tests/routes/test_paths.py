@@ -86,6 +86,7 @@ def test_what_may_not_be_loaded_is_told_how_to_load_it():
 def test_paths_that_no_engine_has_are_explained():
     assert "already ends in /v1" in hint("/v1/v1/chat/completions")
     assert "OpenAI's API is at /v1" in hint("/api/v0/models")
+    assert "GET /v1/models lists" in hint("/v1")
     assert hint("/v1/audio/speech") == hint("/apis") == ""
 
 

@@ -46,7 +46,7 @@ def problem(route: str, model: Model, **options: Any) -> ProxyError | None:
         ("/rerank", a_known_model(), "add --reranking to its `args`"),
         ("/v1/rerank", a_known_model(ENCODER, Capabilities(embedding=True)), "is not a reranker"),
         ("/infill", a_known_model(), "choose a model made for code completion"),
-        ("/v1/chat/completions", a_known_model(ENCODER, Capabilities(embedding=True)), "made for embedding"),
+        ("/v1/chat/completions", a_known_model(ENCODER, Capabilities(embedding=True)), "no text: use /v1/embeddings,"),
         ("/v1/messages", a_known_model(ENCODER, Capabilities(embedding=True)), "choose another model"),
     ],
 )

@@ -98,7 +98,7 @@ def wrong_method(method: str, path: str) -> Case:
         plain(method, path),
         405,
         "method_not_allowed",
-        f"{re.escape(path)} does not support {method}",
+        f"{re.escape(path)} does not support {method}, only [A-Z, ]+",
     )
 
 

@@ -118,8 +118,8 @@ class ApiKeySettings(Section):
     admin: bool = Field(
         False,
         description=(
-            "May load and unload models, reload the configuration, change the engine's LoRA scales, and read "
-            "`/decisions`."
+            "May load and unload models, reload the configuration, change the engine's LoRA scales, use `/upstream`, "
+            "and read `/decisions` and command lines."
         ),
     )
     requests_per_minute: int = Field(600, ge=1, description="Limit on inference requests per minute.")
