@@ -9,22 +9,19 @@ from typing import Any
 
 from app.entities.model import Model
 from app.entities.server import Server
-from app.errors import ContextLengthExceeded, EngineGone, InvalidRequest, MissingModel, NoEngine, ProxyError
-from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, SlotRequest, WatchedClient
+from app.errors import ContextLengthExceeded, EngineGone, NoEngine, ProxyError
+from app.ports import Address, BodyFile, EngineAnswer, Lease, SlotRequest, WatchedClient
 from app.routes import loading_stream
 from app.routes.answer_head import answer_head, as_header
-from app.routes.answer_progress import AnswerProgress
-from app.routes.error_response import PHRASES, no_such_path, respond_with_error, status_of
+from app.routes.error_response import PHRASES, respond_with_error, status_of
 from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.loading_rules import LOADS_NOTHING, loaded_address, may_load, model_for
-from app.routes.paths import OTHER_PATH, STREAMING_ROUTES
-from app.routes.requested_model import RequestOptions, apply_rules, read_request
-from app.routes.requirements import check_requirements, requirements_of
+from app.routes.paths import STREAMING_ROUTES
+from app.routes.request_reading import RequestReading
 from app.routes.virtual_names import first_slot
 from app.routes.visibility import alternatives, visible_error
 from app.services import CLIENT_SOCKET
-from app.use_cases.requirements import Requirements
 from app.use_cases.token_counts import Prompts
 
 log = logging.getLogger(__name__)
@@ -58,25 +55,18 @@ def respond(
     return ()
 
 
-class Exchange(AnswerProgress):
+class Exchange(RequestReading):
     """The state of one inference request; used by its own thread alone."""
 
     def __init__(self, request: IncomingRequest, route: str) -> None:
-        super().__init__()
-        self.request = request
-        self.route = route
-        self.engine_route = route  # of llama-server; "" for a request that it does not answer
-        self.services = request.services
+        super().__init__(request, route)
         self.may_load = may_load(request, route)
         self.takes_slot = request.method not in LOADS_NOTHING
         self.arrived_at = time.monotonic()
-        self.body: RequestBody | None = None
-        self.options = RequestOptions("")
         self.model: Model | None = None
         self.slot: SlotRequest | None = None
         self.device = ""
         self.waited_seconds = 0.0
-        self.releases: list[Callable[[], None]] = []  # what gives back what is held, the last one first
 
     def begin(self) -> None:
         """Get the head of the answer; for a stream whose model is loading, return before. Raises ProxyError."""
@@ -131,33 +121,6 @@ class Exchange(AnswerProgress):
         )
 
     # --- before the answer ----------------------------------------------------------------------------
-
-    def _read_request(self) -> None:
-        """Read the body, and the options in it. A path without a route exists only for bodies that name a model."""
-        if self.route == OTHER_PATH or self.request.method not in LOADS_NOTHING:
-            self.body = self.request.receive_body()
-            self.releases.append(self.body.close)
-            self._translate(self.body)
-        try:
-            self.options = read_request(self.request, self.body, must_name=self.route == OTHER_PATH)
-        except (InvalidRequest, MissingModel) as error:
-            if self.route == OTHER_PATH:
-                raise no_such_path(self.request, str(error)) from error
-            raise
-
-    def _translate(self, body: RequestBody) -> None:
-        """For another API's body. OpenAI's goes to the engine as it is."""
-
-    def _apply_rules(self, model: Model) -> None:
-        self.options = apply_rules(self.request, self.body, self.options, model.rules)
-
-    def _check_model(self, model: Model) -> None:
-        self._apply_rules(model)
-        check_requirements(self.engine_route, model, self.options)
-
-    @property
-    def _requirements(self) -> Requirements:
-        return requirements_of(self.engine_route, self.options)
 
     def _wait_for(self, model: Model) -> Lease | None:
         assert self.client is not None

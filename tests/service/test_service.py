@@ -208,7 +208,7 @@ def test_an_unload_is_logged_and_counted_while_it_waits_for_an_answer(tmp_path: 
             with ThreadPoolExecutor(1) as pool:
                 order = pool.submit(service.post, "/models/unload", {"model": "demo"})
                 wait_for(lambda: service.servers()[0]["state"] == "draining", 10)
-                assert "unload ordered model=demo" in service.output
+                wait_for(lambda: "unload ordered model=demo" in service.output, 10)  # logged by a thread of its own
                 stream.close()
                 assert order.result(20).json() == {"success": True}
         counted = 'llama_smart_proxy_server_stops_total{model="demo",reason="unload"} 1.0'
