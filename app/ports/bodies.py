@@ -33,6 +33,10 @@ class RequestBody(Protocol):
     def content(self, form: BodyFormat) -> BodyContent:
         """What it says. Raises InvalidRequest."""
 
+    def read(self, reading: Callable[[Buffer], T]) -> T:
+        """What `reading` finds in it. `reading` can be pickled: a large body is read in another process. Raises what it
+        raises, a ProxyError."""
+
     def rewrite(self, rewriting: Callable[[Buffer], tuple[bytes, T]]) -> T:
         """Replace it by the bytes that `rewriting` makes of it; returns what `rewriting` says about them.
 

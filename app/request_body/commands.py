@@ -9,8 +9,8 @@ from app.request_body.buffer import Buffer
 from app.request_body.json_body import read_json
 
 
-def commands_in(body: Buffer, known: Collection[str]) -> tuple[bytes, tuple[str, ...]]:
-    """The body as it is, and the known commands in its last message, if that is a user's, in their order.
+def commands_in(body: Buffer, known: Collection[str]) -> tuple[str, ...]:
+    """The known commands in its last message, if that is a user's, in their order.
 
     Raises InvalidRequest for what is no JSON object.
     """
@@ -18,7 +18,7 @@ def commands_in(body: Buffer, known: Collection[str]) -> tuple[bytes, tuple[str,
     last = dict(messages[-1]) if isinstance(messages, list) and messages and _is_object(messages[-1]) else {}
     words = " ".join(_texts(last.get("content"))).split() if last.get("role") == "user" else []
     found = dict.fromkeys(word[1:] for word in words if word[:1] == "/" and word[1:] in known)
-    return body[:], tuple(found)
+    return tuple(found)
 
 
 def _texts(content: object) -> Iterator[str]:

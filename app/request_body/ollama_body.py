@@ -36,16 +36,13 @@ class NameRequest:
     streams: bool
 
 
-def name_request(body: Buffer) -> tuple[bytes, NameRequest]:
-    """The model that a request names, by either of Ollama's keys; nothing of the body is needed any more.
-
-    Raises InvalidRequest.
-    """
+def name_request(body: Buffer) -> NameRequest:
+    """The model that a request names, by either of Ollama's keys. Raises InvalidRequest."""
     pairs = dict(read_json(body, ANY_MEDIA, may_be_a_list=False))
     value = pairs.get("model") or pairs.get("name") or ""
     if not isinstance(value, str) or len(value) > MAX_NAME:
         raise InvalidRequest(f'"model" is not a string of at most {MAX_NAME} characters', param="model")
-    return b"", NameRequest(value.strip(), pairs.get("stream") is not False)
+    return NameRequest(value.strip(), pairs.get("stream") is not False)
 
 
 def _number(digits: str) -> int | float:

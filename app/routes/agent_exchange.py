@@ -41,7 +41,7 @@ class AgentExchange(Exchange):
         if self.body is None or not len(self.body):
             return
         known = self.request.settings.agents
-        if commands := self.body.rewrite(partial(commands_in, known=frozenset(known))):
+        if commands := self.body.read(partial(commands_in, known=frozenset(known))):
             self._ask_agents(self.body, commands)
 
     def _ask_agents(self, body: RequestBody, names: Iterable[str]) -> None:

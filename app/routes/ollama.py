@@ -100,7 +100,7 @@ def _names(request: IncomingRequest) -> NameRequest:
     """What the body of a request about one model says. Raises InvalidRequest, and Overloaded: a body may arrive slowly,
     and must not take the last thread."""
     with admitted(request.services), contextlib.closing(request.receive_body()) as body:
-        found = body.rewrite(name_request)
+        found = body.read(name_request)
     if not found.name:
         raise InvalidRequest('the request names no model: add "model"', param="model")
     return found

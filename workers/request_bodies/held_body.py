@@ -127,9 +127,12 @@ class HeldBody:
 
     def content(self, form: BodyFormat) -> BodyContent:
         """What it says. Raises InvalidRequest."""
-        if isinstance(data := self._data_to_read(), bytes):
-            return read_content(data, form)
-        return self._reader.read(data, partial(read_content, form=form))
+        return self.read(partial(read_content, form=form))
+
+    def read(self, reading: Callable[[Buffer], T]) -> T:
+        """What `reading` finds in it. Raises its ProxyError."""
+        data = self._data_to_read()
+        return reading(data) if isinstance(data, bytes) else self._reader.read(data, reading)
 
     def rewrite(self, rewriting: Callable[[Buffer], tuple[bytes, T]]) -> T:
         """Replace it by what `rewriting` makes of it; returns what `rewriting` says. Raises its ProxyError, and
