@@ -22,13 +22,13 @@ from app.routes import (
     status,
     upstream,
 )
-from app.routes.agent_exchange import CHAT_ROUTES, respond_to_chat
+from app.routes.agent_exchange import respond_to_chat
 from app.routes.cors import Wsgi, with_cors
 from app.routes.error_response import error_response, respond_with_error
 from app.routes.exchange import respond
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.ollama_exchange import respond_to_ollama
-from app.routes.paths import PLAIN_ROUTES, plain_path
+from app.routes.paths import CHAT_ROUTES, PLAIN_ROUTES, plain_path
 from app.services import EXTENSION, Services
 from app.use_cases.ollama.translation import Api
 

@@ -24,7 +24,6 @@ from app.routes.requested_model import RequestOptions, read_request
 
 log = logging.getLogger(__name__)
 
-CHAT_ROUTES = ("/v1/chat/completions", "/chat/completions")
 TOO_LARGE = "agents take requests of up to 256 KiB; send less, or send it without /{}"
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from app.entities.server import Server, ServerState
 from app.ports import Lease, SlotRequest
+from app.routes.paths import CHAT_ROUTES
 
 HEADERS = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
-CHAT_ROUTES = ("/v1/chat/completions", "/chat/completions")
 
 SILENT_SECONDS = 2.0  # of waiting, before a stream begins with progress
 CHECK_SECONDS = 0.25  # after that: how often to check whether the load has started

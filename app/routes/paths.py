@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 # llama-server's routes that name a model (b11549, server.cpp). A request on one of these loads its model.
+CHAT_ROUTES = ("/v1/chat/completions", "/chat/completions")
 STREAMING_ROUTES = (
-    *("/v1/chat/completions", "/chat/completions", "/v1/completions", "/completions", "/completion", "/infill"),
+    *CHAT_ROUTES,
+    *("/v1/completions", "/completions", "/completion", "/infill"),
     *("/v1/responses", "/responses", "/v1/messages"),
 )
 # Their answers are numbers: the engine reads prompts and writes no text.
