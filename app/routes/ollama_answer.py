@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from app.entities.token_usage import TokenUsage
@@ -17,6 +16,7 @@ from app.routes.own_answer import OwnAnswer
 from app.use_cases.ollama.answers import CUT, StreamTranslator, error_object, first_values, loaded_object, whole_object
 from app.use_cases.ollama.pieces import nanoseconds
 from app.use_cases.ollama.translation import EMBEDDINGS, Api, Translation
+from app.use_cases.reporting.model_list import rfc3339
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json"
@@ -46,7 +46,7 @@ class Envelope:
     def _completed(self, part: dict[str, Any]) -> dict[str, Any]:
         if "error" in part:
             return part
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        now = rfc3339(time.time())
         return {"model": self.model, "created_at": now} | part | (self.durations if part.get("done") else {})
 
     @property

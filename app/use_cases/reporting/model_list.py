@@ -183,6 +183,10 @@ def _meta(model: Model, tokens: int) -> dict[str, object]:
 
 
 def _anthropic_entry(name: str, model: Model, tokens: int) -> dict[str, object]:
-    created = datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
     limits = {"max_input_tokens": tokens, "max_tokens": tokens} if tokens else {}
-    return {"type": "model", "id": name, "display_name": name, "created_at": created, **limits}
+    return {"type": "model", "id": name, "display_name": name, "created_at": rfc3339(model.created), **limits}
+
+
+def rfc3339(unix_seconds: float) -> str:
+    """A time as Anthropic's and Ollama's APIs write it."""
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat().replace("+00:00", "Z")

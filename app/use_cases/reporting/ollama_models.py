@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from app.entities.capabilities import Capabilities
 from app.entities.gguf import Value
@@ -14,7 +13,14 @@ from app.entities.model import LATEST, Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decisions import DecisionRecord
-from app.use_cases.reporting.model_list import NO_VIRTUAL_NAMES, earlier_contexts, most_ready, other_ids, request_tokens
+from app.use_cases.reporting.model_list import (
+    NO_VIRTUAL_NAMES,
+    earlier_contexts,
+    most_ready,
+    other_ids,
+    request_tokens,
+    rfc3339,
+)
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -75,7 +81,7 @@ def model_details(
         "details": _details(model),
         "model_info": _model_info(model, metadata),
         "capabilities": _capabilities(model.capabilities or Capabilities()),
-        "modified_at": _time(model.created),
+        "modified_at": rfc3339(model.created),
     }
 
 
@@ -86,7 +92,7 @@ def _entry(model: Model) -> dict[str, object]:
 
 
 def _file(model: Model) -> dict[str, object]:
-    return {"modified_at": _time(model.created), "size": model.size_bytes}
+    return {"modified_at": rfc3339(model.created), "size": model.size_bytes}
 
 
 def _process(pool: PoolState, servers: list[Server], now: float, unix_now: float) -> dict[str, object]:
@@ -96,7 +102,7 @@ def _process(pool: PoolState, servers: list[Server], now: float, unix_now: float
     return _entry(replace(servers[0].model, variant="")) | {
         "size": sum(size for _, size in sizes),
         "size_vram": sum(size for device, size in sizes if device != CPU),
-        "expires_at": _time(unix_now + min(expires_in, FOREVER_SECONDS)),
+        "expires_at": rfc3339(unix_now + min(expires_in, FOREVER_SECONDS)),
         "context_length": request_tokens(servers[0].model, servers[0]),
     }
 
@@ -152,7 +158,3 @@ def _model_info(model: Model, metadata: Mapping[str, Value]) -> dict[str, object
             continue
         found[key] = ([] if len(value) > LONG_ARRAY else list(value)) if isinstance(value, tuple) else value
     return found
-
-
-def _time(unix_seconds: float) -> str:
-    return datetime.fromtimestamp(unix_seconds, UTC).isoformat().replace("+00:00", "Z")
