@@ -135,9 +135,9 @@ class Exchange(RequestReading):
         slot = self._acquire(model, client)
         if self._release_slot not in self.releases:
             self.releases.append(self._release_slot)
+        shows_progress = options.streams and settings.loading_comments and self.route in STREAMING_ROUTES
         # A stream that has begun could not be answered by another model of a virtual name.
-        is_final = len(alternatives(self.request, options.model, self._requirements)) < 2
-        if not (options.streams and settings.loading_comments and self.route in STREAMING_ROUTES and is_final):
+        if not shows_progress or len(alternatives(self.request, options.model, self._requirements)) > 1:
             return slot.wait()
         lease = loading_stream.wait_silently(slot, self._server)
         if lease is None and (server := self._server()) is not None:

@@ -30,12 +30,18 @@ def may_use(key: ApiKey | None, model: Model) -> bool:
 
 def find_model(request: IncomingRequest, name: str, requirements: Requirements = NO_REQUIREMENTS) -> Model:
     """The model of that name, if the request's key may use it; of a virtual name the one that should answer. Raises
-    ModelNotFound.
+    ModelNotFound."""
+    return _found(request, name, requirements)[0]
 
-    An unknown name may be that of a new file. One that the key may not use takes as long: time must not tell.
-    """
-    if models := alternatives(request, name, requirements):
-        return request.services.pool.by_availability(models)[0]
+
+def _found(request: IncomingRequest, name: str, requirements: Requirements) -> list[Model]:
+    """The model of that name, or those of a virtual name, the one that should answer first. Raises ModelNotFound."""
+    models = alternatives(request, name, requirements)
+    return request.services.pool.by_availability(models) if models else [_known_or_new(request, name)]
+
+
+def _known_or_new(request: IncomingRequest, name: str) -> Model:
+    """An unknown name may be that of a new file. One that the key may not use takes as long: time must not tell."""
     try:
         return known_model(request, name)
     except ModelNotFound:
@@ -113,9 +119,7 @@ def servable_model(request: IncomingRequest, name: str, requirements: Requiremen
 
     The files of a model that is loaded are not read.
     """
-    models = request.services.pool.by_availability(alternatives(request, name, requirements)) or [
-        find_model(request, name)
-    ]
+    models = _found(request, name, requirements)
     for model in models[:-1]:
         with contextlib.suppress(InvalidModelFile):
             return _checked(request, model)
