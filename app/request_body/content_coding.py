@@ -89,11 +89,9 @@ def content_codings(header: str) -> tuple[str, ...]:
     return codings
 
 
-def decoded(read: Read, codings: tuple[str, ...]) -> Read:
+def decoded(read: Read, coding: str) -> Read:
     """Reads the decoded body. Raises InvalidRequest where it is not what its header says."""
-    for coding in reversed(codings):
-        read = _DecodedBody(read, coding).read
-    return read
+    return _DecodedBody(read, coding).read
 
 
 class _DecodedBody:

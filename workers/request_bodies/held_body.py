@@ -45,7 +45,7 @@ class RequestBodies:
         if codings:
             _check_size(announced_bytes, self._max_body_bytes)
             for coding in reversed(codings):
-                read, announced_bytes = decoded(self._limited(read), (coding,)), 0
+                read, announced_bytes = decoded(self._limited(read), coding), 0
         held = HeldBody(self.budget, client, self._reader, self._max_body_bytes)
         try:
             held.receive(read, announced_bytes)
