@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, Response
 
 from app.routes import (
+    assets,
     authorization,
     configuration,
     decisions,
@@ -33,7 +34,7 @@ from app.services import EXTENSION, Services
 from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
-    *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status),
+    *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status, assets),
     *(llama_swap, model_events, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
