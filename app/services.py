@@ -89,6 +89,7 @@ class Services:
     engine: EngineFacts | None  # the last that worked; None: there is none
     engine_problem: str  # why there is none, or why the one that replaced it does not work, and what to do
     version: str
+    started_at: float  # monotonic seconds
     settings: RequestSettings
 
 

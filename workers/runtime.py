@@ -128,6 +128,7 @@ class Runtime:
             engine=self._engine.facts,
             engine_problem=self._engine.problem,
             version=version(),
+            started_at=time.monotonic(),
             settings=build_request_settings(self._settings),
         )
 

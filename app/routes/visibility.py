@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
+from app.entities.configuration import ConfigurationState
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
@@ -160,6 +161,18 @@ def visible_pool(request: IncomingRequest) -> PoolState:
 def visible_engine(request: IncomingRequest) -> EngineFacts | None:
     """The engine, whose command lines have paths of this machine, for an admin or without keys."""
     return request.services.engine if request.key is None or request.key.admin else None
+
+
+def visible_pins(request: IncomingRequest) -> list[str]:
+    """Why the pinned models do not fit together, without names of other models."""
+    return [visible_text(request, reason) for reason in request.services.store.pins]
+
+
+def visible_configuration(request: IncomingRequest) -> ConfigurationState:
+    """The state of the configuration; its details, which name models, for an admin who sees all or without keys."""
+    configuration, key = request.services.store.configuration, request.key
+    is_told = key is None or (key.admin and not key.is_limited)
+    return configuration if is_told else configuration.without_details()
 
 
 def visible_decisions(request: IncomingRequest) -> tuple[DecisionRecord, ...]:

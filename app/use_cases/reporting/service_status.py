@@ -1,0 +1,132 @@
+"""GET /status: the one account of the running service that the status page, `ps` and `top` show.
+
+All numbers are in base units; null means unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from app.entities.gpu import Gpu, GpuSnapshot
+from app.entities.launch import EngineFacts
+from app.entities.memory import MemoryReading
+from app.entities.placement import CPU
+from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.gpu_segments import gpu_segments
+from app.use_cases.reporting.server_status import servers_status
+from app.use_cases.scheduling.pool_state import PoolState
+
+MAX_DECISIONS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class StatusFacts:
+    """What the report of one viewer is made of, all of the same moment."""
+
+    pool: PoolState  # the whole
+    visible: PoolState  # its servers and waiting requests that the viewer may see
+    decisions: tuple[DecisionRecord, ...]  # that the viewer may see, newest last
+    reasons: tuple[str, ...]  # why the service is degraded
+    engine: EngineFacts | None
+    version: str
+    is_admin: bool  # whether the viewer may load, unload, pin and read logs
+    uptime_seconds: float
+    now: float  # monotonic seconds
+    at: float  # the same moment in Unix seconds
+
+
+def service_status(facts: StatusFacts) -> dict[str, object]:
+    """The body of GET /status."""
+    pool, visible, now = facts.pool, facts.visible, facts.now
+    return {
+        "version": facts.version,
+        "status": "draining" if pool.draining else "ok",
+        "degraded": bool(facts.reasons),
+        "reasons": list(facts.reasons),
+        "at": round(facts.at, 3),
+        "uptime_seconds": round(facts.uptime_seconds, 1),
+        "admin": facts.is_admin,
+        "engine": {"kind": facts.engine.kind, "version": facts.engine.version} if facts.engine else None,
+        "waiting": len(visible.waiting),
+        **_gpus(pool.gpus.as_of(now), pool, {server.id for server in visible.servers}, now),
+        "ram": _ram(pool, pool.memory),
+        "servers": servers_status(visible, now, facts.at),
+        "queue": _queue(visible, now),
+        "decisions": _decisions(facts.decisions) if facts.is_admin else [],
+        "requests": [],
+        "last_hour": dict.fromkeys(
+            (
+                *("requests", "prompt_tokens", "completion_tokens"),
+                *("wait_median_seconds", "wait_p95_seconds", "loads", "evictions"),
+            )
+        ),
+    }
+
+
+def _gpus(snapshot: GpuSnapshot, pool: PoolState, visible: Collection[int], now: float) -> dict[str, object]:
+    return {
+        "gpus_state": snapshot.state,
+        "gpus_problem": snapshot.problem,
+        "gpus_age_seconds": round(now - snapshot.at, 1) if snapshot.gpus else None,
+        "driver_version": snapshot.driver_version,
+        "cuda_version": snapshot.cuda_version,
+        "gpus": [_gpu(gpu) | {"segments": gpu_segments(gpu, pool, visible)} for gpu in snapshot.gpus],
+        "missing_gpus": [
+            {"index": each.index, "name": each.name, "uuid": each.uuid, "problem": each.problem}
+            for each in snapshot.missing
+        ],
+    }
+
+
+def _gpu(gpu: Gpu) -> dict[str, object]:
+    return {
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "problem": gpu.problem,
+        "total_bytes": gpu.total_bytes,
+        "used_bytes": gpu.used_bytes,
+        "free_bytes": gpu.free_bytes,
+        "utilization_percent": gpu.utilization_percent,
+        "temperature_celsius": gpu.temperature_celsius,
+        "power_watts": gpu.power_watts,
+        "drives_display": gpu.drives_display,
+        "unified": gpu.is_unified,
+        "other_processes": [],
+    }
+
+
+def _ram(pool: PoolState, memory: MemoryReading | None) -> dict[str, int] | None:
+    if memory is None:
+        return None
+    booked = sum(server.placement.by_memory(server.booked)[CPU] for server in pool.servers)
+    return {"total_bytes": memory.total_bytes, "available_bytes": memory.available_bytes, "booked_bytes": booked}
+
+
+def _queue(pool: PoolState, now: float) -> list[dict[str, object]]:
+    """One entry for each model, the one that has waited longest first."""
+    oldest = {waiter.model.name: waiter for waiter in reversed(pool.waiting)}
+    names = [waiter.model.name for waiter in pool.waiting]
+    return [
+        {
+            "model": name,
+            "requests": names.count(name),
+            "waited_seconds": round(max(0.0, now - oldest[name].since), 1),
+            "cause": "slot" if (server := pool.server_of(name)) and server.is_up else "load",
+            "reason": "waits for a free slot" if server and server.is_up else "waits for it to load",
+        }
+        for name in dict.fromkeys(names)
+    ]
+
+
+def _decisions(decisions: tuple[DecisionRecord, ...]) -> list[dict[str, object]]:
+    return [
+        {
+            "at": round(record.at, 3),
+            "model": record.model,
+            "outcome": record.decision.outcome,
+            "text": record.decision.reason,
+        }
+        for record in reversed(decisions[-MAX_DECISIONS:])
+    ]
