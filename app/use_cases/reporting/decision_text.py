@@ -7,7 +7,7 @@ from itertools import zip_longest
 from app.entities.launch import ALL_LAYERS
 from app.entities.placement import CPU, Decision, Outcome, Placement
 from app.use_cases.reporting.decisions import DecisionRecord
-from app.use_cases.reporting.phrases import duration_text, place_text, gib_text
+from app.use_cases.reporting.phrases import duration_text, gib_text, place_text
 
 
 def decision_text(record: DecisionRecord) -> str:
