@@ -64,7 +64,7 @@ APP = {
         "app/use_cases/credentials.py",
         "app/use_cases/launch",
     },
-    "app/terminal": set(),
+    "app/terminal": {"app/use_cases/reporting"},
     "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks", "app/use_cases/ollama"},
     "app/ports": {
         "app/entities",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from app.use_cases.reporting.phrases import GIB, duration_text, gib_text
+
 UNKNOWN = "-"
-_SIZES = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 _TOKENS = (("M", 1 << 20), ("k", 1 << 10))
-_TIMES = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 def printable(text: str) -> str:
@@ -31,17 +31,13 @@ def _escaped(character: str) -> str:
     return character if character.isprintable() else repr(character)[1:-1]
 
 
-def bytes_text(size_bytes: float | None) -> str:
-    """`11.2 GiB`, `377 GiB`."""
-    if size_bytes is None:
-        return UNKNOWN
-    unit, factor = next((each for each in _SIZES if size_bytes >= each[1]), _SIZES[-1])
-    return f"{_rounded(size_bytes / factor)} {unit}"
+def size_cell(size_bytes: int | None) -> str:
+    return UNKNOWN if size_bytes is None else gib_text(size_bytes)
 
 
-def gib_text(size_bytes: float | None) -> str:
+def gib_number(size_bytes: int | None) -> str:
     """Without the unit, for `21.4/24.0 GiB`."""
-    return "?" if size_bytes is None else f"{size_bytes / (1 << 30):.1f}"
+    return "?" if size_bytes is None else f"{size_bytes / GIB:.1f}"
 
 
 def tokens_text(tokens: int | None) -> str:
@@ -54,20 +50,10 @@ def tokens_text(tokens: int | None) -> str:
     return str(tokens)
 
 
-def duration_text(seconds: float | None) -> str:
-    """`41 s`, `4 min`, `2 h 5 min`, `3 d`."""
-    if seconds is None:
-        return UNKNOWN
-    unit, factor = next((each for each in _TIMES if seconds >= each[1]), ("s", 1))
-    text = f"{seconds // factor:.0f} {unit}"
-    minutes = seconds % 3_600 // 60
-    return f"{text} {minutes:.0f} min" if unit == "h" and minutes else text
+def duration_cell(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else duration_text(seconds)
 
 
 def rate_text(per_second: float | None) -> str:
     """Of tokens: `58`, and `4.2` where a decimal says something."""
-    return _rounded(per_second, 10) if per_second else UNKNOWN
-
-
-def _rounded(number: float, whole_from: float = 100) -> str:
-    return f"{number:.0f}" if number >= whole_from else f"{number:.1f}"
+    return f"{per_second:.{0 if per_second >= 10 else 1}f}" if per_second else UNKNOWN

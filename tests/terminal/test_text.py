@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from app.terminal.text import (
-    bytes_text,
-    duration_text,
+    duration_cell,
     printable,
     printable_answer,
     printable_lines,
     rate_text,
+    size_cell,
     tokens_text,
 )
 
@@ -41,26 +41,15 @@ def test_an_answer_may_have_any_character_but_those_that_a_terminal_obeys():
 
 
 @pytest.mark.parametrize(
-    ("size", "text"),
-    [(None, "-"), (0, "0.0 KiB"), (258 << 20, "258 MiB"), (11.2 * GIB, "11.2 GiB"), (377 * GIB, "377 GiB")],
-)
-def test_a_size_has_three_digits_and_its_unit(size: float | None, text: str):
-    assert bytes_text(size) == text
-
-
-@pytest.mark.parametrize(
     ("tokens", "text"), [(None, "-"), (512, "512"), (9318, "9.1k"), (32768, "32k"), (1 << 20, "1M")]
 )
 def test_tokens_are_counted_in_powers_of_two(tokens: int | None, text: str):
     assert tokens_text(tokens) == text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "-"), (0.4, "0 s"), (41.9, "41 s"), (299, "4 min"), (7200, "2 h"), (7500, "2 h 5 min"), (260_000, "3 d")],
-)
-def test_a_duration_has_the_units_that_matter(seconds: float | None, text: str):
-    assert duration_text(seconds) == text
+def test_what_is_unknown_is_a_dash():
+    assert [size_cell(None), duration_cell(None), tokens_text(None), rate_text(None)] == ["-"] * 4
+    assert [size_cell(12 * GIB), duration_cell(41)] == ["12.0 GiB", "41 s"]
 
 
 def test_a_rate_has_a_decimal_only_where_it_says_something():
