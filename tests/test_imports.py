@@ -64,6 +64,7 @@ APP = {
         "app/use_cases/credentials.py",
         "app/use_cases/launch",
     },
+    "app/terminal": {"app/use_cases/reporting"},
     "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks", "app/use_cases/ollama"},
     "app/ports": {
         "app/entities",
@@ -135,6 +136,7 @@ THIRD_PARTY = {
     "app/services.py": {"flask"},
     "app/routes": {"flask", "werkzeug"},
     "app/web.py": {"flask", "werkzeug"},
+    "app/terminal": {"rich"},
     "app/settings": {"pydantic", "pydantic_core", "pydantic_settings", "yaml"},
 }
 
