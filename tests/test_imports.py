@@ -53,7 +53,12 @@ USE_CASES = {
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
     "app/use_cases/placement": {"app/entities", "app/use_cases/estimate", "app/use_cases/model_shape"},
     "app/use_cases/scheduling": {"app/entities", "app/use_cases/placement"},
-    "app/use_cases/reporting": {"app/entities", "app/use_cases/launch", "app/use_cases/scheduling"},
+    "app/use_cases/reporting": {
+        "app/entities",
+        "app/use_cases/launch",
+        "app/use_cases/placement",
+        "app/use_cases/scheduling",
+    },
 }
 APP = {
     "app/entities": set(),
