@@ -171,8 +171,8 @@ def visible_pins(request: IncomingRequest) -> list[str]:
 def visible_configuration(request: IncomingRequest) -> ConfigurationState:
     """The state of the configuration; its details, which name models, for an admin who sees all or without keys."""
     configuration, key = request.services.store.configuration, request.key
-    is_told = key is None or (key.admin and not key.is_limited)
-    return configuration if is_told else configuration.without_details()
+    sees_all = key is None or (key.admin and not key.is_limited)
+    return configuration if sees_all else configuration.without_details()
 
 
 def visible_decisions(request: IncomingRequest) -> tuple[DecisionRecord, ...]:
