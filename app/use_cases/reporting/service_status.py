@@ -12,9 +12,11 @@ from app.entities.gpu import Gpu, GpuSnapshot
 from app.entities.launch import EngineFacts
 from app.entities.memory import MemoryReading
 from app.entities.placement import CPU
+from app.use_cases.reporting.decision_text import decision_text
 from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.gpu_segments import gpu_segments
 from app.use_cases.reporting.server_status import servers_status
+from app.use_cases.reporting.waiting import queue_report
 from app.use_cases.scheduling.pool_state import PoolState
 
 MAX_DECISIONS = 20
@@ -52,7 +54,7 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         **_gpus(pool.gpus.as_of(now), pool, {server.id for server in visible.servers}, now),
         "ram": _ram(pool, pool.memory),
         "servers": servers_status(visible, now, facts.at),
-        "queue": _queue(visible, now),
+        "queue": queue_report(visible, now),
         "decisions": _decisions(facts.decisions) if facts.is_admin else [],
         "requests": [],
         "last_hour": dict.fromkeys(
@@ -104,29 +106,13 @@ def _ram(pool: PoolState, memory: MemoryReading | None) -> dict[str, int] | None
     return {"total_bytes": memory.total_bytes, "available_bytes": memory.available_bytes, "booked_bytes": booked}
 
 
-def _queue(pool: PoolState, now: float) -> list[dict[str, object]]:
-    """One entry for each model, the one that has waited longest first."""
-    oldest = {waiter.model.name: waiter for waiter in reversed(pool.waiting)}
-    names = [waiter.model.name for waiter in pool.waiting]
-    return [
-        {
-            "model": name,
-            "requests": names.count(name),
-            "waited_seconds": round(max(0.0, now - oldest[name].since), 1),
-            "cause": "slot" if (server := pool.server_of(name)) and server.is_up else "load",
-            "reason": "waits for a free slot" if server and server.is_up else "waits for it to load",
-        }
-        for name in dict.fromkeys(names)
-    ]
-
-
 def _decisions(decisions: tuple[DecisionRecord, ...]) -> list[dict[str, object]]:
     return [
         {
             "at": round(record.at, 3),
             "model": record.model,
             "outcome": record.decision.outcome,
-            "text": record.decision.reason,
+            "text": decision_text(record),
         }
         for record in reversed(decisions[-MAX_DECISIONS:])
     ]
