@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify
 
 from app.routes.authorization import may_unload
 from app.routes.incoming_request import IncomingRequest, current_request
-from app.routes.visibility import visible_configuration, visible_decisions, visible_pins, visible_pool
+from app.routes.visibility import is_limited, visible_configuration, visible_decisions, visible_pins, visible_pool
 from app.use_cases.reporting.report import degraded_reasons
 from app.use_cases.reporting.service_status import StatusFacts, service_status
 
@@ -33,6 +33,7 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
         reasons=tuple(reasons),
         engine=s.engine,
         version=s.version,
+        sees_all=not is_limited(request.key),
         is_admin=may_unload(request),
         uptime_seconds=now - s.started_at,
         now=now,
