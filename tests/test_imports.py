@@ -98,6 +98,7 @@ WORKERS = {
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/measurement"},
     "workers/engine": {"workers/server"},
+    "workers/engine_metrics": set(),
     "workers/pool": {"workers/catalog", "workers/measurement", "workers/telemetry"},
     "workers/relay": set(),
     "workers/request_bodies": {"app/request_body"},

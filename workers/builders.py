@@ -21,6 +21,8 @@ from workers.agents import load_agents
 from workers.engine.current_engine import CurrentEngine
 from workers.engine.gpu_probe import listed_memory, probe_gpus
 from workers.engine.probe_process import engine_environment
+from workers.engine_metrics.reader import EngineReader, Subject
+from workers.engine_metrics.series import READ_SECONDS, EngineSeries
 from workers.folders import state_folder
 from workers.gpu.engine_check import assume_usable
 from workers.gpu.expected_gpus import GpuHistory
@@ -28,11 +30,14 @@ from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
+from workers.pool.pool import Pool
 from workers.pool.processes import Process
 from workers.server.kept_cache import KeptCaches
 from workers.server.launcher import Launcher
 from workers.server.orphans import MARK_VARIABLE, PidRecords
 from workers.server.slot_files import SlotFiles
+from workers.telemetry.gauges import Gauges
+from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +116,13 @@ def _working_engine(engine: CurrentEngine) -> EngineFacts:
     if facts is None:
         raise OSError(engine.problem)
     return facts
+
+
+def build_engine_reader(pool: Pool, store: StateStore, gauges: Gauges) -> EngineReader:
+    """What reads the engines' own metrics, which /metrics then shows."""
+    series = EngineSeries(lambda: store.pool.servers)
+    gauges.add(series)
+    return EngineReader(pool.addresses, Subject("/metrics", READ_SECONDS, series.publish))
 
 
 def gpus_at_start(settings: Settings) -> GpuSnapshot:

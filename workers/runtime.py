@@ -24,7 +24,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
-from workers.builders import build_limits, build_request_settings, build_spawn, gpus_at_start
+from workers.builders import build_engine_reader, build_limits, build_request_settings, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit
@@ -96,6 +96,7 @@ class Runtime:
         )
         self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
         self._pool = self._build_pool()
+        self._engine_reader = build_engine_reader(self._pool, self._store, self._gauges)
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
         self.services = self._build_services()
@@ -151,6 +152,7 @@ class Runtime:
         # Needs the history of loads.
         self._gpus.start(self._check_of_pinned(self._settings, self._catalog) if self._settings.pinned else None)
         self._pool.start()
+        self._engine_reader.start()
         if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):
             watchdog.start()
         self._catalog.start()
@@ -233,6 +235,7 @@ class Runtime:
             log.error("llama-servers did not exit in time; killing them")
             self._pool.kill()
             self._records.kill_all()
+        self._engine_reader.close()
         self._relay.close()
         self._gpus.close()
         self._history.close()
