@@ -5,6 +5,7 @@ All numbers are in base units; null means unknown.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.entities.gpu import Gpu
@@ -15,6 +16,8 @@ from app.use_cases.reporting.decision_text import decision_text
 from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.gpu_programs import other_processes
 from app.use_cases.reporting.gpu_segments import gpu_segments
+from app.use_cases.reporting.last_hour import ActivityCounts, last_hour
+from app.use_cases.reporting.recent_requests import RequestRecord, requests_report
 from app.use_cases.reporting.server_status import servers_status
 from app.use_cases.reporting.waiting import queue_report
 from app.use_cases.scheduling.pool_state import PoolState
@@ -29,6 +32,8 @@ class StatusFacts:
     pool: PoolState  # the whole
     visible: PoolState  # its servers and waiting requests that the viewer may see
     decisions: tuple[DecisionRecord, ...]  # that the viewer may see, newest last
+    records: tuple[RequestRecord, ...]  # of requests to models that it may see, newest first
+    hour: Sequence[ActivityCounts]  # of the last hour, of each of those models
     reasons: tuple[str, ...]  # why the service is degraded
     engine: EngineFacts | None
     version: str
@@ -57,13 +62,8 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "servers": servers_status(visible, now, facts.at),
         "queue": queue_report(visible, now),
         "decisions": _decisions(facts.decisions) if facts.is_admin else [],
-        "requests": [],
-        "last_hour": dict.fromkeys(
-            (
-                *("requests", "prompt_tokens", "completion_tokens"),
-                *("wait_median_seconds", "wait_p95_seconds", "loads", "evictions"),
-            )
-        ),
+        "requests": requests_report(facts.records, names_keys=facts.is_admin),
+        "last_hour": last_hour(facts.hour),
     }
 
 
