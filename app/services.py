@@ -18,6 +18,7 @@ from app.ports import (
     Metrics,
     ModelCatalog,
     RateLimits,
+    RecentActivity,
     Refusals,
     Reloader,
     RequestLog,
@@ -25,6 +26,7 @@ from app.ports import (
     ServerPool,
     Snapshots,
     TokenCounts,
+    Trends,
 )
 
 EXTENSION = "llama-smart-proxy"
@@ -84,11 +86,14 @@ class Services:
     tokens: TokenCounts
     bodies: Bodies
     access_log: RequestLog
+    activity: RecentActivity
+    gpu_trends: Trends
     refusals: Refusals
     gauges: Metrics
     engine: EngineFacts | None  # the last that worked; None: there is none
     engine_problem: str  # why there is none, or why the one that replaced it does not work, and what to do
     version: str
+    started_at: float  # monotonic seconds
     settings: RequestSettings
 
 

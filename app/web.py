@@ -20,6 +20,7 @@ from app.routes import (
     models,
     ollama,
     status,
+    status_report,
     upstream,
 )
 from app.routes.agent_exchange import respond_to_chat
@@ -34,7 +35,7 @@ from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
     *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status),
-    *(llama_swap, model_events, upstream),
+    *(status_report, llama_swap, model_events, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 

@@ -53,7 +53,12 @@ USE_CASES = {
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
     "app/use_cases/placement": {"app/entities", "app/use_cases/estimate", "app/use_cases/model_shape"},
     "app/use_cases/scheduling": {"app/entities", "app/use_cases/placement"},
-    "app/use_cases/reporting": {"app/entities", "app/use_cases/launch", "app/use_cases/scheduling"},
+    "app/use_cases/reporting": {
+        "app/entities",
+        "app/use_cases/launch",
+        "app/use_cases/placement",
+        "app/use_cases/scheduling",
+    },
 }
 APP = {
     "app/entities": set(),
@@ -64,6 +69,7 @@ APP = {
         "app/use_cases/credentials.py",
         "app/use_cases/launch",
     },
+    "app/terminal": {"app/use_cases/reporting"},
     "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks", "app/use_cases/ollama"},
     "app/ports": {
         "app/entities",
@@ -136,6 +142,7 @@ THIRD_PARTY = {
     "app/services.py": {"flask"},
     "app/routes": {"flask", "werkzeug"},
     "app/web.py": {"flask", "werkzeug"},
+    "app/terminal": {"rich"},
     "app/settings": {"pydantic", "pydantic_core", "pydantic_settings", "yaml"},
 }
 

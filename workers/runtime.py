@@ -48,8 +48,10 @@ from workers.request_bodies.held_body import RequestBodies
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
+from workers.telemetry.activity import Activity
 from workers.telemetry.gauges import Gauges
 from workers.telemetry.key_gauges import KeyGauges
+from workers.telemetry.pool_counts import count_each
 from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
 from workers.upgrade_notices import warn_of_changes
@@ -83,6 +85,7 @@ class Runtime:
         self._needs = EstimateSource(self._history, engine.refresh, shapes, lambda: self._store.gpus)
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
+        self._activity = Activity()
         self._gauges = Gauges(self._store, version())
         self._gauges.add(KeyGauges(self._tokens.all))
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
@@ -105,7 +108,7 @@ class Runtime:
         store, needs, gpus = self._store, self._needs, self._gpus
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
         spawn = build_spawn(self._settings, self._engine, *parts)
-        count, forget = self._gauges.pool.count_step, self._relay.forget
+        count, forget = count_each(self._gauges.pool.count_step, self._activity.count_step), self._relay.forget
         models = needs.placement_request, self._catalog.definition
         return Pool(store, spawn, read_memory, gpus.read_now, *models, count, forget, gpus.probe_engine)
 
@@ -124,11 +127,14 @@ class Runtime:
             tokens=self._tokens,
             bodies=self._bodies,
             access_log=self._access_log,
+            activity=self._activity,
+            gpu_trends=self._gpus.trends,
             refusals=self._refusals,
             gauges=self._gauges,
             engine=self._engine.facts,
             engine_problem=self._engine.problem,
             version=version(),
+            started_at=time.monotonic(),
             settings=build_request_settings(self._settings),
         )
 

@@ -12,7 +12,7 @@ from app.ports.models import ModelCatalog
 from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, UpstreamRequest
 from app.ports.servers import Address, Lease, ServerPool, SlotRequest
 from app.ports.state import Reloader, Snapshots
-from app.ports.telemetry import Metrics, Refusals, RequestLog
+from app.ports.telemetry import Metrics, RecentActivity, Refusals, RequestLog, Trends
 
 __all__ = [
     "Address",
@@ -27,6 +27,7 @@ __all__ = [
     "Metrics",
     "ModelCatalog",
     "RateLimits",
+    "RecentActivity",
     "Refusals",
     "Reloader",
     "RequestBody",
@@ -36,6 +37,7 @@ __all__ = [
     "SlotRequest",
     "Snapshots",
     "TokenCounts",
+    "Trends",
     "UpstreamRequest",
     "WatchedClient",
 ]

@@ -72,6 +72,8 @@ ROUTES = {
     ("GET", "/health"): (OK, OK, OK),
     ("GET", "/"): (NO_KEY, OK, OK),
     ("HEAD", "/"): (OK, OK, OK),
+    ("GET", "/status"): (NO_KEY, OK, OK),
+    ("GET", "/status/history"): (NO_KEY, OK, OK),
     ("GET", "/v1/health/"): (OK, OK, OK),
     ("GET", "/v1/props"): (NO_KEY, OK, OK),
     ("GET", "/v1/models"): (NO_KEY, OK, OK),
@@ -132,7 +134,7 @@ def test_every_route_is_in_the_table():
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
-        "status.answer_probe",
+        *("status.answer_probe", "status_report.show_report", "status_report.show_history"),
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
         *("llama_swap.list_running", "llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"),
         *("model_events.stream_events", "upstream.forward_upstream"),
@@ -210,7 +212,7 @@ def test_an_openai_client_uses_its_key(service: Service):
 def test_a_key_can_use_and_see_only_its_models(service: Service):
     chat(service, USER)
     assert outcome(ask(service, "/v1/models/demo", NARROW)) == UNKNOWN
-    for path in ("/", "/v1/models", "/health", "/metrics", "/props", "/api/tags", "/api/ps"):
+    for path in ("/", "/status", "/v1/models", "/health", "/metrics", "/props", "/api/tags", "/api/ps"):
         assert "demo" not in ask(service, path, NARROW).text, path
     assert "llama_smart_proxy_requests_total" not in ask(service, "/metrics", NARROW).text
     assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text

@@ -255,6 +255,24 @@ def test_health_and_probes_answer(service: Service):
     assert service.get("/livez").status_code == service.get("/readyz").status_code == 200
 
 
+def test_the_status_lists_requests_with_their_speed_and_never_what_they_said(service: Service):
+    secret = [{"role": "user", "content": "xyzzy"}]
+    for stream in (False, True):
+        assert "choices" in service.chat(messages=secret, max_tokens=8, ignore_eos=True, stream=stream).text
+    assert service.chat("nope").status_code == 404
+    answer = service.get("/status")
+    unknown, *ours = answer.json()["requests"][:3]
+    assert (unknown["model"], unknown["status"], unknown["wait_seconds"]) == (None, 404, None)
+    for request in ours:
+        assert (request["model"], request["status"], request["path"]) == ("demo", 200, "/v1/chat/completions")
+        assert (request["completion_tokens"], request["key"]) == (8, None)
+        assert request["tokens_per_second"] > 1
+        assert 0 <= request["wait_seconds"] <= request["first_byte_seconds"] <= request["seconds"]
+    assert answer.json()["last_hour"]["loads"] >= 1
+    assert answer.json()["last_hour"]["requests"] >= 3
+    assert "xyzzy" not in answer.text
+
+
 def test_health_has_every_key_of_the_original_service(service: Service):
     service.chat()
     health = service.get("/health").json()

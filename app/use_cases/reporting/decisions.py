@@ -21,6 +21,7 @@ class DecisionRecord:
     evict: tuple[str, ...]  # models whose servers were evicted for it
     elapsed_ms: float  # duration of the scheduler's whole step
     gpus_age_seconds: float  # age of the GPU reading it was based on
+    evict_idle_seconds: tuple[float | None, ...] = ()  # of those servers; None: not idle
 
     def repeats(self, before: DecisionRecord) -> bool:
         """Whether this is the same WAIT as `before`: the load is still waiting for the same reason."""

@@ -1,0 +1,61 @@
+"""GET /status: the state of the service for the status page, `ps` and `top`, as far as the key may see it."""
+
+from __future__ import annotations
+
+import time
+
+from flask import Blueprint, Response, jsonify
+
+from app.routes.authorization import may_unload
+from app.routes.incoming_request import IncomingRequest, current_request
+from app.routes.visibility import (
+    is_limited,
+    visible_configuration,
+    visible_decisions,
+    visible_hour,
+    visible_pins,
+    visible_pool,
+    visible_records,
+)
+from app.services import services
+from app.use_cases.reporting.report import degraded_reasons
+from app.use_cases.reporting.service_status import StatusFacts, service_status
+
+TREND_SECONDS = 5
+
+bp = Blueprint("status_report", __name__)
+
+
+@bp.get("/status")
+def show_report() -> Response:
+    return jsonify(service_status(status_facts(current_request())))
+
+
+@bp.get("/status/history")
+def show_history() -> Response:
+    """Of the GPUs, for charts."""
+    trends = services().gpu_trends.trends(time.monotonic())
+    return jsonify({"interval_seconds": TREND_SECONDS, "gpus": trends})
+
+
+def status_facts(request: IncomingRequest) -> StatusFacts:
+    """What the request's key may see, now."""
+    s, now = request.services, time.monotonic()
+    visible, gpus = visible_pool(request), s.store.gpus.as_of(now)
+    configuration = visible_configuration(request)
+    reasons = degraded_reasons(visible, gpus, visible_pins(request), configuration, s.engine_problem, now)
+    return StatusFacts(
+        pool=s.store.pool,
+        visible=visible,
+        records=visible_records(request),
+        hour=visible_hour(request),
+        decisions=visible_decisions(request),
+        reasons=tuple(reasons),
+        engine=s.engine,
+        version=s.version,
+        sees_all=not is_limited(request.key),
+        is_admin=may_unload(request),
+        uptime_seconds=now - s.started_at,
+        now=now,
+        at=time.time(),
+    )
