@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from app.ports import Address
 from tests.helpers.builders import Play, a_model
-from workers.engine_metrics.exposition import MAX_SAMPLES, engine_metrics, merged
+from workers.engine_metrics.exposition import MAX_SAMPLES, engine_metrics, merged_families
 from workers.engine_metrics.series import EngineSeries
 from workers.telemetry.gauges import Gauges
 from workers.telemetry.store import StateStore
@@ -65,7 +65,7 @@ def test_a_maximum_that_the_engine_calls_a_counter_keeps_its_name_and_is_a_gauge
 
 def test_a_family_of_several_servers_is_declared_once():
     pages = [engine_metrics(PAGE, model, server) for model, server in (("a", "1"), ("a", "2"), ("b", "3"))]
-    families = {metric.name: metric for metric in merged(pages)}
+    families = {metric.name: metric for metric in merged_families(pages)}
     labels = [sample.labels for sample in families["llamacpp_prompt_tokens"].samples]
     assert labels == [{"model": m, "server": s} for m, s in (("a", "1"), ("a", "2"), ("b", "3"))]
     assert len(families) == 3

@@ -100,7 +100,8 @@ def test_an_engine_is_read_while_it_responds_and_reading_is_no_use_of_it():
     for name in ("a", "b"):
         case.acquire(a_model(name))
     before = case.store.pool
-    assert [(each.server, each.model, each.api_key) for each in case.pool.addresses()] == [
+    found = [(each.server, each.model, each.api_key) for each in case.pool.addresses()]
+    assert found == [
         (1, "a", "key"),
         (2, "b", "key"),
     ]

@@ -40,7 +40,7 @@ def _renamed(name: str) -> str:
     return name.replace(":", "_")
 
 
-def merged(pages: Iterable[Iterable[Metric]]) -> Iterator[Metric]:
+def merged_families(pages: Iterable[Iterable[Metric]]) -> Iterator[Metric]:
     """Each family once, with the samples of all pages; type and help of the first."""
     families: dict[str, Metric] = {}
     for metric in (metric for page in pages for metric in page):

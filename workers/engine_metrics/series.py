@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.entities.server import Server
-from workers.engine_metrics.exposition import engine_metrics, merged
+from workers.engine_metrics.exposition import engine_metrics, merged_families
 from workers.engine_metrics.reader import Answers
 
 READ_SECONDS = 15.0
@@ -55,4 +55,4 @@ class EngineSeries(Collector):
         for id, reading in current.items():
             read_at.add_metric([reading.model, str(id)], time.time() - (time.monotonic() - reading.at))
         yield read_at
-        yield from merged(reading.metrics for reading in current.values())
+        yield from merged_families(reading.metrics for reading in current.values())
