@@ -24,6 +24,7 @@ from app.ports import (
     RequestLog,
     RequestRelay,
     ServerPool,
+    SharedTexts,
     Snapshots,
     TokenCounts,
     Trends,
@@ -82,6 +83,8 @@ class Services:
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     event_streams: Admission  # taken by streams of /models/sse
+    viewers: Admission  # taken by streams of the status and of logs
+    status_texts: SharedTexts
     rates: RateLimits
     tokens: TokenCounts
     bodies: Bodies

@@ -27,7 +27,8 @@ from workers.build_catalog import build_catalog, has_models
 from workers.builders import build_engine_reader, build_limits, build_request_settings, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
-from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit
+from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit, viewer_limit
+from workers.clients.audience_texts import AudienceTexts
 from workers.clients.client_watch import ClientWatcher
 from workers.clients.daily_tokens import DailyTokens
 from workers.engine.current_engine import CurrentEngine
@@ -123,6 +124,8 @@ class Runtime:
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             event_streams=event_stream_limit(server.threads - server.reserve_threads),
+            viewers=viewer_limit(server.threads - server.reserve_threads),
+            status_texts=AudienceTexts(),
             rates=KeyRateLimits(),
             tokens=self._tokens,
             bodies=self._bodies,

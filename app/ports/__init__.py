@@ -7,7 +7,7 @@ import the names from here.
 
 from app.ports.agents import Agent
 from app.ports.bodies import Bodies, BodyFile, RequestBody
-from app.ports.clients import Admission, Clients, RateLimits, TokenCounts, WatchedClient
+from app.ports.clients import Admission, Clients, RateLimits, SharedTexts, TokenCounts, WatchedClient
 from app.ports.models import ModelCatalog
 from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, UpstreamRequest
 from app.ports.servers import Address, Lease, ServerPool, SlotRequest
@@ -34,6 +34,7 @@ __all__ = [
     "RequestLog",
     "RequestRelay",
     "ServerPool",
+    "SharedTexts",
     "SlotRequest",
     "Snapshots",
     "TokenCounts",

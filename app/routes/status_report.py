@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 from flask import Blueprint, Response, jsonify
@@ -22,13 +23,14 @@ from app.use_cases.reporting.report import degraded_reasons
 from app.use_cases.reporting.service_status import StatusFacts, service_status
 
 TREND_SECONDS = 5
+MAX_AGE_SECONDS = 1.0  # of a status in which nothing but ages has changed
 
 bp = Blueprint("status_report", __name__)
 
 
 @bp.get("/status")
 def show_report() -> Response:
-    return jsonify(service_status(status_facts(current_request())))
+    return Response(status_text(current_request(), 0.0, MAX_AGE_SECONDS), content_type="application/json")
 
 
 @bp.get("/status/history")
@@ -36,6 +38,19 @@ def show_history() -> Response:
     """Of the GPUs, for charts."""
     trends = services().gpu_trends.trends(time.monotonic())
     return jsonify({"interval_seconds": TREND_SECONDS, "gpus": trends})
+
+
+def status_text(request: IncomingRequest, min_age: float, max_age: float) -> bytes:
+    """The status as JSON, as old as that at most; see SharedTexts."""
+    services = request.services
+    store = services.store
+    facts = store.pool, store.decisions, store.pins, store.configuration, services.engine, services.engine_problem
+    audience = request.key.models if is_limited(request.key) and request.key else None, may_unload(request)
+
+    def make() -> bytes:
+        return json.dumps(service_status(status_facts(request)), separators=(",", ":")).encode()
+
+    return services.status_texts.get(audience, facts, make, min_age, max_age)
 
 
 def status_facts(request: IncomingRequest) -> StatusFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -271,6 +272,48 @@ def test_the_status_lists_requests_with_their_speed_and_never_what_they_said(ser
     assert answer.json()["last_hour"]["loads"] >= 1
     assert answer.json()["last_hour"]["requests"] >= 3
     assert "xyzzy" not in answer.text
+
+
+def open_tab(service: Service) -> tuple[socket.socket, str]:
+    """The connection of a page that asks for the stream of the status, and the head of the answer."""
+    tab = service.connect()
+    tab.sendall(b"GET /status/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return tab, tab.recv(1024).decode()
+
+
+def test_health_answers_while_more_pages_are_open_than_may_stream(service: Service):
+    with contextlib.ExitStack() as tabs:
+        with ThreadPoolExecutor(50) as pool:
+            answers = list(pool.map(lambda _: open_tab(service), range(200)))
+        for tab, _ in answers:
+            tabs.callback(tab.close)
+        began = time.monotonic()
+        assert service.get("/health").status_code == 200
+        assert time.monotonic() - began < 2.0  # 20 times what it may take
+        heads = sorted(head for _, head in answers)
+        assert [head.split()[1] for head in heads] == ["200"] * 32 + ["503"] * 168
+        assert "Retry-After: 1" in heads[-1]
+        assert service.chat().status_code == 200
+    wait_for(lambda: is_streamed_to_a_new_tab(service), 20)  # it is noticed that they are gone
+
+
+def is_streamed_to_a_new_tab(service: Service) -> bool:
+    tab, head = open_tab(service)
+    tab.close()
+    return head.startswith("HTTP/1.1 200")
+
+
+def test_a_viewer_sees_a_request_come_and_go(service: Service):
+    with requests.get(service.url + "/status/stream", stream=True, timeout=20) as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        events = (json.loads(line[6:]) for line in stream.iter_lines() if line.startswith(b"data: "))
+        next(events)
+        running = service.send_raw(ENDLESS | {"stream": True})
+        busy = next(event for event in events if any(server["requests"] for server in event["servers"]))
+        assert busy["servers"][0]["model"] == "demo"
+        running.close()
+        idle = next(event for event in events if not any(server["requests"] for server in event["servers"]))
+        assert idle["requests"][0]["status"] in (200, 499)
 
 
 def test_health_has_every_key_of_the_original_service(service: Service):

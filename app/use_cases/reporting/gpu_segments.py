@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from app.entities.gpu import Gpu
 from app.entities.memory import MemoryReading
@@ -22,6 +22,9 @@ class Segment:
     server: str | None  # its id
     bytes: int
 
+    def as_json(self) -> dict[str, object]:
+        return {"kind": self.kind, "model": self.model, "server": self.server, "bytes": self.bytes}
+
 
 def gpu_segments(gpu: Gpu, pool: PoolState, visible: Collection[int]) -> list[dict[str, object]]:
     """The segments in the order of Segment.kind, whose bytes sum to `gpu.total_bytes`.
@@ -38,7 +41,7 @@ def gpu_segments(gpu: Gpu, pool: PoolState, visible: Collection[int]) -> list[di
     reserve = min(free, pool.limits.gpu_limits.reserve_of(gpu, gpu.ram_bytes))
     rest = (("other", other), ("reserve", reserve), ("free", free - reserve))
     segments = [*models, *claimed, *(Segment(kind, None, None, size) for kind, size in rest)]
-    return [asdict(segment) for segment in segments if segment.bytes]
+    return [segment.as_json() for segment in segments if segment.bytes]
 
 
 def _holds_memory_of(server: Server, gpu: Gpu) -> bool:
