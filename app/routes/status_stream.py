@@ -29,12 +29,12 @@ def stream_status() -> Response:
     view already: then poll /status."""
     request = current_request()
     place = OpenStream(request, request.services.viewers)
-    response = Response(status_events(request, place), headers=HEADERS)
+    response = Response(status_updates(request, place), headers=HEADERS)
     response.call_on_close(place.close)
     return response
 
 
-def status_events(request: IncomingRequest, place: OpenStream) -> Iterator[bytes]:
+def status_updates(request: IncomingRequest, place: OpenStream) -> Iterator[bytes]:
     """Each has the whole status."""
     sent = b""
     while not place.is_over:

@@ -15,7 +15,7 @@ from app.errors import Overloaded
 from app.routes import status_stream
 from app.routes.incoming_request import IncomingRequest
 from app.routes.open_stream import OpenStream
-from app.routes.status_stream import status_events
+from app.routes.status_stream import status_updates
 from app.services import RequestSettings
 from tests.helpers.builders import Play, a_model, replace
 from workers.clients.admission import AdmissionLimit, viewer_limit
@@ -61,7 +61,7 @@ def begun(services: Any, key: ApiKey | None = None) -> tuple[OpenStream, Iterato
     request = IncomingRequest({"REQUEST_METHOD": "GET"}, services, "")
     request.key = key
     place = OpenStream(request, services.viewers)
-    chunks = status_events(request, place)
+    chunks = status_updates(request, place)
     return place, (json.loads(chunk.removeprefix(b"data: ")) for chunk in chunks)
 
 
