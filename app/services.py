@@ -15,6 +15,7 @@ from app.ports import (
     Agent,
     Bodies,
     Clients,
+    EngineLoads,
     Metrics,
     ModelCatalog,
     RateLimits,
@@ -91,6 +92,7 @@ class Services:
     access_log: RequestLog
     activity: RecentActivity
     gpu_trends: Trends
+    engine_slots: EngineLoads
     refusals: Refusals
     gauges: Metrics
     engine: EngineFacts | None  # the last that worked; None: there is none

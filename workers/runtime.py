@@ -100,7 +100,7 @@ class Runtime:
         )
         self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
         self._pool = self._build_pool()
-        self._engine_reader = build_engine_reader(self._pool, self._store, self._gauges)
+        self._engine_reader, self._engine_slots = build_engine_reader(self._pool, self._store, self._gauges)
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
         self.services = self._build_services()
@@ -132,6 +132,7 @@ class Runtime:
             access_log=self._access_log,
             activity=self._activity,
             gpu_trends=self._gpus.trends,
+            engine_slots=self._engine_slots,
             refusals=self._refusals,
             gauges=self._gauges,
             engine=self._engine.facts,

@@ -12,7 +12,7 @@ from app.ports.models import ModelCatalog
 from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, UpstreamRequest
 from app.ports.servers import Address, Lease, ServerPool, SlotRequest
 from app.ports.state import Reloader, Snapshots
-from app.ports.telemetry import Metrics, RecentActivity, Refusals, RequestLog, Trends
+from app.ports.telemetry import EngineLoads, Metrics, RecentActivity, Refusals, RequestLog, Trends
 
 __all__ = [
     "Address",
@@ -23,6 +23,7 @@ __all__ = [
     "ClientSocket",
     "Clients",
     "EngineAnswer",
+    "EngineLoads",
     "Lease",
     "Metrics",
     "ModelCatalog",

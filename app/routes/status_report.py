@@ -44,7 +44,16 @@ def status_text(request: IncomingRequest, min_age: float, max_age: float) -> byt
     """The status as JSON, as old as that at most; see SharedTexts."""
     services = request.services
     store = services.store
-    facts = store.pool, store.decisions, store.pins, store.configuration, services.engine, services.engine_problem
+    services.engine_slots.view()
+    facts = (
+        store.pool,
+        services.engine_slots.loads,
+        store.decisions,
+        store.pins,
+        store.configuration,
+        services.engine,
+        services.engine_problem,
+    )
     audience = request.key.models if is_limited(request.key) and request.key else None, may_unload(request)
 
     def make() -> bytes:
@@ -63,6 +72,7 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
         pool=s.store.pool,
         visible=visible,
         records=visible_records(request),
+        loads=s.engine_slots.loads,
         hour=visible_hour(request),
         decisions=visible_decisions(request),
         reasons=tuple(reasons),

@@ -14,7 +14,9 @@ NOON = 1_700_000_000.0  # Unix seconds when the monotonic clock shows 0
 
 
 def status(pool: PoolState, now: float, **changes: Any) -> dict[str, Any]:
-    facts = StatusFacts(pool, pool, (), (), (), (), None, "1", True, True, uptime_seconds=now, now=now, at=NOON + now)
+    facts = StatusFacts(
+        pool, pool, (), (), {}, (), (), None, "1", True, True, uptime_seconds=now, now=now, at=NOON + now
+    )
     return service_status(replace(facts, **changes))
 
 

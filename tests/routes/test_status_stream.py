@@ -50,6 +50,7 @@ def some_services(places: int = 16) -> Any:
         clients=SimpleNamespace(watch=lambda socket: Client()),
         status_texts=AudienceTexts(),
         activity=Activity(),
+        engine_slots=SimpleNamespace(loads={}, view=lambda: None),
         engine=None,
         engine_problem="",
         version="1",

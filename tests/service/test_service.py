@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,22 @@ def test_the_status_lists_requests_with_their_speed_and_never_what_they_said(ser
     assert "xyzzy" not in answer.text
 
 
+def test_a_viewer_sees_a_request_come_and_go(service: Service):
+    with requests.get(service.url + "/status/stream", stream=True, timeout=20) as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        events = (json.loads(line[6:]) for line in stream.iter_lines() if line.startswith(b"data: "))
+        next(events)
+        running = service.send_raw(ENDLESS | {"stream": True})
+        busy = next(event for event in events if any(server["requests"] for server in event["servers"]))
+        assert busy["servers"][0]["model"] == "demo"
+        fast = next(event["servers"][0] for event in events if event["servers"][0]["tokens_per_second"])
+        assert 0 < fast["context_used_tokens"] <= fast["ctx_size"] and fast["slots_busy"] == 1
+        running.close()
+        idle = next(event for event in events if not any(server["requests"] for server in event["servers"]))
+        assert idle["requests"][0]["status"] in (200, 499)
+        assert idle["servers"][0]["tokens_per_second"] == 0.0
+
+
 def open_tab(service: Service) -> tuple[socket.socket, str]:
     """The connection of a page that asks for the stream of the status, and the head of the answer."""
     tab = service.connect()
@@ -291,7 +308,8 @@ def test_health_answers_while_more_pages_are_open_than_may_stream(service: Servi
         assert service.get("/health").status_code == 200
         assert time.monotonic() - began < 2.0  # 20 times what it may take
         heads = sorted(head for _, head in answers)
-        assert [head.split()[1] for head in heads] == ["200"] * 32 + ["503"] * 168
+        statuses = Counter(head.split()[1] for head in heads)
+        assert 16 < statuses["200"] <= 32 and statuses.total() == statuses["200"] + statuses["503"]
         assert "Retry-After: 1" in heads[-1]
         assert service.chat().status_code == 200
     wait_for(lambda: is_streamed_to_a_new_tab(service), 20)  # it is noticed that they are gone
@@ -301,19 +319,6 @@ def is_streamed_to_a_new_tab(service: Service) -> bool:
     tab, head = open_tab(service)
     tab.close()
     return head.startswith("HTTP/1.1 200")
-
-
-def test_a_viewer_sees_a_request_come_and_go(service: Service):
-    with requests.get(service.url + "/status/stream", stream=True, timeout=20) as stream:
-        assert stream.headers["Content-Type"].startswith("text/event-stream")
-        events = (json.loads(line[6:]) for line in stream.iter_lines() if line.startswith(b"data: "))
-        next(events)
-        running = service.send_raw(ENDLESS | {"stream": True})
-        busy = next(event for event in events if any(server["requests"] for server in event["servers"]))
-        assert busy["servers"][0]["model"] == "demo"
-        running.close()
-        idle = next(event for event in events if not any(server["requests"] for server in event["servers"]))
-        assert idle["requests"][0]["status"] in (200, 499)
 
 
 def test_health_has_every_key_of_the_original_service(service: Service):

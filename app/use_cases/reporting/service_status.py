@@ -5,9 +5,10 @@ All numbers are in base units; null means unknown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.entities.engine_load import EngineLoad
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
 from app.entities.memory import MemoryReading
@@ -33,6 +34,7 @@ class StatusFacts:
     visible: PoolState  # its servers and waiting requests that the viewer may see
     decisions: tuple[DecisionRecord, ...]  # that the viewer may see, newest last
     records: tuple[RequestRecord, ...]  # of requests to models that it may see, newest first
+    loads: Mapping[int, EngineLoad]  # by the ids of the busy servers
     hour: Sequence[ActivityCounts]  # of the last hour, of each of those models
     reasons: tuple[str, ...]  # why the service is degraded
     engine: EngineFacts | None
@@ -59,7 +61,7 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "waiting": len(visible.waiting),
         **_gpus(facts),
         "ram": _ram(pool, pool.memory),
-        "servers": servers_status(visible, now, facts.at),
+        "servers": servers_status(visible, facts.loads, now, facts.at),
         "queue": queue_report(visible, now),
         "decisions": _decisions(facts.decisions) if facts.is_admin else [],
         "requests": requests_report(facts.records, names_keys=facts.is_admin),
