@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flask import current_app
@@ -10,6 +10,7 @@ from flask import current_app
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 from app.entities.media_urls import DATA_ONLY, MediaUrls
+from app.entities.memory import MemoryReading
 from app.ports import (
     Admission,
     Agent,
@@ -99,6 +100,7 @@ class Services:
     engine_problem: str  # why there is none, or why the one that replaced it does not work, and what to do
     version: str
     started_at: float  # monotonic seconds
+    read_ram: Callable[[], MemoryReading]  # of the machine; raises OSError
     settings: RequestSettings
 
 

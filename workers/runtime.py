@@ -139,6 +139,7 @@ class Runtime:
             engine_problem=self._engine.problem,
             version=version(),
             started_at=time.monotonic(),
+            read_ram=lambda: read_memory({}),
             settings=build_request_settings(self._settings),
         )
 

@@ -38,6 +38,10 @@ class RequestLog(Protocol):
 class RecentActivity(Protocol):
     """The last requests and the last hour (workers.telemetry.activity.Activity)."""
 
+    @property
+    def version(self) -> object:
+        """Another one after each request."""
+
     def note(self, record: RequestRecord) -> None:
         """A request has ended."""
 

@@ -7,6 +7,7 @@ import time
 
 from flask import Blueprint, Response, jsonify
 
+from app.entities.memory import MemoryReading
 from app.routes.authorization import may_unload
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.visibility import (
@@ -18,7 +19,7 @@ from app.routes.visibility import (
     visible_pool,
     visible_records,
 )
-from app.services import services
+from app.services import Services, services
 from app.use_cases.reporting.report import degraded_reasons
 from app.use_cases.reporting.service_status import StatusFacts, service_status
 
@@ -46,13 +47,8 @@ def status_text(request: IncomingRequest, min_age: float, max_age: float) -> byt
     store = services.store
     services.engine_slots.view()
     facts = (
-        store.pool,
-        services.engine_slots.loads,
-        store.decisions,
-        store.pins,
-        store.configuration,
-        services.engine,
-        services.engine_problem,
+        *(store.pool, store.decisions, store.pins, store.configuration),
+        *(services.engine, services.engine_problem, services.engine_slots.loads, services.activity.version),
     )
     audience = request.key.models if is_limited(request.key) and request.key else None, may_unload(request)
 
@@ -71,6 +67,7 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
     return StatusFacts(
         pool=s.store.pool,
         visible=visible,
+        memory=_memory(s),
         records=visible_records(request),
         loads=s.engine_slots.loads,
         hour=visible_hour(request),
@@ -84,3 +81,11 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
         now=now,
         at=time.time(),
     )
+
+
+def _memory(services: Services) -> MemoryReading | None:
+    """The pool's own reading is as old as the last load."""
+    try:
+        return services.read_ram()
+    except OSError:
+        return services.store.pool.memory

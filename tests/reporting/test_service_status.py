@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.entities.engine_load import EngineLoad
 from app.use_cases.reporting.service_status import StatusFacts, service_status
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
-from tests.helpers.builders import Play, a_model, replace
+from tests.helpers.builders import GIB, Play, a_model, booked, memory, replace
 from tests.helpers.gpu_play import GpuPlay, Hardware
 
 NOON = 1_700_000_000.0  # Unix seconds when the monotonic clock shows 0
@@ -15,7 +16,21 @@ NOON = 1_700_000_000.0  # Unix seconds when the monotonic clock shows 0
 
 def status(pool: PoolState, now: float, **changes: Any) -> dict[str, Any]:
     facts = StatusFacts(
-        pool, pool, (), (), {}, (), (), None, "1", True, True, uptime_seconds=now, now=now, at=NOON + now
+        pool=pool,
+        visible=pool,
+        memory=pool.memory,
+        decisions=(),
+        records=(),
+        loads={},
+        hour=(),
+        reasons=(),
+        engine=None,
+        version="1",
+        sees_all=True,
+        is_admin=True,
+        uptime_seconds=now,
+        now=now,
+        at=NOON + now,
     )
     return service_status(replace(facts, **changes))
 
@@ -57,6 +72,17 @@ def test_a_server_that_hangs_says_so():
     assert server(hung, 40.0)["problem"] == "its llama-server (server 1) has not responded for 30 s"
 
 
+def test_the_speed_of_a_busy_server_is_what_its_engine_reports_and_an_idle_one_does_nothing():
+    play = Play()
+    for name in ("busy", "unread", "idle"):
+        play.up(a_model(name))
+    play.ask(a_model("busy"), at=1.0)
+    play.ask(a_model("unread"), at=1.0)
+    shown = status(play.state, 2.0, loads={1: EngineLoad(500, 0.0, 58.0), 3: EngineLoad(900, 1.0, 40.0)})["servers"]
+    keys = ("context_used_tokens", "prompt_tokens_per_second", "tokens_per_second")
+    assert [tuple(each[key] for key in keys) for each in shown] == [(500, 0.0, 58.0), (None,) * 3, (0, 0.0, 0.0)]
+
+
 def test_decisions_are_for_admins():
     play = Play()
     play.ask(a_model("a"))
@@ -79,6 +105,17 @@ def test_a_gpu_that_is_set_aside_is_missing_with_its_reason():
     shown = status(pool, 0.5)
     assert [gpu["uuid"] for gpu in shown["gpus"]] == ["GPU-a"]
     assert shown["missing_gpus"] == [{"index": 1, "name": "card", "uuid": "GPU-b", "problem": "two loads failed"}]
+
+
+def test_ram_is_shown_as_it_is_now_with_what_is_booked_of_it():
+    play = Play()
+    play.up(a_model("a", gib=1.0))
+    now = memory(at=9.0, available_gib=3.0, total_gib=16.0)
+    assert status(play.state, 9.0, memory=now)["ram"] == {
+        "total_bytes": 16 * GIB,
+        "available_bytes": 3 * GIB,
+        "booked_bytes": booked(a_model("a", gib=1.0)),
+    }
 
 
 def test_before_the_first_reading_nothing_is_known():

@@ -17,7 +17,7 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.open_stream import OpenStream
 from app.routes.status_stream import status_updates
 from app.services import RequestSettings
-from tests.helpers.builders import Play, a_model, replace
+from tests.helpers.builders import Play, a_model, memory, replace
 from workers.clients.admission import AdmissionLimit, viewer_limit
 from workers.clients.audience_texts import AudienceTexts
 from workers.telemetry.activity import Activity
@@ -55,6 +55,7 @@ def some_services(places: int = 16) -> Any:
         engine_problem="",
         version="1",
         started_at=0.0,
+        read_ram=lambda: memory(0.0),
     )
 
 

@@ -32,6 +32,7 @@ class StatusFacts:
 
     pool: PoolState  # the whole
     visible: PoolState  # its servers and waiting requests that the viewer may see
+    memory: MemoryReading | None  # now
     decisions: tuple[DecisionRecord, ...]  # that the viewer may see, newest last
     records: tuple[RequestRecord, ...]  # of requests to models that it may see, newest first
     loads: Mapping[int, EngineLoad]  # by the ids of the busy servers
@@ -60,7 +61,7 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "engine": {"kind": facts.engine.kind, "version": facts.engine.version} if facts.engine else None,
         "waiting": len(visible.waiting),
         **_gpus(facts),
-        "ram": _ram(pool, pool.memory),
+        "ram": _ram(pool, facts.memory),
         "servers": servers_status(visible, facts.loads, now, facts.at),
         "queue": queue_report(visible, now),
         "decisions": _decisions(facts.decisions) if facts.is_admin else [],
