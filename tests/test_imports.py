@@ -119,6 +119,7 @@ COMPOSITION_ROOT = {
         "workers/folders.py",
         "workers/builders.py",
         "workers/build_catalog.py",
+        "workers/build_gauges.py",
         "workers/check_pinned.py",
     ),
     *(

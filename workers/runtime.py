@@ -24,6 +24,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
+from workers.build_gauges import build_gauges
 from workers.builders import build_engine_reader, build_limits, build_request_settings, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
@@ -50,8 +51,6 @@ from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.activity import Activity
-from workers.telemetry.gauges import Gauges
-from workers.telemetry.key_gauges import KeyGauges
 from workers.telemetry.pool_counts import count_each
 from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
@@ -87,11 +86,8 @@ class Runtime:
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
         self._activity = Activity()
-        self._gauges = Gauges(self._store, version())
-        self._gauges.add(KeyGauges(self._tokens.all))
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
-        help_text = "Memory taken by request bodies, those that were announced and have not arrived included."
-        self._gauges.watch("request_bodies_bytes", help_text, lambda: self._bodies.budget.taken_bytes)
+        self._gauges = build_gauges(self._store, self._tokens, self._bodies)
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
