@@ -90,6 +90,18 @@ def test_decisions_are_for_admins():
     assert status(play.state, 1.0, is_admin=False)["admin"] is False
 
 
+def test_other_processes_are_for_those_who_see_every_model():
+    """The llama-servers of hidden models are among the processes of a GPU."""
+    play = GpuPlay(Hardware({"GPU-a": 24.0}))
+    play.loaded("a")
+    play.post(play.polled(1.0))
+    (gpu,) = play.state.gpus.gpus
+    busy = replace(gpu, processes={**(gpu.processes or {}), 7: 100})
+    pool = replace(play.state, gpus=replace(play.state.gpus, gpus=(busy,)))
+    shown = [status(pool, 1.0, sees_all=sees_all)["gpus"][0]["other_processes"] for sees_all in (True, False)]
+    assert shown == [[{"pid": 7, "name": None, "bytes": 100}], []]
+
+
 def test_gpus_that_do_not_answer_are_shown_with_their_age():
     play = GpuPlay(Hardware({"GPU-a": 24.0}))
     play.post(play.polled(0.0))

@@ -17,6 +17,7 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.open_stream import OpenStream
 from app.routes.status_stream import status_updates
 from app.services import RequestSettings
+from app.use_cases.reporting.recent_requests import RequestRecord
 from tests.helpers.builders import Play, a_model, memory, replace
 from workers.clients.admission import AdmissionLimit, viewer_limit
 from workers.clients.audience_texts import AudienceTexts
@@ -100,6 +101,20 @@ def test_a_viewer_sees_the_models_of_its_key_alone():
     _, wide = begun(services, ApiKey("wide", ""))
     _, other = begun(services, ApiKey("other", "", models=("a",), admin=True))
     assert [names(next(each)) for each in (narrow, wide, other)] == [["b"], ["a", "b"], ["a"]]
+
+
+def test_a_viewer_sees_the_requests_to_the_models_of_its_key_alone():
+    services = some_services()
+    services.catalog.models = lambda: [a_model("a"), a_model("b")]
+    for model in ("a", "b", None):
+        record = RequestRecord(1.0, model, "/v1/completions", 200, 0.0, 1.0, 0.5, 10, 20, 40.0, "alice")
+        services.activity.note(record)
+    _, narrow = begun(services, ApiKey("narrow", "", models=("b",)))
+    _, admin = begun(services)
+    shown, all_shown = next(narrow), next(admin)
+    assert [(each["model"], each["key"]) for each in shown["requests"]] == [("b", None)]
+    assert [(each["model"], each["key"]) for each in all_shown["requests"]] == [(m, "alice") for m in (None, "b", "a")]
+    assert (shown["last_hour"]["requests"], all_shown["last_hour"]["requests"]) == (1, 3)
 
 
 def test_all_viewers_with_the_same_rights_get_the_same_text():
