@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from app.entities.engine_load import EngineLoad
+from app.entities.placement import Decision, Outcome
+from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.service_status import StatusFacts, service_status
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
@@ -83,11 +85,13 @@ def test_the_speed_of_a_busy_server_is_what_its_engine_reports_and_an_idle_one_d
     assert [tuple(each[key] for key in keys) for each in shown] == [(500, 0.0, 58.0), (None,) * 3, (0, 0.0, 0.0)]
 
 
-def test_decisions_are_for_admins():
-    play = Play()
-    play.ask(a_model("a"))
-    assert status(play.state, 1.0, is_admin=False)["decisions"] == []
-    assert status(play.state, 1.0, is_admin=False)["admin"] is False
+def test_the_last_decisions_are_for_admins_the_newest_first():
+    decision = Decision(Outcome.REFUSE, "needs 61 GiB, the GPUs have 47", 61 * GIB)
+    records = tuple(DecisionRecord(NOON + n, "a", decision, (), 0.1, 0.2) for n in range(30))
+    shown = [status(PoolState(), 1.0, is_admin=is_admin, decisions=records) for is_admin in (True, False)]
+    assert [each["at"] for each in shown[0]["decisions"]] == [NOON + n for n in range(29, 9, -1)]
+    assert "needs 61 GiB" in shown[0]["decisions"][0]["text"]
+    assert (shown[1]["admin"], shown[1]["decisions"]) == (False, [])
 
 
 def test_other_processes_are_for_those_who_see_every_model():

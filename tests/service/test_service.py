@@ -262,6 +262,7 @@ def test_the_status_lists_requests_with_their_speed_and_never_what_they_said(ser
     for stream in (False, True):
         assert "choices" in service.chat(messages=secret, max_tokens=8, ignore_eos=True, stream=stream).text
     assert service.chat("nope").status_code == 404
+    assert service.get("/slots?model=demo").status_code == 200  # takes no slot
     answer = service.get("/status")
     unknown, *ours = answer.json()["requests"][:3]
     assert (unknown["model"], unknown["status"], unknown["wait_seconds"]) == (None, 404, None)
