@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from app.entities.engine_load import EngineLoad
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.placement import Decision, Outcome
 from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.report import ON_CPU
 from app.use_cases.reporting.service_status import StatusFacts, service_status
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
@@ -72,6 +76,15 @@ def test_a_server_that_hangs_says_so():
     play.up(a_model("a"))
     hung = replace(play.state, servers=tuple(replace(s, unresponsive_since=10.0) for s in play.state.servers))
     assert server(hung, 40.0)["problem"] == "its llama-server (server 1) has not responded for 30 s"
+
+
+@pytest.mark.parametrize(("state", "problem"), [(GpuState.DISABLED, ""), (GpuState.OK, ON_CPU)])
+def test_a_model_on_the_cpu_is_a_problem_where_a_gpu_could_be_used(state: GpuState, problem: str):
+    play = Play()
+    play.up(a_model("a"))
+    servers = tuple(replace(s, gpu_problem="no GPU") for s in play.state.servers)
+    snapshot = GpuSnapshot(state, 0.0, (Gpu("GPU-a", 0, "card"),) if state is GpuState.OK else ())
+    assert server(replace(play.state, servers=servers, gpus=snapshot), 1.0)["problem"] == problem
 
 
 def test_the_speed_of_a_busy_server_is_what_its_engine_reports_and_an_idle_one_does_nothing():

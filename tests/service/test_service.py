@@ -274,6 +274,7 @@ def test_the_status_lists_requests_with_their_speed_and_never_what_they_said(ser
     assert answer.json()["last_hour"]["loads"] >= 1
     assert answer.json()["last_hour"]["requests"] >= 3
     assert "xyzzy" not in answer.text
+    assert service.get("/status/history").json() == {"interval_seconds": 5, "gpus": {}}
 
 
 def test_a_viewer_sees_a_request_come_and_go(service: Service):

@@ -7,7 +7,7 @@ from math import isfinite
 
 from app.entities.engine_load import IDLE, UNKNOWN, EngineLoad
 from app.entities.server import Server, ServerState
-from app.use_cases.reporting.report import problem_of
+from app.use_cases.reporting.report import server_problem
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -15,7 +15,11 @@ from app.use_cases.scheduling.pool_state import PoolState
 def servers_status(pool: PoolState, loads: Mapping[int, EngineLoad], now: float, at: float) -> list[dict[str, object]]:
     """The servers of `pool`, oldest first. `loads`: of those that are busy; `now`: monotonic seconds; `at`: the same
     moment in Unix seconds."""
-    return [_server(server, loads.get(server.id, UNKNOWN), pool, now, at) for server in pool.servers]
+    gpus = pool.gpus.as_of(now)
+    return [
+        _server(server, loads.get(server.id, UNKNOWN), pool, now, at) | {"problem": server_problem(server, gpus, now)}
+        for server in pool.servers
+    ]
 
 
 def _server(server: Server, load: EngineLoad, pool: PoolState, now: float, at: float) -> dict[str, object]:
@@ -43,7 +47,6 @@ def _server(server: Server, load: EngineLoad, pool: PoolState, now: float, at: f
         "pinned": server.model.pin,
         "started_at": round(at - (now - server.started_at), 3),
         "load_seconds": None if server.ready_at is None else round(server.ready_at - server.started_at, 1),
-        "problem": problem_of(server, now),
     }
 
 
