@@ -65,7 +65,7 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
     configuration = visible_configuration(request)
     reasons = degraded_reasons(visible, gpus, visible_pins(request), configuration, s.engine_problem, now)
     return StatusFacts(
-        pool=s.store.pool,
+        pool=s.store.pool if is_limited(request.key) else visible,
         visible=visible,
         memory=_memory(s),
         records=visible_records(request),
