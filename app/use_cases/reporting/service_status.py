@@ -102,7 +102,7 @@ def _gpu(gpu: Gpu, facts: StatusFacts) -> dict[str, object]:
         "drives_display": gpu.drives_display,
         "unified": gpu.is_unified,
         "segments": gpu_segments(gpu, pool, {server.id for server in facts.visible.servers}),
-        "other_processes": other_processes(gpu, pool.gpus, pool.servers) if facts.sees_all else [],
+        "other_processes": other_processes(gpu, pool) if facts.sees_all else [],
     }
 
 
