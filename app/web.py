@@ -21,6 +21,7 @@ from app.routes import (
     ollama,
     status,
     status_report,
+    status_stream,
     upstream,
 )
 from app.routes.agent_exchange import respond_to_chat
@@ -35,7 +36,7 @@ from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
     *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status),
-    *(status_report, llama_swap, model_events, upstream),
+    *(status_report, status_stream, llama_swap, model_events, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 

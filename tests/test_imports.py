@@ -104,6 +104,7 @@ WORKERS = {
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/measurement"},
     "workers/engine": {"workers/server"},
+    "workers/engine_metrics": set(),
     "workers/pool": {"workers/catalog", "workers/measurement", "workers/telemetry"},
     "workers/relay": set(),
     "workers/request_bodies": {"app/request_body"},
@@ -118,6 +119,7 @@ COMPOSITION_ROOT = {
         "workers/folders.py",
         "workers/builders.py",
         "workers/build_catalog.py",
+        "workers/build_gauges.py",
         "workers/check_pinned.py",
     ),
     *(

@@ -16,6 +16,7 @@ READERS = {
     "app/routes/loading_stream.py",  # `created` of a chunk
     "app/routes/ollama.py",  # `expires_at` in /api/ps
     "app/routes/ollama_answer.py",  # `created_at` of an answer
+    "workers/engine_metrics/series.py",  # of a reading
     "workers/measurement/history.py",  # of a row
     "workers/pool/decision_log.py",  # of a decision
     "workers/reload.py",  # of a reload

@@ -73,6 +73,7 @@ ROUTES = {
     ("GET", "/"): (NO_KEY, OK, OK),
     ("HEAD", "/"): (OK, OK, OK),
     ("GET", "/status"): (NO_KEY, OK, OK),
+    ("GET", "/status/history"): (NO_KEY, OK, OK),
     ("GET", "/v1/health/"): (OK, OK, OK),
     ("GET", "/v1/props"): (NO_KEY, OK, OK),
     ("GET", "/v1/models"): (NO_KEY, OK, OK),
@@ -133,7 +134,12 @@ def test_every_route_is_in_the_table():
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
-        *("status.answer_probe", "status_report.show_report"),
+        *(
+            "status.answer_probe",
+            "status_report.show_report",
+            "status_report.show_history",
+            "status_stream.stream_status",
+        ),
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
         *("llama_swap.list_running", "llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"),
         *("model_events.stream_events", "upstream.forward_upstream"),
