@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from app.terminal.table import Row, Table, table
+from app.terminal.table import Table, TableRow, table
 from app.terminal.text import printable
 
 STYLES = {"place": "green", "evict": "yellow", "wait": "yellow", "refuse": "red", "stop": "red"}
@@ -18,9 +18,9 @@ def decision_table(newest_first: Iterable[Mapping[str, Any]], now: datetime) -> 
     return table("AT OUTCOME DECISION", reversed(rows), styled="OUTCOME")
 
 
-def _row(decision: Mapping[str, Any], now: datetime) -> Row:
+def _row(decision: Mapping[str, Any], now: datetime) -> TableRow:
     outcome = decision["outcome"]
-    return Row(
+    return TableRow(
         (time_text(decision["at"], now), printable(outcome), printable(decision["text"])), STYLES.get(outcome, "")
     )
 

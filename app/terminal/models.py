@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from app.terminal.table import Row, Table, table
+from app.terminal.table import Table, TableRow, table
 from app.terminal.text import UNKNOWN, printable, size_cell, tokens_text
 
 OUTCOME_STYLES = {"loaded": "green", "evict": "yellow", "wait": "yellow", "refuse": "red"}
@@ -15,7 +15,7 @@ def model_table(models: Iterable[Mapping[str, Any]]) -> Table:
     return table("MODEL QUANT SIZE CAN CONTEXT NOW", map(_row, models), numbers="SIZE", styled="NOW")
 
 
-def _row(model: Mapping[str, Any]) -> Row:
+def _row(model: Mapping[str, Any]) -> TableRow:
     cells = (
         printable(model["id"]),
         printable(model["quant"] or UNKNOWN),
@@ -24,7 +24,7 @@ def _row(model: Mapping[str, Any]) -> Row:
         tokens_text(model["ctx_size"]),
         now_text(model),
     )
-    return Row(cells, "red" if model["problem"] else OUTCOME_STYLES.get(model["outcome"], ""))
+    return TableRow(cells, "red" if model["problem"] else OUTCOME_STYLES.get(model["outcome"], ""))
 
 
 def now_text(model: Mapping[str, Any]) -> str:

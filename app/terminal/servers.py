@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.terminal.table import Row, Table, table
+from app.terminal.table import Table, TableRow, table
 from app.terminal.text import UNKNOWN, duration_cell, printable, rate_text, size_cell, tokens_text
 
 STYLES = {"ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "failed": "red"}
@@ -19,7 +19,7 @@ def server_table(status: Mapping[str, Any]) -> Table:
     return table(heads, rows, numbers="MEMORY TOKENS/S", styled="STATE")
 
 
-def _row(server: Mapping[str, Any], is_replica: bool) -> Row:
+def _row(server: Mapping[str, Any], is_replica: bool) -> TableRow:
     cells = (
         printable(server["model"]) + (f" #{printable(server['id'])}" if is_replica else ""),
         state_text(server),
@@ -30,7 +30,7 @@ def _row(server: Mapping[str, Any], is_replica: bool) -> Row:
         rate_text(server["tokens_per_second"]),
         _idle_text(server),
     )
-    return Row(cells, STYLES.get(server["state"], ""))
+    return TableRow(cells, STYLES.get(server["state"], ""))
 
 
 def state_text(server: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ GAP = 2  # columns between two columns
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """`style`, one of rich's, is that of the cell under the table's `styled` head. The cells are `printable`."""
 
     cells: tuple[str, ...]
@@ -25,17 +25,17 @@ class Table:
     """`numbers`: the heads of columns that are aligned on the right."""
 
     heads: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     numbers: frozenset[str] = frozenset()
     styled: str = ""
 
 
-def table(heads: str, rows: Iterable[Row], numbers: str = "", styled: str = "") -> Table:
+def table(heads: str, rows: Iterable[TableRow], numbers: str = "", styled: str = "") -> Table:
     """Heads as words of one text. A column that is empty in every row is left out."""
     rows = tuple(rows)
     words = heads.split()
     used = [i for i in range(len(words)) if not rows or any(row.cells[i] for row in rows)]
-    kept = tuple(Row(tuple(row.cells[i] for i in used), row.style) for row in rows)
+    kept = tuple(TableRow(tuple(row.cells[i] for i in used), row.style) for row in rows)
     return Table(tuple(words[i] for i in used), kept, frozenset(numbers.split()), styled)
 
 

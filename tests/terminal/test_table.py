@@ -6,9 +6,12 @@ import io
 
 from rich.console import Console
 
-from app.terminal.table import Row, Table, rich_table, table
+from app.terminal.table import Table, TableRow, rich_table, table
 
-ROWS = (Row(("a", "1 KiB", "short")), Row(("[red]b[/red]", "11 KiB", "a text that needs two lines here"), "red"))
+ROWS = (
+    TableRow(("a", "1 KiB", "short")),
+    TableRow(("[red]b[/red]", "11 KiB", "a text that needs two lines here"), "red"),
+)
 
 
 def printed(plain: Table, width: int, color: bool = False) -> list[str]:

@@ -64,7 +64,7 @@ def _chunks(response: Response, sent_at: float) -> Iterator[tuple[Chunk, float]]
             yield parse_chunk(event.data), load_seconds
 
 
-def user_message(text: str, images: Sequence[dict[str, Any]]) -> Message:
+def typed_message(text: str, images: Sequence[dict[str, Any]]) -> Message:
     return {"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}
 
 

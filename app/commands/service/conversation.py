@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from app.commands.console import dim, write
-from app.commands.service.chat import AnswerPrinter, Chat, Message, user_message
+from app.commands.service.chat import AnswerPrinter, Chat, Message, typed_message
 from app.commands.service_client import NoServiceAnswer
 from app.terminal.chat import AnswerFailed, summary
 from app.terminal.text import printable, printable_lines, tokens_text
@@ -37,7 +37,7 @@ def converse(
             _note(HELP if text == "/?" else f"no such command: {printable(text)}\n{HELP}")
         elif text:
             first = images if len(messages) == len(beginning) else ()
-            messages = _after_answer(chat, printer, [*messages, user_message(text, first)])
+            messages = _after_answer(chat, printer, [*messages, typed_message(text, first)])
 
 
 def _after_answer(chat: Chat, printer: AnswerPrinter, messages: list[Message]) -> list[Message]:

@@ -13,7 +13,7 @@ import click
 
 from app.commands.console import dim, json_option, print_json
 from app.commands.options import ANSWER_IS_NO, exit_wrong_use
-from app.commands.service.chat import AnswerPrinter, Chat, Message, user_message
+from app.commands.service.chat import AnswerPrinter, Chat, Message, typed_message
 from app.commands.service.conversation import converse
 from app.commands.service.model_names import find_entry, model_argument
 from app.commands.service_client import NoServiceAnswer, exit_without_answer, url_option
@@ -71,7 +71,7 @@ def run_command(
     if not text:
         converse(chat, printer, beginning, [_image_part(path) for path in images])
         return
-    _answer(chat, printer, [*beginning, user_message(text, [_image_part(path) for path in images])])
+    _answer(chat, printer, [*beginning, typed_message(text, [_image_part(path) for path in images])])
     if as_json:
         print_json(answer_json(entry["id"], chat.answer))
     elif sys.stderr.isatty():
