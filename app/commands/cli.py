@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.commands.doctor import doctor
 from app.commands.estimate import estimate
 from app.commands.launch import launch
 from app.commands.options import ANSWER_IS_NO, WRONG_USE
@@ -88,7 +89,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
 
 
-for command in (estimate, launch, plan, reload):
+for command in (doctor, estimate, launch, plan, reload):
     main.add_command(command)
 
 
