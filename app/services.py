@@ -19,6 +19,7 @@ from app.ports import (
     EngineLoads,
     Metrics,
     ModelCatalog,
+    ModelPlans,
     RateLimits,
     RecentActivity,
     Refusals,
@@ -81,6 +82,7 @@ class Services:
     store: Snapshots
     configuration: Reloader
     pool: ServerPool
+    plans: ModelPlans
     relay: RequestRelay
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread

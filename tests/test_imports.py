@@ -71,7 +71,13 @@ APP = {
         "app/use_cases/launch",
     },
     "app/terminal": {"app/use_cases/reporting"},
-    "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks", "app/use_cases/ollama"},
+    "app/request_body": {
+        "app/entities",
+        "app/errors",
+        "app/use_cases/body_checks",
+        "app/use_cases/launch",
+        "app/use_cases/ollama",
+    },
     "app/ports": {
         "app/entities",
         "app/errors",

@@ -40,6 +40,7 @@ from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
+from workers.pool.plans import Plans
 from workers.pool.pool import Pool
 from workers.pool.preload import begin_preload
 from workers.pool.watchdog import status_line, watchdog_from
@@ -116,6 +117,7 @@ class Runtime:
             store=self._store,
             configuration=self._reload,
             pool=self._pool,
+            plans=Plans(self._store, self._needs.placement_request, read_memory),
             relay=self._relay,
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),

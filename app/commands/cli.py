@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.commands.completion import completion_command
 from app.commands.doctor import doctor
 from app.commands.estimate import estimate
+from app.commands.groups import GroupedCommands
 from app.commands.launch import launch
 from app.commands.options import ANSWER_IS_NO, WRONG_USE
 from app.commands.plan import plan
 from app.commands.reload import reload
+from app.commands.service.decisions import decisions_command
+from app.commands.service.load import load_command
+from app.commands.service.ps import ps
+from app.commands.service.run import run_command
+from app.commands.service.unload import unload_command
 
 GUNICORN_CANNOT_START = 4  # gunicorn's APP_LOAD_ERROR: a restart would fail too
 
@@ -30,10 +37,14 @@ if TYPE_CHECKING:
     from workers.runtime import Runtime
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="llama-smart-proxy")
 def main() -> None:
-    """One OpenAI-compatible address in front of every GGUF model on this machine."""
+    """One OpenAI-compatible address in front of every GGUF model on this machine.
+
+    Those under Use, Inspect and Control talk to the running service at LLAMA_SMART_PROXY_URL, with the key in
+    LLAMA_SMART_PROXY_API_KEY. Exit status: 0 done, 1 the answer is no, 2 wrong use.
+    """
 
 
 @main.command()
@@ -89,7 +100,9 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
 
 
-for command in (doctor, estimate, launch, plan, reload):
+for command in (doctor, estimate, launch, plan, reload, completion_command):
+    main.add_command(command)
+for command in (ps, decisions_command, load_command, unload_command, run_command):
     main.add_command(command)
 
 

@@ -32,14 +32,9 @@ class DecisionRecord:
         return self.model, self.decision.outcome, self.decision.reason, self.decision.evict
 
 
-def decision_list(decisions: Iterable[DecisionRecord]) -> dict[str, object]:
-    """The body of /decisions, newest first."""
-    return {"decisions": [_record_json(record) for record in reversed(tuple(decisions))]}
-
-
 def last_decision(decisions: Iterable[DecisionRecord], model: str) -> dict[str, object] | None:
     """The most recent record about this model; None if there is none."""
-    return next((_record_json(record) for record in reversed(tuple(decisions)) if record.model == model), None)
+    return next((record_json(record) for record in reversed(tuple(decisions)) if record.model == model), None)
 
 
 def decision_json(decision: Decision, evict: Iterable[str]) -> dict[str, object]:
@@ -89,7 +84,7 @@ def estimate_json(placement: Placement) -> dict[str, object]:
     }
 
 
-def _record_json(record: DecisionRecord) -> dict[str, object]:
+def record_json(record: DecisionRecord) -> dict[str, object]:
     decision = record.decision
     return {
         "at": round(record.at, 3),
