@@ -68,10 +68,10 @@ def _as_json(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _as_text(findings: Sequence[Finding]) -> str:
-    from app.use_cases.diagnosis.finding import summary
+    from app.use_cases.diagnosis.finding import totals_line
 
     lines = [line for finding in findings for line in _coloured(finding)]
-    return "\n".join([*lines, summary(findings)])
+    return "\n".join([*lines, totals_line(findings)])
 
 
 def _coloured(finding: Finding) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from app.entities.launch import EngineFacts, EngineKind
 from app.use_cases.diagnosis.configuration import ConfigurationFacts, configuration_findings
 from app.use_cases.diagnosis.engine import EngineDiagnosis, engine_findings
-from app.use_cases.diagnosis.finding import Finding, good, problem, summary, warning
+from app.use_cases.diagnosis.finding import Finding, good, problem, totals_line, warning
 from app.use_cases.diagnosis.machine import (
     Directory,
     ListeningAddress,
@@ -41,7 +41,7 @@ def test_the_report_says_the_fix_below_and_the_counts_at_the_end():
     found = [good("a", "fine"), warning("b", "low\nspace", "df"), problem("c", "no"), problem("d", "no")]
     lines = ["ok    a: fine", "warn  b: low space", "      -> df", "FAIL  c: no", "FAIL  d: no"]
     assert [line for each in found for line in each.lines()] == lines
-    assert [summary(found), summary(found[:1]), summary(found[:2])] == [
+    assert [totals_line(found), totals_line(found[:1]), totals_line(found[:2])] == [
         *("2 problems, 1 warning", "no problems", "1 warning")
     ]
 

@@ -53,7 +53,7 @@ def with_fix_of(level: Level, subject: str, text: str, fix: str = "") -> Finding
     return Finding(level, subject, text, fix)
 
 
-def summary(findings: Sequence[Finding]) -> str:
+def totals_line(findings: Sequence[Finding]) -> str:
     """The last line of the report: "1 problem, 2 warnings"."""
     problems, warnings = (count_of(level, findings) for level in (Level.PROBLEM, Level.WARNING))
     counts = [_counted(problems, "problem"), _counted(warnings, "warning")]
