@@ -54,6 +54,7 @@ USE_CASES = {
     "app/use_cases/placement": {"app/entities", "app/use_cases/estimate", "app/use_cases/model_shape"},
     "app/use_cases/scheduling": {"app/entities", "app/use_cases/placement"},
     "app/use_cases/diagnosis": {"app/entities", "app/use_cases/placement", "app/use_cases/reporting"},
+    "app/use_cases/installation": set(),
     "app/use_cases/reporting": {
         "app/entities",
         "app/use_cases/launch",
@@ -112,6 +113,7 @@ WORKERS = {
     "workers/server": {"workers/catalog", "workers/measurement"},
     "workers/engine": {"workers/server"},
     "workers/engine_metrics": set(),
+    "workers/installation": set(),
     "workers/diagnosis": {"workers/catalog", "workers/engine", "workers/gpu"},
     "workers/pool": {"workers/catalog", "workers/measurement", "workers/telemetry"},
     "workers/relay": set(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -31,10 +30,9 @@ from workers.diagnosis import machine
 from workers.diagnosis.bounded import BoundedCall, CallFailed
 from workers.diagnosis.models import read_models
 from workers.diagnosis.service import read_unit, running_service
-from workers.folders import cache_folder, state_folder, version
+from workers.folders import UNIT_FILE, cache_folder, state_folder, version
 
 FILE_SECONDS, MODEL_SECONDS, PINNED_SECONDS = 10.0, 40.0, 90.0
-UNIT_FILE = Path(__file__).resolve().parent.parent / "systemd" / "llama-smart-proxy.service"
 
 
 def diagnose(check: ConfigurationCheck, url: str, health: Mapping[str, Any] | None) -> list[Finding]:
