@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.commands.completion import completion_command
+from app.commands.doctor import doctor
 from app.commands.estimate import estimate
 from app.commands.groups import GroupedCommands
 from app.commands.launch import launch
@@ -99,7 +100,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
 
 
-for command in (estimate, launch, plan, reload, completion_command):
+for command in (doctor, estimate, launch, plan, reload, completion_command):
     main.add_command(command)
 for command in (ps, decisions_command, load_command, unload_command, run_command):
     main.add_command(command)
