@@ -20,6 +20,7 @@ from app.ports import (
     Metrics,
     ModelCatalog,
     ModelPlans,
+    Pins,
     RateLimits,
     RecentActivity,
     Refusals,
@@ -83,6 +84,7 @@ class Services:
     configuration: Reloader
     pool: ServerPool
     plans: ModelPlans
+    pins: Pins
     relay: RequestRelay
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread

@@ -1,4 +1,4 @@
-"""Port of the plans: where models would be placed, without loading them."""
+"""Ports of the plans, which tell where models would be placed without loading them, and of the pins."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ class ModelPlans(Protocol):
     def plan(self, model: Model, typed: Mapping[str, Any]) -> PlanAnswer:
         """The decision with options in place of the model's settings. Raises InvalidRequest for options that exclude
         each other, and the ProxyError of a model that cannot be served."""
+
+
+class Pins(Protocol):
+    """Pins models by order (workers.pool.pinning.Pinning)."""
+
+    def pin(self, model: Model) -> None:
+        """Pin it until the service restarts, or a reload finds it changed. Raises ModelDoesNotFit if it does not fit
+        the machine together with the other pinned models, and the ProxyError of a model that cannot be served."""
+
+    def unpin(self, model: Model) -> None:
+        """It may be evicted and unloaded again, even if its settings pin it."""

@@ -101,6 +101,8 @@ ROUTES = {
     ("GET", "/unload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/models/pin"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/models/unpin"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/admin/reload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/slots/0?action=erase&model=demo"): (NO_KEY, FORBIDDEN, (501, "")),  # not without --slot-save-path
     ("POST", "/lora-adapters?model=demo"): (NO_KEY, FORBIDDEN, (400, "")),  # it wants a list
@@ -144,7 +146,7 @@ def test_every_route_is_in_the_table():
         ),
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
         *("llama_swap.list_running", "llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"),
-        *("plan.show_plans", "plan.plan_one"),
+        *("plan.show_plans", "plan.plan_one", "pins.pin", "pins.unpin"),
         *("model_events.stream_events", "upstream.forward_upstream"),
         *("models.reject_get", "configuration.reload_configuration"),
         *("ollama.forward_translated", "ollama.show_version", "ollama.list_tags", "ollama.list_processes"),

@@ -51,7 +51,7 @@ def write_change(change: FileChange) -> None:
     partial = change.path.with_name(f".{change.path.name}.new")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, change.file.mode), "w") as stream:
         os.fchmod(stream.fileno(), change.file.mode)  # whatever the umask
-        stream.write_change(change.file.text)
+        stream.write(change.file.text)
     os.replace(partial, change.path)
 
 

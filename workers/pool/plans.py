@@ -30,6 +30,7 @@ from workers.telemetry.store import StateStore
 FIRST_SECONDS = 0.5  # for plans of models that have none
 RENEWAL_SHARE = 0.02  # of one CPU core's time
 RENEWAL_BURST_SECONDS = 0.25  # of that time saved up: enough for a hundred models
+RENEWAL_CALL_SECONDS = 0.05  # of it for one call
 READING_SECONDS = 0.5  # for so long one look at the machine serves
 
 
@@ -137,7 +138,7 @@ class Plans:
         saved = self._renewal_seconds + RENEWAL_SHARE * (now - self._renewed_at)
         self._renewal_seconds, self._renewed_at = min(RENEWAL_BURST_SECONDS, saved), now
         if self._renewal_seconds > 0:
-            self._renewal_seconds -= self._make(models, machine, self._renewal_seconds)
+            self._renewal_seconds -= self._make(models, machine, min(self._renewal_seconds, RENEWAL_CALL_SECONDS))
 
     def _make(self, models: Sequence[Model], machine: _Machine, seconds: float) -> float:
         """Make plans until so much time has passed; returns the CPU time that they took."""

@@ -13,6 +13,7 @@ from app.use_cases.placement.world import World
 from app.use_cases.reporting.model_list import capability_names
 from app.use_cases.reporting.phrases import place_text
 from app.use_cases.reporting.plan_text import NOTHING, MachineShare, plan_text
+from app.use_cases.scheduling.pin_orders import is_pinned
 from app.use_cases.scheduling.pool_state import DRAINING, READY, STARTING, PoolState
 
 STATES = {STARTING: "loading", READY: "ready", DRAINING: "draining"}
@@ -82,7 +83,7 @@ def _entry(
         "capabilities": capability_names(model.capabilities),
         "state": STATES[best.state] if best else unloaded,
         "problem": problem,
-        "pinned": model.pin,
+        "pinned": is_pinned(pool.pin_orders, model),
         **about,
     }
 
