@@ -19,6 +19,8 @@ from app.ports import (
     EngineLoads,
     Metrics,
     ModelCatalog,
+    ModelPlans,
+    Pins,
     RateLimits,
     RecentActivity,
     Refusals,
@@ -81,6 +83,8 @@ class Services:
     store: Snapshots
     configuration: Reloader
     pool: ServerPool
+    plans: ModelPlans
+    pins: Pins
     relay: RequestRelay
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread

@@ -19,6 +19,8 @@ from app.routes import (
     model_events,
     models,
     ollama,
+    pins,
+    plan,
     status,
     status_report,
     status_stream,
@@ -36,7 +38,7 @@ from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
     *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status),
-    *(status_report, status_stream, llama_swap, model_events, upstream),
+    *(status_report, status_stream, llama_swap, model_events, pins, plan, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 

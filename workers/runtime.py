@@ -40,6 +40,8 @@ from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
+from workers.pool.pinning import Pinning
+from workers.pool.plans import Plans
 from workers.pool.pool import Pool
 from workers.pool.preload import begin_preload
 from workers.pool.watchdog import status_line, watchdog_from
@@ -110,12 +112,14 @@ class Runtime:
         return Pool(store, spawn, read_memory, gpus.read_now, *models, count, forget, gpus.probe_engine)
 
     def _build_services(self) -> Services:
-        server = self._settings.server
+        server, request_of = self._settings.server, self._needs.placement_request
         return Services(
             catalog=self._catalog,
             store=self._store,
             configuration=self._reload,
             pool=self._pool,
+            plans=Plans(self._store, request_of, read_memory),
+            pins=Pinning(self._store, self._catalog.models, request_of, read_memory, self._pool.post),
             relay=self._relay,
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.commands.completion import completion_command
+from app.commands.doctor import doctor
 from app.commands.estimate import estimate
 from app.commands.groups import GroupedCommands
+from app.commands.install_service import install_service
 from app.commands.launch import launch
 from app.commands.options import ANSWER_IS_NO, WRONG_USE
 from app.commands.plan import plan
@@ -99,7 +101,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
 
 
-for command in (estimate, launch, plan, reload, completion_command):
+for command in (doctor, estimate, install_service, launch, plan, reload, completion_command):
     main.add_command(command)
 for command in (ps, decisions_command, load_command, unload_command, run_command):
     main.add_command(command)

@@ -70,7 +70,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
         companions = CompanionFiles().read(launch) if launch else NO_COMPANIONS
         is_automatic = query.constraints.has_auto_context and typed["ctx_size"] is None
         if is_automatic:
-            request = request_by_file(shape, options, companions, query.constraints)
+            request = request_by_file(shape, options, query.constraints, companions)
             options = replace(options, ctx_size=automatic_context(request, this_machine(query)[0]))
         options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
         result = estimate_memory(shape, options, companions=companions)

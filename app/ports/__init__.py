@@ -9,6 +9,7 @@ from app.ports.agents import Agent
 from app.ports.bodies import Bodies, BodyFile, RequestBody
 from app.ports.clients import Admission, Clients, RateLimits, SharedTexts, TokenCounts, WatchedClient
 from app.ports.models import ModelCatalog
+from app.ports.plans import ModelPlans, Pins, PlanAnswer
 from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, UpstreamRequest
 from app.ports.servers import Address, Lease, ServerPool, SlotRequest
 from app.ports.state import Reloader, Snapshots
@@ -27,6 +28,9 @@ __all__ = [
     "Lease",
     "Metrics",
     "ModelCatalog",
+    "ModelPlans",
+    "Pins",
+    "PlanAnswer",
     "RateLimits",
     "RecentActivity",
     "Refusals",

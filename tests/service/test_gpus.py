@@ -129,6 +129,9 @@ def test_idle_gpus_sleep_until_a_model_needs_them(hardware: StandIn, tmp_path: P
         assert 'llama_smart_proxy_nvml_state{state="ok"} 0.0' in page
         assert "Asleep until a model needs them" in service.get("/").text
         assert service.get("/readyz").status_code == 200
+        assert service.get("/plan").json()["models"][0]["text"] == "fits GPU 0"
+        assert service.post("/plan", {"model": "demo"}).json()["placement"]["device"] == "cuda:0"
+        assert (block(service)["state"], service.servers()) == ("asleep", [])
         assert not any(hardware.is_open(pid) for pid in service_pids(service))
         viewer.close()
         with service.chat() as answer:

@@ -352,6 +352,21 @@ def test_health_has_every_key_of_the_original_service(service: Service):
     }
 
 
+def test_a_plan_says_where_a_model_fits_and_loads_nothing(service: Service):
+    before = [server["id"] for server in service.servers()]
+    (entry,) = service.get("/plan").json()["models"]
+    assert entry["id"] == "demo" and entry["quant"] == "F16" and entry["outcome"] in ("loaded", "place")
+    answer = service.post("/plan", {"model": "demo", "ctx_size": 2048, "parallel": 1}).json()
+    assert (answer["outcome"], answer["placement"]["ctx_size"], answer["evict"]) == ("place", 2048, [])
+    assert answer["ram"]["free_bytes"] > answer["needed_bytes"] > 0
+    wrong = {"ctx": 1, "ctx_size": "large", "parallel": 0, "flash_attn": "yes", "kv_unified": 1}
+    for key, value in wrong.items():
+        refused = service.post("/plan", {"model": "demo", key: value})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, key)
+    assert service.post("/plan", {"ctx_size": 2048}).json()["error"]["code"] == "missing_model"
+    assert [server["id"] for server in service.servers()] == before
+
+
 def test_the_page_loads_no_external_resources(service: Service):
     page = service.get("/")
     assert page.headers["Content-Type"].startswith("text/html")

@@ -155,12 +155,17 @@ def _modalities(model: Model) -> dict[str, list[str]]:
     return {"input_modalities": ["text", *sorted(model.media)], "output_modalities": [output]}
 
 
+def capability_names(capabilities: Capabilities | None) -> list[str]:
+    """None while the header has not been read."""
+    return [each.name for each in fields(capabilities) if getattr(capabilities, each.name)] if capabilities else []
+
+
 def _capabilities(capabilities: Capabilities | None) -> dict[str, object]:
     """Nothing while the header has not been read."""
     if capabilities is None:
         return {}
     return {
-        "capabilities": [each.name for each in fields(capabilities) if getattr(capabilities, each.name)],
+        "capabilities": capability_names(capabilities),
         "supported_parameters": ["tools", "tool_choice"] if capabilities.tools else [],
     }
 

@@ -9,6 +9,7 @@ from app.entities.engine_load import IDLE, UNKNOWN, EngineLoad
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.report import server_problem
 from app.use_cases.scheduling.idle import idle_deadline
+from app.use_cases.scheduling.pin_orders import is_pinned
 from app.use_cases.scheduling.pool_state import PoolState
 
 
@@ -44,7 +45,7 @@ def _server(server: Server, load: EngineLoad, pool: PoolState, now: float, at: f
         "unloads_in_seconds": _unloads_in_seconds(pool, server, now),
         "estimated_bytes": sum(placement.booked_bytes.values()),
         "measured_bytes": server.reported_bytes if server.is_up else None,
-        "pinned": server.model.pin,
+        "pinned": is_pinned(pool.pin_orders, server.model),
         "started_at": round(at - (now - server.started_at), 3),
         "load_seconds": None if server.ready_at is None else round(server.ready_at - server.started_at, 1),
     }
