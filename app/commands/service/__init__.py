@@ -1,2 +1,4 @@
-"""Commands that ask a running service, through `service_client`: each reads an answer of its and prints it, as a
-table for people or as JSON for programs. The tables themselves are made in `app/terminal`."""
+"""Commands that talk to a running service, through `service_client`: what is shown, loaded and said there.
+
+What they print is made in `app/terminal`.
+"""
