@@ -12,11 +12,12 @@ from app.terminal.text import UNKNOWN, duration_cell, printable, rate_text, size
 STYLES = {"ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "failed": "red"}
 
 
-def server_table(status: Mapping[str, Any]) -> Table:
-    heads, servers = "MODEL STATE DEVICE SLOTS CONTEXT MEMORY TOKENS/S IDLE", status["servers"]
+def server_table(status: Mapping[str, Any], keeps_columns: bool = False) -> Table:
+    """`keeps_columns`: those without a value too, so that they do not move as time goes on."""
+    heads, servers = "MODEL STATE DEVICE SLOTS CONTEXT MEMORY TOKENS/S IDLE UNLOADS", status["servers"]
     replicas = Counter(server["model"] for server in servers)
     rows = (_row(server, replicas[server["model"]] > 1) for server in servers)
-    return table(heads, rows, numbers="MEMORY TOKENS/S", styled="STATE")
+    return table(heads, rows, numbers="MEMORY TOKENS/S", styled="STATE", keeps_columns=keeps_columns)
 
 
 def _row(server: Mapping[str, Any], is_replica: bool) -> TableRow:
@@ -29,6 +30,7 @@ def _row(server: Mapping[str, Any], is_replica: bool) -> TableRow:
         _memory_text(server),
         rate_text(server["tokens_per_second"]),
         _idle_text(server),
+        _unloads_text(server),
     )
     return TableRow(cells, STYLES.get(server["state"], ""))
 
@@ -53,13 +55,14 @@ def _memory_text(server: Mapping[str, Any]) -> str:
 
 
 def _idle_text(server: Mapping[str, Any]) -> str:
-    if server["state"] != "ready" or server["requests"]:
-        return "pinned" if server["pinned"] else ""
-    idle = duration_cell(server["idle_seconds"])
+    return duration_cell(server["idle_seconds"]) if server["state"] == "ready" and not server["requests"] else ""
+
+
+def _unloads_text(server: Mapping[str, Any]) -> str:
     if server["pinned"]:
-        return f"{idle}, pinned"
+        return "pinned"
     left = server["unloads_in_seconds"]
-    return idle if left is None else f"{idle}, unloads in {duration_cell(left)}"
+    return "" if left is None or not _idle_text(server) else f"in {duration_cell(left)}"
 
 
 def service_notes(status: Mapping[str, Any]) -> Iterator[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import rich.table
 
-GAP = 2  # columns between two columns
+GAP = 2  # spaces between two columns
+LEAST_NAME = 20  # characters of a name that is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,57 @@ class Table:
     styled: str = ""
 
 
-def table(heads: str, rows: Iterable[TableRow], numbers: str = "", styled: str = "") -> Table:
-    """Heads as words of one text. A column that is empty in every row is left out."""
+def table(
+    heads: str, rows: Iterable[TableRow], numbers: str = "", styled: str = "", keeps_columns: bool = False
+) -> Table:
+    """Heads as words of one text. A column that is empty in every row is left out, if not `keeps_columns`."""
     rows = tuple(rows)
     words = heads.split()
-    used = [i for i in range(len(words)) if not rows or any(row.cells[i] for row in rows)]
+    used = [i for i in range(len(words)) if keeps_columns or not rows or any(row.cells[i] for row in rows)]
     kept = tuple(TableRow(tuple(row.cells[i] for i in used), row.style) for row in rows)
     return Table(tuple(words[i] for i in used), kept, frozenset(numbers.split()), styled)
+
+
+def fitted(plain: Table, width: int, expendable: Sequence[str]) -> Table:
+    """The table in `width` cells, a line for each row: columns are left out in the order of `expendable`, then names,
+    in the first column, are cut in the middle."""
+    for head in expendable:
+        if _width(_shortened(plain, LEAST_NAME)) > width:
+            plain = _without(plain, head)
+    longest = max((_cells(row.cells[0]) for row in plain.rows), default=0)
+    return _shortened(plain, max(LEAST_NAME, longest - max(0, _width(plain) - width)))
+
+
+def _without(plain: Table, head: str) -> Table:
+    kept = [i for i, each in enumerate(plain.heads) if each != head]
+    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in plain.rows)
+    return replace(plain, heads=tuple(plain.heads[i] for i in kept), rows=rows)
+
+
+def _shortened(plain: Table, cells: int) -> Table:
+    rows = (replace(row, cells=(cut_in_the_middle(row.cells[0], cells), *row.cells[1:])) for row in plain.rows)
+    return replace(plain, rows=tuple(rows))
+
+
+def cut_in_the_middle(name: str, cells: int) -> str:
+    """Names of models differ at both ends."""
+    from rich.cells import set_cell_size
+
+    if _cells(name) <= cells:
+        return name
+    end = (cells - 1) // 2
+    return set_cell_size(name, cells - 1 - end) + "…" + set_cell_size(name[::-1], end)[::-1]
+
+
+def _width(plain: Table) -> int:
+    columns = zip(plain.heads, *(row.cells for row in plain.rows), strict=True)
+    return sum(max(map(_cells, column)) for column in columns) + GAP * (len(plain.heads) - 1)
+
+
+def _cells(text: str) -> int:
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def rich_table(plain: Table, selected: int | None = None) -> rich.table.Table:
@@ -46,9 +91,10 @@ def rich_table(plain: Table, selected: int | None = None) -> rich.table.Table:
 
     shown = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for head in plain.heads:
-        justify = "right" if head in plain.numbers else "left"
         is_last = head == plain.heads[-1]
-        shown.add_column(Text(head), justify=justify, no_wrap=not is_last, overflow="fold" if is_last else "ellipsis")  # type: ignore[arg-type]
+        overflow: Literal["fold", "ellipsis"] = "fold" if is_last else "ellipsis"
+        justify: Literal["right", "left"] = "right" if head in plain.numbers else "left"
+        shown.add_column(Text(head), justify=justify, no_wrap=not is_last, overflow=overflow)
     for number, row in enumerate(plain.rows):
         cells = zip(plain.heads, row.cells, strict=True)
         texts = [Text(cell, style=row.style if head == plain.styled else "") for head, cell in cells]
