@@ -201,6 +201,21 @@ def test_a_driver_without_its_module_is_a_problem_where_gpus_were_seen(machine: 
 
 
 @needs_compiler
+def test_a_gpu_that_was_seen_before_is_missed_beside_others(machine: Path, hardware: StandIn):
+    (machine / "state/llama-smart-proxy").mkdir(parents=True)
+    (machine / "state/llama-smart-proxy/gpus.json").write_text('{"GPU-bbbb": "RTX 3090"}')
+    hardware.show(Card())
+    assert examined()[1] == ["warn GPUs: RTX 3090 (GPU-bbbb) was seen before and is not listed now"]
+
+
+@needs_compiler
+def test_gpus_that_are_disabled_are_not_read(hardware: StandIn, monkeypatch: pytest.MonkeyPatch):
+    hardware.show(Card(flags=("lost",)))
+    setting(monkeypatch, "GPU__ENABLED", "false")
+    assert examined() == (0, [])
+
+
+@needs_compiler
 def test_a_library_and_a_module_of_different_versions_are_a_problem(hardware: StandIn):
     hardware.show(Card(), faults=(f"error all {pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH}",))
     status, found = examined()
