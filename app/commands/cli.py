@@ -25,6 +25,7 @@ from app.commands.plan import plan
 from app.commands.reload import reload
 from app.commands.service.decisions import decisions_command
 from app.commands.service.load import load_command
+from app.commands.service.models import models_command, show_command
 from app.commands.service.ps import ps
 from app.commands.service.run import run_command
 from app.commands.service.unload import unload_command
@@ -103,7 +104,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
 
 for command in (doctor, estimate, install_service, launch, plan, reload, completion_command):
     main.add_command(command)
-for command in (ps, decisions_command, load_command, unload_command, run_command):
+for command in (ps, models_command, show_command, decisions_command, load_command, unload_command, run_command):
     main.add_command(command)
 
 

@@ -36,6 +36,7 @@ def json_of(service: Service, *words: str, text: str | None = None) -> object:
 
 def test_a_model_is_loaded_listed_and_unloaded(unloaded: Service):
     assert "No model is loaded" in run(unloaded, "ps").stdout
+    assert run(unloaded, "list").stdout.splitlines()[1].startswith("demo   F16")
     assert run(unloaded, "load", "demo").stdout.startswith("demo is ready on cpu, after ")
     assert "as before" in run(unloaded, "load", "demo").stdout
     assert run(unloaded, "ps").stdout.splitlines()[1].split()[:4] == ["demo", "ready", "cpu", "0/4"]
@@ -61,11 +62,18 @@ def test_a_forced_unload_ends_running_requests(service: Service):
 def test_programs_get_one_object(service: Service):
     loaded = json_of(service, "load", "demo")
     assert isinstance(loaded, dict) and (loaded["model"], loaded["device"]) == ("demo", "cpu")
-    for words in (["ps"], ["decisions"], ["decisions", "demo"]):
+    for words in (["ps"], ["models"], ["show", "demo"], ["decisions"], ["decisions", "demo"]):
         assert isinstance(json_of(service, *words), dict)
 
 
-@pytest.mark.parametrize("command", ["load", "unload", "run", "decisions"])
+def test_a_model_is_shown_in_full(service: Service):
+    lines = run(service, "show", "demo").stdout.splitlines()
+    assert lines[0] == "demo"
+    assert {("can", "chat tools"), ("quantization", "F16")} <= {tuple(line.split(None, 1)) for line in lines[1:]}
+    assert lines[-1] == "chat with it:  llama-smart-proxy run demo"
+
+
+@pytest.mark.parametrize("command", ["load", "unload", "show", "run", "decisions"])
 def test_a_mistyped_model_is_answered_with_a_similar_name(service: Service, command: str):
     result = run(service, command, "dmo", text="Hello!")
     assert result.exit_code == 1
