@@ -37,6 +37,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folders of its own, a model, a free port, no GPUs and a fake llama-server."""
     for name in [name for name in os.environ if name.startswith((PREFIX, "CUDA_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv(PREFIX + "CONFIG", "")  # which the command sets: restored at the end
+    monkeypatch.delenv(PREFIX + "CONFIG")
     for name in ("state", "cache", "config"):
         monkeypatch.setenv(f"XDG_{name.upper()}_HOME", str(tmp_path / name))
     a_gguf(tmp_path / "models" / "good.gguf")
