@@ -9,9 +9,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pynvml
 import pytest
 from click.testing import CliRunner
@@ -21,6 +24,7 @@ from app.settings.values import PREFIX
 from tests.helpers.builders import a_gguf
 from tests.helpers.fake_llama_server import install_fake
 from tests.helpers.stand_in_nvml import Card, StandIn, library, needs_compiler
+from workers.folders import version
 
 pytestmark = [
     pytest.mark.integration,
@@ -33,6 +37,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folders of its own, a model, a free port, no GPUs and a fake llama-server."""
     for name in [name for name in os.environ if name.startswith((PREFIX, "CUDA_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv(PREFIX + "CONFIG", "")  # which the command sets: restored at the end
+    monkeypatch.delenv(PREFIX + "CONFIG")
     for name in ("state", "cache", "config"):
         monkeypatch.setenv(f"XDG_{name.upper()}_HOME", str(tmp_path / name))
     a_gguf(tmp_path / "models" / "good.gguf")
@@ -68,13 +74,13 @@ def hardware(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn
             pynvml.nvmlShutdown()
 
 
-def examined(*arguments: str) -> tuple[int, list[str]]:
-    """Exit status, and the findings that are not good, without `-> fix`, which each must have. CUDA's library is
-    missing on every machine with the fake NVML."""
+def examined(*arguments: str, fixed: bool = True) -> tuple[int, list[str]]:
+    """Exit status, and the findings that are not good. Each has a fix if `fixed`. Left out: CUDA's library, which no
+    machine with the fake NVML has."""
     done = CliRunner().invoke(main, ["doctor", "--json", *arguments])
     report = json.loads(done.stdout)
     found = [each for each in report["findings"] if each["level"] != "ok" and each["subject"] != "CUDA"]
-    assert all(each["fix"] for each in found)
+    assert all(each["fix"] for each in found) or not fixed
     assert report["ok"] == (done.exit_code == 0) and report["problems"] + report["warnings"] >= len(found)
     return done.exit_code, [f"{each['level']} {each['subject']}: {each['text']}" for each in found]
 
@@ -132,16 +138,39 @@ def test_a_folder_that_does_not_exist_is_a_problem(machine: Path, monkeypatch: p
 
 
 def test_a_port_that_another_program_has_names_the_program(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("app.commands.doctor.SERVICE_SECONDS", 0.3)  # this program accepts, and says nothing
     with socket.create_server(("127.0.0.1", 0)) as other:
         setting(monkeypatch, "SERVER__PORT", str(other.getsockname()[1]))
         status, found = examined()
-    assert status == 1 and found[0].endswith(f"Address already in use; {psutil_name()} (pid {os.getpid()}) has it")
+    me = f"{psutil.Process().name()} (pid {os.getpid()})"
+    assert status == 1 and found[0].endswith(f"Address already in use; {me} has it")
 
 
-def psutil_name() -> str:
-    import psutil
+def test_a_degraded_service_says_why(monkeypatch: pytest.MonkeyPatch):
+    health = {"status": "ok", "degraded": True, "reasons": ["GPU 1 is set aside"], "version": version()}
+    with answering(health) as port:
+        setting(monkeypatch, "SERVER__PORT", str(port))
+        status, found = examined(fixed=False)
+    assert (status, found) == (1, ["fail service: degraded: GPU 1 is set aside"])
 
-    return psutil.Process().name()
+
+@contextlib.contextmanager
+def answering(body: object) -> Iterator[int]:
+    """A service that answers every GET with this body; its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
 
 
 def test_a_state_directory_below_a_file_cannot_be_written(machine: Path, monkeypatch: pytest.MonkeyPatch):
@@ -174,6 +203,21 @@ def test_a_driver_without_its_module_is_a_problem_where_gpus_were_seen(machine: 
 
 
 @needs_compiler
+def test_a_gpu_that_was_seen_before_is_missed_beside_others(machine: Path, hardware: StandIn):
+    (machine / "state/llama-smart-proxy").mkdir(parents=True)
+    (machine / "state/llama-smart-proxy/gpus.json").write_text('{"GPU-bbbb": "RTX 3090"}')
+    hardware.show(Card())
+    assert examined()[1] == ["warn GPUs: RTX 3090 (GPU-bbbb) was seen before and is not listed now"]
+
+
+@needs_compiler
+def test_gpus_that_are_disabled_are_not_read(hardware: StandIn, monkeypatch: pytest.MonkeyPatch):
+    hardware.show(Card(flags=("lost",)))
+    setting(monkeypatch, "GPU__ENABLED", "false")
+    assert examined() == (0, [])
+
+
+@needs_compiler
 def test_a_library_and_a_module_of_different_versions_are_a_problem(hardware: StandIn):
     hardware.show(Card(), faults=(f"error all {pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH}",))
     status, found = examined()
@@ -194,6 +238,43 @@ def test_an_engine_without_cuda_is_a_problem(machine: Path, hardware: StandIn):
     install_fake(machine / "bin", FAKE_DEVICES="")
     status, found = examined()
     assert status == 1 and "has no CUDA: its --list-devices lists no GPU" in found[0]
+
+
+TWO = (Card(), Card("GPU-bbbb", bus="00000000:02:00.0"))
+VULKAN = "NVIDIA GeForce RTX 4090:24564"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("cards", "engine", "seen"),
+    [
+        ([Card(flags=("memory_fails",))], {}, "fail GPU 0: NVIDIA GeForce RTX 4090, GPU-aaaa: memory cannot be read"),
+        ([Card(flags=("no_memory",))], {}, "fail GPU 0: NVIDIA GeForce RTX 4090, GPU-aaaa: "),
+        ([Card(flags=("no_utilization", "no_power", "no_temperature", "no_processes"))], {}, ""),
+        ([Card(flags=("display",))], {}, "warn GPU 0: drives a display: 512 MiB is reserved"),
+        ([Card(name="NVIDIA GB10", capability="12.1", flags=("no_memory",))], {}, ""),
+        (TWO, {"FAKE_CARDS": "GPU-aaaa"}, "fail GPU 1: NVIDIA GeForce RTX 4090, GPU-bbbb: the engine cannot use it"),
+        (TWO[:1], {"FAKE_VULKAN": VULKAN}, ""),
+        (TWO, {"FAKE_VULKAN": f"{VULKAN},{VULKAN}"}, "warn GPU 0: other GPUs have its name"),
+        (TWO, {"FAKE_VULKAN": VULKAN}, "fail GPU 1: NVIDIA GeForce RTX 4090, GPU-bbbb: none of the engine's Vulkan"),
+        (TWO, {"FAKE_STATUS": "0"}, "warn engine: it has no --list-devices"),
+    ],
+)
+def test_what_can_be_wrong_with_a_gpu_is_found(
+    machine: Path, hardware: StandIn, cards: list[Card], engine: dict[str, str], seen: str
+):
+    hardware.show(*cards)
+    if engine:
+        install_fake(machine / "bin", **engine)
+    _, found = examined()
+    assert found[0].startswith(seen) if seen else found == []
+
+
+@needs_compiler
+def test_a_variable_that_names_no_gpu_is_a_problem(hardware: StandIn, monkeypatch: pytest.MonkeyPatch):
+    hardware.show(Card())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-zz")
+    assert examined()[1] == ["fail GPUs: CUDA_VISIBLE_DEVICES=GPU-zz matches none of the 1 GPUs present"]
 
 
 @needs_compiler

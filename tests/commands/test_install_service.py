@@ -20,12 +20,14 @@ def install(root: Path, *arguments: str) -> Result:
 
 
 def test_a_second_run_changes_nothing(tmp_path: Path):
+    before = os.umask(0o077)
     first = install(tmp_path, "--port", "9000")
+    os.umask(before)
     assert first.exit_code == 0 and f"write      {tmp_path}/{UNIT}" in first.output.splitlines()
     assert "sudo systemctl enable --now llama-smart-proxy" in first.output
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert len(files) == 5 and "port: 9000" in (tmp_path / CONFIG).read_text()
-    assert (tmp_path / CONFIG).stat().st_mode & 0o777 == 0o640
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in (CONFIG, UNIT, "etc")] == [0o640, 0o644, 0o755]
     second = install(tmp_path, "--port", "9000")
     assert second.exit_code == 0 and second.output.count("unchanged") == 5
     assert {path: path.stat().st_mtime_ns for path in files} == files

@@ -47,10 +47,13 @@ def change_of(file: PlannedFile, root: Path) -> FileChange:
 
 def write_change(change: FileChange) -> None:
     """Whole or not at all. Raises OSError."""
-    change.path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(change.path.parents):
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o755)  # whatever the umask: the service enters it
     partial = change.path.with_name(f".{change.path.name}.new")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, change.file.mode), "w") as stream:
-        os.fchmod(stream.fileno(), change.file.mode)  # whatever the umask
+        os.fchmod(stream.fileno(), change.file.mode)
         stream.write(change.file.text)
     os.replace(partial, change.path)
 
