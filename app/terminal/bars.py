@@ -23,7 +23,7 @@ WIDE = 130  # columns from which the utilization's last minutes are shown
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class BarPart:
     """`kind` as in GET /status; `color`: of the model, "" for what is none."""
 
     kind: str
@@ -38,20 +38,20 @@ def model_colors(status: Mapping[str, Any]) -> dict[str, str]:
     return {name: MODEL_COLORS[number % len(MODEL_COLORS)] for number, name in enumerate(names)}
 
 
-def gpu_segments_of(gpu: Mapping[str, Any], colors: Mapping[str, str]) -> list[Segment]:
+def gpu_segments_of(gpu: Mapping[str, Any], colors: Mapping[str, str]) -> list[BarPart]:
     parts = gpu["segments"]
-    return [Segment(p["kind"], p["model"] or p["kind"], p["bytes"], colors.get(p["model"] or "", "")) for p in parts]
+    return [BarPart(p["kind"], p["model"] or p["kind"], p["bytes"], colors.get(p["model"] or "", "")) for p in parts]
 
 
-def ram_segments(ram: Mapping[str, int]) -> list[Segment]:
+def ram_segments(ram: Mapping[str, int]) -> list[BarPart]:
     """What is booked for models counts as theirs, as far as it is in use."""
     used = max(0, ram["total_bytes"] - ram["available_bytes"])
     booked = min(ram["booked_bytes"], used)
     parts = (("model", "models", booked), ("other", "other", used - booked), ("free", "free", ram["available_bytes"]))
-    return [Segment(kind, name, size, "blue" if kind == "model" else "") for kind, name, size in parts]
+    return [BarPart(kind, name, size, "blue" if kind == "model" else "") for kind, name, size in parts]
 
 
-def bar(segments: Sequence[Segment], cells: int, is_colored: bool) -> Text:
+def bar(segments: Sequence[BarPart], cells: int, is_colored: bool) -> Text:
     """Exactly `cells` wide, brackets included."""
     from rich.text import Text
 
@@ -70,7 +70,7 @@ def shares(sizes: Sequence[int], cells: int) -> list[int]:
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _filled(segment: Segment, cells: int, is_colored: bool) -> str:
+def _filled(segment: BarPart, cells: int, is_colored: bool) -> str:
     """A name, where there is room for a few of its letters, and a fill that ends it."""
     from rich.cells import cell_len, set_cell_size
 
@@ -80,7 +80,7 @@ def _filled(segment: Segment, cells: int, is_colored: bool) -> str:
     return name + fill * (cells - cell_len(name))
 
 
-def _style(segment: Segment) -> str:
+def _style(segment: BarPart) -> str:
     match segment.kind:
         case "model":
             return f"white on {segment.color or 'blue'}"

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from app.commands.service.keyboard import DOWN, UP, keys_of
-from app.terminal.bars import Segment, bar, shares, sparkline
+from app.terminal.bars import BarPart, bar, shares, sparkline
 from app.terminal.dashboard import Screen, dashboard, divided, selected_server, unload_question
 from tests.terminal.status import GIB, a_gpu, a_segment, a_server, a_status, a_waiting
 
@@ -160,7 +160,7 @@ def test_the_parts_of_a_bar_are_as_wide_as_the_bar():
     assert shares([1, 1, 1], 10) == [3, 4, 3]
     assert shares([], 10) == []
     assert shares([0, 0], 10) == [0, 10]
-    segments = [Segment("model", "user/模型-8b", 5), Segment("other", "other", 0), Segment("free", "free", 5)]
+    segments = [BarPart("model", "user/模型-8b", 5), BarPart("other", "other", 0), BarPart("free", "free", 5)]
     for cells in range(3, 40):
         assert bar(segments, cells, is_colored=False).cell_len == cells
 

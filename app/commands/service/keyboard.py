@@ -15,7 +15,7 @@ from types import TracebackType
 
 UP, DOWN = "up", "down"
 _NAMES = {"\x1b[A": UP, "\x1bOA": UP, "\x1b[B": DOWN, "\x1bOB": DOWN}
-_KEY = re.compile(r"\x1b(?:O.|\[[0-9;]*[A-Za-z~])|[^\x1b]|\x1b", re.DOTALL)
+_KEY = re.compile(r"\x1b(?:O.|\[[0-9;]*[A-Za-z~])|.", re.DOTALL)
 
 
 def keys_of(typed: str) -> list[str]:
