@@ -16,7 +16,7 @@ from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
 from app.errors import InvalidModelFile, ModelNotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.last_hour import ActivityCounts
 from app.use_cases.reporting.recent_requests import RequestRecord
 from app.use_cases.reporting.waiting import NOT_SHOWN
