@@ -20,7 +20,11 @@ from app.routes import (
     model_events,
     models,
     ollama,
+    pins,
+    plan,
     status,
+    status_report,
+    status_stream,
     upstream,
 )
 from app.routes.agent_exchange import respond_to_chat
@@ -35,7 +39,7 @@ from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
     *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status, assets),
-    *(llama_swap, model_events, upstream),
+    *(status_report, status_stream, llama_swap, model_events, pins, plan, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 

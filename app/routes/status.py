@@ -30,7 +30,9 @@ def answer_probe() -> Response:
 def show_status() -> Response:
     s = services()
     models = model_list(visible_models(current_request()), s.store.pool, (), None)
-    page = make_response(render_template("status.html", report=health_report(), models=models["data"], static=_static()))
+    page = make_response(
+        render_template("status.html", report=health_report(), models=models["data"], static=_static())
+    )
     page.headers["Content-Security-Policy"] = POLICY
     page.headers["Cache-Control"] = "no-store"  # a key's view, of a moment
     return page

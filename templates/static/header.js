@@ -11,7 +11,7 @@ const CONNECTION = {
 };
 
 export function startHeader() {
-  const element = document.getElementById("connection");
+  const element = document.getElementById("live-state");
   subscribe("connection", (connection) => {
     setText(element, CONNECTION[connection]);
     setHidden(element, CONNECTION[connection] === "");
