@@ -45,7 +45,8 @@ def show_asset(version: str, name: str) -> Response:
     else:
         response.headers["Cache-Control"] = "no-cache"
     response.set_etag(asset.etag)
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
 
 
 @cache
