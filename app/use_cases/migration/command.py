@@ -79,7 +79,8 @@ def _why_not(program: str) -> str:
 
 def _options(words: Sequence[str]) -> Iterator[Option]:
     """Each option with the words up to the next one: llama-server takes no other words."""
-    name, values = "", []
+    name = ""
+    values: list[str] = []
     for word in words:
         if word.startswith("-") and not _NEGATIVE_NUMBER.fullmatch(word):
             if name or values:

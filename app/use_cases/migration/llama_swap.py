@@ -15,7 +15,7 @@ from app.use_cases.migration.macros import Budget, Macros
 from app.use_cases.migration.remarks import Remark, Remarks
 
 _MEMORY = "models are loaded together as long as they fit, and idle ones are evicted for others"
-_LOGS = "the service logs to stderr: docs/logs.md"
+_LOGS = "the service logs to stderr, at one level"
 _UNNEEDED = {
     "startPort": "each llama-server listens on a free port of this machine",
     "healthCheckTimeout": "a load may take any time while it makes progress (scheduling.stall_timeout_seconds)",
@@ -150,7 +150,7 @@ def _keys(texts: Any, macros: Macros, remarks: Remarks) -> dict[str, Any]:
     if not isinstance(texts, list) or not texts:
         remarks.changed("", "the service listens on 127.0.0.1 only; for other machines set server.host and keys")
         return {}
-    keys = {}
+    keys: dict[str, dict[str, str]] = {}
     for number, text in enumerate(texts, start=1):
         key = macros.expand(text)
         if not isinstance(key, str) or not key.strip() or key.startswith("${env."):

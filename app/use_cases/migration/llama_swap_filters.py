@@ -17,9 +17,7 @@ def request_rules(filters: Any, remarks: Remarks) -> dict[str, Any]:
         return {}
     for key in filters:
         if key not in _KNOWN:
-            remarks.dropped(
-                f"filters.{key}", "requests.set, default and strip do not depend on what a request contains"
-            )
+            remarks.dropped(f"filters.{key}", "rules for requests do not depend on what they contain")
     rules = {
         "strip": _stripped(filters.get("stripParams") or filters.get("strip_params"), remarks),
         "set": _fields(filters.get("setParams"), "filters.setParams", remarks),

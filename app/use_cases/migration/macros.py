@@ -1,6 +1,6 @@
 """llama-swap's macros: `${name}` in any text, and `${env.NAME}` for a variable of the environment.
 
-A macro may use those defined before it, as in llama-swap (internal/config/load.go). They are text and stay text: nothing
+A macro may use those defined before it, as in llama-swap (internal/config/load.go). They are text: nothing
 is evaluated.
 """
 
