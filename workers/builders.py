@@ -23,6 +23,7 @@ from workers.engine.gpu_probe import listed_memory, probe_gpus
 from workers.engine.probe_process import engine_environment
 from workers.engine_metrics.reader import EngineReader, Subject
 from workers.engine_metrics.series import READ_SECONDS, EngineSeries
+from workers.engine_metrics.slots import SLOTS_SECONDS, EngineSlots
 from workers.folders import state_folder
 from workers.gpu.engine_check import assume_usable
 from workers.gpu.expected_gpus import GpuHistory
@@ -118,11 +119,17 @@ def _working_engine(engine: CurrentEngine) -> EngineFacts:
     return facts
 
 
-def build_engine_reader(pool: Pool, store: StateStore, gauges: Gauges) -> EngineReader:
-    """What reads the engines' own metrics, which /metrics then shows."""
+def build_engine_reader(pool: Pool, store: StateStore, gauges: Gauges) -> tuple[EngineReader, EngineSlots]:
+    """What reads the engines' own metrics, which /metrics then shows, and the slots of those that are busy."""
     series = EngineSeries(lambda: store.pool.servers)
     gauges.add(series)
-    return EngineReader(pool.addresses, Subject("/metrics", READ_SECONDS, series.publish))
+    slots = EngineSlots(lambda: store.pool.servers, lambda: reader.wake())
+    reader = EngineReader(
+        pool.addresses,
+        Subject("/metrics", READ_SECONDS, series.publish),
+        Subject("/slots", SLOTS_SECONDS, slots.publish, slots.is_viewed, slots.is_busy),
+    )
+    return reader, slots
 
 
 def gpus_at_start(settings: Settings) -> GpuSnapshot:

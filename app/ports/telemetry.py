@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Protocol
 
+from app.entities.engine_load import EngineLoad
 from app.errors import ProxyError
 from app.use_cases.reporting.last_hour import ActivityCounts
 from app.use_cases.reporting.recent_requests import RequestRecord
@@ -37,6 +38,10 @@ class RequestLog(Protocol):
 class RecentActivity(Protocol):
     """The last requests and the last hour (workers.telemetry.activity.Activity)."""
 
+    @property
+    def version(self) -> object:
+        """Another one after each request."""
+
     def note(self, record: RequestRecord) -> None:
         """A request has ended."""
 
@@ -52,6 +57,17 @@ class Trends(Protocol):
 
     def trends(self, now: float) -> Mapping[str, Mapping[str, Sequence[float | None]]]:
         """By UUID and figure, in steps of five seconds, the oldest first; None: not read. `now`: monotonic seconds."""
+
+
+class EngineLoads(Protocol):
+    """What the busy llama-servers do, while somebody looks (workers.engine_metrics.slots.EngineSlots)."""
+
+    @property
+    def loads(self) -> Mapping[int, EngineLoad]:
+        """By server id, as of the last second; replaced whole. A server that is idle, or not read yet, is not in it."""
+
+    def view(self) -> None:
+        """Somebody looks now. Never waits."""
 
 
 class Metrics(Protocol):

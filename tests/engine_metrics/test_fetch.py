@@ -12,6 +12,7 @@ import pytest
 
 from app.ports import Address
 from tests.helpers.service import wait_for
+from workers.engine_metrics import reader as reader_module
 from workers.engine_metrics.fetch import MAX_ANSWER_BYTES, fetch
 from workers.engine_metrics.reader import Answers, EngineReader, Subject
 
@@ -125,3 +126,25 @@ def test_a_reading_that_fails_does_not_end_the_thread(caplog: pytest.LogCaptureF
     wait_for(lambda: len(seen) > 1, 20)
     reader.close()
     assert "reading /metrics of the engines failed" in caplog.text
+
+
+def test_an_engine_that_does_not_answer_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch):
+    """A request that it has not read may keep one of its HTTP threads."""
+    seen: list[Answers] = []
+    monkeypatch.setattr(reader_module, "fetch", lambda addresses, path: fetch(addresses, path, seconds=0.05))
+    with engines(b"", GOOD) as ((hung, good), addresses):
+        reader = EngineReader(lambda: addresses, Subject("/slots", 0.01, seen.append))
+        reader.start()
+        wait_for(lambda: len(good.requests) > 3, 20)
+        reader.close()
+    assert len(hung.requests) == 1
+
+
+def test_only_selected_engines_are_read():
+    seen: list[Answers] = []
+    with engines(GOOD, GOOD) as ((one, other), addresses):
+        reader = EngineReader(lambda: addresses, Subject("/slots", 0.01, seen.append, selects=addresses[1].__eq__))
+        reader.start()
+        wait_for(lambda: len(other.requests) > 1, 20)
+        reader.close()
+    assert one.requests == []

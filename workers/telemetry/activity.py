@@ -24,6 +24,7 @@ class Activity:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._records: deque[RequestRecord] = deque(maxlen=MAX_RECORDS)
+        self.version: object = object()  # another one after each request
         # By model; "" for requests of no model.
         self._hour: defaultdict[str, ActivityCounts] = defaultdict(ActivityCounts)
         # What the hour has, by minute of the monotonic clock.
@@ -33,6 +34,7 @@ class Activity:
         """A request has ended."""
         with self._lock:
             self._records.appendleft(record)
+            self.version = object()
             for of_model in self._counts_of(record.model or ""):
                 of_model.counts["requests"] += 1
                 of_model.counts["prompt_tokens"] += record.prompt_tokens or 0

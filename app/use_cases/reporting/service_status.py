@@ -5,15 +5,16 @@ All numbers are in base units; null means unknown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.entities.engine_load import EngineLoad
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
 from app.entities.memory import MemoryReading
 from app.entities.placement import CPU
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.decision_text import decision_text
-from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.gpu_programs import other_processes
 from app.use_cases.reporting.gpu_segments import gpu_segments
 from app.use_cases.reporting.last_hour import ActivityCounts, last_hour
@@ -31,8 +32,10 @@ class StatusFacts:
 
     pool: PoolState  # the whole
     visible: PoolState  # its servers and waiting requests that the viewer may see
+    memory: MemoryReading | None  # now
     decisions: tuple[DecisionRecord, ...]  # that the viewer may see, newest last
     records: tuple[RequestRecord, ...]  # of requests to models that it may see, newest first
+    loads: Mapping[int, EngineLoad]  # by the ids of the busy servers
     hour: Sequence[ActivityCounts]  # of the last hour, of each of those models
     reasons: tuple[str, ...]  # why the service is degraded
     engine: EngineFacts | None
@@ -58,8 +61,8 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "engine": {"kind": facts.engine.kind, "version": facts.engine.version} if facts.engine else None,
         "waiting": len(visible.waiting),
         **_gpus(facts),
-        "ram": _ram(pool, pool.memory),
-        "servers": servers_status(visible, now, facts.at),
+        "ram": _ram(pool, facts.memory),
+        "servers": servers_status(visible, facts.loads, now, facts.at),
         "queue": queue_report(visible, now),
         "decisions": _decisions(facts.decisions) if facts.is_admin else [],
         "requests": requests_report(facts.records, names_keys=facts.is_admin),
@@ -99,7 +102,7 @@ def _gpu(gpu: Gpu, facts: StatusFacts) -> dict[str, object]:
         "drives_display": gpu.drives_display,
         "unified": gpu.is_unified,
         "segments": gpu_segments(gpu, pool, {server.id for server in facts.visible.servers}),
-        "other_processes": other_processes(gpu, pool.gpus, pool.servers) if facts.sees_all else [],
+        "other_processes": other_processes(gpu, pool) if facts.sees_all else [],
     }
 
 
