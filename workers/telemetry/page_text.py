@@ -1,4 +1,4 @@
-"""Prometheus's text format (version 0.0.4), written quickly: of samples, and of families that write their own text."""
+"""PageRegistry: writes Prometheus's text format (version 0.0.4) of many series quickly."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 _TYPES = {"unknown": "untyped", "info": "gauge", "stateset": "gauge"}
 
 
 class PageRegistry(CollectorRegistry):
-    """A registry that can write its own page. A collector with a method `text` writes its part itself."""
+    """A registry that writes its own page. A collector with a method `text` writes its part itself."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.collectors: list[Collector] = []
+        self._writers: list[Collector] = []
 
     def register(self, collector: Collector) -> None:
         super().register(collector)
-        self.collectors.append(collector)
+        self._writers.append(collector)
 
     def text(self) -> str:
-        return "".join(piece for collector in self.collectors for piece in _text(collector))
+        return "".join(piece for collector in self._writers for piece in _text(collector))
 
 
 def _text(collector: Collector) -> Iterable[str]:
     write = getattr(collector, "text", None)
-    return write() if write else (piece for metric in collector.collect() for piece in metric_text(metric))
+    return write() if write else (piece for metric in collector.collect() for piece in _metric_text(metric))
 
 
-def metric_text(metric: Metric) -> Iterator[str]:
-    """The lines of a family of counters or gauges, each with its end."""
+def _metric_text(metric: Metric) -> Iterator[str]:
+    """The lines of a family, each with its end."""
     name = f"{metric.name}_total" if metric.type == "counter" else metric.name
     yield header(name, metric.documentation, _TYPES.get(metric.type, metric.type))
-    yield from [f"{each.name}{label_text(each.labels)} {float(each.value)!r}\n" for each in metric.samples]
+    yield from [f"{each.name}{label_text(each.labels)} {floatToGoString(each.value)}\n" for each in metric.samples]
 
 
 def header(name: str, help_text: str, kind: str) -> str:
