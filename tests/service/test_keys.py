@@ -225,7 +225,8 @@ def test_an_openai_client_uses_its_key(service: Service):
 def test_a_key_can_use_and_see_only_its_models(service: Service):
     chat(service, USER)
     assert outcome(ask(service, "/v1/models/demo", NARROW)) == UNKNOWN
-    for path in ("/", "/status", "/v1/models", "/health", "/metrics", "/sd", "/props", "/api/tags", "/api/ps"):
+    lists = ("/", "/status", "/v1/models", "/health", "/metrics", "/sd", "/props", "/api/tags", "/api/ps", "/plan")
+    for path in lists:
         assert "demo" not in ask(service, path, NARROW).text, path
     assert "llama_smart_proxy_requests_total" not in ask(service, "/metrics", NARROW).text
     assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text

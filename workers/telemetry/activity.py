@@ -50,8 +50,9 @@ class Activity:
             if server and server.state is ServerState.STARTING:
                 self._count(server.model.name, "loads")
         for effect in effects:
-            if isinstance(effect, Stop) and (server := before.server(effect.server)) and is_eviction(server, effect.why):
-                self._count(server.model.name, "evictions")
+            match effect:
+                case Stop(number, why) if (server := before.server(number)) and is_eviction(server, why):
+                    self._count(server.model.name, "evictions")
 
     def records(self) -> tuple[RequestRecord, ...]:
         """The last requests, the newest first."""

@@ -17,9 +17,8 @@ from typing import Generic, TypeVar
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
-from workers.telemetry.page_text import header, label_text
+from workers.telemetry.page_text import header, label_text, number_text
 
 PREFIX = "llama_smart_proxy_"
 
@@ -57,7 +56,7 @@ class _Family(Collector, Generic[_S]):
         return dict(zip(self._labels, values, strict=True))
 
     def _created_line(self, values: Sequence[str], created: float) -> str:
-        return f"{self._name}_created{label_text(self._labelled(values))} {floatToGoString(created)}\n"
+        return f"{self._name}_created{label_text(self._labelled(values))} {number_text(created)}\n"
 
     def _created_text(self, series: Sequence[_S]) -> Iterator[str]:
         if series:
@@ -86,7 +85,7 @@ class CounterFamily(_Family[_Count]):
     def text(self) -> Iterator[str]:
         series = list(self._series.values())
         yield header(f"{self._name}_total", self._help, "counter")
-        yield from [f"{each.line}{floatToGoString(each.value)}\n" for each in series]
+        yield from [f"{each.line}{number_text(each.value)}\n" for each in series]
         yield from self._created_text(series)
 
     def _begin(self, values: tuple[str, ...]) -> _Count:
@@ -104,7 +103,7 @@ class HistogramFamily(_Family[_Distribution]):
         """`name` without prefix; `buckets`: upper bounds, without infinity."""
         super().__init__(registry, name, help_text, labels)
         self._bounds = tuple(buckets)
-        self._bounds_text = [*map(floatToGoString, buckets), "+Inf"]
+        self._bounds_text = [*map(number_text, buckets), "+Inf"]
 
     def observe(self, amount: float, *values: str) -> None:
         with self._lock:
@@ -126,7 +125,7 @@ class HistogramFamily(_Family[_Distribution]):
         for each in series:
             counts = list(accumulate(each.counts))
             values = *counts, counts[-1], each.sum
-            yield from [f"{line}{floatToGoString(value)}\n" for line, value in zip(each.lines, values, strict=True)]
+            yield from [f"{line}{number_text(value)}\n" for line, value in zip(each.lines, values, strict=True)]
         yield from self._created_text(series)
 
     def _begin(self, values: tuple[str, ...]) -> _Distribution:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 _TYPES = {"unknown": "untyped", "info": "gauge", "stateset": "gauge"}
 
@@ -36,12 +35,17 @@ def _metric_text(metric: Metric) -> Iterator[str]:
     """The lines of a family, each with its end."""
     name = f"{metric.name}_total" if metric.type == "counter" else metric.name
     yield header(name, metric.documentation, _TYPES.get(metric.type, metric.type))
-    yield from [f"{each.name}{label_text(each.labels)} {floatToGoString(each.value)}\n" for each in metric.samples]
+    yield from [f"{each.name}{label_text(each.labels)} {number_text(each.value)}\n" for each in metric.samples]
 
 
 def header(name: str, help_text: str, kind: str) -> str:
     shown = help_text.replace("\\", "\\\\").replace("\n", "\\n")
     return f"# HELP {name} {shown}\n# TYPE {name} {kind}\n"
+
+
+def number_text(value: float) -> str:
+    """Go, which reads it, knows inf and nan."""
+    return repr(float(value))
 
 
 def label_text(labels: Mapping[str, str]) -> str:

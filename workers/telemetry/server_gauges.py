@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -13,6 +14,7 @@ from app.use_cases.scheduling.pool_state import PoolState
 from workers.telemetry.families import PREFIX
 from workers.telemetry.store import StateStore
 
+Values = TypeVar("Values", bound=tuple[str, ...])  # of the labels
 Sizes = Counts[tuple[str, str]]  # bytes by model and device
 
 
@@ -91,7 +93,7 @@ def _waiting(pool: PoolState) -> Metric:
     return _gauge("requests_waiting", "Requests that wait for a slot or a model load.", ["model"], waiting)
 
 
-def _gauge(name: str, help_text: str, labels: list[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+def _gauge(name: str, help_text: str, labels: list[str], values: Mapping[Values, float]) -> Metric:
     gauge = GaugeMetricFamily(PREFIX + name, help_text, labels=labels)
     for of_labels, value in values.items():
         gauge.add_metric(of_labels, value)

@@ -12,13 +12,8 @@ KIND = "__meta_llama_smart_proxy_kind"  # to select by; Prometheus drops __meta_
 def scrape_targets(address: str, servers: Iterable[Server]) -> list[dict[str, object]]:
     """The service, then the llama-server of each loaded model, by way of the service. `address`: HOST:PORT."""
     models = dict.fromkeys(server.model.name for server in servers if server.is_up)
+    service = {KIND: "service"}
+    engines = [{"__param_model": name, "model": name, KIND: "engine"} for name in models]
     return [
-        {"targets": [address], "labels": {"__metrics_path__": "/metrics", KIND: "service"}},
-        *(
-            {
-                "targets": [address],
-                "labels": {"__metrics_path__": "/metrics", "__param_model": name, "model": name, KIND: "engine"},
-            }
-            for name in models
-        ),
+        {"targets": [address], "labels": {"__metrics_path__": "/metrics", **labels}} for labels in (service, *engines)
     ]
