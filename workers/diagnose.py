@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import psutil
-
 from app.settings.check import ConfigurationCheck, reach
 from app.settings.schema import Settings
 from app.use_cases.diagnosis.configuration import ConfigurationFacts, configuration_findings
@@ -29,7 +27,7 @@ from workers.diagnose_gpus import diagnose_gpus
 from workers.diagnosis import machine
 from workers.diagnosis.bounded import BoundedCall, CallFailed
 from workers.diagnosis.models import read_models
-from workers.diagnosis.service import read_unit, running_service
+from workers.diagnosis.service import read_unit, running_service, user_name
 from workers.folders import UNIT_FILE, cache_folder, state_folder, version
 
 FILE_SECONDS, MODEL_SECONDS, PINNED_SECONDS = 10.0, 40.0, 90.0
@@ -57,7 +55,7 @@ def diagnose(check: ConfigurationCheck, url: str, health: Mapping[str, Any] | No
         *address_findings(_address(settings, health is not None, owner)),
         *_diagnose_directories(directories),
         *limit_findings(_limits(settings, listed)),
-        *unit_findings(read_unit(UNIT_FILE.read_text()), psutil.Process().username()),
+        *unit_findings(read_unit(UNIT_FILE.read_text()), user_name()),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.commands.check_config import checked_configuration, config_option
+from app.commands.console import json_option, print_json
 from app.commands.options import ANSWER_IS_NO, WRONG_USE
 from app.commands.service_client import URL_VARIABLE, NoServiceAnswer, ask_service, configured_url
 from app.terminal.text import printable
@@ -23,8 +24,8 @@ _COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+@json_option
 def doctor(config: Path | None, as_json: bool) -> None:
     """Check this installation, and say the fix for each finding.
 
@@ -33,12 +34,7 @@ def doctor(config: Path | None, as_json: bool) -> None:
     it is degraded only to a key in LLAMA_SMART_PROXY_API_KEY. Changes nothing. It sees what its user and its
     environment see. Exit status: 0 nothing is wrong (there may be warnings), 1 something is wrong, 2 wrong use.
     """
-    from app.settings.check import check_configuration
-    from app.settings.values import PREFIX
-
-    if config:
-        os.environ[PREFIX + "CONFIG"] = str(config.absolute())
-    check = check_configuration()
+    check = checked_configuration(config)
     if not check.file_exists:
         click.echo("\n".join(check.errors), err=True)
         sys.exit(WRONG_USE)
@@ -47,7 +43,10 @@ def doctor(config: Path | None, as_json: bool) -> None:
 
     url = os.environ.get(URL_VARIABLE) or configured_url()
     findings = diagnose(check, url, _health(url))
-    click.echo(json.dumps(_as_json(findings), indent=2) if as_json else _as_text(findings))
+    if as_json:
+        print_json(_as_json(findings))
+    else:
+        click.echo(_as_text(findings))
     sys.exit(ANSWER_IS_NO if count_of(Level.PROBLEM, findings) else 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.commands.console import json_option, print_json
 from app.commands.options import (
     ANSWER_IS_NO,
     MemoryQuery,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="FILE_OR_NAME")
 @model_options
 @click.option("--gpus", type=click.Path(path_type=Path), help="JSON file with the GPUs and the servers on them.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **typed: Any) -> None:
     """Show where FILE_OR_NAME would be placed, what would be evicted for it, or why it does not fit.
 
@@ -61,7 +61,10 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     names = {resident.id: resident.model for resident in world.residents}
     report = decision_json(decision, [names[number] for number in decision.evict])
     report |= {**machine_json(world), "elapsed_ms": elapsed_ms}
-    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report, decision, world)))
+    if as_json:
+        print_json(report)
+    else:
+        click.echo("\n".join(_lines(report, decision, world)))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
 

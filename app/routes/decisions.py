@@ -7,7 +7,7 @@ from flask import request as flask_request
 
 from app.routes.incoming_request import current_request
 from app.routes.visibility import visible_decisions
-from app.use_cases.reporting.decision_text import decision_list
+from app.use_cases.reporting.decisions import decision_list
 
 bp = Blueprint("decisions", __name__)
 

@@ -13,9 +13,10 @@ from app.request_body.plan_options import plan_options
 from app.routes.incoming_request import current_request
 from app.routes.models import admitted
 from app.routes.requested_model import read_request
-from app.routes.visibility import NOT_SHOWN, described_models, is_limited, servable_model, visible_pool, visible_text
+from app.routes.visibility import described_models, is_limited, servable_model, visible_pool, visible_text
 from app.use_cases.reporting.decisions import decision_json
 from app.use_cases.reporting.plans import plan_list
+from app.use_cases.reporting.waiting import NOT_SHOWN
 
 bp = Blueprint("plan", __name__)
 

@@ -16,13 +16,13 @@ from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
 from app.errors import InvalidModelFile, ModelNotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.last_hour import ActivityCounts
 from app.use_cases.reporting.recent_requests import RequestRecord
+from app.use_cases.reporting.waiting import NOT_SHOWN
 from app.use_cases.requirements import NO_REQUIREMENTS, Requirements, suitable
 from app.use_cases.scheduling.pool_state import PoolState
 
-NOT_SHOWN = "another model"
 HEADERS_SECONDS = 0.5  # that a list may spend on headers which have not been read yet
 
 

@@ -9,7 +9,7 @@ import pytest
 from app.entities.engine_load import EngineLoad
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.placement import Decision, Outcome
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.report import ON_CPU
 from app.use_cases.reporting.service_status import StatusFacts, service_status
 from app.use_cases.scheduling import events as ev

@@ -19,6 +19,7 @@ from app.routes.status_stream import status_updates
 from app.services import RequestSettings
 from app.use_cases.reporting.recent_requests import RequestRecord
 from tests.helpers.builders import Play, a_model, memory, replace
+from tests.helpers.connected_client import ConnectedClient
 from workers.clients.admission import AdmissionLimit, viewer_limit
 from workers.clients.audience_texts import AudienceTexts
 from workers.telemetry.activity import Activity
@@ -30,16 +31,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(status_stream, name, 0.0)
 
 
-class Client:
-    is_disconnected = False
-
-    def begin(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def some_services(places: int = 16) -> Any:
     pool = Play().state
     return SimpleNamespace(
@@ -48,7 +39,7 @@ def some_services(places: int = 16) -> Any:
         catalog=SimpleNamespace(models=list),
         admission=AdmissionLimit(places),
         viewers=viewer_limit(places),
-        clients=SimpleNamespace(watch=lambda socket: Client()),
+        clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
         status_texts=AudienceTexts(),
         activity=Activity(),
         engine_slots=SimpleNamespace(loads={}, view=lambda: None),

@@ -67,7 +67,7 @@ def _unit(path: Path, template: str, root: Path) -> InstalledUnit:
         has_program=os.access(program, os.X_OK),
         state=_active_state(is_of_user) if (root / "run/systemd/system").exists() else "",
         is_of_user=is_of_user,
-        lingers=(root / "var/lib/systemd/linger" / _user_name()).exists(),
+        lingers=(root / "var/lib/systemd/linger" / user_name()).exists(),
         environment=environment,
     )
 
@@ -90,5 +90,5 @@ def _active_state(is_of_user: bool) -> str:
     return done.stdout.strip()
 
 
-def _user_name() -> str:
+def user_name() -> str:
     return psutil.Process().username()

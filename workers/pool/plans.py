@@ -23,8 +23,9 @@ from app.use_cases.launch.typed_options import ConflictingOptions, with_typed_de
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from app.use_cases.reporting.plans import Plan, machine_json, plan_of
+from app.use_cases.scheduling.decision_inputs import world_with_eviction_costs
 from app.use_cases.scheduling.pool_state import PoolState
-from app.use_cases.scheduling.preview import as_last_read, is_alike, preview, preview_world
+from app.use_cases.scheduling.preview import as_last_read, is_alike, preview
 from workers.telemetry.store import StateStore
 
 FIRST_SECONDS = 0.5  # for plans of models that have none
@@ -114,7 +115,7 @@ class Plans:
         except OSError as error:
             raise Overloaded(f"RAM could not be read: {error}") from error
         state = as_last_read(pool, memory)
-        return _Machine(state, preview_world(state, now), now)
+        return _Machine(state, world_with_eviction_costs(state, now), now)
 
     def _update(self, models: Sequence[Model]) -> None:
         """Make the plans that are missing, and renew some of those that are outdated."""

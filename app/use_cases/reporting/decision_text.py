@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import zip_longest
 
 from app.entities.launch import ALL_LAYERS
 from app.entities.placement import CPU, Decision, Outcome, Placement
-from app.use_cases.reporting.decisions import DecisionRecord, record_json
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.phrases import duration_text, gib_text, place_text
-
-
-def decision_list(decisions: Iterable[DecisionRecord]) -> dict[str, object]:
-    """The body of /decisions, newest first."""
-    return {"decisions": [record_json(each) | {"text": decision_text(each)} for each in reversed(tuple(decisions))]}
 
 
 def decision_text(record: DecisionRecord) -> str:

@@ -1,40 +1,24 @@
-"""Placement decisions as JSON, and the records of past ones that /decisions lists."""
+"""Placement decisions as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from app.entities.placement import CPU, Decision, Outcome, Placement
+from app.entities.placement import CPU, Decision, Placement
+from app.use_cases.reporting.decision_record import DecisionRecord
+from app.use_cases.reporting.decision_text import decision_text
 
-MAX_RECORDS = 200  # past decisions that are kept
 ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes", "total_bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRecord:
-    """One past decision."""
-
-    at: float  # Unix seconds
-    model: str
-    decision: Decision
-    evict: tuple[str, ...]  # models whose servers were evicted for it
-    elapsed_ms: float  # duration of the scheduler's whole step
-    gpus_age_seconds: float  # age of the GPU reading it was based on
-    evict_idle_seconds: tuple[float | None, ...] = ()  # of those servers; None: not idle
-
-    def repeats(self, before: DecisionRecord) -> bool:
-        """Whether this is the same WAIT as `before`: the load is still waiting for the same reason."""
-        return self.decision.outcome is Outcome.WAIT and self._key == before._key
-
-    @property
-    def _key(self) -> tuple[object, ...]:
-        return self.model, self.decision.outcome, self.decision.reason, self.decision.evict
+def decision_list(decisions: Iterable[DecisionRecord]) -> dict[str, object]:
+    """The body of /decisions, newest first."""
+    return {"decisions": [_record_json(record) for record in reversed(tuple(decisions))]}
 
 
 def last_decision(decisions: Iterable[DecisionRecord], model: str) -> dict[str, object] | None:
     """The most recent record about this model; None if there is none."""
-    return next((record_json(record) for record in reversed(tuple(decisions)) if record.model == model), None)
+    return next((_record_json(record) for record in reversed(tuple(decisions)) if record.model == model), None)
 
 
 def decision_json(decision: Decision, evict: Iterable[str]) -> dict[str, object]:
@@ -84,11 +68,12 @@ def estimate_json(placement: Placement) -> dict[str, object]:
     }
 
 
-def record_json(record: DecisionRecord) -> dict[str, object]:
+def _record_json(record: DecisionRecord) -> dict[str, object]:
     decision = record.decision
     return {
         "at": round(record.at, 3),
         "model": record.model,
+        "text": decision_text(record),
         **decision_json(decision, record.evict),
         "considered": list(decision.considered),
         "free_bytes": dict(decision.free_bytes),

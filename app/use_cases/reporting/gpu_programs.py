@@ -10,7 +10,7 @@ def other_processes(gpu: Gpu, pool: PoolState) -> list[dict[str, object]]:
     """Those that use the GPU beside our servers, the largest first. `bytes` is None where NVML hides it, `name` where
     the process cannot be seen.
 
-    None where our own cannot be told from others: in some containers NVML lists the pids of the host.
+    Empty where ours cannot be told from others: in some containers NVML lists the pids of the host.
     """
     ours = _ours(pool)
     is_on_gpu = any(gpu.uuid in server.booked and server.is_up for server in pool.servers)

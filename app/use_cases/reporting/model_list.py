@@ -12,7 +12,7 @@ from app.entities.launch import LONGEST_AUTO_CTX_TOKENS, LONGEST_AUTO_INPUT_TOKE
 from app.entities.model import Model
 from app.entities.model_name import is_glob
 from app.entities.server import Server, ServerState
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.model_status import model_status
 from app.use_cases.scheduling.pool_state import PoolState
 

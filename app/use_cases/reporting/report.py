@@ -10,7 +10,8 @@ from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
-from app.use_cases.reporting.decisions import DecisionRecord, context_json, estimate_json, last_decision, placement_json
+from app.use_cases.reporting.decision_record import DecisionRecord
+from app.use_cases.reporting.decisions import context_json, estimate_json, last_decision, placement_json
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 

@@ -13,8 +13,8 @@ from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
 from app.entities.memory import MemoryReading
 from app.entities.placement import CPU
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.decision_text import decision_text
-from app.use_cases.reporting.decisions import DecisionRecord
 from app.use_cases.reporting.gpu_programs import other_processes
 from app.use_cases.reporting.gpu_segments import gpu_segments
 from app.use_cases.reporting.last_hour import ActivityCounts, last_hour

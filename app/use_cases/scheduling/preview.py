@@ -11,7 +11,7 @@ from app.entities.model import Model
 from app.entities.placement import CPU, LOAD_QUOTA, Decision, Outcome
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
-from app.use_cases.scheduling.decision_inputs import decide_load, world_with_eviction_costs
+from app.use_cases.scheduling.decision_inputs import decide_load
 from app.use_cases.scheduling.pool_state import Awaited, PoolState, Waiter
 from app.use_cases.scheduling.rejection import gpu_problem
 
@@ -23,11 +23,6 @@ SIZE_TOLERANCE, RAM_TOLERANCE = 64 * 1024**2, 256 * 1024**2
 def as_last_read(state: PoolState, memory: MemoryReading) -> PoolState:
     """The state with RAM as just read, and with GPUs that are asleep as they were last read."""
     return replace(state, memory=memory, gpus=state.gpus.as_awake())
-
-
-def preview_world(state: PoolState, now: float) -> World:
-    """The machine as a decision would see it. The state has a reading of RAM."""
-    return world_with_eviction_costs(state, now)
 
 
 def preview(state: PoolState, model: Model, request: PlacementRequest, world: World, now: float) -> Decision:
