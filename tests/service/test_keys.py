@@ -72,6 +72,7 @@ ROUTES = {
     ("GET", "/health"): (OK, OK, OK),
     ("GET", "/"): (NO_KEY, OK, OK),
     ("HEAD", "/"): (OK, OK, OK),
+    ("GET", "/static/0/status.css"): (OK, OK, OK),
     ("GET", "/status"): (NO_KEY, OK, OK),
     ("GET", "/status/history"): (NO_KEY, OK, OK),
     ("GET", "/v1/health/"): (OK, OK, OK),
@@ -138,6 +139,7 @@ def test_every_route_is_in_the_table():
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
+        "assets.show_asset",
         *(
             "status.answer_probe",
             "status_report.show_report",
