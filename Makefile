@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-gunicorn-minor lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-gunicorn-minor docs lint constraints clean
 
 install: $(VENV)/installed
 
@@ -35,7 +35,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-clients test-open-webui test-container test-terminal
+test-all: test test-extra docs test-clients test-open-webui test-container test-terminal
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -78,6 +78,17 @@ build/hadolint/installed:
 test-terminal: install
 	@if command -v tmux >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_terminal.py; else echo "skipped: tmux is not installed"; fi
+
+# The documents as a site, in build/site. A link that leads nowhere is an error.
+docs: build/site-tools/installed
+	build/site-tools/bin/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going --fresh-env \
+	  --conf-dir docs/site --doctree-dir build/doctrees . build/site
+	@echo build/site/index.html
+
+build/site-tools/installed: docs/site/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 # Takes 7 GB and five minutes to install.
 test-open-webui: install build/clients/open-webui/installed

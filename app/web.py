@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, Response
 
 from app.routes import (
+    assets,
     authorization,
     configuration,
     decisions,
@@ -37,7 +38,7 @@ from app.services import EXTENSION, Services
 from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
-    *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status),
+    *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status, assets),
     *(status_report, status_stream, llama_swap, model_events, pins, plan, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"

@@ -29,6 +29,7 @@ def test_it_holds_the_data_files(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "templates/status.html",
+        *(f"templates/static/{path.name}" for path in (ROOT / "templates" / "static").iterdir()),
         "gunicorn.conf.py",
         "config.example.yaml",
         "workers/measurement/gpu_overheads.json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import time
 from collections import Counter
@@ -372,7 +373,24 @@ def test_the_page_loads_no_external_resources(service: Service):
     assert page.headers["Content-Type"].startswith("text/html")
     assert "demo" in page.text
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "")
+    assert "unsafe" not in page.headers["Content-Security-Policy"]
+    assert not re.search(r"""(href|src)=["']?(https?:)?/|<script>|<style|\sstyle=|\son[a-z]+=""", page.text)
+
+
+def test_the_assets_of_the_page_are_served_for_a_year_until_they_change(service: Service):
+    linked = re.findall(r'(?:href|src)="(static/[^"]+)"', service.get("/").text)
+    types = {path.rpartition(".")[2]: service.get(f"/{path}").headers["Content-Type"] for path in linked}
+    assert {name: value.partition(";")[0] for name, value in types.items()} == {
+        "css": "text/css",
+        "js": "text/javascript",
+        "svg": "image/svg+xml",
+    }
+    kept = service.get(f"/{linked[0]}").headers
+    assert "immutable" in kept["Cache-Control"]
+    assert service.get("/static/of-an-older-version/status.css").headers["Cache-Control"] == "no-cache"
+    assert service.get("/static/0/..%2Fstatus.html").status_code == service.get("/static/0/dom.css").status_code == 404
+    again = {"If-None-Match": kept["ETag"]}
+    assert requests.get(f"{service.url}/{linked[0]}", headers=again, timeout=10).status_code == 304
 
 
 def test_metrics_count_requests_and_show_the_server(service: Service):
