@@ -66,7 +66,7 @@ def test_every_recipe_of_a_client_names_its_test_and_every_test_of_a_client_is_n
 
 
 def test_every_block_of_code_is_fenced_and_names_its_language():
-    """`make test-docs` runs those of `sh`, `console` and `python`: tests/helpers/documents.py says how to mark others."""
+    """`make test-docs` runs `sh`, `console` and `python`; tests/helpers/documents.py says how to mark others."""
     assert [place for page in pages() for place in code_without_a_language(page)] == []
 
 

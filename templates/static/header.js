@@ -11,7 +11,7 @@ const CONNECTION = {
 };
 
 export function startHeader() {
-  const element = document.getElementById("live-state");
+  const element = document.getElementById("connection");
   subscribe("connection", (connection) => {
     setText(element, CONNECTION[connection]);
     setHidden(element, CONNECTION[connection] === "");

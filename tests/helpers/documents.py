@@ -1,7 +1,7 @@
 """Blocks of code in the README and the pages of docs/, and which of them are commands that a test runs.
 
-A block of commands without a mark is run (`tests/extra/test_documented_commands.py`) and must succeed. A comment on the line
-before it, which readers do not see, says otherwise, with the reason:
+A block of commands without a mark is run (`tests/extra/test_documented_commands.py`) and must succeed. A comment on
+the line before it, which readers do not see, says otherwise, with the reason:
 
     <!-- not run: needs a GPU -->
     <!-- fails: there is no such model -->
@@ -61,9 +61,8 @@ def code_without_a_language(page: Path) -> list[str]:
     text = page.read_text()
     unnamed = [f"{block.page}:{block.line}" for block in blocks_of(page) if not block.language]
     rest = FENCE.sub("", text)
-    return unnamed + [
-        f"{page.name}: {line}" for line in re.findall(r"\n\n( {4}\S.*)", rest) if not in_a_list(line, rest)
-    ]
+    indented = [line for line in re.findall(r"\n\n( {4}\S.*)", rest) if not in_a_list(line, rest)]
+    return unnamed + [f"{page.name}: {line}" for line in indented]
 
 
 def in_a_list(line: str, text: str) -> bool:
