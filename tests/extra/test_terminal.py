@@ -267,3 +267,25 @@ def test_a_load_is_shown_only_on_a_terminal(loaded: Service, tmp_path: Path):
     with terminal(tmp_path, loaded.url, shell="PROGRAM load phi 2>/dev/null | cat; PROGRAM ps | cat") as run:
         assert run.ends() == 0
         assert "phi is ready on cuda:" in run.screen
+
+
+@pytest.mark.parametrize(("command", "column"), [("ps", "UNLOADS"), ("models", "QUANT")])
+def test_a_narrow_terminal_gets_fewer_columns_and_a_pipe_all_of_them(
+    loaded: Service, tmp_path: Path, command: str, column: str
+):
+    with terminal(tmp_path, loaded.url, shell=f"PROGRAM {command}; PROGRAM {command} | tee out", columns=40) as narrow:
+        assert narrow.ends() == 0
+        on_the_terminal, _, _ = narrow.screen.partition(column)
+        assert "qwen3" in on_the_terminal
+        assert "…" not in on_the_terminal
+        assert column in (tmp_path / "out").read_text().splitlines()[0]
+
+
+def test_top_in_a_pipe_cuts_no_line(loaded: Service, tmp_path: Path):
+    loaded.post("/v1/chat/completions", {"model": "no-such-model"})
+    with terminal(tmp_path, loaded.url, shell="PROGRAM top | tee out", columns=50) as top:
+        assert top.ends() == 0
+        printed = (tmp_path / "out").read_text()
+    assert "UNLOADS" in printed
+    assert "\x1b" not in printed
+    assert "…" not in printed
