@@ -78,7 +78,7 @@ def decisions_view(status: Mapping[str, Any]) -> list[dict[str, Any]]:
             "key": f"{each['at']} {each['model']}",
             **moment(each["at"]),
             "text": each["text"],
-            "class": _DECISION_STYLES.get(each["outcome"], ""),
+            "text_class": _DECISION_STYLES.get(each["outcome"], ""),
         }
         for each in status["decisions"]
     ]
