@@ -82,8 +82,8 @@ def busy_status() -> dict[str, Any]:
             "missing_gpus": [{"index": 2, "name": "NVIDIA L4", "uuid": "GPU-2", "problem": "the driver has lost it"}],
             "queue": [a_waiting(), a_waiting(CODER, requests=1, waited_seconds=6.2, cause="load", reason="loads")],
             "decisions": [
-                {"at": 1764640790.0, "model": "phi-4", "outcome": "refuse", "text": "phi-4 refused"},
-                {"at": 1764640700.0, "model": CODER, "outcome": "place", "text": f"{CODER} on GPUs 0+1"},
+                {"at": 1764640790.5, "model": "phi-4", "outcome": "refuse", "text": "phi-4 refused"},
+                {"at": 1764640700.5, "model": CODER, "outcome": "place", "text": f"{CODER} on GPUs 0+1"},
             ],
             "requests": [
                 a_request(),
@@ -101,6 +101,8 @@ QUIET: dict[str, Any] = {
     "driver_version": "580.10",
     "cuda_version": "13.0",
     "gpus_age_seconds": 0.4,
+    # No share of it ends in a 5 where it is cut: Python and JavaScript round that differently.
+    "ram": {"total_bytes": 64 * GIB, "available_bytes": 47 * GIB, "booked_bytes": 3 * GIB},
     "last_hour": {
         "requests": 1284,
         "prompt_tokens": 5_300_000,
