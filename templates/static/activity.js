@@ -98,7 +98,7 @@ export function decisionsView(status) {
 
 export function requestsView(status) {
   return status.requests.map((each) => ({
-    key: `${each.at} ${each.model} ${each.seconds}`,
+    key: `${each.at} ${each.model ?? ""} ${each.seconds}`,
     ...moment(each.at),
     model: each.model ?? "unknown",
     path: each.path,
