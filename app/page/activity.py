@@ -78,7 +78,7 @@ def decisions_view(status: Mapping[str, Any]) -> list[dict[str, Any]]:
             "key": f"{each['at']} {each['model']}",
             **moment(each["at"]),
             "text": each["text"],
-            "class": _DECISION_STYLES.get(each["outcome"], ""),
+            "text_class": _DECISION_STYLES.get(each["outcome"], ""),
         }
         for each in status["decisions"]
     ]
@@ -87,7 +87,7 @@ def decisions_view(status: Mapping[str, Any]) -> list[dict[str, Any]]:
 def requests_view(status: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
-            "key": f"{each['at']} {each['model']} {each['seconds']}",
+            "key": f"{each['at']} {each['model'] or ''} {each['seconds']}",
             **moment(each["at"]),
             "model": each["model"] or "unknown",
             "path": each["path"],

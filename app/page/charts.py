@@ -14,7 +14,7 @@ def chart(name: str, now: str, values: Sequence[float | None], highest: float | 
     values."""
     known = [value for value in values if value is not None]
     scale = highest or max(known, default=0) or 1
-    return {"name": name, "now": now, "line": line_path(values, scale), "area": area_path(values, scale)}
+    return {"key": name, "chart": name, "now": now, "line": line_path(values, scale), "area": area_path(values, scale)}
 
 
 def line_path(values: Sequence[float | None], highest: float) -> str:

@@ -14,7 +14,11 @@ from app.page.text import duration, gib, percent, size, whole
 
 COLORS = 8  # classes of the style sheet
 MAX_PROCESSES = 6  # named in a legend
-_KIND_NAMES = {"other": "other processes", "reserve": "reserve", "free": "free"}
+_KIND_NAMES = {"other": "other processes", "reserve": "reserve", "free": "free", "booked": "models"}
+_NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("name", "problem", "memory", "temperature"), ""),
+    **dict.fromkeys(("bar", "legend", "charts"), ()),
+}
 
 
 def gpus_view(status: Mapping[str, Any], history: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,10 +26,11 @@ def gpus_view(status: Mapping[str, Any], history: Mapping[str, Any]) -> dict[str
     colors = color_classes(status)
     gpus = [_gpu(gpu, colors, history["gpus"].get(gpu["uuid"], {})) for gpu in status["gpus"]]
     missing = [
-        {"key": each["uuid"], "title": f"GPU {each['index']}", "name": each["name"], "problem": each["problem"]}
+        _NOTHING
+        | {"key": each["uuid"], "title": f"GPU {each['index']}", "name": each["name"], "problem": each["problem"]}
         for each in status["missing_gpus"]
     ]
-    return {"gpus": [*gpus, *missing], "ram": _ram(status["ram"]), "note": _note(status)}
+    return {"gpus": [*gpus, *missing], "ram": [_ram(status["ram"])] if status["ram"] else [], "note": _note(status)}
 
 
 def color_classes(status: Mapping[str, Any]) -> dict[str, str]:
@@ -61,20 +66,14 @@ def _gpu(gpu: Mapping[str, Any], colors: Mapping[str, str], trends: Mapping[str,
     }
 
 
-def _ram(ram: Mapping[str, int] | None) -> dict[str, Any]:
-    """Booked memory counts as the models', as far as it is in use. {} if unknown."""
-    if ram is None:
-        return {}
+def _ram(ram: Mapping[str, int]) -> dict[str, Any]:
+    """Booked memory counts as the models', as far as it is in use."""
     used = max(0, ram["total_bytes"] - ram["available_bytes"])
     booked = min(ram["booked_bytes"], used)
     sizes = {"booked": booked, "other": used - booked, "free": ram["total_bytes"] - used}
-    segments = [{"kind": kind, "model": None, "bytes": each} for kind, each in sizes.items() if each]
-    return {
-        "key": "ram",
-        "title": "RAM",
-        "memory": f"{gib(used)} of {gib(ram['total_bytes'])} GiB",
-        **memory_view(segments, {}, ()),
-    }
+    segments = [{"kind": kind, "model": None, "server": None, "bytes": each} for kind, each in sizes.items() if each]
+    memory = f"{gib(used)} of {gib(ram['total_bytes'])} GiB"
+    return _NOTHING | {"key": "ram", "title": "RAM", "memory": memory, **memory_view(segments, {}, ())}
 
 
 def memory_view(
@@ -86,6 +85,7 @@ def memory_view(
     names = [_name(part) for part in segments]
     bar = [
         {
+            "key": f"{part['kind']} {part['server'] or ''}".strip(),
             "class": f"{part['kind']} {colors.get(part['model'], '')}".strip(),
             "x": percent(start / total),
             "width": percent(part["bytes"] / total),
@@ -95,8 +95,9 @@ def memory_view(
     ]
     legend = [
         {
+            "key": shown["key"],
             "class": shown["class"],
-            "name": name,
+            "part": name,
             "size": size(part["bytes"]),
             "note": _processes(processes) if part["kind"] == "other" else "",
         }
@@ -106,8 +107,6 @@ def memory_view(
 
 
 def _name(part: Mapping[str, Any]) -> str:
-    if part["kind"] == "booked":
-        return "models"
     if part["kind"] == "claimed":
         return f"{part['model']}, loading"
     return str(part["model"] or _KIND_NAMES[part["kind"]])

@@ -9,11 +9,15 @@ the line before it, which readers do not see, says otherwise, with the reason:
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
 COMMANDS = {"bash", "console", "python", "sh"}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- (not run|fails): (\S.*?) -->\n+$")
@@ -33,6 +37,22 @@ class Block:
         if self.language != "console":
             return self.text
         return "".join(re.findall(r"^\$ ((?:.*\\\n)*.*\n)", self.text, re.MULTILINE))
+
+    def run(self, url: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """Runs it in `folder`, which is also its home; the service at `url` is the one at port 8080 of the examples."""
+        script = re.sub(r"(?:127\.0\.0\.1|localhost):8080", url.removeprefix("http://"), self.script)
+        program = [sys.executable, "-c"] if self.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+        (folder / ".curlrc").write_text("fail-with-body\nmax-time = 60\n")  # an error's status is a failed command
+        env = {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "LLAMA_SMART_PROXY_URL": url,
+            "LLAMA_SMART_PROXY_CONFIG": str(folder / "config.yaml"),
+            "LLAMA_SMART_PROXY_GPU__ENABLED": "false",
+            "KEY": "none",
+        }
+        where = {"cwd": folder, "env": env, "stdin": subprocess.DEVNULL}
+        return subprocess.run([*program, script], **where, capture_output=True, text=True, timeout=100)
 
 
 def pages() -> list[Path]:
