@@ -139,7 +139,14 @@ def test_every_route_is_in_the_table():
         app.register_blueprint(routes.bp)
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
-        *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
+        *(
+            "health.show_health",
+            "health.alive",
+            "health.ready",
+            "metrics.show_metrics",
+            "metrics.list_targets",
+            "status.show_status",
+        ),
         "assets.show_asset",
         *(
             "status.answer_probe",
