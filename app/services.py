@@ -15,6 +15,7 @@ from app.ports import (
     Agent,
     Bodies,
     Clients,
+    Logs,
     Metrics,
     ModelCatalog,
     RateLimits,
@@ -80,10 +81,12 @@ class Services:
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     event_streams: Admission  # taken by streams of /models/sse
+    viewers: Admission  # taken by streams of the status and of logs
     rates: RateLimits
     tokens: TokenCounts
     bodies: Bodies
     access_log: RequestLog
+    logs: Logs
     refusals: Refusals
     gauges: Metrics
     engine: EngineFacts | None  # the last that worked; None: there is none

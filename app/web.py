@@ -15,6 +15,7 @@ from app.routes import (
     health,
     inference,
     llama_swap,
+    logs,
     metrics,
     model_events,
     models,
@@ -35,7 +36,7 @@ from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
     *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status),
-    *(status_report, llama_swap, model_events, upstream),
+    *(status_report, llama_swap, logs, model_events, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 

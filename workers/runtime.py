@@ -27,13 +27,14 @@ from workers.build_catalog import build_catalog, has_models
 from workers.builders import build_limits, build_request_settings, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
-from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit
+from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit, viewer_limit
 from workers.clients.client_watch import ClientWatcher
 from workers.clients.daily_tokens import DailyTokens
 from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder, version
 from workers.gpu.ram import read_memory
 from workers.gpu_watch import GpuWatch
+from workers.logs.logs import ServiceLogs
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
@@ -82,7 +83,8 @@ class Runtime:
         self._catalog = build_catalog(settings, shapes)
         self._needs = EstimateSource(self._history, engine.refresh, shapes, lambda: self._store.gpus)
         self._clients = ClientWatcher()
-        self._access_log = AccessLog()
+        self._logs = ServiceLogs(state / "logs", settings.engine.log_files)
+        self._access_log = AccessLog(self._logs.access_lines)
         self._gauges = Gauges(self._store, version())
         self._gauges.add(KeyGauges(self._tokens.all))
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
@@ -102,7 +104,7 @@ class Runtime:
 
     def _build_pool(self) -> Pool:
         store, needs, gpus = self._store, self._needs, self._gpus
-        parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
+        parts = (self._records, self._history, needs, lambda: store.gpus, self._slots, self._logs.engines)
         spawn = build_spawn(self._settings, self._engine, *parts)
         count, forget = self._gauges.pool.count_step, self._relay.forget
         models = needs.placement_request, self._catalog.definition
@@ -119,10 +121,12 @@ class Runtime:
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             event_streams=event_stream_limit(server.threads - server.reserve_threads),
+            viewers=viewer_limit(server.threads - server.reserve_threads),
             rates=KeyRateLimits(),
             tokens=self._tokens,
             bodies=self._bodies,
             access_log=self._access_log,
+            logs=self._logs.history,
             refusals=self._refusals,
             gauges=self._gauges,
             engine=self._engine.facts,
@@ -139,6 +143,7 @@ class Runtime:
 
         Raises ConfigurationError if it is certain that the pinned models do not fit together.
         """
+        self._logs.start()
         warn_of_changes(state_folder(), self._settings, self._catalog.models())
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
@@ -194,6 +199,7 @@ class Runtime:
         self._settings = settings
         self.services.settings = build_request_settings(settings)
         self._relay.set_timeouts(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds)
+        self._logs.keep_files(settings.engine.log_files)
         self._slots.quota_bytes = settings.scheduling.kv_cache_disk
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
@@ -240,6 +246,7 @@ class Runtime:
         self._tokens.close()
         self._bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
+        self._logs.close()
 
     def kill(self) -> None:
         """Kill every llama-server now; the process is about to exit."""

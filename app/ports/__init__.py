@@ -8,6 +8,7 @@ import the names from here.
 from app.ports.agents import Agent
 from app.ports.bodies import Bodies, BodyFile, RequestBody
 from app.ports.clients import Admission, Clients, RateLimits, TokenCounts, WatchedClient
+from app.ports.logs import Logs
 from app.ports.models import ModelCatalog
 from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, UpstreamRequest
 from app.ports.servers import Address, Lease, ServerPool, SlotRequest
@@ -24,6 +25,7 @@ __all__ = [
     "Clients",
     "EngineAnswer",
     "Lease",
+    "Logs",
     "Metrics",
     "ModelCatalog",
     "RateLimits",

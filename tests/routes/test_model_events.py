@@ -84,7 +84,7 @@ def test_a_stream_ends_at_a_drain_a_disconnect_and_a_reload():
         if number == 0:
             request.services.store.pool = replace(request.services.store.pool, draining=True)
         elif number == 1:
-            stream._client.is_disconnected = True  # type: ignore[misc]
+            stream._place.client.is_disconnected = True  # type: ignore[misc]
         else:
             request.services.settings = RequestSettings()
         assert list(chunks) == []
