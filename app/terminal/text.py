@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from app.use_cases.reporting.phrases import GIB, duration_text, gib_text
 
 UNKNOWN = "-"
@@ -24,7 +26,7 @@ def printable_answer(text: str) -> str:
 
 
 def _is_control(character: str) -> bool:
-    return not character.isprintable() and (character < " " or "\x7f" <= character < "\xa0")
+    return not character.isprintable() and unicodedata.category(character) in ("Cc", "Cs")
 
 
 def _escaped(character: str) -> str:

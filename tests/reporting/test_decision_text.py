@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import Decision, Outcome, Placement
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.decision_text import decision_text
-from app.use_cases.reporting.decisions import DecisionRecord
 from tests.helpers.builders import GIB, on_the_cpu, replace
 
 

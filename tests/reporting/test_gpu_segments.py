@@ -57,9 +57,11 @@ def test_what_a_server_was_measured_to_hold_counts_more_than_its_booking():
     assert segments(play.state)[0] == ("model", "a", 1.0)
 
 
-def test_models_that_a_viewer_may_not_see_have_no_name():
-    names = [(kind, name) for kind, name, _ in segments(a_play().state, visible=set())]
-    assert names == [("claimed", None), ("other", None), ("reserve", None), ("free", None)]
+def test_models_that_a_viewer_may_not_see_are_others():
+    play = a_play()
+    size = play.state.servers[0].booked[A] / GIB
+    assert segments(play.state, visible=set())[0] == ("other", None, round(2.0 + 2 * size, 1))
+    assert [name for _, name, _ in segments(play.state, visible={2})] == ["b", None, None, None]
 
 
 def test_a_full_gpu_has_no_free_segment_and_less_than_its_reserve():

@@ -72,7 +72,9 @@ ROUTES = {
     ("GET", "/health"): (OK, OK, OK),
     ("GET", "/"): (NO_KEY, OK, OK),
     ("HEAD", "/"): (OK, OK, OK),
+    ("GET", "/static/0/status.css"): (OK, OK, OK),
     ("GET", "/status"): (NO_KEY, OK, OK),
+    ("GET", "/status/history"): (NO_KEY, OK, OK),
     ("GET", "/v1/health/"): (OK, OK, OK),
     ("GET", "/v1/props"): (NO_KEY, OK, OK),
     ("GET", "/v1/models"): (NO_KEY, OK, OK),
@@ -89,6 +91,8 @@ ROUTES = {
     ("GET", "/metrics"): (OK, OK, OK),  # allowed from loopback
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
     ("GET", "/running"): (NO_KEY, OK, OK),
+    ("GET", "/plan"): (NO_KEY, OK, OK),
+    ("POST", "/plan"): (NO_KEY, (400, "invalid_request"), (400, "invalid_request")),  # no option is called messages
     ("GET", "/upstream/demo/health"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/upstream/demo/tokenize"): (NO_KEY, FORBIDDEN, OK),
     ("GET", "/upstream/nope/health"): (NO_KEY, FORBIDDEN, UNKNOWN),
@@ -98,6 +102,8 @@ ROUTES = {
     ("GET", "/unload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/load"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/models/unload"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/models/pin"): (NO_KEY, FORBIDDEN, OK),
+    ("POST", "/models/unpin"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/admin/reload"): (NO_KEY, FORBIDDEN, OK),
     ("POST", "/slots/0?action=erase&model=demo"): (NO_KEY, FORBIDDEN, (501, "")),  # not without --slot-save-path
     ("POST", "/lora-adapters?model=demo"): (NO_KEY, FORBIDDEN, (400, "")),  # it wants a list
@@ -133,9 +139,16 @@ def test_every_route_is_in_the_table():
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
-        *("status.answer_probe", "status_report.show_report"),
+        "assets.show_asset",
+        *(
+            "status.answer_probe",
+            "status_report.show_report",
+            "status_report.show_history",
+            "status_stream.stream_status",
+        ),
         *("models.list_models", "models.show_model", "models.load", "models.unload", "models.props"),
         *("llama_swap.list_running", "llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"),
+        *("plan.show_plans", "plan.plan_one", "pins.pin", "pins.unpin"),
         *("model_events.stream_events", "upstream.forward_upstream"),
         *("models.reject_get", "configuration.reload_configuration"),
         *("ollama.forward_translated", "ollama.show_version", "ollama.list_tags", "ollama.list_processes"),
@@ -211,7 +224,7 @@ def test_an_openai_client_uses_its_key(service: Service):
 def test_a_key_can_use_and_see_only_its_models(service: Service):
     chat(service, USER)
     assert outcome(ask(service, "/v1/models/demo", NARROW)) == UNKNOWN
-    for path in ("/", "/status", "/v1/models", "/health", "/metrics", "/props", "/api/tags", "/api/ps"):
+    for path in ("/", "/status", "/v1/models", "/health", "/metrics", "/props", "/api/tags", "/api/ps", "/plan"):
         assert "demo" not in ask(service, path, NARROW).text, path
     assert "llama_smart_proxy_requests_total" not in ask(service, "/metrics", NARROW).text
     assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text
@@ -235,7 +248,7 @@ def test_a_model_of_others_is_answered_like_a_name_that_does_not_exist(service: 
 
     assert answer("demo") == answer("nope")
     assert outcome(chat(service, NARROW)) == UNKNOWN
-    for path in ("/api/chat", "/api/generate", "/api/show", "/api/pull"):
+    for path in ("/api/chat", "/api/generate", "/api/show", "/api/pull", "/plan"):
         theirs, nobodys = (ask(service, path, NARROW, "POST", json={"model": name}) for name in ("demo", "nope"))
         assert (theirs.status_code, theirs.text.replace("demo", "nope")) == (404, nobodys.text), path
     for path in ("/slots?model=", "/metrics?model=", "/props?model=", "/v1/models/", "/models/"):

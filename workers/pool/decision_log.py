@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from app.use_cases.reporting.decisions import MAX_RECORDS, DecisionRecord
+from app.use_cases.reporting.decision_record import MAX_RECORDS, DecisionRecord
 from app.use_cases.scheduling.effects import Decided
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.quarantine import quarantined_keys

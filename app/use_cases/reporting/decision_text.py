@@ -1,4 +1,4 @@
-"""A past decision in plain words."""
+"""Past decisions in plain words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 from app.entities.launch import ALL_LAYERS
 from app.entities.placement import CPU, Decision, Outcome, Placement
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.phrases import duration_text, gib_text, place_text
 
 

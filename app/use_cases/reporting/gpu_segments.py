@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from app.entities.gpu import Gpu
 from app.entities.memory import MemoryReading
@@ -22,23 +22,27 @@ class Segment:
     server: str | None  # its id
     bytes: int
 
+    def as_json(self) -> dict[str, object]:
+        return {"kind": self.kind, "model": self.model, "server": self.server, "bytes": self.bytes}
+
 
 def gpu_segments(gpu: Gpu, pool: PoolState, visible: Collection[int]) -> list[dict[str, object]]:
     """The segments in the order of Segment.kind, whose bytes sum to `gpu.total_bytes`.
 
-    `visible`: ids of the servers that may be named. What the others hold counts as `other`, and what they have booked
-    as claimed without a name. Where NVML hides which process holds what, a server's part is what it reported or booked.
+    `visible`: ids of the servers that may be named. What the others hold or have booked counts as `other`. Where NVML
+    hides which process holds what, a server's part is what it reported or booked.
     """
     servers = [server for server in pool.servers if _holds_memory_of(server, gpu)]
     used = gpu.total_bytes - gpu.free_bytes
     models = list(_models(gpu, pool, [server for server in servers if server.id in visible], used))
-    claimed = list(_claims(gpu, pool, servers, visible))
-    other = used - sum(each.bytes for each in models)
-    free = gpu.free_bytes - sum(each.bytes for each in claimed)
+    claims = list(_claims(gpu, pool, servers))
+    claimed = [each for server, each in zip(servers, claims, strict=True) if server.id in visible]
+    free = gpu.free_bytes - sum(each.bytes for each in claims)
+    other = gpu.total_bytes - free - sum(each.bytes for each in (*models, *claimed))
     reserve = min(free, pool.limits.gpu_limits.reserve_of(gpu, gpu.ram_bytes))
     rest = (("other", other), ("reserve", reserve), ("free", free - reserve))
     segments = [*models, *claimed, *(Segment(kind, None, None, size) for kind, size in rest)]
-    return [asdict(segment) for segment in segments if segment.bytes]
+    return [segment.as_json() for segment in segments if segment.bytes]
 
 
 def _holds_memory_of(server: Server, gpu: Gpu) -> bool:
@@ -68,12 +72,11 @@ def _ram_bytes(server: Server, memory: MemoryReading | None) -> int:
     return (memory.held_bytes.get(server.id, 0) if memory else 0) or (server.booked.get(CPU, 0) if server.is_up else 0)
 
 
-def _claims(gpu: Gpu, pool: PoolState, servers: list[Server], visible: Collection[int]) -> Iterator[Segment]:
-    """At most what is free."""
+def _claims(gpu: Gpu, pool: PoolState, servers: list[Server]) -> Iterator[Segment]:
+    """Of each server, at most what is free together."""
     free = gpu.free_bytes
     for server in servers:
         shown = shown_bytes(pool.gpus, gpu.uuid, server.pid)
         size = min(free, unseen_bytes(server, gpu.uuid, shown, pool.gpus.read_at(gpu.uuid)))
         free -= size
-        is_named = server.id in visible
-        yield Segment("claimed", server.model.name if is_named else None, str(server.id) if is_named else None, size)
+        yield Segment("claimed", server.model.name, str(server.id), size)

@@ -10,7 +10,8 @@ from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
-from app.use_cases.reporting.decisions import DecisionRecord, context_json, estimate_json, last_decision, placement_json
+from app.use_cases.reporting.decision_record import DecisionRecord
+from app.use_cases.reporting.decisions import context_json, estimate_json, last_decision, placement_json
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -62,18 +63,18 @@ def degraded_reasons(
     now: float,
 ) -> list[str]:
     """What is wrong, one sentence each. `gpus`: as of `now`, monotonic seconds."""
-    hung = [f"{s.model.name}: {problem_of(s, now)}" for s in pool.servers if s.unresponsive_since is not None]
-    reasons = [*([engine_problem] if engine_problem else []), *gpus.problems, *pins, *hung]
-    if gpus.has_usable_gpu or (gpus.problems and not gpus.engine_problem):
-        reasons += dict.fromkeys(f"{s.model.name}: {ON_CPU}" for s in pool.servers if s.gpu_problem)
-    return reasons + ([configuration.problem] if configuration.problem else [])
+    problems = ((server.model.name, server_problem(server, gpus, now)) for server in pool.servers)
+    of_servers = dict.fromkeys(f"{name}: {problem}" for name, problem in problems if problem)
+    reasons = [engine_problem, *gpus.problems, *pins, *of_servers, configuration.problem]
+    return [reason for reason in reasons if reason]
 
 
-def problem_of(server: Server, now: float) -> str:
-    """What is wrong with a server; "" if nothing is."""
+def server_problem(server: Server, gpus: GpuSnapshot, now: float) -> str:
+    """What is wrong with a server; "" if nothing is. `gpus`: as of `now`, monotonic seconds."""
     if server.unresponsive_since is not None:
         return f"its llama-server (server {server.id}) has not responded for {now - server.unresponsive_since:.0f} s"
-    return ON_CPU if server.gpu_problem else ""
+    is_gpu_expected = gpus.has_usable_gpu or (gpus.problems and not gpus.engine_problem)
+    return ON_CPU if server.gpu_problem and is_gpu_expected else ""
 
 
 def _server(server: Server, now: float) -> dict[str, object]:

@@ -5,16 +5,22 @@ All numbers are in base units; null means unknown.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.entities.gpu import Gpu, GpuSnapshot
+from app.entities.engine_load import EngineLoad
+from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
 from app.entities.memory import MemoryReading
 from app.entities.placement import CPU
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
+from app.use_cases.reporting.decision_text import decision_text
+from app.use_cases.reporting.gpu_programs import other_processes
 from app.use_cases.reporting.gpu_segments import gpu_segments
+from app.use_cases.reporting.last_hour import ActivityCounts, last_hour
+from app.use_cases.reporting.recent_requests import RequestRecord, requests_report
 from app.use_cases.reporting.server_status import servers_status
+from app.use_cases.reporting.waiting import queue_report
 from app.use_cases.scheduling.pool_state import PoolState
 
 MAX_DECISIONS = 20
@@ -26,10 +32,15 @@ class StatusFacts:
 
     pool: PoolState  # the whole
     visible: PoolState  # its servers and waiting requests that the viewer may see
+    memory: MemoryReading | None  # now
     decisions: tuple[DecisionRecord, ...]  # that the viewer may see, newest last
+    records: tuple[RequestRecord, ...]  # of requests to models that it may see, newest first
+    loads: Mapping[int, EngineLoad]  # by the ids of the busy servers
+    hour: Sequence[ActivityCounts]  # of the last hour, of each of those models
     reasons: tuple[str, ...]  # why the service is degraded
     engine: EngineFacts | None
     version: str
+    sees_all: bool  # whether it may see every model: only then other processes are listed, hidden models among them
     is_admin: bool  # whether the viewer may load, unload, pin and read logs
     uptime_seconds: float
     now: float  # monotonic seconds
@@ -49,29 +60,25 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "admin": facts.is_admin,
         "engine": {"kind": facts.engine.kind, "version": facts.engine.version} if facts.engine else None,
         "waiting": len(visible.waiting),
-        **_gpus(pool.gpus.as_of(now), pool, {server.id for server in visible.servers}, now),
-        "ram": _ram(pool, pool.memory),
-        "servers": servers_status(visible, now, facts.at),
-        "queue": _queue(visible, now),
+        **_gpus(facts),
+        "ram": _ram(pool, facts.memory),
+        "servers": servers_status(visible, facts.loads, now, facts.at),
+        "queue": queue_report(visible, now),
         "decisions": _decisions(facts.decisions) if facts.is_admin else [],
-        "requests": [],
-        "last_hour": dict.fromkeys(
-            (
-                *("requests", "prompt_tokens", "completion_tokens"),
-                *("wait_median_seconds", "wait_p95_seconds", "loads", "evictions"),
-            )
-        ),
+        "requests": requests_report(facts.records, names_keys=facts.is_admin),
+        "last_hour": last_hour(facts.hour),
     }
 
 
-def _gpus(snapshot: GpuSnapshot, pool: PoolState, visible: Collection[int], now: float) -> dict[str, object]:
+def _gpus(facts: StatusFacts) -> dict[str, object]:
+    snapshot = facts.pool.gpus.as_of(facts.now)
     return {
         "gpus_state": snapshot.state,
         "gpus_problem": snapshot.problem,
-        "gpus_age_seconds": round(now - snapshot.at, 1) if snapshot.gpus else None,
+        "gpus_age_seconds": round(facts.now - snapshot.at, 1) if snapshot.gpus else None,
         "driver_version": snapshot.driver_version,
         "cuda_version": snapshot.cuda_version,
-        "gpus": [_gpu(gpu) | {"segments": gpu_segments(gpu, pool, visible)} for gpu in snapshot.gpus],
+        "gpus": [_gpu(gpu, facts) for gpu in snapshot.gpus],
         "missing_gpus": [
             {"index": each.index, "name": each.name, "uuid": each.uuid, "problem": each.problem}
             for each in snapshot.missing
@@ -79,7 +86,8 @@ def _gpus(snapshot: GpuSnapshot, pool: PoolState, visible: Collection[int], now:
     }
 
 
-def _gpu(gpu: Gpu) -> dict[str, object]:
+def _gpu(gpu: Gpu, facts: StatusFacts) -> dict[str, object]:
+    pool = facts.pool
     return {
         "index": gpu.index,
         "uuid": gpu.uuid,
@@ -93,7 +101,8 @@ def _gpu(gpu: Gpu) -> dict[str, object]:
         "power_watts": gpu.power_watts,
         "drives_display": gpu.drives_display,
         "unified": gpu.is_unified,
-        "other_processes": [],
+        "segments": gpu_segments(gpu, pool, {server.id for server in facts.visible.servers}),
+        "other_processes": other_processes(gpu, pool) if facts.sees_all else [],
     }
 
 
@@ -104,29 +113,13 @@ def _ram(pool: PoolState, memory: MemoryReading | None) -> dict[str, int] | None
     return {"total_bytes": memory.total_bytes, "available_bytes": memory.available_bytes, "booked_bytes": booked}
 
 
-def _queue(pool: PoolState, now: float) -> list[dict[str, object]]:
-    """One entry for each model, the one that has waited longest first."""
-    oldest = {waiter.model.name: waiter for waiter in reversed(pool.waiting)}
-    names = [waiter.model.name for waiter in pool.waiting]
-    return [
-        {
-            "model": name,
-            "requests": names.count(name),
-            "waited_seconds": round(max(0.0, now - oldest[name].since), 1),
-            "cause": "slot" if (server := pool.server_of(name)) and server.is_up else "load",
-            "reason": "waits for a free slot" if server and server.is_up else "waits for it to load",
-        }
-        for name in dict.fromkeys(names)
-    ]
-
-
 def _decisions(decisions: tuple[DecisionRecord, ...]) -> list[dict[str, object]]:
     return [
         {
             "at": round(record.at, 3),
             "model": record.model,
             "outcome": record.decision.outcome,
-            "text": record.decision.reason,
+            "text": decision_text(record),
         }
         for record in reversed(decisions[-MAX_DECISIONS:])
     ]
