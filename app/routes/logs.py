@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from datetime import datetime
 
 from flask import Blueprint, Response, jsonify
 
@@ -122,5 +123,5 @@ def _as_json(line: LogLine) -> dict[str, object]:
 
 
 def _as_text(line: LogLine) -> str:
-    at = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(line.at))},{int(line.at % 1 * 1000):03}"
+    at = datetime.fromtimestamp(line.at).isoformat(" ", "milliseconds")
     return f"{at} {f'{line.source}[{line.server}]' if line.server else 'service'} {line.text}\n"

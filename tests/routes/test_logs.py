@@ -20,7 +20,8 @@ from app.routes.logs import EVENTS, stream_engine_log, stream_service_log
 from app.services import EXTENSION, RequestSettings
 from tests.helpers.builders import Play, a_model
 from workers.clients.admission import AdmissionLimit, viewer_limit
-from workers.logs.history import LogHistory
+from workers.logs import history as history_module
+from workers.logs.history import LINE_OVERHEAD_BYTES, LogHistory
 
 MODELS = {name: a_model(name) for name in ("a/b:Q4", "c")}
 
@@ -75,9 +76,9 @@ def chunks(response: Any) -> Iterator[str]:
 def test_all_lines_are_text_by_time_or_json(services: Any):
     text = answered(services, routes.show_logs).get_data(as_text=True)
     assert [line[19:] for line in text.splitlines()] == [
-        ",250 a/b:Q4[3] one",
-        ",250 a/b:Q4[3] two",
-        ",000 service INFO [MainThread] x: hello",
+        ".250 a/b:Q4[3] one",
+        ".250 a/b:Q4[3] two",
+        ".000 service INFO [MainThread] x: hello",
     ]
     body = answered(services, routes.show_logs, "format=json&lines=2").get_json()
     assert body == {
@@ -110,15 +111,12 @@ def test_an_event_stream_has_a_line_in_each_event(services: Any):
     assert next(chunks(answered(services, lambda: stream_engine_log("c"), accept=EVENTS))) == ": no lines yet\n\n"
 
 
-def test_a_slow_reader_skips_lines_and_is_told_how_many(services: Any):
+def test_a_slow_reader_skips_lines_and_is_told_how_many(services: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(history_module, "SOURCE_BYTES", 100 * (LINE_OVERHEAD_BYTES + 1))
     for accept, begin in (("", "(900 lines skipped)\n"), (EVENTS, 'event: skipped\ndata: {"lines": 900}\n\n')):
         text = chunks(answered(services, lambda: stream_engine_log("c"), "lines=0", accept=accept))
         next(text)
-        services.logs._rings.pop("c", None)
-        ring = LogHistory()
-        ring.add("c", "1", ["x"] * 1000, 0.0)
-        ring._rings["c"].shrink(900 * 201)
-        services.logs._rings["c"] = ring._rings["c"]
+        services.logs.add("c", "1", ["x"] * 1000, 0.0)
         assert next(text).startswith(begin)
 
 
@@ -137,12 +135,17 @@ def test_a_stream_ends_at_a_drain_a_disconnect_and_a_reload(services: Any, monke
     def reload() -> None:
         services.settings = RequestSettings()
 
-    for end in (reload, lambda: monkeypatch.setattr(Client, "is_disconnected", True), drain):
-        monkeypatch.undo()
-        text = chunks(answered(services, stream_service_log))
+    def disconnect() -> None:
+        monkeypatch.setattr(Client, "is_disconnected", True)
+
+    for end in (reload, drain, disconnect):
+        services.store.pool = replace(services.store.pool, draining=False)
+        response = answered(services, stream_service_log)
+        text = chunks(response)
         next(text)
         end()
         assert list(text) == []
+        response.close()
 
 
 def test_viewers_are_limited_and_give_back_their_places(services: Any):

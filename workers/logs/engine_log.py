@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from app.entities.launch import EngineFacts
 from app.entities.server import Server
@@ -15,11 +16,6 @@ from workers.logs.files import LogFiles
 from workers.logs.history import LogHistory
 
 IN_MEMORY_ONLY = "its log may have prompts and answers at this verbosity: it is kept in memory only, not in files"
-
-
-def time_text(at: float) -> str:
-    """Local time, as in the service's own log."""
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))},{int(at % 1 * 1000):03}"
 
 
 class EngineLog:
@@ -64,7 +60,7 @@ class EngineLog:
         at = time.time()
         self._history.add(self._model, self._server, texts, at)
         if not self._logs_prompts:
-            head = f"{time_text(at)} [{self._server}]"
+            head = f"{datetime.fromtimestamp(at).isoformat(' ', 'milliseconds')} [{self._server}]"
             self._files.append(self._model, "".join(f"{head} {text}\n" for text in texts))
 
 
