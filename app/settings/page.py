@@ -27,8 +27,10 @@ models:
   qwen3-8b: {ctx_size: 32768, aliases: [gpt-4o-mini]}
 ```
 
-    llama-smart-proxy check-config --config config.yaml
-    llama-smart-proxy serve --config config.yaml
+```sh
+llama-smart-proxy check-config --config config.yaml
+llama-smart-proxy serve --config config.yaml
+```
 
 `check-config` starts nothing. It reports errors, or the differences from the defaults.
 [config.example.yaml](../config.example.yaml) has every key with its default, explained line by line.
