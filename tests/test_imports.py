@@ -72,6 +72,7 @@ APP = {
         "app/use_cases/launch",
     },
     "app/terminal": {"app/use_cases/reporting"},
+    "app/page": {"app/use_cases/reporting"},
     "app/request_body": {
         "app/entities",
         "app/errors",
@@ -90,6 +91,7 @@ APP = {
     "app/routes": {
         "app/entities",
         "app/errors",
+        "app/page",
         "app/ports",
         "app/request_body",
         "app/services.py",

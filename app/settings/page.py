@@ -29,10 +29,9 @@ models:
 
 ```sh
 llama-smart-proxy check-config --config config.yaml
-llama-smart-proxy serve --config config.yaml
 ```
 
-`check-config` starts nothing. It reports errors, or the differences from the defaults.
+reports errors, or the differences from the defaults, and starts nothing. `serve --config config.yaml` uses the file.
 [config.example.yaml](../config.example.yaml) has every key with its default, explained line by line.
 
 ## Sources and precedence

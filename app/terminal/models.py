@@ -10,6 +10,8 @@ from app.terminal.text import UNKNOWN, printable, size_cell, tokens_text
 
 OUTCOME_STYLES = {"loaded": "green", "evict": "yellow", "wait": "yellow", "refuse": "red"}
 
+EXPENDABLE = ("QUANT", "CAN", "CONTEXT", "SIZE")  # columns, the first one first
+
 
 def model_table(models: Iterable[Mapping[str, Any]]) -> Table:
     return table("MODEL QUANT SIZE CAN CONTEXT NOW", map(_row, models), numbers="SIZE", styled="NOW")

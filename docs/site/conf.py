@@ -25,6 +25,8 @@ root_doc = "README"
 include_patterns = ["README.md", "docs/*.md", *(f"{page}.md" for page in SECTIONS["The project"])]
 exclude_patterns = [".*", "build"]
 html_extra_path = ["index.html"]
+html_static_path = ["wide.css"]
+html_css_files = ["wide.css"]
 html_theme = "furo"
 html_copy_source = html_show_sphinx = False
 templates_path = []
