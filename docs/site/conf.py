@@ -14,7 +14,7 @@ SECTIONS = {
     "Getting started": ["docs/quick-start", "docs/systemd", "docs/container", "docs/configuration", "docs/keys"],
     "Using it": ["docs/models", "docs/clients", "docs/ollama", "docs/agents", "docs/api", "docs/errors"],
     "How it decides": ["docs/estimates", "docs/scheduling", "docs/gpus", "docs/kept-cache"],
-    "Running it": ["docs/doctor", "docs/troubleshooting", "docs/reload", "docs/upgrading"],
+    "Running it": ["docs/monitoring", "docs/doctor", "docs/troubleshooting", "docs/reload", "docs/upgrading"],
     "The project": ["ARCHITECTURE", "CONTRIBUTING", "tests/faults/README"],
 }
 

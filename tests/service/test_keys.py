@@ -89,6 +89,7 @@ ROUTES = {
     ("DELETE", "/api/delete"): (NO_KEY, (501, ""), (501, "")),
     ("GET", "/props"): (NO_KEY, OK, OK),
     ("GET", "/metrics"): (OK, OK, OK),  # allowed from loopback
+    ("GET", "/sd"): (OK, OK, OK),  # the same
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
     ("GET", "/running"): (NO_KEY, OK, OK),
     ("GET", "/plan"): (NO_KEY, OK, OK),
@@ -139,6 +140,7 @@ def test_every_route_is_in_the_table():
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
         *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
+        "metrics.list_targets",
         "assets.show_asset",
         *(
             "status.answer_probe",
