@@ -14,10 +14,11 @@ from app.ports import Address
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect
 from app.use_cases.scheduling.pool_state import PoolState
-from tests.helpers.builders import GIB, Play, a_model
+from tests.helpers.builders import GIB, Play, a_model, an_engine
 from workers.engine_metrics.series import EngineSeries
 from workers.telemetry.gauges import Gauges
 from workers.telemetry.key_gauges import KeyGauges
+from workers.telemetry.service_gauges import ServiceGauges
 from workers.telemetry.store import StateStore
 
 # Of the embedded engine (b11549).
@@ -41,11 +42,16 @@ llamacpp:n_busy_slots_per_decode 1
 """
 
 
+class _Engine:
+    facts, problem = an_engine(), ""
+
+
 class _Exporter(Play):
     def __init__(self) -> None:
         super().__init__(total_gib=16)
         self.store = StateStore(self.state)
         self.gauges = Gauges(self.store, "1")
+        self.gauges.add(ServiceGauges(self.store, _Engine()))
         self.gauges.add(KeyGauges(lambda: {"alice": 30}))
         self.gauges.watch("request_bodies_bytes", "As in build_gauges.", lambda: 0)
         self.engines = EngineSeries(lambda: self.state.servers)
@@ -53,7 +59,7 @@ class _Exporter(Play):
 
     def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
         effects = super().stepped(before, event)
-        self.gauges.pool.count_step(before, event, effects)
+        self.gauges.count_step(before, event, effects)
         return effects
 
 
@@ -62,13 +68,13 @@ def exported() -> dict[str, Metric]:
     exporter = _Exporter()
     exporter.ask(a_model(gib=40))  # refused
     evicted = exporter.up(a_model("evicted", gib=12))
-    exporter.ask(a_model("ready", gib=12), at=1000.0)
-    exporter.post(ev.Exited(evicted, "", 1000.5))
+    exporter.ask(a_model("ready", gib=12), at=300.0)
+    exporter.post(ev.Exited(evicted, "", 300.5))
     server = exporter.state.servers[-1].id
-    exporter.post(ev.Ready(server, 9000, 1001.0), ev.Measured(server, {CPU: 12 * GIB}, 1001.0))
+    exporter.post(ev.Ready(server, 9000, 301.0), ev.Measured(server, {CPU: 12 * GIB}, 301.0))
     for _ in range(3):  # of two slots
-        exporter.ask(a_model("ready", gib=12), at=1002.0)
-    exporter.gauges.answered("/v1/completions", "ready", 200, 1.0, 10, 20)
+        exporter.ask(a_model("ready", gib=12), at=302.0)
+    exporter.gauges.answered("/v1/completions", "ready", 200, 1.0, 10, 20, "alice")
     exporter.gauges.first_byte("ready", 0.5, 0.25)
     exporter.engines.publish([(Address(server, "ready", 9000, "key"), ENGINE_PAGE.encode())])
     exporter.store.pool = replace(exporter.state, gpus=_a_snapshot())

@@ -43,6 +43,7 @@ def labels_by_metric() -> dict[str, set[str]]:
     """Of the page's samples, and of what is recorded from them."""
     found: dict[str, set[str]] = {"up": set(OF_PROMETHEUS)}
     for family in exported().values():
+        assert family.samples, f"no series of {family.name} in tests/helpers/exporter.py"
         for sample in family.samples:
             found.setdefault(sample.name, set(OF_PROMETHEUS)).update(sample.labels)
     for rule in RECORDED:
