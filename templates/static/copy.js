@@ -14,6 +14,7 @@ export async function copyText(element, button) {
 }
 
 function copySelection(element) {
+  if (!(element instanceof Node)) return false;
   const range = document.createRange();
   range.selectNodeContents(element);
   const selection = getSelection();

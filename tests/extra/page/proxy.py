@@ -1,4 +1,4 @@
-"""A reverse proxy that serves the service below a path, as nginx does with `location /llm/ { proxy_pass http://...:8080/; }`."""
+"""A reverse proxy that serves the service below a path, as nginx does with `location /llm/ { proxy_pass URL/; }`."""
 
 from __future__ import annotations
 

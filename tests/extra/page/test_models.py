@@ -61,7 +61,9 @@ SCRIPTED = """\
 
 data: {"choices": [{"delta": {"reasoning_content": "I think."}}]}
 
-data: {"choices": [{"delta": {"content": "<img src=x onerror=alert(1)> **Look:**\\n```html\\n<script>alert(1)</script>\\n"}}]}
+data: {"choices": [{"delta": {"content": "<img src=x onerror=alert(1)> **Look:**\\n```html\\n"}}]}
+
+data: {"choices": [{"delta": {"content": "<script>alert(1)</script>\\n"}}]}
 
 data: {"choices": [{"delta": {"content": "```\\nDone."}}]}
 
