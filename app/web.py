@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, Response
 
 from app.routes import (
+    assets,
     authorization,
     configuration,
     decisions,
@@ -19,7 +20,11 @@ from app.routes import (
     model_events,
     models,
     ollama,
+    pins,
+    plan,
     status,
+    status_report,
+    status_stream,
     upstream,
 )
 from app.routes.agent_exchange import respond_to_chat
@@ -33,8 +38,8 @@ from app.services import EXTENSION, Services
 from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
-    *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status),
-    *(llama_swap, model_events, upstream),
+    *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status, assets),
+    *(status_report, status_stream, llama_swap, model_events, pins, plan, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 

@@ -53,7 +53,14 @@ USE_CASES = {
     "app/use_cases/launch": {"app/entities", "app/use_cases/estimate"},
     "app/use_cases/placement": {"app/entities", "app/use_cases/estimate", "app/use_cases/model_shape"},
     "app/use_cases/scheduling": {"app/entities", "app/use_cases/placement"},
-    "app/use_cases/reporting": {"app/entities", "app/use_cases/launch", "app/use_cases/scheduling"},
+    "app/use_cases/diagnosis": {"app/entities", "app/use_cases/placement", "app/use_cases/reporting"},
+    "app/use_cases/installation": set(),
+    "app/use_cases/reporting": {
+        "app/entities",
+        "app/use_cases/launch",
+        "app/use_cases/placement",
+        "app/use_cases/scheduling",
+    },
 }
 APP = {
     "app/entities": set(),
@@ -64,7 +71,15 @@ APP = {
         "app/use_cases/credentials.py",
         "app/use_cases/launch",
     },
-    "app/request_body": {"app/entities", "app/errors", "app/use_cases/body_checks", "app/use_cases/ollama"},
+    "app/terminal": {"app/use_cases/reporting"},
+    "app/page": {"app/use_cases/reporting"},
+    "app/request_body": {
+        "app/entities",
+        "app/errors",
+        "app/use_cases/body_checks",
+        "app/use_cases/launch",
+        "app/use_cases/ollama",
+    },
     "app/ports": {
         "app/entities",
         "app/errors",
@@ -76,6 +91,7 @@ APP = {
     "app/routes": {
         "app/entities",
         "app/errors",
+        "app/page",
         "app/ports",
         "app/request_body",
         "app/services.py",
@@ -98,6 +114,9 @@ WORKERS = {
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/measurement"},
     "workers/engine": {"workers/server"},
+    "workers/engine_metrics": set(),
+    "workers/installation": set(),
+    "workers/diagnosis": {"workers/catalog", "workers/engine", "workers/gpu"},
     "workers/pool": {"workers/catalog", "workers/measurement", "workers/telemetry"},
     "workers/relay": set(),
     "workers/request_bodies": {"app/request_body"},
@@ -112,6 +131,7 @@ COMPOSITION_ROOT = {
         "workers/folders.py",
         "workers/builders.py",
         "workers/build_catalog.py",
+        "workers/build_gauges.py",
         "workers/check_pinned.py",
     ),
     *(
@@ -120,6 +140,8 @@ COMPOSITION_ROOT = {
         "workers/serve.py",
         "workers/state_lock.py",
         "workers/gpu_watch.py",
+        "workers/diagnose.py",
+        "workers/diagnose_gpus.py",
         "workers/upgrade_notices.py",
         "app/commands",
     ),
@@ -135,6 +157,7 @@ THIRD_PARTY = {
     "app/services.py": {"flask"},
     "app/routes": {"flask", "werkzeug"},
     "app/web.py": {"flask", "werkzeug"},
+    "app/terminal": {"rich"},
     "app/settings": {"pydantic", "pydantic_core", "pydantic_settings", "yaml"},
 }
 

@@ -21,6 +21,9 @@ from workers.agents import load_agents
 from workers.engine.current_engine import CurrentEngine
 from workers.engine.gpu_probe import listed_memory, probe_gpus
 from workers.engine.probe_process import engine_environment
+from workers.engine_metrics.reader import EngineReader, Subject
+from workers.engine_metrics.series import READ_SECONDS, EngineSeries
+from workers.engine_metrics.slots import SLOTS_SECONDS, EngineSlots
 from workers.folders import state_folder
 from workers.gpu.engine_check import assume_usable
 from workers.gpu.expected_gpus import GpuHistory
@@ -28,11 +31,14 @@ from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
+from workers.pool.pool import Pool
 from workers.pool.processes import Process
 from workers.server.kept_cache import KeptCaches
 from workers.server.launcher import Launcher
 from workers.server.orphans import MARK_VARIABLE, PidRecords
 from workers.server.slot_files import SlotFiles
+from workers.telemetry.gauges import Gauges
+from workers.telemetry.store import StateStore
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +118,19 @@ def _working_engine(engine: CurrentEngine) -> EngineFacts:
     if facts is None:
         raise OSError(engine.problem)
     return facts
+
+
+def build_engine_reader(pool: Pool, store: StateStore, gauges: Gauges) -> tuple[EngineReader, EngineSlots]:
+    """What reads the engines' own metrics, which /metrics then shows, and the slots of those that are busy."""
+    series = EngineSeries(lambda: store.pool.servers)
+    gauges.add(series)
+    slots = EngineSlots(lambda: store.pool.servers, lambda: reader.wake())
+    reader = EngineReader(
+        pool.addresses,
+        Subject("/metrics", READ_SECONDS, series.publish),
+        Subject("/slots", SLOTS_SECONDS, slots.publish, slots.is_viewed, slots.is_busy),
+    )
+    return reader, slots
 
 
 def gpus_at_start(settings: Settings) -> GpuSnapshot:

@@ -9,6 +9,7 @@ from pathlib import Path
 import platformdirs
 
 NAME = "llama-smart-proxy"
+UNIT_FILE = Path(__file__).resolve().parent.parent / "systemd" / "llama-smart-proxy.service"  # in a wheel, too
 
 
 def version() -> str:

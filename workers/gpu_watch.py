@@ -15,6 +15,7 @@ from workers.engine.current_engine import CurrentEngine
 from workers.gpu.poller import GpuPoller
 from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck
+from workers.telemetry.gpu_trends import GpuTrends
 from workers.telemetry.store import StateStore
 
 
@@ -25,6 +26,7 @@ class GpuWatch:
         self, settings: Settings, engine: CurrentEngine, store: StateStore, post: Callable[[ev.Event], None]
     ) -> None:
         self._store = store
+        self.trends = GpuTrends()
         self._post = post
         self._poller: GpuPoller | None = None  # None: GPUs are disabled
         if store.gpus.state is not GpuState.DISABLED:
@@ -71,6 +73,7 @@ class GpuWatch:
     def _publish(self, gpus: GpuSnapshot) -> None:
         """Called by the poller's thread."""
         self._post(ev.GpusPolled(gpus, time.monotonic()))
+        self.trends.add(gpus)
         self._names.check(gpus)
         if self._pinned is not None:
             self._pinned.check(gpus)

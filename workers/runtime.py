@@ -24,10 +24,12 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
-from workers.builders import build_limits, build_request_settings, build_spawn, gpus_at_start
+from workers.build_gauges import build_gauges
+from workers.builders import build_engine_reader, build_limits, build_request_settings, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
-from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit
+from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit, viewer_limit
+from workers.clients.audience_texts import AudienceTexts
 from workers.clients.client_watch import ClientWatcher
 from workers.clients.daily_tokens import DailyTokens
 from workers.engine.current_engine import CurrentEngine
@@ -38,6 +40,8 @@ from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
+from workers.pool.pinning import Pinning
+from workers.pool.plans import Plans
 from workers.pool.pool import Pool
 from workers.pool.preload import begin_preload
 from workers.pool.watchdog import status_line, watchdog_from
@@ -48,8 +52,8 @@ from workers.request_bodies.held_body import RequestBodies
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.telemetry.access_log import AccessLog
-from workers.telemetry.gauges import Gauges
-from workers.telemetry.key_gauges import KeyGauges
+from workers.telemetry.activity import Activity
+from workers.telemetry.pool_counts import count_each
 from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
 from workers.upgrade_notices import warn_of_changes
@@ -83,11 +87,9 @@ class Runtime:
         self._needs = EstimateSource(self._history, engine.refresh, shapes, lambda: self._store.gpus)
         self._clients = ClientWatcher()
         self._access_log = AccessLog()
-        self._gauges = Gauges(self._store, version())
-        self._gauges.add(KeyGauges(self._tokens.all))
+        self._activity = Activity()
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
-        help_text = "Memory taken by request bodies, those that were announced and have not arrived included."
-        self._gauges.watch("request_bodies_bytes", help_text, lambda: self._bodies.budget.taken_bytes)
+        self._gauges = build_gauges(self._store, self._tokens, self._bodies)
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
@@ -96,6 +98,7 @@ class Runtime:
         )
         self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
         self._pool = self._build_pool()
+        self._engine_reader, self._engine_slots = build_engine_reader(self._pool, self._store, self._gauges)
         self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
         self.services = self._build_services()
@@ -104,30 +107,39 @@ class Runtime:
         store, needs, gpus = self._store, self._needs, self._gpus
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
         spawn = build_spawn(self._settings, self._engine, *parts)
-        count, forget = self._gauges.pool.count_step, self._relay.forget
+        count, forget = count_each(self._gauges.pool.count_step, self._activity.count_step), self._relay.forget
         models = needs.placement_request, self._catalog.definition
         return Pool(store, spawn, read_memory, gpus.read_now, *models, count, forget, gpus.probe_engine)
 
     def _build_services(self) -> Services:
-        server = self._settings.server
+        server, request_of = self._settings.server, self._needs.placement_request
         return Services(
             catalog=self._catalog,
             store=self._store,
             configuration=self._reload,
             pool=self._pool,
+            plans=Plans(self._store, request_of, read_memory),
+            pins=Pinning(self._store, self._catalog.models, request_of, read_memory, self._pool.post),
             relay=self._relay,
             clients=self._clients,
             admission=AdmissionLimit(server.threads - server.reserve_threads),
             event_streams=event_stream_limit(server.threads - server.reserve_threads),
+            viewers=viewer_limit(server.threads - server.reserve_threads),
+            status_texts=AudienceTexts(),
             rates=KeyRateLimits(),
             tokens=self._tokens,
             bodies=self._bodies,
             access_log=self._access_log,
+            activity=self._activity,
+            gpu_trends=self._gpus.trends,
+            engine_slots=self._engine_slots,
             refusals=self._refusals,
             gauges=self._gauges,
             engine=self._engine.facts,
             engine_problem=self._engine.problem,
             version=version(),
+            started_at=time.monotonic(),
+            read_ram=lambda: read_memory({}),
             settings=build_request_settings(self._settings),
         )
 
@@ -151,6 +163,7 @@ class Runtime:
         # Needs the history of loads.
         self._gpus.start(self._check_of_pinned(self._settings, self._catalog) if self._settings.pinned else None)
         self._pool.start()
+        self._engine_reader.start()
         if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):
             watchdog.start()
         self._catalog.start()
@@ -233,6 +246,7 @@ class Runtime:
             log.error("llama-servers did not exit in time; killing them")
             self._pool.kill()
             self._records.kill_all()
+        self._engine_reader.close()
         self._relay.close()
         self._gpus.close()
         self._history.close()

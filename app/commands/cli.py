@@ -8,17 +8,28 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.commands.check_config import check_config, config_option
+from app.commands.completion import completion_command
+from app.commands.doctor import doctor
 from app.commands.estimate import estimate
+from app.commands.groups import GroupedCommands
+from app.commands.install_service import install_service
 from app.commands.launch import launch
-from app.commands.options import ANSWER_IS_NO, WRONG_USE
+from app.commands.options import WRONG_USE
 from app.commands.plan import plan
 from app.commands.reload import reload
+from app.commands.service.decisions import decisions_command
+from app.commands.service.load import load_command
+from app.commands.service.models import models_command, show_command
+from app.commands.service.ps import ps
+from app.commands.service.run import run_command
+from app.commands.service.top import top_command
+from app.commands.service.unload import unload_command
 
 GUNICORN_CANNOT_START = 4  # gunicorn's APP_LOAD_ERROR: a restart would fail too
 
@@ -29,14 +40,18 @@ if TYPE_CHECKING:
     from workers.runtime import Runtime
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="llama-smart-proxy")
 def main() -> None:
-    """One OpenAI-compatible address in front of every GGUF model on this machine."""
+    """One OpenAI-compatible address in front of every GGUF model on this machine.
+
+    Those under Use, Inspect and Control talk to the running service at LLAMA_SMART_PROXY_URL, with the key in
+    LLAMA_SMART_PROXY_API_KEY. Exit status: 0 done, 1 the answer is no, 2 wrong use.
+    """
 
 
 @main.command()
-@click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
+@config_option
 @click.option(
     "--host",
     help="Address to listen on. If other machines can reach it, keys or server.allow_open are required."
@@ -88,91 +103,28 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
 
 
-for command in (estimate, launch, plan, reload):
+for command in (check_config, doctor, estimate, install_service, launch, plan, reload, completion_command):
     main.add_command(command)
-
-
-@main.command("check-config")
-@click.option("--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check_config(config: Path | None, as_json: bool) -> None:
-    """Check the configuration, without starting anything.
-
-    Reads what `serve` would read: the file, LLAMA_SMART_PROXY_* variables, the model files (a broken one is a warning)
-    and, for pinned models, this machine's GPUs and RAM. Secrets are not printed. Exit status: 0 valid, 1 invalid,
-    2 no such file.
-    """
-    from app.settings.check import check_configuration
-    from app.settings.values import PREFIX
-
-    if config:
-        os.environ[PREFIX + "CONFIG"] = str(config.absolute())
-    check = check_configuration()
-    if check.configuration:
-        settings = check.configuration.settings
-        # These loggers would repeat the warnings.
-        with _loggers_disabled("workers.catalog.catalog", "workers.pool.pinned_models"):
-            errors, warnings = _check_this_machine(settings)
-            warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
-        check = check.with_warnings(warnings).with_errors(errors)
-    if as_json:
-        click.echo(json.dumps(check.as_json(), indent=2))
-    else:
-        click.echo("\n".join(check.lines()), err=not check.is_good)
-    if not check.is_good:
-        sys.exit(ANSWER_IS_NO if check.file_exists else WRONG_USE)
-
-
-def _check_this_machine(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Errors and warnings that depend on this machine's hardware."""
-    from workers.check_pinned import check_pinned_models
-
-    errors, warnings = check_pinned_models(settings) if settings.pinned else ((), ())
-    return errors, warnings
-
-
-def _warnings_about_engine(settings: Settings) -> list[str]:
-    import shutil
-
-    binary = settings.engine.binary
-    if binary in ("auto", "embedded") or shutil.which(os.path.expanduser(binary)):
-        return []
-    return [f"engine.binary: no such program: {binary}; no model can be served without it"]
-
-
-def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
-    """A line for each model that cannot be served, and for other problems with model files."""
-    from workers.build_catalog import build_catalog, has_models
-
-    return build_catalog(settings).warnings if has_models(settings) else ()
-
-
-@contextlib.contextmanager
-def _loggers_disabled(*names: str) -> Iterator[None]:
-    import logging
-
-    logs = [logging.getLogger(name) for name in names]
-    for log in logs:
-        log.disabled = True
-    try:
-        yield
-    finally:
-        for log in logs:
-            log.disabled = False
+for command in (
+    ps,
+    top_command,
+    models_command,
+    show_command,
+    decisions_command,
+    load_command,
+    unload_command,
+    run_command,
+):
+    main.add_command(command)
 
 
 def _exit_if_address_in_use(host: str, port: int) -> None:
     """End the command with a hint: gunicorn would retry for five seconds first."""
-    import socket
+    from workers.diagnosis.machine import why_not_listening
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            click.echo(f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port", err=True)
-            sys.exit(1)
+    if problem := why_not_listening(host, port):
+        click.echo(f"cannot listen on {host} port {port}: {problem}; choose another with --port", err=True)
+        sys.exit(1)
 
 
 def _lock_state_or_exit() -> None:

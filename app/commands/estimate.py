@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.commands.console import json_option, print_json
 from app.commands.estimate_report import report_data, report_lines
 from app.commands.options import (
     ANSWER_IS_NO,
@@ -41,7 +41,7 @@ _UNITS = {f"{letter}{i}b": (1024 if i else 1000) ** power for power, letter in e
     metavar="SIZE",
     help="Also print the largest context that fits in SIZE per GPU, such as 24GiB or 24GiB,8GiB.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool, **typed: Any) -> None:
     """Estimate the memory FILE_OR_NAME needs, by item. Nothing is loaded: only the file's header is read.
 
@@ -70,7 +70,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
         companions = CompanionFiles().read(launch) if launch else NO_COMPANIONS
         is_automatic = query.constraints.has_auto_context and typed["ctx_size"] is None
         if is_automatic:
-            request = request_by_file(shape, options, companions, query.constraints)
+            request = request_by_file(shape, options, query.constraints, companions)
             options = replace(options, ctx_size=automatic_context(request, this_machine(query)[0]))
         options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
         result = estimate_memory(shape, options, companions=companions)
@@ -81,7 +81,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     options = replace(options, batch_size=options.batch_tokens, ubatch_size=options.ubatch_tokens)
     report = report_data(path, header, options, result, [*notes, *_notes(shape, options)], fits)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
     else:
         why = why_nothing_fits(shape, options, companions, sizes) if sizes and not fits else ""
         click.echo("\n".join(report_lines(report, result, why)))

@@ -7,14 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
+from app.entities.launch import LaunchSettings, ModelOptions
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.use_cases.estimate.kv_cache import CACHE_TYPES
 
@@ -158,32 +158,24 @@ def _logger_disabled(name: str) -> Iterator[None]:
 
 def apply_typed_options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
     """The options, overridden by the command line. Conflicting options end the command."""
-    from app.use_cases.estimate.largest_context import lacks_required_flash_attention
+    from app.use_cases.launch.typed_options import ConflictingOptions, with_typed_options
 
-    changes = {key: value for key, value in typed.items() if value is not None}
-    is_reranker, is_embedder = changes.pop("reranking"), changes.pop("embeddings")
-    if is_reranker and is_embedder:
-        exit_wrong_use("--embeddings and --reranking: use only one of them")
-    split = changes.pop("tensor_split", None)
-    if is_reranker or is_embedder:
-        changes["task"] = Task.RERANK if is_reranker else Task.EMBEDDING
-    if changes.pop("cpu_moe"):
-        changes["n_cpu_moe"] = ALL_LAYERS
-    if changes.get("n_gpu_layers") == -1:
-        changes["n_gpu_layers"] = ALL_LAYERS
-    if "parallel" in changes and "kv_unified" not in changes:
-        changes["kv_unified"] = False
-    if split is not None:
-        changes |= _split(split, changes.get("devices"))
-    options = replace(options, **changes)
+    split = _split(typed["tensor_split"], typed["devices"]) if typed["tensor_split"] is not None else {}
+    try:
+        options = with_typed_options(options, {**typed, "tensor_split": None, **split}, spelled)
+    except ConflictingOptions as error:
+        exit_wrong_use(str(error))
     if options.main_gpu >= max(1, options.devices):
         exit_wrong_use(
             f"--main-gpu {options.main_gpu}: there {'is' if options.devices == 1 else 'are'} "
             f"{pluralize(options.devices, 'device')}, numbered from 0"
         )
-    if lacks_required_flash_attention(options.cache_type_v, options.flash_attn):
-        exit_wrong_use(f"--cache-type-v {options.cache_type_v} needs --flash-attn on or auto")
     return options
+
+
+def spelled(key: str) -> str:
+    """An option's name on the command line."""
+    return f"--{key.replace('_', '-')}"
 
 
 def _split(text: str, devices: int | None) -> dict[str, Any]:

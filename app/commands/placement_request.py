@@ -15,7 +15,7 @@ from workers.measurement.model_history import NO_HISTORY
 
 
 def request_by_file(
-    shape: ModelShape, options: ModelOptions, companions: Companions, constraints: PlacementConstraints
+    shape: ModelShape, options: ModelOptions, constraints: PlacementConstraints, companions: Companions
 ) -> PlacementRequest:
     """As the service makes it as long as the model was never loaded."""
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.commands.console import json_option, print_json
 from app.commands.options import (
     ANSWER_IS_NO,
     MemoryQuery,
-    apply_typed_options,
     exit_unless_model,
     exit_wrong_use,
     model_options,
     options_for_task,
     query_from_settings,
+    spelled,
 )
 from app.commands.this_machine import note_unmatched_names, this_machine
-from app.entities.launch import ModelOptions
-from app.entities.placement import CPU, Card, Decision, Outcome, PlacementConstraints
+from app.entities.placement import CPU, Card, Decision, Outcome
 from app.use_cases.placement.cards import describe_card, format_mib
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="FILE_OR_NAME")
 @model_options
 @click.option("--gpus", type=click.Path(path_type=Path), help="JSON file with the GPUs and the servers on them.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **typed: Any) -> None:
     """Show where FILE_OR_NAME would be placed, what would be evicted for it, or why it does not fit.
 
@@ -47,6 +45,7 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     from app.errors import InvalidModelFile
     from app.use_cases.placement.placement import decide
     from app.use_cases.reporting.decisions import decision_json
+    from app.use_cases.reporting.plans import machine_json
 
     _reject_placement_options(typed)
     query = query_from_settings(model, config)
@@ -61,8 +60,11 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
     report = decision_json(decision, [names[number] for number in decision.evict])
-    report |= {"gpus": [_gpu_json(card) for card in world.cards], "ram": _ram_json(world), "elapsed_ms": elapsed_ms}
-    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report, decision, world)))
+    report |= {**machine_json(world), "elapsed_ms": elapsed_ms}
+    if as_json:
+        print_json(report)
+    else:
+        click.echo("\n".join(_lines(report, decision, world)))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
 
@@ -72,14 +74,13 @@ def _reject_placement_options(typed: dict[str, Any]) -> None:
     for option in ("tensor_split", "main_gpu"):
         if typed[option] is not None:
             exit_wrong_use(f"--{option.replace('_', '-')}: plan computes it; remove it, or use estimate")
-    if typed["split_mode"] == "none" and (typed["devices"] or 0) > 1:
-        exit_wrong_use(f"--split-mode none uses one GPU, not --devices {typed['devices']}; remove one of them")
 
 
 def _request(query: MemoryQuery, typed: dict[str, Any]) -> PlacementRequest:
     """The question to the placement. Raises InvalidModelFile."""
     from app.commands.placement_request import request_by_file
     from app.use_cases.estimate.companions import NO_COMPANIONS
+    from app.use_cases.launch.typed_options import ConflictingOptions, with_typed_devices
     from app.use_cases.model_shape.shape import model_shape
     from workers.catalog.companion_files import CompanionFiles
     from workers.gguf.header import read_header
@@ -88,24 +89,11 @@ def _request(query: MemoryQuery, typed: dict[str, Any]) -> PlacementRequest:
     exit_unless_model(header, query.path)
     shape = model_shape(header)
     companions = CompanionFiles().read(query.launch) if query.launch else NO_COMPANIONS
-    constraints = _constraints(query.constraints, typed)
-    return request_by_file(shape, _options(options_for_task(query, header), typed), companions, constraints)
-
-
-def _options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
-    options = apply_typed_options(options, {**typed, "devices": None})
-    return replace(options, n_gpu_layers=0) if typed["devices"] == 0 else options
-
-
-def _constraints(constraints: PlacementConstraints, typed: dict[str, Any]) -> PlacementConstraints:
-    """The constraints, overridden by the command line's number of GPUs and context."""
-    if typed["ctx_size"] is not None:
-        constraints = replace(constraints, has_auto_context=False)
-    if typed["split_mode"] == "none":
-        constraints = replace(constraints, min_gpus=1, max_gpus=1)
-    return (
-        replace(constraints, min_gpus=typed["devices"], max_gpus=typed["devices"]) if typed["devices"] else constraints
-    )
+    try:
+        options = with_typed_devices(options_for_task(query, header), query.constraints, typed, spelled)
+    except ConflictingOptions as error:
+        exit_wrong_use(str(error))
+    return request_by_file(shape, *options, companions)
 
 
 def _world(file: Path | None, query: MemoryQuery) -> tuple[World, str]:
@@ -123,16 +111,6 @@ def _world(file: Path | None, query: MemoryQuery) -> tuple[World, str]:
     note_unmatched_names(query, world.cards)
     nothing = GpuSnapshot(GpuState.NO_GPU, at=0.0)
     return world, "" if world.cards else unplaceable_reason(nothing, query.cpu_fallback)
-
-
-def _gpu_json(card: Card) -> dict[str, object]:
-    sizes = {"usable_bytes": card.usable_bytes, "reserve_bytes": card.reserve_bytes}
-    return {"uuid": card.uuid, **sizes, "unified": card.is_unified}
-
-
-def _ram_json(world: World) -> dict[str, int | None]:
-    """null: not limited."""
-    return {"total_bytes": world.totals.get(CPU), "free_bytes": world.shared.get(CPU)}
 
 
 def _ram_line(world: World) -> str:

@@ -50,6 +50,14 @@ def names_of(gpu: NamedGpu) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """What a process that uses a GPU runs."""
+
+    name: str
+    parent_pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """A GPU or a MIG device. Identified by `uuid`; `index` may change after a reboot."""
 
@@ -69,10 +77,18 @@ class Gpu:
     drives_display: bool = False
     # pid -> bytes, None if NVML does not report them. In a container the pids may be the host's, or missing.
     processes: Mapping[int, int | None] | None = None
+    # The same, of those that draw, like a desktop's; empty if NVML does not report them.
+    graphics_processes: Mapping[int, int | None] = field(default_factory=dict)
     problem: str = ""  # why memory and processes could not be read just now: they are the last reading's
     memory_at: float | None = None  # monotonic seconds of that reading; None: of this one
     vulkan_number: int | None = None  # by which the engine selects it, if it has Vulkan and no CUDA
     is_vulkan_assumed: bool = False  # several GPUs are alike, and were told apart by their order
+
+    @property
+    def listed_processes(self) -> dict[int, int | None]:
+        """All processes that NVML lists, by pid. One that computes and draws is in both of its lists, with all its
+        memory."""
+        return {**self.graphics_processes, **(self.processes or {})}
 
     @property
     def ram_bytes(self) -> int:
@@ -109,6 +125,7 @@ class GpuSnapshot:
     cuda_version: str = ""  # newest version the driver supports
     answered_at: float | None = None  # when NVML last listed its GPUs
     errors: Mapping[str, int] = field(default_factory=dict)  # by NVML error name, since the service started
+    programs: Mapping[int, Program] = field(default_factory=dict)  # by pid, of the processes on the GPUs
     poll_seconds: float | None = None  # until the next reading; None: none is expected
 
     def as_of(self, now: float) -> GpuSnapshot:
@@ -145,7 +162,14 @@ class GpuSnapshot:
     def asleep(self) -> GpuSnapshot:
         """This snapshot from when NVML is closed: without what lasts only a moment, and no reading is expected."""
         gpus = tuple(
-            replace(gpu, utilization_percent=None, temperature_celsius=None, power_watts=None, processes=None)
+            replace(
+                gpu,
+                utilization_percent=None,
+                temperature_celsius=None,
+                power_watts=None,
+                processes=None,
+                graphics_processes={},
+            )
             for gpu in self.gpus
         )
         return replace(self, state=GpuState.ASLEEP, gpus=gpus, poll_seconds=None)

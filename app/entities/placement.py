@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from app.entities.gpu import NamedGpu, names_of
 from app.entities.memory import Estimate
+from app.entities.wait_cause import WaitCause
 
 # Resources that all placements share, used as keys like the UUIDs of GPUs.
 CPU = "cpu"  # available RAM
@@ -227,6 +228,8 @@ class Decision:
     is_permanent: bool = False  # with REFUSE: it would not fit on an empty machine either
     free_bytes: Mapping[str, int] = field(default_factory=dict)  # usable on each allowed GPU, or of RAM
     considered: tuple[str, ...] = ()  # each step with its numbers
+    cause: WaitCause | None = None  # with WAIT; None: as the reason says
+    awaited: tuple[int, ...] = ()  # with WAIT: ids of the servers that are in the way, as far as they are known
     shorter_ctx_size: int = 0  # with WAIT for other processes: the context if they do not release memory in time
     suggest: Callable[[], str] = field(default=no_suggestion, compare=False, repr=False)
 

@@ -12,3 +12,4 @@ class TokenUsage:
     prompt_tokens: int | None = None  # those that the engine had cached included
     completion_tokens: int | None = None
     is_whole: bool = True  # False: of only one of several prompts or choices that it answers
+    generation_seconds: float | None = None  # that the engine took for the completion

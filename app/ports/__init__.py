@@ -7,12 +7,13 @@ import the names from here.
 
 from app.ports.agents import Agent
 from app.ports.bodies import Bodies, BodyFile, RequestBody
-from app.ports.clients import Admission, Clients, RateLimits, TokenCounts, WatchedClient
+from app.ports.clients import Admission, Clients, RateLimits, SharedTexts, TokenCounts, WatchedClient
 from app.ports.models import ModelCatalog
+from app.ports.plans import ModelPlans, Pins, PlanAnswer
 from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, UpstreamRequest
 from app.ports.servers import Address, Lease, ServerPool, SlotRequest
 from app.ports.state import Reloader, Snapshots
-from app.ports.telemetry import Metrics, Refusals, RequestLog
+from app.ports.telemetry import EngineLoads, Metrics, RecentActivity, Refusals, RequestLog, Trends
 
 __all__ = [
     "Address",
@@ -23,19 +24,26 @@ __all__ = [
     "ClientSocket",
     "Clients",
     "EngineAnswer",
+    "EngineLoads",
     "Lease",
     "Metrics",
     "ModelCatalog",
+    "ModelPlans",
+    "Pins",
+    "PlanAnswer",
     "RateLimits",
+    "RecentActivity",
     "Refusals",
     "Reloader",
     "RequestBody",
     "RequestLog",
     "RequestRelay",
     "ServerPool",
+    "SharedTexts",
     "SlotRequest",
     "Snapshots",
     "TokenCounts",
+    "Trends",
     "UpstreamRequest",
     "WatchedClient",
 ]

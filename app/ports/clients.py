@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from datetime import date
 from typing import Protocol
 
@@ -42,6 +42,16 @@ class Admission(Protocol):
 
     def release(self) -> None:
         """One has ended."""
+
+
+class SharedTexts(Protocol):
+    """One text for all viewers who may see the same (workers.clients.audience_texts.AudienceTexts)."""
+
+    def get(
+        self, audience: Hashable, facts: Sequence[object], make: Callable[[], bytes], min_age: float, max_age: float
+    ) -> bytes:
+        """The last text for this audience if it is less than `min_age` seconds old, or made of the same facts and less
+        than `max_age` seconds old; else a new one."""
 
 
 class RateLimits(Protocol):

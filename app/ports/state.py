@@ -6,7 +6,7 @@ from typing import Protocol
 
 from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.reload_report import ReloadReport
 from app.use_cases.scheduling.pool_state import PoolState
 

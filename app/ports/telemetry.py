@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Protocol
 
+from app.entities.engine_load import EngineLoad
 from app.errors import ProxyError
+from app.use_cases.reporting.last_hour import ActivityCounts
+from app.use_cases.reporting.recent_requests import RequestRecord
 
 
 class Refusals(Protocol):
@@ -30,6 +33,41 @@ class RequestLog(Protocol):
         request_id: str,
     ) -> None:
         """`requested_name`: the model's name as the client wrote it."""
+
+
+class RecentActivity(Protocol):
+    """The last requests and the last hour (workers.telemetry.activity.Activity)."""
+
+    @property
+    def version(self) -> object:
+        """Another one after each request."""
+
+    def note(self, record: RequestRecord) -> None:
+        """A request has ended."""
+
+    def records(self) -> tuple[RequestRecord, ...]:
+        """The last requests, the newest first."""
+
+    def last_hour(self) -> dict[str, ActivityCounts]:
+        """What was counted, by model; "" for requests of no model."""
+
+
+class Trends(Protocol):
+    """The last ten minutes of each GPU (workers.telemetry.gpu_trends.GpuTrends)."""
+
+    def trends(self, now: float) -> Mapping[str, Mapping[str, Sequence[float | None]]]:
+        """By UUID and figure, in steps of five seconds, the oldest first; None: not read. `now`: monotonic seconds."""
+
+
+class EngineLoads(Protocol):
+    """What the busy llama-servers do, while somebody looks (workers.engine_metrics.slots.EngineSlots)."""
+
+    @property
+    def loads(self) -> Mapping[int, EngineLoad]:
+        """By server id, as of the last second; replaced whole. A server that is idle, or not read yet, is not in it."""
+
+    def view(self) -> None:
+        """Somebody looks now. Never waits."""
 
 
 class Metrics(Protocol):

@@ -30,9 +30,12 @@ from app.use_cases.credentials import (
 
 bp = Blueprint("authorization", __name__)
 
-PUBLIC = {"health.show_health", "health.alive", "health.ready", "status.answer_probe"}
+PUBLIC = {"health.show_health", "health.alive", "health.ready", "status.answer_probe", "assets.show_asset"}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
-WANTS_JSON = {"models.load", "models.unload", "configuration.reload_configuration"}  # or a key: no form has that type
+WANTS_JSON = {  # or a key: no form has that type
+    *("models.load", "models.unload", "pins.pin", "pins.unpin"),
+    "configuration.reload_configuration",
+}
 UNLOADING = {"llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"}
 # A GET by which a page changes something: to HTTP addresses other than loopback, browsers tell nothing of the page.
 NEEDS_EXPLICIT_KEY = {"llama_swap.unload_by_get"}

@@ -19,6 +19,7 @@ from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.loading_rules import LOADS_NOTHING, loaded_address, may_load, model_for
 from app.routes.paths import STREAMING_ROUTES
 from app.routes.request_reading import RequestReading
+from app.routes.request_record import request_record
 from app.routes.virtual_names import first_slot
 from app.routes.visibility import alternatives, visible_error
 from app.services import CLIENT_SOCKET
@@ -67,6 +68,7 @@ class Exchange(RequestReading):
         self.slot: SlotRequest | None = None
         self.device = ""
         self.waited_seconds = 0.0
+        self.first_byte_seconds: float | None = None
 
     def begin(self) -> None:
         """Get the head of the answer; for a stream whose model is loading, return before. Raises ProxyError."""
@@ -116,6 +118,8 @@ class Exchange(RequestReading):
         if self.request.key is not None and self.request.method not in LOADS_NOTHING:
             self.services.tokens.count(self.request.key.name, self.tokens_of_key(self.route))
         self.services.gauges.answered(self.route, model, status, seconds, prompt, completion)
+        if self.takes_slot:
+            self.services.activity.note(request_record(self, status, seconds))
         self.services.access_log.note(
             *(status, self.route, model, self.options.model, seconds, prompt, completion, self.request.request_id)
         )
@@ -204,7 +208,8 @@ class Exchange(RequestReading):
         self.releases.append(self.answer.close)
         if self.body:
             self.body.close()  # the engine has it
-        self.services.gauges.first_byte(self.model.name, time.monotonic() - self.arrived_at, self.waited_seconds)
+        self.first_byte_seconds = time.monotonic() - self.arrived_at
+        self.services.gauges.first_byte(self.model.name, self.first_byte_seconds, self.waited_seconds)
 
     def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
         return self.services.relay.send(address, self.request.for_engine(data), client)

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify
 from app.errors import Draining, NoEngine
 from app.routes.authorization import is_anonymous
 from app.routes.incoming_request import current_request
-from app.routes.visibility import visible_pool, visible_text
+from app.routes.visibility import visible_configuration, visible_pins, visible_pool
 from app.services import services
 from app.use_cases.reporting.report import health
 
@@ -28,10 +28,7 @@ def show_health() -> Response:
 def health_report() -> dict[str, object]:
     """The state of the service, with the servers of the models that the request's key may use."""
     s, request = services(), current_request()
-    pool, pins = visible_pool(request), [visible_text(request, reason) for reason in s.store.pins]
-    configuration = s.store.configuration
-    if request.key is not None and (request.key.is_limited or not request.key.admin):  # it names models
-        configuration = configuration.without_details()
+    pool, pins, configuration = visible_pool(request), visible_pins(request), visible_configuration(request)
     return health(pool, s.store.gpus, pins, configuration, s.engine, s.engine_problem, s.version, time.monotonic())
 
 

@@ -10,14 +10,11 @@ from flask import Blueprint, Response
 
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.loading_stream import HEADERS
+from app.routes.open_stream import COMMENT_SECONDS, POLL_SECONDS, OpenStream
 from app.routes.visibility import visible_pool
 from app.use_cases.reporting.model_status import status_events
 
 bp = Blueprint("model_events", __name__)
-
-# Not woken by the scheduler: every request for a loaded model changes its state, and would have to wake each stream.
-POLL_SECONDS = 0.1
-COMMENT_SECONDS = 15.0  # so that proxies in between do not take the stream for dead
 
 
 @bp.get("/models/sse")
@@ -30,26 +27,20 @@ def stream_events() -> Response:
 
 
 class EventStream:
-    """One stream. It holds its thread, so their number is limited, and each counts as an inference request."""
+    """One stream of the changes that its key may see."""
 
     def __init__(self, request: IncomingRequest) -> None:
+        """Raises Overloaded."""
         self._request = request
-        services = request.services
-        services.event_streams.acquire()
-        try:
-            services.admission.acquire()
-        except BaseException:
-            services.event_streams.release()
-            raise
-        self._client = request.watch_client()
-        self._client.begin()
+        self._place = OpenStream(request, request.services.event_streams)
+        self.close = self._place.close
 
     def chunks(self) -> Iterator[bytes]:
         """Begins with a comment, so that the client gets the head at once."""
         store = self._request.services.store
         yield b": connected\n\n"
         published, known, written_at = store.pool, visible_pool(self._request), time.monotonic()
-        while not self._is_over:
+        while not self._place.is_over:
             time.sleep(POLL_SECONDS)
             chunk = b""
             if store.pool is not published:
@@ -60,15 +51,3 @@ class EventStream:
             if chunk:
                 yield chunk
                 written_at = time.monotonic()
-
-    @property
-    def _is_over(self) -> bool:
-        services = self._request.services
-        is_reloaded = services.settings is not self._request.settings
-        return self._client.is_disconnected or services.store.pool.draining or is_reloaded
-
-    def close(self) -> None:
-        """Give back what the stream holds, whether or not it was read."""
-        self._client.close()
-        self._request.services.admission.release()
-        self._request.services.event_streams.release()

@@ -102,6 +102,8 @@ def unload() -> Response:
 
 @bp.get("/models/load")
 @bp.get("/models/unload")
+@bp.get("/models/pin")
+@bp.get("/models/unpin")
 def reject_get() -> NoReturn:
     """These are not names of models: a model called "load" is at /v1/models/load."""
     raise MethodNotAllowed(["POST"])

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
+from app.entities.configuration import ConfigurationState
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
@@ -15,11 +16,13 @@ from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
 from app.errors import InvalidModelFile, ModelNotFound, ProxyError
 from app.routes.incoming_request import IncomingRequest
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
+from app.use_cases.reporting.last_hour import ActivityCounts
+from app.use_cases.reporting.recent_requests import RequestRecord
+from app.use_cases.reporting.waiting import NOT_SHOWN
 from app.use_cases.requirements import NO_REQUIREMENTS, Requirements, suitable
 from app.use_cases.scheduling.pool_state import PoolState
 
-NOT_SHOWN = "another model"
 HEADERS_SECONDS = 0.5  # that a list may spend on headers which have not been read yet
 
 
@@ -162,6 +165,18 @@ def visible_engine(request: IncomingRequest) -> EngineFacts | None:
     return request.services.engine if request.key is None or request.key.admin else None
 
 
+def visible_pins(request: IncomingRequest) -> list[str]:
+    """Why the pinned models do not fit together, without names of other models."""
+    return [visible_text(request, reason) for reason in request.services.store.pins]
+
+
+def visible_configuration(request: IncomingRequest) -> ConfigurationState:
+    """The state of the configuration; its details, which name models, for an admin who sees all or without keys."""
+    configuration, key = request.services.store.configuration, request.key
+    sees_all = key is None or (key.admin and not key.is_limited)
+    return configuration if sees_all else configuration.without_details()
+
+
 def visible_decisions(request: IncomingRequest) -> tuple[DecisionRecord, ...]:
     """Decisions about those models, the newest last."""
     decisions = request.services.store.decisions
@@ -169,6 +184,23 @@ def visible_decisions(request: IncomingRequest) -> tuple[DecisionRecord, ...]:
         return decisions
     names = {model.name for model in visible_models(request)}
     return tuple(_without_others(request, record) for record in decisions if record.model in names)
+
+
+def visible_records(request: IncomingRequest) -> tuple[RequestRecord, ...]:
+    """The last requests to those models, the newest first."""
+    records = request.services.activity.records()
+    if not is_limited(request.key):
+        return records
+    names = {model.name for model in visible_models(request)}
+    return tuple(record for record in records if record.model in names)
+
+
+def visible_hour(request: IncomingRequest) -> list[ActivityCounts]:
+    """What was counted of those models in the last hour."""
+    hour = request.services.activity.last_hour()
+    if not is_limited(request.key):
+        return list(hour.values())
+    return [hour[model.name] for model in visible_models(request) if model.name in hour]
 
 
 def _without_others(request: IncomingRequest, record: DecisionRecord) -> DecisionRecord:

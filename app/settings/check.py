@@ -62,7 +62,7 @@ class ConfigurationCheck:
         return [
             "The configuration is valid.",
             f"Read from: {', '.join(_sources(self.configuration)) or 'nothing; these are the defaults'}",
-            f"Reachable: {_reach(self.configuration.settings)}",
+            f"Reachable: {reach(self.configuration.settings)}",
             "Differs from the defaults:",
             *(f"  {line}" for line in differences),
             *(f"warning: {line}" for line in self.configuration.warnings),
@@ -81,7 +81,7 @@ def _sources(configuration: Configuration) -> list[str]:
     return [*([str(configuration.file)] if configuration.file else []), *configuration.variables]
 
 
-def _reach(settings: Settings) -> str:
+def reach(settings: Settings) -> str:
     """Who can use the service, in one line."""
     return f"{_clients(settings)}{_pages(settings.server.allowed_origins)}"
 

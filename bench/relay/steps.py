@@ -27,6 +27,7 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.requested_model import read_request
 from app.routes.visibility import servable_model
 from app.settings.configuration import load_settings
+from app.use_cases.reporting.recent_requests import RequestRecord
 from app.use_cases.scheduling.events import Ending
 from bench.record import record, summary
 from bench.relay import systems
@@ -130,6 +131,7 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
     def report() -> None:
         services.gauges.first_byte(model.name, 0.001, 0.0)
         services.gauges.answered(path, model.name, 200, 0.001, 7, 1)
+        services.activity.note(RequestRecord(0.0, model.name, path, 200, 0.0, 0.001, 0.001, 7, 1, None, None))
         services.access_log.note(200, path, model.name, model.name, 0.001, 7, 1, incoming.request_id)
 
     return {

@@ -17,7 +17,10 @@ from types import SimpleNamespace
 import openai
 import pytest
 
+from app.ports import Address
 from workers.catalog.demo_model import write_demo_model
+from workers.engine_metrics.exposition import engine_metrics
+from workers.engine_metrics.fetch import fetch
 from workers.measurement.memory_report import EngineReport
 
 SCRIPT = Path(__file__).parents[2] / "workers" / "engine" / "embedded_engine.py"
@@ -88,7 +91,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(demo):
-    with serving(demo, "-a", "demo", "-c", "32768", "--no-warmup", "-fa", "auto", "-ngl", "0") as started:
+    with serving(demo, "-a", "demo", "-c", "32768", "--no-warmup", "-fa", "auto", "-ngl", "0", "--metrics") as started:
         yield started
 
 
@@ -145,6 +148,18 @@ def test_every_route_but_health_requires_the_key(engine):
     assert get(engine.port, "/health", key="")[0] == 200
     assert [get(engine.port, path, key="")[0] for path in ("/v1/models", "/slots", "/props")] == [401] * 3
     assert get(engine.port, "/v1/models")[0] == 200
+
+
+def test_its_metrics_and_slots_are_read_with_its_key(engine, client):
+    client.completions.create(model="demo", prompt="Hello", max_tokens=4, extra_body={"ignore_eos": True})
+    address = Address(7, "demo", engine.port, KEY)
+    [(_, page)] = fetch([address], "/metrics", DEADLINE_SECONDS)
+    samples = {sample.name: sample for each in engine_metrics(page.decode(), "demo", "7") for sample in each.samples}
+    assert samples["llamacpp_tokens_predicted_total"].value >= 4
+    assert samples["llamacpp_n_tokens_max"].labels == {"model": "demo", "server": "7"}
+    [(_, slots)] = fetch([address], "/slots", DEADLINE_SECONDS)
+    assert len(json.loads(slots)) == 4
+    assert fetch([Address(7, "demo", engine.port, "wrong")], "/metrics", DEADLINE_SECONDS) == []
 
 
 def test_there_is_no_web_ui(engine):

@@ -85,6 +85,8 @@ def test_a_run_with_a_fake_gpu_and_a_disguised_server(tmp_path: Path):
 
 def test_nvml_that_names_no_process_leaves_what_the_card_grew_by(monkeypatch: pytest.MonkeyPatch):
     card = Card(fake_pynvml)
+    # Not this machine's processes: another test may be running disguised servers.
+    monkeypatch.setattr(fake_pynvml, "_pids", list)
     assert card.shown(1) == Shown(None, 300 * MIB)
     monkeypatch.setattr(fake_pynvml, "_pids", lambda: [7])
     assert card.shown(7) == Shown(700 * MIB, 1000 * MIB)

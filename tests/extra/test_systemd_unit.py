@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from app.commands.cli import main
 from app.settings.sections.server import ServerSettings
 from tests.helpers.service import serving
 
@@ -36,6 +38,32 @@ def test_every_directive_is_known(unit: Path, drop_ins: list[str]):
         shutil.copy(EXAMPLES / f"{name}.conf", folder)
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""  # an unknown directive only prints a line; the exit status stays 0
+
+
+@pytest.mark.parametrize("options", [[], ["--user-service"]])
+def test_an_installed_unit_has_nothing_that_systemd_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/config")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # of a user's service manager
+    assert CliRunner().invoke(main, ["install-service", "--root", str(tmp_path), *options]).exit_code == 0
+    (installed,) = tmp_path.rglob(UNIT.name)
+    manager = ["--user"] if options else []
+    command = ["systemd-analyze", *manager, "verify", installed]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="systemd-sysusers and systemd-tmpfiles need root")
+def test_systemd_creates_the_user_and_closes_the_configuration(tmp_path: Path):
+    assert CliRunner().invoke(main, ["install-service", "--root", str(tmp_path)]).exit_code == 0
+    for command in ("systemd-sysusers", "systemd-tmpfiles --create"):
+        subprocess.run([*command.split(), f"--root={tmp_path}"], check=True, capture_output=True, timeout=60)
+    passwd = (tmp_path / "etc/passwd").read_text()
+    group = int(re.search(r"^llama-smart-proxy:x:\d+:(\d+):", passwd, flags=re.MULTILINE)[1])
+    status = (tmp_path / "etc/llama-smart-proxy/config.yaml").stat()
+    assert (status.st_gid, status.st_mode & 0o777) == (group, 0o640)
+    assert (tmp_path / "srv/llama-smart-proxy/models").is_dir()
 
 
 def test_its_exposure_level_is_low(unit: Path):

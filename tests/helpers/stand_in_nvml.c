@@ -26,7 +26,7 @@ typedef struct { unsigned pid; unsigned long long bytes; unsigned instance, comp
 typedef struct {
     char uuid[96], bus[32], flags[128], name[96];
     int total, used, busy, celsius, milliwatts, major, minor;
-    int pids, pid[PROCESSES], mib[PROCESSES];
+    int pids, pid[PROCESSES], mib[PROCESSES], draws[PROCESSES];
     int parts, part[8];
 } gpu_t;
 typedef struct { char kind[16], call[64]; int value; } fault_t;
@@ -58,8 +58,9 @@ static void parse(FILE *f) {
         fault_t *fault = &now.fault[now.faults];
         if (sscanf(line, "driver %79s %d", now.driver, &now.cuda) == 2) continue;
         if (sscanf(line, "stale_until_init %d", &now.stale_until_init) == 1) continue;
-        if (sscanf(line, "process %d %d", &a, &b) == 2) {
+        if (sscanf(line, "process %d %d", &a, &b) == 2 || sscanf(line, "drawing %d %d", &a, &b) == 2) {
             last->pid[last->pids] = a;
+            last->draws[last->pids] = *line == 'd';
             last->mib[last->pids++] = b;
         } else if (sscanf(line, "%15s %95s %31s %d %d %d %d %d %d.%d %127s %95[^\n]",
                           word, g->uuid, g->bus, &g->total, &g->used, &g->busy, &g->celsius, &g->milliwatts,
@@ -170,16 +171,21 @@ int nvmlDeviceGetMigMode(void *d, unsigned *a, unsigned *b) {
 int nvmlDeviceGetMaxMigDeviceCount(void *d, unsigned *n) { TELL(NULL); *n = 7; return 0; }
 int nvmlDeviceGetMigDeviceHandleByIndex(void *d, unsigned i, void **part) {
     TELL(NULL); *part = (char *)d + i + 1; return i < (unsigned)g->parts ? 0 : NOT_FOUND; }
-int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *n, process_t *v) {
-    TELL("no_processes");
+static int processes(void *d, int draws, unsigned *n, process_t *v) {
+    gpu_t *g;
+    int code = refused("nvmlDeviceGetComputeRunningProcesses_v3", d, "no_processes", &g);
+    if (code) return code;
     process_t found[PROCESSES];
     unsigned room = *n, alive = 0;
     unsigned long long untold = strstr(g->flags, "no_process_bytes") ? ~0ull : 0;
     for (int i = 0; i < g->pids && !strstr(g->flags, "hidden_pids"); i++)
-        if (is_alive(g->pid[i])) found[alive++] = (process_t){g->pid[i], untold ? untold : g->mib[i] * MIB, ~0u, ~0u};
+        if (g->draws[i] == draws && is_alive(g->pid[i]))
+            found[alive++] = (process_t){g->pid[i], untold ? untold : g->mib[i] * MIB, ~0u, ~0u};
     *n = alive;
     if (!alive) return 0;
     if (!v || room < alive) return INSUFFICIENT_SIZE;
     memcpy(v, found, alive * sizeof *v);
     return 0;
 }
+int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *n, process_t *v) { return processes(d, 0, n, v); }
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *d, unsigned *n, process_t *v) { return processes(d, 1, n, v); }

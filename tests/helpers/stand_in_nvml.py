@@ -41,6 +41,7 @@ class Card:
     bus: str = "00000000:01:00.0"
     flags: tuple[str, ...] = ()
     processes: dict[int, int] = field(default_factory=dict)  # pid -> MiB
+    drawing: dict[int, int] = field(default_factory=dict)  # the same, of those in the list of graphics processes
     parts: tuple[Card, ...] = ()
 
     def lines(self, kind: str = "gpu") -> list[str]:
@@ -49,6 +50,7 @@ class Card:
         return [
             f"{kind} {self.uuid} {self.bus} {numbers} {self.capability} {flags} {self.name}",
             *(f"process {pid} {mib}" for pid, mib in self.processes.items()),
+            *(f"drawing {pid} {mib}" for pid, mib in self.drawing.items()),
             *(line for part in self.parts for line in part.lines("mig")),
         ]
 

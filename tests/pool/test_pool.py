@@ -95,6 +95,22 @@ def test_a_loaded_model_is_not_estimated_again():
     assert case.estimated == ["a", "a"], "its file has changed"
 
 
+def test_an_engine_is_read_while_it_responds_and_reading_is_no_use_of_it():
+    case = Case()
+    for name in ("a", "b"):
+        case.acquire(a_model(name))
+    before = case.store.pool
+    found = [(each.server, each.model, each.api_key) for each in case.pool.addresses()]
+    assert found == [
+        (1, "a", "key"),
+        (2, "b", "key"),
+    ]
+    assert case.store.pool is before
+    hung, other = before.servers
+    case.store.pool = replace(before, servers=(replace(hung, unresponsive_since=1.0), other))
+    assert [each.model for each in case.pool.addresses()] == ["b"]
+
+
 def test_a_model_that_cannot_be_served_is_rejected_before_it_waits():
     case = Case()
     for ask in (case.acquire, lambda model: case.pool.load(model, 10, Client())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,11 +13,16 @@ from workers.relay.usage import UsageMeter
 UNKNOWN = TokenUsage()
 
 
-def counted(*pieces: bytes, is_stream: bool = False) -> TokenUsage:
+def metered(*pieces: bytes, is_stream: bool = False) -> TokenUsage:
     meter = UsageMeter(is_stream)
     for piece in pieces:
         meter.read(piece)
     return meter.usage()
+
+
+def counted(*pieces: bytes, is_stream: bool = False) -> TokenUsage:
+    """The tokens alone."""
+    return replace(metered(*pieces, is_stream=is_stream), generation_seconds=None)
 
 
 def event(answer: object) -> bytes:
@@ -137,3 +143,14 @@ def test_events_are_counted_however_they_arrive():
         for piece in pieces:
             meter.read(piece)
         assert (meter.events, meter.received_bytes) == (3, sum(map(len, pieces)))
+
+
+def test_the_time_that_the_engine_took_for_the_completion_is_known():
+    assert metered(json.dumps({"usage": USAGE, "timings": TIMINGS}).encode()).generation_seconds == 0.0015
+    assert metered(event({"timings": TIMINGS}), is_stream=True).generation_seconds == 0.0015
+
+
+@pytest.mark.parametrize("value", [None, "1", -1.0, 1e999])
+def test_a_time_that_is_none_is_unknown(value: object):
+    answer = json.dumps({"timings": {**TIMINGS, "predicted_ms": value}}).encode()
+    assert metered(answer).generation_seconds is None

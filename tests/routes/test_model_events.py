@@ -15,6 +15,7 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.model_events import EventStream
 from app.services import RequestSettings
 from tests.helpers.builders import Play, a_model, replace
+from tests.helpers.connected_client import ConnectedClient
 from workers.clients.admission import AdmissionLimit, event_stream_limit
 
 
@@ -23,23 +24,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_events, "POLL_SECONDS", 0.0)
 
 
-class Client:
-    is_disconnected = False
-
-    def begin(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def a_request(places: int = 8, key: ApiKey | None = None) -> Any:
     services: Any = SimpleNamespace(
         settings=RequestSettings(),
         store=SimpleNamespace(pool=Play().state),
         admission=AdmissionLimit(places),
         event_streams=event_stream_limit(places),
-        clients=SimpleNamespace(watch=lambda socket: Client()),
+        clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
     )
     request = IncomingRequest({"REQUEST_METHOD": "GET"}, services, "")
     request.key = key
@@ -84,7 +75,7 @@ def test_a_stream_ends_at_a_drain_a_disconnect_and_a_reload():
         if number == 0:
             request.services.store.pool = replace(request.services.store.pool, draining=True)
         elif number == 1:
-            stream._client.is_disconnected = True  # type: ignore[misc]
+            stream._place.client.is_disconnected = True  # type: ignore[misc]
         else:
             request.services.settings = RequestSettings()
         assert list(chunks) == []

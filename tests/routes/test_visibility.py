@@ -25,7 +25,7 @@ from app.routes.visibility import (
     visible_text,
 )
 from app.services import RequestSettings
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.requirements import Capability, Requirements
 from tests.helpers.builders import Play, a_model, replace
 

@@ -108,12 +108,17 @@ def test_a_gpu_is_lost_while_serving_and_recovers(hardware: StandIn, tmp_path: P
 
 @needs_compiler
 def test_idle_gpus_sleep_until_a_model_needs_them(hardware: StandIn, tmp_path: Path):
-    """An open NVML alone keeps a card awake. Health checks, scrapes and the page neither wake it nor count as use."""
+    """An open NVML alone keeps a card awake. Health checks, scrapes, the page and its stream do not wake it, and are
+    no use of it."""
     hardware.show(A)
     with serving_on(hardware, tmp_path, LLAMA_SMART_PROXY_GPU__IDLE_CLOSE_SECONDS="0.5") as service:
         wait_for(lambda: block(service)["state"] == "asleep", 20, lambda: block(service))
         assert not any(hardware.is_open(pid) for pid in service_pids(service))
+        viewer = service.connect()
+        viewer.sendall(b"GET /status/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         time.sleep(0.5)  # five polls
+        status = service.get("/status").json()
+        assert (status["gpus_state"], [gpu["free_bytes"] for gpu in status["gpus"]]) == ("asleep", [24264 * MIB])
         shown, page = block(service), service.get("/metrics").text
         assert (shown["state"], shown["gpu_available"], shown["total_gpus"]) == ("asleep", True, 1)
         assert shown["gpus"][0]["free_bytes"] == 24264 * MIB
@@ -124,7 +129,11 @@ def test_idle_gpus_sleep_until_a_model_needs_them(hardware: StandIn, tmp_path: P
         assert 'llama_smart_proxy_nvml_state{state="ok"} 0.0' in page
         assert "Asleep until a model needs them" in service.get("/").text
         assert service.get("/readyz").status_code == 200
+        assert service.get("/plan").json()["models"][0]["text"] == "fits GPU 0"
+        assert service.post("/plan", {"model": "demo"}).json()["placement"]["device"] == "cuda:0"
+        assert (block(service)["state"], service.servers()) == ("asleep", [])
         assert not any(hardware.is_open(pid) for pid in service_pids(service))
+        viewer.close()
         with service.chat() as answer:
             assert (answer.status_code, answer.headers["x-llama-smart-proxy-device"]) == (200, "cuda:0")
         assert block(service)["state"] == "ok"

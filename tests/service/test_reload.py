@@ -368,6 +368,32 @@ def test_pinned_models_that_cannot_fit_are_refused_as_at_start(proxy: Reloaded):
     assert proxy.chat("huge").status_code == 404
 
 
+def test_a_pin_by_order_lasts_until_a_reload_changes_the_model(proxy: Reloaded):
+    def order(route: str, model: str = "kept") -> int:
+        return proxy.request("POST", f"/models/{route}", json={"model": model}).status_code
+
+    def pinned() -> list[bool]:
+        models = proxy.request("GET", "/plan", USER).json()["models"]
+        return [each["pinned"] for each in models if each["id"] in ("edited", "kept")]
+
+    assert pinned() == [False, False]
+    assert (order("pin"), order("pin", "edited"), order("pin", "nope")) == (200, 200, 404)
+    assert pinned() == [True, True]
+    with proxy.chat("kept", keep_alive=0):
+        pass
+    (server,) = (each for each in proxy.request("GET", "/status").json()["servers"] if each["model"] == "kept")
+    assert (server["state"], server["pinned"], server["unloads_in_seconds"]) == ("ready", True, None)
+    assert proxy.reload(proxy.models(edited={"ttl_seconds": 100})).status_code == 200
+    assert pinned() == [False, True]
+    huge = a_gguf(proxy.model.parent / "huge.gguf", size_bytes=40 * GIB)
+    assert proxy.reload(proxy.models(huge={"path": str(huge)})).status_code == 200
+    refused = proxy.request("POST", "/models/pin", json={"model": "huge"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "model_does_not_fit")
+    assert order("unpin") == 200
+    assert pinned() == [False, False]
+    assert proxy.request("GET", "/models/pin").status_code == 405
+
+
 def test_reloads_at_the_same_time_leave_the_last_file_in_force(proxy: Reloaded):
     def edit(number: int) -> int:
         return proxy.reload(proxy.models(edited={"ttl_seconds": 100 + number})).status_code

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import socket
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import openai
 import pytest
 import requests
 
+from tests.helpers.documents import commands
 from tests.helpers.service import ENDLESS, Service, serving, wait_for
 from workers.catalog.demo_model import write_demo_model
 
@@ -37,6 +42,12 @@ def test_an_openai_client_gets_an_answer(client: openai.OpenAI):
     assert answer.model == "demo"
     assert answer.usage.completion_tokens == 5
     assert answer.choices[0].message.content
+
+
+def test_the_first_command_of_the_readme_is_answered(service: Service):
+    first = next(block for block in commands() if block.page == "README.md")
+    done = first.run(service.url, service.folder)
+    assert json.loads(done.stdout)["choices"], done.stdout + done.stderr
 
 
 @pytest.mark.gunicorn
@@ -255,6 +266,74 @@ def test_health_and_probes_answer(service: Service):
     assert service.get("/livez").status_code == service.get("/readyz").status_code == 200
 
 
+def test_the_status_lists_requests_with_their_speed_and_never_what_they_said(service: Service):
+    secret = [{"role": "user", "content": "xyzzy"}]
+    for stream in (False, True):
+        assert "choices" in service.chat(messages=secret, max_tokens=8, ignore_eos=True, stream=stream).text
+    assert service.chat("nope").status_code == 404
+    assert service.get("/slots?model=demo").status_code == 200  # takes no slot
+    # A request is noted after its answer is sent.
+    wait_for(lambda: [r["status"] for r in service.get("/status").json()["requests"][:3]] == [404, 200, 200], 20)
+    answer = service.get("/status")
+    unknown, *ours = answer.json()["requests"][:3]
+    assert (unknown["model"], unknown["status"], unknown["wait_seconds"]) == (None, 404, None)
+    for request in ours:
+        assert (request["model"], request["status"], request["path"]) == ("demo", 200, "/v1/chat/completions")
+        assert (request["completion_tokens"], request["key"]) == (8, None)
+        assert request["tokens_per_second"] > 1
+        assert 0 <= request["wait_seconds"] <= request["first_byte_seconds"] <= request["seconds"]
+    assert answer.json()["last_hour"]["loads"] >= 1
+    assert answer.json()["last_hour"]["requests"] >= 3
+    assert "xyzzy" not in answer.text
+    assert service.get("/status/history").json() == {"interval_seconds": 5, "gpus": {}}
+
+
+def test_a_viewer_sees_a_request_come_and_go(service: Service):
+    with requests.get(service.url + "/status/stream", stream=True, timeout=20) as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        events = (json.loads(line[6:]) for line in stream.iter_lines() if line.startswith(b"data: "))
+        next(events)
+        running = service.send_raw(ENDLESS | {"stream": True})
+        busy = next(event for event in events if any(server["requests"] for server in event["servers"]))
+        assert busy["servers"][0]["model"] == "demo"
+        fast = next(event["servers"][0] for event in events if event["servers"][0]["tokens_per_second"])
+        assert 0 < fast["context_used_tokens"] <= fast["ctx_size"] and fast["slots_busy"] == 1
+        running.close()
+        idle = next(event for event in events if not any(server["requests"] for server in event["servers"]))
+        assert next(event for event in chain([idle], events) if [r["status"] for r in event["requests"][:1]] == [499])
+        assert idle["servers"][0]["tokens_per_second"] == 0.0
+
+
+def open_tab(service: Service) -> tuple[socket.socket, str]:
+    """The connection of a page that asks for the stream of the status, and the head of the answer."""
+    tab = service.connect()
+    tab.sendall(b"GET /status/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return tab, tab.recv(1024).decode()
+
+
+def test_health_answers_while_more_pages_are_open_than_may_stream(service: Service):
+    with contextlib.ExitStack() as tabs:
+        with ThreadPoolExecutor(50) as pool:
+            answers = list(pool.map(lambda _: open_tab(service), range(200)))
+        for tab, _ in answers:
+            tabs.callback(tab.close)
+        began = time.monotonic()
+        assert service.get("/health").status_code == 200
+        assert time.monotonic() - began < 2.0  # 20 times what it may take
+        heads = sorted(head for _, head in answers)
+        statuses = Counter(head.split()[1] for head in heads)
+        assert 16 < statuses["200"] <= 32 and statuses.total() == statuses["200"] + statuses["503"]
+        assert "Retry-After: 1" in heads[-1]
+        assert service.chat().status_code == 200
+    wait_for(lambda: is_streamed_to_a_new_tab(service), 20)  # it is noticed that they are gone
+
+
+def is_streamed_to_a_new_tab(service: Service) -> bool:
+    tab, head = open_tab(service)
+    tab.close()
+    return head.startswith("HTTP/1.1 200")
+
+
 def test_health_has_every_key_of_the_original_service(service: Service):
     service.chat()
     health = service.get("/health").json()
@@ -281,12 +360,44 @@ def test_health_has_every_key_of_the_original_service(service: Service):
     }
 
 
+def test_a_plan_says_where_a_model_fits_and_loads_nothing(service: Service):
+    before = [server["id"] for server in service.servers()]
+    (entry,) = service.get("/plan").json()["models"]
+    assert entry["id"] == "demo" and entry["quant"] == "F16" and entry["outcome"] in ("loaded", "place")
+    answer = service.post("/plan", {"model": "demo", "ctx_size": 2048, "parallel": 1}).json()
+    assert (answer["outcome"], answer["placement"]["ctx_size"], answer["evict"]) == ("place", 2048, [])
+    assert answer["ram"]["free_bytes"] > answer["needed_bytes"] > 0
+    wrong = {"ctx": 1, "ctx_size": "large", "parallel": 0, "flash_attn": "yes", "kv_unified": 1}
+    for key, value in wrong.items():
+        refused = service.post("/plan", {"model": "demo", key: value})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, key)
+    assert service.post("/plan", {"ctx_size": 2048}).json()["error"]["code"] == "missing_model"
+    assert [server["id"] for server in service.servers()] == before
+
+
 def test_the_page_loads_no_external_resources(service: Service):
     page = service.get("/")
     assert page.headers["Content-Type"].startswith("text/html")
     assert "demo" in page.text
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "")
+    assert "unsafe" not in page.headers["Content-Security-Policy"]
+    assert not re.search(r"""(href|src)=["']?(https?:)?/|<script>|<style|\sstyle=|\son[a-z]+=""", page.text)
+
+
+def test_the_assets_of_the_page_are_served_for_a_year_until_they_change(service: Service):
+    linked = re.findall(r'(?:href|src)="(static/[^"]+)"', service.get("/").text)
+    types = {path.rpartition(".")[2]: service.get(f"/{path}").headers["Content-Type"] for path in linked}
+    assert {name: value.partition(";")[0] for name, value in types.items()} == {
+        "css": "text/css",
+        "js": "text/javascript",
+        "svg": "image/svg+xml",
+    }
+    kept = service.get(f"/{linked[0]}").headers
+    assert "immutable" in kept["Cache-Control"]
+    assert service.get("/static/of-an-older-version/status.css").headers["Cache-Control"] == "no-cache"
+    assert service.get("/static/0/..%2Fstatus.html").status_code == service.get("/static/0/dom.css").status_code == 404
+    again = {"If-None-Match": kept["ETag"]}
+    assert requests.get(f"{service.url}/{linked[0]}", headers=again, timeout=10).status_code == 304
 
 
 def test_metrics_count_requests_and_show_the_server(service: Service):

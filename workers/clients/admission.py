@@ -38,6 +38,11 @@ def event_stream_limit(inference_places: int) -> AdmissionLimit:
     return AdmissionLimit(min(MAX_EVENT_STREAMS, inference_places // 4), "streams of /models/sse")
 
 
+def viewer_limit(inference_places: int) -> AdmissionLimit:
+    """The limit on streams of the status and of logs together, in the same way."""
+    return AdmissionLimit(min(MAX_EVENT_STREAMS, inference_places // 4), "streams of the status and of logs")
+
+
 class KeyRateLimits:
     """A token bucket for each key, one minute's worth of requests deep and full at first. Any thread, by the lock."""
 

@@ -94,7 +94,8 @@ def _read_all_but_memory(query: NvmlQuery, handle: Any, index: int, uuid: str, i
         compute_capability=query(nv.nvmlDeviceGetCudaComputeCapability, handle),
         is_mig=is_mig,
         drives_display=query(nv.nvmlDeviceGetDisplayActive, handle) == nv.NVML_FEATURE_ENABLED,
-        processes=_processes(query, handle),
+        processes=_processes(query, nv.nvmlDeviceGetComputeRunningProcesses, handle),
+        graphics_processes=_processes(query, nv.nvmlDeviceGetGraphicsRunningProcesses, handle) or {},
     )
 
 
@@ -105,8 +106,8 @@ def _temperature(query: NvmlQuery, handle: Any) -> int | None:
     return value if value is not None else query(nv.nvmlDeviceGetTemperature, handle, nv.NVML_TEMPERATURE_GPU)
 
 
-def _processes(query: NvmlQuery, handle: Any) -> dict[int, int | None] | None:
-    listed = query(query.nv.nvmlDeviceGetComputeRunningProcesses, handle)
+def _processes(query: NvmlQuery, function: Callable[[Any], Any], handle: Any) -> dict[int, int | None] | None:
+    listed = query(function, handle)
     if listed is None:
         return None
     held: dict[int, int | None] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from app.entities.gpu import Gpu
@@ -38,6 +38,11 @@ class GpuHistory:
             os.replace(partial, self.path)
         except OSError as error:
             log.warning("cannot record the GPUs that were seen: %s", error)
+
+    @property
+    def seen(self) -> Mapping[str, str]:
+        """Names by UUID."""
+        return self._names
 
     def names(self) -> str:
         return ", ".join(sorted(set(self._names.values())))

@@ -12,7 +12,7 @@ from workers.gpu.device import Device
 from workers.gpu.nvml_errors import LOST, UNLISTED
 
 KEPT_POLLS = 2.5  # two, which are never quite punctual
-_OF_MEMORY = ("total_bytes", "free_bytes", "used_bytes", "processes")
+_OF_MEMORY = ("total_bytes", "free_bytes", "used_bytes", "processes", "graphics_processes")
 
 
 @dataclass(frozen=True, slots=True)

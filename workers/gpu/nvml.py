@@ -18,6 +18,7 @@ from app.use_cases.placement.usable_gpus import visible_gpus
 from workers.gpu.device import Device, NvmlQuery, read_gpu
 from workers.gpu.known_devices import KnownDevices, NvmlListing, failed_since_start
 from workers.gpu.nvml_errors import LOST, driver_errors, lost_gpu_errors, state_of_error
+from workers.gpu.programs import Programs
 from workers.gpu.unified_memory import ListedSizes
 
 REINIT_SECONDS = 10.0  # a GPU that reappeared may be listed only after NVML is initialized again
@@ -41,6 +42,7 @@ class Nvml:
         self._initialized_at: float | None = None
         self._versions = ("", "")
         self._errors: Counter[str] = Counter()
+        self._programs = Programs()
         self._answered_at: float | None = None
 
     def read_gpus(self) -> GpuSnapshot:
@@ -139,6 +141,7 @@ class Nvml:
             cuda_version=cuda,
             answered_at=self._answered_at,
             errors=dict(self._errors),
+            programs=self._programs.named({pid for gpu in gpus for pid in gpu.listed_processes}),
         )
 
 

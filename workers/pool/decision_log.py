@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from app.use_cases.reporting.decisions import MAX_RECORDS, DecisionRecord
+from app.use_cases.reporting.decision_record import MAX_RECORDS, DecisionRecord
 from app.use_cases.scheduling.effects import Decided
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.quarantine import quarantined_keys
@@ -19,7 +19,8 @@ def record_decision(store: StateStore, decided: Decided, state: PoolState, now: 
     wait are decided again and again, and would displace all other decisions."""
     decision, known = decided.decision, store.decisions[-MAX_RECORDS:]
     age = max(0.0, now - state.gpus.at) if state.gpus.poll_seconds is not None else 0.0
-    record = DecisionRecord(time.time(), decided.model, decision, decided.evict, step_ms, age)
+    about = decided.model, decision, decided.evict, step_ms, age, decided.evict_idle_seconds
+    record = DecisionRecord(time.time(), *about)
     others = tuple(earlier for earlier in known if not record.repeats(earlier))
     if len(others) == len(known):
         log.info("decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason)

@@ -161,6 +161,10 @@ class Pool:
         server = self._store.pool.server_of(model.name)
         return self._processes.address(server) if server and server.is_up else None
 
+    def addresses(self) -> list[Address]:
+        """Where the llama-servers that respond answer now. Takes no slot."""
+        return self._processes.addresses(self._store.pool.servers)
+
     def wait_until(self, condition: Callable[[PoolState], bool], timeout: float) -> bool:
         """Wait until the published state meets `condition`; False if it did not within `timeout` seconds."""
         with self._changed:

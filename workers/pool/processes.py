@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from app.entities.server import Server
@@ -66,6 +66,11 @@ class Processes:
     def kill(self) -> None:
         for process in list(self._processes.values()):
             process.kill()
+
+    def addresses(self, servers: Sequence[Server]) -> list[Address]:
+        """Of those that answer requests, and respond."""
+        responding = [server for server in servers if server.is_up and server.unresponsive_since is None]
+        return [address for server in responding if (address := self.address(server))]
 
     def address(self, server: Server | None) -> Address | None:
         """Where the server answers; None if it does not, or not yet."""

@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from math import inf
+from typing import Any, TypeVar
 
 from app.entities.token_usage import TokenUsage
 
 KEPT_BYTES = 1024  # of a piece that ends in mid-event: a report is shorter
 _MAY_REPORT = re.compile(rb'"(?:usage|timings)":').search
+Counts = tuple[int | None, int | None, float | None]  # tokens of prompt and completion; milliseconds of the latter
+UNKNOWN: Counts = (None, None, None)
+T = TypeVar("T", int, float)
 _EVENT = b"data: {"
 _EVENT_ENDS = (b"\n\n", b"\n\n\r\n")  # the latter with its chunk
 # The quotes of a text are escaped, so none can have a report. Possessive: no failed search begins anew. The index of a
@@ -37,7 +41,7 @@ class UsageMeter:
         self._unread = b""  # what a report in the next piece may have begun with
         self._index = -1  # of the prompt, or choice, that is being reported
         self._last_index = 0  # the highest
-        self._counts: dict[int, tuple[int | None, int | None]] = {}  # of prompt and completion, by that
+        self._counts: dict[int, Counts] = {}  # by that
 
     def read(self, piece: bytes) -> None:
         """The next piece of the body; of a stream it may be one whole chunk with its framing."""
@@ -55,11 +59,11 @@ class UsageMeter:
 
     def usage(self) -> TokenUsage:
         """What the answer has reported so far, of all prompts and choices."""
-        prompts, completions = zip(*self._counts.values(), strict=True) if self._counts else ((), ())
-        prompt, completion = _sum_of_known(prompts), _sum_of_known(completions)
+        reports = zip(*self._counts.values(), strict=True) if self._counts else ((), (), ())
+        prompt, completion, milliseconds = map(_sum_of_known, reports)
         # In the JSON of OpenAI's completions and chats, `usage` is that of one choice. Embeddings have one sum.
         is_whole = self.is_stream or completion is None or self._last_index < len(self._counts)
-        return TokenUsage(prompt, completion, is_whole)
+        return TokenUsage(prompt, completion, is_whole, None if milliseconds is None else milliseconds / 1000)
 
     def _note(self, text: bytes) -> int:
         """Take the reports in this text; returns where the last one ends."""
@@ -70,26 +74,26 @@ class UsageMeter:
                 self._index = int(match[1])
                 self._last_index = max(self._last_index, self._index)
             else:
-                known = self._counts.get(self._index, (None, None))
+                known = self._counts.get(self._index, UNKNOWN)
                 # The same answer may report twice, and with `timings_per_token` each report has the sum so far.
                 self._counts[self._index] = tuple(map(_larger, known, _counts_of(match[2])))  # type: ignore[assignment]
         return end
 
 
-def _counts_of(text: bytes) -> tuple[int | None, int | None]:
-    """Tokens of the prompt and of the completion in one report."""
+def _counts_of(text: bytes) -> Counts:
+    """What one report says."""
     try:
         report = json.loads(text)
     except ValueError:
-        return None, None
+        return UNKNOWN
     if "prompt_n" in report or "predicted_n" in report:  # llama-server's own timings
-        return _sum(report, "prompt_n", "cache_n"), _count(report, "predicted_n")
+        return _sum(report, "prompt_n", "cache_n"), _count(report, "predicted_n"), _milliseconds(report)
     if "input_tokens" in report or "output_tokens" in report:
         # OpenAI's responses count cached tokens among the input, Anthropic's messages beside it.
         cached = _count(report, "cache_read_input_tokens") or 0
         prompt = _count(report, "input_tokens")
-        return None if prompt is None else prompt + cached, _count(report, "output_tokens")
-    return _count(report, "prompt_tokens"), _count(report, "completion_tokens")
+        return None if prompt is None else prompt + cached, _count(report, "output_tokens"), None
+    return _count(report, "prompt_tokens"), _count(report, "completion_tokens"), None
 
 
 def _sum(report: Mapping[str, Any], *names: str) -> int | None:
@@ -103,10 +107,15 @@ def _count(report: Mapping[str, Any], name: str) -> int | None:
     return value if type(value) is int and 0 <= value < 2**53 else None
 
 
-def _larger(one: int | None, other: int | None) -> int | None:
+def _milliseconds(report: Mapping[str, Any]) -> float | None:
+    value = report.get("predicted_ms")
+    return float(value) if isinstance(value, int | float) and 0 <= value < inf else None
+
+
+def _larger(one: T | None, other: T | None) -> T | None:
     return max((count for count in (one, other) if count is not None), default=None)
 
 
-def _sum_of_known(counts: tuple[int | None, ...]) -> int | None:
+def _sum_of_known(counts: tuple[T | None, ...]) -> T | None:
     known = [count for count in counts if count is not None]
     return sum(known) if known else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -12,6 +12,19 @@ from app.use_cases.scheduling.effects import Decided, Effect, Refuse, Stop
 from app.use_cases.scheduling.pool_state import PoolState
 
 START_SECONDS = (0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+
+
+CountStep = Callable[[PoolState, ev.Event, Sequence[Effect]], None]  # the state before, the event, what followed
+
+
+def count_each(*counters: CountStep) -> CountStep:
+    """All of them, one after the other."""
+
+    def count(before: PoolState, event: ev.Event, effects: Sequence[Effect]) -> None:
+        for counter in counters:
+            counter(before, event, effects)
+
+    return count
 
 
 class PoolCounts:

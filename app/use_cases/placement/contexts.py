@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from app.entities.launch import AUTO_CTX_TOKENS, LONGEST_AUTO_CTX_TOKENS, LONGEST_AUTO_INPUT_TOKENS, Task
 from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, Decision, Outcome, Placement
+from app.entities.wait_cause import WaitCause
 from app.use_cases.placement.candidates import Candidates
 from app.use_cases.placement.cards import allowed_cards, describe_card, format_mib, placement_rank
 from app.use_cases.placement.estimate_cache import EstimateCache
@@ -182,6 +183,7 @@ def waiting_for_others(refused: Decision, request: PlacementRequest, world: Worl
         *(Outcome.WAIT, reason, refused.needed_bytes),
         free_bytes=refused.free_bytes,
         considered=refused.considered,
+        cause=WaitCause.OTHERS,
         shorter_ctx_size=shorter,
     )
 

@@ -19,6 +19,7 @@ from app.entities.placement import (
     Resident,
     no_suggestion,
 )
+from app.entities.wait_cause import WaitCause
 from app.use_cases.placement.candidates import Candidate, Candidates
 from app.use_cases.placement.cards import can_split, describe_card, format_mib, placement_rank, shortfall
 from app.use_cases.placement.contexts import choose_context, waiting_for_others, with_context_note
@@ -51,20 +52,22 @@ def _decide(estimates: EstimateCache, world: World) -> Decision:
     found = _Decider(estimates, world).decide()
     if world.is_releasing and _rank(found) > 1:
         soon = _Decider(estimates, world.after_release()).decide()
-        found = _better(found, soon, "memory being released")
+        found = _better(found, soon, WaitCause.RELEASING, "memory being released")
     if world.has_draining and found.outcome in (Outcome.WAIT, Outcome.REFUSE):
         later = _Decider(estimates, world.after_drain()).decide()
-        found = _better(found, later, "draining servers to finish")
+        found = _better(found, later, WaitCause.DRAINING, "draining servers to finish")
     return found
 
 
-def _better(now: Decision, soon: Decision, awaited: str) -> Decision:
+def _better(now: Decision, soon: Decision, cause: WaitCause, awaited: str) -> Decision:
     """`now`, or waiting for the better placement that `soon` found."""
     if soon.outcome is Outcome.PLACE and _rank(soon) < _rank(now):
         return replace(
             now,
             outcome=Outcome.WAIT,
             reason=f"waiting for {awaited}: {soon.reason}",
+            cause=cause,
+            awaited=(),
             placement=None,
             awaited_placement=soon.placement,
             evict=(),
@@ -163,11 +166,14 @@ class _Decider:
             reason = f"waiting for {model_names(busy)} to become idle"
             victims = tuple(each.id for each in found.victims)
             decision = self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
+            decision = replace(decision, cause=WaitCause.BUSY, awaited=tuple(each.id for each in busy))
             return replace(decision, awaited_placement=found.placement, evict=victims)
         by_rank = sorted(self._unpinned, key=eviction_rank)
         if len(ready) < len(self._unpinned) and (found := self.candidates.with_eviction(by_rank)):
             reason = "waiting for servers that are still loading"
-            return self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
+            decision = self._decision(Outcome.WAIT, reason, found.placement.needed_bytes)
+            loading = tuple(each.id for each in found.victims if each.is_loading)
+            return replace(decision, cause=WaitCause.LOADING, awaited=loading)
         return None
 
     def _refused(self) -> Decision:

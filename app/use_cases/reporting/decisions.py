@@ -1,34 +1,14 @@
-"""Placement decisions as JSON, and the records of past ones that /decisions lists."""
+"""Placement decisions as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from app.entities.placement import CPU, Decision, Outcome, Placement
+from app.entities.placement import CPU, Decision, Placement
+from app.use_cases.reporting.decision_record import DecisionRecord
+from app.use_cases.reporting.decision_text import decision_text
 
-MAX_RECORDS = 200  # past decisions that are kept
 ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes", "total_bytes")
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionRecord:
-    """One past decision."""
-
-    at: float  # Unix seconds
-    model: str
-    decision: Decision
-    evict: tuple[str, ...]  # models whose servers were evicted for it
-    elapsed_ms: float  # duration of the scheduler's whole step
-    gpus_age_seconds: float  # age of the GPU reading it was based on
-
-    def repeats(self, before: DecisionRecord) -> bool:
-        """Whether this is the same WAIT as `before`: the load is still waiting for the same reason."""
-        return self.decision.outcome is Outcome.WAIT and self._key == before._key
-
-    @property
-    def _key(self) -> tuple[object, ...]:
-        return self.model, self.decision.outcome, self.decision.reason, self.decision.evict
 
 
 def decision_list(decisions: Iterable[DecisionRecord]) -> dict[str, object]:
@@ -93,6 +73,7 @@ def _record_json(record: DecisionRecord) -> dict[str, object]:
     return {
         "at": round(record.at, 3),
         "model": record.model,
+        "text": decision_text(record),
         **decision_json(decision, record.evict),
         "considered": list(decision.considered),
         "free_bytes": dict(decision.free_bytes),

@@ -12,7 +12,7 @@ from app.entities.launch import LONGEST_AUTO_CTX_TOKENS, LONGEST_AUTO_INPUT_TOKE
 from app.entities.model import Model
 from app.entities.model_name import is_glob
 from app.entities.server import Server, ServerState
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.model_status import model_status
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -155,12 +155,17 @@ def _modalities(model: Model) -> dict[str, list[str]]:
     return {"input_modalities": ["text", *sorted(model.media)], "output_modalities": [output]}
 
 
+def capability_names(capabilities: Capabilities | None) -> list[str]:
+    """None while the header has not been read."""
+    return [each.name for each in fields(capabilities) if getattr(capabilities, each.name)] if capabilities else []
+
+
 def _capabilities(capabilities: Capabilities | None) -> dict[str, object]:
     """Nothing while the header has not been read."""
     if capabilities is None:
         return {}
     return {
-        "capabilities": [each.name for each in fields(capabilities) if getattr(capabilities, each.name)],
+        "capabilities": capability_names(capabilities),
         "supported_parameters": ["tools", "tool_choice"] if capabilities.tools else [],
     }
 

@@ -12,7 +12,7 @@ from app.entities.gguf import Value
 from app.entities.model import LATEST, Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
-from app.use_cases.reporting.decisions import DecisionRecord
+from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.model_list import (
     NO_VIRTUAL_NAMES,
     earlier_contexts,

@@ -10,12 +10,17 @@ from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
-from app.use_cases.reporting.decisions import DecisionRecord, context_json, estimate_json, last_decision, placement_json
+from app.use_cases.reporting.decision_record import DecisionRecord
+from app.use_cases.reporting.decisions import context_json, estimate_json, last_decision, placement_json
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 
 # As the original service names it; else "running".
 OLD_STATUS = {ServerState.STOPPED: "stopped", ServerState.FAILED: "error"}
+ON_CPU = (
+    "on the CPU, because no GPU could be used when it was loaded; "
+    "it moves to a GPU once one has room for it and it is idle"
+)
 
 
 def health(
@@ -30,11 +35,7 @@ def health(
 ) -> dict[str, object]:
     """The body of /health; `reasons` lists what is wrong. `now` in monotonic seconds."""
     gpus = gpus.as_of(now)
-    hung = [_unresponsive(server, now) for server in pool.servers if server.unresponsive_since is not None]
-    reasons = [*([engine_problem] if engine_problem else []), *gpus.problems, *pins, *hung]
-    if gpus.has_usable_gpu or (gpus.problems and not gpus.engine_problem):
-        reasons += dict.fromkeys(_on_cpu(server) for server in pool.servers if server.gpu_problem)
-    reasons += [configuration.problem] if configuration.problem else []
+    reasons = degraded_reasons(pool, gpus, pins, configuration, engine_problem, now)
     return {
         "status": "draining" if pool.draining else "ok",
         "degraded": bool(reasons),
@@ -53,16 +54,27 @@ def health(
     }
 
 
-def _unresponsive(server: Server, now: float) -> str:
-    seconds = now - (server.unresponsive_since or 0.0)
-    return f"{server.model.name}: its llama-server (server {server.id}) has not responded for {seconds:.0f} s"
+def degraded_reasons(
+    pool: PoolState,
+    gpus: GpuSnapshot,
+    pins: Sequence[str],
+    configuration: ConfigurationState,
+    engine_problem: str,
+    now: float,
+) -> list[str]:
+    """What is wrong, one sentence each. `gpus`: as of `now`, monotonic seconds."""
+    problems = ((server.model.name, server_problem(server, gpus, now)) for server in pool.servers)
+    of_servers = dict.fromkeys(f"{name}: {problem}" for name, problem in problems if problem)
+    reasons = [engine_problem, *gpus.problems, *pins, *of_servers, configuration.problem]
+    return [reason for reason in reasons if reason]
 
 
-def _on_cpu(server: Server) -> str:
-    return (
-        f"{server.model.name}: on the CPU, because no GPU could be used when it was loaded; "
-        "it moves to a GPU once one has room for it and it is idle"
-    )
+def server_problem(server: Server, gpus: GpuSnapshot, now: float) -> str:
+    """What is wrong with a server; "" if nothing is. `gpus`: as of `now`, monotonic seconds."""
+    if server.unresponsive_since is not None:
+        return f"its llama-server (server {server.id}) has not responded for {now - server.unresponsive_since:.0f} s"
+    is_gpu_expected = gpus.has_usable_gpu or (gpus.problems and not gpus.engine_problem)
+    return ON_CPU if server.gpu_problem and is_gpu_expected else ""
 
 
 def _server(server: Server, now: float) -> dict[str, object]:

@@ -15,6 +15,7 @@ from app.use_cases.scheduling.evaluation import Facts, server_states
 from app.use_cases.scheduling.fairness import is_abandoned_load
 from app.use_cases.scheduling.load_balancing import is_surplus
 from app.use_cases.scheduling.other_processes import absent_cards, taken_bytes
+from app.use_cases.scheduling.pin_orders import is_pinned
 from app.use_cases.scheduling.pool_state import PoolState, Waiter
 
 
@@ -83,7 +84,7 @@ def _with_eviction_cost(state: PoolState, resident: Resident, server: Server, no
     surplus, abandoned = is_surplus(state, server), is_abandoned_load(state, server, now)
     return replace(
         resident,
-        is_pinned=server.model.pin and not surplus,
+        is_pinned=is_pinned(state.pin_orders, server.model) and not surplus,
         is_surplus=surplus or abandoned,
         is_loading=resident.is_loading and not (surplus or abandoned),
         priority=server.model.priority,

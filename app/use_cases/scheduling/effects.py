@@ -101,6 +101,7 @@ class Decided:
     model: str
     decision: Decision
     evict: tuple[str, ...]  # model names of the victims
+    evict_idle_seconds: tuple[float | None, ...] = ()  # of the victims; None: not idle
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.entities.placement import Placement
+from app.entities.placement import Decision, Placement
 from app.entities.server import Server, ServerState
 from app.use_cases.placement.request import PlacementRequest
 
@@ -30,6 +30,15 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class DecidedLoad:
+    """What was decided about a load that waits."""
+
+    model: str
+    decision: Decision
+    protected_until: float | None = None  # when the servers in its way may be evicted, or drained; None: now, or never
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """The last decisions about what could not be started: either loads that wait, or replicas that are wanted.
 
@@ -42,6 +51,7 @@ class Evaluation:
     loads: tuple[LoadKey, ...] = ()  # in the order of the decisions
     reservations: tuple[Reservation, ...] = ()  # for these loads
     busy: frozenset[int] = frozenset()  # ids of servers; one that has become idle since may be evicted
+    decided: tuple[DecidedLoad, ...] = ()  # these loads
     replicas: tuple[str, ...] = ()  # models that want another server
     awaits_readings: bool = False  # nothing is decided yet; the readings for it were requested
 

@@ -12,6 +12,7 @@ from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pin_orders import Pinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +241,7 @@ Event = (
     | MemoryReadFailed
     | GpusPolled
     | EngineReplaced
+    | Pinned
     | Reconfigured
     | Tick
     | Drain

@@ -8,32 +8,23 @@ evicted or drained.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from math import inf
 
 from app.entities.frozen import replace
-from app.entities.placement import Decision, Outcome, Placement
-from app.entities.server import Server
-from app.use_cases.placement.world import World
+from app.entities.placement import Decision, Outcome
 from app.use_cases.scheduling import readings
-from app.use_cases.scheduling.decision_inputs import (
-    busy_servers,
-    current_facts,
-    decide_load,
-    world_with_eviction_costs,
-)
+from app.use_cases.scheduling.decision_inputs import busy_servers, current_facts
 from app.use_cases.scheduling.effects import Decided, Effect, StopReason
-from app.use_cases.scheduling.evaluation import Evaluation, LoadKey, Reservation
-from app.use_cases.scheduling.fairness import (
-    drain_allowed_at,
-    eviction_allowed_at,
-    is_starving,
-    starvation_at,
-    waiting_loads,
+from app.use_cases.scheduling.evaluation import Evaluation
+from app.use_cases.scheduling.fairness import waiting_loads
+from app.use_cases.scheduling.load_decisions import (
+    MIN_REEVALUATION_SECONDS,
+    LoadDecider,
+    load_keys,
+    servers_among,
 )
-from app.use_cases.scheduling.other_processes import next_standing_at
 from app.use_cases.scheduling.pool_state import (
     DRAINING,
     READY,
@@ -49,8 +40,6 @@ from app.use_cases.scheduling.pool_state import (
 from app.use_cases.scheduling.rejection import gpu_problem, no_gpu, refusal_for
 
 MAX_EVALUATED_LOADS = 8  # in one step: a decision takes milliseconds
-OTHERS_POLL_SECONDS = 5.0  # between two looks at what other processes hold, for a load that waits for them
-MIN_REEVALUATION_SECONDS = 0.05  # between two evaluations for nothing but a server that became idle
 
 
 def place_or_evict(state: PoolState, now: float) -> Step:
@@ -61,14 +50,14 @@ def place_or_evict(state: PoolState, now: float) -> Step:
     if not loads:
         return replace(state, evaluation=None) if last else state, []
     decided = _count_decided(state, last, loads, now)
-    decider, effects, lacks_readings = _Decider(now, last if decided else None), list[Effect](), False
+    decider, effects, lacks_readings = LoadDecider(now, last if decided else None), list[Effect](), False
     for number, waiter in enumerate(loads):
         is_decided = number < decided
         if not readings.are_fresh(state, waiter, now) and (state.releasing or not is_decided):
             state, orders = readings.request_readings(state, waiter, now)
             effects, lacks_readings = [*effects, *orders], lacks_readings or not is_decided
         elif not is_decided:
-            state, orders = decider.decide(state, waiter)
+            state, orders = _decide(decider, state, waiter, now)
             effects += orders
     if last and decided == len(loads):
         return _soon_repeated(state, last), effects
@@ -94,19 +83,13 @@ def _count_decided(state: PoolState, last: Evaluation | None, loads: Sequence[Wa
         return 0
     if _has_new_idle_server(state, last) and now >= last.at + MIN_REEVALUATION_SECONDS:
         return 0
-    if last.loads != _load_keys(state, loads[: len(last.loads)]):
+    if last.loads != load_keys(state, loads[: len(last.loads)]):
         return 0
     return len(last.loads) if last.facts == current_facts(state, now) else 0
 
 
 def _has_new_idle_server(state: PoolState, last: Evaluation) -> bool:
     return not last.busy <= busy_servers(state)
-
-
-def _load_keys(state: PoolState, loads: Iterable[Waiter]) -> tuple[LoadKey, ...]:
-    """The number of waiters counts in powers of two: each makes the load more urgent, but does not merit a decision."""
-    waiters = Counter(waiter.model.name for waiter in state.waiting_for_server)
-    return tuple((load.ticket, load.placement_request, waiters[load.model.name].bit_length()) for load in loads)
 
 
 def _soon_repeated(state: PoolState, last: Evaluation) -> PoolState:
@@ -117,105 +100,18 @@ def _soon_repeated(state: PoolState, last: Evaluation) -> PoolState:
     return replace(state, evaluation=replace(last, repeat_at=repeat_at))
 
 
-class _Decider:
-    """Decides waiting loads one after the other, keeping the reservations of those before."""
-
-    def __init__(self, now: float, last: Evaluation | None) -> None:
-        self._now = now
-        self._repeat_at = last.repeat_at if last else inf
-        self._reservations: list[Reservation] = list(last.reservations) if last else []
-        self._state: PoolState | None = None
-        self._world: World | None = None  # of that state
-
-    def evaluation(self, state: PoolState, remaining: Iterable[Waiter]) -> Evaluation:
-        """What the decisions about the loads that remain depended on."""
-        return Evaluation(
-            current_facts(state, self._now),
-            self._now,
-            self._repeat_at,
-            _load_keys(state, remaining),
-            tuple(self._reservations),
-            busy_servers(state),
-        )
-
-    def decide(self, state: PoolState, waiter: Waiter) -> Step:
-        name = waiter.model.name
-        if problem := gpu_problem(state, waiter, self._now):
-            state, orders = reject_model(state, no_gpu(state, name, problem, self._now))
-            return state, [Decided(name, Decision(Outcome.REFUSE, problem, needed_bytes=0), ()), *orders]
-        decision = self._when_allowed(state, waiter, self._decision(state, waiter))
-        victims = tuple(server.model.name for server in _servers(state, decision.evict))
-        state, orders = _carry_out(state, waiter, decision, self._now)
-        return state, [Decided(name, decision, victims), *orders]
-
-    def _decision(self, state: PoolState, waiter: Waiter) -> Decision:
-        """With the reservations taken into account: where they may be what is in the way, the load waits."""
-        world = self._world_of(state)
-        for place, victims in self._reservations:
-            world = world.with_reservation(place, victims)
-        decision = decide_load(state, waiter, world)
-        if decision.shorter_ctx_size and is_starving(state, waiter, self._now):
-            taken = self._world_of(state).with_others_taken().taken
-            decision = decide_load(state, waiter, replace(world, taken=taken))
-        is_short = decision.outcome is Outcome.REFUSE and not decision.is_permanent
-        if (is_short or decision.shorter_ctx_size) and self._reservations:
-            return Decision(Outcome.WAIT, "the free memory is reserved for earlier requests", decision.needed_bytes)
-        return decision
-
-    def _world_of(self, state: PoolState) -> World:
-        if state is not self._state or self._world is None:
-            self._state, self._world = state, world_with_eviction_costs(state, self._now)
-        return self._world
-
-    def _when_allowed(self, state: PoolState, waiter: Waiter, decision: Decision) -> Decision:
-        """The decision, postponed to the time at which its victims may be evicted, or drained if they are busy."""
-        victims = _servers(state, decision.evict)
-        if decision.outcome is Outcome.EVICT:
-            allowed_at = eviction_allowed_at(state, waiter, victims, self._now)
-            return self._reserved_from(allowed_at, decision, decision.placement)
-        if decision.outcome is not Outcome.WAIT:
-            return decision
-        if victims:
-            decision = self._reserved_from(starvation_at(state, waiter), decision, decision.awaited_placement)
-            return self._without_protected(state, victims, decision)
-        if not is_starving(state, waiter, self._now):
-            self._repeat_by(starvation_at(state, waiter))
-        if decision.shorter_ctx_size:
-            self._repeat_by(min(next_standing_at(state, self._now), self._now + OTHERS_POLL_SECONDS))
-        return self._reserved_from(self._now, decision, decision.awaited_placement)
-
-    def _reserved_from(self, at: float, decision: Decision, place: Placement | None) -> Decision:
-        """From `at` on the decision, with its place reserved; before, that the load waits."""
-        if at > self._now:
-            self._repeat_by(at)
-            return _postponed(decision)
-        if place is not None:
-            self._reservations.append((place, decision.evict))
-        return decision
-
-    def _without_protected(self, state: PoolState, victims: Sequence[Server], decision: Decision) -> Decision:
-        """Busy victims that still serve their own waiters are drained later. The memory of the others stays reserved
-        until then, or the memory of both would never be free at once."""
-        later = {
-            server.id: at for server in victims if server.leases and (at := drain_allowed_at(state, server)) > self._now
-        }
-        if later and decision.evict:
-            self._repeat_by(min(later.values()))
-        return replace(decision, evict=tuple(victim for victim in decision.evict if victim not in later))
-
-    def _repeat_by(self, at: float) -> None:
-        self._repeat_at = min(self._repeat_at, max(at, self._now + MIN_REEVALUATION_SECONDS))
-
-
-def _servers(state: PoolState, ids: Sequence[int]) -> list[Server]:
-    return [server for server in state.servers if server.id in ids]
-
-
-def _postponed(decision: Decision) -> Decision:
-    if decision.outcome is Outcome.WAIT:
-        return replace(decision, awaited_placement=None, evict=())
-    reason = f"{decision.reason}; in frequent use, so protected from eviction until others have waited longer"
-    return replace(decision, outcome=Outcome.WAIT, reason=reason, placement=None, evict=())
+def _decide(decider: LoadDecider, state: PoolState, waiter: Waiter, now: float) -> Step:
+    """Decide about the load, and carry that out."""
+    name = waiter.model.name
+    if problem := gpu_problem(state, waiter, now):
+        state, orders = reject_model(state, no_gpu(state, name, problem, now))
+        return state, [Decided(name, Decision(Outcome.REFUSE, problem, needed_bytes=0), ()), *orders]
+    decision = decider.decide(state, waiter)
+    victims = servers_among(state, decision.evict)
+    names = tuple(server.model.name for server in victims)
+    idle = tuple(now - server.last_used if server.is_idle else None for server in victims)
+    state, orders = _carry_out(state, waiter, decision, now)
+    return state, [Decided(name, decision, names, idle), *orders]
 
 
 def _carry_out(state: PoolState, waiter: Waiter, decision: Decision, now: float) -> Step:

@@ -12,6 +12,7 @@ from math import inf
 from app.entities.server import Server
 from app.use_cases.scheduling.demand import expected_load_seconds
 from app.use_cases.scheduling.load_balancing import is_above_min
+from app.use_cases.scheduling.pin_orders import stays_when_idle
 from app.use_cases.scheduling.pool_state import STOPPING, PoolState
 
 
@@ -31,7 +32,7 @@ def _ttl_deadline(state: PoolState, server: Server) -> float:
     """By the last request's keep_alive, else by `ttl_seconds` of the model, else of all; a pinned model ignores the
     first and the last."""
     model, keep_seconds = server.model, server.keep_alive_seconds
-    if model.pin and model.ttl_seconds is None:
+    if stays_when_idle(state.pin_orders, model):
         return inf
     if keep_seconds is None:
         keep_seconds = state.limits.ttl_seconds if model.ttl_seconds is None else model.ttl_seconds

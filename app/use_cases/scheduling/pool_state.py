@@ -23,6 +23,7 @@ from app.use_cases.scheduling.effects import Effect, Refuse, Spawn, Stop, StopRe
 from app.use_cases.scheduling.evaluation import Evaluation
 from app.use_cases.scheduling.held_levels import HeldLevels
 from app.use_cases.scheduling.limits import SchedulingLimits
+from app.use_cases.scheduling.pin_orders import PinOrders
 from app.use_cases.scheduling.suspicion import Crash, ExclusiveUse, Suspect
 
 NO_GPUS = GpuSnapshot(GpuState.NO_GPU, at=float("-inf"))
@@ -130,6 +131,7 @@ class PoolState:
     suspects: Mapping[str, Suspect] = field(default_factory=dict)  # by request hash, the latest last
     crashes: Mapping[str, tuple[Crash, ...]] = field(default_factory=dict)  # by model name, the last few
     exclusive_uses: Mapping[str, ExclusiveUse] = field(default_factory=dict)  # by model name
+    pin_orders: PinOrders = field(default_factory=dict)
     draining: bool = False
     closing: bool = False
     next_server: int = 1

@@ -16,6 +16,7 @@ from app.entities.server import Server
 from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.events import Reconfigured
 from app.use_cases.scheduling.load_balancing import retention_key
+from app.use_cases.scheduling.pin_orders import orders_after_reload
 from app.use_cases.scheduling.pool_state import (
     DRAINING,
     STARTING,
@@ -35,6 +36,7 @@ def reconfigure(state: PoolState, event: Reconfigured) -> Step:
     """The state under the new limits and models; the last placement decisions no longer count."""
     effects: list[Effect] = []
     state = replace(_without_old_failures(state, event.models), limits=event.limits, evaluation=None)
+    state = replace(state, pin_orders=orders_after_reload(state.pin_orders, event.models))
     for server in state.servers:
         model = event.models.get(server.model.name)
         if model is not None and server.model.is_served_as(model):

@@ -18,6 +18,7 @@ from app.use_cases.scheduling.events import Event
 from app.use_cases.scheduling.exits import record_exit
 from app.use_cases.scheduling.liveness import record_check, with_abandoned_slot
 from app.use_cases.scheduling.other_processes import with_gpu_reading, with_memory_reading
+from app.use_cases.scheduling.pin_orders import Pinned
 from app.use_cases.scheduling.pool_state import (
     READY,
     STARTING,
@@ -80,6 +81,9 @@ def record(state: PoolState, event: Event) -> Step:
             return _gpus_polled(state, without_set_aside(gpus, state.card_failures, at)), []
         case ev.EngineReplaced(at):
             return _engine_replaced(state, at), []
+        case Pinned():  # what was decided with the former pins no longer counts
+            orders = {**state.pin_orders, event.model.name: event}
+            return replace(state, pin_orders=orders, evaluation=None), []
         case ev.Reconfigured():
             return reconfigure(state, event)
         case ev.Drain():

@@ -1,0 +1,41 @@
+"""A stream of events that stays open for hours: what it holds, and when it ends."""
+
+from __future__ import annotations
+
+from app.ports import Admission
+from app.routes.incoming_request import IncomingRequest
+
+# Not woken by what it shows: every request for a loaded model changes the state, and would have to wake each stream.
+POLL_SECONDS = 0.1
+COMMENT_SECONDS = 15.0  # so that proxies in between do not take the stream for dead
+
+
+class OpenStream:
+    """It holds its thread, so it takes a place of its own kind, `limit`, and counts as an inference request."""
+
+    def __init__(self, request: IncomingRequest, limit: Admission) -> None:
+        """Raises Overloaded."""
+        self._request = request
+        self._limit = limit
+        limit.acquire()
+        try:
+            request.services.admission.acquire()
+        except BaseException:
+            limit.release()
+            raise
+        self.client = request.watch_client()
+        self.client.begin()
+
+    @property
+    def is_over(self) -> bool:
+        """At a shutdown, when the client has disconnected, and at a reload, which may have changed what its key may
+        see."""
+        services = self._request.services
+        is_reloaded = services.settings is not self._request.settings
+        return self.client.is_disconnected or services.store.pool.draining or is_reloaded
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        self.client.close()
+        self._request.services.admission.release()
+        self._limit.release()

@@ -1,0 +1,119 @@
+"""The commands that talk to a running service, with a service. `tests/terminal` has what they print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.commands.cli import main
+from tests.helpers.service import ENDLESS, Service, serving, wait_for
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("commands")) as service:
+        yield service
+
+
+@pytest.fixture
+def unloaded(service: Service) -> Service:
+    service.post("/models/unload", {"model": "demo", "force": True})
+    return service
+
+
+def run(service: Service, *words: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(main, words, input=text, env={"LLAMA_SMART_PROXY_URL": service.url})
+
+
+def json_of(service: Service, *words: str, text: str | None = None) -> object:
+    return json.loads(run(service, *words, "--json", text=text).stdout)
+
+
+def test_a_model_is_loaded_listed_and_unloaded(unloaded: Service):
+    assert "No model is loaded" in run(unloaded, "ps").stdout
+    assert run(unloaded, "list").stdout.splitlines()[1].startswith("demo   F16")
+    assert run(unloaded, "load", "demo").stdout.startswith("demo is ready on cpu, after ")
+    assert "as before" in run(unloaded, "load", "demo").stdout
+    assert run(unloaded, "ps").stdout.splitlines()[1].split()[:4] == ["demo", "ready", "cpu", "0/4"]
+    assert run(unloaded, "decisions").stdout.splitlines()[-1].split()[1:3] == ["place", "demo"]
+    assert run(unloaded, "unload", "demo").stdout == "unloaded demo\n"
+    again = run(unloaded, "stop", "demo")
+    assert (again.exit_code, again.stdout) == (0, "demo is not loaded\n")
+
+
+def test_all_models_are_unloaded(unloaded: Service):
+    assert run(unloaded, "unload", "--all").stdout == "no model is loaded\n"
+    run(unloaded, "load", "demo")
+    assert json_of(unloaded, "unload", "--all") == {"unloaded": ["demo"]}
+
+
+def test_a_forced_unload_ends_running_requests(service: Service):
+    with service.send_raw({"stream": True, **ENDLESS}) as connection:
+        assert connection.recv(100)
+        wait_for(lambda: service.servers()[0]["requests"], 20)
+        assert run(service, "unload", "demo", "--force").stdout == "unloaded demo\n"
+
+
+def test_programs_get_one_object(service: Service):
+    loaded = json_of(service, "load", "demo")
+    assert isinstance(loaded, dict) and (loaded["model"], loaded["device"]) == ("demo", "cpu")
+    for words in (["ps"], ["models"], ["show", "demo"], ["decisions"], ["decisions", "demo"]):
+        assert isinstance(json_of(service, *words), dict)
+
+
+def test_a_model_is_shown_in_full(service: Service):
+    lines = run(service, "show", "demo").stdout.splitlines()
+    assert lines[0] == "demo"
+    assert {("can", "chat tools"), ("quantization", "F16")} <= {tuple(line.split(None, 1)) for line in lines[1:]}
+    assert lines[-1] == "chat with it:  llama-smart-proxy run demo"
+
+
+@pytest.mark.parametrize("command", ["load", "unload", "show", "run", "decisions"])
+def test_a_mistyped_model_is_answered_with_a_similar_name(service: Service, command: str):
+    result = run(service, command, "dmo", text="Hello!")
+    assert result.exit_code == 1
+    assert result.stderr == "model 'dmo' not found; did you mean demo? `llama-smart-proxy models` lists them\n"
+
+
+def test_stdout_has_the_answer_alone(service: Service):
+    result = run(service, "run", "demo", "--max-tokens", "4", "Hello,", "you!", text="")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.strip()
+    assert result.stdout.endswith("\n")
+
+
+def test_a_pipe_and_the_arguments_are_one_prompt(service: Service):
+    def prompt_tokens(*words: str, text: str) -> int:
+        answer = json_of(service, "run", "demo", *words, "--max-tokens", "1", text=text)
+        assert isinstance(answer, dict) and answer["completion_tokens"] == 1
+        return int(answer["prompt_tokens"])
+
+    both = prompt_tokens("with a question", text="A text of several words")
+    assert both > prompt_tokens("with a question", text="")
+    assert both > prompt_tokens(text="A text of several words")
+
+
+def test_an_empty_pipe_is_no_question(service: Service):
+    result = run(service, "run", "demo", text="")
+    assert (result.exit_code, "nothing to ask" in result.stderr) == (2, True)
+
+
+def test_a_picture_is_for_models_that_see(service: Service):
+    result = run(service, "run", "demo", "--image", __file__, "What is it?", text="")
+    assert (result.exit_code, "demo does not see pictures" in result.stderr) == (1, True)
+
+
+def test_an_error_of_the_service_is_the_answer(service: Service):
+    result = run(service, "run", "demo", "--max-tokens", "1", "word " * 40_000, text="")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "context" in result.stderr
+
+
+@pytest.mark.parametrize("words", [["unload"], ["unload", "demo", "--all"], ["run", "demo", "--json"]])
+def test_wrong_use_is_status_2(service: Service, words: list[str]):
+    assert run(service, *words, text="").exit_code == 2

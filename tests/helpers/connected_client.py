@@ -1,0 +1,13 @@
+"""A client that stays connected, in place of a WatchedClient."""
+
+from __future__ import annotations
+
+
+class ConnectedClient:
+    is_disconnected = False
+
+    def begin(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,93 @@
+"""`models` and `show`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.terminal.models import model_lines, model_table, now_text, parameters_text
+
+GIB = 1 << 30
+
+
+def a_model(**values: Any) -> dict[str, Any]:
+    return {
+        "id": "qwen3-14b",
+        "aliases": [],
+        "quant": "Q4_K_M",
+        "size_bytes": int(8.4 * GIB),
+        "ctx_size": 32768,
+        "capabilities": ["completion", "chat", "tools"],
+        "state": "ready",
+        "problem": "",
+        "pinned": False,
+        "outcome": "loaded",
+        "text": "ready on GPU 0",
+        "needed_bytes": None,
+        "evict": [],
+        "device": "cuda:0",
+    } | values
+
+
+def test_a_model_says_what_it_is_and_where():
+    (row,) = model_table([a_model()]).rows
+    assert row.cells == ("qwen3-14b", "Q4_K_M", "8.4 GiB", "chat tools", "32k", "ready on GPU 0")
+    assert row.style == "green"
+
+
+def test_a_broken_model_says_why():
+    broken = a_model(quant="", ctx_size=None, capabilities=[], outcome=None, text="", problem="cut off\x07")
+    (row,) = model_table([broken]).rows
+    assert row.cells[1:] == ("-", "8.4 GiB", "-", "-", r"cut off\x07")
+    assert row.style == "red"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"pinned": True}, "ready on GPU 0, pinned"),
+        ({"text": "", "outcome": None, "state": "unloaded"}, "unloaded"),
+    ],
+)
+def test_now_is_where_it_is_or_would_go(values: dict[str, Any], text: str):
+    assert now_text(a_model(**values)) == text
+
+
+def test_a_model_in_full():
+    entry = {
+        "id": "qwen3-14b",
+        "aliases": ["gpt-4o-mini"],
+        "status": {"value": "loaded", "args": ["llama-server", "--port", "1"]},
+        "size": 9 * GIB,
+        "context_length": 32768,
+        "capabilities": ["completion", "chat"],
+        "meta": {"n_ctx_train": 40960, "n_params": 14_800_000_000, "ftype": "Q4_K_M", "architecture": "qwen3"},
+        "placement": {"device": "cuda:0"},
+        "estimate": {
+            "devices": [{"weights_bytes": 8 * GIB, "context_bytes": 2 * GIB, "compute_bytes": 0, "total_bytes": 1}],
+            "host": {"weights_bytes": GIB, "context_bytes": 0, "compute_bytes": 0},
+        },
+    }
+    assert list(model_lines(entry, "ready on GPU 0")) == [
+        "qwen3-14b",
+        "  now              ready on GPU 0",
+        "  aliases          gpt-4o-mini",
+        "  can              chat",
+        "  quantization     Q4_K_M",
+        "  size             9.0 GiB",
+        "  parameters       14.8 B",
+        "  architecture     qwen3",
+        "  context          32k for one request, trained on 40k",
+        "  device           cuda:0",
+        "  estimate, GPU 1  weights 8.0 GiB, context 2.0 GiB",
+        "  estimate, RAM    weights 1.0 GiB",
+        "  command line     llama-server --port 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(None, "-"), (782_656, "783 k"), (8_190_735_360, "8.2 B"), (671 * 10**9, "671 B"), (42, "42")]
+)
+def test_parameters_are_counted_in_thousands(number: int | None, text: str):
+    assert parameters_text(number) == text

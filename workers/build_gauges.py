@@ -1,0 +1,18 @@
+"""The metrics of the service, beside those that other parts add."""
+
+from __future__ import annotations
+
+from workers.clients.daily_tokens import DailyTokens
+from workers.folders import version
+from workers.request_bodies.held_body import RequestBodies
+from workers.telemetry.gauges import Gauges
+from workers.telemetry.key_gauges import KeyGauges
+from workers.telemetry.store import StateStore
+
+
+def build_gauges(store: StateStore, tokens: DailyTokens, bodies: RequestBodies) -> Gauges:
+    gauges = Gauges(store, version())
+    gauges.add(KeyGauges(tokens.all))
+    help_text = "Memory taken by request bodies, those that were announced and have not arrived included."
+    gauges.watch("request_bodies_bytes", help_text, lambda: bodies.budget.taken_bytes)
+    return gauges

@@ -1,0 +1,58 @@
+"""EngineSeries: the engines' own series for /metrics, from the last reading. The series of a server end with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.entities.server import Server
+from workers.engine_metrics.exposition import engine_metrics, merged_families
+from workers.engine_metrics.reader import Answers
+
+READ_SECONDS = 15.0
+# An engine answers between two batches: while it reads a long prompt on the CPU, its last values stay for a while.
+MAX_AGE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    model: str
+    at: float  # monotonic seconds
+    metrics: Sequence[Metric]
+
+
+class EngineSeries(Collector):
+    """`servers`: those that exist now."""
+
+    def __init__(self, servers: Callable[[], Sequence[Server]]) -> None:
+        self._servers = servers
+        self._readings: Mapping[int, _Reading] = {}  # by server id; replaced whole by `publish`
+
+    def publish(self, answers: Answers) -> None:
+        """Called by the thread that reads. A page that is none changes nothing."""
+        now, present = time.monotonic(), {server.id for server in self._servers()}
+        kept = {id: each for id, each in self._readings.items() if id in present and now - each.at < MAX_AGE_SECONDS}
+        for address, page in answers:
+            try:
+                metrics = engine_metrics(page.decode("utf-8", "replace"), address.model, str(address.server))
+            except ValueError:
+                continue
+            kept[address.server] = _Reading(address.model, now, metrics)
+        self._readings = kept
+
+    def collect(self) -> Iterator[Metric]:
+        readings, up = self._readings, [server.id for server in self._servers() if server.is_up]
+        current = {id: readings[id] for id in up if id in readings}
+        read_at = GaugeMetricFamily(
+            "llama_smart_proxy_engine_last_read_timestamp_seconds",
+            "Time of the last reading of a llama-server's own metrics (llamacpp_*).",
+            labels=["model", "server"],
+        )
+        for id, reading in current.items():
+            read_at.add_metric([reading.model, str(id)], time.time() - (time.monotonic() - reading.at))
+        yield read_at
+        yield from merged_families(reading.metrics for reading in current.values())
