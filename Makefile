@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-page screenshots test-gunicorn-minor test-docs docs lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-page screenshots top-recording test-gunicorn-minor test-docs docs lint constraints clean
 
 install: $(VENV)/installed
 
@@ -81,7 +81,7 @@ test-docs: install
 # The commands that draw or ask, in a terminal of tmux.
 test-terminal: install
 	@if command -v tmux >/dev/null; then \
-	  $(BIN)/python -m pytest tests/extra/test_terminal.py; else echo "skipped: tmux is not installed"; fi
+	  $(BIN)/python -m pytest tests/extra/test_terminal.py tests/extra/test_recording.py; else echo "skipped: tmux is not installed"; fi
 
 # The documents as a site, in build/site. A link that leads nowhere is an error.
 docs: build/site-tools/installed
@@ -93,6 +93,10 @@ build/site-tools/installed: docs/site/requirements.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+# docs/images/top.svg, with tmux.
+top-recording: install
+	RECORD_TO=docs/images $(BIN)/python -m pytest tests/extra/test_recording.py
 
 # Takes 7 GB and five minutes to install.
 test-open-webui: install build/clients/open-webui/installed
