@@ -71,10 +71,10 @@ def _claude(url: str, model: str, key: str, needs_key: bool) -> str:
     if needs_key:
         launch.append(f"export LLAMA_SMART_PROXY_API_KEY={key}")
     launch += [f"llama-smart-proxy launch claude --model {shlex.quote(model)}", ""]
-    by_hand = ["# or, where llama-smart-proxy is not installed:", f"export ANTHROPIC_BASE_URL={shlex.quote(url)}"]
-    by_hand += [f"export ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_API_KEY="]
-    by_hand += [f"export {name}={shlex.quote(model)}" for name in _CLAUDE_MODELS]
-    return "\n".join([*launch, *by_hand, "export CLAUDE_CODE_ATTRIBUTION_HEADER=0", "claude"])
+    variables = ["# or, where llama-smart-proxy is not installed:", f"export ANTHROPIC_BASE_URL={shlex.quote(url)}"]
+    variables += [f"export ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_API_KEY="]
+    variables += [f"export {name}={shlex.quote(model)}" for name in _CLAUDE_MODELS]
+    return "\n".join([*launch, *variables, "export CLAUDE_CODE_ATTRIBUTION_HEADER=0", "claude"])
 
 
 def _open_webui(url: str, key: str) -> str:
