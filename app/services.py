@@ -17,6 +17,7 @@ from app.ports import (
     Bodies,
     Clients,
     EngineLoads,
+    Logs,
     Metrics,
     ModelCatalog,
     ModelPlans,
@@ -96,6 +97,7 @@ class Services:
     tokens: TokenCounts
     bodies: Bodies
     access_log: RequestLog
+    logs: Logs
     activity: RecentActivity
     gpu_trends: Trends
     engine_slots: EngineLoads

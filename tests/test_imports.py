@@ -107,12 +107,13 @@ APP = {
 # Of `app`, these may also import entities, use_cases, errors and ports; what else they import is named.
 WORKERS = {
     "workers/telemetry": set(),
+    "workers/logs": {"workers/telemetry"},
     "workers/gguf": set(),
     "workers/clients": set(),
     "workers/gpu": set(),
     "workers/catalog": {"workers/gguf"},
     "workers/measurement": {"workers/gpu"},
-    "workers/server": {"workers/catalog", "workers/measurement"},
+    "workers/server": {"workers/catalog", "workers/logs", "workers/measurement"},
     "workers/engine": {"workers/server"},
     "workers/engine_metrics": set(),
     "workers/installation": set(),
