@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tests.helpers.gpu_machine import Machine
@@ -44,7 +45,17 @@ def ask(page: Any, text: str, model: str = "") -> Any:
     return entries.nth(before)
 
 
+def never_ending(page: Any) -> None:
+    """The model's answers on this page end only by Stop: the demo model says a sentence in a few milliseconds."""
+
+    def lengthen(route: Any) -> None:
+        body = json.loads(route.request.post_data) | {"max_tokens": 30_000, "ignore_eos": True}
+        route.continue_(post_data=json.dumps(body))
+
+    page.route("**/v1/chat/completions", lengthen)
+
+
 def wait_for_end(page: Any) -> str:
     """Wait until nothing is being answered; returns the status line."""
-    page.wait_for_function("document.getElementById('play-stop').disabled", timeout=SECONDS)
+    page.wait_for_selector("#play-stop:disabled", timeout=SECONDS)
     return str(page.locator("#play-status").inner_text())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.extra.page.actions import SECONDS, ask, button, wait_for_end, wait_for_state
+from tests.extra.page.actions import SECONDS, ask, button, never_ending, wait_for_end, wait_for_state
 from tests.extra.page.proxy import below_a_path
 from tests.helpers.service import Service, serving
 from workers.catalog.demo_model import write_demo_model
@@ -46,6 +46,7 @@ def password(key: str) -> dict[str, dict[str, str]]:
 
 def test_a_limited_key_sees_its_models_and_nothing_of_an_admins(keyed: Service, open_page: Callable[..., Any]):
     page = open_page(keyed.url, **password("guests-key"))
+    never_ending(page)
     ask(page, "Hello!", "public")
     page.get_by_role("button", name="Stop", exact=True).click()
     wait_for_end(page)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.extra.page.actions import SECONDS, ask, button, load, unload, wait_for_end, wait_for_state
+from tests.extra.page.actions import SECONDS, ask, button, load, never_ending, unload, wait_for_end, wait_for_state
 from tests.extra.page.looks import serious_findings
 from tests.helpers.gpu_machine import Machine
 from tests.helpers.service import Service
@@ -44,6 +44,7 @@ def test_everything_can_be_done_by_keyboard(service: Service, machine: Machine, 
     tab_to(page, "curl")
     page.keyboard.press("ArrowRight")
     assert page.get_by_role("tab", name="Python").get_attribute("aria-selected") == "true"
+    never_ending(page)
     tab_to(page, "Message")
     page.keyboard.type("Hello!")
     page.keyboard.press("Enter")

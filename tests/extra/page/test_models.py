@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.extra.page.actions import SECONDS, ask, button, load, unload, wait_for_end, wait_for_state
+from tests.extra.page.actions import SECONDS, ask, button, load, never_ending, unload, wait_for_end, wait_for_state
 from tests.extra.page.looks import serious_findings
 from tests.helpers.gpu_machine import Machine
 from tests.helpers.service import Service, wait_for
@@ -26,8 +26,11 @@ def test_a_model_is_loaded_chatted_with_and_unloaded_on_the_page(
     load(page, machine, "phi-4")
     assert serious_findings(page) == []
 
-    answer = ask(page, "Hello!", "phi-4")
-    page.wait_for_function("document.getElementById('play-stop').disabled === false", timeout=SECONDS)
+    ask(page, "Hello!", "phi-4")
+    assert "tokens/s" in wait_for_end(page)
+    never_ending(page)
+    answer = ask(page, "And now?")
+    page.wait_for_selector("#play-stop:enabled", timeout=SECONDS)
     answer.locator(".text", has_text=re.compile(r"\S")).wait_for(timeout=SECONDS)
     page.get_by_role("button", name="Stop", exact=True).click()
     assert wait_for_end(page).startswith("Stopped.")
