@@ -91,7 +91,7 @@ class Runtime:
         self._access_log = AccessLog(self._logs.access_lines)
         self._activity = Activity()
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
-        self._gauges = build_gauges(self._store, self._tokens, self._bodies)
+        self._gauges = build_gauges(self._store, engine, self._tokens, self._bodies)
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
@@ -109,7 +109,7 @@ class Runtime:
         store, needs, gpus = self._store, self._needs, self._gpus
         parts = (self._records, self._history, needs, lambda: store.gpus, self._slots, self._logs.engines)
         spawn = build_spawn(self._settings, self._engine, *parts)
-        count, forget = count_each(self._gauges.pool.count_step, self._activity.count_step), self._relay.forget
+        count, forget = count_each(self._gauges.count_step, self._activity.count_step), self._relay.forget
         models = needs.placement_request, self._catalog.definition
         return Pool(store, spawn, read_memory, gpus.read_now, *models, count, forget, gpus.probe_engine)
 

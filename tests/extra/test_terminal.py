@@ -63,18 +63,17 @@ class SlowAnswers(BaseHTTPRequestHandler):
 
 class SlowService(ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = True
     disconnected = False
 
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", port), SlowAnswers)
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), SlowAnswers)
         self.questions: list[list[dict[str, str]]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
 @contextlib.contextmanager
-def slow_service(port: int = 0) -> Iterator[SlowService]:
-    with SlowService(port) as service:
+def slow_service() -> Iterator[SlowService]:
+    with SlowService() as service:
         threading.Thread(target=service.serve_forever, args=(0.01,), daemon=True).start()
         yield service
         service.shutdown()
@@ -146,7 +145,7 @@ def test_top_shows_a_load_and_unloads_what_is_selected(loaded: Service, tmp_path
 def test_top_follows_a_change_of_size(loaded: Service, tmp_path: Path):
     with terminal(tmp_path, loaded.url, "top") as top:
         top.shows("q quit")
-        for columns, lines in ((160, 40), (60, 10)):
+        for columns, lines in ((200, 50), (60, 10)):
             top.resize(columns, lines)
             wait_for(lambda lines=lines: "q quit" in top.screen.splitlines()[lines - 1], 20, lambda: top.screen)
             assert max(map(len, top.screen.splitlines())) <= columns
@@ -181,18 +180,27 @@ def test_top_has_colours_in_a_terminal(loaded: Service, tmp_path: Path):
         assert "\x1b[44mqwen3" in top.colored_screen.replace("\x1b[37m", "").replace("\x1b[37;44m", "\x1b[44m")
 
 
+def test_top_without_a_stream_polls(tmp_path: Path):
+    with slow_service() as service, terminal(tmp_path, service.url, "top") as top:
+        top.shows("No model is loaded.", "q quit")
+
+
 def test_top_says_when_the_service_is_gone_and_goes_on_when_it_is_back(tmp_path: Path):
-    with slow_service() as first:
-        port = first.server_port
-        with terminal(tmp_path, first.url, "top") as top:
+    machine = Machine(tmp_path / "machine")
+    machine.show(*CARDS)
+    with machine.serving(models={"qwen3": {}}) as first, contextlib.ExitStack() as until_the_end:
+        first.chat("qwen3")
+        url, port = first.url, first.url.rpartition(":")[2]
+        top = until_the_end.enter_context(terminal(tmp_path, url, "top", columns=100))
+        top.shows("qwen3", "q quit")
+        ended = until_the_end.pop_all()
+    with ended:
+        top.shows(f"old: nothing answers at {url}: start it with `llama-smart-proxy serve`", "GPU 0")
+        with machine.serving("--port", port, models={"qwen3": {}}):
+            top.hides("old: ")
             top.shows("No model is loaded.", "q quit")
-            first.shutdown()
-            first.server_close()
-            top.shows("old: nothing answers at")
-            with slow_service(port):
-                top.hides("old: ")
-                top.press("q")
-                assert top.ends() == 0
+            top.press("q")
+            assert top.ends() == 0
 
 
 def test_run_streams_and_says_what_it_took(loaded: Service, tmp_path: Path):

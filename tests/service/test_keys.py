@@ -89,6 +89,7 @@ ROUTES = {
     ("DELETE", "/api/delete"): (NO_KEY, (501, ""), (501, "")),
     ("GET", "/props"): (NO_KEY, OK, OK),
     ("GET", "/metrics"): (OK, OK, OK),  # allowed from loopback
+    ("GET", "/sd"): (OK, OK, OK),
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
     ("GET", "/running"): (NO_KEY, OK, OK),
     ("GET", "/plan"): (NO_KEY, OK, OK),
@@ -138,7 +139,14 @@ def test_every_route_is_in_the_table():
         app.register_blueprint(routes.bp)
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
-        *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
+        *(
+            "health.show_health",
+            "health.alive",
+            "health.ready",
+            "metrics.show_metrics",
+            "metrics.list_targets",
+            "status.show_status",
+        ),
         "assets.show_asset",
         *(
             "status.answer_probe",
@@ -224,7 +232,8 @@ def test_an_openai_client_uses_its_key(service: Service):
 def test_a_key_can_use_and_see_only_its_models(service: Service):
     chat(service, USER)
     assert outcome(ask(service, "/v1/models/demo", NARROW)) == UNKNOWN
-    for path in ("/", "/status", "/v1/models", "/health", "/metrics", "/props", "/api/tags", "/api/ps", "/plan"):
+    lists = ("/", "/status", "/v1/models", "/health", "/metrics", "/sd", "/props", "/api/tags", "/api/ps", "/plan")
+    for path in lists:
         assert "demo" not in ask(service, path, NARROW).text, path
     assert "llama_smart_proxy_requests_total" not in ask(service, "/metrics", NARROW).text
     assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text
