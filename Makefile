@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-prometheus top-recording test-gunicorn-minor test-docs docs lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-prometheus test-page screenshots top-recording test-gunicorn-minor test-docs docs lint constraints clean
 
 install: $(VENV)/installed
 
@@ -35,7 +35,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-prometheus
+test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-prometheus test-page
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -107,6 +107,22 @@ top-recording: install
 test-open-webui: install build/clients/open-webui/installed
 	$(BIN)/python -m pytest tests/extra/test_open_webui.py
 
+# The status page in a browser: Debian's chromium, driven by Playwright. All other packages are those of $(VENV).
+PAGE := build/page
+test-page: $(PAGE)/installed
+	@if command -v chromium >/dev/null; then \
+	  $(PAGE)/bin/python -m pytest -p no:cacheprovider tests/extra/page; else echo "skipped: chromium is not installed"; fi
+
+# docs/images/status-*.png, from a run of the same tests.
+screenshots: $(PAGE)/installed
+	SCREENSHOTS=docs/images $(PAGE)/bin/python -m pytest -p no:cacheprovider tests/extra/page/test_looks.py -k screenshots
+
+$(PAGE)/installed: tests/extra/page/requirements.txt $(VENV)/installed
+	$(PYTHON) -m venv $(PAGE)
+	$(PAGE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(USE_PACKAGES)
+	@touch $@
+
 # What depends on gunicorn's release, with a minor release that is not the pinned one. All other packages are those of
 # $(VENV).
 GUNICORN_MINOR := 26.2.0
@@ -119,9 +135,12 @@ test-gunicorn-minor: $(MINOR)/installed
 $(MINOR)/installed: $(VENV)/installed
 	$(PYTHON) -m venv $(MINOR)
 	$(MINOR)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gunicorn==$(GUNICORN_MINOR)
-	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
-	  > "$$($(MINOR)/bin/python -c 'import site; print(site.getsitepackages()[0])')/packages.pth"
+	$(USE_PACKAGES)
 	@touch $@
+
+# In an environment's recipe: it also has the packages of $(VENV).
+USE_PACKAGES = $(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+  > "$$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/packages.pth"
 
 lint: install
 	$(BIN)/ruff check --quiet .

@@ -85,6 +85,7 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         agents=load_agents(settings.agents),
         default_model=settings.catalog.default_model,
         list_aliases=settings.catalog.list_aliases,
+        public_url=server.public_url,
         loading_comments=scheduling.loading_comments,
     )
 

@@ -78,9 +78,9 @@ def _count(request: IncomingRequest) -> int | None:
 
 
 def _stream(request: IncomingRequest, source: str) -> Response:
-    """Server-sent events if the client accepts them, else text."""
+    """Server-sent events if the client accepts them or asks for JSON, else text."""
     count = _count(request)
-    is_events = EVENTS in request.header("Accept")
+    is_events = EVENTS in request.header("Accept") or request.arguments("format") == ["json"]
     place = OpenStream(request, request.services.viewers)
     chunks = _chunks(request, source, count, place, _event_page if is_events else _text_page)
     response = Response(chunks, content_type=EVENTS if is_events else TEXT, headers=list(HEADERS))

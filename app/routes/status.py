@@ -7,11 +7,13 @@ import time
 from typing import Any
 
 from flask import Blueprint, Response, make_response, render_template
+from flask import request as flask_request
 
 from app.page.activity import decisions_view, header_view, hour_view, queue_view, requests_view
 from app.page.gpus import gpus_view
 from app.page.models import model_rows
 from app.routes.assets import assets_version
+from app.routes.connection import connection
 from app.routes.incoming_request import current_request
 from app.routes.plan import plan_report
 from app.routes.status_report import MAX_AGE_SECONDS, history_report, status_text
@@ -44,6 +46,7 @@ def _view() -> dict[str, Any]:
     status = json.loads(status_text(request, 0.0, MAX_AGE_SECONDS))
     return {
         "status": status,
+        "connection": connection(request, flask_request.url_root),
         "header": header_view(status),
         "memory": gpus_view(status, history_report(request.services, time.monotonic())),
         "models": model_rows(status, plan_report(request)),

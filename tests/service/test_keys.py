@@ -75,6 +75,7 @@ ROUTES = {
     ("GET", "/static/0/status.css"): (OK, OK, OK),
     ("GET", "/status"): (NO_KEY, OK, OK),
     ("GET", "/status/history"): (NO_KEY, OK, OK),
+    ("GET", "/logs"): (NO_KEY, FORBIDDEN, OK),
     ("GET", "/v1/health/"): (OK, OK, OK),
     ("GET", "/v1/props"): (NO_KEY, OK, OK),
     ("GET", "/v1/models"): (NO_KEY, OK, OK),
@@ -148,6 +149,7 @@ def test_every_route_is_in_the_table():
             "status.show_status",
         ),
         "assets.show_asset",
+        *("logs.show_logs", "logs.stream_service_log", "logs.stream_engine_log"),
         *(
             "status.answer_probe",
             "status_report.show_report",
