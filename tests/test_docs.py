@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from app import errors
 from app.settings.page import configuration_page
 from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.sections.scheduling import SchedulingSettings
 from app.use_cases.scheduling.fairness import EVICTION_COST_FACTOR, MIN_SERVICE_FRACTION, STARVATION_FRACTION
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.documents import ROOT, code_without_a_language, commands, pages
 
 
 def leaves(kind: type = errors.ProxyError) -> list[type[errors.ProxyError]]:
@@ -65,3 +63,15 @@ def test_every_recipe_of_a_client_names_its_test_and_every_test_of_a_client_is_n
     programs = (ROOT / "tests" / "extra" / "clients").glob("*/*.[pm][yj]*")
     startups = (ROOT / "tests" / "service" / "startups").glob("*.json")
     assert [path.name for path in (*programs, *startups) if f"/{path.name})" not in page] == []
+
+
+def test_every_block_of_code_is_fenced_and_names_its_language():
+    """`make test-docs` runs `sh`, `console` and `python`; tests/helpers/documents.py says how to mark others."""
+    assert [place for page in pages() for place in code_without_a_language(page)] == []
+
+
+def test_a_mark_of_a_command_has_its_reason():
+    marks = re.compile(r"<!--.*?-->", re.DOTALL)
+    found = [mark for page in pages() for mark in marks.findall(page.read_text())]
+    assert [mark for mark in found if not re.fullmatch(r"<!-- (not run|fails): \S.* -->", mark)] == []
+    assert all(block.script.strip() for block in commands()), "a console block's commands begin with '$ '"

@@ -73,6 +73,7 @@ APP = {
         "app/use_cases/launch",
     },
     "app/terminal": {"app/use_cases/reporting"},
+    "app/page": {"app/use_cases/reporting"},
     "app/request_body": {
         "app/entities",
         "app/errors",
@@ -91,6 +92,7 @@ APP = {
     "app/routes": {
         "app/entities",
         "app/errors",
+        "app/page",
         "app/ports",
         "app/request_body",
         "app/services.py",
@@ -106,12 +108,13 @@ APP = {
 # Of `app`, these may also import entities, use_cases, errors and ports; what else they import is named.
 WORKERS = {
     "workers/telemetry": set(),
+    "workers/logs": {"workers/telemetry"},
     "workers/gguf": set(),
     "workers/clients": set(),
     "workers/gpu": set(),
     "workers/catalog": {"workers/gguf"},
     "workers/measurement": {"workers/gpu"},
-    "workers/server": {"workers/catalog", "workers/measurement"},
+    "workers/server": {"workers/catalog", "workers/logs", "workers/measurement"},
     "workers/engine": {"workers/server"},
     "workers/engine_metrics": set(),
     "workers/installation": set(),

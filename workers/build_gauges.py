@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from workers.clients.daily_tokens import DailyTokens
+from workers.engine.current_engine import CurrentEngine
 from workers.folders import version
 from workers.request_bodies.held_body import RequestBodies
 from workers.telemetry.gauges import Gauges
 from workers.telemetry.key_gauges import KeyGauges
+from workers.telemetry.service_gauges import ServiceGauges
 from workers.telemetry.store import StateStore
 
 
-def build_gauges(store: StateStore, tokens: DailyTokens, bodies: RequestBodies) -> Gauges:
+def build_gauges(store: StateStore, engine: CurrentEngine, tokens: DailyTokens, bodies: RequestBodies) -> Gauges:
     gauges = Gauges(store, version())
+    gauges.add(ServiceGauges(store, engine))
     gauges.add(KeyGauges(tokens.all))
     help_text = "Memory taken by request bodies, those that were announced and have not arrived included."
     gauges.watch("request_bodies_bytes", help_text, lambda: bodies.budget.taken_bytes)

@@ -29,6 +29,7 @@ from workers.gpu.engine_check import assume_usable
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
+from workers.logs.engine_log import EngineLogs
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.pool import Pool
@@ -84,6 +85,7 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         agents=load_agents(settings.agents),
         default_model=settings.catalog.default_model,
         list_aliases=settings.catalog.list_aliases,
+        public_url=server.public_url,
         loading_comments=scheduling.loading_comments,
     )
 
@@ -102,13 +104,14 @@ def build_spawn(
     needs: EstimateSource,
     gpus: Callable[[], GpuSnapshot],
     slots: SlotFiles,
+    logs: EngineLogs,
 ) -> Spawn:
     """The function that starts a llama-server for the pool."""
     env = engine_environment(settings.engine.env)
     caches = KeptCaches(slots, env)
     stop_seconds, env = settings.server.stop_seconds, {**env, MARK_VARIABLE: records.mark}
     find = partial(_working_engine, engine)
-    return Launcher(find, env, records, history, needs.as_started, gpus, stop_seconds, caches).spawn
+    return Launcher(find, env, records, history, needs.as_started, gpus, stop_seconds, caches, logs).spawn
 
 
 def _working_engine(engine: CurrentEngine) -> EngineFacts:

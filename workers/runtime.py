@@ -36,6 +36,7 @@ from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder, version
 from workers.gpu.ram import read_memory
 from workers.gpu_watch import GpuWatch
+from workers.logs.logs import ServiceLogs
 from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
@@ -86,10 +87,11 @@ class Runtime:
         self._catalog = build_catalog(settings, shapes)
         self._needs = EstimateSource(self._history, engine.refresh, shapes, lambda: self._store.gpus)
         self._clients = ClientWatcher()
-        self._access_log = AccessLog()
+        self._logs = ServiceLogs(state / "logs", settings.engine.log_files)
+        self._access_log = AccessLog(self._logs.access_lines)
         self._activity = Activity()
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
-        self._gauges = build_gauges(self._store, self._tokens, self._bodies)
+        self._gauges = build_gauges(self._store, engine, self._tokens, self._bodies)
         self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
         self._relay = Relay(
             *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
@@ -105,9 +107,9 @@ class Runtime:
 
     def _build_pool(self) -> Pool:
         store, needs, gpus = self._store, self._needs, self._gpus
-        parts = (self._records, self._history, needs, lambda: store.gpus, self._slots)
+        parts = (self._records, self._history, needs, lambda: store.gpus, self._slots, self._logs.engines)
         spawn = build_spawn(self._settings, self._engine, *parts)
-        count, forget = count_each(self._gauges.pool.count_step, self._activity.count_step), self._relay.forget
+        count, forget = count_each(self._gauges.count_step, self._activity.count_step), self._relay.forget
         models = needs.placement_request, self._catalog.definition
         return Pool(store, spawn, read_memory, gpus.read_now, *models, count, forget, gpus.probe_engine)
 
@@ -130,6 +132,7 @@ class Runtime:
             tokens=self._tokens,
             bodies=self._bodies,
             access_log=self._access_log,
+            logs=self._logs.history,
             activity=self._activity,
             gpu_trends=self._gpus.trends,
             engine_slots=self._engine_slots,
@@ -150,6 +153,7 @@ class Runtime:
 
         Raises ConfigurationError if it is certain that the pinned models do not fit together.
         """
+        self._logs.start()
         warn_of_changes(state_folder(), self._settings, self._catalog.models())
         if killed := self._records.sweep():
             log.warning("killed orphans pids=%s", killed)
@@ -206,6 +210,7 @@ class Runtime:
         self._settings = settings
         self.services.settings = build_request_settings(settings)
         self._relay.set_timeouts(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds)
+        self._logs.keep_files(settings.engine.log_files)
         self._slots.quota_bytes = settings.scheduling.kv_cache_disk
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
@@ -253,6 +258,7 @@ class Runtime:
         self._tokens.close()
         self._bodies.close()
         self._access_log.close()  # last: requests that are cut off end with a line, too
+        self._logs.close()
 
     def kill(self) -> None:
         """Kill every llama-server now; the process is about to exit."""

@@ -26,6 +26,7 @@ from app.commands.plan import plan
 from app.commands.reload import reload
 from app.commands.service.decisions import decisions_command
 from app.commands.service.load import load_command
+from app.commands.service.logs import logs_command
 from app.commands.service.models import models_command, show_command
 from app.commands.service.ps import ps
 from app.commands.service.run import run_command
@@ -121,6 +122,7 @@ for command in (
     top_command,
     models_command,
     show_command,
+    logs_command,
     decisions_command,
     load_command,
     unload_command,

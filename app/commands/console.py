@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from app.terminal.table import Table, rich_table
+from app.terminal.table import Table, fitted, rich_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +29,10 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, width=None if is_terminal else PIPE_COLUMNS)
 
 
-def print_table(table: Table) -> None:
+def print_table(table: Table, expendable: Sequence[str] = ()) -> None:
+    """`expendable`: columns that a narrow terminal does without, the first one first. A pipe gets them all."""
     out = console()
+    table = fitted(table, out.width, expendable, keeps_names=True)
     with out.capture() as capture:
         out.print(rich_table(table))
     click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))

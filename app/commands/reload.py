@@ -11,6 +11,7 @@ import click
 
 from app.commands.options import ANSWER_IS_NO
 from app.commands.service_client import call_service, exit_with_error, url_option
+from app.terminal.text import printable
 
 _LINES = {
     "added": "added",
@@ -45,7 +46,7 @@ def _report(body: dict[str, Any]) -> Iterator[str]:
     yield "The configuration was reloaded."
     yield f"Changed keys: {', '.join(body.get('changed', ())) or 'none'}"
     for change, meaning in _LINES.items():
-        yield from (f"  {name}: {meaning}" for name in models.get(change, ()))
+        yield from (f"  {printable(name)}: {meaning}" for name in models.get(change, ()))
     if waiting := body.get("needs_restart"):
         yield f"Restart the service to apply: {', '.join(waiting)}"
-    yield from (f"warning: {line}" for line in body.get("warnings", ()))
+    yield from (f"warning: {printable(line)}" for line in body.get("warnings", ()))

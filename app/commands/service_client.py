@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8080"
 URL_VARIABLE = "LLAMA_SMART_PROXY_URL"
 KEY_VARIABLE = "LLAMA_SMART_PROXY_API_KEY"
+ERROR_HEADER = "x-llama-smart-proxy-error"  # of errors that are the service's own
 CONNECT_SECONDS = 10.0
 TIMEOUT_SECONDS = 600.0  # without a byte: a command may wait for running requests
 # A file with the certificates to trust: OpenSSL's variable, and that of requests.
@@ -186,12 +187,13 @@ def _tls_problem(error: Exception, url: str) -> str:
 
 
 def read_answer(response: Response, url: str) -> ServiceAnswer:
-    """Raises NoServiceAnswer if it is no JSON object."""
+    """Raises NoServiceAnswer if it is no JSON object, or a 404 of another program, such as a llama-server."""
     try:
         body = json.loads(response.content)
     except ValueError:
         body = None
-    if not isinstance(body, dict):
+    is_other_program = response.status_code == 404 and ERROR_HEADER not in response.headers
+    if not isinstance(body, dict) or is_other_program:
         raise NoServiceAnswer(f"{url} answers, but is not a Llama Smart Proxy")
     return ServiceAnswer(response.status_code, body)
 

@@ -77,10 +77,10 @@ class Metrics(Protocol):
         """The engine's answer has begun, so long after the request arrived, of which it waited for a slot."""
 
     def answered(
-        self, endpoint: str, model: str, code: int, seconds: float, prompt_tokens: int, completion_tokens: int
+        self, endpoint: str, model: str, code: int, seconds: float, prompt_tokens: int, completion_tokens: int, key: str
     ) -> None:
-        """An inference request has ended."""
+        """An inference request has ended. `key`: the name of its key, "" without one."""
 
-    def render(self, accept: str, models: Set[str] | None = None) -> tuple[bytes, str]:
-        """The page in the format of an Accept header, and its content type. `models`: only what concerns these models
-        and the machine; None: everything."""
+    def render(self, accept: str, models: Set[str] | None = None, key: str = "") -> tuple[bytes, str]:
+        """The page in the format of an Accept header, and its content type. `models`: only what concerns these models,
+        the machine and the key of this name; None: everything."""

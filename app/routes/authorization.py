@@ -31,7 +31,7 @@ from app.use_cases.credentials import (
 bp = Blueprint("authorization", __name__)
 
 PUBLIC = {"health.show_health", "health.alive", "health.ready", "status.answer_probe", "assets.show_asset"}
-PUBLIC_ON_LOOPBACK = {"metrics.show_metrics"}  # a local Prometheus needs no key
+PUBLIC_ON_LOOPBACK = {"metrics.show_metrics", "metrics.list_targets"}  # a local Prometheus needs no key
 WANTS_JSON = {  # or a key: no form has that type
     *("models.load", "models.unload", "pins.pin", "pins.unpin"),
     "configuration.reload_configuration",
@@ -40,7 +40,8 @@ UNLOADING = {"llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.un
 # A GET by which a page changes something: to HTTP addresses other than loopback, browsers tell nothing of the page.
 NEEDS_EXPLICIT_KEY = {"llama_swap.unload_by_get"}
 STATE_CHANGING = WANTS_JSON | UNLOADING | {"upstream.forward_upstream"}
-ADMIN = {*STATE_CHANGING, "decisions.show_decisions"}
+LOGS = {"logs.show_logs", "logs.stream_service_log", "logs.stream_engine_log"}
+ADMIN = {*STATE_CHANGING, *LOGS, "decisions.show_decisions"}
 ALL_MODELS = {"configuration.reload_configuration"}  # a key that does not see them all may not do this
 PAGES = {"status.show_status", "upstream.forward_upstream"}  # a browser asks its user for a key
 SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1

@@ -115,9 +115,10 @@ class Exchange(RequestReading):
         model = self.model.name if self.model else UNKNOWN_MODEL
         usage = self.usage
         prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
-        if self.request.key is not None and self.request.method not in LOADS_NOTHING:
-            self.services.tokens.count(self.request.key.name, self.tokens_of_key(self.route))
-        self.services.gauges.answered(self.route, model, status, seconds, prompt, completion)
+        key = self.request.key.name if self.request.key else ""
+        if key and self.request.method not in LOADS_NOTHING:
+            self.services.tokens.count(key, self.tokens_of_key(self.route))
+        self.services.gauges.answered(self.route, model, status, seconds, prompt, completion, key)
         if self.takes_slot:
             self.services.activity.note(request_record(self, status, seconds))
         self.services.access_log.note(

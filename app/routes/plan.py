@@ -10,7 +10,7 @@ from flask import Blueprint, Response, jsonify
 from app.errors import InvalidRequest
 from app.ports import BodyFile
 from app.request_body.plan_options import plan_options
-from app.routes.incoming_request import current_request
+from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.models import admitted
 from app.routes.requested_model import read_request
 from app.routes.visibility import described_models, is_limited, servable_model, visible_pool, visible_text
@@ -24,11 +24,14 @@ bp = Blueprint("plan", __name__)
 @bp.get("/plan")
 def show_plans() -> Response:
     """Of all models that the key may use."""
-    request = current_request()
+    return jsonify(plan_report(current_request()))
+
+
+def plan_report(request: IncomingRequest) -> dict[str, Any]:
     models, plans = described_models(request), request.services.plans
     names = {model.name for model in models} if is_limited(request.key) else None
     pool, found = visible_pool(request), plans.of(models)
-    return jsonify(plan_list(models, found, pool, lambda name: name if names is None or name in names else NOT_SHOWN))
+    return plan_list(models, found, pool, lambda name: name if names is None or name in names else NOT_SHOWN)
 
 
 @bp.post("/plan")

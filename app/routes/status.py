@@ -1,15 +1,22 @@
-"""The status page: the report of /health, for people."""
+"""The status page, complete without scripts; they keep it up to date by GET /status/stream."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, make_response, render_template
+import json
+import time
+from typing import Any
 
+from flask import Blueprint, Response, make_response, render_template
+from flask import request as flask_request
+
+from app.page.activity import decisions_view, header_view, hour_view, queue_view, requests_view
+from app.page.gpus import gpus_view
+from app.page.models import model_rows
 from app.routes.assets import assets_version
-from app.routes.health import health_report
+from app.routes.connection import connection
 from app.routes.incoming_request import current_request
-from app.routes.visibility import visible_models
-from app.services import services
-from app.use_cases.reporting.model_list import model_list
+from app.routes.plan import plan_report
+from app.routes.status_report import MAX_AGE_SECONDS, history_report, status_text
 
 bp = Blueprint("status", __name__)
 
@@ -28,14 +35,26 @@ def answer_probe() -> Response:
 
 @bp.get("/")
 def show_status() -> Response:
-    s = services()
-    models = model_list(visible_models(current_request()), s.store.pool, (), None)
-    page = make_response(
-        render_template("status.html", report=health_report(), models=models["data"], static=_static())
-    )
+    page = make_response(render_template("status.html", static=_static(), **_view()))
     page.headers["Content-Security-Policy"] = POLICY
     page.headers["Cache-Control"] = "no-store"  # a key's view, of a moment
     return page
+
+
+def _view() -> dict[str, Any]:
+    request = current_request()
+    status = json.loads(status_text(request, 0.0, MAX_AGE_SECONDS))
+    return {
+        "status": status,
+        "connection": connection(request, flask_request.url_root),
+        "header": header_view(status),
+        "memory": gpus_view(status, history_report(request.services, time.monotonic())),
+        "models": model_rows(status, plan_report(request)),
+        "queue": queue_view(status),
+        "hour": hour_view(status),
+        "decisions": decisions_view(status),
+        "requests": requests_view(status),
+    }
 
 
 def _static() -> str:

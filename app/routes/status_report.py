@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
@@ -37,8 +38,11 @@ def show_report() -> Response:
 @bp.get("/status/history")
 def show_history() -> Response:
     """Of the GPUs, for charts."""
-    trends = services().gpu_trends.trends(time.monotonic())
-    return jsonify({"interval_seconds": TREND_SECONDS, "gpus": trends})
+    return jsonify(history_report(services(), time.monotonic()))
+
+
+def history_report(services: Services, now: float) -> dict[str, Any]:
+    return {"interval_seconds": TREND_SECONDS, "gpus": services.gpu_trends.trends(now)}
 
 
 def status_text(request: IncomingRequest, min_age: float, max_age: float) -> bytes:

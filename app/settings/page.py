@@ -27,10 +27,11 @@ models:
   qwen3-8b: {ctx_size: 32768, aliases: [gpt-4o-mini]}
 ```
 
-    llama-smart-proxy check-config --config config.yaml
-    llama-smart-proxy serve --config config.yaml
+```sh
+llama-smart-proxy check-config --config config.yaml
+```
 
-`check-config` starts nothing. It reports errors, or the differences from the defaults.
+reports errors, or the differences from the defaults, and starts nothing. `serve --config config.yaml` uses the file.
 [config.example.yaml](../config.example.yaml) has every key with its default, explained line by line.
 
 ## Sources and precedence

@@ -17,9 +17,10 @@ MODEL_COLORS = ("blue", "magenta", "cyan", "green", "yellow", "red")
 FILLS = {"model": "#", "claimed": "/", "other": "+", "reserve": "-", "free": "."}
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_CELLS = 24
-FIGURES_CELLS = 36
+FIGURES_CELLS, SHORT_FIGURES_CELLS = 36, 22
 MAX_LABEL_CELLS = 24
 WIDE = 130  # columns from which the utilization's last minutes are shown
+NARROW = 80  # columns below which temperature and power are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,10 @@ def figures(used_bytes: int | None, total_bytes: int | None, *values: str) -> st
     return f"{gib_number(used_bytes)}/{gib_number(total_bytes)} GiB".rjust(15) + "".join(values)
 
 
-def gpu_figures(gpu: Mapping[str, Any]) -> str:
+def gpu_figures(gpu: Mapping[str, Any], is_short: bool) -> str:
     percent, celsius, watts = map(_whole, (gpu["utilization_percent"], gpu["temperature_celsius"], gpu["power_watts"]))
-    return figures(gpu["used_bytes"], gpu["total_bytes"], f"{percent:>5} %{celsius:>4} °C{watts:>5} W")
+    more = "" if is_short else f"{celsius:>4} °C{watts:>5} W"
+    return figures(gpu["used_bytes"], gpu["total_bytes"], f"{percent:>5} %", more)
 
 
 def gpu_label(gpu: Mapping[str, Any]) -> str:
@@ -128,10 +130,11 @@ def memory_lines(status: Mapping[str, Any], trends: Mapping[str, Any], width: in
     colors = model_colors(status)
     labels = min(MAX_LABEL_CELLS, max(map(len, ("RAM", *map(gpu_label, status["gpus"])))))
     sparks = SPARK_CELLS if width >= WIDE and status["gpus"] else 0
-    cells = width - labels - 1 - FIGURES_CELLS - (sparks and sparks + 2)
+    is_narrow = width < NARROW
+    cells = width - labels - 1 - (SHORT_FIGURES_CELLS if is_narrow else FIGURES_CELLS) - (sparks and sparks + 2)
     for gpu in status["gpus"]:
         line = _label(gpu_label(gpu), labels).append_text(bar(gpu_segments_of(gpu, colors), cells, is_colored))
-        line.append(gpu_figures(gpu))
+        line.append(gpu_figures(gpu, is_narrow))
         trend = sparkline(trends.get(gpu["uuid"], ()), sparks).rjust(sparks + 2) if sparks else ""
         yield line.append(trend, "green" if is_colored else "")
     for gpu in status["missing_gpus"]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.terminal.bars import memory_lines
 from app.terminal.decisions import time_text
-from app.terminal.servers import queue_lines, server_table
+from app.terminal.servers import EXPENDABLE, queue_lines, server_table
 from app.terminal.table import fitted, rich_table
 from app.terminal.text import duration_cell, printable, rate_text
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 DECISIONS = 5
-EXPENDABLE = ("UNLOADS", "DEVICE", "IDLE", "MEMORY", "CONTEXT", "SLOTS", "TOKENS/S")  # columns, the first one first
 KEYS = "q quit  ↑↓ select  l log  u unload"
 KEYS_WITHOUT_ADMIN = "q quit  ↑↓ select"
 
@@ -99,7 +98,9 @@ def _servers(status: Mapping[str, Any], screen: Screen, lines: int) -> Renderabl
     """As many rows as there are lines for, the selected one among them."""
     if not status["servers"]:
         return _text("No model is loaded.")
-    whole = fitted(server_table(status, keeps_columns=True), screen.width, EXPENDABLE)
+    whole = server_table(status, keeps_columns=True)
+    if screen.height is not None:
+        whole = fitted(whole, screen.width, EXPENDABLE)
     selected = min(screen.selected, len(whole.rows) - 1)
     first = max(0, selected - (lines - 2))
     rows = whole.rows[first : first + lines - 1]

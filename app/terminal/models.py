@@ -10,6 +10,8 @@ from app.terminal.text import UNKNOWN, printable, size_cell, tokens_text
 
 OUTCOME_STYLES = {"loaded": "green", "evict": "yellow", "wait": "yellow", "refuse": "red"}
 
+EXPENDABLE = ("QUANT", "CAN", "CONTEXT", "SIZE")  # columns, the first one first
+
 
 def model_table(models: Iterable[Mapping[str, Any]]) -> Table:
     return table("MODEL QUANT SIZE CAN CONTEXT NOW", map(_row, models), numbers="SIZE", styled="NOW")
@@ -62,7 +64,7 @@ def _facts(entry: Mapping[str, Any], now: str) -> Iterator[tuple[str, str]]:
     yield "context", _context_text(entry.get("context_length"), meta.get("n_ctx_train"))
     yield "device", printable((entry.get("placement") or {}).get("device", ""))
     if estimate:
-        yield from memory_facts(estimate)
+        yield from memory_facts(estimate, (entry.get("placement") or {}).get("device", ""))
     yield "command line", " ".join(map(printable, status.get("args") or ()))
 
 
@@ -81,10 +83,11 @@ def parameters_text(number: int | None) -> str:
     return str(number)
 
 
-def memory_facts(estimate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What it was placed by: a line for each GPU, and one for RAM."""
-    for number, device in enumerate(estimate["devices"]):
-        yield f"estimate, GPU {number + 1}", _items(device)
+def memory_facts(estimate: Mapping[str, Any], device: str) -> Iterator[tuple[str, str]]:
+    """What it was placed by: a line for each GPU of `device`, such as `cuda:0,1`, and one for RAM."""
+    kind, _, numbers = printable(device).partition(":")
+    for number, memory in zip(numbers.split(","), estimate["devices"], strict=False):
+        yield f"estimate, {kind}:{number}", _items(memory)
     yield "estimate, RAM", _items(estimate["host"])
 
 

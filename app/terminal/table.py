@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 GAP = 2  # spaces between two columns
 LEAST_NAME = 20  # characters of a name that is cut
+LEAST_LAST = 24  # cells in which the last column can be read, whose cells take further lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,11 @@ def table(
     return Table(tuple(words[i] for i in used), kept, frozenset(numbers.split()), styled)
 
 
-def fitted(plain: Table, width: int, expendable: Sequence[str]) -> Table:
-    """The table in `width` cells, a line for each row: columns are left out in the order of `expendable`, then names,
-    in the first column, are cut in the middle."""
+def fitted(plain: Table, width: int, expendable: Sequence[str], keeps_names: bool = False) -> Table:
+    """The table in `width` cells: columns are left out in the order of `expendable`, then names, in the first column,
+    are cut in the middle. `keeps_names`: they are cut only once no column is left to be left out."""
     for head in expendable:
-        if _width(_shortened(plain, LEAST_NAME)) > width:
+        if _width(plain if keeps_names else _shortened(plain, LEAST_NAME)) > width:
             plain = _without(plain, head)
     longest = max((_cells(row.cells[0]) for row in plain.rows), default=0)
     return _shortened(plain, max(LEAST_NAME, longest - max(0, _width(plain) - width)))
@@ -75,7 +76,8 @@ def cut_in_the_middle(name: str, cells: int) -> str:
 
 def _width(plain: Table) -> int:
     columns = zip(plain.heads, *(row.cells for row in plain.rows), strict=True)
-    return sum(max(map(_cells, column)) for column in columns) + GAP * (len(plain.heads) - 1)
+    *widths, last = (max(map(_cells, column)) for column in columns)
+    return sum(widths) + min(last, LEAST_LAST) + GAP * len(widths)
 
 
 def _cells(text: str) -> int:

@@ -130,7 +130,7 @@ def _named_steps(services: Any) -> dict[str, Callable[[], object]]:
 
     def report() -> None:
         services.gauges.first_byte(model.name, 0.001, 0.0)
-        services.gauges.answered(path, model.name, 200, 0.001, 7, 1)
+        services.gauges.answered(path, model.name, 200, 0.001, 7, 1, "")
         services.activity.note(RequestRecord(0.0, model.name, path, 200, 0.0, 0.001, 0.001, 7, 1, None, None))
         services.access_log.note(200, path, model.name, model.name, 0.001, 7, 1, incoming.request_id)
 

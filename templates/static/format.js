@@ -1,46 +1,79 @@
-// Numbers as people read them; null is unknown and shows as a dash. app/use_cases/reporting/page_text.py says the same
-// for pages without scripts.
+// Numbers as people read them; null is unknown and shows as a dash. The same as app/page/text.py.
 
 export const UNKNOWN = "–";
-const GIB = 2 ** 30;
+const MIB = 2 ** 20, GIB = 2 ** 30;
+const TOKENS = [["M", MIB], ["k", 1024]];
+const COUNTS = [["G", 1e9], ["M", 1e6], ["k", 1e3]];
 
-/** 11.2 GiB; below one GiB in MiB. */
-export function bytes(count) {
-  if (count === null || count === undefined) return UNKNOWN;
-  if (count > 0 && count < GIB) return `${Math.round(count / 2 ** 20)} MiB`;
-  return `${gib(count)} GiB`;
+/** 11.2 GiB, 391 GiB, 213 MiB. */
+export function size(bytes) {
+  if (bytes === null) return UNKNOWN;
+  if (bytes < 0.95 * GIB) return `${grouped(Math.max(0, bytes) / MIB)} MiB`;
+  return bytes >= 99.5 * GIB ? `${grouped(bytes / GIB)} GiB` : `${(bytes / GIB).toFixed(1)} GiB`;
 }
 
-/** GiB without the unit, for places that name it once. */
-export function gib(count) {
-  return (count / GIB).toFixed(count >= 1000 * GIB ? 0 : 1);
+/** Without the unit, for `21.4 of 24.0 GiB`. */
+export function gib(bytes) {
+  return bytes === null ? UNKNOWN : (bytes / GIB).toFixed(1);
 }
 
-/** 950, 9.1k, 32k, 1.3M: tokens, requests. */
+/** Of a context: 512, 9.1k, 32k. Contexts are powers of two, so k is 1024. */
+export function tokens(number) {
+  return number === null ? UNKNOWN : scaled(number, TOKENS);
+}
+
+/** 950, 412k: requests, and tokens that were processed. */
 export function count(number) {
-  if (number === null || number === undefined) return UNKNOWN;
-  if (number < 1000) return String(Math.round(number));
-  for (const [unit, name] of [[1000, "k"], [1e6, "M"], [1e9, "G"]]) {
-    const scaled = number / unit;
-    if (scaled < 999.5) return `${scaled < 9.95 ? scaled.toFixed(1).replace(/\.0$/, "") : Math.round(scaled)}${name}`;
-  }
-  return number.toExponential(1);
+  return number === null ? UNKNOWN : scaled(number, COUNTS);
 }
 
-/** 0.2 s, 41 s, 4 min, 3 h 5 min, 2 d 4 h. */
+function scaled(number, units) {
+  for (const [unit, factor] of units) {
+    if (number < factor) continue;
+    const value = number / factor;
+    return (value >= 99.95 ? value.toFixed(0) : value.toFixed(1).replace(/\.0$/, "")) + unit;
+  }
+  return number.toFixed(0);
+}
+
+/** Of tokens: 58, 4.2, 1.2k. Nothing is generated: a dash. */
+export function rate(perSecond) {
+  if (!perSecond) return UNKNOWN;
+  return perSecond < 9.95 ? perSecond.toFixed(1) : count(perSecond);
+}
+
+/** 40 s, 6 min, 3 h. */
 export function duration(seconds) {
-  if (seconds === null || seconds === undefined) return UNKNOWN;
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  if (seconds < 99.5) return `${Math.round(seconds)} s`;
-  const minutes = Math.round(seconds / 60);
-  if (minutes < 60) return `${minutes} min`;
-  if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-  return `${Math.floor(minutes / 1440)} d ${Math.floor((minutes % 1440) / 60)} h`;
+  if (seconds === null) return UNKNOWN;
+  if (seconds < 99.5) return `${Math.max(0, seconds).toFixed(0)} s`;
+  return seconds < 99.5 * 60 ? `${(seconds / 60).toFixed(0)} min` : `${(seconds / 3600).toFixed(0)} h`;
+}
+
+/** 184 ms, 9.2 s, 2 min: where tenths of a second count. */
+export function shortDuration(seconds) {
+  if (seconds === null) return UNKNOWN;
+  if (seconds < 0.9995) return `${(seconds * 1000).toFixed(0)} ms`;
+  return seconds < 9.95 ? `${seconds.toFixed(1)} s` : duration(seconds);
+}
+
+export function whole(number, unit) {
+  return number === null ? UNKNOWN : `${number.toFixed(0)} ${unit}`;
+}
+
+/** Of a geometry: 46.70%. */
+export function percent(share) {
+  return `${(100 * share).toFixed(2)}%`;
+}
+
+/** 9,120 */
+export function grouped(number) {
+  return number.toFixed(0).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-/** 14:02:11 in the reader's time zone, of Unix seconds. */
-export function time(seconds) {
-  return clock.format(new Date(seconds * 1000));
+/** Of Unix seconds: for machines, and in the reader's time zone. */
+export function moment(seconds) {
+  const at = new Date(seconds * 1000);
+  return { iso: at.toISOString(), time: clock.format(at) };
 }

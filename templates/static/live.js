@@ -4,14 +4,14 @@ import { publish } from "./store.js";
 
 const POLL_SECONDS = 5;
 const LONGEST_POLL_SECONDS = 30; // while nothing answers
-const STREAM_RETRY_SECONDS = 60; // how long to poll before asking for the stream again
-const SILENCE_SECONDS = 40; // a stream says something at least every 15 s; a proxy may have dropped the connection
+const REFUSED_SECONDS = 60; // for so long the stream is not asked for again
+const SILENCE_SECONDS = 20; // a stream says something every 5 s; a proxy may have dropped the connection
 
 let stream = null;
-let timer = 0;
-let failures = 0;
+let timer = 0; // of the next poll, or of the look at a silent stream
+let failures = 0; // polls in a row without an answer
 let lastHeard = 0;
-let streamRefusedAt = -Infinity;
+let streamDueAt = 0;
 
 export function startLive() {
   publish("connection", "connecting");
@@ -39,26 +39,25 @@ function pause() {
 }
 
 function openStream() {
+  let hasSpoken = false;
+  const lost = () => {
+    closeStream();
+    streamDueAt = now() + (hasSpoken ? 0 : REFUSED_SECONDS);
+    poll();
+  };
+  const watch = () => {
+    if (now() - lastHeard >= SILENCE_SECONDS) lost();
+    else timer = setTimeout(watch, SILENCE_SECONDS * 1000);
+  };
   lastHeard = now();
   stream = new EventSource("status/stream");
-  stream.onopen = () => (lastHeard = now());
-  stream.onmessage = (event) => heard(JSON.parse(event.data), "live");
-  stream.addEventListener("ping", () => (lastHeard = now()));
-  stream.addEventListener("full", pollInstead);
-  stream.onerror = pollInstead;
+  stream.onmessage = (event) => {
+    hasSpoken = true;
+    heard(JSON.parse(event.data), "live");
+  };
+  stream.onerror = lost;
   clearTimeout(timer);
   timer = setTimeout(watch, SILENCE_SECONDS * 1000);
-}
-
-function watch() {
-  if (now() - lastHeard >= SILENCE_SECONDS) pollInstead();
-  else timer = setTimeout(watch, SILENCE_SECONDS * 1000);
-}
-
-function pollInstead() {
-  closeStream();
-  streamRefusedAt = now();
-  poll();
 }
 
 function closeStream() {
@@ -70,31 +69,28 @@ async function poll() {
   clearTimeout(timer);
   try {
     const response = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(10_000) });
-    if (!response.ok) throw new Error(`GET /status: ${response.status}`);
+    if (!response.ok) throw new Error(response.status === 401 ? "unauthorized" : "disconnected");
     heard(await response.json(), "polling");
-  } catch {
+  } catch (error) {
     failures += 1;
-    publish("connection", "disconnected");
+    streamDueAt = 0; // it may have been refused by what is gone now
+    publish("connection", error.message === "unauthorized" ? "unauthorized" : "disconnected");
   }
   if (!document.hidden && !stream) schedule();
 }
 
 function schedule() {
   clearTimeout(timer);
-  const isBack = failures === 0 && wasDisconnected;
-  const tryStream = isBack || now() - streamRefusedAt >= STREAM_RETRY_SECONDS;
-  wasDisconnected = failures > 0;
   const seconds = Math.min(POLL_SECONDS * 2 ** Math.max(0, failures - 3), LONGEST_POLL_SECONDS);
-  timer = setTimeout(tryStream ? openStream : poll, tryStream ? 0 : seconds * 1000);
+  const isStreamDue = !failures && now() + seconds >= streamDueAt;
+  timer = setTimeout(isStreamDue ? openStream : poll, isStreamDue ? 1000 : seconds * 1000);
 }
-
-let wasDisconnected = false;
 
 function heard(status, connection) {
   failures = 0;
   lastHeard = now();
-  publish("connection", connection);
   publish("status", status);
+  publish("connection", connection);
 }
 
 function now() {

@@ -4,7 +4,7 @@
 //   status      the answer of GET /status
 //   plan        the answer of GET /plan
 //   history     the answer of GET /status/history
-//   connection  "connecting" | "live" | "polling" | "disconnected"
+//   connection  "connecting" | "live" | "polling" | "disconnected" | "unauthorized"
 
 /** @type {Map<Kind, any>} */
 const values = new Map();

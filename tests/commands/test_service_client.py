@@ -115,6 +115,11 @@ def test_another_program_is_no_service(body: bytes):
         assert "is not a Llama Smart Proxy" in reload_at(service.url).output
 
 
+def test_a_llama_server_is_no_service():
+    with answering(404, b'{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}') as service:
+        assert "is not a Llama Smart Proxy" in reload_at(service.url).output
+
+
 def test_a_connection_that_ends_in_the_middle_of_an_answer_is_told_so():
     with answering(200, b"{", **{"Content-Length": "100"}) as service:
         assert "ended in the middle of an answer" in reload_at(service.url).output

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +47,32 @@ def test_a_model_is_loaded_listed_and_unloaded(unloaded: Service):
     assert run(unloaded, "unload", "demo").stdout == "unloaded demo\n"
     again = run(unloaded, "stop", "demo")
     assert (again.exit_code, again.stdout) == (0, "demo is not loaded\n")
+
+
+def test_the_log_of_a_model_outlives_its_server_and_is_filtered(unloaded: Service):
+    run(unloaded, "load", "demo")
+    run(unloaded, "unload", "demo")
+    lines = run(unloaded, "logs", "demo").stdout.splitlines()
+    assert any(" --- started, pid " in line for line in lines) and " --- " in lines[-1]
+    assert run(unloaded, "logs", "demo", "-n", "1").stdout.splitlines() == lines[-1:]
+    assert len(run(unloaded, "logs", "demo", "-g", "STARTED, pid", "-n", "9999").stdout.splitlines()) >= 1
+    last = json.loads(run(unloaded, "logs", "demo", "--json").stdout.splitlines()[-1])
+    assert last["source"] == "demo" and lines[-1].endswith(last["text"])
+    own = run(unloaded, "logs").stdout
+    assert "unload ordered model=demo" in own and " --- started, pid" not in own
+    assert run(unloaded, "logs", "dem").exit_code == 1
+
+
+def test_a_followed_log_goes_on_and_ends_with_its_reader(unloaded: Service):
+    run(unloaded, "load", "demo")
+    command = [sys.executable, "-P", "-m", "app.commands.cli", "logs", "-f", "-n", "1", "demo", "--url", unloaded.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follow:
+        assert follow.stdout is not None and follow.stdout.readline()
+        run(unloaded, "unload", "demo")
+        run(unloaded, "load", "demo")
+        assert any("--- started, pid" in line for line in follow.stdout)
+        follow.send_signal(signal.SIGINT)
+        assert follow.wait(20) == 0
 
 
 def test_all_models_are_unloaded(unloaded: Service):

@@ -21,6 +21,8 @@ READERS = {
     "app/routes/request_record.py",  # of a request's end
     "app/routes/status_report.py",  # `at`
     "workers/engine_metrics/series.py",  # of a reading
+    "workers/logs/engine_log.py",  # of a line
+    "workers/logs/files.py",  # beside the days on which files were written
     "workers/measurement/history.py",  # of a row
     "workers/pool/decision_log.py",  # of a decision
     "workers/reload.py",  # of a reload

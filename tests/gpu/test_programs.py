@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.helpers.service import wait_for
 from workers.gpu.programs import Programs
 
 pytestmark = pytest.mark.integration
@@ -28,8 +29,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     (folder / "main.py").write_text(SLEEP)
 
     def python(*arguments: str) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, *arguments], cwd=folder))
-        return started[-1]
+        process = subprocess.Popen([sys.executable, *arguments], cwd=folder)
+        started.append(process)
+        # Linux shows the arguments a moment after Popen has returned (load_elf_binary closes the pipe first).
+        wait_for(lambda: bool(psutil.Process(process.pid).cmdline()), 20)
+        return process
 
     yield python
     for each in started:

@@ -55,6 +55,85 @@ def test_without_errors_the_last_lines_are_returned():
     assert error_lines(["one", 'cmd_child_to_router:state:{"state":"loading"}', "two"]) == "one\ntwo"
 
 
+BACKTRACES = {
+    "gdb": """[New LWP 8409]
+[New LWP 8408]
+
+This GDB supports auto-downloading debuginfo from the following URLs:
+  <https://debuginfod.ubuntu.com>
+Enable debuginfod for this session? (y or [n]) [answered N; input not from terminal]
+Debuginfod has been disabled.
+To make this setting permanent, add 'set debuginfod enabled off' to .gdbinit.
+[Thread debugging using libthread_db enabled]
+Using host libthread_db library "/lib/x86_64-linux-gnu/libthread_db.so.1".
+__syscall_cancel_arch () at ../sysdeps/unix/sysv/linux/x86_64/syscall_cancel.S:56
+warning: 56\t../sysdeps/unix/sysv/linux/x86_64/syscall_cancel.S: No such file or directory
+56\tin ../sysdeps/unix/sysv/linux/x86_64/syscall_cancel.S
+0x00007fae703158a7 in wait4 () from /usr/lib64/libc.so.6
+#0  __syscall_cancel_arch () at ../sysdeps/unix/sysv/linux/x86_64/syscall_cancel.S:56
+#1  0x0000564ac2e60592 in ggml_abort ()
+#2  0x00007fc8d32a013c in ggml_uncaught_exception() () from /opt/llama/libggml-base.so
+[Inferior 1 (process 8400) detached]
+""",
+    "no ptrace": """warning: process 4711 is already traced by process 1
+Could not attach to process.  If your uid matches the uid of the target process, check the setting of /proc/sys/kernel
+ptrace: Operation not permitted.
+""",
+    "lldb": """(lldb) process attach --pid 4711
+Process 4711 stopped
+* thread #1, name = 'llama-server', stop reason = signal SIGSTOP
+  * frame #0: 0x00007f libc.so.6`wait4 + 26
+    frame #1: 0x00007f libggml-base.so`ggml_abort + 120
+Executable module set to "/opt/llama/llama-server".
+Process 4711 detached
+""",
+    "symbols": """/opt/llama/libggml-base.so(+0x16f5b)[0x7f3b2c016f5b]
+/opt/llama/libggml-base.so(ggml_abort+0x152) [0x7f3b2c0173c2]
+WARNING: Using native backtrace. Set GGML_BACKTRACE_LLDB for more info.
+""",
+    "unknown": "Python Exception <class 'gdb.error'>: Error in re-setting breakpoint: No such file\nfault, denied\n",
+    "none": "",
+}
+ABORT = "/src/ggml/src/ggml-cpu/ops.cpp:4511: GGML_ASSERT(i01 >= 0 && i01 < ne01) failed"
+
+
+@pytest.mark.parametrize("backtrace", BACKTRACES)
+def test_a_crash_says_the_assertion_with_and_without_a_debugger(backtrace: str):
+    lines = ["0.01 E srv  send_error: an error of a request, long ago", *["0.02 I slot release"] * 9, ABORT]
+    assert error_lines([*lines, *BACKTRACES[backtrace].splitlines()], may_quote=True) == ABORT
+
+
+def test_an_exception_that_nobody_caught_is_named_with_its_text():
+    lines = [
+        "terminate called after throwing an instance of 'std::runtime_error'",
+        "  what():  no memory for the graph",
+    ]
+    assert error_lines([*lines, *BACKTRACES["gdb"].splitlines()]) == "\n".join(lines)
+
+
+def test_what_ggml_says_of_cuda_before_it_aborts_is_part_of_the_message():
+    lines = [
+        "CUDA error: an illegal memory access was encountered",
+        "  current device: 0, in function f",
+        "x.cu:98: CUDA error",
+    ]
+    lines = ["0.01 I srv  an error of long ago", *["0.02 I slot release"] * 9, *lines]
+    assert (
+        error_lines(lines, may_quote=True)
+        == "CUDA error: an illegal memory access was encountered\nx.cu:98: CUDA error"
+    )
+
+
+def test_the_message_of_a_crash_quotes_no_request():
+    """Everybody whose request was running gets it."""
+    lines = [
+        '0.01 W srv  operator(): got exception: {"error":{"message":"parse error, last read: \'secret\'"}}',
+        "0.02 E srv  cannot use 'secret'",
+        'root ::= "secret error',
+    ]
+    assert error_lines(lines, may_quote=True) == "srv  cannot use '...'"
+
+
 def test_error_lines_are_bounded_in_size():
     assert len(error_lines(["error " + "é" * 5000] * 20).encode()) <= ERROR_BYTES
 

@@ -285,7 +285,7 @@ def test_an_automatic_context_gives_way_to_other_processes_and_all_reports_say_s
             assert {key: report[key] for key in shortened} == shortened
         why = "context 8,192 instead of 32,768: other processes hold 560 MiB of GPU 0 (NVIDIA GeForce RTX 4090)"
         assert model["decision"]["reason"].endswith(why)
-        assert "instead of 32768" in service.get("/").text
+        assert "instead of 32k" in service.get("/").text
         machine.show(a_card("GPU-a"))
         service.post("/models/unload", {"model": "m"})
         sees_used(service, GPU_a=0)

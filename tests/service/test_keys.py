@@ -75,6 +75,7 @@ ROUTES = {
     ("GET", "/static/0/status.css"): (OK, OK, OK),
     ("GET", "/status"): (NO_KEY, OK, OK),
     ("GET", "/status/history"): (NO_KEY, OK, OK),
+    ("GET", "/logs"): (NO_KEY, FORBIDDEN, OK),
     ("GET", "/v1/health/"): (OK, OK, OK),
     ("GET", "/v1/props"): (NO_KEY, OK, OK),
     ("GET", "/v1/models"): (NO_KEY, OK, OK),
@@ -89,6 +90,7 @@ ROUTES = {
     ("DELETE", "/api/delete"): (NO_KEY, (501, ""), (501, "")),
     ("GET", "/props"): (NO_KEY, OK, OK),
     ("GET", "/metrics"): (OK, OK, OK),  # allowed from loopback
+    ("GET", "/sd"): (OK, OK, OK),
     ("POST", "/v1/chat/completions"): (NO_KEY, OK, OK),
     ("GET", "/running"): (NO_KEY, OK, OK),
     ("GET", "/plan"): (NO_KEY, OK, OK),
@@ -138,8 +140,16 @@ def test_every_route_is_in_the_table():
         app.register_blueprint(routes.bp)
     views = {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
     assert views == {
-        *("health.show_health", "health.alive", "health.ready", "metrics.show_metrics", "status.show_status"),
+        *(
+            "health.show_health",
+            "health.alive",
+            "health.ready",
+            "metrics.show_metrics",
+            "metrics.list_targets",
+            "status.show_status",
+        ),
         "assets.show_asset",
+        *("logs.show_logs", "logs.stream_service_log", "logs.stream_engine_log"),
         *(
             "status.answer_probe",
             "status_report.show_report",
@@ -224,10 +234,23 @@ def test_an_openai_client_uses_its_key(service: Service):
 def test_a_key_can_use_and_see_only_its_models(service: Service):
     chat(service, USER)
     assert outcome(ask(service, "/v1/models/demo", NARROW)) == UNKNOWN
-    for path in ("/", "/status", "/v1/models", "/health", "/metrics", "/props", "/api/tags", "/api/ps", "/plan"):
+    lists = ("/", "/status", "/v1/models", "/health", "/metrics", "/sd", "/props", "/api/tags", "/api/ps", "/plan")
+    for path in lists:
         assert "demo" not in ask(service, path, NARROW).text, path
     assert "llama_smart_proxy_requests_total" not in ask(service, "/metrics", NARROW).text
     assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text
+
+
+def test_prometheus_finds_the_models_that_its_key_may_use(service: Service):
+    chat(service, USER)
+    address = service.url.removeprefix("http://")
+    kinds = {}
+    for key in (USER, NARROW, ""):
+        targets = ask(service, "/sd", key).json()
+        assert {target for each in targets for target in each["targets"]} == {address}
+        kinds[key] = [each["labels"]["__meta_llama_smart_proxy_kind"] for each in targets]
+    assert kinds == {USER: ["service", "engine"], NARROW: ["service"], "": ["service", "engine"]}
+    assert outcome(ask(service, "/sd", USER, headers={"Host": "a b"})) == (400, "invalid_request")
 
 
 def test_only_an_admin_unloads_a_model_by_ollamas_api(service: Service):
@@ -364,6 +387,7 @@ def test_a_key_is_limited_in_requests_per_minute_and_tokens_per_day(tmp_path: Pa
         assert re.fullmatch(QUOTA_MESSAGE, answer.json()["error"]["message"])
         assert ask(service, "/v1/models", ADMIN).status_code == 200
         assert outcome(chat(service, NARROW)) == OK
+        wait_for(lambda: tokens_today(service, "narrow") > 0, 20)
         before = tokens_today(service, "narrow")
         body = {"model": "demo", "prompt": "x" * 900, "max_tokens": 100_000, "stream": True, "ignore_eos": True}
         with ask(service, "/v1/completions", NARROW, "POST", json=body, stream=True) as answer:
@@ -372,15 +396,13 @@ def test_a_key_is_limited_in_requests_per_minute_and_tokens_per_day(tmp_path: Pa
         before = tokens_today(service, "narrow")
         body = {"model": "demo", "prompt": ["x" * 300] * 3, "n_predict": 1, "response_fields": ["content"]}
         assert outcome(ask(service, "/completion", NARROW, "POST", json=body)) == OK
-        assert tokens_today(service, "narrow") > before + 300, "though its answer has no counts"
+        wait_for(lambda: tokens_today(service, "narrow") > before + 300, 20)  # though its answer has no counts
         wait_for(lambda: tokens_in_file(tmp_path).keys() == {"user", "admin", "narrow"}, 20)
 
 
 def tokens_today(service: Service, key: str) -> float:
-    (count,) = re.findall(
-        rf'llama_smart_proxy_key_tokens_today{{key="{key}"}} (.+)', ask(service, "/metrics", key).text
-    )
-    return float(count)
+    counted = rf'llama_smart_proxy_key_tokens_today{{key="{key}"}} (.+)'
+    return sum(map(float, re.findall(counted, ask(service, "/metrics", key).text)))
 
 
 def tokens_in_file(folder: Path) -> dict[str, int]:

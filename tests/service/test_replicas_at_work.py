@@ -42,7 +42,7 @@ def test_a_replica_starts_for_waiting_requests_and_stops_when_idle(tmp_path: Pat
             assert states(service) == ["ready", "ready"]
             listed = service.get("/v1/models").json()["data"][0]["status"]
             assert (listed["value"], listed["instances"]) == ("loaded", 2)
-            assert "loaded on 2 servers" in service.get("/").text
+            assert '<small class="soft" data-field="details">server 2</small>' in service.get("/").text
             (first, *_) = service.get("/decisions").json()["decisions"]
             assert first["reason"].startswith("server 2 of 2: ")
         wait_for(lambda: len(service.servers()) == 1, 60, lambda: service.output)

@@ -17,6 +17,7 @@ import openai
 import pytest
 import requests
 
+from tests.helpers.documents import commands
 from tests.helpers.service import ENDLESS, Service, serving, wait_for
 from workers.catalog.demo_model import write_demo_model
 
@@ -41,6 +42,12 @@ def test_an_openai_client_gets_an_answer(client: openai.OpenAI):
     assert answer.model == "demo"
     assert answer.usage.completion_tokens == 5
     assert answer.choices[0].message.content
+
+
+def test_the_first_command_of_the_readme_is_answered(service: Service):
+    first = next(block for block in commands() if block.page == "README.md")
+    done = first.run(service.url, service.folder)
+    assert json.loads(done.stdout)["choices"], done.stdout + done.stderr
 
 
 @pytest.mark.gunicorn

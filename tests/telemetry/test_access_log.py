@@ -25,7 +25,7 @@ def write_queued(log: AccessLog) -> None:
 
 def test_a_line_has_the_log_format_and_the_time_of_the_requests_end():
     file = io.StringIO()
-    log = AccessLog(file)
+    log = AccessLog(file=file)
     a_line(log)
     time.sleep(1.1)
     write_queued(log)
@@ -40,7 +40,7 @@ def test_a_line_has_the_log_format_and_the_time_of_the_requests_end():
 
 def test_a_clients_model_name_is_escaped_and_truncated():
     file = io.StringIO()
-    log = AccessLog(file)
+    log = AccessLog(file=file)
     a_line(log, asked="a\nb" + "x" * 1000)
     write_queued(log)
     assert file.getvalue().count("\n") == 1
@@ -49,7 +49,7 @@ def test_a_clients_model_name_is_escaped_and_truncated():
 
 def test_lines_are_written_without_a_flush():
     file = io.StringIO()
-    log = AccessLog(file)
+    log = AccessLog(file=file)
     log.start()
     for status in (200, 404):
         a_line(log, status)
@@ -70,7 +70,7 @@ class FullDisk(io.StringIO):
 
 def test_lines_are_written_again_after_a_write_error():
     file = FullDisk()
-    log = AccessLog(file)
+    log = AccessLog(file=file)
     a_line(log)
     log.start()
     wait_for(lambda: file.refusals, 10)
@@ -95,7 +95,7 @@ class Blocked(io.StringIO):
 def test_a_blocked_file_neither_blocks_requests_nor_fills_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(access_log, "MAX_QUEUED", 10)
     file = Blocked()
-    log = AccessLog(file)
+    log = AccessLog(file=file)
     log.start()
     began = time.monotonic()
     for _ in range(100):

@@ -62,3 +62,13 @@ def test_an_eviction_is_counted_as_a_stop():
     play.up(a_model("old", gib=10))
     play.ask(a_model("new", gib=10), at=5.0)
     assert play.value("server_stops_total", model="old", reason="room") == 1
+
+
+def test_an_eviction_is_counted_and_an_idle_stop_is_none():
+    play = Counted(ttl_seconds=10)
+    play.up(a_model("old", gib=10))
+    play.ask(a_model("new", gib=10), at=5.0)
+    play.post(ev.Exited(1, "", at=5.5), ev.Ready(2, 9002, at=6.0), ev.Release(2, at=7.0), ev.Tick(at=60.0))
+    assert play.value("server_stops_total", model="new", reason="idle") == 1
+    assert play.value("evictions_total", model="old") == 1
+    assert play.value("evictions_total", model="new") == 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.terminal.models import model_lines, model_table, now_text, parameters_text
+from app.terminal.models import memory_facts, model_lines, model_table, now_text, parameters_text
 
 GIB = 1 << 30
 
@@ -71,18 +71,28 @@ def test_a_model_in_full():
     }
     assert list(model_lines(entry, "ready on GPU 0")) == [
         "qwen3-14b",
-        "  now              ready on GPU 0",
-        "  aliases          gpt-4o-mini",
-        "  can              chat",
-        "  quantization     Q4_K_M",
-        "  size             9.0 GiB",
-        "  parameters       14.8 B",
-        "  architecture     qwen3",
-        "  context          32k for one request, trained on 40k",
-        "  device           cuda:0",
-        "  estimate, GPU 1  weights 8.0 GiB, context 2.0 GiB",
-        "  estimate, RAM    weights 1.0 GiB",
-        "  command line     llama-server --port 1",
+        "  now               ready on GPU 0",
+        "  aliases           gpt-4o-mini",
+        "  can               chat",
+        "  quantization      Q4_K_M",
+        "  size              9.0 GiB",
+        "  parameters        14.8 B",
+        "  architecture      qwen3",
+        "  context           32k for one request, trained on 40k",
+        "  device            cuda:0",
+        "  estimate, cuda:0  weights 8.0 GiB, context 2.0 GiB",
+        "  estimate, RAM     weights 1.0 GiB",
+        "  command line      llama-server --port 1",
+    ]
+
+
+def test_an_estimate_names_the_gpus_that_the_model_is_on():
+    devices = [{"weights_bytes": size * GIB} for size in (3, 1)]
+    estimate = {"devices": devices, "host": {"weights_bytes": GIB}}
+    assert list(memory_facts(estimate, "cuda:0,2")) == [
+        ("estimate, cuda:0", "weights 3.0 GiB"),
+        ("estimate, cuda:2", "weights 1.0 GiB"),
+        ("estimate, RAM", "weights 1.0 GiB"),
     ]
 
 

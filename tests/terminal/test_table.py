@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from app.terminal.table import Table, TableRow, rich_table, table
+from app.terminal.table import Table, TableRow, fitted, rich_table, table
 
 ROWS = (
     TableRow(("a", "1 KiB", "short")),
@@ -41,3 +41,21 @@ def test_a_style_is_that_of_one_cell():
     *_, last = printed(table("NAME SIZE TEXT", ROWS, styled="SIZE"), 80, color=True)
     assert "\x1b[31m11 KiB\x1b[0m" in last
     assert last.count("\x1b[31m") == 1
+
+
+LONG = (TableRow(("a-name-of-28-characters-here", "1 KiB", "a text that needs two lines here")),)
+
+
+def test_a_narrow_table_goes_without_columns_before_it_cuts_names():
+    plain = table("NAME SIZE TEXT", LONG)
+    assert fitted(plain, 61, ["SIZE"], keeps_names=True) == plain
+    narrow = fitted(plain, 60, ["SIZE"], keeps_names=True)
+    assert narrow.heads == ("NAME", "TEXT")
+    assert narrow.rows[0].cells[0] == "a-name-of-28-characters-here"
+    assert fitted(plain, 50, ["SIZE"], keeps_names=True).rows[0].cells[0] == "a-name-of-28…acters-here"
+
+
+def test_names_are_cut_first_where_each_row_is_one_line():
+    narrow = fitted(table("NAME SIZE TEXT", LONG), 55, ["SIZE"])
+    assert narrow.heads == ("NAME", "SIZE", "TEXT")
+    assert len(narrow.rows[0].cells[0]) == 22

@@ -11,6 +11,7 @@ from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases.launch.command_line import VULKAN_VARIABLE
 from app.use_cases.scheduling import events as ev
+from workers.logs.engine_log import EngineLogs
 from workers.measurement.history import History
 from workers.measurement.measurement import Measurement
 from workers.measurement.model_history import start_of
@@ -32,6 +33,7 @@ class Launcher:
     gpus: Callable[[], GpuSnapshot]
     stop_seconds: float
     caches: KeptCaches
+    logs: EngineLogs
     # The engine cannot choose a port itself. Written by any server's thread, False -> True once.
     needs_fixed_ports: bool = False
 

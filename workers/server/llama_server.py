@@ -18,6 +18,7 @@ from app.entities.launch import EngineFacts
 from app.entities.server import Server
 from app.use_cases.launch.command_line import ANY_PORT, launch_on
 from app.use_cases.scheduling import events as ev
+from workers.logs.engine_text import without_backtrace
 from workers.server.child_process import describe_exit, free_port
 from workers.server.gpu_errors import find_gpu_failure
 from workers.server.kept_cache import KeptCache
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-CRASH_LINES = 50  # the last words of a crash: the error, then up to a backtrace
+CRASH_LINES = 50  # the last words of a crash
 
 _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use|invalid port", re.IGNORECASE)
 
@@ -98,7 +99,7 @@ class LlamaServer:
         """Of its log: while it answers, earlier lines may be about requests that failed without harm."""
         if self._process is None:
             return []
-        lines = self._process.log.lines()
+        lines = without_backtrace(self._process.log.lines())
         return lines[-CRASH_LINES:] if self._process.is_ready else lines
 
     def _release(self) -> None:
@@ -133,7 +134,7 @@ class LlamaServer:
                 return True, str(error), None
             process.watch()
             code = process.reap()
-            errors = error_lines(process.log.lines())
+            errors = error_lines(process.log.lines(), process.is_ready)
             is_over = process.is_ready or self._orders.is_stop_wanted or attempt == MAX_ATTEMPTS
             if is_over or not self._prepare_retry(errors):
                 break

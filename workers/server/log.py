@@ -7,20 +7,23 @@ import re
 from collections import deque
 from collections.abc import Iterable
 
+from workers.logs.engine_text import is_abort, kept_text, without_backtrace
+
 RING_BYTES = 256 * 1024
 LINE_BYTES = 4096
 ERROR_BYTES = 8 * 1024
 ERROR_LINES = 12
+LINES_BEFORE_ABORT = 6  # those of "CUDA error", which ggml prints before it aborts
 
 # "0.00.123.456 E llama_model_load: error loading model: ..." or the bare text of older builds. Also lines that show
 # how the program ended: an assertion, a signal, the dynamic linker's message about a missing library.
 _ERROR = re.compile(
     r"(^|\s)E\s|error|fail|unable|cannot|could not|couldn't|invalid|unsupported|out of memory|abort|assert|"
-    r"terminate|exception|no such file|denied|illegal|(?<!de)fault",
+    r"terminate|what\(\)|exception|no such file|denied|illegal|(?<!de)fault",
     re.IGNORECASE,
 )
-# llama.cpp's child protocol, and messages about -fit, whose failure is not the load's.
-_IGNORED = re.compile(r"^cmd_child_to_router:|\bcommon_(fit_params|params_fit_impl):")
+# llama.cpp's child protocol, messages about -fit, whose failure is not the load's, and errors of single requests.
+_IGNORED = re.compile(r"^cmd_child_to_router:|\bcommon_(fit_params|params_fit_impl):|\bgot exception:")
 _OUR_PROBES = re.compile(rb"/health|/props")  # many builds log every request
 _PREFIX = re.compile(r"^([\d.]+ [A-Z]|E) ")  # "seconds.millis.micros LEVEL ", or the E that we add
 
@@ -91,7 +94,8 @@ class ServerLog:
 
 
 def _text(line: bytes) -> str:
-    """A log line as text. A line of `--log-jsonl` becomes its message, prefixed with E if its level is error."""
+    """A log line as text. A line of `--log-jsonl` becomes its message, prefixed with E or D at the level of errors or
+    debugging."""
     text = line.decode(errors="replace").rstrip()
     if not text.startswith("{"):
         return text
@@ -102,13 +106,28 @@ def _text(line: bytes) -> str:
     message = record.get("msg") if isinstance(record, dict) else None
     if not isinstance(message, str):
         return text
-    is_error = str(record.get("level", "")).upper().startswith("E")
-    return f"E {message.rstrip()}" if is_error else message.rstrip()
+    level = str(record.get("level", "")).upper()[:1]
+    return f"{level} {message.rstrip()}" if level in ("E", "D") else message.rstrip()
 
 
-def error_lines(lines: Iterable[str]) -> str:
-    """The lines that say why a process exited: the last errors, or else the last lines. 8 KiB at most."""
-    lines = [line for line in lines if line.strip() and not _IGNORED.search(line)]
+def _around_abort(lines: list[str]) -> list[str]:
+    """All of them if none aborts. What follows an abort is a debugger's, but for the text of an exception."""
+    aborts = [number for number, line in enumerate(lines) if is_abort(line)]
+    if not aborts:
+        return lines
+    end = aborts[-1] + 1
+    while end < len(lines) and lines[end].startswith("  what()"):
+        end += 1
+    return lines[max(0, aborts[0] - LINES_BEFORE_ABORT) : end]
+
+
+def error_lines(lines: Iterable[str], may_quote: bool = False) -> str:
+    """The lines that say why a process exited: the failed assertion, the last errors, or else the last lines. 8 KiB at
+    most. `may_quote`: it has had requests, whose text is omitted: others get the message."""
+    lines = [line for line in without_backtrace(lines) if line.strip() and not _IGNORED.search(line)]
+    if may_quote:
+        lines = [kept for line in lines if (kept := kept_text(line, may_quote)) is not None]
+    lines = _around_abort(lines)
     errors = [line for line in lines if _ERROR.search(line)]
     chosen = (errors or lines)[-ERROR_LINES:]
     text = "\n".join(dict.fromkeys(_PREFIX.sub("", line) for line in chosen))

@@ -20,7 +20,7 @@ from app.use_cases.launch.command_line import KEY_VARIABLE, launch_plan
 from app.use_cases.placement.releasing import shown_bytes
 from app.use_cases.scheduling import events as ev
 from workers.measurement.measurement import Measurement
-from workers.server.child_process import ChildProcess
+from workers.server.child_process import ChildProcess, describe_exit
 from workers.server.cpu_use import CpuUse
 from workers.server.gpu_errors import GpuUse
 from workers.server.kept_cache import KeptCache
@@ -79,7 +79,9 @@ class ServerProcess:
         self._gpu_use = GpuUse() if launcher.must_use_gpus(server, engine) else None  # None: it need not, or does not
         slots = str(cache.folder) if cache else ""
         env = launcher.environment(server)
-        self._child = ChildProcess(launch_plan(server.model, engine, env, api_key, port, slots))
+        plan = launch_plan(server.model, engine, env, api_key, port, slots)
+        self._child = ChildProcess(plan)
+        self._kept_log = launcher.logs.begin(server, engine, plan, self._child.pid)
         self._cpu = CpuUse(self._child.pid)
         self._reading = LoadReading(self._child.pid, bytes_to_read(server.model))
 
@@ -97,7 +99,9 @@ class ServerProcess:
         self._note_early_end()
         self._child.kill()  # the leader, dead or not, still holds the group's number
         self._read_rest_of_log()
+        self._kept_log.add(self.log.feed(b"\n"), self.is_ready)
         code = self._child.reap()
+        self._kept_log.ended(self.problem or describe_exit(code))
         kill_marked(self._marks)
         self._launcher.records.remove(self._child.pid)
         return code
@@ -173,6 +177,7 @@ class ServerProcess:
         if data is None:
             return True
         lines = self.log.feed(data)
+        self._kept_log.add(lines, self.is_ready)
         if not self.is_ready:
             self._reading.note(lines)
         if self._measurement is not None:

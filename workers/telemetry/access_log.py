@@ -17,18 +17,18 @@ from workers.telemetry.log_format import LOG_FORMAT
 NAME_CHARACTERS = 100  # of the model name in the request
 MAX_QUEUED = 100_000  # lines; beyond that, new ones are dropped
 MESSAGE = "request status=%d path=%s model=%s asked=%r seconds=%.3f prompt=%d completion=%d id=%s"
-FORMAT = LOG_FORMAT.replace("%(threadName)s", "access-log")  # not the request's thread
+ACCESS_LOG_FORMAT = LOG_FORMAT.replace("%(threadName)s", "access-log")  # not the request's thread
 
 
 class AccessLog:
-    """Owner of the queue and of the thread that writes its lines to `file`."""
+    """Owner of the queue and of the thread that writes its lines to `file`, and passes them to `others`."""
 
-    def __init__(self, file: TextIO | None = None) -> None:
+    def __init__(self, *others: logging.Handler, file: TextIO | None = None) -> None:
         lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
         writer = logging.StreamHandler(file or sys.stderr)
-        writer.setFormatter(logging.Formatter(FORMAT))
+        writer.setFormatter(logging.Formatter(ACCESS_LOG_FORMAT))
         self._handler = _BoundedQueueHandler(lines)
-        self._listener = QueueListener(lines, writer)
+        self._listener = QueueListener(lines, writer, *others)
 
     def start(self) -> None:
         self._listener.start()

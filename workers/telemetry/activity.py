@@ -11,8 +11,9 @@ from app.entities.server import ServerState
 from app.use_cases.reporting.last_hour import ActivityCounts, wait_range
 from app.use_cases.reporting.recent_requests import RequestRecord
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.effects import Effect, Stop, StopReason
+from app.use_cases.scheduling.effects import Effect, Stop
 from app.use_cases.scheduling.pool_state import PoolState
+from workers.telemetry.pool_counts import is_eviction
 
 MAX_RECORDS = 500  # a key sees those about its models
 MINUTES = 60
@@ -49,9 +50,8 @@ class Activity:
             if server and server.state is ServerState.STARTING:
                 self._count(server.model.name, "loads")
         for effect in effects:
-            if isinstance(effect, Stop) and (server := before.server(effect.server)):
-                is_drained_for_another = effect.why is StopReason.DRAINED and server.drained_for
-                if effect.why is StopReason.EVICTED or is_drained_for_another:
+            match effect:
+                case Stop(number, why) if (server := before.server(number)) and is_eviction(server, why):
                     self._count(server.model.name, "evictions")
 
     def records(self) -> tuple[RequestRecord, ...]:

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
-# Without a label `model`, only these: others add up the requests of all models.
+# Without a label `model`, only these and the key's own: others add up the requests of all models.
 OF_THE_MACHINE = (
     "process_",
     "python_",
@@ -19,12 +19,14 @@ OF_THE_MACHINE = (
 
 
 class LimitedRegistry(CollectorRegistry):
-    """Another registry's metrics of these models and of the machine."""
+    """Another registry's metrics of these models and of the machine; of keys, only those of this one."""
 
-    def __init__(self, whole: CollectorRegistry, models: Set[str]) -> None:
+    def __init__(self, whole: CollectorRegistry, models: Set[str], key: str) -> None:
+        """`key`: its name."""
         super().__init__()
         self._whole = whole
         self._models = models
+        self._key = key
 
     def collect(self) -> Iterator[Metric]:
         for family in self._whole.collect():
@@ -34,5 +36,7 @@ class LimitedRegistry(CollectorRegistry):
                 yield shown
 
     def _shows(self, sample: Sample) -> bool:
-        model = sample.labels.get("model")
-        return sample.name.startswith(OF_THE_MACHINE) if model is None else model in self._models
+        model, key = map(sample.labels.get, ("model", "key"))
+        if key not in (None, self._key):
+            return False
+        return sample.name.startswith(OF_THE_MACHINE) or key is not None if model is None else model in self._models

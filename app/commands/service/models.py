@@ -9,7 +9,7 @@ import click
 from app.commands.console import json_option, print_json, print_lines, print_table
 from app.commands.service.model_names import find_entry, model_argument
 from app.commands.service_client import service_json, url_option
-from app.terminal.models import model_lines, model_table, now_text
+from app.terminal.models import EXPENDABLE, model_lines, model_table, now_text
 from app.terminal.text import printable
 
 
@@ -30,7 +30,7 @@ def models_command(url: str, as_json: bool) -> None:
             "No models. Start the service with --models-dir DIR, or see catalog.models_dirs in its configuration."
         )
         return
-    print_table(model_table(plan["models"]))
+    print_table(model_table(plan["models"]), EXPENDABLE)
 
 
 @click.command("show")
@@ -47,7 +47,8 @@ def show_command(model: str, url: str, as_json: bool) -> None:
         print_json(entry)
         return
     plans = {each["id"]: each for each in service_json(url, "/plan")["models"]}
-    now = now_text(plans[entry["id"]]) if entry["id"] in plans else ""
-    print_lines(model_lines(entry, now))
-    if "chat" in entry.get("capabilities", ()):
+    plan = plans.get(entry["id"])
+    print_lines(model_lines(entry, now_text(plan) if plan else ""))
+    can_load = not plan or (not plan["problem"] and plan["outcome"] != "refuse")
+    if can_load and "chat" in entry.get("capabilities", ()):
         click.echo(f"chat with it:  llama-smart-proxy run {shlex.quote(printable(model))}")

@@ -56,7 +56,7 @@ def _print_once(out: Console, url: str, status: dict[str, Any]) -> None:
     columns = shutil.get_terminal_size((100, 24)).columns
     screen = Screen(columns, None, has_color(sys.stdout))
     with out.capture() as capture:
-        out.print(dashboard(status, url, screen, datetime.now().astimezone()), width=columns)
+        out.print(dashboard(status, url, screen, datetime.now().astimezone()))
     click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()).rstrip("\n"))
 
 

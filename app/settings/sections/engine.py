@@ -26,6 +26,11 @@ class EngineSettings(Section):
     assume_gpu: Annotated[bool, NEEDS_RESTART] = Field(
         False, description="Assume that the engine supports NVIDIA GPUs instead of probing it; for wrapper scripts."
     )
+    log_files: bool = Field(
+        True,
+        description="Keep what llama-servers log in files below the state directory, 20 MiB and 7 days for each model: "
+        "docs/logs.md.",
+    )
 
 
 class UpstreamSettings(Section):

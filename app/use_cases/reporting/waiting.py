@@ -23,10 +23,20 @@ def queue_report(pool: PoolState, now: float) -> list[dict[str, object]]:
 
     `cause` is one of slot, load, memory, protected, other_processes, readings, earlier_loads and unload.
     """
+    return [_entry(pool, waiters, now) for waiters in waiting_groups(pool)]
+
+
+def waiting_groups(pool: PoolState) -> list[list[Waiter]]:
+    """Those that wait for the same, the oldest of each group and the group of the oldest first."""
     groups: dict[tuple[str, bool], list[Waiter]] = {}
     for waiter in pool.waiting:
         groups.setdefault((waiter.model.name, waiter.awaited is Awaited.UNLOADED), []).append(waiter)
-    return [_entry(pool, waiters, now) for waiters in groups.values()]
+    return list(groups.values())
+
+
+def wait_cause(pool: PoolState, waiter: Waiter, now: float) -> str:
+    """What it waits for: a `cause` of `queue_report`. `now`: monotonic seconds."""
+    return _reason(pool, waiter, now)[0]
 
 
 def _entry(pool: PoolState, waiters: list[Waiter], now: float) -> dict[str, object]:

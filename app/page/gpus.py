@@ -1,0 +1,123 @@
+"""The GPUs on the page: of each its memory as one bar with a legend, its figures, and charts of the last minutes.
+
+The same as templates/static/gpus.js.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from app.page.charts import chart
+from app.page.text import duration, gib, percent, size, whole
+
+COLORS = 8  # classes of the style sheet
+MAX_PROCESSES = 6  # named in a legend
+_KIND_NAMES = {"other": "other processes", "reserve": "reserve", "free": "free", "booked": "models"}
+_NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("name", "problem", "memory", "temperature"), ""),
+    **dict.fromkeys(("bar", "legend", "charts"), ()),
+}
+
+
+def gpus_view(status: Mapping[str, Any], history: Mapping[str, Any]) -> dict[str, Any]:
+    """`history`: the body of GET /status/history."""
+    colors = color_classes(status)
+    gpus = [_gpu(gpu, colors, history["gpus"].get(gpu["uuid"], {})) for gpu in status["gpus"]]
+    missing = [
+        _NOTHING
+        | {"key": each["uuid"], "title": f"GPU {each['index']}", "name": each["name"], "problem": each["problem"]}
+        for each in status["missing_gpus"]
+    ]
+    return {"gpus": [*gpus, *missing], "ram": [_ram(status["ram"])] if status["ram"] else [], "note": _note(status)}
+
+
+def color_classes(status: Mapping[str, Any]) -> dict[str, str]:
+    """A class for each loaded model, in the order of the servers."""
+    names = dict.fromkeys(server["model"] for server in status["servers"])
+    return {name: f"c{number % COLORS}" for number, name in enumerate(names)}
+
+
+def _note(status: Mapping[str, Any]) -> str:
+    if not status["gpus"] and not status["missing_gpus"]:
+        return f"None: {status['gpus_problem']}." if status["gpus_problem"] else "None."
+    age = duration(status["gpus_age_seconds"])
+    if status["gpus_state"] == "asleep":
+        return f"Asleep until a model needs them. Last read {age} ago."
+    return f"The driver does not respond. Last read {age} ago." if status["gpus_state"] == "hung" else ""
+
+
+def _gpu(gpu: Mapping[str, Any], colors: Mapping[str, str], trends: Mapping[str, Any]) -> dict[str, Any]:
+    notes = ["unified memory"] * gpu["unified"] + ["drives a display"] * gpu["drives_display"]
+    return {
+        "key": gpu["uuid"],
+        "title": f"GPU {gpu['index']}",
+        "name": gpu["name"] + (f" ({', '.join(notes)})" if notes else ""),
+        "problem": gpu["problem"],
+        **memory_view(gpu["segments"], colors, gpu["other_processes"]),
+        "memory": f"{gib(gpu['used_bytes'])} of {gib(gpu['total_bytes'])} GiB",
+        "temperature": whole(gpu["temperature_celsius"], "°C"),
+        "charts": [
+            chart("Utilization", whole(gpu["utilization_percent"], "%"), trends.get("utilization_percent", ()), 100),
+            chart("Memory", f"{gib(gpu['used_bytes'])} GiB", trends.get("used_bytes", ()), gpu["total_bytes"]),
+            chart("Power", whole(gpu["power_watts"], "W"), trends.get("power_watts", ()), None),
+        ],
+    }
+
+
+def _ram(ram: Mapping[str, int]) -> dict[str, Any]:
+    """Booked memory counts as the models', as far as it is in use."""
+    used = max(0, ram["total_bytes"] - ram["available_bytes"])
+    booked = min(ram["booked_bytes"], used)
+    sizes = {"booked": booked, "other": used - booked, "free": ram["total_bytes"] - used}
+    segments = [{"kind": kind, "model": None, "server": None, "bytes": each} for kind, each in sizes.items() if each]
+    memory = f"{gib(used)} of {gib(ram['total_bytes'])} GiB"
+    return _NOTHING | {"key": "ram", "title": "RAM", "memory": memory, **memory_view(segments, {}, ())}
+
+
+def memory_view(
+    segments: Sequence[Mapping[str, Any]], colors: Mapping[str, str], processes: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The bar's parts, and the legend that says the same in words."""
+    total = sum(part["bytes"] for part in segments) or 1
+    starts = [0, *accumulate(part["bytes"] for part in segments)]
+    names = [_name(part) for part in segments]
+    bar = [
+        {
+            "key": f"{part['kind']} {part['server'] or ''}".strip(),
+            "class": f"{part['kind']} {colors.get(part['model'], '')}".strip(),
+            "x": percent(start / total),
+            "width": percent(part["bytes"] / total),
+            "label": "" if part["kind"] in ("reserve", "free") else f"{name.rpartition('/')[2]} {gib(part['bytes'])}",
+        }
+        for part, start, name in zip(segments, starts, names, strict=False)
+    ]
+    legend = [
+        {
+            "key": shown["key"],
+            "class": shown["class"],
+            "part": name,
+            "size": size(part["bytes"]),
+            "note": _processes(processes) if part["kind"] == "other" else "",
+        }
+        for part, shown, name in zip(segments, bar, names, strict=True)
+    ]
+    return {"bar": bar, "legend": legend}
+
+
+def _name(part: Mapping[str, Any]) -> str:
+    if part["kind"] == "claimed":
+        return f"{part['model']}, loading"
+    return str(part["model"] or _KIND_NAMES[part["kind"]])
+
+
+def _processes(processes: Sequence[Mapping[str, Any]]) -> str:
+    named = [_process(each) for each in processes[:MAX_PROCESSES]]
+    more = len(processes) - len(named)
+    return ", ".join([*named, *([f"{more} more"] if more else [])])
+
+
+def _process(process: Mapping[str, Any]) -> str:
+    sized = "" if process["bytes"] is None else f" {size(process['bytes'])}"
+    return f"{process['name'] or 'unknown'} (pid {process['pid']}){sized}"
