@@ -20,7 +20,7 @@ class NotConvertible(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class WrittenOption:
     """`name` as llama-server's --help has it (`--ctx-size`, `-c`); `values` are the words after it."""
 
     name: str
@@ -32,7 +32,7 @@ class EngineCommand:
     """`env`: variables that the command sets with env(1)."""
 
     program: str
-    options: tuple[Option, ...]
+    options: tuple[WrittenOption, ...]
     env: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -77,17 +77,17 @@ def _why_not(program: str) -> str:
     return f"its command is {name}, not llama-server, which is all that the service starts"
 
 
-def _options(words: Sequence[str]) -> Iterator[Option]:
+def _options(words: Sequence[str]) -> Iterator[WrittenOption]:
     """Each option with the words up to the next one: llama-server takes no other words."""
     name = ""
     values: list[str] = []
     for word in words:
         if word.startswith("-") and not _NEGATIVE_NUMBER.fullmatch(word):
             if name or values:
-                yield Option(name, tuple(values))
+                yield WrittenOption(name, tuple(values))
             name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
             name, values = (name.replace("_", "-") if name.startswith("--") else name), [value] if equals else []
         else:
             values.append(word)
     if name or values:
-        yield Option(name, tuple(values))
+        yield WrittenOption(name, tuple(values))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.use_cases.estimate.kv_cache import CACHE_TYPES, is_quantized
-from app.use_cases.migration.command import Option
+from app.use_cases.migration.command import WrittenOption
 from app.use_cases.migration.remarks import Remarks
 
 MAX_INT = 2**31 - 1  # llama-server's integers have 32 bits
@@ -149,7 +149,7 @@ _SWITCHES: Mapping[str, _Reading] = {
 
 
 def model_settings(
-    options: Sequence[Option], why_denied: Callable[[str], str | None], remarks: Remarks
+    options: Sequence[WrittenOption], why_denied: Callable[[str], str | None], remarks: Remarks
 ) -> dict[str, Any]:
     """The settings that these options ask for. `why_denied`: why an argument must not be in `args`, if so."""
     settings: dict[str, Any] = {}
@@ -174,7 +174,7 @@ def model_settings(
     return _consistent(settings, remarks) | ({"args": args} if args else {})
 
 
-def _read(option: Option) -> _Reading | None:
+def _read(option: WrittenOption) -> _Reading | None:
     """None: no setting. Raises ValueError."""
     if not option.values and option.name in _SWITCHES:
         return _SWITCHES[option.name]
@@ -185,7 +185,7 @@ def _read(option: Option) -> _Reading | None:
     return _VALUES[option.name](option.values[0])
 
 
-def _why_refused(option: Option, why_denied: Callable[[str], str | None]) -> str:
+def _why_refused(option: WrittenOption, why_denied: Callable[[str], str | None]) -> str:
     if not option.name:
         return "llama-server takes no such words"
     if option.name in ("--batch-size", "-b"):
