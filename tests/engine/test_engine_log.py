@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+import xllamacpp
 
 from tests.engine.test_embedded_engine import KEY, serving
 from workers.catalog.demo_model import write_demo_model
 from workers.logs.engine_log import IN_MEMORY_ONLY, EngineLog
 from workers.logs.files import LogFiles
 from workers.logs.history import LogHistory
-from workers.server.log import ServerLog
+from workers.server.log import ServerLog, error_lines
 
 SECRET = "xyzzyword"
 QUOTED = f"{SECRET}quoted"
@@ -74,3 +79,21 @@ def test_prompts_and_answers_never_reach_the_file(tmp_path: Path, verbosity: str
     assert (SECRET in in_memory) == (IN_MEMORY_ONLY in in_memory) == shows_prompts
     assert shows_prompts or in_memory.count("got exception: (status 400") == 2
     assert "/health" not in in_file
+
+
+ABORT = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1]).ggml_abort(b"/src/ggml/src/ggml.c", 42, b"GGML_ASSERT(%s) failed", b"a < b")
+"""
+
+
+@pytest.mark.parametrize("path", [os.environ["PATH"], "/nonexistent"], ids=["gdb, if there is one", "no gdb"])
+def test_a_real_abort_says_its_assertion_with_and_without_gdb(path: str):
+    """ggml calls gdb for a backtrace, and prints the symbols where there is none."""
+    (library,) = Path(xllamacpp.__file__).parent.glob("*.so")
+    env = {**os.environ, "PATH": path}
+    env.pop("GGML_NO_BACKTRACE", None)
+    ended = subprocess.run([sys.executable, "-c", ABORT, library], env=env, capture_output=True, text=True, timeout=60)
+    lines = (ended.stdout + ended.stderr).splitlines()
+    assert ended.returncode == -signal.SIGABRT and len(lines) > 5
+    assert error_lines(lines, may_quote=True) == "/src/ggml/src/ggml.c:42: GGML_ASSERT(a < b) failed"

@@ -91,6 +91,7 @@ Process 4711 detached
 /opt/llama/libggml-base.so(ggml_abort+0x152) [0x7f3b2c0173c2]
 WARNING: Using native backtrace. Set GGML_BACKTRACE_LLDB for more info.
 """,
+    "unknown": "Python Exception <class 'gdb.error'>: Error in re-setting breakpoint: No such file\nfault, denied\n",
     "none": "",
 }
 ABORT = "/src/ggml/src/ggml-cpu/ops.cpp:4511: GGML_ASSERT(i01 >= 0 && i01 < ne01) failed"
@@ -100,6 +101,14 @@ ABORT = "/src/ggml/src/ggml-cpu/ops.cpp:4511: GGML_ASSERT(i01 >= 0 && i01 < ne01
 def test_a_crash_says_the_assertion_with_and_without_a_debugger(backtrace: str):
     lines = ["0.01 E srv  send_error: an error of a request, long ago", *["0.02 I slot release"] * 9, ABORT]
     assert error_lines([*lines, *BACKTRACES[backtrace].splitlines()], may_quote=True) == ABORT
+
+
+def test_an_exception_that_nobody_caught_is_named_with_its_text():
+    lines = [
+        "terminate called after throwing an instance of 'std::runtime_error'",
+        "  what():  no memory for the graph",
+    ]
+    assert error_lines([*lines, *BACKTRACES["gdb"].splitlines()]) == "\n".join(lines)
 
 
 def test_what_ggml_says_of_cuda_before_it_aborts_is_part_of_the_message():

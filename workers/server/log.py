@@ -19,7 +19,7 @@ LINES_BEFORE_ABORT = 6  # those of "CUDA error", which ggml prints before it abo
 # how the program ended: an assertion, a signal, the dynamic linker's message about a missing library.
 _ERROR = re.compile(
     r"(^|\s)E\s|error|fail|unable|cannot|could not|couldn't|invalid|unsupported|out of memory|abort|assert|"
-    r"terminate|exception|no such file|denied|illegal|(?<!de)fault",
+    r"terminate|what\(\)|exception|no such file|denied|illegal|(?<!de)fault",
     re.IGNORECASE,
 )
 # llama.cpp's child protocol, messages about -fit, whose failure is not the load's, and errors of single requests.
@@ -110,15 +110,25 @@ def _text(line: bytes) -> str:
     return f"{level} {message.rstrip()}" if level in ("E", "D") else message.rstrip()
 
 
+def _around_abort(lines: list[str]) -> list[str]:
+    """All of them if none aborts. What follows an abort is a debugger's, but for the text of an exception."""
+    aborts = [number for number, line in enumerate(lines) if is_abort(line)]
+    if not aborts:
+        return lines
+    end = aborts[-1] + 1
+    while end < len(lines) and lines[end].startswith("  what()"):
+        end += 1
+    return lines[max(0, aborts[0] - LINES_BEFORE_ABORT) : end]
+
+
 def error_lines(lines: Iterable[str], may_quote: bool = False) -> str:
     """The lines that say why a process exited: the failed assertion, the last errors, or else the last lines. 8 KiB at
     most. `may_quote`: it has had requests, whose text is omitted: others get the message."""
     lines = [line for line in without_backtrace(lines) if line.strip() and not _IGNORED.search(line)]
     if may_quote:
         lines = [kept for line in lines if (kept := kept_text(line, may_quote)) is not None]
-    aborts = [number for number, line in enumerate(lines) if is_abort(line)]
-    last = lines[max(0, aborts[0] - LINES_BEFORE_ABORT) :] if aborts else lines
-    errors = [line for line in last if _ERROR.search(line)]
+    lines = _around_abort(lines)
+    errors = [line for line in lines if _ERROR.search(line)]
     chosen = (errors or lines)[-ERROR_LINES:]
     text = "\n".join(dict.fromkeys(_PREFIX.sub("", line) for line in chosen))
     return text.encode()[-ERROR_BYTES:].decode(errors="ignore")

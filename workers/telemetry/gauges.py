@@ -24,7 +24,7 @@ class Gauges:
     """The service's own registry. Label values come from the catalogue, the keys or our routes, never from clients."""
 
     def __init__(self, store: StateStore, version: str) -> None:
-        self._registry = registry = PageRegistry()
+        self.registry = registry = PageRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         registry.register(ServerGauges(store))
@@ -37,11 +37,11 @@ class Gauges:
 
     def add(self, collector: Collector) -> None:
         """Show more metrics."""
-        self._registry.register(collector)
+        self.registry.register(collector)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Show a number that is read at each scrape."""
-        Gauge(PREFIX + name, help_text, registry=self._registry).set_function(read)
+        Gauge(PREFIX + name, help_text, registry=self.registry).set_function(read)
 
     def render(self, accept: str, models: Set[str] | None = None, key: str = "") -> tuple[bytes, str]:
         """The page in the format that the scraper accepts, and its content type. `models`: only what concerns these
@@ -50,7 +50,7 @@ class Gauges:
         Of OpenMetrics, which Prometheus prefers, nothing is used, and it takes ten times as long.
         """
         if models is None and ("text/plain" in accept or "openmetrics" not in accept):
-            return self._registry.text().encode(), CONTENT_TYPE_PLAIN_0_0_4
+            return self.registry.text().encode(), CONTENT_TYPE_PLAIN_0_0_4
         encoder, content_type = choose_encoder(accept)
-        registry = self._registry if models is None else LimitedRegistry(self._registry, models, key)
+        registry = self.registry if models is None else LimitedRegistry(self.registry, models, key)
         return encoder(registry), content_type
