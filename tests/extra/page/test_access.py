@@ -58,7 +58,9 @@ def test_a_limited_key_sees_its_models_and_nothing_of_an_admins(keyed: Service, 
     assert "guests-key" not in page.content()
 
 
-def test_a_limited_admin_reads_the_log_of_its_models_but_not_the_services(keyed: Service, open_page: Callable[..., Any]):
+def test_a_limited_admin_reads_the_log_of_its_models_but_not_the_services(
+    keyed: Service, open_page: Callable[..., Any]
+):
     page = open_page(keyed.url, **password("tenants-key"))
     ask(page, "Hello!", "public")
     wait_for_end(page)
