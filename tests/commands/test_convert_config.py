@@ -117,7 +117,8 @@ def test_values_of_wrong_types_still_give_a_valid_file(tmp_path, key, odd):
             {
                 "globalTTL": odd,
                 "hooks": odd,
-                "selectors": odd,
+                "selectors": {"s": {"targets": odd}},
+                "routing": {"router": {"settings": odd}},
                 "models": {"m": model, "n": {"cmd": "llama-server -m /n.gguf"}},
             }
         ),

@@ -51,7 +51,8 @@ def _set(
 
 def _remark_on_groups(data: Mapping[str, Any], remarks: Remarks) -> None:
     settings = _below(data, "routing", "router", "settings")
-    nested = {f"routing.router.settings.{key}": value for key, value in settings.items()} if settings else {}
+    settings = settings if isinstance(settings, Mapping) else {}
+    nested = {f"routing.router.settings.{key}": value for key, value in settings.items()}
     for key in nested:
         remarks.unneeded(key, _MEMORY)
     groups = (nested.get("routing.router.settings.groups"), data.get("groups"))
@@ -68,7 +69,9 @@ def _virtual_names(selectors: Any, names: Mapping[str, str], remarks: Remarks) -
     any_of = {}
     for selector, entry in selectors.items() if isinstance(selectors, Mapping) else ():
         targets = _below(entry, "targets")
-        members = [names[target] for target in targets if target in names] if isinstance(targets, list) else []
+        members = (
+            [names[str(target)] for target in targets if str(target) in names] if isinstance(targets, list) else []
+        )
         if not members or selector in names or "," in selector:
             remarks.dropped(f"selectors.{selector}", "it has no model that was converted, or the name of one")
             continue
