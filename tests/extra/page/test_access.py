@@ -54,7 +54,7 @@ def test_a_limited_key_sees_its_models_and_nothing_of_an_admins(keyed: Service, 
     assert page.locator("button[data-action]").count() == 0
     assert page.locator("#logs").count() == 0
     assert "secret" not in page.content()
-    assert "YOUR_KEY" in page.locator("#connect").inner_text()
+    assert "YOUR_KEY" in page.locator("#connect").text_content()
     assert "guests-key" not in page.content()
 
 
