@@ -115,7 +115,7 @@ test-page: $(PAGE)/installed
 
 # docs/images/status-*.png, from a run of the same tests.
 screenshots: $(PAGE)/installed
-	SCREENSHOTS=docs/images $(PAGE)/bin/python -m pytest -p no:cacheprovider tests/extra/page/test_looks.py -k screenshots
+	SCREENSHOTS=docs/images $(PAGE)/bin/python -m pytest -p no:cacheprovider tests/extra/page/test_screenshots.py
 
 $(PAGE)/installed: tests/extra/page/requirements.txt $(VENV)/installed
 	$(PYTHON) -m venv $(PAGE)

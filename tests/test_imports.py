@@ -55,6 +55,7 @@ USE_CASES = {
     "app/use_cases/scheduling": {"app/entities", "app/use_cases/placement"},
     "app/use_cases/diagnosis": {"app/entities", "app/use_cases/placement", "app/use_cases/reporting"},
     "app/use_cases/installation": set(),
+    "app/use_cases/migration": {"app/entities", "app/use_cases/estimate"},
     "app/use_cases/reporting": {
         "app/entities",
         "app/use_cases/launch",

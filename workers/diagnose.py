@@ -6,9 +6,11 @@ import stat
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from app.settings.check import ConfigurationCheck, reach
 from app.settings.schema import Settings
+from app.use_cases.credentials import is_loopback
 from app.use_cases.diagnosis.configuration import ConfigurationFacts, configuration_findings
 from app.use_cases.diagnosis.finding import Finding, problem, warning
 from app.use_cases.diagnosis.machine import (
@@ -46,13 +48,15 @@ def diagnose(check: ConfigurationCheck, url: str, health: Mapping[str, Any] | No
     about_gpus, engine = diagnose_gpus(settings)
     about_models, listed = _diagnose_models(models, settings)
     service = running_service(url, health, owner) if health is not None else None
+    # On this machine, it is the one that uses the state directory.
+    is_here = service is not None and is_loopback(urlsplit(url).hostname or "")
     return [
         *configuration_findings(_configuration(check)),
         *about_gpus,
         *about_models,
         *_diagnose_pinned(settings),
         *service_findings(service, version(), engine),
-        *address_findings(_address(settings, health is not None, owner)),
+        *address_findings(_address(settings, health is not None, "" if is_here else owner)),
         *_diagnose_directories(directories),
         *limit_findings(_limits(settings, listed)),
         *unit_findings(read_unit(UNIT_FILE.read_text()), user_name()),

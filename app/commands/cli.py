@@ -15,6 +15,7 @@ import click
 
 from app.commands.check_config import check_config, config_option
 from app.commands.completion import completion_command
+from app.commands.convert_config import convert_config
 from app.commands.doctor import doctor
 from app.commands.estimate import estimate
 from app.commands.groups import GroupedCommands
@@ -104,7 +105,17 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
 
 
-for command in (check_config, doctor, estimate, install_service, launch, plan, reload, completion_command):
+for command in (
+    check_config,
+    convert_config,
+    doctor,
+    estimate,
+    install_service,
+    launch,
+    plan,
+    reload,
+    completion_command,
+):
     main.add_command(command)
 for command in (
     ps,

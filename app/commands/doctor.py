@@ -13,7 +13,7 @@ import click
 from app.commands.check_config import checked_configuration, config_option
 from app.commands.console import json_option, print_json
 from app.commands.options import ANSWER_IS_NO, WRONG_USE
-from app.commands.service_client import URL_VARIABLE, NoServiceAnswer, ask_service, configured_url
+from app.commands.service_client import URL_VARIABLE, NoServiceAnswer, ask_service, base_url, configured_url
 from app.terminal.text import printable
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def doctor(config: Path | None, as_json: bool) -> None:
     from app.use_cases.diagnosis.finding import Level, count_of
     from workers.diagnose import diagnose
 
-    url = os.environ.get(URL_VARIABLE) or configured_url()
+    url = base_url(os.environ.get(URL_VARIABLE) or configured_url())
     findings = diagnose(check, url, _health(url))
     if as_json:
         print_json(_as_json(findings))

@@ -74,13 +74,18 @@ def configured_url() -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{server.port}" if server.port else DEFAULT_URL
 
 
+def base_url(url: str) -> str:
+    """The service's address, of which OpenAI's clients use the paths below /v1."""
+    return url.rstrip("/").removesuffix("/v1")
+
+
 url_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--url",
     envvar=URL_VARIABLE,
     default=configured_url,
     show_default=f"{DEFAULT_URL}, or the configured address",
     show_envvar=True,
-    callback=lambda context, option, url: url.rstrip("/").removesuffix("/v1"),  # the base URL of OpenAI's clients
+    callback=lambda context, option, url: base_url(url),
     help="Address of the running service.",
 )
 

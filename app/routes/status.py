@@ -17,6 +17,7 @@ from app.routes.connection import connection
 from app.routes.incoming_request import current_request
 from app.routes.plan import plan_report
 from app.routes.status_report import MAX_AGE_SECONDS, history_report, status_text
+from app.routes.visibility import is_limited
 
 bp = Blueprint("status", __name__)
 
@@ -46,6 +47,7 @@ def _view() -> dict[str, Any]:
     status = json.loads(status_text(request, 0.0, MAX_AGE_SECONDS))
     return {
         "status": status,
+        "sees_all": not is_limited(request.key),
         "connection": connection(request, flask_request.url_root),
         "header": header_view(status),
         "memory": gpus_view(status, history_report(request.services, time.monotonic())),

@@ -6,12 +6,14 @@ YAML 1.2: `on`, `off`, `yes` and `no` are strings, not booleans as in PyYAML (YA
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 MAX_FILE_BYTES = 4 * 1024**2
+MAX_VALUE_SIZE = 4 * MAX_FILE_BYTES  # characters and values, each alias counted: ten short lines can mean gigabytes
 
 
 class InvalidSettingsFile(Exception):
@@ -102,7 +104,10 @@ def _is_json(file: Path, text: str) -> bool:
 
 def _parse_yaml(text: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        value = yaml.load(text, _Loader)  # a SafeLoader
+        if _size(value, {}) > MAX_VALUE_SIZE:
+            raise InvalidSettingsFile("its aliases (*name) repeat more than 16 MiB of values")
+        return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -116,6 +121,32 @@ def _parse_yaml(text: str) -> Any:
         raise InvalidSettingsFile("too deeply nested") from None
     except (yaml.YAMLError, ValueError):
         raise InvalidSettingsFile("not YAML") from None
+
+
+_BEING_COUNTED = 0
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Characters and values, without visiting what an alias repeats. Raises InvalidSettingsFile for a value that
+    contains itself."""
+    if isinstance(value, str):
+        return 1 + len(value)
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _BEING_COUNTED
+        known[id(value)] = 1 + sum(_size(item, known) for item in _parts(value))
+    if known[id(value)] == _BEING_COUNTED:
+        raise InvalidSettingsFile("an alias (*name) stands inside of what it repeats")
+    return known[id(value)]
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.keys()
+        yield from value.values()
+    else:
+        yield from value
 
 
 class _DuplicateKey(Exception):

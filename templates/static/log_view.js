@@ -7,7 +7,8 @@ export class LogView {
   #place;
   #filter = "";
   #isPaused = false;
-  #waiting = []; // lines that arrived while it is paused
+  #waiting = []; // lines that are not shown yet
+  #frame = 0;
 
   constructor(place) {
     this.#place = place;
@@ -18,14 +19,19 @@ export class LogView {
     this.#place.replaceChildren();
   }
 
+  // The page changes once a frame: a stream begins with all lines that are kept.
   add(lines) {
-    if (this.#isPaused) {
-      this.#waiting = [...this.#waiting, ...lines].slice(-MAX_LINES);
-      return;
-    }
+    this.#waiting.push(...lines);
+    if (this.#waiting.length > 2 * MAX_LINES) this.#waiting.splice(0, this.#waiting.length - MAX_LINES);
+    if (!this.#isPaused) this.#frame ||= requestAnimationFrame(() => this.#show());
+  }
+
+  #show() {
+    this.#frame = 0;
+    if (this.#isPaused) return;
     const place = this.#place;
     const isAtEnd = place.scrollHeight - place.scrollTop - place.clientHeight < NEAR_END_PIXELS;
-    place.append(...lines.slice(-MAX_LINES).map((text) => this.#line(text)));
+    place.append(...this.#waiting.splice(0).slice(-MAX_LINES).map((text) => this.#line(text)));
     while (place.childElementCount > MAX_LINES) place.firstElementChild.remove();
     if (isAtEnd) this.showEnd(); // whoever has scrolled up reads there
   }
@@ -43,7 +49,7 @@ export class LogView {
   pause(isPaused) {
     this.#isPaused = isPaused;
     if (isPaused) return;
-    this.add(this.#waiting.splice(0));
+    this.#show();
     this.showEnd();
   }
 

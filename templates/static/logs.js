@@ -7,12 +7,13 @@ import { LogView, MAX_LINES } from "./log_view.js";
 import { subscribe } from "./store.js";
 import { markSelected, startTabKeys } from "./tabs.js";
 
-const SERVICE = ""; // the tab of the service's own lines
+const SERVICE = ""; // the tab of the service's own lines, which name any model
 const RETRY_SECONDS = 5;
 
 let view = null;
 let source = null; // the EventSource
-let chosen = SERVICE;
+let hasService = false; // whether this key may read them
+let chosen = null; // SERVICE, or a model
 let timer = 0;
 let isInView = false;
 
@@ -20,6 +21,8 @@ export function startLogs() {
   const find = (name) => document.getElementById(`log-${name}`);
   if (!find("lines")) return; // not an admin's page
   view = new LogView(find("lines"));
+  hasService = "service" in document.getElementById("logs").dataset;
+  if (hasService) chosen = SERVICE;
   find("filter").addEventListener("input", ({ target }) => view.filter(target.value));
   find("pause").addEventListener("click", ({ target }) => {
     const isPaused = target.getAttribute("aria-pressed") !== "true";
@@ -50,11 +53,13 @@ function shownModels() {
 
 function showTabs(models) {
   const list = document.getElementById("log-tabs");
-  const names = [SERVICE, ...new Set([...models, chosen].filter(Boolean))];
+  const names = [...(hasService ? [SERVICE] : []), ...new Set([...models, chosen].filter(Boolean))];
   const present = new Map([...list.children].map((tab) => [tab.dataset.source, tab]));
   for (const [name, tab] of present) if (!names.includes(name)) tab.remove();
   for (const name of names) if (!present.has(name)) list.append(newTab(name));
-  markSelected([...list.children].find((tab) => tab.dataset.source === chosen));
+  if (chosen === null && names.length) choose(names[0]);
+  const tab = [...list.children].find((each) => each.dataset.source === chosen);
+  if (tab) markSelected(tab);
 }
 
 function newTab(name) {
@@ -80,7 +85,7 @@ function followIfSeen() {
 
 // Every connection begins with the lines that are kept, so the view begins anew.
 function follow() {
-  if (source) return;
+  if (source || chosen === null) return;
   clearTimeout(timer);
   view.clear();
   const path = chosen ? `logs/stream/${chosen.split("/").map(encodeURIComponent).join("/")}` : "logs/stream";

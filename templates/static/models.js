@@ -150,6 +150,7 @@ function showRow(row, view) {
   fill(row, view);
   const swatch = part(row, "swatch");
   setAttribute(swatch, "class", `swatch model ${view.color}`);
+  setHidden(swatch, view.color === "");
   setHidden(part(row, "log_box"), view.log === "");
   showDots(part(row, "dots"), view.dots);
   const actions = row.querySelector(".actions"), hasActions = view.data_state !== "";

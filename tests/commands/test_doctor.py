@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import socket
@@ -154,15 +155,27 @@ def test_a_degraded_service_says_why(monkeypatch: pytest.MonkeyPatch):
     assert (status, found) == (1, ["fail service: degraded: GPU 1 is set aside"])
 
 
+def test_the_service_that_was_asked_may_use_the_state_directory(machine: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was started with --port."""
+    folder = machine / "state" / "llama-smart-proxy"
+    folder.mkdir(parents=True)
+    health = {"status": "ok", "degraded": False, "reasons": [], "version": version()}
+    with answering(health) as port, open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        print(os.getpid(), file=lock, flush=True)
+        setting(monkeypatch, "URL", f"http://localhost:{port}/v1")
+        assert examined() == (0, [])
+
+
 @contextlib.contextmanager
 def answering(body: object) -> Iterator[int]:
-    """A service that answers every GET with this body; its port."""
+    """A service that answers GET /health with this body; its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(200 if self.path == "/health" else 404)
             self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
+            self.wfile.write(json.dumps(body if self.path == "/health" else {}).encode())
 
         def log_message(self, *arguments: object) -> None:
             pass

@@ -65,6 +65,7 @@ def test_the_log_of_a_model_outlives_its_server_and_is_filtered(unloaded: Servic
 
 def test_a_followed_log_goes_on_and_ends_with_its_reader(unloaded: Service):
     run(unloaded, "load", "demo")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # `make test &` ignores it, and programs inherit that
     command = [sys.executable, "-P", "-m", "app.commands.cli", "logs", "-f", "-n", "1", "demo", "--url", unloaded.url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follow:
         assert follow.stdout is not None and follow.stdout.readline()

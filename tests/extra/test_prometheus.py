@@ -25,7 +25,7 @@ DEPLOYED = Path(__file__).resolve().parents[2] / "deploy/prometheus"
 KEY, HASH = "secret", "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
 SCRAPED_SECONDS = 60
 QUICK = "1s"
-WITHOUT_SERIES = {"Waiting now", "Why: decisions and rejections", "Stops"}  # panels of what has not happened
+WITHOUT_SERIES = {"Who waits", "Rejected", "Evictions", "Stops"}  # panels of what has not happened
 
 pytestmark = needs_compiler
 

@@ -39,6 +39,7 @@ def test_promtool_accepts_the_metrics(tmp_path: Path):
         assert service.chat().status_code == 200
         # A request is counted shortly after its answer was received; promtool accepts an empty page.
         wait_for(lambda: "llama_smart_proxy_requests_total{" in service.get("/metrics").text, 10)
+        wait_for(lambda: "llamacpp_" in service.get("/metrics").text, 60)  # read every 15 s
         page = service.get("/metrics").text
     assert check(page) == (0, "")
 

@@ -27,6 +27,7 @@ READERS = {
     "workers/pool/decision_log.py",  # of a decision
     "workers/reload.py",  # of a reload
     "workers/server/kept_cache.py",  # of a saved file
+    "workers/telemetry/families.py",  # `_created` of a series
     "workers/telemetry/gpu_gauges.py",  # of a reading
     "workers/telemetry/store.py",  # of the first configuration
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,10 +17,8 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.effects import Effect
 from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.builders import GIB, Play, a_model, an_engine
+from workers.build_gauges import build_gauges
 from workers.engine_metrics.series import EngineSeries
-from workers.telemetry.gauges import Gauges
-from workers.telemetry.key_gauges import KeyGauges
-from workers.telemetry.service_gauges import ServiceGauges
 from workers.telemetry.store import StateStore
 
 # Of the embedded engine (b11549).
@@ -42,18 +42,14 @@ llamacpp:n_busy_slots_per_decode 1
 """
 
 
-class _Engine:
-    facts, problem = an_engine(), ""
-
-
 class _Exporter(Play):
     def __init__(self) -> None:
         super().__init__(total_gib=16)
         self.store = StateStore(self.state)
-        self.gauges = Gauges(self.store, "1")
-        self.gauges.add(ServiceGauges(self.store, _Engine()))
-        self.gauges.add(KeyGauges(lambda: {"alice": 30}))
-        self.gauges.watch("request_bodies_bytes", "As in build_gauges.", lambda: 0)
+        engine = SimpleNamespace(facts=an_engine(), problem="")
+        tokens = SimpleNamespace(all=lambda: {"alice": 30})
+        bodies = SimpleNamespace(budget=SimpleNamespace(taken_bytes=0))
+        self.gauges = build_gauges(self.store, cast(Any, engine), cast(Any, tokens), cast(Any, bodies))
         self.engines = EngineSeries(lambda: self.state.servers)
         self.gauges.add(self.engines)
 
@@ -64,7 +60,7 @@ class _Exporter(Play):
 
 
 def exported() -> dict[str, Metric]:
-    """The families by name, each with series, of as many kinds as a page can show."""
+    """The families by name, each with series: all that there are metrics of has happened, and GPUs are gone."""
     exporter = _Exporter()
     exporter.ask(a_model(gib=40))  # refused
     evicted = exporter.up(a_model("evicted", gib=12))

@@ -241,6 +241,18 @@ def test_a_key_can_use_and_see_only_its_models(service: Service):
     assert 'llama_smart_proxy_requests_total{code="200"' in ask(service, "/metrics", USER).text
 
 
+def test_prometheus_finds_the_models_that_its_key_may_use(service: Service):
+    chat(service, USER)
+    address = service.url.removeprefix("http://")
+    kinds = {}
+    for key in (USER, NARROW, ""):
+        targets = ask(service, "/sd", key).json()
+        assert {target for each in targets for target in each["targets"]} == {address}
+        kinds[key] = [each["labels"]["__meta_llama_smart_proxy_kind"] for each in targets]
+    assert kinds == {USER: ["service", "engine"], NARROW: ["service"], "": ["service", "engine"]}
+    assert outcome(ask(service, "/sd", USER, headers={"Host": "a b"})) == (400, "invalid_request")
+
+
 def test_only_an_admin_unloads_a_model_by_ollamas_api(service: Service):
     unload = {"model": "demo", "keep_alive": 0}
     chat(service, USER)

@@ -115,6 +115,8 @@ def test_every_legend_and_text_names_a_label(metrics: dict[str, set[str]]):
 
 def test_every_alert_has_a_text_a_page_to_read_and_a_test():
     tested = re.findall(r"alertname: (\w+)", (PROMETHEUS / "rules_test.yml").read_text())
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/monitoring.md").read_text(), re.MULTILINE)
+    assert listed == [rule["alert"] for rule in ALERTS]
     for rule in ALERTS:
         assert rule["annotations"]["summary"] and rule["labels"]["severity"] in ("critical", "warning", "info")
         page, _, anchor = rule["annotations"]["runbook"].partition("#")

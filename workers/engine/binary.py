@@ -26,7 +26,7 @@ _OPTION = r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)"
 
 _NEXT_STEP = (
     "install llama.cpp so that llama-server is on PATH, set engine.binary to its path, "
-    "or install the embedded engine: pip install 'llama-smart-proxy[embedded]'"
+    "or install the embedded engine: pip install xllamacpp, or pipx inject llama-smart-proxy xllamacpp"
 )
 
 
@@ -110,7 +110,7 @@ def _embedded_engine(help_text: str = "") -> EngineFacts:
         package = importlib.metadata.distribution("xllamacpp")
     except importlib.metadata.PackageNotFoundError:
         raise EngineNotFound(
-            "the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'"
+            "the embedded engine is not installed: pip install xllamacpp, or pipx inject llama-smart-proxy xllamacpp"
         ) from None
     command = (sys.executable, "-P", str(_EMBEDDED))
     flags, switches = flags_in_help(help_text or embedded_engine.help_text())

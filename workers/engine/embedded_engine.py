@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_MISSING = "the embedded engine is not installed: pip install 'llama-smart-proxy[embedded]'"
+_MISSING = "the embedded engine is not installed: pip install xllamacpp, or pipx inject llama-smart-proxy xllamacpp"
 _INFO = 3  # the verbosity at which llama.cpp itself logs the address it listens on
 _DESCRIPTION_COLUMN = 40  # where llama-server's help has its descriptions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.gguf_bytes import F16, Info, a_header
 from tests.helpers.gpu_machine import Machine, a_card
+from tests.helpers.gpu_play import METADATA
 from tests.helpers.service import Service
 from tests.helpers.stand_in_nvml import needs_compiler
 
@@ -27,8 +30,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma-3-4b": {"ctx_size": 16384},
     "phi-4": {"ctx_size": 32768},
     "mistral-small-24b": {},
-    "llama-3.3-70b": {"ctx_size": 32768, "parallel": 64, "kv_unified": False, "cache_type_k": "f32"},
 }
+
+
+def write_large_model(path: Path) -> None:
+    """A sparse file of 20 GB: more than the GPUs have."""
+    infos = [Info(f"blk.{layer}.ffn_up.weight", (8192, 8192), F16) for layer in range(160)]
+    head = a_header(METADATA | {"llama.block_count": 160}, infos)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(head)
+    os.truncate(path, len(head) + sum(info.size_bytes for info in infos))
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +67,7 @@ def service(machine: Machine, other_program: int) -> Iterator[Service]:
         a_card("GPU-a", 4096, name=name, bus="00000000:01:00.0", celsius=61, milliwatts=48200, utilization=63),
         a_card("GPU-b", 4096, name=name, bus="00000000:02:00.0", processes={other_program: 1434}, utilization=4),
     )
+    write_large_model(machine.folder / "models" / "llama-3.3-70b.gguf")
     with machine.serving(models=MODELS) as running:
         yield running
 
