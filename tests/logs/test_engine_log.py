@@ -8,7 +8,7 @@ import pytest
 
 from app.entities.launch import EngineFacts, EngineKind
 from app.use_cases.launch.log_verbosity import logs_prompts
-from workers.logs.engine_log import IN_MEMORY_ONLY, EngineLog
+from workers.logs.engine_log import IN_MEMORY_ONLY, EngineLog, secret_values
 from workers.logs.engine_text import kept_text
 from workers.logs.files import LogFiles
 from workers.logs.history import LogHistory
@@ -90,6 +90,15 @@ def test_a_backtrace_that_was_asked_for_is_kept(tmp_path: Path):
     lines = ("root ::= x", "/x/ggml.c:1: GGML_ABORT", "#0  0x00007f in wait4 ()", "[New LWP 12]")
     in_memory, _ = kept(tmp_path, *lines)
     assert "root" not in in_memory and in_memory.endswith("#0  0x00007f in wait4 ()\n[New LWP 12]\n--- exit status 1")
+
+
+def test_secrets_of_its_environment_are_not_kept(tmp_path: Path):
+    history = LogHistory()
+    secrets = secret_values({"HF_TOKEN": "hf_0123456789", "LLAMA_API_KEY": "k" * 32, "N_KEYS": "4", "HOME": "/home/x"})
+    log = EngineLog(history, LogFiles(tmp_path, True), "m", 1, False, 1, secrets)
+    log.add(["0.01 I token hf_0123456789", "0.02 I key=" + "k" * 32 + " n=4 /home/x"], False)
+    assert [line.text for line in history.last("m").lines][1:] == ["0.01 I token ***", "0.02 I key=*** n=4 /home/x"]
+    assert "hf_" not in (tmp_path / "m.log").read_text()
 
 
 NEW = EngineFacts(EngineKind.BINARY, ("s",), "1", "i", frozenset({"--log-jsonl"}))

@@ -13,7 +13,7 @@ from flask import Flask
 
 from app.entities.key import ApiKey
 from app.entities.log_line import SERVICE
-from app.errors import InvalidRequest, NotAllowed, Overloaded
+from app.errors import InvalidRequest, ModelNotFound, NotAllowed, Overloaded
 from app.routes import logs as routes
 from app.routes.incoming_request import IncomingRequest
 from app.routes.logs import EVENTS, stream_engine_log, stream_service_log
@@ -52,7 +52,13 @@ def services() -> Any:
         admission=AdmissionLimit(8),
         viewers=viewer_limit(8),
         clients=SimpleNamespace(watch=lambda socket: Client()),
-        catalog=SimpleNamespace(members=lambda name: (), find=lambda name, may_use: MODELS[name]),
+        catalog=SimpleNamespace(
+            members=lambda name: (),
+            find=lambda name, may_use: MODELS[name],
+            rescan=lambda: None,
+            models=MODELS.values,
+            virtual_names=(),
+        ),
         logs=history,
     )
 
@@ -126,6 +132,9 @@ def test_a_limited_admin_reads_the_logs_of_its_models_only(services: Any):
         with pytest.raises(NotAllowed):
             answered(services, call, key=key)
     assert answered(services, routes.show_logs, "model=a/b:Q4", key=key).get_data()
+    for call, query in ((routes.show_logs, "model=c"), (lambda: stream_engine_log("c"), "")):
+        with pytest.raises(ModelNotFound):
+            answered(services, call, query, key=key)
 
 
 def test_a_stream_ends_at_a_drain_a_disconnect_and_a_reload(services: Any, monkeypatch: pytest.MonkeyPatch):

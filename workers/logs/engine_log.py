@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,18 +19,36 @@ from workers.logs.history import LogHistory
 IN_MEMORY_ONLY = "its log may have prompts and answers at this verbosity: it is kept in memory only, not in files"
 
 
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+_SHORTEST_SECRET = 8  # characters; shorter values, such as a number, are parts of other words
+
+
+def secret_values(env: Mapping[str, str]) -> tuple[str, ...]:
+    """The values of variables whose names say that they are secrets, the engine's own key among them."""
+    return tuple(value for name, value in env.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET)
+
+
 class EngineLog:
     """Of one process of server `server`; used by its thread alone."""
 
     def __init__(
-        self, history: LogHistory, files: LogFiles, model: str, server: int, logs_prompts: bool, pid: int
+        self,
+        history: LogHistory,
+        files: LogFiles,
+        model: str,
+        server: int,
+        logs_prompts: bool,
+        pid: int,
+        secrets: tuple[str, ...] = (),
     ) -> None:
-        """`logs_prompts`: it was started with a verbosity at which llama-server logs prompts."""
+        """`logs_prompts`: it was started with a verbosity at which llama-server logs prompts. `secrets`: are
+        replaced."""
         self._history = history
         self._files = files
         self._model = model
         self._server = str(server)
         self._logs_prompts = logs_prompts
+        self._secrets = secrets
         self._has_aborted = False
         self._keep([f"--- started, pid {pid}" + (f"; {IN_MEMORY_ONLY}" if logs_prompts else "")])
 
@@ -54,6 +73,8 @@ class EngineLog:
             self._history.add(self._model, self._server, [f"--- {IN_MEMORY_ONLY}"], time.time())
 
     def _kept(self, line: str, has_requests: bool) -> str | None:
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
         return kept_text(line, has_requests, self._has_aborted)
 
     def _keep(self, texts: list[str]) -> None:
@@ -74,4 +95,6 @@ class EngineLogs:
     def begin(self, server: Server, engine: EngineFacts, plan: LaunchPlan, pid: int) -> EngineLog:
         """The log of a process that was just started."""
         has_prompts = logs_prompts(plan.argv, plan.env, engine)
-        return EngineLog(self.history, self.files, server.model.name, server.id, has_prompts, pid)
+        return EngineLog(
+            self.history, self.files, server.model.name, server.id, has_prompts, pid, secret_values(plan.env)
+        )

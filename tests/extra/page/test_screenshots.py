@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(FOLDER is None, reason="make screenshots takes them"),
 ]
 MAX_BYTES = 150_000
-BUSY_SECONDS = 60  # with a point of the charts each 5 s
+BUSY_SECONDS = 30  # with a point of the charts each 5 s
 # MB of the real files: the demo model's, filled up with nothing.
 FILES = {
     "Qwen3-0.6B-Q8_0": 639,
@@ -48,7 +48,7 @@ def busy(machine: Machine, other_program: int) -> Iterator[Service]:
     for name, megabytes in FILES.items():
         demo = write_demo_model(machine.folder)
         os.truncate(shutil.move(demo, folder / f"{name}.gguf"), megabytes * 10**6)
-    write_large_model(folder / "Qwen3-8B-F16.gguf")
+    write_large_model(folder / "Qwen3-32B-Q4_K_M.gguf")
     show_cards(machine, other_program, 0.6)
     with machine.serving(models={}, DEFAULTS__CTX_SIZE="32768") as running:
         yield running
@@ -81,7 +81,7 @@ def show_cards(machine: Machine, other_program: int, load: float) -> None:
 def test_screenshots(busy: Service, machine: Machine, other_program: int, open_page: Callable[..., Any]):
     page = open_page(busy.url, height=1000)
     names = page.locator("[data-actions]").evaluate_all("cells => cells.map((cell) => cell.dataset.model)")
-    *loaded, last = [name for name in names if "8B" not in name]
+    *loaded, last = [name for name in names if "32B" not in name]
     for name in loaded:
         load(page, machine, name)
     answer_for_a_while(busy, machine, other_program, loaded)
