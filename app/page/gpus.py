@@ -14,6 +14,7 @@ from app.page.text import duration, gib, percent, size, whole
 
 COLORS = 8  # classes of the style sheet
 MAX_PROCESSES = 6  # named in a legend
+LABELLED_SHARE = 0.08  # of the bar; on a smaller part not even the first word is readable
 _KIND_NAMES = {"other": "other processes", "reserve": "reserve", "free": "free", "booked": "models"}
 _NOTHING: dict[str, Any] = {
     **dict.fromkeys(("name", "problem", "memory", "temperature"), ""),
@@ -89,7 +90,7 @@ def memory_view(
             "class": f"{part['kind']} {colors.get(part['model'], '')}".strip(),
             "x": percent(start / total),
             "width": percent(part["bytes"] / total),
-            "label": "" if part["kind"] in ("reserve", "free") else f"{name.rpartition('/')[2]} {gib(part['bytes'])}",
+            "label": _label(part, name, part["bytes"] / total),
         }
         for part, start, name in zip(segments, starts, names, strict=False)
     ]
@@ -104,6 +105,12 @@ def memory_view(
         for part, shown, name in zip(segments, bar, names, strict=True)
     ]
     return {"bar": bar, "legend": legend}
+
+
+def _label(part: Mapping[str, Any], name: str, share: float) -> str:
+    if part["kind"] in ("reserve", "free") or share < LABELLED_SHARE:
+        return ""
+    return f"{name.rpartition('/')[2]} {gib(part['bytes'])}"
 
 
 def _name(part: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import { current, subscribe } from "./store.js";
 
 const COLORS = 8; // classes of the style sheet
 const MAX_PROCESSES = 6; // named in a legend
+const LABELLED_SHARE = 0.08; // of the bar; on a smaller part not even the first word is readable
 const KIND_NAMES = { other: "other processes", reserve: "reserve", free: "free", booked: "models" };
 const LINES = ["Utilization", "Memory", "Power"];
 
@@ -92,7 +93,8 @@ function memoryView(segments, colors, processes) {
   for (const { kind, model, server, bytes } of segments) {
     const name = nameOf(kind, model), key = `${kind} ${server ?? ""}`.trim();
     const kindClass = `${kind} ${colors.get(model) ?? ""}`.trim();
-    const label = ["reserve", "free"].includes(kind) ? "" : `${name.split("/").at(-1)} ${gib(bytes)}`;
+    const isBare = ["reserve", "free"].includes(kind) || bytes / total < LABELLED_SHARE;
+    const label = isBare ? "" : `${name.split("/").at(-1)} ${gib(bytes)}`;
     bar.push({ key, class: kindClass, x: percent(start / total), width: percent(bytes / total), label });
     const note = kind === "other" ? processesText(processes) : "";
     legend.push({ key, class: kindClass, part: name, size: size(bytes), note });

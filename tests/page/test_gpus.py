@@ -30,6 +30,17 @@ def test_a_model_has_one_colour_in_all_bars_and_replicas_share_it():
     assert [part["class"] for part in shown] == ["model c0", "claimed c1", "other", "reserve", "free"]
 
 
+def test_a_part_too_small_for_a_word_is_named_in_the_legend_alone():
+    ram = busy_status() | {"ram": {"total_bytes": 1000, "available_bytes": 900, "booked_bytes": 21}}
+    (shown,) = gpus_view(ram, HISTORY)["ram"]
+    assert [(part["class"], part["label"]) for part in shown["bar"]] == [
+        ("booked", ""),
+        ("other", ""),
+        ("free", ""),
+    ]
+    assert [each["part"] for each in shown["legend"]] == ["models", "other processes", "free"]
+
+
 def test_a_missing_gpu_says_why():
     missing = gpus_view(busy_status(), HISTORY)["gpus"][-1]
     assert (missing["title"], missing["problem"], missing["bar"]) == ("GPU 2", "the driver has lost it", ())

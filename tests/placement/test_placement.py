@@ -248,6 +248,12 @@ def test_the_reason_names_what_is_permanently_short():
     assert "min_gpus is 3, but only 2 are available for a split; usable at most: " in alone.reason
 
 
+def test_a_refusal_names_gpus_that_are_alike_together():
+    cards = tuple(card(number, 1, 3 if number == 2 else 2) for number in range(5))
+    reason = decide(request(LARGE), World(cards)).reason
+    assert reason.endswith("GPUs 0, 1, 3, 4 (RTX 4090) 2,048 MiB each, GPU 2 (RTX 4090) 3,072 MiB")
+
+
 def test_if_ram_is_short_the_numbers_are_those_of_ram():
     found = decide(request(), World((card(0, 20),), shared={CPU: 0}, totals={CPU: 64 * GIB}))
     assert "of RAM" in found.reason and found.needed_bytes < GIB

@@ -117,6 +117,14 @@ def test_other_processes_and_pinned_models_in_the_way_are_named():
     assert case.texts(auto)[0].startswith("no room: needs 5."), "not even the shortest context fits"
 
 
+def test_free_memory_on_several_gpus_is_not_said_as_one_sum():
+    """What fits none of the GPUs may be less than they have free together."""
+    case = Case(Hardware(dict(TWO), other_gib={"GPU-a": 3, "GPU-b": 3.5}))
+    (text,) = case.texts("m")
+    assert text.startswith("no room: needs 4.")
+    assert "GiB, the emptiest of 2 GPUs has 2.5 GiB free, all of them 4.5 GiB; other processes" in text
+
+
 def test_a_model_that_cannot_be_served_says_why():
     broken = replace(a_model("broken"), problem="it has 12 of 40 bytes")
     (entry, bad) = Case().entries(broken, "bad")

@@ -92,4 +92,22 @@ def format_mib(size: int) -> str:
 
 
 def describe_card(card: Card) -> str:
-    return f"GPU {card.index} ({card.name}{', drives a display' if card.drives_display else ''})"
+    return f"GPU {card.index} ({_kind(card)})"
+
+
+def _kind(card: Card) -> str:
+    return f"{card.name}{', drives a display' if card.drives_display else ''}"
+
+
+def usable_text(cards: Sequence[Card]) -> str:
+    """What is usable of each card; cards alike are named together, as in "GPUs 0, 1, 2 (NVIDIA L4) 1,200 MiB each"."""
+    alike: dict[tuple[str, str], list[Card]] = {}
+    for card in cards:
+        alike.setdefault((_kind(card), format_mib(max(0, card.usable_bytes))), []).append(card)
+    return ", ".join(_usable(same, kind, size) for (kind, size), same in alike.items())
+
+
+def _usable(cards: Sequence[Card], kind: str, size: str) -> str:
+    if len(cards) == 1:
+        return f"{describe_card(cards[0])} {size}"
+    return f"GPUs {', '.join(str(card.index) for card in cards)} ({kind}) {size} each"

@@ -21,7 +21,7 @@ from app.entities.placement import (
 )
 from app.entities.wait_cause import WaitCause
 from app.use_cases.placement.candidates import Candidate, Candidates
-from app.use_cases.placement.cards import can_split, describe_card, format_mib, placement_rank, shortfall
+from app.use_cases.placement.cards import can_split, describe_card, format_mib, placement_rank, shortfall, usable_text
 from app.use_cases.placement.contexts import choose_context, waiting_for_others, with_context_note
 from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.request import PlacementRequest
@@ -208,7 +208,7 @@ class _Decider:
             free, ram = format_mib(_free_ram(candidates)), "unified memory" if smallest.unified else "RAM"
             return f"it needs {format_mib(smallest.needs[CPU])} of {ram}; {usable}: {free}"
         cards = candidates.cards
-        free = ", ".join(f"{describe_card(card)} {format_mib(max(0, card.usable_bytes))}" for card in cards)
+        free = usable_text(cards)
         min_gpus = self.constraints.min_gpus
         if min_gpus > 1:
             count = sum(map(can_split, cards))

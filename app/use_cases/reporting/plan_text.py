@@ -103,8 +103,15 @@ def _no_room(decision: Decision, share: MachineShare, shown: Callable[[str], str
         return _visible(decision.reason, share.pinned, shown)
     pinned = ", ".join(map(shown, share.pinned))
     why = [_others(share), f"{pinned} {'is' if len(share.pinned) == 1 else 'are'} pinned" if pinned else ""]
-    free = gib_text(sum(decision.free_bytes.values()))
-    return "; ".join(filter(None, (f"no room: needs {gib_text(decision.needed_bytes)}, {free} free", *why)))
+    needs = f"no room: needs {gib_text(decision.needed_bytes)}, {_free(list(decision.free_bytes.values()))}"
+    return "; ".join(filter(None, (needs, *why)))
+
+
+def _free(sizes: Sequence[int]) -> str:
+    """Of several GPUs the emptiest, too: their sum may exceed what a model needs that fits none of them."""
+    if len(sizes) < 2:
+        return f"{gib_text(sum(sizes))} free"
+    return f"the emptiest of {len(sizes)} GPUs has {gib_text(max(sizes))} free, all of them {gib_text(sum(sizes))}"
 
 
 def _visible(reason: str, names: Sequence[str], shown: Callable[[str], str]) -> str:
